@@ -1,0 +1,1 @@
+"""tstk: time-series tokenizers, encoders, heads and losses, mixed by name."""
