@@ -6,7 +6,7 @@ The command line prints the message and exits with 2. A real bug is never wrappe
 from __future__ import annotations
 
 from collections.abc import Iterable
-from os.path import commonprefix
+from itertools import takewhile
 
 
 class TstkError(Exception):
@@ -57,7 +57,7 @@ def nearest(name: str, names: Iterable[str], most: int = 3) -> list[str]:
     found = []
     for other in dict.fromkeys(names):
         distance = edits(low, other.lower())
-        shared = len(commonprefix([low, other.lower()]))
+        shared = sum(1 for _ in takewhile(lambda xy: xy[0] == xy[1], zip(low, other.lower(), strict=False)))
         if distance <= max(1, min(len(low), len(other)) // 3):
             found.append((distance, -shared, other))
         elif shared == len(low) >= 3:

@@ -104,7 +104,7 @@ class Series:
 
     def fold(self) -> Series:
         """Channels folded into the batch: [B, C, T] -> [B*C, 1, T]; labels and extras are repeated."""
-        b, c, _ = self.x.shape
+        c = self.x.shape[1]
 
         def flat(t: Tensor | None) -> Tensor | None:
             return None if t is None else t.flatten(0, 1).unsqueeze(1)
