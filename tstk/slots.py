@@ -74,6 +74,14 @@ class Slot(nn.Module):
         """Read weights from outside (a pretrained folder). Called once after a pipeline is built anew, after
         every initialisation; never when a run is loaded."""
 
+    def freezes(self) -> tuple[str, ...]:
+        """Sub-paths of this slot (modules or parameters) that its own options keep from learning."""
+        return ()
+
+    def rates(self) -> dict[str, float]:
+        """Learning rates of its own: sub-path -> rate, for parameters that must not take the run's."""
+        return {}
+
     def bind(self, pipeline: Pipeline) -> None:
         """Keep a reference to other parts outside the module tree. Called after weights are in place."""
 
@@ -127,6 +135,11 @@ class Encoder(Slot):
     def place(self, tokens: Tokens) -> Tensor:
         """What this encoder adds to a token for its absolute position, [B, N, out.dim]; zeros if nothing."""
         return tokens.values.new_zeros(*tokens.index.shape, self.out.dim or 0)
+
+    def extend(self, tokens: Tokens, state: Any = None) -> tuple[Tokens, Any]:
+        """Encode tokens that follow those already in `state`, without encoding the latter again.
+        Causal encoders may offer it; the result equals encoding everything at once."""
+        raise NotImplementedError(f"{self.called()} cannot be extended")
 
 
 Place = Callable[[Tokens], Tensor]
