@@ -1,0 +1,1 @@
+"""The core's encoders, one file each."""

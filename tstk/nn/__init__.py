@@ -1,0 +1,1 @@
+"""Shared blocks: attention, transformer layers, positions, reductions. Components of every kind are made of these."""

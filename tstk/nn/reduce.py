@@ -1,0 +1,46 @@
+"""Means and pools that know which elements count, within a batch and across processes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def mean(values: Tensor, where: Tensor | None = None) -> Tensor:
+    """The mean of the elements that count, as a scalar; 0, still with a gradient path, if none does.
+
+    With several processes the sum is divided by the average count per process, so that gradients averaged
+    over processes are those of the mean over all their elements, however unevenly these are spread.
+
+    Args:
+        values: any shape
+        where: bool, broadcast over `values`; all elements unless given
+    """
+    if where is None:
+        where = torch.ones_like(values, dtype=torch.bool)
+    where = where.expand_as(values)
+    # Half precision cannot hold the sum of a large batch.
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    total = torch.where(where, values, 0).sum(dtype=dtype)
+    count, world = where.sum(), 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        world = torch.distributed.get_world_size()
+    return total * world / count.clamp(min=1)
+
+
+def pool(values: Tensor, valid: Tensor, how: Literal["mean", "max"]) -> Tensor:
+    """One vector per row, from its valid tokens alone; 0 for a row that has none.
+
+    Args:
+        values: [B, N, D]
+        valid: [B, N] bool
+        how: `mean` or `max`
+    """
+    where = valid[..., None]
+    if how == "mean":
+        return torch.where(where, values, 0).sum(1) / where.sum(1).clamp(min=1)
+    highest = values.masked_fill(~where, -torch.inf).amax(1)
+    return torch.where(valid.any(1, keepdim=True), highest, 0)
