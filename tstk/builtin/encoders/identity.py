@@ -1,0 +1,14 @@
+"""The encoder that does nothing, for tokenizers that already encode."""
+
+from __future__ import annotations
+
+from tstk.records import Tokens
+from tstk.slots import Encoder
+
+
+class Identity(Encoder):
+    """Tokens as they come, for tokenizers that already encode."""
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """The very same tokens."""
+        return tokens
