@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tstk.data.dataset import Dataset, missing, statistics
+from tstk.data.find import PARTS
 from tstk.data.parts import Labelled, Part, Windows
 from tstk.data.raw import Raw, Table
 from tstk.data.splits import borders, by_group, stratified
@@ -33,12 +35,15 @@ def series(
     train, test = raws["train"], raws.get("test")
     if train.y is not None and test is None:
         raise DataError(f"{train.source}: the TEST part is missing, no such file lies beside it; give --test-data FILE")
-    classes = _classes(train)
+    classes, channels = _classes(train), train.channels or _numbered(train.x.shape[1])
     longest = max(raw.x.shape[2] for raw in raws.values())
     if length is not None and length < longest:
         raise DataError(f"--length {length}: {name} has series of {longest} samples; give at least that")
-    card = {"classes": classes, "channels": train.channels or _numbered(train.x.shape[1]), "length": length or longest}
-    parts = {part: _labelled(raw, card) for part, raw in raws.items()}
+    length = length or longest
+    parts = {part: _labelled(raw, channels, classes, length) for part, raw in raws.items()}
+    for part, raw in raws.items():
+        if train.y is not None and raw.y is None:
+            raise DataError(f"{raw.source}: no labels in the {part} part, while the training part has them")
     notes = []
     if borrow:
         if test is None:
@@ -48,26 +53,30 @@ def series(
         notes.append("validation is the test part itself, so figures on the test part flatter")
     elif "val" in parts:
         split = f"validation from {raws['val'].source}"
+        notes.append(split)
     else:
         rows, split = _split(parts["train"], train.source, fraction, seed)
         parts["train"], parts["val"] = parts["train"].take(rows[0]), parts["train"].take(rows[1])
-    notes += _notes(parts)
+        notes.append(split)
+    notes += _missing(parts)
     if train.y is not None and (single := [c for c in classes if train.y.count(c) == 1]):
         notes.append(f"one training series only, so never validated: class {', '.join(single)}")
+    if test is not None and (shared := set(train.groups or ()) & set(test.groups or ())):
+        notes.append(f"{len(shared)} groups occur both in training and in test, so figures on the test part flatter")
     mean, std = _scale(parts["train"].x, scale)
     return Dataset(
         name=name,
         source=_sources(raws),
         task="classification" if classes else "unlabelled",
-        spec=Spec(channels=len(mean), length=card["length"], classes=len(classes) or None),
+        spec=Spec(channels=len(channels), length=length, classes=len(classes) or None),
         train=parts["train"],
         val=parts["val"],
         test=parts.get("test"),
         classes=classes,
-        channels=card["channels"],
+        channels=channels,
         mean=mean,
         std=std,
-        notes=[split, *notes] if not borrow else notes,
+        notes=notes,
         split=split,
     )
 
@@ -100,27 +109,23 @@ def forecasting(
     context, horizon = context or 96, horizon or 96
     first = tables["train"]
     for table in tables.values():
-        if table.channels != first.channels:
-            raise DataError(f"{table.source}: columns {', '.join(table.channels)}; expected {', '.join(first.channels)}")
-    rows = len(first.values)
-    if "test" in tables and "val" in tables:
-        ends, split = (rows, rows, rows), "each part from its own file"
-    elif "test" in tables:
-        ends, split = (rows - round(fraction * rows), rows, rows), f"the last {fraction:.0%} of the training rows validate"
-    elif "val" in tables:
-        *_, last, how = borders(first)
-        ends, split = (borders(first)[1], borders(first)[1], last), f"validation from {tables['val'].source}; {how}"
+        _same_columns(table, first.channels)
+    rows, whole = len(first.values), _tensor(first)
+    if "test" in tables:
+        cut = rows if "val" in tables else rows - round(fraction * rows)
+        ends, split = (cut, rows, rows), f"test from {tables['test'].source}; {cut} of {rows} rows to train"
     else:
-        *cuts, split = borders(first)
-        ends = cuts[0], cuts[1], cuts[2]
-    whole = _tensor(first)
-    spans = {"train": (0, ends[0]), "val": (ends[0], ends[1]), "test": (ends[1], ends[2])}
+        ends, split = borders(first)
+    if "val" in tables:
+        ends = (ends[1], *ends[1:])  # rows that would have validated are trained on
+        split = f"validation from {tables['val'].source}; {split}"
     parts: dict[str, Windows] = {}
-    for part, (start, stop) in spans.items():
-        own = part != "train" and part in tables
-        rows_here = _tensor(tables[part]) if own else whole[:, max(start - context, 0) if start else 0 : stop]
-        source = tables[part].source if own else f"the {part} part of {first.source}"
-        parts[part] = _windows(rows_here, context, horizon, source)
+    for part, start, stop in zip(PARTS, (0, *ends), ends, strict=False):
+        if part in tables and part != "train":
+            parts[part] = _windows(_tensor(tables[part]), context, horizon, tables[part].source)
+        else:
+            span = whole[:, max(start - context, 0) : stop]
+            parts[part] = _windows(span, context, horizon, f"{first.source}, {part} rows {start} to {stop}")
     notes = [split]
     if borrow:
         parts["val"], split = parts["test"], "validation is the test part itself"
@@ -140,7 +145,7 @@ def forecasting(
         channels=first.channels,
         mean=mean,
         std=std,
-        notes=notes + _notes(parts),
+        notes=notes + _missing(parts),
         split=split,
     )
 
@@ -158,9 +163,8 @@ def part_like(data: Raw | Table, like: dict[str, Any], future: bool) -> Part:
         have, want = ("a table", "series") if table else ("a set of series", "a table")
         raise DataError(f"{data.source}: this is {have}, but the model was trained on {want}")
     if isinstance(data, Raw):
-        return _labelled(data, like)
-    if data.channels != tuple(like["channels"]):
-        raise DataError(f"{data.source}: columns {', '.join(data.channels)}; expected {', '.join(like['channels'])}")
+        return _labelled(data, tuple(like["channels"]), tuple(like["classes"]), like["length"])
+    _same_columns(data, tuple(like["channels"]))
     return _windows(_tensor(data), like["length"], like["horizon"] if future else 0, data.source)
 
 
@@ -176,12 +180,17 @@ def _sources(raws: dict[str, Raw]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(raw.source for raw in raws.values()))
 
 
+def _same_columns(table: Table, channels: tuple[str, ...]) -> None:
+    if table.channels != channels:
+        raise DataError(f"{table.source}: columns {', '.join(table.channels)}; expected {', '.join(channels)}")
+
+
 def _windows(table: Tensor, context: int, horizon: int, source: str) -> Windows:
-    rows = table.shape[1]
-    if rows < context + horizon:
+    need, have = context + horizon, table.shape[1]
+    if have < need:
         raise DataError(
-            f"{source}: {rows} rows are too few for --context {context} and --horizon {horizon}; "
-            f"together they may be at most {rows}"
+            f"{source}: --context {context} and --horizon {horizon} take {need} rows, and there are {have}, "
+            "counting what may be looked back at; shorten one of them"
         )
     return Windows(table, context, horizon)
 
@@ -203,25 +212,23 @@ def _classes(train: Raw) -> tuple[str, ...]:
         return tuple(sorted(found))
 
 
-def _labelled(raw: Raw, like: dict[str, Any]) -> Labelled:
-    """Series checked against the channels, the length and the classes of those that the model knows."""
-    n, channels, samples = raw.x.shape
-    names, classes = list(like["channels"]), {c: i for i, c in enumerate(like["classes"])}
-    if channels != len(names):
-        raise DataError(f"{raw.source}: {channels} channels; the training data have {len(names)}: {', '.join(names)}")
-    if list(raw.channels) != names and sorted(raw.channels) == sorted(names):
+def _labelled(raw: Raw, names: tuple[str, ...], classes: tuple[str, ...], length: int) -> Labelled:
+    """Series checked against the channels, the classes and the length that are known from training."""
+    if raw.x.shape[1] != len(names):
+        raise DataError(f"{raw.source}: {raw.x.shape[1]} channels; training has {len(names)}: {', '.join(names)}")
+    if raw.channels != names and sorted(raw.channels) == sorted(names):
         raise DataError(f"{raw.source}: channels in another order than in training: {', '.join(names)}")
     part = Labelled(torch.from_numpy(raw.x), groups=raw.groups)
-    if int(part.lengths.max()) > like["length"]:
-        at = int(part.lengths.argmax())
-        raise DataError(f"{raw.source}: series {at + 1} has {part.lengths[at]} samples; the model takes {like['length']}")
+    if (longest := int(part.lengths.max())) > length:
+        at = int(part.lengths.argmax()) + 1
+        raise DataError(f"{raw.source}: series {at} has {longest} samples; the model takes {length}")
     if raw.y is not None and classes:
         if unknown := sorted(set(raw.y) - set(classes)):
             raise DataError(
                 f"{raw.source}: class {', '.join(map(repr, unknown))} does not occur in training, "
                 f"whose classes are {', '.join(classes)}"
             )
-        part.y = torch.tensor([classes[label] for label in raw.y])
+        part.y = torch.tensor([classes.index(label) for label in raw.y])
     return part
 
 
@@ -240,7 +247,7 @@ def _split(part: Labelled, source: str, fraction: float, seed: int) -> tuple[tup
     return (torch.from_numpy(train), torch.from_numpy(val)), how
 
 
-def _notes(parts: Any) -> list[str]:
-    """What a user should know of missing values."""
+def _missing(parts: Mapping[str, Part]) -> list[str]:
+    """A sentence for each part with missing values."""
     counts = {part: missing(one) for part, one in parts.items()}
     return [f"{count} missing values in {part}" for part, count in counts.items() if count]

@@ -6,8 +6,10 @@ A column `date` (or a first column of dates) makes it a table; a label column ma
 from __future__ import annotations
 
 import csv
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,11 +80,9 @@ def _label(path: Path, header: list[str], low: list[str], label: str | None) -> 
 
 def _table(path: Path, header: list[str], rows: list[tuple[int, list[str]]], date: int) -> Table:
     values = np.stack([numbers(row[:date] + row[date + 1 :], f"{path}, line {at}") for at, row in rows])
-    dates: NDArray[np.generic] = np.array([row[date].strip() for _, row in rows])
-    try:
+    dates: NDArray[Any] = np.array([row[date].strip() for _, row in rows])
+    with suppress(ValueError):  # not ISO 8601: kept as written, nothing is computed from them
         dates = dates.astype("datetime64[s]")
-    except ValueError:
-        pass  # not ISO 8601: kept as written, nothing is computed from them
     return Table(values, str(path), tuple(header[:date] + header[date + 1 :]), dates)
 
 

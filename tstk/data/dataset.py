@@ -78,7 +78,7 @@ class Dataset:
             counts = report["parts"]["train"]["classes"].values()
             report["imbalance"] = max(counts) / max(min(counts), 1)
         if isinstance(self.train, Labelled) and isinstance(self.test, Labelled):
-            seen = set(_rows(self.train)) | (set(_rows(self.val)) if isinstance(self.val, Labelled) else set())
+            seen = set(_rows(self.train))
             report["duplicates"] = sum(row in seen for row in _rows(self.test))
         return report | {"notes": list(self.notes)}
 
@@ -87,7 +87,7 @@ def _facts(part: Part, classes: tuple[str, ...]) -> dict[str, Any]:
     lengths = part.lengths
     report: dict[str, Any] = {
         "size": len(part),
-        "length": {"min": int(lengths.min()), "median": float(lengths.double().quantile(0.5)), "max": int(lengths.max())},
+        "length": {"min": int(lengths.min()), "median": int(lengths.median()), "max": int(lengths.max())},
         "missing": missing(part),
     }
     if part.y is not None:
@@ -95,8 +95,6 @@ def _facts(part: Part, classes: tuple[str, ...]) -> dict[str, Any]:
         report["classes"] = dict(zip(classes, counts, strict=True))
     if part.groups is not None:
         report["groups"] = len(set(part.groups))
-    if isinstance(part, Windows):
-        report["rows"] = part.table.shape[1]
     return report
 
 

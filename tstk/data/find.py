@@ -56,9 +56,9 @@ class Found:
     @property
     def row(self) -> Row:
         """The set as a line of a listing."""
-        first = next(iter(self.files.values()))
-        parts = "+".join(part for part in PARTS if part in self.files) if _END.search(first.stem) else "file"
-        return Row(self.name, first if parts == "file" else first.parent, f"{parts} {first.suffix}")
+        path = next(iter(self.files.values()))
+        parts = "+".join(self.files) if _END.search(path.stem) else "one file"
+        return Row(self.name, path, f"{parts}, {path.suffix}")
 
 
 def reader_for(path: Path) -> Callable[..., Any]:
@@ -68,7 +68,8 @@ def reader_for(path: Path) -> Callable[..., Any]:
         DataError: nobody reads this suffix
     """
     if (target := READERS.get(path.suffix.lower())) is None:
-        raise DataError(f"{path}: nobody reads {path.suffix or 'a file without a suffix'}; readable: {', '.join(READERS)}")
+        kind = path.suffix or "files without a suffix"
+        raise DataError(f"{path}: nobody reads {kind}; readable are {', '.join(READERS)}")
     module, _, name = target.partition(":")
     return getattr(import_module(module), name)
 
@@ -79,7 +80,7 @@ def available(data_root: str | None = None) -> list[Row]:
     Args:
         data_root: folder to look in; None means the variable TSTK_DATA, or the embedded set alone
     """
-    return [Row("har-demo", DEMO, "embedded .npz"), *(found.row for found in _under(_root(data_root)))]
+    return [Row("har-demo", DEMO, "embedded"), *(found.row for found in _under(_root(data_root)))]
 
 
 def locate(use: str, data_root: str | None = None) -> Found:
@@ -98,13 +99,16 @@ def locate(use: str, data_root: str | None = None) -> Found:
         return _at(path)
     root = _root(data_root)
     sets = [Found("har-demo", {"train": DEMO}), *_under(root)]
-    for key in (_key(use), ALIASES.get(_key(use))):
-        for found in sets:
-            if _key(found.name) == key:
-                return found
+    alias = ALIASES.get(_key(use), use)
+    for name, same in ((use, str), (use, str.lower), (use, _key), (alias, _key)):  # the strictest meaning first
+        matches = [found for found in sets if same(found.name) == same(name)]
+        if len(matches) > 1:
+            raise DataError(f"{use}: more than one data set; name one: {', '.join(map(_first, matches))}")
+        if matches:
+            return matches[0]
     if path.is_dir():
         return _at(path)
-    where = f"under {root}" if root else "no further, for there is no data root: give --data-root FOLDER or set TSTK_DATA"
+    where = f"under {root}" if root else "nowhere else, for want of a root: give --data-root FOLDER or set TSTK_DATA"
     hint = did_you_mean(use, [*(found.name for found in sets), *ALIASES])
     raise NameUnknown(f"no data set is called {use!r}.{hint} Looked at the embedded set and {where}")
 
@@ -131,7 +135,7 @@ def _at(path: Path) -> Found:
         if not sets:
             raise DataError(f"{path}: no data in this folder; looked for *{', *'.join(READERS)}")
         if len(sets) > 1:
-            raise DataError(f"{path}: several data sets; name one: {', '.join(str(_first(found)) for found in sets)}")
+            raise DataError(f"{path}: several data sets; name one: {', '.join(map(_first, sets))}")
         return sets[0]
     if not path.is_file():
         raise DataError(f"{path}: there is no such file or folder")
@@ -141,8 +145,8 @@ def _at(path: Path) -> Found:
     return next(found for found in _in(path.parent) if path in found.files.values())
 
 
-def _first(found: Found) -> Path:
-    return next(iter(found.files.values()))
+def _first(found: Found) -> str:
+    return str(found.row.path)
 
 
 def _in(folder: Path) -> list[Found]:
@@ -157,6 +161,8 @@ def _in(folder: Path) -> list[Found]:
         name = _END.sub("", path.stem)
         found = sets.setdefault((name, path.suffix if end else f"alone{path.suffix}"), Found(name, {}))
         found.files[end[1].lower() if end else "train"] = path
+    for found in sets.values():
+        found.files = {part: found.files[part] for part in PARTS if part in found.files}
     return list(sets.values())
 
 

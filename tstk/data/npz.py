@@ -70,9 +70,7 @@ def _first(arrays: Arrays, names: tuple[str, ...], end: str) -> NDArray[Any] | N
     return next((arrays[name + end] for name in names if name + end in arrays), None)
 
 
-def _part(
-    x: NDArray[Any], y: NDArray[Any] | None, groups: NDArray[Any] | None, arrays: Arrays, source: str
-) -> Raw:
+def _part(x: NDArray[Any], y: NDArray[Any] | None, groups: NDArray[Any] | None, arrays: Arrays, source: str) -> Raw:
     if x.dtype.kind not in "fiub":
         raise DataError(f"{source}: X holds {x.dtype}; expected numbers")
     classes = tuple(map(str, arrays["classes"].tolist())) if "classes" in arrays else ()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +65,7 @@ class Raw:
         if self.y is not None:
             self._refuse(np.array([label.strip().lower() in MISSING for label in self.y]), "has no label; remove it")
 
-    def _refuse(self, bad: NDArray[np.bool_], why: str) -> None:
+    def _refuse(self, bad: Any, why: str) -> None:
         if rows := np.flatnonzero(bad).tolist():
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
             raise DataError(f"{self.source}: series {rows[0] + 1}{more} {why}")
@@ -86,20 +88,20 @@ class Table:
     values: Floats
     source: str
     channels: tuple[str, ...]
-    dates: NDArray[np.generic] | None = None
+    dates: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         if 0 in self.values.shape:
             rows, columns = self.values.shape
             raise DataError(f"{self.source}: {rows} rows of {columns} channels; there is nothing to read")
-        for why, bad in (("no value", np.isnan(self.values).all(0)), ("an infinite value", np.isinf(self.values).any(0))):
-            if bad.any():
-                name = self.channels[int(bad.argmax())]
-                raise DataError(f"{self.source}: column {name!r} holds {why}; mend or remove it")
+        for name, column in zip(self.channels, self.values.T, strict=True):
+            if np.isnan(column).all() or np.isinf(column).any():
+                what = "no value" if np.isnan(column).all() else "an infinite value"
+                raise DataError(f"{self.source}: column {name!r} holds {what}; mend or remove it")
         if self.dates is not None and self.dates.dtype.kind == "M":
             back = np.flatnonzero(self.dates[1:] < self.dates[:-1])
             if back.size:
-                raise DataError(f"{self.source}: the date of row {back[0] + 2} lies before that of row {back[0] + 1}; sort")
+                raise DataError(f"{self.source}: row {back[0] + 2} is dated before the row above it; sort the rows")
 
 
 def pad(series: Sequence[Floats], source: str) -> Floats:
@@ -159,18 +161,17 @@ def plain(label: object) -> str:
         value = float(text)
     except ValueError:
         return text
-    return str(int(value)) if value.is_integer() else text
+    return str(int(value)) if value.is_integer() and "_" not in text else text  # Python takes 1_0 for 10
 
 
-def lines(path: object) -> list[str]:
+def lines(path: Path) -> list[str]:
     """The lines of a text file.
 
     Raises:
         DataError: the file is empty or not text
     """
     try:
-        with open(str(path), encoding="utf-8-sig") as file:
-            found = file.read().splitlines()
+        found = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a text file in UTF-8") from None
     if not any(line.strip() for line in found):

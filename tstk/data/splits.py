@@ -73,7 +73,7 @@ def by_group(y: Ints, groups: list[str], fraction: float, seed: int) -> tuple[In
     return np.flatnonzero(~inside), np.flatnonzero(inside)
 
 
-def borders(table: Table) -> tuple[int, int, int, str]:
+def borders(table: Table) -> tuple[tuple[int, int, int], str]:
     """Rows at which training, validation and test end, and how that was decided.
 
     The Electricity Transformer tables get 12, 4 and 4 months of 30 days, as in the literature (rows beyond are not
@@ -81,8 +81,8 @@ def borders(table: Table) -> tuple[int, int, int, str]:
     """
     rows = len(table.values)
     if table.channels == ETT and table.dates is not None and table.dates.dtype.kind == "M" and rows > 1:
-        day = np.timedelta64(1, "D") // (table.dates[1:] - table.dates[:-1]).min()  # type: ignore[operator]
-        if 20 * 30 * day <= rows:
-            return 360 * day, 480 * day, 600 * day, "12, 4 and 4 months of 30 days, as usual for ETT"
+        day = np.timedelta64(1, "D") // (table.dates[1:] - table.dates[:-1]).min()
+        if 0 < 600 * day <= rows:
+            return (360 * day, 480 * day, 600 * day), "12, 4 and 4 months of 30 days, as usual for ETT"
     train, test = int(rows * 0.7), int(rows * 0.2)
-    return train, rows - test, rows, "70, 10 and 20 % of the rows"
+    return (train, rows - test, rows), "70, 10 and 20 % of the rows"

@@ -24,7 +24,7 @@ def read(path: Path, *, label: str | None = None) -> dict[str, Raw]:
         DataError: naming the line that cannot be read
     """
     if label is not None:
-        raise DataError(f"{path}: --label {label} has no meaning here; in a .ts file the label is what follows the last :")
+        raise DataError(f"{path}: --label {label} has no meaning in a .ts file, whose label follows the last colon")
     text = lines(path)
     header, first = _header(text, path)
     labelled = _labelled(header, path)
