@@ -165,6 +165,12 @@ def test_a_test_file_alone_says_that_training_data_are_missing(tmp_path):
         load(str(tmp_path / "x_test.npz"))
 
 
+def test_test_arrays_alone_are_never_taken_for_training_data(tmp_path):
+    np.savez(tmp_path / "x.npz", X_test=np.ones((4, 3)), y_test=[0, 0, 1, 1])
+    with pytest.raises(DataError, match="no training data"):
+        load(str(tmp_path / "x.npz"))
+
+
 def test_parts_that_do_not_fit_together_are_refused(pair, labelled, table):
     with pytest.raises(DataError, match=r"Toy_TEST.ts: class 'c' does not occur in training, whose classes are a, b"):
         load(pair(["1:a", "2:a", "1:b", "2:b"], ["1:c"]))
