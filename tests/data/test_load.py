@@ -65,8 +65,16 @@ def test_a_group_split_keeps_every_class_in_training():
     groups = [g for g in "abcdef" for _ in range(4)]
     y = np.array([2, 2, 2, 2] + [0, 0, 1, 1] * 5)  # class 2 occurs in group a alone
     for seed in range(20):
-        train, val = by_group(y, groups, 0.2, seed)
+        train, val = by_group(y, groups, 0.6, seed)
         assert set(y[train]) == {0, 1, 2}
+        assert set(y[val]) == {0, 1}
+
+
+def test_a_group_split_brings_a_rare_class_to_validation_if_it_can():
+    groups = [g for g in "abcdefghij" for _ in range(4)]
+    y = np.array([1, 1, 0, 0] * 2 + [0, 0, 0, 0] * 8)  # class 1 occurs in groups a and b alone
+    for seed in range(20):
+        _, val = by_group(y, groups, 0.1, seed)
         assert set(y[val]) == {0, 1}
 
 
@@ -157,6 +165,12 @@ def test_a_test_file_alone_says_that_training_data_are_missing(tmp_path):
         load(str(tmp_path / "x_test.npz"))
 
 
+def test_test_arrays_alone_are_never_taken_for_training_data(tmp_path):
+    np.savez(tmp_path / "x.npz", X_test=np.ones((4, 3)), y_test=[0, 0, 1, 1])
+    with pytest.raises(DataError, match="no training data"):
+        load(str(tmp_path / "x.npz"))
+
+
 def test_parts_that_do_not_fit_together_are_refused(pair, labelled, table):
     with pytest.raises(DataError, match=r"Toy_TEST.ts: class 'c' does not occur in training, whose classes are a, b"):
         load(pair(["1:a", "2:a", "1:b", "2:b"], ["1:c"]))
@@ -164,6 +178,18 @@ def test_parts_that_do_not_fit_together_are_refused(pair, labelled, table):
         load(pair(["1:a", "2:a", "1:b", "2:b"], ["1:2:a"]))
     with pytest.raises(DataError, match="the parts do not match: train is a set of series, test is a table"):
         load(labelled(), test_data=table(300)[0])
+
+
+def test_a_part_without_labels_does_not_pass_for_a_labelled_one(labelled, tmp_path):
+    np.savez(tmp_path / "bare.npz", X=np.ones((4, 2, 3)))
+    with pytest.raises(DataError, match=r"bare\.npz: no labels in the test part"):
+        load(labelled(), test_data=str(tmp_path / "bare.npz"))
+
+
+def test_a_class_that_is_missing_from_a_part_is_noted(pair):
+    data = load(pair(["1:a", "2:a", "1:b"], ["1:b"]))
+    assert "no series of class b in val" in data.notes
+    assert "no series of class a in test" in data.notes
 
 
 def test_too_few_series_to_validate_on_is_an_error(pair):
@@ -221,6 +247,14 @@ def test_a_table_may_have_its_test_rows_in_another_file(table):
     np.testing.assert_array_equal(everything(data.val).y[-1], values[97:100].T)
     np.testing.assert_array_equal(everything(data.test).x[0], later[:8].T)
     assert len(data.test) == 20
+
+
+def test_rows_that_another_file_validates_on_are_trained_on(table):
+    path, values = table(100)
+    data = load(path, val_data=table(30, name="later.csv")[0], context=8, horizon=3)
+    np.testing.assert_array_equal(everything(data.train).y[-1], values[77:80].T)
+    np.testing.assert_array_equal(everything(data.test).y[0], values[80:83].T)
+    assert len(data.val) == 20
 
 
 def test_a_table_too_short_for_its_windows_says_by_how_much(table):

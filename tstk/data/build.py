@@ -59,8 +59,10 @@ def series(
         parts["train"], parts["val"] = parts["train"].take(rows[0]), parts["train"].take(rows[1])
         notes.append(split)
     notes += _missing(parts)
-    if train.y is not None and (single := [c for c in classes if train.y.count(c) == 1]):
-        notes.append(f"one training series only, so never validated: class {', '.join(single)}")
+    for part, one in parts.items():
+        present = set() if one.y is None else set(one.y.tolist())
+        if absent := [c for i, c in enumerate(classes) if i not in present]:
+            notes.append(f"no series of class {', '.join(absent)} in {part}")
     if test is not None and (shared := set(train.groups or ()) & set(test.groups or ())):
         notes.append(f"{len(shared)} groups occur both in training and in test, so figures on the test part flatter")
     mean, std = _scale(parts["train"].x, scale)

@@ -113,7 +113,7 @@ def _read(found: Found, label: str | None) -> dict[str, Raw | Table]:
         held = reader_for(path)(path, label=label)
         if isinstance(held, Table):
             parts[part] = held
-        elif len(held) == 1:
+        elif list(held) in (["train"], [part]):  # a reader cannot know which part its file is
             parts[part] = next(iter(held.values()))
         elif len(found.files) == 1:
             parts.update(held)
