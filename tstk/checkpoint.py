@@ -56,6 +56,7 @@ def save_weights(pipeline: Pipeline, path: Path) -> None:
     state = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items()}
     part = path.with_name(path.name + ".part")
     save_file(state, part)
+    part.chmod(0o644)  # safetensors writes for the owner alone
     part.replace(path)
 
 

@@ -219,6 +219,7 @@ def _default_uses(stack: Sequence[tuple[str, dict[str, Table]]]) -> dict[str, Ta
         added["head"] = "forecast" if "horizon" in facts("loss").get("needs", ()) else "linear"
     if reads == "decoder" and not uses["decoder"]:
         added["decoder"] = facts("loss").get("decoder", "linear")
+    added["data"] = "har-demo"
     return {k: {"use": v} for k, v in added.items()}
 
 

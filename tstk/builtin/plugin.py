@@ -44,8 +44,21 @@ def tstk_entries() -> Iterator[Entry]:
 
     for name, suffixes, summary in (
         ("ts", {".ts"}, "UCR/UEA archives with an @-header"),
-        ("ucr", {".tsv", ".txt"}, "UCR tables, label first"),
+        ("tsv", {".tsv", ".txt"}, "UCR tables, label first"),
         ("npz", {".npz"}, "NumPy archives of arrays X and y"),
         ("csv", {".csv"}, "Labelled rows, or a forecasting table with dates"),
     ):
         yield Entry("data", name, f"tstk.data.{name}:read", summary, provides=frozenset(suffixes))
+
+    for name, summary in (
+        ("train", "Train a pipeline on data and keep the best weights"),
+        ("eval", "Score a run on data"),
+        ("predict", "Write a run's predictions to a file"),
+        ("embed", "Write one vector per series to a file"),
+        ("list", "List components by kind"),
+        ("show", "Show a component: options, shapes, paper"),
+        ("config", "List, show and copy configs"),
+        ("data", "List data sets, and report on one"),
+        ("plugins", "List installed plugins, working or not"),
+    ):
+        yield Entry("command", name, f"tstk.cli.{name}:command", summary)

@@ -47,7 +47,7 @@ class Patch(Tokenizer):
             width = dim
             self.stem = nn.Sequential(nn.Conv1d(spec.channels, dim, 5, padding=2), nn.GELU(),
                                       nn.Conv1d(dim, dim, 5, padding=2), nn.GELU())
-        self.embed = nn.Linear(width * self.window, dim)
+        self.project = nn.Linear(width * self.window, dim)
 
     def _count(self, length: int) -> int:
         return max(ceil((length - self.window) / self.stride), 0) + 1
@@ -70,7 +70,7 @@ class Patch(Tokenizer):
                 x = layer(x) * series.mask.any(1, keepdim=True)
             patches = self._windows(x)
         index = torch.arange(target.shape[1], device=target.device).expand(len(target), -1)
-        return Tokens(self.embed(patches.flatten(2)), index[..., None].to(target.dtype), index, weight.any(-1),
+        return Tokens(self.project(patches.flatten(2)), index[..., None].to(target.dtype), index, weight.any(-1),
                       target=target, weight=weight)
 
     def invert(self, answer: Tensor, length: int) -> Tensor:
