@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,9 @@ def outline(target: str) -> Outline:
     options = {}
     if signature is not None:
         for arg, default in zip(signature.args.kwonlyargs, signature.args.kw_defaults, strict=True):
-            options[arg.arg] = _option(arg, default, helps.get(arg.arg, ""), target)
+            # a trailing underscore keeps a Python keyword (`from_`) usable as an option's name
+            name_ = arg.arg.rstrip("_")
+            options[name_] = replace(_option(arg, default, helps.get(arg.arg, ""), target), name=name_)
     return Outline(text, options, facts)
 
 

@@ -25,9 +25,11 @@ class Spec:
         length: samples of the longest series that must fit
         classes: number of classes, if the data are labelled
         horizon: samples to forecast, if that is the task
+        counts: training samples of each class, if labelled
         dim: width of a token
         grid: tokens along each axis when the series has full length; axis 0 is time
         step: samples from one token to the next along time; None if tokens are not laid out in time
+        span: samples that one token covers
         target: width of what a decoder must answer per token; None if the answer stays a state
         vocab: number of codes, if tokens are discrete
         ordered: the order of tokens means something
@@ -40,9 +42,11 @@ class Spec:
     length: int
     classes: int | None = None
     horizon: int | None = None
+    counts: tuple[int, ...] = ()
     dim: int | None = None
     grid: tuple[int, ...] = ()
     step: float | None = None
+    span: float | None = None
     target: int | None = None
     vocab: int | None = None
     ordered: bool = True
@@ -154,6 +158,10 @@ class Tokens:
         """A copy with these fields changed."""
         return replace(self, **changes)
 
+    def ends(self, spec: Spec) -> Tensor:
+        """[B, N] where each token's stretch of samples ends (exclusive); `spec` says how tokens lie in time."""
+        return self.pos[..., 0] * (spec.step or 1) + (spec.span or 1)
+
     def at(self, rows: Tensor, valid: Tensor | None = None) -> Tokens:
         """Tokens gathered at `rows` [B, M] long, with their validity taken from `valid` [B, M] if given."""
 
@@ -179,6 +187,17 @@ class Tokens:
         most = max(int(count.max()), 1)
         rows = (~where).to(torch.uint8).argsort(1, stable=True)[:, :most]
         return self.at(rows, torch.arange(most, device=rows.device) < count[:, None])
+
+    def repeat(self, times: int) -> Tokens:
+        """The batch stacked `times` times, [times * B, ...]."""
+        if times == 1:
+            return self
+
+        def stack(t: Tensor | None) -> Tensor | None:
+            return None if t is None else torch.cat([t] * times)
+
+        rows = {n: stack(getattr(self, n)) for n in (*_ROWS, "weight", "prefix")}
+        return Tokens(**rows, attrs={k: torch.cat([v] * times) for k, v in self.attrs.items()}, aux=self.aux)  # type: ignore[arg-type]
 
     def append(self, other: Tokens) -> Tokens:
         """These tokens followed by `other`; optional fields survive only where both have them."""

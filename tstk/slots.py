@@ -154,6 +154,9 @@ class Decoder(Slot):
     whole: ClassVar[bool] = False
     """The answer is a series [B, C, T], not one row per token."""
 
+    def meet(self, tokenizer: Tokenizer) -> None:
+        """Learn which tokenizer made the tokens, and refuse it (NeedsError); called while the pipeline is built."""
+
     def forward(self, encoded: Tokens, asked: Tokens, place: Place) -> Tensor:
         """Answers [B, M, out.dim] at `asked`; out.dim is `spec.target`, or the decoder's own width if that is None."""
         raise NotImplementedError
@@ -181,6 +184,8 @@ class Loss(Slot):
     """The decoder it is used with when nothing is said."""
     series_answers: ClassVar[bool] = False
     """It can mark a decoder that answers with a whole series."""
+    blanks: bool = False
+    """It asks for the future, so the tokenizer must not see it."""
 
     def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
         """What the encoder may see and what is asked; both taken from `tokens`. All of it, unless overridden."""

@@ -1,0 +1,182 @@
+import numpy as np
+import pytest
+
+from tstk.data import csv, npz, reader_for, ts, tsv
+from tstk.data.raw import Raw, Table, pad, plain
+from tstk.errors import DataError
+
+HEAD = "@timeStamps false\n@classLabel true a b\n@data\n"
+
+
+def wrote(folder, name, text):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_ts_keeps_channels_lengths_missing_samples_and_labels(tmp_path):
+    raw = ts.read(wrote(tmp_path, "x.ts", HEAD + "1,2,?:4,5,6:b\n7:8:a\n"))["train"]
+    nan = np.nan
+    np.testing.assert_array_equal(raw.x, [[[1, 2, nan], [4, 5, 6]], [[7, nan, nan], [8, nan, nan]]])
+    assert raw.y == ["b", "a"]
+
+
+def test_ts_without_class_labels_gives_unlabelled_series(tmp_path):
+    raw = ts.read(wrote(tmp_path, "x.ts", "@classLabel false\n@data\n1,2:3,4\n"))["train"]
+    assert raw.y is None
+    assert raw.x.shape == (1, 2, 2)
+
+
+@pytest.mark.parametrize("mark", ["\t", ",", "   "])
+def test_tsv_has_the_label_first_whatever_separates_the_cells(tmp_path, mark):
+    text = "\n".join(mark.join(row) for row in [["1", "0.5", "2"], ["-1.0", "3", "NaN"]])
+    raw = tsv.read(wrote(tmp_path, "x.txt", text))["train"]
+    np.testing.assert_array_equal(raw.x, [[[0.5, 2]], [[3, np.nan]]])
+    assert raw.y == ["1", "-1"]
+
+
+def test_csv_with_a_label_column_gives_one_series_per_row(tmp_path):
+    raw = csv.read(wrote(tmp_path, "x.csv", "t0,t1,class,subject\n1,2,up,7\n3,,down,8\n"))["train"]
+    np.testing.assert_array_equal(raw.x, [[[1, 2]], [[3, np.nan]]])
+    assert (raw.y, raw.groups) == (["up", "down"], ["7", "8"])
+
+
+def test_csv_takes_the_label_column_that_the_user_names(tmp_path):
+    raw = csv.read(wrote(tmp_path, "x.csv", "t0,kind,t1\n1,up,2\n"), label="kind")["train"]
+    assert raw.y == ["up"]
+    np.testing.assert_array_equal(raw.x, [[[1, 2]]])
+
+
+@pytest.mark.parametrize("name", ["date", "when"])
+def test_csv_with_dates_gives_a_table(tmp_path, name):
+    table = csv.read(wrote(tmp_path, "x.csv", f"{name},u,y\n2020-01-01,1,2\n2020-01-02,,4\n"))
+    assert isinstance(table, Table)
+    assert table.channels == ("u", "y")
+    np.testing.assert_array_equal(table.values, [[1, 2], [np.nan, 4]])
+    assert table.dates[1] - table.dates[0] == np.timedelta64(1, "D")
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "group"), [("X", "y", "subject"), ("data", "labels", "group"), ("samples", "label", "groups")]
+)
+def test_npz_goes_by_any_of_the_usual_names(tmp_path, x, y, group):
+    np.savez(tmp_path / "x.npz", **{x: np.ones((2, 3)), y: [1.0, 2.0], group: [5, 6]})
+    raw = npz.read(tmp_path / "x.npz")["train"]
+    assert raw.x.shape == (2, 1, 3)
+    assert (raw.y, raw.groups) == (["1", "2"], ["5", "6"])
+
+
+def test_npz_looks_whole_numbers_up_in_its_classes(tmp_path):
+    np.savez(tmp_path / "x.npz", X=np.ones((2, 1, 3)), y=[1, 0], classes=["walk", "run"])
+    assert npz.read(tmp_path / "x.npz")["train"].y == ["run", "walk"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the file is empty"),
+        (HEAD, "no line after @data"),
+        ("1,2:a\n", "no @data line"),
+        (HEAD + "1,x:a\n", "line 4: 'x' is not a number"),
+        (HEAD + "1,2\n", "line 4: no ':' before the label"),
+        (HEAD + "1,2:3,4:a\n1,2:b\n", "series 2 has 1 channels"),
+        (HEAD + "1,2:a\n?,?:b\n", "series 2 is entirely missing"),
+        (HEAD + "1,2:a\n1,2:?\n", "series 2 has no label"),
+        (HEAD + "1,inf:a\n", "series 1 holds an infinite value"),
+        ("@timeStamps true\n" + HEAD.split("\n", 1)[1] + "1:a\n", "@timeStamps true is not supported"),
+        ("@targetLabel true\n" + HEAD + "1:2\n", "regression"),
+        ("@data\n1,2:a\n", "no @classLabel line"),
+    ],
+)
+def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, said):
+    with pytest.raises(DataError) as error:
+        ts.read(wrote(tmp_path, "x.ts", text))
+    assert said in str(error.value)
+    assert "x.ts" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the file is empty"),
+        ("a,label\n", "no line after the header"),
+        ("1,2\n3,4\n", "first line holds numbers"),
+        ("a,b\n1,2\n", "no label column"),
+        ("a,label\n1,x\n1\n", "line 3: 1 cells"),
+        ("a,label\noops,x\n", "line 2: 'oops' is not a number"),
+        ("a,label\n1,nan\n", "series 1 has no label"),
+        ("date,u\n2020-01-02,1\n2020-01-01,2\n", "row 2 is dated before"),
+        ("date,u,v\n2020-01-01,1,\n2020-01-02,2,\n", "column 'v' holds no value"),
+    ],
+)
+def test_a_faulty_csv_file_says_what_is_wrong_and_where(tmp_path, text, said):
+    with pytest.raises(DataError, match=said):
+        csv.read(wrote(tmp_path, "x.csv", text))
+
+
+def test_a_label_column_that_is_not_there_is_suggested(tmp_path):
+    with pytest.raises(DataError, match="Did you mean 'kind'"):
+        csv.read(wrote(tmp_path, "x.csv", "t0,kind\n1,up\n"), label="kinds")
+
+
+@pytest.mark.parametrize("read", [ts.read, tsv.read])
+def test_formats_with_a_fixed_place_for_the_label_refuse_another(tmp_path, read):
+    with pytest.raises(DataError, match="--label kind"):
+        read(wrote(tmp_path, "x.ts", HEAD + "1:a\n"), label="kind")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"X": np.ones((2, 3, 4)), "y": [0, 1, 2]}, "3 labels for 2 series"),
+        ({"X": np.ones((2, 3, 4)), "y": np.ones((2, 2))}, "one per series"),
+        ({"X": np.ones((2, 3, 4)), "y": [0.0, np.nan]}, "series 2 has no label"),
+        ({"X": np.ones((2, 3, 4)), "y": [0, 5], "classes": ["a", "b"]}, "label 5 of series 2"),
+        ({"X": np.ones((2, 4, 3)), "channels": ["x", "y", "z"]}, "looks transposed"),
+        ({"X": np.ones(4)}, r"shape \(4,\)"),
+        ({"X": np.ones((0, 1, 4))}, "no sample in it"),
+        ({"X": np.array([["a", "b"]])}, "expected numbers"),
+        ({"signal": np.ones((2, 3))}, "it holds: signal"),
+    ],
+)
+def test_a_faulty_npz_file_says_what_is_wrong(tmp_path, arrays, said):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(DataError, match=said):
+        npz.read(tmp_path / "x.npz")
+
+
+def test_npz_never_loads_a_pickle(tmp_path):
+    np.savez(tmp_path / "x.npz", X=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(DataError, match="never loaded"):
+        npz.read(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200, -30])
+def test_an_npz_file_that_is_cut_short_says_so(tmp_path, keep):
+    np.savez_compressed(tmp_path / "x.npz", X=np.random.default_rng(0).normal(size=(5, 2, 9)))
+    whole = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npz").write_bytes(whole[:keep])
+    with pytest.raises(DataError, match="cut short"):
+        npz.read(tmp_path / "x.npz")
+
+
+def test_the_reader_is_chosen_by_suffix_and_the_readable_ones_are_listed(tmp_path):
+    assert reader_for(tmp_path / "x.TS") is ts.read
+    with pytest.raises(DataError, match=r"nobody reads \.parquet.*\.npz, \.csv"):
+        reader_for(tmp_path / "x.parquet")
+
+
+def test_padding_is_nan_at_the_end():
+    x = pad([np.ones((1, 1), np.float32), np.ones((1, 3), np.float32)], "here")
+    np.testing.assert_array_equal(x, [[[1, np.nan, np.nan]], [[1, 1, 1]]])
+
+
+def test_any_reader_is_checked_because_the_record_checks_itself():
+    with pytest.raises(DataError, match="here: 1 groups for 2 series"):
+        Raw(np.ones((2, 1, 3), np.float32), "here", groups=["a"])
+
+
+def test_a_whole_number_is_one_class_however_it_is_written():
+    assert [plain(label) for label in (1, 1.0, "1.0000000e+00", " 1 ")] == ["1"] * 4
+    assert [plain(label) for label in ("1.5", "1_0", "up")] == ["1.5", "1_0", "up"]

@@ -1,0 +1,122 @@
+"""From names to modules: `create` one component, `assemble` a pipeline from a config, `rehearse` it without data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import torch
+
+from tstk.config import Config
+from tstk.errors import DataError, NeedsError, OptionError, did_you_mean
+from tstk.outline import outline
+from tstk.pipeline import Pipeline, head_spec, inner_spec
+from tstk.records import Spec
+from tstk.registry import SLOTS, registry
+from tstk.slots import Decoder, Encoder, Head, Loss, Slot, Tokenizer
+
+
+def create(kind: str, use: str | Mapping[str, Any], spec: Spec, **options: Any) -> Slot:
+    """Build one component by name.
+
+    Args:
+        kind: tokenizer, encoder, decoder, head or loss
+        use: its name, or a table {"use": name, option: value}
+        spec: what it will receive
+        options: its options, as on the command line
+
+    Raises:
+        NameUnknown, OptionError, NeedsError: what is wrong and what would work
+    """
+    if isinstance(use, Mapping):
+        options = {**{k: v for k, v in use.items() if k != "use"}, **options}
+        use = str(use["use"])
+    entry = registry().find(kind, use)
+    known = outline(entry.target).options
+    unknown = [n for n in options if n not in known]
+    if unknown:
+        raise OptionError(f"{kind} {use!r} has no option {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
+    given = {n: known[n].convert(v, f"{kind}.{n}") for n, v in options.items()}
+    return cast(Slot, registry().load(entry)(spec, **given))
+
+
+def assemble(config: Config, spec: Spec, *, channels: Literal["auto", "mixed", "independent"] = "auto",
+             instance_norm: bool | None = None, freeze: tuple[str, ...] = (), from_: str | None = None) -> Pipeline:
+    """Build the pipeline of a config, on the Spec of the data. No weights are read; see `launch`.
+
+    Args:
+        channels: mixed, a token sees all channels; independent, each channel is a series of its own;
+            auto, independent when forecasting
+        instance_norm: normalise each series by its own mean and deviation and undo it on the way out;
+            none means on when forecasting
+        freeze: slots, or parts of them such as encoder.stack, that keep their weights
+        from: a run directory; mounts all of its trained parts that the new task keeps
+    """
+    tables = {s: t for s, t in config.values.items() if s in SLOTS}
+    inner = inner_spec(spec, channels, "head" in tables)
+    tokenizer = cast(Tokenizer, create("tokenizer", tables["tokenizer"], inner))
+    encoder = cast(Encoder, create("encoder", tables["encoder"], tokenizer.out))
+    loss = cast(Loss, create("loss", tables["loss"], encoder.out))
+    decoder = head = None
+    idle = {"head": "decoder", "decoder": "head"}[loss.reads]
+    if idle in tables:
+        raise NeedsError(f"{loss.called()} marks what a {loss.reads} answers, so --{idle} "
+                         f"{tables[idle]['use']} would have no use; drop it or choose another --loss")
+    if loss.reads not in tables:
+        raise NeedsError(f"{loss.called()} marks what a {loss.reads} answers; say --{loss.reads} NAME")
+    if "decoder" in tables:
+        decoder = cast(Decoder, create("decoder", tables["decoder"], loss.out))
+        decoder.meet(tokenizer)
+    if "head" in tables:
+        kind = cast(type[Head], registry().load(registry().find("head", tables["head"]["use"])))
+        head = cast(Head, create("head", tables["head"], head_spec(spec, encoder.out, channels, kind.per_channel)))
+    return Pipeline(spec, tokenizer, encoder, loss, decoder, head, channels=channels, instance_norm=instance_norm)
+
+
+def launch(config: Config, spec: Spec) -> tuple[Pipeline, list[str]]:
+    """A pipeline ready to train: assembled, outside weights read, runs mounted, parts bound and frozen.
+
+    Returns:
+        the pipeline, and a line per mounted slot for the user
+    """
+    from tstk.checkpoint import mount
+
+    options = config.options("pipeline")
+    pipeline = assemble(config, spec, **{("from_" if k == "from" else k): v for k, v in options.items()})
+    notes = []
+    for name, part in pipeline.slots():
+        if name in config.mounts:
+            notes.append(mount(part, name, config.mounts[name]))
+        else:
+            part.warm_start()
+    pipeline.bind()
+    for path in options["freeze"]:
+        pipeline.freeze(path)
+    if not any(p.requires_grad for p in pipeline.parameters()):
+        raise OptionError("nothing is left to train: every part is frozen or has no parameters; "
+                          f"drop something from --freeze {','.join(options['freeze'])} or add a part that learns")
+    return pipeline, notes
+
+
+def stand_in(config: Config) -> Spec:
+    """A Spec such as the data might have, to check components against each other before any data are read."""
+    data = config.options("data")
+    needs = {n for s in SLOTS if s in config.values for n in
+             outline(registry().find(s, config.values[s]["use"]).target).facts.get("needs", ())}
+    horizon = data.get("horizon") or (96 if "horizon" in needs else None)
+    return Spec(channels=2, length=data.get("length") or data.get("context") or 512,
+                classes=None if horizon else 3, horizon=horizon)
+
+
+def rehearse(config: Config) -> None:
+    """Build everything once without memory or data, so that what cannot work is refused at once.
+
+    Raises:
+        NeedsError, OptionError: as building with the data would; faults that depend on the data come later
+    """
+    try:
+        with torch.device("meta"):
+            assemble(config, stand_in(config), **{k: v for k, v in config.options("pipeline").items()
+                                                  if k in ("channels", "instance_norm")})
+    except DataError:
+        pass

@@ -1,0 +1,1 @@
+"""The decoders of the core, one file each."""

@@ -1,0 +1,51 @@
+"""Latent reasoning tokens ask the series, confer, and vote."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tstk.errors import OptionError
+from tstk.nn.attention import Attention, key_mask
+from tstk.nn.blocks import MLP
+from tstk.records import Spec, Tokens
+from tstk.slots import Head
+
+
+class CoT(Head):
+    """The latent reasoning head of CWT-MAE ("chain of thought"): a few learned tokens attend to the encoded
+    series, then to each other, pass a feed-forward layer, and their mean is classified.
+
+    Post-norm, one pass, every matrix Xavier-uniform.
+
+    Args:
+        tokens: number of reasoning tokens
+        heads: attention heads
+        dropout: on attention and inside the feed-forward layer
+    """
+
+    needs = ("classes",)
+
+    def __init__(self, spec: Spec, *, tokens: int = 8, heads: int = 4, dropout: float = 0.2) -> None:
+        super().__init__(spec)
+        if tokens < 1:
+            raise OptionError(f"head.tokens={tokens}: expected at least 1")
+        dim = spec.dim or 0
+        self.thoughts = nn.Parameter(torch.randn(tokens, dim) * 0.02)
+        self.ask = Attention(dim, heads, dropout=dropout)
+        self.confer = Attention(dim, heads, dropout=dropout)
+        self.think = MLP(dim, 4 * dim, dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.classify = nn.Linear(dim, spec.classes or 0)
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.bias)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Logits [B, classes]."""
+        x = self.thoughts.expand(len(tokens.values), -1, -1)
+        x = self.norms[0](x + self.ask(x, tokens.values, mask=key_mask(tokens.valid)))
+        x = self.norms[1](x + self.confer(x))
+        x = self.norms[2](x + self.think(x))
+        return self.classify(x.mean(1))

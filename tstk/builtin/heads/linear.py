@@ -1,0 +1,53 @@
+"""Pool, then one matrix."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tstk.errors import NeedsError
+from tstk.nn.reduce import pool
+from tstk.records import Spec, Tokens
+from tstk.slots import Head
+
+
+class Linear(Head):
+    """One linear layer over pooled tokens: the probe and the plain classifier.
+
+    Args:
+        pool: mean or max of valid tokens; cls, the encoder's CLS token; flatten, all tokens side by side
+        dropout: on the pooled vector
+    """
+
+    needs = ("classes",)
+
+    def __init__(self, spec: Spec, *, pool: Literal["mean", "max", "cls", "flatten"] = "mean",
+                 dropout: float = 0.0) -> None:
+        super().__init__(spec)
+        if pool == "cls" and not spec.prefix:
+            raise NeedsError("--head.pool cls needs a CLS token, and this encoder adds none; switch it on with "
+                             "--encoder.cls, or use --head.pool mean")
+        self.pool = pool
+        dim = spec.dim or 0
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(dim * spec.tokens if pool == "flatten" else dim, spec.classes or 0)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Logits [B, classes]."""
+        if self.pool == "cls":
+            assert tokens.prefix is not None
+            pooled = tokens.prefix.mean(1)
+        elif self.pool == "flatten":
+            pooled = laid_out(tokens, self.spec.tokens).flatten(1)
+        else:
+            pooled = pool(tokens.values, tokens.valid, self.pool)
+        return self.classify(self.dropout(pooled))
+
+
+def laid_out(tokens: Tokens, slots: int) -> Tensor:
+    """Values on the whole grid, [B, slots, D]: each valid token at its index, zeros elsewhere."""
+    values = tokens.values * tokens.valid[..., None]
+    grid = torch.zeros(len(values), slots, values.shape[-1], dtype=values.dtype, device=values.device)
+    return grid.scatter_add(1, tokens.index[..., None].expand_as(values), values)

@@ -1,0 +1,37 @@
+"""Pool, then a few residual layers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tstk.nn.reduce import pool
+from tstk.records import Spec, Tokens
+from tstk.slots import Head
+
+
+class ResidualMLP(Head):
+    """Mean of the tokens through a residual MLP (CWT-MAE's plain head).
+
+    Args:
+        hidden: width inside
+        depth: number of residual blocks
+        dropout: after each activation and at the end of each block
+    """
+
+    needs = ("classes",)
+
+    def __init__(self, spec: Spec, *, hidden: int = 512, depth: int = 2, dropout: float = 0.1) -> None:
+        super().__init__(spec)
+        dim = spec.dim or 0
+        self.enter = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(dropout),
+                          nn.Linear(hidden, hidden), nn.Dropout(dropout)) for _ in range(depth))
+        self.classify = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, spec.classes or 0))
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Logits [B, classes]."""
+        x = self.enter(pool(tokens.values, tokens.valid, "mean"))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.classify(x)

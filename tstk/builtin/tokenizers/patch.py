@@ -1,0 +1,89 @@
+"""Patches: a window slides over the series, each stop becomes a token."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tstk.errors import DataError, OptionError
+from tstk.records import Series, Spec, Tokens
+from tstk.slots import Tokenizer
+
+
+class Patch(Tokenizer):
+    """Windows of consecutive samples, all channels together, mapped to a token (PatchTST, Nie et al. 2023, section 3.1).
+
+    The series is padded at its end to a whole number of strides; a patch is valid if any of its samples was observed.
+
+    Args:
+        dim: width of a token
+        window: samples per patch; none fits about 16 patches to the length, and at most 16 samples to a patch
+        stride: samples from one patch to the next; none means patches that do not overlap
+        embed: linear, one matrix per patch; conv, two convolutions over samples before it
+    """
+
+    invertible = True
+
+    def __init__(self, spec: Spec, *, dim: int = 128, window: int | None = None, stride: int | None = None,
+                 embed: Literal["linear", "conv"] = "linear") -> None:
+        super().__init__(spec)
+        if window is not None and window > spec.length:
+            raise DataError(f"--tokenizer.window {window} is longer than the longest series, {spec.length} samples; "
+                            f"choose at most {spec.length}")
+        self.window = fitted_window(spec.length) if window is None else window
+        self.stride = self.window if stride is None else stride
+        if min(self.window, self.stride) < 1 or self.stride > self.window:
+            raise OptionError(f"tokenizer.stride={self.stride} and tokenizer.window={self.window}: expected "
+                              "1 <= stride <= window, or samples would be skipped")
+        self.out = spec.but(dim=dim, grid=(self._count(spec.length),), step=float(self.stride), span=float(self.window),
+                            target=spec.channels * self.window)
+        self.stem: nn.Module | None = None
+        width = spec.channels
+        if embed == "conv":
+            width = dim
+            self.stem = nn.Sequential(nn.Conv1d(spec.channels, dim, 5, padding=2), nn.GELU(),
+                                      nn.Conv1d(dim, dim, 5, padding=2), nn.GELU())
+        self.embed = nn.Linear(width * self.window, dim)
+
+    def _count(self, length: int) -> int:
+        return max(ceil((length - self.window) / self.stride), 0) + 1
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """[B, C, T] -> [B, N, C, window], zero (or False) padded at the end."""
+        n = self._count(x.shape[-1])
+        x = F.pad(x, (0, (n - 1) * self.stride + self.window - x.shape[-1]))
+        return x.unfold(-1, self.window, self.stride).transpose(1, 2)
+
+    def forward(self, series: Series) -> Tokens:
+        """Tokens [B, N, dim]; targets are the patch's samples, channel by channel."""
+        patches = self._windows(series.x)
+        seen = self._windows(series.mask)
+        target, weight = patches.flatten(2), seen.flatten(2)
+        if self.stem is not None:
+            # padding stays zero inside the stem, or it would leak into the last real samples
+            x = series.x
+            for layer in self.stem:  # type: ignore[attr-defined]
+                x = layer(x) * series.mask.any(1, keepdim=True)
+            patches = self._windows(x)
+        index = torch.arange(target.shape[1], device=target.device).expand(len(target), -1)
+        return Tokens(self.embed(patches.flatten(2)), index[..., None].to(target.dtype), index, weight.any(-1),
+                      target=target, weight=weight)
+
+    def invert(self, answer: Tensor, length: int) -> Tensor:
+        """Patch samples back to a series; where patches overlap, their mean."""
+        b, n, _ = answer.shape
+        total = (n - 1) * self.stride + self.window
+        parts = answer.reshape(b, n, self.spec.channels * self.window).transpose(1, 2)
+        fold = {"output_size": (1, total), "kernel_size": (1, self.window), "stride": (1, self.stride)}
+        x = F.fold(parts, **fold)[:, :, 0]  # type: ignore[arg-type]
+        count = F.fold(parts.new_ones(1, self.window, n), **fold)[:, :, 0]  # type: ignore[arg-type]
+        return (x / count)[..., :length]
+
+
+def fitted_window(length: int) -> int:
+    """Samples per patch when nothing is said: about 16 patches to the length, 16 samples at most."""
+    return max(1, min(16, round(length / 16)))

@@ -1,0 +1,219 @@
+"""Run directories: safetensors and JSON, read without ever importing or unpickling what a file names.
+
+    model.safetensors   the best weights by validation, with the data's scaling
+    config.json         resolved options with qualified names, Spec, class names, versions
+    metrics.jsonl       a line per epoch
+    result.json         scores, baseline, parameters, seconds, the command
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tstk.errors import CheckpointError, NameUnknown
+from tstk.hooks import CONTRACT
+from tstk.registry import SLOTS, registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tstk.config import Config
+    from tstk.pipeline import Pipeline
+    from tstk.records import Spec
+    from tstk.slots import Slot
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a name is a run directory rather than a component."""
+    return Path(path, "config.json").is_file() or (os.sep in str(path) and Path(path).is_dir())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_weights(pipeline: Pipeline, path: Path) -> None:
+    """All parameters and buffers as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    state = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items()}
+    part = path.with_name(path.name + ".part")
+    save_file(state, part)
+    part.replace(path)
+
+
+def versions(config: Config | None = None) -> dict[str, str]:
+    """Versions of Python's world and of every distribution whose components a config uses."""
+    import platform
+
+    dists = {"tstk", "torch", "numpy", "accelerate", "safetensors"}
+    for slot in SLOTS:
+        if config is not None and slot in config.values:
+            dists.add(registry().find(slot, config.values[slot]["use"]).dist)
+    found = {"python": platform.python_version()}
+    for dist in sorted(dists):
+        try:
+            found[dist] = metadata.version(dist)
+        except metadata.PackageNotFoundError:
+            found[dist] = "unknown"
+    return found
+
+
+def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str, Any]) -> None:
+    """config.json: all that is needed to build the pipeline again, and where each value came from.
+
+    Args:
+        folder: the run directory
+        config: resolved
+        pipeline: built from it; its parts may replace options (`Slot.rebuild`)
+        data: facts of the data that a reader of the run needs (class and channel names)
+    """
+    values: dict[str, Any] = {k: dict(v) for k, v in config.values.items()}
+    for slot, part in pipeline.slots():
+        values[slot] = {**values[slot], "use": registry().find(slot, values[slot]["use"]).qualified, **part.rebuild}
+    write_json(folder / "config.json", {
+        "format": FORMAT, "contract": CONTRACT, "config": values, "given": config.values, "sources": config.sources,
+        "mounts": config.mounts, "spec": asdict(pipeline.spec), "data": data, "versions": versions(config)})
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """config.json of a run.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is not ours
+    """
+    path = Path(folder, "config.json")
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a run directory: it has no config.json")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as e:
+        raise CheckpointError(f"{path} is damaged: {e}") from None
+    if not isinstance(found, dict) or "config" not in found or "format" not in found:
+        raise CheckpointError(f"{path} was not written by tstk")
+    if found["format"] > FORMAT:
+        wrote = found.get("versions", {}).get("tstk", "a later version")
+        raise CheckpointError(f"{folder} was written by tstk {wrote}, in a format this version does not know: "
+                              "pip install --upgrade tstk")
+    return found
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """The tensors of a run.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or foreign
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder, WEIGHTS)
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no {WEIGHTS}: the run ended before its first checkpoint; train it again")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as e:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file ({e})") from None
+
+
+def check_plugins(folder: str | Path, found: dict[str, Any]) -> None:
+    """Fail helpfully where a run uses a component that is not installed.
+
+    Raises:
+        CheckpointError: names the component, its distribution and version
+    """
+    for slot in SLOTS:
+        use = found["config"].get(slot, {}).get("use")
+        if use is None:
+            continue
+        try:
+            registry().find(slot, use)
+        except NameUnknown as e:
+            dist, _, name = use.rpartition("/")
+            version = found.get("versions", {}).get(dist, "")
+            if all(p.dist != dist for p in registry().plugins):
+                raise CheckpointError(f"{folder} uses {slot} {name!r} from {dist} {version}, which is not installed: "
+                                      f"pip install {dist}") from None
+            raise CheckpointError(f"{folder} uses {slot} {name!r} from {dist} {version}: {e}") from None
+
+
+def spec_of(found: dict[str, Any]) -> Spec:
+    """The Spec that a run's data had."""
+    from tstk.records import Spec
+
+    return Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in found["spec"].items()})
+
+
+def load(folder: str | Path) -> Pipeline:
+    """The trained pipeline of a run, in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: the run is damaged, foreign, or needs a plugin that is not installed
+    """
+    found = read_config(folder)
+    check_plugins(folder, found)
+    pipeline = _assembled(found)
+    state = read_weights(folder)
+    _matches(Path(folder, WEIGHTS), state, pipeline.state_dict())
+    pipeline.load_state_dict(state)
+    pipeline.bind()
+    return pipeline.eval()
+
+
+def _assembled(found: dict[str, Any], meta: bool = False) -> Pipeline:
+    import torch
+
+    from tstk.assemble import assemble
+    from tstk.config import Config
+
+    config = Config(found["config"])
+    wiring = {k: v for k, v in config.options("pipeline").items() if k in ("channels", "instance_norm")}
+    with torch.device("meta" if meta else "cpu"):
+        return assemble(config, spec_of(found), **wiring)
+
+
+def _matches(path: Path, state: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    missing, extra = sorted(want.keys() - state.keys()), sorted(state.keys() - want.keys())
+    shapes = [k for k in want.keys() & state.keys() if want[k].shape != state[k].shape]
+    if missing or extra or shapes:
+        first = (missing or extra or shapes)[0]
+        raise CheckpointError(f"{path} does not fit its config.json: {len(missing)} tensors missing, {len(extra)} too "
+                              f"many, {len(shapes)} of another shape, {first!r} first; the two files are of "
+                              "different runs, or the component's code has changed")
+
+
+def mount(part: Slot, slot: str, folder: str | Path) -> str:
+    """Give a freshly built part the trained weights of the same slot of a run.
+
+    Returns:
+        a line that says what was mounted
+    """
+    found = read_config(folder)
+    check_plugins(folder, found)
+    state = {k.removeprefix(slot + "."): v for k, v in read_weights(folder).items() if k.startswith(slot + ".")}
+    old = getattr(_assembled(found, meta=True), slot).spec
+    try:
+        part.load(state, old)
+    except RuntimeError as e:
+        reason = str(e).splitlines()[1:2] or [str(e)]
+        raise CheckpointError(f"the {slot} of {folder} does not fit here: {reason[0].strip()}; it was trained on "
+                              f"{old.channels} channels of length {old.length}") from None
+    count = sum(p.numel() for p in part.parameters())
+    return f"{slot} from {folder}: {count:,} parameters"

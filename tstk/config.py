@@ -1,0 +1,294 @@
+"""Configs: TOML tables laid over each other, checked option by option, with a note of where each value came from.
+
+A config has one table per slot (`use` names the component) and the tables `data`, `pipeline` and `train`.
+Precedence: defaults < a run given with `--from` < config files < flags. Options belong to the component they
+were written for: where a higher layer names another component, the lower layer's table is set aside.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tstk.errors import OptionError, TstkError, did_you_mean
+from tstk.outline import Outline, outline, source_file
+from tstk.registry import SLOTS, Entry, registry
+
+SECTIONS = {"data": "tstk.data.load:load", "pipeline": "tstk.assemble:assemble", "train": "tstk.engine:fit"}
+"""Tables that are not slots: the options of each are the keyword-only parameters of a function."""
+
+Table = dict[str, Any]
+Layer = tuple[str, Mapping[str, Any]]
+"""Where values come from (for messages and `--print-config`), and nested tables of values."""
+
+
+@dataclass
+class Config:
+    """A complete choice: every option of every component has a value and a source.
+
+    Args:
+        values: table name -> {"use": name, option: value}; a slot that is not used is absent
+        sources: dotted option -> `default`, `flag`, the config's name or the run's
+        mounts: slot -> run directory whose trained weights it starts from
+        notes: what was set aside, for the user
+    """
+
+    values: dict[str, Table]
+    sources: dict[str, str] = field(default_factory=dict)
+    mounts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def options(self, section: str) -> Table:
+        """The options of one table, without `use`."""
+        return {k: v for k, v in self.values[section].items() if k != "use"}
+
+    def use(self, section: str) -> str | None:
+        """The name of the component (or data set) that a table chose."""
+        return self.values.get(section, {}).get("use")
+
+    def toml(self, provenance: bool = True) -> str:
+        """As TOML that can be fed back; `provenance` adds where each value came from."""
+        return to_toml(self.values, self.sources if provenance else {})
+
+
+def resolve(*layers: Layer) -> Config:
+    """Lay tables over each other, later ones on top, and check every value.
+
+    Args:
+        layers: (source, tables) from the lowest precedence to the highest
+
+    Raises:
+        OptionError: all faults of names and values at once, a line each
+        NameUnknown: a component does not exist
+    """
+    faults: list[str] = []
+    for source, tables in layers:
+        for name in tables:
+            if name not in (*SLOTS, *SECTIONS):
+                known = (*SLOTS, *SECTIONS)
+                faults.append(f"{source}: there is no table [{name}].{did_you_mean(name, known)} "
+                              f"There are: {', '.join(known)}.")
+    stack = [(source, {k: _table(v) for k, v in tables.items()}) for source, tables in layers]
+    config = Config({})
+    start = next((t["pipeline"]["from"] for _, t in reversed(stack) if t.get("pipeline", {}).get("from")), None)
+    if start is not None:
+        stack.insert(0, (f"run {start}", _inherited(str(start), stack, config)))
+    stack = [_mounted(layer, config) for layer in stack]
+    stack.insert(0, ("default", _default_uses(stack)))
+    for section in (*SLOTS, *SECTIONS):
+        tables = [(source, t[section]) for source, t in stack if section in t]
+        if section in SLOTS and not tables:
+            continue
+        config.values[section] = _component(section, tables, section, config, faults)
+    if faults:
+        raise OptionError("\n".join(faults))
+    return config
+
+
+def same(a: str, b: str) -> bool:
+    """Two names of components mean the same: `tstk/bert` and `bert` do."""
+    return a == b if "/" in a and "/" in b else a.rpartition("/")[2] == b.rpartition("/")[2]
+
+
+def _table(value: Any) -> Table:
+    return {"use": value} if not isinstance(value, Mapping) else dict(value)
+
+
+def _component(kind: str, tables: Sequence[tuple[str, Table]], path: str, config: Config, faults: list[str]) -> Table:
+    """One table: which component, and a checked value for each of its options."""
+    use, source = next(((t["use"], s) for s, t in reversed(tables) if t.get("use") is not None), (None, ""))
+    shape, who = _shape(kind, use)
+    result: Table = {} if use is None else {"use": use}
+    if use is not None:
+        config.sources[f"{path}.use"] = source
+    mine = []
+    for s, table in tables:
+        if kind in SLOTS and table.get("use") is not None and not same(table["use"], str(use)):
+            if len(table) > 1:
+                config.notes.append(f"[{path}] of {s} is for {table['use']!r} and was set aside: "
+                                    f"{source} chose {use!r}")
+        else:
+            mine.append((s, table))
+            for name in table.keys() - shape.options.keys() - {"use"}:
+                faults.append(f"{who} has no option {name!r} (from {s}: {path}.{name})."
+                              + (did_you_mean(name, shape.options) or _choices(shape)))
+    for name, option in shape.options.items():
+        dotted = f"{path}.{name}"
+        given = [(s, t[name]) for s, t in mine if name in t]
+        if option.nested:
+            below = [(s, _table(v)) for s, v in given]
+            if below and below[-1][1].get("use") in (None, "none") and len(below[-1][1]) == 1:
+                below = []
+            elif option.default is not None:
+                below.insert(0, ("default", {"use": option.default}))
+            result[name] = _component(option.type, below, dotted, config, faults) if below else None
+            continue
+        where, value = given[-1] if given else ("default", option.default)
+        config.sources[dotted] = where
+        try:
+            result[name] = option.convert(value, dotted if where in ("default", "flag") else f"{dotted} (from {where})")
+        except OptionError as e:
+            faults.append(str(e))
+    return result
+
+
+def _choices(shape: Outline) -> str:
+    return f" It has: {', '.join(shape.options)}." if shape.options else " It has none."
+
+
+def _shape(kind: str, use: str | None) -> tuple[Outline, str]:
+    if kind in SECTIONS:
+        return outline(SECTIONS[kind]), f"[{kind}]"
+    if use is None:
+        raise OptionError(f"which {kind}? Say --{kind} NAME; there are: {', '.join(registry().names(kind))}")
+    return outline(registry().find(kind, use).target), f"{kind} {use!r}"
+
+
+def shape_of(kind: str, use: str) -> Outline:
+    """The outline of a component by name."""
+    return _shape(kind, use)[0]
+
+
+def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: Config) -> dict[str, Table]:
+    """What `--from RUN` brings: its trained parts, as far as the new task keeps them, its data and wiring."""
+    from tstk.checkpoint import read_config
+
+    old = read_config(run)["config"]
+    asked = {s: t[s]["use"] for _, t in stack for s in ("head", "loss", "decoder") if t.get(s, {}).get("use")}
+    same_task = all(same(old.get(s, {}).get("use", ""), u) for s, u in asked.items())
+    kept = {s: dict(old[s]) for s in (SLOTS if same_task else ("tokenizer", "encoder")) if s in old}
+    named = {s: t[s]["use"] for _, t in stack for s in SLOTS if t.get(s, {}).get("use")}
+    for slot, table in kept.items():
+        if same(named.get(slot, table["use"]), table["use"]):
+            config.mounts[slot] = run
+    kept["pipeline"] = {k: v for k, v in old.get("pipeline", {}).items() if k in ("channels", "instance_norm")}
+    if not any(t.get("data", {}).get("use") for _, t in stack):
+        kept["data"] = dict(old.get("data", {}))
+    return kept
+
+
+def _mounted(layer: tuple[str, dict[str, Table]], config: Config) -> tuple[str, dict[str, Table]]:
+    """A slot given as a run directory: that run's component, options and weights."""
+    from tstk.checkpoint import is_run, read_config
+
+    source, tables = layer
+    tables = dict(tables)
+    for slot in SLOTS:
+        use = tables.get(slot, {}).get("use")
+        if use and is_run(use):
+            old = read_config(use)["config"]
+            if slot not in old:
+                has = ", ".join(s for s in SLOTS if s in old)
+                raise OptionError(f"--{slot} {use}: that run has no {slot}; it has {has}")
+            given = {k: v for k, v in tables[slot].items() if k != "use"}
+            tables[slot] = {**old[slot], **given}
+            config.mounts[slot] = str(use)
+    return source, tables
+
+
+def _default_uses(stack: Sequence[tuple[str, dict[str, Table]]]) -> dict[str, Table]:
+    """The components that were not named: what the named ones call for."""
+    uses: dict[str, str | None] = dict.fromkeys(SLOTS)
+    horizon = None
+    for _, tables in stack:
+        uses |= {s: tables[s]["use"] for s in SLOTS if tables.get(s, {}).get("use")}
+        horizon = tables.get("data", {}).get("horizon", horizon)
+    added: dict[str, str] = {}
+
+    def facts(kind: str) -> dict[str, Any]:
+        use = uses[kind] or added.get(kind)
+        return shape_of(kind, use).facts if use else {}
+
+    if not uses["tokenizer"]:
+        added["tokenizer"] = "patch"
+    if not uses["encoder"]:
+        added["encoder"] = "transformer"
+    if not uses["loss"]:
+        if uses["head"]:
+            added["loss"] = "forecast" if "horizon" in facts("head").get("needs", ()) else "cross-entropy"
+        elif uses["decoder"]:
+            added["loss"] = "masked"
+        else:
+            added["loss"] = "cross-entropy" if horizon is None else "forecast"
+    reads = facts("loss").get("reads", "decoder")
+    if reads == "head" and not uses["head"]:
+        added["head"] = "forecast" if "horizon" in facts("loss").get("needs", ()) else "linear"
+    if reads == "decoder" and not uses["decoder"]:
+        added["decoder"] = facts("loss").get("decoder", "linear")
+    return {k: {"use": v} for k, v in added.items()}
+
+
+# -------------------------------------------------------------------- files
+
+
+def find_config(name: str) -> Path:
+    """The file of a config: a path, or the name of one that a plugin ships.
+
+    Raises:
+        NameUnknown: neither
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise OptionError(f"--config {name}: there is no such file")
+        return path
+    return shipped(registry().find("config", name))
+
+
+def shipped(entry: Entry) -> Path:
+    """The file behind an entry of kind config or recipe."""
+    package, _, inner = entry.target.partition(":")
+    return source_file(package).parent / inner
+
+
+def read_toml(path: Path) -> Table:
+    """A TOML file as tables.
+
+    Raises:
+        OptionError: it cannot be read; with file, line and column
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise OptionError(f"{path}: cannot be read ({e})") from None
+    except tomllib.TOMLDecodeError as e:
+        raise OptionError(f"{path}: not valid TOML: {e}") from None
+
+
+def to_toml(values: Mapping[str, Mapping[str, Any]], sources: Mapping[str, str] | None = None) -> str:
+    """Nested tables as TOML text; None, which TOML lacks, is written as "none"."""
+    lines: list[str] = []
+
+    def write(table: Mapping[str, Any], path: str) -> None:
+        plain = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
+        lines.append(f"[{path}]")
+        for key, value in plain.items():
+            note = (sources or {}).get(f"{path}.{key}", "")
+            lines.append(f"{key} = {_literal(value)}" + (f"  # {note}" if note else ""))
+        lines.append("")
+        for key, value in table.items():
+            if isinstance(value, Mapping):
+                write(value, f"{path}.{key}")
+
+    for name, table in values.items():
+        write(table, name)
+    return "\n".join(lines)
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        return f'"{escaped}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    raise TstkError(f"a config cannot hold {value!r}")

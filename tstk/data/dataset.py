@@ -1,0 +1,131 @@
+"""A data set as the rest of tstk meets it: three parts, what is known of them, and what a user should be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tstk.data.parts import Labelled, Part, Windows
+from tstk.records import Spec
+
+
+@dataclass
+class Dataset:
+    """Training, validation and test data, raw, with the statistics that scale them.
+
+    Args:
+        name: what to call it
+        source: the files that were read
+        task: what the data ask for; "unlabelled" series can only be learnt from without labels
+        spec: channels, length (of the longest series in any part, or the context), classes or horizon
+        train: what to learn from
+        val: what to choose by
+        test: what to report on, if there is any
+        classes: names of the classes, in the order of their index
+        channels: names of the channels
+        mean: [C] float32, of the observed training samples; 0 if not to be scaled
+        std: [C] float32, likewise; 1 for a constant channel or if not to be scaled
+        notes: what a user should know, one sentence each
+        split: how the parts were made, one phrase
+    """
+
+    name: str
+    source: tuple[str, ...]
+    task: Literal["classification", "forecasting", "unlabelled"]
+    spec: Spec
+    train: Part
+    val: Part
+    test: Part | None
+    classes: tuple[str, ...]
+    channels: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
+    notes: list[str] = field(default_factory=list)
+    split: str = ""
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts that exist, by name."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in named.items() if part is not None}
+
+    def like(self) -> dict[str, Any]:
+        """What a checkpoint must remember, so that `load_part` can read other data in the same way; JSON-able."""
+        return {
+            "task": self.task,
+            "classes": list(self.classes),
+            "channels": list(self.channels),
+            "length": self.spec.length,
+            "horizon": self.spec.horizon,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """A report on the data, JSON-able: sizes, lengths, classes, missing values, split and duplicates."""
+        report: dict[str, Any] = {
+            "name": self.name,
+            "source": list(self.source),
+            "task": self.task,
+            "channels": list(self.channels),
+            "length": self.spec.length,
+            "horizon": self.spec.horizon,
+            "split": self.split,
+            "parts": {name: _facts(part, self.classes) for name, part in self.parts.items()},
+        }
+        if self.task == "classification":
+            counts = report["parts"]["train"]["classes"].values()
+            report["imbalance"] = max(counts) / max(min(counts), 1)
+        if isinstance(self.train, Labelled) and isinstance(self.test, Labelled):
+            seen = set(_rows(self.train))
+            report["duplicates"] = sum(row in seen for row in _rows(self.test))
+        return report | {"notes": list(self.notes)}
+
+
+def _facts(part: Part, classes: tuple[str, ...]) -> dict[str, Any]:
+    lengths = part.lengths
+    report: dict[str, Any] = {
+        "size": len(part),
+        "length": {"min": int(lengths.min()), "median": int(lengths.median()), "max": int(lengths.max())},
+        "missing": missing(part),
+    }
+    if part.y is not None:
+        counts = torch.bincount(part.y, minlength=len(classes)).tolist()
+        report["classes"] = dict(zip(classes, counts, strict=True))
+    if part.groups is not None:
+        report["groups"] = len(set(part.groups))
+    return report
+
+
+def missing(part: Part) -> int:
+    """Samples that are missing before the end of their series, counted over all channels."""
+    if isinstance(part, Windows):
+        return int(part.table.isnan().sum())
+    assert isinstance(part, Labelled)
+    inside = torch.arange(part.x.shape[2]) < part.lengths[:, None]
+    return int((part.x.isnan() & inside[:, None]).sum())
+
+
+def _rows(part: Labelled) -> list[int]:
+    """A hash per series."""
+    return [hash(part.x[i, :, :length].numpy().tobytes()) for i, length in enumerate(part.lengths.tolist())]
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the observed samples of each channel.
+
+    Args:
+        x: [N, C, T] samples, NaN where missing
+
+    Returns:
+        mean and std, each [C] float32; a channel that is constant or never observed gets std 1
+    """
+    mean, std = [], []
+    for channel in x.unbind(1):
+        seen = channel[~channel.isnan()].double()
+        middle = float(seen.mean()) if len(seen) else 0.0
+        spread = float(seen.std(correction=0)) if len(seen) else 0.0
+        mean.append(middle)
+        std.append(spread if spread > 1e-7 * abs(middle) else 1.0)  # float32 cannot tell less from rounding
+    return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)

@@ -1,0 +1,176 @@
+"""Where data lie: from a name, a file or a folder to the files to read, and from a file to its reader.
+
+A *name* is that of the embedded set or of anything under the data root (an option, or the variable TSTK_DATA).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tstk.errors import DataError, NameUnknown, did_you_mean
+
+READERS = {
+    ".ts": "tstk.data.ts:read",
+    ".tsv": "tstk.data.tsv:read",
+    ".txt": "tstk.data.tsv:read",
+    ".npz": "tstk.data.npz:read",
+    ".csv": "tstk.data.csv:read",
+}
+"""Suffix -> module:function with the signature `read(path, *, label=None) -> dict[str, Raw] | Table`."""
+
+DEMO = Path(__file__).parent / "demo" / "har_demo.npz"
+ALIASES = {"har": "uci-har", "illness": "national-illness"}
+PARTS = ("train", "val", "test")
+DEPTH = 2
+"""How many folders deep under the root a set may lie: root/ucr/GunPoint/GunPoint_TRAIN.ts."""
+
+_END = re.compile(r"[_-](train|val|test)$", re.IGNORECASE)
+
+
+class Row(NamedTuple):
+    """One line of `tstk data list`: a name, where it lies, and what is there, as "train+test .ts"."""
+
+    name: str
+    path: Path
+    kind: str
+
+
+@dataclass
+class Found:
+    """The files of one data set.
+
+    Args:
+        name: what to call it
+        files: part ("train", "val", "test") -> file; a file that is not of a pair counts as "train"
+    """
+
+    name: str
+    files: dict[str, Path]
+
+    @property
+    def row(self) -> Row:
+        """The set as a line of a listing."""
+        path = next(iter(self.files.values()))
+        parts = "+".join(self.files) if _END.search(path.stem) else "one file"
+        return Row(self.name, path, f"{parts}, {path.suffix}")
+
+
+def reader_for(path: Path) -> Callable[..., Any]:
+    """The function that reads this file, chosen by its suffix from `READERS`.
+
+    Raises:
+        DataError: nobody reads this suffix
+    """
+    if (target := READERS.get(path.suffix.lower())) is None:
+        kind = path.suffix or "files without a suffix"
+        raise DataError(f"{path}: nobody reads {kind}; readable are {', '.join(READERS)}")
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+def available(data_root: str | None = None) -> list[Row]:
+    """Everything that has a name: the embedded set, then what lies under the root.
+
+    Args:
+        data_root: folder to look in; None means the variable TSTK_DATA, or the embedded set alone
+    """
+    return [Row("har-demo", DEMO, "embedded"), *(found.row for found in _under(_root(data_root)))]
+
+
+def locate(use: str, data_root: str | None = None) -> Found:
+    """The files that `use` means.
+
+    Args:
+        use: a name, a file, one file of a TRAIN/TEST pair, or a folder with one data set in it
+        data_root: as for `available`
+
+    Raises:
+        NameUnknown: no data set has this name
+        DataError: the file or folder is missing, unreadable, or holds none or several data sets
+    """
+    path = Path(use).expanduser()
+    if path.suffix.lower() in READERS or path.is_file() or len(path.parts) != 1:
+        return _at(path)
+    root = _root(data_root)
+    sets = [Found("har-demo", {"train": DEMO}), *_under(root)]
+    alias = ALIASES.get(_key(use), use)
+    for name, same in ((use, str), (use, str.lower), (use, _key), (alias, _key)):  # the strictest meaning first
+        matches = [found for found in sets if same(found.name) == same(name)]
+        if len(matches) > 1:
+            raise DataError(f"{use}: more than one data set; name one: {', '.join(map(_first, matches))}")
+        if matches:
+            return matches[0]
+    if path.is_dir():
+        return _at(path)
+    where = f"under {root}" if root else "nowhere else, for want of a root: give --data-root FOLDER or set TSTK_DATA"
+    hint = did_you_mean(use, [*(found.name for found in sets), *ALIASES])
+    raise NameUnknown(f"no data set is called {use!r}.{hint} Looked at the embedded set and {where}")
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _root(data_root: str | None) -> Path | None:
+    given = data_root or os.environ.get("TSTK_DATA")
+    if not given:
+        return None
+    root = Path(given).expanduser()
+    if not root.is_dir():
+        named = "--data-root" if data_root else "TSTK_DATA"
+        raise DataError(f"{named} {given}: there is no such folder")
+    return root
+
+
+def _at(path: Path) -> Found:
+    """The data set at a path."""
+    if path.is_dir():
+        sets = _in(path)
+        if not sets:
+            raise DataError(f"{path}: no data in this folder; looked for *{', *'.join(READERS)}")
+        if len(sets) > 1:
+            raise DataError(f"{path}: several data sets; name one: {', '.join(map(_first, sets))}")
+        return sets[0]
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file or folder")
+    reader_for(path)
+    if _END.search(path.stem) is None:
+        return Found(path.stem, {"train": path})
+    return next(found for found in _in(path.parent) if path in found.files.values())
+
+
+def _first(found: Found) -> str:
+    return str(found.row.path)
+
+
+def _in(folder: Path) -> list[Found]:
+    """The data sets whose files lie in this very folder."""
+    sets: dict[tuple[str, str], Found] = {}
+    for path in sorted(folder.iterdir()):
+        end = _END.search(path.stem)
+        if path.suffix.lower() not in READERS or not path.is_file():
+            continue
+        if path.suffix.lower() == ".txt" and end is None:
+            continue  # a text file is data only if its name says so
+        name = _END.sub("", path.stem)
+        found = sets.setdefault((name, path.suffix if end else f"alone{path.suffix}"), Found(name, {}))
+        found.files[end[1].lower() if end else "train"] = path
+    for found in sets.values():
+        found.files = {part: found.files[part] for part in PARTS if part in found.files}
+    return list(sets.values())
+
+
+def _under(root: Path | None, depth: int = DEPTH) -> Iterator[Found]:
+    if root is None:
+        return
+    yield from _in(root)
+    if depth:
+        for folder in sorted(root.iterdir()):
+            if folder.is_dir() and not folder.name.startswith("."):
+                yield from _under(folder, depth - 1)

@@ -1,0 +1,142 @@
+"""`load`: a name or a path becomes a data set. Its signature is read for the command line, so nothing heavy is here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tstk.data.find import Found, locate, reader_for
+from tstk.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from tstk.data.dataset import Dataset
+    from tstk.data.parts import Part
+    from tstk.data.raw import Raw, Table
+
+
+def load(
+    use: str = "har-demo",
+    *,
+    data_root: str | None = None,
+    val_data: str | None = None,
+    test_data: str | None = None,
+    val_fraction: float = 0.2,
+    split_seed: int = 0,
+    label: str | None = None,
+    context: int | None = None,
+    horizon: int | None = None,
+    length: int | None = None,
+    scale: Literal["standard", "none"] = "standard",
+) -> Dataset:
+    """Read a data set, split it and measure what scales it.
+
+    Args:
+        use: a name (`tstk data list` shows them), a .ts, .tsv, .txt, .npz or .csv file, or a folder
+        data_root: folder with data sets to be found by name; without it the variable TSTK_DATA is asked
+        val_data: name or path of the validation data; "test" validates on the test part, as some papers do
+        test_data: name or path of the test data, where they do not lie beside the training data
+        val_fraction: share of the training part to validate on, unless there is a validation part
+        split_seed: seed of the choice of the validation part
+        label: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
+        context: samples of a table that the model sees before it forecasts; 96 if not given
+        horizon: samples of a table to forecast; 96 if not given
+        length: samples that a series may have, if more than the longest one here
+        scale: "standard" scales each channel by mean and deviation of the training part; "none" leaves it alone
+
+    Raises:
+        NameUnknown: no data set has this name
+        DataError: the data cannot be read, or a part is missing
+        OptionError: an option cannot work with these data
+    """
+    from tstk.data.build import forecasting, series
+    from tstk.data.raw import Table
+
+    if not 0 < val_fraction < 1:
+        raise OptionError(f"--val-fraction {val_fraction}: expected a number between 0 and 1, such as 0.2")
+    found = locate(use, data_root)
+    parts = _read(found, label)
+    borrow = val_data == "test"
+    if val_data is not None and not borrow:
+        parts["val"] = _one(val_data, "val", data_root, label)
+    if test_data is not None:
+        parts["test"] = _one(test_data, "test", data_root, label)
+    if "train" not in parts:
+        here = ", ".join(part.source for part in parts.values())
+        raise DataError(f"{found.name}: no training data; there is {here}, but no file ending in _TRAIN beside it")
+    tables = {part: one for part, one in parts.items() if isinstance(one, Table)}
+    raws = {part: one for part, one in parts.items() if not isinstance(one, Table)}
+    if tables and raws:
+        kinds = ", ".join(f"{part} is {'a table' if part in tables else 'a set of series'}" for part in parts)
+        raise DataError(f"{found.name}: the parts do not match: {kinds}")
+    if tables:
+        _refuse(found, "a table", length=length)
+        return forecasting(found.name, tables, context, horizon, val_fraction, borrow, scale)
+    _refuse(found, "a set of series", context=context, horizon=horizon)
+    return series(found.name, raws, val_fraction, split_seed, borrow, length, scale)
+
+
+def load_part(
+    use: str,
+    *,
+    like: dict[str, Any],
+    data_root: str | None = None,
+    label: str | None = None,
+    future: bool = True,
+) -> Part:
+    """Read data for a model that is already trained; labels are optional.
+
+    Of a data set in several parts the test part is taken; of a table all rows.
+
+    Args:
+        use: a name, file or folder, as for `load`
+        like: what the model was trained on, from `Dataset.like`
+        data_root: folder with data sets to be found by name
+        label: column or array that holds the labels, if it has an unusual name
+        future: of a table, keep the rows to forecast as truth; False gives every window of context rows, so that
+            the last one ends where the table ends
+
+    Raises:
+        NameUnknown: no data set has this name
+        DataError: the data cannot be read, or are not like those the model was trained on
+    """
+    from tstk.data.build import part_like
+
+    return part_like(_one(use, "test", data_root, label), like, future)
+
+
+def _read(found: Found, label: str | None) -> dict[str, Raw | Table]:
+    """All parts of a data set."""
+    from tstk.data.raw import Table
+
+    parts: dict[str, Raw | Table] = {}
+    for part, path in found.files.items():
+        held = reader_for(path)(path, label=label)
+        if isinstance(held, Table):
+            parts[part] = held
+        elif list(held) in (["train"], [part]):  # a reader cannot know which part its file is
+            parts[part] = next(iter(held.values()))
+        elif len(found.files) == 1:
+            parts.update(held)
+        else:
+            raise DataError(f"{path}: holds {' and '.join(held)}, although its name says that it is the {part} part")
+    return parts
+
+
+def _one(use: str, want: str, data_root: str | None, label: str | None) -> Raw | Table:
+    """One part: of a single file what it holds, of several parts the wanted one."""
+    path = Path(use).expanduser()
+    if path.is_file():
+        parts = _read(Found(path.stem, {want: path}), label)
+    else:
+        parts = _read(locate(use, data_root), label)
+    if want in parts:
+        return parts[want]
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    raise DataError(f"{use}: holds {' and '.join(parts)}, but no {want} part; name the file to take")
+
+
+def _refuse(found: Found, what: str, **options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(f"--{name} {value} has no meaning here: {found.name} is {what}")

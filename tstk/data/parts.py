@@ -1,0 +1,103 @@
+"""A part of a data set, ready to be indexed a batch at a time: `Labelled` series, or `Windows` over a table.
+
+Values are raw; NaN marks what is not there until a batch is made. Symbols: N series or windows, B batch, C channels,
+T samples, H horizon.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tstk.records import Series
+
+
+class Part(Protocol):
+    """What training, validation and test data have in common.
+
+    Args:
+        lengths: [N] long, samples up to and including the last observed one
+        y: [N] long class index, or None
+        groups: N names of what was not to be torn apart by a split, or None
+    """
+
+    lengths: Tensor
+    y: Tensor | None
+    groups: list[str] | None
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> Series:
+        """The series at `index` [B] long; `key` of the result is `index`."""
+
+
+class Labelled:
+    """Series with or without labels, held as one tensor.
+
+    Args:
+        x: [N, C, T] samples, NaN where missing or beyond the end
+        y: [N] long class index, or None
+        groups: N names, or None
+    """
+
+    def __init__(self, x: Tensor, y: Tensor | None = None, groups: list[str] | None = None) -> None:
+        self.x, self.y, self.groups = x, y, groups
+        some = ~x.isnan().all(1)
+        ends = torch.arange(1, x.shape[2] + 1)
+        self.lengths = (some * ends).amax(1)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, index: Tensor) -> Series:
+        """The series at `index` [B] long, cropped to the longest among them.
+
+        A sample that is missing or beyond the end is 0 in `x` and False in `observed`.
+        """
+        x, observed = _observed(self.x[index, :, : int(self.lengths[index].max())])
+        return Series(x, observed, None if self.y is None else self.y[index], index)
+
+    def take(self, index: Tensor) -> Labelled:
+        """The part that holds only the series at `index` [B] long."""
+        groups = None if self.groups is None else [self.groups[i] for i in index.tolist()]
+        return Labelled(self.x[index], None if self.y is None else self.y[index], groups)
+
+
+class Windows:
+    """All windows of `context` rows, each with the `horizon` rows that follow it; a view, nothing is copied.
+
+    Args:
+        table: [C, T] samples, NaN where missing
+        context: samples to see
+        horizon: samples to forecast; 0 gives windows without a future
+    """
+
+    y: Tensor | None = None
+    groups: list[str] | None = None
+
+    def __init__(self, table: Tensor, context: int, horizon: int) -> None:
+        self.table, self.context, self.horizon = table, context, horizon
+        self.view = table.unfold(1, context + horizon, 1)
+        self.lengths = torch.full((len(self),), context)
+
+    def __len__(self) -> int:
+        return self.view.shape[1]
+
+    def batch(self, index: Tensor) -> Series:
+        """The windows at `index` [B] long.
+
+        `y` is the future [B, C, H]; a missing future sample stays NaN in it, so `~y.isnan()` says what counts.
+        """
+        rows = self.view[:, index].transpose(0, 1)
+        x, observed = _observed(rows[..., : self.context].contiguous())
+        return Series(x, observed, rows[..., self.context :].contiguous() if self.horizon else None, index)
+
+
+def _observed(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Samples with zeros for NaN, and where they are real; None if everywhere."""
+    missing = x.isnan()
+    if not missing.any():
+        return x, None
+    return x.masked_fill(missing, 0.0), ~missing

@@ -1,0 +1,316 @@
+"""The training loop, on Accelerate: devices, precision and distributed wrappers are its business; ours are the
+optimizer's groups, the schedule, selection by validation, and stopping with a reason.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tstk.draws import Draws
+from tstk.errors import DataError, OptionError, TrainingError
+from tstk.evaluate import evaluate
+from tstk.pipeline import Pipeline
+from tstk.records import Flow, Series
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from tstk.data.dataset import Dataset
+    from tstk.data.parts import Part
+
+
+class Watcher(Protocol):
+    """Who is told how training goes: a progress bar, a metrics file, a test."""
+
+    def begin(self, steps: int, epochs: int) -> None:
+        """Training starts."""
+
+    def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
+        """Some steps are done: means of the loss terms since the last call, and series per second."""
+
+    def epoch(self, row: dict[str, Any], improved: bool) -> None:
+        """An epoch is over: its row of metrics, and whether its weights are the best so far."""
+
+
+@dataclass
+class Fitted:
+    """What training leaves behind.
+
+    Args:
+        history: a row per epoch
+        best: the row that was selected; the pipeline holds its weights
+        seconds: wall time of the loop
+        started: when the first optimizer step was done, `time.time()`
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    started: float = 0.0
+
+
+def fit(pipeline: Pipeline, data: Dataset, watcher: Watcher | None = None, *, epochs: int | None = None,
+        steps: int | None = None, batch_size: int = 64, lr: float = 1e-3, weight_decay: float = 0.05,
+        warmup: float = 0.1, schedule: Literal["cosine", "constant"] = "cosine", clip: float = 1.0,
+        accumulate: int = 1, patience: int | None = None, select: Literal["score", "loss", "last"] = "score",
+        seed: int = 0, device: Literal["auto", "cpu", "cuda"] = "auto",
+        precision: Literal["fp32", "bf16", "fp16"] = "fp32", threads: int | None = None) -> Fitted:
+    """Train a pipeline and leave it with its best weights by validation.
+
+    Args:
+        epochs: passes over the training data; none means enough for 1500 steps, between 20 and 100 passes
+        steps: optimizer steps, instead of epochs
+        batch_size: series per batch
+        lr: highest learning rate of AdamW; parts with pretrained weights may have their own
+        weight_decay: of matrices; never of norms, biases, positions and codebooks
+        warmup: share of the steps in which the rate rises linearly
+        schedule: cosine, the rate falls to zero; constant, it stays
+        clip: largest norm of the gradient; 0 for no limit
+        accumulate: batches per optimizer step
+        patience: epochs without improvement after which training stops; none never stops early
+        select: whose weights are kept: the epoch with the best score on validation (accuracy, or error of a
+            forecast), with the lowest validation loss, or the last
+        seed: of weights, batches, masks and dropout
+        device: where to train; auto takes a GPU if there is one
+        precision: of activations; weights stay float32
+        threads: of the CPU; none leaves it to torch
+    """
+    if len(data.train) == 0:
+        raise DataError(f"{data.name}: the training part is empty")
+    accelerator = _accelerator(device, precision)
+    batches = Batches(data.train, batch_size, accumulate, seed)
+    epochs, total = _budget(len(batches), epochs, steps)
+    optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay), lr=lr, fused=True)
+    ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
+    model = accelerator.prepare(pipeline)
+    step_of = accelerator.prepare(optimizer)
+    trained = [p for p in pipeline.parameters() if p.requires_grad]
+    fitted, judge, ledger = Fitted(), _Judge(select, patience), _Ledger(watcher, sync=accelerator.device.type == "cpu")
+    begin = time.perf_counter()
+    step = 0
+    if watcher:
+        watcher.begin(total, epochs)
+    with _threads(threads), _denormals_flushed():
+        for epoch in range(1, epochs + 1):
+            pipeline.train()
+            ledger.open(epoch)
+            for group in batches.epoch(epoch, accelerator.device):
+                if step == total:
+                    break
+                step += 1
+                flows = []
+                rows = sum(len(s.x) for s in group)
+                for i, series in enumerate(group):
+                    last = i == len(group) - 1
+                    with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
+                        assert series.key is not None
+                        flow = model(series, Draws(seed, step * accumulate + i, series.key))
+                        accelerator.backward(flow.total * (len(series.x) / rows))
+                    flows.append(flow)
+                if clip:
+                    accelerator.clip_grad_norm_(trained, clip)
+                step_of.step()
+                step_of.zero_grad()
+                ramp.step()
+                pipeline.after_step(flows)
+                ledger.enter(step, rows, flows)
+                fitted.started = fitted.started or time.time()
+            row = ledger.close()
+            row["lr"] = ramp.get_last_lr()[0]
+            with accelerator.autocast():
+                row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
+            row["seconds"] = round(time.perf_counter() - begin, 3)
+            fitted.history.append(row)
+            improved = judge.improved(row, pipeline)
+            if watcher:
+                watcher.epoch(row, improved)
+            if judge.weary or step == total:
+                break
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    fitted.best = judge.best
+    fitted.seconds = time.perf_counter() - begin
+    pipeline.load_state_dict(judge.state)
+    pipeline.eval()
+    return fitted
+
+
+class Batches:
+    """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step."""
+
+    def __init__(self, part: Part, batch_size: int, accumulate: int, seed: int) -> None:
+        if batch_size < 1 or accumulate < 1:
+            raise OptionError(f"batch_size={batch_size} and accumulate={accumulate}: expected at least 1")
+        self.part, self.batch_size, self.accumulate, self.seed = part, batch_size, accumulate, seed
+
+    def __len__(self) -> int:
+        """Optimizer steps per epoch."""
+        return -(-len(self.part) // (self.batch_size * self.accumulate))
+
+    def epoch(self, epoch: int, device: torch.device) -> Iterator[list[Series]]:
+        """The groups of one epoch; the order depends on the seed and the epoch alone."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.part), generator=generator)
+        for group in order.split(self.batch_size * self.accumulate):
+            yield [self.part.batch(index).to(device, non_blocking=True) for index in group.split(self.batch_size)]
+
+
+class _Ledger:
+    """Sums of loss terms, brought from the device now and then; stops training when one is not finite."""
+
+    def __init__(self, watcher: Watcher | None, sync: bool) -> None:
+        self.watcher, self.sync = watcher, sync
+        self.pending: list[tuple[int, int, dict[str, Tensor]]] = []
+
+    def open(self, epoch: int) -> None:
+        self.number, self.sums, self.rows = epoch, dict[str, float](), 0
+        self.begin = self.flushed = time.perf_counter()
+
+    def enter(self, step: int, rows: int, flows: list[Flow]) -> None:
+        for flow in flows:
+            assert flow.total is not None
+            terms = {k: v.detach() for k, v in {**flow.terms, "loss": flow.total}.items()}
+            self.pending.append((step, rows // len(flows), terms))
+        # reading a number makes a GPU wait, so there it is done four times a second
+        if self.sync or time.perf_counter() - self.flushed > 0.25:
+            self.flush()
+
+    def flush(self) -> None:
+        recent, count = dict[str, float](), 0
+        for step, rows, terms in self.pending:
+            numbers = torch.stack([v.float() for v in terms.values()]).tolist()
+            for name, value in zip(terms, numbers, strict=True):
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"the loss term {name!r} became {value} at step {step} (epoch {self.number}); training stopped "
+                        "and the last good checkpoint was kept. Try a lower --lr, a smaller --clip or --precision fp32")
+                recent[name] = recent.get(name, 0.0) + value * rows
+            count += rows
+        self.rows += count
+        for name, value in recent.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        now = time.perf_counter()
+        if self.watcher and self.pending:
+            self.watcher.step(self.pending[-1][0], self.number, {k: v / count for k, v in recent.items()},
+                              self.rows / max(now - self.begin, 1e-9))
+        self.pending, self.flushed = [], now
+
+    def close(self) -> dict[str, Any]:
+        self.flush()
+        speed = self.rows / max(time.perf_counter() - self.begin, 1e-9)
+        return {"epoch": self.number, "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
+                "series_per_second": round(speed, 1)}
+
+
+class _Judge:
+    """Which epoch's weights to keep, and when to give up."""
+
+    def __init__(self, select: str, patience: int | None) -> None:
+        self.select, self.patience = select, patience
+        self.best: dict[str, Any] = {}
+        self.state: dict[str, Tensor] = {}
+        self.rank: tuple[float, ...] | None = None
+        self.idle = 0
+
+    def improved(self, row: dict[str, Any], pipeline: nn.Module) -> bool:
+        rank = self._rank(row)
+        better = self.rank is None or rank > self.rank
+        self.idle = 0 if better else self.idle + 1
+        if better:
+            self.rank, self.best = rank, row
+            self.state = {k: v.detach().cpu().clone() for k, v in pipeline.state_dict().items()}
+        return better
+
+    def _rank(self, row: dict[str, Any]) -> tuple[float, ...]:
+        val = row["val"]
+        if self.select == "last":
+            return (row["epoch"],)
+        if self.select == "score" and "accuracy" in val:
+            return (val["accuracy"], -val["loss"])
+        if self.select == "score" and "mse" in val:
+            return (-val["mse"],)
+        return (-val["loss"],)
+
+    @property
+    def weary(self) -> bool:
+        return self.patience is not None and self.idle >= self.patience
+
+
+def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
+    """Epochs and optimizer steps to train for."""
+    if steps is not None:
+        epochs = -(-steps // per_epoch)
+    elif epochs is None:
+        epochs = min(100, max(20, -(-1500 // per_epoch)))
+    if epochs < 1:
+        raise OptionError(f"epochs={epochs}, steps={steps}: expected at least 1")
+    return epochs, per_epoch * epochs if steps is None else steps
+
+
+def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
+    if not 0 <= warmup < 1:
+        raise OptionError(f"warmup={warmup}: expected a share of the steps, 0 or more and less than 1")
+    rising = warmup * total
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        if schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min((step - rising) / max(total - rising, 1), 1.0)))
+
+    return factor
+
+
+def _groups(pipeline: Pipeline, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters by (learning rate, decay): only matrices of linear and convolutional layers decay."""
+    matrices = {f"{name}.weight" for name, part in pipeline.named_modules()
+                if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)}
+    own = {f"{slot}.{path}".rstrip("."): rate for slot, part in pipeline.slots() for path, rate in part.rates().items()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in pipeline.named_parameters():
+        if parameter.requires_grad:
+            rate = next((r for path, r in own.items() if name == path or name.startswith(path + ".")), lr)
+            groups.setdefault((rate, weight_decay if name in matrices else 0.0), []).append(parameter)
+    return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+
+def _accelerator(device: str, precision: str) -> Accelerator:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("--device cuda: torch sees no GPU here; use --device cpu")
+    if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
+        raise OptionError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    # Accelerate keeps the first precision of a process; a second fit may want another
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """On the CPU, tiny learned scales make Adam's second moment denormal, at up to twice the time per step."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,104 @@
+"""Scores of a pipeline on a part of the data; every row counts once, whatever the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tstk.draws import Draws
+from tstk.records import Flow, Series
+
+if TYPE_CHECKING:
+    from tstk.data.parts import Part
+    from tstk.pipeline import Pipeline
+
+
+def in_order(part: Part, batch_size: int, device: torch.device | str) -> Iterator[Series]:
+    """A part from its first row to its last."""
+    for index in torch.arange(len(part)).split(batch_size):
+        yield part.batch(index).to(device)
+
+
+@torch.no_grad()
+def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int = 256) -> dict[str, float]:
+    """Loss terms and, where there is a task, its scores.
+
+    Classification: accuracy and macro F1. Forecasting: mean square and mean absolute error in deviations of
+    the training data, as the literature reports them. Masks are the same at every call.
+
+    Args:
+        seed: of masks
+        batch_size: series at a time
+    """
+    was_training = pipeline.training
+    pipeline.eval()
+    device = pipeline.mean.device
+    sums: dict[str, Tensor] = {}
+    outputs, truths = [], []
+    squares = absolutes = count = torch.zeros((), dtype=torch.float64)
+    for series in in_order(part, batch_size, device):
+        assert series.key is not None
+        flow = pipeline(series, Draws(seed, 0, series.key))
+        for name, value in {**flow.terms, "loss": flow.total}.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(series.x)
+        if pipeline.continues:
+            flow = pipeline.answer(series)
+        if flow.output is not None and pipeline.spec.horizon is None:
+            outputs.append(flow.output.argmax(-1).cpu())
+            truths.append(_labels(flow).cpu())
+        elif flow.output is not None and flow.truth is not None:
+            error = (flow.output - flow.truth).double().cpu()
+            known = error.isfinite()
+            squares = squares + error[known].square().sum()
+            absolutes = absolutes + error[known].abs().sum()
+            count = count + known.sum()
+    pipeline.train(was_training)
+    scores = {name: float(total) / len(part) for name, total in sums.items()}
+    if outputs:
+        scores |= classified(torch.cat(truths), torch.cat(outputs))
+    if count:
+        scores |= {"mse": float(squares / count), "mae": float(absolutes / count)}
+    return scores
+
+
+def _labels(flow: Flow) -> Tensor:
+    assert flow.truth is not None
+    return flow.truth
+
+
+def classified(truth: Tensor, guess: Tensor) -> dict[str, float]:
+    """Accuracy and macro F1 of class indices [N]; rows without a label (-1) do not count."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    known = truth >= 0
+    y, g = truth[known].numpy(), guess[known].numpy()
+    return {"accuracy": float(accuracy_score(y, g)), "f1_macro": float(f1_score(y, g, average="macro", zero_division=0))}
+
+
+def baseline(pipeline: Pipeline, train: Part, part: Part, batch_size: int = 256) -> dict[str, float | str]:
+    """What a trivial answer scores: the majority class, or the last value repeated."""
+    if pipeline.spec.horizon is not None:
+        squares = absolutes = count = torch.zeros((), dtype=torch.float64)
+        for series in in_order(part, batch_size, "cpu"):
+            if series.y is None:
+                continue
+            last = last_observed(series)
+            error = ((series.y - last) / pipeline.std.cpu()).double()
+            known = error.isfinite()
+            squares, absolutes = squares + error[known].square().sum(), absolutes + error[known].abs().sum()
+            count = count + known.sum()
+        return {"what": "last value", "mse": float(squares / count), "mae": float(absolutes / count)}
+    if pipeline.head is not None and part.y is not None and train.y is not None:
+        majority = torch.bincount(train.y).argmax()
+        return {"what": "majority class", **classified(part.y, majority.expand(len(part.y)))}
+    return {}
+
+
+def last_observed(series: Series) -> Tensor:
+    """[B, C, 1], each channel's latest sample that was observed; 0 if none was."""
+    steps = torch.arange(series.x.shape[-1])
+    last = torch.where(series.mask, steps, -1).amax(-1, keepdim=True)
+    return series.x.gather(-1, last.clamp(min=0)) * (last >= 0)
