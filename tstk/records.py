@@ -185,7 +185,7 @@ class Tokens:
         """
         count = where.sum(1)
         most = max(int(count.max()), 1)
-        rows = (~where).to(torch.uint8).argsort(1, stable=True)[:, :most]
+        rows = (~where).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
         return self.at(rows, torch.arange(most, device=rows.device) < count[:, None])
 
     def repeat(self, times: int) -> Tokens:
