@@ -119,3 +119,44 @@ def windows():
 def syllables():
     """The class of a tokenizer with a codebook."""
     return Syllables
+
+
+def write_npz(path, count=24, channels=2, length=20):
+    """Labelled series, some shorter than others, in a file with a training and a test part."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    parts = {}
+    for part, n in (("train", count), ("test", count // 2)):
+        x = rng.normal(size=(n, channels, length)).astype(np.float32) + 3
+        x[::3, :, length - 6 :] = np.nan
+        parts |= {f"X_{part}": x, f"y_{part}": np.arange(n) % 3}
+    np.savez(path, **parts)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def npz(tmp_path_factory):
+    """Path of a small labelled data set."""
+    return write_npz(tmp_path_factory.mktemp("data") / "toy.npz")
+
+
+@pytest.fixture(scope="session")
+def csv(tmp_path_factory):
+    """Path of a small table to forecast."""
+    path = tmp_path_factory.mktemp("data") / "table.csv"
+    x = torch.randn(140, 2, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    rows = [f"2020-01-01 {i // 60:02}:{i % 60:02}:00,{a},{b}" for i, (a, b) in enumerate(x.tolist())]
+    path.write_text("\n".join(["date,u,v", *rows]))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def run(npz, tmp_path_factory):
+    """A run directory: a small classifier trained for two epochs."""
+    from tstk.train import train
+
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    config = resolve(("flag", {**SMALL, "head": "linear", "data": npz, "train": {"epochs": 2, "batch_size": 8}}))
+    train(config, folder)
+    return folder
