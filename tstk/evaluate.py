@@ -75,7 +75,10 @@ def classified(truth: Tensor, guess: Tensor) -> dict[str, float]:
 
     known = truth >= 0
     y, g = truth[known].numpy(), guess[known].numpy()
-    return {"accuracy": float(accuracy_score(y, g)), "f1_macro": float(f1_score(y, g, average="macro", zero_division=0))}
+    return {
+        "accuracy": float(accuracy_score(y, g)),
+        "f1_macro": float(f1_score(y, g, average="macro", zero_division=0)),
+    }
 
 
 def baseline(pipeline: Pipeline, train: Part, part: Part, batch_size: int = 256) -> dict[str, float | str]:

@@ -103,8 +103,9 @@ class Series:
             return None if t is None else t.to(device, non_blocking=non_blocking)
 
         extra = {k: (v.to(device), ok.to(device)) for k, (v, ok) in self.extra.items()}
-        return Series(self.x.to(device, non_blocking=non_blocking), move(self.observed), move(self.y),
-                      move(self.key), extra)
+        return Series(
+            self.x.to(device, non_blocking=non_blocking), move(self.observed), move(self.y), move(self.key), extra
+        )
 
     def fold(self) -> Series:
         """Channels folded into the batch: [B, C, T] -> [B*C, 1, T]; labels and extras are repeated."""
@@ -171,8 +172,7 @@ class Tokens:
             where = rows.reshape(*rows.shape, *[1] * (t.ndim - 2)).expand(*rows.shape, *t.shape[2:])
             return t.gather(1, where)
 
-        taken = {f.name: take(getattr(self, f.name)) for f in fields(self)
-                 if f.name in (*_ROWS, "weight")}
+        taken = {f.name: take(getattr(self, f.name)) for f in fields(self) if f.name in (*_ROWS, "weight")}
         taken["valid"] = taken["valid"] if valid is None else taken["valid"] & valid
         attrs = {k: take(v) for k, v in self.attrs.items()}
         return Tokens(**taken, attrs=attrs, prefix=self.prefix, aux=self.aux)  # type: ignore[arg-type]
@@ -223,14 +223,17 @@ class Tokens:
             got = getattr(self, name)
             if got is None or tuple(got.shape) != shape:
                 seen = "None" if got is None else list(got.shape)
-                raise ValueError(f"{who}: {name} is {seen}; expected {list(shape)} (B, N, ... with A = "
-                                 f"out.axes = {spec.axes}, D = out.dim = {spec.dim}, K = out.target = {spec.target})")
+                raise ValueError(
+                    f"{who}: {name} is {seen}; expected {list(shape)} (B, N, ... with A = "
+                    f"out.axes = {spec.axes}, D = out.dim = {spec.dim}, K = out.target = {spec.target})"
+                )
         for name, got, kind in (("valid", self.valid, torch.bool), ("index", self.index, torch.long)):
             if got.dtype != kind:
                 raise ValueError(f"{who}: {name} is {got.dtype}; expected {kind}")
         if n and (int(self.index.max()) >= spec.tokens or int(self.index.min()) < 0):
-            raise ValueError(f"{who}: index reaches {int(self.index.max())}, but the grid {spec.grid} has "
-                             f"{spec.tokens} slots")
+            raise ValueError(
+                f"{who}: index reaches {int(self.index.max())}, but the grid {spec.grid} has {spec.tokens} slots"
+            )
         return self
 
 
