@@ -172,7 +172,8 @@ def spec_of(found: dict[str, Any]) -> Spec:
     """The Spec that a run's data had."""
     from tstk.records import Spec
 
-    return Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in found["spec"].items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["spec"].items()}
+    return Spec(**fields)
 
 
 def load(folder: str | Path) -> Pipeline:

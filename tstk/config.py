@@ -107,10 +107,9 @@ def resolve(*layers: Layer) -> Config:
     stack = [_mounted(layer, config) for layer in stack]
     stack.insert(0, ("default", _default_uses(stack)))
     for section in (*SLOTS, *SECTIONS):
-        tables = [(source, t[section]) for source, t in stack if section in t]
-        if section in SLOTS and not tables:
-            continue
-        config.values[section] = _component(section, tables, section, config, faults)
+        said = [(source, t[section]) for source, t in stack if section in t]
+        if said or section in SECTIONS:
+            config.values[section] = _component(section, said, section, config, faults)
     if faults:
         raise OptionError("\n".join(faults))
     return config
@@ -193,7 +192,7 @@ def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: 
     kept = {s: dict(old[s]) for s in (SLOTS if same_task else ("tokenizer", "encoder")) if s in old}
     named = {s: t[s]["use"] for _, t in stack for s in SLOTS if t.get(s, {}).get("use")}
     for slot, table in kept.items():
-        if same(named.get(slot, table["use"]), table["use"]):
+        if same(str(named.get(slot, table["use"])), table["use"]):
             config.mounts[slot] = run
     kept["pipeline"] = {k: v for k, v in old.get("pipeline", {}).items() if k in ("channels", "instance_norm")}
     if not any(t.get("data", {}).get("use") for _, t in stack):

@@ -19,7 +19,7 @@ Policy = Callable[[Tokens, float, Draws], Tensor]
 
 def _lowest(scores: Tensor, count: Tensor) -> Tensor:
     """[B, N] bool, True at each row's `count` [B] lowest scores."""
-    rank = scores.argsort(1, stable=True).argsort(1)
+    rank = scores.argsort(dim=1, stable=True).argsort(1)
     return rank < count[:, None]
 
 
@@ -48,7 +48,7 @@ def block(tokens: Tokens, ratio: float, draws: Draws) -> Tensor:
     count = _counts(tokens, ratio)
     room = (tokens.valid.sum(1) - count).clamp(min=0)
     start = (draws.uniform() * (room + 1)).floor().long()
-    rank = _among_valid(tokens, tokens.pos[..., 0]).argsort(1, stable=True).argsort(1)
+    rank = _among_valid(tokens, tokens.pos[..., 0]).argsort(dim=1, stable=True).argsort(1)
     return (rank >= start[:, None]) & (rank < (start + count)[:, None])
 
 

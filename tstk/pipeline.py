@@ -174,7 +174,7 @@ class Pipeline(nn.Module):
         return self._unfolded(self.encoder(self._enter(series, blank=False).tokens))
 
     @torch.no_grad()
-    def embed(self, series: Series, how: str = "mean") -> Tensor:
+    def embed(self, series: Series, how: Literal["mean", "max", "cls"] = "mean") -> Tensor:
         """One vector per series, [B, D]: encoded tokens pooled by `mean`, `max` or `cls`."""
         tokens = self.encode(series)
         if how == "cls":
@@ -291,26 +291,13 @@ class Pipeline(nn.Module):
             return tokens
         c = self.spec.channels
 
-        def wide(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.reshape(-1, c * t.shape[1], *t.shape[2:])
+        def wide(t: Tensor) -> Tensor:
+            return t.reshape(-1, c * t.shape[1], *t.shape[2:])
 
         channel = torch.arange(c, device=tokens.pos.device).repeat(len(tokens.pos) // c)[:, None]
-        pos = torch.cat([tokens.pos, channel[..., None].expand(*tokens.index.shape, 1).to(tokens.pos.dtype)], -1)
-        fields = {
-            "values": tokens.values,
-            "pos": pos,
-            "index": tokens.index * c + channel,
-            "valid": tokens.valid,
-            "target": tokens.target,
-            "weight": tokens.weight,
-            "ids": tokens.ids,
-            "prefix": tokens.prefix,
-        }
-        return Tokens(
-            **{k: wide(v) for k, v in fields.items()},  # type: ignore[arg-type]
-            attrs={k: wide(v) for k, v in tokens.attrs.items()},
-            aux=tokens.aux,
-        )  # type: ignore[misc]
+        axis = channel[..., None].expand(*tokens.index.shape, 1).to(tokens.pos.dtype)
+        told = tokens.but(pos=torch.cat([tokens.pos, axis], -1), index=tokens.index * c + channel)
+        return told.map(wide).but(prefix=None if tokens.prefix is None else wide(tokens.prefix))
 
 
 def independent(spec: Spec, channels: str) -> bool:

@@ -8,7 +8,8 @@ Symbols: B batch, C channels, T samples, N/M tokens, D width, K target width, A 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -124,7 +125,7 @@ class Series:
         return Series(self.x.flatten(0, 1).unsqueeze(1), flat(self.observed), y, key, extra)
 
 
-_ROWS = ("values", "pos", "index", "valid", "target", "ids")
+_ROWS = ("values", "pos", "index", "valid", "target", "weight", "ids")
 
 
 @dataclass
@@ -163,19 +164,19 @@ class Tokens:
         """[B, N] where each token's stretch of samples ends (exclusive); `spec` says how tokens lie in time."""
         return self.pos[..., 0] * (spec.step or 1) + (spec.span or 1)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Tokens:
+        """`change` applied to every per-token tensor [B, N, ...]; prefix and aux stay."""
+        rows: dict[str, Any] = {n: change(t) for n in _ROWS if (t := getattr(self, n)) is not None}
+        return replace(self, **rows, attrs={k: change(v) for k, v in self.attrs.items()})
+
     def at(self, rows: Tensor, valid: Tensor | None = None) -> Tokens:
-        """Tokens gathered at `rows` [B, M] long, with their validity taken from `valid` [B, M] if given."""
+        """Tokens gathered at `rows` [B, M] long, valid where they were and, if given, `valid` [B, M] is True."""
 
-        def take(t: Tensor | None) -> Tensor | None:
-            if t is None:
-                return None
-            where = rows.reshape(*rows.shape, *[1] * (t.ndim - 2)).expand(*rows.shape, *t.shape[2:])
-            return t.gather(1, where)
+        def take(t: Tensor) -> Tensor:
+            return t.gather(1, rows.reshape(*rows.shape, *[1] * (t.ndim - 2)).expand(*rows.shape, *t.shape[2:]))
 
-        taken = {f.name: take(getattr(self, f.name)) for f in fields(self) if f.name in (*_ROWS, "weight")}
-        taken["valid"] = taken["valid"] if valid is None else taken["valid"] & valid
-        attrs = {k: take(v) for k, v in self.attrs.items()}
-        return Tokens(**taken, attrs=attrs, prefix=self.prefix, aux=self.aux)  # type: ignore[arg-type]
+        taken = self.map(take)
+        return taken if valid is None else taken.but(valid=taken.valid & valid)
 
     def keep(self, where: Tensor) -> Tokens:
         """The tokens at `where`, in their original order.
@@ -185,19 +186,15 @@ class Tokens:
         """
         count = where.sum(1)
         most = max(int(count.max()), 1)
-        rows = (~where).to(torch.uint8).argsort(1, stable=True)[:, :most]
+        rows = (~where).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
         return self.at(rows, torch.arange(most, device=rows.device) < count[:, None])
 
     def repeat(self, times: int) -> Tokens:
         """The batch stacked `times` times, [times * B, ...]."""
         if times == 1:
             return self
-
-        def stack(t: Tensor | None) -> Tensor | None:
-            return None if t is None else torch.cat([t] * times)
-
-        rows = {n: stack(getattr(self, n)) for n in (*_ROWS, "weight", "prefix")}
-        return Tokens(**rows, attrs={k: torch.cat([v] * times) for k, v in self.attrs.items()}, aux=self.aux)  # type: ignore[arg-type]
+        prefix = None if self.prefix is None else torch.cat([self.prefix] * times)
+        return self.map(lambda t: torch.cat([t] * times)).but(prefix=prefix)
 
     def append(self, other: Tokens) -> Tokens:
         """These tokens followed by `other`; optional fields survive only where both have them."""
@@ -205,7 +202,7 @@ class Tokens:
         def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
             return None if a is None or b is None else torch.cat([a, b], 1)
 
-        rows = {n: both(getattr(self, n), getattr(other, n)) for n in (*_ROWS, "weight")}
+        rows = {n: both(getattr(self, n), getattr(other, n)) for n in _ROWS}
         attrs = {k: torch.cat([v, other.attrs[k]], 1) for k, v in self.attrs.items() if k in other.attrs}
         return Tokens(**rows, attrs=attrs, prefix=self.prefix, aux={**self.aux, **other.aux})  # type: ignore[arg-type]
 

@@ -117,7 +117,7 @@ class Registry:
             own = [h for h in self._manager.hook.tstk_entries.get_hookimpls() if h.plugin is module]
             if not own:
                 raise TstkError(f"{source.module} has no function tstk_entries marked with @tstk.hookimpl")
-            for entry in own[0].function():
+            for entry in own[0].function():  # type: ignore[attr-defined]
                 plugin.entries.append(replace(_checked(entry), dist=source.dist))
         except (Exception, SystemExit) as e:
             if os.environ.get("TSTK_STRICT") == "1":

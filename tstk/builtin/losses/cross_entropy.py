@@ -21,6 +21,7 @@ class CrossEntropy(Loss):
 
     needs = ("classes",)
     reads = "head"
+    weight: Tensor
 
     def __init__(self, spec: Spec, *, smoothing: float = 0.0, balanced: bool = False) -> None:
         super().__init__(spec)
@@ -39,7 +40,7 @@ class CrossEntropy(Loss):
             flow.output,
             flow.truth,
             self.weight,
-            reduction="none",  # type: ignore[arg-type]
+            reduction="none",
             label_smoothing=self.smoothing,
             ignore_index=-1,
         )

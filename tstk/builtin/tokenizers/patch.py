@@ -15,7 +15,7 @@ from tstk.slots import Tokenizer
 
 
 class Patch(Tokenizer):
-    """Windows of consecutive samples, all channels together, mapped to a token (PatchTST, Nie et al. 2023, section 3.1).
+    """Windows of consecutive samples, all channels together, mapped to a token (PatchTST, Nie et al. 2023).
 
     The series is padded at its end to a whole number of strides; a patch is valid if any of its samples was observed.
 
@@ -101,10 +101,11 @@ class Patch(Tokenizer):
         b, n, _ = answer.shape
         total = (n - 1) * self.stride + self.window
         parts = answer.reshape(b, n, self.spec.channels * self.window).transpose(1, 2)
-        fold = {"output_size": (1, total), "kernel_size": (1, self.window), "stride": (1, self.stride)}
-        x = F.fold(parts, **fold)[:, :, 0]  # type: ignore[arg-type]
-        count = F.fold(parts.new_ones(1, self.window, n), **fold)[:, :, 0]  # type: ignore[arg-type]
-        return (x / count)[..., :length]
+
+        def lay(windows: Tensor) -> Tensor:
+            return F.fold(windows, (1, total), (1, self.window), stride=(1, self.stride))[:, :, 0]
+
+        return (lay(parts) / lay(parts.new_ones(1, self.window, n)))[..., :length]
 
 
 def fitted_window(length: int) -> int:
