@@ -91,8 +91,8 @@ def fit(
         clip: largest norm of the gradient; 0 for no limit
         accumulate: batches per optimizer step
         patience: epochs without improvement after which training stops; none never stops early
-        select: whose weights are kept: the epoch with the best score on validation (accuracy, or error of a
-            forecast), with the lowest validation loss, or the last
+        select: whose weights are kept: the epoch with the best score on validation (accuracy, the later of equals;
+            or error of a forecast), with the lowest validation loss, or the last
         seed: of weights, batches, masks and dropout
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32
@@ -256,7 +256,7 @@ class _Judge:
         if self.select == "last":
             return (row["epoch"],)
         if self.select == "score" and "accuracy" in val:
-            return (val["accuracy"], -val["loss"])
+            return (val["accuracy"], row["epoch"])  # of equals the later one: its rate has fallen further
         if self.select == "score" and "mse" in val:
             return (-val["mse"],)
         return (-val["loss"],)
