@@ -101,7 +101,7 @@ def resolve(*layers: Layer) -> Config:
                 )
     stack = [(source, {k: _table(v) for k, v in tables.items()}) for source, tables in layers]
     config = Config({})
-    start = next((t["pipeline"]["from"] for _, t in reversed(stack) if t.get("pipeline", {}).get("from")), None)
+    start = _said(stack, "pipeline", "from")
     if start is not None:
         stack.insert(0, (f"run {start}", _inherited(str(start), stack, config)))
     stack = [_mounted(layer, config) for layer in stack]
@@ -122,6 +122,12 @@ def same(a: str, b: str) -> bool:
 
 def _table(value: Any) -> Table:
     return {"use": value} if not isinstance(value, Mapping) else dict(value)
+
+
+def _said(stack: Sequence[tuple[str, dict[str, Table]]], section: str, name: str) -> Any:
+    """What the highest layer that mentions an option says, before it is checked; "none", as TOML spells it, is None."""
+    said = [v for _, t in stack if (v := t.get(section, {}).get(name)) is not None]
+    return said[-1] if said and said[-1] != "none" else None
 
 
 def _component(kind: str, tables: Sequence[tuple[str, Table]], path: str, config: Config, faults: list[str]) -> Table:
@@ -222,10 +228,9 @@ def _mounted(layer: tuple[str, dict[str, Table]], config: Config) -> tuple[str, 
 def _default_uses(stack: Sequence[tuple[str, dict[str, Table]]]) -> dict[str, Table]:
     """The components that were not named: what the named ones call for."""
     uses: dict[str, str | None] = dict.fromkeys(SLOTS)
-    horizon = None
     for _, tables in stack:
         uses |= {s: tables[s]["use"] for s in SLOTS if tables.get(s, {}).get("use")}
-        horizon = tables.get("data", {}).get("horizon", horizon)
+    horizon = _said(stack, "data", "horizon")
     added: dict[str, str] = {}
 
     def facts(kind: str) -> dict[str, Any]:

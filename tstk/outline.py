@@ -138,7 +138,7 @@ def outline(target: str) -> Outline:
         for arg, default in zip(signature.args.kwonlyargs, signature.args.kw_defaults, strict=True):
             # a trailing underscore keeps a Python keyword (`from_`) usable as an option's name
             name_ = arg.arg.rstrip("_")
-            options[name_] = replace(_option(arg, default, helps.get(arg.arg, ""), target), name=name_)
+            options[name_] = replace(_option(arg, default, helps.get(name_, ""), target), name=name_)
     return Outline(text, options, facts)
 
 

@@ -1,0 +1,162 @@
+"""Small batches, specs and pipelines that the tests of the core share."""
+
+import pytest
+import torch
+
+from tstk.assemble import assemble
+from tstk.config import resolve
+from tstk.records import Series, Spec, Tokens
+from tstk.slots import Tokenizer
+
+torch.set_num_threads(1)
+
+
+class Syllables(Tokenizer):
+    """A tokenizer with a codebook and a way back to samples: the least that next-code and `own` can work with."""
+
+    synthesises = True
+    window = 4
+
+    def __init__(self, spec: Spec, *, codes: int = 5, dim: int = 16) -> None:
+        super().__init__(spec)
+        self.book = torch.nn.Embedding(codes, dim)
+        self.voice = torch.nn.Linear(dim, spec.channels * self.window)
+        self.steps = 0
+        self.out = spec.but(dim=dim, grid=(-(-spec.length // self.window),), vocab=codes, step=4.0, span=4.0)
+
+    def forward(self, series):
+        n = -(-series.x.shape[-1] // self.window)
+        short = n * self.window - series.x.shape[-1]
+        x, mask = (torch.nn.functional.pad(t, (0, short)) for t in (series.x, series.mask))
+        x, mask = (t.unfold(-1, self.window, self.window).transpose(1, 2).flatten(2) for t in (x, mask))
+        ids = (x.sum(-1).mul(3).round().long()) % self.book.num_embeddings
+        index = torch.arange(n).expand(len(x), n)
+        commit = (self.voice(self.book(ids)) - x).square().mean()
+        return Tokens(self.embed(ids), index[..., None].float(), index, mask.any(-1), ids=ids, aux={"commit": commit})
+
+    def embed(self, ids):
+        return self.book(ids)
+
+    def decode(self, values, length):
+        spoken = self.voice(values).unflatten(-1, (self.spec.channels, self.window))
+        return spoken.permute(0, 2, 1, 3).flatten(2)[..., :length]
+
+    def after_step(self, flows):
+        self.steps += 1
+
+
+def ragged_batch(batch=4, channels=2, length=24, classes=3, seed=0):
+    """Labelled series of several lengths, with a hole in some."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, length, generator=draw)
+    observed = torch.ones_like(x, dtype=torch.bool)
+    for i in range(batch):
+        observed[i, :, length - (i * 5) % (length // 2) :] = i * 5 % (length // 2) == 0
+        observed[i, i % channels, 3 : 3 + i] = False
+    return Series(x * observed, observed, torch.arange(batch) % classes, torch.arange(batch))
+
+
+def table_batch(batch=4, channels=2, length=24, horizon=8, seed=0):
+    """Windows of a table: complete contexts but for a hole, each with its future."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, length, generator=draw).cumsum(-1)
+    y = torch.randn(batch, channels, horizon, generator=draw)
+    observed = torch.ones_like(x, dtype=torch.bool)
+    observed[0, 0, 5:9] = False
+    y[1, 0, 2] = torch.nan
+    return Series(x * observed, observed, y, torch.arange(batch))
+
+
+LABELLED = Spec(channels=2, length=24, classes=3)
+TABLE = Spec(channels=2, length=24, horizon=8)
+SMALL = {
+    "tokenizer": {"use": "patch", "dim": 16, "window": 4},
+    "encoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0},
+}
+
+
+def small(spec, seed=0, wiring=None, **slots):
+    """A bound pipeline of small parts, from tables or names per slot."""
+    tables = dict(SMALL)
+    for slot, given in slots.items():
+        given = {"use": given} if isinstance(given, str) else given
+        base = tables.get(slot, {})
+        tables[slot] = {**(base if given.get("use", base.get("use")) == base.get("use") else {}), **given}
+    torch.manual_seed(seed)
+    config = resolve(("test", {**tables, "data": {"horizon": spec.horizon}}))
+    pipeline = assemble(config, spec, **(wiring or {}))
+    pipeline.bind()
+    return pipeline
+
+
+@pytest.fixture
+def build():
+    """`small`: a bound pipeline of small parts."""
+    return small
+
+
+@pytest.fixture
+def labelled_spec():
+    return LABELLED
+
+
+@pytest.fixture
+def table_spec():
+    return TABLE
+
+
+@pytest.fixture
+def ragged():
+    return ragged_batch
+
+
+@pytest.fixture
+def windows():
+    return table_batch
+
+
+@pytest.fixture
+def syllables():
+    """The class of a tokenizer with a codebook."""
+    return Syllables
+
+
+def write_npz(path, count=24, channels=2, length=20):
+    """Labelled series, some shorter than others, in a file with a training and a test part."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    parts = {}
+    for part, n in (("train", count), ("test", count // 2)):
+        x = rng.normal(size=(n, channels, length)).astype(np.float32) + 3
+        x[::3, :, length - 6 :] = np.nan
+        parts |= {f"X_{part}": x, f"y_{part}": np.arange(n) % 3}
+    np.savez(path, **parts)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def npz(tmp_path_factory):
+    """Path of a small labelled data set."""
+    return write_npz(tmp_path_factory.mktemp("data") / "toy.npz")
+
+
+@pytest.fixture(scope="session")
+def csv(tmp_path_factory):
+    """Path of a small table to forecast."""
+    path = tmp_path_factory.mktemp("data") / "table.csv"
+    x = torch.randn(140, 2, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    rows = [f"2020-01-01 {i // 60:02}:{i % 60:02}:00,{a},{b}" for i, (a, b) in enumerate(x.tolist())]
+    path.write_text("\n".join(["date,u,v", *rows]))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def run(npz, tmp_path_factory):
+    """A run directory: a small classifier trained for two epochs."""
+    from tstk.train import train
+
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    config = resolve(("flag", {**SMALL, "head": "linear", "data": npz, "train": {"epochs": 2, "batch_size": 8}}))
+    train(config, folder)
+    return folder
