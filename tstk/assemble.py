@@ -63,7 +63,7 @@ def assemble(
     inner = inner_spec(spec, channels, "head" in tables)
     tokenizer = cast(Tokenizer, create("tokenizer", tables["tokenizer"], inner))
     encoder = cast(Encoder, create("encoder", tables["encoder"], tokenizer.out))
-    loss = cast(Loss, create("loss", tables["loss"], encoder.out))
+    loss = cast(Loss, create("loss", tables["loss"], encoder.out.but(content=tokenizer.out.dim)))
     decoder = head = None
     idle = {"head": "decoder", "decoder": "head"}[loss.reads]
     if idle in tables:

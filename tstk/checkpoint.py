@@ -50,10 +50,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_weights(pipeline: Pipeline, path: Path) -> None:
-    """All parameters and buffers as safetensors, whole or not at all."""
+    """All parameters and buffers but the transient ones as safetensors, whole or not at all."""
     from safetensors.torch import save_file
 
-    state = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items()}
+    passing = tuple(f"{name}.{path}." for name, part in pipeline.slots() for path in part.transient)
+    state = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items() if not k.startswith(passing)}
     part = path.with_name(path.name + ".part")
     save_file(state, part)
     part.chmod(0o644)  # safetensors writes for the owner alone

@@ -191,7 +191,7 @@ class _Ledger:
     def enter(self, step: int, rows: int, flows: list[Flow]) -> None:
         for flow in flows:
             assert flow.total is not None
-            terms = {k: v.detach() for k, v in {**flow.terms, "loss": flow.total}.items()}
+            terms = {k: v.detach() for k, v in {**flow.terms, **flow.logs, "loss": flow.total}.items()}
             self.pending.append((step, rows // len(flows), terms))
         # reading a number makes a GPU wait, so there it is done four times a second
         if self.sync or time.perf_counter() - self.flushed > 0.25:

@@ -184,10 +184,11 @@ class Pipeline(nn.Module):
         return pool(tokens.values, tokens.valid, how)
 
     def _answer(self, flow: Flow) -> None:
-        flow.hidden = _hidden(flow.seen, flow.asked)
         flow.encoded = self.encoder(flow.seen)
         if self.decoder is not None:
-            flow.decoded = self.decoder(flow.encoded, flow.asked, self.encoder.place)
+            given = self.loss.reveal(flow.encoded, flow.asked)
+            flow.hidden = _hidden(given, flow.asked)
+            flow.decoded = self.decoder(given, flow.asked, self.encoder.place)
         if self.head is not None:
             per_channel = self.head.per_channel
             output = self.head(flow.encoded if per_channel else self._unfolded(flow.encoded))
@@ -323,8 +324,6 @@ def head_spec(spec: Spec, encoded: Spec, channels: str, per_channel: bool) -> Sp
 
 def _hidden(seen: Tokens, asked: Tokens) -> Tensor:
     """[B, M] bool: the asked tokens that were not seen."""
-    if seen is asked:
-        return torch.zeros_like(asked.valid)
     slots = int(max(seen.index.max(), asked.index.max())) + 1
     known = torch.zeros(len(seen.index), slots, device=seen.index.device)
     known.scatter_add_(1, seen.index, seen.valid.to(known.dtype))

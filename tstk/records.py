@@ -31,6 +31,7 @@ class Spec:
         grid: tokens along each axis when the series has full length; axis 0 is time
         step: samples from one token to the next along time; None if tokens are not laid out in time
         span: samples that one token covers
+        content: width of a token as the tokenizer made it
         target: width of what a decoder must answer per token; None if the answer stays a state
         vocab: number of codes, if tokens are discrete
         ordered: the order of tokens means something
@@ -48,6 +49,7 @@ class Spec:
     grid: tuple[int, ...] = ()
     step: float | None = None
     span: float | None = None
+    content: int | None = None
     target: int | None = None
     vocab: int | None = None
     ordered: bool = True
@@ -251,7 +253,8 @@ class Flow:
         mean: [B, C, 1] what instance normalisation subtracted, or None
         scale: [B, C, 1] what instance normalisation divided by, or None
         total: the scalar to call backward on
-        terms: the summands of `total` and the logged penalties, name -> scalar
+        terms: the summands of `total` and the penalties of frozen parts, name -> scalar
+        logs: what a loss wants to be watched beside them, name -> scalar
     """
 
     series: Series
@@ -267,3 +270,4 @@ class Flow:
     scale: Tensor | None = None
     total: Tensor | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
+    logs: dict[str, Tensor] = field(default_factory=dict)
