@@ -55,6 +55,32 @@ class Config:
         return to_toml(self.values, self.sources if provenance else {})
 
 
+def chosen(choices: Mapping[str, Any]) -> Table:
+    """Flat choices as tables: `{"encoder": "bert", "encoder__depth": 4, "epochs": 9}`; a dot does for `__`.
+
+    Raises:
+        OptionError: no table has an option of this name
+    """
+    tables: Table = {}
+    homes = {option: section for section in SECTIONS for option in shape_of(section, None).options}
+    for name, value in choices.items():
+        path = name.replace("__", ".").split(".")
+        if path[0] not in (*SLOTS, "data"):
+            if name.rstrip("_") not in homes:
+                raise OptionError(f"there is no option {name!r}.{did_you_mean(name, [*homes, *SLOTS, 'data'])}")
+            path = [homes[name.rstrip("_")], name.rstrip("_")]
+        if len(path) == 1 and isinstance(value, Mapping):
+            tables.setdefault(path[0], {}).update(value)
+            continue
+        table = tables.setdefault(path[0], {})
+        for step in path[1:-1]:
+            below = table.get(step)
+            table[step] = below if isinstance(below, dict) else ({} if below is None else {"use": below})
+            table = table[step]
+        table[path[-1] if len(path) > 1 else "use"] = value
+    return tables
+
+
 def resolve(*layers: Layer) -> Config:
     """Lay tables over each other, later ones on top, and check every value.
 
@@ -70,8 +96,9 @@ def resolve(*layers: Layer) -> Config:
         for name in tables:
             if name not in (*SLOTS, *SECTIONS):
                 known = (*SLOTS, *SECTIONS)
-                faults.append(f"{source}: there is no table [{name}].{did_you_mean(name, known)} "
-                              f"There are: {', '.join(known)}.")
+                faults.append(
+                    f"{source}: there is no table [{name}].{did_you_mean(name, known)} There are: {', '.join(known)}."
+                )
     stack = [(source, {k: _table(v) for k, v in tables.items()}) for source, tables in layers]
     config = Config({})
     start = _said(stack, "pipeline", "from")
@@ -80,10 +107,9 @@ def resolve(*layers: Layer) -> Config:
     stack = [_mounted(layer, config) for layer in stack]
     stack.insert(0, ("default", _default_uses(stack)))
     for section in (*SLOTS, *SECTIONS):
-        tables = [(source, t[section]) for source, t in stack if section in t]
-        if section in SLOTS and not tables:
-            continue
-        config.values[section] = _component(section, tables, section, config, faults)
+        said = [(source, t[section]) for source, t in stack if section in t]
+        if said or section in SECTIONS:
+            config.values[section] = _component(section, said, section, config, faults)
     if faults:
         raise OptionError("\n".join(faults))
     return config
@@ -115,13 +141,16 @@ def _component(kind: str, tables: Sequence[tuple[str, Table]], path: str, config
     for s, table in tables:
         if kind in SLOTS and table.get("use") is not None and not same(table["use"], str(use)):
             if len(table) > 1:
-                config.notes.append(f"[{path}] of {s} is for {table['use']!r} and was set aside: "
-                                    f"{source} chose {use!r}")
+                config.notes.append(
+                    f"[{path}] of {s} is for {table['use']!r} and was set aside: {source} chose {use!r}"
+                )
         else:
             mine.append((s, table))
             for name in table.keys() - shape.options.keys() - {"use"}:
-                faults.append(f"{who} has no option {name!r} (from {s}: {path}.{name})."
-                              + (did_you_mean(name, shape.options) or _choices(shape)))
+                faults.append(
+                    f"{who} has no option {name!r} (from {s}: {path}.{name})."
+                    + (did_you_mean(name, shape.options) or _choices(shape))
+                )
     for name, option in shape.options.items():
         dotted = f"{path}.{name}"
         given = [(s, t[name]) for s, t in mine if name in t]
@@ -154,8 +183,8 @@ def _shape(kind: str, use: str | None) -> tuple[Outline, str]:
     return outline(registry().find(kind, use).target), f"{kind} {use!r}"
 
 
-def shape_of(kind: str, use: str) -> Outline:
-    """The outline of a component by name."""
+def shape_of(kind: str, use: str | None) -> Outline:
+    """The outline of a component by name, or of a table that is no slot."""
     return _shape(kind, use)[0]
 
 
@@ -169,7 +198,7 @@ def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: 
     kept = {s: dict(old[s]) for s in (SLOTS if same_task else ("tokenizer", "encoder")) if s in old}
     named = {s: t[s]["use"] for _, t in stack for s in SLOTS if t.get(s, {}).get("use")}
     for slot, table in kept.items():
-        if same(named.get(slot, table["use"]), table["use"]):
+        if same(str(named.get(slot, table["use"])), table["use"]):
             config.mounts[slot] = run
     kept["pipeline"] = {k: v for k, v in old.get("pipeline", {}).items() if k in ("channels", "instance_norm")}
     if not any(t.get("data", {}).get("use") for _, t in stack):

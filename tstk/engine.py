@@ -57,12 +57,27 @@ class Fitted:
     started: float = 0.0
 
 
-def fit(pipeline: Pipeline, data: Dataset, watcher: Watcher | None = None, *, epochs: int | None = None,
-        steps: int | None = None, batch_size: int = 64, lr: float = 1e-3, weight_decay: float = 0.05,
-        warmup: float = 0.1, schedule: Literal["cosine", "constant"] = "cosine", clip: float = 1.0,
-        accumulate: int = 1, patience: int | None = None, select: Literal["score", "loss", "last"] = "score",
-        seed: int = 0, device: Literal["auto", "cpu", "cuda"] = "auto",
-        precision: Literal["fp32", "bf16", "fp16"] = "fp32", threads: int | None = None) -> Fitted:
+def fit(
+    pipeline: Pipeline,
+    data: Dataset,
+    watcher: Watcher | None = None,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    warmup: float = 0.1,
+    schedule: Literal["cosine", "constant"] = "cosine",
+    clip: float = 1.0,
+    accumulate: int = 1,
+    patience: int | None = None,
+    select: Literal["score", "loss", "last"] = "score",
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    threads: int | None = None,
+) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
 
     Args:
@@ -76,8 +91,8 @@ def fit(pipeline: Pipeline, data: Dataset, watcher: Watcher | None = None, *, ep
         clip: largest norm of the gradient; 0 for no limit
         accumulate: batches per optimizer step
         patience: epochs without improvement after which training stops; none never stops early
-        select: whose weights are kept: the epoch with the best score on validation (accuracy, or error of a
-            forecast), with the lowest validation loss, or the last
+        select: whose weights are kept: the epoch with the best score on validation (accuracy, the later of equals;
+            or error of a forecast), with the lowest validation loss, or the last
         seed: of weights, batches, masks and dropout
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32
@@ -176,7 +191,7 @@ class _Ledger:
     def enter(self, step: int, rows: int, flows: list[Flow]) -> None:
         for flow in flows:
             assert flow.total is not None
-            terms = {k: v.detach() for k, v in {**flow.terms, "loss": flow.total}.items()}
+            terms = {k: v.detach() for k, v in {**flow.terms, **flow.logs, "loss": flow.total}.items()}
             self.pending.append((step, rows // len(flows), terms))
         # reading a number makes a GPU wait, so there it is done four times a second
         if self.sync or time.perf_counter() - self.flushed > 0.25:
@@ -190,7 +205,8 @@ class _Ledger:
                 if not math.isfinite(value):
                     raise TrainingError(
                         f"the loss term {name!r} became {value} at step {step} (epoch {self.number}); training stopped "
-                        "and the last good checkpoint was kept. Try a lower --lr, a smaller --clip or --precision fp32")
+                        "and the last good checkpoint was kept. Try a lower --lr, a smaller --clip or --precision fp32"
+                    )
                 recent[name] = recent.get(name, 0.0) + value * rows
             count += rows
         self.rows += count
@@ -198,15 +214,22 @@ class _Ledger:
             self.sums[name] = self.sums.get(name, 0.0) + value
         now = time.perf_counter()
         if self.watcher and self.pending:
-            self.watcher.step(self.pending[-1][0], self.number, {k: v / count for k, v in recent.items()},
-                              self.rows / max(now - self.begin, 1e-9))
+            self.watcher.step(
+                self.pending[-1][0],
+                self.number,
+                {k: v / count for k, v in recent.items()},
+                self.rows / max(now - self.begin, 1e-9),
+            )
         self.pending, self.flushed = [], now
 
     def close(self) -> dict[str, Any]:
         self.flush()
         speed = self.rows / max(time.perf_counter() - self.begin, 1e-9)
-        return {"epoch": self.number, "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
-                "series_per_second": round(speed, 1)}
+        return {
+            "epoch": self.number,
+            "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
+            "series_per_second": round(speed, 1),
+        }
 
 
 class _Judge:
@@ -233,7 +256,7 @@ class _Judge:
         if self.select == "last":
             return (row["epoch"],)
         if self.select == "score" and "accuracy" in val:
-            return (val["accuracy"], -val["loss"])
+            return (val["accuracy"], row["epoch"])  # of equals the later one: its rate has fallen further
         if self.select == "score" and "mse" in val:
             return (-val["mse"],)
         return (-val["loss"],)
@@ -271,8 +294,11 @@ def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
 
 def _groups(pipeline: Pipeline, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters by (learning rate, decay): only matrices of linear and convolutional layers decay."""
-    matrices = {f"{name}.weight" for name, part in pipeline.named_modules()
-                if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)}
+    matrices = {
+        f"{name}.weight"
+        for name, part in pipeline.named_modules()
+        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)
+    }
     own = {f"{slot}.{path}".rstrip("."): rate for slot, part in pipeline.slots() for path, rate in part.rates().items()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in pipeline.named_parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -66,8 +67,14 @@ def prepare(config: Config, say: Callable[[str], None] = lambda line: None) -> t
     return pipeline, data
 
 
-def train(config: Config, out: str | Path, *, command: str = "", watcher: Watcher | None = None,
-          say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def train(
+    config: Config,
+    out: str | Path,
+    *,
+    command: str = "",
+    watcher: Watcher | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Train, select by validation, score once on test, write the run directory.
 
     Args:
@@ -97,16 +104,28 @@ def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, c
     task = "pretraining" if pipeline.head is None and not pipeline.continues else data.task
     part = data.test
     return {
-        "task": task, "data": data.name,
+        "task": task,
+        "data": data.name,
         "test": evaluate(pipeline, part) if part is not None else {},
         "val": fitted.best["val"],
         "baseline": baseline(pipeline, data.train, part) if part is not None else {},
         "selected": {"epoch": fitted.best["epoch"], "of": len(fitted.history), "by": config.options("train")["select"]},
         "parameters": sum(p.numel() for p in pipeline.parameters()),
         "trainable": sum(p.numel() for p in pipeline.parameters() if p.requires_grad),
-        "seconds": 0.0, "training_seconds": round(fitted.seconds, 2), "split": data.split,
-        "command": command, "versions": versions(config),
+        "seconds": 0.0,
+        "training_seconds": round(fitted.seconds, 2),
+        "split": data.split,
+        "command": command,
+        "versions": versions(config),
     }
+
+
+def default_out(config: Config) -> Path:
+    """A new directory under `runs/`, named after what is trained on what."""
+    short = [str(config.use(s)).rpartition("/")[2] for s in ("encoder", "head" if "head" in config.values else "loss")]
+    name = "-".join([*short, Path(str(config.use("data"))).stem])
+    tries = (Path("runs", name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+    return next(folder for folder in tries if not folder.exists())
 
 
 def fresh(out: str | Path) -> Path:

@@ -31,9 +31,17 @@ class TransformerDecoder(Decoder):
 
     mixes = True
 
-    def __init__(self, spec: Spec, *, dim: int = 64, depth: int = 2, heads: int = 4,
-                 positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary"] = "sinusoidal",
-                 dropout: float = 0.1, mask_std: float = 0.02) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        dim: int = 64,
+        depth: int = 2,
+        heads: int = 4,
+        positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary"] = "sinusoidal",
+        dropout: float = 0.1,
+        mask_std: float = 0.02,
+    ) -> None:
         super().__init__(spec)
         self.embed = nn.Linear(spec.dim or 0, dim)
         self.mask_token = nn.Parameter(torch.randn(dim) * mask_std)

@@ -64,7 +64,7 @@ class HF(Encoder):
             chosen = _small(architecture or "roberta", dim or 128, depth or 3, heads or 4, hidden, spec)
         # Words play no part: a vocabulary of thousands would be built only to be thrown away.
         chosen.vocab_size = max(getattr(chosen, "pad_token_id", 0) or 0, 0) + 1
-        self.model: Any = _build(chosen)
+        self.model = _build(chosen)
         self.chosen, self.pretrained, self.freeze, self.lr = chosen, pretrained, freeze, lr
 
         table = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
@@ -156,10 +156,10 @@ def _fetched(auto: Any, name: str, **how: Any) -> Any:
         raise OptionError(f"pretrained={name!r} cannot be read from a folder or the hub: {_brief(error)}") from error
 
 
-def _build(config: Any) -> nn.Module:
+def _build(config: Any) -> Any:
     """The model of a configuration, with random weights, if tokens and their slots can be fed to it."""
     try:
-        model: nn.Module = _library().AutoModel.from_config(config)
+        model = _library().AutoModel.from_config(config)
     except ValueError as error:
         raise OptionError(f"{config.model_type} cannot be built: {_brief(error)}") from error
     lacking = {"inputs_embeds", "attention_mask", "position_ids"} - set(inspect.signature(model.forward).parameters)
