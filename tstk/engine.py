@@ -81,7 +81,7 @@ def fit(
     """Train a pipeline and leave it with its best weights by validation.
 
     Args:
-        epochs: passes over the training data; none means enough for 1500 steps, between 20 and 100 passes
+        epochs: passes over the training data; none means enough for 1500 steps, between 10 and 100 passes
         steps: optimizer steps, instead of epochs
         batch_size: series per batch
         lr: highest learning rate of AdamW; parts with pretrained weights may have their own
@@ -273,7 +273,7 @@ def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int,
     if steps is not None:
         epochs = -(-steps // per_epoch)
     elif epochs is None:
-        epochs = min(100, max(20, -(-1500 // per_epoch)))
+        epochs = min(100, max(10, -(-1500 // per_epoch)))
     if epochs < 1:
         raise OptionError(f"epochs={epochs}, steps={steps}: expected at least 1")
     return epochs, per_epoch * epochs if steps is None else steps
