@@ -204,8 +204,8 @@ class _Ledger:
             for name, value in zip(terms, numbers, strict=True):
                 if not math.isfinite(value):
                     raise TrainingError(
-                        f"the loss term {name!r} became {value} at step {step} (epoch {self.number}); training stopped "
-                        "and the last good checkpoint was kept. Try a lower --lr, a smaller --clip or --precision fp32"
+                        f"the loss term {name!r} became {value} at step {step} (epoch {self.number}), so training "
+                        "stopped. Try a lower --lr, a smaller --clip or --precision fp32"
                     )
                 recent[name] = recent.get(name, 0.0) + value * rows
             count += rows
