@@ -68,10 +68,23 @@ def dry_run(config: Config, say: Callable[[str], None] = lambda line: None) -> R
     pipeline.train()
     flow = pipeline(series, Draws(config.options("train")["seed"], 0, series.key))
     flow.total.backward()
-    shapes = {"tokenizer": _shape(flow.tokens.values), "encoder": _shape(flow.encoded.values),
-              "decoder": _shape(flow.decoded), "head": _shape(flow.output), "loss": f"{float(flow.total.detach()):.4g}"}
-    stages = [Stage(slot, str(config.use(slot)), shapes[slot], sum(p.numel() for p in part.parameters()),
-                    sum(p.numel() for p in part.parameters() if p.requires_grad)) for slot, part in pipeline.slots()]
+    shapes = {
+        "tokenizer": _shape(flow.tokens.values),
+        "encoder": _shape(flow.encoded.values),
+        "decoder": _shape(flow.decoded),
+        "head": _shape(flow.output),
+        "loss": f"{float(flow.total.detach()):.4g}",
+    }
+    stages = [
+        Stage(
+            slot,
+            str(config.use(slot)),
+            shapes[slot],
+            sum(p.numel() for p in part.parameters()),
+            sum(p.numel() for p in part.parameters() if p.requires_grad),
+        )
+        for slot, part in pipeline.slots()
+    ]
     terms = ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in {**flow.terms, "loss": flow.total}.items())
     target = pipeline.loss.out.target if pipeline.decoder is not None else None
     return Report(stages, flow.tokens.values.shape[1], target or 0, terms, faults(pipeline))
@@ -79,8 +92,11 @@ def dry_run(config: Config, say: Callable[[str], None] = lambda line: None) -> R
 
 def faults(pipeline: Pipeline) -> list[str]:
     """What is wrong with the gradients of a pipeline after one backward pass; a line per kind."""
-    kinds: dict[str, list[str]] = {"got no gradient, so it would never learn": [], "got a gradient that is not finite": [],
-                                   "is frozen and got a gradient": []}
+    kinds: dict[str, list[str]] = {
+        "got no gradient, so it would never learn": [],
+        "got a gradient that is not finite": [],
+        "is frozen and got a gradient": [],
+    }
     none, infinite, frozen = kinds.values()
     for name, parameter in pipeline.named_parameters():
         if not parameter.requires_grad:
@@ -90,8 +106,11 @@ def faults(pipeline: Pipeline) -> list[str]:
             none.append(name)
         elif not parameter.grad.isfinite().all():
             infinite.append(name)
-    return [f"{names[0]}{f' (and {len(names) - 1} more: {_few(names[1:])})' if names[1:] else ''} {what}"
-            for what, names in kinds.items() if names]
+    return [
+        f"{names[0]}{f' (and {len(names) - 1} more: {_few(names[1:])})' if names[1:] else ''} {what}"
+        for what, names in kinds.items()
+        if names
+    ]
 
 
 def _few(names: list[str], most: int = 4) -> str:

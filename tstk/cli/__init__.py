@@ -29,7 +29,9 @@ class Verbs(rich_click.RichGroup):
         entry = registry().find("command", cmd_name)
         return rich_click.RichCommand(cmd_name, short_help=entry.summary, help=entry.summary)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command itself, for calling it.
 
         Raises:
@@ -73,7 +75,17 @@ def fail(*lines: str) -> NoReturn:
     sys.exit(2)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Verbs,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "rich_help_config": {
+            "options_table_column_types": ["required", "opt_all_metavar", "help"],
+            "style_options_panel_border": "dim",
+            "style_commands_panel_border": "dim",
+        },
+    },
+)
 @click.version_option(package_name="tstk")
 def cli() -> None:
     """Time-series tokenizers, encoders, heads and losses, mixed by name.

@@ -23,6 +23,8 @@ from tstk.registry import SLOTS, registry
 
 PANELS = {"data": "data", "pipeline": "pipeline", "train": "training"}
 _META = "tstk.options"
+_WIDE = 30
+"""Characters of choices that a help page can show beside the flag."""
 _SLOT_HELP = {
     "tokenizer": "makes tokens of a series",
     "encoder": "maps tokens to tokens",
@@ -85,21 +87,20 @@ class Configured(rich_click.RichCommand):
         return super().invoke(ctx)
 
     def _unknown(self, ctx: click.Context, name: str, found: Config | None) -> str:
-        """The sentence for an option that does not exist here."""
-        text = f"No such option {name!r}."
-        known = [o for p in self.get_params(ctx) for o in (*p.opts, *p.secondary_opts)]
-        slot, dot, leaf = name.lstrip("-").rpartition(".")
-        near = nearest(name.lstrip("-"), [o.lstrip("-") for o in known if o.startswith("--")])
-        near = near or [o.lstrip("-") for o in known if o.lstrip("-").rpartition(".")[2] == leaf]
+        """The sentence for an option that does not exist here: first its own component is searched, then all."""
+        text, bare = f"No such option {name!r}.", name.lstrip("-")
+        known = [o[2:] for p in self.get_params(ctx) for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
+        group, dot, leaf = bare.rpartition(".")
+        own = [o for o in known if o.rpartition(".")[0] == group]
+        near = [f"{group}{dot}{n}" for n in nearest(leaf, [o.rpartition(".")[2] for o in own])]
+        near = near or [o for o in known if o.rpartition(".")[2] == leaf]
+        kind = bare.partition(".")[0]
+        if dot and found and kind in SLOTS and not found.use(kind):
+            return f"{text} This pipeline has no {kind}; name one with --{kind}."
         if near:
-            return f"{text} Did you mean {' or '.join(repr('--' + n) for n in near)}?"
-        kind = slot.partition(".")[0]
-        if dot and found and kind in SLOTS:
-            use = found.use(kind)
-            if use is None:
-                return f"{text} This pipeline has no {kind}; name one with --{kind}."
-            own = [o for o in known if o.startswith(f"--{kind}.")]
-            return f"{text} {kind} {use!r} has {', '.join(own) or 'no options'}."
+            return f"{text} Did you mean {' or '.join(repr(f'--{n}') for n in near)}?"
+        if dot and own:
+            return f"{text} There are: {', '.join(f'--{o}' for o in own)}."
         return f"{text} See {ctx.command_path} --help"
 
 
@@ -142,13 +143,20 @@ def _in_play(files: list[Layer], given: Mapping[str, str]) -> Config:
         _put(flags, ("pipeline", "from"), given["from"])
     while True:
         config = resolve(*files, ("flag", flags))
-        named = [(path, name) for slot in SLOTS if slot in config.values
-                 for path, name in _nested(slot, config.values[slot], (slot,), given) if _put(flags, path, name)]
+        named = [
+            (path, name)
+            for slot in SLOTS
+            if slot in config.values
+            for path, name in _nested(slot, config.values[slot], (slot,), given)
+            if _put(flags, path, name)
+        ]
         if not named:
             return config
 
 
-def _nested(kind: str, table: Table, path: tuple[str, ...], given: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
+def _nested(
+    kind: str, table: Table, path: tuple[str, ...], given: Mapping[str, str]
+) -> Iterator[tuple[tuple[str, ...], str]]:
     """Where the command line names a component inside another, at any depth."""
     for option in shape_of(kind, table["use"]).options.values():
         if option.nested:
@@ -163,15 +171,27 @@ def _options(config: Config, given: Mapping[str, str]) -> Iterator[Choice]:
     """All options in the order of the help page."""
     for slot in SLOTS:
         names = ", ".join(registry().names(slot))
-        yield Choice((slot, "use"), f"--{slot}", metavar="NAME|RUN", default=config.use(slot), panel="slots",
-                     help=f"{_SLOT_HELP[slot]}: {names}")
+        yield Choice(
+            (slot, "use"),
+            f"--{slot}",
+            metavar="NAME|RUN",
+            default=config.use(slot),
+            panel="slots",
+            help=f"{_SLOT_HELP[slot]}: {names}",
+        )
     for slot in SLOTS:
         if slot in config.values:
             # a component that nobody named keeps its options, but does not fill the help page with them
             named = config.sources[f"{slot}.use"] != "default" or any(n.startswith(slot + ".") for n in given)
             yield from _component(slot, config.values[slot], (slot,), not named)
-    yield Choice(("data", "use"), "--data", metavar="NAME|PATH", default=config.use("data"), panel="data",
-                 help="data set by name (tstk data list shows them), or a file or folder")
+    yield Choice(
+        ("data", "use"),
+        "--data",
+        metavar="NAME|PATH",
+        default=config.use("data"),
+        panel="data",
+        help="data set by name (tstk data list shows them), or a file or folder",
+    )
     for section in SECTIONS:
         yield from section_options(section, config.values[section])
 
@@ -181,8 +201,15 @@ def _component(kind: str, table: Table, path: tuple[str, ...], hidden: bool) -> 
     for option in shape_of(kind, table["use"]).options.values():
         here, inner = (*path, option.name), table[option.name]
         if option.nested:
-            yield Choice((*here, "use"), f"--{_dotted(here)}", metavar="NAME", hidden=hidden, panel=panel,
-                         default=inner["use"] if inner else None, help=option.help)
+            yield Choice(
+                (*here, "use"),
+                f"--{_dotted(here)}",
+                metavar="NAME",
+                hidden=hidden,
+                panel=panel,
+                default=inner["use"] if inner else None,
+                help=option.help,
+            )
             if inner:
                 yield from _component(option.type, inner, here, hidden)
         else:
@@ -195,7 +222,10 @@ def _choice(path: tuple[str, ...], option: Option, flag: str, value: Any, panel:
         return Choice(path, f"{flag}/--no-{flag[2:]}", **about)
     if option.many and isinstance(value, tuple):
         about["show_default"] = ",".join(map(str, value)) or False
-    return Choice(path, flag, type=Value(option, flag), metavar=option.hint, **about)
+    hint = option.hint
+    if len(hint) > _WIDE:
+        hint, about["help"] = "one of", f"{option.help}: {', '.join(map(str, option.choices))}"
+    return Choice(path, flag, type=Value(option, flag), metavar=hint, **about)
 
 
 def _dotted(path: Sequence[str]) -> str:

@@ -19,10 +19,16 @@ class Bar:
 
     def __init__(self) -> None:
         self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"), BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"), TextColumn("{task.fields[terms]}"),
-            TextColumn("[dim]{task.fields[speed]}[/dim]"), TimeRemainingColumn(), TextColumn("[green]{task.fields[val]}"),
-            console=console(stderr=True), transient=True)
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[terms]}"),
+            TextColumn("[dim]{task.fields[speed]}[/dim]"),
+            TimeRemainingColumn(),
+            TextColumn("[green]{task.fields[val]}"),
+            console=console(stderr=True),
+            transient=True,
+        )
 
     def begin(self, steps: int, epochs: int) -> None:
         """Training starts."""
@@ -57,8 +63,11 @@ class Lines:
         at = row["epoch"]
         if at in (1, self.epochs) or at % self.every == 0:
             left = (time.monotonic() - self.start) / at * (self.epochs - at)
-            click.echo(f"epoch {at}/{self.epochs}  train {_pairs(row['train'])}  {_val(row)}  "
-                       f"{row['series_per_second']:,.0f} series/s  {left:.0f} s left", err=True)
+            click.echo(
+                f"epoch {at}/{self.epochs}  train {_pairs(row['train'])}  {_val(row)}  "
+                f"{row['series_per_second']:,.0f} series/s  {left:.0f} s left",
+                err=True,
+            )
 
     def end(self) -> None:
         """Training is over, well or not."""

@@ -18,10 +18,13 @@ def examples(*lines: str) -> str:
 
 
 def console(stderr: bool = False) -> Console:
-    """Where to print; plain text when it is not a terminal."""
+    """Where to print; plain and wide when it is not a terminal."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        found.width = 160
+    return found
 
 
 def note(line: str) -> None:
@@ -34,33 +37,29 @@ def as_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", right: Sequence[str] = ()) -> None:
-    """A table on stdout, whole even where the terminal is narrow or absent.
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
+    """A table on stdout.
 
     Args:
         head: names of the columns
         rows: cells; None stays empty
-        title: above it
         right: columns of numbers
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title=title or None, title_justify="left",
-                 title_style="bold", header_style="dim")
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
     for name in head:
-        grid.add_column(name, justify="right" if name in right else "left",
-                        overflow="fold", no_wrap=name == head[0])
+        grid.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name == head[0])
     for row in rows:
         grid.add_row(*("" if cell is None else Text(str(cell)) for cell in row))
-    out = console()
-    out.print(grid, soft_wrap=False, width=None if out.is_terminal else 160)
+    console().print(grid)
 
 
 def number(value: float) -> str:
     """A score, short."""
-    return f"{value:.4g}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
 def scores(columns: Mapping[str, Mapping[str, Any]]) -> None:

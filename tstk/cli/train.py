@@ -21,18 +21,37 @@ if TYPE_CHECKING:
     from tstk.pipeline import Pipeline
 
 
-@click.command(cls=Configured, epilog=examples(
-    "tstk train --encoder bert --head cot",
-    "tstk train --encoder bert --encoder.depth 2 --help",
-    "tstk train --loss masked --epochs 20 --out runs/pretrained",
-    "tstk train --from runs/pretrained --head linear"))
-@rich_click.option("--config", multiple=True, metavar="NAME|FILE", panel="start from",
-                   help="a config file, or a config by name (tstk config list); later ones go on top")
-@rich_click.option("--out", metavar="DIR", panel="output", help="the run directory; runs/ENCODER-HEAD-DATA if not given")
-@rich_click.option("--dry-run", is_flag=True, panel="output",
-                   help="build everything, pass two series forward and backward, print the shapes, write nothing")
-@rich_click.option("--print-config", is_flag=True, panel="output",
-                   help="print every option with its source, as TOML that --config reads, and stop")
+@click.command(
+    cls=Configured,
+    epilog=examples(
+        "tstk train --encoder bert --head cot",
+        "tstk train --encoder bert --encoder.depth 2 --help",
+        "tstk train --loss masked --epochs 20 --out runs/pretrained",
+        "tstk train --from runs/pretrained --head linear",
+    ),
+)
+@rich_click.option(
+    "--config",
+    multiple=True,
+    metavar="NAME|FILE",
+    panel="start from",
+    help="a config file, or a config by name (tstk config list); later ones go on top",
+)
+@rich_click.option(
+    "--out", metavar="DIR", panel="output", help="the run directory; runs/ENCODER-HEAD-DATA if not given"
+)
+@rich_click.option(
+    "--dry-run",
+    is_flag=True,
+    panel="output",
+    help="build everything, pass two series forward and backward, print the shapes, write nothing",
+)
+@rich_click.option(
+    "--print-config",
+    is_flag=True,
+    panel="output",
+    help="print every option with its source, as TOML that --config reads, and stop",
+)
 @rich_click.option("--json", "json_", is_flag=True, panel="output", help="print the result as JSON on stdout")
 @rich_click.option("--quiet", is_flag=True, panel="output", help="print the run directory and nothing else")
 def command(config: Config, out: str | None, dry_run: bool, print_config: bool, json_: bool, quiet: bool) -> None:
@@ -60,13 +79,22 @@ def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
     watch = None if quiet else watcher()
     existed = out.exists()
     try:
-        result = train(config, out, command=shlex.join(["tstk", *sys.argv[1:]]), watcher=watch,
-                       say=(lambda line: None) if quiet else lambda line: note(f"note: {line}"),
-                       ready=None if quiet else lambda pipeline, data: note(describe(config, pipeline, data)))
+        result = train(
+            config,
+            out,
+            command=shlex.join(["tstk", *sys.argv[1:]]),
+            watcher=watch,
+            say=(lambda line: None) if quiet else lambda line: note(f"note: {line}"),
+            ready=None if quiet else lambda pipeline, data: note(describe(config, pipeline, data)),
+        )
     except KeyboardInterrupt:
         kept = not existed and (out / WEIGHTS).is_file()
-        click.echo(f"Interrupted. {out} keeps the best weights so far; score them: tstk eval {out}" if kept
-                   else "Interrupted. Nothing was kept.", err=True)
+        click.echo(
+            f"Interrupted. {out} keeps the best weights so far; score them: tstk eval {out}"
+            if kept
+            else "Interrupted. Nothing was kept.",
+            err=True,
+        )
         raise click.exceptions.Exit(130) from None
     finally:
         if watch:
@@ -82,15 +110,19 @@ def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
 def _report(result: dict[str, Any], out: Path) -> None:
     scores({"test": result["test"], "val": result["val"], **beside(result["baseline"])})
     selected = result["selected"]
-    click.echo(f"\n{result['parameters']:,} parameters, {result['trainable']:,} of them trained, in "
-               f"{result['seconds']:g} s; weights of epoch {selected['epoch']} of {selected['of']}\n")
+    click.echo(
+        f"\n{result['parameters']:,} parameters, {result['trainable']:,} of them trained, in "
+        f"{result['seconds']:g} s; weights of epoch {selected['epoch']} of {selected['of']}\n"
+    )
     run = shlex.quote(str(out))
     click.echo(f"The run is {click.style(str(out), bold=True)}. Next:")
     if result["task"] == "pretraining":
         click.echo(f"  tstk train --from {run} --head linear")
     else:
-        click.echo(f"  tstk eval {run}\n  tstk predict {run} --out predictions."
-                   + ("npz" if result["task"] == "forecasting" else "csv"))
+        click.echo(
+            f"  tstk eval {run}\n  tstk predict {run} --out predictions."
+            + ("npz" if result["task"] == "forecasting" else "csv")
+        )
     click.echo(f"  tstk embed {run} --out embeddings.npz")
 
 
@@ -98,12 +130,16 @@ def _dry_run(config: Config) -> None:
     from tstk.dryrun import dry_run
 
     report = dry_run(config, say=lambda line: note(f"note: {line}"))
-    table(["stage", "component", "out (B, N, D)", "parameters", "trainable"],
-          [[s.slot, s.use, s.shape, f"{s.parameters:,}", f"{s.trainable:,}"] for s in report.stages],
-          right=["parameters", "trainable"])
-    click.echo(f"\n{report.tokens} tokens per series"
-               + (f", {report.target} numbers asked of each" if report.target else "")
-               + f"; {report.terms}")
+    table(
+        ["stage", "component", "out (B, N, D)", "parameters", "trainable"],
+        [[s.slot, s.use, s.shape, f"{s.parameters:,}", f"{s.trainable:,}"] for s in report.stages],
+        right=["parameters", "trainable"],
+    )
+    click.echo(
+        f"\n{report.tokens} tokens per series"
+        + (f", {report.target} numbers asked of each" if report.target else "")
+        + f"; {report.terms}"
+    )
     if report.faults:
         raise TstkError("\n".join(report.faults))
     click.echo("Every trainable parameter got a finite gradient, no frozen one got any. Nothing was written.")
@@ -115,4 +151,3 @@ def describe(config: Config, pipeline: Pipeline, data: Dataset) -> str:
     count = sum(p.numel() for p in pipeline.parameters())
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
     return f"{stages}, loss {config.use('loss')}: {count:,} parameters; {data.name}: {sizes}"
-
