@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tstk_plugins_timemae.init import xavier_with_bias
 
 from tstk.draws import Draws
 from tstk.errors import NeedsError, OptionError
@@ -21,6 +20,7 @@ from tstk.nn.reduce import mean
 from tstk.pipeline import Pipeline
 from tstk.records import Flow, Spec, Tokens
 from tstk.slots import Decoder, Encoder, Loss
+from tstk_plugins_timemae.init import xavier_with_bias
 
 
 class TimeMAE(Loss):
