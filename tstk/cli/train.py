@@ -147,7 +147,8 @@ def _dry_run(config: Config) -> None:
 
 def describe(config: Config, pipeline: Pipeline, data: Dataset) -> str:
     """What will be trained, on one line."""
-    stages = " > ".join(str(config.use(s)) for s in SLOTS if s != "loss" and config.use(s))
+    names = {s: str(config.use(s)).rpartition("/")[2] for s in SLOTS if config.use(s)}
+    stages = " > ".join(name for slot, name in names.items() if slot != "loss")
     count = sum(p.numel() for p in pipeline.parameters())
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
-    return f"{stages}, loss {config.use('loss')}: {count:,} parameters; {data.name}: {sizes}"
+    return f"{stages}, loss {names['loss']}: {count:,} parameters; {data.name}: {sizes}"
