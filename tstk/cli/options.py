@@ -8,6 +8,7 @@ Everything is read from source, so neither help nor completion imports torch.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -22,6 +23,8 @@ from tstk.outline import Option, outline
 from tstk.registry import SLOTS, registry
 
 PANELS = {"data": "data", "pipeline": "pipeline", "train": "training"}
+TYPED = "tstk.typed"
+"""Where `ctx.meta` holds the whole command as it was typed, quoted for a shell."""
 _META = "tstk.options"
 _WIDE = 30
 """Characters of choices that a help page can show beside the flag."""
@@ -64,6 +67,7 @@ class Configured(rich_click.RichCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Look ahead, then parse."""
+        ctx.meta[TYPED] = shlex.join([*ctx.command_path.split(), *args])
         given = dict(_given(args))
         files = [value for name, value in _given(args) if name == "config"]
         found: Config | None = None

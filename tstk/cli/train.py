@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import rich_click
 
-from tstk.cli.options import Configured
+from tstk.cli.options import TYPED, Configured
 from tstk.cli.say import as_json, beside, examples, note, scores, table
 from tstk.config import Config
 from tstk.errors import TstkError
@@ -82,7 +81,7 @@ def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
         result = train(
             config,
             out,
-            command=shlex.join(["tstk", *sys.argv[1:]]),
+            command=click.get_current_context().meta[TYPED],
             watcher=watch,
             say=(lambda line: None) if quiet else lambda line: note(f"note: {line}"),
             ready=None if quiet else lambda pipeline, data: note(describe(config, pipeline, data)),
