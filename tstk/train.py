@@ -115,7 +115,7 @@ def train(
 
 
 def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, command: str) -> dict[str, Any]:
-    task = "pretraining" if pipeline.head is None and not pipeline.continues else data.task
+    task = "pretraining" if pipeline.head is None and not pipeline.foretells else data.task
     part = data.test
     return {
         "task": task,
