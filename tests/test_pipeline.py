@@ -5,6 +5,7 @@ import torch
 
 from tstk.draws import Draws
 from tstk.errors import DataError, NeedsError, OptionError
+from tstk.pipeline import Pipeline
 from tstk.records import Series
 from tstk.registry import registry
 
@@ -299,3 +300,13 @@ def test_an_embedding_is_the_pool_of_valid_tokens(build, labelled_spec, ragged):
 def test_a_cls_embedding_without_a_cls_token_is_refused(build, labelled_spec, ragged):
     with pytest.raises(OptionError, match="no CLS token"):
         build(labelled_spec, head="linear").embed(ragged(), "cls")
+
+
+def test_a_decoder_that_answers_with_states_foretells_nothing(build, table_spec, windows):
+    parts = dict(build(table_spec, loss={"use": "masked"}).slots())
+    assert Pipeline(table_spec, **parts).foretells
+    parts["loss"].out = parts["loss"].out.but(target=None)
+    pipeline = Pipeline(table_spec, **parts)
+    assert not pipeline.foretells
+    with pytest.raises(OptionError, match="--head forecast"):
+        pipeline.predict(windows())

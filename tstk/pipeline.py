@@ -72,8 +72,9 @@ class Pipeline(nn.Module):
                 f"{tokenizer.called()} cannot turn answers back into samples, so the future cannot "
                 "be read from a decoder; forecast with --head forecast"
             )
-        # a decoder that answers only where tokens were seen can say nothing of a future
-        self.foretells = self.continues and tokenizer.invertible and not loss.out.aligned
+        # a decoder that answers only where tokens were seen, or with states, can say nothing of a future
+        samples = loss.out.target is not None and not loss.out.aligned
+        self.foretells = self.continues and tokenizer.invertible and samples
 
     def slots(self) -> Iterator[tuple[str, Slot]]:
         """The parts that exist, by slot name."""

@@ -33,7 +33,15 @@ class Cross(Decoder):
         dim = spec.dim or 0
         self.question = nn.Parameter(torch.randn(dim) * 0.02)
         self.blocks = nn.ModuleList(
-            CrossBlock(dim, heads, hidden=4 * dim, dropout=dropout, norm="post", residual_scale=residual_scale)
+            CrossBlock(
+                dim,
+                heads,
+                hidden=4 * dim,
+                dropout=dropout,
+                attention_dropout=dropout,
+                norm="post",
+                residual_scale=residual_scale,
+            )
             for _ in range(depth)
         )
         self.out = spec.but(dim=spec.target or dim)
