@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from tstk_plugins_timemae.init import xavier_with_bias
 
 from tstk.builtin.encoders.transformer import Transformer
 from tstk.nn.pretrained import bert_blocks, bert_shape, bert_weights, fill, outside_norms
 from tstk.records import Spec
+from tstk_plugins_timemae.init import xavier_with_bias
 
 
 class TimeMAEEncoder(Transformer):

@@ -7,7 +7,7 @@ true slot of each token, so dropping or shuffling tokens does not renumber them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
