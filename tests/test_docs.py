@@ -35,7 +35,6 @@ def quick(command):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
     from click.testing import CliRunner
-
     from tstk.cli import main
 
     monkeypatch.chdir(tmp_path)

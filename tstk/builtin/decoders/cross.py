@@ -24,6 +24,8 @@ class Cross(Decoder):
         residual_scale: initial value of a learned factor on each sub-layer, as in TimeMAE; none for no factor
     """
 
+    mixes = True
+
     def __init__(
         self, spec: Spec, *, depth: int = 2, heads: int = 4, dropout: float = 0.1, residual_scale: float | None = None
     ) -> None:
