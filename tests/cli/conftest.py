@@ -5,7 +5,8 @@ from click.testing import CliRunner
 
 from tstk.cli import cli
 
-SMALL = "--tokenizer.dim 16 --encoder.dim 16 --encoder.depth 1 --encoder.heads 2 --threads 1 --device cpu".split()
+SMALL = ["--tokenizer.dim", "16", "--encoder.dim", "16", "--encoder.depth", "1", "--encoder.heads", "2"]
+SMALL += ["--threads", "1", "--device", "cpu"]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import csv as csvfile
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_embeddings_are_the_pooled_tokens_with_their_labels(tstk, run, pool):
 def test_the_vector_of_a_window_does_not_know_its_future(tstk, csv, tmp_path):
     typed = ["--data", csv, "--context", 20, "--horizon", 5, "--loss", "masked", "--encoder", "identity", "--epochs", 1]
     assert tstk("train", *typed, "--out", "a").exit_code == 0
-    lines = open(csv).read().splitlines()
+    lines = Path(csv).read_text().splitlines()
     for name, last in (("x.csv", lines[26:27]), ("y.csv", [lines[26].rsplit(",", 2)[0] + ",9e3,-9e3"])):
         (tmp_path / name).write_text("\n".join([*lines[:26], *last]))
         assert tstk("embed", "a", "--data", name, "--out", f"{name}.npz").exit_code == 0

@@ -1,6 +1,7 @@
 """`tstk train` from the first word to the run directory, and what it leaves when something is wrong: nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ def test_training_writes_a_run_that_says_how_it_came_to_be(tstk, npz, small):
     assert "epoch 2/2" in result.stderr
     for word in ("accuracy", "test", "val", "majority class", "tstk eval 'first run'", "tstk predict 'first run'"):
         assert word in result.stdout
-    kept = json.loads(open("first run/result.json").read())
+    kept = json.loads(Path("first run/result.json").read_text())
     assert kept["command"].startswith("tstk train --data ")
     assert kept["command"].endswith("--epochs 2 --out 'first run'")
     assert read_config("first run")["sources"]["encoder.dim"] == "flag"
@@ -49,10 +50,10 @@ def test_a_dry_run_shows_shapes_and_writes_nothing(tstk, npz, small, tmp_path):
     result = tstk("train", "--data", npz, *small, "--head", "cot", "--freeze", "tokenizer", "--dry-run")
     assert result.exit_code == 0, result.output
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
-    assert "2 x 10 x 16" in rows["tokenizer"]
+    assert "2 x 20 x 16" in rows["tokenizer"]
     assert rows["tokenizer"].split()[-1] == "0"
     assert "2 x 3" in rows["head"]
-    assert "10 tokens per series" in result.stdout
+    assert "20 tokens per series" in result.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -65,7 +66,8 @@ def test_a_dry_run_names_what_gradients_do_not_reach_or_spoil(build, labelled_sp
     pipeline(ragged()).total.backward()
     assert faults(pipeline) == ["encoder.idle got no gradient, so it would never learn"]
     pipeline.encoder.idle.grad = torch.tensor([0.0, torch.nan])
-    next(pipeline.tokenizer.parameters()).grad = torch.zeros(1)
+    frozen = next(pipeline.tokenizer.parameters())
+    frozen.grad = torch.zeros_like(frozen)
     assert [line.partition(" ")[2] for line in faults(pipeline)] == [
         "got a gradient that is not finite",
         "is frozen and got a gradient",
@@ -85,13 +87,13 @@ def test_a_dry_run_with_a_fault_exits_with_2(refused, npz, small, monkeypatch):
     [
         (["--data", "har-dmo"], "no data set is called 'har-dmo'. Did you mean 'har-demo'?"),
         (["--data", "nope.csv"], "nope.csv: there is no such file"),
-        (["--data-root", "nope"], "--data-root nope: there is no such folder"),
+        (["--data", "har", "--data-root", "nope"], "--data-root nope: there is no such folder"),
         (["--encoder.heads", 3], "heads=3"),
         (["--freeze", "tokenizer,encoder,head"], "nothing is left to train"),
         (["--freeze", "encodr"], "--freeze encodr"),
         (["--epochs", 0], "epochs=0"),
         (["--warmup", 2], "warmup=2.0"),
-        (["--lr", 1e30, "--clip", 0, "--epochs", 3], "became"),
+        (["--lr", 1e30, "--clip", 0, "--batch-size", 4], "became"),
         (["--head", "linear", "--decoder", "linear"], "--decoder linear would have no use"),
         (["--loss", "next-code"], "needs discrete tokens"),
         (["--head", "forecast"], "horizon"),

@@ -76,7 +76,7 @@ def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
 
     out = default_out(config) if given is None else Path(given)
     watch = None if quiet else watcher()
-    existed = out.exists()
+    before = (out / WEIGHTS).is_file()
     try:
         result = train(
             config,
@@ -87,7 +87,7 @@ def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
             ready=None if quiet else lambda pipeline, data: note(describe(config, pipeline, data)),
         )
     except KeyboardInterrupt:
-        kept = not existed and (out / WEIGHTS).is_file()
+        kept = not before and (out / WEIGHTS).is_file()
         click.echo(
             f"Interrupted. {out} keeps the best weights so far; score them: tstk eval {out}"
             if kept
