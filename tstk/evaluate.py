@@ -51,7 +51,7 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
             truths.append(_labels(flow).cpu())
         elif flow.output is not None and flow.truth is not None:
             error = (flow.output - flow.truth).double().cpu()
-            known = error.isfinite()
+            known = flow.truth.isfinite().cpu()
             squares = squares + error[known].square().sum()
             absolutes = absolutes + error[known].abs().sum()
             count = count + known.sum()
