@@ -148,6 +148,8 @@ def fit(
             with averaged.in_place():
                 with accelerator.autocast():
                     row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
+                for name, value in row["val"].items():
+                    _finite(f"{name!r} of the validation part", value, f"after step {step}", epoch)
                 row["seconds"] = round(time.perf_counter() - begin, 3)
                 fitted.history.append(row)
                 improved = judge.improved(row, pipeline)
@@ -208,12 +210,7 @@ class _Ledger:
         for step, rows, terms in self.pending:
             numbers = torch.stack([v.float() for v in terms.values()]).tolist()
             for name, value in zip(terms, numbers, strict=True):
-                if not math.isfinite(value):
-                    kept = " and the best weights so far were kept" if self.number > 1 else ""
-                    raise TrainingError(
-                        f"the loss term {name!r} became {value} at step {step} (epoch {self.number}); training stopped"
-                        f"{kept}. Try a lower --lr, a smaller --clip or --precision fp32"
-                    )
+                _finite(f"the loss term {name!r}", value, f"at step {step}", self.number)
                 recent[name] = recent.get(name, 0.0) + value * rows
             count += rows
         self.rows += count
@@ -237,6 +234,16 @@ class _Ledger:
             "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
             "series_per_second": round(speed, 1),
         }
+
+
+def _finite(what: str, value: float, when: str, epoch: int) -> None:
+    """Stop training where a number says that it has gone wrong."""
+    if not math.isfinite(value):
+        kept = " and the best weights so far were kept" if epoch > 1 else ""
+        raise TrainingError(
+            f"{what} became {value} {when} (epoch {epoch}); training stopped{kept}. "
+            "Try a lower --lr, a smaller --clip or --precision fp32"
+        )
 
 
 class _Average:
