@@ -296,6 +296,15 @@ def test_transformers_models_number_tokens_by_slot_and_ignore_padding(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_tokens_in_order_are_numbered_as_the_library_numbers_words(kind):
+    pytest.importorskip("transformers")
+    spec = spec_of(dim=24)
+    encoder = built(lambda s: HF(s, architecture=kind, **SMALL), spec)
+    tokens = tokens_of(spec)
+    close(encoder(tokens).values, encoder.model(inputs_embeds=tokens.values).last_hidden_state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_transformers_model_is_rebuilt_without_its_folder(kind, tmp_path):
     transformers = pytest.importorskip("transformers")
     spec = spec_of()
