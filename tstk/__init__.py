@@ -1,1 +1,58 @@
-"""tstk: time-series tokenizers, encoders, heads and losses, mixed by name."""
+"""tstk: time-series tokenizers, encoders, decoders, heads and losses, mixed by name.
+
+Importing this module is light: names that need torch are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tstk.errors import TstkError
+from tstk.hooks import CONTRACT, hookimpl
+from tstk.registry import Entry
+
+if TYPE_CHECKING:
+    from tstk.api import build, create, fit, list, load
+    from tstk.draws import Draws
+    from tstk.pipeline import Pipeline
+    from tstk.records import Flow, Series, Spec, Tokens
+    from tstk.slots import Decoder, Encoder, Head, Loss, Tokenizer
+
+_LATE = {
+    "tstk.api": ("build", "create", "fit", "list", "load"),
+    "tstk.draws": ("Draws",),
+    "tstk.pipeline": ("Pipeline",),
+    "tstk.records": ("Flow", "Series", "Spec", "Tokens"),
+    "tstk.slots": ("Decoder", "Encoder", "Head", "Loss", "Tokenizer"),
+}
+_HOMES = {name: module for module, names in _LATE.items() for name in names}
+
+__all__ = [
+    "CONTRACT",
+    "Decoder",
+    "Draws",
+    "Encoder",
+    "Entry",
+    "Flow",
+    "Head",
+    "Loss",
+    "Pipeline",
+    "Series",
+    "Spec",
+    "Tokenizer",
+    "Tokens",
+    "TstkError",
+    "build",
+    "create",
+    "fit",
+    "hookimpl",
+    "list",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tstk' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -40,8 +40,15 @@ def create(kind: str, use: str | Mapping[str, Any], spec: Spec, **options: Any) 
     return cast(Slot, registry().load(entry)(spec, **given))
 
 
-def assemble(config: Config, spec: Spec, *, channels: Literal["auto", "mixed", "independent"] = "auto",
-             instance_norm: bool | None = None, freeze: tuple[str, ...] = (), from_: str | None = None) -> Pipeline:
+def assemble(
+    config: Config,
+    spec: Spec,
+    *,
+    channels: Literal["auto", "mixed", "independent"] = "auto",
+    instance_norm: bool | None = None,
+    freeze: tuple[str, ...] = (),
+    from_: str | None = None,
+) -> Pipeline:
     """Build the pipeline of a config, on the Spec of the data. No weights are read; see `launch`.
 
     Args:
@@ -56,12 +63,14 @@ def assemble(config: Config, spec: Spec, *, channels: Literal["auto", "mixed", "
     inner = inner_spec(spec, channels, "head" in tables)
     tokenizer = cast(Tokenizer, create("tokenizer", tables["tokenizer"], inner))
     encoder = cast(Encoder, create("encoder", tables["encoder"], tokenizer.out))
-    loss = cast(Loss, create("loss", tables["loss"], encoder.out))
+    loss = cast(Loss, create("loss", tables["loss"], encoder.out.but(content=tokenizer.out.dim)))
     decoder = head = None
     idle = {"head": "decoder", "decoder": "head"}[loss.reads]
     if idle in tables:
-        raise NeedsError(f"{loss.called()} marks what a {loss.reads} answers, so --{idle} "
-                         f"{tables[idle]['use']} would have no use; drop it or choose another --loss")
+        raise NeedsError(
+            f"{loss.called()} marks what a {loss.reads} answers, so --{idle} "
+            f"{tables[idle]['use']} would have no use; drop it or choose another --loss"
+        )
     if loss.reads not in tables:
         raise NeedsError(f"{loss.called()} marks what a {loss.reads} answers; say --{loss.reads} NAME")
     if "decoder" in tables:
@@ -93,19 +102,29 @@ def launch(config: Config, spec: Spec) -> tuple[Pipeline, list[str]]:
     for path in options["freeze"]:
         pipeline.freeze(path)
     if not any(p.requires_grad for p in pipeline.parameters()):
-        raise OptionError("nothing is left to train: every part is frozen or has no parameters; "
-                          f"drop something from --freeze {','.join(options['freeze'])} or add a part that learns")
+        raise OptionError(
+            "nothing is left to train: every part is frozen or has no parameters; "
+            f"drop something from --freeze {','.join(options['freeze'])} or add a part that learns"
+        )
     return pipeline, notes
 
 
 def stand_in(config: Config) -> Spec:
     """A Spec such as the data might have, to check components against each other before any data are read."""
     data = config.options("data")
-    needs = {n for s in SLOTS if s in config.values for n in
-             outline(registry().find(s, config.values[s]["use"]).target).facts.get("needs", ())}
+    needs = {
+        n
+        for s in SLOTS
+        if s in config.values
+        for n in outline(registry().find(s, config.values[s]["use"]).target).facts.get("needs", ())
+    }
     horizon = data.get("horizon") or (96 if "horizon" in needs else None)
-    return Spec(channels=2, length=data.get("length") or data.get("context") or 512,
-                classes=None if horizon else 3, horizon=horizon)
+    return Spec(
+        channels=2,
+        length=data.get("length") or data.get("context") or 512,
+        classes=None if horizon else 3,
+        horizon=horizon,
+    )
 
 
 def rehearse(config: Config) -> None:
@@ -116,7 +135,10 @@ def rehearse(config: Config) -> None:
     """
     try:
         with torch.device("meta"):
-            assemble(config, stand_in(config), **{k: v for k, v in config.options("pipeline").items()
-                                                  if k in ("channels", "instance_norm")})
+            assemble(
+                config,
+                stand_in(config),
+                **{k: v for k, v in config.options("pipeline").items() if k in ("channels", "instance_norm")},
+            )
     except DataError:
         pass

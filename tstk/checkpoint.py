@@ -1,9 +1,9 @@
 """Run directories: safetensors and JSON, read without ever importing or unpickling what a file names.
 
-    model.safetensors   the best weights by validation, with the data's scaling
-    config.json         resolved options with qualified names, Spec, class names, versions
-    metrics.jsonl       a line per epoch
-    result.json         scores, baseline, parameters, seconds, the command
+model.safetensors   the best weights by validation, with the data's scaling
+config.json         resolved options with qualified names, Spec, class names, versions
+metrics.jsonl       a line per epoch
+result.json         scores, baseline, parameters, seconds, the command
 """
 
 from __future__ import annotations
@@ -50,12 +50,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_weights(pipeline: Pipeline, path: Path) -> None:
-    """All parameters and buffers as safetensors, whole or not at all."""
+    """All parameters and buffers but the transient ones as safetensors, whole or not at all."""
     from safetensors.torch import save_file
 
-    state = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items()}
+    passing = tuple(f"{name}.{path}." for name, part in pipeline.slots() for path in part.transient)
+    state = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items() if not k.startswith(passing)}
     part = path.with_name(path.name + ".part")
     save_file(state, part)
+    part.chmod(0o644)  # safetensors writes for the owner alone
     part.replace(path)
 
 
@@ -88,9 +90,20 @@ def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str
     values: dict[str, Any] = {k: dict(v) for k, v in config.values.items()}
     for slot, part in pipeline.slots():
         values[slot] = {**values[slot], "use": registry().find(slot, values[slot]["use"]).qualified, **part.rebuild}
-    write_json(folder / "config.json", {
-        "format": FORMAT, "contract": CONTRACT, "config": values, "given": config.values, "sources": config.sources,
-        "mounts": config.mounts, "spec": asdict(pipeline.spec), "data": data, "versions": versions(config)})
+    write_json(
+        folder / "config.json",
+        {
+            "format": FORMAT,
+            "contract": CONTRACT,
+            "config": values,
+            "given": config.values,
+            "sources": config.sources,
+            "mounts": config.mounts,
+            "spec": asdict(pipeline.spec),
+            "data": data,
+            "versions": versions(config),
+        },
+    )
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -106,12 +119,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as e:
         raise CheckpointError(f"{path} is damaged: {e}") from None
-    if not isinstance(found, dict) or "config" not in found or "format" not in found:
+    if not isinstance(found, dict) or not isinstance(found.get("format"), int):
         raise CheckpointError(f"{path} was not written by tstk")
     if found["format"] > FORMAT:
         wrote = found.get("versions", {}).get("tstk", "a later version")
-        raise CheckpointError(f"{folder} was written by tstk {wrote}, in a format this version does not know: "
-                              "pip install --upgrade tstk")
+        raise CheckpointError(
+            f"{folder} was written by tstk {wrote}, in a format this version does not know: pip install --upgrade tstk"
+        )
+    if not {"config", "spec", "versions"} <= found.keys():
+        raise CheckpointError(f"{path} was not written by tstk")
     return found
 
 
@@ -149,8 +165,9 @@ def check_plugins(folder: str | Path, found: dict[str, Any]) -> None:
             dist, _, name = use.rpartition("/")
             version = found.get("versions", {}).get(dist, "")
             if all(p.dist != dist for p in registry().plugins):
-                raise CheckpointError(f"{folder} uses {slot} {name!r} from {dist} {version}, which is not installed: "
-                                      f"pip install {dist}") from None
+                raise CheckpointError(
+                    f"{folder} uses {slot} {name!r} from {dist} {version}, which is not installed: pip install {dist}"
+                ) from None
             raise CheckpointError(f"{folder} uses {slot} {name!r} from {dist} {version}: {e}") from None
 
 
@@ -158,7 +175,8 @@ def spec_of(found: dict[str, Any]) -> Spec:
     """The Spec that a run's data had."""
     from tstk.records import Spec
 
-    return Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in found["spec"].items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["spec"].items()}
+    return Spec(**fields)
 
 
 def load(folder: str | Path) -> Pipeline:
@@ -194,9 +212,11 @@ def _matches(path: Path, state: dict[str, Tensor], want: dict[str, Tensor]) -> N
     shapes = [k for k in want.keys() & state.keys() if want[k].shape != state[k].shape]
     if missing or extra or shapes:
         first = (missing or extra or shapes)[0]
-        raise CheckpointError(f"{path} does not fit its config.json: {len(missing)} tensors missing, {len(extra)} too "
-                              f"many, {len(shapes)} of another shape, {first!r} first; the two files are of "
-                              "different runs, or the component's code has changed")
+        raise CheckpointError(
+            f"{path} does not fit its config.json: {len(missing)} tensors missing, {len(extra)} too "
+            f"many, {len(shapes)} of another shape, {first!r} first; the two files are of "
+            "different runs, or the component's code has changed"
+        )
 
 
 def mount(part: Slot, slot: str, folder: str | Path) -> str:
@@ -213,7 +233,9 @@ def mount(part: Slot, slot: str, folder: str | Path) -> str:
         part.load(state, old)
     except RuntimeError as e:
         reason = str(e).splitlines()[1:2] or [str(e)]
-        raise CheckpointError(f"the {slot} of {folder} does not fit here: {reason[0].strip()}; it was trained on "
-                              f"{old.channels} channels of length {old.length}") from None
+        raise CheckpointError(
+            f"the {slot} of {folder} does not fit here: {reason[0].strip()}; it was trained on "
+            f"{old.channels} channels of length {old.length}"
+        ) from None
     count = sum(p.numel() for p in part.parameters())
     return f"{slot} from {folder}: {count:,} parameters"

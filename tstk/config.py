@@ -52,7 +52,37 @@ class Config:
 
     def toml(self, provenance: bool = True) -> str:
         """As TOML that can be fed back; `provenance` adds where each value came from."""
-        return to_toml(self.values, self.sources if provenance else {})
+        values = dict(self.values)
+        for slot, run in self.mounts.items():
+            if slot in values and run != self.options("pipeline").get("from"):
+                values[slot] = {**values[slot], "use": run}
+        return to_toml(values, self.sources if provenance else {})
+
+
+def chosen(choices: Mapping[str, Any]) -> Table:
+    """Flat choices as tables: `{"encoder": "bert", "encoder__depth": 4, "epochs": 9}`; a dot does for `__`.
+
+    Raises:
+        OptionError: no table has an option of this name
+    """
+    tables: Table = {}
+    homes = {option: section for section in SECTIONS for option in shape_of(section, None).options}
+    for name, value in choices.items():
+        path = name.replace("__", ".").split(".")
+        if path[0] not in (*SLOTS, "data"):
+            if name.rstrip("_") not in homes:
+                raise OptionError(f"there is no option {name!r}.{did_you_mean(name, [*homes, *SLOTS, 'data'])}")
+            path = [homes[name.rstrip("_")], name.rstrip("_")]
+        if len(path) == 1 and isinstance(value, Mapping):
+            tables.setdefault(path[0], {}).update(value)
+            continue
+        table = tables.setdefault(path[0], {})
+        for step in path[1:-1]:
+            below = table.get(step)
+            table[step] = below if isinstance(below, dict) else ({} if below is None else {"use": below})
+            table = table[step]
+        table[path[-1] if len(path) > 1 else "use"] = value
+    return tables
 
 
 def resolve(*layers: Layer) -> Config:
@@ -70,20 +100,20 @@ def resolve(*layers: Layer) -> Config:
         for name in tables:
             if name not in (*SLOTS, *SECTIONS):
                 known = (*SLOTS, *SECTIONS)
-                faults.append(f"{source}: there is no table [{name}].{did_you_mean(name, known)} "
-                              f"There are: {', '.join(known)}.")
+                faults.append(
+                    f"{source}: there is no table [{name}].{did_you_mean(name, known)} There are: {', '.join(known)}."
+                )
     stack = [(source, {k: _table(v) for k, v in tables.items()}) for source, tables in layers]
     config = Config({})
-    start = next((t["pipeline"]["from"] for _, t in reversed(stack) if t.get("pipeline", {}).get("from")), None)
+    start = _said(stack, "pipeline", "from")
     if start is not None:
         stack.insert(0, (f"run {start}", _inherited(str(start), stack, config)))
     stack = [_mounted(layer, config) for layer in stack]
     stack.insert(0, ("default", _default_uses(stack)))
     for section in (*SLOTS, *SECTIONS):
-        tables = [(source, t[section]) for source, t in stack if section in t]
-        if section in SLOTS and not tables:
-            continue
-        config.values[section] = _component(section, tables, section, config, faults)
+        said = [(source, t[section]) for source, t in stack if section in t]
+        if said or section in SECTIONS:
+            config.values[section] = _component(section, said, section, config, faults)
     if faults:
         raise OptionError("\n".join(faults))
     return config
@@ -98,6 +128,12 @@ def _table(value: Any) -> Table:
     return {"use": value} if not isinstance(value, Mapping) else dict(value)
 
 
+def _said(stack: Sequence[tuple[str, dict[str, Table]]], section: str, name: str) -> Any:
+    """What the highest layer that mentions an option says, before it is checked; "none", as TOML spells it, is None."""
+    said = [v for _, t in stack if (v := t.get(section, {}).get(name)) is not None]
+    return said[-1] if said and said[-1] != "none" else None
+
+
 def _component(kind: str, tables: Sequence[tuple[str, Table]], path: str, config: Config, faults: list[str]) -> Table:
     """One table: which component, and a checked value for each of its options."""
     use, source = next(((t["use"], s) for s, t in reversed(tables) if t.get("use") is not None), (None, ""))
@@ -109,19 +145,22 @@ def _component(kind: str, tables: Sequence[tuple[str, Table]], path: str, config
     for s, table in tables:
         if kind in SLOTS and table.get("use") is not None and not same(table["use"], str(use)):
             if len(table) > 1:
-                config.notes.append(f"[{path}] of {s} is for {table['use']!r} and was set aside: "
-                                    f"{source} chose {use!r}")
+                config.notes.append(
+                    f"[{path}] of {s} is for {table['use']!r} and was set aside: {source} chose {use!r}"
+                )
         else:
             mine.append((s, table))
             for name in table.keys() - shape.options.keys() - {"use"}:
-                faults.append(f"{who} has no option {name!r} (from {s}: {path}.{name})."
-                              + (did_you_mean(name, shape.options) or _choices(shape)))
+                faults.append(
+                    f"{who} has no option {name!r} (from {s}: {path}.{name})."
+                    + (did_you_mean(name, shape.options) or _choices(shape))
+                )
     for name, option in shape.options.items():
         dotted = f"{path}.{name}"
         given = [(s, t[name]) for s, t in mine if name in t]
         if option.nested:
             below = [(s, _table(v)) for s, v in given]
-            if below and below[-1][1].get("use") in (None, "none") and len(below[-1][1]) == 1:
+            if below and below[-1][1].get("use", "") in (None, "none") and len(below[-1][1]) == 1:
                 below = []
             elif option.default is not None:
                 below.insert(0, ("default", {"use": option.default}))
@@ -148,8 +187,8 @@ def _shape(kind: str, use: str | None) -> tuple[Outline, str]:
     return outline(registry().find(kind, use).target), f"{kind} {use!r}"
 
 
-def shape_of(kind: str, use: str) -> Outline:
-    """The outline of a component by name."""
+def shape_of(kind: str, use: str | None) -> Outline:
+    """The outline of a component by name, or of a table that is no slot."""
     return _shape(kind, use)[0]
 
 
@@ -163,7 +202,7 @@ def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: 
     kept = {s: dict(old[s]) for s in (SLOTS if same_task else ("tokenizer", "encoder")) if s in old}
     named = {s: t[s]["use"] for _, t in stack for s in SLOTS if t.get(s, {}).get("use")}
     for slot, table in kept.items():
-        if same(named.get(slot, table["use"]), table["use"]):
+        if same(str(named.get(slot, table["use"])), table["use"]):
             config.mounts[slot] = run
     kept["pipeline"] = {k: v for k, v in old.get("pipeline", {}).items() if k in ("channels", "instance_norm")}
     if not any(t.get("data", {}).get("use") for _, t in stack):
@@ -193,10 +232,9 @@ def _mounted(layer: tuple[str, dict[str, Table]], config: Config) -> tuple[str, 
 def _default_uses(stack: Sequence[tuple[str, dict[str, Table]]]) -> dict[str, Table]:
     """The components that were not named: what the named ones call for."""
     uses: dict[str, str | None] = dict.fromkeys(SLOTS)
-    horizon = None
     for _, tables in stack:
         uses |= {s: tables[s]["use"] for s in SLOTS if tables.get(s, {}).get("use")}
-        horizon = tables.get("data", {}).get("horizon", horizon)
+    horizon = _said(stack, "data", "horizon")
     added: dict[str, str] = {}
 
     def facts(kind: str) -> dict[str, Any]:
@@ -219,6 +257,7 @@ def _default_uses(stack: Sequence[tuple[str, dict[str, Table]]]) -> dict[str, Ta
         added["head"] = "forecast" if "horizon" in facts("loss").get("needs", ()) else "linear"
     if reads == "decoder" and not uses["decoder"]:
         added["decoder"] = facts("loss").get("decoder", "linear")
+    added["data"] = "har-demo"
     return {k: {"use": v} for k, v in added.items()}
 
 

@@ -57,16 +57,32 @@ class Fitted:
     started: float = 0.0
 
 
-def fit(pipeline: Pipeline, data: Dataset, watcher: Watcher | None = None, *, epochs: int | None = None,
-        steps: int | None = None, batch_size: int = 64, lr: float = 1e-3, weight_decay: float = 0.05,
-        warmup: float = 0.1, schedule: Literal["cosine", "constant"] = "cosine", clip: float = 1.0,
-        accumulate: int = 1, patience: int | None = None, select: Literal["score", "loss", "last"] = "score",
-        seed: int = 0, device: Literal["auto", "cpu", "cuda"] = "auto",
-        precision: Literal["fp32", "bf16", "fp16"] = "fp32", threads: int | None = None) -> Fitted:
+def fit(
+    pipeline: Pipeline,
+    data: Dataset,
+    watcher: Watcher | None = None,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    warmup: float = 0.1,
+    schedule: Literal["cosine", "constant"] = "cosine",
+    clip: float = 1.0,
+    average: float = 0.0,
+    accumulate: int = 1,
+    patience: int | None = None,
+    select: Literal["score", "loss", "last"] = "score",
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    threads: int | None = None,
+) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
 
     Args:
-        epochs: passes over the training data; none means enough for 1500 steps, between 20 and 100 passes
+        epochs: passes over the training data; none means enough for 1500 steps, between 10 and 100 passes
         steps: optimizer steps, instead of epochs
         batch_size: series per batch
         lr: highest learning rate of AdamW; parts with pretrained weights may have their own
@@ -74,10 +90,12 @@ def fit(pipeline: Pipeline, data: Dataset, watcher: Watcher | None = None, *, ep
         warmup: share of the steps in which the rate rises linearly
         schedule: cosine, the rate falls to zero; constant, it stays
         clip: largest norm of the gradient; 0 for no limit
+        average: keep a running average of the weights with this decay per step, such as 0.998, and validate and
+            save that; 0 for none
         accumulate: batches per optimizer step
         patience: epochs without improvement after which training stops; none never stops early
-        select: whose weights are kept: the epoch with the best score on validation (accuracy, or error of a
-            forecast), with the lowest validation loss, or the last
+        select: whose weights are kept: the epoch with the best score on validation (accuracy, the later of equals;
+            or error of a forecast), with the lowest validation loss, or the last
         seed: of weights, batches, masks and dropout
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32
@@ -94,6 +112,7 @@ def fit(pipeline: Pipeline, data: Dataset, watcher: Watcher | None = None, *, ep
     step_of = accelerator.prepare(optimizer)
     trained = [p for p in pipeline.parameters() if p.requires_grad]
     fitted, judge, ledger = Fitted(), _Judge(select, patience), _Ledger(watcher, sync=accelerator.device.type == "cpu")
+    averaged = _Average(trained, average)
     begin = time.perf_counter()
     step = 0
     if watcher:
@@ -121,17 +140,19 @@ def fit(pipeline: Pipeline, data: Dataset, watcher: Watcher | None = None, *, ep
                 step_of.zero_grad()
                 ramp.step()
                 pipeline.after_step(flows)
+                averaged.update()
                 ledger.enter(step, rows, flows)
                 fitted.started = fitted.started or time.time()
             row = ledger.close()
             row["lr"] = ramp.get_last_lr()[0]
-            with accelerator.autocast():
-                row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
-            row["seconds"] = round(time.perf_counter() - begin, 3)
-            fitted.history.append(row)
-            improved = judge.improved(row, pipeline)
-            if watcher:
-                watcher.epoch(row, improved)
+            with averaged.in_place():
+                with accelerator.autocast():
+                    row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
+                row["seconds"] = round(time.perf_counter() - begin, 3)
+                fitted.history.append(row)
+                improved = judge.improved(row, pipeline)
+                if watcher:
+                    watcher.epoch(row, improved)
             if judge.weary or step == total:
                 break
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -176,7 +197,7 @@ class _Ledger:
     def enter(self, step: int, rows: int, flows: list[Flow]) -> None:
         for flow in flows:
             assert flow.total is not None
-            terms = {k: v.detach() for k, v in {**flow.terms, "loss": flow.total}.items()}
+            terms = {k: v.detach() for k, v in {**flow.terms, **flow.logs, "loss": flow.total}.items()}
             self.pending.append((step, rows // len(flows), terms))
         # reading a number makes a GPU wait, so there it is done four times a second
         if self.sync or time.perf_counter() - self.flushed > 0.25:
@@ -188,9 +209,11 @@ class _Ledger:
             numbers = torch.stack([v.float() for v in terms.values()]).tolist()
             for name, value in zip(terms, numbers, strict=True):
                 if not math.isfinite(value):
+                    kept = " and the best weights so far were kept" if self.number > 1 else ""
                     raise TrainingError(
-                        f"the loss term {name!r} became {value} at step {step} (epoch {self.number}); training stopped "
-                        "and the last good checkpoint was kept. Try a lower --lr, a smaller --clip or --precision fp32")
+                        f"the loss term {name!r} became {value} at step {step} (epoch {self.number}); training stopped"
+                        f"{kept}. Try a lower --lr, a smaller --clip or --precision fp32"
+                    )
                 recent[name] = recent.get(name, 0.0) + value * rows
             count += rows
         self.rows += count
@@ -198,15 +221,54 @@ class _Ledger:
             self.sums[name] = self.sums.get(name, 0.0) + value
         now = time.perf_counter()
         if self.watcher and self.pending:
-            self.watcher.step(self.pending[-1][0], self.number, {k: v / count for k, v in recent.items()},
-                              self.rows / max(now - self.begin, 1e-9))
+            self.watcher.step(
+                self.pending[-1][0],
+                self.number,
+                {k: v / count for k, v in recent.items()},
+                self.rows / max(now - self.begin, 1e-9),
+            )
         self.pending, self.flushed = [], now
 
     def close(self) -> dict[str, Any]:
         self.flush()
         speed = self.rows / max(time.perf_counter() - self.begin, 1e-9)
-        return {"epoch": self.number, "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
-                "series_per_second": round(speed, 1)}
+        return {
+            "epoch": self.number,
+            "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
+            "series_per_second": round(speed, 1),
+        }
+
+
+class _Average:
+    """An exponential running average of weights, which can take their place for a while."""
+
+    def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise OptionError(f"average={decay}: expected a decay of at least 0 and less than 1, such as 0.998")
+        self.weights, self.decay, self.steps = weights, decay, 0
+        self.mean = [w.detach().clone() for w in weights] if decay else []
+
+    @torch.no_grad()
+    def update(self) -> None:
+        if self.mean:
+            self.steps += 1
+            # the first steps count for little: they are far from where the weights are going
+            decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+            for mean, weight in zip(self.mean, self.weights, strict=True):
+                mean.lerp_(weight, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for mean, weight in zip(self.mean, self.weights, strict=False):
+            mean.data, weight.data = weight.data, mean.data
 
 
 class _Judge:
@@ -222,7 +284,8 @@ class _Judge:
     def improved(self, row: dict[str, Any], pipeline: nn.Module) -> bool:
         rank = self._rank(row)
         better = self.rank is None or rank > self.rank
-        self.idle = 0 if better else self.idle + 1
+        # an equal score may bring later weights, but it is no progress
+        self.idle = 0 if self.rank is None or rank[0] > self.rank[0] else self.idle + 1
         if better:
             self.rank, self.best = rank, row
             self.state = {k: v.detach().cpu().clone() for k, v in pipeline.state_dict().items()}
@@ -233,7 +296,7 @@ class _Judge:
         if self.select == "last":
             return (row["epoch"],)
         if self.select == "score" and "accuracy" in val:
-            return (val["accuracy"], -val["loss"])
+            return (val["accuracy"], row["epoch"])  # of equals the later one: its rate has fallen further
         if self.select == "score" and "mse" in val:
             return (-val["mse"],)
         return (-val["loss"],)
@@ -248,7 +311,7 @@ def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int,
     if steps is not None:
         epochs = -(-steps // per_epoch)
     elif epochs is None:
-        epochs = min(100, max(20, -(-1500 // per_epoch)))
+        epochs = min(100, max(10, -(-1500 // per_epoch)))
     if epochs < 1:
         raise OptionError(f"epochs={epochs}, steps={steps}: expected at least 1")
     return epochs, per_epoch * epochs if steps is None else steps
@@ -271,8 +334,11 @@ def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
 
 def _groups(pipeline: Pipeline, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters by (learning rate, decay): only matrices of linear and convolutional layers decay."""
-    matrices = {f"{name}.weight" for name, part in pipeline.named_modules()
-                if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)}
+    matrices = {
+        f"{name}.weight"
+        for name, part in pipeline.named_modules()
+        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)
+    }
     own = {f"{slot}.{path}".rstrip("."): rate for slot, part in pipeline.slots() for path, rate in part.rates().items()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in pipeline.named_parameters():

@@ -42,9 +42,9 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
     for series in in_order(part, batch_size, device):
         assert series.key is not None
         flow = pipeline(series, Draws(seed, 0, series.key))
-        for name, value in {**flow.terms, "loss": flow.total}.items():
+        for name, value in {**flow.terms, **flow.logs, "loss": flow.total}.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(series.x)
-        if pipeline.continues:
+        if pipeline.foretells:
             flow = pipeline.answer(series)
         if flow.output is not None and pipeline.spec.horizon is None:
             outputs.append(flow.output.argmax(-1).cpu())
@@ -75,7 +75,10 @@ def classified(truth: Tensor, guess: Tensor) -> dict[str, float]:
 
     known = truth >= 0
     y, g = truth[known].numpy(), guess[known].numpy()
-    return {"accuracy": float(accuracy_score(y, g)), "f1_macro": float(f1_score(y, g, average="macro", zero_division=0))}
+    return {
+        "accuracy": float(accuracy_score(y, g)),
+        "f1_macro": float(f1_score(y, g, average="macro", zero_division=0)),
+    }
 
 
 def baseline(pipeline: Pipeline, train: Part, part: Part, batch_size: int = 256) -> dict[str, float | str]:

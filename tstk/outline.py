@@ -138,7 +138,7 @@ def outline(target: str) -> Outline:
         for arg, default in zip(signature.args.kwonlyargs, signature.args.kw_defaults, strict=True):
             # a trailing underscore keeps a Python keyword (`from_`) usable as an option's name
             name_ = arg.arg.rstrip("_")
-            options[name_] = replace(_option(arg, default, helps.get(arg.arg, ""), target), name=name_)
+            options[name_] = replace(_option(arg, default, helps.get(name_, ""), target), name=name_)
     return Outline(text, options, facts)
 
 
@@ -222,8 +222,10 @@ def _option(arg: ast.arg, default: ast.expr | None, text: str, target: str) -> O
                 return Option(arg.arg, "choice", value, text, choices, optional)
             if kind.value.id == "tuple" and isinstance(inner[0], ast.Name) and inner[0].id in _SCALARS:
                 return Option(arg.arg, inner[0].id, value, text, optional=optional, many=True)
-    raise TstkError(f"{where} has the type {ast.unparse(annotation)}; expected int, float, str, bool, Literal[...], "
-                    "tuple[int, ...], a slot such as Encoder, or one of these | None")
+    raise TstkError(
+        f"{where} has the type {ast.unparse(annotation)}; expected int, float, str, bool, Literal[...], "
+        "tuple[int, ...], a slot such as Encoder, or one of these | None"
+    )
 
 
 def _union(node: ast.expr) -> list[ast.expr]:

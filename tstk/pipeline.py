@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tstk.draws import Draws
 from tstk.errors import DataError, NeedsError, OptionError, did_you_mean
@@ -38,9 +39,18 @@ class Pipeline(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: Spec, tokenizer: Tokenizer, encoder: Encoder, loss: Loss, decoder: Decoder | None = None,
-                 head: Head | None = None, *, channels: Literal["auto", "mixed", "independent"] = "auto",
-                 instance_norm: bool | None = None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        loss: Loss,
+        decoder: Decoder | None = None,
+        head: Head | None = None,
+        *,
+        channels: Literal["auto", "mixed", "independent"] = "auto",
+        instance_norm: bool | None = None,
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.tokenizer, self.encoder, self.decoder, self.head, self.loss = tokenizer, encoder, decoder, head, loss
@@ -52,9 +62,19 @@ class Pipeline(nn.Module):
         self.frozen: set[str] = set()
         if decoder is not None:
             if decoder.whole and not loss.series_answers:
-                raise NeedsError(f"{loss.called()} asks about tokens, but {decoder.called()} answers with a whole "
-                                 "series; choose another decoder, or --loss reconstruct")
+                raise NeedsError(
+                    f"{loss.called()} asks about tokens, but {decoder.called()} answers with a whole "
+                    "series; choose another decoder, or --loss reconstruct"
+                )
             loss.attach(decoder)
+        if loss.blanks and not tokenizer.invertible:
+            raise NeedsError(
+                f"{tokenizer.called()} cannot turn answers back into samples, so the future cannot "
+                "be read from a decoder; forecast with --head forecast"
+            )
+        # a decoder that answers only where tokens were seen, or with states, can say nothing of a future
+        samples = loss.out.target is not None and not loss.out.aligned
+        self.foretells = self.continues and tokenizer.invertible and samples
 
     def slots(self) -> Iterator[tuple[str, Slot]]:
         """The parts that exist, by slot name."""
@@ -89,8 +109,10 @@ class Pipeline(nn.Module):
             self.frozen.add(path)
             self.train(self.training)
         else:
-            raise OptionError(f"--freeze {path}: this pipeline has no such part.{did_you_mean(path, modules)} "
-                              f"Slots: {', '.join(n for n, _ in self.slots())}.")
+            raise OptionError(
+                f"--freeze {path}: this pipeline has no such part.{did_you_mean(path, modules)} "
+                f"Slots: {', '.join(n for n, _ in self.slots())}."
+            )
 
     def train(self, mode: bool = True) -> Pipeline:
         """As `nn.Module.train`, except that frozen parts stay in eval mode."""
@@ -136,9 +158,12 @@ class Pipeline(nn.Module):
         if self.head is not None:
             self._answer(flow)
             return flow
-        if not self.continues or self.decoder is None:
-            raise OptionError("this pipeline was pretrained without a task, so it predicts nothing; "
-                              "train a head on it: tstk train --from RUN --head linear")
+        if not self.foretells:
+            head = "linear" if self.spec.horizon is None else "forecast"
+            raise OptionError(
+                "this pipeline was pretrained without a task, so it predicts nothing; "
+                f"train a head on it: tstk train --from RUN --head {head}"
+            )
         tokens = flow.tokens
         future = tokens.ends(self.tokenizer.out) > self.spec.length
         flow.seen = tokens.keep(tokens.valid & ~future)
@@ -155,11 +180,12 @@ class Pipeline(nn.Module):
         return output * self.std + self.mean if self.spec.horizon is not None else output
 
     def encode(self, series: Series) -> Tokens:
-        """All tokens encoded, nothing hidden; with independent channels, those of all channels side by side."""
-        return self._unfolded(self.encoder(self._enter(series, blank=False).tokens))
+        """All tokens of the context encoded, nothing hidden; with independent channels, those of all channels side
+        by side."""
+        return self._unfolded(self.encoder(self._enter(series.but(y=None), blank=False).tokens))
 
     @torch.no_grad()
-    def embed(self, series: Series, how: str = "mean") -> Tensor:
+    def embed(self, series: Series, how: Literal["mean", "max", "cls"] = "mean") -> Tensor:
         """One vector per series, [B, D]: encoded tokens pooled by `mean`, `max` or `cls`."""
         tokens = self.encode(series)
         if how == "cls":
@@ -169,10 +195,11 @@ class Pipeline(nn.Module):
         return pool(tokens.values, tokens.valid, how)
 
     def _answer(self, flow: Flow) -> None:
-        flow.hidden = _hidden(flow.seen, flow.asked)
         flow.encoded = self.encoder(flow.seen)
         if self.decoder is not None:
-            flow.decoded = self.decoder(flow.encoded, flow.asked, self.encoder.place)
+            given = self.loss.reveal(flow.encoded, flow.asked)
+            flow.hidden = _hidden(given, flow.asked)
+            flow.decoded = self.decoder(given, flow.asked, self.encoder.place)
         if self.head is not None:
             per_channel = self.head.per_channel
             output = self.head(flow.encoded if per_channel else self._unfolded(flow.encoded))
@@ -185,9 +212,11 @@ class Pipeline(nn.Module):
     def _enter(self, series: Series, blank: bool) -> Flow:
         """Scale, normalise, continue by the future, fold channels, tokenize."""
         if series.x.shape[-1] > self.spec.length:
-            raise DataError(f"a series of {series.x.shape[-1]} samples is longer than the {self.spec.length} this "
-                            f"model was built for; cut it, or train with --length {series.x.shape[-1]}")
-        scaled = self._scaled(series)
+            raise DataError(
+                f"a series of {series.x.shape[-1]} samples is longer than the {self.spec.length} this "
+                f"model was built for; cut it, or train with --length {series.x.shape[-1]}"
+            )
+        scaled = self._scaled(self._reaching(series))
         inner, mean, scale = self._normalised(scaled)
         if self.continues:
             inner = self._continued(inner)
@@ -202,6 +231,13 @@ class Pipeline(nn.Module):
             tokens = self.tokenizer(inner)
         hidden = torch.zeros_like(tokens.valid)
         return Flow(inner, tokens, tokens, tokens, hidden, truth=scaled.y, mean=mean, scale=scale)
+
+    def _reaching(self, series: Series) -> Series:
+        """A context that is short starts late: it ends where the future begins, and what was before is missing."""
+        short = self.spec.length - series.x.shape[-1]
+        if self.spec.horizon is None or not short:
+            return series
+        return series.but(x=F.pad(series.x, (short, 0)), observed=F.pad(series.mask, (short, 0)))
 
     def _scaled(self, series: Series) -> Series:
         """Unobserved samples 0, the others in deviations of the training data; futures likewise."""
@@ -254,17 +290,11 @@ class Pipeline(nn.Module):
     def _future(self, flow: Flow) -> Tensor:
         """The decoder's answers put back on the grid and inverted; the last `horizon` samples."""
         assert flow.decoded is not None
-        assert self.decoder is not None
         length = self.spec.length + (self.spec.horizon or 0)
-        if self.decoder.whole:
-            return flow.decoded[..., self.spec.length:]
-        if not self.tokenizer.invertible:
-            raise NeedsError(f"{self.tokenizer.called()} cannot turn answers back into samples, so the future cannot "
-                             "be read from a decoder; forecast with --head forecast")
         grid = flow.decoded.new_zeros(len(flow.decoded), self.tokenizer.out.tokens, flow.decoded.shape[-1])
         index = flow.asked.index.masked_fill(~flow.asked.valid, 0)[..., None].expand_as(flow.decoded)
         grid = grid.scatter_add(1, index, flow.decoded * flow.asked.valid[..., None])
-        return self.tokenizer.invert(grid, length)[..., self.spec.length:]
+        return self.tokenizer.invert(grid, length)[..., self.spec.length :]
 
     def _unfolded(self, tokens: Tokens) -> Tokens:
         """With independent channels: the tokens of a sample's channels side by side, the channel as last axis."""
@@ -272,15 +302,13 @@ class Pipeline(nn.Module):
             return tokens
         c = self.spec.channels
 
-        def wide(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.reshape(-1, c * t.shape[1], *t.shape[2:])
+        def wide(t: Tensor) -> Tensor:
+            return t.reshape(-1, c * t.shape[1], *t.shape[2:])
 
         channel = torch.arange(c, device=tokens.pos.device).repeat(len(tokens.pos) // c)[:, None]
-        pos = torch.cat([tokens.pos, channel[..., None].expand(*tokens.index.shape, 1).to(tokens.pos.dtype)], -1)
-        fields = {"values": tokens.values, "pos": pos, "index": tokens.index * c + channel, "valid": tokens.valid,
-                  "target": tokens.target, "weight": tokens.weight, "ids": tokens.ids, "prefix": tokens.prefix}
-        return Tokens(**{k: wide(v) for k, v in fields.items()},  # type: ignore[arg-type]
-                      attrs={k: wide(v) for k, v in tokens.attrs.items()}, aux=tokens.aux)  # type: ignore[misc]
+        axis = channel[..., None].expand(*tokens.index.shape, 1).to(tokens.pos.dtype)
+        told = tokens.but(pos=torch.cat([tokens.pos, axis], -1), index=tokens.index * c + channel)
+        return told.map(wide).but(prefix=None if tokens.prefix is None else wide(tokens.prefix))
 
 
 def independent(spec: Spec, channels: str) -> bool:
@@ -299,14 +327,13 @@ def head_spec(spec: Spec, encoded: Spec, channels: str, per_channel: bool) -> Sp
     """What a head receives: with independent channels and a head for the whole, the channel is one more axis."""
     if per_channel or not independent(spec, channels):
         return encoded
-    return encoded.but(channels=spec.channels, grid=(*encoded.grid, spec.channels),
-                       prefix=encoded.prefix * spec.channels)
+    return encoded.but(
+        channels=spec.channels, grid=(*encoded.grid, spec.channels), prefix=encoded.prefix * spec.channels
+    )
 
 
 def _hidden(seen: Tokens, asked: Tokens) -> Tensor:
     """[B, M] bool: the asked tokens that were not seen."""
-    if seen is asked:
-        return torch.zeros_like(asked.valid)
     slots = int(max(seen.index.max(), asked.index.max())) + 1
     known = torch.zeros(len(seen.index), slots, device=seen.index.device)
     known.scatter_add_(1, seen.index, seen.valid.to(known.dtype))

@@ -8,7 +8,8 @@ Symbols: B batch, C channels, T samples, N/M tokens, D width, K target width, A 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -30,6 +31,7 @@ class Spec:
         grid: tokens along each axis when the series has full length; axis 0 is time
         step: samples from one token to the next along time; None if tokens are not laid out in time
         span: samples that one token covers
+        content: width of a token as the tokenizer made it
         target: width of what a decoder must answer per token; None if the answer stays a state
         vocab: number of codes, if tokens are discrete
         ordered: the order of tokens means something
@@ -47,6 +49,7 @@ class Spec:
     grid: tuple[int, ...] = ()
     step: float | None = None
     span: float | None = None
+    content: int | None = None
     target: int | None = None
     vocab: int | None = None
     ordered: bool = True
@@ -103,8 +106,9 @@ class Series:
             return None if t is None else t.to(device, non_blocking=non_blocking)
 
         extra = {k: (v.to(device), ok.to(device)) for k, (v, ok) in self.extra.items()}
-        return Series(self.x.to(device, non_blocking=non_blocking), move(self.observed), move(self.y),
-                      move(self.key), extra)
+        return Series(
+            self.x.to(device, non_blocking=non_blocking), move(self.observed), move(self.y), move(self.key), extra
+        )
 
     def fold(self) -> Series:
         """Channels folded into the batch: [B, C, T] -> [B*C, 1, T]; labels and extras are repeated."""
@@ -123,7 +127,7 @@ class Series:
         return Series(self.x.flatten(0, 1).unsqueeze(1), flat(self.observed), y, key, extra)
 
 
-_ROWS = ("values", "pos", "index", "valid", "target", "ids")
+_ROWS = ("values", "pos", "index", "valid", "target", "weight", "ids")
 
 
 @dataclass
@@ -162,20 +166,19 @@ class Tokens:
         """[B, N] where each token's stretch of samples ends (exclusive); `spec` says how tokens lie in time."""
         return self.pos[..., 0] * (spec.step or 1) + (spec.span or 1)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Tokens:
+        """`change` applied to every per-token tensor [B, N, ...]; prefix and aux stay."""
+        rows: dict[str, Any] = {n: change(t) for n in _ROWS if (t := getattr(self, n)) is not None}
+        return replace(self, **rows, attrs={k: change(v) for k, v in self.attrs.items()})
+
     def at(self, rows: Tensor, valid: Tensor | None = None) -> Tokens:
-        """Tokens gathered at `rows` [B, M] long, with their validity taken from `valid` [B, M] if given."""
+        """Tokens gathered at `rows` [B, M] long, valid where they were and, if given, `valid` [B, M] is True."""
 
-        def take(t: Tensor | None) -> Tensor | None:
-            if t is None:
-                return None
-            where = rows.reshape(*rows.shape, *[1] * (t.ndim - 2)).expand(*rows.shape, *t.shape[2:])
-            return t.gather(1, where)
+        def take(t: Tensor) -> Tensor:
+            return t.gather(1, rows.reshape(*rows.shape, *[1] * (t.ndim - 2)).expand(*rows.shape, *t.shape[2:]))
 
-        taken = {f.name: take(getattr(self, f.name)) for f in fields(self)
-                 if f.name in (*_ROWS, "weight")}
-        taken["valid"] = taken["valid"] if valid is None else taken["valid"] & valid
-        attrs = {k: take(v) for k, v in self.attrs.items()}
-        return Tokens(**taken, attrs=attrs, prefix=self.prefix, aux=self.aux)  # type: ignore[arg-type]
+        taken = self.map(take)
+        return taken if valid is None else taken.but(valid=taken.valid & valid)
 
     def keep(self, where: Tensor) -> Tokens:
         """The tokens at `where`, in their original order.
@@ -185,19 +188,15 @@ class Tokens:
         """
         count = where.sum(1)
         most = max(int(count.max()), 1)
-        rows = (~where).to(torch.uint8).argsort(1, stable=True)[:, :most]
+        rows = (~where).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
         return self.at(rows, torch.arange(most, device=rows.device) < count[:, None])
 
     def repeat(self, times: int) -> Tokens:
         """The batch stacked `times` times, [times * B, ...]."""
         if times == 1:
             return self
-
-        def stack(t: Tensor | None) -> Tensor | None:
-            return None if t is None else torch.cat([t] * times)
-
-        rows = {n: stack(getattr(self, n)) for n in (*_ROWS, "weight", "prefix")}
-        return Tokens(**rows, attrs={k: torch.cat([v] * times) for k, v in self.attrs.items()}, aux=self.aux)  # type: ignore[arg-type]
+        prefix = None if self.prefix is None else torch.cat([self.prefix] * times)
+        return self.map(lambda t: torch.cat([t] * times)).but(prefix=prefix)
 
     def append(self, other: Tokens) -> Tokens:
         """These tokens followed by `other`; optional fields survive only where both have them."""
@@ -205,7 +204,7 @@ class Tokens:
         def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
             return None if a is None or b is None else torch.cat([a, b], 1)
 
-        rows = {n: both(getattr(self, n), getattr(other, n)) for n in (*_ROWS, "weight")}
+        rows = {n: both(getattr(self, n), getattr(other, n)) for n in _ROWS}
         attrs = {k: torch.cat([v, other.attrs[k]], 1) for k, v in self.attrs.items() if k in other.attrs}
         return Tokens(**rows, attrs=attrs, prefix=self.prefix, aux={**self.aux, **other.aux})  # type: ignore[arg-type]
 
@@ -223,14 +222,17 @@ class Tokens:
             got = getattr(self, name)
             if got is None or tuple(got.shape) != shape:
                 seen = "None" if got is None else list(got.shape)
-                raise ValueError(f"{who}: {name} is {seen}; expected {list(shape)} (B, N, ... with A = "
-                                 f"out.axes = {spec.axes}, D = out.dim = {spec.dim}, K = out.target = {spec.target})")
+                raise ValueError(
+                    f"{who}: {name} is {seen}; expected {list(shape)} (B, N, ... with A = "
+                    f"out.axes = {spec.axes}, D = out.dim = {spec.dim}, K = out.target = {spec.target})"
+                )
         for name, got, kind in (("valid", self.valid, torch.bool), ("index", self.index, torch.long)):
             if got.dtype != kind:
                 raise ValueError(f"{who}: {name} is {got.dtype}; expected {kind}")
         if n and (int(self.index.max()) >= spec.tokens or int(self.index.min()) < 0):
-            raise ValueError(f"{who}: index reaches {int(self.index.max())}, but the grid {spec.grid} has "
-                             f"{spec.tokens} slots")
+            raise ValueError(
+                f"{who}: index reaches {int(self.index.max())}, but the grid {spec.grid} has {spec.tokens} slots"
+            )
         return self
 
 
@@ -251,7 +253,8 @@ class Flow:
         mean: [B, C, 1] what instance normalisation subtracted, or None
         scale: [B, C, 1] what instance normalisation divided by, or None
         total: the scalar to call backward on
-        terms: the summands of `total` and the logged penalties, name -> scalar
+        terms: the summands of `total` and the penalties of frozen parts, name -> scalar
+        logs: what a loss wants to be watched beside them, name -> scalar
     """
 
     series: Series
@@ -267,3 +270,4 @@ class Flow:
     scale: Tensor | None = None
     total: Tensor | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
+    logs: dict[str, Tensor] = field(default_factory=dict)

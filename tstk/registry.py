@@ -117,7 +117,7 @@ class Registry:
             own = [h for h in self._manager.hook.tstk_entries.get_hookimpls() if h.plugin is module]
             if not own:
                 raise TstkError(f"{source.module} has no function tstk_entries marked with @tstk.hookimpl")
-            for entry in own[0].function():
+            for entry in own[0].function():  # type: ignore[attr-defined]
                 plugin.entries.append(replace(_checked(entry), dist=source.dist))
         except (Exception, SystemExit) as e:
             if os.environ.get("TSTK_STRICT") == "1":
@@ -142,24 +142,30 @@ class Registry:
         Raises:
             NameUnknown: no such entry, or several plugins use the short name
         """
-        dist, _, short = name.rpartition("/")
-        found = [e for e in self._table.get((kind, short), []) if dist in ("", e.dist)]
+        dist, short = "", name
+        found = self._table.get((kind, name), [])
+        if not found and "/" in name:  # a config's own name may have a slash, a distribution's never does
+            dist, _, short = name.partition("/")
+            found = [e for e in self._table.get((kind, short), []) if e.dist == dist]
         if len(found) == 1:
             return found[0]
         if found:
-            raise NameUnknown(f"Several plugins have the {kind} {short!r}; say which: "
-                              + " or ".join(repr(e.qualified) for e in found))
+            raise NameUnknown(
+                f"Several plugins have the {kind} {short!r}; say which: "
+                + " or ".join(repr(e.qualified) for e in found)
+            )
         raise NameUnknown(self._unknown(kind, name, dist, short))
 
     def _unknown(self, kind: str, name: str, dist: str, short: str) -> str:
         text = f"No {kind} is called {name!r}."
-        hint = did_you_mean(short, self.names(kind))
+        hint = did_you_mean(name, self.names(kind)) or did_you_mean(short, self.names(kind))
         if not hint:
             elsewhere = [k for k in KINDS if k != kind and (k, short) in self._table]
             hint = f" {short!r} is a {elsewhere[0]}." if elsewhere else ""
         if not hint and self.names(kind):
             hint = f" There are: {', '.join(self.names(kind))}."
-        if dist and all(p.dist != dist for p in self.plugins):
+        folder = any(e.name.startswith(f"{dist}/") for e in self.entries(kind))
+        if dist and not folder and all(p.dist != dist for p in self.plugins):
             hint = f" The plugin {dist} is not installed: pip install {dist}"
         broken = [f"{p.dist} ({p.error})" for p in self.plugins if p.error and dist in ("", p.dist)]
         return text + hint + (f" Plugins that failed to load: {'; '.join(broken)}." if broken else "")
@@ -178,13 +184,17 @@ class Registry:
         except ModuleNotFoundError as e:
             if os.environ.get("TSTK_STRICT") == "1":
                 raise
-            raise TstkError(f"{entry.kind} {entry.name!r} of {entry.dist} needs the package {e.name!r}, "
-                            f"which is not installed: pip install {(e.name or '').partition('.')[0]}") from e
+            raise TstkError(
+                f"{entry.kind} {entry.name!r} of {entry.dist} needs the package {e.name!r}, "
+                f"which is not installed: pip install {(e.name or '').partition('.')[0]}"
+            ) from e
         except (Exception, SystemExit) as e:
             if os.environ.get("TSTK_STRICT") == "1":
                 raise
-            raise TstkError(f"{entry.kind} {entry.name!r} of {entry.dist} cannot be loaded from {entry.target}: "
-                            f"{type(e).__name__}: {e}") from e
+            raise TstkError(
+                f"{entry.kind} {entry.name!r} of {entry.dist} cannot be loaded from {entry.target}: "
+                f"{type(e).__name__}: {e}"
+            ) from e
 
     def entry_of(self, thing: Any) -> Entry | None:
         """The entry whose target is this class or function, if it has one."""
@@ -200,8 +210,10 @@ def _checked(entry: Any) -> Entry:
     if not isinstance(entry, Entry):
         raise TstkError(f"tstk_entries yielded {entry!r}; expected a tstk.Entry")
     if entry.kind not in KINDS:
-        raise TstkError(f"entry {entry.name!r} has the kind {entry.kind!r};{did_you_mean(entry.kind, KINDS)} "
-                        f"there are: {', '.join(KINDS)}")
+        raise TstkError(
+            f"entry {entry.name!r} has the kind {entry.kind!r};{did_you_mean(entry.kind, KINDS)} "
+            f"there are: {', '.join(KINDS)}"
+        )
     if entry.contract != CONTRACT:
         raise TstkError(f"needs contract {entry.contract}, this tstk has {CONTRACT}")
     return entry if isinstance(entry.provides, frozenset) else replace(entry, provides=frozenset(entry.provides))

@@ -45,6 +45,9 @@ class Slot(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     """Fields of the Spec that must be set; the same words everywhere."""
 
+    transient: ClassVar[tuple[str, ...]] = ()
+    """Sub-paths that live only while training, such as a teacher: not part of the trained model's file."""
+
     out: Spec
 
     def __init__(self, spec: Spec) -> None:
@@ -195,6 +198,11 @@ class Loss(Slot):
         """Meet the decoder: refuse it (NeedsError), or build output layers for answers of `decoder.out.dim`.
         Called while the pipeline is built, before any weights are read."""
 
+    def reveal(self, encoded: Tokens, asked: Tokens) -> Tokens:
+        """Which encoded tokens the decoder is given: all of them, unless overridden."""
+        return encoded
+
     def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """Named scalars; their sum, with the penalties in `Tokens.aux`, is minimised, and each is logged."""
+        """Named scalars; their sum, with the penalties in `Tokens.aux`, is minimised, and each is logged.
+        What is only to be watched goes into `flow.logs`."""
         raise NotImplementedError

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ from tstk.config import Config
 from tstk.data.dataset import Dataset
 from tstk.data.load import load
 from tstk.engine import Fitted, Watcher, fit
-from tstk.errors import OptionError
+from tstk.errors import OptionError, TrainingError
 from tstk.evaluate import baseline, evaluate
 from tstk.pipeline import Pipeline
 
@@ -66,9 +68,18 @@ def prepare(config: Config, say: Callable[[str], None] = lambda line: None) -> t
     return pipeline, data
 
 
-def train(config: Config, out: str | Path, *, command: str = "", watcher: Watcher | None = None,
-          say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def train(
+    config: Config,
+    out: str | Path,
+    *,
+    command: str = "",
+    watcher: Watcher | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    ready: Callable[[Pipeline, Dataset], None] | None = None,
+) -> dict[str, Any]:
     """Train, select by validation, score once on test, write the run directory.
+
+    If training stops before it has kept any weights, the run directory is removed again.
 
     Args:
         config: resolved
@@ -76,6 +87,7 @@ def train(config: Config, out: str | Path, *, command: str = "", watcher: Watche
         command: how to do this again, for the record
         watcher: told of steps and epochs
         say: receives lines for the user
+        ready: receives the pipeline and its data before the first step
 
     Returns:
         what result.json holds
@@ -83,9 +95,18 @@ def train(config: Config, out: str | Path, *, command: str = "", watcher: Watche
     begin = time.time()
     folder = fresh(out)
     pipeline, data = prepare(config, say)
+    if ready:
+        ready(pipeline, data)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(folder, config, pipeline, data.like())
-    fitted = fit(pipeline, data, _Recorder(folder, pipeline, watcher), **config.options("train"))
+    try:
+        save_config(folder, config, pipeline, data.like())
+        fitted = fit(pipeline, data, _Recorder(folder, pipeline, watcher), **config.options("train"))
+    except BaseException as e:
+        if not (folder / WEIGHTS).is_file():
+            shutil.rmtree(folder)
+        elif isinstance(e, TrainingError):
+            raise TrainingError(f"{e}. {folder} keeps the best weights so far") from None
+        raise
     save_weights(pipeline, folder / WEIGHTS)
     result = _result(config, pipeline, data, fitted, command)
     result["seconds"] = round(time.time() - begin, 2)
@@ -94,19 +115,31 @@ def train(config: Config, out: str | Path, *, command: str = "", watcher: Watche
 
 
 def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, command: str) -> dict[str, Any]:
-    task = "pretraining" if pipeline.head is None and not pipeline.continues else data.task
+    task = "pretraining" if pipeline.head is None and not pipeline.foretells else data.task
     part = data.test
     return {
-        "task": task, "data": data.name,
+        "task": task,
+        "data": data.name,
         "test": evaluate(pipeline, part) if part is not None else {},
         "val": fitted.best["val"],
         "baseline": baseline(pipeline, data.train, part) if part is not None else {},
         "selected": {"epoch": fitted.best["epoch"], "of": len(fitted.history), "by": config.options("train")["select"]},
         "parameters": sum(p.numel() for p in pipeline.parameters()),
         "trainable": sum(p.numel() for p in pipeline.parameters() if p.requires_grad),
-        "seconds": 0.0, "training_seconds": round(fitted.seconds, 2), "split": data.split,
-        "command": command, "versions": versions(config),
+        "seconds": 0.0,
+        "training_seconds": round(fitted.seconds, 2),
+        "split": data.split,
+        "command": command,
+        "versions": versions(config),
     }
+
+
+def default_out(config: Config) -> Path:
+    """A new directory under `runs/`, named after what is trained on what."""
+    short = [str(config.use(s)).rpartition("/")[2] for s in ("encoder", "head" if "head" in config.values else "loss")]
+    name = "-".join([*short, Path(str(config.use("data"))).stem])
+    tries = (Path("runs", name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+    return next(folder for folder in tries if not folder.exists())
 
 
 def fresh(out: str | Path) -> Path:

@@ -163,7 +163,7 @@ def test_an_npz_file_that_is_cut_short_says_so(tmp_path, keep):
 
 def test_the_reader_is_chosen_by_suffix_and_the_readable_ones_are_listed(tmp_path):
     assert reader_for(tmp_path / "x.TS") is ts.read
-    with pytest.raises(DataError, match=r"nobody reads \.parquet.*\.npz, \.csv"):
+    with pytest.raises(DataError, match=r"nobody reads \.parquet.*\.ts, .*\.npz, \.csv"):
         reader_for(tmp_path / "x.parquet")
 
 

@@ -11,41 +11,91 @@ _HERE = "tstk.builtin"
 @hookimpl
 def tstk_entries() -> Iterator[Entry]:
     """Everything the core offers by name."""
-    yield Entry("tokenizer", "patch", f"{_HERE}.tokenizers.patch:Patch", "Windows of samples, one token each",
-                provides=frozenset({"target", "step", "ordered"}), paper="PatchTST, arXiv:2211.14730")
+    yield Entry(
+        "tokenizer",
+        "patch",
+        f"{_HERE}.tokenizers.patch:Patch",
+        "Windows of samples, one token each",
+        provides=frozenset({"target", "step", "ordered"}),
+        paper="PatchTST, arXiv:2211.14730",
+    )
 
     yield Entry("encoder", "identity", f"{_HERE}.encoders.identity:Identity", "Tokens as they are")
-    yield Entry("encoder", "transformer", f"{_HERE}.encoders.transformer:Transformer",
-                "Pre- or post-norm, learned, sinusoidal or rotary positions, causal or not",
-                provides=frozenset({"causal", "prefix"}), paper="arXiv:1706.03762")
-    yield Entry("encoder", "bert", f"{_HERE}.encoders.bert:Bert", "BERT's architecture, from scratch or pretrained",
-                provides=frozenset({"prefix"}), paper="BERT, arXiv:1810.04805")
+    yield Entry(
+        "encoder",
+        "transformer",
+        f"{_HERE}.encoders.transformer:Transformer",
+        "Pre- or post-norm, learned, sinusoidal or rotary positions, causal or not",
+        provides=frozenset({"causal", "prefix"}),
+        paper="arXiv:1706.03762",
+    )
+    yield Entry(
+        "encoder",
+        "bert",
+        f"{_HERE}.encoders.bert:Bert",
+        "BERT's architecture, from scratch or pretrained",
+        provides=frozenset({"prefix"}),
+        paper="BERT, arXiv:1810.04805",
+    )
     yield Entry("encoder", "hf", f"{_HERE}.encoders.hf:HF", "Any Hugging Face encoder that accepts inputs_embeds")
 
     yield Entry("decoder", "linear", f"{_HERE}.decoders.linear:Linear", "One matrix per token")
-    yield Entry("decoder", "transformer", f"{_HERE}.decoders.transformer:TransformerDecoder",
-                "Light transformer with mask tokens where nothing was seen", paper="MAE, arXiv:2111.06377")
-    yield Entry("decoder", "cross", f"{_HERE}.decoders.cross:Cross", "Questions attend to seen tokens only",
-                paper="TimeMAE, arXiv:2303.00320")
+    yield Entry(
+        "decoder",
+        "transformer",
+        f"{_HERE}.decoders.transformer:TransformerDecoder",
+        "Light transformer with mask tokens where nothing was seen",
+        paper="MAE, arXiv:2111.06377",
+    )
+    yield Entry(
+        "decoder",
+        "cross",
+        f"{_HERE}.decoders.cross:Cross",
+        "Questions attend to seen tokens only",
+        paper="TimeMAE, arXiv:2303.00320",
+    )
     yield Entry("decoder", "own", f"{_HERE}.decoders.own:Own", "The tokenizer decodes its tokens itself")
 
     yield Entry("head", "linear", f"{_HERE}.heads.linear:Linear", "Pooled tokens through one matrix")
     yield Entry("head", "cot", f"{_HERE}.heads.cot:CoT", "Latent reasoning tokens that attend to the series")
     yield Entry("head", "residual-mlp", f"{_HERE}.heads.residual_mlp:ResidualMLP", "Mean through a residual MLP")
-    yield Entry("head", "forecast", f"{_HERE}.heads.forecast:Forecast", "All tokens to the whole horizon at once",
-                paper="PatchTST, arXiv:2211.14730")
+    yield Entry(
+        "head",
+        "forecast",
+        f"{_HERE}.heads.forecast:Forecast",
+        "All tokens to the whole horizon at once",
+        paper="PatchTST, arXiv:2211.14730",
+    )
 
     yield Entry("loss", "cross-entropy", f"{_HERE}.losses.cross_entropy:CrossEntropy", "Classification")
     yield Entry("loss", "forecast", f"{_HERE}.losses.forecast:Forecast", "Distance of a forecast from the future")
-    yield Entry("loss", "masked", f"{_HERE}.losses.masked:Masked", "Hide tokens and ask for their samples",
-                paper="MAE, arXiv:2111.06377")
+    yield Entry(
+        "loss",
+        "masked",
+        f"{_HERE}.losses.masked:Masked",
+        "Hide tokens and ask for their samples",
+        paper="MAE, arXiv:2111.06377",
+    )
     yield Entry("loss", "reconstruct", f"{_HERE}.losses.reconstruct:Reconstruct", "Autoencoding, nothing hidden")
     yield Entry("loss", "next-code", f"{_HERE}.losses.next_code:NextCode", "Cross-entropy of the following code")
 
     for name, suffixes, summary in (
         ("ts", {".ts"}, "UCR/UEA archives with an @-header"),
-        ("ucr", {".tsv", ".txt"}, "UCR tables, label first"),
+        ("tsv", {".tsv", ".txt"}, "UCR tables, label first"),
         ("npz", {".npz"}, "NumPy archives of arrays X and y"),
         ("csv", {".csv"}, "Labelled rows, or a forecasting table with dates"),
     ):
         yield Entry("data", name, f"tstk.data.{name}:read", summary, provides=frozenset(suffixes))
+
+    for name, summary in (
+        ("train", "Train a pipeline on data and keep the best weights"),
+        ("eval", "Score a run on data"),
+        ("predict", "Write a run's predictions to a file"),
+        ("embed", "Write one vector per series to a file"),
+        ("list", "List components by kind"),
+        ("show", "Show a component: options, shapes, paper"),
+        ("config", "List, show and copy configs"),
+        ("data", "List data sets, and report on one"),
+        ("plugins", "List installed plugins, working or not"),
+    ):
+        yield Entry("command", name, f"tstk.cli.{name}:command", summary)

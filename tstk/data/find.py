@@ -9,20 +9,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tstk.errors import DataError, NameUnknown, did_you_mean
-
-READERS = {
-    ".ts": "tstk.data.ts:read",
-    ".tsv": "tstk.data.tsv:read",
-    ".txt": "tstk.data.tsv:read",
-    ".npz": "tstk.data.npz:read",
-    ".csv": "tstk.data.csv:read",
-}
-"""Suffix -> module:function with the signature `read(path, *, label=None) -> dict[str, Raw] | Table`."""
+from tstk.registry import Entry, registry
 
 DEMO = Path(__file__).parent / "demo" / "har_demo.npz"
 ALIASES = {"har": "uci-har", "illness": "national-illness"}
@@ -62,16 +53,25 @@ class Found:
 
 
 def reader_for(path: Path) -> Callable[..., Any]:
-    """The function that reads this file, chosen by its suffix from `READERS`.
+    """The function that reads this file: `read(path, *, label=None) -> dict[str, Raw] | Table`.
 
     Raises:
         DataError: nobody reads this suffix
     """
-    if (target := READERS.get(path.suffix.lower())) is None:
+    readers = _readers()
+    if (entry := readers.get(path.suffix.lower())) is None:
         kind = path.suffix or "files without a suffix"
-        raise DataError(f"{path}: nobody reads {kind}; readable are {', '.join(READERS)}")
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
+        raise DataError(f"{path}: nobody reads {kind}; readable are {', '.join(readers)}")
+    return registry().load(entry)
+
+
+def _readers() -> dict[str, Entry]:
+    """Suffix -> the entry of kind "data" that reads it; where two do, the one listed first."""
+    found: dict[str, Entry] = {}
+    for entry in registry().entries("data"):
+        for suffix in sorted(entry.provides):
+            found.setdefault(suffix, entry)
+    return found
 
 
 def available(data_root: str | None = None) -> list[Row]:
@@ -95,7 +95,7 @@ def locate(use: str, data_root: str | None = None) -> Found:
         DataError: the file or folder is missing, unreadable, or holds none or several data sets
     """
     path = Path(use).expanduser()
-    if path.suffix.lower() in READERS or path.is_file() or len(path.parts) != 1:
+    if path.suffix.lower() in _readers() or path.is_file() or len(path.parts) != 1:
         return _at(path)
     root = _root(data_root)
     sets = [Found("har-demo", {"train": DEMO}), *_under(root)]
@@ -133,7 +133,7 @@ def _at(path: Path) -> Found:
     if path.is_dir():
         sets = _in(path)
         if not sets:
-            raise DataError(f"{path}: no data in this folder; looked for *{', *'.join(READERS)}")
+            raise DataError(f"{path}: no data in this folder; looked for *{', *'.join(_readers())}")
         if len(sets) > 1:
             raise DataError(f"{path}: several data sets; name one: {', '.join(map(_first, sets))}")
         return sets[0]
@@ -154,7 +154,7 @@ def _in(folder: Path) -> list[Found]:
     sets: dict[tuple[str, str], Found] = {}
     for path in sorted(folder.iterdir()):
         end = _END.search(path.stem)
-        if path.suffix.lower() not in READERS or not path.is_file():
+        if path.suffix.lower() not in _readers() or not path.is_file():
             continue
         if path.suffix.lower() == ".txt" and end is None:
             continue  # a text file is data only if its name says so

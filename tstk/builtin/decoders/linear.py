@@ -18,8 +18,10 @@ class Linear(Decoder):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         if not spec.aligned:
-            raise NeedsError(f"{self.called()} answers only where a token was seen, but this loss hides tokens and asks "
-                             "about them; use --decoder transformer or cross")
+            raise NeedsError(
+                f"{self.called()} answers only where a token was seen, but this loss hides tokens and asks "
+                "about them; use --decoder transformer or cross"
+            )
         self.out = spec.but(dim=spec.target or spec.dim)
         self.project = nn.Linear(spec.dim or 0, spec.target) if spec.target else nn.Identity()
 

@@ -22,11 +22,15 @@ class Own(Decoder):
     def meet(self, tokenizer: Tokenizer) -> None:
         """Keep a reference outside the module tree, so that its weights are stored once."""
         if not tokenizer.synthesises:
-            raise NeedsError(f"{self.called()} uses the tokenizer's own decoder, but {tokenizer.called()} has none; "
-                             "use --decoder transformer or linear")
+            raise NeedsError(
+                f"{self.called()} uses the tokenizer's own decoder, but {tokenizer.called()} has none; "
+                "use --decoder transformer or linear"
+            )
         if tokenizer.out.dim != self.spec.dim:
-            raise NeedsError(f"{self.called()} decodes tokens of width {tokenizer.out.dim}, but the encoder made them "
-                             f"{self.spec.dim} wide; use --encoder identity")
+            raise NeedsError(
+                f"{self.called()} decodes tokens of width {tokenizer.out.dim}, but the encoder made them "
+                f"{self.spec.dim} wide; use --encoder identity"
+            )
         self._tokenizer = [tokenizer]
 
     def forward(self, encoded: Tokens, asked: Tokens, place: Place) -> Tensor:

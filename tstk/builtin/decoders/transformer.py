@@ -31,15 +31,23 @@ class TransformerDecoder(Decoder):
 
     mixes = True
 
-    def __init__(self, spec: Spec, *, dim: int = 64, depth: int = 2, heads: int = 4,
-                 positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary"] = "sinusoidal",
-                 dropout: float = 0.1, mask_std: float = 0.02) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        dim: int = 64,
+        depth: int = 2,
+        heads: int = 4,
+        positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary"] = "sinusoidal",
+        dropout: float = 0.1,
+        mask_std: float = 0.02,
+    ) -> None:
         super().__init__(spec)
         self.embed = nn.Linear(spec.dim or 0, dim)
         self.mask_token = nn.Parameter(torch.randn(dim) * mask_std)
         self.positions, self.head_dim = positions, dim // heads
         self.table = nn.Parameter(torch.randn(spec.tokens, dim) * 0.02) if "learned" in positions else None
-        self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, norm="pre")
+        self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, attention_dropout=dropout, norm="pre")
         self.out = spec.but(dim=spec.target or dim)
         self.project = nn.Linear(dim, spec.target) if spec.target else nn.Identity()
 

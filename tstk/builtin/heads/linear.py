@@ -23,12 +23,15 @@ class Linear(Head):
 
     needs = ("classes",)
 
-    def __init__(self, spec: Spec, *, pool: Literal["mean", "max", "cls", "flatten"] = "mean",
-                 dropout: float = 0.0) -> None:
+    def __init__(
+        self, spec: Spec, *, pool: Literal["mean", "max", "cls", "flatten"] = "mean", dropout: float = 0.0
+    ) -> None:
         super().__init__(spec)
         if pool == "cls" and not spec.prefix:
-            raise NeedsError("--head.pool cls needs a CLS token, and this encoder adds none; switch it on with "
-                             "--encoder.cls, or use --head.pool mean")
+            raise NeedsError(
+                "--head.pool cls needs a CLS token, and this encoder adds none; switch it on with "
+                "--encoder.cls, or use --head.pool mean"
+            )
         self.pool = pool
         dim = spec.dim or 0
         self.dropout = nn.Dropout(dropout)

@@ -25,8 +25,16 @@ class ResidualMLP(Head):
         dim = spec.dim or 0
         self.enter = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout))
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(dropout),
-                          nn.Linear(hidden, hidden), nn.Dropout(dropout)) for _ in range(depth))
+            nn.Sequential(
+                nn.LayerNorm(hidden),
+                nn.Linear(hidden, hidden),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(hidden, hidden),
+                nn.Dropout(dropout),
+            )
+            for _ in range(depth)
+        )
         self.classify = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, spec.classes or 0))
 
     def forward(self, tokens: Tokens) -> Tensor:

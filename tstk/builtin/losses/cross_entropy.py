@@ -21,6 +21,7 @@ class CrossEntropy(Loss):
 
     needs = ("classes",)
     reads = "head"
+    weight: Tensor
 
     def __init__(self, spec: Spec, *, smoothing: float = 0.0, balanced: bool = False) -> None:
         super().__init__(spec)
@@ -35,6 +36,12 @@ class CrossEntropy(Loss):
         """Mean over the labelled series of the batch."""
         assert flow.output is not None
         assert flow.truth is not None
-        each = F.cross_entropy(flow.output, flow.truth, self.weight, reduction="none",  # type: ignore[arg-type]
-                               label_smoothing=self.smoothing, ignore_index=-1)
+        each = F.cross_entropy(
+            flow.output,
+            flow.truth,
+            self.weight,
+            reduction="none",
+            label_smoothing=self.smoothing,
+            ignore_index=-1,
+        )
         return {"cross_entropy": mean(each, flow.truth >= 0)}

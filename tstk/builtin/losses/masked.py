@@ -28,8 +28,14 @@ class Masked(Loss):
     needs = ("target",)
     decoder = "transformer"
 
-    def __init__(self, spec: Spec, *, ratio: float = 0.6,
-                 policy: Literal["random", "block", "tail", "column", "per_batch"] = "random", draws: int = 1) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        ratio: float = 0.6,
+        policy: Literal["random", "block", "tail", "column", "per_batch"] = "random",
+        draws: int = 1,
+    ) -> None:
         super().__init__(spec)
         if not 0 < ratio < 1:
             raise OptionError(f"loss.ratio={ratio}: expected a share between 0 and 1")

@@ -32,8 +32,10 @@ class NextCode(Loss):
     def attach(self, decoder: Decoder) -> None:
         """Refuse a decoder through which later codes would leak."""
         if decoder.mixes:
-            raise NeedsError(f"{self.called()} asks for the next token at every place, but {decoder.called()} looks at "
-                             "later places; use --decoder linear")
+            raise NeedsError(
+                f"{self.called()} asks for the next token at every place, but {decoder.called()} looks at "
+                "later places; use --decoder linear"
+            )
 
     def forward(self, flow: Flow) -> dict[str, Tensor]:
         """Mean over valid next tokens; ln(vocab) for an untrained model."""

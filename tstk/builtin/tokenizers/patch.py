@@ -15,9 +15,10 @@ from tstk.slots import Tokenizer
 
 
 class Patch(Tokenizer):
-    """Windows of consecutive samples, all channels together, mapped to a token (PatchTST, Nie et al. 2023, section 3.1).
+    """Windows of consecutive samples, all channels together, mapped to a token (PatchTST, Nie et al. 2023).
 
-    The series is padded at its end to a whole number of strides; a patch is valid if any of its samples was observed.
+    The series is padded at its end to a whole number of strides; a patch is valid if any of its samples was observed
+    and the series goes on where the patch before it ends.
 
     Args:
         dim: width of a token
@@ -28,26 +29,43 @@ class Patch(Tokenizer):
 
     invertible = True
 
-    def __init__(self, spec: Spec, *, dim: int = 128, window: int | None = None, stride: int | None = None,
-                 embed: Literal["linear", "conv"] = "linear") -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        dim: int = 128,
+        window: int | None = None,
+        stride: int | None = None,
+        embed: Literal["linear", "conv"] = "linear",
+    ) -> None:
         super().__init__(spec)
         if window is not None and window > spec.length:
-            raise DataError(f"--tokenizer.window {window} is longer than the longest series, {spec.length} samples; "
-                            f"choose at most {spec.length}")
+            raise DataError(
+                f"--tokenizer.window {window} is longer than the longest series, {spec.length} samples; "
+                f"choose at most {spec.length}"
+            )
         self.window = fitted_window(spec.length) if window is None else window
         self.stride = self.window if stride is None else stride
         if min(self.window, self.stride) < 1 or self.stride > self.window:
-            raise OptionError(f"tokenizer.stride={self.stride} and tokenizer.window={self.window}: expected "
-                              "1 <= stride <= window, or samples would be skipped")
-        self.out = spec.but(dim=dim, grid=(self._count(spec.length),), step=float(self.stride), span=float(self.window),
-                            target=spec.channels * self.window)
+            raise OptionError(
+                f"tokenizer.stride={self.stride} and tokenizer.window={self.window}: expected "
+                "1 <= stride <= window, or samples would be skipped"
+            )
+        self.out = spec.but(
+            dim=dim,
+            grid=(self._count(spec.length),),
+            step=float(self.stride),
+            span=float(self.window),
+            target=spec.channels * self.window,
+        )
         self.stem: nn.Module | None = None
         width = spec.channels
         if embed == "conv":
             width = dim
-            self.stem = nn.Sequential(nn.Conv1d(spec.channels, dim, 5, padding=2), nn.GELU(),
-                                      nn.Conv1d(dim, dim, 5, padding=2), nn.GELU())
-        self.embed = nn.Linear(width * self.window, dim)
+            self.stem = nn.Sequential(
+                nn.Conv1d(spec.channels, dim, 5, padding=2), nn.GELU(), nn.Conv1d(dim, dim, 5, padding=2), nn.GELU()
+            )
+        self.project = nn.Linear(width * self.window, dim)
 
     def _count(self, length: int) -> int:
         return max(ceil((length - self.window) / self.stride), 0) + 1
@@ -70,18 +88,28 @@ class Patch(Tokenizer):
                 x = layer(x) * series.mask.any(1, keepdim=True)
             patches = self._windows(x)
         index = torch.arange(target.shape[1], device=target.device).expand(len(target), -1)
-        return Tokens(self.embed(patches.flatten(2)), index[..., None].to(target.dtype), index, weight.any(-1),
-                      target=target, weight=weight)
+        # where patches overlap, one that the series' end does not call for would exist in a longer batch alone
+        end = (series.mask.any(1) * torch.arange(1, series.x.shape[-1] + 1, device=target.device)).amax(1, keepdim=True)
+        called_for = (index == 0) | ((index - 1) * self.stride + self.window < end)
+        return Tokens(
+            self.project(patches.flatten(2)),
+            index[..., None].to(target.dtype),
+            index,
+            weight.any(-1) & called_for,
+            target=target,
+            weight=weight,
+        )
 
     def invert(self, answer: Tensor, length: int) -> Tensor:
         """Patch samples back to a series; where patches overlap, their mean."""
         b, n, _ = answer.shape
         total = (n - 1) * self.stride + self.window
         parts = answer.reshape(b, n, self.spec.channels * self.window).transpose(1, 2)
-        fold = {"output_size": (1, total), "kernel_size": (1, self.window), "stride": (1, self.stride)}
-        x = F.fold(parts, **fold)[:, :, 0]  # type: ignore[arg-type]
-        count = F.fold(parts.new_ones(1, self.window, n), **fold)[:, :, 0]  # type: ignore[arg-type]
-        return (x / count)[..., :length]
+
+        def lay(windows: Tensor) -> Tensor:
+            return F.fold(windows, (1, total), (1, self.window), stride=(1, self.stride))[:, :, 0]
+
+        return (lay(parts) / lay(parts.new_ones(1, self.window, n)))[..., :length]
 
 
 def fitted_window(length: int) -> int:

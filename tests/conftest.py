@@ -1,0 +1,133 @@
+"""Small batches, specs and pipelines that the tests of the core share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tstk.assemble import assemble
+from tstk.config import resolve
+from tstk.records import Series, Spec
+from tstk.registry import Entry, registry
+
+torch.set_num_threads(1)
+
+
+def ragged_batch(batch=4, channels=2, length=24, classes=3, seed=0):
+    """Labelled series of several lengths, with a hole in some."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, length, generator=draw)
+    observed = torch.ones_like(x, dtype=torch.bool)
+    for i in range(batch):
+        observed[i, :, length - (i * 5) % (length // 2) :] = i * 5 % (length // 2) == 0
+        observed[i, i % channels, 3 : 3 + i] = False
+    return Series(x * observed, observed, torch.arange(batch) % classes, torch.arange(batch))
+
+
+def table_batch(batch=4, channels=2, length=24, horizon=8, seed=0):
+    """Windows of a table: complete contexts but for a hole, each with its future."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, length, generator=draw).cumsum(-1)
+    y = torch.randn(batch, channels, horizon, generator=draw)
+    observed = torch.ones_like(x, dtype=torch.bool)
+    observed[0, 0, 5:9] = False
+    y[1, 0, 2] = torch.nan
+    return Series(x * observed, observed, y, torch.arange(batch))
+
+
+LABELLED = Spec(channels=2, length=24, classes=3)
+TABLE = Spec(channels=2, length=24, horizon=8)
+SMALL = {
+    "tokenizer": {"use": "patch", "dim": 16, "window": 4},
+    "encoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0},
+}
+
+
+def small(spec, seed=0, wiring=None, **slots):
+    """A bound pipeline of small parts, from tables or names per slot."""
+    tables = dict(SMALL)
+    for slot, given in slots.items():
+        given = {"use": given} if isinstance(given, str) else given
+        base = tables.get(slot, {})
+        tables[slot] = {**(base if given.get("use", base.get("use")) == base.get("use") else {}), **given}
+    torch.manual_seed(seed)
+    config = resolve(("test", {**tables, "data": {"horizon": spec.horizon}}))
+    pipeline = assemble(config, spec, **(wiring or {}))
+    pipeline.bind()
+    return pipeline
+
+
+@pytest.fixture
+def build():
+    """`small`: a bound pipeline of small parts."""
+    return small
+
+
+@pytest.fixture
+def labelled_spec():
+    return LABELLED
+
+
+@pytest.fixture
+def table_spec():
+    return TABLE
+
+
+@pytest.fixture
+def ragged():
+    return ragged_batch
+
+
+@pytest.fixture
+def windows():
+    return table_batch
+
+
+@pytest.fixture
+def syllables(monkeypatch):
+    """A tokenizer with a codebook is installed; its name."""
+    monkeypatch.syspath_prepend(Path(__file__).parent / "made_up")
+    entry = Entry("tokenizer", "syllables", "syllables:Syllables", "A codebook", frozenset({"vocab"}), dist="made-up")
+    monkeypatch.setitem(registry()._table, ("tokenizer", "syllables"), [entry])
+    return "syllables"
+
+
+def write_npz(path, count=24, channels=2, length=20):
+    """Labelled series, some shorter than others, in a file with a training and a test part."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    parts = {}
+    for part, n in (("train", count), ("test", count // 2)):
+        x = rng.normal(size=(n, channels, length)).astype(np.float32) + 3
+        x[::3, :, length - 6 :] = np.nan
+        parts |= {f"X_{part}": x, f"y_{part}": np.arange(n) % 3}
+    np.savez(path, **parts)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def npz(tmp_path_factory):
+    """Path of a small labelled data set."""
+    return write_npz(tmp_path_factory.mktemp("data") / "toy.npz")
+
+
+@pytest.fixture(scope="session")
+def csv(tmp_path_factory):
+    """Path of a small table to forecast."""
+    path = tmp_path_factory.mktemp("data") / "table.csv"
+    x = torch.randn(140, 2, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    rows = [f"2020-01-01 {i // 60:02}:{i % 60:02}:00,{a},{b}" for i, (a, b) in enumerate(x.tolist())]
+    path.write_text("\n".join(["date,u,v", *rows]))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def run(npz, tmp_path_factory):
+    """A run directory: a small classifier trained for two epochs."""
+    from tstk.train import train
+
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    config = resolve(("flag", {**SMALL, "head": "linear", "data": npz, "train": {"epochs": 2, "batch_size": 8}}))
+    train(config, folder)
+    return folder
