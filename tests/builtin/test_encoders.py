@@ -362,3 +362,27 @@ def test_without_the_library_hf_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(TstkError, match=r"pip install 'tstk\[hf\]'"):
         HF(spec_of(), **SMALL)
+
+
+@pytest.mark.parametrize("name", ["transformer", "low-rank", "causal", "bert"])
+def test_an_exported_encoder_takes_any_batch_and_hides_what_is_invalid(name):
+    spec = spec_of()
+    encoder = built(MAKERS[name], spec)
+
+    class Tensors(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, values, pos, index, valid):
+            return self.encoder(Tokens(values, pos, index, valid)).values
+
+    def inputs(batch):
+        t = tokens_of(spec, batch=batch)
+        return tuple(x.contiguous() for x in (t.values, t.pos, t.index, t.valid))
+
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(Tensors(), inputs(2), dynamic_shapes=({0: batch},) * 4).module()
+    values, pos, index, valid = inputs(5)
+    valid[1, 7:] = False
+    close(program(values, pos, index, valid), encoder(Tokens(values, pos, index, valid)).values)
