@@ -175,6 +175,13 @@ def test_a_checkpoint_settles_the_shape(small):
     assert TimeMAEEncoder(spec_of(16), pretrained=small, depth=2).shape["hidden"] == 24
 
 
+def test_without_a_word_about_it_the_encoder_is_as_wide_as_the_tokens():
+    encoder = TimeMAEEncoder(spec_of(32))
+    assert encoder.out.dim == 32
+    assert len(encoder.stack.blocks) == 8
+    assert isinstance(encoder.project, nn.Identity)
+
+
 def test_a_checkpoint_without_a_tensor_is_refused(small):
     from safetensors.torch import save_file
 
