@@ -180,6 +180,7 @@ def test_without_a_word_about_it_the_encoder_is_as_wide_as_the_tokens():
     assert encoder.out.dim == 32
     assert len(encoder.stack.blocks) == 8
     assert isinstance(encoder.project, nn.Identity)
+    assert {m.eps for m in encoder.modules() if isinstance(m, nn.LayerNorm)} == {1e-5}
 
 
 def test_a_checkpoint_without_a_tensor_is_refused(small):
