@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tstk.errors import CheckpointError, NameUnknown
 from tstk.hooks import CONTRACT
-from tstk.registry import SLOTS, registry
+from tstk.registry import SLOTS, registry, same
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +31,11 @@ FORMAT = 1
 WEIGHTS = "model.safetensors"
 
 
-def is_run(path: str | Path) -> bool:
-    """Whether a name is a run directory rather than a component."""
-    return Path(path, "config.json").is_file() or (os.sep in str(path) and Path(path).is_dir())
+def is_run(slot: str, use: str) -> bool:
+    """Whether a slot was given a run directory rather than a component: a component's name always wins."""
+    if any(same(use, name) for name in registry().names(slot)):
+        return False
+    return Path(use, "config.json").is_file() or (os.sep in use and Path(use).is_dir())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tstk.errors import OptionError, TstkError, did_you_mean
 from tstk.outline import Outline, outline, source_file
-from tstk.registry import SLOTS, Entry, registry
+from tstk.registry import SLOTS, Entry, registry, same
 
 SECTIONS = {"data": "tstk.data.load:load", "pipeline": "tstk.assemble:assemble", "train": "tstk.engine:fit"}
 """Tables that are not slots: the options of each are the keyword-only parameters of a function."""
@@ -119,11 +119,6 @@ def resolve(*layers: Layer) -> Config:
     return config
 
 
-def same(a: str, b: str) -> bool:
-    """Two names of components mean the same: `tstk/bert` and `bert` do."""
-    return a == b if "/" in a and "/" in b else a.rpartition("/")[2] == b.rpartition("/")[2]
-
-
 def _table(value: Any) -> Table:
     return {"use": value} if not isinstance(value, Mapping) else dict(value)
 
@@ -218,7 +213,7 @@ def _mounted(layer: tuple[str, dict[str, Table]], config: Config) -> tuple[str, 
     tables = dict(tables)
     for slot in SLOTS:
         use = tables.get(slot, {}).get("use")
-        if use and is_run(use):
+        if use and is_run(slot, str(use)):
             old = read_config(use)["config"]
             if slot not in old:
                 has = ", ".join(s for s in SLOTS if s in old)

@@ -277,7 +277,7 @@ class Pipeline(nn.Module):
     def _keys(self, inner: Series) -> Tensor:
         if inner.key is not None:
             return inner.key
-        return torch.arange(len(inner.x), device=inner.x.device)
+        return torch.arange(inner.x.shape[0], device=inner.x.device)
 
     # ---------------------------------------------------------------- the way out
 
@@ -291,7 +291,7 @@ class Pipeline(nn.Module):
         """The decoder's answers put back on the grid and inverted; the last `horizon` samples."""
         assert flow.decoded is not None
         length = self.spec.length + (self.spec.horizon or 0)
-        grid = flow.decoded.new_zeros(len(flow.decoded), self.tokenizer.out.tokens, flow.decoded.shape[-1])
+        grid = flow.decoded.new_zeros(flow.decoded.shape[0], self.tokenizer.out.tokens, flow.decoded.shape[-1])
         index = flow.asked.index.masked_fill(~flow.asked.valid, 0)[..., None].expand_as(flow.decoded)
         grid = grid.scatter_add(1, index, flow.decoded * flow.asked.valid[..., None])
         return self.tokenizer.invert(grid, length)[..., self.spec.length :]
@@ -305,7 +305,7 @@ class Pipeline(nn.Module):
         def wide(t: Tensor) -> Tensor:
             return t.reshape(-1, c * t.shape[1], *t.shape[2:])
 
-        channel = torch.arange(c, device=tokens.pos.device).repeat(len(tokens.pos) // c)[:, None]
+        channel = torch.arange(c, device=tokens.pos.device).repeat(tokens.pos.shape[0] // c)[:, None]
         axis = channel[..., None].expand(*tokens.index.shape, 1).to(tokens.pos.dtype)
         told = tokens.but(pos=torch.cat([tokens.pos, axis], -1), index=tokens.index * c + channel)
         return told.map(wide).but(prefix=None if tokens.prefix is None else wide(tokens.prefix))
@@ -335,6 +335,6 @@ def head_spec(spec: Spec, encoded: Spec, channels: str, per_channel: bool) -> Sp
 def _hidden(seen: Tokens, asked: Tokens) -> Tensor:
     """[B, M] bool: the asked tokens that were not seen."""
     slots = int(max(seen.index.max(), asked.index.max())) + 1
-    known = torch.zeros(len(seen.index), slots, device=seen.index.device)
+    known = torch.zeros(seen.index.shape[0], slots, device=seen.index.device)
     known.scatter_add_(1, seen.index, seen.valid.to(known.dtype))
     return asked.valid & (known.gather(1, asked.index) == 0)

@@ -206,6 +206,11 @@ class Registry:
         return [e.name for e in self.entries(kind) if what in e.provides]
 
 
+def same(a: str, b: str) -> bool:
+    """Two names of components mean the same: `tstk/bert` and `bert` do."""
+    return a == b if "/" in a and "/" in b else a.rpartition("/")[2] == b.rpartition("/")[2]
+
+
 def _checked(entry: Any) -> Entry:
     if not isinstance(entry, Entry):
         raise TstkError(f"tstk_entries yielded {entry!r}; expected a tstk.Entry")

@@ -65,8 +65,8 @@ class TransformerDecoder(Decoder):
         if encoded.prefix is not None:
             skip = encoded.prefix.shape[1]
             x = torch.cat([self.embed(encoded.prefix), x], 1)
-            valid = torch.cat([valid.new_ones(len(valid), skip), valid], 1)
-            pos = torch.cat([pos.new_zeros(len(pos), skip, pos.shape[-1]), pos + 1], 1)
+            valid = torch.cat([valid.new_ones(valid.shape[0], skip), valid], 1)
+            pos = torch.cat([pos.new_zeros(pos.shape[0], skip, pos.shape[-1]), pos + 1], 1)
         turn = angles(pos, self.head_dim) if "rotary" in self.positions else None
         x = self.stack(x, mask=key_mask(valid), angles=turn)[:, skip:]
         if not self.spec.aligned:
@@ -75,7 +75,7 @@ class TransformerDecoder(Decoder):
 
     def _canvas(self, x: Tensor, encoded: Tokens, asked: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The grid with seen tokens at their slots; valid where something was seen or is asked."""
-        b, slots = len(x), self.spec.tokens
+        b, slots = x.shape[0], self.spec.tokens
 
         def lay(values: Tensor, at: Tokens) -> Tensor:
             width = values.shape[-1]

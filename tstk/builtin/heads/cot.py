@@ -44,7 +44,7 @@ class CoT(Head):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Logits [B, classes]."""
-        x = self.thoughts.expand(len(tokens.values), -1, -1)
+        x = self.thoughts.expand(tokens.values.shape[0], -1, -1)
         x = self.norms[0](x + self.ask(x, tokens.values, mask=key_mask(tokens.valid)))
         x = self.norms[1](x + self.confer(x))
         x = self.norms[2](x + self.think(x))

@@ -52,5 +52,5 @@ class Linear(Head):
 def laid_out(tokens: Tokens, slots: int) -> Tensor:
     """Values on the whole grid, [B, slots, D]: each valid token at its index, zeros elsewhere."""
     values = tokens.values * tokens.valid[..., None]
-    grid = torch.zeros(len(values), slots, values.shape[-1], dtype=values.dtype, device=values.device)
+    grid = torch.zeros(values.shape[0], slots, values.shape[-1], dtype=values.dtype, device=values.device)
     return grid.scatter_add(1, tokens.index[..., None].expand_as(values), values)

@@ -87,7 +87,7 @@ class Patch(Tokenizer):
             for layer in self.stem:  # type: ignore[attr-defined]
                 x = layer(x) * series.mask.any(1, keepdim=True)
             patches = self._windows(x)
-        index = torch.arange(target.shape[1], device=target.device).expand(len(target), -1)
+        index = torch.arange(target.shape[1], device=target.device).expand(target.shape[0], -1)
         # where patches overlap, one that the series' end does not call for would exist in a longer batch alone
         end = (series.mask.any(1) * torch.arange(1, series.x.shape[-1] + 1, device=target.device)).amax(1, keepdim=True)
         called_for = (index == 0) | ((index - 1) * self.stride + self.window < end)
