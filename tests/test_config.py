@@ -76,6 +76,19 @@ def test_all_faults_are_told_at_once():
     assert "train.steps (from my.toml) is 2.5; expected int" in text
 
 
+@pytest.mark.parametrize("use", [5, ["bert"], True])
+def test_a_name_that_is_no_text_is_refused_with_its_place(use, nested):
+    for given, place in (({"encoder": use}, "encoder"), ({"encoder": {"use": use}}, "encoder")):
+        with pytest.raises(OptionError, match=f"my.toml: {place} is .*expected a name"):
+            resolve(("my.toml", given))
+    with pytest.raises(OptionError, match=r"my\.toml: encoder\.inner is"):
+        resolve(("my.toml", {"encoder": {"use": "nest", "inner": use}}))
+
+
+def test_a_path_may_stand_for_a_name(run):
+    assert resolve(("argument", {"encoder": run, "loss": "masked"})).mounts == {"encoder": str(run)}
+
+
 def test_an_unknown_component_is_named():
     with pytest.raises(NameUnknown, match="Did you mean 'transformer'"):
         resolve(("flag", {"encoder": "transfomer"}))

@@ -8,6 +8,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ def resolve(*layers: Layer) -> Config:
                 faults.append(
                     f"{source}: there is no table [{name}].{did_you_mean(name, known)} There are: {', '.join(known)}."
                 )
-    stack = [(source, {k: _table(v) for k, v in tables.items()}) for source, tables in layers]
+    stack = [(source, {k: _table(v, f"{source}: {k}") for k, v in tables.items()}) for source, tables in layers]
     config = Config({})
     start = _said(stack, "pipeline", "from")
     if start is not None:
@@ -119,8 +120,14 @@ def resolve(*layers: Layer) -> Config:
     return config
 
 
-def _table(value: Any) -> Table:
-    return {"use": value} if not isinstance(value, Mapping) else dict(value)
+def _table(value: Any, where: str) -> Table:
+    table = dict(value) if isinstance(value, Mapping) else {"use": value}
+    use = table.get("use")
+    if isinstance(use, os.PathLike):
+        table["use"] = os.fspath(use)
+    elif use is not None and not isinstance(use, str):
+        raise OptionError(f"{where} is {use!r}; expected a name, or a table with use = NAME")
+    return table
 
 
 def _said(stack: Sequence[tuple[str, dict[str, Table]]], section: str, name: str) -> Any:
@@ -154,7 +161,7 @@ def _component(kind: str, tables: Sequence[tuple[str, Table]], path: str, config
         dotted = f"{path}.{name}"
         given = [(s, t[name]) for s, t in mine if name in t]
         if option.nested:
-            below = [(s, _table(v)) for s, v in given]
+            below = [(s, _table(v, f"{s}: {dotted}")) for s, v in given]
             if below and below[-1][1].get("use", "") in (None, "none") and len(below[-1][1]) == 1:
                 below = []
             elif option.default is not None:

@@ -19,6 +19,10 @@ from tstk.registry import SLOTS
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
+_SIZES = {"dim", "heads", "hidden", "window", "stride", "context", "horizon", "length", "batch_size", "accumulate"}
+_SHARES = ("dropout", "smoothing")
+"""Ranges that a name implies wherever it is used; what else a component asks of a value, it checks itself."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -87,10 +91,16 @@ class Option:
                 raise ValueError(value)
             if self.type == "str" and not isinstance(value, str):
                 raise ValueError(value)
-            return _SCALARS[self.type](value)
+            found = _SCALARS[self.type](value)
         except (ValueError, KeyError, TypeError, StopIteration):
             hint = did_you_mean(str(value), map(str, self.choices)) if self.choices else ""
             raise OptionError(f"{where or self.name} is {value!r}; expected {self.hint}.{hint}") from None
+        least = 1 if self.name in _SIZES else 0
+        if self.type == "int" and found < least:
+            raise OptionError(f"{where or self.name} is {value!r}; expected {self.hint}, {least} or more")
+        if self.name.endswith(_SHARES) and not 0 <= found < 1:
+            raise OptionError(f"{where or self.name} is {value!r}; expected a share of 0 or more and less than 1")
+        return found
 
 
 @dataclass(frozen=True)

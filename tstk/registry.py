@@ -118,6 +118,8 @@ class Registry:
             if not own:
                 raise TstkError(f"{source.module} has no function tstk_entries marked with @tstk.hookimpl")
             for entry in own[0].function():  # type: ignore[attr-defined]
+                if any((e.kind, e.name) == (entry.kind, entry.name) for e in plugin.entries):
+                    raise TstkError(f"announces the {entry.kind} {entry.name!r} twice")
                 plugin.entries.append(replace(_checked(entry), dist=source.dist))
         except (Exception, SystemExit) as e:
             if os.environ.get("TSTK_STRICT") == "1":
