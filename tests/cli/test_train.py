@@ -97,7 +97,7 @@ def test_a_dry_run_with_a_fault_exits_with_2(refused, npz, small, monkeypatch):
         (["--head", "linear", "--decoder", "linear"], "--decoder linear would have no use"),
         (["--loss", "next-code"], "needs discrete tokens"),
         (["--head", "forecast"], "horizon"),
-        (["--out", "missing.file/run", "--tokenizer.window", 0], "window=0"),
+        (["--out", "missing.file/run", "--tokenizer.window", 0], "tokenizer.window is '0'"),
         pytest.param(
             ["--device", "cuda"],
             "torch sees no GPU",

@@ -89,6 +89,7 @@ def tstk_entries() -> Iterator[Entry]:
 
     for name, summary in (
         ("train", "Train a pipeline on data and keep the best weights"),
+        ("run", "Run the stages of a recipe"),
         ("eval", "Score a run on data"),
         ("predict", "Write a run's predictions to a file"),
         ("embed", "Write one vector per series to a file"),

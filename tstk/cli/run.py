@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import rich_click
+from click.core import ParameterSource
 
 from tstk.cli.options import section_options
 from tstk.cli.progress import watcher
@@ -21,30 +21,30 @@ EVERYWHERE = ("seed", "device", "precision", "threads")
 """Training options that make sense for all stages alike."""
 
 
-def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the command the options that every stage takes: the data and a few of training."""
-    for section in ("train", "data"):
-        for option in reversed(list(section_options(section))):
-            if section == "data" or option.path[1] in EVERYWHERE:
-                option.default, option.show_default = None, False
-                function = click.decorators._param_memo(function, option) or function
-    return function
+SCORES = ("accuracy", "f1_macro", "mse", "mae", "loss")
+
+
+def _shared() -> list[click.Parameter]:
+    """The options that every stage takes: the data, and a few of training."""
+    training = [option for option in section_options("train") if option.path[1] in EVERYWHERE]
+    return [*section_options("data"), *training]
 
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples("tstk run timemae --data har --data-root data", "tstk run recipe.toml --set pretrain.epochs=5"),
+    params=_shared(),
+    epilog=examples("tstk run timemae --data har", "tstk run recipe.toml --set pretrain.epochs=5"),
 )
 @click.argument("recipe", metavar="RECIPE")
 @rich_click.option("--data", metavar="NAME|PATH", help="data set for all stages")
-@_shared
 @rich_click.option(
     "--set", "changes", multiple=True, metavar="STAGE.OPTION=VALUE", help="an option of one stage: pretrain.epochs=5"
 )
 @rich_click.option("--out", metavar="DIR", help="folder of the stages' run directories; runs/RECIPE-DATA if not given")
 @rich_click.option("--json", "json_", is_flag=True, help="print all results as JSON")
+@click.pass_context
 def command(
-    recipe: str, data: str | None, changes: tuple[str, ...], out: str | None, json_: bool, **given: Any
+    ctx: click.Context, recipe: str, data: str | None, changes: tuple[str, ...], out: str | None, json_: bool, **_: Any
 ) -> None:
     """Run a recipe: a list of stages, each a config and what it mounts from earlier stages.
 
@@ -53,8 +53,9 @@ def command(
     """
     from tstk.recipe import run_recipe
 
-    shared = {k.split("__")[-1]: v for k, v in given.items() if v is not None}
-    tables = chosen({**({"data": data} if data else {}), **shared})
+    given = {"data": data} if data else {}
+    typed = [p for p in _shared() if ctx.get_parameter_source(str(p.name)) == ParameterSource.COMMANDLINE]
+    tables = chosen(given | {str(p.name).split("__")[-1]: ctx.params[str(p.name)] for p in typed})
     folder = Path(out) if out else Path("runs", "-".join(Path(n).stem for n in (recipe, data) if n))
     results = run_recipe(recipe, folder, _train, choices=("flag", tables), changes=_changes(changes), say=note)
     if json_:
@@ -65,9 +66,6 @@ def command(
         for name, r in results.items()
     ]
     table(["stage", "task", *SCORES, "run"], rows, right=SCORES)
-
-
-SCORES = ("accuracy", "f1_macro", "mse", "mae", "loss")
 
 
 def _train(config: Config, run: Path, stage: str) -> dict[str, Any]:
