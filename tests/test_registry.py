@@ -91,6 +91,14 @@ def test_a_clash_is_an_error_when_the_short_name_is_used_and_qualified_names_wor
     assert found.names("encoder") == ["a/wave", "b/wave", "sea"]
 
 
+def test_a_config_may_have_a_slash_in_its_name():
+    table = Registry([plugin(entry("mine/pretrain", kind="config", target="mine:pretrain.toml"))])
+    for name in ("mine/pretrain", "tstk-plugins-mine/mine/pretrain"):
+        assert table.find("config", name).target == "mine:pretrain.toml"
+    with pytest.raises(NameUnknown, match="mine/pretrain"):
+        table.find("config", "mine/pretrian")
+
+
 def test_the_same_name_may_serve_several_kinds():
     found = Registry([plugin(entry("wave"), entry("wave", kind="head"))])
     assert found.find("encoder", "wave").kind == "encoder"

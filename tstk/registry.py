@@ -142,8 +142,11 @@ class Registry:
         Raises:
             NameUnknown: no such entry, or several plugins use the short name
         """
-        dist, _, short = name.rpartition("/")
-        found = [e for e in self._table.get((kind, short), []) if dist in ("", e.dist)]
+        dist, short = "", name
+        found = self._table.get((kind, name), [])
+        if not found and "/" in name:  # a config's own name may have a slash, a distribution's never does
+            dist, _, short = name.partition("/")
+            found = [e for e in self._table.get((kind, short), []) if e.dist == dist]
         if len(found) == 1:
             return found[0]
         if found:
@@ -155,13 +158,14 @@ class Registry:
 
     def _unknown(self, kind: str, name: str, dist: str, short: str) -> str:
         text = f"No {kind} is called {name!r}."
-        hint = did_you_mean(short, self.names(kind))
+        hint = did_you_mean(name, self.names(kind)) or did_you_mean(short, self.names(kind))
         if not hint:
             elsewhere = [k for k in KINDS if k != kind and (k, short) in self._table]
             hint = f" {short!r} is a {elsewhere[0]}." if elsewhere else ""
         if not hint and self.names(kind):
             hint = f" There are: {', '.join(self.names(kind))}."
-        if dist and all(p.dist != dist for p in self.plugins):
+        folder = any(e.name.startswith(f"{dist}/") for e in self.entries(kind))
+        if dist and not folder and all(p.dist != dist for p in self.plugins):
             hint = f" The plugin {dist} is not installed: pip install {dist}"
         broken = [f"{p.dist} ({p.error})" for p in self.plugins if p.error and dist in ("", p.dist)]
         return text + hint + (f" Plugins that failed to load: {'; '.join(broken)}." if broken else "")
