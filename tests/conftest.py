@@ -1,48 +1,16 @@
 """Small batches, specs and pipelines that the tests of the core share."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from tstk.assemble import assemble
 from tstk.config import resolve
-from tstk.records import Series, Spec, Tokens
-from tstk.slots import Tokenizer
+from tstk.records import Series, Spec
+from tstk.registry import Entry, registry
 
 torch.set_num_threads(1)
-
-
-class Syllables(Tokenizer):
-    """A tokenizer with a codebook and a way back to samples: the least that next-code and `own` can work with."""
-
-    synthesises = True
-    window = 4
-
-    def __init__(self, spec: Spec, *, codes: int = 5, dim: int = 16) -> None:
-        super().__init__(spec)
-        self.book = torch.nn.Embedding(codes, dim)
-        self.voice = torch.nn.Linear(dim, spec.channels * self.window)
-        self.steps = 0
-        self.out = spec.but(dim=dim, grid=(-(-spec.length // self.window),), vocab=codes, step=4.0, span=4.0)
-
-    def forward(self, series):
-        n = -(-series.x.shape[-1] // self.window)
-        short = n * self.window - series.x.shape[-1]
-        x, mask = (torch.nn.functional.pad(t, (0, short)) for t in (series.x, series.mask))
-        x, mask = (t.unfold(-1, self.window, self.window).transpose(1, 2).flatten(2) for t in (x, mask))
-        ids = (x.sum(-1).mul(3).round().long()) % self.book.num_embeddings
-        index = torch.arange(n).expand(len(x), n)
-        commit = (self.voice(self.book(ids)) - x).square().mean()
-        return Tokens(self.embed(ids), index[..., None].float(), index, mask.any(-1), ids=ids, aux={"commit": commit})
-
-    def embed(self, ids):
-        return self.book(ids)
-
-    def decode(self, values, length):
-        spoken = self.voice(values).unflatten(-1, (self.spec.channels, self.window))
-        return spoken.permute(0, 2, 1, 3).flatten(2)[..., :length]
-
-    def after_step(self, flows):
-        self.steps += 1
 
 
 def ragged_batch(batch=4, channels=2, length=24, classes=3, seed=0):
@@ -116,9 +84,12 @@ def windows():
 
 
 @pytest.fixture
-def syllables():
-    """The class of a tokenizer with a codebook."""
-    return Syllables
+def syllables(monkeypatch):
+    """A tokenizer with a codebook is installed; its name."""
+    monkeypatch.syspath_prepend(Path(__file__).parent / "made_up")
+    entry = Entry("tokenizer", "syllables", "syllables:Syllables", "A codebook", frozenset({"vocab"}), dist="made-up")
+    monkeypatch.setitem(registry()._table, ("tokenizer", "syllables"), [entry])
+    return "syllables"
 
 
 def write_npz(path, count=24, channels=2, length=20):

@@ -119,13 +119,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as e:
         raise CheckpointError(f"{path} is damaged: {e}") from None
-    if not isinstance(found, dict) or "config" not in found or "format" not in found:
+    if not isinstance(found, dict) or not isinstance(found.get("format"), int):
         raise CheckpointError(f"{path} was not written by tstk")
     if found["format"] > FORMAT:
         wrote = found.get("versions", {}).get("tstk", "a later version")
         raise CheckpointError(
             f"{folder} was written by tstk {wrote}, in a format this version does not know: pip install --upgrade tstk"
         )
+    if not {"config", "spec", "versions"} <= found.keys():
+        raise CheckpointError(f"{path} was not written by tstk")
     return found
 
 

@@ -203,9 +203,10 @@ class _Ledger:
             numbers = torch.stack([v.float() for v in terms.values()]).tolist()
             for name, value in zip(terms, numbers, strict=True):
                 if not math.isfinite(value):
+                    kept = " and the best weights so far were kept" if self.number > 1 else ""
                     raise TrainingError(
-                        f"the loss term {name!r} became {value} at step {step} (epoch {self.number}); training stopped "
-                        "and the last good checkpoint was kept. Try a lower --lr, a smaller --clip or --precision fp32"
+                        f"the loss term {name!r} became {value} at step {step} (epoch {self.number}); training stopped"
+                        f"{kept}. Try a lower --lr, a smaller --clip or --precision fp32"
                     )
                 recent[name] = recent.get(name, 0.0) + value * rows
             count += rows
@@ -245,7 +246,8 @@ class _Judge:
     def improved(self, row: dict[str, Any], pipeline: nn.Module) -> bool:
         rank = self._rank(row)
         better = self.rank is None or rank > self.rank
-        self.idle = 0 if better else self.idle + 1
+        # an equal score may bring later weights, but it is no progress
+        self.idle = 0 if self.rank is None or rank[0] > self.rank[0] else self.idle + 1
         if better:
             self.rank, self.best = rank, row
             self.state = {k: v.detach().cpu().clone() for k, v in pipeline.state_dict().items()}

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tstk.draws import Draws
 from tstk.errors import DataError, NeedsError, OptionError, did_you_mean
@@ -66,6 +67,14 @@ class Pipeline(nn.Module):
                     "series; choose another decoder, or --loss reconstruct"
                 )
             loss.attach(decoder)
+        if loss.blanks and not tokenizer.invertible:
+            raise NeedsError(
+                f"{tokenizer.called()} cannot turn answers back into samples, so the future cannot "
+                "be read from a decoder; forecast with --head forecast"
+            )
+        # a decoder that answers only where tokens were seen, or with states, can say nothing of a future
+        samples = loss.out.target is not None and not loss.out.aligned
+        self.foretells = self.continues and tokenizer.invertible and samples
 
     def slots(self) -> Iterator[tuple[str, Slot]]:
         """The parts that exist, by slot name."""
@@ -149,10 +158,11 @@ class Pipeline(nn.Module):
         if self.head is not None:
             self._answer(flow)
             return flow
-        if not self.continues or self.decoder is None:
+        if not self.foretells:
+            head = "linear" if self.spec.horizon is None else "forecast"
             raise OptionError(
                 "this pipeline was pretrained without a task, so it predicts nothing; "
-                "train a head on it: tstk train --from RUN --head linear"
+                f"train a head on it: tstk train --from RUN --head {head}"
             )
         tokens = flow.tokens
         future = tokens.ends(self.tokenizer.out) > self.spec.length
@@ -170,8 +180,9 @@ class Pipeline(nn.Module):
         return output * self.std + self.mean if self.spec.horizon is not None else output
 
     def encode(self, series: Series) -> Tokens:
-        """All tokens encoded, nothing hidden; with independent channels, those of all channels side by side."""
-        return self._unfolded(self.encoder(self._enter(series, blank=False).tokens))
+        """All tokens of the context encoded, nothing hidden; with independent channels, those of all channels side
+        by side."""
+        return self._unfolded(self.encoder(self._enter(series.but(y=None), blank=False).tokens))
 
     @torch.no_grad()
     def embed(self, series: Series, how: Literal["mean", "max", "cls"] = "mean") -> Tensor:
@@ -205,7 +216,7 @@ class Pipeline(nn.Module):
                 f"a series of {series.x.shape[-1]} samples is longer than the {self.spec.length} this "
                 f"model was built for; cut it, or train with --length {series.x.shape[-1]}"
             )
-        scaled = self._scaled(series)
+        scaled = self._scaled(self._reaching(series))
         inner, mean, scale = self._normalised(scaled)
         if self.continues:
             inner = self._continued(inner)
@@ -220,6 +231,13 @@ class Pipeline(nn.Module):
             tokens = self.tokenizer(inner)
         hidden = torch.zeros_like(tokens.valid)
         return Flow(inner, tokens, tokens, tokens, hidden, truth=scaled.y, mean=mean, scale=scale)
+
+    def _reaching(self, series: Series) -> Series:
+        """A context that is short starts late: it ends where the future begins, and what was before is missing."""
+        short = self.spec.length - series.x.shape[-1]
+        if self.spec.horizon is None or not short:
+            return series
+        return series.but(x=F.pad(series.x, (short, 0)), observed=F.pad(series.mask, (short, 0)))
 
     def _scaled(self, series: Series) -> Series:
         """Unobserved samples 0, the others in deviations of the training data; futures likewise."""
@@ -272,15 +290,7 @@ class Pipeline(nn.Module):
     def _future(self, flow: Flow) -> Tensor:
         """The decoder's answers put back on the grid and inverted; the last `horizon` samples."""
         assert flow.decoded is not None
-        assert self.decoder is not None
         length = self.spec.length + (self.spec.horizon or 0)
-        if self.decoder.whole:
-            return flow.decoded[..., self.spec.length :]
-        if not self.tokenizer.invertible:
-            raise NeedsError(
-                f"{self.tokenizer.called()} cannot turn answers back into samples, so the future cannot "
-                "be read from a decoder; forecast with --head forecast"
-            )
         grid = flow.decoded.new_zeros(len(flow.decoded), self.tokenizer.out.tokens, flow.decoded.shape[-1])
         index = flow.asked.index.masked_fill(~flow.asked.valid, 0)[..., None].expand_as(flow.decoded)
         grid = grid.scatter_add(1, index, flow.decoded * flow.asked.valid[..., None])

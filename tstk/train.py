@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from tstk.config import Config
 from tstk.data.dataset import Dataset
 from tstk.data.load import load
 from tstk.engine import Fitted, Watcher, fit
-from tstk.errors import OptionError
+from tstk.errors import OptionError, TrainingError
 from tstk.evaluate import baseline, evaluate
 from tstk.pipeline import Pipeline
 
@@ -74,8 +75,11 @@ def train(
     command: str = "",
     watcher: Watcher | None = None,
     say: Callable[[str], None] = lambda line: None,
+    ready: Callable[[Pipeline, Dataset], None] | None = None,
 ) -> dict[str, Any]:
     """Train, select by validation, score once on test, write the run directory.
+
+    If training stops before it has kept any weights, the run directory is removed again.
 
     Args:
         config: resolved
@@ -83,6 +87,7 @@ def train(
         command: how to do this again, for the record
         watcher: told of steps and epochs
         say: receives lines for the user
+        ready: receives the pipeline and its data before the first step
 
     Returns:
         what result.json holds
@@ -90,9 +95,18 @@ def train(
     begin = time.time()
     folder = fresh(out)
     pipeline, data = prepare(config, say)
+    if ready:
+        ready(pipeline, data)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(folder, config, pipeline, data.like())
-    fitted = fit(pipeline, data, _Recorder(folder, pipeline, watcher), **config.options("train"))
+    try:
+        save_config(folder, config, pipeline, data.like())
+        fitted = fit(pipeline, data, _Recorder(folder, pipeline, watcher), **config.options("train"))
+    except BaseException as e:
+        if not (folder / WEIGHTS).is_file():
+            shutil.rmtree(folder)
+        elif isinstance(e, TrainingError):
+            raise TrainingError(f"{e}. {folder} keeps the best weights so far") from None
+        raise
     save_weights(pipeline, folder / WEIGHTS)
     result = _result(config, pipeline, data, fitted, command)
     result["seconds"] = round(time.time() - begin, 2)
@@ -101,7 +115,7 @@ def train(
 
 
 def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, command: str) -> dict[str, Any]:
-    task = "pretraining" if pipeline.head is None and not pipeline.continues else data.task
+    task = "pretraining" if pipeline.head is None and not pipeline.foretells else data.task
     part = data.test
     return {
         "task": task,

@@ -64,6 +64,28 @@ def bert_config(name: str) -> dict[str, Any]:
     return {ours: found[theirs] for ours, theirs in keys.items()}
 
 
+def bert_shape(given: dict[str, Any], pretrained: str | None, whole: bool) -> dict[str, Any]:
+    """A checkpoint's architecture (see `bert_config`) together with what was given, which must not contradict it.
+
+    Args:
+        given: what the user chose
+        pretrained: the checkpoint; without one, `given` is all there is
+        whole: the position table is the checkpoint's too
+
+    Raises:
+        OptionError: a contradiction, or whatever `bert_config` finds
+    """
+    if pretrained is None:
+        return given
+    found = bert_config(pretrained)
+    if not whole:
+        del found["rows"]  # the layers alone bring no table
+    faults = [f"{k}={v}, but its own is {found[k]}" for k, v in given.items() if v != found.get(k, v)]
+    if faults:
+        raise OptionError(f"pretrained={pretrained!r} settles the architecture: {'; '.join(faults)}; leave these out")
+    return given | found
+
+
 def bert_weights(name: str) -> dict[str, Tensor]:
     """The tensors of a BERT checkpoint under today's names: no `bert.` in front, norms with weight and bias.
 

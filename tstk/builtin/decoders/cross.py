@@ -24,6 +24,8 @@ class Cross(Decoder):
         residual_scale: initial value of a learned factor on each sub-layer, as in TimeMAE; none for no factor
     """
 
+    mixes = True
+
     def __init__(
         self, spec: Spec, *, depth: int = 2, heads: int = 4, dropout: float = 0.1, residual_scale: float | None = None
     ) -> None:
@@ -31,7 +33,15 @@ class Cross(Decoder):
         dim = spec.dim or 0
         self.question = nn.Parameter(torch.randn(dim) * 0.02)
         self.blocks = nn.ModuleList(
-            CrossBlock(dim, heads, hidden=4 * dim, dropout=dropout, norm="post", residual_scale=residual_scale)
+            CrossBlock(
+                dim,
+                heads,
+                hidden=4 * dim,
+                dropout=dropout,
+                attention_dropout=dropout,
+                norm="post",
+                residual_scale=residual_scale,
+            )
             for _ in range(depth)
         )
         self.out = spec.but(dim=spec.target or dim)

@@ -16,7 +16,7 @@ from tstk.errors import OptionError
 from tstk.nn.attention import key_mask
 from tstk.nn.blocks import Stack
 from tstk.nn.positions import resize_table
-from tstk.nn.pretrained import bert_blocks, bert_config, bert_weights, fill, outside_norms
+from tstk.nn.pretrained import bert_blocks, bert_shape, bert_weights, fill, outside_norms
 from tstk.records import Spec, Tokens
 from tstk.slots import Encoder
 
@@ -67,7 +67,7 @@ class Bert(Encoder):
         super().__init__(spec)
         needed = spec.tokens + int(cls)
         given = {"dim": dim, "depth": depth, "heads": heads, "hidden": hidden, "eps": eps, "rows": rows}
-        shape = _agree({k: v for k, v in given.items() if v is not None}, pretrained, whole=part == "whole")
+        shape = bert_shape({k: v for k, v in given.items() if v is not None}, pretrained, whole=part == "whole")
         dim = shape.setdefault("dim", 128)
         shape.setdefault("hidden", 4 * dim)
         if needed > shape.setdefault("rows", needed):
@@ -182,16 +182,3 @@ class Bert(Encoder):
         if old is not None and (had, have) == (old.tokens, self.spec.tokens):
             return resize_table(table, old.grid, self.spec.grid, self.shift)
         return resize_table(table, (had,), (have,), self.shift)
-
-
-def _agree(given: dict[str, Any], pretrained: str | None, whole: bool) -> dict[str, Any]:
-    """The checkpoint's architecture together with what was given, which must not contradict it."""
-    if pretrained is None:
-        return given
-    found = bert_config(pretrained)
-    if not whole:
-        del found["rows"]  # the layers alone bring no table
-    faults = [f"{k}={v}, but its own is {found[k]}" for k, v in given.items() if v != found.get(k, v)]
-    if faults:
-        raise OptionError(f"pretrained={pretrained!r} settles the architecture: {'; '.join(faults)}; leave these out")
-    return given | found

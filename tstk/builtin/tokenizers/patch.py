@@ -17,7 +17,8 @@ from tstk.slots import Tokenizer
 class Patch(Tokenizer):
     """Windows of consecutive samples, all channels together, mapped to a token (PatchTST, Nie et al. 2023).
 
-    The series is padded at its end to a whole number of strides; a patch is valid if any of its samples was observed.
+    The series is padded at its end to a whole number of strides; a patch is valid if any of its samples was observed
+    and the series goes on where the patch before it ends.
 
     Args:
         dim: width of a token
@@ -87,11 +88,14 @@ class Patch(Tokenizer):
                 x = layer(x) * series.mask.any(1, keepdim=True)
             patches = self._windows(x)
         index = torch.arange(target.shape[1], device=target.device).expand(len(target), -1)
+        # where patches overlap, one that the series' end does not call for would exist in a longer batch alone
+        end = (series.mask.any(1) * torch.arange(1, series.x.shape[-1] + 1, device=target.device)).amax(1, keepdim=True)
+        called_for = (index == 0) | ((index - 1) * self.stride + self.window < end)
         return Tokens(
             self.project(patches.flatten(2)),
             index[..., None].to(target.dtype),
             index,
-            weight.any(-1),
+            weight.any(-1) & called_for,
             target=target,
             weight=weight,
         )

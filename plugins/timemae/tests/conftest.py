@@ -1,0 +1,69 @@
+"""Pipelines of this plugin's parts, whether or not the plugin is installed."""
+
+import pytest
+import torch
+
+from tstk import registry as names
+from tstk.assemble import assemble
+from tstk.config import resolve
+from tstk.records import Series, Spec
+
+torch.set_num_threads(1)
+SMALL = {
+    "tokenizer": {"use": "patch", "dim": 16, "window": 4},
+    "encoder": {"use": "timemae", "dim": 16, "depth": 2, "heads": 2, "residual_scale": 0.5},
+    "decoder": {"use": "timemae", "depth": 1, "heads": 2, "residual_scale": 0.5},
+    "loss": {"use": "timemae", "codes": 12},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def announced():
+    """The registry knows the plugin."""
+    if any(p.dist == "tstk-plugins-timemae" for p in names.registry().plugins):
+        yield
+        return
+    from tstk_plugins_timemae import plugin
+
+    source = names.Source("timemae", "tstk-plugins-timemae", "0", plugin.__name__, lambda: plugin)
+    found = names.installed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "installed", lambda: [*found(), source])
+        names.registry.cache_clear()
+        yield
+    names.registry.cache_clear()
+
+
+def built(spec, seed=0, **tables):
+    """A bound pipeline; a table given replaces the small one where it names another component, else adds to it."""
+    chosen = {
+        slot: {**table, **tables.get(slot, {})} if tables.get(slot, table).get("use", table["use"]) == table["use"] else {}
+        for slot, table in SMALL.items()
+    }
+    chosen = {slot: table or tables[slot] for slot, table in chosen.items()}
+    torch.manual_seed(seed)
+    pipeline = assemble(resolve(("test", {**chosen, "data": {"horizon": spec.horizon}})), spec)
+    pipeline.bind()
+    return pipeline
+
+
+@pytest.fixture
+def build():
+    """`built`."""
+    return built
+
+
+@pytest.fixture
+def spec():
+    """Two channels of 40 samples: ten tokens."""
+    return Spec(channels=2, length=40, classes=3)
+
+
+@pytest.fixture
+def ragged():
+    """Four series, the last ones shorter, one with a hole."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 2, 40, generator=draw)
+    observed = torch.ones_like(x, dtype=torch.bool)
+    observed[2, :, 28:] = observed[3, :, 12:] = observed[1, :, 8:16] = False
+    return Series(x * observed, observed, None, torch.tensor([3, 14, 15, 92]))

@@ -1,0 +1,62 @@
+"""Every example of the documentation is run, document by document, in a folder of its own."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
+BLOCK = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ARCHIVE = Path(os.environ.get("TSTK_DATA") or ROOT.parent / "shared" / "data")
+
+
+def examples(page):
+    """(language, text): whole Python blocks, and single commands of console blocks."""
+    for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            yield language, text
+            continue
+        for line in text.splitlines():
+            if line.startswith("$ "):
+                yield language, line[2:].split("  #")[0].strip()
+
+
+def quick(command):
+    """The same command with one short epoch and small parts, if it trains."""
+    words = shlex.split(command)[1:]
+    if words[0] == "train" and not {"--help", "--dry-run", "--print-config"} & set(words):
+        words += ["--steps", "2", "--batch-size", "8", "--quiet"]
+    return words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+    from tstk.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    if (ARCHIVE / "ucr").is_dir():
+        monkeypatch.setenv("TSTK_DATA", str(ARCHIVE))
+    found = list(examples(page))
+    for language, text in found:
+        if language == "python":
+            exec(compile(text, str(page), "exec"), {"__name__": "example"})
+        elif text.startswith("tstk "):
+            if re.search(r"--data [A-Z]", text) and not (ARCHIVE / "ucr").is_dir():
+                continue
+            result = CliRunner().invoke(main, quick(text), catch_exceptions=False)
+            assert result.exit_code == 0, f"{page.name}: {text}\n{result.output}"
+        else:
+            assert text.split()[0] in ("make", "pip", "pytest", "python"), f"{page.name}: who runs {text!r}?"
+    if page.name == "README.md":
+        assert found, "a README without an example"
+
+
+def test_the_readme_names_only_make_targets_that_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^\$ make ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert named <= targets, named - targets
+    assert {"demo", "test"} <= named

@@ -1,0 +1,319 @@
+"""The training loop: reproducible, invariant to how batches are cut, and honest when it stops."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+
+from tstk.checkpoint import load as load_run
+from tstk.config import resolve
+from tstk.data.load import load
+from tstk.engine import fit
+from tstk.errors import DataError, OptionError, TrainingError
+from tstk.evaluate import evaluate
+from tstk.train import prepare, train
+
+ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
+TAIL = {"use": "masked", "policy": "tail"}
+
+
+class Log:
+    """A watcher that remembers, and may interfere at the end of an epoch."""
+
+    def __init__(self, meddle=None):
+        self.steps, self.rows, self.meddle = [], [], meddle
+
+    def begin(self, steps, epochs):
+        self.planned = (steps, epochs)
+
+    def step(self, step, epoch, terms, speed):
+        self.steps.append((step, terms))
+
+    def epoch(self, row, improved):
+        self.rows.append((row, improved))
+        if self.meddle:
+            self.meddle(row["epoch"])
+
+
+def ready(data, seed=0, **tables):
+    """A pipeline and its data set, as `tstk train` makes them."""
+    chosen = {"encoder": ENCODER, "tokenizer": {"use": "patch", "dim": 16, "window": 4}, "data": data}
+    return prepare(resolve(("test", {**chosen, "train": {"seed": seed}, **tables})))
+
+
+def table(csv, **more):
+    return {"use": csv, "context": 24, "horizon": 8, **more}
+
+
+def numbers(fitted):
+    return [{k: v for k, v in row.items() if "second" not in k} for row in fitted.history]
+
+
+@pytest.mark.parametrize("tables", [{"head": "cot"}, {"decoder": "transformer"}], ids=["head", "masked"])
+def test_the_same_seed_gives_the_same_weights_and_history_bit_for_bit(npz, tables):
+    runs = []
+    for seed in (3, 3, 4):
+        pipeline, data = ready(npz, seed, **tables)
+        fitted = fit(pipeline, data, epochs=2, batch_size=8, seed=seed)
+        runs.append((pipeline.state_dict(), numbers(fitted)))
+    (a, first), (b, second), (c, third) = runs
+    assert first == second
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert first != third
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+@pytest.mark.parametrize("select", ["score", "loss", "last"])
+def test_the_selected_epochs_weights_are_the_ones_that_remain(npz, select):
+    pipeline, data = ready(npz, head="linear")
+    fitted = fit(pipeline, data, epochs=6, batch_size=4, lr=2e-2, select=select)
+    rows = fitted.history
+    if select == "last":
+        want = rows[-1]
+    elif select == "loss":
+        want = min(rows, key=lambda r: r["val"]["loss"])
+    else:
+        want = max(rows, key=lambda r: (r["val"]["accuracy"], r["epoch"]))
+    assert fitted.best is want
+    assert evaluate(pipeline, data.val) == pytest.approx(want["val"], rel=1e-6)
+    assert not pipeline.training
+
+
+def test_a_forecaster_is_selected_by_its_error(csv):
+    pipeline, data = ready(table(csv), head="forecast")
+    fitted = fit(pipeline, data, epochs=4, batch_size=16, lr=3e-2)
+    assert fitted.best is min(fitted.history, key=lambda r: r["val"]["mse"])
+
+
+# ------------------------------------------------------------------ how batches are cut
+
+
+@pytest.mark.parametrize("kind", ["classify", "forecast", "mask"])
+def test_scores_do_not_depend_on_the_batch_size_of_evaluation(npz, csv, kind):
+    if kind == "classify":
+        pipeline, data = ready(npz, head="cot")
+    elif kind == "forecast":
+        pipeline, data = ready(table(csv), head="forecast")
+    else:
+        pipeline, data = ready(table(csv), decoder="transformer", loss=TAIL)
+    want = evaluate(pipeline, data.val, batch_size=1000)
+    assert {"classify": "accuracy", "forecast": "mse", "mask": "mse"}[kind] in want
+    for size in (1, 3):
+        assert evaluate(pipeline, data.val, batch_size=size) == pytest.approx(want, rel=1e-5)
+
+
+def test_evaluation_changes_neither_weights_nor_mode_nor_later_masks(npz):
+    pipeline, data = ready(npz, decoder="transformer")
+    before = copy.deepcopy(pipeline.state_dict())
+    pipeline.train()
+    first = evaluate(pipeline, data.val)
+    torch.rand(5)
+    assert evaluate(pipeline, data.val) == first
+    assert pipeline.training
+    assert all(torch.equal(v, before[k]) for k, v in pipeline.state_dict().items())
+
+
+def test_two_small_batches_train_like_one_of_twice_the_size(npz):
+    states, histories = [], []
+    for options in ({"batch_size": 10}, {"batch_size": 5, "accumulate": 2}):
+        pipeline, data = ready(npz, head={"use": "cot", "dropout": 0.0})
+        assert len(data.train) % 10 > 5  # the last two small batches are of different size
+        histories.append(fit(pipeline, data, epochs=2, **options).history)
+        states.append(pipeline.state_dict())
+    for name, value in states[0].items():
+        if not name.endswith("key.bias"):  # its gradient is rounding noise, since softmax ignores a common shift
+            torch.testing.assert_close(states[1][name], value, rtol=0, atol=1e-4)
+    assert histories[0][0]["val"]["loss"] == pytest.approx(histories[1][0]["val"]["loss"], rel=1e-4)
+
+
+def test_every_series_is_seen_once_an_epoch_in_an_order_of_its_own(npz):
+    from tstk.engine import Batches
+
+    data = load(npz)
+    batches = Batches(data.train, 4, 2, seed=1)
+    orders = []
+    for epoch in (1, 2):
+        groups = list(batches.epoch(epoch, torch.device("cpu")))
+        assert len(groups) == len(batches)
+        orders.append([int(k) for group in groups for series in group for k in series.key])
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(len(data.train)))
+    assert orders[0] != orders[1]
+
+
+# ------------------------------------------------------------------ the optimizer
+
+
+def test_only_matrices_decay(npz):
+    pipeline, data = ready(npz, head="linear", encoder={**ENCODER, "cls": True})
+    for p in pipeline.head.parameters():
+        torch.nn.init.zeros_(p)  # so that no gradient reaches what is before the head
+    before = {n: p.detach().clone() + 0 for n, p in pipeline.named_parameters()}
+    fit(pipeline, data, steps=1, batch_size=8, lr=0.1, weight_decay=0.5, warmup=0, schedule="constant", select="last")
+    matrices = [n for n in before if n.endswith(".weight") and before[n].ndim > 1 and not n.startswith("head")]
+    others = [n for n in before if n not in matrices and not n.startswith("head")]
+    assert len(matrices) >= 6
+    assert {"encoder.table", "encoder.cls"} <= set(others)
+    after = dict(pipeline.named_parameters())
+    for name in matrices:
+        torch.testing.assert_close(after[name], before[name] * 0.95)
+    for name in others:
+        assert torch.equal(after[name], before[name]), name
+
+
+def test_a_part_may_have_a_rate_of_its_own(npz):
+    pipeline, data = ready(npz, head="linear")
+    pipeline.encoder.rates = lambda: {"stack": 1e-12}
+    before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
+    fit(pipeline, data, steps=3, batch_size=8, lr=0.1, select="last")
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
+    assert max(v for n, v in moved.items() if n.startswith("encoder.stack.")) < 1e-8
+    assert moved["encoder.table"] > 1e-3
+    assert moved["head.classify.weight"] > 1e-3
+
+
+def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
+    pipeline, data = ready(npz, head="linear")
+    rates = [r["lr"] for r in fit(pipeline, data, epochs=8, lr=0.01, warmup=0.5, batch_size=8).history]
+    assert rates[:4] == sorted(rates[:4])
+    assert rates[0] < 0.005
+    assert max(rates) == pytest.approx(0.01, rel=0.05)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+    stays = fit(pipeline, data, epochs=3, lr=0.01, warmup=0, schedule="constant", batch_size=8).history
+    assert [r["lr"] for r in stays] == [0.01] * 3
+
+
+def test_gradients_are_clipped_unless_told_otherwise(npz):
+    moved = {}
+    for clip in (1e-14, 0.0):
+        pipeline, data = ready(npz, head="linear")
+        before = pipeline.head.classify.weight.detach().clone()
+        fit(pipeline, data, steps=2, batch_size=8, lr=0.1, weight_decay=0.0, clip=clip, select="last")
+        moved[clip] = (pipeline.head.classify.weight.detach() - before).abs().max()
+    assert moved[1e-14] < 1e-4  # far below the epsilon of AdamW
+    assert moved[0.0] > 1e-2
+
+
+# ------------------------------------------------------------------ when to stop
+
+
+def test_steps_or_epochs_say_how_long(npz):
+    for options, steps, epochs in (
+        ({"epochs": 3}, 9, 3),
+        ({"steps": 7}, 7, 3),
+        ({"steps": 6}, 6, 2),
+        ({"steps": 1}, 1, 1),
+    ):
+        pipeline, data = ready(npz, head="linear")
+        assert 16 < len(data.train) <= 24
+        log = Log()
+        fitted = fit(pipeline, data, log, batch_size=8, **options)
+        assert (len(log.steps), len(fitted.history)) == (steps, epochs)
+        assert log.planned == (steps, epochs)
+        assert [s for s, _ in log.steps] == list(range(1, steps + 1))
+
+
+@pytest.mark.parametrize("select", ["score", "loss"])
+def test_training_stops_after_so_many_epochs_without_improvement(npz, select):
+    pipeline, data = ready(npz, head="linear")
+    fitted = fit(pipeline, data, epochs=10, batch_size=8, lr=0.0, patience=2, select=select)
+    assert len(fitted.history) == 3
+
+
+@pytest.fixture
+def poisoned(npz, monkeypatch, tmp_path):
+    """Train a run whose weights become NaN after some epoch; the run directory and the error."""
+
+    def go(after, **options):
+        def meddled(pipeline, data, recorder, **given):
+            def meddle(epoch):
+                if epoch == after:
+                    pipeline.head.classify.weight.data.fill_(math.nan)
+
+            if after == 0:
+                meddle(0)
+            recorder.watcher = Log(meddle)
+            return fit(pipeline, data, recorder, **given)
+
+        monkeypatch.setattr("tstk.train.fit", meddled)
+        config = resolve(
+            ("test", {"encoder": ENCODER, "head": "linear", "data": npz, "train": {"epochs": 4, "batch_size": 8}})
+        )
+        with pytest.raises(TrainingError) as caught:
+            train(config, tmp_path / "run")
+        return tmp_path / "run", str(caught.value)
+
+    return go
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_step_and_the_best_weights_are_kept(poisoned):
+    run, message = poisoned(after=2)
+    assert "'cross_entropy' became nan at step 7 (epoch 3)" in message
+    assert "kept" in message
+    assert "\n" not in message
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    best = max(rows, key=lambda r: (r["val"]["accuracy"], r["epoch"]))
+    pipeline = load_run(run)
+    data = load(json.loads((run / "config.json").read_text())["config"]["data"]["use"])
+    assert evaluate(pipeline, data.val) == pytest.approx(best["val"], rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_from_the_start_does_not_claim_to_have_kept_anything(poisoned):
+    run, message = poisoned(after=0)
+    assert "at step 1 (epoch 1)" in message
+    assert "kept" not in message
+    assert not (run / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"steps": 0}, "steps=0"),
+        ({"warmup": 1.0}, "warmup=1.0"),
+        ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(npz, options, says):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match=says):
+        fit(pipeline, data, **{"epochs": 1, "device": "cpu", **options})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_so(npz):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match="torch sees no GPU"):
+        fit(pipeline, data, epochs=1, device="cuda")
+
+
+def test_an_empty_training_part_is_refused(npz):
+    pipeline, data = ready(npz, head="linear")
+    data.train = data.train.take(torch.arange(0))
+    with pytest.raises(DataError, match="training part is empty"):
+        fit(pipeline, data, epochs=1)
+
+
+# ------------------------------------------------------------------ modules do not remember
+
+
+@pytest.mark.parametrize("tables", [{"head": "cot"}, {"decoder": "cross"}, {"decoder": "transformer"}], ids=str)
+def test_a_pass_leaves_nothing_behind_on_any_module(npz, tables):
+    pipeline, data = ready(npz, **tables)
+    series = data.train.batch(torch.arange(6))
+
+    def things():
+        hidden = ("_parameters", "_buffers", "_modules")
+        own = {(n, k): v for n, m in pipeline.named_modules() for k, v in vars(m).items() if k not in hidden}
+        return {k: id(v) if not isinstance(v, int | float | str) else v for k, v in own.items()}
+
+    before, state = things(), copy.deepcopy(pipeline.state_dict())
+    pipeline(series).total.backward()
+    pipeline.embed(series)
+    assert things() == before
+    assert all(torch.equal(v, state[k]) for k, v in pipeline.state_dict().items())

@@ -1,0 +1,119 @@
+"""Every combination of what is installed either trains one step or is refused, with a reason, before any data flow."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from tstk.assemble import assemble, rehearse
+from tstk.config import resolve
+from tstk.draws import Draws
+from tstk.errors import NeedsError, OptionError
+from tstk.outline import outline
+from tstk.registry import registry
+
+SMALL = {"dim": 16, "depth": 1, "heads": 2, "hidden": 32, "out_dim": 16}
+VARIANTS = {
+    ("encoder", "transformer"): [{}, {"causal": True}, {"cls": True}],
+    ("encoder", "bert"): [{}, {"cls": True}],
+    ("head", "linear"): [{}, {"pool": "cls"}, {"pool": "flatten"}],
+    ("loss", "masked"): [{}, {"policy": "tail"}, {"draws": 2}],
+}
+
+
+def choices(kind):
+    """A table for every installed component of a kind, made small, in each of its variants."""
+    for name in registry().names(kind):
+        entry = registry().find(kind, name)
+        options = outline(entry.target).options
+        sizes = {k: v for k, v in SMALL.items() if k in options and not options[k].nested}
+        for variant in VARIANTS.get((kind, name), [{}]):
+            yield {"use": name, **sizes, **variant}
+
+
+def step(pipeline, series):
+    """One optimizer step; what went wrong, or nothing."""
+    optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], lr=1e-3)
+    flow = pipeline.train()(series, Draws(0, 1, series.key))
+    if not flow.total.isfinite():
+        return f"the loss is {float(flow.total)}"
+    flow.total.backward()
+    grads = {n: p.grad for n, p in pipeline.named_parameters() if p.requires_grad}
+    endless = [n for n, g in grads.items() if g is not None and not g.isfinite().all()]
+    if endless:
+        return f"no finite gradient: {endless}"
+    if all(g is None or not g.any() for g in grads.values()):
+        return "no gradient at all"
+    optimizer.step()
+    pipeline.after_step([flow])
+    return ""
+
+
+def afterwards(pipeline, series):
+    """What is done with a trained pipeline; what went wrong, or nothing."""
+    pipeline.eval()
+    with torch.no_grad():
+        outputs = {"loss": pipeline(series, Draws(0, 0, series.key)).total, "embedding": pipeline.embed(series)}
+        if pipeline.head is not None or pipeline.foretells:
+            outputs["prediction"] = pipeline.predict(series)
+            spec = pipeline.spec
+            want = (spec.classes,) if spec.horizon is None else (spec.channels, spec.horizon)
+            if outputs["prediction"].shape[1:] != want:
+                return f"a prediction of shape {list(outputs['prediction'].shape)}"
+    return ", ".join(f"{name} is not finite" for name, value in outputs.items() if not value.isfinite().all())
+
+
+@pytest.mark.parametrize("channels", ["mixed", "independent"])
+@pytest.mark.parametrize("task", ["classification", "forecasting"])
+def test_every_combination_trains_or_is_refused_at_once(
+    task, channels, labelled_spec, table_spec, ragged, windows, syllables
+):
+    spec, series = (labelled_spec, ragged()) if task == "classification" else (table_spec, windows())
+    failures, refusals, worked, trained = [], [], set(), 0
+    answers = [("decoder", c) for c in choices("decoder")] + [("head", c) for c in choices("head")]
+    for tokenizer, encoder, loss, (slot, answer) in product(
+        choices("tokenizer"), choices("encoder"), choices("loss"), answers
+    ):
+        tables = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, slot: answer}
+        torch.manual_seed(0)
+        try:
+            config = resolve(
+                ("test", {**tables, "data": {"horizon": spec.horizon}, "pipeline": {"channels": channels}})
+            )
+            rehearse(config)
+            pipeline = assemble(config, spec, channels=channels)
+            pipeline.bind()
+        except (NeedsError, OptionError) as refusal:
+            refusals.append(str(refusal))
+            continue
+        if not any(p.requires_grad for p in pipeline.parameters()):
+            continue
+        try:
+            wrong = step(pipeline, series) or afterwards(pipeline, series)
+        except Exception as error:
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong:
+            failures.append(f"{tables}: {wrong}")
+        else:
+            trained += 1
+            worked |= {(kind, table["use"]) for kind, table in tables.items()}
+    print(f"{task}, {channels}: {trained} combinations trained, {len(refusals)} refused")
+    assert not failures, "\n".join([f"{len(failures)} of {trained + len(failures)} failed", *failures[:10]])
+    assert all(reason and "\n" not in reason for reason in refusals)
+    missing = {(k, n) for k in ("tokenizer", "encoder", "decoder") for n in registry().names(k)} - worked
+    assert not missing, f"never trained: {missing}"
+
+
+def test_every_head_and_loss_trains_with_something(build, labelled_spec, table_spec, ragged, windows, syllables):
+    worked = set()
+    for kind in ("head", "loss"):
+        for table in choices(kind):
+            for spec, series in ((labelled_spec, ragged()), (table_spec, windows())):
+                for more in ({}, {"tokenizer": syllables, "encoder": {"use": "transformer", "causal": True}}):
+                    try:
+                        pipeline = build(spec, **{kind: table}, **more)
+                    except (NeedsError, OptionError):
+                        continue
+                    assert step(pipeline, series) == ""
+                    worked.add((kind, table["use"]))
+    assert worked == {(kind, name) for kind in ("head", "loss") for name in registry().names(kind)}

@@ -1,0 +1,5 @@
+"""`python -m tstk` is the command line."""
+
+from tstk.cli import main
+
+main()

@@ -1,0 +1,240 @@
+"""What a trained run is for: `score` it, `predict` and `embed` with it, on its own test part or on other data.
+
+import tstk.apply
+tstk.apply.score("runs/a")
+tstk.apply.predict("runs/a", "new.csv")["predicted"]
+tstk.apply.embed("runs/a", "new.csv")["embedding"]      # [N, E]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tstk.checkpoint import load, read_config
+from tstk.data.find import locate, reader_for
+from tstk.data.load import load as load_data
+from tstk.data.load import load_part
+from tstk.data.parts import Part
+from tstk.errors import DataError, OptionError
+from tstk.evaluate import baseline, classified, evaluate, in_order
+from tstk.pipeline import Pipeline
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Future:
+    """What follows the last row of a table.
+
+    Args:
+        values: [C, H] in the units of the data
+        channels: C names
+        dates: H dates, if the table has dates at a regular distance
+    """
+
+    values: NDArray[np.float32]
+    channels: tuple[str, ...]
+    dates: NDArray[np.datetime64] | None = None
+
+
+def score(
+    run: str | Path,
+    data: str | None = None,
+    *,
+    data_root: str | None = None,
+    label: str | None = None,
+    batch_size: int = 256,
+) -> dict[str, Any]:
+    """Scores of a run, and of a trivial answer beside them.
+
+    Args:
+        run: its directory
+        data: name or path of labelled data; the run's own test part if None
+        data_root: folder with data sets to be found by name
+        label: column or array that holds the labels, if it has an unusual name
+        batch_size: series at a time
+
+    Returns:
+        "data", "size", "scores" and "baseline"
+
+    Raises:
+        CheckpointError: the run cannot be loaded
+        DataError: the data do not suit it, or have no labels
+    """
+    pipeline, found = _loaded(run)
+    name, part = _part(found, data, data_root, label)
+    if pipeline.head is not None and pipeline.spec.horizon is None and part.y is None:
+        raise DataError(f"{name}: these series have no labels, so there is nothing to score; try tstk predict {run}")
+    seed = found["config"].get("train", {}).get("seed", 0)
+    return {
+        "data": name,
+        "size": len(part),
+        "scores": evaluate(pipeline, part, seed=seed, batch_size=batch_size),
+        "baseline": _baseline(pipeline, part),
+    }
+
+
+def predict(
+    run: str | Path,
+    data: str | None = None,
+    *,
+    data_root: str | None = None,
+    label: str | None = None,
+    batch_size: int = 256,
+) -> Arrays:
+    """What a run answers for every series, or for every window of a table.
+
+    Args:
+        run: its directory
+        data: name or path; the run's own test part if None
+        data_root: folder with data sets to be found by name
+        label: column or array that holds the labels, if it has an unusual name
+        batch_size: series at a time
+
+    Returns:
+        classification: "predicted" [N] names, "probability" [N, classes], "classes" names, and "truth" [N] names if
+        known; forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" names
+
+    Raises:
+        CheckpointError: the run cannot be loaded
+        OptionError: it was pretrained without a task
+        DataError: the data do not suit it
+    """
+    pipeline, found = _loaded(run)
+    _, part = _part(found, data, data_root, label)
+    output = _collected(pipeline, part, batch_size, pipeline.predict)
+    if pipeline.spec.horizon is not None:
+        truth = [series.y for series in in_order(part, batch_size, "cpu") if series.y is not None]
+        return {
+            "forecast": output.numpy(),
+            "truth": torch.cat(truth).numpy(),
+            "channels": np.array(found["data"]["channels"]),
+        }
+    classes = np.array(found["data"]["classes"])
+    answer = {
+        "predicted": classes[output.argmax(1).numpy()],
+        "probability": output.softmax(1).numpy(),
+        "classes": classes,
+    }
+    return answer if part.y is None else answer | {"truth": classes[part.y.numpy()]}
+
+
+def forecast(run: str | Path, data: str | None = None, *, data_root: str | None = None) -> Future:
+    """What a run expects after the last row of a table.
+
+    Args:
+        run: its directory
+        data: name or path of a table; the one the run was trained on if None
+        data_root: folder with data sets to be found by name
+
+    Raises:
+        CheckpointError: the run cannot be loaded
+        OptionError: it does not forecast
+        DataError: the table does not suit it
+    """
+    pipeline, found = _loaded(run)
+    if pipeline.spec.horizon is None:
+        raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
+    use, root = _own(found, data, data_root)
+    part = load_part(use, like=found["data"], data_root=root, future=False)
+    series = part.batch(torch.tensor([len(part) - 1])).to(pipeline.mean.device)
+    values = pipeline.predict(series)[0].cpu().numpy()
+    return Future(values, tuple(found["data"]["channels"]), _dates(use, root, values.shape[1]))
+
+
+def embed(
+    run: str | Path,
+    data: str | None = None,
+    *,
+    data_root: str | None = None,
+    label: str | None = None,
+    pool: str = "mean",
+    batch_size: int = 256,
+) -> Arrays:
+    """One vector per series, or per window of a table.
+
+    Args:
+        run: its directory
+        data: name or path; the run's own test part if None
+        data_root: folder with data sets to be found by name
+        label: column or array that holds the labels, if it has an unusual name
+        pool: how tokens become one vector: mean, max or cls
+        batch_size: series at a time
+
+    Returns:
+        "embedding" [N, E], and if the series are labelled "y" [N] class index and "classes" names
+
+    Raises:
+        CheckpointError: the run cannot be loaded
+        DataError: the data do not suit it, or an embedding is not finite
+    """
+    pipeline, found = _loaded(run)
+    name, part = _part(found, data, data_root, label)
+    # a known future must not leak into the vector of the window before it
+    vectors = _collected(pipeline, part, batch_size, lambda series: pipeline.embed(series.but(y=None), pool))
+    bad = (~vectors.isfinite()).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise DataError(
+            f"{name}: {len(bad)} of {len(vectors)} embeddings are not finite, row {bad[0]} first; the run "
+            f"{run} or the data are damaged, and nothing was written"
+        )
+    answer: Arrays = {"embedding": vectors.numpy()}
+    return answer if part.y is None else answer | {"y": part.y.numpy(), "classes": np.array(found["data"]["classes"])}
+
+
+def _loaded(run: str | Path) -> tuple[Pipeline, dict[str, Any]]:
+    pipeline = load(run)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu"), read_config(run)
+
+
+def _own(found: dict[str, Any], data: str | None, data_root: str | None) -> tuple[str, str | None]:
+    """Which data, and where to look for them: those asked for, or those of the run."""
+    table = found["config"]["data"]
+    return (table["use"], data_root or table["data_root"]) if data is None else (data, data_root)
+
+
+def _part(found: dict[str, Any], data: str | None, data_root: str | None, label: str | None) -> tuple[str, Part]:
+    """The part that was asked for: of other data, or the test part as the run had it."""
+    use, root = _own(found, data, data_root)
+    if data is not None:
+        return use, load_part(use, like=found["data"], data_root=root, label=label)
+    options = {k: v for k, v in found["config"]["data"].items() if k != "use"}
+    part = load_data(use, **{**options, "data_root": root, "label": label or options["label"]}).test
+    if part is None:
+        raise DataError(f"{use}: the run's data have no test part; name other data with --data")
+    return use, part
+
+
+def _collected(pipeline: Pipeline, part: Part, batch_size: int, answer: Any) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([answer(series).cpu() for series in in_order(part, batch_size, pipeline.mean.device)])
+
+
+def _baseline(pipeline: Pipeline, part: Part) -> dict[str, Any]:
+    """As `evaluate.baseline`, from what the run knows of its training part."""
+    if pipeline.spec.horizon is not None:
+        return baseline(pipeline, part, part)
+    if pipeline.head is None or part.y is None:
+        return {}
+    majority = torch.tensor(pipeline.spec.counts).argmax()
+    return {"what": "majority class", **classified(part.y, majority.expand(len(part.y)))}
+
+
+def _dates(use: str, data_root: str | None, steps: int) -> NDArray[np.datetime64] | None:
+    """The dates that follow a table, if its own lie at a regular distance."""
+    path = Path(use).expanduser()
+    if not path.is_file():
+        files = locate(use, data_root).files
+        path = files.get("test", next(iter(files.values())))
+    dates = getattr(reader_for(path)(path), "dates", None)
+    if dates is None or dates.dtype.kind != "M" or len(dates) < 2:
+        return None
+    gaps = np.diff(dates)
+    return dates[-1] + gaps[-1] * np.arange(1, steps + 1) if (gaps == gaps[-1]).all() else None

@@ -1,0 +1,99 @@
+"""The command line: a group whose commands are registry entries, each imported only when it is called.
+
+A user's mistake (`TstkError`, click's own errors, a file that cannot be opened) ends as one line per fault on stderr
+and exit code 2; with TSTK_STRICT=1 the traceback stays. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+import rich_click
+
+from tstk.errors import TstkError
+from tstk.registry import registry
+
+
+class Verbs(rich_click.RichGroup):
+    """The group of all commands. `get_command` answers from names and summaries; `resolve_command` imports."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, in the order of their registration."""
+        return registry().names("command")
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A stand-in that has a name and a summary, for help and completion."""
+        entry = registry().find("command", cmd_name)
+        return rich_click.RichCommand(cmd_name, short_help=entry.summary, help=entry.summary)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command itself, for calling it.
+
+        Raises:
+            NameUnknown: there is none of this name
+        """
+        if args[0].startswith("-"):
+            raise click.NoSuchOption(args[0], ctx=ctx)
+        return args[0], registry().load(registry().find("command", args[0])), args[1:]
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """As `click.Group.main`, with our manners towards errors."""
+        if not standalone_mode or os.environ.get("TSTK_STRICT") == "1":
+            return super().main(*args, standalone_mode=standalone_mode, **extra)
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except TstkError as e:
+            fail(*str(e).splitlines())
+        except click.NoSuchOption as e:
+            fail(f"No such option {e.option_name!r}.{help_of(e.ctx)}")
+        except click.ClickException as e:
+            fail(e.format_message() + help_of(getattr(e, "ctx", None)))
+        except click.Abort:
+            click.echo("Interrupted.", err=True)
+            sys.exit(130)
+        except OSError as e:
+            if e.filename is None:
+                raise
+            fail(f"{e.filename}: {e.strerror}")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def help_of(ctx: click.Context | None) -> str:
+    """' See tstk train --help', to append to a message."""
+    return f" See {ctx.command_path} --help" if ctx else ""
+
+
+def fail(*lines: str) -> NoReturn:
+    """Print a line per fault on stderr and exit with 2."""
+    for line in lines:
+        click.echo(click.style("Error: ", fg="red", bold=True) + line, err=True)
+    sys.exit(2)
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "rich_help_config": {
+            "options_table_column_types": ["required", "opt_all_metavar", "help"],
+            "style_options_panel_border": "dim",
+            "style_commands_panel_border": "dim",
+        },
+    },
+)
+@click.version_option(package_name="tstk")
+def cli() -> None:
+    """Time-series tokenizers, encoders, heads and losses, mixed by name.
+
+    `tstk list` shows what can be mixed; `tstk train --encoder bert --head cot` trains it on the embedded data.
+    """
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="tstk")

@@ -1,0 +1,89 @@
+"""`tstk data`: which data sets have a name, and what is in one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import rich_click
+
+from tstk.cli.options import section_options
+from tstk.cli.say import as_json, examples, note, table
+
+
+@click.group(cls=rich_click.RichGroup)
+def command() -> None:
+    """List data sets, and report on one."""
+
+
+@command.command(
+    "list", cls=rich_click.RichCommand, epilog=examples("tstk data list", "tstk data list --data-root data")
+)
+@rich_click.option("--data-root", metavar="DIR", help="folder to look in; without it the variable TSTK_DATA is asked")
+@rich_click.option("--json", "json_", is_flag=True, help="print JSON")
+def list_(data_root: str | None, json_: bool) -> None:
+    """List the data sets that have a name: the embedded one, and those under the data root."""
+    from tstk.data import available
+
+    rows = available(data_root)
+    if json_:
+        as_json([{"name": r.name, "path": str(r.path), "kind": r.kind} for r in rows])
+    else:
+        table(["data set", "what is there", "path"], [[r.name, r.kind, r.path] for r in rows])
+
+
+@command.command(
+    cls=rich_click.RichCommand,
+    epilog=examples("tstk data info har-demo", "tstk data info table.csv --context 96 --horizon 24"),
+)
+@click.argument("data", metavar="NAME|PATH")
+@rich_click.option("--json", "json_", is_flag=True, help="print JSON")
+def info(data: str, json_: bool, **options: Any) -> None:
+    """Report on a data set: sizes, lengths, classes, missing values, how it is split, duplicates."""
+    from tstk.data import load
+
+    facts = load(data, **{name.removeprefix("data__"): value for name, value in options.items()}).facts()
+    if json_:
+        as_json(facts)
+    else:
+        _report(facts)
+
+
+info.params += section_options("data")
+
+
+def _report(facts: dict[str, Any]) -> None:
+    click.echo(click.style(facts["name"], bold=True) + f"  {facts['task']}")
+    channels = facts["channels"]
+    about = {
+        "files": ", ".join(facts["source"]),
+        "channels": f"{len(channels)}: {_some(channels)}",
+        "length": facts["length"],
+        "horizon": facts["horizon"],
+        "split": facts["split"],
+        "duplicates": facts.get("duplicates") and f"{facts['duplicates']} series of test are also in train",
+        "imbalance": facts.get("imbalance") and f"largest class / smallest class = {facts['imbalance']:.2f}",
+    }
+    for key, value in about.items():
+        if value:
+            click.echo(f"{key + ':':12}{value}")
+    click.echo()
+    parts = facts["parts"]
+    rows: list[list[Any]] = [
+        ["series or windows", *(f"{p['size']:,}" for p in parts.values())],
+        ["samples, shortest", *(p["length"]["min"] for p in parts.values())],
+        ["samples, median", *(p["length"]["median"] for p in parts.values())],
+        ["samples, longest", *(p["length"]["max"] for p in parts.values())],
+        ["missing samples", *(p["missing"] for p in parts.values())],
+    ]
+    if any("groups" in p for p in parts.values()):
+        rows.append(["groups", *(p.get("groups") for p in parts.values())])
+    names = dict.fromkeys(c for p in parts.values() for c in p.get("classes", ()))
+    rows += [[f"class {c}", *(p.get("classes", {}).get(c) for p in parts.values())] for c in names]
+    table(["", *parts], rows, right=list(parts))
+    for line in facts["notes"]:
+        note(f"note: {line}")
+
+
+def _some(names: list[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,30 @@
+"""`tstk eval`: how good a run is, beside a trivial answer."""
+
+from __future__ import annotations
+
+import click
+import rich_click
+
+from tstk.cli.run_options import applied
+from tstk.cli.say import as_json, beside, examples, scores
+
+
+@click.command(
+    cls=rich_click.RichCommand,
+    epilog=examples("tstk eval runs/a", "tstk eval runs/a --data new_labelled.csv --label activity"),
+)
+@applied
+@rich_click.option("--json", "json_", is_flag=True, help="print JSON")
+def command(run: str, data: str | None, data_root: str | None, label: str | None, batch_size: int, json_: bool) -> None:
+    """Score a run on data: its own test part, or any labelled data of the same channels and classes.
+
+    A pretraining run is scored by its loss, under the same masks every time.
+    """
+    from tstk.apply import score
+
+    result = score(run, data, data_root=data_root, label=label, batch_size=batch_size)
+    if json_:
+        as_json(result)
+        return
+    scores({run: result["scores"], **beside(result["baseline"])})
+    click.echo(f"\n{result['size']:,} series or windows of {result['data']}")

@@ -1,0 +1,242 @@
+"""Options that depend on what was chosen: `--encoder bert` brings `--encoder.depth` and its kin.
+
+A `Configured` command looks ahead through its raw arguments for names of components, config files and runs, lets
+`tstk.config.resolve` say which components are in play, and makes a click option for each of their options. These
+live on the context (`ctx.meta`), never on the command. What was typed becomes the layer "flag" of the config.
+Everything is read from source, so neither help nor completion imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import click
+import rich_click
+from click.core import ParameterSource
+
+from tstk.config import SECTIONS, Config, Layer, Table, find_config, read_toml, resolve, shape_of
+from tstk.errors import OptionError, TstkError, nearest
+from tstk.outline import Option, outline
+from tstk.registry import SLOTS, registry
+
+PANELS = {"data": "data", "pipeline": "pipeline", "train": "training"}
+_META = "tstk.options"
+_WIDE = 30
+"""Characters of choices that a help page can show beside the flag."""
+_SLOT_HELP = {
+    "tokenizer": "makes tokens of a series",
+    "encoder": "maps tokens to tokens",
+    "decoder": "answers per token",
+    "head": "answers per series",
+    "loss": "poses the question and marks the answer",
+}
+
+
+class Value(click.ParamType):
+    """The type of a component's option: flags, files and Python share `Option.convert`."""
+
+    def __init__(self, option: Option, flag: str) -> None:
+        self.option, self.flag, self.name = option, flag, option.hint
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, or an OptionError that names the flag."""
+        return self.option.convert(value, self.flag)
+
+
+class Choice(rich_click.RichOption):
+    """A click option that sets one value of the config, at `path`."""
+
+    def __init__(self, path: tuple[str, ...], flag: str, **attrs: Any) -> None:
+        self.path = path
+        attrs.setdefault("show_default", attrs.get("default") not in (None, ()))
+        super().__init__([flag, "__".join(path)], **attrs)
+
+
+class Configured(rich_click.RichCommand):
+    """A command that is given a `config: Config`, chosen by options, config files and runs."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own options, and those of the components in play."""
+        own = super().get_params(ctx)
+        return [*own[:1], *ctx.meta.get(_META, ()), *own[1:]]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Look ahead, then parse."""
+        given = dict(_given(args))
+        files = [value for name, value in _given(args) if name == "config"]
+        found: Config | None = None
+        # completion must not fail on a half-typed line
+        with suppress(*((TstkError,) if ctx.resilient_parsing else ())):
+            found = _in_play(_layers(files), given)
+        ctx.meta[_META] = [] if found is None else list(_options(found, given))
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as e:
+            raise OptionError(self._unknown(ctx, e.option_name, found)) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Resolve what was chosen and call the function with it as `config`."""
+        flags: Table = {}
+        for param in ctx.meta[_META]:
+            value = ctx.params.pop(param.name)
+            if ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE:
+                _put(flags, param.path, value)
+        ctx.params["config"] = resolve(*_layers(ctx.params["config"]), ("flag", flags))
+        return super().invoke(ctx)
+
+    def _unknown(self, ctx: click.Context, name: str, found: Config | None) -> str:
+        """The sentence for an option that does not exist here: first its own component is searched, then all."""
+        text, bare = f"No such option {name!r}.", name.lstrip("-")
+        known = [o[2:] for p in self.get_params(ctx) for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
+        group, dot, leaf = bare.rpartition(".")
+        own = [o for o in known if o.rpartition(".")[0] == group]
+        near = [f"{group}{dot}{n}" for n in nearest(leaf, [o.rpartition(".")[2] for o in own])]
+        near = near or [o for o in known if o.rpartition(".")[2] == leaf]
+        kind = bare.partition(".")[0]
+        if dot and found and kind in SLOTS and not found.use(kind):
+            return f"{text} This pipeline has no {kind}; name one with --{kind}."
+        if near:
+            return f"{text} Did you mean {' or '.join(repr(f'--{n}') for n in near)}?"
+        if dot and own:
+            return f"{text} There are: {', '.join(f'--{o}' for o in own)}."
+        return f"{text} See {ctx.command_path} --help"
+
+
+def section_options(section: str, values: Mapping[str, Any] | None = None) -> Iterator[Choice]:
+    """The options of a table that is not a slot, without prefix.
+
+    Args:
+        section: data, pipeline or train
+        values: what holds if nothing is said; None means the defaults
+    """
+    for option in outline(SECTIONS[section]).options.values():
+        value = option.default if values is None else values[option.name]
+        panel = "start from" if option.name == "from" else PANELS[section]
+        yield _choice((section, option.name), option, f"--{option.flag}", value, panel)
+
+
+def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What looks like options with a value: name without dashes, and the value."""
+    for i, arg in enumerate(args):
+        if arg == "--":
+            return
+        name, equals, value = arg.removeprefix("--").partition("=")
+        if arg.startswith("--") and (equals or i + 1 < len(args)):
+            yield name, value if equals else args[i + 1]
+
+
+def _layers(files: Sequence[str]) -> list[Layer]:
+    return [(name, read_toml(find_config(name))) for name in files]
+
+
+def _in_play(files: list[Layer], given: Mapping[str, str]) -> Config:
+    """The config as the names of components alone make it, for knowing which options there are."""
+    flags: Table = {}
+    for slot in (*SLOTS, "data"):
+        if slot in given:
+            _put(flags, (slot, "use"), given[slot])
+    if given.get("horizon", "").isdigit():  # whether there is a horizon decides about defaults
+        _put(flags, ("data", "horizon"), given["horizon"])
+    if "from" in given:
+        _put(flags, ("pipeline", "from"), given["from"])
+    while True:
+        config = resolve(*files, ("flag", flags))
+        named = [
+            (path, name)
+            for slot in SLOTS
+            if slot in config.values
+            for path, name in _nested(slot, config.values[slot], (slot,), given)
+            if _put(flags, path, name)
+        ]
+        if not named:
+            return config
+
+
+def _nested(
+    kind: str, table: Table, path: tuple[str, ...], given: Mapping[str, str]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Where the command line names a component inside another, at any depth."""
+    for option in shape_of(kind, table["use"]).options.values():
+        if option.nested:
+            here = (*path, option.name)
+            if (name := given.get(_dotted(here))) is not None:
+                yield (*here, "use"), name
+            if table[option.name]:
+                yield from _nested(option.type, table[option.name], here, given)
+
+
+def _options(config: Config, given: Mapping[str, str]) -> Iterator[Choice]:
+    """All options in the order of the help page."""
+    for slot in SLOTS:
+        names = ", ".join(registry().names(slot))
+        yield Choice(
+            (slot, "use"),
+            f"--{slot}",
+            metavar="NAME|RUN",
+            default=config.use(slot),
+            panel="slots",
+            help=f"{_SLOT_HELP[slot]}: {names}",
+        )
+    for slot in SLOTS:
+        if slot in config.values:
+            # a component that nobody named keeps its options, but does not fill the help page with them
+            named = config.sources[f"{slot}.use"] != "default" or any(n.startswith(slot + ".") for n in given)
+            yield from _component(slot, config.values[slot], (slot,), not named)
+    yield Choice(
+        ("data", "use"),
+        "--data",
+        metavar="NAME|PATH",
+        default=config.use("data"),
+        panel="data",
+        help="data set by name (tstk data list shows them), or a file or folder",
+    )
+    for section in SECTIONS:
+        yield from section_options(section, config.values[section])
+
+
+def _component(kind: str, table: Table, path: tuple[str, ...], hidden: bool) -> Iterator[Choice]:
+    panel = f"{_dotted(path)}: {table['use']}"
+    for option in shape_of(kind, table["use"]).options.values():
+        here, inner = (*path, option.name), table[option.name]
+        if option.nested:
+            yield Choice(
+                (*here, "use"),
+                f"--{_dotted(here)}",
+                metavar="NAME",
+                hidden=hidden,
+                panel=panel,
+                default=inner["use"] if inner else None,
+                help=option.help,
+            )
+            if inner:
+                yield from _component(option.type, inner, here, hidden)
+        else:
+            yield _choice(here, option, f"--{_dotted(here)}", inner, panel, hidden)
+
+
+def _choice(path: tuple[str, ...], option: Option, flag: str, value: Any, panel: str, hidden: bool = False) -> Choice:
+    about: dict[str, Any] = {"default": value, "help": option.help, "panel": panel, "hidden": hidden}
+    if option.type == "bool" and not option.many:
+        return Choice(path, f"{flag}/--no-{flag[2:]}", **about)
+    if option.many and isinstance(value, tuple):
+        about["show_default"] = ",".join(map(str, value)) or False
+    hint = option.hint
+    if len(hint) > _WIDE:
+        hint, about["help"] = "one of", f"{option.help}: {', '.join(map(str, option.choices))}"
+    return Choice(path, flag, type=Value(option, flag), metavar=hint, **about)
+
+
+def _dotted(path: Sequence[str]) -> str:
+    return ".".join(path).replace("_", "-")
+
+
+def _put(table: Table, path: Sequence[str], value: Any) -> bool:
+    """Set a value in nested tables; False if it was there already."""
+    *way, last = path
+    for name in way:
+        table = table.setdefault(name, {})
+    changed = last not in table or table[last] != value
+    table[last] = value
+    return changed

@@ -1,0 +1,29 @@
+"""What eval, predict and embed have in common: a run, and data to apply it to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+import rich_click
+
+
+def applied(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument RUN and the options --data, --data-root, --label and --batch-size."""
+    for decorator in (
+        rich_click.option(
+            "--batch-size",
+            type=click.IntRange(min=1),
+            default=256,
+            show_default=True,
+            metavar="int",
+            help="series at a time",
+        ),
+        rich_click.option("--label", metavar="str", help="column or array of the labels, if it has an unusual name"),
+        rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name"),
+        rich_click.option("--data", metavar="NAME|PATH", help="data to use; the run's own test part if not given"),
+        click.argument("run", metavar="RUN"),
+    ):
+        function = decorator(function)
+    return function

@@ -1,0 +1,79 @@
+"""How commands speak: talk goes to stderr, results to stdout, help pages end with examples that work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def examples(*lines: str) -> str:
+    """The last section of a help page."""
+    return "\n\n".join(["Examples:", *(f"$ {line}" for line in lines)])
+
+
+def console(stderr: bool = False) -> Console:
+    """Where to print; plain and wide when it is not a terminal."""
+    from rich.console import Console
+
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        found.width = 160
+    return found
+
+
+def note(line: str) -> None:
+    """A line for the user, beside the results."""
+    click.echo(click.style(line, dim=True), err=True)
+
+
+def as_json(value: Any) -> None:
+    """A result for programs."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
+    """A table on stdout.
+
+    Args:
+        head: names of the columns
+        rows: cells; None stays empty
+        right: columns of numbers
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    for name in head:
+        grid.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name == head[0])
+    for row in rows:
+        grid.add_row(*("" if cell is None else Text(str(cell)) for cell in row))
+    console().print(grid)
+
+
+def number(value: float) -> str:
+    """A score, short."""
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+
+
+def scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
+    """Scores by name, one column per part.
+
+    Args:
+        columns: part -> score -> value; empty parts are left out
+    """
+    full = {name: part for name, part in columns.items() if part}
+    names = dict.fromkeys(k for part in full.values() for k, v in part.items() if isinstance(v, int | float))
+    rows = [[name, *(number(part[name]) if name in part else None for part in full.values())] for name in names]
+    table(["score", *full], rows, right=list(full))
+
+
+def beside(baseline: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The baseline as a column of its own, named by what it is."""
+    return {str(baseline["what"]): baseline} if baseline else {}

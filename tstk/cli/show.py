@@ -1,0 +1,72 @@
+"""`tstk show KIND NAME`: all there is to know about a component, read from its source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import rich_click
+
+from tstk.cli.list import about, kind_of
+from tstk.cli.say import as_json, examples, table
+from tstk.config import shipped
+from tstk.outline import Option, Outline, outline
+from tstk.registry import SLOTS, registry
+
+
+@click.command(cls=rich_click.RichCommand, epilog=examples("tstk show encoder bert", "tstk show loss masked --json"))
+@click.argument("kind")
+@click.argument("name")
+@rich_click.option("--json", "json_", is_flag=True, help="print JSON")
+def command(kind: str, name: str, json_: bool) -> None:
+    """Show a component: what it does, its options, what it needs and provides, its paper."""
+    entry = registry().find(kind_of(kind), name)
+    version = next((p.version for p in registry().plugins if p.dist == entry.dist), "")
+    if entry.kind in ("config", "recipe"):
+        seen, facts = Outline(f"{entry.summary}.", {}), {"file": str(shipped(entry))}
+    else:
+        seen = outline(entry.target)
+        facts = {"needs": ", ".join(seen.facts.get("needs", ())), "provides": ", ".join(sorted(entry.provides))}
+    if json_:
+        as_json(
+            {
+                **about(entry),
+                "version": version,
+                "doc": seen.doc,
+                "needs": list(seen.facts.get("needs", ())),
+                "options": {o.name: _json(o) for o in seen.options.values()},
+            }
+        )
+        return
+    click.echo(click.style(f"{entry.kind} {entry.name}", bold=True) + f"  {entry.summary}\n")
+    click.echo(f"{seen.doc}\n")
+    if seen.options:
+        table(
+            ["option", "type", "default", "what it does"],
+            [[o.flag, o.hint, _default(o), o.help] for o in seen.options.values()],
+        )
+        click.echo()
+    facts |= {"paper": entry.paper, "plugin": f"{entry.dist} {version}"}
+    for key, value in facts.items():
+        if value:
+            click.echo(f"{key + ':':10}{value}")
+    if example := _example(entry.kind, name):
+        click.echo(f"{'try:':10}{example}")
+
+
+def _example(kind: str, name: str) -> str:
+    if kind in SLOTS:
+        return f"tstk train --{kind} {name} --dry-run"
+    return {"config": f"tstk train --config {name}", "command": f"tstk {name} --help"}.get(kind, "")
+
+
+def _default(option: Option) -> str:
+    if isinstance(option.default, bool):
+        return "on" if option.default else "off"
+    if isinstance(option.default, tuple):
+        return ",".join(map(str, option.default))
+    return "none" if option.default is None else str(option.default)
+
+
+def _json(option: Option) -> dict[str, Any]:
+    return {"type": option.hint, "default": option.default, "help": option.help}

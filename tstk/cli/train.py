@@ -1,0 +1,153 @@
+"""`tstk train`: from options and config files to a run directory."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import rich_click
+
+from tstk.cli.options import Configured
+from tstk.cli.say import as_json, beside, examples, note, scores, table
+from tstk.config import Config
+from tstk.errors import TstkError
+from tstk.registry import SLOTS
+
+if TYPE_CHECKING:
+    from tstk.data.dataset import Dataset
+    from tstk.pipeline import Pipeline
+
+
+@click.command(
+    cls=Configured,
+    epilog=examples(
+        "tstk train --encoder bert --head cot",
+        "tstk train --encoder bert --encoder.depth 2 --help",
+        "tstk train --loss masked --epochs 20 --out runs/pretrained",
+        "tstk train --from runs/pretrained --head linear",
+    ),
+)
+@rich_click.option(
+    "--config",
+    multiple=True,
+    metavar="NAME|FILE",
+    panel="start from",
+    help="a config file, or a config by name (tstk config list); later ones go on top",
+)
+@rich_click.option(
+    "--out", metavar="DIR", panel="output", help="the run directory; runs/ENCODER-HEAD-DATA if not given"
+)
+@rich_click.option(
+    "--dry-run",
+    is_flag=True,
+    panel="output",
+    help="build everything, pass two series forward and backward, print the shapes, write nothing",
+)
+@rich_click.option(
+    "--print-config",
+    is_flag=True,
+    panel="output",
+    help="print every option with its source, as TOML that --config reads, and stop",
+)
+@rich_click.option("--json", "json_", is_flag=True, panel="output", help="print the result as JSON on stdout")
+@rich_click.option("--quiet", is_flag=True, panel="output", help="print the run directory and nothing else")
+def command(config: Config, out: str | None, dry_run: bool, print_config: bool, json_: bool, quiet: bool) -> None:
+    """Train a pipeline on data and keep the best weights by validation.
+
+    Name a component to see its options: tstk train --encoder bert --help. A slot takes the name of a component, or a
+    run directory whose trained part it starts from. What goes wrong is said in one line, and nothing is written.
+    """
+    if print_config:
+        for line in config.notes:
+            note(f"note: {line}")
+        click.echo(config.toml())
+    elif dry_run:
+        _dry_run(config)
+    else:
+        _train(config, out, json_, quiet)
+
+
+def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
+    from tstk.checkpoint import WEIGHTS
+    from tstk.cli.progress import watcher
+    from tstk.train import default_out, train
+
+    out = default_out(config) if given is None else Path(given)
+    watch = None if quiet else watcher()
+    existed = out.exists()
+    try:
+        result = train(
+            config,
+            out,
+            command=shlex.join(["tstk", *sys.argv[1:]]),
+            watcher=watch,
+            say=(lambda line: None) if quiet else lambda line: note(f"note: {line}"),
+            ready=None if quiet else lambda pipeline, data: note(describe(config, pipeline, data)),
+        )
+    except KeyboardInterrupt:
+        kept = not existed and (out / WEIGHTS).is_file()
+        click.echo(
+            f"Interrupted. {out} keeps the best weights so far; score them: tstk eval {out}"
+            if kept
+            else "Interrupted. Nothing was kept.",
+            err=True,
+        )
+        raise click.exceptions.Exit(130) from None
+    finally:
+        if watch:
+            watch.end()
+    if json_:
+        as_json({"run": str(out), **result})
+    elif quiet:
+        click.echo(str(out))
+    else:
+        _report(result, out)
+
+
+def _report(result: dict[str, Any], out: Path) -> None:
+    scores({"test": result["test"], "val": result["val"], **beside(result["baseline"])})
+    selected = result["selected"]
+    click.echo(
+        f"\n{result['parameters']:,} parameters, {result['trainable']:,} of them trained, in "
+        f"{result['seconds']:g} s; weights of epoch {selected['epoch']} of {selected['of']}\n"
+    )
+    run = shlex.quote(str(out))
+    click.echo(f"The run is {click.style(str(out), bold=True)}. Next:")
+    if result["task"] == "pretraining":
+        click.echo(f"  tstk train --from {run} --head linear")
+    else:
+        click.echo(
+            f"  tstk eval {run}\n  tstk predict {run} --out predictions."
+            + ("npz" if result["task"] == "forecasting" else "csv")
+        )
+    click.echo(f"  tstk embed {run} --out embeddings.npz")
+
+
+def _dry_run(config: Config) -> None:
+    from tstk.dryrun import dry_run
+
+    report = dry_run(config, say=lambda line: note(f"note: {line}"))
+    table(
+        ["stage", "component", "out (B, N, D)", "parameters", "trainable"],
+        [[s.slot, s.use, s.shape, f"{s.parameters:,}", f"{s.trainable:,}"] for s in report.stages],
+        right=["parameters", "trainable"],
+    )
+    click.echo(
+        f"\n{report.tokens} tokens per series"
+        + (f", {report.target} numbers asked of each" if report.target else "")
+        + f"; {report.terms}"
+    )
+    if report.faults:
+        raise TstkError("\n".join(report.faults))
+    click.echo("Every trainable parameter got a finite gradient, no frozen one got any. Nothing was written.")
+
+
+def describe(config: Config, pipeline: Pipeline, data: Dataset) -> str:
+    """What will be trained, on one line."""
+    stages = " > ".join(str(config.use(s)) for s in SLOTS if s != "loss" and config.use(s))
+    count = sum(p.numel() for p in pipeline.parameters())
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
+    return f"{stages}, loss {config.use('loss')}: {count:,} parameters; {data.name}: {sizes}"
