@@ -128,6 +128,8 @@ def run(npz, tmp_path_factory):
     from tstk.train import train
 
     folder = tmp_path_factory.mktemp("runs") / "first"
-    config = resolve(("flag", {**SMALL, "head": "linear", "data": npz, "train": {"epochs": 2, "batch_size": 8}}))
+    config = resolve(
+        ("flag", {**SMALL, "head": "linear", "data": npz, "train": {"epochs": 2, "batch_size": 8, "device": "cpu"}})
+    )
     train(config, folder)
     return folder

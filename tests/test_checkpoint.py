@@ -198,7 +198,7 @@ def test_frozen_parts_stay_as_they_were_mounted(run, npz, tmp_path):
             {
                 "pipeline": {"from": str(run), "freeze": ("tokenizer", "encoder.stack")},
                 "head": "cot",
-                "train": {"epochs": 1, "batch_size": 8},
+                "train": {"epochs": 1, "batch_size": 8, "device": "cpu"},
             },
         )
     )

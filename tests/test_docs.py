@@ -29,13 +29,16 @@ def quick(command):
     words = shlex.split(command)[1:]
     if words[0] == "train" and not {"--help", "--dry-run", "--print-config"} & set(words):
         words += ["--steps", "2", "--batch-size", "8", "--quiet"]
+        if {"bert", "transformer"} & set(words) and "--horizon" in words:
+            words += ["--encoder.dim", "8", "--encoder.depth", "1", "--encoder.heads", "2"]
     return words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
     from click.testing import CliRunner
-    from tstk.cli import main
+
+    from tstk.cli import cli
 
     monkeypatch.chdir(tmp_path)
     if (ARCHIVE / "ucr").is_dir():
@@ -47,7 +50,7 @@ def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
         elif text.startswith("tstk "):
             if re.search(r"--data [A-Z]", text) and not (ARCHIVE / "ucr").is_dir():
                 continue
-            result = CliRunner().invoke(main, quick(text), catch_exceptions=False)
+            result = CliRunner().invoke(cli, quick(text), catch_exceptions=False)
             assert result.exit_code == 0, f"{page.name}: {text}\n{result.output}"
         else:
             assert text.split()[0] in ("make", "pip", "pytest", "python"), f"{page.name}: who runs {text!r}?"

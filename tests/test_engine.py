@@ -3,18 +3,20 @@
 import copy
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 
+from tstk import engine
 from tstk.checkpoint import load as load_run
 from tstk.config import resolve
 from tstk.data.load import load
-from tstk.engine import fit
 from tstk.errors import DataError, OptionError, TrainingError
 from tstk.evaluate import evaluate
 from tstk.train import prepare, train
 
+fit = partial(engine.fit, device="cpu")
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
 TAIL = {"use": "masked", "policy": "tail"}
 
@@ -129,10 +131,8 @@ def test_two_small_batches_train_like_one_of_twice_the_size(npz):
 
 
 def test_every_series_is_seen_once_an_epoch_in_an_order_of_its_own(npz):
-    from tstk.engine import Batches
-
     data = load(npz)
-    batches = Batches(data.train, 4, 2, seed=1)
+    batches = engine.Batches(data.train, 4, 2, seed=1)
     orders = []
     for epoch in (1, 2):
         groups = list(batches.epoch(epoch, torch.device("cpu")))
@@ -239,7 +239,15 @@ def poisoned(npz, monkeypatch, tmp_path):
 
         monkeypatch.setattr("tstk.train.fit", meddled)
         config = resolve(
-            ("test", {"encoder": ENCODER, "head": "linear", "data": npz, "train": {"epochs": 4, "batch_size": 8}})
+            (
+                "test",
+                {
+                    "encoder": ENCODER,
+                    "head": "linear",
+                    "data": npz,
+                    "train": {"epochs": 4, "batch_size": 8, "device": "cpu"},
+                },
+            )
         )
         with pytest.raises(TrainingError) as caught:
             train(config, tmp_path / "run")
@@ -268,9 +276,44 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_claim_to_have_kept_an
     assert not (run / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("select", ["score", "loss", "last"])
+def test_weights_that_broke_in_the_last_step_are_never_selected(npz, select):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(TrainingError, match=r"of the validation part became .* after step 1"):
+        fit(pipeline, data, steps=1, lr=1e38, warmup=0, schedule="constant", select=select)
+
+
+def test_a_forecast_that_is_not_a_number_does_not_go_unmarked(csv):
+    pipeline, data = ready(table(csv), head="forecast")
+    pipeline.head.project.bias.data[0] = math.nan
+    assert math.isnan(evaluate(pipeline, data.val)["mse"])
+
+
+def test_averaged_weights_are_selected_and_training_goes_on_from_the_others(npz):
+    seen = []
+    histories = []
+    for average in (0.0, 0.5):
+        pipeline, data = ready(npz, head="linear")
+        weight = pipeline.head.classify.weight
+        seen = [weight.detach().clone()]
+        log = Log()
+        log.step = lambda *_, w=weight, s=seen: s.append(w.detach().clone())
+        histories.append(
+            fit(pipeline, data, log, epochs=3, batch_size=8, lr=1e-2, average=average, select="last").history
+        )
+    assert [r["train"] for r in histories[0]] == [r["train"] for r in histories[1]]
+    assert [r["val"] for r in histories[0]] != [r["val"] for r in histories[1]]
+    mean = seen[0]
+    for step, weights in enumerate(seen[1:], 1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * weights
+    torch.testing.assert_close(pipeline.head.classify.weight.detach(), mean)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"average": 1.0}, "average=1.0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"accumulate": 0}, "accumulate=0"),
         ({"epochs": 0}, "epochs=0"),
@@ -282,7 +325,7 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_claim_to_have_kept_an
 def test_settings_that_cannot_work_are_refused(npz, options, says):
     pipeline, data = ready(npz, head="linear")
     with pytest.raises(OptionError, match=says):
-        fit(pipeline, data, **{"epochs": 1, "device": "cpu", **options})
+        fit(pipeline, data, **{"epochs": 1, **options})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -13,7 +13,7 @@ from tstk.errors import DataError, NeedsError, OptionError
 from tstk.records import Flow, Series, Spec, Tokens
 from tstk.registry import registry
 
-HEADS = registry().names("head")
+HEADS = [e.name for e in registry().entries("head") if e.dist == "tstk"]
 
 
 def close(a, b, tolerance=1e-5):

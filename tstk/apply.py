@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -155,7 +155,7 @@ def embed(
     *,
     data_root: str | None = None,
     label: str | None = None,
-    pool: str = "mean",
+    pool: Literal["mean", "max", "cls"] = "mean",
     batch_size: int = 256,
 ) -> Arrays:
     """One vector per series, or per window of a table.

@@ -52,7 +52,11 @@ class Config:
 
     def toml(self, provenance: bool = True) -> str:
         """As TOML that can be fed back; `provenance` adds where each value came from."""
-        return to_toml(self.values, self.sources if provenance else {})
+        values = dict(self.values)
+        for slot, run in self.mounts.items():
+            if slot in values and run != self.options("pipeline").get("from"):
+                values[slot] = {**values[slot], "use": run}
+        return to_toml(values, self.sources if provenance else {})
 
 
 def chosen(choices: Mapping[str, Any]) -> Table:
@@ -156,7 +160,7 @@ def _component(kind: str, tables: Sequence[tuple[str, Table]], path: str, config
         given = [(s, t[name]) for s, t in mine if name in t]
         if option.nested:
             below = [(s, _table(v)) for s, v in given]
-            if below and below[-1][1].get("use") in (None, "none") and len(below[-1][1]) == 1:
+            if below and below[-1][1].get("use", "") in (None, "none") and len(below[-1][1]) == 1:
                 below = []
             elif option.default is not None:
                 below.insert(0, ("default", {"use": option.default}))

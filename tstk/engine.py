@@ -70,6 +70,7 @@ def fit(
     warmup: float = 0.1,
     schedule: Literal["cosine", "constant"] = "cosine",
     clip: float = 1.0,
+    average: float = 0.0,
     accumulate: int = 1,
     patience: int | None = None,
     select: Literal["score", "loss", "last"] = "score",
@@ -89,6 +90,8 @@ def fit(
         warmup: share of the steps in which the rate rises linearly
         schedule: cosine, the rate falls to zero; constant, it stays
         clip: largest norm of the gradient; 0 for no limit
+        average: keep a running average of the weights with this decay per step, such as 0.998, and validate and
+            save that; 0 for none
         accumulate: batches per optimizer step
         patience: epochs without improvement after which training stops; none never stops early
         select: whose weights are kept: the epoch with the best score on validation (accuracy, the later of equals;
@@ -109,6 +112,7 @@ def fit(
     step_of = accelerator.prepare(optimizer)
     trained = [p for p in pipeline.parameters() if p.requires_grad]
     fitted, judge, ledger = Fitted(), _Judge(select, patience), _Ledger(watcher, sync=accelerator.device.type == "cpu")
+    averaged = _Average(trained, average)
     begin = time.perf_counter()
     step = 0
     if watcher:
@@ -136,17 +140,21 @@ def fit(
                 step_of.zero_grad()
                 ramp.step()
                 pipeline.after_step(flows)
+                averaged.update()
                 ledger.enter(step, rows, flows)
                 fitted.started = fitted.started or time.time()
             row = ledger.close()
             row["lr"] = ramp.get_last_lr()[0]
-            with accelerator.autocast():
-                row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
-            row["seconds"] = round(time.perf_counter() - begin, 3)
-            fitted.history.append(row)
-            improved = judge.improved(row, pipeline)
-            if watcher:
-                watcher.epoch(row, improved)
+            with averaged.in_place():
+                with accelerator.autocast():
+                    row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
+                for name, value in row["val"].items():
+                    _finite(f"{name!r} of the validation part", value, f"after step {step}", epoch)
+                row["seconds"] = round(time.perf_counter() - begin, 3)
+                fitted.history.append(row)
+                improved = judge.improved(row, pipeline)
+                if watcher:
+                    watcher.epoch(row, improved)
             if judge.weary or step == total:
                 break
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -202,12 +210,7 @@ class _Ledger:
         for step, rows, terms in self.pending:
             numbers = torch.stack([v.float() for v in terms.values()]).tolist()
             for name, value in zip(terms, numbers, strict=True):
-                if not math.isfinite(value):
-                    kept = " and the best weights so far were kept" if self.number > 1 else ""
-                    raise TrainingError(
-                        f"the loss term {name!r} became {value} at step {step} (epoch {self.number}); training stopped"
-                        f"{kept}. Try a lower --lr, a smaller --clip or --precision fp32"
-                    )
+                _finite(f"the loss term {name!r}", value, f"at step {step}", self.number)
                 recent[name] = recent.get(name, 0.0) + value * rows
             count += rows
         self.rows += count
@@ -231,6 +234,48 @@ class _Ledger:
             "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
             "series_per_second": round(speed, 1),
         }
+
+
+def _finite(what: str, value: float, when: str, epoch: int) -> None:
+    """Stop training where a number says that it has gone wrong."""
+    if not math.isfinite(value):
+        kept = " and the best weights so far were kept" if epoch > 1 else ""
+        raise TrainingError(
+            f"{what} became {value} {when} (epoch {epoch}); training stopped{kept}. "
+            "Try a lower --lr, a smaller --clip or --precision fp32"
+        )
+
+
+class _Average:
+    """An exponential running average of weights, which can take their place for a while."""
+
+    def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise OptionError(f"average={decay}: expected a decay of at least 0 and less than 1, such as 0.998")
+        self.weights, self.decay, self.steps = weights, decay, 0
+        self.mean = [w.detach().clone() for w in weights] if decay else []
+
+    @torch.no_grad()
+    def update(self) -> None:
+        if self.mean:
+            self.steps += 1
+            # the first steps count for little: they are far from where the weights are going
+            decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+            for mean, weight in zip(self.mean, self.weights, strict=True):
+                mean.lerp_(weight, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for mean, weight in zip(self.mean, self.weights, strict=False):
+            mean.data, weight.data = weight.data, mean.data
 
 
 class _Judge:

@@ -27,7 +27,8 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
     """Loss terms and, where there is a task, its scores.
 
     Classification: accuracy and macro F1. Forecasting: mean square and mean absolute error in deviations of
-    the training data, as the literature reports them. Masks are the same at every call.
+    the training data, as the literature reports them. Masks are the same at every call. Loss terms are means over
+    batches, weighted by their rows: where rows differ in what counts, they depend a little on the batch size.
 
     Args:
         seed: of masks
@@ -51,7 +52,7 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
             truths.append(_labels(flow).cpu())
         elif flow.output is not None and flow.truth is not None:
             error = (flow.output - flow.truth).double().cpu()
-            known = error.isfinite()
+            known = flow.truth.isfinite().cpu()
             squares = squares + error[known].square().sum()
             absolutes = absolutes + error[known].abs().sum()
             count = count + known.sum()

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def train(
     pipeline, data = prepare(config, say)
     if ready:
         ready(pipeline, data)
+    born = [place for place in folder.parents if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         save_config(folder, config, pipeline, data.like())
@@ -104,6 +106,9 @@ def train(
     except BaseException as e:
         if not (folder / WEIGHTS).is_file():
             shutil.rmtree(folder)
+            with suppress(OSError):  # another run may have moved in beside it
+                for place in born:
+                    place.rmdir()
         elif isinstance(e, TrainingError):
             raise TrainingError(f"{e}. {folder} keeps the best weights so far") from None
         raise

@@ -1,6 +1,7 @@
 """What every encoder promises, and what is particular to the transformer and to transformers' models."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tstk.builtin.encoders.bert import Bert
 from tstk.builtin.encoders.hf import HF
 from tstk.builtin.encoders.identity import Identity
 from tstk.builtin.encoders.transformer import Transformer
-from tstk.errors import CheckpointError, OptionError
+from tstk.errors import CheckpointError, OptionError, TstkError
 from tstk.outline import outline
 from tstk.records import Spec, Tokens
 
@@ -152,12 +153,10 @@ def test_every_option_has_a_line_of_help(name):
     assert [o.name for o in options.values() if not o.help] == []
 
 
-@every
-def test_order_of_tokens_does_not_matter_where_nothing_is_causal(make):
+@pytest.mark.parametrize("name", sorted(MAKERS.keys() - {"causal"}))
+def test_order_of_tokens_does_not_matter_where_nothing_is_causal(name):
     spec = spec_of()
-    encoder = built(make, spec)
-    if encoder.out.causal:
-        pytest.skip("a causal encoder reads its tokens in order")
+    encoder = built(MAKERS[name], spec)
     tokens = tokens_of(spec)
     order = torch.stack([torch.randperm(spec.tokens) for _ in range(3)])
     close(encoder(tokens.at(order)).values, encoder(tokens).at(order).values)
@@ -297,6 +296,15 @@ def test_transformers_models_number_tokens_by_slot_and_ignore_padding(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_tokens_in_order_are_numbered_as_the_library_numbers_words(kind):
+    pytest.importorskip("transformers")
+    spec = spec_of(dim=24)
+    encoder = built(lambda s: HF(s, architecture=kind, **SMALL), spec)
+    tokens = tokens_of(spec)
+    close(encoder(tokens).values, encoder.model(inputs_embeds=tokens.values).last_hidden_state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_transformers_model_is_rebuilt_without_its_folder(kind, tmp_path):
     transformers = pytest.importorskip("transformers")
     spec = spec_of()
@@ -351,8 +359,30 @@ def test_hf_refuses_more_tokens_than_positions():
 
 
 def test_without_the_library_hf_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    from tstk.errors import TstkError
-
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(TstkError, match=r"pip install 'tstk\[hf\]'"):
         HF(spec_of(), **SMALL)
+
+
+@pytest.mark.parametrize("name", ["transformer", "low-rank", "causal", "bert"])
+def test_an_exported_encoder_takes_any_batch_and_hides_what_is_invalid(name):
+    spec = spec_of()
+    encoder = built(MAKERS[name], spec)
+
+    class Tensors(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, values, pos, index, valid):
+            return self.encoder(Tokens(values, pos, index, valid)).values
+
+    def inputs(batch):
+        t = tokens_of(spec, batch=batch)
+        return tuple(x.contiguous() for x in (t.values, t.pos, t.index, t.valid))
+
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(Tensors(), inputs(2), dynamic_shapes=({0: batch},) * 4).module()
+    values, pos, index, valid = inputs(5)
+    valid[1, 7:] = False
+    close(program(values, pos, index, valid), encoder(Tokens(values, pos, index, valid)).values)

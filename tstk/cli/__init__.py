@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
@@ -27,7 +28,7 @@ class Verbs(rich_click.RichGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A stand-in that has a name and a summary, for help and completion."""
         entry = registry().find("command", cmd_name)
-        return rich_click.RichCommand(cmd_name, short_help=entry.summary, help=entry.summary)
+        return rich_click.RichCommand(name=cmd_name, short_help=entry.summary, help=entry.summary)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -41,12 +42,12 @@ class Verbs(rich_click.RichGroup):
             raise click.NoSuchOption(args[0], ctx=ctx)
         return args[0], registry().load(registry().find("command", args[0])), args[1:]
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         """As `click.Group.main`, with our manners towards errors."""
         if not standalone_mode or os.environ.get("TSTK_STRICT") == "1":
-            return super().main(*args, standalone_mode=standalone_mode, **extra)
+            return super().main(args, standalone_mode=standalone_mode, **extra)
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(args, standalone_mode=False, **extra)
         except TstkError as e:
             fail(*str(e).splitlines())
         except click.NoSuchOption as e:

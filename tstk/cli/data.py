@@ -16,9 +16,7 @@ def command() -> None:
     """List data sets, and report on one."""
 
 
-@command.command(
-    "list", cls=rich_click.RichCommand, epilog=examples("tstk data list", "tstk data list --data-root data")
-)
+@command.command("list", cls=rich_click.RichCommand, epilog=examples("tstk data list", "tstk data list --json"))
 @rich_click.option("--data-root", metavar="DIR", help="folder to look in; without it the variable TSTK_DATA is asked")
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def list_(data_root: str | None, json_: bool) -> None:
@@ -42,7 +40,7 @@ def info(data: str, json_: bool, **options: Any) -> None:
     """Report on a data set: sizes, lengths, classes, missing values, how it is split, duplicates."""
     from tstk.data import load
 
-    facts = load(data, **{name.removeprefix("data__"): value for name, value in options.items()}).facts()
+    facts = load(data, **options).facts()
     if json_:
         as_json(facts)
     else:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import click
 import rich_click
 
 from tstk.cli.files import target, write_npz
 from tstk.cli.run_options import applied
 from tstk.cli.say import examples
+
+Pool = Literal["mean", "max", "cls"]
 
 
 @click.command(
@@ -19,14 +23,14 @@ from tstk.cli.say import examples
 @applied
 @rich_click.option(
     "--pool",
-    type=click.Choice(["mean", "max", "cls"]),
+    type=click.Choice(get_args(Pool)),
     default="mean",
     show_default=True,
     help="how tokens become one vector",
 )
 @rich_click.option("--out", required=True, metavar="FILE", help="what to write: .npz")
 def command(
-    run: str, data: str | None, data_root: str | None, label: str | None, batch_size: int, pool: str, out: str
+    run: str, data: str | None, data_root: str | None, label: str | None, batch_size: int, pool: Pool, out: str
 ) -> None:
     """Write one vector per series (or per window of a table) to a file.
 

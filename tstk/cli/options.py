@@ -8,6 +8,7 @@ Everything is read from source, so neither help nor completion imports torch.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,12 +17,14 @@ import click
 import rich_click
 from click.core import ParameterSource
 
-from tstk.config import SECTIONS, Config, Layer, Table, find_config, read_toml, resolve, shape_of
+from tstk.config import SECTIONS, Config, Layer, Table, chosen, find_config, read_toml, resolve, shape_of
 from tstk.errors import OptionError, TstkError, nearest
 from tstk.outline import Option, outline
 from tstk.registry import SLOTS, registry
 
 PANELS = {"data": "data", "pipeline": "pipeline", "train": "training"}
+TYPED = "tstk.typed"
+"""Where `ctx.meta` holds the whole command as it was typed, quoted for a shell."""
 _META = "tstk.options"
 _WIDE = 30
 """Characters of choices that a help page can show beside the flag."""
@@ -46,12 +49,12 @@ class Value(click.ParamType):
 
 
 class Choice(rich_click.RichOption):
-    """A click option that sets one value of the config, at `path`."""
+    """A click option that sets one value of the config; `key` is its name for `tstk.config.chosen`."""
 
-    def __init__(self, path: tuple[str, ...], flag: str, **attrs: Any) -> None:
-        self.path = path
+    def __init__(self, key: str, flag: str, **attrs: Any) -> None:
+        self.key = key
         attrs.setdefault("show_default", attrs.get("default") not in (None, ()))
-        super().__init__([flag, "__".join(path)], **attrs)
+        super().__init__([flag, key.replace(".", "__")], **attrs)
 
 
 class Configured(rich_click.RichCommand):
@@ -64,6 +67,7 @@ class Configured(rich_click.RichCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Look ahead, then parse."""
+        ctx.meta[TYPED] = shlex.join([*ctx.command_path.split(), *args])
         given = dict(_given(args))
         files = [value for name, value in _given(args) if name == "config"]
         found: Config | None = None
@@ -78,12 +82,12 @@ class Configured(rich_click.RichCommand):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Resolve what was chosen and call the function with it as `config`."""
-        flags: Table = {}
+        flags = {}
         for param in ctx.meta[_META]:
             value = ctx.params.pop(param.name)
             if ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE:
-                _put(flags, param.path, value)
-        ctx.params["config"] = resolve(*_layers(ctx.params["config"]), ("flag", flags))
+                flags[param.key] = value
+        ctx.params["config"] = resolve(*_layers(ctx.params["config"]), ("flag", chosen(flags)))
         return super().invoke(ctx)
 
     def _unknown(self, ctx: click.Context, name: str, found: Config | None) -> str:
@@ -113,8 +117,7 @@ def section_options(section: str, values: Mapping[str, Any] | None = None) -> It
     """
     for option in outline(SECTIONS[section]).options.values():
         value = option.default if values is None else values[option.name]
-        panel = "start from" if option.name == "from" else PANELS[section]
-        yield _choice((section, option.name), option, f"--{option.flag}", value, panel)
+        yield _choice(option.name, option, value, "start from" if option.name == "from" else PANELS[section])
 
 
 def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -133,110 +136,70 @@ def _layers(files: Sequence[str]) -> list[Layer]:
 
 def _in_play(files: list[Layer], given: Mapping[str, str]) -> Config:
     """The config as the names of components alone make it, for knowing which options there are."""
-    flags: Table = {}
-    for slot in (*SLOTS, "data"):
-        if slot in given:
-            _put(flags, (slot, "use"), given[slot])
+    flags = {name: given[name] for name in (*SLOTS, "data", "from") if name in given}
     if given.get("horizon", "").isdigit():  # whether there is a horizon decides about defaults
-        _put(flags, ("data", "horizon"), given["horizon"])
-    if "from" in given:
-        _put(flags, ("pipeline", "from"), given["from"])
+        flags["horizon"] = given["horizon"]
     while True:
-        config = resolve(*files, ("flag", flags))
-        named = [
-            (path, name)
-            for slot in SLOTS
-            if slot in config.values
-            for path, name in _nested(slot, config.values[slot], (slot,), given)
-            if _put(flags, path, name)
-        ]
-        if not named:
+        config = resolve(*files, ("flag", chosen(flags)))
+        inner = [key for slot in SLOTS if slot in config.values for key in _nested(slot, config.values[slot], slot)]
+        named = {key: given[_flag(key)] for key in inner if _flag(key) in given}
+        if named.keys() <= flags.keys():
             return config
+        flags |= named
 
 
-def _nested(
-    kind: str, table: Table, path: tuple[str, ...], given: Mapping[str, str]
-) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Where the command line names a component inside another, at any depth."""
+def _nested(kind: str, table: Table, path: str) -> Iterator[str]:
+    """The options that take a component, at any depth."""
     for option in shape_of(kind, table["use"]).options.values():
         if option.nested:
-            here = (*path, option.name)
-            if (name := given.get(_dotted(here))) is not None:
-                yield (*here, "use"), name
+            yield f"{path}.{option.name}"
             if table[option.name]:
-                yield from _nested(option.type, table[option.name], here, given)
+                yield from _nested(option.type, table[option.name], f"{path}.{option.name}")
 
 
 def _options(config: Config, given: Mapping[str, str]) -> Iterator[Choice]:
     """All options in the order of the help page."""
     for slot in SLOTS:
         names = ", ".join(registry().names(slot))
-        yield Choice(
-            (slot, "use"),
-            f"--{slot}",
-            metavar="NAME|RUN",
-            default=config.use(slot),
-            panel="slots",
-            help=f"{_SLOT_HELP[slot]}: {names}",
-        )
+        about = f"{_SLOT_HELP[slot]}: {names}"
+        yield Choice(slot, f"--{slot}", metavar="NAME|RUN", default=config.use(slot), panel="slots", help=about)
     for slot in SLOTS:
         if slot in config.values:
             # a component that nobody named keeps its options, but does not fill the help page with them
-            named = config.sources[f"{slot}.use"] != "default" or any(n.startswith(slot + ".") for n in given)
-            yield from _component(slot, config.values[slot], (slot,), not named)
-    yield Choice(
-        ("data", "use"),
-        "--data",
-        metavar="NAME|PATH",
-        default=config.use("data"),
-        panel="data",
-        help="data set by name (tstk data list shows them), or a file or folder",
-    )
+            named = config.sources[f"{slot}.use"] != "default" or any(n.startswith(f"{slot}.") for n in given)
+            yield from _component(slot, config.values[slot], slot, not named)
+    about = "data set by name (tstk data list shows them), or a file or folder"
+    yield Choice("data", "--data", metavar="NAME|PATH", default=config.use("data"), panel="data", help=about)
     for section in SECTIONS:
         yield from section_options(section, config.values[section])
 
 
-def _component(kind: str, table: Table, path: tuple[str, ...], hidden: bool) -> Iterator[Choice]:
-    panel = f"{_dotted(path)}: {table['use']}"
+def _component(kind: str, table: Table, path: str, hidden: bool) -> Iterator[Choice]:
+    panel = f"{_flag(path)}: {table['use']}"
     for option in shape_of(kind, table["use"]).options.values():
-        here, inner = (*path, option.name), table[option.name]
-        if option.nested:
-            yield Choice(
-                (*here, "use"),
-                f"--{_dotted(here)}",
-                metavar="NAME",
-                hidden=hidden,
-                panel=panel,
-                default=inner["use"] if inner else None,
-                help=option.help,
-            )
-            if inner:
-                yield from _component(option.type, inner, here, hidden)
-        else:
-            yield _choice(here, option, f"--{_dotted(here)}", inner, panel, hidden)
+        key, value = f"{path}.{option.name}", table[option.name]
+        if not option.nested:
+            yield _choice(key, option, value, panel, hidden)
+            continue
+        about = f"{option.help}: {', '.join(registry().names(option.type))}"
+        use = value["use"] if value else None
+        yield Choice(key, f"--{_flag(key)}", metavar="NAME", default=use, panel=panel, hidden=hidden, help=about)
+        if value:
+            yield from _component(option.type, value, key, hidden)
 
 
-def _choice(path: tuple[str, ...], option: Option, flag: str, value: Any, panel: str, hidden: bool = False) -> Choice:
+def _choice(key: str, option: Option, value: Any, panel: str, hidden: bool = False) -> Choice:
+    flag = _flag(key)
     about: dict[str, Any] = {"default": value, "help": option.help, "panel": panel, "hidden": hidden}
     if option.type == "bool" and not option.many:
-        return Choice(path, f"{flag}/--no-{flag[2:]}", **about)
+        return Choice(key, f"--{flag}/--no-{flag}", **about)
     if option.many and isinstance(value, tuple):
         about["show_default"] = ",".join(map(str, value)) or False
     hint = option.hint
     if len(hint) > _WIDE:
         hint, about["help"] = "one of", f"{option.help}: {', '.join(map(str, option.choices))}"
-    return Choice(path, flag, type=Value(option, flag), metavar=hint, **about)
+    return Choice(key, f"--{flag}", type=Value(option, f"--{flag}"), metavar=hint, **about)
 
 
-def _dotted(path: Sequence[str]) -> str:
-    return ".".join(path).replace("_", "-")
-
-
-def _put(table: Table, path: Sequence[str], value: Any) -> bool:
-    """Set a value in nested tables; False if it was there already."""
-    *way, last = path
-    for name in way:
-        table = table.setdefault(name, {})
-    changed = last not in table or table[last] != value
-    table[last] = value
-    return changed
+def _flag(key: str) -> str:
+    return key.replace("_", "-")

@@ -41,7 +41,7 @@ class Bar:
 
     def epoch(self, row: dict[str, Any], improved: bool) -> None:
         """An epoch is over."""
-        self.progress.update(self.task, val=_val(row) + (" best" if improved else ""))
+        self.progress.update(self.task, val=_val(row, 1) + (" best" if improved else ""))
 
     def end(self) -> None:
         """Training is over, well or not."""
@@ -84,6 +84,6 @@ def _pairs(terms: dict[str, float]) -> str:
     return " ".join(f"{k} {number(v)}" for k, v in shown.items())
 
 
-def _val(row: dict[str, Any]) -> str:
+def _val(row: dict[str, Any], most: int | None = None) -> str:
     scores = {k: v for k, v in row["val"].items() if k in SHOWN} or {"loss": row["val"]["loss"]}
-    return "val " + " ".join(f"{k} {number(v)}" for k, v in scores.items())
+    return "val " + " ".join(f"{k} {number(v)}" for k, v in [*scores.items()][:most])

@@ -23,7 +23,7 @@ def command(kind: str, name: str, json_: bool) -> None:
     entry = registry().find(kind_of(kind), name)
     version = next((p.version for p in registry().plugins if p.dist == entry.dist), "")
     if entry.kind in ("config", "recipe"):
-        seen, facts = Outline(f"{entry.summary}.", {}), {"file": str(shipped(entry))}
+        seen, facts = Outline("", {}), {"file": str(shipped(entry))}
     else:
         seen = outline(entry.target)
         facts = {"needs": ", ".join(seen.facts.get("needs", ())), "provides": ", ".join(sorted(entry.provides))}
@@ -39,7 +39,8 @@ def command(kind: str, name: str, json_: bool) -> None:
         )
         return
     click.echo(click.style(f"{entry.kind} {entry.name}", bold=True) + f"  {entry.summary}\n")
-    click.echo(f"{seen.doc}\n")
+    if seen.doc:
+        click.echo(f"{seen.doc}\n")
     if seen.options:
         table(
             ["option", "type", "default", "what it does"],

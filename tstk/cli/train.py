@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import rich_click
 
-from tstk.cli.options import Configured
+from tstk.cli.options import TYPED, Configured
 from tstk.cli.say import as_json, beside, examples, note, scores, table
 from tstk.config import Config
 from tstk.errors import TstkError
@@ -77,18 +76,18 @@ def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
 
     out = default_out(config) if given is None else Path(given)
     watch = None if quiet else watcher()
-    existed = out.exists()
+    before = (out / WEIGHTS).is_file()
     try:
         result = train(
             config,
             out,
-            command=shlex.join(["tstk", *sys.argv[1:]]),
+            command=click.get_current_context().meta[TYPED],
             watcher=watch,
             say=(lambda line: None) if quiet else lambda line: note(f"note: {line}"),
             ready=None if quiet else lambda pipeline, data: note(describe(config, pipeline, data)),
         )
     except KeyboardInterrupt:
-        kept = not existed and (out / WEIGHTS).is_file()
+        kept = not before and (out / WEIGHTS).is_file()
         click.echo(
             f"Interrupted. {out} keeps the best weights so far; score them: tstk eval {out}"
             if kept
@@ -147,7 +146,8 @@ def _dry_run(config: Config) -> None:
 
 def describe(config: Config, pipeline: Pipeline, data: Dataset) -> str:
     """What will be trained, on one line."""
-    stages = " > ".join(str(config.use(s)) for s in SLOTS if s != "loss" and config.use(s))
+    names = {s: str(config.use(s)).rpartition("/")[2] for s in SLOTS if config.use(s)}
+    stages = " > ".join(name for slot, name in names.items() if slot != "loss")
     count = sum(p.numel() for p in pipeline.parameters())
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
-    return f"{stages}, loss {config.use('loss')}: {count:,} parameters; {data.name}: {sizes}"
+    return f"{stages}, loss {names['loss']}: {count:,} parameters; {data.name}: {sizes}"

@@ -36,11 +36,10 @@ def announced():
 
 def built(spec, seed=0, **tables):
     """A bound pipeline; a table given replaces the small one where it names another component, else adds to it."""
-    chosen = {
-        slot: {**table, **tables.get(slot, {})} if tables.get(slot, table).get("use", table["use"]) == table["use"] else {}
-        for slot, table in SMALL.items()
-    }
-    chosen = {slot: table or tables[slot] for slot, table in chosen.items()}
+    chosen = {}
+    for slot, base in SMALL.items():
+        given = tables.get(slot, {})
+        chosen[slot] = {**base, **given} if given.get("use", base["use"]) == base["use"] else given
     torch.manual_seed(seed)
     pipeline = assemble(resolve(("test", {**chosen, "data": {"horizon": spec.horizon}})), spec)
     pipeline.bind()

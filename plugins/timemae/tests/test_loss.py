@@ -72,7 +72,9 @@ def test_padding_and_companions_change_no_term(build, spec, ragged, encoder):
     for i in range(4):
         length = int(ragged.observed[i].any(0).nonzero().max()) + 1
         one = ragged.but(
-            x=ragged.x[i : i + 1, :, :length], observed=ragged.observed[i : i + 1, :, :length], key=ragged.key[i : i + 1]
+            x=ragged.x[i : i + 1, :, :length],
+            observed=ragged.observed[i : i + 1, :, :length],
+            key=ragged.key[i : i + 1],
         )
         alone = run(pipeline, one)
         there, here = together.asked.valid[i], alone.asked.valid[0]
@@ -93,7 +95,7 @@ def test_terms_are_those_of_a_plain_loop(build, spec, ragged):
         squares += (answer - teacher[b, m]).square().tolist()
         logits = loss.center.weight @ answer + loss.center.bias
         log = logits.log_softmax(0)
-        entropies.append(float(-0.7 * log[code] - 0.3 * log.mean()))
+        entropies.append((-0.7 * log[code] - 0.3 * log.mean()).item())
         place = logits.argsort(descending=True).tolist().index(code)
         hits.append(place == 0)
         gains.append(1 / math.log2(place + 2) if place < 10 else 0.0)

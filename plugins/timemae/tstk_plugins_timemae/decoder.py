@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torch import nn
-from tstk_plugins_timemae.init import xavier_with_bias
 
 from tstk.builtin.decoders.cross import Cross
 from tstk.records import Spec
+from tstk_plugins_timemae.init import xavier_with_bias
 
 
 class Decoupled(Cross):

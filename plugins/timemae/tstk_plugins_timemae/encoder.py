@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from tstk_plugins_timemae.init import xavier_with_bias
 
 from tstk.builtin.encoders.transformer import Transformer
 from tstk.nn.pretrained import bert_blocks, bert_shape, bert_weights, fill, outside_norms
 from tstk.records import Spec
+from tstk_plugins_timemae.init import xavier_with_bias
 
 
 class TimeMAEEncoder(Transformer):
@@ -24,7 +24,7 @@ class TimeMAEEncoder(Transformer):
     are a learned table. Unlike the published code, each sub-layer has one dropout, not two in a row after the MLP.
 
     Args:
-        dim: width of a token; 64, or the checkpoint's
+        dim: width of a token; the tokenizer's (64 in the paper), or the checkpoint's
         depth: number of layers; 8, or the checkpoint's
         heads: attention heads; 4, or the checkpoint's
         hidden: width of the MLP; 4 dim, or the checkpoint's
@@ -55,7 +55,7 @@ class TimeMAEEncoder(Transformer):
     ) -> None:
         given = {"dim": dim, "depth": depth, "heads": heads, "hidden": hidden, "eps": eps}
         settled = bert_shape({k: v for k, v in given.items() if v is not None}, pretrained, whole=False)
-        shape: dict[str, Any] = {"dim": 64, "depth": 8, "heads": 4, "eps": 1e-5} | settled
+        shape: dict[str, Any] = {"dim": spec.dim, "depth": 8, "heads": 4, "eps": 1e-5} | settled
         super().__init__(spec, norm="post", residual_scale=residual_scale, dropout=dropout, **shape)
         self.dropout = nn.Dropout(0.0)  # the paper drops inside the blocks only, never whole embeddings
         self.shape, self.pretrained, self.freeze, self.lr = shape, pretrained, freeze, lr

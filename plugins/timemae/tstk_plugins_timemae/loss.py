@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tstk_plugins_timemae.init import xavier_with_bias
 
 from tstk.draws import Draws
 from tstk.errors import NeedsError, OptionError
@@ -21,6 +20,7 @@ from tstk.nn.reduce import mean
 from tstk.pipeline import Pipeline
 from tstk.records import Flow, Spec, Tokens
 from tstk.slots import Decoder, Encoder, Loss
+from tstk_plugins_timemae.init import xavier_with_bias
 
 
 class TimeMAE(Loss):
@@ -74,7 +74,8 @@ class TimeMAE(Loss):
         if spec.content != spec.dim:
             raise NeedsError(
                 f"{self.called()} reads codewords off the tokenizer's tokens and off answers of the encoder's width by "
-                f"one matrix, so --tokenizer.dim and --encoder.dim must be equal; they are {spec.content} and {spec.dim}"
+                "one matrix, so --tokenizer.dim and --encoder.dim must be equal; they are "
+                f"{spec.content} and {spec.dim}"
             )
         self.ratio, self.policy, self.align, self.classify = ratio, policy, align, classify
         self.smoothing, self.momentum, self.temperature = smoothing, momentum, temperature
@@ -117,8 +118,8 @@ class TimeMAE(Loss):
         for mine, theirs in zip(self.teacher.parameters(), student.parameters(), strict=True):
             if mine is not theirs:
                 mine.lerp_(theirs, 1 - self.momentum)
-        for mine, theirs in zip(self.teacher.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+        for held, current in zip(self.teacher.buffers(), student.buffers(), strict=True):
+            held.copy_(current)
 
     def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
         """Seen: what the policy leaves; asked: what it hides, with the codewords drawn for it."""

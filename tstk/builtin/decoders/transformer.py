@@ -47,9 +47,7 @@ class TransformerDecoder(Decoder):
         self.mask_token = nn.Parameter(torch.randn(dim) * mask_std)
         self.positions, self.head_dim = positions, dim // heads
         self.table = nn.Parameter(torch.randn(spec.tokens, dim) * 0.02) if "learned" in positions else None
-        self.stack = Stack(
-            depth, dim, heads, hidden=4 * dim, dropout=dropout, attention_dropout=dropout, norm="pre"
-        )
+        self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, attention_dropout=dropout, norm="pre")
         self.out = spec.but(dim=spec.target or dim)
         self.project = nn.Linear(dim, spec.target) if spec.target else nn.Identity()
 

@@ -7,7 +7,7 @@ true slot of each token, so dropping or shuffling tokens does not renumber them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -121,8 +121,8 @@ class Bert(Encoder):
         # Zeros where invalid: whatever lies there, even NaN, must not reach a product.
         x = self.project(tokens.values.masked_fill(~valid[..., None], 0)) + self._rows(tokens)
         if self.cls is not None:
-            x = torch.cat([(self.cls + self.positions[0]).expand(len(x), -1, -1), x], 1)
-            valid = torch.cat([valid.new_ones(len(x), 1), valid], 1)
+            x = torch.cat([(self.cls + self.positions[0]).expand(x.shape[0], -1, -1), x], 1)
+            valid = torch.cat([valid.new_ones(x.shape[0], 1), valid], 1)
         if self.token_type is not None:
             x = self.norm(x + self.token_type)
         x = self.out_project(self.stack(self.dropout(x), mask=key_mask(valid)))

@@ -110,8 +110,8 @@ class Transformer(Encoder):
         """Tokens of [B, N, spec.dim] -> Tokens of [B, N, dim], zero where invalid; prefix [B, 1, dim] with cls."""
         x, valid = self._enter(tokens), tokens.valid
         if self.cls is not None:
-            x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1)
-            valid = torch.cat([valid.new_ones(len(x), 1), valid], 1)
+            x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)
+            valid = torch.cat([valid.new_ones(x.shape[0], 1), valid], 1)
         x = self.stack(self.dropout(x), mask=key_mask(valid), angles=self._angles(tokens))
         if self.cls is None:
             return self._leave(x, tokens)

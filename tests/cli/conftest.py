@@ -1,0 +1,45 @@
+"""`tstk` in this process, on small pipelines, in a folder of its own."""
+
+import pytest
+from click.testing import CliRunner
+
+from tstk.cli import cli
+
+SMALL = ["--tokenizer.dim", "16", "--encoder.dim", "16", "--encoder.depth", "1", "--encoder.heads", "2"]
+SMALL += ["--threads", "1", "--device", "cpu"]
+
+
+@pytest.fixture
+def tstk(tmp_path, monkeypatch):
+    """Run `tstk` with these words in an empty folder; the result has exit_code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+
+    def call(*words):
+        return CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
+
+    return call
+
+
+@pytest.fixture
+def refused(tstk, tmp_path):
+    """Run `tstk`, which must refuse in one line per fault, without a traceback and without leaving a file."""
+
+    def call(*words):
+        before = sorted(tmp_path.rglob("*"))
+        result = tstk(*words)
+        assert result.exit_code == 2, result.output
+        assert isinstance(result.exception, SystemExit)
+        assert sorted(tmp_path.rglob("*")) == before
+        faults = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+        assert faults
+        assert "Traceback" not in result.output
+        return "\n".join(faults)
+
+    return call
+
+
+@pytest.fixture
+def small():
+    """Flags for a pipeline that trains in no time."""
+    return SMALL

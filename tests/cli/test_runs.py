@@ -1,0 +1,206 @@
+"""eval, predict and embed: what a run is for, on its own data and on others'."""
+
+import csv as csvfile
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tstk.checkpoint import load
+
+
+@pytest.fixture(scope="module")
+def forecaster(csv, tmp_path_factory):
+    """A run that forecasts 5 rows from 20."""
+    from tstk.config import resolve
+    from tstk.train import train
+
+    folder = tmp_path_factory.mktemp("runs") / "forecaster"
+    tables = {
+        "tokenizer": {"use": "patch", "dim": 8},
+        "encoder": "identity",
+        "data": {"use": csv, "context": 20, "horizon": 5},
+        "train": {"epochs": 1, "device": "cpu"},
+    }
+    train(resolve(("flag", tables)), folder)
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A copy of the run, to be damaged."""
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csvfile.DictReader(file))
+
+
+# ------------------------------------------------------------------ eval
+
+
+def test_eval_repeats_the_test_scores_of_training(tstk, run):
+    found = json.loads(tstk("eval", run, "--json").stdout)
+    kept = json.loads((run / "result.json").read_text())
+    assert found["scores"] == pytest.approx(kept["test"])
+    assert found["baseline"] == pytest.approx(kept["baseline"])
+
+
+def test_eval_does_not_depend_on_the_size_of_batches(tstk, run):
+    one, many = (json.loads(tstk("eval", run, "--batch-size", n, "--json").stdout)["scores"] for n in (1, 256))
+    assert one == pytest.approx(many, abs=1e-5)
+
+
+def test_eval_on_other_data_takes_their_test_part(tstk, run, npz):
+    own, other = (json.loads(tstk("eval", run, *more, "--json").stdout) for more in ([], ["--data", npz]))
+    assert other["scores"] == pytest.approx(own["scores"])
+    assert other["size"] == own["size"] == 12
+
+
+def test_eval_shows_a_trivial_answer_beside_the_scores(tstk, run, forecaster):
+    assert "majority class" in tstk("eval", run).stdout
+    assert "last value" in tstk("eval", forecaster).stdout
+
+
+def test_eval_without_labels_says_that_there_is_nothing_to_score(refused, run, tmp_path):
+    np.savez(tmp_path / "bare.npz", X=np.zeros((3, 2, 20), np.float32))
+    assert "no labels" in refused("eval", run, "--data", "bare.npz")
+
+
+# ------------------------------------------------------------------ predict
+
+
+def test_predictions_of_classes_come_with_probabilities_and_the_truth(tstk, run):
+    assert tstk("predict", run, "--out", "p.csv").exit_code == 0
+    rows = table("p.csv")
+    assert [int(row["row"]) for row in rows] == list(range(12))
+    for row in rows:
+        chances = {k.removeprefix("probability "): float(v) for k, v in row.items() if k.startswith("probability ")}
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-4)
+        assert row["predicted"] == max(chances, key=chances.get)
+    accuracy = json.loads((run / "result.json").read_text())["test"]["accuracy"]
+    assert np.mean([row["predicted"] == row["truth"] for row in rows]) == pytest.approx(accuracy)
+
+
+def test_unlabelled_series_are_predicted_without_a_truth(tstk, run, tmp_path):
+    np.savez(tmp_path / "bare.npz", X=np.zeros((3, 2, 20), np.float32))
+    assert tstk("predict", run, "--data", "bare.npz", "--out", "p.csv").exit_code == 0
+    assert len(table("p.csv")) == 3
+    assert "truth" not in table("p.csv")[0]
+
+
+def test_both_formats_hold_the_same_predictions(tstk, run):
+    tstk("predict", run, "--out", "p.csv")
+    tstk("predict", run, "--out", "p.npz")
+    arrays = np.load("p.npz")
+    assert [row["predicted"] for row in table("p.csv")] == arrays["predicted"].tolist()
+
+
+def test_a_forecast_as_csv_continues_the_table_with_its_dates(tstk, forecaster, csv):
+    assert tstk("predict", forecaster, "--out", "next.csv").exit_code == 0
+    rows = table("next.csv")
+    assert [(r["step"], r["channel"]) for r in rows] == [(str(s), c) for s in range(1, 6) for c in "uv"]
+    assert rows[0]["date"] == "2020-01-01T02:20:00"
+    given = np.loadtxt(csv, delimiter=",", skiprows=1, usecols=(1, 2), dtype=np.float32)
+    from tstk.records import Series
+
+    want = load(forecaster).predict(Series(torch.from_numpy(given[-20:].T.copy())[None]))[0]
+    found = np.array([float(r["forecast"]) for r in rows]).reshape(5, 2).T
+    assert np.allclose(found, want.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_forecast_as_npz_holds_every_window_of_the_test_part_beside_the_truth(tstk, forecaster, csv):
+    assert tstk("predict", forecaster, "--out", "p.npz").exit_code == 0
+    arrays = np.load("p.npz")
+    assert arrays["forecast"].shape == arrays["truth"].shape == (24, 2, 5)
+    assert arrays["channels"].tolist() == ["u", "v"]
+    given = np.loadtxt(csv, delimiter=",", skiprows=1, usecols=(1, 2), dtype=np.float32)
+    assert np.allclose(arrays["truth"][-1], given[-5:].T)
+
+
+def test_a_pretraining_run_predicts_nothing_and_says_what_to_do(refused, tstk, npz, small):
+    tstk("train", "--data", npz, "--loss", "masked", *small, "--epochs", 1, "--out", "a")
+    assert "--head linear" in refused("predict", "a", "--out", "p.csv")
+
+
+# ------------------------------------------------------------------ embed
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_embeddings_are_the_pooled_tokens_with_their_labels(tstk, run, pool):
+    from tstk.data import load_part
+    from tstk.evaluate import in_order
+
+    assert tstk("embed", run, "--pool", pool, "--out", "e.npz").exit_code == 0
+    arrays, config = np.load("e.npz"), json.loads((run / "config.json").read_text())
+    assert arrays["embedding"].shape == (12, 16)
+    part = load_part(config["config"]["data"]["use"], like=config["data"])
+    pipeline = load(run)
+    want = torch.cat([pipeline.embed(s, pool) for s in in_order(part, 5, "cpu")])
+    assert np.allclose(arrays["embedding"], want.numpy(), atol=1e-5)
+    assert arrays["y"].tolist() == part.y.tolist()
+    assert arrays["classes"].tolist() == ["0", "1", "2"]
+
+
+def test_the_vector_of_a_window_does_not_know_its_future(tstk, csv, tmp_path):
+    typed = ["--data", csv, "--context", 20, "--horizon", 5, "--loss", "masked", "--encoder", "identity", "--epochs", 1]
+    assert tstk("train", *typed, "--out", "a").exit_code == 0
+    lines = Path(csv).read_text().splitlines()
+    for name, last in (("x.csv", lines[26:27]), ("y.csv", [lines[26].rsplit(",", 2)[0] + ",9e3,-9e3"])):
+        (tmp_path / name).write_text("\n".join([*lines[:26], *last]))
+        assert tstk("embed", "a", "--data", name, "--out", f"{name}.npz").exit_code == 0
+    x, y = (np.load(f"{name}.csv.npz")["embedding"] for name in "xy")
+    assert len(x) == 2
+    assert np.array_equal(x, y)
+
+
+def test_embeddings_that_are_not_finite_are_never_written(refused, copy):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(copy / "model.safetensors")
+    save_file({k: torch.full_like(v, torch.nan) for k, v in state.items()}, copy / "model.safetensors")
+    assert "12 of 12 embeddings are not finite" in refused("embed", copy, "--out", "e.npz")
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize("verb", [["eval"], ["predict", "--out", "p.csv"], ["embed", "--out", "e.npz"]])
+def test_a_damaged_or_foreign_run_is_refused_in_a_line(refused, copy, verb):
+    weights, config = copy / "model.safetensors", copy / "config.json"
+    whole, said = weights.read_bytes(), json.loads(config.read_text())
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "model.safetensors is truncated" in refused(verb[0], copy, *verb[1:])
+    weights.unlink()
+    assert "has no model.safetensors" in refused(verb[0], copy, *verb[1:])
+    weights.write_bytes(whole)
+    said["config"]["encoder"]["use"] = "tstk-ghost/haunted"
+    config.write_text(json.dumps(said))
+    assert "encoder 'haunted' from tstk-ghost" in refused(verb[0], copy, *verb[1:])
+    config.write_text('{"architectures": ["BertModel"]}')
+    assert "was not written by tstk" in refused(verb[0], copy, *verb[1:])
+    config.write_text("{")
+    assert "config.json is damaged" in refused(verb[0], copy, *verb[1:])
+    config.unlink()
+    assert "is not a run directory" in refused(verb[0], copy, *verb[1:])
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["predict", "--out", "p.txt"], "must end in .csv or .npz"),
+        (["predict", "--out", "nowhere/p.csv"], "there is no folder nowhere"),
+        (["embed", "--out", "e.csv"], "must end in .npz"),
+        (["embed", "--out", "e.npz", "--pool", "cls"], "no CLS token"),
+        (["embed", "--out", "e.npz", "--pool", "sum"], "'sum' is not one of"),
+        (["embed", "--out", "e.npz", "--data", "har-demo"], "9 channels; training has 2"),
+        (["eval", "--data", "nope"], "no data set is called 'nope'"),
+        (["eval", "--batch-size", 0], "--batch-size"),
+    ],
+)
+def test_what_cannot_be_done_with_a_run_is_said_in_a_line(refused, run, typed, said):
+    assert said in refused(typed[0], run, *typed[1:])

@@ -1,0 +1,192 @@
+"""`tstk train` from the first word to the run directory, and what it leaves when something is wrong: nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tstk.checkpoint import load, read_config
+
+
+def test_training_writes_a_run_that_says_how_it_came_to_be(tstk, npz, small):
+    result = tstk("train", "--data", npz, *small, "--epochs", 2, "--out", "first run")
+    assert result.exit_code == 0, result.output
+    assert "patch > transformer > linear, loss cross-entropy" in result.stderr
+    assert "epoch 2/2" in result.stderr
+    for word in ("accuracy", "test", "val", "majority class", "tstk eval 'first run'", "tstk predict 'first run'"):
+        assert word in result.stdout
+    kept = json.loads(Path("first run/result.json").read_text())
+    assert kept["command"].startswith("tstk train --data ")
+    assert kept["command"].endswith("--epochs 2 --out 'first run'")
+    assert read_config("first run")["sources"]["encoder.dim"] == "flag"
+    assert load("first run").encoder.out.dim == 16
+
+
+def test_json_is_all_that_reaches_stdout_and_quiet_prints_the_run_alone(tstk, npz, small):
+    spoken = json.loads(tstk("train", "--data", npz, *small, "--epochs", 1, "--json").stdout)
+    assert spoken["run"] == "runs/transformer-linear-toy"
+    assert spoken["test"].keys() >= {"accuracy", "f1_macro"}
+    hushed = tstk("train", "--data", npz, *small, "--epochs", 1, "--quiet")
+    assert (hushed.stdout, hushed.stderr) == ("runs/transformer-linear-toy-2\n", "")
+
+
+def test_pretraining_leads_to_a_head_on_the_same_parts(tstk, npz, small):
+    first = tstk("train", "--data", npz, "--loss", "masked", *small, "--epochs", 1, "--out", "a")
+    assert "tstk train --from a --head linear" in first.stdout
+    second = tstk(
+        "train", "--from", "a", "--head", "linear", "--freeze", "tokenizer,encoder", "--epochs", 1, "--out", "b"
+    )
+    assert second.exit_code == 0, second.output
+    assert "encoder from a" in second.stderr
+    before, after = load("a").encoder.state_dict(), load("b").encoder.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+# ------------------------------------------------------------------ dry run
+
+
+def test_a_dry_run_shows_shapes_and_writes_nothing(tstk, npz, small, tmp_path):
+    result = tstk("train", "--data", npz, *small, "--head", "cot", "--freeze", "tokenizer", "--dry-run")
+    assert result.exit_code == 0, result.output
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    assert "2 x 20 x 16" in rows["tokenizer"]
+    assert rows["tokenizer"].split()[-1] == "0"
+    assert "2 x 3" in rows["head"]
+    assert "20 tokens per series" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_names_what_gradients_do_not_reach_or_spoil(build, labelled_spec, ragged):
+    from tstk.dryrun import faults
+
+    pipeline = build(labelled_spec, head="linear")
+    pipeline.freeze("tokenizer")
+    pipeline.encoder.idle = torch.nn.Parameter(torch.zeros(2))
+    pipeline(ragged()).total.backward()
+    assert faults(pipeline) == ["encoder.idle got no gradient, so it would never learn"]
+    pipeline.encoder.idle.grad = torch.tensor([0.0, torch.nan])
+    frozen = next(pipeline.tokenizer.parameters())
+    frozen.grad = torch.zeros_like(frozen)
+    assert [line.partition(" ")[2] for line in faults(pipeline)] == [
+        "got a gradient that is not finite",
+        "is frozen and got a gradient",
+    ]
+
+
+def test_a_dry_run_with_a_fault_exits_with_2(refused, npz, small, monkeypatch):
+    monkeypatch.setattr("tstk.dryrun.faults", lambda pipeline: ["encoder.a is odd", "encoder.b is odd"])
+    assert refused("train", "--data", npz, *small, "--dry-run").splitlines()[1] == "Error: encoder.b is odd"
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--data", "har-dmo"], "no data set is called 'har-dmo'. Did you mean 'har-demo'?"),
+        (["--data", "nope.csv"], "nope.csv: there is no such file"),
+        (["--data", "har", "--data-root", "nope"], "--data-root nope: there is no such folder"),
+        (["--encoder.heads", 3], "heads=3"),
+        (["--freeze", "tokenizer,encoder,head"], "nothing is left to train"),
+        (["--freeze", "encodr"], "--freeze encodr"),
+        (["--epochs", 0], "epochs=0"),
+        (["--warmup", 2], "warmup=2.0"),
+        (["--lr", 1e30, "--clip", 0, "--batch-size", 4], "became"),
+        (["--head", "linear", "--decoder", "linear"], "--decoder linear would have no use"),
+        (["--loss", "next-code"], "needs discrete tokens"),
+        (["--head", "forecast"], "horizon"),
+        (["--out", "missing.file/run", "--tokenizer.window", 0], "window=0"),
+        pytest.param(
+            ["--device", "cuda"],
+            "torch sees no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_line_and_leaves_nothing(refused, npz, small, typed, said):
+    assert said in refused("train", "--data", npz, *small, *typed)
+
+
+def test_a_taken_run_directory_is_left_alone(refused, tmp_path, npz):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("precious")
+    assert "--out run: something is there already" in refused("train", "--data", npz, "--out", "run")
+
+
+def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
+    (tmp_path / "file").write_text("")
+    assert "file/run: Not a directory" in refused("train", "--data", npz, *small, "--out", "file/run")
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_an_interrupted_run_says_what_it_kept(tstk, npz, small, monkeypatch, tmp_path, epochs):
+    from tstk.cli.progress import Lines
+
+    def stop(self, row, improved):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lines, "epoch" if epochs else "step", stop if epochs else lambda *a: stop(None, None, None))
+    result = tstk("train", "--data", npz, *small, "--epochs", 3, "--out", "run")
+    assert result.exit_code == 130
+    assert ("run keeps the best weights so far; score them: tstk eval run" in result.stderr) == bool(epochs)
+    assert ("Nothing was kept" in result.stderr) == (not epochs)
+    assert (tmp_path / "run").exists() == bool(epochs)
+    assert not epochs or tstk("eval", "run").exit_code == 0
+
+
+def test_a_loss_that_becomes_nan_later_keeps_the_weights_of_before(tstk, npz, small, monkeypatch):
+    from tstk.builtin.losses.cross_entropy import CrossEntropy
+
+    honest, calls = CrossEntropy.forward, []
+
+    def sour(self, flow):
+        terms = honest(self, flow)
+        calls.append(1)
+        return {k: v * torch.nan for k, v in terms.items()} if self.training and len(calls) > 6 else terms
+
+    monkeypatch.setattr(CrossEntropy, "forward", sour)
+    result = tstk("train", "--data", npz, *small, "--epochs", 9, "--batch-size", 8, "--out", "run")
+    assert result.exit_code == 2
+    assert "became nan" in result.stderr
+    assert "run keeps the best weights so far" in result.stderr
+    assert all(v.isfinite().all() for v in load("run").state_dict().values())
+
+
+def test_strict_mode_lets_a_mistake_trace_back(tstk, monkeypatch):
+    from tstk.errors import NameUnknown
+
+    monkeypatch.setenv("TSTK_STRICT", "1")
+    assert isinstance(tstk("train", "--encoder", "brt").exception, NameUnknown)
+
+
+# ------------------------------------------------------------------ progress
+
+
+def test_without_a_terminal_there_is_a_line_for_about_every_tenth_epoch(capsys):
+    from tstk.cli.progress import Lines
+
+    lines = Lines()
+    lines.begin(200, 100)
+    for epoch in range(1, 101):
+        row = {"epoch": epoch, "train": {"a": 1.0, "b": 2.0, "loss": 3.0}, "val": {"loss": 3.0, "mse": 0.5}}
+        lines.epoch(row | {"series_per_second": 10.0}, improved=True)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 11
+    assert said[-1].startswith("epoch 100/100  train a 1.0000 b 2.0000  val mse 0.5000")
+
+
+def test_the_bar_counts_all_steps_and_shows_the_last_validation():
+    from tstk.cli.progress import Bar
+
+    bar = Bar()
+    bar.begin(20, 2)
+    bar.step(7, 1, {"loss": 0.25}, 1234.0)
+    bar.epoch({"epoch": 1, "val": {"accuracy": 0.5, "loss": 1.0}}, improved=True)
+    task = bar.progress.tasks[0]
+    bar.end()
+    assert (task.completed, task.total) == (7, 20)
+    assert task.fields["terms"] == "loss 0.2500"
+    assert task.fields["speed"] == "1,234/s"
+    assert task.fields["val"] == "val accuracy 0.5000 best"

@@ -1,0 +1,131 @@
+"""Attention against a loop in numpy, and what it promises about masks."""
+
+import numpy as np
+import pytest
+import torch
+
+from tstk.errors import OptionError
+from tstk.nn.attention import Attention, check_heads, key_mask, rotate
+from tstk.nn.positions import angles
+
+
+def by_hand(attention, x, context, seen):
+    """One head and one query at a time, in float64; `seen` is [B, N, M] bool."""
+    weights = {n: p.detach().double().numpy() for n, p in attention.named_parameters()}
+
+    def linear(name, y):
+        return y @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
+
+    x, context = x.detach().double().numpy(), context.detach().double().numpy()
+    q, k, v = linear("query", x), linear("key", context), linear("value", context)
+    size = q.shape[-1] // attention.heads
+    out = np.zeros_like(q)
+    for b, n in np.ndindex(*x.shape[:2]):
+        keys = np.flatnonzero(seen[b, n])
+        if not len(keys):
+            continue
+        joined = []
+        for h in range(attention.heads):
+            part = slice(h * size, (h + 1) * size)
+            score = np.exp(k[b, keys, part] @ q[b, n, part] / np.sqrt(size))
+            joined.append(score / score.sum() @ v[b, keys, part])
+        out[b, n] = linear("out", np.concatenate(joined))
+    return torch.from_numpy(out).float()
+
+
+def inputs(m=5, key_dim=12):
+    torch.manual_seed(0)
+    valid = torch.tensor([[1] * m, [0, 1, 1] + [0] * (m - 3), [0] * m], dtype=torch.bool)
+    return torch.randn(3, 5, 12), torch.randn(3, m, key_dim), valid
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_self_attention_equals_a_loop_over_heads_and_queries(causal, bias, masked):
+    x, _, valid = inputs()
+    attention = Attention(12, 3, causal=causal, bias=bias)
+    seen = np.ones((3, 5, 5), bool)
+    if masked:
+        seen &= valid[:, None].numpy()
+    if causal:
+        seen &= np.tri(5, dtype=bool)
+    got = attention(x, mask=key_mask(valid) if masked else None)
+    torch.testing.assert_close(got, by_hand(attention, x, x, seen), rtol=1e-4, atol=1e-5)
+
+
+def test_cross_attention_equals_a_loop_and_the_output_map_always_has_a_bias():
+    x, context, valid = inputs(m=7, key_dim=10)
+    attention = Attention(12, 3, key_dim=10, bias=False)
+    assert [n for n, _ in attention.named_parameters() if n.endswith("bias")] == ["out.bias"]
+    seen = valid[:, None].expand(3, 5, 7).numpy()
+    got = attention(x, context, mask=key_mask(valid))
+    torch.testing.assert_close(got, by_hand(attention, x, context, seen), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_query_that_may_see_nothing_gets_zero_and_no_nan_in_any_gradient(causal):
+    x, _, valid = inputs()
+    attention = Attention(12, 3, causal=causal)
+    x.requires_grad_()
+    y = attention(x, mask=key_mask(valid))
+    assert not y[2].any()
+    assert y[1, 0].any() != causal  # its own key is invalid, and a causal one sees no later
+    y.square().sum().backward()
+    assert all(t.grad.isfinite().all() for t in (x, *attention.parameters()))
+    assert not x.grad[2].any()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_leaving_out_a_mask_that_hides_nothing_changes_nothing(causal):
+    x, _, _ = inputs()
+    valid = torch.ones(3, 5, dtype=torch.bool)
+    attention = Attention(12, 3, causal=causal)
+    assert key_mask(valid) is None
+    torch.testing.assert_close(attention(x), attention(x, mask=valid[:, None, None]))
+
+
+def test_a_compiled_graph_keeps_the_mask():
+    compiled = torch.compile(lambda valid: key_mask(valid), fullgraph=True, backend="eager")
+    assert compiled(torch.ones(2, 3, dtype=torch.bool)).shape == (2, 1, 1, 3)
+
+
+def test_cached_keys_give_what_attending_at_once_gives():
+    x, _, valid = inputs()
+    attention = Attention(12, 3, causal=True)
+    turn = angles(torch.arange(5.0).expand(3, 5)[..., None], 4)
+    whole = attention(x, mask=key_mask(valid), angles=turn)
+    cache, parts = [], []
+    for start, stop in ((0, 2), (2, 3), (3, 5)):
+        part = tuple(t[:, :, start:stop] for t in turn)
+        parts.append(attention(x[:, start:stop], mask=key_mask(valid[:, :stop]), angles=part, cache=cache))
+    torch.testing.assert_close(torch.cat(parts, 1), whole)
+
+
+def test_rotation_keeps_lengths_and_makes_products_depend_on_distance():
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1, 8)
+
+    def product(a, b):
+        turned = [rotate(t, angles(torch.tensor([[p]]), 8)) for t, p in ((q, a), (k, b))]
+        return (turned[0] * turned[1]).sum()
+
+    torch.testing.assert_close(rotate(q, angles(torch.tensor([[[3.0]]]), 8)).norm(), q.norm())
+    torch.testing.assert_close(product([2.0], [5.0]), product([10.5], [13.5]))
+    assert (product([2.0], [5.0]) - product([2.0], [6.0])).abs() > 1e-2
+    # Two axes: each distance matters, and the place of the pair does not.
+    torch.testing.assert_close(product([2.0, 1.0], [5.0, 0.0]), product([0.0, 8.0], [3.0, 7.0]))
+    assert (product([2.0, 1.0], [5.0, 0.0]) - product([2.0, 0.0], [5.0, 1.0])).abs() > 1e-3
+
+
+def test_rotation_in_half_precision_turns_in_float32():
+    x = torch.randn(1, 1, 4, 8, dtype=torch.bfloat16)
+    turn = angles(torch.arange(4)[None, :, None] + 1000, 8)
+    assert turn[0].dtype == torch.float32
+    torch.testing.assert_close(rotate(x, turn), rotate(x.float(), turn).bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("heads", "near"), [(6, "4, 8"), (0, "1"), (200, "128"), (-2, "1")])
+def test_heads_that_do_not_divide_are_refused_with_those_that_do(heads, near):
+    with pytest.raises(OptionError, match=f"heads={heads} does not divide dim=128; nearby: {near}$"):
+        check_heads(heads, 128)

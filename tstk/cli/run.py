@@ -1,0 +1,90 @@
+"""`tstk run`: the stages of a recipe, one run directory each."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import rich_click
+
+from tstk.cli.options import section_options
+from tstk.cli.progress import watcher
+from tstk.cli.say import as_json, examples, note, number, table
+from tstk.config import Config, chosen
+from tstk.errors import OptionError
+
+EVERYWHERE = ("seed", "device", "precision", "threads")
+"""Training options that make sense for all stages alike."""
+
+
+def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the command the options that every stage takes: the data and a few of training."""
+    for section in ("train", "data"):
+        for option in reversed(list(section_options(section))):
+            if section == "data" or option.path[1] in EVERYWHERE:
+                option.default, option.show_default = None, False
+                function = click.decorators._param_memo(function, option) or function
+    return function
+
+
+@click.command(
+    cls=rich_click.RichCommand,
+    epilog=examples("tstk run timemae --data har --data-root data", "tstk run recipe.toml --set pretrain.epochs=5"),
+)
+@click.argument("recipe", metavar="RECIPE")
+@rich_click.option("--data", metavar="NAME|PATH", help="data set for all stages")
+@_shared
+@rich_click.option(
+    "--set", "changes", multiple=True, metavar="STAGE.OPTION=VALUE", help="an option of one stage: pretrain.epochs=5"
+)
+@rich_click.option("--out", metavar="DIR", help="folder of the stages' run directories; runs/RECIPE-DATA if not given")
+@rich_click.option("--json", "json_", is_flag=True, help="print all results as JSON")
+def command(recipe: str, data: str | None, changes: tuple[str, ...], out: str | None, json_: bool, **given: Any) -> None:
+    """Run a recipe: a list of stages, each a config and what it mounts from earlier stages.
+
+    A stage that has its result is not run again, so an interrupted recipe continues at the stage that stopped.
+    `tstk config list` shows the recipes.
+    """
+    from tstk.recipe import run_recipe
+
+    shared = {k.split("__")[-1]: v for k, v in given.items() if v is not None}
+    tables = chosen({**({"data": data} if data else {}), **shared})
+    folder = Path(out) if out else Path("runs", "-".join(Path(n).stem for n in (recipe, data) if n))
+    results = run_recipe(recipe, folder, _train, choices=("flag", tables), changes=_changes(changes), say=note)
+    if json_:
+        as_json(results)
+        return
+    rows = [
+        [name, r["task"], *(number(r["test"][k]) if k in r["test"] else None for k in SCORES), str(folder / name)]
+        for name, r in results.items()
+    ]
+    table(["stage", "task", *SCORES, "run"], rows, right=SCORES)
+
+
+SCORES = ("accuracy", "f1_macro", "mse", "mae", "loss")
+
+
+def _train(config: Config, run: Path, stage: str) -> dict[str, Any]:
+    from tstk.train import train
+
+    watch = watcher()
+    note(f"{stage}: {run}")
+    try:
+        return train(config, run, command=shlex.join(["tstk", *sys.argv[1:]]), watcher=watch, say=note)
+    finally:
+        watch.end()
+
+
+def _changes(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    changes: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        stage, dot, option = path.partition(".")
+        if not equals or not dot:
+            raise OptionError(f"--set {text}: expected STAGE.OPTION=VALUE, such as pretrain.epochs=5")
+        changes.setdefault(stage, {})[option.replace("-", "_")] = value
+    return changes
