@@ -67,7 +67,7 @@ class Mixer(nn.Module):
         """
         gate, x, dt = self.enter(x.masked_fill(~valid[..., None], 0)).split(self.split, -1)
         before, start = (
-            (x.new_zeros(len(x), self.conv.kernel_size[0] - 1, x.shape[-1]), None) if state is None else state
+            (x.new_zeros(x.shape[0], self.conv.kernel_size[0] - 1, x.shape[-1]), None) if state is None else state
         )
         x = torch.cat([before, x], 1)
         last = valid.sum(1, keepdim=True) + torch.arange(before.shape[1], device=x.device)
@@ -179,7 +179,7 @@ class Mamba2(Encoder):
         x = torch.zeros_like(x).scatter(1, rows, x).masked_fill(~tokens.valid[..., None], 0)
         encoded = tokens.but(values=x)
         if self.cls is not None:
-            summary = self.cls.expand(len(x), -1, -1)
+            summary = self.cls.expand(x.shape[0], -1, -1)
             encoded.prefix = self._layers(summary, summary.new_ones(summary.shape[:2]).bool(), states)[0]
         return encoded, states
 

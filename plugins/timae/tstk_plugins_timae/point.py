@@ -34,7 +34,7 @@ class Point(Tokenizer):
         """Tokens [B, T, dim]; targets [B, T, C] are the samples."""
         values = self.conv(series.x).transpose(1, 2)
         target, weight = series.x.transpose(1, 2), series.mask.transpose(1, 2)
-        index = torch.arange(values.shape[1], device=values.device).expand(len(values), -1)
+        index = torch.arange(values.shape[1], device=values.device).expand(values.shape[0], -1)
         pos = index[..., None].to(target.dtype)
         return Tokens(values, pos, index, weight.any(-1), target=target, weight=weight)
 
