@@ -6,7 +6,7 @@ from tstk_plugins_timae.mamba2 import Mamba2, Mixer
 from tstk_plugins_timae.point import Point
 
 from tstk.errors import NeedsError, OptionError
-from tstk.records import Series, Spec
+from tstk.records import Series, Spec, Tokens
 
 SPEC = Spec(channels=1, length=24, dim=6, grid=(24,))
 WEIGHTS = torch.arange(1, 9)  # a plain sum over a normalised token has no gradient
@@ -138,6 +138,29 @@ def test_chunks_change_speed_and_nothing_else(options, make_tokens):
     encoder, other = encoder_of(options), encoder_of(options, chunk=5)
     tokens = make_tokens(SPEC, dtype=torch.float64)
     close(encoder(tokens).values, other(tokens).values)
+
+
+@every
+def test_an_exported_encoder_takes_any_batch(options, make_tokens):
+    encoder = encoder_of(options)
+
+    class Tensors(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, values, pos, index, valid):
+            return self.encoder(Tokens(values, pos, index, valid)).values
+
+    def inputs(batch):
+        t = make_tokens(SPEC, batch=batch, dtype=torch.float64)
+        return tuple(x.contiguous() for x in (t.values, t.pos, t.index, t.valid))
+
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(Tensors(), inputs(2), dynamic_shapes=({0: batch},) * 4).module()
+    values, pos, index, valid = inputs(5)
+    valid[1, 7:] = False
+    close(program(values, pos, index, valid), encoder(Tokens(values, pos, index, valid)).values)
 
 
 @every
