@@ -11,7 +11,7 @@ import click
 import rich_click
 from click.core import ParameterSource
 
-from tstk.cli.options import section_options
+from tstk.cli.options import Choice, section_options
 from tstk.cli.progress import watcher
 from tstk.cli.say import as_json, examples, note, number, table
 from tstk.config import Config, chosen
@@ -24,15 +24,15 @@ EVERYWHERE = ("seed", "device", "precision", "threads")
 SCORES = ("accuracy", "f1_macro", "mse", "mae", "loss")
 
 
-def _shared() -> list[click.Parameter]:
+def _shared() -> list[Choice]:
     """The options that every stage takes: the data, and a few of training."""
-    training = [option for option in section_options("train") if option.path[1] in EVERYWHERE]
+    training = [option for option in section_options("train") if option.key in EVERYWHERE]
     return [*section_options("data"), *training]
 
 
 @click.command(
     cls=rich_click.RichCommand,
-    params=_shared(),
+    params=list(_shared()),
     epilog=examples("tstk run timemae --data har", "tstk run recipe.toml --set pretrain.epochs=5"),
 )
 @click.argument("recipe", metavar="RECIPE")
@@ -55,7 +55,7 @@ def command(
 
     given = {"data": data} if data else {}
     typed = [p for p in _shared() if ctx.get_parameter_source(str(p.name)) == ParameterSource.COMMANDLINE]
-    tables = chosen(given | {str(p.name).split("__")[-1]: ctx.params[str(p.name)] for p in typed})
+    tables = chosen(given | {p.key: ctx.params[str(p.name)] for p in typed})
     folder = Path(out) if out else Path("runs", "-".join(Path(n).stem for n in (recipe, data) if n))
     results = run_recipe(recipe, folder, _train, choices=("flag", tables), changes=_changes(changes), say=note)
     if json_:

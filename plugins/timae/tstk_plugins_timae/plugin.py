@@ -45,3 +45,4 @@ def tstk_entries() -> Iterator[Entry]:
     ):
         path = f"{_HERE}:configs/{name.replace('-', '_')}.toml"
         yield Entry("config", f"timae/{name}", path, summary, paper=_TIMAE)
+    yield Entry("recipe", "timae", f"{_HERE}:recipes/timae.toml", "Pretrain, fine-tune a classifier", paper=_TIMAE)

@@ -41,3 +41,4 @@ def tstk_entries() -> Iterator[Entry]:
         ("probe", "A linear head on frozen features; with --from RUN"),
     ):
         yield Entry("config", f"timemae/{name}", f"{_HERE}:configs/{name}.toml", summary, paper=_PAPER)
+    yield Entry("recipe", "timemae", f"{_HERE}:recipes/timemae.toml", "Pretrain, probe, fine-tune", paper=_PAPER)
