@@ -150,7 +150,8 @@ def test_only_matrices_decay(npz):
     for p in pipeline.head.parameters():
         torch.nn.init.zeros_(p)  # so that no gradient reaches what is before the head
     before = {n: p.detach().clone() + 0 for n, p in pipeline.named_parameters()}
-    fit(pipeline, data, steps=1, batch_size=8, lr=0.1, weight_decay=0.5, warmup=0, schedule="constant", select="last")
+    options = {"warmup": 0, "schedule": "constant", "select": "last", "average": 0}
+    fit(pipeline, data, steps=1, batch_size=8, lr=0.1, weight_decay=0.5, **options)
     matrices = [n for n in before if n.endswith(".weight") and before[n].ndim > 1 and not n.startswith("head")]
     others = [n for n in before if n not in matrices and not n.startswith("head")]
     assert len(matrices) >= 6
@@ -194,6 +195,19 @@ def test_gradients_are_clipped_unless_told_otherwise(npz):
         moved[clip] = (pipeline.head.classify.weight.detach() - before).abs().max()
     assert moved[1e-14] < 1e-4  # far below the epsilon of AdamW
     assert moved[0.0] > 1e-2
+
+
+def test_what_is_kept_is_the_running_average_of_the_weights(npz):
+    states = []
+    for average in (0.0, 0.15, 0.9):
+        pipeline, data = ready(npz, head="linear", encoder=ENCODER)
+        start = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
+        fit(pipeline, data, steps=1, batch_size=8, lr=0.1, select="last", average=average)
+        states.append(dict(pipeline.named_parameters()))
+    for name, end in states[0].items():
+        # after one step the decay is at most 2 / 11
+        for kept, decay in ((states[1], 0.15), (states[2], 2 / 11)):
+            torch.testing.assert_close(kept[name], decay * start[name] + (1 - decay) * end)
 
 
 # ------------------------------------------------------------------ when to stop
@@ -245,7 +259,7 @@ def poisoned(npz, monkeypatch, tmp_path):
                     "encoder": ENCODER,
                     "head": "linear",
                     "data": npz,
-                    "train": {"epochs": 4, "batch_size": 8, "device": "cpu"},
+                    "train": {"epochs": 4, "batch_size": 8, "device": "cpu", "average": 0},
                 },
             )
         )

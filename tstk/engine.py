@@ -70,7 +70,7 @@ def fit(
     warmup: float = 0.1,
     schedule: Literal["cosine", "constant"] = "cosine",
     clip: float = 1.0,
-    average: float = 0.0,
+    average: float = 0.998,
     accumulate: int = 1,
     patience: int | None = None,
     select: Literal["score", "loss", "last"] = "score",
@@ -90,7 +90,7 @@ def fit(
         warmup: share of the steps in which the rate rises linearly
         schedule: cosine, the rate falls to zero; constant, it stays
         clip: largest norm of the gradient; 0 for no limit
-        average: keep a running average of the weights with this decay per step, such as 0.998, and validate and
+        average: keep a running average of the weights with this decay per step, and validate and
             save that; 0 for none
         accumulate: batches per optimizer step
         patience: epochs without improvement after which training stops; none never stops early
