@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tstk.assemble import launch
+from tstk.checkpoint import launch
 from tstk.config import resolve
 from tstk.data.load import load
 from tstk.engine import Batches, fit

@@ -6,11 +6,11 @@ import shutil
 import pytest
 import torch
 
-from tstk.assemble import launch
-from tstk.checkpoint import load, read_config, read_weights, save_config, save_weights
+from tstk.checkpoint import launch, load, read_weights, save_config, save_weights
 from tstk.config import resolve
 from tstk.data import load as load_data
 from tstk.errors import CheckpointError, OptionError
+from tstk.rundir import read_config
 from tstk.train import train
 
 
@@ -147,7 +147,7 @@ def test_weights_of_another_run_are_refused(copy):
 
 
 def test_an_interrupted_write_leaves_the_old_file(run, tmp_path, monkeypatch):
-    from tstk.checkpoint import write_json
+    from tstk.rundir import write_json
 
     write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(TypeError):

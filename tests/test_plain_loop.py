@@ -3,7 +3,7 @@
 import torch
 
 import tstk.data
-from tstk.assemble import launch
+from tstk.checkpoint import launch
 from tstk.config import resolve
 from tstk.evaluate import evaluate
 

@@ -45,7 +45,7 @@ def build(
         spec: of the data; without it the data that the config names are read, and their scaling is built in
         choices: as in `fit`
     """
-    from tstk.assemble import launch
+    from tstk.checkpoint import launch
 
     resolved = _config(config, choices)
     return prepare(resolved)[0] if spec is None else launch(resolved, spec)[0]

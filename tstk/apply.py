@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tstk.checkpoint import load, read_config
+from tstk.checkpoint import load
 from tstk.data.find import locate, reader_for
 from tstk.data.load import load as load_data
 from tstk.data.load import load_part
@@ -25,6 +25,7 @@ from tstk.data.parts import Part
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import baseline, classified, evaluate, in_order
 from tstk.pipeline import Pipeline
+from tstk.rundir import read_config
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -49,7 +49,7 @@ def assemble(
     freeze: tuple[str, ...] = (),
     from_: str | None = None,
 ) -> Pipeline:
-    """Build the pipeline of a config, on the Spec of the data. No weights are read; see `launch`.
+    """Build the pipeline of a config, on the Spec of the data. No weights are read; see `tstk.checkpoint.launch`.
 
     Args:
         channels: mixed, a token sees all channels; independent, each channel is a series of its own;
@@ -80,33 +80,6 @@ def assemble(
         kind = cast(type[Head], registry().load(registry().find("head", tables["head"]["use"])))
         head = cast(Head, create("head", tables["head"], head_spec(spec, encoder.out, channels, kind.per_channel)))
     return Pipeline(spec, tokenizer, encoder, loss, decoder, head, channels=channels, instance_norm=instance_norm)
-
-
-def launch(config: Config, spec: Spec) -> tuple[Pipeline, list[str]]:
-    """A pipeline ready to train: assembled, outside weights read, runs mounted, parts bound and frozen.
-
-    Returns:
-        the pipeline, and a line per mounted slot for the user
-    """
-    from tstk.checkpoint import mount
-
-    options = config.options("pipeline")
-    pipeline = assemble(config, spec, **{("from_" if k == "from" else k): v for k, v in options.items()})
-    notes = []
-    for name, part in pipeline.slots():
-        if name in config.mounts:
-            notes.append(mount(part, name, config.mounts[name]))
-        else:
-            part.warm_start()
-    pipeline.bind()
-    for path in options["freeze"]:
-        pipeline.freeze(path)
-    if not any(p.requires_grad for p in pipeline.parameters()):
-        raise OptionError(
-            "nothing is left to train: every part is frozen or has no parameters; "
-            f"drop something from --freeze {','.join(options['freeze'])} or add a part that learns"
-        )
-    return pipeline, notes
 
 
 def stand_in(config: Config) -> Spec:

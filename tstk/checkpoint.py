@@ -1,60 +1,32 @@
-"""Run directories: safetensors and JSON, read without ever importing or unpickling what a file names.
-
-model.safetensors   the best weights by validation, with the data's scaling
-config.json         resolved options with qualified names, Spec, class names, versions
-metrics.jsonl       a line per epoch
-result.json         scores, baseline, parameters, seconds, the command
+"""Weights of runs: saved as safetensors, loaded into a pipeline that the run's config.json describes, or mounted
+slot by slot into a new one. Nothing a file names is ever imported, and nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tstk.errors import CheckpointError, NameUnknown
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tstk.assemble import assemble
+from tstk.config import Config
+from tstk.errors import CheckpointError, NameUnknown, OptionError
 from tstk.hooks import CONTRACT
-from tstk.registry import SLOTS, registry, same
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tstk.config import Config
-    from tstk.pipeline import Pipeline
-    from tstk.records import Spec
-    from tstk.slots import Slot
-
-FORMAT = 1
-WEIGHTS = "model.safetensors"
-
-
-def is_run(slot: str, use: str) -> bool:
-    """Whether a slot was given a run directory rather than a component: a component's name always wins."""
-    if any(same(use, name) for name in registry().names(slot)):
-        return False
-    return Path(use, "config.json").is_file() or (os.sep in use and Path(use).is_dir())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+from tstk.pipeline import Pipeline
+from tstk.records import Spec
+from tstk.registry import SLOTS, registry
+from tstk.rundir import FORMAT, WEIGHTS, read_config, write_json
+from tstk.slots import Slot
 
 
 def save_weights(pipeline: Pipeline, path: Path) -> None:
     """All parameters and buffers but the transient ones as safetensors, whole or not at all."""
-    from safetensors.torch import save_file
-
     passing = tuple(f"{name}.{path}." for name, part in pipeline.slots() for path in part.transient)
     state = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items() if not k.startswith(passing)}
     part = path.with_name(path.name + ".part")
@@ -108,40 +80,12 @@ def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str
     )
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """config.json of a run.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it is not ours
-    """
-    path = Path(folder, "config.json")
-    if not path.is_file():
-        raise CheckpointError(f"{folder} is not a run directory: it has no config.json")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as e:
-        raise CheckpointError(f"{path} is damaged: {e}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("format"), int):
-        raise CheckpointError(f"{path} was not written by tstk")
-    if found["format"] > FORMAT:
-        wrote = found.get("versions", {}).get("tstk", "a later version")
-        raise CheckpointError(
-            f"{folder} was written by tstk {wrote}, in a format this version does not know: pip install --upgrade tstk"
-        )
-    if not {"config", "spec", "versions"} <= found.keys():
-        raise CheckpointError(f"{path} was not written by tstk")
-    return found
-
-
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """The tensors of a run.
 
     Raises:
         CheckpointError: the file is missing, truncated or foreign
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = Path(folder, WEIGHTS)
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {WEIGHTS}: the run ended before its first checkpoint; train it again")
@@ -175,8 +119,6 @@ def check_plugins(folder: str | Path, found: dict[str, Any]) -> None:
 
 def spec_of(found: dict[str, Any]) -> Spec:
     """The Spec that a run's data had."""
-    from tstk.records import Spec
-
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["spec"].items()}
     return Spec(**fields)
 
@@ -198,11 +140,6 @@ def load(folder: str | Path) -> Pipeline:
 
 
 def _assembled(found: dict[str, Any], meta: bool = False) -> Pipeline:
-    import torch
-
-    from tstk.assemble import assemble
-    from tstk.config import Config
-
     config = Config(found["config"])
     wiring = {k: v for k, v in config.options("pipeline").items() if k in ("channels", "instance_norm")}
     with torch.device("meta" if meta else "cpu"):
@@ -241,3 +178,28 @@ def mount(part: Slot, slot: str, folder: str | Path) -> str:
         ) from None
     count = sum(p.numel() for p in part.parameters())
     return f"{slot} from {folder}: {count:,} parameters"
+
+
+def launch(config: Config, spec: Spec) -> tuple[Pipeline, list[str]]:
+    """A pipeline ready to train: assembled, outside weights read, runs mounted, parts bound and frozen.
+
+    Returns:
+        the pipeline, and a line per mounted slot for the user
+    """
+    options = config.options("pipeline")
+    pipeline = assemble(config, spec, **{("from_" if k == "from" else k): v for k, v in options.items()})
+    notes = []
+    for name, part in pipeline.slots():
+        if name in config.mounts:
+            notes.append(mount(part, name, config.mounts[name]))
+        else:
+            part.warm_start()
+    pipeline.bind()
+    for path in options["freeze"]:
+        pipeline.freeze(path)
+    if not any(p.requires_grad for p in pipeline.parameters()):
+        raise OptionError(
+            "nothing is left to train: every part is frozen or has no parameters; "
+            f"drop something from --freeze {','.join(options['freeze'])} or add a part that learns"
+        )
+    return pipeline, notes

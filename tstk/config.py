@@ -196,7 +196,7 @@ def shape_of(kind: str, use: str | None) -> Outline:
 
 def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: Config) -> dict[str, Table]:
     """What `--from RUN` brings: its trained parts, as far as the new task keeps them, its data and wiring."""
-    from tstk.checkpoint import read_config
+    from tstk.rundir import read_config
 
     old = read_config(run)["config"]
     asked = {s: t[s]["use"] for _, t in stack for s in ("head", "loss", "decoder") if t.get(s, {}).get("use")}
@@ -214,7 +214,7 @@ def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: 
 
 def _mounted(layer: tuple[str, dict[str, Table]], config: Config) -> tuple[str, dict[str, Table]]:
     """A slot given as a run directory: that run's component, options and weights."""
-    from tstk.checkpoint import is_run, read_config
+    from tstk.rundir import is_run, read_config
 
     source, tables = layer
     tables = dict(tables)

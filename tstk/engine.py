@@ -9,35 +9,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.draws import Draws
-from tstk.errors import DataError, OptionError, TrainingError
+from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
 from tstk.pipeline import Pipeline
-from tstk.records import Flow, Series
+from tstk.records import Series
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from tstk.data.dataset import Dataset
     from tstk.data.parts import Part
-
-
-class Watcher(Protocol):
-    """Who is told how training goes: a progress bar, a metrics file, a test."""
-
-    def begin(self, steps: int, epochs: int) -> None:
-        """Training starts."""
-
-    def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
-        """Some steps are done: means of the loss terms since the last call, and series per second."""
-
-    def epoch(self, row: dict[str, Any], improved: bool) -> None:
-        """An epoch is over: its row of metrics, and whether its weights are the best so far."""
 
 
 @dataclass
@@ -111,8 +99,8 @@ def fit(
     model = accelerator.prepare(pipeline)
     step_of = accelerator.prepare(optimizer)
     trained = [p for p in pipeline.parameters() if p.requires_grad]
-    fitted, judge, ledger = Fitted(), _Judge(select, patience), _Ledger(watcher, sync=accelerator.device.type == "cpu")
-    averaged = _Average(trained, average)
+    fitted, judge, ledger = Fitted(), Judge(select, patience), Ledger(watcher, sync=accelerator.device.type == "cpu")
+    averaged = Average(trained, average)
     begin = time.perf_counter()
     step = 0
     if watcher:
@@ -149,7 +137,7 @@ def fit(
                 with accelerator.autocast():
                     row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
                 for name, value in row["val"].items():
-                    _finite(f"{name!r} of the validation part", value, f"after step {step}", epoch)
+                    check_finite(f"{name!r} of the validation part", value, f"after step {step}", epoch)
                 row["seconds"] = round(time.perf_counter() - begin, 3)
                 fitted.history.append(row)
                 improved = judge.improved(row, pipeline)
@@ -183,134 +171,6 @@ class Batches:
         order = torch.randperm(len(self.part), generator=generator)
         for group in order.split(self.batch_size * self.accumulate):
             yield [self.part.batch(index).to(device, non_blocking=True) for index in group.split(self.batch_size)]
-
-
-class _Ledger:
-    """Sums of loss terms, brought from the device now and then; stops training when one is not finite."""
-
-    def __init__(self, watcher: Watcher | None, sync: bool) -> None:
-        self.watcher, self.sync = watcher, sync
-        self.pending: list[tuple[int, int, dict[str, Tensor]]] = []
-
-    def open(self, epoch: int) -> None:
-        self.number, self.sums, self.rows = epoch, dict[str, float](), 0
-        self.begin = self.flushed = time.perf_counter()
-
-    def enter(self, step: int, rows: int, flows: list[Flow]) -> None:
-        for flow in flows:
-            assert flow.total is not None
-            terms = {k: v.detach() for k, v in {**flow.terms, **flow.logs, "loss": flow.total}.items()}
-            self.pending.append((step, rows // len(flows), terms))
-        # reading a number makes a GPU wait, so there it is done four times a second
-        if self.sync or time.perf_counter() - self.flushed > 0.25:
-            self.flush()
-
-    def flush(self) -> None:
-        recent, count = dict[str, float](), 0
-        for step, rows, terms in self.pending:
-            numbers = torch.stack([v.float() for v in terms.values()]).tolist()
-            for name, value in zip(terms, numbers, strict=True):
-                _finite(f"the loss term {name!r}", value, f"at step {step}", self.number)
-                recent[name] = recent.get(name, 0.0) + value * rows
-            count += rows
-        self.rows += count
-        for name, value in recent.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        now = time.perf_counter()
-        if self.watcher and self.pending:
-            self.watcher.step(
-                self.pending[-1][0],
-                self.number,
-                {k: v / count for k, v in recent.items()},
-                self.rows / max(now - self.begin, 1e-9),
-            )
-        self.pending, self.flushed = [], now
-
-    def close(self) -> dict[str, Any]:
-        self.flush()
-        speed = self.rows / max(time.perf_counter() - self.begin, 1e-9)
-        return {
-            "epoch": self.number,
-            "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
-            "series_per_second": round(speed, 1),
-        }
-
-
-def _finite(what: str, value: float, when: str, epoch: int) -> None:
-    """Stop training where a number says that it has gone wrong."""
-    if not math.isfinite(value):
-        kept = " and the best weights so far were kept" if epoch > 1 else ""
-        raise TrainingError(
-            f"{what} became {value} {when} (epoch {epoch}); training stopped{kept}. "
-            "Try a lower --lr, a smaller --clip or --precision fp32"
-        )
-
-
-class _Average:
-    """An exponential running average of weights, which can take their place for a while."""
-
-    def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise OptionError(f"average={decay}: expected a decay of at least 0 and less than 1, such as 0.998")
-        self.weights, self.decay, self.steps = weights, decay, 0
-        self.mean = [w.detach().clone() for w in weights] if decay else []
-
-    @torch.no_grad()
-    def update(self) -> None:
-        if self.mean:
-            self.steps += 1
-            # the first steps count for little: they are far from where the weights are going
-            decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-            for mean, weight in zip(self.mean, self.weights, strict=True):
-                mean.lerp_(weight, 1 - decay)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for mean, weight in zip(self.mean, self.weights, strict=False):
-            mean.data, weight.data = weight.data, mean.data
-
-
-class _Judge:
-    """Which epoch's weights to keep, and when to give up."""
-
-    def __init__(self, select: str, patience: int | None) -> None:
-        self.select, self.patience = select, patience
-        self.best: dict[str, Any] = {}
-        self.state: dict[str, Tensor] = {}
-        self.rank: tuple[float, ...] | None = None
-        self.idle = 0
-
-    def improved(self, row: dict[str, Any], pipeline: nn.Module) -> bool:
-        rank = self._rank(row)
-        better = self.rank is None or rank > self.rank
-        # an equal score may bring later weights, but it is no progress
-        self.idle = 0 if self.rank is None or rank[0] > self.rank[0] else self.idle + 1
-        if better:
-            self.rank, self.best = rank, row
-            self.state = {k: v.detach().cpu().clone() for k, v in pipeline.state_dict().items()}
-        return better
-
-    def _rank(self, row: dict[str, Any]) -> tuple[float, ...]:
-        val = row["val"]
-        if self.select == "last":
-            return (row["epoch"],)
-        if self.select == "score" and "accuracy" in val:
-            return (val["accuracy"], row["epoch"])  # of equals the later one: its rate has fallen further
-        if self.select == "score" and "mse" in val:
-            return (-val["mse"],)
-        return (-val["loss"],)
-
-    @property
-    def weary(self) -> bool:
-        return self.patience is not None and self.idle >= self.patience
 
 
 def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tstk.checkpoint import read_config
 from tstk.config import SECTIONS, Config, Layer, Table, chosen, find_config, read_toml, resolve, shipped
 from tstk.errors import OptionError, did_you_mean
 from tstk.registry import SLOTS, registry
+from tstk.rundir import read_config
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from tstk.assemble import launch, rehearse
-from tstk.checkpoint import WEIGHTS, save_config, save_weights, versions, write_json
+from tstk.assemble import rehearse
+from tstk.checkpoint import launch, save_config, save_weights, versions
 from tstk.config import Config
 from tstk.data.dataset import Dataset
 from tstk.data.load import load
@@ -22,6 +22,7 @@ from tstk.engine import Fitted, Watcher, fit
 from tstk.errors import OptionError, TrainingError
 from tstk.evaluate import baseline, evaluate
 from tstk.pipeline import Pipeline
+from tstk.rundir import WEIGHTS, write_json
 
 
 class _Recorder:

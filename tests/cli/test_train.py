@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tstk.checkpoint import load, read_config
+from tstk.checkpoint import load
+from tstk.rundir import read_config
 
 
 def test_training_writes_a_run_that_says_how_it_came_to_be(tstk, npz, small):

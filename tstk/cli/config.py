@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 import rich_click
 
-from tstk.checkpoint import write_text
 from tstk.cli.list import about
 from tstk.cli.say import as_json, examples, table
 from tstk.config import find_config
 from tstk.errors import OptionError
 from tstk.registry import registry
+from tstk.rundir import write_text
 
 
 @click.group(cls=rich_click.RichGroup)

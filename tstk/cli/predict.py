@@ -36,7 +36,7 @@ def command(run: str, data: str | None, data_root: str | None, label: str | None
     the columns step, date if the dates are regular, channel and forecast.
     """
     from tstk.apply import forecast, predict
-    from tstk.checkpoint import read_config
+    from tstk.rundir import read_config
 
     path = target(out, (".csv", ".npz"))
     if path.suffix.lower() == ".csv" and read_config(run)["spec"]["horizon"] is not None:

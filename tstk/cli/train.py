@@ -70,8 +70,8 @@ def command(config: Config, out: str | None, dry_run: bool, print_config: bool, 
 
 
 def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
-    from tstk.checkpoint import WEIGHTS
     from tstk.cli.progress import watcher
+    from tstk.rundir import WEIGHTS
     from tstk.train import default_out, train
 
     out = default_out(config) if given is None else Path(given)

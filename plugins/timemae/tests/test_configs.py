@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tstk.assemble import assemble, launch, rehearse
+from tstk.assemble import assemble, rehearse
+from tstk.checkpoint import launch
 from tstk.config import find_config, read_toml, resolve
 from tstk.data.load import load
 from tstk.draws import Draws

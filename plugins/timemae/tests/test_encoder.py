@@ -133,7 +133,7 @@ def test_transplanted_weights_are_the_files_bit_for_bit_and_factors_are_one(fold
 
 
 def test_the_initial_values_do_not_survive_a_transplant_and_the_teacher_is_copied_after_it(small):
-    from tstk.assemble import launch
+    from tstk.checkpoint import launch
     from tstk.config import resolve
 
     tables = {

@@ -1,0 +1,168 @@
+"""What the training loop keeps account of: loss terms as they come, averaged weights, and which epoch was best."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tstk.errors import OptionError, TrainingError
+from tstk.records import Flow
+
+
+class Watcher(Protocol):
+    """Who is told how training goes: a progress bar, a metrics file, a test."""
+
+    def begin(self, steps: int, epochs: int) -> None:
+        """Training starts."""
+
+    def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
+        """Some steps are done: means of the loss terms since the last call, and series per second."""
+
+    def epoch(self, row: dict[str, Any], improved: bool) -> None:
+        """An epoch is over: its row of metrics, and whether its weights are the best so far."""
+
+
+class Ledger:
+    """Sums of loss terms, brought from the device now and then; stops training when one is not finite."""
+
+    def __init__(self, watcher: Watcher | None, sync: bool) -> None:
+        self.watcher, self.sync = watcher, sync
+        self.pending: list[tuple[int, int, dict[str, Tensor]]] = []
+
+    def open(self, epoch: int) -> None:
+        """An epoch begins."""
+        self.number, self.sums, self.rows = epoch, dict[str, float](), 0
+        self.begin = self.flushed = time.perf_counter()
+
+    def enter(self, step: int, rows: int, flows: list[Flow]) -> None:
+        """A step is done: the flows of its micro-batches, of `rows` series in all."""
+        for flow in flows:
+            assert flow.total is not None
+            terms = {k: v.detach() for k, v in {**flow.terms, **flow.logs, "loss": flow.total}.items()}
+            self.pending.append((step, rows // len(flows), terms))
+        # reading a number makes a GPU wait, so there it is done four times a second
+        if self.sync or time.perf_counter() - self.flushed > 0.25:
+            self.flush()
+
+    def flush(self) -> None:
+        """Read the numbers that are still on the device.
+
+        Raises:
+            TrainingError: one is not finite
+        """
+        recent, count = dict[str, float](), 0
+        for step, rows, terms in self.pending:
+            numbers = torch.stack([v.float() for v in terms.values()]).tolist()
+            for name, value in zip(terms, numbers, strict=True):
+                check_finite(f"the loss term {name!r}", value, f"at step {step}", self.number)
+                recent[name] = recent.get(name, 0.0) + value * rows
+            count += rows
+        self.rows += count
+        for name, value in recent.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        now = time.perf_counter()
+        if self.watcher and self.pending:
+            self.watcher.step(
+                self.pending[-1][0],
+                self.number,
+                {k: v / count for k, v in recent.items()},
+                self.rows / max(now - self.begin, 1e-9),
+            )
+        self.pending, self.flushed = [], now
+
+    def close(self) -> dict[str, Any]:
+        """The epoch's row of metrics: mean loss terms and speed."""
+        self.flush()
+        speed = self.rows / max(time.perf_counter() - self.begin, 1e-9)
+        return {
+            "epoch": self.number,
+            "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
+            "series_per_second": round(speed, 1),
+        }
+
+
+class Average:
+    """An exponential running average of weights, which can take their place for a while."""
+
+    def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise OptionError(f"average={decay}: expected a decay of at least 0 and less than 1, such as 0.998")
+        self.weights, self.decay, self.steps = weights, decay, 0
+        self.mean = [w.detach().clone() for w in weights] if decay else []
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are after a step."""
+        if self.mean:
+            self.steps += 1
+            # the first steps count for little: they are far from where the weights are going
+            decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+            for mean, weight in zip(self.mean, self.weights, strict=True):
+                mean.lerp_(weight, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the average is where the weights were."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for mean, weight in zip(self.mean, self.weights, strict=False):
+            mean.data, weight.data = weight.data, mean.data
+
+
+class Judge:
+    """Which epoch's weights to keep, and when to give up."""
+
+    def __init__(self, select: str, patience: int | None) -> None:
+        self.select, self.patience = select, patience
+        self.best: dict[str, Any] = {}
+        self.state: dict[str, Tensor] = {}
+        self.rank: tuple[float, ...] | None = None
+        self.idle = 0
+
+    def improved(self, row: dict[str, Any], pipeline: nn.Module) -> bool:
+        """Whether an epoch is the best so far; if it is, its weights are remembered."""
+        rank = self._rank(row)
+        better = self.rank is None or rank > self.rank
+        # an equal score may bring later weights, but it is no progress
+        self.idle = 0 if self.rank is None or rank[0] > self.rank[0] else self.idle + 1
+        if better:
+            self.rank, self.best = rank, row
+            self.state = {k: v.detach().cpu().clone() for k, v in pipeline.state_dict().items()}
+        return better
+
+    def _rank(self, row: dict[str, Any]) -> tuple[float, ...]:
+        val = row["val"]
+        if self.select == "last":
+            return (row["epoch"],)
+        if self.select == "score" and "accuracy" in val:
+            return (val["accuracy"], row["epoch"])  # of equals the later one: its rate has fallen further
+        if self.select == "score" and "mse" in val:
+            return (-val["mse"],)
+        return (-val["loss"],)
+
+    @property
+    def weary(self) -> bool:
+        """Whether there was no progress for longer than `patience`."""
+        return self.patience is not None and self.idle >= self.patience
+
+
+def check_finite(what: str, value: float, when: str, epoch: int) -> None:
+    """Stop training where a number says that it has gone wrong."""
+    if not math.isfinite(value):
+        kept = " and the best weights so far were kept" if epoch > 1 else ""
+        raise TrainingError(
+            f"{what} became {value} {when} (epoch {epoch}); training stopped{kept}. "
+            "Try a lower --lr, a smaller --clip or --precision fp32"
+        )
