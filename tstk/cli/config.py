@@ -17,20 +17,24 @@ from tstk.rundir import write_text
 
 @click.group(cls=rich_click.RichGroup)
 def command() -> None:
-    """List, show and copy configs; tstk train --config NAME uses one."""
+    """List, show and copy configs, which tstk train --config NAME uses; list recipes, which tstk run NAME does."""
 
 
 @command.command("list", cls=rich_click.RichCommand, epilog=examples("tstk config list"))
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def list_(json_: bool) -> None:
-    """List the configs that are installed."""
-    entries = registry().entries("config")
+    """List the configs (tstk train --config NAME) and recipes (tstk run NAME) that are installed."""
+    entries = [*registry().entries("config"), *registry().entries("recipe")]
     if json_:
         as_json([about(e) for e in entries])
     elif entries:
+        names = [*registry().names("config"), *registry().names("recipe")]
         table(
-            ["config", "what it is", "plugin", "paper"],
-            [[n, e.summary, e.dist, e.paper] for n, e in zip(registry().names("config"), entries, strict=True)],
+            ["name", "for", "what it is", "plugin"],
+            [
+                [n, "train --config" if e.kind == "config" else "run", e.summary, e.dist]
+                for n, e in zip(names, entries, strict=True)
+            ],
         )
     else:
         click.echo("No config is installed; plugins bring them. Any TOML file will do: tstk train --print-config")
