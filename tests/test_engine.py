@@ -13,7 +13,7 @@ from tstk.checkpoint import load as load_run
 from tstk.config import resolve
 from tstk.data.load import load
 from tstk.errors import DataError, OptionError, TrainingError
-from tstk.evaluate import evaluate
+from tstk.evaluate import evaluate, standard_error
 from tstk.train import prepare, train
 
 fit = partial(engine.fit, device="cpu")
@@ -77,7 +77,8 @@ def test_the_selected_epochs_weights_are_the_ones_that_remain(npz, select):
     elif select == "loss":
         want = min(rows, key=lambda r: r["val"]["loss"])
     else:
-        want = max(rows, key=lambda r: (r["val"]["accuracy"], r["epoch"]))
+        best = max(rows, key=lambda r: r["val"]["accuracy"])["val"]
+        want = [r for r in rows if r["val"]["accuracy"] >= best["accuracy"] - best["accuracy_se"]][-1]
     assert fitted.best is want
     assert evaluate(pipeline, data.val) == pytest.approx(want["val"], rel=1e-6)
     assert not pipeline.training
@@ -87,6 +88,15 @@ def test_a_forecaster_is_selected_by_its_error(csv):
     pipeline, data = ready(table(csv), head="forecast")
     fitted = fit(pipeline, data, epochs=4, batch_size=16, lr=3e-2)
     assert fitted.best is min(fitted.history, key=lambda r: r["val"]["mse"])
+
+
+def test_the_standard_error_is_over_groups_where_there_are_any():
+    truth = torch.tensor([0, 1, 0, 1, 1, -1])
+    guess = torch.tensor([0, 1, 0, 0, 1, 1])
+    assert standard_error(truth, guess) == pytest.approx((0.8 * 0.2 / 5) ** 0.5)
+    shares = [1.0, 2 / 3]  # of the groups a and b
+    want = torch.tensor(shares).std() / 2**0.5
+    assert standard_error(truth, guess, ["a", "a", "b", "b", "b", "b"]) == pytest.approx(float(want))
 
 
 # ------------------------------------------------------------------ how batches are cut

@@ -122,35 +122,43 @@ class Average:
 
 
 class Judge:
-    """Which epoch's weights to keep, and when to give up."""
+    """Which epoch's weights to keep, and when to give up.
+
+    A validation part is a small sample: among epochs that it cannot tell from the best, the latest is kept, whose rate
+    has fallen further (the one-standard-error rule of Breiman et al. 1984, with "simpler" read as "more settled").
+    """
 
     def __init__(self, select: str, patience: int | None) -> None:
         self.select, self.patience = select, patience
         self.best: dict[str, Any] = {}
         self.state: dict[str, Tensor] = {}
-        self.rank: tuple[float, ...] | None = None
+        self.best_score: float | None = None
+        self.slack = 0.0
         self.idle = 0
 
     def improved(self, row: dict[str, Any], pipeline: nn.Module) -> bool:
-        """Whether an epoch is the best so far; if it is, its weights are remembered."""
-        rank = self._rank(row)
-        better = self.rank is None or rank > self.rank
-        # an equal score may bring later weights, but it is no progress
-        self.idle = 0 if self.rank is None or rank[0] > self.rank[0] else self.idle + 1
-        if better:
-            self.rank, self.best = rank, row
-            self.state = {k: v.detach().cpu().clone() for k, v in pipeline.state_dict().items()}
-        return better
+        """Whether an epoch is the one to keep so far; if it is, its weights are remembered."""
+        score, slack = self._score(row)
+        progress = self.best_score is None or score > self.best_score
+        self.idle = 0 if progress else self.idle + 1
+        if progress:
+            self.best_score, self.slack = score, slack
+        elif self.best_score is None or score < self.best_score - self.slack:
+            return False
+        self.best = row
+        self.state = {k: v.detach().cpu().clone() for k, v in pipeline.state_dict().items()}
+        return True
 
-    def _rank(self, row: dict[str, Any]) -> tuple[float, ...]:
+    def _score(self, row: dict[str, Any]) -> tuple[float, float]:
+        """An epoch's score, higher is better, and by how much a later epoch may miss it."""
         val = row["val"]
         if self.select == "last":
-            return (row["epoch"],)
+            return row["epoch"], 0.0
         if self.select == "score" and "accuracy" in val:
-            return (val["accuracy"], row["epoch"])  # of equals the later one: its rate has fallen further
+            return val["accuracy"], val["accuracy_se"]
         if self.select == "score" and "mse" in val:
-            return (-val["mse"],)
-        return (-val["loss"],)
+            return -val["mse"], 0.0
+        return -val["loss"], 0.0
 
     @property
     def weary(self) -> bool:

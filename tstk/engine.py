@@ -82,8 +82,8 @@ def fit(
             save that; 0 for none
         accumulate: batches per optimizer step
         patience: epochs without improvement after which training stops; none never stops early
-        select: whose weights are kept: the epoch with the best score on validation (accuracy, the later of equals;
-            or error of a forecast), with the lowest validation loss, or the last
+        select: whose weights are kept: score, the latest epoch whose accuracy on validation is within a standard
+            error of the best (or the one with the lowest error of a forecast); loss, the lowest validation loss; last
         seed: of weights, batches, masks and dropout
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tstk.draws import Draws
-from tstk.records import Flow, Series
+from tstk.records import Series
 
 if TYPE_CHECKING:
     from tstk.data.parts import Part
@@ -49,7 +49,8 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
             flow = pipeline.answer(series)
         if flow.output is not None and pipeline.spec.horizon is None:
             outputs.append(flow.output.argmax(-1).cpu())
-            truths.append(_labels(flow).cpu())
+            assert flow.truth is not None
+            truths.append(flow.truth.cpu())
         elif flow.output is not None and flow.truth is not None:
             error = (flow.output - flow.truth).double().cpu()
             known = flow.truth.isfinite().cpu()
@@ -59,15 +60,11 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
     pipeline.train(was_training)
     scores = {name: float(total) / len(part) for name, total in sums.items()}
     if outputs:
-        scores |= classified(torch.cat(truths), torch.cat(outputs))
+        truth, guess = torch.cat(truths), torch.cat(outputs)
+        scores |= classified(truth, guess) | {"accuracy_se": standard_error(truth, guess, part.groups)}
     if count:
         scores |= {"mse": float(squares / count), "mae": float(absolutes / count)}
     return scores
-
-
-def _labels(flow: Flow) -> Tensor:
-    assert flow.truth is not None
-    return flow.truth
 
 
 def classified(truth: Tensor, guess: Tensor) -> dict[str, float]:
@@ -80,6 +77,26 @@ def classified(truth: Tensor, guess: Tensor) -> dict[str, float]:
         "accuracy": float(accuracy_score(y, g)),
         "f1_macro": float(f1_score(y, g, average="macro", zero_division=0)),
     }
+
+
+def standard_error(truth: Tensor, guess: Tensor, groups: list[str] | None = None) -> float:
+    """Standard error of an accuracy: over groups where rows belong together, such as the windows of a person.
+
+    Args:
+        truth: [N] class index, -1 where unknown
+        guess: [N]
+        groups: N names
+    """
+    known = truth >= 0
+    right = (truth == guess).double()
+    if groups is not None and len(set(groups)) > 1:
+        names = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+        number = torch.tensor([names[g] for g in groups])[known]
+        sums = torch.zeros(len(names), dtype=torch.float64).scatter_add_(0, number, right[known])
+        each = sums / torch.bincount(number, minlength=len(names)).clamp(min=1)
+        return float(each.std() / len(each) ** 0.5)
+    share = float(right[known].mean())
+    return (share * (1 - share) / max(int(known.sum()), 1)) ** 0.5
 
 
 def baseline(pipeline: Pipeline, train: Part, part: Part, batch_size: int = 256) -> dict[str, float | str]:
