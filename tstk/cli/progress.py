@@ -8,10 +8,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tstk.cli.say import console, number
-
-SHOWN = ("accuracy", "f1_macro", "mse", "mae")
-"""Validation scores worth a place; without any of them the loss is shown."""
+from tstk.cli.say import MEASURES, console, number
 
 
 class Bar:
@@ -85,5 +82,5 @@ def _pairs(terms: dict[str, float]) -> str:
 
 
 def _val(row: dict[str, Any], most: int | None = None) -> str:
-    scores = {k: v for k, v in row["val"].items() if k in SHOWN} or {"loss": row["val"]["loss"]}
+    scores = {k: v for k, v in row["val"].items() if k in MEASURES} or {"loss": row["val"]["loss"]}
     return "val " + " ".join(f"{k} {number(v)}" for k, v in [*scores.items()][:most])

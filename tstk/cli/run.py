@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from tstk.cli.options import Choice, section_options
 from tstk.cli.progress import watcher
-from tstk.cli.say import as_json, examples, note, number, table
+from tstk.cli.say import MEASURES, as_json, examples, note, number, table
 from tstk.config import Config, chosen
 from tstk.errors import OptionError
 
@@ -21,7 +21,7 @@ EVERYWHERE = ("seed", "device", "precision", "threads")
 """Training options that make sense for all stages alike."""
 
 
-SCORES = ("accuracy", "f1_macro", "mse", "mae", "loss")
+SCORES = (*MEASURES, "loss")
 
 
 def _shared() -> list[Choice]:

@@ -62,16 +62,29 @@ def number(value: float) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
+MEASURES = ("accuracy", "f1_macro", "mse", "mae")
+"""Scores of a task, shown before the terms of the loss."""
+
+
 def scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
-    """Scores by name, one column per part.
+    """Scores by name, one column per part; a standard error stands beside its score.
 
     Args:
         columns: part -> score -> value; empty parts are left out
     """
     full = {name: part for name, part in columns.items() if part}
     names = dict.fromkeys(k for part in full.values() for k, v in part.items() if isinstance(v, int | float))
-    rows = [[name, *(number(part[name]) if name in part else None for part in full.values())] for name in names]
-    table(["score", *full], rows, right=list(full))
+    terms = [n for n in names if n not in MEASURES and n != "loss" and not n.endswith("_se")]
+    # a single term is the loss itself
+    shown = [n for n in (*MEASURES, *terms, *(["loss"] if len(terms) != 1 else [])) if n in names]
+    table(["score", *full], [[n, *(_cell(part, n) for part in full.values())] for n in shown], right=list(full))
+
+
+def _cell(part: Mapping[str, Any], name: str) -> str | None:
+    if name not in part:
+        return None
+    error = part.get(f"{name}_se")
+    return number(part[name]) + (f" ± {number(error)}" if error is not None else "")
 
 
 def beside(baseline: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -1,0 +1,50 @@
+"""The Python interface reads like the command line."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import tstk
+
+TINY = {"encoder__dim": 8, "encoder__depth": 1, "encoder__heads": 2, "tokenizer__dim": 8}
+
+
+def test_importing_tstk_imports_no_torch():
+    code = "import sys, tstk; tstk.Entry; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_fit_trains_and_load_brings_the_same_model_back(tmp_path):
+    result = tstk.fit(encoder="bert", head="cot", **TINY, steps=2, out=tmp_path / "run")
+    assert result["run"] == str(tmp_path / "run")
+    pipeline = tstk.load(result["run"])
+    series = tstk.Series(torch.randn(3, 9, 128))
+    assert pipeline.predict(series).shape == (3, 6)
+
+
+def test_components_are_created_by_name():
+    spec = tstk.Spec(channels=2, length=40, classes=3)
+    tokenizer = tstk.create("tokenizer", "patch", spec, window=8, dim=16)
+    assert tokenizer.out.grid == (5,)
+    assert "bert" in tstk.list("encoder")
+
+
+def test_a_pipeline_is_built_on_a_given_spec_without_data():
+    pipeline = tstk.build(encoder="transformer", head="linear", **TINY, spec=tstk.Spec(2, 40, classes=3))
+    assert pipeline.predict(tstk.Series(torch.randn(4, 2, 40))).shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"encodr": "bert"}, "no option 'encodr'. Did you mean 'encoder'"),
+        ({"encoder": "brt"}, "Did you mean 'bert'"),
+        ({"encoder": "bert", "encoder__detph": 2}, "Did you mean 'depth'"),
+        ({"encoder": "bert", "epochs": "many"}, "expected int"),
+    ],
+)
+def test_mistakes_are_refused_as_on_the_command_line(choices, says):
+    with pytest.raises(tstk.TstkError, match=says):
+        tstk.build(spec=tstk.Spec(2, 40, classes=3), **choices)
