@@ -43,7 +43,9 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @rich_click.option("--out", metavar="DIR", help="folder of the stages' run directories; runs/RECIPE-DATA if not given")
 @rich_click.option("--json", "json_", is_flag=True, help="print all results as JSON")
-def command(recipe: str, data: str | None, changes: tuple[str, ...], out: str | None, json_: bool, **given: Any) -> None:
+def command(
+    recipe: str, data: str | None, changes: tuple[str, ...], out: str | None, json_: bool, **given: Any
+) -> None:
     """Run a recipe: a list of stages, each a config and what it mounts from earlier stages.
 
     A stage that has its result is not run again, so an interrupted recipe continues at the stage that stopped.
