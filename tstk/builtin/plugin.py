@@ -93,6 +93,8 @@ def tstk_entries() -> Iterator[Entry]:
         ("eval", "Score a run on data"),
         ("predict", "Write a run's predictions to a file"),
         ("embed", "Write one vector per series to a file"),
+        ("probe", "Score a run's frozen features with a small classifier"),
+        ("report", "Write a page with all that is known of a run"),
         ("list", "List components by kind"),
         ("show", "Show a component: options, shapes, paper"),
         ("config", "List, show and copy configs"),

@@ -1,4 +1,4 @@
-"""What eval, predict and embed have in common: a run, and data to apply it to."""
+"""What eval, predict, embed and probe have in common: a run, and data to apply it to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def applied(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         rich_click.option("--label", metavar="str", help="column or array of the labels, if it has an unusual name"),
         rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name"),
-        rich_click.option("--data", metavar="NAME|PATH", help="data to use; the run's own test part if not given"),
+        rich_click.option("--data", metavar="NAME|PATH", help="data to use; the run's own if not given"),
         click.argument("run", metavar="RUN"),
     ):
         function = decorator(function)

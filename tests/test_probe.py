@@ -1,0 +1,203 @@
+"""A probe reads the classes off frozen features, and never the test labels."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import tstk.probe
+from tstk.cli import cli
+from tstk.config import resolve
+from tstk.data import load as load_data
+from tstk.errors import DataError, NeedsError, OptionError
+from tstk.probe import probe
+from tstk.train import train
+
+TINY = {
+    "tokenizer": {"use": "patch", "dim": 16, "window": 8},
+    "encoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0},
+}
+
+
+def trained(folder, **tables):
+    quick = {"steps": 2, "batch_size": 16, "device": "cpu", "threads": 1}
+    train(resolve(("flag", {**TINY, "train": quick, **tables})), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A masked pretraining of two steps on the embedded activities."""
+    return trained(tmp_path_factory.mktemp("runs") / "masked", loss="masked", data="har-demo")
+
+
+def row(result, weights="trained", share=1.0):
+    return next(r for r in result["results"] if (r["weights"], r["labels"]) == (weights, share))
+
+
+@pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
+def test_random_features_already_tell_activities_apart(pretrained, classifier):
+    result = probe(pretrained, classifier=classifier, untrained=True)
+    for weights in ("trained", "untrained"):
+        assert row(result, weights)["accuracy"] > 2 * result["baseline"]["accuracy"]
+    margin = row(result)["accuracy"] - row(result, "untrained")["accuracy"]
+    assert row(result)["margin_accuracy"] == pytest.approx(margin)
+
+
+def test_features_of_a_constant_encoder_tell_nothing(pretrained, monkeypatch):
+    monkeypatch.setattr(tstk.probe.Pipeline, "embed", lambda self, series, how: torch.ones(len(series.x), 3))
+    result = probe(pretrained)
+    assert row(result)["accuracy"] == pytest.approx(1 / 6, abs=0.01)
+
+
+def test_a_share_learns_from_that_many_labels_of_each_class(pretrained, monkeypatch):
+    fitted = []
+    fit = tstk.probe._fitted
+    monkeypatch.setattr(tstk.probe, "_fitted", lambda c, s, rows: fitted.append(np.bincount(rows.y)) or fit(c, s, rows))
+    data = load_data("har-demo")
+    train, val = (np.bincount(part.y) for part in (data.train, data.val))
+    probe(pretrained, labels=(0.5,))
+    *choosing, last = fitted
+    assert all((counts == np.rint(train / 2)).all() for counts in choosing)
+    assert (last == np.rint(train / 2) + np.rint(val / 2)).all()
+    fitted.clear()
+    assert row(probe(pretrained, labels=(0.01,)), share=0.01)["count"] == 18
+    assert all((counts == 2).all() for counts in fitted[:-1])
+    assert (fitted[-1] == 3).all()  # two to fit and one to choose by
+
+
+def test_seeds_draw_other_labels_and_the_same_seed_the_same(pretrained):
+    first = row(probe(pretrained, labels=(0.1,), seeds=(0, 1, 2)), share=0.1)
+    again = row(probe(pretrained, labels=(0.1,), seeds=(0, 1, 2)), share=0.1)
+    accuracies = [trial["accuracy"] for trial in first["trials"]]
+    assert first == again
+    assert len(set(accuracies)) > 1
+    assert first["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert first["accuracy_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+
+
+def test_with_all_labels_the_same_weights_are_tried_once_and_untrained_ones_per_seed(pretrained):
+    result = probe(pretrained, seeds=(0, 1), untrained=True)
+    assert len(row(result)["trials"]) == 1
+    assert row(result)["accuracy_deviation"] is None
+    assert len({trial["accuracy"] for trial in row(result, "untrained")["trials"]}) == 2
+
+
+@pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
+def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier, monkeypatch):
+    want = probe(pretrained, classifier=classifier, labels=(0.3,), seeds=(0, 1))
+
+    def shuffled(*args, **options):
+        data = load_data(*args, **options)
+        data.test.y = data.test.y[torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))]
+        return data
+
+    monkeypatch.setattr(tstk.probe, "load_data", shuffled)
+    found = probe(pretrained, classifier=classifier, labels=(0.3,), seeds=(0, 1))
+    assert [t["chosen"] for t in row(found, share=0.3)["trials"]] == [
+        t["chosen"] for t in row(want, share=0.3)["trials"]
+    ]
+    assert row(found, share=0.3)["accuracy"] < row(want, share=0.3)["accuracy"] - 0.1
+
+
+def test_a_run_that_was_validated_on_test_is_not_probed_with_it(tmp_path):
+    data = {"use": "har-demo", "val_data": "test"}
+    said = []
+    result = probe(trained(tmp_path / "a", loss="masked", data=data), say=said.append)
+    own = probe(trained(tmp_path / "b", loss="masked", data="har-demo"))
+    assert result["sizes"] == own["sizes"]
+    assert "split off the training part" in said[0]
+
+
+def test_tokens_lie_in_their_slots_whatever_the_batch(pretrained):
+    pipeline, data = tstk.probe.load(pretrained), load_data("har-demo")
+    series = data.test.batch(torch.arange(4))
+    rows = tstk.probe._side_by_side(pipeline, series)
+    tokens = pipeline.encode(series)
+    for i in range(4):
+        want = torch.zeros(pipeline.tokenizer.out.tokens, tokens.values.shape[-1])
+        for n in range(tokens.valid.shape[1]):
+            if tokens.valid[i, n]:
+                want[tokens.index[i, n]] = tokens.values[i, n]
+        assert torch.allclose(rows[i], want.flatten())
+    assert probe(pretrained, features="tokens")["width"] == rows.shape[1]
+
+
+@pytest.mark.parametrize("channels", ["mixed", "independent"])
+def test_codes_are_counted_channel_by_channel_where_channels_are_independent(syllables, tmp_path, channels):
+    parts = {
+        "tokenizer": syllables,
+        "encoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "causal": True},
+    }
+    run = trained(tmp_path / "codes", **parts, loss="next-code", data="har-demo", pipeline={"channels": channels})
+    result = probe(run, features="codes")
+    assert result["width"] == (5 if channels == "mixed" else 45)
+    rows = tstk.probe._frequencies(tstk.probe.load(run), load_data("har-demo").test.batch(torch.arange(3)))
+    assert torch.allclose(rows.sum(1), torch.ones(3))
+
+
+def test_continuous_tokens_have_no_codes(pretrained):
+    with pytest.raises(NeedsError, match="tokenizer 'patch' makes no codes; use --features"):
+        probe(pretrained, features="codes")
+
+
+def test_other_data_bring_their_own_classes_and_must_have_the_same_channels(run, pretrained, npz, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f"X_{part}": rng.normal(size=(40, 2, 20)).astype(np.float32) for part in ("train", "test")}
+    for part in ("train", "test"):
+        arrays[f"y_{part}"] = np.where(np.arange(40) % 2, "up", "down")
+        arrays[f"X_{part}"][1::2] += 5
+    np.savez(tmp_path / "levels.npz", **arrays)
+    result = probe(run, str(tmp_path / "levels.npz"))
+    assert result["classes"] == ["down", "up"]
+    assert row(result)["accuracy"] > 0.9
+    with pytest.raises(DataError, match="2 channels; the run has 9"):
+        probe(pretrained, npz)
+
+
+def test_data_without_classes_are_refused_in_a_line(tmp_path, csv):
+    np.savez(tmp_path / "bare.npz", X=np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32))
+    bare = trained(tmp_path / "bare", loss="masked", data=str(tmp_path / "bare.npz"))
+    table = trained(tmp_path / "table", loss="masked", data={"use": csv, "context": 20, "horizon": 5})
+    for folder, what in ((bare, "without labels"), (table, "a table to forecast")):
+        with pytest.raises(DataError, match=f"{what}, and a probe needs classes.*--data") as refusal:
+            probe(folder)
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "seeds"), [((), (0,)), ((0.0,), (0,)), ((1.5,), (0,)), ((1.0,), ()), ((1.0,), (-1,))]
+)
+def test_impossible_shares_and_seeds_are_refused(pretrained, labels, seeds):
+    with pytest.raises(OptionError, match="such as"):
+        probe(pretrained, labels=labels, seeds=seeds)
+
+
+def test_a_run_trained_with_these_labels_is_probed_with_a_warning(run, pretrained, npz, tmp_path):
+    said = []
+    probe(run, say=said.append)
+    probe(run, npz, say=said.append)
+    assert len(said) == 2
+    assert all("trained with the labels of these data" in line for line in said)
+    frozen = {"from": str(pretrained), "freeze": "tokenizer,encoder"}
+    quiet = trained(tmp_path / "frozen", head="linear", data="har-demo", pipeline=frozen)
+    probe(pretrained, say=said.append)
+    probe(quiet, say=said.append)
+    assert len(said) == 2
+
+
+def test_the_command_prints_a_table_or_json(pretrained):
+    words = ["probe", str(pretrained), "--labels", "1.0,0.1", "--seeds", "0,1", "--untrained"]
+    shown = CliRunner().invoke(cli, words)
+    assert shown.exit_code == 0, shown.output
+    assert all(word in shown.stdout for word in ("untrained", "majority class", "±", "mean-pooled", "har-demo"))
+    printed = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
+    assert [r["labels"] for r in printed["results"]] == [1.0, 1.0, 0.1, 0.1]
+
+
+def test_a_slip_in_the_list_of_shares_is_answered_with_an_example(pretrained):
+    result = CliRunner().invoke(cli, ["probe", str(pretrained), "--labels", "all"], prog_name="tstk")
+    assert result.exit_code == 2
+    assert "--labels all: expected numbers between commas, such as 1.0" in result.stderr

@@ -1,0 +1,142 @@
+"""`tstk probe`: what a run's features know of classes, its weights left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import click
+import rich_click
+
+from tstk.cli.run_options import applied
+from tstk.cli.say import as_json, examples, note, number, table
+from tstk.errors import OptionError
+
+Classifier = Literal["linear", "knn", "svm"]
+Features = Literal["pooled", "tokens", "codes"]
+Pool = Literal["mean", "max", "cls"]
+
+
+def _several(kind: type) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """Numbers between commas."""
+
+    def read(context: click.Context, option: click.Parameter, text: str) -> list[Any]:
+        try:
+            return [kind(word) for word in text.split(",")]
+        except ValueError:
+            raise OptionError(
+                f"--{option.name} {text}: expected numbers between commas, such as {option.get_default(context)}"
+            ) from None
+
+    return read
+
+
+@click.command(
+    cls=rich_click.RichCommand,
+    epilog=examples(
+        "tstk probe runs/pretrained --untrained",
+        "tstk probe runs/pretrained --labels 1.0,0.1 --seeds 0,1,2 --classifier svm",
+    ),
+)
+@applied
+@rich_click.option(
+    "--classifier", type=click.Choice(get_args(Classifier)), default="linear", show_default=True, help="what to fit"
+)
+@rich_click.option(
+    "--features",
+    type=click.Choice(get_args(Features)),
+    default="pooled",
+    show_default=True,
+    help="one vector per series, all its tokens side by side, or how often each code occurs",
+)
+@rich_click.option(
+    "--pool",
+    type=click.Choice(get_args(Pool)),
+    default="mean",
+    show_default=True,
+    help="how tokens become one vector",
+)
+@rich_click.option(
+    "--labels",
+    default="1.0",
+    show_default=True,
+    metavar="SHARES",
+    callback=_several(float),
+    help="shares of the labels to learn from, such as 1.0,0.1",
+)
+@rich_click.option(
+    "--seeds",
+    default="0",
+    show_default=True,
+    metavar="SEEDS",
+    callback=_several(int),
+    help="of the choice of labels and of untrained weights, such as 0,1,2",
+)
+@rich_click.option("--untrained", is_flag=True, help="score the same architecture with fresh weights beside it")
+@rich_click.option("--json", "json_", is_flag=True, help="print JSON")
+def command(
+    run: str,
+    data: str | None,
+    data_root: str | None,
+    label: str | None,
+    batch_size: int,
+    classifier: Classifier,
+    features: Features,
+    pool: Pool,
+    labels: list[float],
+    seeds: list[int],
+    untrained: bool,
+    json_: bool,
+) -> None:
+    """Fit classifiers on a run's frozen features and score them on test.
+
+    The data are those of the run, or any labelled data with the same channels, with their training and test parts.
+    Settings of the classifier are chosen by validation; test labels serve the last score alone.
+    """
+    from tstk.probe import probe
+
+    result = probe(
+        run,
+        data,
+        data_root=data_root,
+        label=label,
+        classifier=classifier,
+        features=features,
+        pool=pool,
+        labels=labels,
+        seeds=seeds,
+        untrained=untrained,
+        batch_size=batch_size,
+        say=note,
+    )
+    if json_:
+        as_json(result)
+        return
+    _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    baseline = result["baseline"]
+    rows = [
+        [
+            row["weights"],
+            f"{row['labels']:.3g}",
+            f"{row['count']:,}",
+            _spread(row, "accuracy"),
+            _spread(row, "f1_macro"),
+            f"{round(row['margin_accuracy'], 4) + 0.0:+.4f}" if "margin_accuracy" in row else None,
+            ", ".join(f"{name} {value:.3g}" for name, value in row["trials"][0]["chosen"].items()),
+        ]
+        for row in result["results"]
+    ]
+    rows.append([baseline["what"], None, None, number(baseline["accuracy"]), number(baseline["f1_macro"]), None, None])
+    head = ["weights", "share", "labels", "accuracy", "f1_macro", "margin", "chosen"]
+    table(head, rows, right=head[1:6])
+    sizes = ", ".join(f"{size:,} {part}" for part, size in result["sizes"].items())
+    how = f"{result['pool']}-pooled features" if result["pool"] else result["features"]
+    click.echo(f"\n{result['classifier']} on {how}, {result['width']:,} numbers a series, of {result['data']}: {sizes}")
+
+
+def _spread(row: dict[str, Any], score: str) -> str:
+    deviation = row[score + "_deviation"]
+    return number(row[score]) + ("" if deviation is None else f" ± {deviation:.4f}")

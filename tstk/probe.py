@@ -1,0 +1,309 @@
+"""How much of the classes a run's features give away, with its weights left alone.
+
+    tstk.probe.probe("runs/pretrained", labels=(1.0, 0.1), seeds=(0, 1, 2), untrained=True)["results"]
+
+Three parts, three uses: a classifier is fitted on train, its setting is chosen by val, it is fitted again on both, and
+test is scored once. What the features are worth is the margin over those of untrained weights.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from tstk.assemble import assemble
+from tstk.checkpoint import load
+from tstk.config import Config
+from tstk.data.dataset import Dataset
+from tstk.data.load import load as load_data
+from tstk.data.parts import Part
+from tstk.errors import DataError, NeedsError, OptionError
+from tstk.evaluate import classified, in_order
+from tstk.pipeline import Pipeline
+from tstk.records import Series
+from tstk.rundir import read_config
+
+Classifier = Literal["linear", "knn", "svm"]
+Features = Literal["pooled", "tokens", "codes"]
+Pool = Literal["mean", "max", "cls"]
+Array = NDArray[Any]
+
+
+@dataclass
+class _Rows:
+    """Features [N, W] and classes [N] of a part."""
+
+    x: Array
+    y: Array
+
+    def take(self, at: Array) -> _Rows:
+        return _Rows(self.x[at], self.y[at])
+
+    def __add__(self, other: _Rows) -> _Rows:
+        return _Rows(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+
+
+def probe(
+    run: str | Path,
+    data: str | None = None,
+    *,
+    data_root: str | None = None,
+    label: str | None = None,
+    classifier: Classifier = "linear",
+    features: Features = "pooled",
+    pool: Pool = "mean",
+    labels: Sequence[float] = (1.0,),
+    seeds: Sequence[int] = (0,),
+    untrained: bool = False,
+    batch_size: int = 256,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Fit classifiers on frozen features and score them on the test part.
+
+    Args:
+        run: its directory
+        data: name or path of labelled data with a training and a test part; those of the run if None
+        data_root: folder with data sets to be found by name
+        label: column or array that holds the labels, if it has an unusual name
+        classifier: linear (logistic regression), knn (nearest neighbours) or svm (with an RBF kernel)
+        features: pooled (one vector per series), tokens (all of them, side by side) or codes (how often each occurs)
+        pool: how pooled tokens become one vector: mean, max or cls
+        labels: shares of the labels to learn from, class by class; of each class at least two series to fit and one
+            to choose by, where it has them
+        seeds: of the choice of labels, if a share is below 1, and of untrained weights
+        untrained: score the same architecture with fresh weights, too
+        batch_size: series at a time
+        say: receives lines for the user
+
+    Returns:
+        "run", "data", "classifier", "features", "pool", "width", "classes", "sizes", "baseline" and "results": for each
+        share and each kind of weights "accuracy" and "f1_macro", their deviation over seeds, their margin over
+        untrained weights, and "trials", one per seed
+
+    Raises:
+        CheckpointError: the run cannot be loaded
+        DataError: the data are not labelled or do not suit the run
+        NeedsError: the run has no such features
+        OptionError: a share or a seed cannot be used
+    """
+    if not labels or not all(0 < share <= 1 for share in labels):
+        raise OptionError(f"labels={list(labels)}: expected shares above 0 and up to 1, such as 1.0,0.1")
+    if not seeds or min(seeds) < 0:
+        raise OptionError(f"seeds={list(seeds)}: expected at least one, none negative, such as 0,1,2")
+    pipeline, found = load(run), read_config(run)
+    held = _held(found, data, data_root, label, say)
+    if features == "codes" and pipeline.tokenizer.out.vocab is None:
+        raise NeedsError(f"{pipeline.tokenizer.called()} makes no codes; use --features pooled or tokens")
+    if _taught(found, data):
+        say(f"{run} was trained with the labels of these data, so this is not a measure of learning without them")
+    vectors = _vectors(features, pool)
+
+    def gathered(of: Pipeline) -> dict[str, _Rows]:
+        of.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return {name: _rows(of, part, f"{held.name}, {name}", vectors, batch_size) for name, part in held.parts.items()}
+
+    trained = gathered(pipeline)
+    fresh = {seed: gathered(_fresh(pipeline, found, seed)) for seed in seeds} if untrained else {}
+    results = []
+    for share in labels:
+        # with all labels nothing is drawn, and with the same weights every seed would say the same
+        drawn = seeds if share < 1 else seeds[:1]
+        results.append(_summary("trained", share, [_trial(trained, classifier, share, seed) for seed in drawn]))
+        if fresh:
+            guesses = [_trial(rows, classifier, share, seed) for seed, rows in fresh.items()]
+            results.append(_summary("untrained", share, guesses))
+            for score in ("accuracy", "f1_macro"):
+                results[-2]["margin_" + score] = results[-2][score] - results[-1][score]
+    majority = np.bincount(trained["train"].y).argmax()
+    return {
+        "run": str(run),
+        "data": held.name,
+        "classifier": classifier,
+        "features": features,
+        "pool": pool if features == "pooled" else None,
+        "width": trained["train"].x.shape[1],
+        "classes": list(held.classes),
+        "sizes": {name: len(rows.y) for name, rows in trained.items()},
+        "baseline": {
+            "what": "majority class",
+            **_scored(trained["test"].y, np.full(len(held.parts["test"]), majority)),
+        },
+        "results": results,
+    }
+
+
+def _held(
+    found: dict[str, Any], data: str | None, data_root: str | None, label: str | None, say: Callable[[str], None]
+) -> Dataset:
+    """The labelled data to probe with, in three parts of which none is another."""
+    table = found["config"]["data"]
+    if data is None:
+        use, options = table["use"], {k: v for k, v in table.items() if k != "use"}
+        if options["val_data"] == "test":
+            options["val_data"] = None
+            say("the run was validated on its test part; here validation data are split off the training part")
+    else:
+        use, options = data, {}
+    options = {**options, "data_root": data_root or table["data_root"], "label": label or options.get("label")}
+    held = load_data(use, **options)
+    if held.task != "classification" or held.test is None:
+        what = "a table to forecast" if held.task == "forecasting" else "without labels"
+        raise DataError(
+            f"{held.name}: these data are {what}, and a probe needs classes to tell apart; "
+            "name labelled series of the same channels with --data"
+        )
+    want = found["data"]["channels"]
+    if len(held.channels) != len(want):
+        raise DataError(f"{held.name}: {len(held.channels)} channels; the run has {len(want)}: {', '.join(want)}")
+    return held
+
+
+def _taught(found: dict[str, Any], data: str | None) -> bool:
+    """Whether the features of a run were made with the labels of these very data."""
+    config = Config(found["config"])
+    use = str(config.use("data"))
+    same = data is None or data == use or Path(data).expanduser().resolve() == Path(use).expanduser().resolve()
+    frozen = {"tokenizer", "encoder"} <= set(config.options("pipeline")["freeze"])
+    return same and "head" in config.values and found["spec"]["horizon"] is None and not frozen
+
+
+def _fresh(pipeline: Pipeline, found: dict[str, Any], seed: int) -> Pipeline:
+    """The same architecture and scaling, with weights that have learnt nothing."""
+    torch.manual_seed(seed)
+    fresh = assemble(
+        Config(found["config"]),
+        pipeline.spec,
+        channels="independent" if pipeline.independent else "mixed",
+        instance_norm=pipeline.instance_norm,
+    )
+    fresh.mean.copy_(pipeline.mean)
+    fresh.std.copy_(pipeline.std)
+    fresh.bind()
+    return fresh
+
+
+# ------------------------------------------------------------------ features
+
+
+def _vectors(features: Features, pool: Pool) -> Callable[[Pipeline, Series], Tensor]:
+    if features == "pooled":
+        return lambda pipeline, series: pipeline.embed(series, pool)
+    return _side_by_side if features == "tokens" else _frequencies
+
+
+def _side_by_side(pipeline: Pipeline, series: Series) -> Tensor:
+    """[B, slots * D]: every valid token in its slot of the grid, zeros where there is none."""
+    tokens = pipeline.encode(series)
+    slots = pipeline.tokenizer.out.tokens * (pipeline.spec.channels if pipeline.independent else 1)
+    values = tokens.values.masked_fill(~tokens.valid[..., None], 0)
+    grid = values.new_zeros(len(values), slots, values.shape[-1])
+    return grid.scatter_add(1, tokens.index[..., None].expand_as(values), values).flatten(1)
+
+
+def _frequencies(pipeline: Pipeline, series: Series) -> Tensor:
+    """[B, vocab], or [B, C * vocab] with independent channels: the share of each code among the valid ones."""
+    tokens, vocab = pipeline.encode(series), pipeline.tokenizer.out.vocab
+    assert tokens.ids is not None
+    assert vocab is not None
+    channels = pipeline.spec.channels if pipeline.independent else 1
+    kinds = tokens.ids + tokens.index % channels * vocab
+    counts = (F.one_hot(kinds, channels * vocab) * tokens.valid[..., None]).sum(1)
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+
+@torch.no_grad()
+def _rows(
+    pipeline: Pipeline,
+    part: Part,
+    what: str,
+    vectors: Callable[[Pipeline, Series], Tensor],
+    batch_size: int,
+) -> _Rows:
+    device = pipeline.mean.device
+    x = torch.cat([vectors(pipeline, series.but(y=None)).cpu() for series in in_order(part, batch_size, device)])
+    if bad := int((~x.isfinite()).any(1).sum()):
+        raise DataError(
+            f"{what}: the features of {bad} of {len(x)} series are not finite; the run or the data are damaged"
+        )
+    assert part.y is not None
+    return _Rows(x.double().numpy(), part.y.numpy())
+
+
+# ------------------------------------------------------------------ classifiers
+
+
+def _trial(parts: dict[str, _Rows], classifier: Classifier, share: float, seed: int) -> dict[str, Any]:
+    """One classifier, from the choice of labels to its score on the test part."""
+    rng = np.random.default_rng(seed)
+    train, val = parts["train"], parts["val"]
+    if share < 1:
+        train, val = train.take(_few(train.y, share, 2, rng)), val.take(_few(val.y, share, 1, rng))
+    setting = _chosen(classifier, train, val)
+    known = train + val
+    guess = _fitted(classifier, setting, known).predict(parts["test"].x)
+    return {"seed": seed, "count": len(known.y), "chosen": setting, **_scored(parts["test"].y, guess)}
+
+
+def _few(y: Array, share: float, least: int, rng: np.random.Generator) -> Array:
+    """Rows with this share of each class, at least `least` of it where there are as many."""
+    members = [rng.permutation(np.flatnonzero(y == c)) for c in np.unique(y)]
+    return np.sort(np.concatenate([rows[: max(round(share * len(rows)), least)] for rows in members]))
+
+
+def _chosen(classifier: Classifier, train: _Rows, val: _Rows) -> dict[str, float]:
+    """The setting that serves validation best; of equals the one that bends least to the training data."""
+    settings = _settings(classifier, train.x.shape[1], len(train.y))
+    scores = [float((_fitted(classifier, s, train).predict(val.x) == val.y).mean()) for s in settings]
+    return settings[int(np.argmax(scores))]
+
+
+def _settings(classifier: Classifier, width: int, rows: int) -> list[dict[str, float]]:
+    """What to choose from, the stiffest first."""
+    if classifier == "linear":
+        return [{"C": c} for c in (0.001, 0.01, 0.1, 1.0, 10.0)]
+    if classifier == "knn":
+        return [{"n_neighbors": k} for k in (15, 9, 5, 3, 1) if k <= rows]
+    return [{"C": c, "gamma": g / width} for c in (1.0, 10.0, 100.0) for g in (0.1, 1.0, 10.0)]
+
+
+def _fitted(classifier: Classifier, setting: dict[str, float], rows: _Rows) -> Any:
+    """Standardised features and a classifier, fitted."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    last: Any
+    if classifier == "linear":
+        last = LogisticRegression(max_iter=1000, **setting)
+    else:
+        last = KNeighborsClassifier(**setting) if classifier == "knn" else SVC(**setting)
+    with warnings.catch_warnings():
+        # weights that still creep are judged on validation like any others
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return make_pipeline(StandardScaler(), last).fit(rows.x, rows.y)
+
+
+def _scored(truth: Array, guess: Array) -> dict[str, float]:
+    return classified(torch.from_numpy(truth), torch.from_numpy(guess))
+
+
+def _summary(weights: str, share: float, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation over trials; a single trial has no deviation."""
+    row: dict[str, Any] = {"weights": weights, "labels": share, "count": trials[0]["count"]}
+    for score in ("accuracy", "f1_macro"):
+        values = [trial[score] for trial in trials]
+        row[score] = float(np.mean(values))
+        row[score + "_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {**row, "trials": trials}

@@ -1,0 +1,50 @@
+"""`report`: all that is known of a run on one page that can be mailed; nothing in it is fetched from elsewhere.
+
+A section is a function from what is known to a title and HTML, or to None where it has nothing to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tstk.report.answers import confusion, embeddings, futures, reconstructions
+from tstk.report.known import Known, know
+from tstk.report.page import Section, page
+from tstk.report.record import again, curves, opening, options, title
+from tstk.rundir import write_text
+
+SECTIONS: list[Callable[[Known], Section | None]] = [
+    opening,
+    curves,
+    confusion,
+    futures,
+    reconstructions,
+    embeddings,
+    options,
+    again,
+]
+"""In the order of the page."""
+
+
+def report(run: str | Path, out: str | Path | None = None, *, data_root: str | None = None) -> Path:
+    """Write the report of a run.
+
+    Args:
+        run: its directory
+        out: the file; `report.html` in the run directory if None
+        data_root: folder with data sets to be found by name
+
+    Returns:
+        the file
+
+    Raises:
+        CheckpointError: the run cannot be loaded
+        NameUnknown, DataError: its data cannot be read
+        TstkError: matplotlib is not installed
+    """
+    known = know(run, data_root)
+    path = Path(run, "report.html") if out is None else Path(out)
+    sections = [section for write in SECTIONS if (section := write(known)) is not None]
+    write_text(path, page(title(known), sections))
+    return path

@@ -1,0 +1,162 @@
+"""One page that needs nothing but itself: sections of HTML, and pictures that are part of it."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from tstk.errors import TstkError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STYLE = """
+:root { --ink: #1d2330; --dim: #667085; --line: #e2e6ec; --soft: #f6f7f9; --blue: #2563a8; }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
+  "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 1.5rem 1.25rem 3rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; padding-bottom: .35rem; border-bottom: 1px solid var(--line); }
+p { margin: .4rem 0 .9rem; max-width: 75ch; }
+.dim, figcaption, caption { color: var(--dim); font-size: .875rem; }
+.cards, .panels { display: grid; gap: 1rem; }
+.cards { grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)); margin: 1.25rem 0; }
+.card { padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 8px; background: var(--soft); }
+.card b { display: block; font-size: 1.7rem; line-height: 1.25; font-weight: 600; font-variant-numeric: tabular-nums; }
+.panels { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
+figure { margin: 0; min-width: 0; }
+figcaption { margin-bottom: .15rem; }
+img { display: block; width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding-bottom: .35rem; }
+th, td { padding: .28rem .65rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-weight: 500; color: var(--dim); }
+td.n, th.n { text-align: right; white-space: nowrap; }
+td.value { overflow-wrap: anywhere; }
+tr.default td { color: var(--dim); }
+.matrix { margin-bottom: 1.25rem; }
+.matrix th, .matrix td { border: 1px solid #fff; min-width: 3.25rem; }
+.matrix td { text-align: center; vertical-align: middle; }
+.matrix thead th { vertical-align: bottom; text-align: center; }
+.matrix tbody th { position: sticky; left: 0; background: #fff; }
+.options { columns: 26rem; column-gap: 2.5rem; }
+.options table { width: 100%; break-inside: avoid; margin-bottom: 1.75rem; }
+.options td:first-child { width: 34%; }
+.options td:last-child { width: 28%; }
+pre { margin: 0 0 1rem; padding: .75rem 1rem; background: var(--soft); border: 1px solid var(--line);
+  border-radius: 8px; font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+@media print { h2 { break-after: avoid; } figure, .card { break-inside: avoid; } }
+"""
+
+BLUE, ORANGE, INK, DIM = "#2563a8", "#d9722b", "#1d2330", "#98a2b3"
+
+
+@dataclass
+class Section:
+    """A part of the page.
+
+    Args:
+        title: plain text; "" for the opening
+        html: what is below it
+    """
+
+    title: str
+    html: str
+
+
+def page(title: str, sections: Iterable[Section]) -> str:
+    """The whole document.
+
+    Args:
+        title: plain text
+        sections: in their order
+    """
+    parts = [f"<section>{f'<h2>{escape(s.title)}</h2>' if s.title else ''}{s.html}</section>" for s in sections]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(parts)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def paragraph(text: str) -> str:
+    """Plain text as a quiet paragraph."""
+    return f'<p class="dim">{escape(text)}</p>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[str] = ()) -> str:
+    """A table of plain cells.
+
+    Args:
+        head: names of the columns
+        rows: cells; None stays empty
+        numbers: columns to align to the right
+    """
+    kind = [' class="n"' if name in numbers else "" for name in head]
+    top = "".join(f"<th{k}>{escape(name)}</th>" for k, name in zip(kind, head, strict=True))
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{k}>{'' if cell is None else escape(str(cell))}</td>" for k, cell in zip(kind, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def panels(figures: Iterable[str]) -> str:
+    """Pictures side by side, as many as the screen is wide."""
+    return f'<div class="panels">{"".join(figures)}</div>'
+
+
+def panel(title: str, alt: str, draw: Callable[[Axes], None], height: float = 2.6) -> str:
+    """A picture with its title.
+
+    Args:
+        title: plain text above it
+        alt: what it shows, for those who do not see it
+        draw: draws on the axes it is given
+        height: inches; the width is 4.2
+
+    Raises:
+        TstkError: matplotlib is not installed
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as e:
+        raise TstkError(f"a report is drawn with {e.name}, which is not installed: pip install 'tstk[plot]'") from e
+    plain: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "tstk",  # the same run makes the same page
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": DIM,
+        "axes.labelcolor": "#667085",
+        "xtick.color": "#667085",
+        "ytick.color": "#667085",
+        "axes.grid": True,
+        "grid.color": "#eceff3",
+        "axes.axisbelow": True,
+        "lines.linewidth": 1.4,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "axes.formatter.limits": (-3, 4),
+    }
+    with rc_context(plain):
+        figure = Figure(figsize=(4.2, height), layout="constrained")
+        draw(figure.subplots())
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    source = "data:image/svg+xml;base64," + b64encode(file.getvalue()).decode()
+    return f'<figure><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
