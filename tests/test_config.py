@@ -6,6 +6,7 @@ import pytest
 
 from tstk.config import find_config, read_toml, resolve, to_toml
 from tstk.errors import CheckpointError, NameUnknown, OptionError
+from tstk.rundir import read_config
 
 
 def uses(config):
@@ -238,3 +239,11 @@ def test_a_config_from_a_run_round_trips_with_its_mounts(run):
     again = resolve(("file", tomllib.loads(config.toml())))
     assert again.values == config.values
     assert again.mounts == config.mounts
+
+
+def test_a_run_named_in_a_file_is_forgotten_where_a_flag_names_another_component(run):
+    folder, used = str(run), read_config(run)["config"]["encoder"]["use"]
+    other = "identity" if not used.endswith("identity") else "transformer"
+    file = ("file", {"encoder": {"use": folder}})
+    assert resolve(file).mounts == {"encoder": folder}
+    assert resolve(file, ("flag", {"encoder": {"use": other}})).mounts == {}

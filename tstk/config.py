@@ -117,7 +117,17 @@ def resolve(*layers: Layer) -> Config:
             config.values[section] = _component(section, said, section, config, faults)
     if faults:
         raise OptionError("\n".join(faults))
+    _drop_mounts(config)
     return config
+
+
+def _drop_mounts(config: Config) -> None:
+    """Forget a run's weights for a slot that a higher layer gave to another component."""
+    from tstk.rundir import read_config
+
+    for slot, run in list(config.mounts.items()):
+        if not same(read_config(run)["config"][slot]["use"], str(config.use(slot))):
+            del config.mounts[slot]
 
 
 def _table(value: Any, where: str) -> Table:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NEEDS = {
     "classes": "class labels",
-    "horizon": "a horizon to forecast (--horizon)",
+    "horizon": "a horizon to forecast",
     "vocab": "discrete tokens (vocab)",
     "causal": "an encoder in which no token sees a later one (causal)",
     "step": "tokens laid out in time (step)",
@@ -33,6 +33,11 @@ NEEDS = {
     "prefix": "a CLS token (prefix)",
     "ordered": "ordered tokens",
 }
+DATA_NEEDS = {
+    "classes": "name labelled series with --data, or forecast with --head forecast",
+    "horizon": "name a table with dates with --data, or classify with --head linear",
+}
+"""What only data can provide, and the remedy."""
 
 
 class Slot(nn.Module):
@@ -69,6 +74,8 @@ class Slot(nn.Module):
     @classmethod
     def refusal(cls, what: str) -> str:
         """The sentence that says what is missing and who could provide it."""
+        if what in DATA_NEEDS:
+            return f"{cls.called()} needs {NEEDS[what]}, and the data have none; {DATA_NEEDS[what]}"
         names = [f"{k} {n!r}" for k in ("tokenizer", "encoder") for n in registry().providers(k, what)]
         text = f"{cls.called()} needs {NEEDS.get(what, what)}, which nothing before it provides."
         return text + (f" These can provide it: {', '.join(names)}." if names else "")
