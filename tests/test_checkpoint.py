@@ -6,10 +6,12 @@ import shutil
 import pytest
 import torch
 
+from tstk.assemble import assemble
 from tstk.checkpoint import launch, load, read_weights, save_config, save_weights
 from tstk.config import resolve
 from tstk.data import load as load_data
 from tstk.errors import CheckpointError, OptionError
+from tstk.records import Spec
 from tstk.rundir import read_config
 from tstk.train import train
 
@@ -185,9 +187,10 @@ def test_a_position_table_is_resized_to_another_length(run):
     assert torch.equal(pipeline.encoder.stack.blocks[0].mlp.up.weight, old.encoder.stack.blocks[0].mlp.up.weight)
 
 
-def test_weights_that_do_not_fit_say_what_they_were_trained_on(run):
+def test_weights_of_a_slot_named_by_hand_must_fit_and_the_refusal_says_what_they_were_trained_on(run):
+    config = resolve(("flag", {"tokenizer": str(run), "head": "linear"}))
     with pytest.raises(CheckpointError, match=r"tokenizer of .* trained on 2 channels of length 20") as caught:
-        mounted(run, load(run).spec.but(channels=5), head="cot")
+        launch(config, Spec(5, 30, classes=2))
     assert "\n" not in str(caught.value)
 
 
@@ -222,3 +225,19 @@ def test_freezing_everything_is_refused(run):
 def test_a_run_directory_is_never_overwritten(run):
     with pytest.raises(OptionError, match="something is there already"):
         train(resolve(("flag", {"head": "linear"})), run)
+
+
+def test_from_takes_what_fits_other_channels_and_says_what_starts_afresh(run):
+    config = resolve(("flag", {"pipeline": {"from": str(run)}, "head": {"use": "cot", "heads": 2}}))
+    assert config.notes == [f"of {run} the new task does not use: head 'linear', loss 'cross-entropy'"]
+    spec = Spec(5, 30, classes=2)
+    torch.manual_seed(0)
+    pipeline, notes = launch(config, spec)
+    torch.manual_seed(0)
+    untouched = assemble(config, spec).tokenizer.state_dict()
+    trained = {k: v for k, v in read_weights(run).items() if k.startswith("encoder.stack.")}
+    assert trained
+    assert all(torch.equal(pipeline.state_dict()[k], v) for k, v in trained.items())
+    assert all(torch.equal(pipeline.tokenizer.state_dict()[k], v) for k, v in untouched.items())
+    assert "tokenizer" in notes[0]
+    assert notes[0].endswith("so it starts afresh")

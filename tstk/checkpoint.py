@@ -159,18 +159,23 @@ def _matches(path: Path, state: dict[str, Tensor], want: dict[str, Tensor]) -> N
 
 
 def mount(part: Slot, slot: str, folder: str | Path) -> str:
-    """Give a freshly built part the trained weights of the same slot of a run.
+    """Give a freshly built part the trained weights of the same slot of a run, all of them or none.
 
     Returns:
         a line that says what was mounted
+
+    Raises:
+        CheckpointError: they do not fit; the part is as it was
     """
     found = read_config(folder)
     check_plugins(folder, found)
     state = {k.removeprefix(slot + "."): v for k, v in read_weights(folder).items() if k.startswith(slot + ".")}
     old = getattr(_assembled(found, meta=True), slot).spec
+    fresh = {k: v.clone() for k, v in part.state_dict().items()}
     try:
         part.load(state, old)
-    except RuntimeError as e:
+    except (RuntimeError, CheckpointError) as e:
+        part.load_state_dict(fresh)
         reason = str(e).splitlines()[1:2] or [str(e)]
         raise CheckpointError(
             f"the {slot} of {folder} does not fit here: {reason[0].strip()}; it was trained on "
@@ -190,10 +195,17 @@ def launch(config: Config, spec: Spec) -> tuple[Pipeline, list[str]]:
     pipeline = assemble(config, spec, **{("from_" if k == "from" else k): v for k, v in options.items()})
     notes = []
     for name, part in pipeline.slots():
-        if name in config.mounts:
-            notes.append(mount(part, name, config.mounts[name]))
-        else:
-            part.warm_start()
+        run = config.mounts.get(name)
+        if run is not None:
+            try:
+                notes.append(mount(part, name, run))
+                continue
+            except CheckpointError as e:
+                # a slot named by hand must fit; `--from` takes what does
+                if run != options["from"]:
+                    raise
+                notes.append(f"{e}, so it starts afresh")
+        part.warm_start()
     pipeline.bind()
     for path in options["freeze"]:
         pipeline.freeze(path)

@@ -216,6 +216,9 @@ def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: 
     for slot, table in kept.items():
         if same(str(named.get(slot, table["use"])), table["use"]):
             config.mounts[slot] = run
+    left = [f"{s} {t['use'].rpartition('/')[2]!r}" for s, t in old.items() if s in SLOTS and s not in config.mounts]
+    if left:
+        config.notes.append(f"of {run} the new task does not use: {', '.join(left)}")
     kept["pipeline"] = {k: v for k, v in old.get("pipeline", {}).items() if k in ("channels", "instance_norm")}
     if not any(t.get("data", {}).get("use") for _, t in stack):
         kept["data"] = dict(old.get("data", {}))

@@ -126,7 +126,7 @@ def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, c
     return {
         "task": task,
         "data": data.name,
-        "test": evaluate(pipeline, part) if part is not None else {},
+        "test": evaluate(pipeline, part, seed=config.options("train")["seed"]) if part is not None else {},
         "val": fitted.best["val"],
         "baseline": baseline(pipeline, data.train, part) if part is not None else {},
         "selected": {"epoch": fitted.best["epoch"], "of": len(fitted.history), "by": config.options("train")["select"]},

@@ -77,6 +77,8 @@ def curves(known: Known) -> Section | None:
     names = dict.fromkeys(["loss", *(n for row in rows for part in ("train", "val") for n in row[part])])
     figures = []
     for name in names:
+        if name.endswith("_se"):
+            continue  # the uncertainty of a score is no course to follow
         lines = {part: [row[part].get(name, math.nan) for row in rows] for part in ("train", "val")}
         if name != "loss" and all(
             row[part].get(name) == row[part]["loss"] for row in rows for part in ("train", "val")
