@@ -34,7 +34,7 @@ NEEDS = {
     "ordered": "ordered tokens",
 }
 DATA_NEEDS = {
-    "classes": "name labelled series with --data, or forecast with --head forecast",
+    "classes": "name their column with --label, other data with --data, or forecast with --head forecast",
     "horizon": "name a table with dates with --data, or classify with --head linear",
 }
 """What only data can provide, and the remedy."""

@@ -102,7 +102,7 @@ def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, said):
         ("", "the file is empty"),
         ("a,label\n", "no line after the header"),
         ("1,2\n3,4\n", "first line holds numbers"),
-        ("a,b\n1,2\n", "no label column"),
+        ("a,kind\n1,up\n", "column 'kind' holds text; if these are the labels, give --label kind"),
         ("a,label\n1,x\n1\n", "line 3: 1 cells"),
         ("a,label\noops,x\n", "line 2: 'oops' is not a number"),
         ("a,label\n1,nan\n", "series 1 has no label"),
@@ -113,6 +113,12 @@ def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, said):
 def test_a_faulty_csv_file_says_what_is_wrong_and_where(tmp_path, text, said):
     with pytest.raises(DataError, match=said):
         csv.read(wrote(tmp_path, "x.csv", text))
+
+
+def test_a_csv_file_without_labels_holds_series_all_the_same(tmp_path):
+    held = csv.read(wrote(tmp_path, "x.csv", "t0,t1\n1,2\n3,4\n"))["train"]
+    np.testing.assert_array_equal(held.x, [[[1, 2]], [[3, 4]]])
+    assert held.y is None
 
 
 def test_a_label_column_that_is_not_there_is_suggested(tmp_path):

@@ -1,6 +1,7 @@
 """Reader of `.csv` with a header line: labelled series, one per row, or a table of channels with a date column.
 
-A column `date` (or a first column of dates) makes it a table; a label column makes it labelled series.
+A column `date` (or a first column of dates) makes it a table; a label column makes it labelled series; without either,
+every column is a sample of series that nobody labelled.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def read(path: Path, *, label: str | None = None) -> dict[str, Raw] | Table:
         label: the column that holds the labels, if it is not called label, class, target or y
 
     Raises:
-        DataError: there is no header, no label and no date column, or a cell that is not a number
+        DataError: there is no header, no column of this label, or a cell that is not a number
     """
     header, *rows = csv.reader(lines(path))
     numbered = [(at, row) for at, row in enumerate(rows, 2) if row]
@@ -55,6 +56,10 @@ def _is_number(cell: str) -> bool:
     return True
 
 
+def _is_text(cell: str) -> bool:
+    return not _is_number(cell) and cell.strip() not in ("", "?")
+
+
 def _date(low: list[str], row: list[str]) -> int | None:
     """The column of dates, if there is one."""
     for name in DATE:
@@ -67,15 +72,12 @@ def _date(low: list[str], row: list[str]) -> int | None:
     return None if _is_number(row[0]) else 0
 
 
-def _label(path: Path, header: list[str], low: list[str], label: str | None) -> int:
+def _label(path: Path, header: list[str], low: list[str], label: str | None) -> int | None:
     if label is not None:
         if label not in header:
             raise DataError(f"{path}: no column called {label!r}.{did_you_mean(label, header)}")
         return header.index(label)
-    for name in LABEL:
-        if name in low:
-            return low.index(name)
-    raise DataError(f"{path}: no label column ({', '.join(LABEL)}) and no date column; name one with --label COLUMN")
+    return next((low.index(name) for name in LABEL if name in low), None)
 
 
 def _table(path: Path, header: list[str], rows: list[tuple[int, list[str]]], date: int) -> Table:
@@ -86,9 +88,13 @@ def _table(path: Path, header: list[str], rows: list[tuple[int, list[str]]], dat
     return Table(values, str(path), tuple(header[:date] + header[date + 1 :]), dates)
 
 
-def _series(path: Path, header: list[str], rows: list[tuple[int, list[str]]], label: int) -> Raw:
+def _series(path: Path, header: list[str], rows: list[tuple[int, list[str]]], label: int | None) -> Raw:
     group = next((i for i, name in enumerate(header) if name.strip().lower() in GROUPS and i != label), None)
     columns = [i for i in range(len(header)) if i not in (label, group)]
+    if label is None and (text := [i for i in columns if all(_is_text(row[i]) for _, row in rows)]):
+        name = header[text[0]]
+        raise DataError(f"{path}: the column {name!r} holds text; if these are the labels, give --label {name}")
     x = np.stack([numbers([row[i] for i in columns], f"{path}, line {at}") for at, row in rows])
     groups = None if group is None else [plain(row[group]) for _, row in rows]
-    return Raw(x[:, None], str(path), [plain(row[label]) for _, row in rows], groups)
+    labels = None if label is None else [plain(row[label]) for _, row in rows]
+    return Raw(x[:, None], str(path), labels, groups)
