@@ -1,5 +1,6 @@
 """Help, lists and configs never import torch; measured in a fresh interpreter."""
 
+import os
 import subprocess
 import sys
 
@@ -37,3 +38,18 @@ def test_the_module_is_the_console_script():
     result = subprocess.run([sys.executable, "-m", "tstk", "trian"], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "Error: No command is called 'trian'. Did you mean 'train'?\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch, given, spins):
+    from tstk.cli import share_cores
+
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    share_cores()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
