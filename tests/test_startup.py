@@ -48,7 +48,8 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch, 
     from tstk.cli import share_cores
 
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # remembers what was there, for after the test
+        monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     share_cores()
