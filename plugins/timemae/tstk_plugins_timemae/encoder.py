@@ -56,7 +56,9 @@ class TimeMAEEncoder(Transformer):
         given = {"dim": dim, "depth": depth, "heads": heads, "hidden": hidden, "eps": eps}
         settled = bert_shape({k: v for k, v in given.items() if v is not None}, pretrained, whole=False)
         shape: dict[str, Any] = {"dim": spec.dim, "depth": 8, "heads": 4, "eps": 1e-5} | settled
-        super().__init__(spec, norm="post", residual_scale=residual_scale, dropout=dropout, **shape)
+        super().__init__(
+            spec, norm="post", residual_scale=residual_scale, dropout=dropout, attention_dropout=dropout, **shape
+        )
         self.dropout = nn.Dropout(0.0)  # the paper drops inside the blocks only, never whole embeddings
         self.shape, self.pretrained, self.freeze, self.lr = shape, pretrained, freeze, lr
         if init == "published":

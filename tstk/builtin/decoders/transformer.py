@@ -25,7 +25,7 @@ class TransformerDecoder(Decoder):
         depth: number of blocks
         heads: attention heads
         positions: how places are told: learned table, fixed sinusoids, rotary, or a table and rotary
-        dropout: on attention and on both sub-layers
+        dropout: of what each sub-layer adds; attention is spared, so that it can be fused
         mask_std: deviation of the mask token's initial values; 0 as in Ti-MAE
     """
 
@@ -47,7 +47,7 @@ class TransformerDecoder(Decoder):
         self.mask_token = nn.Parameter(torch.randn(dim) * mask_std)
         self.positions, self.head_dim = positions, dim // heads
         self.table = nn.Parameter(torch.randn(spec.tokens, dim) * 0.02) if "learned" in positions else None
-        self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, attention_dropout=dropout, norm="pre")
+        self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, norm="pre")
         self.out = spec.but(dim=spec.target or dim)
         self.project = nn.Linear(dim, spec.target) if spec.target else nn.Identity()
 
