@@ -162,6 +162,19 @@ def test_hidden_samples_are_those_under_hidden_tokens_and_only_they_are_answered
         assert torch.equal(told[i][seen], flow.series.x[i][seen])
 
 
+def test_nothing_is_drawn_beyond_the_end_of_a_series(masked, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(answers, "panel", lambda title, alt, draw: drawn.append((title, draw)) or "")
+    known = know(masked)
+    answers.reconstructions(known)
+    ends = {f"series {row + 1}": known.part.lengths[row] for row in known.some(3).tolist()}
+    assert len(set(ends.values())) > 1
+    for title, draw in drawn:
+        draw(axes := Figure().subplots())
+        end = next(end for name, end in ends.items() if f"{name}," in title)
+        assert all(len(line.get_ydata()) == end for line in axes.lines)
+
+
 def test_a_run_without_a_test_part_or_labels_is_told_on_validation(tmp_path):
     np.savez(tmp_path / "bare.npz", X=np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32))
     run = trained(tmp_path / "run", loss="masked", data=str(tmp_path / "bare.npz"))

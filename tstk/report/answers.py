@@ -36,10 +36,11 @@ def confusion(known: Known) -> Section | None:
     truth = known.part.y
     counts = confusion_matrix(truth, guess, labels=labels)
     measured = np.stack(precision_recall_fscore_support(truth, guess, labels=labels, zero_division=0)[:3])
-    rows = [
-        [name, f"{counts[i].sum():,}", *(f"{value:.3f}" for value in measured[:, i])] for i, name in enumerate(classes)
-    ]
-    head = ["class", "series", "precision", "recall", "F1"]
+    head = ["class", "F1", "precision", "recall", "series"]
+    rows = []
+    for i, name in enumerate(classes):
+        precision, recall, f1 = (f"{value:.3f}" for value in measured[:, i])
+        rows.append([name, f1, precision, recall, f"{counts[i].sum():,}"])
     return Section(f"Classes, {known.part_name} part", _matrix(counts, classes) + table(head, rows, numbers=head[1:]))
 
 
@@ -74,7 +75,7 @@ def futures(known: Known) -> Section | None:
     guess = pipeline.predict(series.to(pipeline.mean.device)).cpu()
     for c in channels:
         for i, window in enumerate(rows.tolist()):
-            what = f"{names[c]}, window {window + 1} of {len(known.part):,}"
+            what = f"{names[c]}, window {window + 1:,} of {len(known.part):,}"
             figures.append(_future(what, series, guess, i, c))
     text = "Dark: what was seen and what followed; orange: the forecast."
     steps, rest = _by_step(known)
@@ -145,7 +146,7 @@ def reconstructions(known: Known) -> Section | None:
     for c in channels:
         for i, row in enumerate(rows.tolist()):
             at, lane = (i * len(names) + c, 0) if pipeline.independent else (i, c)
-            what = f"channel {names[c]} of series {row + 1}"
+            what = f"channel {names[c]} of series {row + 1:,}"
             figures.append(_filled(what, truth[at, lane], told[at, lane].cpu(), hidden[at]))
     text = "Dark: the series; shaded: hidden from the model; orange: what it says was there."
     return Section(f"Hidden samples, {known.part_name} part", paragraph(text) + panels(figures))
@@ -177,6 +178,9 @@ def _hidden(known: Known, flow: Flow) -> Tensor:
 
 
 def _filled(what: str, truth: Tensor, told: Tensor, hidden: Tensor) -> str:
+    # a token may reach beyond the end of a series, and nobody marks what is said there
+    end = max(int((~truth.isnan() * torch.arange(1, len(truth) + 1)).max()), 1)
+    truth, told, hidden = truth[:end], told[:end], hidden[:end]
     edges = np.flatnonzero(np.diff(np.pad(hidden.numpy().astype(int), 1))).reshape(-1, 2)
 
     def draw(axes: Axes) -> None:
