@@ -21,8 +21,6 @@ from tstk.records import Flow, Series, Spec, Tokens
 from tstk.registry import SLOTS
 from tstk.slots import Decoder, Encoder, Head, Loss, Slot, Tokenizer
 
-Channels = Literal["auto", "mixed", "independent"]
-
 
 class Pipeline(nn.Module):
     """Tokenizer, encoder, loss, and a decoder or a head, in one module.
