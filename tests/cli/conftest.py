@@ -9,6 +9,12 @@ SMALL = ["--tokenizer.dim", "16", "--encoder.dim", "16", "--encoder.depth", "1",
 SMALL += ["--threads", "1", "--device", "cpu"]
 
 
+@pytest.fixture(autouse=True)
+def no_root(monkeypatch):
+    """Whoever runs the tests may have data of their own: here only the embedded set has a name."""
+    monkeypatch.delenv("TSTK_DATA", raising=False)
+
+
 @pytest.fixture
 def tstk(tmp_path, monkeypatch):
     """Run `tstk` with these words in an empty folder; the result has exit_code, stdout and stderr."""
