@@ -1,0 +1,1 @@
+"""Three operations with several implementations each; this package needs torch and numpy and nothing else."""
