@@ -384,3 +384,24 @@ def test_a_pass_leaves_nothing_behind_on_any_module(npz, tables):
     pipeline.embed(series)
     assert things() == before
     assert all(torch.equal(v, state[k]) for k, v in pipeline.state_dict().items())
+
+
+def test_training_series_are_cropped_and_validation_series_are_not(npz, monkeypatch):
+    lengths = []
+    pipeline, data = ready(npz, head="linear")
+    forward = type(pipeline).forward
+
+    def watched(self, series, *draws):
+        lengths.append((self.training, series.x.shape[-1]))
+        return forward(self, series, *draws)
+
+    monkeypatch.setattr(type(pipeline), "forward", watched)
+    fit(pipeline, data, steps=2, crop=8)
+    assert {size for training, size in lengths if training} == {8}
+    assert {size for training, size in lengths if not training} == {int(data.val.lengths.max())}
+
+
+def test_windows_of_a_table_are_not_cropped(csv):
+    pipeline, data = ready(table(csv), head="forecast")
+    with pytest.raises(OptionError, match=r"--crop 8: .* cut into windows already; use --context"):
+        fit(pipeline, data, steps=1, crop=8)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
+from tstk.augment import crop as cropped
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
@@ -60,6 +61,7 @@ def fit(
     clip: float = 1.0,
     average: float = 0.998,
     accumulate: int = 1,
+    crop: int | None = None,
     patience: int | None = None,
     select: Literal["score", "loss", "last"] = "score",
     seed: int = 0,
@@ -81,6 +83,7 @@ def fit(
         average: keep a running average of the weights with this decay per step, and validate and
             save that; 0 for none
         accumulate: batches per optimizer step
+        crop: samples to cut out of each training series, at a random place in each step; none leaves it whole
         patience: epochs without improvement after which training stops; none never stops early
         select: whose weights are kept: score, the latest epoch whose accuracy on validation is within a standard
             error of the best (or the one with the lowest error of a forecast); loss, the lowest validation loss; last
@@ -91,6 +94,8 @@ def fit(
     """
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training part is empty")
+    if crop is not None and data.task == "forecasting":
+        raise OptionError(f"--crop {crop}: {data.name} is cut into windows already; use --context and --horizon")
     accelerator = _accelerator(device, precision)
     batches = Batches(data.train, batch_size, accumulate, seed)
     epochs, total = _budget(len(batches), epochs, steps)
@@ -118,8 +123,12 @@ def fit(
                 for i, series in enumerate(group):
                     last = i == len(group) - 1
                     with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
-                        assert series.key is not None
-                        flow = model(series, Draws(seed, step * accumulate + i, series.key))
+                        key = series.key
+                        assert key is not None
+                        drawn = step * accumulate + i
+                        if crop is not None:
+                            series = cropped(series, crop, Draws(seed, -1 - drawn, key))
+                        flow = model(series, Draws(seed, drawn, key))
                         accelerator.backward(flow.total * (len(series.x) / rows))
                     flows.append(flow)
                 if clip:

@@ -19,7 +19,19 @@ from tstk.registry import SLOTS
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
-_SIZES = {"dim", "heads", "hidden", "window", "stride", "context", "horizon", "length", "batch_size", "accumulate"}
+_SIZES = {
+    "dim",
+    "heads",
+    "hidden",
+    "window",
+    "stride",
+    "context",
+    "horizon",
+    "length",
+    "batch_size",
+    "accumulate",
+    "crop",
+}
 _SHARES = ("dropout", "smoothing")
 """Ranges that a name implies wherever it is used; what else a component asks of a value, it checks itself."""
 

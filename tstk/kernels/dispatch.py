@@ -88,8 +88,8 @@ class Operation:
 def using(backend: str) -> Iterator[None]:
     """Within the block, calls that name no backend use this one; `auto` chooses by the call.
 
-        with tstk.kernels.using("reference"):
-            ...
+    with tstk.kernels.using("reference"):
+        ...
     """
     before = _wanted.set(backend)
     try:
