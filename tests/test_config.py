@@ -1,5 +1,7 @@
 """Layers of tables: which value wins, where it came from, and everything that is wrong at once."""
 
+import json
+import shutil
 import tomllib
 
 import pytest
@@ -209,6 +211,16 @@ def test_from_a_run_brings_its_parts_its_data_and_their_weights(run):
 def test_from_a_run_for_the_same_task_brings_everything(run):
     config = resolve(("flag", {"pipeline": {"from": str(run)}}))
     assert set(config.mounts) == {"tokenizer", "encoder", "head", "loss"}
+
+
+def test_another_task_on_a_run_that_learnt_from_the_test_part_takes_the_training_part(run, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    file = run / "config.json"
+    held = json.loads(file.read_text())
+    held["config"]["data"]["train_data"] = "test"
+    file.write_text(json.dumps(held))
+    for head, want in (({}, "test"), ({"head": "cot"}, None)):
+        assert resolve(("flag", {"pipeline": {"from": str(run)}, **head})).options("data")["train_data"] == want
 
 
 def test_a_flag_over_a_run_replaces_the_part_and_its_weights(run):

@@ -111,6 +111,15 @@ def test_a_run_that_was_validated_on_test_is_not_probed_with_it(tmp_path):
     assert "split off the training part" in said[0]
 
 
+def test_a_run_that_learnt_from_the_test_part_is_probed_with_labels_of_the_training_part(tmp_path):
+    data = {"use": "har-demo", "train_data": "test"}
+    said = []
+    result = probe(trained(tmp_path / "a", loss="masked", data=data), say=said.append)
+    own = probe(trained(tmp_path / "b", loss="masked", data="har-demo"))
+    assert result["sizes"] == own["sizes"]
+    assert "transductive" in said[0]
+
+
 def test_tokens_lie_in_their_slots_whatever_the_batch(pretrained):
     pipeline, data = tstk.probe.load(pretrained), load_data("har-demo")
     series = data.test.batch(torch.arange(4))

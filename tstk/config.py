@@ -222,6 +222,8 @@ def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: 
     kept["pipeline"] = {k: v for k, v in old.get("pipeline", {}).items() if k in ("channels", "instance_norm")}
     if not any(t.get("data", {}).get("use") for _, t in stack):
         kept["data"] = dict(old.get("data", {}))
+        if not same_task and kept["data"].get("train_data") == "test":  # series without labels; the next task has some
+            del kept["data"]["train_data"]
     return kept
 
 

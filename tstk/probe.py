@@ -148,6 +148,9 @@ def _held(
     table = found["config"]["data"]
     if data is None:
         use, options = table["use"], {k: v for k, v in table.items() if k != "use"}
+        if options.get("train_data") == "test":
+            options["train_data"] = None
+            say("the run learnt from the unlabelled test part: transductive; here the training part gives the labels")
         if options["val_data"] == "test":
             options["val_data"] = None
             say("the run was validated on its test part; here validation data are split off the training part")

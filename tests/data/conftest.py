@@ -61,13 +61,13 @@ def table(tmp_path):
 def labelled(tmp_path):
     """Save arrays as an .npz with a train and a test part and return its path."""
 
-    def write(train=20, test=10, channels=2, samples=6, seed=0, **more):
+    def write(train=20, test=10, channels=2, samples=6, seed=0, name="toy", **more):
         rng = np.random.default_rng(seed)
         arrays = {}
         for part, n in (("train", train), ("test", test)):
             arrays[f"X_{part}"] = rng.normal(size=(n, channels, samples)).astype(np.float32)
             arrays[f"y_{part}"] = np.arange(n) % 2
-        np.savez(tmp_path / "toy.npz", **(arrays | more))
-        return str(tmp_path / "toy.npz")
+        np.savez(tmp_path / f"{name}.npz", **(arrays | more))
+        return str(tmp_path / f"{name}.npz")
 
     return write

@@ -44,6 +44,24 @@ def test_a_split_is_the_same_for_the_same_seed_and_another_for_another():
     assert groups[0] == groups[1] != groups[2]
 
 
+def test_learning_from_the_test_part_takes_no_labels_along(labelled):
+    path = labelled()
+    data, honest = load(path, train_data="test"), load(path)
+    assert data.task == "unlabelled"
+    assert [part.y for part in data.parts.values()] == [None] * 3
+    assert rows(data.train) == rows(data.test) == rows(honest.test)
+    assert rows(data.val) == rows(honest.train) | rows(honest.val)
+    assert any("transductive" in note for note in data.notes)
+    assert not any("transductive" in note for note in honest.notes)
+
+
+def test_training_data_may_be_named_by_themselves(labelled):
+    first, second = labelled(), labelled(name="second", seed=1)
+    data = load(first, train_data=second)
+    assert rows(data.train) | rows(data.val) == {x.tobytes() for x in np.load(second)["X_train"]}
+    assert rows(data.test) == rows(load(first).test)
+
+
 def test_the_split_neither_loses_nor_repeats_a_series(labelled):
     path = labelled()
     data = load(path)

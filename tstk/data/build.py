@@ -63,7 +63,9 @@ def series(
         present = set() if one.y is None else set(one.y.tolist())
         if absent := [c for i, c in enumerate(classes) if i not in present]:
             notes.append(f"no series of class {', '.join(absent)} in {part}")
-    if test is not None and (shared := set(train.groups or ()) & set(test.groups or ())):
+    if test is not None and test.x is train.x:
+        notes.append("training series are the test series, without labels: transductive")
+    elif test is not None and (shared := set(train.groups or ()) & set(test.groups or ())):
         notes.append(f"{len(shared)} groups occur both in training and in test, so figures on the test part flatter")
     mean, std = _scale(parts["train"].x, scale)
     return Dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ def load(
     use: str = "har-demo",
     *,
     data_root: str | None = None,
+    train_data: str | None = None,
     val_data: str | None = None,
     test_data: str | None = None,
     val_fraction: float = 0.2,
@@ -33,6 +35,8 @@ def load(
     Args:
         use: a name (`tstk data list` shows them), a .ts, .tsv, .txt, .npz or .csv file, or a folder
         data_root: folder with data sets to be found by name; without it the variable TSTK_DATA is asked
+        train_data: name or path of the training data, if not those of the set; "test" learns from the test part without
+            its labels, as some papers pretrain, and validates on the training part
         val_data: name or path of the validation data; "test" validates on the test part, as some papers do
         test_data: name or path of the test data, where they do not lie beside the training data
         val_fraction: share of the training part to validate on, unless there is a validation part
@@ -55,6 +59,10 @@ def load(
         raise OptionError(f"--val-fraction {val_fraction}: expected a number between 0 and 1, such as 0.2")
     found = locate(use, data_root)
     parts = _read(found, label)
+    if train_data == "test":
+        parts = _transductive(found, parts)
+    elif train_data is not None:
+        parts["train"] = _one(train_data, "train", data_root, label)
     borrow = val_data == "test"
     if val_data is not None and not borrow:
         parts["val"] = _one(val_data, "val", data_root, label)
@@ -120,6 +128,16 @@ def _read(found: Found, label: str | None) -> dict[str, Raw | Table]:
         else:
             raise DataError(f"{path}: holds {' and '.join(held)}, although its name says that it is the {part} part")
     return parts
+
+
+def _transductive(found: Found, parts: dict[str, Raw | Table]) -> dict[str, Raw | Table]:
+    """The test part to learn from and the training part to validate on, none with labels."""
+    from tstk.data.raw import Raw
+
+    bare = {part: replace(raw, y=None, classes=()) for part, raw in parts.items() if isinstance(raw, Raw)}
+    if "test" not in bare:
+        raise DataError(f"{found.name}: --train-data test, but there is no test part of series")
+    return {"train": bare["test"], "val": bare.get("train", bare["test"]), "test": bare["test"]}
 
 
 def _one(use: str, want: str, data_root: str | None, label: str | None) -> Raw | Table:
