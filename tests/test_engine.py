@@ -405,3 +405,19 @@ def test_windows_of_a_table_are_not_cropped(csv):
     pipeline, data = ready(table(csv), head="forecast")
     with pytest.raises(OptionError, match=r"--crop 8: .* cut into windows already; use --context"):
         fit(pipeline, data, steps=1, crop=8)
+
+
+def test_a_probe_now_and_then_learns_nothing_and_says_what_features_know(npz):
+    rows = {}
+    for probe in (None, 2):
+        pipeline, data = ready(npz, decoder="transformer")
+        rows[probe] = fit(pipeline, data, epochs=5, probe=probe).history
+    assert [row["epoch"] for row in rows[2] if "probe" in row["val"]] == [2, 4, 5]
+    assert all(0 <= row["val"].pop("probe", 0) <= 1 for row in rows[2])
+    assert [row["train"] for row in rows[2]] == [row["train"] for row in rows[None]]
+
+
+def test_a_probe_needs_classes(csv):
+    pipeline, data = ready(table(csv), loss=TAIL)
+    with pytest.raises(OptionError, match=r"--probe 1: .* has no classes"):
+        fit(pipeline, data, steps=1, probe=1)

@@ -20,6 +20,7 @@ from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
 from tstk.pipeline import Pipeline
+from tstk.probe import told_apart
 from tstk.records import Series
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def fit(
     average: float = 0.998,
     accumulate: int = 1,
     crop: int | None = None,
+    probe: int | None = None,
     patience: int | None = None,
     select: Literal["score", "loss", "last"] = "score",
     seed: int = 0,
@@ -84,6 +86,8 @@ def fit(
             save that; 0 for none
         accumulate: batches per optimizer step
         crop: samples to cut out of each training series, at a random place in each step; none leaves it whole
+        probe: epochs from one linear probe to the next: pretraining is told apart by what frozen features know of the
+            classes of the validation part, of which the weights learn nothing
         patience: epochs without improvement after which training stops; none never stops early
         select: whose weights are kept: score, the latest epoch whose accuracy on validation is within a standard
             error of the best (or the one with the lowest error of a forecast); loss, the lowest validation loss; last
@@ -97,6 +101,8 @@ def fit(
     if crop is not None and data.task == "forecasting":
         raise OptionError(f"--crop {crop}: {data.name} is cut into windows already; use --context and --horizon")
     accelerator = _accelerator(device, precision)
+    if probe is not None and data.task != "classification":
+        raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
     batches = Batches(data.train, batch_size, accumulate, seed)
     epochs, total = _budget(len(batches), epochs, steps)
     optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay), lr=lr, fused=True)
@@ -145,6 +151,8 @@ def fit(
             with averaged.in_place():
                 with accelerator.autocast():
                     row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
+                    if probe and (epoch % probe == 0 or epoch == epochs):
+                        row["val"]["probe"] = told_apart(pipeline, data.train, data.val)
                 for name, value in row["val"].items():
                     check_finite(f"{name!r} of the validation part", value, f"after step {step}", epoch)
                 row["seconds"] = round(time.perf_counter() - begin, 3)

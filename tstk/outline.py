@@ -19,19 +19,22 @@ from tstk.registry import SLOTS
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
-_SIZES = {
-    "dim",
-    "heads",
-    "hidden",
-    "window",
-    "stride",
-    "context",
-    "horizon",
-    "length",
-    "batch_size",
-    "accumulate",
-    "crop",
-}
+_SIZES = frozenset(
+    [
+        "accumulate",
+        "batch_size",
+        "context",
+        "crop",
+        "dim",
+        "heads",
+        "hidden",
+        "horizon",
+        "length",
+        "probe",
+        "stride",
+        "window",
+    ]
+)
 _SHARES = ("dropout", "smoothing")
 """Ranges that a name implies wherever it is used; what else a component asks of a value, it checks itself."""
 

@@ -141,6 +141,15 @@ def probe(
     }
 
 
+def told_apart(pipeline: Pipeline, train: Part, val: Part, batch_size: int = 256) -> float:
+    """Accuracy on one part of a linear classifier of pooled features fitted on another; the pipeline learns nothing."""
+    training = pipeline.training
+    pipeline.eval()
+    fit, score = (_rows(pipeline, part, "a probe", _vectors("pooled", "mean"), batch_size) for part in (train, val))
+    pipeline.train(training)
+    return _scored(score.y, _fitted("linear", {"C": 1.0}, fit).predict(score.x))["accuracy"]
+
+
 def _held(
     found: dict[str, Any], data: str | None, data_root: str | None, label: str | None, say: Callable[[str], None]
 ) -> Dataset:

@@ -62,7 +62,7 @@ def number(value: float) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
-MEASURES = ("accuracy", "f1_macro", "mse", "mae")
+MEASURES = ("accuracy", "f1_macro", "mse", "mae", "probe")
 """Scores of a task, shown before the terms of the loss."""
 
 

@@ -100,18 +100,21 @@ def _same(scores: dict[str, float], name: str) -> bool:
 def _curve(name: str, epochs: Sequence[int], lines: dict[str, list[float]], kept: int | None) -> str:
     from matplotlib.ticker import MaxNLocator
 
-    drawn = {part: values for part, values in lines.items() if any(map(math.isfinite, values))}
+    points = {
+        part: [(e, v) for e, v in zip(epochs, line, strict=True) if math.isfinite(v)] for part, line in lines.items()
+    }
+    drawn = {part: [*zip(*pairs, strict=True)] for part, pairs in points.items() if pairs}
 
     def draw(axes: Axes) -> None:
-        for part, values in drawn.items():
-            mark = "o" if len(epochs) < 3 else ""
-            axes.plot(epochs, values, color={"train": BLUE, "val": ORANGE}[part], marker=mark, markersize=4)
+        for part, (at, values) in drawn.items():
+            mark = "o" if len(at) < 20 else ""
+            axes.plot(at, values, color={"train": BLUE, "val": ORANGE}[part], marker=mark, markersize=4)
         if kept is not None:
             axes.axvline(kept, color=DIM, linestyle=":", zorder=0)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
-    ends = ", ".join(f"{part} from {number(v[0])} to {number(v[-1])}" for part, v in drawn.items())
+    ends = ", ".join(f"{part} from {number(v[0])} to {number(v[-1])}" for part, (_, v) in drawn.items())
     return panel(name, f"{name} over {len(epochs)} epochs: {ends}", draw)
 
 
