@@ -19,22 +19,8 @@ from tstk.registry import SLOTS
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
-_SIZES = frozenset(
-    [
-        "accumulate",
-        "batch_size",
-        "context",
-        "crop",
-        "dim",
-        "heads",
-        "hidden",
-        "horizon",
-        "length",
-        "probe",
-        "stride",
-        "window",
-    ]
-)
+_SIZES = {"accumulate", "batch_size", "context", "crop", "dim", "heads", "hidden", "horizon", "length", "probe"}
+_SIZES |= {"stride", "window"}
 _SHARES = ("dropout", "smoothing")
 """Ranges that a name implies wherever it is used; what else a component asks of a value, it checks itself."""
 

@@ -26,6 +26,7 @@ from tstk.config import Config
 from tstk.data.dataset import Dataset
 from tstk.data.load import load as load_data
 from tstk.data.parts import Part
+from tstk.data.splits import few
 from tstk.errors import DataError, NeedsError, OptionError
 from tstk.evaluate import classified, in_order
 from tstk.pipeline import Pipeline
@@ -258,17 +259,11 @@ def _trial(parts: dict[str, _Rows], classifier: Classifier, share: float, seed: 
     rng = np.random.default_rng(seed)
     train, val = parts["train"], parts["val"]
     if share < 1:
-        train, val = train.take(_few(train.y, share, 2, rng)), val.take(_few(val.y, share, 1, rng))
+        train, val = train.take(few(train.y, share, 2, rng)), val.take(few(val.y, share, 1, rng))
     setting = _chosen(classifier, train, val)
     known = train + val
     guess = _fitted(classifier, setting, known).predict(parts["test"].x)
     return {"seed": seed, "count": len(known.y), "chosen": setting, **_scored(parts["test"].y, guess)}
-
-
-def _few(y: Array, share: float, least: int, rng: np.random.Generator) -> Array:
-    """Rows with this share of each class, at least `least` of it where there are as many."""
-    members = [rng.permutation(np.flatnonzero(y == c)) for c in np.unique(y)]
-    return np.sort(np.concatenate([rows[: max(round(share * len(rows)), least)] for rows in members]))
 
 
 def _chosen(classifier: Classifier, train: _Rows, val: _Rows) -> dict[str, float]:

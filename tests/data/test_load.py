@@ -62,6 +62,30 @@ def test_training_data_may_be_named_by_themselves(labelled):
     assert rows(data.test) == rows(load(first).test)
 
 
+def test_few_labels_are_drawn_class_by_class_from_what_the_split_left(labelled):
+    path = labelled(train=200)
+    whole, fifth = load(path), load(path, labels=0.2)
+    for part, size in (("train", 32), ("val", 8)):
+        assert rows(fifth.parts[part]) < rows(whole.parts[part])
+        assert torch.bincount(fifth.parts[part].y).tolist() == [size // 2] * 2
+    assert len(fifth.test) == len(whole.test)
+    assert torch.equal(fifth.mean, whole.mean)  # series without their labels are still known
+    assert rows(load(path, labels=0.2).train) == rows(fifth.train)
+
+
+@pytest.mark.parametrize("labels", [0.0, -0.1, 1.5])
+def test_a_share_of_labels_is_a_share(labelled, labels):
+    with pytest.raises(OptionError, match=r"--labels .*expected a share above 0"):
+        load(labelled(), labels=labels)
+
+
+def test_a_share_of_labels_needs_labels(labelled, table):
+    with pytest.raises(OptionError, match=r"--labels 0\.5: toy has none"):
+        load(labelled(), labels=0.5, train_data="test")
+    with pytest.raises(OptionError, match=r"--labels 0\.5 has no meaning here"):
+        load(table(300)[0], labels=0.5, context=8, horizon=3)
+
+
 def test_the_split_neither_loses_nor_repeats_a_series(labelled):
     path = labelled()
     data = load(path)

@@ -13,13 +13,20 @@ from tstk.data.dataset import Dataset, missing, statistics
 from tstk.data.find import PARTS
 from tstk.data.parts import Labelled, Part, Windows
 from tstk.data.raw import Raw, Table
-from tstk.data.splits import borders, by_group, stratified
+from tstk.data.splits import borders, by_group, few, stratified
 from tstk.errors import DataError, OptionError
 from tstk.records import Spec
 
 
 def series(
-    name: str, raws: dict[str, Raw], fraction: float, seed: int, borrow: bool, length: int | None, scale: str
+    name: str,
+    raws: dict[str, Raw],
+    fraction: float,
+    seed: int,
+    labels: float,
+    borrow: bool,
+    length: int | None,
+    scale: str,
 ) -> Dataset:
     """A data set of series, for classification if they are labelled.
 
@@ -28,6 +35,7 @@ def series(
         raws: "train" and, where they exist, "val" and "test"
         fraction: share of the training part to validate on, if there is no "val"
         seed: of that choice
+        labels: share of the training and validation series to keep, class by class
         borrow: validate on the test part
         length: samples that a series may have; None means those of the longest
         scale: "standard" or "none"
@@ -58,6 +66,16 @@ def series(
         rows, split = _split(parts["train"], train.source, fraction, seed)
         parts["train"], parts["val"] = parts["train"].take(rows[0]), parts["train"].take(rows[1])
         notes.append(split)
+    mean, std = _scale(parts["train"].x, scale)
+    if labels < 1:
+        if not classes:
+            raise OptionError(f"--labels {labels}: {name} has none")
+        rng = np.random.default_rng(seed)
+        for part, least in (("train", 2),) if borrow else (("train", 2), ("val", 1)):
+            one = parts[part]
+            assert one.y is not None
+            parts[part] = one.take(torch.from_numpy(few(one.y.numpy(), labels, least, rng)))
+        notes.append(f"{labels:.0%} of the labels: {len(parts['train'])} series to train on")
     notes += _missing(parts)
     for part, one in parts.items():
         present = set() if one.y is None else set(one.y.tolist())
@@ -67,7 +85,6 @@ def series(
         notes.append("training series are the test series, without labels: transductive")
     elif test is not None and (shared := set(train.groups or ()) & set(test.groups or ())):
         notes.append(f"{len(shared)} groups occur both in training and in test, so figures on the test part flatter")
-    mean, std = _scale(parts["train"].x, scale)
     return Dataset(
         name=name,
         source=_sources(raws),

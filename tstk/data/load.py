@@ -24,6 +24,7 @@ def load(
     test_data: str | None = None,
     val_fraction: float = 0.2,
     split_seed: int = 0,
+    labels: float = 1.0,
     label: str | None = None,
     context: int | None = None,
     horizon: int | None = None,
@@ -41,6 +42,7 @@ def load(
         test_data: name or path of the test data, where they do not lie beside the training data
         val_fraction: share of the training part to validate on, unless there is a validation part
         split_seed: seed of the choice of the validation part
+        labels: share of the training and validation series to keep, class by class, to see what few labels are worth
         label: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
         context: samples of a table that the model sees before it forecasts; 96 if not given
         horizon: samples of a table to forecast; 96 if not given
@@ -57,6 +59,8 @@ def load(
 
     if not 0 < val_fraction < 1:
         raise OptionError(f"--val-fraction {val_fraction}: expected a number between 0 and 1, such as 0.2")
+    if not 0 < labels <= 1:
+        raise OptionError(f"--labels {labels}: expected a share above 0 and up to 1, such as 0.1")
     found = locate(use, data_root)
     parts = _read(found, label)
     if train_data == "test":
@@ -78,9 +82,11 @@ def load(
         raise DataError(f"{found.name}: the parts do not match: {kinds}")
     if tables:
         _refuse(found, "a table", length=length)
+        if labels < 1:
+            raise OptionError(f"--labels {labels} has no meaning here: {found.name} is a table")
         return forecasting(found.name, tables, context, horizon, val_fraction, borrow, scale)
     _refuse(found, "a set of series", context=context, horizon=horizon)
-    return series(found.name, raws, val_fraction, split_seed, borrow, length, scale)
+    return series(found.name, raws, val_fraction, split_seed, labels, borrow, length, scale)
 
 
 def load_part(

@@ -39,6 +39,12 @@ def stratified(y: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
     return np.setdiff1d(np.arange(len(y)), val), val
 
 
+def few(y: Ints, share: float, least: int, rng: np.random.Generator) -> Ints:
+    """Rows with this share of each class, at least `least` of it where there are as many; in ascending order."""
+    members = [rng.permutation(np.flatnonzero(y == c)) for c in np.unique(y)]
+    return np.sort(np.concatenate([rows[: max(round(share * len(rows)), least)] for rows in members]))
+
+
 def by_group(y: Ints, groups: list[str], fraction: float, seed: int) -> tuple[Ints, Ints]:
     """A split that puts every group on one side, as close to the fraction as whole groups allow.
 
