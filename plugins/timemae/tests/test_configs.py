@@ -44,10 +44,9 @@ def test_each_config_resolves_and_its_parts_fit(name):
 @pytest.mark.parametrize(
     ("name", "layers", "pretraining", "head"),
     [
-        ("pretrain", [], 1_017_960, 390),
         ("published", [], 1_017_960, 390),
         ("bert", [], 15_869_166 - 1_542, 1_542),
-        ("pretrain", [("tiny", TINY)], 67_664 - 198, 198),
+        ("published", [("tiny", TINY)], 67_664 - 198, 198),
     ],
 )
 def test_parameters_are_as_many_as_published(name, layers, pretraining, head):
@@ -60,7 +59,7 @@ def test_parameters_are_as_many_as_published(name, layers, pretraining, head):
 
 
 def test_each_part_has_the_published_number_of_parameters():
-    pipeline = bound(shipped("pretrain"))
+    pipeline = bound(shipped("published"))
     places = {id(pipeline.encoder.table)}
     assert count(pipeline.tokenizer) == 4_672
     assert pipeline.encoder.table.numel() == 1_024
@@ -80,8 +79,8 @@ def test_nine_of_sixteen_tokens_of_har_are_hidden():
     data = load()
     series = data.train.batch(torch.arange(4))
     flow = pipeline(series, Draws(0, 1, series.key))
-    assert flow.seen.values.shape == (4, 7, 64)
-    assert flow.decoded.shape == (4, 9, 64)
+    assert flow.seen.values.shape[:2] == (4, 7)
+    assert flow.decoded.shape[:2] == (4, 9)
     published = bound(shipped("published"))
     asked = published(series, Draws(0, 1, series.key)).asked.index
     assert (asked == asked[:1]).all()
