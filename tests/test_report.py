@@ -89,7 +89,7 @@ def test_a_classifier_is_told_with_its_matrix_and_its_classes(run, tmp_path):
     assert page.titles == wanted
     result = json.loads((run / "result.json").read_text())
     assert f"{result['test']['accuracy']:.4f}" in page.text
-    assert f"majority class {result['baseline']['accuracy']:.4f}" in page.text
+    assert f"majority class {result['baselines']['majority class']['accuracy']:.4f}" in page.text
     assert f"epoch {result['selected']['epoch']} of 2" in page.text
 
 
@@ -119,7 +119,7 @@ def test_errors_by_step_average_to_the_score_of_the_run(forecaster, monkeypatch)
     lines = {line.get_label(): float(np.mean(line.get_ydata())) for line in axes.lines}
     result = json.loads((forecaster / "result.json").read_text())
     assert lines["forecast"] == pytest.approx(result["test"]["mse"], rel=1e-4)
-    assert lines["last value"] == pytest.approx(result["baseline"]["mse"], rel=1e-4)
+    assert lines["last value"] == pytest.approx(result["baselines"]["last value"]["mse"], rel=1e-4)
 
 
 @pytest.mark.parametrize("policy", ["tail", "random"])

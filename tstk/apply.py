@@ -23,7 +23,8 @@ from tstk.data.load import load as load_data
 from tstk.data.load import load_part
 from tstk.data.parts import Part
 from tstk.errors import DataError, OptionError
-from tstk.evaluate import baseline, classified, evaluate, in_order
+from tstk.evaluate import evaluate, in_order
+from tstk.naive import Scores, baselines, majority
 from tstk.pipeline import Pipeline
 from tstk.rundir import read_config
 
@@ -63,7 +64,7 @@ def score(
         batch_size: series at a time
 
     Returns:
-        "data", "size", "scores" and "baseline"
+        "data", "size", "scores" and "baselines"
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -78,7 +79,7 @@ def score(
         "data": name,
         "size": len(part),
         "scores": evaluate(pipeline, part, seed=seed, batch_size=batch_size),
-        "baseline": _baseline(pipeline, part),
+        "baselines": _baselines(pipeline, part),
     }
 
 
@@ -218,14 +219,13 @@ def _collected(pipeline: Pipeline, part: Part, batch_size: int, answer: Any) -> 
         return torch.cat([answer(series).cpu() for series in in_order(part, batch_size, pipeline.mean.device)])
 
 
-def _baseline(pipeline: Pipeline, part: Part) -> dict[str, Any]:
-    """As `evaluate.baseline`, from what the run knows of its training part."""
+def _baselines(pipeline: Pipeline, part: Part) -> Scores:
+    """As `naive.baselines`, from what the run knows of its training part; of seasons it knows nothing."""
     if pipeline.spec.horizon is not None:
-        return baseline(pipeline, part, part)
+        return baselines(pipeline, part, part)
     if pipeline.head is None or part.y is None:
         return {}
-    majority = torch.tensor(pipeline.spec.counts).argmax()
-    return {"what": "majority class", **classified(part.y, majority.expand(len(part.y)))}
+    return majority(torch.tensor(pipeline.spec.counts), part.y)
 
 
 def _dates(use: str, data_root: str | None, steps: int) -> NDArray[np.datetime64] | None:

@@ -97,29 +97,3 @@ def standard_error(truth: Tensor, guess: Tensor, groups: list[str] | None = None
         return float(each.std() / len(each) ** 0.5)
     share = float(right[known].mean())
     return (share * (1 - share) / max(int(known.sum()), 1)) ** 0.5
-
-
-def baseline(pipeline: Pipeline, train: Part, part: Part, batch_size: int = 256) -> dict[str, float | str]:
-    """What a trivial answer scores: the majority class, or the last value repeated."""
-    if pipeline.spec.horizon is not None:
-        squares = absolutes = count = torch.zeros((), dtype=torch.float64)
-        for series in in_order(part, batch_size, "cpu"):
-            if series.y is None:
-                continue
-            last = last_observed(series)
-            error = ((series.y - last) / pipeline.std.cpu()).double()
-            known = error.isfinite()
-            squares, absolutes = squares + error[known].square().sum(), absolutes + error[known].abs().sum()
-            count = count + known.sum()
-        return {"what": "last value", "mse": float(squares / count), "mae": float(absolutes / count)}
-    if pipeline.head is not None and part.y is not None and train.y is not None:
-        majority = torch.bincount(train.y).argmax()
-        return {"what": "majority class", **classified(part.y, majority.expand(len(part.y)))}
-    return {}
-
-
-def last_observed(series: Series) -> Tensor:
-    """[B, C, 1], each channel's latest sample that was observed; 0 if none was."""
-    steps = torch.arange(series.x.shape[-1])
-    last = torch.where(series.mask, steps, -1).amax(-1, keepdim=True)
-    return series.x.gather(-1, last.clamp(min=0)) * (last >= 0)

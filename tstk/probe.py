@@ -29,6 +29,7 @@ from tstk.data.parts import Part
 from tstk.data.splits import few
 from tstk.errors import DataError, NeedsError, OptionError
 from tstk.evaluate import classified, in_order
+from tstk.naive import majority
 from tstk.pipeline import Pipeline
 from tstk.records import Series
 from tstk.rundir import read_config
@@ -86,8 +87,8 @@ def probe(
         say: receives lines for the user
 
     Returns:
-        "run", "data", "classifier", "features", "pool", "width", "classes", "sizes", "baseline" and "results": for each
-        share and each kind of weights "accuracy" and "f1_macro", their deviation over seeds, their margin over
+        "run", "data", "classifier", "features", "pool", "width", "classes", "sizes", "baselines" and "results": for
+        each share and each kind of weights "accuracy" and "f1_macro", their deviation over seeds, their margin over
         untrained weights, and "trials", one per seed
 
     Raises:
@@ -124,7 +125,6 @@ def probe(
             results.append(_summary("untrained", share, guesses))
             for score in ("accuracy", "f1_macro"):
                 results[-2]["margin_" + score] = results[-2][score] - results[-1][score]
-    majority = np.bincount(trained["train"].y).argmax()
     return {
         "run": str(run),
         "data": held.name,
@@ -134,10 +134,7 @@ def probe(
         "width": trained["train"].x.shape[1],
         "classes": list(held.classes),
         "sizes": {name: len(rows.y) for name, rows in trained.items()},
-        "baseline": {
-            "what": "majority class",
-            **_scored(trained["test"].y, np.full(len(held.parts["test"]), majority)),
-        },
+        "baselines": majority(torch.from_numpy(np.bincount(trained["train"].y)), torch.from_numpy(trained["test"].y)),
         "results": results,
     }
 

@@ -3,7 +3,7 @@
     model.safetensors   the best weights by validation, with the data's scaling
     config.json         resolved options with qualified names, Spec, class names, versions
     metrics.jsonl       a line per epoch
-    result.json         scores, baseline, parameters, seconds, the command
+    result.json         scores, baselines, parameters, seconds, the command
 
 Nothing here imports torch; `tstk/checkpoint.py` has the weights.
 """

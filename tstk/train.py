@@ -20,7 +20,8 @@ from tstk.data.dataset import Dataset
 from tstk.data.load import load
 from tstk.engine import Fitted, Watcher, fit
 from tstk.errors import OptionError, TrainingError
-from tstk.evaluate import baseline, evaluate
+from tstk.evaluate import evaluate
+from tstk.naive import baselines
 from tstk.pipeline import Pipeline
 from tstk.rundir import WEIGHTS, write_json
 
@@ -128,7 +129,7 @@ def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, c
         "data": data.name,
         "test": evaluate(pipeline, part, seed=config.options("train")["seed"]) if part is not None else {},
         "val": fitted.best["val"],
-        "baseline": baseline(pipeline, data.train, part) if part is not None else {},
+        "baselines": baselines(pipeline, data.train, part) if part is not None else {},
         "selected": {"epoch": fitted.best["epoch"], "of": len(fitted.history), "by": config.options("train")["select"]},
         "parameters": sum(p.numel() for p in pipeline.parameters()),
         "trainable": sum(p.numel() for p in pipeline.parameters() if p.requires_grad),

@@ -47,7 +47,7 @@ def test_eval_repeats_the_test_scores_of_training(tstk, run):
     found = json.loads(tstk("eval", run, "--json").stdout)
     kept = json.loads((run / "result.json").read_text())
     assert found["scores"] == pytest.approx(kept["test"])
-    assert found["baseline"] == pytest.approx(kept["baseline"])
+    assert found["baselines"]["majority class"] == pytest.approx(kept["baselines"]["majority class"])
 
 
 def test_eval_does_not_depend_on_the_size_of_batches(tstk, run):

@@ -6,7 +6,7 @@ import click
 import rich_click
 
 from tstk.cli.run_options import applied
-from tstk.cli.say import as_json, beside, examples, scores
+from tstk.cli.say import as_json, examples, scores
 
 
 @click.command(
@@ -26,5 +26,5 @@ def command(run: str, data: str | None, data_root: str | None, label: str | None
     if json_:
         as_json(result)
         return
-    scores({run: result["scores"], **beside(result["baseline"])})
+    scores({run: result["scores"], **result["baselines"]})
     click.echo(f"\n{result['size']:,} series or windows of {result['data']}")

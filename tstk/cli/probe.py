@@ -116,7 +116,6 @@ def command(
 
 
 def _show(result: dict[str, Any]) -> None:
-    baseline = result["baseline"]
     rows = [
         [
             row["weights"],
@@ -129,7 +128,8 @@ def _show(result: dict[str, Any]) -> None:
         ]
         for row in result["results"]
     ]
-    rows.append([baseline["what"], None, None, number(baseline["accuracy"]), number(baseline["f1_macro"]), None, None])
+    for what, scored in result["baselines"].items():
+        rows.append([what, None, None, number(scored["accuracy"]), number(scored["f1_macro"]), None, None])
     head = ["weights", "share", "labels", "accuracy", "f1_macro", "margin", "chosen"]
     table(head, rows, right=head[1:6])
     sizes = ", ".join(f"{size:,} {part}" for part, size in result["sizes"].items())

@@ -85,8 +85,3 @@ def _cell(part: Mapping[str, Any], name: str) -> str | None:
         return None
     error = part.get(f"{name}_se")
     return number(part[name]) + (f" ± {number(error)}" if error is not None else "")
-
-
-def beside(baseline: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The baseline as a column of its own, named by what it is."""
-    return {str(baseline["what"]): baseline} if baseline else {}

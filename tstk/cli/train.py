@@ -10,7 +10,7 @@ import click
 import rich_click
 
 from tstk.cli.options import TYPED, Configured
-from tstk.cli.say import as_json, beside, examples, note, scores, table
+from tstk.cli.say import as_json, examples, note, scores, table
 from tstk.config import Config
 from tstk.errors import TstkError
 from tstk.registry import SLOTS
@@ -107,7 +107,7 @@ def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
 
 
 def _report(result: dict[str, Any], out: Path) -> None:
-    scores({"test": result["test"], "val": result["val"], **beside(result["baseline"])})
+    scores({"test": result["test"], "val": result["val"], **result["baselines"]})
     selected = result["selected"]
     click.echo(
         f"\n{result['parameters']:,} parameters, {result['trainable']:,} of them trained, in "

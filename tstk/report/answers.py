@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.draws import Draws
-from tstk.evaluate import last_observed
+from tstk.naive import last_value
 from tstk.records import Flow, Series
 from tstk.report.known import Known
 from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, panel, panels, paragraph, table
@@ -109,7 +109,7 @@ def _by_step(known: Known) -> tuple[str, str]:
         guess, cpu = known.pipeline.predict(series).cpu(), series.to("cpu")
         assert cpu.y is not None
         model.append(((guess - cpu.y) / std).square())
-        naive.append(((last_observed(cpu) - cpu.y) / std).square())
+        naive.append(((last_value(cpu) - cpu.y) / std).square())
     errors = [torch.cat(each).nanmean((0, 1)) for each in (model, naive)]
     ahead = np.arange(1, len(errors[0]) + 1)
 

@@ -33,10 +33,10 @@ def opening(known: Known) -> Section:
     """Title, score cards beside the baseline, and the facts."""
     result = known.result
     part, scores = _scores(known)
-    baseline = result.get("baseline", {})
+    trivial = result.get("baselines", {})
     cards = []
     for name in [n for n in SCORES if n in scores] or [n for n in scores if n == "loss" or not _same(scores, n)]:
-        beside = f"{baseline['what']} {number(baseline[name])}" if name in baseline else ""
+        beside = ", ".join(f"{what} {number(scored[name])}" for what, scored in trivial.items() if name in scored)
         cards.append(
             f'<div class="card"><span class="dim">{escape(SCORES.get(name, name))}, {part}</span>'
             f'<b>{number(scores[name])}</b><span class="dim">{escape(beside)}</span></div>'
