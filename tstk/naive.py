@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tstk.evaluate import classified, in_order
 from tstk.records import Series
@@ -67,7 +68,8 @@ def last_season(series: Series, lag: int) -> Tensor:
 def period(part: Part, windows: int = 256) -> int:
     """Of all periods that the context holds, the one whose repetition has the least absolute error.
 
-    A multiple of the period does about as well, so the shortest is taken that comes within a fiftieth of the best.
+    A multiple of the period does about as well, so of those better than their neighbours the shortest is taken that comes within
+    a twentieth of the best.
 
     Args:
         part: windows with their future
@@ -78,7 +80,8 @@ def period(part: Part, windows: int = 256) -> int:
     scale = series.x.std((0, 2), keepdim=True).clamp(min=1e-8)
     lags = range(1, series.x.shape[-1] + 1)
     errors = torch.stack([((last_season(series, lag) - series.y) / scale).abs().nanmean() for lag in lags])
-    return lags[int((errors <= 1.02 * errors.min()).int().argmax())]
+    lowest_around = -F.max_pool1d(-errors[None], 3, 1, 1)[0]
+    return lags[int(((errors == lowest_around) & (errors <= 1.05 * errors.min())).int().argmax())]
 
 
 def _errors(answer: Answer, part: Part, std: Tensor, batch_size: int) -> dict[str, float]:
