@@ -68,8 +68,8 @@ def last_season(series: Series, lag: int) -> Tensor:
 def period(part: Part, windows: int = 256) -> int:
     """Of all periods that the context holds, the one whose repetition has the least absolute error.
 
-    A multiple of the period does about as well, so of those better than their neighbours the shortest is taken that comes within
-    a twentieth of the best.
+    A multiple of the period does about as well, so of those better than their neighbours the shortest is taken that
+    comes within a twentieth of the best.
 
     Args:
         part: windows with their future
