@@ -30,7 +30,7 @@ def baselines(pipeline: Pipeline, train: Part, part: Part, batch_size: int = 256
         train: what a trivial answer may learn from
         part: what to answer for
     """
-    if pipeline.spec.horizon is not None:
+    if pipeline.spec.horizon is not None and (pipeline.head is not None or pipeline.foretells):
         lag = period(train)
         answers: dict[str, Answer] = {"last value": last_value}
         if lag > 1:

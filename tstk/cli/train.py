@@ -14,6 +14,7 @@ from tstk.cli.say import as_json, examples, note, scores, table
 from tstk.config import Config
 from tstk.errors import TstkError
 from tstk.registry import SLOTS
+from tstk.rundir import read_config
 
 if TYPE_CHECKING:
     from tstk.data.dataset import Dataset
@@ -116,7 +117,8 @@ def _report(result: dict[str, Any], out: Path) -> None:
     run = shlex.quote(str(out))
     click.echo(f"The run is {click.style(str(out), bold=True)}. Next:")
     if result["task"] == "pretraining":
-        click.echo(f"  tstk train --from {run} --head linear")
+        head = "linear" if read_config(out)["spec"]["horizon"] is None else "forecast"
+        click.echo(f"  tstk train --from {run} --head {head}")
     else:
         click.echo(
             f"  tstk eval {run}\n  tstk predict {run} --out predictions."
