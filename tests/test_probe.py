@@ -102,6 +102,18 @@ def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier
     assert row(found, share=0.3)["accuracy"] < row(want, share=0.3)["accuracy"] - 0.1
 
 
+@pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
+def test_a_setting_that_is_given_is_not_chosen(pretrained, classifier):
+    (trial,) = row(probe(pretrained, classifier=classifier, setting=3))["trials"]
+    assert 3 in trial["chosen"].values()
+
+
+@pytest.mark.parametrize(("classifier", "setting"), [("linear", 0), ("svm", -1.0), ("knn", 2.5)])
+def test_a_setting_that_cannot_be_is_refused(pretrained, classifier, setting):
+    with pytest.raises(OptionError, match="setting="):
+        probe(pretrained, classifier=classifier, setting=setting)
+
+
 def test_a_run_that_was_validated_on_test_is_not_probed_with_it(tmp_path):
     data = {"use": "har-demo", "val_data": "test"}
     said = []

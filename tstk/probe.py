@@ -65,6 +65,7 @@ def probe(
     pool: Pool = "mean",
     labels: Sequence[float] = (1.0,),
     seeds: Sequence[int] = (0,),
+    setting: float | None = None,
     untrained: bool = False,
     batch_size: int = 256,
     say: Callable[[str], None] = lambda line: None,
@@ -82,6 +83,8 @@ def probe(
         labels: shares of the labels to learn from, class by class; of each class at least two series to fit and one
             to choose by, where it has them
         seeds: of the choice of labels, if a share is below 1, and of untrained weights
+        setting: of the classifier, instead of choosing it by validation: C of linear and svm, neighbours of knn;
+            1 is what papers mean that mention none
         untrained: score the same architecture with fresh weights, too
         batch_size: series at a time
         say: receives lines for the user
@@ -101,6 +104,9 @@ def probe(
         raise OptionError(f"labels={list(labels)}: expected shares above 0 and up to 1, such as 1.0,0.1")
     if not seeds or min(seeds) < 0:
         raise OptionError(f"seeds={list(seeds)}: expected at least one, none negative, such as 0,1,2")
+    if setting is not None and (setting <= 0 or (classifier == "knn" and setting != int(setting))):
+        what = "a whole number of neighbours" if classifier == "knn" else "C, a number above 0"
+        raise OptionError(f"setting={setting}: expected {what}")
     pipeline, found = load(run), read_config(run)
     held = _held(found, data, data_root, label, say)
     if features == "codes" and pipeline.tokenizer.out.vocab is None:
@@ -119,9 +125,11 @@ def probe(
     for share in labels:
         # with all labels nothing is drawn, and with the same weights every seed would say the same
         drawn = seeds if share < 1 else seeds[:1]
-        results.append(_summary("trained", share, [_trial(trained, classifier, share, seed) for seed in drawn]))
+        results.append(
+            _summary("trained", share, [_trial(trained, classifier, setting, share, seed) for seed in drawn])
+        )
         if fresh:
-            guesses = [_trial(rows, classifier, share, seed) for seed, rows in fresh.items()]
+            guesses = [_trial(rows, classifier, setting, share, seed) for seed, rows in fresh.items()]
             results.append(_summary("untrained", share, guesses))
             for score in ("accuracy", "f1_macro"):
                 results[-2]["margin_" + score] = results[-2][score] - results[-1][score]
@@ -251,31 +259,35 @@ def _rows(
 # ------------------------------------------------------------------ classifiers
 
 
-def _trial(parts: dict[str, _Rows], classifier: Classifier, share: float, seed: int) -> dict[str, Any]:
+def _trial(
+    parts: dict[str, _Rows], classifier: Classifier, setting: float | None, share: float, seed: int
+) -> dict[str, Any]:
     """One classifier, from the choice of labels to its score on the test part."""
     rng = np.random.default_rng(seed)
     train, val = parts["train"], parts["val"]
     if share < 1:
         train, val = train.take(few(train.y, share, 2, rng)), val.take(few(val.y, share, 1, rng))
-    setting = _chosen(classifier, train, val)
+    settings = _settings(classifier, train.x.shape[1], len(train.y), setting)
+    best = _chosen(classifier, settings, train, val) if len(settings) > 1 else settings[0]
     known = train + val
-    guess = _fitted(classifier, setting, known).predict(parts["test"].x)
-    return {"seed": seed, "count": len(known.y), "chosen": setting, **_scored(parts["test"].y, guess)}
+    guess = _fitted(classifier, best, known).predict(parts["test"].x)
+    return {"seed": seed, "count": len(known.y), "chosen": best, **_scored(parts["test"].y, guess)}
 
 
-def _chosen(classifier: Classifier, train: _Rows, val: _Rows) -> dict[str, float]:
+def _chosen(classifier: Classifier, settings: list[dict[str, float]], train: _Rows, val: _Rows) -> dict[str, float]:
     """The setting that serves validation best; of equals the one that bends least to the training data."""
-    settings = _settings(classifier, train.x.shape[1], len(train.y))
     scores = [float((_fitted(classifier, s, train).predict(val.x) == val.y).mean()) for s in settings]
     return settings[int(np.argmax(scores))]
 
 
-def _settings(classifier: Classifier, width: int, rows: int) -> list[dict[str, float]]:
-    """What to choose from, the stiffest first."""
+def _settings(classifier: Classifier, width: int, rows: int, given: float | None) -> list[dict[str, float]]:
+    """What to choose from, the stiffest first; only what is given, if something is."""
     if classifier == "linear":
-        return [{"C": c} for c in (0.001, 0.01, 0.1, 1.0, 10.0)]
+        return [{"C": c} for c in ((0.001, 0.01, 0.1, 1.0, 10.0) if given is None else (given,))]
     if classifier == "knn":
-        return [{"n_neighbors": k} for k in (15, 9, 5, 3, 1) if k <= rows]
+        return [{"n_neighbors": k} for k in ((15, 9, 5, 3, 1) if given is None else (int(given),)) if k <= rows]
+    if given is not None:
+        return [{"C": given, "gamma": 1 / width}]
     return [{"C": c, "gamma": g / width} for c in (1.0, 10.0, 100.0) for g in (0.1, 1.0, 10.0)]
 
 

@@ -72,6 +72,11 @@ def _several(kind: type) -> Callable[[click.Context, click.Parameter, str], list
     callback=_several(int),
     help="of the choice of labels and of untrained weights, such as 0,1,2",
 )
+@rich_click.option(
+    "--setting",
+    type=float,
+    help="of the classifier, instead of choosing it by validation: C of linear and svm, neighbours of knn",
+)
 @rich_click.option("--untrained", is_flag=True, help="score the same architecture with fresh weights beside it")
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def command(
@@ -85,6 +90,7 @@ def command(
     pool: Pool,
     labels: list[float],
     seeds: list[int],
+    setting: float | None,
     untrained: bool,
     json_: bool,
 ) -> None:
@@ -105,6 +111,7 @@ def command(
         pool=pool,
         labels=labels,
         seeds=seeds,
+        setting=setting,
         untrained=untrained,
         batch_size=batch_size,
         say=note,
