@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def duel(benchmark, request):
-    """`duel(case, name)`: shows one contender's rounds, or skips with the reason; returns all ratios to ours, by name."""
+    """`duel(case, name)`: shows one contender's rounds, or skips with the reason; returns the ratios by name."""
 
     def run(case: Case, name: str) -> dict[str, float]:
         config = request.config

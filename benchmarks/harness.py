@@ -225,7 +225,8 @@ def summary(record: Record) -> Iterator[str]:
             against = ", ".join(f"{name} x{ratio:.2f} [{low:.2f}, {high:.2f}]" for ratio, (low, high), name in others)
             limit = f" ({rows[ours]['x_limit']:.2f} x {table['limit']})" if table["limit"] else ""
             yield f"  {table['clock']}: {ours} {rows[ours]['median'] * 1e3:.4g} ms{limit}; {against}"
-        yield f"  {table['rounds']} rounds, {table['dropped']} dropped{table['why_invalid'] and '; INVALID: '}{table['why_invalid']}"
+        fault = table["why_invalid"] and f"; INVALID: {table['why_invalid']}"
+        yield f"  {table['rounds']} rounds, {table['dropped']} dropped{fault}"
     for name, why in record.out.items():
         yield f"  {name}: {why}"
 
@@ -264,7 +265,7 @@ def _call(case: Case, function: Callable[..., Any], inputs: Inputs) -> Callable[
 
 
 def _timers(case: Case, ready: Mapping[str, Callable[..., Any]], inputs: Inputs, record: Record) -> dict[str, Timers]:
-    """Clocks by kind; on a GPU also those of the kernels alone, with inputs in its cache and with inputs that are not."""
+    """Clocks by kind; on a GPU also those of the kernels alone, with inputs out of its cache and in it."""
     device, machine = case.device, clocks.machine(case.device)
     calls = {name: _call(case, function, inputs) for name, function in ready.items()}
     kinds = {"wall": {name: clocks.wall(call, device) for name, call in calls.items()}}

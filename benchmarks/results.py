@@ -1,4 +1,4 @@
-"""Results on disk: one JSON file per operation, rewritten after every case, so that a run that is cut leaves what it had."""
+"""Results on disk: a JSON file per operation, rewritten after every case, so that a run cut short leaves what it had."""
 
 from __future__ import annotations
 

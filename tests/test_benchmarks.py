@@ -50,7 +50,9 @@ def test_paired_ratios_are_right_on_a_machine_that_drifts():
     found = paired(times["peer"], times["ours"])
     assert found["ratio"] == pytest.approx(2.5, rel=0.02)
     low, high = found["interval"]
-    assert low <= 2.5 * 1.01 and high >= 2.5 * 0.99 and high - low < 0.1
+    assert low <= 2.5 * 1.01
+    assert high >= 2.5 * 0.99
+    assert high - low < 0.1
 
 
 def test_the_interval_covers_the_true_ratio_about_as_often_as_it_says():
@@ -155,12 +157,13 @@ def test_who_is_absent_or_fails_is_recorded_with_the_reason_and_stops_nobody():
     assert record.out == {"missing": "absent: not installed here", "fails": "failed: RuntimeError: no such kernel"}
     assert "ours" in record.rounds
     text = "\n".join(summary(record))
-    assert "not installed here" in text and "no such kernel" in text
+    assert "not installed here" in text
+    assert "no such kernel" in text
 
 
 def test_nothing_is_timed_where_ours_is_wrong():
     record = measure(doubled({"ours": plain(lambda x: 3 * x), "right": plain(lambda x: 2 * x)}), 0.05)
-    assert record.tables == [] and record.rounds == {}
+    assert (record.tables, record.rounds) == ([], {})
     assert record.out["ours"].startswith("refused")
 
 
@@ -171,5 +174,6 @@ def test_results_are_written_as_they_come(tmp_path):
     results.add(measure(harness.replace(case, threads=2), 0.02))
     (path,) = (tmp_path / "out").iterdir()
     page = json.loads(path.read_text())
-    assert path.name == "double.json" and page["run"] == "one" and page["environment"]["packages"]["torch"]
+    assert (path.name, page["run"]) == ("double.json", "one")
+    assert page["environment"]["packages"]["torch"]
     assert [table["threads"] for table in page["tables"]] == [1, 2]
