@@ -150,6 +150,12 @@ def compiled(call: Callable[..., Any], full: bool, setting: str = "", **rest: An
     return Contender(prepare, f"torch.compile; {setting}".rstrip("; "), **rest)
 
 
+def weights(output: Tensor) -> Tensor:
+    """What an output (the first, if there are several) is weighed with before it is differentiated; always the same."""
+    draw = torch.Generator(output.device).manual_seed(1)
+    return torch.randn(output.shape, generator=draw, device=output.device).to(output.dtype)
+
+
 def peer(module: str) -> ModuleType:
     """Another project's module.
 
@@ -253,13 +259,11 @@ def _call(case: Case, function: Callable[..., Any], inputs: Inputs) -> Callable[
     leaves = [x.detach().requires_grad_() if i in case.gradients else x for i, x in enumerate(inputs)]
     wanted = [leaves[i] for i in case.gradients]
     value = function(*leaves)
-    value = value[0] if isinstance(value, tuple) else value
-    draw = torch.Generator(case.device).manual_seed(1)
-    weights = torch.randn(value.shape, generator=draw, device=value.device).to(value.dtype)
+    weighed = weights(value[0] if isinstance(value, tuple) else value)
 
     def call() -> tuple[Any, Sequence[Tensor]]:
         output = function(*leaves)
-        return output, torch.autograd.grad(output[0] if isinstance(output, tuple) else output, wanted, weights)
+        return output, torch.autograd.grad(output[0] if isinstance(output, tuple) else output, wanted, weighed)
 
     return call
 
@@ -289,7 +293,7 @@ def _timers(case: Case, ready: Mapping[str, Callable[..., Any]], inputs: Inputs,
 def _head(case: Case, record: Record) -> dict[str, Any]:
     what = ("op", "name", "size", "dtype", "device", "threads", "passes", "ours", "flops", "bytes")
     limit = case.limit[0] if case.limit else ""
-    return {key: getattr(case, key) for key in what} | {"limit": limit, "out": record.out}
+    return {"case": str(case)} | {key: getattr(case, key) for key in what} | {"limit": limit, "out": record.out}
 
 
 def _line(error: Exception) -> str:

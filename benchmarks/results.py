@@ -1,4 +1,4 @@
-"""Results on disk: a JSON file per operation, rewritten after every case, so that a run cut short leaves what it had."""
+"""Results on disk: one JSON file per operation, rewritten after each case: a run cut short leaves what it had."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Record
+from benchmarks.harness import Case, Record
 
 FORMAT = 1
 ROOT = Path(__file__).parents[1]
@@ -23,30 +23,41 @@ VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFF
 
 
 class Results:
-    """The records of one run.
+    """The records of one run, in a folder.
 
     Args:
         folder: where the files go; none keeps nothing
-        run: name of the run, the same for all processes that measure it
+        run: name of the run; several processes that name the same one add to it, else what was there is replaced
     """
 
     def __init__(self, folder: str | Path | None, run: str = "") -> None:
         self.folder = Path(folder) if folder else None
         self.run = run or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        self._tables: dict[str, list[dict[str, Any]]] = {}
         self._environment = environment() if folder else {}
+
+    def __contains__(self, case: Case) -> bool:
+        """Whether this run has measured a case already."""
+        return any(table["case"] == str(case) for table in self._tables(case.op))
 
     def add(self, record: Record) -> None:
         """Write what became of a case; one in which ours was not timed is no result."""
-        tables = self._tables.setdefault(record.case.op, [])
-        tables += record.tables
-        if self.folder and record.tables:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"{record.case.op}.json"
-            page = {"format": FORMAT, "run": self.run, "environment": self._environment, "tables": tables}
-            aside = path.with_suffix(".part")
-            aside.write_text(json.dumps(page, indent=1) + "\n")
-            aside.replace(path)
+        if self.folder is None or not record.tables:
+            return
+        tables = self._tables(record.case.op) + record.tables
+        page = {"format": FORMAT, "run": self.run, "environment": self._environment, "tables": tables}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.folder / f"{record.case.op}.part"
+        aside.write_text(json.dumps(page, indent=1) + "\n")
+        aside.replace(self._path(record.case.op))
+
+    def _path(self, op: str) -> Path:
+        return self.folder / f"{op}.json"
+
+    def _tables(self, op: str) -> list[dict[str, Any]]:
+        if self.folder is None or not self._path(op).exists():
+            return []
+        page = json.loads(self._path(op).read_text())
+        return page["tables"] if page["run"] == self.run else []
 
 
 def environment() -> dict[str, Any]:
