@@ -75,7 +75,7 @@ def tabulate(times: Times, ours: str) -> dict[str, Any]:
     table["control"] = control | {"bounds": [low, high]}
     table["machine"] = {name: _spread(kept[name]) for name in (GEMM, FILL, LIMIT) if name in kept}
     table["contenders"] = {}
-    for name in kept.keys() - {GEMM, FILL, LIMIT, AGAIN}:
+    for name in (name for name in kept if name not in (GEMM, FILL, LIMIT, AGAIN)):
         row = _spread(kept[name]) | paired(kept[name], kept[ours])
         if LIMIT in kept:
             row["x_limit"] = paired(kept[name], kept[LIMIT])["ratio"]

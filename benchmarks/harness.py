@@ -178,7 +178,7 @@ def measure(case: Case, budget: float) -> Record:
     """Gate every contender, then time those that passed, in turn.
 
     Args:
-        budget: seconds for the rounds of one kind of clock
+        budget: seconds for the rounds of one kind of clock; 0 for no timing at all
     """
     clocks.settle(case.device, case.threads)
     record, inputs = Record(case), case.inputs(0, case.device)
@@ -190,7 +190,7 @@ def measure(case: Case, budget: float) -> Record:
             record.out[name] = f"{type(reason).__name__.lower()}: {reason}"
         except Exception as error:  # a peer that cannot do this shape here must not stop the others
             record.out[name] = f"failed: {_line(error)}"
-    if case.ours not in ready:
+    if case.ours not in ready or not budget:
         return record
     if case.limit:
         ready[LIMIT] = case.limit[1].prepare(*inputs)
@@ -240,7 +240,7 @@ def summary(record: Record) -> Iterator[str]:
 def _enter(case: Case, contender: Contender, inputs: Inputs, judge: Judge) -> tuple[Callable[..., Any], dict[str, Any]]:
     begin = time.perf_counter()
     function = contender.prepare(*inputs)
-    call = _call(case, function, inputs)
+    call = bind(case, function, inputs)
     answer, gradients = call()
     clocks.sync(case.device)
     first = time.perf_counter() - begin
@@ -253,7 +253,7 @@ def _enter(case: Case, contender: Contender, inputs: Inputs, judge: Judge) -> tu
     return function, {"gate": "passed", "error": verdict.error, "first_call": first, "peak_bytes": peak}
 
 
-def _call(case: Case, function: Callable[..., Any], inputs: Inputs) -> Callable[[], tuple[Any, Sequence[Tensor]]]:
+def bind(case: Case, function: Callable[..., Any], inputs: Inputs) -> Callable[[], tuple[Any, Sequence[Tensor]]]:
     if not case.gradients:
         return lambda: (function(*inputs), ())
     leaves = [x.detach().requires_grad_() if i in case.gradients else x for i, x in enumerate(inputs)]
@@ -271,7 +271,7 @@ def _call(case: Case, function: Callable[..., Any], inputs: Inputs) -> Callable[
 def _timers(case: Case, ready: Mapping[str, Callable[..., Any]], inputs: Inputs, record: Record) -> dict[str, Timers]:
     """Clocks by kind; on a GPU also those of the kernels alone, with inputs out of its cache and in it."""
     device, machine = case.device, clocks.machine(case.device)
-    calls = {name: _call(case, function, inputs) for name, function in ready.items()}
+    calls = {name: bind(case, function, inputs) for name, function in ready.items()}
     kinds = {"wall": {name: clocks.wall(call, device) for name, call in calls.items()}}
     kinds["wall"] |= {name: clocks.steady(clocks.wall(call, device)) for name, call in machine.items()}
     if device != "cuda":
@@ -282,7 +282,7 @@ def _timers(case: Case, ready: Mapping[str, Callable[..., Any]], inputs: Inputs,
         timers: Timers = {name: clocks.steady(clocks.replay([call])) for name, call in machine.items()}
         for name, function in ready.items():
             try:
-                timers[name] = clocks.replay([_call(case, function, one) for one in some])
+                timers[name] = clocks.replay([bind(case, function, one) for one in some])
             except RuntimeError as error:
                 record.out[f"{name}, {kind}"] = f"failed: not captured: {_line(error)}"
         if case.ours in timers:

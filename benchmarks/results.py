@@ -57,7 +57,11 @@ class Results:
         if self.folder is None or not self._path(op).exists():
             return []
         page = json.loads(self._path(op).read_text())
-        return page["tables"] if page["run"] == self.run else []
+        if page["run"] != self.run:
+            return []
+        if (then := page["environment"]["commit"]) != (now := self._environment["commit"]):
+            raise ValueError(f"run {self.run!r} began at commit {then}, and this is {now}: begin another")
+        return page["tables"]
 
 
 def environment() -> dict[str, Any]:

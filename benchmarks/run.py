@@ -31,16 +31,20 @@ def main() -> int:
         "--within", type=float, default=float("inf"), metavar="SECONDS", help="begin no case after that"
     )
     parser.add_argument("--match", default="", metavar="TEXT", help="only cases with this in their name")
+    parser.add_argument("--gates", action="store_true", help="no timing: compile, and see whether answers are right")
+    parser.add_argument("--part", type=int, default=0, metavar="I", help="only every --parts'th case, from the I'th on")
+    parser.add_argument("--parts", type=int, default=1, metavar="N", help="into which the cases are dealt")
     asked = parser.parse_args()
-    begin, results, wrong, left = time.monotonic(), Results(asked.results, asked.run), 0, 0
+    begin, results, number, wrong, left = time.monotonic(), Results(asked.results, asked.run), -1, 0, 0
     for operation in asked.operations:
         for case in import_module(f"benchmarks.test_{operation}").cases(asked.full, asked.device):
-            if asked.match not in str(case) or case in results:
+            number += 1
+            if asked.match not in str(case) or case in results or number % asked.parts != asked.part:
                 continue
             if time.monotonic() - begin > asked.within:
                 left += 1
                 continue
-            record = measure(case, asked.budget)
+            record = measure(case, 0 if asked.gates else asked.budget)
             results.add(record)
             print(*summary(record), sep="\n", flush=True)
             wrong += case.ours in record.out

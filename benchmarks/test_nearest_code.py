@@ -23,18 +23,18 @@ ROWS = 4096
 
 def inputs(shape: Codes, seed: int, device: str) -> tuple[Tensor, Tensor]:
     """Rows that lie around the codes, and the codes."""
-    draw = torch.Generator().manual_seed(seed)
-    codes = torch.randn(shape.codes, shape.width, generator=draw)
-    rows = codes[torch.randint(shape.codes, (shape.rows,), generator=draw)] * 0.5
-    rows += torch.randn(shape.rows, shape.width, generator=draw)
-    return rows.to(device), codes.to(device)
+    draw = torch.Generator(device).manual_seed(seed)
+    codes = torch.randn(shape.codes, shape.width, generator=draw, device=device)
+    rows = codes[torch.randint(shape.codes, (shape.rows,), generator=draw, device=device)] * 0.5
+    rows += torch.randn(shape.rows, shape.width, generator=draw, device=device)
+    return rows, codes
 
 
 def gate(z: Tensor, codes: Tensor) -> Judge:
     """Every index is that of float64, unless the distances are equal to within rounding."""
     rows = torch.linspace(0, len(z) - 1, min(len(z), ROWS), device=z.device).long()
     x, c = z[rows].double(), codes.double()
-    distance = torch.cdist(x, c, compute_mode="donot_use_mm_for_euclid_dist" if c.numel() < 1e5 else "use_mm_for_euclid_dist").square()  # fmt: skip  # noqa: E501
+    distance = torch.cdist(x, c).square()
     best = distance.min(1).values
     allowed = ULPS * torch.finfo(torch.float32).eps
 
@@ -112,8 +112,8 @@ def search(shape: Codes, full: bool, device: str) -> Case:
 def coded(shape: Codes, seed: int, device: str) -> tuple[Tensor, Tensor]:
     """Rows, and which code each has; some codes are used far more than others."""
     z, _ = inputs(shape, seed, device)
-    draw = torch.Generator().manual_seed(seed)
-    return z, (torch.rand(len(z), generator=draw).square() * shape.codes).long().to(device)
+    draw = torch.Generator(device).manual_seed(seed)
+    return z, (torch.rand(len(z), generator=draw, device=device).square() * shape.codes).long()
 
 
 def sums_gate(z: Tensor, ids: Tensor, *, codes: int) -> Judge:

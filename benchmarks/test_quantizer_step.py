@@ -21,11 +21,11 @@ TOLERANCE = 1e-4
 
 def inputs(shape: Codes, seed: int, device: str) -> tuple[Tensor, Tensor]:
     """Rows close to codes, as late in training: most soft assignments are tiny."""
-    draw = torch.Generator().manual_seed(seed)
-    codes = torch.randn(shape.codes, shape.width, generator=draw) * 0.3
-    rows = codes[torch.randint(shape.codes, (shape.rows,), generator=draw)]
-    rows = rows + 0.05 * torch.randn(shape.rows, shape.width, generator=draw)
-    return rows.to(device), codes.to(device)
+    draw = torch.Generator(device).manual_seed(seed)
+    codes = torch.randn(shape.codes, shape.width, generator=draw, device=device) * 0.3
+    rows = codes[torch.randint(shape.codes, (shape.rows,), generator=draw, device=device)]
+    rows = rows + 0.05 * torch.randn(shape.rows, shape.width, generator=draw, device=device)
+    return rows, codes
 
 
 def entropy(p: Tensor) -> Tensor:

@@ -35,10 +35,10 @@ def scales(shape: Wavelets) -> tuple[float, ...]:
 
 def inputs(shape: Wavelets, seed: int, device: str) -> tuple[Tensor]:
     """Random walks with some noise, standardised."""
-    draw = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape.rows, shape.samples, generator=draw).cumsum(-1)
+    draw = torch.Generator(device).manual_seed(seed)
+    x = torch.randn(shape.rows, shape.samples, generator=draw, device=device).cumsum(-1)
     x = (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True)
-    return ((x + 0.1 * torch.randn(x.shape, generator=draw)).to(device),)
+    return ((x + 0.1 * torch.randn(x.shape, generator=draw, device=device)),)
 
 
 def ricker(scale: float, half: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -23,17 +23,18 @@ ROWS = 2
 
 def inputs(shape: Attention, dtype: torch.dtype, seed: int, device: str) -> tuple[Tensor | None, ...]:
     """q, k, v as a packed projection leaves them, float32 angles, and which keys are valid (None: all)."""
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator(device).manual_seed(seed)
     b, h, n, d = shape.batch, shape.heads, shape.tokens, shape.width
-    packed = torch.randn(b, n, 3, h, d, generator=draw).to(device, dtype)
-    pos = torch.arange(n)[None]
+    packed = torch.randn(b, n, 3, h, d, generator=draw, device=device).to(dtype)
+    pos = torch.arange(n, device=device)[None]
     if shape.visible:
-        pos = torch.rand(b, 4 * n, generator=draw).argsort(-1)[:, :n].sort(-1).values
-    angle = pos[:, None, :, None] * 10000 ** (-torch.arange(d // 2) / (d // 2))
+        pos = torch.rand(b, 4 * n, generator=draw, device=device).argsort(-1)[:, :n].sort(-1).values
+    angle = pos[:, None, :, None] * 10000 ** (-torch.arange(d // 2, device=device) / (d // 2))
     valid = None
     if shape.ragged:
-        valid = (torch.arange(n) < torch.randint(n // 2, n + 1, (b, 1), generator=draw)).to(device)
-    return *packed.permute(2, 0, 3, 1, 4), angle.cos().to(device), angle.sin().to(device), valid
+        lengths = torch.randint(n // 2, n + 1, (b, 1), generator=draw, device=device)
+        valid = torch.arange(n, device=device) < lengths
+    return *packed.permute(2, 0, 3, 1, 4), angle.cos(), angle.sin(), valid
 
 
 def halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
