@@ -58,18 +58,29 @@ def replay(calls: Sequence[Call]) -> Clock:
     """Seconds per call on the GPU alone, from replays of a graph that holds all of them at least once.
 
     Raises:
-        RuntimeError: the calls cannot be captured
+        RuntimeError: the calls wait for the GPU, or cannot be captured for another reason
     """
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
+    usual, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+    aside.wait_stream(usual)
     with torch.cuda.stream(aside):
-        for call in calls[:3] * 3:
+        for call in calls:
             call()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph, copies = torch.cuda.CUDAGraph(), max(1, 20 // len(calls))
-    with torch.cuda.graph(graph):
-        for call in [*calls] * copies:
-            call()
+        # a capture that fails leaves its traces; whoever waits is found out before
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            calls[0]()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    usual.wait_stream(aside)
+    copies = max(1, min(50, round(SPAN["cuda"] / wall(calls[0], "cuda")() / len(calls))))
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            for call in [*calls] * copies:
+                call()
+    except RuntimeError:
+        torch.cuda.set_stream(usual)
+        raise
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def clock() -> float:
@@ -92,7 +103,8 @@ def steady(clock: Clock) -> Clock:
 def machine(device: str) -> dict[str, Call]:
     """A matrix product and a fill, of sizes that the case has no say in."""
     side, elements, dtype = SIZE[device]
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    draw = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(side, side, device=device, generator=draw).to(dtype) for _ in range(2))
     product, filled = torch.empty_like(a), torch.empty(elements, device=device)
     return {GEMM: lambda: torch.mm(a, b, out=product), FILL: lambda: filled.fill_(1.0)}
 

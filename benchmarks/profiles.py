@@ -1,4 +1,4 @@
-"""Where our time goes: kernels of one call per operation, by torch.profiler. `python -m benchmarks.profiles --out FILE`."""
+"""Where our time goes, by torch.profiler: `python -m benchmarks.profiles --out FILE`."""
 
 from __future__ import annotations
 

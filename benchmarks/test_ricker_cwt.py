@@ -87,7 +87,7 @@ def conv1d(x: Tensor, *, scales: tuple[float, ...], tf32: bool = False) -> Calla
     bank = torch.stack([ricker(a, half, torch.float32) for a in scales])[:, None].to(x.device)
 
     def call(x: Tensor) -> Tensor:
-        with torch.backends.cudnn.flags(allow_tf32=tf32, benchmark=True):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32, benchmark=True):
             return F.conv1d(x[:, None], bank, padding=half)
 
     return call

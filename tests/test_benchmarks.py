@@ -2,6 +2,7 @@
 
 import json
 import random
+from importlib import import_module
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ import torch
 from benchmarks import harness
 from benchmarks.figures import AGAIN, FILL, GEMM, interleave, paired, quiet, tabulate
 from benchmarks.harness import Absent, Case, Contender, Verdict, measure, plain, summary
+from benchmarks.render import MARK, PAGE, Refused, read, render
 from benchmarks.results import Results
+from benchmarks.run import OPERATIONS
 
 
 @pytest.fixture(autouse=True)
@@ -177,3 +180,81 @@ def test_results_are_written_as_they_come(tmp_path):
     assert (path.name, page["run"]) == ("double.json", "one")
     assert page["environment"]["packages"]["torch"]
     assert [table["threads"] for table in page["tables"]] == [1, 2]
+
+
+def test_a_run_that_is_named_again_goes_on_and_another_replaces_it(tmp_path):
+    case = doubled({"ours": plain(lambda x: 2 * x)})
+    record = measure(case, 0.02)
+    Results(tmp_path, run="one").add(record)
+    assert case in Results(tmp_path, run="one")
+    assert case not in Results(tmp_path, run="two")
+    Results(tmp_path, run="two").add(record)
+    page = json.loads((tmp_path / "double.json").read_text())
+    assert (page["run"], len(page["tables"])) == ("two", 1)
+
+
+def test_a_run_is_of_one_commit(tmp_path):
+    case = doubled({"ours": plain(lambda x: 2 * x)})
+    Results(tmp_path, run="one").add(measure(case, 0.02))
+    later = Results(tmp_path, run="one")
+    later._environment["commit"] = "another"
+    with pytest.raises(ValueError, match="begin another"):
+        later.add(measure(case, 0.02))
+
+
+def made_up_results(folder, run="one", device="cpu", gate="passed", op="nearest_code"):
+    """A page with one case, in which a peer takes twice as long."""
+    rows = {
+        name: {"median": 2e-3 * x, "min": 2e-3 * x, "p90": 2e-3 * x, "ratio": x, "interval": [0.95 * x, 1.05 * x]}
+        | {"x_limit": 3 * x, "gate": gate, "error": 1e-7, "first_call": 0.5, "peak_bytes": None, "setting": "as it is"}
+        for name, x in (("tstk", 1.0), ("peer", 2.0))
+    }
+    table = {"case": "a case", "op": op, "name": "a shape", "size": "8x8", "dtype": "float32", "device": device}
+    table |= {"threads": 2, "passes": "forward", "ours": "tstk", "limit": "product", "clock": "wall", "why_invalid": ""}
+    table |= {"contenders": rows, "out": {"other": "absent: not installed"}}
+    found = {
+        "processor": "a CPU",
+        "gpu": "a GPU",
+        "cores": 2,
+        "vectors": "",
+        "packages": {"torch": "1"},
+        "commit": "c0",
+    }
+    folder.mkdir(exist_ok=True)
+    page = {"format": 1, "run": run, "environment": found, "tables": [table]}
+    (folder / f"{op}.json").write_text(json.dumps(page))
+    return folder
+
+
+def test_the_page_shows_ratios_their_intervals_and_who_is_absent(tmp_path):
+    page = render("<!-- environment -->\n\n<!-- nearest_code -->\n", read([made_up_results(tmp_path / "cpu")]))
+    assert "| a shape, 8x8, 2 threads | 2 ms | 3.00 | **2.00** [1.90, 2.10] |" in page
+    assert "- other, 1 of 1 rows: absent: not installed" in page
+    assert "a CPU" in page
+    assert "waits for such a machine" in page
+
+
+def test_the_page_refuses_rows_without_a_gate_and_two_runs_on_one_device(tmp_path):
+    made_up_results(tmp_path / "cpu", gate="")
+    with pytest.raises(Refused, match="no passing gate"):
+        read([tmp_path / "cpu"])
+    made_up_results(tmp_path / "cpu")
+    made_up_results(tmp_path / "cuda", run="two", device="cuda")
+    assert read([tmp_path / "cpu", tmp_path / "cuda"]).keys() == {"cpu", "cuda"}
+    made_up_results(tmp_path / "cpu", run="two", op="ricker_cwt")
+    with pytest.raises(Refused, match="mixed"):
+        read([tmp_path / "cpu"])
+
+
+def test_every_mark_of_the_page_has_an_operation():
+    marks = set(MARK.findall(PAGE.read_text()))
+    made = {case.op for name in OPERATIONS for case in import_module(f"benchmarks.test_{name}").cases(False, "cpu")}
+    assert marks == made | {"environment"}
+
+
+def test_every_case_of_every_grid_has_a_name_of_its_own():
+    for device in ("cpu", "cuda"):
+        for full in (False, True):
+            modules = [import_module(f"benchmarks.test_{name}") for name in OPERATIONS]
+            names = [str(case) for module in modules for case in module.cases(full, device)]
+            assert len(names) == len(set(names))
