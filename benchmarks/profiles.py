@@ -10,13 +10,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import clocks
-from benchmarks.harness import bind
+from benchmarks.harness import Case, bind
 from benchmarks.run import OPERATIONS
 
 CALLS = 10
 
 
-def table(case, device: str) -> str:
+def table(case: Case, device: str) -> str:
     """Time by kernel over `CALLS` calls of ours."""
     clocks.settle(device, case.threads)
     inputs = case.inputs(0, device)

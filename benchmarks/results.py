@@ -17,8 +17,8 @@ from benchmarks.harness import Case, Record
 
 FORMAT = 1
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("torch", "triton", "numpy", "faiss-cpu", "vector-quantize-pytorch", "ptwt", "PyWavelets", "flash-attn")
-PACKAGES += ("liger-kernel",)
+PACKAGES = ["torch", "triton", "numpy", "faiss-cpu", "vector-quantize-pytorch", "ptwt", "PyWavelets", "flash-attn"]
+PACKAGES += ["liger-kernel"]
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "TSTK_KERNELS")
 
 
@@ -46,17 +46,14 @@ class Results:
         tables = self._tables(record.case.op) + record.tables
         page = {"format": FORMAT, "run": self.run, "environment": self._environment, "tables": tables}
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / f"{record.case.op}.part"
-        aside.write_text(json.dumps(page, indent=1) + "\n")
-        aside.replace(self._path(record.case.op))
-
-    def _path(self, op: str) -> Path:
-        return self.folder / f"{op}.json"
+        path = self.folder / f"{record.case.op}.json"
+        path.with_suffix(".part").write_text(json.dumps(page, indent=1) + "\n")
+        path.with_suffix(".part").replace(path)
 
     def _tables(self, op: str) -> list[dict[str, Any]]:
-        if self.folder is None or not self._path(op).exists():
+        if self.folder is None or not (path := self.folder / f"{op}.json").exists():
             return []
-        page = json.loads(self._path(op).read_text())
+        page = json.loads(path.read_text())
         if page["run"] != self.run:
             return []
         if (then := page["environment"]["commit"]) != (now := self._environment["commit"]):
