@@ -44,7 +44,8 @@ wait "${pids[@]}"
 cat "$out"/gates.*.part
 rm -f "$out"/gates.*.part
 
-step 90 "$python" -m benchmarks.tune --out "$out/tuning.json" --adopt
+step 90 "$python" -m benchmarks.tune --out "$out/tuning.json" --within 70
+[[ ! -e $out/tuning.json ]] || step 20 "$python" -m benchmarks.tune --adopt "$out/tuning.json"
 bench 150 rope_attention --budget 0.4
 bench 70 nearest_code --budget 0.3
 bench 40 quantizer_step --budget 0.4

@@ -168,15 +168,24 @@ def liger(causal: bool) -> Contender:
     return Contender(prepare, "LigerRopeFunction on copies, then SDPA")
 
 
-def contenders(shape: Attention, full: bool, device: str, judge: Callable[..., Judge]) -> dict[str, Contender]:
+def contenders(
+    shape: Attention, dtype: torch.dtype, full: bool, device: str, judge: Callable[..., Judge]
+) -> dict[str, Contender]:
     """Ours first, then torch in its ways, then other projects."""
     causal = shape.causal
 
     def ours(q, k, v, cos, sin, valid):
         return rope_attention(q, k, v, (cos, sin), valid=valid, causal=causal)
 
-    table = {
-        "tstk": plain(ours),
+    def pairs(q, k, v, cos, sin, valid):
+        return ours(*(torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in (q, k)), v, cos, sin, valid)
+
+    table = {"tstk": plain(ours)}
+    if device == "cpu" and dtype == torch.float32:
+        table["tstk, pairs"] = plain(
+            pairs, "complex pairs, as tstk.nn.Attention makes them", gate=partial(judge, rotate=interleaved)
+        )
+    table |= {
         "rotate_half, eager": plain(
             attend(rotate_half, causal), "as in transformers: tables in the type of x", gate=partial(judge, slack=4.0)
         ),
@@ -216,7 +225,7 @@ def case(shape: Attention, dtype: torch.dtype, gradients: bool, full: bool, devi
         shape.name,
         str(shape),
         partial(inputs, shape, dtype),
-        contenders(shape, full or device == "cuda", device, judge),
+        contenders(shape, dtype, full or device == "cuda", device, judge),
         judge,
         limit=("SDPA alone", plain(lambda q, k, v, cos, sin, valid: sdpa(q, k, v, None, shape.causal))),
         gradients=(0, 1, 2) if gradients else (),

@@ -3,6 +3,7 @@
 import json
 import random
 from importlib import import_module
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from benchmarks.harness import Absent, Case, Contender, Verdict, measure, plain,
 from benchmarks.render import MARK, PAGE, Refused, read, render
 from benchmarks.results import Results
 from benchmarks.run import OPERATIONS
+from benchmarks.tune import tune
+from tstk.kernels import tuning
 
 
 @pytest.fixture(autouse=True)
@@ -258,3 +261,36 @@ def test_every_case_of_every_grid_has_a_name_of_its_own():
             modules = [import_module(f"benchmarks.test_{name}") for name in OPERATIONS]
             names = [str(case) for module in modules for case in module.cases(full, device)]
             assert len(names) == len(set(names))
+
+
+def test_tuning_finds_the_sizes_that_are_fastest_and_right():
+    module = ModuleType("made_up")
+    module.CONFIGS = {("short", 16): (32, 4), ("long", 16): (64, 8)}
+    before = module.CONFIGS
+
+    def sizes():
+        return module.CONFIGS["short", 16]
+
+    def seconds():
+        tile, warps = sizes()
+        if tile > 128:
+            raise RuntimeError("out of shared memory")
+        return abs(tile - 512) + abs(warps - 2)
+
+    found = tune(module, sizes, lambda: sizes()[1] != 1, seconds)
+    assert found == {"CONFIGS": {("short", 16): (128, 4)}}
+    assert module.CONFIGS is before
+    assert before == {("short", 16): (32, 4), ("long", 16): (64, 8)}
+
+
+def test_measured_sizes_go_over_the_sane_ones_on_that_kind_of_gpu_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "place", lambda op: tmp_path / f"{op}.json")
+    sane = {("short", 16): (32, 4), ("long", 16): (64, 8)}
+    assert tuning.tuned("op", sane) == sane
+    tuning.write("op", "9.0", {"CONFIGS": {("short", 16): (128, 4)}})
+    tuning.write("op", "9.0", {"CONFIGS": {("long", 16): (64, 4)}, "OTHER_CONFIGS": {(1,): (2,)}})
+    monkeypatch.setattr(tuning, "kind", lambda: "8.0")
+    assert tuning.tuned("op", sane) == sane
+    monkeypatch.setattr(tuning, "kind", lambda: "9.0")
+    assert tuning.tuned("op", sane) == {("short", 16): (128, 4), ("long", 16): (64, 4)}
+    assert tuning.tuned("op", {}, "OTHER_CONFIGS") == {(1,): (2,)}

@@ -1,0 +1,60 @@
+"""Tile sizes that were measured on one kind of GPU, kept beside the kernels that use them.
+
+A `triton.py` has a table of sane sizes by bucketed shape; `tuned` puts the measured ones over it. They are written by
+`python -m benchmarks.tune`, offline: nothing is tried out while a model runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Key = tuple[Any, ...]
+Sizes = tuple[int, ...]
+
+
+def tuned(op: str, sane: Mapping[Key, Sizes], table: str = "CONFIGS") -> dict[Key, Sizes]:
+    """The table with what was measured on a GPU of this kind; on another, or without one, the table as it is.
+
+    Args:
+        op: the operation's folder
+        sane: sizes by bucketed shape
+        table: its name in `triton.py`
+    """
+    return {**sane, **measured(op).get(kind(), {}).get(table, {})}
+
+
+def kind() -> str:
+    """Compute capability of this machine's GPU, such as 9.0; empty without one."""
+    import torch
+
+    return ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else ""
+
+
+def place(op: str) -> Path:
+    """The file that holds an operation's measured sizes."""
+    return Path(__file__).parent / op / "tuned.json"
+
+
+def measured(op: str) -> dict[str, dict[str, dict[Key, Sizes]]]:
+    """By kind of GPU, table and key."""
+    if not place(op).exists():
+        return {}
+    kinds = json.loads(place(op).read_text())
+    return {
+        gpu: {name: {tuple(key): tuple(sizes) for key, sizes in rows} for name, rows in tables.items()}
+        for gpu, tables in kinds.items()
+    }
+
+
+def write(op: str, gpu: str, tables: Mapping[str, Mapping[Key, Sizes]]) -> None:
+    """Keep sizes for one kind of GPU, in place of those that were there for the same keys."""
+    kinds = measured(op)
+    for name, rows in tables.items():
+        kinds.setdefault(gpu, {}).setdefault(name, {}).update(rows)
+    flat = {
+        gpu: {name: sorted(map(list, rows.items())) for name, rows in tables.items()} for gpu, tables in kinds.items()
+    }
+    place(op).write_text(json.dumps(flat, indent=1) + "\n")
