@@ -81,8 +81,8 @@ LARGE = 2**34
 
 QUICK_CODES = [Codes("VQShape, batch 128", 8192, 512, 8), Codes("TOTEM, a small batch", 2048, 256, 64)]
 CODES = [
-    Codes("VQShape, batch 128", 8192, 512, 8),
     Codes("VQShape, batch 1024", 65536, 512, 8),
+    Codes("VQShape, batch 128", 8192, 512, 8),
     Codes("VQShape, twice that", 131072, 512, 8),
     Codes("TimeMAE", 2048, 192, 64),
     Codes("TOTEM", 16384, 256, 64),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,8 @@ from benchmarks.harness import Case, bind
 from tstk.kernels import tuning
 from tstk.kernels.tuning import Key, Sizes
 
-MODULES = {op: f"tstk.kernels.{op}.triton" for op in ("rope_attention", "nearest_code", "ricker_cwt")}
+KERNELS = {op: op for op in ("rope_attention", "nearest_code", "ricker_cwt")} | {"quantizer_step": "nearest_code"}
+"""By operation, in whose folder its kernels are."""
 GAIN = 0.97
 """A change must bring this; less is noise."""
 
@@ -64,7 +65,11 @@ def watched(module: ModuleType) -> Iterator[tuple[dict[str, Watched], Asked]]:
 
 
 def tune(
-    module: ModuleType, call: Callable[[], object], right: Callable[[], bool], seconds: Callable[[], float]
+    module: ModuleType,
+    call: Callable[[], object],
+    right: Callable[[], bool],
+    seconds: Callable[[], float],
+    done: Container[tuple[str, Key]] = (),
 ) -> dict[str, dict[Key, Sizes]]:
     """Better sizes for the keys that a call looks up.
 
@@ -73,27 +78,26 @@ def tune(
         call: runs the kernels
         right: whether what it makes is right
         seconds: what it takes
+        done: tables and keys to leave as they are
     """
     found: dict[str, dict[Key, Sizes]] = {}
     with watched(module) as (tables, asked):
         call()
         best = seconds()
         for (name, key), start in list(asked.items()):
+            if (name, key) in done:
+                continue
             table, sizes = tables[name], start
-            for i in range(len(start)):
+            for part in start:
                 for factor in (2, 0.5):
-                    while True:
-                        other = (*sizes[:i], int(sizes[i] * factor), *sizes[i + 1 :])
-                        if not other[i] or isinstance(sizes[i], bool):
-                            break
-                        table[key] = other
+                    while other := int(sizes[part] * factor):
+                        table[key] = {**sizes, part: other}
                         took = _try(right, seconds)
                         if took > GAIN * best:
                             break
-                        sizes, best = other, took
+                        sizes, best = table[key], took
                 table[key] = sizes
-            if sizes != start:
-                found.setdefault(name, {})[key] = sizes
+            found.setdefault(name, {})[key] = sizes
     return found
 
 
@@ -104,7 +108,7 @@ def _try(right: Callable[[], bool], seconds: Callable[[], float]) -> float:
         return float("inf")
 
 
-def tune_case(op: str, case: Case) -> dict[str, dict[Key, Sizes]]:
+def tune_case(module: ModuleType, case: Case, done: Container[tuple[str, Key]]) -> dict[str, dict[Key, Sizes]]:
     """The same for a case of the grid."""
     clocks.settle(case.device, case.threads)
     inputs = case.inputs(0, case.device)
@@ -120,7 +124,7 @@ def tune_case(op: str, case: Case) -> dict[str, dict[Key, Sizes]]:
         clock = clocks.replay([call])
         return median(clock() for _ in range(15))
 
-    return tune(import_module(MODULES[op]), call, right, seconds)
+    return tune(module, call, right, seconds, done)
 
 
 def main() -> None:
@@ -131,22 +135,25 @@ def main() -> None:
     parser.add_argument("--within", type=float, default=80.0, metavar="SECONDS", help="begin no case after that")
     asked, begin = parser.parse_args(), time.monotonic()
     page: dict[str, dict[str, list[object]]] = {}
+    done: dict[str, set[tuple[str, Key]]] = {}
     if asked.out:
-        for n, op in enumerate(MODULES):
-            until = begin + asked.within * (n + 1) / len(MODULES)
+        for n, (op, folder) in enumerate(KERNELS.items()):
+            until = begin + asked.within * (n + 1) / len(KERNELS)
+            module, known = import_module(f"tstk.kernels.{folder}.triton"), done.setdefault(folder, set())
             for case in import_module(f"benchmarks.test_{op}").cases(False, "cuda"):
                 if time.monotonic() > until:
                     break
                 if case.op != op:
                     continue
-                for name, rows in tune_case(op, case).items():
+                for name, rows in tune_case(module, case, known).items():
                     print(f"{case}: {name} {rows}", flush=True)
-                    page.setdefault(op, {}).setdefault(name, []).extend([*map(list, rows.items())])
+                    page.setdefault(folder, {}).setdefault(name, []).extend([*row] for row in rows.items())
+                    known |= {(name, key) for key in rows}
                 asked.out.write_text(json.dumps({tuning.kind(): page}, indent=1) + "\n")
     if asked.adopt:
         for gpu, ops in json.loads(asked.adopt.read_text()).items():
             for op, tables in ops.items():
-                sizes = {name: {tuple(key): tuple(s) for key, s in rows} for name, rows in tables.items()}
+                sizes = {name: {tuple(key): better for key, better in rows} for name, rows in tables.items()}
                 tuning.write(op, gpu, sizes)
 
 

@@ -265,32 +265,42 @@ def test_every_case_of_every_grid_has_a_name_of_its_own():
 
 def test_tuning_finds_the_sizes_that_are_fastest_and_right():
     module = ModuleType("made_up")
-    module.CONFIGS = {("short", 16): (32, 4), ("long", 16): (64, 8)}
+    module.CONFIGS = {
+        ("done", 8): {"tile": 8},
+        ("short", 16): {"tile": 32, "warps": 4},
+        ("long", 16): {"tile": 64, "warps": 8},
+    }
     before = module.CONFIGS
 
     def sizes():
+        assert module.CONFIGS["done", 8]["tile"] == 8
         return module.CONFIGS["short", 16]
 
     def seconds():
-        tile, warps = sizes()
+        tile, warps = sizes().values()
         if tile > 128:
             raise RuntimeError("out of shared memory")
         return abs(tile - 512) + abs(warps - 2)
 
-    found = tune(module, sizes, lambda: sizes()[1] != 1, seconds)
-    assert found == {"CONFIGS": {("short", 16): (128, 4)}}
+    found = tune(module, sizes, lambda: sizes()["warps"] != 2, seconds, {("CONFIGS", ("done", 8))})
+    assert found == {"CONFIGS": {("short", 16): {"tile": 128, "warps": 4}}}
     assert module.CONFIGS is before
-    assert before == {("short", 16): (32, 4), ("long", 16): (64, 8)}
+    assert before == {
+        ("done", 8): {"tile": 8},
+        ("short", 16): {"tile": 32, "warps": 4},
+        ("long", 16): {"tile": 64, "warps": 8},
+    }
 
 
 def test_measured_sizes_go_over_the_sane_ones_on_that_kind_of_gpu_only(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "place", lambda op: tmp_path / f"{op}.json")
-    sane = {("short", 16): (32, 4), ("long", 16): (64, 8)}
+    sane = {("short", 16): {"tile": 32, "warps": 4}, ("long", 16): {"tile": 64, "warps": 8}}
     assert tuning.tuned("op", sane) == sane
-    tuning.write("op", "9.0", {"CONFIGS": {("short", 16): (128, 4)}})
-    tuning.write("op", "9.0", {"CONFIGS": {("long", 16): (64, 4)}, "OTHER_CONFIGS": {(1,): (2,)}})
+    tuning.write("op", "9.0", {"CONFIGS": {("short", 16): {"tile": 128}}})
+    tuning.write("op", "9.0", {"CONFIGS": {("long", 16): {"warps": 4}}, "OTHER_CONFIGS": {(1,): {"a": 2}}})
     monkeypatch.setattr(tuning, "kind", lambda: "8.0")
     assert tuning.tuned("op", sane) == sane
     monkeypatch.setattr(tuning, "kind", lambda: "9.0")
-    assert tuning.tuned("op", sane) == {("short", 16): (128, 4), ("long", 16): (64, 4)}
-    assert tuning.tuned("op", {}, "OTHER_CONFIGS") == {(1,): (2,)}
+    better = {("short", 16): {"tile": 128, "warps": 4}, ("long", 16): {"tile": 64, "warps": 4}}
+    assert tuning.tuned("op", sane) == better
+    assert tuning.tuned("op", {}, "OTHER_CONFIGS") == {(1,): {"a": 2}}

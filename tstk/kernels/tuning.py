@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 Key = tuple[Any, ...]
-Sizes = tuple[int, ...]
+Sizes = dict[str, int]
 
 
 def tuned(op: str, sane: Mapping[Key, Sizes], table: str = "CONFIGS") -> dict[Key, Sizes]:
@@ -23,7 +23,8 @@ def tuned(op: str, sane: Mapping[Key, Sizes], table: str = "CONFIGS") -> dict[Ke
         sane: sizes by bucketed shape
         table: its name in `triton.py`
     """
-    return {**sane, **measured(op).get(kind(), {}).get(table, {})}
+    better = measured(op).get(kind(), {}).get(table, {})
+    return {**sane, **{key: {**sane.get(key, {}), **sizes} for key, sizes in better.items()}}
 
 
 def kind() -> str:
@@ -44,7 +45,7 @@ def measured(op: str) -> dict[str, dict[str, dict[Key, Sizes]]]:
         return {}
     kinds = json.loads(place(op).read_text())
     return {
-        gpu: {name: {tuple(key): tuple(sizes) for key, sizes in rows} for name, rows in tables.items()}
+        gpu: {name: {tuple(key): sizes for key, sizes in rows} for name, rows in tables.items()}
         for gpu, tables in kinds.items()
     }
 
@@ -55,6 +56,6 @@ def write(op: str, gpu: str, tables: Mapping[str, Mapping[Key, Sizes]]) -> None:
     for name, rows in tables.items():
         kinds.setdefault(gpu, {}).setdefault(name, {}).update(rows)
     flat = {
-        gpu: {name: sorted(map(list, rows.items())) for name, rows in tables.items()} for gpu, tables in kinds.items()
+        gpu: {name: [[*row] for row in rows.items()] for name, rows in tables.items()} for gpu, tables in kinds.items()
     }
     place(op).write_text(json.dumps(flat, indent=1) + "\n")
