@@ -1,1 +1,6 @@
 """Three operations with several implementations each; this package needs torch and numpy and nothing else."""
+
+from tstk.kernels.dispatch import using
+from tstk.kernels.rope_attention import rope_attention
+
+__all__ = ["rope_attention", "using"]

@@ -2,22 +2,28 @@
 
 An operation lists its backends from the most special to the most general. `auto` takes the first that supports the
 call; one that was asked for by name serves or raises its reason. Nothing falls back in silence.
+
+This module is light: it imports torch only to ask for a GPU, and Triton never.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from tstk.errors import NameUnknown, NeedsError, did_you_mean
 
-_wanted: ContextVar[str] = ContextVar("kernels", default=os.environ.get("TSTK_KERNELS") or "auto")
+if TYPE_CHECKING:
+    import torch
+
+_TRITON = find_spec("triton") is not None
+_wanted = os.environ.get("TSTK_KERNELS") or "auto"
 
 
 @dataclass(frozen=True)
@@ -29,25 +35,38 @@ class Backend:
         target: `module:function`, imported on first use; it takes what the operation takes
         supports: takes what the operation takes and says why not, or nothing; it looks at devices, dtypes and
             shapes, never at values
+        absent: says why no call at all can be served on this machine, or nothing
     """
 
     name: str
     target: str
     supports: Callable[..., str] = lambda *args, **options: ""
+    absent: Callable[[], str] = lambda: ""
 
-    @cached_property
+    @property
     def run(self) -> Callable[..., Any]:
         """The implementation itself."""
         module, _, attribute = self.target.partition(":")
-        function: Callable[..., Any] = getattr(import_module(module), attribute)
+        _load(module)
+        function: Callable[..., Any] = getattr(sys.modules[module], attribute)
         return function
 
 
+def _load(module: str) -> bool:
+    return module in sys.modules or bool(import_module(module))
+
+
+# What torch.compiler.assume_constant_result sets, without its import of the compiler: torch.compile cannot trace an
+# import, so it makes it while it traces.
+_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 class Operation:
-    """A name, and the backends that implement it."""
+    """A name, and the backends that implement it; `OPERATIONS` has all that were made."""
 
     def __init__(self, name: str, *backends: Backend) -> None:
         self.name, self.backends = name, {b.name: b for b in backends}
+        OPERATIONS[name] = self
 
     def __call__(self, *args: Any, backend: str | None = None, **options: Any) -> Any:
         """What the chosen backend makes of the arguments.
@@ -60,10 +79,11 @@ class Operation:
 
     def pick(self, backend: str | None, *args: Any, **options: Any) -> Backend:
         """The backend that serves a call; `backend` goes before `using`, which goes before TSTK_KERNELS."""
-        wanted = backend or _wanted.get()
+        wanted = backend or _wanted
         if wanted == "auto":
             for candidate in self.backends.values():
-                if not candidate.supports(*args, **options):
+                # The interpreter is for tests; whoever wants it asks for triton by name.
+                if not candidate.supports(*args, **options) and not (candidate.name == "triton" and interpreted()):
                     return candidate
             raise NeedsError(f"{self.name}: no backend serves this call: {self._all(self.reasons(*args, **options))}")
         if wanted not in self.backends:
@@ -88,11 +108,38 @@ class Operation:
 def using(backend: str) -> Iterator[None]:
     """Within the block, calls that name no backend use this one; `auto` chooses by the call.
 
-        with tstk.kernels.using("reference"):
-            ...
+    with tstk.kernels.using("reference"):
+        ...
     """
-    before = _wanted.set(backend)
+    global _wanted  # torch.compile watches a global, and cannot read a context variable
+    before, _wanted = _wanted, backend
     try:
         yield
     finally:
-        _wanted.reset(before)
+        _wanted = before
+
+
+OPERATIONS: dict[str, Operation] = {}
+"""All operations by name, once `tstk.kernels` is imported."""
+
+
+def interpreted() -> bool:
+    """TRITON_INTERPRET=1: Triton's kernels run in Python, slowly, on any device, to be tested."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def no_triton(device: torch.device | None = None) -> str:
+    """Why Triton's kernels cannot run, or nothing.
+
+    Args:
+        device: of the tensors; the machine's best unless given
+    """
+    if not _TRITON:
+        return "triton is not installed"
+    if interpreted():
+        return ""
+    if device is not None:
+        return "" if device.type == "cuda" else f"the tensors are on {device.type}, and its kernels need cuda"
+    import torch
+
+    return "" if torch.cuda.is_available() else "there is no CUDA device"

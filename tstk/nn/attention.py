@@ -1,6 +1,6 @@
 """Multi-head attention in which validity is a promise: what is invalid is never seen, and nothing becomes NaN.
 
-A mask is always boolean, [B, 1, 1 or N, M], True where a key may be seen, as `key_mask` makes it.
+A mask is always boolean, [B, 1, 1, M], True where a key may be seen, as `key_mask` makes it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tstk.errors import OptionError
+from tstk.kernels.rope_attention import Angles, rope_attention
+from tstk.kernels.rope_attention.torch import attend, rotate
 
-Angles = tuple[Tensor, Tensor]
-"""Cosine and sine of the rotary angles, each [B, 1, N, head_dim / 2] float32."""
+__all__ = ["Angles", "Attention", "check_heads", "key_mask", "rotate"]
 
 
 def check_heads(heads: int, dim: int) -> None:
@@ -41,18 +42,6 @@ def key_mask(valid: Tensor) -> Tensor | None:
     if not torch.compiler.is_compiling() and bool(valid.all()):
         return None
     return valid[:, None, None, :]
-
-
-def rotate(x: Tensor, angles: Angles) -> Tensor:
-    """Turn channel i of each head together with channel i + head_dim / 2 (half-split pairing).
-
-    Args:
-        x: [B, H, N, head_dim]
-        angles: of the N tokens; the turning itself is done in float32 at least
-    """
-    cos, sin = angles
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -107,28 +96,47 @@ class Attention(nn.Module):
             cache: keys and values of earlier tokens, empty at first; those of x are added to it in place
         """
         source = x if context is None else context
-        q, k, v = (self._split(y) for y in (self.query(x), self.key(source), self.value(source)))
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
-        if cache is not None:
-            if cache:
-                k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
-            cache[:] = [k, v]
-        n, m = q.shape[2], k.shape[2]
-        # The kernel's own causal flag excludes a mask and counts from the first key, so it serves one case.
-        flag = self.causal and mask is None and n == m
-        if self.causal and not flag:
-            order = torch.ones(1, 1, n, m, dtype=torch.bool, device=q.device).tril(m - n)
-            mask = order if mask is None else mask & order
-        some = None
-        if mask is not None:
-            # A softmax over nothing is NaN in some kernels: such a row looks at everything, then counts as 0.
-            some = mask.any(-1, keepdim=True)
-            mask = mask | ~some
+        v = self._split(self.value(source))
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=flag)
+        if angles is not None and context is None and cache is None and not dropout:
+            q, k = self._to_turn(x)
+            valid = None if mask is None else mask[:, 0, 0]
+            y = rope_attention(q, k, v, angles, valid=valid, causal=self.causal)
+        else:
+            q, k = self._split(self.query(x)), self._split(self.key(source))
+            if angles is not None:
+                q, k = rotate(q, angles), rotate(k, angles)
+            if cache is not None:
+                if cache:
+                    k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+                cache[:] = [k, v]
+            y = attend(q, k, v, mask, causal=self.causal, dropout=dropout)
         y = self.out(y.transpose(1, 2).flatten(2))
-        return y if some is None else y.masked_fill(~some[:, 0], 0.0)
+        if mask is None:
+            return y
+        some = mask[:, 0, 0, :, None]  # then, [B, N or 1, 1], whether a query saw any key
+        some = some.cumsum(1)[:, -y.shape[1] :] > 0 if self.causal else some.any(1, keepdim=True)
+        return y.masked_fill(~some, 0.0)
 
     def _split(self, y: Tensor) -> Tensor:
         return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _to_turn(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys in the form in which the device turns them fastest."""
+        maps = self.query, self.key
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or any(type(m) is not nn.Linear for m in maps):
+            return self._split(self.query(x)), self._split(self.key(x))
+        return self._pairs(self.query, x), self._pairs(self.key, x)
+
+    def _pairs(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """[B, H, N, head_dim / 2] complex, each channel with the one that turns with it.
+
+        Rows of the weight change places for this, which costs little: what is as large as x stays where it is.
+        """
+
+        def side_by_side(t: Tensor) -> Tensor:
+            return t.unflatten(0, (self.heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+        y = F.linear(x, side_by_side(linear.weight), None if linear.bias is None else side_by_side(linear.bias))
+        y = y.to(torch.promote_types(y.dtype, torch.float32)).unflatten(-1, (self.heads, -1, 2))
+        return torch.view_as_complex(y).transpose(1, 2)

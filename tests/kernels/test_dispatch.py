@@ -1,0 +1,127 @@
+"""Which backend serves a call, and what it says when none does."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import tstk.kernels.dispatch as dispatch
+from tstk.errors import NameUnknown, NeedsError
+from tstk.kernels.dispatch import Backend, Operation, interpreted, no_triton, using
+
+
+@pytest.fixture
+def doubled(monkeypatch):
+    """An operation whose backends say who they are; `large` takes three numbers or more, `gone` takes none."""
+    monkeypatch.setattr(dispatch, "OPERATIONS", {})
+    monkeypatch.setattr(dispatch, "_wanted", "auto")
+    for name in ("gone", "large", "any"):
+        monkeypatch.setattr(sys.modules[__name__], name, lambda x, name=name: (name, 2 * x), raising=False)
+    here = __name__
+    return Operation(
+        "doubled",
+        Backend("gone", "no_such_module:gone", lambda x: "it is gone", lambda: "it is gone"),
+        Backend("large", f"{here}:large", lambda x: "" if len(x) > 2 else f"it takes 3 or more, not {len(x)}"),
+        Backend("any", f"{here}:any"),
+    )
+
+
+def test_auto_takes_the_first_backend_that_can(doubled):
+    assert doubled(torch.ones(2))[0] == "any"
+    assert doubled(torch.ones(3))[0] == "large"
+
+
+def test_a_backend_asked_for_by_name_serves_or_says_why_not(doubled):
+    assert doubled(torch.ones(3), backend="any")[0] == "any"
+    with pytest.raises(NeedsError, match="doubled: backend 'large' cannot serve this call: it takes 3 or more, not 2"):
+        doubled(torch.ones(2), backend="large")
+
+
+def test_a_name_that_does_not_exist_is_answered_with_the_nearest(doubled):
+    with pytest.raises(NameUnknown, match=r"no backend 'lrage'; it has gone, large, any\. Did you mean 'large'\?"):
+        doubled(torch.ones(2), backend="lrage")
+
+
+def test_when_no_backend_can_every_reason_is_given(monkeypatch):
+    monkeypatch.setattr(dispatch, "OPERATIONS", {})
+    operation = Operation("hard", Backend("a", "x:y", lambda: "too hot"), Backend("b", "x:y", lambda: "too cold"))
+    with pytest.raises(NeedsError, match="hard: no backend serves this call: a: too hot; b: too cold"):
+        operation()
+
+
+def test_using_holds_within_its_block_and_a_name_in_the_call_goes_before_it(doubled):
+    with using("any"):
+        assert doubled(torch.ones(3))[0] == "any"
+        assert doubled(torch.ones(3), backend="large")[0] == "large"
+        with using("auto"):
+            assert doubled(torch.ones(3))[0] == "large"
+        with pytest.raises(RuntimeError), using("large"):
+            raise RuntimeError
+        assert doubled(torch.ones(3))[0] == "any"
+    assert doubled(torch.ones(3))[0] == "large"
+
+
+def test_a_compiled_call_notices_using(doubled):
+    compiled = torch.compile(lambda x: doubled(x)[1] + len(doubled(x)[0]), fullgraph=True, backend="eager")
+    assert compiled(torch.ones(3)).tolist() == [7.0] * 3
+    with using("any"):
+        assert compiled(torch.ones(3)).tolist() == [5.0] * 3
+    assert compiled(torch.ones(2)).tolist() == [5.0] * 2
+
+
+def test_triton_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(dispatch, "_TRITON", False)
+    assert no_triton() == "triton is not installed"
+    monkeypatch.setattr(dispatch, "_TRITON", True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert "on cpu" in no_triton(torch.device("cpu"))
+    assert no_triton(torch.device("cuda")) == ""
+    assert no_triton() == ("" if torch.cuda.is_available() else "there is no CUDA device")
+
+
+def test_the_interpreter_must_be_asked_for_by_name(monkeypatch):
+    monkeypatch.setattr(dispatch, "OPERATIONS", {})
+    monkeypatch.setattr(dispatch, "_TRITON", True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    operation = Operation("x", Backend("triton", "x:y", lambda t: no_triton(t.device)), Backend("torch", "x:y"))
+    assert interpreted()
+    assert operation.pick("auto", torch.ones(1)).name == "torch"
+    assert operation.pick("triton", torch.ones(1)).name == "triton"
+
+
+def fresh(code, **environment):
+    """What `code` prints as JSON in an interpreter of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_environment_chooses_for_a_whole_process():
+    code = """
+import json, torch
+from tstk.kernels import rope_attention
+x, turn = torch.ones(1, 1, 1, 2), 2 * (torch.ones(1, 1, 1, 1),)
+try:
+    print(json.dumps([rope_attention(x, x, x, turn).tolist()]))
+except Exception as e:
+    print(json.dumps(str(e)))
+"""
+    assert fresh(code, TSTK_KERNELS="reference") == [[[[[1.0, 1.0]]]]]
+    assert "no backend 'refrence'" in fresh(code, TSTK_KERNELS="refrence")
+
+
+def test_the_kernels_import_nothing_beyond_torch_numpy_and_the_registry():
+    code = """
+import json, sys
+import torch, numpy
+before = set(sys.modules)
+import tstk.kernels
+new = {m.partition(".")[0] for m in set(sys.modules) - before}
+print(json.dumps(sorted(new - set(sys.stdlib_module_names))))
+"""
+    assert set(fresh(code)) <= {"tstk", "pluggy", "torch", "numpy"}
