@@ -1,0 +1,395 @@
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tstk.errors import NameUnknown, NeedsError
+from tstk.kernels import nearest_code, using
+from tstk.kernels.nearest_code import assignment_entropy, code_sums, quantize, soft_assignment, usage
+
+SHAPES = [  # N, K, d
+    (0, 5, 3), (1, 2, 1), (1, 16384, 5), (3, 2, 512), (37, 16384, 8), (300, 320, 8), (1025, 7, 64), (611, 512, 33),
+    (2049, 193, 16), (64, 1000, 512),
+]  # fmt: skip
+
+
+def vectors(n, k, d, seed=0, spread=0.5, offset=0.0):
+    """Codes, and vectors around them."""
+    draw = torch.Generator().manual_seed(seed)
+    codes = torch.randn(k, d, generator=draw) + offset
+    z = codes[torch.randint(k, (n,), generator=draw)] + spread * torch.randn(n, d, generator=draw)
+    return z, codes
+
+
+def wrong(z, codes, ids):
+    """How many ids are neither the float64 answer nor within 8 ulps of |z|^2 + |c|^2 of it, about the mean code."""
+    middle = codes.double().mean(0)
+    x, c = z.double() - middle, codes.double() - middle
+    worst = 0
+    for rows, mine in zip(x.split(512), ids.split(512), strict=True):
+        squares = (rows.square().sum(1, keepdim=True) + c.square().sum(1)) - 2 * rows @ c.T
+        best = squares.min(1)
+        size = (rows.square().sum(1) + torch.maximum(c[mine].square().sum(1), c[best[1]].square().sum(1))).float()
+        ulps = 8 * (torch.nextafter(size, size.new_tensor(torch.inf)) - size)
+        gap = squares.gather(1, mine[:, None])[:, 0] - best[0]
+        worst += int((gap > ulps).sum())
+    return worst
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that any operation put out."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for t in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(t, torch.Tensor):
+                self.numel = max(self.numel, t.numel())
+        return out
+
+
+@pytest.mark.parametrize(("n", "k", "d"), SHAPES)
+def test_ids_are_those_of_float64(n, k, d):
+    z, codes = vectors(n, k, d, seed=n + k + d)
+    ids, squares = nearest_code(z, codes)
+    assert ids.shape == squares.shape == (n,)
+    assert ids.dtype == torch.int64
+    assert squares.dtype == torch.float32
+    assert wrong(z, codes, ids) == 0
+    exact = (z.double() - codes.double()[ids]).square().sum(1)
+    # the size of the terms that the distance is a difference of
+    scale = (z.double().square().sum(1) + codes.double().square().sum(1).max()).clamp(min=1e-9)
+    assert n == 0 or ((squares - exact).abs() / scale).max() < 1e-6
+    assert (squares >= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ids_are_those_of_float64_at_random_sizes(seed):
+    draw = torch.Generator().manual_seed(seed)
+    n, k, d = (int(torch.randint(1, top, (), generator=draw)) for top in (3000, 700, 90))
+    z, codes = vectors(n, k + 1, d, seed, spread=float(torch.rand((), generator=draw)) * 2)
+    assert wrong(z, codes, nearest_code(z, codes)[0]) == 0
+
+
+@pytest.mark.parametrize(("k", "d"), [(2, 1), (5, 3), (67, 8), (320, 33), (513, 64), (2000, 200)])
+def test_the_first_of_equal_codes_wins(k, d):
+    z, codes = vectors(700, k, d)
+    codes = codes[torch.randint(k, (k,), generator=torch.Generator().manual_seed(k))]
+    same = codes.unique(dim=0, return_inverse=True)[1]
+    first = (same[:, None] == same).to(torch.uint8).argmax(1)
+    for vector in (z, codes):
+        ids, _ = nearest_code(vector, codes)
+        assert (first[ids] == ids).all()
+
+
+@pytest.mark.parametrize("offset", [30.0, 1e4, -3e5])
+def test_a_common_offset_costs_no_digits(offset):
+    z, codes = vectors(900, 130, 8, offset=offset)
+    ids, squares = nearest_code(z, codes)
+    assert wrong(z, codes, ids) == 0
+    exact = (z.double() - codes.double()[ids]).square().sum(1)
+    assert (squares - exact).abs().max() < 1e-4
+
+
+def test_two_runs_give_the_same_bits():
+    z, codes = vectors(5000, 512, 8)
+    (i, a), (j, b) = nearest_code(z, codes), nearest_code(z, codes)
+    assert (i == j).all()
+    assert (a == b).all()
+
+
+def test_autocast_changes_nothing():
+    z, codes = vectors(2000, 512, 8, spread=1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = nearest_code(z, codes)
+    for a, b in zip(under, nearest_code(z, codes), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_is_not_finite_gets_code_0_and_distance_nan():
+    z, codes = vectors(700, 40, 8)
+    codes[0] = 99.0
+    before, _ = nearest_code(z, codes)
+    z[3, 2], z[5, 0], z[600, 7], z[601] = torch.nan, torch.inf, -torch.inf, 1e30
+    odd = torch.tensor([3, 5, 600, 601])
+    for backend in ("torch", "reference"):
+        ids, squares = nearest_code(z, codes, backend=backend)
+        assert (ids[odd] == 0).all()
+        assert squares[odd].isnan().all()
+        rest = torch.ones(700, dtype=torch.bool).index_fill(0, odd, False)
+        assert (ids[rest] == before[rest]).all()
+        assert squares[rest].isfinite().all()
+    for bad in (torch.nan, torch.inf):
+        codes[7, 1] = bad
+        ids, squares = nearest_code(z, codes)
+        assert (ids == 0).all()
+        assert squares.isnan().all()
+
+
+def test_any_leading_dimensions_strides_and_types_are_taken():
+    z, codes = vectors(60, 30, 8)
+    ids, squares = nearest_code(z, codes)
+    shaped = nearest_code(z.reshape(3, 4, 5, 8), codes)
+    assert torch.equal(shaped[0], ids.reshape(3, 4, 5))
+    assert nearest_code(z[0], codes)[0].shape == ()
+    strided = torch.stack([z, z], 2)[..., 0]
+    turned = codes.T.contiguous().T
+    assert not strided.is_contiguous()
+    again = nearest_code(strided, turned)
+    assert torch.equal(again[0], ids)
+    torch.testing.assert_close(again[1], squares)
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        low = nearest_code(z.to(kind), codes)
+        assert low[1].dtype == torch.float32
+        assert wrong(z.to(kind).float(), codes, low[0]) == 0
+
+
+def test_widths_that_differ_are_refused_with_both_shapes():
+    with pytest.raises(ValueError, match=r"\[3, 8\].*\[5, 7\]"):
+        nearest_code(torch.zeros(3, 8), torch.zeros(5, 7))
+    with pytest.raises(ValueError, match=r"\[0, 8\]"):
+        nearest_code(torch.zeros(3, 8), torch.zeros(0, 8))
+
+
+def test_a_backend_that_cannot_serve_says_why():
+    z, codes = vectors(5, 4, 3)
+    with pytest.raises(NeedsError, match="backend 'triton' cannot serve"):
+        nearest_code(z.double(), codes, backend="triton")
+    with pytest.raises(NameUnknown, match="Did you mean 'triton'"):
+        nearest_code(z, codes, backend="trition")
+
+
+def test_the_reference_can_be_had_for_everything():
+    z, codes = vectors(200, 30, 5)
+    with using("reference"):
+        ids, _ = nearest_code(z, codes)
+        each, overall = assignment_entropy(z, codes, temperature=0.5)
+    assert torch.equal(ids, nearest_code(z, codes)[0])
+    torch.testing.assert_close((each, overall), assignment_entropy(z, codes, temperature=0.5))
+
+
+def test_no_matrix_of_vectors_by_codes_is_held():
+    n, k = 16384, 512
+    z, codes = vectors(n, k, 4)
+    z.requires_grad_()
+    codes.requires_grad_()
+    with Largest() as largest:
+        nearest_code(z, codes)
+        each, overall = assignment_entropy(z, codes, temperature=0.1)
+        (each - overall).backward()
+    assert largest.numel <= n * k / 16
+
+
+# ---------------------------------------------------------------- values and statistics
+
+
+def test_values_are_exactly_the_codes_and_their_gradient_goes_to_the_vectors():
+    z, codes = vectors(50, 9, 4, offset=1e3)
+    z.requires_grad_()
+    codes.requires_grad_()
+    values, ids, chosen = quantize(z, codes)
+    assert torch.equal(values, codes[ids])
+    assert torch.equal(chosen, codes[ids])
+    weight = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    dz, dc = torch.autograd.grad((values * weight).sum(), (z, codes), allow_unused=True)
+    assert torch.equal(dz, weight)
+    assert dc is None
+    (dc,) = torch.autograd.grad((chosen * weight).sum(), codes)
+    torch.testing.assert_close(dc, torch.zeros(9, 4).index_add(0, ids, weight))
+
+
+def test_values_have_the_type_of_the_vectors():
+    z, codes = vectors(50, 9, 4)
+    values, _, chosen = quantize(z.bfloat16(), codes)
+    assert values.dtype == torch.bfloat16
+    assert chosen.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("n", "k", "d"), [(0, 3, 2), (1, 3, 1), (500, 17, 5), (4000, 256, 64)])
+def test_sums_and_counts_are_those_of_a_loop(n, k, d):
+    z, codes = vectors(n, k, d)
+    ids, _ = nearest_code(z, codes)
+    valid = torch.rand(n, generator=torch.Generator().manual_seed(2)) < 0.8
+    z[~valid] = torch.nan
+    sums, counts = code_sums(z, ids, k, valid)
+    want = torch.zeros(k, d, dtype=torch.float64)
+    many = [0] * k
+    for x, i, ok in zip(z.double(), ids.tolist(), valid.tolist(), strict=True):
+        if ok:
+            want[i] += x
+            many[i] += 1
+    torch.testing.assert_close(sums, want.float(), rtol=1e-6, atol=1e-5)
+    assert counts.tolist() == usage(ids, k, valid).tolist() == many
+    assert usage(ids.reshape(1, -1), k).tolist() == ids.bincount(minlength=k).tolist()
+
+
+# ---------------------------------------------------------------- soft assignments
+
+
+def entropies(z, codes, temperature, log_floor, valid=None):
+    """VQShape's two entropies, written out in float64."""
+    squares = (z.double()[:, None] - codes.double()).square().sum(-1)
+    p = (-squares / temperature).softmax(-1)
+    if valid is not None:
+        p = p[valid]
+
+    def of(q):
+        return -(q * q.clamp(min=log_floor or 1e-300).log()).sum(-1)
+
+    return of(p).mean(), of(p.mean(0))
+
+
+def apart(a, b):
+    return float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-12))
+
+
+@pytest.mark.parametrize("log_floor", [0.0, 1e-5])
+@pytest.mark.parametrize(
+    ("n", "k", "d", "temperature"),
+    [(1, 2, 1, 0.5), (700, 512, 8, 0.01), (700, 512, 8, 0.3), (400, 33, 70, 2.0), (3, 2000, 2, 0.1)],
+)
+def test_entropies_and_their_gradients_are_those_of_float64(n, k, d, temperature, log_floor):
+    z, codes = (0.3 * t for t in vectors(n, k, d, spread=0.2))
+    mine = [t.clone().requires_grad_() for t in (z, codes)]
+    exact = [t.double().requires_grad_() for t in (z, codes)]
+    for pull in ((1.0, 0.0), (0.0, 1.0), (0.3, -0.7)):
+        got = assignment_entropy(*mine, temperature=temperature, log_floor=log_floor)
+        want = entropies(*exact, temperature, log_floor)
+        for a, b in zip(got, want, strict=True):
+            assert abs(a.item() - b.item()) < 1e-4 * max(b.item(), 1e-2)
+        loss, true = (pull[0] * a + pull[1] * b for a, b in (got, want))
+        for a, b in zip(torch.autograd.grad(loss, mine), torch.autograd.grad(true, exact), strict=True):
+            assert float((a.double() - b).norm()) <= 1e-4 * float(b.norm()) + 1e-7
+
+
+@pytest.mark.parametrize("log_floor", [0.0, 1e-5])
+def test_the_reference_of_soft_assignments_is_that_formula(log_floor):
+    z, codes = vectors(40, 11, 3)
+    got = assignment_entropy(z, codes, temperature=0.3, log_floor=log_floor, backend="reference")
+    torch.testing.assert_close(got, tuple(t.float() for t in entropies(z, codes, 0.3, log_floor)))
+
+
+def test_shares_are_the_mean_of_soft_assignments():
+    z, codes = vectors(400, 21, 3)
+    p = (-(z.double()[:, None] - codes.double()).square().sum(-1) / 0.7).softmax(-1)
+    _, share = soft_assignment(z, codes, temperature=0.7)
+    torch.testing.assert_close(share, p.mean(0).float())
+    pull = torch.randn(21, generator=torch.Generator().manual_seed(3))
+    z.requires_grad_()
+    (got,) = torch.autograd.grad((soft_assignment(z, codes, temperature=0.7)[1] * pull).sum(), z)
+    x = z.detach().double().requires_grad_()
+    p = (-(x[:, None] - codes.double()).square().sum(-1) / 0.7).softmax(-1)
+    (want,) = torch.autograd.grad((p.mean(0) * pull.double()).sum(), x)
+    assert apart(got, want) < 1e-5
+
+
+def test_invalid_vectors_do_not_influence_soft_assignments():
+    z, codes = vectors(300, 21, 3)
+    valid = torch.rand(300, generator=torch.Generator().manual_seed(4)) < 0.6
+    alone = z[valid].clone().requires_grad_()
+    z = z.masked_fill(~valid[:, None], torch.nan).requires_grad_()
+    got = assignment_entropy(z, codes, temperature=0.5, valid=valid)
+    want = assignment_entropy(alone, codes, temperature=0.5)
+    torch.testing.assert_close(got, want)
+    (dz,) = torch.autograd.grad(got[0] - got[1], z)
+    (da,) = torch.autograd.grad(want[0] - want[1], alone)
+    torch.testing.assert_close(dz[valid], da)
+    assert (dz[~valid] == 0).all()
+
+
+def test_no_vector_at_all_has_no_entropy_and_a_finite_gradient():
+    z, codes = vectors(6, 4, 3)
+    z.requires_grad_()
+    each, overall = assignment_entropy(z, codes, temperature=0.5, valid=torch.zeros(6, dtype=torch.bool))
+    assert each == overall == 0
+    (dz,) = torch.autograd.grad(each - overall, z)
+    assert (dz == 0).all()
+    empty = assignment_entropy(z[:0], codes, temperature=0.5)
+    assert empty[0] == empty[1] == 0
+
+
+def test_a_common_offset_costs_soft_assignments_no_digits():
+    z, codes = vectors(500, 64, 8, spread=0.2, offset=1000.0)
+    mine = [t.clone().requires_grad_() for t in (z, codes)]
+    exact = [t.double().requires_grad_() for t in (z, codes)]
+    each, overall = assignment_entropy(*mine, temperature=0.5)
+    true = entropies(*exact, 0.5, 0.0)
+    for a, b in zip(
+        torch.autograd.grad(each - overall, mine), torch.autograd.grad(true[0] - true[1], exact), strict=True
+    ):
+        assert apart(a, b) < 1e-4
+
+
+def test_soft_assignments_are_float32_under_autocast_forward_and_backward():
+    z, codes = vectors(300, 64, 8)
+
+    def run(under):
+        leaves = [t.clone().requires_grad_() for t in (z, codes)]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=under):
+            each, overall = assignment_entropy(*leaves, temperature=0.1)
+            (each - overall).backward()
+        return each, overall, *(t.grad for t in leaves)
+
+    for a, b in zip(run(True), run(False), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_codes_that_do_not_learn_get_no_gradient():
+    z, codes = vectors(300, 64, 8)
+    z.requires_grad_()
+    each, _ = assignment_entropy(z, codes, temperature=0.1)
+    each.backward()
+    assert z.grad.norm() > 0
+    assert codes.grad is None
+
+
+def test_a_mask_of_another_shape_is_refused():
+    z, codes = vectors(6, 4, 3)
+    with pytest.raises(ValueError, match=r"valid is \[5\]"):
+        soft_assignment(z, codes, temperature=1.0, valid=torch.ones(5, dtype=torch.bool))
+
+
+# ---------------------------------------------------------------- compile and export
+
+
+class Nearest(torch.nn.Module):
+    def __init__(self, codes):
+        super().__init__()
+        self.register_buffer("codes", codes)
+
+    def forward(self, z):
+        values, ids, _ = quantize(z, self.codes)
+        return values, ids
+
+
+def test_a_compiler_takes_the_whole_graph():
+    z, codes = vectors(300, 33, 8)
+    codes[20:] = codes[:13]
+    values, ids = torch.compile(Nearest(codes), fullgraph=True)(z)
+    assert torch.equal(ids, nearest_code(z, codes)[0])
+    assert torch.equal(values, codes[ids])
+
+
+def test_a_compiler_takes_soft_assignments_with_their_gradient():
+    z, codes = vectors(100, 33, 8)
+
+    def loss(z, codes):
+        each, overall = assignment_entropy(z, codes, temperature=0.3, log_floor=1e-5)
+        return each - overall
+
+    def gradients(f):
+        leaves = [t.clone().requires_grad_() for t in (z, codes)]
+        return torch.autograd.grad(f(*leaves), leaves)
+
+    for a, b in zip(gradients(torch.compile(loss, fullgraph=True, backend="aot_eager")), gradients(loss), strict=True):
+        assert apart(a, b) < 1e-5
+
+
+def test_an_exported_graph_serves_any_batch():
+    z, codes = vectors(300, 33, 8)
+    program = torch.export.export(Nearest(codes), (z[:7],), dynamic_shapes={"z": {0: torch.export.Dim("batch")}})
+    values, ids = program.module()(z)
+    assert torch.equal(ids, nearest_code(z, codes)[0])
+    assert torch.equal(values, codes[ids])

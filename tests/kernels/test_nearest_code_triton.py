@@ -1,0 +1,194 @@
+"""The Triton kernels, on a GPU if there is one and in Triton's interpreter if not."""
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+pytest.importorskip("triton")
+
+from tstk.kernels import nearest_code
+from tstk.kernels.nearest_code import assignment_entropy, soft_assignment
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def vectors(n, k, d, seed=0, spread=0.5, offset=0.0):
+    """Codes, and vectors around them."""
+    draw = torch.Generator().manual_seed(seed)
+    codes = torch.randn(k, d, generator=draw) + offset
+    z = codes[torch.randint(k, (n,), generator=draw)] + spread * torch.randn(n, d, generator=draw)
+    return z.to(DEVICE), codes.to(DEVICE)
+
+
+def search(z, codes):
+    return nearest_code(z, codes, backend="triton")
+
+
+def wrong(z, codes, ids):
+    """How many ids are neither the float64 answer nor within 8 ulps of |z|^2 + |c|^2 of it, about the mean code."""
+    middle = codes.double().mean(0)
+    x, c = z.double() - middle, codes.double() - middle
+    squares = (x[:, None] - c).square().sum(-1)
+    best, right = squares.min(1)
+    size = (x.square().sum(1) + torch.maximum(c[ids].square().sum(1), c[right].square().sum(1))).float()
+    ulps = 8 * (torch.nextafter(size, size.new_tensor(torch.inf)) - size)
+    return int((squares.gather(1, ids[:, None])[:, 0] - best > ulps).sum())
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "d"),
+    [(0, 5, 3), (1, 2, 1), (3, 2, 512), (130, 320, 8), (257, 67, 17), (40, 1000, 64), (33, 130, 65), (20, 70, 200)],
+)
+def test_ids_are_those_of_float64(n, k, d):
+    z, codes = vectors(n, k, d, seed=n + k + d)
+    ids, squares = search(z, codes)
+    assert ids.shape == squares.shape == (n,)
+    assert ids.dtype == torch.int64
+    assert squares.dtype == torch.float32
+    assert wrong(z, codes, ids) == 0
+    exact = (z.double() - codes.double()[ids]).square().sum(1)
+    scale = (z.double().square().sum(1) + codes.double().square().sum(1).max()).clamp(min=1e-9)
+    assert n == 0 or ((squares - exact).abs() / scale).max() < 1e-6
+    assert (squares >= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ids_are_those_of_float64_at_random_sizes(seed):
+    draw = torch.Generator().manual_seed(seed)
+    n, k, d = (int(torch.randint(1, top, (), generator=draw)) for top in (300, 300, 90))
+    z, codes = vectors(n, k + 1, d, seed, spread=float(torch.rand((), generator=draw)) * 2)
+    assert wrong(z, codes, search(z, codes)[0]) == 0
+
+
+@pytest.mark.parametrize(("k", "d"), [(2, 1), (67, 8), (320, 33), (200, 100)])
+def test_the_first_of_equal_codes_wins(k, d):
+    z, codes = vectors(150, k, d)
+    codes = codes[torch.randint(k, (k,), generator=torch.Generator().manual_seed(k))]
+    same = codes.unique(dim=0, return_inverse=True)[1]
+    first = (same[:, None] == same).to(torch.uint8).argmax(1)
+    for vector in (z, codes):
+        ids, _ = search(vector, codes)
+        assert (first[ids] == ids).all()
+
+
+@pytest.mark.parametrize("offset", [1e4, -3e5])
+def test_a_common_offset_costs_no_digits(offset):
+    z, codes = vectors(200, 130, 8, offset=offset)
+    assert wrong(z, codes, search(z, codes)[0]) == 0
+
+
+def test_what_is_not_finite_gets_code_0_and_distance_nan():
+    z, codes = vectors(140, 40, 8)
+    before, _ = search(z, codes)
+    z[3, 2], z[5, 0], z[130, 7], z[131] = torch.nan, torch.inf, -torch.inf, 1e30
+    odd = torch.tensor([3, 5, 130, 131], device=DEVICE)
+    ids, squares = search(z, codes)
+    assert (ids[odd] == 0).all()
+    assert squares[odd].isnan().all()
+    rest = torch.ones(140, dtype=torch.bool, device=DEVICE).index_fill(0, odd, False)
+    assert (ids[rest] == before[rest]).all()
+    assert squares[rest].isfinite().all()
+    codes[7, 1] = torch.nan
+    ids, squares = search(z, codes)
+    assert (ids == 0).all()
+    assert squares.isnan().all()
+
+
+def test_any_leading_dimensions_strides_and_types_are_taken():
+    z, codes = vectors(60, 30, 8)
+    ids, _ = search(z, codes)
+    assert torch.equal(search(z.reshape(3, 4, 5, 8), codes)[0], ids.reshape(3, 4, 5))
+    strided = torch.stack([z, z], 2)[..., 0]
+    assert torch.equal(search(strided, codes.T.contiguous().T)[0], ids)
+    for kind in (torch.float16, torch.bfloat16):
+        low, far = search(z.to(kind), codes)
+        assert far.dtype == torch.float32
+        assert wrong(z.to(kind).float(), codes, low) == 0
+
+
+def test_two_runs_give_the_same_bits():
+    z, codes = vectors(200, 100, 8)
+    for first, second in zip(search(z, codes), search(z, codes), strict=True):
+        assert torch.equal(first, second)
+    first, second = (soft(z, codes, 0.3, 1e-5) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def soft(z, codes, temperature, log_floor, valid=None, backend="triton", pull=(0.3, -0.7)):
+    """Both entropies and the gradients of a mixture of them."""
+    leaves = [t.clone().requires_grad_() for t in (z, codes)]
+    options = {"temperature": temperature, "log_floor": log_floor, "valid": valid, "backend": backend}
+    each, overall = assignment_entropy(*leaves, **options)
+    return each.detach(), overall.detach(), *torch.autograd.grad(pull[0] * each + pull[1] * overall, leaves)
+
+
+@pytest.mark.parametrize("log_floor", [0.0, 1e-5])
+@pytest.mark.parametrize(
+    ("n", "k", "d", "temperature"), [(1, 2, 1, 0.5), (150, 130, 8, 0.01), (70, 33, 64, 20.0), (129, 65, 20, 4.0)]
+)
+def test_entropies_and_their_gradients_are_those_of_float64(n, k, d, temperature, log_floor):
+    z, codes = vectors(n, k, d, spread=0.2)
+    got = soft(z, codes, temperature, log_floor)
+    want = soft(z.double(), codes.double(), temperature, log_floor, backend="reference")
+    for a, b in zip(got, want, strict=True):
+        assert float((a.double() - b).norm()) <= 1e-4 * float(b.norm()) + 1e-6
+
+
+def test_invalid_vectors_do_not_influence_soft_assignments():
+    z, codes = vectors(100, 21, 3)
+    valid = (torch.rand(100, generator=torch.Generator().manual_seed(4)) < 0.6).to(DEVICE)
+    got = soft(z.masked_fill(~valid[:, None], torch.nan), codes, 0.5, 0.0, valid)
+    want = soft(z[valid], codes, 0.5, 0.0)
+    torch.testing.assert_close((*got[:2], got[3], got[2][valid]), (*want[:2], want[3], want[2]), rtol=1e-5, atol=1e-6)
+    assert (got[2][~valid] == 0).all()
+
+
+def test_no_vector_at_all_has_no_entropy():
+    z, codes = vectors(4, 5, 3)
+    for some in (z[:0], z):
+        each, overall, *gradients = soft(some, codes, 0.5, 0.0, torch.zeros(len(some), dtype=torch.bool, device=DEVICE))
+        assert each == overall == 0
+        assert all((g == 0).all() for g in gradients)
+
+
+def test_half_precision_is_read_as_float32():
+    z, codes = vectors(60, 33, 8)
+    got, want = (soft(t.bfloat16(), codes, 0.5, 0.0, backend=b) for t, b in ((z, "triton"), (z, "torch")))
+    assert got[2].dtype == torch.bfloat16
+    torch.testing.assert_close(got[:2], want[:2])
+    torch.testing.assert_close(got[3], want[3], rtol=1e-4, atol=1e-6)
+
+
+def test_wide_vectors_are_refused_with_the_reason():
+    from tstk.errors import NeedsError
+
+    z, codes = vectors(5, 4, 65)
+    with pytest.raises(NeedsError, match="up to 64 wide; these are 65"):
+        soft_assignment(z, codes, temperature=1.0, backend="triton")
+
+
+def test_the_operators_are_registered_soundly():
+    z, codes = vectors(20, 9, 3)
+    weight = torch.full((20,), 0.05, device=DEVICE)
+    ops = torch.ops.tstk
+    search(z, codes)
+    torch.library.opcheck(ops.nearest_code.default, (z, codes))
+    given = (z, codes, weight)
+    torch.library.opcheck(ops.soft_assignment.default, (*given, 0.5, -11.5))
+    _, share, log_z = ops.soft_assignment(*given, 0.5, -11.5)
+    torch.library.opcheck(ops.soft_assignment_backward.default, (share[0], share, *given, log_z, 0.5, -11.5))
+
+
+def test_a_compiler_takes_the_whole_graph():
+    z, codes = vectors(40, 9, 3)
+
+    def both(z, codes):
+        ids, _ = search(z, codes)
+        return ids, *assignment_entropy(z, codes, temperature=0.5, backend="triton")
+
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(z, codes), both(z, codes), strict=True):
+        torch.testing.assert_close(a, b)
