@@ -1,0 +1,93 @@
+"""Continuous wavelet transform with Ricker (Mexican hat) wavelets: batched, differentiable, exactly sampled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from math import inf
+
+from torch import Tensor, float64
+
+from tstk.errors import DataError, OptionError, did_you_mean
+from tstk.kernels.dispatch import Backend, Operation
+
+
+def _no_triton(x: Tensor, scales: tuple[float, ...], **options: object) -> str:
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if x.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"x is on {x.device}, not on a GPU"
+    return "x is float64" if x.dtype == float64 else ""
+
+
+_HERE = "tstk.kernels.ricker_cwt"
+operation = Operation(
+    "ricker_cwt",
+    Backend("triton", f"{_HERE}.triton:ricker_cwt", _no_triton),
+    Backend("torch", f"{_HERE}.torch:ricker_cwt"),
+    Backend("reference", f"{_HERE}.reference:ricker_cwt"),
+)
+
+
+def ricker_cwt(
+    x: Tensor,
+    scales: Sequence[float],
+    *,
+    padding: str = "zero",
+    kernel: str = "odd",
+    patch: tuple[int, int] | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Correlate each series with Ricker wavelets of unit energy, without a shift.
+
+    psi_a(t) = 2 / (sqrt(3 a) pi^(1/4)) (1 - t^2 / a^2) exp(-t^2 / (2 a^2)), sampled at whole t. Float32 results agree
+    with float64 correlation to 3e-6 relative RMS at each scale; those of a float64 x to 1e-7. Half precision is
+    computed in, and returned as, float32, also under autocast.
+
+    Args:
+        x: [..., T] float
+        scales: S widths a, in samples, each above zero, in any order
+        padding: what lies beyond the ends: zero, reflect (about the end samples) or replicate
+        kernel: odd, as above; published, as the code of CWT-MAE samples it: one number of taps for all scales, ten times
+            the largest or the length of the series, half a sample aside if that is even (scales 0.1 + i up to 63.1)
+        patch: scales and samples per patch; None leaves the image in one piece
+        backend: triton, torch or reference; None chooses by the call
+
+    Returns:
+        [..., S, T] (perhaps a view into something wider); or, in patches (ph, pw), contiguous [..., S / ph, T / pw,
+        ph * pw]: a (scale, time) grid of tokens that a linear embedding takes as they are, each scale after scale.
+
+    Raises:
+        OptionError: scales, padding, kernel or patch cannot be
+        DataError: x is not of floating point or is empty
+    """
+    scales = tuple(float(a) for a in scales)
+    _check(x, scales, padding, kernel, patch)
+    patch = patch if patch is None else (int(patch[0]), int(patch[1]))
+    out: Tensor = operation(x, scales, padding=padding, kernel=kernel, patch=patch, backend=backend)
+    return out
+
+
+def _check(
+    x: Tensor, scales: tuple[float, ...], padding: str, kernel: str, patch: tuple[int, int] | None
+) -> None:
+    for name, value, names in (
+        ("padding", padding, ("zero", "reflect", "replicate")),
+        ("kernel", kernel, ("odd", "published")),
+    ):
+        if value not in names:
+            raise OptionError(f"ricker_cwt: {name}={value!r} is none of {', '.join(names)}." + did_you_mean(value, names))
+    if not scales or not all(0 < a < inf for a in scales):
+        raise OptionError(f"ricker_cwt: scales={list(scales)}: at least one, each a number of samples above zero")
+    if not x.is_floating_point() or x.ndim == 0 or x.shape[-1] == 0:
+        raise DataError(f"ricker_cwt: x is {x.dtype} {list(x.shape)}; expected floating point [..., T] with samples")
+    if patch is not None:
+        for size, of, total in zip(patch, ("scales", "samples"), (len(scales), x.shape[-1]), strict=True):
+            if size < 1 or total % size:
+                nearby = [n for n in range(1, total + 1) if total % n == 0]
+                nearby = sorted(sorted(nearby, key=lambda n: abs(n - size))[:2])
+                raise OptionError(
+                    f"ricker_cwt: patch={tuple(patch)}: {size} does not divide {total} {of};"
+                    f" nearby: {', '.join(map(str, nearby))}"
+                )

@@ -1,0 +1,171 @@
+"""Composites of plain torch: a few short products per level of a plan, or one real FFT with cached spectra.
+
+The products win wherever kernels can be had from a smoothed series; the FFT wins where they end abruptly (published
+kernels of large scales) or are longer than the steps of a plan suit. Traced graphs hold products only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import lru_cache
+from itertools import count
+from math import ceil, prod
+from operator import index as constant
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tstk.kernels.ricker_cwt.plan import REARRANGE, Plan, amplitude, kept, layout, padded, plan, support
+
+FFT = 100  # what an FFT costs in multiplications per value
+FEW = 8  # frames of a row below which one product for all rows and a copy beat one product for each
+WHOLE = 7.5  # widths beyond which a wavelet is below 1e-10 of its peak
+
+
+class Spectra(NamedTuple):
+    """What the FFT needs.
+
+    Args:
+        index: which sample stands at each place of the padded row, if it is not zeros beyond its end
+        size: samples of the transform
+        start: where the output begins in it
+        response: [scales, size / 2 + 1] complex
+    """
+
+    index: Tensor | None
+    size: int
+    start: int
+    response: Tensor
+
+
+def ricker_cwt(
+    x: Tensor,
+    scales: tuple[float, ...],
+    *,
+    padding: str = "zero",
+    kernel: str = "odd",
+    patch: tuple[int, int] | None = None,
+    way: Literal["products", "fft"] | None = None,
+) -> Tensor:
+    """As `tstk.kernels.ricker_cwt`; `way` forces what is otherwise chosen by shape."""
+    length = constant(x.shape[-1])  # a plan is for one length, also while tracing
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    tracing = torch.compiler.is_compiling()
+    autocast = torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
+        rows = x.to(dtype).reshape(prod(x.shape[:-1]), length)
+        chosen = _choose(scales, length, padding, kernel, patch, x.device, dtype, "products" if tracing else way)
+        if isinstance(chosen, Spectra):
+            out, laid = _fft(rows, length, chosen), None
+        else:
+            joined = tracing or chosen.blocks < FEW or (rows.requires_grad and torch.is_grad_enabled())
+            out, laid = (_joined if joined else _written)(rows, chosen), chosen.patch
+            if laid != patch:
+                out = out.flatten(2)[..., :length]
+        if laid != patch and patch is not None:
+            out = out.unflatten(2, (-1, patch[1])).unflatten(1, (-1, patch[0])).transpose(2, 3).flatten(3)
+    return out.reshape(*x.shape[:-1], *out.shape[1:])
+
+
+@torch.compiler.assume_constant_result
+def _choose(
+    scales: tuple[float, ...],
+    length: int,
+    padding: str,
+    kernel: str,
+    patch: tuple[int, int] | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    way: str | None,
+) -> Plan | Spectra:
+    """What `way` says, or the cheaper one."""
+    laid, cost = layout(scales, length, kernel, patch)
+    if (way or ("fft" if FFT + REARRANGE * (patch is not None) < cost else "products")) == "fft":
+        return _spectra(scales, length, padding, kernel, device, dtype)
+    return plan(scales, length, padding, kernel, laid, device, dtype)
+
+
+@lru_cache(maxsize=16)
+def _spectra(
+    scales: tuple[float, ...], length: int, padding: str, kernel: str, device: torch.device, dtype: torch.dtype
+) -> Spectra:
+    reach, shift = support(scales, length, kernel)
+    reach = ceil(min(WHOLE * max(scales), reach) + shift)
+    start = 0 if padding == "zero" else reach  # zeros at the end serve both ends, the transform being a circle
+    size = _smooth(start + length + reach)
+    offset = np.arange(-reach, reach + 1)
+    at = offset + shift
+    kernels = np.zeros((len(scales), size))
+    for row, a in zip(kernels, scales, strict=True):
+        u = (at / a) ** 2
+        wavelet = amplitude(a, kernel) * (1 - u) * np.exp(-u / 2)
+        np.add.at(row, -offset % size, np.where(abs(at) <= support(scales, length, kernel)[0], wavelet, 0))
+    index = padded(length, start, reach, padding)
+    complex_ = torch.complex128 if dtype == torch.float64 else torch.complex64
+    return Spectra(
+        None if index is None else kept(index, device, torch.long),
+        size,
+        start,
+        kept(np.fft.rfft(kernels), device, complex_),
+    )
+
+
+def _smooth(size: int) -> int:
+    """The next even number with no prime factor above 5."""
+
+    def rest(n: int) -> int:
+        for p in (2, 3, 5):
+            while n % p == 0:
+                n //= p
+        return n
+
+    return next(n for n in count(size) if n % 2 == 0 and rest(n) == 1)
+
+
+def _fft(rows: Tensor, length: int, spectra: Spectra) -> Tensor:
+    if spectra.index is not None:
+        rows = rows.index_select(1, spectra.index)
+    spectrum = torch.fft.rfft(rows, spectra.size)
+    out = torch.fft.irfft(spectrum[:, None] * spectra.response, spectra.size)
+    return out[..., spectra.start : spectra.start + length]
+
+
+def _sources(rows: Tensor, plan: Plan) -> Iterator[Tensor]:
+    """The frames [rows, blocks, M] of each level."""
+    padded = F.pad(rows, plan.pad) if plan.index is None else rows.index_select(1, plan.index)
+    for level in plan.levels:
+        source = padded[:, level.start :]
+        if level.smooth is not None:
+            frames = source.unfold(1, len(level.smooth), level.smooth.shape[1] * level.step)[:, : level.frames]
+            source = (frames @ level.smooth).flatten(1)
+        yield source.unfold(1, len(level.weight), plan.patch[1] // level.step)[:, : plan.blocks]
+
+
+def _joined(rows: Tensor, plan: Plan) -> Tensor:
+    """One product for each level, joined: traceable and differentiable."""
+    group, block = plan.patch
+    parts = [
+        (frames @ level.weight).unflatten(2, (-1, block))
+        for frames, level in zip(_sources(rows, plan), plan.levels, strict=True)
+    ]
+    out = torch.cat(parts, 2)
+    if plan.order is not None:
+        out = out.index_select(2, plan.order)
+    return out.unflatten(2, (-1, group)).transpose(1, 2).flatten(3)
+
+
+def _written(rows: Tensor, plan: Plan) -> Tensor:
+    """The same in pieces, each written where it belongs."""
+    group, block = plan.patch
+    groups = sum(len(level.scales) for level in plan.levels) // group
+    out = rows.new_empty(len(rows), groups, plan.blocks, group * block)
+    for frames, level in zip(_sources(rows, plan), plan.levels, strict=True):
+        frames = frames.contiguous()
+        for run in level.runs:
+            weight = level.weight[run.rows, run.columns].expand(len(rows), -1, -1)
+            torch.bmm(frames[:, :, run.rows], weight, out=out[:, run.group, :, run.place])
+    return out
