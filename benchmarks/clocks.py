@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import time
@@ -28,7 +29,13 @@ def settle(device: str, threads: int) -> None:
         torch._dynamo.reset()
     if "torch._inductor" in sys.modules:
         torch._inductor.config.cpp.threads = threads
+    tidy(device)
+
+
+def tidy(device: str) -> None:
+    """Give back what nobody holds any more."""
     if device == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
@@ -73,14 +80,20 @@ def replay(calls: Sequence[Call]) -> Clock:
             torch.cuda.set_sync_debug_mode("default")
     usual.wait_stream(aside)
     copies = max(1, min(50, round(SPAN["cuda"] / wall(calls[0], "cuda")() / len(calls))))
-    graph = torch.cuda.CUDAGraph()
+    graph, collecting = torch.cuda.CUDAGraph(), gc.isenabled()
+    gc.disable()  # what it frees must not be freed during the capture
     try:
-        with torch.cuda.graph(graph):
-            for call in [*calls] * copies:
-                call()
-    except RuntimeError:
-        torch.cuda.set_stream(usual)
-        raise
+        with torch.cuda.stream(aside):
+            graph.capture_begin()
+            try:
+                for call in [*calls] * copies:
+                    call()
+            finally:
+                graph.capture_end()
+    finally:
+        if collecting:
+            gc.enable()
+    usual.wait_stream(aside)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def clock() -> float:

@@ -195,7 +195,7 @@ def measure(case: Case, budget: float) -> Record:
     if case.limit:
         ready[LIMIT] = case.limit[1].prepare(*inputs)
     ready[AGAIN] = ready[case.ours]
-    for kind, timers in _timers(case, ready, inputs, record).items():
+    for kind, timers in _timers(case, ready, inputs, record):
         times = rounds(timers, budget)
         if kind == "wall":
             record.rounds = {name: series for name, series in quiet(times).items() if name in case.contenders}
@@ -268,26 +268,28 @@ def bind(case: Case, function: Callable[..., Any], inputs: Inputs) -> Callable[[
     return call
 
 
-def _timers(case: Case, ready: Mapping[str, Callable[..., Any]], inputs: Inputs, record: Record) -> dict[str, Timers]:
-    """Clocks by kind; on a GPU also those of the kernels alone, with inputs out of its cache and in it."""
+def _timers(
+    case: Case, ready: Mapping[str, Callable[..., Any]], inputs: Inputs, record: Record
+) -> Iterator[tuple[str, Timers]]:
+    """One kind of clocks after the other; on a GPU also of kernels alone, with inputs out of its cache and in it."""
     device, machine = case.device, clocks.machine(case.device)
-    calls = {name: bind(case, function, inputs) for name, function in ready.items()}
-    kinds = {"wall": {name: clocks.wall(call, device) for name, call in calls.items()}}
-    kinds["wall"] |= {name: clocks.steady(clocks.wall(call, device)) for name, call in machine.items()}
+    timers = {name: clocks.wall(bind(case, function, inputs), device) for name, function in ready.items()}
+    yield "wall", timers | {name: clocks.steady(clocks.wall(call, device)) for name, call in machine.items()}
     if device != "cuda":
-        return kinds
+        return
     size = sum(x.nbytes for x in inputs if isinstance(x, Tensor))
     sets = [inputs, *(case.inputs(seed, device) for seed in range(1, min(32, 2 * L2 // size + 2)))]
     for kind, some in (("kernels", sets), ("kernels, inputs in cache", sets[:1])):
-        timers: Timers = {name: clocks.steady(clocks.replay([call])) for name, call in machine.items()}
+        timers = {name: clocks.steady(clocks.replay([call])) for name, call in machine.items()}
         for name, function in ready.items():
             try:
                 timers[name] = clocks.replay([bind(case, function, one) for one in some])
             except RuntimeError as error:
                 record.out[f"{name}, {kind}"] = f"failed: not captured: {_line(error)}"
-        if case.ours in timers:
-            kinds[kind] = timers
-    return kinds
+        if case.ours in timers and AGAIN in timers:
+            yield kind, timers
+        del timers
+        clocks.tidy(device)  # a graph keeps the memory it works in
 
 
 def _head(case: Case, record: Record) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from torch import Tensor
 from benchmarks import shapes
 from benchmarks.harness import Absent, Case, Contender, Judge, Verdict, compiled, peer, plain, with_threads
 from benchmarks.shapes import Codes
-from tstk.kernels import nearest_code
-from tstk.kernels.nearest_code import code_sums
+from tstk.kernels.nearest_code import code_sums, nearest_code
 
 ULPS = 8
 """Another index than float64's will do where their distances differ by fewer float32 roundings of the norms."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks import shapes
 from benchmarks.harness import Absent, Case, Contender, Judge, Verdict, peer, plain, with_threads
 from benchmarks.shapes import Wavelets
-from tstk.kernels import ricker_cwt
+from tstk.kernels.ricker_cwt import ricker_cwt
 
 ERROR = 3e-6
 """Largest error of a scale, relative to its root mean square."""

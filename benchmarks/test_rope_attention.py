@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks import shapes
 from benchmarks.harness import Absent, Case, Contender, Judge, Verdict, compiled, peer, plain, weights, with_threads
 from benchmarks.shapes import Attention
-from tstk.kernels import rope_attention
+from tstk.kernels.rope_attention import rope_attention
 
 CAPS = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 """Errors that are always good enough, for inputs of unit variance."""

@@ -304,3 +304,24 @@ def test_measured_sizes_go_over_the_sane_ones_on_that_kind_of_gpu_only(tmp_path,
     better = {("short", 16): {"tile": 128, "warps": 4}, ("long", 16): {"tile": 64, "warps": 4}}
     assert tuning.tuned("op", sane) == better
     assert tuning.tuned("op", {}, "OTHER_CONFIGS") == {(1,): {"a": 2}}
+
+
+def test_on_a_gpu_kernels_are_timed_too_with_inputs_that_change_and_inputs_that_stay(monkeypatch):
+    """As far as can be told without one."""
+    inputs = []
+
+    def replay(calls):
+        inputs.append(len(calls))
+        if len(inputs) == 4:
+            raise RuntimeError("waits for the GPU")
+        return harness.clocks.wall(calls[0], "cpu")
+
+    for name in ("settle", "tidy", "sync", "peak_bytes"):
+        monkeypatch.setattr(harness.clocks, name, lambda *args: None)
+    monkeypatch.setattr(harness.clocks, "machine", lambda device, machine=harness.clocks.machine: machine("cpu"))
+    monkeypatch.setattr(harness.clocks, "replay", replay)
+    record = measure(doubled({"ours": plain(lambda x: 2 * x), "peer": plain(lambda x: x + x)}, device="cuda"), 0.02)
+    assert inputs == [1, 1, 32, 32, 32, 1, 1, 1, 1, 1]
+    assert record.out == {"peer, kernels": "failed: not captured: RuntimeError: waits for the GPU"}
+    assert [table["clock"] for table in record.tables] == ["wall", "kernels", "kernels, inputs in cache"]
+    assert all(table["contenders"].keys() <= {"ours"} for table in record.tables[1:2])
