@@ -20,31 +20,31 @@ from typing import Any
 from benchmarks import clocks
 from benchmarks.harness import Case, bind
 from tstk.kernels import tuning
-from tstk.kernels.tuning import Key, Sizes
+from tstk.kernels.tuning import Key
 
 KERNELS = {op: op for op in ("rope_attention", "nearest_code", "ricker_cwt")} | {"quantizer_step": "nearest_code"}
 """By operation, in whose folder its kernels are."""
 GAIN = 0.97
 """A change must bring this; less is noise."""
 
-Asked = dict[tuple[str, Key], Sizes]
+Asked = dict[tuple[str, Key], Any]
 
 
-class Watched(dict[Key, Sizes]):
+class Watched(dict[Key, Any]):
     """A table that remembers what was looked up in it."""
 
-    def __init__(self, name: str, table: dict[Key, Sizes], asked: Asked) -> None:
+    def __init__(self, name: str, table: dict[Key, Any], asked: Asked) -> None:
         super().__init__(table)
         self._name, self._asked = name, asked
 
-    def __getitem__(self, key: Key) -> Sizes:
+    def __getitem__(self, key: Key) -> Any:
         return self._note(key, super().__getitem__(key))
 
     def get(self, key: Any, default: Any = None, /) -> Any:
         found = super().get(key, default)
         return found if found is None else self._note(key, found)
 
-    def _note(self, key: Key, sizes: Sizes) -> Sizes:
+    def _note(self, key: Key, sizes: Any) -> Any:
         self._asked[self._name, key] = sizes
         return sizes
 
@@ -70,7 +70,7 @@ def tune(
     right: Callable[[], bool],
     seconds: Callable[[], float],
     done: Container[tuple[str, Key]] = (),
-) -> dict[str, dict[Key, Sizes]]:
+) -> dict[str, dict[Key, Any]]:
     """Better sizes for the keys that a call looks up.
 
     Args:
@@ -80,7 +80,7 @@ def tune(
         seconds: what it takes
         done: tables and keys to leave as they are
     """
-    found: dict[str, dict[Key, Sizes]] = {}
+    found: dict[str, dict[Key, Any]] = {}
     with watched(module) as (tables, asked):
         call()
         best = seconds()
@@ -88,10 +88,10 @@ def tune(
             if (name, key) in done:
                 continue
             table, sizes = tables[name], start
-            for part in start:
+            for path, _ in numbers(start):
                 for factor in (2, 0.5):
-                    while other := int(sizes[part] * factor):
-                        table[key] = {**sizes, part: other}
+                    while other := int(dict(numbers(sizes))[path] * factor):
+                        table[key] = changed(sizes, path, other)
                         took = _try(right, seconds)
                         if took > GAIN * best:
                             break
@@ -101,6 +101,26 @@ def tune(
     return found
 
 
+def numbers(sizes: Any) -> Iterator[tuple[Key, int]]:
+    """Every number, and the way to it."""
+    if isinstance(sizes, int) and not isinstance(sizes, bool):
+        yield (), sizes
+    elif isinstance(sizes, dict | tuple):
+        for step, part in sizes.items() if isinstance(sizes, dict) else enumerate(sizes):
+            yield from (((step, *path), number) for path, number in numbers(part))
+
+
+def changed(sizes: Any, path: Key, number: int) -> Any:
+    """The same sizes with another number at the end of the way."""
+    if not path:
+        return number
+    part = changed(sizes[path[0]], path[1:], number)
+    if isinstance(sizes, dict):
+        return {**sizes, path[0]: part}
+    parts = [part if i == path[0] else other for i, other in enumerate(sizes)]
+    return type(sizes)(*parts) if hasattr(sizes, "_fields") else tuple(parts)
+
+
 def _try(right: Callable[[], bool], seconds: Callable[[], float]) -> float:
     try:
         return seconds() if right() else float("inf")
@@ -108,7 +128,7 @@ def _try(right: Callable[[], bool], seconds: Callable[[], float]) -> float:
         return float("inf")
 
 
-def tune_case(module: ModuleType, case: Case, done: Container[tuple[str, Key]]) -> dict[str, dict[Key, Sizes]]:
+def tune_case(module: ModuleType, case: Case, done: Container[tuple[str, Key]]) -> dict[str, dict[Key, Any]]:
     """The same for a case of the grid."""
     clocks.settle(case.device, case.threads)
     inputs = case.inputs(0, case.device)
@@ -140,11 +160,10 @@ def main() -> None:
         for n, (op, folder) in enumerate(KERNELS.items()):
             until = begin + asked.within * (n + 1) / len(KERNELS)
             module, known = import_module(f"tstk.kernels.{folder}.triton"), done.setdefault(folder, set())
-            for case in import_module(f"benchmarks.test_{op}").cases(False, "cuda"):
+            cases = [case for case in import_module(f"benchmarks.test_{op}").cases(False, "cuda") if case.op == op]
+            for case in [case for case in cases if case.gradients] or cases:
                 if time.monotonic() > until:
                     break
-                if case.op != op:
-                    continue
                 for name, rows in tune_case(module, case, known).items():
                     print(f"{case}: {name} {rows}", flush=True)
                     page.setdefault(folder, {}).setdefault(name, []).extend([*row] for row in rows.items())

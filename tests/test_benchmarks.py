@@ -4,6 +4,7 @@ import json
 import random
 from importlib import import_module
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from benchmarks.harness import Absent, Case, Contender, Verdict, measure, plain,
 from benchmarks.render import MARK, PAGE, Refused, read, render
 from benchmarks.results import Results
 from benchmarks.run import OPERATIONS
-from benchmarks.tune import tune
+from benchmarks.tune import changed, numbers, tune
 from tstk.kernels import tuning
 
 
@@ -303,7 +304,25 @@ def test_measured_sizes_go_over_the_sane_ones_on_that_kind_of_gpu_only(tmp_path,
     monkeypatch.setattr(tuning, "kind", lambda: "9.0")
     better = {("short", 16): {"tile": 128, "warps": 4}, ("long", 16): {"tile": 64, "warps": 4}}
     assert tuning.tuned("op", sane) == better
-    assert tuning.tuned("op", {}, "OTHER_CONFIGS") == {(1,): {"a": 2}}
+    assert tuning.tuned("op", {(1,): {"a": 1}}, "OTHER_CONFIGS") == {(1,): {"a": 2}}
+
+
+class Tile(NamedTuple):
+    rows: int
+    warps: int
+
+
+def test_sizes_may_be_dictionaries_tuples_or_both_and_come_back_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "place", lambda op: tmp_path / f"{op}.json")
+    monkeypatch.setattr(tuning, "kind", lambda: "9.0")
+    sane = {("a", 1): (Tile(16, 2), {"stages": 1, "exact": True, "how": "ieee"})}
+    paths = [path for path, _ in numbers(sane["a", 1])]
+    assert paths == [(0, 0), (0, 1), (1, "stages")]
+    better = changed(changed(sane["a", 1], (0, 1), 4), (1, "stages"), 3)
+    tuning.write("op", "9.0", {"CONFIGS": {("a", 1): better}})
+    (found,) = tuning.tuned("op", sane).values()
+    assert found == (Tile(16, 4), {"stages": 3, "exact": True, "how": "ieee"})
+    assert found[0].warps == 4
 
 
 def test_on_a_gpu_kernels_are_timed_too_with_inputs_that_change_and_inputs_that_stay(monkeypatch):

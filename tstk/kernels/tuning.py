@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 Key = tuple[Any, ...]
-Sizes = dict[str, int]
+Sizes = TypeVar("Sizes")
+"""Numbers in a dictionary, a tuple or a named tuple, or in tuples of such."""
 
 
 def tuned(op: str, sane: Mapping[Key, Sizes], table: str = "CONFIGS") -> dict[Key, Sizes]:
@@ -24,7 +25,7 @@ def tuned(op: str, sane: Mapping[Key, Sizes], table: str = "CONFIGS") -> dict[Ke
         table: its name in `triton.py`
     """
     better = measured(op).get(kind(), {}).get(table, {})
-    return {**sane, **{key: {**sane.get(key, {}), **sizes} for key, sizes in better.items()}}
+    return {key: _like(sizes, better[key]) if key in better else sizes for key, sizes in sane.items()}
 
 
 def kind() -> str:
@@ -39,8 +40,8 @@ def place(op: str) -> Path:
     return Path(__file__).parent / op / "tuned.json"
 
 
-def measured(op: str) -> dict[str, dict[str, dict[Key, Sizes]]]:
-    """By kind of GPU, table and key."""
+def measured(op: str) -> dict[str, dict[str, dict[Key, Any]]]:
+    """By kind of GPU, table and key; tuples have become lists."""
     if not place(op).exists():
         return {}
     kinds = json.loads(place(op).read_text())
@@ -50,12 +51,19 @@ def measured(op: str) -> dict[str, dict[str, dict[Key, Sizes]]]:
     }
 
 
-def write(op: str, gpu: str, tables: Mapping[str, Mapping[Key, Sizes]]) -> None:
+def write(op: str, gpu: str, tables: Mapping[str, Mapping[Key, Any]]) -> None:
     """Keep sizes for one kind of GPU, in place of those that were there for the same keys."""
     kinds = measured(op)
     for name, rows in tables.items():
         kinds.setdefault(gpu, {}).setdefault(name, {}).update(rows)
-    flat = {
-        gpu: {name: [[*row] for row in rows.items()] for name, rows in tables.items()} for gpu, tables in kinds.items()
-    }
+    flat = {gpu: {name: [[*row] for row in rows.items()] for name, rows in some.items()} for gpu, some in kinds.items()}
     place(op).write_text(json.dumps(flat, indent=1) + "\n")
+
+
+def _like(sane: Any, read: Any) -> Any:
+    if isinstance(sane, dict):
+        return {name: _like(value, read.get(name, value)) for name, value in sane.items()}
+    if isinstance(sane, tuple):
+        parts = [_like(a, b) for a, b in zip(sane, read, strict=True)]
+        return type(sane)(*parts) if hasattr(sane, "_fields") else tuple(parts)
+    return read
