@@ -20,6 +20,7 @@ lint: .venv/installed-for-tests
 	$(BIN)/mypy
 
 bench: .venv/installed-for-tests
+	$(PIP) --editable '.[bench]'
 	$(BIN)/python -m pytest benchmarks
 
 .venv/bin/python:

@@ -1,52 +1,80 @@
-"""Contenders of one question, run in turn round by round and handed to pytest-benchmark for its tables."""
+"""pytest-benchmark as the face: each contender of a case is a benchmark, and is shown the rounds that were recorded.
+
+A test module has `cases(full, device)`; a test that takes `case` and `name` runs once per case and contender, and
+calls `duel(case, name)`. All contenders of a case are measured together, when its first one is asked for.
+"""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable
-
 import pytest
+import torch
 
-_MEASURED: dict[str, dict[str, list[float]]] = {}
+from benchmarks.harness import Case, Record, measure, summary
+from benchmarks.results import Results
+
+QUICK, FULL = 0.7, 8.0
+"""Seconds of rounds per case."""
+_RECORDS = pytest.StashKey[dict[str, Record]]()
+_RESULTS = pytest.StashKey[Results]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("tstk benchmarks")
+    group.addoption("--full", action="store_true", help="the whole grid instead of small sizes; takes an hour or so")
+    group.addoption("--results", metavar="DIR", help="write what was measured there as JSON")
+    group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+
+
+def pytest_configure(config):
+    config.stash[_RECORDS] = {}
+    config.stash[_RESULTS] = Results(config.getoption("--results"))
+
+
+def pytest_generate_tests(metafunc):
+    if "case" in metafunc.fixturenames:
+        cases = metafunc.module.cases(metafunc.config.getoption("--full"), metafunc.config.getoption("--device"))
+        both = [(case, name) for case in cases for name in case.contenders]
+        metafunc.parametrize("case, name", both, ids=[f"{case}: {name}" for case, name in both])
 
 
 @pytest.fixture
-def duel(benchmark):
-    """`duel(name, contenders, group)`: report one contender's rounds; all are run together, once per group."""
+def duel(benchmark, request):
+    """`duel(case, name)`: shows one contender's rounds, or skips with the reason; returns the ratios by name."""
 
-    def run(name: str, contenders: dict[str, Callable[[], object]], group: str, rounds: int = 7) -> dict[str, float]:
-        if group not in _MEASURED:
-            _MEASURED[group] = _rounds(contenders, rounds)
-        times = _MEASURED[group]
-        first = next(iter(contenders))
-        benchmark.group = group
-        ratios = sorted(a / b for a, b in zip(times[name], times[first], strict=True))
-        benchmark.extra_info |= {f"paired ratio to {first}": round(ratios[len(ratios) // 2], 4), "rounds": rounds}
-        replay = iter(times[name])
-        clock = [0.0]
-
-        def timer() -> float:
-            return clock[0]
-
-        def again() -> None:
-            clock[0] += next(replay)
-
-        benchmark._timer = timer
-        benchmark.pedantic(again, rounds=rounds, iterations=1, warmup_rounds=0)
-        return {other: sorted(times[other])[rounds // 2] for other in contenders}
+    def run(case: Case, name: str) -> dict[str, float]:
+        config = request.config
+        records = config.stash[_RECORDS]
+        if str(case) not in records:
+            records[str(case)] = measure(case, FULL if config.getoption("--full") else QUICK)
+            config.stash[_RESULTS].add(records[str(case)])
+        record = records[str(case)]
+        if name in record.out:
+            (pytest.fail if name == case.ours else pytest.skip)(record.out[name])
+        if not record.tables or not record.tables[0]["contenders"]:
+            pytest.skip(record.tables[0]["why_invalid"] if record.tables else f"{case.ours} was not timed")
+        _show(benchmark, record, name)
+        return {other: row["ratio"] for other, row in record.tables[0]["contenders"].items()}
 
     return run
 
 
-def _rounds(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for contender in contenders.values():
-        contender()  # warm up
-    order = random.Random(0)
-    for _ in range(rounds):
-        for name in order.sample(list(contenders), len(contenders)):
-            begin = time.perf_counter()
-            contenders[name]()
-            times[name].append(time.perf_counter() - begin)
-    return times
+def _show(benchmark, record: Record, name: str) -> None:
+    """Let pytest-benchmark time a clock of ours, which tells the recorded rounds."""
+    rounds, clock = record.rounds[name], [0.0]
+    replay = iter(rounds)
+
+    def again() -> None:
+        clock[0] += next(replay)
+
+    benchmark.group, benchmark.name = str(record.case), name
+    benchmark.extra_info |= record.tables[0]["contenders"][name]
+    benchmark._timer = lambda: clock[0]
+    benchmark.pedantic(again, rounds=len(rounds), iterations=1, warmup_rounds=0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if records := config.stash[_RECORDS]:
+        terminalreporter.section("ours, and how many times as long the others took")
+        for record in records.values():
+            for line in summary(record):
+                terminalreporter.write_line(line)

@@ -1,0 +1,182 @@
+"""Makes docs/kernels.md of page.md and results: `python -m benchmarks.render RESULTS...`.
+
+A results folder holds one run on one device. What did not pass a gate, and a second run on a device, is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE, OUT = HERE / "page.md", HERE.parent / "docs" / "kernels.md"
+RESULTS = HERE / "results"
+MARK = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
+DEVICES = {"cpu": "On a CPU", "cuda": "On an NVIDIA GPU"}
+CLOCKS = {
+    "wall": "wall clock of eager calls",
+    "kernels": "kernels alone (CUDA graph), inputs not in the cache",
+    "kernels, inputs in cache": "kernels alone (CUDA graph), inputs in the cache",
+}
+
+Table = dict[str, Any]
+
+
+class Refused(Exception):
+    """Why results cannot be shown."""
+
+
+def read(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Pages of results by device.
+
+    Raises:
+        Refused: two runs on one device, or a row whose gate did not pass
+    """
+    devices: dict[str, list[dict[str, Any]]] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.json")):
+            page = json.loads(path.read_text())
+            for table in page["tables"]:
+                for name, row in table["contenders"].items():
+                    if row.get("gate") != "passed":
+                        raise Refused(f"{path}: {name} has no passing gate in {table['case']}")
+            for device in {table["device"] for table in page["tables"]}:
+                others = devices.setdefault(device, [])
+                if others and others[0]["run"] != page["run"]:
+                    raise Refused(f"{path}: run {page['run']!r} is mixed with {others[0]['run']!r}")
+                others.append(page)
+    return devices
+
+
+def render(text: str, devices: dict[str, list[dict[str, Any]]]) -> str:
+    """The page with each mark replaced by what was measured."""
+
+    def fill(mark: re.Match[str]) -> str:
+        if mark[1] == "environment":
+            return "\n".join(environments(devices))
+        return "\n".join(sections(mark[1], devices))
+
+    return MARK.sub(fill, text)
+
+
+def environments(devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
+    """What each device's figures were measured on."""
+    for device, title in DEVICES.items():
+        if device not in devices:
+            yield f"- {title}: nothing is measured yet; it waits for such a machine (`benchmarks/gpu.sh`)."
+            continue
+        found, run = devices[device][0]["environment"], devices[device][0]["run"]
+        packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+        machine = (
+            found["gpu"] if device == "cuda" else f"{found['processor']}, {found['cores']} cores, {found['vectors']}"
+        )
+        yield f"- {title}: {machine}; {packages}; commit {found['commit']}; run {run}."
+
+
+def sections(op: str, devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
+    """Tables of one operation."""
+    for device, title in DEVICES.items():
+        tables = [table for page in devices.get(device, []) for table in page["tables"] if table["op"] == op]
+        for clock, what in CLOCKS.items():
+            some = [table for table in tables if table["clock"] == clock and table["contenders"]]
+            if some:
+                yield f"{title}, {what}:\n"
+                yield from table_of(some)
+        if tables:
+            yield from contenders(tables)
+            yield from absences(tables)
+
+
+def table_of(tables: list[Table]) -> Iterable[str]:
+    """One row per case; columns are the others, and the limit if there is one."""
+    ours = tables[0]["ours"]
+    others = list(dict.fromkeys(name for table in tables for name in table["contenders"] if name != ours))
+    limit = tables[0]["limit"]
+    head = ["case", ours, *(["limit: " + limit] if limit else []), *others]
+    yield "| " + " | ".join(head) + " |"
+    yield "|---" * len(head) + "|"
+    for table in tables:
+        rows = table["contenders"]
+        mark = " †" if table["why_invalid"] else ""
+        cells = [label(table) + mark, seconds(rows[ours]["median"])]
+        cells += [f"{rows[ours]['x_limit']:.2f}"] if limit else []
+        cells += [ratio(rows.get(name)) for name in others]
+        yield "| " + " | ".join(cells) + " |"
+    yield ""
+
+
+def label(table: Table) -> str:
+    """Which case it is."""
+    parts = [table["name"], table["size"]]
+    parts += [table["dtype"]] if table["dtype"] != "float32" or table["device"] == "cuda" else []
+    parts += ["backward too"] if table["passes"] != "forward" else []
+    parts += [f"{table['threads']} thread{'s' * (table['threads'] > 1)}"] if table["device"] == "cpu" else []
+    return ", ".join(parts)
+
+
+def ratio(row: Table | None) -> str:
+    """A ratio with its interval; bold where all of it is above one."""
+    if row is None:
+        return ""
+    low, high = row["interval"]
+    value = f"**{row['ratio']:.2f}**" if low > 1 else f"{row['ratio']:.2f}"
+    return f"{value} [{low:.2f}, {high:.2f}]"
+
+
+def seconds(value: float) -> str:
+    """Three digits with a unit."""
+    scale, unit = next((s, u) for s, u in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")) if value >= s or u == "µs")
+    return f"{value / scale:.3g} {unit}"
+
+
+def contenders(tables: list[Table]) -> Iterable[str]:
+    """How each was set up, and its worst figures over all cases: error, first call (compiling included), memory."""
+    rows: dict[str, list[Table]] = {}
+    for table in tables:
+        for name, row in table["contenders"].items():
+            rows.setdefault(name, []).append(row)
+    yield "| contender | setting | largest error | slowest first call | most memory |"
+    yield "|---|---|---|---|---|"
+    for name, some in rows.items():
+        error, first = max(row["error"] for row in some), max(row["first_call"] for row in some)
+        memory = max((row["peak_bytes"] or 0 for row in some), default=0)
+        megabytes = f"{memory / 2**20:.0f} MiB" if memory else ""
+        yield f"| {name} | {some[0]['setting']} | {error:.1e} | {seconds(first)} | {megabytes} |"
+    yield ""
+
+
+def absences(tables: list[Table]) -> Iterable[str]:
+    """Who did not take part, with the first of its reasons of each kind."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for table in tables:
+        for name, why in table["out"].items():
+            reasons.setdefault((name, why.partition(":")[0]), []).append(why)
+    for (name, _), some in reasons.items():
+        yield f"- {name}, {len(some)} of {len(tables)} rows: {some[0][:200]}"
+    if reasons:
+        yield ""
+
+
+def main() -> int:
+    """Write the page, or say why not."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.render")
+    parser.add_argument(
+        "results", nargs="*", type=Path, default=sorted(RESULTS.glob("*/")), help="folders, one per device"
+    )
+    parser.add_argument("--out", type=Path, default=OUT)
+    asked = parser.parse_args()
+    try:
+        asked.out.write_text(render(PAGE.read_text(encoding="utf-8"), read(asked.results)), encoding="utf-8")
+    except Refused as why:
+        print(why, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

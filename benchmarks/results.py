@@ -1,0 +1,104 @@
+"""Results on disk: one JSON file per operation, rewritten after each case: a run cut short leaves what it had."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness import Case, Record
+
+FORMAT = 1
+ROOT = Path(__file__).parents[1]
+PACKAGES = ["torch", "triton", "numpy", "faiss-cpu", "vector-quantize-pytorch", "ptwt", "PyWavelets", "flash-attn"]
+PACKAGES += ["liger-kernel"]
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "TSTK_KERNELS")
+
+
+class Results:
+    """The records of one run, in a folder.
+
+    Args:
+        folder: where the files go; none keeps nothing
+        run: name of the run; several processes that name the same one add to it, else what was there is replaced
+    """
+
+    def __init__(self, folder: str | Path | None, run: str = "") -> None:
+        self.folder = Path(folder) if folder else None
+        self.run = run or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        self._environment = environment() if folder else {}
+
+    def __contains__(self, case: Case) -> bool:
+        """Whether this run has measured a case already."""
+        return any(table["case"] == str(case) for table in self._tables(case.op))
+
+    def add(self, record: Record) -> None:
+        """Write what became of a case; one in which ours was not timed is no result."""
+        if self.folder is None or not record.tables:
+            return
+        tables = self._tables(record.case.op) + record.tables
+        page = {"format": FORMAT, "run": self.run, "environment": self._environment, "tables": tables}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{record.case.op}.json"
+        path.with_suffix(".part").write_text(json.dumps(page, indent=1) + "\n")
+        path.with_suffix(".part").replace(path)
+
+    def _tables(self, op: str) -> list[dict[str, Any]]:
+        if self.folder is None or not (path := self.folder / f"{op}.json").exists():
+            return []
+        page = json.loads(path.read_text())
+        if page["run"] != self.run:
+            return []
+        if (then := page["environment"]["commit"]) != (now := self._environment["commit"]):
+            raise ValueError(f"run {self.run!r} began at commit {then}, and this is {now}: begin another")
+        return page["tables"]
+
+
+def environment() -> dict[str, Any]:
+    """What figures depend on besides the code."""
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "processor": _processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "gpu": gpu and gpu.name,
+        "cuda": torch.version.cuda,
+    }
+
+
+def _commit() -> str:
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=ROOT, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get("COMMIT", "unknown")
+    return told.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    if (table := Path("/proc/cpuinfo")).exists():
+        for line in table.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

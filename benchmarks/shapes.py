@@ -1,0 +1,140 @@
+"""Shapes that the papers' configs lead to, and sizes around them that are no multiple of a tile.
+
+Each table has a few small rows for a quick look on a CPU, and the whole grid.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Attention(NamedTuple):
+    """Rotary self-attention over B x H x N x D.
+
+    `causal`; `ragged`: rows have between N / 2 and N valid keys; `visible`: each row has positions of its own, a random
+    ascending part of four times as many.
+    """
+
+    name: str
+    batch: int
+    heads: int
+    tokens: int
+    width: int
+    causal: bool = False
+    ragged: bool = False
+    visible: bool = False
+
+    def __str__(self) -> str:
+        marks = [mark for mark in ("causal", "ragged", "visible") if getattr(self, mark)]
+        return " ".join([f"{self.batch}x{self.heads}x{self.tokens}x{self.width}", *marks])
+
+
+class Codes(NamedTuple):
+    """Rows to be coded, entries of the codebook, and their width."""
+
+    name: str
+    rows: int
+    codes: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.codes}x{self.width}"
+
+
+class Wavelets(NamedTuple):
+    """Signals and their samples; scales linear (0.1 + i), integer (1 + i) or log (1 to 64, geometric)."""
+
+    name: str
+    rows: int
+    samples: int
+    scales: int
+    spacing: str
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.samples}, {self.scales} {self.spacing} scales"
+
+
+QUICK_ATTENTION = [
+    Attention("TimeMAE encoder", 128, 4, 64, 16),
+    Attention("CWT-MAE encoder, a small batch", 4, 12, 188, 64, visible=True),
+]
+ATTENTION = [
+    Attention("TimeMAE encoder", 128, 4, 64, 16),
+    Attention("CWT-MAE encoder, visible", 32, 12, 188, 64, visible=True),
+    Attention("CWT-MAE full sequence", 32, 12, 752, 64),
+    Attention("VQShape tokenizer", 512, 8, 64, 32),
+    Attention("TimeMAE visible (60 % masked)", 128, 4, 26, 16, visible=True),
+    Attention("VQ-VAE transformer", 32, 8, 256, 64, causal=True),
+    Attention("CWT-MAE encoder, padded", 32, 12, 188, 64, ragged=True),
+    Attention("long", 4, 12, 4096, 64),
+    Attention("Ti-MAE encoder", 64, 4, 96, 16),
+    Attention("CWT-MAE encoder, large batch", 90, 12, 240, 64, visible=True),
+    Attention("CWT-MAE decoder", 32, 16, 752, 32),
+    Attention("long, narrow heads", 8, 8, 1024, 32),
+    Attention("nothing is a power of two", 33, 5, 75, 48, ragged=True),
+    Attention("wide heads", 16, 8, 128, 128),
+]
+FIRST = 8
+"""Rows that say most, and are enough where time is short."""
+LARGE = 2**34
+"""Multiplications of one matrix product beyond which a CPU is not asked."""
+
+QUICK_CODES = [Codes("VQShape, batch 128", 8192, 512, 8), Codes("TOTEM, a small batch", 2048, 256, 64)]
+CODES = [
+    Codes("VQShape, batch 1024", 65536, 512, 8),
+    Codes("VQShape, batch 128", 8192, 512, 8),
+    Codes("VQShape, twice that", 131072, 512, 8),
+    Codes("TimeMAE", 2048, 192, 64),
+    Codes("TOTEM", 16384, 256, 64),
+    Codes("a larger codebook", 16384, 1024, 64),
+    Codes("and more rows", 65536, 1024, 64),
+    Codes("no multiple of a tile", 8191, 320, 24),
+    Codes("image-sized codebook", 8192, 8192, 256),
+    Codes("large", 65536, 16384, 512),
+]
+
+QUICK_STEPS = [Codes("VQShape, batch 32", 2048, 512, 8)]
+STEPS = [Codes("VQShape, batch 128", 8192, 512, 8), Codes("VQShape, published batch", 32768, 512, 8)]
+
+QUICK_WAVELETS = [Wavelets("CWT-MAE, a small batch", 4, 1000, 64, "linear")]
+WAVELETS = [
+    Wavelets("CWT-MAE, one signal each", 32, 3000, 64, "linear"),
+    Wavelets("integer scales", 32, 3000, 64, "integer"),
+    Wavelets("geometric scales", 32, 3000, 64, "log"),
+    Wavelets("CWT-MAE finetuning", 96, 1000, 64, "linear"),
+    Wavelets("long signals", 32, 10000, 64, "linear"),
+    Wavelets("CWT-MAE with differences", 96, 3000, 64, "linear"),
+    Wavelets("CWT-MAE, published batch", 1080, 3000, 64, "linear"),
+]
+"""The last two are for a GPU."""
+
+
+def attention(full: bool, device: str) -> list[Attention]:
+    """What fits the device and the time."""
+    rows = ATTENTION if full else ATTENTION[:FIRST] if device == "cuda" else QUICK_ATTENTION
+    return [s for s in rows if device == "cuda" or s.batch * s.heads * s.tokens**2 * s.width <= LARGE]
+
+
+def attention_types(shape: Attention, full: bool, device: str) -> list[str]:
+    """A GPU is trained on in bfloat16, a CPU in float32; a few shapes in the other types too."""
+    some = full and shape.name in ("TimeMAE encoder", "CWT-MAE encoder, visible", "long, narrow heads")
+    if device == "cuda":
+        return ["bfloat16", *(["float32", "float16"] if some else [])]
+    return ["float32", *(["bfloat16"] if some else [])]
+
+
+def codes(full: bool, device: str) -> list[Codes]:
+    """What fits the device and the time."""
+    rows = CODES if full or device == "cuda" else QUICK_CODES
+    return [s for s in rows if device == "cuda" or s.rows * s.codes * s.width <= LARGE]
+
+
+def steps(full: bool, device: str) -> list[Codes]:
+    """What fits the device and the time."""
+    return STEPS if full or device == "cuda" else QUICK_STEPS
+
+
+def wavelets(full: bool, device: str) -> list[Wavelets]:
+    """What fits the device and the time."""
+    rows = WAVELETS if full or device == "cuda" else QUICK_WAVELETS
+    return [s for s in rows if device == "cuda" or s.rows * s.samples <= 400_000]
