@@ -30,7 +30,7 @@ def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tup
         backend: triton, torch or reference; the first that can unless given
 
     Returns:
-        ids [...] int64 in [0, K), and the squared distances [...] float32
+        ids [...] int64 in [0, K), and the squared distances [...] float32, right to about as many units
 
     Raises:
         ValueError: the widths differ, or there are no codes
