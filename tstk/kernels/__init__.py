@@ -1,6 +1,7 @@
 """Three operations with several implementations each; this package needs torch and numpy and nothing else."""
 
 from tstk.kernels.dispatch import using
+from tstk.kernels.ricker_cwt import ricker_cwt
 from tstk.kernels.rope_attention import rope_attention
 
-__all__ = ["rope_attention", "using"]
+__all__ = ["ricker_cwt", "rope_attention", "using"]
