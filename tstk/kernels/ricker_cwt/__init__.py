@@ -44,8 +44,8 @@ def ricker_cwt(
         x: [..., T] float
         scales: S widths a, in samples, each above zero, in any order
         padding: what lies beyond the ends: zero, reflect (about the end samples) or replicate
-        kernel: odd, as above; published, as the code of CWT-MAE samples it: one number of taps for all scales, ten times
-            the largest or the length of the series, half a sample aside if that is even (scales 0.1 + i up to 63.1)
+        kernel: odd, as above; published, as the code of CWT-MAE samples it: one number of taps for all scales, ten
+            times the largest or the length of the series, half a sample aside if that is even (scales 0.1 + i up to 63.1)
         patch: scales and samples per patch; None leaves the image in one piece
         backend: triton, torch or reference; None chooses by the call
 
@@ -64,15 +64,15 @@ def ricker_cwt(
     return out
 
 
-def _check(
-    x: Tensor, scales: tuple[float, ...], padding: str, kernel: str, patch: tuple[int, int] | None
-) -> None:
+def _check(x: Tensor, scales: tuple[float, ...], padding: str, kernel: str, patch: tuple[int, int] | None) -> None:
     for name, value, names in (
         ("padding", padding, ("zero", "reflect", "replicate")),
         ("kernel", kernel, ("odd", "published")),
     ):
         if value not in names:
-            raise OptionError(f"ricker_cwt: {name}={value!r} is none of {', '.join(names)}." + did_you_mean(value, names))
+            raise OptionError(
+                f"ricker_cwt: {name}={value!r} is none of {', '.join(names)}." + did_you_mean(value, names)
+            )
     if not scales or not all(0 < a < inf for a in scales):
         raise OptionError(f"ricker_cwt: scales={list(scales)}: at least one, each a number of samples above zero")
     if not x.is_floating_point() or x.ndim == 0 or x.shape[-1] == 0:
@@ -80,8 +80,8 @@ def _check(
     if patch is not None:
         for size, of, total in zip(patch, ("scales", "samples"), (len(scales), x.shape[-1]), strict=True):
             if size < 1 or total % size:
-                nearby = [n for n in range(1, total + 1) if total % n == 0]
-                nearby = sorted(sorted(nearby, key=lambda n: abs(n - size))[:2])
+                fit = [n for n in range(1, total + 1) if total % n == 0]
+                nearby = [n for n in fit if n < size][-1:] + [n for n in fit if n > size][:1]
                 raise OptionError(
                     f"ricker_cwt: patch={tuple(patch)}: {size} does not divide {total} {of};"
                     f" nearby: {', '.join(map(str, nearby))}"

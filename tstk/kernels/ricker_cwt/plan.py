@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 # Steps go up to scale / 2.3, after smoothing by b = 1.25 steps. What then folds over the new Nyquist frequency is at
-# most about exp(-2 pi^2 (b a' / (a step))^2) of the wavelet's peak gain, 1e-8 of an output's energy for white noise. Less
+# most about exp(-2 pi^2 (b a' / (a step))^2) of the wavelet's peak gain, 1e-8 of an output's energy for white noise.
+# Less
 # smoothing would fold more; more of it, undone by a / a' afterwards, would bring the smooth series' rounding up.
 FINE, SMOOTH = 2.3, 1.25
 RADIUS = 6.5  # widths from its centre at which a kernel is cut: 3e-8 of its peak
@@ -63,7 +64,7 @@ class Plan(NamedTuple):
     patch: tuple[int, int]
     blocks: int
     pad: tuple[int, int]
-    index: Tensor | None
+    index: Tensor | None  # type: ignore[assignment]
     levels: tuple[Level, ...]
 
 
@@ -161,8 +162,8 @@ def plan(
         start, hop, smooth = -half * step, 1, np.ones((1, 1))
         if step > 1:
             margin, hop = ceil(RADIUS * wide), SMOOTHED * step
-            at = np.arange(hop - step + 2 * margin + 1)[:, None] - margin - step * np.arange(SMOOTHED)
-            smooth = np.where(abs(at) <= margin, np.exp(-((at / wide) ** 2) / 2) / (wide * sqrt(2 * pi)), 0)
+            taps = np.arange(hop - step + 2 * margin + 1)[:, None] - margin - step * np.arange(SMOOTHED)
+            smooth = np.where(abs(taps) <= margin, np.exp(-((taps / wide) ** 2) / 2) / (wide * sqrt(2 * pi)), 0)
             start, count = start - margin, -(-count // SMOOTHED)
         end = max(end, start + (count - 1) * hop + len(smooth))
         bell = kept(smooth, device, dtype) if step > 1 else None

@@ -24,7 +24,7 @@ def ricker_cwt(
     out = torch.cat([_one(rows, a, max(scales), padding, kernel) for a in scales], 1)
     if patch is not None:
         high, wide = patch
-        out = out.reshape(-1, len(scales) // high, high, length // wide, wide).transpose(2, 3).flatten(3)
+        out = out.reshape(-1, len(scales) // high, high, length // wide, wide).transpose(2, 3).flatten(3).contiguous()
     return out.reshape(*x.shape[:-1], *out.shape[1:]).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
@@ -45,6 +45,7 @@ def _one(rows: Tensor, scale: float, largest: float, padding: str, kernel: str) 
     if padding == "zero":
         rows = F.pad(rows, (before, before))
     else:
-        mode = {"reflect": "reflect", "replicate": "edge"}[padding]
-        rows = rows[..., torch.from_numpy(np.pad(np.arange(length), before, mode=mode)).to(rows.device)]
+        at = np.arange(length)
+        at = np.pad(at, before, mode="reflect") if padding == "reflect" else np.pad(at, before, mode="edge")
+        rows = rows[..., torch.from_numpy(at).to(rows.device)]
     return F.conv1d(rows, wavelet[None, None])[..., :length]

@@ -36,7 +36,7 @@ class Spectra(NamedTuple):
         response: [scales, size / 2 + 1] complex
     """
 
-    index: Tensor | None
+    index: Tensor | None  # type: ignore[assignment]
     size: int
     start: int
     response: Tensor

@@ -129,9 +129,7 @@ def _forward(x: Tensor, scales: list[float], padding: str, kernel: str, patch: l
     return out
 
 
-def _backward(
-    grad: Tensor, length: int, scales: list[float], padding: str, kernel: str, patch: list[int]
-) -> Tensor:
+def _backward(grad: Tensor, length: int, scales: list[float], padding: str, kernel: str, patch: list[int]) -> Tensor:
     chosen = plan(tuple(scales), length, padding, kernel, tuple(patch), grad.device, grad.dtype)
     if not len(grad):
         return grad.new_zeros(0, length)
