@@ -45,7 +45,8 @@ def ricker_cwt(
         scales: S widths a, in samples, each above zero, in any order
         padding: what lies beyond the ends: zero, reflect (about the end samples) or replicate
         kernel: odd, as above; published, as the code of CWT-MAE samples it: one number of taps for all scales, ten
-            times the largest or the length of the series, half a sample aside if that is even (scales 0.1 + i up to 63.1)
+            times the largest or the length of the series, half a sample aside if that is even (scales 0.1 + i up to
+            63.1)
         patch: scales and samples per patch; None leaves the image in one piece
         backend: triton, torch or reference; None chooses by the call
 
