@@ -50,7 +50,8 @@ def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
         elif text.startswith("tstk "):
             words = text.split()
             if absent & set(words) or (re.search(r"--data (?!har-demo)", text) and not (ARCHIVE / "ucr").is_dir()):
-                absent |= {words[i + 1] for i, word in enumerate(words) if word == "--out"}  # what builds on it is not run
+                # what builds on it is not run either
+                absent |= {words[i + 1] for i, word in enumerate(words) if word == "--out"}
                 continue
             result = CliRunner().invoke(cli, quick(text), catch_exceptions=False)
             assert result.exit_code == 0, f"{page.name}: {text}\n{result.output}"
