@@ -137,7 +137,9 @@ def test_an_exported_graph_takes_any_batch_and_has_only_torch_s_own_operations(r
     case, other = (rope(b, 2, 6, 16, ragged=True, seed=b) for b in (2, 5))
     batch = {0: torch.export.Dim("batch")}
     exported = torch.export.export(
-        Whole(), (*case.qkv, *case.angles, case.valid), dynamic_shapes=dict.fromkeys("q k v cos sin valid".split(), batch)
+        Whole(),
+        (*case.qkv, *case.angles, case.valid),
+        dynamic_shapes=dict.fromkeys(["q", "k", "v", "cos", "sin", "valid"], batch),
     )
     assert "tstk" not in str(exported.graph)
     assert "complex" not in str(exported.graph)

@@ -100,5 +100,6 @@ def tstk_entries() -> Iterator[Entry]:
         ("config", "List, show and copy configs"),
         ("data", "List data sets, and report on one"),
         ("plugins", "List installed plugins, working or not"),
+        ("kernels", "List fast operations and what serves them here"),
     ):
         yield Entry("command", name, f"tstk.cli.{name}:command", summary)

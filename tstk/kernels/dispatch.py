@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import torch
 
 _TRITON = find_spec("triton") is not None
+OPERATIONS: dict[str, Operation] = {}
+"""All operations by name, once `tstk.kernels` is imported."""
+
 _wanted = os.environ.get("TSTK_KERNELS") or "auto"
 
 
@@ -117,10 +120,6 @@ def using(backend: str) -> Iterator[None]:
         yield
     finally:
         _wanted = before
-
-
-OPERATIONS: dict[str, Operation] = {}
-"""All operations by name, once `tstk.kernels` is imported."""
 
 
 def interpreted() -> bool:

@@ -1,0 +1,29 @@
+"""`tstk kernels`: what this machine has, for people and for programs."""
+
+import json
+
+from tstk.kernels import dispatch
+
+
+def test_every_backend_of_every_operation_is_listed_in_the_order_of_choice(tstk):
+    found = [(row["operation"], row["backend"]) for row in json.loads(tstk("kernels", "--json").stdout)]
+    assert found == [(name, b) for name, operation in dispatch.OPERATIONS.items() for b in operation.backends]
+    assert ("rope_attention", "reference") in found
+
+
+def test_a_backend_that_cannot_serve_says_why(tstk, monkeypatch):
+    monkeypatch.setattr(dispatch, "_TRITON", False)
+    rows = [line.split(maxsplit=2) for line in tstk("kernels").stdout.splitlines()[2:]]
+    assert ["rope_attention", "triton", "triton is not installed"] in [[w.strip() for w in row] for row in rows]
+    assert ["rope_attention", "torch", "yes"] in [[w.strip() for w in row] for row in rows]
+    monkeypatch.setattr(dispatch, "_TRITON", True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    absent = {r["backend"]: r["absent"] for r in json.loads(tstk("kernels", "--json").stdout)}
+    assert absent["triton"] == ""
+
+
+def test_a_choice_by_the_environment_is_mentioned(tstk, monkeypatch):
+    monkeypatch.delenv("TSTK_KERNELS", raising=False)
+    assert tstk("kernels").stderr == ""
+    monkeypatch.setenv("TSTK_KERNELS", "reference")
+    assert "TSTK_KERNELS=reference" in tstk("kernels").stderr
