@@ -50,8 +50,17 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """The search takes another way if it has one thread only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("n", "k", "d"), SHAPES)
-def test_ids_are_those_of_float64(n, k, d):
+def test_ids_are_those_of_float64(n, k, d, threads):
     z, codes = vectors(n, k, d, seed=n + k + d)
     ids, squares = nearest_code(z, codes)
     assert ids.shape == squares.shape == (n,)
@@ -74,7 +83,7 @@ def test_ids_are_those_of_float64_at_random_sizes(seed):
 
 
 @pytest.mark.parametrize(("k", "d"), [(2, 1), (5, 3), (67, 8), (320, 33), (513, 64), (2000, 200)])
-def test_the_first_of_equal_codes_wins(k, d):
+def test_the_first_of_equal_codes_wins(k, d, threads):
     z, codes = vectors(700, k, d)
     codes = codes[torch.randint(k, (k,), generator=torch.Generator().manual_seed(k))]
     same = codes.unique(dim=0, return_inverse=True)[1]
@@ -93,7 +102,7 @@ def test_a_common_offset_costs_no_digits(offset):
     assert (squares - exact).abs().max() < 1e-4
 
 
-def test_two_runs_give_the_same_bits():
+def test_two_runs_give_the_same_bits(threads):
     z, codes = vectors(5000, 512, 8)
     (i, a), (j, b) = nearest_code(z, codes), nearest_code(z, codes)
     assert (i == j).all()
@@ -108,7 +117,7 @@ def test_autocast_changes_nothing():
         assert torch.equal(a, b)
 
 
-def test_what_is_not_finite_gets_code_0_and_distance_nan():
+def test_what_is_not_finite_gets_code_0_and_distance_nan(threads):
     z, codes = vectors(700, 40, 8)
     codes[0] = 99.0
     before, _ = nearest_code(z, codes)

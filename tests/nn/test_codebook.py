@@ -355,9 +355,13 @@ def ranks(tmp_path_factory):
         subprocess.Popen([sys.executable, __file__, str(rank), folder], stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    for process in started:
-        _, told = process.communicate(timeout=100)
-        assert process.returncode == 0, told
+    try:
+        for process in started:
+            _, told = process.communicate(timeout=60)
+            assert process.returncode == 0, told
+    finally:
+        for process in started:
+            process.kill()
     return [torch.load(folder / f"{r}.pt") for r in range(2)]
 
 

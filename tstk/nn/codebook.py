@@ -1,7 +1,11 @@
 """The one quantizer: vectors become the nearest of a set of codes, and the codes learn by gradient or by average.
 
-`forward` moves nothing, so it may be run again (gradient checkpointing, validation). All that moves besides the
-gradient, moves in `after_step`, from what the caller kept of the forward passes of that step.
+`forward` moves nothing, so it may be run again (gradient checkpointing, validation). What gradients do not move, moves
+in `after_step`, from what the caller kept of the forward passes of that step. In a tokenizer that puts its vectors into
+`Tokens.attrs["z"]`:
+
+    def after_step(self, flows):
+        self.codebook.after_step([(f.tokens.attrs["z"], f.tokens.ids, f.tokens.valid) for f in flows])
 """
 
 from __future__ import annotations

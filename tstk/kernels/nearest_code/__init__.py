@@ -13,7 +13,7 @@ from torch.nn.functional import embedding
 from tstk.kernels.dispatch import Backend, Operation, no_triton
 from tstk.kernels.nearest_code.statistics import code_sums, usage
 
-__all__ = ["assignment_entropy", "code_sums", "nearest_code", "quantize", "soft_assignment", "usage"]
+__all__ = ["assignment_entropy", "code_sums", "entropy", "nearest_code", "quantize", "soft_assignment", "usage"]
 
 
 def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,7 @@ def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tup
         backend: triton, torch or reference; the first that can unless given
 
     Returns:
-        ids [...] int64 in [0, K), and the squared distances [...] float32
+        ids [...] int64 in [0, K), and the squared distances [...] float32, right to about as many units
 
     Raises:
         ValueError: the widths differ, or there are no codes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,23 +28,33 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
             score, ids = torch.addmm(lengths, x, c.t(), alpha=-2).min(1)
             squares = score + x.square().sum(1)
         else:
-            squares, ids = _searched(x, middle, torch.cat([-2 * c, lengths[:, None]], 1))
+            squares, ids = _searched(x, middle, torch.cat([-2 * c, lengths[:, None]], 1).t())
         fine = squares.isfinite()
         squares = squares.clamp(min=0).where(fine, torch.nan)
         return ids.where(fine, 0).reshape(z.shape[:-1]), squares.reshape(z.shape[:-1])
 
 
 def _searched(x: Tensor, middle: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    most = _rows(x, len(table))
+    width, codes = table.shape
+    most = _rows(x, codes)
     squares, ids = middle.new_empty(len(x)), middle.new_empty(len(x), dtype=torch.long)
-    lifted, score = middle.new_ones(most, table.shape[1]), middle.new_empty(most, len(table))
+    lifted, scores = middle.new_ones(most, width), middle.new_empty(most, codes)
     for rows, square, best in zip(x.split(most), squares.split(most), ids.split(most), strict=True):
-        here, scores = lifted[: len(rows)], score[: len(rows)]
+        here = lifted[: len(rows)]
         torch.sub(rows, middle, out=here[:, :-1])
-        torch.mm(here, table.t(), out=scores)
-        torch.min(scores, 1, out=(square, best))  # the first of equals, like argmin, in half the time
+        _first_least(torch.mm(here, table, out=scores[: len(rows)]), square, best)
         square += torch.linalg.vector_norm(here[:, :-1], dim=1).square_()
     return squares, ids
+
+
+def _first_least(scores: Tensor, least: Tensor, where: Tensor) -> None:
+    """The least of each row and the first place that has it, into `least` and `where`."""
+    if scores.device.type == "cpu" and torch.get_num_threads() == 1:
+        # six times as fast as torch's; with more threads it would read what other cores wrote
+        np.argmin(scores.numpy(), 1, out=where.numpy())
+        torch.gather(scores, 1, where[:, None], out=least[:, None])
+    else:
+        torch.min(scores, 1, out=(least, where))  # half the time of argmin
 
 
 def soft_assignment(
@@ -144,5 +155,7 @@ def _with(x: Tensor, last: Tensor | float) -> Tensor:
 def _rows(x: Tensor, codes: int) -> int:
     """Rows of a chunk: about 1 MB of scores per thread; a GPU is not filled by that."""
     if x.device.type == "cpu":
-        return torch.get_num_threads() * max(256, 2**18 // codes)
-    return max(1024, 2**26 // codes)
+        many = torch.get_num_threads() * max(256, 2**18 // codes)
+    else:
+        many = max(1024, 2**26 // codes)
+    return max(1, min(many, len(x)))
