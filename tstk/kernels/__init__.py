@@ -2,6 +2,7 @@
 
 from tstk.kernels.dispatch import using
 from tstk.kernels.nearest_code import nearest_code
+from tstk.kernels.ricker_cwt import ricker_cwt
 from tstk.kernels.rope_attention import rope_attention
 
-__all__ = ["nearest_code", "rope_attention", "using"]
+__all__ = ["nearest_code", "ricker_cwt", "rope_attention", "using"]

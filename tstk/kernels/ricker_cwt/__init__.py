@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from math import inf
 
+# By name: the module beside this one takes the name `torch` in this package.
 from torch import Tensor, float64
 
 from tstk.errors import DataError, OptionError, did_you_mean
-from tstk.kernels.dispatch import Backend, Operation
+from tstk.kernels.dispatch import Backend, Operation, no_triton
 
 
 def _no_triton(x: Tensor, scales: tuple[float, ...], **options: object) -> str:
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    if x.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"x is on {x.device}, not on a GPU"
-    return "x is float64" if x.dtype == float64 else ""
+    return no_triton(x.device) or ("it computes in float32, and x is float64" if x.dtype == float64 else "")
 
 
 _HERE = "tstk.kernels.ricker_cwt"
 operation = Operation(
     "ricker_cwt",
-    Backend("triton", f"{_HERE}.triton:ricker_cwt", _no_triton),
+    Backend("triton", f"{_HERE}.triton:ricker_cwt", _no_triton, no_triton),
     Backend("torch", f"{_HERE}.torch:ricker_cwt"),
     Backend("reference", f"{_HERE}.reference:ricker_cwt"),
 )

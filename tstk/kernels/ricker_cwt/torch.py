@@ -21,8 +21,8 @@ from torch import Tensor
 
 from tstk.kernels.ricker_cwt.plan import REARRANGE, Plan, amplitude, kept, layout, padded, plan, support
 
-FFT = 100  # what an FFT costs in multiplications per value
-FEW = 8  # frames of a row below which one product for all rows and a copy beat one product for each
+FFT = 90  # what an FFT costs in multiplications per value
+FEW = 24  # frames of a series below which one product for all series and a copy beat one for each
 WHOLE = 7.5  # widths beyond which a wavelet is below 1e-10 of its peak
 
 
@@ -67,8 +67,14 @@ def ricker_cwt(
             if laid != patch:
                 out = out.flatten(2)[..., :length]
         if laid != patch and patch is not None:
-            out = out.unflatten(2, (-1, patch[1])).unflatten(1, (-1, patch[0])).transpose(2, 3).flatten(3)
+            out = patches(out, patch)
     return out.reshape(*x.shape[:-1], *out.shape[1:])
+
+
+def patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
+    """[R, scales, T] as contiguous patches [R, scales / patch[0], T / patch[1], patch[0] * patch[1]]."""
+    high, wide = patch
+    return image.unflatten(2, (-1, wide)).unflatten(1, (-1, high)).transpose(2, 3).contiguous().flatten(3)
 
 
 @torch.compiler.assume_constant_result
@@ -134,38 +140,28 @@ def _fft(rows: Tensor, length: int, spectra: Spectra) -> Tensor:
     return out[..., spectra.start : spectra.start + length]
 
 
-def _sources(rows: Tensor, plan: Plan) -> Iterator[Tensor]:
-    """The frames [rows, blocks, M] of each level."""
+def _frames(rows: Tensor, plan: Plan) -> Iterator[Tensor]:
+    """[rows, blocks, M] of each level."""
     padded = F.pad(rows, plan.pad) if plan.index is None else rows.index_select(1, plan.index)
     for level in plan.levels:
         source = padded[:, level.start :]
         if level.smooth is not None:
-            frames = source.unfold(1, len(level.smooth), level.smooth.shape[1] * level.step)[:, : level.frames]
-            source = (frames @ level.smooth).flatten(1)
-        yield source.unfold(1, len(level.weight), plan.patch[1] // level.step)[:, : plan.blocks]
+            width, count = level.smooth.shape
+            source = (source.unfold(1, width, count * level.step)[:, : level.frames] @ level.smooth).flatten(1)
+        yield source.unfold(1, level.weight.shape[1], plan.patch[1] // level.step)[:, : plan.blocks]
 
 
 def _joined(rows: Tensor, plan: Plan) -> Tensor:
     """One product for each level, joined: traceable and differentiable."""
-    group, block = plan.patch
-    parts = [
-        (frames @ level.weight).unflatten(2, (-1, block))
-        for frames, level in zip(_sources(rows, plan), plan.levels, strict=True)
-    ]
-    out = torch.cat(parts, 2)
-    if plan.order is not None:
-        out = out.index_select(2, plan.order)
-    return out.unflatten(2, (-1, group)).transpose(1, 2).flatten(3)
+    levels = zip(_frames(rows, plan), plan.levels, strict=True)
+    return torch.cat([torch.einsum("rbm,nmc->rnbc", frames, level.weight) for frames, level in levels], 1)
 
 
 def _written(rows: Tensor, plan: Plan) -> Tensor:
-    """The same in pieces, each written where it belongs."""
-    group, block = plan.patch
-    groups = sum(len(level.scales) for level in plan.levels) // group
-    out = rows.new_empty(len(rows), groups, plan.blocks, group * block)
-    for frames, level in zip(_sources(rows, plan), plan.levels, strict=True):
-        frames = frames.contiguous()
-        for run in level.runs:
-            weight = level.weight[run.rows, run.columns].expand(len(rows), -1, -1)
-            torch.bmm(frames[:, :, run.rows], weight, out=out[:, run.group, :, run.place])
+    """The same, series by series, each product written where it belongs."""
+    groups = sum(len(level.weight) for level in plan.levels)
+    out = rows.new_empty(len(rows), groups, plan.blocks, plan.patch[0] * plan.patch[1])
+    for frames, (*_, first, weight) in zip(_frames(rows, plan), plan.levels, strict=True):
+        for of, into in zip(frames.contiguous(), out[:, first : first + len(weight)], strict=True):
+            torch.bmm(of.expand(len(weight), -1, -1), weight, out=into)
     return out
