@@ -174,8 +174,8 @@ def contenders(
     """Ours first, then torch in its ways, then other projects."""
     causal = shape.causal
 
-    def ours(q, k, v, cos, sin, valid):
-        return rope_attention(q, k, v, (cos, sin), valid=valid, causal=causal)
+    def ours(q, k, v, cos, sin, valid, **backend):
+        return rope_attention(q, k, v, (cos, sin), valid=valid, causal=causal, **backend)
 
     def pairs(q, k, v, cos, sin, valid):
         return ours(*(torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in (q, k)), v, cos, sin, valid)
@@ -199,6 +199,7 @@ def contenders(
     if device == "cuda":
         kernels = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cuDNN": "CUDNN_ATTENTION"}
         table |= {f"halves, compiled, {name}": forced(getattr(SDPBackend, k), causal) for name, k in kernels.items()}
+        table |= {"tstk, torch backend": plain(partial(ours, backend="torch"))}
         table |= {"FlexAttention": flex(causal), "flash-attn": flash(causal), "Liger": liger(causal)}
     return table
 

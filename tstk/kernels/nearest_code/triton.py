@@ -17,15 +17,19 @@ import triton.language as tl
 from torch import Tensor
 
 from tstk.kernels.dispatch import interpreted
+from tstk.kernels.tuning import tuned
 
-CONFIGS: dict[tuple[str, int], dict[str, Any]] = {
-    ("search", 16): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
-    ("search", 32): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
-    ("search", 64): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
-    ("soft", 16): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 1},
-    ("soft", 32): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 1},
-    ("soft", 64): {"BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
-}
+CONFIGS: dict[tuple[str, int], dict[str, Any]] = tuned(
+    "nearest_code",
+    {
+        ("search", 16): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("search", 32): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("search", 64): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("soft", 16): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 1},
+        ("soft", 32): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 1},
+        ("soft", 64): {"BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
+    },
+)
 """Tiles by kernel and by how much of a vector is held at once: d, rounded up to a power of two from 16 to 64."""
 
 SEGMENTS = 64

@@ -18,17 +18,21 @@ from torch import Tensor
 from tstk.kernels.dispatch import interpreted
 from tstk.kernels.ricker_cwt.plan import layout, plan
 from tstk.kernels.ricker_cwt.torch import patches
+from tstk.kernels.tuning import tuned
 
-CONFIGS: dict[tuple[str, int], dict[str, int]] = {
-    ("answer", 16): {"BLOCK_R": 64, "BLOCK_C": 16, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
-    ("answer", 32): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
-    ("answer", 64): {"BLOCK_R": 64, "BLOCK_C": 64, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
-    ("answer", 128): {"BLOCK_R": 64, "BLOCK_C": 128, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
-    ("collect", 16): {"BLOCK_R": 64, "BLOCK_C": 16, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
-    ("collect", 32): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
-    ("collect", 64): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
-    ("collect", 128): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
-}
+CONFIGS: dict[tuple[str, int], dict[str, int]] = tuned(
+    "ricker_cwt",
+    {
+        ("answer", 16): {"BLOCK_R": 64, "BLOCK_C": 16, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
+        ("answer", 32): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
+        ("answer", 64): {"BLOCK_R": 64, "BLOCK_C": 64, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
+        ("answer", 128): {"BLOCK_R": 64, "BLOCK_C": 128, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
+        ("collect", 16): {"BLOCK_R": 64, "BLOCK_C": 16, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
+        ("collect", 32): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
+        ("collect", 64): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
+        ("collect", 128): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
+    },
+)
 """Tiles by kernel and by columns of a level, rounded up to a power of two from 16 to 128."""
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from tstk.kernels.dispatch import interpreted
 from tstk.kernels.rope_attention import Angles
 from tstk.kernels.rope_attention.torch import attend
+from tstk.kernels.tuning import tuned
 
 
 class Config(NamedTuple):
@@ -40,11 +41,14 @@ def _configs(keys: int, width: int, size: int) -> tuple[Config, Config]:
     return forward, Config(16 if few else min(keys, 64), 1, min(8, max(keys // 16, numbers * size // 1024)))
 
 
-CONFIGS: dict[tuple[int, int, int], tuple[Config, Config]] = {
-    key: _configs(*key)
-    for key in product((16, 32, 64, 128, 256), (16, 32, 64, 128), (2, 4))
-    if key[0] * key[1] <= (16384 if key[2] == 2 else 2048)
-}
+CONFIGS: dict[tuple[int, int, int], tuple[Config, Config]] = tuned(
+    "rope_attention",
+    {
+        key: _configs(*key)
+        for key in product((16, 32, 64, 128, 256), (16, 32, 64, 128), (2, 4))
+        if key[0] * key[1] <= (16384 if key[2] == 2 else 2048)
+    },
+)
 """(keys, width of a head, bytes per number), the first two rounded up to powers of two: forward and backward.
 
 A program holds all keys and values of a head on chip; what has no entry here is long.
