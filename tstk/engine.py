@@ -16,9 +16,11 @@ from torch import nn
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
+from tstk.augment import mix
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
+from tstk.nn.blocks import Stack
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
 from tstk.records import Series
@@ -59,10 +61,13 @@ def fit(
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     schedule: Literal["cosine", "constant"] = "cosine",
+    layer_decay: float = 1.0,
     clip: float = 1.0,
     average: float = 0.998,
     accumulate: int = 1,
     crop: int | None = None,
+    mixup: float = 0.0,
+    recompute: bool = False,
     probe: int | None = None,
     patience: int | None = None,
     select: Literal["score", "loss", "last"] = "score",
@@ -81,11 +86,17 @@ def fit(
         weight_decay: of matrices; never of norms, biases, positions and codebooks
         warmup: share of the steps in which the rate rises linearly
         schedule: cosine, the rate falls to zero; constant, it stays
+        layer_decay: rate of an encoder's layer as a share of that of the layer above it, the embeddings being lowest
+            (BEiT: 0.65); heads and the last norm take the whole rate
         clip: largest norm of the gradient; 0 for no limit
         average: keep a running average of the weights with this decay per step, and validate and
             save that; 0 for none
         accumulate: batches per optimizer step
         crop: samples to cut out of each training series, at a random place in each step; none leaves it whole
+        mixup: blend each labelled series with another of its batch, the share drawn from Beta(mixup, mixup) (Zhang et
+            al. 2018); 0 for none
+        recompute: keep only what enters each Transformer block and run it again on the way back: less memory, a
+            third more time
         probe: epochs from one linear probe to the next: pretraining is told apart by what frozen features know of the
             classes of the validation part, of which the weights learn nothing
         patience: epochs without improvement after which training stops; none never stops early
@@ -100,12 +111,14 @@ def fit(
         raise DataError(f"{data.name}: the training part is empty")
     if crop is not None and data.task == "forecasting":
         raise OptionError(f"--crop {crop}: {data.name} is cut into windows already; use --context and --horizon")
+    if mixup < 0 or (mixup and data.task != "classification"):
+        raise OptionError(f"--mixup {mixup}: expected 0 or more, and above 0 only with classes; {data.name} has none")
     accelerator = _accelerator(device, precision)
     if probe is not None and data.task != "classification":
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
     batches = Batches(data.train, batch_size, accumulate, seed)
     epochs, total = _budget(len(batches), epochs, steps)
-    optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay), lr=lr, fused=True)
+    optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay, layer_decay), lr=lr, fused=True)
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
     model = accelerator.prepare(pipeline)
     step_of = accelerator.prepare(optimizer)
@@ -116,7 +129,7 @@ def fit(
     step = 0
     if watcher:
         watcher.begin(total, epochs)
-    with _threads(threads), _denormals_flushed():
+    with _threads(threads), _denormals_flushed(), _recomputing(pipeline, recompute):
         for epoch in range(1, epochs + 1):
             pipeline.train()
             ledger.open(epoch)
@@ -132,8 +145,11 @@ def fit(
                         key = series.key
                         assert key is not None
                         drawn = step * accumulate + i
+                        changes = Draws(seed, -1 - drawn, key)
                         if crop is not None:
-                            series = cropped(series, crop, Draws(seed, -1 - drawn, key))
+                            series = cropped(series, crop, changes)
+                        if mixup:
+                            series = mix(series, mixup, len(data.classes), changes)
                         flow = model(series, Draws(seed, drawn, key))
                         accelerator.backward(flow.total * (len(series.x) / rows))
                     flows.append(flow)
@@ -216,7 +232,7 @@ def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
     return factor
 
 
-def _groups(pipeline: Pipeline, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(pipeline: Pipeline, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Parameters by (learning rate, decay): only matrices of linear and convolutional layers decay."""
     matrices = {
         f"{name}.weight"
@@ -224,12 +240,48 @@ def _groups(pipeline: Pipeline, lr: float, weight_decay: float) -> list[dict[str
         if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)
     }
     own = {f"{slot}.{path}".rstrip("."): rate for slot, part in pipeline.slots() for path, rate in part.rates().items()}
+    share = _shares(pipeline, layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in pipeline.named_parameters():
         if parameter.requires_grad:
-            rate = next((r for path, r in own.items() if name == path or name.startswith(path + ".")), lr)
+            rate = next((r for path, r in own.items() if name == path or name.startswith(path + ".")), lr) * share(name)
             groups.setdefault((rate, weight_decay if name in matrices else 0.0), []).append(parameter)
     return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+
+def _shares(pipeline: Pipeline, decay: float) -> Callable[[str], float]:
+    """The share of its rate that a parameter takes, by its name.
+
+    The layers are those of the encoder's longest list of modules; what lies beside that list comes after them, and
+    the rest of the encoder, and the tokenizer, before.
+    """
+    if not 0 < decay <= 1:
+        raise OptionError(f"layer_decay={decay}: expected a share above 0 and up to 1, such as 0.65")
+    lists = {f"encoder.{n}.": len(m) for n, m in pipeline.encoder.named_modules() if isinstance(m, nn.ModuleList)}
+    layers = max(lists, key=lambda n: lists[n], default="encoder.")
+    beside, depth = layers[: layers[:-1].rfind(".") + 1], lists.get(layers, 0)
+
+    def share(name: str) -> float:
+        if not name.startswith(("encoder.", "tokenizer.")):
+            return 1.0
+        if name.startswith(layers) and depth:
+            return float(decay ** (depth - int(name[len(layers) :].partition(".")[0])))
+        return 1.0 if name.startswith(beside) and beside != "encoder." else float(decay ** (depth + 1))
+
+    return share
+
+
+@contextmanager
+def _recomputing(pipeline: Pipeline, wanted: bool) -> Iterator[None]:
+    """Every stack of blocks computes them again on the way back, if so wanted."""
+    stacks = [m for m in pipeline.modules() if isinstance(m, Stack)]
+    for stack in stacks:
+        stack.recompute = wanted
+    try:
+        yield
+    finally:
+        for stack in stacks:
+            stack.recompute = False
 
 
 def _accelerator(device: str, precision: str) -> Accelerator:
