@@ -1,0 +1,1 @@
+"""CWT-MAE-RoPE: masked autoencoding of wavelet images of time series."""
