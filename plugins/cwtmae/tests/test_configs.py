@@ -26,6 +26,11 @@ def test_each_config_resolves_and_its_parts_fit(config, name):
     assert resolved.use("head" if "finetune" in name else "decoder")
 
 
+def test_what_is_compared_with_pretraining_has_the_same_parts(config):
+    mine, pretrained = config("untrained", ("test", {"head": "linear"})).values, config("pretrain").values
+    assert all(mine[k] == pretrained[k] for k in ("tokenizer", "encoder", "pipeline"))
+
+
 def test_parameters_are_as_many_as_published(config):
     pipeline = on_paper(config("published"), LONG)
     assert count(pipeline) == 95_618_954

@@ -48,7 +48,7 @@ def whole(tokenizer, series):
 )
 def test_the_published_image_is_that_of_the_original(length, scales, taps):
     patch = 16 if length == 128 else 50
-    tokenizer = CWT(Spec(1, length), dim=8, patch_time=patch, scales=scales, kernel="published")
+    tokenizer = CWT(Spec(1, length), dim=8, patch_time=patch, scales=scales, min_scale=0.1, kernel="published")
     x = torch.randn(1, 1, length, generator=torch.Generator().manual_seed(0)).cumsum(-1)
     image = whole(tokenizer, Series(x))[0, 0].numpy()
     expected = published(x[0, 0].double().numpy(), [0.1 + j for j in range(scales)], taps)
@@ -56,7 +56,7 @@ def test_the_published_image_is_that_of_the_original(length, scales, taps):
 
 
 def test_the_smallest_published_scale_of_an_even_kernel_is_dead():
-    tokenizer = CWT(Spec(1, 1000), dim=8, kernel="published")
+    tokenizer = CWT(Spec(1, 1000), dim=8, patch_time=50, min_scale=0.1, kernel="published")
     x = torch.randn(1, 1, 1000, generator=torch.Generator().manual_seed(0))
     image = whole(tokenizer, Series(x))[0, 0, 0]
     assert image[0].std() < 1e-3
@@ -152,14 +152,18 @@ def test_scales_are_linear_or_logarithmic():
     assert CWT(SPEC, **SMALL).scales == tuple(float(a) for a in range(1, 9))
     scales = CWT(SPEC, dim=16, patch_time=8, scales=8, min_scale=1.0, max_scale=128.0, spacing="log").scales
     np.testing.assert_allclose(scales, [2.0**i for i in range(8)])
-    np.testing.assert_allclose(CWT(SPEC, patch_time=8).scales, 0.1 + np.arange(64))
+    np.testing.assert_allclose(CWT(SPEC, min_scale=0.1).scales, 0.1 + np.arange(64))
+
+
+def test_patches_are_fifty_samples_or_a_sixteenth_of_the_series():
+    assert [CWT(Spec(1, length)).patch for length in (3000, 500, 140, 5)] == [(4, 50), (4, 31), (4, 9), (4, 1)]
 
 
 def test_what_cannot_be_is_refused_with_what_could():
     with pytest.raises(OptionError, match=r"patch_freq=3 does not divide tokenizer.scales=8; nearby: 2, 4"):
         CWT(SPEC, **SMALL, patch_freq=3)
     with pytest.raises(DataError, match=r"--tokenizer\.patch-time 50 is longer"):
-        CWT(SPEC)
+        CWT(SPEC, patch_time=50)
     with pytest.raises(OptionError, match="min_scale=0"):
         CWT(SPEC, patch_time=8, min_scale=0.0)
     with pytest.raises(OptionError, match="at least 1"):

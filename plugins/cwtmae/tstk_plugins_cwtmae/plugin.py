@@ -33,6 +33,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("tiny", "The original's parts at the smallest size: 347,434 parameters for 500 samples"),
         ("finetune-cot", "Reasoning tokens, everything learns; with --from RUN"),
         ("finetune-mlp", "A residual MLP, everything learns; with --from RUN"),
+        ("untrained", "The parts of pretrain without their weights, to compare with; before a finetune config"),
     ):
         yield Entry("config", f"cwtmae/{name}", f"{_HERE}:configs/{name}.toml", summary, paper=_PAPER)
     yield Entry("recipe", "cwtmae", f"{_HERE}:recipes/cwtmae.toml", "Pretrain, fine-tune both heads", paper=_PAPER)

@@ -33,11 +33,11 @@ class CWT(Tokenizer):
 
     Args:
         dim: width of a token
-        patch_time: samples per patch
+        patch_time: samples per patch; none for a sixteenth of the longest series, 50 at most
         patch_freq: scales per patch; divides scales
         scales: number of scales, the height of the image
         spacing: of the scales, linear or logarithmic
-        min_scale: smallest scale, in samples; below 1 a sampled wavelet is little but a spike
+        min_scale: smallest scale, in samples; below 1 (the original has 0.1) a sampled wavelet is little but a spike
         max_scale: largest scale, in samples; none for one more than the scale before, scales - 1 times
         kernel: odd, exactly sampled wavelets; published, those of the original code, which lie half a sample aside
     """
@@ -46,21 +46,23 @@ class CWT(Tokenizer):
         self,
         spec: Spec,
         *,
-        dim: int = 768,
-        patch_time: int = 50,
+        dim: int = 128,
+        patch_time: int | None = None,
         patch_freq: int = 4,
         scales: int = 64,
         spacing: Literal["linear", "log"] = "linear",
-        min_scale: float = 0.1,
+        min_scale: float = 1.0,
         max_scale: float | None = None,
         kernel: Literal["odd", "published"] = "odd",
     ) -> None:
         super().__init__(spec)
+        if patch_time is None:
+            patch_time = max(1, min(50, round(spec.length / 16)))
         largest = min_scale + scales - 1 if max_scale is None else max_scale
         for fine, fault in (
             (
                 min(patch_time, patch_freq, scales) >= 1,
-                "tokenizer.patch_time, patch_freq and scales: expected at least 1",
+                f"tokenizer.patch_time={patch_time}, patch_freq={patch_freq}, scales={scales}: expected at least 1",
             ),
             (0 < min_scale <= largest, f"tokenizer.min_scale={min_scale}: expected above 0 and at most {largest:g}"),
         ):
