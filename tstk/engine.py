@@ -257,16 +257,19 @@ def _shares(pipeline: Pipeline, decay: float) -> Callable[[str], float]:
     """
     if not 0 < decay <= 1:
         raise OptionError(f"layer_decay={decay}: expected a share above 0 and up to 1, such as 0.65")
-    lists = {f"encoder.{n}.": len(m) for n, m in pipeline.encoder.named_modules() if isinstance(m, nn.ModuleList)}
-    layers = max(lists, key=lambda n: lists[n], default="encoder.")
-    beside, depth = layers[: layers[:-1].rfind(".") + 1], lists.get(layers, 0)
+    lists = {
+        n: len(m) for n, m in pipeline.named_modules() if isinstance(m, nn.ModuleList) and n.startswith("encoder.")
+    }
+    layers = max(lists, key=lambda n: lists[n], default="")
+    stack, depth = layers.rpartition(".")[0], lists.get(layers, 0)
 
     def share(name: str) -> float:
         if not name.startswith(("encoder.", "tokenizer.")):
             return 1.0
-        if name.startswith(layers) and depth:
-            return float(decay ** (depth - int(name[len(layers) :].partition(".")[0])))
-        return 1.0 if name.startswith(beside) and beside != "encoder." else float(decay ** (depth + 1))
+        if layers and name.startswith(f"{layers}."):
+            return float(decay ** (depth - int(name.removeprefix(f"{layers}.").partition(".")[0])))
+        above = stack not in ("", "encoder") and name.startswith(f"{stack}.")
+        return 1.0 if above else float(decay ** (depth + 1))
 
     return share
 
