@@ -36,10 +36,7 @@ def published(x, scales, taps):
 
 def whole(tokenizer, series):
     """[B, C, 3, scales, columns * samples], the patches put together."""
-    image, _ = tokenizer.image(series)
-    c = series.x.shape[1]
-    image = image.unflatten(2, (c, -1))  # [B, columns, C, rows, 3, high, wide]
-    return image.permute(0, 2, 4, 3, 5, 1, 6).flatten(5, 6).flatten(3, 4)
+    return tokenizer.joined(tokenizer(series).target)
 
 
 @pytest.mark.parametrize(

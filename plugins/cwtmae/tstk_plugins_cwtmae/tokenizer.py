@@ -116,6 +116,11 @@ class CWT(Tokenizer):
         values = self.norm(self.project(target))
         return Tokens(values, pos.expand(b, -1, -1), index, valid, target=target, weight=weight)
 
+    def joined(self, patches: Tensor) -> Tensor:
+        """Patches of a whole grid put together: [B, N, 3 * scales * samples] -> images [B, C, 3, scales, T]."""
+        grid = patches.unflatten(-1, (len(VIEWS), *self.patch)).unflatten(1, (-1, self.spec.channels, self.rows))
+        return grid.permute(0, 2, 4, 3, 5, 1, 6).flatten(5, 6).flatten(3, 4)
+
     def image(self, series: Series) -> tuple[Tensor, Tensor | None]:
         """The normalised image in patches, written once per view into its place.
 
