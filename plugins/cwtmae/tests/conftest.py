@@ -50,7 +50,10 @@ def shipped(name, *layers):
 
 def built(spec, seed=0, wiring=None, **tables):
     """A bound pipeline of small parts; a table adds to the small one, None drops it."""
-    chosen = {k: {**SMALL.get(k, {}), **(tables.get(k) or {})} for k in {**SMALL, **tables}}
+    chosen = {}
+    for k in {**SMALL, **tables}:
+        base, given = SMALL.get(k, {}), tables.get(k) or {}
+        chosen[k] = {**base, **given} if given.get("use", base.get("use")) == base.get("use") else given
     chosen = {k: v for k, v in chosen.items() if tables.get(k, v) is not None}
     torch.manual_seed(seed)
     pipeline = assemble(resolve(("test", chosen)), spec, **(wiring or {}))
