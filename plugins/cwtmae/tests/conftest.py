@@ -68,7 +68,7 @@ def waves(batch=3, channels=2, length=40, seed=0):
     return Series(x - x.mean(-1, keepdim=True), None, torch.arange(batch) % 3, torch.arange(batch))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config():
     """`shipped`."""
     return shipped

@@ -1,11 +1,14 @@
 """The shipped configs: they resolve, have the published numbers of parameters, and run one after the other."""
 
+import numpy as np
 import pytest
 import torch
 
 from tstk.assemble import assemble, rehearse
+from tstk.checkpoint import load
 from tstk.config import resolve
-from tstk.records import Spec
+from tstk.records import Series, Spec
+from tstk.train import train
 
 LONG, SHORT = Spec(channels=1, length=3000, classes=10), Spec(channels=1, length=500, classes=10)
 
@@ -59,3 +62,80 @@ def test_classifiers_have_as_many_as_published(config, head, total):
     pipeline = on_paper(resolve(("test", {**parts, "head": head})), LONG)
     assert count(pipeline) == total
     assert count(pipeline.tokenizer) + count(pipeline.encoder) == 64_996_608
+
+
+def waves(path, length, count=24):
+    """Sines of two frequencies, labelled."""
+    rng = np.random.default_rng(0)
+    y = np.arange(count) % 2
+    phase, time = rng.uniform(0, 6, (count, 1)), np.arange(length)
+    x = np.sin(phase + time * np.where(y, 0.4, 0.15)[:, None]) + 0.1 * rng.normal(size=(count, length))
+    x = x[:, None].astype(np.float32)
+    np.savez(path, X_train=x, y_train=y, X_test=x[::-1], y_test=y[::-1])
+    return str(path)
+
+
+BRIEF = ("brief", {"train": {"epochs": 2, "batch_size": 8, "device": "cpu"}})
+SLIM = (
+    "slim",
+    {
+        "tokenizer": {"dim": 24, "scales": 8, "max_scale": 8.0},
+        "encoder": {"dim": 24, "depth": 1, "heads": 2},
+        "decoder": {"dim": 16, "depth": 1, "heads": 2},
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def pretrained(config, tmp_path_factory):
+    """A run of cwtmae/pretrain, slim, on series of 60 samples."""
+    folder = tmp_path_factory.mktemp("cwtmae")
+    data = ("data", {"data": waves(folder / "short.npz", 60)})
+    precise = ("bf16", {"train": {"precision": "bf16", "recompute": True}})
+    result = train(config("pretrain", SLIM, BRIEF, data, precise), folder / "run")
+    assert {"spectrum", "time", "loss"} <= result["test"].keys()
+    return folder / "run"
+
+
+@pytest.mark.parametrize("head", ["cot", "mlp"])
+def test_a_pretrained_run_is_tuned_at_twice_its_length_without_what_only_pretraining_needs(
+    config, pretrained, head, tmp_path
+):
+    start = ("from", {"pipeline": {"from": str(pretrained)}})
+    data = ("data", {"data": waves(tmp_path / "long.npz", 120)})
+    result = train(config(f"finetune-{head}", start, data, BRIEF), tmp_path / "tuned")
+    assert result["test"]["accuracy"] > 0
+    tuned, old = load(tmp_path / "tuned"), load(pretrained)
+    assert tuned.tokenizer.out.grid == (12, 2)
+    assert tuned.encoder.table.shape == (24, 24)
+    assert old.encoder.table.shape == (12, 24)
+    assert tuned.decoder is None
+    assert {name.partition(".")[0] for name in tuned.state_dict()} == {
+        "mean",
+        "std",
+        "tokenizer",
+        "encoder",
+        "head",
+        "loss",
+    }
+    assert [n for n in tuned.state_dict() if n.startswith("loss.")] == ["loss.weight"]
+
+
+def test_at_the_same_length_a_tuned_run_starts_from_the_very_weights(config, pretrained):
+    from tstk.train import prepare
+
+    pipeline, _ = prepare(config("finetune-cot", ("from", {"pipeline": {"from": str(pretrained)}})))
+    for name, value in load(pretrained).encoder.state_dict().items():
+        assert torch.equal(pipeline.encoder.state_dict()[name], value), name
+
+
+def test_half_precision_gives_nearly_the_same_loss(config, pretrained):
+    from tstk.draws import Draws
+
+    pipeline = load(pretrained)
+    series = Series(torch.randn(4, 1, 60).cumsum(-1), key=torch.arange(4))
+    with torch.no_grad():
+        exact = pipeline(series, Draws(0, 0, series.key)).total
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = pipeline(series, Draws(0, 0, series.key)).total
+    assert rough == pytest.approx(float(exact), rel=0.02)
