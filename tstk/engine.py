@@ -163,7 +163,7 @@ def fit(
                 ledger.enter(step, rows, flows)
                 fitted.started = fitted.started or time.time()
             row = ledger.close()
-            row["lr"] = ramp.get_last_lr()[0]
+            row["lr"] = max(ramp.get_last_lr())
             with averaged.in_place():
                 with accelerator.autocast():
                     row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))

@@ -1,6 +1,7 @@
 """`report`: all that is known of a run on one page that can be mailed; nothing in it is fetched from elsewhere.
 
-A section is a function from what is known to a title and HTML, or to None where it has nothing to say.
+A section is a function from what is known to a title and HTML, or to None where it has nothing to say. The parts of the
+pipeline may have sections of their own (`Slot.section`).
 """
 
 from __future__ import annotations
@@ -14,17 +15,12 @@ from tstk.report.page import Section, page
 from tstk.report.record import again, curves, opening, options, title
 from tstk.rundir import write_text
 
-SECTIONS: list[Callable[[Known], Section | None]] = [
-    opening,
-    curves,
-    confusion,
-    futures,
-    reconstructions,
-    embeddings,
-    options,
-    again,
-]
-"""In the order of the page."""
+Write = Callable[[Known], Section | None]
+
+ANSWERS: list[Write] = [opening, curves, confusion, futures, reconstructions]
+"""What comes before the sections of parts, in the order of the page."""
+REST: list[Write] = [embeddings, options, again]
+"""What comes after them."""
 
 
 def report(run: str | Path, out: str | Path | None = None, *, data_root: str | None = None) -> Path:
@@ -45,6 +41,7 @@ def report(run: str | Path, out: str | Path | None = None, *, data_root: str | N
     """
     known = know(run, data_root)
     path = Path(run, "report.html") if out is None else Path(out)
-    sections = [section for write in SECTIONS if (section := write(known)) is not None]
+    writers = [*ANSWERS, *(part.section for _, part in known.pipeline.slots()), *REST]
+    sections = [section for write in writers if (section := write(known)) is not None]
     write_text(path, page(title(known), sections))
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +14,10 @@ from tstk.masking import POLICIES
 from tstk.nn.reduce import mean
 from tstk.records import Flow, Spec, Tokens
 from tstk.slots import Decoder, Loss
+
+if TYPE_CHECKING:
+    from tstk.report.known import Known
+    from tstk.report.page import Section
 
 
 class SpectrumTime(Loss):
@@ -74,6 +78,12 @@ class SpectrumTime(Loss):
         columns = self.reduce(grid.permute(0, 2, 4, 3, 1).flatten(0, 1))[:, :, 0]  # [B C, D, columns]
         samples = self.to_samples(F.gelu(columns).transpose(1, 2)).flatten(1)
         return self.to_patch(flow.decoded), samples.unflatten(0, (-1, spec.channels))
+
+    def section(self, known: Known) -> Section | None:
+        """Some images, what was hidden of them, and what the model says."""
+        from tstk_plugins_cwtmae.pictures import answers
+
+        return answers(known, self)
 
     def forward(self, flow: Flow) -> dict[str, Tensor]:
         """`spectrum`, over hidden patches, and `time`, over the observed series, weighted."""

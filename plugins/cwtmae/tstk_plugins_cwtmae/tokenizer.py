@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ from tstk.errors import DataError, OptionError
 from tstk.kernels import ricker_cwt
 from tstk.records import Series, Spec, Tokens
 from tstk.slots import Tokenizer
+
+if TYPE_CHECKING:
+    from tstk.report.known import Known
+    from tstk.report.page import Section
 
 VIEWS = ("signal", "first difference", "second difference")
 """The channels of an image."""
@@ -115,6 +119,12 @@ class CWT(Tokenizer):
             weight = weight.flatten(2, 3).flatten(1, 2).flatten(2)
         values = self.norm(self.project(target))
         return Tokens(values, pos.expand(b, -1, -1), index, valid, target=target, weight=weight)
+
+    def section(self, known: Known) -> Section | None:
+        """Some series and their images."""
+        from tstk_plugins_cwtmae.pictures import scalograms
+
+        return scalograms(known, self)
 
     def joined(self, patches: Tensor) -> Tensor:
         """Patches of a whole grid put together: [B, N, 3 * scales * samples] -> images [B, C, 3, scales, T]."""
