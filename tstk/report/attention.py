@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tstk.records import Tokens
 from tstk.report.known import Known
-from tstk.report.page import DIM, INK, Section, panel, panels, paragraph
+from tstk.report.page import INK, Section, panel, panels, paragraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,8 +42,8 @@ def reasoning(known: Known, head: CoT) -> Section | None:
     step, names = pipeline.tokenizer.out.step, known.found["data"]["channels"]
     figures = []
     for i, row in enumerate(rows.tolist()):
-        truth = "" if part.y is None else f", {classes[int(part.y[row])]}"
-        what = f"series {row + 1:,}{truth}, taken for {classes[said[i]]}"
+        truth = "" if part.y is None else f"class {classes[int(part.y[row])]}, "
+        what = f"series {row + 1:,}: {truth}taken for {classes[said[i]]}"
         x = series.x[i].masked_fill(~series.mask[i], torch.nan).cpu()
         figures += [_line(what, x, names), _map(what, maps[i], step)]
     text = (
@@ -100,13 +100,13 @@ def _map(what: str, bands: NDArray[np.float32], step: float | None) -> str:
     def draw(axes: Axes) -> None:
         # the first band on top and, inside a band, the first row at the bottom
         image = bands[::-1].reshape(count * rest, columns)
-        axes.imshow(image, cmap="Blues", aspect="auto", origin="lower", extent=(0, width, 0, count), zorder=1)
+        axes.imshow(image, "Blues", aspect="auto", origin="lower", extent=(0, width, 0, count), interpolation="nearest")
         for edge in range(1, count):
-            axes.axhline(edge, color=DIM, linewidth=0.6, zorder=2)
+            axes.axhline(edge, color=INK, linewidth=1)
         axes.set_yticks([i + 0.5 for i in range(count)], [str(count - i) for i in range(count)])
         axes.set_ylabel("reasoning token")
         axes.set_xlabel("sample" if step else "token")
         axes.grid(False)
 
     span = f"{np.nanmin(bands):.2f} to {np.nanmax(bands):.2f} equal shares"
-    return panel(f"attention, {span}", f"Attention of {count} reasoning tokens over {what}: {span}", draw)
+    return panel(f"attention, {span}", f"Attention of {count} reasoning tokens over {what}: {span}", draw, height=3.6)
