@@ -7,6 +7,7 @@ import torch
 from tstk.assemble import assemble, rehearse
 from tstk.checkpoint import load
 from tstk.config import resolve
+from tstk.recipe import run_recipe
 from tstk.records import Series, Spec
 from tstk.train import train
 
@@ -139,3 +140,18 @@ def test_half_precision_gives_nearly_the_same_loss(config, pretrained):
         with torch.autocast("cpu", torch.bfloat16):
             rough = pipeline(series, Draws(0, 0, series.key)).total
     assert rough == pytest.approx(float(exact), rel=0.02)
+
+
+def test_the_recipe_pretrains_and_tunes_both_heads(tmp_path):
+    small = {"epochs": 1, "batch_size": 8}
+    slim = {f"{slot}__{k}": v for slot, table in SLIM[1].items() for k, v in table.items()}
+    results = run_recipe(
+        "cwtmae",
+        tmp_path / "out",
+        lambda config, run, stage: train(config, run),
+        choices=("data", {"data": waves(tmp_path / "short.npz", 60), "train": {"device": "cpu"}}),
+        changes={"pretrain": {**small, **slim}, "cot": small, "mlp": small},
+    )
+    assert list(results) == ["pretrain", "cot", "mlp"]
+    assert results["pretrain"]["task"] == "pretraining"
+    assert all(0 <= results[stage]["test"]["accuracy"] <= 1 for stage in ("cot", "mlp"))
