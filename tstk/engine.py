@@ -20,7 +20,8 @@ from tstk.augment import mix
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
-from tstk.nn.blocks import Stack
+from tstk.layerwise import layered
+from tstk.nn.blocks import recomputing
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
 from tstk.records import Series
@@ -118,7 +119,8 @@ def fit(
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
     batches = Batches(data.train, batch_size, accumulate, seed)
     epochs, total = _budget(len(batches), epochs, steps)
-    optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay, layer_decay), lr=lr, fused=True)
+    groups = layered(_groups(pipeline, lr, weight_decay), pipeline, layer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
     model = accelerator.prepare(pipeline)
     step_of = accelerator.prepare(optimizer)
@@ -129,7 +131,7 @@ def fit(
     step = 0
     if watcher:
         watcher.begin(total, epochs)
-    with _threads(threads), _denormals_flushed(), _recomputing(pipeline, recompute):
+    with _threads(threads), _denormals_flushed(), recomputing(pipeline, recompute):
         for epoch in range(1, epochs + 1):
             pipeline.train()
             ledger.open(epoch)
@@ -232,7 +234,7 @@ def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
     return factor
 
 
-def _groups(pipeline: Pipeline, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+def _groups(pipeline: Pipeline, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters by (learning rate, decay): only matrices of linear and convolutional layers decay."""
     matrices = {
         f"{name}.weight"
@@ -240,51 +242,12 @@ def _groups(pipeline: Pipeline, lr: float, weight_decay: float, layer_decay: flo
         if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)
     }
     own = {f"{slot}.{path}".rstrip("."): rate for slot, part in pipeline.slots() for path, rate in part.rates().items()}
-    share = _shares(pipeline, layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in pipeline.named_parameters():
         if parameter.requires_grad:
-            rate = next((r for path, r in own.items() if name == path or name.startswith(path + ".")), lr) * share(name)
+            rate = next((r for path, r in own.items() if name == path or name.startswith(path + ".")), lr)
             groups.setdefault((rate, weight_decay if name in matrices else 0.0), []).append(parameter)
     return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
-
-
-def _shares(pipeline: Pipeline, decay: float) -> Callable[[str], float]:
-    """The share of its rate that a parameter takes, by its name.
-
-    The layers are those of the encoder's longest list of modules; what lies beside that list comes after them, and
-    the rest of the encoder, and the tokenizer, before.
-    """
-    if not 0 < decay <= 1:
-        raise OptionError(f"layer_decay={decay}: expected a share above 0 and up to 1, such as 0.65")
-    lists = {
-        n: len(m) for n, m in pipeline.named_modules() if isinstance(m, nn.ModuleList) and n.startswith("encoder.")
-    }
-    layers = max(lists, key=lambda n: lists[n], default="")
-    stack, depth = layers.rpartition(".")[0], lists.get(layers, 0)
-
-    def share(name: str) -> float:
-        if not name.startswith(("encoder.", "tokenizer.")):
-            return 1.0
-        if layers and name.startswith(f"{layers}."):
-            return float(decay ** (depth - int(name.removeprefix(f"{layers}.").partition(".")[0])))
-        above = stack not in ("", "encoder") and name.startswith(f"{stack}.")
-        return 1.0 if above else float(decay ** (depth + 1))
-
-    return share
-
-
-@contextmanager
-def _recomputing(pipeline: Pipeline, wanted: bool) -> Iterator[None]:
-    """Every stack of blocks computes them again on the way back, if so wanted."""
-    stacks = [m for m in pipeline.modules() if isinstance(m, Stack)]
-    for stack in stacks:
-        stack.recompute = wanted
-    try:
-        yield
-    finally:
-        for stack in stacks:
-            stack.recompute = False
 
 
 def _accelerator(device: str, precision: str) -> Accelerator:
