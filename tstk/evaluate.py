@@ -32,7 +32,7 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
 
     Args:
         seed: of masks
-        batch_size: series at a time
+        batch_size: series at a time; with independent channels each of them counts as one
     """
     was_training = pipeline.training
     pipeline.eval()
@@ -40,7 +40,8 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
     sums: dict[str, Tensor] = {}
     outputs, truths = [], []
     squares = absolutes = count = torch.zeros((), dtype=torch.float64)
-    for series in in_order(part, batch_size, device):
+    rows = max(1, batch_size // pipeline.spec.channels) if pipeline.independent else batch_size
+    for series in in_order(part, rows, device):
         assert series.key is not None
         flow = pipeline(series, Draws(seed, 0, series.key))
         for name, value in {**flow.terms, **flow.logs, "loss": flow.total}.items():
