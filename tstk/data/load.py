@@ -47,8 +47,8 @@ def load(
         label: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
         context: samples of a table that the model sees before it forecasts; 96 if not given
         horizon: samples of a table to forecast; 96 if not given
-        stride: rows of a table from one window to the next in training and validation, 1 if not given; neighbours are all
-            but equal, so a larger one saves time and costs little. Testing takes every window
+        stride: rows of a table from one window to the next in training and validation, 1 if not given; neighbours are
+            all but equal, so a larger one saves time and costs little. Testing takes every window
         length: samples that a series may have, if more than the longest one here
         scale: "standard" scales each channel by mean and deviation of the training part; "none" leaves it alone
 

@@ -36,7 +36,7 @@ class Conv(nn.Conv1d):
         super().__init__(n_in, n_out, kernel, stride, bias=bias)
         self.edges = edges
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, n_in, L] -> [B, n_out, L / stride], zero where `mask` [B, 1, L / stride] is."""
         return _silent(super().forward(F.pad(x, self.edges)), mask)
 
