@@ -46,7 +46,7 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
         flow = pipeline(series, Draws(seed, 0, series.key))
         for name, value in {**flow.terms, **flow.logs, "loss": flow.total}.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(series.x)
-        if pipeline.foretells:
+        if pipeline.foretells and flow.output is None:
             flow = pipeline.answer(series)
         if flow.output is not None and pipeline.spec.horizon is None:
             outputs.append(flow.output.argmax(-1).cpu())

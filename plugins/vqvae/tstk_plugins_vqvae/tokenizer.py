@@ -91,6 +91,7 @@ class VQVAE(Tokenizer):
             codes, size["dim"], update=update, commitment=commitment, decay=decay, kmeans=kmeans, revive=revive
         )
         self.decoder = Decoder(spec.channels, **size)
+        self.reach = self.decoder.reach
         count = -(-spec.length // self.factor)
         self.out = spec.but(
             dim=size["dim"], grid=(count,), step=float(self.factor), span=float(self.factor), vocab=codes
