@@ -71,9 +71,9 @@ class VQVAE(Tokenizer):
         look: Literal["causal", "published", "patch"] = "causal",
         commitment: float = 0.25,
         update: Literal["ema", "gradient"] = "ema",
-        decay: float = 0.99,
+        decay: float = 0.95,
         kmeans: int = 10,
-        revive: float = 0.03,
+        revive: float = 0.1,
         config: str | None = None,
     ) -> None:
         super().__init__(spec)
