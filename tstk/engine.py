@@ -251,7 +251,7 @@ def _rates(pipeline: Pipeline, lr_of: tuple[str, ...]) -> dict[str, float]:
         except ValueError:
             raise OptionError(f"--lr-of {text}: expected PART=RATE, such as tokenizer=1e-5") from None
         if not any(_within(name, path) for name in learning):
-            parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in learning)
+            parts = dict.fromkeys(".".join(name.split(".")[:n]) for name in learning for n in (1, 2))
             raise OptionError(f"--lr-of {text}: no part of this name learns.{did_you_mean(path, parts)}")
     return rates
 

@@ -157,12 +157,13 @@ class Pipeline(nn.Module):
         flow.terms = {**flow.terms, **penalties}
         return flow
 
-    def answer(self, series: Series, horizon: int | None = None) -> Flow:
+    def answer(self, series: Series, horizon: int | None = None, samples: int | None = None) -> Flow:
         """The answer to the task, without a loss: `flow.output` and `flow.truth`, in scaled units if forecasts.
 
         Args:
             series: raw, as the data set holds it
             horizon: samples to forecast, the run's unless given; only a loss that foretells can look further
+            samples: futures to draw, where a loss foretells and can
 
         Raises:
             OptionError: this pipeline predicts nothing, or not so far
@@ -172,13 +173,15 @@ class Pipeline(nn.Module):
             if self.loss.blanks:
                 flow.seen, flow.asked = self.loss.split(flow.tokens, Draws(0, 0, self._keys(flow.series)))
                 self._answer(flow)
-            self._foretell(flow, horizon or self.spec.horizon or 0)
+            self._foretell(flow, horizon or self.spec.horizon or 0, samples)
             return flow
         if horizon is not None and horizon > (self.spec.horizon or 0):
             raise OptionError(
                 f"--horizon {horizon}: this run forecasts {self.spec.horizon or 0} samples at most; "
                 f"train one with --horizon {horizon}"
             )
+        if samples is not None:
+            raise OptionError(f"--samples {samples}: this run has one answer to each series and draws none")
         if self.head is not None:
             self._answer(flow)
             return flow
@@ -203,10 +206,14 @@ class Pipeline(nn.Module):
         assert output is not None
         return output * self.std + self.mean if self.spec.horizon is not None else output
 
+    def tokenize(self, series: Series) -> Tokens:
+        """All tokens of the context as the tokenizer makes them; with independent channels [B * C, N, D]."""
+        return self._enter(series.but(y=None), blank=False).tokens
+
     def encode(self, series: Series) -> Tokens:
         """All tokens of the context encoded, nothing hidden; with independent channels, those of all channels side
         by side."""
-        return self._unfolded(self.encoder(self._enter(series.but(y=None), blank=False).tokens))
+        return self._unfolded(self.encoder(self.tokenize(series)))
 
     @torch.no_grad()
     def embed(self, series: Series, how: Literal["mean", "max", "cls"] = "mean") -> Tensor:
@@ -231,9 +238,9 @@ class Pipeline(nn.Module):
                 output = self._leave(output, flow)
             flow.output = output
 
-    def _foretell(self, flow: Flow, horizon: int) -> None:
+    def _foretell(self, flow: Flow, horizon: int, samples: int | None = None) -> None:
         """What the loss says of the future; the mean, if it has several opinions."""
-        futures = torch.stack([self._leave(future, flow) for future in self.loss.foretell(flow, horizon)])
+        futures = torch.stack([self._leave(future, flow) for future in self.loss.foretell(flow, horizon, samples)])
         flow.output = futures.mean(0)
         flow.futures = futures if len(futures) > 1 else None
 

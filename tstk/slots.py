@@ -213,8 +213,8 @@ class Loss(Slot):
         """Which encoded tokens the decoder is given: all of them, unless overridden."""
         return encoded
 
-    def foretell(self, flow: Flow, horizon: int) -> Tensor:
-        """S futures of each series, as samples: [S, B, C, horizon].
+    def foretell(self, flow: Flow, horizon: int, samples: int | None = None) -> Tensor:
+        """S futures of each series: [S, B, C, horizon]; as many as `samples`, which a loss may refuse.
 
         Of `flow.tokens`, those that end after the context tell nothing. A loss that also `blanks` gets the answers to
         its question, in training too, where `flow.output` comes from here.

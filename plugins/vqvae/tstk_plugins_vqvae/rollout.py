@@ -57,15 +57,16 @@ class CodeRollout(NextCode):
         self._pipeline = [pipeline]
 
     @torch.no_grad()
-    def foretell(self, flow: Flow, horizon: int) -> Tensor:
+    def foretell(self, flow: Flow, horizon: int, samples: int | None = None) -> Tensor:
         """[S, B, C, horizon]; the draws are the same at every call."""
         tokenizer, length = self._pipeline[0].tokenizer, self._pipeline[0].spec.length
         past, ahead = known(flow.tokens, tokenizer.out, length, horizon)
         key = flow.series.key
         key = torch.arange(len(past.values), device=past.values.device) if key is None else key
         futures = []
-        for paths in torch.arange(max(self.samples, 1)).split(max(1, ROWS // len(key))):
-            draws = [Draws(0, path, key) for path in paths.tolist()] if self.samples else []
+        samples = self.samples if samples is None else samples
+        for paths in torch.arange(max(samples, 1)).split(max(1, ROWS // len(key))):
+            draws = [Draws(0, path, key) for path in paths.tolist()] if samples else []
             ids = self._continued(past, ahead, draws)
             values = tokenizer.embed(ids)
             x = decoded(self._pipeline[0], past.values.repeat(len(paths), 1, 1), values, horizon)

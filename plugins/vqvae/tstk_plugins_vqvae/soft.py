@@ -64,13 +64,15 @@ class CodeSoft(Forecast):
         rows = torch.arange(count - 1, device=tokens.index.device).expand(batch, -1)
         return tokens.but(values=blank).at(rows), tokens.at(rows + 1)
 
-    def foretell(self, flow: Flow, horizon: int) -> Tensor:
+    def foretell(self, flow: Flow, horizon: int, samples: int | None = None) -> Tensor:
         """[1, B, C, horizon]."""
         if horizon > (self.spec.horizon or 0):
             raise OptionError(
                 f"--horizon {horizon}: this run forecasts {self.spec.horizon} samples at once; "
                 f"train one with --horizon {horizon}, or with loss code-rollout, which goes on"
             )
+        if samples is not None:
+            raise OptionError(f"--samples {samples}: this run mixes codes and draws none; loss code-rollout does")
         pipeline = self._pipeline[0]
         tokenizer = pipeline.tokenizer
         assert flow.decoded is not None
