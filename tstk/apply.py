@@ -256,7 +256,7 @@ def tokenize_totem(
 
 def codes_of(pipeline: Pipeline, series: Series) -> Tensor:
     """Codes of the context, [B, C, n] int32; -1 where nothing was observed."""
-    tokens = pipeline.tokenize(series)
+    tokens = pipeline.tokenize(series).tokens
     assert tokens.ids is not None
     count = int(-(-pipeline.spec.length // (pipeline.tokenizer.out.step or 1)))
     ids = tokens.ids.where(tokens.valid, -1)[:, :count].to(torch.int32)

@@ -168,6 +168,8 @@ class Pipeline(nn.Module):
         Raises:
             OptionError: this pipeline predicts nothing, or not so far
         """
+        if samples is not None and self.loss.samples is None:
+            raise OptionError(f"--samples {samples}: this run has one answer to each series and draws none")
         flow = self._enter(series, blank=True)
         if self.loss.foretells:
             if self.loss.blanks:
@@ -180,8 +182,6 @@ class Pipeline(nn.Module):
                 f"--horizon {horizon}: this run forecasts {self.spec.horizon or 0} samples at most; "
                 f"train one with --horizon {horizon}"
             )
-        if samples is not None:
-            raise OptionError(f"--samples {samples}: this run has one answer to each series and draws none")
         if self.head is not None:
             self._answer(flow)
             return flow
@@ -206,14 +206,14 @@ class Pipeline(nn.Module):
         assert output is not None
         return output * self.std + self.mean if self.spec.horizon is not None else output
 
-    def tokenize(self, series: Series) -> Tokens:
-        """All tokens of the context as the tokenizer makes them; with independent channels [B * C, N, D]."""
-        return self._enter(series.but(y=None), blank=False).tokens
+    def tokenize(self, series: Series) -> Flow:
+        """The context as the tokenizer sees it, and all its tokens; with independent channels a row for each."""
+        return self._enter(series.but(y=None), blank=False)
 
     def encode(self, series: Series) -> Tokens:
         """All tokens of the context encoded, nothing hidden; with independent channels, those of all channels side
         by side."""
-        return self._unfolded(self.encoder(self.tokenize(series)))
+        return self._unfolded(self.encoder(self.tokenize(series).tokens))
 
     @torch.no_grad()
     def embed(self, series: Series, how: Literal["mean", "max", "cls"] = "mean") -> Tensor:

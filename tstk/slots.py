@@ -200,6 +200,8 @@ class Loss(Slot):
     """It asks for the future, so the tokenizer must not see it."""
     foretells: ClassVar[bool] = False
     """`foretell` exists."""
+    samples: int | None = None
+    """Futures that `foretell` draws when nothing is said; 0 for a single one without chance, None if it cannot draw."""
 
     def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
         """What the encoder may see and what is asked; both taken from `tokens`. All of it, unless overridden."""
@@ -214,7 +216,7 @@ class Loss(Slot):
         return encoded
 
     def foretell(self, flow: Flow, horizon: int, samples: int | None = None) -> Tensor:
-        """S futures of each series: [S, B, C, horizon]; as many as `samples`, which a loss may refuse.
+        """S futures of each series: [S, B, C, horizon]; as many as `samples`, if it can draw.
 
         Of `flow.tokens`, those that end after the context tell nothing. A loss that also `blanks` gets the answers to
         its question, in training too, where `flow.output` comes from here.

@@ -13,15 +13,6 @@ from tstk.cli import cli
 
 SMALL = ["--context", "32", "--horizon", "8", "--stride", "3", "--epochs", "1", "--batch-size", "8", "--threads", "1"]
 TOKENIZER = ["--tokenizer.codes", "12", "--tokenizer.dim", "8", "--tokenizer.hidden", "8"]
-    "--tokenizer.codes",
-    "12",
-    "--tokenizer.dim",
-    "8",
-    "--tokenizer.hidden",
-    "8",
-    "--tokenizer.res-hidden",
-    "4",
-]
 ENCODER = ["--encoder.dim", "16", "--encoder.heads", "2", "--encoder.hidden", "32", "--encoder.depth", "1"]
 
 

@@ -64,7 +64,7 @@ class CodeRollout(NextCode):
         key = flow.series.key
         key = torch.arange(len(past.values), device=past.values.device) if key is None else key
         futures = []
-        samples = self.samples if samples is None else samples
+        samples = samples or self.samples or 0
         for paths in torch.arange(max(samples, 1)).split(max(1, ROWS // len(key))):
             draws = [Draws(0, path, key) for path in paths.tolist()] if samples else []
             ids = self._continued(past, ahead, draws)

@@ -71,8 +71,6 @@ class CodeSoft(Forecast):
                 f"--horizon {horizon}: this run forecasts {self.spec.horizon} samples at once; "
                 f"train one with --horizon {horizon}, or with loss code-rollout, which goes on"
             )
-        if samples is not None:
-            raise OptionError(f"--samples {samples}: this run mixes codes and draws none; loss code-rollout does")
         pipeline = self._pipeline[0]
         tokenizer = pipeline.tokenizer
         assert flow.decoded is not None
