@@ -152,6 +152,20 @@ def test_a_run_with_one_answer_has_no_quantiles_and_draws_nothing(runs, folder):
     assert "--quantiles 2" in refused("forecast", runs["soft"], "--quantiles", "2", "--out", out)
 
 
+def test_reports_show_codes_with_their_usage_reconstructions_and_intervals(runs, folder):
+    pages = {}
+    for name in ("tokenizer", "rollout", "direct"):
+        call("report", runs[name], "--out", folder / f"{name}.html")
+        pages[name] = (folder / f"{name}.html").read_text(encoding="utf-8")
+    for page in pages.values():
+        assert "most frequent codes, as shapes" in page
+        assert "how often each code is chosen" in page
+    assert "Reconstructions, test part" in pages["tokenizer"]
+    assert "Reconstructions" not in pages["direct"]
+    assert "% of 50 drawn futures" in pages["rollout"]
+    assert "drawn futures" not in pages["direct"]
+
+
 def test_codes_serve_a_classifier_on_any_encoder(runs, tmp_path):
     draw = np.random.default_rng(0)
     y = np.arange(24) % 2

@@ -67,13 +67,13 @@ class CodeRollout(NextCode):
         samples = samples or self.samples or 0
         for paths in torch.arange(max(samples, 1)).split(max(1, ROWS // len(key))):
             draws = [Draws(0, path, key) for path in paths.tolist()] if samples else []
-            ids = self._continued(past, ahead, draws)
+            ids = self.continued(past, ahead, draws)
             values = tokenizer.embed(ids)
             x = decoded(self._pipeline[0], past.values.repeat(len(paths), 1, 1), values, horizon)
             futures.append(x.unflatten(0, (len(paths), -1)))
         return torch.cat(futures)
 
-    def _continued(self, past: Tokens, ahead: int, draws: list[Draws]) -> Tensor:
+    def continued(self, past: Tokens, ahead: int, draws: list[Draws]) -> Tensor:
         """The codes that follow: [paths * B, ahead] long.
 
         Args:
