@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -171,6 +173,36 @@ def test_only_matrices_decay(npz):
         torch.testing.assert_close(after[name], before[name] * 0.95)
     for name in others:
         assert torch.equal(after[name], before[name]), name
+
+
+def test_tensorboard_is_told_what_a_watcher_is_told(npz, monkeypatch, tmp_path):
+    told = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == str(tmp_path)
+
+        def add_scalar(self, name, value, step):
+            told.append((name, value, step))
+
+        def flush(self):
+            told.append("flushed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    pipeline, data = ready(npz, head="linear")
+    log = Log()
+    fitted = fit(pipeline, data, log, steps=3, batch_size=8, tensorboard=str(tmp_path))
+    losses = {step: value for name, value, step in [t for t in told if len(t) == 3] if name == "train/loss"}
+    assert losses == {step: terms["loss"] for step, terms in log.steps}
+    assert ("val/accuracy", fitted.history[0]["val"]["accuracy"], log.steps[-1][0]) in told
+    assert told[-1] == "flushed"
+
+
+def test_tensorboard_that_is_not_there_is_asked_for(npz, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match="pip install tensorboard"):
+        fit(pipeline, data, steps=1, tensorboard=str(tmp_path))
 
 
 def test_a_part_may_have_a_rate_of_its_own(npz):

@@ -16,6 +16,7 @@ from torch import nn
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
+from tstk.board import Board
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError, did_you_mean
 from tstk.evaluate import evaluate
@@ -71,6 +72,7 @@ def fit(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     threads: int | None = None,
+    tensorboard: str | None = None,
 ) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
 
@@ -97,6 +99,7 @@ def fit(
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32
         threads: of the CPU; none leaves it to torch
+        tensorboard: folder of event files for TensorBoard, which must be installed; none writes none
     """
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training part is empty")
@@ -112,6 +115,8 @@ def fit(
     model = accelerator.prepare(pipeline)
     step_of = accelerator.prepare(optimizer)
     trained = [p for p in pipeline.parameters() if p.requires_grad]
+    if tensorboard is not None:
+        watcher = Board(tensorboard, watcher)
     fitted, judge, ledger = Fitted(), Judge(select, patience), Ledger(watcher, sync=accelerator.device.type == "cpu")
     averaged = Average(trained, average)
     begin = time.perf_counter()
