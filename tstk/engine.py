@@ -79,7 +79,7 @@ def fit(
     Args:
         epochs: passes over the training data; none means enough for 1500 steps, between 10 and 100 passes
         steps: optimizer steps, instead of epochs
-        batch_size: series per batch
+        batch_size: series per batch, of all processes together if there are several (torchrun)
         lr: highest learning rate of AdamW; parts with pretrained weights may have their own
         lr_of: rates of parts that must not take lr, such as tokenizer.decoder=1e-5
         weight_decay: of matrices; never of norms, biases, positions and codebooks
@@ -108,7 +108,8 @@ def fit(
     accelerator = _accelerator(device, precision)
     if probe is not None and data.task != "classification":
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
-    batches = Batches(data.train, batch_size, accumulate, seed)
+    share = (accelerator.process_index, accelerator.num_processes)
+    batches = Batches(data.train, batch_size, accumulate, seed, share)
     epochs, total = _budget(len(batches), epochs, steps)
     optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay, lr_of), lr=lr, fused=True)
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
@@ -178,23 +179,38 @@ def fit(
 
 
 class Batches:
-    """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step."""
+    """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step.
 
-    def __init__(self, part: Part, batch_size: int, accumulate: int, seed: int) -> None:
+    Args:
+        share: number of this process, and of how many; each gets its part of every batch, and an epoch leaves out the
+            few series that cannot be dealt out evenly
+    """
+
+    def __init__(
+        self, part: Part, batch_size: int, accumulate: int, seed: int, share: tuple[int, int] = (0, 1)
+    ) -> None:
         if batch_size < 1 or accumulate < 1:
             raise OptionError(f"batch_size={batch_size} and accumulate={accumulate}: expected at least 1")
         self.part, self.batch_size, self.accumulate, self.seed = part, batch_size, accumulate, seed
+        self.mine, self.of = share
+        if batch_size % self.of or len(part) < self.of:
+            raise OptionError(
+                f"--batch-size {batch_size} of {len(part)} series: expected a multiple of {self.of}, "
+                "the number of processes"
+            )
 
     def __len__(self) -> int:
         """Optimizer steps per epoch."""
-        return -(-len(self.part) // (self.batch_size * self.accumulate))
+        return -(-(len(self.part) - len(self.part) % self.of) // (self.batch_size * self.accumulate))
 
     def epoch(self, epoch: int, device: torch.device) -> Iterator[list[Series]]:
         """The groups of one epoch; the order depends on the seed and the epoch alone."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.part), generator=generator)
+        order = order[: len(order) - len(order) % self.of]
         for group in order.split(self.batch_size * self.accumulate):
-            yield [self.part.batch(index).to(device, non_blocking=True) for index in group.split(self.batch_size)]
+            mine = [index[self.mine :: self.of] for index in group.split(self.batch_size)]
+            yield [self.part.batch(index).to(device, non_blocking=True) for index in mine]
 
 
 def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
@@ -266,7 +282,7 @@ def _within(name: str, path: str) -> bool:
 
 
 def _accelerator(device: str, precision: str) -> Accelerator:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -275,7 +291,10 @@ def _accelerator(device: str, precision: str) -> Accelerator:
         raise OptionError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     # Accelerate keeps the first precision of a process; a second fit may want another
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+    # a pipeline may hold parts that a stage has no use for, such as the way back of a tokenizer
+    several = DistributedDataParallelKwargs(find_unused_parameters=True)
+    kind = {"fp32": "no"}.get(precision, precision)
+    return Accelerator(cpu=device == "cpu", mixed_precision=kind, kwargs_handlers=[several])
 
 
 @contextmanager
