@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tstk.report.answers import confusion, embeddings, futures, reconstructions
+from tstk.report.codes import codebook, rebuilt
 from tstk.report.known import Known, know
 from tstk.report.page import Section, page
 from tstk.report.record import again, curves, opening, options, title
@@ -17,7 +18,7 @@ from tstk.rundir import write_text
 
 Write = Callable[[Known], Section | None]
 
-ANSWERS: list[Write] = [opening, curves, confusion, futures, reconstructions]
+ANSWERS: list[Write] = [opening, curves, confusion, futures, reconstructions, codebook, rebuilt]
 """What comes before the sections of parts, in the order of the page."""
 REST: list[Write] = [embeddings, options, again]
 """What comes after them."""
