@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tstk import engine, rates
+from tstk import engine
 from tstk.checkpoint import load as load_run
 from tstk.config import resolve
 from tstk.data.load import load
 from tstk.errors import DataError, OptionError, TrainingError
 from tstk.evaluate import evaluate, standard_error
+from tstk.rates import groups
 from tstk.train import prepare, train
 
 fit = partial(engine.fit, device="cpu")
@@ -495,9 +496,9 @@ def test_lower_layers_take_smaller_rates_and_what_is_above_them_the_whole(npz):
 def test_every_encoder_has_lower_and_higher_layers_or_none(npz, encoder):
     small = {"dim": 16, "depth": 2, "heads": 2} if encoder["use"] == "bert" else {}
     pipeline, _ = ready(npz, head="linear", encoder={**encoder, **small})
-    groups = rates.groups(pipeline, 1.0, 0.0, 0.5)
-    rates = {group["lr"] for group in groups}
-    assert sum(len(g["params"]) for g in groups) == len([p for p in pipeline.parameters() if p.requires_grad])
+    found = groups(pipeline, 1.0, 0.0, 0.5)
+    rates = {group["lr"] for group in found}
+    assert sum(len(g["params"]) for g in found) == len([p for p in pipeline.parameters() if p.requires_grad])
     depth = 0 if encoder["use"] == "identity" else 2
     assert rates == {1.0, *(0.5 ** (i + 1) for i in range(depth + 1))}
 

@@ -20,7 +20,7 @@ from tstk.board import Board
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
-from tstk.nn.blocks import Stack
+from tstk.nn.blocks import recomputing
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
 from tstk.rates import groups
@@ -138,7 +138,7 @@ def fit(
     step = 0
     if watcher:
         watcher.begin(total, epochs)
-    with _threads(threads), _denormals_flushed(), _recomputing(pipeline, recompute):
+    with _threads(threads), _denormals_flushed(), recomputing(pipeline, recompute):
         for epoch in range(1, epochs + 1):
             pipeline.train()
             ledger.open(epoch)
@@ -254,19 +254,6 @@ def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * min((step - rising) / max(total - rising, 1), 1.0)))
 
     return factor
-
-
-@contextmanager
-def _recomputing(pipeline: Pipeline, wanted: bool) -> Iterator[None]:
-    """Every stack of blocks computes them again on the way back, if so wanted."""
-    stacks = [m for m in pipeline.modules() if isinstance(m, Stack)]
-    for stack in stacks:
-        stack.recompute = wanted
-    try:
-        yield
-    finally:
-        for stack in stacks:
-            stack.recompute = False
 
 
 def _accelerator(device: str, precision: str) -> Accelerator:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -206,3 +207,16 @@ class Stack(nn.Module):
                 continue
             x = block(x, mask=mask, angles=angles, cache=None if caches is None else caches[i])
         return self.norm(x)
+
+
+@contextmanager
+def recomputing(module: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Every `Stack` inside computes its blocks again on the way back, if so wanted."""
+    stacks = [part for part in module.modules() if isinstance(part, Stack)]
+    for stack in stacks:
+        stack.recompute = wanted
+    try:
+        yield
+    finally:
+        for stack in stacks:
+            stack.recompute = False

@@ -16,12 +16,19 @@ from tstk.report.page import Section, page
 from tstk.report.record import again, curves, opening, options, title
 from tstk.rundir import write_text
 
-Write = Callable[[Known], Section | None]
-
-ANSWERS: list[Write] = [opening, curves, confusion, futures, reconstructions, codebook, rebuilt]
-"""What comes before the sections of parts, in the order of the page."""
-REST: list[Write] = [embeddings, options, again]
-"""What comes after them."""
+SECTIONS: list[Callable[[Known], Section | None]] = [
+    opening,
+    curves,
+    confusion,
+    futures,
+    reconstructions,
+    codebook,
+    rebuilt,
+    embeddings,
+    options,
+    again,
+]
+"""In the order of the page; those of parts come before the embeddings."""
 
 
 def report(run: str | Path, out: str | Path | None = None, *, data_root: str | None = None) -> Path:
@@ -42,7 +49,9 @@ def report(run: str | Path, out: str | Path | None = None, *, data_root: str | N
     """
     known = know(run, data_root)
     path = Path(run, "report.html") if out is None else Path(out)
-    writers = [*ANSWERS, *(part.section for _, part in known.pipeline.slots()), *REST]
+    writers = list(SECTIONS)
+    at = writers.index(embeddings)
+    writers[at:at] = [part.section for _, part in known.pipeline.slots()]
     sections = [section for write in writers if (section := write(known)) is not None]
     write_text(path, page(title(known), sections))
     return path

@@ -19,7 +19,7 @@ from tstk.assemble import assemble
 from tstk.config import chosen, find_config, read_toml, resolve
 from tstk.draws import Draws
 from tstk.errors import OptionError
-from tstk.nn.blocks import Stack
+from tstk.nn.blocks import recomputing
 from tstk.records import Series, Spec
 from tstk_plugins_cwtmae.tokenizer import CWT
 
@@ -62,8 +62,6 @@ def footprint(
     tokenizer = pipeline.tokenizer
     if not isinstance(tokenizer, CWT):
         raise OptionError(f"{config} has no tokenizer 'cwt', so there is no image to measure")
-    for stack in (m for m in pipeline.modules() if isinstance(m, Stack)):
-        stack.recompute = recompute
     optimizer = torch.optim.AdamW(pipeline.parameters(), 1e-4, fused=True)
     spent = [0.0]
     image = tokenizer.image
@@ -76,17 +74,18 @@ def footprint(
 
     tokenizer.image = timed  # type: ignore[method-assign]
     before, seconds = _peak(), []
-    for step in range(steps):
-        series = Series(torch.randn(batch, channels, length), key=torch.arange(batch))
-        begin = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            flow = pipeline(series, Draws(0, step, series.key))  # type: ignore[arg-type]
-        assert flow.total is not None
-        flow.total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(round(time.perf_counter() - begin, 3))
-        spent.append(0.0)
+    with recomputing(pipeline, recompute):
+        for step in range(steps):
+            series = Series(torch.randn(batch, channels, length), key=torch.arange(batch))
+            begin = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                flow = pipeline(series, Draws(0, step, series.key))  # type: ignore[arg-type]
+            assert flow.total is not None
+            flow.total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds.append(round(time.perf_counter() - begin, 3))
+            spent.append(0.0)
     return {
         "parameters": sum(p.numel() for p in pipeline.parameters()),
         "seconds": seconds,
