@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from tstk.config import resolve
 from tstk.data.load import load
 from tstk.errors import DataError, OptionError, TrainingError
 from tstk.evaluate import evaluate, standard_error
-from tstk.layerwise import layered
+from tstk.rates import groups
 from tstk.train import prepare, train
 
 fit = partial(engine.fit, device="cpu")
@@ -174,6 +176,36 @@ def test_only_matrices_decay(npz):
         assert torch.equal(after[name], before[name]), name
 
 
+def test_tensorboard_is_told_what_a_watcher_is_told(npz, monkeypatch, tmp_path):
+    told = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == str(tmp_path)
+
+        def add_scalar(self, name, value, step):
+            told.append((name, value, step))
+
+        def flush(self):
+            told.append("flushed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    pipeline, data = ready(npz, head="linear")
+    log = Log()
+    fitted = fit(pipeline, data, log, steps=3, batch_size=8, tensorboard=str(tmp_path))
+    losses = {step: value for name, value, step in [t for t in told if len(t) == 3] if name == "train/loss"}
+    assert losses == {step: terms["loss"] for step, terms in log.steps}
+    assert ("val/accuracy", fitted.history[0]["val"]["accuracy"], log.steps[-1][0]) in told
+    assert told[-1] == "flushed"
+
+
+def test_tensorboard_that_is_not_there_is_asked_for(npz, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match="pip install tensorboard"):
+        fit(pipeline, data, steps=1, tensorboard=str(tmp_path))
+
+
 def test_a_part_may_have_a_rate_of_its_own(npz):
     pipeline, data = ready(npz, head="linear")
     pipeline.encoder.rates = lambda: {"stack": 1e-12}
@@ -183,6 +215,24 @@ def test_a_part_may_have_a_rate_of_its_own(npz):
     assert max(v for n, v in moved.items() if n.startswith("encoder.stack.")) < 1e-8
     assert moved["encoder.table"] > 1e-3
     assert moved["head.classify.weight"] > 1e-3
+
+
+def test_a_part_can_be_given_its_rate_by_name_and_the_nearest_name_counts(npz):
+    pipeline, data = ready(npz, head="linear")
+    before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
+    fit(pipeline, data, steps=3, batch_size=8, lr=0.1, lr_of=("encoder=1e-12", "encoder.table=0.1"), select="last")
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
+    assert max(v for n, v in moved.items() if n.startswith("encoder.stack.")) < 1e-8
+    assert moved["encoder.table"] > 1e-3
+    assert moved["head.classify.weight"] > 1e-3
+
+
+def test_a_rate_without_a_part_or_a_number_is_refused(npz):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match=r"--lr-of encodr=1e-3: no part.*encoder"):
+        fit(pipeline, data, epochs=1, lr_of=("encodr=1e-3",))
+    with pytest.raises(OptionError, match="PART=RATE"):
+        fit(pipeline, data, epochs=1, lr_of=("encoder",))
 
 
 def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
@@ -446,9 +496,9 @@ def test_lower_layers_take_smaller_rates_and_what_is_above_them_the_whole(npz):
 def test_every_encoder_has_lower_and_higher_layers_or_none(npz, encoder):
     small = {"dim": 16, "depth": 2, "heads": 2} if encoder["use"] == "bert" else {}
     pipeline, _ = ready(npz, head="linear", encoder={**encoder, **small})
-    groups = layered(engine._groups(pipeline, 1.0, 0.0), pipeline, 0.5)
-    rates = {group["lr"] for group in groups}
-    assert sum(len(g["params"]) for g in groups) == len([p for p in pipeline.parameters() if p.requires_grad])
+    found = groups(pipeline, 1.0, 0.0, 0.5)
+    rates = {group["lr"] for group in found}
+    assert sum(len(g["params"]) for g in found) == len([p for p in pipeline.parameters() if p.requires_grad])
     depth = 0 if encoder["use"] == "identity" else 2
     assert rates == {1.0, *(0.5 ** (i + 1) for i in range(depth + 1))}
 

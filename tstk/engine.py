@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
 from tstk.augment import mix
+from tstk.board import Board
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
-from tstk.layerwise import layered
 from tstk.nn.blocks import recomputing
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
+from tstk.rates import groups
 from tstk.records import Series
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def fit(
     steps: int | None = None,
     batch_size: int = 64,
     lr: float = 1e-3,
+    lr_of: tuple[str, ...] = (),
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     schedule: Literal["cosine", "constant"] = "cosine",
@@ -76,14 +77,16 @@ def fit(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     threads: int | None = None,
+    tensorboard: str | None = None,
 ) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
 
     Args:
         epochs: passes over the training data; none means enough for 1500 steps, between 10 and 100 passes
         steps: optimizer steps, instead of epochs
-        batch_size: series per batch
+        batch_size: series per batch, of all processes together if there are several (torchrun)
         lr: highest learning rate of AdamW; parts with pretrained weights may have their own
+        lr_of: rates of parts that must not take lr, such as tokenizer.decoder=1e-5
         weight_decay: of matrices; never of norms, biases, positions and codebooks
         warmup: share of the steps in which the rate rises linearly
         schedule: cosine, the rate falls to zero; constant, it stays
@@ -107,6 +110,7 @@ def fit(
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32
         threads: of the CPU; none leaves it to torch
+        tensorboard: folder of event files for TensorBoard, which must be installed; none writes none
     """
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training part is empty")
@@ -117,14 +121,17 @@ def fit(
     accelerator = _accelerator(device, precision)
     if probe is not None and data.task != "classification":
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
-    batches = Batches(data.train, batch_size, accumulate, seed)
+    share = (accelerator.process_index, accelerator.num_processes)
+    batches = Batches(data.train, batch_size, accumulate, seed, share)
     epochs, total = _budget(len(batches), epochs, steps)
-    groups = layered(_groups(pipeline, lr, weight_decay), pipeline, layer_decay)
-    optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
+    rates = groups(pipeline, lr, weight_decay, layer_decay, lr_of)
+    optimizer = torch.optim.AdamW(rates, lr=lr, fused=True)
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
     model = accelerator.prepare(pipeline)
     step_of = accelerator.prepare(optimizer)
     trained = [p for p in pipeline.parameters() if p.requires_grad]
+    if tensorboard is not None:
+        watcher = Board(tensorboard, watcher)
     fitted, judge, ledger = Fitted(), Judge(select, patience), Ledger(watcher, sync=accelerator.device.type == "cpu")
     averaged = Average(trained, average)
     begin = time.perf_counter()
@@ -189,23 +196,38 @@ def fit(
 
 
 class Batches:
-    """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step."""
+    """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step.
 
-    def __init__(self, part: Part, batch_size: int, accumulate: int, seed: int) -> None:
+    Args:
+        share: number of this process, and of how many; each gets its part of every batch, and an epoch leaves out the
+            few series that cannot be dealt out evenly
+    """
+
+    def __init__(
+        self, part: Part, batch_size: int, accumulate: int, seed: int, share: tuple[int, int] = (0, 1)
+    ) -> None:
         if batch_size < 1 or accumulate < 1:
             raise OptionError(f"batch_size={batch_size} and accumulate={accumulate}: expected at least 1")
         self.part, self.batch_size, self.accumulate, self.seed = part, batch_size, accumulate, seed
+        self.mine, self.of = share
+        if batch_size % self.of or len(part) < self.of:
+            raise OptionError(
+                f"--batch-size {batch_size} of {len(part)} series: expected a multiple of {self.of}, "
+                "the number of processes"
+            )
 
     def __len__(self) -> int:
         """Optimizer steps per epoch."""
-        return -(-len(self.part) // (self.batch_size * self.accumulate))
+        return -(-(len(self.part) - len(self.part) % self.of) // (self.batch_size * self.accumulate))
 
     def epoch(self, epoch: int, device: torch.device) -> Iterator[list[Series]]:
         """The groups of one epoch; the order depends on the seed and the epoch alone."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.part), generator=generator)
+        order = order[: len(order) - len(order) % self.of]
         for group in order.split(self.batch_size * self.accumulate):
-            yield [self.part.batch(index).to(device, non_blocking=True) for index in group.split(self.batch_size)]
+            mine = [index[self.mine :: self.of] for index in group.split(self.batch_size)]
+            yield [self.part.batch(index).to(device, non_blocking=True) for index in mine]
 
 
 def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
@@ -234,24 +256,8 @@ def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
     return factor
 
 
-def _groups(pipeline: Pipeline, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters by (learning rate, decay): only matrices of linear and convolutional layers decay."""
-    matrices = {
-        f"{name}.weight"
-        for name, part in pipeline.named_modules()
-        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)
-    }
-    own = {f"{slot}.{path}".rstrip("."): rate for slot, part in pipeline.slots() for path, rate in part.rates().items()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in pipeline.named_parameters():
-        if parameter.requires_grad:
-            rate = next((r for path, r in own.items() if name == path or name.startswith(path + ".")), lr)
-            groups.setdefault((rate, weight_decay if name in matrices else 0.0), []).append(parameter)
-    return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
-
-
 def _accelerator(device: str, precision: str) -> Accelerator:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -260,7 +266,10 @@ def _accelerator(device: str, precision: str) -> Accelerator:
         raise OptionError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     # Accelerate keeps the first precision of a process; a second fit may want another
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+    # a pipeline may hold parts that a stage has no use for, such as the way back of a tokenizer
+    several = DistributedDataParallelKwargs(find_unused_parameters=True)
+    kind = {"fp32": "no"}.get(precision, precision)
+    return Accelerator(cpu=device == "cpu", mixed_precision=kind, kwargs_handlers=[several])
 
 
 @contextmanager
