@@ -11,12 +11,13 @@ from torch import Tensor
 from tstk.builtin.losses.next_code import NextCode
 from tstk.draws import Draws
 from tstk.errors import OptionError
+from tstk.nn.cache import Kept
 from tstk.records import Flow, Spec, Tokens
 
 if TYPE_CHECKING:
     from tstk.pipeline import Pipeline
 
-ROWS = 256
+ROWS = 512
 """Paths that are followed at a time: more take no less time on a CPU, where their keys and values leave the caches."""
 
 
@@ -180,6 +181,8 @@ def following(tokens: Tokens, values: Tensor, ids: Tensor) -> Tokens:
 
 def _repeated(state: Any, times: int) -> Any:
     """An encoder's state, tensors [B, ...] in lists and tuples, for `times` as many rows."""
+    if isinstance(state, Kept):
+        return state.repeat(times)
     if isinstance(state, Tensor):
         return state.repeat(times, *[1] * (state.ndim - 1))
     return type(state)(_repeated(part, times) for part in state)
