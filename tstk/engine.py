@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
+from tstk.augment import mix
 from tstk.board import Board
 from tstk.draws import Draws
-from tstk.errors import DataError, OptionError, did_you_mean
+from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
+from tstk.nn.blocks import recomputing
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
+from tstk.rates import groups
 from tstk.records import Series
 
 if TYPE_CHECKING:
@@ -61,10 +63,13 @@ def fit(
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     schedule: Literal["cosine", "constant"] = "cosine",
+    layer_decay: float = 1.0,
     clip: float = 1.0,
     average: float = 0.998,
     accumulate: int = 1,
     crop: int | None = None,
+    mixup: float = 0.0,
+    recompute: bool = False,
     probe: int | None = None,
     patience: int | None = None,
     select: Literal["score", "loss", "last"] = "score",
@@ -85,11 +90,17 @@ def fit(
         weight_decay: of matrices; never of norms, biases, positions and codebooks
         warmup: share of the steps in which the rate rises linearly
         schedule: cosine, the rate falls to zero; constant, it stays
+        layer_decay: rate of an encoder's layer as a share of that of the layer above it, the embeddings being lowest
+            (BEiT: 0.65); heads and the last norm take the whole rate
         clip: largest norm of the gradient; 0 for no limit
         average: keep a running average of the weights with this decay per step, and validate and
             save that; 0 for none
         accumulate: batches per optimizer step
         crop: samples to cut out of each training series, at a random place in each step; none leaves it whole
+        mixup: blend each labelled series with another of its batch, the share drawn from Beta(mixup, mixup) (Zhang et
+            al. 2018); 0 for none
+        recompute: keep only what enters each Transformer block and run it again on the way back: less memory, a
+            third more time
         probe: epochs from one linear probe to the next: pretraining is told apart by what frozen features know of the
             classes of the validation part, of which the weights learn nothing
         patience: epochs without improvement after which training stops; none never stops early
@@ -105,13 +116,16 @@ def fit(
         raise DataError(f"{data.name}: the training part is empty")
     if crop is not None and data.task == "forecasting":
         raise OptionError(f"--crop {crop}: {data.name} is cut into windows already; use --context and --horizon")
+    if mixup < 0 or (mixup and data.task != "classification"):
+        raise OptionError(f"--mixup {mixup}: expected 0 or more, and above 0 only with classes; {data.name} has none")
     accelerator = _accelerator(device, precision)
     if probe is not None and data.task != "classification":
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
     share = (accelerator.process_index, accelerator.num_processes)
     batches = Batches(data.train, batch_size, accumulate, seed, share)
     epochs, total = _budget(len(batches), epochs, steps)
-    optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay, lr_of), lr=lr, fused=True)
+    rates = groups(pipeline, lr, weight_decay, layer_decay, lr_of)
+    optimizer = torch.optim.AdamW(rates, lr=lr, fused=True)
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
     model = accelerator.prepare(pipeline)
     step_of = accelerator.prepare(optimizer)
@@ -124,7 +138,7 @@ def fit(
     step = 0
     if watcher:
         watcher.begin(total, epochs)
-    with _threads(threads), _denormals_flushed():
+    with _threads(threads), _denormals_flushed(), recomputing(pipeline, recompute):
         for epoch in range(1, epochs + 1):
             pipeline.train()
             ledger.open(epoch)
@@ -140,8 +154,11 @@ def fit(
                         key = series.key
                         assert key is not None
                         drawn = step * accumulate + i
+                        changes = Draws(seed, -1 - drawn, key)
                         if crop is not None:
-                            series = cropped(series, crop, Draws(seed, -1 - drawn, key))
+                            series = cropped(series, crop, changes)
+                        if mixup:
+                            series = mix(series, mixup, len(data.classes), changes)
                         flow = model(series, Draws(seed, drawn, key))
                         accelerator.backward(flow.total * (len(series.x) / rows))
                     flows.append(flow)
@@ -155,7 +172,7 @@ def fit(
                 ledger.enter(step, rows, flows)
                 fitted.started = fitted.started or time.time()
             row = ledger.close()
-            row["lr"] = ramp.get_last_lr()[0]
+            row["lr"] = max(ramp.get_last_lr())
             with averaged.in_place():
                 with accelerator.autocast():
                     row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
@@ -237,48 +254,6 @@ def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * min((step - rising) / max(total - rising, 1), 1.0)))
 
     return factor
-
-
-def _groups(pipeline: Pipeline, lr: float, weight_decay: float, lr_of: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Parameters by (learning rate, decay): only matrices of linear and convolutional layers decay."""
-    matrices = {
-        f"{name}.weight"
-        for name, part in pipeline.named_modules()
-        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)
-    }
-    own = {f"{slot}.{path}".rstrip("."): rate for slot, part in pipeline.slots() for path, rate in part.rates().items()}
-    own |= _rates(pipeline, lr_of)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in pipeline.named_parameters():
-        if parameter.requires_grad:
-            paths = [path for path in own if _within(name, path)]
-            rate = own[max(paths, key=len)] if paths else lr
-            groups.setdefault((rate, weight_decay if name in matrices else 0.0), []).append(parameter)
-    return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
-
-
-def _rates(pipeline: Pipeline, lr_of: tuple[str, ...]) -> dict[str, float]:
-    """Path -> rate, from `path=rate`.
-
-    Raises:
-        OptionError: one is not of this form, or there is nothing of its name that learns
-    """
-    learning = [name for name, p in pipeline.named_parameters() if p.requires_grad]
-    rates = {}
-    for text in lr_of:
-        path, _, rate = text.partition("=")
-        try:
-            rates[path] = float(rate)
-        except ValueError:
-            raise OptionError(f"--lr-of {text}: expected PART=RATE, such as tokenizer=1e-5") from None
-        if not any(_within(name, path) for name in learning):
-            parts = dict.fromkeys(".".join(name.split(".")[:n]) for name in learning for n in (1, 2))
-            raise OptionError(f"--lr-of {text}: no part of this name learns.{did_you_mean(path, parts)}")
-    return rates
-
-
-def _within(name: str, path: str) -> bool:
-    return name == path or name.startswith(path + ".")
 
 
 def _accelerator(device: str, precision: str) -> Accelerator:

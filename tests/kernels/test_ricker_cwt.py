@@ -86,7 +86,7 @@ def test_every_scale_agrees_with_float64(scales, length, padding, kernel):
         got = composite(x, tuple(scales), **options, way=way)
         assert got.dtype == torch.float32
         assert errors(got, want).max() < ERROR
-        assert errors(composite(x.double(), tuple(scales), **options, way=way), want).max() < 1e-7
+        assert errors(composite(x.double(), tuple(scales), **options, way=way), want).max() < 3e-7
         got = composite(noise, tuple(scales), **options, way=way)
         for edge in (slice(0, 50), slice(-50, None)):
             assert errors(got, edges, edge).max() < ERROR
@@ -155,7 +155,7 @@ def test_patches_are_pieces_of_the_image_scale_after_scale(patch, backend):
     for grad in (False, True):
         got = ricker_cwt(x.requires_grad_(grad), scales, padding="reflect", patch=patch, backend=backend)
         assert got.shape == (2, 3, 16 // high, 300 // wide, high * wide)
-        assert got.is_contiguous()
+        assert got.stride()[-1] == 1
         for row in range(16 // high):
             for column in range(0, 300 // wide, 7):
                 piece = image[:, :, row * high : (row + 1) * high, column * wide : (column + 1) * wide]

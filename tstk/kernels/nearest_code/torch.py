@@ -29,22 +29,23 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
             squares = score + x.square().sum(1)
         else:
             squares, ids = _searched(x, middle, torch.cat([-2 * c, lengths[:, None]], 1).t())
-        fine = squares.isfinite()
-        squares = squares.clamp(min=0).where(fine, torch.nan)
-        return ids.where(fine, 0).reshape(z.shape[:-1]), squares.reshape(z.shape[:-1])
+        squares = squares.clamp(min=0)
+        if torch.compiler.is_compiling() or squares.is_cuda or not math.isfinite(squares.sum()):
+            fine = squares.isfinite()
+            squares, ids = squares.where(fine, torch.nan), ids.where(fine, 0)
+        return ids.reshape(z.shape[:-1]), squares.reshape(z.shape[:-1])
 
 
 def _searched(x: Tensor, middle: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     width, codes = table.shape
     most = _rows(x, codes)
-    squares, ids = middle.new_empty(len(x)), middle.new_empty(len(x), dtype=torch.long)
+    squares, norms, ids = *middle.new_empty(2, len(x)).unbind(), middle.new_empty(len(x), dtype=torch.long)
     lifted, scores = middle.new_ones(most, width), middle.new_empty(most, codes)
-    for rows, square, best in zip(x.split(most), squares.split(most), ids.split(most), strict=True):
+    for rows, square, norm, best in zip(*(t.split(most) for t in (x, squares, norms, ids)), strict=True):
         here = lifted[: len(rows)]
-        torch.sub(rows, middle, out=here[:, :-1])
+        torch.linalg.vector_norm(torch.sub(rows, middle, out=here[:, :-1]), dim=1, out=norm)
         _first_least(torch.mm(here, table, out=scores[: len(rows)]), square, best)
-        square += torch.linalg.vector_norm(here[:, :-1], dim=1).square_()
-    return squares, ids
+    return squares.addcmul_(norms, norms), ids
 
 
 def _first_least(scores: Tensor, least: Tensor, where: Tensor) -> None:

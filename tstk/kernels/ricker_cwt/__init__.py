@@ -51,8 +51,8 @@ def ricker_cwt(
         backend: triton, torch or reference; None chooses by the call
 
     Returns:
-        [..., S, T] (perhaps a view into something wider); or, in patches (ph, pw), contiguous [..., S / ph, T / pw,
-        ph * pw]: a (scale, time) grid of tokens that a linear embedding takes as they are, each scale after scale.
+        [..., S, T], a view with the strides that the backend likes; or, in patches (ph, pw), [..., S / ph, T / pw,
+        ph * pw]: a (scale, time) grid of tokens, each in one piece, scale after scale.
 
     Raises:
         OptionError: scales, padding, kernel or patch cannot be

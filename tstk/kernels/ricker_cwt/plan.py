@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-# Steps go up to scale / 2.3, after smoothing by b = 1.25 steps. What then folds over the new Nyquist frequency is at
-# most about exp(-2 pi^2 (b a' / (a step))^2) of the wavelet's peak gain, 1e-8 of an output's energy for white noise.
-# Less
+# Steps go up to half a scale, after smoothing by b = 1.25 steps. What then folds over the new Nyquist frequency is at
+# most about exp(-2 pi^2 (b a' / (a step))^2) of the wavelet's peak gain, 3e-7 of an output for white noise. Less
 # smoothing would fold more; more of it, undone by a / a' afterwards, would bring the smooth series' rounding up.
-FINE, SMOOTH = 2.3, 1.25
-RADIUS = 6.5  # widths from its centre at which a kernel is cut: 3e-8 of its peak
+FINE, SMOOTH = 2.0, 1.25
+RADIUS = 6.0  # widths from its centre at which a kernel is cut: 5e-7 of its peak
 TINY = 1e-9  # smaller entries, against the peak, are zero: as denormal numbers they would slow a product fivefold
 SMOOTHED = 16  # smoothed samples that one frame yields
 BLOCK = 32  # samples that one frame answers unless patches say so

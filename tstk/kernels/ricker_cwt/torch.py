@@ -22,7 +22,6 @@ from torch import Tensor
 from tstk.kernels.ricker_cwt.plan import REARRANGE, Plan, amplitude, kept, layout, padded, plan, support
 
 FFT = 90  # what an FFT costs in multiplications per value
-FEW = 24  # frames of a series below which one product for all series and a copy beat one for each
 WHOLE = 7.5  # widths beyond which a wavelet is below 1e-10 of its peak
 
 
@@ -62,8 +61,7 @@ def ricker_cwt(
         if isinstance(chosen, Spectra):
             out, laid = _fft(rows, length, chosen), None
         else:
-            joined = tracing or chosen.blocks < FEW or (rows.requires_grad and torch.is_grad_enabled())
-            out, laid = (_joined if joined else _written)(rows, chosen), chosen.patch
+            out, laid = _products(rows, chosen), chosen.patch
             if laid != patch:
                 out = out.flatten(2)[..., :length]
         if laid != patch and patch is not None:
@@ -151,17 +149,15 @@ def _frames(rows: Tensor, plan: Plan) -> Iterator[Tensor]:
         yield source.unfold(1, level.weight.shape[1], plan.patch[1] // level.step)[:, : plan.blocks]
 
 
-def _joined(rows: Tensor, plan: Plan) -> Tensor:
-    """One product for each level, joined: traceable and differentiable."""
+def _products(rows: Tensor, plan: Plan) -> Tensor:
+    """[rows, groups, blocks, patch]; in memory groups come first, so that each level is one product for all rows."""
+    groups, count, wide = sum(len(level.weight) for level in plan.levels), rows.shape[0], prod(plan.patch)
     levels = zip(_frames(rows, plan), plan.levels, strict=True)
-    return torch.cat([torch.einsum("rbm,nmc->rnbc", frames, level.weight) for frames, level in levels], 1)
-
-
-def _written(rows: Tensor, plan: Plan) -> Tensor:
-    """The same, series by series, each product written where it belongs."""
-    groups = sum(len(level.weight) for level in plan.levels)
-    out = rows.new_empty(len(rows), groups, plan.blocks, plan.patch[0] * plan.patch[1])
-    for frames, (*_, first, weight) in zip(_frames(rows, plan), plan.levels, strict=True):
-        for of, into in zip(frames.contiguous(), out[:, first : first + len(weight)], strict=True):
-            torch.bmm(of.expand(len(weight), -1, -1), weight, out=into)
-    return out
+    products = ((frames.flatten(0, 1).expand(len(level.weight), -1, -1), level) for frames, level in levels)
+    if torch.compiler.is_compiling() or (rows.requires_grad and torch.is_grad_enabled()):
+        out = torch.cat([frames @ level.weight for frames, level in products])
+    else:
+        out = rows.new_empty(groups, count * plan.blocks, wide)
+        for frames, (*_, first, weight) in products:
+            torch.bmm(frames, weight, out=out[first : first + len(weight)])
+    return out.view(groups, count, plan.blocks, wide).transpose(0, 1)
