@@ -1,10 +1,13 @@
 """A pipeline leaves tstk as one graph that answers as it did."""
 
+import sys
+
 import pytest
 import torch
 
-from tstk.errors import OptionError, TstkError
-from tstk.export import Answer, export
+from tstk.checkpoint import load
+from tstk.errors import NeedsError, OptionError, TstkError
+from tstk.export import Answer, export, save
 from tstk.records import Series
 
 
@@ -43,8 +46,39 @@ def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec
 
     def drifting(self, x):
         calls.append(1)
-        return forward(self, x) + (len(calls) == 1)
+        return forward(self, x) + (len(calls) == 3)
 
     monkeypatch.setattr(Answer, "forward", drifting)
     with pytest.raises(TstkError, match="differs from the pipeline"):
         export(pipeline)
+
+
+def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
+    path = tmp_path / "model.pt2"
+    assert save(run, path) <= 1e-5
+    pipeline = load(run)
+    x = torch.randn(4, pipeline.spec.channels, pipeline.spec.length)
+    torch.testing.assert_close(torch.export.load(path).module()(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+
+
+def test_onnx_answers_alike_for_any_batch(run, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk[onnx]'")
+    path = tmp_path / "model.onnx"
+    assert save(run, path) <= 1e-5
+    pipeline, session = load(run), runtime.InferenceSession(path)
+    for batch in (1, 7):
+        x = torch.randn(batch, pipeline.spec.channels, pipeline.spec.length)
+        answer = torch.from_numpy(session.run(["answer"], {"x": x.numpy()})[0])
+        torch.testing.assert_close(answer, pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+
+
+def test_missing_packages_are_named_and_leave_no_file(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(NeedsError, match=r"pip install 'tstk\[onnx\]'"):
+        save(run, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_suffixes_are_refused(run, tmp_path):
+    with pytest.raises(OptionError, match=r"must end in \.pt2"):
+        save(run, tmp_path / "model.bin")

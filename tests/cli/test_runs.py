@@ -232,3 +232,17 @@ def test_what_a_forecast_cannot_do_is_refused(refused, run, forecaster, tmp_path
 def test_a_run_without_codes_has_none_to_write(refused, run, tmp_path):
     assert "tokenizer 'patch' makes no discrete tokens" in refused("tokenize", run, "--out", tmp_path / "codes.npz")
     assert "no discrete tokens" in refused("tokenize", run, "--layout", "totem", "--out", tmp_path / "codes")
+
+
+# ------------------------------------------------------------------ export
+
+
+def test_export_writes_a_graph_and_says_how_far_it_is_off(tstk, run):
+    result = tstk("export", run, "--length", 10, "--out", "model.pt2")
+    assert result.exit_code == 0, result.output
+    assert "answers differ from the run's by at most" in result.stdout
+    assert torch.export.load("model.pt2").module()(torch.zeros(2, 2, 10)).shape == (2, 3)
+
+
+def test_a_length_that_the_run_cannot_take_is_refused(refused, run):
+    assert "longer than the 20" in refused("export", run, "--length", 999, "--out", "model.pt2")

@@ -95,6 +95,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("forecast", "Write what follows a table, with quantiles"),
         ("tokenize", "Write the codes of every series to a file"),
         ("embed", "Write one vector per series to a file"),
+        ("export", "Write a run as one graph: torch.export or ONNX"),
         ("probe", "Score a run's frozen features with a small classifier"),
         ("report", "Write a page with all that is known of a run"),
         ("list", "List components by kind"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tstk.errors import OptionError
+from tstk.rundir import write_bytes
 
 
 def target(out: str, suffixes: Sequence[str]) -> Path:
@@ -35,7 +36,7 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     """A table with a header line."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
-    _whole(path, text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode())
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -44,13 +45,4 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
 
     data = io.BytesIO()
     np.savez(data, **arrays)
-    _whole(path, data.getvalue())
-
-
-def _whole(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path, data.getvalue())
