@@ -184,6 +184,24 @@ def test_a_part_may_have_a_rate_of_its_own(npz):
     assert moved["head.classify.weight"] > 1e-3
 
 
+def test_a_part_can_be_given_its_rate_by_name_and_the_nearest_name_counts(npz):
+    pipeline, data = ready(npz, head="linear")
+    before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
+    fit(pipeline, data, steps=3, batch_size=8, lr=0.1, lr_of=("encoder=1e-12", "encoder.table=0.1"), select="last")
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
+    assert max(v for n, v in moved.items() if n.startswith("encoder.stack.")) < 1e-8
+    assert moved["encoder.table"] > 1e-3
+    assert moved["head.classify.weight"] > 1e-3
+
+
+def test_a_rate_without_a_part_or_a_number_is_refused(npz):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match=r"--lr-of encodr=1e-3: no part.*encoder"):
+        fit(pipeline, data, epochs=1, lr_of=("encodr=1e-3",))
+    with pytest.raises(OptionError, match="PART=RATE"):
+        fit(pipeline, data, epochs=1, lr_of=("encoder",))
+
+
 def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
     pipeline, data = ready(npz, head="linear")
     rates = [r["lr"] for r in fit(pipeline, data, epochs=8, lr=0.01, warmup=0.5, batch_size=8).history]

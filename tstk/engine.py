@@ -17,7 +17,7 @@ from torch import nn
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
 from tstk.draws import Draws
-from tstk.errors import DataError, OptionError
+from tstk.errors import DataError, OptionError, did_you_mean
 from tstk.evaluate import evaluate
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
@@ -56,6 +56,7 @@ def fit(
     steps: int | None = None,
     batch_size: int = 64,
     lr: float = 1e-3,
+    lr_of: tuple[str, ...] = (),
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     schedule: Literal["cosine", "constant"] = "cosine",
@@ -78,6 +79,7 @@ def fit(
         steps: optimizer steps, instead of epochs
         batch_size: series per batch
         lr: highest learning rate of AdamW; parts with pretrained weights may have their own
+        lr_of: rates of parts that must not take lr, such as tokenizer.decoder=1e-5
         weight_decay: of matrices; never of norms, biases, positions and codebooks
         warmup: share of the steps in which the rate rises linearly
         schedule: cosine, the rate falls to zero; constant, it stays
@@ -105,7 +107,7 @@ def fit(
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
     batches = Batches(data.train, batch_size, accumulate, seed)
     epochs, total = _budget(len(batches), epochs, steps)
-    optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay), lr=lr, fused=True)
+    optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay, lr_of), lr=lr, fused=True)
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
     model = accelerator.prepare(pipeline)
     step_of = accelerator.prepare(optimizer)
@@ -216,7 +218,7 @@ def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
     return factor
 
 
-def _groups(pipeline: Pipeline, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(pipeline: Pipeline, lr: float, weight_decay: float, lr_of: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Parameters by (learning rate, decay): only matrices of linear and convolutional layers decay."""
     matrices = {
         f"{name}.weight"
@@ -224,12 +226,38 @@ def _groups(pipeline: Pipeline, lr: float, weight_decay: float) -> list[dict[str
         if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)
     }
     own = {f"{slot}.{path}".rstrip("."): rate for slot, part in pipeline.slots() for path, rate in part.rates().items()}
+    own |= _rates(pipeline, lr_of)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in pipeline.named_parameters():
         if parameter.requires_grad:
-            rate = next((r for path, r in own.items() if name == path or name.startswith(path + ".")), lr)
+            paths = [path for path in own if _within(name, path)]
+            rate = own[max(paths, key=len)] if paths else lr
             groups.setdefault((rate, weight_decay if name in matrices else 0.0), []).append(parameter)
     return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+
+def _rates(pipeline: Pipeline, lr_of: tuple[str, ...]) -> dict[str, float]:
+    """Path -> rate, from `path=rate`.
+
+    Raises:
+        OptionError: one is not of this form, or there is nothing of its name that learns
+    """
+    learning = [name for name, p in pipeline.named_parameters() if p.requires_grad]
+    rates = {}
+    for text in lr_of:
+        path, _, rate = text.partition("=")
+        try:
+            rates[path] = float(rate)
+        except ValueError:
+            raise OptionError(f"--lr-of {text}: expected PART=RATE, such as tokenizer=1e-5") from None
+        if not any(_within(name, path) for name in learning):
+            parts = dict.fromkeys(".".join(name.split(".")[:n]) for name in learning for n in (1, 2))
+            raise OptionError(f"--lr-of {text}: no part of this name learns.{did_you_mean(path, parts)}")
+    return rates
+
+
+def _within(name: str, path: str) -> bool:
+    return name == path or name.startswith(path + ".")
 
 
 def _accelerator(device: str, precision: str) -> Accelerator:

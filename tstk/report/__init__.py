@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tstk.report.answers import confusion, embeddings, futures, reconstructions
+from tstk.report.codes import codebook, rebuilt
 from tstk.report.known import Known, know
 from tstk.report.page import Section, page
 from tstk.report.record import again, curves, opening, options, title
@@ -20,6 +21,8 @@ SECTIONS: list[Callable[[Known], Section | None]] = [
     confusion,
     futures,
     reconstructions,
+    codebook,
+    rebuilt,
     embeddings,
     options,
     again,
