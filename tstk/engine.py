@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
@@ -65,6 +65,7 @@ def fit(
     accumulate: int = 1,
     crop: int | None = None,
     probe: int | None = None,
+    validate_every: int | None = None,
     patience: int | None = None,
     select: Literal["score", "loss", "last"] = "score",
     seed: int = 0,
@@ -90,6 +91,8 @@ def fit(
         crop: samples to cut out of each training series, at a random place in each step; none leaves it whole
         probe: epochs from one linear probe to the next: pretraining is told apart by what frozen features know of the
             classes of the validation part, of which the weights learn nothing
+        validate_every: optimizer steps from one validation to the next, which then count as an epoch; none means a pass
+            over the training data
         patience: epochs without improvement after which training stops; none never stops early
         select: whose weights are kept: score, the latest epoch whose accuracy on validation is within a standard
             error of the best (or the one with the lowest error of a forecast); loss, the lowest validation loss; last
@@ -105,7 +108,7 @@ def fit(
     accelerator = _accelerator(device, precision)
     if probe is not None and data.task != "classification":
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
-    batches = Batches(data.train, batch_size, accumulate, seed)
+    batches = Batches(data.train, batch_size, accumulate, seed, validate_every)
     epochs, total = _budget(len(batches), epochs, steps)
     optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay, lr_of), lr=lr, fused=True)
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
@@ -175,21 +178,31 @@ def fit(
 class Batches:
     """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step."""
 
-    def __init__(self, part: Part, batch_size: int, accumulate: int, seed: int) -> None:
+    def __init__(
+        self, part: Part, batch_size: int, accumulate: int, seed: int, validate_every: int | None = None
+    ) -> None:
         if batch_size < 1 or accumulate < 1:
             raise OptionError(f"batch_size={batch_size} and accumulate={accumulate}: expected at least 1")
+        if validate_every is not None and validate_every < 1:
+            raise OptionError(f"validate_every={validate_every}: expected at least 1")
         self.part, self.batch_size, self.accumulate, self.seed = part, batch_size, accumulate, seed
+        self.whole = -(-len(part) // (batch_size * accumulate))
+        self.steps = validate_every or self.whole
 
     def __len__(self) -> int:
         """Optimizer steps per epoch."""
-        return -(-len(self.part) // (self.batch_size * self.accumulate))
+        return self.steps
 
     def epoch(self, epoch: int, device: torch.device) -> Iterator[list[Series]]:
-        """The groups of one epoch; the order depends on the seed and the epoch alone."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.part), generator=generator)
-        for group in order.split(self.batch_size * self.accumulate):
-            yield [self.part.batch(index).to(device, non_blocking=True) for index in group.split(self.batch_size)]
+        """The groups of one epoch; the order depends on the seed and the pass over the data alone."""
+        first = (epoch - 1) * self.steps
+        groups: tuple[Tensor, ...] = ()
+        for step in range(first, first + self.steps):
+            done, at = divmod(step, self.whole)
+            if not at or not groups:
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + done + 1)
+                groups = torch.randperm(len(self.part), generator=generator).split(self.batch_size * self.accumulate)
+            yield [self.part.batch(index).to(device, non_blocking=True) for index in groups[at].split(self.batch_size)]
 
 
 def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
