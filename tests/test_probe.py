@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import tstk.features
 import tstk.probe
 from tstk.cli import cli
 from tstk.config import resolve
@@ -135,7 +136,7 @@ def test_a_run_that_learnt_from_the_test_part_is_probed_with_labels_of_the_train
 def test_tokens_lie_in_their_slots_whatever_the_batch(pretrained):
     pipeline, data = tstk.probe.load(pretrained), load_data("har-demo")
     series = data.test.batch(torch.arange(4))
-    rows = tstk.probe._side_by_side(pipeline, series)
+    rows = tstk.features.side_by_side(pipeline, series)
     tokens = pipeline.encode(series)
     for i in range(4):
         want = torch.zeros(pipeline.tokenizer.out.tokens, tokens.values.shape[-1])
@@ -155,7 +156,7 @@ def test_codes_are_counted_channel_by_channel_where_channels_are_independent(syl
     run = trained(tmp_path / "codes", **parts, loss="next-code", data="har-demo", pipeline={"channels": channels})
     result = probe(run, features="codes")
     assert result["width"] == (5 if channels == "mixed" else 45)
-    rows = tstk.probe._frequencies(tstk.probe.load(run), load_data("har-demo").test.batch(torch.arange(3)))
+    rows = tstk.features.shares(tstk.probe.load(run), load_data("har-demo").test.batch(torch.arange(3)))
     assert torch.allclose(rows.sum(1), torch.ones(3))
 
 

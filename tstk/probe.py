@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from tstk.assemble import assemble
 from tstk.checkpoint import load
@@ -27,16 +26,15 @@ from tstk.data.dataset import Dataset
 from tstk.data.load import load as load_data
 from tstk.data.parts import Part
 from tstk.data.splits import few
-from tstk.errors import DataError, NeedsError, OptionError
+from tstk.errors import DataError, OptionError
 from tstk.evaluate import classified, in_order
+from tstk.features import Features, Pool, vectors
 from tstk.naive import majority
 from tstk.pipeline import Pipeline
 from tstk.records import Series
 from tstk.rundir import read_config
 
 Classifier = Literal["linear", "knn", "svm"]
-Features = Literal["pooled", "tokens", "codes"]
-Pool = Literal["mean", "max", "cls"]
 Array = NDArray[Any]
 
 
@@ -78,7 +76,8 @@ def probe(
         data_root: folder with data sets to be found by name
         label: column or array that holds the labels, if it has an unusual name
         classifier: linear (logistic regression), knn (nearest neighbours) or svm (with an RBF kernel)
-        features: pooled (one vector per series), tokens (all of them, side by side) or codes (how often each occurs)
+        features: pooled (one vector per series), tokens (all of them, side by side), codes (the share of each) or counts
+            (how often each occurs)
         pool: how pooled tokens become one vector: mean, max or cls
         labels: shares of the labels to learn from, class by class; of each class at least two series to fit and one
             to choose by, where it has them
@@ -109,15 +108,15 @@ def probe(
         raise OptionError(f"setting={setting}: expected {what}")
     pipeline, found = load(run), read_config(run)
     held = _held(found, data, data_root, label, say)
-    if features == "codes" and pipeline.tokenizer.out.vocab is None:
-        raise NeedsError(f"{pipeline.tokenizer.called()} makes no codes; use --features pooled or tokens")
+    if found["data"].get("univariate"):
+        pipeline.take(held.mean, held.std)
     if _taught(found, data):
         say(f"{run} was trained with the labels of these data, so this is not a measure of learning without them")
-    vectors = _vectors(features, pool)
 
     def gathered(of: Pipeline) -> dict[str, _Rows]:
         of.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        return {name: _rows(of, part, f"{held.name}, {name}", vectors, batch_size) for name, part in held.parts.items()}
+        made = vectors(of, features, pool)
+        return {name: _rows(of, part, f"{held.name}, {name}", made, batch_size) for name, part in held.parts.items()}
 
     trained = gathered(pipeline)
     fresh = {seed: gathered(_fresh(pipeline, found, seed)) for seed in seeds} if untrained else {}
@@ -151,7 +150,7 @@ def told_apart(pipeline: Pipeline, train: Part, val: Part, batch_size: int = 256
     """Accuracy on one part of a linear classifier of pooled features fitted on another; the pipeline learns nothing."""
     training = pipeline.training
     pipeline.eval()
-    fit, score = (_rows(pipeline, part, "a probe", _vectors("pooled", "mean"), batch_size) for part in (train, val))
+    fit, score = (_rows(pipeline, part, "a probe", vectors(pipeline, "pooled"), batch_size) for part in (train, val))
     pipeline.train(training)
     return _scored(score.y, _fitted("linear", {"C": 1.0}, fit).predict(score.x))["accuracy"]
 
@@ -170,7 +169,7 @@ def _held(
             options["val_data"] = None
             say("the run was validated on its test part; here validation data are split off the training part")
     else:
-        use, options = data, {}
+        use, options = data, {"resize": table.get("resize")}
     options = {**options, "data_root": data_root or table["data_root"], "label": label or options.get("label")}
     held = load_data(use, **options)
     if held.task != "classification" or held.test is None:
@@ -180,7 +179,7 @@ def _held(
             "name labelled series of the same channels with --data"
         )
     want = found["data"]["channels"]
-    if len(held.channels) != len(want):
+    if not found["data"].get("univariate") and len(held.channels) != len(want):
         raise DataError(f"{held.name}: {len(held.channels)} channels; the run has {len(want)}: {', '.join(want)}")
     return held
 
@@ -212,42 +211,16 @@ def _fresh(pipeline: Pipeline, found: dict[str, Any], seed: int) -> Pipeline:
 # ------------------------------------------------------------------ features
 
 
-def _vectors(features: Features, pool: Pool) -> Callable[[Pipeline, Series], Tensor]:
-    if features == "pooled":
-        return lambda pipeline, series: pipeline.embed(series, pool)
-    return _side_by_side if features == "tokens" else _frequencies
-
-
-def _side_by_side(pipeline: Pipeline, series: Series) -> Tensor:
-    """[B, slots * D]: every valid token in its slot of the grid, zeros where there is none."""
-    tokens = pipeline.encode(series)
-    slots = pipeline.tokenizer.out.tokens * (pipeline.spec.channels if pipeline.independent else 1)
-    values = tokens.values.masked_fill(~tokens.valid[..., None], 0)
-    grid = values.new_zeros(len(values), slots, values.shape[-1])
-    return grid.scatter_add(1, tokens.index[..., None].expand_as(values), values).flatten(1)
-
-
-def _frequencies(pipeline: Pipeline, series: Series) -> Tensor:
-    """[B, vocab], or [B, C * vocab] with independent channels: the share of each code among the valid ones."""
-    tokens, vocab = pipeline.encode(series), pipeline.tokenizer.out.vocab
-    assert tokens.ids is not None
-    assert vocab is not None
-    channels = pipeline.spec.channels if pipeline.independent else 1
-    kinds = tokens.ids + tokens.index % channels * vocab
-    counts = (F.one_hot(kinds, channels * vocab) * tokens.valid[..., None]).sum(1)
-    return counts / counts.sum(1, keepdim=True).clamp(min=1)
-
-
 @torch.no_grad()
 def _rows(
     pipeline: Pipeline,
     part: Part,
     what: str,
-    vectors: Callable[[Pipeline, Series], Tensor],
+    vectors: Callable[[Series], Tensor],
     batch_size: int,
 ) -> _Rows:
     device = pipeline.mean.device
-    x = torch.cat([vectors(pipeline, series.but(y=None)).cpu() for series in in_order(part, batch_size, device)])
+    x = torch.cat([vectors(series.but(y=None)).cpu() for series in in_order(part, batch_size, device)])
     if bad := int((~x.isfinite()).any(1).sum()):
         raise DataError(
             f"{what}: the features of {bad} of {len(x)} series are not finite; the run or the data are damaged"

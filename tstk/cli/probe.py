@@ -13,7 +13,7 @@ from tstk.cli.say import as_json, examples, note, number, table
 from tstk.errors import OptionError
 
 Classifier = Literal["linear", "knn", "svm"]
-Features = Literal["pooled", "tokens", "codes"]
+Features = Literal["pooled", "tokens", "codes", "counts"]
 Pool = Literal["mean", "max", "cls"]
 
 
@@ -47,7 +47,7 @@ def _several(kind: type) -> Callable[[click.Context, click.Parameter, str], list
     type=click.Choice(get_args(Features)),
     default="pooled",
     show_default=True,
-    help="one vector per series, all its tokens side by side, or how often each code occurs",
+    help="one vector per series, all its tokens side by side, the share of each code, or how often each occurs",
 )
 @rich_click.option(
     "--pool",

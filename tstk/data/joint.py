@@ -22,6 +22,8 @@ def joint(sets: Sequence[Dataset]) -> Dataset:
         DataError: a table to forecast is among them, or the same set twice
     """
     names = [one.name for one in sets]
+    if with_more := [one.name for one in sets if one.spec.extra]:
+        raise DataError(f"{with_more[0]}: what its samples bring (--extra) is not for single channels")
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"{twice[0]}: given twice")
     for one in sets:
@@ -33,7 +35,9 @@ def joint(sets: Sequence[Dataset]) -> Dataset:
     train, val, test = (Labelled(torch.cat(found)) for found in parts.values())
     rows = _balanced(counts)
     told = ", ".join(f"{one.name} {count:,}" for one, count in zip(sets, counts, strict=True))
-    notes = [f"{len(sets)} data sets, a series per channel: {told}; each counts as {max(counts):,}"]
+    notes = [f"every channel is a series of its own, without labels: {told}"]
+    if len(sets) > 1:
+        notes.append(f"series of smaller sets are repeated: each set counts as {max(counts):,}")
     for one in sets:
         if one.resize is None and one.spec.length < length:
             notes.append(f"{one.name} has {one.spec.length} samples and the longest {length}; --resize makes them equal")

@@ -31,6 +31,7 @@ def load(
     stride: int | None = None,
     length: int | None = None,
     resize: int | None = None,
+    univariate: bool = False,
     extra: tuple[str, ...] = (),
     scale: Literal["standard", "none"] = "standard",
 ) -> Dataset:
@@ -54,6 +55,7 @@ def load(
             all but equal, so a larger one saves time and costs little. Testing takes every window
         length: samples that a series may have, if more than the longest one here
         resize: samples to which each series is stretched or pressed, by linear interpolation
+        univariate: make each channel of each series a series of its own, without labels
         extra: what else samples bring, NAME=FILE, such as text=notes.npz (tstk text makes it)
         scale: "standard" scales each channel by mean and deviation of the training part; "none" leaves it alone
 
@@ -64,6 +66,7 @@ def load(
     """
     from tstk.data.build import forecasting, series
     from tstk.data.extra import extras
+    from tstk.data.joint import joint
     from tstk.data.raw import Table
 
     if "," in use:
@@ -102,7 +105,7 @@ def load(
         kinds = ", ".join(f"{part} is {'a table' if part in tables else 'a set of series'}" for part in parts)
         raise DataError(f"{found.name}: the parts do not match: {kinds}")
     if tables:
-        _refuse(found, "a table", length=length, resize=resize, extra=extra or None)
+        _refuse(found, "a table", length=length, resize=resize, extra=extra or None, univariate=univariate or None)
         if labels < 1:
             raise OptionError(f"--labels {labels} has no meaning here: {found.name} is a table")
         return forecasting(found.name, tables, context, horizon, stride, val_fraction, borrow, scale)
@@ -114,7 +117,8 @@ def load(
     data = series(
         found.name, raws, val_fraction, split_seed, labels, borrow, length, scale, extras(extra, raws) if extra else {}
     )
-    return replace(data, resize=resize)
+    data = replace(data, resize=resize)
+    return joint([data]) if univariate else data
 
 
 def _together(
@@ -129,12 +133,12 @@ def _together(
     **options: Any,
 ) -> Dataset:
     """Several data sets as one."""
-    from tstk.data.joint import joint
-
     given = {"train_data": train_data, "val_data": val_data, "test_data": test_data, "context": context}
     for name, value in {**given, "horizon": horizon, "extra": extra or None}.items():
         if value is not None:
             raise OptionError(f"--{name.replace('_', '-')} {value} has no meaning for several data sets together: {use}")
+    from tstk.data.joint import joint
+
     return joint([load(one.strip(), **options) for one in use.split(",") if one.strip()])
 
 

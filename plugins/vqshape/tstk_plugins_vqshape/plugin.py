@@ -27,7 +27,22 @@ def tstk_entries() -> Iterator[Entry]:
         "Attention without positions over tokens that know where they are",
         paper=_PAPER,
     )
+    yield Entry(
+        "head", "histogram", f"{_HERE}.histogram:Histogram", "One matrix over how often each code occurs", paper=_PAPER
+    )
     for name, summary in (
-        ("small", "A size for one core, of our own: width 64, 64 codes"),
+        ("pretrain", "The paper's settings with width 256 and 512 codes"),
+        ("512-512", "The paper's settings with width 512 and 512 codes"),
+        ("512-128", "The paper's settings with width 512 and 128 codes"),
+        ("512-64", "The paper's settings with width 512 and 64 codes"),
+        ("512-32", "The paper's settings with width 512 and 32 codes"),
+        ("small", "Settings of our own for one core: width 64, 64 codes, some minutes"),
+        ("tokens", "A linear classifier of all tokens, the tokenizer frozen; with --from RUN"),
+        ("histogram", "A linear classifier of how often each code occurs, the tokenizer frozen; with --from RUN"),
+        ("finetune", "A linear classifier of all tokens, everything learns; with --from RUN"),
     ):
-        yield Entry("config", f"vqshape/{name}", f"{_HERE}:configs/{name.replace('-', '_')}.toml", summary, paper=_PAPER)
+        path = f"{_HERE}:configs/{name.replace('-', '_')}.toml"
+        yield Entry("config", f"vqshape/{name}", path, summary, paper=_PAPER)
+    yield Entry(
+        "recipe", "vqshape", f"{_HERE}:recipes/vqshape.toml", "Learn shapes, classify by them two ways", paper=_PAPER
+    )

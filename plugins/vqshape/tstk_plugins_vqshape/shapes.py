@@ -40,7 +40,7 @@ class ShapeDecoder(nn.Module):
 
     Args:
         code_dim: width of a code
-        points: samples of a curve, a multiple of 16
+        points: samples of a curve, a multiple of 16, 32 or more
         width: channels of the convolutions; a multiple of 32, or one of 2, 4, 8, 16
         smooth: width of the last convolution, an odd number
 
@@ -50,8 +50,8 @@ class ShapeDecoder(nn.Module):
 
     def __init__(self, code_dim: int, *, points: int = 128, width: int = 128, smooth: int = 1) -> None:
         super().__init__()
-        if points % 16:
-            raise OptionError(f"tokenizer.points={points}: expected a multiple of 16")
+        if points < 32 or points % 16:
+            raise OptionError(f"tokenizer.points={points}: expected a multiple of 16, 32 or more")
         if width < 2 or (width % 32 and width not in (2, 4, 8, 16)):
             raise OptionError(f"tokenizer.shape_width={width}: expected a multiple of 32, or 2, 4, 8 or 16")
         if smooth < 1 or smooth % 2 == 0:
@@ -74,11 +74,21 @@ class ShapeDecoder(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """[..., code_dim] -> [..., points], mean 0 and deviation 1."""
         x = self.enter(codes.flatten(0, -2)).unflatten(-1, (self.width, -1))
-        curve = self.body(x)[:, 0].float()
+        curve = self.body(x)[:, 0]
+        curve = curve.to(torch.promote_types(curve.dtype, torch.float32))
         curve = curve - curve.mean(-1, keepdim=True)
         # a floor far below any curve that has learnt something keeps a flat one from dividing by zero
         curve = curve / (curve.square().mean(-1, keepdim=True) + 1e-10).sqrt()
         return curve.unflatten(0, codes.shape[:-1])
+
+    @torch.no_grad()
+    def slopes(self, codes: Tensor) -> Tensor:
+        """How the curves change with each number of the codes: [K, code_dim] -> [K, code_dim, points]; no gradient."""
+        count, width = codes.shape
+        ways = torch.eye(width, device=codes.device, dtype=codes.dtype).repeat(count, 1)
+        with torch.autocast(codes.device.type, enabled=False):
+            found: Tensor = torch.func.jvp(self.forward, (codes.repeat_interleave(width, 0),), (ways,))[1]
+        return found.unflatten(0, (count, width))
 
 
 @torch.no_grad()
