@@ -189,10 +189,11 @@ def _told(part: Labelled, name: str) -> str:
     if part.y is None:
         return ""
     kinds = part.extra[name].kinds()
-    pairs, classes = {*zip(part.y.tolist(), kinds.tolist(), strict=True)}, set(part.y.tolist())
-    if len(pairs) > len(classes) or len(set(kinds.tolist())) == 1:
+    often = torch.bincount(kinds)[kinds] > 1
+    told = {*zip(kinds[often].tolist(), part.y[often].tolist(), strict=True)}
+    if 2 * often.sum() < len(kinds) or len(told) > len({kind for kind, _ in told}):
         return ""
-    return "a function of the label, so what learns with it has seen the answers, and what is scored with it knows them"
+    return "gives the label away: equal ones have equal labels; what is scored with it knows the answers"
 
 
 def part_like(data: Raw | Table, like: dict[str, Any], future: bool) -> Part:

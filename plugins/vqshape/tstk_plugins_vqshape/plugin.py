@@ -30,6 +30,21 @@ def tstk_entries() -> Iterator[Entry]:
     yield Entry(
         "head", "histogram", f"{_HERE}.histogram:Histogram", "One matrix over how often each code occurs", paper=_PAPER
     )
+    yield Entry(
+        "loss",
+        "distill",
+        f"{_HERE}.distill:Distill",
+        "Reconstruction, and the shapes that a teacher sees who reads a text",
+    )
+    yield Entry(
+        "loss", "consistent", f"{_HERE}.distill:Consistent", "Reconstruction, and the same shapes with a text and without"
+    )
+    for name, target, summary in (
+        ("text", "commands:text", "Give each series a text, as states for --extra"),
+        ("vqshape-made", "commands:made", "Write a set whose notes say what its series hardly show"),
+        ("vqshape-controls", "commands:controls", "Train with texts, without, and with wrong ones; print what they bring"),
+    ):
+        yield Entry("command", name, f"{_HERE}.{target}", summary)
     for name, summary in (
         ("pretrain", "The paper's settings with width 256 and 512 codes"),
         ("512-512", "The paper's settings with width 512 and 512 codes"),
@@ -37,6 +52,8 @@ def tstk_entries() -> Iterator[Entry]:
         ("512-64", "The paper's settings with width 512 and 64 codes"),
         ("512-32", "The paper's settings with width 512 and 32 codes"),
         ("small", "Settings of our own for one core: width 64, 64 codes, some minutes"),
+        ("teacher", "As small, guided by a text; with --extra text=FILE"),
+        ("student", "As small, taught by a guided teacher; with --from, --decoder and --loss.teacher RUN"),
         ("tokens", "A linear classifier of all tokens, the tokenizer frozen; with --from RUN"),
         ("histogram", "A linear classifier of how often each code occurs, the tokenizer frozen; with --from RUN"),
         ("finetune", "A linear classifier of all tokens, everything learns; with --from RUN"),
