@@ -321,6 +321,25 @@ def embed(
     return answer if part.y is None else answer | {"y": part.y.numpy(), "classes": np.array(found["data"]["classes"])}
 
 
+def opened(
+    run: str | Path, data: str | None = None, *, data_root: str | None = None, label: str | None = None
+) -> tuple[Pipeline, Part, dict[str, Any]]:
+    """What it takes to look into a run's answers: its pipeline, the part to apply it to, and the facts of its data.
+
+    Args:
+        run: its directory
+        data: name or path; the run's own test part if None
+        data_root: folder with data sets to be found by name
+        label: column or array that holds the labels, if it has an unusual name
+
+    Raises:
+        CheckpointError: the run cannot be loaded
+        DataError: the data do not suit it
+    """
+    pipeline, found = _loaded(run)
+    return pipeline, _part(pipeline, found, data, data_root, label)[1], found["data"]
+
+
 def _loaded(run: str | Path) -> tuple[Pipeline, dict[str, Any]]:
     pipeline = load(run)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu"), read_config(run)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tstk.registry import registry
 from tstk.report.answers import confusion, embeddings, futures, reconstructions
 from tstk.report.codes import codebook, rebuilt
 from tstk.report.known import Known, know
@@ -27,7 +28,7 @@ SECTIONS: list[Callable[[Known], Section | None]] = [
     options,
     again,
 ]
-"""In the order of the page."""
+"""In the order of the page; sections of plugins come before the embeddings."""
 
 
 def report(run: str | Path, out: str | Path | None = None, *, data_root: str | None = None) -> Path:
@@ -48,6 +49,8 @@ def report(run: str | Path, out: str | Path | None = None, *, data_root: str | N
     """
     known = know(run, data_root)
     path = Path(run, "report.html") if out is None else Path(out)
-    sections = [section for write in SECTIONS if (section := write(known)) is not None]
+    own = [registry().load(entry) for entry in registry().entries("section")]
+    at = SECTIONS.index(embeddings)
+    sections = [section for write in (*SECTIONS[:at], *own, *SECTIONS[at:]) if (section := write(known)) is not None]
     write_text(path, page(title(known), sections))
     return path

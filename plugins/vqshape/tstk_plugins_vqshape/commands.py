@@ -186,3 +186,38 @@ def controls(
         )
     head = ["model", "reads", *FEATURES, *(f"{f} - no text" for f in FEATURES), "perplexity", "agreement"]
     table(head, cells, right=head[2:])
+
+
+@click.command(
+    cls=rich_click.RichCommand,
+    epilog=examples("tstk explain runs/histogram --index 17", "tstk explain runs/histogram --data new.npz --out why.png"),
+)
+@click.argument("run", metavar="RUN")
+@rich_click.option("--data", metavar="NAME|PATH", help="data to use; the run's own test part if not given")
+@rich_click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="which series, from 0")
+@rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name")
+@rich_click.option("--out", metavar="FILE", help="what to write: .png; explain-INDEX.png in the run directory if not given")
+def explain(run: str, data: str | None, index: int, data_root: str | None, out: str | None) -> None:
+    """Draw a series with its shapes in place, and what each did to the classifier's decision.
+
+    Drawing takes matplotlib: pip install 'tstk[plot]'.
+    """
+    from tstk.apply import opened
+    from tstk.report.page import picture
+    from tstk_plugins_vqshape.explain import draw, size
+    from tstk_plugins_vqshape.explain import explain as explained
+
+    path = Path(run, f"explain-{index}.png") if out is None else target(out, (".png",))
+    pipeline, part, facts = opened(run, data, data_root=data_root)
+    told = explained(pipeline, part, index, tuple(facts["classes"]), tuple(facts["channels"]))
+    path.write_bytes(picture(lambda figure: draw(figure, told), size(told)))
+    rows = []
+    for rank, (c, n) in enumerate(told.strongest(), 1):
+        where = (~told.curves[c, n].isnan()).nonzero().flatten().tolist()
+        place = f"{where[0]} to {where[-1]}" if where else None
+        rows.append([rank, told.channels[c], int(told.ids[c, n]), place, f"{float(told.weight[c, n]):+.3f}"])
+    table(["", "channel", "code", "samples", "for the answer" if told.decided else "covers"], rows, right=["", "code"])
+    if told.decided:
+        answer, second, truth = told.classes
+        click.echo(f"\n{answer}, before {second}" + ("" if truth is None else f"; it is {truth}"))
+    click.echo(str(path))

@@ -40,11 +40,13 @@ def tstk_entries() -> Iterator[Entry]:
         "loss", "consistent", f"{_HERE}.distill:Consistent", "Reconstruction, and the same shapes with a text and without"
     )
     for name, target, summary in (
+        ("explain", "commands:explain", "Draw a series with its shapes, and what each did to the decision"),
         ("text", "commands:text", "Give each series a text, as states for --extra"),
         ("vqshape-made", "commands:made", "Write a set whose notes say what its series hardly show"),
         ("vqshape-controls", "commands:controls", "Train with texts, without, and with wrong ones; print what they bring"),
     ):
         yield Entry("command", name, f"{_HERE}.{target}", summary)
+    yield Entry("section", "vqshape", f"{_HERE}.explain:section", "Series with their shapes in place, in reports")
     for name, summary in (
         ("pretrain", "The paper's settings with width 256 and 512 codes"),
         ("512-512", "The paper's settings with width 512 and 512 codes"),
