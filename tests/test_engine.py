@@ -439,3 +439,14 @@ def test_a_probe_needs_classes(csv):
     pipeline, data = ready(table(csv), loss=TAIL)
     with pytest.raises(OptionError, match=r"--probe 1: .* has no classes"):
         fit(pipeline, data, steps=1, probe=1)
+
+
+def test_validation_may_come_more_or_less_often_than_a_pass_over_the_data(npz):
+    pipeline, data = ready(npz, head="linear")
+    whole = engine.Batches(data.train, 4, 1, seed=0)
+    chunks = engine.Batches(data.train, 4, 1, 0, 2)
+    passes = [g[0].key.tolist() for e in (1, 2) for g in whole.epoch(e, torch.device("cpu"))]
+    epochs = range(1, len(passes) // 2 + 1)
+    assert [g[0].key.tolist() for e in epochs for g in chunks.epoch(e, torch.device("cpu"))] == passes
+    fitted = fit(pipeline, data, steps=5, batch_size=8, validate_every=2)
+    assert [row["epoch"] for row in fitted.history] == [1, 2, 3]

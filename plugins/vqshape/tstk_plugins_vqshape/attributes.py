@@ -6,6 +6,7 @@ finds in the text to its state, for the chosen attributes alone.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -43,15 +44,20 @@ class AttributeDecoder(nn.Module):
         dim: width of a state
         code_dim: width of a code
         shortest: least length, a share of the series
+        begin: length before anything is learnt; half of what follows the start unless given
     """
 
-    def __init__(self, dim: int, code_dim: int, shortest: float) -> None:
+    def __init__(self, dim: int, code_dim: int, shortest: float, begin: float | None = None) -> None:
         super().__init__()
         self.shortest = shortest
         widths = {"z": code_dim, "place": 2, "mean": 1, "scale": 1}
         self.read = nn.ModuleDict(
             {name: nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out)) for name, out in widths.items()}
         )
+        if begin is not None:
+            share = 2 * (begin - shortest)  # starts lie about the middle
+            with torch.no_grad():
+                self.read["place"][2].bias[1] = math.log(share / (1 - share))  # type: ignore[index]
 
     def forward(self, state: Tensor, guided: dict[str, Tensor]) -> Attributes:
         """States [B, N, D] -> attributes.

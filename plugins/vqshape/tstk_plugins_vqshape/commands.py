@@ -1,4 +1,4 @@
-"""`tstk text`, `tstk vqshape-made`, `tstk vqshape-controls`: texts for series, a set to try them on, and what they are worth."""
+"""`tstk text`, `tstk text-made`, `tstk text-controls`: texts for series, a set to try them on, and what they are worth."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def text(
     ))
 
 
-@click.command(cls=rich_click.RichCommand, epilog=examples("tstk vqshape-made made.npz"))
+@click.command(cls=rich_click.RichCommand, epilog=examples("tstk text-made made.npz"))
 @click.argument("out", metavar="FILE")
 @rich_click.option("--train", type=click.IntRange(8), default=240, show_default=True, help="series to learn from")
 @rich_click.option("--test", type=click.IntRange(4), default=400, show_default=True, help="series to report on")
@@ -130,7 +130,7 @@ def _numbers(context: click.Context, option: click.Parameter, given: str) -> lis
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples("tstk vqshape-controls made.npz --text texts.npz --steps 300 --out runs/controls"),
+    epilog=examples("tstk text-controls made.npz --text texts.npz --steps 300 --out runs/controls"),
 )
 @click.argument("data", metavar="NAME|PATH")
 @rich_click.option("--text", "text_file", required=True, metavar="FILE", help="what tstk text wrote for these data")

@@ -108,7 +108,7 @@ def _train(run: Path, config: str, given: dict[str, Any], say: Callable[[str], N
         return
     say(f"training {run}")
     layers = ((config, read_toml(find_config(config))), ("argument", chosen(given)))
-    train(resolve(*layers), run, command=f"tstk vqshape-controls {given['data']}")
+    train(resolve(*layers), run, command=f"tstk text-controls {given['data']}")
 
 
 def _probed(run: Path, data: str | None, features: Any) -> float:

@@ -40,10 +40,10 @@ def tstk_entries() -> Iterator[Entry]:
         "loss", "consistent", f"{_HERE}.distill:Consistent", "Reconstruction, and the same shapes with a text and without"
     )
     for name, target, summary in (
-        ("explain", "commands:explain", "Draw a series with its shapes, and what each did to the decision"),
-        ("text", "commands:text", "Give each series a text, as states for --extra"),
-        ("vqshape-made", "commands:made", "Write a set whose notes say what its series hardly show"),
-        ("vqshape-controls", "commands:controls", "Train with texts, without, and with wrong ones; print what they bring"),
+        ("explain", "commands:explain", "Draw a series with its shapes and their say"),
+        ("text", "commands:text", "Give each series a text, for --extra"),
+        ("text-made", "commands:made", "Write a set of series with telling notes"),
+        ("text-controls", "commands:controls", "Train with and without texts, and compare"),
     ):
         yield Entry("command", name, f"{_HERE}.{target}", summary)
     yield Entry("section", "vqshape", f"{_HERE}.explain:section", "Series with their shapes in place, in reports")

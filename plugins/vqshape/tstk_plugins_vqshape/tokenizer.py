@@ -62,6 +62,8 @@ class VQShape(Tokenizer):
         codes: number of codes
         code_dim: width of a code
         shortest: least length of a shape, a share of the series
+        begin: length of shapes before anything is learnt; none as published, about a quarter. Short ones have something to
+            tell at once of series that swing
         points: samples of a shape's curve, a multiple of 16, 32 or more
         shape_width: channels of the shape decoder
         smooth: samples over which a shape is smoothed, an odd number
@@ -93,6 +95,7 @@ class VQShape(Tokenizer):
         codes: int = 512,
         code_dim: int = 8,
         shortest: float = 0.015625,
+        begin: float | None = None,
         points: int = 128,
         shape_width: int = 128,
         smooth: int = 1,
@@ -117,6 +120,7 @@ class VQShape(Tokenizer):
         for fine, fault in (
             (patch >= 1 and tokens >= 1, f"patch={patch}, tokens={tokens}: expected at least 1"),
             (0 < shortest < 1, f"shortest={shortest}: expected a share between 0 and 1"),
+            (begin is None or shortest < begin < 0.5, f"begin={begin}: expected more than shortest and less than 0.5"),
             (0 <= drop < 1, f"drop={drop}: expected a share of 0 or more and less than 1"),
             (min(shape, crowding) >= 0, f"shape={shape}, crowding={crowding}: expected weights of 0 or more"),
         ):
@@ -129,7 +133,7 @@ class VQShape(Tokenizer):
         self.stack = Stack(depth, dim, heads, dropout=dropout, norm="post")
         self.queries = nn.Parameter(torch.randn(tokens, dim) / dim)
         self.gather = nn.ModuleList(_QueryBlock(dim, heads, dropout) for _ in range(query_depth))
-        self.attributes = AttributeDecoder(dim, code_dim, shortest)
+        self.attributes = AttributeDecoder(dim, code_dim, shortest, begin)
         self.guided = GUIDED[guide]
         self.guidance: Guidance | None = None
         if self.guided:
