@@ -1,4 +1,5 @@
-"""A linear classifier trained by Adam with dropout on what it reads, in many settings at once (how VQShape is scored)."""
+"""A linear classifier trained by Adam with dropout on what it reads, in many settings at once (how VQShape is
+scored)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -357,11 +357,11 @@ def _part(
     """The part that was asked for: of other data, or the test part as the run had it."""
     use, root = _own(found, data, data_root)
     if data is not None:
-        part = load_part(use, like=found["data"], data_root=root, label=label)
+        other = load_part(use, like=found["data"], data_root=root, label=label)
         if found["data"].get("univariate"):
-            assert isinstance(part, Labelled)
-            pipeline.take(*statistics(part.x))
-        return use, part
+            assert isinstance(other, Labelled)
+            pipeline.take(*statistics(other.x))
+        return use, other
     options = {k: v for k, v in found["config"]["data"].items() if k != "use"}
     part = load_data(use, **{**options, "data_root": root, "label": label or options["label"]}).test
     if part is None:

@@ -20,8 +20,8 @@ def vectors(pipeline: Pipeline, features: Features, pool: Pool = "mean") -> Call
     """What makes [B, W] of a batch.
 
     Args:
-        features: pooled, one token's worth by `pool`; tokens, all side by side; codes, the share of each code; counts, how
-            often each occurs
+        features: pooled, one token's worth by `pool`; tokens, all side by side; codes, the share of each code; counts,
+            how often each occurs
 
     Raises:
         NeedsError: there are no codes

@@ -98,8 +98,8 @@ class Pipeline(nn.Module):
         """
         if not self.independent or self.head is not None:
             raise NeedsError(
-                f"this pipeline is for {self.spec.channels} channels; only one with --channels independent and without a "
-                "head takes another number"
+                f"this pipeline is for {self.spec.channels} channels; only one with --channels independent "
+                "and without a head takes another number"
             )
         self.spec = self.spec.but(channels=len(mean))
         self.mean, self.std = mean[:, None].to(self.mean), std[:, None].to(self.std)

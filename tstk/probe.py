@@ -77,10 +77,10 @@ def probe(
         data: name or path of labelled data with a training and a test part; those of the run if None
         data_root: folder with data sets to be found by name
         label: column or array that holds the labels, if it has an unusual name
-        classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel) or adam (a linear layer
-            with dropout, trained by Adam; VQShape's protocol, with its grid of decays, dropouts and epochs)
-        features: pooled (one vector per series), tokens (all of them, side by side), codes (the share of each) or counts
-            (how often each occurs)
+        classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel) or adam (a linear
+            layer with dropout, trained by Adam; VQShape's protocol, with its grid of decays, dropouts and epochs)
+        features: pooled (one vector per series), tokens (all of them, side by side), codes (the share of each) or
+            counts (how often each occurs)
         pool: how pooled tokens become one vector: mean, max or cls
         labels: shares of the labels to learn from, class by class; of each class at least two series to fit and one
             to choose by, where it has them

@@ -52,8 +52,8 @@ def series(
     length = length or longest
     parts = {part: _labelled(raw, channels, classes, length) for part, raw in raws.items()}
     for name_of, found in (extra or {}).items():
-        for part, one in found.items():
-            parts[part].extra[name_of] = one
+        for part, brought in found.items():
+            parts[part].extra[name_of] = brought
     for part, raw in raws.items():
         if train.y is not None and raw.y is None:
             raise DataError(f"{raw.source}: no labels in the {part} part, while the training part has them")

@@ -1,8 +1,8 @@
 """What else samples bring, from `.npz` files: states of a text, say, that belong to each series.
 
-A file holds for each part either its states, `train` [N, S, D] or [N, D] (and `valid_train` [N, S], if not all count), or
-which of some common `states` [U, S, D] (with `valid` [U, S]) each sample has: `train` [N], whole numbers. Likewise for
-`val` and `test`. Rows are those of the part, in its order.
+A file holds for each part either its states, `train` [N, S, D] or [N, D] (and `valid_train` [N, S], if not all count),
+or which of some common `states` [U, S, D] (with `valid` [U, S]) each sample has: `train` [N], whole numbers. Likewise
+for `val` and `test`. Rows are those of the part, in its order.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from tstk.records import Spec
 
 
 def joint(sets: Sequence[Dataset]) -> Dataset:
-    """One unlabelled data set of one channel. In training, series of smaller sets are repeated until all sets have as many
-    as the largest; each set is scaled by its own statistics and split as it would be alone.
+    """One unlabelled data set of one channel. In training, series of smaller sets are repeated until all sets have as
+    many as the largest; each set is scaled by its own statistics and split as it would be alone.
 
     Raises:
         DataError: a table to forecast is among them, or the same set twice
@@ -40,7 +40,9 @@ def joint(sets: Sequence[Dataset]) -> Dataset:
         notes.append(f"series of smaller sets are repeated: each set counts as {max(counts):,}")
     for one in sets:
         if one.resize is None and one.spec.length < length:
-            notes.append(f"{one.name} has {one.spec.length} samples and the longest {length}; --resize makes them equal")
+            notes.append(
+                f"{one.name} has {one.spec.length} samples and the longest {length}; --resize makes them equal"
+            )
     return Dataset(
         name=",".join(names),
         source=tuple(file for one in sets for file in one.source),

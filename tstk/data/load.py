@@ -38,8 +38,8 @@ def load(
     """Read a data set, split it and measure what scales it.
 
     Args:
-        use: a name (`tstk data list` shows them), a .ts, .tsv, .txt, .npz or .csv file, or a folder; several with commas
-            between them are learnt from together, each channel a series of its own, without labels
+        use: a name (`tstk data list` shows them), a .ts, .tsv, .txt, .npz or .csv file, or a folder; several with
+            commas between them are learnt from together, each channel a series of its own, without labels
         data_root: folder with data sets to be found by name; without it the variable TSTK_DATA is asked
         train_data: name or path of the training data, if not those of the set; "test" learns from the test part without
             its labels, as some papers pretrain, and validates on the training part
@@ -78,8 +78,13 @@ def load(
             context=context,
             horizon=horizon,
             extra=extra,
-            **{"data_root": data_root, "val_fraction": val_fraction, "split_seed": split_seed, "label": label},
-            **{"length": length, "resize": resize, "scale": scale},
+            data_root=data_root,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            label=label,
+            length=length,
+            resize=resize,
+            scale=scale,
         )
     if not 0 < val_fraction < 1:
         raise OptionError(f"--val-fraction {val_fraction}: expected a number between 0 and 1, such as 0.2")
@@ -136,7 +141,9 @@ def _together(
     given = {"train_data": train_data, "val_data": val_data, "test_data": test_data, "context": context}
     for name, value in {**given, "horizon": horizon, "extra": extra or None}.items():
         if value is not None:
-            raise OptionError(f"--{name.replace('_', '-')} {value} has no meaning for several data sets together: {use}")
+            raise OptionError(
+                f"--{name.replace('_', '-')} {value} has no meaning for several data sets together: {use}"
+            )
     from tstk.data.joint import joint
 
     return joint([load(one.strip(), **options) for one in use.split(",") if one.strip()])

@@ -66,8 +66,8 @@ class Raw:
             self._refuse(np.array([label.strip().lower() in MISSING for label in self.y]), "has no label; remove it")
 
     def resized(self, length: int) -> Raw:
-        """Each series stretched or pressed to `length` samples, from its first to its last, by linear interpolation; what
-        is missing between two samples is filled. A channel without any sample stays so."""
+        """Each series stretched or pressed to `length` samples, from its first to its last, by linear interpolation;
+        what is missing between two samples is filled. A channel without any sample stays so."""
         out = np.full((*self.x.shape[:2], length), np.nan, np.float32)
         for one, to in zip(self.x, out, strict=True):
             seen = ~np.isnan(one)

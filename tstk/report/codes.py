@@ -62,10 +62,12 @@ def _drawn_codes(known: Known) -> Section | None:
     found = merged(shapes_of(known.pipeline), counts)
     told = {name: float(value) for name, value in spread(counts).items()}
     text = (
-        f"{told['usage']:.0%} of {len(counts)} codes are in use, as evenly as {told['perplexity']:.0f} equally frequent "
-        f"ones would be (perplexity), on {len(known.some(WINDOWS)):,} of {len(known.part):,} series."
+        f"{told['usage']:.0%} of {len(counts)} codes are in use, as evenly as {told['perplexity']:.0f} equally "
+        f"frequent ones would be (perplexity), on {len(known.some(WINDOWS)):,} of {len(known.part):,} series."
     )
-    what = f"the {min(len(found), SHOWN)} most frequent codes, as the tokenizer draws them, with their share of the tokens"
+    what = (
+        f"the {min(len(found), SHOWN)} most frequent codes, as the tokenizer draws them, with their share of the tokens"
+    )
     grid = framed(what, what, lambda figure: draw_codes(figure, found[:SHOWN]), codes_size(min(len(found), SHOWN)))
     return Section(f"Codes, {known.part_name} part", paragraph(text) + grid)
 

@@ -144,15 +144,13 @@ def framed(title: str, alt: str, draw: Callable[[Figure], None], size: tuple[flo
         size: inches
     """
     # the same run makes the same page
-    plain = {"svg.fonttype": "none", "svg.hashsalt": "tstk"}
+    plain: Any = {"svg.fonttype": "none", "svg.hashsalt": "tstk"}
     file = picture(draw, size, plain, format="svg", metadata={"Date": None, "Creator": None})
     source = "data:image/svg+xml;base64," + b64encode(file).decode()
     return f'<figure><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
 
 
-def picture(
-    draw: Callable[[Figure], None], size: tuple[float, float], style: dict[str, Any] | None = None, **save: Any
-) -> bytes:
+def picture(draw: Callable[[Figure], None], size: tuple[float, float], style: Any = None, **save: Any) -> bytes:
     """A picture file in the manner of the reports.
 
     Args:
@@ -185,7 +183,7 @@ def picture(
         "legend.fontsize": 8,
         "axes.formatter.limits": (-3, 4),
     }
-    with rc_context({**plain, **(style or {})}):
+    with rc_context(plain | (style or {})):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         file = io.BytesIO()

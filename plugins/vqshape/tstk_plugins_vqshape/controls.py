@@ -1,5 +1,5 @@
-"""What a text is worth: teachers with the right text, with that of other samples, with noise and with none; a student of
-each, which reads the series alone; and one model that is asked to be the same with the text and without.
+"""What a text is worth: teachers with the right text, with that of other samples, with noise and with none; a student
+of each, which reads the series alone; and one model that is asked to be the same with the text and without.
 
 All teachers, and all students, are trained equally long, and a student's only text is what its teacher made of it.
 """
@@ -45,7 +45,8 @@ def controls(
         say: receives lines for the user
 
     Returns:
-        a row per model: "model", "reads" (what it reads when it is probed), for each of `FEATURES` the accuracies by seed,
+        a row per model: "model", "reads" (what it reads when it is probed), for each of `FEATURES` the accuracies by
+        seed,
         "perplexity" and, of students, "agreement" with their teacher, by seed
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}

@@ -15,8 +15,8 @@ from tstk.slots import Decoder, Place, Tokenizer
 
 
 class ShapesToSeries(Decoder):
-    """A summary token and the tokens attend to each other, without positions; the answers of the latter, side by side, are
-    the series (VQShape, section 3.2).
+    """A summary token and the tokens attend to each other, without positions; the answers of the latter, side by side,
+    are the series (VQShape, section 3.2).
 
     Args:
         dim: width
@@ -28,9 +28,7 @@ class ShapesToSeries(Decoder):
     whole = True
     mixes = True
 
-    def __init__(
-        self, spec: Spec, *, dim: int = 256, depth: int = 2, heads: int = 8, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, spec: Spec, *, dim: int = 256, depth: int = 2, heads: int = 8, dropout: float = 0.1) -> None:
         super().__init__(spec)
         self.read = nn.Linear(spec.dim or 0, dim)
         self.cls = nn.Parameter(torch.randn(dim) / dim)

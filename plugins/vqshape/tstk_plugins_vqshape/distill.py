@@ -78,7 +78,7 @@ class Distill(Reconstruct):
         return self
 
     def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """`reconstruction` and `distill`; `agreement`, the share of codes that are the teacher's, goes into the logs."""
+        """`reconstruction` and `distill`; into the logs goes `agreement`, the share of codes that are the teacher's."""
         if self.teacher is None:
             raise CheckpointError(f"the teacher {self.path} of this run is gone, so its loss cannot be computed")
         with torch.no_grad():
@@ -88,7 +88,7 @@ class Distill(Reconstruct):
         if self.distance == "z":
             each = (mine - theirs).square().mean(-1)
         else:
-            codes = self.teacher.codebook.codes  # type: ignore[union-attr]
+            codes: Tensor = self.teacher.codebook.codes  # type: ignore[union-attr, assignment]
             said, meant = (-torch.cdist(z, codes).square() / self.temperature for z in (mine, theirs))
             each = F.cross_entropy(said.flatten(0, 1), meant.flatten(0, 1).softmax(-1), reduction="none").view_as(where)
         flow.logs["agreement"] = mean((tokens.ids == told.ids).float(), where)
@@ -110,7 +110,9 @@ class Consistent(Reconstruct):
     def __init__(self, spec: Spec, *, weight: float = 1.0) -> None:
         super().__init__(spec)
         if "text" not in spec.extra:
-            raise NeedsError(f"{self.called()} compares z with and without a text, and these data bring none: --extra FILE")
+            raise NeedsError(
+                f"{self.called()} compares z with and without a text, and these data bring none: --extra FILE"
+            )
         self.weight = weight
 
     def bind(self, pipeline: Pipeline) -> None:

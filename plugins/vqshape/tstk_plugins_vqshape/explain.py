@@ -7,6 +7,7 @@ head over all tokens, or over how often codes occur, that is the token's own sum
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,11 +113,15 @@ def _done(pipeline: Pipeline, tokens: Tokens, shape: torch.Size) -> tuple[Tensor
     count = tokens.index.shape[1]
     lead = []
     for left_out in torch.arange(count, device=tokens.index.device).split(64):
-        many = tokens.map(lambda t, n=len(left_out): t.expand(n, *t.shape[1:]))  # type: ignore[misc]
+        many = tokens.map(partial(_several, len(left_out)))
         without = many.but(valid=many.valid & (torch.arange(count, device=left_out.device) != left_out[:, None]))
         found = head(without)
         lead.append(found[:, best] - found[:, second])
     return ((logits[best] - logits[second]) - torch.cat(lead)).reshape(shape), best, second
+
+
+def _several(times: int, t: Tensor) -> Tensor:
+    return t.expand(times, *t.shape[1:])
 
 
 # ------------------------------------------------------------------ pictures
@@ -200,7 +205,9 @@ def _bars(axes: Axes, told: Explained, strongest: list[tuple[int, int]]) -> None
     axes.invert_yaxis()
     axes.axvline(0, color=DIM, linewidth=0.8)
     axes.grid(False)
-    axes.set_xlabel(f"for {told.classes[0]}, against {told.classes[1]}" if told.decided else "share of the series", fontsize=8)
+    axes.set_xlabel(
+        f"for {told.classes[0]}, against {told.classes[1]}" if told.decided else "share of the series", fontsize=8
+    )
 
 
 def section(known: Known) -> Section | None:
@@ -214,8 +221,8 @@ def section(known: Known) -> Section | None:
     text = "Dark: the series as the tokenizer sees it; thin: all its shapes. "
     if known.pipeline.head is not None:
         text += (
-            "Numbered: the shapes that did most to the decision, blue for it and orange against it: by how much the winner "
-            "leads less without them."
+            "Numbered: the shapes that did most to the decision, blue for it and orange against it: by how much the "
+            "winner leads less without them."
         )
     else:
         text += "Numbered: the shapes that cover most."

@@ -17,7 +17,9 @@ EVENTS = {
 ABOUT = ("patient asleep", "patient awake", "after lunch", "device checked", "family present", "quiet night")
 
 
-def made(train: int = 240, test: int = 400, *, height: float = 1.0, honest: float = 0.9, seed: int = 0) -> dict[str, Any]:
+def made(
+    train: int = 240, test: int = 400, *, height: float = 1.0, honest: float = 0.9, seed: int = 0
+) -> dict[str, Any]:
     """Arrays for an `.npz` file: X, y and note for train and test.
 
     Args:

