@@ -30,7 +30,7 @@ def pipeline(**options):
 
 
 def test_each_term_teaches_whom_it_should():
-    made = pipeline()
+    made = pipeline(form=1.0)
     parts = {
         "codebook": made.tokenizer.codebook.codes,
         "z": made.tokenizer.attributes.read["z"][0].weight,
@@ -48,6 +48,7 @@ def test_each_term_teaches_whom_it_should():
     assert learn == {
         "reconstruction": {"z", "mean", "scale", "place", "decoder"},
         "shape": {"z", "mean", "scale", "shape decoder"},
+        "form": {"z", "shape decoder"},
         "crowding": {"place"},
         "commitment": {"z"},
         "codebook": {"codebook"},
@@ -65,6 +66,18 @@ def test_the_weights_of_the_terms_are_the_published_ones():
     each = crowding(tokens.attrs["start"], tokens.attrs["length"], 0.015625)
     torch.testing.assert_close(flow.terms["crowding"], 0.8 * each.mean())
     torch.testing.assert_close(flow.terms["reconstruction"], (flow.decoded - flow.series.x).square().mean())
+
+
+def test_form_compares_curves_with_what_they_cover_whatever_its_height():
+    made = pipeline(form=0.7).eval()
+    series = batch()
+    tokens = made(series).tokens
+    x = made.tokenize(series).series.x[:, 0]
+    curves = made.tokenizer.draw_shape(made.tokenizer.codebook.codes[tokens.ids])
+    place = tokens.attrs["start"], tokens.attrs["length"]
+    under = excerpts(x, *place, 32, torch.full((3,), 64))
+    under = (under - under.mean(-1, keepdim=True)) / under.std(-1, correction=0, keepdim=True)
+    torch.testing.assert_close(made(series).terms["form"], 0.7 * (curves - under).square().mean(), atol=1e-3, rtol=1e-3)
 
 
 def test_the_entropy_term_is_that_of_its_definition():

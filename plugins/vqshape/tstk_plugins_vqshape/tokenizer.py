@@ -70,6 +70,8 @@ class VQShape(Tokenizer):
         drop: share of patches that are left out while training, drawn anew in each step
         dropout: of what each sub-layer adds
         shape: weight of the mean square between shapes and what they cover
+        form: weight of the mean square between curves and what they cover, both with mean 0 and deviation 1; 0 as published.
+            Keeps curves learning where scales have shrunk to nothing, which short trainings do not recover from
         crowding: weight of what tokens lack to being apart (the paper's L_div)
         commitment: weight of the mean square that draws vectors to codes
         codebook: weight of the mean square that draws codes to vectors
@@ -103,6 +105,7 @@ class VQShape(Tokenizer):
         drop: float = 0.25,
         dropout: float = 0.1,
         shape: float = 1.0,
+        form: float = 0.0,
         crowding: float = 0.8,
         commitment: float = 1.0,
         codebook: float = 0.25,
@@ -123,12 +126,12 @@ class VQShape(Tokenizer):
             (0 < shortest < 1, f"shortest={shortest}: expected a share between 0 and 1"),
             (begin is None or shortest < begin < 0.5, f"begin={begin}: expected more than shortest and less than 0.5"),
             (0 <= drop < 1, f"drop={drop}: expected a share of 0 or more and less than 1"),
-            (min(shape, crowding) >= 0, f"shape={shape}, crowding={crowding}: expected weights of 0 or more"),
+            (min(shape, form, crowding) >= 0, "shape, form, crowding: expected weights of 0 or more"),
         ):
             if not fine:
                 raise OptionError(f"tokenizer.{fault}")
         self.patch, self.drop, self.points, self.smooth = patch, drop, points, smooth
-        self.shortest, self.weights = shortest, {"shape": shape, "crowding": crowding}
+        self.shortest, self.weights = shortest, {"shape": shape, "form": form, "crowding": crowding}
         self.embed_patch = nn.Linear(patch, dim)
         self.table = nn.Parameter(torch.randn(ceil(spec.length / patch), dim) * 0.02)
         self.stack = Stack(depth, dim, heads, dropout=dropout, norm="post")
@@ -209,9 +212,9 @@ class VQShape(Tokenizer):
     def _penalties(
         self, series: Series, told: Attributes, codes: Tensor, ids: Tensor, valid: Tensor
     ) -> dict[str, Tensor]:
-        """`shape` and `crowding`, weighted."""
+        """`shape`, `form` and `crowding`, weighted."""
         found = {}
-        if self.weights["shape"]:
+        if self.weights["shape"] or self.weights["form"]:
             mask = series.mask[:, 0]
             samples = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
             place = (told.start, told.length, self.points, samples)
@@ -219,8 +222,15 @@ class VQShape(Tokenizer):
             where = valid[..., None]
             if series.observed is not None:  # read between two observed samples, or at one
                 where = where & (excerpts(mask.float(), *place) > 1 - 1e-4)
-            drawn = self._drawn(codes, ids) * told.scale[..., None] + told.mean[..., None]
+            curves = self._drawn(codes, ids)
+            drawn = curves * told.scale[..., None] + told.mean[..., None]
             found["shape"] = self.weights["shape"] * mean((drawn - target).square(), where)
+            if self.weights["form"]:
+                centred = target - target.mean(-1, keepdim=True)
+                deviation = centred.square().mean(-1, keepdim=True).sqrt()
+                told_apart = where & (deviation > 0.01)  # what is flat has no form
+                each = (curves - centred / deviation.clamp(min=0.01)).square()
+                found["form"] = self.weights["form"] * mean(each, told_apart)
         if self.weights["crowding"]:
             each = crowding(told.start, told.length, self.shortest)
             found["crowding"] = self.weights["crowding"] * mean(each, valid[:, 0])
