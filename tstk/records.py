@@ -81,7 +81,7 @@ class Series:
     Args:
         x: [B, C, T] samples
         observed: [B, C, T] bool, False where a sample is missing or padding; None means all observed
-        y: [B] class index, or [B, C, H] future samples; None if unknown
+        y: [B] class index, or [B, K] shares of the classes; [B, C, H] future samples; None if unknown
         key: [B] long, which sample of the data set each row is; the source of reproducible masks
         extra: what else a sample brings, name -> (values [B, S, D], valid [B, S] bool)
     """

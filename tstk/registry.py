@@ -21,7 +21,7 @@ from tstk.errors import NameUnknown, TstkError, did_you_mean
 from tstk.hooks import CONTRACT, Specs
 
 SLOTS = ("tokenizer", "encoder", "decoder", "head", "loss")
-KINDS = (*SLOTS, "data", "config", "recipe", "command", "callback", "kernel", "section")
+KINDS = (*SLOTS, "data", "config", "recipe", "command", "callback", "kernel")
 
 
 @dataclass(frozen=True)

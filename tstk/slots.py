@@ -22,6 +22,8 @@ from tstk.registry import registry
 if TYPE_CHECKING:
     from tstk.draws import Draws
     from tstk.pipeline import Pipeline
+    from tstk.report.known import Known
+    from tstk.report.page import Section
 
 NEEDS = {
     "classes": "class labels",
@@ -98,6 +100,10 @@ class Slot(nn.Module):
     def after_step(self, flows: list[Flow]) -> None:
         """Move state that gradients do not move: teachers, codebooks. Called once per optimizer step with
         the flows of its micro-batches; skipped while this slot is frozen."""
+
+    def section(self, known: Known) -> Section | None:
+        """What this part has to show in the report of its run, if anything; `tstk.report.page` draws."""
+        return None
 
     def load(self, state: Mapping[str, Tensor], old: Spec) -> None:
         """Take trained weights that were made under the Spec `old`; strict.

@@ -16,8 +16,8 @@ from tstk.registry import KINDS, Entry, registry
 def command(kind: str | None, json_: bool) -> None:
     """List components, configs, data readers and commands by kind; all of them if no kind is given.
 
-    KIND is one of tokenizer, encoder, decoder, head, loss, data, config, recipe, command, callback, kernel, section;
-    the plural will do.
+    KIND is one of tokenizer, encoder, decoder, head, loss, data, config, recipe, command, callback, kernel; the plural
+    will do.
     """
     kinds = [k for k in KINDS if registry().entries(k)] if kind is None else [kind_of(kind)]
     if json_:

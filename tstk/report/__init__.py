@@ -1,6 +1,7 @@
 """`report`: all that is known of a run on one page that can be mailed; nothing in it is fetched from elsewhere.
 
-A section is a function from what is known to a title and HTML, or to None where it has nothing to say.
+A section is a function from what is known to a title and HTML, or to None where it has nothing to say. The parts of the
+pipeline may have sections of their own (`Slot.section`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tstk.registry import registry
 from tstk.report.answers import confusion, embeddings, futures, reconstructions
 from tstk.report.codes import codebook, rebuilt
 from tstk.report.known import Known, know
@@ -28,7 +28,7 @@ SECTIONS: list[Callable[[Known], Section | None]] = [
     options,
     again,
 ]
-"""In the order of the page; sections of plugins come before the embeddings."""
+"""In the order of the page; those of parts come before the embeddings."""
 
 
 def report(run: str | Path, out: str | Path | None = None, *, data_root: str | None = None) -> Path:
@@ -49,8 +49,9 @@ def report(run: str | Path, out: str | Path | None = None, *, data_root: str | N
     """
     known = know(run, data_root)
     path = Path(run, "report.html") if out is None else Path(out)
-    own = [registry().load(entry) for entry in registry().entries("section")]
-    at = SECTIONS.index(embeddings)
-    sections = [section for write in (*SECTIONS[:at], *own, *SECTIONS[at:]) if (section := write(known)) is not None]
+    writers = list(SECTIONS)
+    at = writers.index(embeddings)
+    writers[at:at] = [part.section for _, part in known.pipeline.slots()]
+    sections = [section for write in writers if (section := write(known)) is not None]
     write_text(path, page(title(known), sections))
     return path

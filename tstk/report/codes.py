@@ -27,6 +27,8 @@ SHOWN = 64
 """Codes that are drawn at most, the most frequent ones."""
 WINDOWS = 200
 """Series or windows that are looked at."""
+AROUND = 2
+"""Tokens before and after its own whose samples a shape shows too."""
 
 
 def codebook(known: Known) -> Section | None:
@@ -35,9 +37,10 @@ def codebook(known: Known) -> Section | None:
     if spec.vocab is None or spec.step is None or not float(spec.step).is_integer():
         return _drawn_codes(known)
     span = int(spec.step)
-    counts, sums = torch.zeros(spec.vocab), torch.zeros(spec.vocab, span)
+    around = AROUND if spec.tokens > 4 * AROUND else 0
+    counts, sums = torch.zeros(spec.vocab), torch.zeros(spec.vocab, (2 * around + 1) * span)
     for index in known.some(WINDOWS).split(16):
-        ids, stretches = _stretches(known, index, span)
+        ids, stretches = _stretches(known, index, span, around)
         counts += torch.bincount(ids, minlength=spec.vocab)
         sums.index_add_(0, ids, stretches)
     told = {name: float(value) for name, value in spread(counts).items()}
@@ -45,11 +48,11 @@ def codebook(known: Known) -> Section | None:
     used = [int(k) for k in order[:SHOWN] if counts[k]]
     shapes = (sums / counts.clamp(min=1)[:, None]).numpy()
     share = (counts / counts.sum().clamp(min=1))[order].numpy()
-    figures = [_shapes(used, shapes, counts.numpy()), _usage(share)]
+    figures = [_shapes(used, shapes, span, around), _usage(share)]
     text = (
         f"{told['usage']:.0%} of {spec.vocab} codes are in use, as evenly as {told['perplexity']:.0f} equally frequent "
         f"ones would be (perplexity), on {len(known.some(WINDOWS)):,} of {len(known.part):,} series. A shape is the "
-        f"mean of the {span} samples that a code stands for, as the tokenizer sees them; darker ones are more frequent."
+        f"mean of the {span} samples that a code stands for, as the tokenizer sees them; pale: what is around them."
     )
     return Section(f"Codes, {known.part_name} part", paragraph(text) + panels(figures))
 
@@ -160,18 +163,20 @@ def draw_codes(figure: Figure, codes: list[Code]) -> None:
 
 
 @torch.no_grad()
-def _stretches(known: Known, index: Tensor, span: int) -> tuple[Tensor, Tensor]:
-    """Codes [M] of the contexts of some series, and the samples [M, span] of each, all channels' mean."""
+def _stretches(known: Known, index: Tensor, span: int, around: int) -> tuple[Tensor, Tensor]:
+    """Codes [M] of some series, and the samples [M, (2 around + 1) span] of and around each, all channels' mean."""
     pipeline = known.pipeline
     flow = pipeline.tokenize(known.part.batch(index).to(pipeline.mean.device))
     tokens = flow.tokens
     assert tokens.ids is not None
     x = flow.series.x.mean(1)
-    x = F.pad(x, (0, tokens.ids.shape[1] * span - x.shape[-1])).unflatten(-1, (-1, span))
-    return tokens.ids[tokens.valid].cpu(), x[tokens.valid].cpu()
+    x = F.pad(x, (0, tokens.ids.shape[1] * span - x.shape[-1]))
+    x = x.unfold(-1, (2 * around + 1) * span, span)
+    ids, valid = (t[:, around : around + x.shape[1]] for t in (tokens.ids, tokens.valid))
+    return ids[valid].cpu(), x[valid].cpu()
 
 
-def _shapes(used: list[int], shapes: NDArray[np.float32], counts: NDArray[np.float32]) -> str:
+def _shapes(used: list[int], shapes: NDArray[np.float32], span: int, around: int) -> str:
     across = 8
     most = np.abs(shapes[used]).max() if used else 1.0
 
@@ -179,9 +184,11 @@ def _shapes(used: list[int], shapes: NDArray[np.float32], counts: NDArray[np.flo
         for place, k in enumerate(used):
             row, column = divmod(place, across)
             at = column + 0.1 + 0.8 * np.linspace(0, 1, shapes.shape[1])
+            line = 0.42 * shapes[k] / most - row
+            own = slice(around * span, (around + 1) * span)
             axes.plot([column + 0.1, column + 0.9], [-row, -row], color="#eceff3", linewidth=0.8, zorder=0)
-            strength = 0.35 + 0.65 * float(np.sqrt(counts[k] / counts[used[0]]))
-            axes.plot(at, 0.42 * shapes[k] / most - row, color=BLUE, alpha=strength)
+            axes.plot(at, line, color=BLUE, alpha=0.35, linewidth=1)
+            axes.plot(at[own], line[own], color=BLUE, linewidth=2)
         axes.set_axis_off()
 
     what = f"the {len(used)} most frequent codes, as shapes"

@@ -210,10 +210,8 @@ def _bars(axes: Axes, told: Explained, strongest: list[tuple[int, int]]) -> None
     )
 
 
-def section(known: Known) -> Section | None:
-    """Some series of the part with their shapes; nothing for other tokenizers."""
-    if not hasattr(known.pipeline.tokenizer, "curves"):
-        return None
+def section(known: Known) -> Section:
+    """Some series of the part with their shapes."""
     figures = []
     for index in known.some(4).tolist():
         told = explain(known.pipeline, known.part, index, known.data.classes, known.data.channels)

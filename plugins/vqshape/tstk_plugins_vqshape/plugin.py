@@ -49,7 +49,6 @@ def tstk_entries() -> Iterator[Entry]:
         ("text-controls", "commands:controls", "Train with and without texts, and compare"),
     ):
         yield Entry("command", name, f"{_HERE}.{target}", summary)
-    yield Entry("section", "vqshape", f"{_HERE}.explain:section", "Series with their shapes in place, in reports")
     for name, summary in (
         ("pretrain", "The paper's settings with width 256 and 512 codes"),
         ("512-512", "The paper's settings with width 512 and 512 codes"),

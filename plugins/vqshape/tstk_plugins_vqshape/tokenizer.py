@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from tstk.records import Flow, Series, Spec, Tokens
 from tstk.slots import Tokenizer
 from tstk_plugins_vqshape.attributes import GUIDED, AttributeDecoder, Attributes, Guidance
 from tstk_plugins_vqshape.shapes import ShapeDecoder, crowding, excerpts, laid, smoothed
+
+if TYPE_CHECKING:
+    from tstk.report.known import Known
+    from tstk.report.page import Section
 
 
 class _QueryBlock(nn.Module):
@@ -70,8 +74,9 @@ class VQShape(Tokenizer):
         drop: share of patches that are left out while training, drawn anew in each step
         dropout: of what each sub-layer adds
         shape: weight of the mean square between shapes and what they cover
-        form: weight of the mean square between curves and what they cover, both with mean 0 and deviation 1; 0 as published.
-            Keeps curves learning where scales have shrunk to nothing, which short trainings do not recover from
+        form: weight of the mean square between curves and what they cover, both with mean 0 and deviation 1; 0 as
+            published. Keeps curves learning where scales have shrunk to nothing, which short trainings do not recover
+            from
         crowding: weight of what tokens lack to being apart (the paper's L_div)
         commitment: weight of the mean square that draws vectors to codes
         codebook: weight of the mean square that draws codes to vectors
@@ -281,6 +286,12 @@ class VQShape(Tokenizer):
         seen = self.codebook.after_step(passes)  # type: ignore[arg-type]
         for flow in flows:
             flow.logs.update(seen)
+
+    def section(self, known: Known) -> Section:
+        """In a report, some series with their shapes in place, and what each did to the decision."""
+        from tstk_plugins_vqshape.explain import section
+
+        return section(known)
 
     def load(self, state: Mapping[str, Tensor], old: Spec) -> None:
         """Strict, but the table of patches is interpolated to another length, and a text's part is left out if not

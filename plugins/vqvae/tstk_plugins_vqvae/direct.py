@@ -14,7 +14,7 @@ from tstk.slots import Head
 class CodeForecast(Head):
     """Tokens side by side through one matrix to the future, and a small network for its mean and deviation.
 
-    Talukder et al., "TOTEM" (arXiv:2402.16412), section 4. Unlike the paper, the network that forecasts how mean and
+    Talukder et al., "TOTEM" (arXiv:2402.16412). Unlike the paper, the network that forecasts how mean and
     deviation change reads encoded tokens, so that a forecast depends on codes alone, and one loss on the whole forecast
     trains both. It starts from no change.
 
