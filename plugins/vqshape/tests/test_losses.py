@@ -95,7 +95,7 @@ def test_the_entropy_term_is_that_of_its_definition():
         return -(p * np.log(np.maximum(p, 1e-5))).sum()
 
     want = np.mean([entropy(p) for p in rows]) - entropy(np.mean(rows, 0))
-    assert float(flow.terms["entropy"]) == pytest.approx(0.1 * want, rel=1e-3, abs=1e-5)
+    assert float(flow.terms["entropy"].detach()) == pytest.approx(0.1 * want, rel=1e-3, abs=1e-5)
 
 
 def test_crowding_is_that_of_its_definition():

@@ -161,3 +161,12 @@ def test_configs_are_complete():
     for entry in registry().entries("config"):
         if entry.name.startswith("vqshape/") and entry.name.split("/")[1] in ("pretrain", "512-64", "small"):
             assert "[tokenizer]" in call("train", "--config", entry.name, "--print-config").stdout
+
+
+@pytest.mark.parametrize("name", ["tokens", "histogram"])
+def test_a_classifier_of_shapes_can_be_exported(folder, name):
+    from tstk.export import export
+
+    run = load(folder / name)
+    program = export(run)
+    assert program.module()(torch.randn(7, 2, 32)).shape == (7, 2)

@@ -46,7 +46,7 @@ class ShapesToSeries(Decoder):
 
     def forward(self, encoded: Tokens, asked: Tokens, place: Place) -> Tensor:
         """[B, C, T]."""
-        x = torch.cat([self.cls.expand(len(encoded.values), 1, -1), self.read(encoded.values)], 1)
-        valid = torch.cat([encoded.valid.new_ones(len(x), 1), encoded.valid], 1)
+        x = torch.cat([self.cls.expand(encoded.values.shape[0], 1, -1), self.read(encoded.values)], 1)
+        valid = torch.cat([encoded.valid.new_ones(x.shape[0], 1), encoded.valid], 1)
         x = self.answer(self.stack(x, mask=key_mask(valid))[:, 1:])
         return x.unflatten(-1, (self.spec.channels, -1)).transpose(1, 2).flatten(2)[..., : self.spec.length]

@@ -176,7 +176,7 @@ class VQShape(Tokenizer):
         `attrs` has the last four by name, and z [B, N, code_dim] before the codebook; with a text also `z_alone`, which
         is z without it.
         """
-        valid = series.mask.any(-1).expand(-1, len(self.queries))
+        valid = series.mask.any(-1).expand(-1, self.queries.shape[0])
         state = self._gathered(series)
         told = self.attributes(state, self._guided(state, series))
         chosen = self.codebook(told.z, valid)
@@ -185,7 +185,7 @@ class VQShape(Tokenizer):
         attrs = {**facts, "z": told.z}
         if self.guidance is not None and "text" in series.extra:
             attrs["z_alone"] = self.attributes(state, {}).z
-        index = torch.arange(values.shape[1], device=values.device).expand(len(values), -1)
+        index = torch.arange(values.shape[1], device=values.device).expand(values.shape[0], -1)
         pos = (told.start.detach() * values.shape[1])[..., None]
         penalties = self._penalties(series, told, chosen.values, chosen.ids, valid)
         return Tokens(values, pos, index, valid, ids=chosen.ids, attrs=attrs, aux={**chosen.aux, **penalties})
@@ -203,7 +203,7 @@ class VQShape(Tokenizer):
             seen = seen.gather(1, kept)
         look = key_mask(seen)
         state = self.stack(state, mask=look)
-        tokens = self.queries.expand(len(x), -1, -1)
+        tokens = self.queries.expand(x.shape[0], -1, -1)
         for block in self.gather:
             tokens = block(tokens, state, look)
         return tokens
@@ -247,6 +247,8 @@ class VQShape(Tokenizer):
         A code's curve is the same for all tokens that chose it, and so is the curve's derivative, through which a
         token's straight-through gradient passes. With few codes and many tokens that saves most of the time of a step.
         """
+        if torch.compiler.is_compiling():  # a graph cannot depend on how many codes are in use
+            return self.draw_shape(codes)
         used, at = ids.unique(return_inverse=True)
         if len(used) * (codes.shape[-1] + 1) > ids.numel():
             return self.draw_shape(codes)
