@@ -163,6 +163,13 @@ def test_a_teacher_can_be_used_without_its_text(folder):
     assert teacher.tokenize(series).tokens.values.isfinite().all()
 
 
+def test_controls_announce_texts_that_give_the_label_away(folder, tmp_path):
+    call("text", folder / "made.npz", "--template", "a {label}", "--out", tmp_path / "labels.npz")
+    words = ["text-controls", folder / "made.npz", "--text", tmp_path / "labels.npz", "--out", tmp_path / "c"]
+    said = call(*words, "--seeds", "0", "--steps", "1", "--resize", "32", "--batch-size", "8").stderr
+    assert "gives the label away" in said
+
+
 def test_a_student_learns_z_keeps_the_codes_and_does_without_text_and_teacher(folder, tmp_path):
     teacher, moved = folder / "teacher", tmp_path / "teacher"
     teacher.rename(moved)

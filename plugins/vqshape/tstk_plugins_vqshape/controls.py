@@ -109,7 +109,12 @@ def _train(run: Path, config: str, given: dict[str, Any], say: Callable[[str], N
         return
     say(f"training {run}")
     layers = ((config, read_toml(find_config(config))), ("argument", chosen(given)))
-    train(resolve(*layers), run, command=f"tstk text-controls {given['data']}")
+
+    def told(line: str) -> None:
+        if line.startswith("--extra"):  # that a text gives the label away
+            say(line)
+
+    train(resolve(*layers), run, command=f"tstk text-controls {given['data']}", say=told)
 
 
 def _probed(run: Path, data: str | None, features: Any) -> float:
