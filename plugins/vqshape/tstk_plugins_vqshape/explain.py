@@ -139,7 +139,7 @@ def draw(figure: Figure, told: Explained) -> None:
     for row, c in enumerate(lanes):
         axes = figure.add_subplot(grid[row, 0])
         _lane(axes, told, c, [(rank, n) for rank, (at, n) in enumerate(strongest, 1) if at == c])
-        axes.set_ylabel(told.channels[c], fontsize=8)
+        axes.set_ylabel(_name(told, c), fontsize=8)
         if row == len(lanes) - 1:
             axes.set_xlabel("sample")
     _bars(figure.add_subplot(grid[:, 1]), told, strongest)
@@ -158,6 +158,11 @@ def heading(told: Explained) -> str:
 def _lanes(told: Explained) -> list[int]:
     """The channels to draw: where the strongest shapes are."""
     return sorted(dict.fromkeys(c for c, _ in told.strongest()).keys())[:LANES] if len(told.x) > 1 else [0]
+
+
+def _name(told: Explained, channel: int) -> str:
+    name = told.channels[channel]
+    return f"channel {name}" if name.isdigit() else name
 
 
 def _color(told: Explained, value: float) -> str:
@@ -199,7 +204,7 @@ def _bars(axes: Axes, told: Explained, strongest: list[tuple[int, int]]) -> None
     axes.barh(range(len(values)), values, color=[_color(told, v) for v in values], height=0.6)
     names = []
     for rank, (c, n) in enumerate(strongest, 1):
-        lane = f"{told.channels[c]}, " if len(told.x) > 1 else ""
+        lane = f"{_name(told, c)}, " if len(told.x) > 1 else ""
         names.append(f"{rank}  {lane}code {int(told.ids[c, n])}")
     axes.set_yticks(range(len(values)), names, fontsize=8)
     axes.invert_yaxis()
