@@ -20,6 +20,8 @@ from tstk.errors import DataError, did_you_mean
 
 DATE = ("date", "datetime", "timestamp")
 LABEL = ("label", "class", "target", "y")
+NOTES = ("note", "notes", "text", "caption")
+"""Columns that are no samples; `--extra` may bring what they say."""
 GROUPS = ("group", "groups", "subject", "subjects")
 
 
@@ -90,7 +92,8 @@ def _table(path: Path, header: list[str], rows: list[tuple[int, list[str]]], dat
 
 def _series(path: Path, header: list[str], rows: list[tuple[int, list[str]]], label: int | None) -> Raw:
     group = next((i for i, name in enumerate(header) if name.strip().lower() in GROUPS and i != label), None)
-    columns = [i for i in range(len(header)) if i not in (label, group)]
+    noted = {i for i, name in enumerate(header) if name.strip().lower() in NOTES}
+    columns = [i for i in range(len(header)) if i not in (label, group, *noted)]
     if label is None and (text := [i for i in columns if all(_is_text(row[i]) for _, row in rows)]):
         name = header[text[0]]
         raise DataError(f"{path}: the column {name!r} holds text; if these are the labels, give --label {name}")
