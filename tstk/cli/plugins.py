@@ -5,13 +5,39 @@ from __future__ import annotations
 import click
 import rich_click
 
-from tstk.cli.say import as_json, examples, table
+from tstk.cli.say import as_json, examples, note, table
 from tstk.registry import registry
 
 
 @click.group(cls=rich_click.RichGroup)
 def command() -> None:
-    """List installed plugins, working or not."""
+    """List installed plugins, working or not; start one of your own, and check it."""
+
+
+@command.command(cls=rich_click.RichCommand, epilog=examples("tstk plugins check tstk"))
+@click.argument("name", metavar="PLUGIN")
+@rich_click.option("--json", "json_", is_flag=True, help="print JSON")
+def check(name: str, json_: bool) -> None:
+    """Check that a plugin's parts do what the pipeline expects of them; for its author.
+
+    PLUGIN is the name of a distribution (tstk-plugins-NAME), or of its entry point. The same checks run in a plugin's
+    own tests by tstk.testing.contract. The exit code is 1 if one fails.
+    """
+    from tstk.testing import Outcome, examine
+
+    def tell(outcome: Outcome) -> None:
+        if outcome.state == "failed":
+            click.echo(f"{click.style('failed', fg='red')}  {outcome.case}\n        {outcome.reason}")
+        elif outcome.state == "excused":
+            note(f"excused  {outcome.case}: {outcome.reason}")
+
+    report = examine(name, (lambda outcome: None) if json_ else tell)
+    if json_:
+        as_json([{"check": str(o.case), "state": o.state, "reason": o.reason} for o in report.outcomes])
+    else:
+        click.echo(str(report))
+    if report.failed:
+        raise click.exceptions.Exit(1)
 
 
 @command.command("list", cls=rich_click.RichCommand, epilog=examples("tstk plugins list", "tstk plugins list --json"))
