@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import rich_click
 
 from tstk.cli.say import as_json, examples, note, table
 from tstk.registry import registry
+from tstk.scaffold import KINDS, write
 
 
 @click.group(cls=rich_click.RichGroup)
@@ -14,10 +17,28 @@ def command() -> None:
     """List installed plugins, working or not; start one of your own, and check it."""
 
 
+@command.command(cls=rich_click.RichCommand, epilog=examples("tstk plugins new wavelets --kind tokenizer"))
+@click.argument("name")
+@rich_click.option("--kind", default="tokenizer", show_default=True, metavar="|".join(KINDS), help="what to make")
+@rich_click.option("--out", metavar="DIR", help="the folder to write; NAME if not given")
+def new(name: str, kind: str, out: str | None) -> None:
+    """Write a plugin of your own that works before a line is changed: project file, entry, part, config, tests, CI."""
+    folder = Path(name if out is None else out)
+    for path in write(name, kind, folder):
+        click.echo(str(path))
+    short = name.removeprefix("tstk-plugins-")
+    steps = (
+        f"pip install --editable {folder}",
+        f"tstk show {kind} {short}",
+        f"tstk plugins check tstk-plugins-{short}",
+    )
+    click.echo("\n  ".join(["\nNext:", *steps]))
+
+
 @command.command(cls=rich_click.RichCommand, epilog=examples("tstk plugins check tstk"))
-@click.argument("name", metavar="PLUGIN")
+@click.argument("names", metavar="PLUGIN...", nargs=-1, required=True)
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
-def check(name: str, json_: bool) -> None:
+def check(names: tuple[str, ...], json_: bool) -> None:
     """Check that a plugin's parts do what the pipeline expects of them; for its author.
 
     PLUGIN is the name of a distribution (tstk-plugins-NAME), or of its entry point. The same checks run in a plugin's
@@ -31,12 +52,15 @@ def check(name: str, json_: bool) -> None:
         elif outcome.state == "excused":
             note(f"excused  {outcome.case}: {outcome.reason}")
 
-    report = examine(name, (lambda outcome: None) if json_ else tell)
+    reports = {}
+    for name in names:
+        reports[name] = examine(name, (lambda outcome: None) if json_ else tell)
+        if not json_:
+            click.echo((f"{name}: " if names[1:] else "") + str(reports[name]))
     if json_:
-        as_json([{"check": str(o.case), "state": o.state, "reason": o.reason} for o in report.outcomes])
-    else:
-        click.echo(str(report))
-    if report.failed:
+        rows = [(name, o) for name, report in reports.items() for o in report.outcomes]
+        as_json([{"plugin": n, "check": str(o.case), "state": o.state, "reason": o.reason} for n, o in rows])
+    if any(report.failed for report in reports.values()):
         raise click.exceptions.Exit(1)
 
 
