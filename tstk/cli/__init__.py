@@ -22,8 +22,8 @@ class Verbs(rich_click.RichGroup):
     """The group of all commands. `get_command` answers from names and summaries; `resolve_command` imports."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands, in the order of their registration."""
-        return registry().names("command")
+        """Names of all commands, in the order of their registration; `tstk list command` has the clashing ones too."""
+        return [name for name in registry().names("command") if "/" not in name]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A stand-in that has a name and a summary, for help and completion."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import rich_click
 
 from tstk.cli.say import as_json, examples, note, table
-from tstk.registry import registry
+from tstk.health import burdens, faults, licence
+from tstk.registry import Plugin, registry
 from tstk.scaffold import KINDS, write
 
 
@@ -67,46 +69,58 @@ def check(names: tuple[str, ...], json_: bool) -> None:
 @command.command("list", cls=rich_click.RichCommand, epilog=examples("tstk plugins list", "tstk plugins list --json"))
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def list_(json_: bool) -> None:
-    """List installed plugins: version, number of entries, milliseconds to import, and what is wrong with them.
+    """List installed plugins: version, entries, milliseconds to import, licence, papers, and what is wrong with them.
 
-    The variable TSTK_PLUGINS chooses which are read: none, or names with commas between them.
+    The variable TSTK_PLUGINS chooses which are read: none, or names with commas between them. With TSTK_STRICT=1 a
+    plugin that fails stops every command, with its traceback.
     """
-    plugins = registry().plugins
+    rows = [_about(p) for p in registry().plugins]
     if json_:
-        as_json(
+        as_json(rows)
+        return
+    table(
+        ["plugin", "version", "entries", "ms", "state", "licence", "papers"],
+        [
             [
-                {
-                    "plugin": p.dist,
-                    "version": p.version,
-                    "module": p.module,
-                    "entries": len(p.entries),
-                    "milliseconds": round(p.milliseconds, 1),
-                    "heavy": p.heavy,
-                    "error": p.error,
-                }
-                for p in plugins
+                r["plugin"],
+                r["version"],
+                r["entries"],
+                f"{r['milliseconds']:.1f}",
+                _state(r),
+                r["licence"],
+                _some(r["papers"]),
             ]
-        )
-    else:
-        table(
-            ["plugin", "version", "entries", "ms", "state"],
-            [
-                [
-                    p.dist,
-                    p.version,
-                    len(p.entries),
-                    f"{p.milliseconds:.1f}",
-                    "broken" if p.error else "imports torch" if p.heavy else "works",
-                ]
-                for p in plugins
-            ],
-            right=["entries", "ms"],
-        )
-    for p in plugins:
-        if p.error:
-            click.echo(f"warning: the plugin {p.dist} failed to load: {p.error}", err=True)
-        elif p.heavy:
-            click.echo(
-                f"warning: the plugin {p.dist} imports torch when it is listed, which makes every command slow",
-                err=True,
-            )
+            for r in rows
+        ],
+        right=["entries", "ms"],
+    )
+    for row in rows:
+        for line in (*row["faults"], *row["burdens"]):
+            click.echo(f"warning: {row['plugin']}: {line}", err=True)
+
+
+def _about(plugin: Plugin) -> dict[str, Any]:
+    """A plugin, JSON-able."""
+    return {
+        "plugin": plugin.dist,
+        "version": plugin.version,
+        "module": plugin.module,
+        "entries": len(plugin.entries),
+        "milliseconds": round(plugin.milliseconds, 1),
+        "heavy": plugin.heavy,
+        "error": plugin.error,
+        "faults": faults(plugin),
+        "burdens": burdens(plugin),
+        "licence": licence(plugin.dist),
+        "papers": list(dict.fromkeys(e.paper for e in plugin.entries if e.paper)),
+    }
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["error"]:
+        return "broken"
+    return "has faults" if row["faults"] else "slow" if row["burdens"] else "works"
+
+
+def _some(papers: list[str], most: int = 2) -> str:
+    return "; ".join(papers[:most]) + (f" and {len(papers) - most} more" if len(papers) > most else "")
