@@ -16,6 +16,7 @@ from torch import nn
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
+from tstk.callbacks import called
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
@@ -70,6 +71,7 @@ def fit(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     threads: int | None = None,
+    callbacks: tuple[str, ...] = (),
 ) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
 
@@ -95,6 +97,7 @@ def fit(
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32
         threads: of the CPU; none leaves it to torch
+        callbacks: what plugins offer to look on with, by name (tstk list callbacks)
     """
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training part is empty")
@@ -114,8 +117,11 @@ def fit(
     averaged = Average(trained, average)
     begin = time.perf_counter()
     step = 0
+    told = called(callbacks)
     if watcher:
         watcher.begin(total, epochs)
+    for callback in told.values():
+        callback.begin(pipeline, total, epochs)
     with _threads(threads), _denormals_flushed():
         for epoch in range(1, epochs + 1):
             pipeline.train()
@@ -145,6 +151,8 @@ def fit(
                 pipeline.after_step(flows)
                 averaged.update()
                 ledger.enter(step, rows, flows)
+                for callback in told.values():
+                    callback.step(step, flows)
                 fitted.started = fitted.started or time.time()
             row = ledger.close()
             row["lr"] = ramp.get_last_lr()[0]
@@ -155,6 +163,9 @@ def fit(
                         row["val"]["probe"] = told_apart(pipeline, data.train, data.val)
                 for name, value in row["val"].items():
                     check_finite(f"{name!r} of the validation part", value, f"after step {step}", epoch)
+                for name, callback in told.items():
+                    if found := callback.epoch(row, pipeline):
+                        row.setdefault("callbacks", {})[name] = found
                 row["seconds"] = round(time.perf_counter() - begin, 3)
                 fitted.history.append(row)
                 improved = judge.improved(row, pipeline)
@@ -167,6 +178,8 @@ def fit(
     fitted.seconds = time.perf_counter() - begin
     pipeline.load_state_dict(judge.state)
     pipeline.eval()
+    for callback in told.values():
+        callback.end(fitted.best)
     return fitted
 
 

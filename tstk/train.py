@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tstk.assemble import rehearse
+from tstk.callbacks import called
 from tstk.checkpoint import launch, save_config, save_weights, versions
 from tstk.config import Config
 from tstk.data.dataset import Dataset
@@ -97,6 +98,7 @@ def train(
     """
     begin = time.time()
     folder = fresh(out)
+    called(config.options("train")["callbacks"])  # a slip is told before any data are read
     pipeline, data = prepare(config, say)
     if ready:
         ready(pipeline, data)

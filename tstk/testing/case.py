@@ -10,7 +10,7 @@ from unittest import SkipTest
 
 from tstk.errors import NameUnknown, did_you_mean
 from tstk.registry import SLOTS, Entry, Plugin, registry
-from tstk.testing import answers, components, encoders, gradients, others, tokenizers
+from tstk.testing import answers, components, encoders, gradients, kernels, others, tokenizers
 from tstk.testing.expect import Excused, NotApplicable
 from tstk.testing.subject import Lonely, steering, subject
 
@@ -51,6 +51,8 @@ KIND: dict[str, tuple[Check, ...]] = {
     "config": (others.resolves,),
     "recipe": (others.has_stages,),
     "command": (others.is_a_command,),
+    "callback": (others.is_a_callback,),
+    "kernel": (kernels.answers_as_the_reference,),
 }
 
 

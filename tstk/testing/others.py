@@ -29,7 +29,7 @@ def is_named_well(plugin: Plugin) -> None:
     """Names are lower case without spaces, and each entry has a summary of one line."""
     for entry in plugin.entries:
         expect(
-            entry.name == entry.name.lower() and not set(" _") & set(entry.name),
+            entry.name == entry.name.lower() and not set(" _") & set(entry.name.rpartition("/")[2]),
             f"{entry.kind} {entry.name!r}: expected lower case with hyphens",
         )
         expect(
@@ -93,6 +93,18 @@ def has_stages(entry: Entry) -> None:
                 find_config(stage.config)
     except TstkError as e:
         raise AssertionError(str(e)) from None
+
+
+def is_a_callback(entry: Entry) -> None:
+    """The target is made without arguments and may be told of everything."""
+    from tstk.callbacks import Callback
+
+    found = registry().load(entry)
+    expect(
+        isinstance(found, type) and issubclass(found, Callback),
+        f"{entry.target} is {found!r}; expected a class that extends tstk.Callback",
+    )
+    found()
 
 
 def is_a_command(entry: Entry) -> None:
