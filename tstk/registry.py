@@ -167,15 +167,16 @@ class Registry:
 
     def _unknown(self, kind: str, name: str, dist: str, short: str) -> str:
         text = f"No {kind} is called {name!r}."
-        hint = did_you_mean(name, self.names(kind)) or did_you_mean(short, self.names(kind))
+        hint = did_you_mean(name, self.names(kind))
+        folder = any(e.name.startswith(f"{dist}/") for e in self.entries(kind))
+        if not hint and dist and not folder and all(p.dist != dist for p in self.plugins):
+            hint = f" The plugin {dist} is not installed: pip install {dist}"
+        hint = hint or did_you_mean(short, self.names(kind))
         if not hint:
             elsewhere = [k for k in KINDS if k != kind and (k, short) in self._table]
             hint = f" {short!r} is a {elsewhere[0]}." if elsewhere else ""
         if not hint and self.names(kind):
             hint = f" There are: {', '.join(self.names(kind))}."
-        folder = any(e.name.startswith(f"{dist}/") for e in self.entries(kind))
-        if dist and not folder and all(p.dist != dist for p in self.plugins):
-            hint = f" The plugin {dist} is not installed: pip install {dist}"
         broken = [f"{p.dist} ({p.error})" for p in self.plugins if p.error and dist in ("", p.dist)]
         return text + hint + (f" Plugins that failed to load: {'; '.join(broken)}." if broken else "")
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import rich_click
 
+from tstk.cli import complete
 from tstk.cli.say import as_json, examples, note, table
 from tstk.health import burdens, faults, licence
 from tstk.registry import Plugin, registry
@@ -21,7 +22,14 @@ def command() -> None:
 
 @command.command(cls=rich_click.RichCommand, epilog=examples("tstk plugins new wavelets --kind tokenizer"))
 @click.argument("name")
-@rich_click.option("--kind", default="tokenizer", show_default=True, metavar="|".join(KINDS), help="what to make")
+@rich_click.option(
+    "--kind",
+    default="tokenizer",
+    show_default=True,
+    metavar="|".join(KINDS),
+    help="what to make",
+    shell_complete=complete.words(*KINDS),
+)
 @rich_click.option("--out", metavar="DIR", help="the folder to write; NAME if not given")
 def new(name: str, kind: str, out: str | None) -> None:
     """Write a plugin of your own that works before a line is changed: project file, entry, part, config, tests, CI."""
@@ -38,7 +46,7 @@ def new(name: str, kind: str, out: str | None) -> None:
 
 
 @command.command(cls=rich_click.RichCommand, epilog=examples("tstk plugins check tstk"))
-@click.argument("names", metavar="PLUGIN...", nargs=-1, required=True)
+@click.argument("names", metavar="PLUGIN...", shell_complete=complete.plugins, nargs=-1, required=True)
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def check(names: tuple[str, ...], json_: bool) -> None:
     """Check that a plugin's parts do what the pipeline expects of them; for its author.

@@ -7,16 +7,17 @@ from typing import Any
 import click
 import rich_click
 
+from tstk.cli.complete import entry_of_kind, words
 from tstk.cli.list import about, kind_of
 from tstk.cli.say import as_json, examples, table
 from tstk.config import shipped
 from tstk.outline import Option, Outline, outline
-from tstk.registry import SLOTS, registry
+from tstk.registry import KINDS, SLOTS, registry
 
 
 @click.command(cls=rich_click.RichCommand, epilog=examples("tstk show encoder bert", "tstk show loss masked --json"))
-@click.argument("kind")
-@click.argument("name")
+@click.argument("kind", shell_complete=words(*KINDS))
+@click.argument("name", shell_complete=entry_of_kind)
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def command(kind: str, name: str, json_: bool) -> None:
     """Show a component: what it does, its options, what it needs and provides, its paper."""
