@@ -90,7 +90,7 @@ def values(shell, text):
     lines = text.splitlines()
     if shell == "zsh":  # type, value and help, a line each
         return set(lines[1::3])
-    return {line.partition(",")[2].partition("\t")[0] for line in lines}
+    return {line.partition(",")[2].partition("\t")[0] for line in lines if line}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

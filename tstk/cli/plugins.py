@@ -48,13 +48,16 @@ def new(name: str, kind: str, out: str | None) -> None:
 @command.command(cls=rich_click.RichCommand, epilog=examples("tstk plugins check tstk"))
 @click.argument("names", metavar="PLUGIN...", shell_complete=complete.plugins, nargs=-1, required=True)
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
-def check(names: tuple[str, ...], json_: bool) -> None:
+@rich_click.option("--mixes", is_flag=True, help="also train its parts with everything that is installed, a step each")
+def check(names: tuple[str, ...], json_: bool, mixes: bool) -> None:
     """Check that a plugin's parts do what the pipeline expects of them; for its author.
 
     PLUGIN is the name of a distribution (tstk-plugins-NAME), or of its entry point. The same checks run in a plugin's
     own tests by tstk.testing.contract. The exit code is 1 if one fails.
     """
     from tstk.testing import Outcome, examine
+    from tstk.testing.case import plugin_of
+    from tstk.testing.mixes import mixes as tried
 
     def tell(outcome: Outcome) -> None:
         if outcome.state == "failed":
@@ -67,10 +70,26 @@ def check(names: tuple[str, ...], json_: bool) -> None:
         reports[name] = examine(name, (lambda outcome: None) if json_ else tell)
         if not json_:
             click.echo((f"{name}: " if names[1:] else "") + str(reports[name]))
+    rows = [
+        {"plugin": name, "check": str(o.case), "state": o.state, "reason": o.reason}
+        for name, report in reports.items()
+        for o in report.outcomes
+    ]
+    for name in names if mixes else ():
+        found = [
+            {"plugin": name, "mix": str(m), "state": m.state, "reason": m.reason} for m in tried(plugin_of(name).dist)
+        ]
+        rows += found
+        if not json_:
+            click.echo(
+                "".join(f"failed  {r['mix']}\n        {r['reason']}\n" for r in found if r["state"] == "failed"),
+                nl=False,
+            )
+            told = [f"{sum(r['state'] == s for r in found)} {s}" for s in ("trained", "refused", "failed")]
+            click.echo(f"{len(found)} mixes: {', '.join(told)}")
     if json_:
-        rows = [(name, o) for name, report in reports.items() for o in report.outcomes]
-        as_json([{"plugin": n, "check": str(o.case), "state": o.state, "reason": o.reason} for n, o in rows])
-    if any(report.failed for report in reports.values()):
+        as_json(rows)
+    if any(row["state"] == "failed" for row in rows):
         raise click.exceptions.Exit(1)
 
 

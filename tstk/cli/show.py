@@ -45,24 +45,26 @@ def command(kind: str, name: str, json_: bool) -> None:
     if seen.options:
         table(
             ["option", "type", "default", "what it does"],
-            [[o.flag, o.hint, _default(o), o.help] for o in seen.options.values()],
+            [[o.flag, o.hint, default(o), o.help] for o in seen.options.values()],
         )
         click.echo()
     facts |= {"paper": entry.paper, "plugin": f"{entry.dist} {version}"}
     for key, value in facts.items():
         if value:
             click.echo(f"{key + ':':10}{value}")
-    if example := _example(entry.kind, name):
-        click.echo(f"{'try:':10}{example}")
+    if trial := example(entry.kind, name):
+        click.echo(f"{'try:':10}{trial}")
 
 
-def _example(kind: str, name: str) -> str:
+def example(kind: str, name: str) -> str:
+    """A command that tries a thing out; empty if there is none."""
     if kind in SLOTS:
         return f"tstk train --{kind} {name} --dry-run"
     return {"config": f"tstk train --config {name}", "command": f"tstk {name} --help"}.get(kind, "")
 
 
-def _default(option: Option) -> str:
+def default(option: Option) -> str:
+    """The default of an option, as it is typed."""
     if isinstance(option.default, bool):
         return "on" if option.default else "off"
     if isinstance(option.default, tuple):
