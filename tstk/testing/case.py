@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import SkipTest
 
-from tstk.errors import NameUnknown, did_you_mean
+from tstk.errors import NameUnknown, TstkError, did_you_mean
 from tstk.registry import SLOTS, Entry, Plugin, registry
 from tstk.testing import answers, components, encoders, gradients, kernels, others, tokenizers
 from tstk.testing.expect import Excused, NotApplicable
@@ -146,7 +146,7 @@ def plugin_of(dist: str) -> Plugin:
 
     Raises:
         NameUnknown: it is not installed
-        AssertionError: it is, but failed to load
+        TstkError: it is, but failed to load
     """
     found = [p for p in registry().plugins if dist in (p.dist, p.name)]
     if not found:
@@ -156,7 +156,7 @@ def plugin_of(dist: str) -> Plugin:
             "To install one that you write: pip install --editable FOLDER"
         )
     if found[0].error:
-        raise AssertionError(f"{dist} failed to load: {found[0].error}")
+        raise TstkError(f"{dist} failed to load: {found[0].error}")
     return found[0]
 
 
