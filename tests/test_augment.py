@@ -2,7 +2,7 @@
 
 import torch
 
-from tstk.augment import crop
+from tstk.augment import crop, mix
 from tstk.draws import Draws
 from tstk.records import Series
 
@@ -38,3 +38,60 @@ def test_a_crop_as_long_as_the_series_changes_nothing():
     series = batch()
     assert crop(series, 20, Draws(0, 1, torch.arange(3))) is series
     assert crop(series, 30, Draws(0, 1, torch.arange(3))) is series
+
+
+def labelled(count=64, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 2, 5, generator=draw)
+    return Series(x, None, torch.arange(count) % 3, torch.arange(count))
+
+
+def test_a_mixture_is_two_series_of_the_batch_and_their_labels_in_the_same_shares():
+    series = labelled()
+    mixed = mix(series, 0.4, 3, Draws(0, 1, series.key))
+    assert torch.allclose(mixed.y.sum(1), torch.ones(64))
+    partners = set()
+    for x, y, mine, label in zip(mixed.x, mixed.y, series.x, series.y, strict=True):
+        # x = mine + (1 - share) (other - mine): the difference points at one of the others
+        fits = []
+        for i, other in enumerate(series.x):
+            way = (other - mine).flatten()
+            part = float((x - mine).flatten() @ way / (way @ way).clamp(min=1e-9))
+            if torch.allclose(mine + part * (other - mine), x, atol=1e-5) and -1e-4 < part < 1.0001:
+                fits.append((i, part))
+        assert fits
+        want = [torch.eye(3)[label] * (1 - p) + torch.eye(3)[series.y[i]] * p for i, p in fits]
+        assert any(torch.allclose(w, y, atol=1e-4) for w in want)
+        partners.add(fits[0][0])
+    assert len(partners) > 20
+
+
+def test_shares_follow_the_beta_distribution_and_belong_to_the_series():
+    series = labelled(4000)
+    series.y = torch.arange(4000) % 2
+    shares = mix(series, 0.2, 2, Draws(0, 1, series.key)).y
+    own = shares.gather(1, series.y[:, None])[:, 0]
+    crossed = own[own < 0.999999]
+    # Beta(0.2, 0.2) has variance 1 / (4 (2 * 0.2 + 1)); series of equal classes do not show their shares
+    assert abs(crossed.var() - 1 / (4 * 1.4)) < 0.03
+    assert abs(crossed.mean() - 0.5) < 0.05
+    few = series.but(x=series.x[:9], y=series.y[:9], key=series.key[:9])
+    again = mix(few, 0.2, 2, Draws(0, 1, few.key)).y.gather(1, few.y[:, None])[:, 0]
+    told = (own[:9] < 0.999999) & (again < 0.999999)
+    assert told.any()
+    assert torch.allclose(own[:9][told], again[told])
+
+
+def test_what_only_one_of_two_series_has_stands_alone_and_unknown_labels_count_for_nothing():
+    series = labelled(2)
+    series.y = torch.tensor([1, -1])
+    series.observed = torch.ones_like(series.x, dtype=torch.bool)
+    series.observed[0, 0, 2:] = series.observed[1, 0, 4:] = False
+    series.x = series.x * series.observed
+    mixed = mix(series, 1.0, 3, Draws(0, 3, series.key))
+    assert torch.equal(mixed.x[:, 0, 2:4], series.x[1:, 0, 2:4].expand(2, -1))
+    assert not mixed.observed[:, 0, 4].any()
+    assert mixed.observed[:, 0, :4].all()
+    assert (mixed.y[:, [0, 2]] == 0).all()
+    assert (mixed.y[:, 1] > 0).all()
+    assert (mixed.y[:, 1] < 1).all()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tstk.recipe import read_recipe
+
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "plugin-guide.md"  # which has a test of its own, as it installs something
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
@@ -33,6 +35,8 @@ def quick(command):
         words += ["--steps", "2", "--batch-size", "8", "--quiet"]
         if {"bert", "transformer"} & set(words) and "--horizon" in words:
             words += ["--encoder.dim", "8", "--encoder.depth", "1", "--encoder.heads", "2"]
+    if words[0] == "run":
+        words += [word for stage in read_recipe(words[1]) for word in ("--set", f"{stage.name}.steps=2")]
     return words
 
 

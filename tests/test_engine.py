@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from tstk.config import resolve
 from tstk.data.load import load
 from tstk.errors import DataError, OptionError, TrainingError
 from tstk.evaluate import evaluate, standard_error
+from tstk.rates import groups
 from tstk.train import prepare, train
 
 fit = partial(engine.fit, device="cpu")
@@ -173,6 +176,36 @@ def test_only_matrices_decay(npz):
         assert torch.equal(after[name], before[name]), name
 
 
+def test_tensorboard_is_told_what_a_watcher_is_told(npz, monkeypatch, tmp_path):
+    told = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == str(tmp_path)
+
+        def add_scalar(self, name, value, step):
+            told.append((name, value, step))
+
+        def flush(self):
+            told.append("flushed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    pipeline, data = ready(npz, head="linear")
+    log = Log()
+    fitted = fit(pipeline, data, log, steps=3, batch_size=8, tensorboard=str(tmp_path))
+    losses = {step: value for name, value, step in [t for t in told if len(t) == 3] if name == "train/loss"}
+    assert losses == {step: terms["loss"] for step, terms in log.steps}
+    assert ("val/accuracy", fitted.history[0]["val"]["accuracy"], log.steps[-1][0]) in told
+    assert told[-1] == "flushed"
+
+
+def test_tensorboard_that_is_not_there_is_asked_for(npz, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match="pip install tensorboard"):
+        fit(pipeline, data, steps=1, tensorboard=str(tmp_path))
+
+
 def test_a_part_may_have_a_rate_of_its_own(npz):
     pipeline, data = ready(npz, head="linear")
     pipeline.encoder.rates = lambda: {"stack": 1e-12}
@@ -182,6 +215,24 @@ def test_a_part_may_have_a_rate_of_its_own(npz):
     assert max(v for n, v in moved.items() if n.startswith("encoder.stack.")) < 1e-8
     assert moved["encoder.table"] > 1e-3
     assert moved["head.classify.weight"] > 1e-3
+
+
+def test_a_part_can_be_given_its_rate_by_name_and_the_nearest_name_counts(npz):
+    pipeline, data = ready(npz, head="linear")
+    before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
+    fit(pipeline, data, steps=3, batch_size=8, lr=0.1, lr_of=("encoder=1e-12", "encoder.table=0.1"), select="last")
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
+    assert max(v for n, v in moved.items() if n.startswith("encoder.stack.")) < 1e-8
+    assert moved["encoder.table"] > 1e-3
+    assert moved["head.classify.weight"] > 1e-3
+
+
+def test_a_rate_without_a_part_or_a_number_is_refused(npz):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match=r"--lr-of encodr=1e-3: no part.*encoder"):
+        fit(pipeline, data, epochs=1, lr_of=("encodr=1e-3",))
+    with pytest.raises(OptionError, match="PART=RATE"):
+        fit(pipeline, data, epochs=1, lr_of=("encoder",))
 
 
 def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
@@ -343,6 +394,8 @@ def test_averaged_weights_are_selected_and_training_goes_on_from_the_others(npz)
         ({"epochs": 0}, "epochs=0"),
         ({"steps": 0}, "steps=0"),
         ({"warmup": 1.0}, "warmup=1.0"),
+        ({"layer_decay": 0.0}, "layer_decay=0.0"),
+        ({"mixup": -1.0}, "--mixup -1.0"),
         ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
     ],
 )
@@ -421,3 +474,65 @@ def test_a_probe_needs_classes(csv):
     pipeline, data = ready(table(csv), loss=TAIL)
     with pytest.raises(OptionError, match=r"--probe 1: .* has no classes"):
         fit(pipeline, data, steps=1, probe=1)
+
+
+def test_lower_layers_take_smaller_rates_and_what_is_above_them_the_whole(npz):
+    pipeline, data = ready(npz, head="linear", encoder={**ENCODER, "depth": 2, "cls": True})
+    before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
+    options = {"warmup": 0, "schedule": "constant", "select": "last", "average": 0, "clip": 0, "weight_decay": 0}
+    fit(pipeline, data, steps=1, batch_size=8, lr=1e-2, layer_decay=0.5, **options)
+    # Adam's first step moves every parameter that has a gradient by its rate
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
+    shares = {"head.": 1, "encoder.stack.norm": 1, "encoder.stack.blocks.1": 0.5, "encoder.stack.blocks.0": 0.25}
+    shares |= {"encoder.table": 0.125, "encoder.cls": 0.125, "tokenizer.project.weight": 0.125}
+    for start, share in shares.items():
+        found = [v for n, v in moved.items() if n.startswith(start) and v > 0]
+        assert max(found) == pytest.approx(1e-2 * share, rel=1e-2), start
+
+
+@pytest.mark.parametrize(
+    "encoder", [{"use": "identity"}, {"use": "hf", "dim": 16, "depth": 2, "heads": 2}, {"use": "bert"}]
+)
+def test_every_encoder_has_lower_and_higher_layers_or_none(npz, encoder):
+    small = {"dim": 16, "depth": 2, "heads": 2} if encoder["use"] == "bert" else {}
+    pipeline, _ = ready(npz, head="linear", encoder={**encoder, **small})
+    found = groups(pipeline, 1.0, 0.0, 0.5)
+    rates = {group["lr"] for group in found}
+    assert sum(len(g["params"]) for g in found) == len([p for p in pipeline.parameters() if p.requires_grad])
+    depth = 0 if encoder["use"] == "identity" else 2
+    assert rates == {1.0, *(0.5 ** (i + 1) for i in range(depth + 1))}
+
+
+def test_mixed_labels_are_for_training_alone_and_change_what_is_learnt(npz, monkeypatch):
+    shapes = []
+    pipeline, data = ready(npz, head="linear")
+    forward = type(pipeline).forward
+
+    def watched(self, series, *draws):
+        shapes.append((self.training, series.y.ndim))
+        return forward(self, series, *draws)
+
+    monkeypatch.setattr(type(pipeline), "forward", watched)
+    fit(pipeline, data, steps=2, mixup=0.2)
+    assert {n for training, n in shapes if training} == {2}
+    assert {n for training, n in shapes if not training} == {1}
+
+
+def test_series_without_classes_cannot_be_mixed(csv):
+    pipeline, data = ready(table(csv), head="forecast")
+    with pytest.raises(OptionError, match=r"--mixup 0\.2"):
+        fit(pipeline, data, steps=1, mixup=0.2)
+
+
+def test_blocks_are_run_again_only_while_training_and_only_if_asked(npz):
+    histories = []
+    for again in (False, True):
+        pipeline, data = ready(npz, head="cot")
+        runs = []
+        block = pipeline.encoder.stack.blocks[0]
+        block.register_forward_pre_hook(lambda m, *_, runs=runs: runs.append(m.training))
+        fitted = fit(pipeline, data, steps=2, batch_size=8, recompute=again)
+        assert runs.count(True) == (4 if again else 2)
+        assert not pipeline.encoder.stack.recompute
+        histories.append(fitted.history[-1]["val"]["loss"])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5)

@@ -101,6 +101,16 @@ def test_cross_entropy_is_torchs_and_unlabelled_series_do_not_count(smoothing):
     close(value, F.cross_entropy(logits[known], labels[known], label_smoothing=smoothing))
 
 
+def test_shares_of_classes_are_marked_as_the_classes_would_be():
+    loss = create("loss", "cross-entropy", SLIM, smoothing=0.1)
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, -1, 1])
+    shares = F.one_hot(labels.clamp(min=0), 3) * (labels >= 0)[:, None] * 1.0
+    close(marked(loss, logits, shares)["cross_entropy"], marked(loss, logits, labels)["cross_entropy"])
+    half = torch.tensor([[0.5, 0.5, 0.0]])
+    each = [marked(loss, logits[:1], torch.tensor([i]))["cross_entropy"] for i in range(2)]
+    close(marked(loss, logits[:1], half)["cross_entropy"], sum(each) / 2)
+
+
 def test_balanced_classes_are_weighted_by_inverse_frequency():
     counts = (90, 9, 1)
     loss = create("loss", "cross-entropy", SLIM.but(counts=counts), balanced=True)

@@ -226,6 +226,34 @@ def test_the_same_run_makes_the_same_page(masked, tmp_path):
     assert first == again
 
 
+def test_a_part_may_have_a_section_of_its_own(masked, tmp_path, monkeypatch):
+    from tstk.builtin.tokenizers.patch import Patch
+    from tstk.report.page import Section
+
+    monkeypatch.setattr(Patch, "section", lambda self, known: Section("Patches", f"<p>of {self.window} samples</p>"))
+    page = read(masked, tmp_path)
+    assert "Patches" in page.titles
+    assert page.titles.index("Training") < page.titles.index("Patches") < page.titles.index("Config")
+    assert "of 4 samples" in page.text
+
+
+@pytest.mark.parametrize("channels", ["mixed", "independent"])
+def test_a_report_shows_what_reasoning_tokens_look_at(npz, tmp_path, channels):
+    wiring = {"channels": channels}
+    run = trained(tmp_path / "run", epochs=1, head={"use": "cot", "tokens": 3}, data=npz, pipeline=wiring)
+    page = read(run, tmp_path)
+    assert "What the reasoning tokens look at, test part" in page.titles
+    maps = [p for p in page.pictures if "Attention of 3 reasoning tokens" in p["alt"]]
+    assert len(maps) == 4
+    pipeline = load(run)
+    series = load_data(npz).test.batch(torch.arange(4))
+    tokens = pipeline.encode(series)
+    looks = pipeline.head.looks(tokens)
+    assert looks.shape == (4, 3, 5 * (1 if channels == "mixed" else 2))
+    torch.testing.assert_close(looks.sum(-1), torch.ones(4, 3))
+    assert not looks.masked_select(~tokens.valid[:, None]).any()
+
+
 def test_a_report_without_matplotlib_says_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(TstkError, match=r"matplotlib, which is not installed: pip install 'tstk\[plot\]'"):

@@ -12,16 +12,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
+from tstk.augment import mix
+from tstk.board import Board
 from tstk.callbacks import called
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
+from tstk.nn.blocks import recomputing
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
+from tstk.rates import groups
 from tstk.records import Series
 
 if TYPE_CHECKING:
@@ -57,13 +60,17 @@ def fit(
     steps: int | None = None,
     batch_size: int = 64,
     lr: float = 1e-3,
+    lr_of: tuple[str, ...] = (),
     weight_decay: float = 0.05,
     warmup: float = 0.1,
     schedule: Literal["cosine", "constant"] = "cosine",
+    layer_decay: float = 1.0,
     clip: float = 1.0,
     average: float = 0.998,
     accumulate: int = 1,
     crop: int | None = None,
+    mixup: float = 0.0,
+    recompute: bool = False,
     probe: int | None = None,
     patience: int | None = None,
     select: Literal["score", "loss", "last"] = "score",
@@ -72,22 +79,30 @@ def fit(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     threads: int | None = None,
     callbacks: tuple[str, ...] = (),
+    tensorboard: str | None = None,
 ) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
 
     Args:
         epochs: passes over the training data; none means enough for 1500 steps, between 10 and 100 passes
         steps: optimizer steps, instead of epochs
-        batch_size: series per batch
+        batch_size: series per batch, of all processes together if there are several (torchrun)
         lr: highest learning rate of AdamW; parts with pretrained weights may have their own
+        lr_of: rates of parts that must not take lr, such as tokenizer.decoder=1e-5
         weight_decay: of matrices; never of norms, biases, positions and codebooks
         warmup: share of the steps in which the rate rises linearly
         schedule: cosine, the rate falls to zero; constant, it stays
+        layer_decay: rate of an encoder's layer as a share of that of the layer above it, the embeddings being lowest
+            (BEiT: 0.65); heads and the last norm take the whole rate
         clip: largest norm of the gradient; 0 for no limit
         average: keep a running average of the weights with this decay per step, and validate and
             save that; 0 for none
         accumulate: batches per optimizer step
         crop: samples to cut out of each training series, at a random place in each step; none leaves it whole
+        mixup: blend each labelled series with another of its batch, the share drawn from Beta(mixup, mixup) (Zhang et
+            al. 2018); 0 for none
+        recompute: keep only what enters each Transformer block and run it again on the way back: less memory, a
+            third more time
         probe: epochs from one linear probe to the next: pretraining is told apart by what frozen features know of the
             classes of the validation part, of which the weights learn nothing
         patience: epochs without improvement after which training stops; none never stops early
@@ -98,31 +113,38 @@ def fit(
         precision: of activations; weights stay float32
         threads: of the CPU; none leaves it to torch
         callbacks: what plugins offer to look on with, by name (tstk list callbacks)
+        tensorboard: folder of event files for TensorBoard, which must be installed; none writes none
     """
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training part is empty")
     if crop is not None and data.task == "forecasting":
         raise OptionError(f"--crop {crop}: {data.name} is cut into windows already; use --context and --horizon")
+    if mixup < 0 or (mixup and data.task != "classification"):
+        raise OptionError(f"--mixup {mixup}: expected 0 or more, and above 0 only with classes; {data.name} has none")
     accelerator = _accelerator(device, precision)
     if probe is not None and data.task != "classification":
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
-    batches = Batches(data.train, batch_size, accumulate, seed)
+    share = (accelerator.process_index, accelerator.num_processes)
+    batches = Batches(data.train, batch_size, accumulate, seed, share)
     epochs, total = _budget(len(batches), epochs, steps)
-    optimizer = torch.optim.AdamW(_groups(pipeline, lr, weight_decay), lr=lr, fused=True)
+    rates = groups(pipeline, lr, weight_decay, layer_decay, lr_of)
+    optimizer = torch.optim.AdamW(rates, lr=lr, fused=True)
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
     model = accelerator.prepare(pipeline)
     step_of = accelerator.prepare(optimizer)
     trained = [p for p in pipeline.parameters() if p.requires_grad]
+    if tensorboard is not None:
+        watcher = Board(tensorboard, watcher)
     fitted, judge, ledger = Fitted(), Judge(select, patience), Ledger(watcher, sync=accelerator.device.type == "cpu")
     averaged = Average(trained, average)
     begin = time.perf_counter()
     step = 0
-    told = called(callbacks)
+    told = called(callbacks) if accelerator.is_main_process else {}
     if watcher:
         watcher.begin(total, epochs)
     for callback in told.values():
         callback.begin(pipeline, total, epochs)
-    with _threads(threads), _denormals_flushed():
+    with _threads(threads), _denormals_flushed(), recomputing(pipeline, recompute):
         for epoch in range(1, epochs + 1):
             pipeline.train()
             ledger.open(epoch)
@@ -138,8 +160,11 @@ def fit(
                         key = series.key
                         assert key is not None
                         drawn = step * accumulate + i
+                        changes = Draws(seed, -1 - drawn, key)
                         if crop is not None:
-                            series = cropped(series, crop, Draws(seed, -1 - drawn, key))
+                            series = cropped(series, crop, changes)
+                        if mixup:
+                            series = mix(series, mixup, len(data.classes), changes)
                         flow = model(series, Draws(seed, drawn, key))
                         accelerator.backward(flow.total * (len(series.x) / rows))
                     flows.append(flow)
@@ -155,7 +180,7 @@ def fit(
                     callback.step(step, flows)
                 fitted.started = fitted.started or time.time()
             row = ledger.close()
-            row["lr"] = ramp.get_last_lr()[0]
+            row["lr"] = max(ramp.get_last_lr())
             with averaged.in_place():
                 with accelerator.autocast():
                     row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
@@ -184,23 +209,38 @@ def fit(
 
 
 class Batches:
-    """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step."""
+    """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step.
 
-    def __init__(self, part: Part, batch_size: int, accumulate: int, seed: int) -> None:
+    Args:
+        share: number of this process, and of how many; each gets its part of every batch, and an epoch leaves out the
+            few series that cannot be dealt out evenly
+    """
+
+    def __init__(
+        self, part: Part, batch_size: int, accumulate: int, seed: int, share: tuple[int, int] = (0, 1)
+    ) -> None:
         if batch_size < 1 or accumulate < 1:
             raise OptionError(f"batch_size={batch_size} and accumulate={accumulate}: expected at least 1")
         self.part, self.batch_size, self.accumulate, self.seed = part, batch_size, accumulate, seed
+        self.mine, self.of = share
+        if batch_size % self.of or len(part) < self.of:
+            raise OptionError(
+                f"--batch-size {batch_size} of {len(part)} series: expected a multiple of {self.of}, "
+                "the number of processes"
+            )
 
     def __len__(self) -> int:
         """Optimizer steps per epoch."""
-        return -(-len(self.part) // (self.batch_size * self.accumulate))
+        return -(-(len(self.part) - len(self.part) % self.of) // (self.batch_size * self.accumulate))
 
     def epoch(self, epoch: int, device: torch.device) -> Iterator[list[Series]]:
         """The groups of one epoch; the order depends on the seed and the epoch alone."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.part), generator=generator)
+        order = order[: len(order) - len(order) % self.of]
         for group in order.split(self.batch_size * self.accumulate):
-            yield [self.part.batch(index).to(device, non_blocking=True) for index in group.split(self.batch_size)]
+            mine = [index[self.mine :: self.of] for index in group.split(self.batch_size)]
+            yield [self.part.batch(index).to(device, non_blocking=True) for index in mine]
 
 
 def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
@@ -229,24 +269,8 @@ def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
     return factor
 
 
-def _groups(pipeline: Pipeline, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters by (learning rate, decay): only matrices of linear and convolutional layers decay."""
-    matrices = {
-        f"{name}.weight"
-        for name, part in pipeline.named_modules()
-        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d)
-    }
-    own = {f"{slot}.{path}".rstrip("."): rate for slot, part in pipeline.slots() for path, rate in part.rates().items()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in pipeline.named_parameters():
-        if parameter.requires_grad:
-            rate = next((r for path, r in own.items() if name == path or name.startswith(path + ".")), lr)
-            groups.setdefault((rate, weight_decay if name in matrices else 0.0), []).append(parameter)
-    return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
-
-
 def _accelerator(device: str, precision: str) -> Accelerator:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -255,7 +279,10 @@ def _accelerator(device: str, precision: str) -> Accelerator:
         raise OptionError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     # Accelerate keeps the first precision of a process; a second fit may want another
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+    # a pipeline may hold parts that a stage has no use for, such as the way back of a tokenizer
+    several = DistributedDataParallelKwargs(find_unused_parameters=True)
+    kind = {"fp32": "no"}.get(precision, precision)
+    return Accelerator(cpu=device == "cpu", mixed_precision=kind, kwargs_handlers=[several])
 
 
 @contextmanager

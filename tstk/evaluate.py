@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from tstk.draws import Draws
+from tstk.measures import Measures
+from tstk.nn.codebook import spread
 from tstk.records import Series
 
 if TYPE_CHECKING:
@@ -27,44 +29,47 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
     """Loss terms and, where there is a task, its scores.
 
     Classification: accuracy and macro F1. Forecasting: mean square and mean absolute error in deviations of
-    the training data, as the literature reports them. Masks are the same at every call. Loss terms are means over
+    the training data, as the literature reports them, and what else `Measures` has. Discrete tokens: `usage` and
+    `perplexity` of their codes. Masks are the same at every call. Loss terms are means over
     batches, weighted by their rows: where rows differ in what counts, they depend a little on the batch size.
 
     Args:
         seed: of masks
-        batch_size: series at a time
+        batch_size: series at a time; with independent channels each of them counts as one
     """
     was_training = pipeline.training
     pipeline.eval()
     device = pipeline.mean.device
     sums: dict[str, Tensor] = {}
     outputs, truths = [], []
-    squares = absolutes = count = torch.zeros((), dtype=torch.float64)
-    for series in in_order(part, batch_size, device):
+    measures = Measures(pipeline.mean, pipeline.std)
+    vocab = pipeline.tokenizer.out.vocab
+    codes = torch.zeros(vocab or 0, device=device)
+    rows = max(1, batch_size // pipeline.spec.channels) if pipeline.independent else batch_size
+    for series in in_order(part, rows, device):
         assert series.key is not None
         flow = pipeline(series, Draws(seed, 0, series.key))
         for name, value in {**flow.terms, **flow.logs, "loss": flow.total}.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(series.x)
-        if pipeline.foretells:
+        if vocab and flow.tokens.ids is not None and not pipeline.loss.blanks:
+            codes += torch.bincount(flow.tokens.ids[flow.tokens.valid], minlength=vocab)
+        if pipeline.foretells and flow.output is None:
             flow = pipeline.answer(series)
         if flow.output is not None and pipeline.spec.horizon is None:
             outputs.append(flow.output.argmax(-1).cpu())
             assert flow.truth is not None
             truths.append(flow.truth.cpu())
         elif flow.output is not None and flow.truth is not None:
-            error = (flow.output - flow.truth).double().cpu()
-            known = flow.truth.isfinite().cpu()
-            squares = squares + error[known].square().sum()
-            absolutes = absolutes + error[known].abs().sum()
-            count = count + known.sum()
+            past = ((series.x - pipeline.mean) / pipeline.std).where(series.mask, torch.nan)
+            measures.add(flow.output, flow.truth, past, flow.futures)
     pipeline.train(was_training)
     scores = {name: float(total) / len(part) for name, total in sums.items()}
     if outputs:
         truth, guess = torch.cat(truths), torch.cat(outputs)
         scores |= classified(truth, guess) | {"accuracy_se": standard_error(truth, guess, part.groups)}
-    if count:
-        scores |= {"mse": float(squares / count), "mae": float(absolutes / count)}
-    return scores
+    if codes.any():
+        scores |= {name: float(value) for name, value in spread(codes).items()}
+    return scores | measures.scores()
 
 
 def classified(truth: Tensor, guess: Tensor) -> dict[str, float]:

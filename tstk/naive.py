@@ -1,4 +1,4 @@
-"""Trivial answers, to be shown beside every score: the majority class, the last value, the last season."""
+"""Simple answers, to be shown beside every score: the majority class, the last value, the last season, a linear map."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.evaluate import classified, in_order
+from tstk.measures import Measures
 from tstk.records import Series
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ Answer = Callable[[Series], Tensor]
 def baselines(pipeline: Pipeline, train: Part, part: Part, batch_size: int = 256) -> Scores:
     """What trivial answers score, by what they are.
 
-    Forecasting: the last value repeated, and the last season repeated; its period is the one that fits the training
-    part best.
+    Forecasting: the last value repeated; the last season repeated, whose period is the one that fits the training part
+    best; and a linear map, unless the training part is all there is.
 
     Args:
         train: what a trivial answer may learn from
@@ -35,7 +36,9 @@ def baselines(pipeline: Pipeline, train: Part, part: Part, batch_size: int = 256
         answers: dict[str, Answer] = {"last value": last_value}
         if lag > 1:
             answers[f"last {lag} values"] = lambda series: last_season(series, lag)
-        return {what: _errors(answer, part, pipeline.std.cpu(), batch_size) for what, answer in answers.items()}
+        if train is not part:
+            answers["linear"] = linear(train, pipeline.std.cpu())
+        return {what: _errors(answer, part, pipeline, batch_size) for what, answer in answers.items()}
     if pipeline.head is not None and part.y is not None and train.y is not None:
         return majority(torch.bincount(train.y), part.y)
     return {}
@@ -65,6 +68,49 @@ def last_season(series: Series, lag: int) -> Tensor:
     return torch.where(series.mask, series.x, last_value(series))[..., at]
 
 
+def linear(train: Part, std: Tensor, windows: int = 4096) -> Answer:
+    """One matrix from context to future for all channels, both less the context's last value, by least squares.
+
+    The linear forecaster of Zeng et al. 2023 ("NLinear", arXiv:2205.13504), solved and not trained. The weight of the
+    squared matrix is the one that answers best for the last fifth of the training windows, learnt from the others.
+
+    Args:
+        train: windows with their future
+        std: [C, 1] in whose units channels are weighted alike
+        windows: as many of them, evenly spaced, are learnt from
+    """
+    series = train.batch(torch.linspace(0, len(train) - 1, min(windows, len(train))).long())
+    assert series.y is not None
+    last = last_value(series)
+    x = (torch.where(series.mask, series.x, last) - last) / std
+    y = (series.y - last) / std
+
+    def sums(rows: slice) -> tuple[Tensor, Tensor]:
+        past, future = x[rows].flatten(0, 1).double(), y[rows].flatten(0, 1).double()
+        known = future.isfinite().all(1)
+        past, future = past[known], future[known]
+        return past.T @ past, past.T @ future
+
+    def solved(gram: Tensor, cross: Tensor, weight: float) -> Tensor:
+        ridge = weight * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram), dtype=gram.dtype)
+        return torch.linalg.solve(gram + ridge, cross).float()
+
+    cut = max(1, len(x) * 4 // 5)
+    (gram, cross), (late_gram, late_cross) = sums(slice(cut)), sums(slice(cut, None))
+
+    def missed(weight: float) -> float:
+        return float((x[cut:] @ solved(gram, cross, weight) - y[cut:]).square().nanmean())
+
+    best = min((10.0**e for e in range(-6, 3)), key=missed)
+    matrix = solved(gram + late_gram, cross + late_cross, best)
+
+    def answer(series: Series) -> Tensor:
+        last = last_value(series)
+        return last + (torch.where(series.mask, series.x, last) - last) @ matrix
+
+    return answer
+
+
 def period(part: Part, windows: int = 256) -> int:
     """Of all periods that the context holds, the one whose repetition has the least absolute error.
 
@@ -84,13 +130,12 @@ def period(part: Part, windows: int = 256) -> int:
     return lags[int(((errors == lowest_around) & (errors <= 1.05 * errors.min())).int().argmax())]
 
 
-def _errors(answer: Answer, part: Part, std: Tensor, batch_size: int) -> dict[str, float]:
-    """Mean square and mean absolute error, in deviations of the training data."""
-    squares = absolutes = count = torch.zeros((), dtype=torch.float64)
+def _errors(answer: Answer, part: Part, pipeline: Pipeline, batch_size: int) -> dict[str, float]:
+    """As a forecast is scored, in deviations of the training data."""
+    mean, std = pipeline.mean.cpu(), pipeline.std.cpu()
+    measures = Measures(mean, std)
     for series in in_order(part, batch_size, "cpu"):
         if series.y is not None:
-            error = ((series.y - answer(series)) / std).double()
-            known = error.isfinite()
-            squares, absolutes = squares + error[known].square().sum(), absolutes + error[known].abs().sum()
-            count = count + known.sum()
-    return {"mse": float(squares / count), "mae": float(absolutes / count)}
+            past = series.x.where(series.mask, torch.nan)
+            measures.add(*((t - mean) / std for t in (answer(series).expand_as(series.y), series.y, past)))
+    return measures.scores()

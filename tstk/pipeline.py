@@ -65,14 +65,19 @@ class Pipeline(nn.Module):
                     "series; choose another decoder, or --loss reconstruct"
                 )
             loss.attach(decoder)
-        if loss.blanks and not tokenizer.invertible:
+        if loss.foretells and not tokenizer.synthesises:
+            raise NeedsError(
+                f"{loss.called()} turns tokens into samples, and {tokenizer.called()} cannot; "
+                "choose a tokenizer that has a decoder, such as vqvae"
+            )
+        if loss.blanks and not tokenizer.invertible and not loss.foretells:
             raise NeedsError(
                 f"{tokenizer.called()} cannot turn answers back into samples, so the future cannot "
                 "be read from a decoder; forecast with --head forecast"
             )
         # a decoder that answers only where tokens were seen, or with states, can say nothing of a future
         samples = loss.out.target is not None and not loss.out.aligned
-        self.foretells = self.continues and tokenizer.invertible and samples
+        self.foretells = self.continues and (loss.foretells or (tokenizer.invertible and samples))
 
     def slots(self) -> Iterator[tuple[str, Slot]]:
         """The parts that exist, by slot name."""
@@ -142,6 +147,8 @@ class Pipeline(nn.Module):
             draws = Draws(draws.seed, draws.step, self._keys(flow.series))
         flow.seen, flow.asked = self.loss.split(flow.tokens, draws)
         self._answer(flow)
+        if self.loss.foretells and self.loss.blanks:
+            self._foretell(flow, self.spec.horizon or 0)
         flow.terms = self.loss(flow)
         penalties = flow.tokens.aux | (flow.encoded.aux if flow.encoded is not None else {})
         idle = flow.tokens.aux.keys() if "tokenizer" in self.frozen else ()
@@ -150,9 +157,31 @@ class Pipeline(nn.Module):
         flow.terms = {**flow.terms, **penalties}
         return flow
 
-    def answer(self, series: Series) -> Flow:
-        """The answer to the task, without a loss: `flow.output` and `flow.truth`, in scaled units if forecasts."""
+    def answer(self, series: Series, horizon: int | None = None, samples: int | None = None) -> Flow:
+        """The answer to the task, without a loss: `flow.output` and `flow.truth`, in scaled units if forecasts.
+
+        Args:
+            series: raw, as the data set holds it
+            horizon: samples to forecast, the run's unless given; only a loss that foretells can look further
+            samples: futures to draw, where a loss foretells and can
+
+        Raises:
+            OptionError: this pipeline predicts nothing, or not so far
+        """
+        if samples is not None and self.loss.samples is None:
+            raise OptionError(f"--samples {samples}: this run has one answer to each series and draws none")
         flow = self._enter(series, blank=True)
+        if self.loss.foretells:
+            if self.loss.blanks:
+                flow.seen, flow.asked = self.loss.split(flow.tokens, Draws(0, 0, self._keys(flow.series)))
+                self._answer(flow)
+            self._foretell(flow, horizon or self.spec.horizon or 0, samples)
+            return flow
+        if horizon is not None and horizon > (self.spec.horizon or 0):
+            raise OptionError(
+                f"--horizon {horizon}: this run forecasts {self.spec.horizon or 0} samples at most; "
+                f"train one with --horizon {horizon}"
+            )
         if self.head is not None:
             self._answer(flow)
             return flow
@@ -177,10 +206,14 @@ class Pipeline(nn.Module):
         assert output is not None
         return output * self.std + self.mean if self.spec.horizon is not None else output
 
+    def tokenize(self, series: Series) -> Flow:
+        """The context as the tokenizer sees it, and all its tokens; with independent channels a row for each."""
+        return self._enter(series.but(y=None), blank=False)
+
     def encode(self, series: Series) -> Tokens:
         """All tokens of the context encoded, nothing hidden; with independent channels, those of all channels side
         by side."""
-        return self._unfolded(self.encoder(self._enter(series.but(y=None), blank=False).tokens))
+        return self._unfolded(self.encoder(self.tokenize(series).tokens))
 
     @torch.no_grad()
     def embed(self, series: Series, how: Literal["mean", "max", "cls"] = "mean") -> Tensor:
@@ -205,6 +238,12 @@ class Pipeline(nn.Module):
                 output = self._leave(output, flow)
             flow.output = output
 
+    def _foretell(self, flow: Flow, horizon: int, samples: int | None = None) -> None:
+        """What the loss says of the future; the mean, if it has several opinions."""
+        futures = torch.stack([self._leave(future, flow) for future in self.loss.foretell(flow, horizon, samples)])
+        flow.output = futures.mean(0)
+        flow.futures = futures if len(futures) > 1 else None
+
     # ---------------------------------------------------------------- the way in
 
     def _enter(self, series: Series, blank: bool) -> Flow:
@@ -222,9 +261,10 @@ class Pipeline(nn.Module):
             inner = inner.fold()
         if self.continues and blank:
             tokens = self.tokenizer(self._blanked(inner))
-            with torch.no_grad():
-                truth = self.tokenizer(inner)
-            tokens = tokens.but(target=truth.target, weight=truth.weight)
+            if self.tokenizer.out.target is not None:
+                with torch.no_grad():
+                    truth = self.tokenizer(inner)
+                tokens = tokens.but(target=truth.target, weight=truth.weight)
         else:
             tokens = self.tokenizer(inner)
         hidden = torch.zeros_like(tokens.valid)

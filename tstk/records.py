@@ -79,7 +79,7 @@ class Series:
     Args:
         x: [B, C, T] samples
         observed: [B, C, T] bool, False where a sample is missing or padding; None means all observed
-        y: [B] class index, or [B, C, H] future samples; None if unknown
+        y: [B] class index, or [B, K] shares of the classes; [B, C, H] future samples; None if unknown
         key: [B] long, which sample of the data set each row is; the source of reproducible masks
         extra: what else a sample brings, name -> (values [B, S, D], valid [B, S] bool)
     """
@@ -249,6 +249,7 @@ class Flow:
         encoded: the encoder's output
         decoded: [B, M, K] the decoder's answers at `asked`
         output: the head's answer, [B, classes] or [B, C, H]
+        futures: [S, B, C, H] the paths whose mean `output` is, if it was drawn; in its units
         truth: what `output` is compared with, in the same units; [B] or [B, C, H]
         mean: [B, C, 1] what instance normalisation subtracted, or None
         scale: [B, C, 1] what instance normalisation divided by, or None
@@ -265,6 +266,7 @@ class Flow:
     encoded: Tokens | None = None
     decoded: Tensor | None = None
     output: Tensor | None = None
+    futures: Tensor | None = None
     truth: Tensor | None = None
     mean: Tensor | None = None
     scale: Tensor | None = None

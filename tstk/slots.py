@@ -22,6 +22,8 @@ from tstk.registry import registry
 if TYPE_CHECKING:
     from tstk.draws import Draws
     from tstk.pipeline import Pipeline
+    from tstk.report.known import Known
+    from tstk.report.page import Section
 
 NEEDS = {
     "classes": "class labels",
@@ -99,6 +101,10 @@ class Slot(nn.Module):
         """Move state that gradients do not move: teachers, codebooks. Called once per optimizer step with
         the flows of its micro-batches; skipped while this slot is frozen."""
 
+    def section(self, known: Known) -> Section | None:
+        """What this part has to show in the report of its run, if anything; `tstk.report.page` draws."""
+        return None
+
     def load(self, state: Mapping[str, Tensor], old: Spec) -> None:
         """Take trained weights that were made under the Spec `old`; strict.
 
@@ -115,6 +121,8 @@ class Tokenizer(Slot):
     """`invert` exists."""
     synthesises: ClassVar[bool] = False
     """`decode` exists."""
+    reach: int | None = None
+    """Tokens before and after its own that a sample of `decode` depends on; None for all."""
 
     def forward(self, series: Series) -> Tokens:
         """Series of [B, C, T] -> Tokens of [B, N, D]."""
@@ -196,6 +204,10 @@ class Loss(Slot):
     """It can mark a decoder that answers with a whole series."""
     blanks: bool = False
     """It asks for the future, so the tokenizer must not see it."""
+    foretells: ClassVar[bool] = False
+    """`foretell` exists."""
+    samples: int | None = None
+    """Futures that `foretell` draws when nothing is said; 0 for a single one without chance, None if it cannot draw."""
 
     def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
         """What the encoder may see and what is asked; both taken from `tokens`. All of it, unless overridden."""
@@ -208,6 +220,14 @@ class Loss(Slot):
     def reveal(self, encoded: Tokens, asked: Tokens) -> Tokens:
         """Which encoded tokens the decoder is given: all of them, unless overridden."""
         return encoded
+
+    def foretell(self, flow: Flow, horizon: int, samples: int | None = None) -> Tensor:
+        """S futures of each series: [S, B, C, horizon]; as many as `samples`, if it can draw.
+
+        Of `flow.tokens`, those that end after the context tell nothing. A loss that also `blanks` gets the answers to
+        its question, in training too, where `flow.output` comes from here.
+        """
+        raise NotImplementedError
 
     def forward(self, flow: Flow) -> dict[str, Tensor]:
         """Named scalars; their sum, with the penalties in `Tokens.aux`, is minimised, and each is logged.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -83,7 +85,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, select by validation, score once on test, write the run directory.
 
-    If training stops before it has kept any weights, the run directory is removed again.
+    If training stops before it has kept any weights, the run directory is removed again. Of several processes
+    (torchrun), only the first writes it and talks.
 
     Args:
         config: resolved
@@ -97,8 +100,22 @@ def train(
         what result.json holds
     """
     begin = time.time()
-    folder = fresh(out)
     called(config.options("train")["callbacks"])  # a slip is told before any data are read
+    if int(os.environ.get("RANK", 0)):
+        with TemporaryDirectory() as aside:
+            return _train(config, Path(aside, "run"), command, None, lambda line: None, None, begin)
+    return _train(config, fresh(out), command, watcher, say, ready, begin)
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    command: str,
+    watcher: Watcher | None,
+    say: Callable[[str], None],
+    ready: Callable[[Pipeline, Dataset], None] | None,
+    begin: float,
+) -> dict[str, Any]:
     pipeline, data = prepare(config, say)
     if ready:
         ready(pipeline, data)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tstk.builtin.encoders.bert import Bert
 from tstk.builtin.encoders.transformer import Transformer
-from tstk.errors import CheckpointError, OptionError
+from tstk.errors import CheckpointError, NeedsError, OptionError
 from tstk.nn.pretrained import bert_blocks, bert_weights
 from tstk.records import Spec, Tokens
 
@@ -330,3 +330,29 @@ def test_the_place_of_a_token_is_led_out_as_the_output_is():
     encoder, tokens = Bert(SPEC.but(dim=6), dim=16, heads=2, out_dim=5, cls=True), tokens_of(dim=6)
     expected = encoder.positions[tokens.index + 1] @ encoder.out_project.weight.T
     torch.testing.assert_close(encoder.place(tokens), expected)
+
+
+def test_codes_read_as_words_start_as_words_of_the_checkpoint_and_equal_it(small):
+    folder, theirs = small
+    spec = SPEC.but(dim=16, vocab=5)
+    torch.manual_seed(0)
+    encoder = started(spec, pretrained=str(folder), words=True, dropout=0.0)
+    table = theirs.embeddings.word_embeddings.weight
+    which = torch.cdist(encoder.words, table).argmin(1)
+    assert len(set(which.tolist())) == 5
+    assert torch.equal(encoder.words, table[which])
+    tokens = tokens_of(16)
+    ids = torch.randint(5, tokens.index.shape, generator=torch.Generator().manual_seed(1))
+    said = encoder(tokens.but(ids=ids))
+    want = theirs(input_ids=which[ids], position_ids=tokens.index, attention_mask=tokens.valid.long()).last_hidden_state
+    torch.testing.assert_close(said.values[tokens.valid], want[tokens.valid], rtol=1e-4, atol=1e-5)
+    other = encoder(tokens.but(ids=ids, values=tokens.values * 9))
+    assert torch.equal(other.values, said.values)
+
+
+def test_words_need_codes_and_no_more_codes_than_words(small):
+    folder, _ = small
+    with pytest.raises(NeedsError, match=r"discrete tokens \(vocab\)"):
+        Bert(SPEC, words=True)
+    with pytest.raises(CheckpointError, match="11 words for 12 codes"):
+        Bert(SPEC.but(dim=16, vocab=12), pretrained=str(folder), words=True).warm_start()

@@ -189,6 +189,28 @@ def test_with_cls_rotary_tokens_stand_one_after_it_on_every_axis():
     close(plain(inside).values, torch.cat([encoded.prefix, encoded.values], 1))
 
 
+def test_flat_rotary_positions_are_those_of_one_line_in_which_time_runs_fastest():
+    spec = spec_of()
+    encoder = built(lambda s: Transformer(s, **SMALL, cls=True, positions="rotary", rope="flat"), spec)
+    other = built(lambda s: Transformer(s, **SMALL, cls=True, positions="rotary"), spec.but(grid=(12,)))
+    other.load_state_dict(encoder.state_dict())
+    tokens = tokens_of(spec)
+    place = tokens.pos[..., :1] + GRID[0] * tokens.pos[..., 1:]
+    assert sorted(place[0, :, 0].tolist()) == list(range(12))
+    close(encoder(tokens).values, other(tokens.but(pos=place)).values)
+    Transformer(spec, dim=24, heads=4, positions="rotary", rope="flat")  # a head of 6 cannot be shared by two axes
+
+
+def test_a_place_of_its_own_is_added_to_cls():
+    spec = spec_of()
+    encoder = built(lambda s: Transformer(s, **SMALL, cls=True, cls_place=True), spec)
+    plain = built(lambda s: Transformer(s, **SMALL, cls=True), spec)
+    state = encoder.state_dict()
+    state["cls"] = state["cls"] + state.pop("cls_place")
+    plain.load_state_dict(state)
+    close(encoder(tokens_of(spec)).prefix, plain(tokens_of(spec)).prefix)
+
+
 def test_later_tokens_never_change_earlier_outputs_of_a_causal_encoder():
     spec = spec_of()
     encoder = built(lambda s: Transformer(s, **SMALL, causal=True), spec)
@@ -256,6 +278,7 @@ def test_a_learned_table_made_for_another_grid_is_resized_on_load():
         ({"heads": 6, "dim": 128}, "heads=6 does not divide dim=128; nearby: 4, 8"),
         ({"causal": True, "cls": True}, "CLS"),
         ({"positions": "rotary", "dim": 24, "heads": 4}, "multiple of 4, and it is 6; nearby: 4, 8"),
+        ({"cls_place": True}, "use encoder.cls=true"),
         ({"rank_ratio": 0.0}, "rank_ratio=0.0"),
         ({"depth": -1}, "depth=-1"),
     ],

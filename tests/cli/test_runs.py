@@ -204,3 +204,31 @@ def test_a_damaged_or_foreign_run_is_refused_in_a_line(refused, copy, verb):
 )
 def test_what_cannot_be_done_with_a_run_is_said_in_a_line(refused, run, typed, said):
     assert said in refused(typed[0], run, *typed[1:])
+
+
+# ------------------------------------------------------------------ forecast, tokenize
+
+
+def test_a_forecast_continues_the_table_and_may_stop_early(tstk, forecaster, csv, tmp_path):
+    full, short = tmp_path / "full.csv", tmp_path / "short.csv"
+    assert "no quantiles" in tstk("forecast", forecaster, "--out", full).stderr
+    tstk("forecast", forecaster, "--data", csv, "--horizon", 2, "--out", short)
+    rows = table(full)
+    assert list(rows[0]) == ["step", "date", "channel", "mean"]
+    assert [(r["step"], r["channel"]) for r in rows] == [(str(s), c) for s in range(1, 6) for c in "uv"]
+    assert rows[0]["date"] == "2020-01-01T02:20:00"
+    assert table(short) == rows[:4]
+
+
+def test_what_a_forecast_cannot_do_is_refused(refused, run, forecaster, tmp_path):
+    out = tmp_path / "next.csv"
+    assert "--horizon 9" in refused("forecast", forecaster, "--horizon", 9, "--out", out)
+    assert "--samples 5" in refused("forecast", forecaster, "--samples", 5, "--out", out)
+    assert "--quantiles x" in refused("forecast", forecaster, "--quantiles", "x", "--out", out)
+    assert "not trained to forecast" in refused("forecast", run, "--out", out)
+    assert ".csv" in refused("forecast", forecaster, "--out", tmp_path / "next.npz")
+
+
+def test_a_run_without_codes_has_none_to_write(refused, run, tmp_path):
+    assert "tokenizer 'patch' makes no discrete tokens" in refused("tokenize", run, "--out", tmp_path / "codes.npz")
+    assert "no discrete tokens" in refused("tokenize", run, "--layout", "totem", "--out", tmp_path / "codes")

@@ -373,3 +373,12 @@ def test_every_option_can_be_read_from_the_source_and_is_documented():
 
 def test_what_is_public_is_there():
     assert all(hasattr(tstk.data, name) for name in tstk.data.__all__)
+
+
+def test_a_stride_thins_out_training_and_validation_and_not_the_test(table):
+    path, _ = table(100)
+    whole, some = load(path, context=8, horizon=3), load(path, context=8, horizon=3, stride=5)
+    assert len(some.train) == -(-len(whole.train) // 5)
+    assert len(some.val) == -(-len(whole.val) // 5)
+    assert len(some.test) == len(whole.test)
+    assert torch.equal(some.val.batch(torch.tensor([1])).x, whole.val.batch(torch.tensor([5])).x)

@@ -129,3 +129,17 @@ def test_rotation_in_half_precision_turns_in_float32():
 def test_heads_that_do_not_divide_are_refused_with_those_that_do(heads, near):
     with pytest.raises(OptionError, match=f"heads={heads} does not divide dim=128; nearby: {near}$"):
         check_heads(heads, 128)
+
+
+def test_shares_are_what_attention_weighs_values_by():
+    torch.manual_seed(0)
+    attention = Attention(12, 3, key_dim=7)
+    x, context = torch.randn(2, 4, 12), torch.randn(2, 5, 7)
+    mask = key_mask(torch.tensor([[True] * 5, [True, True, False, True, False]]))
+    shares = attention.shares(x, context, mask=mask)
+    assert shares.shape == (2, 3, 4, 5)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(2, 3, 4))
+    assert not shares[1, :, :, [2, 4]].any()
+    v = attention.value(context).unflatten(-1, (3, 4)).transpose(1, 2)
+    want = attention.out((shares @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x, context, mask=mask), want)

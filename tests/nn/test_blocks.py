@@ -95,3 +95,21 @@ def test_dropout_is_off_in_eval_and_on_in_training():
     assert (stack(x) - stack(x)).abs().max() > 1e-2
     stack.eval()
     torch.testing.assert_close(stack(x), stack(x), rtol=0, atol=0)
+
+
+def test_running_blocks_again_gives_the_same_gradients():
+    torch.manual_seed(0)
+    stack, x = Stack(3, 12, 3), torch.randn(2, 5, 12, requires_grad=True)
+    mask = torch.arange(5)[None, None, None] < torch.tensor([5, 3])[:, None, None, None]
+    want = torch.autograd.grad(stack(x, mask=mask).square().sum(), [x, *stack.parameters()])
+    runs = []
+    for block in stack.blocks:
+        block.register_forward_pre_hook(lambda *_: runs.append(1))
+    stack.recompute = True
+    got = torch.autograd.grad(stack(x, mask=mask).square().sum(), [x, *stack.parameters()])
+    assert len(runs) == 6
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        stack(x)
+    assert len(runs) == 9

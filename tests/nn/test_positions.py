@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tstk.errors import CheckpointError, OptionError
-from tstk.nn.positions import angles, check_rotary, resize_table, sinusoid
+from tstk.nn.positions import angles, check_rotary, line, resize_table, sinusoid
 
 
 @pytest.mark.parametrize(("axes", "dim"), [(1, 1), (1, 7), (2, 2), (2, 7), (3, 7), (3, 12)])
@@ -73,3 +73,11 @@ def test_two_axes_are_resized_each_on_its_own():
 def test_tables_that_cannot_be_resized_are_refused(old, new, message):
     with pytest.raises(CheckpointError, match=message):
         resize_table(torch.zeros(12, 2), old, new)
+
+
+def test_a_line_numbers_a_grid_with_time_running_fastest():
+    pos = torch.cartesian_prod(*map(torch.arange, (4, 3, 2)))[None].float()
+    place = line(pos, (4, 3, 2))[0, :, 0]
+    assert sorted(place.tolist()) == list(range(24))
+    assert place[pos[0, :, 1:].sum(1) == 0].tolist() == [0, 1, 2, 3]
+    assert torch.equal(line(pos[..., :1], (4,)), pos[..., :1])

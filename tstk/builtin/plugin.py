@@ -92,6 +92,8 @@ def tstk_entries() -> Iterator[Entry]:
         ("run", "Run the stages of a recipe"),
         ("eval", "Score a run on data"),
         ("predict", "Write a run's predictions to a file"),
+        ("forecast", "Write what follows a table, with quantiles"),
+        ("tokenize", "Write the codes of every series to a file"),
         ("embed", "Write one vector per series to a file"),
         ("probe", "Score a run's frozen features with a small classifier"),
         ("report", "Write a page with all that is known of a run"),

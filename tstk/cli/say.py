@@ -64,6 +64,8 @@ def number(value: float) -> str:
 
 MEASURES = ("accuracy", "f1_macro", "mse", "mae", "probe")
 """Scores of a task, shown before the terms of the loss."""
+FURTHER = ("mase", "smape", "crps")
+"""Scores of a task that are shown where there is room."""
 
 
 def scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
@@ -74,9 +76,10 @@ def scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
     """
     full = {name: part for name, part in columns.items() if part}
     names = dict.fromkeys(k for part in full.values() for k, v in part.items() if isinstance(v, int | float))
-    terms = [n for n in names if n not in MEASURES and n != "loss" and not n.endswith("_se")]
+    tasks = (*MEASURES, *FURTHER)
+    terms = [n for n in names if n not in tasks and n != "loss" and not n.endswith("_se")]
     # a single term is the loss itself
-    shown = [n for n in (*MEASURES, *terms, *(["loss"] if len(terms) != 1 else [])) if n in names]
+    shown = [n for n in (*tasks, *terms, *(["loss"] if len(terms) != 1 else [])) if n in names]
     table(["score", *full], [[n, *(_cell(part, n) for part in full.values())] for n in shown], right=list(full))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,8 @@ def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
     from tstk.train import default_out, train
 
     out = default_out(config) if given is None else Path(given)
-    watch = None if quiet else watcher()
+    first = not int(os.environ.get("RANK", 0))  # of several processes, one talks
+    watch = watcher() if first and not quiet else None
     before = (out / WEIGHTS).is_file()
     try:
         result = train(
@@ -101,6 +103,8 @@ def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
     finally:
         if watch:
             watch.end()
+    if not first:
+        return
     if json_:
         as_json({"run": str(out), **result})
     elif quiet:

@@ -107,6 +107,7 @@ def forecasting(
     tables: dict[str, Table],
     context: int | None,
     horizon: int | None,
+    stride: int | None,
     fraction: float,
     borrow: bool,
     scale: str,
@@ -120,11 +121,12 @@ def forecasting(
         tables: "train" and, where they exist, "val" and "test"
         context: samples that the model sees; None means 96
         horizon: samples to forecast; None means 96
+        stride: rows from one window to the next in training and validation; None means 1
         fraction: share of the rows to validate on, if "test" is a table of its own and "val" is not
         borrow: validate on the test part
         scale: "standard" or "none"
     """
-    for option, value in (("context", context), ("horizon", horizon)):
+    for option, value in (("context", context), ("horizon", horizon), ("stride", stride)):
         if value is not None and value < 1:
             raise OptionError(f"--{option} {value}: expected at least 1")
     context, horizon = context or 96, horizon or 96
@@ -142,11 +144,12 @@ def forecasting(
         split = f"validation from {tables['val'].source}; {split}"
     parts: dict[str, Windows] = {}
     for part, start, stop in zip(PARTS, (0, *ends), ends, strict=False):
+        step = 1 if part == "test" else stride or 1
         if part in tables and part != "train":
-            parts[part] = _windows(_tensor(tables[part]), context, horizon, tables[part].source)
+            parts[part] = _windows(_tensor(tables[part]), context, horizon, tables[part].source, step)
         else:
             span = whole[:, max(start - context, 0) : stop]
-            parts[part] = _windows(span, context, horizon, f"{first.source}, {part} rows {start} to {stop}")
+            parts[part] = _windows(span, context, horizon, f"{first.source}, {part} rows {start} to {stop}", step)
     notes = [split]
     if borrow:
         parts["val"], split = parts["test"], "validation is the test part itself"
@@ -206,14 +209,14 @@ def _same_columns(table: Table, channels: tuple[str, ...]) -> None:
         raise DataError(f"{table.source}: columns {', '.join(table.channels)}; expected {', '.join(channels)}")
 
 
-def _windows(table: Tensor, context: int, horizon: int, source: str) -> Windows:
+def _windows(table: Tensor, context: int, horizon: int, source: str, stride: int = 1) -> Windows:
     need, have = context + horizon, table.shape[1]
     if have < need:
         raise DataError(
             f"{source}: --context {context} and --horizon {horizon} take {need} rows, and there are {have}, "
             "counting what may be looked back at; shorten one of them"
         )
-    return Windows(table, context, horizon)
+    return Windows(table, context, horizon, stride)
 
 
 def _scale(x: Tensor, scale: str) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ def load(
     label: str | None = None,
     context: int | None = None,
     horizon: int | None = None,
+    stride: int | None = None,
     length: int | None = None,
     scale: Literal["standard", "none"] = "standard",
 ) -> Dataset:
@@ -46,6 +47,8 @@ def load(
         label: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
         context: samples of a table that the model sees before it forecasts; 96 if not given
         horizon: samples of a table to forecast; 96 if not given
+        stride: rows of a table from one window to the next in training and validation, 1 if not given; neighbours are
+            all but equal, so a larger one saves time and costs little. Testing takes every window
         length: samples that a series may have, if more than the longest one here
         scale: "standard" scales each channel by mean and deviation of the training part; "none" leaves it alone
 
@@ -84,8 +87,8 @@ def load(
         _refuse(found, "a table", length=length)
         if labels < 1:
             raise OptionError(f"--labels {labels} has no meaning here: {found.name} is a table")
-        return forecasting(found.name, tables, context, horizon, val_fraction, borrow, scale)
-    _refuse(found, "a set of series", context=context, horizon=horizon)
+        return forecasting(found.name, tables, context, horizon, stride, val_fraction, borrow, scale)
+    _refuse(found, "a set of series", context=context, horizon=horizon, stride=stride)
     return series(found.name, raws, val_fraction, split_seed, labels, borrow, length, scale)
 
 

@@ -66,20 +66,21 @@ class Labelled:
 
 
 class Windows:
-    """All windows of `context` rows, each with the `horizon` rows that follow it; a view, nothing is copied.
+    """Windows of `context` rows, each with the `horizon` rows that follow it; a view, nothing is copied.
 
     Args:
         table: [C, T] samples, NaN where missing
         context: samples to see
         horizon: samples to forecast; 0 gives windows without a future
+        stride: rows from one window to the next; all windows that there are unless given
     """
 
     y: Tensor | None = None
     groups: list[str] | None = None
 
-    def __init__(self, table: Tensor, context: int, horizon: int) -> None:
+    def __init__(self, table: Tensor, context: int, horizon: int, stride: int = 1) -> None:
         self.table, self.context, self.horizon = table, context, horizon
-        self.view = table.unfold(1, context + horizon, 1)
+        self.view = table.unfold(1, context + horizon, stride)
         self.lengths = torch.full((len(self),), context)
 
     def __len__(self) -> int:

@@ -118,6 +118,20 @@ class Attention(nn.Module):
         some = some.cumsum(1)[:, -y.shape[1] :] > 0 if self.causal else some.any(1, keepdim=True)
         return y.masked_fill(~some, 0.0)
 
+    def shares(self, x: Tensor, context: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """How each of x divides its attention among a context it is not turned against: [B, heads, N, M].
+
+        Args:
+            x: [B, N, D] tokens that ask
+            context: [B, M, Dk] tokens that are looked at
+            mask: from `key_mask`, over the context
+        """
+        q, k = self._split(self.query(x)), self._split(self.key(context))
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        if mask is None:
+            return scores.softmax(-1)
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num()
+
     def _split(self, y: Tensor) -> Tensor:
         return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, Attention
@@ -186,6 +188,8 @@ class Stack(nn.Module):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps) if norm == "pre" else nn.Identity()
+        self.recompute = False
+        """While learning, keep no more of a block than its input, and run it again on the way back."""
 
     def forward(
         self,
@@ -196,6 +200,23 @@ class Stack(nn.Module):
         caches: list[list[Tensor]] | None = None,
     ) -> Tensor:
         """[B, N, D] -> [B, N, D]; `caches` holds one cache of `Attention` per block."""
+        again = self.recompute and caches is None and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
+            if again:
+                x = checkpoint(block, x, mask=mask, angles=angles, use_reentrant=False)
+                continue
             x = block(x, mask=mask, angles=angles, cache=None if caches is None else caches[i])
         return self.norm(x)
+
+
+@contextmanager
+def recomputing(module: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Every `Stack` inside computes its blocks again on the way back, if so wanted."""
+    stacks = [part for part in module.modules() if isinstance(part, Stack)]
+    for stack in stacks:
+        stack.recompute = wanted
+    try:
+        yield
+    finally:
+        for stack in stacks:
+            stack.recompute = False

@@ -50,6 +50,22 @@ def angles(pos: Tensor, head_dim: int, theta: float = 10000.0) -> tuple[Tensor, 
     return angle.cos(), angle.sin()
 
 
+def line(pos: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """One coordinate instead of several: the rows of a grid laid end to end, time running fastest.
+
+    Args:
+        pos: [B, N, A] coordinates
+        grid: tokens along each axis
+
+    Returns:
+        [B, N, 1]; of a single axis, `pos` itself
+    """
+    place = pos[..., :1]
+    for axis in range(1, len(grid)):
+        place = place + pos[..., axis : axis + 1] * prod(grid[:axis])
+    return place
+
+
 def check_rotary(head_dim: int, axes: int) -> None:
     """Refuse a head width whose channel pairs cannot be shared equally among the position axes.
 

@@ -1,6 +1,7 @@
 """`report`: all that is known of a run on one page that can be mailed; nothing in it is fetched from elsewhere.
 
-A section is a function from what is known to a title and HTML, or to None where it has nothing to say.
+A section is a function from what is known to a title and HTML, or to None where it has nothing to say. The parts of the
+pipeline may have sections of their own (`Slot.section`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tstk.report.answers import confusion, embeddings, futures, reconstructions
+from tstk.report.codes import codebook, rebuilt
 from tstk.report.known import Known, know
 from tstk.report.page import Section, page
 from tstk.report.record import again, curves, opening, options, title
@@ -20,11 +22,13 @@ SECTIONS: list[Callable[[Known], Section | None]] = [
     confusion,
     futures,
     reconstructions,
+    codebook,
+    rebuilt,
     embeddings,
     options,
     again,
 ]
-"""In the order of the page."""
+"""In the order of the page; those of parts come before the embeddings."""
 
 
 def report(run: str | Path, out: str | Path | None = None, *, data_root: str | None = None) -> Path:
@@ -45,6 +49,9 @@ def report(run: str | Path, out: str | Path | None = None, *, data_root: str | N
     """
     known = know(run, data_root)
     path = Path(run, "report.html") if out is None else Path(out)
-    sections = [section for write in SECTIONS if (section := write(known)) is not None]
+    writers = list(SECTIONS)
+    at = writers.index(embeddings)
+    writers[at:at] = [part.section for _, part in known.pipeline.slots()]
+    sections = [section for write in writers if (section := write(known)) is not None]
     write_text(path, page(title(known), sections))
     return path

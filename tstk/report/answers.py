@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 PANELS = 6
+DRAWN = 50
+"""Futures that are drawn for an interval."""
 
 
 def confusion(known: Known) -> Section | None:
@@ -72,17 +74,30 @@ def futures(known: Known) -> Section | None:
     figures = []
     rows = known.some(PANELS // len(channels))
     series = known.part.batch(rows)
-    guess = pipeline.predict(series.to(pipeline.mean.device)).cpu()
+    guess, paths = _guessed(known, series)
     for c in channels:
         for i, window in enumerate(rows.tolist()):
             what = f"{names[c]}, window {window + 1:,} of {len(known.part):,}"
-            figures.append(_future(what, series, guess, i, c))
+            figures.append(_future(what, series, guess[i, c], None if paths is None else paths[:, i, c], i, c))
     text = "Dark: what was seen and what followed; orange: the forecast."
+    if paths is not None:
+        text += f" Shaded: where the middle 50 and 80 % of {len(paths)} drawn futures are; the forecast is their mean."
     steps, rest = _by_step(known)
     return Section(f"Forecasts, {known.part_name} part", paragraph(text) + panels([*figures, steps]) + paragraph(rest))
 
 
-def _future(what: str, series: Series, guess: Tensor, row: int, channel: int) -> str:
+@torch.no_grad()
+def _guessed(known: Known, series: Series) -> tuple[Tensor, Tensor | None]:
+    """Forecasts [B, C, H] and, from a run that can draw, its draws [S, B, C, H]."""
+    pipeline = known.pipeline
+    drawn = None if pipeline.loss.samples is None else max(pipeline.loss.samples, DRAWN)
+    flow = pipeline.answer(series.to(pipeline.mean.device), samples=drawn)
+    found = [None if t is None else (t * pipeline.std + pipeline.mean).cpu() for t in (flow.output, flow.futures)]
+    assert found[0] is not None
+    return found[0], found[1]
+
+
+def _future(what: str, series: Series, guess: Tensor, paths: Tensor | None, row: int, channel: int) -> str:
     assert series.y is not None
     horizon = series.y.shape[-1]
     # a long past would leave no room for what matters
@@ -93,7 +108,11 @@ def _future(what: str, series: Series, guess: Tensor, row: int, channel: int) ->
         ahead = np.arange(1, horizon + 1)
         axes.plot(np.arange(1 - len(past), 1), past, color=INK, linewidth=1)
         axes.plot(ahead, future, color=INK, linewidth=1)
-        axes.plot(ahead, guess[row, channel], color=ORANGE)
+        if paths is not None:
+            for low, high in ((0.1, 0.9), (0.25, 0.75)):
+                band = paths.quantile(torch.tensor([low, high]), 0)
+                axes.fill_between(ahead, *band, color=ORANGE, alpha=0.18, linewidth=0)
+        axes.plot(ahead, guess, color=ORANGE)
         axes.axvline(0.5, color=DIM, linestyle=":", zorder=0)
         axes.set_xlabel("steps ahead")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tstk.nn.attention import key_mask
 from tstk.nn.blocks import Stack
-from tstk.nn.positions import angles, sinusoid
+from tstk.nn.positions import angles, check_rotary, line, sinusoid
 from tstk.records import Spec, Tokens
 from tstk.slots import Decoder, Place
 
@@ -25,8 +25,12 @@ class TransformerDecoder(Decoder):
         depth: number of blocks
         heads: attention heads
         positions: how places are told: learned table, fixed sinusoids, rotary, or a table and rotary
+        rope: rotary positions over every axis of the grid; or flat, over its rows of time laid end to end (CWT-MAE)
+        cls_place: a CLS token of the encoder has a place of its own to be added, beside the table (CWT-MAE)
         dropout: of what each sub-layer adds; attention is spared, so that it can be fused
         mask_std: deviation of the mask token's initial values; 0 as in Ti-MAE
+        bias: query, key and value maps have a bias
+        init: linear maps start as torch starts them, or Xavier-uniform with zero bias, as the encoder's do
     """
 
     mixes = True
@@ -39,17 +43,29 @@ class TransformerDecoder(Decoder):
         depth: int = 2,
         heads: int = 4,
         positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary"] = "sinusoidal",
+        rope: Literal["grid", "flat"] = "grid",
+        cls_place: bool = False,
         dropout: float = 0.1,
         mask_std: float = 0.02,
+        bias: bool = True,
+        init: Literal["torch", "xavier"] = "torch",
     ) -> None:
         super().__init__(spec)
         self.embed = nn.Linear(spec.dim or 0, dim)
         self.mask_token = nn.Parameter(torch.randn(dim) * mask_std)
-        self.positions, self.head_dim = positions, dim // heads
+        self.positions, self.rope, self.head_dim = positions, rope, dim // heads
+        if "rotary" in positions:
+            check_rotary(dim // heads, 1 if rope == "flat" else spec.axes)
         self.table = nn.Parameter(torch.randn(spec.tokens, dim) * 0.02) if "learned" in positions else None
-        self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, norm="pre")
+        self.cls_place = nn.Parameter(torch.randn(spec.prefix, dim) * 0.02) if cls_place and spec.prefix else None
+        self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, norm="pre", bias=bias)
         self.out = spec.but(dim=spec.target or dim)
         self.project = nn.Linear(dim, spec.target) if spec.target else nn.Identity()
+        for part in self.modules() if init == "xavier" else ():
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
 
     def forward(self, encoded: Tokens, asked: Tokens, place: Place) -> Tensor:
         """[B, M, K]."""
@@ -62,9 +78,12 @@ class TransformerDecoder(Decoder):
         if self.positions == "sinusoidal":
             x = x + sinusoid(pos, x.shape[-1]).to(x.dtype)
         skip = 0
+        if self.rope == "flat":
+            pos = line(pos, self.spec.grid)
         if encoded.prefix is not None:
             skip = encoded.prefix.shape[1]
-            x = torch.cat([self.embed(encoded.prefix), x], 1)
+            front = self.embed(encoded.prefix)
+            x = torch.cat([front if self.cls_place is None else front + self.cls_place, x], 1)
             valid = torch.cat([valid.new_ones(valid.shape[0], skip), valid], 1)
             pos = torch.cat([pos.new_zeros(pos.shape[0], skip, pos.shape[-1]), pos + 1], 1)
         turn = angles(pos, self.head_dim) if "rotary" in self.positions else None

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tstk.errors import OptionError
+from tstk.errors import CheckpointError, NeedsError, OptionError
 from tstk.nn.attention import key_mask
 from tstk.nn.blocks import Stack
 from tstk.nn.positions import resize_table
@@ -42,6 +42,7 @@ class Bert(Encoder):
         lr: learning rate of BERT's part (2e-5 to 1e-4 suits a checkpoint); the run's if none
         out_dim: width after the encoder; dim if none
         cls: put one learned summary token in front, at BERT's position 0
+        words: read discrete tokens as words: each code has a word vector, drawn from the checkpoint's, that learns
         dropout: of embeddings, attention and what each sub-layer adds
     """
 
@@ -62,9 +63,12 @@ class Bert(Encoder):
         lr: float | None = None,
         out_dim: int | None = None,
         cls: bool = False,
+        words: bool = False,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(spec)
+        if words and spec.vocab is None:
+            raise NeedsError(f"{self.refusal('vocab')} Or leave out words")
         needed = spec.tokens + int(cls)
         given = {"dim": dim, "depth": depth, "heads": heads, "hidden": hidden, "eps": eps, "rows": rows}
         shape = bert_shape({k: v for k, v in given.items() if v is not None}, pretrained, whole=part == "whole")
@@ -81,7 +85,8 @@ class Bert(Encoder):
         self.shape = {"depth": 3, "heads": 4, "eps": 1e-12} | shape
         self.pretrained, self.freeze, self.lr, self.shift = pretrained, freeze, lr, int(cls)
 
-        self.project = nn.Linear(spec.dim or 0, dim) if spec.dim != dim else nn.Identity()
+        self.words = nn.Parameter(torch.empty(spec.vocab or 0, dim)) if words else None
+        self.project = nn.Linear(spec.dim or 0, dim) if spec.dim != dim and not words else nn.Identity()
         self.positions = nn.Parameter(torch.empty(self.shape["rows"], dim))
         self.cls = nn.Parameter(torch.empty(1, 1, dim)) if cls else None
         self.token_type = nn.Parameter(torch.empty(dim)) if part == "whole" else None
@@ -106,7 +111,7 @@ class Bert(Encoder):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        for free in (self.positions, self.cls, self.token_type):
+        for free in (self.positions, self.cls, self.token_type, self.words):
             if free is not None:
                 nn.init.normal_(free, std=0.02)
 
@@ -119,7 +124,7 @@ class Bert(Encoder):
         """Tokens of [B, N, spec.dim] -> Tokens of [B, N, out.dim], zero where invalid; prefix [B, 1, ...] with cls."""
         valid = tokens.valid
         # Zeros where invalid: whatever lies there, even NaN, must not reach a product.
-        x = self.project(tokens.values.masked_fill(~valid[..., None], 0)) + self._rows(tokens)
+        x = self._content(tokens) + self._rows(tokens)
         if self.cls is not None:
             x = torch.cat([(self.cls + self.positions[0]).expand(x.shape[0], -1, -1), x], 1)
             valid = torch.cat([valid.new_ones(x.shape[0], 1), valid], 1)
@@ -151,6 +156,14 @@ class Bert(Encoder):
             found["positions"] = self._resized(found["positions"], None)
         names = [n for n, _ in self.named_parameters() if n.startswith(self._theirs())]
         fill(self, found, names, self.pretrained)
+        if self.words is not None:
+            table = state["embeddings.word_embeddings.weight"]
+            if len(table) < len(self.words):
+                raise CheckpointError(
+                    f"{self.pretrained} has {len(table)} words for {len(self.words)} codes; use fewer codes"
+                )
+            with torch.no_grad():
+                self.words.copy_(table[torch.randperm(len(table))[: len(self.words)]])
         self.rebuild = {"pretrained": None, **self.shape}
 
     def freezes(self) -> tuple[str, ...]:
@@ -169,6 +182,12 @@ class Bert(Encoder):
         if "positions" in state:
             state["positions"] = self._resized(state["positions"], old)
         super().load(state, old)
+
+    def _content(self, tokens: Tokens) -> Tensor:
+        if self.words is not None:
+            assert tokens.ids is not None
+            return self.words[tokens.ids]
+        return self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0))
 
     def _rows(self, tokens: Tokens) -> Tensor:
         return self.positions[tokens.index + self.shift]

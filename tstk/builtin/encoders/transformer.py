@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, check_heads, key_mask
 from tstk.nn.blocks import Stack
-from tstk.nn.positions import angles, check_rotary, resize_table, sinusoid
+from tstk.nn.positions import angles, check_rotary, line, resize_table, sinusoid
 from tstk.records import Spec, Tokens
 from tstk.slots import Encoder
 
@@ -30,8 +30,11 @@ class Transformer(Encoder):
         hidden: width of the MLP; 4 dim if none
         norm: normalise before each sub-layer (pre) or after the sum (post, as in BERT)
         positions: how a token's place enters
+        rope: rotary positions over every axis of the grid, each turning its share of a head; or flat, over one line in
+            which the grid's rows of time are laid end to end (CWT-MAE)
         theta: base of the sinusoidal and rotary frequencies
         cls: put one learned summary token in front
+        cls_place: that token has a place of its own to be added, beside the table (ViT, CWT-MAE)
         rank_ratio: MLP maps of low rank, as a share of their smaller width (CWT-MAE); dense if none
         residual_scale: multiply what each sub-layer adds by a learned scalar that starts here (TimeMAE: 1e-8)
         causal: no token sees a later one
@@ -52,8 +55,10 @@ class Transformer(Encoder):
         hidden: int | None = None,
         norm: Literal["pre", "post"] = "pre",
         positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary", "none"] = "learned",
+        rope: Literal["grid", "flat"] = "grid",
         theta: float = 10000.0,
         cls: bool = False,
+        cls_place: bool = False,
         rank_ratio: float | None = None,
         residual_scale: float | None = None,
         causal: bool = False,
@@ -68,11 +73,14 @@ class Transformer(Encoder):
             raise OptionError("causal=true leaves a CLS token in front nothing to see; use cls=false")
         self.rotary, self.sinusoidal = "rotary" in positions, positions == "sinusoidal"
         if self.rotary:
-            check_rotary(dim // heads, spec.axes)
-        self.head_dim, self.theta, self.causal = dim // heads, theta, causal
+            check_rotary(dim // heads, 1 if rope == "flat" else spec.axes)
+        if cls_place and not cls:
+            raise OptionError("encoder.cls_place=true is for the CLS token, and there is none; use encoder.cls=true")
+        self.head_dim, self.rope, self.theta, self.causal = dim // heads, rope, theta, causal
         self.project = nn.Linear(spec.dim or 0, dim) if spec.dim != dim else nn.Identity()
         self.table = nn.Parameter(torch.empty(spec.tokens, dim)) if "learned" in positions else None
         self.cls = nn.Parameter(torch.empty(1, 1, dim)) if cls else None
+        self.cls_place = nn.Parameter(torch.empty(1, 1, dim)) if cls_place else None
         self.dropout = nn.Dropout(dropout)
         self.stack = Stack(
             depth,
@@ -97,7 +105,7 @@ class Transformer(Encoder):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for free in (self.table, self.cls):
+        for free in (self.table, self.cls, self.cls_place):
             if free is not None:
                 nn.init.normal_(free, std=0.02)
 
@@ -113,7 +121,8 @@ class Transformer(Encoder):
         """Tokens of [B, N, spec.dim] -> Tokens of [B, N, dim], zero where invalid; prefix [B, 1, dim] with cls."""
         x, valid = self._enter(tokens), tokens.valid
         if self.cls is not None:
-            x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)
+            front = self.cls if self.cls_place is None else self.cls + self.cls_place
+            x = torch.cat([front.expand(x.shape[0], -1, -1), x], 1)
             valid = torch.cat([valid.new_ones(x.shape[0], 1), valid], 1)
         x = self.stack(self.dropout(x), mask=key_mask(valid), angles=self._angles(tokens))
         if self.cls is None:
@@ -153,7 +162,7 @@ class Transformer(Encoder):
     def _angles(self, tokens: Tokens) -> Angles | None:
         if not self.rotary:
             return None
-        pos = tokens.pos
+        pos = line(tokens.pos, self.spec.grid) if self.rope == "flat" else tokens.pos
         if self.cls is not None:  # the CLS sits at 0, everything else one further on every axis
             pos = torch.cat([torch.zeros_like(pos[:, :1]), pos + 1], 1)
         return angles(pos, self.head_dim, self.theta)

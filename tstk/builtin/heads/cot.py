@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,10 @@ from tstk.nn.attention import Attention, key_mask
 from tstk.nn.blocks import MLP
 from tstk.records import Spec, Tokens
 from tstk.slots import Head
+
+if TYPE_CHECKING:
+    from tstk.report.known import Known
+    from tstk.report.page import Section
 
 
 class CoT(Head):
@@ -41,6 +47,18 @@ class CoT(Head):
             if isinstance(part, nn.Linear):
                 nn.init.xavier_uniform_(part.weight)
                 nn.init.zeros_(part.bias)
+
+    def looks(self, tokens: Tokens) -> Tensor:
+        """What each reasoning token attends to at first, [B, reasoning tokens, N], means over the heads; a row sums to
+        1."""
+        x = self.thoughts.expand(tokens.values.shape[0], -1, -1)
+        return self.ask.shares(x, tokens.values, mask=key_mask(tokens.valid)).mean(1)
+
+    def section(self, known: Known) -> Section | None:
+        """Some series, and what the reasoning tokens look at in them."""
+        from tstk.report.attention import reasoning
+
+        return reasoning(known, self)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Logits [B, classes]."""

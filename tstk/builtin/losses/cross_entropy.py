@@ -46,15 +46,16 @@ class CrossEntropy(Loss):
         return tokens, tokens
 
     def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """Mean over the labelled series of the batch."""
+        """Mean over the labelled series of the batch; the truth is a class, or the shares of several ([B, K])."""
         assert flow.output is not None
         assert flow.truth is not None
+        truth = flow.truth
         each = F.cross_entropy(
             flow.output,
-            flow.truth,
+            truth,
             self.weight,
             reduction="none",
             label_smoothing=self.smoothing,
-            ignore_index=-1,
+            ignore_index=-1 if truth.ndim == 1 else -100,  # shares have no index
         )
-        return {"cross_entropy": mean(each, flow.truth >= 0)}
+        return {"cross_entropy": mean(each, truth >= 0 if truth.ndim == 1 else truth.sum(1) > 0)}

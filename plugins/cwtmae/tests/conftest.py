@@ -1,0 +1,86 @@
+"""Pipelines of this plugin's parts, whether or not the plugin is installed."""
+
+import importlib
+
+import pytest
+import torch
+
+from tstk import registry as names
+from tstk.assemble import assemble
+from tstk.config import find_config, read_toml, resolve
+from tstk.records import Series
+
+torch.set_num_threads(1)
+SMALL = {
+    "tokenizer": {"use": "cwt", "dim": 16, "patch_time": 8, "scales": 8, "min_scale": 1.0},
+    "encoder": {
+        "use": "transformer",
+        "dim": 16,
+        "depth": 2,
+        "heads": 2,
+        "positions": "learned+rotary",
+        "cls": True,
+        "dropout": 0.0,
+    },
+    "decoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "positions": "learned+rotary", "dropout": 0.0},
+    "loss": {"use": "spectrum+time"},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def announced():
+    """The registry knows the plugin."""
+    dist, module = "tstk-plugins-cwtmae", "tstk_plugins_cwtmae.plugin"
+    found = names.installed
+    if any(source.dist == dist for source in found()):
+        yield
+        return
+    source = names.Source("cwtmae", dist, "0", module, lambda: importlib.import_module(module))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "installed", lambda: [*found(), source])
+        names.registry.cache_clear()
+        yield
+    names.registry.cache_clear()
+
+
+def shipped(name, *layers):
+    """A shipped config, with layers over it."""
+    return resolve((name, read_toml(find_config(f"cwtmae/{name}"))), *layers)
+
+
+def built(spec, seed=0, wiring=None, **tables):
+    """A bound pipeline of small parts; a table adds to the small one, None drops it."""
+    chosen = {}
+    for k in {**SMALL, **tables}:
+        base, given = SMALL.get(k, {}), tables.get(k) or {}
+        chosen[k] = {**base, **given} if given.get("use", base.get("use")) == base.get("use") else given
+    chosen = {k: v for k, v in chosen.items() if tables.get(k, v) is not None}
+    torch.manual_seed(seed)
+    pipeline = assemble(resolve(("test", chosen)), spec, **(wiring or {}))
+    pipeline.bind()
+    return pipeline
+
+
+def waves(batch=3, channels=2, length=40, seed=0):
+    """Smooth random series, all observed."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, length, generator=draw).cumsum(-1)
+    return Series(x - x.mean(-1, keepdim=True), None, torch.arange(batch) % 3, torch.arange(batch))
+
+
+@pytest.fixture(scope="session")
+def config():
+    """`shipped`."""
+    return shipped
+
+
+@pytest.fixture
+def build():
+    """`built`."""
+    return built
+
+
+@pytest.fixture
+def make():
+    """`waves`."""
+    return waves

@@ -1,0 +1,46 @@
+"""Classifiers of wavelet images leave as one graph: products of matrices, from samples to logits."""
+
+import pytest
+import torch
+
+from tstk.export import Answer, export
+from tstk.records import Series, Spec
+
+
+def classifier(build, head, **tokenizer):
+    spec = Spec(channels=2, length=44, classes=3)
+    options = {"cls": True, "rope": "flat", "rank_ratio": 0.5, "bias": False}
+    return build(
+        spec,
+        tokenizer=tokenizer,
+        encoder=options,
+        decoder=None,
+        loss={"use": "cross-entropy"},
+        head={"use": head},
+        wiring={"instance_norm": True},
+    ).eval()
+
+
+@pytest.mark.parametrize(("head", "kernel"), [("cot", "odd"), ("residual-mlp", "published"), ("linear", "odd")])
+def test_a_classifier_is_a_graph_for_any_batch_without_a_fourier_transform(build, make, head, kernel):
+    pipeline = classifier(build, head, kernel=kernel)
+    program = export(pipeline)
+    x = make(batch=7, length=44).x
+    torch.testing.assert_close(program.module()(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    called = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function"}
+    assert any("einsum" in name or "bmm" in name or "matmul" in name for name in called), called
+    assert not any("fft" in name or "conv" in name for name in called)
+
+
+def test_a_classifier_goes_to_onnx(build, make, tmp_path):
+    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript onnxruntime")
+    runtime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
+    pipeline, x = classifier(build, "cot"), make(batch=2, length=44).x
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(
+        Answer(pipeline), (x,), path, dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), input_names=["x"]
+    )
+    more = make(batch=5, length=44).x
+    (answer,) = runtime.InferenceSession(path).run(None, {"x": more.numpy()})
+    torch.testing.assert_close(torch.from_numpy(answer), pipeline.predict(Series(more)), rtol=0, atol=1e-4)

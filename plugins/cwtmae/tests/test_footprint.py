@@ -1,0 +1,34 @@
+"""The measure of a few steps is taken of the real thing."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from tstk_plugins_cwtmae.footprint import footprint, main
+
+from tstk.errors import OptionError
+
+
+def test_steps_are_measured_with_their_share_of_the_image():
+    told = footprint("cwtmae/tiny", batch=2, length=500, steps=2)
+    assert told["parameters"] == 347_434
+    assert told["image_bytes"] == 2 * 3 * 16 * 500 * 4
+    assert len(told["seconds"]) == 2
+    assert all(0 < share < 1 for share in told["image_share"])
+    assert told["peak_bytes"] >= told["before_bytes"] > 1e8
+
+
+def test_the_command_says_it_as_json_and_options_change_the_config():
+    result = CliRunner().invoke(
+        main,
+        ["--config", "cwtmae/tiny", "--batch", "1", "--length", "500", "--steps", "1", "--set", "tokenizer.scales=8"],
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["image_bytes"] == 3 * 8 * 500 * 4
+
+
+def test_other_tokenizers_have_no_image(tmp_path):
+    path = tmp_path / "patches.toml"
+    path.write_text('[loss]\nuse = "masked"\n')
+    with pytest.raises(OptionError, match="no image to measure"):
+        footprint(str(path), length=128, steps=1)

@@ -1,0 +1,173 @@
+"""The VQ-VAE: sizes, shapes, what a code knows of, masks, and a codebook that moves as it should."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+from tstk_plugins_vqvae.tokenizer import VQVAE
+
+from tstk.errors import OptionError
+from tstk.records import Flow, Series, Spec
+
+TINY = {"codes": 16, "dim": 8, "hidden": 16, "res_hidden": 8}
+FACTORS = (4, 8, 12, 16)
+LOOKS = ("published", "causal", "patch")
+
+
+def made(length=48, seed=0, channels=1, **options):
+    torch.manual_seed(seed)
+    return VQVAE(Spec(channels=channels, length=length), **{**TINY, **options})
+
+
+def waves(batch=3, length=48, seed=0):
+    return Series(torch.randn(batch, 1, length, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.mark.parametrize(("factor", "count"), [(4, 296_001), (8, 427_329), (12, 443_713), (16, 558_657)])
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_published_settings_have_the_published_number_of_parameters(factor, count, look):
+    tokenizer = VQVAE(Spec(channels=1, length=96), factor=factor, look=look, update="gradient")
+    assert sum(p.numel() for p in tokenizer.parameters()) == count
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("length", [48, 45, 5])
+def test_any_length_comes_back_at_its_length(factor, look, length):
+    tokenizer = made(length, factor=factor, look=look)
+    tokens = tokenizer(waves(1, length)).check(tokenizer.out)
+    assert tokens.values.shape[1] == -(-length // factor)
+    assert tokens.valid.all()
+    assert tokenizer.decode(tokens.values, length).shape == (1, 1, length)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_the_published_network_is_what_torch_makes_of_its_description(factor):
+    tokenizer = made(factor=factor, look="published").eval()
+    x = waves().x
+    z, encoder = x, tokenizer.encoder
+    for i, conv in enumerate(encoder.down):
+        z = F.conv1d(z, conv.weight, conv.bias, stride=3 if (factor, i) == (12, 2) else 2, padding=1).relu()
+    z = F.conv1d(z, encoder.conv.weight, encoder.conv.bias, padding=1)
+
+    def residual(z, stack):
+        for wide, narrow in zip(stack.wide, stack.narrow, strict=True):
+            z = z.relu()  # in place in the published code, so the sum has it too
+            z = z + F.conv1d(F.conv1d(z, wide.weight, padding=1).relu(), narrow.weight)
+        return z.relu()
+
+    z = F.conv1d(residual(z, encoder.residual), encoder.out.weight, encoder.out.bias)
+    torch.testing.assert_close(tokenizer.encoder(x), z.transpose(1, 2))
+    ids = torch.cdist(z.transpose(1, 2), tokenizer.codebook.codes).argmin(-1)
+    tokens = tokenizer(Series(x))
+    assert torch.equal(tokens.ids, ids)
+    decoder = tokenizer.decoder
+    y = F.conv1d(tokenizer.embed(ids).transpose(1, 2), decoder.conv.weight, decoder.conv.bias, padding=1)
+    y = residual(y, decoder.residual)
+    for i, conv in enumerate(decoder.up):
+        y = F.conv_transpose1d(y if i == 0 else y.relu(), conv.weight, conv.bias, 3 if (factor, i) == (12, 0) else 2, 1)
+    torch.testing.assert_close(tokenizer.decode(tokens.values, 48), y)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("look", LOOKS)
+def test_only_the_published_look_knows_of_samples_that_follow_a_code(factor, look):
+    encoder = made(96, factor=factor, look=look, dim=32).encoder.double()
+    x = torch.randn(1, 1, 96, dtype=torch.double, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    at = 48 // factor - 1  # the code whose samples end at 48
+    (gradient,) = torch.autograd.grad(encoder(x)[0, at].square().sum(), x)
+    touched = gradient[0, 0].nonzero()[:, 0]
+    last, first = int(touched.max()), int(touched.min())
+    assert (last >= 48) == (look == "published")
+    assert (first < 48 - factor) == (look != "patch")
+    if (factor, look) == (4, "published"):
+        assert (first, last) == (44 - 15, 47 + 15)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_what_was_not_observed_changes_nothing_and_padding_is_no_different(look):
+    tokenizer = made(look=look).eval()
+    series = waves(2)
+    observed = torch.ones(2, 1, 48, dtype=torch.bool)
+    observed[1, 0, 29:] = False
+    x = series.x * observed
+    long = tokenizer(Series(x, observed))
+    short = tokenizer(Series(x[1:, :, :29]))
+    assert long.valid.sum(1).tolist() == [12, 8]
+    torch.testing.assert_close(long.values[1:, :8], short.values)
+    assert not long.values[1, 8:].any()
+    torch.testing.assert_close(
+        tokenizer.decode(long.values, 48)[1:, :, :29], tokenizer.decode(short.values, 29), rtol=1e-4, atol=1e-6
+    )
+    assert all(v.isfinite() for v in long.aux.values())
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_a_reconstruction_teaches_encoder_and_decoder_and_the_codebook_as_it_learns(update):
+    tokenizer = made(update=update)
+    tokens = tokenizer(waves())
+    loss = tokenizer.decode(tokens.values, 48).square().mean()
+    loss.backward(retain_graph=True)
+    assert tokenizer.encoder.down[0].weight.grad.any()  # straight through the codes
+    assert tokenizer.decoder.up[-1].weight.grad.any()
+    if update == "gradient":
+        assert tokenizer.codebook.codes.grad is None
+        sum(tokens.aux.values()).backward()
+        assert tokenizer.codebook.codes.grad.any()
+        assert set(tokens.aux) == {"commitment", "codebook"}
+    else:
+        assert set(tokens.aux) == {"commitment"}
+
+
+def test_the_codebook_moves_after_a_step_and_stays_when_frozen():
+    tokenizer = made()
+
+    def step():
+        before = tokenizer.codebook.codes.clone()
+        tokens = tokenizer(waves())
+        flow = Flow(waves(), tokens, tokens, tokens, torch.zeros_like(tokens.valid))
+        tokenizer.after_step([flow])
+        return flow.logs, not torch.equal(before, tokenizer.codebook.codes)
+
+    logs, moved = step()
+    assert moved
+    assert {"usage", "perplexity", "revived"} <= logs.keys()
+    tokenizer.codebook.eval()
+    assert not step()[1]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_decoding_the_end_needs_no_more_than_its_reach(look):
+    tokenizer = made(96, factor=4, look=look).eval()
+    values = torch.randn(2, 24, 8, generator=torch.Generator().manual_seed(0))
+    reach = tokenizer.decoder.reach
+    whole, end = tokenizer.decode(values, 96), tokenizer.decode(values[:, 16 - reach :], 4 * (8 + reach))
+    torch.testing.assert_close(whole[..., 64:], end[..., 4 * reach :])
+
+
+def test_a_published_config_file_sets_the_sizes_and_is_not_needed_again(tmp_path):
+    path = tmp_path / "ettm1.json"
+    table = {
+        "block_hidden_size": 32,
+        "num_residual_layers": 1,
+        "res_hidden_size": 8,
+        "embedding_dim": 16,
+        "num_embeddings": 64,
+        "commitment_cost": 0.5,
+        "compression_factor": 8,
+        "learning_rate": 1e-3,
+        "num_training_updates": 15000,
+    }
+    path.write_text(json.dumps({"vqvae_config": table}))
+    tokenizer = VQVAE(Spec(channels=1, length=48), config=str(path))
+    assert (tokenizer.out.vocab, tokenizer.out.dim, tokenizer.factor) == (64, 16, 8)
+    again = VQVAE(Spec(channels=1, length=48), **tokenizer.rebuild)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in tokenizer.state_dict().items()
+    }
+    path.write_text(json.dumps({"num_embeddigns": 64}))
+    with pytest.raises(OptionError, match="unknown num_embeddigns"):
+        VQVAE(Spec(channels=1, length=48), config=str(path))
+    with pytest.raises(OptionError, match=r"nowhere\.json"):
+        VQVAE(Spec(channels=1, length=48), config="nowhere.json")

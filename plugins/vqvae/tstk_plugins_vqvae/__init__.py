@@ -1,0 +1,1 @@
+"""VQ-VAE tokens, next-code pretraining and forecasting with codes, for tstk."""
