@@ -28,7 +28,7 @@ def tstk_entries():
     "more/data.py": """
 from tstk.data.raw import Raw, lines, numbers, pad
 
-def read(path, *, label=None):
+def read(path, *, label: str | None = None):
     rows = [line.split() for line in lines(path)]
     series = [numbers(row[1:], f"{path}, line {i}")[None] for i, row in enumerate(rows, 1)]
     return {"train": Raw(pad(series, str(path)), str(path), [row[0] for row in rows])}
@@ -198,3 +198,17 @@ def test_the_kit_looks_at_all_of_it_and_finds_the_kernel_that_is_wrong(more, tmp
     assert states["kernel:nearest_code/absent:answers_as_the_reference"]["state"] == "not applicable"
     looked = {"data:wave", "config:more/quick", "recipe:more", "command:greet", "callback:counter"}
     assert looked <= {name.rpartition(":")[0] for name, row in states.items() if row["state"] == "passed"}
+
+
+def test_everything_a_plugin_brings_can_be_shown(more, tmp_path):
+    for kind, name in (
+        ("data", "wave"),
+        ("config", "more/quick"),
+        ("recipe", "more"),
+        ("command", "greet"),
+        ("callback", "counter"),
+        ("kernel", "nearest_code/plain"),
+    ):
+        done = more("-m", "tstk", "show", kind, name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"{kind} {name}" in done.stdout

@@ -25,6 +25,9 @@ def command(kind: str, name: str, json_: bool) -> None:
     version = next((p.version for p in registry().plugins if p.dist == entry.dist), "")
     if entry.kind in ("config", "recipe"):
         seen, facts = Outline("", {}), {"file": str(shipped(entry))}
+    elif entry.kind == "kernel":
+        operation, _, backend = entry.name.partition("/")
+        seen, facts = Outline("", {}), {"serves": operation, "called": f"TSTK_KERNELS={operation}={backend}"}
     else:
         seen = outline(entry.target)
         facts = {"needs": ", ".join(seen.facts.get("needs", ())), "provides": ", ".join(sorted(entry.provides))}

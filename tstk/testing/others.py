@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from tstk.errors import TstkError
+from tstk.outline import outline
 from tstk.registry import Entry, Plugin, registry
 from tstk.testing.expect import expect
 from tstk.testing.subject import steering
@@ -53,6 +54,7 @@ def reads_its_suffixes(entry: Entry) -> None:
     expect(bool(entry.provides), f"{entry.name}: provides is empty; expected the suffixes that it reads")
     odd = [s for s in entry.provides if not s.startswith(".") or s != s.lower()]
     expect(not odd, f"{entry.name}: provides {odd}; expected suffixes such as '.csv', in lower case")
+    outline(entry.target)  # which says what is missing for `tstk show`
     names = list(inspect.signature(reader).parameters)
     expect(names == ["path", "label"], f"{entry.name}: reader({', '.join(names)}); expected reader(path, *, label)")
     for suffix in sorted(entry.provides):

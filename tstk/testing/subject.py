@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -191,4 +192,7 @@ def _partners(kind: str, entry: Entry, usual: str | None = None) -> list[dict[st
         found.append(small(registry().find(kind, bare)) | ({"causal": True} if name != bare else {}))
     own = [e for e in registry().entries(kind) if e.dist == entry.dist and e.name not in names]
     others = [e for e in registry().entries(kind) if e.dist not in (entry.dist, "tstk") and kind == "tokenizer"]
-    return found + [small(e) for e in (*own, *others)]
+    for e in (*own, *others):
+        with suppress(TstkError):  # somebody's broken part is not this one's fault
+            found.append(small(e))
+    return found
