@@ -135,3 +135,11 @@ def test_expect_fails_with_its_sentence():
     expect(True, "unsaid")
     with pytest.raises(AssertionError, match="said"):
         expect(False, "said")
+
+
+def test_a_part_that_needs_what_no_check_can_give_is_excused_once(announced, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
+    announced(entry_of(faulty.Demanding), EXCUSES={"head:demanding:loads": "wants the moon"})
+    states = [o.state for o in examine("made-up").outcomes if o.case.entry]
+    assert states[0] == "excused"
+    assert set(states[1:]) == {"not applicable"}
