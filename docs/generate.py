@@ -143,7 +143,8 @@ def mixed() -> str:
         f"Every combination of the components of the core and of the plugins in this repository, as small as can be: "
         f"{len(found)} mixes, of which {counts['trained']} trained {STEPS} steps, {counts['refused']} were refused "
         f"before any data were read, for the reason that the letter stands for, and {counts['failed']} failed. A mix "
-        "is tried on labelled series, or else on a table to forecast; with a causal encoder where the loss needs one.",
+        "is tried on labelled series; where the refusal advises a table to forecast, independent channels or a causal "
+        "encoder, that is tried.",
         "",
     ]
     encoders = [e.name for e in installed if e.kind == "encoder"]

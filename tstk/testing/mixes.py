@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -80,32 +80,60 @@ def loadable(kind: str) -> list[Entry]:
 
 
 def attempt(parts: dict[str, Entry], steps: int = 1) -> Mix:
-    """Build one combination, for classification or else for forecasting, and train it."""
+    """Build one combination, for classification unless a refusal advises otherwise, and train it."""
     names = {slot: next(n for n in (e.name, e.qualified) if _found(slot, n) == e) for slot, e in parts.items()}
     try:
         length = subject(parts["tokenizer"]).spec.length
     except AssertionError as e:
         return Mix(names, "refused", str(e))
-    tasks = (Spec(2, length, classes=3), Spec(2, length, horizon=8))
-    reasons = []
-    for spec, more in product(tasks, _variants(parts["encoder"])):
-        tables: dict[str, Any] = {slot: small(entry) for slot, entry in parts.items()}
-        tables["encoder"] |= more
-        torch.manual_seed(0)
+    choice = _Choice(Spec(2, length, classes=3))
+    while True:
         try:
-            config = resolve(("mix", {**tables, "data": {"horizon": spec.horizon}}))
-            rehearse(config)
-            pipeline = assemble(config, spec)
-            pipeline.bind()
+            pipeline = _built(parts, choice)
         except (NeedsError, OptionError) as e:
-            reasons.append(str(e))
+            if (advised := _advised(str(e), choice, parts["encoder"])) is None:
+                return Mix(names, "refused", str(e))
+            choice = advised
             continue
         try:
-            wrong = _trained(pipeline, series(spec), steps)
+            wrong = _trained(pipeline, series(choice.spec), steps)
         except Exception as e:
             wrong = f"{type(e).__name__}: {e}"
         return Mix(names, "failed" if wrong else "trained", wrong)
-    return Mix(names, "refused", reasons[0])
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What may be said beside the names of the parts."""
+
+    spec: Spec
+    channels: Literal["auto", "independent"] = "auto"
+    causal: bool = False
+
+
+def _advised(refusal: str, choice: _Choice, encoder: Entry) -> _Choice | None:
+    """What a refusal advises, if it has not been tried: other channels, a causal encoder, data for the other task."""
+    if "--channels independent" in refusal and choice.channels == "auto":
+        return replace(choice, channels="independent")
+    known = outline(encoder.target).options
+    if "(causal)" in refusal and "causal" in encoder.provides and "causal" in known and not choice.causal:
+        return replace(choice, causal=True)
+    if ("horizon" in refusal or "class labels" in refusal) and choice.spec.horizon is None:
+        return _Choice(choice.spec.but(classes=None, horizon=8))
+    return None
+
+
+def _built(parts: dict[str, Entry], choice: _Choice) -> Pipeline:
+    """The pipeline of a mix, refused as training would refuse it."""
+    tables: dict[str, Any] = {slot: small(entry) for slot, entry in parts.items()}
+    tables["encoder"] |= {"causal": True} if choice.causal else {}
+    tables |= {"data": {"horizon": choice.spec.horizon}, "pipeline": {"channels": choice.channels}}
+    torch.manual_seed(0)
+    config = resolve(("mix", tables))
+    rehearse(config)
+    pipeline = assemble(config, choice.spec, channels=choice.channels)
+    pipeline.bind()
+    return pipeline
 
 
 def _found(slot: str, name: str) -> Entry | None:
@@ -113,13 +141,6 @@ def _found(slot: str, name: str) -> Entry | None:
         return registry().find(slot, name)
     except TstkError:
         return None
-
-
-def _variants(encoder: Entry) -> list[dict[str, bool]]:
-    """As it comes; and causal, for the losses that need it."""
-    return (
-        [{}, {"causal": True}] if "causal" in encoder.provides and "causal" in outline(encoder.target).options else [{}]
-    )
 
 
 def _trained(pipeline: Pipeline, given: Series, steps: int) -> str:
