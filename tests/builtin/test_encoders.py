@@ -162,9 +162,10 @@ def test_order_of_tokens_does_not_matter_where_nothing_is_causal(name):
     close(encoder(tokens.at(order)).values, encoder(tokens).at(order).values)
 
 
-def test_rotary_positions_see_distances_alone():
+@pytest.mark.parametrize("rope", ["grid", "flat"])
+def test_rotary_positions_see_distances_alone(rope):
     spec = spec_of()
-    encoder = built(lambda s: Transformer(s, **SMALL, positions="rotary"), spec)
+    encoder = built(lambda s: Transformer(s, **SMALL, positions="rotary", rope=rope), spec)
     tokens = tokens_of(spec)
     moved = tokens.but(pos=tokens.pos + torch.tensor([11.0, -4.0]))
     close(encoder(tokens).values, encoder(moved).values)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tstk.errors import OptionError
 from tstk.kernels.rope_attention import Angles, rope_attention
 from tstk.kernels.rope_attention.torch import attend, rotate
+from tstk.nn.cache import Kept
 
 __all__ = ["Angles", "Attention", "check_heads", "key_mask", "rotate"]
 
@@ -84,7 +85,7 @@ class Attention(nn.Module):
         *,
         mask: Tensor | None = None,
         angles: Angles | None = None,
-        cache: list[Tensor] | None = None,
+        cache: list[Kept] | None = None,
     ) -> Tensor:
         """[B, N, D] -> [B, N, D]; exactly 0 for a token that may see no key at all.
 
@@ -107,9 +108,9 @@ class Attention(nn.Module):
             if angles is not None:
                 q, k = rotate(q, angles), rotate(k, angles)
             if cache is not None:
-                if cache:
-                    k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
-                cache[:] = [k, v]
+                both = zip(cache, (k, v), strict=True) if cache else ()
+                cache[:] = [old.grown(new) for old, new in both] or [Kept.of(k), Kept.of(v)]
+                k, v = (kept.values for kept in cache)
             y = attend(q, k, v, mask, causal=self.causal, dropout=dropout)
         y = self.out(y.transpose(1, 2).flatten(2))
         if mask is None:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, Attention
+from tstk.nn.cache import Kept
 
 Norm = Literal["pre", "post"]
 
@@ -128,7 +129,7 @@ class Block(_Residual):
         *,
         mask: Tensor | None = None,
         angles: Angles | None = None,
-        cache: list[Tensor] | None = None,
+        cache: list[Kept] | None = None,
     ) -> Tensor:
         """[B, N, D] -> [B, N, D]; the arguments are those of `Attention`."""
         return self._run(x, lambda y: self.attention(y, mask=mask, angles=angles, cache=cache))
@@ -197,7 +198,7 @@ class Stack(nn.Module):
         *,
         mask: Tensor | None = None,
         angles: Angles | None = None,
-        caches: list[list[Tensor]] | None = None,
+        caches: list[list[Kept]] | None = None,
     ) -> Tensor:
         """[B, N, D] -> [B, N, D]; `caches` holds one cache of `Attention` per block."""
         again = self.recompute and caches is None and torch.is_grad_enabled()

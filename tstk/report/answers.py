@@ -14,7 +14,7 @@ from torch import Tensor
 from tstk.draws import Draws
 from tstk.naive import last_value
 from tstk.records import Flow, Series
-from tstk.report.known import Known
+from tstk.report.known import MOST, Known
 from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, panel, panels, paragraph, table
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _future(what: str, series: Series, guess: Tensor, paths: Tensor | None, row:
 def _by_step(known: Known) -> tuple[str, str]:
     """Mean square error at each step ahead, in deviations of the training data, beside the last value repeated."""
     std = known.pipeline.std.cpu()
-    rows = known.some()
+    rows = known.some(MOST // max(1, known.pipeline.loss.samples or 0))
     model, naive = [], []
     for series in _batches(known, rows):
         guess, cpu = known.pipeline.predict(series).cpu(), series.to("cpu")

@@ -141,6 +141,17 @@ def test_files_that_could_run_code_or_do_not_fit_are_refused_in_a_line(weights, 
         classifier(other)
 
 
+def test_running_blocks_again_changes_no_gradient():
+    gradients = []
+    for recompute in (False, True):
+        model = tiny(recompute=recompute)
+        torch.manual_seed(3)
+        model(torch.randn(2, 500))[0].backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_a_name_that_is_not_there_is_said_so():
     import tstk_plugins_cwtmae
 

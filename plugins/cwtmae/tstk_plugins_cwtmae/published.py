@@ -47,6 +47,8 @@ class CWT_MAE_RoPE(nn.Module):
         mask_ratio: share of patches to hide
         mlp_rank_ratio: rank of the encoder's MLP maps, as a share of their smaller width
         time_loss_weight: weight of the series in the loss
+        recompute: keep no more than the input of each block and run it again on the way back; without it a batch of 32
+            takes some 17 GB
     """
 
     grid: Tensor
@@ -66,6 +68,7 @@ class CWT_MAE_RoPE(nn.Module):
         mask_ratio: float = 0.75,
         mlp_rank_ratio: float = 0.5,
         time_loss_weight: float = 1.0,
+        recompute: bool = True,
     ) -> None:
         super().__init__()
         spec = Spec(channels=1, length=signal_len)
@@ -84,6 +87,7 @@ class CWT_MAE_RoPE(nn.Module):
             dropout=0.0,
             init="xavier",
         )
+        encoder.stack.recompute = decoder.stack.recompute = recompute
         self.pipeline = Pipeline(spec, tokenizer, encoder, loss, decoder, instance_norm=False)
         self.register_buffer("grid", torch.tensor(tokenizer.out.grid))
 
@@ -129,6 +133,7 @@ class TF_MAE_Classifier(nn.Module):
         depth: layers of the encoder, as pretrained
         num_heads: its attention heads, as pretrained
         mlp_rank_ratio: as pretrained
+        recompute: keep no more than the input of each block and run it again on the way back
 
     Raises:
         CheckpointError: the file cannot be read safely, or its weights do not fit
@@ -151,11 +156,13 @@ class TF_MAE_Classifier(nn.Module):
         depth: int = 12,
         num_heads: int = 12,
         mlp_rank_ratio: float = 0.5,
+        recompute: bool = True,
     ) -> None:
         super().__init__()
         spec = Spec(channels=1, length=signal_len, classes=num_classes)
         tokenizer = _tokenizer(spec, embed_dim, cwt_scales, patch_size_time, patch_size_freq)
         encoder = _encoder(tokenizer.out, embed_dim, depth, num_heads, mlp_rank_ratio)
+        encoder.stack.recompute = recompute
         if use_cot:
             drop = 0.2 if dropout_rate is None else dropout_rate
             head: CoT | ResidualMLP = CoT(encoder.out, tokens=num_reasoning_tokens, heads=12, dropout=drop)

@@ -196,7 +196,7 @@ def test_a_rollout_starts_as_teacher_forcing_does_and_takes_the_likeliest_codes(
     loss = pipeline.loss
     flow = pipeline.answer(series)
     past = flow.tokens.map(lambda t: t[:, :12])
-    ids = loss.continued(past, 4, [])
+    ids = loss.continued(loss.begun(past), 4, [])
     assert ids.shape == (6, 4)
     whole = past
     for k in range(4):  # everything encoded anew each time
@@ -229,7 +229,7 @@ def test_a_rollout_goes_beyond_the_positions_that_the_encoder_has():
     assert long.shape == (3, 2, 200)
     assert long.isfinite().all()
     past = pipeline.answer(series).tokens.map(lambda t: t[:, :12])
-    few, many = (pipeline.loss.continued(past, ahead, []) for ahead in (5, 50))
+    few, many = (pipeline.loss.continued(pipeline.loss.begun(past), ahead, []) for ahead in (5, 50))
     assert torch.equal(many[:, :5], few)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,13 +11,28 @@ from torch import Tensor
 from tstk.builtin.losses.next_code import NextCode
 from tstk.draws import Draws
 from tstk.errors import OptionError
+from tstk.nn.cache import Kept
 from tstk.records import Flow, Spec, Tokens
 
 if TYPE_CHECKING:
     from tstk.pipeline import Pipeline
 
-ROWS = 256
+ROWS = 512
 """Paths that are followed at a time: more take no less time on a CPU, where their keys and values leave the caches."""
+
+
+class Begun(NamedTuple):
+    """Where paths start.
+
+    Args:
+        seen: the tokens of the context
+        state: the encoder's, after them
+        logits: [B, K] of the code that follows
+    """
+
+    seen: Tokens
+    state: Any
+    logits: Tensor
 
 
 class CodeRollout(NextCode):
@@ -63,46 +78,54 @@ class CodeRollout(NextCode):
         past, ahead = known(flow.tokens, tokenizer.out, length, horizon)
         key = flow.series.key
         key = torch.arange(len(past.values), device=past.values.device) if key is None else key
-        futures = []
+        start, futures = self.begun(past), []
         samples = samples or self.samples or 0
         for paths in torch.arange(max(samples, 1)).split(max(1, ROWS // len(key))):
             draws = [Draws(0, path, key) for path in paths.tolist()] if samples else []
-            ids = self.continued(past, ahead, draws)
+            ids = self.continued(start, ahead, draws)
             values = tokenizer.embed(ids)
             x = decoded(self._pipeline[0], past.values.repeat(len(paths), 1, 1), values, horizon)
             futures.append(x.unflatten(0, (len(paths), -1)))
         return torch.cat(futures)
 
-    def continued(self, past: Tokens, ahead: int, draws: list[Draws]) -> Tensor:
+    def begun(self, past: Tokens) -> Begun:
+        """A context, encoded; any number of paths may start from it."""
+        room = self.spec.tokens
+        seen = past if past.index.shape[1] < room else latest(past, room // 2)
+        return Begun(seen, *self._asked(seen, None))
+
+    def continued(self, start: Begun, ahead: int, draws: list[Draws]) -> Tensor:
         """The codes that follow: [paths * B, ahead] long.
 
         Args:
-            past: tokens of the context
+            start: the context of B series
             ahead: codes to choose
             draws: a source per path; none for one path of the likeliest codes
         """
-        pipeline = self._pipeline[0]
-        encoder, tokenizer, decoder = pipeline.encoder, pipeline.tokenizer, pipeline.decoder
-        assert decoder is not None
-        room = self.spec.tokens
-        seen = past if past.index.shape[1] < room else latest(past, room // 2)
-        fresh, state, ids = seen, None, list[Tensor]()
-        for k in range(ahead):
+        room, embed = self.spec.tokens, self._pipeline[0].tokenizer.embed
+        seen, state, logits = start
+        if len(draws) > 1:
+            seen, state, logits = seen.repeat(len(draws)), _repeated(state, len(draws)), logits.repeat(len(draws), 1)
+        ids = [self._chosen(logits, draws)]
+        while len(ids) < ahead:
+            fresh = following(seen, embed(ids[-1])[:, None], ids[-1][:, None])
+            seen = seen.but(attrs={}).append(fresh)
             if seen.index.shape[1] > room:
                 seen = fresh = latest(seen, max(room // 2, 1))
                 state = None
-            if not self.cache:
+            elif not self.cache:
                 fresh, state = seen, None
-            encoded, state = encoder.extend(fresh, state)
-            last = latest(encoded, 1, renumber=False)
-            logits = decoder(last, last, encoder.place)[:, 0].float()
-            if k == 0 and len(draws) > 1:  # from here on paths differ
-                logits, seen = logits.repeat(len(draws), 1), seen.repeat(len(draws))
-                state = _repeated(state, len(draws))
+            state, logits = self._asked(fresh, state)
             ids.append(self._chosen(logits, draws))
-            fresh = following(seen, tokenizer.embed(ids[-1])[:, None], ids[-1][:, None])
-            seen = seen.but(attrs={}).append(fresh)
         return torch.stack(ids, 1)
+
+    def _asked(self, fresh: Tokens, state: Any) -> tuple[Any, Tensor]:
+        """The encoder's state after more tokens, and what it says of the code that follows: [B, K]."""
+        pipeline = self._pipeline[0]
+        assert pipeline.decoder is not None
+        encoded, state = pipeline.encoder.extend(fresh, state)
+        last = latest(encoded, 1, renumber=False)
+        return state, pipeline.decoder(last, last, pipeline.encoder.place)[:, 0].float()
 
     def _chosen(self, logits: Tensor, draws: list[Draws]) -> Tensor:
         """[B] long from [B, K]."""
@@ -158,6 +181,8 @@ def following(tokens: Tokens, values: Tensor, ids: Tensor) -> Tokens:
 
 def _repeated(state: Any, times: int) -> Any:
     """An encoder's state, tensors [B, ...] in lists and tuples, for `times` as many rows."""
+    if isinstance(state, Kept):
+        return state.repeat(times)
     if isinstance(state, Tensor):
         return state.repeat(times, *[1] * (state.ndim - 1))
     return type(state)(_repeated(part, times) for part in state)

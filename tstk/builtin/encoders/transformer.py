@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, check_heads, key_mask
 from tstk.nn.blocks import Stack
+from tstk.nn.cache import Kept
 from tstk.nn.positions import angles, check_rotary, line, resize_table, sinusoid
 from tstk.records import Spec, Tokens
 from tstk.slots import Encoder
@@ -137,7 +138,7 @@ class Transformer(Encoder):
         if not self.causal:
             return super().extend(tokens, state)
         valid = tokens.valid
-        caches: list[list[Tensor]] = [[] for _ in self.stack.blocks]
+        caches: list[list[Kept]] = [[] for _ in self.stack.blocks]
         if state is not None:
             valid, caches = torch.cat([state[0], valid], 1), [list(cache) for cache in state[1]]
         x = self.dropout(self._enter(tokens))
