@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/tstk train --encoder bert --head cot
@@ -35,6 +35,9 @@ bench: .venv/installed-for-tests
 .venv/installed-for-tests: .venv/installed
 	$(PIP) --editable '.[test,dev]' $(PLUGINS)
 	touch $@
+
+docs: .venv/installed-for-tests
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf .venv runs

@@ -240,3 +240,32 @@ def test_a_value_that_cannot_be_says_where_and_what_would_work(option, value, sa
 
 def test_the_flag_is_spelt_with_hyphens():
     assert Option("window_size", "int").flag == "window-size"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from tstk import Loss\nclass Mine(Loss):",
+        "import tstk\nclass Mine(tstk.Loss):",
+        "import tstk.slots as s\nclass Mine(s.Loss):",
+        "from .near import Near\nclass Mine(Near):",
+        "from .inner.far import Far\nclass Mine(Far):",
+        "import torch\nfrom tstk.slots import Loss\nclass Mine(Loss, torch.nn.Module):",
+    ],
+    ids=["from-tstk", "import-tstk", "alias", "relative", "deeper", "foreign-base"],
+)
+def test_bases_are_followed_however_they_are_imported(text, tmp_path, monkeypatch):
+    (tmp_path / "kin" / "inner").mkdir(parents=True)
+    (tmp_path / "kin" / "__init__.py").write_text("")
+    (tmp_path / "kin" / "near.py").write_text("import tstk\nclass Near(tstk.Loss):\n    pass\n")
+    (tmp_path / "kin" / "inner" / "__init__.py").write_text("")
+    (tmp_path / "kin" / "inner" / "far.py").write_text("from ..near import Near as Far\n")
+    name = f"m{abs(hash(text))}"
+    (tmp_path / "kin" / f"{name}.py").write_text(
+        f"{text}\n    '''Mine.\n\n    Args:\n        share: of all\n    '''\n"
+        "    def __init__(self, spec, *, share: float = 0.5):\n        super().__init__(spec)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = outline(f"kin.{name}:Mine")
+    assert found.facts["reads"] == "decoder"
+    assert found.options["share"].help == "of all"

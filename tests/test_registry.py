@@ -219,3 +219,10 @@ def test_a_variable_chooses_the_plugins_and_the_core_always_comes_first(points, 
 def test_the_registry_of_the_process_has_the_core():
     assert registry() is registry()
     assert registry().find("tokenizer", "patch").dist == "tstk"
+
+
+def test_the_core_keeps_its_names_and_a_plugin_of_the_same_name_is_reached_by_its_own():
+    found = Registry([core(), plugin(entry("identity"), dist="a")])
+    assert found.find("encoder", "identity").dist == "tstk"
+    assert found.find("encoder", "a/identity").dist == "a"
+    assert {"identity", "a/identity"} <= set(found.names("encoder"))

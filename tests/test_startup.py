@@ -54,3 +54,39 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch, 
         monkeypatch.setenv(name, value)
     share_cores()
     assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_ten_more_plugins_cost_their_light_modules_and_nothing_else(tmp_path):
+    light = "from tstk import Entry, hookimpl\n\n@hookimpl\ndef tstk_entries():\n"
+    for name in (f"dummy{i}" for i in range(10)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        (tmp_path / name / "part.py").write_text("import torch\n")
+        yields = [f"    yield Entry('encoder', '{name}-{j}', '{name}.part:Part', 'A part')\n" for j in range(5)]
+        (tmp_path / name / "plugin.py").write_text(light + "".join(yields))
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[tstk]\n{name} = {name}.plugin\n")
+    code = """
+import sys
+from tstk.cli import cli
+cli.main(["--help"], prog_name="tstk", standalone_mode=False)
+from tstk.registry import registry
+print(sum(p.dist.startswith("dummy") for p in registry().plugins), end=" ")
+print(*sorted(m for m in sys.modules if m == "torch" or not m.startswith("dummy") or m.count(".") != 1))
+"""
+    said = []
+    for path in ([], [str(tmp_path)]):
+        variables = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([*path, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
+        assert done.returncode == 0, done.stderr
+        count, *modules = done.stdout.splitlines()[-1].split()
+        said.append((count, set(modules)))
+    (none, before), (ten, after) = said
+    assert (none, ten) == ("0", "10")
+    assert after - before == {f"dummy{i}" for i in range(10)}
+    assert "torch" not in after

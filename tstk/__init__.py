@@ -14,6 +14,7 @@ from tstk.registry import Entry
 
 if TYPE_CHECKING:
     from tstk.api import build, create, fit, list, load
+    from tstk.callbacks import Callback
     from tstk.draws import Draws
     from tstk.pipeline import Pipeline
     from tstk.records import Flow, Series, Spec, Tokens
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _LATE = {
     "tstk.api": ("build", "create", "fit", "list", "load"),
+    "tstk.callbacks": ("Callback",),
     "tstk.draws": ("Draws",),
     "tstk.pipeline": ("Pipeline",),
     "tstk.records": ("Flow", "Series", "Spec", "Tokens"),
@@ -30,6 +32,7 @@ _HOMES = {name: module for module, names in _LATE.items() for name in names}
 
 __all__ = [
     "CONTRACT",
+    "Callback",
     "Decoder",
     "Draws",
     "Encoder",

@@ -18,6 +18,7 @@ from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
 from tstk.augment import mix
 from tstk.board import Board
+from tstk.callbacks import called
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
@@ -79,6 +80,7 @@ def fit(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     threads: int | None = None,
+    callbacks: tuple[str, ...] = (),
     tensorboard: str | None = None,
 ) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
@@ -114,6 +116,7 @@ def fit(
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32
         threads: of the CPU; none leaves it to torch
+        callbacks: what plugins offer to look on with, by name (tstk list callbacks)
         tensorboard: folder of event files for TensorBoard, which must be installed; none writes none
     """
     if len(data.train) == 0:
@@ -140,8 +143,11 @@ def fit(
     averaged = Average(trained, average)
     begin = time.perf_counter()
     step = 0
+    told = called(callbacks) if accelerator.is_main_process else {}
     if watcher:
         watcher.begin(total, epochs)
+    for callback in told.values():
+        callback.begin(pipeline, total, epochs)
     with _threads(threads), _denormals_flushed(), recomputing(pipeline, recompute):
         for epoch in range(1, epochs + 1):
             pipeline.train()
@@ -174,6 +180,8 @@ def fit(
                 pipeline.after_step(flows)
                 averaged.update()
                 ledger.enter(step, rows, flows)
+                for callback in told.values():
+                    callback.step(step, flows)
                 fitted.started = fitted.started or time.time()
             row = ledger.close()
             row["lr"] = max(ramp.get_last_lr())
@@ -184,6 +192,9 @@ def fit(
                         row["val"]["probe"] = told_apart(pipeline, data.train, data.val)
                 for name, value in row["val"].items():
                     check_finite(f"{name!r} of the validation part", value, f"after step {step}", epoch)
+                for name, callback in told.items():
+                    if found := callback.epoch(row, pipeline):
+                        row.setdefault("callbacks", {})[name] = found
                 row["seconds"] = round(time.perf_counter() - begin, 3)
                 fitted.history.append(row)
                 improved = judge.improved(row, pipeline)
@@ -196,6 +207,8 @@ def fit(
     fitted.seconds = time.perf_counter() - begin
     pipeline.load_state_dict(judge.state)
     pipeline.eval()
+    for callback in told.values():
+        callback.end(fitted.best)
     return fitted
 
 

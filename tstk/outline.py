@@ -163,23 +163,58 @@ def _assigned(node: ast.stmt) -> tuple[str, ast.expr | None]:
 
 def _lineage(module: str, name: str) -> list[tuple[ast.ClassDef | ast.FunctionDef, str]]:
     """The definition and its bases, nearest first, following imports as far as source can be found."""
-    tree = _parse(module)
-    for node in tree.body:
+    for node in _statements(module):
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return [(node, module)]
         if isinstance(node, ast.ClassDef) and node.name == name:
             found: list[tuple[ast.ClassDef | ast.FunctionDef, str]] = [(node, module)]
             for base in node.bases:
-                if isinstance(base, ast.Name) and base.id not in ("object", "Module"):
-                    found += _lineage(module, base.id)
+                found += _base(module, base)
             return found
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                if name == (alias.asname or alias.name) and node.module.partition(".")[0] not in ("torch", "typing"):
-                    return _lineage(node.module, alias.name)
-    if module.partition(".")[0] == "torch":
-        return []
+                if name == (alias.asname or alias.name):
+                    return _lineage(_absolute(module, node), alias.name)
     raise TstkError(f"{module} defines no class or function {name!r}")
+
+
+def _base(module: str, base: ast.expr) -> list[tuple[ast.ClassDef | ast.FunctionDef, str]]:
+    """The lineage of a base class, written as `Name` or `package.Name`; empty if it is none of ours."""
+    owner, _, name = ast.unparse(base).rpartition(".")
+    for node in _statements(module):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if owner and owner == (alias.asname or alias.name):
+                    module, owner = alias.name, ""
+    home = "" if owner else _home(module, name)
+    return _lineage(module, name) if home and home.partition(".")[0] not in ("torch", "typing", "builtins") else []
+
+
+def _home(module: str, name: str) -> str:
+    """The module from which `module` has a name: itself, or one that it imports from; empty if it has not."""
+    if module.partition(".")[0] == "torch":
+        return "torch"
+    for node in _statements(module):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module
+        if isinstance(node, ast.ImportFrom) and any(name == (a.asname or a.name) for a in node.names):
+            return _absolute(module, node)
+    return ""
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    """The module that `from ... import` in a module names, also with leading dots."""
+    if not node.level:
+        return node.module or ""
+    package = source_file(module).name == "__init__.py"
+    parts = module.split(".")[: None if package and node.level == 1 else -(node.level - package)]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+def _statements(module: str) -> list[ast.stmt]:
+    """What a module holds at its top, and under `if TYPE_CHECKING:`, where lazy packages name what they offer."""
+    body = _parse(module).body
+    return body + [inner for node in body if isinstance(node, ast.If) for inner in node.body]
 
 
 @cache

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module, metadata
@@ -112,7 +113,8 @@ class Registry:
         plugin = Plugin(source.name, source.dist, source.version, source.module)
         had_torch, start = "torch" in sys.modules, time.perf_counter()
         try:
-            module = source.load()
+            with redirect_stdout(sys.stderr):  # stdout is for results, which programs read
+                module = source.load()
             self._manager.register(module, f"{source.dist}:{source.name}")
             own = [h for h in self._manager.hook.tstk_entries.get_hookimpls() if h.plugin is module]
             if not own:
@@ -125,7 +127,7 @@ class Registry:
             if os.environ.get("TSTK_STRICT") == "1":
                 raise
             plugin.entries = []
-            plugin.error = str(e) if isinstance(e, TstkError) else f"{type(e).__name__}: {e}"
+            plugin.error = " ".join((str(e) if isinstance(e, TstkError) else f"{type(e).__name__}: {e}").split())
         plugin.milliseconds = (time.perf_counter() - start) * 1000
         plugin.heavy = not had_torch and "torch" in sys.modules
         return plugin
@@ -136,7 +138,12 @@ class Registry:
 
     def names(self, kind: str) -> list[str]:
         """The names that work for a kind: short where unique, qualified where not."""
-        return [e.name if len(self._table[kind, e.name]) == 1 else e.qualified for e in self.entries(kind)]
+        return [e.name if self._meant(kind, e.name) == [e] else e.qualified for e in self.entries(kind)]
+
+    def _meant(self, kind: str, name: str) -> list[Entry]:
+        """What a short name means: the core's own where it has one, or no plugin could be installed without fear."""
+        found = self._table.get((kind, name), [])
+        return [e for e in found if e.dist == "tstk"] or found
 
     def find(self, kind: str, name: str) -> Entry:
         """The entry of this kind and name (short, or `dist/name`).
@@ -145,7 +152,7 @@ class Registry:
             NameUnknown: no such entry, or several plugins use the short name
         """
         dist, short = "", name
-        found = self._table.get((kind, name), [])
+        found = self._meant(kind, name)
         if not found and "/" in name:  # a config's own name may have a slash, a distribution's never does
             dist, _, short = name.partition("/")
             found = [e for e in self._table.get((kind, short), []) if e.dist == dist]
@@ -160,15 +167,16 @@ class Registry:
 
     def _unknown(self, kind: str, name: str, dist: str, short: str) -> str:
         text = f"No {kind} is called {name!r}."
-        hint = did_you_mean(name, self.names(kind)) or did_you_mean(short, self.names(kind))
+        hint = did_you_mean(name, self.names(kind))
+        folder = any(e.name.startswith(f"{dist}/") for e in self.entries(kind))
+        if not hint and dist and not folder and all(p.dist != dist for p in self.plugins):
+            hint = f" The plugin {dist} is not installed: pip install {dist}"
+        hint = hint or did_you_mean(short, self.names(kind))
         if not hint:
             elsewhere = [k for k in KINDS if k != kind and (k, short) in self._table]
             hint = f" {short!r} is a {elsewhere[0]}." if elsewhere else ""
         if not hint and self.names(kind):
             hint = f" There are: {', '.join(self.names(kind))}."
-        folder = any(e.name.startswith(f"{dist}/") for e in self.entries(kind))
-        if dist and not folder and all(p.dist != dist for p in self.plugins):
-            hint = f" The plugin {dist} is not installed: pip install {dist}"
         broken = [f"{p.dist} ({p.error})" for p in self.plugins if p.error and dist in ("", p.dist)]
         return text + hint + (f" Plugins that failed to load: {'; '.join(broken)}." if broken else "")
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tstk.assemble import rehearse
+from tstk.callbacks import called
 from tstk.checkpoint import launch, save_config, save_weights, versions
 from tstk.config import Config
 from tstk.data.dataset import Dataset
@@ -99,6 +100,7 @@ def train(
         what result.json holds
     """
     begin = time.time()
+    called(config.options("train")["callbacks"])  # a slip is told before any data are read
     if int(os.environ.get("RANK", 0)):
         with TemporaryDirectory() as aside:
             return _train(config, Path(aside, "run"), command, None, lambda line: None, None, begin)

@@ -113,7 +113,7 @@ def test_plugins_are_listed_with_everything_broken(tstk, monkeypatch):
     assert result.exit_code == 0
     assert "broken" in next(line for line in result.stdout.splitlines() if "tstk-ghost" in line)
     assert "No module named 'boo'" in result.stderr
-    assert "tstk-lead imports torch" in result.stderr
+    assert "tstk-lead: imports torch" in result.stderr
     rows = {row["plugin"]: row for row in json.loads(tstk("plugins", "list", "--json").stdout)}
     assert rows["tstk-ghost"]["error"].startswith("ModuleNotFoundError")
     assert rows["tstk-lead"]["heavy"] is True

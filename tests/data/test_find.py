@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tstk.data import available, load
-from tstk.data.find import locate
+from tstk.data.find import locate, reader_for
 from tstk.errors import DataError, NameUnknown
 
 ROW = "@classLabel true a b\n@data\n" + "1,2:a\n2,3:a\n3,4:b\n4,5:b\n"
@@ -111,3 +111,15 @@ def test_a_file_that_is_not_there_or_not_readable_is_an_error(tmp_path):
     (tmp_path / "x.parquet").write_text("")
     with pytest.raises(DataError, match=r"nobody reads \.parquet"):
         load(str(tmp_path / "x.parquet"))
+
+
+def test_two_plugins_that_read_one_suffix_are_an_error_but_the_core_keeps_its_own(tmp_path, monkeypatch):
+    from tstk.registry import Entry, registry
+
+    for dist in ("a", "b"):
+        for suffix in ("wave", "csv"):
+            entry = Entry("data", f"{dist}-{suffix}", "x:y", "Reads", frozenset({f".{suffix}"}), dist=dist)
+            monkeypatch.setitem(registry()._table, ("data", entry.name), [entry])
+    with pytest.raises(DataError, match=r"a/a-wave and b/b-wave read \.wave"):
+        reader_for(tmp_path / "x.wave")
+    assert reader_for(tmp_path / "x.csv").__module__ == "tstk.data.csv"

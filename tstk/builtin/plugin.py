@@ -103,7 +103,8 @@ def tstk_entries() -> Iterator[Entry]:
         ("show", "Show a component: options, shapes, paper"),
         ("config", "List, show and copy configs"),
         ("data", "List data sets, and report on one"),
-        ("plugins", "List installed plugins, working or not"),
+        ("plugins", "List installed plugins; start and check one of your own"),
         ("kernels", "List fast operations and what serves them here"),
+        ("completion", "Print a script that lets a shell complete"),
     ):
         yield Entry("command", name, f"tstk.cli.{name}:command", summary)

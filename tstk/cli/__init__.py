@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 import rich_click
 
-from tstk.errors import TstkError
+from tstk.errors import TstkError, did_you_mean
 from tstk.registry import registry
 
 
@@ -22,8 +22,8 @@ class Verbs(rich_click.RichGroup):
     """The group of all commands. `get_command` answers from names and summaries; `resolve_command` imports."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands, in the order of their registration."""
-        return registry().names("command")
+        """Names of all commands, in the order of their registration; `tstk list command` has the clashing ones too."""
+        return [name for name in registry().names("command") if "/" not in name]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A stand-in that has a name and a summary, for help and completion."""
@@ -40,6 +40,8 @@ class Verbs(rich_click.RichGroup):
         """
         if args[0].startswith("-"):
             raise click.NoSuchOption(args[0], ctx=ctx)
+        if ctx.resilient_parsing and args[0] not in registry().names("command"):
+            return None, None, args  # a shell completes; it must not be told of mistakes
         return args[0], registry().load(registry().find("command", args[0])), args[1:]
 
     def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
@@ -51,9 +53,9 @@ class Verbs(rich_click.RichGroup):
         except TstkError as e:
             fail(*str(e).splitlines())
         except click.NoSuchOption as e:
-            fail(f"No such option {e.option_name!r}.{help_of(e.ctx)}")
+            fail(f"No such option {e.option_name!r}.{_meant(e) or help_of(e.ctx)}")
         except click.ClickException as e:
-            fail(e.format_message() + help_of(getattr(e, "ctx", None)))
+            fail(e.format_message().partition(" Did you mean")[0] + (_meant(e) or help_of(getattr(e, "ctx", None))))
         except click.Abort:
             click.echo("Interrupted.", err=True)
             sys.exit(130)
@@ -62,6 +64,17 @@ class Verbs(rich_click.RichGroup):
                 raise
             fail(f"{e.filename}: {e.strerror}")
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _meant(e: click.ClickException) -> str:
+    """' Did you mean '--seed'?' where an option or a command of a group does not exist."""
+    ctx = getattr(e, "ctx", None)
+    if ctx is None:
+        return ""
+    if isinstance(e, click.NoSuchOption):
+        known = [o for p in ctx.command.get_params(ctx) for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
+        return did_you_mean(e.option_name, known)
+    return did_you_mean(getattr(e, "command_name", ""), getattr(ctx.command, "commands", ()))
 
 
 def help_of(ctx: click.Context | None) -> str:

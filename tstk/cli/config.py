@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import rich_click
 
+from tstk.cli.complete import names
 from tstk.cli.list import about
 from tstk.cli.say import as_json, examples, table
 from tstk.config import find_config
@@ -28,12 +29,12 @@ def list_(json_: bool) -> None:
     if json_:
         as_json([about(e) for e in entries])
     elif entries:
-        names = [*registry().names("config"), *registry().names("recipe")]
+        called = [*registry().names("config"), *registry().names("recipe")]
         table(
             ["name", "for", "what it is", "plugin"],
             [
                 [n, "train --config" if e.kind == "config" else "run", e.summary, e.dist]
-                for n, e in zip(names, entries, strict=True)
+                for n, e in zip(called, entries, strict=True)
             ],
         )
     else:
@@ -41,14 +42,14 @@ def list_(json_: bool) -> None:
 
 
 @command.command(cls=rich_click.RichCommand, epilog=examples("tstk config show my.toml"))
-@click.argument("name")
+@click.argument("name", shell_complete=names("config", files=True))
 def show(name: str) -> None:
     """Print a config: one by name, or a file."""
     click.echo(find_config(name).read_text(encoding="utf-8"), nl=False)
 
 
 @command.command(cls=rich_click.RichCommand, epilog=examples("tstk config copy my.toml other.toml"))
-@click.argument("name")
+@click.argument("name", shell_complete=names("config", files=True))
 @click.argument("path")
 def copy(name: str, path: str) -> None:
     """Copy a config to a file of your own, to edit and give to tstk train --config."""

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import rich_click
 
+from tstk.cli.complete import data_sets
 from tstk.cli.options import section_options
 from tstk.cli.say import as_json, examples, note, table
 
@@ -34,7 +35,7 @@ def list_(data_root: str | None, json_: bool) -> None:
     cls=rich_click.RichCommand,
     epilog=examples("tstk data info har-demo", "tstk data info table.csv --context 96 --horizon 24"),
 )
-@click.argument("data", metavar="NAME|PATH")
+@click.argument("data", metavar="NAME|PATH", shell_complete=data_sets)
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def info(data: str, json_: bool, **options: Any) -> None:
     """Report on a data set: sizes, lengths, classes, missing values, how it is split, duplicates."""

@@ -16,15 +16,20 @@ def command(json_: bool) -> None:
     """List operations and their backends, and why a backend can serve no call on this machine.
 
     A call takes the first backend that supports its device, types and shapes. The variable TSTK_KERNELS chooses
-    another for all calls; one that cannot serve a call is an error then, never replaced in silence.
+    another for all calls, or with OPERATION=BACKEND for those of one operation; one that cannot serve a call is an
+    error then, never replaced in silence.
     """
     import tstk.kernels  # noqa: F401  the operations enter themselves
     from tstk.kernels.dispatch import OPERATIONS
 
     backends = [(name, backend) for name, operation in OPERATIONS.items() for backend in operation.backends.values()]
     if json_:
-        as_json([{"operation": name, "backend": b.name, "absent": b.absent()} for name, b in backends])
+        rows = [(name, b.name, b.dist, b.absent()) for name, b in backends]
+        as_json([dict(zip(("operation", "backend", "plugin", "absent"), row, strict=True)) for row in rows])
         return
-    table(["operation", "backend", "on this machine"], [[name, b.name, b.absent() or "yes"] for name, b in backends])
+    table(
+        ["operation", "backend", "on this machine", "plugin"],
+        [[name, b.name, b.absent() or "yes", b.dist] for name, b in backends],
+    )
     if wanted := os.environ.get("TSTK_KERNELS"):
         note(f"TSTK_KERNELS={wanted}: calls use this backend, or fail.")

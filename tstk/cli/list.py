@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 import rich_click
 
+from tstk.cli.complete import words
 from tstk.cli.say import as_json, examples, table
 from tstk.errors import NameUnknown, did_you_mean
 from tstk.registry import KINDS, Entry, registry
 
 
 @click.command(cls=rich_click.RichCommand, epilog=examples("tstk list", "tstk list encoders", "tstk list loss --json"))
-@click.argument("kind", required=False, metavar="[KIND]")
+@click.argument("kind", required=False, metavar="[KIND]", shell_complete=words(*KINDS))
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def command(kind: str | None, json_: bool) -> None:
     """List components, configs, data readers and commands by kind; all of them if no kind is given.

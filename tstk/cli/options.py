@@ -16,7 +16,9 @@ from typing import Any
 import click
 import rich_click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
+from tstk.cli import complete
 from tstk.config import SECTIONS, Config, Layer, Table, chosen, find_config, read_toml, resolve, shape_of
 from tstk.errors import OptionError, TstkError, nearest
 from tstk.outline import Option, outline
@@ -47,6 +49,12 @@ class Value(click.ParamType):
         """The value, or an OptionError that names the flag."""
         return self.option.convert(value, self.flag)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The choices, or what the option's name stands for."""
+        known = {"from": complete.runs, "callbacks": complete.names("callback"), "freeze": complete.words(*SLOTS)}
+        known |= dict.fromkeys(("train_data", "val_data", "test_data"), complete.data_sets)
+        return known.get(self.option.name, complete.words(*map(str, self.option.choices)))(ctx, param, incomplete)
+
 
 class Choice(rich_click.RichOption):
     """A click option that sets one value of the config; `key` is its name for `tstk.config.chosen`."""
@@ -64,6 +72,15 @@ class Configured(rich_click.RichCommand):
         """The command's own options, and those of the components in play."""
         own = super().get_params(ctx)
         return [*own[:1], *ctx.meta.get(_META, ()), *own[1:]]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of options; those of a component only once its prefix is typed, as there are many."""
+        found = super().shell_complete(ctx, incomplete)
+        if "." not in incomplete:
+            return [item for item in found if "." not in item.value]
+        inner = [p for p in ctx.meta.get(_META, ()) if p.hidden]
+        more = [(o, p.help) for p in inner for o in (*p.opts, *p.secondary_opts) if o.startswith(incomplete)]
+        return found + [CompletionItem(name, help=about) for name, about in more]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Look ahead, then parse."""
@@ -162,14 +179,24 @@ def _options(config: Config, given: Mapping[str, str]) -> Iterator[Choice]:
     for slot in SLOTS:
         names = ", ".join(registry().names(slot))
         about = f"{_SLOT_HELP[slot]}: {names}"
-        yield Choice(slot, f"--{slot}", metavar="NAME|RUN", default=config.use(slot), panel="slots", help=about)
+        yield Choice(
+            slot,
+            f"--{slot}",
+            metavar="NAME|RUN",
+            default=config.use(slot),
+            panel="slots",
+            help=about,
+            shell_complete=complete.component(slot),
+        )
     for slot in SLOTS:
         if slot in config.values:
             # a component that nobody named keeps its options, but does not fill the help page with them
             named = config.sources[f"{slot}.use"] != "default" or any(n.startswith(f"{slot}.") for n in given)
             yield from _component(slot, config.values[slot], slot, not named)
     about = "data set by name (tstk data list shows them), or a file or folder"
-    yield Choice("data", "--data", metavar="NAME|PATH", default=config.use("data"), panel="data", help=about)
+    at = complete.data_sets
+    use = config.use("data")
+    yield Choice("data", "--data", metavar="NAME|PATH", default=use, panel="data", help=about, shell_complete=at)
     for section in SECTIONS:
         yield from section_options(section, config.values[section])
 
@@ -183,7 +210,8 @@ def _component(kind: str, table: Table, path: str, hidden: bool) -> Iterator[Cho
             continue
         about = f"{option.help}: {', '.join(registry().names(option.type))}"
         use = value["use"] if value else None
-        yield Choice(key, f"--{_flag(key)}", metavar="NAME", default=use, panel=panel, hidden=hidden, help=about)
+        attrs = {"panel": panel, "hidden": hidden, "help": about, "shell_complete": complete.names(option.type)}
+        yield Choice(key, f"--{_flag(key)}", metavar="NAME", default=use, **attrs)
         if value:
             yield from _component(option.type, value, key, hidden)
 

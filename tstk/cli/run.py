@@ -11,6 +11,7 @@ import click
 import rich_click
 from click.core import ParameterSource
 
+from tstk.cli.complete import data_sets, names
 from tstk.cli.options import Choice, section_options
 from tstk.cli.progress import watcher
 from tstk.cli.say import MEASURES, as_json, examples, note, number, table
@@ -35,8 +36,8 @@ def _shared() -> list[Choice]:
     params=list(_shared()),
     epilog=examples("tstk run timemae --data har", "tstk run recipe.toml --set pretrain.epochs=5"),
 )
-@click.argument("recipe", metavar="RECIPE")
-@rich_click.option("--data", metavar="NAME|PATH", help="data set for all stages")
+@click.argument("recipe", metavar="RECIPE", shell_complete=names("recipe", files=True))
+@rich_click.option("--data", metavar="NAME|PATH", shell_complete=data_sets, help="data set for all stages")
 @rich_click.option(
     "--set", "changes", multiple=True, metavar="STAGE.OPTION=VALUE", help="an option of one stage: pretrain.epochs=5"
 )

@@ -8,6 +8,8 @@ from typing import Any
 import click
 import rich_click
 
+from tstk.cli.complete import data_sets, runs
+
 
 def applied(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the argument RUN and the options --data, --data-root, --label and --batch-size."""
@@ -22,8 +24,13 @@ def applied(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         rich_click.option("--label", metavar="str", help="column or array of the labels, if it has an unusual name"),
         rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name"),
-        rich_click.option("--data", metavar="NAME|PATH", help="data to use; the run's own if not given"),
-        click.argument("run", metavar="RUN"),
+        rich_click.option(
+            "--data",
+            metavar="NAME|PATH",
+            help="data to use; the run's own if not given",
+            shell_complete=data_sets,
+        ),
+        click.argument("run", metavar="RUN", shell_complete=runs),
     ):
         function = decorator(function)
     return function

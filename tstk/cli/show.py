@@ -7,16 +7,17 @@ from typing import Any
 import click
 import rich_click
 
+from tstk.cli.complete import entry_of_kind, words
 from tstk.cli.list import about, kind_of
 from tstk.cli.say import as_json, examples, table
 from tstk.config import shipped
 from tstk.outline import Option, Outline, outline
-from tstk.registry import SLOTS, registry
+from tstk.registry import KINDS, SLOTS, registry
 
 
 @click.command(cls=rich_click.RichCommand, epilog=examples("tstk show encoder bert", "tstk show loss masked --json"))
-@click.argument("kind")
-@click.argument("name")
+@click.argument("kind", shell_complete=words(*KINDS))
+@click.argument("name", shell_complete=entry_of_kind)
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def command(kind: str, name: str, json_: bool) -> None:
     """Show a component: what it does, its options, what it needs and provides, its paper."""
@@ -24,6 +25,9 @@ def command(kind: str, name: str, json_: bool) -> None:
     version = next((p.version for p in registry().plugins if p.dist == entry.dist), "")
     if entry.kind in ("config", "recipe"):
         seen, facts = Outline("", {}), {"file": str(shipped(entry))}
+    elif entry.kind == "kernel":
+        operation, _, backend = entry.name.partition("/")
+        seen, facts = Outline("", {}), {"serves": operation, "called": f"TSTK_KERNELS={operation}={backend}"}
     else:
         seen = outline(entry.target)
         facts = {"needs": ", ".join(seen.facts.get("needs", ())), "provides": ", ".join(sorted(entry.provides))}
@@ -44,24 +48,26 @@ def command(kind: str, name: str, json_: bool) -> None:
     if seen.options:
         table(
             ["option", "type", "default", "what it does"],
-            [[o.flag, o.hint, _default(o), o.help] for o in seen.options.values()],
+            [[o.flag, o.hint, default(o), o.help] for o in seen.options.values()],
         )
         click.echo()
     facts |= {"paper": entry.paper, "plugin": f"{entry.dist} {version}"}
     for key, value in facts.items():
         if value:
             click.echo(f"{key + ':':10}{value}")
-    if example := _example(entry.kind, name):
-        click.echo(f"{'try:':10}{example}")
+    if trial := example(entry.kind, name):
+        click.echo(f"{'try:':10}{trial}")
 
 
-def _example(kind: str, name: str) -> str:
+def example(kind: str, name: str) -> str:
+    """A command that tries a thing out; empty if there is none."""
     if kind in SLOTS:
         return f"tstk train --{kind} {name} --dry-run"
     return {"config": f"tstk train --config {name}", "command": f"tstk {name} --help"}.get(kind, "")
 
 
-def _default(option: Option) -> str:
+def default(option: Option) -> str:
+    """The default of an option, as it is typed."""
     if isinstance(option.default, bool):
         return "on" if option.default else "off"
     if isinstance(option.default, tuple):

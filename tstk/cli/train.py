@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import rich_click
 
+from tstk.cli.complete import names
 from tstk.cli.options import TYPED, Configured
 from tstk.cli.say import as_json, examples, note, scores, table
 from tstk.config import Config
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     "--config",
     multiple=True,
     metavar="NAME|FILE",
+    shell_complete=names("config", files=True),
     panel="start from",
     help="a config file, or a config by name (tstk config list); later ones go on top",
 )

@@ -56,21 +56,25 @@ def reader_for(path: Path) -> Callable[..., Any]:
     """The function that reads this file: `read(path, *, label=None) -> dict[str, Raw] | Table`.
 
     Raises:
-        DataError: nobody reads this suffix
+        DataError: nobody reads this suffix, or two plugins do
     """
     readers = _readers()
-    if (entry := readers.get(path.suffix.lower())) is None:
+    if not (entries := readers.get(path.suffix.lower())):
         kind = path.suffix or "files without a suffix"
         raise DataError(f"{path}: nobody reads {kind}; readable are {', '.join(readers)}")
-    return registry().load(entry)
+    own = [e for e in entries if e.dist == "tstk"]
+    if len(own or entries) > 1:
+        names = " and ".join(e.qualified for e in entries)
+        raise DataError(f"{path}: {names} read {path.suffix}; leave one out with the variable TSTK_PLUGINS")
+    return registry().load((own or entries)[0])
 
 
-def _readers() -> dict[str, Entry]:
-    """Suffix -> the entry of kind "data" that reads it; where two do, the one listed first."""
-    found: dict[str, Entry] = {}
+def _readers() -> dict[str, list[Entry]]:
+    """Suffix -> the entries of kind "data" that read it; the core's own goes before plugins'."""
+    found: dict[str, list[Entry]] = {}
     for entry in registry().entries("data"):
         for suffix in sorted(entry.provides):
-            found.setdefault(suffix, entry)
+            found.setdefault(suffix, []).append(entry)
     return found
 
 

@@ -12,12 +12,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from tstk.errors import NameUnknown, NeedsError, did_you_mean
+from tstk.errors import NameUnknown, NeedsError, TstkError, did_you_mean
+from tstk.registry import registry
 
 if TYPE_CHECKING:
     import torch
@@ -39,12 +41,14 @@ class Backend:
         supports: takes what the operation takes and says why not, or nothing; it looks at devices, dtypes and
             shapes, never at values
         absent: says why no call at all can be served on this machine, or nothing
+        dist: the distribution it came from
     """
 
     name: str
     target: str
     supports: Callable[..., str] = lambda *args, **options: ""
     absent: Callable[[], str] = lambda: ""
+    dist: str = "tstk"
 
     @property
     def run(self) -> Callable[..., Any]:
@@ -65,10 +69,11 @@ _load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Operation:
-    """A name, and the backends that implement it; `OPERATIONS` has all that were made."""
+    """A name, and the backends that implement it, those of plugins first; `OPERATIONS` has all that were made."""
 
     def __init__(self, name: str, *backends: Backend) -> None:
-        self.name, self.backends = name, {b.name: b for b in backends}
+        own = {b.name: b for b in backends}
+        self.name, self.backends = name, {b.name: b for b in announced(name) if b.name not in own} | own
         OPERATIONS[name] = self
 
     def __call__(self, *args: Any, backend: str | None = None, **options: Any) -> Any:
@@ -82,7 +87,7 @@ class Operation:
 
     def pick(self, backend: str | None, *args: Any, **options: Any) -> Backend:
         """The backend that serves a call; `backend` goes before `using`, which goes before TSTK_KERNELS."""
-        wanted = backend or _wanted
+        wanted = backend or wish(self.name)
         if wanted == "auto":
             for candidate in self.backends.values():
                 # The interpreter is for tests; whoever wants it asks for triton by name.
@@ -107,12 +112,32 @@ class Operation:
         return "; ".join(f"{name}: {why}" for name, why in reasons.items())
 
 
+def announced(operation: str) -> Iterator[Backend]:
+    """The backends that plugins offer for an operation: entries `OPERATION/NAME` of kind `kernel`, each a `Backend`.
+
+    One that cannot be loaded refuses every call with the reason.
+    """
+    for entry in registry().entries("kernel"):
+        of, _, name = entry.name.partition("/")
+        if of == operation:
+            try:
+                yield replace(registry().load(entry), name=name, dist=entry.dist)
+            except (TstkError, TypeError) as e:
+                why = " ".join(str(e).split())
+                yield Backend(
+                    name, entry.target, lambda *args, _why=why, **options: _why, partial(str, why), entry.dist
+                )
+
+
 @contextmanager
 def using(backend: str) -> Iterator[None]:
     """Within the block, calls that name no backend use this one; `auto` chooses by the call.
 
     with tstk.kernels.using("reference"):
         ...
+
+    Args:
+        backend: for all operations, or `OPERATION=BACKEND` for some, with commas between
     """
     global _wanted  # torch.compile watches a global, and cannot read a context variable
     before, _wanted = _wanted, backend
@@ -120,6 +145,17 @@ def using(backend: str) -> Iterator[None]:
         yield
     finally:
         _wanted = before
+
+
+def wish(operation: str) -> str:
+    """What was chosen for an operation: a backend for all, or `OPERATION=BACKEND` for some, with commas between."""
+    if "=" not in _wanted:
+        return _wanted
+    for part in _wanted.split(","):
+        name, _, backend = part.partition("=")
+        if name.strip() == operation:
+            return backend.strip()
+    return "auto"
 
 
 def interpreted() -> bool:

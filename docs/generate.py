@@ -1,0 +1,211 @@
+"""Writes the pages of the documentation that are made of the code: `make docs`.
+
+docs/reference/components.md    every component of the core and of the plugins in this repository
+docs/reference/commands.md      every command
+docs/mixes.md                   which components train together; tried, in a minute or two
+
+A test says when they are no longer what the code says.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from tstk.cli.show import default, example
+from tstk.outline import outline
+from tstk.registry import SLOTS, Entry, registry
+from tstk.testing.mixes import Mix, mixes
+from tstk.testing.subject import Subject, subject
+
+HERE = Path(__file__).parent
+MADE = "Made by `make docs` from the code; change it there."
+ORDER = ("tokenizer", "encoder", "loss", "decoder", "head")
+STEPS = 3
+
+
+def ours() -> set[str]:
+    """The distributions of this repository."""
+    projects = [HERE.parent / "pyproject.toml", *sorted((HERE.parent / "plugins").glob("*/pyproject.toml"))]
+    return {tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"] for path in projects}
+
+
+def components() -> str:
+    """The page of all components."""
+    lines = ["# Components", "", MADE, "", "`tstk show KIND NAME` says the same of what is installed.", ""]
+    entries = [e for slot in SLOTS for e in registry().entries(slot) if e.dist in ours()]
+    for slot in SLOTS:
+        lines += [
+            f"- {slot}{'es' if slot == 'loss' else 's'}: "
+            + ", ".join(f"[`{e.name}`](#{slot}-{e.name})" for e in entries if e.kind == slot)
+        ]
+    for entry in entries:
+        lines += ["", *_component(entry)]
+    return "\n".join(lines) + "\n"
+
+
+def _component(entry: Entry) -> Iterator[str]:
+    found = outline(entry.target)
+    yield from (f"## {entry.kind} {entry.name}", "", f"*{entry.summary}.* {_flat(found.doc)}", "")
+    if found.options:
+        yield from ("| option | type | default | what it does |", "|---|---|---|---|")
+        for o in found.options.values():
+            yield f"| `--{entry.kind}.{o.flag}` | {_cell(o.hint)} | {_cell(default(o))} | {_cell(o.help)} |"
+        yield ""
+    yield f"- shapes: {_shapes(entry)}"
+    for word, value in (
+        ("needs", ", ".join(found.facts.get("needs", ()))),
+        ("provides", ", ".join(sorted(entry.provides))),
+        ("paper", entry.paper),
+        ("plugin", entry.dist),
+    ):
+        if value:
+            yield f"- {word}: {value}"
+    yield f"- try: `{example(entry.kind, entry.name)}`"
+
+
+def _shapes(entry: Entry) -> str:
+    """What `forward` says of itself, and what a small one did."""
+    doc = inspect.getdoc(getattr(registry().load(entry), "forward", None)) or ""
+    said = _flat(doc.partition("\n\n")[0]).rstrip(".")
+    try:
+        it = subject(entry)
+    except AssertionError:
+        return f"{said}."
+    return f"{said}; for example {_example(it)}"
+
+
+def _example(it: Subject) -> str:
+    pipeline = it.pipeline()
+    flow = it.flow(pipeline)
+    tokens = list(flow.tokens.values.shape)
+    encoded = None if flow.encoded is None else list(flow.encoded.values.shape)
+    if it.kind == "tokenizer":
+        return f"{list(flow.series.x.shape)} → {tokens}"
+    if it.kind == "encoder":
+        return f"{list(flow.seen.values.shape)} → {encoded}"
+    if it.kind == "decoder":
+        assert flow.decoded is not None
+        return f"{encoded}, asked at {flow.asked.index.shape[1]} places → {list(flow.decoded.shape)}"
+    if it.kind == "head":
+        assert flow.output is not None
+        return f"{encoded} → {list(flow.output.shape)}"
+    return "terms " + ", ".join(f"`{name}`" for name in pipeline.loss(flow))
+
+
+def commands() -> str:
+    """The page of all commands."""
+    lines = ["# Commands", "", MADE, "", "Each command says the same with `--help`.", ""]
+    for entry in registry().entries("command"):
+        if entry.dist in ours():
+            lines += _command(registry().load(entry), ["tstk", entry.name])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command(command: click.Command, words: list[str]) -> list[str]:
+    ctx = command.make_context(" ".join(words), [], resilient_parsing=True)
+    if isinstance(command, click.Group):
+        return [line for name, inner in command.commands.items() for line in _command(inner, [*words, name])]
+    params = command.get_params(ctx)
+    wanted = " ".join(p.make_metavar(ctx) for p in params if isinstance(p, click.Argument))
+    lines = [f"## {' '.join(words)}", "", f"`{' '.join(words)} [OPTIONS] {wanted}`".replace(" `", "`"), ""]
+    lines += [_paragraphs(command.help or ""), ""]
+    options = [p for p in params if isinstance(p, click.Option) and not p.hidden and p.name != "help"]
+    if options:
+        lines += ["| option | value | default | what it does |", "|---|---|---|---|"]
+        for p in options:
+            flags = " ".join(f"`{o}`" for o in (*p.opts, *p.secondary_opts))
+            value = "" if p.is_flag else p.make_metavar(ctx)
+            given = p.default if isinstance(p.default, str | int | float) and p.default is not False else ""
+            lines.append(f"| {flags} | {_cell(value)} | {_cell(str(given))} | {_cell(p.help or '')} |")
+        lines.append("")
+    said = [line.removeprefix("$ ") for line in (command.epilog or "").splitlines() if line.startswith("$ ")]
+    return [*lines, *(f"- `{line}`" for line in said), ""]
+
+
+def mixed() -> str:
+    """The page of all mixes, each tried now."""
+    installed = [e for slot in SLOTS for e in registry().entries(slot) if e.dist in ours()]
+    every = {(e.kind, e.name) for e in installed}
+    found = [m for m in mixes(steps=STEPS) if set(m.parts.items()) <= every]
+    counts = {state: sum(m.state == state for m in found) for state in ("trained", "refused", "failed")}
+    reasons = dict(zip(dict.fromkeys(_reason(m) for m in found if m.reason), _letters()))
+    lines = [
+        "# Mixes",
+        "",
+        MADE,
+        "",
+        f"Every combination of the components of the core and of the plugins in this repository, as small as can be: "
+        f"{len(found)} mixes, of which {counts['trained']} trained {STEPS} steps, {counts['refused']} were refused "
+        f"before any data were read, for the reason that the letter stands for, and {counts['failed']} failed. A mix "
+        "is tried on labelled series; where the refusal advises a table to forecast, independent channels or a causal "
+        "encoder, that is tried.",
+        "",
+    ]
+    encoders = [e.name for e in installed if e.kind == "encoder"]
+    for tokenizer in (e.name for e in installed if e.kind == "tokenizer"):
+        lines += [f"## tokenizer {tokenizer}", "", "| loss | answered by | " + " | ".join(encoders) + " |"]
+        lines += ["|---|---|" + ":-:|" * len(encoders)]
+        rows: dict[tuple[str, str], dict[str, Mix]] = {}
+        for m in found:
+            if m.parts["tokenizer"] == tokenizer:
+                rows.setdefault((m.parts["loss"], _answer(m)), {})[m.parts["encoder"]] = m
+        for (loss, answer), row in rows.items():
+            cells = [_mark(row.get(e), reasons) for e in encoders]
+            lines.append(f"| {loss} | {answer} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += ["## Why some are refused", ""]
+    lines += [f"- **{letter}**: {reason}" for reason, letter in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _answer(mix: Mix) -> str:
+    slot, name = list(mix.parts.items())[-1]
+    return f"{slot} {name}"
+
+
+def _mark(mix: Mix | None, reasons: dict[str, str]) -> str:
+    if mix is None:
+        return ""
+    return "✓" if mix.state == "trained" else f"**{reasons[_reason(mix)]}**" if mix.state == "refused" else "failed"
+
+
+def _reason(mix: Mix) -> str:
+    """Why, without the name of the tokenizer, under which it stands."""
+    return mix.reason.replace(f"tokenizer {mix.parts['tokenizer']!r}", "this tokenizer")
+
+
+def _letters() -> Iterator[str]:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    yield from letters
+    yield from (a + b for a in letters for b in letters)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.replace("\b", "").split())
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(_flat(part) for part in inspect.cleandoc(text).split("\n\n"))
+
+
+def _cell(text: str) -> str:
+    return _flat(text).replace("|", "\\|")
+
+
+PAGES = {
+    HERE / "reference" / "components.md": components,
+    HERE / "reference" / "commands.md": commands,
+    HERE / "mixes.md": mixed,
+}
+
+if __name__ == "__main__":
+    for page, make in PAGES.items():
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(make(), encoding="utf-8")
+        print(page.relative_to(HERE.parent), file=sys.stderr)

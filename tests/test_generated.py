@@ -1,0 +1,60 @@
+"""The pages that are made of the code say what the code says; where they do not, `make docs` makes them again."""
+
+import importlib.util
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from tstk.registry import SLOTS, registry
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if absent := module.ours() - {p.dist for p in registry().plugins if not p.error}:
+        pytest.skip(f"not installed here: {', '.join(sorted(absent))}")
+    return module
+
+
+@pytest.mark.parametrize("name", ["components", "commands"])
+def test_a_reference_page_is_current(generate, name):
+    page = ROOT / "docs" / "reference" / f"{name}.md"
+    assert page.read_text(encoding="utf-8") == getattr(generate, name)(), "run make docs"
+
+
+def cells():
+    """(tokenizer, encoder, loss, slot, answer, mark) of every cell of the page of mixes."""
+    tokenizer, encoders = "", []
+    for line in (ROOT / "docs" / "mixes.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("## tokenizer "):
+            tokenizer = line.split()[-1]
+        elif line.startswith("| loss |"):
+            encoders = [cell.strip() for cell in line.split("|")[3:-1]]
+        elif tokenizer and line.startswith("| "):
+            loss, answer, *marks = (cell.strip() for cell in line.split("|")[1:-1])
+            yield from ((tokenizer, e, loss, *answer.split(), mark) for e, mark in zip(encoders, marks, strict=True))
+
+
+def test_the_page_of_mixes_has_every_component_and_no_failure(generate):
+    found = list(cells())
+    seen = {("tokenizer", c[0]) for c in found} | {("encoder", c[1]) for c in found} | {("loss", c[2]) for c in found}
+    seen |= {(c[3], c[4]) for c in found}
+    ours = {(e.kind, e.name) for slot in SLOTS for e in registry().entries(slot) if e.dist in generate.ours()}
+    assert seen == ours, "run make docs"
+    assert all(re.fullmatch(r"✓|\*\*[a-z]+\*\*", c[5]) for c in found)
+    assert len([c for c in found if c[5] == "✓"]) > 100
+
+
+def test_mixes_drawn_from_the_page_do_what_it_says(generate):
+    from tstk.testing.mixes import attempt
+
+    for tokenizer, encoder, loss, slot, answer, mark in random.Random(1).sample(list(cells()), 12):
+        names = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, slot: answer}
+        mix = attempt({kind: registry().find(kind, name) for kind, name in names.items()})
+        assert mix.state == ("trained" if mark == "✓" else "refused"), f"{mix}: {mix.state}, {mix.reason}"

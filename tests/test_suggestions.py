@@ -1,0 +1,122 @@
+"""A slip of one letter is answered with what was meant: counted over a thousand slips."""
+
+import re
+import shlex
+import string
+from random import Random
+
+import pytest
+from click.testing import CliRunner
+
+from tstk.cli import cli
+from tstk.config import SECTIONS
+from tstk.data.find import ALIASES, locate
+from tstk.errors import NameUnknown
+from tstk.outline import outline
+from tstk.registry import KINDS, SLOTS, registry
+
+SETS = ("GunPoint", "ECG5000", "BasicMotions", "ArrowHead", "ItalyPowerDemand", "ETTh1", "weather", "uci-har", "ptb-xl")
+SLIPS = 1000
+
+
+def slip(word, random):
+    """The word with one letter dropped, doubled, put in, replaced or swapped with its neighbour."""
+    at = random.randrange(len(word))
+    letter = random.choice(string.ascii_lowercase)
+    return random.choice(
+        [
+            word[:at] + word[at + 1 :],
+            word[:at] + letter + word[at:],
+            word[:at] + letter + word[at + 1 :],
+            word[: max(at - 1, 0)] + word[max(at - 1, 0) : at + 1][::-1] + word[at + 1 :],
+        ]
+    )
+
+
+def first(message):
+    """The first suggestion of a message."""
+    found = re.search(r"Did you mean '([^']+)'", message)
+    return found[1] if found else None
+
+
+def of_registry(kind):
+    def ask(typed):
+        with pytest.raises(NameUnknown) as caught:
+            registry().find(kind, typed)
+        return first(str(caught.value))
+
+    return ask
+
+
+def of_data(typed, root):
+    with pytest.raises(NameUnknown) as caught:
+        locate(typed, root)
+    return first(str(caught.value))
+
+
+def of_words(line):
+    return first(CliRunner().invoke(cli, shlex.split(line), prog_name="tstk").stderr)
+
+
+def questions(root):
+    """(where, word, the names that it stands among, what is suggested for a slip) of every name there is."""
+    for kind in KINDS:
+        names = registry().names(kind)
+        yield from ((kind, name, names, of_registry(kind)) for name in names)
+    for slot in SLOTS:
+        for use in registry().names(slot):
+            names = list(outline(registry().find(slot, use).target).options)
+            for name in names:
+                prefix = f"--{slot}."
+
+                def ask(typed, slot=slot, use=use, prefix=prefix):
+                    found = of_words(f"train --{slot} {use} {prefix}{typed} 1")
+                    return found and found.removeprefix(prefix).replace("-", "_")
+
+                yield f"{slot} {use}", name, names, ask
+    sections = [o.flag for s in SECTIONS for o in outline(SECTIONS[s]).options.values()]
+    for name in sections:
+        yield (
+            "train",
+            name,
+            [*sections, *SLOTS, "data", "config", "out"],
+            lambda typed: (found := of_words(f"train --{typed} 1")) and found.removeprefix("--"),
+        )
+    sets = [*SETS, *ALIASES, "har-demo"]
+    yield from (("data", name, sets, lambda typed: of_data(typed, root)) for name in SETS)
+    commands = registry().names("command")
+    yield from (("command", name, commands, of_words) for name in commands)
+    for group, names in (("plugins", ("list", "new", "check")), ("config", ("list", "show", "copy"))):
+        yield from ((group, n, names, lambda typed, group=group: of_words(f"{group} {typed}")) for n in names)
+
+
+def test_of_a_thousand_slips_98_in_100_are_answered_with_what_was_meant(tmp_path, monkeypatch):
+    monkeypatch.delenv("TSTK_DATA", raising=False)
+    for name in SETS:
+        (tmp_path / f"{name}.npz").write_bytes(b"")
+    found = [q for q in questions(str(tmp_path)) if len(q[1]) >= 4]
+    random, wrong, asked = Random(0), [], 0
+    while asked < SLIPS:
+        where, word, names, ask = random.choice(found)
+        typed = slip(word, random)
+        if typed.lower() in {n.lower() for n in names} or not typed or typed.startswith("-"):
+            continue
+        asked += 1
+        if (said := ask(typed)) != word:
+            wrong.append(f"{where} {word!r}, typed {typed!r}: {said!r}")
+    print(f"{asked - len(wrong)} of {asked} slips answered with what was meant")
+    assert len(wrong) <= SLIPS * 0.02, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("trian", "'train'"),
+        ("plugins chek tstk", "'check'"),
+        ("config shwo x", "'show'"),
+        ("eval run --bach-size 3", "'--batch-size'"),
+        ("plugins new x --knd head", "'--kind'"),
+    ],
+)
+def test_commands_and_options_everywhere_are_answered(line, says):
+    assert f"Did you mean {says}?" in CliRunner().invoke(cli, line.split(), prog_name="tstk").stderr

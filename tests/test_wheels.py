@@ -1,0 +1,73 @@
+"""tstk and every plugin of the repository as wheels, in an environment of their own: what users install is whole.
+
+The wheels are built without network or build isolation. The environment sees the libraries of this one (torch and the
+rest), but of tstk and its plugins only the wheels.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+from tempfile import gettempdir
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECTS = {"tstk": ROOT, **{f"tstk-plugins-{p.name}": p for p in sorted((ROOT / "plugins").iterdir())}}
+
+
+def run(*words, **variables):
+    """What a command prints, run outside the repository."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TSTK_DATA")} | variables
+    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, cwd=gettempdir(), env=environment)
+    assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """The interpreter of an environment in which the wheels are installed."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for name, source in PROJECTS.items():
+        skipped = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "plugins", "tests", "runs")
+        shutil.copytree(source, folder / "sources" / name, ignore=skipped)  # building leaves traces in the source
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    offline = ("--no-deps", "--no-index")
+    sources = [folder / "sources" / name for name in PROJECTS]
+    run(*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", folder / "dist", *sources)
+    venv.create(folder / "env", with_pip=False)
+    inside = folder / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    site = Path(run(inside, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    run(*pip, "install", *offline, "--target", site, *sorted((folder / "dist").glob("*.whl")))
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")  # whose own .pth files are not followed
+    return inside
+
+
+def test_each_wheel_passes_the_kit_in_an_environment_of_its_own(python):
+    code = "import tstk, tstk_plugins_timae; print(tstk.__file__, tstk_plugins_timae.__file__)"
+    assert all(str(python.parent.parent) in path for path in run(python, "-c", code).split())
+    said = run(python, "-m", "tstk", "plugins", "check", *(n for n in PROJECTS if n != "tstk"), OMP_NUM_THREADS="1")
+    assert said.count(" checks: ") == len(PROJECTS) - 1, said
+    assert "failed" not in said
+
+
+def test_each_wheel_is_listed_with_its_version_and_licence_and_no_fault(python):
+    rows = {row["plugin"]: row for row in json.loads(run(python, "-m", "tstk", "plugins", "list", "--json"))}
+    assert rows.keys() >= PROJECTS.keys()
+    for name in PROJECTS:
+        assert (rows[name]["faults"], rows[name]["burdens"], rows[name]["licence"]) == ([], [], "Apache-2.0"), rows[
+            name
+        ]
+        assert rows[name]["version"]
+
+
+def test_a_wheel_can_start_a_plugin_and_train_on_what_it_embeds(python, tmp_path):
+    out = tmp_path / "waves"
+    assert "tstk_plugins_waves/plugin.py" in run(python, "-m", "tstk", "plugins", "new", "waves", "--out", out)
+    assert (out / ".github" / "workflows" / "tests.yml").is_file()
+    words = ("train", "--encoder", "bert", "--head", "cot", "--dry-run")
+    assert "finite gradient" in run(python, "-m", "tstk", *words, OMP_NUM_THREADS="1")

@@ -1,0 +1,1 @@
+"""The KIND sketch for tstk."""
