@@ -33,10 +33,10 @@ class Histogram(Head):
         return self.classify(self.dropout(self.counted(tokens)))
 
     def counted(self, tokens: Tokens) -> Tensor:
-        """[B, lanes * vocab] float: how often each code occurs in each lane (the channels, if there are several)."""
+        """[B, lanes * vocab], in the type of the tokens: how often each code occurs in each lane (the channels, if there are several)."""
         assert tokens.ids is not None
         kinds = tokens.ids + tokens.index % self.lanes * self.vocab
-        found = (F.one_hot(kinds, self.lanes * self.vocab) * tokens.valid[..., None]).sum(1).float()
+        found = (F.one_hot(kinds, self.lanes * self.vocab) * tokens.valid[..., None]).sum(1).to(tokens.values.dtype)
         if self.shares:
             found = found * (self.spec.tokens / tokens.valid.sum(1, keepdim=True).clamp(min=1))
         return found

@@ -8,6 +8,14 @@ from tstk.registry import Entry
 _HERE = "tstk_plugins_vqshape"
 _PAPER = "VQShape, arXiv:2411.01006"
 
+EXCUSES = {
+    "tokenizer:vqshape:has_codes": "a token is a code and where, how long and how strong it is; a code alone is less",
+    "loss:distill:loads": "wants a teacher's run",
+    "loss:consistent:loads": "wants data with texts",
+    "config:vqshape/teacher:resolves": "wants data with texts",
+    "config:vqshape/student:resolves": "wants a teacher's run",
+}
+
 
 @hookimpl
 def tstk_entries() -> Iterator[Entry]:
