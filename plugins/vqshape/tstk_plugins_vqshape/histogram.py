@@ -33,7 +33,7 @@ class Histogram(Head):
         return self.classify(self.dropout(self.counted(tokens)))
 
     def counted(self, tokens: Tokens) -> Tensor:
-        """[B, lanes * vocab], in the type of the tokens: how often each code occurs in each lane (the channels, if there are several)."""
+        """[B, lanes * vocab] in the type of the tokens: how often each code occurs in each lane (channel)."""
         assert tokens.ids is not None
         kinds = tokens.ids + tokens.index % self.lanes * self.vocab
         found = (F.one_hot(kinds, self.lanes * self.vocab) * tokens.valid[..., None]).sum(1).to(tokens.values.dtype)
