@@ -83,6 +83,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("ts", {".ts"}, "UCR/UEA archives with an @-header"),
         ("tsv", {".tsv", ".txt"}, "UCR tables, label first"),
         ("npz", {".npz"}, "NumPy archives of arrays X and y"),
+        ("npy", {".npy"}, "Folders of NumPy arrays X_train, y_train, ..."),
         ("csv", {".csv"}, "Labelled rows, or a forecasting table with dates"),
     ):
         yield Entry("data", name, f"tstk.data.{name}:read", summary, provides=frozenset(suffixes))

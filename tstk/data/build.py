@@ -14,6 +14,7 @@ from tstk.data.find import PARTS
 from tstk.data.parts import Labelled, Part, Windows
 from tstk.data.raw import Raw, Table
 from tstk.data.splits import borders, by_group, few, stratified
+from tstk.data.stored import Stored
 from tstk.errors import DataError, OptionError
 from tstk.records import Spec
 
@@ -52,7 +53,7 @@ def series(
     for part, raw in raws.items():
         if train.y is not None and raw.y is None:
             raise DataError(f"{raw.source}: no labels in the {part} part, while the training part has them")
-    notes = []
+    notes = list(dict.fromkeys(raw.told for raw in raws.values() if raw.told))
     if borrow:
         if test is None:
             raise DataError(f"{name}: --val-data test, but there is no test part")
@@ -219,7 +220,7 @@ def _windows(table: Tensor, context: int, horizon: int, source: str, stride: int
     return Windows(table, context, horizon, stride)
 
 
-def _scale(x: Tensor, scale: str) -> tuple[Tensor, Tensor]:
+def _scale(x: Tensor | Stored, scale: str) -> tuple[Tensor, Tensor]:
     return statistics(x) if scale == "standard" else (torch.zeros(x.shape[1]), torch.ones(x.shape[1]))
 
 
@@ -242,7 +243,7 @@ def _labelled(raw: Raw, names: tuple[str, ...], classes: tuple[str, ...], length
         raise DataError(f"{raw.source}: {raw.x.shape[1]} channels; training has {len(names)}: {', '.join(names)}")
     if raw.channels != names and sorted(raw.channels) == sorted(names):
         raise DataError(f"{raw.source}: channels in another order than in training: {', '.join(names)}")
-    part = Labelled(torch.from_numpy(raw.x), groups=raw.groups)
+    part = Labelled(raw.x if isinstance(raw.x, Stored) else torch.from_numpy(raw.x), groups=raw.groups)
     if (longest := int(part.lengths.max())) > length:
         at = int(part.lengths.argmax()) + 1
         raise DataError(f"{raw.source}: series {at} has {longest} samples; the model takes {length}")

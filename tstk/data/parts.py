@@ -6,11 +6,13 @@ T samples, H horizon.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from tstk.data.stored import Stored, chunks
 from tstk.records import Series
 
 
@@ -34,7 +36,7 @@ class Part(Protocol):
 
 
 class Labelled:
-    """Series with or without labels, held as one tensor.
+    """Series with or without labels, held as one tensor or left in their file.
 
     Args:
         x: [N, C, T] samples, NaN where missing or beyond the end
@@ -42,11 +44,11 @@ class Labelled:
         groups: N names, or None
     """
 
-    def __init__(self, x: Tensor, y: Tensor | None = None, groups: list[str] | None = None) -> None:
+    def __init__(self, x: Tensor | Stored, y: Tensor | None = None, groups: list[str] | None = None) -> None:
         self.x, self.y, self.groups = x, y, groups
-        some = ~x.isnan().all(1)
         ends = torch.arange(1, x.shape[2] + 1)
-        self.lengths = (some * ends).amax(1)
+        some = (~torch.as_tensor(chunk).isnan().all(1) for chunk in chunks(x))
+        self.lengths = torch.cat([(here * ends).amax(1) for here in some] or [torch.zeros(0, dtype=torch.long)])
 
     def __len__(self) -> int:
         return len(self.x)
@@ -56,13 +58,17 @@ class Labelled:
 
         A sample that is missing or beyond the end is 0 in `x` and False in `observed`.
         """
-        x, observed = _observed(self.x[index, :, : int(self.lengths[index].max())])
+        x, observed = _observed(torch.as_tensor(self.x[index, :, : int(self.lengths[index].max())]))
         return Series(x, observed, None if self.y is None else self.y[index], index)
 
     def take(self, index: Tensor) -> Labelled:
         """The part that holds only the series at `index` [B] long."""
-        groups = None if self.groups is None else [self.groups[i] for i in index.tolist()]
-        return Labelled(self.x[index], None if self.y is None else self.y[index], groups)
+        part = copy(self)
+        part.x = self.x.take(index) if isinstance(self.x, Stored) else self.x[index]
+        part.y = None if self.y is None else self.y[index]
+        part.groups = None if self.groups is None else [self.groups[i] for i in index.tolist()]
+        part.lengths = self.lengths[index]
+        return part
 
 
 class Windows:

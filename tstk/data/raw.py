@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.data.stored import Floats, Stored, chunks
 from tstk.errors import DataError
-
-Floats = NDArray[np.float32]
 
 MISSING = {"", "?", "nan", "na", "null"}
 """Spellings of a missing cell, in lower case."""
@@ -27,27 +26,29 @@ class Raw:
     """A set of series, with labels and groups if the file has them.
 
     Args:
-        x: [N, C, T] samples; NaN where one is missing or the series has already ended
+        x: [N, C, T] samples, in memory or in a file; NaN where one is missing or the series has already ended
         source: the file, for messages
         y: N labels, as written in the file
         groups: N names of what must not be torn apart by a split (a person, a device)
         channels: C names; empty if the file has none
         classes: the labels in the order that the file declares; empty if it declares none
+        told: how the reader understood the file, where it had to decide; one sentence, or empty
 
     Raises:
         DataError: the shapes disagree, there is no series, or one is entirely missing, infinite or without a label
     """
 
-    x: Floats
+    x: Floats | Stored
     source: str
     y: list[str] | None = None
     groups: list[str] | None = None
     channels: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    told: str = ""
 
     def __post_init__(self) -> None:
         where, shape = self.source, self.x.shape
-        if self.x.ndim != 3:
+        if len(shape) != 3:
             raise DataError(f"{where}: X has shape {shape}; expected (series, channels, samples)")
         if 0 in shape:
             raise DataError(f"{where}: there is no sample in it; X has shape {shape} (series, channels, samples)")
@@ -60,8 +61,11 @@ class Raw:
         for what, items in (("labels", self.y), ("groups", self.groups)):
             if items is not None and len(items) != shape[0]:
                 raise DataError(f"{where}: {len(items)} {what} for {shape[0]} series")
-        self._refuse(np.isnan(self.x).all((1, 2)), "is entirely missing; remove it, or give it at least one sample")
-        self._refuse(np.isinf(self.x).any((1, 2)), "holds an infinite value; write missing samples as NaN")
+        missing, infinite = zip(
+            *((np.isnan(x).all((1, 2)), np.isinf(x).any((1, 2))) for x in chunks(self.x)), strict=True
+        )
+        self._refuse(np.concatenate(missing), "is entirely missing; remove it, or give it at least one sample")
+        self._refuse(np.concatenate(infinite), "holds an infinite value; write missing samples as NaN")
         if self.y is not None:
             self._refuse(np.array([label.strip().lower() in MISSING for label in self.y]), "has no label; remove it")
 
