@@ -82,9 +82,13 @@ def tstk_entries() -> Iterator[Entry]:
     for name, suffixes, summary in (
         ("ts", {".ts"}, "UCR/UEA archives with an @-header"),
         ("tsv", {".tsv", ".txt"}, "UCR tables, label first"),
+        ("arff", {".arff"}, "UCR/UEA archives in Weka's format"),
         ("npz", {".npz"}, "NumPy archives of arrays X and y"),
         ("npy", {".npy"}, "Folders of NumPy arrays X_train, y_train, ..."),
-        ("csv", {".csv"}, "Labelled rows, or a forecasting table with dates"),
+        ("pt", {".pt"}, "Tensors of samples and labels that torch saved"),
+        ("csv", {".csv"}, "Labelled rows, a forecasting table with dates, or rows of time with an id"),
+        ("parquet", {".parquet"}, "What a .csv file may hold, or lists of samples"),
+        ("wfdb", {".hea"}, "Records of PhysioNet, their header beside the signals"),
     ):
         yield Entry("data", name, f"tstk.data.{name}:read", summary, provides=frozenset(suffixes))
 

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tstk.data.cut import ends_of, windows_of
 from tstk.data.dataset import Dataset, missing, statistics
 from tstk.data.find import PARTS
 from tstk.data.parts import Labelled, Part, Windows
 from tstk.data.raw import Raw, Table
-from tstk.data.splits import borders, by_group, few, stratified
+from tstk.data.splits import by_group, few, stratified
 from tstk.data.stored import Stored
 from tstk.errors import DataError, OptionError
 from tstk.records import Spec
@@ -135,14 +136,7 @@ def forecasting(
     for table in tables.values():
         _same_columns(table, first.channels)
     rows, whole = len(first.values), _tensor(first)
-    if "test" in tables:
-        cut = rows if "val" in tables else rows - round(fraction * rows)
-        ends, split = (cut, rows, rows), f"test from {tables['test'].source}; {cut} of {rows} rows to train"
-    else:
-        ends, split = borders(first)
-    if "val" in tables:
-        ends = (ends[1], *ends[1:])  # rows that would have validated are trained on
-        split = f"validation from {tables['val'].source}; {split}"
+    ends, split = ends_of(tables, fraction)
     parts: dict[str, Windows] = {}
     for part, start, stop in zip(PARTS, (0, *ends), ends, strict=False):
         step = 1 if part == "test" else stride or 1
@@ -184,6 +178,8 @@ def part_like(data: Raw | Table, like: dict[str, Any], future: bool) -> Part:
         future: of a table, keep the rows to forecast as truth
     """
     table = isinstance(data, Table)
+    if isinstance(data, Table) and like["task"] == "unlabelled":
+        data, table = windows_of(data, like["length"], like["length"]), False
     if table != (like["task"] == "forecasting"):
         have, want = ("a table", "series") if table else ("a set of series", "a table")
         raise DataError(f"{data.source}: this is {have}, but the model was trained on {want}")
