@@ -1,7 +1,7 @@
-"""Reader of `.csv` with a header line: series, one per row or spread over rows that share an id, or a table of channels.
+"""Reader of `.csv` with a header line: series, one per row or spread over rows that share an id, or a table.
 
-A column of ids that occur more than once makes it series of several rows; a column `date` (or a first column of dates) a
-table. Else each row is a series, and without a label column every column is a sample of series that nobody labelled.
+A column of ids that occur more than once makes it series of several rows; a column `date` (or a first column of dates)
+a table of channels. Else each row is a series, and without labels every column is a sample of it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def rows_of(path: Path, header: list[str], rows: list[tuple[str, list[str]]], la
         raise DataError(f"{path}, line 1: two columns are called {twice[0]!r}; rename or remove one")
     ids = next((low.index(name) for name in ID if name in low), None)
     if ids is not None and is_long(path, low, rows, ids):
-        return {"train": long_series(path, header, rows, ids, _label(path, header, low, label))}
+        column = _label(path, header, low, label)
+        sure = label is not None or (column is not None and low[column] in ("label", "class"))
+        return {"train": long_series(path, header, rows, ids, column, _group(low, column), sure)}
     if label is None and (date := _date(low, rows[0][1])) is not None:
         return _table(path, header, rows, date)
     return {"train": _series(path, header, rows, _label(path, header, low, label), ids)}
@@ -107,6 +109,10 @@ def _label(path: Path, header: list[str], low: list[str], label: str | None) -> 
     return next((low.index(name) for name in LABEL if name in low), None)
 
 
+def _group(low: list[str], label: int | None) -> int | None:
+    return next((i for i, name in enumerate(low) if name in GROUPS and i != label), None)
+
+
 def _table(path: Path, header: list[str], rows: list[tuple[str, list[str]]], date: int) -> Table:
     values = np.stack([numbers(row[:date] + row[date + 1 :], f"{path}, {at}") for at, row in rows])
     dates: NDArray[Any] = np.array([row[date].strip() for _, row in rows])
@@ -118,7 +124,7 @@ def _table(path: Path, header: list[str], rows: list[tuple[str, list[str]]], dat
 def _series(
     path: Path, header: list[str], rows: list[tuple[str, list[str]]], label: int | None, ids: int | None
 ) -> Raw:
-    group = next((i for i, name in enumerate(header) if name.strip().lower() in GROUPS and i != label), None)
+    group = _group([name.strip().lower() for name in header], label)
     columns = [i for i in range(len(header)) if i not in (label, group, ids)]
     if label is None and (text := [i for i in columns if all(_is_text(row[i]) for _, row in rows)]):
         name = header[text[0]]
