@@ -105,7 +105,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("list", "List components by kind"),
         ("show", "Show a component: options, shapes, paper"),
         ("config", "List, show and copy configs"),
-        ("data", "List data sets, and report on one"),
+        ("data", "List data sets, report on one, convert one"),
         ("plugins", "List installed plugins, working or not"),
         ("kernels", "List fast operations and what serves them here"),
     ):

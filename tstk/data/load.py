@@ -125,6 +125,17 @@ def load_part(
     return part_like(_one(use, "test", data_root, label), like, future)
 
 
+def read_parts(use: str, data_root: str | None = None, label: str | None = None) -> dict[str, Raw | Table]:
+    """What the files of a data set hold, part by part, before anything is split or scaled.
+
+    Args:
+        use: a name, file or folder, as for `load`
+        data_root: folder with data sets to be found by name
+        label: column or array that holds the labels, if it has an unusual name
+    """
+    return _read(locate(use, data_root), label)
+
+
 def _read(found: Found, label: str | None) -> dict[str, Raw | Table]:
     """All parts of a data set."""
     from tstk.data.raw import Table
