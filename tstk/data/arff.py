@@ -37,7 +37,7 @@ def read(path: Path, *, label: str | None = None) -> dict[str, Raw]:
             continue
         if line.startswith("{"):
             raise DataError(f"{where}: sparse data ({{index value, ...}}) are not read; write every sample")
-        one, rest = _relation(line, where) if relational else _plain(line, samples, where)
+        one, rest = _relation(line, where) if relational else _plain(line, samples, classes is not None, where)
         series.append(one)
         if classes is not None:
             if len(rest) != 1:
@@ -80,10 +80,11 @@ def _header(text: list[str], path: Path) -> tuple[int, bool, tuple[str, ...] | N
     raise DataError(f"{path}: no @data line, so this is not an .arff file, or it is cut short")
 
 
-def _plain(line: str, samples: int, where: str) -> tuple[Floats, list[str]]:
+def _plain(line: str, samples: int, labelled: bool, where: str) -> tuple[Floats, list[str]]:
     cells = line.split(",")
-    if len(cells) < samples:
-        raise DataError(f"{where}: {len(cells)} cells, the header declares {samples} samples")
+    if len(cells) != samples + labelled:
+        more = " and a class" if labelled else ""
+        raise DataError(f"{where}: {len(cells)} cells, the header declares {samples} samples{more}; mend the line")
     return numbers(cells[:samples], where)[None], cells[samples:]
 
 

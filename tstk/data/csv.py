@@ -56,7 +56,7 @@ def rows_of(path: Path, header: list[str], rows: list[tuple[str, list[str]]], la
         DataError: as for `read`
     """
     if not rows:
-        raise DataError(f"{path}: no line after the header")
+        raise DataError(f"{path}: no line after the header; add the rows of data")
     if all(_is_number(name) for name in header):
         raise DataError(f"{path}: the first line holds numbers; expected the names of the columns")
     if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), None)):

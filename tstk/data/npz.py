@@ -6,13 +6,14 @@ stays in its file.
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,13 +63,20 @@ def read(path: Path, *, label: str | None = None) -> dict[str, Raw]:
 def _arrays(path: Path) -> Arrays:
     """Functions that give the arrays: a large one by mapping it, any other from memory."""
     try:
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                if file.read(6) == np.lib.format.MAGIC_PREFIX:
+                    raise DataError(f"{path}: one bare array; save it with numpy.savez(path, X=..., y=...)")
+            raise zipfile.BadZipFile
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: one bare array; save it with numpy.savez(path, X=..., y=...)")
             members = {info.filename.removesuffix(".npy"): info for info in (file.zip.infolist() if file.zip else ())}
             return {name: _opener(path, file, members[name]) for name in file.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, struct.error):
         raise DataError(f"{path}: empty, cut short or not an npz archive; write or fetch it again") from None
+    except MemoryError:
+        raise DataError(
+            f"{path}: larger than memory; save it with numpy.savez, not compressed, and it can stay in its file"
+        ) from None
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise DataError(f"{path}: empty, cut short or not an npz archive; write or fetch it again") from None
@@ -82,6 +90,10 @@ def _opener(path: Path, file: Any, member: zipfile.ZipInfo) -> Callable[[], Arra
         open = partial(_mapped, path, member.header_offset)
         open()  # here, where what is wrong with it can be said
         return open
+    with file.zip.open(member) as held:
+        shape, _, dtype = _declared(held)
+    if math.prod(shape) * dtype.itemsize > member.file_size:
+        raise zipfile.BadZipFile
     array = file[member.filename.removesuffix(".npy")]
     return lambda: array
 
@@ -92,12 +104,18 @@ def _mapped(path: Path, offset: int) -> Array:
         file.seek(offset + 26)  # a member's own header has 30 bytes, then its name and more
         name, more = struct.unpack("<HH", file.read(4))
         file.seek(name + more, 1)
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-        if dtype.hasobject:
-            raise ValueError("allow_pickle")
+        shape, fortran, dtype = _declared(file)
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
+def _declared(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What the header of an array says: shape, whether in the order of Fortran, type."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("allow_pickle")
+    return shape, fortran, dtype
 
 
 def _first(arrays: Arrays, names: tuple[str, ...], end: str) -> Callable[[], Array] | None:

@@ -69,13 +69,15 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         # the form before torch 1.6, which is no zip archive, cannot be mapped
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        if not isinstance(error, pickle.UnpicklingError) or not (
+            zipfile.is_zipfile(path) or "Unsupported global" in str(error)
+        ):
+            raise DataError(f"{path}: empty, cut short or not a file of torch.save; write or fetch it again") from None
         raise DataError(
             f"{path}: holds more than tensors, which is never loaded; save it again with "
             "torch.save({'samples': torch.as_tensor(x), 'labels': torch.as_tensor(y)}, FILE)"
         ) from None
-    except (RuntimeError, EOFError, ValueError, OSError):
-        raise DataError(f"{path}: empty, cut short or not a file of torch.save; write or fetch it again") from None
     if not isinstance(held, dict) or not all(isinstance(one, torch.Tensor) for one in held.values()):
         raise DataError(f"{path}: expected a dict of tensors, such as {{'samples': x, 'labels': y}}")
     return {str(name): one.detach() for name, one in held.items()}

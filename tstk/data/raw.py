@@ -60,7 +60,7 @@ class Raw:
             )
         for what, items in (("labels", self.y), ("groups", self.groups)):
             if items is not None and len(items) != shape[0]:
-                raise DataError(f"{where}: {len(items)} {what} for {shape[0]} series")
+                raise DataError(f"{where}: {len(items)} {what} for {shape[0]} series; give one for each")
         missing, infinite = zip(
             *((np.isnan(x).all((1, 2)), np.isinf(x).any((1, 2))) for x in chunks(self.x)), strict=True
         )
@@ -100,7 +100,8 @@ class Table:
             raise DataError(f"{self.source}: {rows} rows of {columns} channels; there is nothing to read")
         for name, column in zip(self.channels, self.values.T, strict=True):
             if np.isnan(column).all() or np.isinf(column).any():
-                what = "no value" if np.isnan(column).all() else "an infinite value"
+                infinite = f"an infinite value in row {np.isinf(column).argmax() + 1}"
+                what = "no value" if np.isnan(column).all() else infinite
                 raise DataError(f"{self.source}: column {name!r} holds {what}; mend or remove it")
         if self.dates is not None and self.dates.dtype.kind == "M":
             back = np.flatnonzero(self.dates[1:] < self.dates[:-1])
@@ -126,7 +127,10 @@ def pad(series: Sequence[Floats], source: str) -> Floats:
     channels = len(series[0])
     for i, one in enumerate(series):
         if len(one) != channels:
-            raise DataError(f"{source}: series {i + 1} has {len(one)} channels, series 1 has {channels}")
+            raise DataError(
+                f"{source}: series {i + 1} has {len(one)} channels, series 1 has {channels}; "
+                "mark missing ones by NaN or ?"
+            )
     out = np.full((len(series), channels, max(one.shape[1] for one in series)), np.nan, np.float32)
     for i, one in enumerate(series):
         out[i, :, : one.shape[1]] = one
@@ -155,7 +159,9 @@ def _number(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        raise DataError(f"{where}: {cell.strip()!r} is not a number; a missing value is written ? or NaN") from None
+        raise DataError(
+            f"{where}: {cell.strip()!r} is not a number; decimals take a point, a missing value is ? or NaN"
+        ) from None
 
 
 def plain(label: object) -> str:
@@ -175,9 +181,12 @@ def lines(path: Path) -> list[str]:
         DataError: the file is empty or not text
     """
     try:
-        found = path.read_text("utf-8-sig").splitlines()
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file in UTF-8") from None
+        text = "\0"
+    if "\0" in text:
+        raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8")
+    found = text.splitlines()
     if not any(line.strip() for line in found):
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty; write or fetch it again")
     return found
