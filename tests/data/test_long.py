@@ -89,6 +89,7 @@ def test_uneven_times_are_said(held):
 
 @kinds
 def test_an_id_for_each_row_is_no_sample(held, kind):
+    assert held("id,date,u\n7,2020-01-01,1\n8,2020-01-02,2\n", kind).channels == ("u",)
     raw = held("id,t0,t1,label\n7,1,2,up\n8,3,4,down\n", kind)["train"]
     np.testing.assert_array_equal(raw.x, [[[1, 2]], [[3, 4]]])
 

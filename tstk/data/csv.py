@@ -73,7 +73,7 @@ def rows_of(path: Path, header: list[str], rows: list[tuple[str, list[str]]], la
         sure = label is not None or (column is not None and low[column] in ("label", "class"))
         return {"train": long_series(path, header, rows, ids, column, _group(low, column), sure)}
     if label is None and (date := _date(low, rows[0][1])) is not None:
-        return _table(path, header, rows, date)
+        return _table(path, header, rows, date, ids)
     return {"train": _series(path, header, rows, _label(path, header, low, label), ids)}
 
 
@@ -113,12 +113,13 @@ def _group(low: list[str], label: int | None) -> int | None:
     return next((i for i, name in enumerate(low) if name in GROUPS and i != label), None)
 
 
-def _table(path: Path, header: list[str], rows: list[tuple[str, list[str]]], date: int) -> Table:
-    values = np.stack([numbers(row[:date] + row[date + 1 :], f"{path}, {at}") for at, row in rows])
+def _table(path: Path, header: list[str], rows: list[tuple[str, list[str]]], date: int, ids: int | None) -> Table:
+    columns = [i for i in range(len(header)) if i not in (date, ids)]
+    values = np.stack([numbers([row[i] for i in columns], f"{path}, {at}") for at, row in rows])
     dates: NDArray[Any] = np.array([row[date].strip() for _, row in rows])
     with suppress(ValueError):  # not ISO 8601: kept as written, nothing is computed from them
         dates = dates.astype("datetime64[s]")
-    return Table(values, str(path), tuple(header[:date] + header[date + 1 :]), dates)
+    return Table(values, str(path), tuple(header[i] for i in columns), dates)
 
 
 def _series(
