@@ -139,15 +139,14 @@ def statistics(x: Tensor | Stored) -> tuple[Tensor, Tensor]:
     """
     count, mean, square = torch.zeros(3, x.shape[1], dtype=torch.float64)  # square: of the deviations, summed
     for chunk in map(torch.as_tensor, chunks(x)):
-        for c, channel in enumerate(chunk.unbind(1)):
-            seen = channel[~channel.isnan()].double()
-            if not len(seen):
-                continue
-            here, total = seen.mean(), count[c] + len(seen)
-            away = here - mean[c]  # Chan et al. 1979: two sets of samples become one
-            square[c] += (seen - here).square().sum() + away.square() * count[c] * len(seen) / total
-            mean[c] += away * len(seen) / total
-            count[c] = total
+        seen = (~chunk.isnan()).sum((0, 2)).double()
+        total = (count + seen).clamp(min=1)
+        chunk = chunk.double()
+        here = chunk.nansum((0, 2)) / seen.clamp(min=1)
+        away = here - mean  # Chan et al. 1979: two sets of samples become one
+        square += (chunk - here[:, None]).square().nansum((0, 2)) + away.square() * count * seen / total
+        mean += away * seen / total
+        count += seen
     std = (square / count.clamp(min=1)).sqrt()
     std[std <= 1e-7 * mean.abs()] = 1.0  # float32 cannot tell less from rounding
     return mean.float(), std.float()

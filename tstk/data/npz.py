@@ -163,7 +163,8 @@ def _labels(y: NDArray[Any], classes: tuple[str, ...], source: str) -> list[str]
     """Labels as text; whole numbers are looked up in `classes` if the file has them."""
     labels = _flat(y, "labels", source)
     if not classes or y.dtype.kind not in "iu":
-        return [plain(label) for label in labels]
+        names = {label: plain(label) for label in set(labels)}  # one piece of text per class
+        return [names[label] for label in labels]
     for i, label in enumerate(labels):
         if not 0 <= label < len(classes):
             raise DataError(f"{source}: label {label} of series {i + 1} does not point into its {len(classes)} classes")

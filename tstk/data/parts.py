@@ -47,8 +47,12 @@ class Labelled:
     def __init__(self, x: Tensor | Stored, y: Tensor | None = None, groups: list[str] | None = None) -> None:
         self.x, self.y, self.groups = x, y, groups
         ends = torch.arange(1, x.shape[2] + 1)
-        some = (~torch.as_tensor(chunk).isnan().all(1) for chunk in chunks(x))
-        self.lengths = torch.cat([(here * ends).amax(1) for here in some] or [torch.zeros(0, dtype=torch.long)])
+        self.lengths = torch.empty(len(x), dtype=torch.long)  # filled in place: many small results tear up the heap
+        at = 0
+        for chunk in chunks(x):
+            some = ~torch.as_tensor(chunk).isnan().all(1)
+            self.lengths[at : at + len(some)] = (some * ends).amax(1)
+            at += len(some)
 
     def __len__(self) -> int:
         return len(self.x)

@@ -13,7 +13,7 @@ Floats = NDArray[np.float32]
 LARGE = 2**27
 """Bytes as float32 above which series stay in a file that can be mapped."""
 
-CHUNK = 2**22
+CHUNK = 2**20
 """Samples that are looked at together where a whole set is gone through."""
 
 
