@@ -476,6 +476,17 @@ def test_a_probe_needs_classes(csv):
         fit(pipeline, data, steps=1, probe=1)
 
 
+def test_validation_may_come_more_or_less_often_than_a_pass_over_the_data(npz):
+    pipeline, data = ready(npz, head="linear")
+    whole = engine.Batches(data.train, 4, 1, seed=0)
+    chunks = engine.Batches(data.train, 4, 1, 0, every=2)
+    passes = [g[0].key.tolist() for e in (1, 2) for g in whole.epoch(e, torch.device("cpu"))]
+    epochs = range(1, len(passes) // 2 + 1)
+    assert [g[0].key.tolist() for e in epochs for g in chunks.epoch(e, torch.device("cpu"))] == passes
+    fitted = fit(pipeline, data, steps=5, batch_size=8, validate_every=2)
+    assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
+
+
 def test_lower_layers_take_smaller_rates_and_what_is_above_them_the_whole(npz):
     pipeline, data = ready(npz, head="linear", encoder={**ENCODER, "depth": 2, "cls": True})
     before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}

@@ -72,6 +72,20 @@ def test_pooling_a_cls_token_that_is_not_there_is_refused():
         create("head", "linear", SLIM.but(prefix=0), pool="cls")
 
 
+def test_a_standardising_head_does_not_care_for_the_sizes_of_features():
+    torch.manual_seed(0)
+    head = create("head", "linear", SLIM, standardise=True)
+    values = torch.randn(6, SLIM.tokens, SLIM.dim)
+    index = torch.arange(SLIM.tokens).expand(6, -1)
+    tokens = Tokens(values, index[..., None].float(), index, torch.ones_like(index, dtype=torch.bool))
+    torch.testing.assert_close(head(tokens), head(tokens.but(values=values * 7 - 3)), atol=1e-4, rtol=1e-3)
+    before = head.scale.running_mean.clone()
+    one = tokens.map(lambda t: t[:1])
+    assert head(one).isfinite().all()
+    assert torch.equal(head.scale.running_mean, before)
+    torch.testing.assert_close(head.eval()(tokens)[:1], head(one))
+
+
 @pytest.mark.parametrize(("use", "lacks"), [("linear", "classes"), ("cot", "classes"), ("forecast", "horizon")])
 def test_a_head_without_its_task_is_refused(use, lacks):
     with pytest.raises(NeedsError, match=f"head '{use}' needs"):

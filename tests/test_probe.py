@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import tstk.features
 import tstk.probe
 from tstk.cli import cli
 from tstk.config import resolve
@@ -135,7 +136,7 @@ def test_a_run_that_learnt_from_the_test_part_is_probed_with_labels_of_the_train
 def test_tokens_lie_in_their_slots_whatever_the_batch(pretrained):
     pipeline, data = tstk.probe.load(pretrained), load_data("har-demo")
     series = data.test.batch(torch.arange(4))
-    rows = tstk.probe._side_by_side(pipeline, series)
+    rows = tstk.features.side_by_side(pipeline, series)
     tokens = pipeline.encode(series)
     for i in range(4):
         want = torch.zeros(pipeline.tokenizer.out.tokens, tokens.values.shape[-1])
@@ -155,7 +156,7 @@ def test_codes_are_counted_channel_by_channel_where_channels_are_independent(syl
     run = trained(tmp_path / "codes", **parts, loss="next-code", data="har-demo", pipeline={"channels": channels})
     result = probe(run, features="codes")
     assert result["width"] == (5 if channels == "mixed" else 45)
-    rows = tstk.probe._frequencies(tstk.probe.load(run), load_data("har-demo").test.batch(torch.arange(3)))
+    rows = tstk.features.shares(tstk.probe.load(run), load_data("har-demo").test.batch(torch.arange(3)))
     assert torch.allclose(rows.sum(1), torch.ones(3))
 
 
@@ -222,3 +223,51 @@ def test_a_slip_in_the_list_of_shares_is_answered_with_an_example(pretrained):
     result = CliRunner().invoke(cli, ["probe", str(pretrained), "--labels", "all"], prog_name="tstk")
     assert result.exit_code == 2
     assert "--labels all: expected numbers between commas, such as 1.0" in result.stderr
+
+
+def test_adam_learns_what_can_be_learnt_in_every_setting_alike_or_alone():
+    from tstk.adam import Setting, grid, learn
+
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=90)
+    x = np.eye(3)[y] * 4 + rng.normal(size=(90, 3))
+    settings = [Setting(decay, dropout, 30) for dropout in (0.5, 0.0) for decay in (10.0, 0.0)]
+    scores, guess = learn(x[:60], y[:60], x[60:], y[60:], settings, seed=1, lr=0.05)
+    assert scores.shape == (30, 4)
+    assert scores[-1, 3] > 0.9
+    np.testing.assert_array_equal((guess == y[60:, None]).mean(0), scores[-1])
+    alone = learn(x[:60], y[:60], x[60:], y[60:], settings[1:2], seed=1, lr=0.05)
+    np.testing.assert_array_equal(alone[1][:, 0], guess[:, 1])
+    assert len(grid()) == 24
+
+
+def test_one_setting_of_adam_is_torchs_own(monkeypatch):
+    from tstk.adam import Setting, learn
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 5)), rng.integers(3, size=40)
+    y[:3] = 0, 1, 2
+    _, guess = learn(x, y, x, y, [Setting(0.3, 0.0, 6)], seed=4, lr=0.02)
+    draw = torch.Generator().manual_seed(4)
+    start = (torch.rand(6, 3, generator=draw) * 2 - 1) / 5**0.5
+    linear = torch.nn.Linear(5, 3)
+    with torch.no_grad():
+        linear.weight.copy_(start[:-1].T)
+        linear.bias.copy_(start[-1])
+    optimizer = torch.optim.Adam(linear.parameters(), lr=0.02, weight_decay=0.3)
+    inputs = torch.from_numpy(x).float()
+    for _ in range(6):
+        for rows in torch.randperm(40, generator=draw).split(64):
+            torch.rand(len(rows), 5, generator=draw)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(linear(inputs[rows]), torch.from_numpy(y)[rows]).backward()
+            optimizer.step()
+    np.testing.assert_array_equal(linear(inputs).argmax(1).numpy(), guess[:, 0])
+
+
+def test_settings_chosen_by_the_test_part_are_announced_and_no_worse(pretrained):
+    said = []
+    honest = row(probe(pretrained, classifier="svm"))["accuracy"]
+    flattering = row(probe(pretrained, classifier="svm", choose="test", say=said.append))["accuracy"]
+    assert flattering >= honest
+    assert any("flatter" in line for line in said)

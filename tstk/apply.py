@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.checkpoint import load
+from tstk.data.dataset import statistics
 from tstk.data.find import locate, reader_for
 from tstk.data.load import load as load_data
 from tstk.data.load import load_part
-from tstk.data.parts import Part
+from tstk.data.parts import Labelled, Part
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate, in_order
+from tstk.features import Features, Pool, vectors
 from tstk.naive import Scores, baselines, majority
 from tstk.pipeline import Pipeline
 from tstk.records import Series
@@ -74,7 +76,7 @@ def score(
         DataError: the data do not suit it, or have no labels
     """
     pipeline, found = _loaded(run)
-    name, part = _part(found, data, data_root, label)
+    name, part = _part(pipeline, found, data, data_root, label)
     if pipeline.head is not None and pipeline.spec.horizon is None and part.y is None:
         raise DataError(f"{name}: these series have no labels, so there is nothing to score; try tstk predict {run}")
     seed = found["config"].get("train", {}).get("seed", 0)
@@ -113,7 +115,7 @@ def predict(
         DataError: the data do not suit it
     """
     pipeline, found = _loaded(run)
-    _, part = _part(found, data, data_root, label)
+    _, part = _part(pipeline, found, data, data_root, label)
     output = _collected(pipeline, part, batch_size, pipeline.predict)
     if pipeline.spec.horizon is not None:
         truth = [series.y for series in in_order(part, batch_size, "cpu") if series.y is not None]
@@ -197,7 +199,7 @@ def tokenize(
         DataError: the data do not suit it
     """
     pipeline, found = _discrete(run)
-    _, part = _part(found, data, data_root, label)
+    _, part = _part(pipeline, found, data, data_root, label)
     codes = _collected(pipeline, part, batch_size, lambda series: codes_of(pipeline, series))
     answer: Arrays = {"codes": codes.numpy(), "codebook": _codebook(pipeline)}
     return answer if part.y is None else answer | {"y": part.y.numpy(), "classes": np.array(found["data"]["classes"])}
@@ -282,7 +284,8 @@ def embed(
     *,
     data_root: str | None = None,
     label: str | None = None,
-    pool: Literal["mean", "max", "cls"] = "mean",
+    features: Features = "pooled",
+    pool: Pool = "mean",
     batch_size: int = 256,
 ) -> Arrays:
     """One vector per series, or per window of a table.
@@ -292,7 +295,8 @@ def embed(
         data: name or path; the run's own test part if None
         data_root: folder with data sets to be found by name
         label: column or array that holds the labels, if it has an unusual name
-        pool: how tokens become one vector: mean, max or cls
+        features: pooled, tokens side by side, codes (the share of each) or counts (how often each occurs)
+        pool: how pooled tokens become one vector: mean, max or cls
         batch_size: series at a time
 
     Returns:
@@ -303,17 +307,37 @@ def embed(
         DataError: the data do not suit it, or an embedding is not finite
     """
     pipeline, found = _loaded(run)
-    name, part = _part(found, data, data_root, label)
+    name, part = _part(pipeline, found, data, data_root, label)
+    made = vectors(pipeline, features, pool)
     # a known future must not leak into the vector of the window before it
-    vectors = _collected(pipeline, part, batch_size, lambda series: pipeline.embed(series.but(y=None), pool))
-    bad = (~vectors.isfinite()).any(1).nonzero().flatten().tolist()
+    rows = _collected(pipeline, part, batch_size, lambda series: made(series.but(y=None)))
+    bad = (~rows.isfinite()).any(1).nonzero().flatten().tolist()
     if bad:
         raise DataError(
-            f"{name}: {len(bad)} of {len(vectors)} embeddings are not finite, row {bad[0]} first; the run "
+            f"{name}: {len(bad)} of {len(rows)} embeddings are not finite, row {bad[0]} first; the run "
             f"{run} or the data are damaged, and nothing was written"
         )
-    answer: Arrays = {"embedding": vectors.numpy()}
+    answer: Arrays = {"embedding": rows.numpy()}
     return answer if part.y is None else answer | {"y": part.y.numpy(), "classes": np.array(found["data"]["classes"])}
+
+
+def opened(
+    run: str | Path, data: str | None = None, *, data_root: str | None = None, label: str | None = None
+) -> tuple[Pipeline, Part, dict[str, Any]]:
+    """What it takes to look into a run's answers: its pipeline, the part to apply it to, and the facts of its data.
+
+    Args:
+        run: its directory
+        data: name or path; the run's own test part if None
+        data_root: folder with data sets to be found by name
+        label: column or array that holds the labels, if it has an unusual name
+
+    Raises:
+        CheckpointError: the run cannot be loaded
+        DataError: the data do not suit it
+    """
+    pipeline, found = _loaded(run)
+    return pipeline, _part(pipeline, found, data, data_root, label)[1], found["data"]
 
 
 def _loaded(run: str | Path) -> tuple[Pipeline, dict[str, Any]]:
@@ -327,11 +351,17 @@ def _own(found: dict[str, Any], data: str | None, data_root: str | None) -> tupl
     return (table["use"], data_root or table["data_root"]) if data is None else (data, data_root)
 
 
-def _part(found: dict[str, Any], data: str | None, data_root: str | None, label: str | None) -> tuple[str, Part]:
+def _part(
+    pipeline: Pipeline, found: dict[str, Any], data: str | None, data_root: str | None, label: str | None
+) -> tuple[str, Part]:
     """The part that was asked for: of other data, or the test part as the run had it."""
     use, root = _own(found, data, data_root)
     if data is not None:
-        return use, load_part(use, like=found["data"], data_root=root, label=label)
+        other = load_part(use, like=found["data"], data_root=root, label=label)
+        if found["data"].get("univariate"):
+            assert isinstance(other, Labelled)
+            pipeline.take(*statistics(other.x))
+        return use, other
     options = {k: v for k, v in found["config"]["data"].items() if k != "use"}
     part = load_data(use, **{**options, "data_root": root, "label": label or options["label"]}).test
     if part is None:

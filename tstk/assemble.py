@@ -97,6 +97,7 @@ def stand_in(config: Config) -> Spec:
         length=data.get("length") or data.get("context") or 512,
         classes=None if horizon else 3,
         horizon=horizon,
+        extra={text.partition("=")[0]: 16 for text in data["extra"]},
     )
 
 

@@ -224,6 +224,10 @@ def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: 
         kept["data"] = dict(old.get("data", {}))
         if not same_task and kept["data"].get("train_data") == "test":  # series without labels; the next task has some
             del kept["data"]["train_data"]
+        if not same_task and kept["data"].get("univariate"):  # likewise
+            del kept["data"]["univariate"]
+    elif old.get("data", {}).get("resize"):  # parts that were trained on series of one length want that length
+        kept["data"] = {"resize": old["data"]["resize"]}
     return kept
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
@@ -71,6 +72,7 @@ def fit(
     mixup: float = 0.0,
     recompute: bool = False,
     probe: int | None = None,
+    validate_every: int | None = None,
     patience: int | None = None,
     select: Literal["score", "loss", "last"] = "score",
     seed: int = 0,
@@ -103,6 +105,8 @@ def fit(
             third more time
         probe: epochs from one linear probe to the next: pretraining is told apart by what frozen features know of the
             classes of the validation part, of which the weights learn nothing
+        validate_every: optimizer steps from one validation to the next, which then count as an epoch; none means a pass
+            over the training data
         patience: epochs without improvement after which training stops; none never stops early
         select: whose weights are kept: score, the latest epoch whose accuracy on validation is within a standard
             error of the best (or the one with the lowest error of a forecast); loss, the lowest validation loss; last
@@ -122,7 +126,7 @@ def fit(
     if probe is not None and data.task != "classification":
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
     share = (accelerator.process_index, accelerator.num_processes)
-    batches = Batches(data.train, batch_size, accumulate, seed, share)
+    batches = Batches(data.train, batch_size, accumulate, seed, share, validate_every)
     epochs, total = _budget(len(batches), epochs, steps)
     rates = groups(pipeline, lr, weight_decay, layer_decay, lr_of)
     optimizer = torch.optim.AdamW(rates, lr=lr, fused=True)
@@ -201,13 +205,22 @@ class Batches:
     Args:
         share: number of this process, and of how many; each gets its part of every batch, and an epoch leaves out the
             few series that cannot be dealt out evenly
+        every: optimizer steps per epoch; a pass over the part unless given
     """
 
     def __init__(
-        self, part: Part, batch_size: int, accumulate: int, seed: int, share: tuple[int, int] = (0, 1)
+        self,
+        part: Part,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+        every: int | None = None,
     ) -> None:
         if batch_size < 1 or accumulate < 1:
             raise OptionError(f"batch_size={batch_size} and accumulate={accumulate}: expected at least 1")
+        if every is not None and every < 1:
+            raise OptionError(f"validate_every={every}: expected at least 1")
         self.part, self.batch_size, self.accumulate, self.seed = part, batch_size, accumulate, seed
         self.mine, self.of = share
         if batch_size % self.of or len(part) < self.of:
@@ -215,19 +228,29 @@ class Batches:
                 f"--batch-size {batch_size} of {len(part)} series: expected a multiple of {self.of}, "
                 "the number of processes"
             )
+        self.whole = -(-(len(part) - len(part) % self.of) // (batch_size * accumulate))
+        self.steps = every or self.whole
 
     def __len__(self) -> int:
         """Optimizer steps per epoch."""
-        return -(-(len(self.part) - len(self.part) % self.of) // (self.batch_size * self.accumulate))
+        return self.steps
 
     def epoch(self, epoch: int, device: torch.device) -> Iterator[list[Series]]:
-        """The groups of one epoch; the order depends on the seed and the epoch alone."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.part), generator=generator)
-        order = order[: len(order) - len(order) % self.of]
-        for group in order.split(self.batch_size * self.accumulate):
-            mine = [index[self.mine :: self.of] for index in group.split(self.batch_size)]
+        """The groups of one epoch; the order depends on the seed and the pass over the data alone."""
+        first = (epoch - 1) * self.steps
+        groups: tuple[Tensor, ...] = ()
+        for step in range(first, first + self.steps):
+            done, at = divmod(step, self.whole)
+            if not at or not groups:
+                groups = self._order(done + 1).split(self.batch_size * self.accumulate)
+            mine = [index[self.mine :: self.of] for index in groups[at].split(self.batch_size)]
             yield [self.part.batch(index).to(device, non_blocking=True) for index in mine]
+
+    def _order(self, number: int) -> Tensor:
+        """The series of one pass over the part."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        order = torch.randperm(len(self.part), generator=generator)
+        return order[: len(order) - len(order) % self.of]
 
 
 def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:

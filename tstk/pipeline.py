@@ -86,6 +86,24 @@ class Pipeline(nn.Module):
             if part is not None:
                 yield name, part
 
+    def take(self, mean: Tensor, std: Tensor) -> None:
+        """Expect series of another number of channels from now on, each a series of its own.
+
+        Args:
+            mean: [C] of the data
+            std: [C]
+
+        Raises:
+            NeedsError: a token sees all channels, or a head answers for a certain number of them
+        """
+        if not self.independent or self.head is not None:
+            raise NeedsError(
+                f"this pipeline is for {self.spec.channels} channels; only one with --channels independent "
+                "and without a head takes another number"
+            )
+        self.spec = self.spec.but(channels=len(mean))
+        self.mean, self.std = mean[:, None].to(self.mean), std[:, None].to(self.std)
+
     def bind(self) -> None:
         """Let the parts meet; called once, when all weights are in place."""
         for name, part in self.slots():

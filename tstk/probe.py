@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
+from tstk import adam
 from tstk.assemble import assemble
 from tstk.checkpoint import load
 from tstk.config import Config
@@ -27,16 +27,15 @@ from tstk.data.dataset import Dataset
 from tstk.data.load import load as load_data
 from tstk.data.parts import Part
 from tstk.data.splits import few
-from tstk.errors import DataError, NeedsError, OptionError
+from tstk.errors import DataError, OptionError
 from tstk.evaluate import classified, in_order
+from tstk.features import Features, Pool, vectors
 from tstk.naive import majority
 from tstk.pipeline import Pipeline
 from tstk.records import Series
 from tstk.rundir import read_config
 
-Classifier = Literal["linear", "knn", "svm"]
-Features = Literal["pooled", "tokens", "codes"]
-Pool = Literal["mean", "max", "cls"]
+Classifier = Literal["linear", "knn", "svm", "adam"]
 Array = NDArray[Any]
 
 
@@ -66,6 +65,7 @@ def probe(
     labels: Sequence[float] = (1.0,),
     seeds: Sequence[int] = (0,),
     setting: float | None = None,
+    choose: Literal["val", "test"] = "val",
     untrained: bool = False,
     batch_size: int = 256,
     say: Callable[[str], None] = lambda line: None,
@@ -77,14 +77,17 @@ def probe(
         data: name or path of labelled data with a training and a test part; those of the run if None
         data_root: folder with data sets to be found by name
         label: column or array that holds the labels, if it has an unusual name
-        classifier: linear (logistic regression), knn (nearest neighbours) or svm (with an RBF kernel)
-        features: pooled (one vector per series), tokens (all of them, side by side) or codes (how often each occurs)
+        classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel) or adam (a linear
+            layer with dropout, trained by Adam; VQShape's protocol, with its grid of decays, dropouts and epochs)
+        features: pooled (one vector per series), tokens (all of them, side by side), codes (the share of each) or
+            counts (how often each occurs)
         pool: how pooled tokens become one vector: mean, max or cls
         labels: shares of the labels to learn from, class by class; of each class at least two series to fit and one
             to choose by, where it has them
         seeds: of the choice of labels, if a share is below 1, and of untrained weights
         setting: of the classifier, instead of choosing it by validation: C of linear and svm, neighbours of knn;
             1 is what papers mean that mention none
+        choose: by which part the setting is chosen; test is how some papers report, and flatters
         untrained: score the same architecture with fresh weights, too
         batch_size: series at a time
         say: receives lines for the user
@@ -107,29 +110,32 @@ def probe(
     if setting is not None and (setting <= 0 or (classifier == "knn" and setting != int(setting))):
         what = "a whole number of neighbours" if classifier == "knn" else "C, a number above 0"
         raise OptionError(f"setting={setting}: expected {what}")
+    if classifier == "adam" and setting is not None:
+        raise OptionError("setting has no meaning for the classifier adam, which has a grid of its own")
+    if choose == "test":
+        say("settings are chosen by the test part, as some papers report it, so these figures flatter")
     pipeline, found = load(run), read_config(run)
     held = _held(found, data, data_root, label, say)
-    if features == "codes" and pipeline.tokenizer.out.vocab is None:
-        raise NeedsError(f"{pipeline.tokenizer.called()} makes no codes; use --features pooled or tokens")
+    if found["data"].get("univariate"):
+        pipeline.take(held.mean, held.std)
     if _taught(found, data):
         say(f"{run} was trained with the labels of these data, so this is not a measure of learning without them")
-    vectors = _vectors(features, pool)
 
     def gathered(of: Pipeline) -> dict[str, _Rows]:
         of.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        return {name: _rows(of, part, f"{held.name}, {name}", vectors, batch_size) for name, part in held.parts.items()}
+        made = vectors(of, features, pool)
+        return {name: _rows(of, part, f"{held.name}, {name}", made, batch_size) for name, part in held.parts.items()}
 
     trained = gathered(pipeline)
     fresh = {seed: gathered(_fresh(pipeline, found, seed)) for seed in seeds} if untrained else {}
     results = []
     for share in labels:
         # with all labels nothing is drawn, and with the same weights every seed would say the same
-        drawn = seeds if share < 1 else seeds[:1]
-        results.append(
-            _summary("trained", share, [_trial(trained, classifier, setting, share, seed) for seed in drawn])
-        )
+        drawn = seeds if share < 1 or classifier == "adam" else seeds[:1]
+        how = _How(classifier, setting, choose, "unit" if features in ("codes", "counts") else "standard")
+        results.append(_summary("trained", share, [_trial(trained, how, share, seed) for seed in drawn]))
         if fresh:
-            guesses = [_trial(rows, classifier, setting, share, seed) for seed, rows in fresh.items()]
+            guesses = [_trial(rows, how, share, seed) for seed, rows in fresh.items()]
             results.append(_summary("untrained", share, guesses))
             for score in ("accuracy", "f1_macro"):
                 results[-2]["margin_" + score] = results[-2][score] - results[-1][score]
@@ -139,6 +145,7 @@ def probe(
         "classifier": classifier,
         "features": features,
         "pool": pool if features == "pooled" else None,
+        "choose": choose,
         "width": trained["train"].x.shape[1],
         "classes": list(held.classes),
         "sizes": {name: len(rows.y) for name, rows in trained.items()},
@@ -151,7 +158,7 @@ def told_apart(pipeline: Pipeline, train: Part, val: Part, batch_size: int = 256
     """Accuracy on one part of a linear classifier of pooled features fitted on another; the pipeline learns nothing."""
     training = pipeline.training
     pipeline.eval()
-    fit, score = (_rows(pipeline, part, "a probe", _vectors("pooled", "mean"), batch_size) for part in (train, val))
+    fit, score = (_rows(pipeline, part, "a probe", vectors(pipeline, "pooled"), batch_size) for part in (train, val))
     pipeline.train(training)
     return _scored(score.y, _fitted("linear", {"C": 1.0}, fit).predict(score.x))["accuracy"]
 
@@ -170,7 +177,7 @@ def _held(
             options["val_data"] = None
             say("the run was validated on its test part; here validation data are split off the training part")
     else:
-        use, options = data, {}
+        use, options = data, {"resize": table.get("resize")}
     options = {**options, "data_root": data_root or table["data_root"], "label": label or options.get("label")}
     held = load_data(use, **options)
     if held.task != "classification" or held.test is None:
@@ -180,7 +187,7 @@ def _held(
             "name labelled series of the same channels with --data"
         )
     want = found["data"]["channels"]
-    if len(held.channels) != len(want):
+    if not found["data"].get("univariate") and len(held.channels) != len(want):
         raise DataError(f"{held.name}: {len(held.channels)} channels; the run has {len(want)}: {', '.join(want)}")
     return held
 
@@ -212,42 +219,16 @@ def _fresh(pipeline: Pipeline, found: dict[str, Any], seed: int) -> Pipeline:
 # ------------------------------------------------------------------ features
 
 
-def _vectors(features: Features, pool: Pool) -> Callable[[Pipeline, Series], Tensor]:
-    if features == "pooled":
-        return lambda pipeline, series: pipeline.embed(series, pool)
-    return _side_by_side if features == "tokens" else _frequencies
-
-
-def _side_by_side(pipeline: Pipeline, series: Series) -> Tensor:
-    """[B, slots * D]: every valid token in its slot of the grid, zeros where there is none."""
-    tokens = pipeline.encode(series)
-    slots = pipeline.tokenizer.out.tokens * (pipeline.spec.channels if pipeline.independent else 1)
-    values = tokens.values.masked_fill(~tokens.valid[..., None], 0)
-    grid = values.new_zeros(len(values), slots, values.shape[-1])
-    return grid.scatter_add(1, tokens.index[..., None].expand_as(values), values).flatten(1)
-
-
-def _frequencies(pipeline: Pipeline, series: Series) -> Tensor:
-    """[B, vocab], or [B, C * vocab] with independent channels: the share of each code among the valid ones."""
-    tokens, vocab = pipeline.encode(series), pipeline.tokenizer.out.vocab
-    assert tokens.ids is not None
-    assert vocab is not None
-    channels = pipeline.spec.channels if pipeline.independent else 1
-    kinds = tokens.ids + tokens.index % channels * vocab
-    counts = (F.one_hot(kinds, channels * vocab) * tokens.valid[..., None]).sum(1)
-    return counts / counts.sum(1, keepdim=True).clamp(min=1)
-
-
 @torch.no_grad()
 def _rows(
     pipeline: Pipeline,
     part: Part,
     what: str,
-    vectors: Callable[[Pipeline, Series], Tensor],
+    vectors: Callable[[Series], Tensor],
     batch_size: int,
 ) -> _Rows:
     device = pipeline.mean.device
-    x = torch.cat([vectors(pipeline, series.but(y=None)).cpu() for series in in_order(part, batch_size, device)])
+    x = torch.cat([vectors(series.but(y=None)).cpu() for series in in_order(part, batch_size, device)])
     if bad := int((~x.isfinite()).any(1).sum()):
         raise DataError(
             f"{what}: the features of {bad} of {len(x)} series are not finite; the run or the data are damaged"
@@ -259,19 +240,48 @@ def _rows(
 # ------------------------------------------------------------------ classifiers
 
 
-def _trial(
-    parts: dict[str, _Rows], classifier: Classifier, setting: float | None, share: float, seed: int
-) -> dict[str, Any]:
+@dataclass
+class _How:
+    """A way of classifying: what, its setting if given, the part that chooses among settings, and adam's scaling."""
+
+    classifier: Classifier
+    setting: float | None
+    choose: Literal["val", "test"]
+    scaling: Literal["standard", "unit"]
+
+
+def _trial(parts: dict[str, _Rows], how: _How, share: float, seed: int) -> dict[str, Any]:
     """One classifier, from the choice of labels to its score on the test part."""
     rng = np.random.default_rng(seed)
     train, val = parts["train"], parts["val"]
     if share < 1:
         train, val = train.take(few(train.y, share, 2, rng)), val.take(few(val.y, share, 1, rng))
-    settings = _settings(classifier, train.x.shape[1], len(train.y), setting)
-    best = _chosen(classifier, settings, train, val) if len(settings) > 1 else settings[0]
-    known = train + val
-    guess = _fitted(classifier, best, known).predict(parts["test"].x)
+    known, test, classifier = train + val, parts["test"], how.classifier
+    if classifier == "adam":
+        best, guess = _by_adam(train, val, test, how, seed)
+        return {"seed": seed, "count": len(known.y), "chosen": best, **_scored(test.y, guess)}
+    settings = _settings(classifier, train.x.shape[1], len(train.y), how.setting)
+    by = (known, test) if how.choose == "test" else (train, val)
+    best = _chosen(classifier, settings, *by) if len(settings) > 1 else settings[0]
+    guess = _fitted(classifier, best, known).predict(test.x)
     return {"seed": seed, "count": len(known.y), "chosen": best, **_scored(parts["test"].y, guess)}
+
+
+def _by_adam(train: _Rows, val: _Rows, test: _Rows, how: _How, seed: int) -> tuple[dict[str, float], Array]:
+    """The setting and number of epochs that serve best, and the answers for test of what they give on train and val."""
+    from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+    def learnt(rows: _Rows, judged: _Rows, settings: list[adam.Setting]) -> tuple[Array, Array]:
+        scaler = (MinMaxScaler() if how.scaling == "unit" else StandardScaler()).fit(rows.x)
+        return adam.learn(scaler.transform(rows.x), rows.y, scaler.transform(judged.x), judged.y, settings, seed)
+
+    settings, known = adam.grid(), train + val
+    scores, _ = learnt(known, test, settings) if how.choose == "test" else learnt(train, val, settings)
+    # of equals the latest epoch, then the stiffest setting
+    before, which = np.unravel_index(int(scores[::-1].argmax()), scores.shape)
+    best = replace(settings[int(which)], epochs=len(scores) - int(before))
+    _, guess = learnt(known, test, [best])
+    return {"decay": best.decay, "dropout": best.dropout, "epochs": best.epochs}, guess[:, 0]
 
 
 def _chosen(classifier: Classifier, settings: list[dict[str, float]], train: _Rows, val: _Rows) -> dict[str, float]:

@@ -27,6 +27,7 @@ class Spec:
         classes: number of classes, if the data are labelled
         horizon: samples to forecast, if that is the task
         counts: training samples of each class, if labelled
+        extra: what else a sample brings, name -> width of its states
         dim: width of a token
         grid: tokens along each axis when the series has full length; axis 0 is time
         step: samples from one token to the next along time; None if tokens are not laid out in time
@@ -45,6 +46,7 @@ class Spec:
     classes: int | None = None
     horizon: int | None = None
     counts: tuple[int, ...] = ()
+    extra: dict[str, int] = field(default_factory=dict)
     dim: int | None = None
     grid: tuple[int, ...] = ()
     step: float | None = None

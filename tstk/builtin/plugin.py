@@ -101,6 +101,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("tokenize", "Write the codes of every series to a file"),
         ("embed", "Write one vector per series to a file"),
         ("probe", "Score a run's frozen features with a small classifier"),
+        ("codebook", "Draw the codes of a run, with their usage"),
         ("report", "Write a page with all that is known of a run"),
         ("list", "List components by kind"),
         ("show", "Show a component: options, shapes, paper"),

@@ -11,6 +11,7 @@ from tstk.cli.files import target, write_npz
 from tstk.cli.run_options import applied
 from tstk.cli.say import examples
 
+Features = Literal["pooled", "tokens", "codes", "counts"]
 Pool = Literal["mean", "max", "cls"]
 
 
@@ -22,6 +23,13 @@ Pool = Literal["mean", "max", "cls"]
 )
 @applied
 @rich_click.option(
+    "--features",
+    type=click.Choice(get_args(Features)),
+    default="pooled",
+    show_default=True,
+    help="one vector by --pool, all tokens side by side, the share of each code, or how often each occurs",
+)
+@rich_click.option(
     "--pool",
     type=click.Choice(get_args(Pool)),
     default="mean",
@@ -30,7 +38,14 @@ Pool = Literal["mean", "max", "cls"]
 )
 @rich_click.option("--out", required=True, metavar="FILE", help="what to write: .npz")
 def command(
-    run: str, data: str | None, data_root: str | None, label: str | None, batch_size: int, pool: Pool, out: str
+    run: str,
+    data: str | None,
+    data_root: str | None,
+    label: str | None,
+    batch_size: int,
+    features: Features,
+    pool: Pool,
+    out: str,
 ) -> None:
     """Write one vector per series (or per window of a table) to a file.
 
@@ -39,7 +54,7 @@ def command(
     from tstk.apply import embed
 
     path = target(out, (".npz",))
-    arrays = embed(run, data, data_root=data_root, label=label, pool=pool, batch_size=batch_size)
+    arrays = embed(run, data, data_root=data_root, label=label, features=features, pool=pool, batch_size=batch_size)
     write_npz(path, arrays)
     rows, width = arrays["embedding"].shape
     click.echo(f"{path}: {rows:,} vectors of {width} numbers")

@@ -12,8 +12,8 @@ from tstk.cli.run_options import applied
 from tstk.cli.say import as_json, examples, note, number, table
 from tstk.errors import OptionError
 
-Classifier = Literal["linear", "knn", "svm"]
-Features = Literal["pooled", "tokens", "codes"]
+Classifier = Literal["linear", "knn", "svm", "adam"]
+Features = Literal["pooled", "tokens", "codes", "counts"]
 Pool = Literal["mean", "max", "cls"]
 
 
@@ -43,11 +43,18 @@ def _several(kind: type) -> Callable[[click.Context, click.Parameter, str], list
     "--classifier", type=click.Choice(get_args(Classifier)), default="linear", show_default=True, help="what to fit"
 )
 @rich_click.option(
+    "--choose",
+    type=click.Choice(["val", "test"]),
+    default="val",
+    show_default=True,
+    help="the part by which settings are chosen; test is how some papers report, and flatters",
+)
+@rich_click.option(
     "--features",
     type=click.Choice(get_args(Features)),
     default="pooled",
     show_default=True,
-    help="one vector per series, all its tokens side by side, or how often each code occurs",
+    help="one vector per series, all its tokens side by side, the share of each code, or how often each occurs",
 )
 @rich_click.option(
     "--pool",
@@ -86,6 +93,7 @@ def command(
     label: str | None,
     batch_size: int,
     classifier: Classifier,
+    choose: Literal["val", "test"],
     features: Features,
     pool: Pool,
     labels: list[float],
@@ -112,6 +120,7 @@ def command(
         labels=labels,
         seeds=seeds,
         setting=setting,
+        choose=choose,
         untrained=untrained,
         batch_size=batch_size,
         say=note,

@@ -12,7 +12,7 @@ from torch import Tensor
 from tstk.data.cut import ends_of, windows_of
 from tstk.data.dataset import Dataset, missing, statistics
 from tstk.data.find import PARTS
-from tstk.data.parts import Labelled, Part, Windows
+from tstk.data.parts import Extra, Labelled, Part, Windows
 from tstk.data.raw import Raw, Table
 from tstk.data.splits import by_group, few, stratified
 from tstk.data.stored import Stored
@@ -29,6 +29,7 @@ def series(
     borrow: bool,
     length: int | None,
     scale: str,
+    extra: Mapping[str, Mapping[str, Extra]] | None = None,
 ) -> Dataset:
     """A data set of series, for classification if they are labelled.
 
@@ -41,6 +42,7 @@ def series(
         borrow: validate on the test part
         length: samples that a series may have; None means those of the longest
         scale: "standard" or "none"
+        extra: what else the samples bring: name -> part -> one
     """
     train, test = raws["train"], raws.get("test")
     if train.y is not None and test is None:
@@ -51,10 +53,14 @@ def series(
         raise DataError(f"--length {length}: {name} has series of {longest} samples; give at least that")
     length = length or longest
     parts = {part: _labelled(raw, channels, classes, length) for part, raw in raws.items()}
+    for name_of, found in (extra or {}).items():
+        for part, brought in found.items():
+            parts[part].extra[name_of] = brought
     for part, raw in raws.items():
         if train.y is not None and raw.y is None:
             raise DataError(f"{raw.source}: no labels in the {part} part, while the training part has them")
     notes = list(dict.fromkeys(raw.told for raw in raws.values() if raw.told))
+    notes += [f"--extra {n}: {_told(parts['train'], n)}" for n in extra or {} if _told(parts["train"], n)]
     if borrow:
         if test is None:
             raise DataError(f"{name}: --val-data test, but there is no test part")
@@ -91,7 +97,12 @@ def series(
         name=name,
         source=_sources(raws),
         task="classification" if classes else "unlabelled",
-        spec=Spec(channels=len(channels), length=length, classes=len(classes) or None),
+        spec=Spec(
+            channels=len(channels),
+            length=length,
+            classes=len(classes) or None,
+            extra={n: one["train"].states.shape[-1] for n, one in (extra or {}).items()},
+        ),
         train=parts["train"],
         val=parts["val"],
         test=parts.get("test"),
@@ -169,6 +180,18 @@ def forecasting(
     )
 
 
+def _told(part: Labelled, name: str) -> str:
+    """What must be said of something that knows the labels."""
+    if part.y is None:
+        return ""
+    kinds = part.extra[name].kinds()
+    often = torch.bincount(kinds)[kinds] > 1
+    told = {*zip(kinds[often].tolist(), part.y[often].tolist(), strict=True)}
+    if 2 * often.sum() < len(kinds) or len(told) > len({kind for kind, _ in told}):
+        return ""
+    return "gives the label away: equal ones have equal labels; what is scored with it knows the answers"
+
+
 def part_like(data: Raw | Table, like: dict[str, Any], future: bool) -> Part:
     """One part, read as a trained model expects it.
 
@@ -184,7 +207,10 @@ def part_like(data: Raw | Table, like: dict[str, Any], future: bool) -> Part:
         have, want = ("a table", "series") if table else ("a set of series", "a table")
         raise DataError(f"{data.source}: this is {have}, but the model was trained on {want}")
     if isinstance(data, Raw):
-        return _labelled(data, tuple(like["channels"]), tuple(like["classes"]), like["length"])
+        names = tuple(like["channels"])
+        if like.get("univariate"):  # any channels will do
+            names = data.channels or _numbered(data.x.shape[1])
+        return _labelled(data, names, tuple(like["classes"]), like["length"])
     _same_columns(data, tuple(like["channels"]))
     return _windows(_tensor(data), like["length"], like["horizon"] if future else 0, data.source)
 

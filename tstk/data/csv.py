@@ -21,6 +21,8 @@ from tstk.errors import DataError, did_you_mean
 
 DATE = ("date", "datetime", "timestamp")
 LABEL = ("label", "class", "target", "y")
+NOTES = ("note", "notes", "text", "caption")
+"""Columns that are no samples; `--extra` may bring what they say."""
 GROUPS = ("group", "groups", "subject", "subjects")
 ID = ("id", "series_id", "sample_id", "unique_id", "case_id", "item_id")
 
@@ -126,7 +128,8 @@ def _series(
     path: Path, header: list[str], rows: list[tuple[str, list[str]]], label: int | None, ids: int | None
 ) -> Raw:
     group = _group([name.strip().lower() for name in header], label)
-    columns = [i for i in range(len(header)) if i not in (label, group, ids)]
+    noted = {i for i, name in enumerate(header) if name.strip().lower() in NOTES}
+    columns = [i for i in range(len(header)) if i not in (label, group, ids, *noted)]
     if label is None and (text := [i for i in columns if all(_is_text(row[i]) for _, row in rows)]):
         name = header[text[0]]
         raise DataError(f"{path}: the column {name!r} holds text; if these are the labels, give --label {name}")

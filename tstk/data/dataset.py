@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tstk.data.parts import Labelled, Part, Windows
+from tstk.data.parts import Labelled, Part, Repeated, Windows
 from tstk.data.stored import Stored, chunks
 from tstk.records import Spec
 
@@ -32,6 +32,8 @@ class Dataset:
         std: [C] float32, likewise; 1 for a constant channel or if not to be scaled
         notes: what a user should know, one sentence each
         split: how the parts were made, one phrase
+        resize: samples to which each series was stretched or pressed, if it was
+        univariate: each channel became a series of its own, so that a model takes any number of channels
     """
 
     name: str
@@ -47,6 +49,8 @@ class Dataset:
     std: Tensor
     notes: list[str] = field(default_factory=list)
     split: str = ""
+    resize: int | None = None
+    univariate: bool = False
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -62,6 +66,8 @@ class Dataset:
             "channels": list(self.channels),
             "length": self.spec.length,
             "horizon": self.spec.horizon,
+            "resize": self.resize,
+            "univariate": self.univariate,
         }
 
     def facts(self) -> dict[str, Any]:
@@ -104,6 +110,8 @@ def missing(part: Part) -> int:
     """Samples that are missing before the end of their series, counted over all channels."""
     if isinstance(part, Windows):
         return int(part.table.isnan().sum())
+    if isinstance(part, Repeated):
+        part = part.of
     assert isinstance(part, Labelled)
     count, time = 0, torch.arange(part.x.shape[2])
     for x, lengths in _with_lengths(part):

@@ -30,12 +30,16 @@ def load(
     horizon: int | None = None,
     stride: int | None = None,
     length: int | None = None,
+    resize: int | None = None,
+    univariate: bool = False,
+    extra: tuple[str, ...] = (),
     scale: Literal["standard", "none"] = "standard",
 ) -> Dataset:
     """Read a data set, split it and measure what scales it.
 
     Args:
-        use: a name (`tstk data list` shows them), a file of any format that is read, or a folder
+        use: a name (`tstk data list` shows them), a file of any format that is read, or a folder; several with
+            commas between them are learnt from together, each channel a series of its own, without labels
         data_root: folder with data sets to be found by name; without it the variable TSTK_DATA is asked
         train_data: name or path of the training data, if not those of the set; "test" learns from the test part without
             its labels, as some papers pretrain, and validates on the training part
@@ -51,6 +55,9 @@ def load(
             all but equal, so a larger one saves time and costs little. Testing takes every window
         length: samples that a series may have, if more than the longest one here; a table or record is cut into series
             of so many, without labels, one after the other or --stride rows apart
+        resize: samples to which each series is stretched or pressed, by linear interpolation
+        univariate: make each channel of each series a series of its own, without labels
+        extra: what else samples bring, NAME=FILE, such as text=notes.npz (tstk text makes it)
         scale: "standard" scales each channel by mean and deviation of the training part; "none" leaves it alone
 
     Raises:
@@ -60,8 +67,27 @@ def load(
     """
     from tstk.data.build import forecasting, series
     from tstk.data.cut import cut
+    from tstk.data.extra import extras
+    from tstk.data.joint import joint
     from tstk.data.raw import Table
 
+    if "," in use:
+        return _together(
+            use,
+            train_data=train_data,
+            val_data=val_data,
+            test_data=test_data,
+            context=context,
+            horizon=horizon,
+            extra=extra,
+            data_root=data_root,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            label=label,
+            length=length,
+            resize=resize,
+            scale=scale,
+        )
     if not 0 < val_fraction < 1:
         raise OptionError(f"--val-fraction {val_fraction}: expected a number between 0 and 1, such as 0.2")
     if not 0 < labels <= 1:
@@ -89,11 +115,43 @@ def load(
         _refuse(found, "a table cut by --length", context=context, horizon=horizon)
         raws, tables, stride = cut(tables, length, stride, val_fraction), {}, None
     if tables:
+        _refuse(found, "a table", resize=resize, extra=extra or None, univariate=univariate or None)
         if labels < 1:
             raise OptionError(f"--labels {labels} has no meaning here: {found.name} is a table")
         return forecasting(found.name, tables, context, horizon, stride, val_fraction, borrow, scale)
     _refuse(found, "a set of series", context=context, horizon=horizon, stride=stride)
-    return series(found.name, raws, val_fraction, split_seed, labels, borrow, length, scale)
+    if resize is not None:
+        if resize < 2:
+            raise OptionError(f"--resize {resize}: expected at least 2 samples")
+        raws = {part: raw.resized(resize) for part, raw in raws.items()}
+    data = series(
+        found.name, raws, val_fraction, split_seed, labels, borrow, length, scale, extras(extra, raws) if extra else {}
+    )
+    data = replace(data, resize=resize)
+    return joint([data]) if univariate else data
+
+
+def _together(
+    use: str,
+    *,
+    train_data: str | None,
+    val_data: str | None,
+    test_data: str | None,
+    context: int | None,
+    horizon: int | None,
+    extra: tuple[str, ...],
+    **options: Any,
+) -> Dataset:
+    """Several data sets as one."""
+    given = {"train_data": train_data, "val_data": val_data, "test_data": test_data, "context": context}
+    for name, value in {**given, "horizon": horizon, "extra": extra or None}.items():
+        if value is not None:
+            raise OptionError(
+                f"--{name.replace('_', '-')} {value} has no meaning for several data sets together: {use}"
+            )
+    from tstk.data.joint import joint
+
+    return joint([load(one.strip(), **options) for one in use.split(",") if one.strip()])
 
 
 def load_part(
@@ -121,8 +179,12 @@ def load_part(
         DataError: the data cannot be read, or are not like those the model was trained on
     """
     from tstk.data.build import part_like
+    from tstk.data.raw import Raw
 
-    return part_like(_one(use, "test", data_root, label), like, future)
+    held = _one(use, "test", data_root, label)
+    if like.get("resize") and isinstance(held, Raw):
+        held = held.resized(like["resize"])
+    return part_like(held, like, future)
 
 
 def read_parts(use: str, data_root: str | None = None, label: str | None = None) -> dict[str, Raw | Table]:
@@ -178,7 +240,7 @@ def _one(use: str, want: str, data_root: str | None, label: str | None) -> Raw |
     raise DataError(f"{use}: holds {' and '.join(parts)}, but no {want} part; name the file to take")
 
 
-def _refuse(found: Found, what: str, **options: int | None) -> None:
+def _refuse(found: Found, what: str, **options: Any) -> None:
     for name, value in options.items():
         if value is not None:
             raise OptionError(f"--{name} {value} has no meaning here: {found.name} is {what}")

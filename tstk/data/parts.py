@@ -7,6 +7,7 @@ T samples, H horizon.
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -35,6 +36,30 @@ class Part(Protocol):
         """The series at `index` [B] long; `key` of the result is `index`."""
 
 
+@dataclass
+class Extra:
+    """What else the samples of a part bring, such as texts; equal ones are held once.
+
+    Args:
+        states: [U, S, D] float32
+        valid: [U, S] bool
+        rows: [N] long, which of the U each sample has
+    """
+
+    states: Tensor
+    valid: Tensor
+    rows: Tensor
+
+    def take(self, index: Tensor) -> Extra:
+        """Of the samples at `index` [B] long."""
+        return Extra(self.states, self.valid, self.rows[index])
+
+    def kinds(self) -> Tensor:
+        """[N] long, equal where samples bring the same."""
+        whole = (self.states * self.valid[..., None]).flatten(1)
+        return whole.unique(dim=0, return_inverse=True)[1][self.rows]
+
+
 class Labelled:
     """Series with or without labels, held as one tensor or left in their file.
 
@@ -42,10 +67,17 @@ class Labelled:
         x: [N, C, T] samples, NaN where missing or beyond the end
         y: [N] long class index, or None
         groups: N names, or None
+        extra: what else they bring, by name
     """
 
-    def __init__(self, x: Tensor | Stored, y: Tensor | None = None, groups: list[str] | None = None) -> None:
-        self.x, self.y, self.groups = x, y, groups
+    def __init__(
+        self,
+        x: Tensor | Stored,
+        y: Tensor | None = None,
+        groups: list[str] | None = None,
+        extra: dict[str, Extra] | None = None,
+    ) -> None:
+        self.x, self.y, self.groups, self.extra = x, y, groups, extra or {}
         ends = torch.arange(1, x.shape[2] + 1)
         self.lengths = torch.empty(len(x), dtype=torch.long)  # filled in place: many small results tear up the heap
         at = 0
@@ -63,7 +95,8 @@ class Labelled:
         A sample that is missing or beyond the end is 0 in `x` and False in `observed`.
         """
         x, observed = _observed(torch.as_tensor(self.x[index, :, : int(self.lengths[index].max())]))
-        return Series(x, observed, None if self.y is None else self.y[index], index)
+        extra = {k: (e.states[e.rows[index]], e.valid[e.rows[index]]) for k, e in self.extra.items()}
+        return Series(x, observed, None if self.y is None else self.y[index], index, extra)
 
     def take(self, index: Tensor) -> Labelled:
         """The part that holds only the series at `index` [B] long."""
@@ -72,7 +105,30 @@ class Labelled:
         part.y = None if self.y is None else self.y[index]
         part.groups = None if self.groups is None else [self.groups[i] for i in index.tolist()]
         part.lengths = self.lengths[index]
+        part.extra = {k: e.take(index) for k, e in self.extra.items()}
         return part
+
+
+class Repeated:
+    """Series of another part, some of them more than once; nothing is copied.
+
+    Args:
+        of: the part
+        rows: [N] long, which of its series
+    """
+
+    y: Tensor | None = None
+    groups: list[str] | None = None
+
+    def __init__(self, of: Labelled, rows: Tensor) -> None:
+        self.of, self.rows, self.lengths = of, rows, of.lengths[rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, index: Tensor) -> Series:
+        """The series at `index` [B] long; a repeated one has a key of its own each time."""
+        return self.of.batch(self.rows[index]).but(y=None, key=index)
 
 
 class Windows:

@@ -7,7 +7,7 @@ errors as ours. Symbols: N series, C channels, T samples or rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,18 @@ class Raw:
         self._refuse(np.concatenate(infinite), "holds an infinite value; write missing samples as NaN")
         if self.y is not None:
             self._refuse(np.array([label.strip().lower() in MISSING for label in self.y]), "has no label; remove it")
+
+    def resized(self, length: int) -> Raw:
+        """Each series stretched or pressed to `length` samples, from its first to its last, by linear interpolation;
+        what is missing between two samples is filled. A channel without any sample stays so."""
+        out = np.full((*self.x.shape[:2], length), np.nan, np.float32)
+        for one, to in zip(self.x, out, strict=True):
+            seen = ~np.isnan(one)
+            at = np.linspace(0, np.flatnonzero(seen.any(0))[-1], length)
+            for channel, here, row in zip(one, seen, to, strict=True):
+                if here.any():
+                    row[:] = np.interp(at, np.flatnonzero(here), channel[here])
+        return replace(self, x=out)
 
     def _refuse(self, bad: Any, why: str) -> None:
         if rows := np.flatnonzero(bad).tolist():

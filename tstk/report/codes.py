@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.errors import NeedsError
 from tstk.nn.codebook import spread
+from tstk.pipeline import Pipeline
 from tstk.report.known import Known
-from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, panel, panels, paragraph
+from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, framed, panel, panels, paragraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from tstk.records import Flow
 
@@ -31,7 +35,7 @@ def codebook(known: Known) -> Section | None:
     """Codes as the mean of the samples that they stand for, and how often each is chosen."""
     spec = known.pipeline.tokenizer.out
     if spec.vocab is None or spec.step is None or not float(spec.step).is_integer():
-        return None
+        return _drawn_codes(known)
     span = int(spec.step)
     around = AROUND if spec.tokens > 4 * AROUND else 0
     counts, sums = torch.zeros(spec.vocab), torch.zeros(spec.vocab, (2 * around + 1) * span)
@@ -51,6 +55,111 @@ def codebook(known: Known) -> Section | None:
         f"mean of the {span} samples that a code stands for, as the tokenizer sees them; pale: what is around them."
     )
     return Section(f"Codes, {known.part_name} part", paragraph(text) + panels(figures))
+
+
+def _drawn_codes(known: Known) -> Section | None:
+    """Codes that do not lie on a grid in time, as the tokenizer draws them."""
+    if known.pipeline.tokenizer.out.vocab is None or not known.pipeline.tokenizer.synthesises:
+        return None
+    counts = counted(known)
+    found = merged(shapes_of(known.pipeline), counts)
+    told = {name: float(value) for name, value in spread(counts).items()}
+    text = (
+        f"{told['usage']:.0%} of {len(counts)} codes are in use, as evenly as {told['perplexity']:.0f} equally "
+        f"frequent ones would be (perplexity), on {len(known.some(WINDOWS)):,} of {len(known.part):,} series."
+    )
+    what = (
+        f"the {min(len(found), SHOWN)} most frequent codes, as the tokenizer draws them, with their share of the tokens"
+    )
+    grid = framed(what, what, lambda figure: draw_codes(figure, found[:SHOWN]), codes_size(min(len(found), SHOWN)))
+    return Section(f"Codes, {known.part_name} part", paragraph(text) + grid)
+
+
+@dataclass
+class Code:
+    """A code and those that look like it.
+
+    Args:
+        ids: its number, and theirs
+        shape: [T] as the tokenizer draws it
+        share: of all tokens, theirs included
+    """
+
+    ids: list[int]
+    shape: Tensor
+    share: float
+
+
+@torch.no_grad()
+def shapes_of(pipeline: Pipeline) -> Tensor:
+    """[K, T] every code as the tokenizer draws it alone; of several channels the mean.
+
+    Raises:
+        NeedsError: it has no codes, or cannot draw them
+    """
+    tokenizer = pipeline.tokenizer
+    if tokenizer.out.vocab is None or not tokenizer.synthesises:
+        lack = "makes no codes" if tokenizer.out.vocab is None else "cannot turn codes into samples"
+        raise NeedsError(f"{tokenizer.called()} {lack}, so there is no codebook to draw")
+    ids = torch.arange(tokenizer.out.vocab, device=pipeline.mean.device)
+    length = int(tokenizer.out.span) if tokenizer.out.span else min(tokenizer.out.length, 128)
+    return tokenizer.decode(tokenizer.embed(ids[:, None]), length).mean(1).cpu()
+
+
+@torch.no_grad()
+def counted(known: Known) -> Tensor:
+    """[K] how often each code is chosen for some series of the part."""
+    vocab = known.pipeline.tokenizer.out.vocab or 0
+    found = torch.zeros(vocab)
+    for index in known.some(WINDOWS).split(16):
+        tokens = known.pipeline.tokenize(known.part.batch(index).to(known.pipeline.mean.device)).tokens
+        assert tokens.ids is not None
+        found += torch.bincount(tokens.ids[tokens.valid].cpu(), minlength=vocab)
+    return found
+
+
+def merged(shapes: Tensor, counts: Tensor, within: float = 0.0) -> list[Code]:
+    """Codes that are in use, the most frequent first; those that look like a more frequent one join it.
+
+    Args:
+        shapes: [K, T]
+        counts: [K]
+        within: root mean square between shapes, as a share of their common deviation, up to which they look alike
+    """
+    total, deviation = float(counts.sum().clamp(min=1)), float(shapes.std().clamp(min=1e-8))
+    found: list[Code] = []
+    for k in counts.argsort(descending=True, stable=True).tolist():
+        if not counts[k]:
+            break
+        alike = (c for c in found if (c.shape - shapes[k]).square().mean().sqrt() <= within * deviation)
+        code = next(alike, None) if within else None
+        if code is None:
+            found.append(Code([k], shapes[k], float(counts[k]) / total))
+        else:
+            code.ids.append(k)
+            code.share += float(counts[k]) / total
+    return sorted(found, key=lambda code: -code.share)
+
+
+ACROSS = 8
+
+
+def codes_size(count: int) -> tuple[float, float]:
+    """Inches for so many codes."""
+    return 1.3 * ACROSS, 1.15 * max(1, -(-count // ACROSS))
+
+
+def draw_codes(figure: Figure, codes: list[Code]) -> None:
+    """A small picture for each code, with its number and share."""
+    rows = max(1, -(-len(codes) // ACROSS))
+    places = figure.subplots(rows, ACROSS, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes in places:
+        axes.set_axis_off()
+    for axes, code in zip(places, codes, strict=False):
+        axes.axhline(0, color="#e2e6ec", linewidth=0.8, zorder=0)
+        axes.plot(code.shape, color=BLUE, linewidth=1.6)
+        more = f" +{len(code.ids) - 1}" if len(code.ids) > 1 else ""
+        axes.set_title(f"{code.ids[0]}{more}  {code.share:.1%}", fontsize=8, color=INK, pad=2)
 
 
 @torch.no_grad()

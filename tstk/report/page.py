@@ -13,6 +13,7 @@ from tstk.errors import TstkError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STYLE = """
 :root { --ink: #1d2330; --dim: #667085; --line: #e2e6ec; --soft: #f6f7f9; --blue: #2563a8; }
@@ -130,14 +131,43 @@ def panel(title: str, alt: str, draw: Callable[[Axes], None], height: float = 2.
     Raises:
         TstkError: matplotlib is not installed
     """
+    return framed(title, alt, lambda figure: draw(figure.subplots()), (4.2, height))
+
+
+def framed(title: str, alt: str, draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
+    """As `panel`, of any size and with axes of its own.
+
+    Args:
+        title: plain text above it
+        alt: what it shows
+        draw: draws on the figure it is given
+        size: inches
+    """
+    # the same run makes the same page
+    plain: Any = {"svg.fonttype": "none", "svg.hashsalt": "tstk"}
+    file = picture(draw, size, plain, format="svg", metadata={"Date": None, "Creator": None})
+    source = "data:image/svg+xml;base64," + b64encode(file).decode()
+    return f'<figure><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
+
+
+def picture(draw: Callable[[Figure], None], size: tuple[float, float], style: Any = None, **save: Any) -> bytes:
+    """A picture file in the manner of the reports.
+
+    Args:
+        draw: draws on the figure it is given
+        size: inches
+        style: of matplotlib, beside ours
+        save: how to save it, PNG at 150 dots per inch unless said
+
+    Raises:
+        TstkError: matplotlib is not installed
+    """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ModuleNotFoundError as e:
-        raise TstkError(f"a report is drawn with {e.name}, which is not installed: pip install 'tstk[plot]'") from e
+        raise TstkError(f"pictures are drawn with {e.name}, which is not installed: pip install 'tstk[plot]'") from e
     plain: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "tstk",  # the same run makes the same page
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -153,10 +183,9 @@ def panel(title: str, alt: str, draw: Callable[[Axes], None], height: float = 2.
         "legend.fontsize": 8,
         "axes.formatter.limits": (-3, 4),
     }
-    with rc_context(plain):
-        figure = Figure(figsize=(4.2, height), layout="constrained")
-        draw(figure.subplots())
+    with rc_context(plain | (style or {})):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
         file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    source = "data:image/svg+xml;base64," + b64encode(file.getvalue()).decode()
-    return f'<figure><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
+        figure.savefig(file, **{"format": "png", "dpi": 150, **save})
+    return file.getvalue()

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tstk.errors import NeedsError
 from tstk.nn.reduce import pool
@@ -19,12 +20,19 @@ class Linear(Head):
     Args:
         pool: mean or max of valid tokens; cls, the encoder's CLS token; flatten, all tokens side by side
         dropout: on the pooled vector
+        standardise: bring each of its numbers to mean 0 and deviation 1 first, as in a batch while training and as on
+            average afterwards; for frozen features, whose sizes mean nothing
     """
 
     needs = ("classes",)
 
     def __init__(
-        self, spec: Spec, *, pool: Literal["mean", "max", "cls", "flatten"] = "mean", dropout: float = 0.0
+        self,
+        spec: Spec,
+        *,
+        pool: Literal["mean", "max", "cls", "flatten"] = "mean",
+        dropout: float = 0.0,
+        standardise: bool = False,
     ) -> None:
         super().__init__(spec)
         if pool == "cls" and not spec.prefix:
@@ -34,8 +42,10 @@ class Linear(Head):
             )
         self.pool = pool
         dim = spec.dim or 0
+        width = dim * spec.tokens if pool == "flatten" else dim
+        self.scale = nn.BatchNorm1d(width, affine=False) if standardise else None
         self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(dim * spec.tokens if pool == "flatten" else dim, spec.classes or 0)
+        self.classify = nn.Linear(width, spec.classes or 0)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Logits [B, classes]."""
@@ -46,6 +56,10 @@ class Linear(Head):
             pooled = laid_out(tokens, self.spec.tokens).flatten(1)
         else:
             pooled = pool(tokens.values, tokens.valid, self.pool)
+        if self.scale is not None:
+            # statistics move here, not in after_step: a head is not run twice; and one series alone has no deviation
+            known = self.scale.running_mean, self.scale.running_var
+            pooled = F.batch_norm(pooled, *known, training=self.training and len(pooled) > 1)
         return self.classify(self.dropout(pooled))
 
 

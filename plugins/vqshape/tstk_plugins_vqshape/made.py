@@ -1,0 +1,63 @@
+"""A set whose texts say what its series show only weakly: a small event in much noise, and a note about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LENGTH = 128
+EVENTS = {
+    "rise": ("a short rise", "the curve goes up and comes back", "a bump upwards"),
+    "dip": ("a short dip", "the curve goes down and comes back", "a bump downwards"),
+    "burst": ("a burst of oscillation", "rapid swings for a while", "a trembling stretch"),
+    "step": ("a step to another level", "the level changes and stays", "a lasting change"),
+}
+ABOUT = ("patient asleep", "patient awake", "after lunch", "device checked", "family present", "quiet night")
+
+
+def made(
+    train: int = 240, test: int = 400, *, height: float = 1.0, honest: float = 0.9, seed: int = 0
+) -> dict[str, Any]:
+    """Arrays for an `.npz` file: X, y and note for train and test.
+
+    Args:
+        train: series to learn from
+        test: series to report on
+        height: of the event, in deviations of the noise
+        honest: share of notes that name the right event; of the others half name a wrong one, half say nothing
+        seed: of everything
+    """
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, Any] = {}
+    for part, count in (("train", train), ("test", test)):
+        y = np.arange(count) % len(EVENTS)
+        x = rng.normal(size=(count, 1, LENGTH))
+        notes = []
+        for row, kind in zip(x[:, 0], y, strict=True):
+            row += height * _event(list(EVENTS)[kind], rng)
+            notes.append(_note(int(kind), honest, rng))
+        arrays |= {f"X_{part}": x.astype(np.float32), f"y_{part}": y, f"note_{part}": np.array(notes)}
+    return arrays | {"classes": np.array(list(EVENTS))}
+
+
+def _event(kind: str, rng: np.random.Generator) -> NDArray[np.float64]:
+    time = np.arange(LENGTH)
+    width, middle = rng.uniform(6, 12), rng.uniform(24, LENGTH - 24)
+    hill = np.exp(-(((time - middle) / width) ** 2))
+    if kind == "burst":
+        return hill * np.sin((time - middle) * 2 * np.pi / 6 + rng.uniform(0, 2 * np.pi)) * 1.4
+    if kind == "step":
+        return np.where(time > middle, 0.5, -0.5)
+    return hill if kind == "rise" else -hill
+
+
+def _note(kind: int, honest: float, rng: np.random.Generator) -> str:
+    draw, about = rng.random(), rng.choice(ABOUT)
+    if draw > honest + (1 - honest) / 2:
+        return f"{about}; nothing to report"
+    if draw > honest:
+        kind = (kind + int(rng.integers(1, len(EVENTS)))) % len(EVENTS)
+    said = rng.choice(list(EVENTS.values())[kind])
+    return f"{about}; {said}" if rng.random() < 0.5 else f"{said}, {about}"
