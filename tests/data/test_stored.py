@@ -102,6 +102,7 @@ def test_any_way_to_index_a_store_gives_what_the_array_gives():
         np.testing.assert_array_equal(store[where], x[where])
         np.testing.assert_array_equal(some[where] if where != [0, 2] else some[[0, 2]], x[[6, 5, 1]][where])
     np.testing.assert_array_equal(np.asarray(some), x[[6, 5, 1]])
+    np.testing.assert_array_equal(list(some), x[[6, 5, 1]])
     assert (len(some), some.shape) == (3, (3, 2, 5))
 
 

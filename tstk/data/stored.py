@@ -42,6 +42,10 @@ class Stored:
             first = self.rows[first]
         return np.array(self.open()[(first, *rest)], np.float32)
 
+    def __iter__(self) -> Iterator[Floats]:
+        for chunk in chunks(self):
+            yield from chunk
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype)
 
