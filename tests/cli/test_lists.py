@@ -101,6 +101,14 @@ def test_data_sets_are_listed_and_reported_on(tstk, npz, csv):
     assert "forecasting" in tstk("data", "info", csv, "--context", 20, "--horizon", 5).stdout
 
 
+def test_data_sets_are_converted_and_never_overwritten(tstk, refused):
+    written = tstk("data", "convert", "har-demo", "har.npz").stdout
+    assert written == "har.npz: X_train 252 x 9 x 128\nhar.npz: X_test 108 x 9 x 128\n"
+    assert json.loads(tstk("data", "info", "har.npz", "--json").stdout)["parts"]["test"]["size"] == 108
+    assert "har.npz: is there already" in refused("data", "convert", "har-demo", "har.npz")
+    assert "Did you mean 'har-demo'?" in refused("data", "convert", "har-dmo", "new")
+
+
 def test_data_info_refuses_what_train_would_refuse(refused, npz):
     assert "--horizon 5 has no meaning here" in refused("data", "info", npz, "--horizon", 5)
 

@@ -108,9 +108,9 @@ def test_a_folder_with_several_data_sets_lists_them(tmp_path):
 def test_a_file_that_is_not_there_or_not_readable_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load(str(tmp_path / "x.csv"))
-    (tmp_path / "x.parquet").write_text("")
-    with pytest.raises(DataError, match=r"nobody reads \.parquet"):
-        load(str(tmp_path / "x.parquet"))
+    (tmp_path / "x.xyz").write_text("")
+    with pytest.raises(DataError, match=r"nobody reads \.xyz"):
+        load(str(tmp_path / "x.xyz"))
 
 
 def test_two_plugins_that_read_one_suffix_are_an_error_but_the_core_keeps_its_own(tmp_path, monkeypatch):

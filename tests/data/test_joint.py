@@ -131,3 +131,16 @@ def test_extras_that_do_not_fit_are_refused(sets, tmp_path, arrays, said):
 def test_an_extra_without_a_name_is_refused(sets):
     with pytest.raises(OptionError, match=r"expected NAME=FILE\.npz"):
         load(sets[0], extra=("notes.npz",))
+
+
+def test_sets_that_stay_in_their_files_and_records_can_be_joined(labelled, table, tmp_path, monkeypatch):
+    from tstk.data import stored
+
+    use = f"{labelled()},{table(200)[0]}"
+    near = load(use, length=8)
+    monkeypatch.setattr(stored, "LARGE", 0)
+    far = load(use, length=8)
+    assert len(near.train) == len(far.train) > 0
+    index = torch.arange(len(near.train))
+    assert near.train.batch(index).x.equal(far.train.batch(index).x)
+    assert load(labelled(), resize=5).train.x.shape[2] == 5

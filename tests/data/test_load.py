@@ -242,8 +242,8 @@ def test_too_few_series_to_validate_on_is_an_error(pair):
 def test_options_for_the_other_kind_of_data_are_refused_rather_than_ignored(labelled, table):
     with pytest.raises(OptionError, match="--context 5 has no meaning here"):
         load(labelled(), context=5)
-    with pytest.raises(OptionError, match="--length 5 has no meaning here"):
-        load(table(300)[0], length=5)
+    with pytest.raises(OptionError, match="--horizon 5 has no meaning here: table is a table cut by --length"):
+        load(table(300)[0], length=5, horizon=5)
     with pytest.raises(OptionError, match=r"--val-fraction 1\.5"):
         load(val_fraction=1.5)
 

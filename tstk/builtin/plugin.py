@@ -82,8 +82,13 @@ def tstk_entries() -> Iterator[Entry]:
     for name, suffixes, summary in (
         ("ts", {".ts"}, "UCR/UEA archives with an @-header"),
         ("tsv", {".tsv", ".txt"}, "UCR tables, label first"),
+        ("arff", {".arff"}, "UCR/UEA archives in Weka's format"),
         ("npz", {".npz"}, "NumPy archives of arrays X and y"),
-        ("csv", {".csv"}, "Labelled rows, or a forecasting table with dates"),
+        ("npy", {".npy"}, "Folders of NumPy arrays X_train, y_train, ..."),
+        ("pt", {".pt"}, "Tensors of samples and labels that torch saved"),
+        ("csv", {".csv"}, "Labelled rows, a forecasting table with dates, or rows of time with an id"),
+        ("parquet", {".parquet"}, "What a .csv file may hold, or lists of samples"),
+        ("wfdb", {".hea"}, "Records of PhysioNet, their header beside the signals"),
     ):
         yield Entry("data", name, f"tstk.data.{name}:read", summary, provides=frozenset(suffixes))
 
@@ -102,7 +107,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("list", "List components by kind"),
         ("show", "Show a component: options, shapes, paper"),
         ("config", "List, show and copy configs"),
-        ("data", "List data sets, and report on one"),
+        ("data", "List data sets, report on one, convert one"),
         ("plugins", "List installed plugins; start and check one of your own"),
         ("kernels", "List fast operations and what serves them here"),
         ("completion", "Print a script that lets a shell complete"),

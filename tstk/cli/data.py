@@ -1,4 +1,4 @@
-"""`tstk data`: which data sets have a name, and what is in one."""
+"""`tstk data`: which data sets have a name, what is in one, and the same as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tstk.cli.say import as_json, examples, note, table
 
 @click.group(cls=rich_click.RichGroup)
 def command() -> None:
-    """List data sets, and report on one."""
+    """List data sets, report on one, convert one."""
 
 
 @command.command("list", cls=rich_click.RichCommand, epilog=examples("tstk data list", "tstk data list --json"))
@@ -49,6 +49,35 @@ def info(data: str, json_: bool, **options: Any) -> None:
 
 
 info.params += section_options("data")
+
+
+@command.command(
+    cls=rich_click.RichCommand,
+    epilog=examples("tstk data convert har-demo har.npz", "tstk data convert record.hea record --length 3000"),
+)
+@click.argument("data", metavar="NAME|PATH", shell_complete=data_sets)
+@click.argument("out", metavar="OUT")
+@rich_click.option(
+    "--data-root", metavar="DIR", help="folder with data sets; without it the variable TSTK_DATA is asked"
+)
+@rich_click.option("--label", metavar="NAME", help="column or array that holds the labels, if it has an unusual name")
+@rich_click.option("--length", type=int, metavar="N", help="cut a table or record into series of so many rows")
+@rich_click.option("--stride", type=int, metavar="N", help="rows from one of them to the next; --length if not given")
+def convert(data: str, out: str, **options: Any) -> None:
+    """Write a data set as NumPy arrays: OUT is a new .npz archive, or a new folder of .npy files.
+
+    Reading them is fast, and sets larger than memory stay in them. Nothing is ever overwritten.
+    """
+    from rich.progress import Progress
+
+    from tstk.cli.say import console
+    from tstk.data.convert import convert
+
+    with Progress(console=console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("series")
+        shapes = convert(data, out, say=lambda done, all_: progress.update(bar, completed=done, total=all_), **options)
+    for part, shape in shapes.items():
+        click.echo(f"{out}: X_{part} " + " x ".join(map(str, shape)))
 
 
 def _report(facts: dict[str, Any]) -> None:

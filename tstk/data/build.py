@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tstk.data.cut import ends_of, windows_of
 from tstk.data.dataset import Dataset, missing, statistics
 from tstk.data.find import PARTS
 from tstk.data.parts import Extra, Labelled, Part, Windows
 from tstk.data.raw import Raw, Table
-from tstk.data.splits import borders, by_group, few, stratified
+from tstk.data.splits import by_group, few, stratified
+from tstk.data.stored import Stored
 from tstk.errors import DataError, OptionError
 from tstk.records import Spec
 
@@ -57,7 +59,8 @@ def series(
     for part, raw in raws.items():
         if train.y is not None and raw.y is None:
             raise DataError(f"{raw.source}: no labels in the {part} part, while the training part has them")
-    notes = [f"--extra {n}: {_told(parts['train'], n)}" for n in extra or {} if _told(parts["train"], n)]
+    notes = list(dict.fromkeys(raw.told for raw in raws.values() if raw.told))
+    notes += [f"--extra {n}: {_told(parts['train'], n)}" for n in extra or {} if _told(parts["train"], n)]
     if borrow:
         if test is None:
             raise DataError(f"{name}: --val-data test, but there is no test part")
@@ -144,14 +147,7 @@ def forecasting(
     for table in tables.values():
         _same_columns(table, first.channels)
     rows, whole = len(first.values), _tensor(first)
-    if "test" in tables:
-        cut = rows if "val" in tables else rows - round(fraction * rows)
-        ends, split = (cut, rows, rows), f"test from {tables['test'].source}; {cut} of {rows} rows to train"
-    else:
-        ends, split = borders(first)
-    if "val" in tables:
-        ends = (ends[1], *ends[1:])  # rows that would have validated are trained on
-        split = f"validation from {tables['val'].source}; {split}"
+    ends, split = ends_of(tables, fraction)
     parts: dict[str, Windows] = {}
     for part, start, stop in zip(PARTS, (0, *ends), ends, strict=False):
         step = 1 if part == "test" else stride or 1
@@ -205,6 +201,8 @@ def part_like(data: Raw | Table, like: dict[str, Any], future: bool) -> Part:
         future: of a table, keep the rows to forecast as truth
     """
     table = isinstance(data, Table)
+    if isinstance(data, Table) and like["task"] == "unlabelled":
+        data, table = windows_of(data, like["length"], like["length"]), False
     if table != (like["task"] == "forecasting"):
         have, want = ("a table", "series") if table else ("a set of series", "a table")
         raise DataError(f"{data.source}: this is {have}, but the model was trained on {want}")
@@ -244,7 +242,7 @@ def _windows(table: Tensor, context: int, horizon: int, source: str, stride: int
     return Windows(table, context, horizon, stride)
 
 
-def _scale(x: Tensor, scale: str) -> tuple[Tensor, Tensor]:
+def _scale(x: Tensor | Stored, scale: str) -> tuple[Tensor, Tensor]:
     return statistics(x) if scale == "standard" else (torch.zeros(x.shape[1]), torch.ones(x.shape[1]))
 
 
@@ -267,7 +265,7 @@ def _labelled(raw: Raw, names: tuple[str, ...], classes: tuple[str, ...], length
         raise DataError(f"{raw.source}: {raw.x.shape[1]} channels; training has {len(names)}: {', '.join(names)}")
     if raw.channels != names and sorted(raw.channels) == sorted(names):
         raise DataError(f"{raw.source}: channels in another order than in training: {', '.join(names)}")
-    part = Labelled(torch.from_numpy(raw.x), groups=raw.groups)
+    part = Labelled(raw.x if isinstance(raw.x, Stored) else torch.from_numpy(raw.x), groups=raw.groups)
     if (longest := int(part.lengths.max())) > length:
         at = int(part.lengths.argmax()) + 1
         raise DataError(f"{raw.source}: series {at} has {longest} samples; the model takes {length}")

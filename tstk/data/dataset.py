@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tstk.data.parts import Labelled, Part, Repeated, Windows
+from tstk.data.stored import Stored, chunks
 from tstk.records import Spec
 
 
@@ -111,16 +113,30 @@ def missing(part: Part) -> int:
     if isinstance(part, Repeated):
         part = part.of
     assert isinstance(part, Labelled)
-    inside = torch.arange(part.x.shape[2]) < part.lengths[:, None]
-    return int((part.x.isnan() & inside[:, None]).sum())
+    count, time = 0, torch.arange(part.x.shape[2])
+    for x, lengths in _with_lengths(part):
+        count += int((x.isnan() & (time < lengths[:, None])[:, None]).sum())
+    return count
 
 
 def _rows(part: Labelled) -> list[int]:
     """A hash per series."""
-    return [hash(part.x[i, :, :length].numpy().tobytes()) for i, length in enumerate(part.lengths.tolist())]
+    return [
+        hash(one[:, :length].numpy().tobytes())
+        for x, lengths in _with_lengths(part)
+        for one, length in zip(x, lengths.tolist(), strict=True)
+    ]
 
 
-def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+def _with_lengths(part: Labelled) -> Iterator[tuple[Tensor, Tensor]]:
+    """Series [n, C, T] and their lengths [n], some at a time."""
+    at = 0
+    for x in map(torch.as_tensor, chunks(part.x)):
+        yield x, part.lengths[at : at + len(x)]
+        at += len(x)
+
+
+def statistics(x: Tensor | Stored) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the observed samples of each channel.
 
     Args:
@@ -129,11 +145,16 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         mean and std, each [C] float32; a channel that is constant or never observed gets std 1
     """
-    mean, std = [], []
-    for channel in x.unbind(1):
-        seen = channel[~channel.isnan()].double()
-        middle = float(seen.mean()) if len(seen) else 0.0
-        spread = float(seen.std(correction=0)) if len(seen) else 0.0
-        mean.append(middle)
-        std.append(spread if spread > 1e-7 * abs(middle) else 1.0)  # float32 cannot tell less from rounding
-    return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
+    count, mean, square = torch.zeros(3, x.shape[1], dtype=torch.float64)  # square: of the deviations, summed
+    for chunk in map(torch.as_tensor, chunks(x)):
+        seen = (~chunk.isnan()).sum((0, 2)).double()
+        total = (count + seen).clamp(min=1)
+        chunk = chunk.double()
+        here = chunk.nansum((0, 2)) / seen.clamp(min=1)
+        away = here - mean  # Chan et al. 1979: two sets of samples become one
+        square += (chunk - here[:, None]).square().nansum((0, 2)) + away.square() * count * seen / total
+        mean += away * seen / total
+        count += seen
+    std = (square / count.clamp(min=1)).sqrt()
+    std[std <= 1e-7 * mean.abs()] = 1.0  # float32 cannot tell less from rounding
+    return mean.float(), std.float()

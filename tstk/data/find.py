@@ -18,10 +18,13 @@ from tstk.registry import Entry, registry
 DEMO = Path(__file__).parent / "demo" / "har_demo.npz"
 ALIASES = {"har": "uci-har", "illness": "national-illness"}
 PARTS = ("train", "val", "test")
+ARRAYS = ("X", "x", "data", "samples")
+"""Names of the array that holds the series, in an archive or as a file of its own."""
 DEPTH = 2
 """How many folders deep under the root a set may lie: root/ucr/GunPoint/GunPoint_TRAIN.ts."""
 
-_END = re.compile(r"[_-](train|val|test)$", re.IGNORECASE)
+END = re.compile(r"(?:^|[_-])(train|val|test)$", re.IGNORECASE)
+"""How the name of a file ends that holds one part; it may be all of the name, and the set has that of the folder."""
 
 
 class Row(NamedTuple):
@@ -48,7 +51,7 @@ class Found:
     def row(self) -> Row:
         """The set as a line of a listing."""
         path = next(iter(self.files.values()))
-        parts = "+".join(self.files) if _END.search(path.stem) else "one file"
+        parts = "+".join(self.files) if END.search(path.stem) else "one file"
         return Row(self.name, path, f"{parts}, {path.suffix}")
 
 
@@ -144,9 +147,11 @@ def _at(path: Path) -> Found:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file or folder")
     reader_for(path)
-    if _END.search(path.stem) is None:
+    if END.search(path.stem) is None and path.suffix.lower() != ".npy":
         return Found(path.stem, {"train": path})
-    return next(found for found in _in(path.parent) if path in found.files.values())
+    return next(
+        (found for found in _in(path.parent) if path in found.files.values()), Found(path.stem, {"train": path})
+    )
 
 
 def _first(found: Found) -> str:
@@ -157,12 +162,16 @@ def _in(folder: Path) -> list[Found]:
     """The data sets whose files lie in this very folder."""
     sets: dict[tuple[str, str], Found] = {}
     for path in sorted(folder.iterdir()):
-        end = _END.search(path.stem)
+        end = END.search(path.stem)
         if path.suffix.lower() not in _readers() or not path.is_file():
             continue
         if path.suffix.lower() == ".txt" and end is None:
             continue  # a text file is data only if its name says so
-        name = _END.sub("", path.stem)
+        name = END.sub("", path.stem) or folder.resolve().name
+        if path.suffix.lower() == ".npy":
+            if name not in ARRAYS:
+                continue  # labels and the like, which are read with their X
+            name = folder.resolve().name
         found = sets.setdefault((name, path.suffix if end else f"alone{path.suffix}"), Found(name, {}))
         found.files[end[1].lower() if end else "train"] = path
     for found in sets.values():

@@ -68,7 +68,7 @@ def _flat(data: Dataset, name: str, length: int) -> Tensor:
     if part is None:
         return torch.zeros(0, 1, length)
     assert isinstance(part, Labelled)
-    x = ((part.x - data.mean[:, None]) / data.std[:, None]).flatten(0, 1)
+    x = ((torch.as_tensor(part.x[:]) - data.mean[:, None]) / data.std[:, None]).flatten(0, 1)
     x = x[~x.isnan().all(1)]
     return F.pad(x, (0, length - x.shape[1]), value=torch.nan)[:, None]
 

@@ -38,7 +38,7 @@ def load(
     """Read a data set, split it and measure what scales it.
 
     Args:
-        use: a name (`tstk data list` shows them), a .ts, .tsv, .txt, .npz or .csv file, or a folder; several with
+        use: a name (`tstk data list` shows them), a file of any format that is read, or a folder; several with
             commas between them are learnt from together, each channel a series of its own, without labels
         data_root: folder with data sets to be found by name; without it the variable TSTK_DATA is asked
         train_data: name or path of the training data, if not those of the set; "test" learns from the test part without
@@ -53,7 +53,8 @@ def load(
         horizon: samples of a table to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given; neighbours are
             all but equal, so a larger one saves time and costs little. Testing takes every window
-        length: samples that a series may have, if more than the longest one here
+        length: samples that a series may have, if more than the longest one here; a table or record is cut into series
+            of so many, without labels, one after the other or --stride rows apart
         resize: samples to which each series is stretched or pressed, by linear interpolation
         univariate: make each channel of each series a series of its own, without labels
         extra: what else samples bring, NAME=FILE, such as text=notes.npz (tstk text makes it)
@@ -65,6 +66,7 @@ def load(
         OptionError: an option cannot work with these data
     """
     from tstk.data.build import forecasting, series
+    from tstk.data.cut import cut
     from tstk.data.extra import extras
     from tstk.data.joint import joint
     from tstk.data.raw import Table
@@ -109,8 +111,11 @@ def load(
     if tables and raws:
         kinds = ", ".join(f"{part} is {'a table' if part in tables else 'a set of series'}" for part in parts)
         raise DataError(f"{found.name}: the parts do not match: {kinds}")
+    if tables and length is not None:
+        _refuse(found, "a table cut by --length", context=context, horizon=horizon)
+        raws, tables, stride = cut(tables, length, stride, val_fraction), {}, None
     if tables:
-        _refuse(found, "a table", length=length, resize=resize, extra=extra or None, univariate=univariate or None)
+        _refuse(found, "a table", resize=resize, extra=extra or None, univariate=univariate or None)
         if labels < 1:
             raise OptionError(f"--labels {labels} has no meaning here: {found.name} is a table")
         return forecasting(found.name, tables, context, horizon, stride, val_fraction, borrow, scale)

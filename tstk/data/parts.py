@@ -6,12 +6,14 @@ T samples, H horizon.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from tstk.data.stored import Stored, chunks
 from tstk.records import Series
 
 
@@ -59,7 +61,7 @@ class Extra:
 
 
 class Labelled:
-    """Series with or without labels, held as one tensor.
+    """Series with or without labels, held as one tensor or left in their file.
 
     Args:
         x: [N, C, T] samples, NaN where missing or beyond the end
@@ -70,15 +72,19 @@ class Labelled:
 
     def __init__(
         self,
-        x: Tensor,
+        x: Tensor | Stored,
         y: Tensor | None = None,
         groups: list[str] | None = None,
         extra: dict[str, Extra] | None = None,
     ) -> None:
         self.x, self.y, self.groups, self.extra = x, y, groups, extra or {}
-        some = ~x.isnan().all(1)
         ends = torch.arange(1, x.shape[2] + 1)
-        self.lengths = (some * ends).amax(1)
+        self.lengths = torch.empty(len(x), dtype=torch.long)  # filled in place: many small results tear up the heap
+        at = 0
+        for chunk in chunks(x):
+            some = ~torch.as_tensor(chunk).isnan().all(1)
+            self.lengths[at : at + len(some)] = (some * ends).amax(1)
+            at += len(some)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -88,15 +94,19 @@ class Labelled:
 
         A sample that is missing or beyond the end is 0 in `x` and False in `observed`.
         """
-        x, observed = _observed(self.x[index, :, : int(self.lengths[index].max())])
+        x, observed = _observed(torch.as_tensor(self.x[index, :, : int(self.lengths[index].max())]))
         extra = {k: (e.states[e.rows[index]], e.valid[e.rows[index]]) for k, e in self.extra.items()}
         return Series(x, observed, None if self.y is None else self.y[index], index, extra)
 
     def take(self, index: Tensor) -> Labelled:
         """The part that holds only the series at `index` [B] long."""
-        groups = None if self.groups is None else [self.groups[i] for i in index.tolist()]
-        extra = {k: e.take(index) for k, e in self.extra.items()}
-        return Labelled(self.x[index], None if self.y is None else self.y[index], groups, extra)
+        part = copy(self)
+        part.x = self.x.take(index) if isinstance(self.x, Stored) else self.x[index]
+        part.y = None if self.y is None else self.y[index]
+        part.groups = None if self.groups is None else [self.groups[i] for i in index.tolist()]
+        part.lengths = self.lengths[index]
+        part.extra = {k: e.take(index) for k, e in self.extra.items()}
+        return part
 
 
 class Repeated:

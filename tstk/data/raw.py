@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.data.stored import Floats, Stored, chunks
 from tstk.errors import DataError
-
-Floats = NDArray[np.float32]
 
 MISSING = {"", "?", "nan", "na", "null"}
 """Spellings of a missing cell, in lower case."""
@@ -27,27 +26,29 @@ class Raw:
     """A set of series, with labels and groups if the file has them.
 
     Args:
-        x: [N, C, T] samples; NaN where one is missing or the series has already ended
+        x: [N, C, T] samples, in memory or in a file; NaN where one is missing or the series has already ended
         source: the file, for messages
         y: N labels, as written in the file
         groups: N names of what must not be torn apart by a split (a person, a device)
         channels: C names; empty if the file has none
         classes: the labels in the order that the file declares; empty if it declares none
+        told: how the reader understood the file, where it had to decide; one sentence, or empty
 
     Raises:
         DataError: the shapes disagree, there is no series, or one is entirely missing, infinite or without a label
     """
 
-    x: Floats
+    x: Floats | Stored
     source: str
     y: list[str] | None = None
     groups: list[str] | None = None
     channels: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    told: str = ""
 
     def __post_init__(self) -> None:
         where, shape = self.source, self.x.shape
-        if self.x.ndim != 3:
+        if len(shape) != 3:
             raise DataError(f"{where}: X has shape {shape}; expected (series, channels, samples)")
         if 0 in shape:
             raise DataError(f"{where}: there is no sample in it; X has shape {shape} (series, channels, samples)")
@@ -59,9 +60,12 @@ class Raw:
             )
         for what, items in (("labels", self.y), ("groups", self.groups)):
             if items is not None and len(items) != shape[0]:
-                raise DataError(f"{where}: {len(items)} {what} for {shape[0]} series")
-        self._refuse(np.isnan(self.x).all((1, 2)), "is entirely missing; remove it, or give it at least one sample")
-        self._refuse(np.isinf(self.x).any((1, 2)), "holds an infinite value; write missing samples as NaN")
+                raise DataError(f"{where}: {len(items)} {what} for {shape[0]} series; give one for each")
+        missing, infinite = zip(
+            *((np.isnan(x).all((1, 2)), np.isinf(x).any((1, 2))) for x in chunks(self.x)), strict=True
+        )
+        self._refuse(np.concatenate(missing), "is entirely missing; remove it, or give it at least one sample")
+        self._refuse(np.concatenate(infinite), "holds an infinite value; write missing samples as NaN")
         if self.y is not None:
             self._refuse(np.array([label.strip().lower() in MISSING for label in self.y]), "has no label; remove it")
 
@@ -108,7 +112,8 @@ class Table:
             raise DataError(f"{self.source}: {rows} rows of {columns} channels; there is nothing to read")
         for name, column in zip(self.channels, self.values.T, strict=True):
             if np.isnan(column).all() or np.isinf(column).any():
-                what = "no value" if np.isnan(column).all() else "an infinite value"
+                infinite = f"an infinite value in row {np.isinf(column).argmax() + 1}"
+                what = "no value" if np.isnan(column).all() else infinite
                 raise DataError(f"{self.source}: column {name!r} holds {what}; mend or remove it")
         if self.dates is not None and self.dates.dtype.kind == "M":
             back = np.flatnonzero(self.dates[1:] < self.dates[:-1])
@@ -134,7 +139,10 @@ def pad(series: Sequence[Floats], source: str) -> Floats:
     channels = len(series[0])
     for i, one in enumerate(series):
         if len(one) != channels:
-            raise DataError(f"{source}: series {i + 1} has {len(one)} channels, series 1 has {channels}")
+            raise DataError(
+                f"{source}: series {i + 1} has {len(one)} channels, series 1 has {channels}; "
+                "mark missing ones by NaN or ?"
+            )
     out = np.full((len(series), channels, max(one.shape[1] for one in series)), np.nan, np.float32)
     for i, one in enumerate(series):
         out[i, :, : one.shape[1]] = one
@@ -163,7 +171,9 @@ def _number(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        raise DataError(f"{where}: {cell.strip()!r} is not a number; a missing value is written ? or NaN") from None
+        raise DataError(
+            f"{where}: {cell.strip()!r} is not a number; decimals take a point, a missing value is ? or NaN"
+        ) from None
 
 
 def plain(label: object) -> str:
@@ -183,9 +193,12 @@ def lines(path: Path) -> list[str]:
         DataError: the file is empty or not text
     """
     try:
-        found = path.read_text("utf-8-sig").splitlines()
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file in UTF-8") from None
+        text = "\0"
+    if "\0" in text:
+        raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8")
+    found = text.splitlines()
     if not any(line.strip() for line in found):
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty; write or fetch it again")
     return found

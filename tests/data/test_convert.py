@@ -1,0 +1,95 @@
+"""Converting: what was read is what is read again."""
+
+import numpy as np
+import pytest
+import torch
+
+from tstk.data import load, stored
+from tstk.data.convert import convert
+from tstk.errors import DataError, OptionError
+
+
+def same(one, other):
+    assert one.facts() | {"name": 0, "source": 0, "split": 0, "notes": 0} == other.facts() | {
+        "name": 0,
+        "source": 0,
+        "split": 0,
+        "notes": 0,
+    }
+    for name, part in one.parts.items():
+        here, there = (p.batch(torch.arange(len(p))) for p in (part, other.parts[name]))
+        assert here.x.equal(there.x)
+        assert here.mask.equal(there.mask)
+        assert part.groups == other.parts[name].groups
+        assert (here.y is None) if there.y is None else here.y.equal(there.y)
+
+
+@pytest.mark.parametrize("out", ["out.npz", "out"])
+def test_what_was_converted_is_the_same_data(tmp_path, out):
+    shapes = convert("har-demo", str(tmp_path / out))
+    assert shapes == {"train": (252, 9, 128), "test": (108, 9, 128)}
+    same(load("har-demo"), load(str(tmp_path / out)))
+    assert [path.name for path in tmp_path.iterdir()] == [out]
+
+
+@pytest.mark.parametrize("out", ["out.npz", "out"])
+def test_unequal_lengths_and_the_order_of_classes_survive(pair, tmp_path, out):
+    path = pair(["1,2,3:4,?,6:a", "1:2:b", "3,4:5,6:b", "2,3:1,?:a"])
+    convert(path, str(tmp_path / out))
+    same(load(path), load(str(tmp_path / out)))
+
+
+@pytest.mark.parametrize("out", ["out.npz", "out"])
+def test_a_table_is_converted_as_series_of_a_length(table, tmp_path, out):
+    path, _ = table(200)
+    with pytest.raises(DataError, match="give --length to cut it"):
+        convert(path, str(tmp_path / out))
+    convert(path, str(tmp_path / out), length=8)
+    same(load(path, length=8), load(str(tmp_path / out)))
+
+
+@pytest.mark.parametrize("out", ["out.npz", "out"])
+def test_a_large_set_is_converted_some_series_at_a_time(labelled, tmp_path, monkeypatch, out):
+    path = labelled()
+    near = load(path)
+    monkeypatch.setattr(stored, "LARGE", 0)
+    monkeypatch.setattr(stored, "CHUNK", 50)
+    said = []
+    convert(path, str(tmp_path / out), say=lambda done, total: said.append((done, total)))
+    assert said == [*((4 * i, 30) for i in range(1, 6)), (24, 30), (28, 30), (30, 30)]
+    far = load(str(tmp_path / out))
+    assert isinstance(far.train.x, stored.Stored)
+    same(near, far)
+
+
+def test_nothing_is_overwritten_or_written_where_it_cannot_be_read(labelled, tmp_path):
+    path = labelled()
+    (tmp_path / "out.npz").write_text("dear")
+    with pytest.raises(DataError, match="is there already; remove it, or write to another name"):
+        convert(path, str(tmp_path / "out.npz"))
+    assert (tmp_path / "out.npz").read_text() == "dear"
+    with pytest.raises(OptionError, match=r"ends in \.npz, or a folder"):
+        convert(path, str(tmp_path / "out.csv"))
+    with pytest.raises(DataError, match="no such folder"):
+        convert(path, str(tmp_path / "no" / "out.npz"))
+    with pytest.raises(OptionError, match="--length 5 has no meaning here"):
+        convert(path, str(tmp_path / "new.npz"), length=5)
+
+
+def test_what_fails_half_way_leaves_nothing_behind(labelled, tmp_path):
+    path = labelled()
+
+    def full(done, total):
+        raise OSError(28, "No space left on device")
+
+    for out in ("out.npz", "out"):
+        with pytest.raises(DataError, match="not written: No space left on device; make room"):
+            convert(path, str(tmp_path / out), say=full)
+    assert [one.name for one in tmp_path.iterdir()] == ["toy.npz"]
+
+
+def test_the_arrays_are_plain_float32_and_text(labelled, tmp_path):
+    convert(labelled(), str(tmp_path / "out"))
+    x = np.load(tmp_path / "out" / "X_train.npy", mmap_mode="r")
+    assert (x.dtype, x.shape) == (np.float32, (20, 2, 6))
+    assert np.load(tmp_path / "out" / "y_train.npy").tolist() == ["0", "1"] * 10

@@ -1,0 +1,186 @@
+"""Rows of a series and a time, in .csv and .parquet; what else .parquet files hold."""
+
+import re
+
+import numpy as np
+import pytest
+
+from tstk.data import csv, load, parquet
+from tstk.data.raw import Table
+from tstk.errors import DataError
+
+NAN = np.nan
+LONG = """id,time,u,v,label,subject
+b,0,1,2,up,7
+a,10,5,?,down,8
+b,1,3,4,up,7
+a,20,7,8,down,8
+a,30,9,10,down,8
+"""
+
+
+@pytest.fixture
+def held(tmp_path):
+    """What a file of this text holds; as .parquet with the types that the cells have."""
+
+    def read(text, kind="csv", **options):
+        path = tmp_path / f"x.{kind}"
+        if kind == "csv":
+            path.write_text(text)
+            return csv.read(path, **options)
+        pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+        from pyarrow import csv as arrow_csv
+        from pyarrow import parquet as arrow_parquet
+
+        source = pyarrow.BufferReader(text.encode())
+        convert = arrow_csv.ConvertOptions(null_values=["?", ""], strings_can_be_null=True)
+        arrow_parquet.write_table(arrow_csv.read_csv(source, convert_options=convert), path)
+        return parquet.read(path, **options)
+
+    return read
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """Write columns as a .parquet file and return its path."""
+
+    def write(name="x.parquet", **columns):
+        pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+        from pyarrow import parquet as arrow_parquet
+
+        arrow_parquet.write_table(pyarrow.table(columns), tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+kinds = pytest.mark.parametrize("kind", ["csv", "parquet"])
+
+
+@kinds
+def test_rows_that_share_an_id_are_one_series(held, kind):
+    raw = held(LONG, kind)["train"]
+    np.testing.assert_array_equal(raw.x, [[[1, 3, NAN], [2, 4, NAN]], [[5, 7, 9], [NAN, 8, 10]]])
+    assert (raw.y, raw.groups, raw.channels) == (["up", "down"], ["7", "8"], ("u", "v"))
+    assert raw.told == ""
+
+
+@kinds
+def test_without_times_the_rows_are_in_order_if_every_id_repeats(held, kind):
+    raw = held("series_id,u\n1,10\n2,30\n1,20\n2,40\n", kind)["train"]
+    np.testing.assert_array_equal(raw.x, [[[10, 20]], [[30, 40]]])
+
+
+@kinds
+def test_a_value_called_y_is_a_channel_where_it_changes_within_a_series(held, kind):
+    panel = held("unique_id,ds,y\na,2020-01-01,1\na,2020-01-02,2\nb,2020-01-01,3\n", kind)["train"]
+    np.testing.assert_array_equal(panel.x, [[[1, 2]], [[3, NAN]]])
+    assert panel.y is None
+    labelled = held("id,t,u,y\na,0,1,0\na,1,2,0\nb,0,3,1\n", kind)["train"]
+    assert (labelled.y, labelled.channels) == (["0", "1"], ("u",))
+    with pytest.raises(DataError, match="a series has one label"):
+        held("unique_id,ds,v,y\na,1,1,1\na,2,1,2\n", kind, label="y")
+
+
+def test_uneven_times_are_said(held):
+    raw = held("id,time,u\na,0,1\na,1,2\na,5,3\nb,0,1\nb,1,2\n")["train"]
+    assert "the times of 1 series are uneven" in raw.told
+
+
+@kinds
+def test_an_id_for_each_row_is_no_sample(held, kind):
+    assert held("id,date,u\n7,2020-01-01,1\n8,2020-01-02,2\n", kind).channels == ("u",)
+    raw = held("id,t0,t1,label\n7,1,2,up\n8,3,4,down\n", kind)["train"]
+    np.testing.assert_array_equal(raw.x, [[[1, 2]], [[3, 4]]])
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,time,u\na,0,1\na,0,2\n", "PLACE 2: id 'a' has time 0 twice; remove one of the rows"),
+        ("id,time,u\na,0,1\nb,5,1\na,-1,2\n", "PLACE 3: id 'a' has time -1 after 0 in PLACE 1; sort the rows"),
+        ("id,time,u\na,0,1\na,noon,2\n", "PLACE 2: time 'noon' is neither a number nor a date"),
+        ("id,time,u,label\na,0,1,up\na,1,2,down\n", "PLACE 2: label 'down' of id 'a', which has 'up' in PLACE 1"),
+        ("id,u\na,1\nb,2\na,3\n", "PLACE 3: id 'a' was in PLACE 1 already; remove one"),
+        ("id,time,u\na,0,1\n?,1,2\na,2,3\n", "PLACE 2: no id"),
+        ("id,time\na,0\na,1\n", "no column of samples"),
+        ("id,time,u\na,0,1\na,1,x\n", "PLACE 2: 'x' is not a number"),
+    ],
+)
+def test_a_faulty_long_table_says_what_is_wrong_and_where(held, kind, text, said):
+    if kind == "csv":
+        text = text.replace("?", "")
+    said = re.sub(r"PLACE (\d)", lambda m: f"line {int(m[1]) + 1}" if kind == "csv" else f"row {m[1]}", said)
+    with pytest.raises(DataError) as error:
+        held(text, kind)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["date,u,v\n2020-01-01,1,2\n2020-01-02,?,4\n", "t0,t1,label\n1,2,a\n?,4,b\n", LONG])
+def test_parquet_holds_what_the_same_csv_holds(held, text):
+    one, other = held(text, "parquet"), held(text)
+    if isinstance(other, Table):
+        assert one.channels == other.channels
+        np.testing.assert_array_equal(one.dates, other.dates)
+        np.testing.assert_array_equal(one.values, other.values)
+    else:
+        np.testing.assert_array_equal(one["train"].x, other["train"].x)
+        assert (one["train"].y, one["train"].groups) == (other["train"].y, other["train"].groups)
+
+
+def test_parquet_may_hold_a_list_of_samples_in_each_row(lists):
+    raw = parquet.read(lists(u=[[1, 2, 3], [4, None]], v=[[1.5, 2, 3], [4.0]], label=["a", "b"], subject=[7, 8]))[
+        "train"
+    ]
+    np.testing.assert_array_equal(raw.x, [[[1, 2, 3], [1.5, 2, 3]], [[4, NAN, NAN], [4, NAN, NAN]]])
+    assert (raw.y, raw.groups, raw.channels) == (["a", "b"], ["7", "8"], ("u", "v"))
+
+
+def test_one_column_may_hold_a_list_per_channel(lists):
+    raw = parquet.read(lists(x=[[[1, 2], [3, 4]], [[5, 6], [7, 8]]], target=[0, 1]))["train"]
+    np.testing.assert_array_equal(raw.x, [[[1, 2], [3, 4]], [[5, 6], [7, 8]]])
+    assert raw.y == ["0", "1"]
+
+
+def test_a_pair_of_parquet_files_is_a_data_set(lists):
+    for part in ("train", "test"):
+        path = lists(f"toy_{part}.parquet", x=[[float(i), 2.0] for i in range(6)], label=[0, 1] * 3)
+    data = load(str(path))
+    assert (data.name, len(data.test), data.classes) == ("toy", 6, ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"x": [[1.0], None]}, "row 2: no samples"),
+        ({"x": [["a"], ["b"]]}, "row 1: expected lists of numbers"),
+        ({"x": [[[1, 2]], [[1, 2], [3, 4]]]}, "series 2 has 2 channels"),
+        ({"x": [[1.0], [2.0]], "label": ["a", None]}, "series 2 has no label"),
+    ],
+)
+def test_faulty_lists_are_refused(lists, columns, said):
+    with pytest.raises(DataError, match=said):
+        parquet.read(lists(**columns))
+
+
+def test_a_label_column_that_is_not_there_is_suggested(lists):
+    with pytest.raises(DataError, match="Did you mean 'kind'"):
+        parquet.read(lists(x=[[1.0]], kind=["a"]), label="kinds")
+
+
+def test_a_file_that_is_not_parquet_says_so(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    for held in (b"", b"PAR1", b"hello" * 100):
+        (tmp_path / "x.parquet").write_bytes(held)
+        with pytest.raises(DataError, match="not a parquet file"):
+            parquet.read(tmp_path / "x.parquet")
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"pip install 'tstk\[parquet\]'"):
+        parquet.read(tmp_path / "x.parquet")
