@@ -45,7 +45,7 @@ def command(
     totem: for the parts train, val and test of a table, x_original, y_original, x_codes and y_codes as
     [windows, time, channels], and codebook.npy.
     """
-    from tstk.apply import tokenize, tokenize_totem
+    from tstk.codes import tokenize, tokenize_totem
 
     if layout == "totem":
         if label is not None:
