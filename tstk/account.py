@@ -40,6 +40,15 @@ class Ledger:
         self.number, self.sums, self.rows = epoch, dict[str, float](), 0
         self.begin = self.flushed = time.perf_counter()
 
+    def state(self) -> dict[str, Any]:
+        """What an epoch under way has seen, JSON-able; `flush` comes first."""
+        return {"sums": self.sums, "rows": self.rows, "seconds": time.perf_counter() - self.begin}
+
+    def take(self, epoch: int, state: dict[str, Any]) -> None:
+        """Go on with an epoch where `state` was."""
+        self.open(epoch)
+        self.sums, self.rows, self.begin = dict(state["sums"]), state["rows"], self.begin - state["seconds"]
+
     def enter(self, step: int, rows: int, flows: list[Flow]) -> None:
         """A step is done: the flows of its micro-batches, of `rows` series in all."""
         for flow in flows:
@@ -62,10 +71,10 @@ class Ledger:
             for name, value in zip(terms, numbers, strict=True):
                 check_finite(f"the loss term {name!r}", value, f"at step {step}", self.number)
                 recent[name] = recent.get(name, 0.0) + value * rows
+                # step by step, so that the sum does not depend on when it was flushed
+                self.sums[name] = self.sums.get(name, 0.0) + value * rows
             count += rows
         self.rows += count
-        for name, value in recent.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
         now = time.perf_counter()
         if self.watcher and self.pending:
             self.watcher.step(
@@ -103,8 +112,7 @@ class Average:
             self.steps += 1
             # the first steps count for little: they are far from where the weights are going
             decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-            for mean, weight in zip(self.mean, self.weights, strict=True):
-                mean.lerp_(weight, 1 - decay)
+            torch._foreach_lerp_(self.mean, self.weights, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -148,6 +156,16 @@ class Judge:
         self.best = row
         self.state = {k: v.detach().cpu().clone() for k, v in pipeline.state_dict().items()}
         return True
+
+    def numbers(self) -> dict[str, Any]:
+        """What was decided so far, JSON-able; the weights are in `state`."""
+        return {"best": self.best.get("epoch"), "score": self.best_score, "slack": self.slack, "idle": self.idle}
+
+    def take(self, numbers: dict[str, Any], state: dict[str, Tensor], history: list[dict[str, Any]]) -> None:
+        """Go on where `numbers` were told, with the rows of the epochs before."""
+        self.best = {} if numbers["best"] is None else history[numbers["best"] - 1]
+        self.best_score, self.slack, self.idle = numbers["score"], numbers["slack"], numbers["idle"]
+        self.state = state
 
     def _score(self, row: dict[str, Any]) -> tuple[float, float]:
         """An epoch's score, higher is better, and by how much a later epoch may miss it."""

@@ -4,35 +4,35 @@ optimizer's groups, the schedule, selection by validation, and stopping with a r
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
 from tstk.augment import mix
+from tstk.batches import Batches, budget
 from tstk.board import Board
 from tstk.callbacks import called
+from tstk.devices import accelerator as accelerating
+from tstk.devices import denormals_flushed
+from tstk.devices import threads as threaded
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
+from tstk.last import Last
+from tstk.moving import Moving
 from tstk.nn.blocks import recomputing
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
-from tstk.rates import groups
-from tstk.records import Series
+from tstk.rates import course, groups
+from tstk.stopping import Pauses, asked_to_stop
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from tstk.data.dataset import Dataset
-    from tstk.data.parts import Part
 
 
 @dataclass
@@ -56,6 +56,7 @@ def fit(
     pipeline: Pipeline,
     data: Dataset,
     watcher: Watcher | None = None,
+    last: Last | None = None,
     *,
     epochs: int | None = None,
     steps: int | None = None,
@@ -125,15 +126,15 @@ def fit(
         raise OptionError(f"--crop {crop}: {data.name} is cut into windows already; use --context and --horizon")
     if mixup < 0 or (mixup and data.task != "classification"):
         raise OptionError(f"--mixup {mixup}: expected 0 or more, and above 0 only with classes; {data.name} has none")
-    accelerator = _accelerator(device, precision)
+    accelerator = accelerating(device, precision)
     if probe is not None and data.task != "classification":
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
     share = (accelerator.process_index, accelerator.num_processes)
     batches = Batches(data.train, batch_size, accumulate, seed, share, validate_every)
-    epochs, total = _budget(len(batches), epochs, steps)
-    rates = groups(pipeline, lr, weight_decay, layer_decay, lr_of)
-    optimizer = torch.optim.AdamW(rates, lr=lr, fused=True)
-    ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
+    epochs, total = budget(len(batches), epochs, steps)
+    optimizer = torch.optim.AdamW(groups(pipeline, lr, weight_decay, layer_decay, lr_of), lr=lr, fused=True)
+    highest = [group["lr"] for group in optimizer.param_groups]
+    factor = course(total, warmup, schedule)
     model = accelerator.prepare(pipeline)
     step_of = accelerator.prepare(optimizer)
     trained = [p for p in pipeline.parameters() if p.requires_grad]
@@ -141,29 +142,41 @@ def fit(
         watcher = Board(tensorboard, watcher)
     fitted, judge, ledger = Fitted(), Judge(select, patience), Ledger(watcher, sync=accelerator.device.type == "cpu")
     averaged = Average(trained, average)
-    begin = time.perf_counter()
-    step = 0
+    now = Moving(pipeline, optimizer, averaged, ledger, judge, accelerator.scaler)
+    if last is not None and (saved := last.read()) is not None:
+        fitted.history = saved.history
+        now.take(saved)
     told = called(callbacks) if accelerator.is_main_process else {}
     if watcher:
         watcher.begin(total, epochs)
     for callback in told.values():
         callback.begin(pipeline, total, epochs)
-    with _threads(threads), _denormals_flushed(), recomputing(pipeline, recompute):
-        for epoch in range(1, epochs + 1):
+
+    def rate(step: int) -> float:
+        """Set the rates of a step, 0 being the first; the highest of them."""
+        for group, most in zip(optimizer.param_groups, highest, strict=True):
+            group["lr"] = most * factor(step)
+        return max(most * factor(step) for most in highest)
+
+    rate(now.step)
+    listening = asked_to_stop() if last is not None else nullcontext(lambda: 0)
+    with threaded(threads), denormals_flushed(), recomputing(pipeline, recompute), listening as asked:
+        pause = Pauses(last, now, asked)
+        while not now.done:
+            epoch = now.epoch
             pipeline.train()
-            ledger.open(epoch)
-            for group in batches.epoch(epoch, accelerator.device):
-                if step == total:
-                    break
-                step += 1
+            if not now.at:
+                ledger.open(epoch)
+            for group in batches.epoch(epoch, accelerator.device, now.at, min(len(batches), now.at + total - now.step)):
+                now.step, now.at = now.step + 1, now.at + 1
                 flows = []
                 rows = sum(len(s.x) for s in group)
                 for i, series in enumerate(group):
-                    last = i == len(group) - 1
-                    with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
+                    final = i == len(group) - 1
+                    with nullcontext() if final else accelerator.no_sync(model), accelerator.autocast():
                         key = series.key
                         assert key is not None
-                        drawn = step * accumulate + i
+                        drawn = now.step * accumulate + i
                         changes = Draws(seed, -1 - drawn, key)
                         if crop is not None:
                             series = cropped(series, crop, changes)
@@ -176,154 +189,39 @@ def fit(
                     accelerator.clip_grad_norm_(trained, clip)
                 step_of.step()
                 step_of.zero_grad()
-                ramp.step()
+                rate(now.step)
                 pipeline.after_step(flows)
                 averaged.update()
-                ledger.enter(step, rows, flows)
+                ledger.enter(now.step, rows, flows)
                 for callback in told.values():
-                    callback.step(step, flows)
+                    callback.step(now.step, flows)
                 fitted.started = fitted.started or time.time()
+                pause.between_steps()
             row = ledger.close()
-            row["lr"] = max(ramp.get_last_lr())
+            row["lr"] = rate(now.step)
             with averaged.in_place():
                 with accelerator.autocast():
                     row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
                     if probe and (epoch % probe == 0 or epoch == epochs):
                         row["val"]["probe"] = told_apart(pipeline, data.train, data.val)
                 for name, value in row["val"].items():
-                    check_finite(f"{name!r} of the validation part", value, f"after step {step}", epoch)
+                    check_finite(f"{name!r} of the validation part", value, f"after step {now.step}", epoch)
                 for name, callback in told.items():
                     if found := callback.epoch(row, pipeline):
                         row.setdefault("callbacks", {})[name] = found
-                row["seconds"] = round(time.perf_counter() - begin, 3)
+                row["seconds"] = round(time.perf_counter() - now.begin, 3)
                 fitted.history.append(row)
                 improved = judge.improved(row, pipeline)
                 if watcher:
                     watcher.epoch(row, improved)
-            if judge.weary or step == total:
-                break
+            now.epoch, now.at = epoch + 1, 0
+            now.done = judge.weary or now.step == total or epoch == epochs
+            pause.between_epochs()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     fitted.best = judge.best
-    fitted.seconds = time.perf_counter() - begin
+    fitted.seconds = time.perf_counter() - now.begin
     pipeline.load_state_dict(judge.state)
     pipeline.eval()
     for callback in told.values():
         callback.end(fitted.best)
     return fitted
-
-
-class Batches:
-    """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step.
-
-    Args:
-        share: number of this process, and of how many; each gets its part of every batch, and an epoch leaves out the
-            few series that cannot be dealt out evenly
-        every: optimizer steps per epoch; a pass over the part unless given
-    """
-
-    def __init__(
-        self,
-        part: Part,
-        batch_size: int,
-        accumulate: int,
-        seed: int,
-        share: tuple[int, int] = (0, 1),
-        every: int | None = None,
-    ) -> None:
-        if batch_size < 1 or accumulate < 1:
-            raise OptionError(f"batch_size={batch_size} and accumulate={accumulate}: expected at least 1")
-        if every is not None and every < 1:
-            raise OptionError(f"validate_every={every}: expected at least 1")
-        self.part, self.batch_size, self.accumulate, self.seed = part, batch_size, accumulate, seed
-        self.mine, self.of = share
-        if batch_size % self.of or len(part) < self.of:
-            raise OptionError(
-                f"--batch-size {batch_size} of {len(part)} series: expected a multiple of {self.of}, "
-                "the number of processes"
-            )
-        self.whole = -(-(len(part) - len(part) % self.of) // (batch_size * accumulate))
-        self.steps = every or self.whole
-
-    def __len__(self) -> int:
-        """Optimizer steps per epoch."""
-        return self.steps
-
-    def epoch(self, epoch: int, device: torch.device) -> Iterator[list[Series]]:
-        """The groups of one epoch; the order depends on the seed and the pass over the data alone."""
-        first = (epoch - 1) * self.steps
-        groups: tuple[Tensor, ...] = ()
-        for step in range(first, first + self.steps):
-            done, at = divmod(step, self.whole)
-            if not at or not groups:
-                groups = self._order(done + 1).split(self.batch_size * self.accumulate)
-            mine = [index[self.mine :: self.of] for index in groups[at].split(self.batch_size)]
-            yield [self.part.batch(index).to(device, non_blocking=True) for index in mine]
-
-    def _order(self, number: int) -> Tensor:
-        """The series of one pass over the part."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        order = torch.randperm(len(self.part), generator=generator)
-        return order[: len(order) - len(order) % self.of]
-
-
-def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
-    """Epochs and optimizer steps to train for."""
-    if steps is not None:
-        epochs = -(-steps // per_epoch)
-    elif epochs is None:
-        epochs = min(100, max(10, -(-1500 // per_epoch)))
-    if epochs < 1:
-        raise OptionError(f"epochs={epochs}, steps={steps}: expected at least 1")
-    return epochs, per_epoch * epochs if steps is None else steps
-
-
-def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
-    if not 0 <= warmup < 1:
-        raise OptionError(f"warmup={warmup}: expected a share of the steps, 0 or more and less than 1")
-    rising = warmup * total
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / (rising + 1)
-        if schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * min((step - rising) / max(total - rising, 1), 1.0)))
-
-    return factor
-
-
-def _accelerator(device: str, precision: str) -> Accelerator:
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("--device cuda: torch sees no GPU here; use --device cpu")
-    if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
-        raise OptionError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    # Accelerate keeps the first precision of a process; a second fit may want another
-    AcceleratorState._reset_state(reset_partial_state=True)
-    # a pipeline may hold parts that a stage has no use for, such as the way back of a tokenizer
-    several = DistributedDataParallelKwargs(find_unused_parameters=True)
-    kind = {"fp32": "no"}.get(precision, precision)
-    return Accelerator(cpu=device == "cpu", mixed_precision=kind, kwargs_handlers=[several])
-
-
-@contextmanager
-def _denormals_flushed() -> Iterator[None]:
-    """On the CPU, tiny learned scales make Adam's second moment denormal, at up to twice the time per step."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

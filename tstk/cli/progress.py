@@ -51,6 +51,7 @@ class Lines:
     def begin(self, steps: int, epochs: int) -> None:
         """Training starts."""
         self.epochs, self.every, self.start = epochs, max(1, round(epochs / 10)), time.monotonic()
+        self.before: int | None = None
 
     def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
         """Some steps are done: nothing to say yet."""
@@ -58,8 +59,9 @@ class Lines:
     def epoch(self, row: dict[str, Any], improved: bool) -> None:
         """An epoch is over."""
         at = row["epoch"]
+        self.before = at - 1 if self.before is None else self.before  # a resumed run has some behind it
         if at in (1, self.epochs) or at % self.every == 0:
-            left = (time.monotonic() - self.start) / at * (self.epochs - at)
+            left = (time.monotonic() - self.start) / (at - self.before) * (self.epochs - at)
             click.echo(
                 f"epoch {at}/{self.epochs}  train {_pairs(row['train'])}  {_val(row)}  "
                 f"{row['series_per_second']:,.0f} series/s  {left:.0f} s left",
