@@ -1,6 +1,8 @@
 """`tstk train` from the first word to the run directory, and what it leaves when something is wrong: nothing."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -131,20 +133,51 @@ def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
     assert "file/run: Not a directory" in refused("train", "--data", npz, *small, "--out", "file/run")
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_an_interrupted_run_says_what_it_kept(tstk, npz, small, monkeypatch, tmp_path, epochs):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_run_that_is_asked_to_stop_says_how_to_continue_and_does(tstk, npz, small, monkeypatch, number):
     from tstk.cli.progress import Lines
 
-    def stop(self, row, improved):
+    def stop(self, step, *_):
+        if step == 4:
+            os.kill(os.getpid(), signal.Signals[number])
+
+    monkeypatch.setattr(Lines, "step", stop)
+    few = ["--epochs", 3, "--batch-size", 8]
+    stopped = tstk("train", "--data", npz, *small, *few, "--out", "a run")
+    assert stopped.exit_code == 128 + signal.Signals[number]
+    assert "Interrupted: stopped at step 4; continue with: tstk train --resume 'a run'" in stopped.stderr
+    assert tstk("eval", "a run").exit_code == 0
+    assert "continue with: tstk train --resume" in tstk("train", "--data", npz, "--out", "a run").stderr
+    monkeypatch.setattr(Lines, "step", lambda *_: None)
+    resumed = tstk("train", "--resume", "a run")
+    assert resumed.exit_code == 0, resumed.output
+    whole = tstk("train", "--data", npz, *small, *few, "--out", "whole")
+    assert whole.exit_code == 0
+    assert Path("a run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    assert json.loads(Path("a run/result.json").read_text())["command"].endswith("--out 'a run'")
+    assert "this run is finished" in tstk("train", "--resume", "a run").stderr
+
+
+def test_a_run_that_is_interrupted_at_once_says_what_it_kept(tstk, npz, small, monkeypatch, tmp_path):
+    from tstk.cli.progress import Lines
+
+    def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Lines, "epoch" if epochs else "step", stop if epochs else lambda *a: stop(None, None, None))
+    monkeypatch.setattr(Lines, "step", stop)
     result = tstk("train", "--data", npz, *small, "--epochs", 3, "--out", "run")
-    assert result.exit_code == 130
-    assert ("run keeps the best weights so far; score them: tstk eval run" in result.stderr) == bool(epochs)
-    assert ("Nothing was kept" in result.stderr) == (not epochs)
-    assert (tmp_path / "run").exists() == bool(epochs)
-    assert not epochs or tstk("eval", "run").exit_code == 0
+    assert (result.exit_code, "Nothing was kept" in result.stderr) == (130, True)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(Lines, "step", lambda *_: None)
+    monkeypatch.setattr(Lines, "epoch", stop)
+    result = tstk("train", "--data", npz, *small, "--epochs", 3, "--out", "run")
+    assert "run keeps the best weights so far; score them: tstk eval run" in result.stderr
+    assert tstk("eval", "run").exit_code == 0
+
+
+def test_resuming_takes_no_other_options(refused, tstk, npz, small):
+    assert "leave out --head, --lr" in refused("train", "--resume", "run", "--head", "cot", "--lr", 1)
+    assert "run is not a run directory" in refused("train", "--resume", "run", "--quiet")
 
 
 def test_a_loss_that_becomes_nan_later_keeps_the_weights_of_before(tstk, npz, small, monkeypatch):
