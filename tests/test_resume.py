@@ -266,16 +266,12 @@ def test_a_disk_that_is_full_loses_nothing_and_is_told_in_a_line(npz, tmp_path, 
         elif where == "state.json":
             patch.setattr("tstk.rundir.Path.write_bytes", full)
         else:
-            patch.setattr(Path, "open", lambda p, m="r", *a, **k: (Full if m == "ab" else id_)(honest(p, m, *a, **k)))
+            patch.setattr(Path, "open", lambda *a, **k: Full(honest(*a)) if a[1:] == ("ab",) else honest(*a, **k))
         refused(run, f"has no room for {where}", DiskFull)
     assert {path: path.read_bytes() for path in before} == before
     assert not list(run.rglob("*.part"))
     resume(run)
     assert len(rows(run)) == 4
-
-
-def id_(file):
-    return file
 
 
 def test_a_file_system_with_too_little_room_is_told_with_the_bytes(npz, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -99,10 +99,10 @@ class Ledger:
 class Average:
     """An exponential running average of weights, which can take their place for a while."""
 
-    def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
+    def __init__(self, weights: Sequence[Tensor], decay: float) -> None:
         if not 0 <= decay < 1:
             raise OptionError(f"average={decay}: expected a decay of at least 0 and less than 1, such as 0.998")
-        self.weights, self.decay, self.steps = weights, decay, 0
+        self.weights, self.decay, self.steps = list(weights), decay, 0
         self.mean = [w.detach().clone() for w in weights] if decay else []
 
     @torch.no_grad()
