@@ -302,15 +302,14 @@ def poisoned(npz, monkeypatch, tmp_path):
     """Train a run whose weights become NaN after some epoch; the run directory and the error."""
 
     def go(after, **options):
-        def meddled(pipeline, data, recorder, last, **given):
+        def meddled(pipeline, data, watcher, last, **given):
             def meddle(epoch):
                 if epoch == after:
                     pipeline.head.classify.weight.data.fill_(math.nan)
 
             if after == 0:
                 meddle(0)
-            recorder.watcher = Log(meddle)
-            return fit(pipeline, data, recorder, last, **given)
+            return fit(pipeline, data, Log(meddle), last, **given)
 
         monkeypatch.setattr("tstk.train.fit", meddled)
         config = resolve(

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from tstk.errors import OptionError, TrainingError
 from tstk.records import Flow
+from tstk.sharded import whole_state
 
 
 class Watcher(Protocol):
@@ -86,14 +87,25 @@ class Ledger:
         self.pending, self.flushed = [], now
 
     def close(self) -> dict[str, Any]:
-        """The epoch's row of metrics: mean loss terms and speed."""
+        """The epoch's row of metrics, of all processes: mean loss terms and speed."""
         self.flush()
-        speed = self.rows / max(time.perf_counter() - self.begin, 1e-9)
+        sums, rows = self._of_all()
+        speed = rows / max(time.perf_counter() - self.begin, 1e-9)
         return {
             "epoch": self.number,
-            "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
+            "train": {k: v / max(rows, 1) for k, v in sums.items()},
             "series_per_second": round(speed, 1),
         }
+
+    def _of_all(self) -> tuple[dict[str, float], float]:
+        """Sums and rows over all processes."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return self.sums, self.rows
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        both = torch.tensor([*self.sums.values(), self.rows], dtype=torch.float64, device=device)
+        distributed.all_reduce(both)
+        *sums, rows = both.tolist()
+        return dict(zip(self.sums, sums, strict=True)), rows
 
 
 class Average:
@@ -126,7 +138,9 @@ class Average:
     @torch.no_grad()
     def _swap(self) -> None:
         for mean, weight in zip(self.mean, self.weights, strict=False):
-            mean.data, weight.data = weight.data, mean.data
+            held = weight.clone()  # by value: who else knows the weights (FSDP, a compiled graph) need not be told
+            weight.copy_(mean)
+            mean.copy_(held)
 
 
 class Judge:
@@ -154,7 +168,7 @@ class Judge:
         elif self.best_score is None or score < self.best_score - self.slack:
             return False
         self.best = row
-        self.state = {k: v.detach().cpu().clone() for k, v in pipeline.state_dict().items()}
+        self.state = {k: v.cpu().clone() for k, v in whole_state(pipeline).items()}
         return True
 
     def numbers(self) -> dict[str, Any]:

@@ -26,11 +26,17 @@ from tstk.rundir import FORMAT, WEIGHTS, read_config, replacing, unfinished, wri
 from tstk.slots import Slot
 
 
-def save_weights(pipeline: Pipeline, path: Path) -> None:
-    """All parameters and buffers but the transient ones as safetensors, whole or not at all."""
+def save_weights(pipeline: Pipeline, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """All parameters and buffers but the transient ones as safetensors, whole or not at all.
+
+    Args:
+        pipeline: what they are of
+        path: of the file
+        state: its parameters and buffers, if it holds others by now
+    """
+    state = pipeline.state_dict() if state is None else state
     passing = tuple(f"{name}.{path}." for name, part in pipeline.slots() for path in part.transient)
-    state = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items() if not k.startswith(passing)}
-    write_tensors(path, state)
+    write_tensors(path, {k: v.detach().cpu() for k, v in state.items() if not k.startswith(passing)})
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
 from tstk.augment import crop as cropped
@@ -29,6 +30,7 @@ from tstk.nn.blocks import recomputing
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
 from tstk.rates import course, groups
+from tstk.sharded import put_state
 from tstk.stopping import Pauses, asked_to_stop
 
 if TYPE_CHECKING:
@@ -41,13 +43,15 @@ class Fitted:
 
     Args:
         history: a row per epoch
-        best: the row that was selected; the pipeline holds its weights
+        best: the row that was selected
+        weights: those of that epoch, whole; the pipeline has them too
         seconds: wall time of the loop
         started: when the first optimizer step was done, `time.time()`
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     started: float = 0.0
 
@@ -135,8 +139,7 @@ def fit(
     optimizer = torch.optim.AdamW(groups(pipeline, lr, weight_decay, layer_decay, lr_of), lr=lr, fused=True)
     highest = [group["lr"] for group in optimizer.param_groups]
     factor = course(total, warmup, schedule)
-    model = accelerator.prepare(pipeline)
-    step_of = accelerator.prepare(optimizer)
+    model, step_of = accelerator.prepare(pipeline, optimizer)
     trained = [p for p in pipeline.parameters() if p.requires_grad]
     if tensorboard is not None:
         watcher = Board(tensorboard, watcher)
@@ -212,15 +215,17 @@ def fit(
                 row["seconds"] = round(time.perf_counter() - now.begin, 3)
                 fitted.history.append(row)
                 improved = judge.improved(row, pipeline)
+                if last is not None:
+                    last.epoch(row, pipeline, judge.state if improved else None)
                 if watcher:
                     watcher.epoch(row, improved)
             now.epoch, now.at = epoch + 1, 0
             now.done = judge.weary or now.step == total or epoch == epochs
             pause.between_epochs()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    fitted.best = judge.best
+    fitted.best, fitted.weights = judge.best, judge.state
     fitted.seconds = time.perf_counter() - now.begin
-    pipeline.load_state_dict(judge.state)
+    put_state(pipeline, judge.state)
     pipeline.eval()
     for callback in told.values():
         callback.end(fitted.best)

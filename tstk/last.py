@@ -13,15 +13,17 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from tstk.checkpoint import read_tensors, versions, write_tensors
+from tstk.checkpoint import read_tensors, save_weights, versions, write_tensors
 from tstk.errors import CheckpointError
-from tstk.rundir import write_json
+from tstk.pipeline import Pipeline
+from tstk.rundir import WEIGHTS, append, write_json
 
 FORMAT = 1
 Facts = dict[str, Any]
@@ -46,9 +48,9 @@ class Saved:
 
 
 class Last:
-    """Saves now and then, and reads once.
+    """Writes metrics and the best weights of a run as they come, and now and then what it goes on from.
 
-    Saving never takes more than `SHARE` of the time: the next one waits until that is so.
+    The last never takes more than `SHARE` of the time: the next one waits until that is so.
 
     Args:
         run: the run directory; config.json is there already
@@ -83,7 +85,7 @@ class Last:
             facts: `step` among them
 
         Raises:
-            CheckpointError: the disk is full; what was saved before is still there
+            DiskFull: what was saved before is still there
         """
         if not self.writes:
             return
@@ -97,6 +99,22 @@ class Last:
                 other.unlink()
         self.saved = time.perf_counter()
         self.cost = self.saved - begin
+
+    def epoch(self, row: dict[str, Any], pipeline: Pipeline, state: Mapping[str, Tensor] | None) -> None:
+        """An epoch is over.
+
+        Args:
+            row: of metrics.jsonl
+            pipeline: that is trained
+            state: its weights, if they are the best so far
+
+        Raises:
+            DiskFull: what there was is still there
+        """
+        if self.writes:
+            append(self.metrics, json.dumps(row) + "\n")
+            if state is not None:
+                save_weights(pipeline, self.run / WEIGHTS, state)
 
     def read(self) -> Saved | None:
         """What was saved, or None if nothing ever was; metrics.jsonl loses the rows that came later.

@@ -17,6 +17,7 @@ from tstk.checkpoint import matches
 from tstk.errors import CheckpointError, DataError, OptionError
 from tstk.last import Saved
 from tstk.pipeline import Pipeline
+from tstk.sharded import put, put_state, whole
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Moving:
         """
         if self.at:
             self.ledger.flush()
-        tensors = {f"pipeline.{k}": v for k, v in self.pipeline.state_dict().items()}
+        tensors: dict[str, Tensor] = {f"pipeline.{k}": v for k, v in self.pipeline.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in zip(self.learning, self.averaged.mean, strict=False)}
         tensors |= {f"best.{k}": v for k, v in self.judge.state.items()}
         for name, parameter in self.learning.items():
@@ -77,7 +78,7 @@ class Moving:
             "judge": self.judge.numbers(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
-        return {k: v.detach().cpu() for k, v in tensors.items()}, facts
+        return {k: whole(v).cpu() for k, v in tensors.items()}, facts
 
     def take(self, saved: Saved) -> None:
         """Be as `state` was.
@@ -108,9 +109,9 @@ class Moving:
                 raise DataError(
                     f"the data have changed since {place} was saved: the {name} of their channels is another"
                 )
-        self.pipeline.load_state_dict(of["pipeline"])
+        put_state(self.pipeline, of["pipeline"])
         for mine, name in zip(self.averaged.mean, learning, strict=False):
-            mine.copy_(of["average"][name])
+            put(mine, of["average"][name])
         self._take_moments(of["optimizer"], learning, place)
         self.averaged.steps = facts["average"]
         self.judge.take(facts["judge"], of["best"], saved.history)
@@ -131,7 +132,8 @@ class Moving:
             if parameter is None or (value.ndim and value.shape != parameter.shape):
                 raise CheckpointError(f"{place} does not fit its config.json: no {owner!r} learns with such a {kind!r}")
             fresh = torch.zeros_like(parameter) if value.ndim else torch.zeros((), device=parameter.device)
-            self.optimizer.state[parameter][kind] = fresh.copy_(value)
+            put(fresh, value)
+            self.optimizer.state[parameter][kind] = fresh
 
 
 def processes() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import time
@@ -28,29 +27,7 @@ from tstk.last import Last
 from tstk.naive import baselines
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
-from tstk.rundir import RESULT, WEIGHTS, DiskFull, append, read_config, unfinished, write_json
-
-
-class _Recorder:
-    """Writes metrics and the best weights as they come, and passes the news on."""
-
-    def __init__(self, folder: Path, pipeline: Pipeline, watcher: Watcher | None) -> None:
-        self.folder, self.pipeline, self.watcher = folder, pipeline, watcher
-
-    def begin(self, steps: int, epochs: int) -> None:
-        if self.watcher:
-            self.watcher.begin(steps, epochs)
-
-    def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
-        if self.watcher:
-            self.watcher.step(step, epoch, terms, speed)
-
-    def epoch(self, row: dict[str, Any], improved: bool) -> None:
-        append(self.folder / "metrics.jsonl", json.dumps(row) + "\n")
-        if improved:
-            save_weights(self.pipeline, self.folder / WEIGHTS)
-        if self.watcher:
-            self.watcher.epoch(row, improved)
+from tstk.rundir import RESULT, WEIGHTS, DiskFull, read_config, unfinished, write_json
 
 
 def prepare(
@@ -197,15 +174,14 @@ def _train(
     begin: float,
 ) -> dict[str, Any]:
     folder = last.run
-    recorder = _Recorder(folder, pipeline, watcher) if last.writes else None
     before = time.time() - begin
     try:
-        fitted = fit(pipeline, data, recorder, last, **config.options("train"))
+        fitted = fit(pipeline, data, watcher, last, **config.options("train"))
         after = time.time()
         result = _result(config, pipeline, data, fitted, command)
         result["seconds"] = round(before + fitted.seconds + time.time() - after, 2)
         if last.writes:
-            save_weights(pipeline, folder / WEIGHTS)
+            save_weights(pipeline, folder / WEIGHTS, fitted.weights)
             write_json(folder / RESULT, result)
             last.remove()
     except TrainingError as e:

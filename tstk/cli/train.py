@@ -19,6 +19,7 @@ from tstk.config import Config
 from tstk.errors import OptionError, TstkError
 from tstk.registry import SLOTS
 from tstk.rundir import read_config
+from tstk.several import launch, launched
 
 if TYPE_CHECKING:
     from tstk.data.dataset import Dataset
@@ -53,6 +54,14 @@ if TYPE_CHECKING:
     help="go on with a run that was interrupted, with the options that it was started with",
 )
 @rich_click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="int",
+    panel="training",
+    help="processes on this machine, a GPU each (or, with --device cpu, a share of the processor)",
+)
+@rich_click.option(
     "--dry-run",
     is_flag=True,
     panel="output",
@@ -70,6 +79,7 @@ def command(
     config: Config,
     out: str | None,
     resume: str | None,
+    devices: int,
     dry_run: bool,
     print_config: bool,
     json_: bool,
@@ -86,6 +96,9 @@ def command(
         click.echo(config.toml())
     elif dry_run:
         _dry_run(config)
+    elif devices > 1 and not launched():
+        words = shlex.split(click.get_current_context().meta[TYPED])[1:]
+        raise click.exceptions.Exit(launch(devices, words, cpu=_device(config, resume) == "cpu"))
     elif resume is not None:
         _alone(resume)
         _train(config, Path(resume), True, json_, quiet)
@@ -95,13 +108,19 @@ def command(
         _train(config, default_out(config) if out is None else Path(out), False, json_, quiet)
 
 
+def _device(config: Config, resume: str | None) -> str:
+    """Where training happens."""
+    values = config.values if resume is None else read_config(resume)["config"]
+    return str(values["train"]["device"])
+
+
 def _alone(resume: str) -> None:
     """Nothing that a resumed run could not heed stands beside it."""
     ctx = click.get_current_context()
     typed = [
         p for p in ctx.command.get_params(ctx) if ctx.get_parameter_source(str(p.name)) == ParameterSource.COMMANDLINE
     ]
-    others = [p.opts[0] for p in typed if p.name not in ("resume", "quiet", "json_")]
+    others = [p.opts[0] for p in typed if p.name not in ("resume", "devices", "quiet", "json_")]
     if others:
         raise OptionError(
             f"--resume {resume} goes on with the options that the run was started with; leave out {', '.join(others)}"
