@@ -13,12 +13,18 @@ from tstk.slots import Tokenizer
 
 
 class Moods(Tokenizer):
-    """Windows of four samples, each the nearest code; dead codes come back."""
+    """Windows of four samples, each the nearest code.
 
-    def __init__(self, spec: Spec, *, codes: int = 12, dim: int = 16) -> None:
+    Args:
+        codes: number of codes
+        dim: width of a token
+        lively: codes start from data, and dead ones come back
+    """
+
+    def __init__(self, spec: Spec, *, codes: int = 12, dim: int = 16, lively: bool = True) -> None:
         super().__init__(spec)
         self.project = torch.nn.Linear(spec.channels * 4, dim)
-        self.codebook = Codebook(codes, dim, update="ema", decay=0.9, kmeans=2, revive=0.3)
+        self.codebook = Codebook(codes, dim, update="ema", decay=0.9, kmeans=2 * lively, revive=0.3 * lively)
         self.out = spec.but(dim=dim, grid=(-(-spec.length // 4),), vocab=codes, step=4.0, span=4.0)
 
     def forward(self, series):

@@ -1,0 +1,49 @@
+"""Trains three pipelines in double precision, in this process or as one of several.
+
+together.py DATA FOLDER
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from moody import announce
+from safetensors.torch import save_file
+
+from tstk.config import resolve
+from tstk.engine import fit
+from tstk.sharded import whole_state
+from tstk.train import prepare
+
+ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
+CASES = {
+    "cross-entropy": {"encoder": ENCODER, "head": {"use": "linear", "dropout": 0.0}},
+    "masked": {"encoder": ENCODER, "loss": "masked", "decoder": {"use": "transformer", "dropout": 0.0}},
+    "codebook": {
+        "tokenizer": {"use": "moods", "lively": False},
+        "encoder": ENCODER,
+        "head": {"use": "linear", "dropout": 0.0},
+    },
+}
+
+
+def main(data, folder, cases=tuple(CASES)):
+    announce()
+    torch.set_num_threads(1)
+    for name in cases:
+        config = resolve(("here", {**CASES[name], "data": data}))
+        pipeline, loaded = prepare(config)
+        pipeline.double()
+        options = {"epochs": 3, "batch_size": 8, "select": "last", "device": "cpu", "clip": 0.05, "lr": 1e-3}
+        fitted = fit(pipeline, loaded, **options, average=0.9)
+        state = whole_state(pipeline)
+        if not int(os.environ.get("RANK", 0)):
+            kind = type(next(pipeline.parameters())).__name__
+            history = [{k: v for k, v in row.items() if "second" not in k} for row in fitted.history]
+            (folder / f"{name}.json").write_text(json.dumps({"history": history, "weights": kind}))
+            save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
+
+
+main(sys.argv[1], Path(sys.argv[2]), *[sys.argv[3:]][: len(sys.argv) > 3])
