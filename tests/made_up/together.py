@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from moody import announce
 from safetensors.torch import save_file
 
@@ -29,10 +30,25 @@ CASES = {
 }
 
 
-def main(data, folder, cases=tuple(CASES)):
+def shard(self, pipeline, optimizer):
+    """What Accelerate's `prepare` does with FSDP2."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    names = {id(p): name for name, p in pipeline.named_parameters()}
+    fully_shard(pipeline, mesh=init_device_mesh("cpu", (self.num_processes,)))
+    parts = dict(pipeline.named_parameters())
+    for group in optimizer.param_groups:
+        group["params"] = [parts[names[id(p)]] for p in group["params"]]
+    return pipeline, optimizer
+
+
+def main(data, folder, how=""):
     announce()
     torch.set_num_threads(1)
-    for name in cases:
+    if how == "sharded":
+        Accelerator.prepare = shard
+    for name in CASES:
         config = resolve(("here", {**CASES[name], "data": data}))
         pipeline, loaded = prepare(config)
         pipeline.double()
@@ -46,4 +62,4 @@ def main(data, folder, cases=tuple(CASES)):
             save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
 
 
-main(sys.argv[1], Path(sys.argv[2]), *[sys.argv[3:]][: len(sys.argv) > 3])
+main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
