@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tstk.errors import OptionError
+from tstk.errors import OptionError, TrainingError
+from tstk.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,3 +56,31 @@ def threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def compiled(pipeline: Pipeline, on: bool) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """While inside, torch compiles encoder, decoder and head; weights keep their names.
+
+    Yields:
+        makes a context in which they run as they were written, since other shapes and modes would be compiled anew
+
+    Raises:
+        TrainingError: torch cannot
+    """
+    if not on:
+        yield nullcontext
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    parts = [part for name, part in pipeline.slots() if name in ("encoder", "decoder", "head")]
+    for part in parts:
+        part.compile()
+    try:
+        yield lambda: torch.compiler.set_stance("force_eager")
+    except TorchDynamoException as e:
+        reason = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        raise TrainingError(f"--compile: torch cannot compile these parts here ({reason}); leave it out") from None
+    finally:
+        for part in parts:
+            part._compiled_call_impl = None

@@ -5,21 +5,23 @@ optimizer's groups, the schedule, selection by validation, and stopping with a r
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
+from tstk.augment import chosen as changing
 from tstk.augment import crop as cropped
 from tstk.augment import mix
 from tstk.batches import Batches, budget
 from tstk.board import Board
 from tstk.callbacks import called
 from tstk.devices import accelerator as accelerating
-from tstk.devices import denormals_flushed
+from tstk.devices import compiled, denormals_flushed
 from tstk.devices import threads as threaded
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
@@ -69,14 +71,17 @@ def fit(
     lr_of: tuple[str, ...] = (),
     weight_decay: float = 0.05,
     warmup: float = 0.1,
-    schedule: Literal["cosine", "constant"] = "cosine",
+    schedule: Literal["cosine", "constant", "one-cycle"] = "cosine",
     layer_decay: float = 1.0,
     clip: float = 1.0,
     average: float = 0.998,
     accumulate: int = 1,
+    sampling: Literal["all", "balanced"] = "all",
     crop: int | None = None,
+    augment: tuple[str, ...] = (),
     mixup: float = 0.0,
     recompute: bool = False,
+    compile: bool = False,
     probe: int | None = None,
     validate_every: int | None = None,
     patience: int | None = None,
@@ -86,7 +91,7 @@ def fit(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     threads: int | None = None,
     callbacks: tuple[str, ...] = (),
-    tensorboard: str | None = None,
+    track: tuple[str, ...] = (),
 ) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
 
@@ -97,19 +102,24 @@ def fit(
         lr: highest learning rate of AdamW; parts with pretrained weights may have their own
         lr_of: rates of parts that must not take lr, such as tokenizer.decoder=1e-5
         weight_decay: of matrices; never of norms, biases, positions and codebooks
-        warmup: share of the steps in which the rate rises linearly
-        schedule: cosine, the rate falls to zero; constant, it stays
+        warmup: share of the steps in which the rate rises
+        schedule: cosine, the rate falls to zero; constant, it stays; one-cycle, it rises and falls along a cosine
+            (Smith and Topin 2018; with a warmup of about 0.3)
         layer_decay: rate of an encoder's layer as a share of that of the layer above it, the embeddings being lowest
             (BEiT: 0.65); heads and the last norm take the whole rate
         clip: largest norm of the gradient; 0 for no limit
         average: keep a running average of the weights with this decay per step, and validate and
             save that; 0 for none
         accumulate: batches per optimizer step
+        sampling: all, every series once in a pass; balanced, classes are drawn alike often
         crop: samples to cut out of each training series, at a random place in each step; none leaves it whole
+        augment: changes of training series, as NAME or NAME=STRENGTH: jitter (0.03), scaling (0.1), permutation (4),
+            time-warp (0.2)
         mixup: blend each labelled series with another of its batch, the share drawn from Beta(mixup, mixup) (Zhang et
             al. 2018); 0 for none
         recompute: keep only what enters each Transformer block and run it again on the way back: less memory, a
             third more time
+        compile: let torch compile encoder, decoder and head: the first steps take long, the others less
         probe: epochs from one linear probe to the next: pretraining is told apart by what frozen features know of the
             classes of the validation part, of which the weights learn nothing
         validate_every: optimizer steps from one validation to the next, which then count as an epoch; none means a pass
@@ -122,27 +132,35 @@ def fit(
         precision: of activations; weights stay float32
         threads: of the CPU; none leaves it to torch
         callbacks: what plugins offer to look on with, by name (tstk list callbacks)
-        tensorboard: folder of event files for TensorBoard, which must be installed; none writes none
+        track: who else is told of the course: tensorboard, wandb, mlflow; each must be installed
     """
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training part is empty")
     if crop is not None and data.task == "forecasting":
         raise OptionError(f"--crop {crop}: {data.name} is cut into windows already; use --context and --horizon")
+    if augment and data.task == "forecasting":
+        raise OptionError(
+            f"--augment {','.join(augment)}: {data.name} is to be forecast, and what follows would not change"
+        )
+    if sampling == "balanced" and data.train.y is None:
+        raise OptionError(f"--sampling balanced: {data.name} has no classes")
     if mixup < 0 or (mixup and data.task != "classification"):
         raise OptionError(f"--mixup {mixup}: expected 0 or more, and above 0 only with classes; {data.name} has none")
     accelerator = accelerating(device, precision)
     if probe is not None and data.task != "classification":
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
     share = (accelerator.process_index, accelerator.num_processes)
-    batches = Batches(data.train, batch_size, accumulate, seed, share, validate_every)
+    batches = Batches(data.train, batch_size, accumulate, seed, share, validate_every, sampling == "balanced")
     epochs, total = budget(len(batches), epochs, steps)
     optimizer = torch.optim.AdamW(groups(pipeline, lr, weight_decay, layer_decay, lr_of), lr=lr, fused=True)
     highest = [group["lr"] for group in optimizer.param_groups]
     factor = course(total, warmup, schedule)
     model, step_of = accelerator.prepare(pipeline, optimizer)
     trained = [p for p in pipeline.parameters() if p.requires_grad]
-    if tensorboard is not None:
-        watcher = Board(tensorboard, watcher)
+    board: Board | None = None
+    if track and accelerator.is_main_process:
+        watcher = board = Board(track, Path() if last is None else last.run, watcher)
+    changed = changing(augment)
     fitted, judge, ledger = Fitted(), Judge(select, patience), Ledger(watcher, sync=accelerator.device.type == "cpu")
     averaged = Average(trained, average)
     now = Moving(pipeline, optimizer, averaged, ledger, judge, accelerator.scaler)
@@ -163,7 +181,9 @@ def fit(
 
     rate(now.step)
     listening = asked_to_stop() if last is not None else nullcontext(lambda: 0)
-    with threaded(threads), denormals_flushed(), recomputing(pipeline, recompute), listening as asked:
+    ends = nullcontext() if board is None else closing(board)
+    flushed, again = denormals_flushed(), recomputing(pipeline, recompute)
+    with ends, threaded(threads), flushed, again, compiled(pipeline, compile) as plainly, listening as asked:
         pause = Pauses(last, now, asked)
         while not now.done:
             epoch = now.epoch
@@ -183,6 +203,8 @@ def fit(
                         changes = Draws(seed, -1 - drawn, key)
                         if crop is not None:
                             series = cropped(series, crop, changes)
+                        if augment:
+                            series = changed(series, pipeline.mean, pipeline.std, changes)
                         if mixup:
                             series = mix(series, mixup, len(data.classes), changes)
                         flow = model(series, Draws(seed, drawn, key))
@@ -202,7 +224,7 @@ def fit(
                 pause.between_steps()
             row = ledger.close()
             row["lr"] = rate(now.step)
-            with averaged.in_place():
+            with averaged.in_place(), plainly():
                 with accelerator.autocast():
                     row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
                     if probe and (epoch % probe == 0 or epoch == epochs):

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from tstk.cli.complete import names, runs
 from tstk.cli.options import TYPED, Configured
-from tstk.cli.say import as_json, examples, note, scores, table
+from tstk.cli.say import as_json, curve, examples, note, scores, table
 from tstk.config import Config
 from tstk.errors import OptionError, TstkError
 from tstk.registry import SLOTS
@@ -73,6 +73,12 @@ if TYPE_CHECKING:
     panel="output",
     help="print every option with its source, as TOML that --config reads, and stop",
 )
+@rich_click.option(
+    "--find-lr",
+    is_flag=True,
+    panel="output",
+    help="try rates from 1e-6 to 1, a step each, draw the loss and suggest one for --lr; write nothing",
+)
 @rich_click.option("--json", "json_", is_flag=True, panel="output", help="print the result as JSON on stdout")
 @rich_click.option("--quiet", is_flag=True, panel="output", help="print the run directory and nothing else")
 def command(
@@ -82,6 +88,7 @@ def command(
     devices: int,
     dry_run: bool,
     print_config: bool,
+    find_lr: bool,
     json_: bool,
     quiet: bool,
 ) -> None:
@@ -96,6 +103,8 @@ def command(
         click.echo(config.toml())
     elif dry_run:
         _dry_run(config)
+    elif find_lr:
+        _find_lr(config, json_)
     elif devices > 1 and not launched():
         words = shlex.split(click.get_current_context().meta[TYPED])[1:]
         raise click.exceptions.Exit(launch(devices, words, cpu=_device(config, resume) == "cpu"))
@@ -204,6 +213,23 @@ def _dry_run(config: Config) -> None:
     if report.faults:
         raise TstkError("\n".join(report.faults))
     click.echo("Every trainable parameter got a finite gradient, no frozen one got any. Nothing was written.")
+
+
+def _find_lr(config: Config, json_: bool) -> None:
+    from dataclasses import asdict
+    from inspect import signature
+
+    from tstk.finder import find_rate
+    from tstk.train import prepare
+
+    pipeline, data = prepare(config, lambda line: note(f"note: {line}"))
+    known = signature(find_rate).parameters
+    sweep = find_rate(pipeline, data, **{k: v for k, v in config.options("train").items() if k in known})
+    if json_:
+        as_json(asdict(sweep))
+        return
+    click.echo(curve(sweep.rates, sweep.losses, sweep.suggestion))
+    click.echo(f"\nThe loss falls most steeply at --lr {sweep.suggestion:.2g}. Nothing was written.")
 
 
 def describe(config: Config, pipeline: Pipeline, data: Dataset) -> str:
