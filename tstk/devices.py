@@ -79,7 +79,7 @@ def compiled(pipeline: Pipeline, on: bool) -> Iterator[Callable[[], AbstractCont
     try:
         yield lambda: torch.compiler.set_stance("force_eager")
     except TorchDynamoException as e:
-        reason = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        reason = " ".join([line.strip() for line in str(e).splitlines() if line.strip()][:2])
         raise TrainingError(f"--compile: torch cannot compile these parts here ({reason}); leave it out") from None
     finally:
         for part in parts:
