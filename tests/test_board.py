@@ -123,5 +123,5 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_extra(npz, tmp_path, 
 
 
 def test_a_tracker_that_does_not_exist_is_refused(npz, tmp_path):
-    with pytest.raises(OptionError, match="--track wanb: there are tensorboard, wandb, mlflow. Did you mean 'wandb'"):
+    with pytest.raises(OptionError, match=r"--track wanb: there are tensorboard, wandb, mlflow\. Did you mean 'wandb'"):
         trained(npz, tmp_path / "run", "wanb")

@@ -151,7 +151,7 @@ def test_balanced_batches_have_classes_alike_often_and_a_key_for_each_place(npz)
 
 def test_balanced_batches_need_classes(csv):
     pipeline, data = ready(table(csv), loss=TAIL)
-    with pytest.raises(OptionError, match="--sampling balanced: .* has no classes"):
+    with pytest.raises(OptionError, match=r"--sampling balanced: .* has no classes"):
         fit(pipeline, data, steps=1, sampling="balanced")
 
 

@@ -1,7 +1,6 @@
-"""A highest learning rate to try first: the loss of a few steps, each with a larger rate than the one before (Smith 2017).
+"""A learning rate to try first: the loss of some steps, each with a larger rate than the one before (Smith 2017).
 
-Unlike the paper, the rate that is suggested is where the smoothed loss falls most steeply, as fastai has it, and weights
-are those of single steps without a running average.
+Unlike the paper, the rate that is suggested is where the smoothed loss falls most steeply, as fastai has it.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def find_rate(
         optimizer.step()
         optimizer.zero_grad()
         pipeline.after_step(flows)
-        mean = 0.9 * mean + 0.1 * sum(float(flow.total) for flow in flows) / len(flows)
+        mean = 0.9 * mean + 0.1 * sum(float(flow.total.detach()) for flow in flows) / len(flows)
         loss = mean / (1 - 0.9 ** (step + 1))
         if not math.isfinite(loss) or (losses and loss > 4 * min(losses) > 0):
             break
@@ -102,8 +101,6 @@ def find_rate(
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     pipeline.load_state_dict(before)
     if len(tried) < LEAST:
-        raise TrainingError(
-            f"--find-lr: the loss broke down after {len(tried)} steps with a rate of 1e-6; look at the data"
-        )
+        raise TrainingError(f"--find-lr: the loss broke down after {len(tried)} steps from 1e-6 on; look at the data")
     falls = [losses[i] - losses[i + 2] for i in range(len(losses) - 2)]
     return Sweep(tried, losses, tried[max(range(len(falls)), key=falls.__getitem__) + 1])
