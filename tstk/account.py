@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -14,6 +14,8 @@ from torch import Tensor, distributed, nn
 from tstk.errors import OptionError, TrainingError
 from tstk.records import Flow
 from tstk.sharded import whole_state
+
+T = TypeVar("T")
 
 
 class Watcher(Protocol):
@@ -38,17 +40,27 @@ class Ledger:
 
     def open(self, epoch: int) -> None:
         """An epoch begins."""
-        self.number, self.sums, self.rows = epoch, dict[str, float](), 0
+        self.number, self.sums, self.rows, self.waited = epoch, dict[str, float](), 0, 0.0
         self.begin = self.flushed = time.perf_counter()
 
     def state(self) -> dict[str, Any]:
         """What an epoch under way has seen, JSON-able; `flush` comes first."""
-        return {"sums": self.sums, "rows": self.rows, "seconds": time.perf_counter() - self.begin}
+        seconds = time.perf_counter() - self.begin
+        return {"sums": self.sums, "rows": self.rows, "seconds": seconds, "waited": self.waited}
 
     def take(self, epoch: int, state: dict[str, Any]) -> None:
         """Go on with an epoch where `state` was."""
         self.open(epoch)
         self.sums, self.rows, self.begin = dict(state["sums"]), state["rows"], self.begin - state["seconds"]
+        self.waited = state["waited"]
+
+    def loading(self, groups: Iterator[T]) -> Iterator[T]:
+        """The same, and the time that each takes to come counts as loading."""
+        begin = time.perf_counter()
+        for group in groups:
+            self.waited += time.perf_counter() - begin
+            yield group
+            begin = time.perf_counter()
 
     def enter(self, step: int, rows: int, flows: list[Flow]) -> None:
         """A step is done: the flows of its micro-batches, of `rows` series in all."""
@@ -87,14 +99,17 @@ class Ledger:
         self.pending, self.flushed = [], now
 
     def close(self) -> dict[str, Any]:
-        """The epoch's row of metrics, of all processes: mean loss terms and speed."""
+        """The epoch's row of metrics, of all processes: mean loss terms, speed, and what of the time went into
+        loading."""
         self.flush()
         sums, rows = self._of_all()
-        speed = rows / max(time.perf_counter() - self.begin, 1e-9)
+        seconds = max(time.perf_counter() - self.begin, 1e-9)
         return {
             "epoch": self.number,
             "train": {k: v / max(rows, 1) for k, v in sums.items()},
-            "series_per_second": round(speed, 1),
+            "series_per_second": round(rows / seconds, 1),
+            "seconds_training": round(seconds, 3),
+            "seconds_loading": round(self.waited, 3),
         }
 
     def _of_all(self) -> tuple[dict[str, float], float]:

@@ -156,6 +156,13 @@ def fit(
     highest = [group["lr"] for group in optimizer.param_groups]
     factor = course(total, warmup, schedule)
     model, step_of = accelerator.prepare(pipeline, optimizer)
+    backward, clip_to, cast = accelerator.backward, accelerator.clip_grad_norm_, accelerator.autocast
+    if accelerator.scaler is None:  # Accelerate adds nothing to these then but time
+        backward, step_of = Tensor.backward, optimizer
+        if accelerator.num_processes == 1:
+            clip_to = torch.nn.utils.clip_grad_norm_
+    if precision == "fp32":
+        cast = nullcontext
     trained = [p for p in pipeline.parameters() if p.requires_grad]
     board: Board | None = None
     if track and accelerator.is_main_process:
@@ -173,11 +180,11 @@ def fit(
     for callback in told.values():
         callback.begin(pipeline, total, epochs)
 
-    def rate(step: int) -> float:
-        """Set the rates of a step, 0 being the first; the highest of them."""
+    def rate(step: int) -> None:
+        """Set the rates of a step, 0 being the first."""
+        share = factor(step)
         for group, most in zip(optimizer.param_groups, highest, strict=True):
-            group["lr"] = most * factor(step)
-        return max(most * factor(step) for most in highest)
+            group["lr"] = most * share
 
     rate(now.step)
     listening = asked_to_stop() if last is not None else nullcontext(lambda: 0)
@@ -190,13 +197,14 @@ def fit(
             pipeline.train()
             if not now.at:
                 ledger.open(epoch)
-            for group in batches.epoch(epoch, accelerator.device, now.at, min(len(batches), now.at + total - now.step)):
+            stop = min(len(batches), now.at + total - now.step)
+            for group in ledger.loading(batches.epoch(epoch, accelerator.device, now.at, stop)):
                 now.step, now.at = now.step + 1, now.at + 1
                 flows = []
                 rows = sum(len(s.x) for s in group)
                 for i, series in enumerate(group):
                     final = i == len(group) - 1
-                    with nullcontext() if final else accelerator.no_sync(model), accelerator.autocast():
+                    with nullcontext() if final else accelerator.no_sync(model), cast():
                         key = series.key
                         assert key is not None
                         drawn = now.step * accumulate + i
@@ -208,10 +216,10 @@ def fit(
                         if mixup:
                             series = mix(series, mixup, len(data.classes), changes)
                         flow = model(series, Draws(seed, drawn, key))
-                        accelerator.backward(flow.total * (len(series.x) / rows))
+                        backward(flow.total if len(group) == 1 else flow.total * (len(series.x) / rows))
                     flows.append(flow)
                 if clip:
-                    accelerator.clip_grad_norm_(trained, clip)
+                    clip_to(trained, clip)
                 step_of.step()
                 step_of.zero_grad()
                 rate(now.step)
@@ -223,9 +231,9 @@ def fit(
                 fitted.started = fitted.started or time.time()
                 pause.between_steps()
             row = ledger.close()
-            row["lr"] = rate(now.step)
+            row["lr"] = max(group["lr"] for group in optimizer.param_groups)
             with averaged.in_place(), plainly():
-                with accelerator.autocast():
+                with cast():
                     row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
                     if probe and (epoch % probe == 0 or epoch == epochs):
                         row["val"]["probe"] = told_apart(pipeline, data.train, data.val)

@@ -224,12 +224,14 @@ def test_without_a_terminal_there_is_a_line_for_about_every_tenth_epoch(capsys):
 
     lines = Lines()
     lines.begin(200, 100)
+    speed = {"series_per_second": 10.0, "seconds_training": 2.0, "seconds_loading": 0.5}
     for epoch in range(1, 101):
         row = {"epoch": epoch, "train": {"a": 1.0, "b": 2.0, "loss": 3.0}, "val": {"loss": 3.0, "mse": 0.5}}
-        lines.epoch(row | {"series_per_second": 10.0}, improved=True)
+        lines.epoch(row | speed, improved=True)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 11
     assert said[-1].startswith("epoch 100/100  train a 1.0000 b 2.0000  val mse 0.5000")
+    assert "10 series/s  25% of it loading" in said[-1]
 
 
 def test_the_bar_counts_all_steps_and_shows_the_last_validation():
