@@ -20,7 +20,7 @@ from tstk.config import resolve
 from tstk.errors import CheckpointError, DataError, OptionError
 from tstk.last import Last
 from tstk.rundir import DiskFull
-from tstk.stopping import Stopped
+from tstk.stopping import Stopped, asked_to_stop
 from tstk.train import resume
 from tstk.train import train as train_run
 
@@ -114,6 +114,25 @@ def tensors(run):
 
 def changed(run, **facts):
     (run / "last" / "state.json").write_text(json.dumps(state(run) | facts))
+
+
+def test_python_resumes_by_name(stopped):
+    assert tstk.resume(stopped)["run"] == str(stopped)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with asked_to_stop() as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked() == 0
+            os.kill(os.getpid(), signal.SIGINT)
+            assert asked() == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_what_training_goes_on_from_is_json_and_safetensors_and_goes_when_it_is_finished(stopped):

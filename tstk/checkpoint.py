@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -110,7 +111,11 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """
     path = Path(folder, WEIGHTS)
     if not path.is_file():
-        again = f"; continue with: tstk train --resume {folder}" if unfinished(Path(folder)) else "; train it again"
+        again = (
+            f"; continue with: tstk train --resume {quote(str(folder))}"
+            if unfinished(Path(folder))
+            else "; train it again"
+        )
         raise CheckpointError(f"{folder} has no {WEIGHTS}: the run ended before its first validation{again}")
     return read_tensors(path)
 

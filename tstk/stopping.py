@@ -87,7 +87,9 @@ def asked_to_stop() -> Iterator[Callable[[], int]]:
         yield lambda: 0  # signals are the main thread's
         return
     noted = 0
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    now = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # what is ignored, as by nohup, or somebody else's business, stays so
+    before = {number: handler for number, handler in now.items() if handler not in (signal.SIG_IGN, None)}
 
     def restore() -> None:
         for number, handler in before.items():

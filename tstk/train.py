@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -90,13 +91,14 @@ def train(
     """
     begin = time.time()
     called(config.options("train")["callbacks"])  # a slip is told before any data are read
-    folder = fresh(out) if _first() else Path(out)
+    last = Last(fresh(out) if _first() else Path(out), writes=_first())
+    if not last.writes:
+        pipeline, data = prepare(config)
+        return _train(config, last, pipeline, data, command, None, begin)
+    folder = last.run
     pipeline, data = prepare(config, say)
     if ready:
         ready(pipeline, data)
-    last = Last(folder, writes=_first())
-    if not last.writes:
-        return _train(config, last, pipeline, data, command, None, begin)
     born = [place for place in folder.parents if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -133,7 +135,9 @@ def resume(
         CheckpointError: it is finished, damaged, or its data have changed
     """
     begin = time.time()
-    folder = Path(out)
+    folder, first = Path(out), _first()
+    if not first:
+        watcher, say, ready = None, lambda line: None, None
     found = read_config(folder)
     if not unfinished(folder):
         raise CheckpointError(
@@ -145,7 +149,7 @@ def resume(
     changed = [f"{k} was {v} and is {now.get(k)}" for k, v in found["versions"].items() if now.get(k) != v]
     if changed:
         say(f"{'; '.join(changed)}: results may not be those of a run without interruption to the last digit")
-    last = Last(folder, writes=_first())
+    last = Last(folder, writes=first)
     if not last.exists():
         say(f"{folder} was interrupted before anything was saved, so it starts again")
     pipeline, data = prepare(config, say, found if last.exists() else None)
@@ -188,7 +192,7 @@ def _train(
         kept = f". {folder} keeps the best weights so far" if (folder / WEIGHTS).is_file() else ""
         raise TrainingError(f"{e}{kept}") from None
     except DiskFull as e:
-        goes_on = f", then continue with: tstk train --resume {folder}" if last.exists() else ""
+        goes_on = f", then continue with: tstk train --resume {quote(str(folder))}" if last.exists() else ""
         raise DiskFull(f"{e}{goes_on}") from None
     return result
 
@@ -230,7 +234,8 @@ def fresh(out: str | Path) -> Path:
     folder = Path(out)
     if unfinished(folder):
         raise OptionError(
-            f"--out {out}: an unfinished run is there; continue with: tstk train --resume {out}, or choose another name"
+            f"--out {out}: an unfinished run is there; continue with: tstk train --resume {quote(str(out))}, or choose "
+            "another name"
         )
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise OptionError(f"--out {out}: something is there already; choose another name or remove it")
