@@ -431,6 +431,15 @@ def test_a_gpu_that_is_not_there_is_said_so(npz):
         fit(pipeline, data, epochs=1, device="cuda")
 
 
+def test_ways_of_dealing_out_weights_that_would_save_parts_of_them_are_refused(npz, monkeypatch):
+    from accelerate import Accelerator, DistributedType
+
+    pipeline, data = ready(npz, head="linear")
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.DEEPSPEED))
+    with pytest.raises(OptionError, match="told to use DEEPSPEED, of which tstk knows FSDP 2 alone"):
+        fit(pipeline, data, steps=1)
+
+
 def test_an_empty_training_part_is_refused(npz):
     pipeline, data = ready(npz, head="linear")
     data.train = data.train.take(torch.arange(0))

@@ -48,19 +48,19 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 @pytest.fixture(scope="module")
-def alone(npz, tmp_path_factory):
-    """Three trainings in one process, in double precision."""
+def alone(npz, csv, tmp_path_factory):
+    """Four trainings in one process, in double precision."""
     folder = tmp_path_factory.mktemp("alone")
-    code, _, err = start([MADE_UP, npz, folder], folder)
+    code, _, err = start([MADE_UP, npz, csv, folder], folder)
     assert code == 0, err
     return folder
 
 
 @pytest.mark.parametrize("how", ["whole", "sharded"])
-def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, alone, tmp_path, how):
-    code, _, err = start([*TORCHRUN, MADE_UP, npz, tmp_path, how], tmp_path)
+def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, alone, tmp_path, how):
+    code, _, err = start([*TORCHRUN, MADE_UP, npz, csv, tmp_path, how], tmp_path)
     assert code == 0, err
-    for case in ("cross-entropy", "masked", "codebook"):
+    for case in ("cross-entropy", "masked", "forecast", "codebook"):
         one, two = (load_file(folder / f"{case}.safetensors") for folder in (alone, tmp_path))
         assert one.keys() == two.keys()
         for name, value in one.items():

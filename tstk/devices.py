@@ -33,7 +33,11 @@ def accelerator(device: str, precision: str) -> Accelerator:
     # a pipeline may hold parts that a stage has no use for, such as the way back of a tokenizer
     several = DistributedDataParallelKwargs(find_unused_parameters=True)
     kind = {"fp32": "no"}.get(precision, precision)
-    return Accelerator(cpu=device == "cpu", mixed_precision=kind, kwargs_handlers=[several])
+    found = Accelerator(cpu=device == "cpu", mixed_precision=kind, kwargs_handlers=[several])
+    way = found.distributed_type.value
+    if way in ("FSDP", "DEEPSPEED", "MEGATRON_LM") and not getattr(found, "is_fsdp2", False):
+        raise OptionError(f"Accelerate was told to use {way}, of which tstk knows FSDP 2 alone: --fsdp_version 2")
+    return found
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from tstk.nn.blocks import recomputing
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
 from tstk.rates import course, groups
-from tstk.sharded import put_state
+from tstk.sharded import callable_apart, put_state
 from tstk.stopping import Pauses, asked_to_stop
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def fit(
     highest = [group["lr"] for group in optimizer.param_groups]
     factor = course(total, warmup, schedule)
     model, step_of = accelerator.prepare(pipeline, optimizer)
+    callable_apart(pipeline, "answer", "encode")  # for validation
     backward, clip_to, cast = accelerator.backward, accelerator.clip_grad_norm_, accelerator.autocast
     if accelerator.scaler is None:  # Accelerate adds nothing to these then but time
         backward, step_of = Tensor.backward, optimizer

@@ -34,5 +34,14 @@ def put_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         put(mine, state[name])
 
 
+def callable_apart(module: nn.Module, *names: str) -> None:
+    """Let these methods gather the parts of weights as `forward` does."""
+    if any(_sharded(p) for p in module.parameters()):
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        for name in names:
+            register_fsdp_forward_method(module, name)
+
+
 def _sharded(value: Tensor) -> bool:
     return hasattr(value, "full_tensor")

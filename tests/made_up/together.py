@@ -1,6 +1,8 @@
-"""Trains three pipelines in double precision, in this process or as one of several.
+"""Trains four pipelines in double precision, in this process or as one of several.
 
-together.py DATA FOLDER
+    together.py DATA TABLE FOLDER [sharded]
+
+`sharded`: weights are dealt out as FSDP does on GPUs (Accelerate does not on a CPU).
 """
 
 import json
@@ -22,6 +24,11 @@ ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0
 CASES = {
     "cross-entropy": {"encoder": ENCODER, "head": {"use": "linear", "dropout": 0.0}},
     "masked": {"encoder": ENCODER, "loss": "masked", "decoder": {"use": "transformer", "dropout": 0.0}},
+    "forecast": {
+        "encoder": ENCODER,
+        "loss": {"use": "masked", "policy": "tail"},
+        "decoder": {"use": "transformer", "dropout": 0.0},
+    },
     "codebook": {
         "tokenizer": {"use": "moods", "lively": False},
         "encoder": ENCODER,
@@ -43,13 +50,14 @@ def shard(self, pipeline, optimizer):
     return pipeline, optimizer
 
 
-def main(data, folder, how=""):
+def main(data, table, folder, how=""):
     announce()
     torch.set_num_threads(1)
     if how == "sharded":
         Accelerator.prepare = shard
     for name in CASES:
-        config = resolve(("here", {**CASES[name], "data": data}))
+        rows = {"use": table, "context": 24, "horizon": 8, "stride": 2} if name == "forecast" else data
+        config = resolve(("here", {**CASES[name], "data": rows}))
         pipeline, loaded = prepare(config)
         pipeline.double()
         options = {"epochs": 3, "batch_size": 8, "select": "last", "device": "cpu", "clip": 0.05, "lr": 1e-3}
@@ -62,4 +70,4 @@ def main(data, folder, how=""):
             save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
 
 
-main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+main(*sys.argv[1:3], Path(sys.argv[3]), *sys.argv[4:])
