@@ -29,7 +29,17 @@ PARTS = {
     "head": {"use": "linear", "standardise": True, "dropout": 0.1},
     "loss": {"use": "taught", "hide": 0.2},
 }
-TRAIN = {"steps": 300, "validate_every": 25, "batch_size": 8, "mixup": 0.2, "crop": 16, "patience": 12, "average": 0.9}
+TRAIN = {
+    "steps": 300,
+    "validate_every": 25,
+    "batch_size": 8,
+    "mixup": 0.2,
+    "crop": 16,
+    "patience": 12,
+    "average": 0.9,
+    "augment": ["jitter", "time-warp"],
+    "sampling": "balanced",
+}
 
 
 def config(data):
