@@ -1,8 +1,10 @@
 """Changes to training series keep what a series is made of."""
 
+import pytest
 import torch
 
-from tstk.augment import crop, mix
+from tstk.augment import chosen as changing
+from tstk.augment import crop, jitter, mix, permute, scale, warp
 from tstk.draws import Draws
 from tstk.records import Series
 
@@ -95,3 +97,77 @@ def test_what_only_one_of_two_series_has_stands_alone_and_unknown_labels_count_f
     assert (mixed.y[:, [0, 2]] == 0).all()
     assert (mixed.y[:, 1] > 0).all()
     assert (mixed.y[:, 1] < 1).all()
+
+
+# ------------------------------------------------------------------ changes by name
+
+
+CHANGES = [(jitter, 0.1), (scale, 0.2), (permute, 4), (warp, 0.3)]
+
+
+@pytest.mark.parametrize(("change", "strength"), CHANGES)
+def test_a_change_belongs_to_the_series_and_not_to_its_companions(change, strength):
+    """So it is the same whatever the batch, its longest series and the number of processes."""
+    series = batch((20, 20, 9))
+    alone = Series(series.x[2:, :, :9], series.observed[2:, :, :9], key=series.key[2:])
+    together = change(series, strength, Draws(0, 5, series.key))
+    apart = change(alone, strength, Draws(0, 5, alone.key))
+    torch.testing.assert_close(together.x[2:, :, :9], apart.x)
+    assert torch.equal(together.observed[2:, :, :9], apart.observed)
+    assert not torch.equal(together.x, series.x)
+    assert not torch.equal(together.x, change(series, strength, Draws(0, 6, series.key)).x)
+
+
+@pytest.mark.parametrize(("change", "strength"), CHANGES)
+def test_padding_stays_padding_and_what_is_missing_teaches_nothing(change, strength):
+    series = batch((20, 20, 9))
+    series.observed[0, 1, 7] = False
+    clean, soiled = (series.but(x=series.x.masked_fill(~series.observed, value)) for value in (0.0, 1e6))
+    one, other = (change(s, strength, Draws(0, 3, s.key)) for s in (clean, soiled))
+    assert torch.equal(one.observed, other.observed)
+    assert torch.equal(one.observed.any(1).sum(1), series.observed.any(1).sum(1))
+    assert torch.equal(one.x[one.observed], other.x[other.observed])
+    assert not one.observed[2, :, 9:].any()
+    assert one.observed[2, :, :9].all()
+
+
+def test_noise_and_factors_have_the_deviation_that_was_asked_for():
+    series = Series(torch.ones(400, 3, 50), key=torch.arange(400))
+    noise = jitter(series, 0.2, Draws(0, 1, series.key)).x - 1
+    assert abs(float(noise.mean())) < 0.01
+    assert float(noise.std()) == pytest.approx(0.2, rel=0.03)
+    factors = scale(series, 0.2, Draws(0, 1, series.key)).x
+    assert (factors == factors[..., :1]).all()
+    assert float(factors[..., 0].std()) == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_permutation_is_the_same_samples_in_pieces():
+    series = batch((20, 20, 9))
+    moved = permute(series, 4, Draws(0, 2, series.key))
+    for row, length in enumerate((20, 20, 9)):
+        assert sorted(moved.x[row, 0, :length].tolist()) == list(range(length))
+        assert (moved.x[row, 0, :length].diff() != 1).sum() <= 3
+    assert torch.equal(moved.x[:, 0], moved.x[:, 1])
+
+
+def test_warped_time_runs_from_the_first_sample_to_the_last_and_never_back():
+    series = batch((20, 20, 9))
+    warped = warp(series, 0.5, Draws(0, 2, series.key)).x
+    for row, length in enumerate((20, 20, 9)):
+        told = warped[row, 0, :length]
+        assert float(told[0]) == 0
+        assert float(told[-1]) == pytest.approx(length - 1, abs=1e-3)
+        assert (told.diff() > 0).all()
+        assert not torch.allclose(told.diff(), torch.ones(length - 1), atol=0.02)
+
+
+def test_strengths_are_in_deviations_of_the_data_and_changes_follow_each_other():
+    series = Series(
+        5000 + 100 * torch.randn(200, 1, 30, generator=torch.Generator().manual_seed(0)), key=torch.arange(200)
+    )
+    mean, std = torch.tensor([[5000.0]]), torch.tensor([[100.0]])
+    changed = changing(["scaling=0.0001", "jitter=0.1"])(series, mean, std, Draws(0, 1, series.key))
+    assert float((changed.x - series.x).std()) == pytest.approx(10, rel=0.1)
+    holes = series.but(observed=torch.ones_like(series.x, dtype=torch.bool))
+    holes.observed[:, :, 3] = False
+    assert (changing(["jitter"])(holes, mean, std, Draws(0, 1, series.key)).x[:, :, 3] == 0).all()

@@ -94,7 +94,7 @@ def test_a_foreign_file_in_place_of_the_weights_is_refused(copy):
 
 def test_missing_weights_say_that_the_run_ended_early(copy):
     (copy / "model.safetensors").unlink()
-    refused(copy, "the run ended before its first checkpoint")
+    refused(copy, "the run ended before its first validation")
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 import copy
 import json
 import math
-import sys
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,6 +128,33 @@ def test_evaluation_changes_neither_weights_nor_mode_nor_later_masks(npz):
     assert all(torch.equal(v, before[k]) for k, v in pipeline.state_dict().items())
 
 
+def test_balanced_batches_have_classes_alike_often_and_a_key_for_each_place(npz):
+    part = load(npz).train
+    part = part.take(torch.cat([torch.where(part.y == 0)[0], torch.where(part.y == 1)[0][:2]]))
+    part.y = part.y.clone()
+    part.y[0] = -1
+    wide = [engine.Batches(part, 4, 1, seed=0, balanced=True)]
+    wide += [engine.Batches(part, 4, 1, seed=0, share=(i, 2), balanced=True) for i in (0, 1)]
+    labels = {0: [], 1: []}
+    for epoch in range(1, 60):
+        whole, *halves = ([g[0] for g in b.epoch(epoch, torch.device("cpu"))] for b in wide)
+        for series in whole:
+            assert (series.y >= 0).all()
+            for label in series.y.tolist():
+                labels[label].append(label)
+        keys = [k for series in whole for k in series.key.tolist()]
+        assert keys == list(range(len(part)))
+        dealt = sorted(k for half in halves for series in half for k in series.key.tolist())
+        assert dealt == list(range(len(part) - len(part) % 2))
+    assert len(labels[0]) / len(labels[1]) == pytest.approx(1, abs=0.25)
+
+
+def test_balanced_batches_need_classes(csv):
+    pipeline, data = ready(table(csv), loss=TAIL)
+    with pytest.raises(OptionError, match=r"--sampling balanced: .* has no classes"):
+        fit(pipeline, data, steps=1, sampling="balanced")
+
+
 def test_two_small_batches_train_like_one_of_twice_the_size(npz):
     states, histories = [], []
     for options in ({"batch_size": 10}, {"batch_size": 5, "accumulate": 2}):
@@ -176,36 +201,6 @@ def test_only_matrices_decay(npz):
         assert torch.equal(after[name], before[name]), name
 
 
-def test_tensorboard_is_told_what_a_watcher_is_told(npz, monkeypatch, tmp_path):
-    told = []
-
-    class SummaryWriter:
-        def __init__(self, folder):
-            assert folder == str(tmp_path)
-
-        def add_scalar(self, name, value, step):
-            told.append((name, value, step))
-
-        def flush(self):
-            told.append("flushed")
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
-    pipeline, data = ready(npz, head="linear")
-    log = Log()
-    fitted = fit(pipeline, data, log, steps=3, batch_size=8, tensorboard=str(tmp_path))
-    losses = {step: value for name, value, step in [t for t in told if len(t) == 3] if name == "train/loss"}
-    assert losses == {step: terms["loss"] for step, terms in log.steps}
-    assert ("val/accuracy", fitted.history[0]["val"]["accuracy"], log.steps[-1][0]) in told
-    assert told[-1] == "flushed"
-
-
-def test_tensorboard_that_is_not_there_is_asked_for(npz, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    pipeline, data = ready(npz, head="linear")
-    with pytest.raises(OptionError, match="pip install tensorboard"):
-        fit(pipeline, data, steps=1, tensorboard=str(tmp_path))
-
-
 def test_a_part_may_have_a_rate_of_its_own(npz):
     pipeline, data = ready(npz, head="linear")
     pipeline.encoder.rates = lambda: {"stack": 1e-12}
@@ -245,6 +240,31 @@ def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
     assert rates[-1] == pytest.approx(0, abs=1e-9)
     stays = fit(pipeline, data, epochs=3, lr=0.01, warmup=0, schedule="constant", batch_size=8).history
     assert [r["lr"] for r in stays] == [0.01] * 3
+
+
+def test_one_cycle_is_torchs(npz):
+    from tstk.rates import course
+
+    for total, warmup in ((40, 0.3), (7, 0.5), (25, 0.1), (30, 0.0)):
+        if warmup:
+            optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+            theirs = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, 0.2, total_steps=total, pct_start=warmup, cycle_momentum=False
+            )
+            want = []
+            for _ in range(total):
+                want.append(theirs.get_last_lr()[0] / 0.2)
+                optimizer.step()
+                theirs.step() if len(want) < total else None
+        factor = course(total, warmup, "one-cycle")
+        ours = [factor(step) for step in range(total)]
+        if warmup:
+            assert ours == pytest.approx(want, rel=1e-9)
+        assert max(ours) <= 1
+        assert ours[-1] == pytest.approx(1 / 25e4)
+    pipeline, data = ready(npz, head="linear")
+    rows = fit(pipeline, data, epochs=4, lr=0.01, warmup=0.3, schedule="one-cycle", batch_size=8).history
+    assert rows[-1]["lr"] < 1e-6 < rows[0]["lr"]
 
 
 def test_gradients_are_clipped_unless_told_otherwise(npz):
@@ -302,15 +322,14 @@ def poisoned(npz, monkeypatch, tmp_path):
     """Train a run whose weights become NaN after some epoch; the run directory and the error."""
 
     def go(after, **options):
-        def meddled(pipeline, data, recorder, **given):
+        def meddled(pipeline, data, watcher, last, **given):
             def meddle(epoch):
                 if epoch == after:
                     pipeline.head.classify.weight.data.fill_(math.nan)
 
             if after == 0:
                 meddle(0)
-            recorder.watcher = Log(meddle)
-            return fit(pipeline, data, recorder, **given)
+            return fit(pipeline, data, Log(meddle), last, **given)
 
         monkeypatch.setattr("tstk.train.fit", meddled)
         config = resolve(
@@ -410,6 +429,15 @@ def test_a_gpu_that_is_not_there_is_said_so(npz):
     pipeline, data = ready(npz, head="linear")
     with pytest.raises(OptionError, match="torch sees no GPU"):
         fit(pipeline, data, epochs=1, device="cuda")
+
+
+def test_ways_of_dealing_out_weights_that_would_save_parts_of_them_are_refused(npz, monkeypatch):
+    from accelerate import Accelerator, DistributedType
+
+    pipeline, data = ready(npz, head="linear")
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.DEEPSPEED))
+    with pytest.raises(OptionError, match="told to use DEEPSPEED, of which tstk knows FSDP 2 alone"):
+        fit(pipeline, data, steps=1)
 
 
 def test_an_empty_training_part_is_refused(npz):
@@ -533,6 +561,73 @@ def test_series_without_classes_cannot_be_mixed(csv):
     pipeline, data = ready(table(csv), head="forecast")
     with pytest.raises(OptionError, match=r"--mixup 0\.2"):
         fit(pipeline, data, steps=1, mixup=0.2)
+
+
+def test_changes_are_for_training_alone_and_are_drawn_anew(npz, monkeypatch):
+    seen = {True: [], False: []}
+    pipeline, data = ready(npz, head="linear")
+    forward = type(pipeline).forward
+
+    def watched(self, series, *draws):
+        seen[self.training].append(series)
+        return forward(self, series, *draws)
+
+    monkeypatch.setattr(type(pipeline), "forward", watched)
+    fit(pipeline, data, steps=6, batch_size=24, augment=("jitter", "permutation=3"))
+    plain = {
+        int(k): x for s in [data.train.batch(torch.arange(len(data.train)))] for k, x in zip(s.key, s.x, strict=True)
+    }
+    first, second = ({int(k): x for k, x in zip(s.key, s.x, strict=True)} for s in seen[True][:2])
+    assert all(not torch.equal(first[k], plain[k]) and not torch.equal(first[k], second[k]) for k in first)
+    want = data.val.batch(seen[False][0].key)
+    assert torch.equal(seen[False][0].x, want.x)
+
+
+def test_a_change_that_is_not_there_is_refused(npz, csv):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match=r"--augment jiter: .* Did you mean 'jitter'"):
+        fit(pipeline, data, steps=1, augment=("jiter",))
+    with pytest.raises(OptionError, match=r"--augment jitter=x: expected a strength above 0, such as jitter=0.03"):
+        fit(pipeline, data, steps=1, augment=("jitter=x",))
+    pipeline, data = ready(table(csv), head="forecast")
+    with pytest.raises(OptionError, match=r"--augment jitter: .* is to be forecast"):
+        fit(pipeline, data, steps=1, augment=("jitter",))
+
+
+def test_compiled_parts_train_alike_keep_their_names_and_validate_as_written(npz, monkeypatch):
+    """With torch's graphs run as they are: what the compiler makes of them takes a minute."""
+    plain, calls = torch.nn.Module.compile, []
+
+    def graphs(self):
+        def backend(graph, inputs):
+            calls.append(self.training)
+            return graph
+
+        plain(self, backend=backend)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", graphs)
+    histories = []
+    for compile in (False, True):
+        pipeline, data = ready(npz, head="linear", encoder={**ENCODER, "dropout": 0.0})
+        names = list(pipeline.state_dict())
+        histories.append(fit(pipeline, data, steps=4, batch_size=8, compile=compile).history)
+        assert list(pipeline.state_dict()) == names
+        assert pipeline.encoder._compiled_call_impl is None
+    assert calls
+    assert all(calls)
+    assert histories[1][-1]["train"] == pytest.approx(histories[0][-1]["train"], rel=1e-4)
+
+
+def test_what_cannot_be_compiled_is_told_in_a_line(npz, monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler\nhere")
+
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=broken))
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(TrainingError, match=r"--compile: torch cannot compile .*no compiler.*; leave it out") as caught:
+        fit(pipeline, data, steps=1, compile=True)
+    assert "\n" not in str(caught.value)
 
 
 def test_blocks_are_run_again_only_while_training_and_only_if_asked(npz):

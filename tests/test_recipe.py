@@ -34,9 +34,9 @@ def recipe(tmp_path):
 
 
 def trained(config, run, stage):
-    from tstk.train import train
+    from tstk.train import resume, train
 
-    return train(config, run)
+    return resume(run) if run.is_dir() else train(config, run)
 
 
 def test_stages_run_in_order_and_mount_each_other(recipe, tmp_path):
@@ -48,7 +48,7 @@ def test_stages_run_in_order_and_mount_each_other(recipe, tmp_path):
     assert config["mounts"] == {s: str(tmp_path / "out" / "first") for s in ("tokenizer", "encoder")}
 
 
-def test_a_stage_with_a_result_is_not_run_again_and_one_without_starts_anew(recipe, tmp_path):
+def test_a_stage_with_a_result_is_not_run_again_and_one_without_goes_on(recipe, tmp_path):
     shared = ("flag", {"train": {"steps": 1}})
     run_recipe(recipe, tmp_path / "out", trained, choices=shared)
     (tmp_path / "out" / "second" / "result.json").unlink()
@@ -60,6 +60,19 @@ def test_a_stage_with_a_result_is_not_run_again_and_one_without_starts_anew(reci
 
     run_recipe(recipe, tmp_path / "out", noted, choices=shared)
     assert ran == ["second"]
+
+
+def test_an_interrupted_stage_does_not_go_on_with_other_options(recipe, tmp_path):
+    run_recipe(recipe, tmp_path / "out", trained, choices=("flag", {"train": {"steps": 1}}))
+    (tmp_path / "out" / "second" / "result.json").unlink()
+    with pytest.raises(OptionError, match=r"second was run with train\.lr = 0\.001, now it is 0\.1"):
+        run_recipe(
+            recipe,
+            tmp_path / "out",
+            trained,
+            choices=("flag", {"train": {"steps": 1}}),
+            changes={"second": {"lr": 0.1}},
+        )
 
 
 def test_a_finished_stage_is_not_taken_for_one_with_other_options(recipe, tmp_path):

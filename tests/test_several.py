@@ -1,8 +1,12 @@
 """Several processes train what one would."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,20 +19,90 @@ TRAIN += ["--encoder.depth", "1", "--encoder.heads", "2", "--encoder.dropout", "
 TRAIN += ["--batch-size", "8", "--device", "cpu", "--threads", "1", "--select", "last"]
 
 
-def start(words, folder):
-    """Run Python with these words and wait; what it said."""
+def started(words, folder):
+    """Python with these words, under way."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(tstk.__file__)))
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *words], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, words)], cwd=folder, env=environment, **pipes)
+
+
+def start(words, folder, until=None):
+    """Run Python with these words and wait; what it said. It is asked to stop once there is a file `until`."""
+    process = started(words, folder)
     try:
+        while until is not None and not until.exists() and process.poll() is None:
+            time.sleep(0.05)
+        if until is not None:
+            process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=180)
     finally:
         process.kill()
         process.wait()
     return process.returncode, out, err
+
+
+MADE_UP = Path(__file__).parent / "made_up" / "together.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def alone(npz, csv, tmp_path_factory):
+    """Four trainings in one process, in double precision."""
+    folder = tmp_path_factory.mktemp("alone")
+    code, _, err = start([MADE_UP, npz, csv, folder], folder)
+    assert code == 0, err
+    return folder
+
+
+@pytest.mark.parametrize("how", ["whole", "sharded"])
+def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, alone, tmp_path, how):
+    code, _, err = start([*TORCHRUN, MADE_UP, npz, csv, tmp_path, how], tmp_path)
+    assert code == 0, err
+    for case in ("cross-entropy", "masked", "forecast", "codebook"):
+        one, two = (load_file(folder / f"{case}.safetensors") for folder in (alone, tmp_path))
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
+        mine, theirs = (json.loads((folder / f"{case}.json").read_text()) for folder in (alone, tmp_path))
+        assert theirs["weights"] == ("DTensor" if how == "sharded" else "Parameter")
+        for row, other in zip(mine["history"], theirs["history"], strict=True):
+            assert other["train"] == pytest.approx(row["train"], abs=1e-6)
+            assert other["val"] == pytest.approx(row["val"], abs=1e-6)
+
+
+def test_a_run_of_several_devices_that_is_asked_to_stop_can_be_continued(npz, tmp_path):
+    words = [*TRAIN, "--data", npz, "--steps", "600", "--validate-every", "60", "--devices", "2", "--out", "run"]
+    words[words.index("--epochs") : words.index("--epochs") + 2] = []
+    code, _, err = start(words, tmp_path, until=tmp_path / "run" / "last" / "state.json")
+    assert code == 128 + signal.SIGTERM, err
+    assert err.count("continue with: tstk train --resume run") == 1
+    code, _, err = start(["-m", "tstk", "train", "--resume", "run"], tmp_path)
+    assert code == 2
+    assert "was saved by 2 processes, and this is 1: continue with --devices 2" in err
+    code, out, err = start(["-m", "tstk", "train", "--resume", "run", "--devices", "2", "--json"], tmp_path)
+    assert code == 0, err
+    assert json.loads(out)["selected"]["of"] == 10
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(1, 11))
+
+
+def test_more_devices_than_there_are_is_refused(monkeypatch):
+    from tstk.errors import OptionError
+    from tstk.several import launch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(OptionError, match=r"--devices 4: torch sees 1 GPU\(s\) here"):
+        launch(4, [], cpu=False)
+
+
+def test_what_goes_wrong_in_several_processes_is_said_once(npz, tmp_path):
+    code, _, err = start([*TRAIN, "--devices", "2", "--data", npz, "--batch-size", "7", "--out", "run"], tmp_path)
+    assert code == 2
+    assert err.count("Error: ") == 1
+    assert "expected a multiple of 2" in err
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +111,7 @@ def runs(npz, tmp_path_factory):
     folder = tmp_path_factory.mktemp("several")
     code, _, err = start([*TRAIN, "--data", npz, "--out", "one"], folder)
     assert code == 0, err
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    code, out, err = start([*several, *TRAIN, "--data", npz, "--out", "two"], folder)
+    code, out, err = start([*TORCHRUN, *TRAIN, "--data", npz, "--out", "two"], folder)
     assert code == 0, err
     return folder, out
 

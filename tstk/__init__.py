@@ -13,7 +13,7 @@ from tstk.hooks import CONTRACT, hookimpl
 from tstk.registry import Entry
 
 if TYPE_CHECKING:
-    from tstk.api import build, create, fit, list, load
+    from tstk.api import build, create, fit, list, load, resume
     from tstk.callbacks import Callback
     from tstk.draws import Draws
     from tstk.pipeline import Pipeline
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tstk.slots import Decoder, Encoder, Head, Loss, Tokenizer
 
 _LATE = {
-    "tstk.api": ("build", "create", "fit", "list", "load"),
+    "tstk.api": ("build", "create", "fit", "list", "load", "resume"),
     "tstk.callbacks": ("Callback",),
     "tstk.draws": ("Draws",),
     "tstk.pipeline": ("Pipeline",),
@@ -52,6 +52,7 @@ __all__ = [
     "hookimpl",
     "list",
     "load",
+    "resume",
 ]
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from tstk.errors import OptionError, TrainingError
 from tstk.records import Flow
+from tstk.sharded import whole_state
+
+T = TypeVar("T")
 
 
 class Watcher(Protocol):
@@ -37,8 +40,27 @@ class Ledger:
 
     def open(self, epoch: int) -> None:
         """An epoch begins."""
-        self.number, self.sums, self.rows = epoch, dict[str, float](), 0
+        self.number, self.sums, self.rows, self.waited = epoch, dict[str, float](), 0, 0.0
         self.begin = self.flushed = time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        """What an epoch under way has seen, JSON-able; `flush` comes first."""
+        seconds = time.perf_counter() - self.begin
+        return {"sums": self.sums, "rows": self.rows, "seconds": seconds, "waited": self.waited}
+
+    def take(self, epoch: int, state: dict[str, Any]) -> None:
+        """Go on with an epoch where `state` was."""
+        self.open(epoch)
+        self.sums, self.rows, self.begin = dict(state["sums"]), state["rows"], self.begin - state["seconds"]
+        self.waited = state["waited"]
+
+    def loading(self, groups: Iterator[T]) -> Iterator[T]:
+        """The same, and the time that each takes to come counts as loading."""
+        begin = time.perf_counter()
+        for group in groups:
+            self.waited += time.perf_counter() - begin
+            yield group
+            begin = time.perf_counter()
 
     def enter(self, step: int, rows: int, flows: list[Flow]) -> None:
         """A step is done: the flows of its micro-batches, of `rows` series in all."""
@@ -62,10 +84,10 @@ class Ledger:
             for name, value in zip(terms, numbers, strict=True):
                 check_finite(f"the loss term {name!r}", value, f"at step {step}", self.number)
                 recent[name] = recent.get(name, 0.0) + value * rows
+                # step by step, so that the sum does not depend on when it was flushed
+                self.sums[name] = self.sums.get(name, 0.0) + value * rows
             count += rows
         self.rows += count
-        for name, value in recent.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
         now = time.perf_counter()
         if self.watcher and self.pending:
             self.watcher.step(
@@ -77,23 +99,37 @@ class Ledger:
         self.pending, self.flushed = [], now
 
     def close(self) -> dict[str, Any]:
-        """The epoch's row of metrics: mean loss terms and speed."""
+        """The epoch's row of metrics, of all processes: mean loss terms, speed, and what of the time went into
+        loading."""
         self.flush()
-        speed = self.rows / max(time.perf_counter() - self.begin, 1e-9)
+        sums, rows = self._of_all()
+        seconds = max(time.perf_counter() - self.begin, 1e-9)
         return {
             "epoch": self.number,
-            "train": {k: v / max(self.rows, 1) for k, v in self.sums.items()},
-            "series_per_second": round(speed, 1),
+            "train": {k: v / max(rows, 1) for k, v in sums.items()},
+            "series_per_second": round(rows / seconds, 1),
+            "seconds_training": round(seconds, 3),
+            "seconds_loading": round(self.waited, 3),
         }
+
+    def _of_all(self) -> tuple[dict[str, float], float]:
+        """Sums and rows over all processes."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return self.sums, self.rows
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        both = torch.tensor([*self.sums.values(), self.rows], dtype=torch.float64, device=device)
+        distributed.all_reduce(both)
+        *sums, rows = both.tolist()
+        return dict(zip(self.sums, sums, strict=True)), rows
 
 
 class Average:
     """An exponential running average of weights, which can take their place for a while."""
 
-    def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
+    def __init__(self, weights: Sequence[Tensor], decay: float) -> None:
         if not 0 <= decay < 1:
             raise OptionError(f"average={decay}: expected a decay of at least 0 and less than 1, such as 0.998")
-        self.weights, self.decay, self.steps = weights, decay, 0
+        self.weights, self.decay, self.steps = list(weights), decay, 0
         self.mean = [w.detach().clone() for w in weights] if decay else []
 
     @torch.no_grad()
@@ -103,8 +139,7 @@ class Average:
             self.steps += 1
             # the first steps count for little: they are far from where the weights are going
             decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-            for mean, weight in zip(self.mean, self.weights, strict=True):
-                mean.lerp_(weight, 1 - decay)
+            torch._foreach_lerp_(self.mean, self.weights, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -118,7 +153,9 @@ class Average:
     @torch.no_grad()
     def _swap(self) -> None:
         for mean, weight in zip(self.mean, self.weights, strict=False):
-            mean.data, weight.data = weight.data, mean.data
+            held = weight.clone()  # by value: who else knows the weights (FSDP, a compiled graph) need not be told
+            weight.copy_(mean)
+            mean.copy_(held)
 
 
 class Judge:
@@ -146,8 +183,18 @@ class Judge:
         elif self.best_score is None or score < self.best_score - self.slack:
             return False
         self.best = row
-        self.state = {k: v.detach().cpu().clone() for k, v in pipeline.state_dict().items()}
+        self.state = {k: v.cpu().clone() for k, v in whole_state(pipeline).items()}
         return True
+
+    def numbers(self) -> dict[str, Any]:
+        """What was decided so far, JSON-able; the weights are in `state`."""
+        return {"best": self.best.get("epoch"), "score": self.best_score, "slack": self.slack, "idle": self.idle}
+
+    def take(self, numbers: dict[str, Any], state: dict[str, Tensor], history: list[dict[str, Any]]) -> None:
+        """Go on where `numbers` were told, with the rows of the epochs before."""
+        self.best = {} if numbers["best"] is None else history[numbers["best"] - 1]
+        self.best_score, self.slack, self.idle = numbers["score"], numbers["slack"], numbers["idle"]
+        self.state = state
 
     def _score(self, row: dict[str, Any]) -> tuple[float, float]:
         """An epoch's score, higher is better, and by how much a later epoch may miss it."""

@@ -13,8 +13,9 @@ from tstk.pipeline import Pipeline
 from tstk.records import Spec
 from tstk.registry import registry
 from tstk.train import default_out, prepare, train
+from tstk.train import resume as go_on
 
-__all__ = ["build", "create", "fit", "list", "load"]
+__all__ = ["build", "create", "fit", "list", "load", "resume"]
 
 
 def list(kind: str) -> tuple[str, ...]:
@@ -66,3 +67,15 @@ def fit(
     folder = Path(out) if out is not None else default_out(resolved)
     call = ", ".join(f"{k}={v!r}" for k, v in choices.items())
     return {**train(resolved, folder, command=f"tstk.fit({call})"), "run": str(folder)}
+
+
+def resume(run: str | Path) -> dict[str, Any]:
+    """Go on with a run that was interrupted, as `tstk train --resume` does, and return what `fit` would have.
+
+    Args:
+        run: its run directory
+
+    Raises:
+        CheckpointError: it is finished or damaged
+    """
+    return {**go_on(run), "run": str(run)}

@@ -4,9 +4,11 @@ slot by slot into a new one. Nothing a file names is ever imported, and nothing 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -21,18 +23,37 @@ from tstk.hooks import CONTRACT
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
 from tstk.registry import SLOTS, registry
-from tstk.rundir import FORMAT, WEIGHTS, read_config, write_json
+from tstk.rundir import FORMAT, WEIGHTS, read_config, replacing, unfinished, write_json
 from tstk.slots import Slot
 
 
-def save_weights(pipeline: Pipeline, path: Path) -> None:
-    """All parameters and buffers but the transient ones as safetensors, whole or not at all."""
+def save_weights(pipeline: Pipeline, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """All parameters and buffers but the transient ones as safetensors, whole or not at all.
+
+    Args:
+        pipeline: what they are of
+        path: of the file
+        state: its parameters and buffers, if it holds others by now
+    """
+    state = pipeline.state_dict() if state is None else state
     passing = tuple(f"{name}.{path}." for name, part in pipeline.slots() for path in part.transient)
-    state = {k: v.detach().cpu().contiguous() for k, v in pipeline.state_dict().items() if not k.startswith(passing)}
-    part = path.with_name(path.name + ".part")
-    save_file(state, part)
-    part.chmod(0o644)  # safetensors writes for the owner alone
-    part.replace(path)
+    write_tensors(path, {k: v.detach().cpu() for k, v in state.items() if not k.startswith(passing)})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Tensors as safetensors, whole or not at all.
+
+    Raises:
+        CheckpointError: the disk is full
+    """
+    alone, seen = {}, set[int]()
+    for name, value in tensors.items():
+        at = value.untyped_storage().data_ptr()
+        alone[name] = value.clone().contiguous() if at in seen else value.contiguous()  # two names may share one
+        seen.add(at)
+    with replacing(path, sum(v.nbytes for v in alone.values())) as part:
+        save_file(alone, part)
+        part.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def versions(config: Config | None = None) -> dict[str, str]:
@@ -52,7 +73,7 @@ def versions(config: Config | None = None) -> dict[str, str]:
     return found
 
 
-def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str, Any]) -> None:
+def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str, Any], command: str = "") -> None:
     """config.json: all that is needed to build the pipeline again, and where each value came from.
 
     Args:
@@ -60,6 +81,7 @@ def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str
         config: resolved
         pipeline: built from it; its parts may replace options (`Slot.rebuild`)
         data: facts of the data that a reader of the run needs (class and channel names)
+        command: how to do this again
     """
     values: dict[str, Any] = {k: dict(v) for k, v in config.values.items()}
     for slot, part in pipeline.slots():
@@ -76,6 +98,7 @@ def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str
             "spec": asdict(pipeline.spec),
             "data": data,
             "versions": versions(config),
+            "command": command,
         },
     )
 
@@ -88,7 +111,21 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """
     path = Path(folder, WEIGHTS)
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no {WEIGHTS}: the run ended before its first checkpoint; train it again")
+        again = (
+            f"; continue with: tstk train --resume {quote(str(folder))}"
+            if unfinished(Path(folder))
+            else "; train it again"
+        )
+        raise CheckpointError(f"{folder} has no {WEIGHTS}: the run ended before its first validation{again}")
+    return read_tensors(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: it is truncated or foreign
+    """
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
@@ -133,10 +170,25 @@ def load(folder: str | Path) -> Pipeline:
     check_plugins(folder, found)
     pipeline = _assembled(found)
     state = read_weights(folder)
-    _matches(Path(folder, WEIGHTS), state, pipeline.state_dict())
+    matches(Path(folder, WEIGHTS), state, pipeline.state_dict())
     pipeline.load_state_dict(state)
     pipeline.bind()
     return pipeline.eval()
+
+
+def restore(found: dict[str, Any]) -> Pipeline:
+    """The pipeline of an unfinished run as it was before its first step, but for all weights: these come from `last/`.
+
+    Neither the runs it was mounted from nor weights from outside are needed any more.
+
+    Args:
+        found: its config.json
+    """
+    pipeline = _assembled(found)
+    pipeline.bind()
+    for path in found["config"]["pipeline"]["freeze"]:
+        pipeline.freeze(path)
+    return pipeline
 
 
 def _assembled(found: dict[str, Any], meta: bool = False) -> Pipeline:
@@ -146,7 +198,12 @@ def _assembled(found: dict[str, Any], meta: bool = False) -> Pipeline:
         return assemble(config, spec_of(found), **wiring)
 
 
-def _matches(path: Path, state: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+def matches(path: Path, state: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of a pipeline.
+
+    Raises:
+        CheckpointError: names or shapes differ
+    """
     missing, extra = sorted(want.keys() - state.keys()), sorted(state.keys() - want.keys())
     shapes = [k for k in want.keys() & state.keys() if want[k].shape != state[k].shape]
     if missing or extra or shapes:

@@ -4,35 +4,39 @@ optimizer's groups, the schedule, selection by validation, and stopping with a r
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from tstk.account import Average, Judge, Ledger, Watcher, check_finite
+from tstk.augment import chosen as changing
 from tstk.augment import crop as cropped
 from tstk.augment import mix
+from tstk.batches import Batches, budget
 from tstk.board import Board
 from tstk.callbacks import called
+from tstk.devices import accelerator as accelerating
+from tstk.devices import compiled, denormals_flushed
+from tstk.devices import threads as threaded
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.evaluate import evaluate
+from tstk.last import Last
+from tstk.moving import Moving
 from tstk.nn.blocks import recomputing
 from tstk.pipeline import Pipeline
 from tstk.probe import told_apart
-from tstk.rates import groups
-from tstk.records import Series
+from tstk.rates import course, groups
+from tstk.sharded import callable_apart, put_state
+from tstk.stopping import Pauses, asked_to_stop
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from tstk.data.dataset import Dataset
-    from tstk.data.parts import Part
 
 
 @dataclass
@@ -41,13 +45,15 @@ class Fitted:
 
     Args:
         history: a row per epoch
-        best: the row that was selected; the pipeline holds its weights
+        best: the row that was selected
+        weights: those of that epoch, whole; the pipeline has them too
         seconds: wall time of the loop
         started: when the first optimizer step was done, `time.time()`
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     started: float = 0.0
 
@@ -56,6 +62,7 @@ def fit(
     pipeline: Pipeline,
     data: Dataset,
     watcher: Watcher | None = None,
+    last: Last | None = None,
     *,
     epochs: int | None = None,
     steps: int | None = None,
@@ -64,14 +71,17 @@ def fit(
     lr_of: tuple[str, ...] = (),
     weight_decay: float = 0.05,
     warmup: float = 0.1,
-    schedule: Literal["cosine", "constant"] = "cosine",
+    schedule: Literal["cosine", "constant", "one-cycle"] = "cosine",
     layer_decay: float = 1.0,
     clip: float = 1.0,
     average: float = 0.998,
     accumulate: int = 1,
+    sampling: Literal["all", "balanced"] = "all",
     crop: int | None = None,
+    augment: tuple[str, ...] = (),
     mixup: float = 0.0,
     recompute: bool = False,
+    compile: bool = False,
     probe: int | None = None,
     validate_every: int | None = None,
     patience: int | None = None,
@@ -81,7 +91,7 @@ def fit(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     threads: int | None = None,
     callbacks: tuple[str, ...] = (),
-    tensorboard: str | None = None,
+    track: tuple[str, ...] = (),
 ) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
 
@@ -92,19 +102,24 @@ def fit(
         lr: highest learning rate of AdamW; parts with pretrained weights may have their own
         lr_of: rates of parts that must not take lr, such as tokenizer.decoder=1e-5
         weight_decay: of matrices; never of norms, biases, positions and codebooks
-        warmup: share of the steps in which the rate rises linearly
-        schedule: cosine, the rate falls to zero; constant, it stays
+        warmup: share of the steps in which the rate rises
+        schedule: cosine, the rate falls to zero; constant, it stays; one-cycle, it rises and falls along a cosine
+            (Smith and Topin 2018; with a warmup of about 0.3)
         layer_decay: rate of an encoder's layer as a share of that of the layer above it, the embeddings being lowest
             (BEiT: 0.65); heads and the last norm take the whole rate
         clip: largest norm of the gradient; 0 for no limit
         average: keep a running average of the weights with this decay per step, and validate and
             save that; 0 for none
         accumulate: batches per optimizer step
+        sampling: all, every series once in a pass; balanced, classes are drawn alike often
         crop: samples to cut out of each training series, at a random place in each step; none leaves it whole
+        augment: changes of training series, as NAME or NAME=STRENGTH: jitter (0.03), scaling (0.1), permutation (4),
+            time-warp (0.2)
         mixup: blend each labelled series with another of its batch, the share drawn from Beta(mixup, mixup) (Zhang et
             al. 2018); 0 for none
         recompute: keep only what enters each Transformer block and run it again on the way back: less memory, a
             third more time
+        compile: let torch compile encoder, decoder and head: the first steps take long, the others less
         probe: epochs from one linear probe to the next: pretraining is told apart by what frozen features know of the
             classes of the validation part, of which the weights learn nothing
         validate_every: optimizer steps from one validation to the next, which then count as an epoch; none means a pass
@@ -117,213 +132,132 @@ def fit(
         precision: of activations; weights stay float32
         threads: of the CPU; none leaves it to torch
         callbacks: what plugins offer to look on with, by name (tstk list callbacks)
-        tensorboard: folder of event files for TensorBoard, which must be installed; none writes none
+        track: who else is told of the course: tensorboard, wandb, mlflow; each must be installed
     """
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training part is empty")
     if crop is not None and data.task == "forecasting":
         raise OptionError(f"--crop {crop}: {data.name} is cut into windows already; use --context and --horizon")
+    if augment and data.task == "forecasting":
+        raise OptionError(
+            f"--augment {','.join(augment)}: {data.name} is to be forecast, and what follows would not change"
+        )
+    if sampling == "balanced" and data.train.y is None:
+        raise OptionError(f"--sampling balanced: {data.name} has no classes")
     if mixup < 0 or (mixup and data.task != "classification"):
         raise OptionError(f"--mixup {mixup}: expected 0 or more, and above 0 only with classes; {data.name} has none")
-    accelerator = _accelerator(device, precision)
+    accelerator = accelerating(device, precision)
     if probe is not None and data.task != "classification":
         raise OptionError(f"--probe {probe}: {data.name} has no classes to be told apart")
     share = (accelerator.process_index, accelerator.num_processes)
-    batches = Batches(data.train, batch_size, accumulate, seed, share, validate_every)
-    epochs, total = _budget(len(batches), epochs, steps)
-    rates = groups(pipeline, lr, weight_decay, layer_decay, lr_of)
-    optimizer = torch.optim.AdamW(rates, lr=lr, fused=True)
-    ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, _ramp(total, warmup, schedule))
-    model = accelerator.prepare(pipeline)
-    step_of = accelerator.prepare(optimizer)
+    batches = Batches(data.train, batch_size, accumulate, seed, share, validate_every, sampling == "balanced")
+    epochs, total = budget(len(batches), epochs, steps)
+    optimizer = torch.optim.AdamW(groups(pipeline, lr, weight_decay, layer_decay, lr_of), lr=lr, fused=True)
+    highest = [group["lr"] for group in optimizer.param_groups]
+    factor = course(total, warmup, schedule)
+    model, step_of = accelerator.prepare(pipeline, optimizer)
+    callable_apart(pipeline, "answer", "encode")  # for validation
+    backward, clip_to, cast = accelerator.backward, accelerator.clip_grad_norm_, accelerator.autocast
+    if accelerator.scaler is None:  # Accelerate adds nothing to these then but time
+        backward, step_of = Tensor.backward, optimizer
+        if accelerator.num_processes == 1:
+            clip_to = torch.nn.utils.clip_grad_norm_
+    if precision == "fp32":
+        cast = nullcontext
     trained = [p for p in pipeline.parameters() if p.requires_grad]
-    if tensorboard is not None:
-        watcher = Board(tensorboard, watcher)
+    board: Board | None = None
+    if track and accelerator.is_main_process:
+        watcher = board = Board(track, Path() if last is None else last.run, watcher)
+    changed = changing(augment)
     fitted, judge, ledger = Fitted(), Judge(select, patience), Ledger(watcher, sync=accelerator.device.type == "cpu")
     averaged = Average(trained, average)
-    begin = time.perf_counter()
-    step = 0
+    now = Moving(pipeline, optimizer, averaged, ledger, judge, accelerator.scaler)
+    if last is not None and (saved := last.read()) is not None:
+        fitted.history = saved.history
+        now.take(saved)
     told = called(callbacks) if accelerator.is_main_process else {}
     if watcher:
         watcher.begin(total, epochs)
     for callback in told.values():
         callback.begin(pipeline, total, epochs)
-    with _threads(threads), _denormals_flushed(), recomputing(pipeline, recompute):
-        for epoch in range(1, epochs + 1):
+
+    def rate(step: int) -> None:
+        """Set the rates of a step, 0 being the first."""
+        share = factor(step)
+        for group, most in zip(optimizer.param_groups, highest, strict=True):
+            group["lr"] = most * share
+
+    rate(now.step)
+    listening = asked_to_stop() if last is not None else nullcontext(lambda: 0)
+    ends = nullcontext() if board is None else closing(board)
+    flushed, again = denormals_flushed(), recomputing(pipeline, recompute)
+    with ends, threaded(threads), flushed, again, compiled(pipeline, compile) as plainly, listening as asked:
+        pause = Pauses(last, now, asked)
+        while not now.done:
+            epoch = now.epoch
             pipeline.train()
-            ledger.open(epoch)
-            for group in batches.epoch(epoch, accelerator.device):
-                if step == total:
-                    break
-                step += 1
+            if not now.at:
+                ledger.open(epoch)
+            stop = min(len(batches), now.at + total - now.step)
+            for group in ledger.loading(batches.epoch(epoch, accelerator.device, now.at, stop)):
+                now.step, now.at = now.step + 1, now.at + 1
                 flows = []
                 rows = sum(len(s.x) for s in group)
                 for i, series in enumerate(group):
-                    last = i == len(group) - 1
-                    with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
+                    final = i == len(group) - 1
+                    with nullcontext() if final else accelerator.no_sync(model), cast():
                         key = series.key
                         assert key is not None
-                        drawn = step * accumulate + i
+                        drawn = now.step * accumulate + i
                         changes = Draws(seed, -1 - drawn, key)
                         if crop is not None:
                             series = cropped(series, crop, changes)
+                        if augment:
+                            series = changed(series, pipeline.mean, pipeline.std, changes)
                         if mixup:
                             series = mix(series, mixup, len(data.classes), changes)
                         flow = model(series, Draws(seed, drawn, key))
-                        accelerator.backward(flow.total * (len(series.x) / rows))
+                        backward(flow.total if len(group) == 1 else flow.total * (len(series.x) / rows))
                     flows.append(flow)
                 if clip:
-                    accelerator.clip_grad_norm_(trained, clip)
+                    clip_to(trained, clip)
                 step_of.step()
                 step_of.zero_grad()
-                ramp.step()
+                rate(now.step)
                 pipeline.after_step(flows)
                 averaged.update()
-                ledger.enter(step, rows, flows)
+                ledger.enter(now.step, rows, flows)
                 for callback in told.values():
-                    callback.step(step, flows)
+                    callback.step(now.step, flows)
                 fitted.started = fitted.started or time.time()
+                pause.between_steps()
             row = ledger.close()
-            row["lr"] = max(ramp.get_last_lr())
-            with averaged.in_place():
-                with accelerator.autocast():
+            row["lr"] = max(group["lr"] for group in optimizer.param_groups)
+            with averaged.in_place(), plainly():
+                with cast():
                     row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
                     if probe and (epoch % probe == 0 or epoch == epochs):
                         row["val"]["probe"] = told_apart(pipeline, data.train, data.val)
                 for name, value in row["val"].items():
-                    check_finite(f"{name!r} of the validation part", value, f"after step {step}", epoch)
+                    check_finite(f"{name!r} of the validation part", value, f"after step {now.step}", epoch)
                 for name, callback in told.items():
                     if found := callback.epoch(row, pipeline):
                         row.setdefault("callbacks", {})[name] = found
-                row["seconds"] = round(time.perf_counter() - begin, 3)
+                row["seconds"] = round(time.perf_counter() - now.begin, 3)
                 fitted.history.append(row)
                 improved = judge.improved(row, pipeline)
+                if last is not None:
+                    last.epoch(row, pipeline, judge.state if improved else None)
                 if watcher:
                     watcher.epoch(row, improved)
-            if judge.weary or step == total:
-                break
+            now.epoch, now.at = epoch + 1, 0
+            now.done = judge.weary or now.step == total or epoch == epochs
+            pause.between_epochs()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    fitted.best = judge.best
-    fitted.seconds = time.perf_counter() - begin
-    pipeline.load_state_dict(judge.state)
+    fitted.best, fitted.weights = judge.best, judge.state
+    fitted.seconds = time.perf_counter() - now.begin
+    put_state(pipeline, judge.state)
     pipeline.eval()
     for callback in told.values():
         callback.end(fitted.best)
     return fitted
-
-
-class Batches:
-    """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step.
-
-    Args:
-        share: number of this process, and of how many; each gets its part of every batch, and an epoch leaves out the
-            few series that cannot be dealt out evenly
-        every: optimizer steps per epoch; a pass over the part unless given
-    """
-
-    def __init__(
-        self,
-        part: Part,
-        batch_size: int,
-        accumulate: int,
-        seed: int,
-        share: tuple[int, int] = (0, 1),
-        every: int | None = None,
-    ) -> None:
-        if batch_size < 1 or accumulate < 1:
-            raise OptionError(f"batch_size={batch_size} and accumulate={accumulate}: expected at least 1")
-        if every is not None and every < 1:
-            raise OptionError(f"validate_every={every}: expected at least 1")
-        self.part, self.batch_size, self.accumulate, self.seed = part, batch_size, accumulate, seed
-        self.mine, self.of = share
-        if batch_size % self.of or len(part) < self.of:
-            raise OptionError(
-                f"--batch-size {batch_size} of {len(part)} series: expected a multiple of {self.of}, "
-                "the number of processes"
-            )
-        self.whole = -(-(len(part) - len(part) % self.of) // (batch_size * accumulate))
-        self.steps = every or self.whole
-
-    def __len__(self) -> int:
-        """Optimizer steps per epoch."""
-        return self.steps
-
-    def epoch(self, epoch: int, device: torch.device) -> Iterator[list[Series]]:
-        """The groups of one epoch; the order depends on the seed and the pass over the data alone."""
-        first = (epoch - 1) * self.steps
-        groups: tuple[Tensor, ...] = ()
-        for step in range(first, first + self.steps):
-            done, at = divmod(step, self.whole)
-            if not at or not groups:
-                groups = self._order(done + 1).split(self.batch_size * self.accumulate)
-            mine = [index[self.mine :: self.of] for index in groups[at].split(self.batch_size)]
-            yield [self.part.batch(index).to(device, non_blocking=True) for index in mine]
-
-    def _order(self, number: int) -> Tensor:
-        """The series of one pass over the part."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        order = torch.randperm(len(self.part), generator=generator)
-        return order[: len(order) - len(order) % self.of]
-
-
-def _budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
-    """Epochs and optimizer steps to train for."""
-    if steps is not None:
-        epochs = -(-steps // per_epoch)
-    elif epochs is None:
-        epochs = min(100, max(10, -(-1500 // per_epoch)))
-    if epochs < 1:
-        raise OptionError(f"epochs={epochs}, steps={steps}: expected at least 1")
-    return epochs, per_epoch * epochs if steps is None else steps
-
-
-def _ramp(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
-    if not 0 <= warmup < 1:
-        raise OptionError(f"warmup={warmup}: expected a share of the steps, 0 or more and less than 1")
-    rising = warmup * total
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / (rising + 1)
-        if schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * min((step - rising) / max(total - rising, 1), 1.0)))
-
-    return factor
-
-
-def _accelerator(device: str, precision: str) -> Accelerator:
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("--device cuda: torch sees no GPU here; use --device cpu")
-    if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
-        raise OptionError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    # Accelerate keeps the first precision of a process; a second fit may want another
-    AcceleratorState._reset_state(reset_partial_state=True)
-    # a pipeline may hold parts that a stage has no use for, such as the way back of a tokenizer
-    several = DistributedDataParallelKwargs(find_unused_parameters=True)
-    kind = {"fp32": "no"}.get(precision, precision)
-    return Accelerator(cpu=device == "cpu", mixed_precision=kind, kwargs_handlers=[several])
-
-
-@contextmanager
-def _denormals_flushed() -> Iterator[None]:
-    """On the CPU, tiny learned scales make Adam's second moment denormal, at up to twice the time per step."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,7 +1,8 @@
-"""Which parameter learns how fast, and which of them decay."""
+"""Which parameter learns how fast, when, and which of them decay."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,3 +84,46 @@ def _shares(pipeline: Pipeline, decay: float) -> Callable[[str], float]:
         return 1.0 if above else float(decay ** (depth + 1))
 
     return share
+
+
+def course(total: int, warmup: float, schedule: str) -> Callable[[int], float]:
+    """The share of its highest that the rate has in a step, 0 being the first.
+
+    Args:
+        total: steps
+        warmup: share of them in which the rate rises
+        schedule: cosine, constant or one-cycle; the last is torch's `OneCycleLR` without its momentum (Smith and
+            Topin 2018): from a 25th of the highest rate up and down to a 250,000th, both along a cosine
+
+    Raises:
+        OptionError: the warm-up is no share
+    """
+    if not 0 <= warmup < 1:
+        raise OptionError(f"warmup={warmup}: expected a share of the steps, 0 or more and less than 1")
+    if schedule == "one-cycle":
+        return _one_cycle(total, warmup)
+    rising = warmup * total
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        if schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min((step - rising) / max(total - rising, 1), 1.0)))
+
+    return factor
+
+
+def _one_cycle(total: int, warmup: float) -> Callable[[int], float]:
+    start, end = 1 / 25, 1 / 25e4
+    top, last = warmup * total - 1, total - 1
+
+    def between(a: float, b: float, way: float) -> float:
+        return b + (a - b) / 2 * (1 + math.cos(math.pi * min(way, 1.0)))
+
+    def factor(step: int) -> float:
+        if step <= top:
+            return between(start, 1.0, step / top if top else 1.0)
+        return between(1.0, end, (step - top) / (last - top))
+
+    return factor

@@ -12,7 +12,8 @@
     from = "pretrain"              # or a slot: tokenizer = "pretrain"
 
 A stage may also hold tables as a config does (`[stage.train]`). Every stage is a run directory OUT/NAME; one that has
-its result is not run again, so an interrupted recipe continues where it stopped. Nothing here imports torch.
+its result is not run again, and one that was interrupted goes on, so a recipe continues where it stopped. Nothing here
+imports torch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 from tstk.config import SECTIONS, Config, Layer, Table, chosen, find_config, read_toml, resolve, shipped
 from tstk.errors import OptionError, did_you_mean
 from tstk.registry import SLOTS, registry
-from tstk.rundir import read_config
+from tstk.rundir import read_config, unfinished
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def run_recipe(
     Args:
         name: of the recipe, or its path
         out: folder of the run directories
-        train: trains one stage: (config, run directory, name of the stage) -> result
+        train: trains one stage: (config, run directory, name of the stage) -> result; where the directory is there
+            already, the stage was interrupted and is to be continued
         choices, changes: see `configs`
         say: receives lines for the user
 
@@ -136,7 +138,7 @@ def run_recipe(
         stage -> what its result.json holds
 
     Raises:
-        OptionError: a finished stage was run with other options
+        OptionError: a stage was run with other options
     """
     stages, folder = read_recipe(name), Path(out)
     results = {}
@@ -147,9 +149,11 @@ def run_recipe(
             say(f"{stage.name}: {run} has its result already")
             results[stage.name] = json.loads((run / "result.json").read_text(encoding="utf-8"))
             continue
-        if run.is_dir():
-            say(f"{stage.name}: {run} was interrupted, so it starts again")
-            shutil.rmtree(run)
+        if unfinished(run):
+            _unchanged(run, config)
+            say(f"{stage.name}: {run} was interrupted and goes on")
+        elif run.is_dir():
+            shutil.rmtree(run)  # interrupted before it said what it was
         results[stage.name] = train(config, run, stage.name)
     return results
 

@@ -3,15 +3,21 @@
     model.safetensors   the best weights by validation, with the data's scaling
     config.json         resolved options with qualified names, Spec, class names, versions
     metrics.jsonl       a line per epoch
-    result.json         scores, baselines, parameters, seconds, the command
+    result.json         scores, baselines, parameters, seconds, the command; it is there when the run is finished
+    last/               what an unfinished run goes on from; see `tstk/last.py`
 
 Nothing here imports torch; `tstk/checkpoint.py` has the weights.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,12 @@ from tstk.registry import registry, same
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
+RESULT = "result.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFull(CheckpointError):
+    """There is no room to write a file; what was written before is whole."""
 
 
 def is_run(slot: str, use: str) -> bool:
@@ -29,15 +41,75 @@ def is_run(slot: str, use: str) -> bool:
     return Path(use, "config.json").is_file() or (os.sep in use and Path(use).is_dir())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: a reader never sees half of it."""
+@contextmanager
+def replacing(path: Path, size: int) -> Iterator[Path]:
+    """A place to write a whole file or nothing: what is there when all went well is on the disk and takes `path`.
+
+    Args:
+        path: of the file
+        size: bytes that it will have, for the message
+
+    Raises:
+        DiskFull: what was there is still there
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(data)
-        part.replace(path)
+        with room(path, size):
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+            if os.name == "posix":  # the new name is on the disk only when the folder is
+                settled = os.open(path.parent, os.O_RDONLY)
+                os.fsync(settled)
+                os.close(settled)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def room(path: Path, size: int) -> Iterator[None]:
+    """Inside, a disk that is full is told in one line.
+
+    Raises:
+        DiskFull: names the folder, what is needed and what there is
+    """
+    try:
+        yield
+    except Exception as e:
+        # safetensors has an error of its own, which quotes that of the system
+        number = e.errno if isinstance(e, OSError) else int((re.findall(r"os error (\d+)", str(e)) or [0])[-1])
+        if number not in _FULL:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise DiskFull(
+            f"{path.parent} has no room for {path.name} of {size:,} bytes ({os.strerror(number)}; {free:,} bytes are "
+            "free); what was saved before is whole. Make room there"
+        ) from None
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing: a reader never sees half of it."""
+    with replacing(path, len(data)) as part:
+        part.write_bytes(data)
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a file, whole or not at all.
+
+    Raises:
+        DiskFull: the file is as it was
+    """
+    size = path.stat().st_size if path.exists() else 0
+    with room(path, size + len(line.encode())):
+        try:
+            with path.open("ab") as file:
+                file.write(line.encode())
+        except OSError:
+            if path.exists():
+                os.truncate(path, size)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,3 +145,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not {"config", "spec", "versions"} <= found.keys():
         raise CheckpointError(f"{path} was not written by tstk")
     return found
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether a run was started here that has no result yet."""
+    return (folder / "config.json").is_file() and not (folder / RESULT).is_file()

@@ -3,61 +3,46 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shlex import quote
 from typing import Any
 
 import torch
 
 from tstk.assemble import rehearse
 from tstk.callbacks import called
-from tstk.checkpoint import launch, save_config, save_weights, versions
+from tstk.checkpoint import check_plugins, launch, restore, save_config, save_weights, spec_of, versions
 from tstk.config import Config
 from tstk.data.dataset import Dataset
 from tstk.data.load import load
 from tstk.engine import Fitted, Watcher, fit
-from tstk.errors import OptionError, TrainingError
+from tstk.errors import CheckpointError, DataError, OptionError, TrainingError
 from tstk.evaluate import evaluate
+from tstk.last import Last
 from tstk.naive import baselines
 from tstk.pipeline import Pipeline
-from tstk.rundir import WEIGHTS, write_json
+from tstk.records import Spec
+from tstk.rundir import RESULT, WEIGHTS, DiskFull, read_config, unfinished, write_json
 
 
-class _Recorder:
-    """Writes metrics and the best weights as they come, and passes the news on."""
-
-    def __init__(self, folder: Path, pipeline: Pipeline, watcher: Watcher | None) -> None:
-        self.folder, self.pipeline, self.watcher = folder, pipeline, watcher
-
-    def begin(self, steps: int, epochs: int) -> None:
-        if self.watcher:
-            self.watcher.begin(steps, epochs)
-
-    def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
-        if self.watcher:
-            self.watcher.step(step, epoch, terms, speed)
-
-    def epoch(self, row: dict[str, Any], improved: bool) -> None:
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if improved:
-            save_weights(self.pipeline, self.folder / WEIGHTS)
-        if self.watcher:
-            self.watcher.epoch(row, improved)
-
-
-def prepare(config: Config, say: Callable[[str], None] = lambda line: None) -> tuple[Pipeline, Dataset]:
+def prepare(
+    config: Config, say: Callable[[str], None] = lambda line: None, found: dict[str, Any] | None = None
+) -> tuple[Pipeline, Dataset]:
     """Check the parts against each other, read the data, build the pipeline on it.
 
     Args:
         config: resolved
         say: receives lines for the user
+        found: config.json of the unfinished run that goes on, if one does: its weights are read later
+
+    Raises:
+        DataError: the data are not those that the run was started with
     """
     rehearse(config)
     options = config.options("data")
@@ -66,7 +51,9 @@ def prepare(config: Config, say: Callable[[str], None] = lambda line: None) -> t
     if data.train.y is not None and spec.classes:
         spec = spec.but(counts=tuple(torch.bincount(data.train.y, minlength=spec.classes).tolist()))
     torch.manual_seed(config.options("train")["seed"])
-    pipeline, notes = launch(config, spec)
+    if found is not None and (changed := _changed(spec_of(found), spec)):
+        raise DataError(f"{data.name} has changed since this run was started: {changed}")
+    pipeline, notes = launch(config, spec) if found is None else (restore(found), [])
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
     for line in (*config.notes, *data.notes, *notes):
@@ -85,8 +72,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, select by validation, score once on test, write the run directory.
 
-    If training stops before it has kept any weights, the run directory is removed again. Of several processes
-    (torchrun), only the first writes it and talks.
+    If training stops before it has kept anything, the run directory is removed again; otherwise `resume` goes on with
+    it. Of several processes, only the first writes it and talks.
 
     Args:
         config: resolved
@@ -98,45 +85,115 @@ def train(
 
     Returns:
         what result.json holds
+
+    Raises:
+        Stopped: somebody asked to stop (SIGINT, SIGTERM), and all is saved
     """
     begin = time.time()
     called(config.options("train")["callbacks"])  # a slip is told before any data are read
-    if int(os.environ.get("RANK", 0)):
-        with TemporaryDirectory() as aside:
-            return _train(config, Path(aside, "run"), command, None, lambda line: None, None, begin)
-    return _train(config, fresh(out), command, watcher, say, ready, begin)
-
-
-def _train(
-    config: Config,
-    folder: Path,
-    command: str,
-    watcher: Watcher | None,
-    say: Callable[[str], None],
-    ready: Callable[[Pipeline, Dataset], None] | None,
-    begin: float,
-) -> dict[str, Any]:
+    last = Last(fresh(out) if _first() else Path(out), writes=_first())
+    if not last.writes:
+        pipeline, data = prepare(config)
+        return _train(config, last, pipeline, data, command, None, begin)
+    folder = last.run
     pipeline, data = prepare(config, say)
     if ready:
         ready(pipeline, data)
     born = [place for place in folder.parents if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        save_config(folder, config, pipeline, data.like())
-        fitted = fit(pipeline, data, _Recorder(folder, pipeline, watcher), **config.options("train"))
-    except BaseException as e:
-        if not (folder / WEIGHTS).is_file():
+        save_config(folder, config, pipeline, data.like(), command)
+        return _train(config, last, pipeline, data, command, watcher, begin)
+    except BaseException:
+        if not (folder / WEIGHTS).is_file() and not last.exists():
             shutil.rmtree(folder)
             with suppress(OSError):  # another run may have moved in beside it
                 for place in born:
                     place.rmdir()
-        elif isinstance(e, TrainingError):
-            raise TrainingError(f"{e}. {folder} keeps the best weights so far") from None
         raise
-    save_weights(pipeline, folder / WEIGHTS)
-    result = _result(config, pipeline, data, fitted, command)
-    result["seconds"] = round(time.time() - begin, 2)
-    write_json(folder / "result.json", result)
+
+
+def resume(
+    out: str | Path,
+    *,
+    watcher: Watcher | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    ready: Callable[[Pipeline, Dataset], None] | None = None,
+) -> dict[str, Any]:
+    """Go on with a run that was interrupted, with the options that it was started with.
+
+    On a CPU it ends as it would have without the interruption, bit for bit. Callbacks begin anew.
+
+    Args:
+        out: the run directory
+        watcher, say, ready: see `train`
+
+    Returns:
+        what result.json holds
+
+    Raises:
+        CheckpointError: it is finished, damaged, or its data have changed
+    """
+    begin = time.time()
+    folder, first = Path(out), _first()
+    if not first:
+        watcher, say, ready = None, lambda line: None, None
+    found = read_config(folder)
+    if not unfinished(folder):
+        raise CheckpointError(
+            f"--resume {out}: this run is finished; start another with its parts: tstk train --from {out}"
+        )
+    check_plugins(folder, found)
+    config = Config(found["given"], found["sources"], found["mounts"])
+    now = versions(config)
+    changed = [f"{k} was {v} and is {now.get(k)}" for k, v in found["versions"].items() if now.get(k) != v]
+    if changed:
+        say(f"{'; '.join(changed)}: results may not be those of a run without interruption to the last digit")
+    last = Last(folder, writes=first)
+    if not last.exists():
+        say(f"{folder} was interrupted before anything was saved, so it starts again")
+    pipeline, data = prepare(config, say, found if last.exists() else None)
+    if ready:
+        ready(pipeline, data)
+    return _train(config, last, pipeline, data, found.get("command", ""), watcher, begin)
+
+
+def _changed(before: Spec, now: Spec) -> str:
+    was, has = asdict(before), asdict(now)
+    return ", ".join(f"{k} was {was[k]} and is {has[k]}" for k in was if was[k] != has[k])
+
+
+def _first() -> bool:
+    """Of several processes, this one writes and talks."""
+    return not int(os.environ.get("RANK", 0))
+
+
+def _train(
+    config: Config,
+    last: Last,
+    pipeline: Pipeline,
+    data: Dataset,
+    command: str,
+    watcher: Watcher | None,
+    begin: float,
+) -> dict[str, Any]:
+    folder = last.run
+    before = time.time() - begin
+    try:
+        fitted = fit(pipeline, data, watcher, last, **config.options("train"))
+        after = time.time()
+        result = _result(config, pipeline, data, fitted, command)
+        result["seconds"] = round(before + fitted.seconds + time.time() - after, 2)
+        if last.writes:
+            save_weights(pipeline, folder / WEIGHTS, fitted.weights)
+            write_json(folder / RESULT, result)
+            last.remove()
+    except TrainingError as e:
+        kept = f". {folder} keeps the best weights so far" if (folder / WEIGHTS).is_file() else ""
+        raise TrainingError(f"{e}{kept}") from None
+    except DiskFull as e:
+        goes_on = f", then continue with: tstk train --resume {quote(str(folder))}" if last.exists() else ""
+        raise DiskFull(f"{e}{goes_on}") from None
     return result
 
 
@@ -175,6 +232,11 @@ def fresh(out: str | Path) -> Path:
         OptionError: there is a run or a file in its place
     """
     folder = Path(out)
+    if unfinished(folder):
+        raise OptionError(
+            f"--out {out}: an unfinished run is there; continue with: tstk train --resume {quote(str(out))}, or choose "
+            "another name"
+        )
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise OptionError(f"--out {out}: something is there already; choose another name or remove it")
     return folder

@@ -1,6 +1,8 @@
 """`tstk train` from the first word to the run directory, and what it leaves when something is wrong: nothing."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,17 @@ def test_a_dry_run_with_a_fault_exits_with_2(refused, npz, small, monkeypatch):
     assert refused("train", "--data", npz, *small, "--dry-run").splitlines()[1] == "Error: encoder.b is odd"
 
 
+def test_finding_a_rate_draws_a_curve_and_writes_nothing(tstk, npz, small, tmp_path):
+    drawn = tstk("train", "--data", npz, *small, "--find-lr")
+    assert drawn.exit_code == 0, drawn.output
+    assert "▲" in drawn.stdout
+    assert "•" in drawn.stdout
+    told = json.loads(tstk("train", "--data", npz, *small, "--find-lr", "--json").stdout)
+    assert f"--lr {told['suggestion']:.2g}" in drawn.stdout
+    assert len(told["rates"]) == len(told["losses"])
+    assert not list(tmp_path.iterdir())
+
+
 # ------------------------------------------------------------------ refusals
 
 
@@ -131,20 +144,51 @@ def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
     assert "file/run: Not a directory" in refused("train", "--data", npz, *small, "--out", "file/run")
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_an_interrupted_run_says_what_it_kept(tstk, npz, small, monkeypatch, tmp_path, epochs):
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_run_that_is_asked_to_stop_says_how_to_continue_and_does(tstk, npz, small, monkeypatch, number):
     from tstk.cli.progress import Lines
 
-    def stop(self, row, improved):
+    def stop(self, step, *_):
+        if step == 4:
+            os.kill(os.getpid(), signal.Signals[number])
+
+    monkeypatch.setattr(Lines, "step", stop)
+    few = ["--epochs", 3, "--batch-size", 8]
+    stopped = tstk("train", "--data", npz, *small, *few, "--out", "a run")
+    assert stopped.exit_code == 128 + signal.Signals[number]
+    assert "Interrupted: stopped at step 4; continue with: tstk train --resume 'a run'" in stopped.stderr
+    assert tstk("eval", "a run").exit_code == 0
+    assert "continue with: tstk train --resume" in tstk("train", "--data", npz, "--out", "a run").stderr
+    monkeypatch.setattr(Lines, "step", lambda *_: None)
+    resumed = tstk("train", "--resume", "a run")
+    assert resumed.exit_code == 0, resumed.output
+    whole = tstk("train", "--data", npz, *small, *few, "--out", "whole")
+    assert whole.exit_code == 0
+    assert Path("a run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    assert json.loads(Path("a run/result.json").read_text())["command"].endswith("--out 'a run'")
+    assert "this run is finished" in tstk("train", "--resume", "a run").stderr
+
+
+def test_a_run_that_is_interrupted_at_once_says_what_it_kept(tstk, npz, small, monkeypatch, tmp_path):
+    from tstk.cli.progress import Lines
+
+    def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Lines, "epoch" if epochs else "step", stop if epochs else lambda *a: stop(None, None, None))
+    monkeypatch.setattr(Lines, "step", stop)
     result = tstk("train", "--data", npz, *small, "--epochs", 3, "--out", "run")
-    assert result.exit_code == 130
-    assert ("run keeps the best weights so far; score them: tstk eval run" in result.stderr) == bool(epochs)
-    assert ("Nothing was kept" in result.stderr) == (not epochs)
-    assert (tmp_path / "run").exists() == bool(epochs)
-    assert not epochs or tstk("eval", "run").exit_code == 0
+    assert (result.exit_code, "Nothing was kept" in result.stderr) == (130, True)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(Lines, "step", lambda *_: None)
+    monkeypatch.setattr(Lines, "epoch", stop)
+    result = tstk("train", "--data", npz, *small, "--epochs", 3, "--out", "run")
+    assert "run keeps the best weights so far; score them: tstk eval run" in result.stderr
+    assert tstk("eval", "run").exit_code == 0
+
+
+def test_resuming_takes_no_other_options(refused, tstk, npz, small):
+    assert "leave out --head, --lr" in refused("train", "--resume", "run", "--head", "cot", "--lr", 1)
+    assert "run is not a run directory" in refused("train", "--resume", "run", "--quiet")
 
 
 def test_a_loss_that_becomes_nan_later_keeps_the_weights_of_before(tstk, npz, small, monkeypatch):
@@ -180,12 +224,14 @@ def test_without_a_terminal_there_is_a_line_for_about_every_tenth_epoch(capsys):
 
     lines = Lines()
     lines.begin(200, 100)
+    speed = {"series_per_second": 10.0, "seconds_training": 2.0, "seconds_loading": 0.5}
     for epoch in range(1, 101):
         row = {"epoch": epoch, "train": {"a": 1.0, "b": 2.0, "loss": 3.0}, "val": {"loss": 3.0, "mse": 0.5}}
-        lines.epoch(row | {"series_per_second": 10.0}, improved=True)
+        lines.epoch(row | speed, improved=True)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 11
     assert said[-1].startswith("epoch 100/100  train a 1.0000 b 2.0000  val mse 0.5000")
+    assert "10 series/s  25% of it loading" in said[-1]
 
 
 def test_the_bar_counts_all_steps_and_shows_the_last_validation():

@@ -29,11 +29,16 @@ class Bar:
 
     def begin(self, steps: int, epochs: int) -> None:
         """Training starts."""
+        self.steps, self.shown = steps, 0.0
         self.task = self.progress.add_task("", total=steps, epoch=1, epochs=epochs, terms="", speed="", val="")
         self.progress.start()
 
     def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
-        """Some steps are done."""
+        """Some steps are done; nobody reads more than ten numbers a second."""
+        now = time.monotonic()
+        if now - self.shown < 0.1 and step < self.steps:
+            return
+        self.shown = now
         self.progress.update(self.task, completed=step, epoch=epoch, terms=_pairs(terms), speed=f"{speed:,.0f}/s")
 
     def epoch(self, row: dict[str, Any], improved: bool) -> None:
@@ -51,6 +56,7 @@ class Lines:
     def begin(self, steps: int, epochs: int) -> None:
         """Training starts."""
         self.epochs, self.every, self.start = epochs, max(1, round(epochs / 10)), time.monotonic()
+        self.before: int | None = None
 
     def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
         """Some steps are done: nothing to say yet."""
@@ -58,11 +64,14 @@ class Lines:
     def epoch(self, row: dict[str, Any], improved: bool) -> None:
         """An epoch is over."""
         at = row["epoch"]
+        self.before = at - 1 if self.before is None else self.before  # a resumed run has some behind it
         if at in (1, self.epochs) or at % self.every == 0:
-            left = (time.monotonic() - self.start) / at * (self.epochs - at)
+            share = row["seconds_loading"] / (row["seconds_training"] or 1)
+            loading = f"  {share:.0%} of it loading" if share > 0.1 else ""
+            left = (time.monotonic() - self.start) / (at - self.before) * (self.epochs - at)
             click.echo(
                 f"epoch {at}/{self.epochs}  train {_pairs(row['train'])}  {_val(row)}  "
-                f"{row['series_per_second']:,.0f} series/s  {left:.0f} s left",
+                f"{row['series_per_second']:,.0f} series/s{loading}  {left:.0f} s left",
                 err=True,
             )
 

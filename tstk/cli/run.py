@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def command(
 ) -> None:
     """Run a recipe: a list of stages, each a config and what it mounts from earlier stages.
 
-    A stage that has its result is not run again, so an interrupted recipe continues at the stage that stopped.
+    A stage that has its result is not run again, and one that was interrupted goes on where it was.
     `tstk config list` shows the recipes.
     """
     from tstk.recipe import run_recipe
@@ -70,12 +71,17 @@ def command(
 
 
 def _train(config: Config, run: Path, stage: str) -> dict[str, Any]:
-    from tstk.train import train
+    from tstk.stopping import Stopped
+    from tstk.train import resume, train
 
     watch = watcher()
     note(f"{stage}: {run}")
+    start = resume if run.is_dir() else partial(train, config, command=shlex.join(["tstk", *sys.argv[1:]]))
     try:
-        return train(config, run, command=shlex.join(["tstk", *sys.argv[1:]]), watcher=watch, say=note)
+        return start(out=run, watcher=watch, say=note)
+    except Stopped as e:
+        note(f"Interrupted: {stage} {e}; the same command continues with it")
+        raise click.exceptions.Exit(128 + e.number) from None
     finally:
         watch.end()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from math import log10
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -88,3 +89,26 @@ def _cell(part: Mapping[str, Any], name: str) -> str | None:
         return None
     error = part.get(f"{name}_se")
     return number(part[name]) + (f" ± {number(error)}" if error is not None else "")
+
+
+def curve(x: Sequence[float], y: Sequence[float], mark: float, height: int = 12, width: int = 64) -> str:
+    """A curve over logarithmic x as text.
+
+    Args:
+        x: above 0, rising
+        y: a value for each
+        mark: the x that is pointed at
+        height, width: in characters
+    """
+    low, high = min(y), max(y)
+    place = {v: round((log10(v) - log10(x[0])) / (log10(x[-1]) - log10(x[0])) * (width - 1)) for v in (*x, mark)}
+    rows = [[" "] * width for _ in range(height)]
+    for at, value in zip(x, y, strict=True):
+        rows[round((high - value) / ((high - low) or 1) * (height - 1))][place[at]] = "•"
+    sides = {0: number(high), height - 1: number(low)}
+    lines = [f"{sides.get(i, ''):>10} │{''.join(row).rstrip()}" for i, row in enumerate(rows)]
+    ends = f"{x[0]:.0e}{x[-1]:.0e}"
+    axis = f"{x[0]:.0e}" + " " * (width - len(ends)) + f"{x[-1]:.0e}"
+    return "\n".join(
+        [*lines, f"{'':>10} └" + "─" * place[mark] + "▲" + "─" * (width - 1 - place[mark]), f"{'':>12}{axis}"]
+    )

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import rich_click
+from click.core import ParameterSource
 
-from tstk.cli.complete import names
+from tstk.cli.complete import names, runs
 from tstk.cli.options import TYPED, Configured
-from tstk.cli.say import as_json, examples, note, scores, table
+from tstk.cli.say import as_json, curve, examples, note, scores, table
 from tstk.config import Config
-from tstk.errors import TstkError
+from tstk.errors import OptionError, TstkError
 from tstk.registry import SLOTS
 from tstk.rundir import read_config
+from tstk.several import launch, launched
 
 if TYPE_CHECKING:
     from tstk.data.dataset import Dataset
@@ -44,6 +47,21 @@ if TYPE_CHECKING:
     "--out", metavar="DIR", panel="output", help="the run directory; runs/ENCODER-HEAD-DATA if not given"
 )
 @rich_click.option(
+    "--resume",
+    metavar="RUN",
+    shell_complete=runs,
+    panel="start from",
+    help="go on with a run that was interrupted, with the options that it was started with",
+)
+@rich_click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="int",
+    panel="training",
+    help="processes on this machine, a GPU each (or, with --device cpu, a share of the processor)",
+)
+@rich_click.option(
     "--dry-run",
     is_flag=True,
     panel="output",
@@ -55,9 +73,25 @@ if TYPE_CHECKING:
     panel="output",
     help="print every option with its source, as TOML that --config reads, and stop",
 )
+@rich_click.option(
+    "--find-lr",
+    is_flag=True,
+    panel="output",
+    help="try rates from 1e-6 to 1, a step each, draw the loss and suggest one for --lr; write nothing",
+)
 @rich_click.option("--json", "json_", is_flag=True, panel="output", help="print the result as JSON on stdout")
 @rich_click.option("--quiet", is_flag=True, panel="output", help="print the run directory and nothing else")
-def command(config: Config, out: str | None, dry_run: bool, print_config: bool, json_: bool, quiet: bool) -> None:
+def command(
+    config: Config,
+    out: str | None,
+    resume: str | None,
+    devices: int,
+    dry_run: bool,
+    print_config: bool,
+    find_lr: bool,
+    json_: bool,
+    quiet: bool,
+) -> None:
     """Train a pipeline on data and keep the best weights by validation.
 
     Name a component to see its options: tstk train --encoder bert --help. A slot takes the name of a component, or a
@@ -69,36 +103,65 @@ def command(config: Config, out: str | None, dry_run: bool, print_config: bool, 
         click.echo(config.toml())
     elif dry_run:
         _dry_run(config)
+    elif find_lr:
+        _find_lr(config, json_)
+    elif devices > 1 and not launched():
+        words = shlex.split(click.get_current_context().meta[TYPED])[1:]
+        raise click.exceptions.Exit(launch(devices, words, cpu=_device(config, resume) == "cpu"))
+    elif resume is not None:
+        _alone(resume)
+        _train(config, Path(resume), True, json_, quiet)
     else:
-        _train(config, out, json_, quiet)
+        from tstk.train import default_out
+
+        _train(config, default_out(config) if out is None else Path(out), False, json_, quiet)
 
 
-def _train(config: Config, given: str | None, json_: bool, quiet: bool) -> None:
+def _device(config: Config, resume: str | None) -> str:
+    """Where training happens."""
+    values = config.values if resume is None else read_config(resume)["config"]
+    return str(values["train"]["device"])
+
+
+def _alone(resume: str) -> None:
+    """Nothing that a resumed run could not heed stands beside it."""
+    ctx = click.get_current_context()
+    typed = [
+        p for p in ctx.command.get_params(ctx) if ctx.get_parameter_source(str(p.name)) == ParameterSource.COMMANDLINE
+    ]
+    others = [p.opts[0] for p in typed if p.name not in ("resume", "devices", "quiet", "json_")]
+    if others:
+        raise OptionError(
+            f"--resume {resume} goes on with the options that the run was started with; leave out {', '.join(others)}"
+        )
+
+
+def _train(config: Config, out: Path, again: bool, json_: bool, quiet: bool) -> None:
     from tstk.cli.progress import watcher
-    from tstk.rundir import WEIGHTS
-    from tstk.train import default_out, train
+    from tstk.rundir import WEIGHTS, unfinished
+    from tstk.stopping import Stopped
+    from tstk.train import resume, train
 
-    out = default_out(config) if given is None else Path(given)
     first = not int(os.environ.get("RANK", 0))  # of several processes, one talks
     watch = watcher() if first and not quiet else None
-    before = (out / WEIGHTS).is_file()
+    start = resume if again else partial(train, config, command=click.get_current_context().meta[TYPED])
     try:
-        result = train(
-            config,
-            out,
-            command=click.get_current_context().meta[TYPED],
+        result = start(
+            out=out,
             watcher=watch,
             say=(lambda line: None) if quiet else lambda line: note(f"note: {line}"),
             ready=None if quiet else lambda pipeline, data: note(describe(config, pipeline, data)),
         )
+    except Stopped as e:
+        if first:
+            click.echo(f"Interrupted: {e}; continue with: tstk train --resume {shlex.quote(str(out))}", err=True)
+        raise click.exceptions.Exit(128 + e.number) from None
     except KeyboardInterrupt:
-        kept = not before and (out / WEIGHTS).is_file()
-        click.echo(
-            f"Interrupted. {out} keeps the best weights so far; score them: tstk eval {out}"
-            if kept
-            else "Interrupted. Nothing was kept.",
-            err=True,
-        )
+        if unfinished(out):
+            scored = f"{out} keeps the best weights so far; score them: tstk eval {out}; " * (out / WEIGHTS).is_file()
+            click.echo(f"Interrupted. {scored}continue with: tstk train --resume {shlex.quote(str(out))}", err=True)
+        else:
+            click.echo("Interrupted. Nothing was kept.", err=True)
         raise click.exceptions.Exit(130) from None
     finally:
         if watch:
@@ -150,6 +213,23 @@ def _dry_run(config: Config) -> None:
     if report.faults:
         raise TstkError("\n".join(report.faults))
     click.echo("Every trainable parameter got a finite gradient, no frozen one got any. Nothing was written.")
+
+
+def _find_lr(config: Config, json_: bool) -> None:
+    from dataclasses import asdict
+    from inspect import signature
+
+    from tstk.finder import find_rate
+    from tstk.train import prepare
+
+    pipeline, data = prepare(config, lambda line: note(f"note: {line}"))
+    known = signature(find_rate).parameters
+    sweep = find_rate(pipeline, data, **{k: v for k, v in config.options("train").items() if k in known})
+    if json_:
+        as_json(asdict(sweep))
+        return
+    click.echo(curve(sweep.rates, sweep.losses, sweep.suggestion))
+    click.echo(f"\nThe loss falls most steeply at --lr {sweep.suggestion:.2g}. Nothing was written.")
 
 
 def describe(config: Config, pipeline: Pipeline, data: Dataset) -> str:

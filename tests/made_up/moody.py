@@ -1,0 +1,75 @@
+"""Parts with all that gradients do not move: a codebook that follows an average, and a loss with a teacher."""
+
+from copy import deepcopy
+
+import torch
+from torch.nn import functional as F
+
+from tstk.builtin.losses.cross_entropy import CrossEntropy
+from tstk.nn.codebook import Codebook
+from tstk.records import Spec, Tokens
+from tstk.registry import Entry, registry
+from tstk.slots import Tokenizer
+
+
+class Moods(Tokenizer):
+    """Windows of four samples, each the nearest code.
+
+    Args:
+        codes: number of codes
+        dim: width of a token
+        lively: codes start from data, and dead ones come back
+    """
+
+    def __init__(self, spec: Spec, *, codes: int = 12, dim: int = 16, lively: bool = True) -> None:
+        super().__init__(spec)
+        self.project = torch.nn.Linear(spec.channels * 4, dim)
+        self.codebook = Codebook(codes, dim, update="ema", decay=0.9, kmeans=2 * lively, revive=0.3 * lively)
+        self.out = spec.but(dim=dim, grid=(-(-spec.length // 4),), vocab=codes, step=4.0, span=4.0)
+
+    def forward(self, series):
+        short = -series.x.shape[-1] % 4
+        x, mask = (F.pad(t, (0, short)).unfold(-1, 4, 4).transpose(1, 2).flatten(2) for t in (series.x, series.mask))
+        z = self.project(x)
+        quantized = self.codebook(z, mask.any(-1))
+        index = torch.arange(x.shape[1]).expand(x.shape[:2])
+        kept = {"z": z}
+        return Tokens(
+            quantized.values,
+            index[..., None].float(),
+            index,
+            mask.any(-1),
+            ids=quantized.ids,
+            aux=quantized.aux,
+            attrs=kept,
+        )
+
+    def after_step(self, flows):
+        self.codebook.after_step([(f.tokens.attrs["z"], f.tokens.ids, f.tokens.valid) for f in flows])
+
+
+class Taught(CrossEntropy):
+    """Cross-entropy, and encoded tokens like those of a teacher that follows the encoder and drops out."""
+
+    transient = ("teacher",)
+
+    def bind(self, pipeline):
+        self._student = [pipeline.encoder]
+        self.teacher = deepcopy(pipeline.encoder).requires_grad_(False)
+
+    def after_step(self, flows):
+        for mine, theirs in zip(self.teacher.parameters(), self._student[0].parameters(), strict=True):
+            mine.lerp_(theirs, 0.05)
+
+    def forward(self, flow):
+        told = self.teacher(flow.seen).values
+        return {**super().forward(flow), "taught": 0.1 * F.mse_loss(flow.encoded.values, told)}
+
+
+def announce():
+    """Install both."""
+    table = registry()._table
+    table["tokenizer", "moods"] = [
+        Entry("tokenizer", "moods", "moody:Moods", "Codes", frozenset({"vocab"}), dist="made-up")
+    ]
+    table["loss", "taught"] = [Entry("loss", "taught", "moody:Taught", "A teacher", dist="made-up")]

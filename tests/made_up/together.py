@@ -1,0 +1,73 @@
+"""Trains four pipelines in double precision, in this process or as one of several.
+
+    together.py DATA TABLE FOLDER [sharded]
+
+`sharded`: weights are dealt out as FSDP does on GPUs (Accelerate does not on a CPU).
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from moody import announce
+from safetensors.torch import save_file
+
+from tstk.config import resolve
+from tstk.engine import fit
+from tstk.sharded import whole_state
+from tstk.train import prepare
+
+ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
+CASES = {
+    "cross-entropy": {"encoder": ENCODER, "head": {"use": "linear", "dropout": 0.0}},
+    "masked": {"encoder": ENCODER, "loss": "masked", "decoder": {"use": "transformer", "dropout": 0.0}},
+    "forecast": {
+        "encoder": ENCODER,
+        "loss": {"use": "masked", "policy": "tail"},
+        "decoder": {"use": "transformer", "dropout": 0.0},
+    },
+    "codebook": {
+        "tokenizer": {"use": "moods", "lively": False},
+        "encoder": ENCODER,
+        "head": {"use": "linear", "dropout": 0.0},
+    },
+}
+
+
+def shard(self, pipeline, optimizer):
+    """What Accelerate's `prepare` does with FSDP2."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    names = {id(p): name for name, p in pipeline.named_parameters()}
+    fully_shard(pipeline, mesh=init_device_mesh("cpu", (self.num_processes,)))
+    parts = dict(pipeline.named_parameters())
+    for group in optimizer.param_groups:
+        group["params"] = [parts[names[id(p)]] for p in group["params"]]
+    return pipeline, optimizer
+
+
+def main(data, table, folder, how=""):
+    announce()
+    torch.set_num_threads(1)
+    if how == "sharded":
+        Accelerator.prepare = shard
+    for name in CASES:
+        rows = {"use": table, "context": 24, "horizon": 8, "stride": 2} if name == "forecast" else data
+        config = resolve(("here", {**CASES[name], "data": rows}))
+        pipeline, loaded = prepare(config)
+        pipeline.double()
+        options = {"epochs": 3, "batch_size": 8, "select": "last", "device": "cpu", "clip": 0.05, "lr": 1e-3}
+        fitted = fit(pipeline, loaded, **options, average=0.9)
+        state = whole_state(pipeline)
+        if not int(os.environ.get("RANK", 0)):
+            kind = type(next(pipeline.parameters())).__name__
+            history = [{k: v for k, v in row.items() if "second" not in k} for row in fitted.history]
+            (folder / f"{name}.json").write_text(json.dumps({"history": history, "weights": kind}))
+            save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
+
+
+main(*sys.argv[1:3], Path(sys.argv[3]), *sys.argv[4:])
