@@ -102,6 +102,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("embed", "Write one vector per series to a file"),
         ("export", "Write a run as one graph: torch.export or ONNX"),
         ("probe", "Score a run's frozen features with a small classifier"),
+        ("bench", "Compare methods over data sets and seeds"),
         ("codebook", "Draw the codes of a run, with their usage"),
         ("report", "Write a page with all that is known of a run"),
         ("list", "List components by kind"),
