@@ -110,6 +110,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("config", "List, show and copy configs"),
         ("data", "List data sets, report on one, convert one"),
         ("plugins", "List installed plugins; start and check one of your own"),
+        ("doctor", "Look over this installation, and say what is broken"),
         ("kernels", "List fast operations and what serves them here"),
         ("completion", "Print a script that lets a shell complete"),
     ):
