@@ -120,6 +120,7 @@ def save(run: str | Path, out: str | Path, length: int | None = None) -> Graph:
     return replace(found, apart=apart)
 
 
+@torch.no_grad()
 def difference(run: Callable[[Tensor], Tensor], pipeline: Pipeline, found: Graph) -> float:
     """Largest difference to a pipeline's answers, as a share of the largest, on batches and lengths of their own.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tstk.bench import Cell, Method
 
 KEYS = ("methods", "data", "seeds", "common", "data_root")
-NAME = re.compile(r"[\w.+=-]+")
+NAME = re.compile(r"\w[\w.+=-]*")
 
 
 @click.command(
