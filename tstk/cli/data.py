@@ -80,6 +80,26 @@ def convert(data: str, out: str, **options: Any) -> None:
         click.echo(f"{out}: X_{part} " + " x ".join(map(str, shape)))
 
 
+@command.command(cls=rich_click.RichCommand, epilog=examples("tstk data fetch GunPoint", "tstk data fetch ETTh1 ETTm1"))
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+def fetch(names: tuple[str, ...]) -> None:
+    """Fetch public data sets, so that --data NAME finds them: UCR and UEA sets, and ETTh1, ETTh2, ETTm1, ETTm2.
+
+    They are kept in the folder of the variable TSTK_CACHE, or the user's folder of caches. A set that is there already
+    is not fetched again, and a download that broke off is continued. With TSTK_OFFLINE=1 nothing is fetched.
+    """
+    from rich.progress import DownloadColumn, Progress
+
+    from tstk.cli.say import console
+    from tstk.data.fetch import fetch
+
+    for name in names:
+        with Progress(*Progress.get_default_columns(), DownloadColumn(), console=console(True), transient=True) as bar:
+            task = bar.add_task(name, total=None)
+            folder = fetch(name, lambda done, of, task=task: bar.update(task, completed=done, total=of or None))  # type: ignore[misc]
+        click.echo(f"{name}: {folder}")
+
+
 def _report(facts: dict[str, Any]) -> None:
     click.echo(click.style(facts["name"], bold=True) + f"  {facts['task']}")
     channels = facts["channels"]
