@@ -32,14 +32,14 @@ from tstk.rundir import RESULT, WEIGHTS, DiskFull, read_config, unfinished, writ
 
 
 def prepare(
-    config: Config, say: Callable[[str], None] = lambda line: None, found: dict[str, Any] | None = None
+    config: Config, say: Callable[[str], None] = lambda line: None, run: Path | None = None
 ) -> tuple[Pipeline, Dataset]:
     """Check the parts against each other, read the data, build the pipeline on it.
 
     Args:
         config: resolved
         say: receives lines for the user
-        found: config.json of the unfinished run that goes on, if one does: its weights are read later
+        run: the unfinished run that goes on, if one does: its weights are read later
 
     Raises:
         DataError: the data are not those that the run was started with
@@ -51,9 +51,9 @@ def prepare(
     if data.train.y is not None and spec.classes:
         spec = spec.but(counts=tuple(torch.bincount(data.train.y, minlength=spec.classes).tolist()))
     torch.manual_seed(config.options("train")["seed"])
-    if found is not None and (changed := _changed(spec_of(found), spec)):
+    if run is not None and (changed := _changed(spec_of(read_config(run)), spec)):
         raise DataError(f"{data.name} has changed since this run was started: {changed}")
-    pipeline, notes = launch(config, spec) if found is None else (restore(found), [])
+    pipeline, notes = launch(config, spec) if run is None else (restore(run), [])
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
     for line in (*config.notes, *data.notes, *notes):
@@ -152,7 +152,7 @@ def resume(
     last = Last(folder, writes=first)
     if not last.exists():
         say(f"{folder} was interrupted before anything was saved, so it starts again")
-    pipeline, data = prepare(config, say, found if last.exists() else None)
+    pipeline, data = prepare(config, say, folder if last.exists() else None)
     if ready:
         ready(pipeline, data)
     return _train(config, last, pipeline, data, found.get("command", ""), watcher, begin)
