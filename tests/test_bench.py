@@ -79,6 +79,22 @@ def test_a_cell_that_fails_is_told_and_does_not_stop_the_rest(tmp_path, monkeypa
     assert not list(tmp_path.rglob("*.error.txt"))
 
 
+def test_an_interrupted_bench_goes_on_where_it_stopped(tmp_path):
+    ran, stop = [], [True]
+
+    def value(data, seed):
+        if data == "b.ts" and stop:
+            raise KeyboardInterrupt
+        return 0.5
+
+    with pytest.raises(KeyboardInterrupt):
+        bench({"m": scoring(value, ran)}, SETS, (0,), tmp_path / "out")
+    stop.clear()
+    found = bench({"m": scoring(value, ran)}, SETS, (0,), tmp_path / "out")
+    assert [data for data, _ in ran] == ["a.ts", "b.ts", "b.ts", "c.ts"]
+    assert not found.failed
+
+
 def test_errors_are_ranked_upwards(tmp_path):
     values = {"m": 0.9, "n": 0.1}
     methods = {name: scoring(lambda d, s, name=name: values[name]) for name in values}

@@ -91,8 +91,12 @@ def command(
             faults += [f"method {name}: {line}" for line in str(e).splitlines()]
     if faults:
         raise TstkError("\n".join(faults))
-    with _Progress() as told:
-        found = bench(ready, sets, asked["seeds"], out, score=score, test=test, told=told)
+    try:
+        with _Progress() as told:
+            found = bench(ready, sets, asked["seeds"], out, score=score, test=test, told=told)
+    except KeyboardInterrupt:
+        note(f"{out} keeps the cells that are finished; the same command goes on from there.")
+        raise
     if json_:
         click.echo((Path(out) / BOOK).read_text(encoding="utf-8").rstrip())
     else:
