@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import click
 import rich_click
 
 from tstk.cli.files import target, write_npz
-from tstk.cli.run_options import applied
+from tstk.cli.run_options import Features, Pool, applied, featured
 from tstk.cli.say import examples
-
-Features = Literal["pooled", "tokens", "codes", "counts"]
-Pool = Literal["mean", "max", "cls"]
 
 
 @click.command(
@@ -22,20 +17,7 @@ Pool = Literal["mean", "max", "cls"]
     ),
 )
 @applied
-@rich_click.option(
-    "--features",
-    type=click.Choice(get_args(Features)),
-    default="pooled",
-    show_default=True,
-    help="one vector by --pool, all tokens side by side, the share of each code, or how often each occurs",
-)
-@rich_click.option(
-    "--pool",
-    type=click.Choice(get_args(Pool)),
-    default="mean",
-    show_default=True,
-    help="how tokens become one vector",
-)
+@featured
 @rich_click.option("--out", required=True, metavar="FILE", help="what to write: .npz")
 def command(
     run: str,

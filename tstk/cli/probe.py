@@ -8,13 +8,11 @@ from typing import Any, Literal, get_args
 import click
 import rich_click
 
-from tstk.cli.run_options import applied
+from tstk.cli.run_options import Features, Pool, applied, featured
 from tstk.cli.say import as_json, examples, note, number, table
 from tstk.errors import OptionError
 
 Classifier = Literal["linear", "knn", "svm", "adam"]
-Features = Literal["pooled", "tokens", "codes", "counts"]
-Pool = Literal["mean", "max", "cls"]
 
 
 def _several(kind: type) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
@@ -49,20 +47,7 @@ def _several(kind: type) -> Callable[[click.Context, click.Parameter, str], list
     show_default=True,
     help="the part by which settings are chosen; test is how some papers report, and flatters",
 )
-@rich_click.option(
-    "--features",
-    type=click.Choice(get_args(Features)),
-    default="pooled",
-    show_default=True,
-    help="one vector per series, all its tokens side by side, the share of each code, or how often each occurs",
-)
-@rich_click.option(
-    "--pool",
-    type=click.Choice(get_args(Pool)),
-    default="mean",
-    show_default=True,
-    help="how tokens become one vector",
-)
+@featured
 @rich_click.option(
     "--labels",
     default="1.0",

@@ -1,14 +1,17 @@
-"""What eval, predict, embed and probe have in common: a run, and data to apply it to."""
+"""What eval, predict, embed and probe have in common: a run, data to apply it to, and which of its features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import click
 import rich_click
 
 from tstk.cli.complete import data_sets, runs
+
+Features = Literal["pooled", "tokens", "codes", "counts"]
+Pool = Literal["mean", "max", "cls"]
 
 
 def applied(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,6 +34,28 @@ def applied(function: Callable[..., Any]) -> Callable[..., Any]:
             shell_complete=data_sets,
         ),
         click.argument("run", metavar="RUN", shell_complete=runs),
+    ):
+        function = decorator(function)
+    return function
+
+
+def featured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options --features and --pool."""
+    for decorator in (
+        rich_click.option(
+            "--pool",
+            type=click.Choice(get_args(Pool)),
+            default="mean",
+            show_default=True,
+            help="how tokens become one vector",
+        ),
+        rich_click.option(
+            "--features",
+            type=click.Choice(get_args(Features)),
+            default="pooled",
+            show_default=True,
+            help="one vector by --pool, all tokens side by side, the share of each code, or how often each occurs",
+        ),
     ):
         function = decorator(function)
     return function

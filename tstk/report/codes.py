@@ -178,13 +178,14 @@ def _stretches(known: Known, index: Tensor, span: int, around: int) -> tuple[Ten
 
 def _shapes(used: list[int], shapes: NDArray[np.float32], span: int, around: int) -> str:
     across = 8
-    most = np.abs(shapes[used]).max() if used else 1.0
+    # one odd code must not flatten all others
+    most = np.quantile(np.abs(shapes[used]).max(1), 0.9) if used else 1.0
 
     def draw(axes: Axes) -> None:
         for place, k in enumerate(used):
             row, column = divmod(place, across)
             at = column + 0.1 + 0.8 * np.linspace(0, 1, shapes.shape[1])
-            line = 0.42 * shapes[k] / most - row
+            line = 0.42 * (shapes[k] / most).clip(-1.1, 1.1) - row
             own = slice(around * span, (around + 1) * span)
             axes.plot([column + 0.1, column + 0.9], [-row, -row], color="#eceff3", linewidth=0.8, zorder=0)
             axes.plot(at, line, color=BLUE, alpha=0.35, linewidth=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tstk.registry import SLOTS
@@ -104,6 +105,9 @@ def _curve(name: str, epochs: Sequence[int], lines: dict[str, list[float]], kept
         part: [(e, v) for e, v in zip(epochs, line, strict=True) if math.isfinite(v)] for part, line in lines.items()
     }
     drawn = {part: [*zip(*pairs, strict=True)] for part, pairs in points.items() if pairs}
+    middles = [median(values) for _, values in drawn.values()]
+    positive = all(v > 0 for _, values in drawn.values() for v in values)
+    apart = positive and max(middles, default=1.0) > 20 * min(middles, default=1.0)
 
     def draw(axes: Axes) -> None:
         for part, (at, values) in drawn.items():
@@ -111,6 +115,8 @@ def _curve(name: str, epochs: Sequence[int], lines: dict[str, list[float]], kept
             axes.plot(at, values, color={"train": BLUE, "val": ORANGE}[part], marker=mark, markersize=4)
         if kept is not None:
             axes.axvline(kept, color=DIM, linestyle=":", zorder=0)
+        if apart:  # else the smaller of two courses would be a line at the bottom
+            axes.set_yscale("log")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 

@@ -1,11 +1,8 @@
-"""Pipelines of this plugin's parts, whether or not the plugin is installed."""
-
-import importlib
+"""Pipelines of this plugin's parts."""
 
 import pytest
 import torch
 
-from tstk import registry as names
 from tstk.assemble import assemble
 from tstk.config import find_config, read_toml, resolve
 from tstk.records import Series
@@ -25,22 +22,6 @@ SMALL = {
     "decoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "positions": "learned+rotary", "dropout": 0.0},
     "loss": {"use": "spectrum+time"},
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def announced():
-    """The registry knows the plugin."""
-    dist, module = "tstk-plugins-cwtmae", "tstk_plugins_cwtmae.plugin"
-    found = names.installed
-    if any(source.dist == dist for source in found()):
-        yield
-        return
-    source = names.Source("cwtmae", dist, "0", module, lambda: importlib.import_module(module))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(names, "installed", lambda: [*found(), source])
-        names.registry.cache_clear()
-        yield
-    names.registry.cache_clear()
 
 
 def shipped(name, *layers):

@@ -1,9 +1,8 @@
-"""Pipelines of this plugin's parts, whether or not the plugin is installed."""
+"""Pipelines of this plugin's parts."""
 
 import pytest
 import torch
 
-from tstk import registry as names
 from tstk.assemble import assemble
 from tstk.config import resolve
 from tstk.records import Series, Spec
@@ -15,23 +14,6 @@ SMALL = {
     "decoder": {"use": "timemae", "depth": 1, "heads": 2, "residual_scale": 0.5},
     "loss": {"use": "timemae", "codes": 12},
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def announced():
-    """The registry knows the plugin."""
-    if any(p.dist == "tstk-plugins-timemae" for p in names.registry().plugins):
-        yield
-        return
-    from tstk_plugins_timemae import plugin
-
-    source = names.Source("timemae", "tstk-plugins-timemae", "0", plugin.__name__, lambda: plugin)
-    found = names.installed
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(names, "installed", lambda: [*found(), source])
-        names.registry.cache_clear()
-        yield
-    names.registry.cache_clear()
 
 
 def built(spec, seed=0, **tables):

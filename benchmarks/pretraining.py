@@ -1,0 +1,94 @@
+"""What the fused quantiser saves of a whole step: `python -m benchmarks.pretraining`; needs the plugin vqshape.
+
+VQShape is trained for some steps, forward, backward and AdamW, by turns with our quantiser and with one as published,
+which makes every matrix of rows by codes and leaves it to autograd. Denormals are flushed, as `tstk train` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from tstk.kernels.dispatch import OPERATIONS, Backend, using
+
+OURS, PUBLISHED = "auto", "nearest_code=plain,soft_assignment=plain"
+
+
+def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Every distance, then the least."""
+    with torch.no_grad():
+        squares, ids = _squares(z, codes).min(-1)
+        return ids, squares
+
+
+def soft_assignment(
+    z: Tensor, codes: Tensor, weight: Tensor, temperature: float, log_floor: float
+) -> tuple[Tensor, Tensor]:
+    """Every probability, and its logarithm cut where the published program cuts it."""
+    p = torch.softmax(-_squares(z, codes) / temperature, -1)
+    entropy = -(p * p.clamp(min=log_floor).log()).sum(-1)
+    return weight @ entropy, weight @ p
+
+
+def _squares(z: Tensor, codes: Tensor) -> Tensor:
+    return z.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * z @ codes.T
+
+
+def main() -> None:
+    """Print a table of milliseconds per step and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="+", default=["vqshape/small", "vqshape/pretrain"])
+    parser.add_argument("--batch", type=int, default=64, help="series of one channel")
+    parser.add_argument("--rounds", type=int, default=10, help="pairs of steps")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    for name, function in (("nearest_code", nearest_code), ("soft_assignment", soft_assignment)):
+        OPERATIONS[name].backends["plain"] = Backend("plain", f"{function.__module__}:{function.__name__}")
+    print(f"batch {args.batch} on {args.device}, {torch.get_num_threads()} threads; ms per step, median")
+    print("config              ours   as published   ratio")
+    for config in args.configs:
+        ours, published, ratio = timed(config, args.batch, args.rounds, args.device)
+        print(f"{config:16} {ours:7.0f} {published:14.0f} {ratio:7.2f}")
+
+
+def timed(config: str, batch: int, rounds: int, device: str) -> tuple[float, float, float]:
+    """Milliseconds of a step each way, and the median of the rounds' ratios."""
+    from tstk.assemble import assemble
+    from tstk.config import find_config, read_toml, resolve
+    from tstk.draws import Draws
+    from tstk.records import Series, Spec
+
+    torch.manual_seed(0)
+    torch.set_flush_denormal(True)
+    made = resolve((config, read_toml(find_config(config))))
+    length = int(made.options("data")["resize"])
+    pipeline = assemble(made, Spec(channels=1, length=length), channels="independent", instance_norm=True).to(device)
+    pipeline.bind()
+    optimizer = torch.optim.AdamW(pipeline.parameters(), lr=1e-4, fused=True)
+    key = torch.arange(batch)
+    series = Series(torch.randn(batch, 1, length, device=device).cumsum(-1), None, None, key)
+
+    def step(number: int, backend: str) -> float:
+        begin = time.perf_counter()
+        with using(backend):
+            pipeline(series, Draws(0, number, key)).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return 1e3 * (time.perf_counter() - begin)
+
+    for number in range(3):
+        step(number, OURS)
+        step(number, PUBLISHED)
+    pairs = [(step(i, OURS), step(i, PUBLISHED)) for i in range(3, rounds + 3)]
+    ours, published = (median(times) for times in zip(*pairs, strict=True))
+    return ours, published, median(b / a for a, b in pairs)
+
+
+if __name__ == "__main__":
+    main()
