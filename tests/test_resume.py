@@ -167,6 +167,20 @@ def test_a_state_that_is_damaged_is_refused(stopped, text):
     refused(stopped, "state.json is damaged")
 
 
+@pytest.mark.parametrize(
+    "facts", [{"judge": 3}, {"step": None}, {"epoch": "x"}, {"ledger": {"sums": 1}}, {"seconds": []}], ids=str
+)
+def test_numbers_that_cannot_be_are_refused(stopped, facts):
+    changed(stopped, **facts)
+    refused(stopped, "state.json is damaged")
+
+
+def test_metrics_that_are_no_json_are_refused(stopped):
+    path = stopped / "metrics.jsonl"
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    refused(stopped, "metrics.jsonl is damaged")
+
+
 def test_a_state_of_a_later_version_is_refused(stopped):
     changed(stopped, format=2, versions={"tstk": "9.1"})
     refused(stopped, "was written by tstk 9.1")

@@ -78,9 +78,6 @@ def test_a_run_of_several_devices_that_is_asked_to_stop_can_be_continued(npz, tm
     code, _, err = start(words, tmp_path, until=tmp_path / "run" / "last" / "state.json")
     assert code == 128 + signal.SIGTERM, err
     assert err.count("continue with: tstk train --resume run") == 1
-    code, _, err = start(["-m", "tstk", "train", "--resume", "run"], tmp_path)
-    assert code == 2
-    assert "was saved by 2 processes, and this is 1: continue with --devices 2" in err
     code, out, err = start(["-m", "tstk", "train", "--resume", "run", "--devices", "2", "--json"], tmp_path)
     assert code == 0, err
     assert json.loads(out)["selected"]["of"] == 10
@@ -105,30 +102,12 @@ def test_what_goes_wrong_in_several_processes_is_said_once(npz, tmp_path):
     assert "expected a multiple of 2" in err
 
 
-@pytest.fixture(scope="module")
-def runs(npz, tmp_path_factory):
-    """The same training in one process and in two; the folder, and what two said."""
-    folder = tmp_path_factory.mktemp("several")
-    code, _, err = start([*TRAIN, "--data", npz, "--out", "one"], folder)
+def test_of_two_processes_that_torchrun_starts_one_writes_and_talks(npz, tmp_path):
+    code, out, err = start([*TORCHRUN, *TRAIN, "--data", npz, "--out", "two"], tmp_path)
     assert code == 0, err
-    code, out, err = start([*TORCHRUN, *TRAIN, "--data", npz, "--out", "two"], folder)
-    assert code == 0, err
-    return folder, out
-
-
-def test_two_processes_arrive_where_one_does(runs):
-    one, two = (load_file(runs[0] / name / "model.safetensors") for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        if name.endswith("key.bias"):
-            continue  # attention does not depend on it, so its gradient is rounding
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
-
-
-def test_one_of_two_processes_writes_and_talks(runs):
-    folder, out = runs
-    assert sorted(path.name for path in folder.iterdir()) == ["one", "two"]
+    assert [path.name for path in tmp_path.iterdir()] == ["two"]
     assert out.count("parameters") == 1
+    assert err.count("note: validation") == 1
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused(npz, tmp_path):

@@ -23,7 +23,7 @@ from tstk.hooks import CONTRACT
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
 from tstk.registry import SLOTS, registry
-from tstk.rundir import FORMAT, WEIGHTS, read_config, replacing, unfinished, write_json
+from tstk.rundir import FORMAT, WEIGHTS, is_unfinished, read_config, replacing, write_json
 from tstk.slots import Slot
 
 
@@ -113,7 +113,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         again = (
             f"; continue with: tstk train --resume {quote(str(folder))}"
-            if unfinished(Path(folder))
+            if is_unfinished(Path(folder))
             else "; train it again"
         )
         raise CheckpointError(f"{folder} has no {WEIGHTS}: the run ended before its first validation{again}")
@@ -181,6 +181,9 @@ def restore(folder: str | Path) -> Pipeline:
     """The pipeline of an unfinished run as it was before its first step, but for all weights: these come from `last/`.
 
     Neither the runs it was mounted from nor weights from outside are needed any more.
+
+    Args:
+        folder: the run directory
     """
     found = read_config(folder)
     pipeline = _assembled(found, folder)

@@ -131,7 +131,7 @@ class Last:
             facts = json.loads(path.read_text(encoding="utf-8"))
             number, tensors = int(facts["format"]), self.folder / str(facts["tensors"])
             config, metrics = facts["config"], int(facts["metrics"])
-        except (ValueError, KeyError, TypeError, OSError) as e:
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
             raise CheckpointError(f"{path} is damaged ({type(e).__name__}: {e}){again}") from None
         if number > FORMAT:
             wrote = facts.get("versions", {}).get("tstk", "a later version")
@@ -151,9 +151,12 @@ class Last:
             raise CheckpointError(f"{e}{again}") from None
         if self._size() < metrics:
             raise CheckpointError(f"{self.metrics} is shorter than {path} says{again}")
-        rows = self.metrics.read_bytes()[:metrics].splitlines() if metrics else []
+        try:
+            rows = [json.loads(row) for row in self.metrics.read_bytes()[:metrics].splitlines()] if metrics else []
+        except (ValueError, RecursionError) as e:
+            raise CheckpointError(f"{self.metrics} is damaged ({e}){again}") from None
         self._cut(metrics)
-        return Saved(found, facts, [json.loads(row) for row in rows], tensors)
+        return Saved(found, facts, rows, tensors)
 
     def remove(self) -> None:
         """The run is finished: what it kept to go on with is several times as large as its weights."""

@@ -88,6 +88,16 @@ class Moving:
             DataError: the data are not the same
             OptionError: there are more or fewer processes than then
         """
+        try:
+            self._take(saved)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+            folder = saved.place.parent
+            raise CheckpointError(
+                f"{folder / 'state.json'} is damaged ({type(e).__name__}: {e}); remove {folder} to start this run "
+                "again from its first step"
+            ) from None
+
+    def _take(self, saved: Saved) -> None:
         facts, place = saved.facts, saved.place
         if facts["processes"] != processes():
             raise OptionError(
@@ -119,7 +129,8 @@ class Moving:
             self.ledger.take(facts["epoch"], facts["ledger"])
         if self.scaler is not None and facts["scaler"] is not None:
             self.scaler.load_state_dict(facts["scaler"])
-        self.step, self.epoch, self.at, self.done = (facts[k] for k in ("step", "epoch", "at", "done"))
+        self.step, self.epoch, self.at = (int(facts[k]) for k in ("step", "epoch", "at"))
+        self.done = bool(facts["done"])
         self.begin = time.perf_counter() - facts["seconds"]
         _set_generators(of["generator"])
 

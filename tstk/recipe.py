@@ -29,7 +29,7 @@ from typing import Any
 from tstk.config import SECTIONS, Config, Layer, Table, chosen, find_config, read_toml, resolve, shipped
 from tstk.errors import OptionError, did_you_mean
 from tstk.registry import SLOTS, registry
-from tstk.rundir import read_config, unfinished
+from tstk.rundir import is_unfinished, read_config
 
 NAME = re.compile(r"\w[\w.+-]*")
 """What a stage may be called."""
@@ -161,7 +161,7 @@ def run_recipe(
             say(f"{stage.name}: {run} has its result already")
             results[stage.name] = json.loads((run / "result.json").read_text(encoding="utf-8"))
             continue
-        if unfinished(run):
+        if is_unfinished(run):
             _unchanged(run, config)
             say(f"{stage.name}: {run} was interrupted and goes on")
         elif run.is_dir():

@@ -150,6 +150,6 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return found
 
 
-def unfinished(folder: Path) -> bool:
+def is_unfinished(folder: Path) -> bool:
     """Whether a run was started here that has no result yet."""
     return (folder / "config.json").is_file() and not (folder / RESULT).is_file()

@@ -17,7 +17,7 @@ import torch
 
 from tstk.assemble import rehearse
 from tstk.callbacks import called
-from tstk.checkpoint import check_plugins, launch, restore, save_config, save_weights, spec_of, versions
+from tstk.checkpoint import check_plugins, launch, restore, save_config, save_weights, versions
 from tstk.config import Config
 from tstk.data.dataset import Dataset
 from tstk.data.load import load
@@ -28,18 +28,18 @@ from tstk.last import Last
 from tstk.naive import baselines
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
-from tstk.rundir import RESULT, WEIGHTS, DiskFull, read_config, unfinished, write_json
+from tstk.rundir import RESULT, WEIGHTS, DiskFull, is_unfinished, read_config, write_json
 
 
 def prepare(
-    config: Config, say: Callable[[str], None] = lambda line: None, run: Path | None = None
+    config: Config, say: Callable[[str], None] = lambda line: None, unfinished: Path | None = None
 ) -> tuple[Pipeline, Dataset]:
     """Check the parts against each other, read the data, build the pipeline on it.
 
     Args:
         config: resolved
         say: receives lines for the user
-        run: the unfinished run that goes on, if one does: its weights are read later
+        unfinished: the run directory that goes on, if one does: its weights are read later
 
     Raises:
         DataError: the data are not those that the run was started with
@@ -51,9 +51,9 @@ def prepare(
     if data.train.y is not None and spec.classes:
         spec = spec.but(counts=tuple(torch.bincount(data.train.y, minlength=spec.classes).tolist()))
     torch.manual_seed(config.options("train")["seed"])
-    if run is not None and (changed := _changed(spec_of(read_config(run)), spec)):
+    pipeline, notes = launch(config, spec) if unfinished is None else (restore(unfinished), [])
+    if changed := _changed(pipeline.spec, spec):
         raise DataError(f"{data.name} has changed since this run was started: {changed}")
-    pipeline, notes = launch(config, spec) if run is None else (restore(run), [])
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
     for line in (*config.notes, *data.notes, *notes):
@@ -139,7 +139,7 @@ def resume(
     if not first:
         watcher, say, ready = None, lambda line: None, None
     found = read_config(folder)
-    if not unfinished(folder):
+    if not is_unfinished(folder):
         raise CheckpointError(
             f"--resume {out}: this run is finished; start another with its parts: tstk train --from {out}"
         )
@@ -232,7 +232,7 @@ def fresh(out: str | Path) -> Path:
         OptionError: there is a run or a file in its place
     """
     folder = Path(out)
-    if unfinished(folder):
+    if is_unfinished(folder):
         raise OptionError(
             f"--out {out}: an unfinished run is there; continue with: tstk train --resume {quote(str(out))}, or choose "
             "another name"

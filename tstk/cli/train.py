@@ -138,7 +138,7 @@ def _alone(resume: str) -> None:
 
 def _train(config: Config, out: Path, again: bool, json_: bool, quiet: bool) -> None:
     from tstk.cli.progress import watcher
-    from tstk.rundir import WEIGHTS, unfinished
+    from tstk.rundir import WEIGHTS, is_unfinished
     from tstk.stopping import Stopped
     from tstk.train import resume, train
 
@@ -157,7 +157,7 @@ def _train(config: Config, out: Path, again: bool, json_: bool, quiet: bool) -> 
             click.echo(f"Interrupted: {e}; continue with: tstk train --resume {shlex.quote(str(out))}", err=True)
         raise click.exceptions.Exit(128 + e.number) from None
     except KeyboardInterrupt:
-        if unfinished(out):
+        if is_unfinished(out):
             scored = f"{out} keeps the best weights so far; score them: tstk eval {out}; " * (out / WEIGHTS).is_file()
             click.echo(f"Interrupted. {scored}continue with: tstk train --resume {shlex.quote(str(out))}", err=True)
         else:
