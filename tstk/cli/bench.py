@@ -13,7 +13,7 @@ import rich_click
 
 from tstk.cli.complete import words as any_of
 from tstk.cli.options import Configured, configured
-from tstk.cli.run import EVERYWHERE, _changes
+from tstk.cli.run import EVERYWHERE, stage_changes
 from tstk.cli.say import console, examples, note, number, table
 from tstk.config import Config, chosen, read_toml
 from tstk.errors import OptionError, TstkError, did_you_mean
@@ -183,7 +183,7 @@ def _method(text: str, shared: list[str], first: str) -> Method:
         _rehearsed(make(first, 0))
         return Method(said, by_config(make))
     name, *rest = words
-    changes = _changes(tuple(rest[1::2]))
+    changes = stage_changes(tuple(rest[1::2]))
     if len(rest) % 2 or set(rest[::2]) - {"--set"}:
         raise OptionError(f"{text}: expected RECIPE, then any number of --set STAGE.OPTION=VALUE")
     common = _common(shared)

@@ -59,7 +59,7 @@ def command(
     typed = [p for p in _shared() if ctx.get_parameter_source(str(p.name)) == ParameterSource.COMMANDLINE]
     tables = chosen(given | {p.key: ctx.params[str(p.name)] for p in typed})
     folder = Path(out) if out else Path("runs", "-".join(Path(n).stem for n in (recipe, data) if n))
-    results = run_recipe(recipe, folder, _train, choices=("flag", tables), changes=_changes(changes), say=note)
+    results = run_recipe(recipe, folder, _train, choices=("flag", tables), changes=stage_changes(changes), say=note)
     if json_:
         as_json(results)
         return
@@ -86,7 +86,7 @@ def _train(config: Config, run: Path, stage: str) -> dict[str, Any]:
         watch.end()
 
 
-def _changes(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def stage_changes(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     changes: dict[str, dict[str, Any]] = {}
     for text in texts:
         path, equals, value = text.partition("=")
