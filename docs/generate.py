@@ -3,6 +3,7 @@
 docs/reference/components.md    every component of the core and of the plugins in this repository
 docs/reference/commands.md      every command
 docs/mixes.md                   which components train together; tried, in a minute or two
+docs/export.md                  which pipelines leave as a graph, and how far from themselves; tried, in some minutes
 
 A test says when they are no longer what the code says.
 """
@@ -20,6 +21,7 @@ import click
 from tstk.cli.show import default, example
 from tstk.outline import outline
 from tstk.registry import SLOTS, Entry, registry
+from tstk.testing.exports import Trial, attempt
 from tstk.testing.mixes import Mix, mixes
 from tstk.testing.subject import Subject, subject
 
@@ -164,6 +166,64 @@ def mixed() -> str:
     return "\n".join(lines) + "\n"
 
 
+def exported() -> str:
+    """The page of all exports, each tried now."""
+    mine = ours()
+    encoders, heads, tokenizers = (
+        [e for e in registry().entries(slot) if e.dist in mine] for slot in ("encoder", "head", "tokenizer")
+    )
+    core = [e.name for e in encoders if e.dist == "tstk"]
+    answers = [e.name for e in heads if e.dist == "tstk"]
+    grid = {(e, h): attempt({"encoder": e, "head": h}) for e in core for h in answers}
+    more = [attempt({"tokenizer": e.name, "encoder": "transformer", "head": "linear"}) for e in tokenizers]
+    more += [attempt({"encoder": e.name, "head": "linear"}) for e in encoders if e.name not in core]
+    worst = max(trial.apart for trial in (*grid.values(), *more))
+    reasons = dict.fromkeys(t.alone for t in (*grid.values(), *more) if t.alone)
+    stars = {reason: "*" * (i + 1) for i, reason in enumerate(reasons)}
+    lines = [
+        "# Export",
+        "",
+        MADE,
+        "",
+        "`tstk export RUN --out model.pt2` (torch.export) or `--out model.onnx`. Every graph takes raw samples and any "
+        "batch. Each pipeline below, as small as can be and made for 32 samples, was exported both ways; the graphs "
+        "were run on other batches and lengths than they were traced with and compared with the pipeline. The largest "
+        f"difference met, as a share of the largest answer, is {worst:.0e}; above 1e-4 none would be written. A cell "
+        "says how many samples a series may have.",
+        "",
+        "## Encoders and heads of the core, tokenizer patch",
+        "",
+        "| encoder | " + " | ".join(answers) + " |",
+        "|---|" + ":-:|" * len(answers),
+        *(f"| {e} | " + " | ".join(_exported(grid[e, h], stars) for h in answers) + " |" for e in core),
+        "",
+        "## Tokenizers, and encoders of plugins",
+        "",
+        "| tokenizer | encoder | head | samples | refused |",
+        "|---|---|---|:-:|---|",
+    ]
+    for t in more:
+        why = t.refused or (f"ONNX: {t.onnx}" if t.onnx else "")
+        cells = [
+            t.parts.get("tokenizer", "patch"),
+            t.parts["encoder"],
+            t.parts["head"],
+            _exported(t, stars),
+            _cell(why),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        *(f"{star.replace('*', chr(92) + '*')} one length alone: {why}." + "\n" for why, star in stars.items()),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _exported(trial: Trial, stars: dict[str, str]) -> str:
+    star = stars.get(trial.alone, "").replace("*", "\\*")
+    return f"{trial.lengths}{star}" + (", no ONNX" if trial.onnx else "") if trial.lengths else "refused"
+
+
 def _answer(mix: Mix) -> str:
     slot, name = list(mix.parts.items())[-1]
     return f"{slot} {name}"
@@ -202,6 +262,7 @@ PAGES = {
     HERE / "reference" / "components.md": components,
     HERE / "reference" / "commands.md": commands,
     HERE / "mixes.md": mixed,
+    HERE / "export.md": exported,
 }
 
 if __name__ == "__main__":

@@ -13,6 +13,12 @@ from tstk.registry import Entry, registry
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path_factory, monkeypatch):
+    """Whoever runs the tests may have fetched data: here none are."""
+    monkeypatch.setenv("TSTK_CACHE", str(tmp_path_factory.getbasetemp() / "no-cache"))
+
+
 def ragged_batch(batch=4, channels=2, length=24, classes=3, seed=0):
     """Labelled series of several lengths, with a hole in some."""
     draw = torch.Generator().manual_seed(seed)

@@ -35,6 +35,9 @@ def quick(command):
         words += ["--steps", "2", "--batch-size", "8", "--quiet"]
         if {"bert", "transformer"} & set(words) and "--horizon" in words:
             words += ["--encoder.dim", "8", "--encoder.depth", "1", "--encoder.heads", "2"]
+    if words[0] == "bench":
+        small = "--steps 2 --encoder.dim 8 --encoder.depth 1 --encoder.heads 2"
+        words += ["--common", f"{small} --threads 1 --encoder transformer"]
     if words[0] == "run":
         words += [word for stage in read_recipe(words[1]) for word in ("--set", f"{stage.name}.steps=2")]
     return words

@@ -58,3 +58,35 @@ def test_mixes_drawn_from_the_page_do_what_it_says(generate):
         names = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, slot: answer}
         mix = attempt({kind: registry().find(kind, name) for kind, name in names.items()})
         assert mix.state == ("trained" if mark == "✓" else "refused"), f"{mix}: {mix.state}, {mix.reason}"
+
+
+def exports():
+    """(encoder, head, cell) of the table of core encoders and heads."""
+    heads = []
+    for line in (ROOT / "docs" / "export.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if line.startswith("| encoder |"):
+            heads = cells[1:]
+        elif heads and line.startswith("| "):
+            yield from ((cells[0], head, cell) for head, cell in zip(heads, cells[1:], strict=True))
+        elif heads and not line:
+            return
+
+
+def test_the_page_of_exports_has_every_encoder_and_head_of_the_core_and_every_tokenizer(generate):
+    core = {slot: {e.name for e in registry().entries(slot) if e.dist == "tstk"} for slot in ("encoder", "head")}
+    assert {(e, h) for e, h, _ in exports()} == {(e, h) for e in core["encoder"] for h in core["head"]}, "run make docs"
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    assert all(f"| {e.name} | transformer | linear |" in page for e in registry().entries("tokenizer"))
+    assert float(re.search(r"largest answer, is (\S+);", page)[1]) < 1e-5
+
+
+def test_exports_drawn_from_the_page_do_what_it_says(generate):
+    from tstk.testing.exports import attempt
+
+    pytest.importorskip("onnxruntime", reason="pip install 'tstk[onnx]'")
+    for encoder, head, cell in random.Random(2).sample(list(exports()), 2):
+        trial = attempt({"encoder": encoder, "head": head})
+        assert cell.rstrip("\\*") == (trial.lengths or "refused"), trial
+        assert not trial.onnx
+        assert trial.apart < 1e-5

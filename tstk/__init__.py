@@ -57,6 +57,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sklearn":
+        return import_module("tstk.sklearn")
     if name not in _HOMES:
         raise AttributeError(f"module 'tstk' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -109,10 +110,26 @@ def rehearse(config: Config) -> None:
     """
     try:
         with torch.device("meta"):
-            assemble(
+            pipeline = assemble(
                 config,
                 stand_in(config),
                 **{k: v for k, v in config.options("pipeline").items() if k in ("channels", "instance_norm")},
             )
     except DataError:
-        pass
+        return
+    except (RuntimeError, OverflowError) as e:
+        why = (str(e).splitlines() or [""])[0]
+        raise OptionError(f"these sizes make no pipeline ({why}); choose smaller ones") from e
+    _fits(pipeline)
+
+
+def _fits(pipeline: Pipeline) -> None:
+    """Refuse what could not be held, before the machine tries."""
+    sizes = {name: sum(p.numel() * p.element_size() for p in part.parameters()) for name, part in pipeline.slots()}
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    if have and sum(sizes.values()) > have:
+        most = max(sizes, key=sizes.__getitem__)
+        raise OptionError(
+            f"{getattr(pipeline, most).called()} has {sizes[most] / 2**30:,.0f} GiB of parameters, and this machine "
+            f"has {have / 2**30:.0f} GiB of memory; choose smaller sizes"
+        )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tstk.assemble import assemble
 from tstk.config import Config
-from tstk.errors import CheckpointError, NameUnknown, OptionError
+from tstk.errors import CheckpointError, NameUnknown, OptionError, TstkError
 from tstk.hooks import CONTRACT
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
@@ -168,9 +168,10 @@ def load(folder: str | Path) -> Pipeline:
     """
     found = read_config(folder)
     check_plugins(folder, found)
-    pipeline = _assembled(found)
     state = read_weights(folder)
-    matches(Path(folder, WEIGHTS), state, pipeline.state_dict())
+    # without memory first: a config.json may claim any size
+    matches(Path(folder, WEIGHTS), state, _assembled(found, folder, meta=True).state_dict())
+    pipeline = _assembled(found, folder)
     pipeline.load_state_dict(state)
     pipeline.bind()
     return pipeline.eval()
@@ -180,23 +181,26 @@ def restore(folder: str | Path) -> Pipeline:
     """The pipeline of an unfinished run as it was before its first step, but for all weights: these come from `last/`.
 
     Neither the runs it was mounted from nor weights from outside are needed any more.
-
-    Args:
-        folder: the run directory
     """
     found = read_config(folder)
-    pipeline = _assembled(found)
+    pipeline = _assembled(found, folder)
     pipeline.bind()
     for path in found["config"]["pipeline"]["freeze"]:
         pipeline.freeze(path)
     return pipeline
 
 
-def _assembled(found: dict[str, Any], meta: bool = False) -> Pipeline:
+def _assembled(found: dict[str, Any], folder: str | Path, meta: bool = False) -> Pipeline:
     config = Config(found["config"])
-    wiring = {k: v for k, v in config.options("pipeline").items() if k in ("channels", "instance_norm")}
-    with torch.device("meta" if meta else "cpu"):
-        return assemble(config, spec_of(found), **wiring)
+    try:
+        wiring = {k: v for k, v in config.options("pipeline").items() if k in ("channels", "instance_norm")}
+        with torch.device("meta" if meta else "cpu"):
+            return assemble(config, spec_of(found), **wiring)
+    except TstkError as e:
+        raise type(e)(f"{folder}: {e}") from None
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as e:
+        why = (str(e).splitlines() or [""])[0][:120]
+        raise CheckpointError(f"{folder}: config.json describes no pipeline ({why}); train the run again") from e
 
 
 def matches(path: Path, state: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
@@ -228,7 +232,7 @@ def mount(part: Slot, slot: str, folder: str | Path) -> str:
     found = read_config(folder)
     check_plugins(folder, found)
     state = {k.removeprefix(slot + "."): v for k, v in read_weights(folder).items() if k.startswith(slot + ".")}
-    old = getattr(_assembled(found, meta=True), slot).spec
+    old = getattr(_assembled(found, folder, meta=True), slot).spec
     fresh = {k: v.clone() for k, v in part.state_dict().items()}
     try:
         part.load(state, old)
@@ -236,7 +240,7 @@ def mount(part: Slot, slot: str, folder: str | Path) -> str:
         part.load_state_dict(fresh)
         reason = str(e).splitlines()[1:2] or [str(e)]
         raise CheckpointError(
-            f"the {slot} of {folder} does not fit here: {reason[0].strip()}; it was trained on "
+            f"the {slot} of {folder} does not fit here: {reason[0].strip()[:200]}; it was trained on "
             f"{old.channels} channels of length {old.length}"
         ) from None
     count = sum(p.numel() for p in part.parameters())

@@ -214,6 +214,7 @@ def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: 
     kept = {s: dict(old[s]) for s in (SLOTS if same_task else ("tokenizer", "encoder")) if s in old}
     named = {s: t[s]["use"] for _, t in stack for s in SLOTS if t.get(s, {}).get("use")}
     for slot, table in kept.items():
+        _sound(run, slot, table)
         if same(str(named.get(slot, table["use"])), table["use"]):
             config.mounts[slot] = run
     left = [f"{s} {t['use'].rpartition('/')[2]!r}" for s, t in old.items() if s in SLOTS and s not in config.mounts]
@@ -244,10 +245,22 @@ def _mounted(layer: tuple[str, dict[str, Table]], config: Config) -> tuple[str, 
             if slot not in old:
                 has = ", ".join(s for s in SLOTS if s in old)
                 raise OptionError(f"--{slot} {use}: that run has no {slot}; it has {has}")
+            _sound(str(use), slot, old[slot])
             given = {k: v for k, v in tables[slot].items() if k != "use"}
             tables[slot] = {**old[slot], **given}
             config.mounts[slot] = str(use)
     return source, tables
+
+
+def _sound(run: str, slot: str, table: Table) -> None:
+    """Refuse a run whose config.json holds what cannot be, naming the run."""
+    faults: list[str] = []
+    try:
+        _component(slot, [(f"run {run}", table)], slot, Config({}), faults)
+    except TstkError as e:
+        raise type(e)(f"run {run}: {e}") from None
+    if faults:
+        raise OptionError("\n".join(faults))
 
 
 def _default_uses(stack: Sequence[tuple[str, dict[str, Table]]]) -> dict[str, Table]:
@@ -317,6 +330,10 @@ def read_toml(path: Path) -> Table:
         raise OptionError(f"{path}: cannot be read ({e})") from None
     except tomllib.TOMLDecodeError as e:
         raise OptionError(f"{path}: not valid TOML: {e}") from None
+    except RecursionError:
+        raise OptionError(
+            f"{path}: tables or arrays are nested too deeply; a config needs no more than a few"
+        ) from None
 
 
 def to_toml(values: Mapping[str, Mapping[str, Any]], sources: Mapping[str, str] | None = None) -> str:

@@ -10,6 +10,7 @@ import ast
 import importlib.util
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,10 @@ class Option:
         except (ValueError, KeyError, TypeError, StopIteration):
             hint = did_you_mean(str(value), map(str, self.choices)) if self.choices else ""
             raise OptionError(f"{where or self.name} is {value!r}; expected {self.hint}.{hint}") from None
+        if isinstance(found, float) and not isfinite(found):
+            raise OptionError(f"{where or self.name} is {value!r}; expected a finite number")
+        if self.type == "int" and abs(found) >= 2**63:
+            raise OptionError(f"{where or self.name} is {value!r}; expected a number of 64 bits")
         least = 1 if self.name in _SIZES else 0
         if self.type == "int" and found < least:
             raise OptionError(f"{where or self.name} is {value!r}; expected {self.hint}, {least} or more")

@@ -19,6 +19,7 @@ imports torch.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from tstk.config import SECTIONS, Config, Layer, Table, chosen, find_config, rea
 from tstk.errors import OptionError, did_you_mean
 from tstk.registry import SLOTS, registry
 from tstk.rundir import is_unfinished, read_config
+
+NAME = re.compile(r"\w[\w.+-]*")
+"""What a stage may be called."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ def read_recipe(name: str) -> list[Stage]:
         path = shipped(registry().find("recipe", name))
     stages: list[Stage] = []
     faults: list[str] = []
-    for row in read_toml(path).get("stage", []):
+    rows = read_toml(path).get("stage", [])
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise OptionError(f"recipe {path}: stage is no list of tables; begin each stage with [[stage]]")
+    for row in rows:
         stage, wrong = _stage(row, [s.name for s in stages], len(stages) + 1)
         stages.append(stage)
         faults += wrong
@@ -73,7 +80,12 @@ def read_recipe(name: str) -> list[Stage]:
 def _stage(row: Mapping[str, Any], before: list[str], number: int) -> tuple[Stage, list[str]]:
     known = ("name", "config", "from", *SLOTS, *SECTIONS)
     name = str(row.get("name", f"stage{number}"))
-    faults = [f"stage {name!r} has no key {k!r}.{did_you_mean(k, known)}" for k in row.keys() - set(known)]
+    faults = (
+        []
+        if NAME.fullmatch(name)
+        else [f"stage {name!r}: a name has letters, digits and . + - _ only; a folder is called by it"]
+    )
+    faults += [f"stage {name!r} has no key {k!r}.{did_you_mean(k, known)}" for k in row.keys() - set(known)]
     if name in before:
         faults.append(f"two stages are called {name!r}")
     mounts = {k: v for k, v in row.items() if k in ("from", *SLOTS) and isinstance(v, str)}

@@ -133,17 +133,20 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is not a run directory: it has no config.json")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as e:
-        raise CheckpointError(f"{path} is damaged: {e}") from None
+    except (ValueError, OSError, RecursionError) as e:
+        raise CheckpointError(f"{path} is damaged: {e}; train the run again, or fetch it again") from None
     if not isinstance(found, dict) or not isinstance(found.get("format"), int):
         raise CheckpointError(f"{path} was not written by tstk")
     if found["format"] > FORMAT:
-        wrote = found.get("versions", {}).get("tstk", "a later version")
+        said = found.get("versions")
+        wrote = said.get("tstk", "a later version") if isinstance(said, dict) else "a later version"
         raise CheckpointError(
             f"{folder} was written by tstk {wrote}, in a format this version does not know: pip install --upgrade tstk"
         )
-    if not {"config", "spec", "versions"} <= found.keys():
-        raise CheckpointError(f"{path} was not written by tstk")
+    tables: Any = found.get("config")
+    whole = all(isinstance(found.get(name), dict) for name in ("config", "spec", "versions", "data"))
+    if not whole or not all(isinstance(t, dict) and isinstance(t.get("use", ""), str) for t in tables.values()):
+        raise CheckpointError(f"{path} was not written by tstk, or was changed by hand; train the run again")
     return found
 
 

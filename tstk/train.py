@@ -17,7 +17,7 @@ import torch
 
 from tstk.assemble import rehearse
 from tstk.callbacks import called
-from tstk.checkpoint import check_plugins, launch, restore, save_config, save_weights, versions
+from tstk.checkpoint import check_plugins, launch, restore, save_config, save_weights, spec_of, versions
 from tstk.config import Config
 from tstk.data.dataset import Dataset
 from tstk.data.load import load
@@ -32,14 +32,14 @@ from tstk.rundir import RESULT, WEIGHTS, DiskFull, is_unfinished, read_config, w
 
 
 def prepare(
-    config: Config, say: Callable[[str], None] = lambda line: None, unfinished: Path | None = None
+    config: Config, say: Callable[[str], None] = lambda line: None, run: Path | None = None
 ) -> tuple[Pipeline, Dataset]:
     """Check the parts against each other, read the data, build the pipeline on it.
 
     Args:
         config: resolved
         say: receives lines for the user
-        unfinished: the run directory that goes on, if one does: its weights are read later
+        run: the unfinished run that goes on, if one does: its weights are read later
 
     Raises:
         DataError: the data are not those that the run was started with
@@ -51,9 +51,9 @@ def prepare(
     if data.train.y is not None and spec.classes:
         spec = spec.but(counts=tuple(torch.bincount(data.train.y, minlength=spec.classes).tolist()))
     torch.manual_seed(config.options("train")["seed"])
-    pipeline, notes = launch(config, spec) if unfinished is None else (restore(unfinished), [])
-    if changed := _changed(pipeline.spec, spec):
+    if run is not None and (changed := _changed(spec_of(read_config(run)), spec)):
         raise DataError(f"{data.name} has changed since this run was started: {changed}")
+    pipeline, notes = launch(config, spec) if run is None else (restore(run), [])
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
     for line in (*config.notes, *data.notes, *notes):

@@ -188,6 +188,7 @@ def test_the_facts_are_json_and_count_what_is_there(labelled):
     assert facts["parts"]["train"]["length"] == {"min": 6, "median": 6, "max": 6}
     assert facts["imbalance"] == 1.1
     assert facts["duplicates"] == 1
+    assert facts["repeated"] == 0
 
 
 def test_groups_that_are_both_in_training_and_in_test_are_noted(labelled):
@@ -382,3 +383,17 @@ def test_a_stride_thins_out_training_and_validation_and_not_the_test(table):
     assert len(some.val) == -(-len(whole.val) // 5)
     assert len(some.test) == len(whole.test)
     assert torch.equal(some.val.batch(torch.tensor([1])).x, whole.val.batch(torch.tensor([5])).x)
+
+
+def test_ranges_are_those_of_numpy_and_series_that_repeat_are_counted(tmp_path):
+    x = np.random.default_rng(0).normal(size=(12, 3, 9)).astype(np.float32)
+    x[:, 1] = 4
+    x[2, 0, 3], x[:, 2, 5] = np.nan, np.nan
+    x[7] = x[6]
+    np.savez(tmp_path / "x.npz", X_train=x[:8], X_val=x[8:10], X_test=x[[8, 6, 11]])
+    facts = load(str(tmp_path / "x.npz")).facts()
+    assert (facts["duplicates"], facts["repeated"]) == (2, 1)
+    for channel, got in enumerate(facts["ranges"].values()):
+        seen = x[:8, channel]
+        want = {"min": np.nanmin(seen), "mean": np.nanmean(seen), "max": np.nanmax(seen)}
+        assert got == pytest.approx(want, rel=1e-5)

@@ -102,6 +102,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("embed", "Write one vector per series to a file"),
         ("export", "Write a run as one graph: torch.export or ONNX"),
         ("probe", "Score a run's frozen features with a small classifier"),
+        ("bench", "Compare methods over data sets and seeds"),
         ("codebook", "Draw the codes of a run, with their usage"),
         ("report", "Write a page with all that is known of a run"),
         ("list", "List components by kind"),
@@ -109,6 +110,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("config", "List, show and copy configs"),
         ("data", "List data sets, report on one, convert one"),
         ("plugins", "List installed plugins; start and check one of your own"),
+        ("doctor", "Look over this installation, and say what is broken"),
         ("kernels", "List fast operations and what serves them here"),
         ("completion", "Print a script that lets a shell complete"),
     ):

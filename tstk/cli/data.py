@@ -11,6 +11,9 @@ from tstk.cli.complete import data_sets
 from tstk.cli.options import section_options
 from tstk.cli.say import as_json, examples, note, table
 
+_MOST = 12
+"""Channels that a report names."""
+
 
 @click.group(cls=rich_click.RichGroup)
 def command() -> None:
@@ -38,7 +41,7 @@ def list_(data_root: str | None, json_: bool) -> None:
 @click.argument("data", metavar="NAME|PATH", shell_complete=data_sets)
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def info(data: str, json_: bool, **options: Any) -> None:
-    """Report on a data set: sizes, lengths, classes, missing values, how it is split, duplicates."""
+    """Report on a data set: sizes, lengths, classes, missing values, ranges, how it is split, duplicates."""
     from tstk.data import load
 
     facts = load(data, **options).facts()
@@ -80,6 +83,26 @@ def convert(data: str, out: str, **options: Any) -> None:
         click.echo(f"{out}: X_{part} " + " x ".join(map(str, shape)))
 
 
+@command.command(cls=rich_click.RichCommand, epilog=examples("tstk data fetch GunPoint", "tstk data fetch ETTh1 ETTm1"))
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+def fetch(names: tuple[str, ...]) -> None:
+    """Fetch public data sets, so that --data NAME finds them: UCR and UEA sets, and ETTh1, ETTh2, ETTm1, ETTm2.
+
+    They are kept in the folder of the variable TSTK_CACHE, or the user's folder of caches. A set that is there already
+    is not fetched again, and a download that broke off is continued. With TSTK_OFFLINE=1 nothing is fetched.
+    """
+    from rich.progress import DownloadColumn, Progress
+
+    from tstk.cli.say import console
+    from tstk.data.fetch import fetch
+
+    for name in names:
+        with Progress(*Progress.get_default_columns(), DownloadColumn(), console=console(True), transient=True) as bar:
+            task = bar.add_task(name, total=None)
+            folder = fetch(name, lambda done, of, task=task: bar.update(task, completed=done, total=of or None))  # type: ignore[misc]
+        click.echo(f"{name}: {folder}")
+
+
 def _report(facts: dict[str, Any]) -> None:
     click.echo(click.style(facts["name"], bold=True) + f"  {facts['task']}")
     channels = facts["channels"]
@@ -89,7 +112,8 @@ def _report(facts: dict[str, Any]) -> None:
         "length": facts["length"],
         "horizon": facts["horizon"],
         "split": facts["split"],
-        "duplicates": facts.get("duplicates") and f"{facts['duplicates']} series of test are also in train",
+        "duplicates": _duplicates(facts),
+        "constant": _some([c for c, r in facts["ranges"].items() if r["min"] == r["max"]]),
         "imbalance": facts.get("imbalance") and f"largest class / smallest class = {facts['imbalance']:.2f}",
     }
     for key, value in about.items():
@@ -102,16 +126,30 @@ def _report(facts: dict[str, Any]) -> None:
         ["samples, shortest", *(p["length"]["min"] for p in parts.values())],
         ["samples, median", *(p["length"]["median"] for p in parts.values())],
         ["samples, longest", *(p["length"]["max"] for p in parts.values())],
-        ["missing samples", *(p["missing"] for p in parts.values())],
+        ["missing samples", *(f"{p['missing']:,}" for p in parts.values())],
     ]
     if any("groups" in p for p in parts.values()):
         rows.append(["groups", *(p.get("groups") for p in parts.values())])
     names = dict.fromkeys(c for p in parts.values() for c in p.get("classes", ()))
     rows += [[f"class {c}", *(p.get("classes", {}).get(c) for p in parts.values())] for c in names]
     table(["", *parts], rows, right=list(parts))
+    click.echo()
+    shown = list(facts["ranges"].items())[:_MOST]
+    cells = [[c, *(None if v is None else f"{v:.4g}" for v in r.values())] for c, r in shown]
+    table(["channel, in train", "min", "mean", "max"], cells, right=["min", "mean", "max"])
     for line in facts["notes"]:
         note(f"note: {line}")
 
 
-def _some(names: list[str], most: int = 12) -> str:
+def _duplicates(facts: dict[str, Any]) -> str:
+    """What is there twice, which flatters a model that remembers."""
+    if "repeated" not in facts:
+        return ""
+    said = [f"{facts['repeated']:,} within train"]
+    if "duplicates" in facts:
+        said.insert(0, f"{facts['duplicates']:,} series of test are also in train or val")
+    return ", ".join(said) if facts["repeated"] or facts.get("duplicates") else "none"
+
+
+def _some(names: list[str], most: int = _MOST) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -15,17 +15,21 @@ from tstk.cli.say import examples
 )
 @click.argument("run", metavar="RUN")
 @rich_click.option(
-    "--length", type=click.IntRange(min=1), metavar="int", help="samples of a series; the run's own if not given"
+    "--length", type=click.IntRange(min=1), metavar="int", help="samples of a series, for one length alone"
 )
 @rich_click.option("--out", required=True, metavar="FILE", help="what to write: .pt2 (torch.export) or .onnx")
 def command(run: str, length: int | None, out: str) -> None:
     """Write a classifier or forecaster as one graph, from raw samples [batch, channels, length] to its answer.
 
-    It takes any batch. The written graph is run and compared with the run before the file appears.
+    It takes any batch, and of a classifier series of any length up to the longest that the run takes, where its parts
+    allow that. The written graph is run and compared with the run before the file appears.
     """
     path = target(out, (".pt2", ".onnx"))
 
     from tstk.export import save
 
-    apart = save(run, path, length)
-    click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB; answers differ from the run's by at most {apart:.1e}")
+    found = save(run, path, length)
+    click.echo(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB; any batch, {found}; answers differ from the run's by at most "
+        f"{found.apart:.1e}"
+    )

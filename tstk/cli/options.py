@@ -99,12 +99,7 @@ class Configured(rich_click.RichCommand):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Resolve what was chosen and call the function with it as `config`."""
-        flags = {}
-        for param in ctx.meta[_META]:
-            value = ctx.params.pop(param.name)
-            if ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE:
-                flags[param.key] = value
-        ctx.params["config"] = resolve(*_layers(ctx.params["config"]), ("flag", chosen(flags)))
+        ctx.params["config"] = configured(ctx)
         return super().invoke(ctx)
 
     def _unknown(self, ctx: click.Context, name: str, found: Config | None) -> str:
@@ -123,6 +118,16 @@ class Configured(rich_click.RichCommand):
         if dot and own:
             return f"{text} There are: {', '.join(f'--{o}' for o in own)}."
         return f"{text} See {ctx.command_path} --help"
+
+
+def configured(ctx: click.Context) -> Config:
+    """What the words of a `Configured` command chose; its function gets the other parameters."""
+    flags = {}
+    for param in ctx.meta[_META]:
+        value = ctx.params.pop(param.name)
+        if ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE:
+            flags[param.key] = value
+    return resolve(*_layers(ctx.params["config"]), ("flag", chosen(flags)))
 
 
 def section_options(section: str, values: Mapping[str, Any] | None = None) -> Iterator[Choice]:

@@ -71,7 +71,7 @@ class Dataset:
         }
 
     def facts(self) -> dict[str, Any]:
-        """A report on the data, JSON-able: sizes, lengths, classes, missing values, split and duplicates."""
+        """A report on the data, JSON-able: sizes, lengths, classes, missing values, ranges, split and duplicates."""
         report: dict[str, Any] = {
             "name": self.name,
             "source": list(self.source),
@@ -85,9 +85,15 @@ class Dataset:
         if self.task == "classification":
             counts = report["parts"]["train"]["classes"].values()
             report["imbalance"] = max(counts) / max(min(counts), 1)
-        if isinstance(self.train, Labelled) and isinstance(self.test, Labelled):
-            seen = set(_rows(self.train))
-            report["duplicates"] = sum(row in seen for row in _rows(self.test))
+        if isinstance(self.train, Labelled):
+            rows = _rows(self.train)
+            seen = set(rows)
+            report["repeated"] = len(rows) - len(seen)
+            if isinstance(self.val, Labelled) and self.val is not self.test:
+                seen |= set(_rows(self.val))
+            if isinstance(self.test, Labelled):
+                report["duplicates"] = sum(row in seen for row in _rows(self.test))
+        report["ranges"] = dict(zip(self.channels, _ranges(self.train), strict=True))
         return report | {"notes": list(self.notes)}
 
 
@@ -104,6 +110,27 @@ def _facts(part: Part, classes: tuple[str, ...]) -> dict[str, Any]:
     if part.groups is not None:
         report["groups"] = len(set(part.groups))
     return report
+
+
+def _ranges(part: Part) -> list[dict[str, float | None]]:
+    """Least, mean and greatest of the observed samples of each channel; None where there is none."""
+    if isinstance(part, Repeated):
+        part = part.of
+    some = [part.table[None]] if isinstance(part, Windows) else chunks(part.x)  # type: ignore[attr-defined]
+    channels = part.table.shape[0] if isinstance(part, Windows) else part.x.shape[1]  # type: ignore[attr-defined]
+    least, most = torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf)
+    total, count = torch.zeros(2, channels, dtype=torch.float64)
+    for chunk in map(torch.as_tensor, some):
+        gone = chunk.isnan()
+        least = torch.minimum(least, chunk.masked_fill(gone, torch.inf).amin((0, 2)))
+        most = torch.maximum(most, chunk.masked_fill(gone, -torch.inf).amax((0, 2)))
+        total += chunk.double().nansum((0, 2))
+        count += (~gone).sum((0, 2))
+    columns = (t.tolist() for t in (least, total / count.clamp(min=1), most, count))
+    return [
+        {"min": low, "mean": mean, "max": high} if seen else {"min": None, "mean": None, "max": None}
+        for low, mean, high, seen in zip(*columns, strict=True)
+    ]
 
 
 def missing(part: Part) -> int:

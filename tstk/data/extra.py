@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tstk.data.npz import opened
 from tstk.data.parts import Extra
 from tstk.data.raw import Raw
 from tstk.errors import DataError, OptionError
@@ -39,11 +40,9 @@ def extras(given: Sequence[str], raws: Mapping[str, Raw]) -> dict[str, dict[str,
         path = Path(file).expanduser()
         if not equals or not name or path.suffix != ".npz":
             raise OptionError(f"--extra {text}: expected NAME=FILE.npz, such as text=notes.npz")
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                arrays = {key: held[key] for key in held.files}
-        except (OSError, ValueError) as e:
-            raise DataError(f"--extra {text}: {path} cannot be read: {e}") from None
+        if not path.is_file():
+            raise DataError(f"--extra {text}: {path} cannot be read: there is no such file")
+        arrays = {key: array() for key, array in opened(path).items()}
         found[name] = {part: _part(arrays, part, len(raw.x), str(path)) for part, raw in raws.items()}
     return found
 

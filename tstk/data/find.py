@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tstk.data.fetch import NAME, fetched
 from tstk.errors import DataError, NameUnknown, did_you_mean
 from tstk.registry import Entry, registry
 
@@ -82,12 +83,12 @@ def _readers() -> dict[str, list[Entry]]:
 
 
 def available(data_root: str | None = None) -> list[Row]:
-    """Everything that has a name: the embedded set, then what lies under the root.
+    """Everything that has a name: the embedded set, what lies under the root, and what was fetched.
 
     Args:
         data_root: folder to look in; None means the variable TSTK_DATA, or the embedded set alone
     """
-    return [Row("har-demo", DEMO, "embedded"), *(found.row for found in _under(_root(data_root)))]
+    return [Row("har-demo", DEMO, "embedded"), *(found.row for found in _named(_root(data_root)))]
 
 
 def locate(use: str, data_root: str | None = None) -> Found:
@@ -105,7 +106,7 @@ def locate(use: str, data_root: str | None = None) -> Found:
     if path.suffix.lower() in _readers() or path.is_file() or len(path.parts) != 1:
         return _at(path)
     root = _root(data_root)
-    sets = [Found("har-demo", {"train": DEMO}), *_under(root)]
+    sets = [Found("har-demo", {"train": DEMO}), *_named(root)]
     alias = ALIASES.get(_key(use), use)
     for name, same in ((use, str), (use, str.lower), (use, _key), (alias, _key)):  # the strictest meaning first
         matches = [found for found in sets if same(found.name) == same(name)]
@@ -117,7 +118,16 @@ def locate(use: str, data_root: str | None = None) -> Found:
         return _at(path)
     where = f"under {root}" if root else "nowhere else, for want of a root: give --data-root FOLDER or set TSTK_DATA"
     hint = did_you_mean(use, [*(found.name for found in sets), *ALIASES])
-    raise NameUnknown(f"no data set is called {use!r}.{hint} Looked at the embedded set and {where}")
+    public = f"; a public set comes by: tstk data fetch {use}" if NAME.fullmatch(use) and not hint else ""
+    raise NameUnknown(f"no data set is called {use!r}.{hint} Looked at the embedded set and {where}{public}")
+
+
+def _named(root: Path | None) -> list[Found]:
+    """What lies under the root, then what was fetched and is not there."""
+    sets = list(_under(root))
+    have = {found.name for found in sets}
+    here = fetched() if fetched().is_dir() else None
+    return [*sets, *(found for found in _under(here) if found.name not in have)]
 
 
 def _key(name: str) -> str:

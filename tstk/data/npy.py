@@ -49,7 +49,7 @@ def mapped(path: Path) -> NDArray[Any]:
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, OverflowError) as error:
         if "Array can't be memory-mapped: Python objects" in str(error):
             raise DataError(
                 f"{path}: holds Python objects (a pickle), which are never loaded; save numbers and strings only"

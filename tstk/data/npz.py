@@ -27,6 +27,9 @@ from tstk.errors import DataError, did_you_mean
 Y = ("y", "labels", "label")
 GROUPS = ("groups", "group", "subject", "subjects")
 
+BOMB = 200
+"""Times that a large array may expand; samples of measured series do not come near it."""
+
 Array = NDArray[Any]
 Arrays = Mapping[str, Callable[[], Array]]
 
@@ -41,7 +44,7 @@ def read(path: Path, *, label: str | None = None) -> dict[str, Raw]:
     Raises:
         DataError: the file is damaged, holds Python objects, or its shapes disagree
     """
-    arrays = _arrays(path)
+    arrays = opened(path)
     names = (label,) if label is not None else Y
     common = {name: arrays[name]() for name in ("classes", "channels") if name in arrays}
     parts = {}
@@ -60,8 +63,12 @@ def read(path: Path, *, label: str | None = None) -> dict[str, Raw]:
     return parts
 
 
-def _arrays(path: Path) -> Arrays:
-    """Functions that give the arrays: a large one by mapping it, any other from memory."""
+def opened(path: Path) -> Arrays:
+    """Functions that give the arrays: a large one by mapping it, any other from memory.
+
+    Raises:
+        DataError: the file is damaged, holds Python objects, or would expand beyond measure
+    """
     try:
         if not zipfile.is_zipfile(path):
             with path.open("rb") as file:
@@ -71,7 +78,7 @@ def _arrays(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             members = {info.filename.removesuffix(".npy"): info for info in (file.zip.infolist() if file.zip else ())}
             return {name: _opener(path, file, members[name]) for name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, struct.error):
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, struct.error, OverflowError):
         raise DataError(f"{path}: empty, cut short or not an npz archive; write or fetch it again") from None
     except MemoryError:
         raise DataError(
@@ -90,6 +97,11 @@ def _opener(path: Path, file: Any, member: zipfile.ZipInfo) -> Callable[[], Arra
         open = partial(_mapped, path, member.header_offset)
         open()  # here, where what is wrong with it can be said
         return open
+    if member.file_size > stored.LARGE and member.file_size > BOMB * member.compress_size:
+        raise DataError(
+            f"{path}: {member.filename} expands {member.compress_size:,} bytes to {member.file_size:,}, as zip bombs "
+            "do; if that is meant, save it with numpy.savez, not compressed"
+        )
     with file.zip.open(member) as held:
         shape, _, dtype = _declared(held)
     if math.prod(shape) * dtype.itemsize > member.file_size:

@@ -80,4 +80,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         ) from None
     if not isinstance(held, dict) or not all(isinstance(one, torch.Tensor) for one in held.values()):
         raise DataError(f"{path}: expected a dict of tensors, such as {{'samples': x, 'labels': y}}")
+    for key, one in held.items():
+        if one.layout != torch.strided or one.is_quantized:
+            raise DataError(f"{path}: {key!r} is sparse or quantized; save it as a plain tensor of numbers")
+        if one.numel() * one.element_size() > one.untyped_storage().nbytes():
+            raise DataError(f"{path}: {key!r} claims more samples than it holds (expanded?); save {key}.contiguous()")
     return {str(name): one.detach() for name, one in held.items()}

@@ -40,7 +40,12 @@ def bert_config(name: str) -> dict[str, Any]:
     path = _file(name, "config.json")
     if path is None:
         raise OptionError(f"pretrained={name!r} has no config.json; expected a folder with it and model.safetensors")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as e:
+        raise OptionError(f"pretrained={name!r}: config.json is damaged ({e}); fetch it again") from None
+    if not isinstance(found, dict):
+        raise OptionError(f"pretrained={name!r}: config.json is no table; fetch it again")
     wanted = {
         "model_type": "bert",
         "hidden_act": "gelu",
@@ -61,7 +66,14 @@ def bert_config(name: str) -> dict[str, Any]:
     missing = [v for v in keys.values() if v not in found]
     if missing:
         raise OptionError(f"pretrained={name!r}: config.json does not say {', '.join(missing)}")
+    odd = [f"{v} {found[v]!r}" for k, v in keys.items() if k != "eps" and not 0 < _whole(found[v]) < 2**31]
+    if odd:
+        raise OptionError(f"pretrained={name!r}: config.json has {', '.join(odd)}; expected sizes of a BERT")
     return {ours: found[theirs] for ours, theirs in keys.items()}
+
+
+def _whole(value: Any) -> int:
+    return value if type(value) is int else 0
 
 
 def bert_shape(given: dict[str, Any], pretrained: str | None, whole: bool) -> dict[str, Any]:

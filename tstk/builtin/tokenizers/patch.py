@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import Literal
 
 import torch
@@ -68,7 +67,8 @@ class Patch(Tokenizer):
         self.project = nn.Linear(width * self.window, dim)
 
     def _count(self, length: int) -> int:
-        return max(ceil((length - self.window) / self.stride), 0) + 1
+        # rounded up with whole numbers that are never negative, as graphs cannot take others along
+        return max(length - self.window + self.stride - 1, 0) // self.stride + 1
 
     def _windows(self, x: Tensor) -> Tensor:
         """[B, C, T] -> [B, N, C, window], zero (or False) padded at the end."""

@@ -1,0 +1,100 @@
+"""`tstk bench`: methods from flags and files, recipes, and slips that are told before anything runs."""
+
+import json
+
+import pytest
+
+TWO = """
+[[stage]]
+name = "first"
+[stage.loss]
+use = "masked"
+[stage.encoder]
+use = "transformer"
+dim = 8
+depth = 1
+heads = 2
+
+[[stage]]
+name = "second"
+from = "first"
+[stage.head]
+use = "linear"
+"""
+
+
+def test_methods_of_a_file_and_of_flags_are_compared(tstk, small, tmp_path):
+    common = " ".join([*small, "--steps", "1"])
+    (tmp_path / "b.toml").write_text(
+        f'data = ["har-demo"]\nseeds = [3]\ncommon = "{common}"\n[methods]\nlinear = "--head linear"\n'
+    )
+    result = tstk("bench", "b.toml", "--method", "masked=--loss masked", "--out", "out", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert {(c["method"], c["seed"], c["by"]) for c in found["cells"]} == {
+        ("linear", 3, "test"),
+        ("masked", 3, "linear probe"),
+    }
+    assert (tmp_path / "out" / "linear" / "har-demo" / "seed-3" / "model.safetensors").is_file()
+    again = tstk("bench", "b.toml", "--out", "out")
+    assert again.exit_code == 0
+    assert "bench.md" in again.stdout
+
+
+def test_a_recipe_is_a_method_and_its_last_stage_is_scored(tstk, tmp_path):
+    (tmp_path / "two.toml").write_text(TWO)
+    method = "two=two.toml --set first.steps=1 --set second.steps=1"
+    result = tstk(
+        "bench", "--method", method, "--data", "har-demo", "--common", "--threads 1", "--out", "out", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    (cell,) = json.loads(result.stdout)["cells"]
+    assert cell["by"] == "test"
+    assert (tmp_path / "out" / "two" / "har-demo" / "seed-0" / "second" / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--method", "a=--head lienar"], "method a: No head is called 'lienar'. Did you mean 'linear'?"),
+        (["--method", "a=--head linear --encoder.detph 2"], "Did you mean '--encoder.depth'?"),
+        (["--method", "a=--head linear --out x"], "--out has no place in a method"),
+        (["--method", "a=--head linear --data x"], "--data are for the bench to say"),
+        (["--method", "a=--head"], "method a: "),
+        (["--method", "a=nosuch"], "No recipe is called 'nosuch'"),
+        (["--method", "../a=--head linear"], "a name has letters"),
+        (["--method", "linear"], "expected NAME=FLAGS"),
+        (["--method", "a=--loss next-code --tokenizer patch"], "needs discrete tokens"),
+        (["--method", "a=--head linear", "--seeds", "1,x"], "expected whole numbers"),
+        (["--method", "a=--head linear", "--data", "har-dmeo"], "Did you mean 'har-demo'?"),
+        ([], "no methods"),
+    ],
+)
+def test_a_slip_is_told_before_anything_runs(refused, words, said):
+    more = [] if "--data" in words else ["--data", "har-demo"]
+    assert said in refused("bench", *words, *more, "--out", "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('methds = 1\n[methods]\na = "--head linear"', "no key 'methds'. Did you mean 'methods'?"),
+        ("[methods.a]\nhead = 1", 'expected a table of NAME = "flags of tstk train"'),
+        ('seeds = [0.5]\n[methods]\na = "--head linear"', "expected whole numbers"),
+        ('common = 3\n[methods]\na = "--head linear"', "expected text"),
+    ],
+)
+def test_a_slip_in_the_file_is_told(refused, tmp_path, text, said):
+    (tmp_path / "b.toml").write_text(text)
+    assert said in refused("bench", "b.toml", "--data", "har-demo", "--out", "out")
+
+
+def test_a_failing_cell_makes_the_exit_code_one_and_the_rest_runs(tstk, small, tmp_path):
+    (tmp_path / "bad_TRAIN.tsv").write_text("1\tx\n")
+    common = " ".join([*small, "--steps", "1"])
+    words = ["--method", "a=--head linear", "--data", "bad_TRAIN.tsv,har-demo", "--common", common, "--out", "out"]
+    result = tstk("bench", *words)
+    assert result.exit_code == 1
+    assert "failed: a, bad, seed 0: " in result.stdout
+    assert "bad_TRAIN.tsv" in result.stdout
+    assert (tmp_path / "out" / "a" / "har-demo" / "seed-0" / "score.json").is_file()
