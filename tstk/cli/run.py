@@ -87,6 +87,7 @@ def _train(config: Config, run: Path, stage: str) -> dict[str, Any]:
 
 
 def stage_changes(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Options of single stages, by stage, from words such as `pretrain.epochs=5`."""
     changes: dict[str, dict[str, Any]] = {}
     for text in texts:
         path, equals, value = text.partition("=")
