@@ -23,8 +23,8 @@ from tstk.checkpoint import launch
 from tstk.config import resolve
 from tstk.data.load import load
 from tstk.draws import Draws
-from tstk.engine import Batches, fit
-from tstk.rates import course, groups
+from tstk.training.engine import Batches, fit
+from tstk.training.rates import course, groups
 
 STEPS = 25
 DATA = load("har-demo")
@@ -102,7 +102,7 @@ def has_learnt() -> Judge:
 def cases(full: bool, device: str) -> list[Case]:
     """One, on one thread; the processor is what a loop costs."""
     contenders = {
-        "tstk.engine": harness.plain(lambda: ours()[0], "also validates at each of its epochs"),
+        "tstk.training.engine": harness.plain(lambda: ours()[0], "also validates at each of its epochs"),
         "loop": harness.plain(lambda: plain()[0]),
     }
     size = f"{STEPS} steps, batch 32"

@@ -134,7 +134,7 @@ def csv(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run(npz, tmp_path_factory):
     """A run directory: a small classifier trained for two epochs."""
-    from tstk.train import train
+    from tstk.training.train import train
 
     folder = tmp_path_factory.mktemp("runs") / "first"
     config = resolve(

@@ -13,7 +13,7 @@ from tstk.data import load as load_data
 from tstk.errors import CheckpointError, OptionError
 from tstk.records import Spec
 from tstk.rundir import read_config
-from tstk.train import train
+from tstk.training.train import train
 
 
 def first_batch(run, size=6):
@@ -51,7 +51,7 @@ def test_a_saved_pipeline_answers_as_before_bit_for_bit(labelled_spec, ragged, b
 
 
 def test_a_trained_run_scores_again_what_it_recorded(run):
-    from tstk.evaluate import evaluate
+    from tstk.scoring.evaluate import evaluate
 
     found = read_config(run)["config"]
     again = evaluate(load(run), load_data(found["data"]["use"]).test)

@@ -34,7 +34,7 @@ def recipe(tmp_path):
 
 
 def trained(config, run, stage):
-    from tstk.train import resume, train
+    from tstk.training.train import resume, train
 
     return resume(run) if run.is_dir() else train(config, run)
 

@@ -22,7 +22,7 @@ from tstk.draws import Draws
 from tstk.errors import CheckpointError, TstkError
 from tstk.report import answers, know, report
 from tstk.rundir import read_config
-from tstk.train import train
+from tstk.training.train import train
 
 TINY = {
     "tokenizer": {"use": "patch", "dim": 16, "window": 4},

@@ -12,8 +12,8 @@ from tstk.config import Config, chosen, find_config, read_toml, resolve
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
 from tstk.registry import registry
-from tstk.train import default_out, prepare, train
-from tstk.train import resume as go_on
+from tstk.training.train import default_out, prepare, train
+from tstk.training.train import resume as go_on
 
 __all__ = ["build", "create", "fit", "list", "load", "resume"]
 

@@ -24,11 +24,11 @@ from tstk.data.load import load as load_data
 from tstk.data.load import load_part
 from tstk.data.parts import Labelled, Part
 from tstk.errors import DataError, OptionError
-from tstk.evaluate import evaluate, in_order
-from tstk.features import Features, Pool, vectors
-from tstk.naive import Scores, baselines, majority
 from tstk.pipeline import Pipeline
 from tstk.rundir import read_config
+from tstk.scoring.evaluate import evaluate, in_order
+from tstk.scoring.features import Features, Pool, vectors
+from tstk.scoring.naive import Scores, baselines, majority
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -13,10 +13,10 @@ from tstk.apply import Arrays, opened
 from tstk.checkpoint import load
 from tstk.data.load import load as load_data
 from tstk.errors import OptionError
-from tstk.evaluate import in_order
 from tstk.pipeline import Pipeline
 from tstk.records import Series
 from tstk.rundir import read_config
+from tstk.scoring.evaluate import in_order
 
 
 def tokenize(

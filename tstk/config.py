@@ -19,7 +19,7 @@ from tstk.errors import OptionError, TstkError, did_you_mean
 from tstk.outline import Outline, outline, source_file
 from tstk.registry import SLOTS, Entry, registry, same
 
-SECTIONS = {"data": "tstk.data.load:load", "pipeline": "tstk.assemble:assemble", "train": "tstk.engine:fit"}
+SECTIONS = {"data": "tstk.data.load:load", "pipeline": "tstk.assemble:assemble", "train": "tstk.training.engine:fit"}
 """Tables that are not slots: the options of each are the keyword-only parameters of a function."""
 
 Table = dict[str, Any]

@@ -11,7 +11,7 @@ from torch import Tensor
 from tstk.config import Config
 from tstk.draws import Draws
 from tstk.pipeline import Pipeline
-from tstk.train import prepare
+from tstk.training.train import prepare
 
 
 @dataclass

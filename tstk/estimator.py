@@ -20,10 +20,10 @@ from tstk.data.dataset import Dataset, statistics
 from tstk.data.parts import Labelled, Part
 from tstk.data.splits import stratified
 from tstk.data.stored import Stored
-from tstk.engine import fit
 from tstk.errors import OptionError
-from tstk.evaluate import in_order
 from tstk.records import Series, Spec
+from tstk.scoring.evaluate import in_order
+from tstk.training.engine import fit
 
 Array = NDArray[Any]
 BATCH = 256

@@ -4,7 +4,7 @@
     config.json         resolved options with qualified names, Spec, class names, versions
     metrics.jsonl       a line per epoch
     result.json         scores, baselines, parameters, seconds, the command; it is there when the run is finished
-    last/               what an unfinished run goes on from; see `tstk/last.py`
+    last/               what an unfinished run goes on from; see `tstk/training/last.py`
 
 Nothing here imports torch; `tstk/checkpoint.py` has the weights.
 """

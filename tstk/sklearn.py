@@ -21,8 +21,8 @@ from torch import Tensor
 
 from tstk.data.parts import Windows
 from tstk.estimator import Array, Fitted
-from tstk.features import vectors
 from tstk.records import Spec
+from tstk.scoring.features import vectors
 
 __all__ = ["SeriesClassifier", "SeriesForecaster", "TokenEncoder"]
 

@@ -16,7 +16,7 @@ from tstk.checkpoint import load
 def forecaster(csv, tmp_path_factory):
     """A run that forecasts 5 rows from 20."""
     from tstk.config import resolve
-    from tstk.train import train
+    from tstk.training.train import train
 
     folder = tmp_path_factory.mktemp("runs") / "forecaster"
     tables = {
@@ -133,7 +133,7 @@ def test_a_pretraining_run_predicts_nothing_and_says_what_to_do(refused, tstk, n
 @pytest.mark.parametrize("pool", ["mean", "max"])
 def test_embeddings_are_the_pooled_tokens_with_their_labels(tstk, run, pool):
     from tstk.data import load_part
-    from tstk.evaluate import in_order
+    from tstk.scoring.evaluate import in_order
 
     assert tstk("embed", run, "--pool", pool, "--out", "e.npz").exit_code == 0
     arrays, config = np.load("e.npz"), json.loads((run / "config.json").read_text())

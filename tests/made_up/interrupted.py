@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from moody import announce
 
-import tstk.train
+import tstk.training.train
 from tstk.config import resolve
-from tstk.last import Last
+from tstk.training.last import Last
 
 Last.SHARE = 1.0  # half of the time is spent on saving, so half of the kills hit it
 
@@ -53,9 +53,9 @@ def live(data, out, awake):
         os.write(awake, b".")
 
     if (out / "config.json").is_file():
-        tstk.train.resume(out, ready=ready)
+        tstk.training.train.resume(out, ready=ready)
     else:
-        tstk.train.train(config(data), out, command="here", ready=ready)
+        tstk.training.train.train(config(data), out, command="here", ready=ready)
 
 
 def killed(data, out, after):
@@ -83,7 +83,7 @@ def killed(data, out, after):
 def main(data, folder, kills, seed):
     announce()
     torch.set_num_threads(1)
-    tstk.train.train(config(data), folder / "calm", command="here")
+    tstk.training.train.train(config(data), folder / "calm", command="here")
     draw, count, out = random.Random(seed), 0, folder / "rough"
     while not (out / "result.json").is_file():
         count += killed(data, out, draw.uniform(0, 0.12) if count < kills else None)

@@ -16,9 +16,9 @@ from moody import announce
 from safetensors.torch import save_file
 
 from tstk.config import resolve
-from tstk.engine import fit
-from tstk.sharded import whole_state
-from tstk.train import prepare
+from tstk.training.engine import fit
+from tstk.training.sharded import whole_state
+from tstk.training.train import prepare
 
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
 CASES = {

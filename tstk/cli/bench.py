@@ -19,7 +19,7 @@ from tstk.config import Config, chosen, read_toml
 from tstk.errors import OptionError, TstkError, did_you_mean
 
 if TYPE_CHECKING:
-    from tstk.bench import Cell, Method
+    from tstk.scoring.bench import Cell, Method
 
 KEYS = ("methods", "data", "seeds", "common", "data_root")
 NAME = re.compile(r"\w[\w.+=-]*")
@@ -76,8 +76,8 @@ def command(
     """
     asked = _asked(file, methods, data, seeds, common, data_root)
 
-    from tstk.bench import BOOK, bench
-    from tstk.bench_page import grid, words
+    from tstk.scoring.bench import BOOK, bench
+    from tstk.scoring.bench_page import grid, words
 
     sets = _sets(asked["data"], asked["data_root"])
     shared = [*shlex.split(asked["common"]), *(["--data-root", asked["data_root"]] if asked["data_root"] else [])]
@@ -173,8 +173,8 @@ def _sets(data: list[str], root: str | None) -> dict[str, str]:
 
 def _method(text: str, shared: list[str], first: str) -> Method:
     """A method from its words, tried on the first data set without reading it."""
-    from tstk.bench import Method, by_config, by_recipe
     from tstk.recipe import configs, read_recipe
+    from tstk.scoring.bench import Method, by_config, by_recipe
 
     words = shlex.split(text)
     said = shlex.join([*words, *shared])

@@ -92,7 +92,7 @@ def command(
     The data are those of the run, or any labelled data with the same channels, with their training and test parts.
     Settings of the classifier are chosen by validation; test labels serve the last score alone.
     """
-    from tstk.probe import probe
+    from tstk.scoring.probe import probe
 
     result = probe(
         run,

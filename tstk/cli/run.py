@@ -71,8 +71,8 @@ def command(
 
 
 def _train(config: Config, run: Path, stage: str) -> dict[str, Any]:
-    from tstk.stopping import Stopped
-    from tstk.train import resume, train
+    from tstk.training.stopping import Stopped
+    from tstk.training.train import resume, train
 
     watch = watcher()
     note(f"{stage}: {run}")

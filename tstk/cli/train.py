@@ -19,7 +19,7 @@ from tstk.config import Config
 from tstk.errors import OptionError, TstkError
 from tstk.registry import SLOTS
 from tstk.rundir import read_config
-from tstk.several import launch, launched
+from tstk.training.several import launch, launched
 
 if TYPE_CHECKING:
     from tstk.data.dataset import Dataset
@@ -112,7 +112,7 @@ def command(
         _alone(resume)
         _train(config, Path(resume), True, json_, quiet)
     else:
-        from tstk.train import default_out
+        from tstk.training.train import default_out
 
         _train(config, default_out(config) if out is None else Path(out), False, json_, quiet)
 
@@ -139,8 +139,8 @@ def _alone(resume: str) -> None:
 def _train(config: Config, out: Path, again: bool, json_: bool, quiet: bool) -> None:
     from tstk.cli.progress import watcher
     from tstk.rundir import WEIGHTS, is_unfinished
-    from tstk.stopping import Stopped
-    from tstk.train import resume, train
+    from tstk.training.stopping import Stopped
+    from tstk.training.train import resume, train
 
     first = not int(os.environ.get("RANK", 0))  # of several processes, one talks
     watch = watcher() if first and not quiet else None
@@ -219,8 +219,8 @@ def _find_lr(config: Config, json_: bool) -> None:
     from dataclasses import asdict
     from inspect import signature
 
-    from tstk.finder import find_rate
-    from tstk.train import prepare
+    from tstk.training.finder import find_rate
+    from tstk.training.train import prepare
 
     pipeline, data = prepare(config, lambda line: note(f"note: {line}"))
     known = signature(find_rate).parameters

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.draws import Draws
-from tstk.naive import last_value
 from tstk.records import Flow, Series
 from tstk.report.known import MOST, Known
 from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, panel, panels, paragraph, table
+from tstk.scoring.naive import last_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from tstk.checkpoint import load
 from tstk.config import resolve
 from tstk.recipe import run_recipe
 from tstk.records import Series, Spec
-from tstk.train import train
+from tstk.training.train import train
 
 LONG, SHORT = Spec(channels=1, length=3000, classes=10), Spec(channels=1, length=500, classes=10)
 
@@ -123,7 +123,7 @@ def test_a_pretrained_run_is_tuned_at_twice_its_length_without_what_only_pretrai
 
 
 def test_at_the_same_length_a_tuned_run_starts_from_the_very_weights(config, pretrained):
-    from tstk.train import prepare
+    from tstk.training.train import prepare
 
     pipeline, _ = prepare(config("finetune-cot", ("from", {"pipeline": {"from": str(pretrained)}})))
     for name, value in load(pretrained).encoder.state_dict().items():

@@ -8,8 +8,8 @@ from tstk.checkpoint import launch
 from tstk.config import find_config, read_toml, resolve
 from tstk.data.load import load
 from tstk.draws import Draws
-from tstk.evaluate import evaluate
 from tstk.records import Spec
+from tstk.scoring.evaluate import evaluate
 
 HAR = Spec(channels=9, length=128, classes=6)
 TINY = {
@@ -119,7 +119,7 @@ def test_the_loss_falls_on_the_demo_set(encoder, decoder):
 
 def test_a_run_is_pretrained_probed_and_tuned_from_its_directory(tmp_path):
     from tstk.checkpoint import load as load_run
-    from tstk.train import train
+    from tstk.training.train import train
 
     brief = ("test", {"train": {"epochs": 1}})
     tiny = ("tiny", {**TINY, "train": {"epochs": 1}})

@@ -10,8 +10,8 @@ from tstk_plugins_timemae.loss import watched
 
 from tstk.draws import Draws
 from tstk.errors import NeedsError, OptionError
-from tstk.evaluate import evaluate
 from tstk.pipeline import Pipeline
+from tstk.scoring.evaluate import evaluate
 
 ENCODERS = {
     "timemae": {},

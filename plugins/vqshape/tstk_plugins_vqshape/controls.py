@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from tstk.config import chosen, find_config, read_toml, resolve
-from tstk.probe import probe
-from tstk.train import train
+from tstk.scoring.probe import probe
+from tstk.training.train import train
 from tstk_plugins_vqshape.text import Texts
 
 KINDS = ("no text", "text", "shuffled", "random")

@@ -43,7 +43,7 @@ def start(words, folder, until=None):
     return process.returncode, out, err
 
 
-MADE_UP = Path(__file__).parent / "made_up" / "together.py"
+MADE_UP = Path(__file__).parents[1] / "made_up" / "together.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -87,7 +87,7 @@ def test_a_run_of_several_devices_that_is_asked_to_stop_can_be_continued(npz, tm
 
 def test_more_devices_than_there_are_is_refused(monkeypatch):
     from tstk.errors import OptionError
-    from tstk.several import launch
+    from tstk.training.several import launch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -112,8 +112,8 @@ def test_of_two_processes_that_torchrun_starts_one_writes_and_talks(npz, tmp_pat
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused(npz, tmp_path):
     from tstk.data.load import load
-    from tstk.engine import Batches
     from tstk.errors import OptionError
+    from tstk.training.engine import Batches
 
     part = load(npz).train
     with pytest.raises(OptionError, match="multiple of 3, the number of processes"):

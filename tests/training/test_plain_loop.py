@@ -5,7 +5,7 @@ import torch
 import tstk.data
 from tstk.checkpoint import launch
 from tstk.config import resolve
-from tstk.evaluate import evaluate
+from tstk.scoring.evaluate import evaluate
 
 
 def test_twelve_lines_of_plain_torch_train_a_classifier(npz):

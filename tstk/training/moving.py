@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tstk.account import Average, Judge, Ledger
 from tstk.checkpoint import matches
 from tstk.errors import CheckpointError, DataError, OptionError
-from tstk.last import Saved
 from tstk.pipeline import Pipeline
-from tstk.sharded import put, put_state, whole
+from tstk.training.account import Average, Judge, Ledger
+from tstk.training.last import Saved
+from tstk.training.sharded import put, put_state, whole
 
 
 @dataclass

@@ -18,14 +18,14 @@ from safetensors.torch import load_file, save_file
 import tstk
 from tstk.config import resolve
 from tstk.errors import CheckpointError, DataError, OptionError
-from tstk.last import Last
 from tstk.rundir import DiskFull
-from tstk.stopping import Stopped, asked_to_stop
-from tstk.train import resume
-from tstk.train import train as train_run
+from tstk.training.last import Last
+from tstk.training.stopping import Stopped, asked_to_stop
+from tstk.training.train import resume
+from tstk.training.train import train as train_run
 
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.1}
-DRIVER = Path(__file__).parent / "made_up" / "interrupted.py"
+DRIVER = Path(__file__).parents[1] / "made_up" / "interrupted.py"
 
 
 def killed(data, folder, kills, seed=0):
@@ -239,10 +239,10 @@ def test_a_run_that_never_saved_anything_starts_again_from_its_first_step(npz, t
 
 def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("tstk.last.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("tstk.training.last.time.perf_counter", lambda: now[0])
     (tmp_path / "config.json").write_text("{}")
     last = Last(tmp_path)
-    monkeypatch.setattr("tstk.last.write_tensors", lambda *_: now.__setitem__(0, now[0] + 3))
+    monkeypatch.setattr("tstk.training.last.write_tensors", lambda *_: now.__setitem__(0, now[0] + 3))
     assert not last.due(10**9)
     now[0] += 10_000
     assert last.due(10**9)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tstk.bench import Method, bench, by_config, compare
-from tstk.bench_page import grid
 from tstk.errors import DataError, OptionError
+from tstk.scoring.bench import Method, bench, by_config, compare
+from tstk.scoring.bench_page import grid
 
 
 def scoring(values, ran=None):

@@ -11,8 +11,8 @@ from types import FrameType
 import torch
 from torch import distributed
 
-from tstk.last import Last
-from tstk.moving import Moving, processes
+from tstk.training.last import Last
+from tstk.training.moving import Moving, processes
 
 
 class Stopped(KeyboardInterrupt):

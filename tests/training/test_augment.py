@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tstk.augment import chosen as changing
-from tstk.augment import crop, jitter, mix, permute, scale, warp
 from tstk.draws import Draws
 from tstk.records import Series
+from tstk.training.augment import chosen as changing
+from tstk.training.augment import crop, jitter, mix, permute, scale, warp
 
 
 def batch(lengths=(20, 20, 9)):

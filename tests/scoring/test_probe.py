@@ -7,14 +7,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import tstk.features
-import tstk.probe
+import tstk.scoring.features
+import tstk.scoring.probe
 from tstk.cli import cli
 from tstk.config import resolve
 from tstk.data import load as load_data
 from tstk.errors import DataError, NeedsError, OptionError
-from tstk.probe import probe
-from tstk.train import train
+from tstk.scoring.probe import probe
+from tstk.training.train import train
 
 TINY = {
     "tokenizer": {"use": "patch", "dim": 16, "window": 8},
@@ -48,15 +48,17 @@ def test_random_features_already_tell_activities_apart(pretrained, classifier):
 
 
 def test_features_of_a_constant_encoder_tell_nothing(pretrained, monkeypatch):
-    monkeypatch.setattr(tstk.probe.Pipeline, "embed", lambda self, series, how: torch.ones(len(series.x), 3))
+    monkeypatch.setattr(tstk.scoring.probe.Pipeline, "embed", lambda self, series, how: torch.ones(len(series.x), 3))
     result = probe(pretrained)
     assert row(result)["accuracy"] == pytest.approx(1 / 6, abs=0.01)
 
 
 def test_a_share_learns_from_that_many_labels_of_each_class(pretrained, monkeypatch):
     fitted = []
-    fit = tstk.probe._fitted
-    monkeypatch.setattr(tstk.probe, "_fitted", lambda c, s, rows: fitted.append(np.bincount(rows.y)) or fit(c, s, rows))
+    fit = tstk.scoring.probe._fitted
+    monkeypatch.setattr(
+        tstk.scoring.probe, "_fitted", lambda c, s, rows: fitted.append(np.bincount(rows.y)) or fit(c, s, rows)
+    )
     data = load_data("har-demo")
     train, val = (np.bincount(part.y) for part in (data.train, data.val))
     probe(pretrained, labels=(0.5,))
@@ -95,7 +97,7 @@ def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier
         data.test.y = data.test.y[torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))]
         return data
 
-    monkeypatch.setattr(tstk.probe, "load_data", shuffled)
+    monkeypatch.setattr(tstk.scoring.probe, "load_data", shuffled)
     found = probe(pretrained, classifier=classifier, labels=(0.3,), seeds=(0, 1))
     assert [t["chosen"] for t in row(found, share=0.3)["trials"]] == [
         t["chosen"] for t in row(want, share=0.3)["trials"]
@@ -134,9 +136,9 @@ def test_a_run_that_learnt_from_the_test_part_is_probed_with_labels_of_the_train
 
 
 def test_tokens_lie_in_their_slots_whatever_the_batch(pretrained):
-    pipeline, data = tstk.probe.load(pretrained), load_data("har-demo")
+    pipeline, data = tstk.scoring.probe.load(pretrained), load_data("har-demo")
     series = data.test.batch(torch.arange(4))
-    rows = tstk.features.side_by_side(pipeline, series)
+    rows = tstk.scoring.features.side_by_side(pipeline, series)
     tokens = pipeline.encode(series)
     for i in range(4):
         want = torch.zeros(pipeline.tokenizer.out.tokens, tokens.values.shape[-1])
@@ -156,7 +158,7 @@ def test_codes_are_counted_channel_by_channel_where_channels_are_independent(syl
     run = trained(tmp_path / "codes", **parts, loss="next-code", data="har-demo", pipeline={"channels": channels})
     result = probe(run, features="codes")
     assert result["width"] == (5 if channels == "mixed" else 45)
-    rows = tstk.features.shares(tstk.probe.load(run), load_data("har-demo").test.batch(torch.arange(3)))
+    rows = tstk.scoring.features.shares(tstk.scoring.probe.load(run), load_data("har-demo").test.batch(torch.arange(3)))
     assert torch.allclose(rows.sum(1), torch.ones(3))
 
 
@@ -226,7 +228,7 @@ def test_a_slip_in_the_list_of_shares_is_answered_with_an_example(pretrained):
 
 
 def test_adam_learns_what_can_be_learnt_in_every_setting_alike_or_alone():
-    from tstk.adam import Setting, grid, learn
+    from tstk.scoring.adam import Setting, grid, learn
 
     rng = np.random.default_rng(0)
     y = rng.integers(3, size=90)
@@ -242,7 +244,7 @@ def test_adam_learns_what_can_be_learnt_in_every_setting_alike_or_alone():
 
 
 def test_one_setting_of_adam_is_torchs_own(monkeypatch):
-    from tstk.adam import Setting, learn
+    from tstk.scoring.adam import Setting, learn
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 5)), rng.integers(3, size=40)

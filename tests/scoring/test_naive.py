@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tstk.data.parts import Windows
-from tstk.naive import last_season, last_value, linear, majority, period
 from tstk.records import Series
+from tstk.scoring.naive import last_season, last_value, linear, majority, period
 
 
 def table(rows, period):

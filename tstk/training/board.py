@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tstk.account import Watcher
 from tstk.errors import OptionError, did_you_mean
+from tstk.training.account import Watcher
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker

@@ -1,6 +1,6 @@
 """Methods x data sets x seeds: every cell is an ordinary run, the table and the ranks are made of their test scores.
 
-    from tstk.bench import Method, bench, by_config
+    from tstk.scoring.bench import Method, bench, by_config
     bench({"linear": Method("head linear", by_config({"head": "linear"}))}, {"GunPoint": "GunPoint"}, (0, 1), "bench")
 
 A method that answers (classes or a forecast) is scored on test by itself, one that was pretrained without labels by a
@@ -24,8 +24,8 @@ import numpy as np
 
 from tstk.config import Config, chosen, resolve
 from tstk.errors import OptionError, TstkError
-from tstk.ranks import Ranking, Test, ranking
 from tstk.rundir import write_json, write_text
+from tstk.scoring.ranks import Ranking, Test, ranking
 
 LOWER = ("mse", "mae", "mase", "smape", "crps", "loss")
 """Scores of which less is better."""
@@ -122,7 +122,7 @@ def by_recipe(name: str, changes: Mapping[str, Mapping[str, Any]], shared: Mappi
 
 
 def _trained(config: Config, folder: Path, stage: str) -> dict[str, Any]:
-    from tstk.train import train
+    from tstk.training.train import train
 
     if (folder / "result.json").is_file():
         return json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -136,7 +136,7 @@ def _scored(result: dict[str, Any], folder: Path, seed: int) -> dict[str, Any]:
         if not result["test"]:
             raise TstkError(f"{result['data']}: no test part to score")
         return {"scores": result["test"], "by": "test"}
-    from tstk.probe import probe
+    from tstk.scoring.probe import probe
 
     (row,) = probe(folder, seeds=(seed,))["results"]
     return {"scores": {name: row[name] for name in ("accuracy", "f1_macro")}, "by": "linear probe"}
@@ -168,7 +168,7 @@ def bench(
     Raises:
         OptionError: `out` holds something else, or cells of a method that was said otherwise then
     """
-    from tstk.bench_page import write
+    from tstk.scoring.bench_page import write
 
     folder = Path(out)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / BOOK).is_file()):

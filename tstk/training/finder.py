@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tstk.batches import Batches
-from tstk.devices import accelerator as accelerating
 from tstk.draws import Draws
 from tstk.errors import TrainingError
 from tstk.pipeline import Pipeline
-from tstk.rates import groups
+from tstk.training.batches import Batches
+from tstk.training.devices import accelerator as accelerating
+from tstk.training.rates import groups
 
 if TYPE_CHECKING:
     from tstk.data.dataset import Dataset
@@ -61,7 +61,7 @@ def find_rate(
     Args:
         pipeline: as training would begin with it
         data: whose training part is learnt from
-        batch_size, accumulate, weight_decay, clip, seed, device, precision: as in `tstk.engine.fit`
+        batch_size, accumulate, weight_decay, clip, seed, device, precision: as in `tstk.training.engine.fit`
 
     Raises:
         TrainingError: the loss is not finite from the start

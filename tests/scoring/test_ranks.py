@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tstk.ranks import draw, ranking, said, text
+from tstk.scoring.ranks import draw, ranking, said, text
 
 # Demsar 2006, table 5(a): q of Nemenyi's test at 0.05, for 2 to 10 methods
 Q = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]

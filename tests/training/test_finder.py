@@ -5,8 +5,8 @@ import torch
 
 from tstk.config import resolve
 from tstk.errors import TrainingError
-from tstk.finder import HIGHEST, LOWEST, find_rate
-from tstk.train import prepare
+from tstk.training.finder import HIGHEST, LOWEST, find_rate
+from tstk.training.train import prepare
 
 OPTIONS = {"batch_size": 8, "accumulate": 1, "weight_decay": 0.0, "clip": 1.0, "seed": 0, "device": "cpu"}
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2}

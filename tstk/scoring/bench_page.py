@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tstk.bench import BOOK, Bench
-from tstk.ranks import draw, text
 from tstk.rundir import write_json, write_text
+from tstk.scoring.bench import BOOK, Bench
+from tstk.scoring.ranks import draw, text
 
 
 def grid(found: Bench) -> tuple[list[str], list[list[str]]]:

@@ -21,14 +21,14 @@ from tstk.checkpoint import check_plugins, launch, restore, save_config, save_we
 from tstk.config import Config
 from tstk.data.dataset import Dataset
 from tstk.data.load import load
-from tstk.engine import Fitted, Watcher, fit
 from tstk.errors import CheckpointError, DataError, OptionError, TrainingError
-from tstk.evaluate import evaluate
-from tstk.last import Last
-from tstk.naive import baselines
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
 from tstk.rundir import RESULT, WEIGHTS, DiskFull, is_unfinished, read_config, write_json
+from tstk.scoring.evaluate import evaluate
+from tstk.scoring.naive import baselines
+from tstk.training.engine import Fitted, Watcher, fit
+from tstk.training.last import Last
 
 
 def prepare(

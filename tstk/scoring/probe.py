@@ -1,6 +1,6 @@
 """How much of the classes a run's features give away, with its weights left alone.
 
-    tstk.probe.probe("runs/pretrained", labels=(1.0, 0.1), seeds=(0, 1, 2), untrained=True)["results"]
+    tstk.scoring.probe.probe("runs/pretrained", labels=(1.0, 0.1), seeds=(0, 1, 2), untrained=True)["results"]
 
 Three parts, three uses: a classifier is fitted on train, its setting is chosen by val, it is fitted again on both, and
 test is scored once. What the features are worth is the margin over those of untrained weights.
@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tstk import adam
 from tstk.assemble import assemble
 from tstk.checkpoint import load
 from tstk.config import Config
@@ -28,12 +27,13 @@ from tstk.data.load import load as load_data
 from tstk.data.parts import Part
 from tstk.data.splits import few
 from tstk.errors import DataError, OptionError
-from tstk.evaluate import classified, in_order
-from tstk.features import Features, Pool, vectors
-from tstk.naive import majority
 from tstk.pipeline import Pipeline
 from tstk.records import Series
 from tstk.rundir import read_config
+from tstk.scoring import adam
+from tstk.scoring.evaluate import classified, in_order
+from tstk.scoring.features import Features, Pool, vectors
+from tstk.scoring.naive import majority
 
 Classifier = Literal["linear", "knn", "svm", "adam"]
 Array = NDArray[Any]

@@ -8,14 +8,14 @@ from functools import partial
 import pytest
 import torch
 
-from tstk import engine
 from tstk.checkpoint import load as load_run
 from tstk.config import resolve
 from tstk.data.load import load
 from tstk.errors import DataError, OptionError, TrainingError
-from tstk.evaluate import evaluate, standard_error
-from tstk.rates import groups
-from tstk.train import prepare, train
+from tstk.scoring.evaluate import evaluate, standard_error
+from tstk.training import engine
+from tstk.training.rates import groups
+from tstk.training.train import prepare, train
 
 fit = partial(engine.fit, device="cpu")
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
@@ -243,7 +243,7 @@ def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
 
 
 def test_one_cycle_is_torchs(npz):
-    from tstk.rates import course
+    from tstk.training.rates import course
 
     for total, warmup in ((40, 0.3), (7, 0.5), (25, 0.1), (30, 0.0)):
         if warmup:
@@ -331,7 +331,7 @@ def poisoned(npz, monkeypatch, tmp_path):
                 meddle(0)
             return fit(pipeline, data, Log(meddle), last, **given)
 
-        monkeypatch.setattr("tstk.train.fit", meddled)
+        monkeypatch.setattr("tstk.training.train.fit", meddled)
         config = resolve(
             (
                 "test",

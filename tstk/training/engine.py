@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from tstk.account import Average, Judge, Ledger, Watcher, check_finite
-from tstk.augment import chosen as changing
-from tstk.augment import crop as cropped
-from tstk.augment import mix
-from tstk.batches import Batches, budget
-from tstk.board import Board
 from tstk.callbacks import called
-from tstk.devices import accelerator as accelerating
-from tstk.devices import compiled, denormals_flushed
-from tstk.devices import threads as threaded
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
-from tstk.evaluate import evaluate
-from tstk.last import Last
-from tstk.moving import Moving
 from tstk.nn.blocks import recomputing
 from tstk.pipeline import Pipeline
-from tstk.probe import told_apart
-from tstk.rates import course, groups
-from tstk.sharded import callable_apart, put_state
-from tstk.stopping import Pauses, asked_to_stop
+from tstk.scoring.evaluate import evaluate
+from tstk.scoring.probe import told_apart
+from tstk.training.account import Average, Judge, Ledger, Watcher, check_finite
+from tstk.training.augment import chosen as changing
+from tstk.training.augment import crop as cropped
+from tstk.training.augment import mix
+from tstk.training.batches import Batches, budget
+from tstk.training.board import Board
+from tstk.training.devices import accelerator as accelerating
+from tstk.training.devices import compiled, denormals_flushed
+from tstk.training.devices import threads as threaded
+from tstk.training.last import Last
+from tstk.training.moving import Moving
+from tstk.training.rates import course, groups
+from tstk.training.sharded import callable_apart, put_state
+from tstk.training.stopping import Pauses, asked_to_stop
 
 if TYPE_CHECKING:
     from tstk.data.dataset import Dataset

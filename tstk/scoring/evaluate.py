@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tstk.draws import Draws
-from tstk.measures import Measures
 from tstk.nn.codebook import spread
 from tstk.records import Series
+from tstk.scoring.measures import Measures
 
 if TYPE_CHECKING:
     from tstk.data.parts import Part

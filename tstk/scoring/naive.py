@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.evaluate import classified, in_order
-from tstk.measures import Measures
 from tstk.records import Series
+from tstk.scoring.evaluate import classified, in_order
+from tstk.scoring.measures import Measures
 
 if TYPE_CHECKING:
     from tstk.data.parts import Part

@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 
 from tstk.errors import OptionError, TrainingError
 from tstk.records import Flow
-from tstk.sharded import whole_state
+from tstk.training.sharded import whole_state
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.measures import Measures, crps
+from tstk.scoring.measures import Measures, crps
 
 
 def random(*shape, seed=0):
