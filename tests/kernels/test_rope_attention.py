@@ -53,11 +53,11 @@ def test_so_they_are_for_random_questions(rope, seed):
     rope(b, h, n, 2 * axes * int(draw.integers(1, 24)), axes=axes, seed=seed, **options).agrees("torch", 5e-6)
 
 
-@pytest.mark.parametrize("n", [64, 400])  # trained in three steps, and in torch's fused kernel
+@pytest.mark.parametrize(("n", "width"), [(64, 32), (400, 32), (64, 8)])  # three steps, the fused kernel, in float32
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)])
-def test_half_precision_is_rounded_once(rope, dtype, atol, causal, n):
-    rope(2, 2, n, 32, ragged=True, causal=causal, dtype=dtype).agrees("torch", atol)
+def test_half_precision_is_rounded_once(rope, dtype, atol, causal, n, width):
+    rope(2, 2, n, width, ragged=True, causal=causal, dtype=dtype).agrees("torch", atol)
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
@@ -177,6 +177,13 @@ def test_attention_turns_in_float32_under_autocast():
         got = attention(x, angles=turn)
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got.float(), attention(x, angles=turn), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("width", [8, 32])
+def test_so_they_are_under_autocast(rope, width):
+    case = rope(2, 2, 20, width, causal=True, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        case.agrees("torch", 1.5e-2)
 
 
 def test_shapes_that_do_not_fit_are_refused_with_those_that_were_given(rope):
