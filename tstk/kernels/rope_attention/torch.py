@@ -85,9 +85,8 @@ def attend(
         and (q.requires_grad or k.requires_grad or v.requires_grad)
     )
     if steps and q.shape[-1] <= NARROW:
-        wide = (x.float() for x in (q, k, v))
         with torch.autocast("cpu", enabled=False):
-            return attend(*wide, mask, causal=causal, scale=scale).to(q.dtype)
+            return attend(q.float(), k.float(), v.float(), mask, causal=causal, scale=scale).to(q.dtype)
     # The fused kernel's own causal flag excludes a mask and counts from the first key, so it serves one case.
     flag = causal and mask is None and n == m and not steps
     if causal and not flag:
