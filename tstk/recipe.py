@@ -29,7 +29,7 @@ from typing import Any
 from tstk.config import SECTIONS, Config, Layer, Table, chosen, find_config, read_toml, resolve, shipped
 from tstk.errors import OptionError, did_you_mean
 from tstk.registry import SLOTS, registry
-from tstk.rundir import is_unfinished, read_config
+from tstk.rundir import RESULT, is_unfinished, read_config
 
 NAME = re.compile(r"\w[\w.+-]*")
 """What a stage may be called."""
@@ -153,21 +153,38 @@ def run_recipe(
         OptionError: a stage was run with other options
     """
     stages, folder = read_recipe(name), Path(out)
-    results = {}
-    for stage, config in zip(stages, configs(stages, folder, choices, changes or {}), strict=True):
-        run = folder / stage.name
-        if (run / "result.json").is_file():
-            _unchanged(run, config)
-            say(f"{stage.name}: {run} has its result already")
-            results[stage.name] = json.loads((run / "result.json").read_text(encoding="utf-8"))
-            continue
-        if is_unfinished(run):
-            _unchanged(run, config)
-            say(f"{stage.name}: {run} was interrupted and goes on")
-        elif run.is_dir():
-            shutil.rmtree(run)  # interrupted before it said what it was
-        results[stage.name] = train(config, run, stage.name)
-    return results
+    resolved = zip(stages, configs(stages, folder, choices, changes or {}), strict=True)
+    return {stage.name: once(config, folder / stage.name, train, stage.name, say) for stage, config in resolved}
+
+
+def once(
+    config: Config,
+    run: Path,
+    train: Callable[[Config, Path, str], dict[str, Any]],
+    name: str,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """What is in result.json, after whatever training that still takes.
+
+    Args:
+        config: resolved
+        run: its directory
+        train, say: as for `run_recipe`
+        name: of the run, for `train` and `say`
+
+    Raises:
+        OptionError: it was begun with other options
+    """
+    if (run / RESULT).is_file():
+        _unchanged(run, config)
+        say(f"{name}: {run} has its result already")
+        return json.loads((run / RESULT).read_text(encoding="utf-8"))
+    if is_unfinished(run):
+        _unchanged(run, config)
+        say(f"{name}: {run} was interrupted and goes on")
+    elif run.is_dir():
+        shutil.rmtree(run)  # interrupted before it said what it was
+    return train(config, run, name)
 
 
 def _unchanged(run: Path, config: Config) -> None:

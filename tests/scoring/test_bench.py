@@ -1,14 +1,19 @@
 """A bench: cells that run once, that fail alone, and the table made of them."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from tstk.config import chosen, resolve
 from tstk.errors import DataError, OptionError
 from tstk.scoring.bench import Method, bench, by_config, compare
 from tstk.scoring.bench_page import grid
+from tstk.training.stopping import Stopped
+from tstk.training.train import train
 
 
 def scoring(values, ran=None):
@@ -136,14 +141,14 @@ TINY = {
 }
 
 
-def test_runs_are_scored_by_their_head_or_by_a_probe_and_half_a_run_starts_again(tmp_path):
+def test_runs_are_scored_by_their_head_or_by_a_probe_and_what_had_not_begun_starts_again(tmp_path):
     methods = {
         "head": Method("head", by_config({**TINY, "head": "linear"})),
         "probe": Method("probe", by_config({**TINY, "loss": "masked"})),
     }
     half = tmp_path / "out" / "head" / "har-demo" / "seed-0"
     half.mkdir(parents=True)
-    (half / "config.json").write_text("{")
+    (half / "metrics.jsonl").write_text("{")
     (tmp_path / "out" / "bench.json").write_text("{}")
     found = bench(methods, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
     assert not found.failed
@@ -153,3 +158,35 @@ def test_runs_are_scored_by_their_head_or_by_a_probe_and_half_a_run_starts_again
     assert by["head"].facts["scores"] == result["test"]
     assert by["probe"].facts["by"] == "linear probe"
     assert set(by["probe"].facts["scores"]) == {"accuracy", "f1_macro"}
+
+
+def test_half_a_run_goes_on_where_it_was_and_not_under_other_options(tmp_path):
+    choices = {**TINY, "steps": 6, "head": "linear"}
+    half = tmp_path / "out" / "head" / "har-demo" / "seed-0"
+
+    class Asks:
+        def begin(self, *_):
+            pass
+
+        def step(self, at, *_):
+            if at == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def epoch(self, *_):
+            pass
+
+    with pytest.raises(Stopped):
+        train(resolve(("argument", chosen({**choices, "data": "har-demo", "seed": 0}))), half, watcher=Asks())
+    (tmp_path / "out" / "bench.json").write_text("{}")
+
+    def again(**more):
+        method = {"head": Method("head", by_config({**choices, **more}))}
+        return bench(method, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
+
+    (cell,) = again(lr=0.5).failed
+    assert "now it is 0.5" in cell.error
+    assert json.loads((half / "last" / "state.json").read_text())["step"] == 4
+    assert not again().failed
+    whole = tmp_path / "whole"
+    train(resolve(("argument", chosen({**choices, "data": "har-demo", "seed": 0}))), whole)
+    assert (whole / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()

@@ -14,9 +14,10 @@ import rich_click
 from tstk.cli.complete import words as any_of
 from tstk.cli.options import Configured, configured
 from tstk.cli.run import EVERYWHERE, stage_changes
-from tstk.cli.say import console, examples, note, number, table
+from tstk.cli.say import console, examples, note, table
 from tstk.config import Config, chosen, read_toml
 from tstk.errors import OptionError, TstkError, did_you_mean
+from tstk.scoring.shown import number
 
 if TYPE_CHECKING:
     from tstk.scoring.bench import Cell, Method
@@ -71,8 +72,8 @@ def command(
     """Compare methods over data sets and seeds: means with intervals, mean ranks, a critical-difference diagram.
 
     FILE is a .toml with the table [methods] and the keys data, seeds, common and data_root; flags go on top. Each cell
-    is an ordinary run directory OUT/METHOD/DATA/seed-N. A finished one is not run again, so an interrupted bench
-    continues; one that fails is reported and does not stop the rest.
+    is an ordinary run directory OUT/METHOD/DATA/seed-N. A finished one is not run again and one that was interrupted
+    goes on; one that fails is reported and does not stop the rest.
     """
     asked = _asked(file, methods, data, seeds, common, data_root)
 

@@ -9,8 +9,9 @@ import click
 import rich_click
 
 from tstk.cli.run_options import Features, Pool, applied, featured
-from tstk.cli.say import as_json, examples, note, number, table
+from tstk.cli.say import as_json, examples, note, table
 from tstk.errors import OptionError
+from tstk.scoring.shown import number
 
 Classifier = Literal["linear", "knn", "svm", "adam"]
 

@@ -15,9 +15,10 @@ from click.core import ParameterSource
 from tstk.cli.complete import data_sets, names
 from tstk.cli.options import Choice, section_options
 from tstk.cli.progress import watcher
-from tstk.cli.say import MEASURES, as_json, examples, note, number, table
+from tstk.cli.say import as_json, examples, note, table
 from tstk.config import Config, chosen
 from tstk.errors import OptionError
+from tstk.scoring.shown import MEASURES, number
 
 EVERYWHERE = ("seed", "device", "precision", "threads")
 """Training options that make sense for all stages alike."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tstk.scoring.shown import FURTHER, MEASURES, number
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -56,17 +58,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[st
     for row in rows:
         grid.add_row(*("" if cell is None else Text(str(cell)) for cell in row))
     console().print(grid)
-
-
-def number(value: float) -> str:
-    """A score, short."""
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
-
-
-MEASURES = ("accuracy", "f1_macro", "mse", "mae", "probe")
-"""Scores of a task, shown before the terms of the loss."""
-FURTHER = ("mase", "smape", "crps")
-"""Scores of a task that are shown where there is room."""
 
 
 def scores(columns: Mapping[str, Mapping[str, Any]]) -> None:

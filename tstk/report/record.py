@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Any
 from tstk.registry import SLOTS
 from tstk.report.known import Known
 from tstk.report.page import BLUE, DIM, ORANGE, Section, panel, panels, paragraph, table
+from tstk.scoring.shown import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCORES = {"accuracy": "accuracy", "f1_macro": "macro F1", "mse": "mean square error", "mae": "mean absolute error"}
-
-
-def number(value: float) -> str:
-    """A score, short."""
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
 def title(known: Known) -> str:

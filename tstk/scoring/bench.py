@@ -5,14 +5,14 @@
 
 A method that answers (classes or a forecast) is scored on test by itself, one that was pretrained without labels by a
 linear probe of its features. Either way validation data come from the training part and test is scored once.
-A cell lives in OUT/METHOD/DATA/seed-N; with its score.json it is finished and is not run again.
+A cell lives in OUT/METHOD/DATA/seed-N; with its score.json it is finished and is not run again, and one that was
+interrupted goes on.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +24,7 @@ import numpy as np
 
 from tstk.config import Config, chosen, resolve
 from tstk.errors import OptionError, TstkError
+from tstk.recipe import once, run_recipe
 from tstk.rundir import write_json, write_text
 from tstk.scoring.ranks import Ranking, Test, ranking
 
@@ -97,7 +98,7 @@ def by_config(choices: Mapping[str, Any] | Callable[[str, int], Config]) -> Run:
             config = choices(data, seed)
         else:
             config = resolve(("argument", chosen({**choices, "data": data, "seed": seed})))
-        return _scored(_trained(config, folder, f"{folder}"), folder, seed)
+        return _scored(once(config, folder, _trained, str(folder)), folder, seed)
 
     return run
 
@@ -110,7 +111,6 @@ def by_recipe(name: str, changes: Mapping[str, Mapping[str, Any]], shared: Mappi
         changes: stage -> choices for it alone
         shared: choices for all stages
     """
-    from tstk.recipe import run_recipe
 
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
         choices = ("flag", chosen({**shared, "data": data, "seed": seed}))
@@ -122,13 +122,9 @@ def by_recipe(name: str, changes: Mapping[str, Mapping[str, Any]], shared: Mappi
 
 
 def _trained(config: Config, folder: Path, stage: str) -> dict[str, Any]:
-    from tstk.training.train import train
+    from tstk.training.train import resume, train
 
-    if (folder / "result.json").is_file():
-        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    return train(config, folder, command=f"tstk bench: {stage}")
+    return resume(folder) if folder.is_dir() else train(config, folder, command=f"tstk bench: {stage}")
 
 
 def _scored(result: dict[str, Any], folder: Path, seed: int) -> dict[str, Any]:
