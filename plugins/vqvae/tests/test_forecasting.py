@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tstk_plugins_vqvae.rollout import gumbel
 
 from tstk.assemble import assemble
 from tstk.config import resolve
@@ -176,6 +177,15 @@ def test_the_value_of_a_straight_through_forecast_is_of_whole_codes_and_its_grad
     soft = ((logits + asked.attrs["noise"]) / pipeline.loss.heat).softmax(-1)
     (want,) = torch.autograd.grad((soft * towards).sum(), logits)
     torch.testing.assert_close(got, want)
+
+
+def test_gumbel_noise_is_finite_for_whatever_is_drawn():
+    ends = gumbel(torch.tensor([0.0, 2**-24, 0.5, 1 - 2**-24]))
+    assert ends.isfinite().all()
+    assert (ends.diff() > 0).all()
+    noise = gumbel(Draws(0, 0, torch.arange(64)).uniform(4096))
+    assert abs(float(noise.mean()) - 0.5772) < 0.01  # Euler's constant
+    assert abs(float(noise.var()) - torch.pi**2 / 6) < 0.02
 
 
 def test_gumbel_noise_cools_to_its_end():

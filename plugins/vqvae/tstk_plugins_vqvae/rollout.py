@@ -139,8 +139,8 @@ class CodeRollout(NextCode):
 
 
 def gumbel(uniform: Tensor) -> Tensor:
-    """Standard Gumbel noise from uniform numbers in [0, 1)."""
-    return -(-(uniform + 2**-25).log()).log()
+    """Standard Gumbel noise from multiples of 2^-24 in [0, 1), finite for each of them."""
+    return -(-uniform.clamp(min=2**-25).log()).log()
 
 
 def known(tokens: Tokens, spec: Spec, length: int, horizon: int) -> tuple[Tokens, int]:
