@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +153,27 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 def is_unfinished(folder: Path) -> bool:
     """Whether a run was started here that has no result yet."""
     return (folder / "config.json").is_file() and not (folder / RESULT).is_file()
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else on this machine trains in a run directory meanwhile; a process that dies lets go of it.
+
+    Raises:
+        CheckpointError: somebody does already
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:  # Windows
+        yield
+        return
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system may have no locks
+            try:
+                flock(place, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(f"{folder}: another process trains this run; wait for it, or stop it") from None
+        yield
+    finally:
+        os.close(place)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import tstk
 from tstk.config import resolve
 from tstk.errors import CheckpointError, DataError, OptionError
-from tstk.rundir import DiskFull
+from tstk.rundir import DiskFull, alone
 from tstk.training.last import Last
 from tstk.training.stopping import Stopped, asked_to_stop
 from tstk.training.train import resume
@@ -285,6 +285,16 @@ class Full:
         self.file.write(data[:10])
         self.file.flush()
         full()
+
+
+def test_a_run_that_somebody_trains_already_is_left_to_them(npz, tmp_path):
+    run = interrupted(npz, tmp_path / "run", step=5)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with alone(run):
+        refused(run, "another process trains this run")
+    assert {path: path.read_bytes() for path in before} == before
+    resume(run)
+    assert len(rows(run)) == 4
 
 
 @pytest.mark.parametrize("where", ["step-", "state.json", "metrics.jsonl"])

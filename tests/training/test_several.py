@@ -85,6 +85,21 @@ def test_a_run_of_several_devices_that_is_asked_to_stop_can_be_continued(npz, tm
     assert epochs == list(range(1, 11))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells a process that its parent is gone")
+def test_processes_stop_and_save_when_the_one_that_started_them_is_killed(npz, tmp_path):
+    words = [*TRAIN, "--data", npz, "--steps", "5000", "--devices", "2", "--out", "run"]
+    words[words.index("--epochs") : words.index("--epochs") + 2] = []
+    process = started(words, tmp_path)
+    try:
+        while not (tmp_path / "run" / "last" / "state.json").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+        _, err = process.communicate(timeout=60)  # ends when none of them holds its pipes any more
+    finally:
+        process.kill()
+    assert "continue with: tstk train --resume run" in err
+
+
 def test_more_devices_than_there_are_is_refused(monkeypatch):
     from tstk.errors import OptionError
     from tstk.training.several import launch

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tstk.errors import OptionError
 
@@ -57,6 +57,7 @@ def launch(count: int, words: Sequence[str], cpu: bool) -> int:
                 env={"OMP_NUM_THREADS": each, **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}
                 | {k: str(v) for k, v in shared.items()},
                 stderr=aside if rank else None,
+                preexec_fn=_tied(),
             )
             for rank in range(count)
         ]
@@ -65,6 +66,16 @@ def launch(count: int, words: Sequence[str], cpu: bool) -> int:
             aside.seek(0)
             sys.stderr.write(aside.read())
     return next((code for code in codes if code > 0), int(any(codes)))
+
+
+def _tied() -> Callable[[], object] | None:
+    """What a process does first, on Linux: have itself asked to stop when this one is gone, however that came."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl, set_death_signal = ctypes.CDLL(None).prctl, 1
+    return lambda: prctl(set_death_signal, signal.SIGTERM)
 
 
 def _wait(children: list[subprocess.Popen[bytes]]) -> list[int]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -24,7 +24,7 @@ from tstk.data.load import load
 from tstk.errors import CheckpointError, DataError, OptionError, TrainingError
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
-from tstk.rundir import RESULT, WEIGHTS, DiskFull, is_unfinished, read_config, write_json
+from tstk.rundir import RESULT, WEIGHTS, DiskFull, alone, is_unfinished, read_config, write_json
 from tstk.scoring.evaluate import evaluate
 from tstk.scoring.naive import baselines
 from tstk.training.engine import Fitted, Watcher, fit
@@ -101,16 +101,17 @@ def train(
         ready(pipeline, data)
     born = [place for place in folder.parents if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        save_config(folder, config, pipeline, data.like(), command)
-        return _train(config, last, pipeline, data, command, watcher, begin)
-    except BaseException:
-        if not (folder / WEIGHTS).is_file() and not last.exists():
-            shutil.rmtree(folder)
-            with suppress(OSError):  # another run may have moved in beside it
-                for place in born:
-                    place.rmdir()
-        raise
+    with alone(folder):
+        try:
+            save_config(folder, config, pipeline, data.like(), command)
+            return _train(config, last, pipeline, data, command, watcher, begin)
+        except BaseException:
+            if not (folder / WEIGHTS).is_file() and not last.exists():
+                shutil.rmtree(folder)
+                with suppress(OSError):  # another run may have moved in beside it
+                    for place in born:
+                        place.rmdir()
+            raise
 
 
 def resume(
@@ -132,7 +133,7 @@ def resume(
         what result.json holds
 
     Raises:
-        CheckpointError: it is finished, damaged, or its data have changed
+        CheckpointError: it is finished, damaged, trained by another process now, or its data have changed
     """
     begin = time.time()
     folder, first = Path(out), _first()
@@ -150,12 +151,13 @@ def resume(
     if changed:
         say(f"{'; '.join(changed)}: results may not be those of a run without interruption to the last digit")
     last = Last(folder, writes=first)
-    if not last.exists():
-        say(f"{folder} was interrupted before anything was saved, so it starts again")
-    pipeline, data = prepare(config, say, folder if last.exists() else None)
-    if ready:
-        ready(pipeline, data)
-    return _train(config, last, pipeline, data, found.get("command", ""), watcher, begin)
+    with alone(folder) if first else nullcontext():
+        if not last.exists():
+            say(f"{folder} was interrupted before anything was saved, so it starts again")
+        pipeline, data = prepare(config, say, folder if last.exists() else None)
+        if ready:
+            ready(pipeline, data)
+        return _train(config, last, pipeline, data, found.get("command", ""), watcher, begin)
 
 
 def _changed(before: Spec, now: Spec) -> str:
