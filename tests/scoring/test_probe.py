@@ -88,9 +88,10 @@ def test_with_all_labels_the_same_weights_are_tried_once_and_untrained_ones_per_
     assert len({trial["accuracy"] for trial in row(result, "untrained")["trials"]}) == 2
 
 
+@pytest.mark.parametrize("choose", ["val", "folds"])
 @pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
-def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier, monkeypatch):
-    want = probe(pretrained, classifier=classifier, labels=(0.3,), seeds=(0, 1))
+def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier, choose, monkeypatch):
+    want = probe(pretrained, classifier=classifier, choose=choose, labels=(0.3,), seeds=(0, 1))
 
     def shuffled(*args, **options):
         data = load_data(*args, **options)
@@ -98,7 +99,7 @@ def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier
         return data
 
     monkeypatch.setattr(tstk.scoring.probe, "load_data", shuffled)
-    found = probe(pretrained, classifier=classifier, labels=(0.3,), seeds=(0, 1))
+    found = probe(pretrained, classifier=classifier, choose=choose, labels=(0.3,), seeds=(0, 1))
     assert [t["chosen"] for t in row(found, share=0.3)["trials"]] == [
         t["chosen"] for t in row(want, share=0.3)["trials"]
     ]
@@ -273,3 +274,31 @@ def test_settings_chosen_by_the_test_part_are_announced_and_no_worse(pretrained)
     flattering = row(probe(pretrained, classifier="svm", choose="test", say=said.append))["accuracy"]
     assert flattering >= honest
     assert any("flatter" in line for line in said)
+
+
+def test_settings_chosen_by_folds_are_judged_on_every_row_once(pretrained, monkeypatch):
+    pairs = []
+    take = tstk.scoring.probe._folds
+    monkeypatch.setattr(tstk.scoring.probe, "_folds", lambda rows: pairs.append((rows, take(rows))) or pairs[-1][1])
+    result = probe(pretrained, classifier="svm", choose="folds")
+    assert result["choose"] == "folds"
+    ((rows, folds),) = pairs
+    assert len(rows.y) == result["sizes"]["train"] + result["sizes"]["val"] == row(result)["count"]
+    judged = np.concatenate([judge.x for _, judge in folds])
+    np.testing.assert_array_equal(np.unique(judged, axis=0), np.unique(rows.x, axis=0))
+    assert len(judged) == len(rows.x)
+    for fit, judge in folds:
+        assert not (fit.x[:, None] == judge.x[None]).all(-1).any()
+        np.testing.assert_allclose(np.bincount(judge.y) / np.bincount(rows.y), 0.2, atol=0.02)
+
+
+def test_folds_of_few_rows_are_fewer(pretrained):
+    few = tstk.scoring.probe._Rows(np.arange(6.0)[:, None], np.array([0, 0, 0, 1, 1, 2]))
+    assert len(tstk.scoring.probe._folds(few)) == 3
+    assert len(tstk.scoring.probe._folds(few.take(np.array([0, 3, 5])))) == 1
+    assert row(probe(pretrained, classifier="knn", choose="folds", labels=(0.01,)), share=0.01)["count"] == 18
+
+
+def test_folds_are_not_for_adam(pretrained):
+    with pytest.raises(OptionError, match="choose=folds is for linear, knn and svm"):
+        probe(pretrained, classifier="adam", choose="folds")

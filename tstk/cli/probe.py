@@ -14,6 +14,7 @@ from tstk.errors import OptionError
 from tstk.scoring.shown import number
 
 Classifier = Literal["linear", "knn", "svm", "adam"]
+Choose = Literal["val", "folds", "test"]
 
 
 def _several(kind: type) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
@@ -43,10 +44,11 @@ def _several(kind: type) -> Callable[[click.Context, click.Parameter, str], list
 )
 @rich_click.option(
     "--choose",
-    type=click.Choice(["val", "test"]),
+    type=click.Choice(get_args(Choose)),
     default="val",
     show_default=True,
-    help="the part by which settings are chosen; test is how some papers report, and flatters",
+    help="the part by which settings are chosen: val, five folds of train and val together, or test, which is how "
+    "some papers report, and flatters",
 )
 @featured
 @rich_click.option(
@@ -79,7 +81,7 @@ def command(
     label: str | None,
     batch_size: int,
     classifier: Classifier,
-    choose: Literal["val", "test"],
+    choose: Choose,
     features: Features,
     pool: Pool,
     labels: list[float],

@@ -36,6 +36,7 @@ from tstk.scoring.features import Features, Pool, vectors
 from tstk.scoring.naive import majority
 
 Classifier = Literal["linear", "knn", "svm", "adam"]
+Choose = Literal["val", "folds", "test"]
 Array = NDArray[Any]
 
 
@@ -65,7 +66,7 @@ def probe(
     labels: Sequence[float] = (1.0,),
     seeds: Sequence[int] = (0,),
     setting: float | None = None,
-    choose: Literal["val", "test"] = "val",
+    choose: Choose = "val",
     untrained: bool = False,
     batch_size: int = 256,
     say: Callable[[str], None] = lambda line: None,
@@ -87,7 +88,8 @@ def probe(
         seeds: of the choice of labels, if a share is below 1, and of untrained weights
         setting: of the classifier, instead of choosing it by validation: C of linear and svm, neighbours of knn;
             1 is what papers mean that mention none
-        choose: by which part the setting is chosen; test is how some papers report, and flatters
+        choose: by which part the setting is chosen; folds stands for five folds of train and val together, which for
+            few series errs less, if none is another's kin; test is how some papers report, and flatters
         untrained: score the same architecture with fresh weights, too
         batch_size: series at a time
         say: receives lines for the user
@@ -112,6 +114,8 @@ def probe(
         raise OptionError(f"setting={setting}: expected {what}")
     if classifier == "adam" and setting is not None:
         raise OptionError("setting has no meaning for the classifier adam, which has a grid of its own")
+    if classifier == "adam" and choose == "folds":
+        raise OptionError("choose=folds is for linear, knn and svm; the classifier adam takes val or test")
     if choose == "test":
         say("settings are chosen by the test part, as some papers report it, so these figures flatter")
     pipeline, found = load(run), read_config(run)
@@ -246,7 +250,7 @@ class _How:
 
     classifier: Classifier
     setting: float | None
-    choose: Literal["val", "test"]
+    choose: Choose
     scaling: Literal["standard", "unit"]
 
 
@@ -260,9 +264,9 @@ def _trial(parts: dict[str, _Rows], how: _How, share: float, seed: int) -> dict[
     if classifier == "adam":
         best, guess = _by_adam(train, val, test, how, seed)
         return {"seed": seed, "count": len(known.y), "chosen": best, **_scored(test.y, guess)}
-    settings = _settings(classifier, train.x.shape[1], len(train.y), how.setting)
-    by = (known, test) if how.choose == "test" else (train, val)
-    best = _chosen(classifier, settings, *by) if len(settings) > 1 else settings[0]
+    by = _folds(known) if how.choose == "folds" else [(known, test) if how.choose == "test" else (train, val)]
+    settings = _settings(classifier, train.x.shape[1], min(len(fit.y) for fit, _ in by), how.setting)
+    best = _chosen(classifier, settings, by) if len(settings) > 1 else settings[0]
     guess = _fitted(classifier, best, known).predict(test.x)
     return {"seed": seed, "count": len(known.y), "chosen": best, **_scored(parts["test"].y, guess)}
 
@@ -284,10 +288,28 @@ def _by_adam(train: _Rows, val: _Rows, test: _Rows, how: _How, seed: int) -> tup
     return {"decay": best.decay, "dropout": best.dropout, "epochs": best.epochs}, guess[:, 0]
 
 
-def _chosen(classifier: Classifier, settings: list[dict[str, float]], train: _Rows, val: _Rows) -> dict[str, float]:
-    """The setting that serves validation best; of equals the one that bends least to the training data."""
-    scores = [float((_fitted(classifier, s, train).predict(val.x) == val.y).mean()) for s in settings]
-    return settings[int(np.argmax(scores))]
+def _folds(rows: _Rows, count: int = 5) -> list[tuple[_Rows, _Rows]]:
+    """Rows to fit and rows to judge by, class by class a fifth in turn and in their order, so that neighbours stay
+    together; fewer folds where even the largest class has fewer rows."""
+    from sklearn.model_selection import StratifiedKFold
+
+    count = min(count, int(np.bincount(rows.y).max()))
+    if count < 2:
+        return [(rows, rows)]
+    folds = StratifiedKFold(count)
+    with warnings.catch_warnings():
+        # a class with fewer rows than folds is missing from some of them
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return [(rows.take(fit), rows.take(judge)) for fit, judge in folds.split(rows.x, rows.y)]
+
+
+def _chosen(
+    classifier: Classifier, settings: list[dict[str, float]], by: list[tuple[_Rows, _Rows]]
+) -> dict[str, float]:
+    """The setting that is right most often, over pairs of rows to fit and to judge by; of equals the one that bends
+    least to what it is fitted on."""
+    right = [sum(int((_fitted(classifier, s, fit).predict(j.x) == j.y).sum()) for fit, j in by) for s in settings]
+    return settings[int(np.argmax(right))]
 
 
 def _settings(classifier: Classifier, width: int, rows: int, given: float | None) -> list[dict[str, float]]:
