@@ -37,7 +37,7 @@ def scan(
         b: [B, N, S] where in the state a token is written; shared by the heads
         c: [B, N, S] what is read from it
         start: [B, H, P, S] the state before the first token; zeros unless given
-        chunk: tokens that are treated together, Q; any number gives the same result
+        chunk: most tokens that are treated together, Q; any number gives the same result
 
     Returns:
         y [B, N, H, P] in the type of `x`, and the state [B, H, P, S]
@@ -53,7 +53,7 @@ def _scan(
 ) -> tuple[Tensor, Tensor]:
     batch, tokens, heads, width = x.shape
     states = b.shape[-1]
-    size = min(chunk, tokens)
+    size = -(-tokens // -(-tokens // chunk))  # chunks alike in size, so that little is padded
     spare = -tokens % size
 
     def chunks(t: Tensor) -> Tensor:
