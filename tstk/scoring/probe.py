@@ -88,8 +88,8 @@ def probe(
         seeds: of the choice of labels, if a share is below 1, and of untrained weights
         setting: of the classifier, instead of choosing it by validation: C of linear and svm, neighbours of knn;
             1 is what papers mean that mention none
-        choose: by which part the setting is chosen; folds stands for five folds of train and val together, which for
-            few series errs less, if none is another's kin; test is how some papers report, and flatters
+        choose: by which part the setting is chosen; folds stands for five folds of train and val together, for few
+            series, and not where one person's would fall into several; test is how some papers report, and flatters
         untrained: score the same architecture with fresh weights, too
         batch_size: series at a time
         say: receives lines for the user
@@ -288,12 +288,12 @@ def _by_adam(train: _Rows, val: _Rows, test: _Rows, how: _How, seed: int) -> tup
     return {"decay": best.decay, "dropout": best.dropout, "epochs": best.epochs}, guess[:, 0]
 
 
-def _folds(rows: _Rows, count: int = 5) -> list[tuple[_Rows, _Rows]]:
+def _folds(rows: _Rows) -> list[tuple[_Rows, _Rows]]:
     """Rows to fit and rows to judge by, class by class a fifth in turn and in their order, so that neighbours stay
     together; fewer folds where even the largest class has fewer rows."""
     from sklearn.model_selection import StratifiedKFold
 
-    count = min(count, int(np.bincount(rows.y).max()))
+    count = min(5, int(np.bincount(rows.y).max()))
     if count < 2:
         return [(rows, rows)]
     folds = StratifiedKFold(count)

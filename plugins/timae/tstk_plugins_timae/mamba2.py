@@ -34,7 +34,7 @@ class Mixer(nn.Module):
         head_dim: inner channels P that share a decay; divides expand * dim
         expand: inner width as a multiple of D
         conv: tokens under the depthwise causal convolution
-        chunk: tokens treated together
+        chunk: most tokens treated together
         backend: `torch`, or `mamba-ssm` for that package's kernels
     """
 
@@ -93,7 +93,7 @@ class Mamba2(Encoder):
         head_dim: inner channels that share a decay; divides expand * dim
         expand: inner width as a multiple of dim
         conv: tokens under the convolution before the scan
-        chunk: tokens treated together, for speed alone; fitted to head_dim and state if none
+        chunk: most tokens treated together, for speed alone; fitted to head_dim and state if none
         bidirectional: a second mixer in each layer reads from the end, and the two are added
         residual: each layer normalises what it reads and adds to it; false, it replaces it and normalises after
         positions: sinusoids added to the tokens, so that gaps left by hidden ones show, or none
