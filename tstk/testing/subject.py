@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice, product
 from typing import Any
 
@@ -143,21 +143,21 @@ class Lonely(AssertionError):
     """No pipeline of installed parts accepts a part."""
 
 
-_SUBJECTS: dict[Entry, Subject] = {}
-
-
 def subject(entry: Entry) -> Subject:
     """The first pipeline, over a few data, in which a part works.
 
     Raises:
         Lonely: there is none; with the reason of the most usual one
     """
-    if entry not in _SUBJECTS:
-        _SUBJECTS[entry] = _first(entry)
-    return _SUBJECTS[entry]
+    found = _search(entry, frozenset(registry().entries()))
+    if isinstance(found, str):
+        raise Lonely(found)
+    return found
 
 
-def _first(entry: Entry) -> Subject:
+@cache
+def _search(entry: Entry, installed: frozenset[Entry]) -> Subject | str:
+    """Try pipelines of the installed entries; the first that works, or why the first did not."""
     refusals: list[str] = []
     for spec in SPECS:
         # length matters to tokenizers, and those come with the first partners
@@ -169,7 +169,7 @@ def _first(entry: Entry) -> Subject:
                 return one
             except TstkError as e:
                 refusals.append(str(e))
-    raise Lonely(f"no pipeline of installed parts accepts it; the first refusal: {[*refusals, 'none'][0]}")
+    return f"no pipeline of installed parts accepts it; the first refusal: {[*refusals, 'none'][0]}"
 
 
 def _around(entry: Entry) -> Iterator[dict[str, dict[str, Any]]]:
