@@ -4,15 +4,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-quick lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/tstk train --encoder bert --head cot
 
 test: .venv/installed-for-tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-quick: .venv/installed-for-tests
+	$(PYTEST) -m 'not slow'
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
