@@ -357,7 +357,7 @@ def ranks(tmp_path_factory):
     ]
     try:
         for process in started:
-            _, told = process.communicate(timeout=60)
+            _, told = process.communicate(timeout=600)
             assert process.returncode == 0, told
     finally:
         for process in started:

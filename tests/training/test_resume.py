@@ -38,7 +38,7 @@ def killed(data, folder, kills, seed=0):
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert told.returncode == 0, told.stderr
     return int(told.stdout)
@@ -325,7 +325,7 @@ def test_a_file_system_with_too_little_room_is_told_with_the_bytes(npz, tmp_path
     )
     words = ["train", "--data", npz, "--encoder", "transformer", "--epochs", "2", "--device", "cpu", "--out", "run"]
     told = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert told.returncode == 2, told.stderr
     fault = [line for line in told.stderr.splitlines() if line.startswith("Error: ")]

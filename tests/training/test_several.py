@@ -36,7 +36,7 @@ def start(words, folder, until=None):
             time.sleep(0.05)
         if until is not None:
             process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=600)
     finally:
         process.kill()
         process.wait()
@@ -94,7 +94,7 @@ def test_processes_stop_and_save_when_the_one_that_started_them_is_killed(npz, t
         while not (tmp_path / "run" / "last" / "state.json").exists() and process.poll() is None:
             time.sleep(0.05)
         process.kill()
-        _, err = process.communicate(timeout=60)  # ends when none of them holds its pipes any more
+        _, err = process.communicate(timeout=600)  # ends when none of them holds its pipes any more
     finally:
         process.kill()
     assert "continue with: tstk train --resume run" in err

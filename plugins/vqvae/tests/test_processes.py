@@ -60,7 +60,7 @@ def test_codebook_and_weights_of_two_processes_are_equal_after_200_steps(tmp_pat
     ]
     try:
         for process in started:
-            _, told = process.communicate(timeout=120)
+            _, told = process.communicate(timeout=600)
             assert process.returncode == 0, told
     finally:
         for process in started:
