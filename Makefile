@@ -1,4 +1,5 @@
 # `make demo` and `make test` need nothing but Python (3.11 or newer) and make: each sets up .venv first.
+# `make test-lowest` sets up .venv-lowest, with the lowest versions that pyproject.toml admits.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,13 +7,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-lowest lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/tstk train --encoder bert --head cot
 
 test: .venv/installed-for-tests
 	$(BIN)/python -m pytest
+
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest -p no:cacheprovider -k "not distilbert" \
+		$$(grep -v '^#' .ci/lowest-tests.txt)
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
@@ -36,8 +41,19 @@ bench: .venv/installed-for-tests
 	$(PIP) --editable '.[test,dev]' $(PLUGINS)
 	touch $@
 
+constraints-lowest.txt: pyproject.toml constraints.txt .ci/lowest_versions.py | .venv/installed-for-tests
+	$(BIN)/python .ci/lowest_versions.py > $@
+
+# The environment is made anew when its constraints change; its folder is named by their hash, in CACHE if that is set.
+.venv-lowest/installed: constraints-lowest.txt
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST_PIP) torch
+	$(LOWEST_PIP) --editable '.[hf,parquet,plot,onnx,download,test]' $(PLUGINS)
+	touch $@
+
 docs: .venv/installed-for-tests
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-lowest runs

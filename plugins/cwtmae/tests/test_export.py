@@ -34,7 +34,7 @@ def test_a_classifier_is_a_graph_for_any_batch_without_a_fourier_transform(build
 
 
 def test_a_classifier_goes_to_onnx(build, make, tmp_path):
-    runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk[onnx]'")
+    runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
     pipeline, x = classifier(build, "cot"), make(batch=5, length=44).x
     path = tmp_path / "model.onnx"
     torch.onnx.export(export(pipeline), input_names=["x"]).save(path)
