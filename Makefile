@@ -4,16 +4,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+LOWEST_PIP := .venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test test-lowest lint bench docs clean
+.PHONY: demo test test-quick test-lowest lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/tstk train --encoder bert --head cot
 
 test: .venv/installed-for-tests
 	$(BIN)/python -m pytest
+
+test-quick: .venv/installed-for-tests
+	$(BIN)/python -m pytest -m "not slow"
 
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest -p no:cacheprovider -k "not distilbert" \
@@ -44,8 +48,8 @@ bench: .venv/installed-for-tests
 constraints-lowest.txt: pyproject.toml constraints.txt .ci/lowest_versions.py | .venv/installed-for-tests
 	$(BIN)/python .ci/lowest_versions.py > $@
 
-# The environment is made anew when its constraints change; its folder is named by their hash, in CACHE if that is set.
-.venv-lowest/installed: constraints-lowest.txt
+# Made anew when the constraints change.
+.venv-lowest/installed: constraints-lowest.txt $(PROJECTS)
 	rm -rf .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	$(LOWEST_PIP) torch
