@@ -1,13 +1,15 @@
 # `make demo` and `make test` need nothing but Python (3.11 or newer) and make: each sets up .venv first.
+# `make test-lowest` sets up .venv-lowest, with the lowest versions that pyproject.toml admits.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+LOWEST_PIP := .venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test test-quick lint bench docs clean
+.PHONY: demo test test-quick test-lowest lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/tstk train --encoder bert --head cot
@@ -17,6 +19,10 @@ test: .venv/installed-for-tests
 
 test-quick: .venv/installed-for-tests
 	$(PYTEST) -m 'not slow'
+
+test-lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -p no:cacheprovider -k "not distilbert" \
+		$$(grep -v '^#' .ci/lowest-tests.txt)
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
@@ -40,8 +46,19 @@ bench: .venv/installed-for-tests
 	$(PIP) --editable '.[test,dev]' $(PLUGINS)
 	touch $@
 
+constraints-lowest.txt: pyproject.toml constraints.txt .ci/lowest_versions.py | .venv/installed-for-tests
+	$(BIN)/python .ci/lowest_versions.py > $@
+
+# Made anew when the constraints change.
+.venv-lowest/installed: constraints-lowest.txt $(PROJECTS)
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST_PIP) torch
+	$(LOWEST_PIP) --editable '.[hf,parquet,plot,onnx,download,test]' $(PLUGINS)
+	touch $@
+
 docs: .venv/installed-for-tests
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-lowest runs

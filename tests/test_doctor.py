@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections import namedtuple
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,40 @@ def test_a_plugin_that_fails_to_load_is_named_with_its_reason(tmp_path):
         "Broken: plugins, sick: failed to load: RuntimeError: no luck. pip install --force-reinstall sick"
         in done.stdout
     )
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "about", "needs", "remedy"),
+    [
+        ("scikit-learn", "1.4.0", "versions", "tstk-core needs scikit-learn>=1.6", "pip install 'scikit-learn>=1.6'"),
+        ("torch", "2.6.0", "versions", "tstk-core needs torch>=2.9", "pip install 'torch>=2.9'"),
+        ("transformers", "4.45.0", "extras", "encoder hf", "pip install 'tstk-core[hf]'"),
+        ("onnxscript", "0.5.0", "extras", "tstk export to .onnx", "pip install 'tstk-core[onnx]'"),
+    ],
+)
+def test_a_package_that_is_too_old_is_a_fault_that_says_for_what(package, version, about, needs, remedy, monkeypatch):
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: version if name == package else installed(name))
+    (fault,) = (f for f in faults(about) if f.name == package)
+    assert version in fault.value
+    assert needs in fault.value
+    assert fault.remedy == remedy
+
+
+def test_an_extra_that_is_not_installed_is_no_fault(monkeypatch):
+    def version(name):
+        if name == "transformers":
+            raise metadata.PackageNotFoundError(name)
+        return "99"
+
+    monkeypatch.setattr(metadata, "version", version)
+    (line,) = (f for f in examine() if f.name == "hf")
+    assert (line.remedy, "pip install 'tstk-core[hf]'" in line.value) == ("", True)
+
+
+def test_the_project_of_the_same_name_is_a_fault(monkeypatch):
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.3" if name == "tstk" else installed(name))
+    assert [f.remedy for f in faults("versions") if f.name == "tstk"] == [
+        "pip uninstall tstk, then pip install --force-reinstall --no-deps tstk-core"
+    ]

@@ -85,7 +85,7 @@ def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
 
 
 def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
-    runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk[onnx]'")
+    runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
     path = tmp_path / "model.onnx"
     found = save(run, path)
     assert found.apart <= 1e-5
@@ -98,7 +98,7 @@ def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
 
 def test_missing_packages_are_named_and_leave_no_file(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(NeedsError, match=r"pip install 'tstk\[onnx\]'"):
+    with pytest.raises(NeedsError, match=r"pip install 'tstk-core\[onnx\]'"):
         save(run, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 

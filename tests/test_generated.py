@@ -84,7 +84,7 @@ def test_the_page_of_exports_has_every_encoder_and_head_of_the_core_and_every_to
 def test_exports_drawn_from_the_page_do_what_it_says(generate):
     from tstk.testing.exports import attempt
 
-    pytest.importorskip("onnxruntime", reason="pip install 'tstk[onnx]'")
+    pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
     for encoder, head, cell in random.Random(2).sample(list(exports()), 2):
         trial = attempt({"encoder": encoder, "head": head})
         assert cell.rstrip("\\*") == (trial.lengths or "refused"), trial

@@ -23,7 +23,13 @@ BROKEN = {
     "syntax error": ("def tstk_entries(:\n", PART, "", "broken", "SyntaxError: "),
     "missing dependency": (FINE, PART, "Requires-Dist: nobody-has-this>=2\n", "has faults", "needs nobody-has-this>=2"),
     "missing module": ("import nobody_has_this\n" + FINE, PART, "", "broken", "No module named 'nobody_has_this'"),
-    "wrong contract": (entry(more=", contract=99"), PART, "", "broken", "needs contract 99, this tstk has 1"),
+    "wrong interface version": (
+        entry(more=", interface_version=2"),
+        PART,
+        "",
+        "broken",
+        "needs interface version 2, and this tstk has 1",
+    ),
     "clash with the core": (entry("tokenizer", "patch"), PART, "", "has faults", "is also a name of tstk"),
     "clash of commands": (entry("command", "train"), PART, "", "has faults", "this one is 'bad-plugin/train'"),
     "points at no module": (

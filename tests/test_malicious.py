@@ -346,7 +346,7 @@ def test_pretrained_folders_that_mean_harm(encoder, config, weights, tmp_path, c
     if weights:
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(canary)))
     if encoder == "hf":
-        pytest.importorskip("transformers", reason="pip install 'tstk[hf]'")
+        pytest.importorskip("transformers", reason="pip install 'tstk-core[hf]'")
     refused(
         "train",
         "--encoder",

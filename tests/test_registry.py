@@ -2,6 +2,7 @@
 
 import sys
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tstk import registry as registry_module
 from tstk.builtin import plugin as builtin
 from tstk.errors import NameUnknown, TstkError
-from tstk.hooks import CONTRACT, hookimpl
+from tstk.hooks import INTERFACE_VERSION, hookimpl
 from tstk.registry import KINDS, Entry, Registry, Source, installed, registry
 
 
@@ -53,9 +54,9 @@ BROKEN = {
     ),
     "not an entry": (plugin("just text", dist="tstk-plugins-bad"), "'just text'; expected a tstk.Entry"),
     "wrong kind": (plugin(entry("x", kind="encoders"), dist="tstk-plugins-bad"), "Did you mean 'encoder'"),
-    "wrong contract": (
-        plugin(entry("x", contract=CONTRACT + 1), dist="tstk-plugins-bad"),
-        f"needs contract {CONTRACT + 1}, this tstk has {CONTRACT}",
+    "wrong interface version": (
+        plugin(entry("x", interface_version=INTERFACE_VERSION + 1), dist="tstk-plugins-bad"),
+        f"needs interface version {INTERFACE_VERSION + 1}, and this tstk has {INTERFACE_VERSION}",
     ),
     "raises half-way": (plugin(entry("half"), ValueError("oops"), dist="tstk-plugins-bad"), "ValueError: oops"),
     "exits half-way": (plugin(entry("half"), SystemExit(1), dist="tstk-plugins-bad"), "SystemExit: 1"),
@@ -191,11 +192,11 @@ def points(monkeypatch):
     class Point(metadata.EntryPoint):
         @property
         def dist(self):
-            return type(
-                "Dist", (), {"name": {"tstk": "tstk"}.get(self.name, f"tstk-plugins-{self.name}"), "version": "1"}
-            )
+            name = "tstk-core" if self.name == "tstk" else f"tstk-plugins-{self.name}"
+            return type("Dist", (), {"name": name, "version": "1"})
 
-    made = [Point(name, f"{name}.plugin", "tstk") for name in ("waves", "tstk", "apes")]
+    made = [Point(name, f"{name}.plugin", "tstk") for name in ("waves", "apes")]
+    made.insert(1, Point("tstk", "tstk.builtin.plugin", "tstk"))
     monkeypatch.setattr(registry_module.metadata, "entry_points", lambda group: made)
 
 
@@ -226,3 +227,22 @@ def test_the_core_keeps_its_names_and_a_plugin_of_the_same_name_is_reached_by_it
     assert found.find("encoder", "identity").dist == "tstk"
     assert found.find("encoder", "a/identity").dist == "a"
     assert {"identity", "a/identity"} <= set(found.names("encoder"))
+
+
+def test_a_plugin_of_another_interface_version_is_refused_and_core_parts_still_load(monkeypatch):
+    unstated, stated = plugin(entry("old")), plugin(entry("new", interface_version=2), dist="b", name="b")
+    here = Registry([core(), unstated, stated])
+    assert [p.error for p in here.plugins[1:]] == ["", "needs interface version 2, and this tstk has 1"]
+    monkeypatch.setattr(registry_module, "INTERFACE_VERSION", 2)
+    later = Registry([core(), unstated, stated])
+    assert [p.error for p in later.plugins] == ["", "needs interface version 1, and this tstk has 2", ""]
+    assert later.find("encoder", "identity").qualified == "tstk/identity"
+
+
+def test_every_plugin_and_every_template_states_its_interface_version(monkeypatch):
+    templates = [p.read_text() for p in (Path(registry_module.__file__).parent / "templates").rglob("plugin.py")]
+    assert templates
+    assert all(text.count("interface_version=1") == text.count("yield Entry(") for text in templates)
+    monkeypatch.setattr(Entry.__init__, "__defaults__", (frozenset(), "", None, ""))  # who relies on it is refused
+    assert "needs interface version None" in Registry([plugin(entry("silent"))]).plugins[0].error
+    assert {p.error for p in Registry().plugins if p.dist.startswith("tstk")} == {""}

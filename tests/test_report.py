@@ -116,7 +116,7 @@ def test_errors_by_step_average_to_the_score_of_the_run(forecaster, monkeypatch)
     answers._by_step(know(forecaster))
 
     drawn[0](axes := Figure().subplots())
-    lines = {line.get_label(): float(np.mean(line.get_ydata())) for line in axes.lines}
+    lines = {line.get_label(): float(np.mean(np.asarray(line.get_ydata()))) for line in axes.lines}
     result = json.loads((forecaster / "result.json").read_text())
     assert lines["forecast"] == pytest.approx(result["test"]["mse"], rel=1e-4)
     assert lines["last value"] == pytest.approx(result["baselines"]["last value"]["mse"], rel=1e-4)
@@ -256,7 +256,7 @@ def test_a_report_shows_what_reasoning_tokens_look_at(npz, tmp_path, channels):
 
 def test_a_report_without_matplotlib_says_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(TstkError, match=r"matplotlib, which is not installed: pip install 'tstk\[plot\]'"):
+    with pytest.raises(TstkError, match=r"matplotlib, which is not installed: pip install 'tstk-core\[plot\]'"):
         report(run, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 

@@ -29,7 +29,7 @@ def test_scikit_learns_checks_pass_without_excuse(estimator, check):
 
 @pytest.mark.parametrize("name", ["AeonClassifier", "AeonEncoder"])
 def test_aeons_checks_pass_without_excuse(name):
-    pytest.importorskip("aeon", reason="pip install 'tstk[aeon]'")
+    pytest.importorskip("aeon", reason="pip install 'tstk-core[aeon]'")
     from aeon.testing.estimator_checking import check_estimator
 
     import tstk.aeon

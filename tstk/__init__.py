@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tstk.errors import TstkError
-from tstk.hooks import CONTRACT, hookimpl
+from tstk.hooks import INTERFACE_VERSION, hookimpl
 from tstk.registry import Entry
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _LATE = {
 _HOMES = {name: module for module, names in _LATE.items() for name in names}
 
 __all__ = [
-    "CONTRACT",
+    "INTERFACE_VERSION",
     "Callback",
     "Decoder",
     "Draws",

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from tstk.assemble import assemble
 from tstk.config import Config
+from tstk.distribution import distribution_of
 from tstk.errors import CheckpointError, NameUnknown, OptionError, TstkError
-from tstk.hooks import CONTRACT
+from tstk.hooks import INTERFACE_VERSION
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
 from tstk.registry import SLOTS, registry
@@ -67,7 +68,7 @@ def versions(config: Config | None = None) -> dict[str, str]:
     found = {"python": platform.python_version()}
     for dist in sorted(dists):
         try:
-            found[dist] = metadata.version(dist)
+            found[dist] = metadata.version(distribution_of(dist))
         except metadata.PackageNotFoundError:
             found[dist] = "unknown"
     return found
@@ -90,7 +91,7 @@ def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str
         folder / "config.json",
         {
             "format": FORMAT,
-            "contract": CONTRACT,
+            "interface_version": INTERFACE_VERSION,
             "config": values,
             "given": config.values,
             "sources": config.sources,

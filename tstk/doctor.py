@@ -13,26 +13,26 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module, metadata
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 
+from tstk.distribution import CORE, distribution_of, install_command
 from tstk.errors import did_you_mean
 
 EXTRAS = {
-    "hf": ("encoder hf: any Hugging Face encoder", ("transformers",)),
-    "parquet": (".parquet files", ("pyarrow",)),
-    "plot": ("reports, codebooks and diagrams as pictures", ("matplotlib",)),
-    "triton": ("fast kernels on NVIDIA GPUs", ("triton",)),
-    "tensorboard": ("--track tensorboard: curves while a run trains", ("tensorboard",)),
-    "wandb": ("--track wandb: the same at Weights & Biases", ("wandb",)),
-    "mlflow": ("--track mlflow: the same in MLflow", ("mlflow",)),
-    "download": ("tstk data fetch: public data sets by name", ("pooch",)),
-    "aeon": ("the estimators as aeon's", ("aeon",)),
-    "onnx": ("tstk export to .onnx", ("onnx", "onnxscript", "onnxruntime")),
-    "bench": ("the peers that make bench compares kernels with", ("pytest_benchmark", "faiss", "ptwt", "pywt")),
+    "hf": "encoder hf: any Hugging Face encoder",
+    "parquet": ".parquet files",
+    "plot": "reports, codebooks and diagrams as pictures",
+    "triton": "fast kernels on NVIDIA GPUs",
+    "tensorboard": "--track tensorboard: curves while a run trains",
+    "wandb": "--track wandb: the same at Weights & Biases",
+    "mlflow": "--track mlflow: the same in MLflow",
+    "download": "tstk data fetch: public data sets by name",
+    "aeon": "the estimators as aeon's",
+    "onnx": "tstk export to .onnx",
+    "bench": "the peers that make bench compares kernels with",
 }
-"""Extra -> what it brings, and the modules that it installs."""
+"""Extra -> what it brings."""
 VARIABLES = ("CACHE", "DATA", "KERNELS", "OFFLINE", "PLUGINS", "STRICT")
 LOW = 1 << 30
 """Bytes of disk or memory below which a run may not finish."""
@@ -76,23 +76,32 @@ def examine() -> list[Finding]:
         except Exception as e:  # what is broken here must not hide the rest
             about = check.__name__.strip("_")
             why = " ".join(f"{type(e).__name__}: {e}".split())
-            found.append(Finding(about, "failed", why, "mend what the message names, or install tstk anew"))
+            found.append(Finding(about, "failed", why, f"mend what the message names, or install {CORE} again"))
     return found
 
 
 def _versions() -> Iterator[Finding]:
-    from tstk.health import missing
+    from tstk.health import installed_version, unmet
 
     yield Finding("versions", "python", f"{platform.python_version()} in {sys.prefix}")
     yield Finding("versions", "system", platform.platform())
-    for name in ("tstk", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "safetensors"):
-        try:
-            yield Finding("versions", name, metadata.version(name))
-        except metadata.PackageNotFoundError:
+    lacking = unmet("tstk")
+    for name in (CORE, "torch", "numpy", "scipy", "scikit-learn", "accelerate", "safetensors"):
+        version = installed_version(name)
+        if not version:
             yield Finding("versions", name, "is not installed", f"pip install {name}")
-    for what in missing("tstk"):
-        need, _, more = what.partition(", ")
-        yield Finding("versions", "tstk needs", f"{need}, {more}".partition(": pip")[0], f"pip install '{need}'")
+        elif all(name != u.name for u in lacking):
+            yield Finding("versions", name, version)
+    for u in lacking:
+        value = f"{u.installed} is installed" if u.installed else "is not installed"
+        yield Finding("versions", u.name, f"{value}, and {CORE} needs {u.need}", f"pip install '{u.need}'")
+    if stray := installed_version("tstk"):
+        yield Finding(
+            "versions",
+            "tstk",
+            f"the distribution tstk {stray} is another project's, or an old copy; its files and those of {CORE} mix",
+            f"pip uninstall tstk, then pip install --force-reinstall --no-deps {CORE}",
+        )
 
 
 def _torch() -> Iterator[Finding]:
@@ -135,12 +144,18 @@ def _usable() -> int:
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, (brings, modules) in EXTRAS.items():
-        absent = [m for m in modules if find_spec(m) is None]
-        if not absent:
+    from tstk.health import unmet
+
+    for extra, brings in EXTRAS.items():
+        lacking = unmet("tstk", extra)
+        for u in lacking:
+            if u.installed:
+                value = f"{u.installed} is installed, and {brings} needs {u.need}"
+                yield Finding("extras", u.name, value, install_command(extra))
+        if not lacking:
             yield Finding("extras", extra, f"installed: {brings}")
-        else:
-            yield Finding("extras", extra, f"would bring {brings}: pip install 'tstk[{extra}]'")
+        elif not all(u.installed for u in lacking):
+            yield Finding("extras", extra, f"would bring {brings}: {install_command(extra)}")
 
 
 def _plugins() -> Iterator[Finding]:
@@ -154,7 +169,8 @@ def _plugins() -> Iterator[Finding]:
         if not wrong:
             yield Finding("plugins", plugin.dist, f"{plugin.version}, {len(plugin.entries)} entries")
         for fault in wrong:
-            named = f"pip install --force-reinstall {plugin.dist}, or pip uninstall {plugin.dist}"
+            dist = distribution_of(plugin.dist)
+            named = f"pip install --force-reinstall {dist}, or pip uninstall {dist}"
             yield Finding("plugins", plugin.dist, fault.partition(": pip install")[0], named)
         for burden in burdens(plugin):
             yield Finding("plugins", plugin.dist, f"{burden}; tell its author")

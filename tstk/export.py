@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from tstk.checkpoint import load
+from tstk.distribution import install_command
 from tstk.errors import NeedsError, OptionError, TstkError
 from tstk.pipeline import Pipeline
 from tstk.records import Series
@@ -193,7 +194,7 @@ def to_onnx(program: ExportedProgram, file: io.BytesIO) -> Callable[[Tensor], Te
     try:
         runtime = [import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
     except ImportError as e:
-        raise NeedsError(f"ONNX files need packages that are not here ({e}): pip install 'tstk[onnx]'") from e
+        raise NeedsError(f"ONNX files need packages that are not here ({e}): {install_command('onnx')}") from e
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that nobody needs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -6,10 +6,12 @@ Faults keep something from working. A plugin may have several, and none of them 
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from tstk.config import shipped
+from tstk.distribution import distribution_of
 from tstk.errors import TstkError
 from tstk.outline import source_file
 from tstk.registry import Entry, Plugin, registry
@@ -20,7 +22,11 @@ SLOW = 200.0
 
 def faults(plugin: Plugin) -> list[str]:
     """A line per fault: why it failed to load, packages it lacks, entries that point nowhere, names it cannot have."""
-    lacking = [f"needs {what}" for what in missing(plugin.dist)]
+    lacking = [
+        f"needs {u.need}, "
+        + (f"and {u.installed} is installed" if u.installed else f"which is not installed: pip install {u.name}")
+        for u in unmet(plugin.dist)
+    ]
     if plugin.error:
         return [f"failed to load: {plugin.error}", *lacking]
     lost = [f"{e.kind} {e.name!r}: {why}" for e in plugin.entries if (why := _astray(e))]
@@ -40,19 +46,34 @@ def burdens(plugin: Plugin) -> list[str]:
 def licence(dist: str) -> str:
     """A distribution's licence, as short as it says it."""
     try:
-        about = metadata.metadata(dist)
+        about = metadata.metadata(distribution_of(dist))
     except metadata.PackageNotFoundError:
         return ""
     told = next((about[key] for key in ("License-Expression", "License") if key in about), "")
     return (told.splitlines() or [""])[0]
 
 
-def missing(dist: str) -> list[str]:
-    """What a distribution requires and this environment has not, with what it has instead."""
+@dataclass(frozen=True)
+class Unmet:
+    """A requirement that the installed packages do not meet.
+
+    Args:
+        name: of the distribution that is required
+        need: the requirement, such as `numpy>=1.26`
+        installed: its version here, empty if there is none
+    """
+
+    name: str
+    need: str
+    installed: str
+
+
+def unmet(dist: str, extra: str = "") -> list[Unmet]:
+    """Compare what a distribution requires, or what one of its extras adds to that, with what is installed."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
-        required = metadata.requires(dist) or []
+        required = metadata.requires(distribution_of(dist)) or []
     except metadata.PackageNotFoundError:
         return []
     found = []
@@ -61,16 +82,20 @@ def missing(dist: str) -> list[str]:
             want = Requirement(text)
         except InvalidRequirement:
             continue
-        if want.marker is not None and not want.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            have = metadata.version(want.name)
-        except metadata.PackageNotFoundError:
-            found.append(f"{want.name}{want.specifier}, which is not installed: pip install {want.name}")
-        else:
-            if not want.specifier.contains(have, prereleases=True):
-                found.append(f"{want.name}{want.specifier}, and {have} is installed")
+        always = want.marker is None or want.marker.evaluate({"extra": ""})
+        wanted = always if not extra else not always and bool(want.marker and want.marker.evaluate({"extra": extra}))
+        have = installed_version(want.name)
+        if wanted and not (have and want.specifier.contains(have, prereleases=True)):
+            found.append(Unmet(want.name, f"{want.name}{want.specifier}", have))
     return found
+
+
+def installed_version(dist: str) -> str:
+    """Return the version of a distribution, or nothing if it is not installed."""
+    try:
+        return metadata.version(dist)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _astray(entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""The one hook that a plugin implements, and the version of the contract it is written against.
+"""The one hook that a plugin implements, and the version of the interfaces that plugins are written for.
 
 This module and the plugin's own `plugin.py` hold no heavy import: they are read to list names, before
 anyone knows whether torch is needed at all.
@@ -14,8 +14,8 @@ import pluggy
 if TYPE_CHECKING:
     from tstk.registry import Entry
 
-CONTRACT = 1
-"""Version of the slot interfaces. An `Entry` may state the version it was written for."""
+INTERFACE_VERSION = 1
+"""Version of the slot interfaces that this tstk has. An `Entry` states the version that it was written for."""
 
 hookspec = pluggy.HookspecMarker("tstk")
 hookimpl = pluggy.HookimplMarker("tstk")

@@ -19,7 +19,7 @@ from typing import Any
 import pluggy
 
 from tstk.errors import NameUnknown, TstkError, did_you_mean
-from tstk.hooks import CONTRACT, Specs
+from tstk.hooks import INTERFACE_VERSION, Specs
 
 SLOTS = ("tokenizer", "encoder", "decoder", "head", "loss")
 KINDS = (*SLOTS, "data", "config", "recipe", "command", "callback", "kernel")
@@ -36,8 +36,8 @@ class Entry:
         summary: one line, shown in lists
         provides: for a component, the `Spec` fields it sets; for a data reader, the file suffixes it reads
         paper: where the idea was published
-        contract: version of the slot interfaces it was written for
-        dist: the distribution it came from; filled in by the registry
+        interface_version: version of the slot interfaces it was written for
+        dist: the distribution it came from, `tstk` if it is part of the core; filled in by the registry
     """
 
     kind: str
@@ -46,7 +46,7 @@ class Entry:
     summary: str
     provides: frozenset[str] = frozenset()
     paper: str = ""
-    contract: int = CONTRACT
+    interface_version: int = 1  # never the host's: an old plugin that does not say is of version 1
     dist: str = ""
 
     @property
@@ -86,7 +86,8 @@ def installed() -> list[Source]:
     names = None if chosen is None else {n.strip() for n in chosen.split(",")}
     found = {}
     for point in metadata.entry_points(group="tstk"):
-        dist = point.dist.name if point.dist else point.name
+        core = point.value == "tstk.builtin.plugin"  # whatever it was installed as
+        dist = "tstk" if core else point.dist.name if point.dist else point.name
         if names is None or dist == "tstk" or names & {dist, point.name}:
             version = point.dist.version if point.dist else ""
             found[dist, point.value] = Source(point.name, dist, version, point.module, point.load)
@@ -122,7 +123,7 @@ class Registry:
             for entry in own[0].function():  # type: ignore[attr-defined]
                 if any((e.kind, e.name) == (entry.kind, entry.name) for e in plugin.entries):
                     raise TstkError(f"announces the {entry.kind} {entry.name!r} twice")
-                plugin.entries.append(replace(_checked(entry), dist=source.dist))
+                plugin.entries.append(replace(_checked(entry, source.dist), dist=source.dist))
         except (Exception, SystemExit) as e:
             if os.environ.get("TSTK_STRICT") == "1":
                 raise
@@ -221,7 +222,7 @@ def same(a: str, b: str) -> bool:
     return a == b if "/" in a and "/" in b else a.rpartition("/")[2] == b.rpartition("/")[2]
 
 
-def _checked(entry: Any) -> Entry:
+def _checked(entry: Any, dist: str) -> Entry:
     if not isinstance(entry, Entry):
         raise TstkError(f"tstk_entries yielded {entry!r}; expected a tstk.Entry")
     if entry.kind not in KINDS:
@@ -229,8 +230,8 @@ def _checked(entry: Any) -> Entry:
             f"entry {entry.name!r} has the kind {entry.kind!r};{did_you_mean(entry.kind, KINDS)} "
             f"there are: {', '.join(KINDS)}"
         )
-    if entry.contract != CONTRACT:
-        raise TstkError(f"needs contract {entry.contract}, this tstk has {CONTRACT}")
+    if dist != "tstk" and entry.interface_version != INTERFACE_VERSION:
+        raise TstkError(f"needs interface version {entry.interface_version}, and this tstk has {INTERFACE_VERSION}")
     return entry if isinstance(entry.provides, frozenset) else replace(entry, provides=frozenset(entry.provides))
 
 

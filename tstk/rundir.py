@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tstk.distribution import CORE
 from tstk.errors import CheckpointError
 from tstk.registry import registry, same
 
@@ -141,7 +142,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         said = found.get("versions")
         wrote = said.get("tstk", "a later version") if isinstance(said, dict) else "a later version"
         raise CheckpointError(
-            f"{folder} was written by tstk {wrote}, in a format this version does not know: pip install --upgrade tstk"
+            f"{folder} was written by tstk {wrote}, in a format this version does not know: "
+            f"pip install --upgrade {CORE}"
         )
     tables: Any = found.get("config")
     whole = all(isinstance(found.get(name), dict) for name in ("config", "spec", "versions", "data"))

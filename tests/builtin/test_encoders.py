@@ -384,7 +384,7 @@ def test_hf_refuses_more_tokens_than_positions():
 
 def test_without_the_library_hf_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(TstkError, match=r"pip install 'tstk\[hf\]'"):
+    with pytest.raises(TstkError, match=r"pip install 'tstk-core\[hf\]'"):
         HF(spec_of(), **SMALL)
 
 

@@ -131,7 +131,7 @@ def test_plugins_are_listed_with_everything_broken(tstk, monkeypatch):
 def test_the_version_is_that_of_the_distribution(tstk):
     from importlib.metadata import version
 
-    assert version("tstk") in tstk("--version").stdout
+    assert version("tstk-core") in tstk("--version").stdout
 
 
 def test_names_are_listed_without_importing_their_commands():

@@ -15,7 +15,7 @@ from tstk.data import available, load
 from tstk.data.fetch import fetch
 from tstk.errors import DataError, NameUnknown, OptionError
 
-pytest.importorskip("pooch", reason="pip install 'tstk[download]'")
+pytest.importorskip("pooch", reason="pip install 'tstk-core[download]'")
 
 TS = "@problemName Toy\n@timeStamps false\n@classLabel true a b\n@data\n" + "1,2,3,4:a\n4,3,2,1:b\n" * 4
 

@@ -182,5 +182,5 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"pip install 'tstk\[parquet\]'"):
+    with pytest.raises(DataError, match=r"pip install 'tstk-core\[parquet\]'"):
         parquet.read(tmp_path / "x.parquet")

@@ -90,7 +90,7 @@ def test_the_diagram_in_characters_has_each_method_at_its_rank():
 
 
 def test_the_diagram_is_drawn(tmp_path):
-    pytest.importorskip("matplotlib", reason="pip install 'tstk[plot]'")
+    pytest.importorskip("matplotlib", reason="pip install 'tstk-core[plot]'")
     found = ranking(["a<b>", "c", "d", "e", "f"], drawn(8, 5, 0.4))
     draw(found, tmp_path / "x.svg", tmp_path / "x.png")
     assert "a&lt;b&gt;" in (tmp_path / "x.svg").read_text() or (tmp_path / "x.svg").stat().st_size > 5000

@@ -117,7 +117,7 @@ def test_tensorboard_writes_into_the_run(npz, tmp_path, packages, monkeypatch):
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
 def test_a_tracker_that_is_not_installed_is_named_with_its_extra(npz, tmp_path, monkeypatch, name):
     monkeypatch.setattr("tstk.training.board.find_spec", lambda name: None)
-    with pytest.raises(OptionError, match=rf"--track {name}: .* pip install 'tstk\[{name}\]'"):
+    with pytest.raises(OptionError, match=rf"--track {name}: .* pip install 'tstk-core\[{name}\]'"):
         trained(npz, tmp_path / "run", name)
     assert not (tmp_path / "run").exists()
 

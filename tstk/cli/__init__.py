@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 import rich_click
 
+from tstk.distribution import CORE
 from tstk.errors import TstkError, did_you_mean
 from tstk.registry import registry
 
@@ -100,7 +101,7 @@ def fail(*lines: str) -> NoReturn:
         },
     },
 )
-@click.version_option(package_name="tstk")
+@click.version_option(package_name=CORE)
 def cli() -> None:
     """Time-series tokenizers, encoders, heads and losses, mixed by name.
 

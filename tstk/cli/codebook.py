@@ -30,7 +30,7 @@ from tstk.cli.say import as_json, examples, table
 def command(run: str, merge: float, data_root: str | None, out: str | None, json_: bool) -> None:
     """Draw the codes of a run as its tokenizer decodes them, the most frequent first.
 
-    How often each is chosen is counted on the run's test part. Drawing takes matplotlib: pip install 'tstk[plot]'.
+    How often each is chosen is counted on the run's test part. Drawing takes matplotlib: pip install 'tstk-core[plot]'.
     """
     from tstk.nn.codebook import spread
     from tstk.report.codes import codes_size, counted, draw_codes, merged, shapes_of

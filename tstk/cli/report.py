@@ -20,7 +20,7 @@ def command(run: str, data_root: str | None, out: str | None) -> None:
     """Write one page with all that is known of a run.
 
     Scores beside the baseline, curves, answers on the test part, embeddings, and every option with its source. The
-    page needs no other file and no network. Drawing takes matplotlib: pip install 'tstk[plot]'.
+    page needs no other file and no network. Drawing takes matplotlib: pip install 'tstk-core[plot]'.
     """
     from tstk.report import report
 

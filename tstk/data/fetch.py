@@ -5,7 +5,7 @@
       hashes.json         address -> SHA-256 of what came from it at first; something else is refused later
 
 UCR and UEA sets come from timeseriesclassification.com, the Electricity Transformer tables from their repository.
-Downloads are pooch's: `pip install 'tstk[download]'`. With TSTK_OFFLINE=1 nothing is fetched.
+Downloads are pooch's: `pip install 'tstk-core[download]'`. With TSTK_OFFLINE=1 nothing is fetched.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tstk.distribution import install_command
 from tstk.errors import DataError, OptionError
 from tstk.rundir import write_json
 
@@ -101,7 +102,7 @@ def _download(url: str, known: str | None, told: Told) -> Path:
     try:
         import pooch
     except ImportError:
-        raise DataError(f"{url}: fetching takes pooch: pip install 'tstk[download]'") from None
+        raise DataError(f"{url}: fetching takes pooch: {install_command('download')}") from None
     from http.client import HTTPException
     from urllib.error import HTTPError
 

@@ -1,6 +1,6 @@
 """Reader of `.parquet`: columns as in a `.csv` file, or columns that hold a list of samples in each row.
 
-Of lists, each column is a channel and each row a series. Takes pyarrow: `pip install 'tstk[parquet]'`.
+Of lists, each column is a channel and each row a series. Takes pyarrow: `pip install 'tstk-core[parquet]'`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from tstk.data.csv import GROUPS, LABEL, rows_of
 from tstk.data.raw import Floats, Raw, Table, pad, plain
+from tstk.distribution import install_command
 from tstk.errors import DataError, did_you_mean
 
 
@@ -29,7 +30,7 @@ def read(path: Path, *, label: str | None = None) -> dict[str, Raw] | Table:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DataError(f"{path}: reading it takes pyarrow: pip install 'tstk[parquet]'") from error
+        raise DataError(f"{path}: reading it takes pyarrow: {install_command('parquet')}") from error
     try:
         columns = parquet.ParquetFile(path).read()
     except (pyarrow.ArrowException, OSError):

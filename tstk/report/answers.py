@@ -32,10 +32,10 @@ def confusion(known: Known) -> Section | None:
         return None
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    guess = torch.cat([known.pipeline.predict(series).argmax(1).cpu() for series in _batches(known, None)])
+    guess = torch.cat([known.pipeline.predict(series).argmax(1).cpu() for series in _batches(known, None)]).numpy()
     classes = known.found["data"]["classes"]
     labels = list(range(len(classes)))
-    truth = known.part.y
+    truth = np.asarray(known.part.y)
     counts = confusion_matrix(truth, guess, labels=labels)
     measured = np.stack(precision_recall_fscore_support(truth, guess, labels=labels, zero_division=0)[:3])
     head = ["class", "F1", "precision", "recall", "series"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from tstk.distribution import install_command
 from tstk.errors import TstkError
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def picture(draw: Callable[[Figure], None], size: tuple[float, float], style: An
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ModuleNotFoundError as e:
-        raise TstkError(f"pictures are drawn with {e.name}, which is not installed: pip install 'tstk[plot]'") from e
+        raise TstkError(f"pictures are drawn with {e.name}, which is not installed: {install_command('plot')}") from e
     plain: Any = {
         "font.size": 9,
         "axes.spines.top": False,

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tstk.distribution import install_command
 from tstk.errors import OptionError, did_you_mean
 from tstk.training.account import Watcher
 
@@ -34,7 +35,7 @@ class Board:
             if name not in TRACKERS:
                 raise OptionError(f"--track {name}: there are {', '.join(TRACKERS)}.{did_you_mean(name, TRACKERS)}")
             if find_spec(name) is None:
-                raise OptionError(f"--track {name}: {name} is not installed: pip install 'tstk[{name}]'")
+                raise OptionError(f"--track {name}: {name} is not installed: {install_command(name)}")
         self.trackers = [_tracker(name, folder) for name in names]
         self.watcher = watcher
         self.at = 0

@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from tstk.checkpoint import read_tensors, save_weights, versions, write_tensors
+from tstk.distribution import CORE
 from tstk.errors import CheckpointError
 from tstk.pipeline import Pipeline
 from tstk.rundir import WEIGHTS, append, write_json
@@ -136,7 +137,8 @@ class Last:
         if number > FORMAT:
             wrote = facts.get("versions", {}).get("tstk", "a later version")
             raise CheckpointError(
-                f"{path} was written by tstk {wrote}, whose format this version does not know: pip install -U tstk"
+                f"{path} was written by tstk {wrote}, whose format this version does not know: "
+                f"pip install --upgrade {CORE}"
             )
         if config != self._config():
             raise CheckpointError(

@@ -36,7 +36,7 @@ def test_a_classifier_is_a_graph_for_any_batch_without_a_fourier_transform_and_g
     assert not any("fft" in name or "conv" in name for name in called)
 
     if head == "cot":
-        runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk[onnx]'")
+        runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
         path = tmp_path / "model.onnx"
         torch.onnx.export(program, input_names=["x"]).save(path)
         (answer,) = runtime.InferenceSession(path).run(None, {"x": x.numpy()})

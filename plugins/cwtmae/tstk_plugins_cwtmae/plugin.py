@@ -1,18 +1,20 @@
 """What this plugin offers by name."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from tstk.hooks import hookimpl
 from tstk.registry import Entry
 
 _HERE = "tstk_plugins_cwtmae"
+_entry = partial(Entry, interface_version=1)
 _PAPER = "CWT-MAE-RoPE, github.com/Dryilv/Wearable-Foundation-Model"
 
 
 @hookimpl
 def tstk_entries() -> Iterator[Entry]:
     """Wavelet images as tokens, the loss that asks for them, and settings as configs."""
-    yield Entry(
+    yield _entry(
         "tokenizer",
         "cwt",
         f"{_HERE}.tokenizer:CWT",
@@ -20,7 +22,7 @@ def tstk_entries() -> Iterator[Entry]:
         provides=frozenset({"target", "step", "ordered"}),
         paper=_PAPER,
     )
-    yield Entry(
+    yield _entry(
         "loss",
         "spectrum+time",
         f"{_HERE}.loss:SpectrumTime",
@@ -35,5 +37,5 @@ def tstk_entries() -> Iterator[Entry]:
         ("finetune-mlp", "A residual MLP, everything learns; with --from RUN"),
         ("untrained", "The parts of pretrain without their weights, to compare with; before a finetune config"),
     ):
-        yield Entry("config", f"cwtmae/{name}", f"{_HERE}:configs/{name}.toml", summary, paper=_PAPER)
-    yield Entry("recipe", "cwtmae", f"{_HERE}:recipes/cwtmae.toml", "Pretrain, fine-tune both heads", paper=_PAPER)
+        yield _entry("config", f"cwtmae/{name}", f"{_HERE}:configs/{name}.toml", summary, paper=_PAPER)
+    yield _entry("recipe", "cwtmae", f"{_HERE}:recipes/cwtmae.toml", "Pretrain, fine-tune both heads", paper=_PAPER)

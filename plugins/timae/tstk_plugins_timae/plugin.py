@@ -1,18 +1,20 @@
 """What this plugin offers by name."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from tstk.hooks import hookimpl
 from tstk.registry import Entry
 
 _HERE = "tstk_plugins_timae"
+_entry = partial(Entry, interface_version=1)
 _TIMAE = "Ti-MAE, arXiv:2301.08871"
 
 
 @hookimpl
 def tstk_entries() -> Iterator[Entry]:
     """A tokenizer, an encoder, a loss, and the configs that put them to use."""
-    yield Entry(
+    yield _entry(
         "tokenizer",
         "point",
         f"{_HERE}.point:Point",
@@ -20,7 +22,7 @@ def tstk_entries() -> Iterator[Entry]:
         provides=frozenset({"target", "step", "ordered"}),
         paper=_TIMAE,
     )
-    yield Entry(
+    yield _entry(
         "encoder",
         "mamba2",
         f"{_HERE}.mamba2:Mamba2",
@@ -28,7 +30,7 @@ def tstk_entries() -> Iterator[Entry]:
         provides=frozenset({"causal", "prefix"}),
         paper="Mamba-2, arXiv:2405.21060",
     )
-    yield Entry(
+    yield _entry(
         "loss",
         "masked-latent",
         f"{_HERE}.masked_latent:MaskedLatent",
@@ -44,5 +46,5 @@ def tstk_entries() -> Iterator[Entry]:
         ("cross", "Pretraining with a decoder that attends to seen samples only (CrossMAE)"),
     ):
         path = f"{_HERE}:configs/{name.replace('-', '_')}.toml"
-        yield Entry("config", f"timae/{name}", path, summary, paper=_TIMAE)
-    yield Entry("recipe", "timae", f"{_HERE}:recipes/timae.toml", "Pretrain, fine-tune a classifier", paper=_TIMAE)
+        yield _entry("config", f"timae/{name}", path, summary, paper=_TIMAE)
+    yield _entry("recipe", "timae", f"{_HERE}:recipes/timae.toml", "Pretrain, fine-tune a classifier", paper=_TIMAE)

@@ -224,7 +224,7 @@ def controls(
 def explain(run: str, data: str | None, index: int, data_root: str | None, out: str | None) -> None:
     """Draw a series with its shapes in place, and what each did to the classifier's decision.
 
-    Drawing takes matplotlib: pip install 'tstk[plot]'.
+    Drawing takes matplotlib: pip install 'tstk-core[plot]'.
     """
     from tstk.apply import opened
     from tstk.report.page import picture

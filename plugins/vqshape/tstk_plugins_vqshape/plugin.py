@@ -1,11 +1,13 @@
 """What this plugin offers by name."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from tstk.hooks import hookimpl
 from tstk.registry import Entry
 
 _HERE = "tstk_plugins_vqshape"
+_entry = partial(Entry, interface_version=1)
 _PAPER = "VQShape, arXiv:2411.01006"
 
 EXCUSES = {
@@ -20,7 +22,7 @@ EXCUSES = {
 @hookimpl
 def tstk_entries() -> Iterator[Entry]:
     """The paper's tokenizer and decoder, and its settings as configs."""
-    yield Entry(
+    yield _entry(
         "tokenizer",
         "vqshape",
         f"{_HERE}.tokenizer:VQShape",
@@ -28,23 +30,23 @@ def tstk_entries() -> Iterator[Entry]:
         provides=frozenset({"vocab"}),
         paper=_PAPER,
     )
-    yield Entry(
+    yield _entry(
         "decoder",
         "vqshape",
         f"{_HERE}.decoder:ShapesToSeries",
         "Attention without positions over tokens that know where they are",
         paper=_PAPER,
     )
-    yield Entry(
+    yield _entry(
         "head", "histogram", f"{_HERE}.histogram:Histogram", "One matrix over how often each code occurs", paper=_PAPER
     )
-    yield Entry(
+    yield _entry(
         "loss",
         "distill",
         f"{_HERE}.distill:Distill",
         "Reconstruction, and the shapes that a teacher sees who reads a text",
     )
-    yield Entry(
+    yield _entry(
         "loss",
         "consistent",
         f"{_HERE}.distill:Consistent",
@@ -56,7 +58,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("text-made", "commands:made", "Write a set of series with telling notes"),
         ("text-controls", "commands:controls", "Train with and without texts, and compare"),
     ):
-        yield Entry("command", name, f"{_HERE}.{target}", summary)
+        yield _entry("command", name, f"{_HERE}.{target}", summary)
     for name, summary in (
         ("pretrain", "The paper's settings with width 256 and 512 codes"),
         ("512-512", "The paper's settings with width 512 and 512 codes"),
@@ -71,7 +73,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("finetune", "A linear classifier of all tokens, everything learns; with --from RUN"),
     ):
         path = f"{_HERE}:configs/{name.replace('-', '_')}.toml"
-        yield Entry("config", f"vqshape/{name}", path, summary, paper=_PAPER)
-    yield Entry(
+        yield _entry("config", f"vqshape/{name}", path, summary, paper=_PAPER)
+    yield _entry(
         "recipe", "vqshape", f"{_HERE}:recipes/vqshape.toml", "Learn shapes, classify by them two ways", paper=_PAPER
     )

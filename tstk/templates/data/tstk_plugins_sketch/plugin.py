@@ -12,4 +12,5 @@ def tstk_entries():
         "tstk_plugins_sketch.data:read",
         "Text files: one series a line, its label first",
         provides={".sketch"},
+        interface_version=1,
     )

@@ -11,5 +11,6 @@ def tstk_entries():
         "sketch",
         "tstk_plugins_sketch.head:Sketch",
         "Mean and maximum of the tokens through one matrix",
+        interface_version=1,
     )
-    yield Entry("config", "sketch", "tstk_plugins_sketch:configs/sketch.toml", "Where to start")
+    yield Entry("config", "sketch", "tstk_plugins_sketch:configs/sketch.toml", "Where to start", interface_version=1)

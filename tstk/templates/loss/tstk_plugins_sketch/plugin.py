@@ -11,5 +11,6 @@ def tstk_entries():
         "sketch",
         "tstk_plugins_sketch.loss:Sketch",
         "Hide tokens, ask for their samples, forgive outliers",
+        interface_version=1,
     )
-    yield Entry("config", "sketch", "tstk_plugins_sketch:configs/sketch.toml", "Where to start")
+    yield Entry("config", "sketch", "tstk_plugins_sketch:configs/sketch.toml", "Where to start", interface_version=1)

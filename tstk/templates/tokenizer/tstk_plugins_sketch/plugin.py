@@ -12,5 +12,6 @@ def tstk_entries():
         "tstk_plugins_sketch.tokenizer:Sketch",
         "Windows of samples through one matrix",
         provides={"target", "step", "ordered"},
+        interface_version=1,
     )
-    yield Entry("config", "sketch", "tstk_plugins_sketch:configs/sketch.toml", "Where to start")
+    yield Entry("config", "sketch", "tstk_plugins_sketch:configs/sketch.toml", "Where to start", interface_version=1)
