@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tstk.config import Config
 from tstk.errors import DataError, NeedsError, OptionError, did_you_mean
@@ -109,7 +113,7 @@ def rehearse(config: Config) -> None:
         NeedsError, OptionError: as building with the data would; faults that depend on the data come later
     """
     try:
-        with torch.device("meta"):
+        with without_values():
             pipeline = assemble(
                 config,
                 stand_in(config),
@@ -121,6 +125,48 @@ def rehearse(config: Config) -> None:
         why = (str(e).splitlines() or [""])[0]
         raise OptionError(f"these sizes make no pipeline ({why}); choose smaller ones") from e
     _fits(pipeline)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Inside, tensors have a shape and a dtype but no memory, and nothing is computed or drawn: torch's meta device."""
+    with torch.device("meta"), _ShapesOnly():
+        yield
+
+
+_DRAWN = torch.ops.aten.randn.default, torch.ops.aten.rand.default
+
+
+class _ShapesOnly(TorchDispatchMode):
+    """Whatever works element by element, or draws each element, is answered from shapes and dtypes.
+
+    torch does the same for the meta device, but in Python functions whose first call imports its compiler or SymPy, and
+    that takes as long as torch itself. Everything else is left to torch.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to skip the compiler, torch would import it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWN:
+            func = torch.ops.aten.empty.memory_format
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        in_place = func.overloadpacket.__name__.endswith("_")
+        kinds = {torch.Tag.pointwise, torch.Tag.nondeterministic_seeded} if in_place else {torch.Tag.pointwise}
+        if not tensors or "out" in kwargs or not kinds.intersection(func.tags) or not all(t.is_meta for t in tensors):
+            return func(*args, **kwargs)
+        try:
+            shape = np.broadcast_shapes(*(t.shape for t in tensors))
+        except ValueError:
+            return func(*args, **kwargs)  # torch says what does not fit
+        if in_place:
+            return tensors[0] if shape == tensors[0].shape else func(*args, **kwargs)
+        # torch itself says which dtype comes out, of tensors without elements
+        empty = {id(t): torch.empty([0] * t.dim(), dtype=t.dtype, device="cpu") for t in tensors}
+        found = func(*(empty.get(id(a), a) for a in args), **{k: empty.get(id(v), v) for k, v in kwargs.items()})
+        return found.new_empty(shape, device="meta")
 
 
 def _fits(pipeline: Pipeline) -> None:
