@@ -1,37 +1,120 @@
-"""Help, lists and configs never import torch; measured in a fresh interpreter."""
+"""What a fresh interpreter imports: nothing heavy to help, list and show, no compiler and no scikit-learn to train."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+HELP = """
+import sys
+import click
+from tstk.cli import cli
+from tstk.registry import registry
+
+def walk(command, *words):
+    yield [*words, "--help"]
+    for name, one in getattr(command, "commands", {}).items():
+        yield from walk(one, *words, name)
+
+pages = [words for e in registry().entries("command") for words in walk(registry().load(e), e.qualified)]
+for words in pages:
+    cli.main(words, prog_name="tstk", standalone_mode=False)
+print(len(pages), sorted({"torch", "numpy", "sklearn", "transformers", "accelerate"} & sys.modules.keys()))
+"""
 CHECK = """
 import sys
 from tstk.cli import cli
 cli.main({words!r}, prog_name="tstk", standalone_mode=False)
 print("heavy:", sorted({{"torch", "numpy", "sklearn", "transformers", "accelerate"}} & sys.modules.keys()))
 """
+WORK = """
+import json, sys
+import torch
+before = set(sys.modules)
+from tstk.cli import cli
+for words in {commands!r}:
+    cli.main(words, prog_name="tstk", standalone_mode=False)
+print(json.dumps([m for m in {heavy!r} if m in sys.modules and m not in before]))
+"""
+REHEARSE = """
+import json, sys
+import torch
+before = set(sys.modules)
+from tstk.assemble import rehearse
+from tstk.config import resolve
+from tstk.errors import TstkError
+from tstk.registry import registry
+fine = set()
+for kind, partner in (("tokenizer", "linear"), ("encoder", "linear"), ("head", ""), ("decoder", "")):
+    for entry in registry().entries(kind):
+        for more in ({{}}, {{"pipeline": {{"channels": "independent"}}}}):
+            if entry.name != "hf":  # which is transformers itself
+                partners = {{"head": {{"use": partner}}}} if partner else {{}}
+                try:
+                    rehearse(resolve(("test", {{kind: {{"use": entry.qualified}}, **partners, **more}})))
+                    fine.add(kind)
+                except TstkError:
+                    pass
+print(json.dumps([sorted(fine), [m for m in {heavy!r} if m in sys.modules and m not in before]]))
+"""
+HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "sklearn", "scipy", "matplotlib", "transformers")
+
+
+def fresh(code, folder=None):
+    """What a new interpreter prints last."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=variables)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     "words",
     [
         "--help",
-        "train --help",
         "train --encoder bert --head cot --help",
         "train --encoder bert --print-config",
-        "predict --help",
         "list",
+        "list encoders --json",
         "show encoder bert",
         "plugins list",
         "config list",
+        "data list",
+        "run --help",
+        "completion bash",
     ],
 )
 def test_a_command_that_computes_nothing_imports_nothing_heavy(words):
-    result = subprocess.run([sys.executable, "-c", CHECK.format(words=words.split())], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith("heavy: []\n")
+    assert fresh(CHECK.format(words=words.split())) == "heavy: []"
+
+
+def test_the_help_of_every_command_imports_nothing_heavy():
+    count, heavy = fresh(HELP).split(" ", 1)
+    assert int(count) > 15
+    assert heavy == "[]"
+
+
+def test_to_train_score_predict_and_embed_takes_neither_the_compiler_nor_scikit_learn(tmp_path):
+    commands = [
+        "train --encoder bert --encoder.depth 1 --head cot --steps 2 --device cpu --out run",
+        "train --loss masked --steps 2 --device cpu --out pretrained",
+        "train --from pretrained --head linear --steps 2 --device cpu --out tuned",
+        "train --encoder bert --encoder.depth 1 --head cot --dry-run",
+        "eval run",
+        "predict run --out predictions.csv",
+        "embed run --out embeddings.npz",
+    ]
+    done = fresh(WORK.format(commands=[words.split() for words in commands], heavy=HEAVY), tmp_path)
+    assert json.loads(done) == []
+    assert (tmp_path / "embeddings.npz").is_file()
+
+
+def test_parts_are_checked_against_each_other_without_the_compiler():
+    kinds, heavy = json.loads(fresh(REHEARSE.format(heavy=HEAVY)))
+    assert kinds == ["decoder", "encoder", "head", "tokenizer"]
+    assert heavy == []
 
 
 def test_the_module_is_the_console_script():

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tstk.config import Config
 from tstk.errors import DataError, NeedsError, OptionError, did_you_mean
@@ -38,7 +43,15 @@ def create(kind: str, use: str | Mapping[str, Any], spec: Spec, **options: Any) 
     if unknown:
         raise OptionError(f"{kind} {use!r} has no option {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
     given = {n: known[n].convert(v, f"{kind}.{n}") for n, v in options.items()}
-    return cast(Slot, registry().load(entry)(spec, **given))
+    try:
+        return cast(Slot, registry().load(entry)(spec, **given))
+    except (RuntimeError, TypeError) as e:
+        if not re.search(r"\bmeta\b", str(e)):
+            raise
+        raise NeedsError(
+            f"{kind} {use!r} reads values of tensors in its constructor ({str(e).splitlines()[0]}); they may have none "
+            "there, since parts are checked against each other before they take memory: read them in `bind` or later"
+        ) from e
 
 
 def assemble(
@@ -103,13 +116,13 @@ def stand_in(config: Config) -> Spec:
 
 
 def rehearse(config: Config) -> None:
-    """Build everything once without memory or data, so that what cannot work is refused at once.
+    """Build everything once without memory, values or data, so that what cannot work is refused at once.
 
     Raises:
         NeedsError, OptionError: as building with the data would; faults that depend on the data come later
     """
     try:
-        with torch.device("meta"):
+        with without_values():
             pipeline = assemble(
                 config,
                 stand_in(config),
@@ -121,6 +134,52 @@ def rehearse(config: Config) -> None:
         why = (str(e).splitlines() or [""])[0]
         raise OptionError(f"these sizes make no pipeline ({why}); choose smaller ones") from e
     _fits(pipeline)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Inside, tensors have a shape and a dtype but no memory, and nothing is computed or drawn: torch's meta device."""
+    with torch.device("meta"), _ShapesOnly():
+        yield
+
+
+_aten = torch.ops.aten
+_DRAWN = {_aten.rand.default: 0, _aten.randn.default: 0, _aten.randint.default: 1, _aten.randint.low: 2}
+"""Functions that draw a new tensor, and which of their arguments is its size."""
+
+
+class _ShapesOnly(TorchDispatchMode):
+    """Whatever works element by element, or draws each element, is answered from shapes and dtypes.
+
+    torch does the same for the meta device, but in Python functions whose first call imports its compiler or SymPy, and
+    that takes as long as torch itself. Everything else is left to torch.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to skip the compiler, torch would import it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        # with tensors that have no elements torch says which dtype comes out, and what is wrong with an argument
+        if func in _DRAWN and kwargs.get("device") == torch.device("meta"):
+            at = _DRAWN[func]
+            found = func(*args[:at], [0], *args[at + 1 :], **{**kwargs, "device": "cpu"})
+            return found.new_empty(args[at], device="meta")
+        in_place = func.overloadpacket.__name__.endswith("_")
+        kinds = {torch.Tag.pointwise, torch.Tag.nondeterministic_seeded} if in_place else {torch.Tag.pointwise}
+        if not tensors or "out" in kwargs or not kinds.intersection(func.tags) or not all(t.is_meta for t in tensors):
+            return func(*args, **kwargs)
+        try:
+            shape = np.broadcast_shapes(*(t.shape for t in tensors))
+        except ValueError:
+            return func(*args, **kwargs)  # torch says what does not fit
+        if in_place and shape != tensors[0].shape:
+            return func(*args, **kwargs)
+        empty = {id(t): torch.empty([0] * t.dim(), dtype=t.dtype, device="cpu") for t in tensors}
+        found = func(*(empty.get(id(a), a) for a in args), **{k: empty.get(id(v), v) for k, v in kwargs.items()})
+        return tensors[0] if in_place else found.new_empty(shape, device="meta")
 
 
 def _fits(pipeline: Pipeline) -> None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tstk.assemble import assemble
+from tstk.assemble import assemble, without_values
 from tstk.config import Config
 from tstk.distribution import distribution_of
 from tstk.errors import CheckpointError, NameUnknown, OptionError, TstkError
@@ -198,7 +198,7 @@ def _assembled(found: dict[str, Any], folder: str | Path, meta: bool = False) ->
     config = Config(found["config"])
     try:
         wiring = {k: v for k, v in config.options("pipeline").items() if k in ("channels", "instance_norm")}
-        with torch.device("meta" if meta else "cpu"):
+        with without_values() if meta else torch.device("cpu"):
             return assemble(config, spec_of(found), **wiring)
     except TstkError as e:
         raise type(e)(f"{folder}: {e}") from None

@@ -15,6 +15,7 @@ from tstk.draws import Draws
 from tstk.records import Flow, Series
 from tstk.report.known import MOST, Known
 from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, panel, panels, paragraph, table
+from tstk.scoring.evaluate import class_scores
 from tstk.scoring.naive import last_value
 
 if TYPE_CHECKING:
@@ -30,20 +31,20 @@ def confusion(known: Known) -> Section | None:
     """Which class is taken for which, and how well each is recognised."""
     if known.pipeline.head is None or known.pipeline.spec.horizon is not None or known.part.y is None:
         return None
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    guess = torch.cat([known.pipeline.predict(series).argmax(1).cpu() for series in _batches(known, None)]).numpy()
+    guess = torch.cat([known.pipeline.predict(series).argmax(1).cpu() for series in _batches(known, None)])
     classes = known.found["data"]["classes"]
-    labels = list(range(len(classes)))
-    truth = np.asarray(known.part.y)
-    counts = confusion_matrix(truth, guess, labels=labels)
-    measured = np.stack(precision_recall_fscore_support(truth, guess, labels=labels, zero_division=0)[:3])
+    truth = known.part.y
+    counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
+    counts.index_put_((truth[truth >= 0], guess[truth >= 0]), torch.tensor(1), accumulate=True)
+    each = class_scores(truth, guess, len(classes))
     head = ["class", "F1", "precision", "recall", "series"]
     rows = []
     for i, name in enumerate(classes):
-        precision, recall, f1 = (f"{value:.3f}" for value in measured[:, i])
+        f1, precision, recall = (f"{each[score][i]:.3f}" for score in ("f1", "precision", "recall"))
         rows.append([name, f1, precision, recall, f"{counts[i].sum():,}"])
-    return Section(f"Classes, {known.part_name} part", _matrix(counts, classes) + table(head, rows, numbers=head[1:]))
+    return Section(
+        f"Classes, {known.part_name} part", _matrix(counts.numpy(), classes) + table(head, rows, numbers=head[1:])
+    )
 
 
 def _matrix(counts: Array, classes: list[str]) -> str:

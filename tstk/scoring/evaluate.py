@@ -66,21 +66,48 @@ def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int =
     scores = {name: float(total) / len(part) for name, total in sums.items()}
     if outputs:
         truth, guess = torch.cat(truths), torch.cat(outputs)
-        scores |= classified(truth, guess) | {"accuracy_se": standard_error(truth, guess, part.groups)}
+        if found := classified(truth, guess):
+            scores |= found | {"accuracy_se": standard_error(truth, guess, part.groups)}
     if codes.any():
         scores |= {name: float(value) for name, value in spread(codes).items()}
     return scores | measures.scores()
 
 
 def classified(truth: Tensor, guess: Tensor) -> dict[str, float]:
-    """Accuracy and macro F1 of class indices [N]; rows without a label (-1) do not count."""
-    from sklearn.metrics import accuracy_score, f1_score
+    """Accuracy and macro F1 of class indices [N]; nothing, if none is known.
 
+    As scikit-learn has them: the mean F1 is over the classes that occur among truths or answers.
+
+    Args:
+        truth: [N] class index, -1 where unknown; such rows do not count
+        guess: [N]
+    """
     known = truth >= 0
-    y, g = truth[known].numpy(), guess[known].numpy()
+    truth, guess = truth[known], guess[known]
+    if not len(truth):
+        return {}
+    each = class_scores(truth, guess, int(torch.maximum(truth, guess).max()) + 1)
+    f1 = each["f1"][torch.cat([truth, guess]).unique()]
+    return {"accuracy": int((truth == guess).sum()) / len(truth), "f1_macro": float(f1.numpy().mean())}
+
+
+def class_scores(truth: Tensor, guess: Tensor, classes: int) -> dict[str, Tensor]:
+    """Precision, recall and F1 of each class, [classes]; 0 for a class that does not occur.
+
+    Args:
+        truth: [N] class index, -1 where unknown; such rows do not count
+        guess: [N]
+        classes: how many there are
+    """
+    known = truth >= 0
+    truth, guess = truth[known], guess[known]
+    right, there, told = (
+        torch.bincount(found, minlength=classes).double() for found in (truth[truth == guess], truth, guess)
+    )
     return {
-        "accuracy": float(accuracy_score(y, g)),
-        "f1_macro": float(f1_score(y, g, average="macro", zero_division=0)),
+        "precision": right / told.clamp(min=1),
+        "recall": right / there.clamp(min=1),
+        "f1": 2 * right / (there + told).clamp(min=1),
     }
 
 

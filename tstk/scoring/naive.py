@@ -45,13 +45,14 @@ def baselines(pipeline: Pipeline, train: Part, part: Part, batch_size: int = 256
 
 
 def majority(counts: Tensor, y: Tensor) -> Scores:
-    """What the most frequent class scores.
+    """What the most frequent class scores; nothing, if no class is known.
 
     Args:
         counts: training series of each class
-        y: [N] class index
+        y: [N] class index, -1 where unknown
     """
-    return {"majority class": classified(y, counts.argmax().expand(len(y)))}
+    found = classified(y, counts.argmax().expand(len(y)))
+    return {"majority class": found} if found else {}
 
 
 def last_value(series: Series) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tstk.assemble import assemble
+from tstk.assemble import assemble, without_values
 from tstk.config import resolve
 from tstk.draws import Draws
 from tstk.errors import TstkError
@@ -164,7 +164,7 @@ def _search(entry: Entry, installed: frozenset[Entry]) -> Subject | str:
         for tables in islice(_around(entry), None if spec.length == SPECS[0].length else 30):
             one = Subject(entry, spec, tables)
             try:
-                with torch.device("meta"):
+                with without_values():
                     one.assembled()
                 return one
             except TstkError as e:

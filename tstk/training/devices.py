@@ -13,6 +13,7 @@ from tstk.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.optim import Optimizer
 
 
 def accelerator(device: str, precision: str) -> Accelerator:
@@ -38,6 +39,32 @@ def accelerator(device: str, precision: str) -> Accelerator:
     if way in ("FSDP", "DEEPSPEED", "MEGATRON_LM") and not getattr(found, "is_fsdp2", False):
         raise OptionError(f"Accelerate was told to use {way}, of which tstk knows FSDP 2 alone: --fsdp_version 2")
     return found
+
+
+def prepare(accelerator: Accelerator, pipeline: Pipeline, optimizer: Optimizer) -> tuple[Any, Any]:
+    """A pipeline and its optimizer on the device, wrapped by Accelerate where precision or processes ask for it.
+
+    Where they do not it would wrap nothing, but import torch's distributed tensors to find out.
+    """
+    if _plain(accelerator):
+        return pipeline.to(accelerator.device), optimizer
+    prepared: tuple[Any, Any] = accelerator.prepare(pipeline, optimizer)
+    return prepared
+
+
+def unwrap(accelerator: Accelerator, model: Any) -> None:
+    """Take off what `prepare` put around the pipeline's `forward`."""
+    if not _plain(accelerator):
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+
+
+def _plain(accelerator: Accelerator) -> bool:
+    state = accelerator.state
+    return (
+        state.distributed_type.value == "NO"
+        and state.mixed_precision == "no"
+        and state.dynamo_plugin.backend.value == "NO"
+    )
 
 
 @contextmanager

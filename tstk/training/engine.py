@@ -27,10 +27,11 @@ from tstk.training.augment import mix
 from tstk.training.batches import Batches, budget
 from tstk.training.board import Board
 from tstk.training.devices import accelerator as accelerating
-from tstk.training.devices import compiled, denormals_flushed
+from tstk.training.devices import compiled, denormals_flushed, prepare, unwrap
 from tstk.training.devices import threads as threaded
 from tstk.training.last import Last
 from tstk.training.moving import Moving
+from tstk.training.optimizer import AdamW
 from tstk.training.rates import course, groups
 from tstk.training.sharded import callable_apart, put_state
 from tstk.training.stopping import Pauses, asked_to_stop
@@ -152,10 +153,10 @@ def fit(
     share = (accelerator.process_index, accelerator.num_processes)
     batches = Batches(data.train, batch_size, accumulate, seed, share, validate_every, sampling == "balanced")
     epochs, total = budget(len(batches), epochs, steps)
-    optimizer = torch.optim.AdamW(groups(pipeline, lr, weight_decay, layer_decay, lr_of), lr=lr, fused=True)
+    optimizer = AdamW(groups(pipeline, lr, weight_decay, layer_decay, lr_of), lr=lr, fused=True)
     highest = [group["lr"] for group in optimizer.param_groups]
     factor = course(total, warmup, schedule)
-    model, step_of = accelerator.prepare(pipeline, optimizer)
+    model, step_of = prepare(accelerator, pipeline, optimizer)
     callable_apart(pipeline, "answer", "encode")  # for validation
     backward, clip_to, cast = accelerator.backward, accelerator.clip_grad_norm_, accelerator.autocast
     if accelerator.scaler is None:  # Accelerate adds nothing to these then but time
@@ -253,7 +254,7 @@ def fit(
             now.epoch, now.at = epoch + 1, 0
             now.done = judge.weary or now.step == total or epoch == epochs
             pause.between_epochs()
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    unwrap(accelerator, model)
     fitted.best, fitted.weights = judge.best, judge.state
     fitted.seconds = time.perf_counter() - now.begin
     put_state(pipeline, judge.state)

@@ -10,13 +10,13 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from tstk.draws import Draws
 from tstk.errors import TrainingError
 from tstk.pipeline import Pipeline
 from tstk.training.batches import Batches
 from tstk.training.devices import accelerator as accelerating
+from tstk.training.devices import prepare, unwrap
+from tstk.training.optimizer import AdamW
 from tstk.training.rates import groups
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def find_rate(
     accelerator = accelerating(device, precision)
     before = deepcopy(pipeline.state_dict())
     rates = [{**group, "lr": LOWEST} for group in groups(pipeline, LOWEST, weight_decay)]
-    model, optimizer = accelerator.prepare(pipeline, torch.optim.AdamW(rates, lr=LOWEST))
+    model, optimizer = prepare(accelerator, pipeline, AdamW(rates, lr=LOWEST))
     learning = [p for p in pipeline.parameters() if p.requires_grad]
     batches = Batches(data.train, batch_size, accumulate, seed, every=STEPS)
     pipeline.train()
@@ -98,7 +98,7 @@ def find_rate(
             break
         tried.append(rate)
         losses.append(loss)
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    unwrap(accelerator, model)
     pipeline.load_state_dict(before)
     if len(tried) < LEAST:
         raise TrainingError(f"--find-lr: the loss broke down after {len(tried)} steps from 1e-6 on; look at the data")
