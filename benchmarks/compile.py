@@ -23,6 +23,7 @@ import time
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ OUT = Path(__file__).parent / "results" / "compiled.json"
 
 Row = dict[str, Any]
 """A compiled kernel: what it was compiled of, and what it takes."""
+Page = dict[str, Any]
+"""What is stored: rows, Triton's version, and a digest of the kernels of each operation."""
 
 
 class Call(NamedTuple):
@@ -213,6 +216,7 @@ def pretend(arch: int) -> None:
 
 def compiled(some: Iterable[Call], arch: int, told: Callable[[str], object] = lambda line: None) -> Iterator[Row]:
     """A row for each kernel that calls compile; those of one call together. Needs `pretend`."""
+    import torch
     from triton.runtime.jit import JITFunction
 
     run, rows, seen = JITFunction.run, [], set()
@@ -221,6 +225,9 @@ def compiled(some: Iterable[Call], arch: int, told: Callable[[str], object] = la
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool = False, **options: Any) -> Any:
         made = run(self, *args, grid=grid, warmup=True, **options)
+        for x in args:
+            if isinstance(x, torch.Tensor) and x.dtype == torch.int64:
+                x.zero_()  # indices that were not computed are used all the same
         if made.hash not in seen:
             seen.add(made.hash)
             key = tables[call.op].last
@@ -241,7 +248,7 @@ def compiled(some: Iterable[Call], arch: int, told: Callable[[str], object] = la
                 try:
                     call.run()
                 except Exception as error:
-                    raise RuntimeError(f"{call} does not compile for sm_{arch}") from error
+                    raise RuntimeError(f"{call} does not compile for sm_{arch}: {error}") from error
                 told(f"sm_{arch} {call}: {time.process_time() - begin:.1f} s, {len(rows) - before} kernels")
                 yield from rows[before:]
     finally:
@@ -302,7 +309,7 @@ def digest(op: str) -> str:
     return found.hexdigest()[:16]
 
 
-def stale(page: dict[str, Any]) -> list[str]:
+def stale(page: Page) -> list[str]:
     """Entries of the tables that stored rows say nothing of, or not as they are now."""
     found = []
     for op in OPERATIONS:
@@ -350,7 +357,7 @@ def relocate(folder: Path) -> int:
     return len(groups)
 
 
-def fill(operations: Sequence[str]) -> None:
+def fill(operations: Sequence[str], arch: int) -> None:
     """Compile what the cases of the benchmarks need on a GPU. Needs `pretend`."""
     from benchmarks.harness import bind
 
@@ -365,8 +372,19 @@ def fill(operations: Sequence[str]) -> None:
         cases = import_module(f"benchmarks.test_{grid}").cases(False, "cuda")
         op = "nearest_code" if grid == "quantizer_step" else grid
         some = [Call(op, (), str(case), lambda case=case: run(case)) for case in cases if case.op == grid]
-        for _ in compiled(some, 0, lambda line: print(line, flush=True)):
+        for _ in compiled(some, arch, lambda line: print(line, flush=True)):
             pass
+
+
+def merged(before: Page, page: Page) -> Page:
+    """A stored result with the rows of some operations made anew."""
+    if before["triton"] != page["triton"]:
+        raise SystemExit(
+            f"the others were compiled by Triton {before['triton']}, these by {page['triton']}: compile all"
+        )
+    kept = [row for row in before["rows"] if row["op"] not in page["digests"]]
+    rows = sorted(kept + page["rows"], key=lambda row: OPERATIONS.index(row["op"]))
+    return {"triton": page["triton"], "digests": before["digests"] | page["digests"], "rows": rows}
 
 
 def main() -> int:
@@ -374,7 +392,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.compile")
     parser.add_argument("operations", nargs="*", default=OPERATIONS, metavar="OPERATION", help=", ".join(OPERATIONS))
     parser.add_argument("--arch", nargs="+", type=int, default=ARCHITECTURES, help="compute capabilities, such as 89")
-    parser.add_argument("--full", action="store_true", help="every type, causal and padded or not; takes an hour")
+    parser.add_argument("--full", action="store_true", help="every type, causal and padded or not; takes half an hour")
     parser.add_argument("--quick", action="store_true", help="only the largest programs")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument(
@@ -389,7 +407,7 @@ def main() -> int:
     if asked.only:
         pretend(asked.only)
         if asked.cache:
-            fill(asked.operations)
+            fill(asked.operations, asked.only)
             return 0
         some = [call for op in asked.operations for call in (quick(op) if asked.quick else calls(op, asked.full))]
         rows = list(compiled(some, asked.only, lambda line: print(line, flush=True)))
@@ -401,10 +419,11 @@ def main() -> int:
             apart(arch, *asked.operations, "--cache", place, TRITON_CACHE_DIR=place, TRITON_STORE_BINARY_ONLY="1")
         return 0
     options = [*asked.operations, *["--full"] * asked.full, *["--quick"] * asked.quick]
-    rows = [row for arch in asked.arch for row in rows_of(arch, *options)]
-    from importlib.metadata import version
-
-    page = {"triton": version("triton"), "digests": {op: digest(op) for op in OPERATIONS}, "rows": rows}
+    page = {"triton": version("triton"), "digests": {op: digest(op) for op in asked.operations}}
+    page["rows"] = [row for arch in asked.arch for row in rows_of(arch, *options)]
+    if set(asked.operations) < set(OPERATIONS) and asked.out.exists():
+        page = merged(json.loads(asked.out.read_text()), page)
+    rows = page["rows"]
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(page, indent=1) + "\n")
     print(f"{len(rows)} kernels", *(found := faults(rows)), sep="\n")

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ from benchmarks import compile as c
 c.pretend({arch})
 from tstk.kernels.nearest_code import triton as codes
 from tstk.kernels.rope_attention import triton as attention
+rows = list(c.compiled([call for op in c.OPERATIONS for call in c.quick(op)], {arch}))
 {change}
-some = [call for op in {ops} for call in c.{which}(op)]
-rows = list(c.compiled(some, {arch}))
-json.dump([rows, c.faults(rows)], open(sys.argv[1], "w"))
+larger = c.compiled([call for call in c.quick({op!r}) if call.key == {key}], {arch})
+json.dump([rows, c.faults(rows), c.faults(larger)], open(sys.argv[1], "w"))
 """
 
 
@@ -37,18 +38,17 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def compiled(cache, tmp_path):
-    """`compiled(arch)`: rows and faults of the largest programs, from a process of their own."""
+    """`compiled(arch)`: rows and faults of the largest programs, and faults after a change; in a process of its own."""
 
-    def run(arch, ops=("rope_attention", "nearest_code", "ricker_cwt"), which="quick", change=""):
-        code = COMPILE.format(arch=arch, ops=ops, which=which, change=change)
+    def run(arch, op="", key=(), change=""):
+        code = COMPILE.format(arch=arch, op=op or "nearest_code", key=key, change=change)
         environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "TSTK_KERNELS")}
         environment |= {"TRITON_CACHE_DIR": cache, "OMP_NUM_THREADS": "1"}
         out = tmp_path / "rows.json"
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(out)], capture_output=True, text=True, env=environment, cwd=ROOT
-        )
-        if any(text in done.stderr for text in ("is not a recognized processor", "not defined for option 'gpu-name'")):
-            pytest.skip(f"Triton's compiler does not know sm_{arch}")
+        command = [sys.executable, "-c", code, str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+        if "is not defined for option 'gpu-name'" in done.stderr:
+            pytest.skip(f"Triton's assembler does not know sm_{arch}")
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(out.read_text())
 
@@ -62,42 +62,27 @@ def test_every_entry_of_the_tables_was_compiled_as_it_is_now_and_fits():
     assert faults(page["rows"]) == []
 
 
-def test_the_largest_programs_fit_the_smallest_gpu(compiled):
-    rows, wrong = compiled(89)
+def test_the_largest_programs_fit_the_smallest_gpu_and_one_made_larger_is_reported(compiled):
+    change = 'codes.CONFIGS["search", 128] |= {"BLOCK_N": 128, "BLOCK_D": 128}'
+    rows, wrong, larger = compiled(89, "nearest_code", ("search", 128), change)
     assert {row["op"] for row in rows} == {"rope_attention", "nearest_code", "ricker_cwt"}
     assert {row["kernel"] for row in rows} >= {"_forward", "_backward", "_search", "_to_codes", "_answer", "_collect"}
     assert wrong == []
+    assert larger
+    assert all(fault.startswith("nearest_code._search [search 128] float32, width 512, sm_89: ") for fault in larger)
+    assert any("KiB of shared memory; there are 99" in fault for fault in larger)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_largest_programs_fit_every_gpu_and_take_what_the_stored_table_says(compiled, arch):
-    from importlib.metadata import version
-
-    rows, wrong = compiled(arch)
+    change = "attention.CONFIGS[64, 128, 2] = (attention.Config(64, 1, 1), *attention.CONFIGS[64, 128, 2][1:])"
+    rows, wrong, larger = compiled(arch, "rope_attention", (64, 128, 2), change)
     assert wrong == []
+    assert any(fault.startswith("rope_attention._forward [64 128 2]") for fault in larger)
     page = json.loads(OUT.read_text())
     if page["triton"] == version("triton"):
         assert [row for row in rows if row not in page["rows"]] == []
-
-
-@pytest.mark.parametrize(
-    ("op", "change", "wrong"),
-    [
-        (
-            "nearest_code",
-            'codes.CONFIGS["search", 128] = codes.CONFIGS["search", 128] | {"BLOCK_N": 128, "BLOCK_D": 128}',
-            "nearest_code._search [search 128]",
-        ),
-        (
-            "rope_attention",
-            "attention.CONFIGS[64, 128, 2] = (attention.Config(64, 1, 1),) + attention.CONFIGS[64, 128, 2][1:]",
-            "rope_attention._forward [64 128 2]",
-        ),
-    ],
-)
-def test_a_tile_configuration_that_is_too_large_is_reported(compiled, op, change, wrong):
-    assert any(fault.startswith(wrong) for fault in compiled(89, ops=[op], change=change)[1])
 
 
 def test_a_changed_table_or_kernel_makes_the_stored_result_stale(monkeypatch):

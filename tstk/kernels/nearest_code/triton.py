@@ -42,6 +42,9 @@ SEGMENTS = 64
 
 LOWEST: tl.constexpr = tl.constexpr(-60.0)
 
+LARGEST: tl.constexpr = tl.constexpr(2.0**125)
+"""Square of the largest distance from the mean of the codes that is served: up to it no score overflows in float32."""
+
 
 def _tiles(kernel: str, d: int) -> dict[str, Any]:
     block = min(max(16, triton.next_power_of_2(d)), 128)
@@ -76,7 +79,7 @@ def _search(
     for d0 in range(BLOCK_D, D, BLOCK_D):
         part = _centred(z, middle, rows, N, d0, D, BLOCK_D)
         square += tl.sum(part * part, 1)
-    fine = tl.abs(square) < float("inf")
+    fine = square <= LARGEST
     x = tl.where(fine[:, None], x, 0.0)
     best = tl.full((BLOCK_N,), float("inf"), tl.float32)
     which = tl.zeros((BLOCK_N,), tl.int32)
@@ -209,7 +212,9 @@ def _to_codes(
 
 def _search_launch(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     c, middle, lengths = _prepared(codes)
-    c, lengths = c.nan_to_num(), lengths.nan_to_num()  # a code that is not finite is told by the mean
+    # a mean that is not a number makes every vector one that is not served
+    middle = middle.where(lengths.max() <= LARGEST.value, torch.nan)
+    c, lengths = c.nan_to_num(), lengths.nan_to_num()
     n, d = z.shape
     ids, squares = z.new_empty(n, dtype=torch.long), z.new_empty(n, dtype=torch.float32)
     tiles = _tiles("search", d)
