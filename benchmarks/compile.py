@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """KiB of shared memory that one program may have (A100, RTX 3090, RTX 4090, H100, B200, RTX 5090)."""
 ARCHITECTURES = (80, 89, 90, 100)
+TENSOR = 512
+"""Columns of the tensor memory that GPUs have from compute capability 10.0 on."""
 LOCAL = 384
 """Bytes of local memory a thread may spill to; more, and a kernel waits for memory that its registers should save."""
 OPERATIONS = ("rope_attention", "nearest_code", "ricker_cwt")
@@ -266,7 +268,7 @@ class Noted(dict[Any, Any]):
 
 
 def usage(kernel: Any) -> Row:
-    """What one program of a compiled kernel takes: registers and bytes of local memory of a thread, bytes shared."""
+    """What a compiled kernel takes: registers and bytes of local memory of a thread, bytes shared by a program."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
@@ -280,6 +282,7 @@ def usage(kernel: Any) -> Row:
         "local": int(found[2]),
         "shared": kernel.metadata.shared,
         "warps": kernel.metadata.num_warps,
+        "tensor": getattr(kernel.metadata, "tmem_size", None) or 0,
     }
 
 
@@ -290,6 +293,8 @@ def faults(rows: Iterable[Row]) -> list[str]:
         which = "{op}.{kernel} [{key}] {variant}, sm_{arch}".format(**row)
         if row["shared"] > (limit := SHARED[row["arch"]] * 1024):
             found.append(f"{which}: {row['shared'] / 1024:.0f} KiB of shared memory; there are {limit // 1024}")
+        if row["tensor"] > TENSOR:
+            found.append(f"{which}: {row['tensor']} columns of tensor memory; there are {TENSOR}")
         if row["local"] > LOCAL:
             found.append(f"{which}: spills {row['local']} bytes per thread; at most {LOCAL}")
     return found
@@ -425,7 +430,8 @@ def main() -> int:
         page = merged(json.loads(asked.out.read_text()), page)
     rows = page["rows"]
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(page, indent=1) + "\n")
+    lines = ",\n".join(map(json.dumps, rows))
+    asked.out.write_text(json.dumps(page | {"rows": []}).replace('"rows": []', f'"rows": [\n{lines}\n]') + "\n")
     print(f"{len(rows)} kernels", *(found := faults(rows)), sep="\n")
     return int(bool(found))
 

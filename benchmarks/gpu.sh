@@ -66,14 +66,14 @@ timeout 30 "$python" -m benchmarks.compile --relocate "$TRITON_CACHE_DIR"
 
 if [[ $mode == smoke ]]; then
     workers=$("$python" -c 'import xdist; print("-n8")' 2>/dev/null)
-    step "tests of the kernels" 100 must "$python" -m pytest ${TESTS:-tests/kernels --confcutdir=tests/kernels} \
+    step "tests of the kernels" $((total * 2 / 3)) must "$python" -m pytest ${TESTS:-tests/kernels --confcutdir=tests/kernels} \
         -x -q -p no:cacheprovider --durations=5 $workers
-    step "one case of each operation" 60 must "${cases[@]}" --first --ours --budget 0.2 --results "$out" --run "$run"
+    step "one case of each operation" $((total * 2 / 5)) must "${cases[@]}" --first --ours --budget 0.2 --results "$out" --run "$run"
 else
-    step "gates of ours" 60 must "${cases[@]}" --ours --gates --processes $processes
-    step "gates of all, fills caches" 90 may "${cases[@]}" --gates --processes $processes
-    share=$(($(left) - 35))
+    step "gates of ours" $((total / 7)) must "${cases[@]}" --ours --gates --processes $processes
+    step "gates of all, fills caches" $((total / 5)) may "${cases[@]}" --gates --processes $processes
+    last=$((total / 12)) share=$(($(left) - total / 12))
     step "the grid" $share may "${cases[@]}" --budget 0.3 --results "$out" --run "$run" --within $((share - 15))
-    step "profile" 35 may "$python" -m benchmarks.profiles --device "$device" --out "$out/profile.txt"
+    step "profile" $last may "$python" -m benchmarks.profiles --device "$device" --out "$out/profile.txt"
 fi
 finish

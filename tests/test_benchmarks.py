@@ -448,6 +448,31 @@ def test_gpu_sh_passes_on_the_commit_and_the_cache_and_refuses_other_modes(gpu_s
     assert (status, calls) == (64, [])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_is_red_where_a_test_of_the_kernels_fails(gpu_sh, tmp_path):
+    wrong = tmp_path / "test_wrong.py"
+    wrong.write_text("def test_wrong():\n    assert 1 == 2\n")
+    status, summary, _, files = gpu_sh("smoke", 6000, PYTHON=sys.executable, TESTS=str(wrong))
+    assert status == 1
+    assert "tests of the kernels         RED, status 1" in summary
+    assert "assert 1 == 2" in files["log.txt"]
+    assert "one case of each operation" not in files["log.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_smoke_gates_and_times_a_case_of_each_operation(gpu_sh, tmp_path):
+    fine = tmp_path / "test_fine.py"
+    fine.write_text("def test_fine():\n    pass\n")
+    given = {"TESTS": str(fine), "COMMIT": "abc123", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    status, _, _, files = gpu_sh("smoke", 6000, PYTHON=sys.executable, **given)
+    assert status == 0, files["log.txt"]
+    assert len(files) <= 8
+    names = ["rope_attention", "nearest_code", "ema_sums", "quantizer_step", "ricker_cwt"]
+    assert all(f"\n{name}, " in files["log.txt"] for name in names)
+    assert json.loads(files["rope_attention.json"])["environment"]["commit"] == "abc123"
+
+
 def test_the_commit_may_be_told(monkeypatch, tmp_path):
     monkeypatch.setenv("COMMIT", "abc123")
     assert Results(tmp_path)._environment["commit"] == "abc123"

@@ -97,9 +97,13 @@ def test_a_changed_table_or_kernel_makes_the_stored_result_stale(monkeypatch):
 
 
 def test_what_does_not_fit_or_spills_is_named_with_the_limit():
-    row = {"op": "o", "kernel": "k", "key": "64", "variant": "float32", "arch": 89, "shared": 100 * 1024, "local": 0}
+    row = {"op": "o", "kernel": "k", "key": "64", "variant": "float32", "arch": 89, "shared": 100 * 1024}
+    row |= {"local": 0, "tensor": 0}
     assert faults([row]) == ["o.k [64] float32, sm_89: 100 KiB of shared memory; there are 99"]
     assert faults([row | {"arch": 90}]) == []
+    assert faults([row | {"arch": 100, "tensor": 600}]) == [
+        "o.k [64] float32, sm_100: 600 columns of tensor memory; there are 512"
+    ]
     assert faults([row | {"arch": 90, "local": 4000}]) == [
         "o.k [64] float32, sm_90: spills 4000 bytes per thread; at most 384"
     ]
