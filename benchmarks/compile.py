@@ -230,9 +230,9 @@ def compiled(some: Iterable[Call], arch: int, told: Callable[[str], object] = la
         for x in args:
             if isinstance(x, torch.Tensor) and x.dtype == torch.int64:
                 x.zero_()  # indices that were not computed are used all the same
-        if made.hash not in seen:
-            seen.add(made.hash)
-            key = tables[call.op].last
+        key = tables[call.op].last
+        if (made.hash, key) not in seen:
+            seen.add((made.hash, key))
             sizes = repr(tables[call.op].get(key))
             row = {"op": call.op, "kernel": self.__name__, "key": name(key), "sizes": sizes, "variant": call.variant}
             rows.append(row | {"arch": arch} | usage(made))

@@ -82,7 +82,8 @@ def test_the_largest_programs_fit_every_gpu_and_take_what_the_stored_table_says(
     assert any(fault.startswith("rope_attention._forward [64 128 2]") for fault in larger)
     page = json.loads(OUT.read_text())
     if page["triton"] == version("triton"):
-        assert [row for row in rows if row not in page["rows"]] == []
+        stored = [row | {"variant": ""} for row in page["rows"]]
+        assert [row for row in rows if row | {"variant": ""} not in stored] == []
 
 
 def test_a_changed_table_or_kernel_makes_the_stored_result_stale(monkeypatch):
