@@ -1,55 +1,80 @@
 #!/usr/bin/env bash
-# All that wants an NVIDIA GPU, offline and from the checkout alone: benchmarks/gpu.sh OUTDIR [SECONDS]
+# What wants an NVIDIA GPU, offline and from the checkout alone:
 #
-# Tests of the kernels, tuning tables, the grid, a profile; in that order, each within its share of SECONDS (540 unless
-# given), and each on disk as it comes. OUTDIR then has a results file per operation (for benchmarks.render),
-# tuning.json (for benchmarks.tune --adopt), profile.txt and log.txt. PYTHON, DEVICE and COMMIT may be set.
+#     benchmarks/gpu.sh smoke OUTDIR [SECONDS]    tests of the kernels, and one case of each operation; 150 s
+#     benchmarks/gpu.sh bench OUTDIR [SECONDS]    the grid; 420 s
+#
+# All of it takes at most SECONDS, and stops at the first thing that is red. The status is 0 if all is well, 1 if
+# something is red, 2 if what the mode is for did not fit into its seconds. OUTDIR then has summary.txt (one screen),
+# log.txt, a results file per operation (for benchmarks.render) and, after bench, profile.txt.
+#
+# PYTHON, DEVICE, COMMIT, PROCESSES and TESTS (that smoke runs) may be set. TRITON_CACHE_DIR (build/triton unless set)
+# may have been filled by `python -m benchmarks.compile --cache DIR`.
 set -u
 cd "$(dirname "$0")/.."
-out=$(realpath -m "$1") total=${2:-540} python=${PYTHON:-python3} device=${DEVICE:-cuda}
+mode=${1:-} out=${2:-}
+case $mode in smoke) total=${3:-150} ;; bench) total=${3:-420} ;; *) out= ;; esac
+[[ $out ]] || { sed -n '2,13s/^# \{0,1\}//p' "benchmarks/gpu.sh" >&2; exit 64; }
+out=$(realpath -m "$out") python=${PYTHON:-python3} device=${DEVICE:-cuda}
 mkdir -p "$out"
-trap 'rm -f "$out"/*.part' EXIT
+rm -f "$out"/*.json "$out"/*.txt
 exec > >(tee "$out/log.txt") 2>&1
 unset TRITON_INTERPRET
-export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-run="gpu-$(date -u +%Y-%m-%dT%H:%M:%SZ)" processes=8 begin=$SECONDS
+export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TORCHINDUCTOR_COMPILE_THREADS=2
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/build/triton} COMMIT=${COMMIT:-}
+run="gpu-$(date -u +%Y-%m-%dT%H:%M:%SZ)" processes=${PROCESSES:-8} reserve=5 least=5 red=0 short=0
 
-step() { # step SHARE COMMAND...: at most SHARE seconds, and no longer than what is left
-    local share=$1 left=$((total - SECONDS + begin)); shift
-    ((share < left)) || share=$left
-    ((share > 5)) || { echo "== no time left for: $*"; return; }
-    echo "== $* (at most $share s, $left s left)"
-    timeout --kill-after=5 "$share" "$@" || echo "== ended with $?: $*"
+left() { echo $((total - reserve - SECONDS)); }
+
+finish() { # the summary, and the status
+    local status=$((red ? 1 : short ? 2 : 0))
+    {
+        echo "$mode: $( ((red)) && echo RED || { ((short)) && echo "not finished" || echo passed; }), $SECONDS of $total s"
+        cat "$out/steps.part" 2>/dev/null
+        timeout "$reserve" "$python" -m benchmarks.summary "$out"
+    } >"$out/summary.txt" 2>&1
+    rm -f "$out"/*.part
+    cat "$out/summary.txt"
+    exit $status
 }
 
-bench() { # bench SHARE ARGUMENT...: cases; none is begun that would not end in time
-    local share=$1 left=$((total - SECONDS + begin)); shift
-    ((share < left)) || share=$left
-    step "$share" "$python" -m benchmarks.run --device "$device" --results "$out" --run "$run" --within $((share - 20)) "$@"
+step() { # step NAME SECONDS must|may COMMAND...: no longer than what is left; a `must` that is cut off is a failure
+    local name=$1 share=$2 need=$3 from=$SECONDS verdict status
+    shift 3
+    ((share <= $(left))) || share=$(left)
+    if ((share < least)); then
+        verdict="skipped, no time left"
+        [[ $need == may ]] || short=1
+    else
+        echo "== $name, at most $share s: $*"
+        timeout --kill-after=2 "$share" "$@"
+        status=$?
+        case $status in
+            0) verdict=passed ;;
+            124 | 137) verdict="cut off" && [[ $need == may ]] || short=1 ;;
+            *) verdict="RED, status $status" red=1 ;;
+        esac
+    fi
+    printf '%-28s %-24s %4d s, at most %d\n' "$name" "$verdict" $((SECONDS - from)) $((share > 0 ? share : 0)) >>"$out/steps.part"
+    ((red == 0)) || finish
 }
 
 grid=(rope_attention nearest_code quantizer_step ricker_cwt)
-nvidia-smi || true
-"$python" -c 'import json; from benchmarks.results import environment; print(json.dumps(environment()))'
+cases=("$python" -m benchmarks.run "${grid[@]}" --device "$device" --stop)
+nvidia-smi 2>/dev/null
+timeout 30 "$python" -m benchmarks.compile --relocate "$TRITON_CACHE_DIR"
 
-# Tests and compilation use the processor; what is compiled here is found in the caches when it comes to timing.
-pids=()
-for ((i = 0; i < processes; i++)); do
-    TORCHINDUCTOR_COMPILE_THREADS=2 timeout --kill-after=5 150 "$python" -m benchmarks.run "${grid[@]}" \
-        --device "$device" --gates --part "$i" --parts $processes >"$out/gates.$i.part" 2>&1 & pids+=($!)
-done
-workers=$("$python" -c 'import xdist; print("-n4")' 2>/dev/null)
-step 150 "$python" -m pytest tests/kernels -q -p no:cacheprovider --durations=10 $workers
-wait "${pids[@]}"
-cat "$out"/gates.*.part
-rm -f "$out"/gates.*.part
-
-step 90 "$python" -m benchmarks.tune --out "$out/tuning.json" --within 70
-[[ ! -e $out/tuning.json ]] || step 20 "$python" -m benchmarks.tune --adopt "$out/tuning.json"
-bench 150 rope_attention --budget 0.4
-bench 70 nearest_code --budget 0.3
-bench 40 quantizer_step --budget 0.4
-bench 60 ricker_cwt --budget 0.4
-step 40 "$python" -m benchmarks.profiles --device "$device" --out "$out/profile.txt"
-bench 600 "${grid[@]}" --full --budget 0.3
-echo "== done after $((SECONDS - begin)) s"
+if [[ $mode == smoke ]]; then
+    workers=$("$python" -c 'import xdist; print("-n8")' 2>/dev/null)
+    step "tests of the kernels" $((total * 2 / 3)) must "$python" -m pytest \
+        ${TESTS:-tests/kernels --confcutdir=tests/kernels --ignore=tests/kernels/test_compiled.py} \
+        -x -q -p no:cacheprovider --durations=5 $workers
+    step "one case of each operation" $((total * 2 / 5)) must "${cases[@]}" --first --ours --budget 0.2 --results "$out" --run "$run"
+else
+    step "gates of ours" $((total / 7)) must "${cases[@]}" --ours --gates --processes $processes
+    step "gates of all, fills caches" $((total / 5)) may "${cases[@]}" --gates --processes $processes
+    last=$((total / 12)) share=$(($(left) - total / 12))
+    step "the grid" $share may "${cases[@]}" --budget 0.3 --results "$out" --run "$run" --within $((share - 15))
+    step "profile" $last may "$python" -m benchmarks.profiles --device "$device" --out "$out/profile.txt"
+fi
+finish

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks import clocks
 from benchmarks.figures import AGAIN, LIMIT, Clock, Times, interleave, quiet, tabulate
+from tstk.kernels.dispatch import Operation
 
 Inputs = tuple[Any, ...]
 Timers = dict[str, Clock]
@@ -84,6 +85,8 @@ class Case:
         gate: takes the inputs of seed 0 and makes the judge of answers to them
         limit: what none of them can beat, such as a part of the work alone; its name and itself
         gradients: the inputs that are differentiated; with any, forward and backward are timed together
+        unserved: takes the inputs and says why the backend for this device does not serve them, or nothing; such a case
+            is not measured
         flops: operations that the answer takes
         bytes: to be moved if nothing were read or written twice
     """
@@ -96,6 +99,7 @@ class Case:
     gate: Callable[..., Judge]
     limit: tuple[str, Contender] | None = None
     gradients: tuple[int, ...] = ()
+    unserved: Callable[..., str] = lambda *inputs: ""
     flops: float = 0.0
     bytes: float = 0.0
     dtype: str = "float32"
@@ -126,12 +130,19 @@ class Record:
         out: by contender that was not timed, why
         rounds: seconds per call by contender that was, wall clock, quiet rounds only
         tables: what goes into the results, one per kind of clock; empty if ours was not timed
+        unserved: why the case was not measured at all, or nothing
     """
 
     case: Case
     out: dict[str, str] = field(default_factory=dict)
     rounds: Times = field(default_factory=dict)
     tables: list[dict[str, Any]] = field(default_factory=list)
+    unserved: str = ""
+
+
+def triton_refuses(operation: Operation, *args: Any, device: str, **options: Any) -> str:
+    """Why Triton does not serve a call on a GPU, or nothing; elsewhere the choice is that of the operation."""
+    return operation.backends["triton"].supports(*args, **options) if device == "cuda" else ""
 
 
 def plain(call: Callable[..., Any], setting: str = "", **rest: Any) -> Contender:
@@ -182,6 +193,9 @@ def measure(case: Case, budget: float) -> Record:
     """
     clocks.settle(case.device, case.threads)
     record, inputs = Record(case), case.inputs(0, case.device)
+    if why := case.unserved(*inputs):
+        record.unserved = why
+        return record
     judge, ready, facts = case.gate(*inputs), {}, {}
     for name, contender in case.contenders.items():
         try:
@@ -224,6 +238,8 @@ def rounds(timers: Timers, budget: float) -> Times:
 def summary(record: Record) -> Iterator[str]:
     """What there is to say of a case, for a terminal: ours, then how many times as long the others took."""
     yield str(record.case)
+    if record.unserved:
+        yield f"  not measured: {record.unserved}"
     for table in record.tables:
         rows, ours = table["contenders"], table["ours"]
         if ours in rows:

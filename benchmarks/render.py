@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE, OUT = HERE / "page.md", HERE.parent / "docs" / "kernels.md"
 RESULTS = HERE / "results"
+COMPILED = RESULTS / "compiled.json"
 MARK = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
 DEVICES = {"cpu": "On a CPU", "cuda": "On an NVIDIA GPU"}
 CLOCKS = {
@@ -59,6 +61,8 @@ def render(text: str, devices: dict[str, list[dict[str, Any]]]) -> str:
     def fill(mark: re.Match[str]) -> str:
         if mark[1] == "environment":
             return "\n".join(environments(devices))
+        if mark[1] == "compiled":
+            return "\n".join(compiled(json.loads(COMPILED.read_text())))
         return "\n".join(sections(mark[1], devices))
 
     return MARK.sub(fill, text)
@@ -76,6 +80,27 @@ def environments(devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
             found["gpu"] if device == "cuda" else f"{found['processor']}, {found['cores']} cores, {found['vectors']}"
         )
         yield f"- {title}: {machine}; {packages}; commit {found['commit']}; run {run}."
+
+
+def compiled(page: dict[str, Any]) -> Iterable[str]:
+    """What each tile configuration takes of each architecture; the most of all variants that were compiled."""
+    groups: dict[tuple[str, str, str], dict[int, list[Table]]] = {}
+    for row in page["rows"]:
+        kernel = groups.setdefault((row["op"], row["kernel"], row["key"]), {})
+        kernel.setdefault(row["arch"], []).append(row)
+    architectures = sorted({row["arch"] for row in page["rows"]})
+    yield f"{len(page['rows'])} kernels, compiled by Triton {page['triton']}:\n"
+    yield "| kernel | sizes for | " + " | ".join(f"sm_{arch}" for arch in architectures) + " |"
+    yield "|---" * (2 + len(architectures)) + "|"
+    for (op, kernel, key), by_arch in groups.items():
+        cells = [f"`{op}` {kernel.strip('_')}", key or "any"]
+        for arch in architectures:
+            registers, shared, local = (
+                max((row[what] for row in by_arch.get(arch, [])), default=0)
+                for what in ("registers", "shared", "local")
+            )
+            cells.append(f"{registers}, {math.ceil(shared / 1024)} KiB" + f", **{local} B**" * (local > 0))
+        yield "| " + " | ".join(cells) + " |"
 
 
 def sections(op: str, devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:

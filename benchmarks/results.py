@@ -79,13 +79,15 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str:
+    if given := os.environ.get("COMMIT"):
+        return given
     try:
         told = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             cwd=ROOT, capture_output=True, text=True, check=True, timeout=10,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("COMMIT", "unknown")
+        return "unknown"
     return told.stdout.strip()
 
 

@@ -11,9 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import shapes
-from benchmarks.harness import Absent, Case, Contender, Judge, Verdict, compiled, peer, plain, with_threads
+from benchmarks.harness import (
+    Absent,
+    Case,
+    Contender,
+    Judge,
+    Verdict,
+    compiled,
+    peer,
+    plain,
+    triton_refuses,
+    with_threads,
+)
 from benchmarks.shapes import Codes
-from tstk.kernels.nearest_code import code_sums, nearest_code
+from tstk.kernels.nearest_code import code_sums, nearest_code, operation
 
 ULPS = 8
 """Another index than float64's will do where their distances differ by fewer float32 roundings of the norms."""
@@ -103,6 +114,7 @@ def search(shape: Codes, full: bool, device: str) -> Case:
         table,
         gate,
         limit=("the product alone", plain(lambda z, codes: torch.mm(z, codes.T))),
+        unserved=partial(triton_refuses, operation, device=device),
         flops=2 * n * k * d,
         bytes=4 * (n * d + k * d) + 8 * n,
         device=device,

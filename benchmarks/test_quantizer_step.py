@@ -10,9 +10,20 @@ import torch
 from torch import Tensor
 
 from benchmarks import shapes
-from benchmarks.harness import Absent, Case, Contender, Judge, Verdict, compiled, plain, weights, with_threads
+from benchmarks.harness import (
+    Absent,
+    Case,
+    Contender,
+    Judge,
+    Verdict,
+    compiled,
+    plain,
+    triton_refuses,
+    weights,
+    with_threads,
+)
 from benchmarks.shapes import Codes
-from tstk.kernels.nearest_code import assignment_entropy, quantize
+from tstk.kernels.nearest_code import assignment_entropy, quantize, soft_operation
 
 TAU, GAMMA, ENTROPY, COMMIT, FLOOR = 0.01, 1.0, 0.1, 0.25, 1e-5
 """Temperature, weight of the second entropy, of both, of the codebook's term; where the published logarithm is cut."""
@@ -108,6 +119,7 @@ def cases(full: bool, device: str) -> list[Case]:
             table,
             gate,
             limit=("the product alone", plain(lambda z, codes: z @ codes.T)),
+            unserved=lambda z, codes: triton_refuses(soft_operation, z, codes, None, device=device),
             gradients=(0, 1),
             flops=6 * shape.rows * shape.codes * shape.width,
             bytes=4 * 3 * (shape.rows + shape.codes) * shape.width,

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import shapes
-from benchmarks.harness import Absent, Case, Contender, Judge, Verdict, peer, plain, with_threads
+from benchmarks.harness import Absent, Case, Contender, Judge, Verdict, peer, plain, triton_refuses, with_threads
 from benchmarks.shapes import Wavelets
-from tstk.kernels.ricker_cwt import ricker_cwt
+from tstk.kernels.ricker_cwt import operation, ricker_cwt
 
 ERROR = 3e-6
 """Largest error of a scale, relative to its root mean square."""
@@ -161,6 +161,7 @@ def case(shape: Wavelets, device: str) -> Case:
         partial(inputs, shape),
         table,
         partial(gate, **options),
+        unserved=lambda x: triton_refuses(operation, x, given, device=device),
         limit=("a fill of the output", Contender(filled(values), "a buffer that exists")),
         bytes=4 * (values + shape.rows * shape.samples),
         device=device,

@@ -11,9 +11,21 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import shapes
-from benchmarks.harness import Absent, Case, Contender, Judge, Verdict, compiled, peer, plain, weights, with_threads
+from benchmarks.harness import (
+    Absent,
+    Case,
+    Contender,
+    Judge,
+    Verdict,
+    compiled,
+    peer,
+    plain,
+    triton_refuses,
+    weights,
+    with_threads,
+)
 from benchmarks.shapes import Attention
-from tstk.kernels.rope_attention import rope_attention
+from tstk.kernels.rope_attention import operation, rope_attention
 
 CAPS = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 """Errors that are always good enough, for inputs of unit variance."""
@@ -228,6 +240,7 @@ def case(shape: Attention, dtype: torch.dtype, gradients: bool, full: bool, devi
         partial(inputs, shape, dtype),
         contenders(shape, dtype, full or device == "cuda", device, judge),
         judge,
+        unserved=lambda q, k, v, cos, sin, valid: triton_refuses(operation, q, k, v, (cos, sin), device=device),
         limit=("SDPA alone", plain(lambda q, k, v, cos, sin, valid: sdpa(q, k, v, None, shape.causal))),
         gradients=(0, 1, 2) if gradients else (),
         flops=scores * shape.width * (4 + 10 * gradients) / (1 + shape.causal),

@@ -1,8 +1,12 @@
 """The harness beneath `benchmarks/`, on made-up clocks and small contenders."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -14,9 +18,12 @@ from benchmarks.figures import AGAIN, FILL, GEMM, interleave, paired, quiet, tab
 from benchmarks.harness import Absent, Case, Contender, Verdict, measure, plain, summary
 from benchmarks.render import MARK, PAGE, Refused, read, render
 from benchmarks.results import Results
-from benchmarks.run import OPERATIONS
+from benchmarks.run import OPERATIONS, in_turns
+from benchmarks.summary import lines
 from benchmarks.tune import changed, numbers, tune
 from tstk.kernels import tuning
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -253,7 +260,7 @@ def test_the_page_refuses_rows_without_a_gate_and_two_runs_on_one_device(tmp_pat
 def test_every_mark_of_the_page_has_an_operation():
     marks = set(MARK.findall(PAGE.read_text()))
     made = {case.op for name in OPERATIONS for case in import_module(f"benchmarks.test_{name}").cases(False, "cpu")}
-    assert marks == made | {"environment"}
+    assert marks == made | {"environment", "compiled"}
 
 
 def test_every_case_of_every_grid_has_a_name_of_its_own():
@@ -344,3 +351,152 @@ def test_on_a_gpu_kernels_are_timed_too_with_inputs_that_change_and_inputs_that_
     assert record.out == {"peer, kernels": "failed: not captured: RuntimeError: waits for the GPU"}
     assert [table["clock"] for table in record.tables] == ["wall", "kernels", "kernels, inputs in cache"]
     assert all(table["contenders"].keys() <= {"ours"} for table in record.tables[1:2])
+
+
+FAKE = """#!/usr/bin/env bash
+echo "$COMMIT|$TRITON_CACHE_DIR|$*" >>"$CALLS"
+case "$*" in *"$RED"*) exit 1 ;; *"$SLOW"*) exec sleep 60 ;; esac
+"""
+
+
+@pytest.fixture
+def gpu_sh(tmp_path):
+    """`gpu_sh(mode, seconds, red, slow)`: the script, with a Python that does nothing but note what it is asked for.
+
+    A command with `red` in it fails, one with `slow` in it does not end. Returns the status, the summary, the commands,
+    and the files that are left.
+    """
+    fake = tmp_path / "python"
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+
+    def run(mode, seconds, red="nothing", slow="nothing", **variables):
+        out, calls = tmp_path / "out", tmp_path / "calls"
+        calls.write_text("")
+        environment = os.environ | {"PYTHON": str(fake), "CALLS": str(calls), "RED": red, "SLOW": slow, "DEVICE": "cpu"}
+        command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), mode, str(out), str(seconds)]
+        done = subprocess.run(command, env=environment | variables, capture_output=True, text=True)
+        files = {path.name: path.read_text() for path in out.iterdir()} if out.exists() else {}
+        return done.returncode, files.get("summary.txt", ""), calls.read_text().splitlines(), files
+
+    return run
+
+
+def planned(summary):
+    """By step, the most seconds it was given."""
+    return {line[:28].strip(): int(line.rsplit(" ", 1)[1]) for line in summary.splitlines() if ", at most " in line}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_runs_each_mode_and_ends_with_a_summary(gpu_sh):
+    status, summary, calls, files = gpu_sh("smoke", 150)
+    assert status == 0
+    assert summary.startswith("smoke: passed")
+    assert files.keys() == {"log.txt", "summary.txt"}
+    tests = next(call for call in calls if "-m pytest" in call)
+    assert " -x " in tests
+    assert "--first" in calls[calls.index(tests) + 1]
+    status, summary, calls, files = gpu_sh("bench", 420)
+    assert status == 0
+    assert list(planned(summary)) == ["gates of ours", "gates of all, fills caches", "the grid", "profile"]
+    assert len(files) <= 8
+    assert not any("-m pytest" in call for call in calls)
+    assert all("--stop" in call for call in calls if "benchmarks.run" in call)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+@pytest.mark.parametrize(
+    ("mode", "red", "last"),
+    [("smoke", "-m pytest", "-m pytest"), ("smoke", "--first", "--first"), ("bench", "--ours", "--ours")],
+)
+def test_gpu_sh_stops_at_what_is_red_with_another_status(gpu_sh, mode, red, last):
+    status, summary, calls, _ = gpu_sh(mode, 150, red=red)
+    assert status == 1
+    assert summary.startswith(f"{mode}: RED")
+    assert "RED, status 1" in summary
+    assert last in calls[-2]
+    assert "benchmarks.summary" in calls[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_gives_no_step_more_than_is_left_and_begins_none_without(gpu_sh):
+    for mode, seconds in (("smoke", 60), ("bench", 90)):
+        status, summary, _, _ = gpu_sh(mode, seconds)
+        assert status == 0
+        assert all(most <= seconds - 5 for most in planned(summary).values())
+    for mode in ("smoke", "bench"):
+        status, summary, calls, _ = gpu_sh(mode, 8)
+        assert status == 2
+        assert "skipped, no time left" in summary
+        assert not any("benchmarks.run" in call or "-m pytest" in call for call in calls)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_cuts_off_what_does_not_end_and_says_so(gpu_sh):
+    status, summary, calls, _ = gpu_sh("smoke", 12, slow="-m pytest")
+    assert status == 2
+    assert summary.startswith("smoke: not finished")
+    assert "cut off" in summary
+    assert not any("--first" in call for call in calls)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_passes_on_the_commit_and_the_cache_and_refuses_other_modes(gpu_sh):
+    _, _, calls, _ = gpu_sh("smoke", 150, COMMIT="abc123", TRITON_CACHE_DIR="/filled/before")
+    assert all(call.startswith("abc123|/filled/before|") for call in calls)
+    status, _, calls, _ = gpu_sh("everything", 150)
+    assert (status, calls) == (64, [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_is_red_where_a_test_of_the_kernels_fails(gpu_sh, tmp_path):
+    wrong = tmp_path / "test_wrong.py"
+    wrong.write_text("def test_wrong():\n    assert 1 == 2\n")
+    status, summary, _, files = gpu_sh("smoke", 6000, PYTHON=sys.executable, TESTS=str(wrong))
+    assert status == 1
+    assert "tests of the kernels         RED, status 1" in summary
+    assert "assert 1 == 2" in files["log.txt"]
+    assert "one case of each operation" not in files["log.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_smoke_gates_and_times_a_case_of_each_operation(gpu_sh, tmp_path):
+    fine = tmp_path / "test_fine.py"
+    fine.write_text("def test_fine():\n    pass\n")
+    given = {"TESTS": str(fine), "COMMIT": "abc123", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    status, _, _, files = gpu_sh("smoke", 6000, PYTHON=sys.executable, **given)
+    assert status == 0, files["log.txt"]
+    assert len(files) <= 8
+    names = ["rope_attention", "nearest_code", "ema_sums", "quantizer_step", "ricker_cwt"]
+    assert all(f"\n{name}, " in files["log.txt"] for name in names)
+    assert json.loads(files["rope_attention.json"])["environment"]["commit"] == "abc123"
+
+
+def test_the_commit_may_be_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMMIT", "abc123")
+    assert Results(tmp_path)._environment["commit"] == "abc123"
+
+
+def grid(*sizes):
+    case = doubled({"tstk": plain(lambda x: 2 * x)})
+    return [harness.replace(case, size=size, threads=threads) for size in sizes for threads in (1, 2)]
+
+
+def test_operations_take_turns_after_the_first_two_shapes_of_each():
+    order = [(case.size, case.threads) for case in in_turns([grid("a1", "a2", "a3", "a4"), grid("b1", "b2", "b3")])]
+    assert [size for size, threads in order if threads == 1] == ["a1", "a2", "b1", "b2", "a3", "b3", "a4"]
+    assert order[:2] == [("a1", 1), ("a1", 2)]
+
+
+def test_a_shape_that_its_backend_refuses_is_not_measured_and_is_no_fault():
+    calls = []
+    case = doubled({"ours": plain(lambda x: calls.append(1) or 2 * x)}, unserved=lambda x: f"too wide: {x.shape[1]}")
+    record = measure(case, 0.05)
+    assert (record.unserved, record.out, record.tables, calls) == ("too wide: 64", {}, [], [])
+    assert "not measured: too wide: 64" in "\n".join(summary(record))
+
+
+def test_the_summary_is_one_screen(tmp_path):
+    made_up_results(tmp_path)
+    assert list(lines(tmp_path)) == ["commit c0, a GPU", "        2 ms  a case; peer takes 2.00 times as long"]

@@ -82,6 +82,20 @@ def test_programs_may_own_several_heads(rope, monkeypatch, heads):
     rope(2, 4, 40, 16, ragged=True, device=DEVICE).agrees("triton", 3e-6)
 
 
+def test_rows_whose_backward_does_not_fit_take_one_kernel_only_without_gradients(rope, monkeypatch):
+    launched = []
+    launch = kernels._launch
+    monkeypatch.setattr(kernels, "_launch", lambda kernel, *rest: launched.append(kernel) or launch(kernel, *rest))
+    case = rope(1, 1, 70, 72, ragged=True, dtype=torch.float16, device=DEVICE)
+    assert kernels.CONFIGS[128, 128, 2][1] is None
+    case.agrees("triton", ROUNDING[torch.float16])
+    assert launched == []
+    with torch.no_grad():
+        out = rope_attention(*case.qkv, case.angles, valid=case.valid, backend="triton")
+    assert launched == [kernels._forward]
+    torch.testing.assert_close(out, case("triton")[0], atol=4e-3, rtol=0)
+
+
 @pytest.mark.parametrize(("n", "d"), [SHORT, LONG])
 def test_two_runs_are_equal_to_the_bit(rope, n, d):
     case = rope(2, 3, n, d, ragged=True, device=DEVICE)

@@ -28,6 +28,9 @@ _TRITON = find_spec("triton") is not None
 OPERATIONS: dict[str, Operation] = {}
 """All operations by name, once `tstk.kernels` is imported."""
 
+OLDEST = (8, 0)
+"""Compute capability from which on the Triton kernels run."""
+
 _wanted = os.environ.get("TSTK_KERNELS") or "auto"
 
 
@@ -173,8 +176,28 @@ def no_triton(device: torch.device | None = None) -> str:
         return "triton is not installed"
     if interpreted():
         return ""
-    if device is not None:
-        return "" if device.type == "cuda" else f"the tensors are on {device.type}, and its kernels need cuda"
+    if device is not None and device.type != "cuda":
+        return f"the tensors are on {device.type}, and its kernels need cuda"
+    return _unfit(device is not None, device.index if device is not None else None)
+
+
+def _unfit(given: bool, index: int | None) -> str:
+    """Why a GPU cannot run the kernels, or nothing.
+
+    All of them fit into 99 KiB of shared memory, which every GPU of compute capability 8.0 or more has;
+    `benchmarks.compile` holds them to it. So no more need be known of a GPU.
+    """
     import torch
 
-    return "" if torch.cuda.is_available() else "there is no CUDA device"
+    if not torch.cuda.is_available():
+        return "" if given else "there is no CUDA device"
+    if torch.version.hip:
+        return "its kernels are for NVIDIA GPUs"
+    capability: tuple[int, int] = torch.cuda.get_device_capability(index)
+    if capability < OLDEST:
+        has, needs = (".".join(map(str, c)) for c in (capability, OLDEST))
+        return f"its kernels need a GPU of compute capability {needs} or more, and this one has {has}"
+    return ""
+
+
+_unfit._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -135,6 +135,8 @@ def _no_triton(z: Tensor, codes: Tensor, *soft: object) -> str:
         return reason
     if not {z.dtype, codes.dtype} <= {float32, float16, bfloat16}:
         return f"it takes float32, float16 or bfloat16, not {z.dtype} and {codes.dtype}"
+    if codes.numel() >= 2**31:
+        return f"it counts the numbers of a codebook in 32 bits, and {list(codes.shape)} are 2^31 or more"
     if soft and z.shape[-1] > 64:
         return f"it keeps whole vectors in registers, up to 64 wide; these are {z.shape[-1]}"
     return ""

@@ -24,22 +24,30 @@ CONFIGS: dict[tuple[str, int], dict[str, Any]] = tuned(
     {
         ("search", 16): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
         ("search", 32): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
-        ("search", 64): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("search", 64): {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 8, "num_stages": 2},
+        ("search", 128): {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 8, "num_stages": 2},
         ("soft", 16): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 1},
         ("soft", 32): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 1},
         ("soft", 64): {"BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
     },
 )
-"""Tiles by kernel and by how much of a vector is held at once: d, rounded up to a power of two from 16 to 64."""
+"""Tiles by kernel and width, rounded up to a power of two from 16 to 128.
+
+128 stands for everything wider than 64. Where there is a BLOCK_D, a program goes over a vector in blocks of so many
+columns; elsewhere it holds all of them.
+"""
 
 SEGMENTS = 64
 """Into how many parts the rows are divided where programs own codes."""
 
 LOWEST: tl.constexpr = tl.constexpr(-60.0)
 
+LARGEST: tl.constexpr = tl.constexpr(2.0**125)
+"""Square of the largest distance from the mean of the codes that is served: up to it no score overflows in float32."""
+
 
 def _tiles(kernel: str, d: int) -> dict[str, Any]:
-    block = min(max(16, triton.next_power_of_2(d)), 64)
+    block = min(max(16, triton.next_power_of_2(d)), 128)
     # up to 16 wide exact products cost nothing; beyond, three TF32 products err by less than float32 sums do
     precision = "ieee" if block == 16 else "tf32x3"
     return {"D": d, "BLOCK_D": block, "PRECISION": precision, **CONFIGS[kernel, block]}
@@ -66,20 +74,24 @@ def _search(
 ):  # fmt: skip
     """A program owns BLOCK_N vectors and goes over all codes, keeping the best score and the first that has it."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    square = tl.zeros((BLOCK_N,), tl.float32)
-    for d0 in tl.static_range(0, D, BLOCK_D):
-        x = _centred(z, middle, rows, N, d0, D, BLOCK_D)
-        square += tl.sum(x * x, 1)
-    fine = tl.abs(square) < float("inf")
+    x = _centred(z, middle, rows, N, 0, D, BLOCK_D)
+    square = tl.sum(x * x, 1)
+    for d0 in range(BLOCK_D, D, BLOCK_D):
+        part = _centred(z, middle, rows, N, d0, D, BLOCK_D)
+        square += tl.sum(part * part, 1)
+    fine = square <= LARGEST
+    x = tl.where(fine[:, None], x, 0.0)
     best = tl.full((BLOCK_N,), float("inf"), tl.float32)
     which = tl.zeros((BLOCK_N,), tl.int32)
     for k0 in range(0, K, BLOCK_K):
         cols = k0 + tl.arange(0, BLOCK_K)
-        product = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-        for d0 in tl.static_range(0, D, BLOCK_D):
-            x = tl.where(fine[:, None], _centred(z, middle, rows, N, d0, D, BLOCK_D), 0.0)
+        c = _load(codes, cols, K, 0, D, BLOCK_D)
+        product = tl.dot(x, tl.trans(c), input_precision=PRECISION)
+        # A loop, not unrolled: only one block of columns is on the chip, however wide the vectors are.
+        for d0 in range(BLOCK_D, D, BLOCK_D):
+            part = tl.where(fine[:, None], _centred(z, middle, rows, N, d0, D, BLOCK_D), 0.0)
             c = _load(codes, cols, K, d0, D, BLOCK_D)
-            product += tl.dot(x, tl.trans(c), input_precision=PRECISION)
+            product += tl.dot(part, tl.trans(c), input_precision=PRECISION)
         score = tl.load(lengths + cols, mask=cols < K, other=float("inf"))[None, :] - 2 * product
         low, at = tl.min(score, 1, return_indices=True, return_indices_tie_break_left=True)
         which = tl.where(low < best, k0 + at, which)
@@ -200,7 +212,9 @@ def _to_codes(
 
 def _search_launch(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     c, middle, lengths = _prepared(codes)
-    c, lengths = c.nan_to_num(), lengths.nan_to_num()  # a code that is not finite is told by the mean
+    # a mean that is not a number makes every vector one that is not served
+    middle = middle.where(lengths.max() <= LARGEST.value, torch.nan)
+    c, lengths = c.nan_to_num(), lengths.nan_to_num()
     n, d = z.shape
     ids, squares = z.new_empty(n, dtype=torch.long), z.new_empty(n, dtype=torch.float32)
     tiles = _tiles("search", d)

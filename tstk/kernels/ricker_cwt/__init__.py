@@ -12,9 +12,24 @@ from tstk.errors import DataError, OptionError, did_you_mean
 from tstk.kernels.dispatch import Backend, Operation, no_triton
 
 
-def _no_triton(x: Tensor, scales: tuple[float, ...], **options: object) -> str:
-    return no_triton(x.device) or ("it computes in float32, and x is float64" if x.dtype == float64 else "")
+def _no_triton(x: Tensor, scales: tuple[float, ...], *, patch: tuple[int, int] | None = None, **options: object) -> str:
+    if reason := no_triton(x.device):
+        return reason
+    if x.dtype == float64:
+        return "it computes in float32, and x is float64"
+    if len(scales) * x.shape[-1] >= 2**31:
+        return (
+            f"it counts the answers of a series in 32 bits, and {len(scales)} scales of {x.shape[-1]} are 2^31 or more"
+        )
+    if patch is not None and len(scales) * patch[1] > MOST_COLUMNS:
+        return (
+            f"it takes patches of up to {MOST_COLUMNS // len(scales)} samples at {len(scales)} scales, not {patch[1]}"
+        )
+    return ""
 
+
+MOST_COLUMNS = 65_535 * 64
+"""Scales times samples of a patch that one launch of Triton's kernels can address, 64 per program."""
 
 _HERE = "tstk.kernels.ricker_cwt"
 operation = Operation(

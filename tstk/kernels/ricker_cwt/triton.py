@@ -26,7 +26,7 @@ CONFIGS: dict[tuple[str, int], dict[str, int]] = tuned(
         ("answer", 16): {"BLOCK_R": 64, "BLOCK_C": 16, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
         ("answer", 32): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
         ("answer", 64): {"BLOCK_R": 64, "BLOCK_C": 64, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
-        ("answer", 128): {"BLOCK_R": 64, "BLOCK_C": 128, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
+        ("answer", 128): {"BLOCK_R": 64, "BLOCK_C": 64, "BLOCK_M": 32, "num_warps": 8, "num_stages": 3},
         ("collect", 16): {"BLOCK_R": 64, "BLOCK_C": 16, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
         ("collect", 32): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
         ("collect", 64): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},

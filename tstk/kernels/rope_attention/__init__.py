@@ -60,12 +60,25 @@ def _of(t: Tensor) -> list[int]:
     return list(t.shape)
 
 
+LONGEST = 65_535 * 16
+"""Tokens of a row that one launch of Triton's kernels can address, 16 per program."""
+
+
 def _no_triton(q: Tensor, k: Tensor, v: Tensor, angles: Angles, **options: object) -> str:
     if reason := no_triton(v.device):
         return reason
     if not q.dtype == k.dtype == v.dtype or v.dtype not in (float32, float16, bfloat16):
         return f"it takes float32, float16 or bfloat16 throughout, not {q.dtype}, {k.dtype}, {v.dtype}"
-    return "" if 16 <= v.shape[-1] <= 128 else f"it takes heads 16 to 128 wide, not {v.shape[-1]}"
+    if not 16 <= v.shape[-1] <= 128:
+        return f"it takes heads 16 to 128 wide, not {v.shape[-1]}"
+    if (n := v.shape[2]) > LONGEST:
+        return f"it takes rows of up to {LONGEST} tokens, not {n}"
+    if any(
+        sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True)) >= 2**31
+        for x in (q, k, v)
+    ):
+        return "it counts the numbers of a series in 32 bits, and here they lie 2^31 or more apart"
+    return ""
 
 
 _HERE = "tstk.kernels.rope_attention"

@@ -1,0 +1,440 @@
+"""Compiles every Triton kernel for GPUs that are not here: `python -m benchmarks.compile`.
+
+The project's own functions are called as on a GPU, but Triton's driver is a stub: a kernel is compiled to machine code
+for the architecture that the stub names, and never launched. What one program takes of a GPU (registers, shared memory,
+local memory) is read from the machine code, and compared with what that GPU has.
+
+Every architecture is compiled in a process of its own, since the stub and the tables of tile sizes are global. With
+`--cache` Triton's cache is filled for a machine that has such a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tokenize
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
+"""KiB of shared memory that one program may have (A100, RTX 3090, RTX 4090, H100, B200, RTX 5090)."""
+ARCHITECTURES = (80, 89, 90, 100)
+TENSOR = 512
+"""Columns of the tensor memory that GPUs have from compute capability 10.0 on."""
+LOCAL = 384
+"""Bytes of local memory a thread may spill to; more, and a kernel waits for memory that its registers should save."""
+OPERATIONS = ("rope_attention", "nearest_code", "ricker_cwt")
+KERNELS = Path(__file__).parents[1] / "tstk" / "kernels"
+OUT = Path(__file__).parent / "results" / "compiled.json"
+
+Row = dict[str, Any]
+"""A compiled kernel: what it was compiled of, and what it takes."""
+Page = dict[str, Any]
+"""What is stored: rows, Triton's version, and a digest of the kernels of each operation."""
+
+
+class Call(NamedTuple):
+    """A call that compiles kernels.
+
+    Args:
+        op: the operation's folder
+        key: the entry of its table of tile sizes that the call looks up; empty if kernels have fixed sizes
+        variant: types, and what else the code depends on
+        run: makes the call
+    """
+
+    op: str
+    key: tuple[Any, ...]
+    variant: str
+    run: Callable[[], object]
+
+    def __str__(self) -> str:
+        return f"{self.op} {name(self.key)} {self.variant}"
+
+
+def name(key: Iterable[Any]) -> str:
+    """A key of a table, as rows have it."""
+    return " ".join(map(str, key))
+
+
+# ---------------------------------------------------------------- what is compiled
+
+
+def calls(op: str, full: bool = False) -> list[Call]:
+    """Calls that together look up every entry of an operation's tables, forward and backward.
+
+    Args:
+        full: all types, causal or not, padded or not, at each entry; else two of these combinations, which differ in
+            everything
+    """
+    return {"rope_attention": _attention, "nearest_code": _codes, "ricker_cwt": _wavelets}[op](full)
+
+
+def _attention(full: bool) -> list[Call]:
+    import torch
+
+    from tstk.kernels.rope_attention import rope_attention
+    from tstk.kernels.rope_attention.triton import CONFIGS
+
+    def run(tokens: int, width: int, dtype: torch.dtype, causal: bool, padded: bool, learns: bool) -> None:
+        packed = torch.zeros(2, tokens, 3, 3, width, dtype=dtype).permute(2, 0, 3, 1, 4)
+        q, k, v = (x.detach().requires_grad_(learns) for x in packed)
+        angles = 2 * (torch.zeros(1 + padded, 1, tokens, width // 2),)
+        valid = torch.ones(2, tokens, dtype=torch.bool) if padded else None
+        out = rope_attention(q, k, v, angles, valid=valid, causal=causal)
+        if learns:
+            out.backward(torch.zeros_like(out))
+
+    half, flags = (torch.bfloat16, torch.float16), [(False, False), (True, True), (True, False), (False, True)]
+    found = []
+    for key in CONFIGS:
+        keys, width, size = key
+        types = half if size == 2 else (torch.float32,)
+        if full:
+            some = [(dtype, *flag) for dtype in types for flag in flags]
+        else:
+            some = [(types[0], *flags[0]), (types[-1], *flags[1])]
+        for dtype, causal, padded in some:
+            # where there is padding, neither the tokens nor the width fill their tiles
+            shape = (keys - 1, width - width // 4 if width > 16 else width) if padded else (keys, width)
+            variant = ", ".join([_short(dtype), *["causal"] * causal, *["padded"] * padded])
+            args = *shape, dtype, causal, padded, CONFIGS[key][1] is not None
+            found.append(Call("rope_attention", key, variant, lambda a=args: run(*a)))
+    for dtype in (*half, torch.float32):  # rows that are long: rotated in one pass
+        for width in (16, 48, 128) if full else (48, 128):
+            args = 600, width, dtype, False, False, True
+            found.append(Call("rope_attention", (), f"{_short(dtype)}, width {width}", lambda a=args: run(*a)))
+    return found
+
+
+def _codes(full: bool) -> list[Call]:
+    import torch
+
+    from tstk.kernels.nearest_code import nearest_code, soft_assignment
+    from tstk.kernels.nearest_code.triton import CONFIGS
+
+    def search(rows: int, width: int, dtype: torch.dtype) -> None:
+        nearest_code(torch.zeros(rows, width, dtype=dtype), torch.zeros(48, width))
+
+    def soft(rows: int, width: int, dtype: torch.dtype) -> None:
+        z, codes = torch.zeros(rows, width, dtype=dtype), torch.zeros(48, width)
+        each, share = soft_assignment(z.requires_grad_(), codes.requires_grad_(), temperature=0.5)
+        (each + share.sum()).backward()
+
+    types, found = (torch.float32, torch.bfloat16, torch.float16), []
+    for key in CONFIGS:
+        kernel, block = key
+        widths = {16: (8, 16, 13), 32: (32, 24), 64: (64, 48), 128: (128, 65, 100, 256, 512, 1000)}[block]
+        for i, width in enumerate(widths if full or block == 128 else widths[:2]):
+            for dtype in types if full else types[i % 2 :: 2] if kernel == "search" else types[i % 2 : i % 2 + 1]:
+                args = (480 if i % 2 == 0 else 477, width, dtype)
+                run = {"search": search, "soft": soft}[kernel]
+                found.append(Call("nearest_code", key, f"{_short(dtype)}, width {width}", lambda r=run, a=args: r(*a)))
+    return found
+
+
+def _wavelets(full: bool) -> list[Call]:
+    import torch
+
+    from tstk.kernels.ricker_cwt import ricker_cwt
+    from tstk.kernels.ricker_cwt.triton import CONFIGS
+
+    def run(scales: Sequence[float], samples: int, patch: tuple[int, int] | None) -> None:
+        x = torch.zeros(4, samples, requires_grad=True)
+        ricker_cwt(x, scales, patch=patch).sum().backward()
+
+    # columns of a level: as many as the patches have numbers, or 16 where a level smooths first
+    shapes = {16: ([0.5], 200, (1, 10)), 32: ([0.5], 96, None), 64: ([0.5, 1.5], 97, None)}
+    shapes |= {128: ([0.5, 1.0, 1.5, 1.7], 96, None)}
+    found = [
+        Call("ricker_cwt", key, f"{len(shapes[key[1]][0])} scales", lambda a=shapes[key[1]]: run(*a))
+        for key in CONFIGS
+        if key[0] == "answer"  # the backward looks up the other kernel's
+    ]
+    wide = [0.1 + i for i in range(64)], 1000
+    more = [(*wide, None), (*wide, (4, 50)), (*wide, (64, 1000))] if full else [(*wide, (4, 50))]
+    for args in more:
+        found.append(Call("ricker_cwt", (), f"64 scales, patch {args[2]}", lambda a=args: run(*a)))
+    return found
+
+
+def _short(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def quick(op: str) -> list[Call]:
+    """The calls whose programs are largest: those that would be the first not to fit."""
+    largest = {
+        "rope_attention": [((64, 128, 2), "float16, causal, padded")],
+        "nearest_code": [(("search", 128), "float32, width 512"), (("soft", 64), "float32, width 64")],
+        "ricker_cwt": [(("answer", 128), "4 scales")],
+    }[op]
+    return [call for call in calls(op) if (call.key, call.variant) in largest]
+
+
+# ---------------------------------------------------------------- how
+
+
+def pretend(arch: int) -> None:
+    """Let Triton believe that this process has a GPU of an architecture; there is no way back."""
+    if os.environ.get("TRITON_INTERPRET", "0") != "0":
+        raise RuntimeError("with TRITON_INTERPRET nothing is compiled")
+    import torch
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    class Driver:
+        """What compiling asks of a driver."""
+
+        @staticmethod
+        def get_current_target() -> GPUTarget:
+            return GPUTarget("cuda", arch, 32)
+
+        get_current_device = staticmethod(lambda: 0)
+        get_current_stream = staticmethod(lambda device: 0)
+        get_active_torch_device = staticmethod(lambda: torch.device("cpu"))
+
+    driver.set_active(Driver())
+    from tstk.kernels import dispatch, tuning
+
+    tuning.kind = lambda: f"{arch // 10}.{arch % 10}"
+    dispatch.interpreted = lambda: True  # registers the kernels for CPU tensors, which are what there is
+    modules = [import_module(f"tstk.kernels.{op}.triton") for op in OPERATIONS]
+    for module in modules:
+        vars(module)["interpreted"] = lambda: False  # but compiles them as for a GPU
+    vars(modules[0])["attend"] = lambda q, k, v, *args, **options: q + k + v  # torch's attention is not ours to compile
+
+
+def compiled(some: Iterable[Call], arch: int, told: Callable[[str], object] = lambda line: None) -> Iterator[Row]:
+    """A row for each kernel that calls compile; those of one call together. Needs `pretend`."""
+    import torch
+    from triton.runtime.jit import JITFunction
+
+    run, rows, seen = JITFunction.run, [], set()
+    tables = {op: Noted(import_module(f"tstk.kernels.{op}.triton").CONFIGS) for op in OPERATIONS}
+    call: Call
+
+    def record(self: Any, *args: Any, grid: Any, warmup: bool = False, **options: Any) -> Any:
+        made = run(self, *args, grid=grid, warmup=True, **options)
+        for x in args:
+            if isinstance(x, torch.Tensor) and x.dtype == torch.int64:
+                x.zero_()  # indices that were not computed are used all the same
+        key = tables[call.op].last
+        if (made.hash, key) not in seen:
+            seen.add((made.hash, key))
+            sizes = repr(tables[call.op].get(key))
+            row = {"op": call.op, "kernel": self.__name__, "key": name(key), "sizes": sizes, "variant": call.variant}
+            rows.append(row | {"arch": arch} | usage(made))
+        return made
+
+    JITFunction.run = record
+    for op, table in tables.items():
+        import_module(f"tstk.kernels.{op}.triton").CONFIGS = table
+    from tstk.kernels import using
+
+    try:
+        with using("triton"):
+            for call in some:
+                tables[call.op].last, begin, before = (), time.process_time(), len(rows)
+                try:
+                    call.run()
+                except Exception as error:
+                    raise RuntimeError(f"{call} does not compile for sm_{arch}: {error}") from error
+                told(f"sm_{arch} {call}: {time.process_time() - begin:.1f} s, {len(rows) - before} kernels")
+                yield from rows[before:]
+    finally:
+        JITFunction.run = run
+
+
+class Noted(dict[Any, Any]):
+    """A table that knows what was last looked up in it."""
+
+    last: tuple[Any, ...] = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        self.last = key
+        return super().__getitem__(key)
+
+
+def usage(kernel: Any) -> Row:
+    """What a compiled kernel takes: registers and bytes of local memory of a thread, bytes shared by a program."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        tool = Path(import_module("triton").__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        told = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", told.stdout + told.stderr)
+    if not found:
+        raise RuntimeError(f"cuobjdump says nothing of registers: {told.stdout}{told.stderr}")
+    return {
+        "registers": int(found[1]),
+        "local": int(found[2]),
+        "shared": kernel.metadata.shared,
+        "warps": kernel.metadata.num_warps,
+        "tensor": getattr(kernel.metadata, "tmem_size", None) or 0,
+    }
+
+
+def faults(rows: Iterable[Row]) -> list[str]:
+    """What no GPU of its architecture could load, or would be slow with."""
+    found = []
+    for row in rows:
+        which = "{op}.{kernel} [{key}] {variant}, sm_{arch}".format(**row)
+        if row["shared"] > (limit := SHARED[row["arch"]] * 1024):
+            found.append(f"{which}: {row['shared'] / 1024:.0f} KiB of shared memory; there are {limit // 1024}")
+        if row["tensor"] > TENSOR:
+            found.append(f"{which}: {row['tensor']} columns of tensor memory; there are {TENSOR}")
+        if row["local"] > LOCAL:
+            found.append(f"{which}: spills {row['local']} bytes per thread; at most {LOCAL}")
+    return found
+
+
+def digest(op: str) -> str:
+    """Of the kernels' source, without comments and blank lines."""
+    import ast
+
+    text = (KERNELS / op / "triton.py").read_text(encoding="utf-8")
+    skipped = tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT
+    found = hashlib.sha256()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef) and node.decorator_list:
+            tokens = tokenize.generate_tokens(io.StringIO(ast.get_source_segment(text, node) or "").readline)
+            found.update(" ".join(token.string for token in tokens if token.type not in skipped).encode())
+    return found.hexdigest()[:16]
+
+
+def stale(page: Page) -> list[str]:
+    """Entries of the tables that stored rows say nothing of, or not as they are now."""
+    found = []
+    for op in OPERATIONS:
+        if page["digests"].get(op) != digest(op):
+            found.append(f"{op}: its kernels have changed")
+        rows = {(row["arch"], row["key"], row["sizes"]) for row in page["rows"] if row["op"] == op}
+        for key, sizes in import_module(f"tstk.kernels.{op}.triton").CONFIGS.items():
+            found += [
+                f"{op} [{name(key)}] {sizes!r} for sm_{arch}"
+                for arch in ARCHITECTURES
+                if (arch, name(key), repr(sizes)) not in rows
+            ]
+    return found
+
+
+# ---------------------------------------------------------------- the command
+
+
+def apart(arch: int, *options: str, **variables: str) -> None:
+    """Do this command's work for one architecture in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
+    command = [sys.executable, "-m", "benchmarks.compile", "--only", str(arch), *options]
+    subprocess.run(command, env=environment, cwd=KERNELS.parents[1], check=True)
+
+
+def rows_of(arch: int, *options: str) -> list[Row]:
+    """The rows of one architecture."""
+    with tempfile.TemporaryDirectory() as folder:
+        apart(arch, *options, "--out", f"{folder}/rows.json")
+        rows: list[Row] = json.loads(Path(folder, "rows.json").read_text())
+        return rows
+
+
+def relocate(folder: Path) -> int:
+    """Let Triton find the files of a cache that was copied here from another place; how many kernels it has.
+
+    Triton keeps the absolute paths of a kernel's files, and takes one whose files are not there for missing.
+    """
+    groups = list(folder.glob("*/__grp__*.json"))
+    for path in groups:
+        page = json.loads(path.read_text())
+        files = {file: str(path.parent / file) for file in page["child_paths"]}
+        if files != page["child_paths"]:
+            path.write_text(json.dumps(page | {"child_paths": files}))
+    return len(groups)
+
+
+def fill(operations: Sequence[str], arch: int) -> None:
+    """Compile what the cases of the benchmarks need on a GPU. Needs `pretend`."""
+    from benchmarks.harness import bind
+
+    def run(case: Any) -> None:
+        inputs = case.inputs(0, "cpu")
+        for label, contender in case.contenders.items():
+            if label.startswith("tstk") and "torch" not in label:
+                bind(case, contender.prepare(*inputs), inputs)()
+
+    grids = dict.fromkeys([*operations, *["quantizer_step"] * ("nearest_code" in operations)])
+    for grid in grids:
+        cases = import_module(f"benchmarks.test_{grid}").cases(False, "cuda")
+        op = "nearest_code" if grid == "quantizer_step" else grid
+        some = [Call(op, (), str(case), lambda case=case: run(case)) for case in cases if case.op == grid]
+        for _ in compiled(some, arch, lambda line: print(line, flush=True)):
+            pass
+
+
+def merged(before: Page, page: Page) -> Page:
+    """A stored result with the rows of some operations made anew."""
+    if before["triton"] != page["triton"]:
+        raise SystemExit(
+            f"the others were compiled by Triton {before['triton']}, these by {page['triton']}: compile all"
+        )
+    kept = [row for row in before["rows"] if row["op"] not in page["digests"]]
+    rows = sorted(kept + page["rows"], key=lambda row: OPERATIONS.index(row["op"]))
+    return {"triton": page["triton"], "digests": before["digests"] | page["digests"], "rows": rows}
+
+
+def main() -> int:
+    """Compile, write what it takes, and say what would not do; 1 if anything."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.compile")
+    parser.add_argument("operations", nargs="*", default=OPERATIONS, metavar="OPERATION", help=", ".join(OPERATIONS))
+    parser.add_argument("--arch", nargs="+", type=int, default=ARCHITECTURES, help="compute capabilities, such as 89")
+    parser.add_argument("--full", action="store_true", help="every type, causal and padded or not; takes half an hour")
+    parser.add_argument("--quick", action="store_true", help="only the largest programs")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="fill Triton's cache there with what the benchmarks need"
+    )
+    parser.add_argument("--relocate", type=Path, metavar="DIR", help="make a cache usable that was copied to DIR")
+    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.relocate:
+        print(f"{relocate(asked.relocate.resolve())} kernels in {asked.relocate}")
+        return 0
+    if asked.only:
+        pretend(asked.only)
+        if asked.cache:
+            fill(asked.operations, asked.only)
+            return 0
+        some = [call for op in asked.operations for call in (quick(op) if asked.quick else calls(op, asked.full))]
+        rows = list(compiled(some, asked.only, lambda line: print(line, flush=True)))
+        asked.out.write_text(json.dumps(rows))
+        return 0
+    if asked.cache:
+        for arch in asked.arch:
+            place = str(asked.cache.resolve())
+            apart(arch, *asked.operations, "--cache", place, TRITON_CACHE_DIR=place, TRITON_STORE_BINARY_ONLY="1")
+        return 0
+    options = [*asked.operations, *["--full"] * asked.full, *["--quick"] * asked.quick]
+    page = {"triton": version("triton"), "digests": {op: digest(op) for op in asked.operations}}
+    page["rows"] = [row for arch in asked.arch for row in rows_of(arch, *options)]
+    if set(asked.operations) < set(OPERATIONS) and asked.out.exists():
+        page = merged(json.loads(asked.out.read_text()), page)
+    rows = page["rows"]
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(map(json.dumps, rows))
+    asked.out.write_text(json.dumps(page | {"rows": []}).replace('"rows": []', f'"rows": [\n{lines}\n]') + "\n")
+    print(f"{len(rows)} kernels", *(found := faults(rows)), sep="\n")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Every tile configuration can be loaded by every GPU that is named: compiled for them, without any."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compile import ARCHITECTURES, OUT, faults, relocate, stale
+
+ROOT = Path(__file__).parents[2]
+KNOWN = importlib.util.find_spec("triton") is not None
+
+pytestmark = pytest.mark.skipif(not KNOWN or sys.platform != "linux", reason="Triton's compiler is not installed")
+
+COMPILE = """
+import json, sys
+from benchmarks import compile as c
+c.pretend({arch})
+from tstk.kernels.nearest_code import triton as codes
+from tstk.kernels.rope_attention import triton as attention
+rows = list(c.compiled([call for op in c.OPERATIONS for call in c.quick(op)], {arch}))
+{change}
+larger = c.compiled([call for call in c.quick({op!r}) if call.key == {key}], {arch})
+json.dump([rows, c.faults(rows), c.faults(larger)], open(sys.argv[1], "w"))
+"""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Where Triton keeps what these tests compile; TRITON_CACHE_DIR if that is set."""
+    return os.environ.get("TRITON_CACHE_DIR") or str(tmp_path_factory.mktemp("triton"))
+
+
+@pytest.fixture
+def compiled(cache, tmp_path):
+    """`compiled(arch)`: rows and faults of the largest programs, and faults after a change; in a process of its own."""
+
+    def run(arch, op="", key=(), change=""):
+        code = COMPILE.format(arch=arch, op=op or "nearest_code", key=key, change=change)
+        environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "TSTK_KERNELS")}
+        environment |= {"TRITON_CACHE_DIR": cache, "OMP_NUM_THREADS": "1"}
+        out = tmp_path / "rows.json"
+        command = [sys.executable, "-c", code, str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+        if "is not defined for option 'gpu-name'" in done.stderr:
+            pytest.skip(f"Triton's assembler does not know sm_{arch}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(out.read_text())
+
+    return run
+
+
+def test_every_entry_of_the_tables_was_compiled_as_it_is_now_and_fits():
+    page = json.loads(OUT.read_text())
+    assert stale(page) == [], "run `python -m benchmarks.compile`, then `python -m benchmarks.render`"
+    assert {row["arch"] for row in page["rows"]} == set(ARCHITECTURES)
+    assert faults(page["rows"]) == []
+
+
+def test_the_largest_programs_fit_the_smallest_gpu_and_one_made_larger_is_reported(compiled):
+    change = 'codes.CONFIGS["search", 128] |= {"BLOCK_N": 128, "BLOCK_D": 128}'
+    rows, wrong, larger = compiled(89, "nearest_code", ("search", 128), change)
+    assert {row["op"] for row in rows} == {"rope_attention", "nearest_code", "ricker_cwt"}
+    assert {row["kernel"] for row in rows} >= {"_forward", "_backward", "_search", "_to_codes", "_answer", "_collect"}
+    assert wrong == []
+    assert larger
+    assert all(fault.startswith("nearest_code._search [search 128] float32, width 512, sm_89: ") for fault in larger)
+    assert any("KiB of shared memory; there are 99" in fault for fault in larger)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_largest_programs_fit_every_gpu_and_take_what_the_stored_table_says(compiled, arch):
+    change = "attention.CONFIGS[64, 128, 2] = (attention.Config(64, 1, 1), *attention.CONFIGS[64, 128, 2][1:])"
+    rows, wrong, larger = compiled(arch, "rope_attention", (64, 128, 2), change)
+    assert wrong == []
+    assert any(fault.startswith("rope_attention._forward [64 128 2]") for fault in larger)
+    page = json.loads(OUT.read_text())
+    if page["triton"] == version("triton"):
+        stored = [row | {"variant": ""} for row in page["rows"]]
+        assert [row for row in rows if row | {"variant": ""} not in stored] == []
+
+
+def test_a_changed_table_or_kernel_makes_the_stored_result_stale(monkeypatch):
+    from tstk.kernels.ricker_cwt import triton as kernels
+
+    page = json.loads(OUT.read_text())
+    larger = kernels.CONFIGS["answer", 16] | {"BLOCK_R": 128}
+    monkeypatch.setitem(kernels.CONFIGS, ("answer", 16), larger)
+    assert [line for line in stale(page) if f"ricker_cwt [answer 16] {larger!r} for sm_89" in line]
+    page["digests"]["rope_attention"] = "another"
+    assert "rope_attention: its kernels have changed" in stale(page)
+
+
+def test_what_does_not_fit_or_spills_is_named_with_the_limit():
+    row = {"op": "o", "kernel": "k", "key": "64", "variant": "float32", "arch": 89, "shared": 100 * 1024}
+    row |= {"local": 0, "tensor": 0}
+    assert faults([row]) == ["o.k [64] float32, sm_89: 100 KiB of shared memory; there are 99"]
+    assert faults([row | {"arch": 90}]) == []
+    assert faults([row | {"arch": 100, "tensor": 600}]) == [
+        "o.k [64] float32, sm_100: 600 columns of tensor memory; there are 512"
+    ]
+    assert faults([row | {"arch": 90, "local": 4000}]) == [
+        "o.k [64] float32, sm_90: spills 4000 bytes per thread; at most 384"
+    ]
+
+
+def test_a_cache_that_was_copied_elsewhere_is_found_again(tmp_path):
+    folder = tmp_path / "ABC"
+    folder.mkdir()
+    (folder / "__grp___k.json").write_text(json.dumps({"child_paths": {"_k.cubin": "/gone/ABC/_k.cubin"}}))
+    assert relocate(tmp_path) == 1
+    assert json.loads((folder / "__grp___k.json").read_text()) == {
+        "child_paths": {"_k.cubin": str(folder / "_k.cubin")}
+    }

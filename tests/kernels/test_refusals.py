@@ -1,0 +1,96 @@
+"""What the Triton backends cannot serve they refuse by types, shapes and the GPU, before anything is computed."""
+
+import pytest
+import torch
+
+import tstk.kernels.dispatch as dispatch
+from tstk.kernels.dispatch import no_triton
+from tstk.kernels.nearest_code import operation as search
+from tstk.kernels.nearest_code import soft_operation as soft
+from tstk.kernels.ricker_cwt import operation as wavelets
+from tstk.kernels.rope_attention import operation as attention
+
+
+@pytest.fixture(autouse=True)
+def any_device(monkeypatch):
+    """Tensors without memory count as a GPU's."""
+    monkeypatch.setattr(dispatch, "_TRITON", True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+def why(operation, *args, **options):
+    return operation.backends["triton"].supports(*args, **options)
+
+
+def meta(*shape, dtype=torch.float32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def heads(n, d, dtype=torch.float32, other=None):
+    q = meta(1, 2, n, d, dtype=dtype)
+    return q, q, q if other is None else q.to(other), 2 * (meta(1, 1, n, d // 2),)
+
+
+@pytest.mark.parametrize("width", [1, 8, 64, 65, 128, 256, 512, 1000])
+def test_codes_of_any_width_are_searched(width):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert why(search, meta(100, width, dtype=dtype), meta(50, width)) == ""
+
+
+def test_soft_assignments_of_wide_vectors_are_refused_with_the_width():
+    assert why(soft, meta(100, 64), meta(50, 64), meta(100), 0.5, 0.0) == ""
+    assert "up to 64 wide; these are 128" in why(soft, meta(100, 128), meta(50, 128), meta(100), 0.5, 0.0)
+
+
+def test_codebooks_that_need_more_than_32_bits_are_refused():
+    assert "[4194304, 512]" in why(search, meta(10, 512), meta(2**22, 512))
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 16), (188, 64), (5000, 128), (1_048_560, 18)])
+def test_heads_of_16_to_128_are_served_at_any_length_up_to_a_million(n, d):
+    assert why(attention, *heads(n, d, torch.bfloat16)) == ""
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        (lambda: heads(8, 8), "heads 16 to 128 wide, not 8"),
+        (lambda: heads(8, 130), "heads 16 to 128 wide, not 130"),
+        (lambda: heads(8, 16, torch.float64), "not torch.float64"),
+        (lambda: heads(8, 16, torch.float16, torch.float32), "throughout, not torch.float16, torch.float16"),
+        (lambda: heads(1_048_561, 16), "up to 1048560 tokens, not 1048561"),
+        (lambda: (*(meta(1, 20, 1_000_000, 128),) * 3, 2 * (meta(1, 1, 1_000_000, 64),)), "2^31 or more apart"),
+    ],
+)
+def test_attention_says_what_it_does_not_take(question, reason):
+    assert reason in why(attention, *question())
+
+
+def test_wavelets_say_what_they_do_not_take():
+    assert why(wavelets, meta(2, 10_000), (1.0,) * 64, padding="zero", kernel="odd", patch=(4, 50)) == ""
+    assert "float64" in why(wavelets, meta(2, 100, dtype=torch.float64), (1.0,))
+    assert "64 scales of 40000000 are 2^31 or more" in why(wavelets, meta(1, 40_000_000), (1.0,) * 64)
+    assert "up to 65535 samples at 64 scales, not 100000" in why(
+        wavelets, meta(2, 100_000), (1.0,) * 64, patch=(4, 100_000)
+    )
+
+
+def test_a_gpu_that_is_too_old_or_not_nvidia_s_is_refused_with_what_it_has(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, reason in (
+        ((7, 5), "compute capability 8.0 or more, and this one has 7.5"),
+        ((8, 0), ""),
+        ((12, 0), ""),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, capability=capability: capability)
+        for device in (None, torch.device("cuda"), torch.device("cuda", 1)):
+            assert no_triton(device).endswith(reason)
+            assert bool(no_triton(device)) == bool(reason)
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert no_triton() == "its kernels are for NVIDIA GPUs"
+
+
+def test_a_compiled_call_asks_the_gpu_without_leaving_the_graph():
+    call = torch.compile(lambda x: x + len(dispatch._unfit(False, None)), fullgraph=True, backend="eager")
+    assert call(torch.zeros(2)).tolist() == [len(dispatch._unfit(False, None))] * 2
