@@ -1,5 +1,6 @@
 """Small batches, specs and pipelines that the tests of the core share."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tstk.config import resolve
 from tstk.records import Series, Spec
 from tstk.registry import Entry, registry
 
+_DATA_ROOT = os.environ.get("TSTK_DATA")
+
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job that a shell put into the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,6 +23,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job that a shel
 def no_cache(tmp_path_factory, monkeypatch):
     """Whoever runs the tests may have fetched data: here none are."""
     monkeypatch.setenv("TSTK_CACHE", str(tmp_path_factory.getbasetemp() / "no-cache"))
+
+
+@pytest.fixture(scope="session")
+def archive():
+    """Root of the benchmark data: TSTK_DATA, or shared/data beside the repository."""
+    root = Path(_DATA_ROOT) if _DATA_ROOT else Path(__file__).parents[2] / "shared" / "data"
+    if not (root / "ucr").is_dir():
+        pytest.skip("no benchmark data: set TSTK_DATA to their folder")
+    return root
 
 
 def ragged_batch(batch=4, channels=2, length=24, classes=3, seed=0):

@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.checkpoint import load
-from tstk.data.dataset import statistics
+from tstk.data.dataset import Dataset, statistics
 from tstk.data.find import locate, reader_for
 from tstk.data.load import load as load_data
 from tstk.data.load import load_part
 from tstk.data.parts import Labelled, Part
-from tstk.errors import DataError, OptionError
+from tstk.errors import DataError, OptionError, TstkError
 from tstk.pipeline import Pipeline
 from tstk.rundir import read_config
 from tstk.scoring.evaluate import evaluate, in_order
 from tstk.scoring.features import Features, Pool, vectors
-from tstk.scoring.naive import Scores, baselines, majority
+from tstk.scoring.naive import Baselines, baselines, majority
+from tstk.scoring.simple_classifiers import CLASSIFIERS
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -58,7 +59,10 @@ def score(
     label: str | None = None,
     batch_size: int = 256,
 ) -> dict[str, Any]:
-    """Scores of a run, and of a trivial answer beside them.
+    """Scores of a run, and of the baselines beside them.
+
+    Baselines of classification learn from the run's training data, which are read again; where they cannot be, the
+    majority class alone is scored.
 
     Args:
         run: its directory
@@ -68,7 +72,7 @@ def score(
         batch_size: series at a time
 
     Returns:
-        "data", "size", "scores" and "baselines"
+        "data", "size", "scores", "baselines" and "baselines_skipped"
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -79,11 +83,13 @@ def score(
     if pipeline.head is not None and pipeline.spec.horizon is None and part.y is None:
         raise DataError(f"{name}: these series have no labels, so there is nothing to score; try tstk predict {run}")
     seed = found["config"].get("train", {}).get("seed", 0)
+    simple = _baselines(pipeline, found, part, data_root)
     return {
         "data": name,
         "size": len(part),
         "scores": evaluate(pipeline, part, seed=seed, batch_size=batch_size),
-        "baselines": _baselines(pipeline, part),
+        "baselines": simple.scores,
+        "baselines_skipped": simple.skipped,
     }
 
 
@@ -255,11 +261,17 @@ def _part(
             assert isinstance(other, Labelled)
             pipeline.take(*statistics(other.x))
         return use, other
-    options = {k: v for k, v in found["config"]["data"].items() if k != "use"}
-    part = load_data(use, **{**options, "data_root": root, "label": label or options["label"]}).test
+    part = _own_dataset(found, data_root, label).test
     if part is None:
         raise DataError(f"{use}: the run's data have no test part; name other data with --data")
     return use, part
+
+
+def _own_dataset(found: dict[str, Any], data_root: str | None, label: str | None = None) -> Dataset:
+    """The data set of a run, as it was trained on it."""
+    use, root = _own(found, None, data_root)
+    options = {k: v for k, v in found["config"]["data"].items() if k != "use"}
+    return load_data(use, **{**options, "data_root": root, "label": label or options["label"]})
 
 
 def _collected(pipeline: Pipeline, part: Part, batch_size: int, answer: Any) -> Tensor:
@@ -267,13 +279,20 @@ def _collected(pipeline: Pipeline, part: Part, batch_size: int, answer: Any) -> 
         return torch.cat([answer(series).cpu() for series in in_order(part, batch_size, pipeline.mean.device)])
 
 
-def _baselines(pipeline: Pipeline, part: Part) -> Scores:
-    """As `naive.baselines`, from what the run knows of its training part; of seasons it knows nothing."""
+def _baselines(pipeline: Pipeline, found: dict[str, Any], part: Part, data_root: str | None) -> Baselines:
+    """Score the baselines; those of a table are made without its training part."""
     if pipeline.spec.horizon is not None:
-        return baselines(pipeline, part, part)
+        return baselines(pipeline, [part], part)
     if pipeline.head is None or part.y is None:
-        return {}
-    return majority(torch.tensor(pipeline.spec.counts), part.y)
+        return Baselines()
+    try:
+        train = _own_dataset(found, data_root)
+        if list(train.classes) != found["data"]["classes"] or len(train.channels) != pipeline.spec.channels:
+            raise DataError(f"{train.name}: the data have changed since the run was trained")
+    except TstkError as e:
+        reason = f"needs the training data of the run: {' '.join(str(e).split())}"
+        return Baselines(majority(torch.tensor(pipeline.spec.counts), part.y), dict.fromkeys(CLASSIFIERS, reason))
+    return baselines(pipeline, train.training_parts, part)
 
 
 def _dates(use: str, data_root: str | None, steps: int) -> NDArray[np.datetime64] | None:

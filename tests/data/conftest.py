@@ -1,27 +1,13 @@
-"""Where the benchmark data lie, and small files to read."""
-
-import os
-from pathlib import Path
+"""Small files to read."""
 
 import numpy as np
 import pytest
-
-_GIVEN = os.environ.get("TSTK_DATA")
 
 
 @pytest.fixture(autouse=True)
 def no_root(monkeypatch):
     """Tests see only the embedded set unless they name a root."""
     monkeypatch.delenv("TSTK_DATA", raising=False)
-
-
-@pytest.fixture(scope="session")
-def archive():
-    """Root of the benchmark data: TSTK_DATA, or shared/data beside the repository."""
-    root = Path(_GIVEN) if _GIVEN else Path(__file__).parents[3] / "shared" / "data"
-    if not (root / "ucr").is_dir():
-        pytest.skip("no benchmark data: set TSTK_DATA to their folder")
-    return root
 
 
 TS = "@problemName Toy\n@timeStamps false\n@univariate false\n@classLabel true a b\n@data\n"

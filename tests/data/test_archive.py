@@ -6,43 +6,6 @@ import torch
 
 from tstk.data import load
 
-# Test accuracy of one nearest neighbour with Euclidean distance, as the archives publish it.
-NEAREST = {
-    "ArrowHead": 0.8000,
-    "GunPoint": 0.9133,
-    "ItalyPowerDemand": 0.9553,
-    "SyntheticControl": 0.8800,
-    "BasicMotions": 0.6000,
-    "JapaneseVowels": 0.9162,
-    "NATOPS": 0.8389,
-    "AtrialFibrillation": 0.2667,
-    "Epilepsy": 0.6304,
-}
-
-
-def flat(part, length):
-    """[N, C*T] with zeros beyond the end, and labels."""
-    batch = part.batch(torch.arange(len(part)))
-    x = torch.nn.functional.pad(batch.x, (0, length - batch.x.shape[2]))
-    return x.flatten(1).double(), batch.y
-
-
-@pytest.mark.parametrize("name", NEAREST)
-def test_a_nearest_neighbour_scores_what_the_archive_publishes(archive, name):
-    data = load(name, data_root=str(archive), val_data="test")
-    train, y = flat(data.train, data.spec.length)
-    test, truth = flat(data.test, data.spec.length)
-    found = y[torch.cdist(test, train, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)]
-    assert round((found == truth).double().mean().item(), 4) == NEAREST[name]
-
-
-def test_the_embedded_set_scores_what_its_readme_says():
-    data = load(val_data="test")
-    train, y = flat(data.train, 128)
-    test, truth = flat(data.test, 128)
-    found = y[torch.cdist(test, train, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)]
-    assert round((found == truth).double().mean().item(), 4) == 0.4537
-
 
 @pytest.mark.parametrize(("name", "day"), [("ETTh1", 24), ("ETTm1", 96)])
 def test_the_electricity_tables_are_cut_where_the_literature_cuts_them(archive, name, day):

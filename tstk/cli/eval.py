@@ -1,4 +1,4 @@
-"""`tstk eval`: how good a run is, beside a trivial answer."""
+"""`tstk eval`: how good a run is, beside the baselines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 import rich_click
 
 from tstk.cli.run_options import applied
-from tstk.cli.say import as_json, examples, scores
+from tstk.cli.say import as_json, baseline_notes, examples, scores
 
 
 @click.command(
@@ -28,3 +28,4 @@ def command(run: str, data: str | None, data_root: str | None, label: str | None
         return
     scores({run: result["scores"], **result["baselines"]})
     click.echo(f"\n{result['size']:,} series or windows of {result['data']}")
+    baseline_notes(result["scores"], result)

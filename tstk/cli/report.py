@@ -19,7 +19,7 @@ from tstk.cli.say import examples
 def command(run: str, data_root: str | None, out: str | None) -> None:
     """Write one page with all that is known of a run.
 
-    Scores beside the baseline, curves, answers on the test part, embeddings, and every option with its source. The
+    Scores beside the baselines, curves, answers on the test part, embeddings, and every option with its source. The
     page needs no other file and no network. Drawing takes matplotlib: pip install 'tstk-core[plot]'.
     """
     from tstk.report import report

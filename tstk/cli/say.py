@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tstk.scoring.shown import FURTHER, MEASURES, number
+from tstk.scoring.shown import FURTHER, MEASURES, beaten_by, number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,6 +73,19 @@ def scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
     # a single term is the loss itself
     shown = [n for n in (*tasks, *terms, *(["loss"] if len(terms) != 1 else [])) if n in names]
     table(["score", *full], [[n, *(_cell(part, n) for part in full.values())] for n in shown], right=list(full))
+
+
+def baseline_notes(scores: Mapping[str, float], result: Mapping[str, Any]) -> None:
+    """Say which baselines were skipped, and which are better than the model.
+
+    Args:
+        scores: of the model
+        result: with "baselines" and "baselines_skipped"
+    """
+    for name, reason in result.get("baselines_skipped", {}).items():
+        note(f"note: baseline {name} was skipped: {reason}")
+    for sentence in beaten_by(scores, result["baselines"]):
+        click.echo(click.style(sentence, fg="yellow"))
 
 
 def _cell(part: Mapping[str, Any], name: str) -> str | None:

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from tstk.cli.complete import names, runs
 from tstk.cli.options import TYPED, Configured
-from tstk.cli.say import as_json, curve, examples, note, scores, table
+from tstk.cli.say import as_json, baseline_notes, curve, examples, note, scores, table
 from tstk.config import Config
 from tstk.errors import OptionError, TstkError
 from tstk.registry import SLOTS
@@ -194,6 +194,7 @@ def _report(result: dict[str, Any], out: Path) -> None:
             + ("npz" if result["task"] == "forecasting" else "csv")
         )
     click.echo(f"  tstk embed {run} --out embeddings.npz")
+    baseline_notes(result["test"], result)
 
 
 def _dry_run(config: Config) -> None:

@@ -112,6 +112,7 @@ def series(
         std=std,
         notes=notes,
         split=split,
+        val_from_train=not borrow and "val" not in raws,
     )
 
 

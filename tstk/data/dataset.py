@@ -34,6 +34,7 @@ class Dataset:
         split: how the parts were made, one phrase
         resize: samples to which each series was stretched or pressed, if it was
         univariate: each channel became a series of its own, so that a model takes any number of channels
+        val_from_train: the validation series were split off the training part
     """
 
     name: str
@@ -51,6 +52,12 @@ class Dataset:
     split: str = ""
     resize: int | None = None
     univariate: bool = False
+    val_from_train: bool = False
+
+    @property
+    def training_parts(self) -> list[Part]:
+        """The training part as the files have it: with the validation series, if they were split off it."""
+        return [self.train, self.val] if self.val_from_train else [self.train]
 
     @property
     def parts(self) -> dict[str, Part]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tstk.registry import SLOTS
 from tstk.report.known import Known
 from tstk.report.page import BLUE, DIM, ORANGE, Section, panel, panels, paragraph, table
-from tstk.scoring.shown import number
+from tstk.scoring.shown import beaten_by, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ def title(known: Known) -> str:
 
 
 def opening(known: Known) -> Section:
-    """Title, score cards beside the baseline, and the facts."""
+    """Title, score cards beside the baselines, and the facts."""
     result = known.result
     part, scores = _scores(known)
     trivial = result.get("baselines", {})
@@ -48,10 +48,12 @@ def opening(known: Known) -> Section:
         "time": f"{result['seconds']:,.1f} s" if result else None,
     }
     rows = "".join(f'<tr><th>{k}</th><td class="value">{escape(str(v))}</td></tr>' for k, v in facts.items() if v)
+    beaten = "".join(paragraph(sentence) for sentence in beaten_by(scores, trivial))
     unfinished = "" if result else paragraph("Training did not come to its end: the weights are the best so far.")
     return Section(
         "",
-        f'<h1>{escape(title(known))}</h1>{unfinished}<div class="cards">{"".join(cards)}</div><table>{rows}</table>',
+        f'<h1>{escape(title(known))}</h1>{unfinished}<div class="cards">{"".join(cards)}</div>{beaten}'
+        f"<table>{rows}</table>",
     )
 
 

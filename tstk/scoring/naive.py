@@ -1,8 +1,13 @@
-"""Simple answers, to be shown beside every score: the majority class, the last value, the last season, a linear map."""
+"""Baselines, to be shown beside every score.
+
+Classification: the majority class, the nearest neighbour, a logistic regression on summary features. Forecasting: the
+last value, the last season, a linear map.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,36 +17,74 @@ from torch.nn import functional as F
 from tstk.records import Series
 from tstk.scoring.evaluate import classified, in_order
 from tstk.scoring.measures import Measures
+from tstk.scoring.simple_classifiers import CLASSIFIERS, labelled_arrays, why_too_large
 
 if TYPE_CHECKING:
     from tstk.data.parts import Part
     from tstk.pipeline import Pipeline
+    from tstk.records import Spec
 
 Scores = dict[str, dict[str, float]]
 Answer = Callable[[Series], Tensor]
 
 
-def baselines(pipeline: Pipeline, train: Part, part: Part, batch_size: int = 256) -> Scores:
-    """What trivial answers score, by what they are.
-
-    Forecasting: the last value repeated; the last season repeated, whose period is the one that fits the training part
-    best; and a linear map, unless the training part is all there is.
+@dataclass
+class Baselines:
+    """Scores of the baselines, and why some were left out.
 
     Args:
-        train: what a trivial answer may learn from
-        part: what to answer for
+        scores: by the baseline's name
+        skipped: name -> the reason
+    """
+
+    scores: Scores = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def baselines(pipeline: Pipeline, train: Sequence[Part], part: Part, batch_size: int = 256) -> Baselines:
+    """Score the baselines of the pipeline's task.
+
+    Classification: the majority class, and the classifiers of `simple_classifiers`, which learn from all training
+    parts. Forecasting: the last value repeated; the last season repeated, whose period is the one that fits the first
+    training part best; and a linear map, unless the training part is the part to forecast.
+
+    Args:
+        train: labelled series of training and those split off it for validation; of tables the first part counts
+        part: what to predict
     """
     if pipeline.spec.horizon is not None and (pipeline.head is not None or pipeline.foretells):
-        lag = period(train)
+        lag = period(train[0])
         answers: dict[str, Answer] = {"last value": last_value}
         if lag > 1:
             answers[f"last {lag} values"] = lambda series: last_season(series, lag)
-        if train is not part:
-            answers["linear"] = linear(train, pipeline.std.cpu())
-        return {what: _errors(answer, part, pipeline, batch_size) for what, answer in answers.items()}
-    if pipeline.head is not None and part.y is not None and train.y is not None:
-        return majority(torch.bincount(train.y), part.y)
-    return {}
+        if train[0] is not part:
+            answers["linear"] = linear(train[0], pipeline.std.cpu())
+        return Baselines({what: _errors(answer, part, pipeline, batch_size) for what, answer in answers.items()})
+    if pipeline.head is None or part.y is None or any(one.y is None for one in train):
+        return Baselines()
+    return classification_baselines(train, part, pipeline.spec)
+
+
+def classification_baselines(train: Sequence[Part], part: Part, spec: Spec) -> Baselines:
+    """Score the majority class and the simple classifiers; those that would take too long are skipped.
+
+    Args:
+        train: labelled parts to learn from; the majority is that of the first
+        part: labelled, what to predict
+        spec: of the data
+    """
+    assert train[0].y is not None
+    assert part.y is not None
+    found = Baselines(majority(torch.bincount(train[0].y), part.y))
+    if not found.scores:
+        return found
+    reasons = {name: why_too_large(name, train, part, spec) for name in CLASSIFIERS}
+    found.skipped = {name: reason for name, reason in reasons.items() if reason}
+    if chosen := [name for name in CLASSIFIERS if not reasons[name]]:
+        known, test = labelled_arrays(train, spec.length), labelled_arrays([part], spec.length)
+        for name in chosen:
+            found.scores[name] = classified(test.y, CLASSIFIERS[name]().fit(known).predict(test))
+    return found
 
 
 def majority(counts: Tensor, y: Tensor) -> Scores:

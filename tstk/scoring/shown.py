@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 MEASURES = ("accuracy", "f1_macro", "mse", "mae", "probe")
 """Scores of a task, shown before the terms of the loss."""
 FURTHER = ("mase", "smape", "crps")
 """Scores of a task that are shown where there is room."""
+
+
+def beaten_by(scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return a sentence for each baseline with a better accuracy, or a lower mean square error, than these scores."""
+    sentences = []
+    for name, others in baselines.items():
+        for score, sign in (("accuracy", 1), ("mse", -1)):
+            if score in scores and score in others and sign * others[score] > sign * scores[score]:
+                values = f"{number(scores[score])} against {number(others[score])}"
+                sentences.append(f"This model loses to the baseline {name}: {score} {values}.")
+    return sentences
 
 
 def number(value: float) -> str:

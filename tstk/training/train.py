@@ -26,7 +26,7 @@ from tstk.pipeline import Pipeline
 from tstk.records import Spec
 from tstk.rundir import RESULT, WEIGHTS, DiskFull, alone, is_unfinished, read_config, write_json
 from tstk.scoring.evaluate import evaluate
-from tstk.scoring.naive import baselines
+from tstk.scoring.naive import Baselines, baselines
 from tstk.training.engine import Fitted, Watcher, fit
 from tstk.training.last import Last
 
@@ -202,12 +202,14 @@ def _train(
 def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, command: str) -> dict[str, Any]:
     task = "pretraining" if pipeline.head is None and not pipeline.foretells else data.task
     part = data.test
+    simple = baselines(pipeline, data.training_parts, part) if part is not None else Baselines()
     return {
         "task": task,
         "data": data.name,
         "test": evaluate(pipeline, part, seed=config.options("train")["seed"]) if part is not None else {},
         "val": fitted.best["val"],
-        "baselines": baselines(pipeline, data.train, part) if part is not None else {},
+        "baselines": simple.scores,
+        "baselines_skipped": simple.skipped,
         "selected": {"epoch": fitted.best["epoch"], "of": len(fitted.history), "by": config.options("train")["select"]},
         "parameters": sum(p.numel() for p in pipeline.parameters()),
         "trainable": sum(p.numel() for p in pipeline.parameters() if p.requires_grad),
