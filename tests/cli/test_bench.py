@@ -67,6 +67,10 @@ def test_a_recipe_is_a_method_and_its_last_stage_is_scored(tstk, tmp_path):
         (["--method", "a=--loss next-code --tokenizer patch"], "needs discrete tokens"),
         (["--method", "a=--head linear", "--seeds", "1,x"], "expected whole numbers"),
         (["--method", "a=--head linear", "--data", "har-dmeo"], "Did you mean 'har-demo'?"),
+        (["--method", "a=peer:1nm"], "No peer is called '1nm'. Did you mean '1nn'?"),
+        (["--method", "a=peer:1nn --steps 2"], "a peer takes no options of its own; leave out --steps 2"),
+        (["--method", "a=peer:1nn", "--common", "--steps 2"], "--steps: has no meaning for a peer"),
+        (["--method", "a=peer:1nn", "--common", "--device cuda"], "--device: has no meaning for a peer"),
         ([], "no methods"),
     ],
 )
@@ -87,6 +91,21 @@ def test_a_slip_is_told_before_anything_runs(refused, words, said):
 def test_a_slip_in_the_file_is_told(refused, tmp_path, text, said):
     (tmp_path / "b.toml").write_text(text)
     assert said in refused("bench", "b.toml", "--data", "har-demo", "--out", "out")
+
+
+def test_peers_of_flags_and_files_are_compared_on_the_data_as_the_common_options_have_them(tstk, tmp_path):
+    (tmp_path / "b.toml").write_text('common = "--threads 1 --device cpu --labels 0.1"\n[methods]\nn = "peer:1nn"\n')
+    result = tstk("bench", "b.toml", "--method", "l=peer:logistic", "--data", "har-demo", "--out", "out", "--json")
+    assert result.exit_code == 0, result.output
+    cells = json.loads(result.stdout)["cells"]
+    assert [(c["method"], c["by"]) for c in cells] == [("n", "peer"), ("l", "peer")]
+    assert cells[0]["scores"]["accuracy"] != pytest.approx(0.4537, abs=1e-4)
+
+
+def test_a_peer_that_is_not_installed_is_told_before_anything_runs(refused, monkeypatch):
+    monkeypatch.setattr("tstk.scoring.peers.find_spec", lambda name: None)
+    said = refused("bench", "--method", "a=peer:minirocket", "--data", "har-demo", "--out", "out")
+    assert "peer:minirocket needs aeon: pip install 'tstk-core[aeon]'" in said
 
 
 def test_a_failing_cell_makes_the_exit_code_one_and_the_rest_runs(tstk, small, tmp_path):

@@ -30,6 +30,7 @@ NAME = re.compile(r"\w[\w.+=-]*")
     cls=rich_click.RichCommand,
     epilog=examples(
         "tstk bench --method cot='--head cot' --method linear='--head linear' --data GunPoint,ArrowHead --out bench",
+        "tstk bench --method cot='--head cot' --method nearest=peer:1nn --data GunPoint --out bench",
         "tstk bench bench.toml --seeds 0,1,2 --out bench",
     ),
 )
@@ -39,8 +40,8 @@ NAME = re.compile(r"\w[\w.+=-]*")
     "methods",
     multiple=True,
     metavar="NAME=FLAGS",
-    help="something to compare: flags of tstk train, or RECIPE [--set STAGE.OPTION=VALUE]; one without a head is "
-    "scored by a linear probe",
+    help="something to compare: flags of tstk train, RECIPE [--set STAGE.OPTION=VALUE], or peer:NAME (1nn, logistic, "
+    "minirocket, multirocket-hydra); one without a head is scored by a linear probe",
 )
 @rich_click.option("--data", metavar="NAME|PATH,...", help="data sets, commas between them")
 @rich_click.option("--seeds", metavar="int,...", help="seeds of training, commas between them; 0 if not given")
@@ -176,9 +177,14 @@ def _method(text: str, shared: list[str], first: str) -> Method:
     """A method from its words, tried on the first data set without reading it."""
     from tstk.recipe import configs, read_recipe
     from tstk.scoring.bench import Method, by_config, by_recipe
+    from tstk.scoring.peers import PREFIX, by_peer
 
     words = shlex.split(text)
     said = shlex.join([*words, *shared])
+    if words and words[0].startswith(PREFIX):
+        if words[1:]:
+            raise OptionError(f"{text}: a peer takes no options of its own; leave out {shlex.join(words[1:])}")
+        return Method(said, by_peer(words[0].removeprefix(PREFIX), _config(shared)))
     if not words or words[0].startswith("-"):
         make = _config([*shared, *words])
         _rehearsed(make(first, 0))
@@ -274,3 +280,5 @@ class _Progress:
         scores = {k: v for k, v in cell.facts.get("scores", {}).items() if k in ("accuracy", "mse")}
         said = cell.error or ", ".join(f"{k} {number(v)}" for k, v in scores.items()) + f", {cell.facts['seconds']:g} s"
         note(f"{at}/{of} {who}: {'failed: ' if cell.error else ''}{said}")
+        for line in cell.facts.get("notes", []):
+            note(f"note: {line}")

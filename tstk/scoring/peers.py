@@ -1,0 +1,179 @@
+"""Classifiers that are not trained by this toolkit, as methods of a bench: `--method minirocket=peer:minirocket`.
+
+A peer learns from the training part as the files have it, validation series included, and predicts the test part once.
+Those of aeon (https://www.aeon-toolkit.org) are imported when they are built: `pip install 'tstk-core[aeon]'`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tstk.config import Config
+from tstk.data.load import load
+from tstk.errors import DataError, NameUnknown, OptionError, did_you_mean
+from tstk.scoring.bench import Run
+from tstk.scoring.evaluate import classified, standard_error
+from tstk.scoring.simple_classifiers import (
+    Classifier,
+    LabelledArrays,
+    NearestNeighbor,
+    SummaryLogistic,
+    labelled_arrays,
+)
+from tstk.training.devices import threads as cpu_threads
+
+PREFIX = "peer:"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A classifier to compare with.
+
+    Args:
+        build: (seed, threads) -> the classifier
+        package: the distribution that it comes from
+    """
+
+    build: Callable[[int, int], Classifier]
+    package: str = "tstk-core"
+
+
+class AeonPeer:
+    """A classifier of aeon with its default options; its series are made complete and equally long first.
+
+    Args:
+        path: "module:Class"
+        seed: of its random kernels
+        threads: of the CPU
+        min_length: samples that it needs at least
+    """
+
+    def __init__(self, path: str, seed: int, threads: int, min_length: int) -> None:
+        module, _, name = path.partition(":")
+        self.classifier = getattr(import_module(module), name)(random_state=seed, n_jobs=threads)
+        self.min_length = min_length
+
+    def fit(self, train: LabelledArrays) -> AeonPeer:
+        """Learn from series with their classes."""
+        self.classifier.fit(self._complete(train), train.y.numpy())
+        return self
+
+    def predict(self, test: LabelledArrays) -> Tensor:
+        """[N] class index."""
+        return torch.as_tensor(self.classifier.predict(self._complete(test)))
+
+    def _complete(self, data: LabelledArrays) -> Any:
+        short = max(0, self.min_length - data.x.shape[2])
+        return F.pad(fill_forward(data), (0, short), mode="replicate").float().numpy()
+
+    def changes(self, data: LabelledArrays) -> list[str]:
+        """Say what is done to series before this classifier sees them, a sentence each."""
+        sentences = []
+        length = data.x.shape[2]
+        if shorter := int((data.lengths < length).sum()):
+            sentences.append(f"{shorter} series are shorter than {length} samples and padded with their last value")
+        within = torch.arange(length) < data.lengths[:, None, None]
+        if data.observed is not None and (gaps := int((within & ~data.observed).sum())):
+            sentences.append(f"{gaps} missing values are filled with the last one observed before them, else the next")
+        if length < self.min_length:
+            sentences.append(f"series of {length} samples are padded to {self.min_length} with their last value")
+        return sentences
+
+
+def fill_forward(data: LabelledArrays) -> Tensor:
+    """[N, C, T] with the last observed value in place of each unobserved one; before the first, the first; else 0."""
+    if data.observed is None:
+        return data.x
+    steps = torch.arange(data.x.shape[2])
+    last = torch.where(data.observed, steps, -1).cummax(-1).values
+    first = data.observed.int().argmax(-1, keepdim=True)
+    return data.x.gather(-1, torch.where(last < 0, first, last))
+
+
+def _aeon(name: str, min_length: int) -> Peer:
+    path = f"aeon.classification.convolution_based:{name}"
+    return Peer(lambda seed, threads: AeonPeer(path, seed, threads, min_length), "aeon")
+
+
+PEERS = {
+    "1nn": Peer(lambda seed, threads: NearestNeighbor()),
+    "logistic": Peer(lambda seed, threads: SummaryLogistic()),
+    "minirocket": _aeon("MiniRocketClassifier", 9),
+    "multirocket-hydra": _aeon("MultiRocketHydraClassifier", 10),
+}
+
+
+def by_peer(name: str, make: Callable[[str, int], Config]) -> Run:
+    """A method that is a peer.
+
+    Args:
+        name: of `PEERS`
+        make: (data, seed) -> config, of which the options of the data and the number of threads hold
+
+    Raises:
+        NameUnknown: there is no such peer
+        OptionError: its package is not installed, or an option has no meaning for a peer
+    """
+    if name not in PEERS:
+        raise NameUnknown(f"No peer is called {name!r}.{did_you_mean(name, PEERS)} There are: {', '.join(PEERS)}.")
+    peer = PEERS[name]
+    if peer.package == "aeon" and find_spec("aeon") is None:
+        raise OptionError(f"{PREFIX}{name} needs aeon: pip install 'tstk-core[aeon]'")
+    _refuse_options(make("har-demo", 0))
+
+    def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
+        config = make(data, seed)
+        held = load(data, **config.options("data"))
+        if held.task != "classification" or held.test is None or held.test.y is None:
+            raise DataError(f"{held.name}: a peer needs labelled series with a training and a test part")
+        train = labelled_arrays(held.training_parts, held.spec.length)
+        test = labelled_arrays([held.test], held.spec.length)
+        with cpu_threads(config.options("train")["threads"]):
+            classifier = peer.build(seed, torch.get_num_threads())
+            begin = time.perf_counter()
+            classifier.fit(train)
+            fitted = time.perf_counter()
+            predicted = classifier.predict(test)
+            end = time.perf_counter()
+        folder.mkdir(parents=True, exist_ok=True)
+        return {
+            "scores": classified(test.y, predicted)
+            | {"accuracy_se": standard_error(test.y, predicted, held.test.groups)},
+            "by": "peer",
+            "package": f"{peer.package} {version(peer.package)}",
+            "fit_seconds": round(fitted - begin, 3),
+            "predict_seconds": round(end - fitted, 3),
+            "notes": [
+                f"{part}: {sentence}"
+                for part, arrays in (("train", train), ("test", test))
+                if isinstance(classifier, AeonPeer)
+                for sentence in classifier.changes(arrays)
+            ],
+        }
+
+    return run
+
+
+def _refuse_options(config: Config) -> None:
+    """Refuse what was typed and has no meaning for a peer."""
+    typed = [key for key, source in config.sources.items() if source == "flag"]
+    kept = [key for key in typed if not key.startswith("data.") and key not in ("train.threads", "train.seed")]
+    if config.options("train")["device"] in ("auto", "cpu"):
+        kept = [key for key in kept if key != "train.device"]
+    if kept:
+        names = ", ".join("--" + key.removeprefix("train.").replace("_", "-") for key in kept)
+        raise OptionError(
+            f"{names}: has no meaning for a peer, which takes options of the data and --threads; "
+            "give it to the methods that train"
+        )
