@@ -17,6 +17,8 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE, OUT = HERE / "page.md", HERE.parent / "docs" / "kernels.md"
 RESULTS = HERE / "results"
+CLASSIFICATION = RESULTS / "classification"
+"""Scores of `benchmarks.classification`, no timings of kernels."""
 COMPILED = RESULTS / "compiled.json"
 MARK = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
 DEVICES = {"cpu": "On a CPU", "cuda": "On an NVIDIA GPU"}
@@ -191,7 +193,11 @@ def main() -> int:
     """Write the page, or say why not."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.render")
     parser.add_argument(
-        "results", nargs="*", type=Path, default=sorted(RESULTS.glob("*/")), help="folders, one per device"
+        "results",
+        nargs="*",
+        type=Path,
+        default=sorted({path.parent for path in RESULTS.glob("*/*.json")} - {CLASSIFICATION}),
+        help="folders, one per device",
     )
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
