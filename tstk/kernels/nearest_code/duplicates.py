@@ -53,20 +53,17 @@ def _keys(rows: Tensor) -> Tensor:
         roots = rows.double().abs().sqrt().sqrt().sqrt() * rows.sign()
         whole, factors = (roots * 2**46.5).long(), _odd_numbers(rows.shape[1], rows.device)
     else:
-        whole, factors = _bits(rows).long() * 0x9E3779B97F4A7C1, _factors(rows.shape[1], rows.device)
+        bits = (rows + 0.0).view(torch.int32)  # the sum of -0 and 0 is 0
+        whole, factors = bits.long() * 0x9E3779B97F4A7C1, _factors(rows.shape[1], rows.device)
         whole = whole ^ (whole >> 32)  # the low bits of round numbers are all 0; let the high ones count there too
     return (whole * factors).sum(1)
 
 
 def _may_repeat(rows: Tensor) -> bool:
-    """Whether two rows could be equal; False is certain."""
-    keys = _bits(rows).numpy() @ _factors(rows.shape[1], rows.device).numpy()
-    keys.sort()
-    return bool(np.any(keys[1:] == keys[:-1]))
-
-
-def _bits(rows: Tensor) -> Tensor:
-    return (rows + 0.0).view(torch.int32)  # the sum of -0 and 0 is 0
+    """Whether two rows could be equal; where the first two numbers tell all rows apart, they are not."""
+    start = np.add(rows[:, :2].numpy(), np.float32(0), order="C")  # the sum of -0 and 0 is 0
+    keys = np.sort(start.view(f"i{4 * start.shape[1]}"), axis=0)
+    return bool((keys[1:] == keys[:-1]).any())
 
 
 def _odd_numbers(count: int, device: torch.device) -> Tensor:

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tstk.kernels.dispatch import interpreted
+from tstk.kernels.nearest_code.reference import LARGEST
 from tstk.kernels.tuning import tuned
 
 CONFIGS: dict[tuple[str, int], dict[str, Any]] = tuned(
@@ -36,6 +37,7 @@ SEGMENTS = 64
 """Into how many parts the rows are divided where programs own codes."""
 
 LOWEST: tl.constexpr = tl.constexpr(-60.0)
+FARTHEST: tl.constexpr = tl.constexpr(LARGEST)
 
 
 def _tiles(kernel: str, d: int) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def _search(
     for d0 in tl.static_range(0, D, BLOCK_D):
         x = _centred(z, middle, rows, N, d0, D, BLOCK_D)
         square += tl.sum(x * x, 1)
-    fine = tl.abs(square) < float("inf")
+    fine = square <= FARTHEST
     best = tl.full((BLOCK_N,), float("inf"), tl.float32)
     which = tl.zeros((BLOCK_N,), tl.int32)
     for k0 in range(0, K, BLOCK_K):
@@ -200,7 +202,8 @@ def _to_codes(
 
 def _search_launch(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     c, middle, lengths = _prepared(codes)
-    c, lengths = c.nan_to_num(), lengths.nan_to_num()  # a code that is not finite is told by the mean
+    middle = middle.where((lengths <= LARGEST).all(), torch.nan)  # then no vector is near enough
+    c, lengths = c.nan_to_num(), lengths.nan_to_num()
     n, d = z.shape
     ids, squares = z.new_empty(n, dtype=torch.long), z.new_empty(n, dtype=torch.float32)
     tiles = _tiles("search", d)
