@@ -49,6 +49,13 @@ def test_so_they_are_for_random_questions(rope, seed):
 
 
 @pytest.mark.parametrize(("n", "d"), [SHORT, LONG])
+@pytest.mark.parametrize("scale", [0.0, -0.7, -1e-40, 1e-50])
+def test_any_finite_scale_is_taken_forward_and_backward(rope, scale, n, d):
+    for ragged in (False, True):
+        rope(2, 2, n, d, ragged=ragged, causal=True, scale=scale, device=DEVICE).agrees("triton", 1e-5)
+
+
+@pytest.mark.parametrize(("n", "d"), [SHORT, LONG])
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_query_that_may_see_no_key_gives_zero_and_no_nan_in_any_gradient(rope, causal, n, d):
     case = rope(3, 2, n, d, causal=causal, device=DEVICE)
