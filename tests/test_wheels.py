@@ -84,9 +84,7 @@ def test_each_wheel_is_listed_with_its_version_and_licence_and_no_fault(python):
     assert rows.keys() >= PROJECTS.keys()
     for name in PROJECTS:
         burdens = [line for line in rows[name]["burdens"] if "s to import" not in line]  # it may be a crowded machine
-        assert (rows[name]["faults"], burdens, rows[name]["licence"]) == ([], [], "Apache-2.0"), rows[
-            name
-        ]
+        assert (rows[name]["faults"], burdens, rows[name]["licence"]) == ([], [], "Apache-2.0"), rows[name]
         assert rows[name]["version"]
 
 

@@ -4,8 +4,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tstk.errors import NameUnknown, NeedsError
 from tstk.kernels import nearest_code, using
-from tstk.kernels.nearest_code import torch as torch_backend
 from tstk.kernels.nearest_code import assignment_entropy, code_sums, quantize, soft_assignment, usage
+from tstk.kernels.nearest_code import torch as torch_backend
 from tstk.kernels.nearest_code.duplicates import first_identical
 
 SHAPES = [  # N, K, d
@@ -104,7 +104,7 @@ def with_repeats(n, k, d, seed=0):
     ends = {at for size in (8, 16, 32, 64, 128, 256, 512) for edge in range(0, k + 1, size) for at in (edge - 1, edge)}
     ends = torch.tensor(sorted(at for at in ends | {0, 1, k - 2, k - 1} if 0 <= at < k))
     codes[ends] = codes[ends[torch.randint(len(ends), (len(ends),), generator=draw)]]
-    z[: len(codes) // 2] = codes[: n][: len(codes) // 2]
+    z[: len(codes) // 2] = codes[:n][: len(codes) // 2]
     return z, codes
 
 
@@ -209,7 +209,9 @@ def test_a_vector_whose_square_overflows_gets_code_0_and_distance_nan():
             assert ids[0] == 0
             assert squares[0].isnan()
             assert squares[1] < 1e-2
-        ids, squares = nearest_code(torch.tensor([[0.1]]), torch.cat([codes, codes.new_tensor([[1e25]])]), backend=backend)
+        ids, squares = nearest_code(
+            torch.tensor([[0.1]]), torch.cat([codes, codes.new_tensor([[1e25]])]), backend=backend
+        )
         assert ids == 0
         assert squares.isnan()
 
