@@ -141,7 +141,7 @@ def test_ci_lints_runs_the_suite_and_tries_the_lowest_versions_here_and_on_a_pub
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", ".ci/run", "README.md"])
 def test_a_page_names_only_make_targets_that_exist(page):
     targets = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:^ *(?:\$ )?|`)make ([\w./-]+)", (ROOT / page).read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^ *\$ |^ {0,4}|`)make ([\w./-]+)(?=`| +#|$)", (ROOT / page).read_text(), re.MULTILINE))
     assert named
     assert named <= targets
 

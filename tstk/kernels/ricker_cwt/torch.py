@@ -59,12 +59,12 @@ def ricker_cwt(
         rows = x.to(dtype).reshape(prod(x.shape[:-1]), length)
         chosen = _choose(scales, length, padding, kernel, patch, x.device, dtype, "products" if tracing else way)
         if isinstance(chosen, Spectra):
-            out, laid = _fft(rows, length, chosen), None
+            out, in_patches = _fft(rows, length, chosen), False
         else:
-            out, laid = _products(rows, chosen), chosen.patch
-            if laid != patch:
+            out, in_patches = _products(rows, chosen), patch is not None and chosen.patch == patch
+            if not in_patches:
                 out = out.flatten(2)[..., :length]
-        if laid != patch and patch is not None:
+        if patch is not None and not in_patches:
             out = patches(out, patch)
     return out.reshape(*x.shape[:-1], *out.shape[1:])
 
