@@ -63,7 +63,7 @@ for dist in sys.argv[1:]:
                 count += 1
 print(count)
 """
-"""Checks of the kit that see whether modules, configs and recipes are in a wheel; the others are run from the source."""
+"""The checks that see whether modules, configs and recipes are in a wheel; the others are run from the source."""
 
 
 def test_each_wheel_is_whole_in_an_environment_of_its_own(python):
