@@ -2,9 +2,9 @@
 
     interrupted.py KIND FOLDER KILLS THREADS SEED
 
-The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process has imported all that there is to import
-before anything is forked, so the children are quick to begin. It trains nothing itself: a pool of threads does not
-survive a fork.
+The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process imports all that there is to import, by
+a training of one step, before anything is forked, so the children are quick to begin. It does so with one thread: a pool
+of threads does not survive a fork.
 """
 
 import os
@@ -65,16 +65,16 @@ KINDS = {
 """Parts and training of each kind; of the last three a step has enough numbers for torch to divide among threads."""
 
 
-def config(kind, data, threads):
+def config(kind, data, threads, **more):
     """Resolved, with data that are written unless they are there."""
-    parts, train = KINDS[kind]
+    parts, train = KINDS[kind][0], {**KINDS[kind][1], "device": "cpu", "threads": threads, **more}
     if not data.is_file():
         rng, (count, length) = np.random.default_rng(0), (24, 20) if kind == "all" else (320, 40)
         x = rng.normal(size=(2, count, 2, length)).astype(np.float32)
         x[:, ::3, :, length - 6 :] = np.nan
         y = np.arange(count) % 3
         np.savez(data, X_train=x[0], y_train=y, X_test=x[1, :24], y_test=y[:24])
-    return resolve(("here", {**parts, "data": str(data), "train": {**train, "device": "cpu", "threads": threads}}))
+    return resolve(("here", {**parts, "data": str(data), "train": train}))
 
 
 def live(config, out, awake):
@@ -114,7 +114,8 @@ def killed(config, out, after):
 def main(kind, folder, kills, threads, seed):
     """Train both, and print how often the second was killed."""
     announce()
-    torch.set_num_threads(1)  # which starts no pool
+    torch.set_num_threads(1)
+    tstk.training.train.train(config(kind, folder / "data.npz", 1, steps=1), folder / "imports")
     chosen = config(kind, folder / "data.npz", threads)
     begin = time.perf_counter()
     killed(chosen, folder / "calm", None)
