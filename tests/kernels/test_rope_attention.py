@@ -65,7 +65,7 @@ def test_any_finite_scale_is_taken_forward_and_backward(rope, dtype, ragged, sca
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf")])
 def test_a_scale_that_is_not_finite_is_refused(rope, scale):
-    with pytest.raises(ValueError, match="scale=.*expected a finite number"):
+    with pytest.raises(ValueError, match=r"scale=.*expected a finite number"):
         rope(1, 1, 3, 16, scale=scale)("torch")
 
 

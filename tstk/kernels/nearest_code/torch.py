@@ -35,7 +35,7 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
             score, squares, ids = _search(x, middle, torch.cat([-2 * c, lengths[:, None]], 1).t())
         served = served & (squares <= LARGEST)
         squares = (score + squares).clamp(min=0)
-        if torch.compiler.is_compiling() or not squares.device.type == "cpu" or not served.all():
+        if torch.compiler.is_compiling() or squares.device.type != "cpu" or not served.all():
             squares, ids = squares.where(served, torch.nan), ids.where(served, 0)
         return ids.reshape(z.shape[:-1]), squares.reshape(z.shape[:-1])
 
