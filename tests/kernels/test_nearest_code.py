@@ -264,7 +264,7 @@ def test_what_is_not_finite_gets_code_0_and_distance_nan(threads):
 
 def test_any_leading_dimensions_strides_and_types_are_taken():
     z, codes = vectors(60, 30, 8)
-    ids, squares = nearest_code(z, codes)
+    _, squares = nearest_code(z, codes)
     shaped = nearest_code(z.reshape(3, 4, 5, 8), codes)
     assert wrong(z, codes, shaped[0].flatten()) == 0
     assert nearest_code(z[0], codes)[0].shape == ()
