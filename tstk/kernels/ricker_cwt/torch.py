@@ -6,13 +6,13 @@ kernels of large scales) or are longer than the steps of a plan suit. Traced gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import lru_cache
 from itertools import count
 from math import ceil, prod
 from operator import index as constant
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +21,16 @@ from torch import Tensor
 
 from tstk.kernels.ricker_cwt.plan import REARRANGE, Gains, Plan, amplitude, gains, kept, layout, padded, plan, support
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 FFT = 90  # what an FFT costs in multiplications per value
 WHOLE = 7.5  # widths beyond which a wavelet is below 1e-10 of its peak
+
+
+def _constant_while_tracing(function: Function) -> Function:
+    """Do what torch.compiler.assume_constant_result does, without its import of the compiler and of Triton."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 class Spectra(NamedTuple):
@@ -103,7 +111,7 @@ def restore(
     return out
 
 
-@torch.compiler.assume_constant_result
+@_constant_while_tracing
 def _gains(
     scales: tuple[float, ...],
     length: int,
@@ -122,7 +130,7 @@ def patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
     return image.unflatten(2, (-1, wide)).unflatten(1, (-1, high)).transpose(2, 3).contiguous().flatten(3)
 
 
-@torch.compiler.assume_constant_result
+@_constant_while_tracing
 def _choose(
     scales: tuple[float, ...],
     length: int,
