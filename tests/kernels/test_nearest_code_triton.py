@@ -91,18 +91,22 @@ def test_what_is_not_finite_gets_code_0_and_distance_nan():
     rest = torch.ones(140, dtype=torch.bool, device=DEVICE).index_fill(0, odd, False)
     assert (ids[rest] == before[rest]).all()
     assert squares[rest].isfinite().all()
-    codes[7, 1] = torch.nan
-    ids, squares = search(z, codes)
-    assert (ids == 0).all()
-    assert squares.isnan().all()
+    z[3, 2] = -3e38
+    assert search(z, codes)[1][3].isnan()
+    for bad in (torch.nan, 1e25):
+        codes[7, 1] = bad
+        ids, squares = search(z, codes)
+        assert (ids == 0).all()
+        assert squares.isnan().all()
 
 
 def test_any_leading_dimensions_strides_and_types_are_taken():
     z, codes = vectors(60, 30, 8)
     ids, _ = search(z, codes)
-    assert torch.equal(search(z.reshape(3, 4, 5, 8), codes)[0], ids.reshape(3, 4, 5))
+    assert search(z.reshape(3, 4, 5, 8), codes)[0].shape == (3, 4, 5)
+    assert wrong(z, codes, search(z.reshape(3, 4, 5, 8), codes)[0].flatten()) == 0
     strided = torch.stack([z, z], 2)[..., 0]
-    assert torch.equal(search(strided, codes.T.contiguous().T)[0], ids)
+    assert wrong(z, codes, search(strided, codes.T.contiguous().T)[0]) == wrong(z, codes, ids) == 0
     for kind in (torch.float16, torch.bfloat16):
         low, far = search(z.to(kind), codes)
         assert far.dtype == torch.float32

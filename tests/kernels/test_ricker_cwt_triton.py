@@ -62,6 +62,16 @@ def test_outputs_and_gradients_are_right_at_random_sizes(seed):
     agrees(x, scales, padding=str(draw.choice(["zero", "reflect"])))
 
 
+@pytest.mark.parametrize("padding", ["reflect", "replicate"])
+def test_an_offset_costs_no_digits(padding):
+    x, scales = noise(2, 35) + 1e4, [0.5, 3.0, 20.0, 40.0]
+    for patch in (None, (2, 7)):
+        options = {"padding": padding, "patch": patch}
+        got = ricker_cwt(x.to(DEVICE), scales, **options, backend="triton")
+        want = ricker_cwt(x.to(DEVICE).double(), scales, **options, backend="reference")
+        assert (got - want).abs().max() < 3e-5 * (1 + max(scales)) ** 0.5 + 3e-7 * want.abs().max()
+
+
 def test_rows_may_have_any_strides():
     agrees(noise(40, 2).T, [2.0, 12.0])
     agrees(noise(2, 80)[:, ::2], [2.0, 12.0])

@@ -93,7 +93,7 @@ def soft_assignment(
             raise ValueError(f"valid is {list(valid.shape)}, {valid.dtype}; expected {list(z.shape[:-1])}, bool")
         z = z.where(valid[..., None], 0)
     rows = z.reshape(-1, z.shape[-1])
-    weight = rows.new_ones(len(rows), dtype=float32) if valid is None else valid.reshape(-1).to(float32)
+    weight = rows.new_ones(rows.shape[0], dtype=float32) if valid is None else valid.reshape(-1).to(float32)
     weight = weight / weight.sum().clamp(min=1)
     out: tuple[Tensor, Tensor] = soft_operation(rows, codes, weight, temperature, log_floor, backend=backend)
     return out
