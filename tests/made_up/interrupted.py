@@ -2,9 +2,9 @@
 
     interrupted.py KIND FOLDER KILLS THREADS SEED
 
-The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process imports all that there is to import, by a
-training of one step, before anything is forked, so the children are quick to begin. It does so with one thread: a pool of
-threads does not survive a fork.
+The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process imports all that there is to import, by
+a training of one step, before anything is forked, so the children are quick to begin. It does so with one thread: a
+pool of threads does not survive a fork.
 """
 
 import os
