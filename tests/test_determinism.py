@@ -45,6 +45,7 @@ def fingerprints():
     return [json.loads(with_two_threads("fingerprints.py")) for _ in range(2)]
 
 
+@pytest.mark.slow
 @each_component
 def test_two_processes_with_two_threads_train_the_same_weights(fingerprints, entry):
     one, two = (found[label(entry)] for found in fingerprints)
@@ -66,6 +67,7 @@ class Addition(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+@pytest.mark.slow
 @each_component
 def test_every_component_runs_forward_and_backward_in_the_mode_that_refuses(entry):
     torch.use_deterministic_algorithms(True)
@@ -155,6 +157,7 @@ def test_a_workspace_of_cublas_that_changes_results_is_refused(monkeypatch):
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_told_when_a_run_goes_on(npz, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(Stopped):
@@ -174,5 +177,6 @@ def test_another_number_of_threads_is_told_when_a_run_goes_on(npz, tmp_path):
     assert f"OMP_NUM_THREADS={threads} keeps the threads" in line
 
 
+@pytest.mark.slow
 def test_threads_treat_denormals_alike_whenever_they_were_started():
     assert len(set(with_two_threads("denormals.py").split())) == 1

@@ -76,6 +76,7 @@ def test_every_extra_that_is_named_exists():
     assert {"hf", "parquet", "plot", "onnx", "download"} <= named <= PROJECT["optional-dependencies"].keys()
 
 
+@pytest.mark.slow
 def test_install_messages_come_from_one_function():
     found = []
     for path, text in texts():
@@ -159,6 +160,7 @@ def test_links_between_the_pages_of_the_root_lead_somewhere():
             assert (ROOT / link).exists(), (page.name, link)
 
 
+@pytest.mark.slow
 def test_the_source_distribution_is_the_whole_repository(tmp_path):
     source = tmp_path / "source"
     for path in repository():

@@ -11,6 +11,7 @@ from tstk.export import difference, export, graph, save
 from tstk.records import Series
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "cot", "residual-mlp"])
 def test_a_classifier_is_a_graph_for_any_batch(build, labelled_spec, head, tmp_path):
     pipeline = build(labelled_spec, head=head).eval()
@@ -22,6 +23,7 @@ def test_a_classifier_is_a_graph_for_any_batch(build, labelled_spec, head, tmp_p
         torch.testing.assert_close(program(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["transformer", "bert", "identity"])
 def test_a_classifier_is_a_graph_for_any_length_that_it_takes(build, labelled_spec, encoder, tmp_path):
     pipeline = build(labelled_spec, encoder=encoder, head="linear").eval()
@@ -36,6 +38,7 @@ def test_a_classifier_is_a_graph_for_any_length_that_it_takes(build, labelled_sp
         program(torch.randn(3, 2, 25))
 
 
+@pytest.mark.slow
 def test_what_takes_one_length_alone_says_why(build, labelled_spec, table_spec):
     assert "looks back on the whole context" in str(graph(build(table_spec, head="forecast")))
     pipeline = build(labelled_spec, head="linear")
@@ -67,6 +70,7 @@ def test_what_predicts_nothing_is_not_exported(build, labelled_spec):
         export(build(labelled_spec, decoder="transformer"))
 
 
+@pytest.mark.slow
 def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec):
     pipeline = build(labelled_spec, head="linear")
     found = graph(pipeline)
@@ -76,6 +80,7 @@ def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec
         difference(lambda x: program(x) + (x.shape[-1] == found.shortest), pipeline, found)
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
     path = tmp_path / "model.pt2"
     assert save(run, path).apart <= 1e-5
@@ -84,6 +89,7 @@ def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
     torch.testing.assert_close(torch.export.load(path).module()(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
     path = tmp_path / "model.onnx"
@@ -96,6 +102,7 @@ def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
         torch.testing.assert_close(answer, pipeline.predict(Series(x)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_missing_packages_are_named_and_leave_no_file(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(NeedsError, match=r"pip install 'tstk-core\[onnx\]'"):

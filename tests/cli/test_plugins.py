@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 
 def test_check_counts_and_says_what_failed(tstk, monkeypatch):
     from tstk.testing import case as kit
@@ -36,6 +38,7 @@ cli(sys.argv[1:], prog_name="tstk")
 """
 
 
+@pytest.mark.slow
 def test_a_later_tstk_lists_plugins_of_interface_version_1_as_broken_and_keeps_its_own_parts():
     def later(*words):
         return subprocess.run([sys.executable, "-c", f"import sys{LATER}", *words], capture_output=True, text=True)

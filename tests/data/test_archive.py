@@ -44,6 +44,7 @@ def test_the_embedded_set_scores_what_its_readme_says():
     assert round((found == truth).double().mean().item(), 4) == 0.4537
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "day"), [("ETTh1", 24), ("ETTm1", 96)])
 def test_the_electricity_tables_are_cut_where_the_literature_cuts_them(archive, name, day):
     data = load(name, data_root=str(archive), context=96, horizon=192)
@@ -62,6 +63,7 @@ def test_the_illness_table_is_short_and_split_by_share(archive):
     assert [len(part) for part in data.parts.values()] == [676 - 59, 97 - 23, 193 - 23]
 
 
+@pytest.mark.slow
 def test_every_named_set_but_the_bare_recording_loads(archive):
     sizes = {
         "har": (7415, 2996),

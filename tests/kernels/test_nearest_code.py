@@ -501,6 +501,7 @@ class Nearest(torch.nn.Module):
         return values, ids
 
 
+@pytest.mark.slow
 def test_a_compiler_takes_the_whole_graph():
     z, codes = vectors(300, 33, 8)
     codes[20:] = codes[:13]
@@ -510,6 +511,7 @@ def test_a_compiler_takes_the_whole_graph():
     torch.testing.assert_close(values, codes[ids], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_compiler_takes_soft_assignments_with_their_gradient():
     z, codes = vectors(100, 33, 8)
 

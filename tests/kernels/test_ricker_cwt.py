@@ -270,6 +270,7 @@ class Image(torch.nn.Module):
         return ricker_cwt(x, **self.options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -293,6 +294,7 @@ def test_exported_graphs_take_any_batch_and_hold_no_fft(options, strict):
         torch.testing.assert_close(model(x).double(), want, atol=3e-5, rtol=0)  # what was kept is real
 
 
+@pytest.mark.slow
 def test_compiled_calls_are_whole_graphs_and_agree():
     torch._dynamo.reset()
     model = Image(scales=[0.1, 5.0, 60.0], padding="replicate")

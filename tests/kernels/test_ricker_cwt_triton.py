@@ -38,6 +38,7 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["zero", "reflect", "replicate"])
 @pytest.mark.parametrize("kernel", ["odd", "published"])
 @pytest.mark.parametrize(

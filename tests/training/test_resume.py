@@ -314,6 +314,7 @@ def test_a_disk_that_is_full_loses_nothing_and_is_told_in_a_line(npz, tmp_path, 
     assert len(rows(run)) == 4
 
 
+@pytest.mark.slow
 def test_a_file_system_with_too_little_room_is_told_with_the_bytes(npz, tmp_path):
     code = (
         "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
