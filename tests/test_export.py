@@ -52,6 +52,7 @@ def test_what_takes_one_length_alone_says_why(build, labelled_spec, table_spec):
     assert "a graph has to fix" in str(graph(pipeline))
 
 
+@pytest.mark.slow
 def test_a_forecaster_answers_in_the_units_of_the_data(build, table_spec):
     pipeline = build(table_spec, head="forecast").eval()
     pipeline.std *= 10
@@ -59,6 +60,7 @@ def test_a_forecaster_answers_in_the_units_of_the_data(build, table_spec):
     torch.testing.assert_close(export(pipeline).module()(x), pipeline.predict(Series(x)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_graph_may_be_for_shorter_series(build, labelled_spec):
     pipeline = build(labelled_spec, head="linear").eval()
     x = torch.randn(3, 2, 16)

@@ -22,6 +22,7 @@ def generate():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["components", "commands"])
 def test_a_reference_page_is_current(generate, name):
     page = ROOT / "docs" / "reference" / f"{name}.md"

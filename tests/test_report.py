@@ -234,6 +234,7 @@ def test_the_same_run_makes_the_same_page(masked, tmp_path):
     assert first == again
 
 
+@pytest.mark.slow
 def test_a_part_may_have_a_section_of_its_own(masked, tmp_path, monkeypatch):
     from tstk.builtin.tokenizers.patch import Patch
     from tstk.report.page import Section
@@ -245,6 +246,7 @@ def test_a_part_may_have_a_section_of_its_own(masked, tmp_path, monkeypatch):
     assert "of 4 samples" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", ["mixed", "independent"])
 def test_a_report_shows_what_reasoning_tokens_look_at(npz, tmp_path, channels):
     wiring = {"channels": channels}
@@ -269,6 +271,7 @@ def test_a_report_without_matplotlib_says_what_to_install(run, tmp_path, monkeyp
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_the_command_says_where_the_page_is(masked, tmp_path):
     words = ["report", str(masked), "--out", str(tmp_path / "page.html")]
     assert CliRunner().invoke(cli, words).stdout == f"{tmp_path / 'page.html'}\n"

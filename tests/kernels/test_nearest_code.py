@@ -527,6 +527,7 @@ def test_a_compiler_takes_soft_assignments_with_their_gradient():
         assert apart(a, b) < 1e-5
 
 
+@pytest.mark.slow
 def test_an_exported_graph_serves_any_batch():
     z, codes = vectors(300, 33, 8)
     program = torch.export.export(Nearest(codes), (z[:7],), dynamic_shapes={"z": {0: torch.export.Dim("batch")}})
@@ -550,6 +551,7 @@ class Soft(torch.nn.Module):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_searches_and_soft_assignments_are_exported_for_any_batch(strict):
     z, codes = vectors(300, 33, 8)

@@ -174,6 +174,7 @@ def test_wide_vectors_are_refused_with_the_reason():
         soft_assignment(z, codes, temperature=1.0, backend="triton")
 
 
+@pytest.mark.slow
 def test_the_operators_are_registered_soundly():
     z, codes = vectors(20, 9, 3)
     weight = torch.full((20,), 0.05, device=DEVICE)
@@ -186,6 +187,7 @@ def test_the_operators_are_registered_soundly():
     torch.library.opcheck(ops.soft_assignment_backward.default, (share[0], share, *given, log_z, 0.5, -11.5))
 
 
+@pytest.mark.slow
 def test_a_compiler_takes_the_whole_graph():
     z, codes = vectors(40, 9, 3)
 

@@ -63,6 +63,7 @@ def test_outputs_and_gradients_are_right_at_random_sizes(seed):
     agrees(x, scales, padding=str(draw.choice(["zero", "reflect"])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["reflect", "replicate"])
 def test_an_offset_costs_no_digits(padding):
     x, scales = noise(2, 35) + 1e4, [0.5, 3.0, 20.0, 40.0]

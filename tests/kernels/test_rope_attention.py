@@ -131,6 +131,7 @@ def test_nothing_that_was_given_is_changed(rope):
     assert all(torch.equal(a, b) for a, b in zip(before, (*case.qkv, *case.angles, case.grad), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_compiled_graph_is_whole_and_agrees(rope, dtype):
     case = rope(2, 2, 6, 16, ragged=True, causal=True, dtype=dtype)
@@ -145,6 +146,7 @@ def test_a_compiled_graph_is_whole_and_agrees(rope, dtype):
         assert (a - b).abs().max() < (1e-5 if dtype == torch.float32 else 3e-2)
 
 
+@pytest.mark.slow
 def test_an_exported_graph_takes_any_batch_and_has_only_torch_s_own_operations(rope):
     class Whole(nn.Module):
         def forward(self, q, k, v, cos, sin, valid):

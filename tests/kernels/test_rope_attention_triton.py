@@ -73,6 +73,7 @@ def test_a_query_that_may_see_no_key_gives_zero_and_no_nan_in_any_gradient(rope,
     assert not any(g[1, :, ~case.valid[1]].any() for g in grads[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d"), [SHORT, LONG])
 def test_strides_do_not_matter_and_angles_of_one_series_serve_all(rope, n, d):
     case, apart = (rope(2, 2, n, d, device=DEVICE) for _ in range(2))
@@ -86,6 +87,7 @@ def test_strides_do_not_matter_and_angles_of_one_series_serve_all(rope, n, d):
     case.agrees("triton", 3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [1, 3])
 def test_programs_may_own_several_heads(rope, monkeypatch, heads):
     configs = kernels.CONFIGS[64, 16, 4]

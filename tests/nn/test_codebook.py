@@ -372,6 +372,7 @@ def test_codebooks_of_two_processes_are_equal(ranks):
         assert same(ranks[0][name, "logs"], ranks[1][name, "logs"])
 
 
+@pytest.mark.slow
 def test_two_processes_average_as_one_does(ranks):
     book = made(**EQUAL["average"])
     for step in range(4):

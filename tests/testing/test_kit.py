@@ -138,6 +138,7 @@ def test_expect_fails_with_its_sentence():
         expect(False, "said")
 
 
+@pytest.mark.slow
 def test_a_part_that_needs_what_no_check_can_give_is_excused_once(announced, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
     announced(entry_of(faulty.Demanding), EXCUSES={"head:demanding:loads": "wants the moon"})
