@@ -3,8 +3,8 @@
     interrupted.py KIND FOLDER KILLS THREADS SEED
 
 The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process imports all that there is to import, by
-a training of one step, before anything is forked, so the children are quick to begin. It does so with one thread: a pool
-of threads does not survive a fork.
+a training of one step, before anything is forked, so the children are quick to begin. It does so with one thread: a
+pool of threads does not survive a fork.
 """
 
 import os
@@ -58,7 +58,11 @@ KINDS = {
         MANY,
     ),
     "codes": (
-        {"tokenizer": {"use": "moods", "dim": 32}, "encoder": {**ENCODER, "dim": 32, "causal": True}, "loss": "next-code"},
+        {
+            "tokenizer": {"use": "moods", "dim": 32},
+            "encoder": {**ENCODER, "dim": 32, "causal": True},
+            "loss": "next-code",
+        },
         MANY,
     ),
 }

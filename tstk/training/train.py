@@ -27,8 +27,8 @@ from tstk.records import Spec
 from tstk.rundir import RESULT, WEIGHTS, DiskFull, alone, is_unfinished, read_config, write_json
 from tstk.scoring.evaluate import evaluate
 from tstk.scoring.naive import baselines
-from tstk.training.engine import Fitted, Watcher, fit
 from tstk.training.devices import deterministic_algorithms, hardware
+from tstk.training.engine import Fitted, Watcher, fit
 from tstk.training.last import Last
 
 
