@@ -32,9 +32,9 @@ STEPS = 3
 
 
 def ours() -> set[str]:
-    """The distributions of this repository."""
-    projects = [HERE.parent / "pyproject.toml", *sorted((HERE.parent / "plugins").glob("*/pyproject.toml"))]
-    return {tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"] for path in projects}
+    """The core, and the distributions of the plugins in this repository."""
+    projects = (HERE.parent / "plugins").glob("*/pyproject.toml")
+    return {"tstk", *(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"] for path in projects)}
 
 
 def components() -> str:

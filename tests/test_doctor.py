@@ -73,12 +73,14 @@ def test_a_full_disk_is_a_fault(monkeypatch):
     assert [f.name for f in faults("room")] == ["disk"]
 
 
+@pytest.mark.slow
 def test_a_torch_that_cannot_be_imported_is_a_fault_and_hides_nothing_else(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert any(f.name == "import" for f in faults("torch"))
     assert {"plugins", "data", "places"} <= {f.about for f in examine()}
 
 
+@pytest.mark.slow
 def test_the_exit_code_says_whether_something_is_broken(monkeypatch):
     sound = CliRunner().invoke(cli, ["doctor", "--json"])
     found = json.loads(sound.stdout)
@@ -89,6 +91,7 @@ def test_the_exit_code_says_whether_something_is_broken(monkeypatch):
     assert "Broken: data, TSTK_DATA: /nowhere is no folder. set it" in broken.stdout
 
 
+@pytest.mark.slow
 def test_a_plugin_that_fails_to_load_is_named_with_its_reason(tmp_path):
     (tmp_path / "sick").mkdir()
     (tmp_path / "sick" / "__init__.py").write_text("raise RuntimeError('no luck')")

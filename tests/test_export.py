@@ -11,6 +11,7 @@ from tstk.export import difference, export, graph, save
 from tstk.records import Series
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "cot", "residual-mlp"])
 def test_a_classifier_is_a_graph_for_any_batch(build, labelled_spec, head, tmp_path):
     pipeline = build(labelled_spec, head=head).eval()
@@ -22,6 +23,7 @@ def test_a_classifier_is_a_graph_for_any_batch(build, labelled_spec, head, tmp_p
         torch.testing.assert_close(program(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["transformer", "bert", "identity"])
 def test_a_classifier_is_a_graph_for_any_length_that_it_takes(build, labelled_spec, encoder, tmp_path):
     pipeline = build(labelled_spec, encoder=encoder, head="linear").eval()
@@ -36,6 +38,7 @@ def test_a_classifier_is_a_graph_for_any_length_that_it_takes(build, labelled_sp
         program(torch.randn(3, 2, 25))
 
 
+@pytest.mark.slow
 def test_what_takes_one_length_alone_says_why(build, labelled_spec, table_spec):
     assert "looks back on the whole context" in str(graph(build(table_spec, head="forecast")))
     pipeline = build(labelled_spec, head="linear")
@@ -49,6 +52,7 @@ def test_what_takes_one_length_alone_says_why(build, labelled_spec, table_spec):
     assert "a graph has to fix" in str(graph(pipeline))
 
 
+@pytest.mark.slow
 def test_a_forecaster_answers_in_the_units_of_the_data(build, table_spec):
     pipeline = build(table_spec, head="forecast").eval()
     pipeline.std *= 10
@@ -56,6 +60,7 @@ def test_a_forecaster_answers_in_the_units_of_the_data(build, table_spec):
     torch.testing.assert_close(export(pipeline).module()(x), pipeline.predict(Series(x)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_graph_may_be_for_shorter_series(build, labelled_spec):
     pipeline = build(labelled_spec, head="linear").eval()
     x = torch.randn(3, 2, 16)
@@ -67,6 +72,7 @@ def test_what_predicts_nothing_is_not_exported(build, labelled_spec):
         export(build(labelled_spec, decoder="transformer"))
 
 
+@pytest.mark.slow
 def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec):
     pipeline = build(labelled_spec, head="linear")
     found = graph(pipeline)
@@ -76,6 +82,7 @@ def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec
         difference(lambda x: program(x) + (x.shape[-1] == found.shortest), pipeline, found)
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
     path = tmp_path / "model.pt2"
     assert save(run, path).apart <= 1e-5
@@ -84,6 +91,7 @@ def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
     torch.testing.assert_close(torch.export.load(path).module()(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
     path = tmp_path / "model.onnx"
@@ -96,6 +104,7 @@ def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
         torch.testing.assert_close(answer, pipeline.predict(Series(x)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_missing_packages_are_named_and_leave_no_file(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(NeedsError, match=r"pip install 'tstk-core\[onnx\]'"):

@@ -119,6 +119,7 @@ def more(tmp_path_factory):
     return call
 
 
+@pytest.mark.slow
 def test_a_reader_a_config_and_a_callback_work_together(more, tmp_path):
     rows = [
         " ".join([label, *(f"{(i * j) % 7}" for j in range(1, 33))]) for i in range(1, 25) for label in ("up", "down")
@@ -144,12 +145,14 @@ def test_a_reader_a_config_and_a_callback_work_together(more, tmp_path):
     assert row["callbacks"] == {"counter": {"steps": 2}}
 
 
+@pytest.mark.slow
 def test_a_callback_that_does_not_exist_is_refused_before_any_data_are_read(more, tmp_path):
     done = more("-m", "tstk", "train", "--data", "nowhere.csv", "--callbacks", "conter", cwd=tmp_path)
     assert done.returncode == 2
     assert "No callback is called 'conter'. Did you mean 'counter'?" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_command_and_a_recipe_are_called_like_our_own(more, tmp_path):
     assert more("-m", "tstk", "greet", "you", cwd=tmp_path).stdout == "Hello you\n"
     done = more("-m", "tstk", "run", "more", "--out", "r", cwd=tmp_path)
@@ -176,6 +179,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_a_kernel_backend_is_chosen_or_refused_by_the_same_dispatcher(more, tmp_path):
     done = more("-c", ASK, cwd=tmp_path, TSTK_KERNELS="ricker_cwt=torch, nearest_code=reference")
     assert done.returncode == 0, done.stderr
@@ -190,6 +194,7 @@ def test_a_kernel_backend_is_chosen_or_refused_by_the_same_dispatcher(more, tmp_
     assert "nobody_has_this" in rows["absent"]["absent"]
 
 
+@pytest.mark.slow
 def test_the_kit_looks_at_all_of_it_and_finds_the_kernel_that_is_wrong(more, tmp_path):
     done = more("-m", "tstk", "plugins", "check", "more", "--json", cwd=tmp_path)
     states = {row["check"]: row for row in json.loads(done.stdout)}
@@ -200,6 +205,7 @@ def test_the_kit_looks_at_all_of_it_and_finds_the_kernel_that_is_wrong(more, tmp
     assert looked <= {name.rpartition(":")[0] for name, row in states.items() if row["state"] == "passed"}
 
 
+@pytest.mark.slow
 def test_everything_a_plugin_brings_can_be_shown(more, tmp_path):
     for kind, name in (
         ("data", "wave"),

@@ -22,6 +22,7 @@ def generate():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["components", "commands"])
 def test_a_reference_page_is_current(generate, name):
     page = ROOT / "docs" / "reference" / f"{name}.md"
@@ -81,6 +82,7 @@ def test_the_page_of_exports_has_every_encoder_and_head_of_the_core_and_every_to
     assert float(re.search(r"largest answer, is (\S+);", page)[1]) < 1e-5
 
 
+@pytest.mark.slow
 def test_exports_drawn_from_the_page_do_what_it_says(generate):
     from tstk.testing.exports import attempt
 

@@ -98,6 +98,7 @@ def usual():
     return said(UNRELATED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_plugin_changes_nothing_else_and_is_listed_with_its_cause(kind, usual, tmp_path):
     light, part, metadata, state, cause = BROKEN[kind]

@@ -280,6 +280,7 @@ def test_data_that_mean_harm(case, tmp_path, canary, refused):
     assert why in refused("data", "info", tmp_path / name, name=f"{name.partition('.')[0]}.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGS)
 def test_configs_that_mean_harm(case, tmp_path, refused):
     held = CONFIGS[case]

@@ -98,6 +98,7 @@ def afterwards(pipeline, series):
     return ", ".join(f"{name} is not finite" for name, value in outputs.items() if not value.isfinite().all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "channels", "usual"),
     [

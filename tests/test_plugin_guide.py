@@ -13,6 +13,8 @@ import pytest
 
 from tstk.testing import case as kit
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "plugin-guide.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:^`([\w./-]+)`(, in addition)?:\n\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -103,6 +103,7 @@ def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):
     assert counts.tolist() == want.tolist()
 
 
+@pytest.mark.slow
 def test_a_forecaster_is_told_with_futures_and_errors_by_step(forecaster, tmp_path):
     page = read(forecaster, tmp_path)
     assert page.titles == ["Training", "Forecasts, test part", "Config", "Again"]
@@ -122,6 +123,7 @@ def test_errors_by_step_average_to_the_score_of_the_run(forecaster, monkeypatch)
     assert lines["last value"] == pytest.approx(result["baselines"]["last value"]["mse"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["tail", "random"])
 def test_a_decoder_that_forecasts_is_told_like_a_head(csv, tmp_path, policy):
     data = {"use": csv, "context": 20, "horizon": 4}
@@ -131,6 +133,7 @@ def test_a_decoder_that_forecasts_is_told_like_a_head(csv, tmp_path, policy):
     assert ("Hidden samples, test part" in titles) == (policy == "random")
 
 
+@pytest.mark.slow
 def test_masked_pretraining_of_one_epoch_is_told_with_its_hidden_samples(masked, tmp_path):
     page = read(masked, tmp_path)
     assert page.titles == ["Training", "Hidden samples, test part", "Embeddings, test part", "Config", "Again"]
@@ -175,6 +178,7 @@ def test_nothing_is_drawn_beyond_the_end_of_a_series(masked, monkeypatch):
         assert all(len(line.get_ydata()) == end for line in axes.lines)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_test_part_or_labels_is_told_on_validation(tmp_path):
     np.savez(tmp_path / "bare.npz", X=np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32))
     run = trained(tmp_path / "run", loss="masked", data=str(tmp_path / "bare.npz"))
@@ -183,6 +187,7 @@ def test_a_run_without_a_test_part_or_labels_is_told_on_validation(tmp_path):
     assert "loss, validation" in page.text
 
 
+@pytest.mark.slow
 def test_a_run_that_did_not_end_is_told_with_what_there_is(masked, tmp_path):
     copy = shutil.copytree(masked, tmp_path / "copy")
     (copy / "result.json").unlink()
@@ -194,6 +199,7 @@ def test_a_run_that_did_not_end_is_told_with_what_there_is(masked, tmp_path):
         report(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["run", "forecaster", "masked"])
 def test_a_page_fetches_nothing_and_every_picture_is_whole_and_described(which, request, tmp_path):
     path = report(request.getfixturevalue(which), tmp_path / "page.html")
@@ -209,6 +215,7 @@ def test_a_page_fetches_nothing_and_every_picture_is_whole_and_described(which, 
         assert b"nan" not in drawing.lower().replace(b"nanum", b"")
 
 
+@pytest.mark.slow
 def test_every_option_is_told_with_its_source_and_text_is_escaped(run, tmp_path):
     page = read(run, tmp_path)
     for section, values in read_config(run)["given"].items():
@@ -221,11 +228,13 @@ def test_every_option_is_told_with_its_source_and_text_is_escaped(run, tmp_path)
     assert "tstk train --these <flags>" in text
 
 
+@pytest.mark.slow
 def test_the_same_run_makes_the_same_page(masked, tmp_path):
     first, again = (report(masked, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
     assert first == again
 
 
+@pytest.mark.slow
 def test_a_part_may_have_a_section_of_its_own(masked, tmp_path, monkeypatch):
     from tstk.builtin.tokenizers.patch import Patch
     from tstk.report.page import Section
@@ -237,6 +246,7 @@ def test_a_part_may_have_a_section_of_its_own(masked, tmp_path, monkeypatch):
     assert "of 4 samples" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", ["mixed", "independent"])
 def test_a_report_shows_what_reasoning_tokens_look_at(npz, tmp_path, channels):
     wiring = {"channels": channels}
@@ -261,6 +271,7 @@ def test_a_report_without_matplotlib_says_what_to_install(run, tmp_path, monkeyp
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_the_command_says_where_the_page_is(masked, tmp_path):
     words = ["report", str(masked), "--out", str(tmp_path / "page.html")]
     assert CliRunner().invoke(cli, words).stdout == f"{tmp_path / 'page.html'}\n"

@@ -36,6 +36,7 @@ def fresh(folders, *words, **variables):
     )
 
 
+@pytest.mark.slow
 def test_a_new_plugin_of_each_kind_passes_the_kit_unchanged(tmp_path):
     folders = []
     for kind in KINDS:
@@ -49,6 +50,7 @@ def test_a_new_plugin_of_each_kind_passes_the_kit_unchanged(tmp_path):
     assert done.stdout.count("checks: ") == len(KINDS)
 
 
+@pytest.mark.slow
 def test_a_new_plugin_is_listed_and_trains_and_its_config_too(tmp_path):
     folder = tmp_path / "fresh-air"
     write("fresh-air", "tokenizer", folder)

@@ -16,6 +16,7 @@ from tstk.sklearn import SeriesClassifier, SeriesForecaster, TokenEncoder
 TINY = {"tokenizer__dim": 8, "encoder__dim": 8, "encoder__depth": 1, "encoder__heads": 2, "threads": 1, "device": "cpu"}
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [
         SeriesClassifier(steps=20, lr=0.05, **TINY),
@@ -111,6 +112,7 @@ def test_options_are_parameters_that_clone_search_and_pickle_know():
     np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
 
 
+@pytest.mark.slow
 def test_features_go_on_into_a_pipeline():
     from sklearn.linear_model import LogisticRegression
 
@@ -120,6 +122,7 @@ def test_features_go_on_into_a_pipeline():
     assert model[0].transform(np.stack(X)).shape == (40, 8)
 
 
+@pytest.mark.slow
 def test_a_forecast_continues_the_table_in_its_units():
     time = np.arange(400)
     table = np.stack([100 + 10 * np.sin(time / 4), 5 * np.cos(time / 4)], 1)

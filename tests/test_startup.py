@@ -70,6 +70,7 @@ def fresh(code, folder=None):
     return result.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -96,6 +97,7 @@ def test_the_help_of_every_command_imports_nothing_heavy():
     assert heavy == "[]"
 
 
+@pytest.mark.slow
 def test_to_train_score_predict_and_embed_takes_neither_the_compiler_nor_scikit_learn(tmp_path):
     commands = [
         "train --encoder bert --encoder.depth 1 --head cot --steps 2 --device cpu --out run",
@@ -111,6 +113,7 @@ def test_to_train_score_predict_and_embed_takes_neither_the_compiler_nor_scikit_
     assert (tmp_path / "embeddings.npz").is_file()
 
 
+@pytest.mark.slow
 def test_parts_are_checked_against_each_other_without_the_compiler():
     kinds, heavy = json.loads(fresh(REHEARSE.format(heavy=HEAVY)))
     assert kinds == ["decoder", "encoder", "head", "tokenizer"]

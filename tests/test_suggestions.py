@@ -90,6 +90,7 @@ def questions(root):
         yield from ((group, n, names, lambda typed, group=group: of_words(f"{group} {typed}")) for n in names)
 
 
+@pytest.mark.slow
 def test_of_a_thousand_slips_98_in_100_are_answered_with_what_was_meant(tmp_path, monkeypatch):
     monkeypatch.delenv("TSTK_DATA", raising=False)
     for name in SETS:

@@ -63,7 +63,7 @@ for dist in sys.argv[1:]:
                 count += 1
 print(count)
 """
-"""Checks of the kit that see whether modules, configs and recipes are in a wheel; the others are run from the source."""
+"""The checks that see whether modules, configs and recipes are in a wheel; the others are run from the source."""
 
 
 def test_each_wheel_is_whole_in_an_environment_of_its_own(python):
@@ -84,9 +84,7 @@ def test_each_wheel_is_listed_with_its_version_and_licence_and_no_fault(python):
     assert rows.keys() >= PROJECTS.keys()
     for name in PROJECTS:
         burdens = [line for line in rows[name]["burdens"] if "s to import" not in line]  # it may be a crowded machine
-        assert (rows[name]["faults"], burdens, rows[name]["licence"]) == ([], [], "Apache-2.0"), rows[
-            name
-        ]
+        assert (rows[name]["faults"], burdens, rows[name]["licence"]) == ([], [], "Apache-2.0"), rows[name]
         assert rows[name]["version"]
 
 

@@ -74,7 +74,14 @@ def versions(config: Config | None = None) -> dict[str, str]:
     return found
 
 
-def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str, Any], command: str = "") -> None:
+def save_config(
+    folder: Path,
+    config: Config,
+    pipeline: Pipeline,
+    data: dict[str, Any],
+    command: str = "",
+    hardware: dict[str, str] | None = None,
+) -> None:
     """config.json: all that is needed to build the pipeline again, and where each value came from.
 
     Args:
@@ -83,6 +90,7 @@ def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str
         pipeline: built from it; its parts may replace options (`Slot.rebuild`)
         data: facts of the data that a reader of the run needs (class and channel names)
         command: how to do this again
+        hardware: where it is trained, as far as last digits depend on it
     """
     values: dict[str, Any] = {k: dict(v) for k, v in config.values.items()}
     for slot, part in pipeline.slots():
@@ -99,6 +107,7 @@ def save_config(folder: Path, config: Config, pipeline: Pipeline, data: dict[str
             "spec": asdict(pipeline.spec),
             "data": data,
             "versions": versions(config),
+            "hardware": hardware or {},
             "command": command,
         },
     )

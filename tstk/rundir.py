@@ -1,7 +1,7 @@
 """The readable side of a run directory: whether a path is one, its config.json, files written whole or not at all.
 
     model.safetensors   the best weights by validation, with the data's scaling
-    config.json         resolved options with qualified names, Spec, class names, versions
+    config.json         resolved options with qualified names, Spec, class names, versions, hardware
     metrics.jsonl       a line per epoch
     result.json         scores, baselines, parameters, seconds, the command; it is there when the run is finished
     last/               what an unfinished run goes on from; see `tstk/training/last.py`
@@ -146,7 +146,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             f"pip install --upgrade {CORE}"
         )
     tables: Any = found.get("config")
-    whole = all(isinstance(found.get(name), dict) for name in ("config", "spec", "versions", "data"))
+    found.setdefault("hardware", {})
+    whole = all(isinstance(found.get(name), dict) for name in ("config", "spec", "versions", "hardware", "data"))
     if not whole or not all(isinstance(t, dict) and isinstance(t.get("use", ""), str) for t in tables.values()):
         raise CheckpointError(f"{path} was not written by tstk, or was changed by hand; train the run again")
     return found

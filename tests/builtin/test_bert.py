@@ -57,6 +57,7 @@ def started(spec, **options):
     return encoder
 
 
+@pytest.mark.slow
 def test_bert_equals_the_library_with_padding_and_shuffled_slots(folder, theirs):
     encoder, tokens = started(SPEC, pretrained=folder), tokens_of()
     with torch.no_grad():

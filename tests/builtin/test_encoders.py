@@ -57,6 +57,7 @@ def close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @every
 def test_output_is_what_out_promises_and_zero_where_invalid(make):
     spec = spec_of()
@@ -388,6 +389,7 @@ def test_without_the_library_hf_says_what_to_install(monkeypatch):
         HF(spec_of(), **SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["transformer", "low-rank", "causal", "bert"])
 def test_an_exported_encoder_takes_any_batch_and_hides_what_is_invalid(name):
     spec = spec_of()

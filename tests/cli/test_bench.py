@@ -23,6 +23,7 @@ use = "linear"
 """
 
 
+@pytest.mark.slow
 def test_methods_of_a_file_and_of_flags_are_compared(tstk, small, tmp_path):
     common = " ".join([*small, "--steps", "1"])
     (tmp_path / "b.toml").write_text(

@@ -93,6 +93,7 @@ def values(shell, text):
     return {line.partition(",")[2].partition("\t")[0] for line in lines if line}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_names_options_data_sets_and_runs_are_offered(shell, place):
     for line, said in zip(WANTED, asked(shell, WANTED, place), strict=True):

@@ -46,6 +46,7 @@ def test_options_of_a_default_component_work_although_help_keeps_them_back(tstk)
     assert printed(tstk("train", "--encoder.depth", 5, "--print-config"))["encoder"]["depth"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

@@ -1,6 +1,10 @@
 """`tstk plugins`: what authors and the curious see."""
 
 import json
+import subprocess
+import sys
+
+import pytest
 
 
 def test_check_counts_and_says_what_failed(tstk, monkeypatch):
@@ -24,3 +28,24 @@ def test_check_counts_and_says_what_failed(tstk, monkeypatch):
 
 def test_check_of_an_unknown_plugin_suggests(refused):
     assert "Did you mean 'tstk'?" in refused("plugins", "check", "tsk")
+
+
+LATER = """
+import tstk.registry
+tstk.registry.INTERFACE_VERSION = 2
+from tstk.cli import cli
+cli(sys.argv[1:], prog_name="tstk")
+"""
+
+
+@pytest.mark.slow
+def test_a_later_tstk_lists_plugins_of_interface_version_1_as_broken_and_keeps_its_own_parts():
+    def later(*words):
+        return subprocess.run([sys.executable, "-c", f"import sys{LATER}", *words], capture_output=True, text=True)
+
+    rows = {row["plugin"]: row for row in json.loads(later("plugins", "list", "--json").stdout)}
+    assert rows["tstk"]["error"] == ""
+    others = {row["error"] for name, row in rows.items() if name.startswith("tstk-plugins-")}
+    assert others == {"needs interface version 1, and this tstk has 2"}
+    assert "needs interface version 1, and this tstk has 2" in later("plugins", "list").stderr
+    assert "bert" in later("list", "encoders").stdout

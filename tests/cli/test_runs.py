@@ -237,6 +237,7 @@ def test_a_run_without_codes_has_none_to_write(refused, run, tmp_path):
 # ------------------------------------------------------------------ export
 
 
+@pytest.mark.slow
 def test_export_writes_a_graph_and_says_how_far_it_is_off(tstk, run):
     result = tstk("export", run, "--length", 10, "--out", "model.pt2")
     assert result.exit_code == 0, result.output

@@ -7,6 +7,7 @@ import torch
 from tstk.data import load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "day"), [("ETTh1", 24), ("ETTm1", 96)])
 def test_the_electricity_tables_are_cut_where_the_literature_cuts_them(archive, name, day):
     data = load(name, data_root=str(archive), context=96, horizon=192)
@@ -25,6 +26,7 @@ def test_the_illness_table_is_short_and_split_by_share(archive):
     assert [len(part) for part in data.parts.values()] == [676 - 59, 97 - 23, 193 - 23]
 
 
+@pytest.mark.slow
 def test_every_named_set_but_the_bare_recording_loads(archive):
     sizes = {
         "har": (7415, 2996),

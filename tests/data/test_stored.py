@@ -196,6 +196,7 @@ print(len(data.train), seen, peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["folder", "npz"])
 def test_an_epoch_over_a_large_set_takes_little_memory(folder, tmp_path, form):
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (80_000, 4, 256))  # 312 MiB

@@ -62,6 +62,7 @@ def test_every_entry_of_the_tables_was_compiled_as_it_is_now_and_fits():
     assert faults(page["rows"]) == []
 
 
+@pytest.mark.slow
 def test_the_largest_programs_fit_the_smallest_gpu_and_one_made_larger_is_reported(compiled):
     change = 'codes.CONFIGS["search", 128] |= {"BLOCK_N": 128, "BLOCK_D": 128}'
     rows, wrong, larger = compiled(89, "nearest_code", ("search", 128), change)

@@ -64,6 +64,7 @@ def test_using_holds_within_its_block_and_a_name_in_the_call_goes_before_it(doub
     assert doubled(torch.ones(3))[0] == "large"
 
 
+@pytest.mark.slow
 def test_a_compiled_call_notices_using(doubled):
     compiled = torch.compile(lambda x: doubled(x)[1] + len(doubled(x)[0]), fullgraph=True, backend="eager")
     assert compiled(torch.ones(3)).tolist() == [7.0] * 3
@@ -101,6 +102,7 @@ def fresh(code, **environment):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_environment_chooses_for_a_whole_process():
     code = """
 import json, torch
@@ -115,6 +117,7 @@ except Exception as e:
     assert "no backend 'refrence'" in fresh(code, TSTK_KERNELS="refrence")
 
 
+@pytest.mark.slow
 def test_the_kernels_import_nothing_beyond_torch_numpy_and_the_registry():
     code = """
 import json, sys

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -5,6 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tstk.errors import NameUnknown, NeedsError
 from tstk.kernels import nearest_code, using
 from tstk.kernels.nearest_code import assignment_entropy, code_sums, quantize, soft_assignment, usage
+from tstk.kernels.nearest_code import torch as torch_backend
+from tstk.kernels.nearest_code.duplicates import first_identical
 
 SHAPES = [  # N, K, d
     (0, 5, 3), (1, 2, 1), (1, 16384, 5), (3, 2, 512), (37, 16384, 8), (300, 320, 8), (1025, 7, 64), (611, 512, 33),
@@ -52,7 +56,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.fixture(params=[1, 2])
 def threads(request):
-    """The search takes another way if it has one thread only."""
+    """Rows are divided over threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -82,15 +86,136 @@ def test_ids_are_those_of_float64_at_random_sizes(seed):
     assert wrong(z, codes, nearest_code(z, codes)[0]) == 0
 
 
-@pytest.mark.parametrize(("k", "d"), [(2, 1), (5, 3), (67, 8), (320, 33), (513, 64), (2000, 200)])
-def test_the_first_of_equal_codes_wins(k, d, threads):
-    z, codes = vectors(700, k, d)
-    codes = codes[torch.randint(k, (k,), generator=torch.Generator().manual_seed(k))]
-    same = codes.unique(dim=0, return_inverse=True)[1]
-    first = (same[:, None] == same).to(torch.uint8).argmax(1)
+@pytest.mark.parametrize("d", [1, 3, 8, 33, 64, 200])
+@pytest.mark.parametrize("k", [2, 67, 1041])
+def test_of_identical_codes_the_first_is_returned(k, d, threads):
+    z, codes = with_repeats(1100, k, d)  # more rows than a thread takes, and than a piece of them has
+    first = first_of(codes)
     for vector in (z, codes):
-        ids, _ = nearest_code(vector, codes)
-        assert (first[ids] == ids).all()
+        for backend in ("torch", "reference") if len(vector) * k * d < 1e7 else ("torch",):
+            ids, _ = nearest_code(vector, codes, backend=backend)
+            assert torch.equal(first[ids], ids)
+    if d > 1:  # with one channel, different codes are so close that rounding decides
+        assert torch.equal(nearest_code(codes, codes)[0], first)
+
+
+def with_repeats(n, k, d, seed=0):
+    """Vectors, and codes of which the first, the last and those around multiples of 8 to 512 are repeated elsewhere."""
+    z, codes = vectors(n, k, d, seed)
+    draw = torch.Generator().manual_seed(seed)
+    ends = {at for size in (8, 16, 32, 64, 128, 256, 512) for edge in range(0, k + 1, size) for at in (edge - 1, edge)}
+    ends = torch.tensor(sorted(at for at in ends | {0, 1, k - 2, k - 1} if 0 <= at < k))
+    codes[ends] = codes[ends[torch.randint(len(ends), (len(ends),), generator=draw)]]
+    z[: len(codes) // 2] = codes[:n][: len(codes) // 2]
+    return z, codes
+
+
+def first_of(codes):
+    """For each code the first that equals it in float32, by comparing all with all."""
+    seen = {}
+    return torch.tensor([seen.setdefault(tuple(row), i) for i, row in enumerate(codes.float().tolist())])
+
+
+def perturbed(search, seed=0):
+    """`search` in whose answer any of the codes that are identical may stand, as if each column rounded in its way."""
+
+    def rounded(z, codes):
+        ids, squares = search(z, codes)
+        same = first_of(codes)[ids][:, None] == first_of(codes)
+        draw = torch.rand(same.shape, generator=torch.Generator().manual_seed(seed))
+        return (draw * same).argmax(1), squares
+
+    return rounded
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("traced", [False, True])
+def test_identical_codes_are_told_by_their_numbers_and_not_by_how_a_product_rounds(monkeypatch, kind, traced):
+    z, codes = with_repeats(200, 67, 8)
+    codes[5], codes[9] = 0.0, -0.0
+    codes = codes.to(kind)
+    if kind == torch.float64:
+        codes[20] = codes[3] * (1 + 1e-12)  # the same in float32
+    z[:67] = codes.float()
+    search = perturbed(torch_backend.nearest_code)
+    monkeypatch.setattr(torch_backend, "nearest_code", search)
+    assert not torch.equal(first_of(codes)[search(z, codes)[0]], search(z, codes)[0])
+    if traced:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    ids, _ = nearest_code(z, codes)
+    assert torch.equal(first_of(codes)[ids], ids)
+    assert torch.equal(ids[:67], first_of(codes))
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("values", [(-1.0, 1.0), (0.0, 1.0, 2.0, 4.0), (1e-45, -1e-45, 3e38, -3e38, 0.0, -0.0)])
+def test_identical_rows_are_found_among_few_different_numbers(monkeypatch, values, traced):
+    draw = torch.Generator().manual_seed(0)
+    if traced:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for d in (1, 2, 7):
+        rows = torch.tensor(values)[torch.randint(len(values), (700, d), generator=draw)]
+        assert torch.equal(first_identical(rows), first_of(rows))
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_promise_holds_at_extreme_magnitudes(backend, seed, threads):
+    z, codes = extreme(seed)
+    promised(z, codes, *nearest_code(z, codes, backend=backend))
+
+
+def extreme(seed):
+    """Vectors and codes between subnormal numbers and the largest of float32, of both signs, some with an offset."""
+    draw = torch.Generator().manual_seed(seed)
+    k, d = ((855, 1), (33, 8), (12, 65))[seed % 3]
+    low, high = ((-45, 38), (-45, 18), (-38, 0), (15, 20), (0, 38))[seed % 5]
+
+    def numbers(*shape):
+        size = 10 ** (low + (high - low) * torch.rand(*shape, generator=draw, dtype=torch.float64))
+        return (size * torch.randn(*shape, generator=draw).sign()).clamp(-3e38, 3e38).float()
+
+    codes = numbers(k, d) if seed % 2 else numbers(k, 1) * torch.randn(k, d, generator=draw).clamp(-1, 1)
+    near = codes[torch.randint(k, (100,), generator=draw)]
+    odd = torch.tensor([3e38, -3e38, 1e-45, -1e-45, 0.0])[:, None].expand(5, d)
+    z = torch.cat([odd, near, near * 1.001, 10 ** (40 * torch.rand(100, 1, generator=draw)) * near, numbers(100, d)])
+    offset = (0.0, 1e4, -1e30)[seed // 2 % 3]
+    return (z + offset).clamp(-3e38, 3e38), (codes + offset).clamp(-3e38, 3e38)
+
+
+def promised(z, codes, ids, squares):
+    """Check what the docstring of `nearest_code` says against float64."""
+    middle = codes.float().mean(0).double()
+    x, c = z.double() - middle, codes.double() - middle
+    far, length = x.square().sum(1), c.square().sum(1)
+    served = (far <= 2.0**125) & bool((length <= 2.0**125).all())
+    close = ((far / 2.0**125 - 1).abs() < 1e-5) | (length / 2.0**125 - 1).abs().lt(1e-5).any()
+    served, ids, squares, x, far = (t[~close] for t in (served, ids, squares, x, far))
+    assert (ids[~served] == 0).all()
+    assert squares[~served].isnan().all()
+    ids, x, far = ids[served], x[served], far[served]
+    exact = (x[:, None] - c).square().sum(-1)
+    best, right = exact.min(1)
+    size = (far + torch.maximum(length[ids], length[right])).float()
+    unit = (torch.nextafter(size, size.new_tensor(torch.inf)) - size).double()
+    chosen = exact.gather(1, ids[:, None])[:, 0]
+    assert (chosen - best <= 8 * unit + 1e-37 * z.shape[1]).all()
+    assert ((squares[served] - chosen).abs() <= 8 * unit + 1e-37 * z.shape[1]).all()
+
+
+def test_a_vector_whose_square_overflows_gets_code_0_and_distance_nan():
+    codes = torch.randn(855, 1, generator=torch.Generator().manual_seed(0))
+    for backend in ("torch", "reference"):
+        for far in (-3e38, 3e38, 1.9e19):
+            ids, squares = nearest_code(torch.tensor([[far], [0.1]]), codes, backend=backend)
+            assert ids[0] == 0
+            assert squares[0].isnan()
+            assert squares[1] < 1e-2
+        ids, squares = nearest_code(
+            torch.tensor([[0.1]]), torch.cat([codes, codes.new_tensor([[1e25]])]), backend=backend
+        )
+        assert ids == 0
+        assert squares.isnan()
 
 
 @pytest.mark.parametrize("offset", [30.0, 1e4, -3e5])
@@ -139,15 +264,15 @@ def test_what_is_not_finite_gets_code_0_and_distance_nan(threads):
 
 def test_any_leading_dimensions_strides_and_types_are_taken():
     z, codes = vectors(60, 30, 8)
-    ids, squares = nearest_code(z, codes)
+    _, squares = nearest_code(z, codes)
     shaped = nearest_code(z.reshape(3, 4, 5, 8), codes)
-    assert torch.equal(shaped[0], ids.reshape(3, 4, 5))
+    assert wrong(z, codes, shaped[0].flatten()) == 0
     assert nearest_code(z[0], codes)[0].shape == ()
     strided = torch.stack([z, z], 2)[..., 0]
     turned = codes.T.contiguous().T
     assert not strided.is_contiguous()
     again = nearest_code(strided, turned)
-    assert torch.equal(again[0], ids)
+    assert wrong(z, codes, again[0]) == 0
     torch.testing.assert_close(again[1], squares)
     for kind in (torch.float16, torch.bfloat16, torch.float64):
         low = nearest_code(z.to(kind), codes)
@@ -175,7 +300,7 @@ def test_the_reference_can_be_had_for_everything():
     with using("reference"):
         ids, _ = nearest_code(z, codes)
         each, overall = assignment_entropy(z, codes, temperature=0.5)
-    assert torch.equal(ids, nearest_code(z, codes)[0])
+    assert wrong(z, codes, ids) == 0
     torch.testing.assert_close((each, overall), assignment_entropy(z, codes, temperature=0.5))
 
 
@@ -184,10 +309,13 @@ def test_no_matrix_of_vectors_by_codes_is_held():
     z, codes = vectors(n, k, 4)
     z.requires_grad_()
     codes.requires_grad_()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # what other threads put out is not seen
     with Largest() as largest:
         nearest_code(z, codes)
         each, overall = assignment_entropy(z, codes, temperature=0.1)
         (each - overall).backward()
+    torch.set_num_threads(threads)
     assert largest.numel <= n * k / 16
 
 
@@ -373,14 +501,17 @@ class Nearest(torch.nn.Module):
         return values, ids
 
 
+@pytest.mark.slow
 def test_a_compiler_takes_the_whole_graph():
     z, codes = vectors(300, 33, 8)
     codes[20:] = codes[:13]
     values, ids = torch.compile(Nearest(codes), fullgraph=True)(z)
-    assert torch.equal(ids, nearest_code(z, codes)[0])
-    assert torch.equal(values, codes[ids])
+    assert wrong(z, codes, ids) == 0
+    assert torch.equal(first_of(codes)[ids], ids)
+    torch.testing.assert_close(values, codes[ids], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_compiler_takes_soft_assignments_with_their_gradient():
     z, codes = vectors(100, 33, 8)
 
@@ -396,9 +527,60 @@ def test_a_compiler_takes_soft_assignments_with_their_gradient():
         assert apart(a, b) < 1e-5
 
 
+@pytest.mark.slow
 def test_an_exported_graph_serves_any_batch():
     z, codes = vectors(300, 33, 8)
     program = torch.export.export(Nearest(codes), (z[:7],), dynamic_shapes={"z": {0: torch.export.Dim("batch")}})
     values, ids = program.module()(z)
-    assert torch.equal(ids, nearest_code(z, codes)[0])
-    assert torch.equal(values, codes[ids])
+    assert wrong(z, codes, ids) == 0
+    assert torch.equal(first_of(codes)[ids], ids)
+    torch.testing.assert_close(values, codes[ids], rtol=0, atol=0)
+
+
+class Soft(torch.nn.Module):
+    def __init__(self, codes):
+        super().__init__()
+        self.register_buffer("codes", codes)
+
+    def forward(self, z):
+        options = {"temperature": 0.3, "log_floor": 1e-5}
+        return (
+            *nearest_code(z, self.codes),
+            *soft_assignment(z, self.codes, **options),
+            *assignment_entropy(z, self.codes, valid=z[:, 0] > 0, **options),
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [False, True])
+def test_searches_and_soft_assignments_are_exported_for_any_batch(strict):
+    z, codes = vectors(300, 33, 8)
+    batch = {"z": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(Soft(codes), (z[:7],), dynamic_shapes=batch, strict=strict).module()
+    for rows in (2, 300):
+        torch.testing.assert_close(program(z[:rows]), Soft(codes)(z[:rows]))
+
+
+def test_rows_divided_over_threads_give_what_one_thread_gives(threads):
+    z, codes = vectors(5003, 512, 8)
+    leaves = [t.clone().requires_grad_() for t in (z, codes)]
+    with torch.inference_mode():
+        ids, squares = nearest_code(z, codes)
+    assert wrong(z, codes, ids) == 0
+    got = assignment_entropy(*leaves, temperature=0.3)
+    torch.set_num_threads(1)
+    want = assignment_entropy(*leaves, temperature=0.3)
+    assert (
+        (squares - nearest_code(z, codes)[1]).abs() < 1e-6 * (1 + z.square().sum(1) + codes.square().sum(1).max())
+    ).all()
+    torch.testing.assert_close(got, want)
+    torch.set_num_threads(threads)
+    for a, b in zip(torch.autograd.grad(sum(got), leaves), torch.autograd.grad(sum(want), leaves), strict=True):
+        assert apart(a, b) < 1e-4
+
+
+def test_dividing_rows_leaves_the_number_of_threads_as_it_was(threads):
+    nearest_code(*vectors(5003, 512, 8))
+    assert torch.get_num_threads() == threads
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == threads

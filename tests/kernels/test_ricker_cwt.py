@@ -92,6 +92,22 @@ def test_every_scale_agrees_with_float64(scales, length, padding, kernel):
             assert errors(got, edges, edge).max() < ERROR
 
 
+@pytest.mark.parametrize("kernel", ["odd", "published"])
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("offset", [0.0, 1e4, -300.0])
+def test_short_series_with_an_offset_are_as_exact_as_is_promised(offset, padding, kernel):
+    scales, options = (0.1, 0.9, 2.0, 5.0, 12.5, 20.0, 102.0, 110.0), {"padding": padding, "kernel": kernel}
+    for length in range(2, 41):
+        x = series(3, length, seed=length) + offset
+        want = ricker_cwt(x.double(), scales, **options, backend="reference")
+        spread = x.double().std(-1, correction=0)[:, None] * torch.tensor(scales).double().sqrt()
+        bound = 3e-6 * want.square().mean(-1).sqrt() + 1e-6 * spread
+        for transform in (*(partial(composite, way=way) for way in WAYS), partial(ricker_cwt, patch=(2, 1))):
+            got = transform(x, scales, **options)
+            got = got.unflatten(-1, (2, 1)).transpose(2, 3).flatten(1, 2)[..., 0] if got.ndim == 4 else got
+            assert ((got - want).square().mean(-1).sqrt() <= bound).all()
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_any_scales_and_lengths_agree_with_float64(seed):
     draw = np.random.default_rng(seed)
@@ -254,6 +270,7 @@ class Image(torch.nn.Module):
         return ricker_cwt(x, **self.options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -277,6 +294,7 @@ def test_exported_graphs_take_any_batch_and_hold_no_fft(options, strict):
         torch.testing.assert_close(model(x).double(), want, atol=3e-5, rtol=0)  # what was kept is real
 
 
+@pytest.mark.slow
 def test_compiled_calls_are_whole_graphs_and_agree():
     torch._dynamo.reset()
     model = Image(scales=[0.1, 5.0, 60.0], padding="replicate")

@@ -38,6 +38,7 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["zero", "reflect", "replicate"])
 @pytest.mark.parametrize("kernel", ["odd", "published"])
 @pytest.mark.parametrize(
@@ -60,6 +61,17 @@ def test_outputs_and_gradients_are_right_at_random_sizes(seed):
     scales = np.exp(draw.uniform(-2, 4, int(draw.integers(1, 7)))).tolist()
     x = noise(int(draw.integers(1, 4)), int(draw.integers(1, 150)), seed=seed)
     agrees(x, scales, padding=str(draw.choice(["zero", "reflect"])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", ["reflect", "replicate"])
+def test_an_offset_costs_no_digits(padding):
+    x, scales = noise(2, 35) + 1e4, [0.5, 3.0, 20.0, 40.0]
+    for patch in (None, (2, 7)):
+        options = {"padding": padding, "patch": patch}
+        got = ricker_cwt(x.to(DEVICE), scales, **options, backend="triton")
+        want = ricker_cwt(x.to(DEVICE).double(), scales, **options, backend="reference")
+        assert (got - want).abs().max() < 3e-5 * (1 + max(scales)) ** 0.5 + 3e-7 * want.abs().max()
 
 
 def test_rows_may_have_any_strides():

@@ -53,6 +53,22 @@ def test_so_they_are_for_random_questions(rope, seed):
     rope(b, h, n, 2 * axes * int(draw.integers(1, 24)), axes=axes, seed=seed, **options).agrees("torch", 5e-6)
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.7, -1e-40, 1e-50, 1e-30])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_finite_scale_is_taken_forward_and_backward(rope, dtype, ragged, scale):
+    for n, width in ((33, 16), (20, 32)):
+        case = rope(2, 2, n, width, ragged=ragged, causal=True, scale=scale, dtype=dtype)
+        case.agrees("torch", 1e-5 if dtype == torch.float32 else 4e-2)
+        assert all(t.isfinite().all() for t in case("torch"))
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf")])
+def test_a_scale_that_is_not_finite_is_refused(rope, scale):
+    with pytest.raises(ValueError, match=r"scale=.*expected a finite number"):
+        rope(1, 1, 3, 16, scale=scale)("torch")
+
+
 @pytest.mark.parametrize(("n", "width"), [(64, 32), (400, 32), (64, 8)])  # three steps, the fused kernel, in float32
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)])
@@ -115,6 +131,7 @@ def test_nothing_that_was_given_is_changed(rope):
     assert all(torch.equal(a, b) for a, b in zip(before, (*case.qkv, *case.angles, case.grad), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_compiled_graph_is_whole_and_agrees(rope, dtype):
     case = rope(2, 2, 6, 16, ragged=True, causal=True, dtype=dtype)
@@ -129,6 +146,7 @@ def test_a_compiled_graph_is_whole_and_agrees(rope, dtype):
         assert (a - b).abs().max() < (1e-5 if dtype == torch.float32 else 3e-2)
 
 
+@pytest.mark.slow
 def test_an_exported_graph_takes_any_batch_and_has_only_torch_s_own_operations(rope):
     class Whole(nn.Module):
         def forward(self, q, k, v, cos, sin, valid):

@@ -25,6 +25,7 @@ SHORT, LONG = (9, 16), (20, 112)
 ROUNDING = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2 if DEVICE == "cuda" else 5e-2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -32,12 +33,14 @@ def test_outputs_and_gradients_are_those_of_the_reference(rope, shape, ragged, c
     rope(*shape, ragged=ragged, causal=causal, device=DEVICE).agrees("triton", 3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("n", "d"), [(70, 64), (130, 16), (130, 128)])
 def test_half_precision_is_rounded_once(rope, n, d, dtype):
     rope(2, 1, n, d, ragged=True, dtype=dtype, device=DEVICE).agrees("triton", ROUNDING[dtype])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_so_they_are_for_random_questions(rope, seed):
     draw = np.random.default_rng(seed)
@@ -46,6 +49,14 @@ def test_so_they_are_for_random_questions(rope, seed):
     dtype = list(ROUNDING)[seed % 3]
     case = rope(b, h, n, 2 * half, seed=seed, dtype=dtype, device=DEVICE, **options)
     case.agrees("triton", 2 * ROUNDING[dtype])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "d"), [SHORT, LONG])
+@pytest.mark.parametrize("scale", [0.0, -0.7, -1e-40, 1e-50])
+def test_any_finite_scale_is_taken_forward_and_backward(rope, scale, n, d):
+    for ragged in (False, True):
+        rope(2, 2, n, d, ragged=ragged, causal=True, scale=scale, device=DEVICE).agrees("triton", 1e-5)
 
 
 @pytest.mark.parametrize(("n", "d"), [SHORT, LONG])
@@ -62,6 +73,7 @@ def test_a_query_that_may_see_no_key_gives_zero_and_no_nan_in_any_gradient(rope,
     assert not any(g[1, :, ~case.valid[1]].any() for g in grads[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d"), [SHORT, LONG])
 def test_strides_do_not_matter_and_angles_of_one_series_serve_all(rope, n, d):
     case, apart = (rope(2, 2, n, d, device=DEVICE) for _ in range(2))
@@ -75,6 +87,7 @@ def test_strides_do_not_matter_and_angles_of_one_series_serve_all(rope, n, d):
     case.agrees("triton", 3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [1, 3])
 def test_programs_may_own_several_heads(rope, monkeypatch, heads):
     configs = kernels.CONFIGS[64, 16, 4]
@@ -102,6 +115,7 @@ def test_two_runs_are_equal_to_the_bit(rope, n, d):
     assert all(torch.equal(a, b) for a, b in zip(case("triton"), case("triton"), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d"), [SHORT, LONG])
 def test_a_compiled_graph_is_whole_and_agrees(rope, n, d):
     case = rope(2, 2, n, d, ragged=True, causal=True, device=DEVICE)
@@ -116,6 +130,7 @@ def test_a_compiled_graph_is_whole_and_agrees(rope, n, d):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 def test_operations_are_what_torch_expects_of_them(rope):
     case = rope(2, 2, 6, 16, ragged=True, device=DEVICE)
     out = case("triton")[0].detach()
@@ -163,6 +178,7 @@ build(kernels._turn_kernel, 2, 2, D=48, HALF=32, ROWS=16, HEADS=8)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's compiler is for Linux")
 def test_a_gpu_s_compiler_takes_what_the_interpreter_takes(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}

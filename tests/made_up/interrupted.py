@@ -1,9 +1,10 @@
 """Trains a run, then the same one in a child that is killed at a random moment, in another that goes on, and so forth.
 
-    interrupted.py DATA FOLDER KILLS SEED
+    interrupted.py KIND FOLDER KILLS THREADS SEED
 
-The runs are FOLDER/calm and FOLDER/rough. The first one has imported all that there is to import before anything is
-forked, so the children are quick to begin.
+The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process imports all that there is to import, by
+a training of one step, before anything is forked, so the children are quick to begin. It does so with one thread: a
+pool of threads does not survive a fork.
 """
 
 import os
@@ -14,6 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
+import numpy as np
 import torch
 from moody import announce
 
@@ -23,30 +25,63 @@ from tstk.training.last import Last
 
 Last.SHARE = 1.0  # half of the time is spent on saving, so half of the kills hit it
 
-PARTS = {
-    "tokenizer": {"use": "moods", "dim": 16},
-    "encoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.2},
-    "head": {"use": "linear", "standardise": True, "dropout": 0.1},
-    "loss": {"use": "taught", "hide": 0.2},
+ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.2}
+MANY = {"steps": 40, "validate_every": 10, "batch_size": 256}
+KINDS = {
+    "all": (
+        {
+            "tokenizer": {"use": "moods", "dim": 16},
+            "encoder": ENCODER,
+            "head": {"use": "linear", "standardise": True, "dropout": 0.1},
+            "loss": {"use": "taught", "hide": 0.2},
+        },
+        {
+            "steps": 300,
+            "validate_every": 25,
+            "batch_size": 8,
+            "mixup": 0.2,
+            "crop": 16,
+            "patience": 12,
+            "average": 0.9,
+            "augment": ["jitter", "time-warp"],
+            "sampling": "balanced",
+        },
+    ),
+    "classifier": ({"tokenizer": {"use": "patch", "dim": 16, "window": 2}, "encoder": ENCODER, "head": "linear"}, MANY),
+    "masked": (
+        {
+            "tokenizer": {"use": "patch", "dim": 16, "window": 2},
+            "encoder": ENCODER,
+            "loss": {"use": "masked", "ratio": 0.3},
+            "decoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "positions": "learned"},
+        },
+        MANY,
+    ),
+    "codes": (
+        {
+            "tokenizer": {"use": "moods", "dim": 32},
+            "encoder": {**ENCODER, "dim": 32, "causal": True},
+            "loss": "next-code",
+        },
+        MANY,
+    ),
 }
-TRAIN = {
-    "steps": 300,
-    "validate_every": 25,
-    "batch_size": 8,
-    "mixup": 0.2,
-    "crop": 16,
-    "patience": 12,
-    "average": 0.9,
-    "augment": ["jitter", "time-warp"],
-    "sampling": "balanced",
-}
+"""Parts and training of each kind; of the last three a step has enough numbers for torch to divide among threads."""
 
 
-def config(data):
-    return resolve(("here", {**PARTS, "data": data, "train": {**TRAIN, "device": "cpu", "threads": 1}}))
+def config(kind, data, threads, **more):
+    """Resolved, with data that are written unless they are there."""
+    parts, train = KINDS[kind][0], {**KINDS[kind][1], "device": "cpu", "threads": threads, **more}
+    if not data.is_file():
+        rng, (count, length) = np.random.default_rng(0), (24, 20) if kind == "all" else (320, 40)
+        x = rng.normal(size=(2, count, 2, length)).astype(np.float32)
+        x[:, ::3, :, length - 6 :] = np.nan
+        y = np.arange(count) % 3
+        np.savez(data, X_train=x[0], y_train=y, X_test=x[1, :24], y_test=y[:24])
+    return resolve(("here", {**parts, "data": str(data), "train": train}))
 
 
-def live(data, out, awake):
+def live(config, out, awake):
     """A child: begin or go on, and say when training begins."""
 
     def ready(pipeline, data):
@@ -55,16 +90,16 @@ def live(data, out, awake):
     if (out / "config.json").is_file():
         tstk.training.train.resume(out, ready=ready)
     else:
-        tstk.training.train.train(config(data), out, command="here", ready=ready)
+        tstk.training.train.train(config, out, command="here", ready=ready)
 
 
-def killed(data, out, after):
+def killed(config, out, after):
     """Whether a child had to be killed so many seconds after it began to train; without a number it may end."""
     hears, awake = os.pipe()
     child = os.fork()
     if not child:
         try:
-            live(data, out, awake)
+            live(config, out, awake)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -80,14 +115,19 @@ def killed(data, out, after):
     return os.WIFSIGNALED(status)
 
 
-def main(data, folder, kills, seed):
+def main(kind, folder, kills, threads, seed):
+    """Train both, and print how often the second was killed."""
     announce()
     torch.set_num_threads(1)
-    tstk.training.train.train(config(data), folder / "calm", command="here")
+    tstk.training.train.train(config(kind, folder / "data.npz", 1, steps=1), folder / "imports")
+    chosen = config(kind, folder / "data.npz", threads)
+    begin = time.perf_counter()
+    killed(chosen, folder / "calm", None)
+    longest = (time.perf_counter() - begin) / max(kills, 1)  # no life is so long that all of them suffice
     draw, count, out = random.Random(seed), 0, folder / "rough"
     while not (out / "result.json").is_file():
-        count += killed(data, out, draw.uniform(0, 0.12) if count < kills else None)
+        count += killed(chosen, out, draw.uniform(0, longest) if count < kills else None)
     print(count)
 
 
-main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:6]))

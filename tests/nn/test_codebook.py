@@ -365,12 +365,14 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{r}.pt") for r in range(2)]
 
 
+@pytest.mark.slow
 def test_codebooks_of_two_processes_are_equal(ranks):
     for name in EQUAL:
         assert same(ranks[0][name], ranks[1][name])
         assert same(ranks[0][name, "logs"], ranks[1][name, "logs"])
 
 
+@pytest.mark.slow
 def test_two_processes_average_as_one_does(ranks):
     book = made(**EQUAL["average"])
     for step in range(4):

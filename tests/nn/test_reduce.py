@@ -57,6 +57,7 @@ def test_a_mean_in_half_precision_does_not_overflow():
     assert mean(torch.full((100_000,), 100.0, dtype=torch.float16)).item() == pytest.approx(100)
 
 
+@pytest.mark.slow
 def test_gradients_averaged_over_processes_are_those_of_the_mean_over_all_elements(tmp_path):
     if not torch.distributed.is_available():
         pytest.skip("this torch has no distributed package")

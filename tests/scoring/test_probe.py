@@ -88,6 +88,7 @@ def test_with_all_labels_the_same_weights_are_tried_once_and_untrained_ones_per_
     assert len({trial["accuracy"] for trial in row(result, "untrained")["trials"]}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choose", ["val", "folds"])
 @pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
 def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier, choose, monkeypatch):
@@ -213,6 +214,7 @@ def test_a_run_trained_with_these_labels_is_probed_with_a_warning(run, pretraine
     assert len(said) == 2
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_or_json(pretrained):
     words = ["probe", str(pretrained), "--labels", "1.0,0.1", "--seeds", "0,1", "--untrained"]
     shown = CliRunner().invoke(cli, words)

@@ -110,6 +110,7 @@ def test_excuses_and_sizes_must_name_what_is_there(announced):
     assert "EXCUSES names plugin:is_lihgt" in str(examine("made-up").failed[-1].reason)
 
 
+@pytest.mark.slow
 def test_a_part_that_fits_nowhere_fails_once_and_the_rest_says_so(announced, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
     announced(entry_of(faulty.Demanding))
@@ -137,6 +138,7 @@ def test_expect_fails_with_its_sentence():
         expect(False, "said")
 
 
+@pytest.mark.slow
 def test_a_part_that_needs_what_no_check_can_give_is_excused_once(announced, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
     announced(entry_of(faulty.Demanding), EXCUSES={"head:demanding:loads": "wants the moon"})

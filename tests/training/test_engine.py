@@ -594,6 +594,7 @@ def test_a_change_that_is_not_there_is_refused(npz, csv):
         fit(pipeline, data, steps=1, augment=("jitter",))
 
 
+@pytest.mark.slow
 def test_compiled_parts_train_alike_keep_their_names_and_validate_as_written(npz, monkeypatch):
     """With torch's graphs run as they are: what the compiler makes of them takes a minute."""
     plain, calls = torch.nn.Module.compile, []
@@ -618,6 +619,7 @@ def test_compiled_parts_train_alike_keep_their_names_and_validate_as_written(npz
     assert histories[1][-1]["train"] == pytest.approx(histories[0][-1]["train"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_is_told_in_a_line(npz, monkeypatch):
     def broken(graph, inputs):
         raise RuntimeError("no compiler\nhere")

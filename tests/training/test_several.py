@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 import tstk
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ["-m", "tstk", "train", "--tokenizer.dim", "8", "--encoder", "transformer", "--encoder.dim", "16"]
 TRAIN += ["--encoder.depth", "1", "--encoder.heads", "2", "--encoder.dropout", "0", "--head", "linear", "--epochs", "3"]
 TRAIN += ["--batch-size", "8", "--device", "cpu", "--threads", "1", "--select", "last"]

@@ -20,7 +20,7 @@ from tstk.config import Config, chosen
 from tstk.errors import OptionError
 from tstk.scoring.shown import MEASURES, number
 
-EVERYWHERE = ("seed", "device", "precision", "threads")
+EVERYWHERE = ("seed", "device", "precision", "threads", "deterministic")
 """Training options that make sense for all stages alike."""
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tstk.errors import OptionError, TrainingError
 from tstk.pipeline import Pipeline
+from tstk.slots import Slot
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,12 +73,32 @@ def _plain(accelerator: Accelerator) -> bool:
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """On the CPU, tiny learned scales make Adam's second moment denormal, at up to twice the time per step."""
+    """On the CPU, tiny learned scales make Adam's second moment denormal, at up to twice the time per step.
+
+    The setting is of one thread, and others inherit it when they start. So that results do not depend on when that is,
+    they start before it is made.
+    """
+    torch.ones(torch.get_num_threads() << 15).mul_(2)  # 32768 numbers for each thread: the least that torch divides
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+def hardware(device: str, threads: int | None) -> dict[str, str]:
+    """What the last digits of a training depend on, beside versions.
+
+    Args:
+        device: where to train; auto takes a GPU if there is one
+        threads: of the CPU; none leaves it to torch
+    """
+    gpu = device != "cpu" and torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": str(threads or torch.get_num_threads()),
+    }
 
 
 @contextmanager
@@ -87,6 +111,61 @@ def threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+WORKSPACES = (":4096:8", ":16:8")
+"""Settings with which cuBLAS gives the same bits in every run."""
+
+
+@contextmanager
+def deterministic_algorithms(on: bool) -> Iterator[None]:
+    """While inside, torch computes what gives the same bits in every run, and refuses what it has no such way for.
+
+    Args:
+        on: False changes nothing
+
+    Raises:
+        OptionError: the environment tells cuBLAS otherwise
+        TrainingError: an operation was refused; names it and, unless it is on the way back, the component
+    """
+    if not on:
+        yield
+        return
+    given = os.environ.get(WORKSPACE)
+    if given not in (None, *WORKSPACES):
+        raise OptionError(f"--deterministic: {WORKSPACE} is {given!r}; unset it or set it to {' or '.join(WORKSPACES)}")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    os.environ.setdefault(WORKSPACE, WORKSPACES[0])
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as e:
+        operation, refused, _ = str(e).partition(" does not have a deterministic implementation")
+        if not refused:
+            raise
+        part = _component(e)
+        where = f"in {part.called()}" if part is not None else "in the backward pass"
+        raise TrainingError(
+            f"--deterministic: torch has no deterministic form of {operation} {where}; leave the option out, or choose "
+            "another component or device"
+        ) from None
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        if given is None:
+            del os.environ[WORKSPACE]
+
+
+def _component(error: BaseException) -> Slot | None:
+    """The innermost component in whose code an error was raised."""
+    found = None
+    for frame, _ in walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        found = owner if isinstance(owner, Slot) else found
+    return found
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from tstk.training.augment import mix
 from tstk.training.batches import Batches, budget
 from tstk.training.board import Board
 from tstk.training.devices import accelerator as accelerating
-from tstk.training.devices import compiled, denormals_flushed, prepare, unwrap
+from tstk.training.devices import compiled, denormals_flushed, deterministic_algorithms, prepare, unwrap
 from tstk.training.devices import threads as threaded
 from tstk.training.last import Last
 from tstk.training.moving import Moving
@@ -91,6 +91,7 @@ def fit(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     threads: int | None = None,
+    deterministic: bool = False,
     callbacks: tuple[str, ...] = (),
     track: tuple[str, ...] = (),
 ) -> Fitted:
@@ -132,6 +133,8 @@ def fit(
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32
         threads: of the CPU; none leaves it to torch
+        deterministic: use operations alone that give the same bits in every run, and refuse others; on a GPU this takes
+            more time, on a CPU seeded runs repeat without it
         callbacks: what plugins offer to look on with, by name (tstk list callbacks)
         track: who else is told of the course: tensorboard, wandb, mlflow; each must be installed
     """
@@ -191,8 +194,15 @@ def fit(
     rate(now.step)
     listening = asked_to_stop() if last is not None else nullcontext(lambda: 0)
     ends = nullcontext() if board is None else closing(board)
-    flushed, again = denormals_flushed(), recomputing(pipeline, recompute)
-    with ends, threaded(threads), flushed, again, compiled(pipeline, compile) as plainly, listening as asked:
+    with (
+        ends,
+        deterministic_algorithms(deterministic),
+        threaded(threads),
+        denormals_flushed(),
+        recomputing(pipeline, recompute),
+        compiled(pipeline, compile) as plainly,
+        listening as asked,
+    ):
         pause = Pauses(last, now, asked)
         while not now.done:
             epoch = now.epoch

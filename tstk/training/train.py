@@ -27,6 +27,7 @@ from tstk.records import Spec
 from tstk.rundir import RESULT, WEIGHTS, DiskFull, alone, is_unfinished, read_config, write_json
 from tstk.scoring.evaluate import evaluate
 from tstk.scoring.naive import Baselines, baselines
+from tstk.training.devices import deterministic_algorithms, hardware
 from tstk.training.engine import Fitted, Watcher, fit
 from tstk.training.last import Last
 
@@ -103,7 +104,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         try:
-            save_config(folder, config, pipeline, data.like(), command)
+            options = config.options("train")
+            machine = hardware(options["device"], options["threads"])
+            save_config(folder, config, pipeline, data.like(), command, machine)
             return _train(config, last, pipeline, data, command, watcher, begin)
         except BaseException:
             if not (folder / WEIGHTS).is_file() and not last.exists():
@@ -146,10 +149,14 @@ def resume(
         )
     check_plugins(folder, found)
     config = Config(found["given"], found["sources"], found["mounts"])
-    now = versions(config)
-    changed = [f"{k} was {v} and is {now.get(k)}" for k, v in found["versions"].items() if now.get(k) != v]
+    options = config.options("train")
+    then = found["versions"] | found["hardware"]
+    now = versions(config) | hardware(options["device"], options["threads"])
+    changed = [f"{k} was {v} and is {now.get(k)}" for k, v in then.items() if now.get(k) != v]
     if changed:
-        say(f"{'; '.join(changed)}: results may not be those of a run without interruption to the last digit")
+        threads = found["hardware"].get("threads")
+        remedy = f"; OMP_NUM_THREADS={threads} keeps the threads" if threads not in (None, now["threads"]) else ""
+        say(f"{'; '.join(changed)}: results may not be those of a run without interruption to the last digit{remedy}")
     last = Last(folder, writes=first)
     with alone(folder) if first else nullcontext():
         if not last.exists():
@@ -184,7 +191,8 @@ def _train(
     try:
         fitted = fit(pipeline, data, watcher, last, **config.options("train"))
         after = time.time()
-        result = _result(config, pipeline, data, fitted, command)
+        with deterministic_algorithms(config.options("train").get("deterministic", False)):
+            result = _result(config, pipeline, data, fitted, command)
         result["seconds"] = round(before + fitted.seconds + time.time() - after, 2)
         if last.writes:
             save_weights(pipeline, folder / WEIGHTS, fitted.weights)

@@ -98,6 +98,7 @@ def pretrained(config, tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["cot", "mlp"])
 def test_a_pretrained_run_is_tuned_at_twice_its_length_without_what_only_pretraining_needs(
     config, pretrained, head, tmp_path
@@ -142,6 +143,7 @@ def test_half_precision_gives_nearly_the_same_loss(config, pretrained):
     assert rough == pytest.approx(float(exact), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_recipe_pretrains_and_tunes_both_heads(tmp_path):
     small = {"epochs": 1, "batch_size": 8}
     slim = {f"{slot}__{k}": v for slot, table in SLIM[1].items() for k, v in table.items()}

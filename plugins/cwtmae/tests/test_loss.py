@@ -100,6 +100,7 @@ def test_a_grid_without_scales_is_refused(build):
         build(SPEC, tokenizer=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", [{"rope": "flat"}, {"positions": "sinusoidal"}])
 @pytest.mark.parametrize("policy", ["random", "column"])
 def test_the_loss_falls(build, make, encoder, policy):

@@ -37,6 +37,7 @@ def alternatives(path):
     return re.findall(r'alt="([^"]*)"', page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", ["mixed", "independent"])
 def test_a_pretrained_run_shows_image_mask_and_answer(config, data, tmp_path, channels):
     small = (
@@ -52,6 +53,7 @@ def test_a_pretrained_run_shows_image_mask_and_answer(config, data, tmp_path, ch
         assert sum("the answer" in text for text in of) == 2
 
 
+@pytest.mark.slow
 def test_what_a_picture_of_the_mask_leaves_out_is_what_was_hidden(config, data, tmp_path, monkeypatch):
     from tstk_plugins_cwtmae import pictures
 
@@ -75,6 +77,7 @@ def test_what_a_picture_of_the_mask_leaves_out_is_what_was_hidden(config, data, 
     assert not torch.isclose(told[hidden], whole[hidden]).all()
 
 
+@pytest.mark.slow
 def test_a_classifier_shows_images_and_what_its_tokens_look_at(config, data, tmp_path):
     train(config("untrained", SLIM, ("data", {"data": data, "head": {"use": "cot", "heads": 4}})), tmp_path / "run")
     shown = alternatives(report(tmp_path / "run"))

@@ -37,6 +37,7 @@ def weights(tmp_path):
     return path, model
 
 
+@pytest.mark.slow
 def test_the_first_example_runs():
     model = CWT_MAE_RoPE(
         signal_len=3000,

@@ -140,6 +140,7 @@ def test_chunks_change_speed_and_nothing_else(options, make_tokens):
     close(encoder(tokens).values, other(tokens).values)
 
 
+@pytest.mark.slow
 @every
 def test_an_exported_encoder_takes_any_batch(options, make_tokens):
     encoder = encoder_of(options)

@@ -87,6 +87,7 @@ def test_nine_of_sixteen_tokens_of_har_are_hidden():
     assert not (flow.asked.index == flow.asked.index[:1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["cross", "timemae"])
 @pytest.mark.parametrize("encoder", ["transformer", "bert", "timemae"])
 def test_the_loss_falls_on_the_demo_set(encoder, decoder):
@@ -117,6 +118,7 @@ def test_the_loss_falls_on_the_demo_set(encoder, decoder):
     assert after["align"] < before["align"]
 
 
+@pytest.mark.slow
 def test_a_run_is_pretrained_probed_and_tuned_from_its_directory(tmp_path):
     from tstk.checkpoint import load as load_run
     from tstk.training.train import train

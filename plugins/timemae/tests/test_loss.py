@@ -137,6 +137,7 @@ def test_codewords_and_masks_depend_on_seed_step_and_sample_alone(build, spec, r
     assert drawn([0, 1, 2, 3], seed=8) != first
 
 
+@pytest.mark.slow
 def test_codewords_are_drawn_from_the_softmax_of_the_content(build, spec, ragged):
     loss = build(spec, loss={"codes": 4}).loss
     tokens = build(spec).tokenizer(ragged).at(torch.zeros(4, 1, dtype=torch.long))

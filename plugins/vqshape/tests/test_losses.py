@@ -29,6 +29,7 @@ def pipeline(**options):
     return made
 
 
+@pytest.mark.slow
 def test_each_term_teaches_whom_it_should():
     made = pipeline(form=1.0)
     parts = {

@@ -228,6 +228,7 @@ def test_distillation_says_what_it_misses(folder):
         tstk.build("vqshape/student", Spec(2, 32), tokenizer=other, loss__teacher=str(folder / "teacher"))
 
 
+@pytest.mark.slow
 def test_controls_print_a_row_per_model_say_what_the_text_gives_away_and_train_nothing_twice(folder, tmp_path):
     call("text", folder / "made.npz", "--template", "a {label}", "--out", tmp_path / "labels.npz")
     words = ["text-controls", folder / "made.npz", "--text", tmp_path / "labels.npz", "--out", tmp_path / "c"]

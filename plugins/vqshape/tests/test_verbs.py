@@ -16,6 +16,8 @@ from tstk.data import load as load_data
 from tstk.errors import NeedsError
 from tstk.records import Spec
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"dim": 16, "depth": 1, "query-depth": 1, "heads": 2, "tokens": 6, "codes": 9, "points": 32, "shape-width": 16}
 TOKENIZER = [f"--tokenizer.{k}={v}" for k, v in SMALL.items()]
 DECODER = ["--decoder.dim=16", "--decoder.heads=2"]

@@ -252,7 +252,7 @@ class VQShape(Tokenizer):
         used, at = ids.unique(return_inverse=True)
         if len(used) * (codes.shape[-1] + 1) > ids.numel():
             return self.draw_shape(codes)
-        drawn = self.draw_shape(self.codebook.embed(used).detach())[at]
+        drawn = F.embedding(at, self.draw_shape(self.codebook.embed(used).detach()))
         if not codes.requires_grad:
             return drawn
         slopes = self.draw_shape.slopes(self.codebook.embed(used))[at]

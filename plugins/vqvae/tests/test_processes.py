@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 import tstk
@@ -45,6 +46,7 @@ def one_of_two(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_codebook_and_weights_of_two_processes_are_equal_after_200_steps(tmp_path):
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     root = os.path.dirname(os.path.dirname(os.path.abspath(tstk.__file__)))

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from tstk.checkpoint import load
 from tstk.cli import cli
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--context", "32", "--horizon", "8", "--stride", "3", "--steps", "12", "--batch-size", "8", "--threads", "1"]
 TOKENIZER = ["--tokenizer.codes", "12", "--tokenizer.dim", "8", "--tokenizer.hidden", "8"]
 ENCODER = ["--encoder.dim", "16", "--encoder.heads", "2", "--encoder.hidden", "32", "--encoder.depth", "1"]

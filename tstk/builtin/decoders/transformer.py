@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tstk.nn.attention import key_mask
 from tstk.nn.blocks import Stack
@@ -74,7 +75,7 @@ class TransformerDecoder(Decoder):
         if not self.spec.aligned:
             x, pos, index, valid = self._canvas(x, encoded, asked)
         if self.table is not None:
-            x = x + self.table[index]
+            x = x + F.embedding(index, self.table)
         if self.positions == "sinusoidal":
             x = x + sinusoid(pos, x.shape[-1]).to(x.dtype)
         skip = 0

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tstk.errors import CheckpointError, NeedsError, OptionError
 from tstk.nn.attention import key_mask
@@ -186,11 +187,11 @@ class Bert(Encoder):
     def _content(self, tokens: Tokens) -> Tensor:
         if self.words is not None:
             assert tokens.ids is not None
-            return self.words[tokens.ids]
+            return F.embedding(tokens.ids, self.words)
         return self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0))
 
     def _rows(self, tokens: Tokens) -> Tensor:
-        return self.positions[tokens.index + self.shift]
+        return F.embedding(tokens.index + self.shift, self.positions)
 
     def _theirs(self) -> tuple[str, ...]:
         return ("stack",) if self.token_type is None else ("positions", "token_type", "norm", "stack")

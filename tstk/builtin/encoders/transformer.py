@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, check_heads, key_mask
@@ -113,7 +114,7 @@ class Transformer(Encoder):
     def place(self, tokens: Tokens) -> Tensor:
         """Rows of the learned table at `index`, or sinusoids at `pos`; zeros for rotary and none."""
         if self.table is not None:
-            return self.table[tokens.index]
+            return F.embedding(tokens.index, self.table)
         if self.sinusoidal:
             return sinusoid(tokens.pos, self.out.dim or 0, self.theta).to(tokens.values.dtype)
         return super().place(tokens)

@@ -11,18 +11,22 @@ from torch import bool as boolean
 from torch.nn.functional import embedding
 
 from tstk.kernels.dispatch import Backend, Operation, no_triton
+from tstk.kernels.nearest_code.duplicates import first_of_identical
 from tstk.kernels.nearest_code.statistics import code_sums, usage
 
 __all__ = ["assignment_entropy", "code_sums", "entropy", "nearest_code", "quantize", "soft_assignment", "usage"]
 
 
 def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tuple[Tensor, Tensor]:
-    """The nearest code of each vector by squared Euclidean distance; among equals the first; no gradient.
+    """Return the nearest code of each vector by squared Euclidean distance; no gradient.
 
-    Computed in float32, whatever autocast says, relative to the mean of the codes. The answer is that of float64
-    unless the two best are closer than 8 units in the last place of |z|^2 + |c|^2, both relative to that mean; a
-    second run gives the same bits. A vector that is not finite, or whose square is not, gets code 0 and distance
-    NaN, and so does every vector if a code is not finite.
+    Of codes that are identical in float32 the first is returned, whatever the processor. Distances are computed in
+    float32, also under autocast, relative to the mean m of the codes: the answer is that of float64 unless the two best
+    are closer than 8 units in the last place of |z - m|^2 + |c - m|^2 (squares below 1e-37 may count as 0). A second
+    run gives the same bits.
+
+    A vector that is not finite, or farther than 2^62.5 (6.5e18) from m, gets code 0 and distance NaN. So does every
+    vector if that is true of a code, or if m is not finite in float32.
 
     Args:
         z: [..., d] vectors
@@ -37,8 +41,8 @@ def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tup
         NeedsError: `backend` cannot serve this call
     """
     _check(z, codes)
-    out: tuple[Tensor, Tensor] = operation(z, codes, backend=backend)
-    return out
+    ids, squares = operation(z, codes, backend=backend)
+    return first_of_identical(ids, codes), squares
 
 
 def quantize(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,15 +88,13 @@ def soft_assignment(
         if no vector counts
     """
     _check(z, codes)
-    if valid is None:
-        rows = z.reshape(-1, z.shape[-1])
-        weight = rows.new_full((len(rows),), 1 / max(len(rows), 1), dtype=float32)
-    else:
+    if valid is not None:
         if valid.shape != z.shape[:-1] or valid.dtype != boolean:
             raise ValueError(f"valid is {list(valid.shape)}, {valid.dtype}; expected {list(z.shape[:-1])}, bool")
-        rows = z.where(valid[..., None], 0).reshape(-1, z.shape[-1])
-        weight = valid.reshape(-1).to(float32)
-        weight = weight / weight.sum().clamp(min=1)
+        z = z.where(valid[..., None], 0)
+    rows = z.reshape(-1, z.shape[-1])
+    weight = rows.new_ones(rows.shape[0], dtype=float32) if valid is None else valid.reshape(-1).to(float32)
+    weight = weight / weight.sum().clamp(min=1)
     out: tuple[Tensor, Tensor] = soft_operation(rows, codes, weight, temperature, log_floor, backend=backend)
     return out
 

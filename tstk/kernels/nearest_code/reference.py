@@ -7,14 +7,18 @@ import math
 import torch
 from torch import Tensor
 
+LARGEST = 2.0**125
+"""Square of the largest distance from the mean of the codes that is served: up to it no score overflows in float32."""
+
 
 def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """As `tstk.kernels.nearest_code`."""
     with torch.no_grad():
         exact, ids = _squares(z, codes).min(-1)
-        squares = exact.float()
-        fine = squares.isfinite()
-        return ids.where(fine, 0), squares.where(fine, torch.nan)
+        middle = codes.float().mean(0)
+        far, farthest = (_squares(t, middle[None])[..., 0] for t in (z, codes))
+        served = (far <= LARGEST) & (farthest <= LARGEST).all()
+        return ids.where(served, 0), exact.float().where(served, torch.nan)
 
 
 def soft_assignment(

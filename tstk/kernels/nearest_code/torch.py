@@ -1,4 +1,4 @@
-"""Rows in chunks that fit the cache; the scores of a chunk are one matrix product.
+"""Rows in chunks that fit the cache, divided over threads once; the scores of a chunk are one matrix product.
 
 `[x, 1] @ [-2 c, |c|^2]` is the squared distance less |x|^2, which no comparison and no softmax needs. Both sides are
 centred on the mean of the codes, so a common offset costs no digits.
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.kernels.nearest_code.reference import LARGEST
+from tstk.kernels.threads import divide
+
 LOWEST = -60.0
 """Smallest exponent: e^-60 adds nothing to a sum, and what is computed from it is not denormal, hence not slow."""
 
@@ -23,60 +26,43 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         x, c, middle = _centred(z, codes)
         lengths = c.square().sum(1)
+        served = lengths.max() <= LARGEST  # no if one is not a number
         if torch.compiler.is_compiling():  # which does its own tiling, and exports to any batch
             x = x - middle
+            squares = x.square().sum(1)
             score, ids = torch.addmm(lengths, x, c.t(), alpha=-2).min(1)
-            squares = score + x.square().sum(1)
         else:
-            squares, ids = _searched(x, middle, torch.cat([-2 * c, lengths[:, None]], 1).t())
-        squares = squares.clamp(min=0)
-        if torch.compiler.is_compiling() or squares.is_cuda or not math.isfinite(squares.sum()):
-            fine = squares.isfinite()
-            squares, ids = squares.where(fine, torch.nan), ids.where(fine, 0)
+            score, squares, ids = _search(x, middle, torch.cat([-2 * c, lengths[:, None]], 1).t())
+        served = served & (squares <= LARGEST)
+        squares = (score + squares).clamp(min=0)
+        if torch.compiler.is_compiling() or squares.device.type != "cpu" or not served.all():
+            squares, ids = squares.where(served, torch.nan), ids.where(served, 0)
         return ids.reshape(z.shape[:-1]), squares.reshape(z.shape[:-1])
 
 
-def _searched(x: Tensor, middle: Tensor, table: Tensor, marking: bool | None = None) -> tuple[Tensor, Tensor]:
-    """Least squares [N] and the first place that has them [N].
-
-    torch's search of places uses neither vector instructions nor threads well. Marking does, in three passes: ones mark
-    the least of a row; their product with `base` + place is exact, and below 2 `base`, if there is but one. Few rows
-    have several, or none for being not a number: those are searched.
-    """
+def _search(x: Tensor, middle: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The least score of each row [N], the square of its length [N], and the first place that has the score [N]."""
     width, codes = table.shape
-    most = _rows(x, codes)
-    if marking is None:
-        marking = x.device.type == "cpu" and torch.get_num_threads() > 1
-    base = 1 << (codes - 1).bit_length()
-    places = torch.arange(base, base + codes, dtype=x.dtype, device=x.device)
-    squares, norms, marks = middle.new_empty(3, len(x)).unbind()
+    scores, squares = middle.new_empty(2, len(x)).unbind()
     ids = middle.new_empty(len(x), dtype=torch.long)
-    lifted, scores = middle.new_ones(most, width), middle.new_empty(most, codes)
-    for rows, square, norm, mark, best in zip(*(t.split(most) for t in (x, squares, norms, marks, ids)), strict=True):
-        here, score = lifted[: len(rows)], scores[: len(rows)]
-        torch.linalg.vector_norm(torch.sub(rows, middle, out=here[:, :-1]), dim=1, out=norm)
-        torch.mm(here, table, out=score)
-        if marking:
-            torch.amin(score, 1, out=square)
-            torch.mv(torch.eq(score, square[:, None], out=score), places, out=mark)
-        else:
-            _first_least(score, square, best)
-    squares.addcmul_(norms, norms)
-    if marking:
-        ids.copy_(marks).sub_(base)
-        several = ((marks < base) | (marks >= 2 * base)).nonzero()[:, 0]
-        if len(several):
-            squares[several], ids[several] = _searched(x[several], middle, table, marking=False)
-    return squares, ids
 
+    def search(part: slice) -> None:
+        parts = x[part], scores[part], squares[part], ids[part]
+        most = _rows(parts[0], codes)
+        lifted, products = middle.new_ones(most, width), middle.new_empty(most, codes)
+        for rows, least, square, best in zip(*(t.split(most) for t in parts), strict=True):
+            here, product = lifted[: len(rows)], products[: len(rows)]
+            torch.linalg.vector_norm(torch.sub(rows, middle, out=here[:, :-1]), dim=1, out=square)
+            torch.mm(here, table, out=product)
+            if product.device.type == "cpu":  # where this is six times as fast as torch's
+                np.argmin(product.numpy(), 1, out=best.numpy())
+                torch.gather(product, 1, best[:, None], out=least[:, None])
+            else:
+                torch.min(product, 1, out=(least, best))  # half the time of argmin
+        squares[part].square_()
 
-def _first_least(scores: Tensor, least: Tensor, where: Tensor) -> None:
-    """The least of each row and the first place that has it, into `least` and `where`."""
-    if scores.device.type == "cpu" and torch.get_num_threads() == 1:
-        np.argmin(scores.numpy(), 1, out=where.numpy())  # six times as fast as torch's, and on one thread
-        torch.gather(scores, 1, where[:, None], out=least[:, None])
-    else:
-        torch.min(scores, 1, out=(least, where))  # half the time of argmin
+    divide(search, len(x), len(x) * codes, x.device)
+    return scores, squares, ids
 
 
 def soft_assignment(
@@ -105,23 +91,31 @@ class SoftAssignment(torch.autograd.Function):
         """Entropy [] and share [K], see above; `floor` is the least logarithm."""
         x, c, middle = _centred(z, codes)
         table = torch.cat([2 * c, -c.square().sum(1, keepdim=True)], 1) / temperature
-        entropy, share, log_z = middle.new_zeros(()), middle.new_zeros(len(c)), middle.new_empty(len(x))
-        most = _rows(x, len(c))
-        scores, p = middle.new_empty(2, most, len(c)).unbind()
-        for rows, w, norm in zip(x.split(most), weight.split(most), log_z.split(most), strict=True):
-            s, e = scores[: len(rows)], p[: len(rows)]
-            torch.mm(_with(rows - middle, 1), table.t(), out=s)
-            top = s.amax(1, keepdim=True)
-            torch.exp(s.sub_(top).clamp_(min=LOWEST), out=e)
-            total = e.sum(1)
-            log_total = total.log()
-            torch.add(top[:, 0], log_total, out=norm)
-            s.sub_(log_total[:, None])
-            if floor > -math.inf:
-                s.clamp_(min=floor)
-            w = w / total
-            share += w @ e
-            entropy -= w @ e.mul_(s).sum(1)
+        log_z = middle.new_empty(len(x))
+
+        def assign(part: slice) -> tuple[Tensor, Tensor]:
+            parts = x[part], weight[part], log_z[part]
+            entropy, share = middle.new_zeros(()), middle.new_zeros(len(c))
+            most = _rows(parts[0], len(c))
+            scores, p = middle.new_empty(2, most, len(c)).unbind()
+            for rows, w, norm in zip(*(t.split(most) for t in parts), strict=True):
+                s, e = scores[: len(rows)], p[: len(rows)]
+                torch.mm(_with(rows - middle, 1), table.t(), out=s)
+                top = s.amax(1, keepdim=True)
+                torch.exp(s.sub_(top).clamp_(min=LOWEST), out=e)
+                total = e.sum(1)
+                log_total = total.log()
+                torch.add(top[:, 0], log_total, out=norm)
+                s.sub_(log_total[:, None])
+                if floor > -math.inf:
+                    s.clamp_(min=floor)
+                w = w / total
+                share += w @ e
+                entropy -= w @ e.mul_(s).sum(1)
+            return entropy, share
+
+        sums = zip(*divide(assign, len(x), len(x) * len(c), x.device), strict=True)
+        entropy, share = (torch.stack(each).sum(0) for each in sums)
         ctx.save_for_backward(z, codes, weight, log_z)
         ctx.chosen = temperature, floor
         return entropy, share
@@ -136,25 +130,33 @@ class SoftAssignment(torch.autograd.Function):
             x, c, middle = _centred(z, codes)
             table = torch.cat([2 * c, -c.square().sum(1, keepdim=True)], 1) / temperature
             table = torch.cat([table, table.new_ones(len(c), 1)], 1)
-            dx, dc, column = torch.empty_like(x), torch.zeros_like(c), c.new_zeros(len(c))
-            most = _rows(x, len(c))
-            scores, p = middle.new_empty(2, most, len(c)).unbind()
-            for rows, w, norm, slope in zip(*(t.split(most) for t in (x, weight, log_z, dx)), strict=True):
-                here = rows - middle
-                s, e = scores[: len(rows)], p[: len(rows)]
-                torch.mm(_with(_with(here, 1), -norm), table.t(), out=s)  # log p
-                torch.exp(torch.clamp(s, min=LOWEST, out=e), out=e)
-                if floor > -math.inf:
-                    # d/dp of p log(max(p, floor)), less 1
-                    s = F.threshold(s, floor, floor - 1, inplace=True)
-                torch.addcmul(to_share, s, to_entropy, value=-1, out=s).mul_(e)
-                # p sums to 1 only as exactly as log_z is known
-                s.addcmul_(e, s.sum(1, keepdim=True) / e.sum(1, keepdim=True), value=-1)
-                torch.mm(s, c, out=slope)
-                slope *= w[:, None] * (2 / temperature)
-                if ctx.needs_input_grad[1]:
-                    dc.addmm_(s.t(), here * w[:, None])
-                    column += w @ s
+            dx = torch.empty_like(x)
+
+            def pull(part: slice) -> tuple[Tensor, Tensor]:
+                parts = x[part], weight[part], log_z[part], dx[part]
+                dc, column = torch.zeros_like(c), c.new_zeros(len(c))
+                most = _rows(parts[0], len(c))
+                scores, p = middle.new_empty(2, most, len(c)).unbind()
+                for rows, w, norm, slope in zip(*(t.split(most) for t in parts), strict=True):
+                    here = rows - middle
+                    s, e = scores[: len(rows)], p[: len(rows)]
+                    torch.mm(_with(_with(here, 1), -norm), table.t(), out=s)  # log p
+                    torch.exp(torch.clamp(s, min=LOWEST, out=e), out=e)
+                    if floor > -math.inf:
+                        # d/dp of p log(max(p, floor)), less 1
+                        s = F.threshold(s, floor, floor - 1, inplace=True)
+                    torch.addcmul(to_share, s, to_entropy, value=-1, out=s).mul_(e)
+                    # p sums to 1 only as exactly as log_z is known
+                    s.addcmul_(e, s.sum(1, keepdim=True) / e.sum(1, keepdim=True), value=-1)
+                    torch.mm(s, c, out=slope)
+                    slope *= w[:, None] * (2 / temperature)
+                    if ctx.needs_input_grad[1]:
+                        dc.addmm_(s.t(), here * w[:, None])
+                        column += w @ s
+                return dc, column
+
+            sums = zip(*divide(pull, len(x), len(x) * len(c), x.device), strict=True)
+            dc, column = (torch.stack(each).sum(0) for each in sums)
             dc = (dc - column[:, None] * c) * (2 / temperature)
         return dx.to(z.dtype), dc.to(codes.dtype), None, None, None
 
@@ -175,9 +177,6 @@ def _with(x: Tensor, last: Tensor | float) -> Tensor:
 
 
 def _rows(x: Tensor, codes: int) -> int:
-    """Rows of a chunk: about 1 MB of scores per thread; a GPU is not filled by that."""
-    if x.device.type == "cpu":
-        many = torch.get_num_threads() * max(256, 2**18 // codes)
-    else:
-        many = max(1024, 2**26 // codes)
+    """Rows of a chunk: about 1 MB of scores; a GPU is not filled by that."""
+    many = max(256, 2**18 // codes) if x.device.type == "cpu" else max(1024, 2**26 // codes)
     return max(1, min(many, len(x)))

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tstk.kernels.dispatch import interpreted
+from tstk.kernels.nearest_code.reference import LARGEST
 from tstk.kernels.tuning import tuned
 
 CONFIGS: dict[tuple[str, int], dict[str, Any]] = tuned(
@@ -41,9 +42,7 @@ SEGMENTS = 64
 """Into how many parts the rows are divided where programs own codes."""
 
 LOWEST: tl.constexpr = tl.constexpr(-60.0)
-
-LARGEST: tl.constexpr = tl.constexpr(2.0**125)
-"""Square of the largest distance from the mean of the codes that is served: up to it no score overflows in float32."""
+FARTHEST: tl.constexpr = tl.constexpr(LARGEST)
 
 
 def _tiles(kernel: str, d: int) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def _search(
     for d0 in range(BLOCK_D, D, BLOCK_D):
         part = _centred(z, middle, rows, N, d0, D, BLOCK_D)
         square += tl.sum(part * part, 1)
-    fine = square <= LARGEST
+    fine = square <= FARTHEST
     x = tl.where(fine[:, None], x, 0.0)
     best = tl.full((BLOCK_N,), float("inf"), tl.float32)
     which = tl.zeros((BLOCK_N,), tl.int32)
@@ -212,8 +211,7 @@ def _to_codes(
 
 def _search_launch(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     c, middle, lengths = _prepared(codes)
-    # a mean that is not a number makes every vector one that is not served
-    middle = middle.where(lengths.max() <= LARGEST.value, torch.nan)
+    middle = middle.where((lengths <= LARGEST).all(), torch.nan)  # then no vector is near enough
     c, lengths = c.nan_to_num(), lengths.nan_to_num()
     n, d = z.shape
     ids, squares = z.new_empty(n, dtype=torch.long), z.new_empty(n, dtype=torch.float32)

@@ -67,6 +67,20 @@ class Plan(NamedTuple):
     levels: tuple[Level, ...]
 
 
+class Gains(NamedTuple):
+    """What a transform makes of ones.
+
+    Args:
+        first: scale, or row of patches, for which that is not negligible
+        last: the one after the last such
+        sums: [S, 1] or [S / ph, 1, ph * pw], as they are added to the result; None if all are negligible
+    """
+
+    first: int
+    last: int
+    sums: Tensor | None
+
+
 def kept(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A tensor that may outlive the call: neither fake, though made while exporting, nor an inference tensor."""
     with _disable_current_modes(), torch.inference_mode(False):
@@ -89,6 +103,32 @@ def support(scales: tuple[float, ...], length: int, kernel: str) -> tuple[float,
     taps = min(10 * float(np.float32(max(scales))), length)
     taps = int(taps + 1 if taps % 2 == 0 else taps)
     return (taps - 1) / 2, 0.0 if taps % 2 else 0.5
+
+
+@lru_cache(maxsize=16)
+def gains(
+    scales: tuple[float, ...],
+    length: int,
+    kernel: str,
+    patch: tuple[int, int] | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Gains:
+    """What each scale makes of a series of ones without an end: the sum of its wavelet, next to 0 for most."""
+    sums = []
+    for a in scales:
+        reach, shift = support(scales, length, kernel)
+        reach = min(reach, ceil(10 * a))
+        at = np.arange(-ceil(reach) - 1, ceil(reach) + 2) + shift
+        u = (at[abs(at) <= reach] / a) ** 2
+        sums.append(amplitude(a, kernel) * ((1 - u) * np.exp(-u / 2)).sum())
+    gain = np.array(sums)[:, None]
+    if patch is not None:
+        gain = gain.reshape(-1, 1, patch[0]).repeat(patch[1], 2)
+    counts = np.flatnonzero(abs(gain.reshape(len(gain), -1)).max(1) > 1e-12)
+    if not len(counts):
+        return Gains(0, 0, None)
+    return Gains(int(counts[0]), int(counts[-1]) + 1, kept(gain, device, dtype))
 
 
 def padded(length: int, left: int, right: int, padding: str) -> np.ndarray | None:

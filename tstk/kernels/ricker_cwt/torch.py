@@ -6,23 +6,31 @@ kernels of large scales) or are longer than the steps of a plan suit. Traced gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import lru_cache
 from itertools import count
 from math import ceil, prod
 from operator import index as constant
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tstk.kernels.ricker_cwt.plan import REARRANGE, Plan, amplitude, kept, layout, padded, plan, support
+from tstk.kernels.ricker_cwt.plan import REARRANGE, Gains, Plan, amplitude, gains, kept, layout, padded, plan, support
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 FFT = 90  # what an FFT costs in multiplications per value
 WHOLE = 7.5  # widths beyond which a wavelet is below 1e-10 of its peak
+
+
+def _constant_while_tracing(function: Function) -> Function:
+    """Do what torch.compiler.assume_constant_result does, without its import of the compiler and of Triton."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 class Spectra(NamedTuple):
@@ -57,16 +65,63 @@ def ricker_cwt(
     autocast = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
         rows = x.to(dtype).reshape(prod(x.shape[:-1]), length)
+        rows, mean = centre(rows, padding)
         chosen = _choose(scales, length, padding, kernel, patch, x.device, dtype, "products" if tracing else way)
         if isinstance(chosen, Spectra):
-            out, laid = _fft(rows, length, chosen), None
+            out, in_patches = _fft(rows, length, chosen), False
         else:
-            out, laid = _products(rows, chosen), chosen.patch
-            if laid != patch:
+            out, in_patches = _products(rows, chosen), patch is not None and chosen.patch == patch
+            if not in_patches:
                 out = out.flatten(2)[..., :length]
-        if laid != patch and patch is not None:
+        if patch is not None and not in_patches:
             out = patches(out, patch)
+        out = restore(out, mean, scales, length, kernel, patch)
     return out.reshape(*x.shape[:-1], *out.shape[1:])
+
+
+def centre(rows: Tensor, padding: str) -> tuple[Tensor, Tensor | None]:
+    """Subtract the mean of each row [R, T] where the padding continues it; `restore` adds what becomes of it.
+
+    A wavelet takes a constant away but for rounding, which a large one would bring into the result.
+    """
+    if padding == "zero":
+        return rows, None
+    mean = rows.detach().mean(1, keepdim=True)
+    return rows - mean, mean
+
+
+def restore(
+    out: Tensor,
+    mean: Tensor | None,
+    scales: tuple[float, ...],
+    length: int,
+    kernel: str,
+    patch: tuple[int, int] | None,
+) -> Tensor:
+    """Add what the transform makes of the mean that `centre` subtracted, [R, S, T] or in patches."""
+    if mean is None:
+        return out
+    first, last, gain = _gains(scales, length, kernel, patch, out.device, out.dtype)
+    if gain is None:
+        return out
+    mean = mean.reshape(-1, *[1] * (out.ndim - 1))
+    if torch.compiler.is_compiling():
+        return out + mean * gain
+    out.detach()[:, first:last] += mean * gain[first:last]  # a constant: no gradient passes through it
+    return out
+
+
+@_constant_while_tracing
+def _gains(
+    scales: tuple[float, ...],
+    length: int,
+    kernel: str,
+    patch: tuple[int, int] | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Gains:
+    """As `gains`, a constant while tracing."""
+    return gains(scales, length, kernel, patch, device, dtype)
 
 
 def patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
@@ -75,7 +130,7 @@ def patches(image: Tensor, patch: tuple[int, int]) -> Tensor:
     return image.unflatten(2, (-1, wide)).unflatten(1, (-1, high)).transpose(2, 3).contiguous().flatten(3)
 
 
-@torch.compiler.assume_constant_result
+@_constant_while_tracing
 def _choose(
     scales: tuple[float, ...],
     length: int,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tstk.kernels.dispatch import interpreted
 from tstk.kernels.ricker_cwt.plan import layout, plan
-from tstk.kernels.ricker_cwt.torch import patches
+from tstk.kernels.ricker_cwt.torch import centre, patches, restore
 from tstk.kernels.tuning import tuned
 
 CONFIGS: dict[tuple[str, int], dict[str, int]] = tuned(
@@ -203,7 +203,9 @@ def ricker_cwt(
     laid, _ = layout(scales, length, kernel, patch)
     with torch.autocast(x.device.type, enabled=False):
         rows = x.float().reshape(-1, length).contiguous()
+        rows, mean = centre(rows, padding)
         out: Tensor = _Transform.apply(rows, scales, padding, kernel, laid)
         if patch is not None:
             out = out.unflatten(2, (-1, laid[0] * laid[1])) if laid == patch else patches(out, patch)
+        out = restore(out, mean, scales, length, kernel, patch)
     return out.reshape(*x.shape[:-1], *out.shape[1:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 # By name: the module beside this one takes the name `torch` in this package.
 from torch import Tensor, bfloat16, float16, float32
 from torch import bool as boolean
@@ -37,11 +39,11 @@ def rope_attention(
         valid: [B, N] bool, False for a key that no query sees (its numbers must be finite all the same); all are
             seen unless given
         causal: query i sees keys 0..i
-        scale: of the scores; D ** -0.5 unless given
+        scale: of the scores, any finite number; D ** -0.5 unless given
         backend: triton, torch or reference; the first that can unless given
 
     Raises:
-        ValueError: shapes or types do not fit
+        ValueError: shapes or types do not fit, or the scale is not finite
         NeedsError: `backend` cannot serve this call
     """
     cos, sin = angles
@@ -53,6 +55,8 @@ def rope_attention(
         raise ValueError(f"rope_attention: angles {_of(cos)}, {_of(sin)}; expected [{b} or 1, 1, {n}, {d // 2}]")
     if valid is not None and (valid.shape != (b, n) or valid.dtype != boolean):
         raise ValueError(f"rope_attention: valid {_of(valid)}, {valid.dtype}; expected [{b}, {n}] bool")
+    if scale is not None and not isfinite(scale):
+        raise ValueError(f"rope_attention: scale={scale}; expected a finite number")
     return operation(q, k, v, angles, valid=valid, causal=causal, scale=scale, backend=backend)
 
 

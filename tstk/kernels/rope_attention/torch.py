@@ -17,6 +17,9 @@ SHORT = 384
 NARROW = 16
 """With heads of at most so many channels, nearly all the work is on the scores, and fused float32 is faster still."""
 
+TINY = torch.finfo(torch.float32).tiny
+"""Smaller scales may be 0 to a kernel that computes in float32."""
+
 
 def rope_attention(
     q: Tensor,
@@ -76,6 +79,9 @@ def attend(
         scale: of the scores; D ** -0.5 unless given
         dropout: of attention probabilities
     """
+    if scale is not None and scale < TINY:
+        # Fused kernels scale what they have masked: -inf times 0 would be NaN, and times a negative number inf.
+        q, scale = (-q, -scale) if scale <= -TINY else (q * scale, 1.0)
     n, m = q.shape[2], k.shape[2]
     steps = (
         (q.device.type, q.dtype) == ("cpu", torch.bfloat16)

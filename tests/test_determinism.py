@@ -1,0 +1,183 @@
+"""The same seed gives the same weights, whatever the order in which threads come to an end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tstk
+from tstk.config import resolve
+from tstk.errors import OptionError, TrainingError
+from tstk.registry import Entry, registry
+from tstk.training.devices import deterministic_algorithms
+from tstk.training.stopping import Stopped
+from tstk.training.train import resume
+from tstk.training.train import train as train_run
+
+MADE_UP = Path(__file__).parent / "made_up"
+sys.path.insert(0, str(MADE_UP))
+
+from fingerprints import components, label, train, variants  # noqa: E402
+
+each_component = pytest.mark.parametrize("entry", components(), ids=label)
+
+
+def with_two_threads(script, processes=1):
+    """What a script prints in processes of their own, side by side."""
+    root = str(Path(tstk.__file__).parent.parent)
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    # threads that wait without spinning: half the time where other processes want the processor too
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    words = [sys.executable, MADE_UP / script]
+    children = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    printed = [child.communicate()[0] for child in children]
+    assert not any(child.returncode for child in children)
+    return printed
+
+
+@pytest.fixture(scope="module")
+def fingerprints():
+    """Of the weights of all variants of each component, from each of two processes."""
+    return [json.loads(text) for text in with_two_threads("fingerprints.py", processes=2)]
+
+
+@pytest.mark.slow
+@each_component
+def test_two_processes_with_two_threads_train_the_same_weights(fingerprints, entry):
+    one, two = (found[label(entry)] for found in fingerprints)
+    assert one == two
+
+
+class Addition(TorchDispatchMode):
+    """Refuses what adds into a tensor in the order in which threads come along."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.overloadpacket.__name__ in ("index_put", "index_put_", "_index_put_impl_", "put_"):
+            indices = args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
+            accumulates = args[3] if len(args) > 3 else kwargs.get("accumulate", False)
+            unique = any(index is not None and index.dtype == torch.bool for index in indices)
+            assert unique or not accumulates, f"{func} adds with atomics; use torch.nn.functional.embedding"
+        return func(*args, **kwargs)
+
+
+@pytest.mark.slow
+@each_component
+def test_every_component_runs_forward_and_backward_in_the_mode_that_refuses(entry):
+    torch.use_deterministic_algorithms(True)
+    try:
+        with Addition():
+            for variant in variants(entry):
+                train(variant, numbers=1, steps=1)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+# ------------------------------------------------------------------ --deterministic
+
+
+def settings():
+    """What the option changes."""
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )
+
+
+class Watch:
+    """Notes the settings at each epoch; stops training after one if asked to."""
+
+    def __init__(self, stop=False):
+        self.seen, self.stop = [], stop
+
+    def begin(self, *_):
+        pass
+
+    def step(self, *_):
+        pass
+
+    def epoch(self, *_):
+        self.seen.append(settings())
+        if self.stop:
+            signal.raise_signal(signal.SIGINT)
+
+
+def config(data, head="linear", **options):
+    encoder = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2}
+    train = {"epochs": 2, "batch_size": 8, "device": "cpu", **options}
+    return resolve(("test", {"encoder": encoder, "head": head, "data": data, "train": train}))
+
+
+def test_the_option_holds_for_the_run_and_its_resumption_and_is_gone_afterwards(npz, tmp_path):
+    before, run = settings(), tmp_path / "run"
+    watch = Watch(stop=True)
+    with pytest.raises(Stopped):
+        train_run(config(npz, deterministic=True), run, watcher=watch)
+    assert settings() == before
+    again = Watch()
+    resume(run, watcher=again)
+    assert settings() == before
+    assert watch.seen == again.seen == [(True, False, False, ":4096:8")]
+    plain = Watch()
+    train_run(config(npz), tmp_path / "plain", watcher=plain)
+    assert plain.seen == [before] * 2
+
+
+@pytest.mark.parametrize(("back", "where"), [(False, "in head 'careless'"), (True, "in the backward pass")])
+def test_an_operation_without_a_deterministic_form_is_refused_in_a_line_that_names_it(
+    npz, tmp_path, monkeypatch, back, where
+):
+    entry = Entry("head", "careless", "careless:Careless", "Puts numbers anywhere", dist="made-up")
+    monkeypatch.setitem(registry()._table, ("head", "careless"), [entry])
+    before, head = settings(), {"use": "careless", "back": back}
+    train_run(config(npz, head), tmp_path / "plain")
+    with pytest.raises(TrainingError) as caught:
+        train_run(config(npz, head, deterministic=True), tmp_path / "run")
+    assert "no deterministic form of put_" in str(caught.value)
+    assert where in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert settings() == before
+
+
+def test_a_workspace_of_cublas_that_changes_results_is_refused(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(OptionError, match="CUBLAS_WORKSPACE_CONFIG is ':0:0'"), deterministic_algorithms(True):
+        pass
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with deterministic_algorithms(True):
+        assert settings() == (True, False, False, ":16:8")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.slow
+def test_another_number_of_threads_is_told_when_a_run_goes_on(npz, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train_run(config(npz), run, watcher=Watch(stop=True))
+    path = run / "config.json"
+    given = json.loads(path.read_text())
+    threads = torch.get_num_threads()
+    assert given["hardware"]["threads"] == str(threads)
+    said = []
+    torch.set_num_threads(threads + 1)
+    try:
+        resume(run, say=said.append)
+    finally:
+        torch.set_num_threads(threads)
+    (line,) = [line for line in said if "threads" in line]
+    assert f"threads was {threads} and is {threads + 1}" in line
+    assert f"OMP_NUM_THREADS={threads} keeps the threads" in line
+
+
+@pytest.mark.slow
+def test_threads_treat_denormals_alike_whenever_they_were_started():
+    during, before = with_two_threads("denormals.py")[0].split()
+    assert during == before
