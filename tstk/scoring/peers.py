@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from tstk.config import Config
 from tstk.data.load import load
+from tstk.distribution import install_command
 from tstk.errors import DataError, NameUnknown, OptionError, did_you_mean
 from tstk.scoring.bench import Run
 from tstk.scoring.evaluate import classified, standard_error
@@ -129,7 +130,7 @@ def by_peer(name: str, make: Callable[[str, int], Config]) -> Run:
         raise NameUnknown(f"No peer is called {name!r}.{did_you_mean(name, PEERS)} There are: {', '.join(PEERS)}.")
     peer = PEERS[name]
     if peer.package == "aeon" and find_spec("aeon") is None:
-        raise OptionError(f"{PREFIX}{name} needs aeon: pip install 'tstk-core[aeon]'")
+        raise OptionError(f"{PREFIX}{name} needs aeon: {install_command('aeon')}")
     _refuse_options(make("har-demo", 0))
 
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
