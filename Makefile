@@ -9,7 +9,7 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test test-quick test-lowest lint bench docs clean
+.PHONY: demo test test-quick test-lowest compile-kernels lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/tstk train --encoder bert --head cot
@@ -23,6 +23,10 @@ test-quick: .venv/installed-for-tests
 test-lowest: .venv-lowest/installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -p no:cacheprovider -k "not distilbert" \
 		$$(grep -v '^#' .ci/lowest-tests.txt)
+
+# Every tile configuration of the Triton kernels, for GPUs that need not be there.
+compile-kernels: .venv/installed-for-tests
+	$(BIN)/python -W ignore -m benchmarks.compile --out build/compiled.json
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
