@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,20 @@ def accelerator(device: str, precision: str) -> Accelerator:
     way = found.distributed_type.value
     if way in ("FSDP", "DEEPSPEED", "MEGATRON_LM") and not getattr(found, "is_fsdp2", False):
         raise OptionError(f"Accelerate was told to use {way}, of which tstk knows FSDP 2 alone: --fsdp_version 2")
+    if found.num_processes > 1:
+        destroy_process_group_at_exit()
     return found
+
+
+@cache
+def destroy_process_group_at_exit() -> None:
+    """End the threads of torch.distributed before the interpreter ends; one that still runs then aborts the process."""
+
+    def destroy() -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    atexit.register(destroy)
 
 
 def prepare(accelerator: Accelerator, pipeline: Pipeline, optimizer: Optimizer) -> tuple[Any, Any]:
