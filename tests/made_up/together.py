@@ -5,6 +5,7 @@
 `sharded`: weights are dealt out as FSDP does on GPUs (Accelerate does not on a CPU).
 """
 
+import atexit
 import json
 import os
 import sys
@@ -70,4 +71,16 @@ def main(data, table, folder, how=""):
             save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
 
 
-main(*sys.argv[1:3], Path(sys.argv[3]), *sys.argv[4:])
+def write_threads(folder):
+    """The threads of this process that are left when everything else has ended; Linux alone."""
+    tasks = Path("/proc/self/task").glob("*/comm")
+    (folder / f"threads-{os.environ.get('RANK', 0)}.json").write_text(json.dumps([task.read_text() for task in tasks]))
+
+
+data, table, folder, *how = sys.argv[1:]
+atexit.register(write_threads, Path(folder))  # first in, last out
+main(data, table, Path(folder), *how)
+if how == [
+    "sharded"
+]:  # caches of torch's distributed tensors keep the process group, whose threads may abort a process at its end
+    os._exit(0)

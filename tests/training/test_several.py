@@ -72,6 +72,9 @@ def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, al
         for row, other in zip(mine["history"], theirs["history"], strict=True):
             assert other["train"] == pytest.approx(row["train"], abs=1e-6)
             assert other["val"] == pytest.approx(row["val"], abs=1e-6)
+    if how == "whole" and sys.platform == "linux":
+        threads = [json.loads((tmp_path / f"threads-{rank}.json").read_text()) for rank in (0, 1)]
+        assert not [name for names in threads for name in names if "gloo" in name], threads
 
 
 def test_a_run_of_several_devices_that_is_asked_to_stop_can_be_continued(npz, tmp_path):

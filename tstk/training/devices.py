@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from importlib import import_module
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,8 @@ def accelerator(device: str, precision: str) -> Accelerator:
         raise OptionError("--device cuda: torch sees no GPU here; use --device cpu")
     if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
         raise OptionError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        import_module("torch.distributed.nn")  # its default arguments would keep the process group, see below
     # Accelerate keeps the first precision of a process; a second fit may want another
     AcceleratorState._reset_state(reset_partial_state=True)
     # a pipeline may hold parts that a stage has no use for, such as the way back of a tokenizer
@@ -51,9 +55,15 @@ def accelerator(device: str, precision: str) -> Accelerator:
 
 @cache
 def destroy_process_group_at_exit() -> None:
-    """End the threads of torch.distributed before the interpreter ends; one that still runs then aborts the process."""
+    """Join the threads of torch.distributed before the interpreter ends.
+
+    A thread of gloo that releases the tensors of its last collective only then needs the interpreter, and aborts the
+    process. The threads are joined when the process group is deleted: wrapped models keep it alive until they are
+    collected, and `torch.distributed.nn` for good if it is imported later than the group is made.
+    """
 
     def destroy() -> None:
+        gc.collect()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
