@@ -80,7 +80,5 @@ def write_threads(folder):
 data, table, folder, *how = sys.argv[1:]
 atexit.register(write_threads, Path(folder))  # first in, last out
 main(data, table, Path(folder), *how)
-if how == [
-    "sharded"
-]:  # caches of torch's distributed tensors keep the process group, whose threads may abort a process at its end
+if how == ["sharded"]:  # torch's caches of distributed tensors keep the process group, whose threads may abort it
     os._exit(0)

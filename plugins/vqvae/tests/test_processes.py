@@ -43,7 +43,7 @@ def one_of_two(rank, folder):
         pipeline.after_step([flow])
         losses.append(float(flow.total.detach()))
     torch.save({"state": pipeline.state_dict(), "losses": losses}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    os._exit(0)  # or a thread of gloo, which the wrapped model keeps, may abort the process
 
 
 @pytest.mark.slow
