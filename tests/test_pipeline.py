@@ -47,7 +47,7 @@ def padded(series, more):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_padding_and_companions_change_no_class_vector_or_token(build, labelled_spec, ragged, name, wiring):
     series = ragged()
-    tokenizer = {"use": "patch", "dim": 16, "window": 4, "stride": 3, "embed": "conv"}
+    tokenizer = {"use": "inception", "dim": 16, "window": 4, "stride": 3, "width": 8, "depth": 4}
     pipeline = build(labelled_spec, wiring=wiring, tokenizer=tokenizer, encoder=encoder(name), head="cot").eval()
     logits, vectors, tokens = pipeline.predict(series), pipeline.embed(series), pipeline.encode(series)
     for i in range(len(series.x)):
@@ -114,7 +114,7 @@ def test_forecasting_by_masking_never_sees_the_future(build, table_spec, windows
     series = windows()
     other = series.but(y=series.y * 7 + 100)
     # convolutions reach over the border between patches, so only blanking keeps the future out
-    tokenizer = {"use": "patch", "dim": 16, "window": 5, "stride": 3, "embed": "conv"}
+    tokenizer = {"use": "inception", "dim": 16, "window": 5, "stride": 3, "width": 8, "depth": 1}
     slots = {"tokenizer": tokenizer, "decoder": decoder, "loss": TAIL}
     pipeline = build(table_spec, wiring={"instance_norm": instance_norm}, **slots).eval()
     assert torch.equal(pipeline.predict(series), pipeline.predict(other))

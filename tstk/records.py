@@ -147,6 +147,7 @@ class Tokens:
         attrs: per-token facts, name -> [B, N, ...]
         prefix: [B, S, D] placeless tokens (CLS) added by the encoder; never masked, not counted in N
         aux: penalties earned on the way, name -> scalar
+        statistics: of the batch, which `after_step` needs to move state, name -> tensor
     """
 
     values: Tensor
@@ -159,6 +160,7 @@ class Tokens:
     attrs: dict[str, Tensor] = field(default_factory=dict)
     prefix: Tensor | None = None
     aux: dict[str, Tensor] = field(default_factory=dict)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> Tokens:
         """A copy with these fields changed."""
@@ -169,7 +171,7 @@ class Tokens:
         return self.pos[..., 0] * (spec.step or 1) + (spec.span or 1)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Tokens:
-        """`change` applied to every per-token tensor [B, N, ...]; prefix and aux stay."""
+        """`change` applied to every per-token tensor [B, N, ...]; prefix, aux and statistics stay."""
         rows: dict[str, Any] = {n: change(t) for n in _ROWS if (t := getattr(self, n)) is not None}
         return replace(self, **rows, attrs={k: change(v) for k, v in self.attrs.items()})
 
@@ -208,7 +210,9 @@ class Tokens:
 
         rows = {n: both(getattr(self, n), getattr(other, n)) for n in _ROWS}
         attrs = {k: torch.cat([v, other.attrs[k]], 1) for k, v in self.attrs.items() if k in other.attrs}
-        return Tokens(**rows, attrs=attrs, prefix=self.prefix, aux={**self.aux, **other.aux})  # type: ignore[arg-type]
+        statistics = {**self.statistics, **other.statistics}
+        aux = {**self.aux, **other.aux}
+        return Tokens(**rows, attrs=attrs, prefix=self.prefix, aux=aux, statistics=statistics)  # type: ignore[arg-type]
 
     def check(self, spec: Spec, who: str = "tokens") -> Tokens:
         """Raise ValueError, with shapes, where these tokens are not what `spec` promises; return self."""

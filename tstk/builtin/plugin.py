@@ -20,6 +20,15 @@ def tstk_entries() -> Iterator[Entry]:
         paper="PatchTST, arXiv:2211.14730",
     )
 
+    yield Entry(
+        "tokenizer",
+        "inception",
+        f"{_HERE}.tokenizers.inception:Inception",
+        "Windows of a convolution network's features",
+        provides=frozenset({"target", "step", "ordered"}),
+        paper="InceptionTime, arXiv:1909.04939",
+    )
+
     yield Entry("encoder", "identity", f"{_HERE}.encoders.identity:Identity", "Tokens as they are")
     yield Entry(
         "encoder",

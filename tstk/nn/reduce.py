@@ -31,6 +31,15 @@ def mean(values: Tensor, where: Tensor | None = None) -> Tensor:
     return total * world / count.clamp(min=1)
 
 
+def process_mean(values: Tensor) -> Tensor:
+    """The mean over processes of a tensor that each of them has; it has no gradient."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    total = values.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
+
+
 def pool(values: Tensor, valid: Tensor, how: Literal["mean", "max"]) -> Tensor:
     """One vector per row, from its valid tokens alone; 0 for a row that has none.
 

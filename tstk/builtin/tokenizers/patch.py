@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,30 +11,22 @@ from tstk.records import Series, Spec, Tokens
 from tstk.slots import Tokenizer
 
 
-class Patch(Tokenizer):
-    """Windows of consecutive samples, all channels together, mapped to a token (PatchTST, Nie et al. 2023).
+class Patches(Tokenizer):
+    """What tokenizers have in common that cut a series, or features of it, into windows.
 
     The series is padded at its end to a whole number of strides; a patch is valid if any of its samples was observed
     and the series goes on where the patch before it ends.
 
     Args:
         dim: width of a token
-        window: samples per patch; none fits about 16 patches to the length, and at most 16 samples to a patch
-        stride: samples from one patch to the next; none means patches that do not overlap
-        embed: linear, one matrix per patch; conv, two convolutions over samples before it
+        window: samples per patch, or None
+        stride: samples from one patch to the next, or None
+        features: rows that are cut into windows
     """
 
     invertible = True
 
-    def __init__(
-        self,
-        spec: Spec,
-        *,
-        dim: int = 128,
-        window: int | None = None,
-        stride: int | None = None,
-        embed: Literal["linear", "conv"] = "linear",
-    ) -> None:
+    def __init__(self, spec: Spec, dim: int, window: int | None, stride: int | None, features: int) -> None:
         super().__init__(spec)
         if window is not None and window > spec.length:
             raise DataError(
@@ -57,14 +47,11 @@ class Patch(Tokenizer):
             span=float(self.window),
             target=spec.channels * self.window,
         )
-        self.stem: nn.Module | None = None
-        width = spec.channels
-        if embed == "conv":
-            width = dim
-            self.stem = nn.Sequential(
-                nn.Conv1d(spec.channels, dim, 5, padding=2), nn.GELU(), nn.Conv1d(dim, dim, 5, padding=2), nn.GELU()
-            )
-        self.project = nn.Linear(width * self.window, dim)
+        self.project = nn.Linear(features * self.window, dim)
+
+    def features(self, series: Series) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is cut into windows, [B, features, T], and statistics of the batch that `after_step` needs."""
+        raise NotImplementedError
 
     def _count(self, length: int) -> int:
         # rounded up with whole numbers that are never negative, as graphs cannot take others along
@@ -78,15 +65,9 @@ class Patch(Tokenizer):
 
     def forward(self, series: Series) -> Tokens:
         """Tokens [B, N, dim]; targets are the patch's samples, channel by channel."""
-        patches = self._windows(series.x)
-        seen = self._windows(series.mask)
-        target, weight = patches.flatten(2), seen.flatten(2)
-        if self.stem is not None:
-            # padding stays zero inside the stem, or it would leak into the last real samples
-            x = series.x
-            for layer in self.stem:  # type: ignore[attr-defined]
-                x = layer(x) * series.mask.any(1, keepdim=True)
-            patches = self._windows(x)
+        features, statistics = self.features(series)
+        patches = self._windows(features)
+        target, weight = self._windows(series.x).flatten(2), self._windows(series.mask).flatten(2)
         index = torch.arange(target.shape[1], device=target.device).expand(target.shape[0], -1)
         # where patches overlap, one that the series' end does not call for would exist in a longer batch alone
         end = (series.mask.any(1) * torch.arange(1, series.x.shape[-1] + 1, device=target.device)).amax(1, keepdim=True)
@@ -98,6 +79,7 @@ class Patch(Tokenizer):
             weight.any(-1) & called_for,
             target=target,
             weight=weight,
+            statistics=statistics,
         )
 
     def invert(self, answer: Tensor, length: int) -> Tensor:
@@ -110,6 +92,23 @@ class Patch(Tokenizer):
             return F.fold(windows, (1, total), (1, self.window), stride=(1, self.stride))[:, :, 0]
 
         return (lay(parts) / lay(parts.new_ones(1, self.window, n)))[..., :length]
+
+
+class Patch(Patches):
+    """Windows of consecutive samples, all channels together, mapped to a token (PatchTST, Nie et al. 2023).
+
+    Args:
+        dim: width of a token
+        window: samples per patch; none fits about 16 patches to the length, and at most 16 samples to a patch
+        stride: samples from one patch to the next; none means patches that do not overlap
+    """
+
+    def __init__(self, spec: Spec, *, dim: int = 128, window: int | None = None, stride: int | None = None) -> None:
+        super().__init__(spec, dim, window, stride, spec.channels)
+
+    def features(self, series: Series) -> tuple[Tensor, dict[str, Tensor]]:
+        """The samples themselves."""
+        return series.x, {}
 
 
 def fitted_window(length: int) -> int:

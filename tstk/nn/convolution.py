@@ -1,0 +1,122 @@
+"""Convolutions along time over series of unequal length: padding neither enters a sum nor counts in a statistic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of [B, D, T] over the valid positions alone (Ioffe and Szegedy, arXiv:1502.03167).
+
+    Running statistics do not move in `forward`: it returns those of the batch, for `update` after the step.
+    """
+
+    def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """[B, D, T] -> [B, D, T], anything finite where invalid, and the statistics that `update` takes, [2, D].
+
+        Args:
+            x: [B, D, T], zero where invalid
+            valid: [B, 1, T], ones and zeros of the dtype of `x`
+        """
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        if not self.training:
+            return super().forward(x), torch.stack([self.running_mean, self.running_var])
+        count = valid.sum(dtype=torch.float32).clamp(min=1)
+        loc = x.sum((0, 2), dtype=torch.float32) / count
+        variance = ((x - loc[:, None]).square() * valid).sum((0, 2), dtype=torch.float32) / count
+        slope = self.weight * (variance + self.eps).rsqrt()
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        normed = x * slope[:, None] + (self.bias - loc * slope)[:, None]
+        return normed.to(x.dtype), torch.stack([loc, unbiased]).detach()
+
+    def update(self, statistics: Tensor) -> None:
+        """Move the running statistics towards those of a step, [2, D]."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(statistics[0], self.momentum)
+        self.running_var.lerp_(statistics[1], self.momentum)
+
+
+class InceptionModule(nn.Module):
+    """Convolutions of several lengths side by side, normalised together (Ismail Fawaz et al., arXiv:1909.04939, 3.1).
+
+    Args:
+        channels: of the input
+        width: channels of the output; a branch has a share of them
+        kernels: samples under the convolutions of each branch, odd; one more branch pools over three samples
+    """
+
+    def __init__(self, channels: int, width: int, kernels: Sequence[int]) -> None:
+        super().__init__()
+        share = width // (len(kernels) + 1)
+        self.bottleneck = nn.Conv1d(channels, share, 1, bias=False) if channels > 1 else nn.Identity()
+        entering = share if channels > 1 else channels
+        self.branches = nn.ModuleList(nn.Conv1d(entering, share, k, padding=k // 2, bias=False) for k in kernels)
+        self.pooled = nn.Conv1d(channels, width - share * len(kernels), 1, bias=False)
+        self.norm = MaskedBatchNorm(width)
+
+    def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, T] -> [B, width, T], zero where invalid, and the statistics of its normalisation."""
+        narrow = self.bottleneck(x)
+        branches = [branch(narrow) for branch in self.branches]
+        exists = valid > 0
+        highest = F.max_pool1d(x.masked_fill(~exists, torch.finfo(x.dtype).min), 3, 1, 1)
+        branches.append(self.pooled(highest.masked_fill(~exists, 0)))
+        x, statistics = self.norm(torch.cat(branches, 1) * valid, valid)
+        return F.relu(x) * valid, statistics
+
+
+class InceptionNetwork(nn.Module):
+    """Inception modules with a shortcut around each group of three (Ismail Fawaz et al., arXiv:1909.04939, 3.1).
+
+    Args:
+        channels: of the series
+        width: channels inside and of the output
+        depth: number of modules
+        kernels: samples under the convolutions of each branch, odd
+    """
+
+    def __init__(self, channels: int, width: int, depth: int, kernels: Sequence[int] = (39, 19, 9)) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(InceptionModule(width if i else channels, width, kernels) for i in range(depth))
+        around = range((depth + 2) // 3)
+        self.shortcuts = nn.ModuleList(nn.Conv1d(width if i else channels, width, 1, bias=False) for i in around)
+        self.norms = nn.ModuleList(MaskedBatchNorm(width) for _ in around)
+
+    def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, T] -> [B, width, T], zero where invalid, and the statistics that `update` takes, [L, 2, width].
+
+        Args:
+            x: [B, C, T], zero where invalid
+            valid: [B, 1, T] bool
+        """
+        exists, statistics = valid.to(x.dtype), []
+        for i, (shortcut, norm) in enumerate(zip(self.shortcuts, self.norms, strict=True)):
+            y = x
+            for block in self.blocks[3 * i : 3 * i + 3]:
+                y, of_block = block(y, exists)
+                statistics.append(of_block)
+            around, of_shortcut = norm(shortcut(x), exists)
+            statistics.append(of_shortcut)
+            x = F.relu(y + around) * exists
+        return x, torch.stack(statistics)
+
+    def update(self, statistics: Tensor) -> None:
+        """Move the running statistics towards those of a step, [L, 2, width]."""
+        for norm, of_norm in zip(self._in_order(), statistics, strict=True):
+            norm.update(of_norm)
+
+    def _in_order(self) -> list[MaskedBatchNorm]:
+        """Normalisations in the order in which `forward` meets them."""
+        inside = [block.norm for block in self.blocks]
+        found = []
+        for i, norm in enumerate(self.norms):
+            found += [*inside[3 * i : 3 * i + 3], norm]
+        return cast("list[MaskedBatchNorm]", found)
