@@ -4,7 +4,7 @@
     python -m benchmarks.order choose --out DIR [--record FILE]
 
 `shuffle` trains each encoder with each head with default options and scores the test part as it is and with the tokens
-of each series shuffled in time: with tables of positions that start with deviation 0.02, and as the encoders start them.
+of each series shuffled in time: with position tables that start with deviation 0.02, and as the encoders start them.
 `choose` compares initial positions on thirds of the training part that are held out, and never looks at a test score.
 Both continue where they stopped. Data sets are found as by `tstk train`: under TSTK_DATA.
 """
