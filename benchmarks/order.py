@@ -5,7 +5,7 @@
 
 `shuffle` trains each encoder with each head with default options and scores the test part as it is and with the tokens
 of each series shuffled in time: with position tables that start with deviation 0.02, and as the encoders start them.
-`choose` compares initial positions on thirds of the training part that are held out, and never looks at a test score.
+`choose` compares initial positions on a third of the training part that is held out, and never looks at a test score.
 Both continue where they stopped. Data sets are found as by `tstk train`: under TSTK_DATA.
 """
 
@@ -47,7 +47,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     **{f"bert+cot {std:g}": {"encoder__position_std": std} for std in (0.02, 0.3, 1.0)},
 }
 BUDGET = {"steps": 200, "batch_size": 16, "validate_every": 100, "select": "last", "val_fraction": 0.33}
-SPLITS = 2
+SPLITS = 1
 
 
 def shuffle_cells(out: Path) -> Iterator[dict[str, Any]]:
