@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from itertools import product
@@ -162,7 +161,7 @@ def main() -> None:
     cells = list(make(args.out))
     print(table(cells))
     if args.record:
-        command = " ".join(["python -m benchmarks.order", *sys.argv[1:]])
+        command = f"python -m benchmarks.order {args.what} --out DIR"
         asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
         head = json.dumps(
             {"commit": asked.stdout.strip(), "command": command, "machine": f"{os.cpu_count()} CPU cores"}
