@@ -91,6 +91,7 @@ def test_a_classifier_is_told_with_its_matrix_and_its_classes(run, tmp_path):
     assert f"{result['test']['accuracy']:.4f}" in page.text
     assert f"majority class {result['baselines']['majority class']['accuracy']:.4f}" in page.text
     assert f"epoch {result['selected']['epoch']} of 2" in page.text
+    assert re.search(r"Order of time, 12 series: accuracy .* with tokens shuffled in time .*the model \w+", page.text)
 
 
 def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):

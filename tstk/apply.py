@@ -29,6 +29,7 @@ from tstk.rundir import read_config
 from tstk.scoring.evaluate import evaluate, in_order
 from tstk.scoring.features import Features, Pool, vectors
 from tstk.scoring.naive import Baselines, baselines, majority
+from tstk.scoring.order import no_order, order
 from tstk.scoring.simple_classifiers import CLASSIFIERS
 
 Arrays = dict[str, NDArray[Any]]
@@ -58,6 +59,7 @@ def score(
     data_root: str | None = None,
     label: str | None = None,
     batch_size: int = 256,
+    shuffle_tokens: bool = False,
 ) -> dict[str, Any]:
     """Scores of a run, and of the baselines beside them.
 
@@ -70,26 +72,36 @@ def score(
         data_root: folder with data sets to be found by name
         label: column or array that holds the labels, if it has an unusual name
         batch_size: series at a time
+        shuffle_tokens: score a second time with the tokens of each series shuffled in time
 
     Returns:
-        "data", "size", "scores", "baselines" and "baselines_skipped"
+        "data", "size", "scores", "baselines" and "baselines_skipped"; and with `shuffle_tokens` "order", as `Order` of
+        `tstk.scoring.order` has it, with "uses_order" and "reading"
 
     Raises:
         CheckpointError: the run cannot be loaded
+        OptionError: shuffling tokens says nothing about this run
         DataError: the data do not suit it, or have no labels
     """
     pipeline, found = _loaded(run)
+    if shuffle_tokens and (reason := no_order(pipeline)) is not None:
+        raise OptionError(f"--shuffle-tokens: {reason}")
     name, part = _part(pipeline, found, data, data_root, label)
     if pipeline.head is not None and pipeline.spec.horizon is None and part.y is None:
         raise DataError(f"{name}: these series have no labels, so there is nothing to score; try tstk predict {run}")
     seed = found["config"].get("train", {}).get("seed", 0)
     simple = _baselines(pipeline, found, part, data_root)
+    more = {}
+    if shuffle_tokens:
+        batches = in_order(part, batch_size, pipeline.mean.device)
+        more["order"] = order(pipeline, batches, seed=seed, groups=part.groups).record()
     return {
         "data": name,
         "size": len(part),
         "scores": evaluate(pipeline, part, seed=seed, batch_size=batch_size),
         "baselines": simple.scores,
         "baselines_skipped": simple.skipped,
+        **more,
     }
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from tstk.config import Config
 from tstk.draws import Draws
 from tstk.pipeline import Pipeline
+from tstk.records import Tokens
+from tstk.slots import Encoder
 from tstk.training.train import prepare
 
 
@@ -41,6 +43,8 @@ class Report:
         stages: in the order of data
         tokens: per series that reaches the encoder's stack
         target: numbers asked per token; 0 if the answer is per series
+        positions: root mean square of the encoder's positions over that of the tokens that they are added to; None if
+            it adds none
         terms: the loss terms, for the user
         faults: a line per kind of parameter whose gradient is not as it should be
     """
@@ -48,6 +52,7 @@ class Report:
     stages: list[Stage]
     tokens: int
     target: int
+    positions: float | None
     terms: str
     faults: list[str] = field(default_factory=list)
 
@@ -87,7 +92,21 @@ def dry_run(config: Config, say: Callable[[str], None] = lambda line: None) -> R
     ]
     terms = ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in {**flow.terms, "loss": flow.total}.items())
     target = pipeline.loss.out.target if pipeline.decoder is not None else None
-    return Report(stages, flow.tokens.values.shape[1], target or 0, terms, faults(pipeline))
+    ratio = position_ratio(pipeline.encoder, flow.seen)
+    return Report(stages, flow.tokens.values.shape[1], target or 0, ratio, terms, faults(pipeline))
+
+
+@torch.no_grad()
+def position_ratio(encoder: Encoder, tokens: Tokens) -> float | None:
+    """How large positions are beside tokens where they enter the layers, as a ratio of root mean squares.
+
+    Much less than 1, and the order of tokens is as good as invisible; much more, and their contents are.
+
+    Returns:
+        None if nothing is added
+    """
+    contents, places = (values[tokens.valid].square().mean().sqrt() for values in encoder.enter(tokens))
+    return float(places / contents) if places else None
 
 
 def faults(pipeline: Pipeline) -> list[str]:

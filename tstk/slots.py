@@ -150,6 +150,13 @@ class Encoder(Slot):
         """Tokens of [B, N, spec.dim] -> Tokens of [B, N, out.dim], perhaps with a prefix."""
         raise NotImplementedError
 
+    def enter(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Return contents and positions whose sum enters the first layer, [B, N, D] each, contents zero where invalid.
+
+        `tstk train --dry-run` prints how large the one is beside the other.
+        """
+        return tokens.values.masked_fill(~tokens.valid[..., None], 0), self.place(tokens)
+
     def place(self, tokens: Tokens) -> Tensor:
         """What this encoder adds to a token for its absolute position, [B, N, out.dim]; zeros if nothing."""
         return tokens.values.new_zeros(*tokens.index.shape, self.out.dim or 0)

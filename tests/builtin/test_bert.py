@@ -61,7 +61,8 @@ def started(spec, **options):
 def test_bert_equals_the_library_with_padding_and_shuffled_slots(folder, theirs):
     encoder, tokens = started(SPEC, pretrained=folder), tokens_of()
     with torch.no_grad():
-        expected = theirs(inputs_embeds=tokens.values, position_ids=tokens.index, attention_mask=tokens.valid.long())
+        embeddings = tokens.values * encoder.unit
+        expected = theirs(inputs_embeds=embeddings, position_ids=tokens.index, attention_mask=tokens.valid.long())
         got = encoder(tokens).values
     valid = tokens.valid
     torch.testing.assert_close(got[valid], expected.last_hidden_state[valid], rtol=1e-5, atol=1e-5)
@@ -77,7 +78,9 @@ def test_gradients_equal_those_of_the_library(small):
     for run in (
         lambda x: encoder(tokens.but(values=x)).values,
         lambda x: (
-            theirs(inputs_embeds=x, position_ids=tokens.index, attention_mask=tokens.valid.long()).last_hidden_state
+            theirs(
+                inputs_embeds=x * encoder.unit, position_ids=tokens.index, attention_mask=tokens.valid.long()
+            ).last_hidden_state
         ),
     ):
         x = tokens.values.clone().requires_grad_()
@@ -103,7 +106,7 @@ def test_with_cls_tokens_sit_one_row_further_and_cls_on_row_zero(small):
     encoder, tokens = started(SPEC.but(dim=16), pretrained=str(folder), cls=True), tokens_of(dim=16)
     ids = torch.cat([torch.zeros(3, 1, dtype=torch.long), tokens.index + 1], 1)
     seen = torch.cat([torch.ones(3, 1, dtype=torch.bool), tokens.valid], 1)
-    words = torch.cat([encoder.cls.expand(3, -1, -1), tokens.values], 1)
+    words = torch.cat([encoder.cls.expand(3, -1, -1), tokens.values * encoder.unit], 1)
     expected = theirs(inputs_embeds=words, position_ids=ids, attention_mask=seen.long()).last_hidden_state
     got = encoder(tokens)
     torch.testing.assert_close(got.prefix, expected[:, :1], rtol=0, atol=1e-5)
@@ -114,6 +117,8 @@ def test_every_tensor_equals_the_file_bit_for_bit(folder):
     encoder = started(SPEC, pretrained=folder)
     file = load_file(Path(folder) / "model.safetensors")
     state = encoder.state_dict()
+    words = file["embeddings.word_embeddings.weight"]
+    torch.testing.assert_close(state.pop("unit"), words.square().mean().sqrt())
     assert torch.equal(state.pop("positions"), file["embeddings.position_embeddings.weight"])
     assert torch.equal(state.pop("token_type"), file["embeddings.token_type_embeddings.weight"][0])
     assert torch.equal(state.pop("norm.weight"), file["embeddings.LayerNorm.weight"])
@@ -296,7 +301,7 @@ def test_a_table_from_scratch_follows_the_grid_and_a_checkpoints_stays(small):
     assert torch.equal(longer.positions, trained.positions)
 
 
-def test_from_scratch_weights_start_as_bert_does():
+def test_from_scratch_weights_start_as_bert_does_and_positions_as_large_as_tokens():
     torch.manual_seed(0)
     encoder = Bert(SPEC, dim=64, cls=True)
     for name, p in encoder.named_parameters():
@@ -304,8 +309,12 @@ def test_from_scratch_weights_start_as_bert_does():
             assert (p == float(name.endswith("weight"))).all(), name
         elif name.endswith("bias"):
             assert not p.any(), name
+        elif name.startswith("project"):  # Xavier-uniform: tokens keep their size
+            assert p.std().item() == pytest.approx((2 / sum(p.shape)) ** 0.5, rel=0.05)
         else:
-            assert 0.013 < p.std() < 0.027, name
+            wanted = 1.0 if name == "positions" else 0.02
+            assert p.std().item() == pytest.approx(wanted, rel=0.35), name
+    assert Bert(SPEC, dim=64, position_std=0.02).positions.std().item() == pytest.approx(0.02, rel=0.1)
     assert encoder.positions.shape == (13, 64)
     assert sum(p.numel() for p in Bert(SPEC, dim=256, depth=8).stack.parameters()) == 6_318_080
 
@@ -349,6 +358,19 @@ def test_codes_read_as_words_start_as_words_of_the_checkpoint_and_equal_it(small
     torch.testing.assert_close(said.values[tokens.valid], want[tokens.valid], rtol=1e-4, atol=1e-5)
     other = encoder(tokens.but(ids=ids, values=tokens.values * 9))
     assert torch.equal(other.values, said.values)
+
+
+def test_positions_of_a_checkpoint_stay_as_large_beside_tokens_as_beside_words(folder, theirs):
+    encoder, tokens = started(SPEC, pretrained=folder), tokens_of()
+    tokens = tokens.but(values=tokens.values * 10)  # a root mean square of 1
+    content, rows = encoder.enter(tokens)
+    words, table = theirs.embeddings.word_embeddings.weight, theirs.embeddings.position_embeddings.weight
+    assert torch.equal(rows, table[tokens.index])
+    sizes = [float(x.square().mean().sqrt()) for x in (content[tokens.valid], words)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+    with pytest.raises(OptionError, match=r"position_std=0.1: the position table is the checkpoint's"):
+        Bert(SPEC, pretrained=folder, position_std=0.1)
+    Bert(SPEC, pretrained=folder, part="layers", position_std=0.1)
 
 
 def test_words_need_codes_and_no_more_codes_than_words(small):

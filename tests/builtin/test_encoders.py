@@ -281,6 +281,8 @@ def test_a_learned_table_made_for_another_grid_is_resized_on_load():
         ({"causal": True, "cls": True}, "CLS"),
         ({"positions": "rotary", "dim": 24, "heads": 4}, "multiple of 4, and it is 6; nearby: 4, 8"),
         ({"cls_place": True}, "use encoder.cls=true"),
+        ({"positions": "rotary", "position_std": 1.0}, "position_std=1.0: positions=rotary has no learned table"),
+        ({"position_std": -1.0}, "position_std=-1.0: expected a finite deviation of 0 or more"),
         ({"rank_ratio": 0.0}, "rank_ratio=0.0"),
         ({"depth": -1}, "depth=-1"),
     ],

@@ -66,6 +66,22 @@ def test_eval_shows_a_trivial_answer_beside_the_scores(tstk, run, forecaster):
     assert "last value" in tstk("eval", forecaster).stdout
 
 
+def test_eval_says_whether_the_model_uses_the_order_of_tokens(tstk, run):
+    plain, first, second = (
+        json.loads(tstk("eval", run, *m, "--json").stdout) for m in ([], *[["--shuffle-tokens"]] * 2)
+    )
+    assert first == second
+    result = first.pop("order")
+    assert first == plain
+    assert result["accuracy"] == pytest.approx(plain["scores"]["accuracy"])
+    assert result["reading"] in tstk("eval", run, "--shuffle-tokens").stdout
+    assert result["uses_order"] == ("model uses" in result["reading"])
+
+
+def test_eval_refuses_to_shuffle_what_forecasts(refused, forecaster):
+    assert "--shuffle-tokens: it asks whether a classifier" in refused("eval", forecaster, "--shuffle-tokens")
+
+
 def test_eval_without_labels_says_that_there_is_nothing_to_score(refused, run, tmp_path):
     np.savez(tmp_path / "bare.npz", X=np.zeros((3, 2, 20), np.float32))
     assert "no labels" in refused("eval", run, "--data", "bare.npz")

@@ -70,6 +70,18 @@ def test_a_dry_run_shows_shapes_and_writes_nothing(tstk, npz, small, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_says_how_large_positions_are_beside_tokens(tstk, npz, small):
+    words = ["train", "--data", npz, *small, "--head", "cot", "--dry-run"]
+    ratio = json.loads(tstk(*words, "--json").stdout)["positions"]
+    tenth = json.loads(tstk(*words, "--encoder.position-std", "0.1", "--json").stdout)["positions"]
+    assert 0.3 < ratio < 3
+    assert tenth == pytest.approx(ratio / 10, rel=1e-4)
+    assert f"adds to the tokens: {ratio:.2g} of the tokens" in tstk(*words).stdout
+    rotary = [*words, "--encoder", "transformer", "--encoder.positions", "rotary"]
+    assert "adds to the tokens: none" in tstk(*rotary).stdout
+    assert json.loads(tstk(*rotary, "--json").stdout)["positions"] is None
+
+
 def test_a_dry_run_names_what_gradients_do_not_reach_or_spoil(build, labelled_spec, ragged):
     from tstk.dryrun import faults
 

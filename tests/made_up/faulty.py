@@ -158,6 +158,15 @@ class Idle(_E):
         self.spare = nn.Parameter(torch.zeros(3))
 
 
+class Faint(Transformer):
+    """Positions as small as BERT's beside tokens of time series."""
+
+    caught, says = "shows_positions", "its positions start at 0.0.* of the tokens"
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec, dim=16, depth=1, heads=2, dropout=0.0, position_std=0.02)
+
+
 class Nosy(_E):
     caught, says = "ignores_invalid_tokens", "changes with the content of an invalid one"
 

@@ -102,7 +102,7 @@ def command(
             note(f"note: {line}")
         click.echo(config.toml())
     elif dry_run:
-        _dry_run(config)
+        _dry_run(config, json_)
     elif find_lr:
         _find_lr(config, json_)
     elif devices > 1 and not launched():
@@ -197,10 +197,17 @@ def _report(result: dict[str, Any], out: Path) -> None:
     baseline_notes(result["test"], result)
 
 
-def _dry_run(config: Config) -> None:
+def _dry_run(config: Config, json_: bool) -> None:
+    from dataclasses import asdict
+
     from tstk.dryrun import dry_run
 
     report = dry_run(config, say=lambda line: note(f"note: {line}"))
+    if json_:
+        as_json(asdict(report))
+        if report.faults:
+            raise TstkError("\n".join(report.faults))
+        return
     table(
         ["stage", "component", "out (B, N, D)", "parameters", "trainable"],
         [[s.slot, s.use, s.shape, f"{s.parameters:,}", f"{s.trainable:,}"] for s in report.stages],
@@ -211,6 +218,8 @@ def _dry_run(config: Config) -> None:
         + (f", {report.target} numbers asked of each" if report.target else "")
         + f"; {report.terms}"
     )
+    beside = "none" if report.positions is None else f"{report.positions:.2g} of the tokens (root mean squares)"
+    click.echo(f"Positions that the encoder adds to the tokens: {beside}.")
     if report.faults:
         raise TstkError("\n".join(report.faults))
     click.echo("Every trainable parameter got a finite gradient, no frozen one got any. Nothing was written.")

@@ -17,6 +17,16 @@ from tstk.nn.cache import Kept
 Norm = Literal["pre", "post"]
 
 
+def projection(inputs: int, dim: int) -> nn.Module:
+    """Return a map of tokens to the width of the layers, one that keeps their size: Xavier-uniform with zero bias."""
+    if inputs == dim:
+        return nn.Identity()
+    linear = nn.Linear(inputs, dim)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 class LowRank(nn.Module):
     """A linear map through a narrow middle: U(V x), without a nonlinearity between.
 

@@ -5,13 +5,42 @@ Coordinates are real-valued and have any number of axes A; axis 0 is time, in to
 
 from __future__ import annotations
 
-from math import prod
+from math import inf, prod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tstk.errors import CheckpointError, OptionError
+
+POSITION_STD = 1.0
+"""Deviation with which learned position tables start: that of standardised samples, so that positions are as large as
+the tokens beside them from the first step. A table of 0.02, as in BERT, suits words of 0.05; beside tokens of time
+series (root mean square 0.4 to 1) some hundred steps never move it, and the model does not see the order."""
+
+
+def start_positions(table: Tensor, std: float | None) -> None:
+    """Draw the initial values of a learned position table: normal, with deviation `std` or `POSITION_STD`."""
+    nn.init.normal_(table, std=POSITION_STD if std is None else std)
+
+
+def check_position_std(std: float | None, slot: str, missing: str | None) -> None:
+    """Refuse a deviation that is no size, or one for a table that does not exist.
+
+    Args:
+        std: what the user chose, None for nothing
+        slot: whose option it is
+        missing: why there is no table that starts with it, None if there is one
+
+    Raises:
+        OptionError: so it is
+    """
+    if std is None:
+        return
+    if missing is not None:
+        raise OptionError(f"{slot}.position_std={std}: {missing}")
+    if not 0 <= std < inf:
+        raise OptionError(f"{slot}.position_std={std}: expected a finite deviation of 0 or more")
 
 
 def sinusoid(pos: Tensor, dim: int, theta: float = 10000.0) -> Tensor:

@@ -17,6 +17,7 @@ from tstk.report.known import MOST, Known
 from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, panel, panels, paragraph, table
 from tstk.scoring.evaluate import class_scores
 from tstk.scoring.naive import last_value
+from tstk.scoring.order import no_order, order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,9 +43,20 @@ def confusion(known: Known) -> Section | None:
     for i, name in enumerate(classes):
         f1, precision, recall = (f"{each[score][i]:.3f}" for score in ("f1", "precision", "recall"))
         rows.append([name, f1, precision, recall, f"{counts[i].sum():,}"])
-    return Section(
-        f"Classes, {known.part_name} part", _matrix(counts.numpy(), classes) + table(head, rows, numbers=head[1:])
-    )
+    html = _matrix(counts.numpy(), classes) + table(head, rows, numbers=head[1:]) + _order(known)
+    return Section(f"Classes, {known.part_name} part", html)
+
+
+def _order(known: Known) -> str:
+    """Whether the model uses the order of time, if that can be asked."""
+    rows = known.some()
+    assert known.part.y is not None
+    if no_order(known.pipeline) is not None or not (known.part.y[rows] >= 0).any():
+        return ""
+    groups = None if known.part.groups is None else [known.part.groups[i] for i in rows.tolist()]
+    seed = known.found["config"]["train"]["seed"]
+    reading = order(known.pipeline, _batches(known, rows), seed=seed, groups=groups).reading
+    return paragraph(f"Order of time, {len(rows):,} series: {reading}.")
 
 
 def _matrix(counts: Array, classes: list[str]) -> str:

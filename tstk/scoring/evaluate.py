@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -120,12 +120,21 @@ def standard_error(truth: Tensor, guess: Tensor, groups: list[str] | None = None
         groups: N names
     """
     known = truth >= 0
-    right = (truth == guess).double()
+    names = None if groups is None else [name for name, ok in zip(groups, known.tolist(), strict=True) if ok]
+    return error_of_mean((truth == guess)[known].double(), names)
+
+
+def error_of_mean(values: Tensor, groups: Sequence[str] | None = None) -> float:
+    """Standard error of the mean of values [N]: over groups where rows belong together.
+
+    Args:
+        values: [N] float64, at least one
+        groups: N names
+    """
     if groups is not None and len(set(groups)) > 1:
         names = {name: i for i, name in enumerate(dict.fromkeys(groups))}
-        number = torch.tensor([names[g] for g in groups])[known]
-        sums = torch.zeros(len(names), dtype=torch.float64).scatter_add_(0, number, right[known])
-        each = sums / torch.bincount(number, minlength=len(names)).clamp(min=1)
+        number = torch.tensor([names[g] for g in groups])
+        sums = torch.zeros(len(names), dtype=torch.float64).scatter_add_(0, number, values)
+        each = sums / torch.bincount(number, minlength=len(names))
         return float(each.std() / len(each) ** 0.5)
-    share = float(right[known].mean())
-    return (share * (1 - share) / max(int(known.sum()), 1)) ** 0.5
+    return float(values.std(correction=0) / len(values) ** 0.5)

@@ -43,6 +43,7 @@ KIND: dict[str, tuple[Check, ...]] = {
         encoders.is_causal_if_it_says_so,
         encoders.extends,
         encoders.permutes,
+        encoders.shows_positions,
     ),
     "decoder": (answers.is_blind_to_the_answer, answers.mixes_as_it_says),
     "head": (answers.ignores_padding,),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tstk.dryrun import position_ratio
 from tstk.pipeline import Pipeline
 from tstk.slots import Encoder
 from tstk.testing.expect import NotApplicable, close, expect
@@ -100,6 +101,27 @@ def permutes(it: Subject) -> None:
         moved.values[where],
         out.values[:, order][where],
         f"{it.entry.name}: tokens depend on the order in which they come, not on pos; needs = ('ordered',) says so",
+    )
+
+
+def shows_positions(it: Subject) -> None:
+    """Positions that it adds are not lost beside the contents: at least a tenth of their root mean square."""
+    pipeline = it.pipeline()
+    tokens = it.tokens(pipeline)
+    with torch.no_grad():
+        contents, positions = pipeline.encoder.enter(tokens)
+    expect(
+        contents.shape == positions.shape,
+        f"{it.entry.name}: enter returns contents {list(contents.shape)} and positions {list(positions.shape)}; "
+        "expected what is added, of the same shape",
+    )
+    ratio = position_ratio(pipeline.encoder, tokens)
+    if ratio is None:
+        raise NotApplicable("it adds no positions")
+    expect(
+        ratio >= 0.1,
+        f"{it.entry.name}: its positions start at {ratio:.2g} of the tokens (root mean squares), too small to be seen; "
+        "tstk.nn.positions.start_positions draws a table as large as they are",
     )
 
 

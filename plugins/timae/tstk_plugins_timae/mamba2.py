@@ -158,6 +158,11 @@ class Mamba2(Encoder):
             return sinusoid(tokens.pos, self.out.dim or 0).to(tokens.values.dtype)
         return super().place(tokens)
 
+    def enter(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Projected tokens, and their `place`."""
+        # Zeros where invalid: whatever lies there, even NaN, must not reach a product.
+        return self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0)), self.place(tokens)
+
     def forward(self, tokens: Tokens) -> Tokens:
         """Tokens of [B, N, spec.dim] -> Tokens of [B, N, dim], zero where invalid; prefix [B, 1, dim] with cls."""
         return self._read(tokens, None)[0]
@@ -171,8 +176,8 @@ class Mamba2(Encoder):
         return super().extend(tokens, state) if self.backwards is not None else self._read(tokens, state)
 
     def _read(self, tokens: Tokens, states: list[State] | None) -> tuple[Tokens, list[State]]:
-        # Zeros where invalid: whatever lies there, even NaN, must not reach a product.
-        x = self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0)) + self.place(tokens)
+        content, place = self.enter(tokens)
+        x = content + place
         order = (~tokens.valid).to(torch.uint8).argsort(dim=1, stable=True)
         rows = order[..., None].expand(-1, -1, x.shape[-1])
         x, states = self._layers(x.gather(1, rows), tokens.valid.gather(1, order), states)

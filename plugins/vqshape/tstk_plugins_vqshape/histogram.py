@@ -12,7 +12,7 @@ from tstk.slots import Head
 class Histogram(Head):
     """One linear layer over how often each code occurs, channel by channel (VQShape, section 4.2).
 
-    Counts pass no gradient, so it leaves the tokenizer alone.
+    Counts pass no gradient, so it leaves the tokenizer alone, and do not tell the order of tokens.
 
     Args:
         shares: divide by the number of valid tokens and multiply by that of all, for series of unequal lengths

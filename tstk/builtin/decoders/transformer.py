@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tstk.nn.attention import key_mask
 from tstk.nn.blocks import Stack
-from tstk.nn.positions import angles, check_rotary, line, sinusoid
+from tstk.nn.positions import angles, check_position_std, check_rotary, line, sinusoid, start_positions
 from tstk.records import Spec, Tokens
 from tstk.slots import Decoder, Place
 
@@ -26,6 +26,8 @@ class TransformerDecoder(Decoder):
         depth: number of blocks
         heads: attention heads
         positions: how places are told: learned table, fixed sinusoids, rotary, or a table and rotary
+        position_std: deviation of the initial values of the learned table; 1 if none, as large as the tokens (0.02 in
+            CWT-MAE)
         rope: rotary positions over every axis of the grid; or flat, over its rows of time laid end to end (CWT-MAE)
         cls_place: a CLS token of the encoder has a place of its own to be added, beside the table (CWT-MAE)
         dropout: of what each sub-layer adds; attention is spared, so that it can be fused
@@ -44,6 +46,7 @@ class TransformerDecoder(Decoder):
         depth: int = 2,
         heads: int = 4,
         positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary"] = "sinusoidal",
+        position_std: float | None = None,
         rope: Literal["grid", "flat"] = "grid",
         cls_place: bool = False,
         dropout: float = 0.1,
@@ -57,8 +60,13 @@ class TransformerDecoder(Decoder):
         self.positions, self.rope, self.head_dim = positions, rope, dim // heads
         if "rotary" in positions:
             check_rotary(dim // heads, 1 if rope == "flat" else spec.axes)
-        self.table = nn.Parameter(torch.randn(spec.tokens, dim) * 0.02) if "learned" in positions else None
-        self.cls_place = nn.Parameter(torch.randn(spec.prefix, dim) * 0.02) if cls_place and spec.prefix else None
+        none = None if "learned" in positions else f"positions={positions} has no learned table"
+        check_position_std(position_std, "decoder", none)
+        self.table = nn.Parameter(torch.empty(spec.tokens, dim)) if "learned" in positions else None
+        self.cls_place = nn.Parameter(torch.empty(spec.prefix, dim)) if cls_place and spec.prefix else None
+        for places in (self.table, self.cls_place):
+            if places is not None:
+                start_positions(places, position_std)
         self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, norm="pre", bias=bias)
         self.out = spec.but(dim=spec.target or dim)
         self.project = nn.Linear(dim, spec.target) if spec.target else nn.Identity()

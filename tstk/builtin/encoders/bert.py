@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from tstk.errors import CheckpointError, NeedsError, OptionError
 from tstk.nn.attention import key_mask
-from tstk.nn.blocks import Stack
-from tstk.nn.positions import resize_table
+from tstk.nn.blocks import Stack, projection
+from tstk.nn.positions import check_position_std, resize_table, start_positions
 from tstk.nn.pretrained import bert_blocks, bert_shape, bert_weights, fill, outside_norms
 from tstk.records import Spec, Tokens
 from tstk.slots import Encoder
@@ -26,8 +26,10 @@ class Bert(Encoder):
     """BERT over tokens in place of words, from scratch or with the weights of a checkpoint.
 
     Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv:1810.04805). With a checkpoint
-    the result equals that of Hugging Face's `BertModel` on the same input embeddings and position ids. Linear
-    maps lead in and out where widths differ. From scratch, weights start normal with deviation 0.02.
+    the result equals that of Hugging Face's `BertModel` on the same position ids and the tokens, multiplied by the root
+    mean square of its word vectors, as input embeddings: its position table belongs to embeddings of that size. Linear
+    maps lead in and out where widths differ. From scratch, weights start normal with deviation 0.02. Unlike BERT's, a
+    new position table starts as large as the tokens.
 
     Args:
         dim: width of the layers; 128, or the checkpoint's
@@ -36,6 +38,8 @@ class Bert(Encoder):
         hidden: width of the MLP; 4 dim, or the checkpoint's
         eps: of the layer norms; 1e-12, or the checkpoint's
         rows: rows of the position table; what the grid needs, or the checkpoint's
+        position_std: deviation of the initial values of a new position table; 1 if none, as large as the tokens (0.02
+            in BERT)
         pretrained: folder, or Hugging Face hub name, of a BERT checkpoint (config.json, model.safetensors)
         part: take BERT whole, or its layers alone with a new position table
         overflow: when the grid has more tokens than the table has rows: refuse, or interpolate the table
@@ -47,6 +51,8 @@ class Bert(Encoder):
         dropout: of embeddings, attention and what each sub-layer adds
     """
 
+    unit: Tensor
+
     def __init__(
         self,
         spec: Spec,
@@ -57,6 +63,7 @@ class Bert(Encoder):
         hidden: int | None = None,
         eps: float | None = None,
         rows: int | None = None,
+        position_std: float | None = None,
         pretrained: str | None = None,
         part: Literal["whole", "layers"] = "whole",
         overflow: Literal["refuse", "interpolate"] = "refuse",
@@ -70,6 +77,8 @@ class Bert(Encoder):
         super().__init__(spec)
         if words and spec.vocab is None:
             raise NeedsError(f"{self.refusal('vocab')} Or leave out words")
+        kept = pretrained is not None and part == "whole"
+        check_position_std(position_std, "encoder", "the position table is the checkpoint's" if kept else None)
         needed = spec.tokens + int(cls)
         given = {"dim": dim, "depth": depth, "heads": heads, "hidden": hidden, "eps": eps, "rows": rows}
         shape = bert_shape({k: v for k, v in given.items() if v is not None}, pretrained, whole=part == "whole")
@@ -87,7 +96,8 @@ class Bert(Encoder):
         self.pretrained, self.freeze, self.lr, self.shift = pretrained, freeze, lr, int(cls)
 
         self.words = nn.Parameter(torch.empty(spec.vocab or 0, dim)) if words else None
-        self.project = nn.Linear(spec.dim or 0, dim) if spec.dim != dim and not words else nn.Identity()
+        self.project = nn.Identity() if words else projection(spec.dim or 0, dim)
+        self.register_buffer("unit", torch.ones(()))
         self.positions = nn.Parameter(torch.empty(self.shape["rows"], dim))
         self.cls = nn.Parameter(torch.empty(1, 1, dim)) if cls else None
         self.token_type = nn.Parameter(torch.empty(dim)) if part == "whole" else None
@@ -105,16 +115,27 @@ class Bert(Encoder):
         )
         self.out_project = nn.Linear(dim, out_dim) if out_dim not in (None, dim) else nn.Identity()
         self.out = spec.but(dim=out_dim or dim, causal=False, prefix=self.shift)
-        self._initialise()
+        self._initialise(position_std)
 
-    def _initialise(self) -> None:
+    def _initialise(self, position_std: float | None) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module is not self.project:
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        for free in (self.positions, self.cls, self.token_type, self.words):
+        for free in (self.cls, self.token_type, self.words):
             if free is not None:
                 nn.init.normal_(free, std=0.02)
+        start_positions(self.positions, position_std)
+
+    def enter(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Words, or projected tokens in units of the checkpoint's words; and their rows of the position table."""
+        if self.words is not None:
+            assert tokens.ids is not None
+            content = F.embedding(tokens.ids, self.words)
+        else:
+            # Zeros where invalid: whatever lies there, even NaN, must not reach a product.
+            content = self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0)) * self.unit
+        return content, self._rows(tokens)
 
     def place(self, tokens: Tokens) -> Tensor:
         """Rows of the position table at each token's slot, led out by the output map where widths differ."""
@@ -124,8 +145,8 @@ class Bert(Encoder):
     def forward(self, tokens: Tokens) -> Tokens:
         """Tokens of [B, N, spec.dim] -> Tokens of [B, N, out.dim], zero where invalid; prefix [B, 1, ...] with cls."""
         valid = tokens.valid
-        # Zeros where invalid: whatever lies there, even NaN, must not reach a product.
-        x = self._content(tokens) + self._rows(tokens)
+        content, rows = self.enter(tokens)
+        x = content + rows
         if self.cls is not None:
             x = torch.cat([(self.cls + self.positions[0]).expand(x.shape[0], -1, -1), x], 1)
             valid = torch.cat([valid.new_ones(x.shape[0], 1), valid], 1)
@@ -157,8 +178,12 @@ class Bert(Encoder):
             found["positions"] = self._resized(found["positions"], None)
         names = [n for n, _ in self.named_parameters() if n.startswith(self._theirs())]
         fill(self, found, names, self.pretrained)
+        table = state.get("embeddings.word_embeddings.weight")
+        if self.token_type is not None and table is not None:
+            self.unit.fill_(table.square().mean().sqrt())
         if self.words is not None:
-            table = state["embeddings.word_embeddings.weight"]
+            if table is None:
+                raise CheckpointError(f"{self.pretrained} has no word vectors; leave out words")
             if len(table) < len(self.words):
                 raise CheckpointError(
                     f"{self.pretrained} has {len(table)} words for {len(self.words)} codes; use fewer codes"
@@ -183,12 +208,6 @@ class Bert(Encoder):
         if "positions" in state:
             state["positions"] = self._resized(state["positions"], old)
         super().load(state, old)
-
-    def _content(self, tokens: Tokens) -> Tensor:
-        if self.words is not None:
-            assert tokens.ids is not None
-            return F.embedding(tokens.ids, self.words)
-        return self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0))
 
     def _rows(self, tokens: Tokens) -> Tensor:
         return F.embedding(tokens.index + self.shift, self.positions)

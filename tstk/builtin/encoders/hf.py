@@ -6,11 +6,15 @@ import inspect
 import json
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tstk.distribution import install_command
 from tstk.errors import OptionError, TstkError
 from tstk.nn.attention import check_heads
+from tstk.nn.blocks import projection
+from tstk.nn.positions import check_position_std, start_positions
 from tstk.nn.pretrained import fill, outside_norms
 from tstk.records import Spec, Tokens
 from tstk.slots import Encoder
@@ -21,7 +25,9 @@ class HF(Encoder):
 
     Built small from scratch, or with the weights of a folder or hub name (safetensors only). The model gets each
     token's slot as its position id; word embeddings and pooler, which play no part, are dropped. Linear maps lead
-    in and out where widths differ. Needs `pip install 'tstk-core[hf]'`.
+    in and out where widths differ. With a checkpoint, tokens are multiplied by the root mean square of its word
+    vectors, since its position table belongs to embeddings of that size; a new position table starts as large as the
+    tokens. Needs `pip install 'tstk-core[hf]'`.
 
     Args:
         pretrained: folder, or Hugging Face hub name, of a checkpoint with config.json and model.safetensors
@@ -31,10 +37,14 @@ class HF(Encoder):
         depth: number of layers from scratch; 3 if none
         heads: attention heads from scratch; 4 if none
         hidden: width of the MLP from scratch; 4 dim if none
+        position_std: deviation of the initial values of a new position table; 1 if none, as large as the tokens (0.02
+            in the library)
         freeze: keep the model from learning, wholly or but for its norms
         lr: learning rate of the model (2e-5 to 1e-4 suits a checkpoint); the run's if none
         out_dim: width after the encoder; the model's own if none
     """
+
+    unit: Tensor
 
     def __init__(
         self,
@@ -47,6 +57,7 @@ class HF(Encoder):
         depth: int | None = None,
         heads: int | None = None,
         hidden: int | None = None,
+        position_std: float | None = None,
         freeze: Literal["none", "all", "all-but-norms"] = "none",
         lr: float | None = None,
         out_dim: int | None = None,
@@ -68,7 +79,7 @@ class HF(Encoder):
         self.model = _build(chosen)
         self.chosen, self.pretrained, self.freeze, self.lr = chosen, pretrained, freeze, lr
 
-        table = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
+        table = self._table()
         pad = getattr(table, "padding_idx", None)
         self.shift = 0 if pad is None else pad + 1  # RoBERTa counts from the row after its padding row
         rows = getattr(table, "num_embeddings", None)
@@ -81,17 +92,47 @@ class HF(Encoder):
         self.model.set_input_embeddings(nn.Identity())
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
-        self.project = nn.Linear(spec.dim or 0, width) if spec.dim != width else nn.Identity()
+        self.register_buffer("unit", torch.ones(()))
+        self.project = projection(spec.dim or 0, width)
         inner = chosen.hidden_size
         self.out_project = nn.Linear(inner, out_dim) if out_dim not in (None, inner) else nn.Identity()
         self.out = spec.but(dim=out_dim or inner, causal=False, prefix=0)
 
+        none = f"{chosen.model_type} has no position table" if table is None else None
+        if pretrained is not None:
+            none = "the positions are the checkpoint's"
+        check_position_std(position_std, "encoder", none)
+        if table is not None and none is None:
+            with torch.no_grad():
+                start_positions(table.weight, position_std)
+                if pad is not None:
+                    table.weight[pad] = 0
+
+    def _table(self) -> nn.Embedding | None:
+        """The model's table of absolute positions, if it has one."""
+        table = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
+        return table if isinstance(table, nn.Embedding) else None
+
+    def enter(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Projected tokens in units of the checkpoint's words, and their rows of the model's position table."""
+        # Zeros where invalid: whatever lies there, even NaN, must not reach a product.
+        content = self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0)) * self.unit
+        table = self._table()
+        rows = torch.zeros_like(content) if table is None else F.embedding(tokens.index + self.shift, table.weight)
+        return content, rows
+
+    def place(self, tokens: Tokens) -> Tensor:
+        """Rows of the model's position table, led out by the output map where widths differ; zeros if it has none."""
+        rows = self.enter(tokens)[1]
+        if self._table() is None or rows.shape[-1] != self.chosen.hidden_size:
+            return super().place(tokens)
+        return rows @ self.out_project.weight.T if isinstance(self.out_project, nn.Linear) else rows
+
     def forward(self, tokens: Tokens) -> Tokens:
         """Tokens of [B, N, spec.dim] -> Tokens of [B, N, out.dim], zero where invalid."""
         valid, invalid = tokens.valid, ~tokens.valid[..., None]
-        # Zeros where invalid: whatever lies there, even NaN, must not reach a product. A row without any valid
-        # token attends to everything, since a softmax over nothing is NaN in some kernels.
-        x = self.project(tokens.values.masked_fill(invalid, 0))
+        # A row without any valid token attends to everything, since a softmax over nothing is NaN in some kernels.
+        x, _ = self.enter(tokens)  # the model adds the positions itself
         seen = valid | ~valid.any(1, keepdim=True)
         answer = self.model(inputs_embeds=x, attention_mask=seen.long(), position_ids=tokens.index + self.shift)
         x = self.out_project(answer.last_hidden_state)
@@ -109,6 +150,8 @@ class HF(Encoder):
             )
             missing = set(info["missing_keys"])
             state = {k: v for k, v in loaded.state_dict().items() if k not in missing}
+            words = loaded.get_input_embeddings()
+            self.unit.fill_(words.weight.square().mean().sqrt())
             fill(self.model, state, [n for n, _ in self.model.named_parameters()], self.pretrained)
         sizes = dict.fromkeys(("pretrained", "architecture", "dim", "depth", "heads", "hidden"))
         self.rebuild = {**sizes, "config": self.chosen.to_json_string(use_diff=False)}

@@ -7,7 +7,10 @@ from tstk.slots import Encoder
 
 
 class Identity(Encoder):
-    """Tokens as they come, for tokenizers that already encode."""
+    """Tokens as they come, for tokenizers that already encode.
+
+    It adds no positions: a head that pools its tokens does not see their order.
+    """
 
     def forward(self, tokens: Tokens) -> Tokens:
         """The very same tokens."""

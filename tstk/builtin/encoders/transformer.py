@@ -11,9 +11,17 @@ from torch.nn import functional as F
 
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, check_heads, key_mask
-from tstk.nn.blocks import Stack
+from tstk.nn.blocks import Stack, projection
 from tstk.nn.cache import Kept
-from tstk.nn.positions import angles, check_rotary, line, resize_table, sinusoid
+from tstk.nn.positions import (
+    angles,
+    check_position_std,
+    check_rotary,
+    line,
+    resize_table,
+    sinusoid,
+    start_positions,
+)
 from tstk.records import Spec, Tokens
 from tstk.slots import Encoder
 
@@ -23,7 +31,7 @@ class Transformer(Encoder):
 
     Vaswani et al., "Attention Is All You Need" (arXiv:1706.03762); rotary positions as in RoFormer
     (arXiv:2104.09864), the channels of a head shared equally among the axes of `pos`. Linear maps start
-    Xavier-uniform with zero bias; position table and CLS start normal with deviation 0.02.
+    Xavier-uniform with zero bias, CLS normal with deviation 0.02.
 
     Args:
         dim: width of a token inside and after the encoder
@@ -32,6 +40,8 @@ class Transformer(Encoder):
         hidden: width of the MLP; 4 dim if none
         norm: normalise before each sub-layer (pre) or after the sum (post, as in BERT)
         positions: how a token's place enters
+        position_std: deviation of the initial values of the learned table; 1 if none, as large as the tokens (0.02 in
+            ViT and CWT-MAE)
         rope: rotary positions over every axis of the grid, each turning its share of a head; or flat, over one line in
             which the grid's rows of time are laid end to end (CWT-MAE)
         theta: base of the sinusoidal and rotary frequencies
@@ -57,6 +67,7 @@ class Transformer(Encoder):
         hidden: int | None = None,
         norm: Literal["pre", "post"] = "pre",
         positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary", "none"] = "learned",
+        position_std: float | None = None,
         rope: Literal["grid", "flat"] = "grid",
         theta: float = 10000.0,
         cls: bool = False,
@@ -78,8 +89,10 @@ class Transformer(Encoder):
             check_rotary(dim // heads, 1 if rope == "flat" else spec.axes)
         if cls_place and not cls:
             raise OptionError("encoder.cls_place=true is for the CLS token, and there is none; use encoder.cls=true")
+        none = None if "learned" in positions else f"positions={positions} has no learned table"
+        check_position_std(position_std, "encoder", none)
         self.head_dim, self.rope, self.theta, self.causal = dim // heads, rope, theta, causal
-        self.project = nn.Linear(spec.dim or 0, dim) if spec.dim != dim else nn.Identity()
+        self.project = projection(spec.dim or 0, dim)
         self.table = nn.Parameter(torch.empty(spec.tokens, dim)) if "learned" in positions else None
         self.cls = nn.Parameter(torch.empty(1, 1, dim)) if cls else None
         self.cls_place = nn.Parameter(torch.empty(1, 1, dim)) if cls_place else None
@@ -99,17 +112,24 @@ class Transformer(Encoder):
             causal=causal,
         )
         self.out = spec.but(dim=dim, causal=causal, prefix=int(cls))
-        self._initialise()
+        self._initialise(position_std)
 
-    def _initialise(self) -> None:
+    def _initialise(self, position_std: float | None) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for free in (self.table, self.cls, self.cls_place):
-            if free is not None:
-                nn.init.normal_(free, std=0.02)
+        for places in (self.table, self.cls_place):
+            if places is not None:
+                start_positions(places, position_std)
+        if self.cls is not None:
+            nn.init.normal_(self.cls, std=0.02)
+
+    def enter(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Projected tokens, and their `place`."""
+        # Zeros where invalid: whatever lies there, even NaN, must not reach a product.
+        return self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0)), self.place(tokens)
 
     def place(self, tokens: Tokens) -> Tensor:
         """Rows of the learned table at `index`, or sinusoids at `pos`; zeros for rotary and none."""
@@ -121,7 +141,8 @@ class Transformer(Encoder):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Tokens of [B, N, spec.dim] -> Tokens of [B, N, dim], zero where invalid; prefix [B, 1, dim] with cls."""
-        x, valid = self._enter(tokens), tokens.valid
+        content, place = self.enter(tokens)
+        x, valid = content + place, tokens.valid
         if self.cls is not None:
             front = self.cls if self.cls_place is None else self.cls + self.cls_place
             x = torch.cat([front.expand(x.shape[0], -1, -1), x], 1)
@@ -142,7 +163,8 @@ class Transformer(Encoder):
         caches: list[list[Kept]] = [[] for _ in self.stack.blocks]
         if state is not None:
             valid, caches = torch.cat([state[0], valid], 1), [list(cache) for cache in state[1]]
-        x = self.dropout(self._enter(tokens))
+        content, place = self.enter(tokens)
+        x = self.dropout(content + place)
         x = self.stack(x, mask=key_mask(valid), angles=self._angles(tokens), caches=caches)
         return self._leave(x, tokens), (valid, caches)
 
@@ -152,11 +174,6 @@ class Transformer(Encoder):
         if self.table is not None and "table" in state:
             state["table"] = resize_table(state["table"], old.grid, self.spec.grid)
         super().load(state, old)
-
-    def _enter(self, tokens: Tokens) -> Tensor:
-        # Zeros where invalid: whatever lies there, even NaN, must not reach a product.
-        x = self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0))
-        return x + self.place(tokens)
 
     def _leave(self, x: Tensor, tokens: Tokens) -> Tokens:
         return tokens.but(values=x.masked_fill(~tokens.valid[..., None], 0))

@@ -1,0 +1,196 @@
+"""Where only the order of patches tells the classes apart, every encoder with every head finds it, from scratch and
+after every pretraining.
+
+A series has eight patches: one rises and one falls, the others are noise. In one class the rise is in the first half
+and the fall in the second, in the other class it is the other way round; both hold the same patches equally often.
+"""
+
+import pytest
+import torch
+
+from tstk.assemble import assemble
+from tstk.config import resolve
+from tstk.draws import Draws
+from tstk.dryrun import position_ratio
+from tstk.errors import NeedsError, TstkError
+from tstk.outline import outline
+from tstk.records import Series, Spec
+from tstk.registry import registry
+from tstk.scoring.order import order
+
+PATCH, PATCHES = 4, 8
+SPEC = Spec(channels=1, length=PATCH * PATCHES, classes=2)
+SMALL = {"dim": 32, "depth": 1, "heads": 2, "hidden": 64}
+STEPS, BATCH, LR = 100, 32, 5e-3
+
+ORDER_FREE = {
+    ("encoder", "identity"): "it leaves tokens as they are, without positions; heads that pool them see what occurs",
+    ("head", "histogram"): "it counts codes",
+}
+"""Components that do not see the order of tokens by design, with the reason."""
+
+ORDERED_BY_OTHER_MEANS = ("identity",)
+"""Encoders that add no positions."""
+
+PRETRAINING = {
+    "timemae": {"encoder": "timemae", "decoder": "timemae"},
+    "next-code": {
+        "tokenizer": {"use": "vqvae", "codes": 32, "dim": 32, "hidden": 32, "res_hidden": 16, "look": "patch"},
+        "encoder": {"use": "transformer", "causal": True},
+    },
+    "spectrum+time": {"tokenizer": {"use": "cwt", "dim": 32, "patch_time": PATCH, "patch_freq": 4, "scales": 8}},
+}
+"""What each loss is used with, where it is not patches, a Transformer and its usual decoder."""
+
+NO_PRETRAINING = {
+    "distill": "needs the run of a teacher",
+    "consistent": "needs texts beside the series",
+    "code-rollout": "forecasts",
+    "code-soft": "forecasts",
+    "code-gumbel": "forecasts",
+}
+"""Losses that ask decoders but do not pretrain a classifier of plain series, with the reason."""
+
+
+def batch(count, seed):
+    """Series of both classes by turns."""
+    draw = torch.Generator().manual_seed(seed)
+    x = 0.3 * torch.randn(count, PATCHES, PATCH, generator=draw)
+    y = torch.arange(count) % 2
+    rise = torch.linspace(-1.5, 1.5, PATCH)
+    half = PATCHES // 2
+    rows, early, late = torch.arange(count), *torch.randint(half, (2, count), generator=draw)
+    x[rows, torch.where(y == 0, early, half + late)] += rise
+    x[rows, torch.where(y == 0, half + late, early)] -= rise
+    return Series(x.reshape(count, 1, -1), y=y, key=seed * count + torch.arange(count))
+
+
+def small(kind, name, /, **more):
+    """A table for a component, at the smallest size and else as it comes."""
+    options = outline(registry().find(kind, name).target).options
+    sizes = {k: v for k, v in SMALL.items() if k in options and not options[k].nested}
+    return {"use": name, **(sizes if kind != "tokenizer" else {}), **more}
+
+
+def built(**tables):
+    """A bound pipeline on patches, unless another tokenizer is given."""
+    torch.manual_seed(0)
+    tables = {"tokenizer": {"use": "patch", "dim": 32, "window": PATCH}, **tables}
+    for kind, table in tables.items():
+        table = {"use": table} if isinstance(table, str) else table
+        tables[kind] = small(kind, table["use"], **table)
+    pipeline = assemble(resolve(("test", tables)), SPEC)
+    pipeline.bind()
+    return pipeline
+
+
+def trained(pipeline, steps=STEPS):
+    """The pipeline after some steps, each on series that it has not seen before."""
+    optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], lr=LR)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
+    pipeline.train()
+    for step in range(steps):
+        series = batch(BATCH, seed=step)
+        flow = pipeline(series, Draws(0, step, series.key))
+        optimizer.zero_grad()
+        flow.total.backward()
+        torch.nn.utils.clip_grad_norm_(pipeline.parameters(), 1.0)
+        optimizer.step()
+        rates.step()
+        pipeline.after_step([flow])
+    return pipeline.eval()
+
+
+def mounted(pipeline, parts, freeze=False):
+    """The pipeline with the weights of these parts."""
+    for name, part in parts.items():
+        getattr(pipeline, name).load(part.state_dict(), part.spec)
+        if freeze:
+            pipeline.freeze(name)
+    return pipeline
+
+
+def found(pipeline):
+    """What the model makes of new series, as they are and shuffled."""
+    return order(pipeline, [batch(256, seed=10_000)])
+
+
+def names(kind):
+    """Components of a kind that can be loaded here."""
+    for name in registry().names(kind):
+        try:
+            registry().load(registry().find(kind, name))
+        except TstkError:
+            continue
+        yield name
+
+
+def classifiers():
+    """Heads that answer with a class."""
+    for name in names("head"):
+        if "classes" in registry().load(registry().find("head", name)).needs:
+            yield name
+
+
+def losses():
+    """Losses that ask a decoder."""
+    found = [name for name in names("loss") if registry().load(registry().find("loss", name)).reads == "decoder"]
+    return [name for name in found if name not in NO_PRETRAINING]
+
+
+def check(encoder, head):
+    try:
+        pipeline = built(encoder=encoder, head=head)
+    except NeedsError:
+        if ("head", head) in ORDER_FREE:
+            return
+        raise
+    result = found(trained(pipeline))
+    if {("encoder", encoder), ("head", head)} & ORDER_FREE.keys():
+        assert result.accuracy < 0.65, f"{encoder} with {head} is called order-free: {result.reading}"
+    else:
+        assert result.accuracy > 0.9, f"{encoder} with {head}: {result.reading}"
+        assert result.shuffled < 0.65, f"{encoder} with {head}: {result.reading}"
+        assert result.used
+
+
+@pytest.mark.parametrize(("encoder", "head"), [("transformer", "linear"), ("bert", "cot"), ("identity", "linear")])
+def test_the_usual_classifiers_solve_what_only_order_tells(encoder, head):
+    check(encoder, head)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", list(classifiers()))
+@pytest.mark.parametrize("encoder", list(names("encoder")))
+def test_every_encoder_with_every_head_solves_what_only_order_tells(encoder, head):
+    check(encoder, head)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", losses())
+def test_order_is_still_found_after_every_pretraining(loss):
+    part = registry().load(registry().find("loss", loss))
+    tables = {"encoder": "transformer", **PRETRAINING.get(loss, {})}
+    learnt = {}
+    if "vocab" in part.needs:  # codes are learnt first, and then stay
+        pytest.importorskip("tstk_plugins_vqvae")
+        coder = built(tokenizer=tables["tokenizer"], encoder="identity", loss="reconstruct", decoder="own")
+        learnt["tokenizer"] = trained(coder).tokenizer
+    before = trained(mounted(built(**{"decoder": part.decoder, **tables}, loss=loss), learnt, freeze=True))
+    parts = {kind: tables[kind] for kind in ("tokenizer", "encoder") if kind in tables}
+    learnt = {"tokenizer": before.tokenizer, "encoder": before.encoder}
+    pipeline = mounted(built(head="linear", **parts), learnt)
+    result = found(trained(pipeline))
+    assert result.accuracy > 0.9, f"after {loss}: {result.reading}"
+    assert result.used
+
+
+@pytest.mark.parametrize("encoder", list(names("encoder")))
+def test_positions_start_as_large_as_the_tokens_beside_them(encoder):
+    pipeline = built(encoder=encoder, head="linear")
+    tokens = pipeline.tokenize(batch(32, seed=0)).tokens
+    ratio = position_ratio(pipeline.encoder, tokens)
+    if encoder in ORDERED_BY_OTHER_MEANS:
+        assert ratio is None
+    else:
+        assert 0.3 < ratio < 3
