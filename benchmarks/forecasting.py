@@ -187,15 +187,19 @@ def main() -> None:
     seeds = [int(seed) for seed in args.seeds.split(",")]
     out, command = Path(args.out), shlex.join(["python", "-m", "benchmarks.forecasting", *sys.argv[1:]])
     out.mkdir(parents=True, exist_ok=True)
-    cells: list[dict[str, Any]] = []
+    book, cells, failed = out / "forecasting.json", dict[Task, dict[str, Any]](), False
+    if book.is_file():  # other data sets, methods and seeds may have been run before
+        before = json.loads(book.read_text(encoding="utf-8"))["cells"]
+        cells = {Task(*(cell[name] for name in Task._fields)): cell for cell in before}
     for task in tasks(file, seeds, methods):
-        cells.append(run(task, file, out))
-        text = record(cells, file, command)
-        for path in (out / "forecasting.json", *([Path(args.record)] if args.record else [])):
+        cells[task] = run(task, file, out)
+        failed |= "error" in cells[task]
+        text = record([*cells.values()], file, command)
+        for path in (book, *([Path(args.record)] if args.record else [])):
             path.write_text(text, encoding="utf-8")
-        (out / "forecasting.md").write_text(table(cells, file["published"]), encoding="utf-8")
-    print(table(cells, file["published"]))
-    sys.exit(1 if any(cell.get("error") for cell in cells) else 0)
+        (out / "forecasting.md").write_text(table([*cells.values()], file["published"]), encoding="utf-8")
+    print((out / "forecasting.md").read_text(encoding="utf-8"))
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def test_a_peer_refuses_a_table_to_forecast(tstk_config, csv, tmp_path):
 
 def test_forecasters_score_as_the_baselines_of_a_trained_run(tmp_path):
     time = np.arange(400)
-    rows = np.stack([np.sin(time / 3), np.cos(time / 5)], 1) + 0.1 * np.random.default_rng(0).normal(size=(400, 2))
+    rows = np.stack([np.sin(time * np.pi / 6), time % 12 / 6], 1) + 0.1 * np.random.default_rng(0).normal(size=(400, 2))
     path = tmp_path / "waves.csv"
     lines = [
         f"2020-01-01 {i // 60:02d}:{i % 60:02d}," + ",".join(f"{v:.5f}" for v in row) for i, row in enumerate(rows)
