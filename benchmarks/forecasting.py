@@ -3,10 +3,10 @@
     python -m benchmarks.forecasting --out DIR --seeds 0,1,2
 
 Data sets x contexts x horizons x methods x seeds, each one cell of a `tstk bench` in DIR/SET-CONTEXT-HORIZON: the same
-command continues where it stopped, and further seeds and methods join. After each cell DIR gets forecasting.json, the
-scores of all cells so far, and forecasting.md, their table. ETT tables are split into 12, 4 and 4 months, others into
-70, 10 and 20 % of their rows; errors are in deviations of the training rows, over every window of the test part. Data
-sets are found as by `tstk train`: under --data-root or TSTK_DATA, or fetched by `tstk data fetch`.
+command continues where it stopped, and further sets, methods and seeds join. After each cell DIR gets
+forecasting.json, the scores of all cells so far, and forecasting.md, their table. ETT tables are split into 12, 4 and 4
+months, others into 70, 10 and 20 % of their rows; errors are in deviations of the training rows, over every window of
+the test part. Data sets are found as by `tstk train`: under --data-root or TSTK_DATA, or fetched by `tstk data fetch`.
 """
 
 from __future__ import annotations
@@ -185,7 +185,9 @@ def main() -> None:
         os.environ["TSTK_DATA"] = args.data_root
     methods = args.methods.split(",") if args.methods else list(file["methods"])
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    out, command = Path(args.out), shlex.join(["python", "-m", "benchmarks.forecasting", *sys.argv[1:]])
+    out, places = Path(args.out), (args.out, args.data_root, args.record)
+    words = ["DIR" if word in places else word for word in sys.argv[1:]]  # where it ran is nobody's business
+    command = shlex.join(["python", "-m", "benchmarks.forecasting", *words])
     out.mkdir(parents=True, exist_ok=True)
     book, cells, failed = out / "forecasting.json", dict[Task, dict[str, Any]](), False
     if book.is_file():  # other data sets, methods and seeds may have been run before
