@@ -28,7 +28,8 @@ from tstk.pipeline import Pipeline
 from tstk.rundir import read_config
 from tstk.scoring.evaluate import evaluate, in_order
 from tstk.scoring.features import Features, Pool, vectors
-from tstk.scoring.naive import Baselines, baselines, majority
+from tstk.scoring.linear_map import last_value
+from tstk.scoring.naive import Baselines, baselines, forecast_errors, majority
 from tstk.scoring.order import no_order, order
 from tstk.scoring.simple_classifiers import CLASSIFIERS
 
@@ -63,8 +64,8 @@ def score(
 ) -> dict[str, Any]:
     """Scores of a run, and of the baselines beside them.
 
-    Baselines of classification learn from the run's training data, which are read again; where they cannot be, the
-    majority class alone is scored.
+    Baselines learn from the run's training data, which are read again; where they cannot be, the majority class or the
+    last value alone is scored.
 
     Args:
         run: its directory
@@ -75,8 +76,8 @@ def score(
         shuffle_tokens: score a second time with the tokens of each series shuffled in time
 
     Returns:
-        "data", "size", "scores", "baselines" and "baselines_skipped"; and with `shuffle_tokens` "order", as `Order` of
-        `tstk.scoring.order` has it, with "uses_order" and "reading"
+        "data", "size", "scores", "baselines", "baselines_skipped" and "baselines_details"; and with `shuffle_tokens`
+        "order", as `Order` of `tstk.scoring.order` has it, with "uses_order" and "reading"
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -99,8 +100,7 @@ def score(
         "data": name,
         "size": len(part),
         "scores": evaluate(pipeline, part, seed=seed, batch_size=batch_size),
-        "baselines": simple.scores,
-        "baselines_skipped": simple.skipped,
+        **simple.as_result(),
         **more,
     }
 
@@ -292,19 +292,24 @@ def _collected(pipeline: Pipeline, part: Part, batch_size: int, answer: Any) -> 
 
 
 def _baselines(pipeline: Pipeline, found: dict[str, Any], part: Part, data_root: str | None) -> Baselines:
-    """Score the baselines; those of a table are made without its training part."""
-    if pipeline.spec.horizon is not None:
-        return baselines(pipeline, [part], part)
-    if pipeline.head is None or part.y is None:
+    """Score the baselines; without the training data only those that learn nothing."""
+    horizon = pipeline.spec.horizon
+    if (horizon is None and (pipeline.head is None or part.y is None)) or (
+        horizon is not None and pipeline.head is None and not pipeline.foretells
+    ):
         return Baselines()
     try:
-        train = _own_dataset(found, data_root)
-        if list(train.classes) != found["data"]["classes"] or len(train.channels) != pipeline.spec.channels:
-            raise DataError(f"{train.name}: the data have changed since the run was trained")
+        data = _own_dataset(found, data_root)
+        if list(data.classes) != found["data"]["classes"] or len(data.channels) != pipeline.spec.channels:
+            raise DataError(f"{data.name}: the data have changed since the run was trained")
     except TstkError as e:
         reason = f"needs the training data of the run: {' '.join(str(e).split())}"
+        if horizon is not None:
+            errors = forecast_errors(last_value, part, pipeline.mean.cpu(), pipeline.std.cpu())
+            return Baselines({"last value": errors}, {"linear": reason})
+        assert part.y is not None
         return Baselines(majority(torch.tensor(pipeline.spec.counts), part.y), dict.fromkeys(CLASSIFIERS, reason))
-    return baselines(pipeline, train.training_parts, part)
+    return baselines(pipeline, data, part)
 
 
 def _dates(use: str, data_root: str | None, steps: int) -> NDArray[np.datetime64] | None:

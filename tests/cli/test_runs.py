@@ -82,6 +82,48 @@ def test_eval_refuses_to_shuffle_what_forecasts(refused, forecaster):
     assert "--shuffle-tokens: it asks whether a classifier" in refused("eval", forecaster, "--shuffle-tokens")
 
 
+def test_a_forecaster_stands_beside_a_linear_map_in_training_and_in_eval(tstk, forecaster, csv, tmp_path):
+    kept = json.loads((forecaster / "result.json").read_text())
+    found = json.loads(tstk("eval", forecaster, "--json").stdout)
+    assert {"last value", "linear"} <= kept["baselines"].keys()
+    assert found["baselines"] == kept["baselines"]
+    assert found["baselines_details"] == kept["baselines_details"]
+    assert "relative to the" in kept["baselines_details"]["linear"]
+    assert "baseline linear: " in tstk("eval", forecaster).stderr
+    other = json.loads(tstk("eval", forecaster, "--data", csv, "--json").stdout)
+    assert other["baselines"]["linear"] != kept["baselines"]["linear"]
+    assert other["baselines_details"] == kept["baselines_details"]
+
+
+def test_a_forecaster_without_its_training_data_stands_beside_the_last_value(tstk, forecaster, csv, tmp_path):
+    moved = shutil.copytree(forecaster, tmp_path / "moved")
+    config = (moved / "config.json").read_text()
+    (moved / "config.json").write_text(config.replace(str(csv), "gone.csv"))
+    found = json.loads(tstk("eval", moved, "--data", csv, "--json").stdout)
+    assert found["baselines"].keys() == {"last value"}
+    assert "needs the training data of the run" in found["baselines_skipped"]["linear"]
+
+
+def test_a_forecaster_that_loses_to_a_baseline_says_so_wherever_it_is_used(tstk, forecaster, tmp_path):
+    copied = shutil.copytree(forecaster, tmp_path / "worse")
+    result = json.loads((copied / "result.json").read_text())
+    result["test"]["mse"] = 1e9
+    (copied / "result.json").write_text(json.dumps(result))
+    out = tstk("forecast", copied, "--out", tmp_path / "next.csv").stdout.splitlines()
+    assert "On its test part: This model loses to the baseline linear: mse 1e+09" in out[-1]
+
+
+def test_a_map_that_test_would_choose_is_skipped(csv, tmp_path):
+    from tstk.config import resolve
+    from tstk.training.train import train
+
+    data = {"use": csv, "context": 20, "horizon": 5, "val_data": "test"}
+    tables = {"tokenizer": {"use": "patch", "dim": 8}, "encoder": "identity", "data": data}
+    result = train(resolve(("flag", {**tables, "train": {"epochs": 1, "device": "cpu"}})), tmp_path / "run")
+    assert "linear" not in result["baselines"]
+    assert "the test part" in result["baselines_skipped"]["linear"]
+
+
 def test_eval_without_labels_says_that_there_is_nothing_to_score(refused, run, tmp_path):
     np.savez(tmp_path / "bare.npz", X=np.zeros((3, 2, 20), np.float32))
     assert "no labels" in refused("eval", run, "--data", "bare.npz")

@@ -11,7 +11,7 @@ from scipy import stats
 from tstk.config import chosen, resolve
 from tstk.errors import DataError, OptionError
 from tstk.scoring.bench import Method, bench, by_config, compare
-from tstk.scoring.bench_page import grid
+from tstk.scoring.bench_page import grid, words
 from tstk.training.stopping import Stopped
 from tstk.training.train import train
 
@@ -107,6 +107,26 @@ def test_errors_are_ranked_upwards(tmp_path):
     assert compare(bench(methods, SETS, (0,), tmp_path / "out").cells, "accuracy").ranking.names == ("m", "n")
     with pytest.raises(OptionError, match="there are accuracy, mse"):
         bench(methods, SETS, (0,), tmp_path / "out", score="mae")
+
+
+def test_the_best_baseline_stands_last_and_who_loses_to_it_is_named(tmp_path):
+    def run(data, seed, folder):
+        folder.mkdir(parents=True)
+        value = {"a.ts": 0.6, "b.ts": 0.9, "c.ts": 0.5}[data]
+        known = {"1-NN": {"accuracy": 0.7, "mse": 0.2}, "logistic": {"accuracy": 0.8, "mse": 0.3}}
+        return {"scores": {"accuracy": value, "mse": value}, "by": "test", "baselines": known if data != "c.ts" else {}}
+
+    methods = {"m": Method("made up", run), "n": scoring(lambda d, s: 1)}
+    found = bench(methods, SETS, (0, 1), tmp_path / "out")
+    head, rows = grid(found)
+    assert head == ["accuracy", "m", "n", "best baseline"]
+    assert [row[-1] for row in rows[:3]] == ["0.8000 (logistic)", "0.8000 (logistic)", ""]
+    assert all(len(row) == len(head) for row in rows)
+    assert "m loses to the best baseline on A." in words(found)
+    errors = compare(found.cells, "mse")
+    assert errors.best_baselines["A"] == ("1-NN", 0.2)
+    assert ("m", "A") in errors.losses
+    assert ("n", "A") not in errors.losses
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):

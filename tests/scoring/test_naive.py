@@ -5,7 +5,8 @@ import torch
 
 from tstk.data.parts import Windows
 from tstk.records import Series
-from tstk.scoring.naive import last_season, last_value, linear, majority, period
+from tstk.scoring.linear_map import last_value
+from tstk.scoring.naive import last_season, majority, period
 
 
 def table(rows, period):
@@ -43,27 +44,3 @@ def test_what_was_not_observed_is_not_repeated():
 def test_the_majority_is_that_of_training():
     scores = majority(torch.tensor([1, 5, 2]), torch.tensor([0, 1, 1, 2]))
     assert scores["majority class"]["accuracy"] == 0.5
-
-
-def test_the_linear_answer_continues_what_is_linear_and_ignores_level_and_scale():
-    draw = torch.Generator().manual_seed(0)
-    time = torch.arange(300.0)
-    waves = torch.stack([torch.sin(time / 5), 100 * torch.cos(time / 5 + 1) + 7])
-    noisy = waves + torch.tensor([[0.001], [0.1]]) * torch.randn(2, 300, generator=draw)
-    answer = linear(Windows(noisy[:, :200], 30, 12), torch.tensor([[1.0], [100.0]]))
-    series = Windows(waves[:, 200:], 30, 12).batch(torch.arange(50))
-    torch.testing.assert_close(
-        answer(series) / series.y.abs().amax((0, 2), True),
-        series.y / series.y.abs().amax((0, 2), True),
-        atol=0.02,
-        rtol=0,
-    )
-    moved = series.but(x=series.x * 3 + 5)
-    torch.testing.assert_close(answer(moved), answer(series) * 3 + 5, rtol=1e-4, atol=1e-3)
-
-
-def test_the_linear_answer_bears_missing_samples():
-    table_ = torch.sin(torch.arange(200.0) / 4)[None].clone()
-    table_[0, 50] = table_[0, 120:123] = torch.nan
-    answer = linear(Windows(table_, 20, 4), torch.ones(1, 1))
-    assert answer(Windows(table_, 20, 4).batch(torch.arange(177))).isfinite().all()

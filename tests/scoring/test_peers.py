@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from tstk.config import chosen, resolve
+from tstk.data.load import load
 from tstk.data.parts import Labelled
+from tstk.errors import DataError
 from tstk.scoring import peers
 from tstk.scoring.bench import Method, bench
-from tstk.scoring.peers import AeonPeer, by_peer, fill_forward
+from tstk.scoring.naive import forecast_baselines
+from tstk.scoring.peers import FORECASTERS, AeonPeer, by_peer, fill_forward
 from tstk.scoring.simple_classifiers import labelled_arrays
 
 
@@ -104,3 +108,27 @@ def test_a_peer_refuses_a_table_to_forecast(tstk_config, csv, tmp_path):
     method = Method("peer:1nn", by_peer("1nn", partial(tstk_config, context=20, horizon=5)))
     (cell,) = bench({"near": method}, {"table": csv}, (0,), tmp_path / "out").failed
     assert "a peer needs labelled series" in cell.error
+
+
+def test_forecasters_score_as_the_baselines_of_a_trained_run(tmp_path):
+    time = np.arange(400)
+    rows = np.stack([np.sin(time * np.pi / 6), time % 12 / 6], 1) + 0.1 * np.random.default_rng(0).normal(size=(400, 2))
+    path = tmp_path / "waves.csv"
+    lines = [
+        f"2020-01-01 {i // 60:02d}:{i % 60:02d}," + ",".join(f"{v:.5f}" for v in row) for i, row in enumerate(rows)
+    ]
+    path.write_text("\n".join(["date,a,b", *lines]) + "\n")
+
+    def make(data, seed):
+        return resolve(("flag", chosen({"data": data, "context": 30, "horizon": 6, "threads": 1})))
+
+    data = load(str(path), context=30, horizon=6)
+    want = forecast_baselines(data, data.test, data.mean[:, None], data.std[:, None])
+    found = {name: by_peer(name, make)(str(path), 0, tmp_path / name) for name in FORECASTERS}
+    assert found["last-value"]["scores"] == want.scores["last value"]
+    assert found["linear"]["scores"] == want.scores["linear"]
+    assert found["linear"]["notes"] == [want.details["linear"]]
+    (season,) = want.scores.keys() - {"last value", "linear"}
+    assert found["season"]["scores"] == want.scores[season]
+    with pytest.raises(DataError, match="peer:linear forecasts"):
+        by_peer("linear", lambda data, seed: resolve(("flag", chosen({"data": data}))))("har-demo", 0, tmp_path / "no")

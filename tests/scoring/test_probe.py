@@ -13,6 +13,7 @@ from tstk.cli import cli
 from tstk.config import resolve
 from tstk.data import load as load_data
 from tstk.errors import DataError, NeedsError, OptionError
+from tstk.scoring.naive import classification_baselines
 from tstk.scoring.probe import probe
 from tstk.training.train import train
 
@@ -42,7 +43,7 @@ def row(result, weights="trained", share=1.0):
 def test_random_features_already_tell_activities_apart(pretrained, classifier):
     result = probe(pretrained, classifier=classifier, untrained=True)
     for weights in ("trained", "untrained"):
-        assert row(result, weights)["accuracy"] > 2 * result["baselines"]["majority class"]["accuracy"]
+        assert row(result, weights)["accuracy"] > 2 * row(result)["baselines"]["majority class"]["accuracy"]
     margin = row(result)["accuracy"] - row(result, "untrained")["accuracy"]
     assert row(result)["margin_accuracy"] == pytest.approx(margin)
 
@@ -117,6 +118,23 @@ def test_a_setting_that_is_given_is_not_chosen(pretrained, classifier):
 def test_a_setting_that_cannot_be_is_refused(pretrained, classifier, setting):
     with pytest.raises(OptionError, match="setting="):
         probe(pretrained, classifier=classifier, setting=setting)
+
+
+def test_baselines_learn_from_the_labels_that_the_features_are_probed_with(pretrained):
+    full, part = probe(pretrained, labels=(1.0, 0.1), seeds=(0, 1))["results"]
+    data = load_data("har-demo")
+    want = classification_baselines([data.train, data.val], data.test, data.spec).scores
+    assert full["baselines"].keys() == {"majority class", "1-NN", "logistic"}
+    assert {name: scores["accuracy"] for name, scores in full["baselines"].items()} == pytest.approx(
+        {name: scores["accuracy"] for name, scores in want.items()}
+    )
+    assert part["baselines"]["logistic"]["accuracy"] < full["baselines"]["logistic"]["accuracy"] - 0.05
+
+
+def test_a_probe_that_loses_to_a_baseline_says_so_in_its_last_lines(pretrained):
+    lines = CliRunner().invoke(cli, ["probe", str(pretrained), "--labels", "1.0,0.1"]).stdout.splitlines()
+    assert any(line.split()[:3] == ["logistic", "0.1", "24"] for line in lines)
+    assert lines[-1].startswith("With 24 labels: This model loses to the baseline")
 
 
 def test_a_run_that_was_validated_on_test_is_not_probed_with_it(tmp_path):

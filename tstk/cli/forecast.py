@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import click
 import rich_click
 
 from tstk.cli.files import target, write_csv
-from tstk.cli.say import examples, note
+from tstk.cli.say import baseline_notes, examples, note
 from tstk.errors import OptionError
+from tstk.rundir import RESULT
 
 
 @click.command(
@@ -72,6 +76,9 @@ def command(
             row.insert(1, str(future.dates[int(str(row[0])) - 1]))
     write_csv(path, head, rows)
     click.echo(f"{path}: {future.values.shape[1]} steps of {len(future.channels)} channels")
+    if (result := Path(run, RESULT)).is_file():
+        scored = json.loads(result.read_text(encoding="utf-8"))
+        baseline_notes(scored["test"], {"baselines": scored["baselines"]}, of="On its test part: ")
 
 
 def _shares(text: str) -> list[float]:

@@ -9,7 +9,7 @@ import click
 import rich_click
 
 from tstk.cli.run_options import Features, Pool, applied, featured
-from tstk.cli.say import as_json, examples, note, table
+from tstk.cli.say import as_json, baseline_notes, examples, note, table
 from tstk.errors import OptionError
 from tstk.scoring.shown import number
 
@@ -120,25 +120,22 @@ def command(
 
 
 def _show(result: dict[str, Any]) -> None:
-    rows = [
-        [
-            row["weights"],
-            f"{row['labels']:.3g}",
-            f"{row['count']:,}",
-            _spread(row, "accuracy"),
-            _spread(row, "f1_macro"),
-            f"{round(row['margin_accuracy'], 4) + 0.0:+.4f}" if "margin_accuracy" in row else None,
-            ", ".join(f"{name} {value:.3g}" for name, value in row["trials"][0]["chosen"].items()),
-        ]
-        for row in result["results"]
-    ]
-    for what, scored in result["baselines"].items():
-        rows.append([what, None, None, number(scored["accuracy"]), number(scored["f1_macro"]), None, None])
+    rows = []
+    for row in result["results"]:
+        labels = [f"{row['labels']:.3g}", f"{row['count']:,}"]
+        margin = f"{round(row['margin_accuracy'], 4) + 0.0:+.4f}" if "margin_accuracy" in row else None
+        settings = ", ".join(f"{name} {value:.3g}" for name, value in row["trials"][0]["chosen"].items())
+        rows.append([row["weights"], *labels, _spread(row, "accuracy"), _spread(row, "f1_macro"), margin, settings])
+        for name, scored in row.get("baselines", {}).items():
+            rows.append([name, *labels, number(scored["accuracy"]), number(scored["f1_macro"]), None, None])
     head = ["weights", "share", "labels", "accuracy", "f1_macro", "margin", "chosen"]
     table(head, rows, right=head[1:6])
     sizes = ", ".join(f"{size:,} {part}" for part, size in result["sizes"].items())
     how = f"{result['pool']}-pooled features" if result["pool"] else result["features"]
     click.echo(f"\n{result['classifier']} on {how}, {result['width']:,} numbers a series, of {result['data']}: {sizes}")
+    for row in result["results"]:
+        if "baselines" in row:
+            baseline_notes(row, row, of=f"With {row['count']:,} labels: " if len(rows) > 1 else "")
 
 
 def _spread(row: dict[str, Any], score: str) -> str:

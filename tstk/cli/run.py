@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from tstk.cli.complete import data_sets, names
 from tstk.cli.options import Choice, section_options
 from tstk.cli.progress import watcher
-from tstk.cli.say import as_json, examples, note, table
+from tstk.cli.say import as_json, baseline_notes, examples, note, table
 from tstk.config import Config, chosen
 from tstk.errors import OptionError
 from tstk.scoring.shown import MEASURES, number
@@ -69,6 +69,8 @@ def command(
         for name, r in results.items()
     ]
     table(["stage", "task", *SCORES, "run"], rows, right=SCORES)
+    for name, r in results.items():
+        baseline_notes(r["test"], r, of=f"{name}: ")
 
 
 def _train(config: Config, run: Path, stage: str) -> dict[str, Any]:

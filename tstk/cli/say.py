@@ -75,17 +75,20 @@ def scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
     table(["score", *full], [[n, *(_cell(part, n) for part in full.values())] for n in shown], right=list(full))
 
 
-def baseline_notes(scores: Mapping[str, float], result: Mapping[str, Any]) -> None:
-    """Say which baselines were skipped, and which are better than the model.
+def baseline_notes(scores: Mapping[str, Any], result: Mapping[str, Any], of: str = "") -> None:
+    """Say what was chosen for baselines, which were skipped, and which are better than the model.
 
     Args:
         scores: of the model
-        result: with "baselines" and "baselines_skipped"
+        result: with "baselines", "baselines_skipped" and "baselines_details"
+        of: what the lines begin with, where there are several results
     """
+    for name, choice in result.get("baselines_details", {}).items():
+        note(f"note: {of}baseline {name}: {choice}")
     for name, reason in result.get("baselines_skipped", {}).items():
-        note(f"note: baseline {name} was skipped: {reason}")
-    for sentence in beaten_by(scores, result["baselines"]):
-        click.echo(click.style(sentence, fg="yellow"))
+        note(f"note: {of}baseline {name} was skipped: {reason}")
+    for sentence in beaten_by(scores, result.get("baselines", {})):
+        click.echo(click.style(of + sentence, fg="yellow"))
 
 
 def _cell(part: Mapping[str, Any], name: str) -> str | None:

@@ -46,6 +46,8 @@ def opening(known: Known) -> Section:
         "parameters": f"{result['parameters']:,}, of which {result['trainable']:,} learnt" if result else None,
         "weights kept": "epoch {epoch} of {of}, by {by}".format(**result["selected"]) if result else None,
         "time": f"{result['seconds']:,.1f} s" if result else None,
+        **{f"baseline {name}": choice for name, choice in result.get("baselines_details", {}).items()},
+        **{f"baseline {name}": f"skipped: {why}" for name, why in result.get("baselines_skipped", {}).items()},
     }
     rows = "".join(f'<tr><th>{k}</th><td class="value">{escape(str(v))}</td></tr>' for k, v in facts.items() if v)
     beaten = "".join(paragraph(sentence) for sentence in beaten_by(scores, trivial))

@@ -34,7 +34,7 @@ BOOK = "bench.json"
 SCORE = "score.json"
 
 Run = Callable[[str, int, Path], dict[str, Any]]
-"""(data, seed, run directory) -> "scores" by name and "by", what gave them."""
+"""(data, seed, run directory) -> "scores" by name, "by", what gave them, and "baselines" if there are any."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,24 @@ class Bench:
     table: dict[tuple[str, str], tuple[float, float | None]]
     ranking: Ranking | None
     left_out: list[str]
+
+    @property
+    def best_baselines(self) -> dict[str, tuple[str, float]]:
+        """Data set -> the baseline with the best score of all that stand beside its runs, and that score."""
+        found: dict[str, tuple[str, float]] = {}
+        sign = -1 if self.score in LOWER else 1
+        for cell in self.cells:
+            for name, scores in cell.facts.get("baselines", {}).items():
+                value = scores.get(self.score)
+                if value is not None and (cell.data not in found or sign * value > sign * found[cell.data][1]):
+                    found[cell.data] = name, float(value)
+        return found
+
+    @property
+    def losses(self) -> list[tuple[str, str]]:
+        """(method, data set) whose mean score is worse than the best baseline's."""
+        best, sign = self.best_baselines, -1 if self.score in LOWER else 1
+        return [(m, d) for (m, d), (mean, _) in self.table.items() if d in best and sign * mean < sign * best[d][1]]
 
     @property
     def failed(self) -> list[Cell]:
@@ -131,11 +149,12 @@ def _scored(result: dict[str, Any], folder: Path, seed: int) -> dict[str, Any]:
     if result["task"] != "pretraining":
         if not result["test"]:
             raise TstkError(f"{result['data']}: no test part to score")
-        return {"scores": result["test"], "by": "test"}
+        return {"scores": result["test"], "by": "test", "baselines": result["baselines"]}
     from tstk.scoring.probe import probe
 
     (row,) = probe(folder, seeds=(seed,))["results"]
-    return {"scores": {name: row[name] for name in ("accuracy", "f1_macro")}, "by": "linear probe"}
+    scores = {name: row[name] for name in ("accuracy", "f1_macro")}
+    return {"scores": scores, "by": "linear probe", "baselines": row["baselines"]}
 
 
 def bench(

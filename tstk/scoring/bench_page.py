@@ -16,9 +16,12 @@ from tstk.scoring.ranks import draw, text
 
 
 def grid(found: Bench) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table: a row per data set, then mean, rank and seconds."""
+    """Head and rows of the table: a row per data set, then mean, rank and seconds; the best baseline stands last."""
     methods, sets = (list(dict.fromkeys(getattr(c, what) for c in found.cells)) for what in ("method", "data"))
     rows = [[d, *(_cell(found.table.get((m, d))) for m in methods)] for d in sets]
+    best = found.best_baselines
+    for row in rows if best else ():
+        row.append(f"{best[row[0]][1]:.4f} ({best[row[0]][0]})" if row[0] in best else "")
     full = [d for d in sets if d not in found.left_out]
     if full:
         means = [np.mean([found.table[m, d][0] for d in full]) for m in methods]
@@ -28,7 +31,8 @@ def grid(found: Bench) -> tuple[list[str], list[list[str]]]:
         rows.append(["mean rank", *(f"{ranks[m]:.2f}" for m in methods)])
     spent = [sum(c.facts.get("seconds", 0) for c in found.cells if c.method == m) for m in methods]
     rows.append(["seconds", *(f"{value:.0f}" for value in spent)])
-    return [found.score, *methods], rows
+    head = [found.score, *methods, *(["best baseline"] if best else [])]
+    return head, [row + [""] * (len(head) - len(row)) for row in rows]
 
 
 def _cell(value: tuple[float, float | None] | None) -> str:
@@ -47,6 +51,9 @@ def words(found: Bench) -> Iterator[str]:
             f"{a} against {b}: {won} won, {drawn} drawn, {lost} lost"
             for (a, b), (won, drawn, lost) in found.ranking.versus.items()
         )
+    for method in dict.fromkeys(m for m, _ in found.losses):
+        sets = [d for m, d in found.losses if m == method]
+        yield f"{method} loses to the best baseline on {', '.join(sets)}."
     if found.failed:
         yield "\n".join(f"failed: {c.method}, {c.data}, seed {c.seed}: {c.error}" for c in found.failed)
 

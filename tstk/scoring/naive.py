@@ -8,61 +8,101 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.data.parts import Windows
 from tstk.records import Series
+from tstk.scoring import linear_map
 from tstk.scoring.evaluate import classified, in_order
+from tstk.scoring.linear_map import fit_linear_map, last_value
 from tstk.scoring.measures import Measures
 from tstk.scoring.simple_classifiers import CLASSIFIERS, labelled_arrays, why_too_large
 
 if TYPE_CHECKING:
+    from tstk.data.dataset import Dataset
     from tstk.data.parts import Part
     from tstk.pipeline import Pipeline
     from tstk.records import Spec
 
 Scores = dict[str, dict[str, float]]
 Answer = Callable[[Series], Tensor]
+MAX_COMPARED = 2 * 10**8
+"""Samples of futures that the search for a period compares with the context."""
 
 
 @dataclass
 class Baselines:
-    """Scores of the baselines, and why some were left out.
+    """Scores of the baselines, why some were left out, and what was chosen for them.
 
     Args:
         scores: by the baseline's name
         skipped: name -> the reason
+        details: name -> what validation chose for it
     """
 
     scores: Scores = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
+
+    def as_result(self) -> dict[str, Any]:
+        """What result.json has of them."""
+        return {
+            "baselines": self.scores,
+            "baselines_skipped": self.skipped,
+            "baselines_details": self.details,
+        }
 
 
-def baselines(pipeline: Pipeline, train: Sequence[Part], part: Part, batch_size: int = 256) -> Baselines:
-    """Score the baselines of the pipeline's task.
-
-    Classification: the majority class, and the classifiers of `simple_classifiers`, which learn from all training
-    parts. Forecasting: the last value repeated; the last season repeated, whose period is the one that fits the first
-    training part best; and a linear map, unless the training part is the part to forecast.
+def baselines(pipeline: Pipeline, data: Dataset, part: Part, batch_size: int = 256) -> Baselines:
+    """Score the baselines of the pipeline's task; nothing for pretraining.
 
     Args:
-        train: labelled series of training and those split off it for validation; of tables the first part counts
+        data: what they learn from: classifiers from all training parts, forecasts from the training part alone
         part: what to predict
     """
-    if pipeline.spec.horizon is not None and (pipeline.head is not None or pipeline.foretells):
-        lag = period(train[0])
-        answers: dict[str, Answer] = {"last value": last_value}
-        if lag > 1:
-            answers[f"last {lag} values"] = lambda series: last_season(series, lag)
-        if train[0] is not part:
-            answers["linear"] = linear(train[0], pipeline.std.cpu())
-        return Baselines({what: _errors(answer, part, pipeline, batch_size) for what, answer in answers.items()})
+    if pipeline.spec.horizon is not None:
+        if pipeline.head is None and not pipeline.foretells:
+            return Baselines()
+        return forecast_baselines(data, part, pipeline.mean.cpu(), pipeline.std.cpu(), batch_size)
+    train = data.training_parts
     if pipeline.head is None or part.y is None or any(one.y is None for one in train):
         return Baselines()
     return classification_baselines(train, part, pipeline.spec)
+
+
+def forecast_baselines(data: Dataset, part: Part, mean: Tensor, std: Tensor, batch_size: int = 256) -> Baselines:
+    """Score the last value repeated, the last season repeated, and a linear map of the context.
+
+    The period of the season is the one that fits the training part best. The map is skipped where it would take too
+    long, and where the validation part, by which it is chosen, is the part to forecast.
+
+    Args:
+        data: whose training and validation part are learnt from
+        part: windows with their future
+        mean: [C, 1] of the units of errors
+        std: [C, 1] likewise
+    """
+    assert isinstance(data.train, Windows)
+    assert isinstance(data.val, Windows)
+    answers: dict[str, Answer] = {"last value": last_value}
+    if (lag := period(data.train)) > 1:
+        answers[f"last {lag} values"] = lambda series: last_season(series, lag)
+    found = Baselines()
+    reason = linear_map.why_too_large(data.spec)
+    if data.val is data.test:
+        reason = "it is chosen by the validation part, which is the test part here"
+    if reason:
+        found.skipped["linear"] = reason
+    else:
+        answers["linear"] = chosen = fit_linear_map(data.train, data.val, std)
+        found.details["linear"] = chosen.choice
+    for name, answer in answers.items():
+        found.scores[name] = forecast_errors(answer, part, mean, std, batch_size)
+    return found
 
 
 def classification_baselines(train: Sequence[Part], part: Part, spec: Spec) -> Baselines:
@@ -98,13 +138,6 @@ def majority(counts: Tensor, y: Tensor) -> Scores:
     return {"majority class": found} if found else {}
 
 
-def last_value(series: Series) -> Tensor:
-    """[B, C, 1], each channel's latest sample that was observed; 0 if none was."""
-    steps = torch.arange(series.x.shape[-1])
-    last = torch.where(series.mask, steps, -1).amax(-1, keepdim=True)
-    return series.x.gather(-1, last.clamp(min=0)) * (last >= 0)
-
-
 def last_season(series: Series, lag: int) -> Tensor:
     """[B, C, H], the last `lag` samples over and over; for a missing one the latest that was observed."""
     assert series.y is not None
@@ -112,59 +145,19 @@ def last_season(series: Series, lag: int) -> Tensor:
     return torch.where(series.mask, series.x, last_value(series))[..., at]
 
 
-def linear(train: Part, std: Tensor, windows: int = 4096) -> Answer:
-    """One matrix from context to future for all channels, both less the context's last value, by least squares.
-
-    The linear forecaster of Zeng et al. 2023 ("NLinear", arXiv:2205.13504), solved and not trained. The weight of the
-    squared matrix is the one that answers best for the last fifth of the training windows, learnt from the others.
-
-    Args:
-        train: windows with their future
-        std: [C, 1] in whose units channels are weighted alike
-        windows: as many of them, evenly spaced, are learnt from
-    """
-    series = train.batch(torch.linspace(0, len(train) - 1, min(windows, len(train))).long())
-    assert series.y is not None
-    last = last_value(series)
-    x = (torch.where(series.mask, series.x, last) - last) / std
-    y = (series.y - last) / std
-
-    def sums(rows: slice) -> tuple[Tensor, Tensor]:
-        past, future = x[rows].flatten(0, 1).double(), y[rows].flatten(0, 1).double()
-        known = future.isfinite().all(1)
-        past, future = past[known], future[known]
-        return past.T @ past, past.T @ future
-
-    def solved(gram: Tensor, cross: Tensor, weight: float) -> Tensor:
-        ridge = weight * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram), dtype=gram.dtype)
-        return torch.linalg.solve(gram + ridge, cross).float()
-
-    cut = max(1, len(x) * 4 // 5)
-    (gram, cross), (late_gram, late_cross) = sums(slice(cut)), sums(slice(cut, None))
-
-    def missed(weight: float) -> float:
-        return float((x[cut:] @ solved(gram, cross, weight) - y[cut:]).square().nanmean())
-
-    best = min((10.0**e for e in range(-6, 3)), key=missed)
-    matrix = solved(gram + late_gram, cross + late_cross, best)
-
-    def answer(series: Series) -> Tensor:
-        last = last_value(series)
-        return last + (torch.where(series.mask, series.x, last) - last) @ matrix
-
-    return answer
-
-
 def period(part: Part, windows: int = 256) -> int:
     """Of all periods that the context holds, the one whose repetition has the least absolute error.
 
     A multiple of the period does about as well, so of those better than their neighbours the shortest is taken that
-    comes within a twentieth of the best.
+    comes within a twentieth of the best. Fewer windows are looked at where context and horizon are long.
 
     Args:
         part: windows with their future
         windows: as many of them, evenly spaced, are looked at
     """
+    first = part.batch(torch.tensor([0]))
+    assert first.y is not None
+    windows = min(windows, max(16, MAX_COMPARED // (first.y.numel() * first.x.shape[-1])))
     series = part.batch(torch.linspace(0, len(part) - 1, min(windows, len(part))).long())
     assert series.y is not None
     scale = series.x.std((0, 2), keepdim=True).clamp(min=1e-8)
@@ -174,9 +167,15 @@ def period(part: Part, windows: int = 256) -> int:
     return lags[int(((errors == lowest_around) & (errors <= 1.05 * errors.min())).int().argmax())]
 
 
-def _errors(answer: Answer, part: Part, pipeline: Pipeline, batch_size: int) -> dict[str, float]:
-    """As a forecast is scored, in deviations of the training data."""
-    mean, std = pipeline.mean.cpu(), pipeline.std.cpu()
+def forecast_errors(answer: Answer, part: Part, mean: Tensor, std: Tensor, batch_size: int = 256) -> dict[str, float]:
+    """Score forecasts as those of a model are scored.
+
+    Args:
+        answer: the forecast [B, C, H] of a batch, in the units of the data
+        part: windows with their future
+        mean: [C, 1] of the units of errors
+        std: [C, 1] likewise
+    """
     measures = Measures(mean, std)
     for series in in_order(part, batch_size, "cpu"):
         if series.y is not None:

@@ -1,6 +1,7 @@
-"""Classifiers that are not trained by this toolkit, as methods of a bench: `--method minirocket=peer:minirocket`.
+"""Classifiers and forecasters that this toolkit does not train, as methods of a bench: `--method m=peer:minirocket`.
 
-A peer learns from the training part as the files have it, validation series included, and predicts the test part once.
+A classifier learns from the training part as the files have it, validation series included, and predicts the test part
+once. A forecaster is one of the baselines of forecasts.
 Those of aeon (https://www.aeon-toolkit.org) are imported when they are built: `pip install 'tstk-core[aeon]'`.
 """
 
@@ -20,11 +21,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.config import Config
+from tstk.data.dataset import Dataset
 from tstk.data.load import load
+from tstk.data.parts import Windows
 from tstk.distribution import install_command
 from tstk.errors import DataError, NameUnknown, OptionError, did_you_mean
 from tstk.scoring.bench import Run
 from tstk.scoring.evaluate import classified, standard_error
+from tstk.scoring.linear_map import fit_linear_map, last_value
+from tstk.scoring.naive import Answer, forecast_errors, last_season, period
 from tstk.scoring.simple_classifiers import (
     Classifier,
     LabelledArrays,
@@ -115,19 +120,45 @@ PEERS = {
 }
 
 
+def _seasonal(data: Dataset) -> tuple[Answer, str]:
+    assert isinstance(data.train, Windows)
+    lag = period(data.train)
+    return (lambda series: last_season(series, lag)), f"the last {lag} values"
+
+
+def _linear(data: Dataset) -> tuple[Answer, str]:
+    assert isinstance(data.train, Windows)
+    assert isinstance(data.val, Windows)
+    if data.val is data.test:
+        raise DataError(f"{data.name}: {PREFIX}linear is chosen by the validation part, which is the test part here")
+    answer = fit_linear_map(data.train, data.val, data.std[:, None])
+    return answer, answer.choice
+
+
+FORECASTERS: dict[str, Callable[[Dataset], tuple[Answer, str]]] = {
+    "last-value": lambda data: (last_value, ""),
+    "season": _seasonal,
+    "linear": _linear,
+}
+"""By name: a function of the data that returns a forecaster, and in words what was chosen for it."""
+
+
 def by_peer(name: str, make: Callable[[str, int], Config]) -> Run:
     """A method that is a peer.
 
     Args:
-        name: of `PEERS`
+        name: of `PEERS` or `FORECASTERS`
         make: (data, seed) -> config, of which the options of the data and the number of threads hold
 
     Raises:
         NameUnknown: there is no such peer
         OptionError: its package is not installed, or an option has no meaning for a peer
     """
-    if name not in PEERS:
-        raise NameUnknown(f"No peer is called {name!r}.{did_you_mean(name, PEERS)} There are: {', '.join(PEERS)}.")
+    if name not in (names := (*PEERS, *FORECASTERS)):
+        raise NameUnknown(f"No peer is called {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}.")
+    if name in FORECASTERS:
+        _refuse_options(make("har-demo", 0))
+        return _forecasting(name, make)
     peer = PEERS[name]
     if peer.package == "aeon" and find_spec("aeon") is None:
         raise OptionError(f"{PREFIX}{name} needs aeon: {install_command('aeon')}")
@@ -161,6 +192,32 @@ def by_peer(name: str, make: Callable[[str, int], Config]) -> Run:
                 if isinstance(classifier, AeonPeer)
                 for sentence in classifier.changes(arrays)
             ],
+        }
+
+    return run
+
+
+def _forecasting(name: str, make: Callable[[str, int], Config]) -> Run:
+    """A method that is a forecaster."""
+
+    def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
+        config = make(data, seed)
+        held = load(data, **config.options("data"))
+        if held.task != "forecasting" or held.test is None:
+            raise DataError(f"{held.name}: {PREFIX}{name} forecasts, and these are not tables with a test part")
+        with cpu_threads(config.options("train")["threads"]):
+            begin = time.perf_counter()
+            answer, choice = FORECASTERS[name](held)
+            fitted = time.perf_counter()
+            scores = forecast_errors(answer, held.test, held.mean[:, None], held.std[:, None])
+            end = time.perf_counter()
+        folder.mkdir(parents=True, exist_ok=True)
+        return {
+            "scores": scores,
+            "by": "peer",
+            "fit_seconds": round(fitted - begin, 3),
+            "predict_seconds": round(end - fitted, 3),
+            "notes": [choice] if choice else [],
         }
 
     return run

@@ -24,7 +24,7 @@ from tstk.checkpoint import load
 from tstk.config import Config
 from tstk.data.dataset import Dataset
 from tstk.data.load import load as load_data
-from tstk.data.parts import Part
+from tstk.data.parts import Labelled, Part
 from tstk.data.splits import few
 from tstk.errors import DataError, OptionError
 from tstk.pipeline import Pipeline
@@ -33,7 +33,7 @@ from tstk.rundir import read_config
 from tstk.scoring import adam
 from tstk.scoring.evaluate import classified, in_order
 from tstk.scoring.features import Features, Pool, vectors
-from tstk.scoring.naive import majority
+from tstk.scoring.naive import Baselines, classification_baselines
 
 Classifier = Literal["linear", "knn", "svm", "adam"]
 Choose = Literal["val", "folds", "test"]
@@ -95,9 +95,10 @@ def probe(
         say: receives lines for the user
 
     Returns:
-        "run", "data", "classifier", "features", "pool", "width", "classes", "sizes", "baselines" and "results": for
-        each share and each kind of weights "accuracy" and "f1_macro", their deviation over seeds, their margin over
-        untrained weights, and "trials", one per seed
+        "run", "data", "classifier", "features", "pool", "width", "classes", "sizes" and "results": for each share
+        and each kind of weights "accuracy" and "f1_macro", their deviation over seeds, their margin over untrained
+        weights, "baselines" (means over seeds) that learn from the same labels, "baselines_skipped", and "trials", one
+        per seed
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -138,6 +139,7 @@ def probe(
         drawn = seeds if share < 1 or classifier == "adam" else seeds[:1]
         how = _How(classifier, setting, choose, "unit" if features in ("codes", "counts") else "standard")
         results.append(_summary("trained", share, [_trial(trained, how, share, seed) for seed in drawn]))
+        results[-1] |= _baselines(held, share, drawn)
         if fresh:
             guesses = [_trial(rows, how, share, seed) for seed, rows in fresh.items()]
             results.append(_summary("untrained", share, guesses))
@@ -153,7 +155,6 @@ def probe(
         "width": trained["train"].x.shape[1],
         "classes": list(held.classes),
         "sizes": {name: len(rows.y) for name, rows in trained.items()},
-        "baselines": majority(torch.from_numpy(np.bincount(trained["train"].y)), torch.from_numpy(trained["test"].y)),
         "results": results,
     }
 
@@ -256,10 +257,10 @@ class _How:
 
 def _trial(parts: dict[str, _Rows], how: _How, share: float, seed: int) -> dict[str, Any]:
     """One classifier, from the choice of labels to its score on the test part."""
-    rng = np.random.default_rng(seed)
     train, val = parts["train"], parts["val"]
     if share < 1:
-        train, val = train.take(few(train.y, share, 2, rng)), val.take(few(val.y, share, 1, rng))
+        at = _draw(train.y, val.y, share, seed)
+        train, val = train.take(at[0]), val.take(at[1])
     known, test, classifier = train + val, parts["test"], how.classifier
     if classifier == "adam":
         best, guess = _by_adam(train, val, test, how, seed)
@@ -269,6 +270,39 @@ def _trial(parts: dict[str, _Rows], how: _How, share: float, seed: int) -> dict[
     best = _chosen(classifier, settings, by) if len(settings) > 1 else settings[0]
     guess = _fitted(classifier, best, known).predict(test.x)
     return {"seed": seed, "count": len(known.y), "chosen": best, **_scored(parts["test"].y, guess)}
+
+
+def _draw(train: Array, val: Array, share: float, seed: int) -> tuple[Array, Array]:
+    """Rows of the training and of the validation part that have this share of the labels of each class."""
+    rng = np.random.default_rng(seed)
+    return few(train, share, 2, rng), few(val, share, 1, rng)
+
+
+def _baselines(held: Dataset, share: float, seeds: Sequence[int]) -> dict[str, Any]:
+    """Score the baselines with the labels that the classifiers of the features have, means over seeds.
+
+    Args:
+        held: in parts
+        share: of the labels
+        seeds: of the choice of labels
+    """
+    train, val, test = held.train, held.val, held.test
+    assert isinstance(train, Labelled)
+    assert isinstance(val, Labelled)
+    assert train.y is not None
+    assert val.y is not None
+    assert test is not None
+    found: list[Baselines] = []
+    for seed in seeds if share < 1 else seeds[:1]:
+        parts = [train, val]
+        if share < 1:
+            at = _draw(train.y.numpy(), val.y.numpy(), share, seed)
+            parts = [part.take(torch.from_numpy(rows)) for part, rows in zip(parts, at, strict=True)]
+        found.append(classification_baselines(parts, test, held.spec))
+    # by the size of the parts, every seed has the same baselines
+    names, scores = list(found[0].scores), ("accuracy", "f1_macro")
+    means = {name: {s: float(np.mean([one.scores[name][s] for one in found])) for s in scores} for name in names}
+    return {"baselines": means, "baselines_skipped": found[0].skipped}
 
 
 def _by_adam(train: _Rows, val: _Rows, test: _Rows, how: _How, seed: int) -> tuple[dict[str, float], Array]:

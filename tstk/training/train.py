@@ -210,14 +210,13 @@ def _train(
 def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, command: str) -> dict[str, Any]:
     task = "pretraining" if pipeline.head is None and not pipeline.foretells else data.task
     part = data.test
-    simple = baselines(pipeline, data.training_parts, part) if part is not None else Baselines()
+    simple = baselines(pipeline, data, part) if part is not None else Baselines()
     return {
         "task": task,
         "data": data.name,
         "test": evaluate(pipeline, part, seed=config.options("train")["seed"]) if part is not None else {},
         "val": fitted.best["val"],
-        "baselines": simple.scores,
-        "baselines_skipped": simple.skipped,
+        **simple.as_result(),
         "selected": {"epoch": fitted.best["epoch"], "of": len(fitted.history), "by": config.options("train")["select"]},
         "parameters": sum(p.numel() for p in pipeline.parameters()),
         "trainable": sum(p.numel() for p in pipeline.parameters() if p.requires_grad),

@@ -1,0 +1,208 @@
+"""Forecasters beside the baselines and PatchTST's published errors, on ETTh1, ETTm1 and national illness.
+
+    python -m benchmarks.forecasting --out DIR --seeds 0,1,2
+
+Data sets x contexts x horizons x methods x seeds, each one cell of a `tstk bench` in DIR/SET-CONTEXT-HORIZON: the same
+command continues where it stopped, and further sets, methods and seeds join. After each cell DIR gets
+forecasting.json, the scores of all cells so far, and forecasting.md, their table. ETT tables are split into 12, 4 and 4
+months, others into 70, 10 and 20 % of their rows; errors are in deviations of the training rows, over every window of
+the test part. Data sets are found as by `tstk train`: under --data-root or TSTK_DATA, or fetched by `tstk data fetch`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+METHODS = Path(__file__).with_name("forecasting.toml")
+PUBLISHED = "PatchTST, published"
+DETERMINISTIC = "peer:"
+"""What the flags of a method begin with that scores the same with every seed."""
+
+
+class Task(NamedTuple):
+    """What a cell forecasts, by which method."""
+
+    data: str
+    context: int
+    horizon: int
+    method: str
+    seed: int
+
+
+def tasks(file: dict[str, Any], seeds: Sequence[int], methods: Sequence[str]) -> Iterator[Task]:
+    """Every cell of the file; methods without randomness have the first seed alone.
+
+    Args:
+        file: as forecasting.toml
+        seeds: of training
+        methods: those to run
+    """
+    for data, sizes in file["grid"].items():
+        for context in sizes["contexts"]:
+            for horizon in sizes["horizons"]:
+                for method in methods:
+                    fixed = _flags(file, method, data).startswith(DETERMINISTIC)
+                    for seed in seeds[:1] if fixed else seeds:
+                        yield Task(data, context, horizon, method, seed)
+
+
+def table(cells: Sequence[dict[str, Any]], published: dict[str, Any]) -> str:
+    """Markdown: a row per data set, context and horizon, mean MSE / MAE over seeds; the least MSE is bold.
+
+    Args:
+        cells: what `run` returns
+        published: data set -> context -> horizon -> MSE, MAE
+    """
+    methods = list(dict.fromkeys(cell["method"] for cell in cells))
+    places = list(dict.fromkeys((c["data"], c["context"], c["horizon"]) for c in cells))
+    lines = [
+        "| data | context | horizon | " + " | ".join([*methods, PUBLISHED]) + " |",
+        "|---|---:|---:|" + "---|" * (len(methods) + 1),
+    ]
+    for data, context, horizon in places:
+        row: dict[str, tuple[float, float]] = {}
+        for method in methods:
+            mine = [
+                c["scores"]
+                for c in cells
+                if (c["data"], c["context"], c["horizon"], c["method"]) == (data, context, horizon, method)
+                and c.get("scores")
+            ]
+            if mine:
+                row[method] = fmean(s["mse"] for s in mine), fmean(s["mae"] for s in mine)
+        known = published.get(data, {}).get(str(context), {}).get(str(horizon))
+        if known:
+            row[PUBLISHED] = known[0], known[1]
+        least = min((round(mse, 3) for mse, _ in row.values()), default=None)
+        shown = [
+            (f"**{row[name][0]:.3f}**" if round(row[name][0], 3) == least else f"{row[name][0]:.3f}")
+            + f" / {row[name][1]:.3f}"
+            if name in row
+            else "-"
+            for name in (*methods, PUBLISHED)
+        ]
+        lines.append(f"| {data} | {context} | {horizon} | {' | '.join(shown)} |")
+    notes = [
+        f"- {c['method']}, {c['data']}, {c['context']} to {c['horizon']}: {'; '.join(c['notes'])}"
+        for c in cells
+        if c.get("notes")
+    ]
+    failed = [
+        f"- failed: {c['method']}, {c['data']}, {c['context']} to {c['horizon']}: {c['error']}"
+        for c in cells
+        if c.get("error")
+    ]
+    return "\n".join([*lines, "", *notes, *failed]) + "\n"
+
+
+def run(task: Task, file: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Run a cell unless it has its score, and return its facts.
+
+    Args:
+        task: which
+        file: as forecasting.toml
+        out: folder of all cells
+    """
+    from tstk.cli import cli
+
+    data, context, horizon, method, seed = task
+    flags = " ".join(_flags(file, method, data).split())
+    common = f"{file.get('common', '')} --context {context} --horizon {horizon}"
+    folder = out / f"{data}-{context}-{horizon}"
+    words = ["bench", "--method", f"{method}={flags}", "--data", data, "--seeds", str(seed), "--common", common]
+    with redirect_stdout(io.StringIO()) as printed:
+        cli.main([*words, "--out", str(folder), "--json"], prog_name="tstk", standalone_mode=False)
+    (cell,) = json.loads(printed.getvalue())["cells"]
+    keys = ("seconds", "fit_seconds", "predict_seconds", "notes", "error")
+    facts = {key: cell[key] for key in keys if cell.get(key) not in (None, [], "")}
+    scores = {name: round(cell.get("scores", {})[name], 6) for name in ("mse", "mae") if cell.get("scores")}
+    return {**task._asdict(), **facts, "scores": scores}
+
+
+def record(cells: Sequence[dict[str, Any]], file: dict[str, Any], command: str) -> str:
+    """JSON with a line per cell, and the commit, the command, the methods and the kind of machine."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=METHODS.parent)
+    head = {
+        "commit": commit.stdout.strip(),
+        "command": command,
+        "machine": f"{os.cpu_count()} CPU cores, one thread per run",
+        "common": file.get("common", ""),
+        "methods": {name: file["methods"][name] for name in dict.fromkeys(cell["method"] for cell in cells)},
+    }
+    lines = ",\n".join(json.dumps(cell) for cell in cells)
+    return f'{json.dumps(head, indent=1)[:-2]},\n "cells": [\n{lines}\n]}}\n'
+
+
+def _flags(file: dict[str, Any], method: str, data: str) -> str:
+    """The flags of a method for a data set: the same for all, or those of its own."""
+    said = file["methods"][method]
+    return str(said if isinstance(said, str) else said[data])
+
+
+def main() -> None:
+    """Run all cells, writing the record and the table after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, metavar="DIR", help="of the runs, forecasting.json and forecasting.md")
+    parser.add_argument("--sets", metavar="NAME,...", help="data sets of the file, if not all")
+    parser.add_argument("--contexts", metavar="int,...", help="instead of those of the file")
+    parser.add_argument("--horizons", metavar="int,...", help="instead of those of the file")
+    parser.add_argument("--methods", metavar="NAME,...", help="methods of the file, if not all")
+    parser.add_argument("--seeds", default="0", metavar="int,...")
+    parser.add_argument(
+        "--file", default=METHODS, metavar="FILE", help="methods and grid; forecasting.toml if not given"
+    )
+    parser.add_argument("--data-root", metavar="DIR", help="folder with data sets to be found by name")
+    parser.add_argument("--record", metavar="FILE", help="write forecasting.json here too")
+    args = parser.parse_args()
+
+    file = tomllib.loads(Path(args.file).read_text(encoding="utf-8"))
+    names = {"sets": file["grid"], "methods": file["methods"]}
+    for option, known in names.items():
+        asked = getattr(args, option)
+        if unknown := [name for name in (asked or "").split(",") if asked and name not in known]:
+            parser.error(f"--{option} {','.join(unknown)}: {args.file} has {', '.join(known)}")
+    if args.sets:
+        file["grid"] = {name: file["grid"][name] for name in args.sets.split(",")}
+    for option in ("contexts", "horizons"):
+        if getattr(args, option):
+            for sizes in file["grid"].values():
+                sizes[option] = [int(n) for n in getattr(args, option).split(",")]
+    if args.data_root:
+        os.environ["TSTK_DATA"] = args.data_root
+    methods = args.methods.split(",") if args.methods else list(file["methods"])
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    out, places = Path(args.out), (args.out, args.data_root, args.record)
+    words = ["DIR" if word in places else word for word in sys.argv[1:]]  # where it ran is nobody's business
+    command = shlex.join(["python", "-m", "benchmarks.forecasting", *words])
+    out.mkdir(parents=True, exist_ok=True)
+    book, cells, failed = out / "forecasting.json", dict[Task, dict[str, Any]](), False
+    if book.is_file():  # other data sets, methods and seeds may have been run before
+        before = json.loads(book.read_text(encoding="utf-8"))["cells"]
+        cells = {Task(*(cell[name] for name in Task._fields)): cell for cell in before}
+    for task in tasks(file, seeds, methods):
+        cells[task] = run(task, file, out)
+        failed |= "error" in cells[task]
+        text = record([*cells.values()], file, command)
+        for path in (book, *([Path(args.record)] if args.record else [])):
+            path.write_text(text, encoding="utf-8")
+        (out / "forecasting.md").write_text(table([*cells.values()], file["published"]), encoding="utf-8")
+    print((out / "forecasting.md").read_text(encoding="utf-8"))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
