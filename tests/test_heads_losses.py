@@ -336,9 +336,9 @@ RAW = Spec(channels=2, length=23)
 @pytest.mark.parametrize(
     "options", [{}, {"window": 4}, {"window": 6, "stride": 4}, {"window": 5, "stride": 1}, {"window": 23}]
 )
-@pytest.mark.parametrize("embed", ["linear", "conv"])
-def test_targets_of_patches_are_the_samples_and_invert_puts_them_back(options, embed):
-    tokenizer = create("tokenizer", "patch", RAW, dim=8, embed=embed, **options)
+@pytest.mark.parametrize("use", ["patch", "inception"])
+def test_targets_of_patches_are_the_samples_and_invert_puts_them_back(options, use):
+    tokenizer = create("tokenizer", use, RAW, dim=8, **options)
     x = torch.randn(3, 2, 23, generator=torch.Generator().manual_seed(0))
     tokens = tokenizer(Series(x)).check(tokenizer.out)
     assert tokens.valid.all()
@@ -360,9 +360,9 @@ def test_where_patches_overlap_the_answer_is_their_mean():
     close(tokenizer.invert(answers, 23)[0], torch.tensor((total / count.clip(1))[:, :23]).float())
 
 
-@pytest.mark.parametrize("embed", ["linear", "conv"])
-def test_a_series_shorter_than_a_window_is_one_patch(embed):
-    tokenizer = create("tokenizer", "patch", RAW, dim=8, window=8, embed=embed)
+@pytest.mark.parametrize("use", ["patch", "inception"])
+def test_a_series_shorter_than_a_window_is_one_patch(use):
+    tokenizer = create("tokenizer", use, RAW, dim=8, window=8)
     short = torch.randn(1, 2, 3)
     tokens = tokenizer(Series(short)).check(tokenizer.out)
     assert tokens.index.tolist() == [[0]]

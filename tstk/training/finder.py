@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tstk.data.dataset import Dataset
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
-LEAST = 10
-"""Steps below which a curve tells nothing."""
+NOISY = 10
+"""First steps, whose running mean is of so few batches that it falls and rises by chance."""
 
 
 @dataclass
@@ -100,7 +100,7 @@ def find_rate(
         losses.append(loss)
     unwrap(accelerator, model)
     pipeline.load_state_dict(before)
-    if len(tried) < LEAST:
+    if len(tried) < NOISY + 3:
         raise TrainingError(f"--find-lr: the loss broke down after {len(tried)} steps from 1e-6 on; look at the data")
-    falls = [losses[i] - losses[i + 2] for i in range(len(losses) - 2)]
-    return Sweep(tried, losses, tried[max(range(len(falls)), key=falls.__getitem__) + 1])
+    steepest = max(range(NOISY, len(losses) - 2), key=lambda i: losses[i] - losses[i + 2])
+    return Sweep(tried, losses, tried[steepest + 1])
