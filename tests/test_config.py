@@ -115,7 +115,7 @@ def test_an_unknown_component_is_named():
 def test_what_is_not_said_follows_from_what_is(given, want):
     found = uses(resolve(("flag", given)))
     assert {k: found[k] for k in want} == want
-    assert found["tokenizer"] == "patch"
+    assert found["tokenizer"] == ("inception" if found["loss"] == "cross-entropy" else "patch")
     assert found["encoder"] == "transformer"
 
 

@@ -275,8 +275,6 @@ def _default_uses(stack: Sequence[tuple[str, dict[str, Table]]]) -> dict[str, Ta
         use = uses[kind] or added.get(kind)
         return shape_of(kind, use).facts if use else {}
 
-    if not uses["tokenizer"]:
-        added["tokenizer"] = "patch"
     if not uses["encoder"]:
         added["encoder"] = "transformer"
     if not uses["loss"]:
@@ -286,6 +284,9 @@ def _default_uses(stack: Sequence[tuple[str, dict[str, Table]]]) -> dict[str, Ta
             added["loss"] = "masked"
         else:
             added["loss"] = "cross-entropy" if horizon is None else "forecast"
+    if not uses["tokenizer"]:
+        classifies = same(str(uses["loss"] or added["loss"]), "cross-entropy")
+        added["tokenizer"] = "inception" if classifies else "patch"
     reads = facts("loss").get("reads", "decoder")
     if reads == "head" and not uses["head"]:
         added["head"] = "forecast" if "horizon" in facts("loss").get("needs", ()) else "linear"

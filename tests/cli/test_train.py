@@ -15,7 +15,7 @@ from tstk.rundir import read_config
 def test_training_writes_a_run_that_says_how_it_came_to_be(tstk, npz, small):
     result = tstk("train", "--data", npz, *small, "--epochs", 2, "--out", "first run")
     assert result.exit_code == 0, result.output
-    assert "patch > transformer > linear, loss cross-entropy" in result.stderr
+    assert "inception > transformer > linear, loss cross-entropy" in result.stderr
     assert "epoch 2/2" in result.stderr
     for word in ("accuracy", "test", "val", "majority class", "tstk eval 'first run'", "tstk predict 'first run'"):
         assert word in result.stdout

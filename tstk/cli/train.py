@@ -229,12 +229,14 @@ def _find_lr(config: Config, json_: bool) -> None:
     from dataclasses import asdict
     from inspect import signature
 
+    from tstk.training.few import settle
     from tstk.training.finder import find_rate
     from tstk.training.train import prepare
 
     pipeline, data = prepare(config, lambda line: note(f"note: {line}"))
     known = signature(find_rate).parameters
-    sweep = find_rate(pipeline, data, **{k: v for k, v in config.options("train").items() if k in known})
+    options, _ = settle(config.options("train"), pipeline, data)
+    sweep = find_rate(pipeline, data, **{k: v for k, v in options.items() if k in known})
     if json_:
         as_json(asdict(sweep))
         return

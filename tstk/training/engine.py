@@ -29,6 +29,7 @@ from tstk.training.board import Board
 from tstk.training.devices import accelerator as accelerating
 from tstk.training.devices import compiled, denormals_flushed, deterministic_algorithms, prepare, unwrap
 from tstk.training.devices import threads as threaded
+from tstk.training.few import settle
 from tstk.training.last import Last
 from tstk.training.moving import Moving
 from tstk.training.optimizer import AdamW
@@ -67,7 +68,7 @@ def fit(
     *,
     epochs: int | None = None,
     steps: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     lr: float = 1e-3,
     lr_of: tuple[str, ...] = (),
     weight_decay: float = 0.05,
@@ -79,14 +80,14 @@ def fit(
     accumulate: int = 1,
     sampling: Literal["all", "balanced"] = "all",
     crop: int | None = None,
-    augment: tuple[str, ...] = (),
+    augment: tuple[str, ...] = ("auto",),
     mixup: float = 0.0,
     recompute: bool = False,
     compile: bool = False,
     probe: int | None = None,
     validate_every: int | None = None,
     patience: int | None = None,
-    select: Literal["score", "loss", "last"] = "score",
+    select: Literal["auto", "score", "loss", "last"] = "auto",
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -97,10 +98,14 @@ def fit(
 ) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
 
+    A classifier of fewer than 500 series for which neither epochs nor steps are given takes other defaults: 1500 steps
+    of 16 changed series, validated every 50, and the last weights (`tstk.training.few`).
+
     Args:
         epochs: passes over the training data; none means enough for 1500 steps, between 10 and 100 passes
         steps: optimizer steps, instead of epochs
-        batch_size: series per batch, of all processes together if there are several (torchrun)
+        batch_size: series per batch, of all processes together if there are several (torchrun); none means 64, or 16
+            for a classifier of few series
         lr: highest learning rate of AdamW; parts with pretrained weights may have their own
         lr_of: rates of parts that must not take lr, such as tokenizer.decoder=1e-5
         weight_decay: of matrices; never of norms, biases, positions and codebooks
@@ -116,7 +121,7 @@ def fit(
         sampling: all, every series once in a pass; balanced, classes are drawn alike often
         crop: samples to cut out of each training series, at a random place in each step; none leaves it whole
         augment: changes of training series, as NAME or NAME=STRENGTH: jitter (0.03), scaling (0.1), permutation (4),
-            time-warp (0.2)
+            time-warp (0.2); off, none; auto, scaling, jitter=0.05 and time-warp for a classifier of few series
         mixup: blend each labelled series with another of its batch, the share drawn from Beta(mixup, mixup) (Zhang et
             al. 2018); 0 for none
         recompute: keep only what enters each Transformer block and run it again on the way back: less memory, a
@@ -128,7 +133,8 @@ def fit(
             over the training data
         patience: epochs without improvement after which training stops; none never stops early
         select: whose weights are kept: score, the latest epoch whose accuracy on validation is within a standard
-            error of the best (or the one with the lowest error of a forecast); loss, the lowest validation loss; last
+            error of the best (or the one with the lowest error of a forecast); loss, the lowest validation loss; last;
+            auto, last for a classifier of few series and score otherwise
         seed: of weights, batches, masks and dropout
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32
@@ -138,6 +144,11 @@ def fit(
         callbacks: what plugins offer to look on with, by name (tstk list callbacks)
         track: who else is told of the course: tensorboard, wandb, mlflow; each must be installed
     """
+    open_ = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "augment": augment, "select": select}
+    settled, _ = settle({**open_, "validate_every": validate_every}, pipeline, data)
+    steps, batch_size, validate_every = settled["steps"], settled["batch_size"], settled["validate_every"]
+    augment, select = settled["augment"], settled["select"]
+    assert batch_size is not None
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training part is empty")
     if crop is not None and data.task == "forecasting":

@@ -29,6 +29,7 @@ from tstk.scoring.evaluate import evaluate
 from tstk.scoring.naive import Baselines, baselines
 from tstk.training.devices import deterministic_algorithms, hardware
 from tstk.training.engine import Fitted, Watcher, fit
+from tstk.training.few import settle
 from tstk.training.last import Last
 
 
@@ -57,8 +58,9 @@ def prepare(
         raise DataError(f"{data.name} has changed since this run was started: {changed}")
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
-    for line in (*config.notes, *data.notes, *notes):
-        say(line)
+    for line in (*config.notes, *data.notes, *notes, settle(config.options("train"), pipeline, data)[1]):
+        if line:
+            say(line)
     return pipeline, data
 
 
@@ -210,6 +212,7 @@ def _train(
 def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, command: str) -> dict[str, Any]:
     task = "pretraining" if pipeline.head is None and not pipeline.foretells else data.task
     part = data.test
+    settled, _ = settle(config.options("train"), pipeline, data)
     simple = baselines(pipeline, data, part) if part is not None else Baselines()
     return {
         "task": task,
@@ -217,7 +220,7 @@ def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, c
         "test": evaluate(pipeline, part, seed=config.options("train")["seed"]) if part is not None else {},
         "val": fitted.best["val"],
         **simple.as_result(),
-        "selected": {"epoch": fitted.best["epoch"], "of": len(fitted.history), "by": config.options("train")["select"]},
+        "selected": {"epoch": fitted.best["epoch"], "of": len(fitted.history), "by": settled["select"]},
         "parameters": sum(p.numel() for p in pipeline.parameters()),
         "trainable": sum(p.numel() for p in pipeline.parameters() if p.requires_grad),
         "seconds": 0.0,
