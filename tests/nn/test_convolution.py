@@ -2,7 +2,7 @@
 
 import torch
 
-from tstk.nn.convolution import InceptionNetwork, MaskedBatchNorm
+from tstk.nn.convolution import InceptionModule, InceptionNetwork, MaskedBatchNorm
 
 
 def padded(lengths=(9, 20, 14), channels=2, total=20, seed=0):
@@ -25,6 +25,17 @@ def test_batch_norm_over_whole_series_equals_torchs_with_its_gradients_and_runni
     for name, value in theirs.state_dict().items():
         if name != "num_batches_tracked":
             torch.testing.assert_close(ours.state_dict()[name], value)
+
+
+def test_a_module_is_its_branches_side_by_side_normalised():
+    x, valid = padded((6, 6, 6), channels=5, total=6)
+    torch.manual_seed(0)
+    module = InceptionModule(5, 8, (5, 3, 1)).eval()
+    narrow = module.bottleneck(x)
+    beside = torch.nn.functional.max_pool1d(x, 3, 1, 1)
+    branches = torch.cat([*(branch(narrow) for branch in module.branches), module.pooled(beside)], 1)
+    want = branches / (1 + module.norm.eps) ** 0.5
+    torch.testing.assert_close(module(x, valid.float())[0], want.relu(), rtol=1e-4, atol=1e-5)
 
 
 def test_more_padding_changes_neither_the_network_nor_its_statistics_while_training():

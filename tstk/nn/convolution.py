@@ -50,12 +50,13 @@ class InceptionModule(nn.Module):
     Args:
         channels: of the input
         width: channels of the output; a branch has a share of them
-        kernels: samples under the convolutions of each branch, odd; one more branch pools over three samples
+        kernels: samples under the convolution of each branch, odd, the longest first; one more branch pools over three
     """
 
     def __init__(self, channels: int, width: int, kernels: Sequence[int]) -> None:
         super().__init__()
         share = width // (len(kernels) + 1)
+        self.kernels = tuple(kernels)
         self.bottleneck = nn.Conv1d(channels, share, 1, bias=False) if channels > 1 else nn.Identity()
         entering = share if channels > 1 else channels
         self.branches = nn.ModuleList(nn.Conv1d(entering, share, k, padding=k // 2, bias=False) for k in kernels)
@@ -64,12 +65,14 @@ class InceptionModule(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, T] -> [B, width, T], zero where invalid, and the statistics of its normalisation."""
-        narrow = self.bottleneck(x)
-        branches = [branch(narrow) for branch in self.branches]
-        exists = valid > 0
-        highest = F.max_pool1d(x.masked_fill(~exists, torch.finfo(x.dtype).min), 3, 1, 1)
-        branches.append(self.pooled(highest.masked_fill(~exists, 0)))
-        x, statistics = self.norm(torch.cat(branches, 1) * valid, valid)
+        # one convolution with the shorter kernels padded to the longest costs less than one for each
+        longest = self.kernels[0]
+        weights = [
+            F.pad(cast(Tensor, branch.weight), [(longest - kernel) // 2] * 2)
+            for branch, kernel in zip(self.branches, self.kernels, strict=True)
+        ]
+        convolved = F.conv1d(self.bottleneck(x), torch.cat(weights), padding=longest // 2)
+        x, statistics = self.norm(torch.cat([convolved, self.pooled(_highest(x, valid > 0))], 1) * valid, valid)
         return F.relu(x) * valid, statistics
 
 
@@ -80,7 +83,7 @@ class InceptionNetwork(nn.Module):
         channels: of the series
         width: channels inside and of the output
         depth: number of modules
-        kernels: samples under the convolutions of each branch, odd
+        kernels: samples under the convolution of each branch, odd, the longest first
     """
 
     def __init__(self, channels: int, width: int, depth: int, kernels: Sequence[int] = (39, 19, 9)) -> None:
@@ -120,3 +123,11 @@ class InceptionNetwork(nn.Module):
         for i, norm in enumerate(self.norms):
             found += [*inside[3 * i : 3 * i + 3], norm]
         return cast("list[MaskedBatchNorm]", found)
+
+
+def _highest(x: Tensor, exists: Tensor) -> Tensor:
+    """The greatest of each sample and its two neighbours that exist, [B, D, T]; zero where it does not itself."""
+    lowest = torch.finfo(x.dtype).min
+    x = x.masked_fill(~exists, lowest)
+    beside = F.pad(x, (1, 1), value=lowest)
+    return torch.maximum(torch.maximum(beside[..., :-2], beside[..., 2:]), x).masked_fill(~exists, 0)
