@@ -158,11 +158,10 @@ class Pipeline(nn.Module):
             series: raw, as the data set holds it
             draws: where masks and noise come from; fresh ones if None
         """
-        flow = self._enter(series, blank=self.loss.blanks)
         if draws is None:
-            draws = Draws.fresh(self._keys(flow.series))
-        else:
-            draws = Draws(draws.seed, draws.step, self._keys(flow.series))
+            draws = Draws.fresh(self._keys(series))
+        flow = self._enter(self.loss.views(series, draws), blank=self.loss.blanks)
+        draws = Draws(draws.seed, draws.step, self._keys(flow.series))
         flow.seen, flow.asked = self.loss.split(flow.tokens, draws)
         self._answer(flow)
         if self.loss.foretells and self.loss.blanks:
@@ -266,7 +265,7 @@ class Pipeline(nn.Module):
 
     def _enter(self, series: Series, blank: bool) -> Flow:
         """Scale, normalise, continue by the future, fold channels, tokenize."""
-        if series.x.shape[-1] > self.spec.length:
+        if series.x.shape[-1] > self.spec.length and not self.tokenizer.any_length:
             raise DataError(
                 f"a series of {series.x.shape[-1]} samples is longer than the {self.spec.length} this "
                 f"model was built for; cut it, or train with --length {series.x.shape[-1]}"

@@ -8,7 +8,7 @@ Symbols: B batch, C channels, T samples, N/M tokens, D width, K target width, A 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -111,6 +111,28 @@ class Series:
         return Series(
             self.x.to(device, non_blocking=non_blocking), move(self.observed), move(self.y), move(self.key), extra
         )
+
+    def repeat(self, times: int, views: Sequence[tuple[Tensor, Tensor | None]]) -> Series:
+        """The batch stacked `times` times, [times * B, ...], with samples of its own each time.
+
+        Args:
+            times: how many copies
+            views: x and observed of each copy
+
+        Returns:
+            copy v of the sample k has the key `times * k + v`
+        """
+
+        def stack(t: Tensor | None) -> Tensor | None:
+            return None if t is None else torch.cat([t] * times)
+
+        key = None
+        if self.key is not None:
+            key = torch.cat([self.key * times + v for v in range(times)])
+        x, observed = zip(*views, strict=True)
+        seen = None if observed[0] is None else torch.cat(observed)
+        extra = {k: (torch.cat([v] * times), torch.cat([ok] * times)) for k, (v, ok) in self.extra.items()}
+        return Series(torch.cat(x), seen, stack(self.y), key, extra)
 
     def fold(self) -> Series:
         """Channels folded into the batch: [B, C, T] -> [B*C, 1, T]; labels and extras are repeated."""

@@ -20,6 +20,15 @@ def tstk_entries() -> Iterator[Entry]:
         paper="PatchTST, arXiv:2211.14730",
     )
 
+    yield Entry(
+        "tokenizer",
+        "resampled",
+        f"{_HERE}.tokenizers.resampled:Resampled",
+        "A fixed number of convolutional tokens of a series of any length",
+        provides=frozenset({"target", "ordered"}),
+        paper="Mantis, arXiv:2502.15637",
+    )
+
     yield Entry("encoder", "identity", f"{_HERE}.encoders.identity:Identity", "Tokens as they are")
     yield Entry(
         "encoder",
@@ -75,6 +84,13 @@ def tstk_entries() -> Iterator[Entry]:
         f"{_HERE}.losses.masked:Masked",
         "Hide tokens and ask for their samples",
         paper="MAE, arXiv:2111.06377",
+    )
+    yield Entry(
+        "loss",
+        "contrastive",
+        f"{_HERE}.losses.contrastive:Contrastive",
+        "Tell two crops of a series from those of others",
+        paper="Mantis, arXiv:2502.15637",
     )
     yield Entry("loss", "reconstruct", f"{_HERE}.losses.reconstruct:Reconstruct", "Autoencoding, nothing hidden")
     yield Entry("loss", "next-code", f"{_HERE}.losses.next_code:NextCode", "Cross-entropy of the following code")

@@ -17,6 +17,8 @@ from tstk.errors import DataError, NameUnknown, did_you_mean
 from tstk.registry import Entry, registry
 
 DEMO = Path(__file__).parent / "demo" / "har_demo.npz"
+SYNTHETIC = "synthetic"
+"""Name of the data that are generated."""
 ALIASES = {"har": "uci-har", "illness": "national-illness"}
 PARTS = ("train", "val", "test")
 ARRAYS = ("X", "x", "data", "samples")
