@@ -122,7 +122,8 @@ class Graphs:
         # inner nodes are observed more often than roots, which stand there as they were drawn
         order = (draws.uniform(nodes.shape[1]) + 0.3 * (torch.arange(nodes.shape[1]) >= ROOTS)).argsort(1)
         x = nodes.gather(1, order[:, -self.channels :, None].expand(-1, -1, self.length))
-        return _standard(_measured(x, draws))
+        level, scale = _normal(draws, 2, self.channels, 1).unbind(1)
+        return _standard(_measured(x, draws)) * (0.5 * scale).exp() + 0.5 * level
 
     def _roots(self, draws: Draws) -> Tensor:
         """Draws from composed kernels, with what is not stationary: [B, ROOTS, T]."""
@@ -192,9 +193,9 @@ def _bank(length: int) -> tuple[Tensor, Tensor, Tensor]:
     def grid(low: float, high: float, count: int) -> Tensor:
         return torch.logspace(math.log10(low), math.log10(high), count, dtype=torch.float64)[:, None]
 
-    scale = grid(0.006, 1, 32)
-    rough = lag / grid(0.01, 2, 24)
-    period = grid(4 / 512, 1, 32)
+    scale = grid(0.015, 1, 32)
+    rough = lag / grid(0.05, 3, 24)
+    period = grid(10 / 512, 1, 32)
     sine = (math.pi * lag / period).sin().square()
     families = [
         (-0.5 * (lag / scale).square()).exp(),  # squared exponential
@@ -203,7 +204,6 @@ def _bank(length: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.cat([(1 + (lag / scale).square() / (2 * a)) ** -a for a in (0.2, 1.0)]),  # rational quadratic
         torch.cat([(-2 * sine / width**2).exp() for width in (0.3, 0.7, 1.5)]),  # periodic
         (2 * math.pi * lag / period).cos(),
-        (lag == 0).double()[None],  # white noise
     ]
     sizes = torch.tensor([len(f) for f in families])
     return torch.cat(families).float(), sizes.cumsum(0) - sizes, sizes

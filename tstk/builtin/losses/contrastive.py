@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +30,7 @@ class Contrastive(Loss):
         temperature: that similarities are divided by
         dim: width of the projection
         ratio: share of valid tokens to hide in each view, rounded down; 0 hides none
+        jitter: deviation of a random change of each view's level and log scale, in deviations of the channel; 0 for none
     """
 
     reads = "encoder"
@@ -40,6 +43,7 @@ class Contrastive(Loss):
         temperature: float = 0.1,
         dim: int = 128,
         ratio: float = 0.0,
+        jitter: float = 0.0,
     ) -> None:
         super().__init__(spec)
         for name, share in (("crop", crop), ("ratio", ratio)):
@@ -47,13 +51,18 @@ class Contrastive(Loss):
                 raise OptionError(f"loss.{name}={share}: expected a share from 0 to less than 1")
         if temperature <= 0:
             raise OptionError(f"loss.temperature={temperature}: expected a number above 0, such as 0.1")
-        self.crop, self.temperature, self.ratio = crop, temperature, ratio
+        if jitter < 0:
+            raise OptionError(f"loss.jitter={jitter}: expected a deviation, 0 or more")
+        self.crop, self.temperature, self.ratio, self.jitter = crop, temperature, ratio, jitter
         self.project = nn.Sequential(nn.LayerNorm(spec.dim or 0), nn.Linear(spec.dim or 0, dim))
         self.out = spec.but(target=None)
 
     def views(self, series: Series, draws: Draws) -> Series:
         """Two crops of each series: [2 B, C, T], all first views before all second ones."""
-        return series.repeat(2, [resized_crop(series, self.crop, draws) for _ in range(2)])
+        views = [resized_crop(series, self.crop, draws) for _ in range(2)]
+        if self.jitter:
+            views = [(_shifted(x, observed, self.jitter, draws), observed) for x, observed in views]
+        return series.repeat(2, views)
 
     def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
         """The encoder sees what is not hidden; nothing is asked of a token."""
@@ -73,6 +82,18 @@ class Contrastive(Loss):
         terms = torch.stack([F.cross_entropy(s, right, reduction="none") for s in (similarity, similarity.T)])
         flow.logs["agreement"] = mean((similarity.detach().argmax(1) == right).float(), some)
         return {"contrastive": mean(terms, some)}
+
+
+def _shifted(x: Tensor, observed: Tensor | None, jitter: float, draws: Draws) -> Tensor:
+    """Each channel times a random factor, plus a random share of its own deviation."""
+    u = draws.uniform(x.shape[1], 4)
+    radius = jitter * (-2 * (1 - u[..., :2]).log()).sqrt()
+    one, two = (radius * (2 * math.pi * u[..., 2:]).cos()).unsqueeze(2).unbind(-1)
+    some = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
+    count = some.sum(2, keepdim=True).clamp(min=1)
+    mean = x.sum(2, keepdim=True) / count
+    deviation = (((x - mean) * some).square().sum(2, keepdim=True) / count).sqrt()
+    return torch.where(some, x * one.exp() + two * deviation, x)
 
 
 def resized_crop(series: Series, most: float, draws: Draws) -> tuple[Tensor, Tensor | None]:

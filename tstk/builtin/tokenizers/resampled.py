@@ -51,7 +51,7 @@ class Resampled(Tokenizer):
         self.samples, self.tokens, self.eps = samples, tokens, eps
         self.patch = samples // tokens
         self.stride = self.patch // 4
-        self.first = nn.Conv1d(2 * spec.channels, width, 4 * self.stride, self.stride)
+        self.first = nn.Conv1d(3 * spec.channels, width, 4 * self.stride, self.stride)
         self.second = nn.Conv1d(width, dim, 8, 4)
         self.norm = nn.LayerNorm(dim)
         self.out = spec.but(dim=dim, grid=(tokens,), step=None, span=None, target=spec.channels * self.patch)
@@ -61,11 +61,12 @@ class Resampled(Tokenizer):
         x, observed = self._resampled(series)
         mean = x.mean(2, keepdim=True)
         deviation = ((x - mean).square().mean(2, keepdim=True) + self.eps).sqrt()
+        raw = x.asinh()
         x = (x - mean) / deviation
         change = F.pad(x.diff(dim=2), (1, 0))
         change = change / (change.square().mean(2, keepdim=True) + self.eps).sqrt()
         stride = self.stride
-        y = F.gelu(self.first(F.pad(torch.cat([x, change], 1), (3 * stride // 2, 3 * stride - 3 * stride // 2))))
+        y = F.gelu(self.first(F.pad(torch.cat([x, change, raw], 1), (3 * stride // 2, 3 * stride - 3 * stride // 2))))
         values = self.norm(self.second(F.pad(y, (2, 2))).transpose(1, 2))
         index = torch.arange(self.tokens, device=x.device).expand(len(x), -1)
 
