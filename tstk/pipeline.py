@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tstk.draws import Draws
 from tstk.errors import DataError, NeedsError, OptionError, did_you_mean
-from tstk.nn.reduce import pool
+from tstk.nn.reduce import pool, statistics
 from tstk.records import Flow, Series, Spec, Tokens
 from tstk.registry import SLOTS
 from tstk.slots import Decoder, Encoder, Head, Loss, Slot, Tokenizer
@@ -233,8 +233,15 @@ class Pipeline(nn.Module):
         return self._unfolded(self.encoder(self.tokenize(series).tokens))
 
     @torch.no_grad()
-    def embed(self, series: Series, how: Literal["mean", "max", "cls"] = "mean") -> Tensor:
-        """One vector per series, [B, D]: encoded tokens pooled by `mean`, `max` or `cls`."""
+    def embed(self, series: Series, how: Literal["mean", "max", "cls", "statistics"] = "mean") -> Tensor:
+        """One vector per series, [B, D]: encoded tokens pooled by `mean`, `max` or `cls`.
+
+        By `statistics` it is mean and deviation of the tokens, [B, 2 D]; with independent channels those of each
+        channel side by side, [B, C * 2 D].
+        """
+        if how == "statistics":
+            tokens = self.encoder(self.tokenize(series).tokens)
+            return statistics(tokens.values, tokens.valid).reshape(len(series.x), -1)
         tokens = self.encode(series)
         if how == "cls":
             if tokens.prefix is None:

@@ -95,6 +95,14 @@ def tstk_entries() -> Iterator[Entry]:
     yield Entry("loss", "reconstruct", f"{_HERE}.losses.reconstruct:Reconstruct", "Autoencoding, nothing hidden")
     yield Entry("loss", "next-code", f"{_HERE}.losses.next_code:NextCode", "Cross-entropy of the following code")
 
+    yield Entry(
+        "recipe",
+        "pretrain-small",
+        "tstk:recipes/pretrain-small.toml",
+        "Make pretrained/small again: contrastive pretraining on synthetic series",
+        paper="CauKer, arXiv:2508.02879",
+    )
+
     for name, suffixes, summary in (
         ("ts", {".ts"}, "UCR/UEA archives with an @-header"),
         ("tsv", {".tsv", ".txt"}, "UCR tables, label first"),

@@ -90,7 +90,8 @@ def available(data_root: str | None = None) -> list[Row]:
     Args:
         data_root: folder to look in; None means the variable TSTK_DATA, or the embedded set alone
     """
-    return [Row("har-demo", DEMO, "embedded"), *(found.row for found in _named(_root(data_root)))]
+    made = Row(SYNTHETIC, Path(__file__).with_name("synthetic.py"), "generated")
+    return [Row("har-demo", DEMO, "embedded"), made, *(found.row for found in _named(_root(data_root)))]
 
 
 def locate(use: str, data_root: str | None = None) -> Found:

@@ -192,6 +192,8 @@ def _together(
             )
     from tstk.data.joint import joint
 
+    if SYNTHETIC in (one.strip() for one in use.split(",")):
+        raise OptionError(f"--data {use}: {SYNTHETIC} series are generated, and cannot be joined with other data")
     return joint([load(one.strip(), **options) for one in use.split(",") if one.strip()])
 
 

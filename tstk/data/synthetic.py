@@ -10,6 +10,7 @@ stationary (trends, envelopes, changes of regime, events) is added to the draws 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -17,20 +18,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.data.dataset import Dataset
+from tstk.data.parts import Generated
 from tstk.draws import Draws
 from tstk.errors import OptionError
-from tstk.records import Series, Spec
+from tstk.records import Spec
 
 ROOTS = 3
 """Nodes of a graph that are drawn from Gaussian processes."""
 INNER = 5
 """Nodes that are functions of two nodes before them."""
+VALIDATION = 1024
+"""Series to validate on, the first that the generator makes."""
 
 
 def synthetic(
     *, count: int = 1_000_000, length: int = 512, channels: int = 1, kernels: int = 4, seed: int = 0
 ) -> Dataset:
-    """Return unlabelled series to train on, and 1024 others to validate on.
+    """Return unlabelled series to train on, and others to validate on.
 
     Args:
         count: series to train on
@@ -42,11 +46,10 @@ def synthetic(
     Raises:
         OptionError: a number is too small, or there are fewer nodes than channels
     """
-    for name, value, least in (("count", count, 1), ("length", length, 8), ("channels", channels, 1)):
-        if value < least:
-            raise OptionError(f"--synthetic-{name} {value}: expected at least {least}")
-    if kernels < 1 or seed < 0:
-        raise OptionError(f"--synthetic-kernels {kernels} and --synthetic-seed {seed}: expected at least 1 and 0")
+    least = {"count": (count, 1), "channels": (channels, 1), "kernels": (kernels, 1), "seed": (seed, 0)}
+    for name, (value, low) in {**{f"synthetic-{k}": v for k, v in least.items()}, "length": (length, 8)}.items():
+        if value < low:
+            raise OptionError(f"--{name} {value}: expected at least {low}")
     if channels > ROOTS + INNER:
         raise OptionError(f"--synthetic-channels {channels}: a graph has {ROOTS + INNER} nodes")
     graphs = Graphs(length, channels, kernels, seed)
@@ -56,41 +59,17 @@ def synthetic(
         source=("synthetic",),
         task="unlabelled",
         spec=Spec(channels=channels, length=length),
-        train=Generated(graphs, count, first=1024),
-        val=Generated(graphs, 1024, first=0),
+        train=Generated(graphs.series, count, length, first=VALIDATION),
+        val=Generated(graphs.series, VALIDATION, length),
         test=None,
         classes=(),
         channels=("any",) if one else tuple(map(str, range(channels))),
         mean=torch.zeros(channels),
         std=torch.ones(channels),
         notes=[f"series are generated: {count:,} from random causal graphs of Gaussian processes, seed {seed}"],
-        split="validation: 1,024 other series of the generator",
+        split=f"validation: {VALIDATION:,} other series of the generator",
         univariate=one,
     )
-
-
-class Generated:
-    """A part whose series are generated when a batch asks for them.
-
-    Args:
-        graphs: makes them
-        count: number of series
-        first: number of the first one
-    """
-
-    y: Tensor | None = None
-    groups: list[str] | None = None
-
-    def __init__(self, graphs: Graphs, count: int, first: int) -> None:
-        self.graphs, self.first = graphs, first
-        self.lengths = torch.full((count,), graphs.length)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def batch(self, index: Tensor) -> Series:
-        """The series at `index` [B] long."""
-        return Series(self.graphs.series(self.first + index), key=index)
 
 
 class Graphs:
@@ -170,7 +149,7 @@ class Graphs:
         return gain
 
 
-_FUNCTIONS = (
+_FUNCTIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda z: z,
     torch.tanh,
     torch.sin,

@@ -18,7 +18,7 @@ from tstk.slots import Loss
 
 
 class Contrastive(Loss):
-    """InfoNCE between two random crops of each series, each resized to its length (Mantis, arXiv:2502.15637, section 3).
+    """InfoNCE between two random crops of each series, each resized to its length (Mantis, arXiv:2502.15637).
 
     Encoded tokens are averaged, normalised and projected. The other view of a series is to be found among those of all
     series of the batch by cosine similarity, from either side.
@@ -30,7 +30,8 @@ class Contrastive(Loss):
         temperature: that similarities are divided by
         dim: width of the projection
         ratio: share of valid tokens to hide in each view, rounded down; 0 hides none
-        jitter: deviation of a random change of each view's level and log scale, in deviations of the channel; 0 for none
+        jitter: deviation of a random change of level and log scale of each view's channels, in deviations of the
+            channel; 0 for none
     """
 
     reads = "encoder"
@@ -74,13 +75,14 @@ class Contrastive(Loss):
         """Cross-entropy over the views of the batch; series without any valid token do not count."""
         assert flow.encoded is not None
         tokens = flow.encoded
-        z = F.normalize(self.project(pool(tokens.values, tokens.valid, "mean")).float(), dim=-1)
+        z = self.project(pool(tokens.values, tokens.valid, "mean"))
+        z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
         one, two = z.chunk(2)
         some = torch.stack(tokens.valid.any(1).chunk(2)).all(0)
         similarity = (one @ two.T / self.temperature).masked_fill(~(some & some[:, None]), -1e4)
         right = torch.arange(len(one), device=z.device)
         terms = torch.stack([F.cross_entropy(s, right, reduction="none") for s in (similarity, similarity.T)])
-        flow.logs["agreement"] = mean((similarity.detach().argmax(1) == right).float(), some)
+        flow.logs["agreement"] = mean((similarity.detach().argmax(1) == right).to(z.dtype), some)
         return {"contrastive": mean(terms, some)}
 
 

@@ -16,11 +16,12 @@ class Resampled(Tokenizer):
     """The same tokens for series of any length: resample, normalise, convolve (after Mantis, arXiv:2502.15637).
 
     Each series is interpolated linearly, from its first sample to its last, and normalised by its own mean and
-    deviation. Two strided convolutions over the series and its differences make one token of `samples / tokens`
-    resampled samples. Targets are the normalised samples of a token.
+    deviation. Two strided convolutions read the normalised series, its normalised differences and the series as it
+    came, through asinh, which keeps level and scale; they make one token of `samples / tokens` resampled samples.
+    Targets are the normalised samples of a token.
 
-    Unlike the paper, convolutions are strided instead of pooled, and mean and deviation enter no token: they are the
-    attribute `level`, which features of a frozen encoder include.
+    Unlike the paper, convolutions are strided instead of pooled, and level and scale are an input of the convolution
+    instead of encoded statistics of each patch.
 
     Args:
         dim: width of a token
@@ -57,7 +58,7 @@ class Resampled(Tokenizer):
         self.out = spec.but(dim=dim, grid=(tokens,), step=None, span=None, target=spec.channels * self.patch)
 
     def forward(self, series: Series) -> Tokens:
-        """Tokens [B, tokens, dim]; `attrs["level"]` [B, tokens, 2 C] holds mean and log deviation of each channel."""
+        """Tokens [B, tokens, dim]; a token is valid if a sample that it was interpolated from was observed."""
         x, observed = self._resampled(series)
         mean = x.mean(2, keepdim=True)
         deviation = ((x - mean).square().mean(2, keepdim=True) + self.eps).sqrt()
@@ -74,7 +75,6 @@ class Resampled(Tokenizer):
             return t.unflatten(2, (self.tokens, self.patch)).transpose(1, 2).flatten(2)
 
         weight = patches(observed)
-        level = torch.cat([mean, deviation.log()], 1).transpose(1, 2)
         return Tokens(
             values,
             index[..., None].to(x.dtype),
@@ -82,7 +82,6 @@ class Resampled(Tokenizer):
             weight.any(-1),
             target=patches(x),
             weight=weight,
-            attrs={"level": level.expand(-1, self.tokens, -1)},
         )
 
     def _resampled(self, series: Series) -> tuple[Tensor, Tensor]:
