@@ -118,7 +118,7 @@ def test_a_run_in_the_working_directory_goes_before_it(tmp_path):
 
 
 def test_an_unknown_name_is_told_which_there_are():
-    with pytest.raises(CheckpointError, match="pretrained/tiny is not a run directory.*pretrained/small"):
+    with pytest.raises(CheckpointError, match=r"pretrained/tiny is not a run directory.*pretrained/small"):
         tstk.load("pretrained/tiny")
 
 

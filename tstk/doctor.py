@@ -212,7 +212,7 @@ def _data() -> Iterator[Finding]:
     elif not Path(root).is_dir():
         yield Finding("data", "TSTK_DATA", f"{root} is no folder", "set it to a folder with data sets, or unset it")
     else:
-        yield Finding("data", "TSTK_DATA", f"{root}: {len(available(root)) - 2} data sets")
+        yield Finding("data", "TSTK_DATA", f"{root}: {len(available(root)) - 1} data sets")
 
 
 def _room() -> Iterator[Finding]:

@@ -90,8 +90,7 @@ def available(data_root: str | None = None) -> list[Row]:
     Args:
         data_root: folder to look in; None means the variable TSTK_DATA, or the embedded set alone
     """
-    made = Row(SYNTHETIC, Path(__file__).with_name("synthetic.py"), "generated")
-    return [Row("har-demo", DEMO, "embedded"), made, *(found.row for found in _named(_root(data_root)))]
+    return [Row("har-demo", DEMO, "embedded"), *(found.row for found in _named(_root(data_root)))]
 
 
 def locate(use: str, data_root: str | None = None) -> Found:
@@ -120,7 +119,7 @@ def locate(use: str, data_root: str | None = None) -> Found:
     if path.is_dir():
         return _at(path)
     where = f"under {root}" if root else "nowhere else, for want of a root: give --data-root FOLDER or set TSTK_DATA"
-    hint = did_you_mean(use, [*(found.name for found in sets), *ALIASES])
+    hint = did_you_mean(use, [*(found.name for found in sets), *ALIASES, SYNTHETIC])
     public = f"; a public set comes by: tstk data fetch {use}" if NAME.fullmatch(use) and not hint else ""
     raise NameUnknown(f"no data set is called {use!r}.{hint} Looked at the embedded set and {where}{public}")
 
