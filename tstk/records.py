@@ -112,27 +112,25 @@ class Series:
             self.x.to(device, non_blocking=non_blocking), move(self.observed), move(self.y), move(self.key), extra
         )
 
-    def repeat(self, times: int, views: Sequence[tuple[Tensor, Tensor | None]]) -> Series:
-        """The batch stacked `times` times, [times * B, ...], with samples of its own each time.
+    def stack(self, views: Sequence[tuple[Tensor, Tensor | None]]) -> Series:
+        """Stack views of the batch, V of them, all rows of one before those of the next: [V * B, C, T].
 
         Args:
-            times: how many copies
-            views: x and observed of each copy
+            views: x and observed of each; what else a sample has is repeated
 
         Returns:
-            copy v of the sample k has the key `times * k + v`
+            view v of the sample with the key k has the key `V * k + v`
         """
-
-        def stack(t: Tensor | None) -> Tensor | None:
-            return None if t is None else torch.cat([t] * times)
+        times = len(views)
 
         key = None
         if self.key is not None:
             key = torch.cat([self.key * times + v for v in range(times)])
+        y = None if self.y is None else torch.cat([self.y] * times)
         x, observed = zip(*views, strict=True)
         seen = None if observed[0] is None else torch.cat(observed)
         extra = {k: (torch.cat([v] * times), torch.cat([ok] * times)) for k, (v, ok) in self.extra.items()}
-        return Series(torch.cat(x), seen, stack(self.y), key, extra)
+        return Series(torch.cat(x), seen, y, key, extra)
 
     def fold(self) -> Series:
         """Channels folded into the batch: [B, C, T] -> [B*C, 1, T]; labels and extras are repeated."""

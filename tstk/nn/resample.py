@@ -12,7 +12,7 @@ def lengths(series: Series) -> Tensor:
     """Return the number of samples up to the last that was observed in any channel, [B] long."""
     ends = torch.arange(1, series.x.shape[2] + 1, device=series.x.device)
     if series.observed is None:
-        return ends[-1:].expand(len(series.x))
+        return ends[-1:].expand(series.x.shape[0])
     return (series.observed.any(1) * ends).amax(1)
 
 

@@ -63,7 +63,7 @@ class Contrastive(Loss):
         views = [resized_crop(series, self.crop, draws) for _ in range(2)]
         if self.jitter:
             views = [(_shifted(x, observed, self.jitter, draws), observed) for x, observed in views]
-        return series.repeat(2, views)
+        return series.stack(views)
 
     def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
         """The encoder sees what is not hidden; nothing is asked of a token."""

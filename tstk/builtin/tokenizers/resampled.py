@@ -69,7 +69,7 @@ class Resampled(Tokenizer):
         stride = self.stride
         y = F.gelu(self.first(F.pad(torch.cat([x, change, raw], 1), (3 * stride // 2, 3 * stride - 3 * stride // 2))))
         values = self.norm(self.second(F.pad(y, (2, 2))).transpose(1, 2))
-        index = torch.arange(self.tokens, device=x.device).expand(len(x), -1)
+        index = torch.arange(self.tokens, device=x.device).expand(x.shape[0], -1)
 
         def patches(t: Tensor) -> Tensor:
             return t.unflatten(2, (self.tokens, self.patch)).transpose(1, 2).flatten(2)
