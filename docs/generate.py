@@ -226,7 +226,7 @@ def _exported(trial: Trial, stars: dict[str, str]) -> str:
 
 def _answer(mix: Mix) -> str:
     slot, name = list(mix.parts.items())[-1]
-    return f"{slot} {name}"
+    return "none" if slot == "loss" else f"{slot} {name}"
 
 
 def _mark(mix: Mix | None, reasons: dict[str, str]) -> str:

@@ -39,7 +39,8 @@ def cells():
             encoders = [cell.strip() for cell in line.split("|")[3:-1]]
         elif tokenizer and line.startswith("| "):
             loss, answer, *marks = (cell.strip() for cell in line.split("|")[1:-1])
-            yield from ((tokenizer, e, loss, *answer.split(), mark) for e, mark in zip(encoders, marks, strict=True))
+            slot, name = ("loss", loss) if answer == "none" else answer.split()
+            yield from ((tokenizer, e, loss, slot, name, mark) for e, mark in zip(encoders, marks, strict=True))
 
 
 def test_the_page_of_mixes_has_every_component_and_no_failure(generate):

@@ -52,8 +52,8 @@ def combinations(every):
     own, foreign = [], []
     for tokenizer, encoder, loss in product(choices("tokenizer"), choices("encoder"), choices("loss")):
         slot = outline(registry().find("loss", loss["use"]).target).facts["reads"]
-        for answer in choices(slot):
-            tables = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, slot: answer}
+        for answer in [{}] if slot == "encoder" else [{slot: table} for table in choices(slot)]:
+            tables = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, **answer}
             dists = {registry().find(kind, table["use"]).dist for kind, table in tables.items()}
             (own if dists <= set(OWN) else foreign).append(tables)
     if os.environ.get("TSTK_MIX") == "all":

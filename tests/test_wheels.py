@@ -94,3 +94,26 @@ def test_a_wheel_can_start_a_plugin_and_train_on_what_it_embeds(python, tmp_path
     assert (out / ".github" / "workflows" / "tests.yml").is_file()
     words = ("train", "--encoder", "bert", "--head", "cot", "--dry-run")
     assert "finite gradient" in run(python, "-m", "tstk", *words, OMP_NUM_THREADS="1")
+
+
+OFFLINE = """
+import socket, sys
+def refused(*_):
+    raise OSError("no network in this test")
+socket.socket.connect = refused
+from tstk.cli import main
+sys.argv[1:] = sys.argv[1:] + ["--quiet"] * (sys.argv[1] == "train")
+main()
+"""
+
+
+def test_the_pretrained_encoder_is_in_the_wheel_and_needs_no_network(python, tmp_path):
+    found = "import tstk; from tstk.rundir import run_folder; print(run_folder('pretrained/small'))"
+    code = f"{found}; tstk.load('pretrained/small')"
+    assert str(python.parent.parent) in run(python, "-c", code, OMP_NUM_THREADS="1")
+    words = ("probe", "pretrained/small", "--data", "har-demo", "--pool", "statistics", "--setting", "0.1", "--json")
+    found = json.loads(run(python, "-c", OFFLINE, *words, OMP_NUM_THREADS="1"))
+    assert found["results"][0]["accuracy"] > 0.7
+    words = ("train", "--from", "pretrained/small", "--head", "cot", "--data", "har-demo", "--steps", "1")
+    run(python, "-c", OFFLINE, *words, "--device", "cpu", "--out", tmp_path / "tuned", OMP_NUM_THREADS="1")
+    assert (tmp_path / "tuned" / "model.safetensors").is_file()

@@ -207,7 +207,7 @@ def embed(
         data_root: folder with data sets to be found by name
         label: column or array that holds the labels, if it has an unusual name
         features: pooled, tokens side by side, codes (the share of each) or counts (how often each occurs)
-        pool: how pooled tokens become one vector: mean, max or cls
+        pool: how pooled tokens become one vector: mean, max, cls or statistics
         batch_size: series at a time
 
     Returns:
@@ -268,7 +268,8 @@ def _part(
     """The part that was asked for: of other data, or the test part as the run had it."""
     use, root = _own(found, data, data_root)
     if data is not None:
-        other = load_part(use, like=found["data"], data_root=root, label=label)
+        like = {**found["data"], "any_length": pipeline.tokenizer.any_length}
+        other = load_part(use, like=like, data_root=root, label=label)
         if found["data"].get("univariate"):
             assert isinstance(other, Labelled)
             pipeline.take(*statistics(other.x))

@@ -79,10 +79,9 @@ def assemble(
     encoder = cast(Encoder, create("encoder", tables["encoder"], tokenizer.out))
     loss = cast(Loss, create("loss", tables["loss"], encoder.out.but(content=tokenizer.out.dim)))
     decoder = head = None
-    idle = {"head": "decoder", "decoder": "head"}[loss.reads]
-    if idle in tables:
+    for idle in ({"head", "decoder"} - {loss.reads}) & tables.keys():
         raise NeedsError(
-            f"{loss.called()} marks what a {loss.reads} answers, so --{idle} "
+            f"{loss.called()} marks what the {loss.reads} answers, so --{idle} "
             f"{tables[idle]['use']} would have no use; drop it or choose another --loss"
         )
     if loss.reads not in tables:

@@ -24,7 +24,7 @@ from tstk.hooks import INTERFACE_VERSION
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
 from tstk.registry import SLOTS, registry
-from tstk.rundir import FORMAT, WEIGHTS, is_unfinished, read_config, replacing, write_json
+from tstk.rundir import FORMAT, WEIGHTS, is_unfinished, read_config, replacing, run_folder, write_json
 from tstk.slots import Slot
 
 
@@ -119,7 +119,7 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing, truncated or foreign
     """
-    path = Path(folder, WEIGHTS)
+    path = run_folder(folder) / WEIGHTS
     if not path.is_file():
         again = (
             f"; continue with: tstk train --resume {quote(str(folder))}"
@@ -173,6 +173,9 @@ def spec_of(found: dict[str, Any]) -> Spec:
 def load(folder: str | Path) -> Pipeline:
     """The trained pipeline of a run, in eval mode, on the CPU.
 
+    Args:
+        folder: its directory, or the name of a run that comes with the package, such as pretrained/small
+
     Raises:
         CheckpointError: the run is damaged, foreign, or needs a plugin that is not installed
     """
@@ -180,7 +183,7 @@ def load(folder: str | Path) -> Pipeline:
     check_plugins(folder, found)
     state = read_weights(folder)
     # without memory first: a config.json may claim any size
-    matches(Path(folder, WEIGHTS), state, _assembled(found, folder, meta=True).state_dict())
+    matches(run_folder(folder) / WEIGHTS, state, _assembled(found, folder, meta=True).state_dict())
     pipeline = _assembled(found, folder)
     pipeline.load_state_dict(state)
     pipeline.bind()

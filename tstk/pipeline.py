@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tstk.draws import Draws
 from tstk.errors import DataError, NeedsError, OptionError, did_you_mean
-from tstk.nn.reduce import pool
+from tstk.nn.reduce import pool, statistics
 from tstk.records import Flow, Series, Spec, Tokens
 from tstk.registry import SLOTS
 from tstk.slots import Decoder, Encoder, Head, Loss, Slot, Tokenizer
@@ -158,11 +158,10 @@ class Pipeline(nn.Module):
             series: raw, as the data set holds it
             draws: where masks and noise come from; fresh ones if None
         """
-        flow = self._enter(series, blank=self.loss.blanks)
         if draws is None:
-            draws = Draws.fresh(self._keys(flow.series))
-        else:
-            draws = Draws(draws.seed, draws.step, self._keys(flow.series))
+            draws = Draws.fresh(self._keys(series))
+        flow = self._enter(self.loss.views(series, draws), blank=self.loss.blanks)
+        draws = Draws(draws.seed, draws.step, self._keys(flow.series))
         flow.seen, flow.asked = self.loss.split(flow.tokens, draws)
         self._answer(flow)
         if self.loss.foretells and self.loss.blanks:
@@ -234,8 +233,15 @@ class Pipeline(nn.Module):
         return self._unfolded(self.encoder(self.tokenize(series).tokens))
 
     @torch.no_grad()
-    def embed(self, series: Series, how: Literal["mean", "max", "cls"] = "mean") -> Tensor:
-        """One vector per series, [B, D]: encoded tokens pooled by `mean`, `max` or `cls`."""
+    def embed(self, series: Series, how: Literal["mean", "max", "cls", "statistics"] = "mean") -> Tensor:
+        """One vector per series, [B, D]: encoded tokens pooled by `mean`, `max` or `cls`.
+
+        By `statistics` it is mean and deviation of the tokens, [B, 2 D]; with independent channels those of each
+        channel side by side, [B, C * 2 D].
+        """
+        if how == "statistics":
+            tokens = self.encoder(self.tokenize(series).tokens)
+            return statistics(tokens.values, tokens.valid).reshape(len(series.x), -1)
         tokens = self.encode(series)
         if how == "cls":
             if tokens.prefix is None:
@@ -266,7 +272,7 @@ class Pipeline(nn.Module):
 
     def _enter(self, series: Series, blank: bool) -> Flow:
         """Scale, normalise, continue by the future, fold channels, tokenize."""
-        if series.x.shape[-1] > self.spec.length:
+        if series.x.shape[-1] > self.spec.length and not self.tokenizer.any_length:
             raise DataError(
                 f"a series of {series.x.shape[-1]} samples is longer than the {self.spec.length} this "
                 f"model was built for; cut it, or train with --length {series.x.shape[-1]}"

@@ -8,7 +8,7 @@ Symbols: B batch, C channels, T samples, N/M tokens, D width, K target width, A 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -111,6 +111,26 @@ class Series:
         return Series(
             self.x.to(device, non_blocking=non_blocking), move(self.observed), move(self.y), move(self.key), extra
         )
+
+    def stack(self, views: Sequence[tuple[Tensor, Tensor | None]]) -> Series:
+        """Stack views of the batch, V of them, all rows of one before those of the next: [V * B, C, T].
+
+        Args:
+            views: x and observed of each; what else a sample has is repeated
+
+        Returns:
+            view v of the sample with the key k has the key `V * k + v`
+        """
+        times = len(views)
+
+        key = None
+        if self.key is not None:
+            key = torch.cat([self.key * times + v for v in range(times)])
+        y = None if self.y is None else torch.cat([self.y] * times)
+        x, observed = zip(*views, strict=True)
+        seen = None if observed[0] is None else torch.cat(observed)
+        extra = {k: (torch.cat([v] * times), torch.cat([ok] * times)) for k, (v, ok) in self.extra.items()}
+        return Series(torch.cat(x), seen, y, key, extra)
 
     def fold(self) -> Series:
         """Channels folded into the batch: [B, C, T] -> [B*C, 1, T]; labels and extras are repeated."""

@@ -35,11 +35,25 @@ class DiskFull(CheckpointError):
     """There is no room to write a file; what was written before is whole."""
 
 
+def run_folder(run: str | Path) -> Path:
+    """Return the directory of a run: a path, or the name of one of the package, such as pretrained/small."""
+    path = Path(run)
+    if not (path / "config.json").is_file() and str(path) in shipped_runs():
+        return Path(__file__).parent / path
+    return path
+
+
+def shipped_runs() -> list[str]:
+    """Return the names of the runs that come with the package."""
+    here = Path(__file__).parent
+    return sorted(path.parent.relative_to(here).as_posix() for path in here.glob("pretrained/*/config.json"))
+
+
 def is_run(slot: str, use: str) -> bool:
     """Whether a slot was given a run directory rather than a component: a component's name always wins."""
     if any(same(use, name) for name in registry().names(slot)):
         return False
-    return Path(use, "config.json").is_file() or (os.sep in use and Path(use).is_dir())
+    return (run_folder(use) / "config.json").is_file() or (os.sep in use and Path(use).is_dir())
 
 
 @contextmanager
@@ -129,9 +143,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, it is damaged, or it is not ours
     """
-    path = Path(folder, "config.json")
+    path = run_folder(folder) / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"{folder} is not a run directory: it has no config.json")
+        raise CheckpointError(
+            f"{folder} is not a run directory: it has no config.json. The package has: {', '.join(shipped_runs())}"
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as e:

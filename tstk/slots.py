@@ -119,6 +119,8 @@ class Tokenizer(Slot):
     kind = "tokenizer"
     invertible: ClassVar[bool] = False
     """`invert` exists."""
+    any_length: ClassVar[bool] = False
+    """Series may be longer than `spec.length`."""
     synthesises: ClassVar[bool] = False
     """`decode` exists."""
     reach: int | None = None
@@ -204,7 +206,7 @@ class Loss(Slot):
 
     kind = "loss"
     reads: ClassVar[str] = "decoder"
-    """Whose answer it marks: `decoder` (per token) or `head` (per series)."""
+    """What it marks: the answers of the `decoder` (per token) or the `head` (per series), or the `encoder`'s tokens."""
     decoder: ClassVar[str] = "linear"
     """The decoder it is used with when nothing is said."""
     series_answers: ClassVar[bool] = False
@@ -215,6 +217,15 @@ class Loss(Slot):
     """`foretell` exists."""
     samples: int | None = None
     """Futures that `foretell` draws when nothing is said; 0 for a single one without chance, None if it cannot draw."""
+
+    def views(self, series: Series, draws: Draws) -> Series:
+        """What the tokenizer gets: the batch itself, unless overridden; it may be several views of each series.
+
+        Args:
+            series: raw, [B, C, T]
+            draws: belong to the samples, as those of `split`
+        """
+        return series
 
     def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
         """What the encoder may see and what is asked; both taken from `tokens`. All of it, unless overridden."""

@@ -57,6 +57,14 @@ KINDS = {
         },
         MANY,
     ),
+    "contrastive": (
+        {
+            "tokenizer": {"use": "resampled", "dim": 16, "width": 8, "samples": 64, "tokens": 8},
+            "encoder": ENCODER,
+            "loss": {"use": "contrastive", "ratio": 0.5, "jitter": 0.1},
+        },
+        MANY,
+    ),
     "codes": (
         {
             "tokenizer": {"use": "moods", "dim": 32},
@@ -66,7 +74,7 @@ KINDS = {
         MANY,
     ),
 }
-"""Parts and training of each kind; of the last three a step has enough numbers for torch to divide among threads."""
+"""Parts and training of each kind; of the last four a step has enough numbers for torch to divide among threads."""
 
 
 def config(kind, data, threads, **more):

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from tstk.nn.reduce import mean, pool
+from tstk.nn.reduce import mean, pool, statistics
 
 TWO = """
 import sys, torch, torch.distributed as dist
-from tstk.nn.reduce import mean
+from tstk.nn.reduce import mean, statistics
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 torch.manual_seed(0)
@@ -84,3 +84,14 @@ def test_pools_ignore_invalid_tokens_and_give_zero_for_none():
         pooled.sum().backward()
         assert values.grad.isfinite().all()
         assert not values.grad[~valid].any()
+
+
+def test_statistics_are_mean_and_deviation_of_valid_tokens():
+    draw = torch.Generator().manual_seed(3)
+    values, valid = torch.randn(4, 6, 3, generator=draw), torch.rand(4, 6, generator=draw) < 0.6
+    valid[2] = False
+    found = statistics(values.masked_fill(~valid[..., None], 99.0), valid)
+    for row, some, got in zip(values, valid, found, strict=True):
+        kept = row[some].double()
+        want = torch.cat([kept.mean(0), kept.std(0, correction=0)]) if len(kept) else torch.zeros(6)
+        torch.testing.assert_close(got.double(), want.double(), rtol=1e-5, atol=1e-6)

@@ -52,7 +52,11 @@ def result(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "kills", "threads"), [("all", 10, 1), ("classifier", 5, 2), ("codes", 5, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "kills", "threads"),
+    [("all", 10, 1), ("classifier", 5, 2), ("contrastive", 4, 2), ("codes", 5, 2)],
+    ids=str,
+)
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not_bit_for_bit(tmp_path, kind, kills, threads):
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     assert killed(kind, tmp_path, kills, threads) > 0

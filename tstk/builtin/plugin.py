@@ -28,6 +28,14 @@ def tstk_entries() -> Iterator[Entry]:
         provides=frozenset({"target", "step", "ordered"}),
         paper="InceptionTime, arXiv:1909.04939",
     )
+    yield Entry(
+        "tokenizer",
+        "resampled",
+        f"{_HERE}.tokenizers.resampled:Resampled",
+        "A fixed number of convolutional tokens of a series of any length",
+        provides=frozenset({"target", "ordered"}),
+        paper="Mantis, arXiv:2502.15637",
+    )
 
     yield Entry("encoder", "identity", f"{_HERE}.encoders.identity:Identity", "Tokens as they are")
     yield Entry(
@@ -85,8 +93,23 @@ def tstk_entries() -> Iterator[Entry]:
         "Hide tokens and ask for their samples",
         paper="MAE, arXiv:2111.06377",
     )
+    yield Entry(
+        "loss",
+        "contrastive",
+        f"{_HERE}.losses.contrastive:Contrastive",
+        "Tell two crops of a series from those of others",
+        paper="Mantis, arXiv:2502.15637",
+    )
     yield Entry("loss", "reconstruct", f"{_HERE}.losses.reconstruct:Reconstruct", "Autoencoding, nothing hidden")
     yield Entry("loss", "next-code", f"{_HERE}.losses.next_code:NextCode", "Cross-entropy of the following code")
+
+    yield Entry(
+        "recipe",
+        "pretrain-small",
+        "tstk:recipes/pretrain-small.toml",
+        "Make pretrained/small again: contrastive pretraining on synthetic series",
+        paper="CauKer, arXiv:2508.02879",
+    )
 
     for name, suffixes, summary in (
         ("ts", {".ts"}, "UCR/UEA archives with an @-header"),

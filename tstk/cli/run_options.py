@@ -11,7 +11,7 @@ import rich_click
 from tstk.cli.complete import data_sets, runs
 
 Features = Literal["pooled", "tokens", "codes", "counts"]
-Pool = Literal["mean", "max", "cls"]
+Pool = Literal["mean", "max", "cls", "statistics"]
 
 
 def applied(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +47,7 @@ def featured(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(get_args(Pool)),
             default="mean",
             show_default=True,
-            help="how tokens become one vector",
+            help="how tokens become one vector; statistics: mean and deviation, of independent channels side by side",
         ),
         rich_click.option(
             "--features",

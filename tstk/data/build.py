@@ -198,7 +198,7 @@ def part_like(data: Raw | Table, like: dict[str, Any], future: bool) -> Part:
 
     Args:
         data: what a reader handed over
-        like: from `Dataset.like`
+        like: from `Dataset.like`; with "any_length" series may be longer than those it was trained on
         future: of a table, keep the rows to forecast as truth
     """
     table = isinstance(data, Table)
@@ -211,7 +211,7 @@ def part_like(data: Raw | Table, like: dict[str, Any], future: bool) -> Part:
         names = tuple(like["channels"])
         if like.get("univariate"):  # any channels will do
             names = data.channels or _numbered(data.x.shape[1])
-        return _labelled(data, names, tuple(like["classes"]), like["length"])
+        return _labelled(data, names, tuple(like["classes"]), None if like.get("any_length") else like["length"])
     _same_columns(data, tuple(like["channels"]))
     return _windows(_tensor(data), like["length"], like["horizon"] if future else 0, data.source)
 
@@ -260,14 +260,14 @@ def _classes(train: Raw) -> tuple[str, ...]:
         return tuple(sorted(found))
 
 
-def _labelled(raw: Raw, names: tuple[str, ...], classes: tuple[str, ...], length: int) -> Labelled:
-    """Series checked against the channels, the classes and the length that are known from training."""
+def _labelled(raw: Raw, names: tuple[str, ...], classes: tuple[str, ...], length: int | None) -> Labelled:
+    """Series checked against the channels, the classes and the length, if it matters, that are known from training."""
     if raw.x.shape[1] != len(names):
         raise DataError(f"{raw.source}: {raw.x.shape[1]} channels; training has {len(names)}: {', '.join(names)}")
     if raw.channels != names and sorted(raw.channels) == sorted(names):
         raise DataError(f"{raw.source}: channels in another order than in training: {', '.join(names)}")
     part = Labelled(raw.x if isinstance(raw.x, Stored) else torch.from_numpy(raw.x), groups=raw.groups)
-    if (longest := int(part.lengths.max())) > length:
+    if length is not None and (longest := int(part.lengths.max())) > length:
         at = int(part.lengths.argmax()) + 1
         raise DataError(f"{raw.source}: series {at} has {longest} samples; the model takes {length}")
     if raw.y is not None and classes:

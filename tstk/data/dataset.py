@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tstk.data.parts import Labelled, Part, Repeated, Windows
+from tstk.data.parts import Generated, Labelled, Part, Repeated, Windows
 from tstk.data.stored import Stored, chunks
 from tstk.records import Spec
 
@@ -120,7 +120,12 @@ def _facts(part: Part, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _ranges(part: Part) -> list[dict[str, float | None]]:
-    """Least, mean and greatest of the observed samples of each channel; None where there is none."""
+    """Least, mean and greatest of the observed samples of each channel; None where there is none.
+
+    Of generated series the first thousand are looked at.
+    """
+    if isinstance(part, Generated):
+        part = Labelled(part.batch(torch.arange(min(len(part), 1000))).x)
     if isinstance(part, Repeated):
         part = part.of
     some = [part.table[None]] if isinstance(part, Windows) else chunks(part.x)  # type: ignore[attr-defined]
@@ -144,6 +149,8 @@ def missing(part: Part) -> int:
     """Samples that are missing before the end of their series, counted over all channels."""
     if isinstance(part, Windows):
         return int(part.table.isnan().sum())
+    if isinstance(part, Generated):
+        return 0
     if isinstance(part, Repeated):
         part = part.of
     assert isinstance(part, Labelled)

@@ -17,6 +17,8 @@ from tstk.errors import DataError, NameUnknown, did_you_mean
 from tstk.registry import Entry, registry
 
 DEMO = Path(__file__).parent / "demo" / "har_demo.npz"
+SYNTHETIC = "synthetic"
+"""Name of the data that are generated."""
 ALIASES = {"har": "uci-har", "illness": "national-illness"}
 PARTS = ("train", "val", "test")
 ARRAYS = ("X", "x", "data", "samples")
@@ -117,7 +119,7 @@ def locate(use: str, data_root: str | None = None) -> Found:
     if path.is_dir():
         return _at(path)
     where = f"under {root}" if root else "nowhere else, for want of a root: give --data-root FOLDER or set TSTK_DATA"
-    hint = did_you_mean(use, [*(found.name for found in sets), *ALIASES])
+    hint = did_you_mean(use, [*(found.name for found in sets), *ALIASES, SYNTHETIC])
     public = f"; a public set comes by: tstk data fetch {use}" if NAME.fullmatch(use) and not hint else ""
     raise NameUnknown(f"no data set is called {use!r}.{hint} Looked at the embedded set and {where}{public}")
 

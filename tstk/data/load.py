@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tstk.data.find import Found, locate, reader_for
+from tstk.data.find import SYNTHETIC, Found, locate, reader_for
 from tstk.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ def load(
     univariate: bool = False,
     extra: tuple[str, ...] = (),
     scale: Literal["standard", "none"] = "standard",
+    synthetic_count: int | None = None,
+    synthetic_channels: int | None = None,
+    synthetic_kernels: int | None = None,
+    synthetic_seed: int | None = None,
 ) -> Dataset:
     """Read a data set, split it and measure what scales it.
 
@@ -59,6 +63,10 @@ def load(
         univariate: make each channel of each series a series of its own, without labels
         extra: what else samples bring, NAME=FILE, such as text=notes.npz (tstk text makes it)
         scale: "standard" scales each channel by mean and deviation of the training part; "none" leaves it alone
+        synthetic_count: series that --data synthetic generates to train on; 1,000,000 if not given
+        synthetic_channels: channels of each, which are nodes of one causal graph; 1 if not given
+        synthetic_kernels: most kernels of a Gaussian process that are composed; 4 if not given
+        synthetic_seed: seed of the generator; 0 if not given
 
     Raises:
         NameUnknown: no data set has this name
@@ -71,6 +79,29 @@ def load(
     from tstk.data.joint import joint
     from tstk.data.raw import Table
 
+    generated = {
+        "count": synthetic_count, "channels": synthetic_channels, "kernels": synthetic_kernels, "seed": synthetic_seed
+    }  # fmt: skip
+    if use == SYNTHETIC:
+        return _generated(
+            length,
+            {name: value for name, value in generated.items() if value is not None},
+            data_root=data_root,
+            train_data=train_data,
+            val_data=val_data,
+            test_data=test_data,
+            label=label,
+            context=context,
+            horizon=horizon,
+            stride=stride,
+            resize=resize,
+            extra=extra or None,
+            univariate=univariate or None,
+            labels=None if labels == 1 else labels,
+        )
+    for name, value in generated.items():
+        if value is not None:
+            raise OptionError(f"--synthetic-{name} {value} is for --data {SYNTHETIC}, and the data are {use}")
     if "," in use:
         return _together(
             use,
@@ -131,6 +162,16 @@ def load(
     return joint([data]) if univariate else data
 
 
+def _generated(length: int | None, options: dict[str, int], **others: Any) -> Dataset:
+    """The generator's series; they have no files, so hardly any other option can take effect."""
+    from tstk.data.synthetic import synthetic
+
+    for name, value in others.items():
+        if value is not None and name != "data_root":
+            raise OptionError(f"--{name.replace('_', '-')} {value} has no meaning for --data {SYNTHETIC}")
+    return synthetic(**options, **({} if length is None else {"length": length}))
+
+
 def _together(
     use: str,
     *,
@@ -151,6 +192,8 @@ def _together(
             )
     from tstk.data.joint import joint
 
+    if SYNTHETIC in (one.strip() for one in use.split(",")):
+        raise OptionError(f"--data {use}: {SYNTHETIC} series are generated, and cannot be joined with other data")
     return joint([load(one.strip(), **options) for one in use.split(",") if one.strip()])
 
 

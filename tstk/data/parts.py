@@ -6,6 +6,7 @@ T samples, H horizon.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
@@ -129,6 +130,30 @@ class Repeated:
     def batch(self, index: Tensor) -> Series:
         """The series at `index` [B] long; a repeated one has a key of its own each time."""
         return self.of.batch(self.rows[index]).but(y=None, key=index)
+
+
+class Generated:
+    """Series that are made when a batch asks for them, of one length and without labels.
+
+    Args:
+        make: numbers of series [B] long -> their samples [B, C, T]
+        count: number of series
+        length: samples of each
+        first: number of the first one
+    """
+
+    y: Tensor | None = None
+    groups: list[str] | None = None
+
+    def __init__(self, make: Callable[[Tensor], Tensor], count: int, length: int, first: int = 0) -> None:
+        self.make, self.first, self.lengths = make, first, torch.full((count,), length)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, index: Tensor) -> Series:
+        """The series at `index` [B] long."""
+        return Series(self.make(self.first + index), key=index)
 
 
 class Windows:

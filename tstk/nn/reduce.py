@@ -40,6 +40,18 @@ def process_mean(values: Tensor) -> Tensor:
     return total / torch.distributed.get_world_size()
 
 
+def statistics(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean and standard deviation over the valid tokens of each row, side by side, [B, 2 D]; 0 for a row without any.
+
+    Args:
+        values: [B, N, D]
+        valid: [B, N] bool
+    """
+    middle = pool(values, valid, "mean")
+    spread = pool((values - middle[:, None]).square(), valid, "mean").sqrt()
+    return torch.cat([middle, spread], 1)
+
+
 def pool(values: Tensor, valid: Tensor, how: Literal["mean", "max"]) -> Tensor:
     """One vector per row, from its valid tokens alone; 0 for a row that has none.
 

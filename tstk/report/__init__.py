@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tstk.errors import OptionError
 from tstk.report.answers import confusion, embeddings, futures, reconstructions
 from tstk.report.codes import codebook, rebuilt
 from tstk.report.known import Known, know
 from tstk.report.page import Section, page
 from tstk.report.record import again, curves, opening, options, title
-from tstk.rundir import write_text
+from tstk.rundir import run_folder, write_text
 
 SECTIONS: list[Callable[[Known], Section | None]] = [
     opening,
@@ -47,6 +48,8 @@ def report(run: str | Path, out: str | Path | None = None, *, data_root: str | N
         NameUnknown, DataError: its data cannot be read
         TstkError: matplotlib is not installed
     """
+    if out is None and run_folder(run) != Path(run):
+        raise OptionError(f"{run} comes with the package, where nothing is written; say where to: --out FILE")
     known = know(run, data_root)
     path = Path(run, "report.html") if out is None else Path(out)
     writers = list(SECTIONS)

@@ -15,7 +15,7 @@ from tstk.data.load import load as load_data
 from tstk.data.parts import Part
 from tstk.errors import CheckpointError
 from tstk.pipeline import Pipeline
-from tstk.rundir import read_config
+from tstk.rundir import read_config, run_folder
 
 MOST = 1000
 """Series or windows that are drawn or averaged over at most, evenly chosen; a report should not take minutes."""
@@ -68,7 +68,7 @@ def know(run: str | Path, data_root: str | None = None) -> Known:
         CheckpointError: the run cannot be loaded, or a file in it is damaged
         NameUnknown, DataError: its data are not where they were
     """
-    folder = Path(run)
+    folder = run_folder(run)
     pipeline, found = load(folder), read_config(folder)
     options = {k: v for k, v in found["config"]["data"].items() if k != "use"}
     data = load_data(found["config"]["data"]["use"], **{**options, "data_root": data_root or options["data_root"]})

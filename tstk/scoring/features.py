@@ -13,7 +13,7 @@ from tstk.pipeline import Pipeline
 from tstk.records import Series
 
 Features = Literal["pooled", "tokens", "codes", "counts"]
-Pool = Literal["mean", "max", "cls"]
+Pool = Literal["mean", "max", "cls", "statistics"]
 
 
 def vectors(pipeline: Pipeline, features: Features, pool: Pool = "mean") -> Callable[[Series], Tensor]:

@@ -82,7 +82,8 @@ def probe(
             layer with dropout, trained by Adam; VQShape's protocol, with its grid of decays, dropouts and epochs)
         features: pooled (one vector per series), tokens (all of them, side by side), codes (the share of each) or
             counts (how often each occurs)
-        pool: how pooled tokens become one vector: mean, max or cls
+        pool: how pooled tokens become one vector: mean, max, cls, or statistics (mean and deviation, those of
+            independent channels side by side)
         labels: shares of the labels to learn from, class by class; of each class at least two series to fit and one
             to choose by, where it has them
         seeds: of the choice of labels, if a share is below 1, and of untrained weights

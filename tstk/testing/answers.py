@@ -134,7 +134,8 @@ def _truth(flow: Flow, width: int | None) -> tuple[str, Tensor | None]:
         if flow.truth is not None and flow.truth.ndim == 1:
             return "output", 20.0 * F.one_hot(flow.truth.clamp(min=0), flow.output.shape[-1]).float()
         return "output", flow.truth
-    assert flow.decoded is not None
+    if flow.decoded is None:
+        return "decoded", None
     if flow.decoded.shape == flow.series.x.shape and flow.decoded.ndim == 3 and width is None:
         return "decoded", flow.series.x
     if width is None:

@@ -59,16 +59,17 @@ def _asked(it: Subject, pipeline: Pipeline, flow: Flow) -> tuple[Answer, Tensor]
         assert flow.encoded is not None
         tokens = _doubled(flow.encoded if part.per_channel else pipeline._unfolded(flow.encoded))
         return (lambda v: part(tokens.but(values=v))), tokens.values
-    name = "decoded" if flow.decoded is not None else "output"
+    name = {"decoder": "decoded", "head": "output", "encoder": "encoded"}[part.reads]
     flow.seen, flow.asked, flow.tokens = seen, asked, _doubled(flow.tokens)
     flow.encoded = None if flow.encoded is None else _doubled(flow.encoded)
     flow.series = flow.series.but(x=flow.series.x.double())
 
     def marked(v: Tensor) -> Tensor:
-        setattr(flow, name, v)
+        setattr(flow, name, flow.encoded.but(values=v) if name == "encoded" and flow.encoded is not None else v)
         return torch.stack([t.double() for t in part(flow).values()])
 
-    return marked, getattr(flow, name).double()
+    start = getattr(flow, name)
+    return marked, (start.values if name == "encoded" else start).double()
 
 
 def _doubled(tokens: Tokens) -> Tokens:

@@ -28,7 +28,7 @@ class Mix:
     """One combination, and what became of it.
 
     Args:
-        parts: slot -> name; the last is the decoder or the head
+        parts: slot -> name; the last is the decoder or the head, unless the loss reads the encoder
         state: trained, refused, or failed
         reason: why it was refused or how it failed
     """
@@ -61,8 +61,8 @@ def combinations(dist: str | None = None) -> Iterator[dict[str, Entry]]:
     """Slot -> entry of every combination whose loss marks the kind of answer that it has."""
     for tokenizer, encoder, loss in product(*(loadable(k) for k in ("tokenizer", "encoder", "loss"))):
         slot = outline(loss.target).facts.get("reads", "decoder")
-        for answer in loadable(slot):
-            parts = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, slot: answer}
+        for answer in [{}] if slot == "encoder" else [{slot: entry} for entry in loadable(slot)]:
+            parts = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, **answer}
             if dist is None or any(e.dist == dist for e in parts.values()):
                 yield parts
 

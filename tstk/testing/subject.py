@@ -178,6 +178,9 @@ def _around(entry: Entry) -> Iterator[dict[str, dict[str, Any]]]:
         slot = seen.get("reads", "decoder")
         if entry.kind in ("decoder", "head") and slot != entry.kind:
             continue
+        if slot == "encoder":
+            yield {"tokenizer": tokenizer, "encoder": encoder, "loss": loss}
+            continue
         for answer in _partners(slot, entry, seen.get("decoder") if slot == "decoder" else None):
             yield {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, slot: answer}
 

@@ -1,0 +1,181 @@
+"""Frozen features of a run and a linear classifier, beside 1-NN and MiniRocket, on thirteen archive sets and har-demo.
+
+    python -m benchmarks.pretrained pretrained/small --data-root DIR             # the test parts, once
+    python -m benchmarks.pretrained RUN... --data-root DIR --folds               # the training parts, to choose by
+
+Features are means and deviations of tokens, those of channels side by side. The regression's C is chosen by five folds
+of the training part; with --folds, C is 1 and accuracy is that of five folds of at most 500 training series, so that no
+test part has a say in what is chosen. 1-NN and MiniRocket on the test parts are those of results/classification.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SETS = [
+    "ArrowHead",
+    "ECG5000",
+    "GunPoint",
+    "ItalyPowerDemand",
+    "PhalangesOutlinesCorrect",
+    "SyntheticControl",
+    "AtrialFibrillation",
+    "BasicMotions",
+    "Epilepsy",
+    "JapaneseVowels",
+    "NATOPS",
+    "PenDigits",
+    "UWaveGestureLibrary",
+]
+PEERS = Path(__file__).with_name("results") / "classification" / "seed-0.json"
+CAP = 500
+
+
+def on_test(run: str, data_root: str | None) -> dict[str, Any]:
+    """Accuracy on each test part, of trained and untrained weights and of the peers."""
+    from tstk.scoring.probe import probe
+
+    found = json.loads(PEERS.read_text())
+    peers = {(c["method"], c["data"]): c["scores"]["accuracy"] for c in found["cells"]}
+    rows = {}
+    for name in [*SETS, "har-demo"]:
+        begin = time.perf_counter()
+        result = probe(run, name, data_root=data_root, pool="statistics", choose="folds", untrained=True)
+        scores = {row["weights"]: round(row["accuracy"], 4) for row in result["results"]}
+        rows[name] = {
+            "training": result["sizes"]["train"] + result["sizes"]["val"],
+            "C": result["results"][0]["trials"][0]["chosen"]["C"],
+            **scores,
+            **{peer: round(peers[peer, name], 4) for peer in ("1nn", "minirocket")},
+            "seconds": round(time.perf_counter() - begin, 1),
+        }
+        print(name, rows[name], flush=True)
+    return {"run": run, "rows": rows}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The test scores as Markdown."""
+    rows = result["rows"]
+    lines = [
+        "| data | training series | frozen features | untrained | 1-NN | MiniRocket |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    kinds = ("trained", "untrained", "1nn", "minirocket")
+
+    def cells(row: dict[str, float]) -> str:
+        return " | ".join(f"{row[kind]:.3f}".lstrip("0") for kind in kinds)
+
+    lines += [f"| {name} | {row['training']} | {cells(row)} |" for name, row in rows.items()]
+    for title, names in (("mean of thirteen", SETS), ("mean of fourteen", rows)):
+        lines.append(f"| *{title}* | | {cells({k: fmean(rows[n][k] for n in names) for k in kinds})} |")
+    above = sum(rows[n]["trained"] > rows[n]["1nn"] for n in SETS)
+    lines += ["", f"Above 1-NN on {above} of {len(SETS)} archive sets."]
+    return "\n".join(lines)
+
+
+def on_folds(runs: list[str], data_root: str | None) -> None:
+    """Print the accuracy over folds of the training parts: of 1-NN, and of each run trained and untrained."""
+    from tstk.assemble import assemble
+    from tstk.checkpoint import load, spec_of
+    from tstk.config import Config
+    from tstk.data.load import load as load_data
+    from tstk.rundir import read_config
+
+    sets = [training_part(load_data(name, data_root=data_root)) for name in SETS]
+    _print("1-NN", [nearest(x, mask, y, data) for data, x, mask, y in sets])
+    for run in runs:
+        config = Config(read_config(run)["config"])
+        torch.manual_seed(0)
+        untrained = assemble(config, spec_of(read_config(run)), channels="independent").eval()
+        for name, pipeline in ((f"{run}, untrained", untrained), (run, load(run))):
+            _print(name, [folds_of(features(pipeline, data, x, mask), y) for data, x, mask, y in sets])
+
+
+def training_part(data: Any) -> tuple[Any, Tensor, Tensor, np.ndarray]:
+    """The data set, and at most CAP training series [N, C, T], where they are observed, and their classes."""
+    parts = [part.batch(torch.arange(len(part))) for part in data.training_parts]
+    length = max(part.x.shape[2] for part in parts)
+
+    def joined(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([torch.nn.functional.pad(t, (0, length - t.shape[2])) for t in tensors])
+
+    y = torch.cat([part.y for part in parts])
+    rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:CAP] if len(y) > CAP else slice(None)
+    return data, joined([p.x for p in parts])[rows], joined([p.mask for p in parts])[rows], y[rows].numpy()
+
+
+def features(pipeline: Any, data: Any, x: Tensor, mask: Tensor) -> np.ndarray:
+    """[N, W] of frozen weights."""
+    from tstk.records import Series
+
+    pipeline.take(data.mean, data.std)
+    batches = torch.arange(len(x)).split(64)
+    return torch.cat([pipeline.embed(Series(x[i], mask[i]), "statistics") for i in batches]).double().numpy()
+
+
+def folds_of(x: np.ndarray, y: np.ndarray) -> float:
+    """Accuracy of a logistic regression of standardised features."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def right(fit: np.ndarray, judge: np.ndarray) -> int:
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(x[fit], y[fit])
+        return int((model.predict(x[judge]) == y[judge]).sum())
+
+    return _over_folds(right, y)
+
+
+def nearest(x: Tensor, mask: Tensor, y: np.ndarray, data: Any) -> float:
+    """Accuracy of the nearest neighbour in scaled samples."""
+    rows = (((x - data.mean[:, None]) / data.std[:, None]) * mask).flatten(1).double()
+
+    def right(fit: np.ndarray, judge: np.ndarray) -> int:
+        return int((y[fit][torch.cdist(rows[judge], rows[fit]).argmin(1).numpy()] == y[judge]).sum())
+
+    return _over_folds(right, y)
+
+
+def _over_folds(right: Any, y: np.ndarray) -> float:
+    from sklearn.model_selection import StratifiedKFold
+
+    folds = StratifiedKFold(min(5, int(np.bincount(y).max())), shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # small classes, and regressions that stop early
+        return sum(right(fit, judge) for fit, judge in folds.split(y, y)) / len(y)
+
+
+def _print(name: str, scores: list[float]) -> None:
+    print(f"{name}: mean {fmean(scores):.4f}", *(f"{s:.3f}" for s in scores), flush=True)
+
+
+def main() -> None:
+    """Score runs on test parts, or on folds of training parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--data-root", metavar="DIR")
+    parser.add_argument("--folds", action="store_true", help="training parts alone, to choose by")
+    parser.add_argument("--record", metavar="FILE", help="keep the test scores as JSON")
+    args = parser.parse_args()
+    if args.folds:
+        on_folds(args.runs, args.data_root)
+        return
+    for run in args.runs:
+        result = on_test(run, args.data_root)
+        print(table(result))
+        if args.record:
+            Path(args.record).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Two views of a series are told from those of others."""
+
+import numpy as np
+import pytest
+import torch
+
+from tstk.builtin.losses.contrastive import Contrastive, resized_crop
+from tstk.draws import Draws
+from tstk.errors import NeedsError, OptionError
+from tstk.records import Flow, Series, Spec, Tokens
+from tstk.testing.subject import series
+
+SPEC = Spec(channels=2, length=24, dim=8)
+BATCH = series(Spec(channels=2, length=24))
+
+
+def draws(step=1, key=BATCH.key):
+    return Draws(0, step, key)
+
+
+def test_the_views_of_a_batch_are_stacked_and_differ():
+    found = Contrastive(SPEC).views(BATCH, draws())
+    assert found.x.shape == (6, 2, 24)
+    assert found.key.unique().numel() == 6
+    one, two = found.x.chunk(2)
+    assert not torch.equal(one, two)
+    assert not torch.equal(Contrastive(SPEC).views(BATCH, draws(2)).x, found.x)
+
+
+def test_a_view_without_crop_and_jitter_is_the_series():
+    found = Contrastive(SPEC, crop=0.0).views(BATCH, draws())
+    torch.testing.assert_close(found.x, BATCH.x.repeat(2, 1, 1))
+    assert torch.equal(found.observed, BATCH.observed.repeat(2, 1, 1))
+
+
+def test_a_crop_is_a_stretch_of_the_series_resized_to_its_length():
+    line = torch.arange(24.0).expand(50, 1, 24)
+    key = torch.arange(50)
+    x, observed = resized_crop(Series(line, key=key), 0.5, Draws(0, 1, key))
+    steps = x.diff(dim=2)
+    torch.testing.assert_close(steps, steps[..., :1].expand_as(steps), rtol=0, atol=1e-4)
+    assert observed is None
+    assert (steps >= 0.5 - 1e-5).all()
+    assert (steps <= 1 + 1e-5).all()
+    assert steps.max() - steps.min() > 0.4
+    assert x.min() >= 0
+    assert x.max() <= 23
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.3])
+def test_a_view_depends_on_neither_its_batch_nor_padding(jitter):
+    loss = Contrastive(SPEC, jitter=jitter)
+    together = loss.views(BATCH, draws()).x[2::3]
+    short = int(BATCH.observed[2].any(0).sum())
+    alone = Series(BATCH.x[2:, :, :short], BATCH.observed[2:, :, :short], key=BATCH.key[2:])
+    found = loss.views(alone, draws(key=alone.key)).x
+    torch.testing.assert_close(found, together[..., :short], rtol=0, atol=1e-5)
+    assert not together[..., short:].any()
+
+
+def test_what_is_unobserved_is_zero_in_a_view_and_gaps_remain():
+    found = Contrastive(SPEC, jitter=0.3).views(BATCH, draws())
+    assert not found.x[~found.observed].any()
+    assert (~found.observed[1::3]).sum() > 4
+    spoilt = Series(torch.where(BATCH.observed, BATCH.x, 99.0), BATCH.observed, key=BATCH.key)
+    again = Contrastive(SPEC, jitter=0.3).views(spoilt, draws())
+    torch.testing.assert_close(again.x, found.x)
+
+
+def flow_of(values, valid):
+    tokens = Tokens(values, torch.zeros(*valid.shape, 1), torch.zeros_like(valid, dtype=torch.long), valid)
+    return Flow(BATCH, tokens, tokens, tokens, valid, encoded=tokens)
+
+
+def test_the_loss_is_the_cross_entropy_of_similarities_from_both_sides():
+    draw = torch.Generator().manual_seed(0)
+    values, valid = torch.randn(8, 5, 8, generator=draw), torch.rand(8, 5, generator=draw) < 0.7
+    valid[1] = False  # the first view of the second series is empty, so that series does not count
+    loss = Contrastive(SPEC, temperature=0.2)
+    flow = flow_of(values, valid)
+    found = float(loss(flow)["contrastive"].detach())
+    pooled = torch.stack([v[w].mean(0) if w.any() else v[0] * 0 for v, w in zip(values, valid, strict=True)])
+    z = loss.project(pooled).detach().double().numpy()
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    one, two = z[[0, 2, 3]], z[[4, 6, 7]]
+    terms = []
+    for a, b in ((one, two), (two, one)):
+        for i in range(3):
+            p = np.exp(b @ a[i] / 0.2)
+            terms.append(-np.log(p[i] / p.sum()))
+    assert found == pytest.approx(np.mean(terms), rel=1e-4)
+    assert 0 <= float(flow.logs["agreement"]) <= 1
+
+
+def test_hidden_tokens_are_not_seen(pipelines):
+    pipeline = pipelines("patch", loss={"use": "contrastive", "ratio": 0.5})
+    flow = pipeline(BATCH, draws())
+    assert (flow.seen.valid.sum(1) == flow.tokens.valid.sum(1) - flow.tokens.valid.sum(1) // 2).all()
+    assert not torch.equal(flow.seen.index[0], flow.seen.index[3])  # each view hides its own
+
+
+def test_views_repeat_with_the_draws_and_serve_independent_channels(pipelines):
+    pipeline = pipelines("resampled", channels="independent")
+    one, two, other = (pipeline(BATCH, draws(step)) for step in (1, 1, 2))
+    assert one.encoded.values.shape[0] == 2 * 3 * 2
+    assert torch.equal(one.total, two.total)
+    assert not torch.equal(one.total, other.total)
+    one.total.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in pipeline.parameters())
+
+
+def test_it_takes_neither_decoder_nor_head():
+    import tstk
+
+    for slot in ("head", "decoder"):
+        with pytest.raises(NeedsError, match=f"what the encoder answers, so --{slot} linear would have no use"):
+            tstk.build(spec=Spec(channels=2, length=24, classes=3), loss="contrastive", **{slot: "linear"})
+
+
+@pytest.mark.parametrize("options", [{"crop": 1.0}, {"ratio": -0.1}, {"temperature": 0.0}, {"jitter": -1.0}], ids=str)
+def test_options_that_cannot_work_are_refused(options):
+    with pytest.raises(OptionError, match=f"loss.{next(iter(options))}"):
+        Contrastive(SPEC, **options)
