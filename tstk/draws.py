@@ -6,6 +6,8 @@ does not depend on batch companions, on the number of processes or on the device
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ def _mix(z: Tensor) -> Tensor:
 
 
 class Draws:
-    """A source of uniform numbers for one batch at one step.
+    """A source of random numbers for one batch at one step.
 
     Args:
         seed: of the run
@@ -60,3 +62,8 @@ class Draws:
         slots = torch.arange(size, device=key.device) * _signed(0x9E3779B97F4A7C15)
         bits = _mix(rows[:, None] + slots)
         return ((bits >> 40) & 0xFFFFFF).to(torch.float32).div_(1 << 24).reshape(-1, *shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """[B, *shape] float32 from N(0, 1), by Box and Muller (1958); two calls of `uniform`."""
+        radius = (-2 * (1 - self.uniform(*shape)).log()).sqrt()
+        return radius * (2 * math.pi * self.uniform(*shape)).cos()

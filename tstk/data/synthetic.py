@@ -101,7 +101,7 @@ class Graphs:
         # inner nodes are observed more often than roots, which stand there as they were drawn
         order = (draws.uniform(nodes.shape[1]) + 0.3 * (torch.arange(nodes.shape[1]) >= ROOTS)).argsort(1)
         x = nodes.gather(1, order[:, -self.channels :, None].expand(-1, -1, self.length))
-        level, scale = _normal(draws, 2, self.channels, 1).unbind(1)
+        level, scale = draws.normal(2, self.channels, 1).unbind(1)
         return _standard(_measured(x, draws)) * (0.5 * scale).exp() + 0.5 * level
 
     def _roots(self, draws: Draws) -> Tensor:
@@ -135,7 +135,7 @@ class Graphs:
 
     def _inner(self, nodes: Tensor, draws: Draws) -> Tensor:
         """A function of two nodes, one of them perhaps earlier in time: [B, N, T] -> [B, T]."""
-        u, weight = draws.uniform(6), _normal(draws, 3)
+        u, weight = draws.uniform(6), draws.normal(3)
         rows = torch.arange(len(nodes))
         one, two = ((u[:, i] * nodes.shape[1]).long() for i in range(2))
         lag = torch.where(u[:, 2] < 0.5, u[:, 3].square() * self.length / 4, 0).long()
@@ -205,7 +205,7 @@ def _gaussian(covariance: Tensor, draws: Draws) -> Tensor:
 
 def _trend(draws: Draws, time: Tensor) -> Tensor:
     """A line, a parabola or a growth for some roots, nothing for the others."""
-    u, weight = draws.uniform(ROOTS, 2), _normal(draws, ROOTS, 2)[..., None]
+    u, weight = draws.uniform(ROOTS, 2), draws.normal(ROOTS, 2)[..., None]
     kind = (u[..., :1] * 10).long()
     centred = time - 0.5
     line = weight[..., 0, :] * 3 * centred
@@ -231,7 +231,7 @@ def _events(draws: Draws, time: Tensor) -> Tensor:
     """Up to two bumps, steps or damped oscillations for some roots."""
     total = torch.zeros(())
     for _ in range(2):
-        u, height = draws.uniform(ROOTS, 5)[..., None], 3 * _normal(draws, ROOTS)[..., None]
+        u, height = draws.uniform(ROOTS, 5)[..., None], 3 * draws.normal(ROOTS)[..., None]
         away = (time - u[..., 1, :]) / (0.004 * (60 * u[..., 2, :] * math.log(60) / 60).exp())
         bump = (-0.5 * away.square()).exp()
         step = torch.sigmoid(4 * away)
@@ -255,7 +255,7 @@ def _measured(x: Tensor, draws: Draws) -> Tensor:
     before, after = ((p * spread).round().long().clamp(max=length - 1) for p in (low, low + 1))
     one, two = (x.gather(2, i[:, None].expand_as(x)) for i in (before, after))
     noise = torch.where(u[:, 2] < 0.3, 0.3 * 0.03 ** u[:, 3], 0)[:, None, None]
-    noisy = x + noise * _normal(draws, *x.shape[1:])
+    noisy = x + noise * draws.normal(*x.shape[1:])
     return torch.where((u[:, 0] < 0.3)[:, None, None], torch.lerp(one, two, (where - low)[:, None]), noisy)
 
 
@@ -263,9 +263,3 @@ def _standard(x: Tensor) -> Tensor:
     """Mean 0 and deviation 1 along time; a constant becomes 0."""
     x = x - x.mean(-1, keepdim=True)
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-
-
-def _normal(draws: Draws, *shape: int) -> Tensor:
-    """[B, *shape] from N(0, 1), by Box and Muller (1958)."""
-    radius = (-2 * (1 - draws.uniform(*shape)).log()).sqrt()
-    return radius * (2 * math.pi * draws.uniform(*shape)).cos()

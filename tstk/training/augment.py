@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from tstk.draws import Draws
 from tstk.errors import OptionError, did_you_mean
+from tstk.nn.resample import lengths as lengths_of
 from tstk.records import Series
 
 
@@ -32,7 +33,7 @@ def crop(series: Series, size: int, draws: Draws) -> Series:
     if t <= size:
         return series
     ends = torch.arange(1, t + 1, device=x.device)
-    lengths = _lengths(series)
+    lengths = lengths_of(series)
     start = (draws.uniform() * (lengths - size + 1).clamp(min=1)).long()
     index = (start[:, None] + ends[:size] - 1)[:, None].expand(-1, c, -1)
     return series.but(x=x.gather(2, index), observed=None if observed is None else observed.gather(2, index))
@@ -87,7 +88,7 @@ def jitter(series: Series, strength: float, draws: Draws) -> Series:
     """
     c, t = series.x.shape[1:]
     # time first, so that a sample's noise does not depend on the longest series of the batch
-    return series.but(x=series.x + strength * _normal(draws, t, c).transpose(1, 2))
+    return series.but(x=series.x + strength * draws.normal(t, c).transpose(1, 2))
 
 
 def scale(series: Series, strength: float, draws: Draws) -> Series:
@@ -98,7 +99,7 @@ def scale(series: Series, strength: float, draws: Draws) -> Series:
         strength: deviation of the factors
         draws: two numbers per channel are taken
     """
-    return series.but(x=series.x * (1 + strength * _normal(draws, series.x.shape[1])[..., None]))
+    return series.but(x=series.x * (1 + strength * draws.normal(series.x.shape[1])[..., None]))
 
 
 def permute(series: Series, strength: float, draws: Draws) -> Series:
@@ -110,7 +111,7 @@ def permute(series: Series, strength: float, draws: Draws) -> Series:
         draws: a number per piece is taken
     """
     pieces, t = max(int(strength), 1), series.x.shape[2]
-    lengths = _lengths(series)[:, None]
+    lengths = lengths_of(series)[:, None]
     bounds = (lengths * torch.arange(pieces + 1, device=lengths.device) + pieces // 2) // pieces
     order = draws.uniform(pieces).argsort(1)
     starts, sizes = bounds[:, :-1].gather(1, order), bounds.diff(dim=1).gather(1, order)
@@ -133,8 +134,8 @@ def warp(series: Series, strength: float, draws: Draws) -> Series:
     """
     x, observed = series.x, series.observed
     t = x.shape[2]
-    lengths = _lengths(series)[:, None]
-    speed = (1 + strength * _normal(draws, 6)).clamp(min=0.1)
+    lengths = lengths_of(series)[:, None]
+    speed = (1 + strength * draws.normal(6)).clamp(min=0.1)
     at = torch.arange(t, device=x.device).expand(len(x), -1)
     way = (at / (lengths - 1).clamp(min=1) * 5).clamp(max=5)
     low = way.long().clamp(max=4)
@@ -192,22 +193,8 @@ def chosen(texts: Sequence[str]) -> Callable[[Series, Tensor, Tensor, Draws], Se
     return changed
 
 
-def _lengths(series: Series) -> Tensor:
-    """Samples up to the last that was observed, [B]."""
-    ends = torch.arange(1, series.x.shape[2] + 1, device=series.x.device)
-    if series.observed is None:
-        return ends[-1:].expand(len(series.x))
-    return (series.observed.any(1) * ends).amax(1)
-
-
 def _at(series: Series, index: Tensor) -> Series:
     """Samples at `index` [B, T] of all channels."""
     index = index[:, None].expand(-1, series.x.shape[1], -1)
     observed = None if series.observed is None else series.observed.gather(2, index)
     return series.but(x=series.x.gather(2, index), observed=observed)
-
-
-def _normal(draws: Draws, *shape: int) -> Tensor:
-    """[B, *shape] from N(0, 1), by Box and Muller (1958)."""
-    radius = (-2 * (1 - draws.uniform(*shape)).log()).sqrt()
-    return radius * (2 * math.pi * draws.uniform(*shape)).cos()
