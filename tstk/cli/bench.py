@@ -41,7 +41,8 @@ NAME = re.compile(r"\w[\w.+=-]*")
     multiple=True,
     metavar="NAME=FLAGS",
     help="something to compare: flags of tstk train, RECIPE [--set STAGE.OPTION=VALUE], or peer:NAME (1nn, logistic, "
-    "minirocket, multirocket-hydra; of forecasts linear, season, last-value); one without a head is scored by a linear probe",
+    "minirocket, multirocket-hydra; of forecasts linear, season, last-value); one without a head is "
+    "scored by a linear probe",
 )
 @rich_click.option("--data", metavar="NAME|PATH,...", help="data sets, commas between them")
 @rich_click.option("--seeds", metavar="int,...", help="seeds of training, commas between them; 0 if not given")
