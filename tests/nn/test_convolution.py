@@ -70,3 +70,11 @@ def test_a_series_does_not_know_its_companions_once_trained():
         alone = network(x[i : i + 1, :, :length], valid[i : i + 1, :, :length])[0]
         torch.testing.assert_close(alone[0], together[i, :, :length], rtol=1e-4, atol=1e-5)
     assert together.masked_fill(valid, 0).eq(0).all()
+
+
+def test_batch_norm_in_double_precision_moves_statistics_of_double_precision():
+    x, valid = padded()
+    network = InceptionNetwork(2, 8, 1).double()
+    y, statistics = network(x.double(), valid)
+    network.update(statistics)
+    assert y.dtype == statistics.dtype == torch.float64

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.nn.reduce import process_sum
+
 
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalisation of [B, D, T] over the valid positions alone (Ioffe and Szegedy, arXiv:1502.03167).
 
-    Running statistics do not move in `forward`: it returns those of the batch, for `update` after the step.
+    With several processes the statistics are those of their batches together. Running statistics do not move in
+    `forward`: it returns those of the batch, for `update` after the step.
     """
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -27,9 +30,11 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         assert self.running_var is not None
         if not self.training:
             return super().forward(x), torch.stack([self.running_mean, self.running_var])
-        count = valid.sum(dtype=torch.float32).clamp(min=1)
-        loc = x.sum((0, 2), dtype=torch.float32) / count
-        variance = ((x - loc[:, None]).square() * valid).sum((0, 2), dtype=torch.float32) / count
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        count = process_sum(valid.sum(dtype=dtype)).clamp(min=1)
+        loc = process_sum(x.sum((0, 2), dtype=dtype)) / count
+        squares = (x - loc[:, None]).square() * valid
+        variance = process_sum(squares.sum((0, 2), dtype=dtype)) / count
         slope = self.weight * (variance + self.eps).rsqrt()
         unbiased = variance * (count / (count - 1).clamp(min=1))
         normed = x * slope[:, None] + (self.bias - loc * slope)[:, None]

@@ -31,13 +31,14 @@ def mean(values: Tensor, where: Tensor | None = None) -> Tensor:
     return total * world / count.clamp(min=1)
 
 
-def process_mean(values: Tensor) -> Tensor:
-    """The mean over processes of a tensor that each of them has; it has no gradient."""
+def process_sum(values: Tensor) -> Tensor:
+    """The sum over processes of a tensor that each of them has; gradients of all of them flow back."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values
-    total = values.detach().clone()
-    torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()
+    from torch.distributed.nn.functional import all_reduce
+
+    total: Tensor = all_reduce(values)
+    return total
 
 
 def statistics(values: Tensor, valid: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor
 from tstk.builtin.tokenizers.patch import Patches
 from tstk.errors import OptionError
 from tstk.nn.convolution import InceptionNetwork
-from tstk.nn.reduce import process_mean
 from tstk.records import Flow, Series, Spec
 
 
@@ -52,6 +51,5 @@ class Inception(Patches):
         return x, {"norms": statistics} if self.training else {}
 
     def after_step(self, flows: list[Flow]) -> None:
-        """Move the running statistics of the normalisation towards those of the step, over all processes."""
-        statistics = torch.stack([flow.tokens.statistics["norms"] for flow in flows]).mean(0)
-        self.network.update(process_mean(statistics))
+        """Move the running statistics of the normalisation towards those of the step."""
+        self.network.update(torch.stack([flow.tokens.statistics["norms"] for flow in flows]).mean(0))
