@@ -50,10 +50,7 @@ def test_options_of_a_default_component_work_although_help_keeps_them_back(tstk)
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (
-            ["--encoder.detph", 3],
-            "No such option '--encoder.detph'. Did you mean '--tokenizer.depth' or '--encoder.depth'?",
-        ),
+        (["--encoder.detph", 3], "No such option '--encoder.detph'. Did you mean '--encoder.depth'?"),
         (["--encodr", "bert"], "No such option '--encodr'. Did you mean '--encoder'?"),
         (["--enc", "bert"], "No such option '--enc'. Did you mean '--encoder'?"),
         (["--encoder.epochs", 3], "No such option '--encoder.epochs'. Did you mean '--epochs'?"),
