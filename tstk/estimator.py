@@ -24,6 +24,7 @@ from tstk.errors import OptionError
 from tstk.records import Series, Spec
 from tstk.scoring.evaluate import in_order
 from tstk.training.engine import fit
+from tstk.training.few import validation_share
 
 Array = NDArray[Any]
 BATCH = 256
@@ -106,12 +107,17 @@ class Fitted(Options):
         """Training and validation series, class by class."""
         options = config.values["data"]
         keys = np.zeros(len(x), np.int64) if y is None else y.numpy()
-        rows = stratified(keys, options["val_fraction"], options["split_seed"])
+        share = options["val_fraction"]
+        if share is None:
+            share = validation_share(config, len(x))
+        whole = Labelled(x, y)
+        if not share:
+            return whole, whole.take(torch.arange(0))
+        rows = stratified(keys, share, options["split_seed"])
         if not len(rows[1]):
             raise ValueError(
                 f"n_samples = {len(x)}: too few to split off validation data; give two of a class at least"
             )
-        whole = Labelled(x, y)
         train, val = (whole.take(torch.from_numpy(r)) for r in rows)
         return train, val
 

@@ -19,6 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import Tensor
 
+from tstk.data.find import VAL_FRACTION
 from tstk.data.parts import Windows
 from tstk.estimator import Array, Fitted
 from tstk.records import Spec
@@ -59,7 +60,7 @@ class SeriesClassifier(ClassifierMixin, Fitted):
         self._options = options
 
     def fit(self, X: Any, y: Any) -> SeriesClassifier:
-        """Train on series and their labels; a share of them (val_fraction) chooses the weights that are kept."""
+        """Train on series and their labels; a share of them (val_fraction), if they are many, chooses the weights."""
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         x = self._series(X, True)
@@ -184,7 +185,8 @@ class SeriesForecaster(Fitted):
         table, config = self._table(X, True), self._config()
         data = config.values["data"]
         rows, need = table.shape[1], self.context + self.horizon
-        cut = round(rows * (1 - data["val_fraction"]))
+        share = VAL_FRACTION if data["val_fraction"] is None else data["val_fraction"]
+        cut = round(rows * (1 - share))
         if min(cut, rows - cut + self.context) < need:
             raise ValueError(
                 f"n_samples = {rows}: context={self.context} and horizon={self.horizon} take {need} rows, in training "

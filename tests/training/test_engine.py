@@ -41,7 +41,8 @@ class Log:
 
 
 def ready(data, seed=0, **tables):
-    """A pipeline and its data set, as `tstk train` makes them."""
+    """A pipeline and its data set, as `tstk train` makes them, with validation series to look at."""
+    data = {"val_fraction": 0.2, **({"use": data} if isinstance(data, str) else data)}
     chosen = {"encoder": ENCODER, "tokenizer": {"use": "patch", "dim": 16, "window": 4}, "data": data}
     return prepare(resolve(("test", {**chosen, "train": {"seed": seed}, **tables})))
 

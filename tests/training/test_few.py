@@ -3,9 +3,12 @@
 import pytest
 
 from tstk.config import resolve
+from tstk.errors import OptionError
+from tstk.report import know, report
+from tstk.scoring.probe import probe
 from tstk.training import few
 from tstk.training.engine import fit
-from tstk.training.train import prepare
+from tstk.training.train import prepare, train
 
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2}
 
@@ -19,11 +22,11 @@ def test_a_classifier_of_few_series_is_told_of_and_gets_the_defaults_for_them(np
     options, pipeline, data = ready(npz, head="cot")
     settled, sentence = few.settle(options, pipeline, data)
     assert {k: settled[k] for k in few.SMALL} == few.SMALL
-    assert sentence.startswith("18 series to train on are few, hence --batch-size 16 --augment scaling=0.1,")
+    assert sentence.startswith("24 series to train on are few, hence --batch-size 16 --augment scaling=0.1,")
 
 
 def test_many_series_get_the_plain_defaults_without_a_word(npz, monkeypatch):
-    monkeypatch.setattr(few, "FEW", 18)
+    monkeypatch.setattr(few, "FEW", 23)
     options, pipeline, data = ready(npz, head="cot")
     settled, sentence = few.settle(options, pipeline, data)
     assert {k: settled[k] for k in few.PLAIN} == few.PLAIN
@@ -50,7 +53,7 @@ def test_what_was_said_stays_and_is_not_told_again(npz):
     options, pipeline, data = ready(npz, head="cot", train=said)
     settled, sentence = few.settle(options, pipeline, data)
     assert {k: settled[k] for k in said} == {**said, "augment": ()}
-    assert sentence == "18 series to train on are few, hence --steps 1500"
+    assert sentence == "24 series to train on are few, hence --steps 1500"
 
 
 def test_a_training_takes_them(npz, monkeypatch):
@@ -58,3 +61,56 @@ def test_a_training_takes_them(npz, monkeypatch):
     monkeypatch.setitem(few.SMALL, "validate_every", 2)
     _, pipeline, data = ready(npz, head="linear")
     assert [row["epoch"] for row in fit(pipeline, data, device="cpu").history] == [1, 2, 3]
+
+
+def test_a_classifier_of_few_series_learns_from_all_of_them(npz):
+    _, _, data = ready(npz, head="cot")
+    assert [len(data.train), len(data.val)] == [24, 0]
+    assert set(data.parts) == {"train", "test"}
+    assert any("all 24 training series are learnt from, none validates" in line for line in data.notes)
+
+
+@pytest.mark.parametrize(
+    "judged",
+    [
+        {"train": {"select": "score"}},
+        {"train": {"patience": 3}},
+        {"train": {"probe": 1}},
+        {"train": {"steps": 3}},
+        {"data": {"val_fraction": 0.25}},
+    ],
+    ids=lambda tables: next(iter(next(iter(tables.values())))),
+)
+def test_series_are_held_out_where_validation_is_asked_to_judge(npz, judged):
+    data_options = {"use": npz, **judged.get("data", {})}
+    _, _, data = ready(data_options, head="cot", train=judged.get("train", {}))
+    assert len(data.val) > 0
+
+
+@pytest.mark.parametrize("asked", [{"select": "score"}, {"patience": 3}, {"probe": 1}], ids=lambda o: next(iter(o)))
+def test_judging_by_validation_is_refused_where_nothing_is_held_out(npz, asked):
+    options, pipeline, data = ready({"use": npz, "val_fraction": 0.0}, head="cot", train={"steps": 2, **asked})
+    name, value = next(iter(asked.items()))
+    with pytest.raises(OptionError, match=f"--{name} {value}: .* has no validation series .* --val-fraction 0.2"):
+        fit(pipeline, data, **{**options, "device": "cpu"})
+
+
+def test_a_run_without_validation_is_scored_reported_and_probed(npz, tmp_path):
+    run = tmp_path / "run"
+    config = resolve(
+        (
+            "test",
+            {"encoder": ENCODER, "head": "linear", "data": {"use": npz, "val_fraction": 0.0}, "train": {"steps": 4}},
+        )
+    )
+    result = train(config, run)
+    assert result["val"] == {}
+    assert result["selected"]["by"] == "last"
+    assert (len(know(run).data.train), len(know(run).data.val)) == (24, 0)
+    assert "Blue: training. The dotted in report(run).read_text(encoding="utf-8")
+    assert probe(run)["sizes"]["val"] > 0  # settings are chosen by some of the series
+
+
+def test_a_table_cannot_do_without_validation(csv):
+    with pytest.raises(OptionError, match="--val-fraction 0 is for sets of series"):
+        ready({"use": csv, "context": 24, "horizon": 8, "val_fraction": 0.0}, head="forecast")

@@ -71,7 +71,7 @@ class Lines:
             loading = f"  {share:.0%} of it loading" if share > 0.1 else ""
             left = (time.monotonic() - self.start) / (at - self.before) * (self.epochs - at)
             click.echo(
-                f"epoch {at}/{self.epochs}  train {_pairs(row['train'])}  {_val(row)}  "
+                f"epoch {at}/{self.epochs}  train {_pairs(row['train'])}  {_val(row)}{'  ' if row['val'] else ''}"
                 f"{row['series_per_second']:,.0f} series/s{loading}  {left:.0f} s left",
                 err=True,
             )
@@ -92,5 +92,7 @@ def _pairs(terms: dict[str, float]) -> str:
 
 
 def _val(row: dict[str, Any], most: int | None = None) -> str:
+    if not row["val"]:
+        return ""
     scores = {k: v for k, v in row["val"].items() if k in MEASURES} or {"loss": row["val"]["loss"]}
     return "val " + " ".join(f"{k} {number(v)}" for k, v in [*scores.items()][:most])

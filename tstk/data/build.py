@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tstk.data.cut import ends_of, windows_of
 from tstk.data.dataset import Dataset, missing, statistics
-from tstk.data.find import PARTS
+from tstk.data.find import PARTS, VAL_FRACTION
 from tstk.data.parts import Extra, Labelled, Part, Windows
 from tstk.data.raw import Raw, Table
 from tstk.data.splits import by_group, few, stratified
@@ -36,7 +36,7 @@ def series(
     Args:
         name: what to call it
         raws: "train" and, where they exist, "val" and "test"
-        fraction: share of the training part to validate on, if there is no "val"
+        fraction: share of the training part to validate on, if there is no "val"; with 0 nothing is held out
         seed: of that choice
         labels: share of the training and validation series to keep, class by class
         borrow: validate on the test part
@@ -70,6 +70,10 @@ def series(
     elif "val" in parts:
         split = f"validation from {raws['val'].source}"
         notes.append(split)
+    elif not fraction:
+        parts["val"] = parts["train"].take(torch.arange(0))
+        split = f"all {len(parts['train'])} training series are learnt from, none validates"
+        notes.append(f"{split}; --val-fraction {VAL_FRACTION} holds some out")
     else:
         rows, split = _split(parts["train"], train.source, fraction, seed)
         parts["train"], parts["val"] = parts["train"].take(rows[0]), parts["train"].take(rows[1])
@@ -86,6 +90,8 @@ def series(
         notes.append(f"{labels:.0%} of the labels: {len(parts['train'])} series to train on")
     notes += _missing(parts)
     for part, one in parts.items():
+        if not len(one):
+            continue
         present = set() if one.y is None else set(one.y.tolist())
         if absent := [c for i, c in enumerate(classes) if i not in present]:
             notes.append(f"no series of class {', '.join(absent)} in {part}")

@@ -24,7 +24,7 @@ class Dataset:
         task: what the data ask for; "unlabelled" series can only be learnt from without labels
         spec: channels, length (of the longest series in any part, or the context), classes or horizon
         train: what to learn from
-        val: what to choose by
+        val: what to choose by; empty if nothing is held out
         test: what to report on, if there is any
         classes: names of the classes, in the order of their index
         channels: names of the channels
@@ -57,13 +57,13 @@ class Dataset:
     @property
     def training_parts(self) -> list[Part]:
         """The training part as the files have it: with the validation series, if they were split off it."""
-        return [self.train, self.val] if self.val_from_train else [self.train]
+        return [self.train, self.val] if self.val_from_train and len(self.val) else [self.train]
 
     @property
     def parts(self) -> dict[str, Part]:
-        """The parts that exist, by name."""
+        """The parts that hold anything, by name."""
         named = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: part for name, part in named.items() if part is not None}
+        return {name: part for name, part in named.items() if part is not None and len(part)}
 
     def like(self) -> dict[str, Any]:
         """What a checkpoint must remember, so that `load_part` can read other data in the same way; JSON-able."""

@@ -26,6 +26,9 @@ ARRAYS = ("X", "x", "data", "samples")
 DEPTH = 2
 """How many folders deep under the root a set may lie: root/ucr/GunPoint/GunPoint_TRAIN.ts."""
 
+VAL_FRACTION = 0.2
+"""Share of the training part that validates unless something else is said."""
+
 END = re.compile(r"(?:^|[_-])(train|val|test)$", re.IGNORECASE)
 """How the name of a file ends that holds one part; it may be all of the name, and the set has that of the folder."""
 

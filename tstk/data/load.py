@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tstk.data.find import SYNTHETIC, Found, locate, reader_for
+from tstk.data.find import SYNTHETIC, VAL_FRACTION, Found, locate, reader_for
 from tstk.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def load(
     train_data: str | None = None,
     val_data: str | None = None,
     test_data: str | None = None,
-    val_fraction: float = 0.2,
+    val_fraction: float | None = None,
     split_seed: int = 0,
     labels: float = 1.0,
     label: str | None = None,
@@ -49,7 +49,8 @@ def load(
             its labels, as some papers pretrain, and validates on the training part
         val_data: name or path of the validation data; "test" validates on the test part, as some papers do
         test_data: name or path of the test data, where they do not lie beside the training data
-        val_fraction: share of the training part to validate on, unless there is a validation part
+        val_fraction: share of the training part to validate on, unless there is a validation part; 0 learns from all
+            series; none means 0.2, or 0 for a classifier of few series
         split_seed: seed of the choice of the validation part
         labels: share of the training and validation series to keep, class by class, to see what few labels are worth
         label: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
@@ -119,8 +120,9 @@ def load(
             resize=resize,
             scale=scale,
         )
-    if not 0 < val_fraction < 1:
-        raise OptionError(f"--val-fraction {val_fraction}: expected a number between 0 and 1, such as 0.2")
+    val_fraction = VAL_FRACTION if val_fraction is None else val_fraction
+    if not 0 <= val_fraction < 1:
+        raise OptionError(f"--val-fraction {val_fraction}: expected a number from 0 to 1, such as 0.2")
     if not 0 < labels <= 1:
         raise OptionError(f"--labels {labels}: expected a share above 0 and up to 1, such as 0.1")
     found = locate(use, data_root)
@@ -142,6 +144,8 @@ def load(
     if tables and raws:
         kinds = ", ".join(f"{part} is {'a table' if part in tables else 'a set of series'}" for part in parts)
         raise DataError(f"{found.name}: the parts do not match: {kinds}")
+    if tables and not val_fraction:
+        raise OptionError(f"--val-fraction 0 is for sets of series: {found.name} is a table, and its rows validate")
     if tables and length is not None:
         _refuse(found, "a table cut by --length", context=context, horizon=horizon)
         raws, tables, stride = cut(tables, length, stride, val_fraction), {}, None

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from tstk.checkpoint import load
+from tstk.config import Config
 from tstk.data.dataset import Dataset
-from tstk.data.load import load as load_data
 from tstk.data.parts import Part
 from tstk.errors import CheckpointError
 from tstk.pipeline import Pipeline
 from tstk.rundir import read_config, run_folder
+from tstk.training.few import read_data
 
 MOST = 1000
 """Series or windows that are drawn or averaged over at most, evenly chosen; a report should not take minutes."""
@@ -70,8 +71,7 @@ def know(run: str | Path, data_root: str | None = None) -> Known:
     """
     folder = run_folder(run)
     pipeline, found = load(folder), read_config(folder)
-    options = {k: v for k, v in found["config"]["data"].items() if k != "use"}
-    data = load_data(found["config"]["data"]["use"], **{**options, "data_root": data_root or options["data_root"]})
+    data = read_data(Config(found["config"]), data_root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Known(folder, found, _result(folder), _history(folder), pipeline.to(device), data)
 

@@ -82,12 +82,12 @@ def curves(known: Known) -> Section | None:
             continue  # the uncertainty of a score is no course to follow
         lines = {part: [row[part].get(name, math.nan) for row in rows] for part in ("train", "val")}
         if name != "loss" and all(
-            row[part].get(name) == row[part]["loss"] for row in rows for part in ("train", "val")
+            row[part].get(name) == row[part].get("loss") for row in rows for part in ("train", "val")
         ):
             continue  # a loss of one term is drawn once
         figures.append(_curve(SCORES.get(name, name), epochs, lines, kept))
     figures.append(_curve("learning rate", epochs, {"train": [row["lr"] for row in rows]}, kept))
-    legend = "Blue: training, orange: validation."
+    legend = "Blue: training, orange: validation." if any(row["val"] for row in rows) else "Blue: training."
     if kept is not None:
         legend += f" The dotted line marks epoch {kept}, whose weights were kept."
     return Section("Training", paragraph(legend) + panels(figures))

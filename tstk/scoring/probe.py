@@ -182,6 +182,7 @@ def _held(
         if options["val_data"] == "test":
             options["val_data"] = None
             say("the run was validated on its test part; here validation data are split off the training part")
+        options["val_fraction"] = options["val_fraction"] or None  # settings are chosen by series held out
     else:
         use, options = data, {"resize": table.get("resize")}
     options = {**options, "data_root": data_root or table["data_root"], "label": label or options.get("label")}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tstk.callbacks import called
+from tstk.data.find import VAL_FRACTION
 from tstk.draws import Draws
 from tstk.errors import DataError, OptionError
 from tstk.nn.blocks import recomputing
@@ -98,8 +99,8 @@ def fit(
 ) -> Fitted:
     """Train a pipeline and leave it with its best weights by validation.
 
-    A classifier of fewer than 500 series for which neither epochs nor steps are given takes other defaults: 1500 steps
-    of 16 changed series, validated every 50, and the last weights (`tstk.training.few`).
+    A classifier of at most 500 series for which neither epochs nor steps are given takes other defaults: 1500 steps
+    of 16 changed series, and the last weights (`tstk.training.few`).
 
     Args:
         epochs: passes over the training data; none means enough for 1500 steps, between 10 and 100 passes
@@ -134,7 +135,7 @@ def fit(
         patience: epochs without improvement after which training stops; none never stops early
         select: whose weights are kept: score, the latest epoch whose accuracy on validation is within a standard
             error of the best (or the one with the lowest error of a forecast); loss, the lowest validation loss; last;
-            auto, last for a classifier of few series and score otherwise
+            auto, last for a classifier of few series and where nothing is held out, and score otherwise
         seed: of weights, batches, masks and dropout
         device: where to train; auto takes a GPU if there is one
         precision: of activations; weights stay float32
@@ -151,6 +152,13 @@ def fit(
     assert batch_size is not None
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training part is empty")
+    if not len(data.val):
+        for option, value in (("select", select != "last" and select), ("patience", patience), ("probe", probe)):
+            if value:
+                raise OptionError(
+                    f"--{option} {value}: {data.name} has no validation series to judge by; --val-fraction "
+                    f"{VAL_FRACTION} holds some out"
+                )
     if crop is not None and data.task == "forecasting":
         raise OptionError(f"--crop {crop}: {data.name} is cut into windows already; use --context and --horizon")
     if augment and data.task == "forecasting":
@@ -257,7 +265,9 @@ def fit(
             row["lr"] = max(group["lr"] for group in optimizer.param_groups)
             with averaged.in_place(), plainly():
                 with cast():
-                    row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
+                    row["val"] = {}
+                    if len(data.val):
+                        row["val"] = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
                     if probe and (epoch % probe == 0 or epoch == epochs):
                         row["val"]["probe"] = told_apart(pipeline, data.train, data.val)
                 for name, value in row["val"].items():

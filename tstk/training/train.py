@@ -20,7 +20,6 @@ from tstk.callbacks import called
 from tstk.checkpoint import check_plugins, launch, restore, save_config, save_weights, versions
 from tstk.config import Config
 from tstk.data.dataset import Dataset
-from tstk.data.load import load
 from tstk.errors import CheckpointError, DataError, OptionError, TrainingError
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
@@ -29,7 +28,7 @@ from tstk.scoring.evaluate import evaluate
 from tstk.scoring.naive import Baselines, baselines
 from tstk.training.devices import deterministic_algorithms, hardware
 from tstk.training.engine import Fitted, Watcher, fit
-from tstk.training.few import settle
+from tstk.training.few import read_data, settle
 from tstk.training.last import Last
 
 
@@ -47,8 +46,7 @@ def prepare(
         DataError: the data are not those that the run was started with
     """
     rehearse(config)
-    options = config.options("data")
-    data = load(config.values["data"]["use"], **options)
+    data = read_data(config)
     spec = data.spec
     if data.train.y is not None and spec.classes:
         spec = spec.but(counts=tuple(torch.bincount(data.train.y, minlength=spec.classes).tolist()))
