@@ -390,7 +390,10 @@ def head_spec(spec: Spec, encoded: Spec, channels: str, per_channel: bool) -> Sp
     if per_channel or not independent(spec, channels):
         return encoded
     return encoded.but(
-        channels=spec.channels, grid=(*encoded.grid, spec.channels), prefix=encoded.prefix * spec.channels
+        channels=spec.channels,
+        grid=(*encoded.grid, spec.channels),
+        prefix=encoded.prefix * spec.channels,
+        channel_axis=True,
     )
 
 

@@ -39,6 +39,7 @@ class Spec:
         causal: no token sees a later one
         prefix: placeless tokens that the encoder adds in front (CLS)
         aligned: the answer is read at the very tokens that were seen
+        channel_axis: the last axis of the grid is the channel, and the tokens of a channel follow each other
     """
 
     channels: int
@@ -58,6 +59,7 @@ class Spec:
     causal: bool = False
     prefix: int = 0
     aligned: bool = True
+    channel_axis: bool = False
 
     @property
     def tokens(self) -> int:

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+Pool = Literal["mean", "max", "statistics"]
+
 
 def mean(values: Tensor, where: Tensor | None = None) -> Tensor:
     """The mean of the elements that count, as a scalar; 0, still with a gradient path, if none does.
@@ -41,6 +43,20 @@ def process_sum(values: Tensor) -> Tensor:
     return total
 
 
+def pool_channels(values: Tensor, valid: Tensor, channels: int, how: Pool) -> Tensor:
+    """One vector per row: that of each channel's tokens, side by side, [B, channels * D]; twice as wide by statistics.
+
+    Args:
+        values: [B, channels * N, D], the tokens of a channel following each other
+        valid: [B, channels * N] bool
+        channels: 1 where tokens are of all channels
+        how: `mean`, `max`, or `statistics`, mean and standard deviation
+    """
+    apart = [t.unflatten(1, (channels, -1)).flatten(0, 1) for t in (values, valid)]
+    pooled = statistics(*apart) if how == "statistics" else pool(*apart, how)
+    return pooled.unflatten(0, (-1, channels)).flatten(1)
+
+
 def statistics(values: Tensor, valid: Tensor) -> Tensor:
     """Mean and standard deviation over the valid tokens of each row, side by side, [B, 2 D]; 0 for a row without any.
 
@@ -49,7 +65,7 @@ def statistics(values: Tensor, valid: Tensor) -> Tensor:
         valid: [B, N] bool
     """
     middle = pool(values, valid, "mean")
-    spread = pool((values - middle[:, None]).square(), valid, "mean").sqrt()
+    spread = pool((values - middle[:, None]).square(), valid, "mean").clamp(min=1e-12).sqrt()  # no gradient at 0
     return torch.cat([middle, spread], 1)
 
 

@@ -24,7 +24,7 @@ class Histogram(Head):
     def __init__(self, spec: Spec, *, shares: bool = False, dropout: float = 0.0) -> None:
         super().__init__(spec)
         self.shares, self.vocab = shares, spec.vocab or 0
-        self.lanes = spec.grid[-1] if len(spec.grid) > 1 else 1
+        self.lanes = spec.grid[-1] if spec.channel_axis else 1
         self.dropout = nn.Dropout(dropout)
         self.classify = nn.Linear(self.lanes * self.vocab, spec.classes or 0)
 

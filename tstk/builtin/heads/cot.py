@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tstk.errors import OptionError
 from tstk.nn.attention import Attention, key_mask
 from tstk.nn.blocks import MLP
+from tstk.nn.positions import POSITION_STD
 from tstk.records import Spec, Tokens
 from tstk.slots import Head
 
@@ -22,7 +23,8 @@ class CoT(Head):
     """The latent reasoning head of CWT-MAE ("chain of thought"): a few learned tokens attend to the encoded
     series, then to each other, pass a feed-forward layer, and their mean is classified.
 
-    Post-norm, one pass, every matrix Xavier-uniform.
+    Post-norm, one pass, every matrix Xavier-uniform. With `--channels independent` each channel has a learned vector
+    that is added to its tokens, as positions are in encoders; else no token would say which channel it is of.
 
     Args:
         tokens: number of reasoning tokens
@@ -38,6 +40,7 @@ class CoT(Head):
             raise OptionError(f"head.tokens={tokens}: expected at least 1")
         dim = spec.dim or 0
         self.thoughts = nn.Parameter(torch.randn(tokens, dim) * 0.02)
+        self.channels = nn.Parameter(torch.randn(spec.grid[-1], 1, dim) * POSITION_STD) if spec.channel_axis else None
         self.ask = Attention(dim, heads, dropout=dropout)
         self.confer = Attention(dim, heads, dropout=dropout)
         self.think = MLP(dim, 4 * dim, dropout)
@@ -52,7 +55,13 @@ class CoT(Head):
         """What each reasoning token attends to at first, [B, reasoning tokens, N], means over the heads; a row sums to
         1."""
         x = self.thoughts.expand(tokens.values.shape[0], -1, -1)
-        return self.ask.shares(x, tokens.values, mask=key_mask(tokens.valid)).mean(1)
+        return self.ask.shares(x, self._told(tokens), mask=key_mask(tokens.valid)).mean(1)
+
+    def _told(self, tokens: Tokens) -> Tensor:
+        """Tokens that say which channel they are of, [B, N, D]."""
+        if self.channels is None:
+            return tokens.values
+        return (tokens.values.unflatten(1, (len(self.channels), -1)) + self.channels).flatten(1, 2)
 
     def section(self, known: Known) -> Section | None:
         """Some series, and what the reasoning tokens look at in them."""
@@ -63,7 +72,7 @@ class CoT(Head):
     def forward(self, tokens: Tokens) -> Tensor:
         """Logits [B, classes]."""
         x = self.thoughts.expand(tokens.values.shape[0], -1, -1)
-        x = self.norms[0](x + self.ask(x, tokens.values, mask=key_mask(tokens.valid)))
+        x = self.norms[0](x + self.ask(x, self._told(tokens), mask=key_mask(tokens.valid)))
         x = self.norms[1](x + self.confer(x))
         x = self.norms[2](x + self.think(x))
         return self.classify(x.mean(1))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.errors import NeedsError
-from tstk.nn.reduce import pool
+from tstk.nn.reduce import pool_channels
 from tstk.records import Spec, Tokens
 from tstk.slots import Head
 
@@ -17,8 +17,11 @@ from tstk.slots import Head
 class Linear(Head):
     """One linear layer over pooled tokens: the probe and the plain classifier.
 
+    With `--channels independent` the tokens of each channel are pooled alone, and channels stand side by side.
+
     Args:
-        pool: mean or max of valid tokens; cls, the encoder's CLS token; flatten, all tokens side by side
+        pool: mean or max of valid tokens; statistics, their mean and deviation; cls, the encoder's CLS token; flatten,
+            all tokens side by side
         dropout: on the pooled vector
         standardise: bring each of its numbers to mean 0 and deviation 1 first, as in a batch while training and as on
             average afterwards; for frozen features, whose sizes mean nothing
@@ -30,7 +33,7 @@ class Linear(Head):
         self,
         spec: Spec,
         *,
-        pool: Literal["mean", "max", "cls", "flatten"] = "mean",
+        pool: Literal["mean", "max", "statistics", "cls", "flatten"] = "mean",
         dropout: float = 0.0,
         standardise: bool = False,
     ) -> None:
@@ -41,8 +44,9 @@ class Linear(Head):
                 "--encoder.cls, or use --head.pool mean"
             )
         self.pool = pool
-        dim = spec.dim or 0
-        width = dim * spec.tokens if pool == "flatten" else dim
+        self.channels = spec.grid[-1] if spec.channel_axis else 1
+        vectors = {"flatten": spec.tokens, "statistics": 2 * self.channels}.get(pool, self.channels)
+        width = (spec.dim or 0) * vectors
         self.scale = nn.BatchNorm1d(width, affine=False) if standardise else None
         self.dropout = nn.Dropout(dropout)
         self.classify = nn.Linear(width, spec.classes or 0)
@@ -51,11 +55,11 @@ class Linear(Head):
         """Logits [B, classes]."""
         if self.pool == "cls":
             assert tokens.prefix is not None
-            pooled = tokens.prefix.mean(1)
+            pooled = tokens.prefix.unflatten(1, (self.channels, -1)).mean(2).flatten(1)
         elif self.pool == "flatten":
             pooled = laid_out(tokens, self.spec.tokens).flatten(1)
         else:
-            pooled = pool(tokens.values, tokens.valid, self.pool)
+            pooled = pool_channels(tokens.values, tokens.valid, self.channels, self.pool)
         if self.scale is not None:
             # statistics move here, not in after_step: a head is not run twice; and one series alone has no deviation
             known = self.scale.running_mean, self.scale.running_var

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tstk.nn.reduce import pool
+from tstk.nn.reduce import pool_channels
 from tstk.records import Spec, Tokens
 from tstk.slots import Head
 
 
 class ResidualMLP(Head):
     """Mean of the tokens through a residual MLP (CWT-MAE's plain head).
+
+    With `--channels independent` each channel has a mean of its own, and they stand side by side.
 
     Args:
         hidden: width inside
@@ -22,7 +24,8 @@ class ResidualMLP(Head):
 
     def __init__(self, spec: Spec, *, hidden: int = 512, depth: int = 2, dropout: float = 0.1) -> None:
         super().__init__(spec)
-        dim = spec.dim or 0
+        self.channels = spec.grid[-1] if spec.channel_axis else 1
+        dim = (spec.dim or 0) * self.channels
         self.enter = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout))
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -39,7 +42,7 @@ class ResidualMLP(Head):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Logits [B, classes]."""
-        x = self.enter(pool(tokens.values, tokens.valid, "mean"))
+        x = self.enter(pool_channels(tokens.values, tokens.valid, self.channels, "mean"))
         for block in self.blocks:
             x = x + block(x)
         return self.classify(x)
