@@ -100,6 +100,7 @@ class Fitted(Options):
             pipeline, self.notes_ = launch(config, spec)
             pipeline.mean.copy_(mean[:, None])
             pipeline.std.copy_(std[:, None])
+            self.notes_ += [part.start(pipeline, train) for name, part in pipeline.slots() if name not in config.mounts]
             fitted = fit(pipeline, data, None, **options)
         self.history_, self.pipeline_ = fitted.history, pipeline.cpu().eval()
 

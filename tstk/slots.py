@@ -20,6 +20,7 @@ from tstk.records import Flow, Series, Spec, Tokens
 from tstk.registry import registry
 
 if TYPE_CHECKING:
+    from tstk.data.parts import Part
     from tstk.draws import Draws
     from tstk.pipeline import Pipeline
     from tstk.report.known import Known
@@ -85,6 +86,15 @@ class Slot(nn.Module):
     def warm_start(self) -> None:
         """Read weights from outside (a pretrained folder). Called once after a pipeline is built anew, after
         every initialisation; never when a run is loaded."""
+
+    def start(self, pipeline: Pipeline, train: Part) -> str:
+        """Set initial weights by the training series. Called once before the first step, after those of the slots
+        before it; never for weights of another run.
+
+        Returns:
+            a line for the user; empty if nothing was done
+        """
+        return ""
 
     def freezes(self) -> tuple[str, ...]:
         """Sub-paths of this slot (modules or parameters) that its own options keep from learning."""

@@ -104,6 +104,13 @@ def tstk_entries() -> Iterator[Entry]:
     yield Entry("loss", "next-code", f"{_HERE}.losses.next_code:NextCode", "Cross-entropy of the following code")
 
     yield Entry(
+        "config",
+        "finetune",
+        "tstk:configs/finetune.toml",
+        "Fine-tune a pretrained encoder gently, from a logistic regression of its features",
+        paper="Kumar et al. 2022, arXiv:2202.10054",
+    )
+    yield Entry(
         "recipe",
         "pretrain-small",
         "tstk:recipes/pretrain-small.toml",

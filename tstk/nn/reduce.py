@@ -53,7 +53,7 @@ def pool_channels(values: Tensor, valid: Tensor, channels: int, how: Pool) -> Te
         how: `mean`, `max`, or `statistics`, mean and standard deviation
     """
     apart = [t.unflatten(1, (channels, -1)).flatten(0, 1) for t in (values, valid)]
-    pooled = statistics(*apart) if how == "statistics" else pool(*apart, how)
+    pooled = statistics(apart[0], apart[1]) if how == "statistics" else pool(apart[0], apart[1], how)
     return pooled.unflatten(0, (-1, channels)).flatten(1)
 
 

@@ -159,39 +159,57 @@ def _flatten(data: LabelledArrays) -> tuple[Tensor, Tensor | None]:
 # ------------------------------------------------------------------ logistic regression
 
 
-class SummaryLogistic:
-    """Multinomial logistic regression on `summary_features`, standardised by the training part.
+class Logistic:
+    """Multinomial logistic regression on features that are standardised by the training part.
 
     C is chosen among `STRENGTHS` by cross-validation over the training part: five folds, class by class in the order of
     the series, or by group where series have one; with more than `MANY_SERIES` series only the first fold is held out.
     Of equally accurate values the strongest penalty is taken.
     """
 
-    def fit(self, train: LabelledArrays) -> SummaryLogistic:
-        """Standardise the features, choose C, and fit."""
-        features = summary_features(train)
+    def fit(self, features: Tensor, y: Tensor, groups: list[str] | None = None) -> Logistic:
+        """Standardise the features, choose C, and fit.
+
+        Args:
+            features: [N, F] float64, NaN where unknown
+            y: [N] class index
+            groups: N names of what is not to be torn apart by folds
+        """
         known = ~features.isnan()
         count = known.sum(0).clamp(min=1)
         self.mean = features.nansum(0) / count
         self.std = ((features - self.mean).square().nansum(0) / count).sqrt()
         self.std[self.std <= 1e-7 * self.mean.abs()] = 1.0
         x = self._standardise(features)
-        folds = _folds(train.y, train.groups)[: 1 if len(x) > MANY_SERIES else None]
+        folds = _folds(y, groups)[: 1 if len(x) > MANY_SERIES else None]
         right = torch.zeros(len(STRENGTHS))
         for held_out in folds:
-            path = logistic_path(x[~held_out], train.y[~held_out], STRENGTHS, tolerance=1e-3)
-            right += torch.stack([(model.predict(x[held_out]) == train.y[held_out]).sum() for model in path])
+            path = logistic_path(x[~held_out], y[~held_out], STRENGTHS, tolerance=1e-3)
+            right += torch.stack([(model.predict(x[held_out]) == y[held_out]).sum() for model in path])
         self.C = STRENGTHS[int(right.argmax())] if folds else 1.0
-        (self.model,) = logistic_path(x, train.y, (self.C,))
+        (self.model,) = logistic_path(x, y, (self.C,))
         return self
 
-    def predict(self, test: LabelledArrays) -> Tensor:
-        """[N] class index."""
-        return self.model.predict(self._standardise(summary_features(test)))
+    def predict(self, features: Tensor) -> Tensor:
+        """[N] class index for [N, F] features."""
+        return self.model.predict(self._standardise(features))
 
     def _standardise(self, features: Tensor) -> Tensor:
         """[N, F] of mean 0 and deviation 1; what is unknown is at the mean."""
         return ((features - self.mean) / self.std).nan_to_num(0.0)
+
+
+class SummaryLogistic:
+    """`Logistic` on `summary_features`."""
+
+    def fit(self, train: LabelledArrays) -> SummaryLogistic:
+        """Choose C, and fit."""
+        self.logistic = Logistic().fit(summary_features(train), train.y, train.groups)
+        return self
+
+    def predict(self, test: LabelledArrays) -> Tensor:
+        """[N] class index."""
+        return self.logistic.predict(summary_features(test))
 
 
 def summary_features(data: LabelledArrays) -> Tensor:

@@ -56,6 +56,8 @@ def prepare(
         raise DataError(f"{data.name} has changed since this run was started: {changed}")
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
+    if unfinished is None:
+        notes += [part.start(pipeline, data.train) for name, part in pipeline.slots() if name not in config.mounts]
     for line in (*config.notes, *data.notes, *notes, settle(config.options("train"), pipeline, data)[1]):
         if line:
             say(line)

@@ -1,0 +1,59 @@
+"""A linear head that starts from a logistic regression of the encoder's features."""
+
+import pytest
+import torch
+
+from tstk.config import chosen, resolve
+from tstk.nn.reduce import statistics
+from tstk.scoring.simple_classifiers import Logistic
+from tstk.training.train import prepare, train
+
+OPTIONS = {
+    "tokenizer": "patch",
+    "tokenizer__dim": 16,
+    "encoder": "transformer",
+    "encoder__dim": 16,
+    "encoder__depth": 1,
+    "encoder__heads": 2,
+    "head": "linear",
+    "head__pool": "statistics",
+    "head__start": "logistic",
+    "device": "cpu",
+}
+
+
+def config(npz, **more):
+    return resolve(("test", chosen({**OPTIONS, "data": npz, **more})))
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_it_answers_as_the_regression_does_before_the_first_step(npz, standardise):
+    notes = []
+    pipeline, data = prepare(config(npz, head__standardise=standardise), notes.append)
+    pipeline.eval()
+    with torch.no_grad():
+        encoded = pipeline.encode(data.train.batch(torch.arange(len(data.train))))
+        features = statistics(encoded.values, encoded.valid).double()
+    fitted = Logistic().fit(features, data.train.y)
+    test = data.test.batch(torch.arange(len(data.test)))
+    with torch.no_grad():
+        encoded = pipeline.encode(test)
+        wanted = fitted.model.logits(fitted._standardise(statistics(encoded.values, encoded.valid).double()))
+    torch.testing.assert_close(pipeline.predict(test).double(), wanted, rtol=1e-3, atol=1e-3)
+    assert any(f"logistic regression of {len(data.train)} series' features (C = {fitted.C:g})" in n for n in notes)
+
+
+def test_a_class_without_training_series_is_not_answered(npz):
+    held, data = prepare(config(npz))
+    data.train = data.train.take((data.train.y > 0).nonzero().flatten())
+    held.head.start(held, data.train)
+    assert (held.predict(data.test.batch(torch.arange(len(data.test)))).argmax(1) > 0).all()
+
+
+def test_a_head_that_a_run_has_trained_is_not_fitted_again(npz, tmp_path):
+    train(config(npz, steps=2, lr=0.1), tmp_path / "run")
+    notes = []
+    pipeline, _ = prepare(config(npz, from_=str(tmp_path / "run")), notes.append)
+    assert not any("logistic regression" in note for note in notes)
+    fresh, _ = prepare(config(npz))
+    assert not torch.equal(pipeline.head.classify.weight, fresh.head.classify.weight)
