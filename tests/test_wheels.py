@@ -114,6 +114,6 @@ def test_the_pretrained_encoder_is_in_the_wheel_and_needs_no_network(python, tmp
     words = ("probe", "pretrained/small", "--data", "har-demo", "--pool", "statistics", "--setting", "0.1", "--json")
     found = json.loads(run(python, "-c", OFFLINE, *words, OMP_NUM_THREADS="1"))
     assert found["results"][0]["accuracy"] > 0.7
-    words = ("train", "--from", "pretrained/small", "--head", "cot", "--data", "har-demo", "--steps", "1")
+    words = ("train", "--config", "finetune", "--from", "pretrained/small", "--data", "har-demo", "--steps", "1")
     run(python, "-c", OFFLINE, *words, "--device", "cpu", "--out", tmp_path / "tuned", OMP_NUM_THREADS="1")
     assert (tmp_path / "tuned" / "model.safetensors").is_file()
