@@ -70,6 +70,11 @@ def test_a_classifier_of_few_series_learns_from_all_of_them(npz):
     assert any("all 24 training series are learnt from, none validates" in line for line in data.notes)
 
 
+def test_a_share_of_the_labels_is_a_share_of_all_series(npz):
+    _, _, data = ready({"use": npz, "labels": 0.5}, head="cot")
+    assert [len(data.train), len(data.val)] == [12, 0]
+
+
 @pytest.mark.parametrize(
     "judged",
     [

@@ -41,6 +41,8 @@ def stratified(y: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
 
 def few(y: Ints, share: float, least: int, rng: np.random.Generator) -> Ints:
     """Rows with this share of each class, at least `least` of it where there are as many; in ascending order."""
+    if not len(y):
+        return np.zeros(0, np.int64)
     members = [rng.permutation(np.flatnonzero(y == c)) for c in np.unique(y)]
     return np.sort(np.concatenate([rows[: max(round(share * len(rows)), least)] for rows in members]))
 
