@@ -11,7 +11,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,11 +21,13 @@ from tstk.checkpoint import check_plugins, launch, restore, save_config, save_we
 from tstk.config import Config
 from tstk.data.dataset import Dataset
 from tstk.data.load import load
+from tstk.data.parts import Windows
 from tstk.errors import CheckpointError, DataError, OptionError, TrainingError
 from tstk.pipeline import Pipeline
 from tstk.records import Spec
 from tstk.rundir import RESULT, WEIGHTS, DiskFull, alone, is_unfinished, read_config, write_json
 from tstk.scoring.evaluate import evaluate
+from tstk.scoring.linear_map import fit_linear_map, why_too_large
 from tstk.scoring.naive import Baselines, baselines
 from tstk.training.devices import deterministic_algorithms, hardware
 from tstk.training.engine import Fitted, Watcher, fit
@@ -58,10 +60,36 @@ def prepare(
         raise DataError(f"{data.name} has changed since this run was started: {changed}")
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
+    if pipeline.linear_map is not None and unfinished is None:
+        notes.append(_fit_linear_map(pipeline, data, config.options("pipeline")["linear_map"]))
     for line in (*config.notes, *data.notes, *notes, settle(config.options("train"), pipeline, data)[1]):
         if line:
             say(line)
     return pipeline, data
+
+
+def _fit_linear_map(pipeline: Pipeline, data: Dataset, maps: Literal["auto", "shared", "per-channel"]) -> str:
+    """Solve for the linear map that a pipeline starts from.
+
+    Args:
+        maps: see `tstk.scoring.linear_map.fit_linear_map`
+
+    Returns:
+        what was chosen, for the user
+
+    Raises:
+        OptionError: it would take too long, or has no validation part to be chosen by
+    """
+    assert isinstance(data.train, Windows)
+    assert isinstance(data.val, Windows)
+    reason = why_too_large(data.spec, maps)
+    if data.val is data.test:
+        reason = "it is chosen by the validation part, which is the test part here"
+    if reason:
+        raise OptionError(f"--linear-map {maps}: {reason}; use --linear-map none")
+    fit = fit_linear_map(data.train, data.val, data.std[:, None], maps)
+    pipeline.linear_map = fit.forecaster
+    return f"forecasts start from a linear map ({fit.choice})"
 
 
 def train(
