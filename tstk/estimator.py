@@ -24,6 +24,7 @@ from tstk.errors import OptionError
 from tstk.records import Series, Spec
 from tstk.scoring.evaluate import in_order
 from tstk.training.engine import fit
+from tstk.training.train import start_from_linear_map
 
 Array = NDArray[Any]
 BATCH = 256
@@ -99,6 +100,9 @@ class Fitted(Options):
             pipeline, self.notes_ = launch(config, spec)
             pipeline.mean.copy_(mean[:, None])
             pipeline.std.copy_(std[:, None])
+            if pipeline.linear_map is not None:
+                maps = config.options("pipeline")["linear_map"]
+                self.notes_.append(start_from_linear_map(pipeline, data, maps))
             fitted = fit(pipeline, data, None, **options)
         self.history_, self.pipeline_ = fitted.history, pipeline.cpu().eval()
 

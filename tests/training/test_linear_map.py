@@ -79,10 +79,9 @@ def test_training_that_does_not_improve_on_the_map_leaves_the_map(gaps, tmp_path
 def test_training_that_improves_on_the_map_is_kept(tmp_path):
     rng = np.random.default_rng(0)
     signs = rng.choice([-1.0, 1.0], (800, 2))
+    # the last is left out, so that validation windows begin where triples do
     rows = np.stack([signs[:, 0], signs[:, 1], signs[:, 0] * signs[:, 1]], 1)  # two of each, then their product
-    lines = [
-        f"{1900 + i // 28}-01-{i % 28 + 1:02},{value}" for i, value in enumerate(rows.ravel()[:-1])
-    ]  # so that validation windows begin as training windows do
+    lines = [f"{1900 + i // 28}-01-{i % 28 + 1:02},{value}" for i, value in enumerate(rows.ravel()[:-1])]
     (tmp_path / "products.csv").write_text("\n".join(["date,a", *lines]))
     chosen = config(
         str(tmp_path / "products.csv"),
@@ -178,3 +177,13 @@ def test_a_map_that_cannot_be_chosen_or_would_take_too_long_is_refused(gaps, mon
 def test_python_builds_it_fitted(gaps):
     built = tstk.build(config(gaps))
     assert built.linear_map.matrix.any()
+
+
+def test_an_estimator_starts_from_the_map():
+    from tstk.sklearn import SeriesForecaster
+
+    table = np.sin(np.arange(200)[:, None] / [2, 5])
+    chosen = {"head": "forecast", "encoder": "identity", "linear_map": "auto", "lr": 10.0, "average": 0.0, "steps": 3}
+    model = SeriesForecaster(context=24, horizon=8, **chosen).fit(table[:-8])
+    assert any("linear map" in note for note in model.notes_)
+    np.testing.assert_allclose(model.forecast(), table[-8:], atol=0.05)

@@ -61,15 +61,15 @@ def prepare(
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
     if pipeline.linear_map is not None and unfinished is None:
-        notes.append(_fit_linear_map(pipeline, data, config.options("pipeline")["linear_map"]))
+        notes.append(start_from_linear_map(pipeline, data, config.options("pipeline")["linear_map"]))
     for line in (*config.notes, *data.notes, *notes, settle(config.options("train"), pipeline, data)[1]):
         if line:
             say(line)
     return pipeline, data
 
 
-def _fit_linear_map(pipeline: Pipeline, data: Dataset, maps: Literal["auto", "shared", "per-channel"]) -> str:
-    """Solve for the linear map that a pipeline starts from.
+def start_from_linear_map(pipeline: Pipeline, data: Dataset, maps: Literal["auto", "shared", "per-channel"]) -> str:
+    """Fit the linear map that the forecasts of a pipeline start from.
 
     Args:
         maps: see `tstk.scoring.linear_map.fit_linear_map`
