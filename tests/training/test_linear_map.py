@@ -11,6 +11,8 @@ import tstk
 from tstk.checkpoint import load as load_run
 from tstk.config import resolve
 from tstk.errors import NeedsError, OptionError, TstkError
+from tstk.export import export
+from tstk.records import Series
 from tstk.registry import registry
 from tstk.scoring import linear_map
 from tstk.scoring.linear_map import fit_linear_map
@@ -187,3 +189,20 @@ def test_an_estimator_starts_from_the_map():
     model = SeriesForecaster(context=24, horizon=8, **chosen).fit(table[:-8])
     assert any("linear map" in note for note in model.notes_)
     np.testing.assert_allclose(model.forecast(), table[-8:], atol=0.05)
+
+
+def test_a_context_that_is_short_is_forecast_as_the_map_does(gaps):
+    pipeline, data = prepare(config(gaps))
+    series = data.test.batch(torch.arange(3))
+    missing = series.mask & (torch.arange(24) >= 10)
+    whole = series.but(x=series.x * missing, observed=missing)
+    short = series.but(x=series.x[..., 10:], observed=series.mask[..., 10:])
+    close(pipeline.eval().predict(short), pipeline.linear_map(whole))
+
+
+@pytest.mark.slow
+def test_a_pipeline_with_a_map_leaves_as_a_graph(gaps):
+    pipeline, data = prepare(config(gaps))
+    torch.nn.init.normal_(pipeline.head.project.weight)
+    x = data.test.batch(torch.arange(3)).x
+    close(export(pipeline.eval()).module()(x), pipeline.predict(Series(x)))
