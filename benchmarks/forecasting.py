@@ -129,6 +129,11 @@ def run(task: Task, file: dict[str, Any], out: Path) -> dict[str, Any]:
     (cell,) = json.loads(printed.getvalue())["cells"]
     keys = ("seconds", "fit_seconds", "predict_seconds", "notes", "error")
     facts = {key: cell[key] for key in keys if cell.get(key) not in (None, [], "")}
+    if (result := folder / method / data / f"seed-{seed}" / "result.json").is_file():
+        kept = json.loads(result.read_text(encoding="utf-8"))
+        facts |= {"val_mse": round(kept["val"]["mse"], 6), "epoch": kept["selected"]["epoch"]}
+        if not facts["epoch"]:
+            facts["notes"] = [*facts.get("notes", []), "validation kept the linear map alone"]
     scores = {name: round(cell.get("scores", {})[name], 6) for name in ("mse", "mae") if cell.get("scores")}
     return {**task._asdict(), **facts, "scores": scores}
 

@@ -32,7 +32,7 @@ def test_a_row_has_means_over_seeds_beside_what_was_published_and_the_least_erro
 def test_only_methods_that_draw_are_run_with_every_seed_and_each_has_flags_for_each_data_set():
     found = list(tasks(FILE, (3, 4), list(FILE["methods"])))
     assert {t.seed for t in found if t.method == "linear"} == {3}
-    assert {t.seed for t in found if t.method == "patch-transformer"} == {3, 4}
+    assert {t.seed for t in found if t.method == "linear+transformer"} == {3, 4}
     assert len({(t.data, t.context, t.horizon) for t in found}) == 20
 
 
@@ -93,8 +93,19 @@ def test_the_same_command_continues_and_the_record_has_every_cell(small, monkeyp
     )
     assert linear["scores"]["mse"] < 0.1 < last["scores"]["mse"]
     assert net["scores"]["mse"] > 0
+    assert (net["epoch"], net["val_mse"] > 0, "notes" in net) == (1, True, False)
     assert "relative to the" in linear["notes"][0]
     assert Path("out/forecasting.md").read_text().count("| waves | 24 |") == 2
+
+
+def test_a_cell_says_that_training_did_not_improve_on_the_linear_map(small):
+    text = Path("small.toml").read_text()
+    Path("small.toml").write_text(text.replace("--steps 1", "--steps 1 --lr 10 --average 0 --linear-map auto"))
+    assert small("--horizons", "4", "--methods", "linear,net") == 0
+    linear, net = json.loads(Path("out/forecasting.json").read_text())["cells"]
+    assert net["scores"] == pytest.approx(linear["scores"], abs=1e-5)
+    assert net["epoch"] == 0
+    assert "- net, waves, 24 to 4: validation kept the linear map alone" in Path("out/forecasting.md").read_text()
 
 
 def test_a_cell_that_fails_is_told_and_the_rest_is_run(small):

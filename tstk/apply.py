@@ -24,11 +24,11 @@ from tstk.data.load import load as load_data
 from tstk.data.load import load_part
 from tstk.data.parts import Labelled, Part
 from tstk.errors import DataError, OptionError, TstkError
+from tstk.nn.linear_map import last_value
 from tstk.pipeline import Pipeline
 from tstk.rundir import read_config
 from tstk.scoring.evaluate import evaluate, in_order
 from tstk.scoring.features import Features, Pool, vectors
-from tstk.scoring.linear_map import last_value
 from tstk.scoring.naive import Baselines, baselines, forecast_errors, majority
 from tstk.scoring.order import no_order, order
 from tstk.scoring.simple_classifiers import CLASSIFIERS

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tstk.config import Config
+from tstk.config import WIRING, Config
 from tstk.errors import DataError, NeedsError, OptionError, did_you_mean
 from tstk.outline import outline
 from tstk.pipeline import Pipeline, head_spec, inner_spec
@@ -60,6 +60,7 @@ def assemble(
     *,
     channels: Literal["auto", "mixed", "independent"] = "auto",
     instance_norm: bool | None = None,
+    linear_map: Literal["none", "auto", "shared", "per-channel"] = "none",
     freeze: tuple[str, ...] = (),
     from_: str | None = None,
 ) -> Pipeline:
@@ -70,6 +71,9 @@ def assemble(
             auto, independent when forecasting
         instance_norm: normalise each series by its own mean and deviation and undo it on the way out;
             none means on when forecasting
+        linear_map: forecast by a linear map of the context, solved for before training, plus what the head answers,
+            which starts at zero: shared by all channels, one per-channel, or auto, what validation chooses; weights
+            that do not improve on the map on validation are not kept
         freeze: slots, or parts of them such as encoder.stack, that keep their weights
         from: a run directory; mounts all of its trained parts that the new task keeps
     """
@@ -92,7 +96,8 @@ def assemble(
     if "head" in tables:
         kind = cast(type[Head], registry().load(registry().find("head", tables["head"]["use"])))
         head = cast(Head, create("head", tables["head"], head_spec(spec, encoder.out, channels, kind.per_channel)))
-    return Pipeline(spec, tokenizer, encoder, loss, decoder, head, channels=channels, instance_norm=instance_norm)
+    wiring: dict[str, Any] = {"channels": channels, "instance_norm": instance_norm, "linear_map": linear_map}
+    return Pipeline(spec, tokenizer, encoder, loss, decoder, head, **wiring)
 
 
 def stand_in(config: Config) -> Spec:
@@ -125,7 +130,7 @@ def rehearse(config: Config) -> None:
             pipeline = assemble(
                 config,
                 stand_in(config),
-                **{k: v for k, v in config.options("pipeline").items() if k in ("channels", "instance_norm")},
+                **{k: v for k, v in config.options("pipeline").items() if k in WIRING},
             )
     except DataError:
         return

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tstk.assemble import assemble, without_values
-from tstk.config import Config
+from tstk.config import WIRING, Config
 from tstk.distribution import distribution_of
 from tstk.errors import CheckpointError, NameUnknown, OptionError, TstkError
 from tstk.hooks import INTERFACE_VERSION
@@ -93,6 +93,8 @@ def save_config(
         hardware: where it is trained, as far as last digits depend on it
     """
     values: dict[str, Any] = {k: dict(v) for k, v in config.values.items()}
+    if pipeline.linear_map is not None and values["pipeline"]["linear_map"] == "auto":
+        values["pipeline"]["linear_map"] = "per-channel" if len(pipeline.linear_map.matrix) > 1 else "shared"
     for slot, part in pipeline.slots():
         values[slot] = {**values[slot], "use": registry().find(slot, values[slot]["use"]).qualified, **part.rebuild}
     write_json(
@@ -209,7 +211,7 @@ def restore(folder: str | Path) -> Pipeline:
 def _assembled(found: dict[str, Any], folder: str | Path, meta: bool = False) -> Pipeline:
     config = Config(found["config"])
     try:
-        wiring = {k: v for k, v in config.options("pipeline").items() if k in ("channels", "instance_norm")}
+        wiring = {k: v for k, v in config.options("pipeline").items() if k in WIRING}
         with without_values() if meta else torch.device("cpu"):
             return assemble(config, spec_of(found), **wiring)
     except TstkError as e:
@@ -263,6 +265,14 @@ def mount(part: Slot, slot: str, folder: str | Path) -> str:
     return f"{slot} from {folder}: {count:,} parameters"
 
 
+def _check_linear_map(run: str, linear_map: str) -> None:
+    """Refuse a trained head that adds to a linear map where there is none, or the other way round."""
+    trained = read_config(run)["config"]["pipeline"]["linear_map"]
+    if (trained == "none") != (linear_map == "none"):
+        adds = "forecasts alone" if trained == "none" else "adds to a linear map"
+        raise OptionError(f"--linear-map {linear_map}: the head of {run} {adds}; use --linear-map {trained}")
+
+
 def launch(config: Config, spec: Spec) -> tuple[Pipeline, list[str]]:
     """A pipeline ready to train: assembled, outside weights read, runs mounted, parts bound and frozen.
 
@@ -275,6 +285,8 @@ def launch(config: Config, spec: Spec) -> tuple[Pipeline, list[str]]:
     for name, part in pipeline.slots():
         run = config.mounts.get(name)
         if run is not None:
+            if name == "head":
+                _check_linear_map(run, options["linear_map"])
             try:
                 notes.append(mount(part, name, run))
                 continue

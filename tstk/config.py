@@ -22,6 +22,9 @@ from tstk.registry import SLOTS, Entry, registry, same
 SECTIONS = {"data": "tstk.data.load:load", "pipeline": "tstk.assemble:assemble", "train": "tstk.training.engine:fit"}
 """Tables that are not slots: the options of each are the keyword-only parameters of a function."""
 
+WIRING = ("channels", "instance_norm", "linear_map")
+"""Options of `pipeline` that say how its parts are connected, and so belong to a trained model."""
+
 Table = dict[str, Any]
 Layer = tuple[str, Mapping[str, Any]]
 """Where values come from (for messages and `--print-config`), and nested tables of values."""
@@ -220,7 +223,9 @@ def _inherited(run: str, stack: Sequence[tuple[str, dict[str, Table]]], config: 
     left = [f"{s} {t['use'].rpartition('/')[2]!r}" for s, t in old.items() if s in SLOTS and s not in config.mounts]
     if left:
         config.notes.append(f"of {run} the new task does not use: {', '.join(left)}")
-    kept["pipeline"] = {k: v for k, v in old.get("pipeline", {}).items() if k in ("channels", "instance_norm")}
+    kept["pipeline"] = {k: v for k, v in old.get("pipeline", {}).items() if k in WIRING}
+    if "head" not in config.mounts:
+        kept["pipeline"].pop("linear_map", None)  # what a head adds to; another head may not forecast
     if not any(t.get("data", {}).get("use") for _, t in stack):
         kept["data"] = dict(old.get("data", {}))
         if not same_task and kept["data"].get("train_data") == "test":  # series without labels; the next task has some

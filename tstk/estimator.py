@@ -25,6 +25,7 @@ from tstk.records import Series, Spec
 from tstk.scoring.evaluate import in_order
 from tstk.training.engine import fit
 from tstk.training.few import validation_share
+from tstk.training.start import start
 
 Array = NDArray[Any]
 BATCH = 256
@@ -100,7 +101,7 @@ class Fitted(Options):
             pipeline, self.notes_ = launch(config, spec)
             pipeline.mean.copy_(mean[:, None])
             pipeline.std.copy_(std[:, None])
-            self.notes_ += [part.start(pipeline, train) for name, part in pipeline.slots() if name not in config.mounts]
+            self.notes_ += start(pipeline, config, data)
             fitted = fit(pipeline, data, None, **options)
         self.history_, self.pipeline_ = fitted.history, pipeline.cpu().eval()
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from tstk.draws import Draws
 from tstk.errors import DataError, NeedsError, OptionError, did_you_mean
+from tstk.nn.linear_map import LinearMap
 from tstk.nn.reduce import pool, statistics
 from tstk.records import Flow, Series, Spec, Tokens
 from tstk.registry import SLOTS
@@ -32,6 +33,8 @@ class Pipeline(nn.Module):
             `auto`, independent when forecasting
         instance_norm: normalise each series by its own mean and deviation and undo it on the way out;
             none means on when forecasting
+        linear_map: forecasts are those of a linear map plus what the head answers, whose output starts at zero:
+            `shared` by all channels or one `per-channel`; `auto` builds one that is shared, for fitting to replace
     """
 
     mean: Tensor
@@ -48,6 +51,7 @@ class Pipeline(nn.Module):
         *,
         channels: Literal["auto", "mixed", "independent"] = "auto",
         instance_norm: bool | None = None,
+        linear_map: Literal["none", "auto", "shared", "per-channel"] = "none",
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -57,6 +61,16 @@ class Pipeline(nn.Module):
         self.continues = head is None and spec.horizon is not None
         self.register_buffer("mean", torch.zeros(spec.channels, 1))
         self.register_buffer("std", torch.ones(spec.channels, 1))
+        self.linear_map: LinearMap | None = None
+        if linear_map != "none":
+            if head is None or spec.horizon is None:
+                raise NeedsError(
+                    f"--linear-map {linear_map}: only a head that forecasts can start from a linear map; use --head "
+                    "forecast on a table with dates"
+                )
+            head.start_at_zero()
+            maps = spec.channels if linear_map == "per-channel" else 1
+            self.linear_map = LinearMap.of_last_value(maps, spec.length, spec.horizon)
         self.frozen: set[str] = set()
         if decoder is not None:
             if decoder.whole and not loss.series_answers:
@@ -292,7 +306,8 @@ class Pipeline(nn.Module):
         else:
             tokens = self.tokenizer(inner)
         hidden = torch.zeros_like(tokens.valid)
-        return Flow(inner, tokens, tokens, tokens, hidden, truth=scaled.y, mean=mean, scale=scale)
+        linear = None if self.linear_map is None else self.linear_map(scaled)
+        return Flow(inner, tokens, tokens, tokens, hidden, linear=linear, truth=scaled.y, mean=mean, scale=scale)
 
     def _reaching(self, series: Series) -> Series:
         """A context that is short starts late: it ends where the future begins, and what was before is missing."""
@@ -344,10 +359,13 @@ class Pipeline(nn.Module):
     # ---------------------------------------------------------------- the way out
 
     def _leave(self, values: Tensor, flow: Flow) -> Tensor:
-        """Inner series values [B*, C*, H] back to [B, C, H] in scaled units."""
+        """Inner series values [B*, C*, H] back to [B, C, H] in scaled units, added to what a linear map forecasts."""
         if self.independent:
             values = values.reshape(-1, self.spec.channels, values.shape[-1])
-        return values if flow.mean is None or flow.scale is None else values * flow.scale + flow.mean
+        if flow.scale is not None:
+            values = values * flow.scale
+        level = flow.mean if flow.linear is None else flow.linear
+        return values if level is None else values + level
 
     def _future(self, flow: Flow) -> Tensor:
         """The decoder's answers put back on the grid and inverted; the last `horizon` samples."""

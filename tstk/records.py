@@ -277,6 +277,7 @@ class Flow:
         encoded: the encoder's output
         decoded: [B, M, K] the decoder's answers at `asked`
         output: the head's answer, [B, classes] or [B, C, H]
+        linear: [B, C, H] the forecast of the linear map that `output` adds to, or None; in the same units
         futures: [S, B, C, H] the paths whose mean `output` is, if it was drawn; in its units
         truth: what `output` is compared with, in the same units; [B] or [B, C, H]
         mean: [B, C, 1] what instance normalisation subtracted, or None
@@ -294,6 +295,7 @@ class Flow:
     encoded: Tokens | None = None
     decoded: Tensor | None = None
     output: Tensor | None = None
+    linear: Tensor | None = None
     futures: Tensor | None = None
     truth: Tensor | None = None
     mean: Tensor | None = None

@@ -210,6 +210,10 @@ class Head(Slot):
         """[B, classes], [B, C, horizon] or [B, E]."""
         raise NotImplementedError
 
+    def start_at_zero(self) -> None:
+        """Set the last layer to zero, so that `forward` returns zeros: for forecasts that start from a linear map."""
+        raise NeedsError(f"{self.called()} cannot start from a linear map; use --head forecast, or --linear-map none")
+
 
 class Loss(Slot):
     """Poses the question (what may be seen, what is asked) and marks the answer."""

@@ -113,6 +113,15 @@ def test_a_forecaster_that_loses_to_a_baseline_says_so_wherever_it_is_used(tstk,
     assert "On its test part: This model loses to the baseline linear: mse 1e+09" in out[-1]
 
 
+def test_a_run_that_is_left_with_its_linear_map_says_so(tstk, csv, tmp_path):
+    data = ["--data", csv, "--context", 20, "--horizon", 5, "--tokenizer", "patch", "--tokenizer.dim", 8]
+    wild = ["--steps", 2, "--lr", 10, "--average", 0, "--warmup", 0, "--device", "cpu"]
+    done = tstk("train", *data, "--encoder", "identity", "--linear-map", "auto", *wild, "--out", tmp_path / "run")
+    assert "forecasts start from a linear map (" in done.stderr
+    assert "training did not improve on the linear map" in done.stdout
+    assert "loses to the baseline linear" not in done.stdout
+
+
 def test_a_map_that_test_would_choose_is_skipped(csv, tmp_path):
     from tstk.config import resolve
     from tstk.training.train import train

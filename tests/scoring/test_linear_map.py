@@ -71,7 +71,7 @@ def test_the_map_is_the_best_on_validation_of_all_ridge_regressions(seed):
     assert found.error == pytest.approx(best[0], rel=1e-6)
     assert f"relative to the {best[1]}," in found.choice
     assert found.choice.startswith("a map for each channel" if best[2] else "one map for all channels")
-    forecast = found(val.batch(torch.arange(len(val))))
+    forecast = found.forecaster(val.batch(torch.arange(len(val))))
     torch.testing.assert_close(forecast.transpose(0, 1).double(), torch.from_numpy(best[3]), rtol=1e-4, atol=1e-4)
 
 
@@ -85,7 +85,7 @@ def test_channels_that_follow_different_rules_get_maps_of_their_own():
 def test_a_map_follows_level_and_scale_of_the_context():
     table = torch.sin(torch.arange(200.0) / 4)[None] + 3
     train, val = parts(table, 150)
-    answer = fit_linear_map(train, val, torch.ones(1, 1))
+    answer = fit_linear_map(train, val, torch.ones(1, 1)).forecaster
     series = val.batch(torch.arange(len(val)))
     torch.testing.assert_close(answer(series), series.y, atol=1e-2, rtol=0)
     moved = series.but(x=series.x * 30 + 500)
@@ -96,7 +96,7 @@ def test_noise_is_forecast_by_its_mean():
     noise = torch.randn(1, 400, generator=torch.Generator().manual_seed(3))
     found = fit_linear_map(*parts(noise, 300), torch.ones(1, 1))
     assert "relative to the mean" in found.choice
-    assert found.matrix.abs().max() < 0.2
+    assert found.forecaster.matrix.abs().max() < 0.2
 
 
 def test_a_table_with_missing_samples_or_none_at_all_gets_finite_forecasts():
@@ -104,7 +104,7 @@ def test_a_table_with_missing_samples_or_none_at_all_gets_finite_forecasts():
     table[0, 0] = table[0, 50] = table[0, 120:123] = table[0, -1] = torch.nan
     table[1] = torch.nan
     train, val = parts(table, 150)
-    answer = fit_linear_map(train, val, torch.ones(2, 1))
+    answer = fit_linear_map(train, val, torch.ones(2, 1)).forecaster
     assert answer(train.batch(torch.arange(len(train)))).isfinite().all()
     whole = table[:1].clone()
     whole[0] = torch.sin(torch.arange(200.0) / 4)
@@ -117,7 +117,7 @@ def test_a_stride_of_the_training_windows_changes_nothing():
     train, val = parts(table, 100)
     sparse = Windows(train.table, CONTEXT, HORIZON, 5)
     std = torch.ones(2, 1)
-    assert torch.equal(fit_linear_map(sparse, val, std).matrix, fit_linear_map(train, val, std).matrix)
+    assert torch.equal(*(fit_linear_map(part, val, std).forecaster.matrix for part in (sparse, train)))
 
 
 def test_a_map_that_would_take_too_long_is_refused_with_the_reason(monkeypatch):

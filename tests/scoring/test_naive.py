@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tstk.data.parts import Windows
+from tstk.nn.linear_map import last_value
 from tstk.records import Series
-from tstk.scoring.linear_map import last_value
 from tstk.scoring.naive import last_season, majority, period
 
 

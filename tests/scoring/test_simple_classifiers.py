@@ -188,6 +188,7 @@ def test_a_model_that_a_baseline_beats_is_told_so():
         "This model loses to the baseline 1-NN: accuracy 0.8000 against 0.9000."
     ]
     assert len(beaten_by({"mse": 0.5}, {"linear": {"mse": 0.4}, "last value": {"mse": 0.6}})) == 1
+    assert not beaten_by({"mse": 0.4}, {"linear": {"mse": 0.4 - 1e-9}})
 
 
 def test_majority_is_that_of_the_training_part_alone():

@@ -183,6 +183,8 @@ def _report(result: dict[str, Any], out: Path) -> None:
         f"\n{result['parameters']:,} parameters, {result['trainable']:,} of them trained, in "
         f"{result['seconds']:g} s; weights of epoch {selected['epoch']} of {selected['of']}\n"
     )
+    if not selected["epoch"]:
+        click.echo("On validation, training did not improve on the linear map: the run forecasts with the map alone.\n")
     run = shlex.quote(str(out))
     click.echo(f"The run is {click.style(str(out), bold=True)}. Next:")
     if result["task"] == "pretraining":

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.draws import Draws
+from tstk.nn.linear_map import last_value
 from tstk.records import Flow, Series
 from tstk.report.known import MOST, Known
 from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, panel, panels, paragraph, table
 from tstk.scoring.evaluate import class_scores
-from tstk.scoring.linear_map import last_value
 from tstk.scoring.order import no_order, order
 
 if TYPE_CHECKING:

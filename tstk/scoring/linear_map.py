@@ -1,7 +1,7 @@
 """A linear map from context to future: the forecaster that a model has to beat.
 
-    forecaster = fit_linear_map(train, val, std)
-    forecaster(series)      # [B, C, H]
+    fit = fit_linear_map(train, val, std)
+    fit.forecaster(series)      # [B, C, H]
 
 Ridge regression over every window of the training part, solved in closed form (Zeng et al. 2023, arXiv:2205.13504,
 "NLinear", train such a map by gradient descent; Toner and Darlow 2024, arXiv:2403.14587, solve it). Inputs and targets
@@ -17,13 +17,15 @@ Symbols: C channels, T samples of context, H of the future, L = T + H, R ridges.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tstk.data.parts import Windows
-from tstk.records import Series, Spec
+from tstk.nn.linear_map import LinearMap
+from tstk.records import Spec
 
 MAX_SHARED = 10**8
 """Channels x (context + horizon)^2, above which the linear map is skipped."""
@@ -36,40 +38,40 @@ LEVELS = ("last value", "mean")
 """What a context is taken relative to."""
 
 
-def why_too_large(spec: Spec) -> str:
+def why_too_large(spec: Spec, maps: str = "auto") -> str:
     """Return the reason why the map would take too long; empty if it would not.
 
     Args:
         spec: of the data: channels, length of the context and horizon
+        maps: see `fit_linear_map`
     """
-    size = spec.channels * (spec.length + (spec.horizon or 0)) ** 2
-    return f"channels x (context + horizon)^2 is {size:.1e}, more than {MAX_SHARED:.0e}" if size > MAX_SHARED else ""
+    length = spec.length + (spec.horizon or 0)
+    shared, own = spec.channels * length**2, spec.channels * spec.length**2 * length
+    if shared > MAX_SHARED:
+        return f"channels x (context + horizon)^2 is {shared:.1e}, more than {MAX_SHARED:.0e}"
+    if maps == "per-channel" and own > MAX_OWN:
+        return f"channels x context^2 x (context + horizon) is {own:.1e}, more than {MAX_OWN:.0e}"
+    return ""
 
 
 @dataclass(frozen=True)
-class LinearMap:
-    """Forecasts of a context, linear in its samples.
+class LinearFit:
+    """A linear map and how it was chosen.
 
     Args:
-        matrix: [1 or C, T, H], for all channels or of each
-        weights: [T] of the samples whose weighted sum is the level
+        forecaster: the map
         choice: what the validation part chose, in words
         error: mean square error on the validation part, in the units of fitting
     """
 
-    matrix: Tensor
-    weights: Tensor
+    forecaster: LinearMap
     choice: str
     error: float
 
-    def __call__(self, series: Series) -> Tensor:
-        """[B, C, H] in the units of the series; a missing sample counts as the latest observed one."""
-        x = torch.where(series.mask, series.x, last_value(series))
-        level = (x * self.weights).sum(-1, keepdim=True)
-        return level + ((x - level).transpose(0, 1) @ self.matrix).transpose(0, 1)
 
-
-def fit_linear_map(train: Windows, val: Windows, std: Tensor) -> LinearMap:
+def fit_linear_map(
+    train: Windows, val: Windows, std: Tensor, maps: Literal["auto", "shared", "per-channel"] = "auto"
+) -> LinearFit:
     """Fit maps of both kinds at both levels and return the one with the least validation error.
 
     Every window of the training part's table counts, whatever its stride. Missing samples are interpolated.
@@ -78,6 +80,7 @@ def fit_linear_map(train: Windows, val: Windows, std: Tensor) -> LinearMap:
         train: windows to learn from
         val: windows to choose by, with the same context and horizon
         std: [C, 1] in whose units all channels weigh alike
+        maps: shared, one for all channels; per-channel, one for each; auto, what is better on the validation part
     """
     context, length = train.context, train.context + train.horizon
     channels = len(train.table)
@@ -90,25 +93,19 @@ def fit_linear_map(train: Windows, val: Windows, std: Tensor) -> LinearMap:
         for level in LEVELS:
             pair = torch.stack([_relative(gram, weights[level]) for gram in grams])
             sums[level] += pair
-            if channels > 1 and channels * context**2 * length <= MAX_OWN:
+            if maps != "shared" and channels > 1 and channels * context**2 * length <= MAX_OWN:
                 own[level].append(_fit(pair, context))
     counts = (val.table.shape[1] - length + 1) * train.horizon * channels
     found = []
     for level in LEVELS:
-        for fits in ([_fit(sums[level], context)], own[level]):
+        shared = [] if maps == "per-channel" and channels > 1 else [_fit(sums[level], context)]
+        for fits in (shared, own[level]):
             if fits:
                 matrix = torch.stack([fit.matrix for fit in fits]).float()
-                choice = _words(level, [fit.ridge for fit in fits])
                 error = sum(fit.error for fit in fits) / counts
-                found.append(LinearMap(matrix, weights[level][:context].float(), choice, error))
-    return min(found, key=lambda one: one.error)
-
-
-def last_value(series: Series) -> Tensor:
-    """[B, C, 1], each channel's latest sample that was observed; 0 if none was."""
-    steps = torch.arange(series.x.shape[-1])
-    last = torch.where(series.mask, steps, -1).amax(-1, keepdim=True)
-    return series.x.gather(-1, last.clamp(min=0)) * (last >= 0)
+                forecaster = LinearMap(matrix, weights[level].float())
+                found.append(LinearFit(forecaster, _words(level, [fit.ridge for fit in fits]), error))
+    return min(found, key=lambda fit: fit.error)
 
 
 def window_gram(table: Tensor, length: int) -> Tensor:

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.data.parts import Windows
+from tstk.nn.linear_map import last_value
 from tstk.records import Series
 from tstk.scoring import linear_map
 from tstk.scoring.evaluate import classified, in_order
-from tstk.scoring.linear_map import fit_linear_map, last_value
+from tstk.scoring.linear_map import fit_linear_map
 from tstk.scoring.measures import Measures
 from tstk.scoring.simple_classifiers import CLASSIFIERS, labelled_arrays, why_too_large
 
@@ -98,8 +99,8 @@ def forecast_baselines(data: Dataset, part: Part, mean: Tensor, std: Tensor, bat
     if reason:
         found.skipped["linear"] = reason
     else:
-        answers["linear"] = chosen = fit_linear_map(data.train, data.val, std)
-        found.details["linear"] = chosen.choice
+        fit = fit_linear_map(data.train, data.val, std)
+        answers["linear"], found.details["linear"] = fit.forecaster, fit.choice
     for name, answer in answers.items():
         found.scores[name] = forecast_errors(answer, part, mean, std, batch_size)
     return found

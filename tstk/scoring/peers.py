@@ -26,9 +26,10 @@ from tstk.data.load import load
 from tstk.data.parts import Windows
 from tstk.distribution import install_command
 from tstk.errors import DataError, NameUnknown, OptionError, did_you_mean
+from tstk.nn.linear_map import last_value
 from tstk.scoring.bench import Run
 from tstk.scoring.evaluate import classified, standard_error
-from tstk.scoring.linear_map import fit_linear_map, last_value
+from tstk.scoring.linear_map import fit_linear_map
 from tstk.scoring.naive import Answer, forecast_errors, last_season, period
 from tstk.scoring.simple_classifiers import (
     Classifier,
@@ -131,8 +132,8 @@ def _linear(data: Dataset) -> tuple[Answer, str]:
     assert isinstance(data.val, Windows)
     if data.val is data.test:
         raise DataError(f"{data.name}: {PREFIX}linear is chosen by the validation part, which is the test part here")
-    answer = fit_linear_map(data.train, data.val, data.std[:, None])
-    return answer, answer.choice
+    fit = fit_linear_map(data.train, data.val, data.std[:, None])
+    return fit.forecaster, fit.choice
 
 
 FORECASTERS: dict[str, Callable[[Dataset], tuple[Answer, str]]] = {

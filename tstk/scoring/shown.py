@@ -11,13 +11,18 @@ FURTHER = ("mase", "smape", "crps")
 
 
 def beaten_by(scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return a sentence for each baseline with a better accuracy, or a lower mean square error, than these scores."""
+    """Return a sentence for each baseline with a better accuracy, or a lower mean square error, than these scores.
+
+    Scores that look equal are: a run that is left with its linear map differs from the baseline by rounding alone.
+    """
     sentences = []
     for name, others in baselines.items():
         for score, sign in (("accuracy", 1), ("mse", -1)):
-            if score in scores and score in others and sign * others[score] > sign * scores[score]:
-                values = f"{number(scores[score])} against {number(others[score])}"
-                sentences.append(f"This model loses to the baseline {name}: {score} {values}.")
+            if score not in scores or score not in others:
+                continue
+            mine, other = number(scores[score]), number(others[score])
+            if sign * others[score] > sign * scores[score] and mine != other:
+                sentences.append(f"This model loses to the baseline {name}: {score} {mine} against {other}.")
     return sentences
 
 

@@ -188,11 +188,11 @@ class Judge:
 
     def numbers(self) -> dict[str, Any]:
         """What was decided so far, JSON-able; the weights are in `state`."""
-        return {"best": self.best.get("epoch"), "score": self.best_score, "slack": self.slack, "idle": self.idle}
+        return {"best": self.best, "score": self.best_score, "slack": self.slack, "idle": self.idle}
 
-    def take(self, numbers: dict[str, Any], state: dict[str, Tensor], history: list[dict[str, Any]]) -> None:
-        """Go on where `numbers` were told, with the rows of the epochs before."""
-        self.best = {} if numbers["best"] is None else history[numbers["best"] - 1]
+    def take(self, numbers: dict[str, Any], state: dict[str, Tensor]) -> None:
+        """Go on where `numbers` were told."""
+        self.best = dict(numbers["best"])
         self.best_score, self.slack, self.idle = numbers["score"], numbers["slack"], numbers["idle"]
         self.state = state
 

@@ -48,7 +48,7 @@ class Fitted:
 
     Args:
         history: a row per epoch
-        best: the row that was selected
+        best: the row that was selected; of epoch 0, a linear map that training did not improve on
         weights: those of that epoch, whole; the pipeline has them too
         seconds: wall time of the loop
         started: when the first optimizer step was done, `time.time()`
@@ -223,6 +223,10 @@ def fit(
         listening as asked,
     ):
         pause = Pauses(last, now, asked)
+        if pipeline.linear_map is not None and not now.step:  # before training it forecasts alone
+            with cast():
+                val = evaluate(pipeline, data.val, seed=seed, batch_size=max(batch_size, 256))
+            judge.improved({"epoch": 0, "val": val}, pipeline)
         while not now.done:
             epoch = now.epoch
             pipeline.train()

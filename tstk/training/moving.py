@@ -124,7 +124,7 @@ class Moving:
             put(mine, of["average"][name])
         self._take_moments(of["optimizer"], learning, place)
         self.averaged.steps = facts["average"]
-        self.judge.take(facts["judge"], of["best"], saved.history)
+        self.judge.take(facts["judge"], of["best"])
         if facts["ledger"] is not None:
             self.ledger.take(facts["epoch"], facts["ledger"])
         if self.scaler is not None and facts["scaler"] is not None:

@@ -30,6 +30,7 @@ from tstk.training.devices import deterministic_algorithms, hardware
 from tstk.training.engine import Fitted, Watcher, fit
 from tstk.training.few import read_data, settle
 from tstk.training.last import Last
+from tstk.training.start import start
 
 
 def prepare(
@@ -57,7 +58,7 @@ def prepare(
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
     if unfinished is None:
-        notes += [part.start(pipeline, data.train) for name, part in pipeline.slots() if name not in config.mounts]
+        notes += start(pipeline, config, data)
     for line in (*config.notes, *data.notes, *notes, settle(config.options("train"), pipeline, data)[1]):
         if line:
             say(line)

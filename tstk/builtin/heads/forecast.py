@@ -28,3 +28,8 @@ class Forecast(Head):
         """[B, C, horizon], in the units the tokenizer saw."""
         flat = laid_out(tokens, self.spec.tokens).flatten(1)
         return self.project(self.dropout(flat)).unflatten(1, (self.spec.channels, -1))
+
+    def start_at_zero(self) -> None:
+        """Set the matrix and its bias to zero."""
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
