@@ -4,10 +4,10 @@
     python -m benchmarks.few_labels --out DIR --halves      # training parts alone, to choose by
 
 Each method is pretrained on all training series of a set without their labels. Then, for each share of the labels, the
-pretrained parts and a linear head are fine-tuned, the same pipeline is trained from scratch with the same steps, changes
-of series and choice of weights, and a logistic regression (C = 1) is fitted on frozen features of trained and of
-untrained weights. All of them, and the baselines beside them, learn from the same labelled series, at least two of each
-class, drawn anew for each seed; nothing is chosen by a validation part, and the test part is scored once.
+pretrained parts and a linear head are fine-tuned, the same pipeline is trained from scratch with the same steps,
+changes of series and choice of weights, and a logistic regression (C = 1) is fitted on frozen features of trained and
+of untrained weights. All of them, and the baselines beside them, learn from the same labelled series, at least two of
+each class, drawn anew for each seed; nothing is chosen by a validation part, and the test part is scored once.
 
 Every training and every scoring is a cell of DIR/cells.jsonl that is never run again: the same command continues where
 it stopped, and further sets, methods and seeds join. All cells of a seed are run before the next seed. Data sets are
@@ -74,7 +74,7 @@ class Bench:
         """
         for seed in seeds:
             for name, data in sets.items():
-                yield self._cell(name, BASELINES, "", seed, lambda d=data, s=seed: self._baselines(d, s))
+                yield self._cell(name, BASELINES, BASELINES, seed, lambda d=data, s=seed: self._baselines(d, s))
                 for method in methods:
                     yield from self._method(name, data, method, seed)
 

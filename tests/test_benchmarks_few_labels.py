@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import few_labels
-from benchmarks.few_labels import METHODS, pairs, scores, tables
+from benchmarks.few_labels import METHODS, pairs, tables
 from tstk.config import resolve
 
 FILE = tomllib.loads(METHODS.read_text(encoding="utf-8"))
@@ -48,6 +48,7 @@ def test_gains_are_differences_of_equal_sets_and_seeds():
     assert lines[3].startswith("| m | trained features over untrained | +0.300 ± nan (1-0-0)")
 
 
+@pytest.mark.slow
 def test_every_method_of_the_file_has_parts_that_exist():
     for method in FILE["methods"].values():
         for stage in ("pretrain", "finetune", "scratch"):
@@ -83,6 +84,7 @@ def small(tmp_path, monkeypatch):
     return go
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_and_everything_learns_from_the_same_series(small, monkeypatch):
     train, begun = few_labels._trained, []
 
@@ -112,6 +114,7 @@ def test_the_same_command_continues_and_everything_learns_from_the_same_series(s
     assert not Path("out/run").exists()
 
 
+@pytest.mark.slow
 def test_methods_and_seeds_join_and_one_that_is_said_otherwise_is_refused(small):
     first = small("--methods", "other")
     cells = small("--methods", "other", "--seeds", "0,1")
@@ -123,6 +126,7 @@ def test_methods_and_seeds_join_and_one_that_is_said_otherwise_is_refused(small)
         small("--methods", "other")
 
 
+@pytest.mark.slow
 def test_halves_are_made_of_the_training_part_alone(small):
     cells = small("--methods", "other", "--halves")
     assert cells[0]["series"] == {"0.1": 4, "1.0": 12}
