@@ -321,7 +321,7 @@ def pairs(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Run what is missing, writing the tables after each data set."""
+    """Run what is missing, writing the tables and the record after each cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="of the cells and the pretrained runs")
     parser.add_argument("--sets", metavar="NAME,...", help="instead of those of the file")
@@ -342,23 +342,23 @@ def main() -> None:
     bench = Bench(file, args.out)
     names = args.sets.split(",") if args.sets else file["data"]
     sets = {name: halves(name, args.out) if args.halves else name for name in names}
-    book = args.out / "cells.jsonl"
+    places = (str(args.out), args.data_root, args.record)
+    words = ["DIR" if word in places else word for word in sys.argv[1:]]  # where it ran is nobody's business
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=METHODS.parent)
+    head = {
+        "commit": asked.stdout.strip(),
+        "command": shlex.join(["python", "-m", "benchmarks.few_labels", *words]),
+        "machine": f"{os.cpu_count()} CPU cores, one thread per run",
+        **{name: file[name] for name in ("pretrain", "labels", "methods")},
+    }
     for _ in bench.cells(sets, [int(seed) for seed in args.seeds.split(",")], methods):
-        cells = [json.loads(line) for line in book.read_text(encoding="utf-8").splitlines()]
+        lines = (args.out / "cells.jsonl").read_text(encoding="utf-8").splitlines()
+        cells = [json.loads(line) for line in lines]
         text = tables(cells, file["shares"]) + "\n" + pairs(cells, file["shares"])
         (args.out / "few_labels.md").write_text(text, encoding="utf-8")
+        if args.record:
+            Path(args.record).write_text(compact({**head, "cells": cells}), encoding="utf-8")
     print((args.out / "few_labels.md").read_text(encoding="utf-8"))
-    if args.record:
-        places = (str(args.out), args.data_root, args.record)
-        words = ["DIR" if word in places else word for word in sys.argv[1:]]  # where it ran is nobody's business
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=METHODS.parent)
-        head = {
-            "commit": asked.stdout.strip(),
-            "command": shlex.join(["python", "-m", "benchmarks.few_labels", *words]),
-            "machine": f"{os.cpu_count()} CPU cores, one thread per run",
-            **{name: file[name] for name in ("pretrain", "labels", "methods")},
-        }
-        Path(args.record).write_text(compact({**head, "cells": cells}), encoding="utf-8")
 
 
 if __name__ == "__main__":
