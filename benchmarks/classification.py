@@ -115,11 +115,11 @@ def main() -> None:
     print(text)
     if args.record:
         command = " ".join(["python -m benchmarks.classification", *sys.argv[1:]])
-        Path(args.record).write_text(_compact(record(bench, command)), encoding="utf-8")
+        Path(args.record).write_text(compact(record(bench, command)), encoding="utf-8")
     sys.exit(status or 0)
 
 
-def _compact(record: dict[str, Any]) -> str:
+def compact(record: dict[str, Any]) -> str:
     """JSON with a line per run."""
     cells = ",\n".join(json.dumps(cell) for cell in record["cells"])
     rest = json.dumps({k: v for k, v in record.items() if k != "cells"}, indent=1)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.classification import _compact, record, tables
+from benchmarks.classification import compact, record, tables
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_the_most_accurate_method_stands_first_and_its_losses_to_the_nearest_nei
 
 
 def test_a_record_is_json_with_a_line_per_run(bench):
-    text = _compact(record(bench, "python -m benchmarks.classification"))
+    text = compact(record(bench, "python -m benchmarks.classification"))
     kept = json.loads(text)
     assert [cell["scores"] for cell in kept["cells"]] == [
         {"accuracy": 0.6},

@@ -1,0 +1,365 @@
+"""Does pretraining pay: fine-tuned, from scratch and frozen, with few labels and with all.
+
+    python -m benchmarks.few_labels --out DIR --seeds 0,1,2
+    python -m benchmarks.few_labels --out DIR --halves      # training parts alone, to choose by
+
+Each method is pretrained on all training series of a set without their labels. Then, for each share of the labels, the
+pretrained parts and a linear head are fine-tuned, the same pipeline is trained from scratch with the same steps,
+changes of series and choice of weights, and a logistic regression (C = 1) is fitted on frozen features of trained and
+of untrained weights. All of them, and the baselines beside them, learn from the same labelled series, at least two of
+each class, drawn anew for each seed; nothing is chosen by a validation part, and the test part is scored once.
+
+Every training and every scoring is a cell of DIR/cells.jsonl that is never run again: the same command continues where
+it stopped, and further sets, methods and seeds join. All cells of a seed are run before the next seed. Data sets are
+found as by `tstk train`: under --data-root or TSTK_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+import numpy as np
+
+from benchmarks.classification import compact
+from benchmarks.order import cell
+
+METHODS = Path(__file__).with_name("few_labels.toml")
+BASELINES = "baselines"
+FROZEN, UNTRAINED = "frozen", "untrained, frozen"
+
+
+class Bench:
+    """The cells of a file of methods, kept in a folder.
+
+    Args:
+        file: as few_labels.toml
+        out: folder of the cells and of the pretrained runs
+    """
+
+    def __init__(self, file: dict[str, Any], out: Path) -> None:
+        self.file, self.out = file, out
+        out.mkdir(parents=True, exist_ok=True)
+        self._unchanged()
+
+    def _unchanged(self) -> None:
+        """Keep how methods were said; refuse one that is said otherwise than when its cells were run."""
+        path = self.out / "methods.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        said = {f"methods.{name}": method for name, method in self.file["methods"].items()}
+        said |= {name: self.file[name] for name in ("pretrain", "labels", "shares")}
+        if changed := [name for name in said if before.get(name, said[name]) != said[name]]:
+            sys.exit(f"{self.out} has cells for which {', '.join(changed)} was another; choose another --out")
+        path.write_text(json.dumps(before | said, indent=1), encoding="utf-8")
+
+    def cells(self, sets: Mapping[str, str], seeds: Sequence[int], methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Every cell, run now unless it was before.
+
+        Args:
+            sets: name -> what `--data` would be
+            seeds: of weights, batches and the choice of labels
+            methods: names
+        """
+        for seed in seeds:
+            for name, data in sets.items():
+                yield self._cell(name, BASELINES, BASELINES, seed, lambda d=data, s=seed: self._baselines(d, s))
+                for method in methods:
+                    yield from self._method(name, data, method, seed)
+
+    def _method(self, name: str, data: str, method: str, seed: int) -> Iterator[dict[str, Any]]:
+        steps = self.file["methods"][method]
+        run = Path(steps["run"]) if "run" in steps else self.out / "pretrained" / name / method / f"seed-{seed}"
+        if "pretrain" in steps:
+            yield self._cell(name, method, "pretrain", seed, lambda: self._pretrain(steps, data, seed, run))
+        if "pretrain" in steps or "run" in steps:
+            yield self._cell(name, method, "probe", seed, lambda: self._probe(steps, data, seed, run))
+        for share in self.file["shares"]:
+            for kind in [kind for kind in ("finetune", "scratch") if kind in steps or "finetune" in steps]:
+                yield self._cell(
+                    name,
+                    method,
+                    f"{kind} {share:g}",
+                    seed,
+                    lambda k=kind, s=share: self._train(steps, k, data, seed, s, run),
+                )
+
+    def _cell(self, data: str, method: str, kind: str, seed: int, measure: Any) -> dict[str, Any]:
+        return cell(self.out / "cells.jsonl", {"seed": seed, "data": data, "method": method, "cell": kind}, measure)
+
+    # ---------------------------------------------------------------- what a cell measures
+
+    def _pretrain(self, steps: dict[str, Any], data: str, seed: int, run: Path) -> dict[str, Any]:
+        tables = {"data": {"use": data}, "train": {"seed": seed}}
+        result = _trained(run, *_layers(steps["pretrain"]), ("pretrain", self.file["pretrain"]), ("cell", tables))
+        return {"parameters": result["parameters"], "loss": round(result["val"]["loss"], 4)}
+
+    def _train(self, steps: dict[str, Any], kind: str, data: str, seed: int, share: float, run: Path) -> dict[str, Any]:
+        """Fine-tune what a run has learnt, or train its parts from scratch."""
+        from tstk.rundir import read_config
+
+        own = _layers(steps[kind] if kind in steps else steps["finetune"])
+        start: dict[str, Any] = {}
+        if kind == "finetune":
+            start = {"pipeline": {"from": str(run)}}
+        elif "pretrain" in steps:
+            given = read_config(run)["given"]
+            wiring = {key: given["pipeline"][key] for key in ("channels", "instance_norm")}
+            start = {"tokenizer": given["tokenizer"], "encoder": given["encoder"], "pipeline": wiring}
+            start["data"] = {"resize": given["data"]["resize"]}
+        tables = {"data": {"use": data, "labels": share, "split_seed": seed}, "train": {"seed": seed}}
+        folder = self.out / "run"
+        result = _trained(folder, ("start", start), *own, ("labels", self.file["labels"]), ("cell", tables))
+        shutil.rmtree(folder)
+        return {"accuracy": round(result["test"]["accuracy"], 4)}
+
+    def _probe(self, steps: dict[str, Any], data: str, seed: int, run: Path) -> dict[str, Any]:
+        """Accuracy by share of the labels, of trained and of untrained weights."""
+        import torch
+
+        from tstk.assemble import assemble
+        from tstk.checkpoint import load
+        from tstk.config import Config
+        from tstk.rundir import read_config
+        from tstk.scoring.features import vectors
+
+        trained, facts = load(run), read_config(run)
+        torch.manual_seed(seed)
+        wiring = {"channels": "independent" if trained.independent else "mixed", "instance_norm": trained.instance_norm}
+        untrained = assemble(Config(facts["config"]), trained.spec, **wiring)
+        untrained.bind()
+        found = {}
+        resize = facts["config"]["data"].get("resize")
+        for weights, pipeline in ((FROZEN, trained), (UNTRAINED, untrained)):
+            test, accuracies = None, []
+            for share in self.file["shares"]:
+                held = self._read(data, share, seed, resize)
+                if pipeline.independent:
+                    pipeline.take(held.mean, held.std)
+                else:
+                    pipeline.mean.copy_(held.mean[:, None])
+                    pipeline.std.copy_(held.std[:, None])
+                vector = vectors(pipeline.eval(), steps.get("features", "pooled"), steps.get("pool", "mean"))
+                test = test or _features(vector, held.test)
+                accuracies.append(_logistic(*_features(vector, held.train), *test))
+            found[weights] = dict(zip(map(str, self.file["shares"]), accuracies, strict=True))
+        return found
+
+    def _baselines(self, data: str, seed: int) -> dict[str, Any]:
+        """Accuracy of the baselines by share of the labels, and how many series have one."""
+        from tstk.scoring.naive import classification_baselines
+
+        found: dict[str, dict[str, float]] = {}
+        for share in self.file["shares"]:
+            held = self._read(data, share, seed)
+            found.setdefault("series", {})[str(share)] = len(held.train)
+            for name, scores in classification_baselines([held.train], held.test, held.spec).scores.items():
+                found.setdefault(name, {})[str(share)] = round(scores["accuracy"], 4)
+        return found
+
+    def _read(self, data: str, share: float, seed: int, resize: int | None = None) -> Any:
+        from tstk.data.load import load
+
+        return load(data, labels=share, split_seed=seed, val_data="test", resize=resize)
+
+
+def _layers(tables: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The config that tables name, and the tables over it."""
+    from tstk.config import find_config, read_toml
+
+    own = ("method", {key: value for key, value in tables.items() if key != "config"})
+    return [(name, read_toml(find_config(name))), own] if (name := tables.get("config")) else [own]
+
+
+def _trained(folder: Path, *layers: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    from tstk.config import resolve
+    from tstk.training.train import train
+
+    shutil.rmtree(folder, ignore_errors=True)  # what was interrupted
+    return train(resolve(*layers), folder, command="python -m benchmarks.few_labels")
+
+
+def _features(vector: Any, part: Any) -> tuple[Any, Any]:
+    """[N, W] of a part, and its classes [N]."""
+    import torch
+
+    from tstk.scoring.evaluate import in_order
+
+    with torch.no_grad():
+        rows = torch.cat([vector(series) for series in in_order(part, 256, "cpu")])
+    return rows.double().numpy(), part.y.numpy()
+
+
+def _logistic(x: Any, y: Any, x_test: Any, y_test: Any) -> float:
+    """Test accuracy of a logistic regression of standardised features."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x, y)
+    return round(float(model.score(x_test, y_test)), 4)
+
+
+def halves(name: str, out: Path) -> str:
+    """Write the training part of a set as a set of its own: half of each class to learn from, the rest to be scored."""
+    from tstk.data.load import load
+    from tstk.data.splits import stratified
+
+    path = out / f"{Path(name).stem}-halves.npz"
+    if not path.is_file():
+        part: Any = load(name, val_data="test").train
+        parts = dict(zip(("train", "test"), stratified(part.y.numpy(), 0.5, 0), strict=True))
+        arrays = {f"X_{kind}": part.x[rows].numpy() for kind, rows in parts.items()}
+        np.savez_compressed(path, **arrays, **{f"y_{kind}": part.y[rows].numpy() for kind, rows in parts.items()})
+    return str(path)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def scores(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, float], dict[int, float]]:
+    """(row, data set, share) -> accuracy by seed; rows are (method, what was learnt) as in the tables."""
+    found: dict[tuple[str, str, float], dict[int, float]] = {}
+
+    def put(row: str, c: dict[str, Any], share: str, value: float) -> None:
+        found.setdefault((row, c["data"], float(share)), {})[c["seed"]] = value
+
+    for c in cells:
+        kind, _, share = c["cell"].partition(" ")
+        if share:
+            put(f"{c['method']} | {kind}", c, share, c["accuracy"])
+        for name in (FROZEN, UNTRAINED) if kind == "probe" else ():
+            for one, value in c[name].items():
+                put(f"{c['method']} | {name}", c, one, value)
+        if c["method"] == BASELINES:
+            for name in ("1-NN", "logistic"):
+                for one, value in c.get(name, {}).items():
+                    put(f"{name} | ", c, one, value)
+    return found
+
+
+def tables(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
+    """Markdown: means over seeds, then over the data sets that no row misses; below it a table per share."""
+    found = scores(cells)
+    rows = list(dict.fromkeys(row for row, _, _ in found))
+    sets = list(dict.fromkeys(c["data"] for c in cells))
+    whole = [d for d in sets if all((row, d, s) in found for row in rows for s in shares)]
+    means = {key: fmean(by_seed.values()) for key, by_seed in found.items()}
+    seeds = {d: sorted({c["seed"] for c in cells if c["data"] == d}) for d in sets}
+    count = {(c["data"], float(s)): n for c in cells for s, n in c.get("series", {}).items()}
+
+    def line(row: str, values: Sequence[float | None], best: Sequence[float]) -> str:
+        shown = [
+            "-" if v is None else (f"**{v:.3f}**" if round(v, 3) == round(b, 3) else f"{v:.3f}")
+            for v, b in zip(values, best, strict=True)
+        ]
+        return f"| {row} | {' | '.join(shown)} |"
+
+    lines = [f"Means over {', '.join(whole)}; seeds {', '.join(map(str, seeds[whole[0]])) if whole else 'none'}.", ""]
+    lines += [
+        "| method | learns | " + " | ".join(f"{s:.0%}" for s in shares) + " |",
+        "|---|---" + "|---:" * len(shares) + "|",
+    ]
+    overall = {row: [fmean(means[row, d, s] for d in whole) for s in shares] for row in rows} if whole else {}
+    best = [max((v[i] for v in overall.values()), default=0.0) for i in range(len(shares))]
+    lines += [line(row, values, best) for row, values in overall.items()]
+    for share in shares:
+        lines += ["", f"{share:.0%} of the labels, at least two of each class:", ""]
+        lines += [
+            "| method | learns | " + " | ".join(f"{d} ({count.get((d, share), 0)})" for d in sets) + " |",
+            "|---|---" + "|---:" * len(sets) + "|",
+        ]
+        best = [max((means[r, d, share] for r in rows if (r, d, share) in means), default=0.0) for d in sets]
+        lines += [line(row, [means.get((row, d, share)) for d in sets], best) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def pairs(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
+    """Markdown: by how much fine-tuning beats training from scratch, and frozen features beat untrained ones.
+
+    The mean difference over pairs of equal set and seed, twice its standard error over the sets, and won-lost-drawn of
+    the sets' means.
+    """
+    found = scores(cells)
+    methods = list(dict.fromkeys(c["method"] for c in cells if c["cell"] == "pretrain" or FROZEN in c))
+    lines = [
+        "| method | gain of | " + " | ".join(f"{s:.0%}" for s in shares) + " |",
+        "|---|---" + "|---:" * len(shares) + "|",
+    ]
+    for method in methods:
+        for ours, theirs, title in (
+            ("finetune", "scratch", "fine-tuning over scratch"),
+            (FROZEN, UNTRAINED, "trained features over untrained"),
+        ):
+            row = []
+            for share in shares:
+                gains = []
+                for (name, data, s), mine in found.items():
+                    other = found.get((f"{method} | {theirs}", data, s), {})
+                    if name == f"{method} | {ours}" and s == share and (both := mine.keys() & other.keys()):
+                        gains.append(fmean(mine[seed] - other[seed] for seed in both))
+                if gains:
+                    error = 2 * float(np.std(gains, ddof=1)) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+                    counts = [sum(round(g, 4) > 0 for g in gains), sum(round(g, 4) < 0 for g in gains)]
+                    row.append(
+                        f"{fmean(gains):+.3f} ± {error:.3f} ({counts[0]}-{counts[1]}-{len(gains) - sum(counts)})"
+                    )
+            if row:
+                lines.append(f"| {method} | {title} | {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is missing, writing the tables and the record after each cell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="of the cells and the pretrained runs")
+    parser.add_argument("--sets", metavar="NAME,...", help="instead of those of the file")
+    parser.add_argument("--methods", metavar="NAME,...", help="methods of the file, if not all")
+    parser.add_argument("--seeds", default="0", metavar="int,...")
+    parser.add_argument("--file", default=METHODS, metavar="FILE", help="few_labels.toml if not given")
+    parser.add_argument("--halves", action="store_true", help="learn from half of each training part, score the rest")
+    parser.add_argument("--data-root", metavar="DIR", help="folder with data sets to be found by name")
+    parser.add_argument("--record", metavar="FILE", help="write all cells as compact JSON")
+    args = parser.parse_args()
+
+    file = tomllib.loads(Path(args.file).read_text(encoding="utf-8"))
+    methods = args.methods.split(",") if args.methods else list(file["methods"])
+    if unknown := [name for name in methods if name not in file["methods"]]:
+        parser.error(f"--methods {','.join(unknown)}: {args.file} has {', '.join(file['methods'])}")
+    if args.data_root:
+        os.environ["TSTK_DATA"] = args.data_root
+    bench = Bench(file, args.out)
+    names = args.sets.split(",") if args.sets else file["data"]
+    sets = {name: halves(name, args.out) if args.halves else name for name in names}
+    places = (str(args.out), args.data_root, args.record)
+    words = ["DIR" if word in places else word for word in sys.argv[1:]]  # where it ran is nobody's business
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=METHODS.parent)
+    head = {
+        "commit": asked.stdout.strip(),
+        "command": shlex.join(["python", "-m", "benchmarks.few_labels", *words]),
+        "machine": f"{os.cpu_count()} CPU cores, one thread per run",
+        **{name: file[name] for name in ("pretrain", "labels", "methods")},
+    }
+    for _ in bench.cells(sets, [int(seed) for seed in args.seeds.split(",")], methods):
+        lines = (args.out / "cells.jsonl").read_text(encoding="utf-8").splitlines()
+        cells = [json.loads(line) for line in lines]
+        text = tables(cells, file["shares"]) + "\n" + pairs(cells, file["shares"])
+        (args.out / "few_labels.md").write_text(text, encoding="utf-8")
+        if args.record:
+            Path(args.record).write_text(compact({**head, "cells": cells}), encoding="utf-8")
+    print((args.out / "few_labels.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
