@@ -3,7 +3,7 @@
     python -m benchmarks.order shuffle --out DIR [--record FILE]
     python -m benchmarks.order choose --out DIR [--record FILE]
 
-`shuffle` trains each encoder with each head with default options and scores the test part as it is and with the tokens
+`shuffle` trains each encoder with each head on patches of samples and scores the test part as it is and with the tokens
 of each series shuffled in time: with position tables that start with deviation 0.02, and as the encoders start them.
 `choose` compares initial positions on a third of the training part that is held out, and never looks at a test score.
 Both continue where they stopped. Data sets are found as by `tstk train`: under TSTK_DATA.
@@ -29,6 +29,8 @@ ENCODERS = {"transformer": True, "bert": True, "hf": True, "timemae": False, "ma
 """Encoders, and whether their initial positions are an option: those of TimeMAE and Mamba-2 never were 0.02."""
 HEADS = ("linear", "cot", "residual-mlp")
 SHUFFLED = ("GunPoint", "ItalyPowerDemand", "UWaveGestureLibrary")
+PATCHES = {"tokenizer": "patch", "epochs": 100, "batch_size": 64, "augment": ("off",), "select": "score"}
+"""What a classifier was when positions were chosen: tokens know nothing of the samples beside their own."""
 OLD = {"encoder__position_std": 0.02}
 
 CHOSEN_ON = (
@@ -70,6 +72,7 @@ def shuffle_cells(out: Path) -> Iterator[dict[str, Any]]:
                     "head": head,
                     "data": data,
                     "seed": 0,
+                    **PATCHES,
                     **(OLD if start == "0.02" else {}),
                 }
                 fresh = tstk.build(**choices, **MACHINE)
