@@ -53,6 +53,7 @@ def test_the_page_of_mixes_has_every_component_and_no_failure(generate):
     assert len([c for c in found if c[5] == "✓"]) > 100
 
 
+@pytest.mark.slow
 def test_mixes_drawn_from_the_page_do_what_it_says(generate):
     from tstk.testing.mixes import attempt
 

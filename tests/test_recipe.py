@@ -48,6 +48,7 @@ def test_stages_run_in_order_and_mount_each_other(recipe, tmp_path):
     assert config["mounts"] == {s: str(tmp_path / "out" / "first") for s in ("tokenizer", "encoder")}
 
 
+@pytest.mark.slow
 def test_a_stage_with_a_result_is_not_run_again_and_one_without_goes_on(recipe, tmp_path):
     shared = ("flag", {"train": {"steps": 1}})
     run_recipe(recipe, tmp_path / "out", trained, choices=shared)

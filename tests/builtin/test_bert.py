@@ -69,6 +69,7 @@ def test_bert_equals_the_library_with_padding_and_shuffled_slots(folder, theirs)
     assert not got[~valid].any()
 
 
+@pytest.mark.slow
 def test_gradients_equal_those_of_the_library(small):
     folder, theirs = small
     tokens = tokens_of(dim=16)

@@ -104,6 +104,7 @@ def test_a_dry_run_with_a_fault_exits_with_2(refused, npz, small, monkeypatch):
     assert refused("train", "--data", npz, *small, "--dry-run").splitlines()[1] == "Error: encoder.b is odd"
 
 
+@pytest.mark.slow
 def test_finding_a_rate_draws_a_curve_and_writes_nothing(tstk, npz, small, tmp_path):
     drawn = tstk("train", "--data", npz, *small, "--find-lr")
     assert drawn.exit_code == 0, drawn.output

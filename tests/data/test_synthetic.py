@@ -104,6 +104,7 @@ def test_facts_of_generated_series_are_told():
     assert facts["parts"]["train"]["missing"] == 0
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_series_in_another_process():
     code = (
         "import torch; torch.set_num_threads(1); from tstk.data import load;"

@@ -383,6 +383,7 @@ def test_two_processes_average_as_one_does(ranks):
     torch.testing.assert_close(ranks[0]["average", "logs"], logs)
 
 
+@pytest.mark.slow
 def test_penalties_of_two_processes_are_those_of_one(ranks):
     book = made(**TERM)
     z, valid = share(0, None)

@@ -161,6 +161,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 def test_runs_are_scored_by_their_head_or_by_a_probe_and_what_had_not_begun_starts_again(tmp_path):
     methods = {
         "head": Method("head", by_config({**TINY, "head": "linear"})),
@@ -180,6 +181,7 @@ def test_runs_are_scored_by_their_head_or_by_a_probe_and_what_had_not_begun_star
     assert set(by["probe"].facts["scores"]) == {"accuracy", "f1_macro"}
 
 
+@pytest.mark.slow
 def test_half_a_run_goes_on_where_it_was_and_not_under_other_options(tmp_path):
     choices = {**TINY, "steps": 6, "head": "linear"}
     half = tmp_path / "out" / "head" / "har-demo" / "seed-0"

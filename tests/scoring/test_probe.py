@@ -72,6 +72,7 @@ def test_a_share_learns_from_that_many_labels_of_each_class(pretrained, monkeypa
     assert (fitted[-1] == 3).all()  # two to fit and one to choose by
 
 
+@pytest.mark.slow
 def test_seeds_draw_other_labels_and_the_same_seed_the_same(pretrained):
     first = row(probe(pretrained, labels=(0.1,), seeds=(0, 1, 2)), share=0.1)
     again = row(probe(pretrained, labels=(0.1,), seeds=(0, 1, 2)), share=0.1)
@@ -120,6 +121,7 @@ def test_a_setting_that_cannot_be_is_refused(pretrained, classifier, setting):
         probe(pretrained, classifier=classifier, setting=setting)
 
 
+@pytest.mark.slow
 def test_baselines_learn_from_the_labels_that_the_features_are_probed_with(pretrained):
     full, part = probe(pretrained, labels=(1.0, 0.1), seeds=(0, 1))["results"]
     data = load_data("har-demo")
@@ -137,6 +139,7 @@ def test_a_probe_that_loses_to_a_baseline_says_so_in_its_last_lines(pretrained):
     assert lines[-1].startswith("With 24 labels: This model loses to the baseline")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_validated_on_test_is_not_probed_with_it(tmp_path):
     data = {"use": "har-demo", "val_data": "test"}
     said = []
@@ -146,6 +149,7 @@ def test_a_run_that_was_validated_on_test_is_not_probed_with_it(tmp_path):
     assert "split off the training part" in said[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_learnt_from_the_test_part_is_probed_with_labels_of_the_training_part(tmp_path):
     data = {"use": "har-demo", "train_data": "test"}
     said = []
@@ -219,6 +223,7 @@ def test_impossible_shares_and_seeds_are_refused(pretrained, labels, seeds):
         probe(pretrained, labels=labels, seeds=seeds)
 
 
+@pytest.mark.slow
 def test_a_run_trained_with_these_labels_is_probed_with_a_warning(run, pretrained, npz, tmp_path):
     said = []
     probe(run, say=said.append)
@@ -288,6 +293,7 @@ def test_one_setting_of_adam_is_torchs_own(monkeypatch):
     np.testing.assert_array_equal(linear(inputs).argmax(1).numpy(), guess[:, 0])
 
 
+@pytest.mark.slow
 def test_settings_chosen_by_the_test_part_are_announced_and_no_worse(pretrained):
     said = []
     honest = row(probe(pretrained, classifier="svm"))["accuracy"]

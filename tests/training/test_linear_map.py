@@ -78,6 +78,7 @@ def test_training_that_does_not_improve_on_the_map_leaves_the_map(gaps, tmp_path
     assert result["test"]["mse"] == pytest.approx(result["baselines"]["linear"]["mse"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_training_that_improves_on_the_map_is_kept(tmp_path):
     rng = np.random.default_rng(0)
     signs = rng.choice([-1.0, 1.0], (800, 2))
