@@ -12,6 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tstk.errors import OptionError
 from tstk.sklearn import SeriesClassifier, SeriesForecaster, TokenEncoder
+from tstk.training.engine import Fitted
 
 TINY = {
     "tokenizer__dim": 8,
@@ -79,6 +80,17 @@ def test_unequal_lengths_and_missing_values_are_learnt_and_companions_do_not_mat
     for row, one in zip(padded, later, strict=True):
         row[:, : one.shape[1]] = one
     np.testing.assert_allclose(model.predict_proba(padded), alone, atol=1e-5)
+
+
+def test_a_classifier_of_few_series_learns_from_all_unless_told_otherwise(monkeypatch):
+    seen = []
+    monkeypatch.setattr("tstk.estimator.fit", lambda pipeline, data, *_, **__: seen.append(data) or Fitted())
+    X, y = waves([20] * 12)
+    SeriesClassifier().fit(X, y)
+    SeriesClassifier(val_fraction=0.25).fit(X, y)
+    SeriesClassifier(epochs=1).fit(X, y)
+    assert [len(data.train) for data in seen[:2]] == [12, 8]
+    assert len(seen[2].val) > 0
 
 
 def test_an_estimator_is_what_the_command_line_trains(tmp_path):

@@ -295,6 +295,7 @@ def launch(config: Config, spec: Spec) -> tuple[Pipeline, list[str]]:
                 if run != options["from"]:
                     raise
                 notes.append(f"{e}, so it starts afresh")
+                del config.mounts[name]
         part.warm_start()
     pipeline.bind()
     for path in options["freeze"]:

@@ -1,5 +1,6 @@
 """A linear head that starts from a logistic regression of the encoder's features."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,3 +58,14 @@ def test_a_head_that_a_run_has_trained_is_not_fitted_again(npz, tmp_path):
     assert not any("logistic regression" in note for note in notes)
     fresh, _ = prepare(config(npz))
     assert not torch.equal(pipeline.head.classify.weight, fresh.head.classify.weight)
+
+
+def test_a_head_whose_run_knows_other_classes_starts_from_the_regression(npz, tmp_path):
+    train(config(npz, steps=2), tmp_path / "run")
+    with np.load(npz) as arrays:
+        other = {k: (np.where(v == v.max(), v.min(), v) if k.startswith("y") else v) for k, v in arrays.items()}
+    np.savez(tmp_path / "other.npz", **other)
+    notes = []
+    prepare(config(str(tmp_path / "other.npz"), from_=str(tmp_path / "run")), notes.append)
+    assert any("starts afresh" in note for note in notes)
+    assert any("logistic regression" in note for note in notes)

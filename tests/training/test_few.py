@@ -83,6 +83,7 @@ def test_a_share_of_the_labels_is_a_share_of_all_series(npz):
         {"train": {"probe": 1}},
         {"train": {"steps": 3}},
         {"data": {"val_fraction": 0.25}},
+        {"data": {"val_data": "test"}},
     ],
     ids=lambda tables: next(iter(next(iter(tables.values())))),
 )

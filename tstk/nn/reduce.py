@@ -58,14 +58,16 @@ def pool_channels(values: Tensor, valid: Tensor, channels: int, how: Pool) -> Te
 
 
 def statistics(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean and standard deviation over the valid tokens of each row, side by side, [B, 2 D]; 0 for a row without any.
+    """Mean and standard deviation over the valid tokens of each row, side by side, [B, 2 D].
+
+    A row without any has mean 0. A deviation of 0 reads 1e-6, so that its gradient is finite.
 
     Args:
         values: [B, N, D]
         valid: [B, N] bool
     """
     middle = pool(values, valid, "mean")
-    spread = pool((values - middle[:, None]).square(), valid, "mean").clamp(min=1e-12).sqrt()  # no gradient at 0
+    spread = pool((values - middle[:, None]).square(), valid, "mean").clamp(min=1e-12).sqrt()
     return torch.cat([middle, spread], 1)
 
 

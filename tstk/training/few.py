@@ -42,8 +42,8 @@ def read_data(config: Config, data_root: str | None = None) -> Dataset:
     options = config.options("data")
     options["data_root"] = data_root or options["data_root"]
     data = load(config.values["data"]["use"], **options)
-    open_ = options["val_fraction"] is None and data.val_from_train and data.task == "classification"
-    if open_ and not validation_share(config, sum(map(len, data.training_parts))):
+    undecided = options["val_fraction"] is None and data.val_from_train and data.task == "classification"
+    if undecided and not validation_share(config, sum(map(len, data.training_parts))):
         data = load(config.values["data"]["use"], **{**options, "val_fraction": 0.0})
     return data
 

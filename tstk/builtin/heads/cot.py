@@ -55,9 +55,9 @@ class CoT(Head):
         """What each reasoning token attends to at first, [B, reasoning tokens, N], means over the heads; a row sums to
         1."""
         x = self.thoughts.expand(tokens.values.shape[0], -1, -1)
-        return self.ask.shares(x, self._told(tokens), mask=key_mask(tokens.valid)).mean(1)
+        return self.ask.shares(x, self._with_channels(tokens), mask=key_mask(tokens.valid)).mean(1)
 
-    def _told(self, tokens: Tokens) -> Tensor:
+    def _with_channels(self, tokens: Tokens) -> Tensor:
         """Tokens that say which channel they are of, [B, N, D]."""
         if self.channels is None:
             return tokens.values
@@ -72,7 +72,7 @@ class CoT(Head):
     def forward(self, tokens: Tokens) -> Tensor:
         """Logits [B, classes]."""
         x = self.thoughts.expand(tokens.values.shape[0], -1, -1)
-        x = self.norms[0](x + self.ask(x, self._told(tokens), mask=key_mask(tokens.valid)))
+        x = self.norms[0](x + self.ask(x, self._with_channels(tokens), mask=key_mask(tokens.valid)))
         x = self.norms[1](x + self.confer(x))
         x = self.norms[2](x + self.think(x))
         return self.classify(x.mean(1))
