@@ -107,7 +107,7 @@ class Bench:
 
     def _train(self, steps: dict[str, Any], kind: str, data: str, seed: int, share: float, run: Path) -> dict[str, Any]:
         """Fine-tune what a run has learnt, or train its parts from scratch."""
-        from tstk.rundir import read_config
+        from tstk.config.run_directory import read_config
 
         own = _layers(steps[kind] if kind in steps else steps["finetune"])
         start: dict[str, Any] = {}
@@ -128,11 +128,11 @@ class Bench:
         """Accuracy by share of the labels, of trained and of untrained weights."""
         import torch
 
-        from tstk.assemble import assemble
-        from tstk.checkpoint import load
-        from tstk.config import Config
-        from tstk.rundir import read_config
-        from tstk.scoring.features import vectors
+        from tstk.config.resolve import Config
+        from tstk.config.run_directory import read_config
+        from tstk.evaluation.features import vectors
+        from tstk.runs.build import assemble
+        from tstk.runs.checkpoint import load
 
         trained, facts = load(run), read_config(run)
         torch.manual_seed(seed)
@@ -158,7 +158,7 @@ class Bench:
 
     def _baselines(self, data: str, seed: int) -> dict[str, Any]:
         """Accuracy of the baselines by share of the labels, and how many series have one."""
-        from tstk.scoring.naive import classification_baselines
+        from tstk.evaluation.baselines import classification_baselines
 
         found: dict[str, dict[str, float]] = {}
         for share in self.file["shares"]:
@@ -176,15 +176,15 @@ class Bench:
 
 def _layers(tables: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The config that tables name, and the tables over it."""
-    from tstk.config import find_config, read_toml
+    from tstk.config.resolve import find_config, read_toml
 
     own = ("method", {key: value for key, value in tables.items() if key != "config"})
     return [(name, read_toml(find_config(name))), own] if (name := tables.get("config")) else [own]
 
 
 def _trained(folder: Path, *layers: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    from tstk.config import resolve
-    from tstk.training.train import train
+    from tstk.config.resolve import resolve
+    from tstk.training.runs import train
 
     shutil.rmtree(folder, ignore_errors=True)  # what was interrupted
     return train(resolve(*layers), folder, command="python -m benchmarks.few_labels")
@@ -194,7 +194,7 @@ def _features(vector: Any, part: Any) -> tuple[Any, Any]:
     """[N, W] of a part, and its classes [N]."""
     import torch
 
-    from tstk.scoring.evaluate import in_order
+    from tstk.evaluation.evaluate import in_order
 
     with torch.no_grad():
         rows = torch.cat([vector(series) for series in in_order(part, 256, "cpu")])

@@ -53,10 +53,10 @@ SPLITS = 1
 
 def shuffle_cells(out: Path) -> Iterator[dict[str, Any]]:
     """Every encoder, head and data set, with old and new initial positions."""
-    from tstk.apply import opened
-    from tstk.dryrun import position_ratio
-    from tstk.scoring.evaluate import in_order
-    from tstk.scoring.order import order
+    from tstk.evaluation.evaluate import in_order
+    from tstk.evaluation.token_order import order
+    from tstk.inference.predict import opened
+    from tstk.training.dry_run import position_ratio
 
     for data, (encoder, optional), head in product(SHUFFLED, ENCODERS.items(), HEADS):
         for start in ("0.02", "default") if optional else ("default",):

@@ -43,7 +43,7 @@ CAP = 500
 
 def on_test(run: str, data_root: str | None) -> dict[str, Any]:
     """Accuracy on each test part, of trained and untrained weights and of the peers."""
-    from tstk.scoring.probe import probe
+    from tstk.evaluation.probe import probe
 
     found = json.loads(PEERS.read_text())
     peers = {(c["method"], c["data"]): c["scores"]["accuracy"] for c in found["cells"]}
@@ -85,11 +85,11 @@ def table(result: dict[str, Any]) -> str:
 
 def on_folds(runs: list[str], data_root: str | None) -> None:
     """Print the accuracy over folds of the training parts: of 1-NN, and of each run trained and untrained."""
-    from tstk.assemble import assemble
-    from tstk.checkpoint import load, spec_of
-    from tstk.config import Config
+    from tstk.config.resolve import Config
+    from tstk.config.run_directory import read_config
     from tstk.data.load import load as load_data
-    from tstk.rundir import read_config
+    from tstk.runs.build import assemble
+    from tstk.runs.checkpoint import load, spec_of
 
     sets = [training_part(load_data(name, data_root=data_root)) for name in SETS]
     _print("1-NN", [nearest(x, mask, y, data) for data, x, mask, y in sets])
@@ -116,7 +116,7 @@ def training_part(data: Any) -> tuple[Any, Tensor, Tensor, np.ndarray]:
 
 def features(pipeline: Any, data: Any, x: Tensor, mask: Tensor) -> np.ndarray:
     """[N, W] of frozen weights."""
-    from tstk.records import Series
+    from tstk.core.types import Series
 
     pipeline.take(data.mean, data.std)
     batches = torch.arange(len(x)).split(64)

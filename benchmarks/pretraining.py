@@ -57,10 +57,10 @@ def main() -> None:
 
 def timed(config: str, batch: int, rounds: int, device: str) -> tuple[float, float, float]:
     """Milliseconds of a step each way, and the median of the rounds' ratios."""
-    from tstk.assemble import assemble
-    from tstk.config import find_config, read_toml, resolve
-    from tstk.draws import Draws
-    from tstk.records import Series, Spec
+    from tstk.config.resolve import find_config, read_toml, resolve
+    from tstk.core.rng import Draws
+    from tstk.core.types import Series, Spec
+    from tstk.runs.build import assemble
 
     torch.manual_seed(0)
     torch.set_flush_denormal(True)

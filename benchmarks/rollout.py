@@ -34,7 +34,7 @@ def timed(context: int, horizon: int, series: int, device: str, cache: bool) -> 
     from tstk_plugins_vqvae.rollout import known
 
     import tstk
-    from tstk.records import Series, Spec
+    from tstk.core.types import Series, Spec
 
     torch.manual_seed(0)
     encoder = {"use": "transformer", "depth": 3, "heads": 8, "hidden": 256, "positions": "rotary", "causal": True}

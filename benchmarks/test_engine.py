@@ -19,12 +19,12 @@ import torch
 
 from benchmarks import harness
 from benchmarks.harness import Case, Judge, Verdict
-from tstk.checkpoint import launch
-from tstk.config import resolve
+from tstk.config.resolve import resolve
+from tstk.core.rng import Draws
 from tstk.data.load import load
-from tstk.draws import Draws
-from tstk.training.engine import Batches, fit
-from tstk.training.rates import course, groups
+from tstk.runs.checkpoint import launch
+from tstk.training.loop import Batches, fit
+from tstk.training.lr_schedule import course, groups
 
 STEPS = 25
 DATA = load("har-demo")
@@ -102,7 +102,7 @@ def has_learnt() -> Judge:
 def cases(full: bool, device: str) -> list[Case]:
     """One, on one thread; the processor is what a loop costs."""
     contenders = {
-        "tstk.training.engine": harness.plain(lambda: ours()[0], "also validates at each of its epochs"),
+        "tstk.training.loop": harness.plain(lambda: ours()[0], "also validates at each of its epochs"),
         "loop": harness.plain(lambda: plain()[0]),
     }
     size = f"{STEPS} steps, batch 32"

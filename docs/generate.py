@@ -18,9 +18,9 @@ from pathlib import Path
 
 import click
 
-from tstk.cli.show import default, example
-from tstk.outline import outline
-from tstk.registry import SLOTS, Entry, registry
+from tstk.cli.commands.show import default, example
+from tstk.plugins.registry import SLOTS, Entry, registry
+from tstk.plugins.signature import outline
 from tstk.testing.exports import Trial, attempt
 from tstk.testing.mixes import Mix, mixes
 from tstk.testing.subject import Subject, subject

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tstk.assemble import assemble
-from tstk.config import resolve
-from tstk.records import Series, Spec
-from tstk.registry import Entry, registry
+from tstk.config.resolve import resolve
+from tstk.core.types import Series, Spec
+from tstk.plugins.registry import Entry, registry
+from tstk.runs.build import assemble
 
 _DATA_ROOT = os.environ.get("TSTK_DATA")
 
@@ -146,7 +146,7 @@ def csv(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run(npz, tmp_path_factory):
     """A run directory: a small classifier trained for two epochs."""
-    from tstk.training.train import train
+    from tstk.training.runs import train
 
     folder = tmp_path_factory.mktemp("runs") / "first"
     config = resolve(

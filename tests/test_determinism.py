@@ -12,13 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tstk
-from tstk.config import resolve
+from tstk.config.resolve import resolve
 from tstk.errors import OptionError, TrainingError
-from tstk.registry import Entry, registry
+from tstk.plugins.registry import Entry, registry
 from tstk.training.devices import deterministic_algorithms
-from tstk.training.stopping import Stopped
-from tstk.training.train import resume
-from tstk.training.train import train as train_run
+from tstk.training.interrupt import Stopped
+from tstk.training.runs import resume
+from tstk.training.runs import train as train_run
 
 MADE_UP = Path(__file__).parent / "made_up"
 sys.path.insert(0, str(MADE_UP))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tstk.data.parts import Windows
-from tstk.recipe import read_recipe
+from tstk.config.recipe import read_recipe
+from tstk.data.datasets import Windows
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "plugin-guide.md"  # which has a test of its own, as it installs something

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tstk.registry import SLOTS, registry
+from tstk.plugins.registry import SLOTS, registry
 
 ROOT = Path(__file__).parents[1]
 

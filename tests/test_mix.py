@@ -7,12 +7,12 @@ from random import Random
 import pytest
 import torch
 
-from tstk.assemble import assemble, rehearse
-from tstk.config import resolve
-from tstk.draws import Draws
+from tstk.config.resolve import resolve
+from tstk.core.rng import Draws
 from tstk.errors import NeedsError, OptionError, TstkError
-from tstk.outline import outline
-from tstk.registry import registry
+from tstk.plugins.registry import registry
+from tstk.plugins.signature import outline
+from tstk.runs.build import assemble, rehearse
 
 SMALL = {"dim": 16, "depth": 1, "heads": 2, "hidden": 32, "out_dim": 16}
 VARIANTS = {

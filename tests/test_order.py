@@ -8,15 +8,15 @@ and the fall in the second, in the other class it is the other way round; both h
 import pytest
 import torch
 
-from tstk.assemble import assemble
-from tstk.config import resolve
-from tstk.draws import Draws
-from tstk.dryrun import position_ratio
+from tstk.config.resolve import resolve
+from tstk.core.rng import Draws
+from tstk.core.types import Series, Spec
 from tstk.errors import NeedsError, TstkError
-from tstk.outline import outline
-from tstk.records import Series, Spec
-from tstk.registry import registry
-from tstk.scoring.order import order
+from tstk.evaluation.token_order import order
+from tstk.plugins.registry import registry
+from tstk.plugins.signature import outline
+from tstk.runs.build import assemble
+from tstk.training.dry_run import position_ratio
 
 PATCH, PATCHES = 4, 8
 SPEC = Spec(channels=1, length=PATCH * PATCHES, classes=2)

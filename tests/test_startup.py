@@ -11,7 +11,7 @@ HELP = """
 import sys
 import click
 from tstk.cli import cli
-from tstk.registry import registry
+from tstk.plugins.registry import registry
 
 def walk(command, *words):
     yield [*words, "--help"]
@@ -42,10 +42,10 @@ REHEARSE = """
 import json, sys
 import torch
 before = set(sys.modules)
-from tstk.assemble import rehearse
-from tstk.config import resolve
+from tstk.runs.build import rehearse
+from tstk.config.resolve import resolve
 from tstk.errors import TstkError
-from tstk.registry import registry
+from tstk.plugins.registry import registry
 fine = set()
 for kind, partner in (("tokenizer", "linear"), ("encoder", "linear"), ("head", ""), ("decoder", "")):
     for entry in registry().entries(kind):
@@ -158,7 +158,7 @@ def test_ten_more_plugins_cost_their_light_modules_and_nothing_else(tmp_path):
 import sys
 from tstk.cli import cli
 cli.main(["--help"], prog_name="tstk", standalone_mode=False)
-from tstk.registry import registry
+from tstk.plugins.registry import registry
 print(sum(p.dist.startswith("dummy") for p in registry().plugins), end=" ")
 print(*sorted(m for m in sys.modules if m == "torch" or not m.startswith("dummy") or m.count(".") != 1))
 """

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from tstk.cli import cli
-from tstk.config import SECTIONS
-from tstk.data.find import ALIASES, locate
+from tstk.config.resolve import SECTIONS
+from tstk.data.catalog import ALIASES, locate
 from tstk.errors import NameUnknown
-from tstk.outline import outline
-from tstk.registry import KINDS, SLOTS, registry
+from tstk.plugins.registry import KINDS, SLOTS, registry
+from tstk.plugins.signature import outline
 
 SETS = ("GunPoint", "ECG5000", "BasicMotions", "ArrowHead", "ItalyPowerDemand", "ETTh1", "weather", "uci-har", "ptb-xl")
 SLIPS = 1000

@@ -108,7 +108,7 @@ main()
 
 
 def test_the_pretrained_encoder_is_in_the_wheel_and_needs_no_network(python, tmp_path):
-    found = "import tstk; from tstk.rundir import run_folder; print(run_folder('pretrained/small'))"
+    found = "import tstk; from tstk.config.run_directory import run_folder; print(run_folder('pretrained/small'))"
     code = f"{found}; tstk.load('pretrained/small')"
     assert str(python.parent.parent) in run(python, "-c", code, OMP_NUM_THREADS="1")
     words = ("probe", "pretrained/small", "--data", "har-demo", "--pool", "statistics", "--setting", "0.1", "--json")

@@ -9,24 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tstk.errors import TstkError
-from tstk.hooks import INTERFACE_VERSION, hookimpl
-from tstk.registry import Entry
+from tstk.plugins.hooks import INTERFACE_VERSION, hookimpl
+from tstk.plugins.registry import Entry
 
 if TYPE_CHECKING:
     from tstk.api import build, create, fit, list, load, resume
-    from tstk.callbacks import Callback
-    from tstk.draws import Draws
-    from tstk.pipeline import Pipeline
-    from tstk.records import Flow, Series, Spec, Tokens
-    from tstk.slots import Decoder, Encoder, Head, Loss, Tokenizer
+    from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
+    from tstk.core.pipeline import Pipeline
+    from tstk.core.rng import Draws
+    from tstk.core.types import Flow, Series, Spec, Tokens
+    from tstk.training.callbacks import Callback
 
 _LATE = {
     "tstk.api": ("build", "create", "fit", "list", "load", "resume"),
-    "tstk.callbacks": ("Callback",),
-    "tstk.draws": ("Draws",),
-    "tstk.pipeline": ("Pipeline",),
-    "tstk.records": ("Flow", "Series", "Spec", "Tokens"),
-    "tstk.slots": ("Decoder", "Encoder", "Head", "Loss", "Tokenizer"),
+    "tstk.training.callbacks": ("Callback",),
+    "tstk.core.rng": ("Draws",),
+    "tstk.core.pipeline": ("Pipeline",),
+    "tstk.core.types": ("Flow", "Series", "Spec", "Tokens"),
+    "tstk.core.interfaces": ("Decoder", "Encoder", "Head", "Loss", "Tokenizer"),
 }
 _HOMES = {name: module for module, names in _LATE.items() for name in names}
 

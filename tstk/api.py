@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tstk.assemble import create
-from tstk.checkpoint import load
-from tstk.config import Config, chosen, find_config, read_toml, resolve
-from tstk.pipeline import Pipeline
-from tstk.records import Spec
-from tstk.registry import registry
-from tstk.training.train import default_out, prepare, train
-from tstk.training.train import resume as go_on
+from tstk.config.resolve import Config, chosen, find_config, read_toml, resolve
+from tstk.core.pipeline import Pipeline
+from tstk.core.types import Spec
+from tstk.plugins.registry import registry
+from tstk.runs.build import create
+from tstk.runs.checkpoint import load
+from tstk.training.runs import default_out, prepare, train
+from tstk.training.runs import resume as go_on
 
 __all__ = ["build", "create", "fit", "list", "load", "resume"]
 
@@ -46,7 +46,7 @@ def build(
         spec: of the data; without it the data that the config names are read, and their scaling is built in
         choices: as in `fit`
     """
-    from tstk.checkpoint import launch
+    from tstk.runs.checkpoint import launch
 
     resolved = _config(config, choices)
     return prepare(resolved)[0] if spec is None else launch(resolved, spec)[0]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tstk.assemble import assemble
-from tstk.config import resolve
-from tstk.records import Spec
+from tstk.config.resolve import resolve
+from tstk.core.types import Spec
+from tstk.runs.build import assemble
 
 SIZES = {
     "patch": {"use": "patch", "dim": 8, "window": 4},

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from tstk.builtin.encoders.bert import Bert
 from tstk.builtin.encoders.transformer import Transformer
+from tstk.core.types import Spec, Tokens
 from tstk.errors import CheckpointError, NeedsError, OptionError
 from tstk.nn.pretrained import bert_blocks, bert_weights
-from tstk.records import Spec, Tokens
 
 SPEC = Spec(channels=1, length=96, dim=384, grid=(12,))
 

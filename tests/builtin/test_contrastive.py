@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tstk.builtin.losses.contrastive import Contrastive, resized_crop
-from tstk.draws import Draws
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Series, Spec, Tokens
 from tstk.errors import NeedsError, OptionError
-from tstk.records import Flow, Series, Spec, Tokens
 from tstk.testing.subject import series
 
 SPEC = Spec(channels=2, length=24, dim=8)

@@ -5,8 +5,8 @@ import torch
 
 from tstk.builtin.decoders.cross import Cross
 from tstk.builtin.decoders.transformer import TransformerDecoder
+from tstk.core.types import Spec, Tokens
 from tstk.nn.attention import Attention
-from tstk.records import Spec, Tokens
 
 
 @pytest.mark.parametrize(("kind", "want"), [(Cross, 0.3), (TransformerDecoder, 0.0)])

@@ -10,9 +10,9 @@ from tstk.builtin.encoders.bert import Bert
 from tstk.builtin.encoders.hf import HF
 from tstk.builtin.encoders.identity import Identity
 from tstk.builtin.encoders.transformer import Transformer
+from tstk.core.types import Spec, Tokens
 from tstk.errors import CheckpointError, OptionError, TstkError
-from tstk.outline import outline
-from tstk.records import Spec, Tokens
+from tstk.plugins.signature import outline
 
 GRID = (4, 3)
 SMALL = {"dim": 24, "depth": 2, "heads": 2}

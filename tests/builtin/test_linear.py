@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.config import chosen, resolve
+from tstk.config.resolve import chosen, resolve
+from tstk.evaluation.simple_classifiers import Logistic
 from tstk.nn.reduce import statistics
-from tstk.scoring.simple_classifiers import Logistic
-from tstk.training.train import prepare, train
+from tstk.training.runs import prepare, train
 
 OPTIONS = {
     "tokenizer": "patch",

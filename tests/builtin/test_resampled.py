@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tstk.builtin.tokenizers.resampled import Resampled
+from tstk.core.types import Series, Spec
 from tstk.errors import DataError, OptionError
-from tstk.records import Series, Spec
 from tstk.testing.subject import series
 
 

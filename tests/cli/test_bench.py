@@ -104,7 +104,7 @@ def test_peers_of_flags_and_files_are_compared_on_the_data_as_the_common_options
 
 
 def test_a_peer_that_is_not_installed_is_told_before_anything_runs(refused, monkeypatch):
-    monkeypatch.setattr("tstk.scoring.peers.find_spec", lambda name: None)
+    monkeypatch.setattr("tstk.benchmarking.peers.find_spec", lambda name: None)
     said = refused("bench", "--method", "a=peer:minirocket", "--data", "har-demo", "--out", "out")
     assert "peer:minirocket needs aeon: pip install 'tstk-core[aeon]'" in said
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tstk.registry import KINDS, registry
+from tstk.plugins.registry import KINDS, registry
 
 ROOT = Path(__file__).parents[2]
 HEAVY = """

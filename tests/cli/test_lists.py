@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from tstk.cli import cli
-from tstk.registry import KINDS, Entry, Plugin, registry
+from tstk.plugins.registry import KINDS, Entry, Plugin, registry
 
 
 def test_every_command_has_a_help_page_that_ends_with_examples_of_itself(tstk):

@@ -4,9 +4,9 @@ import tomllib
 
 import pytest
 
-from tstk.config import SECTIONS, resolve
-from tstk.outline import outline
-from tstk.registry import SLOTS, registry
+from tstk.config.resolve import SECTIONS, resolve
+from tstk.plugins.registry import SLOTS, registry
+from tstk.plugins.signature import outline
 
 
 def printed(result):
@@ -131,10 +131,10 @@ def test_switches_come_in_pairs(tstk):
 @pytest.fixture
 def nest(tmp_path, monkeypatch):
     """An encoder `nest` with a component inside."""
-    from tstk.registry import Entry
+    from tstk.plugins.registry import Entry
 
     (tmp_path / "nesting_cli.py").write_text(
-        "from tstk.slots import Encoder\n"
+        "from tstk.core.interfaces import Encoder\n"
         "class Nest(Encoder):\n"
         '    """A nest.\n\n    Args:\n        inner: what sits inside\n    """\n'
         "    def __init__(self, spec, *, inner: Encoder = 'identity'):\n"

@@ -31,8 +31,8 @@ def test_check_of_an_unknown_plugin_suggests(refused):
 
 
 LATER = """
-import tstk.registry
-tstk.registry.INTERFACE_VERSION = 2
+import tstk.plugins.registry
+tstk.plugins.registry.INTERFACE_VERSION = 2
 from tstk.cli import cli
 cli(sys.argv[1:], prog_name="tstk")
 """

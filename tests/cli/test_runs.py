@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.checkpoint import load
+from tstk.runs.checkpoint import load
 
 
 @pytest.fixture(scope="module")
 def forecaster(csv, tmp_path_factory):
     """A run that forecasts 5 rows from 20."""
-    from tstk.config import resolve
-    from tstk.training.train import train
+    from tstk.config.resolve import resolve
+    from tstk.training.runs import train
 
     folder = tmp_path_factory.mktemp("runs") / "forecaster"
     tables = {
@@ -123,8 +123,8 @@ def test_a_run_that_is_left_with_its_linear_map_says_so(tstk, csv, tmp_path):
 
 
 def test_a_map_that_test_would_choose_is_skipped(csv, tmp_path):
-    from tstk.config import resolve
-    from tstk.training.train import train
+    from tstk.config.resolve import resolve
+    from tstk.training.runs import train
 
     data = {"use": csv, "context": 20, "horizon": 5, "val_data": "test"}
     tables = {"tokenizer": {"use": "patch", "dim": 8}, "encoder": "identity", "data": data}
@@ -173,7 +173,7 @@ def test_a_forecast_as_csv_continues_the_table_with_its_dates(tstk, forecaster, 
     assert [(r["step"], r["channel"]) for r in rows] == [(str(s), c) for s in range(1, 6) for c in "uv"]
     assert rows[0]["date"] == "2020-01-01T02:20:00"
     given = np.loadtxt(csv, delimiter=",", skiprows=1, usecols=(1, 2), dtype=np.float32)
-    from tstk.records import Series
+    from tstk.core.types import Series
 
     want = load(forecaster).predict(Series(torch.from_numpy(given[-20:].T.copy())[None]))[0]
     found = np.array([float(r["forecast"]) for r in rows]).reshape(5, 2).T
@@ -200,7 +200,7 @@ def test_a_pretraining_run_predicts_nothing_and_says_what_to_do(refused, tstk, n
 @pytest.mark.parametrize("pool", ["mean", "max"])
 def test_embeddings_are_the_pooled_tokens_with_their_labels(tstk, run, pool):
     from tstk.data import load_part
-    from tstk.scoring.evaluate import in_order
+    from tstk.evaluation.evaluate import in_order
 
     assert tstk("embed", run, "--pool", pool, "--out", "e.npz").exit_code == 0
     arrays, config = np.load("e.npz"), json.loads((run / "config.json").read_text())

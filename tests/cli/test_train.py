@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tstk.checkpoint import load
-from tstk.rundir import read_config
+from tstk.config.run_directory import read_config
+from tstk.runs.checkpoint import load
 
 
 def test_training_writes_a_run_that_says_how_it_came_to_be(tstk, npz, small):
@@ -83,7 +83,7 @@ def test_a_dry_run_says_how_large_positions_are_beside_tokens(tstk, npz, small):
 
 
 def test_a_dry_run_names_what_gradients_do_not_reach_or_spoil(build, labelled_spec, ragged):
-    from tstk.dryrun import faults
+    from tstk.training.dry_run import faults
 
     pipeline = build(labelled_spec, head="linear")
     pipeline.freeze("tokenizer")
@@ -100,7 +100,7 @@ def test_a_dry_run_names_what_gradients_do_not_reach_or_spoil(build, labelled_sp
 
 
 def test_a_dry_run_with_a_fault_exits_with_2(refused, npz, small, monkeypatch):
-    monkeypatch.setattr("tstk.dryrun.faults", lambda pipeline: ["encoder.a is odd", "encoder.b is odd"])
+    monkeypatch.setattr("tstk.training.dry_run.faults", lambda pipeline: ["encoder.a is odd", "encoder.b is odd"])
     assert refused("train", "--data", npz, *small, "--dry-run").splitlines()[1] == "Error: encoder.b is odd"
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import load, stored
+from tstk.data import lazy_array, load
 from tstk.data.convert import convert
 from tstk.errors import DataError, OptionError
 
@@ -52,13 +52,13 @@ def test_a_table_is_converted_as_series_of_a_length(table, tmp_path, out):
 def test_a_large_set_is_converted_some_series_at_a_time(labelled, tmp_path, monkeypatch, out):
     path = labelled()
     near = load(path)
-    monkeypatch.setattr(stored, "LARGE", 0)
-    monkeypatch.setattr(stored, "CHUNK", 50)
+    monkeypatch.setattr(lazy_array, "LARGE", 0)
+    monkeypatch.setattr(lazy_array, "CHUNK", 50)
     said = []
     convert(path, str(tmp_path / out), say=lambda done, total: said.append((done, total)))
     assert said == [*((4 * i, 30) for i in range(1, 6)), (24, 30), (28, 30), (30, 30)]
     far = load(str(tmp_path / out))
-    assert isinstance(far.train.x, stored.Stored)
+    assert isinstance(far.train.x, lazy_array.Stored)
     same(near, far)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import arff, load, load_part, pt, reader_for, wfdb
+from tstk.data import load, load_part, reader_for
+from tstk.data.readers import arff, pt, wfdb
 from tstk.errors import DataError, OptionError
 
 NAN = np.nan
@@ -98,13 +99,13 @@ def test_a_folder_of_saved_parts_is_a_data_set_of_its_own_name(tmp_path):
 
 
 def test_saved_tensors_that_are_large_stay_in_their_file(tmp_path, monkeypatch):
-    from tstk.data import stored
+    from tstk.data import lazy_array
 
     torch.save({"samples": torch.randn(6, 20, 3), "labels": torch.arange(6)}, tmp_path / "x.pt")
     near = pt.read(tmp_path / "x.pt")["train"].x
-    monkeypatch.setattr(stored, "LARGE", 0)
+    monkeypatch.setattr(lazy_array, "LARGE", 0)
     far = pt.read(tmp_path / "x.pt")["train"].x
-    assert isinstance(far, stored.Stored)
+    assert isinstance(far, lazy_array.Stored)
     np.testing.assert_array_equal(far[[4, 1]], near[[4, 1]])
 
 

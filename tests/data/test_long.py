@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from tstk.data import csv, load, parquet
-from tstk.data.raw import Table
+from tstk.data import load
+from tstk.data.containers import Table
+from tstk.data.readers import csv, parquet
 from tstk.errors import DataError
 
 NAN = np.nan

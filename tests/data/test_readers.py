@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from tstk.data import csv, npz, reader_for, ts, tsv
-from tstk.data.raw import Raw, Table, pad, plain
+from tstk.data import reader_for
+from tstk.data.containers import Raw, Table, pad, plain
+from tstk.data.readers import csv, npz, ts, tsv
 from tstk.errors import DataError
 
 HEAD = "@timeStamps false\n@classLabel true a b\n@data\n"

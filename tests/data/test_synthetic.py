@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
+from tstk.core.rng import Draws
 from tstk.data import load
 from tstk.data.synthetic import Graphs, _bank, _gaussian
-from tstk.draws import Draws
 from tstk.errors import OptionError
 
 

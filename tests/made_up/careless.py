@@ -3,7 +3,7 @@
 import torch
 
 from tstk.builtin.heads.linear import Linear
-from tstk.records import Spec
+from tstk.core.types import Spec
 
 
 class _Put(torch.autograd.Function):

@@ -10,8 +10,8 @@ from tstk.builtin.encoders.transformer import Transformer
 from tstk.builtin.heads.linear import Linear as LinearHead
 from tstk.builtin.losses.masked import Masked
 from tstk.builtin.tokenizers.patch import Patch
-from tstk.records import Spec
-from tstk.slots import Encoder
+from tstk.core.interfaces import Encoder
+from tstk.core.types import Spec
 
 
 class _P(Patch):

@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 
-from tstk.assemble import assemble
-from tstk.checkpoint import save_config, save_weights
-from tstk.config import resolve
-from tstk.draws import Draws
+from tstk.config.resolve import resolve
+from tstk.config.run_directory import WEIGHTS
+from tstk.core.pipeline import Pipeline
+from tstk.core.rng import Draws
+from tstk.core.types import Series, Spec
 from tstk.errors import TstkError
-from tstk.outline import outline
-from tstk.pipeline import Pipeline
-from tstk.records import Series, Spec
-from tstk.registry import SLOTS, Entry, registry
-from tstk.rundir import WEIGHTS
+from tstk.plugins.registry import SLOTS, Entry, registry
+from tstk.plugins.signature import outline
+from tstk.runs.build import assemble
+from tstk.runs.checkpoint import save_config, save_weights
 from tstk.testing.subject import Lonely, small, subject
 
 FOLDER = tempfile.TemporaryDirectory()

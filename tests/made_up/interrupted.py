@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from moody import announce
 
-import tstk.training.train
-from tstk.config import resolve
-from tstk.training.last import Last
+import tstk.training.runs
+from tstk.config.resolve import resolve
+from tstk.training.resume_store import Last
 
 Last.SHARE = 1.0  # half of the time is spent on saving, so half of the kills hit it
 
@@ -96,9 +96,9 @@ def live(config, out, awake):
         os.write(awake, b".")
 
     if (out / "config.json").is_file():
-        tstk.training.train.resume(out, ready=ready)
+        tstk.training.runs.resume(out, ready=ready)
     else:
-        tstk.training.train.train(config, out, command="here", ready=ready)
+        tstk.training.runs.train(config, out, command="here", ready=ready)
 
 
 def killed(config, out, after):
@@ -127,7 +127,7 @@ def main(kind, folder, kills, threads, seed):
     """Train both, and print how often the second was killed."""
     announce()
     torch.set_num_threads(1)
-    tstk.training.train.train(config(kind, folder / "data.npz", 1, steps=1), folder / "imports")
+    tstk.training.runs.train(config(kind, folder / "data.npz", 1, steps=1), folder / "imports")
     chosen = config(kind, folder / "data.npz", threads)
     begin = time.perf_counter()
     killed(chosen, folder / "calm", None)

@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional as F
 
 from tstk.builtin.losses.cross_entropy import CrossEntropy
+from tstk.core.interfaces import Tokenizer
+from tstk.core.types import Spec, Tokens
 from tstk.nn.codebook import Codebook
-from tstk.records import Spec, Tokens
-from tstk.registry import Entry, registry
-from tstk.slots import Tokenizer
+from tstk.plugins.registry import Entry, registry
 
 
 class Moods(Tokenizer):

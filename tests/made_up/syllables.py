@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from tstk.records import Spec, Tokens
-from tstk.slots import Tokenizer
+from tstk.core.interfaces import Tokenizer
+from tstk.core.types import Spec, Tokens
 
 
 class Syllables(Tokenizer):

@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from moody import announce
 from safetensors.torch import save_file
 
-from tstk.config import resolve
-from tstk.training.engine import fit
-from tstk.training.sharded import whole_state
-from tstk.training.train import prepare
+from tstk.config.resolve import resolve
+from tstk.training.distributed import whole_state
+from tstk.training.loop import fit
+from tstk.training.runs import prepare
 
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
 CASES = {

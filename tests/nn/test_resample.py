@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from tstk.core.types import Series
 from tstk.nn.resample import fill_gaps, lengths, sample_at
-from tstk.records import Series
 
 
 def test_values_between_samples_lie_on_a_line():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tstk.registry import Entry, Plugin, registry
+from tstk.plugins.registry import Entry, Plugin, registry
 from tstk.testing import Case, NotApplicable, cases, examine, expect
 from tstk.testing import case as kit
 from tstk.testing.expect import Excused

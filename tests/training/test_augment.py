@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tstk.draws import Draws
-from tstk.records import Series
+from tstk.core.rng import Draws
+from tstk.core.types import Series
 from tstk.training.augment import chosen as changing
 from tstk.training.augment import crop, jitter, mix, permute, scale, warp
 

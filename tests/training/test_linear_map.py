@@ -8,16 +8,16 @@ import pytest
 import torch
 
 import tstk
-from tstk.checkpoint import load as load_run
-from tstk.config import resolve
+from tstk.config.resolve import resolve
+from tstk.core.types import Series
 from tstk.errors import NeedsError, OptionError, TstkError
-from tstk.export import export
-from tstk.records import Series
-from tstk.registry import registry
-from tstk.scoring import linear_map
-from tstk.scoring.linear_map import fit_linear_map
-from tstk.training.stopping import Stopped
-from tstk.training.train import prepare, resume, train
+from tstk.evaluation import linear_forecast
+from tstk.evaluation.linear_forecast import fit_linear_map
+from tstk.inference.export import export
+from tstk.plugins.registry import registry
+from tstk.runs.checkpoint import load as load_run
+from tstk.training.interrupt import Stopped
+from tstk.training.runs import prepare, resume, train
 
 ENCODERS = [
     pytest.param(entry.name, marks=pytest.mark.slow) if entry.name == "hf" else entry.name
@@ -168,11 +168,11 @@ def test_a_head_that_cannot_start_at_zero_is_refused(build, table_spec, monkeypa
 def test_a_map_that_cannot_be_chosen_or_would_take_too_long_is_refused(gaps, monkeypatch):
     with pytest.raises(OptionError, match="--linear-map auto: it is chosen by the validation part, which is the test"):
         prepare(config(gaps, data={"val_data": "test"}))
-    monkeypatch.setattr(linear_map, "MAX_OWN", 10)
+    monkeypatch.setattr(linear_forecast, "MAX_OWN", 10)
     assert prepare(config(gaps))[0].linear_map.matrix.shape[0] == 1
     with pytest.raises(OptionError, match=r"--linear-map per-channel: channels x context\^2 x \(context \+ horizon\)"):
         prepare(config(gaps, "per-channel"))
-    monkeypatch.setattr(linear_map, "MAX_SHARED", 10)
+    monkeypatch.setattr(linear_forecast, "MAX_SHARED", 10)
     with pytest.raises(TstkError, match=r"--linear-map auto: channels x \(context \+ horizon\)\^2"):
         prepare(config(gaps))
 

@@ -3,9 +3,9 @@
 import torch
 
 import tstk.data
-from tstk.checkpoint import launch
-from tstk.config import resolve
-from tstk.scoring.evaluate import evaluate
+from tstk.config.resolve import resolve
+from tstk.evaluation.evaluate import evaluate
+from tstk.runs.checkpoint import launch
 
 
 def test_twelve_lines_of_plain_torch_train_a_classifier(npz):

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tstk
-from tstk.config import resolve
+from tstk.config.resolve import resolve
+from tstk.config.run_directory import DiskFull, alone
 from tstk.errors import CheckpointError, DataError, OptionError
-from tstk.rundir import DiskFull, alone
-from tstk.training.last import Last
-from tstk.training.stopping import Stopped, asked_to_stop
-from tstk.training.train import resume
-from tstk.training.train import train as train_run
+from tstk.training.interrupt import Stopped, asked_to_stop
+from tstk.training.resume_store import Last
+from tstk.training.runs import resume
+from tstk.training.runs import train as train_run
 
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.1}
 DRIVER = Path(__file__).parents[1] / "made_up" / "interrupted.py"
@@ -240,10 +240,10 @@ def test_a_run_that_never_saved_anything_starts_again_from_its_first_step(npz, t
 
 def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("tstk.training.last.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("tstk.training.resume_store.time.perf_counter", lambda: now[0])
     (tmp_path / "config.json").write_text("{}")
     last = Last(tmp_path)
-    monkeypatch.setattr("tstk.training.last.write_tensors", lambda *_: now.__setitem__(0, now[0] + 3))
+    monkeypatch.setattr("tstk.training.resume_store.write_tensors", lambda *_: now.__setitem__(0, now[0] + 3))
     assert not last.due(10**9)
     now[0] += 10_000
     assert last.due(10**9)
@@ -306,9 +306,9 @@ def test_a_disk_that_is_full_loses_nothing_and_is_told_in_a_line(npz, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(Last, "SHARE", 0 if where == "metrics.jsonl" else 1e9)
         if where == "step-":
-            patch.setattr("tstk.checkpoint.save_file", full)
+            patch.setattr("tstk.runs.checkpoint.save_file", full)
         elif where == "state.json":
-            patch.setattr("tstk.rundir.Path.write_bytes", full)
+            patch.setattr("tstk.config.run_directory.Path.write_bytes", full)
         else:
             patch.setattr(Path, "open", lambda *a, **k: Full(honest(*a)) if a[1:] == ("ab",) else honest(*a, **k))
         refused(run, f"has no room for {where}", DiskFull)
@@ -322,7 +322,7 @@ def test_a_disk_that_is_full_loses_nothing_and_is_told_in_a_line(npz, tmp_path, 
 def test_a_file_system_with_too_little_room_is_told_with_the_bytes(npz, tmp_path):
     code = (
         "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
-        "from tstk.training.last import Last; Last.SHARE = 0;"  # however slow, nothing is saved before the end
+        "from tstk.training.resume_store import Last; Last.SHARE = 0;"  # however slow, nothing is saved before the end
         "from tstk.cli import cli; cli(sys.argv[1:], prog_name='tstk')"
     )
     words = ["train", "--data", npz, "--encoder", "transformer", "--epochs", "2", "--device", "cpu", "--out", "run"]

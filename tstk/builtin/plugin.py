@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tstk.hooks import hookimpl
-from tstk.registry import Entry
+from tstk.plugins.hooks import hookimpl
+from tstk.plugins.registry import Entry
 
 _HERE = "tstk.builtin"
 
@@ -129,7 +129,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("parquet", {".parquet"}, "What a .csv file may hold, or lists of samples"),
         ("wfdb", {".hea"}, "Records of PhysioNet, their header beside the signals"),
     ):
-        yield Entry("data", name, f"tstk.data.{name}:read", summary, provides=frozenset(suffixes))
+        yield Entry("data", name, f"tstk.data.readers.{name}:read", summary, provides=frozenset(suffixes))
 
     for name, summary in (
         ("train", "Train a pipeline on data and keep the best weights"),
@@ -153,4 +153,4 @@ def tstk_entries() -> Iterator[Entry]:
         ("kernels", "List fast operations and what serves them here"),
         ("completion", "Print a script that lets a shell complete"),
     ):
-        yield Entry("command", name, f"tstk.cli.{name}:command", summary)
+        yield Entry("command", name, f"tstk.cli.commands.{name}:command", summary)

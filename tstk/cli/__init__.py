@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import click
 import rich_click
 
-from tstk.distribution import CORE
 from tstk.errors import TstkError, did_you_mean
-from tstk.registry import registry
+from tstk.plugins.distribution import CORE
+from tstk.plugins.registry import registry
 
 
 class Verbs(rich_click.RichGroup):

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tstk.config.run_directory import write_bytes
 from tstk.errors import OptionError
-from tstk.rundir import write_bytes
 
 
 def target(out: str, suffixes: Sequence[str]) -> Path:

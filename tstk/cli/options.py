@@ -1,8 +1,9 @@
 """Options that depend on what was chosen: `--encoder bert` brings `--encoder.depth` and its kin.
 
 A `Configured` command looks ahead through its raw arguments for names of components, config files and runs, lets
-`tstk.config.resolve` say which components are in play, and makes a click option for each of their options. These
-live on the context (`ctx.meta`), never on the command. What was typed becomes the layer "flag" of the config.
+`resolve` (tstk/config/resolve.py) say which components are in play, and makes a click option for each of their
+options. These live on the context (`ctx.meta`), never on the command. What was typed becomes the layer "flag" of the
+config.
 Everything is read from source, so neither help nor completion imports torch.
 """
 
@@ -18,11 +19,11 @@ import rich_click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from tstk.cli import complete
-from tstk.config import SECTIONS, Config, Layer, Table, chosen, find_config, read_toml, resolve, shape_of
+from tstk.cli import completion
+from tstk.config.resolve import SECTIONS, Config, Layer, Table, chosen, find_config, read_toml, resolve, shape_of
 from tstk.errors import OptionError, TstkError, nearest
-from tstk.outline import Option, outline
-from tstk.registry import SLOTS, registry
+from tstk.plugins.registry import SLOTS, registry
+from tstk.plugins.signature import Option, outline
 
 PANELS = {"data": "data", "pipeline": "pipeline", "train": "training"}
 TYPED = "tstk.typed"
@@ -51,13 +52,13 @@ class Value(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The choices, or what the option's name stands for."""
-        known = {"from": complete.runs, "callbacks": complete.names("callback"), "freeze": complete.words(*SLOTS)}
-        known |= dict.fromkeys(("train_data", "val_data", "test_data"), complete.data_sets)
-        return known.get(self.option.name, complete.words(*map(str, self.option.choices)))(ctx, param, incomplete)
+        known = {"from": completion.runs, "callbacks": completion.names("callback"), "freeze": completion.words(*SLOTS)}
+        known |= dict.fromkeys(("train_data", "val_data", "test_data"), completion.data_sets)
+        return known.get(self.option.name, completion.words(*map(str, self.option.choices)))(ctx, param, incomplete)
 
 
 class Choice(rich_click.RichOption):
-    """A click option that sets one value of the config; `key` is its name for `tstk.config.chosen`."""
+    """A click option that sets one value of the config; `key` is its name for `tstk.config.resolve.chosen`."""
 
     def __init__(self, key: str, flag: str, **attrs: Any) -> None:
         self.key = key
@@ -191,7 +192,7 @@ def _options(config: Config, given: Mapping[str, str]) -> Iterator[Choice]:
             default=config.use(slot),
             panel="slots",
             help=about,
-            shell_complete=complete.component(slot),
+            shell_complete=completion.component(slot),
         )
     for slot in SLOTS:
         if slot in config.values:
@@ -199,7 +200,7 @@ def _options(config: Config, given: Mapping[str, str]) -> Iterator[Choice]:
             named = config.sources[f"{slot}.use"] != "default" or any(n.startswith(f"{slot}.") for n in given)
             yield from _component(slot, config.values[slot], slot, not named)
     about = "data set by name (tstk data list shows them), or a file or folder"
-    at = complete.data_sets
+    at = completion.data_sets
     use = config.use("data")
     yield Choice("data", "--data", metavar="NAME|PATH", default=use, panel="data", help=about, shell_complete=at)
     for section in SECTIONS:
@@ -215,7 +216,7 @@ def _component(kind: str, table: Table, path: str, hidden: bool) -> Iterator[Cho
             continue
         about = f"{option.help}: {', '.join(registry().names(option.type))}"
         use = value["use"] if value else None
-        attrs = {"panel": panel, "hidden": hidden, "help": about, "shell_complete": complete.names(option.type)}
+        attrs = {"panel": panel, "hidden": hidden, "help": about, "shell_complete": completion.names(option.type)}
         yield Choice(key, f"--{_flag(key)}", metavar="NAME", default=use, **attrs)
         if value:
             yield from _component(option.type, value, key, hidden)

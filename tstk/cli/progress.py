@@ -8,8 +8,8 @@ from typing import Any
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tstk.cli.say import console
-from tstk.scoring.shown import MEASURES, number
+from tstk.cli.output import console
+from tstk.evaluation.formatting import MEASURES, number
 
 
 class Bar:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import click
 import rich_click
 
-from tstk.cli.complete import data_sets, runs
+from tstk.cli.completion import data_sets, runs
 
 Features = Literal["pooled", "tokens", "codes", "counts"]
 Pool = Literal["mean", "max", "cls", "statistics"]

@@ -4,7 +4,7 @@ data = tstk.data.load("har-demo")
 batch = data.train.batch(torch.arange(8))
 """
 
-from tstk.data.find import available, reader_for
+from tstk.data.catalog import available, reader_for
 from tstk.data.load import load, load_part
 
 __all__ = ["available", "load", "load_part", "reader_for"]

@@ -12,11 +12,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.cut import cut
-from tstk.data.find import PARTS
+from tstk.data.catalog import PARTS
+from tstk.data.containers import Raw, Table
+from tstk.data.lazy_array import chunks
 from tstk.data.load import read_parts
-from tstk.data.raw import Raw, Table
-from tstk.data.stored import chunks
+from tstk.data.windowing import cut
 from tstk.errors import DataError, OptionError
 
 Said = Callable[[int, int], None]

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tstk.data.find import SYNTHETIC, VAL_FRACTION, Found, locate, reader_for
+from tstk.data.catalog import SYNTHETIC, VAL_FRACTION, Found, locate, reader_for
 from tstk.errors import DataError, OptionError
 
 if TYPE_CHECKING:
-    from tstk.data.dataset import Dataset
-    from tstk.data.parts import Part
-    from tstk.data.raw import Raw, Table
+    from tstk.data.containers import Raw, Table
+    from tstk.data.data_module import Dataset
+    from tstk.data.datasets import Part
 
 
 def load(
@@ -74,11 +74,11 @@ def load(
         DataError: the data cannot be read, or a part is missing
         OptionError: an option cannot work with these data
     """
-    from tstk.data.build import forecasting, series
-    from tstk.data.cut import cut
-    from tstk.data.extra import extras
-    from tstk.data.joint import joint
-    from tstk.data.raw import Table
+    from tstk.data.concat import joint
+    from tstk.data.conditioning import extras
+    from tstk.data.containers import Table
+    from tstk.data.prepare import forecasting, series
+    from tstk.data.windowing import cut
 
     generated = {
         "count": synthetic_count, "channels": synthetic_channels, "kernels": synthetic_kernels, "seed": synthetic_seed
@@ -194,7 +194,7 @@ def _together(
             raise OptionError(
                 f"--{name.replace('_', '-')} {value} has no meaning for several data sets together: {use}"
             )
-    from tstk.data.joint import joint
+    from tstk.data.concat import joint
 
     if SYNTHETIC in (one.strip() for one in use.split(",")):
         raise OptionError(f"--data {use}: {SYNTHETIC} series are generated, and cannot be joined with other data")
@@ -225,8 +225,8 @@ def load_part(
         NameUnknown: no data set has this name
         DataError: the data cannot be read, or are not like those the model was trained on
     """
-    from tstk.data.build import part_like
-    from tstk.data.raw import Raw
+    from tstk.data.containers import Raw
+    from tstk.data.prepare import part_like
 
     held = _one(use, "test", data_root, label)
     if like.get("resize") and isinstance(held, Raw):
@@ -247,7 +247,7 @@ def read_parts(use: str, data_root: str | None = None, label: str | None = None)
 
 def _read(found: Found, label: str | None) -> dict[str, Raw | Table]:
     """All parts of a data set."""
-    from tstk.data.raw import Table
+    from tstk.data.containers import Table
 
     parts: dict[str, Raw | Table] = {}
     for part, path in found.files.items():
@@ -265,7 +265,7 @@ def _read(found: Found, label: str | None) -> dict[str, Raw | Table]:
 
 def _transductive(found: Found, parts: dict[str, Raw | Table]) -> dict[str, Raw | Table]:
     """The test part to learn from and the training part to validate on, none with labels."""
-    from tstk.data.raw import Raw
+    from tstk.data.containers import Raw
 
     bare = {part: replace(raw, y=None, classes=()) for part, raw in parts.items() if isinstance(raw, Raw)}
     if "test" not in bare:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.raw import Table
+from tstk.data.containers import Table
 
 Ints = NDArray[np.int64]
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.data.dataset import Dataset
-from tstk.data.parts import Generated
-from tstk.draws import Draws
+from tstk.core.rng import Draws
+from tstk.core.types import Spec
+from tstk.data.data_module import Dataset
+from tstk.data.datasets import Generated
 from tstk.errors import OptionError
-from tstk.records import Spec
 
 ROOTS = 3
 """Nodes of a graph that are drawn from Gaussian processes."""

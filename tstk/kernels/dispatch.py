@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from tstk.errors import NameUnknown, NeedsError, TstkError, did_you_mean
-from tstk.registry import registry
+from tstk.plugins.registry import registry
 
 if TYPE_CHECKING:
     import torch

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tstk.records import Series
+from tstk.core.types import Series
 
 
 class LinearMap(nn.Module):
     """Forecast each channel linearly in its own samples, relative to a level of the context.
 
     The level and its multiples pass unchanged, so the map is the same in any units. Nothing of it learns by gradients:
-    `tstk.scoring.linear_map` solves for it.
+    `tstk.evaluation.linear_forecast` solves for it.
 
     Args:
         matrix: [1 or C, T, H], for all channels or of each

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tstk.records import Series
+from tstk.core.types import Series
 
 
 def lengths(series: Series) -> Tensor:

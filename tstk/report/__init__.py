@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tstk.config.run_directory import run_folder, write_text
 from tstk.errors import OptionError
-from tstk.report.answers import confusion, embeddings, futures, reconstructions
 from tstk.report.codes import codebook, rebuilt
-from tstk.report.known import Known, know
+from tstk.report.context import Known, know
 from tstk.report.page import Section, page
-from tstk.report.record import again, curves, opening, options, title
-from tstk.rundir import run_folder, write_text
+from tstk.report.predictions import confusion, embeddings, futures, reconstructions
+from tstk.report.summary import again, curves, opening, options, title
 
 SECTIONS: list[Callable[[Known], Section | None]] = [
     opening,

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tstk.records import Tokens
-from tstk.report.known import Known
+from tstk.core.types import Tokens
+from tstk.report.context import Known
 from tstk.report.page import INK, Section, panel, panels, paragraph
 
 if TYPE_CHECKING:

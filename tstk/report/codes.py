@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.core.pipeline import Pipeline
 from tstk.errors import NeedsError
 from tstk.nn.codebook import spread
-from tstk.pipeline import Pipeline
-from tstk.report.known import Known
+from tstk.report.context import Known
 from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, framed, panel, panels, paragraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tstk.records import Flow
+    from tstk.core.types import Flow
 
 SHOWN = 64
 """Codes that are drawn at most, the most frequent ones."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from tstk.distribution import install_command
 from tstk.errors import TstkError
+from tstk.plugins.distribution import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.draws import Draws
-from tstk.records import Flow, Tokens
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Tokens
 from tstk.testing.expect import NotApplicable, close, expect
 from tstk.testing.subject import Subject
 

@@ -9,7 +9,7 @@ from typing import Any
 from unittest import SkipTest
 
 from tstk.errors import NameUnknown, TstkError, did_you_mean
-from tstk.registry import SLOTS, Entry, Plugin, registry
+from tstk.plugins.registry import SLOTS, Entry, Plugin, registry
 from tstk.testing import answers, components, encoders, gradients, kernels, others, tokenizers
 from tstk.testing.expect import Excused, NotApplicable
 from tstk.testing.subject import Lonely, steering, subject

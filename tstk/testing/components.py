@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tstk import slots
-from tstk.checkpoint import save_weights
-from tstk.dryrun import faults
+from tstk.core import interfaces
+from tstk.core.pipeline import Pipeline
+from tstk.core.types import Flow, Series, Spec
 from tstk.errors import TstkError
-from tstk.outline import outline
-from tstk.pipeline import Pipeline
-from tstk.records import Flow, Series, Spec
-from tstk.registry import registry
+from tstk.plugins.registry import registry
+from tstk.plugins.signature import outline
+from tstk.runs.checkpoint import save_weights
 from tstk.testing.expect import NotApplicable, close, expect
 from tstk.testing.subject import Subject
+from tstk.training.dry_run import faults
 
 _CLAIMS = {"tokenizer": ("target", "vocab", "step"), "encoder": ("causal", "prefix")}
 """What a tokenizer or encoder must announce in `provides` when it sets it."""
@@ -28,7 +28,7 @@ _CLAIMS = {"tokenizer": ("target", "vocab", "step"), "encoder": ("causal", "pref
 
 def loads(it: Subject) -> None:
     """The target is a class of the slot that the entry names."""
-    found, base = registry().load(it.entry), getattr(slots, it.kind.capitalize())
+    found, base = registry().load(it.entry), getattr(interfaces, it.kind.capitalize())
     expect(
         isinstance(found, type) and issubclass(found, base),
         f"{it.entry.target} is {found!r}; expected a class that extends tstk.{base.__name__}",

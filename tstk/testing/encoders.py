@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tstk.dryrun import position_ratio
-from tstk.pipeline import Pipeline
-from tstk.slots import Encoder
+from tstk.core.interfaces import Encoder
+from tstk.core.pipeline import Pipeline
 from tstk.testing.expect import NotApplicable, close, expect
 from tstk.testing.subject import Subject
+from tstk.training.dry_run import position_ratio
 
 
 def _noise(values: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from tstk.assemble import assemble
-from tstk.config import resolve
+from tstk.config.resolve import resolve
+from tstk.core.pipeline import Pipeline
+from tstk.core.types import Spec
 from tstk.errors import TstkError
-from tstk.export import Graph, difference, graph, to_onnx
-from tstk.pipeline import Pipeline
-from tstk.records import Spec
-from tstk.registry import registry
+from tstk.inference.export import Graph, difference, graph, to_onnx
+from tstk.plugins.registry import registry
+from tstk.runs.build import assemble
 from tstk.testing.subject import small
 
 LABELLED = Spec(channels=1, length=32, classes=3)

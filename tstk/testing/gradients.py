@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tstk.pipeline import Pipeline
-from tstk.records import Flow, Tokens
+from tstk.core.pipeline import Pipeline
+from tstk.core.types import Flow, Tokens
 from tstk.testing.expect import NotApplicable, expect
 from tstk.testing.subject import Subject
 

@@ -17,7 +17,7 @@ from tstk.kernels import nearest_code, ricker_cwt, rope_attention
 from tstk.kernels.dispatch import OPERATIONS
 from tstk.kernels.nearest_code import soft_assignment
 from tstk.nn.positions import angles
-from tstk.registry import Entry
+from tstk.plugins.registry import Entry
 from tstk.testing.expect import NotApplicable, close, expect
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]

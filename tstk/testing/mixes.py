@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import torch
 
-from tstk.assemble import assemble, rehearse
-from tstk.config import resolve
-from tstk.draws import Draws
+from tstk.config.resolve import resolve
+from tstk.core.pipeline import Pipeline
+from tstk.core.rng import Draws
+from tstk.core.types import Series, Spec
 from tstk.errors import NeedsError, OptionError, TstkError
-from tstk.outline import outline
-from tstk.pipeline import Pipeline
-from tstk.records import Series, Spec
-from tstk.registry import Entry, registry
+from tstk.plugins.registry import Entry, registry
+from tstk.plugins.signature import outline
+from tstk.runs.build import assemble, rehearse
 from tstk.testing.subject import series, small, subject
 
 

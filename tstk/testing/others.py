@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from tstk.errors import TstkError
-from tstk.outline import outline
-from tstk.registry import Entry, Plugin, registry
+from tstk.plugins.registry import Entry, Plugin, registry
+from tstk.plugins.signature import outline
 from tstk.testing.expect import expect
 from tstk.testing.subject import steering
 
@@ -75,8 +75,8 @@ def reads_its_suffixes(entry: Entry) -> None:
 
 def resolves(entry: Entry) -> None:
     """All tables, options and components of a config exist and fit together."""
-    from tstk.assemble import rehearse
-    from tstk.config import read_toml, resolve, shipped
+    from tstk.config.resolve import read_toml, resolve, shipped
+    from tstk.runs.build import rehearse
 
     try:
         rehearse(resolve((entry.name, read_toml(shipped(entry)))))
@@ -86,8 +86,8 @@ def resolves(entry: Entry) -> None:
 
 def has_stages(entry: Entry) -> None:
     """The stages of a recipe and their configs exist."""
-    from tstk.config import find_config
-    from tstk.recipe import read_recipe
+    from tstk.config.recipe import read_recipe
+    from tstk.config.resolve import find_config
 
     try:
         for stage in read_recipe(entry.qualified):
@@ -99,7 +99,7 @@ def has_stages(entry: Entry) -> None:
 
 def is_a_callback(entry: Entry) -> None:
     """The target is made without arguments and may be told of everything."""
-    from tstk.callbacks import Callback
+    from tstk.training.callbacks import Callback
 
     found = registry().load(entry)
     expect(

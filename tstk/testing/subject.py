@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from tstk.assemble import assemble, without_values
-from tstk.config import resolve
-from tstk.draws import Draws
+from tstk.config.resolve import resolve
+from tstk.core.interfaces import Slot
+from tstk.core.pipeline import Pipeline
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Series, Spec, Tokens
 from tstk.errors import TstkError
-from tstk.outline import outline
-from tstk.pipeline import Pipeline
-from tstk.records import Flow, Series, Spec, Tokens
-from tstk.registry import Entry, registry
-from tstk.slots import Slot
+from tstk.plugins.registry import Entry, registry
+from tstk.plugins.signature import outline
+from tstk.runs.build import assemble, without_values
 
 SIZES = {"dim": 16, "depth": 1, "heads": 2, "hidden": 32, "out_dim": 16, "dropout": 0.0}
 """Small values of options that many parts have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tstk.records import Series
+from tstk.core.types import Series
 from tstk.testing.expect import NotApplicable, close, expect
 from tstk.testing.subject import Subject
 

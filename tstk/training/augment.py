@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.draws import Draws
+from tstk.core.rng import Draws
+from tstk.core.types import Series
 from tstk.errors import OptionError, did_you_mean
 from tstk.nn.resample import lengths as lengths_of
-from tstk.records import Series
 
 
 def crop(series: Series, size: int, draws: Draws) -> Series:

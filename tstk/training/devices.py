@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tstk.core.interfaces import Slot
+from tstk.core.pipeline import Pipeline
 from tstk.errors import OptionError, TrainingError
-from tstk.pipeline import Pipeline
-from tstk.slots import Slot
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

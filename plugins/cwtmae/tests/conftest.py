@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tstk.assemble import assemble
-from tstk.config import find_config, read_toml, resolve
-from tstk.records import Series
+from tstk.config.resolve import find_config, read_toml, resolve
+from tstk.core.types import Series
+from tstk.runs.build import assemble
 
 torch.set_num_threads(1)
 SMALL = {

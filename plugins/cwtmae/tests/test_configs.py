@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.assemble import assemble, rehearse
-from tstk.checkpoint import load
-from tstk.config import resolve
-from tstk.recipe import run_recipe
-from tstk.records import Series, Spec
-from tstk.training.train import train
+from tstk.config.recipe import run_recipe
+from tstk.config.resolve import resolve
+from tstk.core.types import Series, Spec
+from tstk.runs.build import assemble, rehearse
+from tstk.runs.checkpoint import load
+from tstk.training.runs import train
 
 LONG, SHORT = Spec(channels=1, length=3000, classes=10), Spec(channels=1, length=500, classes=10)
 
@@ -124,7 +124,7 @@ def test_a_pretrained_run_is_tuned_at_twice_its_length_without_what_only_pretrai
 
 
 def test_at_the_same_length_a_tuned_run_starts_from_the_very_weights(config, pretrained):
-    from tstk.training.train import prepare
+    from tstk.training.runs import prepare
 
     pipeline, _ = prepare(config("finetune-cot", ("from", {"pipeline": {"from": str(pretrained)}})))
     for name, value in load(pretrained).encoder.state_dict().items():
@@ -132,7 +132,7 @@ def test_at_the_same_length_a_tuned_run_starts_from_the_very_weights(config, pre
 
 
 def test_half_precision_gives_nearly_the_same_loss(config, pretrained):
-    from tstk.draws import Draws
+    from tstk.core.rng import Draws
 
     pipeline = load(pretrained)
     series = Series(torch.randn(4, 1, 60).cumsum(-1), key=torch.arange(4))

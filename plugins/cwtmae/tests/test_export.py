@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tstk.export import export
-from tstk.records import Series, Spec
+from tstk.core.types import Series, Spec
+from tstk.inference.export import export
 
 
 def classifier(build, head, **tokenizer):

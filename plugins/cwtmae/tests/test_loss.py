@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tstk.draws import Draws
+from tstk.core.rng import Draws
+from tstk.core.types import Series, Spec
 from tstk.errors import NeedsError
-from tstk.records import Series, Spec
 
 SPEC = Spec(channels=2, length=40, classes=3)
 

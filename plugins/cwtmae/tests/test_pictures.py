@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tstk.report import report
-from tstk.training.train import train
+from tstk.training.runs import train
 
 SLIM = (
     "slim",

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tstk_plugins_cwtmae import CWT_MAE_RoPE, TF_MAE_Classifier
 
+from tstk.core.types import Series
 from tstk.errors import CheckpointError
-from tstk.records import Series
 
 TINY = {"cwt_scales": 16, "embed_dim": 96, "depth": 2, "num_heads": 4}
 DECODER = {"decoder_embed_dim": 64, "decoder_depth": 1, "decoder_num_heads": 4}

@@ -5,8 +5,8 @@ import pytest
 import torch
 from tstk_plugins_cwtmae.tokenizer import CWT
 
+from tstk.core.types import Series, Spec
 from tstk.errors import DataError, OptionError
-from tstk.records import Series, Spec
 
 SPEC = Spec(channels=1, length=40)
 SMALL = {"dim": 16, "patch_time": 8, "scales": 8, "min_scale": 1.0}

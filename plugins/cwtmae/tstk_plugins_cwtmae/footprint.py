@@ -15,12 +15,12 @@ from typing import Any
 import click
 import torch
 
-from tstk.assemble import assemble
-from tstk.config import chosen, find_config, read_toml, resolve
-from tstk.draws import Draws
+from tstk.config.resolve import chosen, find_config, read_toml, resolve
+from tstk.core.rng import Draws
+from tstk.core.types import Series, Spec
 from tstk.errors import OptionError
 from tstk.nn.blocks import recomputing
-from tstk.records import Series, Spec
+from tstk.runs.build import assemble
 from tstk_plugins_cwtmae.tokenizer import CWT
 
 

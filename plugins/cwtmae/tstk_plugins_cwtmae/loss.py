@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.builtin.heads.linear import laid_out
-from tstk.draws import Draws
+from tstk.core.interfaces import Decoder, Loss
+from tstk.core.masking import POLICIES
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Spec, Tokens
 from tstk.errors import NeedsError, OptionError
-from tstk.masking import POLICIES
 from tstk.nn.reduce import mean
-from tstk.records import Flow, Spec, Tokens
-from tstk.slots import Decoder, Loss
 
 if TYPE_CHECKING:
-    from tstk.report.known import Known
+    from tstk.report.context import Known
     from tstk.report.page import Section
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tstk.draws import Draws
-from tstk.report.known import Known
+from tstk.core.rng import Draws
+from tstk.report.context import Known
 from tstk.report.page import INK, ORANGE, Section, panel, panels, paragraph
 from tstk_plugins_cwtmae.tokenizer import CWT, VIEWS
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from functools import partial
 
-from tstk.hooks import hookimpl
-from tstk.registry import Entry
+from tstk.plugins.hooks import hookimpl
+from tstk.plugins.registry import Entry
 
 _HERE = "tstk_plugins_cwtmae"
 _entry = partial(Entry, interface_version=1)

@@ -20,10 +20,10 @@ from tstk.builtin.encoders.transformer import Transformer
 from tstk.builtin.heads.cot import CoT
 from tstk.builtin.heads.residual_mlp import ResidualMLP
 from tstk.builtin.losses.cross_entropy import CrossEntropy
-from tstk.checkpoint import mount
+from tstk.core.pipeline import Pipeline
+from tstk.core.types import Series, Spec
 from tstk.errors import CheckpointError
-from tstk.pipeline import Pipeline
-from tstk.records import Series, Spec
+from tstk.runs.checkpoint import mount
 from tstk_plugins_cwtmae.loss import SpectrumTime
 from tstk_plugins_cwtmae.tokenizer import CWT
 

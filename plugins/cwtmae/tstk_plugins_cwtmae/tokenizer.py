@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Tokenizer
+from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import DataError, OptionError
 from tstk.kernels import ricker_cwt
-from tstk.records import Series, Spec, Tokens
-from tstk.slots import Tokenizer
 
 if TYPE_CHECKING:
-    from tstk.report.known import Known
+    from tstk.report.context import Known
     from tstk.report.page import Section
 
 VIEWS = ("signal", "first difference", "second difference")

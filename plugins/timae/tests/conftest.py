@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tstk.records import Tokens
+from tstk.core.types import Tokens
 
 torch.set_num_threads(1)
 

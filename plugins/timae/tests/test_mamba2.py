@@ -5,8 +5,8 @@ import torch
 from tstk_plugins_timae.mamba2 import Mamba2, Mixer
 from tstk_plugins_timae.point import Point
 
+from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import NeedsError, OptionError
-from tstk.records import Series, Spec, Tokens
 
 SPEC = Spec(channels=1, length=24, dim=6, grid=(24,))
 WEIGHTS = torch.arange(1, 9)  # a plain sum over a normalised token has no gradient

@@ -6,13 +6,13 @@ from tstk_plugins_timae.mamba2 import Mamba2
 from tstk_plugins_timae.masked_latent import MaskedLatent
 from tstk_plugins_timae.point import Point
 
-from tstk.assemble import assemble, rehearse
 from tstk.builtin.encoders.transformer import Transformer
-from tstk.config import find_config, read_toml, resolve
-from tstk.draws import Draws
+from tstk.config.resolve import find_config, read_toml, resolve
+from tstk.core.rng import Draws
+from tstk.core.types import Series, Spec
 from tstk.errors import OptionError
-from tstk.records import Series, Spec
-from tstk.registry import registry
+from tstk.plugins.registry import registry
+from tstk.runs.build import assemble, rehearse
 
 CONFIGS = ["pretrain", "finetune", "forecast", "forecast-head", "mamba", "mamba-published", "cross"]
 SPEC = Spec(channels=2, length=30)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Encoder
+from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.positions import sinusoid
-from tstk.records import Spec, Tokens
-from tstk.slots import Encoder
 from tstk_plugins_timae.ssd import fused, scan
 
 State = tuple[Tensor, Tensor]

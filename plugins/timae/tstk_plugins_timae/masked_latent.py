@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 
 from tstk.builtin.losses.masked import Masked
-from tstk.draws import Draws
-from tstk.records import Spec, Tokens
+from tstk.core.rng import Draws
+from tstk.core.types import Spec, Tokens
 
 
 class MaskedLatent(Masked):

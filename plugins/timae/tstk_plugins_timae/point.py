@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tstk.core.interfaces import Tokenizer
+from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import OptionError
-from tstk.records import Series, Spec, Tokens
-from tstk.slots import Tokenizer
 
 
 class Point(Tokenizer):

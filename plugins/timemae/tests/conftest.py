@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tstk.assemble import assemble
-from tstk.config import resolve
-from tstk.records import Series, Spec
+from tstk.config.resolve import resolve
+from tstk.core.types import Series, Spec
+from tstk.runs.build import assemble
 
 torch.set_num_threads(1)
 SMALL = {

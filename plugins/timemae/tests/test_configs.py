@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from tstk.assemble import assemble, rehearse
-from tstk.checkpoint import launch
-from tstk.config import find_config, read_toml, resolve
+from tstk.config.resolve import find_config, read_toml, resolve
+from tstk.core.rng import Draws
+from tstk.core.types import Spec
 from tstk.data.load import load
-from tstk.draws import Draws
-from tstk.records import Spec
-from tstk.scoring.evaluate import evaluate
+from tstk.evaluation.evaluate import evaluate
+from tstk.runs.build import assemble, rehearse
+from tstk.runs.checkpoint import launch
 
 HAR = Spec(channels=9, length=128, classes=6)
 TINY = {
@@ -120,8 +120,8 @@ def test_the_loss_falls_on_the_demo_set(encoder, decoder):
 
 @pytest.mark.slow
 def test_a_run_is_pretrained_probed_and_tuned_from_its_directory(tmp_path):
-    from tstk.checkpoint import load as load_run
-    from tstk.training.train import train
+    from tstk.runs.checkpoint import load as load_run
+    from tstk.training.runs import train
 
     brief = ("test", {"train": {"epochs": 1}})
     tiny = ("tiny", {**TINY, "train": {"epochs": 1}})

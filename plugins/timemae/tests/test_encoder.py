@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from tstk_plugins_timemae.decoder import Decoupled
 from tstk_plugins_timemae.encoder import TimeMAEEncoder
 
+from tstk.core.types import Spec, Tokens
 from tstk.errors import CheckpointError, OptionError
 from tstk.nn.pretrained import bert_blocks
-from tstk.outline import outline
-from tstk.records import Spec, Tokens
+from tstk.plugins.signature import outline
 
 
 def tokens_of(dim, n=7, slots=12):
@@ -133,8 +133,8 @@ def test_transplanted_weights_are_the_files_bit_for_bit_and_factors_are_one(fold
 
 
 def test_the_initial_values_do_not_survive_a_transplant_and_the_teacher_is_copied_after_it(small):
-    from tstk.checkpoint import launch
-    from tstk.config import resolve
+    from tstk.config.resolve import resolve
+    from tstk.runs.checkpoint import launch
 
     tables = {
         "tokenizer": {"use": "patch", "dim": 16},

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 from tstk_plugins_timemae.loss import watched
 
-from tstk.draws import Draws
+from tstk.core.pipeline import Pipeline
+from tstk.core.rng import Draws
 from tstk.errors import NeedsError, OptionError
-from tstk.pipeline import Pipeline
-from tstk.scoring.evaluate import evaluate
+from tstk.evaluation.evaluate import evaluate
 
 ENCODERS = {
     "timemae": {},
@@ -249,7 +249,7 @@ def test_the_teacher_drops_only_where_asked_to(build, spec, ragged, dropout):
 def test_the_teacher_is_not_in_the_models_file_and_is_made_again(build, spec, ragged, tmp_path):
     from safetensors.torch import load_file
 
-    from tstk.checkpoint import save_weights
+    from tstk.runs.checkpoint import save_weights
 
     pipeline = trained(build(spec), ragged)
     save_weights(pipeline, tmp_path / "model.safetensors")
@@ -298,7 +298,7 @@ def test_a_table_can_be_pretrained_on_but_not_forecast(build, spec):
             return 2
 
         def batch(self, index):
-            from tstk.records import Series
+            from tstk.core.types import Series
 
             return Series(x[index], None, torch.zeros(len(index), 2, 8), index)
 

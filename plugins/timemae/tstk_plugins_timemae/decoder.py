@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from tstk.builtin.decoders.cross import Cross
-from tstk.records import Spec
+from tstk.core.types import Spec
 from tstk_plugins_timemae.init import xavier_with_bias
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from tstk.builtin.encoders.transformer import Transformer
+from tstk.core.types import Spec
 from tstk.nn.pretrained import bert_blocks, bert_shape, bert_weights, fill, outside_norms
-from tstk.records import Spec
 from tstk_plugins_timemae.init import xavier_with_bias
 
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tstk.draws import Draws
+from tstk.core.interfaces import Decoder, Encoder, Loss
+from tstk.core.masking import POLICIES
+from tstk.core.pipeline import Pipeline
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Spec, Tokens
 from tstk.errors import NeedsError, OptionError
-from tstk.masking import POLICIES
 from tstk.nn.reduce import mean
-from tstk.pipeline import Pipeline
-from tstk.records import Flow, Spec, Tokens
-from tstk.slots import Decoder, Encoder, Loss
 from tstk_plugins_timemae.init import xavier_with_bias
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tstk_plugins_vqshape.shapes import ShapeDecoder, crowding, excerpts, laid, smoothed
 
-from tstk.assemble import assemble
-from tstk.config import resolve
-from tstk.draws import Draws
-from tstk.records import Series, Spec
+from tstk.config.resolve import resolve
+from tstk.core.rng import Draws
+from tstk.core.types import Series, Spec
+from tstk.runs.build import assemble
 
 
 def batch(count=3, length=64):

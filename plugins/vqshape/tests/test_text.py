@@ -10,11 +10,11 @@ from tstk_plugins_vqshape.made import EVENTS, made
 from tstk_plugins_vqshape.text import Texts, encoded, from_captions, from_labels, from_notes, states_of
 from tstk_plugins_vqshape.tokenizer import VQShape
 
-from tstk.checkpoint import load
 from tstk.cli import cli
+from tstk.core.types import Series, Spec
 from tstk.data import load as load_data
 from tstk.errors import CheckpointError, DataError, NeedsError, OptionError
-from tstk.records import Series, Spec
+from tstk.runs.checkpoint import load
 
 SMALL = {"dim": 16, "depth": 1, "query_depth": 1, "heads": 2, "tokens": 6, "codes": 5, "points": 32}
 SMALL |= {"shape_width": 16, "dropout": 0.0, "drop": 0.0}

@@ -5,7 +5,7 @@ import torch
 from tstk_plugins_vqshape.decoder import ShapesToSeries
 from tstk_plugins_vqshape.tokenizer import VQShape
 
-from tstk.records import Series, Spec
+from tstk.core.types import Series, Spec
 
 TINY = {"dim": 64, "depth": 1, "query_depth": 1, "heads": 4, "codes": 32}
 

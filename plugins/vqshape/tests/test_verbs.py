@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from tstk_plugins_vqshape.explain import explain
 from tstk_plugins_vqshape.tokenizer import VQShape
 
-from tstk.checkpoint import load
 from tstk.cli import cli
+from tstk.core.types import Spec
 from tstk.data import load as load_data
 from tstk.errors import NeedsError
-from tstk.records import Spec
+from tstk.runs.checkpoint import load
 
 pytestmark = pytest.mark.slow
 
@@ -158,7 +158,7 @@ def test_sizes_that_cannot_work_are_refused(flag, said):
 
 
 def test_configs_are_complete():
-    from tstk.registry import registry
+    from tstk.plugins.registry import registry
 
     for entry in registry().entries("config"):
         if entry.name.startswith("vqshape/") and entry.name.split("/")[1] in ("pretrain", "512-64", "small"):
@@ -167,7 +167,7 @@ def test_configs_are_complete():
 
 @pytest.mark.parametrize("name", ["tokens", "histogram"])
 def test_a_classifier_of_shapes_can_be_exported(folder, name):
-    from tstk.export import export
+    from tstk.inference.export import export
 
     run = load(folder / name)
     program = export(run)

@@ -10,7 +10,7 @@ import click
 import rich_click
 
 from tstk.cli.files import target
-from tstk.cli.say import as_json, examples, note, table
+from tstk.cli.output import as_json, examples, note, table
 
 Source = Literal["labels", "notes", "captions"]
 
@@ -226,7 +226,7 @@ def explain(run: str, data: str | None, index: int, data_root: str | None, out: 
 
     Drawing takes matplotlib: pip install 'tstk-core[plot]'.
     """
-    from tstk.apply import opened
+    from tstk.inference.predict import opened
     from tstk.report.page import picture
     from tstk_plugins_vqshape.explain import draw, size
     from tstk_plugins_vqshape.explain import explain as explained

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tstk.config import chosen, find_config, read_toml, resolve
-from tstk.scoring.probe import probe
-from tstk.training.train import train
+from tstk.config.resolve import chosen, find_config, read_toml, resolve
+from tstk.evaluation.probe import probe
+from tstk.training.runs import train
 from tstk_plugins_vqshape.text import Texts
 
 KINDS = ("no text", "text", "shuffled", "random")

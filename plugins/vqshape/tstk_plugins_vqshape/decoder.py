@@ -7,11 +7,11 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
+from tstk.core.interfaces import Decoder, Place, Tokenizer
+from tstk.core.types import Spec, Tokens
 from tstk.errors import NeedsError
 from tstk.nn.attention import key_mask
 from tstk.nn.blocks import Stack
-from tstk.records import Spec, Tokens
-from tstk.slots import Decoder, Place, Tokenizer
 
 
 class ShapesToSeries(Decoder):

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.builtin.losses.reconstruct import Reconstruct
+from tstk.core.interfaces import Tokenizer
+from tstk.core.pipeline import Pipeline
+from tstk.core.types import Flow, Spec
 from tstk.errors import CheckpointError, NeedsError, OptionError
 from tstk.nn.reduce import mean
-from tstk.pipeline import Pipeline
-from tstk.records import Flow, Spec
-from tstk.slots import Tokenizer
 
 
 class Distill(Reconstruct):
@@ -57,7 +57,7 @@ class Distill(Reconstruct):
 
     def bind(self, pipeline: Pipeline) -> None:
         """Read the teacher, if it is still there."""
-        from tstk.checkpoint import load
+        from tstk.runs.checkpoint import load
 
         if not Path(self.path).is_dir():
             return

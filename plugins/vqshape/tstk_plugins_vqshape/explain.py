@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tstk.data.parts import Part
+from tstk.core.pipeline import Pipeline
+from tstk.core.types import Tokens
+from tstk.data.datasets import Part
 from tstk.errors import DataError, NeedsError
-from tstk.pipeline import Pipeline
-from tstk.records import Tokens
-from tstk.report.known import Known
+from tstk.report.context import Known
 from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, framed, paragraph
 
 if TYPE_CHECKING:

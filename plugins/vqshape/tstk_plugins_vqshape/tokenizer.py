@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Tokenizer
+from tstk.core.types import Flow, Series, Spec, Tokens
 from tstk.errors import NeedsError, OptionError
 from tstk.nn.attention import Attention, key_mask
 from tstk.nn.blocks import MLP, Stack
 from tstk.nn.codebook import Codebook
 from tstk.nn.positions import resize_table
 from tstk.nn.reduce import mean
-from tstk.records import Flow, Series, Spec, Tokens
-from tstk.slots import Tokenizer
 from tstk_plugins_vqshape.attributes import GUIDED, AttributeDecoder, Attributes, Guidance
 from tstk_plugins_vqshape.shapes import ShapeDecoder, crowding, excerpts, laid, smoothed
 
 if TYPE_CHECKING:
-    from tstk.report.known import Known
+    from tstk.report.context import Known
     from tstk.report.page import Section
 
 

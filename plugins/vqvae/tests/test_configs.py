@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from tstk.assemble import assemble, rehearse
-from tstk.config import find_config, read_toml, resolve
-from tstk.draws import Draws
-from tstk.recipe import read_recipe
-from tstk.records import Series, Spec
-from tstk.registry import registry
+from tstk.config.recipe import read_recipe
+from tstk.config.resolve import find_config, read_toml, resolve
+from tstk.core.rng import Draws
+from tstk.core.types import Series, Spec
+from tstk.plugins.registry import registry
+from tstk.runs.build import assemble, rehearse
 
 CONFIGS = [
     f"vqvae/{name}"

@@ -4,11 +4,11 @@ import pytest
 import torch
 from tstk_plugins_vqvae.rollout import gumbel
 
-from tstk.assemble import assemble
-from tstk.config import resolve
-from tstk.draws import Draws
+from tstk.config.resolve import resolve
+from tstk.core.rng import Draws
+from tstk.core.types import Series, Spec
 from tstk.errors import NeedsError, OptionError
-from tstk.records import Series, Spec
+from tstk.runs.build import assemble
 
 SPEC = Spec(channels=2, length=48, horizon=16)
 SMALL = {

@@ -19,8 +19,8 @@ def one_of_two(rank, folder):
     from tstk.builtin.decoders.own import Own
     from tstk.builtin.encoders.identity import Identity
     from tstk.builtin.losses.reconstruct import Reconstruct
-    from tstk.pipeline import Pipeline
-    from tstk.records import Series, Spec
+    from tstk.core.pipeline import Pipeline
+    from tstk.core.types import Series, Spec
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 from tstk_plugins_vqvae.tokenizer import VQVAE
 
+from tstk.core.types import Flow, Series, Spec
 from tstk.errors import OptionError
-from tstk.records import Flow, Series, Spec
 
 TINY = {"codes": 16, "dim": 8, "hidden": 16, "res_hidden": 8}
 FACTORS = (4, 8, 12, 16)

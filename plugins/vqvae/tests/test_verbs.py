@@ -8,8 +8,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tstk.checkpoint import load
 from tstk.cli import cli
+from tstk.runs.checkpoint import load
 
 pytestmark = pytest.mark.slow
 

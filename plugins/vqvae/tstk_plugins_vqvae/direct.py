@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from tstk.builtin.heads.linear import laid_out
+from tstk.core.interfaces import Head
+from tstk.core.types import Spec, Tokens
 from tstk.nn.reduce import pool
-from tstk.records import Spec, Tokens
-from tstk.slots import Head
 
 
 class CodeForecast(Head):

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from tstk.builtin.losses.next_code import NextCode
-from tstk.draws import Draws
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.cache import Kept
-from tstk.records import Flow, Spec, Tokens
 
 if TYPE_CHECKING:
-    from tstk.pipeline import Pipeline
+    from tstk.core.pipeline import Pipeline
 
 ROWS = 512
 """Paths that are followed at a time: more take no less time on a CPU, where their keys and values leave the caches."""

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.builtin.losses.forecast import Forecast
-from tstk.draws import Draws
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Spec, Tokens
 from tstk.errors import OptionError
-from tstk.records import Flow, Spec, Tokens
 from tstk_plugins_vqvae.rollout import decoded, gumbel, known
 
 if TYPE_CHECKING:
-    from tstk.pipeline import Pipeline
+    from tstk.core.pipeline import Pipeline
 
 
 class CodeSoft(Forecast):

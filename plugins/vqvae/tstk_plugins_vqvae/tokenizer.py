@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Tokenizer
+from tstk.core.types import Flow, Series, Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.codebook import Codebook
-from tstk.records import Flow, Series, Spec, Tokens
-from tstk.slots import Tokenizer
 from tstk_plugins_vqvae.conv import LOOKS, Decoder, strides
 
 PUBLISHED = {

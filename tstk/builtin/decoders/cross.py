@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tstk.core.interfaces import Decoder, Place
+from tstk.core.types import Spec, Tokens
 from tstk.nn.attention import key_mask
 from tstk.nn.blocks import CrossBlock
-from tstk.records import Spec, Tokens
-from tstk.slots import Decoder, Place
 
 
 class Cross(Decoder):

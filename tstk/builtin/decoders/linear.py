@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from tstk.core.interfaces import Decoder, Place
+from tstk.core.types import Spec, Tokens
 from tstk.errors import NeedsError
-from tstk.records import Spec, Tokens
-from tstk.slots import Decoder, Place
 
 
 class Linear(Decoder):

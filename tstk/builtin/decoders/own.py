@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from tstk.core.interfaces import Decoder, Place, Tokenizer
+from tstk.core.types import Spec, Tokens
 from tstk.errors import NeedsError
-from tstk.records import Spec, Tokens
-from tstk.slots import Decoder, Place, Tokenizer
 
 
 class Own(Decoder):

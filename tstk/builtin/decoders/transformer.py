@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Decoder, Place
+from tstk.core.types import Spec, Tokens
 from tstk.nn.attention import key_mask
 from tstk.nn.blocks import Stack
 from tstk.nn.positions import angles, check_position_std, check_rotary, line, sinusoid, start_positions
-from tstk.records import Spec, Tokens
-from tstk.slots import Decoder, Place
 
 
 class TransformerDecoder(Decoder):

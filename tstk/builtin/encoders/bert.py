@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Encoder
+from tstk.core.types import Spec, Tokens
 from tstk.errors import CheckpointError, NeedsError, OptionError
 from tstk.nn.attention import key_mask
 from tstk.nn.blocks import Stack, projection
 from tstk.nn.positions import check_position_std, resize_table, start_positions
 from tstk.nn.pretrained import bert_blocks, bert_shape, bert_weights, fill, outside_norms
-from tstk.records import Spec, Tokens
-from tstk.slots import Encoder
 
 
 class Bert(Encoder):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tstk.distribution import install_command
+from tstk.core.interfaces import Encoder
+from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError, TstkError
 from tstk.nn.attention import check_heads
 from tstk.nn.blocks import projection
 from tstk.nn.positions import check_position_std, start_positions
 from tstk.nn.pretrained import fill, outside_norms
-from tstk.records import Spec, Tokens
-from tstk.slots import Encoder
+from tstk.plugins.distribution import install_command
 
 
 class HF(Encoder):

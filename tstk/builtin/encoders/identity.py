@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tstk.records import Tokens
-from tstk.slots import Encoder
+from tstk.core.interfaces import Encoder
+from tstk.core.types import Tokens
 
 
 class Identity(Encoder):

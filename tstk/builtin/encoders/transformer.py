@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Encoder
+from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, check_heads, key_mask
 from tstk.nn.blocks import Stack, projection
@@ -22,8 +24,6 @@ from tstk.nn.positions import (
     sinusoid,
     start_positions,
 )
-from tstk.records import Spec, Tokens
-from tstk.slots import Encoder
 
 
 class Transformer(Encoder):

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from tstk.core.interfaces import Head
+from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.attention import Attention, key_mask
 from tstk.nn.blocks import MLP
 from tstk.nn.positions import POSITION_STD
-from tstk.records import Spec, Tokens
-from tstk.slots import Head
 
 if TYPE_CHECKING:
-    from tstk.report.known import Known
+    from tstk.report.context import Known
     from tstk.report.page import Section
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tstk.builtin.heads.linear import laid_out
-from tstk.records import Spec, Tokens
-from tstk.slots import Head
+from tstk.core.interfaces import Head
+from tstk.core.types import Spec, Tokens
 
 
 class Forecast(Head):

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Head
+from tstk.core.types import Spec, Tokens
 from tstk.errors import NeedsError
 from tstk.nn.reduce import pool_channels
-from tstk.records import Spec, Tokens
-from tstk.slots import Head
 
 if TYPE_CHECKING:
-    from tstk.data.parts import Part
-    from tstk.pipeline import Pipeline
+    from tstk.core.pipeline import Pipeline
+    from tstk.data.datasets import Part
 
 ABSENT = -10.0
 """Initial bias of a class without training series, where the weights come from a regression."""
@@ -65,8 +65,8 @@ class Linear(Head):
         """Take the weights of a logistic regression, if asked."""
         if self.begin == "random":
             return ""
-        from tstk.scoring.evaluate import in_order
-        from tstk.scoring.simple_classifiers import Logistic
+        from tstk.evaluation.evaluate import in_order
+        from tstk.evaluation.simple_classifiers import Logistic
 
         assert train.y is not None
         mode = pipeline.training

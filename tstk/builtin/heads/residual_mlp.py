@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from tstk.core.interfaces import Head
+from tstk.core.types import Spec, Tokens
 from tstk.nn.reduce import pool_channels
-from tstk.records import Spec, Tokens
-from tstk.slots import Head
 
 
 class ResidualMLP(Head):

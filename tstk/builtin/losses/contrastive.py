@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tstk.draws import Draws
+from tstk.core.interfaces import Loss
+from tstk.core.masking import POLICIES
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Series, Spec, Tokens
 from tstk.errors import OptionError
-from tstk.masking import POLICIES
 from tstk.nn.reduce import mean, pool
 from tstk.nn.resample import lengths, sample_at
-from tstk.records import Flow, Series, Spec, Tokens
-from tstk.slots import Loss
 
 
 class Contrastive(Loss):

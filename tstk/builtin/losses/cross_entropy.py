@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.draws import Draws
+from tstk.core.interfaces import Loss
+from tstk.core.masking import random
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Spec, Tokens
 from tstk.errors import OptionError
-from tstk.masking import random
 from tstk.nn.reduce import mean
-from tstk.records import Flow, Spec, Tokens
-from tstk.slots import Loss
 
 
 class CrossEntropy(Loss):

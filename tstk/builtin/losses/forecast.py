@@ -7,9 +7,9 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Loss
+from tstk.core.types import Flow, Spec
 from tstk.nn.reduce import mean
-from tstk.records import Flow, Spec
-from tstk.slots import Loss
 
 
 class Forecast(Loss):

@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tstk.draws import Draws
+from tstk.core.interfaces import Loss
+from tstk.core.masking import POLICIES
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Spec, Tokens
 from tstk.errors import OptionError
-from tstk.masking import POLICIES
 from tstk.nn.reduce import mean
-from tstk.records import Flow, Spec, Tokens
-from tstk.slots import Loss
 
 
 class Masked(Loss):

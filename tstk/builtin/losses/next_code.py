@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.draws import Draws
+from tstk.core.interfaces import Decoder, Loss
+from tstk.core.rng import Draws
+from tstk.core.types import Flow, Spec, Tokens
 from tstk.errors import NeedsError
 from tstk.nn.reduce import mean
-from tstk.records import Flow, Spec, Tokens
-from tstk.slots import Decoder, Loss
 
 
 class NextCode(Loss):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from tstk.core.interfaces import Decoder, Loss
+from tstk.core.types import Flow, Spec
 from tstk.errors import NeedsError
 from tstk.nn.reduce import mean
-from tstk.records import Flow, Spec
-from tstk.slots import Decoder, Loss
 
 
 class Reconstruct(Loss):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from tstk.builtin.tokenizers.patch import Patches
+from tstk.core.types import Flow, Series, Spec
 from tstk.errors import OptionError
 from tstk.nn.convolution import InceptionNetwork
-from tstk.records import Flow, Series, Spec
 
 
 class Inception(Patches):

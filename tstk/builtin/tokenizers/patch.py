@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Tokenizer
+from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import DataError, OptionError
-from tstk.records import Series, Spec, Tokens
-from tstk.slots import Tokenizer
 
 
 class Patches(Tokenizer):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.interfaces import Tokenizer
+from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.resample import fill_gaps, lengths, sample_at
-from tstk.records import Series, Spec, Tokens
-from tstk.slots import Tokenizer
 
 
 class Resampled(Tokenizer):

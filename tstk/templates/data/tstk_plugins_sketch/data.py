@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tstk.data.raw import Raw, lines, numbers, pad
+from tstk.data.containers import Raw, lines, numbers, pad
 from tstk.errors import DataError
 
 

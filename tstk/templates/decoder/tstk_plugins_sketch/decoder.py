@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tstk import Decoder, Spec, Tokens
-from tstk.slots import Place
+from tstk.core.interfaces import Place
 
 
 class Sketch(Decoder):

@@ -4,8 +4,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk import Draws, Flow, Loss, Spec, Tokens
+from tstk.core.masking import random
 from tstk.errors import OptionError
-from tstk.masking import random
 from tstk.nn.reduce import mean
 
 

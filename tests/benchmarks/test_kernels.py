@@ -1,0 +1,505 @@
+"""The harness beneath `benchmarks/`, on made-up clocks and small contenders."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from benchmarks import harness
+from benchmarks.figures import AGAIN, FILL, GEMM, interleave, paired, quiet, tabulate
+from benchmarks.harness import Absent, Case, Contender, Verdict, measure, plain, summary
+from benchmarks.render import MARK, PAGE, Refused, read, render
+from benchmarks.results import Results
+from benchmarks.run import OPERATIONS, in_turns
+from benchmarks.summary import lines
+from benchmarks.tune import changed, numbers, tune
+from tstk.kernels import tuning
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Cases set the number of threads; the other tests want theirs back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def drifting(seconds, seed=0, noise=0.02):
+    """A clock of a machine that slows down threefold as time goes by."""
+    draw, count = random.Random(seed), [0]
+
+    def clock():
+        count[0] += 1
+        return seconds * (1 + 0.1 * count[0]) * (1 + noise * draw.random())
+
+    return clock
+
+
+def steady_machine(rounds):
+    return {GEMM: [1.0] * rounds, FILL: [2.0] * rounds}
+
+
+def test_every_contender_runs_once_per_round_in_changing_order():
+    order = []
+    clocks = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
+    times = interleave(clocks, 20)
+    assert all(len(series) == 20 for series in times.values())
+    triples = {tuple(order[i : i + 3]) for i in range(0, 60, 3)}
+    assert all(set(triple) == set("abc") for triple in triples)
+    assert len(triples) > 3
+
+
+def test_paired_ratios_are_right_on_a_machine_that_drifts():
+    times = interleave({"ours": drifting(1.0), "peer": drifting(2.5, seed=1)}, 21)
+    found = paired(times["peer"], times["ours"])
+    assert found["ratio"] == pytest.approx(2.5, rel=0.02)
+    low, high = found["interval"]
+    assert low <= 2.5 * 1.01
+    assert high >= 2.5 * 0.99
+    assert high - low < 0.1
+
+
+def test_the_interval_covers_the_true_ratio_about_as_often_as_it_says():
+    draw = random.Random(0)
+    covered = 0
+    for _ in range(100):
+        ratios = [1.5 * draw.lognormvariate(0, 0.2) for _ in range(25)]
+        low, high = paired(ratios, [1.0] * 25, draws=400)["interval"]
+        covered += low <= 1.5 <= high
+    assert 88 <= covered <= 100
+
+
+def test_rounds_in_which_the_machine_was_slow_are_dropped_and_counted():
+    times = {"ours": [1.0] * 10, AGAIN: [1.0] * 10, "peer": [2.0] * 10} | steady_machine(10)
+    for r in (2, 7):
+        times[GEMM][r], times["peer"][r] = 1.6, 50.0
+    times[FILL][4] = 3.1
+    times[FILL][5] = 2.9
+    assert len(quiet(times)["ours"]) == 7
+    table = tabulate(times, "ours")
+    assert (table["rounds"], table["dropped"], table["why_invalid"]) == (7, 3, "")
+    assert table["contenders"]["peer"]["p90"] == 2.0
+
+
+def test_a_machine_that_is_hardly_ever_quiet_gives_no_figures():
+    times = {"ours": [1.0] * 10, AGAIN: [1.0] * 10} | steady_machine(10)
+    times[GEMM] = [1.0] + [2.0] * 9
+    table = tabulate(times, "ours")
+    assert "quiet in only 1 of 10 rounds" in table["why_invalid"]
+    assert table["contenders"] == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "again", "valid"), [(1.0, 1.02, True), (1.0, 1.05, False), (1e-5, 1.05, True), (1e-5, 1.2, False)]
+)
+def test_a_contender_that_differs_from_itself_makes_the_record_invalid(seconds, again, valid):
+    times = {"ours": [seconds] * 9, AGAIN: [seconds * again] * 9} | steady_machine(9)
+    table = tabulate(times, "ours")
+    assert (table["why_invalid"] == "") == valid
+    assert table["control"]["ratio"] == pytest.approx(again)
+    assert valid or "over itself" in table["why_invalid"]
+
+
+def doubled(contenders, **options):
+    """A case that asks for 2 x and its gradient."""
+
+    def judge(answer):
+        error = max((a - b).abs().max().item() for a, b in zip(answer, (2 * x, torch.full_like(x, 2.0)), strict=False))
+        return Verdict(error, "" if error < 1e-6 else f"off by {error:.1g}")
+
+    x = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    return Case("double", "made up", "64x64", lambda seed, device: (x,), contenders, lambda x: judge, **options)
+
+
+def missing(*inputs):
+    raise Absent("not installed here")
+
+
+def test_a_wrong_contender_is_refused_by_the_gate_and_never_timed():
+    calls = []
+    wrong = plain(lambda x: calls.append(1) or 2.001 * x)
+    record = measure(doubled({"ours": plain(lambda x: x + x), "wrong": wrong, "right": plain(lambda x: 2 * x)}), 0.05)
+    assert record.out == {"wrong": "refused: off by 0.0" + record.out["wrong"][-2:]}
+    assert len(calls) == 1
+    assert record.rounds.keys() == {"ours", "right"}
+    for table in record.tables:
+        assert table["contenders"].keys() <= {"ours", "right"}
+        assert all(row["gate"] == "passed" for row in table["contenders"].values())
+
+
+def test_a_wrong_gradient_is_refused_too():
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return 3 * g
+
+    contenders = {"ours": plain(lambda x: 2 * x), "wrong": plain(Wrong.apply)}
+    case = doubled(contenders, gradients=(0,))
+    case = harness.replace(case, gate=lambda x: lambda answer: Verdict(*weighed(answer)))
+    record = measure(case, 0.05)
+    assert record.out.keys() == {"wrong"}
+    assert record.case.passes == "forward+backward"
+
+
+def weighed(answer):
+    """The gradient of 2 x is twice the weights, the same for all contenders."""
+    draw = torch.Generator().manual_seed(1)
+    error = (answer[1] - 2 * torch.randn(64, 64, generator=draw)).abs().max().item()
+    return error, "" if error < 1e-6 else f"gradient off by {error:.1g}"
+
+
+def test_who_is_absent_or_fails_is_recorded_with_the_reason_and_stops_nobody():
+    def fails(x):
+        raise RuntimeError("no such\nkernel")
+
+    case = doubled({"ours": plain(lambda x: 2 * x), "missing": Contender(missing), "fails": plain(fails)})
+    record = measure(case, 0.05)
+    assert record.out == {"missing": "absent: not installed here", "fails": "failed: RuntimeError: no such kernel"}
+    assert "ours" in record.rounds
+    text = "\n".join(summary(record))
+    assert "not installed here" in text
+    assert "no such kernel" in text
+
+
+def test_nothing_is_timed_where_ours_is_wrong():
+    record = measure(doubled({"ours": plain(lambda x: 3 * x), "right": plain(lambda x: 2 * x)}), 0.05)
+    assert (record.tables, record.rounds) == ([], {})
+    assert record.out["ours"].startswith("refused")
+
+
+def test_results_are_written_as_they_come(tmp_path):
+    results = Results(tmp_path / "out", run="one")
+    case = doubled({"ours": plain(lambda x: 2 * x), "peer": plain(lambda x: x + x, "as it is")})
+    results.add(measure(case, 0.02))
+    results.add(measure(harness.replace(case, threads=2), 0.02))
+    (path,) = (tmp_path / "out").iterdir()
+    page = json.loads(path.read_text())
+    assert (path.name, page["run"]) == ("double.json", "one")
+    assert page["environment"]["packages"]["torch"]
+    assert [table["threads"] for table in page["tables"]] == [1, 2]
+
+
+def test_a_run_that_is_named_again_goes_on_and_another_replaces_it(tmp_path):
+    case = doubled({"ours": plain(lambda x: 2 * x)})
+    record = measure(case, 0.02)
+    Results(tmp_path, run="one").add(record)
+    assert case in Results(tmp_path, run="one")
+    assert case not in Results(tmp_path, run="two")
+    Results(tmp_path, run="two").add(record)
+    page = json.loads((tmp_path / "double.json").read_text())
+    assert (page["run"], len(page["tables"])) == ("two", 1)
+
+
+def test_a_run_is_of_one_commit(tmp_path):
+    case = doubled({"ours": plain(lambda x: 2 * x)})
+    Results(tmp_path, run="one").add(measure(case, 0.02))
+    later = Results(tmp_path, run="one")
+    later._environment["commit"] = "another"
+    with pytest.raises(ValueError, match="begin another"):
+        later.add(measure(case, 0.02))
+
+
+def made_up_results(folder, run="one", device="cpu", gate="passed", op="nearest_code"):
+    """A page with one case, in which a peer takes twice as long."""
+    rows = {
+        name: {"median": 2e-3 * x, "min": 2e-3 * x, "p90": 2e-3 * x, "ratio": x, "interval": [0.95 * x, 1.05 * x]}
+        | {"x_limit": 3 * x, "gate": gate, "error": 1e-7, "first_call": 0.5, "peak_bytes": None, "setting": "as it is"}
+        for name, x in (("tstk", 1.0), ("peer", 2.0))
+    }
+    table = {"case": "a case", "op": op, "name": "a shape", "size": "8x8", "dtype": "float32", "device": device}
+    table |= {"threads": 2, "passes": "forward", "ours": "tstk", "limit": "product", "clock": "wall", "why_invalid": ""}
+    table |= {"contenders": rows, "out": {"other": "absent: not installed"}}
+    found = {
+        "processor": "a CPU",
+        "gpu": "a GPU",
+        "cores": 2,
+        "vectors": "",
+        "packages": {"torch": "1"},
+        "commit": "c0",
+    }
+    folder.mkdir(exist_ok=True)
+    page = {"format": 1, "run": run, "environment": found, "tables": [table]}
+    (folder / f"{op}.json").write_text(json.dumps(page))
+    return folder
+
+
+def test_the_page_shows_ratios_their_intervals_and_who_is_absent(tmp_path):
+    page = render("<!-- environment -->\n\n<!-- nearest_code -->\n", read([made_up_results(tmp_path / "cpu")]))
+    assert "| a shape, 8x8, 2 threads | 2 ms | 3.00 | **2.00** [1.90, 2.10] |" in page
+    assert "- other, 1 of 1 rows: absent: not installed" in page
+    assert "a CPU" in page
+    assert "waits for such a machine" in page
+
+
+def test_the_page_refuses_rows_without_a_gate_and_two_runs_on_one_device(tmp_path):
+    made_up_results(tmp_path / "cpu", gate="")
+    with pytest.raises(Refused, match="no passing gate"):
+        read([tmp_path / "cpu"])
+    made_up_results(tmp_path / "cpu")
+    made_up_results(tmp_path / "cuda", run="two", device="cuda")
+    assert read([tmp_path / "cpu", tmp_path / "cuda"]).keys() == {"cpu", "cuda"}
+    made_up_results(tmp_path / "cpu", run="two", op="ricker_cwt")
+    with pytest.raises(Refused, match="mixed"):
+        read([tmp_path / "cpu"])
+
+
+def test_every_mark_of_the_page_has_an_operation():
+    marks = set(MARK.findall(PAGE.read_text()))
+    made = {case.op for name in OPERATIONS for case in import_module(f"benchmarks.test_{name}").cases(False, "cpu")}
+    assert marks == made | {"environment", "compiled"}
+
+
+def test_every_case_of_every_grid_has_a_name_of_its_own():
+    for device in ("cpu", "cuda"):
+        for full in (False, True):
+            modules = [import_module(f"benchmarks.test_{name}") for name in OPERATIONS]
+            names = [str(case) for module in modules for case in module.cases(full, device)]
+            assert len(names) == len(set(names))
+
+
+def test_tuning_finds_the_sizes_that_are_fastest_and_right():
+    module = ModuleType("made_up")
+    module.CONFIGS = {
+        ("done", 8): {"tile": 8},
+        ("short", 16): {"tile": 32, "warps": 4},
+        ("long", 16): {"tile": 64, "warps": 8},
+    }
+    before = module.CONFIGS
+
+    def sizes():
+        assert module.CONFIGS["done", 8]["tile"] == 8
+        return module.CONFIGS["short", 16]
+
+    def seconds():
+        tile, warps = sizes().values()
+        if tile > 128:
+            raise RuntimeError("out of shared memory")
+        return abs(tile - 512) + abs(warps - 2)
+
+    found = tune(module, sizes, lambda: sizes()["warps"] != 2, seconds, {("CONFIGS", ("done", 8))})
+    assert found == {"CONFIGS": {("short", 16): {"tile": 128, "warps": 4}}}
+    assert module.CONFIGS is before
+    assert before == {
+        ("done", 8): {"tile": 8},
+        ("short", 16): {"tile": 32, "warps": 4},
+        ("long", 16): {"tile": 64, "warps": 8},
+    }
+
+
+def test_measured_sizes_go_over_the_sane_ones_on_that_kind_of_gpu_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "place", lambda op: tmp_path / f"{op}.json")
+    sane = {("short", 16): {"tile": 32, "warps": 4}, ("long", 16): {"tile": 64, "warps": 8}}
+    assert tuning.tuned("op", sane) == sane
+    tuning.write("op", "9.0", {"CONFIGS": {("short", 16): {"tile": 128}}})
+    tuning.write("op", "9.0", {"CONFIGS": {("long", 16): {"warps": 4}}, "OTHER_CONFIGS": {(1,): {"a": 2}}})
+    monkeypatch.setattr(tuning, "kind", lambda: "8.0")
+    assert tuning.tuned("op", sane) == sane
+    monkeypatch.setattr(tuning, "kind", lambda: "9.0")
+    better = {("short", 16): {"tile": 128, "warps": 4}, ("long", 16): {"tile": 64, "warps": 4}}
+    assert tuning.tuned("op", sane) == better
+    assert tuning.tuned("op", {(1,): {"a": 1}}, "OTHER_CONFIGS") == {(1,): {"a": 2}}
+
+
+class Tile(NamedTuple):
+    rows: int
+    warps: int
+
+
+def test_sizes_may_be_dictionaries_tuples_or_both_and_come_back_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "place", lambda op: tmp_path / f"{op}.json")
+    monkeypatch.setattr(tuning, "kind", lambda: "9.0")
+    sane = {("a", 1): (Tile(16, 2), {"stages": 1, "exact": True, "how": "ieee"})}
+    paths = [path for path, _ in numbers(sane["a", 1])]
+    assert paths == [(0, 0), (0, 1), (1, "stages")]
+    better = changed(changed(sane["a", 1], (0, 1), 4), (1, "stages"), 3)
+    tuning.write("op", "9.0", {"CONFIGS": {("a", 1): better}})
+    (found,) = tuning.tuned("op", sane).values()
+    assert found == (Tile(16, 4), {"stages": 3, "exact": True, "how": "ieee"})
+    assert found[0].warps == 4
+
+
+@pytest.mark.slow
+def test_on_a_gpu_kernels_are_timed_too_with_inputs_that_change_and_inputs_that_stay(monkeypatch):
+    """As far as can be told without one."""
+    inputs = []
+
+    def replay(calls):
+        inputs.append(len(calls))
+        if len(inputs) == 4:
+            raise RuntimeError("waits for the GPU")
+        return harness.clocks.wall(calls[0], "cpu")
+
+    for name in ("settle", "tidy", "sync", "peak_bytes"):
+        monkeypatch.setattr(harness.clocks, name, lambda *args: None)
+    monkeypatch.setattr(harness.clocks, "machine", lambda device, machine=harness.clocks.machine: machine("cpu"))
+    monkeypatch.setattr(harness.clocks, "replay", replay)
+    record = measure(doubled({"ours": plain(lambda x: 2 * x), "peer": plain(lambda x: x + x)}, device="cuda"), 0.02)
+    assert inputs == [1, 1, 32, 32, 32, 1, 1, 1, 1, 1]
+    assert record.out == {"peer, kernels": "failed: not captured: RuntimeError: waits for the GPU"}
+    assert [table["clock"] for table in record.tables] == ["wall", "kernels", "kernels, inputs in cache"]
+    assert all(table["contenders"].keys() <= {"ours"} for table in record.tables[1:2])
+
+
+FAKE = """#!/usr/bin/env bash
+echo "$COMMIT|$TRITON_CACHE_DIR|$*" >>"$CALLS"
+case "$*" in *"$RED"*) exit 1 ;; *"$SLOW"*) exec sleep 60 ;; esac
+"""
+
+
+@pytest.fixture
+def gpu_sh(tmp_path):
+    """`gpu_sh(mode, seconds, red, slow)`: the script, with a Python that does nothing but note what it is asked for.
+
+    A command with `red` in it fails, one with `slow` in it does not end. Returns the status, the summary, the commands,
+    and the files that are left.
+    """
+    fake = tmp_path / "python"
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+
+    def run(mode, seconds, red="nothing", slow="nothing", **variables):
+        out, calls = tmp_path / "out", tmp_path / "calls"
+        calls.write_text("")
+        environment = os.environ | {"PYTHON": str(fake), "CALLS": str(calls), "RED": red, "SLOW": slow, "DEVICE": "cpu"}
+        command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), mode, str(out), str(seconds)]
+        done = subprocess.run(command, env=environment | variables, capture_output=True, text=True)
+        files = {path.name: path.read_text() for path in out.iterdir()} if out.exists() else {}
+        return done.returncode, files.get("summary.txt", ""), calls.read_text().splitlines(), files
+
+    return run
+
+
+def planned(summary):
+    """By step, the most seconds it was given."""
+    return {line[:28].strip(): int(line.rsplit(" ", 1)[1]) for line in summary.splitlines() if ", at most " in line}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_runs_each_mode_and_ends_with_a_summary(gpu_sh):
+    status, summary, calls, files = gpu_sh("smoke", 150)
+    assert status == 0
+    assert summary.startswith("smoke: passed")
+    assert files.keys() == {"log.txt", "summary.txt"}
+    tests = next(call for call in calls if "-m pytest" in call)
+    assert " -x " in tests
+    assert "--first" in calls[calls.index(tests) + 1]
+    status, summary, calls, files = gpu_sh("bench", 420)
+    assert status == 0
+    assert list(planned(summary)) == ["gates of ours", "gates of all, fills caches", "the grid", "profile"]
+    assert len(files) <= 8
+    assert not any("-m pytest" in call for call in calls)
+    assert all("--stop" in call for call in calls if "benchmarks.run" in call)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+@pytest.mark.parametrize(
+    ("mode", "red", "last"),
+    [("smoke", "-m pytest", "-m pytest"), ("smoke", "--first", "--first"), ("bench", "--ours", "--ours")],
+)
+def test_gpu_sh_stops_at_what_is_red_with_another_status(gpu_sh, mode, red, last):
+    status, summary, calls, _ = gpu_sh(mode, 150, red=red)
+    assert status == 1
+    assert summary.startswith(f"{mode}: RED")
+    assert "RED, status 1" in summary
+    assert last in calls[-2]
+    assert "benchmarks.summary" in calls[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_gives_no_step_more_than_is_left_and_begins_none_without(gpu_sh):
+    for mode, seconds in (("smoke", 60), ("bench", 90)):
+        status, summary, _, _ = gpu_sh(mode, seconds)
+        assert status == 0
+        assert all(most <= seconds - 5 for most in planned(summary).values())
+    for mode in ("smoke", "bench"):
+        status, summary, calls, _ = gpu_sh(mode, 8)
+        assert status == 2
+        assert "skipped, no time left" in summary
+        assert not any("benchmarks.run" in call or "-m pytest" in call for call in calls)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_cuts_off_what_does_not_end_and_says_so(gpu_sh):
+    status, summary, calls, _ = gpu_sh("smoke", 12, slow="-m pytest")
+    assert status == 2
+    assert summary.startswith("smoke: not finished")
+    assert "cut off" in summary
+    assert not any("--first" in call for call in calls)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_passes_on_the_commit_and_the_cache_and_refuses_other_modes(gpu_sh):
+    _, _, calls, _ = gpu_sh("smoke", 150, COMMIT="abc123", TRITON_CACHE_DIR="/filled/before")
+    assert all(call.startswith("abc123|/filled/before|") for call in calls)
+    status, _, calls, _ = gpu_sh("everything", 150)
+    assert (status, calls) == (64, [])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_is_red_where_a_test_of_the_kernels_fails(gpu_sh, tmp_path):
+    wrong = tmp_path / "test_wrong.py"
+    wrong.write_text("def test_wrong():\n    assert 1 == 2\n")
+    status, summary, _, files = gpu_sh("smoke", 6000, PYTHON=sys.executable, TESTS=str(wrong))
+    assert status == 1
+    assert "tests of the kernels         RED, status " in summary
+    assert "assert 1 == 2" in files["log.txt"]
+    assert "one case of each operation" not in files["log.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
+def test_gpu_sh_smoke_gates_and_times_a_case_of_each_operation(gpu_sh, tmp_path):
+    fine = tmp_path / "test_fine.py"
+    fine.write_text("def test_fine():\n    pass\n")
+    given = {"TESTS": str(fine), "COMMIT": "abc123", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    status, _, _, files = gpu_sh("smoke", 6000, PYTHON=sys.executable, **given)
+    assert status == 0, files["log.txt"]
+    assert len(files) <= 8
+    names = ["rope_attention", "nearest_code", "ema_sums", "quantizer_step", "ricker_cwt"]
+    assert all(f"\n{name}, " in files["log.txt"] for name in names)
+    assert json.loads(files["rope_attention.json"])["environment"]["commit"] == "abc123"
+
+
+def test_the_commit_may_be_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMMIT", "abc123")
+    assert Results(tmp_path)._environment["commit"] == "abc123"
+
+
+def grid(*sizes):
+    case = doubled({"tstk": plain(lambda x: 2 * x)})
+    return [harness.replace(case, size=size, threads=threads) for size in sizes for threads in (1, 2)]
+
+
+def test_operations_take_turns_after_the_first_two_shapes_of_each():
+    order = [(case.size, case.threads) for case in in_turns([grid("a1", "a2", "a3", "a4"), grid("b1", "b2", "b3")])]
+    assert [size for size, threads in order if threads == 1] == ["a1", "a2", "b1", "b2", "a3", "b3", "a4"]
+    assert order[:2] == [("a1", 1), ("a1", 2)]
+
+
+def test_a_shape_that_its_backend_refuses_is_not_measured_and_is_no_fault():
+    calls = []
+    case = doubled({"ours": plain(lambda x: calls.append(1) or 2 * x)}, unserved=lambda x: f"too wide: {x.shape[1]}")
+    record = measure(case, 0.05)
+    assert (record.unserved, record.out, record.tables, calls) == ("too wide: 64", {}, [], [])
+    assert "not measured: too wide: 64" in "\n".join(summary(record))
+
+
+def test_the_summary_is_one_screen(tmp_path):
+    made_up_results(tmp_path)
+    assert list(lines(tmp_path)) == ["commit c0, a GPU", "        2 ms  a case; peer takes 2.00 times as long"]

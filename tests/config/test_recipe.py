@@ -1,0 +1,116 @@
+"""Recipes: stages in order, mounted on each other, continued where they stopped."""
+
+import json
+
+import pytest
+
+from tstk.config.recipe import read_recipe, run_recipe
+from tstk.errors import OptionError
+
+TWO = """
+[[stage]]
+name = "first"
+[stage.encoder]
+use = "transformer"
+dim = 8
+depth = 1
+heads = 2
+[stage.loss]
+use = "masked"
+
+[[stage]]
+name = "second"
+from = "first"
+[stage.head]
+use = "linear"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text(TWO)
+    return str(path)
+
+
+def trained(config, run, stage):
+    from tstk.training.runs import resume, train
+
+    return resume(run) if run.is_dir() else train(config, run)
+
+
+def test_stages_run_in_order_and_mount_each_other(recipe, tmp_path):
+    shared = ("flag", {"train": {"steps": 1}})
+    results = run_recipe(recipe, tmp_path / "out", trained, choices=shared)
+    assert list(results) == ["first", "second"]
+    assert results["second"]["task"] == "classification"
+    config = json.loads((tmp_path / "out" / "second" / "config.json").read_text())
+    assert config["mounts"] == {s: str(tmp_path / "out" / "first") for s in ("tokenizer", "encoder")}
+
+
+@pytest.mark.slow
+def test_a_stage_with_a_result_is_not_run_again_and_one_without_goes_on(recipe, tmp_path):
+    shared = ("flag", {"train": {"steps": 1}})
+    run_recipe(recipe, tmp_path / "out", trained, choices=shared)
+    (tmp_path / "out" / "second" / "result.json").unlink()
+    ran = []
+
+    def noted(config, run, stage):
+        ran.append(stage)
+        return trained(config, run, stage)
+
+    run_recipe(recipe, tmp_path / "out", noted, choices=shared)
+    assert ran == ["second"]
+
+
+def test_an_interrupted_stage_does_not_go_on_with_other_options(recipe, tmp_path):
+    run_recipe(recipe, tmp_path / "out", trained, choices=("flag", {"train": {"steps": 1}}))
+    (tmp_path / "out" / "second" / "result.json").unlink()
+    with pytest.raises(OptionError, match=r"second was run with train\.lr = 0\.001, now it is 0\.1"):
+        run_recipe(
+            recipe,
+            tmp_path / "out",
+            trained,
+            choices=("flag", {"train": {"steps": 1}}),
+            changes={"second": {"lr": 0.1}},
+        )
+
+
+def test_a_finished_stage_is_not_taken_for_one_with_other_options(recipe, tmp_path):
+    run_recipe(recipe, tmp_path / "out", trained, choices=("flag", {"train": {"steps": 1}}))
+    with pytest.raises(OptionError, match=r"first was run with train\.steps = 1, now it is 2"):
+        run_recipe(recipe, tmp_path / "out", trained, choices=("flag", {"train": {"steps": 2}}))
+
+
+def test_a_change_reaches_its_stage_alone(recipe, tmp_path):
+    changes = {"second": {"steps": 2}}
+    run_recipe(recipe, tmp_path / "out", trained, choices=("flag", {"train": {"steps": 1}}), changes=changes)
+    steps = [
+        json.loads((tmp_path / "out" / s / "config.json").read_text())["config"]["train"]["steps"]
+        for s in ("first", "second")
+    ]
+    assert steps == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", r"has no \[\[stage\]\]"),
+        ('[[stage]]\nnam = "a"', "Did you mean 'name'"),
+        ('[[stage]]\nname = "a"\nfrom = "b"', "which is no earlier stage"),
+        ('[[stage]]\nname = "a"\n[[stage]]\nname = "a"', "two stages are called 'a'"),
+    ],
+)
+def test_a_faulty_recipe_is_refused_with_the_place(tmp_path, text, says):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(OptionError, match=says):
+        read_recipe(str(tmp_path / "r.toml"))
+
+
+def test_every_shipped_recipe_can_be_read_and_its_configs_exist():
+    from tstk.config.resolve import find_config
+    from tstk.plugins.registry import registry
+
+    for name in registry().names("recipe"):
+        for stage in read_recipe(name):
+            assert not stage.config or find_config(stage.config).is_file()

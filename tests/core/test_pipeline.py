@@ -1,0 +1,322 @@
+"""What the pipeline promises whatever its parts: companions and padding do not matter, the future stays unseen."""
+
+import pytest
+import torch
+
+from tstk.core.pipeline import Pipeline
+from tstk.core.rng import Draws
+from tstk.core.types import Series
+from tstk.errors import DataError, NeedsError, OptionError
+from tstk.plugins.registry import registry
+
+ENCODERS = [e.name for e in registry().entries("encoder") if e.dist == "tstk"]
+HEADS = ["linear", "cot", "residual-mlp"]
+SIZES = {"bert": {"dim": 16, "depth": 1, "heads": 2}, "hf": {"dim": 16, "depth": 1, "heads": 2}}
+TAIL = {"use": "masked", "policy": "tail"}
+forecasters = pytest.mark.parametrize(
+    "slots", [{"head": "forecast"}, {"decoder": "transformer", "loss": TAIL}], ids=["head", "mask"]
+)
+
+
+def encoder(name):
+    return {"use": name, **SIZES.get(name, {})}
+
+
+def close(a, b, tolerance=1e-5):
+    torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+
+
+def alone(series, i):
+    """Row i as a batch of its own, cropped to its last observed sample."""
+    observed = series.mask[i : i + 1]
+    length = int(observed.any(1).nonzero()[:, 1].max()) + 1
+    y = None if series.y is None else series.y[i : i + 1]
+    return Series(series.x[i : i + 1, :, :length], observed[..., :length], y, series.key[i : i + 1])
+
+
+def padded(series, more):
+    return series.but(
+        x=torch.nn.functional.pad(series.x, (0, more)), observed=torch.nn.functional.pad(series.mask, (0, more))
+    )
+
+
+# ------------------------------------------------------------------ companions
+
+
+@pytest.mark.parametrize("wiring", [{}, {"channels": "independent"}, {"instance_norm": True}], ids=str)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_padding_and_companions_change_no_class_vector_or_token(build, labelled_spec, ragged, name, wiring):
+    series = ragged()
+    tokenizer = {"use": "inception", "dim": 16, "window": 4, "stride": 3, "width": 8, "depth": 4}
+    pipeline = build(labelled_spec, wiring=wiring, tokenizer=tokenizer, encoder=encoder(name), head="cot").eval()
+    logits, vectors, tokens = pipeline.predict(series), pipeline.embed(series), pipeline.encode(series)
+    for i in range(len(series.x)):
+        one = alone(series, i)
+        close(pipeline.predict(one)[0], logits[i])
+        close(pipeline.embed(one)[0], vectors[i])
+        small = pipeline.encode(one)
+        where = small.valid[0]
+        assert torch.equal(small.index[0][where], tokens.index[i][tokens.valid[i]])
+        close(small.values[0][where], tokens.values[i][tokens.valid[i]])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_padding_changes_no_head(build, labelled_spec, ragged, head):
+    pipeline = build(labelled_spec.but(length=40), head=head).eval()
+    close(pipeline.predict(ragged()), pipeline.predict(padded(ragged(), 16)))
+
+
+def test_padding_and_companions_change_no_forecast(build, table_spec, windows):
+    series = windows()
+    for slots in ({"head": "forecast"}, {"decoder": "transformer", "loss": TAIL}):
+        pipeline = build(table_spec, **slots).eval()
+        whole = pipeline.predict(series)
+        for i in range(len(series.x)):
+            row = slice(i, i + 1)
+            close(pipeline.predict(Series(series.x[row], series.mask[row]))[0], whole[i])
+
+
+@pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
+def test_values_stored_where_nothing_was_observed_never_matter(build, labelled_spec, ragged, garbage):
+    clean = ragged()
+    dirty = clean.but(x=clean.x.masked_fill(~clean.observed, garbage))
+    for slots in ({"head": "linear"}, {"decoder": "cross"}):
+        pipeline = build(labelled_spec, wiring={"instance_norm": True}, **slots).eval()
+        a, b = (pipeline(s, Draws(0, 0, s.key)) for s in (clean, dirty))
+        assert torch.equal(a.total, b.total)
+        assert torch.equal(pipeline.embed(clean), pipeline.embed(dirty))
+
+
+def test_a_series_without_any_observation_gives_numbers(build, labelled_spec, ragged):
+    series = ragged()
+    series.observed[1] = False
+    for slots in ({"head": "cot"}, {"decoder": "transformer"}):
+        pipeline = build(labelled_spec, wiring={"instance_norm": True}, **slots)
+        flow = pipeline(series, Draws(0, 0, series.key))
+        flow.total.backward()
+        assert flow.total.isfinite()
+        assert all(p.grad.isfinite().all() for p in pipeline.parameters() if p.grad is not None)
+        assert pipeline.embed(series).isfinite().all()
+
+
+def test_a_series_that_is_too_long_is_refused_with_both_numbers(build, labelled_spec, ragged):
+    pipeline = build(labelled_spec, head="linear")
+    with pytest.raises(DataError, match="40 samples is longer than the 24"):
+        pipeline.predict(padded(ragged(), 16))
+
+
+# ------------------------------------------------------------------ the future
+
+
+@pytest.mark.parametrize("instance_norm", [True, False])
+@pytest.mark.parametrize("decoder", ["transformer", "cross"])
+def test_forecasting_by_masking_never_sees_the_future(build, table_spec, windows, decoder, instance_norm):
+    series = windows()
+    other = series.but(y=series.y * 7 + 100)
+    # convolutions reach over the border between patches, so only blanking keeps the future out
+    tokenizer = {"use": "inception", "dim": 16, "window": 5, "stride": 3, "width": 8, "depth": 1}
+    slots = {"tokenizer": tokenizer, "decoder": decoder, "loss": TAIL}
+    pipeline = build(table_spec, wiring={"instance_norm": instance_norm}, **slots).eval()
+    assert torch.equal(pipeline.predict(series), pipeline.predict(other))
+    assert torch.equal(pipeline.predict(series), pipeline.predict(series.but(y=None)))
+    a, b = (pipeline(s, Draws(0, 0, s.key)) for s in (series, other))
+    assert torch.equal(a.decoded, b.decoded)
+    assert not torch.equal(a.total, b.total)
+
+
+def test_training_by_masking_asks_for_just_the_future(build, table_spec, windows):
+    flow = build(table_spec, decoder="cross", loss=TAIL)(windows())
+    assert flow.asked.valid.sum(1).eq(2).all()
+    assert flow.asked.index[0].tolist() == [6, 7]
+    assert flow.seen.index.max() == 5
+
+
+def test_a_future_sample_that_nobody_knows_does_not_count(build, table_spec, windows):
+    pipeline = build(table_spec, decoder="cross", loss=TAIL).eval()
+    flow = pipeline(windows())
+    weight = flow.asked.weight & flow.asked.valid[..., None]
+    assert weight.sum() == flow.truth.isfinite().sum() == 4 * 2 * 8 - 1
+    want = ((flow.decoded - flow.asked.target)[weight]).square().mean()
+    close(flow.total, want)
+
+
+def test_a_short_context_ends_where_the_future_begins(build, table_spec, windows):
+    series = windows()
+    late = Series(series.x[..., 10:], series.mask[..., 10:], series.y)
+    blind = Series(series.x, series.mask & (torch.arange(24) >= 10), series.y)
+    for slots in ({"head": "forecast"}, {"decoder": "transformer", "loss": TAIL}):
+        pipeline = build(table_spec, **slots).eval()
+        close(pipeline.predict(late), pipeline.predict(blind))
+        assert torch.equal(pipeline.predict(late), pipeline.predict(late.but(y=late.y * 7)))
+
+
+def test_pretraining_on_a_table_without_asking_for_a_future_predicts_nothing(build, table_spec, windows):
+    pipeline = build(table_spec, loss="reconstruct")
+    assert pipeline(windows()).total.isfinite()
+    with pytest.raises(OptionError, match="--head forecast"):
+        pipeline.predict(windows())
+
+
+def test_pretraining_on_labelled_series_predicts_nothing(build, labelled_spec, ragged):
+    with pytest.raises(OptionError, match="--head linear"):
+        build(labelled_spec, decoder="cross").predict(ragged())
+
+
+def test_forecasting_from_a_decoder_needs_a_tokenizer_that_can_be_inverted(build, table_spec):
+    from tstk.builtin.tokenizers.patch import Patch
+
+    class Oneway(Patch):
+        invertible = False
+
+    good = build(table_spec, decoder="cross", loss=TAIL)
+    parts = (Oneway(good.tokenizer.spec, dim=16), good.encoder, good.loss, good.decoder)
+    with pytest.raises(NeedsError, match="cannot turn answers back into samples"):
+        type(good)(table_spec, *parts)
+
+
+def test_an_embedding_knows_nothing_of_the_future(build, table_spec, windows):
+    pipeline, series = build(table_spec, decoder="cross", loss=TAIL).eval(), windows()
+    assert torch.equal(pipeline.embed(series), pipeline.embed(series.but(y=None)))
+
+
+# ------------------------------------------------------------------ scale and channels
+
+
+def test_instance_statistics_come_from_observed_samples_of_the_context(build, table_spec, windows):
+    series = windows()
+    flow = build(table_spec, decoder="cross", loss=TAIL)(series)
+    for i in range(4):
+        for c in range(2):
+            known = series.x[i, c][series.mask[i, c]]
+            close(flow.mean[i, c, 0], known.mean())
+            close(flow.scale[i, c, 0], (known.var(correction=0) + 1e-5).sqrt())
+
+
+@forecasters
+@pytest.mark.parametrize("instance_norm", [True, False])
+def test_predictions_are_in_the_units_of_the_data(build, table_spec, windows, slots, instance_norm):
+    series = windows()
+    pipeline = build(table_spec, wiring={"instance_norm": instance_norm}, **slots).eval()
+    unit = pipeline.predict(series)
+    mean, std = torch.tensor([[5.0], [-2.0]]), torch.tensor([[10.0], [0.5]])
+    pipeline.mean.copy_(mean)
+    pipeline.std.copy_(std)
+    raw = pipeline.predict(Series(series.x * std + mean, series.mask))
+    torch.testing.assert_close(raw, unit * std + mean, rtol=1e-3, atol=1e-4)
+
+
+@forecasters
+def test_instance_normalisation_is_undone_on_the_way_out(build, table_spec, windows, slots):
+    series = windows()
+    pipeline = build(table_spec, wiring={"instance_norm": True}, **slots).eval()
+    moved = pipeline.predict(series.but(x=series.x * 3 + 50))
+    torch.testing.assert_close(moved, pipeline.predict(series) * 3 + 50, rtol=1e-3, atol=1e-3)
+
+
+@forecasters
+def test_independent_channels_are_forecast_as_if_each_were_alone(build, table_spec, windows, slots):
+    series = windows()
+    both, single = build(table_spec, **slots).eval(), build(table_spec.but(channels=1), **slots).eval()
+    single.load_state_dict({k: v for k, v in both.state_dict().items() if k not in ("mean", "std")}, strict=False)
+    whole = both.predict(series)
+    for c in range(2):
+        close(whole[:, c : c + 1], single.predict(Series(series.x[:, c : c + 1], series.mask[:, c : c + 1])))
+
+
+def test_independent_channels_do_not_see_one_another(build, labelled_spec, ragged):
+    pipeline = build(labelled_spec, wiring={"channels": "independent"}, head="linear").eval()
+    series, changed = ragged(), ragged()
+    changed.x[:, 1] += 5
+    a, b = pipeline.encode(series), pipeline.encode(changed)
+    first = a.pos[0, :, -1] == 0
+    assert torch.equal(a.values[:, first], b.values[:, first])
+    assert not torch.equal(a.values[:, ~first], b.values[:, ~first])
+    assert a.index[0].unique().numel() == a.index.shape[1] == 12
+
+
+# ------------------------------------------------------------------ frozen
+
+
+def test_frozen_means_eval_no_gradient_no_state_moved_and_penalties_only_logged(
+    build, labelled_spec, ragged, syllables
+):
+    pipeline = build(labelled_spec, tokenizer=syllables, encoder="identity", loss="reconstruct", decoder="own")
+    flow = pipeline.train()(ragged())
+    assert torch.equal(flow.total, flow.terms["reconstruction"] + flow.terms["commit"])
+    pipeline.after_step([flow])
+    assert pipeline.tokenizer.steps == 1
+    pipeline.freeze("tokenizer")
+    flow = pipeline.train()(ragged())
+    assert torch.equal(flow.total, flow.terms["reconstruction"])
+    assert "commit" in flow.terms
+    pipeline.after_step([flow])
+    assert pipeline.tokenizer.steps == 1
+    assert pipeline.training
+    assert not any(m.training for m in pipeline.tokenizer.modules())
+    assert not any(p.requires_grad for p in pipeline.tokenizer.parameters())
+
+
+def test_a_part_of_a_slot_and_a_single_parameter_can_be_frozen(build, labelled_spec, ragged):
+    pipeline = build(labelled_spec, head="linear")
+    pipeline.freeze("encoder.stack")
+    pipeline.freeze("encoder.table")
+    pipeline.train()(ragged()).total.backward()
+    still = {n for n, p in pipeline.named_parameters() if p.grad is None}
+    assert still == {n for n, _ in pipeline.named_parameters() if n.startswith(("encoder.stack.", "encoder.table"))}
+    assert pipeline.encoder.training
+    assert not pipeline.encoder.stack.training
+
+
+@pytest.mark.parametrize("path", ["encodr", "decoder", "", "encoder.stakc"])
+def test_freezing_what_is_not_there_is_refused(build, labelled_spec, path):
+    with pytest.raises(OptionError, match="no such part"):
+        build(labelled_spec, head="linear").freeze(path)
+
+
+# ------------------------------------------------------------------ whole answers
+
+
+def test_a_decoder_that_is_the_tokenizers_own_answers_with_a_series(build, labelled_spec, ragged, syllables):
+    series = ragged()
+    pipeline = build(labelled_spec, tokenizer=syllables, encoder="identity", loss="reconstruct", decoder="own").eval()
+    flow = pipeline(series)
+    assert flow.decoded.shape == series.x.shape
+    error = (flow.decoded - flow.series.x)[series.observed]
+    close(flow.terms["reconstruction"], error.square().mean())
+    assert not any(name.startswith("decoder") for name in pipeline.state_dict())
+
+
+def test_a_whole_answer_to_a_question_about_tokens_is_refused(build, labelled_spec, syllables):
+    with pytest.raises(NeedsError):
+        build(labelled_spec, tokenizer=syllables, encoder={"causal": True}, loss="next-code", decoder="own")
+    with pytest.raises(NeedsError, match="has none"):
+        build(labelled_spec, loss="reconstruct", decoder="own")
+
+
+# ------------------------------------------------------------------ embeddings
+
+
+def test_an_embedding_is_the_pool_of_valid_tokens(build, labelled_spec, ragged):
+    pipeline = build(labelled_spec, encoder={"cls": True}, head="linear").eval()
+    series = ragged()
+    tokens = pipeline.encode(series)
+    for i in range(4):
+        values = tokens.values[i][tokens.valid[i]]
+        close(pipeline.embed(series, "mean")[i], values.mean(0))
+        close(pipeline.embed(series, "max")[i], values.amax(0))
+    close(pipeline.embed(series, "cls"), tokens.prefix[:, 0])
+
+
+def test_a_cls_embedding_without_a_cls_token_is_refused(build, labelled_spec, ragged):
+    with pytest.raises(OptionError, match="no CLS token"):
+        build(labelled_spec, head="linear").embed(ragged(), "cls")
+
+
+def test_a_decoder_that_answers_with_states_foretells_nothing(build, table_spec, windows):
+    parts = dict(build(table_spec, loss={"use": "masked"}).slots())
+    assert Pipeline(table_spec, **parts).foretells
+    parts["loss"].out = parts["loss"].out.but(target=None)
+    pipeline = Pipeline(table_spec, **parts)
+    assert not pipeline.foretells
+    with pytest.raises(OptionError, match="--head forecast"):
+        pipeline.predict(windows())

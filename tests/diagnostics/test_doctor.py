@@ -1,0 +1,147 @@
+"""`tstk doctor` finds what is broken, says the remedy, and survives what it looks for."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections import namedtuple
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tstk.cli import cli
+from tstk.diagnostics.doctor import EXTRAS, examine
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch, tmp_path):
+    for name in os.environ:
+        if name.startswith("TSTK_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TSTK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def faults(about):
+    return [f for f in examine() if f.remedy and f.about == about]
+
+
+def test_every_extra_of_the_project_is_known_with_what_it_brings():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras.keys() - {"test", "dev"} == EXTRAS.keys()
+
+
+def test_each_part_of_the_machine_is_reported_and_nothing_is_written(tmp_path):
+    found = examine()
+    assert {"versions", "torch", "machine", "extras", "plugins", "kernels", "data", "room", "places"} <= {
+        f.about for f in found
+    }
+    assert [f for f in found if f.remedy and f.about not in ("plugins", "versions")] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "about", "said"),
+    [
+        ("TSTK_DATA", "/nowhere", "data", "/nowhere is no folder"),
+        ("TSTK_CACHE", "/dev/null/cache", "places", "cannot be written"),
+        ("TSTK_OFLINE", "1", "variables", "means nothing"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_a_fault_with_a_remedy(monkeypatch, variable, value, about, said):
+    monkeypatch.setenv(variable, value)
+    (fault,) = faults(about)
+    assert said in fault.value
+    assert fault.remedy
+
+
+def test_a_backend_that_was_asked_for_and_cannot_serve_is_a_fault(monkeypatch):
+    import tstk.kernels
+
+    with tstk.kernels.using("nonsense"):
+        assert "no backend 'nonsense'" in faults("kernels")[0].value
+
+
+def test_a_full_disk_is_a_fault(monkeypatch):
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(5000))
+    assert [f.name for f in faults("room")] == ["disk"]
+
+
+@pytest.mark.slow
+def test_a_torch_that_cannot_be_imported_is_a_fault_and_hides_nothing_else(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert any(f.name == "import" for f in faults("torch"))
+    assert {"plugins", "data", "places"} <= {f.about for f in examine()}
+
+
+@pytest.mark.slow
+def test_the_exit_code_says_whether_something_is_broken(monkeypatch):
+    sound = CliRunner().invoke(cli, ["doctor", "--json"])
+    found = json.loads(sound.stdout)
+    assert sound.exit_code == (found["faults"] > 0)
+    monkeypatch.setenv("TSTK_DATA", "/nowhere")
+    broken = CliRunner().invoke(cli, ["doctor"])
+    assert broken.exit_code == 1
+    assert "Broken: data, TSTK_DATA: /nowhere is no folder. set it" in broken.stdout
+
+
+@pytest.mark.slow
+def test_a_plugin_that_fails_to_load_is_named_with_its_reason(tmp_path):
+    (tmp_path / "sick").mkdir()
+    (tmp_path / "sick" / "__init__.py").write_text("raise RuntimeError('no luck')")
+    info = tmp_path / "sick-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sick\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tstk]\nsick = sick\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "tstk", "doctor"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 1, done.stderr
+    assert (
+        "Broken: plugins, sick: failed to load: RuntimeError: no luck. pip install --force-reinstall sick"
+        in done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "about", "needs", "remedy"),
+    [
+        ("scikit-learn", "1.4.0", "versions", "tstk-core needs scikit-learn>=1.6", "pip install 'scikit-learn>=1.6'"),
+        ("torch", "2.6.0", "versions", "tstk-core needs torch>=2.9", "pip install 'torch>=2.9'"),
+        ("transformers", "4.45.0", "extras", "encoder hf", "pip install 'tstk-core[hf]'"),
+        ("onnxscript", "0.5.0", "extras", "tstk export to .onnx", "pip install 'tstk-core[onnx]'"),
+    ],
+)
+def test_a_package_that_is_too_old_is_a_fault_that_says_for_what(package, version, about, needs, remedy, monkeypatch):
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: version if name == package else installed(name))
+    (fault,) = (f for f in faults(about) if f.name == package)
+    assert version in fault.value
+    assert needs in fault.value
+    assert fault.remedy == remedy
+
+
+def test_an_extra_that_is_not_installed_is_no_fault(monkeypatch):
+    def version(name):
+        if name == "transformers":
+            raise metadata.PackageNotFoundError(name)
+        return "99"
+
+    monkeypatch.setattr(metadata, "version", version)
+    (line,) = (f for f in examine() if f.name == "hf")
+    assert (line.remedy, "pip install 'tstk-core[hf]'" in line.value) == ("", True)
+
+
+def test_the_project_of_the_same_name_is_a_fault(monkeypatch):
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.3" if name == "tstk" else installed(name))
+    assert [f.remedy for f in faults("versions") if f.name == "tstk"] == [
+        "pip uninstall tstk, then pip install --force-reinstall --no-deps tstk-core"
+    ]

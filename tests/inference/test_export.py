@@ -1,0 +1,117 @@
+"""A pipeline leaves tstk as one graph that answers as it did."""
+
+import sys
+
+import pytest
+import torch
+
+from tstk.core.types import Series
+from tstk.errors import NeedsError, OptionError, TstkError
+from tstk.inference.export import difference, export, graph, save
+from tstk.runs.checkpoint import load
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["linear", "cot", "residual-mlp"])
+def test_a_classifier_is_a_graph_for_any_batch(build, labelled_spec, head, tmp_path):
+    pipeline = build(labelled_spec, head=head).eval()
+    pipeline.mean += 3
+    torch.export.save(export(pipeline), tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    for batch in (1, 9):
+        x = torch.randn(batch, 2, 24)
+        torch.testing.assert_close(program(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["transformer", "bert", "identity"])
+def test_a_classifier_is_a_graph_for_any_length_that_it_takes(build, labelled_spec, encoder, tmp_path):
+    pipeline = build(labelled_spec, encoder=encoder, head="linear").eval()
+    found = graph(pipeline)
+    assert found.shortest <= 8
+    assert found.longest == 24
+    program = found.program.module()
+    for length in range(found.shortest, 25):
+        x = torch.randn(3, 2, length)
+        torch.testing.assert_close(program(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+    with pytest.raises(Exception, match=r"24|25"):
+        program(torch.randn(3, 2, 25))
+
+
+@pytest.mark.slow
+def test_what_takes_one_length_alone_says_why(build, labelled_spec, table_spec):
+    assert "looks back on the whole context" in str(graph(build(table_spec, head="forecast")))
+    pipeline = build(labelled_spec, head="linear")
+    assert str(graph(pipeline, 16)) == "16 samples"
+    held = pipeline.tokenizer.forward
+
+    def halved(series):
+        return held(series if series.x.shape[-1] % 2 else series.but(x=series.x * 1))
+
+    pipeline.tokenizer.forward = halved
+    assert "a graph has to fix" in str(graph(pipeline))
+
+
+@pytest.mark.slow
+def test_a_forecaster_answers_in_the_units_of_the_data(build, table_spec):
+    pipeline = build(table_spec, head="forecast").eval()
+    pipeline.std *= 10
+    x = torch.randn(3, 2, 24)
+    torch.testing.assert_close(export(pipeline).module()(x), pipeline.predict(Series(x)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_graph_may_be_for_shorter_series(build, labelled_spec):
+    pipeline = build(labelled_spec, head="linear").eval()
+    x = torch.randn(3, 2, 16)
+    torch.testing.assert_close(export(pipeline, 16).module()(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+
+
+def test_what_predicts_nothing_is_not_exported(build, labelled_spec):
+    with pytest.raises(OptionError, match="predicts nothing"):
+        export(build(labelled_spec, decoder="transformer"))
+
+
+@pytest.mark.slow
+def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec):
+    pipeline = build(labelled_spec, head="linear")
+    found = graph(pipeline)
+    program = found.program.module()
+    assert difference(program, pipeline, found) == found.apart
+    with pytest.raises(TstkError, match="differs from the pipeline"):
+        difference(lambda x: program(x) + (x.shape[-1] == found.shortest), pipeline, found)
+
+
+@pytest.mark.slow
+def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
+    path = tmp_path / "model.pt2"
+    assert save(run, path).apart <= 1e-5
+    pipeline = load(run)
+    x = torch.randn(4, pipeline.spec.channels, pipeline.spec.length)
+    torch.testing.assert_close(torch.export.load(path).module()(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
+    path = tmp_path / "model.onnx"
+    found = save(run, path)
+    assert found.apart <= 1e-5
+    pipeline, session = load(run), runtime.InferenceSession(path)
+    for batch, length in ((1, found.shortest), (7, found.longest), (2, found.longest - 3)):
+        x = torch.randn(batch, pipeline.spec.channels, length)
+        answer = torch.from_numpy(session.run(["answer"], {"x": x.numpy()})[0])
+        torch.testing.assert_close(answer, pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_missing_packages_are_named_and_leave_no_file(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(NeedsError, match=r"pip install 'tstk-core\[onnx\]'"):
+        save(run, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_suffixes_are_refused(run, tmp_path):
+    with pytest.raises(OptionError, match=r"must end in \.pt2"):
+        save(run, tmp_path / "model.bin")

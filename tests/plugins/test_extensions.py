@@ -1,0 +1,220 @@
+"""A plugin may bring more than components: a reader, configs, recipes, commands, callbacks, kernel backends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    "more/__init__.py": "",
+    "more/plugin.py": """
+from tstk import Entry, hookimpl
+
+@hookimpl
+def tstk_entries():
+    yield Entry("data", "wave", "more.data:read", "Text files, a series a line", provides={".wave"})
+    yield Entry("config", "more/quick", "more:quick.toml", "Two steps")
+    yield Entry("recipe", "more", "more:recipe.toml", "Once, then on top")
+    yield Entry("command", "greet", "more.cli:command", "Greet someone")
+    yield Entry("callback", "counter", "more.callback:Counter", "Counts steps")
+    yield Entry("kernel", "nearest_code/plain", "more.kernel:backend", "The obvious way")
+    yield Entry("kernel", "nearest_code/absent", "more.gone:backend", "Not there")
+    yield Entry("kernel", "nearest_code/wrong", "more.kernel:wrong", "Always code 0")
+""",
+    "more/data.py": """
+from tstk.data.containers import Raw, lines, numbers, pad
+
+def read(path, *, label: str | None = None):
+    rows = [line.split() for line in lines(path)]
+    series = [numbers(row[1:], f"{path}, line {i}")[None] for i, row in enumerate(rows, 1)]
+    return {"train": Raw(pad(series, str(path)), str(path), [row[0] for row in rows])}
+""",
+    "more/quick.toml": "[train]\nsteps = 2\nbatch_size = 8\n\n[encoder]\nuse = 'identity'\n",
+    "more/recipe.toml": """
+[[stage]]
+name = "one"
+config = "more/quick"
+
+[[stage]]
+name = "two"
+config = "more/quick"
+from = "one"
+""",
+    "more/cli.py": """
+import click
+
+@click.command()
+@click.argument("name")
+def command(name):
+    \"\"\"Greet someone.\"\"\"
+    click.echo("Hello " + name)
+""",
+    "more/callback.py": """
+from tstk import Callback
+
+class Counter(Callback):
+    def __init__(self):
+        self.steps, self.said = 0, []
+
+    def begin(self, pipeline, steps, epochs):
+        self.said.append(f"begin {steps}")
+
+    def step(self, step, flows):
+        assert flows[0].total is not None
+        self.steps += 1
+
+    def epoch(self, row, pipeline):
+        return {"steps": self.steps}
+
+    def end(self, best):
+        print("; ".join([*self.said, f"end {best['epoch']}"]))
+""",
+    "more/kernel.py": """
+import torch
+from tstk.kernels.dispatch import Backend
+
+@torch.no_grad()
+def plain(z, codes):
+    d = (z.reshape(-1, z.shape[-1])[:, None].float() - codes[None].float()).square().sum(-1)
+    best = d.min(-1)
+    return best.indices.reshape(z.shape[:-1]), best.values.reshape(z.shape[:-1])
+
+def zero(z, codes):
+    ids, d = plain(z, codes[:1])
+    return ids, d
+
+backend = Backend("plain", "more.kernel:plain", lambda z, c: "" if len(c) < 1000 else "it takes 999 codes at most")
+wrong = Backend("wrong", "more.kernel:zero", lambda z, codes: "it is only for tests" if len(codes) == 77 else "")
+""",
+    "more/gone.py": "import nobody_has_this\n",
+}
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory):
+    """The plugin, installed: run Python or `tstk` in a fresh process that sees it."""
+    folder = tmp_path_factory.mktemp("site")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    info = folder / "more-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tstk]\nmore = more.plugin\n")
+    path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
+
+    def call(*words, cwd, **variables):
+        return subprocess.run(
+            [sys.executable, *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": path, **variables},
+        )
+
+    return call
+
+
+@pytest.mark.slow
+def test_a_reader_a_config_and_a_callback_work_together(more, tmp_path):
+    rows = [
+        " ".join([label, *(f"{(i * j) % 7}" for j in range(1, 33))]) for i in range(1, 25) for label in ("up", "down")
+    ]
+    for part in ("TRAIN", "TEST"):
+        (tmp_path / f"a_{part}.wave").write_text("\n".join(rows))
+    words = [
+        "train",
+        "--config",
+        "more/quick",
+        "--data",
+        "a_TRAIN.wave",
+        "--callbacks",
+        "counter",
+        "--out",
+        "run",
+        "--quiet",
+    ]
+    done = more("-m", "tstk", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["begin 2; end 1", "run"]
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["callbacks"] == {"counter": {"steps": 2}}
+
+
+@pytest.mark.slow
+def test_a_callback_that_does_not_exist_is_refused_before_any_data_are_read(more, tmp_path):
+    done = more("-m", "tstk", "train", "--data", "nowhere.csv", "--callbacks", "conter", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "No callback is called 'conter'. Did you mean 'counter'?" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_command_and_a_recipe_are_called_like_our_own(more, tmp_path):
+    assert more("-m", "tstk", "greet", "you", cwd=tmp_path).stdout == "Hello you\n"
+    done = more("-m", "tstk", "run", "more", "--out", "r", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r" / "two" / "result.json").is_file()
+
+
+ASK = """
+import json, torch
+from tstk.errors import TstkError
+from tstk.kernels import nearest_code, using
+from tstk.kernels.nearest_code import operation
+z, few, many = torch.randn(5, 3), torch.randn(4, 3), torch.randn(1000, 3)
+said = {"auto": [operation.pick("auto", z, c).name for c in (few, many)]}
+for name, codes in (("plain", many), ("absent", few), ("plian", few)):
+    try:
+        nearest_code(z, codes, backend=name)
+    except TstkError as e:
+        said[name] = str(e)
+with using("nearest_code=torch"):
+    said["using"] = operation.pick(None, z, few).name
+said["environment"] = operation.pick(None, z, few).name
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_backend_is_chosen_or_refused_by_the_same_dispatcher(more, tmp_path):
+    done = more("-c", ASK, cwd=tmp_path, TSTK_KERNELS="ricker_cwt=torch, nearest_code=reference")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["auto"] == ["plain", "wrong"]
+    assert said["plain"] == "nearest_code: backend 'plain' cannot serve this call: it takes 999 codes at most"
+    assert "needs the package 'nobody_has_this'" in said["absent"]
+    assert "Did you mean 'plain'?" in said["plian"]
+    assert (said["using"], said["environment"]) == ("torch", "reference")
+    rows = {r["backend"]: r for r in json.loads(more("-m", "tstk", "kernels", "--json", cwd=tmp_path).stdout)}
+    assert (rows["plain"]["plugin"], rows["plain"]["absent"]) == ("more", "")
+    assert "nobody_has_this" in rows["absent"]["absent"]
+
+
+@pytest.mark.slow
+def test_the_kit_looks_at_all_of_it_and_finds_the_kernel_that_is_wrong(more, tmp_path):
+    done = more("-m", "tstk", "plugins", "check", "more", "--json", cwd=tmp_path)
+    states = {row["check"]: row for row in json.loads(done.stdout)}
+    failed = [name for name, row in states.items() if row["state"] == "failed"]
+    assert failed == ["kernel:nearest_code/wrong:answers_as_the_reference"]
+    assert states["kernel:nearest_code/absent:answers_as_the_reference"]["state"] == "not applicable"
+    looked = {"data:wave", "config:more/quick", "recipe:more", "command:greet", "callback:counter"}
+    assert looked <= {name.rpartition(":")[0] for name, row in states.items() if row["state"] == "passed"}
+
+
+@pytest.mark.slow
+def test_everything_a_plugin_brings_can_be_shown(more, tmp_path):
+    for kind, name in (
+        ("data", "wave"),
+        ("config", "more/quick"),
+        ("recipe", "more"),
+        ("command", "greet"),
+        ("callback", "counter"),
+        ("kernel", "nearest_code/plain"),
+    ):
+        done = more("-m", "tstk", "show", kind, name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"{kind} {name}" in done.stdout

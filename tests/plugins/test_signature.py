@@ -1,0 +1,271 @@
+"""An outline read from source equals what the imported class says, for everything that is registered."""
+
+import inspect
+import sys
+import typing
+from types import NoneType, UnionType
+
+import pytest
+
+from tstk.config.resolve import SECTIONS
+from tstk.errors import OptionError, TstkError
+from tstk.plugins.registry import SLOTS, registry
+from tstk.plugins.signature import Option, outline, source_file
+
+TARGETS = {f"{e.kind} {e.name}": e.target for k in SLOTS for e in registry().entries(k)}
+TARGETS |= {f"[{name}]": target for name, target in SECTIONS.items()}
+every = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+
+
+def load(target):
+    """The class or function, and the signature that a user meets."""
+    module, _, name = target.partition(":")
+    thing = getattr(__import__(module, fromlist=[name]), name)
+    return thing, inspect.signature(thing)
+
+
+def keyword_only(signature):
+    return {n.rstrip("_"): p for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+@every
+def test_names_and_defaults_are_those_of_the_imported_class(target):
+    _, signature = load(target)
+    want = {name: p.default for name, p in keyword_only(signature).items()}
+    assert {name: o.default for name, o in outline(target).options.items()} == want
+
+
+@every
+def test_types_are_those_of_the_imported_class(target):
+    thing, signature = load(target)
+    names = vars(typing) | vars(sys.modules[thing.__module__])
+    for name, parameter in keyword_only(signature).items():
+        option, hint = outline(target).options[name], eval(parameter.annotation, names)
+        union = isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union
+        members = typing.get_args(hint) if union else (hint,)
+        assert option.optional == (NoneType in members)
+        (kind,) = [m for m in members if m is not NoneType]
+        if option.type == "choice":
+            assert option.choices == typing.get_args(kind)
+        elif option.many:
+            assert typing.get_args(kind)[0].__name__ == option.type
+        else:
+            assert kind.__name__.lower() == option.type
+
+
+@every
+def test_every_option_is_explained_in_one_line(target):
+    for name, option in outline(target).options.items():
+        assert option.help, f"{name} has no line in Args:"
+        assert "\n" not in option.help
+
+
+@every
+def test_defaults_survive_their_own_conversion(target):
+    for option in outline(target).options.values():
+        assert option.convert(option.default) == option.default
+
+
+@every
+def test_a_component_takes_its_spec_and_nothing_else_by_position(target):
+    thing, signature = load(target)
+    if inspect.isclass(thing):
+        positional = [p for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
+        assert [p.name for p in positional] == ["spec"]
+
+
+@every
+def test_there_is_a_summary(target):
+    assert outline(target).summary.strip()
+
+
+def test_facts_are_the_class_attributes_own_and_inherited():
+    facts = outline(TARGETS["loss masked"]).facts
+    assert facts["needs"] == ("target",)
+    assert facts["decoder"] == "transformer"
+    assert facts["reads"] == "decoder"
+
+
+SOURCE = '''
+from __future__ import annotations
+from typing import Literal
+from tstk.core.interfaces import Encoder
+
+class Base:
+    """A base.
+
+    Args:
+        depth: how deep; and more
+            on a second line
+        kind: which
+        inner: a part
+        from: where from
+        sizes: some numbers
+    """
+    needs = ("vocab",)
+    def __init__(self, spec, *, depth: int = 2, kind: Literal["a", "b"] | None = None, inner: Encoder = "bert",
+                 from_: "str | None" = None, sizes: tuple[int, ...] = (1, 2)) -> None: ...
+
+class Child(Base):
+    """A child."""
+    needs = ("causal",)
+
+class Grand(Child):
+    def __init__(self, spec, *, width: float = 1.5) -> None: ...
+
+class Untyped:
+    def __init__(self, spec, *, depth=2): ...
+
+class Bare:
+    def __init__(self, spec, *, depth: int): ...
+
+class Computed:
+    def __init__(self, spec, *, depth: int = 1 + len("x")): ...
+
+class Odd:
+    def __init__(self, spec, *, depth: dict = None): ...
+
+raise RuntimeError("imported")
+'''
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module that must never be imported."""
+    (tmp_path / "made_up.py").write_text(SOURCE)
+    (tmp_path / "other.py").write_text("from made_up import Base as Root\nclass Far(Root):\n    '''Far.'''\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "made_up"
+
+
+def test_nothing_is_imported_to_be_read(module):
+    options = outline("made_up:Base").options
+    assert list(options) == ["depth", "kind", "inner", "from", "sizes"]
+    assert options["depth"].help == "how deep; and more on a second line"
+    assert options["kind"].choices == ("a", "b")
+    assert options["kind"].optional
+    assert options["inner"].nested
+    assert options["inner"].type == "encoder"
+    assert options["from"].optional
+    assert options["from"].help == "where from"
+    assert options["sizes"].many
+
+
+def test_a_constructor_is_inherited_and_the_nearest_one_wins(module):
+    assert list(outline("made_up:Child").options) == list(outline("made_up:Base").options)
+    assert list(outline("made_up:Grand").options) == ["width"]
+    assert outline("made_up:Grand").facts["needs"] == ("causal",)
+
+
+def test_inheritance_is_followed_through_other_modules(module):
+    assert list(outline("other:Far").options) == list(outline("made_up:Base").options)
+    assert outline("other:Far").summary == "Far."
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("Untyped", "'depth' needs an annotation and a default"),
+        ("Bare", "'depth' needs an annotation and a default"),
+        ("Computed", "expected a literal"),
+        ("Odd", "has the type dict; expected int, float"),
+        ("Nobody", "defines no class or function 'Nobody'"),
+    ],
+)
+def test_what_cannot_be_an_option_is_refused_with_its_place(module, name, says):
+    with pytest.raises(TstkError, match=says):
+        outline(f"made_up:{name}")
+
+
+def test_a_module_that_does_not_exist_is_named():
+    with pytest.raises(TstkError, match="'nowhere_at_all' is not installed"):
+        source_file("nowhere_at_all.inside")
+    with pytest.raises(TstkError, match=r"no module 'tstk\.nowhere'"):
+        source_file("tstk.nowhere")
+
+
+INT, FLOAT, BOOL, TEXT = (Option("n", t) for t in ("int", "float", "bool", "str"))
+CHOICE = Option("n", "choice", choices=("pre", "post"))
+MANY = Option("n", "int", many=True)
+MAYBE = Option("n", "int", optional=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "want"),
+    [
+        (INT, "12", 12),
+        (INT, 3.0, 3),
+        (INT, "1_000", 1000),
+        (FLOAT, "1e-3", 1e-3),
+        (FLOAT, 2, 2.0),
+        (BOOL, "yes", True),
+        (BOOL, "off", False),
+        (BOOL, False, False),
+        (TEXT, "12", "12"),
+        (CHOICE, "post", "post"),
+        (MANY, "1,2,3", (1, 2, 3)),
+        (MANY, [4, 5], (4, 5)),
+        (MAYBE, "none", None),
+        (MAYBE, None, None),
+        (MAYBE, "7", 7),
+    ],
+)
+def test_text_and_native_values_become_the_type(option, value, want):
+    got = option.convert(value)
+    assert got == want
+    assert type(got) is type(want)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        (INT, "two", "here is 'two'; expected int"),
+        (INT, 2.5, "here is 2.5; expected int"),
+        (INT, True, "expected int"),
+        (INT, None, "here cannot be none"),
+        (FLOAT, "fast", "expected float"),
+        (BOOL, "maybe", "expected bool"),
+        (TEXT, 3, "expected str"),
+        (CHOICE, "pots", "expected pre|post. Did you mean 'post'"),
+        (MANY, "1,x", "expected int,..."),
+        (MANY, 5, "expected int,..."),
+    ],
+)
+def test_a_value_that_cannot_be_says_where_and_what_would_work(option, value, says):
+    with pytest.raises(OptionError) as caught:
+        option.convert(value, "here")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_flag_is_spelt_with_hyphens():
+    assert Option("window_size", "int").flag == "window-size"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from tstk import Loss\nclass Mine(Loss):",
+        "import tstk\nclass Mine(tstk.Loss):",
+        "import tstk.core.interfaces as s\nclass Mine(s.Loss):",
+        "from .near import Near\nclass Mine(Near):",
+        "from .inner.far import Far\nclass Mine(Far):",
+        "import torch\nfrom tstk.core.interfaces import Loss\nclass Mine(Loss, torch.nn.Module):",
+    ],
+    ids=["from-tstk", "import-tstk", "alias", "relative", "deeper", "foreign-base"],
+)
+def test_bases_are_followed_however_they_are_imported(text, tmp_path, monkeypatch):
+    (tmp_path / "kin" / "inner").mkdir(parents=True)
+    (tmp_path / "kin" / "__init__.py").write_text("")
+    (tmp_path / "kin" / "near.py").write_text("import tstk\nclass Near(tstk.Loss):\n    pass\n")
+    (tmp_path / "kin" / "inner" / "__init__.py").write_text("")
+    (tmp_path / "kin" / "inner" / "far.py").write_text("from ..near import Near as Far\n")
+    name = f"m{abs(hash(text))}"
+    (tmp_path / "kin" / f"{name}.py").write_text(
+        f"{text}\n    '''Mine.\n\n    Args:\n        share: of all\n    '''\n"
+        "    def __init__(self, spec, *, share: float = 0.5):\n        super().__init__(spec)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = outline(f"kin.{name}:Mine")
+    assert found.facts["reads"] == "decoder"
+    assert found.options["share"].help == "of all"

@@ -1,0 +1,281 @@
+"""A report tells what a run holds, on one page that needs nothing else."""
+
+import json
+import re
+import shutil
+import sys
+from base64 import b64decode
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from matplotlib.figure import Figure
+
+from tstk.cli import cli
+from tstk.config.resolve import resolve
+from tstk.config.run_directory import read_config
+from tstk.core.rng import Draws
+from tstk.data import load as load_data
+from tstk.errors import CheckpointError, TstkError
+from tstk.report import know, predictions, report
+from tstk.runs.checkpoint import load
+from tstk.training.runs import train
+
+TINY = {
+    "tokenizer": {"use": "patch", "dim": 16, "window": 4},
+    "encoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0},
+}
+VOID = {"meta", "img", "br", "wbr", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """A parsed page: titles, pictures, text; refuses tags that do not close in order."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.titles, self.pictures, self.links, self.text = [], [], [], [], ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.open.append(tag)
+        named = dict(attributes)
+        assert len(named) == len(attributes)
+        self.links += [named[name] for name in ("src", "href", "srcset", "data", "action") if name in named]
+        if tag == "img":
+            self.pictures.append(named)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] == ["h2"]:
+            self.titles.append(data)
+        if self.open[-1:] != ["style"]:
+            self.text += data + " "
+
+
+def trained(folder, epochs=2, **tables):
+    config = resolve(("flag", {**TINY, "train": {"epochs": epochs, "batch_size": 16, "device": "cpu"}, **tables}))
+    train(config, folder, command="tstk train --these <flags>")
+    return folder
+
+
+def read(run, tmp_path):
+    return Page(report(run, tmp_path / "page.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def masked(npz, tmp_path_factory):
+    """Masked pretraining on labelled series of unequal lengths, one epoch."""
+    return trained(tmp_path_factory.mktemp("runs") / "masked", epochs=1, loss="masked", data=npz)
+
+
+@pytest.fixture(scope="module")
+def forecaster(csv, tmp_path_factory):
+    """A forecasting head on a small table."""
+    data = {"use": csv, "context": 20, "horizon": 5}
+    return trained(tmp_path_factory.mktemp("runs") / "forecaster", head="forecast", data=data)
+
+
+def test_a_classifier_is_told_with_its_matrix_and_its_classes(run, tmp_path):
+    page = read(run, tmp_path)
+    wanted = ["Training", "Classes, test part", "Embeddings, test part", "Config", "Again"]
+    assert page.titles == wanted
+    result = json.loads((run / "result.json").read_text())
+    assert f"{result['test']['accuracy']:.4f}" in page.text
+    assert f"majority class {result['baselines']['majority class']['accuracy']:.4f}" in page.text
+    assert f"epoch {result['selected']['epoch']} of 2" in page.text
+    assert re.search(r"Order of time, 12 series: accuracy .* with tokens shuffled in time .*the model \w+", page.text)
+
+
+def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):
+    html = predictions.confusion(know(run)).html
+    counts = np.array([int(n) for n in re.findall(r"<td style=[^>]*>(\d+)</td>", html)]).reshape(3, 3)
+    data = load_data(npz)
+    guess = load(run).predict(data.test.batch(torch.arange(len(data.test)))).argmax(1)
+    want = np.zeros((3, 3), int)
+    np.add.at(want, (data.test.y.numpy(), guess.numpy()), 1)
+    assert counts.tolist() == want.tolist()
+
+
+@pytest.mark.slow
+def test_a_forecaster_is_told_with_futures_and_errors_by_step(forecaster, tmp_path):
+    page = read(forecaster, tmp_path)
+    assert page.titles == ["Training", "Forecasts, test part", "Config", "Again"]
+    assert "last value" in page.text
+    assert sum("forecast of" in picture["alt"] for picture in page.pictures) == 6
+
+
+def test_errors_by_step_average_to_the_score_of_the_run(forecaster, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(predictions, "panel", lambda title, alt, draw: drawn.append(draw) or "")
+    predictions._by_step(know(forecaster))
+
+    drawn[0](axes := Figure().subplots())
+    lines = {line.get_label(): float(np.mean(np.asarray(line.get_ydata()))) for line in axes.lines}
+    result = json.loads((forecaster / "result.json").read_text())
+    assert lines["forecast"] == pytest.approx(result["test"]["mse"], rel=1e-4)
+    assert lines["last value"] == pytest.approx(result["baselines"]["last value"]["mse"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["tail", "random"])
+def test_a_decoder_that_forecasts_is_told_like_a_head(csv, tmp_path, policy):
+    data = {"use": csv, "context": 20, "horizon": 4}
+    run = trained(tmp_path / "run", loss={"use": "masked", "policy": policy}, data=data)
+    titles = read(run, tmp_path).titles
+    assert "Forecasts, test part" in titles
+    assert ("Hidden samples, test part" in titles) == (policy == "random")
+
+
+@pytest.mark.slow
+def test_masked_pretraining_of_one_epoch_is_told_with_its_hidden_samples(masked, tmp_path):
+    page = read(masked, tmp_path)
+    assert page.titles == ["Training", "Hidden samples, test part", "Embeddings, test part", "Config", "Again"]
+    assert sum("reconstruction" in picture["alt"] for picture in page.pictures) == 6
+    assert any("coloured by class" in picture["alt"] for picture in page.pictures)
+
+
+@pytest.mark.parametrize(
+    ("channels", "loss"),
+    [("mixed", {"use": "masked"}), ("independent", {"use": "masked"}), ("mixed", {"use": "masked", "draws": 3})],
+)
+def test_hidden_samples_are_those_under_hidden_tokens_and_only_they_are_answered(npz, tmp_path, channels, loss):
+    run = trained(tmp_path / "run", epochs=1, loss=loss, data=npz, pipeline={"channels": channels})
+    known = know(run)
+    series = known.part.batch(torch.arange(4))
+    with torch.no_grad():
+        flow = known.pipeline(series, Draws(0, 0, series.key))
+        hidden, told = predictions._hidden(known, flow), predictions._told(known, flow)
+    rows, _, length = flow.series.x.shape
+    answered = flow.decoded.unflatten(-1, (-1, 4))
+    for i in range(rows):
+        want = torch.zeros(length, dtype=torch.bool)
+        for n, slot in enumerate(flow.asked.index[i].tolist()):
+            if flow.asked.valid[i, n]:
+                want[4 * slot : 4 * slot + 4] = True
+                assert torch.allclose(told[i, :, 4 * slot : 4 * slot + 4], answered[i, n])
+        assert (hidden[i] == want).all()
+        seen = flow.series.mask[i] & ~want
+        assert torch.equal(told[i][seen], flow.series.x[i][seen])
+
+
+def test_nothing_is_drawn_beyond_the_end_of_a_series(masked, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(predictions, "panel", lambda title, alt, draw: drawn.append((title, draw)) or "")
+    known = know(masked)
+    predictions.reconstructions(known)
+    ends = {f"series {row + 1}": known.part.lengths[row] for row in known.some(3).tolist()}
+    assert len(set(ends.values())) > 1
+    for title, draw in drawn:
+        draw(axes := Figure().subplots())
+        end = next(end for name, end in ends.items() if f"{name}," in title)
+        assert all(len(line.get_ydata()) == end for line in axes.lines)
+
+
+@pytest.mark.slow
+def test_a_run_without_a_test_part_or_labels_is_told_on_validation(tmp_path):
+    np.savez(tmp_path / "bare.npz", X=np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32))
+    run = trained(tmp_path / "run", loss="masked", data=str(tmp_path / "bare.npz"))
+    page = read(run, tmp_path)
+    assert "Hidden samples, validation part" in page.titles
+    assert "loss, validation" in page.text
+
+
+@pytest.mark.slow
+def test_a_run_that_did_not_end_is_told_with_what_there_is(masked, tmp_path):
+    copy = shutil.copytree(masked, tmp_path / "copy")
+    (copy / "result.json").unlink()
+    assert "did not come to its end" in read(copy, tmp_path).text
+    (copy / "metrics.jsonl").unlink()
+    assert "Training" not in read(copy, tmp_path).titles
+    (copy / "metrics.jsonl").write_text("{")
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl is damaged"):
+        report(copy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["run", "forecaster", "masked"])
+def test_a_page_fetches_nothing_and_every_picture_is_whole_and_described(which, request, tmp_path):
+    path = report(request.getfixturevalue(which), tmp_path / "page.html")
+    html = path.read_text(encoding="utf-8")
+    page = Page(html)
+    assert not re.search(r"https?:|@import|url\(|<script|<link", html)
+    assert page.links
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links)
+    for picture in page.pictures:
+        assert len(picture["alt"]) > 10
+        drawing = b64decode(picture["src"].partition(",")[2])
+        assert ElementTree.fromstring(drawing).tag.endswith("svg")
+        assert b"nan" not in drawing.lower().replace(b"nanum", b"")
+
+
+@pytest.mark.slow
+def test_every_option_is_told_with_its_source_and_text_is_escaped(run, tmp_path):
+    page = read(run, tmp_path)
+    for section, values in read_config(run)["given"].items():
+        assert section in page.text
+        assert all(name in page.text for name in values)
+    assert "flag" in page.text
+    folder = trained(tmp_path / "<b>&run", epochs=1, head="linear", data="har-demo")
+    text = read(folder, tmp_path).text
+    assert "<b>&run" in text
+    assert "tstk train --these <flags>" in text
+
+
+@pytest.mark.slow
+def test_the_same_run_makes_the_same_page(masked, tmp_path):
+    first, again = (report(masked, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
+    assert first == again
+
+
+@pytest.mark.slow
+def test_a_part_may_have_a_section_of_its_own(masked, tmp_path, monkeypatch):
+    from tstk.builtin.tokenizers.patch import Patch
+    from tstk.report.page import Section
+
+    monkeypatch.setattr(Patch, "section", lambda self, known: Section("Patches", f"<p>of {self.window} samples</p>"))
+    page = read(masked, tmp_path)
+    assert "Patches" in page.titles
+    assert page.titles.index("Training") < page.titles.index("Patches") < page.titles.index("Config")
+    assert "of 4 samples" in page.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", ["mixed", "independent"])
+def test_a_report_shows_what_reasoning_tokens_look_at(npz, tmp_path, channels):
+    wiring = {"channels": channels}
+    run = trained(tmp_path / "run", epochs=1, head={"use": "cot", "tokens": 3}, data=npz, pipeline=wiring)
+    page = read(run, tmp_path)
+    assert "What the reasoning tokens look at, test part" in page.titles
+    maps = [p for p in page.pictures if "Attention of 3 reasoning tokens" in p["alt"]]
+    assert len(maps) == 4
+    pipeline = load(run)
+    series = load_data(npz).test.batch(torch.arange(4))
+    tokens = pipeline.encode(series)
+    looks = pipeline.head.looks(tokens)
+    assert looks.shape == (4, 3, 5 * (1 if channels == "mixed" else 2))
+    torch.testing.assert_close(looks.sum(-1), torch.ones(4, 3))
+    assert not looks.masked_select(~tokens.valid[:, None]).any()
+
+
+def test_a_report_without_matplotlib_says_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(TstkError, match=r"matplotlib, which is not installed: pip install 'tstk-core\[plot\]'"):
+        report(run, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.slow
+def test_the_command_says_where_the_page_is(masked, tmp_path):
+    words = ["report", str(masked), "--out", str(tmp_path / "page.html")]
+    assert CliRunner().invoke(cli, words).stdout == f"{tmp_path / 'page.html'}\n"
+    refused = CliRunner().invoke(cli, ["report", str(masked), "--out", str(tmp_path / "page.txt")], prog_name="tstk")
+    assert refused.exit_code == 2
+    assert "must end in .html" in refused.stderr

@@ -1,0 +1,243 @@
+"""Run directories: what is written comes back equal, what is damaged is refused in one line."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tstk.runs.build import assemble
+from tstk.runs.checkpoint import launch, load, read_weights, save_config, save_weights
+from tstk.config.resolve import resolve
+from tstk.data import load as load_data
+from tstk.errors import CheckpointError, OptionError
+from tstk.core.types import Spec
+from tstk.config.run_directory import read_config
+from tstk.training.runs import train
+
+
+def first_batch(run, size=6):
+    data = read_config(run)["config"]["data"]
+    return load_data(data["use"]).test.batch(torch.arange(size))
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A run that may be damaged."""
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def refused(folder, says):
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_pipeline_answers_as_before_bit_for_bit(labelled_spec, ragged, build, tmp_path):
+    config = resolve(
+        ("flag", {"head": "cot", "encoder": {"depth": 1, "cls": True}, "pipeline": {"instance_norm": True}})
+    )
+    pipeline, _ = launch(config, labelled_spec)
+    pipeline.mean += 3
+    pipeline.eval()
+    save_config(tmp_path, config, pipeline, {"classes": ["a", "b", "c"]})
+    save_weights(pipeline, tmp_path / "model.safetensors")
+    again, series = load(tmp_path), ragged()
+    assert torch.equal(again.predict(series), pipeline.predict(series))
+    assert torch.equal(again.embed(series), pipeline.embed(series))
+    assert again.spec == pipeline.spec
+    assert not again.training
+
+
+def test_a_trained_run_scores_again_what_it_recorded(run):
+    from tstk.evaluation.evaluate import evaluate
+
+    found = read_config(run)["config"]
+    again = evaluate(load(run), load_data(found["data"]["use"]).test)
+    recorded = json.loads((run / "result.json").read_text())["test"]
+    assert again == pytest.approx(recorded, rel=1e-6)
+
+
+def test_a_run_holds_names_and_numbers_but_no_import_path_and_nothing_pickled(run):
+    text = (run / "config.json").read_text()
+    assert "tstk.builtin" not in text
+    assert "torch.nn" not in text
+    assert '"use": "tstk/transformer"' in text
+    weights = (run / "model.safetensors").read_bytes()
+    assert b"tstk." not in weights
+    assert weights[8:9] == b"{"
+    for path in run.iterdir():
+        head = path.read_bytes()[:4]
+        assert not head.startswith((b"\x80", b"PK")), path.name
+
+
+def test_a_run_remembers_versions_sources_and_the_spec(run):
+    found = read_config(run)
+    assert {"python", "torch", "tstk"} <= found["versions"].keys()
+    assert found["sources"]["train.epochs"] == "flag"
+    assert found["spec"]["length"] == 20
+    assert sum(found["spec"]["counts"]) == len(load_data(found["config"]["data"]["use"]).train)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_truncated_weights_are_refused(copy, share):
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    refused(copy, "truncated or not a safetensors file")
+
+
+def test_a_foreign_file_in_place_of_the_weights_is_refused(copy):
+    torch.save({"a": torch.zeros(2)}, copy / "model.safetensors")
+    refused(copy, "not a safetensors file")
+
+
+def test_missing_weights_say_that_the_run_ended_early(copy):
+    (copy / "model.safetensors").unlink()
+    refused(copy, "the run ended before its first validation")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "it has no config.json"),
+        ("", "is damaged"),
+        ('{"format": 1, "conf', "is damaged"),
+        ("[1, 2]", "was not written by tstk"),
+        ('{"model_type": "bert"}', "was not written by tstk"),
+        ('{"format": "one", "config": {}}', "was not written by tstk"),
+        ('{"format": 99, "config": {}, "versions": {"tstk": "9.1"}}', "written by tstk 9.1"),
+        ('{"format": 1, "config": {}}', "was not written by tstk"),
+    ],
+)
+def test_a_config_that_is_not_ours_is_refused(copy, text, says):
+    if text is None:
+        (copy / "config.json").unlink()
+    else:
+        (copy / "config.json").write_text(text)
+    refused(copy, says)
+
+
+def edited(folder, change):
+    path = folder / "config.json"
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+def test_a_plugin_that_is_not_installed_is_named_with_its_version(copy):
+    def change(found):
+        found["config"]["encoder"]["use"] = "tstk-plugins-sea/wave"
+        found["versions"]["tstk-plugins-sea"] = "0.2.1"
+
+    edited(copy, change)
+    refused(
+        copy, "uses encoder 'wave' from tstk-plugins-sea 0.2.1, which is not installed: pip install tstk-plugins-sea"
+    )
+
+
+def test_a_component_that_its_plugin_no_longer_has_is_named(copy):
+    edited(copy, lambda found: found["config"]["encoder"].update(use="tstk/transfomer"))
+    refused(copy, "uses encoder 'transfomer' from tstk")
+
+
+def test_weights_of_another_run_are_refused(copy):
+    edited(copy, lambda found: found["config"]["encoder"].update(dim=8))
+    refused(copy, "of another shape")
+    edited(copy, lambda found: found["config"]["encoder"].update(dim=16, depth=2))
+    refused(copy, "tensors missing")
+
+
+def test_an_interrupted_write_leaves_the_old_file(run, tmp_path, monkeypatch):
+    from tstk.config.run_directory import write_json
+
+    write_json(tmp_path / "a.json", {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"new": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+
+
+# ------------------------------------------------------------------ mounting
+
+
+def mounted(run, spec, **tables):
+    return launch(resolve(("flag", {"pipeline": {"from": str(run)}, **tables})), spec)
+
+
+def test_a_trained_encoder_is_mounted_into_another_task(run):
+    spec = load(run).spec
+    pipeline, notes = mounted(run, spec, decoder="cross")
+    trained = read_weights(run)
+    for name, value in pipeline.state_dict().items():
+        if name.startswith(("encoder.", "tokenizer.")):
+            assert torch.equal(value, trained[name]), name
+    assert len(notes) == 2
+    assert f"encoder from {run}" in "".join(notes)
+    assert pipeline.head is None
+    assert pipeline.loss.called() == "loss 'masked'"
+
+
+def test_a_position_table_is_resized_to_another_length(run):
+    old = load(run)
+    pipeline, _ = mounted(run, old.spec.but(length=40), head="cot")
+    assert len(old.encoder.table) == 5
+    assert len(pipeline.encoder.table) == 10
+    ends = pipeline.encoder.table[[0, -1]]
+    torch.testing.assert_close(ends, old.encoder.table[[0, -1]])
+    assert torch.equal(pipeline.encoder.stack.blocks[0].mlp.up.weight, old.encoder.stack.blocks[0].mlp.up.weight)
+
+
+def test_weights_of_a_slot_named_by_hand_must_fit_and_the_refusal_says_what_they_were_trained_on(run):
+    config = resolve(("flag", {"tokenizer": str(run), "head": "linear"}))
+    with pytest.raises(CheckpointError, match=r"tokenizer of .* trained on 2 channels of length 20") as caught:
+        launch(config, Spec(5, 30, classes=2))
+    assert "\n" not in str(caught.value)
+
+
+def test_frozen_parts_stay_as_they_were_mounted(run, npz, tmp_path):
+    config = resolve(
+        (
+            "flag",
+            {
+                "pipeline": {"from": str(run), "freeze": ("tokenizer", "encoder.stack")},
+                "head": "cot",
+                "train": {"epochs": 1, "batch_size": 8, "device": "cpu"},
+            },
+        )
+    )
+    train(config, tmp_path / "second")
+    before, after = read_weights(run), read_weights(tmp_path / "second")
+    same = [k for k in before if k in after and torch.equal(before[k], after[k])]
+    assert [k for k in before if k.startswith(("tokenizer.", "encoder.stack."))] == [
+        k for k in same if k.startswith(("tokenizer.", "encoder.stack."))
+    ]
+    assert "encoder.table" not in same
+
+
+def test_freezing_everything_is_refused(run):
+    with pytest.raises(OptionError, match="nothing is left to train"):
+        launch(
+            resolve(("flag", {"pipeline": {"from": str(run), "freeze": ("tokenizer", "encoder", "head")}})),
+            load(run).spec,
+        )
+
+
+def test_a_run_directory_is_never_overwritten(run):
+    with pytest.raises(OptionError, match="something is there already"):
+        train(resolve(("flag", {"head": "linear"})), run)
+
+
+def test_from_takes_what_fits_other_channels_and_says_what_starts_afresh(run):
+    config = resolve(("flag", {"pipeline": {"from": str(run)}, "head": {"use": "cot", "heads": 2}}))
+    assert config.notes == [f"of {run} the new task does not use: head 'linear', loss 'cross-entropy'"]
+    spec = Spec(5, 30, classes=2)
+    torch.manual_seed(0)
+    pipeline, notes = launch(config, spec)
+    torch.manual_seed(0)
+    untouched = assemble(config, spec).tokenizer.state_dict()
+    trained = {k: v for k, v in read_weights(run).items() if k.startswith("encoder.stack.")}
+    assert trained
+    assert all(torch.equal(pipeline.state_dict()[k], v) for k, v in trained.items())
+    assert all(torch.equal(pipeline.tokenizer.state_dict()[k], v) for k, v in untouched.items())
+    assert "tokenizer" in notes[0]
+    assert notes[0].endswith("so it starts afresh")

@@ -1,0 +1,139 @@
+"""The encoder that comes with the package: by its name, without a network, for series of any length and channels."""
+
+import hashlib
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import tstk
+from tstk.cli import cli
+from tstk.config.resolve import read_toml, resolve, shipped
+from tstk.errors import CheckpointError
+from tstk.config.recipe import configs, read_recipe
+from tstk.core.types import Series
+from tstk.plugins.registry import registry
+from tstk.config.run_directory import read_config, run_folder, shipped_runs
+
+NAME = "pretrained/small"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    """No connection can be made, and no run of this name lies in the working directory."""
+
+    def refused(*_):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Series of 40 samples and three channels, whose classes differ in the frequency of one channel."""
+    draw, time = np.random.default_rng(0), np.linspace(0, 1, 40)
+    x, y = draw.normal(scale=0.3, size=(2, 24, 3, 40)).astype(np.float32), np.arange(24) % 2
+    x[:, :, 1] += np.sin(2 * np.pi * (2 + 3 * y[:, None]) * time + draw.uniform(0, 6, (2, 24, 1)))
+    path = tmp_path / "waves.npz"
+    np.savez(path, X_train=x[0], y_train=y, X_test=x[1], y_test=y)
+    return str(path)
+
+
+def test_it_is_small_and_its_card_states_its_hash():
+    folder = run_folder(NAME)
+    assert folder.is_relative_to(Path(tstk.__file__).parent)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8e6
+    assert sum(p.numel() for p in tstk.load(NAME).parameters()) <= 2e6
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert digest in (ROOT / "docs" / "pretrained.md").read_text(encoding="utf-8")
+
+
+def test_the_recipe_says_how_it_was_made(tmp_path):
+    recipe = next(configs(read_recipe("pretrain-small"), tmp_path, ("flag", {}), {}))
+    given = read_config(NAME)["given"]
+    stated = read_toml(shipped(registry().find("recipe", "pretrain-small")))["stage"][0]
+    for section in ("data", "tokenizer", "encoder", "loss", "pipeline", "train"):
+        now = json.loads(json.dumps(recipe.values[section]))
+        assert stated[section].items() <= now.items()
+        # what was added since has a default that changes nothing; where it was trained is no part of the recipe, and
+        # generated series are never split
+        for option in (now.keys() & given[section].keys()) - {"device", "threads", "val_fraction"}:
+            assert now[option] == given[section][option], f"{section}.{option}"
+
+
+@pytest.mark.parametrize(("channels", "length"), [(1, 5), (4, 700)])
+def test_it_embeds_series_of_any_length_and_number_of_channels(channels, length):
+    pipeline = tstk.load(NAME)
+    pipeline.take(torch.zeros(channels), torch.ones(channels))
+    x = torch.randn(2, channels, length, generator=torch.Generator().manual_seed(0))
+    found = pipeline.embed(Series(x), "statistics")
+    assert found.shape == (2, channels * 2 * 192)
+    assert found.isfinite().all()
+
+
+def test_its_features_tell_classes_apart(labelled):
+    done = CliRunner().invoke(cli, ["probe", NAME, "--data", labelled, "--pool", "statistics", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["results"][0]["accuracy"] > 0.9
+
+
+def test_features_and_a_head_are_trained_from_it(labelled, tmp_path):
+    words = [
+        "train",
+        "--from",
+        NAME,
+        "--head",
+        "cot",
+        "--data",
+        labelled,
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "tuned"),
+    ]
+    done = CliRunner().invoke(cli, [*words, "--device", "cpu", "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    for slot in ("tokenizer", "encoder"):
+        assert f"{slot} from {NAME}" in done.output
+    assert tstk.load(tmp_path / "tuned").spec.classes == 2
+    done = CliRunner().invoke(cli, ["embed", NAME, "--data", labelled, "--out", str(tmp_path / "vectors.npz")])
+    assert done.exit_code == 0, done.output
+    assert np.load(tmp_path / "vectors.npz")["embedding"].shape == (24, 192)
+
+
+def test_a_part_of_it_may_be_named_alone():
+    config = resolve(("flag", {"encoder": NAME, "tokenizer": NAME, "head": "linear"}))
+    assert config.mounts == {"encoder": NAME, "tokenizer": NAME}
+    assert config.options("encoder")["dim"] == 192
+
+
+def test_a_run_in_the_working_directory_goes_before_it(tmp_path):
+    here = tmp_path / NAME
+    here.mkdir(parents=True)
+    assert run_folder(NAME) != here
+    (here / "config.json").write_text("{}")
+    assert run_folder(NAME).resolve() == here
+
+
+def test_an_unknown_name_is_told_which_there_are():
+    with pytest.raises(CheckpointError, match=r"pretrained/tiny is not a run directory.*pretrained/small"):
+        tstk.load("pretrained/tiny")
+
+
+def test_nothing_is_written_into_the_package():
+    done = CliRunner().invoke(cli, ["report", NAME])
+    assert done.exit_code == 2
+    assert "say where to: --out FILE" in done.output
+    assert shipped_runs() == [NAME]
+    assert {path.name for path in run_folder(NAME).iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "result.json",
+    }

@@ -1,0 +1,143 @@
+"""Several processes train what one would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tstk
+
+pytestmark = pytest.mark.slow
+
+TRAIN = ["-m", "tstk", "train", "--tokenizer.dim", "8", "--encoder", "transformer", "--encoder.dim", "16"]
+TRAIN += ["--encoder.depth", "1", "--encoder.heads", "2", "--encoder.dropout", "0", "--head", "linear", "--epochs", "3"]
+TRAIN += ["--batch-size", "8", "--device", "cpu", "--threads", "1", "--select", "last"]
+
+
+def started(words, folder):
+    """Python with these words, under way."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(tstk.__file__)))
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, words)], cwd=folder, env=environment, **pipes)
+
+
+def start(words, folder, until=None):
+    """Run Python with these words and wait; what it said. It is asked to stop once there is a file `until`."""
+    process = started(words, folder)
+    try:
+        while until is not None and not until.exists() and process.poll() is None:
+            time.sleep(0.05)
+        if until is not None:
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=600)
+    finally:
+        process.kill()
+        process.wait()
+    return process.returncode, out, err
+
+
+MADE_UP = Path(__file__).parents[1] / "made_up" / "together.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def alone(npz, csv, tmp_path_factory):
+    """Four trainings in one process, in double precision."""
+    folder = tmp_path_factory.mktemp("alone")
+    code, _, err = start([MADE_UP, npz, csv, folder], folder)
+    assert code == 0, err
+    return folder
+
+
+@pytest.mark.parametrize("how", ["whole", "sharded"])
+def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, alone, tmp_path, how):
+    code, _, err = start([*TORCHRUN, MADE_UP, npz, csv, tmp_path, how], tmp_path)
+    assert code == 0, err
+    for case in ("cross-entropy", "masked", "forecast", "codebook"):
+        one, two = (load_file(folder / f"{case}.safetensors") for folder in (alone, tmp_path))
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
+        mine, theirs = (json.loads((folder / f"{case}.json").read_text()) for folder in (alone, tmp_path))
+        assert theirs["weights"] == ("DTensor" if how == "sharded" else "Parameter")
+        for row, other in zip(mine["history"], theirs["history"], strict=True):
+            assert other["train"] == pytest.approx(row["train"], abs=1e-6)
+            assert other["val"] == pytest.approx(row["val"], abs=1e-6)
+    if how == "whole" and sys.platform == "linux":
+        threads = [json.loads((tmp_path / f"threads-{rank}.json").read_text()) for rank in (0, 1)]
+        assert not [name for names in threads for name in names if "gloo" in name], threads
+
+
+def test_a_run_of_several_devices_that_is_asked_to_stop_can_be_continued(npz, tmp_path):
+    words = [*TRAIN, "--data", npz, "--steps", "600", "--validate-every", "60", "--devices", "2", "--out", "run"]
+    words[words.index("--epochs") : words.index("--epochs") + 2] = []
+    code, _, err = start(words, tmp_path, until=tmp_path / "run" / "last" / "state.json")
+    assert code == 128 + signal.SIGTERM, err
+    assert err.count("continue with: tstk train --resume run") == 1
+    code, out, err = start(["-m", "tstk", "train", "--resume", "run", "--devices", "2", "--json"], tmp_path)
+    assert code == 0, err
+    assert json.loads(out)["selected"]["of"] == 10
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(1, 11))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells a process that its parent is gone")
+def test_processes_stop_and_save_when_the_one_that_started_them_is_killed(npz, tmp_path):
+    words = [*TRAIN, "--data", npz, "--steps", "5000", "--devices", "2", "--out", "run"]
+    words[words.index("--epochs") : words.index("--epochs") + 2] = []
+    process = started(words, tmp_path)
+    try:
+        while not (tmp_path / "run" / "last" / "state.json").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+        _, err = process.communicate(timeout=600)  # ends when none of them holds its pipes any more
+    finally:
+        process.kill()
+    assert "continue with: tstk train --resume run" in err
+
+
+def test_more_devices_than_there_are_is_refused(monkeypatch):
+    from tstk.errors import OptionError
+    from tstk.training.launcher import launch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(OptionError, match=r"--devices 4: torch sees 1 GPU\(s\) here"):
+        launch(4, [], cpu=False)
+
+
+def test_what_goes_wrong_in_several_processes_is_said_once(npz, tmp_path):
+    code, _, err = start([*TRAIN, "--devices", "2", "--data", npz, "--batch-size", "7", "--out", "run"], tmp_path)
+    assert code == 2
+    assert err.count("Error: ") == 1
+    assert "expected a multiple of 2" in err
+
+
+def test_of_two_processes_that_torchrun_starts_one_writes_and_talks(npz, tmp_path):
+    code, out, err = start([*TORCHRUN, *TRAIN, "--data", npz, "--out", "two"], tmp_path)
+    assert code == 0, err
+    assert [path.name for path in tmp_path.iterdir()] == ["two"]
+    assert out.count("parameters") == 1
+    assert err.count("note: validation") == 1
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused(npz, tmp_path):
+    from tstk.data.load import load
+    from tstk.errors import OptionError
+    from tstk.training.loop import Batches
+
+    part = load(npz).train
+    with pytest.raises(OptionError, match="multiple of 3, the number of processes"):
+        Batches(part, 8, 1, 0, share=(1, 3))
+    mine = [list(Batches(part, 6, 1, 0, share=(i, 3)).epoch(1, torch.device("cpu"))) for i in range(3)]
+    keys = [key for steps in mine for group in steps for series in group for key in series.key.tolist()]
+    assert len(keys) == len(set(keys)) == len(part) - len(part) % 3

@@ -1,0 +1,647 @@
+"""The training loop: reproducible, invariant to how batches are cut, and honest when it stops."""
+
+import copy
+import json
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from tstk.config.resolve import resolve
+from tstk.data.load import load
+from tstk.errors import DataError, OptionError, TrainingError
+from tstk.evaluation.evaluate import evaluate, standard_error
+from tstk.runs.checkpoint import load as load_run
+from tstk.training import loop
+from tstk.training.lr_schedule import groups
+from tstk.training.runs import prepare, train
+
+fit = partial(loop.fit, device="cpu")
+ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
+TAIL = {"use": "masked", "policy": "tail"}
+
+
+class Log:
+    """A watcher that remembers, and may interfere at the end of an epoch."""
+
+    def __init__(self, meddle=None):
+        self.steps, self.rows, self.meddle = [], [], meddle
+
+    def begin(self, steps, epochs):
+        self.planned = (steps, epochs)
+
+    def step(self, step, epoch, terms, speed):
+        self.steps.append((step, terms))
+
+    def epoch(self, row, improved):
+        self.rows.append((row, improved))
+        if self.meddle:
+            self.meddle(row["epoch"])
+
+
+def ready(data, seed=0, **tables):
+    """A pipeline and its data set, as `tstk train` makes them, with validation series to look at."""
+    data = {"val_fraction": 0.2, **({"use": data} if isinstance(data, str) else data)}
+    chosen = {"encoder": ENCODER, "tokenizer": {"use": "patch", "dim": 16, "window": 4}, "data": data}
+    return prepare(resolve(("test", {**chosen, "train": {"seed": seed}, **tables})))
+
+
+def table(csv, **more):
+    return {"use": csv, "context": 24, "horizon": 8, **more}
+
+
+def numbers(fitted):
+    return [{k: v for k, v in row.items() if "second" not in k} for row in fitted.history]
+
+
+@pytest.mark.parametrize("tables", [{"head": "cot"}, {"decoder": "transformer"}], ids=["head", "masked"])
+def test_the_same_seed_gives_the_same_weights_and_history_bit_for_bit(npz, tables):
+    runs = []
+    for seed in (3, 3, 4):
+        pipeline, data = ready(npz, seed, **tables)
+        fitted = fit(pipeline, data, epochs=2, batch_size=8, seed=seed)
+        runs.append((pipeline.state_dict(), numbers(fitted)))
+    (a, first), (b, second), (c, third) = runs
+    assert first == second
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert first != third
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+@pytest.mark.parametrize("select", ["score", "loss", "last"])
+def test_the_selected_epochs_weights_are_the_ones_that_remain(npz, select):
+    pipeline, data = ready(npz, head="linear")
+    fitted = fit(pipeline, data, epochs=6, batch_size=4, lr=2e-2, select=select)
+    rows = fitted.history
+    if select == "last":
+        want = rows[-1]
+    elif select == "loss":
+        want = min(rows, key=lambda r: r["val"]["loss"])
+    else:
+        best = max(rows, key=lambda r: r["val"]["accuracy"])["val"]
+        want = [r for r in rows if r["val"]["accuracy"] >= best["accuracy"] - best["accuracy_se"]][-1]
+    assert fitted.best is want
+    assert evaluate(pipeline, data.val) == pytest.approx(want["val"], rel=1e-6)
+    assert not pipeline.training
+
+
+def test_a_forecaster_is_selected_by_its_error(csv):
+    pipeline, data = ready(table(csv), head="forecast")
+    fitted = fit(pipeline, data, epochs=4, batch_size=16, lr=3e-2)
+    assert fitted.best is min(fitted.history, key=lambda r: r["val"]["mse"])
+
+
+def test_the_standard_error_is_over_groups_where_there_are_any():
+    truth = torch.tensor([0, 1, 0, 1, 1, -1])
+    guess = torch.tensor([0, 1, 0, 0, 1, 1])
+    assert standard_error(truth, guess) == pytest.approx((0.8 * 0.2 / 5) ** 0.5)
+    shares = [1.0, 2 / 3]  # of the groups a and b
+    want = torch.tensor(shares).std() / 2**0.5
+    assert standard_error(truth, guess, ["a", "a", "b", "b", "b", "b"]) == pytest.approx(float(want))
+
+
+# ------------------------------------------------------------------ how batches are cut
+
+
+@pytest.mark.parametrize("kind", ["classify", "forecast", "mask"])
+def test_scores_do_not_depend_on_the_batch_size_of_evaluation(npz, csv, kind):
+    if kind == "classify":
+        pipeline, data = ready(npz, head="cot")
+    elif kind == "forecast":
+        pipeline, data = ready(table(csv), head="forecast")
+    else:
+        pipeline, data = ready(table(csv), decoder="transformer", loss=TAIL)
+    want = evaluate(pipeline, data.val, batch_size=1000)
+    assert {"classify": "accuracy", "forecast": "mse", "mask": "mse"}[kind] in want
+    for size in (1, 3):
+        assert evaluate(pipeline, data.val, batch_size=size) == pytest.approx(want, rel=1e-5)
+
+
+def test_evaluation_changes_neither_weights_nor_mode_nor_later_masks(npz):
+    pipeline, data = ready(npz, decoder="transformer")
+    before = copy.deepcopy(pipeline.state_dict())
+    pipeline.train()
+    first = evaluate(pipeline, data.val)
+    torch.rand(5)
+    assert evaluate(pipeline, data.val) == first
+    assert pipeline.training
+    assert all(torch.equal(v, before[k]) for k, v in pipeline.state_dict().items())
+
+
+def test_balanced_batches_have_classes_alike_often_and_a_key_for_each_place(npz):
+    part = load(npz).train
+    part = part.take(torch.cat([torch.where(part.y == 0)[0], torch.where(part.y == 1)[0][:2]]))
+    part.y = part.y.clone()
+    part.y[0] = -1
+    wide = [loop.Batches(part, 4, 1, seed=0, balanced=True)]
+    wide += [loop.Batches(part, 4, 1, seed=0, share=(i, 2), balanced=True) for i in (0, 1)]
+    labels = {0: [], 1: []}
+    for epoch in range(1, 60):
+        whole, *halves = ([g[0] for g in b.epoch(epoch, torch.device("cpu"))] for b in wide)
+        for series in whole:
+            assert (series.y >= 0).all()
+            for label in series.y.tolist():
+                labels[label].append(label)
+        keys = [k for series in whole for k in series.key.tolist()]
+        assert keys == list(range(len(part)))
+        dealt = sorted(k for half in halves for series in half for k in series.key.tolist())
+        assert dealt == list(range(len(part) - len(part) % 2))
+    assert len(labels[0]) / len(labels[1]) == pytest.approx(1, abs=0.25)
+
+
+def test_balanced_batches_need_classes(csv):
+    pipeline, data = ready(table(csv), loss=TAIL)
+    with pytest.raises(OptionError, match=r"--sampling balanced: .* has no classes"):
+        fit(pipeline, data, steps=1, sampling="balanced")
+
+
+def test_two_small_batches_train_like_one_of_twice_the_size(npz):
+    states, histories = [], []
+    for options in ({"batch_size": 10}, {"batch_size": 5, "accumulate": 2}):
+        pipeline, data = ready(npz, head={"use": "cot", "dropout": 0.0})
+        assert len(data.train) % 10 > 5  # the last two small batches are of different size
+        histories.append(fit(pipeline, data, epochs=2, **options).history)
+        states.append(pipeline.state_dict())
+    for name, value in states[0].items():
+        if not name.endswith("key.bias"):  # its gradient is rounding noise, since softmax ignores a common shift
+            torch.testing.assert_close(states[1][name], value, rtol=0, atol=1e-4)
+    assert histories[0][0]["val"]["loss"] == pytest.approx(histories[1][0]["val"]["loss"], rel=1e-4)
+
+
+def test_every_series_is_seen_once_an_epoch_in_an_order_of_its_own(npz):
+    data = load(npz)
+    batches = loop.Batches(data.train, 4, 2, seed=1)
+    orders = []
+    for epoch in (1, 2):
+        groups = list(batches.epoch(epoch, torch.device("cpu")))
+        assert len(groups) == len(batches)
+        orders.append([int(k) for group in groups for series in group for k in series.key])
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(len(data.train)))
+    assert orders[0] != orders[1]
+
+
+# ------------------------------------------------------------------ the optimizer
+
+
+def test_only_matrices_decay(npz):
+    pipeline, data = ready(npz, head="linear", encoder={**ENCODER, "cls": True})
+    for p in pipeline.head.parameters():
+        torch.nn.init.zeros_(p)  # so that no gradient reaches what is before the head
+    before = {n: p.detach().clone() + 0 for n, p in pipeline.named_parameters()}
+    options = {"warmup": 0, "schedule": "constant", "select": "last", "average": 0}
+    fit(pipeline, data, steps=1, batch_size=8, lr=0.1, weight_decay=0.5, **options)
+    matrices = [n for n in before if n.endswith(".weight") and before[n].ndim > 1 and not n.startswith("head")]
+    others = [n for n in before if n not in matrices and not n.startswith("head")]
+    assert len(matrices) >= 6
+    assert {"encoder.table", "encoder.cls"} <= set(others)
+    after = dict(pipeline.named_parameters())
+    for name in matrices:
+        torch.testing.assert_close(after[name], before[name] * 0.95)
+    for name in others:
+        assert torch.equal(after[name], before[name]), name
+
+
+def test_a_part_may_have_a_rate_of_its_own(npz):
+    pipeline, data = ready(npz, head="linear")
+    pipeline.encoder.rates = lambda: {"stack": 1e-12}
+    before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
+    fit(pipeline, data, steps=3, batch_size=8, lr=0.1, select="last")
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
+    assert max(v for n, v in moved.items() if n.startswith("encoder.stack.")) < 1e-8
+    assert moved["encoder.table"] > 1e-3
+    assert moved["head.classify.weight"] > 1e-3
+
+
+def test_a_part_can_be_given_its_rate_by_name_and_the_nearest_name_counts(npz):
+    pipeline, data = ready(npz, head="linear")
+    before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
+    fit(pipeline, data, steps=3, batch_size=8, lr=0.1, lr_of=("encoder=1e-12", "encoder.table=0.1"), select="last")
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
+    assert max(v for n, v in moved.items() if n.startswith("encoder.stack.")) < 1e-8
+    assert moved["encoder.table"] > 1e-3
+    assert moved["head.classify.weight"] > 1e-3
+
+
+def test_a_rate_without_a_part_or_a_number_is_refused(npz):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match=r"--lr-of encodr=1e-3: no part.*encoder"):
+        fit(pipeline, data, epochs=1, lr_of=("encodr=1e-3",))
+    with pytest.raises(OptionError, match="PART=RATE"):
+        fit(pipeline, data, epochs=1, lr_of=("encoder",))
+
+
+def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
+    pipeline, data = ready(npz, head="linear")
+    rates = [r["lr"] for r in fit(pipeline, data, epochs=8, lr=0.01, warmup=0.5, batch_size=8).history]
+    assert rates[:4] == sorted(rates[:4])
+    assert rates[0] < 0.005
+    assert max(rates) == pytest.approx(0.01, rel=0.05)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+    stays = fit(pipeline, data, epochs=3, lr=0.01, warmup=0, schedule="constant", batch_size=8).history
+    assert [r["lr"] for r in stays] == [0.01] * 3
+
+
+def test_one_cycle_is_torchs(npz):
+    from tstk.training.lr_schedule import course
+
+    for total, warmup in ((40, 0.3), (7, 0.5), (25, 0.1), (30, 0.0)):
+        if warmup:
+            optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+            theirs = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, 0.2, total_steps=total, pct_start=warmup, cycle_momentum=False
+            )
+            want = []
+            for _ in range(total):
+                want.append(theirs.get_last_lr()[0] / 0.2)
+                optimizer.step()
+                theirs.step() if len(want) < total else None
+        factor = course(total, warmup, "one-cycle")
+        ours = [factor(step) for step in range(total)]
+        if warmup:
+            assert ours == pytest.approx(want, rel=1e-9)
+        assert max(ours) <= 1
+        assert ours[-1] == pytest.approx(1 / 25e4)
+    pipeline, data = ready(npz, head="linear")
+    rows = fit(pipeline, data, epochs=4, lr=0.01, warmup=0.3, schedule="one-cycle", batch_size=8).history
+    assert rows[-1]["lr"] < 1e-6 < rows[0]["lr"]
+
+
+def test_gradients_are_clipped_unless_told_otherwise(npz):
+    moved = {}
+    for clip in (1e-14, 0.0):
+        pipeline, data = ready(npz, head="linear")
+        before = pipeline.head.classify.weight.detach().clone()
+        fit(pipeline, data, steps=2, batch_size=8, lr=0.1, weight_decay=0.0, clip=clip, select="last")
+        moved[clip] = (pipeline.head.classify.weight.detach() - before).abs().max()
+    assert moved[1e-14] < 1e-4  # far below the epsilon of AdamW
+    assert moved[0.0] > 1e-2
+
+
+def test_what_is_kept_is_the_running_average_of_the_weights(npz):
+    states = []
+    for average in (0.0, 0.15, 0.9):
+        pipeline, data = ready(npz, head="linear", encoder=ENCODER)
+        start = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
+        fit(pipeline, data, steps=1, batch_size=8, lr=0.1, select="last", average=average)
+        states.append(dict(pipeline.named_parameters()))
+    for name, end in states[0].items():
+        # after one step the decay is at most 2 / 11
+        for kept, decay in ((states[1], 0.15), (states[2], 2 / 11)):
+            torch.testing.assert_close(kept[name], decay * start[name] + (1 - decay) * end)
+
+
+# ------------------------------------------------------------------ when to stop
+
+
+def test_steps_or_epochs_say_how_long(npz):
+    for options, steps, epochs in (
+        ({"epochs": 3}, 9, 3),
+        ({"steps": 7}, 7, 3),
+        ({"steps": 6}, 6, 2),
+        ({"steps": 1}, 1, 1),
+    ):
+        pipeline, data = ready(npz, head="linear")
+        assert 16 < len(data.train) <= 24
+        log = Log()
+        fitted = fit(pipeline, data, log, batch_size=8, **options)
+        assert (len(log.steps), len(fitted.history)) == (steps, epochs)
+        assert log.planned == (steps, epochs)
+        assert [s for s, _ in log.steps] == list(range(1, steps + 1))
+
+
+@pytest.mark.parametrize("select", ["score", "loss"])
+def test_training_stops_after_so_many_epochs_without_improvement(npz, select):
+    pipeline, data = ready(npz, head="linear")
+    fitted = fit(pipeline, data, epochs=10, batch_size=8, lr=0.0, patience=2, select=select)
+    assert len(fitted.history) == 3
+
+
+@pytest.fixture
+def poisoned(npz, monkeypatch, tmp_path):
+    """Train a run whose weights become NaN after some epoch; the run directory and the error."""
+
+    def go(after, **options):
+        def meddled(pipeline, data, watcher, last, **given):
+            def meddle(epoch):
+                if epoch == after:
+                    pipeline.head.classify.weight.data.fill_(math.nan)
+
+            if after == 0:
+                meddle(0)
+            return fit(pipeline, data, Log(meddle), last, **given)
+
+        monkeypatch.setattr("tstk.training.runs.fit", meddled)
+        config = resolve(
+            (
+                "test",
+                {
+                    "encoder": ENCODER,
+                    "head": "linear",
+                    "data": npz,
+                    "train": {"epochs": 4, "batch_size": 8, "device": "cpu", "average": 0},
+                },
+            )
+        )
+        with pytest.raises(TrainingError) as caught:
+            train(config, tmp_path / "run")
+        return tmp_path / "run", str(caught.value)
+
+    return go
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_step_and_the_best_weights_are_kept(poisoned):
+    run, message = poisoned(after=2)
+    assert "'cross_entropy' became nan at step 7 (epoch 3)" in message
+    assert "kept" in message
+    assert "\n" not in message
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    best = max(rows, key=lambda r: (r["val"]["accuracy"], r["epoch"]))
+    pipeline = load_run(run)
+    data = load(json.loads((run / "config.json").read_text())["config"]["data"]["use"])
+    assert evaluate(pipeline, data.val) == pytest.approx(best["val"], rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_from_the_start_does_not_claim_to_have_kept_anything(poisoned):
+    run, message = poisoned(after=0)
+    assert "at step 1 (epoch 1)" in message
+    assert "kept" not in message
+    assert not (run / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("select", ["score", "loss", "last"])
+def test_weights_that_broke_in_the_last_step_are_never_selected(npz, select):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(TrainingError, match=r"of the validation part became .* after step 1"):
+        fit(pipeline, data, steps=1, lr=1e38, warmup=0, schedule="constant", select=select)
+
+
+def test_a_forecast_that_is_not_a_number_does_not_go_unmarked(csv):
+    pipeline, data = ready(table(csv), head="forecast")
+    pipeline.head.project.bias.data[0] = math.nan
+    assert math.isnan(evaluate(pipeline, data.val)["mse"])
+
+
+def test_averaged_weights_are_selected_and_training_goes_on_from_the_others(npz):
+    seen = []
+    histories = []
+    for average in (0.0, 0.5):
+        pipeline, data = ready(npz, head="linear")
+        weight = pipeline.head.classify.weight
+        seen = [weight.detach().clone()]
+        log = Log()
+        log.step = lambda *_, w=weight, s=seen: s.append(w.detach().clone())
+        histories.append(
+            fit(pipeline, data, log, epochs=3, batch_size=8, lr=1e-2, average=average, select="last").history
+        )
+    assert [r["train"] for r in histories[0]] == [r["train"] for r in histories[1]]
+    assert [r["val"] for r in histories[0]] != [r["val"] for r in histories[1]]
+    mean = seen[0]
+    for step, weights in enumerate(seen[1:], 1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * weights
+    torch.testing.assert_close(pipeline.head.classify.weight.detach(), mean)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"average": 1.0}, "average=1.0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"steps": 0}, "steps=0"),
+        ({"warmup": 1.0}, "warmup=1.0"),
+        ({"layer_decay": 0.0}, "layer_decay=0.0"),
+        ({"mixup": -1.0}, "--mixup -1.0"),
+        ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(npz, options, says):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match=says):
+        fit(pipeline, data, **{"epochs": 1, **options})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_so(npz):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match="torch sees no GPU"):
+        fit(pipeline, data, epochs=1, device="cuda")
+
+
+def test_ways_of_dealing_out_weights_that_would_save_parts_of_them_are_refused(npz, monkeypatch):
+    from accelerate import Accelerator, DistributedType
+
+    pipeline, data = ready(npz, head="linear")
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.DEEPSPEED))
+    with pytest.raises(OptionError, match="told to use DEEPSPEED, of which tstk knows FSDP 2 alone"):
+        fit(pipeline, data, steps=1)
+
+
+def test_an_empty_training_part_is_refused(npz):
+    pipeline, data = ready(npz, head="linear")
+    data.train = data.train.take(torch.arange(0))
+    with pytest.raises(DataError, match="training part is empty"):
+        fit(pipeline, data, epochs=1)
+
+
+# ------------------------------------------------------------------ modules do not remember
+
+
+@pytest.mark.parametrize("tables", [{"head": "cot"}, {"decoder": "cross"}, {"decoder": "transformer"}], ids=str)
+def test_a_pass_leaves_nothing_behind_on_any_module(npz, tables):
+    pipeline, data = ready(npz, **tables)
+    series = data.train.batch(torch.arange(6))
+
+    def things():
+        hidden = ("_parameters", "_buffers", "_modules")
+        own = {(n, k): v for n, m in pipeline.named_modules() for k, v in vars(m).items() if k not in hidden}
+        return {k: id(v) if not isinstance(v, int | float | str) else v for k, v in own.items()}
+
+    before, state = things(), copy.deepcopy(pipeline.state_dict())
+    pipeline(series).total.backward()
+    pipeline.embed(series)
+    assert things() == before
+    assert all(torch.equal(v, state[k]) for k, v in pipeline.state_dict().items())
+
+
+def test_training_series_are_cropped_and_validation_series_are_not(npz, monkeypatch):
+    lengths = []
+    pipeline, data = ready(npz, head="linear")
+    forward = type(pipeline).forward
+
+    def watched(self, series, *draws):
+        lengths.append((self.training, series.x.shape[-1]))
+        return forward(self, series, *draws)
+
+    monkeypatch.setattr(type(pipeline), "forward", watched)
+    fit(pipeline, data, steps=2, crop=8)
+    assert {size for training, size in lengths if training} == {8}
+    assert {size for training, size in lengths if not training} == {int(data.val.lengths.max())}
+
+
+def test_windows_of_a_table_are_not_cropped(csv):
+    pipeline, data = ready(table(csv), head="forecast")
+    with pytest.raises(OptionError, match=r"--crop 8: .* cut into windows already; use --context"):
+        fit(pipeline, data, steps=1, crop=8)
+
+
+def test_a_probe_now_and_then_learns_nothing_and_says_what_features_know(npz):
+    rows = {}
+    for probe in (None, 2):
+        pipeline, data = ready(npz, decoder="transformer")
+        rows[probe] = fit(pipeline, data, epochs=5, probe=probe).history
+    assert [row["epoch"] for row in rows[2] if "probe" in row["val"]] == [2, 4, 5]
+    assert all(0 <= row["val"].pop("probe", 0) <= 1 for row in rows[2])
+    assert [row["train"] for row in rows[2]] == [row["train"] for row in rows[None]]
+
+
+def test_a_probe_needs_classes(csv):
+    pipeline, data = ready(table(csv), loss=TAIL)
+    with pytest.raises(OptionError, match=r"--probe 1: .* has no classes"):
+        fit(pipeline, data, steps=1, probe=1)
+
+
+def test_validation_may_come_more_or_less_often_than_a_pass_over_the_data(npz):
+    pipeline, data = ready(npz, head="linear")
+    whole = loop.Batches(data.train, 4, 1, seed=0)
+    chunks = loop.Batches(data.train, 4, 1, 0, every=2)
+    passes = [g[0].key.tolist() for e in (1, 2) for g in whole.epoch(e, torch.device("cpu"))]
+    epochs = range(1, len(passes) // 2 + 1)
+    assert [g[0].key.tolist() for e in epochs for g in chunks.epoch(e, torch.device("cpu"))] == passes
+    fitted = fit(pipeline, data, steps=5, batch_size=8, validate_every=2)
+    assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
+
+
+def test_lower_layers_take_smaller_rates_and_what_is_above_them_the_whole(npz):
+    pipeline, data = ready(npz, head="linear", encoder={**ENCODER, "depth": 2, "cls": True})
+    before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
+    options = {"warmup": 0, "schedule": "constant", "select": "last", "average": 0, "clip": 0, "weight_decay": 0}
+    fit(pipeline, data, steps=1, batch_size=8, lr=1e-2, layer_decay=0.5, **options)
+    # Adam's first step moves every parameter that has a gradient by its rate
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
+    shares = {"head.": 1, "encoder.stack.norm": 1, "encoder.stack.blocks.1": 0.5, "encoder.stack.blocks.0": 0.25}
+    shares |= {"encoder.table": 0.125, "encoder.cls": 0.125, "tokenizer.project.weight": 0.125}
+    for start, share in shares.items():
+        found = [v for n, v in moved.items() if n.startswith(start) and v > 0]
+        assert max(found) == pytest.approx(1e-2 * share, rel=1e-2), start
+
+
+@pytest.mark.parametrize(
+    "encoder", [{"use": "identity"}, {"use": "hf", "dim": 16, "depth": 2, "heads": 2}, {"use": "bert"}]
+)
+def test_every_encoder_has_lower_and_higher_layers_or_none(npz, encoder):
+    small = {"dim": 16, "depth": 2, "heads": 2} if encoder["use"] == "bert" else {}
+    pipeline, _ = ready(npz, head="linear", encoder={**encoder, **small})
+    found = groups(pipeline, 1.0, 0.0, 0.5)
+    rates = {group["lr"] for group in found}
+    assert sum(len(g["params"]) for g in found) == len([p for p in pipeline.parameters() if p.requires_grad])
+    depth = 0 if encoder["use"] == "identity" else 2
+    assert rates == {1.0, *(0.5 ** (i + 1) for i in range(depth + 1))}
+
+
+def test_mixed_labels_are_for_training_alone_and_change_what_is_learnt(npz, monkeypatch):
+    shapes = []
+    pipeline, data = ready(npz, head="linear")
+    forward = type(pipeline).forward
+
+    def watched(self, series, *draws):
+        shapes.append((self.training, series.y.ndim))
+        return forward(self, series, *draws)
+
+    monkeypatch.setattr(type(pipeline), "forward", watched)
+    fit(pipeline, data, steps=2, mixup=0.2)
+    assert {n for training, n in shapes if training} == {2}
+    assert {n for training, n in shapes if not training} == {1}
+
+
+def test_series_without_classes_cannot_be_mixed(csv):
+    pipeline, data = ready(table(csv), head="forecast")
+    with pytest.raises(OptionError, match=r"--mixup 0\.2"):
+        fit(pipeline, data, steps=1, mixup=0.2)
+
+
+def test_changes_are_for_training_alone_and_are_drawn_anew(npz, monkeypatch):
+    seen = {True: [], False: []}
+    pipeline, data = ready(npz, head="linear")
+    forward = type(pipeline).forward
+
+    def watched(self, series, *draws):
+        seen[self.training].append(series)
+        return forward(self, series, *draws)
+
+    monkeypatch.setattr(type(pipeline), "forward", watched)
+    fit(pipeline, data, steps=6, batch_size=24, augment=("jitter", "permutation=3"))
+    plain = {
+        int(k): x for s in [data.train.batch(torch.arange(len(data.train)))] for k, x in zip(s.key, s.x, strict=True)
+    }
+    first, second = ({int(k): x for k, x in zip(s.key, s.x, strict=True)} for s in seen[True][:2])
+    assert all(not torch.equal(first[k], plain[k]) and not torch.equal(first[k], second[k]) for k in first)
+    want = data.val.batch(seen[False][0].key)
+    assert torch.equal(seen[False][0].x, want.x)
+
+
+def test_a_change_that_is_not_there_is_refused(npz, csv):
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(OptionError, match=r"--augment jiter: .* Did you mean 'jitter'"):
+        fit(pipeline, data, steps=1, augment=("jiter",))
+    with pytest.raises(OptionError, match=r"--augment jitter=x: expected a strength above 0, such as jitter=0.03"):
+        fit(pipeline, data, steps=1, augment=("jitter=x",))
+    pipeline, data = ready(table(csv), head="forecast")
+    with pytest.raises(OptionError, match=r"--augment jitter: .* is to be forecast"):
+        fit(pipeline, data, steps=1, augment=("jitter",))
+
+
+@pytest.mark.slow
+def test_compiled_parts_train_alike_keep_their_names_and_validate_as_written(npz, monkeypatch):
+    """With torch's graphs run as they are: what the compiler makes of them takes a minute."""
+    plain, calls = torch.nn.Module.compile, []
+
+    def graphs(self):
+        def backend(graph, inputs):
+            calls.append(self.training)
+            return graph
+
+        plain(self, backend=backend)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", graphs)
+    histories = []
+    for compile in (False, True):
+        pipeline, data = ready(npz, head="linear", encoder={**ENCODER, "dropout": 0.0})
+        names = list(pipeline.state_dict())
+        histories.append(fit(pipeline, data, steps=4, batch_size=8, compile=compile).history)
+        assert list(pipeline.state_dict()) == names
+        assert pipeline.encoder._compiled_call_impl is None
+    assert calls
+    assert all(calls)
+    assert histories[1][-1]["train"] == pytest.approx(histories[0][-1]["train"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_is_told_in_a_line(npz, monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler\nhere")
+
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=broken))
+    pipeline, data = ready(npz, head="linear")
+    with pytest.raises(TrainingError, match=r"--compile: torch cannot compile .*no compiler.*; leave it out") as caught:
+        fit(pipeline, data, steps=1, compile=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_blocks_are_run_again_only_while_training_and_only_if_asked(npz):
+    histories = []
+    for again in (False, True):
+        pipeline, data = ready(npz, head="cot")
+        runs = []
+        block = pipeline.encoder.stack.blocks[0]
+        block.register_forward_pre_hook(lambda m, *_, runs=runs: runs.append(m.training))
+        fitted = fit(pipeline, data, steps=2, batch_size=8, recompute=again)
+        assert runs.count(True) == (4 if again else 2)
+        assert not pipeline.encoder.stack.recompute
+        histories.append(fitted.history[-1]["val"]["loss"])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5)

@@ -1,0 +1,127 @@
+"""Trackers are told what a watcher is told; each stands in a package of its own here."""
+
+import json
+import sys
+
+import pytest
+
+from tstk.config.resolve import resolve
+from tstk.errors import OptionError
+from tstk.training.runs import train
+
+FAKES = {
+    "tensorboard/__init__.py": "",
+    "wandb/__init__.py": """
+import json
+def init(project=None, name=None, dir=None, **_):
+    return Run(dir + "/wandb.jsonl", name)
+class Config(dict):
+    def update(self, values, **_):
+        dict.update(self, values)
+config = Config()
+class Run:
+    def __init__(self, path, name):
+        self.path, self.config, self.name = path, config, name
+    def log(self, values, step=None, **_):
+        with open(self.path, "a") as file:
+            print(json.dumps([step, values, self.name]), file=file)
+    def finish(self):
+        self.log("finished")
+""",
+    "mlflow/__init__.py": """
+import json, os
+def search_experiments(filter_string=None):
+    return []
+def create_experiment(name=None, **_):
+    return name
+def start_run(run_name=None, **_):
+    tell("run", run_name)
+def log_metrics(values, step=None):
+    tell(step, values)
+def log_param(key, value):
+    pass
+def log_params(values, **_):
+    tell("options", len(values))
+def end_run():
+    tell("finished", None)
+class utils:
+    class validation:
+        MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH = 500, 100
+def tell(*words):
+    with open(os.environ["MLFLOW_FAKE"], "a") as file:
+        print(json.dumps(words), file=file)
+""",
+}
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Packages of these names that write down what they are told."""
+    for name, text in FAKES.items():
+        path = tmp_path / "site" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("MLFLOW_FAKE", str(tmp_path / "mlflow.jsonl"))
+    names = ("tensorboard", "wandb", "mlflow")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def trained(npz, out, *names):
+    config = {"encoder": {"dim": 16, "depth": 1, "heads": 2}, "head": "linear", "data": npz}
+    return train(
+        resolve(("test", {**config, "train": {"steps": 3, "batch_size": 8, "device": "cpu", "track": names}})), out
+    )
+
+
+def test_wandb_and_mlflow_are_told_of_every_step_and_epoch_and_that_it_is_over(npz, tmp_path, packages):
+    result = trained(npz, tmp_path / "run", "wandb", "mlflow")
+    wandb = [json.loads(line) for line in (tmp_path / "run" / "wandb.jsonl").read_text().splitlines()]
+    mlflow = [json.loads(line) for line in (tmp_path / "mlflow.jsonl").read_text().splitlines()]
+    assert [step for step, *_ in wandb] == [1, 2, 3, 3, None]
+    assert {name for *_, name in wandb} == {"run"}
+    assert wandb[0][1].keys() == {"train/cross_entropy", "train/loss"}
+    assert wandb[3][1]["val/accuracy"] == result["val"]["accuracy"]
+    assert "lr" in wandb[3][1]
+    assert wandb[-1][1] == "finished"
+    assert mlflow[0] == ["run", "run"]
+    assert [row for row in mlflow if isinstance(row[0], int)] == [row[:2] for row in wandb[:-1]]
+    assert mlflow[-1] == ["finished", None]
+
+
+def test_tensorboard_writes_into_the_run(npz, tmp_path, packages, monkeypatch):
+    from types import SimpleNamespace
+
+    told = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            told.append(folder)
+
+        def __getattr__(self, name):
+            return lambda *values, **more: told.append((name, *values, more))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    monkeypatch.setattr("torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter), raising=False)
+    trained(npz, tmp_path / "run", "tensorboard")
+    assert told[0] == str(tmp_path / "run" / "tensorboard")
+    scalars = [row for row in told[1:] if row[0] == "add_scalar"]
+    assert {row[1] for row in scalars} >= {"train/loss", "val/accuracy", "lr"}
+    assert told[-1][0] == "close"
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
+def test_a_tracker_that_is_not_installed_is_named_with_its_extra(npz, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("tstk.training.trackers.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=rf"--track {name}: .* pip install 'tstk-core\[{name}\]'"):
+        trained(npz, tmp_path / "run", name)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_does_not_exist_is_refused(npz, tmp_path):
+    with pytest.raises(OptionError, match=r"--track wanb: there are tensorboard, wandb, mlflow\. Did you mean 'wandb'"):
+        trained(npz, tmp_path / "run", "wanb")

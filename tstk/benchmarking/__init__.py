@@ -1,0 +1,1 @@
+"""Methods by data sets by seeds: run, ranked and written down."""

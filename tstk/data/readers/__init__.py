@@ -1,0 +1,1 @@
+"""A file each for the formats that data come in."""

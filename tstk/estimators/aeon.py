@@ -1,0 +1,94 @@
+"""The estimators of `tstk.sklearn` as aeon's: any number of channels, unequal lengths and missing values.
+
+    from tstk.aeon import AeonClassifier
+    from tstk.sklearn import SeriesClassifier
+    AeonClassifier(SeriesClassifier(encoder="bert", head="cot")).fit(X, y)
+
+aeon allows no open-ended arguments in a constructor, so the options stay with the inner estimator; `set_params` reaches
+them as `estimator__encoder__depth`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from aeon.classification import BaseClassifier
+from aeon.transformations.collection import BaseCollectionTransformer
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from tstk.estimators.sklearn import SeriesClassifier, TokenEncoder
+
+__all__ = ["AeonClassifier", "AeonEncoder"]
+
+ABLE = {
+    "X_inner_type": ["np-list", "numpy3D"],
+    "capability:multivariate": True,
+    "capability:unequal_length": True,
+    "capability:missing_values": True,
+    "capability:multithreading": False,
+    "python_dependencies": "torch",
+}
+TINY: dict[str, Any] = {
+    "tokenizer__dim": 8,
+    "encoder__dim": 8,
+    "encoder__depth": 1,
+    "encoder__heads": 2,
+    "steps": 2,
+    "threads": 1,
+}
+"""For aeon's tests, which ask an estimator for parameters to test it with."""
+
+
+class AeonClassifier(BaseClassifier):
+    """A classifier of time series.
+
+    Args:
+        estimator: what does the work, not fitted; a `SeriesClassifier` with its defaults if None
+    """
+
+    _tags = {**ABLE, "algorithm_type": "deeplearning"}
+
+    def __init__(self, estimator: SeriesClassifier | None = None) -> None:
+        self.estimator = estimator
+        super().__init__()
+
+    def _fit(self, X: Any, y: NDArray[Any]) -> AeonClassifier:
+        self.estimator_ = clone(self.estimator or SeriesClassifier()).fit(X, y)
+        return self
+
+    def _predict(self, X: Any) -> NDArray[Any]:
+        return self.estimator_.predict(X)
+
+    def _predict_proba(self, X: Any) -> NDArray[np.float64]:
+        return self.estimator_.predict_proba(X)
+
+    @classmethod
+    def _get_test_params(cls, parameter_set: str = "default") -> dict[str, Any]:
+        return {"estimator": SeriesClassifier(**TINY, device="cpu")}
+
+
+class AeonEncoder(BaseCollectionTransformer):
+    """Features of time series, learnt without labels: a vector for each.
+
+    Args:
+        estimator: what does the work, not fitted; a `TokenEncoder` with its defaults if None
+    """
+
+    _tags = {**ABLE, "output_data_type": "Tabular"}
+
+    def __init__(self, estimator: TokenEncoder | None = None) -> None:
+        self.estimator = estimator
+        super().__init__()
+
+    def _fit(self, X: Any, y: Any = None) -> AeonEncoder:
+        self.estimator_ = clone(self.estimator or TokenEncoder()).fit(X)
+        return self
+
+    def _transform(self, X: Any, y: Any = None) -> NDArray[np.float32]:
+        return self.estimator_.transform(X)
+
+    @classmethod
+    def _get_test_params(cls, parameter_set: str = "default") -> dict[str, Any]:
+        return {"estimator": TokenEncoder(**TINY, device="cpu")}

@@ -1,0 +1,1 @@
+"""How components are announced, found by name and described without being imported."""
