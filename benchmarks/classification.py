@@ -1,10 +1,10 @@
-"""Classifiers beside their peers on thirteen archive sets and the embedded one.
+"""Benchmark of classifiers against peers on thirteen UCR and UEA data sets and har-demo.
 
     python -m benchmarks.classification --out DIR --seeds 0,1,2
 
-The runs are those of `tstk bench`: the same command continues where it stopped, and further seeds, sets and methods
-join. DIR also gets classification.md, the tables of this page's `tables`. Data sets are found as by `tstk train`: under
---data-root or TSTK_DATA, or fetched by `tstk data fetch`.
+Runs are made with `tstk bench`: the same command resumes, and further seeds, data sets and methods are added. Tables
+are written to DIR/classification.md. Data sets are looked up as by `tstk train`: under --data-root or TSTK_DATA, or
+downloaded by `tstk data fetch`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ METHODS = Path(__file__).with_name("classification.toml")
 NEAREST = "1nn"
 
 
-def tables(bench: dict[str, Any]) -> str:
-    """Markdown: a row per method, the most accurate first, then a row per data set.
+def format_tables(bench: dict[str, Any]) -> str:
+    """Return Markdown tables: one row per method, most accurate first, then one row per data set.
 
     Means, ranks and losses are over the data sets on which every method has all its scores.
 
     Args:
-        bench: what bench.json holds
+        bench: contents of bench.json
     """
     methods, means = list(bench["methods"]), {(row["method"], row["data"]): row["mean"] for row in bench["table"]}
     sets = list(dict.fromkeys(cell["data"] for cell in bench["cells"]))
@@ -64,19 +64,19 @@ def tables(bench: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def record(bench: dict[str, Any], command: str) -> dict[str, Any]:
-    """The scores to keep: of each method, data set and seed, with the commit, the command and the kind of machine."""
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=METHODS.parent)
+def build_record(bench: dict[str, Any], command: str) -> dict[str, Any]:
+    """Return the scores of each method, data set and seed, with the commit, the command and the machine."""
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=METHODS.parent)
     keys = ("method", "data", "seed", "seconds", "fit_seconds", "predict_seconds", "package", "notes")
     cells = [
         {k: c[k] for k in keys if c.get(k) not in (None, [])} | {"scores": c.get("scores")} for c in bench["cells"]
     ]
     for cell in cells:
-        kept = ("accuracy", "accuracy_se", "f1_macro")
-        cell["scores"] = {k: round(v, 6) for k, v in (cell["scores"] or {}).items() if k in kept}
+        metrics = ("accuracy", "accuracy_se", "f1_macro")
+        cell["scores"] = {k: round(v, 6) for k, v in (cell["scores"] or {}).items() if k in metrics}
     machine = f"{os.cpu_count()} CPU cores, one thread per run"
     return {
-        "commit": asked.stdout.strip(),
+        "commit": revision.stdout.strip(),
         "command": command,
         "machine": machine,
         "methods": bench["methods"],
@@ -85,14 +85,14 @@ def record(bench: dict[str, Any], command: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the bench, print its tables and write them."""
+    """Run the benchmark, and print and write its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="of the runs and the tables")
-    parser.add_argument("--sets", metavar="NAME,...", help="data sets, if not all of the file of methods")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for runs and tables")
+    parser.add_argument("--sets", metavar="NAME,...", help="data sets; all of the methods file if not given")
     parser.add_argument("--seeds", default="0", metavar="int,...")
-    parser.add_argument("--methods", default=METHODS, metavar="FILE", help="a file for tstk bench")
-    parser.add_argument("--only", metavar="NAME,...", help="methods of the file to run, if not all")
-    parser.add_argument("--data-root", metavar="DIR", help="folder with data sets to be found by name")
+    parser.add_argument("--methods", default=METHODS, metavar="FILE", help="methods file for tstk bench")
+    parser.add_argument("--only", metavar="NAME,...", help="methods to run; all of the file if not given")
+    parser.add_argument("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
     parser.add_argument("--record", metavar="FILE", help="write the scores of all runs as compact JSON")
     args = parser.parse_args()
 
@@ -110,17 +110,17 @@ def main() -> None:
         os.environ["TSTK_DATA"] = args.data_root
     status = cli.main(words, prog_name="tstk", standalone_mode=False)
     bench = json.loads(Path(args.out, "bench.json").read_text(encoding="utf-8"))
-    text = tables(bench)
+    text = format_tables(bench)
     Path(args.out, "classification.md").write_text(text, encoding="utf-8")
     print(text)
     if args.record:
         command = " ".join(["python -m benchmarks.classification", *sys.argv[1:]])
-        Path(args.record).write_text(compact(record(bench, command)), encoding="utf-8")
+        Path(args.record).write_text(format_record(build_record(bench, command)), encoding="utf-8")
     sys.exit(status or 0)
 
 
-def compact(record: dict[str, Any]) -> str:
-    """JSON with a line per run."""
+def format_record(record: dict[str, Any]) -> str:
+    """Return the record as JSON with one line per run."""
     cells = ",\n".join(json.dumps(cell) for cell in record["cells"])
     rest = json.dumps({k: v for k, v in record.items() if k != "cells"}, indent=1)
     return f'{rest[:-2]},\n "cells": [\n{cells}\n]}}\n'

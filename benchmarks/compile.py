@@ -1,11 +1,11 @@
-"""Compiles every Triton kernel for GPUs that are not here: `python -m benchmarks.compile`.
+"""Compilation of every Triton kernel for GPUs that are not installed: `python -m benchmarks.compile`.
 
-The project's own functions are called as on a GPU, but Triton's driver is a stub: a kernel is compiled to machine code
-for the architecture that the stub names, and never launched. What one program takes of a GPU (registers, shared memory,
-local memory) is read from the machine code, and compared with what that GPU has.
+Functions are called as on a GPU, but Triton's driver is replaced by a stub: kernels are compiled to machine
+code for the architecture that the stub reports, and never launched. Their resource usage (registers, shared memory,
+local memory) is read from the machine code and compared with the limits of that GPU.
 
-Every architecture is compiled in a process of its own, since the stub and the tables of tile sizes are global. With
-`--cache` Triton's cache is filled for a machine that has such a GPU.
+Each architecture is compiled in a separate process, as the stub and the tables of tile sizes are global. With
+`--cache`, Triton's cache is filled for a machine with such a GPU.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """KiB of shared memory that one program may have (A100, RTX 3090, RTX 4090, H100, B200, RTX 5090)."""
 ARCHITECTURES = (80, 89, 90, 100)
 TENSOR = 512
-"""Columns of the tensor memory that GPUs have from compute capability 10.0 on."""
+"""Columns of tensor memory of GPUs with compute capability 10.0 or higher."""
 LOCAL = 384
-"""Bytes of local memory a thread may spill to; more, and a kernel waits for memory that its registers should save."""
+"""Limit of local memory in bytes per thread; a kernel that spills more is slow."""
 OPERATIONS = ("rope_attention", "nearest_code", "ricker_cwt")
 KERNELS = Path(__file__).parents[1] / "tstk" / "kernels"
 OUT = Path(__file__).parent / "results" / "compiled.json"
 
 Row = dict[str, Any]
-"""A compiled kernel: what it was compiled of, and what it takes."""
+"""A compiled kernel: its call, and its resource usage."""
 Page = dict[str, Any]
-"""What is stored: rows, Triton's version, and a digest of the kernels of each operation."""
+"""Stored result: rows, Triton's version, and a digest of the kernels of each operation."""
 
 
 class Call(NamedTuple):
@@ -64,7 +64,7 @@ class Call(NamedTuple):
 
 
 def name(key: Iterable[Any]) -> str:
-    """A key of a table, as rows have it."""
+    """Return a table key as text."""
     return " ".join(map(str, key))
 
 
@@ -72,7 +72,7 @@ def name(key: Iterable[Any]) -> str:
 
 
 def calls(op: str, full: bool = False) -> list[Call]:
-    """Calls that together look up every entry of an operation's tables, forward and backward.
+    """Return calls that together look up every entry of an operation's tables, forward and backward.
 
     Args:
         full: all types, causal or not, padded or not, at each entry; else two of these combinations, which differ in
@@ -174,7 +174,7 @@ def _short(dtype: Any) -> str:
 
 
 def quick(op: str) -> list[Call]:
-    """The calls whose programs are largest: those that would be the first not to fit."""
+    """Return the calls with the largest programs, the first to exceed a limit."""
     largest = {
         "rope_attention": [((64, 128, 2), "float16, causal, padded")],
         "nearest_code": [(("search", 128), "float32, width 512"), (("soft", 64), "float32, width 64")],
@@ -187,7 +187,7 @@ def quick(op: str) -> list[Call]:
 
 
 def pretend(arch: int) -> None:
-    """Let Triton believe that this process has a GPU of an architecture; there is no way back."""
+    """Make Triton assume a GPU of this architecture; cannot be undone in this process."""
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         raise RuntimeError("with TRITON_INTERPRET nothing is compiled")
     import torch
@@ -195,7 +195,7 @@ def pretend(arch: int) -> None:
     from triton.runtime import driver
 
     class Driver:
-        """What compiling asks of a driver."""
+        """The part of a driver that compilation uses."""
 
         @staticmethod
         def get_current_target() -> GPUTarget:
@@ -208,16 +208,16 @@ def pretend(arch: int) -> None:
     driver.set_active(Driver())
     from tstk.kernels import dispatch, tuning
 
-    tuning.kind = lambda: f"{arch // 10}.{arch % 10}"
-    dispatch.interpreted = lambda: True  # registers the kernels for CPU tensors, which are what there is
+    tuning.get_compute_capability = lambda: f"{arch // 10}.{arch % 10}"
+    dispatch.is_triton_interpreted = lambda: True  # registers the kernels for CPU tensors
     modules = [import_module(f"tstk.kernels.{op}.triton") for op in OPERATIONS]
     for module in modules:
-        vars(module)["interpreted"] = lambda: False  # but compiles them as for a GPU
+        vars(module)["is_triton_interpreted"] = lambda: False  # but compiles them as for a GPU
     vars(modules[0])["attend"] = lambda q, k, v, *args, **options: q + k + v  # torch's attention is not ours to compile
 
 
-def compiled(some: Iterable[Call], arch: int, told: Callable[[str], object] = lambda line: None) -> Iterator[Row]:
-    """A row for each kernel that calls compile; those of one call together. Needs `pretend`."""
+def compiled(some: Iterable[Call], arch: int, log: Callable[[str], object] = lambda line: None) -> Iterator[Row]:
+    """Yield a row for each kernel that the calls compile. Call `pretend` first."""
     import torch
     from triton.runtime.jit import JITFunction
 
@@ -241,24 +241,24 @@ def compiled(some: Iterable[Call], arch: int, told: Callable[[str], object] = la
     JITFunction.run = record
     for op, table in tables.items():
         import_module(f"tstk.kernels.{op}.triton").CONFIGS = table
-    from tstk.kernels import using
+    from tstk.kernels import use_backend
 
     try:
-        with using("triton"):
+        with use_backend("triton"):
             for call in some:
                 tables[call.op].last, begin, before = (), time.process_time(), len(rows)
                 try:
                     call.run()
                 except Exception as error:
                     raise RuntimeError(f"{call} does not compile for sm_{arch}: {error}") from error
-                told(f"sm_{arch} {call}: {time.process_time() - begin:.1f} s, {len(rows) - before} kernels")
+                log(f"sm_{arch} {call}: {time.process_time() - begin:.1f} s, {len(rows) - before} kernels")
                 yield from rows[before:]
     finally:
         JITFunction.run = run
 
 
 class Noted(dict[Any, Any]):
-    """A table that knows what was last looked up in it."""
+    """Dict that records the last key looked up."""
 
     last: tuple[Any, ...] = ()
 
@@ -268,26 +268,26 @@ class Noted(dict[Any, Any]):
 
 
 def usage(kernel: Any) -> Row:
-    """What a compiled kernel takes: registers and bytes of local memory of a thread, bytes shared by a program."""
+    """Return registers and local bytes per thread, and shared bytes per program, of a compiled kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
         tool = Path(import_module("triton").__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-        told = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", told.stdout + told.stderr)
-    if not found:
-        raise RuntimeError(f"cuobjdump says nothing of registers: {told.stdout}{told.stderr}")
+        result = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    match = re.search(r"REG:(\d+) STACK:(\d+)", result.stdout + result.stderr)
+    if not match:
+        raise RuntimeError(f"cuobjdump reports no registers: {result.stdout}{result.stderr}")
     return {
-        "registers": int(found[1]),
-        "local": int(found[2]),
+        "registers": int(match[1]),
+        "local": int(match[2]),
         "shared": kernel.metadata.shared,
         "warps": kernel.metadata.num_warps,
         "tensor": getattr(kernel.metadata, "tmem_size", None) or 0,
     }
 
 
-def faults(rows: Iterable[Row]) -> list[str]:
-    """What no GPU of its architecture could load, or would be slow with."""
+def find_faults(rows: Iterable[Row]) -> list[str]:
+    """Return one line per kernel that exceeds a limit of its architecture."""
     found = []
     for row in rows:
         which = "{op}.{kernel} [{key}] {variant}, sm_{arch}".format(**row)
@@ -301,7 +301,7 @@ def faults(rows: Iterable[Row]) -> list[str]:
 
 
 def digest(op: str) -> str:
-    """Of the kernels' source, without comments and blank lines."""
+    """Return a digest of the kernels' source, without comments and blank lines."""
     import ast
 
     text = (KERNELS / op / "triton.py").read_text(encoding="utf-8")
@@ -314,8 +314,8 @@ def digest(op: str) -> str:
     return found.hexdigest()[:16]
 
 
-def stale(page: Page) -> list[str]:
-    """Entries of the tables that stored rows say nothing of, or not as they are now."""
+def find_stale_entries(page: Page) -> list[str]:
+    """Return table entries for which the stored rows are missing or outdated."""
     found = []
     for op in OPERATIONS:
         if page["digests"].get(op) != digest(op):
@@ -333,25 +333,25 @@ def stale(page: Page) -> list[str]:
 # ---------------------------------------------------------------- the command
 
 
-def apart(arch: int, *options: str, **variables: str) -> None:
-    """Do this command's work for one architecture in a process of its own."""
+def run_in_subprocess(arch: int, *options: str, **variables: str) -> None:
+    """Run this command for one architecture in a separate process."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
     command = [sys.executable, "-m", "benchmarks.compile", "--only", str(arch), *options]
     subprocess.run(command, env=environment, cwd=KERNELS.parents[1], check=True)
 
 
-def rows_of(arch: int, *options: str) -> list[Row]:
-    """The rows of one architecture."""
+def compile_for(arch: int, *options: str) -> list[Row]:
+    """Compile for one architecture and return its rows."""
     with tempfile.TemporaryDirectory() as folder:
-        apart(arch, *options, "--out", f"{folder}/rows.json")
+        run_in_subprocess(arch, *options, "--out", f"{folder}/rows.json")
         rows: list[Row] = json.loads(Path(folder, "rows.json").read_text())
         return rows
 
 
 def relocate(folder: Path) -> int:
-    """Let Triton find the files of a cache that was copied here from another place; how many kernels it has.
+    """Rewrite the paths in a Triton cache that was copied from another folder; return its number of kernels.
 
-    Triton keeps the absolute paths of a kernel's files, and takes one whose files are not there for missing.
+    Triton stores absolute paths of a kernel's files, and ignores a kernel whose files do not exist.
     """
     groups = list(folder.glob("*/__grp__*.json"))
     for path in groups:
@@ -363,14 +363,14 @@ def relocate(folder: Path) -> int:
 
 
 def fill(operations: Sequence[str], arch: int) -> None:
-    """Compile what the cases of the benchmarks need on a GPU. Needs `pretend`."""
-    from benchmarks.harness import bind
+    """Compile the kernels that the benchmark cases need on a GPU. Call `pretend` first."""
+    from benchmarks.harness import bind_inputs
 
     def run(case: Any) -> None:
         inputs = case.inputs(0, "cpu")
         for label, contender in case.contenders.items():
             if label.startswith("tstk") and "torch" not in label:
-                bind(case, contender.prepare(*inputs), inputs)()
+                bind_inputs(case, contender.prepare(*inputs), inputs)()
 
     grids = dict.fromkeys([*operations, *["quantizer_step"] * ("nearest_code" in operations)])
     for grid in grids:
@@ -381,8 +381,8 @@ def fill(operations: Sequence[str], arch: int) -> None:
             pass
 
 
-def merged(before: Page, page: Page) -> Page:
-    """A stored result with the rows of some operations made anew."""
+def merge_pages(before: Page, page: Page) -> Page:
+    """Return the stored result with the rows of some operations replaced."""
     if before["triton"] != page["triton"]:
         raise SystemExit(
             f"the others were compiled by Triton {before['triton']}, these by {page['triton']}: compile all"
@@ -393,7 +393,7 @@ def merged(before: Page, page: Page) -> Page:
 
 
 def main() -> int:
-    """Compile, write what it takes, and say what would not do; 1 if anything."""
+    """Compile, write the resource usage, and report kernels that exceed a limit; return 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.compile")
     parser.add_argument("operations", nargs="*", default=OPERATIONS, metavar="OPERATION", help=", ".join(OPERATIONS))
     parser.add_argument("--arch", nargs="+", type=int, default=ARCHITECTURES, help="compute capabilities, such as 89")
@@ -405,34 +405,36 @@ def main() -> int:
     )
     parser.add_argument("--relocate", type=Path, metavar="DIR", help="make a cache usable that was copied to DIR")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.relocate:
-        print(f"{relocate(asked.relocate.resolve())} kernels in {asked.relocate}")
+    args = parser.parse_args()
+    if args.relocate:
+        print(f"{relocate(args.relocate.resolve())} kernels in {args.relocate}")
         return 0
-    if asked.only:
-        pretend(asked.only)
-        if asked.cache:
-            fill(asked.operations, asked.only)
+    if args.only:
+        pretend(args.only)
+        if args.cache:
+            fill(args.operations, args.only)
             return 0
-        some = [call for op in asked.operations for call in (quick(op) if asked.quick else calls(op, asked.full))]
-        rows = list(compiled(some, asked.only, lambda line: print(line, flush=True)))
-        asked.out.write_text(json.dumps(rows))
+        some = [call for op in args.operations for call in (quick(op) if args.quick else calls(op, args.full))]
+        rows = list(compiled(some, args.only, lambda line: print(line, flush=True)))
+        args.out.write_text(json.dumps(rows))
         return 0
-    if asked.cache:
-        for arch in asked.arch:
-            place = str(asked.cache.resolve())
-            apart(arch, *asked.operations, "--cache", place, TRITON_CACHE_DIR=place, TRITON_STORE_BINARY_ONLY="1")
+    if args.cache:
+        for arch in args.arch:
+            place = str(args.cache.resolve())
+            run_in_subprocess(
+                arch, *args.operations, "--cache", place, TRITON_CACHE_DIR=place, TRITON_STORE_BINARY_ONLY="1"
+            )
         return 0
-    options = [*asked.operations, *["--full"] * asked.full, *["--quick"] * asked.quick]
-    page = {"triton": version("triton"), "digests": {op: digest(op) for op in asked.operations}}
-    page["rows"] = [row for arch in asked.arch for row in rows_of(arch, *options)]
-    if set(asked.operations) < set(OPERATIONS) and asked.out.exists():
-        page = merged(json.loads(asked.out.read_text()), page)
+    options = [*args.operations, *["--full"] * args.full, *["--quick"] * args.quick]
+    page = {"triton": version("triton"), "digests": {op: digest(op) for op in args.operations}}
+    page["rows"] = [row for arch in args.arch for row in compile_for(arch, *options)]
+    if set(args.operations) < set(OPERATIONS) and args.out.exists():
+        page = merge_pages(json.loads(args.out.read_text()), page)
     rows = page["rows"]
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(map(json.dumps, rows))
-    asked.out.write_text(json.dumps(page | {"rows": []}).replace('"rows": []', f'"rows": [\n{lines}\n]') + "\n")
-    print(f"{len(rows)} kernels", *(found := faults(rows)), sep="\n")
+    args.out.write_text(json.dumps(page | {"rows": []}).replace('"rows": []', f'"rows": [\n{lines}\n]') + "\n")
+    print(f"{len(rows)} kernels", *(found := find_faults(rows)), sep="\n")
     return int(bool(found))
 
 

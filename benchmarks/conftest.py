@@ -1,7 +1,7 @@
-"""pytest-benchmark as the face: each contender of a case is a benchmark, and is shown the rounds that were recorded.
+"""pytest-benchmark front end: each contender of a case is a benchmark, and reports the recorded rounds.
 
-A test module has `cases(full, device)`; a test that takes `case` and `name` runs once per case and contender, and
-calls `duel(case, name)`. All contenders of a case are measured together, when its first one is asked for.
+A test module defines `cases(full, device)`; a test with the arguments `case` and `name` runs once per case and
+contender, and calls `duel(case, name)`. All contenders of a case are measured together, on its first call.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.harness import Case, Record, measure, summary
+from benchmarks.harness import Case, Record, format_record, measure
 from benchmarks.results import Results
 
 QUICK, FULL = 0.7, 8.0
@@ -20,8 +20,8 @@ _RESULTS = pytest.StashKey[Results]()
 
 def pytest_addoption(parser):
     group = parser.getgroup("tstk benchmarks")
-    group.addoption("--full", action="store_true", help="the whole grid instead of small sizes; takes an hour or so")
-    group.addoption("--results", metavar="DIR", help="write what was measured there as JSON")
+    group.addoption("--full", action="store_true", help="run the full grid instead of small sizes (about an hour)")
+    group.addoption("--results", metavar="DIR", help="folder for the results as JSON")
     group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
 
 
@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def duel(benchmark, request):
-    """`duel(case, name)`: shows one contender's rounds, or skips with the reason; returns the ratios by name."""
+    """Return `duel(case, name)`: report one contender's rounds, or skip with the reason; return the ratios by name."""
 
     def run(case: Case, name: str) -> dict[str, float]:
         config = request.config
@@ -59,22 +59,22 @@ def duel(benchmark, request):
 
 
 def _show(benchmark, record: Record, name: str) -> None:
-    """Let pytest-benchmark time a clock of ours, which tells the recorded rounds."""
+    """Make pytest-benchmark report the recorded rounds, by replacing its timer."""
     rounds, clock = record.rounds[name], [0.0]
     replay = iter(rounds)
 
-    def again() -> None:
+    def replay_round() -> None:
         clock[0] += next(replay)
 
     benchmark.group, benchmark.name = str(record.case), name
     benchmark.extra_info |= record.tables[0]["contenders"][name]
     benchmark._timer = lambda: clock[0]
-    benchmark.pedantic(again, rounds=len(rounds), iterations=1, warmup_rounds=0)
+    benchmark.pedantic(replay_round, rounds=len(rounds), iterations=1, warmup_rounds=0)
 
 
 def pytest_terminal_summary(terminalreporter, config):
     if records := config.stash[_RECORDS]:
-        terminalreporter.section("ours, and how many times as long the others took")
+        terminalreporter.section("ours, and the time of others relative to ours")
         for record in records.values():
-            for line in summary(record):
+            for line in format_record(record):
                 terminalreporter.write_line(line)

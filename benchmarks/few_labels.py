@@ -1,7 +1,7 @@
-"""Does pretraining pay: fine-tuned, from scratch and frozen, with few labels and with all.
+"""Benefit of pretraining with few and with all labels: fine-tuned, from scratch and with frozen features.
 
     python -m benchmarks.few_labels --out DIR --seeds 0,1,2
-    python -m benchmarks.few_labels --out DIR --halves      # training parts alone, to choose by
+    python -m benchmarks.few_labels --out DIR --halves      # training splits only, for selection
 
 Each method is pretrained on all training series of a set without their labels. Then, for each share of the labels, the
 pretrained parts and a linear head are fine-tuned, the same pipeline is trained from scratch with the same steps,
@@ -33,8 +33,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import numpy as np
 
-from benchmarks.classification import compact
-from benchmarks.order import cell
+from benchmarks.classification import format_record
+from benchmarks.order import measure_cached
 
 METHODS = Path(__file__).with_name("few_labels.toml")
 BASELINES = "baselines"
@@ -42,35 +42,35 @@ FROZEN, UNTRAINED = "frozen", "untrained, frozen"
 
 
 class Bench:
-    """The cells of a file of methods, kept in a folder.
+    """Runs and stores the cells of a methods file.
 
     Args:
-        file: as few_labels.toml
-        out: folder of the cells and of the pretrained runs
+        file: contents of a file such as few_labels.toml
+        out: folder for cells and pretrained runs
     """
 
     def __init__(self, file: dict[str, Any], out: Path) -> None:
         self.file, self.out = file, out
         out.mkdir(parents=True, exist_ok=True)
-        self._unchanged()
+        self._check_methods()
 
-    def _unchanged(self) -> None:
-        """Keep how methods were said; refuse one that is said otherwise than when its cells were run."""
+    def _check_methods(self) -> None:
+        """Store the definitions of methods; exit if one differs from that of its stored cells."""
         path = self.out / "methods.json"
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        said = {f"methods.{name}": method for name, method in self.file["methods"].items()}
-        said |= {name: self.file[name] for name in ("pretrain", "labels", "shares")}
-        if changed := [name for name in said if before.get(name, said[name]) != said[name]]:
-            sys.exit(f"{self.out} has cells for which {', '.join(changed)} was another; choose another --out")
-        path.write_text(json.dumps(before | said, indent=1), encoding="utf-8")
+        definitions = {f"methods.{name}": method for name, method in self.file["methods"].items()}
+        definitions |= {name: self.file[name] for name in ("pretrain", "labels", "shares")}
+        if changed := [name for name in definitions if before.get(name, definitions[name]) != definitions[name]]:
+            sys.exit(f"{self.out} has cells with other definitions of {', '.join(changed)}; choose another --out")
+        path.write_text(json.dumps(before | definitions, indent=1), encoding="utf-8")
 
     def cells(self, sets: Mapping[str, str], seeds: Sequence[int], methods: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Every cell, run now unless it was before.
+        """Yield every cell, running those that are not stored.
 
         Args:
-            sets: name -> what `--data` would be
-            seeds: of weights, batches and the choice of labels
-            methods: names
+            sets: name -> value of --data
+            seeds: seeds of weights, batches and label subsets
+            methods: names of methods
         """
         for seed in seeds:
             for name, data in sets.items():
@@ -96,7 +96,9 @@ class Bench:
                 )
 
     def _cell(self, data: str, method: str, kind: str, seed: int, measure: Any) -> dict[str, Any]:
-        return cell(self.out / "cells.jsonl", {"seed": seed, "data": data, "method": method, "cell": kind}, measure)
+        return measure_cached(
+            self.out / "cells.jsonl", {"seed": seed, "data": data, "method": method, "cell": kind}, measure
+        )
 
     # ---------------------------------------------------------------- what a cell measures
 
@@ -106,103 +108,109 @@ class Bench:
         return {"parameters": result["parameters"], "loss": round(result["val"]["loss"], 4)}
 
     def _train(self, steps: dict[str, Any], kind: str, data: str, seed: int, share: float, run: Path) -> dict[str, Any]:
-        """Fine-tune what a run has learnt, or train its parts from scratch."""
-        from tstk.config.run_directory import read_config
+        """Fine-tune a pretrained run, or train the same components from scratch."""
+        from tstk.config.run_directory import read_run_config
 
         own = _layers(steps[kind] if kind in steps else steps["finetune"])
         start: dict[str, Any] = {}
         if kind == "finetune":
-            start = {"pipeline": {"from": str(run)}}
+            start = {"pipeline": {"init_from": str(run)}}
         elif "pretrain" in steps:
-            given = read_config(run)["given"]
-            wiring = {key: given["pipeline"][key] for key in ("channels", "instance_norm")}
-            start = {"tokenizer": given["tokenizer"], "encoder": given["encoder"], "pipeline": wiring}
-            start["data"] = {"resize": given["data"]["resize"]}
-        tables = {"data": {"use": data, "labels": share, "split_seed": seed}, "train": {"seed": seed}}
+            options = read_run_config(run)["given"]
+            wiring = {key: options["pipeline"][key] for key in ("channels", "instance_norm")}
+            start = {"tokenizer": options["tokenizer"], "encoder": options["encoder"], "pipeline": wiring}
+            start["data"] = {"resize": options["data"]["resize"]}
+        tables = {"data": {"use": data, "label_fraction": share, "split_seed": seed}, "train": {"seed": seed}}
         folder = self.out / "run"
         result = _trained(folder, ("start", start), *own, ("labels", self.file["labels"]), ("cell", tables))
         shutil.rmtree(folder)
         return {"accuracy": round(result["test"]["accuracy"], 4)}
 
     def _probe(self, steps: dict[str, Any], data: str, seed: int, run: Path) -> dict[str, Any]:
-        """Accuracy by share of the labels, of trained and of untrained weights."""
+        """Return accuracies by label fraction, of trained and untrained weights."""
         import torch
 
         from tstk.config.resolve import Config
-        from tstk.config.run_directory import read_config
-        from tstk.evaluation.features import vectors
-        from tstk.runs.build import assemble
+        from tstk.config.run_directory import read_run_config
+        from tstk.evaluation.features import feature_extractor
+        from tstk.runs.build import build_pipeline
         from tstk.runs.checkpoint import load
 
-        trained, facts = load(run), read_config(run)
+        trained, facts = load(run), read_run_config(run)
         torch.manual_seed(seed)
-        wiring = {"channels": "independent" if trained.independent else "mixed", "instance_norm": trained.instance_norm}
-        untrained = assemble(Config(facts["config"]), trained.spec, **wiring)
+        wiring = {
+            "channels": "independent" if trained.channel_independent else "mixed",
+            "instance_norm": trained.instance_norm,
+        }
+        untrained = build_pipeline(Config(facts["config"]), trained.spec, **wiring)
         untrained.bind()
         found = {}
         resize = facts["config"]["data"].get("resize")
         for weights, pipeline in ((FROZEN, trained), (UNTRAINED, untrained)):
             test, accuracies = None, []
             for share in self.file["shares"]:
-                held = self._read(data, share, seed, resize)
-                if pipeline.independent:
-                    pipeline.take(held.mean, held.std)
+                data_module = self._read(data, share, seed, resize)
+                if pipeline.channel_independent:
+                    pipeline.set_channels(data_module.mean, data_module.std)
                 else:
-                    pipeline.mean.copy_(held.mean[:, None])
-                    pipeline.std.copy_(held.std[:, None])
-                vector = vectors(pipeline.eval(), steps.get("features", "pooled"), steps.get("pool", "mean"))
-                test = test or _features(vector, held.test)
-                accuracies.append(_logistic(*_features(vector, held.train), *test))
+                    pipeline.mean.copy_(data_module.mean[:, None])
+                    pipeline.std.copy_(data_module.std[:, None])
+                vector = feature_extractor(pipeline.eval(), steps.get("features", "pooled"), steps.get("pool", "mean"))
+                test = test or _features(vector, data_module.test)
+                accuracies.append(_logistic(*_features(vector, data_module.train), *test))
             found[weights] = dict(zip(map(str, self.file["shares"]), accuracies, strict=True))
         return found
 
     def _baselines(self, data: str, seed: int) -> dict[str, Any]:
-        """Accuracy of the baselines by share of the labels, and how many series have one."""
-        from tstk.evaluation.baselines import classification_baselines
+        """Return accuracies of the baselines by label fraction, and the numbers of labelled series."""
+        from tstk.evaluation.baselines import score_classification_baselines
 
         found: dict[str, dict[str, float]] = {}
         for share in self.file["shares"]:
-            held = self._read(data, share, seed)
-            found.setdefault("series", {})[str(share)] = len(held.train)
-            for name, scores in classification_baselines([held.train], held.test, held.spec).scores.items():
+            data_module = self._read(data, share, seed)
+            found.setdefault("series", {})[str(share)] = len(data_module.train)
+            for name, scores in score_classification_baselines(
+                [data_module.train], data_module.test, data_module.spec
+            ).scores.items():
                 found.setdefault(name, {})[str(share)] = round(scores["accuracy"], 4)
         return found
 
     def _read(self, data: str, share: float, seed: int, resize: int | None = None) -> Any:
         from tstk.data.load import load
 
-        return load(data, labels=share, split_seed=seed, val_data="test", resize=resize)
+        return load(data, label_fraction=share, split_seed=seed, val_data="test", resize=resize)
 
 
 def _layers(tables: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The config that tables name, and the tables over it."""
-    from tstk.config.resolve import find_config, read_toml
+    """Return the layers: the config that a method names, and its own tables."""
+    from tstk.config.resolve import find_config
+    from tstk.config.toml import read_toml
 
     own = ("method", {key: value for key, value in tables.items() if key != "config"})
     return [(name, read_toml(find_config(name))), own] if (name := tables.get("config")) else [own]
 
 
 def _trained(folder: Path, *layers: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    from tstk.config.resolve import resolve
+    from tstk.config.resolve import resolve_config
     from tstk.training.runs import train
 
-    shutil.rmtree(folder, ignore_errors=True)  # what was interrupted
-    return train(resolve(*layers), folder, command="python -m benchmarks.few_labels")
+    shutil.rmtree(folder, ignore_errors=True)  # remove an interrupted run
+    return train(resolve_config(*layers), folder, command="python -m benchmarks.few_labels")
 
 
 def _features(vector: Any, part: Any) -> tuple[Any, Any]:
-    """[N, W] of a part, and its classes [N]."""
+    """Return the features [N, W] and classes [N] of a split."""
     import torch
 
-    from tstk.evaluation.evaluate import in_order
+    from tstk.evaluation.evaluate import iter_batches
 
     with torch.no_grad():
-        rows = torch.cat([vector(series) for series in in_order(part, 256, "cpu")])
+        rows = torch.cat([vector(series) for series in iter_batches(part, 256, "cpu")])
     return rows.double().numpy(), part.y.numpy()
 
 
 def _logistic(x: Any, y: Any, x_test: Any, y_test: Any) -> float:
-    """Test accuracy of a logistic regression of standardised features."""
+    """Return the test accuracy of a logistic regression on standardized features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -212,14 +220,14 @@ def _logistic(x: Any, y: Any, x_test: Any, y_test: Any) -> float:
 
 
 def halves(name: str, out: Path) -> str:
-    """Write the training part of a set as a set of its own: half of each class to learn from, the rest to be scored."""
+    """Write the training split as a data set of its own: half of each class for training, the rest for testing."""
     from tstk.data.load import load
-    from tstk.data.splits import stratified
+    from tstk.data.splits import stratified_split
 
     path = out / f"{Path(name).stem}-halves.npz"
     if not path.is_file():
         part: Any = load(name, val_data="test").train
-        parts = dict(zip(("train", "test"), stratified(part.y.numpy(), 0.5, 0), strict=True))
+        parts = dict(zip(("train", "test"), stratified_split(part.y.numpy(), 0.5, 0), strict=True))
         arrays = {f"X_{kind}": part.x[rows].numpy() for kind, rows in parts.items()}
         np.savez_compressed(path, **arrays, **{f"y_{kind}": part.y[rows].numpy() for kind, rows in parts.items()})
     return str(path)
@@ -229,7 +237,7 @@ def halves(name: str, out: Path) -> str:
 
 
 def scores(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, float], dict[int, float]]:
-    """(row, data set, share) -> accuracy by seed; rows are (method, what was learnt) as in the tables."""
+    """Return (row, data set, fraction) -> seed -> accuracy; rows are (method, training) as in the tables."""
     found: dict[tuple[str, str, float], dict[int, float]] = {}
 
     def put(row: str, c: dict[str, Any], share: str, value: float) -> None:
@@ -249,7 +257,7 @@ def scores(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, float], dict
     return found
 
 
-def tables(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
+def format_tables(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
     """Markdown: means over seeds, then over the data sets that no row misses; below it a table per share."""
     found = scores(cells)
     rows = list(dict.fromkeys(row for row, _, _ in found))
@@ -285,7 +293,7 @@ def tables(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def pairs(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
+def format_pairs(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
     """Markdown: by how much fine-tuning beats training from scratch, and frozen features beat untrained ones.
 
     The mean difference over pairs of equal set and seed, twice its standard error over the sets, and won-lost-drawn of
@@ -321,7 +329,7 @@ def pairs(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Run what is missing, writing the tables and the record after each cell."""
+    """Run missing cells, and write the tables and the record after each cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="of the cells and the pretrained runs")
     parser.add_argument("--sets", metavar="NAME,...", help="instead of those of the file")
@@ -343,10 +351,10 @@ def main() -> None:
     names = args.sets.split(",") if args.sets else file["data"]
     sets = {name: halves(name, args.out) if args.halves else name for name in names}
     places = (str(args.out), args.data_root, args.record)
-    words = ["DIR" if word in places else word for word in sys.argv[1:]]  # where it ran is nobody's business
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=METHODS.parent)
+    words = ["DIR" if word in places else word for word in sys.argv[1:]]  # leave local paths out of the record
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=METHODS.parent)
     head = {
-        "commit": asked.stdout.strip(),
+        "commit": revision.stdout.strip(),
         "command": shlex.join(["python", "-m", "benchmarks.few_labels", *words]),
         "machine": f"{os.cpu_count()} CPU cores, one thread per run",
         **{name: file[name] for name in ("pretrain", "labels", "methods")},
@@ -354,10 +362,10 @@ def main() -> None:
     for _ in bench.cells(sets, [int(seed) for seed in args.seeds.split(",")], methods):
         lines = (args.out / "cells.jsonl").read_text(encoding="utf-8").splitlines()
         cells = [json.loads(line) for line in lines]
-        text = tables(cells, file["shares"]) + "\n" + pairs(cells, file["shares"])
+        text = format_tables(cells, file["shares"]) + "\n" + format_pairs(cells, file["shares"])
         (args.out / "few_labels.md").write_text(text, encoding="utf-8")
         if args.record:
-            Path(args.record).write_text(compact({**head, "cells": cells}), encoding="utf-8")
+            Path(args.record).write_text(format_record({**head, "cells": cells}), encoding="utf-8")
     print((args.out / "few_labels.md").read_text(encoding="utf-8"))
 
 

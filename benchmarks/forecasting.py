@@ -1,4 +1,4 @@
-"""Forecasters beside the baselines and PatchTST's published errors, on ETTh1, ETTm1 and national illness.
+"""Benchmark of forecasters against baselines and PatchTST's published errors on ETTh1, ETTm1 and national illness.
 
     python -m benchmarks.forecasting --out DIR --seeds 0,1,2
 
@@ -30,11 +30,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 METHODS = Path(__file__).with_name("forecasting.toml")
 PUBLISHED = "PatchTST, published"
 DETERMINISTIC = "peer:"
-"""What the flags of a method begin with that scores the same with every seed."""
+"""Prefix of methods that are deterministic."""
 
 
 class Task(NamedTuple):
-    """What a cell forecasts, by which method."""
+    """One cell: data, sizes, method and seed."""
 
     data: str
     context: int
@@ -43,8 +43,8 @@ class Task(NamedTuple):
     seed: int
 
 
-def tasks(file: dict[str, Any], seeds: Sequence[int], methods: Sequence[str]) -> Iterator[Task]:
-    """Every cell of the file; methods without randomness have the first seed alone.
+def list_tasks(file: dict[str, Any], seeds: Sequence[int], methods: Sequence[str]) -> Iterator[Task]:
+    """Yield every cell of the file; deterministic methods run with the first seed only.
 
     Args:
         file: as forecasting.toml
@@ -60,11 +60,11 @@ def tasks(file: dict[str, Any], seeds: Sequence[int], methods: Sequence[str]) ->
                         yield Task(data, context, horizon, method, seed)
 
 
-def table(cells: Sequence[dict[str, Any]], published: dict[str, Any]) -> str:
-    """Markdown: a row per data set, context and horizon, mean MSE / MAE over seeds; the least MSE is bold.
+def format_table(cells: Sequence[dict[str, Any]], published: dict[str, Any]) -> str:
+    """Return a Markdown table: one row per data set, context and horizon, mean MSE / MAE over seeds, best in bold.
 
     Args:
-        cells: what `run` returns
+        cells: results of `run`
         published: data set -> context -> horizon -> MSE, MAE
     """
     methods = list(dict.fromkeys(cell["method"] for cell in cells))
@@ -110,10 +110,10 @@ def table(cells: Sequence[dict[str, Any]], published: dict[str, Any]) -> str:
 
 
 def run(task: Task, file: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Run a cell unless it has its score, and return its facts.
+    """Run a cell, unless it has been run, and return its results.
 
     Args:
-        task: which
+        task: the cell
         file: as forecasting.toml
         out: folder of all cells
     """
@@ -133,13 +133,13 @@ def run(task: Task, file: dict[str, Any], out: Path) -> dict[str, Any]:
         kept = json.loads(result.read_text(encoding="utf-8"))
         facts |= {"val_mse": round(kept["val"]["mse"], 6), "epoch": kept["selected"]["epoch"]}
         if not facts["epoch"]:
-            facts["notes"] = [*facts.get("notes", []), "validation kept the linear map alone"]
+            facts["notes"] = [*facts.get("notes", []), "validation selected the linear map alone"]
     scores = {name: round(cell.get("scores", {})[name], 6) for name in ("mse", "mae") if cell.get("scores")}
     return {**task._asdict(), **facts, "scores": scores}
 
 
-def record(cells: Sequence[dict[str, Any]], file: dict[str, Any], command: str) -> str:
-    """JSON with a line per cell, and the commit, the command, the methods and the kind of machine."""
+def format_record(cells: Sequence[dict[str, Any]], file: dict[str, Any], command: str) -> str:
+    """Return JSON with one line per cell, and the commit, command, methods and machine."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=METHODS.parent)
     head = {
         "commit": commit.stdout.strip(),
@@ -191,20 +191,20 @@ def main() -> None:
     methods = args.methods.split(",") if args.methods else list(file["methods"])
     seeds = [int(seed) for seed in args.seeds.split(",")]
     out, places = Path(args.out), (args.out, args.data_root, args.record)
-    words = ["DIR" if word in places else word for word in sys.argv[1:]]  # where it ran is nobody's business
+    words = ["DIR" if word in places else word for word in sys.argv[1:]]  # leave local paths out of the record
     command = shlex.join(["python", "-m", "benchmarks.forecasting", *words])
     out.mkdir(parents=True, exist_ok=True)
     book, cells, failed = out / "forecasting.json", dict[Task, dict[str, Any]](), False
-    if book.is_file():  # other data sets, methods and seeds may have been run before
+    if book.is_file():  # keep cells of earlier runs
         before = json.loads(book.read_text(encoding="utf-8"))["cells"]
         cells = {Task(*(cell[name] for name in Task._fields)): cell for cell in before}
-    for task in tasks(file, seeds, methods):
+    for task in list_tasks(file, seeds, methods):
         cells[task] = run(task, file, out)
         failed |= "error" in cells[task]
-        text = record([*cells.values()], file, command)
+        text = format_record([*cells.values()], file, command)
         for path in (book, *([Path(args.record)] if args.record else [])):
             path.write_text(text, encoding="utf-8")
-        (out / "forecasting.md").write_text(table([*cells.values()], file["published"]), encoding="utf-8")
+        (out / "forecasting.md").write_text(format_table([*cells.values()], file["published"]), encoding="utf-8")
     print((out / "forecasting.md").read_text(encoding="utf-8"))
     sys.exit(1 if failed else 0)
 

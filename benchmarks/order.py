@@ -1,12 +1,13 @@
-"""Whether classifiers see the order of time, and with which initial positions.
+"""Test of whether classifiers use the order of tokens, for several initial position embeddings.
 
     python -m benchmarks.order shuffle --out DIR [--record FILE]
     python -m benchmarks.order choose --out DIR [--record FILE]
 
-`shuffle` trains each encoder with each head on patches of samples and scores the test part as it is and with the tokens
-of each series shuffled in time: with position tables that start with deviation 0.02, and as the encoders start them.
-`choose` compares initial positions on a third of the training part that is held out, and never looks at a test score.
-Both continue where they stopped. Data sets are found as by `tstk train`: under TSTK_DATA.
+`shuffle` trains each encoder with each head on patches of samples and scores the test split as it is and with the
+tokens of each series shuffled in time: with position embeddings initialized with standard deviation 0.02, and with the
+defaults.
+`choose` compares initializations on a third of the training split, without test scores. Both resume. Data sets are
+looked up as by `tstk train`: under TSTK_DATA.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 ENCODERS = {"transformer": True, "bert": True, "hf": True, "timemae": False, "mamba2": False}
-"""Encoders, and whether their initial positions are an option: those of TimeMAE and Mamba-2 never were 0.02."""
+"""Encoder -> whether the initialization of positions is an option."""
 HEADS = ("linear", "cot", "residual-mlp")
 SHUFFLED = ("GunPoint", "ItalyPowerDemand", "UWaveGestureLibrary")
-PATCHES = {"tokenizer": "patch", "epochs": 100, "batch_size": 64, "augment": ("off",), "select": "score"}
-"""What a classifier was when positions were chosen: tokens know nothing of the samples beside their own."""
+PATCHES = {"tokenizer": "patch", "epochs": 100, "batch_size": 64, "augment": ("off",), "select_by": "score"}
+"""Options of the classifiers: patches without overlap, so that a token contains only its own samples."""
 OLD = {"encoder__position_std": 0.02}
 
-CHOSEN_ON = (
+SELECTION_SETS = (
     "GunPoint",
     "ArrowHead",
     "ItalyPowerDemand",
@@ -47,16 +48,16 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "transformer+linear sinusoidal": {"encoder__positions": "sinusoidal"},
     **{f"bert+cot {std:g}": {"encoder__position_std": std} for std in (0.02, 0.3, 1.0)},
 }
-BUDGET = {"steps": 200, "batch_size": 16, "validate_every": 100, "select": "last", "val_fraction": 0.33}
+BUDGET = {"steps": 200, "batch_size": 16, "validate_every": 100, "select_by": "last", "val_fraction": 0.33}
 SPLITS = 1
 
 
 def shuffle_cells(out: Path) -> Iterator[dict[str, Any]]:
-    """Every encoder, head and data set, with old and new initial positions."""
-    from tstk.evaluation.evaluate import in_order
-    from tstk.evaluation.token_order import order
-    from tstk.inference.predict import opened
-    from tstk.training.dry_run import position_ratio
+    """Yield a cell for every encoder, head and data set, with old and new initial positions."""
+    from tstk.evaluation.evaluate import iter_batches
+    from tstk.evaluation.token_order import evaluate_token_order
+    from tstk.inference.predict import open_run
+    from tstk.training.dry_run import compute_pos_embed_ratio
 
     for data, (encoder, optional), head in product(SHUFFLED, ENCODERS.items(), HEADS):
         for start in ("0.02", "default") if optional else ("default",):
@@ -79,18 +80,21 @@ def shuffle_cells(out: Path) -> Iterator[dict[str, Any]]:
                 run = out / "run"
                 shutil.rmtree(run, ignore_errors=True)
                 tstk.fit(**choices, **MACHINE, out=run)
-                pipeline, part, _ = opened(run)
+                pipeline, part, _ = open_run(run)
                 shutil.rmtree(run)
-                batches = list(in_order(part, 256, "cpu"))
-                ratio = position_ratio(fresh.encoder, fresh.tokenize(batches[0]).tokens)
-                return {"ratio": None if ratio is None else round(ratio, 3), **order(pipeline, batches).record()}
+                batches = list(iter_batches(part, 256, "cpu"))
+                ratio = compute_pos_embed_ratio(fresh.encoder, fresh.tokenize(batches[0]).tokens)
+                return {
+                    "ratio": None if ratio is None else round(ratio, 3),
+                    **evaluate_token_order(pipeline, batches).to_dict(),
+                }
 
-            yield cell(out / "shuffle.jsonl", key, measure)
+            yield measure_cached(out / "shuffle.jsonl", key, measure)
 
 
 def choose_cells(out: Path) -> Iterator[dict[str, Any]]:
-    """Every candidate, data set and split; the accuracy on the part held out of the training part."""
-    for split, data, (name, options) in product(range(SPLITS), CHOSEN_ON, CANDIDATES.items()):
+    """Yield a cell for every candidate, data set and split: accuracy on the held-out third of the training split."""
+    for split, data, (name, options) in product(range(SPLITS), SELECTION_SETS, CANDIDATES.items()):
         key = {"method": name, "data": data, "split": split}
 
         def measure(
@@ -106,14 +110,14 @@ def choose_cells(out: Path) -> Iterator[dict[str, Any]]:
             shutil.rmtree(run)
             return {"accuracy": round(result["val"]["accuracy"], 4)}
 
-        yield cell(out / "choose.jsonl", key, measure)
+        yield measure_cached(out / "choose.jsonl", key, measure)
 
 
 MACHINE = {"threads": 1, "device": "cpu"}
 
 
-def cell(path: Path, key: dict[str, Any], measure: Any) -> dict[str, Any]:
-    """What was measured for a key: as the file has it, or measured now and added to the file."""
+def measure_cached(path: Path, key: dict[str, Any], measure: Any) -> dict[str, Any]:
+    """Return the row of a key from the file, or measure it and append it to the file."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     for row in rows:
         if key.items() <= row.items():
@@ -125,8 +129,8 @@ def cell(path: Path, key: dict[str, Any], measure: Any) -> dict[str, Any]:
     return row
 
 
-def shuffle_table(cells: list[dict[str, Any]]) -> str:
-    """Markdown: a row per encoder and head, accuracy as it is -> with tokens shuffled."""
+def format_shuffle_table(cells: list[dict[str, Any]]) -> str:
+    """Return a Markdown table: one row per encoder and head, accuracy -> accuracy with shuffled tokens."""
     found = {(c["encoder"], c["head"], c["data"], c["positions"]): c for c in cells}
     heads = [f"{data}, {start}" for data in SHUFFLED for start in ("before", "after")]
     lines = ["| encoder + head | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
@@ -140,12 +144,15 @@ def shuffle_table(cells: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def choose_table(cells: list[dict[str, Any]]) -> str:
-    """Markdown: a row per candidate, means over the splits."""
-    lines = ["| method and positions | " + " | ".join(CHOSEN_ON) + " | mean |", "|---" * (len(CHOSEN_ON) + 2) + "|"]
+def format_choose_table(cells: list[dict[str, Any]]) -> str:
+    """Return a Markdown table: one row per candidate, means over the splits."""
+    lines = [
+        "| method and positions | " + " | ".join(SELECTION_SETS) + " | mean |",
+        "|---" * (len(SELECTION_SETS) + 2) + "|",
+    ]
     for name in CANDIDATES:
         means = []
-        for data in CHOSEN_ON:
+        for data in SELECTION_SETS:
             values = [c["accuracy"] for c in cells if (c["method"], c["data"]) == (name, data)]
             means.append(fmean(values) if values else float("nan"))
         lines.append(f"| {name} | " + " | ".join(f"{m:.3f}" for m in [*means, fmean(means)]) + " |")
@@ -153,21 +160,25 @@ def choose_table(cells: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure what is missing, print the table and record all cells."""
+    """Measure missing cells, print the table and record all cells."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["shuffle", "choose"])
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="of what was measured so far")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for measured cells")
     parser.add_argument("--record", metavar="FILE", help="write all cells as JSON")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    make, table = (shuffle_cells, shuffle_table) if args.what == "shuffle" else (choose_cells, choose_table)
+    make, table = (
+        (shuffle_cells, format_shuffle_table) if args.what == "shuffle" else (choose_cells, format_choose_table)
+    )
     cells = list(make(args.out))
     print(table(cells))
     if args.record:
         command = f"python -m benchmarks.order {args.what} --out DIR"
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+        revision = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
         head = json.dumps(
-            {"commit": asked.stdout.strip(), "command": command, "machine": f"{os.cpu_count()} CPU cores"}
+            {"commit": revision.stdout.strip(), "command": command, "machine": f"{os.cpu_count()} CPU cores"}
         )
         rows = ",\n".join(json.dumps(c) for c in cells)
         Path(args.record).write_text(f'{head[:-1]}, "cells": [\n{rows}\n]}}\n', encoding="utf-8")

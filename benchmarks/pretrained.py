@@ -1,11 +1,12 @@
-"""Frozen features of a run and a linear classifier, beside 1-NN and MiniRocket, on thirteen archive sets and har-demo.
+"""Linear probe of a pretrained run against 1-NN and MiniRocket, on thirteen UCR and UEA data sets and har-demo.
 
-    python -m benchmarks.pretrained pretrained/small --data-root DIR             # the test parts, once
-    python -m benchmarks.pretrained RUN... --data-root DIR --folds               # the training parts, to choose by
+    python -m benchmarks.pretrained pretrained/small --data-root DIR             # on test splits
+    python -m benchmarks.pretrained RUN... --data-root DIR --folds               # on training splits, for selection
 
-Features are means and deviations of tokens, those of channels side by side. The regression's C is chosen by five folds
-of the training part; with --folds, C is 1 and accuracy is that of five folds of at most 500 training series, so that no
-test part has a say in what is chosen. 1-NN and MiniRocket on the test parts are those of results/classification.
+Features are means and standard deviations of tokens, concatenated over channels. C of the logistic regression is
+selected by five-fold cross-validation on the training split; with --folds, C is 1 and accuracy is that of five folds of
+at most 500 training series, so that test splits do not influence selection. Test scores of 1-NN and MiniRocket are
+those of results/classification.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ CAP = 500
 
 
 def on_test(run: str, data_root: str | None) -> dict[str, Any]:
-    """Accuracy on each test part, of trained and untrained weights and of the peers."""
+    """Return accuracies on each test split, of trained and untrained weights and of the peers."""
     from tstk.evaluation.probe import probe
 
-    found = json.loads(PEERS.read_text())
-    peers = {(c["method"], c["data"]): c["scores"]["accuracy"] for c in found["cells"]}
+    peer_results = json.loads(PEERS.read_text())
+    peers = {(c["method"], c["data"]): c["scores"]["accuracy"] for c in peer_results["cells"]}
     rows = {}
     for name in [*SETS, "har-demo"]:
         begin = time.perf_counter()
-        result = probe(run, name, data_root=data_root, pool="statistics", choose="folds", untrained=True)
+        result = probe(run, name, data_root=data_root, pool="statistics", select_on="folds", untrained=True)
         scores = {row["weights"]: round(row["accuracy"], 4) for row in result["results"]}
         rows[name] = {
             "training": result["sizes"]["train"] + result["sizes"]["val"],
@@ -64,7 +65,7 @@ def on_test(run: str, data_root: str | None) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The test scores as Markdown."""
+    """Return the test scores as a Markdown table."""
     rows = result["rows"]
     lines = [
         "| data | training series | frozen features | untrained | 1-NN | MiniRocket |",
@@ -84,25 +85,25 @@ def table(result: dict[str, Any]) -> str:
 
 
 def on_folds(runs: list[str], data_root: str | None) -> None:
-    """Print the accuracy over folds of the training parts: of 1-NN, and of each run trained and untrained."""
+    """Print cross-validated accuracies on the training splits: of 1-NN, and of each run, trained and untrained."""
     from tstk.config.resolve import Config
-    from tstk.config.run_directory import read_config
+    from tstk.config.run_directory import read_run_config
     from tstk.data.load import load as load_data
-    from tstk.runs.build import assemble
-    from tstk.runs.checkpoint import load, spec_of
+    from tstk.runs.build import build_pipeline
+    from tstk.runs.checkpoint import load, parse_spec
 
     sets = [training_part(load_data(name, data_root=data_root)) for name in SETS]
     _print("1-NN", [nearest(x, mask, y, data) for data, x, mask, y in sets])
     for run in runs:
-        config = Config(read_config(run)["config"])
+        config = Config(read_run_config(run)["config"])
         torch.manual_seed(0)
-        untrained = assemble(config, spec_of(read_config(run)), channels="independent").eval()
+        untrained = build_pipeline(config, parse_spec(read_run_config(run)), channels="independent").eval()
         for name, pipeline in ((f"{run}, untrained", untrained), (run, load(run))):
             _print(name, [folds_of(features(pipeline, data, x, mask), y) for data, x, mask, y in sets])
 
 
 def training_part(data: Any) -> tuple[Any, Tensor, Tensor, np.ndarray]:
-    """The data set, and at most CAP training series [N, C, T], where they are observed, and their classes."""
+    """Return the data module and at most CAP training series [N, C, T], their observed mask and their classes."""
     parts = [part.batch(torch.arange(len(part))) for part in data.training_parts]
     length = max(part.x.shape[2] for part in parts)
 
@@ -111,20 +112,20 @@ def training_part(data: Any) -> tuple[Any, Tensor, Tensor, np.ndarray]:
 
     y = torch.cat([part.y for part in parts])
     rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:CAP] if len(y) > CAP else slice(None)
-    return data, joined([p.x for p in parts])[rows], joined([p.mask for p in parts])[rows], y[rows].numpy()
+    return data, joined([p.x for p in parts])[rows], joined([p.observed_mask for p in parts])[rows], y[rows].numpy()
 
 
 def features(pipeline: Any, data: Any, x: Tensor, mask: Tensor) -> np.ndarray:
-    """[N, W] of frozen weights."""
+    """Return frozen features [N, W]."""
     from tstk.core.types import Series
 
-    pipeline.take(data.mean, data.std)
+    pipeline.set_channels(data.mean, data.std)
     batches = torch.arange(len(x)).split(64)
     return torch.cat([pipeline.embed(Series(x[i], mask[i]), "statistics") for i in batches]).double().numpy()
 
 
 def folds_of(x: np.ndarray, y: np.ndarray) -> float:
-    """Accuracy of a logistic regression of standardised features."""
+    """Return the cross-validated accuracy of a logistic regression on standardized features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -137,7 +138,7 @@ def folds_of(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def nearest(x: Tensor, mask: Tensor, y: np.ndarray, data: Any) -> float:
-    """Accuracy of the nearest neighbour in scaled samples."""
+    """Return the cross-validated accuracy of 1-NN on standardized samples."""
     rows = (((x - data.mean[:, None]) / data.std[:, None]) * mask).flatten(1).double()
 
     def right(fit: np.ndarray, judge: np.ndarray) -> int:
@@ -160,12 +161,12 @@ def _print(name: str, scores: list[float]) -> None:
 
 
 def main() -> None:
-    """Score runs on test parts, or on folds of training parts."""
+    """Score runs on test splits, or on folds of training splits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--data-root", metavar="DIR")
-    parser.add_argument("--folds", action="store_true", help="training parts alone, to choose by")
-    parser.add_argument("--record", metavar="FILE", help="keep the test scores as JSON")
+    parser.add_argument("--folds", action="store_true", help="cross-validate on training splits")
+    parser.add_argument("--record", metavar="FILE", help="write the test scores as JSON")
     args = parser.parse_args()
     if args.folds:
         on_folds(args.runs, args.data_root)

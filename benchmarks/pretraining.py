@@ -1,4 +1,4 @@
-"""What the fused quantiser saves of a whole step: `python -m benchmarks.pretraining`; needs the plugin vqshape.
+"""Speedup of a training step by the fused quantizer: `python -m benchmarks.pretraining`; needs the plugin vqshape.
 
 VQShape is trained for some steps, forward, backward and AdamW, by turns with our quantiser and with one as published,
 which makes every matrix of rows by codes and leaves it to autograd. Denormals are flushed, as `tstk train` does.
@@ -13,13 +13,13 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from tstk.kernels.dispatch import OPERATIONS, Backend, using
+from tstk.kernels.dispatch import OPERATIONS, Backend, use_backend
 
 OURS, PUBLISHED = "auto", "nearest_code=plain,soft_assignment=plain"
 
 
 def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Every distance, then the least."""
+    """Compute all distances, then the minimum."""
     with torch.no_grad():
         squares, ids = _squares(z, codes).min(-1)
         return ids, squares
@@ -28,7 +28,7 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 def soft_assignment(
     z: Tensor, codes: Tensor, weight: Tensor, temperature: float, log_floor: float
 ) -> tuple[Tensor, Tensor]:
-    """Every probability, and its logarithm cut where the published program cuts it."""
+    """Compute all probabilities, with logarithms clamped as in the published code."""
     p = torch.softmax(-_squares(z, codes) / temperature, -1)
     entropy = -(p * p.clamp(min=log_floor).log()).sum(-1)
     return weight @ entropy, weight @ p
@@ -51,31 +51,34 @@ def main() -> None:
     print(f"batch {args.batch} on {args.device}, {torch.get_num_threads()} threads; ms per step, median")
     print("config              ours   as published   ratio")
     for config in args.configs:
-        ours, published, ratio = timed(config, args.batch, args.rounds, args.device)
+        ours, published, ratio = time_steps(config, args.batch, args.rounds, args.device)
         print(f"{config:16} {ours:7.0f} {published:14.0f} {ratio:7.2f}")
 
 
-def timed(config: str, batch: int, rounds: int, device: str) -> tuple[float, float, float]:
-    """Milliseconds of a step each way, and the median of the rounds' ratios."""
-    from tstk.config.resolve import find_config, read_toml, resolve
-    from tstk.core.rng import Draws
+def time_steps(config: str, batch: int, rounds: int, device: str) -> tuple[float, float, float]:
+    """Return milliseconds per step of both quantizers, and the median of the ratios."""
+    from tstk.config.resolve import find_config, resolve_config
+    from tstk.config.toml import read_toml
+    from tstk.core.rng import SampleRNG
     from tstk.core.types import Series, Spec
-    from tstk.runs.build import assemble
+    from tstk.runs.build import build_pipeline
 
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
-    made = resolve((config, read_toml(find_config(config))))
-    length = int(made.options("data")["resize"])
-    pipeline = assemble(made, Spec(channels=1, length=length), channels="independent", instance_norm=True).to(device)
+    config_values = resolve_config((config, read_toml(find_config(config))))
+    length = int(config_values.options("data")["resize"])
+    pipeline = build_pipeline(
+        config_values, Spec(channels=1, length=length), channels="independent", instance_norm=True
+    ).to(device)
     pipeline.bind()
     optimizer = torch.optim.AdamW(pipeline.parameters(), lr=1e-4, fused=True)
-    key = torch.arange(batch)
-    series = Series(torch.randn(batch, 1, length, device=device).cumsum(-1), None, None, key)
+    sample_id = torch.arange(batch)
+    series = Series(torch.randn(batch, 1, length, device=device).cumsum(-1), None, None, sample_id)
 
     def step(number: int, backend: str) -> float:
         begin = time.perf_counter()
-        with using(backend):
-            pipeline(series, Draws(0, number, key)).total.backward()
+        with use_backend(backend):
+            pipeline(series, SampleRNG(0, number, sample_id)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device != "cpu":

@@ -1,4 +1,4 @@
-"""Where our time goes, by torch.profiler: `python -m benchmarks.profiles --out FILE`."""
+"""Profiles of our kernels with torch.profiler: `python -m benchmarks.profiles --out FILE`."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import clocks
-from benchmarks.harness import Case, bind
+from benchmarks.harness import Case, bind_inputs
 from benchmarks.run import OPERATIONS
 
 CALLS = 10
 
 
 def table(case: Case, device: str) -> str:
-    """Time by kernel over `CALLS` calls of ours."""
-    clocks.settle(device, case.threads)
+    """Return a table of time per kernel over `CALLS` calls of our contender."""
+    clocks.reset_state(device, case.threads)
     inputs = case.inputs(0, device)
-    call = bind(case, case.contenders[case.ours].prepare(*inputs), inputs)
+    call = bind_inputs(case, case.contenders[case.ours].prepare(*inputs), inputs)
     for _ in range(3):
         call()
-    clocks.sync(device)
+    clocks.synchronize(device)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
-    with profile(activities=kinds) as seen:
+    with profile(activities=kinds) as profiler:
         for _ in range(CALLS):
             call()
-        clocks.sync(device)
-    return seen.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=15, max_name_column_width=60)
+        clocks.synchronize(device)
+    return profiler.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=15, max_name_column_width=60)
 
 
 def main() -> None:
-    """Every third case of each operation, written as they come."""
+    """Profile every third case of each operation."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.profiles")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, required=True)
-    asked = parser.parse_args()
-    with asked.out.open("w") as file:
+    args = parser.parse_args()
+    with args.out.open("w") as file:
         for operation in OPERATIONS[:-1]:
-            for case in import_module(f"benchmarks.test_{operation}").cases(False, asked.device)[::3]:
+            for case in import_module(f"benchmarks.test_{operation}").cases(False, args.device)[::3]:
                 try:
-                    told = table(case, asked.device)
-                except Exception as error:  # the others are worth having
-                    told = f"{type(error).__name__}: {error}"
-                print(case, told, sep="\n", file=file, flush=True)
+                    text = table(case, args.device)
+                except Exception as error:  # continue with the other cases
+                    text = f"{type(error).__name__}: {error}"
+                print(case, text, sep="\n", file=file, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Makes docs/kernels.md of page.md and results: `python -m benchmarks.render RESULTS...`.
+"""Generates docs/kernels.md from page.md and results: `python -m benchmarks.render RESULTS...`.
 
-A results folder holds one run on one device. What did not pass a gate, and a second run on a device, is refused.
+A results folder contains one run on one device. Rows that failed their check, and a second run on a device, are errors.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE, OUT = HERE / "page.md", HERE.parent / "docs" / "kernels.md"
 RESULTS = HERE / "results"
-CLASSIFICATION = RESULTS / "classification"
-"""Scores of `benchmarks.classification`, no timings of kernels."""
+"""Scores of `benchmarks.classification`; not kernel timings."""
 COMPILED = RESULTS / "compiled.json"
 MARK = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
 DEVICES = {"cpu": "On a CPU", "cuda": "On an NVIDIA GPU"}
@@ -31,15 +30,15 @@ CLOCKS = {
 Table = dict[str, Any]
 
 
-class Refused(Exception):
-    """Why results cannot be shown."""
+class InvalidResultsError(Exception):
+    """Results cannot be rendered."""
 
 
-def read(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
-    """Pages of results by device.
+def read_results(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Return pages of results by device.
 
     Raises:
-        Refused: two runs on one device, or a row whose gate did not pass
+        InvalidResultsError: two runs on one device, or a row that failed its check
     """
     devices: dict[str, list[dict[str, Any]]] = {}
     for folder in folders:
@@ -48,17 +47,17 @@ def read(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
             for table in page["tables"]:
                 for name, row in table["contenders"].items():
                     if row.get("gate") != "passed":
-                        raise Refused(f"{path}: {name} has no passing gate in {table['case']}")
+                        raise InvalidResultsError(f"{path}: {name} has no passing gate in {table['case']}")
             for device in {table["device"] for table in page["tables"]}:
                 others = devices.setdefault(device, [])
                 if others and others[0]["run"] != page["run"]:
-                    raise Refused(f"{path}: run {page['run']!r} is mixed with {others[0]['run']!r}")
+                    raise InvalidResultsError(f"{path}: run {page['run']!r} is mixed with {others[0]['run']!r}")
                 others.append(page)
     return devices
 
 
 def render(text: str, devices: dict[str, list[dict[str, Any]]]) -> str:
-    """The page with each mark replaced by what was measured."""
+    """Return the page with each placeholder replaced by results."""
 
     def fill(mark: re.Match[str]) -> str:
         if mark[1] == "environment":
@@ -71,7 +70,7 @@ def render(text: str, devices: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def environments(devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
-    """What each device's figures were measured on."""
+    """Yield a line per device that describes its environment."""
     for device, title in DEVICES.items():
         if device not in devices:
             yield f"- {title}: nothing is measured yet; it waits for such a machine (`benchmarks/gpu.sh`)."
@@ -85,7 +84,7 @@ def environments(devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
 
 
 def compiled(page: dict[str, Any]) -> Iterable[str]:
-    """What each tile configuration takes of each architecture; the most of all variants that were compiled."""
+    """Yield a table of the resource usage of each tile configuration, the maximum over compiled variants."""
     groups: dict[tuple[str, str, str], dict[int, list[Table]]] = {}
     for row in page["rows"]:
         kernel = groups.setdefault((row["op"], row["kernel"], row["key"]), {})
@@ -106,7 +105,7 @@ def compiled(page: dict[str, Any]) -> Iterable[str]:
 
 
 def sections(op: str, devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
-    """Tables of one operation."""
+    """Yield the tables of one operation."""
     for device, title in DEVICES.items():
         tables = [table for page in devices.get(device, []) for table in page["tables"] if table["op"] == op]
         for clock, what in CLOCKS.items():
@@ -120,7 +119,7 @@ def sections(op: str, devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]
 
 
 def table_of(tables: list[Table]) -> Iterable[str]:
-    """One row per case; columns are the others, and the limit if there is one."""
+    """Yield a table with one row per case; columns are the other contenders, and the limit if there is one."""
     ours = tables[0]["ours"]
     others = list(dict.fromkeys(name for table in tables for name in table["contenders"] if name != ours))
     limit = tables[0]["limit"]
@@ -138,7 +137,7 @@ def table_of(tables: list[Table]) -> Iterable[str]:
 
 
 def label(table: Table) -> str:
-    """Which case it is."""
+    """Return the label of a case."""
     parts = [table["name"], table["size"]]
     parts += [table["dtype"]] if table["dtype"] != "float32" or table["device"] == "cuda" else []
     parts += ["backward too"] if table["passes"] != "forward" else []
@@ -147,7 +146,7 @@ def label(table: Table) -> str:
 
 
 def ratio(row: Table | None) -> str:
-    """A ratio with its interval; bold where all of it is above one."""
+    """Return a ratio with its interval; bold if the interval lies above one."""
     if row is None:
         return ""
     low, high = row["interval"]
@@ -156,13 +155,13 @@ def ratio(row: Table | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """Three digits with a unit."""
+    """Format seconds with three digits and a unit."""
     scale, unit = next((s, u) for s, u in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")) if value >= s or u == "µs")
     return f"{value / scale:.3g} {unit}"
 
 
 def contenders(tables: list[Table]) -> Iterable[str]:
-    """How each was set up, and its worst figures over all cases: error, first call (compiling included), memory."""
+    """Yield a table of contenders: setting, and maxima of error, first call (with compilation) and memory."""
     rows: dict[str, list[Table]] = {}
     for table in tables:
         for name, row in table["contenders"].items():
@@ -178,7 +177,7 @@ def contenders(tables: list[Table]) -> Iterable[str]:
 
 
 def absences(tables: list[Table]) -> Iterable[str]:
-    """Who did not take part, with the first of its reasons of each kind."""
+    """Yield a line per excluded contender, with the first reason of each kind."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for table in tables:
         for name, why in table["out"].items():
@@ -190,20 +189,20 @@ def absences(tables: list[Table]) -> Iterable[str]:
 
 
 def main() -> int:
-    """Write the page, or say why not."""
+    """Write the page; return 1 if the results are invalid."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.render")
     parser.add_argument(
         "results",
         nargs="*",
         type=Path,
-        default=sorted({path.parent for path in RESULTS.glob("*/*.json")} - {CLASSIFICATION}),
+        default=[folder for folder in (RESULTS / "cpu", RESULTS / "gpu") if folder.is_dir()],
         help="folders, one per device",
     )
     parser.add_argument("--out", type=Path, default=OUT)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     try:
-        asked.out.write_text(render(PAGE.read_text(encoding="utf-8"), read(asked.results)), encoding="utf-8")
-    except Refused as why:
+        args.out.write_text(render(PAGE.read_text(encoding="utf-8"), read_results(args.results)), encoding="utf-8")
+    except InvalidResultsError as why:
         print(why, file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""Results on disk: one JSON file per operation, rewritten after each case: a run cut short leaves what it had."""
+"""Results on disk: one JSON file per operation, rewritten after each case so that interrupted runs keep theirs."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFF
 
 
 class Results:
-    """The records of one run, in a folder.
+    """Records of one run, stored in a folder.
 
     Args:
-        folder: where the files go; none keeps nothing
-        run: name of the run; several processes that name the same one add to it, else what was there is replaced
+        folder: folder for the files; None stores nothing
+        run: name of the run; processes with the same name share its files, another name replaces them
     """
 
     def __init__(self, folder: str | Path | None, run: str = "") -> None:
         self.folder = Path(folder) if folder else None
         self.run = run or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        self._environment = environment() if folder else {}
+        self._environment = describe_environment() if folder else {}
 
     def __contains__(self, case: Case) -> bool:
-        """Whether this run has measured a case already."""
+        """Return whether this run has already measured a case."""
         return any(table["case"] == str(case) for table in self._tables(case.op))
 
     def add(self, record: Record) -> None:
-        """Write what became of a case; one in which ours was not timed is no result."""
+        """Store the record of a case, unless our contender was not timed."""
         if self.folder is None or not record.tables:
             return
         tables = self._tables(record.case.op) + record.tables
@@ -57,17 +57,17 @@ class Results:
         if page["run"] != self.run:
             return []
         if (then := page["environment"]["commit"]) != (now := self._environment["commit"]):
-            raise ValueError(f"run {self.run!r} began at commit {then}, and this is {now}: begin another")
+            raise ValueError(f"run {self.run!r} began at commit {then}, but this is {now}; use another run name")
         return page["tables"]
 
 
-def environment() -> dict[str, Any]:
-    """What figures depend on besides the code."""
+def describe_environment() -> dict[str, Any]:
+    """Return the environment that timings depend on besides the code."""
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
         "commit": _commit(),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: installed for name in PACKAGES if (installed := _version(name))},
         "processor": _processor(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -79,16 +79,16 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    if given := os.environ.get("COMMIT"):
-        return given
+    if commit := os.environ.get("COMMIT"):
+        return commit
     try:
-        told = subprocess.run(
+        revision = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             cwd=ROOT, capture_output=True, text=True, check=True, timeout=10,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return told.stdout.strip()
+    return revision.stdout.strip()
 
 
 def _version(package: str) -> str:

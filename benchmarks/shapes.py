@@ -1,6 +1,6 @@
-"""Shapes that the papers' configs lead to, and sizes around them that are no multiple of a tile.
+"""Shapes of the papers' configs, and nearby sizes that are not multiples of a tile.
 
-Each table has a few small rows for a quick look on a CPU, and the whole grid.
+Each operation has a few small shapes for quick runs on a CPU, and the full grid.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Attention(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """Rows to be coded, entries of the codebook, and their width."""
+    """Rows to quantize, codebook entries, and their width."""
 
     name: str
     rows: int
@@ -74,9 +74,9 @@ ATTENTION = [
     Attention("nothing is a power of two", 33, 5, 75, 48, ragged=True),
     Attention("wide heads", 16, 8, 128, 128),
 ]
-FIRST = 8
+NUM_KEY_SHAPES = 8
 """Rows that say most, and are enough where time is short."""
-LARGE = 2**34
+MAX_CPU_FLOPS = 2**34
 """Multiplications of one matrix product beyond which a CPU is not asked."""
 
 QUICK_CODES = [Codes("VQShape, batch 128", 8192, 512, 8), Codes("TOTEM, a small batch", 2048, 256, 64)]
@@ -109,13 +109,13 @@ WAVELETS = [
 """The last two are for a GPU."""
 
 
-def attention(full: bool, device: str) -> list[Attention]:
+def list_attention_shapes(full: bool, device: str) -> list[Attention]:
     """What fits the device and the time."""
-    rows = ATTENTION if full else ATTENTION[:FIRST] if device == "cuda" else QUICK_ATTENTION
-    return [s for s in rows if device == "cuda" or s.batch * s.heads * s.tokens**2 * s.width <= LARGE]
+    rows = ATTENTION if full else ATTENTION[:NUM_KEY_SHAPES] if device == "cuda" else QUICK_ATTENTION
+    return [s for s in rows if device == "cuda" or s.batch * s.heads * s.tokens**2 * s.width <= MAX_CPU_FLOPS]
 
 
-def attention_types(shape: Attention, full: bool, device: str) -> list[str]:
+def list_attention_dtypes(shape: Attention, full: bool, device: str) -> list[str]:
     """A GPU is trained on in bfloat16, a CPU in float32; a few shapes in the other types too."""
     some = full and shape.name in ("TimeMAE encoder", "CWT-MAE encoder, visible", "long, narrow heads")
     if device == "cuda":
@@ -123,18 +123,18 @@ def attention_types(shape: Attention, full: bool, device: str) -> list[str]:
     return ["float32", *(["bfloat16"] if some else [])]
 
 
-def codes(full: bool, device: str) -> list[Codes]:
+def list_code_shapes(full: bool, device: str) -> list[Codes]:
     """What fits the device and the time."""
     rows = CODES if full or device == "cuda" else QUICK_CODES
-    return [s for s in rows if device == "cuda" or s.rows * s.codes * s.width <= LARGE]
+    return [s for s in rows if device == "cuda" or s.rows * s.codes * s.width <= MAX_CPU_FLOPS]
 
 
-def steps(full: bool, device: str) -> list[Codes]:
+def list_step_shapes(full: bool, device: str) -> list[Codes]:
     """What fits the device and the time."""
     return STEPS if full or device == "cuda" else QUICK_STEPS
 
 
-def wavelets(full: bool, device: str) -> list[Wavelets]:
+def list_wavelet_shapes(full: bool, device: str) -> list[Wavelets]:
     """What fits the device and the time."""
     rows = WAVELETS if full or device == "cuda" else QUICK_WAVELETS
     return [s for s in rows if device == "cuda" or s.rows * s.samples <= 400_000]

@@ -1,4 +1,4 @@
-"""One screen of what was measured: `python -m benchmarks.summary OUTDIR`. Needs nothing but Python."""
+"""Short summary of results: `python -m benchmarks.summary OUTDIR`. Needs only the standard library."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 LINES = 32
 
 
-def lines(folder: Path) -> Iterator[str]:
-    """A line per case: what ours takes, kernels alone where that was measured, and the fastest of the others."""
+def format_cases(folder: Path) -> Iterator[str]:
+    """Yield a line per case: our time (kernels alone if measured), and the fastest other contender."""
     pages = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    for found in [page["environment"] for page in pages][:1]:
-        yield f"commit {found['commit']}, {found['gpu'] or found['processor']}"
+    for environment in [page["environment"] for page in pages][:1]:
+        yield f"commit {environment['commit']}, {environment['gpu'] or environment['processor']}"
     cases = {}
     for table in (table for page in pages for table in page["tables"] if table["contenders"]):
         if table["clock"] in ("wall", "kernels"):
@@ -29,7 +29,7 @@ def lines(folder: Path) -> Iterator[str]:
 
 def main() -> None:
     """Print them, the first `LINES`."""
-    some = list(lines(Path(sys.argv[1])))
+    some = list(format_cases(Path(sys.argv[1])))
     print(*some[:LINES], sep="\n")
     if len(some) > LINES:
         print(f"and {len(some) - LINES} more")

@@ -18,13 +18,13 @@ import pytest
 import torch
 
 from benchmarks import harness
-from benchmarks.harness import Case, Judge, Verdict
-from tstk.config.resolve import resolve
-from tstk.core.rng import Draws
+from benchmarks.harness import Case, OutputCheck, Verdict
+from tstk.config.resolve import resolve_config
+from tstk.core.rng import SampleRNG
 from tstk.data.load import load
-from tstk.runs.checkpoint import launch
-from tstk.training.loop import Batches, fit
-from tstk.training.lr_schedule import course, groups
+from tstk.runs.checkpoint import initialize_for_training
+from tstk.training.loop import BatchLoader, fit
+from tstk.training.optim import lr_lambda, param_groups
 
 STEPS = 25
 DATA = load("har-demo")
@@ -33,24 +33,26 @@ LR, DECAY, CLIP, AVERAGE, WARMUP = 1e-3, 0.05, 1.0, 0.998, 0.1
 
 def pipeline(dim: int = 64):
     torch.manual_seed(0)
-    config = resolve(("here", {"encoder": {"use": "transformer", "depth": 1, "dim": dim}, "head": {"use": "linear"}}))
-    return launch(config, DATA.spec)[0]
+    config = resolve_config(
+        ("here", {"encoder": {"use": "transformer", "depth": 1, "dim": dim}, "head": {"use": "linear"}})
+    )
+    return initialize_for_training(config, DATA.spec)[0]
 
 
-class Quiet:
+class RecordingCallback:
     """A watcher that does what a progress bar must: receive every number."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock, self.times, self.loss = clock, [], float("nan")
 
-    def begin(self, steps, epochs):
+    def on_fit_start(self, steps, epochs):
         pass
 
-    def step(self, step, epoch, terms, speed):
+    def on_step_end(self, step, epoch, terms, speed):
         self.loss = terms["loss"]
         self.times.append(self.clock())
 
-    def epoch(self, row, improved):
+    def on_validation_end(self, row, improved):
         pass
 
 
@@ -58,22 +60,22 @@ def plain(steps: int = STEPS, batch: int = 32, dim: int = 64, clock: Callable[[]
     """The loss at the end, and the time after each step."""
     model = pipeline(dim).train()
     torch.set_flush_denormal(True)
-    optimizer = torch.optim.AdamW(groups(model, LR, DECAY), lr=LR, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, course(steps, WARMUP, "cosine"))
+    optimizer = torch.optim.AdamW(param_groups(model, LR, DECAY), lr=LR, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda(steps, WARMUP, "cosine"))
     weights = list(model.parameters())
     mean = [w.detach().clone() for w in weights]
-    batches, times = Batches(DATA.train, batch, 1, seed=0), []
+    batches, times = BatchLoader(DATA.train, batch, 1, seed=0), []
     while len(times) < steps:
-        for (series,) in batches.epoch(1 + len(times) // len(batches), torch.device("cpu")):
-            flow = model(series, Draws(0, len(times), series.key))
-            flow.total.backward()
+        for (series,) in batches.iterate_epoch(1 + len(times) // len(batches), torch.device("cpu")):
+            flow = model(series, SampleRNG(0, len(times), series.sample_id))
+            flow.loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, CLIP)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
             model.after_step([flow])
             torch._foreach_lerp_(mean, [w.detach() for w in weights], 1 - AVERAGE)
-            loss = flow.total.item()
+            loss = flow.loss.item()
             times.append(clock())
             if len(times) == steps:
                 break
@@ -83,13 +85,20 @@ def plain(steps: int = STEPS, batch: int = 32, dim: int = 64, clock: Callable[[]
 
 def ours(steps: int = STEPS, batch: int = 32, dim: int = 64, clock: Callable[[], float] = time.perf_counter, **more):
     """As `plain`."""
-    watcher = Quiet(clock)
-    same = {"lr": LR, "weight_decay": DECAY, "clip": CLIP, "average": AVERAGE, "warmup": WARMUP, "select": "last"}
+    watcher = RecordingCallback(clock)
+    same = {
+        "lr": LR,
+        "weight_decay": DECAY,
+        "grad_clip": CLIP,
+        "ema_decay": AVERAGE,
+        "warmup_ratio": WARMUP,
+        "select_by": "last",
+    }
     fit(pipeline(dim), DATA, watcher, steps=steps, batch_size=batch, device="cpu", **same, **more)
     return torch.tensor(watcher.loss), watcher.times
 
 
-def has_learnt() -> Judge:
+def has_learnt() -> OutputCheck:
     """Both went down to where chance (1.79 for six classes) is behind them."""
 
     def judge(answer: Sequence[torch.Tensor]) -> Verdict:
@@ -102,8 +111,8 @@ def has_learnt() -> Judge:
 def cases(full: bool, device: str) -> list[Case]:
     """One, on one thread; the processor is what a loop costs."""
     contenders = {
-        "tstk.training.loop": harness.plain(lambda: ours()[0], "also validates at each of its epochs"),
-        "loop": harness.plain(lambda: plain()[0]),
+        "tstk.training.loop": harness.make_contender(lambda: ours()[0], "also validates at each of its epochs"),
+        "loop": harness.make_contender(lambda: plain()[0]),
     }
     size = f"{STEPS} steps, batch 32"
     return [Case("engine", "one-layer transformer", size, lambda seed, device: (), contenders, has_learnt)]

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from benchmarks import shapes
 from benchmarks.harness import (
-    Absent,
     Case,
     Contender,
-    Judge,
+    ContenderUnavailable,
+    OutputCheck,
     Verdict,
-    compiled,
-    peer,
-    plain,
-    triton_refuses,
-    with_threads,
+    expand_thread_counts,
+    import_peer,
+    make_compiled_contender,
+    make_contender,
+    why_triton_unsupported,
 )
 from benchmarks.shapes import Codes
-from tstk.kernels.nearest_code import code_sums, nearest_code, operation
+from tstk.kernels.nearest_code import nearest_code, nearest_code_op, sum_by_code
 
 ULPS = 8
 """Another index than float64's will do where their distances differ by fewer float32 roundings of the norms."""
@@ -41,7 +41,7 @@ def inputs(shape: Codes, seed: int, device: str) -> tuple[Tensor, Tensor]:
     return rows, codes
 
 
-def gate(z: Tensor, codes: Tensor) -> Judge:
+def gate(z: Tensor, codes: Tensor) -> OutputCheck:
     """Every index is that of float64, unless the distances are equal to within rounding."""
     rows = torch.linspace(0, len(z) - 1, min(len(z), ROWS), device=z.device).long()
     x, c = z[rows].double(), codes.double()
@@ -75,9 +75,9 @@ def product(z: Tensor, codes: Tensor) -> Tensor:
 
 def faiss(z: Tensor, codes: Tensor) -> Any:
     """A flat index, which holds the codes; on a GPU the package is another, which is not asked for."""
-    library = peer("faiss")
+    library = import_peer("faiss")
     if z.is_cuda:
-        raise Absent("faiss-cpu has no GPU")
+        raise ContenderUnavailable("faiss-cpu has no GPU")
     library.omp_set_num_threads(torch.get_num_threads())
     index = library.IndexFlatL2(codes.shape[1])
     index.add(codes.numpy())
@@ -86,7 +86,7 @@ def faiss(z: Tensor, codes: Tensor) -> Any:
 
 def lucidrains(z: Tensor, codes: Tensor) -> Any:
     """vector-quantize-pytorch as one calls it when the codebook is trained."""
-    quantizer = peer("vector_quantize_pytorch").VectorQuantize(dim=codes.shape[1], codebook_size=len(codes))
+    quantizer = import_peer("vector_quantize_pytorch").VectorQuantize(dim=codes.shape[1], codebook_size=len(codes))
     quantizer = quantizer.to(z.device).eval()
     quantizer._codebook.embed.data.copy_(codes[None])
     return lambda z, codes: quantizer(z[None])[1][0]
@@ -95,16 +95,18 @@ def lucidrains(z: Tensor, codes: Tensor) -> Any:
 def search(shape: Codes, full: bool, device: str) -> Case:
     """Indices of the nearest codes."""
     table = {
-        "tstk": plain(lambda z, codes: nearest_code(z, codes), "exact, with distances"),
-        "addmm + argmin": plain(product),
-        "addmm + argmin, compiled": compiled(product, full),
-        "cdist + argmin": plain(lambda z, codes: torch.cdist(z, codes).argmin(1)),
-        "expanded, eager": plain(expanded, "as in VQShape and TOTEM"),
-        "faiss": Contender(faiss, "IndexFlatL2, built outside", plainly=lambda ids: torch.from_numpy(ids)[:, 0]),
+        "tstk": make_contender(lambda z, codes: nearest_code(z, codes), "exact, with distances"),
+        "addmm + argmin": make_contender(product),
+        "addmm + argmin, compiled": make_compiled_contender(product, full),
+        "cdist + argmin": make_contender(lambda z, codes: torch.cdist(z, codes).argmin(1)),
+        "expanded, eager": make_contender(expanded, "as in VQShape and TOTEM"),
+        "faiss": Contender(
+            faiss, "IndexFlatL2, built outside", normalize_output=lambda ids: torch.from_numpy(ids)[:, 0]
+        ),
         "vector-quantize-pytorch": Contender(lucidrains, "eval()"),
     }
     if device == "cuda":
-        table["tstk, torch backend"] = plain(partial(nearest_code, backend="torch"))
+        table["tstk, torch backend"] = make_contender(partial(nearest_code, backend="torch"))
     n, k, d = shape[1:]
     return Case(
         "nearest_code",
@@ -113,8 +115,8 @@ def search(shape: Codes, full: bool, device: str) -> Case:
         partial(inputs, shape),
         table,
         gate,
-        limit=("the product alone", plain(lambda z, codes: torch.mm(z, codes.T))),
-        unserved=partial(triton_refuses, operation, device=device),
+        limit=("the product alone", make_contender(lambda z, codes: torch.mm(z, codes.T))),
+        why_unsupported=partial(why_triton_unsupported, nearest_code_op, device=device),
         flops=2 * n * k * d,
         bytes=4 * (n * d + k * d) + 8 * n,
         device=device,
@@ -128,7 +130,7 @@ def coded(shape: Codes, seed: int, device: str) -> tuple[Tensor, Tensor]:
     return z, (torch.rand(len(z), generator=draw, device=device).square() * shape.codes).long()
 
 
-def sums_gate(z: Tensor, ids: Tensor, *, codes: int) -> Judge:
+def sums_gate(z: Tensor, ids: Tensor, *, codes: int) -> OutputCheck:
     """Sums and counts against float64."""
     true = torch.zeros(codes, z.shape[1], dtype=torch.float64, device=z.device).index_add_(0, ids, z.double())
     counts = ids.bincount(minlength=codes)
@@ -158,9 +160,9 @@ def sums(shape: Codes, device: str) -> Case:
     """Sum and number of the rows that have each code."""
     k = shape.codes
     table = {
-        "tstk": plain(partial(code_sums, codes=k)),
-        "one-hot product": plain(partial(one_hot, codes=k), "as in vector-quantize-pytorch"),
-        "sort + segment_reduce": plain(partial(segments, codes=k)),
+        "tstk": make_contender(partial(sum_by_code, num_codes=k)),
+        "one-hot product": make_contender(partial(one_hot, codes=k), "as in vector-quantize-pytorch"),
+        "sort + segment_reduce": make_contender(partial(segments, codes=k)),
     }
     return Case(
         "ema_sums",
@@ -177,8 +179,8 @@ def sums(shape: Codes, device: str) -> Case:
 
 def cases(full: bool, device: str) -> list[Case]:
     """Both operations at every shape."""
-    some = shapes.codes(full, device)
-    return with_threads(
+    some = shapes.list_code_shapes(full, device)
+    return expand_thread_counts(
         [*(search(s, full or device == "cuda", device) for s in some), *(sums(s, device) for s in some)]
     )
 

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from benchmarks import shapes
 from benchmarks.harness import (
-    Absent,
     Case,
     Contender,
-    Judge,
+    ContenderUnavailable,
+    OutputCheck,
     Verdict,
-    compiled,
-    plain,
-    triton_refuses,
-    weights,
-    with_threads,
+    draw_output_gradient,
+    expand_thread_counts,
+    make_compiled_contender,
+    make_contender,
+    why_triton_unsupported,
 )
 from benchmarks.shapes import Codes
-from tstk.kernels.nearest_code import assignment_entropy, quantize, soft_operation
+from tstk.kernels.nearest_code import assignment_entropy, quantize, soft_assignment_op
 
 TAU, GAMMA, ENTROPY, COMMIT, FLOOR = 0.01, 1.0, 0.1, 0.25, 1e-5
 """Temperature, weight of the second entropy, of both, of the codebook's term; where the published logarithm is cut."""
@@ -57,7 +57,7 @@ def published(z: Tensor, codes: Tensor) -> Tensor:
 def total(z: Tensor, quantized: Tensor, straight: Tensor, spread: Tensor) -> Tensor:
     """What is differentiated: the quantiser's loss, and something that the straight-through output leads to."""
     near = (quantized.detach() - z).square().mean() + COMMIT * (quantized - z.detach()).square().mean()
-    return near + ENTROPY * spread + (straight * weights(z)).mean()
+    return near + ENTROPY * spread + (straight * draw_output_gradient(z)).mean()
 
 
 def ours(z: Tensor, codes: Tensor) -> Tensor:
@@ -67,11 +67,11 @@ def ours(z: Tensor, codes: Tensor) -> Tensor:
     return total(z, quantized, straight, each - GAMMA * of_mean)
 
 
-def gate(z: Tensor, codes: Tensor) -> Judge:
+def gate(z: Tensor, codes: Tensor) -> OutputCheck:
     """The loss and both gradients against the published form in float64."""
     leaves = [x.detach().double().requires_grad_() for x in (z, codes)]
     loss = published(*leaves)
-    true = [loss.detach(), *torch.autograd.grad(loss, leaves, weights(loss))]
+    true = [loss.detach(), *torch.autograd.grad(loss, leaves, draw_output_gradient(loss))]
 
     def judge(answer: Sequence[Tensor]) -> Verdict:
         pairs = zip(("loss", "gradient of z", "gradient of the codes"), answer, true, strict=True)
@@ -87,7 +87,7 @@ def flushed(contender: Contender) -> Contender:
 
     def prepare(*given: Tensor) -> Callable[..., Tensor]:
         if torch.get_num_threads() > 1:
-            raise Absent("the flag is of one thread; others keep the one they were started with")
+            raise ContenderUnavailable("the flag is of one thread; others keep the one they were started with")
         call = contender.prepare(*given)
 
         def with_flag(*given: Tensor) -> Tensor:
@@ -106,11 +106,14 @@ def flushed(contender: Contender) -> Contender:
 
 def cases(full: bool, device: str) -> list[Case]:
     """Forward with backward; nobody needs the one without the other."""
-    eager, fused = plain(published, "as published"), compiled(published, full or device == "cuda", "as published")
-    table = {"tstk": plain(ours), "eager": eager, "compiled": fused}
+    eager, fused = (
+        make_contender(published, "as published"),
+        make_compiled_contender(published, full or device == "cuda", "as published"),
+    )
+    table = {"tstk": make_contender(ours), "eager": eager, "compiled": fused}
     if device == "cpu":
         table |= {"eager, flushed": flushed(eager), "compiled, flushed": flushed(fused)}
-    return with_threads(
+    return expand_thread_counts(
         Case(
             "quantizer_step",
             shape.name,
@@ -118,14 +121,14 @@ def cases(full: bool, device: str) -> list[Case]:
             partial(inputs, shape),
             table,
             gate,
-            limit=("the product alone", plain(lambda z, codes: z @ codes.T)),
-            unserved=lambda z, codes: triton_refuses(soft_operation, z, codes, None, device=device),
+            limit=("the product alone", make_contender(lambda z, codes: z @ codes.T)),
+            why_unsupported=lambda z, codes: why_triton_unsupported(soft_assignment_op, z, codes, None, device=device),
             gradients=(0, 1),
             flops=6 * shape.rows * shape.codes * shape.width,
             bytes=4 * 3 * (shape.rows + shape.codes) * shape.width,
             device=device,
         )
-        for shape in shapes.steps(full, device)
+        for shape in shapes.list_step_shapes(full, device)
     )
 
 

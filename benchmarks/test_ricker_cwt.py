@@ -13,9 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import shapes
-from benchmarks.harness import Absent, Case, Contender, Judge, Verdict, peer, plain, triton_refuses, with_threads
+from benchmarks.harness import (
+    Case,
+    Contender,
+    ContenderUnavailable,
+    OutputCheck,
+    Verdict,
+    expand_thread_counts,
+    import_peer,
+    make_contender,
+    why_triton_unsupported,
+)
 from benchmarks.shapes import Wavelets
-from tstk.kernels.ricker_cwt import operation, ricker_cwt
+from tstk.kernels.ricker_cwt import ricker_cwt, ricker_cwt_op
 
 ERROR = 3e-6
 """Largest error of a scale, relative to its root mean square."""
@@ -47,7 +57,7 @@ def ricker(scale: float, half: int, dtype: torch.dtype = torch.float64) -> Tenso
     return (2 / (math.sqrt(3 * scale) * math.pi**0.25) * (1 - t * t) * torch.exp(-t * t / 2)).to(dtype)
 
 
-def gate(x: Tensor, *, scales: tuple[float, ...]) -> Judge:
+def gate(x: Tensor, *, scales: tuple[float, ...]) -> OutputCheck:
     """Every scale against a float64 convolution with kernels ten widths long to either side."""
     few = x[:ROWS].double()
     true = torch.stack([convolve(few, ricker(a, max(1, math.ceil(10 * a))).to(x.device)) for a in scales], 1)
@@ -66,7 +76,7 @@ def convolve(x: Tensor, kernel: Tensor) -> Tensor:
     return torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(kernel, n), n)[..., half : half + x.shape[-1]]
 
 
-def loose(x: Tensor, *, scales: tuple[float, ...]) -> Judge:
+def loose(x: Tensor, *, scales: tuple[float, ...]) -> OutputCheck:
     """For packages that sample an integrated wavelet: the same transform, each scale up to a gain, half of it right."""
     few = x[:ROWS].double()
     true = torch.stack([convolve(few, ricker(a, max(1, math.ceil(10 * a))).to(x.device)) for a in scales], 1)
@@ -109,15 +119,15 @@ def fourier(x: Tensor, *, scales: tuple[float, ...]) -> Callable[..., Tensor]:
 
 def pywavelets(x: Tensor, *, scales: tuple[float, ...], method: str) -> Callable[..., Any]:
     """The whole batch in one call."""
-    library, widths = peer("pywt"), np.array(scales)
+    library, widths = import_peer("pywt"), np.array(scales)
     if x.is_cuda:
-        raise Absent("PyWavelets has no GPU")
+        raise ContenderUnavailable("PyWavelets has no GPU")
     return lambda x: library.cwt(x.numpy(), widths, "mexh", method=method, axis=-1)[0]
 
 
 def ptwt(x: Tensor, *, scales: tuple[float, ...]) -> Callable[..., Any]:
     """PyWavelets' method in torch."""
-    library, widths = peer("ptwt"), np.array(scales)
+    library, widths = import_peer("ptwt"), np.array(scales)
     return lambda x: library.cwt(x, widths, "mexh")[0]
 
 
@@ -132,13 +142,13 @@ def case(shape: Wavelets, device: str) -> Case:
     given = scales(shape)
     options, values = {"scales": given}, shape.rows * shape.samples * shape.scales
     rough = partial(loose, **options)
-    scales_first = {"plainly": lambda out: torch.as_tensor(out).transpose(0, 1), "gate": rough}
+    scales_first = {"normalize_output": lambda out: torch.as_tensor(out).transpose(0, 1), "make_check": rough}
     table = {
-        "tstk": plain(lambda x: ricker_cwt(x, given), "[B, S, T]"),
-        "tstk, patches": plain(
+        "tstk": make_contender(lambda x: ricker_cwt(x, given), "[B, S, T]"),
+        "tstk, patches": make_contender(
             lambda x: ricker_cwt(x, given, patch=PATCH),
             "[B, S/4, T/50, 200], ready for a linear embedding",
-            plainly=partial(from_patches, samples=shape.samples),
+            normalize_output=partial(from_patches, samples=shape.samples),
         ),
         "conv1d": Contender(partial(conv1d, **options), "one call, kernels kept, float32"),
         "rfft": Contender(partial(fourier, **options), "batched, spectra kept"),
@@ -152,8 +162,8 @@ def case(shape: Wavelets, device: str) -> Case:
                 **scales_first,
             )
     else:
-        table["conv1d, TF32"] = Contender(partial(conv1d, tf32=True, **options), "less exact", gate=rough)
-        table["tstk, torch backend"] = plain(lambda x: ricker_cwt(x, given, backend="torch"))
+        table["conv1d, TF32"] = Contender(partial(conv1d, tf32=True, **options), "less exact", make_check=rough)
+        table["tstk, torch backend"] = make_contender(lambda x: ricker_cwt(x, given, backend="torch"))
     return Case(
         "ricker_cwt",
         shape.name,
@@ -161,7 +171,7 @@ def case(shape: Wavelets, device: str) -> Case:
         partial(inputs, shape),
         table,
         partial(gate, **options),
-        unserved=lambda x: triton_refuses(operation, x, given, device=device),
+        why_unsupported=lambda x: why_triton_unsupported(ricker_cwt_op, x, given, device=device),
         limit=("a fill of the output", Contender(filled(values), "a buffer that exists")),
         bytes=4 * (values + shape.rows * shape.samples),
         device=device,
@@ -180,7 +190,7 @@ def filled(values: int) -> Callable[..., Callable[..., Tensor]]:
 
 def cases(full: bool, device: str) -> list[Case]:
     """Forward only."""
-    return with_threads(case(shape, device) for shape in shapes.wavelets(full, device))
+    return expand_thread_counts(case(shape, device) for shape in shapes.list_wavelet_shapes(full, device))
 
 
 def test_ricker_cwt(duel, case, name):

@@ -12,20 +12,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import shapes
 from benchmarks.harness import (
-    Absent,
     Case,
     Contender,
-    Judge,
+    ContenderUnavailable,
+    OutputCheck,
     Verdict,
-    compiled,
-    peer,
-    plain,
-    triton_refuses,
-    weights,
-    with_threads,
+    draw_output_gradient,
+    expand_thread_counts,
+    import_peer,
+    make_compiled_contender,
+    make_contender,
+    why_triton_unsupported,
 )
 from benchmarks.shapes import Attention
-from tstk.kernels.rope_attention import operation, rope_attention
+from tstk.kernels.rope_attention import rope_attention, rope_attention_op
 
 CAPS = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 """Errors that are always good enough, for inputs of unit variance."""
@@ -79,7 +79,7 @@ def attend(rotate: Callable[..., Tensor], causal: bool) -> Callable[..., Tensor]
     return lambda q, k, v, cos, sin, valid: sdpa(rotate(q, cos, sin), rotate(k, cos, sin), v, valid, causal)
 
 
-def gate(*given: Tensor | None, causal: bool, gradients: bool, slack: float = 2.0, rotate=halves) -> Judge:
+def gate(*given: Tensor | None, causal: bool, gradients: bool, slack: float = 2.0, rotate=halves) -> OutputCheck:
     """Output and gradients against float64.
 
     Each may be `slack` times as far off as rotation in float32 followed by SDPA is, or a cap if that is more.
@@ -87,7 +87,7 @@ def gate(*given: Tensor | None, causal: bool, gradients: bool, slack: float = 2.
     b = len(given[0])
     rows = torch.tensor(sorted({*range(min(b, ROWS)), *range(max(0, b - ROWS), b)}), device=given[0].device)
     few = [x if x is None or len(x) == 1 else x[rows].detach() for x in given]
-    weighed = weights(given[0])[rows]
+    weighed = draw_output_gradient(given[0])[rows]
 
     def answer(dtype: torch.dtype) -> list[Tensor]:
         q, k, v = (x.to(dtype).requires_grad_(gradients) for x in few[:3])
@@ -151,9 +151,11 @@ def flash(causal: bool) -> Contender:
     """flash-attn's rotary kernel and its attention, in the layout that it likes."""
 
     def prepare(q, k, v, cos, sin, valid):
-        attention, rotary = peer("flash_attn"), peer("flash_attn.layers.rotary")
+        attention, rotary = import_peer("flash_attn"), import_peer("flash_attn.layers.rotary")
         if valid is not None or len(cos) > 1 or q.dtype == torch.float32:
-            raise Absent("flash-attn has no padding but packed rows, one table for all rows, and no float32")
+            raise ContenderUnavailable(
+                "flash-attn has no padding but packed rows, one table for all rows, and no float32"
+            )
 
         def call(q, k, v, cos, sin, valid):
             q, k = (rotary.apply_rotary_emb(x.transpose(1, 2), cos[0, 0], sin[0, 0]) for x in (q, k))
@@ -168,7 +170,7 @@ def liger(causal: bool) -> Contender:
     """Liger's rotary kernel, then SDPA."""
 
     def prepare(*given):
-        turn = peer("liger_kernel.ops.rope").LigerRopeFunction.apply
+        turn = import_peer("liger_kernel.ops.rope").LigerRopeFunction.apply
 
         def call(q, k, v, cos, sin, valid):
             # it turns in place: copies, as a projection would have made them
@@ -181,7 +183,7 @@ def liger(causal: bool) -> Contender:
 
 
 def contenders(
-    shape: Attention, dtype: torch.dtype, full: bool, device: str, judge: Callable[..., Judge]
+    shape: Attention, dtype: torch.dtype, full: bool, device: str, judge: Callable[..., OutputCheck]
 ) -> dict[str, Contender]:
     """Ours first, then torch in its ways, then other projects."""
     causal = shape.causal
@@ -192,36 +194,42 @@ def contenders(
     def pairs(q, k, v, cos, sin, valid):
         return ours(*(torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in (q, k)), v, cos, sin, valid)
 
-    table = {"tstk": plain(ours)}
+    table = {"tstk": make_contender(ours)}
     if device == "cpu" and dtype == torch.float32:
-        table["tstk, pairs"] = plain(
-            pairs, "complex pairs, as tstk.nn.Attention makes them", gate=partial(judge, rotate=interleaved)
+        table["tstk, pairs"] = make_contender(
+            pairs, "complex pairs, as tstk.nn.Attention makes them", make_check=partial(judge, rotate=interleaved)
         )
     table |= {
-        "rotate_half, eager": plain(
-            attend(rotate_half, causal), "as in transformers: tables in the type of x", gate=partial(judge, slack=4.0)
+        "rotate_half, eager": make_contender(
+            attend(rotate_half, causal),
+            "as in transformers: tables in the type of x",
+            make_check=partial(judge, slack=4.0),
         ),
-        "halves, eager": plain(attend(halves, causal), "rotation in float32"),
-        "complex, eager": plain(
-            attend(interleaved, causal), "view_as_complex; another pairing", gate=partial(judge, rotate=interleaved)
+        "halves, eager": make_contender(attend(halves, causal), "rotation in float32"),
+        "complex, eager": make_contender(
+            attend(interleaved, causal),
+            "view_as_complex; another pairing",
+            make_check=partial(judge, rotate=interleaved),
         ),
-        "rotate_half, compiled": compiled(attend(rotate_half, causal), full, gate=partial(judge, slack=4.0)),
-        "halves, compiled": compiled(attend(halves, causal), full, "rotation in float32"),
+        "rotate_half, compiled": make_compiled_contender(
+            attend(rotate_half, causal), full, make_check=partial(judge, slack=4.0)
+        ),
+        "halves, compiled": make_compiled_contender(attend(halves, causal), full, "rotation in float32"),
     }
     if device == "cuda":
         kernels = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cuDNN": "CUDNN_ATTENTION"}
         table |= {f"halves, compiled, {name}": forced(getattr(SDPBackend, k), causal) for name, k in kernels.items()}
-        table |= {"tstk, torch backend": plain(partial(ours, backend="torch"))}
+        table |= {"tstk, torch backend": make_contender(partial(ours, backend="torch"))}
         table |= {"FlexAttention": flex(causal), "flash-attn": flash(causal), "Liger": liger(causal)}
     return table
 
 
 def cases(full: bool, device: str) -> list[Case]:
     """Forward, and forward with backward."""
-    return with_threads(
+    return expand_thread_counts(
         case(shape, getattr(torch, dtype), gradients, full, device)
-        for shape in shapes.attention(full, device)
-        for dtype in shapes.attention_types(shape, full, device)
+        for shape in shapes.list_attention_shapes(full, device)
+        for dtype in shapes.list_attention_dtypes(shape, full, device)
         for gradients in (False, True)
     )
 
@@ -240,8 +248,10 @@ def case(shape: Attention, dtype: torch.dtype, gradients: bool, full: bool, devi
         partial(inputs, shape, dtype),
         contenders(shape, dtype, full or device == "cuda", device, judge),
         judge,
-        unserved=lambda q, k, v, cos, sin, valid: triton_refuses(operation, q, k, v, (cos, sin), device=device),
-        limit=("SDPA alone", plain(lambda q, k, v, cos, sin, valid: sdpa(q, k, v, None, shape.causal))),
+        why_unsupported=lambda q, k, v, cos, sin, valid: why_triton_unsupported(
+            rope_attention_op, q, k, v, (cos, sin), device=device
+        ),
+        limit=("SDPA alone", make_contender(lambda q, k, v, cos, sin, valid: sdpa(q, k, v, None, shape.causal))),
         gradients=(0, 1, 2) if gradients else (),
         flops=scores * shape.width * (4 + 10 * gradients) / (1 + shape.causal),
         bytes=numbers * dtype.itemsize * (4 + 8 * gradients),

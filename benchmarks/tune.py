@@ -18,45 +18,45 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks import clocks
-from benchmarks.harness import Case, bind
+from benchmarks.harness import Case, bind_inputs
 from tstk.kernels import tuning
-from tstk.kernels.tuning import Key
+from tstk.kernels.tuning import ShapeKey
 
 KERNELS = {op: op for op in ("rope_attention", "nearest_code", "ricker_cwt")} | {"quantizer_step": "nearest_code"}
 """By operation, in whose folder its kernels are."""
 GAIN = 0.97
 """A change must bring this; less is noise."""
 
-Asked = dict[tuple[str, Key], Any]
+Lookups = dict[tuple[str, ShapeKey], Any]
 
 
-class Watched(dict[Key, Any]):
+class RecordingTable(dict[ShapeKey, Any]):
     """A table that remembers what was looked up in it."""
 
-    def __init__(self, name: str, table: dict[Key, Any], asked: Asked) -> None:
+    def __init__(self, name: str, table: dict[ShapeKey, Any], asked: Lookups) -> None:
         super().__init__(table)
         self._name, self._asked = name, asked
 
-    def __getitem__(self, key: Key) -> Any:
+    def __getitem__(self, key: ShapeKey) -> Any:
         return self._note(key, super().__getitem__(key))
 
     def get(self, key: Any, default: Any = None, /) -> Any:
         found = super().get(key, default)
         return found if found is None else self._note(key, found)
 
-    def _note(self, key: Key, sizes: Any) -> Any:
+    def _note(self, key: ShapeKey, sizes: Any) -> Any:
         self._asked[self._name, key] = sizes
         return sizes
 
 
 @contextmanager
-def watched(module: ModuleType) -> Iterator[tuple[dict[str, Watched], Asked]]:
+def record_lookups(module: ModuleType) -> Iterator[tuple[dict[str, RecordingTable], Lookups]]:
     """Its tables (dictionaries in capitals that end in CONFIGS), watched; as they were afterwards."""
-    asked: Asked = {}
+    asked: Lookups = {}
     before = {
         name: table for name, table in vars(module).items() if name.endswith("CONFIGS") and isinstance(table, dict)
     }
-    tables = {name: Watched(name, table, asked) for name, table in before.items()}
+    tables = {name: RecordingTable(name, table, asked) for name, table in before.items()}
     vars(module).update(tables)
     try:
         yield tables, asked
@@ -67,32 +67,32 @@ def watched(module: ModuleType) -> Iterator[tuple[dict[str, Watched], Asked]]:
 def tune(
     module: ModuleType,
     call: Callable[[], object],
-    right: Callable[[], bool],
-    seconds: Callable[[], float],
-    done: Container[tuple[str, Key]] = (),
-) -> dict[str, dict[Key, Any]]:
-    """Better sizes for the keys that a call looks up.
+    is_correct: Callable[[], bool],
+    measure_seconds: Callable[[], float],
+    done: Container[tuple[str, ShapeKey]] = (),
+) -> dict[str, dict[ShapeKey, Any]]:
+    """Search better tile sizes for the keys that a call looks up.
 
     Args:
-        module: with tables
+        module: module with the tables
         call: runs the kernels
-        right: whether what it makes is right
-        seconds: what it takes
-        done: tables and keys to leave as they are
+        is_correct: returns whether the output is correct
+        measure_seconds: returns the seconds of a call
+        done: (table, key) pairs to skip
     """
-    found: dict[str, dict[Key, Any]] = {}
-    with watched(module) as (tables, asked):
+    found: dict[str, dict[ShapeKey, Any]] = {}
+    with record_lookups(module) as (tables, asked):
         call()
-        best = seconds()
+        best = measure_seconds()
         for (name, key), start in list(asked.items()):
             if (name, key) in done:
                 continue
             table, sizes = tables[name], start
-            for path, _ in numbers(start):
+            for path, _ in iterate_numbers(start):
                 for factor in (2, 0.5):
-                    while other := int(dict(numbers(sizes))[path] * factor):
-                        table[key] = changed(sizes, path, other)
-                        took = _try(right, seconds)
+                    while other := int(dict(iterate_numbers(sizes))[path] * factor):
+                        table[key] = replace_number(sizes, path, other)
+                        took = _try(is_correct, measure_seconds)
                         if took > GAIN * best:
                             break
                         sizes, best = table[key], took
@@ -101,20 +101,20 @@ def tune(
     return found
 
 
-def numbers(sizes: Any) -> Iterator[tuple[Key, int]]:
-    """Every number, and the way to it."""
+def iterate_numbers(sizes: Any) -> Iterator[tuple[ShapeKey, int]]:
+    """Yield every number with its path."""
     if isinstance(sizes, int) and not isinstance(sizes, bool):
         yield (), sizes
     elif isinstance(sizes, dict | tuple):
         for step, part in sizes.items() if isinstance(sizes, dict) else enumerate(sizes):
-            yield from (((step, *path), number) for path, number in numbers(part))
+            yield from (((step, *path), number) for path, number in iterate_numbers(part))
 
 
-def changed(sizes: Any, path: Key, number: int) -> Any:
-    """The same sizes with another number at the end of the way."""
+def replace_number(sizes: Any, path: ShapeKey, number: int) -> Any:
+    """Return the sizes with another number at a path."""
     if not path:
         return number
-    part = changed(sizes[path[0]], path[1:], number)
+    part = replace_number(sizes[path[0]], path[1:], number)
     if isinstance(sizes, dict):
         return {**sizes, path[0]: part}
     parts = [part if i == path[0] else other for i, other in enumerate(sizes)]
@@ -124,38 +124,38 @@ def changed(sizes: Any, path: Key, number: int) -> Any:
 def _try(right: Callable[[], bool], seconds: Callable[[], float]) -> float:
     try:
         return seconds() if right() else float("inf")
-    except Exception:  # too large for the machine, or nothing the compiler can make
+    except Exception:  # exceeds a limit of the machine, or does not compile
         return float("inf")
 
 
-def tune_case(module: ModuleType, case: Case, done: Container[tuple[str, Key]]) -> dict[str, dict[Key, Any]]:
-    """The same for a case of the grid."""
-    clocks.settle(case.device, case.threads)
+def tune_case(module: ModuleType, case: Case, done: Container[tuple[str, ShapeKey]]) -> dict[str, dict[ShapeKey, Any]]:
+    """Tune a case of the grid, see `tune`."""
+    clocks.reset_state(case.device, case.threads)
     inputs = case.inputs(0, case.device)
     contender = case.contenders[case.ours]
-    call, judge = bind(case, contender.prepare(*inputs), inputs), case.gate(*inputs)
+    call, judge = bind_inputs(case, contender.prepare(*inputs), inputs), case.make_check(*inputs)
 
     def right() -> bool:
         output, gradients = call()
-        output = contender.plainly(output)
+        output = contender.normalize_output(output)
         return not judge([*(output if isinstance(output, tuple) else (output,)), *gradients]).fault
 
     def seconds() -> float:
-        clock = clocks.replay([call])
+        clock = clocks.make_graph_clock([call])
         return median(clock() for _ in range(15))
 
     return tune(module, call, right, seconds, done)
 
 
 def main() -> None:
-    """Write what is better as it is found."""
+    """Write better tile sizes as they are found."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.tune")
-    parser.add_argument("--out", type=Path, help="measure, and write here")
-    parser.add_argument("--adopt", type=Path, metavar="FILE", help="put what was written there beside the kernels")
-    parser.add_argument("--within", type=float, default=80.0, metavar="SECONDS", help="begin no case after that")
+    parser.add_argument("--out", type=Path, help="measure, and write sizes to this file")
+    parser.add_argument("--adopt", type=Path, metavar="FILE", help="adopt the sizes of this file in the kernels")
+    parser.add_argument("--within", type=float, default=80.0, metavar="SECONDS", help="start no case after this time")
     asked, begin = parser.parse_args(), time.monotonic()
     page: dict[str, dict[str, list[object]]] = {}
-    done: dict[str, set[tuple[str, Key]]] = {}
+    done: dict[str, set[tuple[str, ShapeKey]]] = {}
     if asked.out:
         for n, (op, folder) in enumerate(KERNELS.items()):
             until = begin + asked.within * (n + 1) / len(KERNELS)
@@ -168,12 +168,12 @@ def main() -> None:
                     print(f"{case}: {name} {rows}", flush=True)
                     page.setdefault(folder, {}).setdefault(name, []).extend([*row] for row in rows.items())
                     known |= {(name, key) for key in rows}
-                asked.out.write_text(json.dumps({tuning.kind(): page}, indent=1) + "\n")
+                asked.out.write_text(json.dumps({tuning.get_compute_capability(): page}, indent=1) + "\n")
     if asked.adopt:
         for gpu, ops in json.loads(asked.adopt.read_text()).items():
             for op, tables in ops.items():
                 sizes = {name: {tuple(key): better for key, better in rows} for name, rows in tables.items()}
-                tuning.write(op, gpu, sizes)
+                tuning.write_tuned_sizes(op, gpu, sizes)
 
 
 if __name__ == "__main__":

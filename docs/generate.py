@@ -18,105 +18,107 @@ from pathlib import Path
 
 import click
 
-from tstk.cli.commands.show import default, example
-from tstk.plugins.registry import SLOTS, Entry, registry
-from tstk.plugins.signature import outline
-from tstk.testing.exports import Trial, attempt
-from tstk.testing.mixes import Mix, mixes
-from tstk.testing.subject import Subject, subject
+from tstk.cli.commands.show import format_default, suggest_command
+from tstk.plugins.hooks import SLOTS, Entry
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
+from tstk.testing.exports import ExportTrial, try_export
+from tstk.testing.fixture import ComponentFixture, build_fixture
+from tstk.testing.mixes import Mix, try_mixes
 
 HERE = Path(__file__).parent
-MADE = "Made by `make docs` from the code; change it there."
+GENERATED_NOTICE = "Made by `make docs` from the code; change it there."
 ORDER = ("tokenizer", "encoder", "loss", "decoder", "head")
 STEPS = 3
 
 
-def ours() -> set[str]:
+def list_own_distributions() -> set[str]:
     """The core, and the distributions of the plugins in this repository."""
     projects = (HERE.parent / "plugins").glob("*/pyproject.toml")
     return {"tstk", *(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"] for path in projects)}
 
 
-def components() -> str:
+def render_components() -> str:
     """The page of all components."""
-    lines = ["# Components", "", MADE, "", "`tstk show KIND NAME` says the same of what is installed.", ""]
-    entries = [e for slot in SLOTS for e in registry().entries(slot) if e.dist in ours()]
+    lines = ["# Components", "", GENERATED_NOTICE, "", "`tstk show KIND NAME` says the same of what is installed.", ""]
+    entries = [e for slot in SLOTS for e in get_registry().list_entries(slot) if e.dist in list_own_distributions()]
     for slot in SLOTS:
         lines += [
             f"- {slot}{'es' if slot == 'loss' else 's'}: "
             + ", ".join(f"[`{e.name}`](#{slot}-{e.name})" for e in entries if e.kind == slot)
         ]
     for entry in entries:
-        lines += ["", *_component(entry)]
+        lines += ["", *_render_component(entry)]
     return "\n".join(lines) + "\n"
 
 
-def _component(entry: Entry) -> Iterator[str]:
-    found = outline(entry.target)
-    yield from (f"## {entry.kind} {entry.name}", "", f"*{entry.summary}.* {_flat(found.doc)}", "")
+def _render_component(entry: Entry) -> Iterator[str]:
+    found = read_signature(entry.target)
+    yield from (f"## {entry.kind} {entry.name}", "", f"*{entry.summary}.* {_join_lines(found.doc)}", "")
     if found.options:
         yield from ("| option | type | default | what it does |", "|---|---|---|---|")
         for o in found.options.values():
-            yield f"| `--{entry.kind}.{o.flag}` | {_cell(o.hint)} | {_cell(default(o))} | {_cell(o.help)} |"
+            cells = map(_escape_cell, (o.type_label, format_default(o), o.help))
+            yield f"| `--{entry.kind}.{o.flag}` | {' | '.join(cells)} |"
         yield ""
-    yield f"- shapes: {_shapes(entry)}"
+    yield f"- shapes: {_describe_shapes(entry)}"
     for word, value in (
-        ("needs", ", ".join(found.facts.get("needs", ()))),
+        ("needs", ", ".join(found.class_attrs.get("needs", ()))),
         ("provides", ", ".join(sorted(entry.provides))),
         ("paper", entry.paper),
         ("plugin", entry.dist),
     ):
         if value:
             yield f"- {word}: {value}"
-    yield f"- try: `{example(entry.kind, entry.name)}`"
+    yield f"- try: `{suggest_command(entry.kind, entry.name)}`"
 
 
-def _shapes(entry: Entry) -> str:
+def _describe_shapes(entry: Entry) -> str:
     """What `forward` says of itself, and what a small one did."""
-    doc = inspect.getdoc(getattr(registry().load(entry), "forward", None)) or ""
-    said = _flat(doc.partition("\n\n")[0]).rstrip(".")
+    doc = inspect.getdoc(getattr(get_registry().load(entry), "forward", None)) or ""
+    said = _join_lines(doc.partition("\n\n")[0]).rstrip(".")
     try:
-        it = subject(entry)
+        it = build_fixture(entry)
     except AssertionError:
         return f"{said}."
-    return f"{said}; for example {_example(it)}"
+    return f"{said}; for example {_describe_example_shapes(it)}"
 
 
-def _example(it: Subject) -> str:
-    pipeline = it.pipeline()
-    flow = it.flow(pipeline)
+def _describe_example_shapes(fixture: ComponentFixture) -> str:
+    pipeline = fixture.build_pipeline()
+    flow = fixture.run_step(pipeline)
     tokens = list(flow.tokens.values.shape)
     encoded = None if flow.encoded is None else list(flow.encoded.values.shape)
-    if it.kind == "tokenizer":
+    if fixture.kind == "tokenizer":
         return f"{list(flow.series.x.shape)} → {tokens}"
-    if it.kind == "encoder":
-        return f"{list(flow.seen.values.shape)} → {encoded}"
-    if it.kind == "decoder":
-        assert flow.decoded is not None
-        return f"{encoded}, asked at {flow.asked.index.shape[1]} places → {list(flow.decoded.shape)}"
-    if it.kind == "head":
-        assert flow.output is not None
-        return f"{encoded} → {list(flow.output.shape)}"
+    if fixture.kind == "encoder":
+        return f"{list(flow.visible.values.shape)} → {encoded}"
+    if fixture.kind == "decoder":
+        assert flow.predictions is not None
+        return f"{encoded}, asked at {flow.queries.grid_index.shape[1]} places → {list(flow.predictions.shape)}"
+    if fixture.kind == "head":
+        assert flow.head_output is not None
+        return f"{encoded} → {list(flow.head_output.shape)}"
     return "terms " + ", ".join(f"`{name}`" for name in pipeline.loss(flow))
 
 
-def commands() -> str:
+def render_commands() -> str:
     """The page of all commands."""
-    lines = ["# Commands", "", MADE, "", "Each command says the same with `--help`.", ""]
-    for entry in registry().entries("command"):
-        if entry.dist in ours():
-            lines += _command(registry().load(entry), ["tstk", entry.name])
+    lines = ["# Commands", "", GENERATED_NOTICE, "", "Each command says the same with `--help`.", ""]
+    for entry in get_registry().list_entries("command"):
+        if entry.dist in list_own_distributions():
+            lines += _render_command(get_registry().load(entry), ["tstk", entry.name])
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _command(command: click.Command, words: list[str]) -> list[str]:
+def _render_command(command: click.Command, words: list[str]) -> list[str]:
     ctx = command.make_context(" ".join(words), [], resilient_parsing=True)
     if isinstance(command, click.Group):
-        return [line for name, inner in command.commands.items() for line in _command(inner, [*words, name])]
+        return [line for name, inner in command.commands.items() for line in _render_command(inner, [*words, name])]
     params = command.get_params(ctx)
     wanted = " ".join(p.make_metavar(ctx) for p in params if isinstance(p, click.Argument))
     lines = [f"## {' '.join(words)}", "", f"`{' '.join(words)} [OPTIONS] {wanted}`".replace(" `", "`"), ""]
-    lines += [_paragraphs(command.help or ""), ""]
+    lines += [_join_paragraphs(command.help or ""), ""]
     options = [p for p in params if isinstance(p, click.Option) and not p.hidden and p.name != "help"]
     if options:
         lines += ["| option | value | default | what it does |", "|---|---|---|---|"]
@@ -124,23 +126,25 @@ def _command(command: click.Command, words: list[str]) -> list[str]:
             flags = " ".join(f"`{o}`" for o in (*p.opts, *p.secondary_opts))
             value = "" if p.is_flag else p.make_metavar(ctx)
             given = p.default if isinstance(p.default, str | int | float) and p.default is not False else ""
-            lines.append(f"| {flags} | {_cell(value)} | {_cell(str(given))} | {_cell(p.help or '')} |")
+            lines.append(
+                f"| {flags} | {_escape_cell(value)} | {_escape_cell(str(given))} | {_escape_cell(p.help or '')} |"
+            )
         lines.append("")
     said = [line.removeprefix("$ ") for line in (command.epilog or "").splitlines() if line.startswith("$ ")]
     return [*lines, *(f"- `{line}`" for line in said), ""]
 
 
-def mixed() -> str:
+def render_mixes() -> str:
     """The page of all mixes, each tried now."""
-    installed = [e for slot in SLOTS for e in registry().entries(slot) if e.dist in ours()]
+    installed = [e for slot in SLOTS for e in get_registry().list_entries(slot) if e.dist in list_own_distributions()]
     every = {(e.kind, e.name) for e in installed}
-    found = [m for m in mixes(steps=STEPS) if set(m.parts.items()) <= every]
+    found = [m for m in try_mixes(steps=STEPS) if set(m.parts.items()) <= every]
     counts = {state: sum(m.state == state for m in found) for state in ("trained", "refused", "failed")}
-    reasons = dict(zip(dict.fromkeys(_reason(m) for m in found if m.reason), _letters()))
+    reasons = dict(zip(dict.fromkeys(_shorten_reason(m) for m in found if m.reason), _iterate_letters()))
     lines = [
         "# Mixes",
         "",
-        MADE,
+        GENERATED_NOTICE,
         "",
         f"Every combination of the components of the core and of the plugins in this repository, as small as can be: "
         f"{len(found)} mixes, of which {counts['trained']} trained {STEPS} steps, {counts['refused']} were refused "
@@ -156,9 +160,9 @@ def mixed() -> str:
         rows: dict[tuple[str, str], dict[str, Mix]] = {}
         for m in found:
             if m.parts["tokenizer"] == tokenizer:
-                rows.setdefault((m.parts["loss"], _answer(m)), {})[m.parts["encoder"]] = m
+                rows.setdefault((m.parts["loss"], _get_output_part(m)), {})[m.parts["encoder"]] = m
         for (loss, answer), row in rows.items():
-            cells = [_mark(row.get(e), reasons) for e in encoders]
+            cells = [_format_mix_cell(row.get(e), reasons) for e in encoders]
             lines.append(f"| {loss} | {answer} | " + " | ".join(cells) + " |")
         lines.append("")
     lines += ["## Why some are refused", ""]
@@ -166,24 +170,24 @@ def mixed() -> str:
     return "\n".join(lines) + "\n"
 
 
-def exported() -> str:
+def render_exports() -> str:
     """The page of all exports, each tried now."""
-    mine = ours()
+    mine = list_own_distributions()
     encoders, heads, tokenizers = (
-        [e for e in registry().entries(slot) if e.dist in mine] for slot in ("encoder", "head", "tokenizer")
+        [e for e in get_registry().list_entries(slot) if e.dist in mine] for slot in ("encoder", "head", "tokenizer")
     )
     core = [e.name for e in encoders if e.dist == "tstk"]
     answers = [e.name for e in heads if e.dist == "tstk"]
-    grid = {(e, h): attempt({"encoder": e, "head": h}) for e in core for h in answers}
-    more = [attempt({"tokenizer": e.name, "encoder": "transformer", "head": "linear"}) for e in tokenizers]
-    more += [attempt({"encoder": e.name, "head": "linear"}) for e in encoders if e.name not in core]
-    worst = max(trial.apart for trial in (*grid.values(), *more))
-    reasons = dict.fromkeys(t.alone for t in (*grid.values(), *more) if t.alone)
+    grid = {(e, h): try_export({"encoder": e, "head": h}) for e in core for h in answers}
+    more = [try_export({"tokenizer": e.name, "encoder": "transformer", "head": "linear"}) for e in tokenizers]
+    more += [try_export({"encoder": e.name, "head": "linear"}) for e in encoders if e.name not in core]
+    worst = max(trial.max_error for trial in (*grid.values(), *more))
+    reasons = dict.fromkeys(t.fixed_length_reason for t in (*grid.values(), *more) if t.fixed_length_reason)
     stars = {reason: "*" * (i + 1) for i, reason in enumerate(reasons)}
     lines = [
         "# Export",
         "",
-        MADE,
+        GENERATED_NOTICE,
         "",
         "`tstk export RUN --out model.pt2` (torch.export) or `--out model.onnx`. Every graph takes raw samples and any "
         "batch. Each pipeline below, as small as can be and made for 32 samples, was exported both ways; the graphs "
@@ -195,7 +199,7 @@ def exported() -> str:
         "",
         "| encoder | " + " | ".join(answers) + " |",
         "|---|" + ":-:|" * len(answers),
-        *(f"| {e} | " + " | ".join(_exported(grid[e, h], stars) for h in answers) + " |" for e in core),
+        *(f"| {e} | " + " | ".join(_format_export_cell(grid[e, h], stars) for h in answers) + " |" for e in core),
         "",
         "## Tokenizers, and encoders of plugins",
         "",
@@ -203,13 +207,13 @@ def exported() -> str:
         "|---|---|---|:-:|---|",
     ]
     for t in more:
-        why = t.refused or (f"ONNX: {t.onnx}" if t.onnx else "")
+        why = t.error or (f"ONNX: {t.onnx_error}" if t.onnx_error else "")
         cells = [
             t.parts.get("tokenizer", "patch"),
             t.parts["encoder"],
             t.parts["head"],
-            _exported(t, stars),
-            _cell(why),
+            _format_export_cell(t, stars),
+            _escape_cell(why),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
@@ -219,50 +223,56 @@ def exported() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _exported(trial: Trial, stars: dict[str, str]) -> str:
-    star = stars.get(trial.alone, "").replace("*", "\\*")
-    return f"{trial.lengths}{star}" + (", no ONNX" if trial.onnx else "") if trial.lengths else "refused"
+def _format_export_cell(trial: ExportTrial, stars: dict[str, str]) -> str:
+    star = stars.get(trial.fixed_length_reason, "").replace("*", "\\*")
+    return f"{trial.lengths}{star}" + (", no ONNX" if trial.onnx_error else "") if trial.lengths else "refused"
 
 
-def _answer(mix: Mix) -> str:
+def _get_output_part(mix: Mix) -> str:
     slot, name = list(mix.parts.items())[-1]
     return "none" if slot == "loss" else f"{slot} {name}"
 
 
-def _mark(mix: Mix | None, reasons: dict[str, str]) -> str:
+def _format_mix_cell(mix: Mix | None, reasons: dict[str, str]) -> str:
     if mix is None:
         return ""
-    return "✓" if mix.state == "trained" else f"**{reasons[_reason(mix)]}**" if mix.state == "refused" else "failed"
+    return (
+        "✓"
+        if mix.state == "trained"
+        else f"**{reasons[_shorten_reason(mix)]}**"
+        if mix.state == "refused"
+        else "failed"
+    )
 
 
-def _reason(mix: Mix) -> str:
+def _shorten_reason(mix: Mix) -> str:
     """Why, without the name of the tokenizer, under which it stands."""
     return mix.reason.replace(f"tokenizer {mix.parts['tokenizer']!r}", "this tokenizer")
 
 
-def _letters() -> Iterator[str]:
+def _iterate_letters() -> Iterator[str]:
     letters = "abcdefghijklmnopqrstuvwxyz"
     yield from letters
     yield from (a + b for a in letters for b in letters)
 
 
-def _flat(text: str) -> str:
+def _join_lines(text: str) -> str:
     return " ".join(text.replace("\b", "").split())
 
 
-def _paragraphs(text: str) -> str:
-    return "\n\n".join(_flat(part) for part in inspect.cleandoc(text).split("\n\n"))
+def _join_paragraphs(text: str) -> str:
+    return "\n\n".join(_join_lines(part) for part in inspect.cleandoc(text).split("\n\n"))
 
 
-def _cell(text: str) -> str:
-    return _flat(text).replace("|", "\\|")
+def _escape_cell(text: str) -> str:
+    return _join_lines(text).replace("|", "\\|")
 
 
 PAGES = {
-    HERE / "reference" / "components.md": components,
-    HERE / "reference" / "commands.md": commands,
-    HERE / "mixes.md": mixed,
-    HERE / "export.md": exported,
+    HERE / "reference" / "components.md": render_components,
+    HERE / "reference" / "commands.md": render_commands,
+    HERE / "mixes.md": render_mixes,
+    HERE / "export.md": render_exports,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small batches, specs and pipelines that the tests of the core share."""
+"""Small batches, specs and pipelines shared by the tests."""
 
 import os
 import signal
@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.core.types import Series, Spec
-from tstk.plugins.registry import Entry, registry
-from tstk.runs.build import assemble
+from tstk.plugins.hooks import Entry
+from tstk.plugins.registry import get_registry
+from tstk.runs.build import build_pipeline
 
 _DATA_ROOT = os.environ.get("TSTK_DATA")
 
@@ -21,13 +22,13 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job that a shel
 
 @pytest.fixture(autouse=True)
 def no_cache(tmp_path_factory, monkeypatch):
-    """Whoever runs the tests may have fetched data: here none are."""
+    """Hide data sets that the user has downloaded."""
     monkeypatch.setenv("TSTK_CACHE", str(tmp_path_factory.getbasetemp() / "no-cache"))
 
 
 @pytest.fixture(scope="session")
 def archive():
-    """Root of the benchmark data: TSTK_DATA, or shared/data beside the repository."""
+    """Return the root of the benchmark data: TSTK_DATA, or shared/data next to the repository."""
     root = Path(_DATA_ROOT) if _DATA_ROOT else Path(__file__).parents[2] / "shared" / "data"
     if not (root / "ucr").is_dir():
         pytest.skip("no benchmark data: set TSTK_DATA to their folder")
@@ -35,7 +36,7 @@ def archive():
 
 
 def ragged_batch(batch=4, channels=2, length=24, classes=3, seed=0):
-    """Labelled series of several lengths, with a hole in some."""
+    """Return labelled series of several lengths, some with a gap."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, channels, length, generator=draw)
     observed = torch.ones_like(x, dtype=torch.bool)
@@ -46,7 +47,7 @@ def ragged_batch(batch=4, channels=2, length=24, classes=3, seed=0):
 
 
 def table_batch(batch=4, channels=2, length=24, horizon=8, seed=0):
-    """Windows of a table: complete contexts but for a hole, each with its future."""
+    """Return windows of a table with their futures; one context has a gap."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, channels, length, generator=draw).cumsum(-1)
     y = torch.randn(batch, channels, horizon, generator=draw)
@@ -56,7 +57,7 @@ def table_batch(batch=4, channels=2, length=24, horizon=8, seed=0):
     return Series(x * observed, observed, y, torch.arange(batch))
 
 
-LABELLED = Spec(channels=2, length=24, classes=3)
+LABELLED = Spec(channels=2, length=24, num_classes=3)
 TABLE = Spec(channels=2, length=24, horizon=8)
 SMALL = {
     "tokenizer": {"use": "patch", "dim": 16, "window": 4},
@@ -65,22 +66,22 @@ SMALL = {
 
 
 def small(spec, seed=0, wiring=None, **slots):
-    """A bound pipeline of small parts, from tables or names per slot."""
+    """Return a bound pipeline of small components, from tables or names per slot."""
     tables = dict(SMALL)
-    for slot, given in slots.items():
-        given = {"use": given} if isinstance(given, str) else given
+    for slot, table in slots.items():
+        table = {"use": table} if isinstance(table, str) else table
         base = tables.get(slot, {})
-        tables[slot] = {**(base if given.get("use", base.get("use")) == base.get("use") else {}), **given}
+        tables[slot] = {**(base if table.get("use", base.get("use")) == base.get("use") else {}), **table}
     torch.manual_seed(seed)
-    config = resolve(("test", {**tables, "data": {"horizon": spec.horizon}}))
-    pipeline = assemble(config, spec, **(wiring or {}))
+    config = resolve_config(("test", {**tables, "data": {"horizon": spec.horizon}}))
+    pipeline = build_pipeline(config, spec, **(wiring or {}))
     pipeline.bind()
     return pipeline
 
 
 @pytest.fixture
 def build():
-    """`small`: a bound pipeline of small parts."""
+    """Return `small`, which builds a bound pipeline of small components."""
     return small
 
 
@@ -106,15 +107,17 @@ def windows():
 
 @pytest.fixture
 def syllables(monkeypatch):
-    """A tokenizer with a codebook is installed; its name."""
+    """Register a tokenizer with a codebook and return its name."""
     monkeypatch.syspath_prepend(Path(__file__).parent / "made_up")
-    entry = Entry("tokenizer", "syllables", "syllables:Syllables", "A codebook", frozenset({"vocab"}), dist="made-up")
-    monkeypatch.setitem(registry()._table, ("tokenizer", "syllables"), [entry])
+    entry = Entry(
+        "tokenizer", "syllables", "syllables:Syllables", "A codebook", frozenset({"vocab_size"}), dist="made-up"
+    )
+    monkeypatch.setitem(get_registry()._table, ("tokenizer", "syllables"), [entry])
     return "syllables"
 
 
 def write_npz(path, count=24, channels=2, length=20):
-    """Labelled series, some shorter than others, in a file with a training and a test part."""
+    """Write labelled series of several lengths to a file with training and test splits."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -129,13 +132,13 @@ def write_npz(path, count=24, channels=2, length=20):
 
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory):
-    """Path of a small labelled data set."""
+    """Return the path of a small labelled data set."""
     return write_npz(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
 @pytest.fixture(scope="session")
 def csv(tmp_path_factory):
-    """Path of a small table to forecast."""
+    """Return the path of a small table to forecast."""
     path = tmp_path_factory.mktemp("data") / "table.csv"
     x = torch.randn(140, 2, generator=torch.Generator().manual_seed(0)).cumsum(0)
     rows = [f"2020-01-01 {i // 60:02}:{i % 60:02}:00,{a},{b}" for i, (a, b) in enumerate(x.tolist())]
@@ -145,11 +148,11 @@ def csv(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run(npz, tmp_path_factory):
-    """A run directory: a small classifier trained for two epochs."""
+    """Return the run directory of a small classifier trained for two epochs."""
     from tstk.training.runs import train
 
     folder = tmp_path_factory.mktemp("runs") / "first"
-    config = resolve(
+    config = resolve_config(
         ("flag", {**SMALL, "head": "linear", "data": npz, "train": {"epochs": 2, "batch_size": 8, "device": "cpu"}})
     )
     train(config, folder)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -12,8 +13,15 @@ TINY = {"encoder__dim": 8, "encoder__depth": 1, "encoder__heads": 2, "tokenizer_
 
 
 def test_importing_tstk_imports_no_torch():
-    code = "import sys, tstk; tstk.Entry; sys.exit('torch' in sys.modules)"
+    code = "import sys, tstk; tstk.Entry, tstk.__version__, dir(tstk); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names_are_sorted_listed_by_dir_and_can_be_imported():
+    assert tstk.__all__ == sorted(tstk.__all__, key=lambda name: (not name.isupper(), name))
+    assert set(tstk.__all__) <= set(dir(tstk))
+    assert all(getattr(tstk, name) is not None for name in tstk.__all__)
+    assert tstk.__version__ == metadata.version("tstk-core")
 
 
 def test_fit_trains_and_load_brings_the_same_model_back(tmp_path):
@@ -25,14 +33,14 @@ def test_fit_trains_and_load_brings_the_same_model_back(tmp_path):
 
 
 def test_components_are_created_by_name():
-    spec = tstk.Spec(channels=2, length=40, classes=3)
-    tokenizer = tstk.create("tokenizer", "patch", spec, window=8, dim=16)
-    assert tokenizer.out.grid == (5,)
-    assert "bert" in tstk.list("encoder")
+    spec = tstk.Spec(channels=2, length=40, num_classes=3)
+    tokenizer = tstk.build_component("tokenizer", "patch", spec, window=8, dim=16)
+    assert tokenizer.out.grid_size == (5,)
+    assert "bert" in tstk.list_components("encoder")
 
 
 def test_a_pipeline_is_built_on_a_given_spec_without_data():
-    pipeline = tstk.build(encoder="transformer", head="linear", **TINY, spec=tstk.Spec(2, 40, classes=3))
+    pipeline = tstk.build(encoder="transformer", head="linear", **TINY, spec=tstk.Spec(2, 40, num_classes=3))
     assert pipeline.predict(tstk.Series(torch.randn(4, 2, 40))).shape == (4, 3)
 
 
@@ -47,4 +55,4 @@ def test_a_pipeline_is_built_on_a_given_spec_without_data():
 )
 def test_mistakes_are_refused_as_on_the_command_line(choices, says):
     with pytest.raises(tstk.TstkError, match=says):
-        tstk.build(spec=tstk.Spec(2, 40, classes=3), **choices)
+        tstk.build(spec=tstk.Spec(2, 40, num_classes=3), **choices)

@@ -12,12 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tstk
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.errors import OptionError, TrainingError
-from tstk.plugins.registry import Entry, registry
-from tstk.training.devices import deterministic_algorithms
-from tstk.training.interrupt import Stopped
-from tstk.training.runs import resume
+from tstk.plugins.hooks import Entry
+from tstk.plugins.registry import get_registry
+from tstk.training.devices import use_deterministic_algorithms
+from tstk.training.interrupt import TrainingInterrupted
+from tstk.training.runs import resume_run
 from tstk.training.runs import train as train_run
 
 MADE_UP = Path(__file__).parent / "made_up"
@@ -98,13 +99,13 @@ class Watch:
     def __init__(self, stop=False):
         self.seen, self.stop = [], stop
 
-    def begin(self, *_):
+    def on_fit_start(self, *_):
         pass
 
-    def step(self, *_):
+    def on_step_end(self, *_):
         pass
 
-    def epoch(self, *_):
+    def on_validation_end(self, *_):
         self.seen.append(settings())
         if self.stop:
             signal.raise_signal(signal.SIGINT)
@@ -113,21 +114,21 @@ class Watch:
 def config(data, head="linear", **options):
     encoder = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2}
     train = {"epochs": 2, "batch_size": 8, "device": "cpu", **options}
-    return resolve(("test", {"encoder": encoder, "head": head, "data": data, "train": train}))
+    return resolve_config(("test", {"encoder": encoder, "head": head, "data": data, "train": train}))
 
 
 def test_the_option_holds_for_the_run_and_its_resumption_and_is_gone_afterwards(npz, tmp_path):
     before, run = settings(), tmp_path / "run"
     watch = Watch(stop=True)
-    with pytest.raises(Stopped):
-        train_run(config(npz, deterministic=True), run, watcher=watch)
+    with pytest.raises(TrainingInterrupted):
+        train_run(config(npz, deterministic=True), run, progress_callback=watch)
     assert settings() == before
     again = Watch()
-    resume(run, watcher=again)
+    resume_run(run, progress_callback=again)
     assert settings() == before
     assert watch.seen == again.seen == [(True, False, False, ":4096:8")]
     plain = Watch()
-    train_run(config(npz), tmp_path / "plain", watcher=plain)
+    train_run(config(npz), tmp_path / "plain", progress_callback=plain)
     assert plain.seen == [before] * 2
 
 
@@ -136,12 +137,12 @@ def test_an_operation_without_a_deterministic_form_is_refused_in_a_line_that_nam
     npz, tmp_path, monkeypatch, back, where
 ):
     entry = Entry("head", "careless", "careless:Careless", "Puts numbers anywhere", dist="made-up")
-    monkeypatch.setitem(registry()._table, ("head", "careless"), [entry])
+    monkeypatch.setitem(get_registry()._table, ("head", "careless"), [entry])
     before, head = settings(), {"use": "careless", "back": back}
     train_run(config(npz, head), tmp_path / "plain")
     with pytest.raises(TrainingError) as caught:
         train_run(config(npz, head, deterministic=True), tmp_path / "run")
-    assert "no deterministic form of put_" in str(caught.value)
+    assert "no deterministic implementation of put_" in str(caught.value)
     assert where in str(caught.value)
     assert "\n" not in str(caught.value)
     assert settings() == before
@@ -149,10 +150,10 @@ def test_an_operation_without_a_deterministic_form_is_refused_in_a_line_that_nam
 
 def test_a_workspace_of_cublas_that_changes_results_is_refused(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
-    with pytest.raises(OptionError, match="CUBLAS_WORKSPACE_CONFIG is ':0:0'"), deterministic_algorithms(True):
+    with pytest.raises(OptionError, match="CUBLAS_WORKSPACE_CONFIG is ':0:0'"), use_deterministic_algorithms(True):
         pass
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    with deterministic_algorithms(True):
+    with use_deterministic_algorithms(True):
         assert settings() == (True, False, False, ":16:8")
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
@@ -160,8 +161,8 @@ def test_a_workspace_of_cublas_that_changes_results_is_refused(monkeypatch):
 @pytest.mark.slow
 def test_another_number_of_threads_is_told_when_a_run_goes_on(npz, tmp_path):
     run = tmp_path / "run"
-    with pytest.raises(Stopped):
-        train_run(config(npz), run, watcher=Watch(stop=True))
+    with pytest.raises(TrainingInterrupted):
+        train_run(config(npz), run, progress_callback=Watch(stop=True))
     path = run / "config.json"
     given = json.loads(path.read_text())
     threads = torch.get_num_threads()
@@ -169,12 +170,12 @@ def test_another_number_of_threads_is_told_when_a_run_goes_on(npz, tmp_path):
     said = []
     torch.set_num_threads(threads + 1)
     try:
-        resume(run, say=said.append)
+        resume_run(run, print_fn=said.append)
     finally:
         torch.set_num_threads(threads)
     (line,) = [line for line in said if "threads" in line]
     assert f"threads was {threads} and is {threads + 1}" in line
-    assert f"OMP_NUM_THREADS={threads} keeps the threads" in line
+    assert f"OMP_NUM_THREADS={threads} restores the number of threads" in line
 
 
 @pytest.mark.slow

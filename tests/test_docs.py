@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tstk.config.recipe import read_recipe
-from tstk.data.datasets import Windows
+from tstk.data.datasets import WindowDataset
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "plugin-guide.md"  # which has a test of its own, as it installs something
@@ -50,13 +50,13 @@ def quick(command):
 @pytest.fixture
 def few_windows(monkeypatch):
     """Tables to forecast have some forty windows a part instead of thousands, at the same places."""
-    whole = Windows.__init__
+    whole = WindowDataset.__init__
 
     def thinned(self, table, context, horizon, stride=1):
         count = table.shape[1] - context - horizon + 1
         whole(self, table, context, horizon, max(stride, count // 40) if horizon else stride)
 
-    monkeypatch.setattr(Windows, "__init__", thinned)
+    monkeypatch.setattr(WindowDataset, "__init__", thinned)
 
 
 @pytest.mark.slow

@@ -7,19 +7,19 @@ from random import Random
 import pytest
 import torch
 
-from tstk.config.resolve import resolve
-from tstk.core.rng import Draws
-from tstk.errors import NeedsError, OptionError, TstkError
-from tstk.plugins.registry import registry
-from tstk.plugins.signature import outline
-from tstk.runs.build import assemble, rehearse
+from tstk.config.resolve import resolve_config
+from tstk.core.rng import SampleRNG
+from tstk.errors import IncompatibleError, OptionError, TstkError
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
+from tstk.runs.build import build_pipeline, validate_on_meta
 
 SMALL = {"dim": 16, "depth": 1, "heads": 2, "hidden": 32, "out_dim": 16}
 VARIANTS = {
     ("encoder", "transformer"): [{}, {"causal": True}, {"cls": True}],
     ("encoder", "bert"): [{}, {"cls": True}],
     ("head", "linear"): [{}, {"pool": "cls"}, {"pool": "flatten"}],
-    ("loss", "masked"): [{}, {"policy": "tail"}, {"draws": 2}],
+    ("loss", "masked"): [{}, {"policy": "tail"}, {"num_masks": 2}],
 }
 
 
@@ -29,16 +29,16 @@ SAMPLE = 100
 
 def choices(kind):
     """A table for every component of a kind that can be loaded, made small, in each of its variants."""
-    for name in registry().names(kind):
-        entry = registry().find(kind, name)
+    for name in get_registry().list_names(kind):
+        entry = get_registry().find(kind, name)
         try:
-            registry().load(entry)
+            get_registry().load(entry)
         except TstkError:
             if entry.dist in OWN:
                 raise
             continue
-        options = outline(entry.target).options
-        sizes = {k: v for k, v in SMALL.items() if k in options and not options[k].nested}
+        options = read_signature(entry.target).options
+        sizes = {k: v for k, v in SMALL.items() if k in options and not options[k].is_component}
         for variant in VARIANTS.get((kind, name), [{}]):
             yield {"use": name, **sizes, **variant}
 
@@ -51,10 +51,10 @@ def combinations(every):
     """
     own, foreign = [], []
     for tokenizer, encoder, loss in product(choices("tokenizer"), choices("encoder"), choices("loss")):
-        slot = outline(registry().find("loss", loss["use"]).target).facts["reads"]
+        slot = read_signature(get_registry().find("loss", loss["use"]).target).class_attrs["consumes"]
         for answer in [{}] if slot == "encoder" else [{slot: table} for table in choices(slot)]:
             tables = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, **answer}
-            dists = {registry().find(kind, table["use"]).dist for kind, table in tables.items()}
+            dists = {get_registry().find(kind, table["use"]).dist for kind, table in tables.items()}
             (own if dists <= set(OWN) else foreign).append(tables)
     if os.environ.get("TSTK_MIX") == "all":
         return own + foreign
@@ -69,14 +69,14 @@ def some(combinations):
 def step(pipeline, series):
     """One optimizer step; what went wrong, or nothing."""
     optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], lr=1e-3)
-    flow = pipeline.train()(series, Draws(0, 1, series.key))
-    if not flow.total.isfinite():
-        return f"the loss is {float(flow.total)}"
-    flow.total.backward()
+    flow = pipeline.train()(series, SampleRNG(0, 1, series.sample_id))
+    if not flow.loss.isfinite():
+        return f"the loss is {float(flow.loss)}"
+    flow.loss.backward()
     grads = {n: p.grad for n, p in pipeline.named_parameters() if p.requires_grad}
-    endless = [n for n, g in grads.items() if g is not None and not g.isfinite().all()]
-    if endless:
-        return f"no finite gradient: {endless}"
+    non_finite = [n for n, g in grads.items() if g is not None and not g.isfinite().all()]
+    if non_finite:
+        return f"no finite gradient: {non_finite}"
     if all(g is None or not g.any() for g in grads.values()):
         return "no gradient at all"
     optimizer.step()
@@ -88,11 +88,14 @@ def afterwards(pipeline, series):
     """What is done with a trained pipeline; what went wrong, or nothing."""
     pipeline.eval()
     with torch.no_grad():
-        outputs = {"loss": pipeline(series, Draws(0, 0, series.key)).total, "embedding": pipeline.embed(series)}
-        if pipeline.head is not None or pipeline.foretells:
+        outputs = {
+            "loss": pipeline(series, SampleRNG(0, 0, series.sample_id)).loss,
+            "embedding": pipeline.embed(series),
+        }
+        if pipeline.head is not None or pipeline.can_forecast:
             outputs["prediction"] = pipeline.predict(series)
             spec = pipeline.spec
-            want = (spec.classes,) if spec.horizon is None else (spec.channels, spec.horizon)
+            want = (spec.num_classes,) if spec.horizon is None else (spec.channels, spec.horizon)
             if outputs["prediction"].shape[1:] != want:
                 return f"a prediction of shape {list(outputs['prediction'].shape)}"
     return ", ".join(f"{name} is not finite" for name, value in outputs.items() if not value.isfinite().all())
@@ -116,13 +119,13 @@ def test_every_combination_trains_or_is_refused_at_once(
     for tables in combinations(every=usual):
         torch.manual_seed(0)
         try:
-            config = resolve(
+            config = resolve_config(
                 ("test", {**tables, "data": {"horizon": spec.horizon}, "pipeline": {"channels": channels}})
             )
-            rehearse(config)
-            pipeline = assemble(config, spec, channels=channels)
+            validate_on_meta(config)
+            pipeline = build_pipeline(config, spec, channels=channels)
             pipeline.bind()
-        except (NeedsError, OptionError) as refusal:
+        except (IncompatibleError, OptionError) as refusal:
             refusals.append(str(refusal))
             continue
         if not any(p.requires_grad for p in pipeline.parameters()):
@@ -139,7 +142,7 @@ def test_every_combination_trains_or_is_refused_at_once(
     print(f"{task}, {channels}: {trained} combinations trained, {len(refusals)} refused")
     assert not failures, "\n".join([f"{len(failures)} of {trained + len(failures)} failed", *failures[:10]])
     assert all(reason and "\n" not in reason for reason in refusals)
-    own = {(e.kind, e.name) for e in registry().entries() if e.dist in OWN}
+    own = {(e.kind, e.name) for e in get_registry().list_entries() if e.dist in OWN}
     missing = {(kind, name) for kind, name in own - worked if kind in ("tokenizer", "encoder", "decoder")}
     assert not (missing and usual), f"never trained: {missing}"
 
@@ -152,8 +155,10 @@ def test_every_head_and_loss_trains_with_something(build, labelled_spec, table_s
                 for more in ({}, {"tokenizer": syllables, "encoder": {"use": "transformer", "causal": True}}):
                     try:
                         pipeline = build(spec, **{kind: table}, **more)
-                    except (NeedsError, OptionError):
+                    except (IncompatibleError, OptionError):
                         continue
                     assert step(pipeline, series) == ""
                     worked.add((kind, table["use"]))
-    assert worked >= {(e.kind, e.name) for k in ("head", "loss") for e in registry().entries(k) if e.dist in OWN}
+    assert worked >= {
+        (e.kind, e.name) for k in ("head", "loss") for e in get_registry().list_entries(k) if e.dist in OWN
+    }

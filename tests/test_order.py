@@ -8,18 +8,18 @@ and the fall in the second, in the other class it is the other way round; both h
 import pytest
 import torch
 
-from tstk.config.resolve import resolve
-from tstk.core.rng import Draws
+from tstk.config.resolve import resolve_config
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec
-from tstk.errors import NeedsError, TstkError
-from tstk.evaluation.token_order import order
-from tstk.plugins.registry import registry
-from tstk.plugins.signature import outline
-from tstk.runs.build import assemble
-from tstk.training.dry_run import position_ratio
+from tstk.errors import IncompatibleError, TstkError
+from tstk.evaluation.token_order import evaluate_token_order
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
+from tstk.runs.build import build_pipeline
+from tstk.training.dry_run import compute_pos_embed_ratio
 
 PATCH, PATCHES = 4, 8
-SPEC = Spec(channels=1, length=PATCH * PATCHES, classes=2)
+SPEC = Spec(channels=1, length=PATCH * PATCHES, num_classes=2)
 SMALL = {"dim": 32, "depth": 1, "heads": 2, "hidden": 64}
 STEPS, BATCH, LR = 100, 32, 5e-3
 
@@ -35,7 +35,7 @@ ORDERED_BY_OTHER_MEANS = ("identity",)
 PRETRAINING = {
     "timemae": {"encoder": "timemae", "decoder": "timemae"},
     "next-code": {
-        "tokenizer": {"use": "vqvae", "codes": 32, "dim": 32, "hidden": 32, "res_hidden": 16, "look": "patch"},
+        "tokenizer": {"use": "vqvae", "codes": 32, "dim": 32, "hidden": 32, "res_hidden": 16, "padding": "patch"},
         "encoder": {"use": "transformer", "causal": True},
     },
     "spectrum+time": {"tokenizer": {"use": "cwt", "dim": 32, "patch_time": PATCH, "patch_freq": 4, "scales": 8}},
@@ -62,13 +62,13 @@ def batch(count, seed):
     rows, early, late = torch.arange(count), *torch.randint(half, (2, count), generator=draw)
     x[rows, torch.where(y == 0, early, half + late)] += rise
     x[rows, torch.where(y == 0, half + late, early)] -= rise
-    return Series(x.reshape(count, 1, -1), y=y, key=seed * count + torch.arange(count))
+    return Series(x.reshape(count, 1, -1), y=y, sample_id=seed * count + torch.arange(count))
 
 
 def small(kind, name, /, **more):
     """A table for a component, at the smallest size and else as it comes."""
-    options = outline(registry().find(kind, name).target).options
-    sizes = {k: v for k, v in SMALL.items() if k in options and not options[k].nested}
+    options = read_signature(get_registry().find(kind, name).target).options
+    sizes = {k: v for k, v in SMALL.items() if k in options and not options[k].is_component}
     return {"use": name, **(sizes if kind != "tokenizer" else {}), **more}
 
 
@@ -79,7 +79,7 @@ def built(**tables):
     for kind, table in tables.items():
         table = {"use": table} if isinstance(table, str) else table
         tables[kind] = small(kind, table["use"], **table)
-    pipeline = assemble(resolve(("test", tables)), SPEC)
+    pipeline = build_pipeline(resolve_config(("test", tables)), SPEC)
     pipeline.bind()
     return pipeline
 
@@ -91,9 +91,9 @@ def trained(pipeline, steps=STEPS):
     pipeline.train()
     for step in range(steps):
         series = batch(BATCH, seed=step)
-        flow = pipeline(series, Draws(0, step, series.key))
+        flow = pipeline(series, SampleRNG(0, step, series.sample_id))
         optimizer.zero_grad()
-        flow.total.backward()
+        flow.loss.backward()
         torch.nn.utils.clip_grad_norm_(pipeline.parameters(), 1.0)
         optimizer.step()
         rates.step()
@@ -104,7 +104,7 @@ def trained(pipeline, steps=STEPS):
 def mounted(pipeline, parts, freeze=False):
     """The pipeline with the weights of these parts."""
     for name, part in parts.items():
-        getattr(pipeline, name).load(part.state_dict(), part.spec)
+        getattr(pipeline, name).load_pretrained(part.state_dict(), part.spec)
         if freeze:
             pipeline.freeze(name)
     return pipeline
@@ -112,14 +112,14 @@ def mounted(pipeline, parts, freeze=False):
 
 def found(pipeline):
     """What the model makes of new series, as they are and shuffled."""
-    return order(pipeline, [batch(256, seed=10_000)])
+    return evaluate_token_order(pipeline, [batch(256, seed=10_000)])
 
 
 def names(kind):
     """Components of a kind that can be loaded here."""
-    for name in registry().names(kind):
+    for name in get_registry().list_names(kind):
         try:
-            registry().load(registry().find(kind, name))
+            get_registry().load(get_registry().find(kind, name))
         except TstkError:
             continue
         yield name
@@ -128,30 +128,32 @@ def names(kind):
 def classifiers():
     """Heads that answer with a class."""
     for name in names("head"):
-        if "classes" in registry().load(registry().find("head", name)).needs:
+        if "classes" in get_registry().load(get_registry().find("head", name)).needs:
             yield name
 
 
 def losses():
     """Losses that ask a decoder."""
-    found = [name for name in names("loss") if registry().load(registry().find("loss", name)).reads == "decoder"]
+    found = [
+        name for name in names("loss") if get_registry().load(get_registry().find("loss", name)).consumes == "decoder"
+    ]
     return [name for name in found if name not in NO_PRETRAINING]
 
 
 def check(encoder, head):
     try:
         pipeline = built(encoder=encoder, head=head)
-    except NeedsError:
+    except IncompatibleError:
         if ("head", head) in ORDER_FREE:
             return
         raise
     result = found(trained(pipeline))
     if {("encoder", encoder), ("head", head)} & ORDER_FREE.keys():
-        assert result.accuracy < 0.65, f"{encoder} with {head} is called order-free: {result.reading}"
+        assert result.accuracy < 0.65, f"{encoder} with {head} is called order-free: {result.summary}"
     else:
-        assert result.accuracy > 0.9, f"{encoder} with {head}: {result.reading}"
-        assert result.shuffled < 0.65, f"{encoder} with {head}: {result.reading}"
-        assert result.used
+        assert result.accuracy > 0.9, f"{encoder} with {head}: {result.summary}"
+        assert result.shuffled < 0.65, f"{encoder} with {head}: {result.summary}"
+        assert result.uses_order
 
 
 @pytest.mark.parametrize(("encoder", "head"), [("transformer", "linear"), ("bert", "cot"), ("identity", "linear")])
@@ -169,27 +171,27 @@ def test_every_encoder_with_every_head_solves_what_only_order_tells(encoder, hea
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", losses())
 def test_order_is_still_found_after_every_pretraining(loss):
-    part = registry().load(registry().find("loss", loss))
+    part = get_registry().load(get_registry().find("loss", loss))
     tables = {"encoder": "transformer", **PRETRAINING.get(loss, {})}
     learnt = {}
-    if "vocab" in part.needs:  # codes are learnt first, and then stay
+    if "vocab_size" in part.needs:  # codes are learnt first, and then stay
         pytest.importorskip("tstk_plugins_vqvae")
         coder = built(tokenizer=tables["tokenizer"], encoder="identity", loss="reconstruct", decoder="own")
         learnt["tokenizer"] = trained(coder).tokenizer
-    before = trained(mounted(built(**{"decoder": part.decoder, **tables}, loss=loss), learnt, freeze=True))
+    before = trained(mounted(built(**{"decoder": part.default_decoder, **tables}, loss=loss), learnt, freeze=True))
     parts = {kind: tables[kind] for kind in ("tokenizer", "encoder") if kind in tables}
     learnt = {"tokenizer": before.tokenizer, "encoder": before.encoder}
     pipeline = mounted(built(head="linear", **parts), learnt)
     result = found(trained(pipeline))
-    assert result.accuracy > 0.9, f"after {loss}: {result.reading}"
-    assert result.used
+    assert result.accuracy > 0.9, f"after {loss}: {result.summary}"
+    assert result.uses_order
 
 
 @pytest.mark.parametrize("encoder", list(names("encoder")))
 def test_positions_start_as_large_as_the_tokens_beside_them(encoder):
     pipeline = built(encoder=encoder, head="linear")
     tokens = pipeline.tokenize(batch(32, seed=0)).tokens
-    ratio = position_ratio(pipeline.encoder, tokens)
+    ratio = compute_pos_embed_ratio(pipeline.encoder, tokens)
     if encoder in ORDERED_BY_OTHER_MEANS:
         assert ratio is None
     else:

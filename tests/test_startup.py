@@ -11,14 +11,15 @@ HELP = """
 import sys
 import click
 from tstk.cli import cli
-from tstk.plugins.registry import registry
+from tstk.plugins.registry import get_registry
 
 def walk(command, *words):
     yield [*words, "--help"]
     for name, one in getattr(command, "commands", {}).items():
         yield from walk(one, *words, name)
 
-pages = [words for e in registry().entries("command") for words in walk(registry().load(e), e.qualified)]
+entries = get_registry().list_entries("command")
+pages = [words for e in entries for words in walk(get_registry().load(e), e.qualified_name)]
 for words in pages:
     cli.main(words, prog_name="tstk", standalone_mode=False)
 print(len(pages), sorted({"torch", "numpy", "sklearn", "transformers", "accelerate"} & sys.modules.keys()))
@@ -42,18 +43,19 @@ REHEARSE = """
 import json, sys
 import torch
 before = set(sys.modules)
-from tstk.runs.build import rehearse
-from tstk.config.resolve import resolve
+from tstk.runs.build import validate_on_meta
+from tstk.config.resolve import resolve_config
 from tstk.errors import TstkError
-from tstk.plugins.registry import registry
+from tstk.plugins.registry import get_registry
 fine = set()
 for kind, partner in (("tokenizer", "linear"), ("encoder", "linear"), ("head", ""), ("decoder", "")):
-    for entry in registry().entries(kind):
+    for entry in get_registry().list_entries(kind):
         for more in ({{}}, {{"pipeline": {{"channels": "independent"}}}}):
             if entry.name != "hf":  # which is transformers itself
                 partners = {{"head": {{"use": partner}}}} if partner else {{}}
                 try:
-                    rehearse(resolve(("test", {{kind: {{"use": entry.qualified}}, **partners, **more}})))
+                    tables = {{kind: {{"use": entry.qualified_name}}, **partners, **more}}
+                    validate_on_meta(resolve_config(("test", tables)))
                     fine.add(kind)
                 except TstkError:
                     pass
@@ -102,7 +104,7 @@ def test_to_train_score_predict_and_embed_takes_neither_the_compiler_nor_scikit_
     commands = [
         "train --encoder bert --encoder.depth 1 --head cot --steps 2 --device cpu --out run",
         "train --loss masked --steps 2 --device cpu --out pretrained",
-        "train --from pretrained --head linear --steps 2 --device cpu --out tuned",
+        "train --init-from pretrained --head linear --steps 2 --device cpu --out tuned",
         "train --encoder bert --encoder.depth 1 --head cot --dry-run",
         "eval run",
         "predict run --out predictions.csv",
@@ -131,14 +133,14 @@ def test_the_module_is_the_console_script():
     [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
 )
 def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch, given, spins):
-    from tstk.cli import share_cores
+    from tstk.cli import shorten_openmp_spin
 
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.setenv(name, "")  # remembers what was there, for after the test
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    share_cores()
+    shorten_openmp_spin()
     assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
@@ -158,8 +160,8 @@ def test_ten_more_plugins_cost_their_light_modules_and_nothing_else(tmp_path):
 import sys
 from tstk.cli import cli
 cli.main(["--help"], prog_name="tstk", standalone_mode=False)
-from tstk.plugins.registry import registry
-print(sum(p.dist.startswith("dummy") for p in registry().plugins), end=" ")
+from tstk.plugins.registry import get_registry
+print(sum(p.dist.startswith("dummy") for p in get_registry().plugins), end=" ")
 print(*sorted(m for m in sys.modules if m == "torch" or not m.startswith("dummy") or m.count(".") != 1))
 """
     said = []

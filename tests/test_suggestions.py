@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from tstk.cli import cli
 from tstk.config.resolve import SECTIONS
 from tstk.data.catalog import ALIASES, locate
-from tstk.errors import NameUnknown
-from tstk.plugins.registry import KINDS, SLOTS, registry
-from tstk.plugins.signature import outline
+from tstk.errors import UnknownNameError
+from tstk.plugins.hooks import KINDS, SLOTS
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
 
 SETS = ("GunPoint", "ECG5000", "BasicMotions", "ArrowHead", "ItalyPowerDemand", "ETTh1", "weather", "uci-har", "ptb-xl")
 SLIPS = 1000
@@ -41,15 +42,15 @@ def first(message):
 
 def of_registry(kind):
     def ask(typed):
-        with pytest.raises(NameUnknown) as caught:
-            registry().find(kind, typed)
+        with pytest.raises(UnknownNameError) as caught:
+            get_registry().find(kind, typed)
         return first(str(caught.value))
 
     return ask
 
 
 def of_data(typed, root):
-    with pytest.raises(NameUnknown) as caught:
+    with pytest.raises(UnknownNameError) as caught:
         locate(typed, root)
     return first(str(caught.value))
 
@@ -61,11 +62,11 @@ def of_words(line):
 def questions(root):
     """(where, word, the names that it stands among, what is suggested for a slip) of every name there is."""
     for kind in KINDS:
-        names = registry().names(kind)
+        names = get_registry().list_names(kind)
         yield from ((kind, name, names, of_registry(kind)) for name in names)
     for slot in SLOTS:
-        for use in registry().names(slot):
-            names = list(outline(registry().find(slot, use).target).options)
+        for use in get_registry().list_names(slot):
+            names = list(read_signature(get_registry().find(slot, use).target).options)
             for name in names:
                 prefix = f"--{slot}."
 
@@ -74,7 +75,7 @@ def questions(root):
                     return found and found.removeprefix(prefix).replace("-", "_")
 
                 yield f"{slot} {use}", name, names, ask
-    sections = [o.flag for s in SECTIONS for o in outline(SECTIONS[s]).options.values()]
+    sections = [o.flag for s in SECTIONS for o in read_signature(SECTIONS[s]).options.values()]
     for name in sections:
         yield (
             "train",
@@ -84,7 +85,7 @@ def questions(root):
         )
     sets = [*SETS, *ALIASES, "har-demo"]
     yield from (("data", name, sets, lambda typed: of_data(typed, root)) for name in SETS)
-    commands = registry().names("command")
+    commands = get_registry().list_names("command")
     yield from (("command", name, commands, of_words) for name in commands)
     for group, names in (("plugins", ("list", "new", "check")), ("config", ("list", "show", "copy"))):
         yield from ((group, n, names, lambda typed, group=group: of_words(f"{group} {typed}")) for n in names)

@@ -29,13 +29,20 @@ def run(*words, **variables):
     return done.stdout
 
 
+def _ignore_all_but_sources(source):
+    """For shutil.copytree: skip build products anywhere, and at the top what is not part of the package."""
+    products = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+    beside = {"plugins", "tests", "runs"}
+    return lambda folder, names: products(folder, names) | (beside if Path(folder) == Path(source) else set())
+
+
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
     """The interpreter of an environment in which the wheels are installed."""
     folder = tmp_path_factory.mktemp("wheels")
     for name, source in PROJECTS.items():
-        skipped = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "plugins", "tests", "runs")
-        shutil.copytree(source, folder / "sources" / name, ignore=skipped)  # building leaves traces in the source
+        # building leaves traces in the source
+        shutil.copytree(source, folder / "sources" / name, ignore=_ignore_all_but_sources(source))
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
     offline = ("--no-deps", "--no-index")
     sources = [folder / "sources" / name for name in PROJECTS]
@@ -52,11 +59,14 @@ WHOLE = """
 import sys
 from contextlib import suppress
 from unittest import SkipTest
-from tstk.testing import cases
-CHECKS = {"is_light", "names_its_parts", "loads", "explains_its_options", "resolves", "has_stages", "is_a_command"}
+from tstk.testing import list_cases
+CHECKS = {
+    "imports_no_torch", "configures_existing_cases", "is_of_its_slot", "documents_its_options", "is_resolvable",
+    "has_valid_stages", "is_a_command",
+}
 count = 0
 for dist in sys.argv[1:]:
-    for case in cases(dist):
+    for case in list_cases(dist):
         if case.check.__name__ in CHECKS:
             with suppress(SkipTest):
                 case()
@@ -108,12 +118,14 @@ main()
 
 
 def test_the_pretrained_encoder_is_in_the_wheel_and_needs_no_network(python, tmp_path):
-    found = "import tstk; from tstk.config.run_directory import run_folder; print(run_folder('pretrained/small'))"
+    found = (
+        "import tstk; from tstk.config.run_directory import resolve_run_dir; print(resolve_run_dir('pretrained/small'))"
+    )
     code = f"{found}; tstk.load('pretrained/small')"
     assert str(python.parent.parent) in run(python, "-c", code, OMP_NUM_THREADS="1")
-    words = ("probe", "pretrained/small", "--data", "har-demo", "--pool", "statistics", "--setting", "0.1", "--json")
+    words = ("probe", "pretrained/small", "--data", "har-demo", "--pool", "statistics", "--param", "0.1", "--json")
     found = json.loads(run(python, "-c", OFFLINE, *words, OMP_NUM_THREADS="1"))
     assert found["results"][0]["accuracy"] > 0.7
-    words = ("train", "--config", "finetune", "--from", "pretrained/small", "--data", "har-demo", "--steps", "1")
+    words = ("train", "--config", "finetune", "--init-from", "pretrained/small", "--data", "har-demo", "--steps", "1")
     run(python, "-c", OFFLINE, *words, "--device", "cpu", "--out", tmp_path / "tuned", OMP_NUM_THREADS="1")
     assert (tmp_path / "tuned" / "model.safetensors").is_file()

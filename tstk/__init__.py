@@ -1,6 +1,6 @@
-"""tstk: time-series tokenizers, encoders, decoders, heads and losses, mixed by name.
+"""tstk: time-series tokenizers, encoders, decoders, heads and losses, combined by name.
 
-Importing this module is light: names that need torch are loaded when they are first used.
+Importing this package does not import torch: names that need it are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -9,56 +9,65 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tstk.errors import TstkError
-from tstk.plugins.hooks import INTERFACE_VERSION, hookimpl
-from tstk.plugins.registry import Entry
+from tstk.plugins.distribution import CORE_DISTRIBUTION
+from tstk.plugins.hooks import INTERFACE_VERSION, Entry, hookimpl
 
 if TYPE_CHECKING:
-    from tstk.api import build, create, fit, list, load, resume
+    from tstk.api import build, build_component, fit, list_components, load, resume
     from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
     from tstk.core.pipeline import Pipeline
-    from tstk.core.rng import Draws
-    from tstk.core.types import Flow, Series, Spec, Tokens
+    from tstk.core.rng import SampleRNG
+    from tstk.core.types import Series, Spec, StepOutput, Tokens
     from tstk.training.callbacks import Callback
 
-_LATE = {
-    "tstk.api": ("build", "create", "fit", "list", "load", "resume"),
-    "tstk.training.callbacks": ("Callback",),
-    "tstk.core.rng": ("Draws",),
-    "tstk.core.pipeline": ("Pipeline",),
-    "tstk.core.types": ("Flow", "Series", "Spec", "Tokens"),
+    __version__: str
+
+_LAZY_IMPORTS = {
+    "tstk.api": ("build", "build_component", "fit", "list_components", "load", "resume"),
     "tstk.core.interfaces": ("Decoder", "Encoder", "Head", "Loss", "Tokenizer"),
+    "tstk.core.pipeline": ("Pipeline",),
+    "tstk.core.rng": ("SampleRNG",),
+    "tstk.core.types": ("Series", "Spec", "StepOutput", "Tokens"),
+    "tstk.training.callbacks": ("Callback",),
 }
-_HOMES = {name: module for module, names in _LATE.items() for name in names}
+_MODULE_BY_NAME = {name: module for module, names in _LAZY_IMPORTS.items() for name in names}
 
 __all__ = [
     "INTERFACE_VERSION",
     "Callback",
     "Decoder",
-    "Draws",
     "Encoder",
     "Entry",
-    "Flow",
     "Head",
     "Loss",
     "Pipeline",
+    "SampleRNG",
     "Series",
     "Spec",
+    "StepOutput",
     "Tokenizer",
     "Tokens",
     "TstkError",
+    "__version__",
     "build",
-    "create",
+    "build_component",
     "fit",
     "hookimpl",
-    "list",
+    "list_components",
     "load",
     "resume",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version(CORE_DISTRIBUTION)
     if name == "sklearn":
         return import_module("tstk.sklearn")
-    if name not in _HOMES:
+    if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module 'tstk' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULE_BY_NAME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`python -m tstk` is the command line."""
+"""Run the command line with `python -m tstk`."""
 
 from tstk.cli import main
 

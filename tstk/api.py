@@ -1,4 +1,4 @@
-"""The command line, spelt in Python: `tstk.fit(encoder="bert", head="cot", data="har", epochs=10)`."""
+"""The Python interface, with the options of the command line: `tstk.fit(encoder="bert", data="har", epochs=10)`."""
 
 from __future__ import annotations
 
@@ -6,76 +6,71 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tstk.config.resolve import Config, chosen, find_config, read_toml, resolve
+from tstk.config.resolve import Config, find_config, parse_overrides, resolve_config
+from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
-from tstk.plugins.registry import registry
-from tstk.runs.build import create
-from tstk.runs.checkpoint import load
-from tstk.training.runs import default_out, prepare, train
-from tstk.training.runs import resume as go_on
+from tstk.plugins.registry import get_registry
+from tstk.runs.build import build_component
+from tstk.runs.checkpoint import initialize_for_training, load
+from tstk.training.runs import prepare_training, resume_run, suggest_run_dir, train
 
-__all__ = ["build", "create", "fit", "list", "load", "resume"]
-
-
-def list(kind: str) -> tuple[str, ...]:
-    """The names of a kind: `tstk.list("encoder")`."""
-    return tuple(registry().names(kind))
+__all__ = ["build", "build_component", "fit", "list_components", "load", "resume"]
 
 
-def _config(config: Config | Mapping[str, Any] | str | Path | None, choices: Mapping[str, Any]) -> Config:
+def list_components(kind: str) -> tuple[str, ...]:
+    """Return the names of the components of a kind: `tstk.list_components("encoder")`."""
+    return tuple(get_registry().list_names(kind))
+
+
+def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, overrides: Mapping[str, Any]) -> Config:
     layers: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     if isinstance(config, Config):
-        if not choices:
+        if not overrides:
             return config
         layers = (("config", config.values),)
     elif isinstance(config, Mapping):
         layers = (("config", config),)
     elif config is not None:
         layers = ((str(config), read_toml(find_config(str(config)))),)
-    return resolve(*layers, ("argument", chosen(choices)))
+    return resolve_config(*layers, ("argument", parse_overrides(overrides)))
 
 
 def build(
-    config: Config | Mapping[str, Any] | str | Path | None = None, spec: Spec | None = None, **choices: Any
+    config: Config | Mapping[str, Any] | str | Path | None = None, spec: Spec | None = None, **overrides: Any
 ) -> Pipeline:
-    """An untrained pipeline.
+    """Build an untrained pipeline.
 
     Args:
         config: tables as in a config file, a file, or the name of a config that a plugin ships
-        spec: of the data; without it the data that the config names are read, and their scaling is built in
-        choices: as in `fit`
+        spec: of the data; if None, the data set of the config is loaded, and its mean and deviation are stored
+        overrides: see `fit`
     """
-    from tstk.runs.checkpoint import launch
-
-    resolved = _config(config, choices)
-    return prepare(resolved)[0] if spec is None else launch(resolved, spec)[0]
+    resolved = _merge_config(config, overrides)
+    return prepare_training(resolved)[0] if spec is None else initialize_for_training(resolved, spec)[0]
 
 
 def fit(
-    config: Config | Mapping[str, Any] | str | Path | None = None, *, out: str | Path | None = None, **choices: Any
+    config: Config | Mapping[str, Any] | str | Path | None = None, *, out: str | Path | None = None, **overrides: Any
 ) -> dict[str, Any]:
-    """Train, as `tstk train` does, and return what `result.json` holds; `"run"` is the run directory.
+    """Train a pipeline, as `tstk train` does, and return the contents of `result.json`; `"run"` is the run directory.
 
     Args:
         config: tables as in a config file, a file, or the name of a config that a plugin ships
-        out: the run directory; a new one under `runs/` if not given
-        choices: options by their names on the command line, with two underscores for a dot:
+        out: the run directory; if None, a new one under `runs/`
+        overrides: options as on the command line, with two underscores for a dot:
             `encoder="bert", encoder__depth=4, data="har", data_root="data", epochs=10`
     """
-    resolved = _config(config, choices)
-    folder = Path(out) if out is not None else default_out(resolved)
-    call = ", ".join(f"{k}={v!r}" for k, v in choices.items())
-    return {**train(resolved, folder, command=f"tstk.fit({call})"), "run": str(folder)}
+    resolved = _merge_config(config, overrides)
+    run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
+    arguments = ", ".join(f"{k}={v!r}" for k, v in overrides.items())
+    return {**train(resolved, run_dir, command=f"tstk.fit({arguments})"), "run": str(run_dir)}
 
 
-def resume(run: str | Path) -> dict[str, Any]:
-    """Go on with a run that was interrupted, as `tstk train --resume` does, and return what `fit` would have.
-
-    Args:
-        run: its run directory
+def resume(run_dir: str | Path) -> dict[str, Any]:
+    """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
 
     Raises:
-        CheckpointError: it is finished or damaged
+        CheckpointError: the run is finished or damaged
     """
-    return {**go_on(run), "run": str(run)}
+    return {**resume_run(run_dir), "run": str(run_dir)}

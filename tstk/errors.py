@@ -1,6 +1,6 @@
-"""What tstk raises for a user's mistake: one line that names the thing, the place and the remedy.
+"""Exceptions for mistakes of the user. Each message is one line that names the thing, the place and the remedy.
 
-The command line prints the message and exits with 2. A real bug is never wrapped in one of these.
+The command line prints the message and exits with 2. Bugs are never wrapped in these exceptions.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ from itertools import takewhile
 
 
 class TstkError(Exception):
-    """A mistake that the user can mend; the message says how."""
+    """Base class: a mistake that the user can correct; the message says how."""
 
 
-class NameUnknown(TstkError):
+class UnknownNameError(TstkError):
     """No component, data set, config or command has this name."""
 
 
 class OptionError(TstkError):
-    """An option has a value that cannot work, whatever the data."""
+    """An option does not exist or has an invalid value."""
 
 
-class NeedsError(TstkError):
-    """These components do not fit together: one needs what another does not provide."""
+class IncompatibleError(TstkError):
+    """Components do not fit together: one needs a property that no other provides."""
 
 
 class DataError(TstkError):
-    """The data cannot be read, or do not suit the components."""
+    """The data cannot be read, or do not fit the components."""
 
 
 class CheckpointError(TstkError):
-    """A run directory is missing, damaged, foreign, or needs a plugin that is not there."""
+    """A run directory is missing, damaged, not written by tstk, or needs a plugin that is not installed."""
 
 
 class TrainingError(TstkError):
-    """Training had to stop, for instance because a loss term became NaN."""
+    """Training cannot continue, for instance because a loss became NaN."""
 
 
-def edits(a: str, b: str) -> int:
-    """Optimal string alignment distance: insertions, deletions, substitutions, swapped neighbours."""
+def compute_edit_distance(a: str, b: str) -> int:
+    """Return the optimal string alignment distance (insertions, deletions, substitutions, swaps of neighbours)."""
     rows = [list(range(len(b) + 1))]
     for i, x in enumerate(a, 1):
         row = [i]
@@ -51,21 +51,21 @@ def edits(a: str, b: str) -> int:
     return rows[-1][-1]
 
 
-def nearest(name: str, names: Iterable[str], most: int = 3) -> list[str]:
-    """The names that `name` was probably meant to be, best first."""
+def get_close_matches(name: str, candidates: Iterable[str], max_matches: int = 3) -> list[str]:
+    """Return the candidates most similar to a misspelt name, best first, ignoring case."""
     low = name.lower()
-    found = []
-    for other in dict.fromkeys(names):
-        distance = edits(low, other.lower())
-        shared = sum(1 for _ in takewhile(lambda xy: xy[0] == xy[1], zip(low, other.lower(), strict=False)))
+    ranked = []
+    for other in dict.fromkeys(candidates):
+        distance = compute_edit_distance(low, other.lower())
+        prefix = sum(1 for _ in takewhile(lambda xy: xy[0] == xy[1], zip(low, other.lower(), strict=False)))
         if distance <= max(1, min(len(low), len(other)) // 3):
-            found.append((distance, -shared, other))
-        elif shared == len(low) >= 3:
-            found.append((len(other), -shared, other))
-    return [other for *_, other in sorted(found)[:most]]
+            ranked.append((distance, -prefix, other))
+        elif prefix == len(low) >= 3:
+            ranked.append((len(other), -prefix, other))
+    return [other for *_, other in sorted(ranked)[:max_matches]]
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """' Did you mean 'x'?' or the empty string, to append to a message."""
-    found = nearest(name, names)
-    return f" Did you mean {' or '.join(repr(n) for n in found)}?" if found else ""
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" to append to a message, or the empty string if no candidate is similar."""
+    matches = get_close_matches(name, candidates)
+    return f" Did you mean {' or '.join(repr(n) for n in matches)}?" if matches else ""

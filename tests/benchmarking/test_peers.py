@@ -10,20 +10,20 @@ import pytest
 import torch
 
 from tstk.benchmarking import peers
-from tstk.benchmarking.peers import FORECASTERS, AeonPeer, by_peer, fill_forward
-from tstk.benchmarking.suite import Method, bench
-from tstk.config.resolve import chosen, resolve
-from tstk.data.datasets import Labelled
+from tstk.benchmarking.peers import PEER_FORECASTERS, AeonClassifier, fill_forward, make_peer_runner
+from tstk.benchmarking.suite import Method, run_benchmark
+from tstk.config.resolve import parse_overrides, resolve_config
+from tstk.data.datasets import SeriesDataset
 from tstk.data.load import load
 from tstk.errors import DataError
-from tstk.evaluation.baselines import forecast_baselines
-from tstk.evaluation.simple_classifiers import labelled_arrays
+from tstk.evaluation.baselines import score_forecast_baselines
+from tstk.evaluation.simple_classifiers import gather_labelled_arrays
 
 
 def ragged_part():
     x = torch.arange(24.0).reshape(2, 2, 6)
     x[0, 0, 0], x[0, 0, 3], x[1, 1], x[1, 0, 4:] = torch.nan, torch.nan, torch.nan, torch.nan
-    return labelled_arrays([Labelled(x, torch.tensor([0, 1]))], 6)
+    return gather_labelled_arrays([SeriesDataset(x, torch.tensor([0, 1]))], 6)
 
 
 def test_unobserved_samples_take_the_last_value_observed_before_them_else_the_next():
@@ -63,14 +63,14 @@ def recording(monkeypatch):
 def test_a_classifier_of_aeon_gets_complete_series_the_seed_and_the_threads_and_says_what_was_changed(recording):
     path, kept = recording
     data = ragged_part()
-    peer = AeonPeer(path, 7, 2, min_length=9).fit(data)
+    peer = AeonClassifier(path, 7, 2, min_length=9).fit(data)
     assert kept["options"] == {"random_state": 7, "n_jobs": 2}
     assert kept["x"].shape == (2, 2, 9)
     assert kept["x"].dtype == np.float32
     assert np.isfinite(kept["x"]).all()
     assert kept["x"][0, 1].tolist() == [6, 7, 8, 9, 10, 11, 11, 11, 11]
     assert peer.predict(data).tolist() == [0, 0]
-    assert peer.changes(data) == [
+    assert peer.describe_preprocessing(data) == [
         "1 series are shorter than 6 samples and padded with their last value",
         "6 missing values are filled with the last one observed before them, else the next",
         "series of 6 samples are padded to 9 with their last value",
@@ -81,32 +81,34 @@ def test_a_classifier_of_aeon_gets_complete_series_the_seed_and_the_threads_and_
 @pytest.mark.parametrize("name", ["minirocket", "multirocket-hydra"])
 def test_the_classifiers_of_aeon_take_the_embedded_set(tstk_config, tmp_path, name):
     pytest.importorskip("aeon", reason="pip install 'tstk-core[aeon]'")
-    found = by_peer(name, tstk_config)("har-demo", 0, tmp_path / "cell")
-    assert found["scores"]["accuracy"] > 0.8
-    assert found["package"].startswith("aeon ")
+    result = make_peer_runner(name, tstk_config)("har-demo", 0, tmp_path / "cell")
+    assert result["scores"]["accuracy"] > 0.8
+    assert result["package"].startswith("aeon ")
 
 
 @pytest.fixture
 def tstk_config():
-    from tstk.config.resolve import chosen, resolve
+    from tstk.config.resolve import parse_overrides, resolve_config
 
-    return lambda data, seed, **more: resolve(("argument", chosen({"data": data, "seed": seed, "threads": 1, **more})))
+    return lambda data, seed, **more: resolve_config(
+        ("argument", parse_overrides({"data": data, "seed": seed, "threads": 1, **more}))
+    )
 
 
 def test_a_peer_learns_from_the_whole_training_part_and_a_finished_cell_is_kept(tstk_config, tmp_path, monkeypatch):
-    method = Method("peer:1nn", by_peer("1nn", tstk_config))
-    found = bench({"near": method}, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
+    method = Method("peer:1nn", make_peer_runner("1nn", tstk_config))
+    found = run_benchmark({"near": method}, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
     (cell,) = found.cells
-    assert round(cell.facts["scores"]["accuracy"], 4) == 0.4537
-    assert cell.facts.keys() >= {"fit_seconds", "predict_seconds", "notes", "package"}
-    assert json.loads((cell.folder / "score.json").read_text()) == cell.facts
+    assert round(cell.result["scores"]["accuracy"], 4) == 0.4537
+    assert cell.result.keys() >= {"fit_seconds", "predict_seconds", "notes", "package"}
+    assert json.loads((cell.run_dir / "score.json").read_text()) == cell.result
     monkeypatch.setattr(peers, "load", None)  # would be called to run it again
-    assert bench({"near": method}, {"har-demo": "har-demo"}, (0,), tmp_path / "out").cells == found.cells
+    assert run_benchmark({"near": method}, {"har-demo": "har-demo"}, (0,), tmp_path / "out").cells == found.cells
 
 
 def test_a_peer_refuses_a_table_to_forecast(tstk_config, csv, tmp_path):
-    method = Method("peer:1nn", by_peer("1nn", partial(tstk_config, context=20, horizon=5)))
-    (cell,) = bench({"near": method}, {"table": csv}, (0,), tmp_path / "out").failed
+    method = Method("peer:1nn", make_peer_runner("1nn", partial(tstk_config, context=20, horizon=5)))
+    (cell,) = run_benchmark({"near": method}, {"table": csv}, (0,), tmp_path / "out").failed_cells
     assert "a peer needs labelled series" in cell.error
 
 
@@ -120,15 +122,17 @@ def test_forecasters_score_as_the_baselines_of_a_trained_run(tmp_path):
     path.write_text("\n".join(["date,a,b", *lines]) + "\n")
 
     def make(data, seed):
-        return resolve(("flag", chosen({"data": data, "context": 30, "horizon": 6, "threads": 1})))
+        return resolve_config(("flag", parse_overrides({"data": data, "context": 30, "horizon": 6, "threads": 1})))
 
     data = load(str(path), context=30, horizon=6)
-    want = forecast_baselines(data, data.test, data.mean[:, None], data.std[:, None])
-    found = {name: by_peer(name, make)(str(path), 0, tmp_path / name) for name in FORECASTERS}
-    assert found["last-value"]["scores"] == want.scores["last value"]
-    assert found["linear"]["scores"] == want.scores["linear"]
-    assert found["linear"]["notes"] == [want.details["linear"]]
+    want = score_forecast_baselines(data, data.test, data.mean[:, None], data.std[:, None])
+    result = {name: make_peer_runner(name, make)(str(path), 0, tmp_path / name) for name in PEER_FORECASTERS}
+    assert result["last-value"]["scores"] == want.scores["last value"]
+    assert result["linear"]["scores"] == want.scores["linear"]
+    assert result["linear"]["notes"] == [want.details["linear"]]
     (season,) = want.scores.keys() - {"last value", "linear"}
-    assert found["season"]["scores"] == want.scores[season]
+    assert result["season"]["scores"] == want.scores[season]
     with pytest.raises(DataError, match="peer:linear forecasts"):
-        by_peer("linear", lambda data, seed: resolve(("flag", chosen({"data": data}))))("har-demo", 0, tmp_path / "no")
+        make_peer_runner("linear", lambda data, seed: resolve_config(("flag", parse_overrides({"data": data}))))(
+            "har-demo", 0, tmp_path / "no"
+        )

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tstk.benchmarking.page import grid, words
-from tstk.benchmarking.suite import Method, bench, by_config, compare
-from tstk.config.resolve import chosen, resolve
+from tstk.benchmarking.page import build_table, iter_notes
+from tstk.benchmarking.suite import Method, compare_methods, make_config_runner, run_benchmark
+from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.errors import DataError, OptionError
-from tstk.training.interrupt import Stopped
+from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.runs import train
 
 
@@ -36,30 +36,30 @@ SETS = {"A": "a.ts", "B": "b.ts", "C": "c.ts"}
 
 def test_the_table_has_means_and_students_interval(tmp_path):
     values = {("a.ts", 0): 0.5, ("a.ts", 1): 0.7, ("a.ts", 2): 0.9}
-    found = bench({"m": scoring(lambda d, s: values[d, s])}, {"A": "a.ts"}, (0, 1, 2), tmp_path / "out")
-    mean, half = found.table["m", "A"]
+    result = run_benchmark({"m": scoring(lambda d, s: values[d, s])}, {"A": "a.ts"}, (0, 1, 2), tmp_path / "out")
+    mean, half = result.table["m", "A"]
     low, high = stats.t.interval(0.95, 2, loc=0.7, scale=stats.sem([0.5, 0.7, 0.9]))
     assert (mean - half, mean + half) == pytest.approx((low, high))
-    assert found.ranking is None
+    assert result.ranking is None
 
 
 def test_finished_cells_are_not_run_again_and_new_ones_join(tmp_path):
     ran = []
     methods = {"m": scoring(lambda d, s: 0.5, ran), "n": scoring(lambda d, s: 0.6)}
-    bench(methods, SETS, (0,), tmp_path / "out")
+    run_benchmark(methods, SETS, (0,), tmp_path / "out")
     assert len(ran) == 3
-    found = bench(methods, SETS, (0, 1), tmp_path / "out")
+    result = run_benchmark(methods, SETS, (0, 1), tmp_path / "out")
     assert ran[3:] == [("a.ts", 1), ("b.ts", 1), ("c.ts", 1)]
-    assert len(found.cells) == 12
-    assert found.ranking.names == ("n", "m")
-    assert found.ranking.versus["n", "m"] == (3, 0, 0)
+    assert len(result.cells) == 12
+    assert result.ranking.names == ("n", "m")
+    assert result.ranking.wins_draws_losses["n", "m"] == (3, 0, 0)
 
 
 def test_a_method_said_otherwise_is_not_mixed_with_its_old_cells(tmp_path):
     method = scoring(lambda d, s: 0.5)
-    bench({"m": method}, SETS, (0,), tmp_path / "out")
+    run_benchmark({"m": method}, SETS, (0,), tmp_path / "out")
     with pytest.raises(OptionError, match=r"made up.*now m is 'other'"):
-        bench({"m": Method("other", method.run)}, SETS, (0,), tmp_path / "out")
+        run_benchmark({"m": Method("other", method.run)}, SETS, (0,), tmp_path / "out")
 
 
 def test_a_cell_that_fails_is_told_and_does_not_stop_the_rest(tmp_path, monkeypatch):
@@ -67,20 +67,20 @@ def test_a_cell_that_fails_is_told_and_does_not_stop_the_rest(tmp_path, monkeypa
     wrong = {"b.ts": DataError("b.ts: broken"), "c.ts": ZeroDivisionError("a bug")}
     ran = []
     methods = {"m": scoring(lambda d, s: wrong.get(d, 0.5), ran), "n": scoring(lambda d, s: 0.25)}
-    found = bench(methods, SETS, (0,), tmp_path / "out")
-    assert [(c.method, c.data) for c in found.failed] == [("m", "B"), ("m", "C")]
-    assert found.failed[0].error == "b.ts: broken"
-    assert "ZeroDivisionError: a bug" in found.failed[1].error
+    result = run_benchmark(methods, SETS, (0,), tmp_path / "out")
+    assert [(c.method, c.data) for c in result.failed_cells] == [("m", "B"), ("m", "C")]
+    assert result.failed_cells[0].error == "b.ts: broken"
+    assert "ZeroDivisionError: a bug" in result.failed_cells[1].error
     assert "Traceback" in (tmp_path / "out" / "m" / "C" / "seed-0.error.txt").read_text()
-    assert found.left_out == ["B", "C"]
-    assert found.ranking.sets == 1
-    assert ["B", "failed", "0.2500"] in grid(found)[1]
+    assert result.unranked_datasets == ["B", "C"]
+    assert result.ranking.num_datasets == 1
+    assert ["B", "failed", "0.2500"] in build_table(result)[1]
     page = (tmp_path / "out" / "bench.md").read_text()
     assert "failed: m, B, seed 0: b.ts: broken" in page
     wrong.clear()
-    again = bench(methods, SETS, (0,), tmp_path / "out")
+    again = run_benchmark(methods, SETS, (0,), tmp_path / "out")
     assert ran[3:] == [("b.ts", 0), ("c.ts", 0)]
-    assert again.failed == []
+    assert again.failed_cells == []
     assert not list(tmp_path.rglob("*.error.txt"))
 
 
@@ -93,20 +93,23 @@ def test_an_interrupted_bench_goes_on_where_it_stopped(tmp_path):
         return 0.5
 
     with pytest.raises(KeyboardInterrupt):
-        bench({"m": scoring(value, ran)}, SETS, (0,), tmp_path / "out")
+        run_benchmark({"m": scoring(value, ran)}, SETS, (0,), tmp_path / "out")
     stop.clear()
-    found = bench({"m": scoring(value, ran)}, SETS, (0,), tmp_path / "out")
+    result = run_benchmark({"m": scoring(value, ran)}, SETS, (0,), tmp_path / "out")
     assert [data for data, _ in ran] == ["a.ts", "b.ts", "b.ts", "c.ts"]
-    assert not found.failed
+    assert not result.failed_cells
 
 
 def test_errors_are_ranked_upwards(tmp_path):
     values = {"m": 0.9, "n": 0.1}
     methods = {name: scoring(lambda d, s, name=name: values[name]) for name in values}
-    assert bench(methods, SETS, (0,), tmp_path / "out", score="mse").ranking.names == ("m", "n")
-    assert compare(bench(methods, SETS, (0,), tmp_path / "out").cells, "accuracy").ranking.names == ("m", "n")
+    assert run_benchmark(methods, SETS, (0,), tmp_path / "out", score="mse").ranking.names == ("m", "n")
+    assert compare_methods(run_benchmark(methods, SETS, (0,), tmp_path / "out").cells, "accuracy").ranking.names == (
+        "m",
+        "n",
+    )
     with pytest.raises(OptionError, match="there are accuracy, mse"):
-        bench(methods, SETS, (0,), tmp_path / "out", score="mae")
+        run_benchmark(methods, SETS, (0,), tmp_path / "out", score="mae")
 
 
 def test_the_best_baseline_stands_last_and_who_loses_to_it_is_named(tmp_path):
@@ -117,35 +120,35 @@ def test_the_best_baseline_stands_last_and_who_loses_to_it_is_named(tmp_path):
         return {"scores": {"accuracy": value, "mse": value}, "by": "test", "baselines": known if data != "c.ts" else {}}
 
     methods = {"m": Method("made up", run), "n": scoring(lambda d, s: 1)}
-    found = bench(methods, SETS, (0, 1), tmp_path / "out")
-    head, rows = grid(found)
+    result = run_benchmark(methods, SETS, (0, 1), tmp_path / "out")
+    head, rows = build_table(result)
     assert head == ["accuracy", "m", "n", "best baseline"]
     assert [row[-1] for row in rows[:3]] == ["0.8000 (logistic)", "0.8000 (logistic)", ""]
     assert all(len(row) == len(head) for row in rows)
-    assert "m loses to the best baseline on A." in words(found)
-    errors = compare(found.cells, "mse")
+    assert "m loses to the best baseline on A." in iter_notes(result)
+    errors = compare_methods(result.cells, "mse")
     assert errors.best_baselines["A"] == ("1-NN", 0.2)
-    assert ("m", "A") in errors.losses
-    assert ("n", "A") not in errors.losses
+    assert ("m", "A") in errors.below_baseline
+    assert ("n", "A") not in errors.below_baseline
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
-    with pytest.raises(OptionError, match="no bench"):
-        bench({"m": scoring(lambda d, s: 1.0)}, SETS, (0,), tmp_path / "out")
+    with pytest.raises(OptionError, match=r"no bench\.json"):
+        run_benchmark({"m": scoring(lambda d, s: 1.0)}, SETS, (0,), tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
 def test_what_is_written_agrees_with_what_is_returned(tmp_path):
     draw = np.random.default_rng(0)
     methods = {name: scoring(lambda d, s: float(draw.random())) for name in "xyz"}
-    found = bench(methods, SETS, (0, 1), tmp_path / "out")
+    result = run_benchmark(methods, SETS, (0, 1), tmp_path / "out")
     held = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert {(row["method"], row["data"]): (row["mean"], row["interval"]) for row in held["table"]} == found.table
-    assert held["ranking"]["ranks"] == dict(zip(found.ranking.names, found.ranking.ranks, strict=True))
+    assert {(row["method"], row["data"]): (row["mean"], row["interval"]) for row in held["table"]} == result.table
+    assert held["ranking"]["ranks"] == dict(zip(result.ranking.names, result.ranking.ranks, strict=True))
     rows = (tmp_path / "out" / "bench.csv").read_text().splitlines()
-    assert len(rows) == 1 + len(found.cells)
+    assert len(rows) == 1 + len(result.cells)
     assert rows[0] == "method,data,seed,accuracy,by,seconds,error"
 
 
@@ -164,21 +167,21 @@ TINY = {
 @pytest.mark.slow
 def test_runs_are_scored_by_their_head_or_by_a_probe_and_what_had_not_begun_starts_again(tmp_path):
     methods = {
-        "head": Method("head", by_config({**TINY, "head": "linear"})),
-        "probe": Method("probe", by_config({**TINY, "loss": "masked"})),
+        "head": Method("head", make_config_runner({**TINY, "head": "linear"})),
+        "probe": Method("probe", make_config_runner({**TINY, "loss": "masked"})),
     }
     half = tmp_path / "out" / "head" / "har-demo" / "seed-0"
     half.mkdir(parents=True)
     (half / "metrics.jsonl").write_text("{")
     (tmp_path / "out" / "bench.json").write_text("{}")
-    found = bench(methods, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
-    assert not found.failed
+    found = run_benchmark(methods, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
+    assert not found.failed_cells
     by = {cell.method: cell for cell in found.cells}
-    assert by["head"].facts["by"] == "test"
+    assert by["head"].result["by"] == "test"
     result = json.loads((half / "result.json").read_text())
-    assert by["head"].facts["scores"] == result["test"]
-    assert by["probe"].facts["by"] == "linear probe"
-    assert set(by["probe"].facts["scores"]) == {"accuracy", "f1_macro"}
+    assert by["head"].result["scores"] == result["test"]
+    assert by["probe"].result["by"] == "linear probe"
+    assert set(by["probe"].result["scores"]) == {"accuracy", "f1_macro"}
 
 
 @pytest.mark.slow
@@ -186,29 +189,33 @@ def test_half_a_run_goes_on_where_it_was_and_not_under_other_options(tmp_path):
     choices = {**TINY, "steps": 6, "head": "linear"}
     half = tmp_path / "out" / "head" / "har-demo" / "seed-0"
 
-    class Asks:
-        def begin(self, *_):
+    class InterruptAtStepFour:
+        def on_fit_start(self, *_):
             pass
 
-        def step(self, at, *_):
+        def on_step_end(self, at, *_):
             if at == 4:
                 os.kill(os.getpid(), signal.SIGINT)
 
-        def epoch(self, *_):
+        def on_validation_end(self, *_):
             pass
 
-    with pytest.raises(Stopped):
-        train(resolve(("argument", chosen({**choices, "data": "har-demo", "seed": 0}))), half, watcher=Asks())
+    with pytest.raises(TrainingInterrupted):
+        train(
+            resolve_config(("argument", parse_overrides({**choices, "data": "har-demo", "seed": 0}))),
+            half,
+            progress_callback=InterruptAtStepFour(),
+        )
     (tmp_path / "out" / "bench.json").write_text("{}")
 
     def again(**more):
-        method = {"head": Method("head", by_config({**choices, **more}))}
-        return bench(method, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
+        method = {"head": Method("head", make_config_runner({**choices, **more}))}
+        return run_benchmark(method, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
 
-    (cell,) = again(lr=0.5).failed
-    assert "now it is 0.5" in cell.error
+    (cell,) = again(lr=0.5).failed_cells
+    assert "is now 0.5" in cell.error
     assert json.loads((half / "last" / "state.json").read_text())["step"] == 4
-    assert not again().failed
+    assert not again().failed_cells
     whole = tmp_path / "whole"
-    train(resolve(("argument", chosen({**choices, "data": "har-demo", "seed": 0}))), whole)
+    train(resolve_config(("argument", parse_overrides({**choices, "data": "har-demo", "seed": 0}))), whole)
     assert (whole / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.classification import compact, record, tables
+from benchmarks.classification import build_record, format_record, format_tables
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def bench():
 
 
 def test_the_most_accurate_method_stands_first_and_its_losses_to_the_nearest_neighbour_are_counted(bench):
-    lines = tables(bench).splitlines()
+    lines = format_tables(bench).splitlines()
     assert lines[2] == "| method | mean accuracy | mean rank | losses to 1-NN | seconds per set |"
     assert lines[4] == "| a | 0.7000 | 1.50 | 1 | 2.0 |"
     assert lines[5] == "| 1nn | 0.6000 | 1.50 |  | 2.0 |"
@@ -32,7 +32,7 @@ def test_the_most_accurate_method_stands_first_and_its_losses_to_the_nearest_nei
 
 
 def test_a_record_is_json_with_a_line_per_run(bench):
-    text = compact(record(bench, "python -m benchmarks.classification"))
+    text = format_record(build_record(bench, "python -m benchmarks.classification"))
     kept = json.loads(text)
     assert [cell["scores"] for cell in kept["cells"]] == [
         {"accuracy": 0.6},

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import few_labels
-from benchmarks.few_labels import METHODS, pairs, tables
-from tstk.config.resolve import resolve
+from benchmarks.few_labels import METHODS, format_pairs, format_tables
+from tstk.config.resolve import resolve_config
 
 FILE = tomllib.loads(METHODS.read_text(encoding="utf-8"))
 
@@ -29,7 +29,7 @@ def test_tables_have_means_over_seeds_and_over_the_sets_that_no_row_misses():
     ]
     cells += [cell("finetune 0.1", 0.9, data="B")]
     cells += [cell("baselines", method="baselines", series={"0.1": 4}, **{"1-NN": {"0.1": 0.4}, "majority class": {}})]
-    text = tables(cells, [0.1])
+    text = format_tables(cells, [0.1])
     assert text.startswith("Means over A; seeds 0, 1.")
     assert "| m | finetune | **0.600** |" in text
     assert "| m | scratch | 0.550 |" in text
@@ -43,7 +43,7 @@ def test_gains_are_differences_of_equal_sets_and_seeds():
     cells = [cell("pretrain"), cell("finetune 1", 0.9), cell("finetune 1", 0.1, 7), cell("scratch 1", 0.8)]
     cells += [cell("finetune 1", 0.5, data="B"), cell("scratch 1", 0.6, data="B")]
     cells += [cell("probe", **{"frozen": {"1": 0.7}, "untrained, frozen": {"1": 0.4}})]
-    lines = pairs(cells, [1.0]).splitlines()
+    lines = format_pairs(cells, [1.0]).splitlines()
     assert lines[2] == "| m | fine-tuning over scratch | +0.000 ± 0.200 (1-1-0) |"
     assert lines[3].startswith("| m | trained features over untrained | +0.300 ± nan (1-0-0)")
 
@@ -53,7 +53,7 @@ def test_every_method_of_the_file_has_parts_that_exist():
     for method in FILE["methods"].values():
         for stage in ("pretrain", "finetune", "scratch"):
             if stage in method:
-                resolve(
+                resolve_config(
                     *few_labels._layers(method[stage]),
                     ("common", FILE["pretrain" if stage == "pretrain" else "labels"]),
                 )
@@ -67,7 +67,7 @@ def small(tmp_path, monkeypatch):
     y = np.arange(40) % 2
     x = np.sin(2 * np.pi * (2 + 3 * y[:, None]) * time + draw.uniform(0, 6, (40, 1)))[:, None].astype(np.float32)
     np.savez("waves.npz", X_train=x[:24], y_train=y[:24], X_test=x[24:], y_test=y[24:])
-    train = '{steps = 2, batch_size = 8, select = "last", threads = 1, device = "cpu"}'
+    train = '{steps = 2, batch_size = 8, select_by = "last", threads = 1, device = "cpu"}'
     Path("small.toml").write_text(
         f'data = ["waves.npz"]\nshares = [0.1, 1.0]\n[pretrain]\ndata = {{val_data = "test"}}\ntrain = {train}\n'
         f'[labels]\ndata = {{val_data = "test"}}\ntrain = {train}\n[methods.m.pretrain]\nloss = {{use = "masked"}}\n'
@@ -122,7 +122,7 @@ def test_methods_and_seeds_join_and_one_that_is_said_otherwise_is_refused(small)
     assert [c["seed"] for c in cells] == [0, 0, 0, 1, 1, 1]
     text = Path("small.toml").read_text()
     Path("small.toml").write_text(text.replace('encoder = {use = "identity"}', 'encoder = {use = "bert"}'))
-    with pytest.raises(SystemExit, match=r"out has cells for which methods\.other was another"):
+    with pytest.raises(SystemExit, match=r"out has cells with other definitions of methods\.other"):
         small("--methods", "other")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import forecasting
-from benchmarks.forecasting import METHODS, record, table, tasks
+from benchmarks.forecasting import METHODS, format_record, format_table, list_tasks
 
 FILE = tomllib.loads(METHODS.read_text(encoding="utf-8"))
 
@@ -21,16 +21,16 @@ def cell(method, mse, seed=0, **more):
 
 def test_a_row_has_means_over_seeds_beside_what_was_published_and_the_least_error_is_bold():
     cells = [cell("a", 0.2), cell("a", 0.4, 1), cell("b", 0.5, notes=["how"]), cell("c", 1.0, scores={}, error="why")]
-    lines = table(cells, {"X": {"8": {"2": [0.35, 0.1]}}}).splitlines()
+    lines = format_table(cells, {"X": {"8": {"2": [0.35, 0.1]}}}).splitlines()
     assert lines[0] == "| data | context | horizon | a | b | c | PatchTST, published |"
     assert lines[2] == "| X | 8 | 2 | **0.300** / 0.150 | 0.500 / 0.250 | - | 0.350 / 0.100 |"
     assert lines[4:] == ["- b, X, 8 to 2: how", "- failed: c, X, 8 to 2: why"]
-    assert "| 0.300 / 0.150 |" in table(cells, {"X": {"8": {"2": [0.25, 0.1]}}})
-    assert table(cells, {}).splitlines()[2].endswith("| - |")
+    assert "| 0.300 / 0.150 |" in format_table(cells, {"X": {"8": {"2": [0.25, 0.1]}}})
+    assert format_table(cells, {}).splitlines()[2].endswith("| - |")
 
 
 def test_only_methods_that_draw_are_run_with_every_seed_and_each_has_flags_for_each_data_set():
-    found = list(tasks(FILE, (3, 4), list(FILE["methods"])))
+    found = list(list_tasks(FILE, (3, 4), list(FILE["methods"])))
     assert {t.seed for t in found if t.method == "linear"} == {3}
     assert {t.seed for t in found if t.method == "linear+transformer"} == {3, 4}
     assert len({(t.data, t.context, t.horizon) for t in found}) == 20
@@ -100,12 +100,12 @@ def test_the_same_command_continues_and_the_record_has_every_cell(small, monkeyp
 
 def test_a_cell_says_that_training_did_not_improve_on_the_linear_map(small):
     text = Path("small.toml").read_text()
-    Path("small.toml").write_text(text.replace("--steps 1", "--steps 1 --lr 10 --average 0 --linear-map auto"))
+    Path("small.toml").write_text(text.replace("--steps 1", "--steps 1 --lr 10 --ema-decay 0 --linear-map auto"))
     assert small("--horizons", "4", "--methods", "linear,net") == 0
     linear, net = json.loads(Path("out/forecasting.json").read_text())["cells"]
     assert net["scores"] == pytest.approx(linear["scores"], abs=1e-5)
     assert net["epoch"] == 0
-    assert "- net, waves, 24 to 4: validation kept the linear map alone" in Path("out/forecasting.md").read_text()
+    assert "- net, waves, 24 to 4: validation selected the linear map alone" in Path("out/forecasting.md").read_text()
 
 
 def test_a_cell_that_fails_is_told_and_the_rest_is_run(small):
@@ -129,6 +129,6 @@ def test_a_slip_is_refused(small, capsys):
 
 
 def test_a_record_names_the_methods_that_were_run():
-    kept = json.loads(record([cell("linear", 0.3)], FILE, "python -m benchmarks.forecasting"))
+    kept = json.loads(format_record([cell("linear", 0.3)], FILE, "python -m benchmarks.forecasting"))
     assert kept["methods"] == {"linear": "peer:linear"}
     assert kept["cells"][0]["scores"] == {"mse": 0.3, "mae": 0.15}

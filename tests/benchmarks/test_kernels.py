@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from benchmarks import harness
-from benchmarks.figures import AGAIN, FILL, GEMM, interleave, paired, quiet, tabulate
-from benchmarks.harness import Absent, Case, Contender, Verdict, measure, plain, summary
-from benchmarks.render import MARK, PAGE, Refused, read, render
+from benchmarks.figures import CONTROL_CLOCK, FILL, GEMM, compute_paired_ratio, drop_noisy_rounds, interleave, tabulate
+from benchmarks.harness import Case, Contender, ContenderUnavailable, Verdict, format_record, make_contender, measure
+from benchmarks.render import MARK, PAGE, InvalidResultsError, read_results, render
 from benchmarks.results import Results
-from benchmarks.run import OPERATIONS, in_turns
-from benchmarks.summary import lines
-from benchmarks.tune import changed, numbers, tune
+from benchmarks.run import OPERATIONS, interleave_cases
+from benchmarks.summary import format_cases
+from benchmarks.tune import iterate_numbers, replace_number, tune
 from tstk.kernels import tuning
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def test_every_contender_runs_once_per_round_in_changing_order():
 
 def test_paired_ratios_are_right_on_a_machine_that_drifts():
     times = interleave({"ours": drifting(1.0), "peer": drifting(2.5, seed=1)}, 21)
-    found = paired(times["peer"], times["ours"])
+    found = compute_paired_ratio(times["peer"], times["ours"])
     assert found["ratio"] == pytest.approx(2.5, rel=0.02)
     low, high = found["interval"]
     assert low <= 2.5 * 1.01
@@ -74,25 +74,25 @@ def test_the_interval_covers_the_true_ratio_about_as_often_as_it_says():
     covered = 0
     for _ in range(100):
         ratios = [1.5 * draw.lognormvariate(0, 0.2) for _ in range(25)]
-        low, high = paired(ratios, [1.0] * 25, draws=400)["interval"]
+        low, high = compute_paired_ratio(ratios, [1.0] * 25, num_resamples=400)["interval"]
         covered += low <= 1.5 <= high
     assert 88 <= covered <= 100
 
 
 def test_rounds_in_which_the_machine_was_slow_are_dropped_and_counted():
-    times = {"ours": [1.0] * 10, AGAIN: [1.0] * 10, "peer": [2.0] * 10} | steady_machine(10)
+    times = {"ours": [1.0] * 10, CONTROL_CLOCK: [1.0] * 10, "peer": [2.0] * 10} | steady_machine(10)
     for r in (2, 7):
         times[GEMM][r], times["peer"][r] = 1.6, 50.0
     times[FILL][4] = 3.1
     times[FILL][5] = 2.9
-    assert len(quiet(times)["ours"]) == 7
+    assert len(drop_noisy_rounds(times)["ours"]) == 7
     table = tabulate(times, "ours")
     assert (table["rounds"], table["dropped"], table["why_invalid"]) == (7, 3, "")
     assert table["contenders"]["peer"]["p90"] == 2.0
 
 
 def test_a_machine_that_is_hardly_ever_quiet_gives_no_figures():
-    times = {"ours": [1.0] * 10, AGAIN: [1.0] * 10} | steady_machine(10)
+    times = {"ours": [1.0] * 10, CONTROL_CLOCK: [1.0] * 10} | steady_machine(10)
     times[GEMM] = [1.0] + [2.0] * 9
     table = tabulate(times, "ours")
     assert "quiet in only 1 of 10 rounds" in table["why_invalid"]
@@ -103,7 +103,7 @@ def test_a_machine_that_is_hardly_ever_quiet_gives_no_figures():
     ("seconds", "again", "valid"), [(1.0, 1.02, True), (1.0, 1.05, False), (1e-5, 1.05, True), (1e-5, 1.2, False)]
 )
 def test_a_contender_that_differs_from_itself_makes_the_record_invalid(seconds, again, valid):
-    times = {"ours": [seconds] * 9, AGAIN: [seconds * again] * 9} | steady_machine(9)
+    times = {"ours": [seconds] * 9, CONTROL_CLOCK: [seconds * again] * 9} | steady_machine(9)
     table = tabulate(times, "ours")
     assert (table["why_invalid"] == "") == valid
     assert table["control"]["ratio"] == pytest.approx(again)
@@ -122,14 +122,17 @@ def doubled(contenders, **options):
 
 
 def missing(*inputs):
-    raise Absent("not installed here")
+    raise ContenderUnavailable("not installed here")
 
 
 def test_a_wrong_contender_is_refused_by_the_gate_and_never_timed():
     calls = []
-    wrong = plain(lambda x: calls.append(1) or 2.001 * x)
-    record = measure(doubled({"ours": plain(lambda x: x + x), "wrong": wrong, "right": plain(lambda x: 2 * x)}), 0.05)
-    assert record.out == {"wrong": "refused: off by 0.0" + record.out["wrong"][-2:]}
+    wrong = make_contender(lambda x: calls.append(1) or 2.001 * x)
+    record = measure(
+        doubled({"ours": make_contender(lambda x: x + x), "wrong": wrong, "right": make_contender(lambda x: 2 * x)}),
+        0.05,
+    )
+    assert record.excluded == {"wrong": "refused: off by 0.0" + record.excluded["wrong"][-2:]}
     assert len(calls) == 1
     assert record.rounds.keys() == {"ours", "right"}
     for table in record.tables:
@@ -147,11 +150,11 @@ def test_a_wrong_gradient_is_refused_too():
         def backward(ctx, g):
             return 3 * g
 
-    contenders = {"ours": plain(lambda x: 2 * x), "wrong": plain(Wrong.apply)}
+    contenders = {"ours": make_contender(lambda x: 2 * x), "wrong": make_contender(Wrong.apply)}
     case = doubled(contenders, gradients=(0,))
-    case = harness.replace(case, gate=lambda x: lambda answer: Verdict(*weighed(answer)))
+    case = harness.replace(case, make_check=lambda x: lambda answer: Verdict(*weighed(answer)))
     record = measure(case, 0.05)
-    assert record.out.keys() == {"wrong"}
+    assert record.excluded.keys() == {"wrong"}
     assert record.case.passes == "forward+backward"
 
 
@@ -166,24 +169,26 @@ def test_who_is_absent_or_fails_is_recorded_with_the_reason_and_stops_nobody():
     def fails(x):
         raise RuntimeError("no such\nkernel")
 
-    case = doubled({"ours": plain(lambda x: 2 * x), "missing": Contender(missing), "fails": plain(fails)})
+    case = doubled(
+        {"ours": make_contender(lambda x: 2 * x), "missing": Contender(missing), "fails": make_contender(fails)}
+    )
     record = measure(case, 0.05)
-    assert record.out == {"missing": "absent: not installed here", "fails": "failed: RuntimeError: no such kernel"}
+    assert record.excluded == {"missing": "absent: not installed here", "fails": "failed: RuntimeError: no such kernel"}
     assert "ours" in record.rounds
-    text = "\n".join(summary(record))
+    text = "\n".join(format_record(record))
     assert "not installed here" in text
     assert "no such kernel" in text
 
 
 def test_nothing_is_timed_where_ours_is_wrong():
-    record = measure(doubled({"ours": plain(lambda x: 3 * x), "right": plain(lambda x: 2 * x)}), 0.05)
+    record = measure(doubled({"ours": make_contender(lambda x: 3 * x), "right": make_contender(lambda x: 2 * x)}), 0.05)
     assert (record.tables, record.rounds) == ([], {})
-    assert record.out["ours"].startswith("refused")
+    assert record.excluded["ours"].startswith("refused")
 
 
 def test_results_are_written_as_they_come(tmp_path):
     results = Results(tmp_path / "out", run="one")
-    case = doubled({"ours": plain(lambda x: 2 * x), "peer": plain(lambda x: x + x, "as it is")})
+    case = doubled({"ours": make_contender(lambda x: 2 * x), "peer": make_contender(lambda x: x + x, "as it is")})
     results.add(measure(case, 0.02))
     results.add(measure(harness.replace(case, threads=2), 0.02))
     (path,) = (tmp_path / "out").iterdir()
@@ -194,7 +199,7 @@ def test_results_are_written_as_they_come(tmp_path):
 
 
 def test_a_run_that_is_named_again_goes_on_and_another_replaces_it(tmp_path):
-    case = doubled({"ours": plain(lambda x: 2 * x)})
+    case = doubled({"ours": make_contender(lambda x: 2 * x)})
     record = measure(case, 0.02)
     Results(tmp_path, run="one").add(record)
     assert case in Results(tmp_path, run="one")
@@ -205,11 +210,11 @@ def test_a_run_that_is_named_again_goes_on_and_another_replaces_it(tmp_path):
 
 
 def test_a_run_is_of_one_commit(tmp_path):
-    case = doubled({"ours": plain(lambda x: 2 * x)})
+    case = doubled({"ours": make_contender(lambda x: 2 * x)})
     Results(tmp_path, run="one").add(measure(case, 0.02))
     later = Results(tmp_path, run="one")
     later._environment["commit"] = "another"
-    with pytest.raises(ValueError, match="begin another"):
+    with pytest.raises(ValueError, match="use another run name"):
         later.add(measure(case, 0.02))
 
 
@@ -238,7 +243,7 @@ def made_up_results(folder, run="one", device="cpu", gate="passed", op="nearest_
 
 
 def test_the_page_shows_ratios_their_intervals_and_who_is_absent(tmp_path):
-    page = render("<!-- environment -->\n\n<!-- nearest_code -->\n", read([made_up_results(tmp_path / "cpu")]))
+    page = render("<!-- environment -->\n\n<!-- nearest_code -->\n", read_results([made_up_results(tmp_path / "cpu")]))
     assert "| a shape, 8x8, 2 threads | 2 ms | 3.00 | **2.00** [1.90, 2.10] |" in page
     assert "- other, 1 of 1 rows: absent: not installed" in page
     assert "a CPU" in page
@@ -247,14 +252,14 @@ def test_the_page_shows_ratios_their_intervals_and_who_is_absent(tmp_path):
 
 def test_the_page_refuses_rows_without_a_gate_and_two_runs_on_one_device(tmp_path):
     made_up_results(tmp_path / "cpu", gate="")
-    with pytest.raises(Refused, match="no passing gate"):
-        read([tmp_path / "cpu"])
+    with pytest.raises(InvalidResultsError, match="no passing gate"):
+        read_results([tmp_path / "cpu"])
     made_up_results(tmp_path / "cpu")
     made_up_results(tmp_path / "cuda", run="two", device="cuda")
-    assert read([tmp_path / "cpu", tmp_path / "cuda"]).keys() == {"cpu", "cuda"}
+    assert read_results([tmp_path / "cpu", tmp_path / "cuda"]).keys() == {"cpu", "cuda"}
     made_up_results(tmp_path / "cpu", run="two", op="ricker_cwt")
-    with pytest.raises(Refused, match="mixed"):
-        read([tmp_path / "cpu"])
+    with pytest.raises(InvalidResultsError, match="mixed"):
+        read_results([tmp_path / "cpu"])
 
 
 def test_every_mark_of_the_page_has_an_operation():
@@ -301,17 +306,17 @@ def test_tuning_finds_the_sizes_that_are_fastest_and_right():
 
 
 def test_measured_sizes_go_over_the_sane_ones_on_that_kind_of_gpu_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "place", lambda op: tmp_path / f"{op}.json")
+    monkeypatch.setattr(tuning, "get_tuned_path", lambda op: tmp_path / f"{op}.json")
     sane = {("short", 16): {"tile": 32, "warps": 4}, ("long", 16): {"tile": 64, "warps": 8}}
-    assert tuning.tuned("op", sane) == sane
-    tuning.write("op", "9.0", {"CONFIGS": {("short", 16): {"tile": 128}}})
-    tuning.write("op", "9.0", {"CONFIGS": {("long", 16): {"warps": 4}}, "OTHER_CONFIGS": {(1,): {"a": 2}}})
-    monkeypatch.setattr(tuning, "kind", lambda: "8.0")
-    assert tuning.tuned("op", sane) == sane
-    monkeypatch.setattr(tuning, "kind", lambda: "9.0")
+    assert tuning.load_tuned_sizes("op", sane) == sane
+    tuning.write_tuned_sizes("op", "9.0", {"CONFIGS": {("short", 16): {"tile": 128}}})
+    tuning.write_tuned_sizes("op", "9.0", {"CONFIGS": {("long", 16): {"warps": 4}}, "OTHER_CONFIGS": {(1,): {"a": 2}}})
+    monkeypatch.setattr(tuning, "get_compute_capability", lambda: "8.0")
+    assert tuning.load_tuned_sizes("op", sane) == sane
+    monkeypatch.setattr(tuning, "get_compute_capability", lambda: "9.0")
     better = {("short", 16): {"tile": 128, "warps": 4}, ("long", 16): {"tile": 64, "warps": 4}}
-    assert tuning.tuned("op", sane) == better
-    assert tuning.tuned("op", {(1,): {"a": 1}}, "OTHER_CONFIGS") == {(1,): {"a": 2}}
+    assert tuning.load_tuned_sizes("op", sane) == better
+    assert tuning.load_tuned_sizes("op", {(1,): {"a": 1}}, "OTHER_CONFIGS") == {(1,): {"a": 2}}
 
 
 class Tile(NamedTuple):
@@ -320,14 +325,14 @@ class Tile(NamedTuple):
 
 
 def test_sizes_may_be_dictionaries_tuples_or_both_and_come_back_as_they_were(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "place", lambda op: tmp_path / f"{op}.json")
-    monkeypatch.setattr(tuning, "kind", lambda: "9.0")
+    monkeypatch.setattr(tuning, "get_tuned_path", lambda op: tmp_path / f"{op}.json")
+    monkeypatch.setattr(tuning, "get_compute_capability", lambda: "9.0")
     sane = {("a", 1): (Tile(16, 2), {"stages": 1, "exact": True, "how": "ieee"})}
-    paths = [path for path, _ in numbers(sane["a", 1])]
+    paths = [path for path, _ in iterate_numbers(sane["a", 1])]
     assert paths == [(0, 0), (0, 1), (1, "stages")]
-    better = changed(changed(sane["a", 1], (0, 1), 4), (1, "stages"), 3)
-    tuning.write("op", "9.0", {"CONFIGS": {("a", 1): better}})
-    (found,) = tuning.tuned("op", sane).values()
+    better = replace_number(replace_number(sane["a", 1], (0, 1), 4), (1, "stages"), 3)
+    tuning.write_tuned_sizes("op", "9.0", {"CONFIGS": {("a", 1): better}})
+    (found,) = tuning.load_tuned_sizes("op", sane).values()
     assert found == (Tile(16, 4), {"stages": 3, "exact": True, "how": "ieee"})
     assert found[0].warps == 4
 
@@ -341,15 +346,19 @@ def test_on_a_gpu_kernels_are_timed_too_with_inputs_that_change_and_inputs_that_
         inputs.append(len(calls))
         if len(inputs) == 4:
             raise RuntimeError("waits for the GPU")
-        return harness.clocks.wall(calls[0], "cpu")
+        return harness.clocks.make_wall_clock(calls[0], "cpu")
 
-    for name in ("settle", "tidy", "sync", "peak_bytes"):
+    for name in ("reset_state", "free_memory", "synchronize", "measure_peak_bytes"):
         monkeypatch.setattr(harness.clocks, name, lambda *args: None)
-    monkeypatch.setattr(harness.clocks, "machine", lambda device, machine=harness.clocks.machine: machine("cpu"))
-    monkeypatch.setattr(harness.clocks, "replay", replay)
-    record = measure(doubled({"ours": plain(lambda x: 2 * x), "peer": plain(lambda x: x + x)}, device="cuda"), 0.02)
+    monkeypatch.setattr(
+        harness.clocks, "make_limit_calls", lambda device, machine=harness.clocks.make_limit_calls: machine("cpu")
+    )
+    monkeypatch.setattr(harness.clocks, "make_graph_clock", replay)
+    record = measure(
+        doubled({"ours": make_contender(lambda x: 2 * x), "peer": make_contender(lambda x: x + x)}, device="cuda"), 0.02
+    )
     assert inputs == [1, 1, 32, 32, 32, 1, 1, 1, 1, 1]
-    assert record.out == {"peer, kernels": "failed: not captured: RuntimeError: waits for the GPU"}
+    assert record.excluded == {"peer, kernels": "failed: not captured: RuntimeError: waits for the GPU"}
     assert [table["clock"] for table in record.tables] == ["wall", "kernels", "kernels, inputs in cache"]
     assert all(table["contenders"].keys() <= {"ours"} for table in record.tables[1:2])
 
@@ -482,24 +491,29 @@ def test_the_commit_may_be_told(monkeypatch, tmp_path):
 
 
 def grid(*sizes):
-    case = doubled({"tstk": plain(lambda x: 2 * x)})
+    case = doubled({"tstk": make_contender(lambda x: 2 * x)})
     return [harness.replace(case, size=size, threads=threads) for size in sizes for threads in (1, 2)]
 
 
 def test_operations_take_turns_after_the_first_two_shapes_of_each():
-    order = [(case.size, case.threads) for case in in_turns([grid("a1", "a2", "a3", "a4"), grid("b1", "b2", "b3")])]
+    order = [
+        (case.size, case.threads) for case in interleave_cases([grid("a1", "a2", "a3", "a4"), grid("b1", "b2", "b3")])
+    ]
     assert [size for size, threads in order if threads == 1] == ["a1", "a2", "b1", "b2", "a3", "b3", "a4"]
     assert order[:2] == [("a1", 1), ("a1", 2)]
 
 
 def test_a_shape_that_its_backend_refuses_is_not_measured_and_is_no_fault():
     calls = []
-    case = doubled({"ours": plain(lambda x: calls.append(1) or 2 * x)}, unserved=lambda x: f"too wide: {x.shape[1]}")
+    case = doubled(
+        {"ours": make_contender(lambda x: calls.append(1) or 2 * x)},
+        why_unsupported=lambda x: f"too wide: {x.shape[1]}",
+    )
     record = measure(case, 0.05)
-    assert (record.unserved, record.out, record.tables, calls) == ("too wide: 64", {}, [], [])
-    assert "not measured: too wide: 64" in "\n".join(summary(record))
+    assert (record.why_unsupported, record.excluded, record.tables, calls) == ("too wide: 64", {}, [], [])
+    assert "not measured: too wide: 64" in "\n".join(format_record(record))
 
 
 def test_the_summary_is_one_screen(tmp_path):
     made_up_results(tmp_path)
-    assert list(lines(tmp_path)) == ["commit c0, a GPU", "        2 ms  a case; peer takes 2.00 times as long"]
+    assert list(format_cases(tmp_path)) == ["commit c0, a GPU", "        2 ms  a case; peer takes 2.00 times as long"]

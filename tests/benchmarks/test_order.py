@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.order import CANDIDATES, CHOSEN_ON, cell, choose_table, shuffle_table
+from benchmarks.order import CANDIDATES, SELECTION_SETS, format_choose_table, format_shuffle_table, measure_cached
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path):
@@ -13,7 +13,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
         return {"accuracy": 0.5}
 
     path = tmp_path / "cells.jsonl"
-    first, other, again = (cell(path, key, measure) for key in ({"data": "A"}, {"data": "B"}, {"data": "A"}))
+    first, other, again = (measure_cached(path, key, measure) for key in ({"data": "A"}, {"data": "B"}, {"data": "A"}))
     assert len(made) == 2
     assert again == first != other
     assert [json.loads(line)["data"] for line in path.read_text().splitlines()] == ["A", "B"]
@@ -25,7 +25,7 @@ def test_the_table_of_shuffled_tokens_has_before_and_after_and_says_what_did_not
         {**key, "positions": "0.02", "accuracy": 0.8, "shuffled": 0.75},
         {**key, "positions": "default", "accuracy": 0.9, "shuffled": 0.5},
     ]
-    lines = shuffle_table(cells).splitlines()
+    lines = format_shuffle_table(cells).splitlines()
     assert next(line for line in lines if "bert + cot" in line).startswith(
         "| bert + cot | 0.800 -> 0.750 | 0.900 -> 0.500 | - | - |"
     )
@@ -36,9 +36,9 @@ def test_the_table_of_candidates_has_means_over_splits_and_sets():
     cells = [
         {"method": name, "data": data, "split": split, "accuracy": 0.5 + split / 10}
         for name in CANDIDATES
-        for data in CHOSEN_ON
+        for data in SELECTION_SETS
         for split in range(2)
     ]
-    rows = choose_table(cells).splitlines()[2:]
+    rows = format_choose_table(cells).splitlines()[2:]
     assert len(rows) == len(CANDIDATES)
     assert all(row.endswith("| 0.550 | 0.550 |") for row in rows)

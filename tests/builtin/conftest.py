@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.core.types import Spec
-from tstk.runs.build import assemble
+from tstk.runs.build import build_pipeline
 
 SIZES = {
     "patch": {"use": "patch", "dim": 8, "window": 4},
@@ -20,8 +20,8 @@ def pipelines():
     def build(tokenizer, loss="contrastive", channels="mixed"):
         encoder = {"use": "transformer", "dim": 8, "depth": 1, "heads": 2}
         torch.manual_seed(0)
-        config = resolve(("test", {"tokenizer": SIZES[tokenizer], "encoder": encoder, "loss": loss}))
-        pipeline = assemble(config, Spec(channels=2, length=24, classes=3), channels=channels)
+        config = resolve_config(("test", {"tokenizer": SIZES[tokenizer], "encoder": encoder, "loss": loss}))
+        pipeline = build_pipeline(config, Spec(channels=2, length=24, num_classes=3), channels=channels)
         pipeline.bind()
         return pipeline.eval()
 

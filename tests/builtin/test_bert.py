@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from tstk.builtin.encoders.bert import Bert
 from tstk.builtin.encoders.transformer import Transformer
 from tstk.core.types import Spec, Tokens
-from tstk.errors import CheckpointError, NeedsError, OptionError
-from tstk.nn.pretrained import bert_blocks, bert_weights
+from tstk.errors import CheckpointError, IncompatibleError, OptionError
+from tstk.nn.pretrained import convert_bert_layers, load_bert_weights
 
-SPEC = Spec(channels=1, length=96, dim=384, grid=(12,))
+SPEC = Spec(channels=1, length=96, dim=384, grid_size=(12,))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def tokens_of(dim=384, n=7, slots=12):
 
 def started(spec, **options):
     encoder = Bert(spec, **options).eval()
-    encoder.warm_start()
+    encoder.init_from_pretrained()
     return encoder
 
 
@@ -61,8 +61,8 @@ def started(spec, **options):
 def test_bert_equals_the_library_with_padding_and_shuffled_slots(folder, theirs):
     encoder, tokens = started(SPEC, pretrained=folder), tokens_of()
     with torch.no_grad():
-        embeddings = tokens.values * encoder.unit
-        expected = theirs(inputs_embeds=embeddings, position_ids=tokens.index, attention_mask=tokens.valid.long())
+        embeddings = tokens.values * encoder.embed_scale
+        expected = theirs(inputs_embeds=embeddings, position_ids=tokens.grid_index, attention_mask=tokens.valid.long())
         got = encoder(tokens).values
     valid = tokens.valid
     torch.testing.assert_close(got[valid], expected.last_hidden_state[valid], rtol=1e-5, atol=1e-5)
@@ -74,13 +74,15 @@ def test_gradients_equal_those_of_the_library(small):
     folder, theirs = small
     tokens = tokens_of(dim=16)
     weight = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(1)) * tokens.valid[..., None]
-    encoder = started(SPEC.but(dim=16), pretrained=str(folder))
+    encoder = started(SPEC.replace(dim=16), pretrained=str(folder))
     gradients = []
     for run in (
-        lambda x: encoder(tokens.but(values=x)).values,
+        lambda x: encoder(tokens.replace(values=x)).values,
         lambda x: (
             theirs(
-                inputs_embeds=x * encoder.unit, position_ids=tokens.index, attention_mask=tokens.valid.long()
+                inputs_embeds=x * encoder.embed_scale,
+                position_ids=tokens.grid_index,
+                attention_mask=tokens.valid.long(),
             ).last_hidden_state
         ),
     ):
@@ -94,7 +96,7 @@ def test_gradients_equal_those_of_the_library(small):
 
 def test_the_layers_alone_equal_the_librarys_layers(folder, theirs):
     encoder, tokens = started(SPEC, pretrained=folder, part="layers"), tokens_of()
-    hidden = tokens.values + encoder.place(tokens)
+    hidden = tokens.values + encoder.pos_embed(tokens)
     with torch.no_grad():
         mask = tokens.valid[:, None, None].expand(-1, 1, 7, -1)
         expected = theirs.encoder(hidden, attention_mask=mask).last_hidden_state
@@ -104,10 +106,10 @@ def test_the_layers_alone_equal_the_librarys_layers(folder, theirs):
 
 def test_with_cls_tokens_sit_one_row_further_and_cls_on_row_zero(small):
     folder, theirs = small
-    encoder, tokens = started(SPEC.but(dim=16), pretrained=str(folder), cls=True), tokens_of(dim=16)
-    ids = torch.cat([torch.zeros(3, 1, dtype=torch.long), tokens.index + 1], 1)
+    encoder, tokens = started(SPEC.replace(dim=16), pretrained=str(folder), cls=True), tokens_of(dim=16)
+    ids = torch.cat([torch.zeros(3, 1, dtype=torch.long), tokens.grid_index + 1], 1)
     seen = torch.cat([torch.ones(3, 1, dtype=torch.bool), tokens.valid], 1)
-    words = torch.cat([encoder.cls.expand(3, -1, -1), tokens.values * encoder.unit], 1)
+    words = torch.cat([encoder.cls.expand(3, -1, -1), tokens.values * encoder.embed_scale], 1)
     expected = theirs(inputs_embeds=words, position_ids=ids, attention_mask=seen.long()).last_hidden_state
     got = encoder(tokens)
     torch.testing.assert_close(got.prefix, expected[:, :1], rtol=0, atol=1e-5)
@@ -119,12 +121,12 @@ def test_every_tensor_equals_the_file_bit_for_bit(folder):
     file = load_file(Path(folder) / "model.safetensors")
     state = encoder.state_dict()
     words = file["embeddings.word_embeddings.weight"]
-    torch.testing.assert_close(state.pop("unit"), words.square().mean().sqrt())
+    torch.testing.assert_close(state.pop("embed_scale"), words.square().mean().sqrt())
     assert torch.equal(state.pop("positions"), file["embeddings.position_embeddings.weight"])
     assert torch.equal(state.pop("token_type"), file["embeddings.token_type_embeddings.weight"][0])
     assert torch.equal(state.pop("norm.weight"), file["embeddings.LayerNorm.weight"])
     assert torch.equal(state.pop("norm.bias"), file["embeddings.LayerNorm.bias"])
-    blocks = bert_blocks(file)
+    blocks = convert_bert_layers(file)
     assert set(state) == {f"stack.{k}" for k in blocks}
     assert len(blocks) == sum(k.startswith("encoder.layer.") for k in file)
     assert all(torch.equal(state[f"stack.{k}"], v) for k, v in blocks.items())
@@ -133,14 +135,14 @@ def test_every_tensor_equals_the_file_bit_for_bit(folder):
 def test_berts_layers_can_be_transplanted_into_a_transformer_with_residual_scales(small):
     folder, theirs = small
     ours = Transformer(
-        SPEC.but(dim=16), dim=16, depth=2, heads=2, hidden=24, norm="post", residual_scale=1.0, eps=1e-12,
+        SPEC.replace(dim=16), dim=16, depth=2, heads=2, hidden=24, norm="post", residual_scale=1.0, eps=1e-12,
         positions="none",
     ).eval()  # fmt: skip
-    blocks = bert_blocks(load_file(folder / "model.safetensors"))
+    blocks = convert_bert_layers(load_file(folder / "model.safetensors"))
     missing, unexpected = ours.stack.load_state_dict(blocks, strict=False)
     assert {name.rpartition(".")[2] for name in missing} == {"attention_scale", "mlp_scale"}
     assert unexpected == []
-    tokens = tokens_of(dim=16).but(valid=torch.ones(3, 7, dtype=torch.bool))
+    tokens = tokens_of(dim=16).replace(valid=torch.ones(3, 7, dtype=torch.bool))
     expected = theirs.encoder(tokens.values).last_hidden_state
     torch.testing.assert_close(ours(tokens).values, expected, rtol=0, atol=1e-5)
 
@@ -159,7 +161,7 @@ def test_old_names_and_old_files_are_read_the_same(small, tmp_path, file):
         torch.save(old, tmp_path / "old" / file)
     else:
         save_file(old, tmp_path / "old" / file)
-    new, ancient = bert_weights(str(folder)), bert_weights(str(tmp_path / "old"))
+    new, ancient = load_bert_weights(str(folder)), load_bert_weights(str(tmp_path / "old"))
     assert new.keys() == ancient.keys()
     assert all(torch.equal(new[k], ancient[k]) for k in new)
     a, b = (started(SPEC, pretrained=str(p)) for p in (folder, tmp_path / "old"))
@@ -175,7 +177,7 @@ def test_a_checkpoint_that_lacks_tensors_is_refused_naming_all_of_them(small):
     encoder = Bert(SPEC, pretrained=str(folder))
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
-        encoder.warm_start()
+        encoder.init_from_pretrained()
     assert "stack.blocks.1.attention.key.weight is missing" in str(caught.value)
     assert "norm.bias is [3], expected [16]" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -187,10 +189,10 @@ def test_a_folder_without_weights_or_with_damaged_ones_is_refused(small):
     encoder = Bert(SPEC, pretrained=str(folder))
     (folder / "model.safetensors").write_bytes(b"not tensors at all")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
-        encoder.warm_start()
+        encoder.init_from_pretrained()
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
-        encoder.warm_start()
+        encoder.init_from_pretrained()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_a_folder_without_weights_or_with_damaged_ones_is_refused(small):
         ({"model_type": "roberta"}, "model_type 'roberta'"),
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
         ({"is_decoder": True}, "is_decoder True"),
-        ({"hidden_size": ...}, "does not say hidden_size"),
+        ({"hidden_size": ...}, "lacks hidden_size"),
     ],
 )
 def test_what_is_not_plain_bert_is_refused(small, change, message):
@@ -213,7 +215,9 @@ def test_what_is_not_plain_bert_is_refused(small, change, message):
 
 def test_sizes_that_contradict_the_checkpoint_are_refused_with_both_numbers(small):
     folder, _ = small
-    with pytest.raises(OptionError, match="dim=64, but its own is 16; depth=3, but its own is 2; leave these out"):
+    with pytest.raises(
+        OptionError, match="dim=64, but the checkpoint has 16; depth=3, but the checkpoint has 2; leave these out"
+    ):
         Bert(SPEC, pretrained=str(folder), dim=64, depth=3, heads=2)
     assert Bert(SPEC, pretrained=str(folder), dim=16, heads=2).out.dim == 16
 
@@ -229,7 +233,7 @@ def test_a_name_that_is_no_folder_and_cannot_be_fetched_says_so_in_one_line(monk
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(OptionError, match="'who/bert' is no folder here and could not be fetched") as caught:
+    with pytest.raises(OptionError, match="'who/bert' is not a folder and could not be downloaded") as caught:
         Bert(SPEC, pretrained="who/bert")
     assert "\n" not in str(caught.value)
     assert asked == [("who/bert", ["config.json"])]
@@ -253,21 +257,21 @@ def test_a_hub_name_fetches_the_configuration_and_the_weights_alone(small, monke
 def test_a_saved_run_needs_neither_folder_nor_hub(small):
     folder, _ = small
     options = {"pretrained": str(folder), "cls": True, "out_dim": 10, "lr": 5e-5}
-    spec = SPEC.but(dim=6)
+    spec = SPEC.replace(dim=6)
     encoder = started(spec, **options)
     for file in folder.iterdir():
         file.unlink()
-    again = Bert(spec, **json.loads(json.dumps(options | encoder.rebuild))).eval()
-    again.warm_start()
-    again.load(encoder.state_dict(), spec)
+    again = Bert(spec, **json.loads(json.dumps(options | encoder.config_overrides))).eval()
+    again.init_from_pretrained()
+    again.load_pretrained(encoder.state_dict(), spec)
     tokens = tokens_of(dim=6)
     torch.testing.assert_close(again(tokens).values, encoder(tokens).values, rtol=0, atol=0)
-    assert again.rebuild == {}
+    assert again.config_overrides == {}
 
 
 def test_more_tokens_than_rows_are_refused_or_interpolated_as_asked(small):
     folder, _ = small
-    long = Spec(channels=1, length=400, dim=16, grid=(5, 8))
+    long = Spec(channels=1, length=400, dim=16, grid_size=(5, 8))
     with pytest.raises(OptionError, match=r"40 positions are needed.* 20 position rows.*overflow=interpolate"):
         Bert(long, pretrained=str(folder))
     encoder = started(long, pretrained=str(folder), overflow="interpolate")
@@ -276,29 +280,29 @@ def test_more_tokens_than_rows_are_refused_or_interpolated_as_asked(small):
     # Twice as many rows: each old one lies midway between two new ones.
     halfway = (encoder.positions[2:-2:2] + encoder.positions[3:-1:2]) / 2
     torch.testing.assert_close(halfway, table[1:-1] * 0.75 + (table[:-2] + table[2:]) / 8)
-    again = Bert(long, overflow="interpolate", **encoder.rebuild)
-    again.load(encoder.state_dict(), long)
+    again = Bert(long, overflow="interpolate", **encoder.config_overrides)
+    again.load_pretrained(encoder.state_dict(), long)
     assert torch.equal(again.positions, encoder.positions)
 
 
 def test_the_layers_alone_have_no_limit_of_positions(small):
     folder, _ = small
-    encoder = started(SPEC.but(dim=16, grid=(40,)), pretrained=str(folder), part="layers")
+    encoder = started(SPEC.replace(dim=16, grid_size=(40,)), pretrained=str(folder), part="layers")
     assert encoder.positions.shape == (40, 16)
     assert encoder.token_type is None
 
 
 def test_a_table_from_scratch_follows_the_grid_and_a_checkpoints_stays(small):
     folder, _ = small
-    old, new = SPEC.but(dim=16, grid=(8,)), SPEC.but(dim=16, grid=(16,))
+    old, new = SPEC.replace(dim=16, grid_size=(8,)), SPEC.replace(dim=16, grid_size=(16,))
     sizes = {"dim": 16, "depth": 1, "heads": 2}
     scratch, longer = Bert(old, **sizes, cls=True), Bert(new, **sizes, cls=True)
-    longer.load(scratch.state_dict(), old)
+    longer.load_pretrained(scratch.state_dict(), old)
     assert longer.positions.shape == (17, 16)
     assert torch.equal(longer.positions[0], scratch.positions[0])
     trained = started(old, pretrained=str(folder))
-    longer = Bert(new, **trained.rebuild)
-    longer.load(trained.state_dict(), old)
+    longer = Bert(new, **trained.config_overrides)
+    longer.load_pretrained(trained.state_dict(), old)
     assert torch.equal(longer.positions, trained.positions)
 
 
@@ -322,30 +326,30 @@ def test_from_scratch_weights_start_as_bert_does_and_positions_as_large_as_token
 
 def test_freezing_names_berts_part_and_spares_norms_if_asked(small):
     folder, _ = small
-    spec = SPEC.but(dim=6)
+    spec = SPEC.replace(dim=6)
     encoder = Bert(spec, pretrained=str(folder), freeze="all", cls=True, out_dim=4, lr=3e-5)
     bert = ("positions", "token_type", "norm", "stack")
-    assert encoder.freezes() == bert
-    assert encoder.rates() == dict.fromkeys(bert, 3e-5)
+    assert encoder.frozen_paths() == bert
+    assert encoder.lr_overrides() == dict.fromkeys(bert, 3e-5)
     spared = Bert(spec, pretrained=str(folder), freeze="all-but-norms", cls=True)
-    free = {n for n, _ in spared.named_parameters()} - set(spared.freezes())
+    free = {n for n, _ in spared.named_parameters()} - set(spared.frozen_paths())
     assert {n for n in free if "norm" not in n} == {"cls", "project.weight", "project.bias"}
     assert {"norm.weight", "stack.blocks.0.mlp_norm.bias"} <= free
-    assert Bert(spec, pretrained=str(folder), part="layers", freeze="all").freezes() == ("stack",)
-    assert Bert(spec, dim=16, heads=2).freezes() == ()
-    assert Bert(spec, dim=16, heads=2).rates() == {}
+    assert Bert(spec, pretrained=str(folder), part="layers", freeze="all").frozen_paths() == ("stack",)
+    assert Bert(spec, dim=16, heads=2).frozen_paths() == ()
+    assert Bert(spec, dim=16, heads=2).lr_overrides() == {}
 
 
 def test_the_place_of_a_token_is_led_out_as_the_output_is():
     torch.manual_seed(0)
-    encoder, tokens = Bert(SPEC.but(dim=6), dim=16, heads=2, out_dim=5, cls=True), tokens_of(dim=6)
-    expected = encoder.positions[tokens.index + 1] @ encoder.out_project.weight.T
-    torch.testing.assert_close(encoder.place(tokens), expected)
+    encoder, tokens = Bert(SPEC.replace(dim=6), dim=16, heads=2, out_dim=5, cls=True), tokens_of(dim=6)
+    expected = encoder.positions[tokens.grid_index + 1] @ encoder.out_project.weight.T
+    torch.testing.assert_close(encoder.pos_embed(tokens), expected)
 
 
 def test_codes_read_as_words_start_as_words_of_the_checkpoint_and_equal_it(small):
     folder, theirs = small
-    spec = SPEC.but(dim=16, vocab=5)
+    spec = SPEC.replace(dim=16, vocab_size=5)
     torch.manual_seed(0)
     encoder = started(spec, pretrained=str(folder), words=True, dropout=0.0)
     table = theirs.embeddings.word_embeddings.weight
@@ -353,20 +357,22 @@ def test_codes_read_as_words_start_as_words_of_the_checkpoint_and_equal_it(small
     assert len(set(which.tolist())) == 5
     assert torch.equal(encoder.words, table[which])
     tokens = tokens_of(16)
-    ids = torch.randint(5, tokens.index.shape, generator=torch.Generator().manual_seed(1))
-    said = encoder(tokens.but(ids=ids))
-    want = theirs(input_ids=which[ids], position_ids=tokens.index, attention_mask=tokens.valid.long()).last_hidden_state
+    ids = torch.randint(5, tokens.grid_index.shape, generator=torch.Generator().manual_seed(1))
+    said = encoder(tokens.replace(ids=ids))
+    want = theirs(
+        input_ids=which[ids], position_ids=tokens.grid_index, attention_mask=tokens.valid.long()
+    ).last_hidden_state
     torch.testing.assert_close(said.values[tokens.valid], want[tokens.valid], rtol=1e-4, atol=1e-5)
-    other = encoder(tokens.but(ids=ids, values=tokens.values * 9))
+    other = encoder(tokens.replace(ids=ids, values=tokens.values * 9))
     assert torch.equal(other.values, said.values)
 
 
 def test_positions_of_a_checkpoint_stay_as_large_beside_tokens_as_beside_words(folder, theirs):
     encoder, tokens = started(SPEC, pretrained=folder), tokens_of()
-    tokens = tokens.but(values=tokens.values * 10)  # a root mean square of 1
-    content, rows = encoder.enter(tokens)
+    tokens = tokens.replace(values=tokens.values * 10)  # a root mean square of 1
+    content, rows = encoder.embed_inputs(tokens)
     words, table = theirs.embeddings.word_embeddings.weight, theirs.embeddings.position_embeddings.weight
-    assert torch.equal(rows, table[tokens.index])
+    assert torch.equal(rows, table[tokens.grid_index])
     sizes = [float(x.square().mean().sqrt()) for x in (content[tokens.valid], words)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
     with pytest.raises(OptionError, match=r"position_std=0.1: the position table is the checkpoint's"):
@@ -376,7 +382,7 @@ def test_positions_of_a_checkpoint_stay_as_large_beside_tokens_as_beside_words(f
 
 def test_words_need_codes_and_no_more_codes_than_words(small):
     folder, _ = small
-    with pytest.raises(NeedsError, match=r"discrete tokens \(vocab\)"):
+    with pytest.raises(IncompatibleError, match=r"discrete tokens \(vocab_size\)"):
         Bert(SPEC, words=True)
     with pytest.raises(CheckpointError, match="11 words for 12 codes"):
-        Bert(SPEC.but(dim=16, vocab=12), pretrained=str(folder), words=True).warm_start()
+        Bert(SPEC.replace(dim=16, vocab_size=12), pretrained=str(folder), words=True).init_from_pretrained()

@@ -4,31 +4,31 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.builtin.losses.contrastive import Contrastive, resized_crop
-from tstk.core.rng import Draws
-from tstk.core.types import Flow, Series, Spec, Tokens
-from tstk.errors import NeedsError, OptionError
-from tstk.testing.subject import series
+from tstk.builtin.losses.contrastive import Contrastive, random_resized_crop
+from tstk.core.rng import SampleRNG
+from tstk.core.types import Series, Spec, StepOutput, Tokens
+from tstk.errors import IncompatibleError, OptionError
+from tstk.testing.fixture import make_series
 
 SPEC = Spec(channels=2, length=24, dim=8)
-BATCH = series(Spec(channels=2, length=24))
+BATCH = make_series(Spec(channels=2, length=24))
 
 
-def draws(step=1, key=BATCH.key):
-    return Draws(0, step, key)
+def draws(step=1, key=BATCH.sample_id):
+    return SampleRNG(0, step, key)
 
 
 def test_the_views_of_a_batch_are_stacked_and_differ():
-    found = Contrastive(SPEC).views(BATCH, draws())
+    found = Contrastive(SPEC).make_views(BATCH, draws())
     assert found.x.shape == (6, 2, 24)
-    assert found.key.unique().numel() == 6
+    assert found.sample_id.unique().numel() == 6
     one, two = found.x.chunk(2)
     assert not torch.equal(one, two)
-    assert not torch.equal(Contrastive(SPEC).views(BATCH, draws(2)).x, found.x)
+    assert not torch.equal(Contrastive(SPEC).make_views(BATCH, draws(2)).x, found.x)
 
 
 def test_a_view_without_crop_and_jitter_is_the_series():
-    found = Contrastive(SPEC, crop=0.0).views(BATCH, draws())
+    found = Contrastive(SPEC, crop=0.0).make_views(BATCH, draws())
     torch.testing.assert_close(found.x, BATCH.x.repeat(2, 1, 1))
     assert torch.equal(found.observed, BATCH.observed.repeat(2, 1, 1))
 
@@ -36,7 +36,7 @@ def test_a_view_without_crop_and_jitter_is_the_series():
 def test_a_crop_is_a_stretch_of_the_series_resized_to_its_length():
     line = torch.arange(24.0).expand(50, 1, 24)
     key = torch.arange(50)
-    x, observed = resized_crop(Series(line, key=key), 0.5, Draws(0, 1, key))
+    x, observed = random_resized_crop(Series(line, sample_id=key), 0.5, SampleRNG(0, 1, key))
     steps = x.diff(dim=2)
     torch.testing.assert_close(steps, steps[..., :1].expand_as(steps), rtol=0, atol=1e-4)
     assert observed is None
@@ -50,26 +50,26 @@ def test_a_crop_is_a_stretch_of_the_series_resized_to_its_length():
 @pytest.mark.parametrize("jitter", [0.0, 0.3])
 def test_a_view_depends_on_neither_its_batch_nor_padding(jitter):
     loss = Contrastive(SPEC, jitter=jitter)
-    together = loss.views(BATCH, draws()).x[2::3]
+    together = loss.make_views(BATCH, draws()).x[2::3]
     short = int(BATCH.observed[2].any(0).sum())
-    alone = Series(BATCH.x[2:, :, :short], BATCH.observed[2:, :, :short], key=BATCH.key[2:])
-    found = loss.views(alone, draws(key=alone.key)).x
+    alone = Series(BATCH.x[2:, :, :short], BATCH.observed[2:, :, :short], sample_id=BATCH.sample_id[2:])
+    found = loss.make_views(alone, draws(key=alone.sample_id)).x
     torch.testing.assert_close(found, together[..., :short], rtol=0, atol=1e-5)
     assert not together[..., short:].any()
 
 
 def test_what_is_unobserved_is_zero_in_a_view_and_gaps_remain():
-    found = Contrastive(SPEC, jitter=0.3).views(BATCH, draws())
+    found = Contrastive(SPEC, jitter=0.3).make_views(BATCH, draws())
     assert not found.x[~found.observed].any()
     assert (~found.observed[1::3]).sum() > 4
-    spoilt = Series(torch.where(BATCH.observed, BATCH.x, 99.0), BATCH.observed, key=BATCH.key)
-    again = Contrastive(SPEC, jitter=0.3).views(spoilt, draws())
+    spoilt = Series(torch.where(BATCH.observed, BATCH.x, 99.0), BATCH.observed, sample_id=BATCH.sample_id)
+    again = Contrastive(SPEC, jitter=0.3).make_views(spoilt, draws())
     torch.testing.assert_close(again.x, found.x)
 
 
 def flow_of(values, valid):
     tokens = Tokens(values, torch.zeros(*valid.shape, 1), torch.zeros_like(valid, dtype=torch.long), valid)
-    return Flow(BATCH, tokens, tokens, tokens, valid, encoded=tokens)
+    return StepOutput(BATCH, tokens, tokens, tokens, valid, encoded=tokens)
 
 
 def test_the_loss_is_the_cross_entropy_of_similarities_from_both_sides():
@@ -89,23 +89,23 @@ def test_the_loss_is_the_cross_entropy_of_similarities_from_both_sides():
             p = np.exp(b @ a[i] / 0.2)
             terms.append(-np.log(p[i] / p.sum()))
     assert found == pytest.approx(np.mean(terms), rel=1e-4)
-    assert 0 <= float(flow.logs["agreement"]) <= 1
+    assert 0 <= float(flow.metrics["agreement"]) <= 1
 
 
 def test_hidden_tokens_are_not_seen(pipelines):
     pipeline = pipelines("patch", loss={"use": "contrastive", "ratio": 0.5})
     flow = pipeline(BATCH, draws())
-    assert (flow.seen.valid.sum(1) == flow.tokens.valid.sum(1) - flow.tokens.valid.sum(1) // 2).all()
-    assert not torch.equal(flow.seen.index[0], flow.seen.index[3])  # each view hides its own
+    assert (flow.visible.valid.sum(1) == flow.tokens.valid.sum(1) - flow.tokens.valid.sum(1) // 2).all()
+    assert not torch.equal(flow.visible.grid_index[0], flow.visible.grid_index[3])  # each view hides its own
 
 
 def test_views_repeat_with_the_draws_and_serve_independent_channels(pipelines):
     pipeline = pipelines("resampled", channels="independent")
     one, two, other = (pipeline(BATCH, draws(step)) for step in (1, 1, 2))
     assert one.encoded.values.shape[0] == 2 * 3 * 2
-    assert torch.equal(one.total, two.total)
-    assert not torch.equal(one.total, other.total)
-    one.total.backward()
+    assert torch.equal(one.loss, two.loss)
+    assert not torch.equal(one.loss, other.loss)
+    one.loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in pipeline.parameters())
 
 
@@ -113,8 +113,8 @@ def test_it_takes_neither_decoder_nor_head():
     import tstk
 
     for slot in ("head", "decoder"):
-        with pytest.raises(NeedsError, match=f"what the encoder answers, so --{slot} linear would have no use"):
-            tstk.build(spec=Spec(channels=2, length=24, classes=3), loss="contrastive", **{slot: "linear"})
+        with pytest.raises(IncompatibleError, match=f"output of the encoder, so --{slot} linear would have no use"):
+            tstk.build(spec=Spec(channels=2, length=24, num_classes=3), loss="contrastive", **{slot: "linear"})
 
 
 @pytest.mark.parametrize("options", [{"crop": 1.0}, {"ratio": -0.1}, {"temperature": 0.0}, {"jitter": -1.0}], ids=str)

@@ -11,45 +11,45 @@ from tstk.nn.attention import Attention
 
 @pytest.mark.parametrize(("kind", "want"), [(Cross, 0.3), (TransformerDecoder, 0.0)])
 def test_dropout_reaches_or_spares_attention_as_the_help_says(kind, want):
-    decoder = kind(Spec(channels=1, length=8, dim=64, grid=(4,), aligned=False), dropout=0.3)
+    decoder = kind(Spec(channels=1, length=8, dim=64, grid_size=(4,), predicts_in_place=False), dropout=0.3)
     assert {part.dropout for part in decoder.modules() if isinstance(part, Attention)} == {want}
 
 
 def grid_of(spec):
     """Encoded tokens at the even slots of a grid, and all slots asked."""
     draw = torch.Generator().manual_seed(0)
-    places = torch.cartesian_prod(*[torch.arange(g) for g in spec.grid]).float().expand(2, -1, -1)
-    index = torch.arange(spec.tokens).expand(2, -1)
-    values = torch.randn(2, spec.tokens, spec.dim, generator=draw)
+    places = torch.cartesian_prod(*[torch.arange(g) for g in spec.grid_size]).float().expand(2, -1, -1)
+    index = torch.arange(spec.num_tokens).expand(2, -1)
+    values = torch.randn(2, spec.num_tokens, spec.dim, generator=draw)
     tokens = Tokens(values, places, index, torch.ones_like(index, dtype=torch.bool))
-    seen = tokens.keep(index % 2 == 0)
-    return seen.but(prefix=torch.randn(2, 1, spec.dim, generator=draw)), tokens
+    seen = tokens.select(index % 2 == 0)
+    return seen.replace(prefix=torch.randn(2, 1, spec.dim, generator=draw)), tokens
 
 
 def test_a_flat_rotary_decoder_sees_a_grid_as_one_line():
-    spec = Spec(channels=1, length=24, dim=8, grid=(4, 3), aligned=False, prefix=1)
+    spec = Spec(channels=1, length=24, dim=8, grid_size=(4, 3), predicts_in_place=False, num_prefix_tokens=1)
     options = {"dim": 16, "depth": 1, "heads": 4, "positions": "rotary", "dropout": 0.0}
     torch.manual_seed(0)
     flat = TransformerDecoder(spec, **options, rope="flat")
     # the same tokens along one axis, in the order of the line
-    line = TransformerDecoder(spec.but(grid=(12,)), **options)
+    line = TransformerDecoder(spec.replace(grid_size=(12,)), **options)
     line.load_state_dict(flat.state_dict())
     seen, asked = grid_of(spec)
 
     def laid(tokens):
         number = tokens.pos[..., :1] + 4 * tokens.pos[..., 1:]
-        return tokens.but(pos=number, index=number[..., 0].long())
+        return tokens.replace(pos=number, grid_index=number[..., 0].long())
 
     a, b = flat(seen, asked, None), line(laid(seen), laid(asked), None)
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
 def test_a_decoder_may_start_like_the_encoder_and_give_cls_a_place():
-    spec = Spec(channels=1, length=24, dim=8, grid=(4, 3), aligned=False, prefix=1)
+    spec = Spec(channels=1, length=24, dim=8, grid_size=(4, 3), predicts_in_place=False, num_prefix_tokens=1)
     options = {"dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
     torch.manual_seed(0)
-    decoder = TransformerDecoder(spec, **options, cls_place=True, bias=False, init="xavier")
-    assert decoder.cls_place.shape == (1, 16)
+    decoder = TransformerDecoder(spec, **options, cls_pos_embed=True, bias=False, init="xavier")
+    assert decoder.cls_pos_embed.shape == (1, 16)
     linear = decoder.stack.blocks[0].mlp.up
     assert not linear.bias.any()
     assert float(linear.weight.detach().abs().max()) == pytest.approx((6 / (16 + 64)) ** 0.5, rel=0.02)
@@ -57,6 +57,6 @@ def test_a_decoder_may_start_like_the_encoder_and_give_cls_a_place():
     seen, asked = grid_of(spec)
     before = decoder(seen, asked, None)
     with torch.no_grad():
-        decoder.cls_place += torch.randn(16)
+        decoder.cls_pos_embed += torch.randn(16)
     assert (decoder(seen, asked, None) - before).abs().max() > 1e-3
-    assert TransformerDecoder(spec.but(prefix=0), **options, cls_place=True).cls_place is None
+    assert TransformerDecoder(spec.replace(num_prefix_tokens=0), **options, cls_pos_embed=True).cls_pos_embed is None

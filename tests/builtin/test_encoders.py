@@ -12,7 +12,7 @@ from tstk.builtin.encoders.identity import Identity
 from tstk.builtin.encoders.transformer import Transformer
 from tstk.core.types import Spec, Tokens
 from tstk.errors import CheckpointError, OptionError, TstkError
-from tstk.plugins.signature import outline
+from tstk.plugins.signature import read_signature
 
 GRID = (4, 3)
 SMALL = {"dim": 24, "depth": 2, "heads": 2}
@@ -34,17 +34,17 @@ every = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 def spec_of(dim=6, grid=GRID):
-    return Spec(channels=1, length=48, dim=dim, grid=grid)
+    return Spec(channels=1, length=48, dim=dim, grid_size=grid)
 
 
 def tokens_of(spec, batch=3, seed=0, dtype=torch.float32):
     draw = torch.Generator().manual_seed(seed)
-    places = torch.cartesian_prod(*[torch.arange(g) for g in spec.grid]).reshape(spec.tokens, -1)
+    places = torch.cartesian_prod(*[torch.arange(g) for g in spec.grid_size]).reshape(spec.num_tokens, -1)
     return Tokens(
-        torch.randn(batch, spec.tokens, spec.dim, generator=draw, dtype=dtype),
+        torch.randn(batch, spec.num_tokens, spec.dim, generator=draw, dtype=dtype),
         places.to(dtype).expand(batch, -1, -1),
-        torch.arange(spec.tokens).expand(batch, -1),
-        torch.ones(batch, spec.tokens, dtype=torch.bool),
+        torch.arange(spec.num_tokens).expand(batch, -1),
+        torch.ones(batch, spec.num_tokens, dtype=torch.bool),
     )
 
 
@@ -66,8 +66,8 @@ def test_output_is_what_out_promises_and_zero_where_invalid(make):
     tokens.valid[1, 5:] = False
     tokens.values[1, 5:] = 0
     encoded = encoder(tokens).check(encoder.out, "encoder")
-    assert encoder.place(tokens).shape == encoded.values.shape
-    assert (encoded.prefix is not None) == bool(encoder.out.prefix)
+    assert encoder.pos_embed(tokens).shape == encoded.values.shape
+    assert (encoded.prefix is not None) == bool(encoder.out.num_prefix_tokens)
     assert not encoded.values[1, 5:].any()
 
 
@@ -79,7 +79,7 @@ def test_values_at_invalid_tokens_do_not_influence_valid_ones(make, garbage):
     tokens = tokens_of(spec)
     tokens.valid[0, 3:6] = False
     tokens.valid[2, 9:] = False
-    other = tokens.but(values=tokens.values.masked_fill(~tokens.valid[..., None], garbage))
+    other = tokens.replace(values=tokens.values.masked_fill(~tokens.valid[..., None], garbage))
     a, b = encoder(tokens), encoder(other)
     close(a.values[tokens.valid], b.values[tokens.valid], 0)
     if a.prefix is not None:
@@ -91,11 +91,11 @@ def test_padding_and_companions_in_the_batch_change_nothing(make):
     spec = spec_of()
     encoder = built(make, spec)
     tokens = tokens_of(spec)
-    kept = torch.zeros(3, spec.tokens, dtype=torch.bool)
+    kept = torch.zeros(3, spec.num_tokens, dtype=torch.bool)
     kept[0, ::2] = kept[1] = kept[2, 3:5] = True
-    together = encoder(tokens.keep(kept))
+    together = encoder(tokens.select(kept))
     for i in range(3):
-        alone = encoder(tokens_of(spec).at(kept[i].nonzero().T.expand(3, -1)))
+        alone = encoder(tokens_of(spec).gather(kept[i].nonzero().T.expand(3, -1)))
         close(together.values[i, : kept[i].sum()], alone.values[i])
 
 
@@ -143,14 +143,14 @@ def test_float64_works(make):
 def test_weights_load_back_and_give_the_same_output(make):
     spec = spec_of()
     encoder, twin = built(make, spec), built(make, spec, seed=1)
-    twin.load(encoder.state_dict(), spec)
+    twin.load_pretrained(encoder.state_dict(), spec)
     tokens = tokens_of(spec)
     close(encoder(tokens).values, twin(tokens).values, 0)
 
 
 @pytest.mark.parametrize("name", ["identity:Identity", "transformer:Transformer", "bert:Bert", "hf:HF"])
 def test_every_option_has_a_line_of_help(name):
-    options = outline(f"tstk.builtin.encoders.{name}").options
+    options = read_signature(f"tstk.builtin.encoders.{name}").options
     assert [o.name for o in options.values() if not o.help] == []
 
 
@@ -159,8 +159,8 @@ def test_order_of_tokens_does_not_matter_where_nothing_is_causal(name):
     spec = spec_of()
     encoder = built(MAKERS[name], spec)
     tokens = tokens_of(spec)
-    order = torch.stack([torch.randperm(spec.tokens) for _ in range(3)])
-    close(encoder(tokens.at(order)).values, encoder(tokens).at(order).values)
+    order = torch.stack([torch.randperm(spec.num_tokens) for _ in range(3)])
+    close(encoder(tokens.gather(order)).values, encoder(tokens).gather(order).values)
 
 
 @pytest.mark.parametrize("rope", ["grid", "flat"])
@@ -168,9 +168,9 @@ def test_rotary_positions_see_distances_alone(rope):
     spec = spec_of()
     encoder = built(lambda s: Transformer(s, **SMALL, positions="rotary", rope=rope), spec)
     tokens = tokens_of(spec)
-    moved = tokens.but(pos=tokens.pos + torch.tensor([11.0, -4.0]))
+    moved = tokens.replace(pos=tokens.pos + torch.tensor([11.0, -4.0]))
     close(encoder(tokens).values, encoder(moved).values)
-    stretched = tokens.but(pos=tokens.pos * torch.tensor([1.0, 2.0]))
+    stretched = tokens.replace(pos=tokens.pos * torch.tensor([1.0, 2.0]))
     assert not torch.allclose(encoder(tokens).values, encoder(stretched).values, atol=1e-3)
 
 
@@ -181,11 +181,11 @@ def test_with_cls_rotary_tokens_stand_one_after_it_on_every_axis():
     plain.load_state_dict({k: v for k, v in encoder.state_dict().items() if k != "cls"})
     plain.project = torch.nn.Identity()
     tokens = tokens_of(spec)
-    inside = tokens.but(
+    inside = tokens.replace(
         values=torch.cat([encoder.cls.expand(3, -1, -1), encoder.project(tokens.values)], 1),
         pos=torch.cat([torch.zeros(3, 1, 2), tokens.pos + 1], 1),
-        index=torch.cat([tokens.index[:, :1], tokens.index], 1),
-        valid=torch.ones(3, spec.tokens + 1, dtype=torch.bool),
+        grid_index=torch.cat([tokens.grid_index[:, :1], tokens.grid_index], 1),
+        valid=torch.ones(3, spec.num_tokens + 1, dtype=torch.bool),
     )
     encoded = encoder(tokens)
     close(plain(inside).values, torch.cat([encoded.prefix, encoded.values], 1))
@@ -194,21 +194,21 @@ def test_with_cls_rotary_tokens_stand_one_after_it_on_every_axis():
 def test_flat_rotary_positions_are_those_of_one_line_in_which_time_runs_fastest():
     spec = spec_of()
     encoder = built(lambda s: Transformer(s, **SMALL, cls=True, positions="rotary", rope="flat"), spec)
-    other = built(lambda s: Transformer(s, **SMALL, cls=True, positions="rotary"), spec.but(grid=(12,)))
+    other = built(lambda s: Transformer(s, **SMALL, cls=True, positions="rotary"), spec.replace(grid_size=(12,)))
     other.load_state_dict(encoder.state_dict())
     tokens = tokens_of(spec)
     place = tokens.pos[..., :1] + GRID[0] * tokens.pos[..., 1:]
     assert sorted(place[0, :, 0].tolist()) == list(range(12))
-    close(encoder(tokens).values, other(tokens.but(pos=place)).values)
+    close(encoder(tokens).values, other(tokens.replace(pos=place)).values)
     Transformer(spec, dim=24, heads=4, positions="rotary", rope="flat")  # a head of 6 cannot be shared by two axes
 
 
 def test_a_place_of_its_own_is_added_to_cls():
     spec = spec_of()
-    encoder = built(lambda s: Transformer(s, **SMALL, cls=True, cls_place=True), spec)
+    encoder = built(lambda s: Transformer(s, **SMALL, cls=True, cls_pos_embed=True), spec)
     plain = built(lambda s: Transformer(s, **SMALL, cls=True), spec)
     state = encoder.state_dict()
-    state["cls"] = state["cls"] + state.pop("cls_place")
+    state["cls"] = state["cls"] + state.pop("cls_pos_embed")
     plain.load_state_dict(state)
     close(encoder(tokens_of(spec)).prefix, plain(tokens_of(spec)).prefix)
 
@@ -218,7 +218,7 @@ def test_later_tokens_never_change_earlier_outputs_of_a_causal_encoder():
     encoder = built(lambda s: Transformer(s, **SMALL, causal=True), spec)
     tokens = tokens_of(spec)
     tokens.valid[1, 0] = False  # nothing to see for the first token of this row
-    changed = tokens.but(values=torch.cat([tokens.values[:, :7], -tokens.values[:, 7:]], 1))
+    changed = tokens.replace(values=torch.cat([tokens.values[:, :7], -tokens.values[:, 7:]], 1))
     a, b = encoder(tokens).values, encoder(changed).values
     close(a[:, :7], b[:, :7], 0)
     assert (a[:, 7:] - b[:, 7:]).abs().amax(-1).min() > 1e-3
@@ -235,9 +235,9 @@ def test_extending_equals_encoding_everything_at_once(positions, ragged):
     whole, state, parts = encoder(tokens).values, None, []
     for start, stop in ((0, 5), (5, 6), (6, 9), (9, 12)):
         before = state
-        new = tokens.at(torch.arange(start, stop).expand(3, -1))
-        part, state = encoder.extend(new, before)
-        again, _ = encoder.extend(new, before)  # the state given is left as it was
+        new = tokens.gather(torch.arange(start, stop).expand(3, -1))
+        part, state = encoder.forward_incremental(new, before)
+        again, _ = encoder.forward_incremental(new, before)  # the state given is left as it was
         close(part.values, again.values, 0)
         parts.append(part.values)
     close(torch.cat(parts, 1), whole)
@@ -245,19 +245,19 @@ def test_extending_equals_encoding_everything_at_once(positions, ragged):
 
 def test_an_encoder_that_is_not_causal_cannot_be_extended():
     spec = spec_of()
-    with pytest.raises(NotImplementedError, match="cannot be extended"):
-        Transformer(spec, **SMALL).extend(tokens_of(spec))
+    with pytest.raises(NotImplementedError, match="does not support incremental encoding"):
+        Transformer(spec, **SMALL).forward_incremental(tokens_of(spec))
 
 
 def test_place_is_all_that_distinguishes_tokens_of_equal_content():
     spec = spec_of()
     tokens = tokens_of(spec)
-    same = tokens.but(values=tokens.values[:, :1].expand_as(tokens.values).clone())
+    same = tokens.replace(values=tokens.values[:, :1].expand_as(tokens.values).clone())
     spread = {}
     for positions in ("learned", "sinusoidal", "rotary", "none"):
         encoder = built(lambda s, p=positions: Transformer(s, **SMALL, positions=p), spec)
         spread[positions] = encoder(same).values.std(1).max().item()
-        assert encoder.place(tokens).any().item() == (positions in ("learned", "sinusoidal"))
+        assert encoder.pos_embed(tokens).any().item() == (positions in ("learned", "sinusoidal"))
     assert spread["learned"] > 1e-3
     assert spread["sinusoidal"] > 1e-3
     assert spread["none"] < 1e-5
@@ -267,11 +267,11 @@ def test_a_learned_table_made_for_another_grid_is_resized_on_load():
     old, new = spec_of(grid=(4, 3)), spec_of(grid=(8, 3))
     trained = built(MAKERS["transformer"], old)
     encoder = built(MAKERS["transformer"], new)
-    encoder.load(trained.state_dict(), old)
+    encoder.load_pretrained(trained.state_dict(), old)
     assert encoder.table.shape == (24, 24)
     close(encoder.stack.blocks[0].mlp.up.weight, trained.stack.blocks[0].mlp.up.weight, 0)
     with pytest.raises(CheckpointError, match="one axis"):
-        built(MAKERS["transformer"], spec_of(grid=(12,))).load(trained.state_dict(), old)
+        built(MAKERS["transformer"], spec_of(grid=(12,))).load_pretrained(trained.state_dict(), old)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_a_learned_table_made_for_another_grid_is_resized_on_load():
         ({"heads": 6, "dim": 128}, "heads=6 does not divide dim=128; nearby: 4, 8"),
         ({"causal": True, "cls": True}, "CLS"),
         ({"positions": "rotary", "dim": 24, "heads": 4}, "multiple of 4, and it is 6; nearby: 4, 8"),
-        ({"cls_place": True}, "use encoder.cls=true"),
+        ({"cls_pos_embed": True}, "use encoder.cls=true"),
         ({"positions": "rotary", "position_std": 1.0}, "position_std=1.0: positions=rotary has no learned table"),
         ({"position_std": -1.0}, "position_std=-1.0: expected a finite deviation of 0 or more"),
         ({"rank_ratio": 0.0}, "rank_ratio=0.0"),
@@ -300,7 +300,7 @@ def test_each_architecture_of_transformers_learns_in_one_step(kind):
     step = torch.optim.SGD(encoder.parameters(), 0.1)
     before = {n: p.clone() for n, p in encoder.named_parameters()}
     tokens = tokens_of(spec)
-    loss = (encoder(tokens).values * torch.randn(3, spec.tokens, 24)).sum()
+    loss = (encoder(tokens).values * torch.randn(3, spec.num_tokens, 24)).sum()
     loss.backward()
     step.step()
     assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
@@ -313,12 +313,12 @@ def test_transformers_models_number_tokens_by_slot_and_ignore_padding(kind):
     spec = spec_of()
     encoder = built(lambda s: HF(s, architecture=kind, **SMALL), spec)
     tokens = tokens_of(spec)
-    order = torch.stack([torch.randperm(spec.tokens) for _ in range(3)])
-    close(encoder(tokens.at(order)).values, encoder(tokens).at(order).values)
-    kept = torch.zeros(3, spec.tokens, dtype=torch.bool)
+    order = torch.stack([torch.randperm(spec.num_tokens) for _ in range(3)])
+    close(encoder(tokens.gather(order)).values, encoder(tokens).gather(order).values)
+    kept = torch.zeros(3, spec.num_tokens, dtype=torch.bool)
     kept[0, 4:9] = kept[1] = kept[2, ::3] = True
-    together = encoder(tokens.keep(kept))
-    alone = encoder(tokens.at(torch.arange(4, 9).expand(3, -1)))
+    together = encoder(tokens.select(kept))
+    alone = encoder(tokens.gather(torch.arange(4, 9).expand(3, -1)))
     close(together.values[0, :5], alone.values[0])
 
 
@@ -335,20 +335,20 @@ def test_tokens_in_order_are_numbered_as_the_library_numbers_words(kind):
 def test_a_saved_transformers_model_is_rebuilt_without_its_folder(kind, tmp_path):
     transformers = pytest.importorskip("transformers")
     spec = spec_of()
-    config = HF(spec, architecture=kind, **SMALL).chosen
+    config = HF(spec, architecture=kind, **SMALL).config
     config.max_position_embeddings, config.vocab_size = 40, 9
     torch.manual_seed(0)
     theirs = transformers.AutoModel.from_config(config).eval()
     theirs.save_pretrained(tmp_path / "model", safe_serialization=True)
     options = {"pretrained": str(tmp_path / "model"), "out_dim": 10, "lr": 1e-4, "freeze": "all"}
     encoder = HF(spec, **options).eval()
-    encoder.warm_start()
+    encoder.init_from_pretrained()
     tensors = theirs.state_dict()
     assert all(torch.equal(p, tensors[n]) for n, p in encoder.model.named_parameters())
-    assert encoder.rates() == {"model": 1e-4}
-    assert encoder.freezes() == ("model",)
-    again = HF(spec, **json.loads(json.dumps(options | encoder.rebuild))).eval()
-    again.load(encoder.state_dict(), spec)
+    assert encoder.lr_overrides() == {"model": 1e-4}
+    assert encoder.frozen_paths() == ("model",)
+    again = HF(spec, **json.loads(json.dumps(options | encoder.config_overrides))).eval()
+    again.load_pretrained(encoder.state_dict(), spec)
     tokens = tokens_of(spec)
     close(again(tokens).values, encoder(tokens).values, 0)
 
@@ -356,7 +356,7 @@ def test_a_saved_transformers_model_is_rebuilt_without_its_folder(kind, tmp_path
 def test_norms_alone_learn_in_a_transformers_model_frozen_but_for_norms():
     pytest.importorskip("transformers")
     encoder = HF(spec_of(), architecture="modernbert", freeze="all-but-norms", **SMALL)
-    free = {n for n, _ in encoder.named_parameters()} - set(encoder.freezes())
+    free = {n for n, _ in encoder.named_parameters()} - set(encoder.frozen_paths())
     assert {n for n in free if n.startswith("model.")} == {n for n in free if "norm" in n}
     assert "model.final_norm.weight" in free
 
@@ -365,9 +365,9 @@ def test_norms_alone_learn_in_a_transformers_model_frozen_but_for_norms():
     ("options", "message"),
     [
         ({"heads": 6, "dim": 128}, "heads=6 does not divide dim=128"),
-        ({"config": "{}", "dim": 8}, "config settles the architecture; leave out dim"),
-        ({"config": "no json"}, "config is no configuration"),
-        ({"config": '{"model_type": "robert"}'}, "config is no configuration"),
+        ({"config": "{}", "dim": 8}, "config sets the architecture; leave out dim"),
+        ({"config": "no json"}, "config is not a configuration"),
+        ({"config": '{"model_type": "robert"}'}, "config is not a configuration"),
         ({"config": '{"model_type": "t5", "d_model": 8, "num_layers": 1, "d_ff": 8}'}, "takes no position_ids"),
         ({"pretrained": "/no/such/folder"}, "cannot be read"),
     ],
@@ -380,7 +380,7 @@ def test_hf_refuses_what_cannot_work(options, message):
 
 def test_hf_refuses_more_tokens_than_positions():
     pytest.importorskip("transformers")
-    config = HF(spec_of(), **SMALL).chosen.to_json_string(use_diff=False)
+    config = HF(spec_of(), **SMALL).config.to_json_string(use_diff=False)
     with pytest.raises(OptionError, match="60 tokens do not fit the 12 positions of roberta"):
         HF(spec_of(grid=(20, 3)), config=config)
 
@@ -407,7 +407,7 @@ def test_an_exported_encoder_takes_any_batch_and_hides_what_is_invalid(name):
 
     def inputs(batch):
         t = tokens_of(spec, batch=batch)
-        return tuple(x.contiguous() for x in (t.values, t.pos, t.index, t.valid))
+        return tuple(x.contiguous() for x in (t.values, t.pos, t.grid_index, t.valid))
 
     batch = torch.export.Dim("batch")
     program = torch.export.export(Tensors(), inputs(2), dynamic_shapes=({0: batch},) * 4).module()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.config.resolve import chosen, resolve
-from tstk.evaluation.simple_classifiers import Logistic
-from tstk.nn.reduce import statistics
-from tstk.training.runs import prepare, train
+from tstk.config.resolve import parse_overrides, resolve_config
+from tstk.evaluation.simple_classifiers import LogisticRegression
+from tstk.nn.reduce import masked_mean_std
+from tstk.training.runs import prepare_training, train
 
 OPTIONS = {
     "tokenizer": "patch",
@@ -18,45 +18,45 @@ OPTIONS = {
     "encoder__heads": 2,
     "head": "linear",
     "head__pool": "statistics",
-    "head__start": "logistic",
+    "head__init": "logistic",
     "device": "cpu",
 }
 
 
 def config(npz, **more):
-    return resolve(("test", chosen({**OPTIONS, "data": npz, **more})))
+    return resolve_config(("test", parse_overrides({**OPTIONS, "data": npz, **more})))
 
 
-@pytest.mark.parametrize("standardise", [False, True])
-def test_it_answers_as_the_regression_does_before_the_first_step(npz, standardise):
+@pytest.mark.parametrize("standardize", [False, True])
+def test_it_answers_as_the_regression_does_before_the_first_step(npz, standardize):
     notes = []
-    pipeline, data = prepare(config(npz, head__standardise=standardise), notes.append)
+    pipeline, data = prepare_training(config(npz, head__standardize=standardize), notes.append)
     pipeline.eval()
     with torch.no_grad():
         encoded = pipeline.encode(data.train.batch(torch.arange(len(data.train))))
-        features = statistics(encoded.values, encoded.valid).double()
-    fitted = Logistic().fit(features, data.train.y)
+        features = masked_mean_std(encoded.values, encoded.valid).double()
+    fitted = LogisticRegression().fit(features, data.train.y)
     test = data.test.batch(torch.arange(len(data.test)))
     with torch.no_grad():
         encoded = pipeline.encode(test)
-        wanted = fitted.model.logits(fitted._standardise(statistics(encoded.values, encoded.valid).double()))
+        wanted = fitted.model.logits(fitted._standardize(masked_mean_std(encoded.values, encoded.valid).double()))
     torch.testing.assert_close(pipeline.predict(test).double(), wanted, rtol=1e-3, atol=1e-3)
-    assert any(f"logistic regression of {len(data.train)} series' features (C = {fitted.C:g})" in n for n in notes)
+    assert any(f"features of {len(data.train)} series (C = {fitted.C:g})" in n for n in notes)
 
 
 def test_a_class_without_training_series_is_not_answered(npz):
-    held, data = prepare(config(npz))
-    data.train = data.train.take((data.train.y > 0).nonzero().flatten())
-    held.head.start(held, data.train)
+    held, data = prepare_training(config(npz))
+    data.train = data.train.select((data.train.y > 0).nonzero().flatten())
+    held.head.init_from_data(held, data.train)
     assert (held.predict(data.test.batch(torch.arange(len(data.test)))).argmax(1) > 0).all()
 
 
 def test_a_head_that_a_run_has_trained_is_not_fitted_again(npz, tmp_path):
     train(config(npz, steps=2, lr=0.1), tmp_path / "run")
     notes = []
-    pipeline, _ = prepare(config(npz, from_=str(tmp_path / "run")), notes.append)
+    pipeline, _ = prepare_training(config(npz, init_from=str(tmp_path / "run")), notes.append)
     assert not any("logistic regression" in note for note in notes)
-    fresh, _ = prepare(config(npz))
+    fresh, _ = prepare_training(config(npz))
     assert not torch.equal(pipeline.head.classify.weight, fresh.head.classify.weight)
 
 
@@ -66,6 +66,6 @@ def test_a_head_whose_run_knows_other_classes_starts_from_the_regression(npz, tm
         other = {k: (np.where(v == v.max(), v.min(), v) if k.startswith("y") else v) for k, v in arrays.items()}
     np.savez(tmp_path / "other.npz", **other)
     notes = []
-    prepare(config(str(tmp_path / "other.npz"), from_=str(tmp_path / "run")), notes.append)
-    assert any("starts afresh" in note for note in notes)
+    prepare_training(config(str(tmp_path / "other.npz"), init_from=str(tmp_path / "run")), notes.append)
+    assert any("newly initialized" in note for note in notes)
     assert any("logistic regression" in note for note in notes)

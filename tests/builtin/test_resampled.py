@@ -6,7 +6,7 @@ import torch
 from tstk.builtin.tokenizers.resampled import Resampled
 from tstk.core.types import Series, Spec
 from tstk.errors import DataError, OptionError
-from tstk.testing.subject import series
+from tstk.testing.fixture import make_series
 
 
 def tokenizer(length=40, channels=1, **options):
@@ -68,18 +68,18 @@ def test_sizes_that_do_not_divide_are_refused(options):
 
 
 def test_a_pipeline_takes_longer_series_than_it_was_built_for(pipelines):
-    longer = series(Spec(channels=2, length=70, classes=3))
-    assert pipelines("resampled")(longer).total.isfinite()
+    longer = make_series(Spec(channels=2, length=70, num_classes=3))
+    assert pipelines("resampled")(longer).loss.isfinite()
     with pytest.raises(DataError, match="longer than the 24"):
         pipelines("patch")(longer)
 
 
 def test_statistics_of_independent_channels_lie_side_by_side(pipelines):
-    pipeline, batch = pipelines("resampled", channels="independent"), series(Spec(channels=2, length=24))
+    pipeline, batch = pipelines("resampled", channels="independent"), make_series(Spec(channels=2, length=24))
     with torch.no_grad():
         both = pipeline.embed(batch, "statistics")
         assert both.shape == (3, 2 * 2 * 8)
-        swapped = Series(batch.x.flip(1), batch.observed.flip(1), key=batch.key)
+        swapped = Series(batch.x.flip(1), batch.observed.flip(1), sample_id=batch.sample_id)
         observed = batch.observed[:, :1].any(2).all()
     assert observed
     one, two = both.chunk(2, 1)

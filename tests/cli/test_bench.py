@@ -17,7 +17,7 @@ heads = 2
 
 [[stage]]
 name = "second"
-from = "first"
+init_from = "first"
 [stage.head]
 use = "linear"
 """
@@ -59,19 +59,19 @@ def test_a_recipe_is_a_method_and_its_last_stage_is_scored(tstk, tmp_path):
     [
         (["--method", "a=--head lienar"], "method a: No head is called 'lienar'. Did you mean 'linear'?"),
         (["--method", "a=--head linear --encoder.detph 2"], "Did you mean '--encoder.depth'?"),
-        (["--method", "a=--head linear --out x"], "--out has no place in a method"),
-        (["--method", "a=--head linear --data x"], "--data are for the bench to say"),
+        (["--method", "a=--head linear --out x"], "--out is not allowed in a method"),
+        (["--method", "a=--head linear --data x"], "remove --data; the benchmark sets them"),
         (["--method", "a=--head"], "method a: "),
         (["--method", "a=nosuch"], "No recipe is called 'nosuch'"),
-        (["--method", "../a=--head linear"], "a name has letters"),
+        (["--method", "../a=--head linear"], "names may contain only letters"),
         (["--method", "linear"], "expected NAME=FLAGS"),
         (["--method", "a=--loss next-code --tokenizer patch"], "needs discrete tokens"),
-        (["--method", "a=--head linear", "--seeds", "1,x"], "expected whole numbers"),
+        (["--method", "a=--head linear", "--seeds", "1,x"], "expected non-negative integers"),
         (["--method", "a=--head linear", "--data", "har-dmeo"], "Did you mean 'har-demo'?"),
         (["--method", "a=peer:1nm"], "No peer is called '1nm'. Did you mean '1nn'?"),
-        (["--method", "a=peer:1nn --steps 2"], "a peer takes no options of its own; leave out --steps 2"),
-        (["--method", "a=peer:1nn", "--common", "--steps 2"], "--steps: has no meaning for a peer"),
-        (["--method", "a=peer:1nn", "--common", "--device cuda"], "--device: has no meaning for a peer"),
+        (["--method", "a=peer:1nn --steps 2"], "a peer takes no options; remove --steps 2"),
+        (["--method", "a=peer:1nn", "--common", "--steps 2"], "--steps: does not apply to peers"),
+        (["--method", "a=peer:1nn", "--common", "--device cuda"], "--device: does not apply to peers"),
         ([], "no methods"),
     ],
 )
@@ -83,10 +83,10 @@ def test_a_slip_is_told_before_anything_runs(refused, words, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('methds = 1\n[methods]\na = "--head linear"', "no key 'methds'. Did you mean 'methods'?"),
+        ('methds = 1\n[methods]\na = "--head linear"', "unknown key 'methds'. Did you mean 'methods'?"),
         ("[methods.a]\nhead = 1", 'expected a table of NAME = "flags of tstk train"'),
-        ('seeds = [0.5]\n[methods]\na = "--head linear"', "expected whole numbers"),
-        ('common = 3\n[methods]\na = "--head linear"', "expected text"),
+        ('seeds = [0.5]\n[methods]\na = "--head linear"', "expected non-negative integers"),
+        ('common = 3\n[methods]\na = "--head linear"', "expected a string"),
     ],
 )
 def test_a_slip_in_the_file_is_told(refused, tmp_path, text, said):
@@ -95,7 +95,9 @@ def test_a_slip_in_the_file_is_told(refused, tmp_path, text, said):
 
 
 def test_peers_of_flags_and_files_are_compared_on_the_data_as_the_common_options_have_them(tstk, tmp_path):
-    (tmp_path / "b.toml").write_text('common = "--threads 1 --device cpu --labels 0.1"\n[methods]\nn = "peer:1nn"\n')
+    (tmp_path / "b.toml").write_text(
+        'common = "--threads 1 --device cpu --label-fraction 0.1"\n[methods]\nn = "peer:1nn"\n'
+    )
     result = tstk("bench", "b.toml", "--method", "l=peer:logistic", "--data", "har-demo", "--out", "out", "--json")
     assert result.exit_code == 0, result.output
     cells = json.loads(result.stdout)["cells"]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tstk.plugins.registry import KINDS, registry
+from tstk.plugins.hooks import KINDS
+from tstk.plugins.registry import get_registry
 
 ROOT = Path(__file__).parents[2]
 HEAVY = """
@@ -61,11 +62,11 @@ WANTED = {
     "tstk train --encoder bert --encoder.dep": {"--encoder.depth"},
     "tstk train --encoder mamba2 --encoder.exp": {"--encoder.expand"},
     "tstk train --encoder.dep": {"--encoder.depth"},
-    "tstk train --select l": {"loss", "last"},
+    "tstk train --select-by l": {"loss", "last"},
     "tstk train --data ha": {"har-demo"},
     "tstk data info ha": {"har-demo"},
     "tstk train --config timemae/pre": {"timemae/pretrain"},
-    "tstk train --from runs/": {"runs/old"},
+    "tstk train --init-from runs/": {"runs/old"},
     "tstk eval ru": {"runs/old"},
     "tstk train --encoder runs/o": {"runs/old"},
     "tstk run tima": {"timae"},
@@ -101,9 +102,9 @@ def test_names_options_data_sets_and_runs_are_offered(shell, place):
 
 
 def test_every_kind_that_has_a_name_is_offered_where_it_is_shown(tmp_path):
-    kinds = [k for k in KINDS if registry().entries(k)]
+    kinds = [k for k in KINDS if get_registry().list_entries(k)]
     for kind, said in zip(kinds, asked("bash", [f"tstk show {kind} " for kind in kinds], tmp_path), strict=True):
-        assert values("bash", said) == set(registry().names(kind))
+        assert values("bash", said) == set(get_registry().list_names(kind))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

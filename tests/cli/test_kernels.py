@@ -12,12 +12,12 @@ def test_every_backend_of_every_operation_is_listed_in_the_order_of_choice(tstk)
 
 
 def test_a_backend_that_cannot_serve_says_why(tstk, monkeypatch):
-    monkeypatch.setattr(dispatch, "_TRITON", False)
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
     lines = tstk("kernels").stdout.splitlines()[2:]
     rows = [line.strip().removesuffix("tstk").strip().split(maxsplit=2) for line in lines]
     assert ["rope_attention", "triton", "triton is not installed"] in rows
     assert ["rope_attention", "torch", "yes"] in rows
-    monkeypatch.setattr(dispatch, "_TRITON", True)
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     absent = {r["backend"]: r["absent"] for r in json.loads(tstk("kernels", "--json").stdout)}
     assert absent["triton"] == ""

@@ -6,7 +6,8 @@ import tomllib
 import pytest
 
 from tstk.cli import cli
-from tstk.plugins.registry import KINDS, Entry, Plugin, registry
+from tstk.plugins.hooks import KINDS, Entry
+from tstk.plugins.registry import Plugin, get_registry
 
 
 def test_every_command_has_a_help_page_that_ends_with_examples_of_itself(tstk):
@@ -17,8 +18,8 @@ def test_every_command_has_a_help_page_that_ends_with_examples_of_itself(tstk):
         else:
             yield words
 
-    for entry in registry().entries("command"):
-        for words in walk(registry().load(entry), [entry.name]):
+    for entry in get_registry().list_entries("command"):
+        for words in walk(get_registry().load(entry), [entry.name]):
             result = tstk(*words, "--help")
             assert result.exit_code == 0, result.output
             assert f"$ tstk {' '.join(words)}" in result.stdout.rpartition("Examples:")[2]
@@ -26,7 +27,7 @@ def test_every_command_has_a_help_page_that_ends_with_examples_of_itself(tstk):
 
 def test_the_group_lists_commands_with_their_summaries(tstk):
     text = tstk("--help").stdout
-    assert all(e.name in text and e.summary in text for e in registry().entries("command"))
+    assert all(e.name in text and e.summary in text for e in get_registry().list_entries("command"))
 
 
 def test_a_command_of_a_plugin_is_called_like_our_own(tstk, tmp_path, monkeypatch):
@@ -35,7 +36,7 @@ def test_a_command_of_a_plugin_is_called_like_our_own(tstk, tmp_path, monkeypatc
     )
     monkeypatch.syspath_prepend(tmp_path)
     entry = Entry("command", "greet", "greeting_cli:command", "Greet someone")
-    monkeypatch.setitem(registry()._table, ("command", "greet"), [entry])
+    monkeypatch.setitem(get_registry()._table, ("command", "greet"), [entry])
     assert tstk("greet", "you").stdout == "Hello you\n"
     assert "Greet someone" in tstk("--help").stdout
 
@@ -44,13 +45,13 @@ def test_a_command_of_a_plugin_is_called_like_our_own(tstk, tmp_path, monkeypatc
 def test_a_list_takes_a_kind_in_singular_or_plural(tstk, kind):
     one = {"losses": "loss"}.get(kind, kind.lower())
     names = [e["name"] for e in json.loads(tstk("list", kind, "--json").stdout)]
-    assert names == registry().names(one)
+    assert names == get_registry().list_names(one)
     assert all(name in tstk("list", kind).stdout for name in names)
 
 
 def test_a_list_without_a_kind_is_of_everything(tstk):
     found = {(e["kind"], e["name"]) for e in json.loads(tstk("list", "--json").stdout)}
-    assert found == {(e.kind, e.name) for e in registry().entries()}
+    assert found == {(e.kind, e.name) for e in get_registry().list_entries()}
     assert tstk("list").exit_code == 0
 
 
@@ -59,7 +60,7 @@ def test_a_kind_that_does_not_exist_is_answered_with_the_nearest(refused):
     assert all(tstk_kind in refused("list", "zzz") for tstk_kind in KINDS)
 
 
-@pytest.mark.parametrize("entry", registry().entries(), ids=lambda e: f"{e.kind}-{e.name}")
+@pytest.mark.parametrize("entry", get_registry().list_entries(), ids=lambda e: f"{e.kind}-{e.name}")
 def test_everything_that_has_a_name_can_be_shown(tstk, entry):
     result = tstk("show", entry.kind, entry.name)
     assert result.exit_code == 0, result.output
@@ -72,7 +73,7 @@ def test_show_has_options_with_defaults_and_an_example_that_works(tstk):
     text = tstk("show", "head", "cot").stdout
     row = next(line for line in text.splitlines() if line.startswith("tokens "))
     assert row.split()[:3] == ["tokens", "int", "8"]
-    assert "needs:    classes" in text
+    assert "needs:     num_classes" in text
     words = text.rpartition("try:")[2].split()
     assert tstk(*words[1:]).exit_code == 0
 
@@ -86,7 +87,7 @@ def test_a_config_can_be_shown_copied_and_trained_from(tstk, refused, tmp_path):
     assert tstk("config", "show", "a.toml").stdout == (tmp_path / "a.toml").read_text()
     assert tstk("config", "copy", "a.toml", "b.toml").exit_code == 0
     assert (tmp_path / "b.toml").read_text() == (tmp_path / "a.toml").read_text()
-    assert "something is there already" in refused("config", "copy", "a.toml", "b.toml")
+    assert "b.toml already exists" in refused("config", "copy", "a.toml", "b.toml")
     assert "No config is called 'zzz'" in refused("config", "show", "zzz")
     values = tomllib.loads(tstk("train", "--config", "b.toml", "--print-config").stdout)
     assert values["encoder"]["use"] == "identity"
@@ -105,7 +106,7 @@ def test_data_sets_are_converted_and_never_overwritten(tstk, refused):
     written = tstk("data", "convert", "har-demo", "har.npz").stdout
     assert written == "har.npz: X_train 252 x 9 x 128\nhar.npz: X_test 108 x 9 x 128\n"
     assert json.loads(tstk("data", "info", "har.npz", "--json").stdout)["parts"]["test"]["size"] == 108
-    assert "har.npz: is there already" in refused("data", "convert", "har-demo", "har.npz")
+    assert "har.npz: already exists" in refused("data", "convert", "har-demo", "har.npz")
     assert "Did you mean 'har-demo'?" in refused("data", "convert", "har-dmo", "new")
 
 
@@ -115,8 +116,8 @@ def test_data_info_refuses_what_train_would_refuse(refused, npz):
 
 def test_plugins_are_listed_with_everything_broken(tstk, monkeypatch):
     broken = Plugin("ghost", "tstk-ghost", "0.1", "ghost.plugin", error="ModuleNotFoundError: No module named 'boo'")
-    heavy = Plugin("lead", "tstk-lead", "0.2", "lead.plugin", milliseconds=900.0, heavy=True)
-    monkeypatch.setattr(registry(), "plugins", [*registry().plugins, broken, heavy])
+    heavy = Plugin("lead", "tstk-lead", "0.2", "lead.plugin", load_ms=900.0, imports_torch=True)
+    monkeypatch.setattr(get_registry(), "plugins", [*get_registry().plugins, broken, heavy])
     result = tstk("plugins", "list")
     assert result.exit_code == 0
     assert "broken" in next(line for line in result.stdout.splitlines() if "tstk-ghost" in line)

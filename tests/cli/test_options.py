@@ -4,9 +4,10 @@ import tomllib
 
 import pytest
 
-from tstk.config.resolve import SECTIONS, resolve
-from tstk.plugins.registry import SLOTS, registry
-from tstk.plugins.signature import outline
+from tstk.config.resolve import SECTIONS, resolve_config
+from tstk.plugins.hooks import SLOTS
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
 
 
 def printed(result):
@@ -18,19 +19,19 @@ def test_help_names_every_component_and_every_option_of_the_sections(tstk):
     text = tstk("train", "--help").stdout
     for slot in SLOTS:
         assert f"--{slot} " in text
-        assert all(name in text for name in registry().names(slot))
+        assert all(name in text for name in get_registry().list_names(slot))
     for target in SECTIONS.values():
-        assert all(f"--{o.flag}" in text for o in outline(target).options.values())
+        assert all(f"--{o.flag}" in text for o in read_signature(target).options.values())
     assert "encoder: transformer" not in text
     assert "Examples:" in text
 
 
-@pytest.mark.parametrize(("slot", "name"), [(s, n) for s in SLOTS for n in registry().names(s)])
+@pytest.mark.parametrize(("slot", "name"), [(s, n) for s in SLOTS for n in get_registry().list_names(s)])
 def test_naming_a_component_shows_all_its_options_with_their_help(tstk, slot, name):
     result = tstk("train", f"--{slot}={name}", "--help")
     assert result.exit_code == 0, result.output
     squeezed = "".join(result.stdout.replace("│", " ").split())
-    for option in outline(registry().find(slot, name).target).options.values():
+    for option in read_signature(get_registry().find(slot, name).target).options.values():
         assert f"--{slot}.{option.flag}" in squeezed
         assert not option.help or "".join(option.help.split()[:2]) in squeezed
 
@@ -55,7 +56,7 @@ def test_options_of_a_default_component_work_although_help_keeps_them_back(tstk)
         (["--enc", "bert"], "No such option '--enc'. Did you mean '--encoder'?"),
         (["--encoder.epochs", 3], "No such option '--encoder.epochs'. Did you mean '--epochs'?"),
         (["--depth", 3], "No such option '--depth'. Did you mean '--tokenizer.depth' or '--encoder.depth'?"),
-        (["--decoder.depth", 3], "This pipeline has no decoder; name one with --decoder."),
+        (["--decoder.depth", 3], "This pipeline has no decoder; select one with --decoder."),
         (["--head", "cot", "--head.size", 3], "There are: --head.tokens, --head.heads, --head.dropout."),
         (["--encoder", "brt"], "No encoder is called 'brt'. Did you mean 'bert'?"),
         (["--encoder.depth", "many"], "--encoder.depth is 'many'; expected int."),
@@ -63,7 +64,7 @@ def test_options_of_a_default_component_work_although_help_keeps_them_back(tstk)
         (["--lr", "fast"], "--lr is 'fast'; expected float."),
         (["--horizon", "far"], "--horizon is 'far'; expected int."),
         (["--config", "nope.toml"], "--config nope.toml: there is no such file"),
-        (["--from", "nope"], "nope is not a run directory"),
+        (["--init-from", "nope"], "nope is not a run directory"),
         (["--out"], "Option '--out' requires an argument."),
     ],
 )
@@ -99,7 +100,7 @@ def test_a_table_for_another_component_is_set_aside_and_said_so(tstk, tmp_path):
     (tmp_path / "a.toml").write_text('[encoder]\nuse = "transformer"\ndepth = 5\n')
     result = tstk("train", "--config", "a.toml", "--encoder", "bert", "--print-config")
     assert printed(result)["encoder"]["use"] == "bert"
-    assert "set aside" in result.stderr
+    assert "is not used" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -115,12 +116,12 @@ def test_a_printed_config_gives_the_same_when_fed_back(tstk, tmp_path, typed):
     assert printed(tstk("train", "--config", "again.toml", "--print-config")) == printed(first)
 
 
-@pytest.mark.parametrize("flag", ["--from", "--encoder"])
+@pytest.mark.parametrize("flag", ["--init-from", "--encoder"])
 def test_a_printed_config_of_a_mounted_run_mounts_it_again(tstk, run, flag):
     text = tstk("train", flag, run, "--print-config").stdout
-    mounts = resolve(("file", tomllib.loads(text))).mounts
+    mounts = resolve_config(("file", tomllib.loads(text))).init_from
     assert mounts["encoder"] == str(run)
-    assert ("tokenizer" in mounts) == (flag == "--from")
+    assert ("tokenizer" in mounts) == (flag == "--init-from")
 
 
 def test_switches_come_in_pairs(tstk):
@@ -131,7 +132,7 @@ def test_switches_come_in_pairs(tstk):
 @pytest.fixture
 def nest(tmp_path, monkeypatch):
     """An encoder `nest` with a component inside."""
-    from tstk.plugins.registry import Entry
+    from tstk.plugins.hooks import Entry
 
     (tmp_path / "nesting_cli.py").write_text(
         "from tstk.core.interfaces import Encoder\n"
@@ -142,7 +143,7 @@ def nest(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(
-        registry()._table, ("encoder", "nest"), [Entry("encoder", "nest", "nesting_cli:Nest", "A nest")]
+        get_registry()._table, ("encoder", "nest"), [Entry("encoder", "nest", "nesting_cli:Nest", "A nest")]
     )
 
 

@@ -13,10 +13,10 @@ def test_check_counts_and_says_what_failed(tstk, monkeypatch):
     def fails(plugin):
         raise AssertionError("it is too loud")
 
-    monkeypatch.setattr(kit, "COMPONENT", ())
-    monkeypatch.setattr(kit, "KIND", {})
+    monkeypatch.setattr(kit, "COMPONENT_CHECKS", ())
+    monkeypatch.setattr(kit, "CHECKS_BY_KIND", {})
     assert tstk("plugins", "check", "tstk").stdout == "3 checks: 3 passed\n"
-    monkeypatch.setattr(kit, "PLUGIN", (*kit.PLUGIN, fails))
+    monkeypatch.setattr(kit, "PLUGIN_CHECKS", (*kit.PLUGIN_CHECKS, fails))
     result = tstk("plugins", "check", "tstk")
     assert result.exit_code == 1
     assert "plugin:fails" in result.stdout

@@ -15,7 +15,7 @@ from tstk.runs.checkpoint import load
 @pytest.fixture(scope="module")
 def forecaster(csv, tmp_path_factory):
     """A run that forecasts 5 rows from 20."""
-    from tstk.config.resolve import resolve
+    from tstk.config.resolve import resolve_config
     from tstk.training.runs import train
 
     folder = tmp_path_factory.mktemp("runs") / "forecaster"
@@ -25,7 +25,7 @@ def forecaster(csv, tmp_path_factory):
         "data": {"use": csv, "context": 20, "horizon": 5},
         "train": {"epochs": 1, "device": "cpu"},
     }
-    train(resolve(("flag", tables)), folder)
+    train(resolve_config(("flag", tables)), folder)
     return folder
 
 
@@ -79,7 +79,9 @@ def test_eval_says_whether_the_model_uses_the_order_of_tokens(tstk, run):
 
 
 def test_eval_refuses_to_shuffle_what_forecasts(refused, forecaster):
-    assert "--shuffle-tokens: it asks whether a classifier" in refused("eval", forecaster, "--shuffle-tokens")
+    assert "--shuffle-tokens: the temporal order test is for classifiers" in refused(
+        "eval", forecaster, "--shuffle-tokens"
+    )
 
 
 def test_a_forecaster_stands_beside_a_linear_map_in_training_and_in_eval(tstk, forecaster, csv, tmp_path):
@@ -110,27 +112,27 @@ def test_a_forecaster_that_loses_to_a_baseline_says_so_wherever_it_is_used(tstk,
     result["test"]["mse"] = 1e9
     (copied / "result.json").write_text(json.dumps(result))
     out = tstk("forecast", copied, "--out", tmp_path / "next.csv").stdout.splitlines()
-    assert "On its test part: This model loses to the baseline linear: mse 1e+09" in out[-1]
+    assert "On its test split: This model loses to the baseline linear: mse 1e+09" in out[-1]
 
 
 def test_a_run_that_is_left_with_its_linear_map_says_so(tstk, csv, tmp_path):
     data = ["--data", csv, "--context", 20, "--horizon", 5, "--tokenizer", "patch", "--tokenizer.dim", 8]
-    wild = ["--steps", 2, "--lr", 10, "--average", 0, "--warmup", 0, "--device", "cpu"]
+    wild = ["--steps", 2, "--lr", 10, "--ema-decay", 0, "--warmup-ratio", 0, "--device", "cpu"]
     done = tstk("train", *data, "--encoder", "identity", "--linear-map", "auto", *wild, "--out", tmp_path / "run")
     assert "forecasts start from a linear map (" in done.stderr
-    assert "training did not improve on the linear map" in done.stdout
+    assert "Training did not improve the validation score of the linear map" in done.stdout
     assert "loses to the baseline linear" not in done.stdout
 
 
 def test_a_map_that_test_would_choose_is_skipped(csv, tmp_path):
-    from tstk.config.resolve import resolve
+    from tstk.config.resolve import resolve_config
     from tstk.training.runs import train
 
     data = {"use": csv, "context": 20, "horizon": 5, "val_data": "test"}
     tables = {"tokenizer": {"use": "patch", "dim": 8}, "encoder": "identity", "data": data}
-    result = train(resolve(("flag", {**tables, "train": {"epochs": 1, "device": "cpu"}})), tmp_path / "run")
+    result = train(resolve_config(("flag", {**tables, "train": {"epochs": 1, "device": "cpu"}})), tmp_path / "run")
     assert "linear" not in result["baselines"]
-    assert "the test part" in result["baselines_skipped"]["linear"]
+    assert "the test split" in result["baselines_skipped"]["linear"]
 
 
 def test_eval_without_labels_says_that_there_is_nothing_to_score(refused, run, tmp_path):
@@ -199,15 +201,15 @@ def test_a_pretraining_run_predicts_nothing_and_says_what_to_do(refused, tstk, n
 
 @pytest.mark.parametrize("pool", ["mean", "max"])
 def test_embeddings_are_the_pooled_tokens_with_their_labels(tstk, run, pool):
-    from tstk.data import load_part
-    from tstk.evaluation.evaluate import in_order
+    from tstk.data import load_split
+    from tstk.evaluation.evaluate import iter_batches
 
     assert tstk("embed", run, "--pool", pool, "--out", "e.npz").exit_code == 0
     arrays, config = np.load("e.npz"), json.loads((run / "config.json").read_text())
     assert arrays["embedding"].shape == (12, 16)
-    part = load_part(config["config"]["data"]["use"], like=config["data"])
+    part = load_split(config["config"]["data"]["use"], input_schema=config["data"])
     pipeline = load(run)
-    want = torch.cat([pipeline.embed(s, pool) for s in in_order(part, 5, "cpu")])
+    want = torch.cat([pipeline.embed(s, pool) for s in iter_batches(part, 5, "cpu")])
     assert np.allclose(arrays["embedding"], want.numpy(), atol=1e-5)
     assert arrays["y"].tolist() == part.y.tolist()
     assert arrays["classes"].tolist() == ["0", "1", "2"]
@@ -260,7 +262,7 @@ def test_a_damaged_or_foreign_run_is_refused_in_a_line(refused, copy, verb):
     ("typed", "said"),
     [
         (["predict", "--out", "p.txt"], "must end in .csv or .npz"),
-        (["predict", "--out", "nowhere/p.csv"], "there is no folder nowhere"),
+        (["predict", "--out", "nowhere/p.csv"], "the folder nowhere does not exist"),
         (["embed", "--out", "e.csv"], "must end in .npz"),
         (["embed", "--out", "e.npz", "--pool", "cls"], "no CLS token"),
         (["embed", "--out", "e.npz", "--pool", "sum"], "'sum' is not one of"),
@@ -308,7 +310,7 @@ def test_a_run_without_codes_has_none_to_write(refused, run, tmp_path):
 def test_export_writes_a_graph_and_says_how_far_it_is_off(tstk, run):
     result = tstk("export", run, "--length", 10, "--out", "model.pt2")
     assert result.exit_code == 0, result.output
-    assert "answers differ from the run's by at most" in result.stdout
+    assert "predictions differ from the run's by at most" in result.stdout
     assert torch.export.load("model.pt2").module()(torch.zeros(2, 2, 10)).shape == (2, 3)
 
 

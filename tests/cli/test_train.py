@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tstk.config.run_directory import read_config
+from tstk.config.run_directory import read_run_config
 from tstk.runs.checkpoint import load
 
 
@@ -22,7 +22,7 @@ def test_training_writes_a_run_that_says_how_it_came_to_be(tstk, npz, small):
     kept = json.loads(Path("first run/result.json").read_text())
     assert kept["command"].startswith("tstk train --data ")
     assert kept["command"].endswith("--epochs 2 --out 'first run'")
-    assert read_config("first run")["sources"]["encoder.dim"] == "flag"
+    assert read_run_config("first run")["sources"]["encoder.dim"] == "flag"
     assert load("first run").encoder.out.dim == 16
 
 
@@ -36,9 +36,9 @@ def test_json_is_all_that_reaches_stdout_and_quiet_prints_the_run_alone(tstk, np
 
 def test_pretraining_leads_to_a_head_on_the_same_parts(tstk, npz, small):
     first = tstk("train", "--data", npz, "--loss", "masked", *small, "--epochs", 1, "--out", "a")
-    assert "tstk train --from a --head linear" in first.stdout
+    assert "tstk train --init-from a --head linear" in first.stdout
     second = tstk(
-        "train", "--from", "a", "--head", "linear", "--freeze", "tokenizer,encoder", "--epochs", 1, "--out", "b"
+        "train", "--init-from", "a", "--head", "linear", "--freeze", "tokenizer,encoder", "--epochs", 1, "--out", "b"
     )
     assert second.exit_code == 0, second.output
     assert "encoder from a" in second.stderr
@@ -49,9 +49,9 @@ def test_pretraining_leads_to_a_head_on_the_same_parts(tstk, npz, small):
 def test_pretraining_on_a_table_leads_to_a_forecast_and_forecasts_nothing_itself(tstk, csv, small):
     table = ["--data", csv, "--context", 24, "--horizon", 8]
     first = tstk("train", *table, "--loss", "reconstruct", *small, "--epochs", 1, "--out", "a")
-    assert "tstk train --from a --head forecast" in first.stdout
+    assert "tstk train --init-from a --head forecast" in first.stdout
     assert "last value" not in first.stdout
-    second = tstk("train", "--from", "a", "--head", "forecast", "--epochs", 1, "--out", "b")
+    second = tstk("train", "--init-from", "a", "--head", "forecast", "--epochs", 1, "--out", "b")
     assert second.exit_code == 0, second.output
     assert "last value" in second.stdout
 
@@ -72,35 +72,37 @@ def test_a_dry_run_shows_shapes_and_writes_nothing(tstk, npz, small, tmp_path):
 
 def test_a_dry_run_says_how_large_positions_are_beside_tokens(tstk, npz, small):
     words = ["train", "--data", npz, *small, "--head", "cot", "--dry-run"]
-    ratio = json.loads(tstk(*words, "--json").stdout)["positions"]
-    tenth = json.loads(tstk(*words, "--encoder.position-std", "0.1", "--json").stdout)["positions"]
+    ratio = json.loads(tstk(*words, "--json").stdout)["pos_embed_ratio"]
+    tenth = json.loads(tstk(*words, "--encoder.position-std", "0.1", "--json").stdout)["pos_embed_ratio"]
     assert 0.3 < ratio < 3
     assert tenth == pytest.approx(ratio / 10, rel=1e-4)
-    assert f"adds to the tokens: {ratio:.2g} of the tokens" in tstk(*words).stdout
+    assert f"added by the encoder: {ratio:.2g} of the tokens" in tstk(*words).stdout
     rotary = [*words, "--encoder", "transformer", "--encoder.positions", "rotary"]
-    assert "adds to the tokens: none" in tstk(*rotary).stdout
-    assert json.loads(tstk(*rotary, "--json").stdout)["positions"] is None
+    assert "added by the encoder: none" in tstk(*rotary).stdout
+    assert json.loads(tstk(*rotary, "--json").stdout)["pos_embed_ratio"] is None
 
 
 def test_a_dry_run_names_what_gradients_do_not_reach_or_spoil(build, labelled_spec, ragged):
-    from tstk.training.dry_run import faults
+    from tstk.training.dry_run import find_gradient_faults
 
     pipeline = build(labelled_spec, head="linear")
     pipeline.freeze("tokenizer")
     pipeline.encoder.idle = torch.nn.Parameter(torch.zeros(2))
-    pipeline(ragged()).total.backward()
-    assert faults(pipeline) == ["encoder.idle got no gradient, so it would never learn"]
+    pipeline(ragged()).loss.backward()
+    assert find_gradient_faults(pipeline) == ["encoder.idle got no gradient, so it would never learn"]
     pipeline.encoder.idle.grad = torch.tensor([0.0, torch.nan])
     frozen = next(pipeline.tokenizer.parameters())
     frozen.grad = torch.zeros_like(frozen)
-    assert [line.partition(" ")[2] for line in faults(pipeline)] == [
+    assert [line.partition(" ")[2] for line in find_gradient_faults(pipeline)] == [
         "got a gradient that is not finite",
         "is frozen and got a gradient",
     ]
 
 
 def test_a_dry_run_with_a_fault_exits_with_2(refused, npz, small, monkeypatch):
-    monkeypatch.setattr("tstk.training.dry_run.faults", lambda pipeline: ["encoder.a is odd", "encoder.b is odd"])
+    monkeypatch.setattr(
+        "tstk.training.dry_run.find_gradient_faults", lambda pipeline: ["encoder.a is odd", "encoder.b is odd"]
+    )
     assert refused("train", "--data", npz, *small, "--dry-run").splitlines()[1] == "Error: encoder.b is odd"
 
 
@@ -112,7 +114,7 @@ def test_finding_a_rate_draws_a_curve_and_writes_nothing(tstk, npz, small, tmp_p
     assert "•" in drawn.stdout
     told = json.loads(tstk("train", "--data", npz, *small, "--find-lr", "--json").stdout)
     assert f"--lr {told['suggestion']:.2g}" in drawn.stdout
-    assert len(told["rates"]) == len(told["losses"])
+    assert len(told["lrs"]) == len(told["losses"])
     assert not list(tmp_path.iterdir())
 
 
@@ -128,9 +130,9 @@ def test_finding_a_rate_draws_a_curve_and_writes_nothing(tstk, npz, small, tmp_p
         (["--encoder.heads", 3], "heads=3"),
         (["--freeze", "tokenizer,encoder,head"], "nothing is left to train"),
         (["--freeze", "encodr"], "--freeze encodr"),
-        (["--epochs", 0], "epochs=0"),
-        (["--warmup", 2], "warmup=2.0"),
-        (["--lr", 1e30, "--clip", 0, "--batch-size", 4], "became"),
+        (["--epochs", 0], "--epochs 0"),
+        (["--warmup-ratio", 2], "--warmup-ratio 2.0"),
+        (["--lr", 1e30, "--grad-clip", 0, "--batch-size", 4], "became"),
         (["--head", "linear", "--decoder", "linear"], "--decoder linear would have no use"),
         (["--loss", "next-code"], "needs discrete tokens"),
         (["--head", "forecast"], "horizon"),
@@ -149,7 +151,7 @@ def test_what_cannot_be_trained_is_refused_in_a_line_and_leaves_nothing(refused,
 def test_a_taken_run_directory_is_left_alone(refused, tmp_path, npz):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
-    assert "--out run: something is there already" in refused("train", "--data", npz, "--out", "run")
+    assert "--out run: already exists" in refused("train", "--data", npz, "--out", "run")
 
 
 def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
@@ -159,20 +161,20 @@ def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_a_run_that_is_asked_to_stop_says_how_to_continue_and_does(tstk, npz, small, monkeypatch, number):
-    from tstk.cli.progress import Lines
+    from tstk.cli.progress import ProgressLines
 
     def stop(self, step, *_):
         if step == 4:
             os.kill(os.getpid(), signal.Signals[number])
 
-    monkeypatch.setattr(Lines, "step", stop)
+    monkeypatch.setattr(ProgressLines, "on_step_end", stop)
     few = ["--epochs", 3, "--batch-size", 8]
     stopped = tstk("train", "--data", npz, *small, *few, "--out", "a run")
     assert stopped.exit_code == 128 + signal.Signals[number]
     assert "Interrupted: stopped at step 4; continue with: tstk train --resume 'a run'" in stopped.stderr
     assert tstk("eval", "a run").exit_code == 0
     assert "continue with: tstk train --resume" in tstk("train", "--data", npz, "--out", "a run").stderr
-    monkeypatch.setattr(Lines, "step", lambda *_: None)
+    monkeypatch.setattr(ProgressLines, "on_step_end", lambda *_: None)
     resumed = tstk("train", "--resume", "a run")
     assert resumed.exit_code == 0, resumed.output
     whole = tstk("train", "--data", npz, *small, *few, "--out", "whole")
@@ -183,24 +185,24 @@ def test_a_run_that_is_asked_to_stop_says_how_to_continue_and_does(tstk, npz, sm
 
 
 def test_a_run_that_is_interrupted_at_once_says_what_it_kept(tstk, npz, small, monkeypatch, tmp_path):
-    from tstk.cli.progress import Lines
+    from tstk.cli.progress import ProgressLines
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Lines, "step", stop)
+    monkeypatch.setattr(ProgressLines, "on_step_end", stop)
     result = tstk("train", "--data", npz, *small, "--epochs", 3, "--out", "run")
-    assert (result.exit_code, "Nothing was kept" in result.stderr) == (130, True)
+    assert (result.exit_code, "Nothing was saved" in result.stderr) == (130, True)
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(Lines, "step", lambda *_: None)
-    monkeypatch.setattr(Lines, "epoch", stop)
+    monkeypatch.setattr(ProgressLines, "on_step_end", lambda *_: None)
+    monkeypatch.setattr(ProgressLines, "on_validation_end", stop)
     result = tstk("train", "--data", npz, *small, "--epochs", 3, "--out", "run")
     assert "run keeps the best weights so far; score them: tstk eval run" in result.stderr
     assert tstk("eval", "run").exit_code == 0
 
 
 def test_resuming_takes_no_other_options(refused, tstk, npz, small):
-    assert "leave out --head, --lr" in refused("train", "--resume", "run", "--head", "cot", "--lr", 1)
+    assert "remove --head, --lr" in refused("train", "--resume", "run", "--head", "cot", "--lr", 1)
     assert "run is not a run directory" in refused("train", "--resume", "run", "--quiet")
 
 
@@ -223,24 +225,24 @@ def test_a_loss_that_becomes_nan_later_keeps_the_weights_of_before(tstk, npz, sm
 
 
 def test_strict_mode_lets_a_mistake_trace_back(tstk, monkeypatch):
-    from tstk.errors import NameUnknown
+    from tstk.errors import UnknownNameError
 
     monkeypatch.setenv("TSTK_STRICT", "1")
-    assert isinstance(tstk("train", "--encoder", "brt").exception, NameUnknown)
+    assert isinstance(tstk("train", "--encoder", "brt").exception, UnknownNameError)
 
 
 # ------------------------------------------------------------------ progress
 
 
 def test_without_a_terminal_there_is_a_line_for_about_every_tenth_epoch(capsys):
-    from tstk.cli.progress import Lines
+    from tstk.cli.progress import ProgressLines
 
-    lines = Lines()
-    lines.begin(200, 100)
+    lines = ProgressLines()
+    lines.on_fit_start(200, 100)
     speed = {"series_per_second": 10.0, "seconds_training": 2.0, "seconds_loading": 0.5}
     for epoch in range(1, 101):
         row = {"epoch": epoch, "train": {"a": 1.0, "b": 2.0, "loss": 3.0}, "val": {"loss": 3.0, "mse": 0.5}}
-        lines.epoch(row | speed, improved=True)
+        lines.on_validation_end(row | speed, improved=True)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 11
     assert said[-1].startswith("epoch 100/100  train a 1.0000 b 2.0000  val mse 0.5000")
@@ -248,15 +250,15 @@ def test_without_a_terminal_there_is_a_line_for_about_every_tenth_epoch(capsys):
 
 
 def test_the_bar_counts_all_steps_and_shows_the_last_validation():
-    from tstk.cli.progress import Bar
+    from tstk.cli.progress import ProgressBar
 
-    bar = Bar()
-    bar.begin(20, 2)
-    bar.step(7, 1, {"loss": 0.25}, 1234.0)
-    bar.epoch({"epoch": 1, "val": {"accuracy": 0.5, "loss": 1.0}}, improved=True)
+    bar = ProgressBar()
+    bar.on_fit_start(20, 2)
+    bar.on_step_end(7, 1, {"loss": 0.25}, 1234.0)
+    bar.on_validation_end({"epoch": 1, "val": {"accuracy": 0.5, "loss": 1.0}}, improved=True)
     task = bar.progress.tasks[0]
-    bar.end()
+    bar.on_fit_end()
     assert (task.completed, task.total) == (7, 20)
-    assert task.fields["terms"] == "loss 0.2500"
+    assert task.fields["losses"] == "loss 0.2500"
     assert task.fields["speed"] == "1,234/s"
     assert task.fields["val"] == "val accuracy 0.5000 best"

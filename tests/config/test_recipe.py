@@ -1,4 +1,4 @@
-"""Recipes: stages in order, mounted on each other, continued where they stopped."""
+"""Recipes: stages in order, each starting from earlier ones, continued where they stopped."""
 
 import json
 
@@ -20,7 +20,7 @@ use = "masked"
 
 [[stage]]
 name = "second"
-from = "first"
+init_from = "first"
 [stage.head]
 use = "linear"
 """
@@ -34,57 +34,57 @@ def recipe(tmp_path):
 
 
 def trained(config, run, stage):
-    from tstk.training.runs import resume, train
+    from tstk.training.runs import resume_run, train
 
-    return resume(run) if run.is_dir() else train(config, run)
+    return resume_run(run) if run.is_dir() else train(config, run)
 
 
-def test_stages_run_in_order_and_mount_each_other(recipe, tmp_path):
+def test_stages_run_in_order_and_start_from_each_other(recipe, tmp_path):
     shared = ("flag", {"train": {"steps": 1}})
-    results = run_recipe(recipe, tmp_path / "out", trained, choices=shared)
+    results = run_recipe(recipe, tmp_path / "out", trained, overrides=shared)
     assert list(results) == ["first", "second"]
     assert results["second"]["task"] == "classification"
     config = json.loads((tmp_path / "out" / "second" / "config.json").read_text())
-    assert config["mounts"] == {s: str(tmp_path / "out" / "first") for s in ("tokenizer", "encoder")}
+    assert config["init_from"] == {s: str(tmp_path / "out" / "first") for s in ("tokenizer", "encoder")}
 
 
 @pytest.mark.slow
 def test_a_stage_with_a_result_is_not_run_again_and_one_without_goes_on(recipe, tmp_path):
     shared = ("flag", {"train": {"steps": 1}})
-    run_recipe(recipe, tmp_path / "out", trained, choices=shared)
+    run_recipe(recipe, tmp_path / "out", trained, overrides=shared)
     (tmp_path / "out" / "second" / "result.json").unlink()
     ran = []
 
-    def noted(config, run, stage):
+    def train_and_record(config, run, stage):
         ran.append(stage)
         return trained(config, run, stage)
 
-    run_recipe(recipe, tmp_path / "out", noted, choices=shared)
+    run_recipe(recipe, tmp_path / "out", train_and_record, overrides=shared)
     assert ran == ["second"]
 
 
 def test_an_interrupted_stage_does_not_go_on_with_other_options(recipe, tmp_path):
-    run_recipe(recipe, tmp_path / "out", trained, choices=("flag", {"train": {"steps": 1}}))
+    run_recipe(recipe, tmp_path / "out", trained, overrides=("flag", {"train": {"steps": 1}}))
     (tmp_path / "out" / "second" / "result.json").unlink()
-    with pytest.raises(OptionError, match=r"second was run with train\.lr = 0\.001, now it is 0\.1"):
+    with pytest.raises(OptionError, match=r"second was run with train\.lr = 0\.001 and is now 0\.1"):
         run_recipe(
             recipe,
             tmp_path / "out",
             trained,
-            choices=("flag", {"train": {"steps": 1}}),
-            changes={"second": {"lr": 0.1}},
+            overrides=("flag", {"train": {"steps": 1}}),
+            stage_overrides={"second": {"lr": 0.1}},
         )
 
 
 def test_a_finished_stage_is_not_taken_for_one_with_other_options(recipe, tmp_path):
-    run_recipe(recipe, tmp_path / "out", trained, choices=("flag", {"train": {"steps": 1}}))
-    with pytest.raises(OptionError, match=r"first was run with train\.steps = 1, now it is 2"):
-        run_recipe(recipe, tmp_path / "out", trained, choices=("flag", {"train": {"steps": 2}}))
+    run_recipe(recipe, tmp_path / "out", trained, overrides=("flag", {"train": {"steps": 1}}))
+    with pytest.raises(OptionError, match=r"first was run with train\.steps = 1 and is now 2"):
+        run_recipe(recipe, tmp_path / "out", trained, overrides=("flag", {"train": {"steps": 2}}))
 
 
-def test_a_change_reaches_its_stage_alone(recipe, tmp_path):
+def test_a_stage_override_applies_to_its_stage_alone(recipe, tmp_path):
     changes = {"second": {"steps": 2}}
-    run_recipe(recipe, tmp_path / "out", trained, choices=("flag", {"train": {"steps": 1}}), changes=changes)
+    run_recipe(recipe, tmp_path / "out", trained, overrides=("flag", {"train": {"steps": 1}}), stage_overrides=changes)
     steps = [
         json.loads((tmp_path / "out" / s / "config.json").read_text())["config"]["train"]["steps"]
         for s in ("first", "second")
@@ -93,24 +93,24 @@ def test_a_change_reaches_its_stage_alone(recipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", r"has no \[\[stage\]\]"),
         ('[[stage]]\nnam = "a"', "Did you mean 'name'"),
-        ('[[stage]]\nname = "a"\nfrom = "b"', "which is no earlier stage"),
+        ('[[stage]]\nname = "a"\ninit_from = "b"', "which is not an earlier stage"),
         ('[[stage]]\nname = "a"\n[[stage]]\nname = "a"', "two stages are called 'a'"),
     ],
 )
-def test_a_faulty_recipe_is_refused_with_the_place(tmp_path, text, says):
+def test_a_faulty_recipe_is_refused_with_the_place(tmp_path, text, message):
     (tmp_path / "r.toml").write_text(text)
-    with pytest.raises(OptionError, match=says):
+    with pytest.raises(OptionError, match=message):
         read_recipe(str(tmp_path / "r.toml"))
 
 
 def test_every_shipped_recipe_can_be_read_and_its_configs_exist():
     from tstk.config.resolve import find_config
-    from tstk.plugins.registry import registry
+    from tstk.plugins.registry import get_registry
 
-    for name in registry().names("recipe"):
+    for name in get_registry().list_names("recipe"):
         for stage in read_recipe(name):
             assert not stage.config or find_config(stage.config).is_file()

@@ -1,4 +1,4 @@
-"""Layers of tables: which value wins, where it came from, and everything that is wrong at once."""
+"""Layers of tables: which value wins, its source, and all faults at once."""
 
 import json
 import shutil
@@ -6,17 +6,18 @@ import tomllib
 
 import pytest
 
-from tstk.config.resolve import find_config, read_toml, resolve, to_toml
-from tstk.config.run_directory import read_config
-from tstk.errors import CheckpointError, NameUnknown, OptionError
+from tstk.config.resolve import find_config, resolve_config
+from tstk.config.run_directory import read_run_config
+from tstk.config.toml import read_toml, to_toml
+from tstk.errors import CheckpointError, OptionError, UnknownNameError
 
 
 def uses(config):
-    return {s: config.use(s) for s in ("tokenizer", "encoder", "decoder", "head", "loss")}
+    return {s: config.component(s) for s in ("tokenizer", "encoder", "decoder", "head", "loss")}
 
 
 def test_the_last_layer_wins_and_each_value_knows_its_source():
-    config = resolve(
+    config = resolve_config(
         ("low.toml", {"encoder": {"use": "transformer", "depth": 1, "heads": 2}}),
         ("flag", {"encoder": {"depth": 5}}),
     )
@@ -27,40 +28,42 @@ def test_the_last_layer_wins_and_each_value_knows_its_source():
 
 
 def test_every_option_of_every_table_has_a_value_and_a_source():
-    config = resolve(("flag", {"head": "cot"}))
+    config = resolve_config(("flag", {"head": "cot"}))
     for table, values in config.values.items():
         for name in values:
             assert f"{table}.{name}" in config.sources
 
 
-def test_a_table_for_another_component_is_set_aside_and_said_so():
-    config = resolve(
+def test_a_table_for_another_component_is_not_used_and_noted():
+    config = resolve_config(
         ("low.toml", {"head": {"use": "cot", "tokens": 3}, "train": {"lr": 1.0}}),
         ("flag", {"head": {"use": "linear"}}),
     )
-    assert config.use("head") == "linear"
+    assert config.component("head") == "linear"
     assert "tokens" not in config.values["head"]
     assert config.values["train"]["lr"] == 1.0
     (note,) = config.notes
     assert "[head] of low.toml is for 'cot'" in note
-    assert "flag chose 'linear'" in note
+    assert "flag selects 'linear'" in note
 
 
-def test_options_set_aside_are_not_checked_against_the_other_component():
-    assert resolve(("a", {"head": {"use": "cot", "tokens": 3}}), ("b", {"head": "residual-mlp"})).use("head") == (
-        "residual-mlp"
-    )
+def test_options_of_a_table_that_is_not_used_are_not_checked_against_the_other_component():
+    assert resolve_config(("a", {"head": {"use": "cot", "tokens": 3}}), ("b", {"head": "residual-mlp"})).component(
+        "head"
+    ) == ("residual-mlp")
 
 
 def test_a_qualified_name_is_the_same_component():
-    config = resolve(("a", {"encoder": {"use": "tstk/transformer", "depth": 1}}), ("b", {"encoder": "transformer"}))
+    config = resolve_config(
+        ("a", {"encoder": {"use": "tstk/transformer", "depth": 1}}), ("b", {"encoder": "transformer"})
+    )
     assert config.values["encoder"]["depth"] == 1
     assert config.notes == []
 
 
 def test_all_faults_are_told_at_once():
     with pytest.raises(OptionError) as caught:
-        resolve(
+        resolve_config(
             (
                 "my.toml",
                 {
@@ -83,18 +86,18 @@ def test_all_faults_are_told_at_once():
 def test_a_name_that_is_no_text_is_refused_with_its_place(use, nested):
     for given, place in (({"encoder": use}, "encoder"), ({"encoder": {"use": use}}, "encoder")):
         with pytest.raises(OptionError, match=f"my.toml: {place} is .*expected a name"):
-            resolve(("my.toml", given))
+            resolve_config(("my.toml", given))
     with pytest.raises(OptionError, match=r"my\.toml: encoder\.inner is"):
-        resolve(("my.toml", {"encoder": {"use": "nest", "inner": use}}))
+        resolve_config(("my.toml", {"encoder": {"use": "nest", "inner": use}}))
 
 
 def test_a_path_may_stand_for_a_name(run):
-    assert resolve(("argument", {"encoder": run, "loss": "masked"})).mounts == {"encoder": str(run)}
+    assert resolve_config(("argument", {"encoder": run, "loss": "masked"})).init_from == {"encoder": str(run)}
 
 
 def test_an_unknown_component_is_named():
-    with pytest.raises(NameUnknown, match="Did you mean 'transformer'"):
-        resolve(("flag", {"encoder": "transfomer"}))
+    with pytest.raises(UnknownNameError, match="Did you mean 'transformer'"):
+        resolve_config(("flag", {"encoder": "transfomer"}))
 
 
 @pytest.mark.parametrize(
@@ -113,10 +116,10 @@ def test_an_unknown_component_is_named():
     ],
 )
 def test_what_is_not_said_follows_from_what_is(given, want):
-    found = uses(resolve(("flag", given)))
-    assert {k: found[k] for k in want} == want
-    assert found["tokenizer"] == ("inception" if found["loss"] == "cross-entropy" else "patch")
-    assert found["encoder"] == "transformer"
+    components = uses(resolve_config(("flag", given)))
+    assert {k: components[k] for k in want} == want
+    assert components["tokenizer"] == ("inception" if components["loss"] == "cross-entropy" else "patch")
+    assert components["encoder"] == "transformer"
 
 
 @pytest.mark.parametrize(
@@ -129,41 +132,45 @@ def test_what_is_not_said_follows_from_what_is(given, want):
     ],
 )
 def test_printed_toml_read_back_gives_the_same_values(given):
-    config = resolve(("flag", given))
-    for text in (config.toml(), to_toml(config.values)):
-        again = resolve(("file", tomllib.loads(text)))
+    config = resolve_config(("flag", given))
+    for text in (config.to_toml(), to_toml(config.values)):
+        again = resolve_config(("file", tomllib.loads(text)))
         assert again.values == config.values
 
 
 def test_printed_toml_says_where_a_value_came_from():
-    text = resolve(("my.toml", {"encoder": {"depth": 2}}), ("flag", {"head": "linear"})).toml()
+    text = resolve_config(("my.toml", {"encoder": {"depth": 2}}), ("flag", {"head": "linear"})).to_toml()
     assert "depth = 2  # my.toml" in text
     assert 'use = "linear"  # flag' in text
     assert "heads = 4  # default" in text
 
 
 def test_a_component_inside_a_component_has_options_of_its_own(nested):
-    config = resolve(("flag", {"encoder": {"use": "nest", "inner": {"use": "transformer", "depth": 7}}}))
+    config = resolve_config(("flag", {"encoder": {"use": "nest", "inner": {"use": "transformer", "depth": 7}}}))
     assert config.values["encoder"]["inner"]["depth"] == 7
     assert config.values["encoder"]["inner"]["heads"] == 4
     assert config.sources["encoder.inner.depth"] == "flag"
     assert config.sources["encoder.inner.heads"] == "default"
-    again = resolve(("file", tomllib.loads(config.toml())))
+    again = resolve_config(("file", tomllib.loads(config.to_toml())))
     assert again.values == config.values
 
 
 def test_a_component_inside_has_a_default_can_be_named_and_its_faults_are_found(nested):
-    assert resolve(("flag", {"encoder": "nest"})).values["encoder"]["inner"] == {"use": "identity"}
-    assert resolve(("flag", {"encoder": {"use": "nest", "inner": "bert"}})).values["encoder"]["inner"]["use"] == "bert"
-    assert resolve(("flag", {"encoder": "nest"})).values["encoder"]["spare"] is None
+    assert resolve_config(("flag", {"encoder": "nest"})).values["encoder"]["inner"] == {"use": "identity"}
+    assert (
+        resolve_config(("flag", {"encoder": {"use": "nest", "inner": "bert"}})).values["encoder"]["inner"]["use"]
+        == "bert"
+    )
+    assert resolve_config(("flag", {"encoder": "nest"})).values["encoder"]["spare"] is None
     with pytest.raises(OptionError, match="no option 'depht'"):
-        resolve(("flag", {"encoder": {"use": "nest", "inner": {"use": "transformer", "depht": 7}}}))
+        resolve_config(("flag", {"encoder": {"use": "nest", "inner": {"use": "transformer", "depht": 7}}}))
 
 
 @pytest.fixture
 def nested(tmp_path, monkeypatch):
     """An encoder `nest` with one component inside, and room for another."""
-    from tstk.plugins.registry import Entry, registry
+    from tstk.plugins.hooks import Entry
+    from tstk.plugins.registry import get_registry
 
     (tmp_path / "nesting.py").write_text(
         "from tstk.core.interfaces import Encoder, Head\n"
@@ -174,7 +181,7 @@ def nested(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     entry = Entry("encoder", "nest", "nesting:Nest", "A nest", dist="mine")
-    monkeypatch.setitem(registry()._table, ("encoder", "nest"), [entry])
+    monkeypatch.setitem(get_registry()._table, ("encoder", "nest"), [entry])
 
 
 # ------------------------------------------------------------------ files
@@ -192,7 +199,7 @@ def test_a_file_that_is_not_toml_is_refused_with_its_place(tmp_path):
 def test_a_config_that_is_not_there_is_named(tmp_path):
     with pytest.raises(OptionError, match="there is no such file"):
         find_config(str(tmp_path / "none.toml"))
-    with pytest.raises(NameUnknown, match="No config is called"):
+    with pytest.raises(UnknownNameError, match="No config is called"):
         find_config("no-such-config")
 
 
@@ -200,62 +207,65 @@ def test_a_config_that_is_not_there_is_named(tmp_path):
 
 
 def test_from_a_run_brings_its_parts_its_data_and_their_weights(run):
-    config = resolve(("flag", {"pipeline": {"from": str(run)}, "head": "cot"}))
-    assert config.mounts == {"tokenizer": str(run), "encoder": str(run)}
+    config = resolve_config(("flag", {"pipeline": {"init_from": str(run)}, "head": "cot"}))
+    assert config.init_from == {"tokenizer": str(run), "encoder": str(run)}
     assert config.values["encoder"]["depth"] == 1
     assert config.values["data"]["use"].endswith("toy.npz")
-    assert config.use("head") == "cot"
+    assert config.component("head") == "cot"
     assert config.sources["encoder.depth"] == f"run {run}"
 
 
 def test_from_a_run_for_the_same_task_brings_everything(run):
-    config = resolve(("flag", {"pipeline": {"from": str(run)}}))
-    assert set(config.mounts) == {"tokenizer", "encoder", "head", "loss"}
+    config = resolve_config(("flag", {"pipeline": {"init_from": str(run)}}))
+    assert set(config.init_from) == {"tokenizer", "encoder", "head", "loss"}
 
 
 def test_another_task_on_a_run_that_learnt_from_the_test_part_takes_the_training_part(run, tmp_path):
     run = shutil.copytree(run, tmp_path / "run")
     file = run / "config.json"
-    held = json.loads(file.read_text())
-    held["config"]["data"]["train_data"] = "test"
-    file.write_text(json.dumps(held))
+    run_config = json.loads(file.read_text())
+    run_config["config"]["data"]["train_data"] = "test"
+    file.write_text(json.dumps(run_config))
     for head, want in (({}, "test"), ({"head": "cot"}, None)):
-        assert resolve(("flag", {"pipeline": {"from": str(run)}, **head})).options("data")["train_data"] == want
+        assert (
+            resolve_config(("flag", {"pipeline": {"init_from": str(run)}, **head})).options("data")["train_data"]
+            == want
+        )
 
 
 def test_a_flag_over_a_run_replaces_the_part_and_its_weights(run):
-    config = resolve(("flag", {"pipeline": {"from": str(run)}, "encoder": "bert"}))
-    assert config.use("encoder") == "bert"
-    assert "encoder" not in config.mounts
+    config = resolve_config(("flag", {"pipeline": {"init_from": str(run)}, "encoder": "bert"}))
+    assert config.component("encoder") == "bert"
+    assert "encoder" not in config.init_from
 
 
 def test_a_run_named_as_a_slot_brings_that_slot_alone(run):
-    config = resolve(("flag", {"encoder": {"use": str(run), "dropout": 0.3}, "loss": "masked"}))
-    assert config.mounts == {"encoder": str(run)}
+    config = resolve_config(("flag", {"encoder": {"use": str(run), "dropout": 0.3}, "loss": "masked"}))
+    assert config.init_from == {"encoder": str(run)}
     assert (config.values["encoder"]["depth"], config.values["encoder"]["dropout"]) == (1, 0.3)
     assert config.values["tokenizer"]["dim"] == 128
 
 
 def test_a_run_without_the_slot_that_is_asked_of_it_says_what_it_has(run):
     with pytest.raises(OptionError, match="has no decoder; it has tokenizer, encoder, head, loss"):
-        resolve(("flag", {"decoder": str(run)}))
+        resolve_config(("flag", {"decoder": str(run)}))
 
 
 def test_from_something_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not a run directory"):
-        resolve(("flag", {"pipeline": {"from": str(tmp_path)}}))
+        resolve_config(("flag", {"pipeline": {"init_from": str(tmp_path)}}))
 
 
 def test_a_config_from_a_run_round_trips_with_its_mounts(run):
-    config = resolve(("flag", {"pipeline": {"from": str(run)}, "head": "cot"}))
-    again = resolve(("file", tomllib.loads(config.toml())))
+    config = resolve_config(("flag", {"pipeline": {"init_from": str(run)}, "head": "cot"}))
+    again = resolve_config(("file", tomllib.loads(config.to_toml())))
     assert again.values == config.values
-    assert again.mounts == config.mounts
+    assert again.init_from == config.init_from
 
 
 def test_a_run_named_in_a_file_is_forgotten_where_a_flag_names_another_component(run):
-    folder, used = str(run), read_config(run)["config"]["encoder"]["use"]
+    folder, used = str(run), read_run_config(run)["config"]["encoder"]["use"]
     other = "identity" if not used.endswith("identity") else "transformer"
     file = ("file", {"encoder": {"use": folder}})
-    assert resolve(file).mounts == {"encoder": folder}
-    assert resolve(file, ("flag", {"encoder": {"use": other}})).mounts == {}
+    assert resolve_config(file).init_from == {"encoder": folder}
+    assert resolve_config(file, ("flag", {"encoder": {"use": other}})).init_from == {}

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from tstk.config.resolve import resolve
-from tstk.core.rng import Draws
+from tstk.config.resolve import resolve_config
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec
-from tstk.nn.reduce import pool_channels, statistics
-from tstk.runs.build import assemble
+from tstk.nn.reduce import masked_mean_std, pool_channels
+from tstk.runs.build import build_pipeline
 
-SPEC = Spec(channels=2, length=32, classes=2)
+SPEC = Spec(channels=2, length=32, num_classes=2)
 
 
 def batch(count, seed):
@@ -18,7 +18,7 @@ def batch(count, seed):
     x = 0.1 * torch.randn(count, 2, 32, generator=draw)
     y = torch.arange(count) % 2
     x[torch.arange(count), y] += torch.sin(torch.arange(32) / 2)
-    return Series(x, y=y, key=seed * count + torch.arange(count))
+    return Series(x, y=y, sample_id=seed * count + torch.arange(count))
 
 
 @pytest.mark.slow
@@ -34,17 +34,17 @@ def batch(count, seed):
 def test_the_channel_in_which_something_happens_tells_the_classes_apart(head):
     torch.manual_seed(0)
     encoder = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "cls": isinstance(head, dict)}
-    config = resolve(("test", {"tokenizer": "patch", "encoder": encoder, "head": head}))
-    pipeline = assemble(config, SPEC, channels="independent", instance_norm=False).train()
+    config = resolve_config(("test", {"tokenizer": "patch", "encoder": encoder, "head": head}))
+    pipeline = build_pipeline(config, SPEC, channels="independent", instance_norm=False).train()
     pipeline.bind()
     optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], lr=3e-3)
     for step in range(120):
         series = batch(32, step)
-        flow = pipeline(series, Draws(0, step, series.key))
+        step_output = pipeline(series, SampleRNG(0, step, series.sample_id))
         optimizer.zero_grad()
-        flow.total.backward()
+        step_output.loss.backward()
         optimizer.step()
-        pipeline.after_step([flow])
+        pipeline.after_step([step_output])
     fresh = batch(100, 1000)
     assert (pipeline.eval().predict(fresh).argmax(1) == fresh.y).float().mean() > 0.95
 
@@ -56,11 +56,11 @@ def test_vectors_of_channels_stand_side_by_side_and_padding_changes_nothing():
     assert pooled.shape == (3, 2 * 2 * 4)
     for channel, part in enumerate(pooled.chunk(2, 1)):
         at = slice(5 * channel, 5 * channel + 5)
-        assert torch.equal(part, statistics(values[:, at], valid[:, at]))
+        assert torch.equal(part, masked_mean_std(values[:, at], valid[:, at]))
     assert torch.allclose(pooled[1, :4], values[1, :3].mean(0))
 
 
 def test_tokens_that_are_all_alike_have_a_finite_gradient_through_their_deviation():
     values = torch.ones(2, 3, 4, requires_grad=True)
-    statistics(values, torch.ones(2, 3, dtype=torch.bool)).sum().backward()
+    masked_mean_std(values, torch.ones(2, 3, dtype=torch.bool)).sum().backward()
     assert values.grad.isfinite().all()

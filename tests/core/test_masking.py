@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tstk.core.masking import POLICIES
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Tokens
 
 every = pytest.mark.parametrize("policy", POLICIES)
@@ -23,7 +23,7 @@ def tokens_of(batch=6, seed=0, share=0.8, rows=None):
 
 def hide(policy, tokens, ratio, keys=None, step=1, seed=0):
     keys = torch.arange(len(tokens.valid)) if keys is None else keys
-    return POLICIES[policy](tokens, ratio, Draws(seed, step, keys))
+    return POLICIES[policy](tokens, ratio, SampleRNG(seed, step, keys))
 
 
 def shares(count, ratio):
@@ -78,7 +78,7 @@ def test_the_mask_of_a_sample_does_not_depend_on_its_batch(policy):
 def test_the_mask_of_a_sample_does_not_depend_on_padding(policy):
     tokens = tokens_of()
     tokens.valid[:, 20:] = False
-    short = tokens.at(torch.arange(20).expand(6, -1))
+    short = tokens.gather(torch.arange(20).expand(6, -1))
     assert torch.equal(hide(policy, tokens, 0.6)[:, :20], hide(policy, short, 0.6))
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tstk.core.pipeline import Pipeline
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
-from tstk.errors import DataError, NeedsError, OptionError
-from tstk.plugins.registry import registry
+from tstk.errors import DataError, IncompatibleError, OptionError
+from tstk.plugins.registry import get_registry
 
-ENCODERS = [e.name for e in registry().entries("encoder") if e.dist == "tstk"]
+ENCODERS = [e.name for e in get_registry().list_entries("encoder") if e.dist == "tstk"]
 HEADS = ["linear", "cot", "residual-mlp"]
 SIZES = {"bert": {"dim": 16, "depth": 1, "heads": 2}, "hf": {"dim": 16, "depth": 1, "heads": 2}}
 TAIL = {"use": "masked", "policy": "tail"}
@@ -28,15 +28,16 @@ def close(a, b, tolerance=1e-5):
 
 def alone(series, i):
     """Row i as a batch of its own, cropped to its last observed sample."""
-    observed = series.mask[i : i + 1]
+    observed = series.observed_mask[i : i + 1]
     length = int(observed.any(1).nonzero()[:, 1].max()) + 1
     y = None if series.y is None else series.y[i : i + 1]
-    return Series(series.x[i : i + 1, :, :length], observed[..., :length], y, series.key[i : i + 1])
+    return Series(series.x[i : i + 1, :, :length], observed[..., :length], y, series.sample_id[i : i + 1])
 
 
 def padded(series, more):
-    return series.but(
-        x=torch.nn.functional.pad(series.x, (0, more)), observed=torch.nn.functional.pad(series.mask, (0, more))
+    return series.replace(
+        x=torch.nn.functional.pad(series.x, (0, more)),
+        observed=torch.nn.functional.pad(series.observed_mask, (0, more)),
     )
 
 
@@ -56,13 +57,13 @@ def test_padding_and_companions_change_no_class_vector_or_token(build, labelled_
         close(pipeline.embed(one)[0], vectors[i])
         small = pipeline.encode(one)
         where = small.valid[0]
-        assert torch.equal(small.index[0][where], tokens.index[i][tokens.valid[i]])
+        assert torch.equal(small.grid_index[0][where], tokens.grid_index[i][tokens.valid[i]])
         close(small.values[0][where], tokens.values[i][tokens.valid[i]])
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_padding_changes_no_head(build, labelled_spec, ragged, head):
-    pipeline = build(labelled_spec.but(length=40), head=head).eval()
+    pipeline = build(labelled_spec.replace(length=40), head=head).eval()
     close(pipeline.predict(ragged()), pipeline.predict(padded(ragged(), 16)))
 
 
@@ -73,17 +74,17 @@ def test_padding_and_companions_change_no_forecast(build, table_spec, windows):
         whole = pipeline.predict(series)
         for i in range(len(series.x)):
             row = slice(i, i + 1)
-            close(pipeline.predict(Series(series.x[row], series.mask[row]))[0], whole[i])
+            close(pipeline.predict(Series(series.x[row], series.observed_mask[row]))[0], whole[i])
 
 
 @pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
 def test_values_stored_where_nothing_was_observed_never_matter(build, labelled_spec, ragged, garbage):
     clean = ragged()
-    dirty = clean.but(x=clean.x.masked_fill(~clean.observed, garbage))
+    dirty = clean.replace(x=clean.x.masked_fill(~clean.observed, garbage))
     for slots in ({"head": "linear"}, {"decoder": "cross"}):
         pipeline = build(labelled_spec, wiring={"instance_norm": True}, **slots).eval()
-        a, b = (pipeline(s, Draws(0, 0, s.key)) for s in (clean, dirty))
-        assert torch.equal(a.total, b.total)
+        a, b = (pipeline(s, SampleRNG(0, 0, s.sample_id)) for s in (clean, dirty))
+        assert torch.equal(a.loss, b.loss)
         assert torch.equal(pipeline.embed(clean), pipeline.embed(dirty))
 
 
@@ -92,9 +93,9 @@ def test_a_series_without_any_observation_gives_numbers(build, labelled_spec, ra
     series.observed[1] = False
     for slots in ({"head": "cot"}, {"decoder": "transformer"}):
         pipeline = build(labelled_spec, wiring={"instance_norm": True}, **slots)
-        flow = pipeline(series, Draws(0, 0, series.key))
-        flow.total.backward()
-        assert flow.total.isfinite()
+        step_output = pipeline(series, SampleRNG(0, 0, series.sample_id))
+        step_output.loss.backward()
+        assert step_output.loss.isfinite()
         assert all(p.grad.isfinite().all() for p in pipeline.parameters() if p.grad is not None)
         assert pipeline.embed(series).isfinite().all()
 
@@ -112,47 +113,47 @@ def test_a_series_that_is_too_long_is_refused_with_both_numbers(build, labelled_
 @pytest.mark.parametrize("decoder", ["transformer", "cross"])
 def test_forecasting_by_masking_never_sees_the_future(build, table_spec, windows, decoder, instance_norm):
     series = windows()
-    other = series.but(y=series.y * 7 + 100)
+    other = series.replace(y=series.y * 7 + 100)
     # convolutions reach over the border between patches, so only blanking keeps the future out
     tokenizer = {"use": "inception", "dim": 16, "window": 5, "stride": 3, "width": 8, "depth": 1}
     slots = {"tokenizer": tokenizer, "decoder": decoder, "loss": TAIL}
     pipeline = build(table_spec, wiring={"instance_norm": instance_norm}, **slots).eval()
     assert torch.equal(pipeline.predict(series), pipeline.predict(other))
-    assert torch.equal(pipeline.predict(series), pipeline.predict(series.but(y=None)))
-    a, b = (pipeline(s, Draws(0, 0, s.key)) for s in (series, other))
-    assert torch.equal(a.decoded, b.decoded)
-    assert not torch.equal(a.total, b.total)
+    assert torch.equal(pipeline.predict(series), pipeline.predict(series.replace(y=None)))
+    a, b = (pipeline(s, SampleRNG(0, 0, s.sample_id)) for s in (series, other))
+    assert torch.equal(a.predictions, b.predictions)
+    assert not torch.equal(a.loss, b.loss)
 
 
 def test_training_by_masking_asks_for_just_the_future(build, table_spec, windows):
-    flow = build(table_spec, decoder="cross", loss=TAIL)(windows())
-    assert flow.asked.valid.sum(1).eq(2).all()
-    assert flow.asked.index[0].tolist() == [6, 7]
-    assert flow.seen.index.max() == 5
+    step_output = build(table_spec, decoder="cross", loss=TAIL)(windows())
+    assert step_output.queries.valid.sum(1).eq(2).all()
+    assert step_output.queries.grid_index[0].tolist() == [6, 7]
+    assert step_output.visible.grid_index.max() == 5
 
 
 def test_a_future_sample_that_nobody_knows_does_not_count(build, table_spec, windows):
     pipeline = build(table_spec, decoder="cross", loss=TAIL).eval()
-    flow = pipeline(windows())
-    weight = flow.asked.weight & flow.asked.valid[..., None]
-    assert weight.sum() == flow.truth.isfinite().sum() == 4 * 2 * 8 - 1
-    want = ((flow.decoded - flow.asked.target)[weight]).square().mean()
-    close(flow.total, want)
+    step_output = pipeline(windows())
+    weight = step_output.queries.target_mask & step_output.queries.valid[..., None]
+    assert weight.sum() == step_output.targets.isfinite().sum() == 4 * 2 * 8 - 1
+    want = ((step_output.predictions - step_output.queries.target)[weight]).square().mean()
+    close(step_output.loss, want)
 
 
 def test_a_short_context_ends_where_the_future_begins(build, table_spec, windows):
     series = windows()
-    late = Series(series.x[..., 10:], series.mask[..., 10:], series.y)
-    blind = Series(series.x, series.mask & (torch.arange(24) >= 10), series.y)
+    late = Series(series.x[..., 10:], series.observed_mask[..., 10:], series.y)
+    blind = Series(series.x, series.observed_mask & (torch.arange(24) >= 10), series.y)
     for slots in ({"head": "forecast"}, {"decoder": "transformer", "loss": TAIL}):
         pipeline = build(table_spec, **slots).eval()
         close(pipeline.predict(late), pipeline.predict(blind))
-        assert torch.equal(pipeline.predict(late), pipeline.predict(late.but(y=late.y * 7)))
+        assert torch.equal(pipeline.predict(late), pipeline.predict(late.replace(y=late.y * 7)))
 
 
 def test_pretraining_on_a_table_without_asking_for_a_future_predicts_nothing(build, table_spec, windows):
     pipeline = build(table_spec, loss="reconstruct")
-    assert pipeline(windows()).total.isfinite()
+    assert pipeline(windows()).loss.isfinite()
     with pytest.raises(OptionError, match="--head forecast"):
         pipeline.predict(windows())
 
@@ -170,13 +171,13 @@ def test_forecasting_from_a_decoder_needs_a_tokenizer_that_can_be_inverted(build
 
     good = build(table_spec, decoder="cross", loss=TAIL)
     parts = (Oneway(good.tokenizer.spec, dim=16), good.encoder, good.loss, good.decoder)
-    with pytest.raises(NeedsError, match="cannot turn answers back into samples"):
+    with pytest.raises(IncompatibleError, match="cannot turn predictions back into samples"):
         type(good)(table_spec, *parts)
 
 
 def test_an_embedding_knows_nothing_of_the_future(build, table_spec, windows):
     pipeline, series = build(table_spec, decoder="cross", loss=TAIL).eval(), windows()
-    assert torch.equal(pipeline.embed(series), pipeline.embed(series.but(y=None)))
+    assert torch.equal(pipeline.embed(series), pipeline.embed(series.replace(y=None)))
 
 
 # ------------------------------------------------------------------ scale and channels
@@ -184,12 +185,12 @@ def test_an_embedding_knows_nothing_of_the_future(build, table_spec, windows):
 
 def test_instance_statistics_come_from_observed_samples_of_the_context(build, table_spec, windows):
     series = windows()
-    flow = build(table_spec, decoder="cross", loss=TAIL)(series)
+    step_output = build(table_spec, decoder="cross", loss=TAIL)(series)
     for i in range(4):
         for c in range(2):
-            known = series.x[i, c][series.mask[i, c]]
-            close(flow.mean[i, c, 0], known.mean())
-            close(flow.scale[i, c, 0], (known.var(correction=0) + 1e-5).sqrt())
+            known = series.x[i, c][series.observed_mask[i, c]]
+            close(step_output.loc[i, c, 0], known.mean())
+            close(step_output.scale[i, c, 0], (known.var(correction=0) + 1e-5).sqrt())
 
 
 @forecasters
@@ -201,7 +202,7 @@ def test_predictions_are_in_the_units_of_the_data(build, table_spec, windows, sl
     mean, std = torch.tensor([[5.0], [-2.0]]), torch.tensor([[10.0], [0.5]])
     pipeline.mean.copy_(mean)
     pipeline.std.copy_(std)
-    raw = pipeline.predict(Series(series.x * std + mean, series.mask))
+    raw = pipeline.predict(Series(series.x * std + mean, series.observed_mask))
     torch.testing.assert_close(raw, unit * std + mean, rtol=1e-3, atol=1e-4)
 
 
@@ -209,18 +210,18 @@ def test_predictions_are_in_the_units_of_the_data(build, table_spec, windows, sl
 def test_instance_normalisation_is_undone_on_the_way_out(build, table_spec, windows, slots):
     series = windows()
     pipeline = build(table_spec, wiring={"instance_norm": True}, **slots).eval()
-    moved = pipeline.predict(series.but(x=series.x * 3 + 50))
+    moved = pipeline.predict(series.replace(x=series.x * 3 + 50))
     torch.testing.assert_close(moved, pipeline.predict(series) * 3 + 50, rtol=1e-3, atol=1e-3)
 
 
 @forecasters
 def test_independent_channels_are_forecast_as_if_each_were_alone(build, table_spec, windows, slots):
     series = windows()
-    both, single = build(table_spec, **slots).eval(), build(table_spec.but(channels=1), **slots).eval()
+    both, single = build(table_spec, **slots).eval(), build(table_spec.replace(channels=1), **slots).eval()
     single.load_state_dict({k: v for k, v in both.state_dict().items() if k not in ("mean", "std")}, strict=False)
     whole = both.predict(series)
     for c in range(2):
-        close(whole[:, c : c + 1], single.predict(Series(series.x[:, c : c + 1], series.mask[:, c : c + 1])))
+        close(whole[:, c : c + 1], single.predict(Series(series.x[:, c : c + 1], series.observed_mask[:, c : c + 1])))
 
 
 def test_independent_channels_do_not_see_one_another(build, labelled_spec, ragged):
@@ -231,7 +232,7 @@ def test_independent_channels_do_not_see_one_another(build, labelled_spec, ragge
     first = a.pos[0, :, -1] == 0
     assert torch.equal(a.values[:, first], b.values[:, first])
     assert not torch.equal(a.values[:, ~first], b.values[:, ~first])
-    assert a.index[0].unique().numel() == a.index.shape[1] == 12
+    assert a.grid_index[0].unique().numel() == a.grid_index.shape[1] == 12
 
 
 # ------------------------------------------------------------------ frozen
@@ -241,15 +242,15 @@ def test_frozen_means_eval_no_gradient_no_state_moved_and_penalties_only_logged(
     build, labelled_spec, ragged, syllables
 ):
     pipeline = build(labelled_spec, tokenizer=syllables, encoder="identity", loss="reconstruct", decoder="own")
-    flow = pipeline.train()(ragged())
-    assert torch.equal(flow.total, flow.terms["reconstruction"] + flow.terms["commit"])
-    pipeline.after_step([flow])
+    step_output = pipeline.train()(ragged())
+    assert torch.equal(step_output.loss, step_output.losses["reconstruction"] + step_output.losses["commit"])
+    pipeline.after_step([step_output])
     assert pipeline.tokenizer.steps == 1
     pipeline.freeze("tokenizer")
-    flow = pipeline.train()(ragged())
-    assert torch.equal(flow.total, flow.terms["reconstruction"])
-    assert "commit" in flow.terms
-    pipeline.after_step([flow])
+    step_output = pipeline.train()(ragged())
+    assert torch.equal(step_output.loss, step_output.losses["reconstruction"])
+    assert "commit" in step_output.losses
+    pipeline.after_step([step_output])
     assert pipeline.tokenizer.steps == 1
     assert pipeline.training
     assert not any(m.training for m in pipeline.tokenizer.modules())
@@ -260,7 +261,7 @@ def test_a_part_of_a_slot_and_a_single_parameter_can_be_frozen(build, labelled_s
     pipeline = build(labelled_spec, head="linear")
     pipeline.freeze("encoder.stack")
     pipeline.freeze("encoder.table")
-    pipeline.train()(ragged()).total.backward()
+    pipeline.train()(ragged()).loss.backward()
     still = {n for n, p in pipeline.named_parameters() if p.grad is None}
     assert still == {n for n, _ in pipeline.named_parameters() if n.startswith(("encoder.stack.", "encoder.table"))}
     assert pipeline.encoder.training
@@ -279,17 +280,17 @@ def test_freezing_what_is_not_there_is_refused(build, labelled_spec, path):
 def test_a_decoder_that_is_the_tokenizers_own_answers_with_a_series(build, labelled_spec, ragged, syllables):
     series = ragged()
     pipeline = build(labelled_spec, tokenizer=syllables, encoder="identity", loss="reconstruct", decoder="own").eval()
-    flow = pipeline(series)
-    assert flow.decoded.shape == series.x.shape
-    error = (flow.decoded - flow.series.x)[series.observed]
-    close(flow.terms["reconstruction"], error.square().mean())
+    step_output = pipeline(series)
+    assert step_output.predictions.shape == series.x.shape
+    error = (step_output.predictions - step_output.series.x)[series.observed]
+    close(step_output.losses["reconstruction"], error.square().mean())
     assert not any(name.startswith("decoder") for name in pipeline.state_dict())
 
 
 def test_a_whole_answer_to_a_question_about_tokens_is_refused(build, labelled_spec, syllables):
-    with pytest.raises(NeedsError):
+    with pytest.raises(IncompatibleError):
         build(labelled_spec, tokenizer=syllables, encoder={"causal": True}, loss="next-code", decoder="own")
-    with pytest.raises(NeedsError, match="has none"):
+    with pytest.raises(IncompatibleError, match="has none"):
         build(labelled_spec, loss="reconstruct", decoder="own")
 
 
@@ -313,10 +314,10 @@ def test_a_cls_embedding_without_a_cls_token_is_refused(build, labelled_spec, ra
 
 
 def test_a_decoder_that_answers_with_states_foretells_nothing(build, table_spec, windows):
-    parts = dict(build(table_spec, loss={"use": "masked"}).slots())
-    assert Pipeline(table_spec, **parts).foretells
-    parts["loss"].out = parts["loss"].out.but(target=None)
+    parts = dict(build(table_spec, loss={"use": "masked"}).named_slots())
+    assert Pipeline(table_spec, **parts).can_forecast
+    parts["loss"].out = parts["loss"].out.replace(target_dim=None)
     pipeline = Pipeline(table_spec, **parts)
-    assert not pipeline.foretells
+    assert not pipeline.can_forecast
     with pytest.raises(OptionError, match="--head forecast"):
         pipeline.predict(windows())

@@ -2,11 +2,11 @@
 
 import torch
 
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 
 
 def draw(key, *shape, seed=3, step=5, nth=1, **options):
-    draws = Draws(seed, step, torch.as_tensor(key))
+    draws = SampleRNG(seed, step, torch.as_tensor(key))
     for _ in range(nth):
         numbers = draws.uniform(*shape, **options)
     return numbers
@@ -70,8 +70,8 @@ def test_neighbouring_samples_steps_draws_and_slots_are_uncorrelated():
 def test_fresh_draws_follow_torchs_own_seed():
     key = torch.arange(3)
     torch.manual_seed(1)
-    first = Draws.fresh(key).uniform(4)
-    second = Draws.fresh(key).uniform(4)
+    first = SampleRNG.from_global_seed(key).uniform(4)
+    second = SampleRNG.from_global_seed(key).uniform(4)
     torch.manual_seed(1)
-    assert torch.equal(Draws.fresh(key).uniform(4), first)
+    assert torch.equal(SampleRNG.from_global_seed(key).uniform(4), first)
     assert not torch.equal(first, second)

@@ -11,7 +11,7 @@ from tstk.data import load
 @pytest.mark.parametrize(("name", "day"), [("ETTh1", 24), ("ETTm1", 96)])
 def test_the_electricity_tables_are_cut_where_the_literature_cuts_them(archive, name, day):
     data = load(name, data_root=str(archive), context=96, horizon=192)
-    assert [len(part) for part in data.parts.values()] == [
+    assert [len(part) for part in data.splits.values()] == [
         360 * day - 96 - 192 + 1,
         120 * day - 192 + 1,
         120 * day - 192 + 1,
@@ -23,7 +23,7 @@ def test_the_electricity_tables_are_cut_where_the_literature_cuts_them(archive, 
 
 def test_the_illness_table_is_short_and_split_by_share(archive):
     data = load("illness", data_root=str(archive), context=36, horizon=24)
-    assert [len(part) for part in data.parts.values()] == [676 - 59, 97 - 23, 193 - 23]
+    assert [len(part) for part in data.splits.values()] == [676 - 59, 97 - 23, 193 - 23]
 
 
 @pytest.mark.slow

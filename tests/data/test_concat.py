@@ -1,11 +1,11 @@
-"""Several data sets at once, series of one length, and what else samples bring."""
+"""Several data sets at once, series of one length, and conditioning."""
 
 import numpy as np
 import pytest
 import torch
 
-from tstk.data import load, load_part
-from tstk.data.load import read_parts
+from tstk.data import load, load_split
+from tstk.data.load import read_splits
 from tstk.errors import DataError, OptionError
 
 
@@ -35,7 +35,7 @@ def test_every_channel_of_every_set_is_a_series_and_sets_count_alike(sets):
     assert len(data.train) == 2 * max(counts)
     series = data.train.batch(torch.arange(len(data.train)))
     assert series.x.shape == (64, 1, 12)
-    assert series.key.tolist() == list(range(64))
+    assert series.sample_id.tolist() == list(range(64))
     assert series.y is None
     first, second = series.x[:32], series.x[32:]
     assert len(first.flatten(1).unique(dim=0)) == 32
@@ -43,7 +43,7 @@ def test_every_channel_of_every_set_is_a_series_and_sets_count_alike(sets):
     assert any("each set counts as 32" in note for note in data.notes)
 
 
-def test_each_set_is_scaled_by_its_own_training_part(sets):
+def test_each_set_is_scaled_by_its_own_training_split(sets):
     data, alone = load(",".join(sets)), load(sets[0])
     own = (alone.test.batch(torch.arange(10)).x - alone.mean[:, None]) / alone.std[:, None]
     torch.testing.assert_close(data.test.batch(torch.arange(20)).x[..., :10], own.flatten(0, 1)[:, None])
@@ -52,9 +52,9 @@ def test_each_set_is_scaled_by_its_own_training_part(sets):
 
 
 def test_one_set_can_be_taken_apart_too(sets):
-    data = load(sets[0], univariate=True)
+    data = load(sets[0], split_channels=True)
     assert len(data.train) == 2 * 16
-    assert data.like()["univariate"]
+    assert data.input_schema()["split_channels"]
 
 
 def test_sets_are_not_joined_with_tables_or_themselves_or_more(sets, tmp_path):
@@ -65,8 +65,8 @@ def test_sets_are_not_joined_with_tables_or_themselves_or_more(sets, tmp_path):
 
 
 def test_a_resized_series_is_read_between_its_own_samples(sets):
-    raw = read_parts(sets[1])["train"]
-    stretched = raw.resized(13)
+    raw = read_splits(sets[1])["train"]
+    stretched = raw.resize(13)
     assert stretched.x.shape == (8, 3, 13)
     assert np.isfinite(stretched.x).all()
     np.testing.assert_allclose(stretched.x[2, 0, ::2], raw.x[2, 0], rtol=1e-5)
@@ -75,62 +75,65 @@ def test_a_resized_series_is_read_between_its_own_samples(sets):
 
 
 def test_new_data_are_resized_as_those_of_training(sets):
-    part = load_part(sets[1], like=load(sets[1], resize=20).like())
+    part = load_split(sets[1], input_schema=load(sets[1], resize=20).input_schema())
     assert part.batch(torch.arange(2)).x.shape == (2, 3, 20)
-    part = load_part(sets[1], like=load(",".join(sets), resize=20).like())
+    part = load_split(sets[1], input_schema=load(",".join(sets), resize=20).input_schema())
     assert part.batch(torch.arange(2)).x.shape == (2, 3, 20)
 
 
-def extra(path, **arrays):
+def save_conditioning(path, **arrays):
     np.savez(path, **arrays)
     return (f"text={path}",)
 
 
-def test_extras_follow_their_samples_through_splits(sets, tmp_path):
+def test_conditioning_follow_their_samples_through_splits(sets, tmp_path):
     states = np.random.default_rng(0).normal(size=(20, 2, 5)).astype(np.float32)
     valid = np.ones((20, 2), bool)
     valid[3, 1] = False
-    given = extra(tmp_path / "e.npz", train=states, valid_train=valid, test=states[::2])
-    data = load(sets[0], extra=given)
-    assert data.spec.extra == {"text": 5}
-    raw = load(sets[0], scale="none").train.batch(torch.arange(16)).x
-    whole = torch.from_numpy(read_parts(sets[0])["train"].x)
-    values, ok = data.train.batch(torch.arange(16)).extra["text"]
+    given = save_conditioning(tmp_path / "e.npz", train=states, valid_train=valid, test=states[::2])
+    data = load(sets[0], conditioning=given)
+    assert data.spec.conditioning == {"text": 5}
+    raw = load(sets[0], standardize="none").train.batch(torch.arange(16)).x
+    whole = torch.from_numpy(read_splits(sets[0])["train"].x)
+    values, ok = data.train.batch(torch.arange(16)).conditioning["text"]
     for row, value, there in zip(raw, values, ok, strict=True):
         at = int((whole == row).all((1, 2)).nonzero()[0, 0])
         assert torch.equal(value, torch.from_numpy(states[at]))
         assert torch.equal(there, torch.from_numpy(valid[at]))
 
 
-def test_equal_extras_are_held_once_and_one_that_tells_the_label_is_announced(sets, tmp_path):
+def test_equal_conditioning_is_stored_once_and_one_that_leaks_the_labels_is_noted(sets, tmp_path):
     states = np.eye(4, dtype=np.float32)
     y = np.arange(20) % 2
-    telling = load(sets[0], extra=extra(tmp_path / "a.npz", states=states, train=y, test=y[::2]))
-    assert telling.train.extra["text"].states.shape == (4, 1, 4)
-    assert any("gives the label away" in note for note in telling.notes)
+    telling = load(sets[0], conditioning=save_conditioning(tmp_path / "a.npz", states=states, train=y, test=y[::2]))
+    assert telling.train.conditioning["text"].states.shape == (4, 1, 4)
+    assert any("leaks the labels" in note for note in telling.notes)
     fair = np.arange(20) // 2 % 4
-    quiet = load(sets[0], extra=extra(tmp_path / "b.npz", states=states, train=fair, test=fair[::2]))
-    assert not any("label away" in note for note in quiet.notes)
+    quiet = load(sets[0], conditioning=save_conditioning(tmp_path / "b.npz", states=states, train=fair, test=fair[::2]))
+    assert not any("leaks the labels" in note for note in quiet.notes)
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
-        ({"train": np.zeros((19, 2, 5), np.float32)}, "is for 19 samples, and the part has 20"),
+        ({"train": np.zeros((19, 2, 5), np.float32)}, "is for 19 series, and the split has 20"),
         ({"other": np.zeros(3)}, "no array called 'train'"),
         ({"train": np.full((20, 5), np.nan, np.float32), "test": np.zeros((10, 5), np.float32)}, "expected finite"),
-        ({"train": np.arange(20), "test": np.arange(10)}, "'states', which is not there"),
-        ({"states": np.zeros((3, 5), np.float32), "train": np.arange(20), "test": np.arange(10)}, "reaches 19"),
+        ({"train": np.arange(20), "test": np.arange(10)}, "'states', which is missing"),
+        (
+            {"states": np.zeros((3, 5), np.float32), "train": np.arange(20), "test": np.arange(10)},
+            "indices from 0 to 19",
+        ),
     ],
 )
-def test_extras_that_do_not_fit_are_refused(sets, tmp_path, arrays, said):
-    with pytest.raises(DataError, match=said):
-        load(sets[0], extra=extra(tmp_path / "e.npz", **arrays))
+def test_conditioning_that_do_not_fit_are_refused(sets, tmp_path, arrays, message):
+    with pytest.raises(DataError, match=message):
+        load(sets[0], conditioning=save_conditioning(tmp_path / "e.npz", **arrays))
 
 
-def test_an_extra_without_a_name_is_refused(sets):
+def test_conditioning_without_a_name_is_refused(sets):
     with pytest.raises(OptionError, match=r"expected NAME=FILE\.npz"):
-        load(sets[0], extra=("notes.npz",))
+        load(sets[0], conditioning=("notes.npz",))
 
 
 def test_sets_that_stay_in_their_files_and_records_can_be_joined(labelled, table, tmp_path, monkeypatch):
@@ -138,7 +141,7 @@ def test_sets_that_stay_in_their_files_and_records_can_be_joined(labelled, table
 
     use = f"{labelled()},{table(200)[0]}"
     near = load(use, length=8)
-    monkeypatch.setattr(lazy_array, "LARGE", 0)
+    monkeypatch.setattr(lazy_array, "MAX_IN_MEMORY_BYTES", 0)
     far = load(use, length=8)
     assert len(near.train) == len(far.train) > 0
     index = torch.arange(len(near.train))

@@ -10,17 +10,17 @@ from tstk.errors import DataError, OptionError
 
 
 def same(one, other):
-    assert one.facts() | {"name": 0, "source": 0, "split": 0, "notes": 0} == other.facts() | {
+    assert one.describe() | {"name": 0, "source": 0, "split": 0, "notes": 0} == other.describe() | {
         "name": 0,
         "source": 0,
         "split": 0,
         "notes": 0,
     }
-    for name, part in one.parts.items():
-        here, there = (p.batch(torch.arange(len(p))) for p in (part, other.parts[name]))
+    for name, part in one.splits.items():
+        here, there = (p.batch(torch.arange(len(p))) for p in (part, other.splits[name]))
         assert here.x.equal(there.x)
-        assert here.mask.equal(there.mask)
-        assert part.groups == other.parts[name].groups
+        assert here.observed_mask.equal(there.observed_mask)
+        assert part.groups == other.splits[name].groups
         assert (here.y is None) if there.y is None else here.y.equal(there.y)
 
 
@@ -52,20 +52,20 @@ def test_a_table_is_converted_as_series_of_a_length(table, tmp_path, out):
 def test_a_large_set_is_converted_some_series_at_a_time(labelled, tmp_path, monkeypatch, out):
     path = labelled()
     near = load(path)
-    monkeypatch.setattr(lazy_array, "LARGE", 0)
-    monkeypatch.setattr(lazy_array, "CHUNK", 50)
-    said = []
-    convert(path, str(tmp_path / out), say=lambda done, total: said.append((done, total)))
-    assert said == [*((4 * i, 30) for i in range(1, 6)), (24, 30), (28, 30), (30, 30)]
+    monkeypatch.setattr(lazy_array, "MAX_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(lazy_array, "CHUNK_SAMPLES", 50)
+    calls = []
+    convert(path, str(tmp_path / out), on_progress=lambda done, total: calls.append((done, total)))
+    assert calls == [*((4 * i, 30) for i in range(1, 6)), (24, 30), (28, 30), (30, 30)]
     far = load(str(tmp_path / out))
-    assert isinstance(far.train.x, lazy_array.Stored)
+    assert isinstance(far.train.x, lazy_array.LazyArray)
     same(near, far)
 
 
 def test_nothing_is_overwritten_or_written_where_it_cannot_be_read(labelled, tmp_path):
     path = labelled()
     (tmp_path / "out.npz").write_text("dear")
-    with pytest.raises(DataError, match="is there already; remove it, or write to another name"):
+    with pytest.raises(DataError, match="already exists; remove it, or write to another name"):
         convert(path, str(tmp_path / "out.npz"))
     assert (tmp_path / "out.npz").read_text() == "dear"
     with pytest.raises(OptionError, match=r"ends in \.npz, or a folder"):
@@ -83,8 +83,8 @@ def test_what_fails_half_way_leaves_nothing_behind(labelled, tmp_path):
         raise OSError(28, "No space left on device")
 
     for out in ("out.npz", "out"):
-        with pytest.raises(DataError, match="not written: No space left on device; make room"):
-            convert(path, str(tmp_path / out), say=full)
+        with pytest.raises(DataError, match="not written: No space left on device; free space"):
+            convert(path, str(tmp_path / out), on_progress=full)
     assert [one.name for one in tmp_path.iterdir()] == ["toy.npz"]
 
 

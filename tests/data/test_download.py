@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from tstk.cli import cli
-from tstk.data import available, load
+from tstk.data import list_datasets, load
 from tstk.data.download import fetch
-from tstk.errors import DataError, NameUnknown, OptionError
+from tstk.errors import DataError, OptionError, UnknownNameError
 
 pytest.importorskip("pooch", reason="pip install 'tstk-core[download]'")
 
@@ -34,13 +34,13 @@ TOY = zipped(**{"Toy/Toy_TRAIN.ts": TS, "Toy/Toy_TEST.ts": TS, "../../evil.ts": 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """Files by path; `cut` ends an answer after so many bytes."""
-    files, asked = {"/Toy.zip": TOY}, []
+    files, requests = {"/Toy.zip": TOY}, []
     state = {"cut": None}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             since = self.headers.get("Range", "")
-            asked.append((self.path, since))
+            requests.append((self.path, since))
             data = files.get(self.path)
             if data is None:
                 self.send_error(404)
@@ -57,24 +57,24 @@ def server(monkeypatch, tmp_path):
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=http.serve_forever, daemon=True).start()
     module = __import__("tstk.data.download", fromlist=["fetch"])
-    monkeypatch.setattr(module, "ARCHIVE", f"http://127.0.0.1:{http.server_port}/{{name}}.zip")
-    monkeypatch.setattr(module, "TABLE", f"http://127.0.0.1:{http.server_port}/{{name}}.csv")
+    monkeypatch.setattr(module, "ARCHIVE_URL", f"http://127.0.0.1:{http.server_port}/{{name}}.zip")
+    monkeypatch.setattr(module, "TABLE_URL", f"http://127.0.0.1:{http.server_port}/{{name}}.csv")
     monkeypatch.setenv("TSTK_CACHE", str(tmp_path / "cache"))
     for name in ("TSTK_DATA", "TSTK_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    yield files, asked, state
+    yield files, requests, state
     http.shutdown()
     http.server_close()
 
 
 def test_a_set_is_fetched_once_and_found_by_name(server, tmp_path):
-    _, asked, _ = server
+    _, requests, _ = server
     folder = fetch("Toy")
     assert sorted(p.name for p in folder.iterdir()) == ["Toy_TEST.ts", "Toy_TRAIN.ts"]
     assert fetch("Toy") == folder
-    assert len(asked) == 1
+    assert len(requests) == 1
     assert len(load("Toy").test) == 8
-    assert "Toy" in [row.name for row in available()]
+    assert "Toy" in [row.name for row in list_datasets()]
     assert not list(tmp_path.rglob("evil*"))
     assert [p.name for p in (tmp_path / "cache" / "downloads").iterdir()] == []
 
@@ -89,27 +89,27 @@ def test_ones_own_data_go_before_fetched_ones(server, tmp_path, monkeypatch):
 
 
 def test_a_download_that_breaks_off_is_continued(server, tmp_path):
-    _, asked, state = server
+    _, requests, state = server
     state["cut"] = 100
-    with pytest.raises(DataError, match="goes on from there"):
+    with pytest.raises(DataError, match="to resume the download"):
         fetch("Toy")
     assert not (tmp_path / "cache" / "data").exists() or not list((tmp_path / "cache" / "data").iterdir())
     state["cut"] = None
     fetch("Toy")
-    assert asked[-1] == ("/Toy.zip", "bytes=100-")
+    assert requests[-1] == ("/Toy.zip", "bytes=100-")
     assert len(load("Toy").test) == 8
 
 
-def test_what_came_first_is_remembered_and_something_else_is_refused(server, tmp_path):
+def test_the_first_hash_is_pinned_and_a_mismatch_is_refused(server, tmp_path):
     files, _, _ = server
     folder = fetch("Toy")
-    held = json.loads((tmp_path / "cache" / "hashes.json").read_text())
-    assert list(held.values()) == [hashlib.sha256(TOY).hexdigest()]
+    hashes = json.loads((tmp_path / "cache" / "hashes.json").read_text())
+    assert list(hashes.values()) == [hashlib.sha256(TOY).hexdigest()]
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
     files["/Toy.zip"] = zipped(**{"Toy_TRAIN.ts": TS, "Toy_TEST.ts": TS + "9,9,9,9:a\n"})
-    with pytest.raises(DataError, match=r"not the file that is known.*hashes\.json"):
+    with pytest.raises(DataError, match=r"SHA-256 mismatch.*hashes\.json"):
         fetch("Toy")
     assert not folder.exists()
 
@@ -117,18 +117,18 @@ def test_what_came_first_is_remembered_and_something_else_is_refused(server, tmp
 def test_a_table_whose_hash_is_known_must_have_it(server):
     files, _, _ = server
     files["/ETTh1.csv"] = b"date,OT\n2020-01-01,1\n"
-    with pytest.raises(DataError, match="not the file that is known"):
+    with pytest.raises(DataError, match="SHA-256 mismatch"):
         fetch("ETTh1")
     files["/ETTh2.csv"] = b"date,OT\n2020-01-01,1\n"
     assert (fetch("ETTh2") / "ETTh2.csv").read_bytes() == files["/ETTh2.csv"]
 
 
 def test_offline_nothing_is_asked_for_but_what_is_here_serves(server, monkeypatch):
-    _, asked, _ = server
+    _, requests, _ = server
     monkeypatch.setenv("TSTK_OFFLINE", "1")
     with pytest.raises(DataError, match="TSTK_OFFLINE"):
         fetch("Toy")
-    assert asked == []
+    assert requests == []
     monkeypatch.setenv("TSTK_OFFLINE", "0")
     folder = fetch("Toy")
     monkeypatch.setenv("TSTK_OFFLINE", "1")
@@ -136,19 +136,19 @@ def test_offline_nothing_is_asked_for_but_what_is_here_serves(server, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("held", "said"),
+    ("content", "message"),
     [
-        (None, "there is no such file; names are spelt"),
-        (b"<html>sorry</html>", "no zip archive"),
+        (None, "there is no such file; spell names"),
+        (b"<html>sorry</html>", "not a zip archive"),
         (zipped(**{"Toy_TRAIN.ts": TS}), "holds no Toy_TRAIN.ts and Toy_TEST.ts"),
     ],
 )
-def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(server, tmp_path, held, said):
+def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(server, tmp_path, content, message):
     files, _, _ = server
-    files["/Toy.zip"] = held
+    files["/Toy.zip"] = content
     result = CliRunner().invoke(cli, ["data", "fetch", "Toy"])
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("Error: ")]) == 1
     data = tmp_path / "cache" / "data"
     assert not data.exists() or not list(data.iterdir())
@@ -156,7 +156,7 @@ def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(server, tmp_path,
 
 def test_a_server_that_is_not_there_is_one_line(monkeypatch, tmp_path):
     module = __import__("tstk.data.download", fromlist=["fetch"])
-    monkeypatch.setattr(module, "ARCHIVE", "http://127.0.0.1:9/{name}.zip")
+    monkeypatch.setattr(module, "ARCHIVE_URL", "http://127.0.0.1:9/{name}.zip")
     monkeypatch.setenv("TSTK_CACHE", str(tmp_path))
     with pytest.raises(DataError, match=r"127\.0\.0\.1:9/Toy\.zip: .*refused"):
         fetch("Toy")
@@ -164,11 +164,11 @@ def test_a_server_that_is_not_there_is_one_line(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "http://x"])
 def test_what_is_no_name_is_refused(name):
-    with pytest.raises(OptionError, match="no name of a public data set"):
+    with pytest.raises(OptionError, match="not the name of a public data set"):
         fetch(name)
 
 
-def test_a_name_that_is_not_here_is_told_how_it_may_come(monkeypatch):
+def test_an_unknown_name_suggests_the_download(monkeypatch):
     monkeypatch.delenv("TSTK_DATA", raising=False)
-    with pytest.raises(NameUnknown, match="tstk data fetch PenDigits"):
+    with pytest.raises(UnknownNameError, match="tstk data fetch PenDigits"):
         load("PenDigits")

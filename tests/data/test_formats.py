@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import load, load_part, reader_for
+from tstk.data import get_reader, load, load_split
 from tstk.data.readers import arff, pt, wfdb
 from tstk.errors import DataError, OptionError
 
@@ -45,7 +45,7 @@ def test_a_set_of_the_archive_is_the_same_in_either_format(archive, tmp_path, na
     data = load(name, data_root=str(archive))
     for part in ("TRAIN", "TEST"):
         source = next(archive.rglob(f"{name}_{part}.ts"))
-        raw = reader_for(source)(source)["train"]
+        raw = get_reader(source)(source)["train"]
         head = "@relation x\n@attribute x relational\n@attribute t numeric\n@end x\n@attribute c {CLASSES}\n@data\n"
         rows = [
             "'" + "\\n".join(",".join("?" if v != v else repr(v) for v in ch) for ch in one) + f"',{label}"
@@ -56,9 +56,9 @@ def test_a_set_of_the_archive_is_the_same_in_either_format(archive, tmp_path, na
     other = load(str(tmp_path / f"{name}_TRAIN.arff"))
     assert other.classes == data.classes
     for part in ("train", "val", "test"):
-        one, two = (d.parts[part].batch(torch.arange(len(d.parts[part]))) for d in (data, other))
+        one, two = (d.splits[part].batch(torch.arange(len(d.splits[part]))) for d in (data, other))
         assert one.x.equal(two.x)
-        assert one.mask.equal(two.mask)
+        assert one.observed_mask.equal(two.observed_mask)
         assert one.y.equal(two.y)
 
 
@@ -66,7 +66,7 @@ def test_a_set_of_the_archive_is_the_same_in_either_format(archive, tmp_path, na
 
 
 @pytest.mark.parametrize(
-    ("shape", "read", "said"),
+    ("shape", "read", "message"),
     [
         ((4, 9, 128), (4, 9, 128), "samples [4, 9, 128] read as (series, channels, samples)"),
         ((4, 128, 9), (4, 9, 128), "samples [4, 128, 9] read as (series, samples, channels)"),
@@ -74,18 +74,18 @@ def test_a_set_of_the_archive_is_the_same_in_either_format(archive, tmp_path, na
         ((4, 30), (4, 1, 30), ""),
     ],
 )
-def test_the_axes_of_saved_tensors_are_recognised_and_said(tmp_path, shape, read, said):
+def test_the_axes_of_saved_tensors_are_recognised_and_noted(tmp_path, shape, read, message):
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.save({"samples": x, "labels": torch.tensor([0.0, 1.0, 1.0, 0.0])}, tmp_path / "x.pt")
     raw = pt.read(tmp_path / "x.pt")["train"]
     turned = x.transpose(1, 2) if read[-2:] == shape[:0:-1] and shape[1] != shape[2] else x
     np.testing.assert_array_equal(raw.x, turned.reshape(read).float())
     assert raw.y == ["0", "1", "1", "0"]
-    assert raw.told.endswith(said)
-    assert bool(raw.told) == bool(said)
+    assert raw.note.endswith(message)
+    assert bool(raw.note) == bool(message)
 
 
-def test_a_folder_of_saved_parts_is_a_data_set_of_its_own_name(tmp_path):
+def test_a_folder_of_saved_splits_is_a_data_set_of_its_own_name(tmp_path):
     (tmp_path / "HAR").mkdir()
     for i, part in enumerate(("train", "val", "test")):
         torch.save(
@@ -94,7 +94,7 @@ def test_a_folder_of_saved_parts_is_a_data_set_of_its_own_name(tmp_path):
         )
     data = load("HAR", data_root=str(tmp_path))
     assert (data.name, data.spec.channels, data.spec.length) == ("HAR", 3, 20)
-    assert [part.x.unique().tolist() for part in data.parts.values()] == [[0], [1], [2]]
+    assert [part.x.unique().tolist() for part in data.splits.values()] == [[0], [1], [2]]
     assert "train.pt: samples [4, 20, 3] read as (series, samples, channels)" in data.notes
 
 
@@ -103,9 +103,9 @@ def test_saved_tensors_that_are_large_stay_in_their_file(tmp_path, monkeypatch):
 
     torch.save({"samples": torch.randn(6, 20, 3), "labels": torch.arange(6)}, tmp_path / "x.pt")
     near = pt.read(tmp_path / "x.pt")["train"].x
-    monkeypatch.setattr(lazy_array, "LARGE", 0)
+    monkeypatch.setattr(lazy_array, "MAX_IN_MEMORY_BYTES", 0)
     far = pt.read(tmp_path / "x.pt")["train"].x
-    assert isinstance(far, lazy_array.Stored)
+    assert isinstance(far, lazy_array.LazyArray)
     np.testing.assert_array_equal(far[[4, 1]], near[[4, 1]])
 
 
@@ -120,9 +120,9 @@ class Trap:
 
 
 @pytest.mark.parametrize(
-    ("held", "said"),
+    ("content", "message"),
     [
-        ({"samples": Trap()}, "holds more than tensors, which is never loaded; save it again"),
+        ({"samples": Trap()}, "and other objects are never loaded; save it again"),
         ({"samples": np.ones((2, 3))}, "holds more than tensors"),
         ({"signal": torch.ones(2, 3)}, "no tensor called X or x or data or samples; it holds: signal"),
         (torch.ones(2, 3), "expected a dict of tensors"),
@@ -131,11 +131,11 @@ class Trap:
         ({"samples": torch.ones(2, 3, dtype=torch.complex64)}, "expected numbers"),
     ],
 )
-def test_a_file_of_torch_that_holds_something_else_is_refused(tmp_path, capsys, held, said):
-    torch.save(held, tmp_path / "x.pt")
+def test_a_file_of_torch_that_holds_something_else_is_refused(tmp_path, capsys, content, message):
+    torch.save(content, tmp_path / "x.pt")
     with pytest.raises(DataError) as error:
         pt.read(tmp_path / "x.pt")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "code was run" not in capsys.readouterr().out
 
 
@@ -186,11 +186,11 @@ def test_published_records_are_read_as_their_converted_copies_say(archive):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (("212 ", "80 "), "line 3: format 80 is not read, but 16 and 212 are"),
-        (("212 ", "212x4 "), "format 212x4 is not read"),
-        (("r.dat", "../r.dat"), "lies elsewhere"),
+        (("212 ", "80 "), "line 3: format 80 is not supported, only 16 and 212"),
+        (("212 ", "212x4 "), "format 212x4 is not supported"),
+        (("r.dat", "../r.dat"), "is in another folder"),
         (("r.dat", "gone.dat"), "gone.dat: there is no such file"),
         (("360 40", "360 90"), "40 samples, its header says 90"),
         (("r 2 360 40", "r 5 360 40"), "2 lines of signals, the first line says 5"),
@@ -200,26 +200,26 @@ def test_published_records_are_read_as_their_converted_copies_say(archive):
         (("11 0 0 -20 0 lead 1", "eleven x"), "line 4: expected whole numbers after the gain"),
     ],
 )
-def test_a_faulty_record_says_what_is_wrong_and_where(tmp_path, change, said):
+def test_a_faulty_record_says_what_is_wrong_and_where(tmp_path, change, message):
     values = np.stack([np.arange(40), -(np.arange(40) % 2)], 1)
     path = record(tmp_path, values, 212)
     assert change[0] in path.read_text()
     path.write_text(path.read_text().replace(*change, 1))
     with pytest.raises(DataError) as error:
         wfdb.read(path)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 # Tables as series
 
 
-def test_a_table_is_cut_into_series_part_by_part(table):
+def test_a_table_is_cut_into_series_split_by_split(table):
     path, values = table(200)
     data = load(path, length=8)
     assert data.task == "unlabelled"
     for part, start, stop in (("train", 0, 140), ("val", 140, 160), ("test", 160, 200)):
-        x = data.parts[part].x
+        x = data.splits[part].x
         assert len(x) == (stop - start) // 8
         np.testing.assert_array_equal(x[-1], values[start + 8 * len(x) - 8 : start + 8 * len(x)].T)
     near = load(path, length=8, stride=1)
@@ -235,9 +235,9 @@ def test_a_record_is_cut_without_the_series_that_hold_nothing(tmp_path):
 
 
 def test_a_model_that_was_pretrained_on_a_cut_table_reads_another(table):
-    like = load(table(200)[0], length=8).like()
+    like = load(table(200)[0], length=8).input_schema()
     path, values = table(50, name="other.csv", seed=1)
-    part = load_part(path, like=like)
+    part = load_split(path, input_schema=like)
     assert len(part) == 6
     np.testing.assert_array_equal(part.x[5], values[40:48].T)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tstk.data import lazy_array, load
-from tstk.data.containers import Raw
-from tstk.data.data_module import statistics
-from tstk.data.datasets import Labelled
-from tstk.data.lazy_array import Stored
+from tstk.data.containers import SeriesSet
+from tstk.data.data_module import compute_mean_std
+from tstk.data.datasets import SeriesDataset
+from tstk.data.lazy_array import LazyArray
 from tstk.data.readers import npy, npz
 from tstk.errors import DataError
 
@@ -34,8 +34,8 @@ def folder(tmp_path):
 @pytest.fixture
 def everything_is_large(monkeypatch):
     """Nothing is small enough for memory, and sets are gone through a few series at a time."""
-    monkeypatch.setattr(lazy_array, "LARGE", 0)
-    monkeypatch.setattr(lazy_array, "CHUNK", 50)
+    monkeypatch.setattr(lazy_array, "MAX_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(lazy_array, "CHUNK_SAMPLES", 50)
 
 
 def toy(n=24, dtype="float32", seed=0):
@@ -48,7 +48,7 @@ def toy(n=24, dtype="float32", seed=0):
 
 
 def everything(data):
-    return {name: part.batch(torch.arange(len(part))) for name, part in data.parts.items()}
+    return {name: part.batch(torch.arange(len(part))) for name, part in data.splits.items()}
 
 
 def test_a_folder_of_npy_files_holds_what_an_npz_file_holds(folder, tmp_path):
@@ -56,16 +56,16 @@ def test_a_folder_of_npy_files_holds_what_an_npz_file_holds(folder, tmp_path):
     np.savez(tmp_path / "toy.npz", **arrays)
     one, other = load(str(folder(**arrays))), load(str(tmp_path / "toy.npz"))
     assert one.name == "Toy"
-    assert one.facts() | {"name": "toy", "source": list(other.source)} == other.facts()
+    assert one.describe() | {"name": "toy", "source": list(other.source)} == other.describe()
     for part, batch in everything(one).items():
         assert batch.x.equal(everything(other)[part].x)
 
 
 def test_labels_of_a_folder_may_have_another_name(folder):
     path = folder(X=np.ones((2, 3)), kind=["a", "b"])
-    assert npy.read(path / "X.npy", label="kind")["train"].y == ["a", "b"]
+    assert npy.read(path / "X.npy", label_column="kind")["train"].y == ["a", "b"]
     with pytest.raises(DataError, match=r"no mood\.npy beside it"):
-        npy.read(path / "X.npy", label="mood")
+        npy.read(path / "X.npy", label_column="mood")
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -75,17 +75,17 @@ def test_what_stays_in_its_file_is_the_same_data(folder, tmp_path, monkeypatch, 
     path = folder(**arrays) if form == "folder" else tmp_path / "toy.npz"
     np.savez(tmp_path / "toy.npz", **arrays)
     near = load(str(path))
-    monkeypatch.setattr(lazy_array, "LARGE", 0)
-    monkeypatch.setattr(lazy_array, "CHUNK", 50)
+    monkeypatch.setattr(lazy_array, "MAX_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(lazy_array, "CHUNK_SAMPLES", 50)
     far = load(str(path))
     assert isinstance(near.train.x, torch.Tensor)
-    assert isinstance(far.train.x, Stored)
-    assert near.facts() == far.facts()
+    assert isinstance(far.train.x, LazyArray)
+    assert near.describe() == far.describe()
     torch.testing.assert_close((near.mean, near.std), (far.mean, far.std))
     for part, batch in everything(near).items():
         other = everything(far)[part]
         assert batch.x.equal(other.x)
-        assert batch.mask.equal(other.mask)
+        assert batch.observed_mask.equal(other.observed_mask)
         assert batch.y.equal(other.y)
 
 
@@ -97,8 +97,8 @@ def test_a_compressed_archive_is_read_as_well(tmp_path):
 
 def test_any_way_to_index_a_store_gives_what_the_array_gives():
     x = np.random.default_rng(0).normal(size=(7, 2, 5)).astype(np.float32)
-    store = Stored(lambda: x)
-    some = store.take([5, 1, 1, 6]).take(torch.tensor([3, 0, 2]))
+    store = LazyArray(lambda: x)
+    some = store.select([5, 1, 1, 6]).select(torch.tensor([3, 0, 2]))
     for where in (2, slice(1, 3), [0, 2], (slice(None), 1), (slice(0, 2), slice(None), slice(None, 3)), slice(None)):
         np.testing.assert_array_equal(store[where], x[where])
         np.testing.assert_array_equal(some[where] if where != [0, 2] else some[[0, 2]], x[[6, 5, 1]][where])
@@ -110,10 +110,10 @@ def test_any_way_to_index_a_store_gives_what_the_array_gives():
 @pytest.mark.usefixtures("everything_is_large")
 def test_taking_series_of_a_store_leaves_them_there():
     x = toy()["X_train"]
-    part = Labelled(Stored(lambda: x)).take(torch.tensor([3, 20]))
-    assert isinstance(part.x, Stored)
+    part = SeriesDataset(LazyArray(lambda: x)).select(torch.tensor([3, 20]))
+    assert isinstance(part.x, LazyArray)
     assert part.lengths.tolist() == [6, 9]
-    assert part.take(torch.tensor([1])).batch(torch.tensor([0])).x.equal(torch.from_numpy(x[20:21]))
+    assert part.select(torch.tensor([1])).batch(torch.tensor([0])).x.equal(torch.from_numpy(x[20:21]))
 
 
 def test_statistics_do_not_depend_on_how_many_series_are_looked_at_together(monkeypatch):
@@ -123,8 +123,8 @@ def test_statistics_do_not_depend_on_how_many_series_are_looked_at_together(monk
     x[::3, 0, 4:] = np.nan
     x = x.astype(np.float32)
     for chunk in (1, 100, 10**6):
-        monkeypatch.setattr(lazy_array, "CHUNK", chunk)
-        mean, std = statistics(torch.from_numpy(x))
+        monkeypatch.setattr(lazy_array, "CHUNK_SAMPLES", chunk)
+        mean, std = compute_mean_std(torch.from_numpy(x))
         np.testing.assert_allclose(mean, np.nanmean(x.astype(float), (0, 2)), rtol=1e-6)
         np.testing.assert_allclose(std[:2], np.nanstd(x.astype(float), (0, 2))[:2], rtol=1e-6)
         assert std[2] == 1
@@ -132,13 +132,13 @@ def test_statistics_do_not_depend_on_how_many_series_are_looked_at_together(monk
 
 @pytest.mark.usefixtures("everything_is_large")
 @pytest.mark.parametrize(
-    ("value", "said"), [(np.inf, "series 22 holds an infinite"), (np.nan, "series 22 is entirely")]
+    ("value", "message"), [(np.inf, "series 22 holds an infinite"), (np.nan, "series 22 is entirely")]
 )
-def test_a_faulty_series_deep_in_a_store_is_found(value, said):
+def test_a_faulty_series_deep_in_a_store_is_found(value, message):
     x = toy()["X_train"]
     x[21] = value
-    with pytest.raises(DataError, match=said):
-        Raw(Stored(lambda: x), "here")
+    with pytest.raises(DataError, match=message):
+        SeriesSet(LazyArray(lambda: x), "here")
 
 
 @pytest.mark.usefixtures("everything_is_large")

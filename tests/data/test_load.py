@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import tstk.data
-from tstk.data import load, load_part
-from tstk.data.splits import ETT, by_group, stratified
+from tstk.data import load, load_split
+from tstk.data.splits import ETT_COLUMNS, group_split, stratified_split
 from tstk.errors import DataError, OptionError
 
 
@@ -25,7 +25,7 @@ def rows(part):
 
 def test_the_embedded_set_loads_without_a_root():
     data = load()
-    assert (data.task, data.spec.channels, data.spec.length, data.spec.classes) == ("classification", 9, 128, 6)
+    assert (data.task, data.spec.channels, data.spec.length, data.spec.num_classes) == ("classification", 9, 128, 6)
     assert data.classes[0] == "WALKING"
     assert len(data.train) + len(data.val) == 252
     assert len(data.test) == 108
@@ -44,11 +44,11 @@ def test_a_split_is_the_same_for_the_same_seed_and_another_for_another():
     assert groups[0] == groups[1] != groups[2]
 
 
-def test_learning_from_the_test_part_takes_no_labels_along(labelled):
+def test_learning_from_the_test_split_takes_no_labels_along(labelled):
     path = labelled()
     data, honest = load(path, train_data="test"), load(path)
     assert data.task == "unlabelled"
-    assert [part.y for part in data.parts.values()] == [None] * 3
+    assert [part.y for part in data.splits.values()] == [None] * 3
     assert rows(data.train) == rows(data.test) == rows(honest.test)
     assert rows(data.val) == rows(honest.train) | rows(honest.val)
     assert any("transductive" in note for note in data.notes)
@@ -64,26 +64,26 @@ def test_training_data_may_be_named_by_themselves(labelled):
 
 def test_few_labels_are_drawn_class_by_class_from_what_the_split_left(labelled):
     path = labelled(train=200)
-    whole, fifth = load(path), load(path, labels=0.2)
+    whole, fifth = load(path), load(path, label_fraction=0.2)
     for part, size in (("train", 32), ("val", 8)):
-        assert rows(fifth.parts[part]) < rows(whole.parts[part])
-        assert torch.bincount(fifth.parts[part].y).tolist() == [size // 2] * 2
+        assert rows(fifth.splits[part]) < rows(whole.splits[part])
+        assert torch.bincount(fifth.splits[part].y).tolist() == [size // 2] * 2
     assert len(fifth.test) == len(whole.test)
     assert torch.equal(fifth.mean, whole.mean)  # series without their labels are still known
-    assert rows(load(path, labels=0.2).train) == rows(fifth.train)
+    assert rows(load(path, label_fraction=0.2).train) == rows(fifth.train)
 
 
 @pytest.mark.parametrize("labels", [0.0, -0.1, 1.5])
 def test_a_share_of_labels_is_a_share(labelled, labels):
-    with pytest.raises(OptionError, match=r"--labels .*expected a share above 0"):
-        load(labelled(), labels=labels)
+    with pytest.raises(OptionError, match=r"--label-fraction .*expected a fraction above 0"):
+        load(labelled(), label_fraction=labels)
 
 
 def test_a_share_of_labels_needs_labels(labelled, table):
-    with pytest.raises(OptionError, match=r"--labels 0\.5: toy has none"):
-        load(labelled(), labels=0.5, train_data="test")
-    with pytest.raises(OptionError, match=r"--labels 0\.5 has no meaning here"):
-        load(table(300)[0], labels=0.5, context=8, horizon=3)
+    with pytest.raises(OptionError, match=r"--label-fraction 0\.5: toy has no labels"):
+        load(labelled(), label_fraction=0.5, train_data="test")
+    with pytest.raises(OptionError, match=r"--label-fraction 0\.5 has no meaning here"):
+        load(table(300)[0], label_fraction=0.5, context=8, horizon=3)
 
 
 def test_the_split_neither_loses_nor_repeats_a_series(labelled):
@@ -96,10 +96,10 @@ def test_the_split_neither_loses_nor_repeats_a_series(labelled):
 
 def test_a_stratified_split_keeps_the_share_of_every_class():
     y = np.repeat([0, 1, 2, 3], [50, 10, 2, 1])
-    train, val = stratified(y, 0.2, seed=0)
+    train, val = stratified_split(y, 0.2, seed=0)
     assert np.bincount(y[val], minlength=4).tolist() == [10, 2, 1, 0]
     assert sorted([*train, *val]) == list(range(len(y)))
-    _, most = stratified(y, 0.99, seed=0)
+    _, most = stratified_split(y, 0.99, seed=0)
     assert np.bincount(y[most], minlength=4).tolist() == [49, 9, 1, 0]
 
 
@@ -107,7 +107,7 @@ def test_a_group_split_keeps_every_class_in_training():
     groups = [g for g in "abcdef" for _ in range(4)]
     y = np.array([2, 2, 2, 2] + [0, 0, 1, 1] * 5)  # class 2 occurs in group a alone
     for seed in range(20):
-        train, val = by_group(y, groups, 0.6, seed)
+        train, val = group_split(y, groups, 0.6, seed)
         assert set(y[train]) == {0, 1, 2}
         assert set(y[val]) == {0, 1}
 
@@ -116,7 +116,7 @@ def test_a_group_split_brings_a_rare_class_to_validation_if_it_can():
     groups = [g for g in "abcdefghij" for _ in range(4)]
     y = np.array([1, 1, 0, 0] * 2 + [0, 0, 0, 0] * 8)  # class 1 occurs in groups a and b alone
     for seed in range(20):
-        _, val = by_group(y, groups, 0.1, seed)
+        _, val = group_split(y, groups, 0.1, seed)
         assert set(y[val]) == {0, 1}
 
 
@@ -124,15 +124,15 @@ def test_validation_and_test_may_be_files_of_their_own(tmp_path):
     for i, name in enumerate("abc"):
         np.savez(tmp_path / f"{name}.npz", X=np.full((4, 1, 3), float(i)), y=[0, 1, 0, 1])
     data = load(str(tmp_path / "a.npz"), val_data=str(tmp_path / "b.npz"), test_data=str(tmp_path / "c.npz"))
-    assert [everything(part).x.unique().tolist() for part in data.parts.values()] == [[0], [1], [2]]
+    assert [everything(part).x.unique().tolist() for part in data.splits.values()] == [[0], [1], [2]]
     assert len(data.source) == 3
 
 
-def test_validating_on_the_test_part_has_to_be_asked_for_and_is_said(labelled):
+def test_validating_on_the_test_split_is_opt_in_and_noted(labelled):
     data = load(labelled(), val_data="test")
     assert rows(data.val) == rows(data.test)
     assert len(data.train) == 20
-    assert any("test part itself" in note for note in data.notes)
+    assert any("test split itself" in note for note in data.notes)
 
 
 def test_the_scale_is_measured_on_training_samples_only(labelled):
@@ -143,9 +143,9 @@ def test_the_scale_is_measured_on_training_samples_only(labelled):
     torch.testing.assert_close(data.std.double(), x.std((0, 2), correction=0), rtol=1e-5, atol=1e-6)
 
 
-def test_parts_hold_raw_values_and_scaling_can_be_switched_off(labelled):
+def test_splits_hold_raw_values_and_scaling_can_be_switched_off(labelled):
     path = labelled()
-    data = load(path, scale="none")
+    data = load(path, standardize="none")
     assert (data.mean.tolist(), data.std.tolist()) == ([0, 0], [1, 1])
     assert everything(load(path).train).x.equal(everything(data.train).x)
 
@@ -155,7 +155,7 @@ def test_number_labels_are_ordered_as_numbers_and_kept_as_text(pair):
     assert data.classes == ("9", "10")
 
 
-def test_the_length_is_that_of_the_longest_series_in_any_part(pair):
+def test_the_length_is_that_of_the_longest_series_in_any_split(pair):
     path = pair(["1,2:a", "3:a", "1,2:b", "3:b"], ["1,2,3,4:a"])
     assert load(path).spec.length == 4
     assert load(path, length=9).spec.length == 9
@@ -166,23 +166,23 @@ def test_the_length_is_that_of_the_longest_series_in_any_part(pair):
 def test_missing_values_are_counted_and_noted_but_padding_is_not(pair):
     data = load(pair(["1,?,3:a", "3:a", "1,2:b", "3:b"], ["1,?,?,2:a"]))
     assert "2 missing values in test" in data.notes
-    assert data.facts()["parts"]["test"]["missing"] == 2
-    assert sum(data.facts()["parts"][part]["missing"] for part in ("train", "val")) == 1
+    assert data.describe()["parts"]["test"]["missing"] == 2
+    assert sum(data.describe()["parts"][part]["missing"] for part in ("train", "val")) == 1
 
 
-def test_unlabelled_series_need_no_test_part(tmp_path):
+def test_unlabelled_series_need_no_test_split(tmp_path):
     np.savez(tmp_path / "x.npz", X=np.random.default_rng(0).normal(size=(10, 2, 5)))
     data = load(str(tmp_path / "x.npz"))
-    assert (data.task, data.spec.classes, data.test, data.train.y) == ("unlabelled", None, None, None)
+    assert (data.task, data.spec.num_classes, data.test, data.train.y) == ("unlabelled", None, None, None)
     assert (len(data.train), len(data.val)) == (8, 2)
 
 
-def test_the_facts_are_json_and_count_what_is_there(labelled):
+def test_the_description_is_json_and_count_what_is_there(labelled):
     path = labelled(train=21)
     arrays = dict(np.load(path))
     arrays["X_test"][0] = arrays["X_train"][3]
     np.savez(path, **arrays)
-    facts = json.loads(json.dumps(load(path, val_data="test").facts()))
+    facts = json.loads(json.dumps(load(path, val_data="test").describe()))
     assert facts["parts"]["train"]["size"] == 21
     assert facts["parts"]["train"]["classes"] == {"0": 11, "1": 10}
     assert facts["parts"]["train"]["length"] == {"min": 6, "median": 6, "max": 6}
@@ -196,9 +196,9 @@ def test_groups_that_are_both_in_training_and_in_test_are_noted(labelled):
     assert any("10 groups occur both" in note for note in load(path).notes)
 
 
-def test_a_single_file_needs_a_test_part_and_the_error_says_how_to_give_it(tmp_path):
+def test_a_single_file_needs_a_test_split_and_the_error_says_how_to_give_it(tmp_path):
     np.savez(tmp_path / "x.npz", X=np.ones((4, 3)), y=[0, 0, 1, 1])
-    with pytest.raises(DataError, match=r"TEST part is missing.*--test-data FILE"):
+    with pytest.raises(DataError, match=r"no test split.*--test-data FILE"):
         load(str(tmp_path / "x.npz"))
 
 
@@ -214,22 +214,22 @@ def test_test_arrays_alone_are_never_taken_for_training_data(tmp_path):
         load(str(tmp_path / "x.npz"))
 
 
-def test_parts_that_do_not_fit_together_are_refused(pair, labelled, table):
+def test_splits_that_do_not_fit_together_are_refused(pair, labelled, table):
     with pytest.raises(DataError, match=r"Toy_TEST.ts: class 'c' does not occur in training, whose classes are a, b"):
         load(pair(["1:a", "2:a", "1:b", "2:b"], ["1:c"]))
     with pytest.raises(DataError, match=r"Toy_TEST.ts: 2 channels; training has 1"):
         load(pair(["1:a", "2:a", "1:b", "2:b"], ["1:2:a"]))
-    with pytest.raises(DataError, match="the parts do not match: train is a set of series, test is a table"):
+    with pytest.raises(DataError, match="the splits do not match: train is a set of series, test is a table"):
         load(labelled(), test_data=table(300)[0])
 
 
-def test_a_part_without_labels_does_not_pass_for_a_labelled_one(labelled, tmp_path):
+def test_a_split_without_labels_does_not_pass_for_a_labelled_one(labelled, tmp_path):
     np.savez(tmp_path / "bare.npz", X=np.ones((4, 2, 3)))
-    with pytest.raises(DataError, match=r"bare\.npz: no labels in the test part"):
+    with pytest.raises(DataError, match=r"bare\.npz: no labels in the test split"):
         load(labelled(), test_data=str(tmp_path / "bare.npz"))
 
 
-def test_a_class_that_is_missing_from_a_part_is_noted(pair):
+def test_a_class_that_is_missing_from_a_split_is_noted(pair):
     data = load(pair(["1:a", "2:a", "1:b"], ["1:b"]))
     assert "no series of class b in val" in data.notes
     assert "no series of class a in test" in data.notes
@@ -257,11 +257,11 @@ def test_a_table_is_split_70_10_20_and_no_future_crosses_a_border(table):
     data = load(path, context=8, horizon=3)
     assert (data.task, data.spec.length, data.spec.horizon) == ("forecasting", 8, 3)
     for part, start, stop in (("train", 8, 70), ("val", 70, 80), ("test", 80, 100)):
-        futures = everything(data.parts[part]).y
+        futures = everything(data.splits[part]).y
         assert len(futures) == stop - start - 2
         np.testing.assert_array_equal(futures[0], values[start : start + 3].T)
         np.testing.assert_array_equal(futures[-1], values[stop - 3 : stop].T)
-        np.testing.assert_array_equal(everything(data.parts[part]).x[0], values[start - 8 : start].T)
+        np.testing.assert_array_equal(everything(data.splits[part]).x[0], values[start - 8 : start].T)
 
 
 def test_the_scale_of_a_table_is_measured_on_its_training_rows(table):
@@ -272,13 +272,13 @@ def test_the_scale_of_a_table_is_measured_on_its_training_rows(table):
 
 
 def test_the_electricity_tables_get_months_of_thirty_days(table):
-    data = load(table(14500, ETT)[0])
-    assert [len(part) for part in data.parts.values()] == [8640 - 191, 2880 - 95, 2880 - 95]
+    data = load(table(14500, ETT_COLUMNS)[0])
+    assert [len(part) for part in data.splits.values()] == [8640 - 191, 2880 - 95, 2880 - 95]
     assert any("100 rows at the end are not used" in note for note in data.notes)
 
 
 def test_a_short_electricity_table_is_split_like_any_other(table):
-    data = load(table(1000, ETT)[0], context=8, horizon=3)
+    data = load(table(1000, ETT_COLUMNS)[0], context=8, horizon=3)
     assert len(data.train) == 700 - 10
 
 
@@ -316,21 +316,21 @@ def test_a_table_too_short_for_its_windows_says_by_how_much(table):
 
 
 def test_a_trained_model_reads_one_file_with_or_without_labels(labelled, tmp_path):
-    like = json.loads(json.dumps(load(labelled()).like()))
+    like = json.loads(json.dumps(load(labelled()).input_schema()))
     np.savez(tmp_path / "new.npz", X=np.ones((3, 2, 4)))
-    part = load_part(str(tmp_path / "new.npz"), like=like)
+    part = load_split(str(tmp_path / "new.npz"), input_schema=like)
     assert (len(part), part.y) == (3, None)
     np.savez(tmp_path / "new.npz", X=np.ones((3, 2, 4)), y=[1, 0, 1])
-    assert load_part(str(tmp_path / "new.npz"), like=like).y.tolist() == [1, 0, 1]
+    assert load_split(str(tmp_path / "new.npz"), input_schema=like).y.tolist() == [1, 0, 1]
 
 
-def test_of_several_parts_a_trained_model_reads_the_test_part(labelled):
+def test_of_several_splits_a_trained_model_reads_the_test_split(labelled):
     data = load(labelled())
-    assert rows(load_part(data.source[0], like=data.like())) == rows(data.test)
+    assert rows(load_split(data.source[0], input_schema=data.input_schema())) == rows(data.test)
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"X": np.ones((1, 3, 4))}, "3 channels; training has 2"),
         ({"X": np.ones((1, 2, 7))}, "series 1 has 7 samples; the model takes 6"),
@@ -338,26 +338,26 @@ def test_of_several_parts_a_trained_model_reads_the_test_part(labelled):
         ({"X": np.ones((1, 2, 4)), "channels": ["1", "0"]}, "another order"),
     ],
 )
-def test_data_unlike_those_of_training_are_refused(labelled, tmp_path, arrays, said):
-    like = load(labelled()).like()
+def test_data_unlike_those_of_training_are_refused(labelled, tmp_path, arrays, message):
+    like = load(labelled()).input_schema()
     np.savez(tmp_path / "new.npz", **arrays)
-    with pytest.raises(DataError, match=said):
-        load_part(str(tmp_path / "new.npz"), like=like)
+    with pytest.raises(DataError, match=message):
+        load_split(str(tmp_path / "new.npz"), input_schema=like)
 
 
 def test_a_trained_forecaster_may_look_to_the_last_row(table):
     path, values = table(100)
-    like = load(path, context=8, horizon=3).like()
-    assert len(load_part(path, like=like)) == 90
-    last = everything(load_part(path, like=like, future=False))
+    like = load(path, context=8, horizon=3).input_schema()
+    assert len(load_split(path, input_schema=like)) == 90
+    last = everything(load_split(path, input_schema=like, include_targets=False))
     np.testing.assert_array_equal(last.x[-1], values[-8:].T)
     with pytest.raises(DataError, match="columns u, w; expected u, v"):
-        load_part(table(100, ("u", "w"), "other.csv")[0], like=like)
+        load_split(table(100, ("u", "w"), "other.csv")[0], input_schema=like)
 
 
 def test_a_model_of_series_does_not_take_a_table(labelled, table):
     with pytest.raises(DataError, match="this is a table, but the model was trained on series"):
-        load_part(table(100)[0], like=load(labelled()).like())
+        load_split(table(100)[0], input_schema=load(labelled()).input_schema())
 
 
 # What the command line relies on
@@ -391,7 +391,7 @@ def test_ranges_are_those_of_numpy_and_series_that_repeat_are_counted(tmp_path):
     x[2, 0, 3], x[:, 2, 5] = np.nan, np.nan
     x[7] = x[6]
     np.savez(tmp_path / "x.npz", X_train=x[:8], X_val=x[8:10], X_test=x[[8, 6, 11]])
-    facts = load(str(tmp_path / "x.npz")).facts()
+    facts = load(str(tmp_path / "x.npz")).describe()
     assert (facts["duplicates"], facts["repeated"]) == (2, 1)
     for channel, got in enumerate(facts["ranges"].values()):
         seen = x[:8, channel]

@@ -21,7 +21,7 @@ a,30,9,10,down,8
 
 
 @pytest.fixture
-def held(tmp_path):
+def read_text(tmp_path):
     """What a file of this text holds; as .parquet with the types that the cells have."""
 
     def read(text, kind="csv", **options):
@@ -59,45 +59,45 @@ kinds = pytest.mark.parametrize("kind", ["csv", "parquet"])
 
 
 @kinds
-def test_rows_that_share_an_id_are_one_series(held, kind):
-    raw = held(LONG, kind)["train"]
+def test_rows_that_share_an_id_are_one_series(read_text, kind):
+    raw = read_text(LONG, kind)["train"]
     np.testing.assert_array_equal(raw.x, [[[1, 3, NAN], [2, 4, NAN]], [[5, 7, 9], [NAN, 8, 10]]])
     assert (raw.y, raw.groups, raw.channels) == (["up", "down"], ["7", "8"], ("u", "v"))
-    assert raw.told == ""
+    assert raw.note == ""
 
 
 @kinds
-def test_without_times_the_rows_are_in_order_if_every_id_repeats(held, kind):
-    raw = held("series_id,u\n1,10\n2,30\n1,20\n2,40\n", kind)["train"]
+def test_without_times_the_rows_are_in_order_if_every_id_repeats(read_text, kind):
+    raw = read_text("series_id,u\n1,10\n2,30\n1,20\n2,40\n", kind)["train"]
     np.testing.assert_array_equal(raw.x, [[[10, 20]], [[30, 40]]])
 
 
 @kinds
-def test_a_value_called_y_is_a_channel_where_it_changes_within_a_series(held, kind):
-    panel = held("unique_id,ds,y\na,2020-01-01,1\na,2020-01-02,2\nb,2020-01-01,3\n", kind)["train"]
+def test_a_value_called_y_is_a_channel_where_it_changes_within_a_series(read_text, kind):
+    panel = read_text("unique_id,ds,y\na,2020-01-01,1\na,2020-01-02,2\nb,2020-01-01,3\n", kind)["train"]
     np.testing.assert_array_equal(panel.x, [[[1, 2]], [[3, NAN]]])
     assert panel.y is None
-    labelled = held("id,t,u,y\na,0,1,0\na,1,2,0\nb,0,3,1\n", kind)["train"]
+    labelled = read_text("id,t,u,y\na,0,1,0\na,1,2,0\nb,0,3,1\n", kind)["train"]
     assert (labelled.y, labelled.channels) == (["0", "1"], ("u",))
     with pytest.raises(DataError, match="a series has one label"):
-        held("unique_id,ds,v,y\na,1,1,1\na,2,1,2\n", kind, label="y")
+        read_text("unique_id,ds,v,y\na,1,1,1\na,2,1,2\n", kind, label_column="y")
 
 
-def test_uneven_times_are_said(held):
-    raw = held("id,time,u\na,0,1\na,1,2\na,5,3\nb,0,1\nb,1,2\n")["train"]
-    assert "the times of 1 series are uneven" in raw.told
+def test_uneven_times_are_noted(read_text):
+    raw = read_text("id,time,u\na,0,1\na,1,2\na,5,3\nb,0,1\nb,1,2\n")["train"]
+    assert "the times of 1 series are uneven" in raw.note
 
 
 @kinds
-def test_an_id_for_each_row_is_no_sample(held, kind):
-    assert held("id,date,u\n7,2020-01-01,1\n8,2020-01-02,2\n", kind).channels == ("u",)
-    raw = held("id,t0,t1,label\n7,1,2,up\n8,3,4,down\n", kind)["train"]
+def test_an_id_for_each_row_is_no_sample(read_text, kind):
+    assert read_text("id,date,u\n7,2020-01-01,1\n8,2020-01-02,2\n", kind).channels == ("u",)
+    raw = read_text("id,t0,t1,label\n7,1,2,up\n8,3,4,down\n", kind)["train"]
     np.testing.assert_array_equal(raw.x, [[[1, 2]], [[3, 4]]])
 
 
 @kinds
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("id,time,u\na,0,1\na,0,2\n", "PLACE 2: id 'a' has time 0 twice; remove one of the rows"),
         ("id,time,u\na,0,1\nb,5,1\na,-1,2\n", "PLACE 3: id 'a' has time -1 after 0 in PLACE 1; sort the rows"),
@@ -109,19 +109,19 @@ def test_an_id_for_each_row_is_no_sample(held, kind):
         ("id,time,u\na,0,1\na,1,x\n", "PLACE 2: 'x' is not a number"),
     ],
 )
-def test_a_faulty_long_table_says_what_is_wrong_and_where(held, kind, text, said):
+def test_a_faulty_long_table_says_what_is_wrong_and_where(read_text, kind, text, message):
     if kind == "csv":
         text = text.replace("?", "")
-    said = re.sub(r"PLACE (\d)", lambda m: f"line {int(m[1]) + 1}" if kind == "csv" else f"row {m[1]}", said)
+    message = re.sub(r"PLACE (\d)", lambda m: f"line {int(m[1]) + 1}" if kind == "csv" else f"row {m[1]}", message)
     with pytest.raises(DataError) as error:
-        held(text, kind)
-    assert said in str(error.value)
+        read_text(text, kind)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["date,u,v\n2020-01-01,1,2\n2020-01-02,?,4\n", "t0,t1,label\n1,2,a\n?,4,b\n", LONG])
-def test_parquet_holds_what_the_same_csv_holds(held, text):
-    one, other = held(text, "parquet"), held(text)
+def test_parquet_holds_what_the_same_csv_holds(read_text, text):
+    one, other = read_text(text, "parquet"), read_text(text)
     if isinstance(other, Table):
         assert one.channels == other.channels
         np.testing.assert_array_equal(one.dates, other.dates)
@@ -153,7 +153,7 @@ def test_a_pair_of_parquet_files_is_a_data_set(lists):
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"x": [[1.0], None]}, "row 2: no samples"),
         ({"x": [["a"], ["b"]]}, "row 1: expected lists of numbers"),
@@ -161,20 +161,20 @@ def test_a_pair_of_parquet_files_is_a_data_set(lists):
         ({"x": [[1.0], [2.0]], "label": ["a", None]}, "series 2 has no label"),
     ],
 )
-def test_faulty_lists_are_refused(lists, columns, said):
-    with pytest.raises(DataError, match=said):
+def test_faulty_lists_are_refused(lists, columns, message):
+    with pytest.raises(DataError, match=message):
         parquet.read(lists(**columns))
 
 
 def test_a_label_column_that_is_not_there_is_suggested(lists):
     with pytest.raises(DataError, match="Did you mean 'kind'"):
-        parquet.read(lists(x=[[1.0]], kind=["a"]), label="kinds")
+        parquet.read(lists(x=[[1.0]], kind=["a"]), label_column="kinds")
 
 
 def test_a_file_that_is_not_parquet_says_so(tmp_path):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    for held in (b"", b"PAR1", b"hello" * 100):
-        (tmp_path / "x.parquet").write_bytes(held)
+    for content in (b"", b"PAR1", b"hello" * 100):
+        (tmp_path / "x.parquet").write_bytes(content)
         with pytest.raises(DataError, match="not a parquet file"):
             parquet.read(tmp_path / "x.parquet")
 

@@ -40,21 +40,21 @@ HUGE = npy(X).replace(b"(4, 2, 3)", b"(4, 2, 3000000000000)")
 
 # what is wrong: file, what it holds, where the message says that the fault is, what it says to do
 FAULTY = {
-    "ragged rows": ("x.csv", "t0,t1,label\n1,2,a\n3,b\n", "line 3: 2 cells, the header has 3", "mend or remove"),
+    "ragged rows": ("x.csv", "t0,t1,label\n1,2,a\n3,b\n", "line 3: 2 cells, the header has 3", "fix or remove"),
     "semicolons": ("x.csv", "t0;t1;label\n1;2;a\n", "line 1: cells are separated by ';'", "expected commas"),
     "tabs": ("x.csv", "t0\tt1\tlabel\n1\t2\ta\n", r"line 1: cells are separated by '\t'", "expected commas"),
     "decimal commas": ("x.csv", 'u,v,label\n"1,5",2,a\n', "line 2: '1,5' is not a number", "decimals take a point"),
     "text among numbers": ("x.csv", "t0,t1,label\n1,2,a\n3,n/a,b\n", "line 3: 'n/a' is not a number", "? or NaN"),
-    "a column of text": ("x.csv", "t0,t1,kind\n1,2,up\n3,4,down\n", "column 'kind' holds text", "--label kind"),
+    "a column of text": ("x.csv", "t0,t1,kind\n1,2,up\n3,4,down\n", "column 'kind' holds text", "--label-column kind"),
     "no header": ("x.csv", "1,2,3\n4,5,6\n", "first line holds numbers", "expected the names of the columns"),
     "a column twice": ("x.csv", "t0,T0,label\n1,2,a\n", "line 1: two columns are called 't0'", "rename or remove"),
-    "a huge field": ("x.csv", "t0,label\n" + "1" * 200_000 + ",a\n", "line 2: not a line of CSV", "mend or remove"),
+    "a huge field": ("x.csv", "t0,label\n" + "1" * 200_000 + ",a\n", "line 2: not a line of CSV", "fix or remove"),
     "a huge number": ("x.csv", "t0,label\n1,a\n1e400,b\n", "series 2 holds an infinite value", "as NaN"),
     "an id twice": ("x.csv", "id,t0,label\n1,5,a\n2,6,b\n1,7,a\n", "line 4: id '1' was in line 2", "remove one"),
     "a time twice": ("x.csv", "id,time,u\na,1,5\na,1,6\n", "line 3: id 'a' has time 1 twice", "remove one"),
     "two labels": ("x.csv", "id,time,u,label\na,1,5,p\na,2,6,q\n", "line 3: label 'q' of id 'a'", "the same"),
     "dates backwards": ("x.csv", "date,u\n2020-01-02,1\n2020-01-01,2\n", "row 2 is dated before", "sort the rows"),
-    "an infinite cell": ("x.csv", "date,u\n2020-01-01,1\n2020-01-02,inf\n", "an infinite value in row 2", "mend"),
+    "an infinite cell": ("x.csv", "date,u\n2020-01-01,1\n2020-01-02,inf\n", "an infinite value in row 2", "fix"),
     "an empty file": ("x.csv", "", "the file is empty", "write or fetch it again"),
     "a header alone": ("x.csv", "t0,t1,label\n", "no line after the header", "add the rows"),
     "binary junk as text": ("x.csv", JUNK, "not a text file in UTF-8", "save it as UTF-8"),
@@ -63,7 +63,7 @@ FAULTY = {
     "channels that come and go": ("x.ts", TS + "1:2:a\n1:b\n", "series 2 has 1 channels", "missing ones by NaN"),
     "a missing label": ("x.ts", TS + "1,2:a\n1,2:\n", "series 2 has no label", "remove it"),
     "an undeclared class": ("x.arff", ARFF + "1,2,z\n", "line 6: class 'z' is not declared", "declared are a, b"),
-    "short rows": ("x.arff", ARFF + "1,2,a\n1,a\n", "line 7: 2 cells, the header declares 2", "mend the line"),
+    "short rows": ("x.arff", ARFF + "1,2,a\n1,a\n", "line 7: 2 cells, the header declares 2", "fix the line"),
     "sparse rows": ("x.arff", ARFF + "{0 1}\n", "line 6: sparse data", "write every sample"),
     "binary junk as arrays": ("x.npz", JUNK, "not an npz archive", "write or fetch it again"),
     "half an archive": ("x.npz", npz(X=X)[:300], "cut short", "write or fetch it again"),
@@ -79,13 +79,13 @@ FAULTY = {
 
 @pytest.mark.parametrize("fault", FAULTY)
 def test_a_malformed_file_is_refused_with_file_place_and_remedy(tmp_path, fault):
-    name, held, place, remedy = FAULTY[fault]
-    (tmp_path / name).write_bytes(held if isinstance(held, bytes) else held.encode())
+    name, content, place, remedy = FAULTY[fault]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as error:
         load(str(tmp_path / name))
-    said = str(error.value)
-    assert name in said
-    assert place in said
-    assert remedy in said.split(place, 1)[1]
-    assert "\n" not in said
-    assert len(said) < len(str(tmp_path)) + 250
+    message = str(error.value)
+    assert name in message
+    assert place in message
+    assert remedy in message.split(place, 1)[1]
+    assert "\n" not in message
+    assert len(message) < len(str(tmp_path)) + 250

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tstk.data import reader_for
-from tstk.data.containers import Raw, Table, pad, plain
+from tstk.data import get_reader
+from tstk.data.containers import SeriesSet, Table, normalize_label, pad_series
 from tstk.data.readers import csv, npz, ts, tsv
 from tstk.errors import DataError
 
@@ -43,7 +43,7 @@ def test_csv_with_a_label_column_gives_one_series_per_row(tmp_path):
 
 
 def test_csv_takes_the_label_column_that_the_user_names(tmp_path):
-    raw = csv.read(wrote(tmp_path, "x.csv", "t0,kind,t1\n1,up,2\n"), label="kind")["train"]
+    raw = csv.read(wrote(tmp_path, "x.csv", "t0,kind,t1\n1,up,2\n"), label_column="kind")["train"]
     assert raw.y == ["up"]
     np.testing.assert_array_equal(raw.x, [[[1, 2]]])
 
@@ -73,7 +73,7 @@ def test_npz_looks_whole_numbers_up_in_its_classes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "the file is empty"),
         (HEAD, "no line after @data"),
@@ -89,21 +89,21 @@ def test_npz_looks_whole_numbers_up_in_its_classes(tmp_path):
         ("@data\n1,2:a\n", "no @classLabel line"),
     ],
 )
-def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, said):
+def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, message):
     with pytest.raises(DataError) as error:
         ts.read(wrote(tmp_path, "x.ts", text))
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "x.ts" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "the file is empty"),
         ("a,label\n", "no line after the header"),
         ("1,2\n3,4\n", "first line holds numbers"),
-        ("a,kind\n1,up\n", "column 'kind' holds text; if these are the labels, give --label kind"),
+        ("a,kind\n1,up\n", "column 'kind' holds text; if these are the labels, give --label-column kind"),
         ("a,label\n1,x\n1\n", "line 3: 1 cells"),
         ("a,label\noops,x\n", "line 2: 'oops' is not a number"),
         ("a,label\n1,nan\n", "series 1 has no label"),
@@ -111,30 +111,30 @@ def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, said):
         ("date,u,v\n2020-01-01,1,\n2020-01-02,2,\n", "column 'v' holds no value"),
     ],
 )
-def test_a_faulty_csv_file_says_what_is_wrong_and_where(tmp_path, text, said):
-    with pytest.raises(DataError, match=said):
+def test_a_faulty_csv_file_says_what_is_wrong_and_where(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
         csv.read(wrote(tmp_path, "x.csv", text))
 
 
 def test_a_csv_file_without_labels_holds_series_all_the_same(tmp_path):
-    held = csv.read(wrote(tmp_path, "x.csv", "t0,t1\n1,2\n3,4\n"))["train"]
-    np.testing.assert_array_equal(held.x, [[[1, 2]], [[3, 4]]])
-    assert held.y is None
+    series_set = csv.read(wrote(tmp_path, "x.csv", "t0,t1\n1,2\n3,4\n"))["train"]
+    np.testing.assert_array_equal(series_set.x, [[[1, 2]], [[3, 4]]])
+    assert series_set.y is None
 
 
 def test_a_label_column_that_is_not_there_is_suggested(tmp_path):
     with pytest.raises(DataError, match="Did you mean 'kind'"):
-        csv.read(wrote(tmp_path, "x.csv", "t0,kind\n1,up\n"), label="kinds")
+        csv.read(wrote(tmp_path, "x.csv", "t0,kind\n1,up\n"), label_column="kinds")
 
 
 @pytest.mark.parametrize("read", [ts.read, tsv.read])
 def test_formats_with_a_fixed_place_for_the_label_refuse_another(tmp_path, read):
-    with pytest.raises(DataError, match="--label kind"):
-        read(wrote(tmp_path, "x.ts", HEAD + "1:a\n"), label="kind")
+    with pytest.raises(DataError, match="--label-column kind"):
+        read(wrote(tmp_path, "x.ts", HEAD + "1:a\n"), label_column="kind")
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"X": np.ones((2, 3, 4)), "y": [0, 1, 2]}, "3 labels for 2 series"),
         ({"X": np.ones((2, 3, 4)), "y": np.ones((2, 2))}, "one per series"),
@@ -142,14 +142,14 @@ def test_formats_with_a_fixed_place_for_the_label_refuse_another(tmp_path, read)
         ({"X": np.ones((2, 3, 4)), "y": [0, 5], "classes": ["a", "b"]}, "label 5 of series 2"),
         ({"X": np.ones((2, 4, 3)), "channels": ["x", "y", "z"]}, "looks transposed"),
         ({"X": np.ones(4)}, r"shape \(4,\)"),
-        ({"X": np.ones((0, 1, 4))}, "no sample in it"),
+        ({"X": np.ones((0, 1, 4))}, "no samples: X has shape"),
         ({"X": np.array([["a", "b"]])}, "expected numbers"),
         ({"signal": np.ones((2, 3))}, "it holds: signal"),
     ],
 )
-def test_a_faulty_npz_file_says_what_is_wrong(tmp_path, arrays, said):
+def test_a_faulty_npz_file_says_what_is_wrong(tmp_path, arrays, message):
     np.savez(tmp_path / "x.npz", **arrays)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         npz.read(tmp_path / "x.npz")
 
 
@@ -169,21 +169,21 @@ def test_an_npz_file_that_is_cut_short_says_so(tmp_path, keep):
 
 
 def test_the_reader_is_chosen_by_suffix_and_the_readable_ones_are_listed(tmp_path):
-    assert reader_for(tmp_path / "x.TS") is ts.read
-    with pytest.raises(DataError, match=r"nobody reads \.xyz.*\.ts, .*\.npz, .*\.csv"):
-        reader_for(tmp_path / "x.xyz")
+    assert get_reader(tmp_path / "x.TS") is ts.read
+    with pytest.raises(DataError, match=r"no reader for \.xyz.*\.ts, .*\.npz, .*\.csv"):
+        get_reader(tmp_path / "x.xyz")
 
 
 def test_padding_is_nan_at_the_end():
-    x = pad([np.ones((1, 1), np.float32), np.ones((1, 3), np.float32)], "here")
+    x = pad_series([np.ones((1, 1), np.float32), np.ones((1, 3), np.float32)], "here")
     np.testing.assert_array_equal(x, [[[1, np.nan, np.nan]], [[1, 1, 1]]])
 
 
 def test_any_reader_is_checked_because_the_record_checks_itself():
     with pytest.raises(DataError, match="here: 1 groups for 2 series"):
-        Raw(np.ones((2, 1, 3), np.float32), "here", groups=["a"])
+        SeriesSet(np.ones((2, 1, 3), np.float32), "here", groups=["a"])
 
 
 def test_a_whole_number_is_one_class_however_it_is_written():
-    assert [plain(label) for label in (1, 1.0, "1.0000000e+00", " 1 ")] == ["1"] * 4
-    assert [plain(label) for label in ("1.5", "1_0", "up")] == ["1.5", "1_0", "up"]
+    assert [normalize_label(label) for label in (1, 1.0, "1.0000000e+00", " 1 ")] == ["1"] * 4
+    assert [normalize_label(label) for label in ("1.5", "1_0", "up")] == ["1.5", "1_0", "up"]

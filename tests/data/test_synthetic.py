@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.data import load
-from tstk.data.synthetic import Graphs, _bank, _gaussian
+from tstk.data.synthetic import CausalGraphGenerator, _build_kernel_bank, _sample_gaussian_process
 from tstk.errors import OptionError
 
 
@@ -19,7 +19,7 @@ def test_a_series_is_a_function_of_the_seed_and_its_number_alone():
     again, other = (load("synthetic", synthetic_count=40, length=64, synthetic_seed=s) for s in (0, 1))
     assert torch.equal(again.train.batch(torch.arange(40)).x, together.x)
     assert not torch.allclose(other.train.batch(torch.arange(40)).x, together.x)
-    assert together.key.tolist() == list(range(40))
+    assert together.sample_id.tolist() == list(range(40))
 
 
 def test_training_and_validation_have_no_series_in_common():
@@ -36,12 +36,12 @@ def test_series_are_finite_and_keep_the_size_that_was_asked_for():
     assert x.isfinite().all()
     assert (x.std(2) > 0.05).float().mean() > 0.98
     assert data.spec.channels == 3
-    assert not data.univariate
-    assert load("synthetic", synthetic_count=5).univariate
+    assert not data.split_channels
+    assert load("synthetic", synthetic_count=5).split_channels
 
 
 def test_channels_of_one_series_are_related():
-    x = Graphs(128, 4, 3, 0).series(torch.arange(400))
+    x = CausalGraphGenerator(128, 4, 3, 0).generate(torch.arange(400))
     x = (x - x.mean(2, keepdim=True)) / x.std(2, keepdim=True).clamp(min=1e-6)
     within = (x[:, 0] * x[:, 1]).mean(1).abs().mean()
     between = (x[:, 0] * x[:, 1].roll(1, 0)).mean(1).abs().mean()
@@ -53,12 +53,12 @@ def test_gaussian_draws_have_the_covariance_of_their_kernel():
     lag = torch.arange(length + 1.0)
     apart = (lag[:-1] - lag[:-1, None]).abs().long()
     for r in ((-lag / 5).exp(), (2 * torch.pi * lag / 16).cos(), (-0.5 * (lag / 4).square()).exp(), (lag == 0).float()):
-        x = _gaussian(r.expand(count, 1, -1), Draws(0, 0, torch.arange(count)))[:, 0].double()
+        x = _sample_gaussian_process(r.expand(count, 1, -1), SampleRNG(0, 0, torch.arange(count)))[:, 0].double()
         assert ((x.T @ x / count - r.double()[apart]).abs() < 0.12).all()
 
 
 def test_every_kernel_has_unit_variance():
-    table, starts, sizes = _bank(64)
+    table, starts, sizes = _build_kernel_bank(64)
     assert torch.allclose(table[:, 0], torch.ones(len(table)))
     assert int(sizes.sum()) == len(table) == int(starts[-1] + sizes[-1])
     assert (table.abs() <= 1 + 1e-5).all()
@@ -67,11 +67,11 @@ def test_every_kernel_has_unit_variance():
 @pytest.mark.parametrize(
     "options",
     [
-        {"label": "y"},
+        {"label_column": "y"},
         {"horizon": 8},
         {"resize": 64},
-        {"univariate": True},
-        {"labels": 0.5},
+        {"split_channels": True},
+        {"label_fraction": 0.5},
         {"train_data": "test"},
         {"stride": 2},
         {"synthetic_count": 0},
@@ -98,8 +98,8 @@ def test_generated_series_are_not_learnt_from_together_with_others():
         load("har-demo, synthetic")
 
 
-def test_facts_of_generated_series_are_told():
-    facts = load("synthetic", synthetic_count=100, length=32).facts()
+def test_generated_series_are_described():
+    facts = load("synthetic", synthetic_count=100, length=32).describe()
     assert facts["parts"]["train"]["size"] == 100
     assert facts["parts"]["train"]["missing"] == 0
 
@@ -110,5 +110,7 @@ def test_a_seed_gives_the_same_series_in_another_process():
         "import torch; torch.set_num_threads(1); from tstk.data import load;"
         "print(load('synthetic', synthetic_count=9, length=32).train.batch(torch.arange(9)).x.double().sum().item())"
     )
-    told = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
-    assert told[0].stdout == told[1].stdout
+    results = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)
+    ]
+    assert results[0].stdout == results[1].stdout

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from tstk.cli import cli
-from tstk.diagnostics.doctor import EXTRAS, examine
+from tstk.diagnostics.doctor import EXTRAS, run_diagnostics
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def plain(monkeypatch, tmp_path):
 
 
 def faults(about):
-    return [f for f in examine() if f.remedy and f.about == about]
+    return [f for f in run_diagnostics() if f.remedy and f.category == about]
 
 
 def test_every_extra_of_the_project_is_known_with_what_it_brings():
@@ -37,20 +37,20 @@ def test_every_extra_of_the_project_is_known_with_what_it_brings():
 
 
 def test_each_part_of_the_machine_is_reported_and_nothing_is_written(tmp_path):
-    found = examine()
-    assert {"versions", "torch", "machine", "extras", "plugins", "kernels", "data", "room", "places"} <= {
-        f.about for f in found
+    found = run_diagnostics()
+    assert {"versions", "torch", "machine", "extras", "plugins", "kernels", "data", "free space", "write access"} <= {
+        f.category for f in found
     }
-    assert [f for f in found if f.remedy and f.about not in ("plugins", "versions")] == []
+    assert [f for f in found if f.remedy and f.category not in ("plugins", "versions")] == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "about", "said"),
     [
-        ("TSTK_DATA", "/nowhere", "data", "/nowhere is no folder"),
-        ("TSTK_CACHE", "/dev/null/cache", "places", "cannot be written"),
-        ("TSTK_OFLINE", "1", "variables", "means nothing"),
+        ("TSTK_DATA", "/nowhere", "data", "/nowhere is not a folder"),
+        ("TSTK_CACHE", "/dev/null/cache", "write access", "not writable"),
+        ("TSTK_OFLINE", "1", "variables", "is not a variable of tstk"),
     ],
 )
 def test_a_setting_that_cannot_work_is_a_fault_with_a_remedy(monkeypatch, variable, value, about, said):
@@ -63,21 +63,21 @@ def test_a_setting_that_cannot_work_is_a_fault_with_a_remedy(monkeypatch, variab
 def test_a_backend_that_was_asked_for_and_cannot_serve_is_a_fault(monkeypatch):
     import tstk.kernels
 
-    with tstk.kernels.using("nonsense"):
+    with tstk.kernels.use_backend("nonsense"):
         assert "no backend 'nonsense'" in faults("kernels")[0].value
 
 
 def test_a_full_disk_is_a_fault(monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(5000))
-    assert [f.name for f in faults("room")] == ["disk"]
+    assert [f.name for f in faults("free space")] == ["disk"]
 
 
 @pytest.mark.slow
 def test_a_torch_that_cannot_be_imported_is_a_fault_and_hides_nothing_else(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert any(f.name == "import" for f in faults("torch"))
-    assert {"plugins", "data", "places"} <= {f.about for f in examine()}
+    assert {"plugins", "data", "write access"} <= {f.category for f in run_diagnostics()}
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_the_exit_code_says_whether_something_is_broken(monkeypatch):
     monkeypatch.setenv("TSTK_DATA", "/nowhere")
     broken = CliRunner().invoke(cli, ["doctor"])
     assert broken.exit_code == 1
-    assert "Broken: data, TSTK_DATA: /nowhere is no folder. set it" in broken.stdout
+    assert "Broken: data, TSTK_DATA: /nowhere is not a folder. set it" in broken.stdout
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_an_extra_that_is_not_installed_is_no_fault(monkeypatch):
         return "99"
 
     monkeypatch.setattr(metadata, "version", version)
-    (line,) = (f for f in examine() if f.name == "hf")
+    (line,) = (f for f in run_diagnostics() if f.name == "hf")
     assert (line.remedy, "pip install 'tstk-core[hf]'" in line.value) == ("", True)
 
 

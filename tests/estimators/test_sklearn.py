@@ -12,7 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tstk.errors import OptionError
 from tstk.sklearn import SeriesClassifier, SeriesForecaster, TokenEncoder
-from tstk.training.loop import Fitted
+from tstk.training.loop import FitResult
 
 TINY = {
     "tokenizer__dim": 8,
@@ -84,7 +84,7 @@ def test_unequal_lengths_and_missing_values_are_learnt_and_companions_do_not_mat
 
 def test_a_classifier_of_few_series_learns_from_all_unless_told_otherwise(monkeypatch):
     seen = []
-    monkeypatch.setattr("tstk.estimators.base.fit", lambda pipeline, data, *_, **__: seen.append(data) or Fitted())
+    monkeypatch.setattr("tstk.estimators.base.fit", lambda pipeline, data, *_, **__: seen.append(data) or FitResult())
     X, y = waves([20] * 12)
     SeriesClassifier().fit(X, y)
     SeriesClassifier(val_fraction=0.25).fit(X, y)
@@ -101,7 +101,7 @@ def test_an_estimator_is_what_the_command_line_trains(tmp_path):
     x = np.concatenate([data.train.x.numpy(), data.val.x.numpy()])
     y = np.concatenate([data.train.y.numpy(), data.val.y.numpy()])
     model = SeriesClassifier(encoder="bert", head="cot", steps=3, **TINY).fit(x, y)
-    names = {name: type(part).__name__ for name, part in model.pipeline_.slots()}
+    names = {name: type(part).__name__ for name, part in model.pipeline_.named_slots()}
     assert (names["encoder"], names["head"]) == ("Bert", "CoT")
     assert model.history_[-1]["val"]["accuracy"] >= 0
     run = tstk.fit(encoder="bert", head="cot", steps=3, out=tmp_path / "run", **TINY)
@@ -113,7 +113,9 @@ def test_a_pretrained_run_is_taken_up(tmp_path):
 
     run = tstk.fit(loss="masked", steps=1, out=tmp_path / "run", **TINY)["run"]
     x = np.random.default_rng(0).normal(size=(12, 9, 128))
-    model = SeriesClassifier(from_=run, head="linear", steps=1, lr=0.0, device="cpu", threads=1).fit(x, [0, 1, 2] * 4)
+    model = SeriesClassifier(init_from=run, head="linear", steps=1, lr=0.0, device="cpu", threads=1).fit(
+        x, [0, 1, 2] * 4
+    )
     before, after = tstk.load(run).encoder.state_dict(), model.pipeline_.encoder.state_dict()
     assert before.keys() == after.keys()
     assert all((before[k] == after[k]).all() for k in before)
@@ -170,7 +172,7 @@ def test_fitting_leaves_the_callers_random_numbers_alone():
     [
         ({"encodr": "bert"}, "no option 'encodr'"),
         ({"encoder__detph": 2}, "Did you mean 'depth'"),
-        ({"data_root": "here"}, "no meaning here, as the data are arrays"),
+        ({"data_root": "here"}, "no effect, as the data are arrays"),
         ({"horizon": 4}, "horizon"),
     ],
 )
@@ -199,7 +201,7 @@ def test_arrays_that_are_no_series_are_refused(X, said):
 def test_series_longer_than_those_of_fit_are_refused_with_the_remedy():
     X, y = waves([30] * 8)
     model = SeriesClassifier(steps=1, **TINY).fit(X, y)
-    with pytest.raises(ValueError, match="fit with length="):
+    with pytest.raises(ValueError, match="set length="):
         model.predict(waves([31] * 2)[0])
     longer = SeriesClassifier(steps=1, length=40, **TINY).fit(X, y)
     assert longer.predict(waves([31] * 2)[0]).shape == (2,)

@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from tstk.core.types import Spec
-from tstk.data.datasets import Windows
+from tstk.data.datasets import WindowDataset
 from tstk.evaluation import linear_forecast
-from tstk.evaluation.linear_forecast import LEVELS, RIDGES, fit_linear_map, why_too_large, window_gram
+from tstk.evaluation.linear_forecast import (
+    LEVELS,
+    RIDGES,
+    compute_window_gram,
+    fit_linear_map,
+    why_linear_map_too_large,
+)
 
 CONTEXT, HORIZON = 7, 3
 
@@ -19,23 +25,23 @@ def walk(channels, rows, seed=0):
 
 
 def parts(table, cut):
-    return Windows(table[:, :cut], CONTEXT, HORIZON), Windows(table[:, cut - CONTEXT :], CONTEXT, HORIZON)
+    return WindowDataset(table[:, :cut], CONTEXT, HORIZON), WindowDataset(table[:, cut - CONTEXT :], CONTEXT, HORIZON)
 
 
 def written_out(train, val, std):
     """(validation error, level, shared or own, forecast of validation) of every choice, by numpy's least squares."""
 
     def pair(part, level):
-        rows = (part.view / std[:, :, None]).double().numpy()
+        rows = (part.windows / std[:, :, None]).double().numpy()
         x, y = rows[..., :CONTEXT], rows[..., CONTEXT:]
         at = x[..., -1:] if level == "last value" else x.mean(-1, keepdims=True)
         return x - at, y - at, at
 
-    found = []
+    result = []
     for level, own in product(LEVELS, (False, True)):
         (x, y, _), (vx, vy, at) = pair(train, level), pair(val, level)
         groups = [[c] for c in range(len(x))] if own else [list(range(len(x)))]
-        guess = np.empty_like(vy)
+        predictions = np.empty_like(vy)
         for g in groups:
             px, py = x[g].reshape(-1, CONTEXT), y[g].reshape(-1, HORIZON)
             scale = np.trace(px.T @ px) / CONTEXT
@@ -46,17 +52,17 @@ def written_out(train, val, std):
                 error = np.square(vx[g] @ matrix - vy[g]).sum()
                 if best is None or error < best[0]:
                     best = error, matrix
-            guess[g] = vx[g] @ best[1]
-        error = np.square(guess - vy).mean()
-        found.append((error, level, own, (guess + at) * std[:, :, None].numpy()))
-    return found
+            predictions[g] = vx[g] @ best[1]
+        error = np.square(predictions - vy).mean()
+        result.append((error, level, own, (predictions + at) * std[:, :, None].numpy()))
+    return result
 
 
 def test_sums_over_windows_are_those_of_the_windows_written_out():
     for rows in (5, 9, 64):
         table = walk(1, rows)[0].double()
         windows = table.unfold(0, 5, 1)
-        torch.testing.assert_close(window_gram(table, 5), windows.T @ windows, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(compute_window_gram(table, 5), windows.T @ windows, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -67,11 +73,11 @@ def test_the_map_is_the_best_on_validation_of_all_ridge_regressions(seed):
     train, val = parts(table, 80)
     choices = written_out(train, val, std)
     best = min(choices, key=lambda one: one[0])
-    found = fit_linear_map(train, val, std)
-    assert found.error == pytest.approx(best[0], rel=1e-6)
-    assert f"relative to the {best[1]}," in found.choice
-    assert found.choice.startswith("a map for each channel" if best[2] else "one map for all channels")
-    forecast = found.forecaster(val.batch(torch.arange(len(val))))
+    result = fit_linear_map(train, val, std)
+    assert result.val_mse == pytest.approx(best[0], rel=1e-6)
+    assert f"relative to the {best[1]}," in result.description
+    assert result.description.startswith("a map for each channel" if best[2] else "one map for all channels")
+    forecast = result.forecaster(val.batch(torch.arange(len(val))))
     torch.testing.assert_close(forecast.transpose(0, 1).double(), torch.from_numpy(best[3]), rtol=1e-4, atol=1e-4)
 
 
@@ -79,7 +85,7 @@ def test_channels_that_follow_different_rules_get_maps_of_their_own():
     time = torch.arange(300.0)
     table = torch.stack([torch.sin(time / 2), torch.sin(time / 9) * (1 + 0.2 * torch.sin(time))])
     table += 0.01 * torch.randn(2, 300, generator=torch.Generator().manual_seed(0))
-    assert fit_linear_map(*parts(table, 200), torch.ones(2, 1)).choice.startswith("a map for each channel")
+    assert fit_linear_map(*parts(table, 200), torch.ones(2, 1)).description.startswith("a map for each channel")
 
 
 def test_a_map_follows_level_and_scale_of_the_context():
@@ -88,15 +94,15 @@ def test_a_map_follows_level_and_scale_of_the_context():
     answer = fit_linear_map(train, val, torch.ones(1, 1)).forecaster
     series = val.batch(torch.arange(len(val)))
     torch.testing.assert_close(answer(series), series.y, atol=1e-2, rtol=0)
-    moved = series.but(x=series.x * 30 + 500)
+    moved = series.replace(x=series.x * 30 + 500)
     torch.testing.assert_close(answer(moved), answer(series) * 30 + 500, rtol=1e-4, atol=1e-2)
 
 
 def test_noise_is_forecast_by_its_mean():
     noise = torch.randn(1, 400, generator=torch.Generator().manual_seed(3))
-    found = fit_linear_map(*parts(noise, 300), torch.ones(1, 1))
-    assert "relative to the mean" in found.choice
-    assert found.forecaster.matrix.abs().max() < 0.2
+    result = fit_linear_map(*parts(noise, 300), torch.ones(1, 1))
+    assert "relative to the mean" in result.description
+    assert result.forecaster.matrix.abs().max() < 0.2
 
 
 def test_a_table_with_missing_samples_or_none_at_all_gets_finite_forecasts():
@@ -108,27 +114,27 @@ def test_a_table_with_missing_samples_or_none_at_all_gets_finite_forecasts():
     assert answer(train.batch(torch.arange(len(train)))).isfinite().all()
     whole = table[:1].clone()
     whole[0] = torch.sin(torch.arange(200.0) / 4)
-    series = Windows(whole, CONTEXT, HORIZON).batch(torch.arange(100, 110))
-    torch.testing.assert_close(answer(series.but(x=series.x.repeat(1, 2, 1)))[:, :1], series.y, atol=0.1, rtol=0)
+    series = WindowDataset(whole, CONTEXT, HORIZON).batch(torch.arange(100, 110))
+    torch.testing.assert_close(answer(series.replace(x=series.x.repeat(1, 2, 1)))[:, :1], series.y, atol=0.1, rtol=0)
 
 
 def test_a_stride_of_the_training_windows_changes_nothing():
     table = walk(2, 150)
     train, val = parts(table, 100)
-    sparse = Windows(train.table, CONTEXT, HORIZON, 5)
+    sparse = WindowDataset(train.table, CONTEXT, HORIZON, 5)
     std = torch.ones(2, 1)
     assert torch.equal(*(fit_linear_map(part, val, std).forecaster.matrix for part in (sparse, train)))
 
 
 def test_a_map_that_would_take_too_long_is_refused_with_the_reason(monkeypatch):
     spec = Spec(channels=2, length=7, horizon=3)
-    assert why_too_large(spec) == ""
-    monkeypatch.setattr(linear_forecast, "MAX_SHARED", 199)
-    assert why_too_large(spec) == "channels x (context + horizon)^2 is 2.0e+02, more than 2e+02"
+    assert why_linear_map_too_large(spec) == ""
+    monkeypatch.setattr(linear_forecast, "MAX_SHARED_COST", 199)
+    assert why_linear_map_too_large(spec) == "channels x (context + horizon)^2 is 2.0e+02, more than 2e+02"
 
 
 def test_many_channels_share_one_map(monkeypatch):
     time = torch.arange(300.0)
     table = torch.stack([torch.sin(time / 2), torch.sin(time / 9) * (1 + 0.2 * torch.sin(time))])
-    monkeypatch.setattr(linear_forecast, "MAX_OWN", 10)
-    assert fit_linear_map(*parts(table, 200), torch.ones(2, 1)).choice.startswith("one map for all channels")
+    monkeypatch.setattr(linear_forecast, "MAX_PER_CHANNEL_COST", 10)
+    assert fit_linear_map(*parts(table, 200), torch.ones(2, 1)).description.startswith("one map for all channels")

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 import tstk.evaluation.features
 import tstk.evaluation.probe
 from tstk.cli import cli
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.data import load as load_data
-from tstk.errors import DataError, NeedsError, OptionError
-from tstk.evaluation.baselines import classification_baselines
+from tstk.errors import DataError, IncompatibleError, OptionError
+from tstk.evaluation.baselines import score_classification_baselines
 from tstk.evaluation.probe import probe
 from tstk.training.runs import train
 
@@ -25,7 +25,7 @@ TINY = {
 
 def trained(folder, **tables):
     quick = {"steps": 2, "batch_size": 16, "device": "cpu", "threads": 1}
-    train(resolve(("flag", {**TINY, "train": quick, **tables})), folder)
+    train(resolve_config(("flag", {**TINY, "train": quick, **tables})), folder)
     return folder
 
 
@@ -36,7 +36,7 @@ def pretrained(tmp_path_factory):
 
 
 def row(result, weights="trained", share=1.0):
-    return next(r for r in result["results"] if (r["weights"], r["labels"]) == (weights, share))
+    return next(r for r in result["results"] if (r["weights"], r["label_fraction"]) == (weights, share))
 
 
 @pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
@@ -56,26 +56,28 @@ def test_features_of_a_constant_encoder_tell_nothing(pretrained, monkeypatch):
 
 def test_a_share_learns_from_that_many_labels_of_each_class(pretrained, monkeypatch):
     fitted = []
-    fit = tstk.evaluation.probe._fitted
+    fit = tstk.evaluation.probe._fit_classifier
     monkeypatch.setattr(
-        tstk.evaluation.probe, "_fitted", lambda c, s, rows: fitted.append(np.bincount(rows.y)) or fit(c, s, rows)
+        tstk.evaluation.probe,
+        "_fit_classifier",
+        lambda c, s, rows: fitted.append(np.bincount(rows.y)) or fit(c, s, rows),
     )
     data = load_data("har-demo")
     train, val = (np.bincount(part.y) for part in (data.train, data.val))
-    probe(pretrained, labels=(0.5,))
+    probe(pretrained, label_fraction=(0.5,))
     *choosing, last = fitted
     assert all((counts == np.rint(train / 2)).all() for counts in choosing)
     assert (last == np.rint(train / 2) + np.rint(val / 2)).all()
     fitted.clear()
-    assert row(probe(pretrained, labels=(0.01,)), share=0.01)["count"] == 18
+    assert row(probe(pretrained, label_fraction=(0.01,)), share=0.01)["count"] == 18
     assert all((counts == 2).all() for counts in fitted[:-1])
     assert (fitted[-1] == 3).all()  # two to fit and one to choose by
 
 
 @pytest.mark.slow
 def test_seeds_draw_other_labels_and_the_same_seed_the_same(pretrained):
-    first = row(probe(pretrained, labels=(0.1,), seeds=(0, 1, 2)), share=0.1)
-    again = row(probe(pretrained, labels=(0.1,), seeds=(0, 1, 2)), share=0.1)
+    first = row(probe(pretrained, label_fraction=(0.1,), seeds=(0, 1, 2)), share=0.1)
+    again = row(probe(pretrained, label_fraction=(0.1,), seeds=(0, 1, 2)), share=0.1)
     accuracies = [trial["accuracy"] for trial in first["trials"]]
     assert first == again
     assert len(set(accuracies)) > 1
@@ -94,7 +96,7 @@ def test_with_all_labels_the_same_weights_are_tried_once_and_untrained_ones_per_
 @pytest.mark.parametrize("choose", ["val", "folds"])
 @pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
 def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier, choose, monkeypatch):
-    want = probe(pretrained, classifier=classifier, choose=choose, labels=(0.3,), seeds=(0, 1))
+    want = probe(pretrained, classifier=classifier, select_on=choose, label_fraction=(0.3,), seeds=(0, 1))
 
     def shuffled(*args, **options):
         data = load_data(*args, **options)
@@ -102,7 +104,7 @@ def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier
         return data
 
     monkeypatch.setattr(tstk.evaluation.probe, "load_data", shuffled)
-    found = probe(pretrained, classifier=classifier, choose=choose, labels=(0.3,), seeds=(0, 1))
+    found = probe(pretrained, classifier=classifier, select_on=choose, label_fraction=(0.3,), seeds=(0, 1))
     assert [t["chosen"] for t in row(found, share=0.3)["trials"]] == [
         t["chosen"] for t in row(want, share=0.3)["trials"]
     ]
@@ -111,21 +113,21 @@ def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier
 
 @pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
 def test_a_setting_that_is_given_is_not_chosen(pretrained, classifier):
-    (trial,) = row(probe(pretrained, classifier=classifier, setting=3))["trials"]
+    (trial,) = row(probe(pretrained, classifier=classifier, param=3))["trials"]
     assert 3 in trial["chosen"].values()
 
 
 @pytest.mark.parametrize(("classifier", "setting"), [("linear", 0), ("svm", -1.0), ("knn", 2.5)])
 def test_a_setting_that_cannot_be_is_refused(pretrained, classifier, setting):
-    with pytest.raises(OptionError, match="setting="):
-        probe(pretrained, classifier=classifier, setting=setting)
+    with pytest.raises(OptionError, match="param="):
+        probe(pretrained, classifier=classifier, param=setting)
 
 
 @pytest.mark.slow
 def test_baselines_learn_from_the_labels_that_the_features_are_probed_with(pretrained):
-    full, part = probe(pretrained, labels=(1.0, 0.1), seeds=(0, 1))["results"]
+    full, part = probe(pretrained, label_fraction=(1.0, 0.1), seeds=(0, 1))["results"]
     data = load_data("har-demo")
-    want = classification_baselines([data.train, data.val], data.test, data.spec).scores
+    want = score_classification_baselines([data.train, data.val], data.test, data.spec).scores
     assert full["baselines"].keys() == {"majority class", "1-NN", "logistic"}
     assert {name: scores["accuracy"] for name, scores in full["baselines"].items()} == pytest.approx(
         {name: scores["accuracy"] for name, scores in want.items()}
@@ -134,7 +136,7 @@ def test_baselines_learn_from_the_labels_that_the_features_are_probed_with(pretr
 
 
 def test_a_probe_that_loses_to_a_baseline_says_so_in_its_last_lines(pretrained):
-    lines = CliRunner().invoke(cli, ["probe", str(pretrained), "--labels", "1.0,0.1"]).stdout.splitlines()
+    lines = CliRunner().invoke(cli, ["probe", str(pretrained), "--label-fraction", "1.0,0.1"]).stdout.splitlines()
     assert any(line.split()[:3] == ["logistic", "0.1", "24"] for line in lines)
     assert lines[-1].startswith("With 24 labels: This model loses to the baseline")
 
@@ -142,33 +144,33 @@ def test_a_probe_that_loses_to_a_baseline_says_so_in_its_last_lines(pretrained):
 @pytest.mark.slow
 def test_a_run_that_was_validated_on_test_is_not_probed_with_it(tmp_path):
     data = {"use": "har-demo", "val_data": "test"}
-    said = []
-    result = probe(trained(tmp_path / "a", loss="masked", data=data), say=said.append)
+    notes = []
+    result = probe(trained(tmp_path / "a", loss="masked", data=data), print_fn=notes.append)
     own = probe(trained(tmp_path / "b", loss="masked", data="har-demo"))
     assert result["sizes"] == own["sizes"]
-    assert "split off the training part" in said[0]
+    assert "splits validation data off the training split" in notes[0]
 
 
 @pytest.mark.slow
 def test_a_run_that_learnt_from_the_test_part_is_probed_with_labels_of_the_training_part(tmp_path):
     data = {"use": "har-demo", "train_data": "test"}
-    said = []
-    result = probe(trained(tmp_path / "a", loss="masked", data=data), say=said.append)
+    notes = []
+    result = probe(trained(tmp_path / "a", loss="masked", data=data), print_fn=notes.append)
     own = probe(trained(tmp_path / "b", loss="masked", data="har-demo"))
     assert result["sizes"] == own["sizes"]
-    assert "transductive" in said[0]
+    assert "transductive" in notes[0]
 
 
 def test_tokens_lie_in_their_slots_whatever_the_batch(pretrained):
     pipeline, data = tstk.evaluation.probe.load(pretrained), load_data("har-demo")
     series = data.test.batch(torch.arange(4))
-    rows = tstk.evaluation.features.side_by_side(pipeline, series)
+    rows = tstk.evaluation.features.concat_tokens(pipeline, series)
     tokens = pipeline.encode(series)
     for i in range(4):
-        want = torch.zeros(pipeline.tokenizer.out.tokens, tokens.values.shape[-1])
+        want = torch.zeros(pipeline.tokenizer.out.num_tokens, tokens.values.shape[-1])
         for n in range(tokens.valid.shape[1]):
             if tokens.valid[i, n]:
-                want[tokens.index[i, n]] = tokens.values[i, n]
+                want[tokens.grid_index[i, n]] = tokens.values[i, n]
         assert torch.allclose(rows[i], want.flatten())
     assert probe(pretrained, features="tokens")["width"] == rows.shape[1]
 
@@ -182,14 +184,14 @@ def test_codes_are_counted_channel_by_channel_where_channels_are_independent(syl
     run = trained(tmp_path / "codes", **parts, loss="next-code", data="har-demo", pipeline={"channels": channels})
     result = probe(run, features="codes")
     assert result["width"] == (5 if channels == "mixed" else 45)
-    rows = tstk.evaluation.features.shares(
+    rows = tstk.evaluation.features.code_frequencies(
         tstk.evaluation.probe.load(run), load_data("har-demo").test.batch(torch.arange(3))
     )
     assert torch.allclose(rows.sum(1), torch.ones(3))
 
 
 def test_continuous_tokens_have_no_codes(pretrained):
-    with pytest.raises(NeedsError, match="tokenizer 'patch' makes no codes; use --features"):
+    with pytest.raises(IncompatibleError, match="tokenizer 'patch' makes no codes; use --features"):
         probe(pretrained, features="codes")
 
 
@@ -222,62 +224,62 @@ def test_data_without_classes_are_refused_in_a_line(tmp_path, csv):
 )
 def test_impossible_shares_and_seeds_are_refused(pretrained, labels, seeds):
     with pytest.raises(OptionError, match="such as"):
-        probe(pretrained, labels=labels, seeds=seeds)
+        probe(pretrained, label_fraction=labels, seeds=seeds)
 
 
 @pytest.mark.slow
 def test_a_run_trained_with_these_labels_is_probed_with_a_warning(run, pretrained, npz, tmp_path):
-    said = []
-    probe(run, say=said.append)
-    probe(run, npz, say=said.append)
-    assert len(said) == 2
-    assert all("trained with the labels of these data" in line for line in said)
-    frozen = {"from": str(pretrained), "freeze": "tokenizer,encoder"}
+    notes = []
+    probe(run, print_fn=notes.append)
+    probe(run, npz, print_fn=notes.append)
+    assert len(notes) == 2
+    assert all("trained with the labels of these data" in line for line in notes)
+    frozen = {"init_from": str(pretrained), "freeze": "tokenizer,encoder"}
     quiet = trained(tmp_path / "frozen", head="linear", data="har-demo", pipeline=frozen)
-    probe(pretrained, say=said.append)
-    probe(quiet, say=said.append)
-    assert len(said) == 2
+    probe(pretrained, print_fn=notes.append)
+    probe(quiet, print_fn=notes.append)
+    assert len(notes) == 2
 
 
 @pytest.mark.slow
 def test_the_command_prints_a_table_or_json(pretrained):
-    words = ["probe", str(pretrained), "--labels", "1.0,0.1", "--seeds", "0,1", "--untrained"]
+    words = ["probe", str(pretrained), "--label-fraction", "1.0,0.1", "--seeds", "0,1", "--untrained"]
     shown = CliRunner().invoke(cli, words)
     assert shown.exit_code == 0, shown.output
     assert all(word in shown.stdout for word in ("untrained", "majority class", "±", "mean-pooled", "har-demo"))
     printed = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
-    assert [r["labels"] for r in printed["results"]] == [1.0, 1.0, 0.1, 0.1]
+    assert [r["label_fraction"] for r in printed["results"]] == [1.0, 1.0, 0.1, 0.1]
 
 
 def test_a_slip_in_the_list_of_shares_is_answered_with_an_example(pretrained):
-    result = CliRunner().invoke(cli, ["probe", str(pretrained), "--labels", "all"], prog_name="tstk")
+    result = CliRunner().invoke(cli, ["probe", str(pretrained), "--label-fraction", "all"], prog_name="tstk")
     assert result.exit_code == 2
-    assert "--labels all: expected numbers between commas, such as 1.0" in result.stderr
+    assert "--label-fraction all: expected comma-separated numbers, such as 1.0" in result.stderr
 
 
 def test_adam_learns_what_can_be_learnt_in_every_setting_alike_or_alone():
-    from tstk.evaluation.adam_probe import Setting, grid, learn
+    from tstk.evaluation.adam_probe import AdamConfig, build_grid, fit_linear_classifiers
 
     rng = np.random.default_rng(0)
     y = rng.integers(3, size=90)
     x = np.eye(3)[y] * 4 + rng.normal(size=(90, 3))
-    settings = [Setting(decay, dropout, 30) for dropout in (0.5, 0.0) for decay in (10.0, 0.0)]
-    scores, guess = learn(x[:60], y[:60], x[60:], y[60:], settings, seed=1, lr=0.05)
+    settings = [AdamConfig(decay, dropout, 30) for dropout in (0.5, 0.0) for decay in (10.0, 0.0)]
+    scores, predictions = fit_linear_classifiers(x[:60], y[:60], x[60:], y[60:], settings, seed=1, lr=0.05)
     assert scores.shape == (30, 4)
     assert scores[-1, 3] > 0.9
-    np.testing.assert_array_equal((guess == y[60:, None]).mean(0), scores[-1])
-    alone = learn(x[:60], y[:60], x[60:], y[60:], settings[1:2], seed=1, lr=0.05)
-    np.testing.assert_array_equal(alone[1][:, 0], guess[:, 1])
-    assert len(grid()) == 24
+    np.testing.assert_array_equal((predictions == y[60:, None]).mean(0), scores[-1])
+    alone = fit_linear_classifiers(x[:60], y[:60], x[60:], y[60:], settings[1:2], seed=1, lr=0.05)
+    np.testing.assert_array_equal(alone[1][:, 0], predictions[:, 1])
+    assert len(build_grid()) == 24
 
 
 def test_one_setting_of_adam_is_torchs_own(monkeypatch):
-    from tstk.evaluation.adam_probe import Setting, learn
+    from tstk.evaluation.adam_probe import AdamConfig, fit_linear_classifiers
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 5)), rng.integers(3, size=40)
     y[:3] = 0, 1, 2
-    _, guess = learn(x, y, x, y, [Setting(0.3, 0.0, 6)], seed=4, lr=0.02)
+    _, predictions = fit_linear_classifiers(x, y, x, y, [AdamConfig(0.3, 0.0, 6)], seed=4, lr=0.02)
     draw = torch.Generator().manual_seed(4)
     start = (torch.rand(6, 3, generator=draw) * 2 - 1) / 5**0.5
     linear = torch.nn.Linear(5, 3)
@@ -292,24 +294,26 @@ def test_one_setting_of_adam_is_torchs_own(monkeypatch):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(linear(inputs[rows]), torch.from_numpy(y)[rows]).backward()
             optimizer.step()
-    np.testing.assert_array_equal(linear(inputs).argmax(1).numpy(), guess[:, 0])
+    np.testing.assert_array_equal(linear(inputs).argmax(1).numpy(), predictions[:, 0])
 
 
 @pytest.mark.slow
 def test_settings_chosen_by_the_test_part_are_announced_and_no_worse(pretrained):
     said = []
     honest = row(probe(pretrained, classifier="svm"))["accuracy"]
-    flattering = row(probe(pretrained, classifier="svm", choose="test", say=said.append))["accuracy"]
+    flattering = row(probe(pretrained, classifier="svm", select_on="test", print_fn=said.append))["accuracy"]
     assert flattering >= honest
-    assert any("flatter" in line for line in said)
+    assert any("selected on the test split" in line for line in said)
 
 
 def test_settings_chosen_by_folds_are_judged_on_every_row_once(pretrained, monkeypatch):
     pairs = []
-    take = tstk.evaluation.probe._folds
-    monkeypatch.setattr(tstk.evaluation.probe, "_folds", lambda rows: pairs.append((rows, take(rows))) or pairs[-1][1])
-    result = probe(pretrained, classifier="svm", choose="folds")
-    assert result["choose"] == "folds"
+    take = tstk.evaluation.probe._make_folds
+    monkeypatch.setattr(
+        tstk.evaluation.probe, "_make_folds", lambda rows: pairs.append((rows, take(rows))) or pairs[-1][1]
+    )
+    result = probe(pretrained, classifier="svm", select_on="folds")
+    assert result["select_on"] == "folds"
     ((rows, folds),) = pairs
     assert len(rows.y) == result["sizes"]["train"] + result["sizes"]["val"] == row(result)["count"]
     judged = np.concatenate([judge.x for _, judge in folds])
@@ -321,12 +325,14 @@ def test_settings_chosen_by_folds_are_judged_on_every_row_once(pretrained, monke
 
 
 def test_folds_of_few_rows_are_fewer(pretrained):
-    few = tstk.evaluation.probe._Rows(np.arange(6.0)[:, None], np.array([0, 0, 0, 1, 1, 2]))
-    assert len(tstk.evaluation.probe._folds(few)) == 3
-    assert len(tstk.evaluation.probe._folds(few.take(np.array([0, 3, 5])))) == 1
-    assert row(probe(pretrained, classifier="knn", choose="folds", labels=(0.01,)), share=0.01)["count"] == 18
+    few = tstk.evaluation.probe._FeatureSet(np.arange(6.0)[:, None], np.array([0, 0, 0, 1, 1, 2]))
+    assert len(tstk.evaluation.probe._make_folds(few)) == 3
+    assert len(tstk.evaluation.probe._make_folds(few.subset(np.array([0, 3, 5])))) == 1
+    assert (
+        row(probe(pretrained, classifier="knn", select_on="folds", label_fraction=(0.01,)), share=0.01)["count"] == 18
+    )
 
 
 def test_folds_are_not_for_adam(pretrained):
-    with pytest.raises(OptionError, match="choose=folds is for linear, knn and svm"):
-        probe(pretrained, classifier="adam", choose="folds")
+    with pytest.raises(OptionError, match="select_on=folds is for linear, knn and svm"):
+        probe(pretrained, classifier="adam", select_on="folds")

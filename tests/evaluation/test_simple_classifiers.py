@@ -8,17 +8,17 @@ import torch
 
 from tstk.core.types import Spec
 from tstk.data import load
-from tstk.data.datasets import Labelled
+from tstk.data.datasets import SeriesDataset
 from tstk.evaluation import baselines, simple_classifiers
-from tstk.evaluation.baselines import classification_baselines
-from tstk.evaluation.formatting import beaten_by
+from tstk.evaluation.baselines import score_classification_baselines
+from tstk.evaluation.formatting import describe_better_baselines
 from tstk.evaluation.simple_classifiers import (
     NearestNeighbor,
-    SummaryLogistic,
-    _folds,
-    labelled_arrays,
-    logistic_path,
-    summary_features,
+    SummaryLogisticRegression,
+    _make_fold_masks,
+    compute_summary_features,
+    fit_logistic_path,
+    gather_labelled_arrays,
 )
 from tstk.inference.predict import score
 
@@ -44,9 +44,9 @@ LARGE = ("ECG5000", "PhalangesOutlinesCorrect", "PenDigits", "UWaveGestureLibrar
 
 
 def nearest(data):
-    classifier = NearestNeighbor().fit(labelled_arrays(data.training_parts, data.spec.length))
-    guess = classifier.predict(labelled_arrays([data.test], data.spec.length))
-    return round((guess == data.test.y).double().mean().item(), 4)
+    classifier = NearestNeighbor().fit(gather_labelled_arrays(data.training_splits, data.spec.length))
+    predictions = classifier.predict(gather_labelled_arrays([data.test], data.spec.length))
+    return round((predictions == data.test.y).double().mean().item(), 4)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=slow if n in LARGE else ()) for n in PUBLISHED])
@@ -67,12 +67,12 @@ def some_part(count, seed, channels=2, length=12, classes=3, holes=0.2):
     for i in range(count):
         x[i, :, length - i % 4 :] = np.nan
         x[i, 0, length - i % 4 - 1] = 0.5  # the last sample of a series is observed
-    return Labelled(torch.from_numpy(x).float(), torch.from_numpy(y))
+    return SeriesDataset(torch.from_numpy(x).float(), torch.from_numpy(y))
 
 
 def test_missing_samples_are_left_out_of_distances_and_the_end_of_a_series_counts_as_zeros():
     train, test = some_part(20, 0), some_part(9, 1)
-    found = NearestNeighbor().fit(labelled_arrays([train], 12)).predict(labelled_arrays([test], 12))
+    result = NearestNeighbor().fit(gather_labelled_arrays([train], 12)).predict(gather_labelled_arrays([test], 12))
 
     def padded(part):
         rows = part.x.double().numpy().copy()
@@ -80,23 +80,23 @@ def test_missing_samples_are_left_out_of_distances_and_the_end_of_a_series_count
             row[:, length:] = 0
         return rows.reshape(len(rows), -1)
 
-    for a, guess in zip(padded(test), found.tolist(), strict=True):
+    for a, predictions in zip(padded(test), result.tolist(), strict=True):
         each = [(np.nansum((a - b) ** 2) * len(a) / np.isfinite(a - b).sum()) for b in padded(train)]
-        assert guess == train.y[int(np.argmin(each))]
+        assert predictions == train.y[int(np.argmin(each))]
 
 
 def test_of_equally_near_series_the_first_decides():
     x = torch.randn(5, 1, 7, generator=torch.Generator().manual_seed(0))
-    train = Labelled(torch.cat([x, x, x]) * 1e3, torch.arange(15))
-    test = Labelled(x * 1e3, torch.zeros(5, dtype=torch.long))
-    found = NearestNeighbor().fit(labelled_arrays([train], 7)).predict(labelled_arrays([test], 7))
-    assert found.tolist() == [0, 1, 2, 3, 4]
+    train = SeriesDataset(torch.cat([x, x, x]) * 1e3, torch.arange(15))
+    test = SeriesDataset(x * 1e3, torch.zeros(5, dtype=torch.long))
+    result = NearestNeighbor().fit(gather_labelled_arrays([train], 7)).predict(gather_labelled_arrays([test], 7))
+    assert result.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_features_are_those_of_the_observed_samples():
     part = some_part(8, 2, length=40)
-    found = summary_features(labelled_arrays([part], 40)).reshape(8, 2, 20)
-    for series, features in zip(part.x.double().numpy(), found.numpy(), strict=True):
+    result = compute_summary_features(gather_labelled_arrays([part], 40)).reshape(8, 2, 20)
+    for series, features in zip(part.x.double().numpy(), result.numpy(), strict=True):
         for row, values in zip(series, features, strict=True):
             known = row[np.isfinite(row)]
             waves = np.fft.rfft(np.nan_to_num(row - known.mean()))[1:17]
@@ -107,8 +107,8 @@ def test_features_are_those_of_the_observed_samples():
 def test_a_channel_that_was_never_observed_has_the_mean_of_its_features():
     train, test = some_part(30, 3), some_part(6, 4)
     test.x[0, 1] = torch.nan
-    classifier = SummaryLogistic().fit(labelled_arrays([train], 12))
-    features = classifier.logistic._standardise(summary_features(labelled_arrays([test], 12)))
+    classifier = SummaryLogisticRegression().fit(gather_labelled_arrays([train], 12))
+    features = classifier.logistic._standardize(compute_summary_features(gather_labelled_arrays([test], 12)))
     assert features.isfinite().all()
     assert (features[0].reshape(2, -1)[1] == 0).all()
 
@@ -121,49 +121,51 @@ def test_the_logistic_regression_is_that_of_scikit_learn(rows, width, classes):
     x, y = draw.normal(size=(rows, width)), draw.integers(0, classes, rows)
     x[:, 0] += y
     new = draw.normal(size=(100, width))
-    strengths = (0.01, 1.0, 10.0)
-    models = logistic_path(torch.from_numpy(x), torch.from_numpy(y), strengths, tolerance=1e-9)
-    for strength, model in zip(strengths, models, strict=True):
+    c_values = (0.01, 1.0, 10.0)
+    models = fit_logistic_path(torch.from_numpy(x), torch.from_numpy(y), c_values, tolerance=1e-9)
+    for strength, model in zip(c_values, models, strict=True):
         # with two classes scikit-learn has one column of weights, whose penalty is twice that of two columns
         wanted = LogisticRegression(C=strength * (2 if classes == 2 else 1), tol=1e-9, max_iter=10_000).fit(x, y)
-        found = model.logits(torch.from_numpy(new)).softmax(1).numpy()
-        np.testing.assert_allclose(found, wanted.predict_proba(new), atol=1e-5)
+        result = model.logits(torch.from_numpy(new)).softmax(1).numpy()
+        np.testing.assert_allclose(result, wanted.predict_proba(new), atol=1e-5)
 
 
 def test_classes_without_training_series_are_never_predicted():
     x = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    (model,) = logistic_path(x, torch.arange(40) % 2 * 3 + 1, (1.0,))
+    (model,) = fit_logistic_path(x, torch.arange(40) % 2 * 3 + 1, (1.0,))
     assert set(model.predict(x).tolist()) <= {1, 4}
 
 
 def test_every_series_is_held_out_once_and_groups_stay_together():
     y = torch.arange(60) % 3
-    folds = _folds(y, None)
+    folds = _make_fold_masks(y, None)
     assert torch.stack(folds).sum(0).tolist() == [1] * 60
     assert all(torch.bincount(y[fold]).tolist() == [4, 4, 4] for fold in folds)
     groups = [f"person {i % 7}" for i in range(60)]
-    held_out = [{g for g, out in zip(groups, fold.tolist(), strict=True) if out} for fold in _folds(y, groups)]
+    held_out = [
+        {g for g, out in zip(groups, fold.tolist(), strict=True) if out} for fold in _make_fold_masks(y, groups)
+    ]
     assert sorted(name for names in held_out for name in names) == sorted(set(groups))
-    assert _folds(torch.tensor([0, 1]), None) == []
+    assert _make_fold_masks(torch.tensor([0, 1]), None) == []
 
 
 def test_a_classifier_that_would_take_too_long_is_skipped_with_the_reason(monkeypatch):
-    train, test, spec = some_part(20, 0), some_part(9, 1), Spec(channels=2, length=12, classes=3)
+    train, test, spec = some_part(20, 0), some_part(9, 1), Spec(channels=2, length=12, num_classes=3)
     monkeypatch.setattr(simple_classifiers, "MAX_PRODUCTS", 20 * 9 * 24 - 1)
-    found = classification_baselines([train], test, spec)
-    assert found.scores.keys() == {"majority class", "logistic"}
-    assert found.skipped == {
+    result = score_classification_baselines([train], test, spec)
+    assert result.scores.keys() == {"majority class", "logistic"}
+    assert result.skipped == {
         "1-NN": "training series x test series x samples is 4.3e+03, more than 4e+03",
     }
     monkeypatch.setattr(simple_classifiers, "MAX_SAMPLES", 10)
-    assert classification_baselines([train], test, spec).scores.keys() == {"majority class"}
+    assert score_classification_baselines([train], test, spec).scores.keys() == {"majority class"}
 
 
 def test_validation_series_are_training_series_only_if_they_were_split_off(npz, tmp_path):
     np.savez(tmp_path / "val.npz", **{k: v for k, v in np.load(npz).items() if k.endswith("_test")})
-    assert sum(map(len, load(npz).training_parts)) == 24
-    assert [len(part) for part in load(npz, val_data="test").training_parts] == [24]
-    assert [len(part) for part in load(npz, val_data=str(tmp_path / "val.npz")).training_parts] == [24]
+    assert sum(map(len, load(npz).training_splits)) == 24
+    assert [len(part) for part in load(npz, val_data="test").training_splits] == [24]
+    assert [len(part) for part in load(npz, val_data=str(tmp_path / "val.npz")).training_splits] == [24]
 
 
 def test_a_run_is_scored_beside_the_classifiers_and_again_without_its_training_data(run, npz, tmp_path):
@@ -184,15 +186,15 @@ def test_a_run_is_scored_beside_the_classifiers_and_again_without_its_training_d
 
 def test_a_model_that_a_baseline_beats_is_told_so():
     better, equal, worse = {"accuracy": 0.9}, {"accuracy": 0.8}, {"accuracy": 0.7, "mse": 9.0}
-    assert beaten_by({"accuracy": 0.8}, {"1-NN": better, "logistic": equal, "majority class": worse}) == [
-        "This model loses to the baseline 1-NN: accuracy 0.8000 against 0.9000."
-    ]
-    assert len(beaten_by({"mse": 0.5}, {"linear": {"mse": 0.4}, "last value": {"mse": 0.6}})) == 1
-    assert not beaten_by({"mse": 0.4}, {"linear": {"mse": 0.4 - 1e-9}})
+    assert describe_better_baselines(
+        {"accuracy": 0.8}, {"1-NN": better, "logistic": equal, "majority class": worse}
+    ) == ["This model loses to the baseline 1-NN: accuracy 0.8000 against 0.9000."]
+    assert len(describe_better_baselines({"mse": 0.5}, {"linear": {"mse": 0.4}, "last value": {"mse": 0.6}})) == 1
+    assert not describe_better_baselines({"mse": 0.4}, {"linear": {"mse": 0.4 - 1e-9}})
 
 
 def test_majority_is_that_of_the_training_part_alone():
     train, val = some_part(4, 0, classes=1), some_part(9, 1, classes=3)
     val.y[:] = 2
-    found = baselines.classification_baselines([train, val], val, Spec(channels=2, length=12, classes=3))
-    assert found.scores["majority class"]["accuracy"] == 0.0
+    result = baselines.score_classification_baselines([train, val], val, Spec(channels=2, length=12, num_classes=3))
+    assert result.scores["majority class"]["accuracy"] == 0.0

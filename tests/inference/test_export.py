@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tstk.core.types import Series
-from tstk.errors import NeedsError, OptionError, TstkError
-from tstk.inference.export import difference, export, graph, save
+from tstk.errors import IncompatibleError, OptionError, TstkError
+from tstk.inference.export import check_against_pipeline, export, export_graph, export_run
 from tstk.runs.checkpoint import load
 
 
@@ -27,11 +27,11 @@ def test_a_classifier_is_a_graph_for_any_batch(build, labelled_spec, head, tmp_p
 @pytest.mark.parametrize("encoder", ["transformer", "bert", "identity"])
 def test_a_classifier_is_a_graph_for_any_length_that_it_takes(build, labelled_spec, encoder, tmp_path):
     pipeline = build(labelled_spec, encoder=encoder, head="linear").eval()
-    found = graph(pipeline)
-    assert found.shortest <= 8
-    assert found.longest == 24
-    program = found.program.module()
-    for length in range(found.shortest, 25):
+    result = export_graph(pipeline)
+    assert result.min_length <= 8
+    assert result.max_length == 24
+    program = result.program.module()
+    for length in range(result.min_length, 25):
         x = torch.randn(3, 2, length)
         torch.testing.assert_close(program(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
     with pytest.raises(Exception, match=r"24|25"):
@@ -40,16 +40,16 @@ def test_a_classifier_is_a_graph_for_any_length_that_it_takes(build, labelled_sp
 
 @pytest.mark.slow
 def test_what_takes_one_length_alone_says_why(build, labelled_spec, table_spec):
-    assert "looks back on the whole context" in str(graph(build(table_spec, head="forecast")))
+    assert "needs the whole context" in str(export_graph(build(table_spec, head="forecast")))
     pipeline = build(labelled_spec, head="linear")
-    assert str(graph(pipeline, 16)) == "16 samples"
-    held = pipeline.tokenizer.forward
+    assert str(export_graph(pipeline, 16)) == "16 samples"
+    forward = pipeline.tokenizer.forward
 
     def halved(series):
-        return held(series if series.x.shape[-1] % 2 else series.but(x=series.x * 1))
+        return forward(series if series.x.shape[-1] % 2 else series.replace(x=series.x * 1))
 
     pipeline.tokenizer.forward = halved
-    assert "a graph has to fix" in str(graph(pipeline))
+    assert "specializes the graph" in str(export_graph(pipeline))
 
 
 @pytest.mark.slow
@@ -75,17 +75,17 @@ def test_what_predicts_nothing_is_not_exported(build, labelled_spec):
 @pytest.mark.slow
 def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec):
     pipeline = build(labelled_spec, head="linear")
-    found = graph(pipeline)
-    program = found.program.module()
-    assert difference(program, pipeline, found) == found.apart
+    result = export_graph(pipeline)
+    program = result.program.module()
+    assert check_against_pipeline(program, pipeline, result) == result.max_relative_error
     with pytest.raises(TstkError, match="differs from the pipeline"):
-        difference(lambda x: program(x) + (x.shape[-1] == found.shortest), pipeline, found)
+        check_against_pipeline(lambda x: program(x) + (x.shape[-1] == result.min_length), pipeline, result)
 
 
 @pytest.mark.slow
 def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
     path = tmp_path / "model.pt2"
-    assert save(run, path).apart <= 1e-5
+    assert export_run(run, path).max_relative_error <= 1e-5
     pipeline = load(run)
     x = torch.randn(4, pipeline.spec.channels, pipeline.spec.length)
     torch.testing.assert_close(torch.export.load(path).module()(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
@@ -95,10 +95,10 @@ def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
 def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
     path = tmp_path / "model.onnx"
-    found = save(run, path)
-    assert found.apart <= 1e-5
+    result = export_run(run, path)
+    assert result.max_relative_error <= 1e-5
     pipeline, session = load(run), runtime.InferenceSession(path)
-    for batch, length in ((1, found.shortest), (7, found.longest), (2, found.longest - 3)):
+    for batch, length in ((1, result.min_length), (7, result.max_length), (2, result.max_length - 3)):
         x = torch.randn(batch, pipeline.spec.channels, length)
         answer = torch.from_numpy(session.run(["answer"], {"x": x.numpy()})[0])
         torch.testing.assert_close(answer, pipeline.predict(Series(x)), rtol=0, atol=1e-5)
@@ -107,11 +107,11 @@ def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
 @pytest.mark.slow
 def test_missing_packages_are_named_and_leave_no_file(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(NeedsError, match=r"pip install 'tstk-core\[onnx\]'"):
-        save(run, tmp_path / "model.onnx")
+    with pytest.raises(IncompatibleError, match=r"pip install 'tstk-core\[onnx\]'"):
+        export_run(run, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_suffixes_are_refused(run, tmp_path):
     with pytest.raises(OptionError, match=r"must end in \.pt2"):
-        save(run, tmp_path / "model.bin")
+        export_run(run, tmp_path / "model.bin")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tstk.kernels import rope_attention
-from tstk.nn.positions import angles
+from tstk.nn.positions import rotary_angles
 
 
 class Rope(SimpleNamespace):
@@ -45,7 +45,7 @@ def rope():
         return Rope(
             qkv=qkv,
             grad=torch.randn(b, h, n, d, generator=draw).to(device),
-            angles=tuple(t.to(device) for t in angles(pos, d)),
+            angles=tuple(t.to(device) for t in rotary_angles(pos, d)),
             valid=valid,
             causal=causal,
             scale=scale,

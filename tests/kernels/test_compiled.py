@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compile import ARCHITECTURES, OUT, faults, relocate, stale
+from benchmarks.compile import ARCHITECTURES, OUT, find_faults, find_stale_entries, relocate
 
 ROOT = Path(__file__).parents[2]
 KNOWN = importlib.util.find_spec("triton") is not None
@@ -26,7 +26,7 @@ from tstk.kernels.rope_attention import triton as attention
 rows = list(c.compiled([call for op in c.OPERATIONS for call in c.quick(op)], {arch}))
 {change}
 larger = c.compiled([call for call in c.quick({op!r}) if call.key == {key}], {arch})
-json.dump([rows, c.faults(rows), c.faults(larger)], open(sys.argv[1], "w"))
+json.dump([rows, c.find_faults(rows), c.find_faults(larger)], open(sys.argv[1], "w"))
 """
 
 
@@ -57,9 +57,9 @@ def compiled(cache, tmp_path):
 
 def test_every_entry_of_the_tables_was_compiled_as_it_is_now_and_fits():
     page = json.loads(OUT.read_text())
-    assert stale(page) == [], "run `python -m benchmarks.compile`, then `python -m benchmarks.render`"
+    assert find_stale_entries(page) == [], "run `python -m benchmarks.compile`, then `python -m benchmarks.render`"
     assert {row["arch"] for row in page["rows"]} == set(ARCHITECTURES)
-    assert faults(page["rows"]) == []
+    assert find_faults(page["rows"]) == []
 
 
 @pytest.mark.slow
@@ -67,20 +67,29 @@ def test_the_largest_programs_fit_the_smallest_gpu_and_one_made_larger_is_report
     change = 'codes.CONFIGS["search", 128] |= {"BLOCK_N": 128, "BLOCK_D": 128}'
     rows, wrong, larger = compiled(89, "nearest_code", ("search", 128), change)
     assert {row["op"] for row in rows} == {"rope_attention", "nearest_code", "ricker_cwt"}
-    assert {row["kernel"] for row in rows} >= {"_forward", "_backward", "_search", "_to_codes", "_answer", "_collect"}
+    assert {row["kernel"] for row in rows} >= {
+        "_forward_kernel",
+        "_backward_kernel",
+        "_search_kernel",
+        "_grad_codes_kernel",
+        "_frames_matmul_kernel",
+        "_transposed_matmul_kernel",
+    }
     assert wrong == []
     assert larger
-    assert all(fault.startswith("nearest_code._search [search 128] float32, width 512, sm_89: ") for fault in larger)
+    assert all(
+        fault.startswith("nearest_code._search_kernel [search 128] float32, width 512, sm_89: ") for fault in larger
+    )
     assert any("KiB of shared memory; there are 99" in fault for fault in larger)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_largest_programs_fit_every_gpu_and_take_what_the_stored_table_says(compiled, arch):
-    change = "attention.CONFIGS[64, 128, 2] = (attention.Config(64, 1, 1), *attention.CONFIGS[64, 128, 2][1:])"
+    change = "attention.CONFIGS[64, 128, 2] = (attention.TileConfig(64, 1, 1), *attention.CONFIGS[64, 128, 2][1:])"
     rows, wrong, larger = compiled(arch, "rope_attention", (64, 128, 2), change)
     assert wrong == []
-    assert any(fault.startswith("rope_attention._forward [64 128 2]") for fault in larger)
+    assert any(fault.startswith("rope_attention._forward_kernel [64 128 2]") for fault in larger)
     page = json.loads(OUT.read_text())
     if page["triton"] == version("triton"):
         stored = [row | {"variant": ""} for row in page["rows"]]
@@ -93,20 +102,20 @@ def test_a_changed_table_or_kernel_makes_the_stored_result_stale(monkeypatch):
     page = json.loads(OUT.read_text())
     larger = kernels.CONFIGS["answer", 16] | {"BLOCK_R": 128}
     monkeypatch.setitem(kernels.CONFIGS, ("answer", 16), larger)
-    assert [line for line in stale(page) if f"ricker_cwt [answer 16] {larger!r} for sm_89" in line]
+    assert [line for line in find_stale_entries(page) if f"ricker_cwt [answer 16] {larger!r} for sm_89" in line]
     page["digests"]["rope_attention"] = "another"
-    assert "rope_attention: its kernels have changed" in stale(page)
+    assert "rope_attention: its kernels have changed" in find_stale_entries(page)
 
 
 def test_what_does_not_fit_or_spills_is_named_with_the_limit():
     row = {"op": "o", "kernel": "k", "key": "64", "variant": "float32", "arch": 89, "shared": 100 * 1024}
     row |= {"local": 0, "tensor": 0}
-    assert faults([row]) == ["o.k [64] float32, sm_89: 100 KiB of shared memory; there are 99"]
-    assert faults([row | {"arch": 90}]) == []
-    assert faults([row | {"arch": 100, "tensor": 600}]) == [
+    assert find_faults([row]) == ["o.k [64] float32, sm_89: 100 KiB of shared memory; there are 99"]
+    assert find_faults([row | {"arch": 90}]) == []
+    assert find_faults([row | {"arch": 100, "tensor": 600}]) == [
         "o.k [64] float32, sm_100: 600 columns of tensor memory; there are 512"
     ]
-    assert faults([row | {"arch": 90, "local": 4000}]) == [
+    assert find_faults([row | {"arch": 90, "local": 4000}]) == [
         "o.k [64] float32, sm_90: spills 4000 bytes per thread; at most 384"
     ]
 

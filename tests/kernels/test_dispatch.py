@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import tstk.kernels.dispatch as dispatch
-from tstk.errors import NameUnknown, NeedsError
-from tstk.kernels.dispatch import Backend, Operation, interpreted, no_triton, using
+from tstk.errors import IncompatibleError, UnknownNameError
+from tstk.kernels.dispatch import Backend, Operation, is_triton_interpreted, use_backend, why_triton_unavailable
 
 
 @pytest.fixture
 def doubled(monkeypatch):
     """An operation whose backends say who they are; `large` takes three numbers or more, `gone` takes none."""
     monkeypatch.setattr(dispatch, "OPERATIONS", {})
-    monkeypatch.setattr(dispatch, "_wanted", "auto")
+    monkeypatch.setattr(dispatch, "_requested", "auto")
     for name in ("gone", "large", "any"):
         monkeypatch.setattr(sys.modules[__name__], name, lambda x, name=name: (name, 2 * x), raising=False)
     here = __name__
@@ -36,29 +36,31 @@ def test_auto_takes_the_first_backend_that_can(doubled):
 
 def test_a_backend_asked_for_by_name_serves_or_says_why_not(doubled):
     assert doubled(torch.ones(3), backend="any")[0] == "any"
-    with pytest.raises(NeedsError, match="doubled: backend 'large' cannot serve this call: it takes 3 or more, not 2"):
+    with pytest.raises(
+        IncompatibleError, match="doubled: backend 'large' does not support this call: it takes 3 or more, not 2"
+    ):
         doubled(torch.ones(2), backend="large")
 
 
 def test_a_name_that_does_not_exist_is_answered_with_the_nearest(doubled):
-    with pytest.raises(NameUnknown, match=r"no backend 'lrage'; it has gone, large, any\. Did you mean 'large'\?"):
+    with pytest.raises(UnknownNameError, match=r"no backend 'lrage'; it has gone, large, any\. Did you mean 'large'\?"):
         doubled(torch.ones(2), backend="lrage")
 
 
 def test_when_no_backend_can_every_reason_is_given(monkeypatch):
     monkeypatch.setattr(dispatch, "OPERATIONS", {})
     operation = Operation("hard", Backend("a", "x:y", lambda: "too hot"), Backend("b", "x:y", lambda: "too cold"))
-    with pytest.raises(NeedsError, match="hard: no backend serves this call: a: too hot; b: too cold"):
+    with pytest.raises(IncompatibleError, match="hard: no backend supports this call: a: too hot; b: too cold"):
         operation()
 
 
 def test_using_holds_within_its_block_and_a_name_in_the_call_goes_before_it(doubled):
-    with using("any"):
+    with use_backend("any"):
         assert doubled(torch.ones(3))[0] == "any"
         assert doubled(torch.ones(3), backend="large")[0] == "large"
-        with using("auto"):
+        with use_backend("auto"):
             assert doubled(torch.ones(3))[0] == "large"
-        with pytest.raises(RuntimeError), using("large"):
+        with pytest.raises(RuntimeError), use_backend("large"):
             raise RuntimeError
         assert doubled(torch.ones(3))[0] == "any"
     assert doubled(torch.ones(3))[0] == "large"
@@ -68,29 +70,31 @@ def test_using_holds_within_its_block_and_a_name_in_the_call_goes_before_it(doub
 def test_a_compiled_call_notices_using(doubled):
     compiled = torch.compile(lambda x: doubled(x)[1] + len(doubled(x)[0]), fullgraph=True, backend="eager")
     assert compiled(torch.ones(3)).tolist() == [7.0] * 3
-    with using("any"):
+    with use_backend("any"):
         assert compiled(torch.ones(3)).tolist() == [5.0] * 3
     assert compiled(torch.ones(2)).tolist() == [5.0] * 2
 
 
 def test_triton_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(dispatch, "_TRITON", False)
-    assert no_triton() == "triton is not installed"
-    monkeypatch.setattr(dispatch, "_TRITON", True)
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
+    assert why_triton_unavailable() == "triton is not installed"
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert "on cpu" in no_triton(torch.device("cpu"))
-    assert no_triton(torch.device("cuda")) == ""
-    assert no_triton() == ("" if torch.cuda.is_available() else "there is no CUDA device")
+    assert "on cpu" in why_triton_unavailable(torch.device("cpu"))
+    assert why_triton_unavailable(torch.device("cuda")) == ""
+    assert why_triton_unavailable() == ("" if torch.cuda.is_available() else "there is no CUDA device")
 
 
 def test_the_interpreter_must_be_asked_for_by_name(monkeypatch):
     monkeypatch.setattr(dispatch, "OPERATIONS", {})
-    monkeypatch.setattr(dispatch, "_TRITON", True)
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    operation = Operation("x", Backend("triton", "x:y", lambda t: no_triton(t.device)), Backend("torch", "x:y"))
-    assert interpreted()
-    assert operation.pick("auto", torch.ones(1)).name == "torch"
-    assert operation.pick("triton", torch.ones(1)).name == "triton"
+    operation = Operation(
+        "x", Backend("triton", "x:y", lambda t: why_triton_unavailable(t.device)), Backend("torch", "x:y")
+    )
+    assert is_triton_interpreted()
+    assert operation.select("auto", torch.ones(1)).name == "torch"
+    assert operation.select("triton", torch.ones(1)).name == "triton"
 
 
 def fresh(code, **environment):

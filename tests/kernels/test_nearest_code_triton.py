@@ -167,10 +167,10 @@ def test_half_precision_is_read_as_float32():
 
 
 def test_wide_vectors_are_refused_with_the_reason():
-    from tstk.errors import NeedsError
+    from tstk.errors import IncompatibleError
 
     z, codes = vectors(5, 4, 65)
-    with pytest.raises(NeedsError, match="up to 64 wide; these are 65"):
+    with pytest.raises(IncompatibleError, match="up to 64 wide; these are 65"):
         soft_assignment(z, codes, temperature=1.0, backend="triton")
 
 

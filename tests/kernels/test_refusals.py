@@ -4,22 +4,22 @@ import pytest
 import torch
 
 import tstk.kernels.dispatch as dispatch
-from tstk.kernels.dispatch import no_triton
-from tstk.kernels.nearest_code import operation as search
-from tstk.kernels.nearest_code import soft_operation as soft
-from tstk.kernels.ricker_cwt import operation as wavelets
-from tstk.kernels.rope_attention import operation as attention
+from tstk.kernels.dispatch import why_triton_unavailable
+from tstk.kernels.nearest_code import nearest_code_op as search
+from tstk.kernels.nearest_code import soft_assignment_op as soft
+from tstk.kernels.ricker_cwt import ricker_cwt_op as wavelets
+from tstk.kernels.rope_attention import rope_attention_op as attention
 
 
 @pytest.fixture(autouse=True)
 def any_device(monkeypatch):
     """Tensors without memory count as a GPU's."""
-    monkeypatch.setattr(dispatch, "_TRITON", True)
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
 
 
 def why(operation, *args, **options):
-    return operation.backends["triton"].supports(*args, **options)
+    return operation.backends["triton"].why_unsupported(*args, **options)
 
 
 def meta(*shape, dtype=torch.float32):
@@ -85,12 +85,12 @@ def test_a_gpu_that_is_too_old_or_not_nvidia_s_is_refused_with_what_it_has(monke
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, capability=capability: capability)
         for device in (None, torch.device("cuda"), torch.device("cuda", 1)):
-            assert no_triton(device).endswith(reason)
-            assert bool(no_triton(device)) == bool(reason)
+            assert why_triton_unavailable(device).endswith(reason)
+            assert bool(why_triton_unavailable(device)) == bool(reason)
     monkeypatch.setattr(torch.version, "hip", "6.0")
-    assert no_triton() == "its kernels are for NVIDIA GPUs"
+    assert why_triton_unavailable() == "its kernels are for NVIDIA GPUs"
 
 
 def test_a_compiled_call_asks_the_gpu_without_leaving_the_graph():
-    call = torch.compile(lambda x: x + len(dispatch._unfit(False, None)), fullgraph=True, backend="eager")
-    assert call(torch.zeros(2)).tolist() == [len(dispatch._unfit(False, None))] * 2
+    call = torch.compile(lambda x: x + len(dispatch._why_gpu_unsupported(False, None)), fullgraph=True, backend="eager")
+    assert call(torch.zeros(2)).tolist() == [len(dispatch._why_gpu_unsupported(False, None))] * 2

@@ -9,8 +9,8 @@ import torch
 
 from tstk.errors import DataError, OptionError
 from tstk.kernels import ricker_cwt
-from tstk.kernels.ricker_cwt.plan import layout, plan
-from tstk.kernels.ricker_cwt.torch import Spectra, _choose
+from tstk.kernels.ricker_cwt.plan import build_plan, choose_layout
+from tstk.kernels.ricker_cwt.torch import Spectra, _choose_algorithm
 from tstk.kernels.ricker_cwt.torch import ricker_cwt as composite
 
 PADDINGS = ("zero", "reflect", "replicate")
@@ -83,11 +83,11 @@ def test_every_scale_agrees_with_float64(scales, length, padding, kernel):
     noise = series(2, length, walk=False)
     want, edges = (ricker_cwt(s.double(), scales, **options, backend="reference") for s in (x, noise))
     for way in WAYS:
-        got = composite(x, tuple(scales), **options, way=way)
+        got = composite(x, tuple(scales), **options, algorithm=way)
         assert got.dtype == torch.float32
         assert errors(got, want).max() < ERROR
-        assert errors(composite(x.double(), tuple(scales), **options, way=way), want).max() < 3e-7
-        got = composite(noise, tuple(scales), **options, way=way)
+        assert errors(composite(x.double(), tuple(scales), **options, algorithm=way), want).max() < 3e-7
+        got = composite(noise, tuple(scales), **options, algorithm=way)
         for edge in (slice(0, 50), slice(-50, None)):
             assert errors(got, edges, edge).max() < ERROR
 
@@ -102,7 +102,7 @@ def test_short_series_with_an_offset_are_as_exact_as_is_promised(offset, padding
         want = ricker_cwt(x.double(), scales, **options, backend="reference")
         spread = x.double().std(-1, correction=0)[:, None] * torch.tensor(scales).double().sqrt()
         bound = 3e-6 * want.square().mean(-1).sqrt() + 1e-6 * spread
-        for transform in (*(partial(composite, way=way) for way in WAYS), partial(ricker_cwt, patch=(2, 1))):
+        for transform in (*(partial(composite, algorithm=way) for way in WAYS), partial(ricker_cwt, patch=(2, 1))):
             got = transform(x, scales, **options)
             got = got.unflatten(-1, (2, 1)).transpose(2, 3).flatten(1, 2)[..., 0] if got.ndim == 4 else got
             assert ((got - want).square().mean(-1).sqrt() <= bound).all()
@@ -119,7 +119,7 @@ def test_any_scales_and_lengths_agree_with_float64(seed):
     reference = partial(ricker_cwt, scales=scales, **options, backend="reference")
     want = reference(x)
     for way in WAYS:
-        transform = partial(composite, scales=scales, **options, way=way)
+        transform = partial(composite, scales=scales, **options, algorithm=way)
         assert (transform(x) - want).abs().max() < 1e-7 * x.abs().max() * (1 + max(scales)) ** 0.5
         single = transform(x.float())
         assert (single - want).abs().max() < ERROR * x.abs().max() * (1 + max(scales)) ** 0.5
@@ -133,14 +133,14 @@ def test_any_scales_and_lengths_agree_with_float64(seed):
 def test_gradients_are_those_of_finite_differences(way, padding):
     x = series(2, 9).double().requires_grad_()
     for patch in (None, (2, 3)):
-        transform = partial(composite, scales=(0.7, 2.0, 5.0, 9.0), padding=padding, patch=patch, way=way)
+        transform = partial(composite, scales=(0.7, 2.0, 5.0, 9.0), padding=padding, patch=patch, algorithm=way)
         assert torch.autograd.gradcheck(transform, (x,))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_tiny_scale_is_the_series_times_its_gain(way):
     x = series(2, 100)
-    got = composite(x, (0.1,), way=way)[:, 0]
+    got = composite(x, (0.1,), algorithm=way)[:, 0]
     torch.testing.assert_close(got, x * wavelet(0.0, 0.1), atol=1e-5, rtol=0)
 
 
@@ -149,7 +149,7 @@ def test_a_tiny_scale_is_the_series_times_its_gain(way):
 def test_an_impulse_becomes_the_wavelet_around_it(way, kernel):
     x = torch.zeros(1501)
     x[750] = 1
-    image = composite(x, tuple(LINEAR), kernel=kernel, way=way)
+    image = composite(x, tuple(LINEAR), kernel=kernel, algorithm=way)
     shift = 0.0 if kernel == "odd" else 0.5  # an even kernel answers for the middle of two samples
     mirrored = image.flip(-1) if kernel == "odd" else image.flip(-1).roll(1, -1)
     torch.testing.assert_close(image[:, 1:], mirrored[:, 1:], atol=3e-7, rtol=0)
@@ -210,10 +210,10 @@ def test_scales_may_come_in_any_order():
     [
         (
             OptionError,
-            "padding='reflct' is none of zero, reflect, replicate. Did you mean 'reflect'",
+            "padding='reflct' is not one of zero, reflect, replicate. Did you mean 'reflect'",
             {"padding": "reflct"},
         ),
-        (OptionError, "kernel='even' is none of odd, published", {"kernel": "even"}),
+        (OptionError, "kernel='even' is not one of odd, published", {"kernel": "even"}),
         (OptionError, "scales=.*above zero", {"scales": [1.0, -1.0]}),
         (OptionError, "scales=.*above zero", {"scales": [math.nan]}),
         (OptionError, "scales=.*at least one", {"scales": []}),
@@ -231,7 +231,7 @@ def test_mistakes_are_named(error, text, change):
 
 def test_the_cheaper_way_is_taken():
     def chosen(scales, length, kernel="odd", patch=None):
-        return _choose(tuple(scales), length, "zero", kernel, patch, torch.device("cpu"), torch.float32, None)
+        return _choose_algorithm(tuple(scales), length, "zero", kernel, patch, torch.device("cpu"), torch.float32, None)
 
     assert not isinstance(chosen(INTEGER, 3000), Spectra)
     assert chosen(LINEAR, 3000, patch=(4, 50)).patch == (4, 50)
@@ -240,12 +240,12 @@ def test_the_cheaper_way_is_taken():
 
 
 def test_plans_hold_no_denormal_numbers_and_are_few():
-    made = plan(tuple(INTEGER), 3000, "zero", "odd", (1, 32), torch.device("cpu"), torch.float32)
+    made = build_plan(tuple(INTEGER), 3000, "zero", "odd", (1, 32), torch.device("cpu"), torch.float32)
     for level in made.levels:
         smallest = level.weight[level.weight != 0].abs().min()
         assert smallest > 1e-9 * level.weight.abs().amax((1, 2)).min() / 10
-    assert layout(tuple(INTEGER), 3000, "odd", None)[1] < 70
-    assert plan.cache_info().maxsize <= 32
+    assert choose_layout(tuple(INTEGER), 3000, "odd", None)[1] < 70
+    assert build_plan.cache_info().maxsize <= 32
 
 
 def test_a_plan_made_in_inference_mode_serves_training():
@@ -281,7 +281,7 @@ class Image(torch.nn.Module):
 )
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported_graphs_take_any_batch_and_hold_no_fft(options, strict):
-    plan.cache_clear()
+    build_plan.cache_clear()
     length = 700
     model = Image(**options)
     batch = {0: torch.export.Dim("batch", min=1)}

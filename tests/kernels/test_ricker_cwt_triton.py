@@ -10,7 +10,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton")
 
-from tstk.errors import NeedsError
+from tstk.errors import IncompatibleError
 from tstk.kernels import ricker_cwt
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -88,7 +88,7 @@ def test_half_precision_is_computed_in_float32():
     torch.testing.assert_close(
         ricker_cwt(x, [2.0, 9.0], backend="triton"), ricker_cwt(x.float(), [2.0, 9.0], backend="triton")
     )
-    with pytest.raises(NeedsError, match="float64"):
+    with pytest.raises(IncompatibleError, match="float64"):
         ricker_cwt(x.double(), [2.0], backend="triton")
 
 
@@ -118,11 +118,11 @@ def test_compiled_calls_are_whole_graphs_and_agree():
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter is not chosen by itself")
 def test_a_gpu_is_served_by_triton_and_in_captured_graphs():
-    from tstk.kernels.ricker_cwt import operation
+    from tstk.kernels.ricker_cwt import ricker_cwt_op
 
     x = noise(4, 300).cuda()
     scales = tuple(1.0 + i for i in range(16))
-    assert operation.pick(None, x, scales).name == "triton"
+    assert ricker_cwt_op.select(None, x, scales).name == "triton"
     want = ricker_cwt(x, scales)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from tstk.kernels import rope_attention
-from tstk.nn.attention import Attention, key_mask
-from tstk.nn.positions import angles
+from tstk.nn.attention import Attention, make_key_mask
+from tstk.nn.positions import rotary_angles
 
 SHAPES = [(1, 1, 1, 2), (2, 3, 5, 16), (3, 2, 26, 24), (2, 1, 75, 64), (2, 2, 33, 128)]
 
@@ -94,9 +94,9 @@ def test_shifting_all_positions_changes_nothing(backend):
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 2, 9, 16, dtype=torch.float64).unbind(0)
     pos = torch.arange(9.0).expand(2, 9)[..., None]
-    near, far = (rope_attention(q, k, v, angles(p, 16), backend=backend) for p in (pos, pos + 500))
+    near, far = (rope_attention(q, k, v, rotary_angles(p, 16), backend=backend) for p in (pos, pos + 500))
     torch.testing.assert_close(near, far, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(near, rope_attention(q, k, v, angles(2 * pos, 16), backend=backend), atol=1e-3)
+    assert not torch.allclose(near, rope_attention(q, k, v, rotary_angles(2 * pos, 16), backend=backend), atol=1e-3)
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
@@ -177,8 +177,8 @@ def test_attention_whose_maps_are_wrapped_gives_the_same(causal, bias):
     wrapped = Attention(24, 3, causal=causal, bias=bias)
     wrapped.query, wrapped.key = Wrapped(24, 24, bias=bias), Wrapped(24, 24, bias=bias)
     wrapped.load_state_dict(plain.state_dict())
-    x, turn = torch.randn(3, 5, 24), angles(torch.arange(5.0).expand(3, 5)[..., None], 8)
-    mask = key_mask(torch.tensor([[1] * 5, [0, 1, 1, 0, 0], [0] * 5], dtype=torch.bool))
+    x, turn = torch.randn(3, 5, 24), rotary_angles(torch.arange(5.0).expand(3, 5)[..., None], 8)
+    mask = make_key_mask(torch.tensor([[1] * 5, [0, 1, 1, 0, 0], [0] * 5], dtype=torch.bool))
     results = []
     for attention in (plain, wrapped):
         y = attention(x, mask=mask, angles=turn)
@@ -190,7 +190,7 @@ def test_attention_whose_maps_are_wrapped_gives_the_same(causal, bias):
 def test_attention_turns_in_float32_under_autocast():
     torch.manual_seed(0)
     attention, x = Attention(32, 2), torch.randn(2, 5, 32)
-    turn = angles(torch.arange(5.0).expand(2, 5)[..., None] + 1000, 16)
+    turn = rotary_angles(torch.arange(5.0).expand(2, 5)[..., None] + 1000, 16)
     with torch.autocast("cpu", torch.bfloat16):
         got = attention(x, angles=turn)
     assert got.dtype == torch.bfloat16

@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
 
 pytest.importorskip("triton")
 
-from tstk.errors import NeedsError
+from tstk.errors import IncompatibleError
 from tstk.kernels import rope_attention
 from tstk.kernels.rope_attention import triton as kernels
 
@@ -91,7 +91,7 @@ def test_strides_do_not_matter_and_angles_of_one_series_serve_all(rope, n, d):
 @pytest.mark.parametrize("heads", [1, 3])
 def test_programs_may_own_several_heads(rope, monkeypatch, heads):
     configs = kernels.CONFIGS[64, 16, 4]
-    monkeypatch.setitem(kernels.CONFIGS, (64, 16, 4), tuple(c._replace(heads=heads) for c in configs))
+    monkeypatch.setitem(kernels.CONFIGS, (64, 16, 4), tuple(c._replace(heads_per_program=heads) for c in configs))
     rope(2, 4, 40, 16, ragged=True, device=DEVICE).agrees("triton", 3e-6)
 
 
@@ -105,7 +105,7 @@ def test_rows_whose_backward_does_not_fit_take_one_kernel_only_without_gradients
     assert launched == []
     with torch.no_grad():
         out = rope_attention(*case.qkv, case.angles, valid=case.valid, backend="triton")
-    assert launched == [kernels._forward]
+    assert launched == [kernels._forward_kernel]
     torch.testing.assert_close(out, case("triton")[0], atol=4e-3, rtol=0)
 
 
@@ -141,15 +141,15 @@ def test_operations_are_what_torch_expects_of_them(rope):
     lse = ops.rope_attention(*options)[1]
     backward = (out, *options[:6], out, lse, *options[6:])
     torch.library.opcheck(ops.rope_attention_backward.default, backward, test_utils=checks)
-    torch.library.opcheck(ops.rope_turn.default, (*case.qkv[:2], *case.angles, 1.0), test_utils=checks)
+    torch.library.opcheck(ops.rope_rotate.default, (*case.qkv[:2], *case.angles, 1.0), test_utils=checks)
 
 
 def test_what_the_kernels_do_not_take_is_refused_with_the_reason(rope):
     case = rope(1, 1, 4, 8, device=DEVICE)
-    with pytest.raises(NeedsError, match="it takes heads 16 to 128 wide, not 8"):
+    with pytest.raises(IncompatibleError, match="it takes heads 16 to 128 wide, not 8"):
         case("triton")
     case = rope(1, 1, 4, 16, dtype=torch.float64, device=DEVICE)
-    with pytest.raises(NeedsError, match=r"it takes float32, float16 or bfloat16 throughout, not torch.float64"):
+    with pytest.raises(IncompatibleError, match=r"it takes float32, float16 or bfloat16 throughout, not torch.float64"):
         case("triton")
 
 
@@ -162,7 +162,7 @@ from tstk.kernels.rope_attention import triton as kernels
 def build(kernel, size, warps, **constants):
     names = kernel.arg_names
     tables = dict.fromkeys(("cos", "sin", "lse"), "*fp32") | {"valid": "*u8", "scale": "fp32", "sign": "fp32"}
-    data = dict.fromkeys("q k v out grad gq gk gv q_out k_out".split(), {2: "*bf16", 4: "*fp32"}[size])
+    data = dict.fromkeys("q k v out do dq dk dv q_out k_out".split(), {2: "*bf16", 4: "*fp32"}[size])
     kinds = {n: "constexpr" if n in constants else (tables | data).get(n, "i32") for n in names}
     source = ASTSource(kernel, kinds, {(names.index(n),): v for n, v in constants.items()})
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": 1})
@@ -171,10 +171,10 @@ def build(kernel, size, warps, **constants):
 for key in ((16, 16, 4), (128, 64, 2)):
     keys, width, size = key
     shared = dict(D=width - 8 * (width > 16), HALF=max(16, width // 2), WIDTH=width, KEYS=keys, UPCAST=False)
-    for kernel, config in zip((kernels._forward, kernels._backward), kernels.CONFIGS[key]):
-        cut = dict(QUERIES=config.queries, HEADS=config.heads, CAUSAL=width > 16)
-        build(kernel, size, config.warps, **shared, **cut, **({"valid": None} if width == 16 else {}))
-build(kernels._turn_kernel, 2, 2, D=48, HALF=32, ROWS=16, HEADS=8)
+    for kernel, config in zip((kernels._forward_kernel, kernels._backward_kernel), kernels.CONFIGS[key]):
+        cut = dict(QUERIES=config.block_queries, HEADS=config.heads_per_program, CAUSAL=width > 16)
+        build(kernel, size, config.num_warps, **shared, **cut, **({"valid": None} if width == 16 else {}))
+build(kernels._rotate_kernel, 2, 2, D=48, HALF=32, ROWS=16, HEADS=8)
 """
 
 

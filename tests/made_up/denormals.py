@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from tstk.training.devices import denormals_flushed
+from tstk.training.devices import flush_denormals
 
 if len(sys.argv) == 1:
     for when in ("during", "before"):
@@ -17,7 +17,7 @@ else:
     out = torch.empty(count)
     if sys.argv[1] == "before":
         torch.mul(tiny.view(torch.float32), 2.0, out=out)
-    with denormals_flushed():
+    with flush_denormals():
         torch.mul(tiny.view(torch.float32), 0.5, out=out)
     halves = out.view(torch.int32).numpy().reshape(2, -1)
     print(",".join(str(int((half != 0).sum())) for half in halves))

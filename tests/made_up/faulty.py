@@ -22,71 +22,71 @@ class _P(Patch):
 
 
 class Unplaced(_P):
-    caught, says = "keeps_the_promised_shapes", r"pos is None; expected \[.*A = out.axes = 1"
+    caught, says = "has_declared_shapes", r"pos is None; expected \[.*A = out.num_axes = 1"
 
     def forward(self, series):
-        return super().forward(series).but(pos=None)
+        return super().forward(series).replace(pos=None)
 
 
 class Wide(_P):
-    caught, says = "keeps_the_promised_shapes", r"values is \[3, 8, 17\]; expected \[3, 8, 16\]"
+    caught, says = "has_declared_shapes", r"values is \[3, 8, 17\]; expected \[3, 8, 16\]"
 
     def forward(self, series):
         tokens = super().forward(series)
-        return tokens.but(values=torch.nn.functional.pad(tokens.values, (0, 1)))
+        return tokens.replace(values=torch.nn.functional.pad(tokens.values, (0, 1)))
 
 
 class Silent(_P):
-    caught, says = "provides_what_it_says", "sets .*'target'.* without saying so"
-    provides = frozenset({"step"})
+    caught, says = "provides_as_declared", "sets .*'target_dim'.* which provides does not list"
+    provides = frozenset({"stride"})
 
 
 class Boastful(_P):
-    caught, says = "provides_what_it_says", r"provides \['vocab'\], but no setting"
-    provides = frozenset({"target", "step", "vocab"})
+    caught, says = "provides_as_declared", r"provides \['vocab_size'\], but no option value"
+    provides = frozenset({"target_dim", "stride", "vocab_size"})
 
 
 class Backwards(_P):
-    caught, says = "places_its_tokens", "does not rise"
+    caught, says = "has_valid_positions", "does not increase"
 
     def forward(self, series):
         tokens = super().forward(series)
-        return tokens.but(pos=tokens.pos.flip(1))
+        return tokens.replace(pos=tokens.pos.flip(1))
 
 
 class Beyond(_P):
-    caught, says = "places_its_tokens", "pos on axis 0 runs from 0 to 28; expected 0 to 8"
+    caught, says = "has_valid_positions", "pos on axis 0 runs from 0 to 28; expected 0 to 8"
 
     def forward(self, series):
         tokens = super().forward(series)
-        return tokens.but(pos=tokens.pos * 4)
+        return tokens.replace(pos=tokens.pos * 4)
 
 
 class Credulous(_P):
-    caught, says = "marks_what_was_observed", "8 valid tokens of a series nobody observed"
+    caught, says = "marks_observed_tokens", "8 valid tokens of a series without observations"
 
     def forward(self, series):
         tokens = super().forward(series)
-        return tokens.but(valid=torch.ones_like(tokens.valid))
+        return tokens.replace(valid=torch.ones_like(tokens.valid))
 
 
 class Lossy(_P):
-    caught, says = "inverts", "is not the series: off by"
+    caught, says = "inverts_targets", "is not the series: off by"
 
-    def invert(self, answer, length):
-        return super().invert(answer, length) * 0.9
+    def targets_to_series(self, targets, length):
+        return super().targets_to_series(targets, length) * 0.9
 
 
 class Sociable(_P):
-    caught, says = "serves_one_series", "a token changes with its companions"
+    caught, says = "is_independent_of_batch", "a token changes with the rest of the batch"
 
     def forward(self, series):
         tokens = super().forward(series)
-        return tokens.but(values=tokens.values - tokens.values.mean(0))
+        return tokens.replace(values=tokens.values - tokens.values.mean(0))
 
 
 class Forgetful(_P):
-    caught, says = "survives_a_checkpoint", "answers change when saved"
+    caught, says = "survives_save_and_load", "outputs change after saving"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -94,11 +94,11 @@ class Forgetful(_P):
 
     def forward(self, series):
         tokens = super().forward(series)
-        return tokens.but(values=tokens.values + self.secret)
+        return tokens.replace(values=tokens.values + self.secret)
 
 
 class Restless(_P):
-    caught, says = "moves_only_itself", "forward changed tokenizer.count"
+    caught, says = "changes_only_its_own_state", "forward changed tokenizer.count"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -110,25 +110,25 @@ class Restless(_P):
 
 
 class Stiff(_P):
-    caught, says = "differentiates", "not that of finite differences"
+    caught, says = "passes_gradcheck", "differs from finite differences"
 
     def forward(self, series):
         tokens = super().forward(series)
-        return tokens.but(values=tokens.values + (tokens.values * 3).detach())
+        return tokens.replace(values=tokens.values + (tokens.values * 3).detach())
 
 
 class Coarse(_P):
-    caught, says = "differentiates", "float64 in, torch.float32 out"
+    caught, says = "passes_gradcheck", "float64 in, torch.float32 out"
 
     def forward(self, series):
         tokens = super().forward(series)
-        return tokens.but(values=tokens.values.float())
+        return tokens.replace(values=tokens.values.float())
 
 
 class Mute(Patch):
     """A patch tokenizer that does not explain its option."""
 
-    caught, says = "explains_its_options", "no line .* for the options flavour"
+    caught, says = "documents_its_options", "no line .* for the options flavour"
 
     def __init__(self, spec: Spec, *, flavour: Literal["a", "b"] = "a") -> None:
         super().__init__(spec, dim=16, window=4)
@@ -137,7 +137,7 @@ class Mute(Patch):
 class Loose(Patch):
     """A patch tokenizer with a second positional argument."""
 
-    caught, says = "explains_its_options", r"expected \(spec, \*, ...\)"
+    caught, says = "documents_its_options", r"expected \(spec, \*, ...\)"
 
     def __init__(self, spec: Spec, size=4) -> None:
         super().__init__(spec, dim=16, window=size)
@@ -151,7 +151,7 @@ class _E(Transformer):
 
 
 class Idle(_E):
-    caught, says = "learns", "encoder.spare got no gradient"
+    caught, says = "has_finite_gradients", "encoder.spare got no gradient"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -161,21 +161,21 @@ class Idle(_E):
 class Faint(Transformer):
     """Positions as small as BERT's beside tokens of time series."""
 
-    caught, says = "shows_positions", "its positions start at 0.0.* of the tokens"
+    caught, says = "has_noticeable_positions", "the RMS of its position embeddings is 0.0.* of that of the tokens"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec, dim=16, depth=1, heads=2, dropout=0.0, position_std=0.02)
 
 
 class Nosy(_E):
-    caught, says = "ignores_invalid_tokens", "changes with the content of an invalid one"
+    caught, says = "ignores_invalid_tokens", "changes with the contents of an invalid one"
 
     def forward(self, tokens):
-        return super().forward(tokens.but(valid=torch.ones_like(tokens.valid))).but(valid=tokens.valid)
+        return super().forward(tokens.replace(valid=torch.ones_like(tokens.valid))).replace(valid=tokens.valid)
 
 
 class Shuffling(_E):
-    caught, says = "keeps_its_tokens", "expected the same 16 tokens in the same order"
+    caught, says = "preserves_tokens", "expected the same 16 tokens in the same order"
 
     def forward(self, tokens):
         return super().forward(tokens).map(lambda t: t.flip(1))
@@ -184,40 +184,40 @@ class Shuffling(_E):
 class Sequential(Encoder):
     """Cumulative sums."""
 
-    caught, says = "permutes", "depend on the order in which they come"
+    caught, says = "is_permutation_equivariant", "depend on their order"
 
     def forward(self, tokens):
         where = tokens.valid[..., None]
-        return tokens.but(values=(tokens.values * where).cumsum(1) * where)
+        return tokens.replace(values=(tokens.values * where).cumsum(1) * where)
 
 
 class Prophetic(Encoder):
     """Says it is causal, and looks ahead."""
 
-    caught, says = "is_causal_if_it_says_so", "earlier tokens change with later ones"
+    caught, says = "is_causal_as_declared", "earlier tokens change with later ones"
     provides = frozenset({"causal"})
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        self.out = spec.but(causal=True)
+        self.out = spec.replace(causal=True)
 
     def forward(self, tokens):
         where = tokens.valid[..., None]
-        return tokens.but(values=tokens.values + (tokens.values * where).sum(1, keepdim=True))
+        return tokens.replace(values=tokens.values + (tokens.values * where).sum(1, keepdim=True))
 
 
 class Peeking(Linear):
-    caught, says = "is_blind_to_the_answer", "answers change with asked.values"
+    caught, says = "ignores_query_contents", "predictions change with queries.values"
 
-    def forward(self, encoded, asked, place):
-        return super().forward(encoded, asked, place) + asked.values.sum(-1, keepdim=True)
+    def forward(self, encoded, queries, pos_embed):
+        return super().forward(encoded, queries, pos_embed) + queries.values.sum(-1, keepdim=True)
 
 
 class Mixing(Linear):
-    caught, says = "mixes_as_it_says", "mixes = False, but an answer changes"
+    caught, says = "attends_across_as_declared", "attends_across = False, but a prediction changes"
 
-    def forward(self, encoded, asked, place):
-        return super().forward(encoded, asked, place) + encoded.values.mean((1, 2), keepdim=True)
+    def forward(self, encoded, queries, pos_embed):
+        return super().forward(encoded, queries, pos_embed) + encoded.values.mean((1, 2), keepdim=True)
 
 
 class Padded(LinearHead):
@@ -230,31 +230,31 @@ class Padded(LinearHead):
 class Demanding(LinearHead):
     """Needs what no head is given."""
 
-    needs = ("classes", "prefix", "vocab")
+    needs = ("num_classes", "num_prefix_tokens", "vocab_size")
 
 
 class Inventive(Masked):
-    caught, says = "splits_what_it_was_given", "seen tokens are not those of the series"
+    caught, says = "splits_valid_tokens", "visible tokens differ from those of the series"
 
-    def split(self, tokens, draws):
-        seen, asked = super().split(tokens, draws)
-        return seen.but(values=seen.values + 1), asked
+    def split(self, tokens, rng):
+        visible, queries = super().split(tokens, rng)
+        return visible.replace(values=visible.values + 1), queries
 
 
 class Contrary(Masked):
-    caught, says = "prefers_the_truth", "a perfect answer costs"
+    caught, says = "prefers_perfect_predictions", "the loss of perfect predictions is"
 
-    def forward(self, flow):
-        return {"contrary": -super().forward(flow)["masked"]}
+    def forward(self, step_output):
+        return {"contrary": -super().forward(step_output)["masked"]}
 
 
 class Meddling(Masked):
-    caught, says = "moves_only_itself", "after_step changed encoder.*belong to other parts"
+    caught, says = "changes_only_its_own_state", "after_step changed encoder.*belong to other components"
 
     def bind(self, pipeline):
         self._other = [pipeline.encoder]
 
-    def after_step(self, flows):
+    def after_step(self, step_outputs):
         for p in self._other[0].parameters():
             p.add_(1.0)
 

@@ -16,24 +16,25 @@ from typing import Any
 
 import torch
 
-from tstk.config.resolve import resolve
-from tstk.config.run_directory import WEIGHTS
+from tstk.config.resolve import resolve_config
+from tstk.config.run_directory import WEIGHTS_FILE
 from tstk.core.pipeline import Pipeline
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec
 from tstk.errors import TstkError
-from tstk.plugins.registry import SLOTS, Entry, registry
-from tstk.plugins.signature import outline
-from tstk.runs.build import assemble
-from tstk.runs.checkpoint import save_config, save_weights
-from tstk.testing.subject import Lonely, small, subject
+from tstk.plugins.hooks import SLOTS, Entry
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
+from tstk.runs.build import build_pipeline
+from tstk.runs.checkpoint import save_run_config, save_weights
+from tstk.testing.fixture import NoPipelineError, build_fixture, build_small_table
 
 FOLDER = tempfile.TemporaryDirectory()
 NUMBERS = 70_000
 """In the tokens of a batch."""
 
 STEPS = 2
-TEXT = Spec(channels=1, length=32, classes=3, extra={"text": 4})
+TEXT = Spec(channels=1, length=32, num_classes=3, conditioning={"text": 4})
 WANTED = {"dropout": 0.1, "ratio": 0.4, "codes": 8, "points": 32, "shape_width": 16, "query_depth": 1}
 """Values of options that many components have: what draws numbers does so, encoders get most of the tokens, and what is
 large is small."""
@@ -62,9 +63,9 @@ class Variant:
     def build(self, device: str = "cpu") -> Pipeline:
         """The pipeline, its parts bound."""
         torch.manual_seed(0)
-        config = resolve(("here", {**self.tables, "data": {"horizon": self.spec.horizon}}))
+        config = resolve_config(("here", {**self.tables, "data": {"horizon": self.spec.horizon}}))
         with torch.device(device):
-            pipeline = assemble(config, self.spec)
+            pipeline = build_pipeline(config, self.spec)
             if device == "cpu":
                 pipeline.bind()
         return pipeline
@@ -72,21 +73,21 @@ class Variant:
 
 def label(entry: Entry) -> str:
     """`encoder:tstk/transformer`."""
-    return f"{entry.kind}:{entry.qualified}"
+    return f"{entry.kind}:{entry.qualified_name}"
 
 
 def components() -> list[Entry]:
     """Every component of every slot."""
-    return [entry for entry in registry().entries() if entry.kind in SLOTS]
+    return [entry for entry in get_registry().list_entries() if entry.kind in SLOTS]
 
 
 def variants(entry: Entry) -> Iterator[Variant]:
     """A component with its defaults, and with each other value of its options that are choices or switches."""
     spec, tables = surroundings(entry)
     yield Variant(entry, spec, tables)
-    for option in outline(entry.target).options.values():
+    for option in read_signature(entry.target).options.values():
         for value in option.choices or ((not option.default,) if option.type == "bool" else ()):
-            if option.nested or value == option.default:
+            if option.is_component or value == option.default:
                 continue
             changed = {**tables, entry.kind: {**tables[entry.kind], option.name: value}}
             data = TEXT if option.name == "guide" else spec
@@ -101,31 +102,33 @@ def variants(entry: Entry) -> Iterator[Variant]:
 def surroundings(entry: Entry) -> tuple[Spec, dict[str, dict[str, Any]]]:
     """Data and parts with which a component works."""
     try:
-        found = subject(entry)
+        found = build_fixture(entry)
         return found.spec, {slot: adjusted(slot, table) for slot, table in found.tables.items()}
-    except Lonely:  # it learns from texts
+    except NoPipelineError:  # it learns from texts
         parts = {"tokenizer": "vqshape", "encoder": "identity", "decoder": "vqshape"}
-        tables = {slot: adjusted(slot, small(registry().find(slot, name))) for slot, name in parts.items()}
+        tables = {
+            slot: adjusted(slot, build_small_table(get_registry().find(slot, name))) for slot, name in parts.items()
+        }
         tables["tokenizer"]["guide"] = "z"
-        return TEXT, {**tables, "loss": {**small(entry), **taught(entry, tables)}}
+        return TEXT, {**tables, "loss": {**build_small_table(entry), **taught(entry, tables)}}
 
 
 def adjusted(slot: str, table: dict[str, Any]) -> dict[str, Any]:
     """A table with those options of `WANTED` that its component has."""
-    known = outline(registry().find(slot, table["use"]).target).options
+    known = read_signature(get_registry().find(slot, table["use"]).target).options
     return {**table, **{k: v for k, v in WANTED.items() if k in known}}
 
 
 def taught(entry: Entry, tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The option `teacher` of a loss that has it: the run directory of an untrained pipeline."""
-    if "teacher" not in outline(entry.target).options:
+    if "teacher" not in read_signature(entry.target).options:
         return {}
     folder = Path(FOLDER.name)
-    config = resolve(("here", {**tables, "loss": "reconstruct"}))
+    config = resolve_config(("here", {**tables, "loss": "reconstruct"}))
     torch.manual_seed(1)
-    pipeline = assemble(config, TEXT)
-    save_config(folder, config, pipeline, {})
-    save_weights(pipeline, folder / WEIGHTS)
+    pipeline = build_pipeline(config, TEXT)
+    save_run_config(folder, config, pipeline, {})
+    save_weights(pipeline, folder / WEIGHTS_FILE)
     return {"teacher": str(folder)}
 
 
@@ -137,12 +140,12 @@ def series(spec: Spec, rows: int) -> Series:
     observed[1::3, :, spec.length // 4 : spec.length // 2] = False
     if spec.horizon is None:
         observed[2::3, :, spec.length * 5 // 8 :] = False
-        y = torch.arange(rows) % (spec.classes or 1)
+        y = torch.arange(rows) % (spec.num_classes or 1)
     else:
         y = torch.randn(rows, spec.channels, spec.horizon, generator=draw)
     extra = {
         name: (torch.randn(rows, 5, width, generator=draw), torch.ones(rows, 5, dtype=torch.bool))
-        for name, width in spec.extra.items()
+        for name, width in spec.conditioning.items()
     }
     return Series(x * observed, observed, y, torch.arange(rows), extra)
 
@@ -157,22 +160,22 @@ def train(variant: Variant, numbers: int, steps: int) -> dict[str, torch.Tensor]
     """
     pipeline = variant.build().train()
     out = pipeline.tokenizer.out
-    given = series(variant.spec, max(6, numbers // (out.tokens * (out.dim or 1))))
+    given = series(variant.spec, max(6, numbers // (out.num_tokens * (out.dim or 1))))
     learning = [p for p in pipeline.parameters() if p.requires_grad]
     # plain descent: Adam's first steps hide small differences, as they take little but the sign of a gradient
     optimizer = torch.optim.SGD(learning, lr=0.1) if learning else None
     for step in range(steps):
-        flow = pipeline(given, Draws(0, step, given.key))
+        flow = pipeline(given, SampleRNG(0, step, given.sample_id))
         if optimizer is not None:
-            flow.total.backward()
+            flow.loss.backward()
             torch.nn.utils.clip_grad_norm_(learning, 1.0)
             optimizer.step()
             optimizer.zero_grad()
         pipeline.after_step([flow])
     pipeline.eval()
     with torch.no_grad():
-        answers = {"loss": pipeline(given, Draws(0, 0, given.key)).total, "embedding": pipeline.embed(given)}
-        if pipeline.head is not None or pipeline.foretells:
+        answers = {"loss": pipeline(given, SampleRNG(0, 0, given.sample_id)).loss, "embedding": pipeline.embed(given)}
+        if pipeline.head is not None or pipeline.can_forecast:
             answers["prediction"] = pipeline.predict(given)
     return {**pipeline.state_dict(), **answers}
 

@@ -20,10 +20,10 @@ import torch
 from moody import announce
 
 import tstk.training.runs
-from tstk.config.resolve import resolve
-from tstk.training.resume_store import Last
+from tstk.config.resolve import resolve_config
+from tstk.training.resume_store import ResumeStore
 
-Last.SHARE = 1.0  # half of the time is spent on saving, so half of the kills hit it
+ResumeStore.MAX_TIME_FRACTION = 1.0  # half of the time is spent on saving, so half of the kills hit it
 
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.2}
 MANY = {"steps": 40, "validate_every": 10, "batch_size": 256}
@@ -32,7 +32,7 @@ KINDS = {
         {
             "tokenizer": {"use": "moods", "dim": 16},
             "encoder": ENCODER,
-            "head": {"use": "linear", "standardise": True, "dropout": 0.1},
+            "head": {"use": "linear", "standardize": True, "dropout": 0.1},
             "loss": {"use": "taught", "hide": 0.2},
         },
         {
@@ -42,7 +42,7 @@ KINDS = {
             "mixup": 0.2,
             "crop": 16,
             "patience": 12,
-            "average": 0.9,
+            "ema_decay": 0.9,
             "augment": ["jitter", "time-warp"],
             "sampling": "balanced",
         },
@@ -86,7 +86,7 @@ def config(kind, data, threads, **more):
         x[:, ::3, :, length - 6 :] = np.nan
         y = np.arange(count) % 3
         np.savez(data, X_train=x[0], y_train=y, X_test=x[1, :24], y_test=y[:24])
-    return resolve(("here", {**parts, "data": str(data), "train": train}))
+    return resolve_config(("here", {**parts, "data": str(data), "train": train}))
 
 
 def live(config, out, awake):
@@ -96,9 +96,9 @@ def live(config, out, awake):
         os.write(awake, b".")
 
     if (out / "config.json").is_file():
-        tstk.training.runs.resume(out, ready=ready)
+        tstk.training.runs.resume_run(out, on_ready=ready)
     else:
-        tstk.training.runs.train(config, out, command="here", ready=ready)
+        tstk.training.runs.train(config, out, command="here", on_ready=ready)
 
 
 def killed(config, out, after):

@@ -1,4 +1,4 @@
-"""Parts with all that gradients do not move: a codebook that follows an average, and a loss with a teacher."""
+"""Components with state outside gradients: an EMA codebook, and a loss with an EMA teacher."""
 
 from copy import deepcopy
 
@@ -9,7 +9,8 @@ from tstk.builtin.losses.cross_entropy import CrossEntropy
 from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Spec, Tokens
 from tstk.nn.codebook import Codebook
-from tstk.plugins.registry import Entry, registry
+from tstk.plugins.hooks import Entry
+from tstk.plugins.registry import get_registry
 
 
 class Moods(Tokenizer):
@@ -24,12 +25,16 @@ class Moods(Tokenizer):
     def __init__(self, spec: Spec, *, codes: int = 12, dim: int = 16, lively: bool = True) -> None:
         super().__init__(spec)
         self.project = torch.nn.Linear(spec.channels * 4, dim)
-        self.codebook = Codebook(codes, dim, update="ema", decay=0.9, kmeans=2 * lively, revive=0.3 * lively)
-        self.out = spec.but(dim=dim, grid=(-(-spec.length // 4),), vocab=codes, step=4.0, span=4.0)
+        self.codebook = Codebook(
+            codes, dim, update="ema", decay=0.9, kmeans_iters=2 * lively, dead_code_threshold=0.3 * lively
+        )
+        self.out = spec.replace(dim=dim, grid_size=(-(-spec.length // 4),), vocab_size=codes, stride=4.0, patch_len=4.0)
 
     def forward(self, series):
         short = -series.x.shape[-1] % 4
-        x, mask = (F.pad(t, (0, short)).unfold(-1, 4, 4).transpose(1, 2).flatten(2) for t in (series.x, series.mask))
+        x, mask = (
+            F.pad(t, (0, short)).unfold(-1, 4, 4).transpose(1, 2).flatten(2) for t in (series.x, series.observed_mask)
+        )
         z = self.project(x)
         quantized = self.codebook(z, mask.any(-1))
         index = torch.arange(x.shape[1]).expand(x.shape[:2])
@@ -40,7 +45,7 @@ class Moods(Tokenizer):
             index,
             mask.any(-1),
             ids=quantized.ids,
-            aux=quantized.aux,
+            aux_losses=quantized.aux_losses,
             attrs=kept,
         )
 
@@ -51,7 +56,7 @@ class Moods(Tokenizer):
 class Taught(CrossEntropy):
     """Cross-entropy, and encoded tokens like those of a teacher that follows the encoder and drops out."""
 
-    transient = ("teacher",)
+    non_persistent = ("teacher",)
 
     def bind(self, pipeline):
         self._student = [pipeline.encoder]
@@ -62,14 +67,14 @@ class Taught(CrossEntropy):
             mine.lerp_(theirs, 0.05)
 
     def forward(self, flow):
-        told = self.teacher(flow.seen).values
+        told = self.teacher(flow.visible).values
         return {**super().forward(flow), "taught": 0.1 * F.mse_loss(flow.encoded.values, told)}
 
 
 def announce():
-    """Install both."""
-    table = registry()._table
+    """Register both components."""
+    table = get_registry()._table
     table["tokenizer", "moods"] = [
-        Entry("tokenizer", "moods", "moody:Moods", "Codes", frozenset({"vocab"}), dist="made-up")
+        Entry("tokenizer", "moods", "moody:Moods", "Codes", frozenset({"vocab_size"}), dist="made-up")
     ]
     table["loss", "taught"] = [Entry("loss", "taught", "moody:Taught", "A teacher", dist="made-up")]

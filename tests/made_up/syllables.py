@@ -15,23 +15,25 @@ class Syllables(Tokenizer):
         dim: width of a token
     """
 
-    synthesises = True
+    has_decoder = True
 
     def __init__(self, spec: Spec, *, codes: int = 5, dim: int = 16) -> None:
         super().__init__(spec)
         self.book = torch.nn.Embedding(codes, dim)
         self.voice = torch.nn.Linear(dim, spec.channels * 4)
         self.steps = 0
-        self.out = spec.but(dim=dim, grid=(-(-spec.length // 4),), vocab=codes, step=4.0, span=4.0)
+        self.out = spec.replace(dim=dim, grid_size=(-(-spec.length // 4),), vocab_size=codes, stride=4.0, patch_len=4.0)
 
     def forward(self, series):
         short = -series.x.shape[-1] % 4
-        x, mask = (F.pad(t, (0, short)).unfold(-1, 4, 4).transpose(1, 2).flatten(2) for t in (series.x, series.mask))
+        x, mask = (
+            F.pad(t, (0, short)).unfold(-1, 4, 4).transpose(1, 2).flatten(2) for t in (series.x, series.observed_mask)
+        )
         ids = x.sum(-1).mul(3).round().long() % self.book.num_embeddings
         index = torch.arange(x.shape[1]).expand(ids.shape)
         values = self.embed(ids)
         miss = ((self.voice(values) - x) * mask).square().sum() / mask.sum().clamp(min=1)
-        return Tokens(values, index[..., None].float(), index, mask.any(-1), ids=ids, aux={"commit": miss})
+        return Tokens(values, index[..., None].float(), index, mask.any(-1), ids=ids, aux_losses={"commit": miss})
 
     def embed(self, ids):
         return self.book(ids)

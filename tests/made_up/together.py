@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from moody import announce
 from safetensors.torch import save_file
 
-from tstk.config.resolve import resolve
-from tstk.training.distributed import whole_state
+from tstk.config.resolve import resolve_config
+from tstk.training.distributed import full_state_dict
 from tstk.training.loop import fit
-from tstk.training.runs import prepare
+from tstk.training.runs import prepare_training
 
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
 CASES = {
@@ -58,12 +58,12 @@ def main(data, table, folder, how=""):
         Accelerator.prepare = shard
     for name in CASES:
         rows = {"use": table, "context": 24, "horizon": 8, "stride": 2} if name == "forecast" else data
-        config = resolve(("here", {**CASES[name], "data": rows}))
-        pipeline, loaded = prepare(config)
+        config = resolve_config(("here", {**CASES[name], "data": rows}))
+        pipeline, loaded = prepare_training(config)
         pipeline.double()
-        options = {"epochs": 3, "batch_size": 8, "select": "last", "device": "cpu", "clip": 0.05, "lr": 1e-3}
-        fitted = fit(pipeline, loaded, **options, average=0.9)
-        state = whole_state(pipeline)
+        options = {"epochs": 3, "batch_size": 8, "select_by": "last", "device": "cpu", "grad_clip": 0.05, "lr": 1e-3}
+        fitted = fit(pipeline, loaded, **options, ema_decay=0.9)
+        state = full_state_dict(pipeline)
         if not int(os.environ.get("RANK", 0)):
             kind = type(next(pipeline.parameters())).__name__
             history = [{k: v for k, v in row.items() if "second" not in k} for row in fitted.history]

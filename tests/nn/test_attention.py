@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tstk.errors import OptionError
-from tstk.nn.attention import Attention, check_heads, key_mask, rotate
-from tstk.nn.positions import angles
+from tstk.nn.attention import Attention, check_heads, make_key_mask, rotate
+from tstk.nn.positions import rotary_angles
 
 
 def by_hand(attention, x, context, seen):
@@ -50,7 +50,7 @@ def test_self_attention_equals_a_loop_over_heads_and_queries(causal, bias, maske
         seen &= valid[:, None].numpy()
     if causal:
         seen &= np.tri(5, dtype=bool)
-    got = attention(x, mask=key_mask(valid) if masked else None)
+    got = attention(x, mask=make_key_mask(valid) if masked else None)
     torch.testing.assert_close(got, by_hand(attention, x, x, seen), rtol=1e-4, atol=1e-5)
 
 
@@ -59,7 +59,7 @@ def test_cross_attention_equals_a_loop_and_the_output_map_always_has_a_bias():
     attention = Attention(12, 3, key_dim=10, bias=False)
     assert [n for n, _ in attention.named_parameters() if n.endswith("bias")] == ["out.bias"]
     seen = valid[:, None].expand(3, 5, 7).numpy()
-    got = attention(x, context, mask=key_mask(valid))
+    got = attention(x, context, mask=make_key_mask(valid))
     torch.testing.assert_close(got, by_hand(attention, x, context, seen), rtol=1e-4, atol=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_a_query_that_may_see_nothing_gets_zero_and_no_nan_in_any_gradient(causa
     x, _, valid = inputs()
     attention = Attention(12, 3, causal=causal)
     x.requires_grad_()
-    y = attention(x, mask=key_mask(valid))
+    y = attention(x, mask=make_key_mask(valid))
     assert not y[2].any()
     assert y[1, 0].any() != causal  # its own key is invalid, and a causal one sees no later
     y.square().sum().backward()
@@ -81,24 +81,24 @@ def test_leaving_out_a_mask_that_hides_nothing_changes_nothing(causal):
     x, _, _ = inputs()
     valid = torch.ones(3, 5, dtype=torch.bool)
     attention = Attention(12, 3, causal=causal)
-    assert key_mask(valid) is None
+    assert make_key_mask(valid) is None
     torch.testing.assert_close(attention(x), attention(x, mask=valid[:, None, None]))
 
 
 def test_a_compiled_graph_keeps_the_mask():
-    compiled = torch.compile(lambda valid: key_mask(valid), fullgraph=True, backend="eager")
+    compiled = torch.compile(lambda valid: make_key_mask(valid), fullgraph=True, backend="eager")
     assert compiled(torch.ones(2, 3, dtype=torch.bool)).shape == (2, 1, 1, 3)
 
 
 def test_cached_keys_give_what_attending_at_once_gives():
     x, _, valid = inputs()
     attention = Attention(12, 3, causal=True)
-    turn = angles(torch.arange(5.0).expand(3, 5)[..., None], 4)
-    whole = attention(x, mask=key_mask(valid), angles=turn)
+    turn = rotary_angles(torch.arange(5.0).expand(3, 5)[..., None], 4)
+    whole = attention(x, mask=make_key_mask(valid), angles=turn)
     cache, parts = [], []
     for start, stop in ((0, 2), (2, 3), (3, 5)):
         part = tuple(t[:, :, start:stop] for t in turn)
-        parts.append(attention(x[:, start:stop], mask=key_mask(valid[:, :stop]), angles=part, cache=cache))
+        parts.append(attention(x[:, start:stop], mask=make_key_mask(valid[:, :stop]), angles=part, cache=cache))
     torch.testing.assert_close(torch.cat(parts, 1), whole)
 
 
@@ -107,10 +107,10 @@ def test_rotation_keeps_lengths_and_makes_products_depend_on_distance():
     q, k = torch.randn(2, 1, 1, 1, 8)
 
     def product(a, b):
-        turned = [rotate(t, angles(torch.tensor([[p]]), 8)) for t, p in ((q, a), (k, b))]
+        turned = [rotate(t, rotary_angles(torch.tensor([[p]]), 8)) for t, p in ((q, a), (k, b))]
         return (turned[0] * turned[1]).sum()
 
-    torch.testing.assert_close(rotate(q, angles(torch.tensor([[[3.0]]]), 8)).norm(), q.norm())
+    torch.testing.assert_close(rotate(q, rotary_angles(torch.tensor([[[3.0]]]), 8)).norm(), q.norm())
     torch.testing.assert_close(product([2.0], [5.0]), product([10.5], [13.5]))
     assert (product([2.0], [5.0]) - product([2.0], [6.0])).abs() > 1e-2
     # Two axes: each distance matters, and the place of the pair does not.
@@ -120,7 +120,7 @@ def test_rotation_keeps_lengths_and_makes_products_depend_on_distance():
 
 def test_rotation_in_half_precision_turns_in_float32():
     x = torch.randn(1, 1, 4, 8, dtype=torch.bfloat16)
-    turn = angles(torch.arange(4)[None, :, None] + 1000, 8)
+    turn = rotary_angles(torch.arange(4)[None, :, None] + 1000, 8)
     assert turn[0].dtype == torch.float32
     torch.testing.assert_close(rotate(x, turn), rotate(x.float(), turn).bfloat16(), rtol=0, atol=0)
 
@@ -135,8 +135,8 @@ def test_shares_are_what_attention_weighs_values_by():
     torch.manual_seed(0)
     attention = Attention(12, 3, key_dim=7)
     x, context = torch.randn(2, 4, 12), torch.randn(2, 5, 7)
-    mask = key_mask(torch.tensor([[True] * 5, [True, True, False, True, False]]))
-    shares = attention.shares(x, context, mask=mask)
+    mask = make_key_mask(torch.tensor([[True] * 5, [True, True, False, True, False]]))
+    shares = attention.attention_weights(x, context, mask=mask)
     assert shares.shape == (2, 3, 4, 5)
     torch.testing.assert_close(shares.sum(-1), torch.ones(2, 3, 4))
     assert not shares[1, :, :, [2, 4]].any()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tstk.errors import OptionError
-from tstk.nn.blocks import MLP, Block, CrossBlock, LowRank, Stack
+from tstk.nn.blocks import MLP, Block, CrossBlock, LowRankLinear, Stack
 
 
 def size(module):
@@ -62,15 +62,15 @@ def test_queries_of_a_cross_block_do_not_see_one_another():
 
 def test_a_low_rank_map_is_two_maps_and_never_wider_than_the_dense_one():
     torch.manual_seed(0)
-    narrow = LowRank(100, 80, 0.5)
+    narrow = LowRankLinear(100, 80, 0.5)
     assert narrow.v.weight.shape == (40, 100)
     dense = narrow.u.weight @ narrow.v.weight
     x = torch.randn(3, 100)
     torch.testing.assert_close(narrow(x), x @ dense.T + narrow.u.bias)
-    assert LowRank(100, 80, 0.01).v.out_features == 32
-    assert LowRank(16, 80, 0.5).v.out_features == 16
+    assert LowRankLinear(100, 80, 0.01).v.out_features == 32
+    assert LowRankLinear(16, 80, 0.5).v.out_features == 16
     with pytest.raises(OptionError, match=r"rank_ratio=1\.5"):
-        LowRank(8, 8, 1.5)
+        LowRankLinear(8, 8, 1.5)
 
 
 def test_sizes_are_those_of_the_published_models():
@@ -105,7 +105,7 @@ def test_running_blocks_again_gives_the_same_gradients():
     runs = []
     for block in stack.blocks:
         block.register_forward_pre_hook(lambda *_: runs.append(1))
-    stack.recompute = True
+    stack.gradient_checkpointing = True
     got = torch.autograd.grad(stack(x, mask=mask).square().sum(), [x, *stack.parameters()])
     assert len(runs) == 6
     for a, b in zip(got, want, strict=True):

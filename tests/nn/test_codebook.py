@@ -8,7 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tstk.errors import OptionError
-from tstk.nn.codebook import Codebook, spread
+from tstk.nn.codebook import Codebook, code_usage
 
 
 def made(codes=6, dim=3, seed=0, **options):
@@ -54,9 +54,9 @@ def test_each_side_is_drawn_by_its_own_weight():
     book, z = made(commitment=0.25, codebook=2.0), vectors(4, 5, 3).requires_grad_()
     out = book(z)
     gap = (book.codes[nearest(z, book.codes)] - z).detach()
-    torch.testing.assert_close(out.aux["commitment"], 0.25 * gap.square().mean())
-    torch.testing.assert_close(out.aux["codebook"], 2.0 * gap.square().mean())
-    dz, dc = torch.autograd.grad(sum(out.aux.values()), (z, book.codes))
+    torch.testing.assert_close(out.aux_losses["commitment"], 0.25 * gap.square().mean())
+    torch.testing.assert_close(out.aux_losses["codebook"], 2.0 * gap.square().mean())
+    dz, dc = torch.autograd.grad(sum(out.aux_losses.values()), (z, book.codes))
     torch.testing.assert_close(dz, -0.25 * 2 * gap / gap.numel())
     want = torch.zeros(6, 3).index_add(0, out.ids.flatten(), 2.0 * 2 * gap.reshape(-1, 3) / gap.numel())
     torch.testing.assert_close(dc, want)
@@ -71,7 +71,7 @@ def test_the_entropy_term_is_that_of_vqshape():
         return -(q * q.clamp(min=1e-5).log()).sum(-1)
 
     want = 0.1 * (of(p).mean() - 0.7 * of(p.mean(0)))
-    got = book(z).aux["entropy"]
+    got = book(z).aux_losses["entropy"]
     torch.testing.assert_close(got, want.float(), rtol=1e-4, atol=1e-6)
     leaves = (z, book.codes)
     for a, b in zip(torch.autograd.grad(got, leaves), torch.autograd.grad(want, leaves), strict=True):
@@ -79,8 +79,8 @@ def test_the_entropy_term_is_that_of_vqshape():
 
 
 def test_a_weight_of_nothing_is_no_penalty():
-    assert set(made(commitment=0, codebook=1)(vectors(2, 3)).aux) == {"codebook"}
-    assert set(made(update="ema", entropy=1)(vectors(2, 3)).aux) == {"commitment", "entropy"}
+    assert set(made(commitment=0, codebook=1)(vectors(2, 3)).aux_losses) == {"codebook"}
+    assert set(made(update="ema", entropy=1)(vectors(2, 3)).aux_losses) == {"commitment", "entropy"}
 
 
 def test_codes_that_are_frozen_by_a_flag_still_draw_vectors():
@@ -88,8 +88,8 @@ def test_codes_that_are_frozen_by_a_flag_still_draw_vectors():
     book.codes.requires_grad_(False)
     z = vectors(10, 3).requires_grad_()
     out = book(z)
-    assert set(out.aux) == {"commitment", "entropy"}
-    sum(out.aux.values()).backward()
+    assert set(out.aux_losses) == {"commitment", "entropy"}
+    sum(out.aux_losses.values()).backward()
     assert z.grad.norm() > 0
     assert book.codes.grad is None
 
@@ -99,13 +99,13 @@ def test_invalid_vectors_do_not_influence_valid_ones():
     z, valid = vectors(4, 5, 3), torch.rand(4, 5, generator=torch.Generator().manual_seed(3)) < 0.6
     other = z.masked_fill(~valid[..., None], 77.0).requires_grad_()
     z.requires_grad_()
-    one, two, three = book(z, valid).aux, book(other, valid).aux, book(z[valid]).aux
+    one, two, three = book(z, valid).aux_losses, book(other, valid).aux_losses, book(z[valid]).aux_losses
     for name in one:
         torch.testing.assert_close(one[name], two[name])
         torch.testing.assert_close(one[name], three[name])
     (dz,) = torch.autograd.grad(sum(two.values()), other)
     assert (dz[~valid] == 0).all()
-    assert sum(book(z, torch.zeros(4, 5, dtype=torch.bool)).aux.values()) == 0
+    assert sum(book(z, torch.zeros(4, 5, dtype=torch.bool)).aux_losses.values()) == 0
 
 
 def test_autocast_changes_nothing():
@@ -115,23 +115,23 @@ def test_autocast_changes_nothing():
         leaf = z.clone().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=under):
             out = book(leaf)
-            gradients = torch.autograd.grad(sum(out.aux.values()), (leaf, book.codes))
-        return out.values, out.ids, *out.aux.values(), *gradients
+            gradients = torch.autograd.grad(sum(out.aux_losses.values()), (leaf, book.codes))
+        return out.values, out.ids, *out.aux_losses.values(), *gradients
 
     for a, b in zip(run(True), run(False), strict=True):
         assert torch.equal(a, b)
     assert book(z.bfloat16()).values.dtype == torch.bfloat16
-    assert book(z.bfloat16()).aux["commitment"].dtype == torch.float32
+    assert book(z.bfloat16()).aux_losses["commitment"].dtype == torch.float32
 
 
 def test_forward_moves_nothing_and_can_be_run_again():
-    book = made(update="ema", kmeans=3, revive=0.2, entropy=0.1, temperature=1.0)
+    book = made(update="ema", kmeans_iters=3, dead_code_threshold=0.2, entropy=0.1, temperature=1.0)
     before, z = state(book), vectors(20, 3)
     gradients = []
     for again in (False, True):
         leaf = z.clone().requires_grad_()
         out = checkpoint(book, leaf, use_reentrant=False) if again else book(leaf)
-        (out.values.sum() + sum(out.aux.values())).backward()
+        (out.values.sum() + sum(out.aux_losses.values())).backward()
         gradients.append(leaf.grad)
     assert torch.equal(*gradients)
     assert same(before, state(book))
@@ -142,7 +142,7 @@ def test_training_by_gradient_brings_codes_to_vectors():
     optimizer = torch.optim.Adam(book.parameters(), lr=0.05)
     losses = []
     for _ in range(60):
-        aux = book(z).aux
+        aux = book(z).aux_losses
         optimizer.zero_grad()
         sum(aux.values()).backward()
         optimizer.step()
@@ -172,7 +172,7 @@ def test_codes_follow_the_running_average_of_their_vectors():
 
 
 def test_micro_batches_make_one_step():
-    whole, parts = (made(update="ema", kmeans=2, revive=0.1) for _ in range(2))
+    whole, parts = (made(update="ema", kmeans_iters=2, dead_code_threshold=0.1) for _ in range(2))
     for step in range(3):
         z = vectors(8, 5, 3, seed=step)
         valid = torch.rand(8, 5, generator=torch.Generator().manual_seed(step)) < 0.7
@@ -184,7 +184,7 @@ def test_micro_batches_make_one_step():
 
 
 def test_what_is_invalid_or_not_finite_teaches_nothing():
-    one, two = (made(update="ema", kmeans=0, revive=0.3) for _ in range(2))
+    one, two = (made(update="ema", kmeans_iters=0, dead_code_threshold=0.3) for _ in range(2))
     z, valid = vectors(30, 3), torch.arange(30) < 20
     ids = one(z).ids
     one.after_step([(z[:18], ids[:18], None)])
@@ -194,7 +194,7 @@ def test_what_is_invalid_or_not_finite_teaches_nothing():
 
 
 def test_a_step_without_vectors_changes_no_code():
-    book = made(update="ema", kmeans=3, revive=0.2)
+    book = made(update="ema", kmeans_iters=3, dead_code_threshold=0.2)
     before = book.codes.clone()
     z = vectors(4, 3)
     logs = book.after_step([(z, book(z).ids, torch.zeros(4, dtype=torch.bool))])
@@ -209,7 +209,7 @@ def test_k_means_places_codes_on_clusters_once(update):
     centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0], [20.0, 20.0]])
     z = (centres[:, None] + 0.1 * vectors(5, 40, 2)).flatten(0, 1)
     torch.manual_seed(4)
-    book = Codebook(5, 2, update=update, kmeans=20)
+    book = Codebook(5, 2, update=update, kmeans_iters=20)
     again = copy.deepcopy(book)
     for b in (book, again):
         b.after_step([(z, b(z).ids, None)])
@@ -224,9 +224,9 @@ def test_k_means_places_codes_on_clusters_once(update):
 
 
 def test_k_means_finds_what_lloyd_finds():
-    book = made(codes=4, dim=2, kmeans=7)
+    book = made(codes=4, dim=2, kmeans_iters=7)
     z = vectors(60, 2)
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(int(book.draws)))
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(int(book.next_seed)))
     book.after_step([(z, book(z).ids, None)])
     centres = z[order[:4]].double()
     for _ in range(7):
@@ -236,7 +236,7 @@ def test_k_means_finds_what_lloyd_finds():
 
 
 def test_with_fewer_vectors_than_codes_the_others_stay():
-    book, z = made(codes=9, kmeans=5), vectors(4, 3)
+    book, z = made(codes=9, kmeans_iters=5), vectors(4, 3)
     before = book.codes.detach().clone()
     book.after_step([(z, book(z).ids, None)])
     assert sorted(book.codes[:4].tolist()) == sorted(z.tolist())
@@ -245,7 +245,7 @@ def test_with_fewer_vectors_than_codes_the_others_stay():
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])
 def test_dead_codes_move_to_vectors_and_living_ones_do_not(update):
-    book = made(codes=6, update=update, revive=0.2, decay=0.5)
+    book = made(codes=6, update=update, dead_code_threshold=0.2, decay=0.5)
     with torch.no_grad():
         book.codes[2], book.codes[5] = 50.0, -50.0
     z = vectors(80, 3)
@@ -262,7 +262,7 @@ def test_dead_codes_move_to_vectors_and_living_ones_do_not(update):
 
 
 def test_nothing_of_a_frozen_codebook_moves():
-    book = made(update="ema", kmeans=3, revive=0.5).eval()
+    book = made(update="ema", kmeans_iters=3, dead_code_threshold=0.5).eval()
     before, z = state(book), vectors(30, 3)
     logs = book.after_step([(z, book(z).ids, None)])
     assert same(before, state(book))
@@ -270,7 +270,7 @@ def test_nothing_of_a_frozen_codebook_moves():
 
 
 def test_a_restored_codebook_goes_on_as_the_first_would_have():
-    book = made(update="ema", kmeans=3, revive=0.5)
+    book = made(update="ema", kmeans_iters=3, dead_code_threshold=0.5)
 
     def steps(b, numbers):
         for step in numbers:
@@ -278,7 +278,7 @@ def test_a_restored_codebook_goes_on_as_the_first_would_have():
             b.after_step([(z, b(z).ids, None)])
 
     steps(book, range(2))
-    restored = made(update="ema", kmeans=3, revive=0.5, seed=9)
+    restored = made(update="ema", kmeans_iters=3, dead_code_threshold=0.5, seed=9)
     restored.load_state_dict(state(book))
     steps(book, range(2, 6))
     steps(restored, range(2, 6))
@@ -286,19 +286,19 @@ def test_a_restored_codebook_goes_on_as_the_first_would_have():
 
 
 def test_usage_and_perplexity_are_told():
-    logs = spread(torch.tensor([4, 4, 4, 4, 0, 0, 0, 0]))
+    logs = code_usage(torch.tensor([4, 4, 4, 4, 0, 0, 0, 0]))
     assert logs["usage"] == 0.5
     assert logs["perplexity"] == pytest.approx(4)
-    uneven = spread(torch.tensor([9, 1]))
+    uneven = code_usage(torch.tensor([9, 1]))
     assert uneven["perplexity"] == pytest.approx(math.exp(-0.9 * math.log(0.9) - 0.1 * math.log(0.1)))
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"codes": 1}, "codes=1"), ({"update": "sgd"}, "update='sgd'"), ({"commitment": -1}, "commitment"),
-        ({"temperature": 0}, "temperature=0"), ({"decay": 1}, "decay=1"), ({"kmeans": -1}, "kmeans=-1"),
-        ({"revive": 1.5}, "revive=1.5"), ({"log_floor": 1}, "log_floor=1"),
+        ({"codes": 1}, "num_codes=1"), ({"update": "sgd"}, "update='sgd'"), ({"commitment": -1}, "commitment"),
+        ({"temperature": 0}, "temperature=0"), ({"decay": 1}, "decay=1"), ({"kmeans_iters": -1}, "kmeans_iters=-1"),
+        ({"dead_code_threshold": 1.5}, "dead_code_threshold=1.5"), ({"log_floor": 1}, "log_floor=1"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_work_are_refused(options, named):
@@ -324,8 +324,8 @@ def one_of_two(rank, folder):
     z, valid = share(0, rank)
     z.requires_grad_()
     out = book(z, valid)
-    found["term"] = out.aux["entropy"].detach()
-    sum(out.aux.values()).backward()
+    found["term"] = out.aux_losses["entropy"].detach()
+    sum(out.aux_losses.values()).backward()
     found["gradients"] = z.grad, book.codes.grad
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -333,8 +333,8 @@ def one_of_two(rank, folder):
 
 EQUAL = {
     "average": {"update": "ema"},
-    "all": {"codes": 9, "update": "ema", "kmeans": 4, "revive": 0.5, "seed": 3},
-    "gradient": {"codes": 9, "kmeans": 4, "revive": 0.5},
+    "all": {"codes": 9, "update": "ema", "kmeans_iters": 4, "dead_code_threshold": 0.5, "seed": 3},
+    "gradient": {"codes": 9, "kmeans_iters": 4, "dead_code_threshold": 0.5},
 }
 TERM = {"entropy": 0.5, "temperature": 1.0}
 
@@ -389,8 +389,8 @@ def test_penalties_of_two_processes_are_those_of_one(ranks):
     z, valid = share(0, None)
     z.requires_grad_()
     out = book(z, valid)
-    sum(out.aux.values()).backward()
-    torch.testing.assert_close(ranks[0]["term"], out.aux["entropy"].detach())
+    sum(out.aux_losses.values()).backward()
+    torch.testing.assert_close(ranks[0]["term"], out.aux_losses["entropy"].detach())
     torch.testing.assert_close(ranks[1]["term"], ranks[0]["term"])
     # what averaging over processes makes of the gradients
     torch.testing.assert_close(sum(r["gradients"][1] for r in ranks) / 2, book.codes.grad)

@@ -33,7 +33,7 @@ def test_a_module_is_its_branches_side_by_side_normalised():
     module = InceptionModule(5, 8, (5, 3, 1)).eval()
     narrow = module.bottleneck(x)
     beside = torch.nn.functional.max_pool1d(x, 3, 1, 1)
-    branches = torch.cat([*(branch(narrow) for branch in module.branches), module.pooled(beside)], 1)
+    branches = torch.cat([*(branch(narrow) for branch in module.branches), module.pool_conv(beside)], 1)
     want = branches / (1 + module.norm.eps) ** 0.5
     torch.testing.assert_close(module(x, valid.float())[0], want.relu(), rtol=1e-4, atol=1e-5)
 

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from tstk.nn.reduce import mean, pool, statistics
+from tstk.nn.reduce import masked_mean, masked_mean_std, masked_pool
 
 TWO = """
 import sys, torch, torch.distributed as dist
-from tstk.nn.reduce import mean, statistics
+from tstk.nn.reduce import masked_mean, masked_mean_std
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 torch.manual_seed(0)
@@ -18,7 +18,7 @@ values, where = torch.randn(2, 3, 4), torch.zeros(2, 3, 4, dtype=torch.bool)
 where[0, 0, 0] = where[1, :2] = True          # 1 element here, 8 there
 for _ in ("uneven", "all in one process"):
     w = torch.tensor(2.0, requires_grad=True)
-    loss = mean((w * values[rank]) ** 2, where[rank])
+    loss = masked_mean((w * values[rank]) ** 2, where[rank])
     loss.backward()
     both = torch.stack([loss.detach(), w.grad])
     dist.all_reduce(both)
@@ -34,27 +34,27 @@ dist.destroy_process_group()
 def test_the_mean_counts_selected_elements_alone():
     values = torch.tensor([[1.0, 2.0, float("nan")], [4.0, 5.0, 6.0]], requires_grad=True)
     where = torch.tensor([[True, True, False], [False, False, True]])
-    result = mean(values, where)
+    result = masked_mean(values, where)
     torch.testing.assert_close(result, torch.tensor(3.0))
     result.backward()
     torch.testing.assert_close(values.grad, where / 3)
-    torch.testing.assert_close(mean(torch.arange(4.0)), torch.tensor(1.5))
+    torch.testing.assert_close(masked_mean(torch.arange(4.0)), torch.tensor(1.5))
 
 
 def test_a_selection_is_broadcast_over_the_values():
     values = torch.arange(12.0).reshape(2, 3, 2)
     where = torch.tensor([[True, False, False], [False, False, True]])[..., None]
-    torch.testing.assert_close(mean(values, where), values[where.squeeze(-1)].mean())
+    torch.testing.assert_close(masked_mean(values, where), values[where.squeeze(-1)].mean())
 
 
 def test_the_mean_of_nothing_is_zero_with_a_gradient_path():
     values = torch.randn(3, requires_grad=True)
-    mean(values, torch.zeros(3, dtype=torch.bool)).backward()
+    masked_mean(values, torch.zeros(3, dtype=torch.bool)).backward()
     assert values.grad.tolist() == [0, 0, 0]
 
 
 def test_a_mean_in_half_precision_does_not_overflow():
-    assert mean(torch.full((100_000,), 100.0, dtype=torch.float16)).item() == pytest.approx(100)
+    assert masked_mean(torch.full((100_000,), 100.0, dtype=torch.float16)).item() == pytest.approx(100)
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_pools_ignore_invalid_tokens_and_give_zero_for_none():
     values[0, 2] = 99
     values.requires_grad_()
     for how, oracle in (("mean", lambda v: v.mean(0)), ("max", lambda v: v.amax(0))):
-        pooled = pool(values, valid, how)
+        pooled = masked_pool(values, valid, how)
         expected = torch.stack([oracle(values[i][valid[i]]) if valid[i].any() else torch.zeros(2) for i in range(3)])
         torch.testing.assert_close(pooled, expected)
         values.grad = None
@@ -90,7 +90,7 @@ def test_statistics_are_mean_and_deviation_of_valid_tokens():
     draw = torch.Generator().manual_seed(3)
     values, valid = torch.randn(4, 6, 3, generator=draw), torch.rand(4, 6, generator=draw) < 0.6
     valid[2] = False
-    found = statistics(values.masked_fill(~valid[..., None], 99.0), valid)
+    found = masked_mean_std(values.masked_fill(~valid[..., None], 99.0), valid)
     for row, some, got in zip(values, valid, found, strict=True):
         kept = row[some].double()
         want = torch.cat([kept.mean(0), kept.std(0, correction=0)]) if len(kept) else torch.zeros(6)

@@ -4,14 +4,14 @@ import numpy as np
 import torch
 
 from tstk.core.types import Series
-from tstk.nn.resample import fill_gaps, lengths, sample_at
+from tstk.nn.resample import fill_gaps, interpolate_samples, observed_lengths
 
 
 def test_values_between_samples_lie_on_a_line():
     draw = torch.Generator().manual_seed(0)
     x, places = torch.randn(3, 2, 11, generator=draw), torch.rand(3, 7, generator=draw) * 10
     places[0, :3] = torch.tensor([0.0, 10.0, 4.0])
-    found = sample_at(x, places)
+    found = interpolate_samples(x, places)
     for row, at, got in zip(x, places, found, strict=True):
         want = [np.interp(at.numpy(), np.arange(11), channel.numpy()) for channel in row]
         np.testing.assert_allclose(got.numpy(), want, atol=1e-5)
@@ -31,5 +31,5 @@ def test_gaps_are_bridged_channel_by_channel_and_ends_repeat_the_nearest_sample(
 def test_a_series_ends_where_its_last_channel_does():
     observed = torch.zeros(3, 2, 9, dtype=torch.bool)
     observed[0, 0, :4] = observed[0, 1, 2:7] = observed[1, 1, 0] = True
-    assert lengths(Series(torch.zeros(3, 2, 9), observed)).tolist() == [7, 1, 0]
-    assert lengths(Series(torch.zeros(3, 2, 9))).tolist() == [9, 9, 9]
+    assert observed_lengths(Series(torch.zeros(3, 2, 9), observed)).tolist() == [7, 1, 0]
+    assert observed_lengths(Series(torch.zeros(3, 2, 9))).tolist() == [9, 9, 9]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tstk.plugins.distribution import CORE, install_command
-from tstk.plugins.registry import registry
-from tstk.runs.checkpoint import versions
+from tstk.plugins.distribution import CORE_DISTRIBUTION, format_install_command
+from tstk.plugins.registry import get_registry
+from tstk.runs.checkpoint import collect_versions
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -75,7 +75,7 @@ def test_nothing_installs_the_project_that_is_called_tstk_on_the_public_index():
 
 
 def test_every_extra_that_is_named_exists():
-    named = {extra for _, text in texts() for extra in re.findall(rf"{CORE}\\?\[(\w+)", text)}
+    named = {extra for _, text in texts() for extra in re.findall(rf"{CORE_DISTRIBUTION}\\?\[(\w+)", text)}
     named |= {extra for _, text in texts() for extra in re.findall(r"install_command\([\"'](\w+)[\"']\)", text)}
     assert {"hf", "parquet", "plot", "onnx", "download"} <= named <= PROJECT["optional-dependencies"].keys()
 
@@ -88,15 +88,15 @@ def test_install_messages_come_from_one_function():
             tree = ast.parse(text)
             docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
             strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-            found += [f"{path}:{n.lineno}" for n in strings if id(n) not in docs and f"{CORE}[" in n.value]
+            found += [f"{path}:{n.lineno}" for n in strings if id(n) not in docs and f"{CORE_DISTRIBUTION}[" in n.value]
     assert found == []
-    assert install_command("hf") == "pip install 'tstk-core[hf]'"
+    assert format_install_command("hf") == "pip install 'tstk-core[hf]'"
 
 
 def test_the_core_is_installed_as_tstk_core_and_its_parts_are_qualified_as_tstk():
-    assert PROJECT["name"] == CORE
-    assert registry().find("tokenizer", "patch").qualified == "tstk/patch"
-    assert versions()["tstk"] == metadata.version(CORE)
+    assert PROJECT["name"] == CORE_DISTRIBUTION
+    assert get_registry().find("tokenizer", "patch").qualified_name == "tstk/patch"
+    assert collect_versions()["tstk"] == metadata.version(CORE_DISTRIBUTION)
 
 
 @pytest.mark.parametrize(

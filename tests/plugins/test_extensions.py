@@ -1,4 +1,4 @@
-"""A plugin may bring more than components: a reader, configs, recipes, commands, callbacks, kernel backends."""
+"""Plugins with more than components: a reader, configs, recipes, commands, callbacks, kernel backends."""
 
 import json
 import os
@@ -26,12 +26,12 @@ def tstk_entries():
     yield Entry("kernel", "nearest_code/wrong", "more.kernel:wrong", "Always code 0")
 """,
     "more/data.py": """
-from tstk.data.containers import Raw, lines, numbers, pad
+from tstk.data.containers import SeriesSet, pad_series, parse_floats, read_lines
 
-def read(path, *, label: str | None = None):
-    rows = [line.split() for line in lines(path)]
-    series = [numbers(row[1:], f"{path}, line {i}")[None] for i, row in enumerate(rows, 1)]
-    return {"train": Raw(pad(series, str(path)), str(path), [row[0] for row in rows])}
+def read(path, *, label_column: str | None = None):
+    rows = [line.split() for line in read_lines(path)]
+    series = [parse_floats(row[1:], f"{path}, line {i}")[None] for i, row in enumerate(rows, 1)]
+    return {"train": SeriesSet(pad_series(series, str(path)), str(path), [row[0] for row in rows])}
 """,
     "more/quick.toml": "[train]\nsteps = 2\nbatch_size = 8\n\n[encoder]\nuse = 'identity'\n",
     "more/recipe.toml": """
@@ -42,7 +42,7 @@ config = "more/quick"
 [[stage]]
 name = "two"
 config = "more/quick"
-from = "one"
+init_from = "one"
 """,
     "more/cli.py": """
 import click
@@ -58,20 +58,20 @@ from tstk import Callback
 
 class Counter(Callback):
     def __init__(self):
-        self.steps, self.said = 0, []
+        self.steps, self.messages = 0, []
 
-    def begin(self, pipeline, steps, epochs):
-        self.said.append(f"begin {steps}")
+    def on_fit_start(self, pipeline, steps, epochs):
+        self.messages.append(f"begin {steps}")
 
-    def step(self, step, flows):
-        assert flows[0].total is not None
+    def on_step_end(self, step, step_outputs):
+        assert step_outputs[0].loss is not None
         self.steps += 1
 
-    def epoch(self, row, pipeline):
+    def on_validation_end(self, metrics, pipeline):
         return {"steps": self.steps}
 
-    def end(self, best):
-        print("; ".join([*self.said, f"end {best['epoch']}"]))
+    def on_fit_end(self, best_metrics):
+        print("; ".join([*self.messages, f"end {best_metrics['epoch']}"]))
 """,
     "more/kernel.py": """
 import torch
@@ -160,35 +160,35 @@ def test_a_command_and_a_recipe_are_called_like_our_own(more, tmp_path):
     assert (tmp_path / "r" / "two" / "result.json").is_file()
 
 
-ASK = """
+SELECT_BACKENDS = """
 import json, torch
 from tstk.errors import TstkError
-from tstk.kernels import nearest_code, using
-from tstk.kernels.nearest_code import operation
+from tstk.kernels import nearest_code, use_backend
+from tstk.kernels.nearest_code import nearest_code_op
 z, few, many = torch.randn(5, 3), torch.randn(4, 3), torch.randn(1000, 3)
-said = {"auto": [operation.pick("auto", z, c).name for c in (few, many)]}
+results = {"auto": [nearest_code_op.select("auto", z, c).name for c in (few, many)]}
 for name, codes in (("plain", many), ("absent", few), ("plian", few)):
     try:
         nearest_code(z, codes, backend=name)
     except TstkError as e:
-        said[name] = str(e)
-with using("nearest_code=torch"):
-    said["using"] = operation.pick(None, z, few).name
-said["environment"] = operation.pick(None, z, few).name
-print(json.dumps(said))
+        results[name] = str(e)
+with use_backend("nearest_code=torch"):
+    results["use_backend"] = nearest_code_op.select(None, z, few).name
+results["environment"] = nearest_code_op.select(None, z, few).name
+print(json.dumps(results))
 """
 
 
 @pytest.mark.slow
 def test_a_kernel_backend_is_chosen_or_refused_by_the_same_dispatcher(more, tmp_path):
-    done = more("-c", ASK, cwd=tmp_path, TSTK_KERNELS="ricker_cwt=torch, nearest_code=reference")
+    done = more("-c", SELECT_BACKENDS, cwd=tmp_path, TSTK_KERNELS="ricker_cwt=torch, nearest_code=reference")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["auto"] == ["plain", "wrong"]
-    assert said["plain"] == "nearest_code: backend 'plain' cannot serve this call: it takes 999 codes at most"
+    assert said["plain"] == "nearest_code: backend 'plain' does not support this call: it takes 999 codes at most"
     assert "needs the package 'nobody_has_this'" in said["absent"]
     assert "Did you mean 'plain'?" in said["plian"]
-    assert (said["using"], said["environment"]) == ("torch", "reference")
+    assert (said["use_backend"], said["environment"]) == ("torch", "reference")
     rows = {r["backend"]: r for r in json.loads(more("-m", "tstk", "kernels", "--json", cwd=tmp_path).stdout)}
     assert (rows["plain"]["plugin"], rows["plain"]["absent"]) == ("more", "")
     assert "nobody_has_this" in rows["absent"]["absent"]
@@ -199,8 +199,8 @@ def test_the_kit_looks_at_all_of_it_and_finds_the_kernel_that_is_wrong(more, tmp
     done = more("-m", "tstk", "plugins", "check", "more", "--json", cwd=tmp_path)
     states = {row["check"]: row for row in json.loads(done.stdout)}
     failed = [name for name, row in states.items() if row["state"] == "failed"]
-    assert failed == ["kernel:nearest_code/wrong:answers_as_the_reference"]
-    assert states["kernel:nearest_code/absent:answers_as_the_reference"]["state"] == "not applicable"
+    assert failed == ["kernel:nearest_code/wrong:matches_the_reference"]
+    assert states["kernel:nearest_code/absent:matches_the_reference"]["state"] == "not applicable"
     looked = {"data:wave", "config:more/quick", "recipe:more", "command:greet", "callback:counter"}
     assert looked <= {name.rpartition(":")[0] for name, row in states.items() if row["state"] == "passed"}
 

@@ -1,4 +1,4 @@
-"""Discovery from made-up plugins: isolation, clashes, suggestions, and who is let in."""
+"""Discovery from made-up plugins: isolation, clashes, suggestions, and which plugins are selected."""
 
 import sys
 from importlib import metadata
@@ -8,10 +8,10 @@ from types import ModuleType
 import pytest
 
 from tstk.builtin import plugin as builtin
-from tstk.errors import NameUnknown, TstkError
+from tstk.errors import TstkError, UnknownNameError
 from tstk.plugins import registry as registry_module
-from tstk.plugins.hooks import INTERFACE_VERSION, hookimpl
-from tstk.plugins.registry import KINDS, Entry, Registry, Source, installed, registry
+from tstk.plugins.hooks import INTERFACE_VERSION, KINDS, Entry, hookimpl
+from tstk.plugins.registry import PluginSource, Registry, discover_plugins, get_registry
 
 
 def plugin(*entries, dist="tstk-plugins-mine", name="mine"):
@@ -26,14 +26,14 @@ def plugin(*entries, dist="tstk-plugins-mine", name="mine"):
 
     module = ModuleType(f"{dist}.plugin")
     module.tstk_entries = tstk_entries
-    return Source(name, dist, "1.2", module.__name__, lambda: module)
+    return PluginSource(name, dist, "1.2", module.__name__, lambda: module)
 
 
 def raising(error, dist="tstk-plugins-bad"):
     def load():
         raise error
 
-    return Source("bad", dist, "0.1", "bad.plugin", load)
+    return PluginSource("bad", dist, "0.1", "bad.plugin", load)
 
 
 def entry(name, kind="encoder", target="tstk.builtin.encoders.identity:Identity", **more):
@@ -41,7 +41,7 @@ def entry(name, kind="encoder", target="tstk.builtin.encoders.identity:Identity"
 
 
 def core():
-    return Source("tstk", "tstk", "0", "tstk.builtin.plugin", lambda: builtin)
+    return PluginSource("tstk", "tstk", "0", "tstk.builtin.plugin", lambda: builtin)
 
 
 BROKEN = {
@@ -49,7 +49,7 @@ BROKEN = {
     "exit at import": (raising(SystemExit(3)), "SystemExit: 3"),
     "bug at import": (raising(ZeroDivisionError("division by zero")), "ZeroDivisionError"),
     "no hook": (
-        Source("bad", "tstk-plugins-bad", "0.1", "bad.plugin", lambda: ModuleType("bad")),
+        PluginSource("bad", "tstk-plugins-bad", "0.1", "bad.plugin", lambda: ModuleType("bad")),
         "bad.plugin has no function tstk_entries marked with @tstk.hookimpl",
     ),
     "not an entry": (plugin("just text", dist="tstk-plugins-bad"), "'just text'; expected a tstk.Entry"),
@@ -65,15 +65,15 @@ BROKEN = {
 
 @pytest.mark.parametrize(("bad", "reason"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_plugin_becomes_a_row_and_hurts_nobody(bad, reason):
-    found = Registry([core(), bad, plugin(entry("mine"))])
-    rows = {p.dist: p for p in found.plugins}
+    registry = Registry([core(), bad, plugin(entry("mine"))])
+    rows = {p.dist: p for p in registry.plugins}
     assert reason in rows["tstk-plugins-bad"].error
     assert rows["tstk-plugins-bad"].entries == []
     assert rows["tstk"].error == rows["tstk-plugins-mine"].error == ""
-    assert found.find("encoder", "mine").dist == "tstk-plugins-mine"
-    assert found.find("encoder", "identity").dist == "tstk"
-    with pytest.raises(NameUnknown, match="tstk-plugins-bad"):
-        found.find("encoder", "half")
+    assert registry.find("encoder", "mine").dist == "tstk-plugins-mine"
+    assert registry.find("encoder", "identity").dist == "tstk"
+    with pytest.raises(UnknownNameError, match="tstk-plugins-bad"):
+        registry.find("encoder", "half")
 
 
 @pytest.mark.parametrize(("bad", "reason"), BROKEN.values(), ids=BROKEN)
@@ -84,31 +84,31 @@ def test_strict_raises_what_went_wrong(bad, reason, monkeypatch):
 
 
 def test_a_clash_is_an_error_when_the_short_name_is_used_and_qualified_names_work():
-    found = Registry([plugin(entry("wave"), dist="a"), plugin(entry("wave"), entry("sea"), dist="b", name="other")])
-    with pytest.raises(NameUnknown, match="say which: 'a/wave' or 'b/wave'"):
-        found.find("encoder", "wave")
-    assert found.find("encoder", "b/wave").dist == "b"
-    assert found.find("encoder", "sea").qualified == "b/sea"
-    assert found.names("encoder") == ["a/wave", "b/wave", "sea"]
+    registry = Registry([plugin(entry("wave"), dist="a"), plugin(entry("wave"), entry("sea"), dist="b", name="other")])
+    with pytest.raises(UnknownNameError, match="use the qualified name: 'a/wave' or 'b/wave'"):
+        registry.find("encoder", "wave")
+    assert registry.find("encoder", "b/wave").dist == "b"
+    assert registry.find("encoder", "sea").qualified_name == "b/sea"
+    assert registry.list_names("encoder") == ["a/wave", "b/wave", "sea"]
 
 
 def test_a_config_may_have_a_slash_in_its_name():
     table = Registry([plugin(entry("mine/pretrain", kind="config", target="mine:pretrain.toml"))])
     for name in ("mine/pretrain", "tstk-plugins-mine/mine/pretrain"):
         assert table.find("config", name).target == "mine:pretrain.toml"
-    with pytest.raises(NameUnknown, match="mine/pretrain"):
+    with pytest.raises(UnknownNameError, match="mine/pretrain"):
         table.find("config", "mine/pretrian")
 
 
 def test_the_same_name_may_serve_several_kinds():
-    found = Registry([plugin(entry("wave"), entry("wave", kind="head"))])
-    assert found.find("encoder", "wave").kind == "encoder"
-    assert found.find("head", "wave").kind == "head"
-    assert [e.kind for e in found.entries()] == ["encoder", "head"]
+    registry = Registry([plugin(entry("wave"), entry("wave", kind="head"))])
+    assert registry.find("encoder", "wave").kind == "encoder"
+    assert registry.find("head", "wave").kind == "head"
+    assert [e.kind for e in registry.list_entries()] == ["encoder", "head"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "says"),
+    ("kind", "name", "message"),
     [
         ("encoder", "trasnformer", "Did you mean 'transformer'?"),
         ("encoder", "Bert", "Did you mean 'bert'?"),
@@ -117,25 +117,25 @@ def test_the_same_name_may_serve_several_kinds():
         ("encoder", "tstk-plugins-waves/sea", "pip install tstk-plugins-waves"),
     ],
 )
-def test_an_unknown_name_is_answered_with_what_would_work(kind, name, says):
-    with pytest.raises(NameUnknown) as caught:
+def test_an_unknown_name_is_answered_with_what_would_work(kind, name, message):
+    with pytest.raises(UnknownNameError) as caught:
         Registry([core()]).find(kind, name)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_plugin_that_failed_is_mentioned_where_it_may_be_the_reason():
-    found = Registry([core(), raising(ImportError("no module named waves"))])
-    with pytest.raises(NameUnknown, match=r"failed to load: tstk-plugins-bad .*waves"):
-        found.find("encoder", "sea")
+    registry = Registry([core(), raising(ImportError("no module named waves"))])
+    with pytest.raises(UnknownNameError, match=r"failed to load: tstk-plugins-bad .*waves"):
+        registry.find("encoder", "sea")
 
 
 def test_loading_names_a_missing_package(monkeypatch, tmp_path):
     (tmp_path / "thirsty.py").write_text("import a_package_nobody_has.inside\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = Registry([plugin(entry("dry", target="thirsty:Thing"))])
+    registry = Registry([plugin(entry("dry", target="thirsty:Thing"))])
     with pytest.raises(TstkError) as caught:
-        found.load(found.find("encoder", "dry"))
+        registry.load(registry.find("encoder", "dry"))
     assert "encoder 'dry' of tstk-plugins-mine" in str(caught.value)
     assert "pip install a_package_nobody_has" in str(caught.value)
 
@@ -152,19 +152,19 @@ def test_loading_names_a_missing_package(monkeypatch, tmp_path):
 def test_loading_says_what_else_went_wrong_and_where(monkeypatch, tmp_path, text, reason):
     (tmp_path / f"broken_{reason}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    found = Registry([plugin(entry("b", target=f"broken_{reason}:Thing"))])
+    registry = Registry([plugin(entry("b", target=f"broken_{reason}:Thing"))])
     with pytest.raises(TstkError, match=f"encoder 'b' of tstk-plugins-mine cannot be loaded.*{reason}"):
-        found.load(found.find("encoder", "b"))
+        registry.load(registry.find("encoder", "b"))
 
 
 def test_discovery_imports_no_component():
-    found = Registry([plugin(entry("ghost", target="nowhere.at.all:Thing"))])
-    assert found.names("encoder") == ["ghost"]
+    registry = Registry([plugin(entry("ghost", target="nowhere.at.all:Thing"))])
+    assert registry.list_names("encoder") == ["ghost"]
     assert "nowhere" not in sys.modules
 
 
 def test_every_core_entry_has_a_known_kind_a_summary_and_a_name_in_lower_case():
-    entries = Registry([core()]).entries()
+    entries = Registry([core()]).list_entries()
     assert len(entries) > 20
     for e in entries:
         assert e.kind in KINDS
@@ -174,15 +174,15 @@ def test_every_core_entry_has_a_known_kind_a_summary_and_a_name_in_lower_case():
 
 
 def test_an_entry_is_found_again_from_its_class():
-    found = Registry([core()])
-    e = found.find("encoder", "identity")
-    assert found.entry_of(found.load(e)) == e
-    assert found.entry_of(Registry) is None
+    registry = Registry([core()])
+    e = registry.find("encoder", "identity")
+    assert registry.find_entry_of(registry.load(e)) == e
+    assert registry.find_entry_of(Registry) is None
 
 
 def test_providers_are_those_that_say_so():
-    found = Registry([plugin(entry("a", provides=frozenset({"causal"})), entry("b"))])
-    assert found.providers("encoder", "causal") == ["a"]
+    registry = Registry([plugin(entry("a", provides=frozenset({"causal"})), entry("b"))])
+    assert registry.find_providers("encoder", "causal") == ["a"]
 
 
 @pytest.fixture
@@ -195,9 +195,9 @@ def points(monkeypatch):
             name = "tstk-core" if self.name == "tstk" else f"tstk-plugins-{self.name}"
             return type("Dist", (), {"name": name, "version": "1"})
 
-    made = [Point(name, f"{name}.plugin", "tstk") for name in ("waves", "apes")]
-    made.insert(1, Point("tstk", "tstk.builtin.plugin", "tstk"))
-    monkeypatch.setattr(registry_module.metadata, "entry_points", lambda group: made)
+    entry_points = [Point(name, f"{name}.plugin", "tstk") for name in ("waves", "apes")]
+    entry_points.insert(1, Point("tstk", "tstk.builtin.plugin", "tstk"))
+    monkeypatch.setattr(registry_module.metadata, "entry_points", lambda group: entry_points)
 
 
 @pytest.mark.parametrize(
@@ -214,19 +214,19 @@ def test_a_variable_chooses_the_plugins_and_the_core_always_comes_first(points, 
         monkeypatch.delenv("TSTK_PLUGINS", raising=False)
     else:
         monkeypatch.setenv("TSTK_PLUGINS", value)
-    assert [s.dist for s in installed()] == dists
+    assert [s.dist for s in discover_plugins()] == dists
 
 
 def test_the_registry_of_the_process_has_the_core():
-    assert registry() is registry()
-    assert registry().find("tokenizer", "patch").dist == "tstk"
+    assert get_registry() is get_registry()
+    assert get_registry().find("tokenizer", "patch").dist == "tstk"
 
 
 def test_the_core_keeps_its_names_and_a_plugin_of_the_same_name_is_reached_by_its_own():
-    found = Registry([core(), plugin(entry("identity"), dist="a")])
-    assert found.find("encoder", "identity").dist == "tstk"
-    assert found.find("encoder", "a/identity").dist == "a"
-    assert {"identity", "a/identity"} <= set(found.names("encoder"))
+    registry = Registry([core(), plugin(entry("identity"), dist="a")])
+    assert registry.find("encoder", "identity").dist == "tstk"
+    assert registry.find("encoder", "a/identity").dist == "a"
+    assert {"identity", "a/identity"} <= set(registry.list_names("encoder"))
 
 
 def test_a_plugin_of_another_interface_version_is_refused_and_core_parts_still_load(monkeypatch):
@@ -236,13 +236,13 @@ def test_a_plugin_of_another_interface_version_is_refused_and_core_parts_still_l
     monkeypatch.setattr(registry_module, "INTERFACE_VERSION", 2)
     later = Registry([core(), unstated, stated])
     assert [p.error for p in later.plugins] == ["", "needs interface version 1, and this tstk has 2", ""]
-    assert later.find("encoder", "identity").qualified == "tstk/identity"
+    assert later.find("encoder", "identity").qualified_name == "tstk/identity"
 
 
 def test_every_plugin_and_every_template_states_its_interface_version(monkeypatch):
     templates = [p.read_text() for p in (Path(registry_module.__file__).parents[1] / "templates").rglob("plugin.py")]
     assert templates
     assert all(text.count("interface_version=1") == text.count("yield Entry(") for text in templates)
-    monkeypatch.setattr(Entry.__init__, "__defaults__", (frozenset(), "", None, ""))  # who relies on it is refused
+    monkeypatch.setattr(Entry.__init__, "__defaults__", (frozenset(), "", None, ""))  # no default
     assert "needs interface version None" in Registry([plugin(entry("silent"))]).plugins[0].error
     assert {p.error for p in Registry().plugins if p.dist.startswith("tstk")} == {""}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tstk.errors import OptionError
-from tstk.plugins.scaffold import KINDS, write
+from tstk.plugins.scaffold import TEMPLATE_KINDS, write_plugin
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,21 +39,21 @@ def fresh(folders, *words, **variables):
 @pytest.mark.slow
 def test_a_new_plugin_of_each_kind_passes_the_kit_unchanged(tmp_path):
     folders = []
-    for kind in KINDS:
-        write(f"fresh-{kind}", kind, tmp_path / kind)
+    for kind in TEMPLATE_KINDS:
+        write_plugin(f"fresh-{kind}", kind, tmp_path / kind)
         folders.append(announced(tmp_path / kind))
         text = "\n".join(p.read_text() for p in folders[-1].rglob("*") if p.is_file())
         assert not [word for word in ("sketch", "Sketch", "KIND", "TRY") if word in text]
-    done = fresh(folders, "plugins", "check", *(f"fresh-{kind}" for kind in KINDS))
+    done = fresh(folders, "plugins", "check", *(f"fresh-{kind}" for kind in TEMPLATE_KINDS))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "failed" not in done.stdout
-    assert done.stdout.count("checks: ") == len(KINDS)
+    assert done.stdout.count("checks: ") == len(TEMPLATE_KINDS)
 
 
 @pytest.mark.slow
 def test_a_new_plugin_is_listed_and_trains_and_its_config_too(tmp_path):
     folder = tmp_path / "fresh-air"
-    write("fresh-air", "tokenizer", folder)
+    write_plugin("fresh-air", "tokenizer", folder)
     seen = [announced(folder)]
     names = [e["name"] for e in json.loads(fresh(seen, "list", "tokenizers", "--json").stdout)]
     assert "fresh-air" in names
@@ -65,7 +65,7 @@ def test_a_new_plugin_is_listed_and_trains_and_its_config_too(tmp_path):
 
 
 def test_the_files_are_those_that_a_package_needs(tmp_path):
-    files = {str(p.relative_to(tmp_path / "a")) for p in write("waves", "head", tmp_path / "a")}
+    files = {str(p.relative_to(tmp_path / "a")) for p in write_plugin("waves", "head", tmp_path / "a")}
     assert files == {
         "pyproject.toml",
         "README.md",
@@ -79,20 +79,20 @@ def test_the_files_are_those_that_a_package_needs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "says"),
+    ("name", "kind", "message"),
     [
         ("Fresh_Air", "head", "such as 'fresh-air'"),
         ("9", "head", "expected lower case with hyphens"),
         ("waves", "haed", "Did you mean 'head'"),
-        ("cot", "head", "there is a head 'cot' already, of tstk"),
+        ("cot", "head", "tstk already has a head 'cot'"),
     ],
 )
-def test_a_name_or_kind_that_cannot_be_is_refused(name, kind, says, tmp_path):
-    with pytest.raises(OptionError, match=says):
-        write(name, kind, tmp_path / "x")
+def test_a_name_or_kind_that_cannot_be_is_refused(name, kind, message, tmp_path):
+    with pytest.raises(OptionError, match=message):
+        write_plugin(name, kind, tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
 def test_what_is_there_is_never_overwritten(tmp_path):
-    with pytest.raises(OptionError, match="something is there already"):
-        write("waves", "head", tmp_path)
+    with pytest.raises(OptionError, match="already exists"):
+        write_plugin("waves", "head", tmp_path)

@@ -1,4 +1,4 @@
-"""An outline read from source equals what the imported class says, for everything that is registered."""
+"""A signature read from source equals that of the imported class, for every registered component."""
 
 import inspect
 import sys
@@ -9,16 +9,17 @@ import pytest
 
 from tstk.config.resolve import SECTIONS
 from tstk.errors import OptionError, TstkError
-from tstk.plugins.registry import SLOTS, registry
-from tstk.plugins.signature import Option, outline, source_file
+from tstk.plugins.hooks import SLOTS
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import Option, find_source_file, read_signature
 
-TARGETS = {f"{e.kind} {e.name}": e.target for k in SLOTS for e in registry().entries(k)}
+TARGETS = {f"{e.kind} {e.name}": e.target for k in SLOTS for e in get_registry().list_entries(k)}
 TARGETS |= {f"[{name}]": target for name, target in SECTIONS.items()}
 every = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
 def load(target):
-    """The class or function, and the signature that a user meets."""
+    """The class or function, and its signature."""
     module, _, name = target.partition(":")
     thing = getattr(__import__(module, fromlist=[name]), name)
     return thing, inspect.signature(thing)
@@ -32,7 +33,7 @@ def keyword_only(signature):
 def test_names_and_defaults_are_those_of_the_imported_class(target):
     _, signature = load(target)
     want = {name: p.default for name, p in keyword_only(signature).items()}
-    assert {name: o.default for name, o in outline(target).options.items()} == want
+    assert {name: o.default for name, o in read_signature(target).options.items()} == want
 
 
 @every
@@ -40,14 +41,14 @@ def test_types_are_those_of_the_imported_class(target):
     thing, signature = load(target)
     names = vars(typing) | vars(sys.modules[thing.__module__])
     for name, parameter in keyword_only(signature).items():
-        option, hint = outline(target).options[name], eval(parameter.annotation, names)
+        option, hint = read_signature(target).options[name], eval(parameter.annotation, names)
         union = isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union
         members = typing.get_args(hint) if union else (hint,)
         assert option.optional == (NoneType in members)
         (kind,) = [m for m in members if m is not NoneType]
         if option.type == "choice":
             assert option.choices == typing.get_args(kind)
-        elif option.many:
+        elif option.is_tuple:
             assert typing.get_args(kind)[0].__name__ == option.type
         else:
             assert kind.__name__.lower() == option.type
@@ -55,15 +56,15 @@ def test_types_are_those_of_the_imported_class(target):
 
 @every
 def test_every_option_is_explained_in_one_line(target):
-    for name, option in outline(target).options.items():
+    for name, option in read_signature(target).options.items():
         assert option.help, f"{name} has no line in Args:"
         assert "\n" not in option.help
 
 
 @every
 def test_defaults_survive_their_own_conversion(target):
-    for option in outline(target).options.values():
-        assert option.convert(option.default) == option.default
+    for option in read_signature(target).options.values():
+        assert option.parse(option.default) == option.default
 
 
 @every
@@ -76,14 +77,14 @@ def test_a_component_takes_its_spec_and_nothing_else_by_position(target):
 
 @every
 def test_there_is_a_summary(target):
-    assert outline(target).summary.strip()
+    assert read_signature(target).summary.strip()
 
 
-def test_facts_are_the_class_attributes_own_and_inherited():
-    facts = outline(TARGETS["loss masked"]).facts
-    assert facts["needs"] == ("target",)
-    assert facts["decoder"] == "transformer"
-    assert facts["reads"] == "decoder"
+def test_class_attrs_are_own_and_inherited():
+    class_attrs = read_signature(TARGETS["loss masked"]).class_attrs
+    assert class_attrs["needs"] == ("target_dim",)
+    assert class_attrs["default_decoder"] == "transformer"
+    assert class_attrs["consumes"] == "decoder"
 
 
 SOURCE = '''
@@ -99,12 +100,12 @@ class Base:
             on a second line
         kind: which
         inner: a part
-        from: where from
+        start_from: where from
         sizes: some numbers
     """
-    needs = ("vocab",)
+    needs = ("vocab_size",)
     def __init__(self, spec, *, depth: int = 2, kind: Literal["a", "b"] | None = None, inner: Encoder = "bert",
-                 from_: "str | None" = None, sizes: tuple[int, ...] = (1, 2)) -> None: ...
+                 start_from: "str | None" = None, sizes: tuple[int, ...] = (1, 2)) -> None: ...
 
 class Child(Base):
     """A child."""
@@ -139,31 +140,31 @@ def module(tmp_path, monkeypatch):
 
 
 def test_nothing_is_imported_to_be_read(module):
-    options = outline("made_up:Base").options
-    assert list(options) == ["depth", "kind", "inner", "from", "sizes"]
+    options = read_signature("made_up:Base").options
+    assert list(options) == ["depth", "kind", "inner", "start_from", "sizes"]
     assert options["depth"].help == "how deep; and more on a second line"
     assert options["kind"].choices == ("a", "b")
     assert options["kind"].optional
-    assert options["inner"].nested
+    assert options["inner"].is_component
     assert options["inner"].type == "encoder"
-    assert options["from"].optional
-    assert options["from"].help == "where from"
-    assert options["sizes"].many
+    assert options["start_from"].optional
+    assert options["start_from"].help == "where from"
+    assert options["sizes"].is_tuple
 
 
 def test_a_constructor_is_inherited_and_the_nearest_one_wins(module):
-    assert list(outline("made_up:Child").options) == list(outline("made_up:Base").options)
-    assert list(outline("made_up:Grand").options) == ["width"]
-    assert outline("made_up:Grand").facts["needs"] == ("causal",)
+    assert list(read_signature("made_up:Child").options) == list(read_signature("made_up:Base").options)
+    assert list(read_signature("made_up:Grand").options) == ["width"]
+    assert read_signature("made_up:Grand").class_attrs["needs"] == ("causal",)
 
 
 def test_inheritance_is_followed_through_other_modules(module):
-    assert list(outline("other:Far").options) == list(outline("made_up:Base").options)
-    assert outline("other:Far").summary == "Far."
+    assert list(read_signature("other:Far").options) == list(read_signature("made_up:Base").options)
+    assert read_signature("other:Far").summary == "Far."
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("Untyped", "'depth' needs an annotation and a default"),
         ("Bare", "'depth' needs an annotation and a default"),
@@ -172,21 +173,21 @@ def test_inheritance_is_followed_through_other_modules(module):
         ("Nobody", "defines no class or function 'Nobody'"),
     ],
 )
-def test_what_cannot_be_an_option_is_refused_with_its_place(module, name, says):
-    with pytest.raises(TstkError, match=says):
-        outline(f"made_up:{name}")
+def test_what_cannot_be_an_option_is_refused_with_its_place(module, name, message):
+    with pytest.raises(TstkError, match=message):
+        read_signature(f"made_up:{name}")
 
 
 def test_a_module_that_does_not_exist_is_named():
     with pytest.raises(TstkError, match="'nowhere_at_all' is not installed"):
-        source_file("nowhere_at_all.inside")
+        find_source_file("nowhere_at_all.inside")
     with pytest.raises(TstkError, match=r"no module 'tstk\.nowhere'"):
-        source_file("tstk.nowhere")
+        find_source_file("tstk.nowhere")
 
 
 INT, FLOAT, BOOL, TEXT = (Option("n", t) for t in ("int", "float", "bool", "str"))
 CHOICE = Option("n", "choice", choices=("pre", "post"))
-MANY = Option("n", "int", many=True)
+MANY = Option("n", "int", is_tuple=True)
 MAYBE = Option("n", "int", optional=True)
 
 
@@ -211,13 +212,13 @@ MAYBE = Option("n", "int", optional=True)
     ],
 )
 def test_text_and_native_values_become_the_type(option, value, want):
-    got = option.convert(value)
+    got = option.parse(value)
     assert got == want
     assert type(got) is type(want)
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "says"),
+    ("option", "value", "message"),
     [
         (INT, "two", "here is 'two'; expected int"),
         (INT, 2.5, "here is 2.5; expected int"),
@@ -231,10 +232,10 @@ def test_text_and_native_values_become_the_type(option, value, want):
         (MANY, 5, "expected int,..."),
     ],
 )
-def test_a_value_that_cannot_be_says_where_and_what_would_work(option, value, says):
+def test_a_value_that_cannot_be_says_where_and_what_would_work(option, value, message):
     with pytest.raises(OptionError) as caught:
-        option.convert(value, "here")
-    assert says in str(caught.value)
+        option.parse(value, "here")
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -266,6 +267,6 @@ def test_bases_are_followed_however_they_are_imported(text, tmp_path, monkeypatc
         "    def __init__(self, spec, *, share: float = 0.5):\n        super().__init__(spec)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    found = outline(f"kin.{name}:Mine")
-    assert found.facts["reads"] == "decoder"
-    assert found.options["share"].help == "of all"
+    signature = read_signature(f"kin.{name}:Mine")
+    assert signature.class_attrs["consumes"] == "decoder"
+    assert signature.options["share"].help == "of all"

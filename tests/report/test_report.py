@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from tstk.cli import cli
-from tstk.config.resolve import resolve
-from tstk.config.run_directory import read_config
-from tstk.core.rng import Draws
+from tstk.config.resolve import resolve_config
+from tstk.config.run_directory import read_run_config
+from tstk.core.rng import SampleRNG
 from tstk.data import load as load_data
 from tstk.errors import CheckpointError, TstkError
-from tstk.report import know, predictions, report
+from tstk.report import load_context, predictions, write_report
 from tstk.runs.checkpoint import load
 from tstk.training.runs import train
 
@@ -61,13 +61,15 @@ class Page(HTMLParser):
 
 
 def trained(folder, epochs=2, **tables):
-    config = resolve(("flag", {**TINY, "train": {"epochs": epochs, "batch_size": 16, "device": "cpu"}, **tables}))
+    config = resolve_config(
+        ("flag", {**TINY, "train": {"epochs": epochs, "batch_size": 16, "device": "cpu"}, **tables})
+    )
     train(config, folder, command="tstk train --these <flags>")
     return folder
 
 
 def read(run, tmp_path):
-    return Page(report(run, tmp_path / "page.html").read_text(encoding="utf-8"))
+    return Page(write_report(run, tmp_path / "page.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +87,17 @@ def forecaster(csv, tmp_path_factory):
 
 def test_a_classifier_is_told_with_its_matrix_and_its_classes(run, tmp_path):
     page = read(run, tmp_path)
-    wanted = ["Training", "Classes, test part", "Embeddings, test part", "Config", "Again"]
+    wanted = ["Training", "Classes, test split", "Embeddings, test split", "Config", "Reproduce"]
     assert page.titles == wanted
     result = json.loads((run / "result.json").read_text())
     assert f"{result['test']['accuracy']:.4f}" in page.text
     assert f"majority class {result['baselines']['majority class']['accuracy']:.4f}" in page.text
     assert f"epoch {result['selected']['epoch']} of 2" in page.text
-    assert re.search(r"Order of time, 12 series: accuracy .* with tokens shuffled in time .*the model \w+", page.text)
+    assert re.search(r"Temporal order, 12 series: accuracy .* with tokens shuffled in time .*the model \w+", page.text)
 
 
 def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):
-    html = predictions.confusion(know(run)).html
+    html = predictions.render_confusion_matrix(load_context(run)).html
     counts = np.array([int(n) for n in re.findall(r"<td style=[^>]*>(\d+)</td>", html)]).reshape(3, 3)
     data = load_data(npz)
     guess = load(run).predict(data.test.batch(torch.arange(len(data.test)))).argmax(1)
@@ -107,15 +109,15 @@ def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):
 @pytest.mark.slow
 def test_a_forecaster_is_told_with_futures_and_errors_by_step(forecaster, tmp_path):
     page = read(forecaster, tmp_path)
-    assert page.titles == ["Training", "Forecasts, test part", "Config", "Again"]
+    assert page.titles == ["Training", "Forecasts, test split", "Config", "Reproduce"]
     assert "last value" in page.text
     assert sum("forecast of" in picture["alt"] for picture in page.pictures) == 6
 
 
 def test_errors_by_step_average_to_the_score_of_the_run(forecaster, monkeypatch):
     drawn = []
-    monkeypatch.setattr(predictions, "panel", lambda title, alt, draw: drawn.append(draw) or "")
-    predictions._by_step(know(forecaster))
+    monkeypatch.setattr(predictions, "render_panel", lambda title, alt, draw: drawn.append(draw) or "")
+    predictions._plot_error_by_step(load_context(forecaster))
 
     drawn[0](axes := Figure().subplots())
     lines = {line.get_label(): float(np.mean(np.asarray(line.get_ydata()))) for line in axes.lines}
@@ -130,48 +132,51 @@ def test_a_decoder_that_forecasts_is_told_like_a_head(csv, tmp_path, policy):
     data = {"use": csv, "context": 20, "horizon": 4}
     run = trained(tmp_path / "run", loss={"use": "masked", "policy": policy}, data=data)
     titles = read(run, tmp_path).titles
-    assert "Forecasts, test part" in titles
-    assert ("Hidden samples, test part" in titles) == (policy == "random")
+    assert "Forecasts, test split" in titles
+    assert ("Masked samples, test split" in titles) == (policy == "random")
 
 
 @pytest.mark.slow
 def test_masked_pretraining_of_one_epoch_is_told_with_its_hidden_samples(masked, tmp_path):
     page = read(masked, tmp_path)
-    assert page.titles == ["Training", "Hidden samples, test part", "Embeddings, test part", "Config", "Again"]
+    assert page.titles == ["Training", "Masked samples, test split", "Embeddings, test split", "Config", "Reproduce"]
     assert sum("reconstruction" in picture["alt"] for picture in page.pictures) == 6
     assert any("coloured by class" in picture["alt"] for picture in page.pictures)
 
 
 @pytest.mark.parametrize(
     ("channels", "loss"),
-    [("mixed", {"use": "masked"}), ("independent", {"use": "masked"}), ("mixed", {"use": "masked", "draws": 3})],
+    [("mixed", {"use": "masked"}), ("independent", {"use": "masked"}), ("mixed", {"use": "masked", "num_masks": 3})],
 )
 def test_hidden_samples_are_those_under_hidden_tokens_and_only_they_are_answered(npz, tmp_path, channels, loss):
     run = trained(tmp_path / "run", epochs=1, loss=loss, data=npz, pipeline={"channels": channels})
-    known = know(run)
-    series = known.part.batch(torch.arange(4))
+    context = load_context(run)
+    series = context.split.batch(torch.arange(4))
     with torch.no_grad():
-        flow = known.pipeline(series, Draws(0, 0, series.key))
-        hidden, told = predictions._hidden(known, flow), predictions._told(known, flow)
-    rows, _, length = flow.series.x.shape
-    answered = flow.decoded.unflatten(-1, (-1, 4))
+        output = context.pipeline(series, SampleRNG(0, 0, series.sample_id))
+        hidden, reconstruction = (
+            predictions._find_masked_samples(context, output),
+            predictions._reconstruct_series(context, output),
+        )
+    rows, _, length = output.series.x.shape
+    answered = output.predictions.unflatten(-1, (-1, 4))
     for i in range(rows):
         want = torch.zeros(length, dtype=torch.bool)
-        for n, slot in enumerate(flow.asked.index[i].tolist()):
-            if flow.asked.valid[i, n]:
+        for n, slot in enumerate(output.queries.grid_index[i].tolist()):
+            if output.queries.valid[i, n]:
                 want[4 * slot : 4 * slot + 4] = True
-                assert torch.allclose(told[i, :, 4 * slot : 4 * slot + 4], answered[i, n])
+                assert torch.allclose(reconstruction[i, :, 4 * slot : 4 * slot + 4], answered[i, n])
         assert (hidden[i] == want).all()
-        seen = flow.series.mask[i] & ~want
-        assert torch.equal(told[i][seen], flow.series.x[i][seen])
+        seen = output.series.observed_mask[i] & ~want
+        assert torch.equal(reconstruction[i][seen], output.series.x[i][seen])
 
 
 def test_nothing_is_drawn_beyond_the_end_of_a_series(masked, monkeypatch):
     drawn = []
-    monkeypatch.setattr(predictions, "panel", lambda title, alt, draw: drawn.append((title, draw)) or "")
-    known = know(masked)
-    predictions.reconstructions(known)
-    ends = {f"series {row + 1}": known.part.lengths[row] for row in known.some(3).tolist()}
+    monkeypatch.setattr(predictions, "render_panel", lambda title, alt, draw: drawn.append((title, draw)) or "")
+    context = load_context(masked)
+    predictions.render_masked_reconstructions(context)
+    ends = {f"series {row + 1}": context.split.lengths[row] for row in context.sample_rows(3).tolist()}
     assert len(set(ends.values())) > 1
     for title, draw in drawn:
         draw(axes := Figure().subplots())
@@ -184,7 +189,7 @@ def test_a_run_without_a_test_part_or_labels_is_told_on_validation(tmp_path):
     np.savez(tmp_path / "bare.npz", X=np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32))
     run = trained(tmp_path / "run", loss="masked", data=str(tmp_path / "bare.npz"))
     page = read(run, tmp_path)
-    assert "Hidden samples, validation part" in page.titles
+    assert "Masked samples, validation split" in page.titles
     assert "loss, validation" in page.text
 
 
@@ -192,18 +197,18 @@ def test_a_run_without_a_test_part_or_labels_is_told_on_validation(tmp_path):
 def test_a_run_that_did_not_end_is_told_with_what_there_is(masked, tmp_path):
     copy = shutil.copytree(masked, tmp_path / "copy")
     (copy / "result.json").unlink()
-    assert "did not come to its end" in read(copy, tmp_path).text
+    assert "Training did not finish" in read(copy, tmp_path).text
     (copy / "metrics.jsonl").unlink()
     assert "Training" not in read(copy, tmp_path).titles
     (copy / "metrics.jsonl").write_text("{")
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl is damaged"):
-        report(copy)
+        write_report(copy)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["run", "forecaster", "masked"])
 def test_a_page_fetches_nothing_and_every_picture_is_whole_and_described(which, request, tmp_path):
-    path = report(request.getfixturevalue(which), tmp_path / "page.html")
+    path = write_report(request.getfixturevalue(which), tmp_path / "page.html")
     html = path.read_text(encoding="utf-8")
     page = Page(html)
     assert not re.search(r"https?:|@import|url\(|<script|<link", html)
@@ -219,7 +224,7 @@ def test_a_page_fetches_nothing_and_every_picture_is_whole_and_described(which, 
 @pytest.mark.slow
 def test_every_option_is_told_with_its_source_and_text_is_escaped(run, tmp_path):
     page = read(run, tmp_path)
-    for section, values in read_config(run)["given"].items():
+    for section, values in read_run_config(run)["given"].items():
         assert section in page.text
         assert all(name in page.text for name in values)
     assert "flag" in page.text
@@ -231,7 +236,7 @@ def test_every_option_is_told_with_its_source_and_text_is_escaped(run, tmp_path)
 
 @pytest.mark.slow
 def test_the_same_run_makes_the_same_page(masked, tmp_path):
-    first, again = (report(masked, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
+    first, again = (write_report(masked, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
     assert first == again
 
 
@@ -240,7 +245,9 @@ def test_a_part_may_have_a_section_of_its_own(masked, tmp_path, monkeypatch):
     from tstk.builtin.tokenizers.patch import Patch
     from tstk.report.page import Section
 
-    monkeypatch.setattr(Patch, "section", lambda self, known: Section("Patches", f"<p>of {self.window} samples</p>"))
+    monkeypatch.setattr(
+        Patch, "report_section", lambda self, known: Section("Patches", f"<p>of {self.window} samples</p>")
+    )
     page = read(masked, tmp_path)
     assert "Patches" in page.titles
     assert page.titles.index("Training") < page.titles.index("Patches") < page.titles.index("Config")
@@ -253,22 +260,22 @@ def test_a_report_shows_what_reasoning_tokens_look_at(npz, tmp_path, channels):
     wiring = {"channels": channels}
     run = trained(tmp_path / "run", epochs=1, head={"use": "cot", "tokens": 3}, data=npz, pipeline=wiring)
     page = read(run, tmp_path)
-    assert "What the reasoning tokens look at, test part" in page.titles
+    assert "Attention of the reasoning tokens, test split" in page.titles
     maps = [p for p in page.pictures if "Attention of 3 reasoning tokens" in p["alt"]]
     assert len(maps) == 4
     pipeline = load(run)
     series = load_data(npz).test.batch(torch.arange(4))
     tokens = pipeline.encode(series)
-    looks = pipeline.head.looks(tokens)
-    assert looks.shape == (4, 3, 5 * (1 if channels == "mixed" else 2))
-    torch.testing.assert_close(looks.sum(-1), torch.ones(4, 3))
-    assert not looks.masked_select(~tokens.valid[:, None]).any()
+    weights = pipeline.head.attention_weights(tokens)
+    assert weights.shape == (4, 3, 5 * (1 if channels == "mixed" else 2))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(4, 3))
+    assert not weights.masked_select(~tokens.valid[:, None]).any()
 
 
 def test_a_report_without_matplotlib_says_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(TstkError, match=r"matplotlib, which is not installed: pip install 'tstk-core\[plot\]'"):
-        report(run, tmp_path / "page.html")
+        write_report(run, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 

@@ -1,14 +1,14 @@
-"""Parts are checked against each other without memory, draws or values, and what needs values is told so."""
+"""Components are checked against each other on the meta device; a constructor that reads values is refused."""
 
 import pytest
 import torch
 from torch import nn
 
-from tstk.runs.build import rehearse, without_values
-from tstk.config.resolve import resolve
-from tstk.errors import NeedsError
-from tstk.plugins.registry import Registry
+from tstk.config.resolve import resolve_config
 from tstk.core.interfaces import Encoder
+from tstk.errors import IncompatibleError
+from tstk.plugins.registry import Registry
+from tstk.runs.build import use_meta_device, validate_on_meta
 
 BUILT = {
     "scaled draws": lambda: torch.randn(3, 4) * 0.02,
@@ -45,7 +45,7 @@ WRONG = {
 def test_without_values_a_tensor_has_the_shape_and_dtype_that_it_would_have(make):
     real = make()
     before = torch.get_rng_state()
-    with without_values():
+    with use_meta_device():
         bare = make()
     assert (bare.shape, bare.dtype, bare.requires_grad, type(bare), bare.device.type) == (
         real.shape,
@@ -59,14 +59,14 @@ def test_without_values_a_tensor_has_the_shape_and_dtype_that_it_would_have(make
 
 @pytest.mark.parametrize("make", WRONG.values(), ids=WRONG)
 def test_without_values_torch_says_what_is_wrong_as_it_would(make):
-    for where in (torch.device("cpu"), without_values()):
+    for where in (torch.device("cpu"), use_meta_device()):
         with where, pytest.raises(RuntimeError):
             make()
 
 
 def test_a_check_of_the_parts_leaves_the_random_state_alone():
     before = torch.get_rng_state()
-    rehearse(resolve(("test", {"encoder": {"use": "bert"}, "head": {"use": "cot"}})))
+    validate_on_meta(resolve_config(("test", {"encoder": {"use": "bert"}, "head": {"use": "cot"}})))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -79,5 +79,5 @@ def test_a_constructor_that_reads_values_is_named(monkeypatch, read):
 
     load = Registry.load
     monkeypatch.setattr(Registry, "load", lambda self, entry: Reader if entry.name == "identity" else load(self, entry))
-    with pytest.raises(NeedsError, match="encoder 'identity' reads values of tensors in its constructor"):
-        rehearse(resolve(("test", {"encoder": {"use": "identity"}, "head": {"use": "linear"}})))
+    with pytest.raises(IncompatibleError, match="encoder 'identity' reads values of tensors in its constructor"):
+        validate_on_meta(resolve_config(("test", {"encoder": {"use": "identity"}, "head": {"use": "linear"}})))

@@ -6,18 +6,18 @@ import shutil
 import pytest
 import torch
 
-from tstk.runs.build import assemble
-from tstk.runs.checkpoint import launch, load, read_weights, save_config, save_weights
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
+from tstk.config.run_directory import read_run_config
+from tstk.core.types import Spec
 from tstk.data import load as load_data
 from tstk.errors import CheckpointError, OptionError
-from tstk.core.types import Spec
-from tstk.config.run_directory import read_config
+from tstk.runs.build import build_pipeline
+from tstk.runs.checkpoint import initialize_for_training, load, read_weights, save_run_config, save_weights
 from tstk.training.runs import train
 
 
 def first_batch(run, size=6):
-    data = read_config(run)["config"]["data"]
+    data = read_run_config(run)["config"]["data"]
     return load_data(data["use"]).test.batch(torch.arange(size))
 
 
@@ -27,21 +27,21 @@ def copy(run, tmp_path):
     return shutil.copytree(run, tmp_path / "copy")
 
 
-def refused(folder, says):
+def refused(folder, message):
     with pytest.raises(CheckpointError) as caught:
         load(folder)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_saved_pipeline_answers_as_before_bit_for_bit(labelled_spec, ragged, build, tmp_path):
-    config = resolve(
+    config = resolve_config(
         ("flag", {"head": "cot", "encoder": {"depth": 1, "cls": True}, "pipeline": {"instance_norm": True}})
     )
-    pipeline, _ = launch(config, labelled_spec)
+    pipeline, _ = initialize_for_training(config, labelled_spec)
     pipeline.mean += 3
     pipeline.eval()
-    save_config(tmp_path, config, pipeline, {"classes": ["a", "b", "c"]})
+    save_run_config(tmp_path, config, pipeline, {"classes": ["a", "b", "c"]})
     save_weights(pipeline, tmp_path / "model.safetensors")
     again, series = load(tmp_path), ragged()
     assert torch.equal(again.predict(series), pipeline.predict(series))
@@ -53,8 +53,8 @@ def test_a_saved_pipeline_answers_as_before_bit_for_bit(labelled_spec, ragged, b
 def test_a_trained_run_scores_again_what_it_recorded(run):
     from tstk.evaluation.evaluate import evaluate
 
-    found = read_config(run)["config"]
-    again = evaluate(load(run), load_data(found["data"]["use"]).test)
+    run_config = read_run_config(run)["config"]
+    again = evaluate(load(run), load_data(run_config["data"]["use"]).test)
     recorded = json.loads((run / "result.json").read_text())["test"]
     assert again == pytest.approx(recorded, rel=1e-6)
 
@@ -73,11 +73,11 @@ def test_a_run_holds_names_and_numbers_but_no_import_path_and_nothing_pickled(ru
 
 
 def test_a_run_remembers_versions_sources_and_the_spec(run):
-    found = read_config(run)
-    assert {"python", "torch", "tstk"} <= found["versions"].keys()
-    assert found["sources"]["train.epochs"] == "flag"
-    assert found["spec"]["length"] == 20
-    assert sum(found["spec"]["counts"]) == len(load_data(found["config"]["data"]["use"]).train)
+    run_config = read_run_config(run)
+    assert {"python", "torch", "tstk"} <= run_config["versions"].keys()
+    assert run_config["sources"]["train.epochs"] == "flag"
+    assert run_config["spec"]["length"] == 20
+    assert sum(run_config["spec"]["class_counts"]) == len(load_data(run_config["config"]["data"]["use"]).train)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -98,7 +98,7 @@ def test_missing_weights_say_that_the_run_ended_early(copy):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (None, "it has no config.json"),
         ("", "is damaged"),
@@ -110,25 +110,25 @@ def test_missing_weights_say_that_the_run_ended_early(copy):
         ('{"format": 1, "config": {}}', "was not written by tstk"),
     ],
 )
-def test_a_config_that_is_not_ours_is_refused(copy, text, says):
+def test_a_config_that_is_not_ours_is_refused(copy, text, message):
     if text is None:
         (copy / "config.json").unlink()
     else:
         (copy / "config.json").write_text(text)
-    refused(copy, says)
+    refused(copy, message)
 
 
 def edited(folder, change):
     path = folder / "config.json"
-    found = json.loads(path.read_text())
-    change(found)
-    path.write_text(json.dumps(found))
+    run_config = json.loads(path.read_text())
+    change(run_config)
+    path.write_text(json.dumps(run_config))
 
 
 def test_a_plugin_that_is_not_installed_is_named_with_its_version(copy):
-    def change(found):
-        found["config"]["encoder"]["use"] = "tstk-plugins-sea/wave"
-        found["versions"]["tstk-plugins-sea"] = "0.2.1"
+    def change(run_config):
+        run_config["config"]["encoder"]["use"] = "tstk-plugins-sea/wave"
+        run_config["versions"]["tstk-plugins-sea"] = "0.2.1"
 
     edited(copy, change)
     refused(
@@ -137,14 +137,14 @@ def test_a_plugin_that_is_not_installed_is_named_with_its_version(copy):
 
 
 def test_a_component_that_its_plugin_no_longer_has_is_named(copy):
-    edited(copy, lambda found: found["config"]["encoder"].update(use="tstk/transfomer"))
+    edited(copy, lambda run_config: run_config["config"]["encoder"].update(use="tstk/transfomer"))
     refused(copy, "uses encoder 'transfomer' from tstk")
 
 
 def test_weights_of_another_run_are_refused(copy):
-    edited(copy, lambda found: found["config"]["encoder"].update(dim=8))
+    edited(copy, lambda run_config: run_config["config"]["encoder"].update(dim=8))
     refused(copy, "of another shape")
-    edited(copy, lambda found: found["config"]["encoder"].update(dim=16, depth=2))
+    edited(copy, lambda run_config: run_config["config"]["encoder"].update(dim=16, depth=2))
     refused(copy, "tensors missing")
 
 
@@ -157,16 +157,16 @@ def test_an_interrupted_write_leaves_the_old_file(run, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
 
 
-# ------------------------------------------------------------------ mounting
+# ------------------------------------------------------------------ starting from a run
 
 
-def mounted(run, spec, **tables):
-    return launch(resolve(("flag", {"pipeline": {"from": str(run)}, **tables})), spec)
+def initialized_from(run, spec, **tables):
+    return initialize_for_training(resolve_config(("flag", {"pipeline": {"init_from": str(run)}, **tables})), spec)
 
 
-def test_a_trained_encoder_is_mounted_into_another_task(run):
+def test_a_trained_encoder_is_loaded_into_another_task(run):
     spec = load(run).spec
-    pipeline, notes = mounted(run, spec, decoder="cross")
+    pipeline, notes = initialized_from(run, spec, decoder="cross")
     trained = read_weights(run)
     for name, value in pipeline.state_dict().items():
         if name.startswith(("encoder.", "tokenizer.")):
@@ -174,12 +174,12 @@ def test_a_trained_encoder_is_mounted_into_another_task(run):
     assert len(notes) == 2
     assert f"encoder from {run}" in "".join(notes)
     assert pipeline.head is None
-    assert pipeline.loss.called() == "loss 'masked'"
+    assert pipeline.loss.display_name() == "loss 'masked'"
 
 
 def test_a_position_table_is_resized_to_another_length(run):
     old = load(run)
-    pipeline, _ = mounted(run, old.spec.but(length=40), head="cot")
+    pipeline, _ = initialized_from(run, old.spec.replace(length=40), head="cot")
     assert len(old.encoder.table) == 5
     assert len(pipeline.encoder.table) == 10
     ends = pipeline.encoder.table[[0, -1]]
@@ -188,18 +188,18 @@ def test_a_position_table_is_resized_to_another_length(run):
 
 
 def test_weights_of_a_slot_named_by_hand_must_fit_and_the_refusal_says_what_they_were_trained_on(run):
-    config = resolve(("flag", {"tokenizer": str(run), "head": "linear"}))
+    config = resolve_config(("flag", {"tokenizer": str(run), "head": "linear"}))
     with pytest.raises(CheckpointError, match=r"tokenizer of .* trained on 2 channels of length 20") as caught:
-        launch(config, Spec(5, 30, classes=2))
+        initialize_for_training(config, Spec(5, 30, num_classes=2))
     assert "\n" not in str(caught.value)
 
 
-def test_frozen_parts_stay_as_they_were_mounted(run, npz, tmp_path):
-    config = resolve(
+def test_frozen_parts_stay_as_they_were_loaded(run, npz, tmp_path):
+    config = resolve_config(
         (
             "flag",
             {
-                "pipeline": {"from": str(run), "freeze": ("tokenizer", "encoder.stack")},
+                "pipeline": {"init_from": str(run), "freeze": ("tokenizer", "encoder.stack")},
                 "head": "cot",
                 "train": {"epochs": 1, "batch_size": 8, "device": "cpu"},
             },
@@ -216,28 +216,28 @@ def test_frozen_parts_stay_as_they_were_mounted(run, npz, tmp_path):
 
 def test_freezing_everything_is_refused(run):
     with pytest.raises(OptionError, match="nothing is left to train"):
-        launch(
-            resolve(("flag", {"pipeline": {"from": str(run), "freeze": ("tokenizer", "encoder", "head")}})),
+        initialize_for_training(
+            resolve_config(("flag", {"pipeline": {"init_from": str(run), "freeze": ("tokenizer", "encoder", "head")}})),
             load(run).spec,
         )
 
 
 def test_a_run_directory_is_never_overwritten(run):
-    with pytest.raises(OptionError, match="something is there already"):
-        train(resolve(("flag", {"head": "linear"})), run)
+    with pytest.raises(OptionError, match="already exists"):
+        train(resolve_config(("flag", {"head": "linear"})), run)
 
 
-def test_from_takes_what_fits_other_channels_and_says_what_starts_afresh(run):
-    config = resolve(("flag", {"pipeline": {"from": str(run)}, "head": {"use": "cot", "heads": 2}}))
+def test_from_takes_what_fits_other_channels_and_says_what_is_newly_initialized(run):
+    config = resolve_config(("flag", {"pipeline": {"init_from": str(run)}, "head": {"use": "cot", "heads": 2}}))
     assert config.notes == [f"of {run} the new task does not use: head 'linear', loss 'cross-entropy'"]
-    spec = Spec(5, 30, classes=2)
+    spec = Spec(5, 30, num_classes=2)
     torch.manual_seed(0)
-    pipeline, notes = launch(config, spec)
+    pipeline, notes = initialize_for_training(config, spec)
     torch.manual_seed(0)
-    untouched = assemble(config, spec).tokenizer.state_dict()
+    untouched = build_pipeline(config, spec).tokenizer.state_dict()
     trained = {k: v for k, v in read_weights(run).items() if k.startswith("encoder.stack.")}
     assert trained
     assert all(torch.equal(pipeline.state_dict()[k], v) for k, v in trained.items())
     assert all(torch.equal(pipeline.tokenizer.state_dict()[k], v) for k, v in untouched.items())
     assert "tokenizer" in notes[0]
-    assert notes[0].endswith("so it starts afresh")
+    assert notes[0].endswith("so its weights are newly initialized")

@@ -137,9 +137,9 @@ DATA = {
         "x.pt",
     ),
     "tensors in a list": ("x.pt", lambda c: saved([torch.zeros(3)]), "expected a dict of tensors"),
-    "a checkpoint as data": ("x.pth", lambda c: saved({"samples": Evil(c)}), "nobody reads .pth"),
-    "a pickle by name": ("x.pkl", lambda c: pickle.dumps(Evil(c)), "nobody reads .pkl"),
-    "a script by name": ("x.py", lambda c: f"open({str(c)!r}, 'w')".encode(), "nobody reads .py"),
+    "a checkpoint as data": ("x.pth", lambda c: saved({"samples": Evil(c)}), "no reader for .pth"),
+    "a pickle by name": ("x.pkl", lambda c: pickle.dumps(Evil(c)), "no reader for .pkl"),
+    "a script by name": ("x.py", lambda c: f"open({str(c)!r}, 'w')".encode(), "no reader for .py"),
     "a record of other people's files": (
         "x.hea",
         lambda c: b"x 1 360 100\n../../../../etc/passwd 16 200 16 0 0 0 0 u\n",
@@ -325,7 +325,7 @@ def test_what_else_samples_bring_may_mean_harm(make, tmp_path, canary, refused):
     }[make]
     (tmp_path / "e.npz").write_bytes(held)
     np.savez(tmp_path / "d.npz", X_train=X, y_train=[0, 1, 0, 1], X_test=X, y_test=[0, 1, 0, 1])
-    refused("data", "info", "d.npz", "--extra", "text=e.npz", name="e.npz")
+    refused("data", "info", "d.npz", "--conditioning", "text=e.npz", name="e.npz")
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from click.testing import CliRunner
 
 import tstk
 from tstk.cli import cli
-from tstk.config.resolve import read_toml, resolve, shipped
-from tstk.errors import CheckpointError
-from tstk.config.recipe import configs, read_recipe
+from tstk.config.recipe import read_recipe, resolve_stages
+from tstk.config.resolve import get_entry_file, resolve_config
+from tstk.config.run_directory import list_shipped_runs, read_run_config, resolve_run_dir
+from tstk.config.toml import read_toml
 from tstk.core.types import Series
-from tstk.plugins.registry import registry
-from tstk.config.run_directory import read_config, run_folder, shipped_runs
+from tstk.errors import CheckpointError
+from tstk.plugins.registry import get_registry
 
 NAME = "pretrained/small"
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def labelled(tmp_path):
 
 
 def test_it_is_small_and_its_card_states_its_hash():
-    folder = run_folder(NAME)
+    folder = resolve_run_dir(NAME)
     assert folder.is_relative_to(Path(tstk.__file__).parent)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 8e6
     assert sum(p.numel() for p in tstk.load(NAME).parameters()) <= 2e6
@@ -55,9 +56,9 @@ def test_it_is_small_and_its_card_states_its_hash():
 
 
 def test_the_recipe_says_how_it_was_made(tmp_path):
-    recipe = next(configs(read_recipe("pretrain-small"), tmp_path, ("flag", {}), {}))
-    given = read_config(NAME)["given"]
-    stated = read_toml(shipped(registry().find("recipe", "pretrain-small")))["stage"][0]
+    recipe = next(resolve_stages(read_recipe("pretrain-small"), tmp_path, ("flag", {}), {}))
+    given = read_run_config(NAME)["given"]
+    stated = read_toml(get_entry_file(get_registry().find("recipe", "pretrain-small")))["stage"][0]
     for section in ("data", "tokenizer", "encoder", "loss", "pipeline", "train"):
         now = json.loads(json.dumps(recipe.values[section]))
         assert stated[section].items() <= now.items()
@@ -70,7 +71,7 @@ def test_the_recipe_says_how_it_was_made(tmp_path):
 @pytest.mark.parametrize(("channels", "length"), [(1, 5), (4, 700)])
 def test_it_embeds_series_of_any_length_and_number_of_channels(channels, length):
     pipeline = tstk.load(NAME)
-    pipeline.take(torch.zeros(channels), torch.ones(channels))
+    pipeline.set_channels(torch.zeros(channels), torch.ones(channels))
     x = torch.randn(2, channels, length, generator=torch.Generator().manual_seed(0))
     found = pipeline.embed(Series(x), "statistics")
     assert found.shape == (2, channels * 2 * 192)
@@ -86,7 +87,7 @@ def test_its_features_tell_classes_apart(labelled):
 def test_features_and_a_head_are_trained_from_it(labelled, tmp_path):
     words = [
         "train",
-        "--from",
+        "--init-from",
         NAME,
         "--head",
         "cot",
@@ -101,24 +102,24 @@ def test_features_and_a_head_are_trained_from_it(labelled, tmp_path):
     assert done.exit_code == 0, done.output
     for slot in ("tokenizer", "encoder"):
         assert f"{slot} from {NAME}" in done.output
-    assert tstk.load(tmp_path / "tuned").spec.classes == 2
+    assert tstk.load(tmp_path / "tuned").spec.num_classes == 2
     done = CliRunner().invoke(cli, ["embed", NAME, "--data", labelled, "--out", str(tmp_path / "vectors.npz")])
     assert done.exit_code == 0, done.output
     assert np.load(tmp_path / "vectors.npz")["embedding"].shape == (24, 192)
 
 
 def test_a_part_of_it_may_be_named_alone():
-    config = resolve(("flag", {"encoder": NAME, "tokenizer": NAME, "head": "linear"}))
-    assert config.mounts == {"encoder": NAME, "tokenizer": NAME}
+    config = resolve_config(("flag", {"encoder": NAME, "tokenizer": NAME, "head": "linear"}))
+    assert config.init_from == {"encoder": NAME, "tokenizer": NAME}
     assert config.options("encoder")["dim"] == 192
 
 
 def test_a_run_in_the_working_directory_goes_before_it(tmp_path):
     here = tmp_path / NAME
     here.mkdir(parents=True)
-    assert run_folder(NAME) != here
+    assert resolve_run_dir(NAME) != here
     (here / "config.json").write_text("{}")
-    assert run_folder(NAME).resolve() == here
+    assert resolve_run_dir(NAME).resolve() == here
 
 
 def test_an_unknown_name_is_told_which_there_are():
@@ -129,9 +130,9 @@ def test_an_unknown_name_is_told_which_there_are():
 def test_nothing_is_written_into_the_package():
     done = CliRunner().invoke(cli, ["report", NAME])
     assert done.exit_code == 2
-    assert "say where to: --out FILE" in done.output
-    assert shipped_runs() == [NAME]
-    assert {path.name for path in run_folder(NAME).iterdir()} == {
+    assert "name the file with --out FILE" in done.output
+    assert list_shipped_runs() == [NAME]
+    assert {path.name for path in resolve_run_dir(NAME).iterdir()} == {
         "config.json",
         "metrics.jsonl",
         "model.safetensors",

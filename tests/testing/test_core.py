@@ -2,7 +2,7 @@
 
 import pytest
 
-from tstk.testing import contract
+from tstk.testing import parametrize_with_checks
 
 
 @pytest.fixture(autouse=True)
@@ -10,6 +10,6 @@ def codes(syllables):
     """Next-code and `own` need a tokenizer with codes and a way back to samples; the core has none."""
 
 
-@contract("tstk")
+@parametrize_with_checks("tstk")
 def test_contract(check):
     check()

@@ -1,24 +1,31 @@
-"""Changes to training series keep what a series is made of."""
+"""Augmentations preserve missing samples, lengths and independence of the batch."""
 
 import pytest
 import torch
 
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
-from tstk.training.augment import chosen as changing
-from tstk.training.augment import crop, jitter, mix, permute, scale, warp
+from tstk.training.augment import (
+    add_jitter,
+    apply_mixup,
+    parse_augmentations,
+    permute_segments,
+    random_crop,
+    scale_channels,
+    warp_time,
+)
 
 
 def batch(lengths=(20, 20, 9)):
     x = torch.arange(20.0).expand(len(lengths), 2, -1).clone()
     observed = torch.arange(20) < torch.tensor(lengths)[:, None, None].expand(-1, 2, -1)
-    return Series(x.masked_fill(~observed, 0), observed, key=torch.arange(len(lengths)))
+    return Series(x.masked_fill(~observed, 0), observed, sample_id=torch.arange(len(lengths)))
 
 
 def test_a_crop_is_a_run_of_samples_inside_the_series():
     starts = set()
     for step in range(60):
-        cut = crop(batch(), 6, Draws(0, step, torch.arange(3)))
+        cut = random_crop(batch(), 6, SampleRNG(0, step, torch.arange(3)))
         assert cut.x.shape == (3, 2, 6)
         assert (cut.x.diff(dim=2) == 1).all()
         assert cut.observed.all()
@@ -30,7 +37,7 @@ def test_a_crop_is_a_run_of_samples_inside_the_series():
 def test_what_is_missing_stays_missing_and_short_series_keep_their_end():
     series = batch()
     series.observed[0, 1, 3:15] = False
-    cut = crop(series, 12, Draws(0, 1, torch.arange(3)))
+    cut = random_crop(series, 12, SampleRNG(0, 1, torch.arange(3)))
     start = int(cut.x[0, 0, 0])
     assert cut.observed[0, 1].tolist() == series.observed[0, 1, start : start + 12].tolist()
     assert cut.observed[2, 0].tolist() == [True] * 9 + [False] * 3
@@ -38,19 +45,19 @@ def test_what_is_missing_stays_missing_and_short_series_keep_their_end():
 
 def test_a_crop_as_long_as_the_series_changes_nothing():
     series = batch()
-    assert crop(series, 20, Draws(0, 1, torch.arange(3))) is series
-    assert crop(series, 30, Draws(0, 1, torch.arange(3))) is series
+    assert random_crop(series, 20, SampleRNG(0, 1, torch.arange(3))) is series
+    assert random_crop(series, 30, SampleRNG(0, 1, torch.arange(3))) is series
 
 
 def labelled(count=64, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    x = torch.randn(count, 2, 5, generator=draw)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 2, 5, generator=generator)
     return Series(x, None, torch.arange(count) % 3, torch.arange(count))
 
 
 def test_a_mixture_is_two_series_of_the_batch_and_their_labels_in_the_same_shares():
     series = labelled()
-    mixed = mix(series, 0.4, 3, Draws(0, 1, series.key))
+    mixed = apply_mixup(series, 0.4, 3, SampleRNG(0, 1, series.sample_id))
     assert torch.allclose(mixed.y.sum(1), torch.ones(64))
     partners = set()
     for x, y, mine, label in zip(mixed.x, mixed.y, series.x, series.y, strict=True):
@@ -71,17 +78,17 @@ def test_a_mixture_is_two_series_of_the_batch_and_their_labels_in_the_same_share
 def test_shares_follow_the_beta_distribution_and_belong_to_the_series():
     series = labelled(4000)
     series.y = torch.arange(4000) % 2
-    shares = mix(series, 0.2, 2, Draws(0, 1, series.key)).y
+    shares = apply_mixup(series, 0.2, 2, SampleRNG(0, 1, series.sample_id)).y
     own = shares.gather(1, series.y[:, None])[:, 0]
     crossed = own[own < 0.999999]
     # Beta(0.2, 0.2) has variance 1 / (4 (2 * 0.2 + 1)); series of equal classes do not show their shares
     assert abs(crossed.var() - 1 / (4 * 1.4)) < 0.03
     assert abs(crossed.mean() - 0.5) < 0.05
-    few = series.but(x=series.x[:9], y=series.y[:9], key=series.key[:9])
-    again = mix(few, 0.2, 2, Draws(0, 1, few.key)).y.gather(1, few.y[:, None])[:, 0]
-    told = (own[:9] < 0.999999) & (again < 0.999999)
-    assert told.any()
-    assert torch.allclose(own[:9][told], again[told])
+    few = series.replace(x=series.x[:9], y=series.y[:9], sample_id=series.sample_id[:9])
+    again = apply_mixup(few, 0.2, 2, SampleRNG(0, 1, few.sample_id)).y.gather(1, few.y[:, None])[:, 0]
+    is_mixed = (own[:9] < 0.999999) & (again < 0.999999)
+    assert is_mixed.any()
+    assert torch.allclose(own[:9][is_mixed], again[is_mixed])
 
 
 def test_what_only_one_of_two_series_has_stands_alone_and_unknown_labels_count_for_nothing():
@@ -90,7 +97,7 @@ def test_what_only_one_of_two_series_has_stands_alone_and_unknown_labels_count_f
     series.observed = torch.ones_like(series.x, dtype=torch.bool)
     series.observed[0, 0, 2:] = series.observed[1, 0, 4:] = False
     series.x = series.x * series.observed
-    mixed = mix(series, 1.0, 3, Draws(0, 3, series.key))
+    mixed = apply_mixup(series, 1.0, 3, SampleRNG(0, 3, series.sample_id))
     assert torch.equal(mixed.x[:, 0, 2:4], series.x[1:, 0, 2:4].expand(2, -1))
     assert not mixed.observed[:, 0, 4].any()
     assert mixed.observed[:, 0, :4].all()
@@ -99,51 +106,51 @@ def test_what_only_one_of_two_series_has_stands_alone_and_unknown_labels_count_f
     assert (mixed.y[:, 1] < 1).all()
 
 
-# ------------------------------------------------------------------ changes by name
+# ------------------------------------------------------------------ transforms by name
 
 
-CHANGES = [(jitter, 0.1), (scale, 0.2), (permute, 4), (warp, 0.3)]
+CHANGES = [(add_jitter, 0.1), (scale_channels, 0.2), (permute_segments, 4), (warp_time, 0.3)]
 
 
 @pytest.mark.parametrize(("change", "strength"), CHANGES)
 def test_a_change_belongs_to_the_series_and_not_to_its_companions(change, strength):
-    """So it is the same whatever the batch, its longest series and the number of processes."""
+    """Independent of the batch, its longest series and the number of processes."""
     series = batch((20, 20, 9))
-    alone = Series(series.x[2:, :, :9], series.observed[2:, :, :9], key=series.key[2:])
-    together = change(series, strength, Draws(0, 5, series.key))
-    apart = change(alone, strength, Draws(0, 5, alone.key))
+    alone = Series(series.x[2:, :, :9], series.observed[2:, :, :9], sample_id=series.sample_id[2:])
+    together = change(series, strength, SampleRNG(0, 5, series.sample_id))
+    apart = change(alone, strength, SampleRNG(0, 5, alone.sample_id))
     torch.testing.assert_close(together.x[2:, :, :9], apart.x)
     assert torch.equal(together.observed[2:, :, :9], apart.observed)
     assert not torch.equal(together.x, series.x)
-    assert not torch.equal(together.x, change(series, strength, Draws(0, 6, series.key)).x)
+    assert not torch.equal(together.x, change(series, strength, SampleRNG(0, 6, series.sample_id)).x)
 
 
 @pytest.mark.parametrize(("change", "strength"), CHANGES)
 def test_padding_stays_padding_and_what_is_missing_teaches_nothing(change, strength):
     series = batch((20, 20, 9))
     series.observed[0, 1, 7] = False
-    clean, soiled = (series.but(x=series.x.masked_fill(~series.observed, value)) for value in (0.0, 1e6))
-    one, other = (change(s, strength, Draws(0, 3, s.key)) for s in (clean, soiled))
-    assert torch.equal(one.observed, other.observed)
-    assert torch.equal(one.observed.any(1).sum(1), series.observed.any(1).sum(1))
-    assert torch.equal(one.x[one.observed], other.x[other.observed])
-    assert not one.observed[2, :, 9:].any()
-    assert one.observed[2, :, :9].all()
+    clean, soiled = (series.replace(x=series.x.masked_fill(~series.observed, value)) for value in (0.0, 1e6))
+    clean_output, soiled_output = (change(s, strength, SampleRNG(0, 3, s.sample_id)) for s in (clean, soiled))
+    assert torch.equal(clean_output.observed, soiled_output.observed)
+    assert torch.equal(clean_output.observed.any(1).sum(1), series.observed.any(1).sum(1))
+    assert torch.equal(clean_output.x[clean_output.observed], soiled_output.x[soiled_output.observed])
+    assert not clean_output.observed[2, :, 9:].any()
+    assert clean_output.observed[2, :, :9].all()
 
 
 def test_noise_and_factors_have_the_deviation_that_was_asked_for():
-    series = Series(torch.ones(400, 3, 50), key=torch.arange(400))
-    noise = jitter(series, 0.2, Draws(0, 1, series.key)).x - 1
+    series = Series(torch.ones(400, 3, 50), sample_id=torch.arange(400))
+    noise = add_jitter(series, 0.2, SampleRNG(0, 1, series.sample_id)).x - 1
     assert abs(float(noise.mean())) < 0.01
     assert float(noise.std()) == pytest.approx(0.2, rel=0.03)
-    factors = scale(series, 0.2, Draws(0, 1, series.key)).x
+    factors = scale_channels(series, 0.2, SampleRNG(0, 1, series.sample_id)).x
     assert (factors == factors[..., :1]).all()
     assert float(factors[..., 0].std()) == pytest.approx(0.2, rel=0.1)
 
 
 def test_a_permutation_is_the_same_samples_in_pieces():
     series = batch((20, 20, 9))
-    moved = permute(series, 4, Draws(0, 2, series.key))
+    moved = permute_segments(series, 4, SampleRNG(0, 2, series.sample_id))
     for row, length in enumerate((20, 20, 9)):
         assert sorted(moved.x[row, 0, :length].tolist()) == list(range(length))
         assert (moved.x[row, 0, :length].diff() != 1).sum() <= 3
@@ -152,22 +159,24 @@ def test_a_permutation_is_the_same_samples_in_pieces():
 
 def test_warped_time_runs_from_the_first_sample_to_the_last_and_never_back():
     series = batch((20, 20, 9))
-    warped = warp(series, 0.5, Draws(0, 2, series.key)).x
+    warped = warp_time(series, 0.5, SampleRNG(0, 2, series.sample_id)).x
     for row, length in enumerate((20, 20, 9)):
-        told = warped[row, 0, :length]
-        assert float(told[0]) == 0
-        assert float(told[-1]) == pytest.approx(length - 1, abs=1e-3)
-        assert (told.diff() > 0).all()
-        assert not torch.allclose(told.diff(), torch.ones(length - 1), atol=0.02)
+        positions = warped[row, 0, :length]
+        assert float(positions[0]) == 0
+        assert float(positions[-1]) == pytest.approx(length - 1, abs=1e-3)
+        assert (positions.diff() > 0).all()
+        assert not torch.allclose(positions.diff(), torch.ones(length - 1), atol=0.02)
 
 
 def test_strengths_are_in_deviations_of_the_data_and_changes_follow_each_other():
     series = Series(
-        5000 + 100 * torch.randn(200, 1, 30, generator=torch.Generator().manual_seed(0)), key=torch.arange(200)
+        5000 + 100 * torch.randn(200, 1, 30, generator=torch.Generator().manual_seed(0)), sample_id=torch.arange(200)
     )
     mean, std = torch.tensor([[5000.0]]), torch.tensor([[100.0]])
-    changed = changing(["scaling=0.0001", "jitter=0.1"])(series, mean, std, Draws(0, 1, series.key))
+    changed = parse_augmentations(["scaling=0.0001", "jitter=0.1"])(
+        series, mean, std, SampleRNG(0, 1, series.sample_id)
+    )
     assert float((changed.x - series.x).std()) == pytest.approx(10, rel=0.1)
-    holes = series.but(observed=torch.ones_like(series.x, dtype=torch.bool))
+    holes = series.replace(observed=torch.ones_like(series.x, dtype=torch.bool))
     holes.observed[:, :, 3] = False
-    assert (changing(["jitter"])(holes, mean, std, Draws(0, 1, series.key)).x[:, :, 3] == 0).all()
+    assert (parse_augmentations(["jitter"])(holes, mean, std, SampleRNG(0, 1, series.sample_id)).x[:, :, 3] == 0).all()

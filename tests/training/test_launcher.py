@@ -1,4 +1,4 @@
-"""Several processes train what one would."""
+"""Training in several processes equals training in one."""
 
 import json
 import os
@@ -18,21 +18,21 @@ pytestmark = pytest.mark.slow
 
 TRAIN = ["-m", "tstk", "train", "--tokenizer.dim", "8", "--encoder", "transformer", "--encoder.dim", "16"]
 TRAIN += ["--encoder.depth", "1", "--encoder.heads", "2", "--encoder.dropout", "0", "--head", "linear", "--epochs", "3"]
-TRAIN += ["--batch-size", "8", "--device", "cpu", "--threads", "1", "--select", "last"]
+TRAIN += ["--batch-size", "8", "--device", "cpu", "--threads", "1", "--select-by", "last"]
 
 
-def started(words, folder):
-    """Python with these words, under way."""
+def start_python(args, folder):
+    """Start Python with arguments and return the process."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(tstk.__file__)))
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *map(str, words)], cwd=folder, env=environment, **pipes)
+    return subprocess.Popen([sys.executable, *map(str, args)], cwd=folder, env=environment, **pipes)
 
 
-def start(words, folder, until=None):
-    """Run Python with these words and wait; what it said. It is asked to stop once there is a file `until`."""
-    process = started(words, folder)
+def run_python(args, folder, until=None):
+    """Run Python and return its exit code and output; send SIGTERM once the file `until` exists."""
+    process = start_python(args, folder)
     try:
         while until is not None and not until.exists() and process.poll() is None:
             time.sleep(0.05)
@@ -51,25 +51,25 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 @pytest.fixture(scope="module")
 def alone(npz, csv, tmp_path_factory):
-    """Four trainings in one process, in double precision."""
+    """Train four pipelines in one process, in double precision; return the folder of their weights."""
     folder = tmp_path_factory.mktemp("alone")
-    code, _, err = start([MADE_UP, npz, csv, folder], folder)
+    code, _, err = run_python([MADE_UP, npz, csv, folder], folder)
     assert code == 0, err
     return folder
 
 
 @pytest.mark.parametrize("how", ["whole", "sharded"])
 def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, alone, tmp_path, how):
-    code, _, err = start([*TORCHRUN, MADE_UP, npz, csv, tmp_path, how], tmp_path)
+    code, _, err = run_python([*TORCHRUN, MADE_UP, npz, csv, tmp_path, how], tmp_path)
     assert code == 0, err
     for case in ("cross-entropy", "masked", "forecast", "codebook"):
-        one, two = (load_file(folder / f"{case}.safetensors") for folder in (alone, tmp_path))
-        assert one.keys() == two.keys()
-        for name, value in one.items():
-            torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
-        mine, theirs = (json.loads((folder / f"{case}.json").read_text()) for folder in (alone, tmp_path))
-        assert theirs["weights"] == ("DTensor" if how == "sharded" else "Parameter")
-        for row, other in zip(mine["history"], theirs["history"], strict=True):
+        expected, actual = (load_file(folder / f"{case}.safetensors") for folder in (alone, tmp_path))
+        assert expected.keys() == actual.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-6)
+        expected_run, actual_run = (json.loads((folder / f"{case}.json").read_text()) for folder in (alone, tmp_path))
+        assert actual_run["weights"] == ("DTensor" if how == "sharded" else "Parameter")
+        for row, other in zip(expected_run["history"], actual_run["history"], strict=True):
             assert other["train"] == pytest.approx(row["train"], abs=1e-6)
             assert other["val"] == pytest.approx(row["val"], abs=1e-6)
     if how == "whole" and sys.platform == "linux":
@@ -78,23 +78,23 @@ def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, al
 
 
 def test_a_run_of_several_devices_that_is_asked_to_stop_can_be_continued(npz, tmp_path):
-    words = [*TRAIN, "--data", npz, "--steps", "600", "--validate-every", "60", "--devices", "2", "--out", "run"]
-    words[words.index("--epochs") : words.index("--epochs") + 2] = []
-    code, _, err = start(words, tmp_path, until=tmp_path / "run" / "last" / "state.json")
+    args = [*TRAIN, "--data", npz, "--steps", "600", "--validate-every", "60", "--devices", "2", "--out", "run"]
+    args[args.index("--epochs") : args.index("--epochs") + 2] = []
+    code, _, err = run_python(args, tmp_path, until=tmp_path / "run" / "last" / "state.json")
     assert code == 128 + signal.SIGTERM, err
     assert err.count("continue with: tstk train --resume run") == 1
-    code, out, err = start(["-m", "tstk", "train", "--resume", "run", "--devices", "2", "--json"], tmp_path)
+    code, out, err = run_python(["-m", "tstk", "train", "--resume", "run", "--devices", "2", "--json"], tmp_path)
     assert code == 0, err
     assert json.loads(out)["selected"]["of"] == 10
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, 11))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells a process that its parent is gone")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a process when its parent dies")
 def test_processes_stop_and_save_when_the_one_that_started_them_is_killed(npz, tmp_path):
-    words = [*TRAIN, "--data", npz, "--steps", "5000", "--devices", "2", "--out", "run"]
-    words[words.index("--epochs") : words.index("--epochs") + 2] = []
-    process = started(words, tmp_path)
+    args = [*TRAIN, "--data", npz, "--steps", "5000", "--devices", "2", "--out", "run"]
+    args[args.index("--epochs") : args.index("--epochs") + 2] = []
+    process = start_python(args, tmp_path)
     try:
         while not (tmp_path / "run" / "last" / "state.json").exists() and process.poll() is None:
             time.sleep(0.05)
@@ -107,23 +107,23 @@ def test_processes_stop_and_save_when_the_one_that_started_them_is_killed(npz, t
 
 def test_more_devices_than_there_are_is_refused(monkeypatch):
     from tstk.errors import OptionError
-    from tstk.training.launcher import launch
+    from tstk.training.launcher import launch_processes
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(OptionError, match=r"--devices 4: torch sees 1 GPU\(s\) here"):
-        launch(4, [], cpu=False)
+        launch_processes(4, [], use_cpu=False)
 
 
 def test_what_goes_wrong_in_several_processes_is_said_once(npz, tmp_path):
-    code, _, err = start([*TRAIN, "--devices", "2", "--data", npz, "--batch-size", "7", "--out", "run"], tmp_path)
+    code, _, err = run_python([*TRAIN, "--devices", "2", "--data", npz, "--batch-size", "7", "--out", "run"], tmp_path)
     assert code == 2
     assert err.count("Error: ") == 1
     assert "expected a multiple of 2" in err
 
 
 def test_of_two_processes_that_torchrun_starts_one_writes_and_talks(npz, tmp_path):
-    code, out, err = start([*TORCHRUN, *TRAIN, "--data", npz, "--out", "two"], tmp_path)
+    code, out, err = run_python([*TORCHRUN, *TRAIN, "--data", npz, "--out", "two"], tmp_path)
     assert code == 0, err
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
     assert out.count("parameters") == 1
@@ -133,11 +133,14 @@ def test_of_two_processes_that_torchrun_starts_one_writes_and_talks(npz, tmp_pat
 def test_a_batch_that_cannot_be_dealt_out_is_refused(npz, tmp_path):
     from tstk.data.load import load
     from tstk.errors import OptionError
-    from tstk.training.loop import Batches
+    from tstk.training.loop import BatchLoader
 
     part = load(npz).train
     with pytest.raises(OptionError, match="multiple of 3, the number of processes"):
-        Batches(part, 8, 1, 0, share=(1, 3))
-    mine = [list(Batches(part, 6, 1, 0, share=(i, 3)).epoch(1, torch.device("cpu"))) for i in range(3)]
-    keys = [key for steps in mine for group in steps for series in group for key in series.key.tolist()]
+        BatchLoader(part, 8, 1, 0, rank_and_world_size=(1, 3))
+    epochs_by_rank = [
+        list(BatchLoader(part, 6, 1, 0, rank_and_world_size=(i, 3)).iterate_epoch(1, torch.device("cpu")))
+        for i in range(3)
+    ]
+    keys = [key for steps in epochs_by_rank for group in steps for series in group for key in series.sample_id.tolist()]
     assert len(keys) == len(set(keys)) == len(part) - len(part) % 3

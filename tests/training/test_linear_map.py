@@ -1,4 +1,4 @@
-"""Forecasts that start from a linear map: it is what there is before training, and what is left if training fails."""
+"""Forecasts that start from a linear map, which is kept if training does not improve on it."""
 
 import os
 import signal
@@ -8,20 +8,20 @@ import pytest
 import torch
 
 import tstk
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.core.types import Series
-from tstk.errors import NeedsError, OptionError, TstkError
+from tstk.errors import IncompatibleError, OptionError, TstkError
 from tstk.evaluation import linear_forecast
 from tstk.evaluation.linear_forecast import fit_linear_map
 from tstk.inference.export import export
-from tstk.plugins.registry import registry
+from tstk.plugins.registry import get_registry
 from tstk.runs.checkpoint import load as load_run
-from tstk.training.interrupt import Stopped
-from tstk.training.runs import prepare, resume, train
+from tstk.training.interrupt import TrainingInterrupted
+from tstk.training.runs import prepare_training, resume_run, train
 
 ENCODERS = [
     pytest.param(entry.name, marks=pytest.mark.slow) if entry.name == "hf" else entry.name
-    for entry in registry().entries("encoder")
+    for entry in get_registry().list_entries("encoder")
 ]
 SMALL = {"transformer", "bert", "hf"}
 PATCH = {"use": "patch", "dim": 16, "window": 4}
@@ -41,7 +41,7 @@ def gaps(tmp_path_factory):
 
 def config(path, linear="auto", encoder="transformer", **tables):
     sizes = {"dim": 16, "depth": 1, "heads": 2} if encoder in SMALL else {}
-    chosen = {
+    defaults = {
         "tokenizer": PATCH,
         "encoder": {"use": encoder, **sizes},
         "head": "forecast",
@@ -49,7 +49,7 @@ def config(path, linear="auto", encoder="transformer", **tables):
         "train": {"device": "cpu", "epochs": 2, **tables.pop("train", {})},
         "pipeline": {"linear_map": linear, **tables.pop("pipeline", {})},
     }
-    return resolve(("test", {**chosen, **tables}))
+    return resolve_config(("test", {**defaults, **tables}))
 
 
 def close(a, b):
@@ -59,21 +59,23 @@ def close(a, b):
 @pytest.mark.parametrize("wiring", [{}, {"channels": "mixed"}, {"instance_norm": False}], ids=str)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_before_training_forecasts_are_those_of_the_linear_map(gaps, encoder, wiring):
-    pipeline, data = prepare(config(gaps, encoder=encoder, pipeline=wiring))
+    pipeline, data = prepare_training(config(gaps, encoder=encoder, pipeline=wiring))
     series = data.test.batch(torch.arange(len(data.test)))
     close(pipeline.eval().predict(series), fit_linear_map(data.train, data.val, data.std[:, None]).forecaster(series))
 
 
 def test_what_the_head_answers_is_added_in_units_of_the_context(gaps):
-    pipeline, data = prepare(config(gaps))
+    pipeline, data = prepare_training(config(gaps))
     torch.nn.init.ones_(pipeline.head.project.bias)
-    flow = pipeline.eval().answer(data.test.batch(torch.arange(3)))
-    close(flow.output - flow.linear, flow.scale.expand_as(flow.linear))
+    output = pipeline.eval().predict_step(data.test.batch(torch.arange(3)))
+    close(output.head_output - output.linear_forecast, output.scale.expand_as(output.linear_forecast))
 
 
 @pytest.mark.parametrize("select", ["score", "loss"])
 def test_training_that_does_not_improve_on_the_map_leaves_the_map(gaps, tmp_path, select):
-    result = train(config(gaps, train={"lr": 10.0, "average": 0.0, "select": select, "warmup": 0.0}), tmp_path / "run")
+    result = train(
+        config(gaps, train={"lr": 10.0, "ema_decay": 0.0, "select_by": select, "warmup_ratio": 0.0}), tmp_path / "run"
+    )
     assert result["selected"]["epoch"] == 0
     assert result["test"]["mse"] == pytest.approx(result["baselines"]["linear"]["mse"], rel=1e-5)
 
@@ -81,15 +83,15 @@ def test_training_that_does_not_improve_on_the_map_leaves_the_map(gaps, tmp_path
 @pytest.mark.slow
 def test_training_that_improves_on_the_map_is_kept(tmp_path):
     rng = np.random.default_rng(0)
-    signs = rng.choice([-1.0, 1.0], (800, 2))
+    factors = rng.choice([-1.0, 1.0], (800, 2))
     # the last is left out, so that validation windows begin where triples do
-    rows = np.stack([signs[:, 0], signs[:, 1], signs[:, 0] * signs[:, 1]], 1)  # two of each, then their product
+    rows = np.stack([factors[:, 0], factors[:, 1], factors[:, 0] * factors[:, 1]], 1)  # two of each, then their product
     lines = [f"{1900 + i // 28}-01-{i % 28 + 1:02},{value}" for i, value in enumerate(rows.ravel()[:-1])]
     (tmp_path / "products.csv").write_text("\n".join(["date,a", *lines]))
     chosen = config(
         str(tmp_path / "products.csv"),
         data={"context": 2, "horizon": 1, "stride": 3},
-        train={"epochs": 30, "batch_size": 16, "lr": 3e-3, "average": 0.0},
+        train={"epochs": 30, "batch_size": 16, "lr": 3e-3, "ema_decay": 0.0},
         tokenizer={**PATCH, "window": 1},
         pipeline={"instance_norm": False},
     )
@@ -101,31 +103,31 @@ def test_training_that_improves_on_the_map_is_kept(tmp_path):
 @pytest.mark.parametrize(("linear", "maps"), [("shared", 1), ("per-channel", 2), ("auto", None)])
 def test_a_run_is_loaded_with_its_map(gaps, tmp_path, linear, maps):
     train(config(gaps, linear, train={"epochs": 1}), tmp_path / "run")
-    pipeline, _ = prepare(config(gaps, linear))
+    pipeline, _ = prepare_training(config(gaps, linear))
     loaded = load_run(tmp_path / "run")
     assert torch.equal(loaded.linear_map.matrix, pipeline.linear_map.matrix)
-    assert torch.equal(loaded.linear_map.weights, pipeline.linear_map.weights)
+    assert torch.equal(loaded.linear_map.level_weights, pipeline.linear_map.level_weights)
     assert maps in (None, len(loaded.linear_map.matrix))
 
 
 @pytest.mark.parametrize("lr", [1e-3, 10.0], ids=["improves", "fails"])
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(gaps, tmp_path, lr):
-    class Asks:
-        def begin(self, *_):
+    class InterruptAtStep3:
+        def on_fit_start(self, *_):
             pass
 
-        def step(self, at, *_):
-            if at == 3:
+        def on_step_end(self, step, *_):
+            if step == 3:
                 os.kill(os.getpid(), signal.SIGINT)
 
-        def epoch(self, *_):
+        def on_validation_end(self, *_):
             pass
 
-    chosen = config(gaps, train={"lr": lr, "average": 0.0})
+    chosen = config(gaps, train={"lr": lr, "ema_decay": 0.0})
     calm = train(chosen, tmp_path / "calm")
-    with pytest.raises(Stopped):
-        train(chosen, tmp_path / "rough", watcher=Asks())
-    rough = resume(tmp_path / "rough")
+    with pytest.raises(TrainingInterrupted):
+        train(chosen, tmp_path / "rough", progress_callback=InterruptAtStep3())
+    rough = resume_run(tmp_path / "rough")
     assert (rough["val"], rough["test"], rough["selected"]) == (calm["val"], calm["test"], calm["selected"])
     assert (tmp_path / "rough/model.safetensors").read_bytes() == (tmp_path / "calm/model.safetensors").read_bytes()
 
@@ -134,17 +136,20 @@ def test_a_run_that_goes_on_from_another_keeps_the_map_and_a_head_of_another_kin
     run, plain = tmp_path / "run", tmp_path / "plain"
     train(config(gaps, train={"epochs": 1}), run)
     train(config(gaps, "none", train={"epochs": 1}), plain)
-    inherited = resolve(("test", {"pipeline": {"from": str(run)}}))
+    inherited = resolve_config(("test", {"pipeline": {"init_from": str(run)}}))
     assert inherited.options("pipeline")["linear_map"] in ("shared", "per-channel")
-    assert prepare(inherited)[0].linear_map is not None
-    for source, linear, says in ((run, "none", "adds to a linear map"), (plain, "auto", "forecasts alone")):
+    assert prepare_training(inherited)[0].linear_map is not None
+    for source, linear, says in (
+        (run, "none", "trained on top of a linear map"),
+        (plain, "auto", "trained without a linear map"),
+    ):
         with pytest.raises(OptionError, match=says):
-            prepare(config(gaps, linear, pipeline={"from": str(source)}))
+            prepare_training(config(gaps, linear, pipeline={"init_from": str(source)}))
 
 
 def test_an_encoder_of_such_a_run_may_be_used_for_classes(gaps, npz, tmp_path):
     train(config(gaps, train={"epochs": 1}, pipeline={"channels": "independent"}), tmp_path / "run")
-    chosen = resolve(("test", {"pipeline": {"from": str(tmp_path / "run")}, "head": "linear", "data": npz}))
+    chosen = resolve_config(("test", {"pipeline": {"init_from": str(tmp_path / "run")}, "head": "linear", "data": npz}))
     assert chosen.options("pipeline")["linear_map"] == "none"
 
 
@@ -153,28 +158,32 @@ def test_a_pipeline_that_cannot_start_from_a_map_is_refused_before_data_are_read
     tables = config(gaps).values
     for slots in ({"head": "linear"}, {"head": "cot"}, {"loss": masked, "decoder": "transformer"}):
         kept = {k: v for k, v in tables.items() if k in ("tokenizer", "encoder")}
-        with pytest.raises(NeedsError, match="--linear-map auto: only a head that forecasts"):
-            prepare(resolve(("test", {**kept, **slots, "data": "nowhere.csv", "pipeline": {"linear_map": "auto"}})))
+        with pytest.raises(IncompatibleError, match="--linear-map auto: only a forecasting head"):
+            prepare_training(
+                resolve_config(("test", {**kept, **slots, "data": "nowhere.csv", "pipeline": {"linear_map": "auto"}}))
+            )
 
 
 def test_a_head_that_cannot_start_at_zero_is_refused(build, table_spec, monkeypatch):
     from tstk.builtin.heads.forecast import Forecast
 
-    monkeypatch.delattr(Forecast, "start_at_zero")
-    with pytest.raises(NeedsError, match="head 'forecast' cannot start from a linear map"):
+    monkeypatch.delattr(Forecast, "zero_init_last_layer")
+    with pytest.raises(IncompatibleError, match="head 'forecast' cannot start from a linear map"):
         build(table_spec, head="forecast", wiring={"linear_map": "shared"})
 
 
 def test_a_map_that_cannot_be_chosen_or_would_take_too_long_is_refused(gaps, monkeypatch):
-    with pytest.raises(OptionError, match="--linear-map auto: it is chosen by the validation part, which is the test"):
-        prepare(config(gaps, data={"val_data": "test"}))
-    monkeypatch.setattr(linear_forecast, "MAX_OWN", 10)
-    assert prepare(config(gaps))[0].linear_map.matrix.shape[0] == 1
+    with pytest.raises(
+        OptionError, match="--linear-map auto: it is selected on the validation part, which is the test"
+    ):
+        prepare_training(config(gaps, data={"val_data": "test"}))
+    monkeypatch.setattr(linear_forecast, "MAX_PER_CHANNEL_COST", 10)
+    assert prepare_training(config(gaps))[0].linear_map.matrix.shape[0] == 1
     with pytest.raises(OptionError, match=r"--linear-map per-channel: channels x context\^2 x \(context \+ horizon\)"):
-        prepare(config(gaps, "per-channel"))
-    monkeypatch.setattr(linear_forecast, "MAX_SHARED", 10)
+        prepare_training(config(gaps, "per-channel"))
+    monkeypatch.setattr(linear_forecast, "MAX_SHARED_COST", 10)
     with pytest.raises(TstkError, match=r"--linear-map auto: channels x \(context \+ horizon\)\^2"):
-        prepare(config(gaps))
+        prepare_training(config(gaps))
 
 
 def test_python_builds_it_fitted(gaps):
@@ -186,24 +195,24 @@ def test_an_estimator_starts_from_the_map():
     from tstk.sklearn import SeriesForecaster
 
     table = np.sin(np.arange(200)[:, None] / [2, 5])
-    chosen = {"head": "forecast", "encoder": "identity", "linear_map": "auto", "lr": 10.0, "average": 0.0, "steps": 3}
+    chosen = {"head": "forecast", "encoder": "identity", "linear_map": "auto", "lr": 10.0, "ema_decay": 0.0, "steps": 3}
     model = SeriesForecaster(context=24, horizon=8, **chosen).fit(table[:-8])
     assert any("linear map" in note for note in model.notes_)
     np.testing.assert_allclose(model.forecast(), table[-8:], atol=0.05)
 
 
 def test_a_context_that_is_short_is_forecast_as_the_map_does(gaps):
-    pipeline, data = prepare(config(gaps))
+    pipeline, data = prepare_training(config(gaps))
     series = data.test.batch(torch.arange(3))
-    missing = series.mask & (torch.arange(24) >= 10)
-    whole = series.but(x=series.x * missing, observed=missing)
-    short = series.but(x=series.x[..., 10:], observed=series.mask[..., 10:])
+    missing = series.observed_mask & (torch.arange(24) >= 10)
+    whole = series.replace(x=series.x * missing, observed=missing)
+    short = series.replace(x=series.x[..., 10:], observed=series.observed_mask[..., 10:])
     close(pipeline.eval().predict(short), pipeline.linear_map(whole))
 
 
 @pytest.mark.slow
 def test_a_pipeline_with_a_map_leaves_as_a_graph(gaps):
-    pipeline, data = prepare(config(gaps))
+    pipeline, data = prepare_training(config(gaps))
     torch.nn.init.normal_(pipeline.head.project.weight)
     x = data.test.batch(torch.arange(3)).x
     close(export(pipeline.eval()).module()(x), pipeline.predict(Series(x)))

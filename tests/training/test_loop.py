@@ -1,4 +1,4 @@
-"""The training loop: reproducible, invariant to how batches are cut, and honest when it stops."""
+"""The training loop: reproducible, independent of how batches are cut, and clear about why it stops."""
 
 import copy
 import json
@@ -8,60 +8,60 @@ from functools import partial
 import pytest
 import torch
 
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.data.load import load
 from tstk.errors import DataError, OptionError, TrainingError
-from tstk.evaluation.evaluate import evaluate, standard_error
+from tstk.evaluation.evaluate import accuracy_standard_error, evaluate
 from tstk.runs.checkpoint import load as load_run
 from tstk.training import loop
-from tstk.training.lr_schedule import groups
-from tstk.training.runs import prepare, train
+from tstk.training.optim import param_groups
+from tstk.training.runs import prepare_training, train
 
 fit = partial(loop.fit, device="cpu")
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
 TAIL = {"use": "masked", "policy": "tail"}
 
 
-class Log:
-    """A watcher that remembers, and may interfere at the end of an epoch."""
+class RecordingCallback:
+    """A progress callback that records its calls, and may change the pipeline at the end of an epoch."""
 
-    def __init__(self, meddle=None):
-        self.steps, self.rows, self.meddle = [], [], meddle
+    def __init__(self, after_epoch=None):
+        self.steps, self.rows, self.after_epoch = [], [], after_epoch
 
-    def begin(self, steps, epochs):
+    def on_fit_start(self, steps, epochs):
         self.planned = (steps, epochs)
 
-    def step(self, step, epoch, terms, speed):
-        self.steps.append((step, terms))
+    def on_step_end(self, step, epoch, losses, series_per_second):
+        self.steps.append((step, losses))
 
-    def epoch(self, row, improved):
-        self.rows.append((row, improved))
-        if self.meddle:
-            self.meddle(row["epoch"])
+    def on_validation_end(self, metrics, is_best):
+        self.rows.append((metrics, is_best))
+        if self.after_epoch:
+            self.after_epoch(metrics["epoch"])
 
 
-def ready(data, seed=0, **tables):
-    """A pipeline and its data set, as `tstk train` makes them, with validation series to look at."""
+def prepare(data, seed=0, **tables):
+    """Return a pipeline and its data as `tstk train` prepares them, with validation series."""
     data = {"val_fraction": 0.2, **({"use": data} if isinstance(data, str) else data)}
-    chosen = {"encoder": ENCODER, "tokenizer": {"use": "patch", "dim": 16, "window": 4}, "data": data}
-    return prepare(resolve(("test", {**chosen, "train": {"seed": seed}, **tables})))
+    components = {"encoder": ENCODER, "tokenizer": {"use": "patch", "dim": 16, "window": 4}, "data": data}
+    return prepare_training(resolve_config(("test", {**components, "train": {"seed": seed}, **tables})))
 
 
-def table(csv, **more):
+def table_data(csv, **more):
     return {"use": csv, "context": 24, "horizon": 8, **more}
 
 
-def numbers(fitted):
-    return [{k: v for k, v in row.items() if "second" not in k} for row in fitted.history]
+def history_without_times(fit_result):
+    return [{k: v for k, v in row.items() if "second" not in k} for row in fit_result.history]
 
 
 @pytest.mark.parametrize("tables", [{"head": "cot"}, {"decoder": "transformer"}], ids=["head", "masked"])
 def test_the_same_seed_gives_the_same_weights_and_history_bit_for_bit(npz, tables):
     runs = []
     for seed in (3, 3, 4):
-        pipeline, data = ready(npz, seed, **tables)
-        fitted = fit(pipeline, data, epochs=2, batch_size=8, seed=seed)
-        runs.append((pipeline.state_dict(), numbers(fitted)))
+        pipeline, data = prepare(npz, seed, **tables)
+        fit_result = fit(pipeline, data, epochs=2, batch_size=8, seed=seed)
+        runs.append((pipeline.state_dict(), history_without_times(fit_result)))
     (a, first), (b, second), (c, third) = runs
     assert first == second
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -71,9 +71,9 @@ def test_the_same_seed_gives_the_same_weights_and_history_bit_for_bit(npz, table
 
 @pytest.mark.parametrize("select", ["score", "loss", "last"])
 def test_the_selected_epochs_weights_are_the_ones_that_remain(npz, select):
-    pipeline, data = ready(npz, head="linear")
-    fitted = fit(pipeline, data, epochs=6, batch_size=4, lr=2e-2, select=select)
-    rows = fitted.history
+    pipeline, data = prepare(npz, head="linear")
+    fit_result = fit(pipeline, data, epochs=6, batch_size=4, lr=2e-2, select_by=select)
+    rows = fit_result.history
     if select == "last":
         want = rows[-1]
     elif select == "loss":
@@ -81,24 +81,24 @@ def test_the_selected_epochs_weights_are_the_ones_that_remain(npz, select):
     else:
         best = max(rows, key=lambda r: r["val"]["accuracy"])["val"]
         want = [r for r in rows if r["val"]["accuracy"] >= best["accuracy"] - best["accuracy_se"]][-1]
-    assert fitted.best is want
+    assert fit_result.best_metrics is want
     assert evaluate(pipeline, data.val) == pytest.approx(want["val"], rel=1e-6)
     assert not pipeline.training
 
 
 def test_a_forecaster_is_selected_by_its_error(csv):
-    pipeline, data = ready(table(csv), head="forecast")
-    fitted = fit(pipeline, data, epochs=4, batch_size=16, lr=3e-2)
-    assert fitted.best is min(fitted.history, key=lambda r: r["val"]["mse"])
+    pipeline, data = prepare(table_data(csv), head="forecast")
+    fit_result = fit(pipeline, data, epochs=4, batch_size=16, lr=3e-2)
+    assert fit_result.best_metrics is min(fit_result.history, key=lambda r: r["val"]["mse"])
 
 
 def test_the_standard_error_is_over_groups_where_there_are_any():
     truth = torch.tensor([0, 1, 0, 1, 1, -1])
     guess = torch.tensor([0, 1, 0, 0, 1, 1])
-    assert standard_error(truth, guess) == pytest.approx((0.8 * 0.2 / 5) ** 0.5)
+    assert accuracy_standard_error(truth, guess) == pytest.approx((0.8 * 0.2 / 5) ** 0.5)
     shares = [1.0, 2 / 3]  # of the groups a and b
     want = torch.tensor(shares).std() / 2**0.5
-    assert standard_error(truth, guess, ["a", "a", "b", "b", "b", "b"]) == pytest.approx(float(want))
+    assert accuracy_standard_error(truth, guess, ["a", "a", "b", "b", "b", "b"]) == pytest.approx(float(want))
 
 
 # ------------------------------------------------------------------ how batches are cut
@@ -107,11 +107,11 @@ def test_the_standard_error_is_over_groups_where_there_are_any():
 @pytest.mark.parametrize("kind", ["classify", "forecast", "mask"])
 def test_scores_do_not_depend_on_the_batch_size_of_evaluation(npz, csv, kind):
     if kind == "classify":
-        pipeline, data = ready(npz, head="cot")
+        pipeline, data = prepare(npz, head="cot")
     elif kind == "forecast":
-        pipeline, data = ready(table(csv), head="forecast")
+        pipeline, data = prepare(table_data(csv), head="forecast")
     else:
-        pipeline, data = ready(table(csv), decoder="transformer", loss=TAIL)
+        pipeline, data = prepare(table_data(csv), decoder="transformer", loss=TAIL)
     want = evaluate(pipeline, data.val, batch_size=1000)
     assert {"classify": "accuracy", "forecast": "mse", "mask": "mse"}[kind] in want
     for size in (1, 3):
@@ -119,7 +119,7 @@ def test_scores_do_not_depend_on_the_batch_size_of_evaluation(npz, csv, kind):
 
 
 def test_evaluation_changes_neither_weights_nor_mode_nor_later_masks(npz):
-    pipeline, data = ready(npz, decoder="transformer")
+    pipeline, data = prepare(npz, decoder="transformer")
     before = copy.deepcopy(pipeline.state_dict())
     pipeline.train()
     first = evaluate(pipeline, data.val)
@@ -131,35 +131,35 @@ def test_evaluation_changes_neither_weights_nor_mode_nor_later_masks(npz):
 
 def test_balanced_batches_have_classes_alike_often_and_a_key_for_each_place(npz):
     part = load(npz).train
-    part = part.take(torch.cat([torch.where(part.y == 0)[0], torch.where(part.y == 1)[0][:2]]))
+    part = part.select(torch.cat([torch.where(part.y == 0)[0], torch.where(part.y == 1)[0][:2]]))
     part.y = part.y.clone()
     part.y[0] = -1
-    wide = [loop.Batches(part, 4, 1, seed=0, balanced=True)]
-    wide += [loop.Batches(part, 4, 1, seed=0, share=(i, 2), balanced=True) for i in (0, 1)]
+    wide = [loop.BatchLoader(part, 4, 1, seed=0, balanced=True)]
+    wide += [loop.BatchLoader(part, 4, 1, seed=0, rank_and_world_size=(i, 2), balanced=True) for i in (0, 1)]
     labels = {0: [], 1: []}
     for epoch in range(1, 60):
-        whole, *halves = ([g[0] for g in b.epoch(epoch, torch.device("cpu"))] for b in wide)
+        whole, *halves = ([g[0] for g in b.iterate_epoch(epoch, torch.device("cpu"))] for b in wide)
         for series in whole:
             assert (series.y >= 0).all()
             for label in series.y.tolist():
                 labels[label].append(label)
-        keys = [k for series in whole for k in series.key.tolist()]
-        assert keys == list(range(len(part)))
-        dealt = sorted(k for half in halves for series in half for k in series.key.tolist())
-        assert dealt == list(range(len(part) - len(part) % 2))
+        ids = [k for series in whole for k in series.sample_id.tolist()]
+        assert ids == list(range(len(part)))
+        half_ids = sorted(k for half in halves for series in half for k in series.sample_id.tolist())
+        assert half_ids == list(range(len(part) - len(part) % 2))
     assert len(labels[0]) / len(labels[1]) == pytest.approx(1, abs=0.25)
 
 
 def test_balanced_batches_need_classes(csv):
-    pipeline, data = ready(table(csv), loss=TAIL)
+    pipeline, data = prepare(table_data(csv), loss=TAIL)
     with pytest.raises(OptionError, match=r"--sampling balanced: .* has no classes"):
         fit(pipeline, data, steps=1, sampling="balanced")
 
 
 def test_two_small_batches_train_like_one_of_twice_the_size(npz):
     states, histories = [], []
-    for options in ({"batch_size": 10}, {"batch_size": 5, "accumulate": 2}):
-        pipeline, data = ready(npz, head={"use": "cot", "dropout": 0.0})
+    for options in ({"batch_size": 10}, {"batch_size": 5, "grad_accum_steps": 2}):
+        pipeline, data = prepare(npz, head={"use": "cot", "dropout": 0.0})
         assert len(data.train) % 10 > 5  # the last two small batches are of different size
         histories.append(fit(pipeline, data, epochs=2, **options).history)
         states.append(pipeline.state_dict())
@@ -171,12 +171,12 @@ def test_two_small_batches_train_like_one_of_twice_the_size(npz):
 
 def test_every_series_is_seen_once_an_epoch_in_an_order_of_its_own(npz):
     data = load(npz)
-    batches = loop.Batches(data.train, 4, 2, seed=1)
+    batches = loop.BatchLoader(data.train, 4, 2, seed=1)
     orders = []
     for epoch in (1, 2):
-        groups = list(batches.epoch(epoch, torch.device("cpu")))
+        groups = list(batches.iterate_epoch(epoch, torch.device("cpu")))
         assert len(groups) == len(batches)
-        orders.append([int(k) for group in groups for series in group for k in series.key])
+        orders.append([int(k) for group in groups for series in group for k in series.sample_id])
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(len(data.train)))
     assert orders[0] != orders[1]
 
@@ -185,11 +185,11 @@ def test_every_series_is_seen_once_an_epoch_in_an_order_of_its_own(npz):
 
 
 def test_only_matrices_decay(npz):
-    pipeline, data = ready(npz, head="linear", encoder={**ENCODER, "cls": True})
+    pipeline, data = prepare(npz, head="linear", encoder={**ENCODER, "cls": True})
     for p in pipeline.head.parameters():
         torch.nn.init.zeros_(p)  # so that no gradient reaches what is before the head
     before = {n: p.detach().clone() + 0 for n, p in pipeline.named_parameters()}
-    options = {"warmup": 0, "schedule": "constant", "select": "last", "average": 0}
+    options = {"warmup_ratio": 0, "lr_schedule": "constant", "select_by": "last", "ema_decay": 0}
     fit(pipeline, data, steps=1, batch_size=8, lr=0.1, weight_decay=0.5, **options)
     matrices = [n for n in before if n.endswith(".weight") and before[n].ndim > 1 and not n.startswith("head")]
     others = [n for n in before if n not in matrices and not n.startswith("head")]
@@ -203,10 +203,10 @@ def test_only_matrices_decay(npz):
 
 
 def test_a_part_may_have_a_rate_of_its_own(npz):
-    pipeline, data = ready(npz, head="linear")
-    pipeline.encoder.rates = lambda: {"stack": 1e-12}
+    pipeline, data = prepare(npz, head="linear")
+    pipeline.encoder.lr_overrides = lambda: {"stack": 1e-12}
     before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
-    fit(pipeline, data, steps=3, batch_size=8, lr=0.1, select="last")
+    fit(pipeline, data, steps=3, batch_size=8, lr=0.1, select_by="last")
     moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
     assert max(v for n, v in moved.items() if n.startswith("encoder.stack.")) < 1e-8
     assert moved["encoder.table"] > 1e-3
@@ -214,9 +214,17 @@ def test_a_part_may_have_a_rate_of_its_own(npz):
 
 
 def test_a_part_can_be_given_its_rate_by_name_and_the_nearest_name_counts(npz):
-    pipeline, data = ready(npz, head="linear")
+    pipeline, data = prepare(npz, head="linear")
     before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
-    fit(pipeline, data, steps=3, batch_size=8, lr=0.1, lr_of=("encoder=1e-12", "encoder.table=0.1"), select="last")
+    fit(
+        pipeline,
+        data,
+        steps=3,
+        batch_size=8,
+        lr=0.1,
+        lr_override=("encoder=1e-12", "encoder.table=0.1"),
+        select_by="last",
+    )
     moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
     assert max(v for n, v in moved.items() if n.startswith("encoder.stack.")) < 1e-8
     assert moved["encoder.table"] > 1e-3
@@ -224,27 +232,27 @@ def test_a_part_can_be_given_its_rate_by_name_and_the_nearest_name_counts(npz):
 
 
 def test_a_rate_without_a_part_or_a_number_is_refused(npz):
-    pipeline, data = ready(npz, head="linear")
-    with pytest.raises(OptionError, match=r"--lr-of encodr=1e-3: no part.*encoder"):
-        fit(pipeline, data, epochs=1, lr_of=("encodr=1e-3",))
+    pipeline, data = prepare(npz, head="linear")
+    with pytest.raises(OptionError, match=r"--lr-override encodr=1e-3: no trainable part.*encoder"):
+        fit(pipeline, data, epochs=1, lr_override=("encodr=1e-3",))
     with pytest.raises(OptionError, match="PART=RATE"):
-        fit(pipeline, data, epochs=1, lr_of=("encoder",))
+        fit(pipeline, data, epochs=1, lr_override=("encoder",))
 
 
 def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
-    pipeline, data = ready(npz, head="linear")
-    rates = [r["lr"] for r in fit(pipeline, data, epochs=8, lr=0.01, warmup=0.5, batch_size=8).history]
+    pipeline, data = prepare(npz, head="linear")
+    rates = [r["lr"] for r in fit(pipeline, data, epochs=8, lr=0.01, warmup_ratio=0.5, batch_size=8).history]
     assert rates[:4] == sorted(rates[:4])
     assert rates[0] < 0.005
     assert max(rates) == pytest.approx(0.01, rel=0.05)
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[-1] == pytest.approx(0, abs=1e-9)
-    stays = fit(pipeline, data, epochs=3, lr=0.01, warmup=0, schedule="constant", batch_size=8).history
+    stays = fit(pipeline, data, epochs=3, lr=0.01, warmup_ratio=0, lr_schedule="constant", batch_size=8).history
     assert [r["lr"] for r in stays] == [0.01] * 3
 
 
 def test_one_cycle_is_torchs(npz):
-    from tstk.training.lr_schedule import course
+    from tstk.training.optim import lr_lambda
 
     for total, warmup in ((40, 0.3), (7, 0.5), (25, 0.1), (30, 0.0)):
         if warmup:
@@ -257,23 +265,23 @@ def test_one_cycle_is_torchs(npz):
                 want.append(theirs.get_last_lr()[0] / 0.2)
                 optimizer.step()
                 theirs.step() if len(want) < total else None
-        factor = course(total, warmup, "one-cycle")
+        factor = lr_lambda(total, warmup, "one-cycle")
         ours = [factor(step) for step in range(total)]
         if warmup:
             assert ours == pytest.approx(want, rel=1e-9)
         assert max(ours) <= 1
         assert ours[-1] == pytest.approx(1 / 25e4)
-    pipeline, data = ready(npz, head="linear")
-    rows = fit(pipeline, data, epochs=4, lr=0.01, warmup=0.3, schedule="one-cycle", batch_size=8).history
+    pipeline, data = prepare(npz, head="linear")
+    rows = fit(pipeline, data, epochs=4, lr=0.01, warmup_ratio=0.3, lr_schedule="one-cycle", batch_size=8).history
     assert rows[-1]["lr"] < 1e-6 < rows[0]["lr"]
 
 
 def test_gradients_are_clipped_unless_told_otherwise(npz):
     moved = {}
     for clip in (1e-14, 0.0):
-        pipeline, data = ready(npz, head="linear")
+        pipeline, data = prepare(npz, head="linear")
         before = pipeline.head.classify.weight.detach().clone()
-        fit(pipeline, data, steps=2, batch_size=8, lr=0.1, weight_decay=0.0, clip=clip, select="last")
+        fit(pipeline, data, steps=2, batch_size=8, lr=0.1, weight_decay=0.0, grad_clip=clip, select_by="last")
         moved[clip] = (pipeline.head.classify.weight.detach() - before).abs().max()
     assert moved[1e-14] < 1e-4  # far below the epsilon of AdamW
     assert moved[0.0] > 1e-2
@@ -282,9 +290,9 @@ def test_gradients_are_clipped_unless_told_otherwise(npz):
 def test_what_is_kept_is_the_running_average_of_the_weights(npz):
     states = []
     for average in (0.0, 0.15, 0.9):
-        pipeline, data = ready(npz, head="linear", encoder=ENCODER)
+        pipeline, data = prepare(npz, head="linear", encoder=ENCODER)
         start = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
-        fit(pipeline, data, steps=1, batch_size=8, lr=0.1, select="last", average=average)
+        fit(pipeline, data, steps=1, batch_size=8, lr=0.1, select_by="last", ema_decay=average)
         states.append(dict(pipeline.named_parameters()))
     for name, end in states[0].items():
         # after one step the decay is at most 2 / 11
@@ -302,45 +310,45 @@ def test_steps_or_epochs_say_how_long(npz):
         ({"steps": 6}, 6, 2),
         ({"steps": 1}, 1, 1),
     ):
-        pipeline, data = ready(npz, head="linear")
+        pipeline, data = prepare(npz, head="linear")
         assert 16 < len(data.train) <= 24
-        log = Log()
-        fitted = fit(pipeline, data, log, batch_size=8, **options)
-        assert (len(log.steps), len(fitted.history)) == (steps, epochs)
-        assert log.planned == (steps, epochs)
-        assert [s for s, _ in log.steps] == list(range(1, steps + 1))
+        callback = RecordingCallback()
+        fit_result = fit(pipeline, data, callback, batch_size=8, **options)
+        assert (len(callback.steps), len(fit_result.history)) == (steps, epochs)
+        assert callback.planned == (steps, epochs)
+        assert [s for s, _ in callback.steps] == list(range(1, steps + 1))
 
 
 @pytest.mark.parametrize("select", ["score", "loss"])
 def test_training_stops_after_so_many_epochs_without_improvement(npz, select):
-    pipeline, data = ready(npz, head="linear")
-    fitted = fit(pipeline, data, epochs=10, batch_size=8, lr=0.0, patience=2, select=select)
-    assert len(fitted.history) == 3
+    pipeline, data = prepare(npz, head="linear")
+    fit_result = fit(pipeline, data, epochs=10, batch_size=8, lr=0.0, patience=2, select_by=select)
+    assert len(fit_result.history) == 3
 
 
 @pytest.fixture
 def poisoned(npz, monkeypatch, tmp_path):
-    """Train a run whose weights become NaN after some epoch; the run directory and the error."""
+    """Return a function that trains until weights become NaN, and returns the run directory and the error."""
 
-    def go(after, **options):
-        def meddled(pipeline, data, watcher, last, **given):
-            def meddle(epoch):
+    def train_poisoned(after, **options):
+        def poisoned_fit(pipeline, data, progress_callback, resume_store, **options):
+            def poison(epoch):
                 if epoch == after:
                     pipeline.head.classify.weight.data.fill_(math.nan)
 
             if after == 0:
-                meddle(0)
-            return fit(pipeline, data, Log(meddle), last, **given)
+                poison(0)
+            return fit(pipeline, data, RecordingCallback(poison), resume_store, **options)
 
-        monkeypatch.setattr("tstk.training.runs.fit", meddled)
-        config = resolve(
+        monkeypatch.setattr("tstk.training.runs.fit", poisoned_fit)
+        config = resolve_config(
             (
                 "test",
                 {
                     "encoder": ENCODER,
                     "head": "linear",
                     "data": npz,
-                    "train": {"epochs": 4, "batch_size": 8, "device": "cpu", "average": 0},
+                    "train": {"epochs": 4, "batch_size": 8, "device": "cpu", "ema_decay": 0},
                 },
             )
         )
@@ -348,7 +356,7 @@ def poisoned(npz, monkeypatch, tmp_path):
             train(config, tmp_path / "run")
         return tmp_path / "run", str(caught.value)
 
-    return go
+    return train_poisoned
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_the_best_weights_are_kept(poisoned):
@@ -373,13 +381,13 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_claim_to_have_kept_an
 
 @pytest.mark.parametrize("select", ["score", "loss", "last"])
 def test_weights_that_broke_in_the_last_step_are_never_selected(npz, select):
-    pipeline, data = ready(npz, head="linear")
+    pipeline, data = prepare(npz, head="linear")
     with pytest.raises(TrainingError, match=r"of the validation part became .* after step 1"):
-        fit(pipeline, data, steps=1, lr=1e38, warmup=0, schedule="constant", select=select)
+        fit(pipeline, data, steps=1, lr=1e38, warmup_ratio=0, lr_schedule="constant", select_by=select)
 
 
 def test_a_forecast_that_is_not_a_number_does_not_go_unmarked(csv):
-    pipeline, data = ready(table(csv), head="forecast")
+    pipeline, data = prepare(table_data(csv), head="forecast")
     pipeline.head.project.bias.data[0] = math.nan
     assert math.isnan(evaluate(pipeline, data.val)["mse"])
 
@@ -388,13 +396,13 @@ def test_averaged_weights_are_selected_and_training_goes_on_from_the_others(npz)
     seen = []
     histories = []
     for average in (0.0, 0.5):
-        pipeline, data = ready(npz, head="linear")
+        pipeline, data = prepare(npz, head="linear")
         weight = pipeline.head.classify.weight
         seen = [weight.detach().clone()]
-        log = Log()
-        log.step = lambda *_, w=weight, s=seen: s.append(w.detach().clone())
+        callback = RecordingCallback()
+        callback.on_step_end = lambda *_, w=weight, s=seen: s.append(w.detach().clone())
         histories.append(
-            fit(pipeline, data, log, epochs=3, batch_size=8, lr=1e-2, average=average, select="last").history
+            fit(pipeline, data, callback, epochs=3, batch_size=8, lr=1e-2, ema_decay=average, select_by="last").history
         )
     assert [r["train"] for r in histories[0]] == [r["train"] for r in histories[1]]
     assert [r["val"] for r in histories[0]] != [r["val"] for r in histories[1]]
@@ -406,28 +414,28 @@ def test_averaged_weights_are_selected_and_training_goes_on_from_the_others(npz)
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
-        ({"average": 1.0}, "average=1.0"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"accumulate": 0}, "accumulate=0"),
-        ({"epochs": 0}, "epochs=0"),
-        ({"steps": 0}, "steps=0"),
-        ({"warmup": 1.0}, "warmup=1.0"),
-        ({"layer_decay": 0.0}, "layer_decay=0.0"),
+        ({"ema_decay": 1.0}, "--ema-decay 1.0"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"grad_accum_steps": 0}, "--grad-accum-steps 0"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"steps": 0}, "--steps 0"),
+        ({"warmup_ratio": 1.0}, "--warmup-ratio 1.0"),
+        ({"layer_decay": 0.0}, "--layer-decay 0.0"),
         ({"mixup": -1.0}, "--mixup -1.0"),
         ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(npz, options, says):
-    pipeline, data = ready(npz, head="linear")
-    with pytest.raises(OptionError, match=says):
+def test_settings_that_cannot_work_are_refused(npz, options, message):
+    pipeline, data = prepare(npz, head="linear")
+    with pytest.raises(OptionError, match=message):
         fit(pipeline, data, **{"epochs": 1, **options})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_said_so(npz):
-    pipeline, data = ready(npz, head="linear")
+    pipeline, data = prepare(npz, head="linear")
     with pytest.raises(OptionError, match="torch sees no GPU"):
         fit(pipeline, data, epochs=1, device="cuda")
 
@@ -435,15 +443,15 @@ def test_a_gpu_that_is_not_there_is_said_so(npz):
 def test_ways_of_dealing_out_weights_that_would_save_parts_of_them_are_refused(npz, monkeypatch):
     from accelerate import Accelerator, DistributedType
 
-    pipeline, data = ready(npz, head="linear")
+    pipeline, data = prepare(npz, head="linear")
     monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.DEEPSPEED))
-    with pytest.raises(OptionError, match="told to use DEEPSPEED, of which tstk knows FSDP 2 alone"):
+    with pytest.raises(OptionError, match="configured to use DEEPSPEED, which tstk does not support"):
         fit(pipeline, data, steps=1)
 
 
 def test_an_empty_training_part_is_refused(npz):
-    pipeline, data = ready(npz, head="linear")
-    data.train = data.train.take(torch.arange(0))
+    pipeline, data = prepare(npz, head="linear")
+    data.train = data.train.select(torch.arange(0))
     with pytest.raises(DataError, match="training part is empty"):
         fit(pipeline, data, epochs=1)
 
@@ -453,7 +461,7 @@ def test_an_empty_training_part_is_refused(npz):
 
 @pytest.mark.parametrize("tables", [{"head": "cot"}, {"decoder": "cross"}, {"decoder": "transformer"}], ids=str)
 def test_a_pass_leaves_nothing_behind_on_any_module(npz, tables):
-    pipeline, data = ready(npz, **tables)
+    pipeline, data = prepare(npz, **tables)
     series = data.train.batch(torch.arange(6))
 
     def things():
@@ -462,7 +470,7 @@ def test_a_pass_leaves_nothing_behind_on_any_module(npz, tables):
         return {k: id(v) if not isinstance(v, int | float | str) else v for k, v in own.items()}
 
     before, state = things(), copy.deepcopy(pipeline.state_dict())
-    pipeline(series).total.backward()
+    pipeline(series).loss.backward()
     pipeline.embed(series)
     assert things() == before
     assert all(torch.equal(v, state[k]) for k, v in pipeline.state_dict().items())
@@ -470,64 +478,71 @@ def test_a_pass_leaves_nothing_behind_on_any_module(npz, tables):
 
 def test_training_series_are_cropped_and_validation_series_are_not(npz, monkeypatch):
     lengths = []
-    pipeline, data = ready(npz, head="linear")
+    pipeline, data = prepare(npz, head="linear")
     forward = type(pipeline).forward
 
-    def watched(self, series, *draws):
+    def recording_forward(self, series, *rng):
         lengths.append((self.training, series.x.shape[-1]))
-        return forward(self, series, *draws)
+        return forward(self, series, *rng)
 
-    monkeypatch.setattr(type(pipeline), "forward", watched)
+    monkeypatch.setattr(type(pipeline), "forward", recording_forward)
     fit(pipeline, data, steps=2, crop=8)
     assert {size for training, size in lengths if training} == {8}
     assert {size for training, size in lengths if not training} == {int(data.val.lengths.max())}
 
 
 def test_windows_of_a_table_are_not_cropped(csv):
-    pipeline, data = ready(table(csv), head="forecast")
-    with pytest.raises(OptionError, match=r"--crop 8: .* cut into windows already; use --context"):
+    pipeline, data = prepare(table_data(csv), head="forecast")
+    with pytest.raises(OptionError, match=r"--crop 8: .* already cut into windows; use --context"):
         fit(pipeline, data, steps=1, crop=8)
 
 
 def test_a_probe_now_and_then_learns_nothing_and_says_what_features_know(npz):
     rows = {}
     for probe in (None, 2):
-        pipeline, data = ready(npz, decoder="transformer")
-        rows[probe] = fit(pipeline, data, epochs=5, probe=probe).history
+        pipeline, data = prepare(npz, decoder="transformer")
+        rows[probe] = fit(pipeline, data, epochs=5, probe_every=probe).history
     assert [row["epoch"] for row in rows[2] if "probe" in row["val"]] == [2, 4, 5]
     assert all(0 <= row["val"].pop("probe", 0) <= 1 for row in rows[2])
     assert [row["train"] for row in rows[2]] == [row["train"] for row in rows[None]]
 
 
 def test_a_probe_needs_classes(csv):
-    pipeline, data = ready(table(csv), loss=TAIL)
-    with pytest.raises(OptionError, match=r"--probe 1: .* has no classes"):
-        fit(pipeline, data, steps=1, probe=1)
+    pipeline, data = prepare(table_data(csv), loss=TAIL)
+    with pytest.raises(OptionError, match=r"--probe-every 1: .* has no classes"):
+        fit(pipeline, data, steps=1, probe_every=1)
 
 
 def test_validation_may_come_more_or_less_often_than_a_pass_over_the_data(npz):
-    pipeline, data = ready(npz, head="linear")
-    whole = loop.Batches(data.train, 4, 1, seed=0)
-    chunks = loop.Batches(data.train, 4, 1, 0, every=2)
-    passes = [g[0].key.tolist() for e in (1, 2) for g in whole.epoch(e, torch.device("cpu"))]
+    pipeline, data = prepare(npz, head="linear")
+    whole = loop.BatchLoader(data.train, 4, 1, seed=0)
+    chunks = loop.BatchLoader(data.train, 4, 1, 0, steps_per_epoch=2)
+    passes = [g[0].sample_id.tolist() for e in (1, 2) for g in whole.iterate_epoch(e, torch.device("cpu"))]
     epochs = range(1, len(passes) // 2 + 1)
-    assert [g[0].key.tolist() for e in epochs for g in chunks.epoch(e, torch.device("cpu"))] == passes
-    fitted = fit(pipeline, data, steps=5, batch_size=8, validate_every=2)
-    assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
+    assert [g[0].sample_id.tolist() for e in epochs for g in chunks.iterate_epoch(e, torch.device("cpu"))] == passes
+    fit_result = fit(pipeline, data, steps=5, batch_size=8, validate_every=2)
+    assert [row["epoch"] for row in fit_result.history] == [1, 2, 3]
 
 
 def test_lower_layers_take_smaller_rates_and_what_is_above_them_the_whole(npz):
-    pipeline, data = ready(npz, head="linear", encoder={**ENCODER, "depth": 2, "cls": True})
+    pipeline, data = prepare(npz, head="linear", encoder={**ENCODER, "depth": 2, "cls": True})
     before = {n: p.detach().clone() for n, p in pipeline.named_parameters()}
-    options = {"warmup": 0, "schedule": "constant", "select": "last", "average": 0, "clip": 0, "weight_decay": 0}
+    options = {
+        "warmup_ratio": 0,
+        "lr_schedule": "constant",
+        "select_by": "last",
+        "ema_decay": 0,
+        "grad_clip": 0,
+        "weight_decay": 0,
+    }
     fit(pipeline, data, steps=1, batch_size=8, lr=1e-2, layer_decay=0.5, **options)
     # Adam's first step moves every parameter that has a gradient by its rate
     moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in pipeline.named_parameters()}
     shares = {"head.": 1, "encoder.stack.norm": 1, "encoder.stack.blocks.1": 0.5, "encoder.stack.blocks.0": 0.25}
     shares |= {"encoder.table": 0.125, "encoder.cls": 0.125, "tokenizer.project.weight": 0.125}
     for start, share in shares.items():
-        found = [v for n, v in moved.items() if n.startswith(start) and v > 0]
-        assert max(found) == pytest.approx(1e-2 * share, rel=1e-2), start
+        deltas = [v for n, v in moved.items() if n.startswith(start) and v > 0]
+        assert max(deltas) == pytest.approx(1e-2 * share, rel=1e-2), start
 
 
 @pytest.mark.parametrize(
@@ -535,69 +550,71 @@ def test_lower_layers_take_smaller_rates_and_what_is_above_them_the_whole(npz):
 )
 def test_every_encoder_has_lower_and_higher_layers_or_none(npz, encoder):
     small = {"dim": 16, "depth": 2, "heads": 2} if encoder["use"] == "bert" else {}
-    pipeline, _ = ready(npz, head="linear", encoder={**encoder, **small})
-    found = groups(pipeline, 1.0, 0.0, 0.5)
-    rates = {group["lr"] for group in found}
-    assert sum(len(g["params"]) for g in found) == len([p for p in pipeline.parameters() if p.requires_grad])
+    pipeline, _ = prepare(npz, head="linear", encoder={**encoder, **small})
+    groups = param_groups(pipeline, 1.0, 0.0, 0.5)
+    rates = {group["lr"] for group in groups}
+    assert sum(len(g["params"]) for g in groups) == len([p for p in pipeline.parameters() if p.requires_grad])
     depth = 0 if encoder["use"] == "identity" else 2
     assert rates == {1.0, *(0.5 ** (i + 1) for i in range(depth + 1))}
 
 
 def test_mixed_labels_are_for_training_alone_and_change_what_is_learnt(npz, monkeypatch):
     shapes = []
-    pipeline, data = ready(npz, head="linear")
+    pipeline, data = prepare(npz, head="linear")
     forward = type(pipeline).forward
 
-    def watched(self, series, *draws):
+    def recording_forward(self, series, *rng):
         shapes.append((self.training, series.y.ndim))
-        return forward(self, series, *draws)
+        return forward(self, series, *rng)
 
-    monkeypatch.setattr(type(pipeline), "forward", watched)
+    monkeypatch.setattr(type(pipeline), "forward", recording_forward)
     fit(pipeline, data, steps=2, mixup=0.2)
     assert {n for training, n in shapes if training} == {2}
     assert {n for training, n in shapes if not training} == {1}
 
 
 def test_series_without_classes_cannot_be_mixed(csv):
-    pipeline, data = ready(table(csv), head="forecast")
+    pipeline, data = prepare(table_data(csv), head="forecast")
     with pytest.raises(OptionError, match=r"--mixup 0\.2"):
         fit(pipeline, data, steps=1, mixup=0.2)
 
 
 def test_changes_are_for_training_alone_and_are_drawn_anew(npz, monkeypatch):
     seen = {True: [], False: []}
-    pipeline, data = ready(npz, head="linear")
+    pipeline, data = prepare(npz, head="linear")
     forward = type(pipeline).forward
 
-    def watched(self, series, *draws):
+    def recording_forward(self, series, *rng):
         seen[self.training].append(series)
-        return forward(self, series, *draws)
+        return forward(self, series, *rng)
 
-    monkeypatch.setattr(type(pipeline), "forward", watched)
+    monkeypatch.setattr(type(pipeline), "forward", recording_forward)
     fit(pipeline, data, steps=6, batch_size=24, augment=("jitter", "permutation=3"))
     plain = {
-        int(k): x for s in [data.train.batch(torch.arange(len(data.train)))] for k, x in zip(s.key, s.x, strict=True)
+        int(k): x
+        for s in [data.train.batch(torch.arange(len(data.train)))]
+        for k, x in zip(s.sample_id, s.x, strict=True)
     }
-    first, second = ({int(k): x for k, x in zip(s.key, s.x, strict=True)} for s in seen[True][:2])
+    first, second = ({int(k): x for k, x in zip(s.sample_id, s.x, strict=True)} for s in seen[True][:2])
     assert all(not torch.equal(first[k], plain[k]) and not torch.equal(first[k], second[k]) for k in first)
-    want = data.val.batch(seen[False][0].key)
+    want = data.val.batch(seen[False][0].sample_id)
     assert torch.equal(seen[False][0].x, want.x)
 
 
 def test_a_change_that_is_not_there_is_refused(npz, csv):
-    pipeline, data = ready(npz, head="linear")
+    pipeline, data = prepare(npz, head="linear")
     with pytest.raises(OptionError, match=r"--augment jiter: .* Did you mean 'jitter'"):
         fit(pipeline, data, steps=1, augment=("jiter",))
     with pytest.raises(OptionError, match=r"--augment jitter=x: expected a strength above 0, such as jitter=0.03"):
         fit(pipeline, data, steps=1, augment=("jitter=x",))
-    pipeline, data = ready(table(csv), head="forecast")
-    with pytest.raises(OptionError, match=r"--augment jitter: .* is to be forecast"):
+    pipeline, data = prepare(table_data(csv), head="forecast")
+    with pytest.raises(OptionError, match=r"--augment jitter: .* is a forecasting task"):
         fit(pipeline, data, steps=1, augment=("jitter",))
 
 
 @pytest.mark.slow
 def test_compiled_parts_train_alike_keep_their_names_and_validate_as_written(npz, monkeypatch):
-    """With torch's graphs run as they are: what the compiler makes of them takes a minute."""
+    """Run torch's graphs uncompiled, since compiling them takes a minute."""
     plain, calls = torch.nn.Module.compile, []
 
     def graphs(self):
@@ -610,7 +627,7 @@ def test_compiled_parts_train_alike_keep_their_names_and_validate_as_written(npz
     monkeypatch.setattr(torch.nn.Module, "compile", graphs)
     histories = []
     for compile in (False, True):
-        pipeline, data = ready(npz, head="linear", encoder={**ENCODER, "dropout": 0.0})
+        pipeline, data = prepare(npz, head="linear", encoder={**ENCODER, "dropout": 0.0})
         names = list(pipeline.state_dict())
         histories.append(fit(pipeline, data, steps=4, batch_size=8, compile=compile).history)
         assert list(pipeline.state_dict()) == names
@@ -627,8 +644,10 @@ def test_what_cannot_be_compiled_is_told_in_a_line(npz, monkeypatch):
 
     plain = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=broken))
-    pipeline, data = ready(npz, head="linear")
-    with pytest.raises(TrainingError, match=r"--compile: torch cannot compile .*no compiler.*; leave it out") as caught:
+    pipeline, data = prepare(npz, head="linear")
+    with pytest.raises(
+        TrainingError, match=r"--compile: torch cannot compile .*no compiler.*; omit the option"
+    ) as caught:
         fit(pipeline, data, steps=1, compile=True)
     assert "\n" not in str(caught.value)
 
@@ -636,12 +655,12 @@ def test_what_cannot_be_compiled_is_told_in_a_line(npz, monkeypatch):
 def test_blocks_are_run_again_only_while_training_and_only_if_asked(npz):
     histories = []
     for again in (False, True):
-        pipeline, data = ready(npz, head="cot")
+        pipeline, data = prepare(npz, head="cot")
         runs = []
         block = pipeline.encoder.stack.blocks[0]
         block.register_forward_pre_hook(lambda m, *_, runs=runs: runs.append(m.training))
-        fitted = fit(pipeline, data, steps=2, batch_size=8, recompute=again)
+        fit_result = fit(pipeline, data, steps=2, batch_size=8, gradient_checkpointing=again)
         assert runs.count(True) == (4 if again else 2)
-        assert not pipeline.encoder.stack.recompute
-        histories.append(fitted.history[-1]["val"]["loss"])
+        assert not pipeline.encoder.stack.gradient_checkpointing
+        histories.append(fit_result.history[-1]["val"]["loss"])
     assert histories[0] == pytest.approx(histories[1], rel=1e-5)

@@ -1,37 +1,37 @@
-"""The rate finder: a curve, a rate to try, weights as they were."""
+"""The learning rate finder: a curve, a suggestion, and weights as they were."""
 
 import pytest
 import torch
 
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.errors import TrainingError
-from tstk.training.lr_finder import HIGHEST, LOWEST, find_rate
-from tstk.training.runs import prepare
+from tstk.training.lr_finder import MAX_LR, MIN_LR, lr_range_test
+from tstk.training.runs import prepare_training
 
-OPTIONS = {"batch_size": 8, "accumulate": 1, "weight_decay": 0.0, "clip": 1.0, "seed": 0, "device": "cpu"}
+OPTIONS = {"batch_size": 8, "grad_accum_steps": 1, "weight_decay": 0.0, "grad_clip": 1.0, "seed": 0, "device": "cpu"}
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2}
 
 
-def ready(npz):
-    return prepare(resolve(("test", {"encoder": ENCODER, "head": "linear", "data": npz})))
+def prepare(npz):
+    return prepare_training(resolve_config(("test", {"encoder": ENCODER, "head": "linear", "data": npz})))
 
 
 def test_the_rate_that_is_suggested_lies_where_the_loss_falls_and_weights_stay(npz):
-    pipeline, data = ready(npz)
+    pipeline, data = prepare(npz)
     before = {k: v.clone() for k, v in pipeline.state_dict().items()}
-    sweep = find_rate(pipeline, data, **OPTIONS, precision="fp32")
-    assert sweep.rates[0] == pytest.approx(LOWEST)
-    assert sweep.rates == sorted(sweep.rates)
-    assert sweep.rates[-1] <= HIGHEST * 1.001
-    assert len(sweep.rates) == len(sweep.losses)
-    at = sweep.rates.index(sweep.suggestion)
-    assert sweep.losses[at - 1] > sweep.losses[at + 1]
-    assert 1e-5 < sweep.suggestion < 1
+    result = lr_range_test(pipeline, data, **OPTIONS, precision="fp32")
+    assert result.lrs[0] == pytest.approx(MIN_LR)
+    assert result.lrs == sorted(result.lrs)
+    assert result.lrs[-1] <= MAX_LR * 1.001
+    assert len(result.lrs) == len(result.losses)
+    index = result.lrs.index(result.suggestion)
+    assert result.losses[index - 1] > result.losses[index + 1]
+    assert 1e-5 < result.suggestion < 1
     assert all(torch.equal(v, before[k]) for k, v in pipeline.state_dict().items())
 
 
 def test_a_loss_that_is_no_number_from_the_start_is_told(npz):
-    pipeline, data = ready(npz)
+    pipeline, data = prepare(npz)
     pipeline.head.classify.weight.data.fill_(torch.nan)
-    with pytest.raises(TrainingError, match="--find-lr: the loss broke down after 0 steps"):
-        find_rate(pipeline, data, **OPTIONS, precision="fp32")
+    with pytest.raises(TrainingError, match="--find-lr: the loss diverged after 0 steps"):
+        lr_range_test(pipeline, data, **OPTIONS, precision="fp32")

@@ -1,11 +1,11 @@
-"""Trackers are told what a watcher is told; each stands in a package of its own here."""
+"""Trackers receive what progress callbacks receive; a fake package stands for each."""
 
 import json
 import sys
 
 import pytest
 
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.errors import OptionError
 from tstk.training.runs import train
 
@@ -56,7 +56,7 @@ def tell(*words):
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Packages of these names that write down what they are told."""
+    """Install fake packages of these names that record their calls."""
     for name, text in FAKES.items():
         path = tmp_path / "site" / name
         path.parent.mkdir(parents=True)
@@ -71,15 +71,18 @@ def packages(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def trained(npz, out, *names):
+def train_with_trackers(npz, out, *names):
     config = {"encoder": {"dim": 16, "depth": 1, "heads": 2}, "head": "linear", "data": npz}
     return train(
-        resolve(("test", {**config, "train": {"steps": 3, "batch_size": 8, "device": "cpu", "track": names}})), out
+        resolve_config(
+            ("test", {**config, "train": {"steps": 3, "batch_size": 8, "device": "cpu", "trackers": names}})
+        ),
+        out,
     )
 
 
 def test_wandb_and_mlflow_are_told_of_every_step_and_epoch_and_that_it_is_over(npz, tmp_path, packages):
-    result = trained(npz, tmp_path / "run", "wandb", "mlflow")
+    result = train_with_trackers(npz, tmp_path / "run", "wandb", "mlflow")
     wandb = [json.loads(line) for line in (tmp_path / "run" / "wandb.jsonl").read_text().splitlines()]
     mlflow = [json.loads(line) for line in (tmp_path / "mlflow.jsonl").read_text().splitlines()]
     assert [step for step, *_ in wandb] == [1, 2, 3, 3, None]
@@ -96,32 +99,34 @@ def test_wandb_and_mlflow_are_told_of_every_step_and_epoch_and_that_it_is_over(n
 def test_tensorboard_writes_into_the_run(npz, tmp_path, packages, monkeypatch):
     from types import SimpleNamespace
 
-    told = []
+    calls = []
 
     class SummaryWriter:
         def __init__(self, folder):
-            told.append(folder)
+            calls.append(folder)
 
         def __getattr__(self, name):
-            return lambda *values, **more: told.append((name, *values, more))
+            return lambda *values, **more: calls.append((name, *values, more))
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
     monkeypatch.setattr("torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter), raising=False)
-    trained(npz, tmp_path / "run", "tensorboard")
-    assert told[0] == str(tmp_path / "run" / "tensorboard")
-    scalars = [row for row in told[1:] if row[0] == "add_scalar"]
+    train_with_trackers(npz, tmp_path / "run", "tensorboard")
+    assert calls[0] == str(tmp_path / "run" / "tensorboard")
+    scalars = [row for row in calls[1:] if row[0] == "add_scalar"]
     assert {row[1] for row in scalars} >= {"train/loss", "val/accuracy", "lr"}
-    assert told[-1][0] == "close"
+    assert calls[-1][0] == "close"
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
 def test_a_tracker_that_is_not_installed_is_named_with_its_extra(npz, tmp_path, monkeypatch, name):
     monkeypatch.setattr("tstk.training.trackers.find_spec", lambda name: None)
-    with pytest.raises(OptionError, match=rf"--track {name}: .* pip install 'tstk-core\[{name}\]'"):
-        trained(npz, tmp_path / "run", name)
+    with pytest.raises(OptionError, match=rf"--trackers {name}: .* pip install 'tstk-core\[{name}\]'"):
+        train_with_trackers(npz, tmp_path / "run", name)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_tracker_that_does_not_exist_is_refused(npz, tmp_path):
-    with pytest.raises(OptionError, match=r"--track wanb: there are tensorboard, wandb, mlflow\. Did you mean 'wandb'"):
-        trained(npz, tmp_path / "run", "wanb")
+    with pytest.raises(
+        OptionError, match=r"--trackers wanb: expected one of tensorboard, wandb, mlflow\. Did you mean 'wandb'"
+    ):
+        train_with_trackers(npz, tmp_path / "run", "wanb")

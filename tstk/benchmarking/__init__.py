@@ -1,1 +1,1 @@
-"""Methods by data sets by seeds: run, ranked and written down."""
+"""Benchmarks: run methods on data sets with several seeds, rank them, and write the results."""

@@ -1,4 +1,4 @@
-"""What a bench found, as a table, a page, and files for programs."""
+"""Benchmark results as a table, a Markdown page, and JSON and CSV files."""
 
 from __future__ import annotations
 
@@ -10,102 +10,106 @@ from pathlib import Path
 
 import numpy as np
 
-from tstk.benchmarking.ranking import draw, text
-from tstk.benchmarking.suite import BOOK, Bench
+from tstk.benchmarking.ranking import draw_diagram, format_diagram
+from tstk.benchmarking.suite import RESULTS_FILE, BenchmarkResult
 from tstk.config.run_directory import write_json, write_text
 
 
-def grid(found: Bench) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table: a row per data set, then mean, rank and seconds; the best baseline stands last."""
-    methods, sets = (list(dict.fromkeys(getattr(c, what) for c in found.cells)) for what in ("method", "data"))
-    rows = [[d, *(_cell(found.table.get((m, d))) for m in methods)] for d in sets]
-    best = found.best_baselines
+def build_table(result: BenchmarkResult) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows: a row per data set, then mean, mean rank and seconds; the best baseline is last."""
+    methods, datasets = (
+        list(dict.fromkeys(getattr(cell, attribute) for cell in result.cells)) for attribute in ("method", "data")
+    )
+    rows = [[data, *(_format_cell(result.table.get((method, data))) for method in methods)] for data in datasets]
+    best = result.best_baselines
     for row in rows if best else ():
         row.append(f"{best[row[0]][1]:.4f} ({best[row[0]][0]})" if row[0] in best else "")
-    full = [d for d in sets if d not in found.left_out]
-    if full:
-        means = [np.mean([found.table[m, d][0] for d in full]) for m in methods]
+    ranked = [data for data in datasets if data not in result.unranked_datasets]
+    if ranked:
+        means = [np.mean([result.table[method, data][0] for data in ranked]) for method in methods]
         rows.append(["mean", *(f"{value:.4f}" for value in means)])
-    if found.ranking:
-        ranks = dict(zip(found.ranking.names, found.ranking.ranks, strict=True))
-        rows.append(["mean rank", *(f"{ranks[m]:.2f}" for m in methods)])
-    spent = [sum(c.facts.get("seconds", 0) for c in found.cells if c.method == m) for m in methods]
-    rows.append(["seconds", *(f"{value:.0f}" for value in spent)])
-    head = [found.score, *methods, *(["best baseline"] if best else [])]
+    if result.ranking:
+        ranks = dict(zip(result.ranking.names, result.ranking.ranks, strict=True))
+        rows.append(["mean rank", *(f"{ranks[method]:.2f}" for method in methods)])
+    seconds = [
+        sum(cell.result.get("seconds", 0) for cell in result.cells if cell.method == method) for method in methods
+    ]
+    rows.append(["seconds", *(f"{value:.0f}" for value in seconds)])
+    head = [result.score, *methods, *(["best baseline"] if best else [])]
     return head, [row + [""] * (len(head) - len(row)) for row in rows]
 
 
-def _cell(value: tuple[float, float | None] | None) -> str:
-    if value is None:
+def _format_cell(interval: tuple[float, float | None] | None) -> str:
+    if interval is None:
         return "failed"
-    return f"{value[0]:.4f}" + ("" if value[1] is None else f" ± {value[1]:.4f}")
+    return f"{interval[0]:.4f}" + ("" if interval[1] is None else f" ± {interval[1]:.4f}")
 
 
-def words(found: Bench) -> Iterator[str]:
-    """What is to be said below the table, a paragraph each."""
-    if found.left_out:
-        yield f"Not ranked, as scores are missing: {', '.join(found.left_out)}."
-    if found.ranking:
-        yield text(found.ranking)
+def iter_notes(result: BenchmarkResult) -> Iterator[str]:
+    """Yield the paragraphs below the table."""
+    if result.unranked_datasets:
+        yield f"Not ranked, as scores are missing: {', '.join(result.unranked_datasets)}."
+    if result.ranking:
+        yield format_diagram(result.ranking)
         yield "\n".join(
             f"{a} against {b}: {won} won, {drawn} drawn, {lost} lost"
-            for (a, b), (won, drawn, lost) in found.ranking.versus.items()
+            for (a, b), (won, drawn, lost) in result.ranking.wins_draws_losses.items()
         )
-    for method in dict.fromkeys(m for m, _ in found.losses):
-        sets = [d for m, d in found.losses if m == method]
-        yield f"{method} loses to the best baseline on {', '.join(sets)}."
-    if found.failed:
-        yield "\n".join(f"failed: {c.method}, {c.data}, seed {c.seed}: {c.error}" for c in found.failed)
+    for method in dict.fromkeys(m for m, _ in result.below_baseline):
+        datasets = [d for m, d in result.below_baseline if m == method]
+        yield f"{method} loses to the best baseline on {', '.join(datasets)}."
+    if result.failed_cells:
+        yield "\n".join(f"failed: {c.method}, {c.data}, seed {c.seed}: {c.error}" for c in result.failed_cells)
 
 
-def write(found: Bench, methods: Mapping[str, str], folder: Path) -> None:
-    """bench.json, bench.csv, bench.md, and where matplotlib is installed the diagram as .svg and .png."""
-    table = [{"method": m, "data": d, "mean": mean, "interval": half} for (m, d), (mean, half) in found.table.items()]
+def write_results(result: BenchmarkResult, methods: Mapping[str, str], out_dir: Path) -> None:
+    """Write bench.json, bench.csv, bench.md and, if matplotlib is installed, the diagram as SVG and PNG."""
+    table = [{"method": m, "data": d, "mean": mean, "interval": half} for (m, d), (mean, half) in result.table.items()]
     cells = [
-        {**c.facts, "method": c.method, "data": c.data, "seed": c.seed, "run": str(c.folder.relative_to(folder))}
+        {**c.result, "method": c.method, "data": c.data, "seed": c.seed, "run": str(c.run_dir.relative_to(out_dir))}
         | ({"error": c.error} if c.error else {})
-        for c in found.cells
+        for c in result.cells
     ]
     write_json(
-        folder / BOOK,
+        out_dir / RESULTS_FILE,
         {
             "methods": dict(methods),
-            "score": found.score,
+            "score": result.score,
             "table": table,
-            "ranking": found.ranking.facts() if found.ranking else None,
-            "left_out": found.left_out,
+            "ranking": result.ranking.to_dict() if result.ranking else None,
+            "left_out": result.unranked_datasets,
             "cells": cells,
         },
     )
     lines = io.StringIO()
     rows = csv.writer(lines, lineterminator="\n")
-    rows.writerow(["method", "data", "seed", found.score, "by", "seconds", "error"])
-    for c in found.cells:
-        value = c.facts.get("scores", {}).get(found.score, "")
-        rows.writerow([c.method, c.data, c.seed, value, c.facts.get("by", ""), c.facts.get("seconds", ""), c.error])
-    write_text(folder / "bench.csv", lines.getvalue())
-    write_text(folder / "bench.md", _page(found, methods))
-    if found.ranking:
-        with suppress(ImportError):  # the same is in bench.md in characters
-            draw(found.ranking, folder / "bench.svg", folder / "bench.png")
+    rows.writerow(["method", "data", "seed", result.score, "by", "seconds", "error"])
+    for c in result.cells:
+        value = c.result.get("scores", {}).get(result.score, "")
+        rows.writerow([c.method, c.data, c.seed, value, c.result.get("by", ""), c.result.get("seconds", ""), c.error])
+    write_text(out_dir / "bench.csv", lines.getvalue())
+    write_text(out_dir / "bench.md", _render_markdown(result, methods))
+    if result.ranking:
+        with suppress(ImportError):  # without matplotlib, bench.md still has the text diagram
+            draw_diagram(result.ranking, out_dir / "bench.svg", out_dir / "bench.png")
 
 
-def _page(found: Bench, methods: Mapping[str, str]) -> str:
-    head, rows = grid(found)
-    seeds = len({cell.seed for cell in found.cells})
+def _render_markdown(result: BenchmarkResult, methods: Mapping[str, str]) -> str:
+    head, rows = build_table(result)
+    seeds = len({cell.seed for cell in result.cells})
     lines = [
-        "# Bench",
+        "# Benchmark",
         "",
-        f"{found.score.capitalize()} on test, mean over {seeds} seeds"
+        f"{result.score.capitalize()} on test, mean over {seeds} seeds"
         + (" ± half of its 95 % interval (Student's t)" if seeds > 1 else "")
-        + ". Validation data were split off the training part; test was scored once.",
+        + ". Validation data were split off the training split; test was scored once.",
         "",
-        *(f"- {name}: `{said}`" for name, said in methods.items()),
+        *(f"- {name}: `{definition}`" for name, definition in methods.items()),
         "",
         "| " + " | ".join(head) + " |",
         "|---|" + "---:|" * (len(head) - 1),
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
-    for paragraph in words(found):
+    for paragraph in iter_notes(result):
         lines += ["", "```", paragraph, "```"]
     return "\n".join(lines) + "\n"

@@ -1,8 +1,8 @@
-"""Classifiers and forecasters that this toolkit does not train, as methods of a bench: `--method m=peer:minirocket`.
+"""Reference classifiers and forecasters as benchmark methods: `--method m=peer:minirocket`.
 
-A classifier learns from the training part as the files have it, validation series included, and predicts the test part
-once. A forecaster is one of the baselines of forecasts.
-Those of aeon (https://www.aeon-toolkit.org) are imported when they are built: `pip install 'tstk-core[aeon]'`.
+Classifiers are fitted on the whole training split as stored, including series that tstk would hold out for validation,
+and predict the test split once. Forecasters are the forecasting baselines. Classifiers of aeon
+(https://www.aeon-toolkit.org) are imported on first use: `pip install 'tstk-core[aeon]'`.
 """
 
 from __future__ import annotations
@@ -20,50 +20,50 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.benchmarking.suite import Run
+from tstk.benchmarking.suite import CellRunner
 from tstk.config.resolve import Config
-from tstk.data.data_module import Dataset
-from tstk.data.datasets import Windows
+from tstk.data.data_module import DataModule
+from tstk.data.datasets import WindowDataset
 from tstk.data.load import load
-from tstk.errors import DataError, NameUnknown, OptionError, did_you_mean
-from tstk.evaluation.baselines import Answer, forecast_errors, last_season, period
-from tstk.evaluation.evaluate import classified, standard_error
+from tstk.errors import DataError, OptionError, UnknownNameError, did_you_mean
+from tstk.evaluation.baselines import Forecaster, estimate_period, score_forecaster, seasonal_naive
+from tstk.evaluation.evaluate import accuracy_standard_error, classification_metrics
 from tstk.evaluation.linear_forecast import fit_linear_map
 from tstk.evaluation.simple_classifiers import (
     Classifier,
     LabelledArrays,
     NearestNeighbor,
-    SummaryLogistic,
-    labelled_arrays,
+    SummaryLogisticRegression,
+    gather_labelled_arrays,
 )
-from tstk.nn.linear_map import last_value
-from tstk.plugins.distribution import install_command
-from tstk.training.devices import threads as cpu_threads
+from tstk.nn.linear_map import get_last_value
+from tstk.plugins.distribution import format_install_command
+from tstk.training.devices import limit_threads as cpu_threads
 
-PREFIX = "peer:"
+PEER_PREFIX = "peer:"
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A classifier to compare with.
+class PeerClassifier:
+    """A reference classifier.
 
     Args:
-        build: (seed, threads) -> the classifier
-        package: the distribution that it comes from
+        build: maps (seed, threads) to a classifier
+        package: the distribution that provides it
     """
 
     build: Callable[[int, int], Classifier]
     package: str = "tstk-core"
 
 
-class AeonPeer:
-    """A classifier of aeon with its default options; its series are made complete and equally long first.
+class AeonClassifier:
+    """A classifier of aeon with default options, fed with series that are imputed and padded to equal length.
 
     Args:
         path: "module:Class"
-        seed: of its random kernels
-        threads: of the CPU
-        min_length: samples that it needs at least
+        seed: random state of the classifier
+        threads: number of CPU threads
+        min_length: shortest series that the classifier accepts
     """
 
     def __init__(self, path: str, seed: int, threads: int, min_length: int) -> None:
@@ -71,168 +71,173 @@ class AeonPeer:
         self.classifier = getattr(import_module(module), name)(random_state=seed, n_jobs=threads)
         self.min_length = min_length
 
-    def fit(self, train: LabelledArrays) -> AeonPeer:
-        """Learn from series with their classes."""
-        self.classifier.fit(self._complete(train), train.y.numpy())
+    def fit(self, train: LabelledArrays) -> AeonClassifier:
+        """Fit on labelled series."""
+        self.classifier.fit(self._fill_and_pad(train), train.y.numpy())
         return self
 
     def predict(self, test: LabelledArrays) -> Tensor:
-        """[N] class index."""
-        return torch.as_tensor(self.classifier.predict(self._complete(test)))
+        """Predict the class index [N]."""
+        return torch.as_tensor(self.classifier.predict(self._fill_and_pad(test)))
 
-    def _complete(self, data: LabelledArrays) -> Any:
-        short = max(0, self.min_length - data.x.shape[2])
-        return F.pad(fill_forward(data), (0, short), mode="replicate").float().numpy()
+    def _fill_and_pad(self, data: LabelledArrays) -> Any:
+        num_missing = max(0, self.min_length - data.x.shape[2])
+        return F.pad(fill_forward(data), (0, num_missing), mode="replicate").float().numpy()
 
-    def changes(self, data: LabelledArrays) -> list[str]:
-        """Say what is done to series before this classifier sees them, a sentence each."""
+    def describe_preprocessing(self, data: LabelledArrays) -> list[str]:
+        """Return one sentence per preprocessing step that changes these series."""
         sentences = []
         length = data.x.shape[2]
-        if shorter := int((data.lengths < length).sum()):
-            sentences.append(f"{shorter} series are shorter than {length} samples and padded with their last value")
-        within = torch.arange(length) < data.lengths[:, None, None]
-        if data.observed is not None and (gaps := int((within & ~data.observed).sum())):
-            sentences.append(f"{gaps} missing values are filled with the last one observed before them, else the next")
+        if num_short := int((data.lengths < length).sum()):
+            sentences.append(f"{num_short} series are shorter than {length} samples and padded with their last value")
+        is_within_series = torch.arange(length) < data.lengths[:, None, None]
+        if data.observed is not None and (num_gaps := int((is_within_series & ~data.observed).sum())):
+            sentences.append(
+                f"{num_gaps} missing values are filled with the last one observed before them, else the next"
+            )
         if length < self.min_length:
             sentences.append(f"series of {length} samples are padded to {self.min_length} with their last value")
         return sentences
 
 
 def fill_forward(data: LabelledArrays) -> Tensor:
-    """[N, C, T] with the last observed value in place of each unobserved one; before the first, the first; else 0."""
+    """Forward-fill missing samples [N, C, T]; leading ones take the first observed value, empty channels are 0."""
     if data.observed is None:
         return data.x
-    steps = torch.arange(data.x.shape[2])
-    last = torch.where(data.observed, steps, -1).cummax(-1).values
-    first = data.observed.int().argmax(-1, keepdim=True)
-    return data.x.gather(-1, torch.where(last < 0, first, last))
+    time = torch.arange(data.x.shape[2])
+    last_observed = torch.where(data.observed, time, -1).cummax(-1).values
+    first_observed = data.observed.int().argmax(-1, keepdim=True)
+    return data.x.gather(-1, torch.where(last_observed < 0, first_observed, last_observed))
 
 
-def _aeon(name: str, min_length: int) -> Peer:
+def _make_aeon_peer(name: str, min_length: int) -> PeerClassifier:
     path = f"aeon.classification.convolution_based:{name}"
-    return Peer(lambda seed, threads: AeonPeer(path, seed, threads, min_length), "aeon")
+    return PeerClassifier(lambda seed, threads: AeonClassifier(path, seed, threads, min_length), "aeon")
 
 
-PEERS = {
-    "1nn": Peer(lambda seed, threads: NearestNeighbor()),
-    "logistic": Peer(lambda seed, threads: SummaryLogistic()),
-    "minirocket": _aeon("MiniRocketClassifier", 9),
-    "multirocket-hydra": _aeon("MultiRocketHydraClassifier", 10),
+PEER_CLASSIFIERS = {
+    "1nn": PeerClassifier(lambda seed, threads: NearestNeighbor()),
+    "logistic": PeerClassifier(lambda seed, threads: SummaryLogisticRegression()),
+    "minirocket": _make_aeon_peer("MiniRocketClassifier", 9),
+    "multirocket-hydra": _make_aeon_peer("MultiRocketHydraClassifier", 10),
 }
 
 
-def _seasonal(data: Dataset) -> tuple[Answer, str]:
-    assert isinstance(data.train, Windows)
-    lag = period(data.train)
-    return (lambda series: last_season(series, lag)), f"the last {lag} values"
+def _build_seasonal_naive(data: DataModule) -> tuple[Forecaster, str]:
+    assert isinstance(data.train, WindowDataset)
+    period = estimate_period(data.train)
+    return (lambda series: seasonal_naive(series, period)), f"the last {period} values"
 
 
-def _linear(data: Dataset) -> tuple[Answer, str]:
-    assert isinstance(data.train, Windows)
-    assert isinstance(data.val, Windows)
+def _fit_linear_map(data: DataModule) -> tuple[Forecaster, str]:
+    assert isinstance(data.train, WindowDataset)
+    assert isinstance(data.val, WindowDataset)
     if data.val is data.test:
-        raise DataError(f"{data.name}: {PREFIX}linear is chosen by the validation part, which is the test part here")
+        raise DataError(
+            f"{data.name}: {PEER_PREFIX}linear selects its hyperparameters on the validation split, "
+            "which is the test split here"
+        )
     fit = fit_linear_map(data.train, data.val, data.std[:, None])
-    return fit.forecaster, fit.choice
+    return fit.forecaster, fit.description
 
 
-FORECASTERS: dict[str, Callable[[Dataset], tuple[Answer, str]]] = {
-    "last-value": lambda data: (last_value, ""),
-    "season": _seasonal,
-    "linear": _linear,
+PEER_FORECASTERS: dict[str, Callable[[DataModule], tuple[Forecaster, str]]] = {
+    "last-value": lambda data: (get_last_value, ""),
+    "season": _build_seasonal_naive,
+    "linear": _fit_linear_map,
 }
-"""By name: a function of the data that returns a forecaster, and in words what was chosen for it."""
+"""Name -> function that fits a forecaster on a data module and returns it with a description of what it selected."""
 
 
-def by_peer(name: str, make: Callable[[str, int], Config]) -> Run:
-    """A method that is a peer.
+def make_peer_runner(name: str, build_config: Callable[[str, int], Config]) -> CellRunner:
+    """Return a runner that fits and scores a peer.
 
     Args:
-        name: of `PEERS` or `FORECASTERS`
-        make: (data, seed) -> config, of which the options of the data and the number of threads hold
+        name: a key of `PEER_CLASSIFIERS` or `PEER_FORECASTERS`
+        build_config: maps (data, seed) to a config, of which the data options and the number of threads are used
 
     Raises:
-        NameUnknown: there is no such peer
-        OptionError: its package is not installed, or an option has no meaning for a peer
+        UnknownNameError: there is no such peer
+        OptionError: its package is not installed, or an option does not apply to peers
     """
-    if name not in (names := (*PEERS, *FORECASTERS)):
-        raise NameUnknown(f"No peer is called {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}.")
-    if name in FORECASTERS:
-        _refuse_options(make("har-demo", 0))
-        return _forecasting(name, make)
-    peer = PEERS[name]
+    if name not in (names := (*PEER_CLASSIFIERS, *PEER_FORECASTERS)):
+        raise UnknownNameError(f"No peer is called {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}.")
+    if name in PEER_FORECASTERS:
+        _refuse_options(build_config("har-demo", 0))
+        return _make_forecaster_runner(name, build_config)
+    peer = PEER_CLASSIFIERS[name]
     if peer.package == "aeon" and find_spec("aeon") is None:
-        raise OptionError(f"{PREFIX}{name} needs aeon: {install_command('aeon')}")
-    _refuse_options(make("har-demo", 0))
+        raise OptionError(f"{PEER_PREFIX}{name} needs aeon: {format_install_command('aeon')}")
+    _refuse_options(build_config("har-demo", 0))
 
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
-        config = make(data, seed)
-        held = load(data, **config.options("data"))
-        if held.task != "classification" or held.test is None or held.test.y is None:
-            raise DataError(f"{held.name}: a peer needs labelled series with a training and a test part")
-        train = labelled_arrays(held.training_parts, held.spec.length)
-        test = labelled_arrays([held.test], held.spec.length)
+        config = build_config(data, seed)
+        dataset = load(data, **config.options("data"))
+        if dataset.task != "classification" or dataset.test is None or dataset.test.y is None:
+            raise DataError(f"{dataset.name}: a peer needs labelled series with a training and a test split")
+        train = gather_labelled_arrays(dataset.training_splits, dataset.spec.length)
+        test = gather_labelled_arrays([dataset.test], dataset.spec.length)
         with cpu_threads(config.options("train")["threads"]):
             classifier = peer.build(seed, torch.get_num_threads())
-            begin = time.perf_counter()
+            start = time.perf_counter()
             classifier.fit(train)
             fitted = time.perf_counter()
             predicted = classifier.predict(test)
             end = time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
         return {
-            "scores": classified(test.y, predicted)
-            | {"accuracy_se": standard_error(test.y, predicted, held.test.groups)},
+            "scores": classification_metrics(test.y, predicted)
+            | {"accuracy_se": accuracy_standard_error(test.y, predicted, dataset.test.groups)},
             "by": "peer",
             "package": f"{peer.package} {version(peer.package)}",
-            "fit_seconds": round(fitted - begin, 3),
+            "fit_seconds": round(fitted - start, 3),
             "predict_seconds": round(end - fitted, 3),
             "notes": [
                 f"{part}: {sentence}"
                 for part, arrays in (("train", train), ("test", test))
-                if isinstance(classifier, AeonPeer)
-                for sentence in classifier.changes(arrays)
+                if isinstance(classifier, AeonClassifier)
+                for sentence in classifier.describe_preprocessing(arrays)
             ],
         }
 
     return run
 
 
-def _forecasting(name: str, make: Callable[[str, int], Config]) -> Run:
-    """A method that is a forecaster."""
+def _make_forecaster_runner(name: str, build_config: Callable[[str, int], Config]) -> CellRunner:
+    """Return a runner that fits and scores a forecaster of `PEER_FORECASTERS`."""
 
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
-        config = make(data, seed)
-        held = load(data, **config.options("data"))
-        if held.task != "forecasting" or held.test is None:
-            raise DataError(f"{held.name}: {PREFIX}{name} forecasts, and these are not tables with a test part")
+        config = build_config(data, seed)
+        dataset = load(data, **config.options("data"))
+        if dataset.task != "forecasting" or dataset.test is None:
+            raise DataError(f"{dataset.name}: {PEER_PREFIX}{name} forecasts, and this is not a table with a test split")
         with cpu_threads(config.options("train")["threads"]):
-            begin = time.perf_counter()
-            answer, choice = FORECASTERS[name](held)
+            start = time.perf_counter()
+            forecaster, description = PEER_FORECASTERS[name](dataset)
             fitted = time.perf_counter()
-            scores = forecast_errors(answer, held.test, held.mean[:, None], held.std[:, None])
+            scores = score_forecaster(forecaster, dataset.test, dataset.mean[:, None], dataset.std[:, None])
             end = time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
         return {
             "scores": scores,
             "by": "peer",
-            "fit_seconds": round(fitted - begin, 3),
+            "fit_seconds": round(fitted - start, 3),
             "predict_seconds": round(end - fitted, 3),
-            "notes": [choice] if choice else [],
+            "notes": [description] if description else [],
         }
 
     return run
 
 
 def _refuse_options(config: Config) -> None:
-    """Refuse what was typed and has no meaning for a peer."""
-    typed = [key for key, source in config.sources.items() if source == "flag"]
-    kept = [key for key in typed if not key.startswith("data.") and key not in ("train.threads", "train.seed")]
+    """Raise if the command line has options that do not apply to peers."""
+    flags = [key for key, source in config.sources.items() if source == "flag"]
+    unsupported = [key for key in flags if not key.startswith("data.") and key not in ("train.threads", "train.seed")]
     if config.options("train")["device"] in ("auto", "cpu"):
-        kept = [key for key in kept if key != "train.device"]
-    if kept:
-        names = ", ".join("--" + key.removeprefix("train.").replace("_", "-") for key in kept)
+        unsupported = [key for key in unsupported if key != "train.device"]
+    if unsupported:
+        names = ", ".join("--" + key.removeprefix("train.").replace("_", "-") for key in unsupported)
         raise OptionError(
-            f"{names}: has no meaning for a peer, which takes options of the data and --threads; "
-            "give it to the methods that train"
+            f"{names}: does not apply to peers, which take data options and --threads; "
+            "restrict it to the methods that are trained"
         )

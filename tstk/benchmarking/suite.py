@@ -1,12 +1,12 @@
-"""Methods x data sets x seeds: every cell is an ordinary run, the table and the ranks are made of their test scores.
+"""Benchmark suites: run methods x data sets x seeds, and compare the test scores.
 
-    from tstk.benchmarking.suite import Method, bench, by_config
-    bench({"linear": Method("head linear", by_config({"head": "linear"}))}, {"GunPoint": "GunPoint"}, (0, 1), "bench")
+    from tstk.benchmarking.suite import Method, make_config_runner, run_benchmark
+    linear = Method("head linear", make_config_runner({"head": "linear"}))
+    run_benchmark({"linear": linear}, {"GunPoint": "GunPoint"}, (0, 1), "bench")
 
-A method that answers (classes or a forecast) is scored on test by itself, one that was pretrained without labels by a
-linear probe of its features. Either way validation data come from the training part and test is scored once.
-A cell lives in OUT/METHOD/DATA/seed-N; with its score.json it is finished and is not run again, and one that was
-interrupted goes on.
+Every cell is an ordinary run in OUT/METHOD/DATA/seed-N. Supervised methods are scored by their predictions, pretrained
+ones by a linear probe; either way test is scored once. A cell with a score.json is finished and not run again, an
+interrupted one is resumed.
 """
 
 from __future__ import annotations
@@ -22,255 +22,271 @@ from typing import Any
 
 import numpy as np
 
-from tstk.benchmarking.ranking import Ranking, Test, ranking
-from tstk.config.recipe import once, run_recipe
-from tstk.config.resolve import Config, chosen, resolve
+from tstk.benchmarking.ranking import PosthocTest, Ranking, rank_methods
+from tstk.config.recipe import run_recipe, train_unless_done
+from tstk.config.resolve import Config, parse_overrides, resolve_config
 from tstk.config.run_directory import write_json, write_text
 from tstk.errors import OptionError, TstkError
 
-LOWER = ("mse", "mae", "mase", "smape", "crps", "loss")
-"""Scores of which less is better."""
-BOOK = "bench.json"
-SCORE = "score.json"
+LOWER_IS_BETTER = ("mse", "mae", "mase", "smape", "crps", "loss")
+"""Metrics for which lower is better."""
+RESULTS_FILE = "bench.json"
+SCORE_FILE = "score.json"
 
-Run = Callable[[str, int, Path], dict[str, Any]]
-"""(data, seed, run directory) -> "scores" by name, "by", what gave them, and "baselines" if there are any."""
+CellRunner = Callable[[str, int, Path], dict[str, Any]]
+"""Maps (data, seed, run directory) to "scores" (metric -> value), "by" (how they were obtained), and optionally
+"baselines"."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """Something to compare.
+    """A method to compare.
 
     Args:
-        text: how it was said; a finished cell is kept for as long as this stays
+        definition: text that defines the method; finished cells are reused only while it is unchanged
         run: trains and scores one cell
     """
 
-    text: str
-    run: Run
+    definition: str
+    run: CellRunner
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a bench, or the room for it: the facts of its score.json, or why it has none."""
+    """One run of a benchmark: its `result` (as in score.json), or the `error` that stopped it; neither if pending."""
 
     method: str
     data: str
     seed: int
-    folder: Path
-    facts: dict[str, Any] = field(default_factory=dict)
+    run_dir: Path
+    result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What a bench found.
+class BenchmarkResult:
+    """Result of a benchmark.
 
     Args:
-        cells: all of them, in the order of methods, data sets and seeds
-        score: what is compared
-        table: (method, data) -> mean over seeds and half the width of its 95 % interval, None for a single seed
-        ranking: None if there are not two methods with every score of some data set
-        left_out: data sets that are not ranked, as a score is missing
+        cells: all cells, ordered by method, data set and seed
+        score: the metric compared
+        table: (method, data) -> mean over seeds and half the width of its 95 % interval (None for a single seed)
+        ranking: None with a single method or without a data set on which all methods have all scores
+        unranked_datasets: data sets left out of the ranking because a score is missing
     """
 
     cells: list[Cell]
     score: str
     table: dict[tuple[str, str], tuple[float, float | None]]
     ranking: Ranking | None
-    left_out: list[str]
+    unranked_datasets: list[str]
 
     @property
     def best_baselines(self) -> dict[str, tuple[str, float]]:
-        """Data set -> the baseline with the best score of all that stand beside its runs, and that score."""
-        found: dict[str, tuple[str, float]] = {}
-        sign = -1 if self.score in LOWER else 1
+        """Data set -> name and score of its best baseline."""
+        best: dict[str, tuple[str, float]] = {}
+        sign = -1 if self.score in LOWER_IS_BETTER else 1
         for cell in self.cells:
-            for name, scores in cell.facts.get("baselines", {}).items():
+            for name, scores in cell.result.get("baselines", {}).items():
                 value = scores.get(self.score)
-                if value is not None and (cell.data not in found or sign * value > sign * found[cell.data][1]):
-                    found[cell.data] = name, float(value)
-        return found
+                if value is not None and (cell.data not in best or sign * value > sign * best[cell.data][1]):
+                    best[cell.data] = name, float(value)
+        return best
 
     @property
-    def losses(self) -> list[tuple[str, str]]:
-        """(method, data set) whose mean score is worse than the best baseline's."""
-        best, sign = self.best_baselines, -1 if self.score in LOWER else 1
-        return [(m, d) for (m, d), (mean, _) in self.table.items() if d in best and sign * mean < sign * best[d][1]]
+    def below_baseline(self) -> list[tuple[str, str]]:
+        """(method, data set) pairs whose mean score is worse than the best baseline."""
+        best, sign = self.best_baselines, -1 if self.score in LOWER_IS_BETTER else 1
+        return [
+            (method, data)
+            for (method, data), (mean, _) in self.table.items()
+            if data in best and sign * mean < sign * best[data][1]
+        ]
 
     @property
-    def failed(self) -> list[Cell]:
+    def failed_cells(self) -> list[Cell]:
         """Cells without a score."""
         return [cell for cell in self.cells if cell.error]
 
 
-def by_config(choices: Mapping[str, Any] | Callable[[str, int], Config]) -> Run:
-    """A method that is one training run.
+def make_config_runner(overrides: Mapping[str, Any] | Callable[[str, int], Config]) -> CellRunner:
+    """Return a runner for a single training run.
 
     Args:
-        choices: as `tstk.fit` takes them, or a function (data, seed) -> config
+        overrides: options as in `tstk.fit`, or a function that maps (data, seed) to a config
     """
 
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
-        if callable(choices):
-            config = choices(data, seed)
+        if callable(overrides):
+            config = overrides(data, seed)
         else:
-            config = resolve(("argument", chosen({**choices, "data": data, "seed": seed})))
-        return _scored(once(config, folder, _trained, str(folder)), folder, seed)
+            config = resolve_config(("argument", parse_overrides({**overrides, "data": data, "seed": seed})))
+        return _score_run(train_unless_done(config, folder, _train_or_resume, str(folder)), folder, seed)
 
     return run
 
 
-def by_recipe(name: str, changes: Mapping[str, Mapping[str, Any]], shared: Mapping[str, Any]) -> Run:
-    """A method that is a recipe; its last stage is scored.
+def make_recipe_runner(
+    recipe: str, stage_overrides: Mapping[str, Mapping[str, Any]], common_overrides: Mapping[str, Any]
+) -> CellRunner:
+    """Return a runner for a recipe, which scores the last stage.
 
     Args:
-        name: of the recipe, or its path
-        changes: stage -> choices for it alone
-        shared: choices for all stages
+        recipe: name or path of the recipe
+        stage_overrides: stage -> options for this stage
+        common_overrides: options for all stages
     """
 
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
-        choices = ("flag", chosen({**shared, "data": data, "seed": seed}))
-        stages = run_recipe(name, folder, _trained, choices=choices, changes=changes)
+        overrides = ("flag", parse_overrides({**common_overrides, "data": data, "seed": seed}))
+        stages = run_recipe(recipe, folder, _train_or_resume, overrides=overrides, stage_overrides=stage_overrides)
         last = list(stages)[-1]
-        return _scored(stages[last], folder / last, seed)
+        return _score_run(stages[last], folder / last, seed)
 
     return run
 
 
-def _trained(config: Config, folder: Path, stage: str) -> dict[str, Any]:
-    from tstk.training.runs import resume, train
+def _train_or_resume(config: Config, run_dir: Path, stage: str) -> dict[str, Any]:
+    from tstk.training.runs import resume_run, train
 
-    return resume(folder) if folder.is_dir() else train(config, folder, command=f"tstk bench: {stage}")
+    return resume_run(run_dir) if run_dir.is_dir() else train(config, run_dir, command=f"tstk bench: {stage}")
 
 
-def _scored(result: dict[str, Any], folder: Path, seed: int) -> dict[str, Any]:
+def _score_run(result: dict[str, Any], run_dir: Path, seed: int) -> dict[str, Any]:
     if result["task"] != "pretraining":
         if not result["test"]:
-            raise TstkError(f"{result['data']}: no test part to score")
+            raise TstkError(f"{result['data']}: no test split to score")
         return {"scores": result["test"], "by": "test", "baselines": result["baselines"]}
     from tstk.evaluation.probe import probe
 
-    (row,) = probe(folder, seeds=(seed,))["results"]
+    (row,) = probe(run_dir, seeds=(seed,))["results"]
     scores = {name: row[name] for name in ("accuracy", "f1_macro")}
     return {"scores": scores, "by": "linear probe", "baselines": row["baselines"]}
 
 
-def bench(
+def run_benchmark(
     methods: Mapping[str, Method],
-    data: Mapping[str, str],
+    datasets: Mapping[str, str],
     seeds: Sequence[int],
-    out: str | Path,
+    out_dir: str | Path,
     *,
     score: str | None = None,
-    test: Test = "nemenyi",
-    told: Callable[[Cell, int, int], None] = lambda cell, done, of: None,
-) -> Bench:
-    """Run what has no score yet, then compare.
+    test: PosthocTest = "nemenyi",
+    on_progress: Callable[[Cell, int, int], None] = lambda cell, done, of: None,
+) -> BenchmarkResult:
+    """Run all unfinished cells, then compare the methods and write the results.
 
-    A cell that fails is kept with its reason and does not stop the others; run again, it is tried again.
+    A failed cell is reported with its error and does not stop the others; it is retried by the next call.
 
     Args:
-        methods: by name
-        data: name -> what `--data` would be
-        seeds: of training
-        out: folder of all; new, or that of an earlier bench
-        score: what to compare; accuracy unless given, or mse where there is none
-        test: which methods are told apart by: nemenyi or holm
-        told: receives each cell once it has begun (no facts yet) and once it is done, its number and how many there are
+        methods: methods by name
+        datasets: data set name -> value of `--data`
+        seeds: training seeds
+        out_dir: output folder; new, or that of an earlier benchmark
+        score: metric to compare; accuracy by default, or mse if there is no accuracy
+        test: post-hoc test: nemenyi or holm
+        on_progress: called with (cell, number, total) when a cell starts (without result) and when it is finished
 
     Raises:
-        OptionError: `out` holds something else, or cells of a method that was said otherwise then
+        OptionError: `out_dir` contains other files, or cells of a method with another definition
     """
-    from tstk.benchmarking.page import write
+    from tstk.benchmarking.page import write_results
 
-    folder = Path(out)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / BOOK).is_file()):
-        raise OptionError(f"--out {out}: something is there that is no bench; choose another folder")
-    room = [Cell(m, d, seed, folder / m / d / f"seed-{seed}") for m in methods for d in data for seed in seeds]
-    before = [_before(cell, methods[cell.method]) for cell in room]
+    folder = Path(out_dir)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RESULTS_FILE).is_file()):
+        raise OptionError(f"--out {out_dir}: the folder contains files but no {RESULTS_FILE}; choose another folder")
+    cells = [Cell(m, d, seed, folder / m / d / f"seed-{seed}") for m in methods for d in datasets for seed in seeds]
+    finished = [_load_finished_cell(cell, methods[cell.method]) for cell in cells]
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / BOOK).is_file():
-        write_json(folder / BOOK, {"methods": {name: method.text for name, method in methods.items()}})
-    cells: list[Cell] = []
-    for at, (cell, known) in enumerate(zip(room, before, strict=True), 1):
-        if known is None:
-            told(cell, at, len(room))
-            known = _run(cell, methods[cell.method], data[cell.data])
-        cells.append(known)
-        told(known, at, len(room))
-    found = compare(cells, score, test)
-    write(found, {name: method.text for name, method in methods.items()}, folder)
-    return found
+    if not (folder / RESULTS_FILE).is_file():
+        write_json(folder / RESULTS_FILE, {"methods": {name: method.definition for name, method in methods.items()}})
+    scored: list[Cell] = []
+    for number, (cell, finished_cell) in enumerate(zip(cells, finished, strict=True), 1):
+        if finished_cell is None:
+            on_progress(cell, number, len(cells))
+            finished_cell = _run_cell(cell, methods[cell.method], datasets[cell.data])
+        scored.append(finished_cell)
+        on_progress(finished_cell, number, len(cells))
+    result = compare_methods(scored, score, test)
+    write_results(result, {name: method.definition for name, method in methods.items()}, folder)
+    return result
 
 
-def _before(cell: Cell, method: Method) -> Cell | None:
-    """A cell that has its score already."""
-    path = cell.folder / SCORE
+def _load_finished_cell(cell: Cell, method: Method) -> Cell | None:
+    """Return the cell with its stored result, or None if it is not finished."""
+    path = cell.run_dir / SCORE_FILE
     if not path.is_file():
         return None
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    if facts["method"] != method.text:
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if result["method"] != method.definition:
         raise OptionError(
-            f"{cell.folder} was run as {facts['method']!r}, now {cell.method} is {method.text!r}; give the method "
-            "another name, choose another --out, or remove that directory"
+            f"{cell.run_dir} was run as {result['method']!r}, now {cell.method} is {method.definition!r}; "
+            "give the method another name, choose another --out, or remove that directory"
         )
-    return Cell(cell.method, cell.data, cell.seed, cell.folder, facts)
+    return Cell(cell.method, cell.data, cell.seed, cell.run_dir, result)
 
 
-def _run(cell: Cell, method: Method, data: str) -> Cell:
-    begin = time.time()
-    error = cell.folder.with_name(f"{cell.folder.name}.error.txt")
-    error.unlink(missing_ok=True)
+def _run_cell(cell: Cell, method: Method, data: str) -> Cell:
+    start = time.time()
+    error_file = cell.run_dir.with_name(f"{cell.run_dir.name}.error.txt")
+    error_file.unlink(missing_ok=True)
     try:
-        facts = method.run(data, cell.seed, cell.folder)
+        result = method.run(data, cell.seed, cell.run_dir)
     except Exception as e:
         if os.environ.get("TSTK_STRICT") == "1":
             raise
         if isinstance(e, TstkError):
-            return Cell(cell.method, cell.data, cell.seed, cell.folder, error=" ".join(str(e).split()))
-        error.parent.mkdir(parents=True, exist_ok=True)
-        write_text(error, traceback.format_exc())
-        why = f"{type(e).__name__}: {' '.join(str(e).split())} ({error} has the traceback)"
-        return Cell(cell.method, cell.data, cell.seed, cell.folder, error=why)
-    facts = {"method": method.text, **facts, "seconds": round(time.time() - begin, 2)}
-    write_json(cell.folder / SCORE, facts)
-    return Cell(cell.method, cell.data, cell.seed, cell.folder, facts)
+            return Cell(cell.method, cell.data, cell.seed, cell.run_dir, error=" ".join(str(e).split()))
+        error_file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(error_file, traceback.format_exc())
+        message = f"{type(e).__name__}: {' '.join(str(e).split())} ({error_file} has the traceback)"
+        return Cell(cell.method, cell.data, cell.seed, cell.run_dir, error=message)
+    result = {"method": method.definition, **result, "seconds": round(time.time() - start, 2)}
+    write_json(cell.run_dir / SCORE_FILE, result)
+    return Cell(cell.method, cell.data, cell.seed, cell.run_dir, result)
 
 
-def compare(cells: list[Cell], score: str | None = None, test: Test = "nemenyi") -> Bench:
-    """Means and intervals of each method on each data set, and the ranks over those where none is missing.
+def compare_methods(cells: list[Cell], score: str | None = None, test: PosthocTest = "nemenyi") -> BenchmarkResult:
+    """Compute means and intervals per method and data set, and rank the methods on the data sets without gaps.
+
+    Args:
+        cells: finished and failed cells
+        score: metric to compare; see `run_benchmark`
+        test: post-hoc test
 
     Raises:
         OptionError: no cell has this score
     """
-    done = [cell.facts["scores"] for cell in cells if cell.facts]
-    names = [n for n in dict.fromkeys(n for s in done for n in s) if not n.endswith("_se")]
+    all_scores = [cell.result["scores"] for cell in cells if cell.result]
+    score_names = [n for n in dict.fromkeys(n for s in all_scores for n in s) if not n.endswith("_se")]
     if score is None:
-        score = next((n for n in ("accuracy", "mse") if n in names), "accuracy")
-    elif done and score not in names:
-        raise OptionError(f"--score {score}: no run has it; there are {', '.join(names)}")
-    methods, sets = (list(dict.fromkeys(getattr(c, what) for c in cells)) for what in ("method", "data"))
-    table, gaps = {}, set()
-    for m in methods:
-        for d in sets:
-            mine = [c for c in cells if (c.method, c.data) == (m, d)]
-            values = [float(c.facts["scores"][score]) for c in mine if score in c.facts.get("scores", {})]
+        score = next((n for n in ("accuracy", "mse") if n in score_names), "accuracy")
+    elif all_scores and score not in score_names:
+        raise OptionError(f"--score {score}: no run has it; there are {', '.join(score_names)}")
+    methods, datasets = (
+        list(dict.fromkeys(getattr(cell, attribute) for cell in cells)) for attribute in ("method", "data")
+    )
+    table, incomplete = {}, set()
+    for method in methods:
+        for data in datasets:
+            own_cells = [cell for cell in cells if (cell.method, cell.data) == (method, data)]
+            values = [
+                float(cell.result["scores"][score]) for cell in own_cells if score in cell.result.get("scores", {})
+            ]
             if values:
-                table[m, d] = _mean(values)
-            if len(values) < len(mine):
-                gaps.add(d)
-    ranked = [d for d in sets if d not in gaps]
-    found = None
+                table[method, data] = _compute_mean_interval(values)
+            if len(values) < len(own_cells):
+                incomplete.add(data)
+    ranked = [data for data in datasets if data not in incomplete]
+    ranking = None
     if ranked and len(methods) > 1:
-        means = np.array([[table[m, d][0] for m in methods] for d in ranked])
-        found = ranking(methods, -means if score in LOWER else means, test)
-    return Bench(cells, score, table, found, [d for d in sets if d in gaps])
+        means = np.array([[table[method, data][0] for method in methods] for data in ranked])
+        ranking = rank_methods(methods, -means if score in LOWER_IS_BETTER else means, test)
+    return BenchmarkResult(cells, score, table, ranking, [data for data in datasets if data in incomplete])
 
 
-def _mean(values: list[float]) -> tuple[float, float | None]:
-    """Mean, and half of its 95 % interval by Student's t."""
+def _compute_mean_interval(values: list[float]) -> tuple[float, float | None]:
+    """Compute the mean and half the width of its 95 % interval (Student's t); None for a single value."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, None

@@ -1,7 +1,7 @@
-"""The command line: a group whose commands are registry entries, each imported only when it is called.
+"""The command line: a click group whose commands are registry entries, imported only when they are invoked.
 
-A user's mistake (`TstkError`, click's own errors, a file that cannot be opened) ends as one line per fault on stderr
-and exit code 2; with TSTK_STRICT=1 the traceback stays. Nothing here imports torch.
+User errors (`TstkError`, click's own errors, a file that cannot be opened) are printed on stderr, one line each, with
+exit code 2; TSTK_STRICT=1 shows the traceback instead. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ import click
 import rich_click
 
 from tstk.errors import TstkError, did_you_mean
-from tstk.plugins.distribution import CORE
-from tstk.plugins.registry import registry
+from tstk.plugins.distribution import CORE_DISTRIBUTION
+from tstk.plugins.registry import get_registry
 
 
-class Verbs(rich_click.RichGroup):
-    """The group of all commands. `get_command` answers from names and summaries; `resolve_command` imports."""
+class CommandGroup(rich_click.RichGroup):
+    """Group of all commands; `get_command` reads names and summaries only, `resolve_command` imports the command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands, in the order of their registration; `tstk list command` has the clashing ones too."""
-        return [name for name in registry().names("command") if "/" not in name]
+        """Return command names in registration order, without ambiguous ones (`tstk list command` shows those)."""
+        return [name for name in get_registry().list_names("command") if "/" not in name]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A stand-in that has a name and a summary, for help and completion."""
-        entry = registry().find("command", cmd_name)
+        """Return a placeholder with name and summary, enough for help and completion."""
+        entry = get_registry().find("command", cmd_name)
         return rich_click.RichCommand(name=cmd_name, short_help=entry.summary, help=entry.summary)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command itself, for calling it.
+        """Import and return the command to invoke.
 
         Raises:
-            NameUnknown: there is none of this name
+            UnknownNameError: no command has this name
         """
         if args[0].startswith("-"):
             raise click.NoSuchOption(args[0], ctx=ctx)
-        if ctx.resilient_parsing and args[0] not in registry().names("command"):
-            return None, None, args  # a shell completes; it must not be told of mistakes
-        return args[0], registry().load(registry().find("command", args[0])), args[1:]
+        if ctx.resilient_parsing and args[0] not in get_registry().list_names("command"):
+            return None, None, args  # shell completion: unknown names must not raise
+        return args[0], get_registry().load(get_registry().find("command", args[0])), args[1:]
 
     def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
-        """As `click.Group.main`, with our manners towards errors."""
+        """Run `click.Group.main`, and print user errors as one line each."""
         if not standalone_mode or os.environ.get("TSTK_STRICT") == "1":
             return super().main(args, standalone_mode=standalone_mode, **extra)
         try:
@@ -54,9 +54,12 @@ class Verbs(rich_click.RichGroup):
         except TstkError as e:
             fail(*str(e).splitlines())
         except click.NoSuchOption as e:
-            fail(f"No such option {e.option_name!r}.{_meant(e) or help_of(e.ctx)}")
+            fail(f"No such option {e.option_name!r}.{_suggest_name(e) or format_help_hint(e.ctx)}")
         except click.ClickException as e:
-            fail(e.format_message().partition(" Did you mean")[0] + (_meant(e) or help_of(getattr(e, "ctx", None))))
+            fail(
+                e.format_message().partition(" Did you mean")[0]
+                + (_suggest_name(e) or format_help_hint(getattr(e, "ctx", None)))
+            )
         except click.Abort:
             click.echo("Interrupted.", err=True)
             sys.exit(130)
@@ -67,8 +70,8 @@ class Verbs(rich_click.RichGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _meant(e: click.ClickException) -> str:
-    """' Did you mean '--seed'?' where an option or a command of a group does not exist."""
+def _suggest_name(e: click.ClickException) -> str:
+    """Return a suggestion such as " Did you mean '--seed'?" for an unknown option or subcommand, else ""."""
     ctx = getattr(e, "ctx", None)
     if ctx is None:
         return ""
@@ -78,20 +81,20 @@ def _meant(e: click.ClickException) -> str:
     return did_you_mean(getattr(e, "command_name", ""), getattr(ctx.command, "commands", ()))
 
 
-def help_of(ctx: click.Context | None) -> str:
-    """' See tstk train --help', to append to a message."""
+def format_help_hint(ctx: click.Context | None) -> str:
+    """Return " See tstk train --help", to append to a message."""
     return f" See {ctx.command_path} --help" if ctx else ""
 
 
 def fail(*lines: str) -> NoReturn:
-    """Print a line per fault on stderr and exit with 2."""
+    """Print one error per line on stderr and exit with code 2."""
     for line in lines:
         click.echo(click.style("Error: ", fg="red", bold=True) + line, err=True)
     sys.exit(2)
 
 
 @click.group(
-    cls=Verbs,
+    cls=CommandGroup,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "rich_help_config": {
@@ -101,7 +104,7 @@ def fail(*lines: str) -> NoReturn:
         },
     },
 )
-@click.version_option(package_name=CORE)
+@click.version_option(package_name=CORE_DISTRIBUTION)
 def cli() -> None:
     """Time-series tokenizers, encoders, heads and losses, mixed by name.
 
@@ -110,17 +113,17 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console script."""
-    share_cores()
+    """Run the console script."""
+    shorten_openmp_spin()
     cli(prog_name="tstk")
 
 
-def share_cores() -> None:
-    """Let CPU threads sleep soon when they wait for each other; must happen before torch is imported.
+def shorten_openmp_spin() -> None:
+    """Reduce OpenMP busy-waiting; must run before torch is imported.
 
-    By default the OpenMP of torch's Linux builds spins for long. On cores that other programs use as well, each spin
-    takes time from the thread it waits for: training with two threads beside two busy processes took 5 to 10 times as
-    long. On idle cores this costs nothing. What the user has set stays.
+    The OpenMP runtime of torch's Linux builds spins for a long time by default. On shared cores, a spinning thread
+    takes time from the thread it waits for: training with two threads beside two busy processes was 5 to 10 times
+    slower. On idle cores the setting costs nothing. Values set by the user are kept.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")

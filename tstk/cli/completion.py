@@ -1,6 +1,6 @@
-"""What a shell completes: names of components, configs and recipes, options of the chosen components, data sets, runs.
+"""Shell completion of names of components, configs and recipes, component options, data sets and runs.
 
-Each function here is a `shell_complete` of a click parameter. Like help, none imports torch.
+Each completer is the `shell_complete` of a click parameter. None imports torch.
 """
 
 from __future__ import annotations
@@ -12,81 +12,85 @@ import click
 from click.shell_completion import CompletionItem
 
 from tstk.errors import TstkError
-from tstk.plugins.registry import registry
+from tstk.plugins.registry import get_registry
 
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
-def names(*kinds: str, files: bool = False) -> Complete:
-    """Names of these kinds, with their summaries.
+def complete_names(*kinds: str, files: bool = False) -> Completer:
+    """Return a completer for the names of these kinds of entries, with their summaries.
 
     Args:
-        kinds: as in an `Entry`
-        files: a path will do as well
+        kinds: kinds of `Entry`
+        files: fall back to file names
     """
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        found = [(n, e.summary) for k in kinds for n, e in zip(registry().names(k), registry().entries(k), strict=True)]
-        return _starting(found, incomplete) or _files(incomplete, files)
+        candidates = [
+            (n, e.summary)
+            for k in kinds
+            for n, e in zip(get_registry().list_names(k), get_registry().list_entries(k), strict=True)
+        ]
+        return _filter_by_prefix(candidates, incomplete) or _complete_files(incomplete, files)
 
     return complete
 
 
-def component(kind: str) -> Complete:
-    """Names of a kind, then the runs whose part can be mounted instead."""
+def complete_component(kind: str) -> Completer:
+    """Return a completer for the names of a kind, then for run directories to initialize the component from."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return names(kind)(ctx, param, incomplete) + runs(ctx, param, incomplete)
+        return complete_names(kind)(ctx, param, incomplete) + complete_runs(ctx, param, incomplete)
 
     return complete
 
 
-def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Run directories here, under runs/ and under what was typed."""
+def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete run directories: here, under runs/ and under the typed folder."""
     typed = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     folders = dict.fromkeys((Path(), Path("runs"), typed))
-    found = [p.parent for f in folders for deep in ("*", "*/*") for p in sorted(f.glob(f"{deep}/config.json"))]
-    return _starting([(str(p), "a run") for p in dict.fromkeys(found)], incomplete)
+    runs = [p.parent for f in folders for depth in ("*", "*/*") for p in sorted(f.glob(f"{depth}/config.json"))]
+    return _filter_by_prefix([(str(p), "a run") for p in dict.fromkeys(runs)], incomplete)
 
 
-def data_sets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Data sets with a name, under the root that was given; else files."""
-    from tstk.data.catalog import available
+def complete_data_sets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete named data sets under --data-root, or else files."""
+    from tstk.data.catalog import list_datasets
 
     try:
-        rows = available(ctx.params.get("data_root"))
+        rows = list_datasets(ctx.params.get("data_root"))
     except TstkError:
         rows = []
-    return _starting([(row.name, row.kind) for row in rows], incomplete) or _files(incomplete, True)
+    return _filter_by_prefix([(row.name, row.kind) for row in rows], incomplete) or _complete_files(incomplete, True)
 
 
-def words(*choices: str) -> Complete:
-    """One of these."""
+def complete_choices(*choices: str) -> Completer:
+    """Return a completer for fixed choices."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return _starting([(c, "") for c in choices], incomplete)
+        return _filter_by_prefix([(c, "") for c in choices], incomplete)
 
     return complete
 
 
-def entry_of_kind(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of the kind that stands before, in `tstk show KIND NAME`."""
-    from tstk.cli.commands.list import kind_of
+def complete_entry(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete NAME in `tstk show KIND NAME` with the names of that kind."""
+    from tstk.cli.commands.list import parse_kind
 
     try:
-        return names(kind_of(ctx.params.get("kind") or ""))(ctx, param, incomplete)
+        return complete_names(parse_kind(ctx.params.get("kind") or ""))(ctx, param, incomplete)
     except TstkError:
         return []
 
 
-def plugins(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Installed plugins."""
-    return _starting([(p.dist, p.version) for p in registry().plugins], incomplete)
+def complete_plugins(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the distributions of installed plugins."""
+    return _filter_by_prefix([(p.dist, p.version) for p in get_registry().plugins], incomplete)
 
 
-def _starting(found: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name, help=about) for name, about in found if name.startswith(incomplete)]
+def _filter_by_prefix(candidates: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name, help=about) for name, about in candidates if name.startswith(incomplete)]
 
 
-def _files(incomplete: str, wanted: bool) -> list[CompletionItem]:
-    return [CompletionItem(incomplete, type="file")] if wanted else []
+def _complete_files(incomplete: str, enabled: bool) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="file")] if enabled else []

@@ -1,4 +1,4 @@
-"""Result files, written whole or not at all."""
+"""Atomic writing of result files: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from tstk.config.run_directory import write_bytes
 from tstk.errors import OptionError
 
 
-def target(out: str, suffixes: Sequence[str]) -> Path:
-    """The file to write, checked before any work is done.
+def validate_output_path(out: str, suffixes: Sequence[str]) -> Path:
+    """Return `out` as a path, validated before any work is done.
 
     Args:
-        out: as typed
-        suffixes: what it may end in
+        out: value of --out
+        suffixes: accepted file suffixes
 
     Raises:
-        OptionError: another suffix, a folder, or no folder to put it in
+        OptionError: wrong suffix, `out` is a folder, or the parent folder does not exist
     """
     path = Path(out)
     if path.suffix.lower() not in suffixes:
-        raise OptionError(f"--out {out}: the file must end in {' or '.join(suffixes)}")
+        raise OptionError(f"--out {out}: the file name must end in {' or '.join(suffixes)}")
     if path.is_dir():
-        raise OptionError(f"--out {out}: this is a folder; name a file")
+        raise OptionError(f"--out {out}: is a folder; expected a file")
     if not path.parent.is_dir():
-        raise OptionError(f"--out {out}: there is no folder {path.parent}; make it first")
+        raise OptionError(f"--out {out}: the folder {path.parent} does not exist; create it first")
     return path
 
 
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table with a header line."""
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table with a header line."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_bytes(path, text.getvalue().encode())
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Arrays by name, readable without pickle."""
+    """Write named arrays, readable without pickle."""
     import numpy as np
 
-    data = io.BytesIO()
-    np.savez(data, **arrays)
-    write_bytes(path, data.getvalue())
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())

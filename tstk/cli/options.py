@@ -1,10 +1,9 @@
-"""Options that depend on what was chosen: `--encoder bert` brings `--encoder.depth` and its kin.
+"""Dynamic options: `--encoder bert` adds `--encoder.depth` and the other options of that component.
 
-A `Configured` command looks ahead through its raw arguments for names of components, config files and runs, lets
-`resolve` (tstk/config/resolve.py) say which components are in play, and makes a click option for each of their
-options. These live on the context (`ctx.meta`), never on the command. What was typed becomes the layer "flag" of the
-config.
-Everything is read from source, so neither help nor completion imports torch.
+A `ConfigCommand` scans its raw arguments for components, config files and runs, resolves the config from those
+(`tstk.config.resolve`) and builds a click option for each option of the selected components. These options are stored
+on the context (`ctx.meta`), never on the command. Typed values become the config layer "flag". Signatures are read
+from source, so neither help nor completion imports torch.
 """
 
 from __future__ import annotations
@@ -20,45 +19,62 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from tstk.cli import completion
-from tstk.config.resolve import SECTIONS, Config, Layer, Table, chosen, find_config, read_toml, resolve, shape_of
-from tstk.errors import OptionError, TstkError, nearest
-from tstk.plugins.registry import SLOTS, registry
-from tstk.plugins.signature import Option, outline
+from tstk.config.resolve import (
+    SECTIONS,
+    Config,
+    Layer,
+    Table,
+    find_config,
+    get_signature,
+    parse_overrides,
+    resolve_config,
+)
+from tstk.config.toml import read_toml
+from tstk.errors import OptionError, TstkError, get_close_matches
+from tstk.plugins.hooks import SLOTS
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import Option, read_signature
 
-PANELS = {"data": "data", "pipeline": "pipeline", "train": "training"}
-TYPED = "tstk.typed"
-"""Where `ctx.meta` holds the whole command as it was typed, quoted for a shell."""
-_META = "tstk.options"
-_WIDE = 30
-"""Characters of choices that a help page can show beside the flag."""
+SECTION_PANELS = {"data": "data", "pipeline": "pipeline", "train": "training"}
+COMMAND_LINE_KEY = "tstk.typed"
+"""Key in `ctx.meta` of the complete command line as typed, shell-quoted."""
+_OPTIONS_KEY = "tstk.options"
+_MAX_METAVAR_WIDTH = 30
+"""Longest list of choices, in characters, that a help page shows beside the flag."""
 _SLOT_HELP = {
-    "tokenizer": "makes tokens of a series",
-    "encoder": "maps tokens to tokens",
-    "decoder": "answers per token",
-    "head": "answers per series",
-    "loss": "poses the question and marks the answer",
+    "tokenizer": "series to tokens",
+    "encoder": "tokens to encoded tokens",
+    "decoder": "predictions per token",
+    "head": "predictions per series",
+    "loss": "training objective",
 }
 
 
-class Value(click.ParamType):
-    """The type of a component's option: flags, files and Python share `Option.convert`."""
+class OptionType(click.ParamType):
+    """Click type of a component's option; parses with `Option.parse`, as config files and Python do."""
 
     def __init__(self, option: Option, flag: str) -> None:
-        self.option, self.flag, self.name = option, flag, option.hint
+        self.option, self.flag, self.name = option, flag, option.type_label
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value, or an OptionError that names the flag."""
-        return self.option.convert(value, self.flag)
+        """Return the parsed value, or raise an OptionError that names the flag."""
+        return self.option.parse(value, self.flag)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The choices, or what the option's name stands for."""
-        known = {"from": completion.runs, "callbacks": completion.names("callback"), "freeze": completion.words(*SLOTS)}
-        known |= dict.fromkeys(("train_data", "val_data", "test_data"), completion.data_sets)
-        return known.get(self.option.name, completion.words(*map(str, self.option.choices)))(ctx, param, incomplete)
+        """Complete the option's choices, or runs, callbacks, slots or data sets for options that take those."""
+        completers = {
+            "init_from": completion.complete_runs,
+            "callbacks": completion.complete_names("callback"),
+            "freeze": completion.complete_choices(*SLOTS),
+        }
+        completers |= dict.fromkeys(("train_data", "val_data", "test_data"), completion.complete_data_sets)
+        return completers.get(self.option.name, completion.complete_choices(*map(str, self.option.choices)))(
+            ctx, param, incomplete
+        )
 
 
-class Choice(rich_click.RichOption):
-    """A click option that sets one value of the config; `key` is its name for `tstk.config.resolve.chosen`."""
+class ConfigOption(rich_click.RichOption):
+    """Click option that sets one config value; `key` is its dotted path for `parse_overrides`."""
 
     def __init__(self, key: str, flag: str, **attrs: Any) -> None:
         self.key = key
@@ -66,85 +82,87 @@ class Choice(rich_click.RichOption):
         super().__init__([flag, key.replace(".", "__")], **attrs)
 
 
-class Configured(rich_click.RichCommand):
-    """A command that is given a `config: Config`, chosen by options, config files and runs."""
+class ConfigCommand(rich_click.RichCommand):
+    """Command whose function receives a `config: Config`, resolved from options, config files and runs."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The command's own options, and those of the components in play."""
-        own = super().get_params(ctx)
-        return [*own[:1], *ctx.meta.get(_META, ()), *own[1:]]
+        """Return the command's static options and those of the selected components."""
+        static = super().get_params(ctx)
+        return [*static[:1], *ctx.meta.get(_OPTIONS_KEY, ()), *static[1:]]
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Names of options; those of a component only once its prefix is typed, as there are many."""
-        found = super().shell_complete(ctx, incomplete)
+        """Complete option names; those of a component only after its prefix is typed, as there are many."""
+        items = super().shell_complete(ctx, incomplete)
         if "." not in incomplete:
-            return [item for item in found if "." not in item.value]
-        inner = [p for p in ctx.meta.get(_META, ()) if p.hidden]
-        more = [(o, p.help) for p in inner for o in (*p.opts, *p.secondary_opts) if o.startswith(incomplete)]
-        return found + [CompletionItem(name, help=about) for name, about in more]
+            return [item for item in items if "." not in item.value]
+        hidden = [p for p in ctx.meta.get(_OPTIONS_KEY, ()) if p.hidden]
+        names = [(o, p.help) for p in hidden for o in (*p.opts, *p.secondary_opts) if o.startswith(incomplete)]
+        return items + [CompletionItem(name, help=text) for name, text in names]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Look ahead, then parse."""
-        ctx.meta[TYPED] = shlex.join([*ctx.command_path.split(), *args])
-        given = dict(_given(args))
-        files = [value for name, value in _given(args) if name == "config"]
-        found: Config | None = None
-        # completion must not fail on a half-typed line
+        """Scan the arguments for components, build their options, then parse."""
+        ctx.meta[COMMAND_LINE_KEY] = shlex.join([*ctx.command_path.split(), *args])
+        typed_options = dict(_scan_options(args))
+        files = [value for name, value in _scan_options(args) if name == "config"]
+        config: Config | None = None
+        # completion must not fail on an incomplete line
         with suppress(*((TstkError,) if ctx.resilient_parsing else ())):
-            found = _in_play(_layers(files), given)
-        ctx.meta[_META] = [] if found is None else list(_options(found, given))
+            config = _resolve_components(_read_layers(files), typed_options)
+        ctx.meta[_OPTIONS_KEY] = [] if config is None else list(_build_options(config, typed_options))
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as e:
-            raise OptionError(self._unknown(ctx, e.option_name, found)) from None
+            raise OptionError(self._explain_unknown_option(ctx, e.option_name, config)) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Resolve what was chosen and call the function with it as `config`."""
-        ctx.params["config"] = configured(ctx)
+        """Resolve the config and call the function with it as `config`."""
+        ctx.params["config"] = resolve_from_context(ctx)
         return super().invoke(ctx)
 
-    def _unknown(self, ctx: click.Context, name: str, found: Config | None) -> str:
-        """The sentence for an option that does not exist here: first its own component is searched, then all."""
+    def _explain_unknown_option(self, ctx: click.Context, name: str, config: Config | None) -> str:
+        """Return the message for an unknown option; suggestions come from its own component first, then from all."""
         text, bare = f"No such option {name!r}.", name.lstrip("-")
         known = [o[2:] for p in self.get_params(ctx) for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
         group, dot, leaf = bare.rpartition(".")
-        own = [o for o in known if o.rpartition(".")[0] == group]
-        near = [f"{group}{dot}{n}" for n in nearest(leaf, [o.rpartition(".")[2] for o in own])]
+        siblings = [o for o in known if o.rpartition(".")[0] == group]
+        near = [f"{group}{dot}{n}" for n in get_close_matches(leaf, [o.rpartition(".")[2] for o in siblings])]
         near = near or [o for o in known if o.rpartition(".")[2] == leaf]
         kind = bare.partition(".")[0]
-        if dot and found and kind in SLOTS and not found.use(kind):
-            return f"{text} This pipeline has no {kind}; name one with --{kind}."
+        if dot and config and kind in SLOTS and not config.component(kind):
+            return f"{text} This pipeline has no {kind}; select one with --{kind}."
         if near:
             return f"{text} Did you mean {' or '.join(repr(f'--{n}') for n in near)}?"
-        if dot and own:
-            return f"{text} There are: {', '.join(f'--{o}' for o in own)}."
+        if dot and siblings:
+            return f"{text} There are: {', '.join(f'--{o}' for o in siblings)}."
         return f"{text} See {ctx.command_path} --help"
 
 
-def configured(ctx: click.Context) -> Config:
-    """What the words of a `Configured` command chose; its function gets the other parameters."""
+def resolve_from_context(ctx: click.Context) -> Config:
+    """Resolve the config of a `ConfigCommand` from its context, and remove the config options from `ctx.params`."""
     flags = {}
-    for param in ctx.meta[_META]:
+    for param in ctx.meta[_OPTIONS_KEY]:
         value = ctx.params.pop(param.name)
         if ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE:
             flags[param.key] = value
-    return resolve(*_layers(ctx.params["config"]), ("flag", chosen(flags)))
+    return resolve_config(*_read_layers(ctx.params["config"]), ("flag", parse_overrides(flags)))
 
 
-def section_options(section: str, values: Mapping[str, Any] | None = None) -> Iterator[Choice]:
-    """The options of a table that is not a slot, without prefix.
+def build_section_options(section: str, values: Mapping[str, Any] | None = None) -> Iterator[ConfigOption]:
+    """Build the options of a config section that is not a slot, without prefix.
 
     Args:
         section: data, pipeline or train
-        values: what holds if nothing is said; None means the defaults
+        values: default values by option name; None uses those of the signature
     """
-    for option in outline(SECTIONS[section]).options.values():
+    for option in read_signature(SECTIONS[section]).options.values():
         value = option.default if values is None else values[option.name]
-        yield _choice(option.name, option, value, "start from" if option.name == "from" else PANELS[section])
+        yield _build_option(
+            option.name, option, value, "start from" if option.name == "init_from" else SECTION_PANELS[section]
+        )
 
 
-def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What looks like options with a value: name without dashes, and the value."""
+def _scan_options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (name without dashes, value) of every argument that looks like an option with a value."""
     for i, arg in enumerate(args):
         if arg == "--":
             return
@@ -153,87 +171,101 @@ def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, value if equals else args[i + 1]
 
 
-def _layers(files: Sequence[str]) -> list[Layer]:
+def _read_layers(files: Sequence[str]) -> list[Layer]:
     return [(name, read_toml(find_config(name))) for name in files]
 
 
-def _in_play(files: list[Layer], given: Mapping[str, str]) -> Config:
-    """The config as the names of components alone make it, for knowing which options there are."""
-    flags = {name: given[name] for name in (*SLOTS, "data", "from") if name in given}
-    if given.get("horizon", "").isdigit():  # whether there is a horizon decides about defaults
-        flags["horizon"] = given["horizon"]
+def _resolve_components(files: list[Layer], typed_options: Mapping[str, str]) -> Config:
+    """Resolve the config from component names alone, to know which options exist."""
+    flags = {name: typed_options[name] for name in (*SLOTS, "data", "init_from") if name in typed_options}
+    if typed_options.get("horizon", "").isdigit():  # defaults depend on whether there is a horizon
+        flags["horizon"] = typed_options["horizon"]
     while True:
-        config = resolve(*files, ("flag", chosen(flags)))
-        inner = [key for slot in SLOTS if slot in config.values for key in _nested(slot, config.values[slot], slot)]
-        named = {key: given[_flag(key)] for key in inner if _flag(key) in given}
+        config = resolve_config(*files, ("flag", parse_overrides(flags)))
+        nested_keys = [
+            key for slot in SLOTS if slot in config.values for key in _list_nested_keys(slot, config.values[slot], slot)
+        ]
+        named = {key: typed_options[_key_to_flag(key)] for key in nested_keys if _key_to_flag(key) in typed_options}
         if named.keys() <= flags.keys():
             return config
         flags |= named
 
 
-def _nested(kind: str, table: Table, path: str) -> Iterator[str]:
-    """The options that take a component, at any depth."""
-    for option in shape_of(kind, table["use"]).options.values():
-        if option.nested:
+def _list_nested_keys(kind: str, table: Table, path: str) -> Iterator[str]:
+    """Yield the dotted keys of options that take a component, at any depth."""
+    for option in get_signature(kind, table["use"]).options.values():
+        if option.is_component:
             yield f"{path}.{option.name}"
             if table[option.name]:
-                yield from _nested(option.type, table[option.name], f"{path}.{option.name}")
+                yield from _list_nested_keys(option.type, table[option.name], f"{path}.{option.name}")
 
 
-def _options(config: Config, given: Mapping[str, str]) -> Iterator[Choice]:
-    """All options in the order of the help page."""
+def _build_options(config: Config, typed_options: Mapping[str, str]) -> Iterator[ConfigOption]:
+    """Yield all options in the order of the help page."""
     for slot in SLOTS:
-        names = ", ".join(registry().names(slot))
-        about = f"{_SLOT_HELP[slot]}: {names}"
-        yield Choice(
+        names = ", ".join(get_registry().list_names(slot))
+        yield ConfigOption(
             slot,
             f"--{slot}",
             metavar="NAME|RUN",
-            default=config.use(slot),
+            default=config.component(slot),
             panel="slots",
-            help=about,
-            shell_complete=completion.component(slot),
+            help=f"{_SLOT_HELP[slot]}: {names}",
+            shell_complete=completion.complete_component(slot),
         )
     for slot in SLOTS:
         if slot in config.values:
-            # a component that nobody named keeps its options, but does not fill the help page with them
-            named = config.sources[f"{slot}.use"] != "default" or any(n.startswith(f"{slot}.") for n in given)
-            yield from _component(slot, config.values[slot], slot, not named)
-    about = "data set by name (tstk data list shows them), or a file or folder"
-    at = completion.data_sets
-    use = config.use("data")
-    yield Choice("data", "--data", metavar="NAME|PATH", default=use, panel="data", help=about, shell_complete=at)
+            # the options of a default component work but are hidden from the help page, unless one of them is typed
+            is_selected = config.sources[f"{slot}.use"] != "default" or any(
+                n.startswith(f"{slot}.") for n in typed_options
+            )
+            yield from _build_component_options(slot, config.values[slot], slot, not is_selected)
+    yield ConfigOption(
+        "data",
+        "--data",
+        metavar="NAME|PATH",
+        default=config.component("data"),
+        panel="data",
+        help="data set by name (tstk data list shows them), or a file or folder",
+        shell_complete=completion.complete_data_sets,
+    )
     for section in SECTIONS:
-        yield from section_options(section, config.values[section])
+        yield from build_section_options(section, config.values[section])
 
 
-def _component(kind: str, table: Table, path: str, hidden: bool) -> Iterator[Choice]:
-    panel = f"{_flag(path)}: {table['use']}"
-    for option in shape_of(kind, table["use"]).options.values():
+def _build_component_options(kind: str, table: Table, path: str, hidden: bool) -> Iterator[ConfigOption]:
+    panel = f"{_key_to_flag(path)}: {table['use']}"
+    for option in get_signature(kind, table["use"]).options.values():
         key, value = f"{path}.{option.name}", table[option.name]
-        if not option.nested:
-            yield _choice(key, option, value, panel, hidden)
+        if not option.is_component:
+            yield _build_option(key, option, value, panel, hidden)
             continue
-        about = f"{option.help}: {', '.join(registry().names(option.type))}"
-        use = value["use"] if value else None
-        attrs = {"panel": panel, "hidden": hidden, "help": about, "shell_complete": completion.names(option.type)}
-        yield Choice(key, f"--{_flag(key)}", metavar="NAME", default=use, **attrs)
+        yield ConfigOption(
+            key,
+            f"--{_key_to_flag(key)}",
+            metavar="NAME",
+            default=value["use"] if value else None,
+            panel=panel,
+            hidden=hidden,
+            help=f"{option.help}: {', '.join(get_registry().list_names(option.type))}",
+            shell_complete=completion.complete_names(option.type),
+        )
         if value:
-            yield from _component(option.type, value, key, hidden)
+            yield from _build_component_options(option.type, value, key, hidden)
 
 
-def _choice(key: str, option: Option, value: Any, panel: str, hidden: bool = False) -> Choice:
-    flag = _flag(key)
-    about: dict[str, Any] = {"default": value, "help": option.help, "panel": panel, "hidden": hidden}
-    if option.type == "bool" and not option.many:
-        return Choice(key, f"--{flag}/--no-{flag}", **about)
-    if option.many and isinstance(value, tuple):
-        about["show_default"] = ",".join(map(str, value)) or False
-    hint = option.hint
-    if len(hint) > _WIDE:
-        hint, about["help"] = "one of", f"{option.help}: {', '.join(map(str, option.choices))}"
-    return Choice(key, f"--{flag}", type=Value(option, f"--{flag}"), metavar=hint, **about)
+def _build_option(key: str, option: Option, value: Any, panel: str, hidden: bool = False) -> ConfigOption:
+    flag = _key_to_flag(key)
+    attrs: dict[str, Any] = {"default": value, "help": option.help, "panel": panel, "hidden": hidden}
+    if option.type == "bool" and not option.is_tuple:
+        return ConfigOption(key, f"--{flag}/--no-{flag}", **attrs)
+    if option.is_tuple and isinstance(value, tuple):
+        attrs["show_default"] = ",".join(map(str, value)) or False
+    metavar = option.type_label
+    if len(metavar) > _MAX_METAVAR_WIDTH:
+        metavar, attrs["help"] = "one of", f"{option.help}: {', '.join(map(str, option.choices))}"
+    return ConfigOption(key, f"--{flag}", type=OptionType(option, f"--{flag}"), metavar=metavar, **attrs)
 
 
-def _flag(key: str) -> str:
+def _key_to_flag(key: str) -> str:
     return key.replace("_", "-")

@@ -1,4 +1,4 @@
-"""How commands speak: talk goes to stderr, results to stdout, help pages end with examples that work."""
+"""Output of commands: notes go to stderr, results to stdout, and help pages end with runnable examples."""
 
 from __future__ import annotations
 
@@ -9,113 +9,120 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tstk.evaluation.formatting import FURTHER, MEASURES, beaten_by, number
+from tstk.evaluation.formatting import EXTRA_METRICS, MAIN_METRICS, describe_better_baselines, format_number
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def examples(*lines: str) -> str:
-    """The last section of a help page."""
+def format_examples(*lines: str) -> str:
+    """Return the Examples section of a help page."""
     return "\n\n".join(["Examples:", *(f"$ {line}" for line in lines)])
 
 
-def console(stderr: bool = False) -> Console:
-    """Where to print; plain and wide when it is not a terminal."""
+def make_console(stderr: bool = False) -> Console:
+    """Return a rich console; without a terminal it is plain and 160 columns wide."""
     from rich.console import Console
 
-    found = Console(stderr=stderr, highlight=False)
-    if not found.is_terminal:
-        found.width = 160
-    return found
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    return console
 
 
-def note(line: str) -> None:
-    """A line for the user, beside the results."""
+def print_note(line: str) -> None:
+    """Print a line for the user on stderr."""
     click.echo(click.style(line, dim=True), err=True)
 
 
-def as_json(value: Any) -> None:
-    """A result for programs."""
+def print_json(value: Any) -> None:
+    """Print a result as JSON on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
-    """A table on stdout.
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], right_aligned: Sequence[str] = ()) -> None:
+    """Print a table on stdout.
 
     Args:
-        head: names of the columns
-        rows: cells; None stays empty
-        right: columns of numbers
+        header: column names
+        rows: cells; None is printed as an empty cell
+        right_aligned: names of the columns to align right
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
-    for name in head:
-        grid.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name == head[0])
+    for name in header:
+        grid.add_column(
+            name, justify="right" if name in right_aligned else "left", overflow="fold", no_wrap=name == header[0]
+        )
     for row in rows:
         grid.add_row(*("" if cell is None else Text(str(cell)) for cell in row))
-    console().print(grid)
+    make_console().print(grid)
 
 
-def scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
-    """Scores by name, one column per part; a standard error stands beside its score.
-
-    Args:
-        columns: part -> score -> value; empty parts are left out
-    """
-    full = {name: part for name, part in columns.items() if part}
-    names = dict.fromkeys(k for part in full.values() for k, v in part.items() if isinstance(v, int | float))
-    tasks = (*MEASURES, *FURTHER)
-    terms = [n for n in names if n not in tasks and n != "loss" and not n.endswith("_se")]
-    # a single term is the loss itself
-    shown = [n for n in (*tasks, *terms, *(["loss"] if len(terms) != 1 else [])) if n in names]
-    table(["score", *full], [[n, *(_cell(part, n) for part in full.values())] for n in shown], right=list(full))
-
-
-def baseline_notes(scores: Mapping[str, Any], result: Mapping[str, Any], of: str = "") -> None:
-    """Say what was chosen for baselines, which were skipped, and which are better than the model.
+def print_scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a table of scores, one column per split or baseline, with standard errors where known.
 
     Args:
-        scores: of the model
-        result: with "baselines", "baselines_skipped" and "baselines_details"
-        of: what the lines begin with, where there are several results
+        columns: column name -> score -> value; empty columns are left out
     """
-    for name, choice in result.get("baselines_details", {}).items():
-        note(f"note: {of}baseline {name}: {choice}")
+    columns = {name: scores for name, scores in columns.items() if scores}
+    names = dict.fromkeys(k for scores in columns.values() for k, v in scores.items() if isinstance(v, int | float))
+    metrics = (*MAIN_METRICS, *EXTRA_METRICS)
+    loss_terms = [n for n in names if n not in metrics and n != "loss" and not n.endswith("_se")]
+    # a single term equals the loss
+    shown = [n for n in (*metrics, *loss_terms, *(["loss"] if len(loss_terms) != 1 else [])) if n in names]
+    print_table(
+        ["score", *columns],
+        [[n, *(_format_score(scores, n) for scores in columns.values())] for n in shown],
+        right_aligned=list(columns),
+    )
+
+
+def print_baseline_notes(scores: Mapping[str, Any], result: Mapping[str, Any], prefix: str = "") -> None:
+    """Print how baselines were configured, which were skipped, and which beat the model.
+
+    Args:
+        scores: scores of the model
+        result: result with "baselines", "baselines_skipped" and "baselines_details"
+        prefix: start of every line, where there are several results
+    """
+    for name, details in result.get("baselines_details", {}).items():
+        print_note(f"note: {prefix}baseline {name}: {details}")
     for name, reason in result.get("baselines_skipped", {}).items():
-        note(f"note: {of}baseline {name} was skipped: {reason}")
-    for sentence in beaten_by(scores, result.get("baselines", {})):
-        click.echo(click.style(of + sentence, fg="yellow"))
+        print_note(f"note: {prefix}baseline {name} was skipped: {reason}")
+    for sentence in describe_better_baselines(scores, result.get("baselines", {})):
+        click.echo(click.style(prefix + sentence, fg="yellow"))
 
 
-def _cell(part: Mapping[str, Any], name: str) -> str | None:
-    if name not in part:
+def _format_score(scores: Mapping[str, Any], name: str) -> str | None:
+    if name not in scores:
         return None
-    error = part.get(f"{name}_se")
-    return number(part[name]) + (f" ± {number(error)}" if error is not None else "")
+    error = scores.get(f"{name}_se")
+    return format_number(scores[name]) + (f" ± {format_number(error)}" if error is not None else "")
 
 
-def curve(x: Sequence[float], y: Sequence[float], mark: float, height: int = 12, width: int = 64) -> str:
-    """A curve over logarithmic x as text.
+def format_curve(x: Sequence[float], y: Sequence[float], marker: float, height: int = 12, width: int = 64) -> str:
+    """Draw a curve over logarithmic x as text.
 
     Args:
-        x: above 0, rising
-        y: a value for each
-        mark: the x that is pointed at
-        height, width: in characters
+        x: positive, increasing values
+        y: one value per x
+        marker: x value to mark on the axis
+        height: height of the plot in characters
+        width: width of the plot in characters
     """
     low, high = min(y), max(y)
-    place = {v: round((log10(v) - log10(x[0])) / (log10(x[-1]) - log10(x[0])) * (width - 1)) for v in (*x, mark)}
+    column = {v: round((log10(v) - log10(x[0])) / (log10(x[-1]) - log10(x[0])) * (width - 1)) for v in (*x, marker)}
     rows = [[" "] * width for _ in range(height)]
-    for at, value in zip(x, y, strict=True):
-        rows[round((high - value) / ((high - low) or 1) * (height - 1))][place[at]] = "•"
-    sides = {0: number(high), height - 1: number(low)}
-    lines = [f"{sides.get(i, ''):>10} │{''.join(row).rstrip()}" for i, row in enumerate(rows)]
+    for position, value in zip(x, y, strict=True):
+        rows[round((high - value) / ((high - low) or 1) * (height - 1))][column[position]] = "•"
+    labels = {0: format_number(high), height - 1: format_number(low)}
+    lines = [f"{labels.get(i, ''):>10} │{''.join(row).rstrip()}" for i, row in enumerate(rows)]
     ends = f"{x[0]:.0e}{x[-1]:.0e}"
     axis = f"{x[0]:.0e}" + " " * (width - len(ends)) + f"{x[-1]:.0e}"
     return "\n".join(
-        [*lines, f"{'':>10} └" + "─" * place[mark] + "▲" + "─" * (width - 1 - place[mark]), f"{'':>12}{axis}"]
+        [*lines, f"{'':>10} └" + "─" * column[marker] + "▲" + "─" * (width - 1 - column[marker]), f"{'':>12}{axis}"]
     )

@@ -1,4 +1,4 @@
-"""Progress of training: a bar on a terminal, a line now and then where there is none."""
+"""Progress of training: a bar on a terminal, otherwise a line every few epochs."""
 
 from __future__ import annotations
 
@@ -8,91 +8,95 @@ from typing import Any
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tstk.cli.output import console
-from tstk.evaluation.formatting import MEASURES, number
+from tstk.cli.output import make_console
+from tstk.evaluation.formatting import MAIN_METRICS, format_number
 
 
-class Bar:
-    """A bar over all steps with epoch, loss terms, speed, time left and the last validation."""
+class ProgressBar:
+    """Progress bar over all steps with epoch, losses, speed, remaining time and the last validation."""
 
     def __init__(self) -> None:
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[terms]}"),
+            TextColumn("{task.fields[losses]}"),
             TextColumn("[dim]{task.fields[speed]}[/dim]"),
             TimeRemainingColumn(),
             TextColumn("[green]{task.fields[val]}"),
-            console=console(stderr=True),
+            console=make_console(stderr=True),
             transient=True,
         )
 
-    def begin(self, steps: int, epochs: int) -> None:
-        """Training starts."""
-        self.steps, self.shown = steps, 0.0
-        self.task = self.progress.add_task("", total=steps, epoch=1, epochs=epochs, terms="", speed="", val="")
+    def on_fit_start(self, steps: int, epochs: int) -> None:
+        """Start the bar."""
+        self.steps, self.last_refresh = steps, 0.0
+        self.task = self.progress.add_task("", total=steps, epoch=1, epochs=epochs, losses="", speed="", val="")
         self.progress.start()
 
-    def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
-        """Some steps are done; nobody reads more than ten numbers a second."""
+    def on_step_end(self, step: int, epoch: int, losses: dict[str, float], speed: float) -> None:
+        """Update the bar, at most ten times a second."""
         now = time.monotonic()
-        if now - self.shown < 0.1 and step < self.steps:
+        if now - self.last_refresh < 0.1 and step < self.steps:
             return
-        self.shown = now
-        self.progress.update(self.task, completed=step, epoch=epoch, terms=_pairs(terms), speed=f"{speed:,.0f}/s")
+        self.last_refresh = now
+        self.progress.update(
+            self.task, completed=step, epoch=epoch, losses=_format_losses(losses), speed=f"{speed:,.0f}/s"
+        )
 
-    def epoch(self, row: dict[str, Any], improved: bool) -> None:
-        """An epoch is over."""
-        self.progress.update(self.task, val=_val(row, 1) + (" best" if improved else ""))
+    def on_validation_end(self, row: dict[str, Any], improved: bool) -> None:
+        """Show the validation scores."""
+        self.progress.update(self.task, val=_format_validation(row, 1) + (" best" if improved else ""))
 
-    def end(self) -> None:
-        """Training is over, well or not."""
+    def on_fit_end(self) -> None:
+        """Remove the bar, also after an error."""
         self.progress.stop()
 
 
-class Lines:
-    """A line for about every tenth epoch, the first and the last."""
+class ProgressLines:
+    """One line for about every tenth part of training, and for the first and last epoch."""
 
-    def begin(self, steps: int, epochs: int) -> None:
-        """Training starts."""
-        self.epochs, self.every, self.start = epochs, max(1, round(epochs / 10)), time.monotonic()
-        self.before: int | None = None
+    def on_fit_start(self, steps: int, epochs: int) -> None:
+        """Choose the epochs to print."""
+        self.epochs, self.every, self.start_time = epochs, max(1, round(epochs / 10)), time.monotonic()
+        self.epochs_before: int | None = None
 
-    def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
-        """Some steps are done: nothing to say yet."""
+    def on_step_end(self, step: int, epoch: int, losses: dict[str, float], speed: float) -> None:
+        """Do nothing: lines are printed after validation."""
 
-    def epoch(self, row: dict[str, Any], improved: bool) -> None:
-        """An epoch is over."""
-        at = row["epoch"]
-        self.before = at - 1 if self.before is None else self.before  # a resumed run has some behind it
-        if at in (1, self.epochs) or at % self.every == 0:
+    def on_validation_end(self, row: dict[str, Any], improved: bool) -> None:
+        """Print the epoch, if it is one of those to print."""
+        epoch = row["epoch"]
+        if self.epochs_before is None:
+            self.epochs_before = epoch - 1  # not 0 in a resumed run
+        if epoch in (1, self.epochs) or epoch % self.every == 0:
             share = row["seconds_loading"] / (row["seconds_training"] or 1)
             loading = f"  {share:.0%} of it loading" if share > 0.1 else ""
-            left = (time.monotonic() - self.start) / (at - self.before) * (self.epochs - at)
+            left = (time.monotonic() - self.start_time) / (epoch - self.epochs_before) * (self.epochs - epoch)
             click.echo(
-                f"epoch {at}/{self.epochs}  train {_pairs(row['train'])}  {_val(row)}{'  ' if row['val'] else ''}"
+                f"epoch {epoch}/{self.epochs}  train {_format_losses(row['train'])}  "
+                f"{_format_validation(row)}{'  ' if row['val'] else ''}"
                 f"{row['series_per_second']:,.0f} series/s{loading}  {left:.0f} s left",
                 err=True,
             )
 
-    def end(self) -> None:
-        """Training is over, well or not."""
+    def on_fit_end(self) -> None:
+        """Do nothing: there is nothing to clean up."""
 
 
-def watcher() -> Bar | Lines:
-    """What suits the terminal, or its absence."""
-    return Bar() if console(stderr=True).is_terminal else Lines()
+def make_progress_callback() -> ProgressBar | ProgressLines:
+    """Return a bar on a terminal, else lines."""
+    return ProgressBar() if make_console(stderr=True).is_terminal else ProgressLines()
 
 
-def _pairs(terms: dict[str, float]) -> str:
-    # a single term is the loss itself
-    shown = {k: v for k, v in terms.items() if k != "loss"} if len(terms) > 2 else {"loss": terms["loss"]}
-    return " ".join(f"{k} {number(v)}" for k, v in shown.items())
+def _format_losses(losses: dict[str, float]) -> str:
+    # a single term equals the loss
+    shown = {k: v for k, v in losses.items() if k != "loss"} if len(losses) > 2 else {"loss": losses["loss"]}
+    return " ".join(f"{k} {format_number(v)}" for k, v in shown.items())
 
 
-def _val(row: dict[str, Any], most: int | None = None) -> str:
+def _format_validation(row: dict[str, Any], limit: int | None = None) -> str:
     if not row["val"]:
         return ""
-    scores = {k: v for k, v in row["val"].items() if k in MEASURES} or {"loss": row["val"]["loss"]}
-    return "val " + " ".join(f"{k} {number(v)}" for k, v in [*scores.items()][:most])
+    scores = {k: v for k, v in row["val"].items() if k in MAIN_METRICS} or {"loss": row["val"]["loss"]}
+    return "val " + " ".join(f"{k} {format_number(v)}" for k, v in [*scores.items()][:limit])

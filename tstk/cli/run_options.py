@@ -1,4 +1,4 @@
-"""What eval, predict, embed and probe have in common: a run, data to apply it to, and which of its features."""
+"""Options shared by eval, predict, embed, tokenize and probe: a run, the data to apply it to, and its features."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Literal, get_args
 import click
 import rich_click
 
-from tstk.cli.completion import data_sets, runs
+from tstk.cli.completion import complete_data_sets, complete_runs
 
 Features = Literal["pooled", "tokens", "codes", "counts"]
 Pool = Literal["mean", "max", "cls", "statistics"]
 
 
-def applied(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument RUN and the options --data, --data-root, --label and --batch-size."""
+def add_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add to a command the argument RUN and the options --data, --data-root, --label-column and --batch-size."""
     for decorator in (
         rich_click.option(
             "--batch-size",
@@ -23,38 +23,41 @@ def applied(function: Callable[..., Any]) -> Callable[..., Any]:
             default=256,
             show_default=True,
             metavar="int",
-            help="series at a time",
+            help="series per batch",
         ),
-        rich_click.option("--label", metavar="str", help="column or array of the labels, if it has an unusual name"),
-        rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name"),
+        rich_click.option(
+            "--label-column", metavar="str", help="column or array that contains the labels, if not found by its name"
+        ),
+        rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name"),
         rich_click.option(
             "--data",
             metavar="NAME|PATH",
-            help="data to use; the run's own if not given",
-            shell_complete=data_sets,
+            help="data to use (default: the run's own)",
+            shell_complete=complete_data_sets,
         ),
-        click.argument("run", metavar="RUN", shell_complete=runs),
+        click.argument("run", metavar="RUN", shell_complete=complete_runs),
     ):
         function = decorator(function)
     return function
 
 
-def featured(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options --features and --pool."""
+def add_feature_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add to a command the options --features and --pool."""
     for decorator in (
         rich_click.option(
             "--pool",
             type=click.Choice(get_args(Pool)),
             default="mean",
             show_default=True,
-            help="how tokens become one vector; statistics: mean and deviation, of independent channels side by side",
+            help="pooling of tokens to one vector; statistics: mean and standard deviation, concatenated over channels",
         ),
         rich_click.option(
             "--features",
             type=click.Choice(get_args(Features)),
             default="pooled",
             show_default=True,
-            help="one vector by --pool, all tokens side by side, the share of each code, or how often each occurs",
+            help="pooled: one vector by --pool; tokens: all tokens, concatenated; codes: code frequencies; "
+            "counts: code counts",
         ),
     ):
         function = decorator(function)

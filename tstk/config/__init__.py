@@ -1,1 +1,1 @@
-"""From flags and files to a checked configuration; run directories and recipes. Nothing here imports torch."""
+"""Configs, recipes and run directories: flags and files to a validated config. Nothing here imports torch."""

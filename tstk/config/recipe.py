@@ -1,4 +1,4 @@
-"""Recipes: stages that follow each other, each a config and what it mounts from earlier ones.
+"""Recipes: training runs in sequence, each with a config and the earlier runs whose weights it starts from.
 
     summary = "Pretrain, probe, fine-tune"
 
@@ -9,11 +9,11 @@
     [[stage]]
     name = "finetune"
     config = "timemae/finetune"
-    from = "pretrain"              # or a slot: tokenizer = "pretrain"
+    init_from = "pretrain"         # or a slot: tokenizer = "pretrain"
 
-A stage may also hold tables as a config does (`[stage.train]`). Every stage is a run directory OUT/NAME; one that has
-its result is not run again, and one that was interrupted goes on, so a recipe continues where it stopped. Nothing here
-imports torch.
+A stage may also have the tables of a config (`[stage.train]`). Each stage has the run directory OUT/NAME. A finished
+stage is not run again and an interrupted one is resumed, so the same command continues a recipe. Nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -26,13 +26,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tstk.config.resolve import SECTIONS, Config, Layer, Table, chosen, find_config, read_toml, resolve, shipped
-from tstk.config.run_directory import RESULT, is_unfinished, read_config
+from tstk.config.resolve import (
+    SECTIONS,
+    Config,
+    Layer,
+    Table,
+    find_config,
+    get_entry_file,
+    parse_overrides,
+    resolve_config,
+)
+from tstk.config.run_directory import RESULT_FILE, is_unfinished, read_run_config
+from tstk.config.toml import read_toml
 from tstk.errors import OptionError, did_you_mean
-from tstk.plugins.registry import SLOTS, registry
+from tstk.plugins.hooks import SLOTS
+from tstk.plugins.registry import get_registry
 
-NAME = re.compile(r"\w[\w.+-]*")
-"""What a stage may be called."""
+STAGE_NAME_PATTERN = re.compile(r"\w[\w.+-]*")
+"""Allowed names of a stage, which is also the name of its folder."""
 
 
 @dataclass(frozen=True)
@@ -40,36 +51,37 @@ class Stage:
     """One training run of a recipe.
 
     Args:
-        name: of the stage, and of its run directory
-        config: name or path of the config it starts from; empty for none
-        mounts: "from" or a slot -> name of an earlier stage
-        tables: what it changes in its config
+        name: of the stage and of its run directory
+        config: name or path of its config; empty for none
+        init_from: slot, or "init_from" for all -> name of the earlier stage whose weights it starts from
+        tables: options that override its config
     """
 
     name: str
     config: str
-    mounts: dict[str, str]
+    init_from: dict[str, str]
     tables: Table
 
 
 def read_recipe(name: str) -> list[Stage]:
-    """The stages of a recipe: a path, or the name of one that a plugin ships.
+    """Return the stages of a recipe: a path, or the name of one that a plugin ships.
 
     Raises:
-        NameUnknown, OptionError: what is wrong with it, all faults at once
+        UnknownNameError: no plugin ships a recipe of this name
+        OptionError: the file is not a recipe; all faults, one line each
     """
     path = Path(name)
     if path.suffix != ".toml":
-        path = shipped(registry().find("recipe", name))
+        path = get_entry_file(get_registry().find("recipe", name))
     stages: list[Stage] = []
     faults: list[str] = []
     rows = read_toml(path).get("stage", [])
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-        raise OptionError(f"recipe {path}: stage is no list of tables; begin each stage with [[stage]]")
+        raise OptionError(f"recipe {path}: stage is not a list of tables; begin each stage with [[stage]]")
     for row in rows:
-        stage, wrong = _stage(row, [s.name for s in stages], len(stages) + 1)
+        stage, stage_faults = _parse_stage(row, [s.name for s in stages], len(stages) + 1)
         stages.append(stage)
-        faults += wrong
+        faults += stage_faults
     if not stages:
         faults.append("it has no [[stage]]")
     if faults:
@@ -77,54 +89,52 @@ def read_recipe(name: str) -> list[Stage]:
     return stages
 
 
-def _stage(row: Mapping[str, Any], before: list[str], number: int) -> tuple[Stage, list[str]]:
-    known = ("name", "config", "from", *SLOTS, *SECTIONS)
+def _parse_stage(row: Mapping[str, Any], earlier_names: list[str], number: int) -> tuple[Stage, list[str]]:
+    known = ("name", "config", "init_from", *SLOTS, *SECTIONS)
     name = str(row.get("name", f"stage{number}"))
-    faults = (
-        []
-        if NAME.fullmatch(name)
-        else [f"stage {name!r}: a name has letters, digits and . + - _ only; a folder is called by it"]
-    )
+    faults = []
+    if not STAGE_NAME_PATTERN.fullmatch(name):
+        faults.append(f"stage {name!r}: a name has only letters, digits and . + - _, since it names a folder")
     faults += [f"stage {name!r} has no key {k!r}.{did_you_mean(k, known)}" for k in row.keys() - set(known)]
-    if name in before:
+    if name in earlier_names:
         faults.append(f"two stages are called {name!r}")
-    mounts = {k: v for k, v in row.items() if k in ("from", *SLOTS) and isinstance(v, str)}
-    for key, stage in mounts.items():
-        if stage not in before:
-            hint = did_you_mean(stage, before)
-            faults.append(f"stage {name!r} mounts {key} = {stage!r}, which is no earlier stage.{hint}")
+    init_from = {k: v for k, v in row.items() if k in ("init_from", *SLOTS) and isinstance(v, str)}
+    for key, stage in init_from.items():
+        if stage not in earlier_names:
+            hint = did_you_mean(stage, earlier_names)
+            faults.append(f"stage {name!r} has {key} = {stage!r}, which is not an earlier stage.{hint}")
     tables = {k: v for k, v in row.items() if isinstance(v, Mapping)}
-    return Stage(name, str(row.get("config", "")), mounts, tables), faults
+    return Stage(name, str(row.get("config", "")), init_from, tables), faults
 
 
-def configs(
-    stages: list[Stage], out: Path, choices: Layer, changes: Mapping[str, Mapping[str, Any]]
+def resolve_stages(
+    stages: list[Stage], out: Path, overrides: Layer, stage_overrides: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Config]:
-    """The resolved config of each stage in turn; a stage that mounts another needs that one's run directory.
+    """Yield the resolved config of each stage; the run directories that it starts from must exist by then.
 
     Args:
         stages: from `read_recipe`
         out: folder of the recipe's run directories
-        choices: a layer for every stage, such as the data and the seed
-        changes: stage -> choices for it alone, as `tstk.fit` takes them
+        overrides: a layer for every stage, such as the data and the seed
+        stage_overrides: stage -> options for it alone, as `tstk.fit` takes them
 
     Raises:
-        OptionError: `changes` names no stage
+        OptionError: `stage_overrides` names an unknown stage
     """
     names = [s.name for s in stages]
-    for name in changes:
+    for name in stage_overrides:
         if name not in names:
             raise OptionError(f"no stage is called {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}.")
     for stage in stages:
         layers: list[Layer] = []
         if stage.config:
             layers.append((stage.config, read_toml(find_config(stage.config))))
-        mounts: Table = {k: {"use": str(out / v)} for k, v in stage.mounts.items() if k != "from"}
-        if "from" in stage.mounts:
-            mounts["pipeline"] = {"from": str(out / stage.mounts["from"])}
-        layers += [(f"stage {stage.name}", stage.tables), ("mounts", mounts), choices]
-        layers.append(("change", chosen(changes.get(stage.name, {}))))
-        yield resolve(*layers)
+        runs: Table = {k: {"use": str(out / v)} for k, v in stage.init_from.items() if k != "init_from"}
+        if "init_from" in stage.init_from:
+            runs["pipeline"] = {"init_from": str(out / stage.init_from["init_from"])}
+        layers += [(f"stage {stage.name}", stage.tables), ("earlier stage", runs), overrides]
+        layers.append(("stage override", parse_overrides(stage_overrides.get(stage.name, {}))))
+        yield resolve_config(*layers)
 
 
 def run_recipe(
@@ -132,69 +142,72 @@ def run_recipe(
     out: str | Path,
     train: Callable[[Config, Path, str], dict[str, Any]],
     *,
-    choices: Layer = ("flag", {}),
-    changes: Mapping[str, Mapping[str, Any]] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    overrides: Layer = ("flag", {}),
+    stage_overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
-    """Run the stages that have no result yet.
+    """Run the stages that are not finished yet.
 
     Args:
         name: of the recipe, or its path
         out: folder of the run directories
-        train: trains one stage: (config, run directory, name of the stage) -> result; where the directory is there
-            already, the stage was interrupted and is to be continued
-        choices, changes: see `configs`
-        say: receives lines for the user
+        train: (config, run directory, stage name) -> result; must resume if the directory exists
+        overrides: see `resolve_stages`
+        stage_overrides: see `resolve_stages`
+        log: receives lines for the user
 
     Returns:
-        stage -> what its result.json holds
+        stage -> contents of its result.json
 
     Raises:
-        OptionError: a stage was run with other options
+        OptionError: a stage was run with other options before
     """
     stages, folder = read_recipe(name), Path(out)
-    resolved = zip(stages, configs(stages, folder, choices, changes or {}), strict=True)
-    return {stage.name: once(config, folder / stage.name, train, stage.name, say) for stage, config in resolved}
+    resolved = zip(stages, resolve_stages(stages, folder, overrides, stage_overrides or {}), strict=True)
+    return {
+        stage.name: train_unless_done(config, folder / stage.name, train, stage.name, log) for stage, config in resolved
+    }
 
 
-def once(
+def train_unless_done(
     config: Config,
-    run: Path,
+    run_dir: Path,
     train: Callable[[Config, Path, str], dict[str, Any]],
     name: str,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """What is in result.json, after whatever training that still takes.
+    """Return the contents of a run's result.json; train or resume the run first if it has none.
 
     Args:
         config: resolved
-        run: its directory
-        train, say: as for `run_recipe`
-        name: of the run, for `train` and `say`
+        run_dir: its directory
+        train: see `run_recipe`
+        name: of the run, for `train` and `log`
+        log: receives lines for the user
 
     Raises:
-        OptionError: it was begun with other options
+        OptionError: the run was started with other options
     """
-    if (run / RESULT).is_file():
-        _unchanged(run, config)
-        say(f"{name}: {run} has its result already")
-        return json.loads((run / RESULT).read_text(encoding="utf-8"))
-    if is_unfinished(run):
-        _unchanged(run, config)
-        say(f"{name}: {run} was interrupted and goes on")
-    elif run.is_dir():
-        shutil.rmtree(run)  # interrupted before it said what it was
-    return train(config, run, name)
+    if (run_dir / RESULT_FILE).is_file():
+        _check_unchanged(run_dir, config)
+        log(f"{name}: {run_dir} is finished")
+        return json.loads((run_dir / RESULT_FILE).read_text(encoding="utf-8"))
+    if is_unfinished(run_dir):
+        _check_unchanged(run_dir, config)
+        log(f"{name}: {run_dir} was interrupted and is resumed")
+    elif run_dir.is_dir():
+        shutil.rmtree(run_dir)  # interrupted before its config.json was written
+    return train(config, run_dir, name)
 
 
-def _unchanged(run: Path, config: Config) -> None:
-    before = read_config(run)["given"]
-    now = json.loads(json.dumps(config.values))
-    for section in before.keys() | now.keys():
-        old, new = before.get(section, {}), now.get(section, {})
+def _check_unchanged(run_dir: Path, config: Config) -> None:
+    before = read_run_config(run_dir)["given"]
+    after = json.loads(json.dumps(config.values))
+    for section in before.keys() | after.keys():
+        old, new = before.get(section, {}), after.get(section, {})
         for key in old.keys() | new.keys():
             if old.get(key) != new.get(key):
                 raise OptionError(
-                    f"{run} was run with {section}.{key} = {old.get(key)!r}, now it is {new.get(key)!r}; "
-                    "choose another --out, or remove that directory to run it again"
+                    f"{run_dir} was run with {section}.{key} = {old.get(key)!r} and is now {new.get(key)!r}; "
+                    "choose another --out, or remove that directory"
                 )

@@ -1,12 +1,12 @@
-"""The readable side of a run directory: whether a path is one, its config.json, files written whole or not at all.
+"""Run directories: finding them, reading config.json, and writing files atomically.
 
-    model.safetensors   the best weights by validation, with the data's scaling
+    model.safetensors   the best weights by validation, with the mean and deviation of the data
     config.json         resolved options with qualified names, Spec, class names, versions, hardware
     metrics.jsonl       a line per epoch
-    result.json         scores, baselines, parameters, seconds, the command; it is there when the run is finished
-    last/               what an unfinished run goes on from; see `tstk/training/resume_store.py`
+    result.json         scores, baselines, parameters, seconds, the command; exists once the run is finished
+    last/               the training state of an unfinished run; see `tstk/training/resume_store.py`
 
-Nothing here imports torch; `tstk/runs/checkpoint.py` has the weights.
+Nothing here imports torch; `tstk/runs/checkpoint.py` reads and writes the weights.
 """
 
 from __future__ import annotations
@@ -22,102 +22,108 @@ from pathlib import Path
 from typing import Any
 
 from tstk.errors import CheckpointError
-from tstk.plugins.distribution import CORE
-from tstk.plugins.registry import registry, same
+from tstk.plugins.distribution import CORE_DISTRIBUTION
+from tstk.plugins.registry import get_registry, is_same_component
 
-FORMAT = 1
-WEIGHTS = "model.safetensors"
-RESULT = "result.json"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class DiskFull(CheckpointError):
-    """There is no room to write a file; what was written before is whole."""
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+RESULT_FILE = "result.json"
+_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def run_folder(run: str | Path) -> Path:
-    """Return the directory of a run: a path, or the name of one of the package, such as pretrained/small."""
+class DiskFullError(CheckpointError):
+    """The disk is full; files that were written before are intact."""
+
+
+def resolve_run_dir(run: str | Path) -> Path:
+    """Return the directory of a run: a path, or the name of a run in the package, such as pretrained/small."""
     path = Path(run)
-    if not (path / "config.json").is_file() and str(path) in shipped_runs():
+    if not (path / "config.json").is_file() and str(path) in list_shipped_runs():
         return Path(__file__).parents[1] / path
     return path
 
 
-def shipped_runs() -> list[str]:
+def list_shipped_runs() -> list[str]:
     """Return the names of the runs that come with the package."""
-    here = Path(__file__).parents[1]
-    return sorted(path.parent.relative_to(here).as_posix() for path in here.glob("pretrained/*/config.json"))
+    package = Path(__file__).parents[1]
+    return sorted(path.parent.relative_to(package).as_posix() for path in package.glob("pretrained/*/config.json"))
 
 
-def is_run(slot: str, use: str) -> bool:
-    """Whether a slot was given a run directory rather than a component: a component's name always wins."""
-    if any(same(use, name) for name in registry().names(slot)):
+def is_run_dir(slot: str, name_or_path: str) -> bool:
+    """Return whether the value of a slot is a run directory; the name of a component takes precedence."""
+    if any(is_same_component(name_or_path, name) for name in get_registry().list_names(slot)):
         return False
-    return (run_folder(use) / "config.json").is_file() or (os.sep in use and Path(use).is_dir())
+    return (resolve_run_dir(name_or_path) / "config.json").is_file() or (
+        os.sep in name_or_path and Path(name_or_path).is_dir()
+    )
 
 
 @contextmanager
-def replacing(path: Path, size: int) -> Iterator[Path]:
-    """A place to write a whole file or nothing: what is there when all went well is on the disk and takes `path`.
+def atomic_write(path: Path, size: int) -> Iterator[Path]:
+    """Yield a temporary path; on success, flush the file written there to disk and rename it to `path`.
 
     Args:
         path: of the file
-        size: bytes that it will have, for the message
+        size: its size in bytes, for the message
 
     Raises:
-        DiskFull: what was there is still there
+        DiskFullError: the old file is unchanged
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        with room(path, size):
+        with disk_full_guard(path, size):
             yield part
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             part.replace(path)
-            if os.name == "posix":  # the new name is on the disk only when the folder is
-                settled = os.open(path.parent, os.O_RDONLY)
-                os.fsync(settled)
-                os.close(settled)
+            if os.name == "posix":  # the rename is durable only once the directory is flushed
+                directory = os.open(path.parent, os.O_RDONLY)
+                os.fsync(directory)
+                os.close(directory)
     finally:
         part.unlink(missing_ok=True)
 
 
 @contextmanager
-def room(path: Path, size: int) -> Iterator[None]:
-    """Inside, a disk that is full is told in one line.
+def disk_full_guard(path: Path, size: int) -> Iterator[None]:
+    """Turn errors of a full disk into one line.
+
+    Args:
+        path: of the file that is written
+        size: its size in bytes, for the message
 
     Raises:
-        DiskFull: names the folder, what is needed and what there is
+        DiskFullError: names the folder, the bytes needed and the bytes free
     """
     try:
         yield
     except Exception as e:
-        # safetensors has an error of its own, which quotes that of the system
+        # safetensors raises its own error, whose text quotes the system's
         number = e.errno if isinstance(e, OSError) else int((re.findall(r"os error (\d+)", str(e)) or [0])[-1])
-        if number not in _FULL:
+        if number not in _DISK_FULL_ERRNOS:
             raise
         free = shutil.disk_usage(path.parent).free
-        raise DiskFull(
+        raise DiskFullError(
             f"{path.parent} has no room for {path.name} of {size:,} bytes ({os.strerror(number)}; {free:,} bytes are "
-            "free); what was saved before is whole. Make room there"
+            "free); files saved before are intact. Free some space there"
         ) from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: a reader never sees half of it."""
-    with replacing(path, len(data)) as part:
+    """Write a file atomically."""
+    with atomic_write(path, len(data)) as part:
         part.write_bytes(data)
 
 
-def append(path: Path, line: str) -> None:
-    """Add a line to a file, whole or not at all.
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file, completely or not at all.
 
     Raises:
-        DiskFull: the file is as it was
+        DiskFullError: the file is unchanged
     """
     size = path.stat().st_size if path.exists() else 0
-    with room(path, size + len(line.encode())):
+    with disk_full_guard(path, size + len(line.encode())):
         try:
             with path.open("ab") as file:
                 file.write(line.encode())
@@ -128,71 +134,75 @@ def append(path: Path, line: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text, whole or not at all."""
+    """Write text atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """config.json of a run.
+def read_run_config(run_dir: str | Path) -> dict[str, Any]:
+    """Return the contents of a run's config.json.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it is not ours
+        CheckpointError: it is missing, damaged, or was not written by tstk
     """
-    path = run_folder(folder) / "config.json"
+    path = resolve_run_dir(run_dir) / "config.json"
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} is not a run directory: it has no config.json. The package has: {', '.join(shipped_runs())}"
+            f"{run_dir} is not a run directory: it has no config.json. Runs in the package: "
+            + ", ".join(list_shipped_runs())
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        run_config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as e:
         raise CheckpointError(f"{path} is damaged: {e}; train the run again, or fetch it again") from None
-    if not isinstance(found, dict) or not isinstance(found.get("format"), int):
+    if not isinstance(run_config, dict) or not isinstance(run_config.get("format"), int):
         raise CheckpointError(f"{path} was not written by tstk")
-    if found["format"] > FORMAT:
-        said = found.get("versions")
-        wrote = said.get("tstk", "a later version") if isinstance(said, dict) else "a later version"
+    if run_config["format"] > FORMAT_VERSION:
+        versions = run_config.get("versions")
+        version = versions.get("tstk", "a later version") if isinstance(versions, dict) else "a later version"
         raise CheckpointError(
-            f"{folder} was written by tstk {wrote}, in a format this version does not know: "
-            f"pip install --upgrade {CORE}"
+            f"{run_dir} was written by tstk {version}, in a format this version cannot read: "
+            f"pip install --upgrade {CORE_DISTRIBUTION}"
         )
-    tables: Any = found.get("config")
-    found.setdefault("hardware", {})
-    whole = all(isinstance(found.get(name), dict) for name in ("config", "spec", "versions", "hardware", "data"))
-    if not whole or not all(isinstance(t, dict) and isinstance(t.get("use", ""), str) for t in tables.values()):
+    tables: Any = run_config.get("config")
+    run_config.setdefault("hardware", {})
+    keys = ("config", "spec", "versions", "hardware", "data")
+    is_complete = all(isinstance(run_config.get(key), dict) for key in keys)
+    if not is_complete or not all(isinstance(t, dict) and isinstance(t.get("use", ""), str) for t in tables.values()):
         raise CheckpointError(f"{path} was not written by tstk, or was changed by hand; train the run again")
-    return found
+    return run_config
 
 
-def is_unfinished(folder: Path) -> bool:
-    """Whether a run was started here that has no result yet."""
-    return (folder / "config.json").is_file() and not (folder / RESULT).is_file()
+def is_unfinished(run_dir: Path) -> bool:
+    """Return whether a run was started in this directory and has no result yet."""
+    return (run_dir / "config.json").is_file() and not (run_dir / RESULT_FILE).is_file()
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Nobody else on this machine trains in a run directory meanwhile; a process that dies lets go of it.
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a run directory; the system releases it if the process dies.
 
     Raises:
-        CheckpointError: somebody does already
+        CheckpointError: another process on this machine holds it
     """
     try:
         from fcntl import LOCK_EX, LOCK_NB, flock
     except ImportError:  # Windows
         yield
         return
-    place = os.open(folder, os.O_RDONLY)
+    directory = os.open(run_dir, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system may have no locks
             try:
-                flock(place, LOCK_EX | LOCK_NB)
+                flock(directory, LOCK_EX | LOCK_NB)
             except BlockingIOError:
-                raise CheckpointError(f"{folder}: another process trains this run; wait for it, or stop it") from None
+                raise CheckpointError(
+                    f"{run_dir}: another process is training this run; wait for it or stop it"
+                ) from None
         yield
     finally:
-        os.close(place)
+        os.close(directory)

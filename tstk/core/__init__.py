@@ -1,1 +1,1 @@
-"""The records and interfaces that every component shares, and the pipeline that wires them."""
+"""The records and interfaces that all components share, and the pipeline that connects them."""

@@ -1,11 +1,9 @@
 """The five interfaces: Tokenizer, Encoder, Decoder, Head, Loss.
 
-Static mirrors dynamic: a component gets one positional argument, the Spec of what it will receive, and
-exposes `self.out`, the Spec of what it emits. Positional is wired, keyword-only is chosen: every option a
-user has is a keyword-only parameter with a literal default, and the command line is derived from those.
+A component takes one positional argument, the Spec of its input, and exposes `self.out`, the Spec of its output. Every
+option of a user is a keyword-only parameter with a literal default; the command line is derived from those.
 
-Nothing is stored on `self` during `forward`: data flow, modules do not remember. State moves in
-`after_step` alone.
+Nothing is stored on `self` during `forward`. Only `after_step` changes state.
 """
 
 from __future__ import annotations
@@ -15,253 +13,275 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from tstk.core.types import Flow, Series, Spec, Tokens
-from tstk.errors import NeedsError
-from tstk.plugins.registry import registry
+from tstk.core.types import Series, Spec, StepOutput, Tokens
+from tstk.errors import IncompatibleError
+from tstk.plugins.registry import get_registry
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
-    from tstk.core.rng import Draws
-    from tstk.data.datasets import Part
-    from tstk.report.context import Known
+    from tstk.core.rng import SampleRNG
+    from tstk.data.datasets import Split
+    from tstk.report.context import RunContext
     from tstk.report.page import Section
 
-NEEDS = {
-    "classes": "class labels",
+NEED_DESCRIPTIONS = {
+    "num_classes": "class labels",
     "horizon": "a horizon to forecast",
-    "vocab": "discrete tokens (vocab)",
-    "causal": "an encoder in which no token sees a later one (causal)",
-    "step": "tokens laid out in time (step)",
-    "target": "tokens that can be asked about (target)",
-    "prefix": "a CLS token (prefix)",
+    "vocab_size": "discrete tokens (vocab_size)",
+    "causal": "a causal encoder (causal)",
+    "stride": "tokens at regular positions in time (stride)",
+    "target_dim": "tokens that have a target (target_dim)",
+    "num_prefix_tokens": "a CLS token (num_prefix_tokens)",
     "ordered": "ordered tokens",
 }
-DATA_NEEDS = {
-    "classes": "name their column with --label, other data with --data, or forecast with --head forecast",
+DATA_REMEDIES = {
+    "num_classes": "name their column with --label-column, other data with --data, or forecast with --head forecast",
     "horizon": "name a table with dates with --data, or classify with --head linear",
 }
-"""What only data can provide, and the remedy."""
+"""Properties that only the data can provide -> remedy, for messages."""
 
 
 class Slot(nn.Module):
-    """What all five share.
+    """Base class of the five component types.
 
     Subclasses call `super().__init__(spec)` first, which checks `needs`, and then set `self.out`.
     """
 
     kind: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
-    """Fields of the Spec that must be set; the same words everywhere."""
+    """Fields of the input Spec that must be set."""
 
-    transient: ClassVar[tuple[str, ...]] = ()
-    """Sub-paths that live only while training, such as a teacher: not part of the trained model's file."""
+    non_persistent: ClassVar[tuple[str, ...]] = ()
+    """Sub-paths that exist only during training, such as a teacher, and are not saved with the model."""
 
     out: Spec
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        for what in self.needs:
-            if getattr(spec, what) in (None, False, 0):
-                raise NeedsError(self.refusal(what))
+        for need in self.needs:
+            if getattr(spec, need) in (None, False, 0):
+                raise IncompatibleError(self.missing_message(need))
         self.spec = spec
         self.out = spec
-        self.rebuild: dict[str, Any] = {}
-        """Options that replace the given ones when a checkpoint records how to build this again."""
+        self.config_overrides: dict[str, Any] = {}
+        """Options that a checkpoint records instead of those given, to rebuild this component."""
 
     @classmethod
-    def called(cls) -> str:
-        """This component as a user knows it: kind and registered name."""
-        entry = registry().entry_of(cls)
+    def display_name(cls) -> str:
+        """Return kind and registered name, for messages."""
+        entry = get_registry().find_entry_of(cls)
         return f"{cls.kind} {entry.name!r}" if entry else f"{cls.kind} {cls.__name__}"
 
     @classmethod
-    def refusal(cls, what: str) -> str:
-        """The sentence that says what is missing and who could provide it."""
-        if what in DATA_NEEDS:
-            return f"{cls.called()} needs {NEEDS[what]}, and the data have none; {DATA_NEEDS[what]}"
-        names = [f"{k} {n!r}" for k in ("tokenizer", "encoder") for n in registry().providers(k, what)]
-        text = f"{cls.called()} needs {NEEDS.get(what, what)}, which nothing before it provides."
-        return text + (f" These can provide it: {', '.join(names)}." if names else "")
+    def missing_message(cls, need: str) -> str:
+        """Return a message that names a missing Spec field and the components that provide it."""
+        name = cls.display_name()
+        if need in DATA_REMEDIES:
+            return f"{name} needs {NEED_DESCRIPTIONS[need]}, and the data have none; {DATA_REMEDIES[need]}"
+        providers = [f"{k} {n!r}" for k in ("tokenizer", "encoder") for n in get_registry().find_providers(k, need)]
+        text = f"{name} needs {NEED_DESCRIPTIONS.get(need, need)}, which no component before it provides."
+        return text + (f" These can provide it: {', '.join(providers)}." if providers else "")
 
-    def warm_start(self) -> None:
-        """Read weights from outside (a pretrained folder). Called once after a pipeline is built anew, after
-        every initialisation; never when a run is loaded."""
+    def init_from_pretrained(self) -> None:
+        """Load pretrained weights from outside, such as a Hugging Face folder.
 
-    def start(self, pipeline: Pipeline, train: Part) -> str:
-        """Set initial weights by the training series. Called once before the first step, after those of the slots
-        before it; never for weights of another run.
+        Called once for a new pipeline, after all other initialization; never when a run is loaded.
+        """
+
+    def init_from_data(self, pipeline: Pipeline, train_split: Split) -> str:
+        """Initialize weights from the training series.
+
+        Called once before the first step, in the order of the slots; never for weights of another run.
 
         Returns:
             a line for the user; empty if nothing was done
         """
         return ""
 
-    def freezes(self) -> tuple[str, ...]:
-        """Sub-paths of this slot (modules or parameters) that its own options keep from learning."""
+    def frozen_paths(self) -> tuple[str, ...]:
+        """Return the sub-paths (modules or parameters) that the options of this component freeze."""
         return ()
 
-    def rates(self) -> dict[str, float]:
-        """Learning rates of its own: sub-path -> rate, for parameters that must not take the run's."""
+    def lr_overrides(self) -> dict[str, float]:
+        """Return learning rates that replace that of the run: sub-path -> rate."""
         return {}
 
     def bind(self, pipeline: Pipeline) -> None:
-        """Keep a reference to other parts outside the module tree. Called after weights are in place."""
+        """Keep references to other components, outside the module tree. Called once all weights are loaded."""
 
-    def after_step(self, flows: list[Flow]) -> None:
-        """Move state that gradients do not move: teachers, codebooks. Called once per optimizer step with
-        the flows of its micro-batches; skipped while this slot is frozen."""
+    def after_step(self, step_outputs: list[StepOutput]) -> None:
+        """Update state that has no gradient, such as a teacher or a codebook.
 
-    def section(self, known: Known) -> Section | None:
-        """What this part has to show in the report of its run, if anything; `tstk.report.page` draws."""
+        Called once per optimizer step with the outputs of its micro-batches; skipped while this slot is frozen.
+        """
+
+    def report_section(self, context: RunContext) -> Section | None:
+        """Return this component's section of the report, or None; `tstk.report.page` renders it."""
         return None
 
-    def load(self, state: Mapping[str, Tensor], old: Spec) -> None:
-        """Take trained weights that were made under the Spec `old`; strict.
+    def load_pretrained(self, state: Mapping[str, Tensor], old_spec: Spec) -> None:
+        """Load weights that were trained with the input Spec `old_spec`; strict.
 
-        Overridden where something depends on the length, such as a position table.
+        Override where a shape depends on the length of the series, such as a position table.
         """
         self.load_state_dict(dict(state), strict=True)
 
 
 class Tokenizer(Slot):
-    """Makes Tokens from a Series. Unobserved samples arrive as zeros; a token is valid if it has an observed one."""
+    """Map from Series to Tokens. Unobserved samples are zeros; a token is valid if any of its samples is observed."""
 
     kind = "tokenizer"
     invertible: ClassVar[bool] = False
-    """`invert` exists."""
-    any_length: ClassVar[bool] = False
-    """Series may be longer than `spec.length`."""
-    synthesises: ClassVar[bool] = False
-    """`decode` exists."""
-    reach: int | None = None
-    """Tokens before and after its own that a sample of `decode` depends on; None for all."""
+    """Whether `targets_to_series` is implemented."""
+    accepts_any_length: ClassVar[bool] = False
+    """Whether series may be longer than `spec.length`."""
+    has_decoder: ClassVar[bool] = False
+    """Whether `decode` is implemented."""
+    receptive_field: int | None = None
+    """Number of neighbouring tokens on each side that a sample of `decode` depends on; None for all."""
 
     def forward(self, series: Series) -> Tokens:
-        """Series of [B, C, T] -> Tokens of [B, N, D]."""
+        """Convert a series [B, C, T] to tokens [B, N, D]."""
         raise NotImplementedError
 
-    def invert(self, answer: Tensor, length: int) -> Tensor:
-        """From targets of a whole grid back to samples: [B, N, K] -> [B, C, length]."""
+    def targets_to_series(self, targets: Tensor, length: int) -> Tensor:
+        """Convert the targets of a whole grid to samples: [B, N, K] -> [B, C, length]."""
         raise NotImplementedError
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Codes to token values: [B, N] long -> [B, N, D]. Exists if `out.vocab` is set."""
+        """Convert codes to token values: [B, N] long -> [B, N, D]. Implemented if `out.vocab_size` is set."""
         raise NotImplementedError
 
     def decode(self, values: Tensor, length: int) -> Tensor:
-        """Token values of a whole grid to samples: [B, N, D] -> [B, C, length]."""
+        """Decode the token values of a whole grid to samples: [B, N, D] -> [B, C, length]."""
         raise NotImplementedError
 
 
 class Encoder(Slot):
-    """Maps Tokens to Tokens: the same N in the same order."""
+    """Map from Tokens to as many Tokens in the same order."""
 
     kind = "encoder"
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Tokens of [B, N, spec.dim] -> Tokens of [B, N, out.dim], perhaps with a prefix."""
+        """Encode tokens [B, N, spec.dim] to tokens [B, N, out.dim], with a prefix if `out.num_prefix_tokens` is set."""
         raise NotImplementedError
 
-    def enter(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Return contents and positions whose sum enters the first layer, [B, N, D] each, contents zero where invalid.
+    def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Return content and position embeddings, [B, N, D] each, whose sum enters the first layer.
 
-        `tstk train --dry-run` prints how large the one is beside the other.
+        The content of invalid tokens is zero. `tstk train --dry-run` prints the ratio of their norms.
         """
-        return tokens.values.masked_fill(~tokens.valid[..., None], 0), self.place(tokens)
+        return tokens.values.masked_fill(~tokens.valid[..., None], 0), self.pos_embed(tokens)
 
-    def place(self, tokens: Tokens) -> Tensor:
-        """What this encoder adds to a token for its absolute position, [B, N, out.dim]; zeros if nothing."""
-        return tokens.values.new_zeros(*tokens.index.shape, self.out.dim or 0)
+    def pos_embed(self, tokens: Tokens) -> Tensor:
+        """Return the absolute position embedding that this encoder adds, [B, N, out.dim]; zeros if it adds none."""
+        return tokens.values.new_zeros(*tokens.grid_index.shape, self.out.dim or 0)
 
-    def extend(self, tokens: Tokens, state: Any = None) -> tuple[Tokens, Any]:
-        """Encode tokens that follow those already in `state`, without encoding the latter again.
-        Causal encoders may offer it; the result equals encoding everything at once."""
-        raise NotImplementedError(f"{self.called()} cannot be extended")
+    def forward_incremental(self, tokens: Tokens, state: Any = None) -> tuple[Tokens, Any]:
+        """Encode tokens that follow those in `state` and return them with the new state.
+
+        Optional, for causal encoders. The result equals that of encoding all tokens at once.
+        """
+        raise NotImplementedError(f"{self.display_name()} does not support incremental encoding")
 
 
-Place = Callable[[Tokens], Tensor]
+PosEmbedFn = Callable[[Tokens], Tensor]
 
 
 class Decoder(Slot):
-    """Answers per token. It may read where a token is asked, never what it contains."""
+    """Predictor per queried token. It may use the positions of the queries, never their content."""
 
     kind = "decoder"
-    mixes: ClassVar[bool] = False
-    """An answer looks at other positions than its own."""
-    whole: ClassVar[bool] = False
-    """The answer is a series [B, C, T], not one row per token."""
+    attends_across: ClassVar[bool] = False
+    """Whether a prediction depends on encoded tokens at other positions."""
+    predicts_series: ClassVar[bool] = False
+    """Whether the output is a series [B, C, T] rather than one row per token."""
 
-    def meet(self, tokenizer: Tokenizer) -> None:
-        """Learn which tokenizer made the tokens, and refuse it (NeedsError); called while the pipeline is built."""
+    def bind_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Inspect the tokenizer, and raise IncompatibleError if it does not fit. Called while the pipeline is built."""
 
-    def forward(self, encoded: Tokens, asked: Tokens, place: Place) -> Tensor:
-        """Answers [B, M, out.dim] at `asked`; out.dim is `spec.target`, or the decoder's own width if that is None."""
+    def forward(self, encoded: Tokens, queries: Tokens, pos_embed: PosEmbedFn) -> Tensor:
+        """Return predictions [B, M, out.dim] at `queries`.
+
+        `out.dim` is `spec.target_dim`, or the width of the decoder if that is None.
+        """
         raise NotImplementedError
 
 
 class Head(Slot):
-    """Answers per series."""
+    """Predictor per series."""
 
     kind = "head"
     per_channel: ClassVar[bool] = False
-    """With independent channels, this head answers each channel on its own."""
+    """Whether, with independent channels, the head is applied to each channel separately."""
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """[B, classes], [B, C, horizon] or [B, E]."""
+        """Return [B, num_classes], [B, C, horizon] or [B, E]."""
         raise NotImplementedError
 
-    def start_at_zero(self) -> None:
-        """Set the last layer to zero, so that `forward` returns zeros: for forecasts that start from a linear map."""
-        raise NeedsError(f"{self.called()} cannot start from a linear map; use --head forecast, or --linear-map none")
+    def zero_init_last_layer(self) -> None:
+        """Set the last layer to zero, so that `forward` returns zeros and forecasts start from the linear map."""
+        raise IncompatibleError(
+            f"{self.display_name()} cannot start from a linear map; use --head forecast, or --linear-map none"
+        )
 
 
 class Loss(Slot):
-    """Poses the question (what may be seen, what is asked) and marks the answer."""
+    """Training objective: splits the tokens into visible tokens and queries, and scores the predictions."""
 
     kind = "loss"
-    reads: ClassVar[str] = "decoder"
-    """What it marks: the answers of the `decoder` (per token) or the `head` (per series), or the `encoder`'s tokens."""
-    decoder: ClassVar[str] = "linear"
-    """The decoder it is used with when nothing is said."""
-    series_answers: ClassVar[bool] = False
-    """It can mark a decoder that answers with a whole series."""
-    blanks: bool = False
-    """It asks for the future, so the tokenizer must not see it."""
-    foretells: ClassVar[bool] = False
-    """`foretell` exists."""
-    samples: int | None = None
-    """Futures that `foretell` draws when nothing is said; 0 for a single one without chance, None if it cannot draw."""
+    consumes: ClassVar[str] = "decoder"
+    """Whose output it scores: `decoder` (per token), `head` (per series) or `encoder` (its tokens)."""
+    default_decoder: ClassVar[str] = "linear"
+    """Name of the decoder to use if none is given."""
+    accepts_series: ClassVar[bool] = False
+    """Whether it can score a decoder that predicts series."""
+    masks_future: bool = False
+    """Whether it queries the future, which the tokenizer must then not see."""
+    can_forecast: ClassVar[bool] = False
+    """Whether `forecast` is implemented."""
+    default_num_samples: int | None = None
+    """Sample paths that `forecast` draws by default; 0 for one deterministic forecast, None if it cannot sample."""
 
-    def views(self, series: Series, draws: Draws) -> Series:
-        """What the tokenizer gets: the batch itself, unless overridden; it may be several views of each series.
+    def make_views(self, series: Series, rng: SampleRNG) -> Series:
+        """Return the input of the tokenizer: by default the batch itself; it may be several views of each series.
 
         Args:
-            series: raw, [B, C, T]
-            draws: belong to the samples, as those of `split`
+            series: in the units of the data, [B, C, T]
+            rng: keyed by sample
         """
         return series
 
-    def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
-        """What the encoder may see and what is asked; both taken from `tokens`. All of it, unless overridden."""
+    def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
+        """Return the visible tokens and the queries, both selected from `tokens`; by default all of them."""
         return tokens, tokens
 
-    def attach(self, decoder: Decoder) -> None:
-        """Meet the decoder: refuse it (NeedsError), or build output layers for answers of `decoder.out.dim`.
-        Called while the pipeline is built, before any weights are read."""
+    def bind_decoder(self, decoder: Decoder) -> None:
+        """Inspect the decoder: raise IncompatibleError, or build layers for predictions of width `decoder.out.dim`.
 
-    def reveal(self, encoded: Tokens, asked: Tokens) -> Tokens:
-        """Which encoded tokens the decoder is given: all of them, unless overridden."""
+        Called while the pipeline is built, before any weights are loaded.
+        """
+
+    def decoder_context(self, encoded: Tokens, queries: Tokens) -> Tokens:
+        """Return the encoded tokens that the decoder receives; by default all of them."""
         return encoded
 
-    def foretell(self, flow: Flow, horizon: int, samples: int | None = None) -> Tensor:
-        """S futures of each series: [S, B, C, horizon]; as many as `samples`, if it can draw.
+    def forecast(self, step_output: StepOutput, horizon: int, num_samples: int | None = None) -> Tensor:
+        """Return sample paths of the future of each series, [S, B, C, horizon].
 
-        Of `flow.tokens`, those that end after the context tell nothing. A loss that also `blanks` gets the answers to
-        its question, in training too, where `flow.output` comes from here.
+        Tokens of `step_output.tokens` that end after the context carry no information. If `masks_future` is also set,
+        the predictions for the queries are available, and `step_output.head_output` comes from here in training too.
+
+        Args:
+            step_output: with `tokens`, and with `predictions` if `masks_future` is set
+            horizon: samples to forecast
+            num_samples: S, if the loss can sample; `default_num_samples` if None
         """
         raise NotImplementedError
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """Named scalars; their sum, with the penalties in `Tokens.aux`, is minimised, and each is logged.
-        What is only to be watched goes into `flow.logs`."""
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return named scalars, each of which is logged; their sum plus `Tokens.aux_losses` is minimized.
+
+        Put scalars that are only to be logged into `step_output.metrics`.
+        """
         raise NotImplementedError

@@ -1,7 +1,7 @@
-"""Which tokens to hide: pure policies, each `(tokens, ratio, draws) -> hidden [B, N] bool`.
+"""Masking policies: pure functions `(tokens, ratio, rng) -> mask [B, N] bool`, True for the tokens to hide.
 
-Everywhere `hidden = floor(ratio * valid)` tokens per series, invalid tokens are never hidden, and the choice
-depends on (seed, step, sample) alone.
+Every policy masks floor(ratio * number of valid tokens) tokens per series (`mask_column`: columns), never an invalid
+one, and depends on (seed, step, sample) alone.
 """
 
 from __future__ import annotations
@@ -11,67 +11,75 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Tokens
 
-Policy = Callable[[Tokens, float, Draws], Tensor]
+MaskingPolicy = Callable[[Tokens, float, SampleRNG], Tensor]
 
 
-def _lowest(scores: Tensor, count: Tensor) -> Tensor:
-    """[B, N] bool, True at each row's `count` [B] lowest scores."""
+def _select_lowest(scores: Tensor, count: Tensor) -> Tensor:
+    """Return [B, N] bool, True at the `count` [B] lowest scores of each row."""
     rank = scores.argsort(dim=1, stable=True).argsort(1)
     return rank < count[:, None]
 
 
-def _counts(tokens: Tokens, ratio: float) -> Tensor:
-    return _share(tokens.valid.sum(1), ratio)
+def _count_masked(tokens: Tokens, ratio: float) -> Tensor:
+    return _floor_fraction(tokens.valid.sum(1), ratio)
 
 
-def _share(counts: Tensor, ratio: float) -> Tensor:
-    # 0.84 * 1175 is 987 on paper, less than that in binary and less by more than 1e-6 in float32
+def _floor_fraction(counts: Tensor, ratio: float) -> Tensor:
+    # 0.84 * 1175 is 987 exactly, slightly less in float64, and less by more than 1e-6 in float32
     return (counts.double() * ratio + 1e-6).floor().long()
 
 
-def _among_valid(tokens: Tokens, scores: Tensor) -> Tensor:
+def _exclude_invalid(tokens: Tokens, scores: Tensor) -> Tensor:
     return scores.masked_fill(~tokens.valid, torch.inf)
 
 
-def random(tokens: Tokens, ratio: float, draws: Draws) -> Tensor:
-    """Uniformly without replacement, for each series anew (MAE, Ti-MAE)."""
-    return _lowest(_among_valid(tokens, draws.uniform(tokens.index.shape[1])), _counts(tokens, ratio))
+def mask_random(tokens: Tokens, ratio: float, rng: SampleRNG) -> Tensor:
+    """Mask tokens uniformly without replacement, independently per series (MAE, Ti-MAE)."""
+    return _select_lowest(
+        _exclude_invalid(tokens, rng.uniform(tokens.grid_index.shape[1])), _count_masked(tokens, ratio)
+    )
 
 
-def per_batch(tokens: Tokens, ratio: float, draws: Draws) -> Tensor:
-    """Uniformly, the same slots for the whole batch (the published TimeMAE code)."""
-    noise = draws.uniform(int(tokens.index.max()) + 1, shared=True).gather(1, tokens.index)
-    return _lowest(_among_valid(tokens, noise), _counts(tokens, ratio))
+def mask_per_batch(tokens: Tokens, ratio: float, rng: SampleRNG) -> Tensor:
+    """Mask tokens uniformly, at the same places of the grid for the whole batch (published code of TimeMAE)."""
+    noise = rng.uniform(int(tokens.grid_index.max()) + 1, shared=True).gather(1, tokens.grid_index)
+    return _select_lowest(_exclude_invalid(tokens, noise), _count_masked(tokens, ratio))
 
 
-def block(tokens: Tokens, ratio: float, draws: Draws) -> Tensor:
-    """One stretch of time, at a random place."""
-    count = _counts(tokens, ratio)
-    room = (tokens.valid.sum(1) - count).clamp(min=0)
-    start = (draws.uniform() * (room + 1)).floor().long()
-    rank = _among_valid(tokens, tokens.pos[..., 0]).argsort(dim=1, stable=True).argsort(1)
+def mask_block(tokens: Tokens, ratio: float, rng: SampleRNG) -> Tensor:
+    """Mask one contiguous stretch of time at a random place."""
+    count = _count_masked(tokens, ratio)
+    last_start = (tokens.valid.sum(1) - count).clamp(min=0)
+    start = (rng.uniform() * (last_start + 1)).floor().long()
+    rank = _exclude_invalid(tokens, tokens.pos[..., 0]).argsort(dim=1, stable=True).argsort(1)
     return (rank >= start[:, None]) & (rank < (start + count)[:, None])
 
 
-def tail(tokens: Tokens, ratio: float, draws: Draws) -> Tensor:
-    """The latest tokens: the future."""
-    return _lowest(_among_valid(tokens, -tokens.pos[..., 0]), _counts(tokens, ratio))
+def mask_tail(tokens: Tokens, ratio: float, rng: SampleRNG) -> Tensor:
+    """Mask the latest tokens, as in forecasting."""
+    return _select_lowest(_exclude_invalid(tokens, -tokens.pos[..., 0]), _count_masked(tokens, ratio))
 
 
-def column(tokens: Tokens, ratio: float, draws: Draws) -> Tensor:
-    """Whole columns: every token of a time step together (VideoMAE's tubes), so that no scale tells of another.
+def mask_column(tokens: Tokens, ratio: float, rng: SampleRNG) -> Tensor:
+    """Mask all tokens of a time step together (tube masking of VideoMAE), so that no scale reveals another.
 
-    The count is of columns, `floor(ratio * columns with a valid token)`.
+    Masks floor(ratio * number of columns with a valid token) columns.
     """
     time = tokens.pos[..., 0].round().long()
     width = int(time.max()) + 1
-    real = torch.zeros(time.shape[0], width, device=time.device).scatter_add_(1, time, tokens.valid.float()) > 0
-    noise = draws.uniform(width).masked_fill(~real, torch.inf)
-    hidden = _lowest(noise, _share(real.sum(1), ratio))
-    return hidden.gather(1, time) & tokens.valid
+    has_valid = torch.zeros(time.shape[0], width, device=time.device).scatter_add_(1, time, tokens.valid.float()) > 0
+    noise = rng.uniform(width).masked_fill(~has_valid, torch.inf)
+    masked_columns = _select_lowest(noise, _floor_fraction(has_valid.sum(1), ratio))
+    return masked_columns.gather(1, time) & tokens.valid
 
 
-POLICIES: dict[str, Policy] = {"random": random, "block": block, "tail": tail, "column": column, "per_batch": per_batch}
+POLICIES: dict[str, MaskingPolicy] = {
+    "random": mask_random,
+    "block": mask_block,
+    "tail": mask_tail,
+    "column": mask_column,
+    "per_batch": mask_per_batch,
+}

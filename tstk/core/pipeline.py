@@ -1,8 +1,8 @@
-"""One Pipeline wires the five slots and owns what no component should repeat: scaling, instance
-normalisation, channels, and the blanking of a future.
+"""The pipeline connects the five slots and does what they have in common: standardization, instance normalization,
+channel independence and masking of the future.
 
-`flow = pipeline(series)` is the training step: `flow.total.backward()`, an optimizer step, then
-`pipeline.after_step([flow])`. `predict`, `encode` and `embed` are for afterwards.
+A training step is `step_output = pipeline(series)`, `step_output.loss.backward()`, an optimizer step, and
+`pipeline.after_step([step_output])`. After training, use `predict`, `encode` and `embed`.
 """
 
 from __future__ import annotations
@@ -15,26 +15,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Slot, Tokenizer
-from tstk.core.rng import Draws
-from tstk.core.types import Flow, Series, Spec, Tokens
-from tstk.errors import DataError, NeedsError, OptionError, did_you_mean
+from tstk.core.rng import SampleRNG
+from tstk.core.types import Series, Spec, StepOutput, Tokens
+from tstk.errors import DataError, IncompatibleError, OptionError, did_you_mean
 from tstk.nn.linear_map import LinearMap
-from tstk.nn.reduce import pool, statistics
-from tstk.plugins.registry import SLOTS
+from tstk.nn.reduce import masked_mean_std, masked_pool
+from tstk.plugins.hooks import SLOTS
 
 
 class Pipeline(nn.Module):
     """Tokenizer, encoder, loss, and a decoder or a head, in one module.
 
-    The parts are already built, each on the Spec of what it will receive; `tstk.build` does that from a config.
+    The components are built before, each on the Spec of its input; `tstk.build` does that from a config.
 
     Args:
-        channels: `mixed`, a token sees all channels; `independent`, each channel is a series of its own;
+        spec: of the data
+        tokenizer: built on `get_tokenizer_spec`
+        encoder: built on `tokenizer.out`
+        loss: built on `encoder.out`
+        decoder: built on `loss.out`
+        head: built on `get_head_spec`
+        channels: `mixed`, a token sees all channels; `independent`, each channel is a separate series;
             `auto`, independent when forecasting
-        instance_norm: normalise each series by its own mean and deviation and undo it on the way out;
-            none means on when forecasting
-        linear_map: forecasts are those of a linear map plus what the head answers, whose output starts at zero:
-            `shared` by all channels or one `per-channel`; `auto` builds one that is shared, for fitting to replace
+        instance_norm: normalize each series by its own mean and deviation, and undo it in forecasts;
+            None means on when forecasting
+        linear_map: add the forecast of a linear map to the output of the head, which starts at zero:
+            one map `shared` by all channels or one `per-channel`; `auto` builds a shared one, which fitting may replace
     """
 
     mean: Tensor
@@ -56,368 +62,406 @@ class Pipeline(nn.Module):
         super().__init__()
         self.spec = spec
         self.tokenizer, self.encoder, self.decoder, self.head, self.loss = tokenizer, encoder, decoder, head, loss
-        self.independent = independent(spec, channels)
+        self.channel_independent = is_channel_independent(spec, channels)
         self.instance_norm = spec.horizon is not None if instance_norm is None else instance_norm
-        self.continues = head is None and spec.horizon is not None
+        self.forecasts_by_masking = head is None and spec.horizon is not None
         self.register_buffer("mean", torch.zeros(spec.channels, 1))
         self.register_buffer("std", torch.ones(spec.channels, 1))
         self.linear_map: LinearMap | None = None
         if linear_map != "none":
             if head is None or spec.horizon is None:
-                raise NeedsError(
-                    f"--linear-map {linear_map}: only a head that forecasts can start from a linear map; use --head "
+                raise IncompatibleError(
+                    f"--linear-map {linear_map}: only a forecasting head can start from a linear map; use --head "
                     "forecast on a table with dates"
                 )
-            head.start_at_zero()
-            maps = spec.channels if linear_map == "per-channel" else 1
-            self.linear_map = LinearMap.of_last_value(maps, spec.length, spec.horizon)
-        self.frozen: set[str] = set()
+            head.zero_init_last_layer()
+            num_maps = spec.channels if linear_map == "per-channel" else 1
+            self.linear_map = LinearMap.repeat_last_value(num_maps, spec.length, spec.horizon)
+        self.frozen_modules: set[str] = set()
         if decoder is not None:
-            if decoder.whole and not loss.series_answers:
-                raise NeedsError(
-                    f"{loss.called()} asks about tokens, but {decoder.called()} answers with a whole "
+            if decoder.predicts_series and not loss.accepts_series:
+                raise IncompatibleError(
+                    f"{loss.display_name()} scores predictions per token, but {decoder.display_name()} predicts whole "
                     "series; choose another decoder, or --loss reconstruct"
                 )
-            loss.attach(decoder)
-        if loss.foretells and not tokenizer.synthesises:
-            raise NeedsError(
-                f"{loss.called()} turns tokens into samples, and {tokenizer.called()} cannot; "
-                "choose a tokenizer that has a decoder, such as vqvae"
+            loss.bind_decoder(decoder)
+        if loss.can_forecast and not tokenizer.has_decoder:
+            raise IncompatibleError(
+                f"{loss.display_name()} decodes tokens to samples, which {tokenizer.display_name()} cannot; "
+                "choose a tokenizer with a decoder, such as vqvae"
             )
-        if loss.blanks and not tokenizer.invertible and not loss.foretells:
-            raise NeedsError(
-                f"{tokenizer.called()} cannot turn answers back into samples, so the future cannot "
-                "be read from a decoder; forecast with --head forecast"
+        if loss.masks_future and not tokenizer.invertible and not loss.can_forecast:
+            raise IncompatibleError(
+                f"{tokenizer.display_name()} cannot turn predictions back into samples, so a decoder cannot forecast "
+                "with it; use --head forecast"
             )
-        # a decoder that answers only where tokens were seen, or with states, can say nothing of a future
-        samples = loss.out.target is not None and not loss.out.aligned
-        self.foretells = self.continues and (loss.foretells or (tokenizer.invertible and samples))
+        # no forecast comes from predictions at visible tokens only, nor from hidden states
+        predicts_samples = loss.out.target_dim is not None and not loss.out.predicts_in_place
+        inverts_predictions = tokenizer.invertible and predicts_samples
+        self.can_forecast = self.forecasts_by_masking and (loss.can_forecast or inverts_predictions)
 
-    def slots(self) -> Iterator[tuple[str, Slot]]:
-        """The parts that exist, by slot name."""
+    def named_slots(self) -> Iterator[tuple[str, Slot]]:
+        """Yield the name and the component of each slot that is filled."""
         for name in SLOTS:
             part = getattr(self, name)
             if part is not None:
                 yield name, part
 
-    def take(self, mean: Tensor, std: Tensor) -> None:
-        """Expect series of another number of channels from now on, each a series of its own.
+    def set_channels(self, mean: Tensor, std: Tensor) -> None:
+        """Change the number of channels and the statistics for standardization.
 
         Args:
             mean: [C] of the data
-            std: [C]
+            std: [C] of the data
 
         Raises:
-            NeedsError: a token sees all channels, or a head answers for a certain number of them
+            IncompatibleError: a token sees all channels, or there is a head, which is built for a number of channels
         """
-        if not self.independent or self.head is not None:
-            raise NeedsError(
-                f"this pipeline is for {self.spec.channels} channels; only one with --channels independent "
-                "and without a head takes another number"
+        if not self.channel_independent or self.head is not None:
+            raise IncompatibleError(
+                f"this pipeline was built for {self.spec.channels} channels; only one with --channels independent "
+                "and no head accepts another number"
             )
-        self.spec = self.spec.but(channels=len(mean))
+        self.spec = self.spec.replace(channels=len(mean))
         self.mean, self.std = mean[:, None].to(self.mean), std[:, None].to(self.std)
 
     def bind(self) -> None:
-        """Let the parts meet; called once, when all weights are in place."""
-        for name, part in self.slots():
+        """Call `bind` of each slot and freeze its `frozen_paths`. Call once, after all weights are loaded."""
+        for name, part in self.named_slots():
             part.bind(self)
-            for path in part.freezes():
+            for path in part.frozen_paths():
                 self.freeze(f"{name}.{path}" if path else name)
 
-    # ---------------------------------------------------------------- frozen means frozen
+    # ---------------------------------------------------------------- frozen parts
 
     def freeze(self, path: str) -> None:
-        """Keep a slot, a part of it or one parameter from learning, and keep modules in eval mode.
+        """Freeze a slot, a module of it or one parameter; frozen modules stay in eval mode.
 
         Args:
             path: `encoder`, `tokenizer.codebook`, `encoder.stack.0`
 
         Raises:
-            OptionError: there is nothing of this name
+            OptionError: there is no module or parameter of this name
         """
         modules, parameters = dict(self.named_modules()), dict(self.named_parameters())
         if path in parameters:
             parameters[path].requires_grad_(False)
         elif path and path in modules:
             modules[path].requires_grad_(False)
-            self.frozen.add(path)
+            self.frozen_modules.add(path)
             self.train(self.training)
         else:
             raise OptionError(
                 f"--freeze {path}: this pipeline has no such part.{did_you_mean(path, modules)} "
-                f"Slots: {', '.join(n for n, _ in self.slots())}."
+                f"Slots: {', '.join(n for n, _ in self.named_slots())}."
             )
 
     def train(self, mode: bool = True) -> Pipeline:
-        """As `nn.Module.train`, except that frozen parts stay in eval mode."""
+        """Set training mode as `nn.Module.train`, except that frozen modules stay in eval mode."""
         super().train(mode)
-        for path in self.frozen:
+        for path in self.frozen_modules:
             self.get_submodule(path).eval()
         return self
 
-    def after_step(self, flows: list[Flow]) -> None:
-        """Move what gradients do not move; once per optimizer step, with the flows of its micro-batches."""
+    def after_step(self, step_outputs: list[StepOutput]) -> None:
+        """Call `after_step` of each slot that is not frozen, once per optimizer step with all its outputs."""
         with torch.no_grad():
-            for name, part in self.slots():
-                if name not in self.frozen:
-                    part.after_step(flows)
+            for name, part in self.named_slots():
+                if name not in self.frozen_modules:
+                    part.after_step(step_outputs)
 
-    # ---------------------------------------------------------------- one pass
+    # ---------------------------------------------------------------- forward
 
-    def forward(self, series: Series, draws: Draws | None = None) -> Flow:
-        """The training step: split, encode, answer, mark.
+    def forward(self, series: Series, rng: SampleRNG | None = None) -> StepOutput:
+        """Compute the loss: tokenize, split into visible tokens and queries, encode, predict, score.
 
         Args:
-            series: raw, as the data set holds it
-            draws: where masks and noise come from; fresh ones if None
+            series: in the units of the data
+            rng: for masks and noise; if None, one is seeded from torch's global generator
         """
-        if draws is None:
-            draws = Draws.fresh(self._keys(series))
-        flow = self._enter(self.loss.views(series, draws), blank=self.loss.blanks)
-        draws = Draws(draws.seed, draws.step, self._keys(flow.series))
-        flow.seen, flow.asked = self.loss.split(flow.tokens, draws)
-        self._answer(flow)
-        if self.loss.foretells and self.loss.blanks:
-            self._foretell(flow, self.spec.horizon or 0)
-        flow.terms = self.loss(flow)
-        penalties = flow.tokens.aux | (flow.encoded.aux if flow.encoded is not None else {})
-        idle = flow.tokens.aux.keys() if "tokenizer" in self.frozen else ()
-        flow.total = sum(flow.terms.values(), start=torch.zeros((), device=series.x.device))
-        flow.total = flow.total + sum(v for k, v in penalties.items() if k not in idle)
-        flow.terms = {**flow.terms, **penalties}
-        return flow
+        if rng is None:
+            rng = SampleRNG.from_global_seed(self._get_sample_ids(series))
+        step_output = self.preprocess(self.loss.make_views(series, rng), mask_future=self.loss.masks_future)
+        rng = SampleRNG(rng.seed, rng.step, self._get_sample_ids(step_output.series))
+        step_output.visible, step_output.queries = self.loss.split(step_output.tokens, rng)
+        self._compute_predictions(step_output)
+        if self.loss.can_forecast and self.loss.masks_future:
+            self._forecast(step_output, self.spec.horizon or 0)
+        step_output.losses = self.loss(step_output)
+        penalties = step_output.tokens.aux_losses | (
+            step_output.encoded.aux_losses if step_output.encoded is not None else {}
+        )
+        frozen = step_output.tokens.aux_losses.keys() if "tokenizer" in self.frozen_modules else ()
+        step_output.loss = sum(step_output.losses.values(), start=torch.zeros((), device=series.x.device))
+        step_output.loss = step_output.loss + sum(v for k, v in penalties.items() if k not in frozen)
+        step_output.losses = {**step_output.losses, **penalties}
+        return step_output
 
-    def answer(self, series: Series, horizon: int | None = None, samples: int | None = None) -> Flow:
-        """The answer to the task, without a loss: `flow.output` and `flow.truth`, in scaled units if forecasts.
+    def predict_step(self, series: Series, horizon: int | None = None, num_samples: int | None = None) -> StepOutput:
+        """Predict without computing a loss: sets `head_output` and `targets`; forecasts are in standardized units.
 
         Args:
-            series: raw, as the data set holds it
-            horizon: samples to forecast, the run's unless given; only a loss that foretells can look further
-            samples: futures to draw, where a loss foretells and can
+            series: in the units of the data
+            horizon: samples to forecast, that of the run if None; only a loss that forecasts supports longer ones
+            num_samples: sample paths to draw, if the loss can sample
 
         Raises:
-            OptionError: this pipeline predicts nothing, or not so far
+            OptionError: this pipeline has no predictions, or not with this horizon or number of samples
         """
-        if samples is not None and self.loss.samples is None:
-            raise OptionError(f"--samples {samples}: this run has one answer to each series and draws none")
-        flow = self._enter(series, blank=True)
-        if self.loss.foretells:
-            if self.loss.blanks:
-                flow.seen, flow.asked = self.loss.split(flow.tokens, Draws(0, 0, self._keys(flow.series)))
-                self._answer(flow)
-            self._foretell(flow, horizon or self.spec.horizon or 0, samples)
-            return flow
+        if num_samples is not None and self.loss.default_num_samples is None:
+            raise OptionError(
+                f"--samples {num_samples}: the predictions of this run are deterministic; leave out --samples"
+            )
+        step_output = self.preprocess(series, mask_future=True)
+        if self.loss.can_forecast:
+            if self.loss.masks_future:
+                step_output.visible, step_output.queries = self.loss.split(
+                    step_output.tokens, SampleRNG(0, 0, self._get_sample_ids(step_output.series))
+                )
+                self._compute_predictions(step_output)
+            self._forecast(step_output, horizon or self.spec.horizon or 0, num_samples)
+            return step_output
         if horizon is not None and horizon > (self.spec.horizon or 0):
             raise OptionError(
                 f"--horizon {horizon}: this run forecasts {self.spec.horizon or 0} samples at most; "
                 f"train one with --horizon {horizon}"
             )
         if self.head is not None:
-            self._answer(flow)
-            return flow
-        if not self.foretells:
+            self._compute_predictions(step_output)
+            return step_output
+        if not self.can_forecast:
             head = "linear" if self.spec.horizon is None else "forecast"
             raise OptionError(
                 "this pipeline was pretrained without a task, so it predicts nothing; "
-                f"train a head on it: tstk train --from RUN --head {head}"
+                f"train a head on it: tstk train --init-from RUN --head {head}"
             )
-        tokens = flow.tokens
-        future = tokens.ends(self.tokenizer.out) > self.spec.length
-        flow.seen = tokens.keep(tokens.valid & ~future)
-        flow.asked = tokens.keep(tokens.valid & future)
-        self._answer(flow)
-        flow.output = self._leave(self._future(flow), flow)
-        return flow
+        tokens = step_output.tokens
+        future = tokens.end_positions(self.tokenizer.out) > self.spec.length
+        step_output.visible = tokens.select(tokens.valid & ~future)
+        step_output.queries = tokens.select(tokens.valid & future)
+        self._compute_predictions(step_output)
+        step_output.head_output = self.postprocess(self.decode_future(step_output), step_output)
+        return step_output
 
     @torch.no_grad()
     def predict(self, series: Series) -> Tensor:
-        """Logits [B, classes], or the future [B, C, H] in the units of the data."""
-        output = self.answer(series).output
+        """Return logits [B, num_classes], or the forecast [B, C, H] in the units of the data."""
+        output = self.predict_step(series).head_output
         assert output is not None
         return output * self.std + self.mean if self.spec.horizon is not None else output
 
-    def tokenize(self, series: Series) -> Flow:
-        """The context as the tokenizer sees it, and all its tokens; with independent channels a row for each."""
-        return self._enter(series.but(y=None), blank=False)
+    def tokenize(self, series: Series) -> StepOutput:
+        """Return the preprocessed context and all its tokens; with independent channels, one row per channel."""
+        return self.preprocess(series.replace(y=None), mask_future=False)
 
     def encode(self, series: Series) -> Tokens:
-        """All tokens of the context encoded, nothing hidden; with independent channels, those of all channels side
-        by side."""
-        return self._unfolded(self.encoder(self.tokenize(series).tokens))
+        """Encode all tokens of the context; with independent channels, those of all channels follow each other."""
+        return self.unfold_channels(self.encoder(self.tokenize(series).tokens))
 
     @torch.no_grad()
-    def embed(self, series: Series, how: Literal["mean", "max", "cls", "statistics"] = "mean") -> Tensor:
-        """One vector per series, [B, D]: encoded tokens pooled by `mean`, `max` or `cls`.
+    def embed(self, series: Series, pooling: Literal["mean", "max", "cls", "statistics"] = "mean") -> Tensor:
+        """Return one feature vector per series, [B, D]: encoded tokens pooled by `mean`, `max` or `cls`.
 
-        By `statistics` it is mean and deviation of the tokens, [B, 2 D]; with independent channels those of each
-        channel side by side, [B, C * 2 D].
+        With `statistics`, mean and deviation of the tokens, [B, 2 D]; with independent channels those of each channel
+        are concatenated, [B, C * 2 D].
         """
-        if how == "statistics":
+        if pooling == "statistics":
             tokens = self.encoder(self.tokenize(series).tokens)
-            return statistics(tokens.values, tokens.valid).reshape(len(series.x), -1)
+            return masked_mean_std(tokens.values, tokens.valid).reshape(len(series.x), -1)
         tokens = self.encode(series)
-        if how == "cls":
+        if pooling == "cls":
             if tokens.prefix is None:
-                raise OptionError("--pool cls: this run's encoder has no CLS token; use mean or max")
+                raise OptionError("--pool cls: the encoder of this run has no CLS token; use mean or max")
             return tokens.prefix.mean(1)
-        return pool(tokens.values, tokens.valid, how)
+        return masked_pool(tokens.values, tokens.valid, pooling)
 
-    def _answer(self, flow: Flow) -> None:
-        flow.encoded = self.encoder(flow.seen)
+    def _compute_predictions(self, step_output: StepOutput) -> None:
+        step_output.encoded = self.encoder(step_output.visible)
         if self.decoder is not None:
-            given = self.loss.reveal(flow.encoded, flow.asked)
-            flow.hidden = _hidden(given, flow.asked)
-            flow.decoded = self.decoder(given, flow.asked, self.encoder.place)
+            context = self.loss.decoder_context(step_output.encoded, step_output.queries)
+            step_output.masked = _find_masked(context, step_output.queries)
+            step_output.predictions = self.decoder(context, step_output.queries, self.encoder.pos_embed)
         if self.head is not None:
             per_channel = self.head.per_channel
-            output = self.head(flow.encoded if per_channel else self._unfolded(flow.encoded))
+            output = self.head(step_output.encoded if per_channel else self.unfold_channels(step_output.encoded))
             if self.spec.horizon is not None:
-                output = self._leave(output, flow)
-            flow.output = output
+                output = self.postprocess(output, step_output)
+            step_output.head_output = output
 
-    def _foretell(self, flow: Flow, horizon: int, samples: int | None = None) -> None:
-        """What the loss says of the future; the mean, if it has several opinions."""
-        futures = torch.stack([self._leave(future, flow) for future in self.loss.foretell(flow, horizon, samples)])
-        flow.output = futures.mean(0)
-        flow.futures = futures if len(futures) > 1 else None
+    def _forecast(self, step_output: StepOutput, horizon: int, num_samples: int | None = None) -> None:
+        """Store the forecast of the loss: the mean over sample paths if several were drawn."""
+        paths = self.loss.forecast(step_output, horizon, num_samples)
+        samples = torch.stack([self.postprocess(path, step_output) for path in paths])
+        step_output.head_output = samples.mean(0)
+        step_output.forecast_samples = samples if len(samples) > 1 else None
 
-    # ---------------------------------------------------------------- the way in
+    # ---------------------------------------------------------------- preprocessing
 
-    def _enter(self, series: Series, blank: bool) -> Flow:
-        """Scale, normalise, continue by the future, fold channels, tokenize."""
-        if series.x.shape[-1] > self.spec.length and not self.tokenizer.any_length:
+    def preprocess(self, series: Series, mask_future: bool) -> StepOutput:
+        """Pad, standardize and instance-normalize; append the future and fold channels where needed; tokenize.
+
+        Args:
+            series: in the units of the data
+            mask_future: hide the future from the tokenizer, if it is forecast by masking
+
+        Raises:
+            DataError: the series is longer than the model supports
+        """
+        if series.x.shape[-1] > self.spec.length and not self.tokenizer.accepts_any_length:
             raise DataError(
-                f"a series of {series.x.shape[-1]} samples is longer than the {self.spec.length} this "
-                f"model was built for; cut it, or train with --length {series.x.shape[-1]}"
+                f"a series of {series.x.shape[-1]} samples is longer than the {self.spec.length} of this "
+                f"model; truncate it, or train with --length {series.x.shape[-1]}"
             )
-        scaled = self._scaled(self._reaching(series))
-        inner, mean, scale = self._normalised(scaled)
-        if self.continues:
-            inner = self._continued(inner)
-        if self.independent:
-            inner = inner.fold()
-        if self.continues and blank:
-            tokens = self.tokenizer(self._blanked(inner))
-            if self.tokenizer.out.target is not None:
+        standardized = self.standardize(self.left_pad_context(series))
+        inner, loc, scale = self.instance_normalize(standardized)
+        if self.forecasts_by_masking:
+            inner = self.append_future(inner)
+        if self.channel_independent:
+            inner = inner.fold_channels()
+        if self.forecasts_by_masking and mask_future:
+            tokens = self.tokenizer(self.mask_future(inner))
+            if self.tokenizer.out.target_dim is not None:
                 with torch.no_grad():
-                    truth = self.tokenizer(inner)
-                tokens = tokens.but(target=truth.target, weight=truth.weight)
+                    unmasked = self.tokenizer(inner)
+                tokens = tokens.replace(target=unmasked.target, target_mask=unmasked.target_mask)
         else:
             tokens = self.tokenizer(inner)
-        hidden = torch.zeros_like(tokens.valid)
-        linear = None if self.linear_map is None else self.linear_map(scaled)
-        return Flow(inner, tokens, tokens, tokens, hidden, linear=linear, truth=scaled.y, mean=mean, scale=scale)
+        return StepOutput(
+            series=inner,
+            tokens=tokens,
+            visible=tokens,
+            queries=tokens,
+            masked=torch.zeros_like(tokens.valid),
+            linear_forecast=None if self.linear_map is None else self.linear_map(standardized),
+            targets=standardized.y,
+            loc=loc,
+            scale=scale,
+        )
 
-    def _reaching(self, series: Series) -> Series:
-        """A context that is short starts late: it ends where the future begins, and what was before is missing."""
-        short = self.spec.length - series.x.shape[-1]
-        if self.spec.horizon is None or not short:
+    def left_pad_context(self, series: Series) -> Series:
+        """Left-pad short contexts to the full length when forecasting; padded samples are unobserved."""
+        padding = self.spec.length - series.x.shape[-1]
+        if self.spec.horizon is None or not padding:
             return series
-        return series.but(x=F.pad(series.x, (short, 0)), observed=F.pad(series.mask, (short, 0)))
+        return series.replace(x=F.pad(series.x, (padding, 0)), observed=F.pad(series.observed_mask, (padding, 0)))
 
-    def _scaled(self, series: Series) -> Series:
-        """Unobserved samples 0, the others in deviations of the training data; futures likewise."""
+    def standardize(self, series: Series) -> Series:
+        """Standardize samples and future targets by the training data; unobserved samples become 0."""
         x = (series.x - self.mean) / self.std
         if series.observed is not None:
             x = x.masked_fill(~series.observed, 0.0)
         if series.y is not None and self.spec.horizon is not None:
-            return series.but(x=x, y=(series.y - self.mean) / self.std)
-        return series.but(x=x)
+            return series.replace(x=x, y=(series.y - self.mean) / self.std)
+        return series.replace(x=x)
 
-    def _normalised(self, series: Series) -> tuple[Series, Tensor | None, Tensor | None]:
-        """Each series by its own mean and deviation, taken from observed samples of the context only."""
+    def instance_normalize(self, series: Series) -> tuple[Series, Tensor | None, Tensor | None]:
+        """Normalize each series by mean and deviation of its observed context.
+
+        Returns:
+            the series, and loc and scale [B, C, 1]; both None without instance normalization
+        """
         if not self.instance_norm:
             return series, None, None
-        where = series.mask
-        count = where.sum(-1, keepdim=True).clamp(min=1)
-        mean = series.x.sum(-1, keepdim=True) / count
-        centred = (series.x - mean) * where
+        observed = series.observed_mask
+        count = observed.sum(-1, keepdim=True).clamp(min=1)
+        loc = series.x.sum(-1, keepdim=True) / count
+        centred = (series.x - loc) * observed
         scale = (centred.square().sum(-1, keepdim=True) / count + 1e-5).sqrt()
         y = series.y
         if y is not None and self.spec.horizon is not None:
-            y = (y - mean) / scale
-        return series.but(x=centred / scale, y=y), mean, scale
+            y = (y - loc) / scale
+        return series.replace(x=centred / scale, y=y), loc, scale
 
-    def _continued(self, series: Series) -> Series:
-        """Context and future as one series; a future that nobody knows is unobserved."""
+    def append_future(self, series: Series) -> Series:
+        """Append the future to the context; an unknown future is unobserved."""
         b, c, _ = series.x.shape
         y = series.x.new_full((b, c, self.spec.horizon or 0), torch.nan) if series.y is None else series.y
-        observed = torch.cat([series.mask, y.isfinite()], -1)
-        return series.but(x=torch.cat([series.x, y.nan_to_num()], -1), observed=observed, y=None)
+        observed = torch.cat([series.observed_mask, y.isfinite()], -1)
+        return series.replace(x=torch.cat([series.x, y.nan_to_num()], -1), observed=observed, y=None)
 
-    def _blanked(self, series: Series) -> Series:
-        """The future as zeros that count as observed, so that its tokens exist and tell nothing."""
+    def mask_future(self, series: Series) -> Series:
+        """Set the future to zeros that count as observed, so that its tokens are valid but carry no information."""
         past = torch.arange(series.x.shape[-1], device=series.x.device) < self.spec.length
-        return series.but(x=series.x * past, observed=series.mask | ~past)
+        return series.replace(x=series.x * past, observed=series.observed_mask | ~past)
 
-    def _keys(self, inner: Series) -> Tensor:
-        if inner.key is not None:
-            return inner.key
-        return torch.arange(inner.x.shape[0], device=inner.x.device)
+    def _get_sample_ids(self, series: Series) -> Tensor:
+        if series.sample_id is not None:
+            return series.sample_id
+        return torch.arange(series.x.shape[0], device=series.x.device)
 
-    # ---------------------------------------------------------------- the way out
+    # ---------------------------------------------------------------- postprocessing
 
-    def _leave(self, values: Tensor, flow: Flow) -> Tensor:
-        """Inner series values [B*, C*, H] back to [B, C, H] in scaled units, added to what a linear map forecasts."""
-        if self.independent:
+    def postprocess(self, values: Tensor, step_output: StepOutput) -> Tensor:
+        """Convert forecasts to standardized units: unfold channels, undo instance normalization, add the linear map.
+
+        Args:
+            values: [B, C, H], or [B*C, 1, H] with independent channels
+            step_output: from `preprocess`
+
+        Returns:
+            [B, C, H]
+        """
+        if self.channel_independent:
             values = values.reshape(-1, self.spec.channels, values.shape[-1])
-        if flow.scale is not None:
-            values = values * flow.scale
-        level = flow.mean if flow.linear is None else flow.linear
-        return values if level is None else values + level
+        if step_output.scale is not None:
+            values = values * step_output.scale
+        offset = step_output.loc if step_output.linear_forecast is None else step_output.linear_forecast
+        return values if offset is None else values + offset
 
-    def _future(self, flow: Flow) -> Tensor:
-        """The decoder's answers put back on the grid and inverted; the last `horizon` samples."""
-        assert flow.decoded is not None
+    def decode_future(self, step_output: StepOutput) -> Tensor:
+        """Scatter the predictions onto the grid, convert it to samples, and return the last `horizon` samples."""
+        predictions, queries = step_output.predictions, step_output.queries
+        assert predictions is not None
+        grid = predictions.new_zeros(predictions.shape[0], self.tokenizer.out.num_tokens, predictions.shape[-1])
+        index = queries.grid_index.masked_fill(~queries.valid, 0)[..., None].expand_as(predictions)
+        grid = grid.scatter_add(1, index, predictions * queries.valid[..., None])
         length = self.spec.length + (self.spec.horizon or 0)
-        grid = flow.decoded.new_zeros(flow.decoded.shape[0], self.tokenizer.out.tokens, flow.decoded.shape[-1])
-        index = flow.asked.index.masked_fill(~flow.asked.valid, 0)[..., None].expand_as(flow.decoded)
-        grid = grid.scatter_add(1, index, flow.decoded * flow.asked.valid[..., None])
-        return self.tokenizer.invert(grid, length)[..., self.spec.length :]
+        return self.tokenizer.targets_to_series(grid, length)[..., self.spec.length :]
 
-    def _unfolded(self, tokens: Tokens) -> Tokens:
-        """With independent channels: the tokens of a sample's channels side by side, the channel as last axis."""
-        if not self.independent:
+    def unfold_channels(self, tokens: Tokens) -> Tokens:
+        """With independent channels, concatenate the tokens of all channels; the channel becomes the last axis."""
+        if not self.channel_independent:
             return tokens
         c = self.spec.channels
 
-        def wide(t: Tensor) -> Tensor:
+        def unfold(t: Tensor) -> Tensor:
             return t.reshape(-1, c * t.shape[1], *t.shape[2:])
 
         channel = torch.arange(c, device=tokens.pos.device).repeat(tokens.pos.shape[0] // c)[:, None]
-        axis = channel[..., None].expand(*tokens.index.shape, 1).to(tokens.pos.dtype)
-        told = tokens.but(pos=torch.cat([tokens.pos, axis], -1), index=tokens.index * c + channel)
-        return told.map(wide).but(prefix=None if tokens.prefix is None else wide(tokens.prefix))
+        axis = channel[..., None].expand(*tokens.grid_index.shape, 1).to(tokens.pos.dtype)
+        tokens = tokens.replace(pos=torch.cat([tokens.pos, axis], -1), grid_index=tokens.grid_index * c + channel)
+        return tokens.map(unfold).replace(prefix=None if tokens.prefix is None else unfold(tokens.prefix))
 
 
-def independent(spec: Spec, channels: str) -> bool:
-    """Whether each channel is a series of its own."""
+def is_channel_independent(spec: Spec, channels: str) -> bool:
+    """Return whether each channel is treated as a separate series."""
     return channels == "independent" or (channels == "auto" and spec.horizon is not None)
 
 
-def inner_spec(spec: Spec, channels: str, head: bool) -> Spec:
-    """What the tokenizer receives: one channel if they are independent; with a horizon and no head, the
-    context continued by the future."""
-    length = spec.length + (spec.horizon or 0 if not head else 0)
-    return spec.but(channels=1 if independent(spec, channels) else spec.channels, length=length)
+def get_tokenizer_spec(spec: Spec, channels: str, has_head: bool) -> Spec:
+    """Return the input Spec of the tokenizer.
+
+    It has one channel if channels are independent. Forecasting without a head, the series is context and future.
+    """
+    length = spec.length + (spec.horizon or 0 if not has_head else 0)
+    return spec.replace(channels=1 if is_channel_independent(spec, channels) else spec.channels, length=length)
 
 
-def head_spec(spec: Spec, encoded: Spec, channels: str, per_channel: bool) -> Spec:
-    """What a head receives: with independent channels and a head for the whole, the channel is one more axis."""
-    if per_channel or not independent(spec, channels):
-        return encoded
-    return encoded.but(
+def get_head_spec(spec: Spec, encoder_spec: Spec, channels: str, per_channel: bool) -> Spec:
+    """Return the input Spec of a head: with independent channels and a head for all, the channel is the last axis."""
+    if per_channel or not is_channel_independent(spec, channels):
+        return encoder_spec
+    return encoder_spec.replace(
         channels=spec.channels,
-        grid=(*encoded.grid, spec.channels),
-        prefix=encoded.prefix * spec.channels,
+        grid_size=(*encoder_spec.grid_size, spec.channels),
+        num_prefix_tokens=encoder_spec.num_prefix_tokens * spec.channels,
         channel_axis=True,
     )
 
 
-def _hidden(seen: Tokens, asked: Tokens) -> Tensor:
-    """[B, M] bool: the asked tokens that were not seen."""
-    slots = int(max(seen.index.max(), asked.index.max())) + 1
-    known = torch.zeros(seen.index.shape[0], slots, device=seen.index.device)
-    known.scatter_add_(1, seen.index, seen.valid.to(known.dtype))
-    return asked.valid & (known.gather(1, asked.index) == 0)
+def _find_masked(visible: Tokens, queries: Tokens) -> Tensor:
+    """Return [B, M] bool, True for queries that are not visible."""
+    size = int(max(visible.grid_index.max(), queries.grid_index.max())) + 1
+    counts = torch.zeros(visible.grid_index.shape[0], size, device=visible.grid_index.device)
+    counts.scatter_add_(1, visible.grid_index, visible.valid.to(counts.dtype))
+    return queries.valid & (counts.gather(1, queries.grid_index) == 0)

@@ -1,7 +1,7 @@
-"""The records that flow: Spec is what is known before data flows, Tokens is what flows.
+"""The records that components exchange: Spec (sizes and properties, known before any data), Series, Tokens, StepOutput.
 
-Content and place are separate: `Tokens.values` carries no position, `pos` and `index` say where a token
-sits, and encoders decide how to use them. So dropping tokens is a gather and nothing else changes.
+Content and position are separate: `Tokens.values` carries no position, `pos` and `grid_index` say where a token lies,
+and encoders decide how to use them. So dropping tokens is a gather and nothing else changes.
 
 Symbols: B batch, C channels, T samples, N/M tokens, D width, K target width, A axes.
 """
@@ -19,60 +19,60 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Spec:
-    """What a component knows of its input before any data flows.
+    """The sizes and properties of a component's input or output.
 
     Args:
         channels: number of channels of a series
-        length: samples of the longest series that must fit
-        classes: number of classes, if the data are labelled
-        horizon: samples to forecast, if that is the task
-        counts: training samples of each class, if labelled
-        extra: what else a sample brings, name -> width of its states
+        length: samples of the longest series
+        num_classes: number of classes; None if the data have no labels
+        horizon: samples to forecast; None if that is not the task
+        class_counts: training series of each class, if labelled
+        conditioning: further inputs of a series, name -> width of its states
         dim: width of a token
-        grid: tokens along each axis when the series has full length; axis 0 is time
-        step: samples from one token to the next along time; None if tokens are not laid out in time
-        span: samples that one token covers
-        content: width of a token as the tokenizer made it
-        target: width of what a decoder must answer per token; None if the answer stays a state
-        vocab: number of codes, if tokens are discrete
-        ordered: the order of tokens means something
-        causal: no token sees a later one
-        prefix: placeless tokens that the encoder adds in front (CLS)
-        aligned: the answer is read at the very tokens that were seen
-        channel_axis: the last axis of the grid is the channel, and the tokens of a channel follow each other
+        grid_size: tokens along each axis for a series of full length; axis 0 is time
+        stride: samples from one token to the next along time; None if tokens are not laid out in time
+        patch_len: samples that one token covers
+        tokenizer_dim: width of the tokens that the tokenizer returns
+        target_dim: width of the target that a decoder predicts per token; None if it returns hidden states
+        vocab_size: number of codes; None if tokens are continuous
+        ordered: whether the order of tokens carries information
+        causal: whether each token is encoded from itself and earlier ones only
+        num_prefix_tokens: tokens without a position that the encoder adds in front (CLS)
+        predicts_in_place: predictions are made at the visible tokens themselves (no mask tokens)
+        channel_axis: whether the last axis of the grid is the channel; the tokens of a channel are contiguous
     """
 
     channels: int
     length: int
-    classes: int | None = None
+    num_classes: int | None = None
     horizon: int | None = None
-    counts: tuple[int, ...] = ()
-    extra: dict[str, int] = field(default_factory=dict)
+    class_counts: tuple[int, ...] = ()
+    conditioning: dict[str, int] = field(default_factory=dict)
     dim: int | None = None
-    grid: tuple[int, ...] = ()
-    step: float | None = None
-    span: float | None = None
-    content: int | None = None
-    target: int | None = None
-    vocab: int | None = None
+    grid_size: tuple[int, ...] = ()
+    stride: float | None = None
+    patch_len: float | None = None
+    tokenizer_dim: int | None = None
+    target_dim: int | None = None
+    vocab_size: int | None = None
     ordered: bool = True
     causal: bool = False
-    prefix: int = 0
-    aligned: bool = True
+    num_prefix_tokens: int = 0
+    predicts_in_place: bool = True
     channel_axis: bool = False
 
     @property
-    def tokens(self) -> int:
-        """Tokens of a full-length series."""
-        return prod(self.grid)
+    def num_tokens(self) -> int:
+        """Number of tokens of a full-length series."""
+        return prod(self.grid_size)
 
     @property
-    def axes(self) -> int:
+    def num_axes(self) -> int:
         """Number of position axes, A."""
-        return len(self.grid)
+        return len(self.grid_size)
 
-    def but(self, **changes: Any) -> Spec:
-        """A copy with these fields changed."""
+    def replace(self, **changes: Any) -> Spec:
+        """Return a copy with these fields replaced."""
         return replace(self, **changes)
 
 
@@ -83,75 +83,82 @@ class Series:
     Args:
         x: [B, C, T] samples
         observed: [B, C, T] bool, False where a sample is missing or padding; None means all observed
-        y: [B] class index, or [B, K] shares of the classes; [B, C, H] future samples; None if unknown
-        key: [B] long, which sample of the data set each row is; the source of reproducible masks
-        extra: what else a sample brings, name -> (values [B, S, D], valid [B, S] bool)
+        y: [B] class index, or [B, K] class probabilities; [B, C, H] future samples; None if unknown
+        sample_id: [B] long, index of each series in the data set; keys the random numbers of `SampleRNG`
+        conditioning: further inputs of each series, name -> (values [B, S, D], valid [B, S] bool)
     """
 
     x: Tensor
     observed: Tensor | None = None
     y: Tensor | None = None
-    key: Tensor | None = None
-    extra: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    sample_id: Tensor | None = None
+    conditioning: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
-    def mask(self) -> Tensor:
-        """[B, C, T] bool, `observed` with None spelt out."""
+    def observed_mask(self) -> Tensor:
+        """[B, C, T] bool: `observed`, or all True if that is None."""
         return torch.ones_like(self.x, dtype=torch.bool) if self.observed is None else self.observed
 
-    def but(self, **changes: Any) -> Series:
-        """A copy with these fields changed."""
+    def replace(self, **changes: Any) -> Series:
+        """Return a copy with these fields replaced."""
         return replace(self, **changes)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Series:
-        """The same batch on another device."""
+        """Return the batch on another device."""
 
         def move(t: Tensor | None) -> Tensor | None:
             return None if t is None else t.to(device, non_blocking=non_blocking)
 
-        extra = {k: (v.to(device), ok.to(device)) for k, (v, ok) in self.extra.items()}
+        conditioning = {k: (v.to(device), ok.to(device)) for k, (v, ok) in self.conditioning.items()}
         return Series(
-            self.x.to(device, non_blocking=non_blocking), move(self.observed), move(self.y), move(self.key), extra
+            self.x.to(device, non_blocking=non_blocking),
+            move(self.observed),
+            move(self.y),
+            move(self.sample_id),
+            conditioning,
         )
 
-    def stack(self, views: Sequence[tuple[Tensor, Tensor | None]]) -> Series:
-        """Stack views of the batch, V of them, all rows of one before those of the next: [V * B, C, T].
+    def stack_views(self, views: Sequence[tuple[Tensor, Tensor | None]]) -> Series:
+        """Stack V views of the batch along the batch axis, all rows of a view before the next: [V * B, C, T].
 
         Args:
-            views: x and observed of each; what else a sample has is repeated
+            views: x and observed of each view; labels and conditioning are repeated
 
         Returns:
-            view v of the sample with the key k has the key `V * k + v`
+            a batch in which view v of the series with sample_id k has the sample_id `V * k + v`
         """
         times = len(views)
-
-        key = None
-        if self.key is not None:
-            key = torch.cat([self.key * times + v for v in range(times)])
+        sample_id = None
+        if self.sample_id is not None:
+            sample_id = torch.cat([self.sample_id * times + v for v in range(times)])
         y = None if self.y is None else torch.cat([self.y] * times)
-        x, observed = zip(*views, strict=True)
-        seen = None if observed[0] is None else torch.cat(observed)
-        extra = {k: (torch.cat([v] * times), torch.cat([ok] * times)) for k, (v, ok) in self.extra.items()}
-        return Series(torch.cat(x), seen, y, key, extra)
+        x, masks = zip(*views, strict=True)
+        observed = None if masks[0] is None else torch.cat(masks)
+        conditioning = {
+            k: (torch.cat([v] * times), torch.cat([ok] * times)) for k, (v, ok) in self.conditioning.items()
+        }
+        return Series(torch.cat(x), observed, y, sample_id, conditioning)
 
-    def fold(self) -> Series:
-        """Channels folded into the batch: [B, C, T] -> [B*C, 1, T]; labels and extras are repeated."""
+    def fold_channels(self) -> Series:
+        """Fold the channels into the batch axis: [B, C, T] -> [B*C, 1, T]; labels and conditioning are repeated."""
         c = self.x.shape[1]
 
-        def flat(t: Tensor | None) -> Tensor | None:
+        def fold(t: Tensor | None) -> Tensor | None:
             return None if t is None else t.flatten(0, 1).unsqueeze(1)
 
         y = self.y
         if y is not None:
-            y = flat(y) if y.ndim == 3 else y.repeat_interleave(c, 0)
-        key = None
-        if self.key is not None:
-            key = (self.key[:, None] * c + torch.arange(c, device=self.key.device)).flatten()
-        extra = {k: (v.repeat_interleave(c, 0), ok.repeat_interleave(c, 0)) for k, (v, ok) in self.extra.items()}
-        return Series(self.x.flatten(0, 1).unsqueeze(1), flat(self.observed), y, key, extra)
+            y = fold(y) if y.ndim == 3 else y.repeat_interleave(c, 0)
+        sample_id = None
+        if self.sample_id is not None:
+            sample_id = (self.sample_id[:, None] * c + torch.arange(c, device=self.sample_id.device)).flatten()
+        conditioning = {
+            k: (v.repeat_interleave(c, 0), ok.repeat_interleave(c, 0)) for k, (v, ok) in self.conditioning.items()
+        }
+        return Series(self.x.flatten(0, 1).unsqueeze(1), fold(self.observed), y, sample_id, conditioning)
 
 
-_ROWS = ("values", "pos", "index", "valid", "target", "weight", "ids")
+_PER_TOKEN_FIELDS = ("values", "pos", "grid_index", "valid", "target", "target_mask", "ids")
 
 
 @dataclass
@@ -159,147 +166,150 @@ class Tokens:
     """A batch of tokens.
 
     Args:
-        values: [B, N, D] float, content only, no position added
+        values: [B, N, D] float, content without any position
         pos: [B, N, A] float coordinates in token units; axis 0 is time, others are scale, channel, ...
-        index: [B, N] long slot in the grid (row-major over `Spec.grid`)
+        grid_index: [B, N] long, place in the grid (row-major over `Spec.grid_size`)
         valid: [B, N] bool, True for a real token, False for padding
-        target: [B, N, K] what a decoder may be asked to reproduce
-        weight: [B, N, K] bool, False where an element of `target` was not observed; None means all count
+        target: [B, N, K] what a decoder may have to predict
+        target_mask: [B, N, K] bool, False where an element of `target` was not observed; None means all were
         ids: [B, N] long codes, if discrete
-        attrs: per-token facts, name -> [B, N, ...]
-        prefix: [B, S, D] placeless tokens (CLS) added by the encoder; never masked, not counted in N
-        aux: penalties earned on the way, name -> scalar
-        statistics: of the batch, which `after_step` needs to move state, name -> tensor
+        attrs: further per-token tensors, name -> [B, N, ...]
+        prefix: [B, S, D] tokens without a position (CLS), added by the encoder; never masked, not counted in N
+        aux_losses: penalties of the tokenizer or encoder, name -> scalar
+        statistics: of the batch, for state updates in `after_step`, name -> tensor
     """
 
     values: Tensor
     pos: Tensor
-    index: Tensor
+    grid_index: Tensor
     valid: Tensor
     target: Tensor | None = None
-    weight: Tensor | None = None
+    target_mask: Tensor | None = None
     ids: Tensor | None = None
     attrs: dict[str, Tensor] = field(default_factory=dict)
     prefix: Tensor | None = None
-    aux: dict[str, Tensor] = field(default_factory=dict)
+    aux_losses: dict[str, Tensor] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
 
-    def but(self, **changes: Any) -> Tokens:
-        """A copy with these fields changed."""
+    def replace(self, **changes: Any) -> Tokens:
+        """Return a copy with these fields replaced."""
         return replace(self, **changes)
 
-    def ends(self, spec: Spec) -> Tensor:
-        """[B, N] where each token's stretch of samples ends (exclusive); `spec` says how tokens lie in time."""
-        return self.pos[..., 0] * (spec.step or 1) + (spec.span or 1)
+    def end_positions(self, spec: Spec) -> Tensor:
+        """Return [B, N], the sample at which each token ends (exclusive), by `stride` and `patch_len` of `spec`."""
+        return self.pos[..., 0] * (spec.stride or 1) + (spec.patch_len or 1)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Tokens:
-        """`change` applied to every per-token tensor [B, N, ...]; prefix, aux and statistics stay."""
-        rows: dict[str, Any] = {n: change(t) for n in _ROWS if (t := getattr(self, n)) is not None}
-        return replace(self, **rows, attrs={k: change(v) for k, v in self.attrs.items()})
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Tokens:
+        """Apply `fn` to every per-token tensor [B, N, ...]; prefix, aux_losses and statistics stay."""
+        rows: dict[str, Any] = {n: fn(t) for n in _PER_TOKEN_FIELDS if (t := getattr(self, n)) is not None}
+        return replace(self, **rows, attrs={k: fn(v) for k, v in self.attrs.items()})
 
-    def at(self, rows: Tensor, valid: Tensor | None = None) -> Tokens:
-        """Tokens gathered at `rows` [B, M] long, valid where they were and, if given, `valid` [B, M] is True."""
+    def gather(self, indices: Tensor, valid: Tensor | None = None) -> Tokens:
+        """Gather the tokens at `indices` [B, M] long; valid where they were and, if given, `valid` [B, M] is True."""
 
-        def take(t: Tensor) -> Tensor:
-            return t.gather(1, rows.reshape(*rows.shape, *[1] * (t.ndim - 2)).expand(*rows.shape, *t.shape[2:]))
+        def gather(t: Tensor) -> Tensor:
+            expanded = indices.reshape(*indices.shape, *[1] * (t.ndim - 2)).expand(*indices.shape, *t.shape[2:])
+            return t.gather(1, expanded)
 
-        taken = self.map(take)
-        return taken if valid is None else taken.but(valid=taken.valid & valid)
+        gathered = self.map(gather)
+        return gathered if valid is None else gathered.replace(valid=gathered.valid & valid)
 
-    def keep(self, where: Tensor) -> Tokens:
-        """The tokens at `where`, in their original order.
+    def select(self, mask: Tensor) -> Tokens:
+        """Select the tokens at `mask`, in their original order.
 
         Args:
-            where: [B, N] bool; rows may keep different numbers, short rows are padded with invalid tokens
+            mask: [B, N] bool; rows may keep different numbers, short rows are padded with invalid tokens
         """
-        count = where.sum(1)
-        most = max(int(count.max()), 1)
-        rows = (~where).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
-        return self.at(rows, torch.arange(most, device=rows.device) < count[:, None])
+        count = mask.sum(1)
+        width = max(int(count.max()), 1)
+        indices = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+        return self.gather(indices, torch.arange(width, device=indices.device) < count[:, None])
 
     def repeat(self, times: int) -> Tokens:
-        """The batch stacked `times` times, [times * B, ...]."""
+        """Stack the batch `times` times: [times * B, ...]."""
         if times == 1:
             return self
         prefix = None if self.prefix is None else torch.cat([self.prefix] * times)
-        return self.map(lambda t: torch.cat([t] * times)).but(prefix=prefix)
+        return self.map(lambda t: torch.cat([t] * times)).replace(prefix=prefix)
 
-    def append(self, other: Tokens) -> Tokens:
-        """These tokens followed by `other`; optional fields survive only where both have them."""
+    def cat(self, other: Tokens) -> Tokens:
+        """Concatenate with `other` along the token axis; optional fields are kept only if both have them."""
 
-        def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        def cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:
             return None if a is None or b is None else torch.cat([a, b], 1)
 
-        rows = {n: both(getattr(self, n), getattr(other, n)) for n in _ROWS}
+        rows = {n: cat(getattr(self, n), getattr(other, n)) for n in _PER_TOKEN_FIELDS}
         attrs = {k: torch.cat([v, other.attrs[k]], 1) for k, v in self.attrs.items() if k in other.attrs}
         statistics = {**self.statistics, **other.statistics}
-        aux = {**self.aux, **other.aux}
-        return Tokens(**rows, attrs=attrs, prefix=self.prefix, aux=aux, statistics=statistics)  # type: ignore[arg-type]
+        aux_losses = {**self.aux_losses, **other.aux_losses}
+        return Tokens(**rows, attrs=attrs, prefix=self.prefix, aux_losses=aux_losses, statistics=statistics)  # type: ignore[arg-type]
 
-    def check(self, spec: Spec, who: str = "tokens") -> Tokens:
-        """Raise ValueError, with shapes, where these tokens are not what `spec` promises; return self."""
+    def check(self, spec: Spec, owner: str = "tokens") -> Tokens:
+        """Return self if these tokens have the shapes and dtypes of `spec`; raise ValueError otherwise."""
         b, n = self.values.shape[:2]
-        want = {"values": (b, n, spec.dim), "pos": (b, n, spec.axes), "index": (b, n), "valid": (b, n)}
+        shapes = {"values": (b, n, spec.dim), "pos": (b, n, spec.num_axes), "grid_index": (b, n), "valid": (b, n)}
         if self.target is not None:
-            want["target"] = (b, n, spec.target)
-        if self.weight is not None:
-            want["weight"] = (b, n, spec.target)
-        if spec.vocab is not None:
-            want["ids"] = (b, n)
-        for name, shape in want.items():
-            got = getattr(self, name)
-            if got is None or tuple(got.shape) != shape:
-                seen = "None" if got is None else list(got.shape)
+            shapes["target"] = (b, n, spec.target_dim)
+        if self.target_mask is not None:
+            shapes["target_mask"] = (b, n, spec.target_dim)
+        if spec.vocab_size is not None:
+            shapes["ids"] = (b, n)
+        for name, shape in shapes.items():
+            tensor = getattr(self, name)
+            if tensor is None or tuple(tensor.shape) != shape:
+                actual = "None" if tensor is None else list(tensor.shape)
                 raise ValueError(
-                    f"{who}: {name} is {seen}; expected {list(shape)} (B, N, ... with A = "
-                    f"out.axes = {spec.axes}, D = out.dim = {spec.dim}, K = out.target = {spec.target})"
+                    f"{owner}: {name} is {actual}; expected {list(shape)} (B, N, ... with A = "
+                    f"out.num_axes = {spec.num_axes}, D = out.dim = {spec.dim}, K = out.target_dim = {spec.target_dim})"
                 )
-        for name, got, kind in (("valid", self.valid, torch.bool), ("index", self.index, torch.long)):
-            if got.dtype != kind:
-                raise ValueError(f"{who}: {name} is {got.dtype}; expected {kind}")
-        if n and (int(self.index.max()) >= spec.tokens or int(self.index.min()) < 0):
+        for name, tensor, dtype in (("valid", self.valid, torch.bool), ("grid_index", self.grid_index, torch.long)):
+            if tensor.dtype != dtype:
+                raise ValueError(f"{owner}: {name} is {tensor.dtype}; expected {dtype}")
+        if n and (int(self.grid_index.max()) >= spec.num_tokens or int(self.grid_index.min()) < 0):
+            low, high = int(self.grid_index.min()), int(self.grid_index.max())
             raise ValueError(
-                f"{who}: index reaches {int(self.index.max())}, but the grid {spec.grid} has {spec.tokens} slots"
+                f"{owner}: grid_index ranges from {low} to {high}; expected 0 to {spec.num_tokens - 1} for the grid "
+                f"{spec.grid_size}"
             )
         return self
 
 
 @dataclass
-class Flow:
-    """Everything that one pass produced; losses read it, callbacks and notebooks inspect it.
+class StepOutput:
+    """Everything that one pass of the pipeline computed; losses read it, callbacks and notebooks inspect it.
 
     Args:
-        series: the batch as the tokenizer saw it (scaled, normalised, channels folded if independent)
+        series: the input of the tokenizer (standardized, normalized, channels folded if independent)
         tokens: the tokenizer's output
-        seen: the tokens that the encoder was given
-        asked: the tokens whose answer the loss wants
-        hidden: [B, M] bool over `asked`: True where the encoder did not see the token
+        visible: the input of the encoder
+        queries: the tokens to predict
+        masked: [B, M] bool over `queries`, True where the token was not visible
         encoded: the encoder's output
-        decoded: [B, M, K] the decoder's answers at `asked`
-        output: the head's answer, [B, classes] or [B, C, H]
-        linear: [B, C, H] the forecast of the linear map that `output` adds to, or None; in the same units
-        futures: [S, B, C, H] the paths whose mean `output` is, if it was drawn; in its units
-        truth: what `output` is compared with, in the same units; [B] or [B, C, H]
-        mean: [B, C, 1] what instance normalisation subtracted, or None
-        scale: [B, C, 1] what instance normalisation divided by, or None
-        total: the scalar to call backward on
-        terms: the summands of `total` and the penalties of frozen parts, name -> scalar
-        logs: what a loss wants to be watched beside them, name -> scalar
+        predictions: [B, M, K], or [B, C, T] from a decoder that predicts series: the decoder's output at `queries`
+        head_output: the head's output, [B, num_classes] or [B, C, H]
+        linear_forecast: [B, C, H] the part of `head_output` that is the linear map's forecast; None without a map
+        forecast_samples: [S, B, C, H] sample paths, in the units of `head_output`, which is their mean; None if S = 1
+        targets: [B] or [B, C, H], in the units of `head_output`
+        loc: [B, C, 1] what instance normalization subtracted, or None
+        scale: [B, C, 1] what instance normalization divided by, or None
+        loss: the scalar to call backward on
+        losses: the summands of `loss` and the penalties of frozen parts, name -> scalar
+        metrics: what a loss logs but does not minimize, name -> scalar
     """
 
     series: Series
     tokens: Tokens
-    seen: Tokens
-    asked: Tokens
-    hidden: Tensor
+    visible: Tokens
+    queries: Tokens
+    masked: Tensor
     encoded: Tokens | None = None
-    decoded: Tensor | None = None
-    output: Tensor | None = None
-    linear: Tensor | None = None
-    futures: Tensor | None = None
-    truth: Tensor | None = None
-    mean: Tensor | None = None
+    predictions: Tensor | None = None
+    head_output: Tensor | None = None
+    linear_forecast: Tensor | None = None
+    forecast_samples: Tensor | None = None
+    targets: Tensor | None = None
+    loc: Tensor | None = None
     scale: Tensor | None = None
-    total: Tensor | None = None
-    terms: dict[str, Tensor] = field(default_factory=dict)
-    logs: dict[str, Tensor] = field(default_factory=dict)
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)

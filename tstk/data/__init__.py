@@ -1,10 +1,10 @@
-"""Data by name or path: readers, parts, splits and the embedded demo set. Importing this loads neither torch nor numpy.
+"""Load data sets by name or path, split and ready for training. Importing this package loads neither torch nor numpy.
 
 data = tstk.data.load("har-demo")
 batch = data.train.batch(torch.arange(8))
 """
 
-from tstk.data.catalog import available, reader_for
-from tstk.data.load import load, load_part
+from tstk.data.catalog import get_reader, list_datasets
+from tstk.data.load import load, load_split
 
-__all__ = ["available", "load", "load_part", "reader_for"]
+__all__ = ["list_datasets", "load", "load_split", "get_reader"]

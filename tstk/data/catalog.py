@@ -1,6 +1,6 @@
-"""Where data lie: from a name, a file or a folder to the files to read, and from a file to its reader.
+"""Find data sets: resolve a name, file or folder to the files to read, and a file to its reader.
 
-A *name* is that of the embedded set or of anything under the data root (an option, or the variable TSTK_DATA).
+A *name* is that of the embedded set or of a set under the data root (--data-root, or the variable TSTK_DATA).
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tstk.data.download import NAME, fetched
-from tstk.errors import DataError, NameUnknown, did_you_mean
-from tstk.plugins.registry import Entry, registry
+from tstk.data.download import NAME_PATTERN, get_datasets_dir
+from tstk.errors import DataError, UnknownNameError, did_you_mean
+from tstk.plugins.hooks import Entry
+from tstk.plugins.registry import get_registry
 
-DEMO = Path(__file__).parent / "demo" / "har_demo.npz"
+DEMO_FILE = Path(__file__).parent / "demo" / "har_demo.npz"
 SYNTHETIC = "synthetic"
-"""Name of the data that are generated."""
+"""Name of the generated data."""
 ALIASES = {"har": "uci-har", "illness": "national-illness"}
-PARTS = ("train", "val", "test")
-ARRAYS = ("X", "x", "data", "samples")
+SPLITS = ("train", "val", "test")
+SERIES_ARRAY_NAMES = ("X", "x", "data", "samples")
 """Names of the array that holds the series, in an archive or as a file of its own."""
-DEPTH = 2
-"""How many folders deep under the root a set may lie: root/ucr/GunPoint/GunPoint_TRAIN.ts."""
+MAX_DEPTH = 2
+"""Levels of folders under the root that are searched: root/ucr/GunPoint/GunPoint_TRAIN.ts."""
 
-VAL_FRACTION = 0.2
-"""Share of the training part that validates unless something else is said."""
+DEFAULT_VAL_FRACTION = 0.2
+"""Default fraction of the training split that is held out for validation."""
 
-END = re.compile(r"(?:^|[_-])(train|val|test)$", re.IGNORECASE)
-"""How the name of a file ends that holds one part; it may be all of the name, and the set has that of the folder."""
+SPLIT_SUFFIX = re.compile(r"(?:^|[_-])(train|val|test)$", re.IGNORECASE)
+"""End of the stem of a file that holds one split. If it is the whole stem, the set is named after the folder."""
 
 
-class Row(NamedTuple):
-    """One line of `tstk data list`: a name, where it lies, and what is there, as "train+test .ts"."""
+class CatalogRow(NamedTuple):
+    """One line of `tstk data list`: name, path and kind of a data set, such as "train+test, .ts"."""
 
     name: str
     path: Path
@@ -42,163 +43,180 @@ class Row(NamedTuple):
 
 
 @dataclass
-class Found:
+class DatasetFiles:
     """The files of one data set.
 
     Args:
-        name: what to call it
-        files: part ("train", "val", "test") -> file; a file that is not of a pair counts as "train"
+        name: name of the data set
+        files: split ("train", "val", "test") -> file; a single file that is not named after a split counts as "train"
     """
 
     name: str
     files: dict[str, Path]
 
     @property
-    def row(self) -> Row:
-        """The set as a line of a listing."""
+    def catalog_row(self) -> CatalogRow:
+        """The line of this data set in a listing."""
         path = next(iter(self.files.values()))
-        parts = "+".join(self.files) if END.search(path.stem) else "one file"
-        return Row(self.name, path, f"{parts}, {path.suffix}")
+        splits = "+".join(self.files) if SPLIT_SUFFIX.search(path.stem) else "one file"
+        return CatalogRow(self.name, path, f"{splits}, {path.suffix}")
 
 
-def reader_for(path: Path) -> Callable[..., Any]:
-    """The function that reads this file: `read(path, *, label=None) -> dict[str, Raw] | Table`.
+def get_reader(path: Path) -> Callable[..., Any]:
+    """Return the function that reads this file: `read(path, *, label_column=None) -> dict[str, SeriesSet] | Table`.
 
     Raises:
-        DataError: nobody reads this suffix, or two plugins do
+        DataError: no reader supports this suffix, or two plugins do
     """
-    readers = _readers()
+    readers = _list_readers()
     if not (entries := readers.get(path.suffix.lower())):
         kind = path.suffix or "files without a suffix"
-        raise DataError(f"{path}: nobody reads {kind}; readable are {', '.join(readers)}")
-    own = [e for e in entries if e.dist == "tstk"]
-    if len(own or entries) > 1:
-        names = " and ".join(e.qualified for e in entries)
-        raise DataError(f"{path}: {names} read {path.suffix}; leave one out with the variable TSTK_PLUGINS")
-    return registry().load((own or entries)[0])
+        raise DataError(f"{path}: no reader for {kind}; supported are {', '.join(readers)}")
+    core_entries = [entry for entry in entries if entry.dist == "tstk"]
+    if len(core_entries or entries) > 1:
+        names = " and ".join(entry.qualified_name for entry in entries)
+        raise DataError(f"{path}: {names} read {path.suffix}; exclude one with the variable TSTK_PLUGINS")
+    return get_registry().load((core_entries or entries)[0])
 
 
-def _readers() -> dict[str, list[Entry]]:
-    """Suffix -> the entries of kind "data" that read it; the core's own goes before plugins'."""
-    found: dict[str, list[Entry]] = {}
-    for entry in registry().entries("data"):
+def _list_readers() -> dict[str, list[Entry]]:
+    """Return suffix -> the entries of kind "data" that read it."""
+    readers: dict[str, list[Entry]] = {}
+    for entry in get_registry().list_entries("data"):
         for suffix in sorted(entry.provides):
-            found.setdefault(suffix, []).append(entry)
-    return found
+            readers.setdefault(suffix, []).append(entry)
+    return readers
 
 
-def available(data_root: str | None = None) -> list[Row]:
-    """Everything that has a name: the embedded set, what lies under the root, and what was fetched.
+def list_datasets(data_root: str | None = None) -> list[CatalogRow]:
+    """List the data sets that can be loaded by name: the embedded one, those under the root, and downloaded ones.
 
     Args:
-        data_root: folder to look in; None means the variable TSTK_DATA, or the embedded set alone
+        data_root: folder to search; None means the variable TSTK_DATA
     """
-    return [Row("har-demo", DEMO, "embedded"), *(found.row for found in _named(_root(data_root)))]
+    return [
+        CatalogRow("har-demo", DEMO_FILE, "embedded"),
+        *(dataset.catalog_row for dataset in _list_named(_resolve_root(data_root))),
+    ]
 
 
-def locate(use: str, data_root: str | None = None) -> Found:
-    """The files that `use` means.
+def locate(name_or_path: str, data_root: str | None = None) -> DatasetFiles:
+    """Find the files of a data set.
 
     Args:
-        use: a name, a file, one file of a TRAIN/TEST pair, or a folder with one data set in it
-        data_root: as for `available`
+        name_or_path: a name, a file, one file of a TRAIN/TEST pair, or a folder with one data set in it
+        data_root: as for `list_datasets`
 
     Raises:
-        NameUnknown: no data set has this name
+        UnknownNameError: no data set has this name
         DataError: the file or folder is missing, unreadable, or holds none or several data sets
     """
-    path = Path(use).expanduser()
-    if path.suffix.lower() in _readers() or path.is_file() or len(path.parts) != 1:
-        return _at(path)
-    root = _root(data_root)
-    sets = [Found("har-demo", {"train": DEMO}), *_named(root)]
-    alias = ALIASES.get(_key(use), use)
-    for name, same in ((use, str), (use, str.lower), (use, _key), (alias, _key)):  # the strictest meaning first
-        matches = [found for found in sets if same(found.name) == same(name)]
+    path = Path(name_or_path).expanduser()
+    if path.suffix.lower() in _list_readers() or path.is_file() or len(path.parts) != 1:
+        return _locate_path(path)
+    root = _resolve_root(data_root)
+    datasets = [DatasetFiles("har-demo", {"train": DEMO_FILE}), *_list_named(root)]
+    alias = ALIASES.get(_normalize_name(name_or_path), name_or_path)
+    for name, normalize in (
+        (name_or_path, str),
+        (name_or_path, str.lower),
+        (name_or_path, _normalize_name),
+        (alias, _normalize_name),
+    ):  # the strictest comparison first
+        matches = [dataset for dataset in datasets if normalize(dataset.name) == normalize(name)]
         if len(matches) > 1:
-            raise DataError(f"{use}: more than one data set; name one: {', '.join(map(_first, matches))}")
+            paths = ", ".join(map(_get_first_path, matches))
+            raise DataError(f"{name_or_path}: more than one data set has this name; give the path of one: {paths}")
         if matches:
             return matches[0]
     if path.is_dir():
-        return _at(path)
-    where = f"under {root}" if root else "nowhere else, for want of a root: give --data-root FOLDER or set TSTK_DATA"
-    hint = did_you_mean(use, [*(found.name for found in sets), *ALIASES, SYNTHETIC])
-    public = f"; a public set comes by: tstk data fetch {use}" if NAME.fullmatch(use) and not hint else ""
-    raise NameUnknown(f"no data set is called {use!r}.{hint} Looked at the embedded set and {where}{public}")
+        return _locate_path(path)
+    raise UnknownNameError(_describe_unknown_name(name_or_path, [dataset.name for dataset in datasets], root))
 
 
-def _named(root: Path | None) -> list[Found]:
-    """What lies under the root, then what was fetched and is not there."""
-    sets = list(_under(root))
-    have = {found.name for found in sets}
-    here = fetched() if fetched().is_dir() else None
-    return [*sets, *(found for found in _under(here) if found.name not in have)]
+def _describe_unknown_name(name: str, known_names: list[str], root: Path | None) -> str:
+    searched = f"under {root}" if root else "nowhere else, as no root is set: give --data-root FOLDER or set TSTK_DATA"
+    hint = did_you_mean(name, [*known_names, *ALIASES, SYNTHETIC])
+    download = (
+        f"; to download a public set: tstk data fetch {name}" if NAME_PATTERN.fullmatch(name) and not hint else ""
+    )
+    return f"no data set is called {name!r}.{hint} Searched the embedded set and {searched}{download}"
 
 
-def _key(name: str) -> str:
+def _list_named(root: Path | None) -> list[DatasetFiles]:
+    """Return the data sets under the root, then the downloaded ones of other names."""
+    datasets = list(_scan_tree(root))
+    names = {dataset.name for dataset in datasets}
+    downloads = get_datasets_dir() if get_datasets_dir().is_dir() else None
+    return [*datasets, *(dataset for dataset in _scan_tree(downloads) if dataset.name not in names)]
+
+
+def _normalize_name(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def _root(data_root: str | None) -> Path | None:
-    given = data_root or os.environ.get("TSTK_DATA")
-    if not given:
+def _resolve_root(data_root: str | None) -> Path | None:
+    folder = data_root or os.environ.get("TSTK_DATA")
+    if not folder:
         return None
-    root = Path(given).expanduser()
+    root = Path(folder).expanduser()
     if not root.is_dir():
-        named = "--data-root" if data_root else "TSTK_DATA"
-        raise DataError(f"{named} {given}: there is no such folder")
+        origin = "--data-root" if data_root else "TSTK_DATA"
+        raise DataError(f"{origin} {folder}: there is no such folder")
     return root
 
 
-def _at(path: Path) -> Found:
-    """The data set at a path."""
+def _locate_path(path: Path) -> DatasetFiles:
+    """Find the data set at a path."""
     if path.is_dir():
-        sets = _in(path)
-        if not sets:
-            raise DataError(f"{path}: no data in this folder; looked for *{', *'.join(_readers())}")
-        if len(sets) > 1:
-            raise DataError(f"{path}: several data sets; name one: {', '.join(map(_first, sets))}")
-        return sets[0]
+        datasets = _scan_folder(path)
+        if not datasets:
+            raise DataError(f"{path}: no data in this folder; looked for *{', *'.join(_list_readers())}")
+        if len(datasets) > 1:
+            paths = ", ".join(map(_get_first_path, datasets))
+            raise DataError(f"{path}: several data sets; give the path of one: {paths}")
+        return datasets[0]
     if not path.is_file():
         raise DataError(f"{path}: there is no such file or folder")
-    reader_for(path)
-    if END.search(path.stem) is None and path.suffix.lower() != ".npy":
-        return Found(path.stem, {"train": path})
+    get_reader(path)
+    if SPLIT_SUFFIX.search(path.stem) is None and path.suffix.lower() != ".npy":
+        return DatasetFiles(path.stem, {"train": path})
     return next(
-        (found for found in _in(path.parent) if path in found.files.values()), Found(path.stem, {"train": path})
+        (dataset for dataset in _scan_folder(path.parent) if path in dataset.files.values()),
+        DatasetFiles(path.stem, {"train": path}),
     )
 
 
-def _first(found: Found) -> str:
-    return str(found.row.path)
+def _get_first_path(dataset_files: DatasetFiles) -> str:
+    return str(dataset_files.catalog_row.path)
 
 
-def _in(folder: Path) -> list[Found]:
-    """The data sets whose files lie in this very folder."""
-    sets: dict[tuple[str, str], Found] = {}
+def _scan_folder(folder: Path) -> list[DatasetFiles]:
+    """Return the data sets whose files are in this folder itself."""
+    datasets: dict[tuple[str, str], DatasetFiles] = {}
     for path in sorted(folder.iterdir()):
-        end = END.search(path.stem)
-        if path.suffix.lower() not in _readers() or not path.is_file():
+        split = SPLIT_SUFFIX.search(path.stem)
+        if path.suffix.lower() not in _list_readers() or not path.is_file():
             continue
-        if path.suffix.lower() == ".txt" and end is None:
-            continue  # a text file is data only if its name says so
-        name = END.sub("", path.stem) or folder.resolve().name
+        if path.suffix.lower() == ".txt" and split is None:
+            continue  # a text file is data only if it is named after a split
+        name = SPLIT_SUFFIX.sub("", path.stem) or folder.resolve().name
         if path.suffix.lower() == ".npy":
-            if name not in ARRAYS:
-                continue  # labels and the like, which are read with their X
+            if name not in SERIES_ARRAY_NAMES:
+                continue  # labels and the like, which are read together with their X
             name = folder.resolve().name
-        found = sets.setdefault((name, path.suffix if end else f"alone{path.suffix}"), Found(name, {}))
-        found.files[end[1].lower() if end else "train"] = path
-    for found in sets.values():
-        found.files = {part: found.files[part] for part in PARTS if part in found.files}
-    return list(sets.values())
+        dataset = datasets.setdefault((name, path.suffix if split else f"alone{path.suffix}"), DatasetFiles(name, {}))
+        dataset.files[split[1].lower() if split else "train"] = path
+    for dataset in datasets.values():
+        dataset.files = {split: dataset.files[split] for split in SPLITS if split in dataset.files}
+    return list(datasets.values())
 
 
-def _under(root: Path | None, depth: int = DEPTH) -> Iterator[Found]:
+def _scan_tree(root: Path | None, depth: int = MAX_DEPTH) -> Iterator[DatasetFiles]:
     if root is None:
         return
-    yield from _in(root)
+    yield from _scan_folder(root)
     if depth:
         for folder in sorted(root.iterdir()):
             if folder.is_dir() and not folder.name.startswith("."):
-                yield from _under(folder, depth - 1)
+                yield from _scan_tree(folder, depth - 1)

@@ -1,4 +1,4 @@
-"""Several data sets to learn from together: each channel of each series becomes a series of its own."""
+"""Concatenate data sets for joint training: each channel of each series becomes a series of its own."""
 
 from __future__ import annotations
 
@@ -9,46 +9,50 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.types import Spec
-from tstk.data.data_module import Dataset
-from tstk.data.datasets import Labelled, Part, Repeated
+from tstk.data.catalog import SPLITS
+from tstk.data.data_module import DataModule
+from tstk.data.datasets import RepeatDataset, SeriesDataset
 from tstk.errors import DataError
 
 
-def joint(sets: Sequence[Dataset]) -> Dataset:
-    """One unlabelled data set of one channel. In training, series of smaller sets are repeated until all sets have as
-    many as the largest; each set is scaled by its own statistics and split as it would be alone.
+def concat(data_modules: Sequence[DataModule]) -> DataModule:
+    """Return one unlabelled data set of one channel.
+
+    In training, the series of smaller sets are repeated until all sets have as many as the largest. Each set is
+    standardized by its own statistics and split as it would be alone.
 
     Raises:
-        DataError: a table to forecast is among them, or the same set twice
+        DataError: a table to forecast is among the sets, a set occurs twice, or one has conditioning
     """
-    names = [one.name for one in sets]
-    if with_more := [one.name for one in sets if one.spec.extra]:
-        raise DataError(f"{with_more[0]}: what its samples bring (--extra) is not for single channels")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise DataError(f"{twice[0]}: given twice")
-    for one in sets:
-        if one.task == "forecasting":
-            raise DataError(f"{one.name}: a table to forecast, which cannot be joined with other data")
-    length = max(one.spec.length for one in sets)
-    parts = {name: [_flat(one, name, length) for one in sets] for name in ("train", "val", "test")}
-    counts = [len(x) for x in parts["train"]]
-    train, val, test = (Labelled(torch.cat(found)) for found in parts.values())
-    rows = _balanced(counts)
-    told = ", ".join(f"{one.name} {count:,}" for one, count in zip(sets, counts, strict=True))
-    notes = [f"every channel is a series of its own, without labels: {told}"]
-    if len(sets) > 1:
-        notes.append(f"series of smaller sets are repeated: each set counts as {max(counts):,}")
-    for one in sets:
-        if one.resize is None and one.spec.length < length:
-            notes.append(
-                f"{one.name} has {one.spec.length} samples and the longest {length}; --resize makes them equal"
+    names = [data.name for data in data_modules]
+    if conditioned := [data.name for data in data_modules if data.spec.conditioning]:
+        raise DataError(f"{conditioned[0]}: --conditioning belongs to whole series and cannot be split into channels")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{repeated[0]}: given twice; name each data set once")
+    for data in data_modules:
+        if data.task == "forecasting":
+            raise DataError(
+                f"{data.name}: a table to forecast, which cannot be joined with others; --length cuts it into series"
             )
-    return Dataset(
+    length = max(data.spec.length for data in data_modules)
+    channels = {split: [_flatten_channels(data, split, length) for data in data_modules] for split in SPLITS}
+    counts = [len(x) for x in channels["train"]]
+    train, val, test = (SeriesDataset(torch.cat(series)) for series in channels.values())
+    sizes = ", ".join(f"{data.name} {count:,}" for data, count in zip(data_modules, counts, strict=True))
+    notes = [f"every channel is a series of its own, without labels: {sizes}"]
+    if len(data_modules) > 1:
+        notes.append(f"series of smaller sets are repeated: each set counts as {max(counts):,}")
+    for data in data_modules:
+        if data.resize is None and data.spec.length < length:
+            notes.append(
+                f"{data.name} has {data.spec.length} samples and the longest {length}; --resize makes them equal"
+            )
+    return DataModule(
         name=",".join(names),
-        source=tuple(file for one in sets for file in one.source),
+        source=tuple(file for data in data_modules for file in data.source),
         task="unlabelled",
         spec=Spec(channels=1, length=length),
-        train=Repeated(train, rows),
+        train=RepeatDataset(train, _build_oversampling_indices(counts)),
         val=val,
         test=test if len(test) else None,
         classes=(),
@@ -56,27 +60,31 @@ def joint(sets: Sequence[Dataset]) -> Dataset:
         mean=torch.zeros(1),
         std=torch.ones(1),
         notes=notes,
-        split="; ".join(f"{one.name}: {one.split}" for one in sets),
-        resize=sets[0].resize,
-        univariate=True,
+        split_description="; ".join(f"{data.name}: {data.split_description}" for data in data_modules),
+        resize=data_modules[0].resize,
+        split_channels=True,
     )
 
 
-def _flat(data: Dataset, name: str, length: int) -> Tensor:
-    """[N * C, 1, length] the channels of a part, scaled; channels without a sample are left out."""
-    part: Part | None = data.parts.get(name)
-    if part is None:
+def _flatten_channels(data_module: DataModule, split: str, length: int) -> Tensor:
+    """Return the standardized channels of a split, [N * C, 1, length]; channels without a sample are left out."""
+    dataset = data_module.splits.get(split)
+    if dataset is None:
         return torch.zeros(0, 1, length)
-    assert isinstance(part, Labelled)
-    x = ((torch.as_tensor(part.x[:]) - data.mean[:, None]) / data.std[:, None]).flatten(0, 1)
+    assert isinstance(dataset, SeriesDataset)
+    x = ((torch.as_tensor(dataset.x[:]) - data_module.mean[:, None]) / data_module.std[:, None]).flatten(0, 1)
     x = x[~x.isnan().all(1)]
     return F.pad(x, (0, length - x.shape[1]), value=torch.nan)[:, None]
 
 
-def _balanced(counts: Sequence[int]) -> Tensor:
-    """Rows of sets that lie one after the other: of each set as many as the largest has, its own over and over."""
-    most, rows, start = max(counts), [], 0
+def _build_oversampling_indices(counts: Sequence[int]) -> Tensor:
+    """Return indices into concatenated sets that repeat each set in turn to the size of the largest.
+
+    Args:
+        counts: number of series of each set
+    """
+    largest, indices, start = max(counts), [], 0
     for count in counts:
-        rows.append(start + torch.arange(most) % count)
+        indices.append(start + torch.arange(largest) % count)
         start += count
-    return torch.cat(rows)
+    return torch.cat(indices)

@@ -1,7 +1,7 @@
-"""What a reader hands over: `Raw` for a set of series, `Table` for rows of time.
+"""What a reader returns: a `SeriesSet`, or a `Table` whose rows are in order of time.
 
-In both, NaN means that a sample is missing. Both check themselves, so a reader written elsewhere gets the same clear
-errors as ours. Symbols: N series, C channels, T samples or rows.
+NaN marks a missing sample in both. Both validate themselves, so the reader of a plugin gets the same error messages as
+the built-in ones. Symbols: N series, C channels, T samples or rows.
 """
 
 from __future__ import annotations
@@ -14,82 +14,86 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.lazy_array import Floats, Stored, chunks
+from tstk.data.lazy_array import Floats, LazyArray, iter_chunks
 from tstk.errors import DataError
 
-MISSING = {"", "?", "nan", "na", "null"}
+NA_VALUES = {"", "?", "nan", "na", "null"}
 """Spellings of a missing cell, in lower case."""
 
 
 @dataclass
-class Raw:
+class SeriesSet:
     """A set of series, with labels and groups if the file has them.
 
     Args:
-        x: [N, C, T] samples, in memory or in a file; NaN where one is missing or the series has already ended
+        x: [N, C, T] samples, in memory or in a file; NaN where a sample is missing or the series has ended
         source: the file, for messages
         y: N labels, as written in the file
-        groups: N names of what must not be torn apart by a split (a person, a device)
+        groups: N names, such as persons or devices; series of one group stay in the same split
         channels: C names; empty if the file has none
-        classes: the labels in the order that the file declares; empty if it declares none
-        told: how the reader understood the file, where it had to decide; one sentence, or empty
+        classes: the labels in the order in which the file declares them; empty if it declares none
+        note: one sentence on how an ambiguous file was read, or empty
 
     Raises:
-        DataError: the shapes disagree, there is no series, or one is entirely missing, infinite or without a label
+        DataError: the shapes disagree, there is no series, or a series is entirely missing, infinite or without a label
     """
 
-    x: Floats | Stored
+    x: Floats | LazyArray
     source: str
     y: list[str] | None = None
     groups: list[str] | None = None
     channels: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    told: str = ""
+    note: str = ""
 
     def __post_init__(self) -> None:
-        where, shape = self.source, self.x.shape
+        source, shape = self.source, self.x.shape
         if len(shape) != 3:
-            raise DataError(f"{where}: X has shape {shape}; expected (series, channels, samples)")
+            raise DataError(f"{source}: X has shape {shape}; expected (series, channels, samples)")
         if 0 in shape:
-            raise DataError(f"{where}: there is no sample in it; X has shape {shape} (series, channels, samples)")
+            raise DataError(f"{source}: no samples: X has shape {shape} (series, channels, samples)")
         if self.channels and len(self.channels) != shape[1]:
             hint = "; X looks transposed" if len(self.channels) == shape[2] else ""
             raise DataError(
-                f"{where}: {len(self.channels)} channel names, but X has shape {shape}, "
+                f"{source}: {len(self.channels)} channel names, but X has shape {shape}, "
                 f"expected (series, channels, samples){hint}"
             )
-        for what, items in (("labels", self.y), ("groups", self.groups)):
+        for kind, items in (("labels", self.y), ("groups", self.groups)):
             if items is not None and len(items) != shape[0]:
-                raise DataError(f"{where}: {len(items)} {what} for {shape[0]} series; give one for each")
+                raise DataError(f"{source}: {len(items)} {kind} for {shape[0]} series; give one for each")
         missing, infinite = zip(
-            *((np.isnan(x).all((1, 2)), np.isinf(x).any((1, 2))) for x in chunks(self.x)), strict=True
+            *((np.isnan(x).all((1, 2)), np.isinf(x).any((1, 2))) for x in iter_chunks(self.x)), strict=True
         )
-        self._refuse(np.concatenate(missing), "is entirely missing; remove it, or give it at least one sample")
-        self._refuse(np.concatenate(infinite), "holds an infinite value; write missing samples as NaN")
+        self._reject_series(np.concatenate(missing), "is entirely missing; remove it, or give it at least one sample")
+        self._reject_series(np.concatenate(infinite), "holds an infinite value; write missing samples as NaN")
         if self.y is not None:
-            self._refuse(np.array([label.strip().lower() in MISSING for label in self.y]), "has no label; remove it")
+            self._reject_series(
+                np.array([label.strip().lower() in NA_VALUES for label in self.y]), "has no label; remove it"
+            )
 
-    def resized(self, length: int) -> Raw:
-        """Each series stretched or pressed to `length` samples, from its first to its last, by linear interpolation;
-        what is missing between two samples is filled. A channel without any sample stays so."""
-        out = np.full((*self.x.shape[:2], length), np.nan, np.float32)
-        for one, to in zip(self.x, out, strict=True):
-            seen = ~np.isnan(one)
-            at = np.linspace(0, np.flatnonzero(seen.any(0))[-1], length)
-            for channel, here, row in zip(one, seen, to, strict=True):
-                if here.any():
-                    row[:] = np.interp(at, np.flatnonzero(here), channel[here])
-        return replace(self, x=out)
+    def resize(self, length: int) -> SeriesSet:
+        """Resample each series to `length` samples by linear interpolation from its first to its last sample.
 
-    def _refuse(self, bad: Any, why: str) -> None:
-        if rows := np.flatnonzero(bad).tolist():
+        Missing samples between two observed ones are interpolated; a channel without any sample stays missing.
+        """
+        resized = np.full((*self.x.shape[:2], length), np.nan, np.float32)
+        for series, resized_series in zip(self.x, resized, strict=True):
+            observed = ~np.isnan(series)
+            positions = np.linspace(0, np.flatnonzero(observed.any(0))[-1], length)
+            for channel, is_observed, row in zip(series, observed, resized_series, strict=True):
+                if is_observed.any():
+                    row[:] = np.interp(positions, np.flatnonzero(is_observed), channel[is_observed])
+        return replace(self, x=resized)
+
+    def _reject_series(self, is_bad: Any, reason: str) -> None:
+        if rows := np.flatnonzero(is_bad).tolist():
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-            raise DataError(f"{self.source}: series {rows[0] + 1}{more} {why}")
+            raise DataError(f"{self.source}: series {rows[0] + 1}{more} {reason}")
 
 
 @dataclass
 class Table:
-    """Channels measured together at successive times, to be cut into windows.
+    """Channels that were measured together over time, to be cut into windows.
 
     Args:
         values: [T, C] samples, NaN where missing
@@ -98,7 +102,7 @@ class Table:
         dates: [T] datetime64, or strings where the file's format is not ISO 8601
 
     Raises:
-        DataError: there is no row, a column is empty, a value infinite, or the dates run backwards
+        DataError: there are no rows, a column is empty, a value is infinite, or the dates run backwards
     """
 
     values: Floats
@@ -109,20 +113,23 @@ class Table:
     def __post_init__(self) -> None:
         if 0 in self.values.shape:
             rows, columns = self.values.shape
-            raise DataError(f"{self.source}: {rows} rows of {columns} channels; there is nothing to read")
+            raise DataError(f"{self.source}: no values: {rows} rows of {columns} channels")
         for name, column in zip(self.channels, self.values.T, strict=True):
-            if np.isnan(column).all() or np.isinf(column).any():
-                infinite = f"an infinite value in row {np.isinf(column).argmax() + 1}"
-                what = "no value" if np.isnan(column).all() else infinite
-                raise DataError(f"{self.source}: column {name!r} holds {what}; mend or remove it")
+            if np.isnan(column).all():
+                raise DataError(f"{self.source}: column {name!r} holds no value; fill or remove it")
+            if np.isinf(column).any():
+                row = np.isinf(column).argmax() + 1
+                raise DataError(
+                    f"{self.source}: column {name!r} holds an infinite value in row {row}; fix or remove it"
+                )
         if self.dates is not None and self.dates.dtype.kind == "M":
-            back = np.flatnonzero(self.dates[1:] < self.dates[:-1])
-            if back.size:
-                raise DataError(f"{self.source}: row {back[0] + 2} is dated before the row above it; sort the rows")
+            backward = np.flatnonzero(self.dates[1:] < self.dates[:-1])
+            if backward.size:
+                raise DataError(f"{self.source}: row {backward[0] + 2} is dated before the row above it; sort the rows")
 
 
-def pad(series: Sequence[Floats], source: str) -> Floats:
-    """Series of unequal lengths as one array, padded with NaN at the end.
+def pad_series(series: Sequence[Floats], source: str) -> Floats:
+    """Stack series of unequal lengths into one array, padded with NaN at the end.
 
     Args:
         series: N arrays [C, T_i]
@@ -132,29 +139,29 @@ def pad(series: Sequence[Floats], source: str) -> Floats:
         [N, C, T] with the longest T
 
     Raises:
-        DataError: there is no series, or they differ in their channels
+        DataError: there is no series, or their numbers of channels differ
     """
     if not series:
-        raise DataError(f"{source}: there is no series in it")
-    channels = len(series[0])
-    for i, one in enumerate(series):
-        if len(one) != channels:
+        raise DataError(f"{source}: the file holds no series")
+    num_channels = len(series[0])
+    for i, array in enumerate(series):
+        if len(array) != num_channels:
             raise DataError(
-                f"{source}: series {i + 1} has {len(one)} channels, series 1 has {channels}; "
+                f"{source}: series {i + 1} has {len(array)} channels, series 1 has {num_channels}; "
                 "mark missing ones by NaN or ?"
             )
-    out = np.full((len(series), channels, max(one.shape[1] for one in series)), np.nan, np.float32)
-    for i, one in enumerate(series):
-        out[i, :, : one.shape[1]] = one
-    return out
+    padded = np.full((len(series), num_channels, max(array.shape[1] for array in series)), np.nan, np.float32)
+    for i, array in enumerate(series):
+        padded[i, :, : array.shape[1]] = array
+    return padded
 
 
-def numbers(cells: Sequence[str], where: str) -> Floats:
-    """Cells of text as numbers; a missing one becomes NaN.
+def parse_floats(cells: Sequence[str], location: str) -> Floats:
+    """Convert cells of text to float32, and missing cells to NaN.
 
     Args:
         cells: T pieces of text
-        where: file and line, for messages
+        location: file and line, for messages
 
     Raises:
         DataError: a cell is not a number
@@ -162,32 +169,32 @@ def numbers(cells: Sequence[str], where: str) -> Floats:
     try:
         return np.array(list(map(float, cells)), np.float32)
     except ValueError:
-        return np.array([_number(cell, where) for cell in cells], np.float32)
+        return np.array([_parse_float(cell, location) for cell in cells], np.float32)
 
 
-def _number(cell: str, where: str) -> float:
-    if cell.strip().lower() in MISSING:
+def _parse_float(cell: str, location: str) -> float:
+    if cell.strip().lower() in NA_VALUES:
         return np.nan
     try:
         return float(cell)
     except ValueError:
         raise DataError(
-            f"{where}: {cell.strip()!r} is not a number; decimals take a point, a missing value is ? or NaN"
+            f"{location}: {cell.strip()!r} is not a number; decimals take a point, a missing value is ? or NaN"
         ) from None
 
 
-def plain(label: object) -> str:
-    """A label as text; a whole number loses its decimals, so that 1, 1.0 and 1e0 are one class."""
+def normalize_label(label: object) -> str:
+    """Return a label as text, whole numbers without decimals, so that 1, 1.0 and 1e0 are one class."""
     text = str(label).strip()
     try:
         value = float(text)
     except ValueError:
         return text
-    return str(int(value)) if value.is_integer() and "_" not in text else text  # Python takes 1_0 for 10
+    return str(int(value)) if value.is_integer() and "_" not in text else text  # float("1_0") is 10
 
 
-def lines(path: Path) -> list[str]:
-    """The lines of a text file.
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file.
 
     Raises:
         DataError: the file is empty or not text
@@ -198,7 +205,7 @@ def lines(path: Path) -> list[str]:
         text = "\0"
     if "\0" in text:
         raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8")
-    found = text.splitlines()
-    if not any(line.strip() for line in found):
+    lines = text.splitlines()
+    if not any(line.strip() for line in lines):
         raise DataError(f"{path}: the file is empty; write or fetch it again")
-    return found
+    return lines

@@ -1,4 +1,4 @@
-"""Data of any format that is read, written as NumPy arrays: an `.npz` archive, or a folder of `.npy` files."""
+"""Convert data of any supported format to NumPy arrays: an `.npz` archive, or a folder of `.npy` files."""
 
 from __future__ import annotations
 
@@ -12,99 +12,104 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.catalog import PARTS
-from tstk.data.containers import Raw, Table
-from tstk.data.lazy_array import chunks
-from tstk.data.load import read_parts
-from tstk.data.windowing import cut
+from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
+from tstk.data.containers import SeriesSet, Table
+from tstk.data.download import ProgressCallback
+from tstk.data.lazy_array import iter_chunks
+from tstk.data.load import read_splits
+from tstk.data.options import reject_options
+from tstk.data.windowing import cut_tables
 from tstk.errors import DataError, OptionError
-
-Said = Callable[[int, int], None]
 
 
 def convert(
-    use: str,
+    name_or_path: str,
     out: str,
     *,
     data_root: str | None = None,
-    label: str | None = None,
+    label_column: str | None = None,
     length: int | None = None,
     stride: int | None = None,
-    say: Said = lambda done, total: None,
+    on_progress: ProgressCallback = lambda done, total: None,
 ) -> dict[str, tuple[int, ...]]:
-    """Write the parts of a data set as float32 arrays X_train, y_train, ... that `load` reads again.
+    """Write the splits of a data set as float32 arrays X_train, y_train, ... that `load` reads again.
 
-    Nothing is scaled or left out, and only a table is split, which is in time.
+    Values are not scaled. A table is split in time first; other data keep the splits of their files.
 
     Args:
-        use: a name, file or folder, as for `load`
-        out: a file that ends in .npz, or a folder to make
-        data_root: folder with data sets to be found by name
-        label: column or array that holds the labels, if it has an unusual name
-        length: cut a table into series of so many rows
+        name_or_path: a name, file or folder, as for `load`
+        out: a file that ends in .npz, or a folder to create
+        data_root: folder to search for data sets by name
+        label_column: column or array that holds the labels, if it has an unusual name
+        length: rows per series into which a table is cut
         stride: rows from one series of a table to the next; `length` if not given
-        say: is told how many series of how many are written
+        on_progress: called with the number of series written and their total number
 
     Returns:
-        the shape of X for each part
+        split -> shape of its X
 
     Raises:
-        NameUnknown: no data set has this name
-        DataError: the data cannot be read or are a table that is not cut, or `out` is there already
+        UnknownNameError: no data set has this name
+        DataError: the data cannot be read or are a table without `length`, or `out` exists
         OptionError: `out` is neither an archive nor a folder, or an option cannot work with these data
     """
     path = Path(out).expanduser()
     if path.suffix not in (".npz", ""):
         raise OptionError(f"{out}: expected a file that ends in .npz, or a folder (a name without a dot)")
     if path.exists():
-        raise DataError(f"{out}: is there already; remove it, or write to another name")
+        raise DataError(f"{out}: already exists; remove it, or write to another name")
     if not path.parent.is_dir():
-        raise DataError(f"{path.parent}: there is no such folder; make it first")
-    raws = _series(use, read_parts(use, data_root, label), length, stride)
+        raise DataError(f"{path.parent}: there is no such folder; create it first")
+    series_sets = _to_series_sets(name_or_path, read_splits(name_or_path, data_root, label_column), length, stride)
     try:
-        with TemporaryDirectory(dir=path.parent, prefix=".") as work:  # what is not finished never has the name
-            _write(raws, Path(work) / path.name, say)
-            (Path(work) / path.name).rename(path)
+        with TemporaryDirectory(dir=path.parent, prefix=".") as folder:  # an incomplete file never has the final name
+            _write_arrays(series_sets, Path(folder) / path.name, on_progress)
+            (Path(folder) / path.name).rename(path)
     except OSError as error:
-        raise DataError(f"{out}: not written: {error.strerror or error}; make room, or write elsewhere") from error
-    return {part: tuple(raw.x.shape) for part, raw in raws.items()}
+        raise DataError(f"{out}: not written: {error.strerror or error}; free space, or write elsewhere") from error
+    return {split: tuple(series_set.x.shape) for split, series_set in series_sets.items()}
 
 
-def _series(use: str, parts: dict[str, Raw | Table], length: int | None, stride: int | None) -> dict[str, Raw]:
-    tables = {part: one for part, one in parts.items() if isinstance(one, Table)}
+def _to_series_sets(
+    name_or_path: str, splits: dict[str, SeriesSet | Table], length: int | None, stride: int | None
+) -> dict[str, SeriesSet]:
+    tables = {split: data for split, data in splits.items() if isinstance(data, Table)}
     if tables:
         if length is None:
-            raise DataError(f"{use}: a table, which has no series; give --length to cut it into some, or keep the file")
-        return cut(tables, length, stride, 0.2)
-    for option, value in (("length", length), ("stride", stride)):
-        if value is not None:
-            raise OptionError(f"--{option} {value} has no meaning here: {use} is a set of series")
-    return {part: one for part in PARTS if isinstance(one := parts.get(part), Raw)}
+            raise DataError(f"{name_or_path}: a table, not series; give --length to cut it, or keep the file")
+        return cut_tables(tables, length, stride, DEFAULT_VAL_FRACTION)
+    reject_options(f"here: {name_or_path} is a set of series", length=length, stride=stride)
+    return {split: data for split in SPLITS if isinstance(data := splits.get(split), SeriesSet)}
 
 
-def _write(raws: dict[str, Raw], path: Path, say: Said) -> None:
+def _write_arrays(series_sets: dict[str, SeriesSet], path: Path, on_progress: ProgressCallback) -> None:
     arrays: dict[str, NDArray[Any]] = {}
-    for part, raw in raws.items():
-        named = {"channels": raw.channels, "classes": raw.classes, f"y_{part}": raw.y, f"groups_{part}": raw.groups}
-        arrays |= {name: np.array(held) for name, held in named.items() if held}
+    for split, series_set in series_sets.items():
+        metadata = {
+            "channels": series_set.channels,
+            "classes": series_set.classes,
+            f"y_{split}": series_set.y,
+            f"groups_{split}": series_set.groups,
+        }
+        arrays |= {name: np.array(values) for name, values in metadata.items() if values}
     with ExitStack() as stack:
-        create = _creator(path, stack)
+        open_file = _build_file_opener(path, stack)
         for name, array in arrays.items():
-            with create(f"{name}.npy") as file:
+            with open_file(f"{name}.npy") as file:
                 np.save(file, array, allow_pickle=False)
-        done, total = 0, sum(len(raw.x) for raw in raws.values())
-        for part, raw in raws.items():
-            with create(f"X_{part}.npy") as file:
-                head = {"descr": "<f4", "fortran_order": False, "shape": tuple(raw.x.shape)}
-                np.lib.format.write_array_header_1_0(file, head)
-                for x in chunks(raw.x):
+        done, total = 0, sum(len(series_set.x) for series_set in series_sets.values())
+        for split, series_set in series_sets.items():
+            with open_file(f"X_{split}.npy") as file:
+                header = {"descr": "<f4", "fortran_order": False, "shape": tuple(series_set.x.shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+                for x in iter_chunks(series_set.x):
                     file.write(np.ascontiguousarray(x, "<f4").tobytes())
                     done += len(x)
-                    say(done, total)
+                    on_progress(done, total)
 
 
-def _creator(path: Path, stack: ExitStack) -> Callable[[str], IO[bytes]]:
-    """Opens files by name to be written: members of an archive, or files of a folder."""
+def _build_file_opener(path: Path, stack: ExitStack) -> Callable[[str], IO[bytes]]:
+    """Return a function that opens a file by name for writing: a member of an archive, or a file of a folder."""
     if path.suffix == ".npz":
         archive = stack.enter_context(zipfile.ZipFile(path, "w"))
         return lambda name: archive.open(name, "w", force_zip64=True)

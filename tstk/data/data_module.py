@@ -1,4 +1,4 @@
-"""A data set as the rest of tstk meets it: three parts, what is known of them, and what a user should be told."""
+"""The data set that all other parts of tstk use: `DataModule`, its report and its statistics."""
 
 from __future__ import annotations
 
@@ -10,63 +10,63 @@ import torch
 from torch import Tensor
 
 from tstk.core.types import Spec
-from tstk.data.datasets import Generated, Labelled, Part, Repeated, Windows
-from tstk.data.lazy_array import Stored, chunks
+from tstk.data.datasets import GeneratedDataset, RepeatDataset, SeriesDataset, Split, WindowDataset
+from tstk.data.lazy_array import LazyArray, iter_chunks
 
 
 @dataclass
-class Dataset:
-    """Training, validation and test data, raw, with the statistics that scale them.
+class DataModule:
+    """Training, validation and test data, not scaled, with the statistics that standardize them.
 
     Args:
-        name: what to call it
+        name: name of the data set
         source: the files that were read
-        task: what the data ask for; "unlabelled" series can only be learnt from without labels
-        spec: channels, length (of the longest series in any part, or the context), classes or horizon
-        train: what to learn from
-        val: what to choose by; empty if nothing is held out
-        test: what to report on, if there is any
+        task: the task that the data allow; "unlabelled" series allow self-supervised training only
+        spec: channels, length (of the longest series in any split, or the context), classes or horizon
+        train: training split
+        val: validation split; empty if nothing is held out
+        test: test split, if there is one
         classes: names of the classes, in the order of their index
         channels: names of the channels
-        mean: [C] float32, of the observed training samples; 0 if not to be scaled
-        std: [C] float32, likewise; 1 for a constant channel or if not to be scaled
-        notes: what a user should know, one sentence each
-        split: how the parts were made, one phrase
-        resize: samples to which each series was stretched or pressed, if it was
-        univariate: each channel became a series of its own, so that a model takes any number of channels
-        val_from_train: the validation series were split off the training part
+        mean: [C] float32, of the observed training samples; 0 if values are not standardized
+        std: [C] float32, likewise; 1 for a constant channel or if values are not standardized
+        notes: remarks for the user, one sentence each
+        split_description: how the splits were made, one phrase
+        resize: samples to which each series was resampled, or None
+        split_channels: each channel is a series of its own, so that a model takes any number of channels
+        val_from_train: the validation series were held out from the training split
     """
 
     name: str
     source: tuple[str, ...]
     task: Literal["classification", "forecasting", "unlabelled"]
     spec: Spec
-    train: Part
-    val: Part
-    test: Part | None
+    train: Split
+    val: Split
+    test: Split | None
     classes: tuple[str, ...]
     channels: tuple[str, ...]
     mean: Tensor
     std: Tensor
     notes: list[str] = field(default_factory=list)
-    split: str = ""
+    split_description: str = ""
     resize: int | None = None
-    univariate: bool = False
+    split_channels: bool = False
     val_from_train: bool = False
 
     @property
-    def training_parts(self) -> list[Part]:
-        """The training part as the files have it: with the validation series, if they were split off it."""
+    def training_splits(self) -> list[Split]:
+        """The training split as the files define it, including validation series that were held out from it."""
         return [self.train, self.val] if self.val_from_train and len(self.val) else [self.train]
 
     @property
-    def parts(self) -> dict[str, Part]:
-        """The parts that hold anything, by name."""
+    def splits(self) -> dict[str, Split]:
+        """The splits that are not empty, by name."""
         named = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: part for name, part in named.items() if part is not None and len(part)}
+        return {name: split for name, split in named.items() if split is not None and len(split)}
 
-    def like(self) -> dict[str, Any]:
-        """What a checkpoint must remember, so that `load_part` can read other data in the same way; JSON-able."""
+    def input_schema(self) -> dict[str, Any]:
+        """Return what a checkpoint stores so that `load_split` reads other data in the same way, as JSON types."""
         return {
             "task": self.task,
             "classes": list(self.classes),
@@ -74,11 +74,11 @@ class Dataset:
             "length": self.spec.length,
             "horizon": self.spec.horizon,
             "resize": self.resize,
-            "univariate": self.univariate,
+            "split_channels": self.split_channels,
         }
 
-    def facts(self) -> dict[str, Any]:
-        """A report on the data, JSON-able: sizes, lengths, classes, missing values, ranges, split and duplicates."""
+    def describe(self) -> dict[str, Any]:
+        """Report sizes, lengths, classes, missing values, ranges, splits and duplicates, as JSON types."""
         report: dict[str, Any] = {
             "name": self.name,
             "source": list(self.source),
@@ -86,99 +86,99 @@ class Dataset:
             "channels": list(self.channels),
             "length": self.spec.length,
             "horizon": self.spec.horizon,
-            "split": self.split,
-            "parts": {name: _facts(part, self.classes) for name, part in self.parts.items()},
+            "split": self.split_description,
+            "parts": {name: _describe_split(split, self.classes) for name, split in self.splits.items()},
         }
         if self.task == "classification":
             counts = report["parts"]["train"]["classes"].values()
             report["imbalance"] = max(counts) / max(min(counts), 1)
-        if isinstance(self.train, Labelled):
-            rows = _rows(self.train)
-            seen = set(rows)
-            report["repeated"] = len(rows) - len(seen)
-            if isinstance(self.val, Labelled) and self.val is not self.test:
-                seen |= set(_rows(self.val))
-            if isinstance(self.test, Labelled):
-                report["duplicates"] = sum(row in seen for row in _rows(self.test))
-        report["ranges"] = dict(zip(self.channels, _ranges(self.train), strict=True))
+        if isinstance(self.train, SeriesDataset):
+            hashes = _hash_series(self.train)
+            known = set(hashes)
+            report["repeated"] = len(hashes) - len(known)
+            if isinstance(self.val, SeriesDataset) and self.val is not self.test:
+                known |= set(_hash_series(self.val))
+            if isinstance(self.test, SeriesDataset):
+                report["duplicates"] = sum(value in known for value in _hash_series(self.test))
+        report["ranges"] = dict(zip(self.channels, _compute_channel_ranges(self.train), strict=True))
         return report | {"notes": list(self.notes)}
 
 
-def _facts(part: Part, classes: tuple[str, ...]) -> dict[str, Any]:
-    lengths = part.lengths
+def _describe_split(split: Split, classes: tuple[str, ...]) -> dict[str, Any]:
+    lengths = split.lengths
     report: dict[str, Any] = {
-        "size": len(part),
+        "size": len(split),
         "length": {"min": int(lengths.min()), "median": int(lengths.median()), "max": int(lengths.max())},
-        "missing": missing(part),
+        "missing": count_missing(split),
     }
-    if part.y is not None:
-        counts = torch.bincount(part.y, minlength=len(classes)).tolist()
+    if split.y is not None:
+        counts = torch.bincount(split.y, minlength=len(classes)).tolist()
         report["classes"] = dict(zip(classes, counts, strict=True))
-    if part.groups is not None:
-        report["groups"] = len(set(part.groups))
+    if split.groups is not None:
+        report["groups"] = len(set(split.groups))
     return report
 
 
-def _ranges(part: Part) -> list[dict[str, float | None]]:
-    """Least, mean and greatest of the observed samples of each channel; None where there is none.
+def _compute_channel_ranges(split: Split) -> list[dict[str, float | None]]:
+    """Return minimum, mean and maximum of the observed samples of each channel; None if nothing is observed.
 
-    Of generated series the first thousand are looked at.
+    Of generated series, only the first thousand are used.
     """
-    if isinstance(part, Generated):
-        part = Labelled(part.batch(torch.arange(min(len(part), 1000))).x)
-    if isinstance(part, Repeated):
-        part = part.of
-    some = [part.table[None]] if isinstance(part, Windows) else chunks(part.x)  # type: ignore[attr-defined]
-    channels = part.table.shape[0] if isinstance(part, Windows) else part.x.shape[1]  # type: ignore[attr-defined]
-    least, most = torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf)
+    if isinstance(split, GeneratedDataset):
+        split = SeriesDataset(split.batch(torch.arange(min(len(split), 1000))).x)
+    if isinstance(split, RepeatDataset):
+        split = split.dataset
+    x = split.table[None] if isinstance(split, WindowDataset) else split.x  # type: ignore[attr-defined]
+    channels = x.shape[1]
+    minimum, maximum = torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf)
     total, count = torch.zeros(2, channels, dtype=torch.float64)
-    for chunk in map(torch.as_tensor, some):
-        gone = chunk.isnan()
-        least = torch.minimum(least, chunk.masked_fill(gone, torch.inf).amin((0, 2)))
-        most = torch.maximum(most, chunk.masked_fill(gone, -torch.inf).amax((0, 2)))
+    for chunk in map(torch.as_tensor, iter_chunks(x)):
+        missing = chunk.isnan()
+        minimum = torch.minimum(minimum, chunk.masked_fill(missing, torch.inf).amin((0, 2)))
+        maximum = torch.maximum(maximum, chunk.masked_fill(missing, -torch.inf).amax((0, 2)))
         total += chunk.double().nansum((0, 2))
-        count += (~gone).sum((0, 2))
-    columns = (t.tolist() for t in (least, total / count.clamp(min=1), most, count))
+        count += (~missing).sum((0, 2))
+    columns = (t.tolist() for t in (minimum, total / count.clamp(min=1), maximum, count))
     return [
-        {"min": low, "mean": mean, "max": high} if seen else {"min": None, "mean": None, "max": None}
-        for low, mean, high, seen in zip(*columns, strict=True)
+        {"min": low, "mean": mean, "max": high} if num_observed else {"min": None, "mean": None, "max": None}
+        for low, mean, high, num_observed in zip(*columns, strict=True)
     ]
 
 
-def missing(part: Part) -> int:
-    """Samples that are missing before the end of their series, counted over all channels."""
-    if isinstance(part, Windows):
-        return int(part.table.isnan().sum())
-    if isinstance(part, Generated):
+def count_missing(split: Split) -> int:
+    """Count the samples that are missing before the end of their series, over all channels."""
+    if isinstance(split, WindowDataset):
+        return int(split.table.isnan().sum())
+    if isinstance(split, GeneratedDataset):
         return 0
-    if isinstance(part, Repeated):
-        part = part.of
-    assert isinstance(part, Labelled)
-    count, time = 0, torch.arange(part.x.shape[2])
-    for x, lengths in _with_lengths(part):
+    if isinstance(split, RepeatDataset):
+        split = split.dataset
+    assert isinstance(split, SeriesDataset)
+    count, time = 0, torch.arange(split.x.shape[2])
+    for x, lengths in _iter_with_lengths(split):
         count += int((x.isnan() & (time < lengths[:, None])[:, None]).sum())
     return count
 
 
-def _rows(part: Labelled) -> list[int]:
-    """A hash per series."""
+def _hash_series(dataset: SeriesDataset) -> list[int]:
+    """Return a hash of the samples of each series, to find duplicates."""
     return [
-        hash(one[:, :length].numpy().tobytes())
-        for x, lengths in _with_lengths(part)
-        for one, length in zip(x, lengths.tolist(), strict=True)
+        hash(series[:, :length].numpy().tobytes())
+        for x, lengths in _iter_with_lengths(dataset)
+        for series, length in zip(x, lengths.tolist(), strict=True)
     ]
 
 
-def _with_lengths(part: Labelled) -> Iterator[tuple[Tensor, Tensor]]:
-    """Series [n, C, T] and their lengths [n], some at a time."""
-    at = 0
-    for x in map(torch.as_tensor, chunks(part.x)):
-        yield x, part.lengths[at : at + len(x)]
-        at += len(x)
+def _iter_with_lengths(dataset: SeriesDataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """Iterate over chunks of series [n, C, T] and their lengths [n]."""
+    start = 0
+    for x in map(torch.as_tensor, iter_chunks(dataset.x)):
+        yield x, dataset.lengths[start : start + len(x)]
+        start += len(x)
 
 
-def statistics(x: Tensor | Stored) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the observed samples of each channel.
+def compute_mean_std(x: Tensor | LazyArray) -> tuple[Tensor, Tensor]:
+    """Compute mean and standard deviation of the observed samples of each channel.
 
     Args:
         x: [N, C, T] samples, NaN where missing
@@ -186,16 +186,16 @@ def statistics(x: Tensor | Stored) -> tuple[Tensor, Tensor]:
     Returns:
         mean and std, each [C] float32; a channel that is constant or never observed gets std 1
     """
-    count, mean, square = torch.zeros(3, x.shape[1], dtype=torch.float64)  # square: of the deviations, summed
-    for chunk in map(torch.as_tensor, chunks(x)):
-        seen = (~chunk.isnan()).sum((0, 2)).double()
-        total = (count + seen).clamp(min=1)
+    count, mean, m2 = torch.zeros(3, x.shape[1], dtype=torch.float64)  # m2: sum of squared deviations from the mean
+    for chunk in map(torch.as_tensor, iter_chunks(x)):
+        chunk_count = (~chunk.isnan()).sum((0, 2)).double()
+        total = (count + chunk_count).clamp(min=1)
         chunk = chunk.double()
-        here = chunk.nansum((0, 2)) / seen.clamp(min=1)
-        away = here - mean  # Chan et al. 1979: two sets of samples become one
-        square += (chunk - here[:, None]).square().nansum((0, 2)) + away.square() * count * seen / total
-        mean += away * seen / total
-        count += seen
-    std = (square / count.clamp(min=1)).sqrt()
-    std[std <= 1e-7 * mean.abs()] = 1.0  # float32 cannot tell less from rounding
+        chunk_mean = chunk.nansum((0, 2)) / chunk_count.clamp(min=1)
+        delta = chunk_mean - mean  # merge the statistics as Chan et al. 1979 do
+        m2 += (chunk - chunk_mean[:, None]).square().nansum((0, 2)) + delta.square() * count * chunk_count / total
+        mean += delta * chunk_count / total
+        count += chunk_count
+    std = (m2 / count.clamp(min=1)).sqrt()
+    std[std <= 1e-7 * mean.abs()] = 1.0  # at most the rounding error of float32: the channel is constant
     return mean.float(), std.float()

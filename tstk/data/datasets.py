@@ -1,7 +1,7 @@
-"""A part of a data set, ready to be indexed a batch at a time: `Labelled` series, or `Windows` over a table.
+"""The splits of a data set, indexed a batch at a time: `SeriesDataset`, or `WindowDataset` over a table.
 
-Values are raw; NaN marks what is not there until a batch is made. Symbols: N series or windows, B batch, C channels,
-T samples, H horizon.
+Values are not scaled, and NaN marks missing samples; batches hold zeros and a mask instead. Symbols: N series or
+windows, B batch, C channels, T samples, H horizon.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from tstk.core.types import Series
-from tstk.data.lazy_array import Stored, chunks
+from tstk.data.lazy_array import LazyArray, iter_chunks
 
 
-class Part(Protocol):
-    """What training, validation and test data have in common.
+class Split(Protocol):
+    """Interface of training, validation and test data.
 
     Args:
         lengths: [N] long, samples up to and including the last observed one
         y: [N] long class index, or None
-        groups: N names of what was not to be torn apart by a split, or None
+        groups: N names, such as persons or devices, or None
     """
 
     lengths: Tensor
@@ -34,136 +34,139 @@ class Part(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor) -> Series:
-        """The series at `index` [B] long; `key` of the result is `index`."""
+        """Return the series at `index` [B] long, which becomes their `sample_id`."""
 
 
 @dataclass
-class Extra:
-    """What else the samples of a part bring, such as texts; equal ones are held once.
+class Conditioning:
+    """Additional inputs of the samples of a split, such as encoded texts; equal ones are stored once.
 
     Args:
-        states: [U, S, D] float32
-        valid: [U, S] bool
-        rows: [N] long, which of the U each sample has
+        states: [U, S, D] float32, U sequences of S states
+        valid: [U, S] bool, False where a sequence is padded
+        state_index: [N] long, the sequence of each sample
     """
 
     states: Tensor
     valid: Tensor
-    rows: Tensor
+    state_index: Tensor
 
-    def take(self, index: Tensor) -> Extra:
-        """Of the samples at `index` [B] long."""
-        return Extra(self.states, self.valid, self.rows[index])
+    def select(self, index: Tensor) -> Conditioning:
+        """Return the conditioning of the samples at `index` [B] long."""
+        return Conditioning(self.states, self.valid, self.state_index[index])
 
-    def kinds(self) -> Tensor:
-        """[N] long, equal where samples bring the same."""
-        whole = (self.states * self.valid[..., None]).flatten(1)
-        return whole.unique(dim=0, return_inverse=True)[1][self.rows]
+    def content_ids(self) -> Tensor:
+        """Return [N] long, equal for samples with the same valid states."""
+        content = (self.states * self.valid[..., None]).flatten(1)
+        return content.unique(dim=0, return_inverse=True)[1][self.state_index]
 
 
-class Labelled:
-    """Series with or without labels, held as one tensor or left in their file.
+class SeriesDataset:
+    """Series with or without labels, in memory or in their file.
 
     Args:
         x: [N, C, T] samples, NaN where missing or beyond the end
         y: [N] long class index, or None
         groups: N names, or None
-        extra: what else they bring, by name
+        conditioning: additional inputs, by name
     """
 
     def __init__(
         self,
-        x: Tensor | Stored,
+        x: Tensor | LazyArray,
         y: Tensor | None = None,
         groups: list[str] | None = None,
-        extra: dict[str, Extra] | None = None,
+        conditioning: dict[str, Conditioning] | None = None,
     ) -> None:
-        self.x, self.y, self.groups, self.extra = x, y, groups, extra or {}
+        self.x, self.y, self.groups, self.conditioning = x, y, groups, conditioning or {}
         ends = torch.arange(1, x.shape[2] + 1)
-        self.lengths = torch.empty(len(x), dtype=torch.long)  # filled in place: many small results tear up the heap
-        at = 0
-        for chunk in chunks(x):
-            some = ~torch.as_tensor(chunk).isnan().all(1)
-            self.lengths[at : at + len(some)] = (some * ends).amax(1)
-            at += len(some)
+        self.lengths = torch.empty(len(x), dtype=torch.long)  # filled in place: many small tensors fragment the heap
+        start = 0
+        for chunk in iter_chunks(x):
+            is_observed = ~torch.as_tensor(chunk).isnan().all(1)
+            self.lengths[start : start + len(is_observed)] = (is_observed * ends).amax(1)
+            start += len(is_observed)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def batch(self, index: Tensor) -> Series:
-        """The series at `index` [B] long, cropped to the longest among them.
+        """Return the series at `index` [B] long, cropped to the longest among them.
 
         A sample that is missing or beyond the end is 0 in `x` and False in `observed`.
         """
-        x, observed = _observed(torch.as_tensor(self.x[index, :, : int(self.lengths[index].max())]))
-        extra = {k: (e.states[e.rows[index]], e.valid[e.rows[index]]) for k, e in self.extra.items()}
-        return Series(x, observed, None if self.y is None else self.y[index], index, extra)
+        x, observed = _zero_fill(torch.as_tensor(self.x[index, :, : int(self.lengths[index].max())]))
+        conditioning = {
+            name: (c.states[c.state_index[index]], c.valid[c.state_index[index]])
+            for name, c in self.conditioning.items()
+        }
+        return Series(x, observed, None if self.y is None else self.y[index], index, conditioning)
 
-    def take(self, index: Tensor) -> Labelled:
-        """The part that holds only the series at `index` [B] long."""
-        part = copy(self)
-        part.x = self.x.take(index) if isinstance(self.x, Stored) else self.x[index]
-        part.y = None if self.y is None else self.y[index]
-        part.groups = None if self.groups is None else [self.groups[i] for i in index.tolist()]
-        part.lengths = self.lengths[index]
-        part.extra = {k: e.take(index) for k, e in self.extra.items()}
-        return part
+    def select(self, index: Tensor) -> SeriesDataset:
+        """Return a data set of the series at `index` [B] long."""
+        subset = copy(self)
+        subset.x = self.x.select(index) if isinstance(self.x, LazyArray) else self.x[index]
+        subset.y = None if self.y is None else self.y[index]
+        subset.groups = None if self.groups is None else [self.groups[i] for i in index.tolist()]
+        subset.lengths = self.lengths[index]
+        subset.conditioning = {name: c.select(index) for name, c in self.conditioning.items()}
+        return subset
 
 
-class Repeated:
-    """Series of another part, some of them more than once; nothing is copied.
+class RepeatDataset:
+    """A data set whose series may occur more than once; nothing is copied.
 
     Args:
-        of: the part
-        rows: [N] long, which of its series
+        dataset: the series, whose labels and groups are dropped
+        indices: [N] long, the series to use, in order
     """
 
     y: Tensor | None = None
     groups: list[str] | None = None
 
-    def __init__(self, of: Labelled, rows: Tensor) -> None:
-        self.of, self.rows, self.lengths = of, rows, of.lengths[rows]
+    def __init__(self, dataset: SeriesDataset, indices: Tensor) -> None:
+        self.dataset, self.indices, self.lengths = dataset, indices, dataset.lengths[indices]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.indices)
 
     def batch(self, index: Tensor) -> Series:
-        """The series at `index` [B] long; a repeated one has a key of its own each time."""
-        return self.of.batch(self.rows[index]).but(y=None, key=index)
+        """Return the series at `index` [B] long; each repetition of a series has its own `sample_id`."""
+        return self.dataset.batch(self.indices[index]).replace(y=None, sample_id=index)
 
 
-class Generated:
-    """Series that are made when a batch asks for them, of one length and without labels.
+class GeneratedDataset:
+    """Series that are generated for each batch, of one length and without labels.
 
     Args:
-        make: numbers of series [B] long -> their samples [B, C, T]
+        generate: maps indices of series [B] long to their samples [B, C, T]
         count: number of series
         length: samples of each
-        first: number of the first one
+        start_index: index of the first series in the generator
     """
 
     y: Tensor | None = None
     groups: list[str] | None = None
 
-    def __init__(self, make: Callable[[Tensor], Tensor], count: int, length: int, first: int = 0) -> None:
-        self.make, self.first, self.lengths = make, first, torch.full((count,), length)
+    def __init__(self, generate: Callable[[Tensor], Tensor], count: int, length: int, start_index: int = 0) -> None:
+        self.generate, self.start_index, self.lengths = generate, start_index, torch.full((count,), length)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def batch(self, index: Tensor) -> Series:
-        """The series at `index` [B] long."""
-        return Series(self.make(self.first + index), key=index)
+        """Return the series at `index` [B] long."""
+        return Series(self.generate(self.start_index + index), sample_id=index)
 
 
-class Windows:
-    """Windows of `context` rows, each with the `horizon` rows that follow it; a view, nothing is copied.
+class WindowDataset:
+    """Windows of `context` rows of a table, each with the `horizon` rows that follow it; a view, nothing is copied.
 
     Args:
         table: [C, T] samples, NaN where missing
-        context: samples to see
-        horizon: samples to forecast; 0 gives windows without a future
-        stride: rows from one window to the next; all windows that there are unless given
+        context: rows that the model sees
+        horizon: rows to forecast; 0 yields windows without targets
+        stride: rows from one window to the next
     """
 
     y: Tensor | None = None
@@ -171,24 +174,24 @@ class Windows:
 
     def __init__(self, table: Tensor, context: int, horizon: int, stride: int = 1) -> None:
         self.table, self.context, self.horizon = table, context, horizon
-        self.view = table.unfold(1, context + horizon, stride)
+        self.windows = table.unfold(1, context + horizon, stride)
         self.lengths = torch.full((len(self),), context)
 
     def __len__(self) -> int:
-        return self.view.shape[1]
+        return self.windows.shape[1]
 
     def batch(self, index: Tensor) -> Series:
-        """The windows at `index` [B] long.
+        """Return the windows at `index` [B] long.
 
-        `y` is the future [B, C, H]; a missing future sample stays NaN in it, so `~y.isnan()` says what counts.
+        `y` holds the targets [B, C, H]; missing ones stay NaN, so `~y.isnan()` is their mask.
         """
-        rows = self.view[:, index].transpose(0, 1)
-        x, observed = _observed(rows[..., : self.context].contiguous())
+        rows = self.windows[:, index].transpose(0, 1)
+        x, observed = _zero_fill(rows[..., : self.context].contiguous())
         return Series(x, observed, rows[..., self.context :].contiguous() if self.horizon else None, index)
 
 
-def _observed(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Samples with zeros for NaN, and where they are real; None if everywhere."""
+def _zero_fill(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Replace NaN by zero, and return where samples are observed; None if everywhere."""
     missing = x.isnan()
     if not missing.any():
         return x, None

@@ -1,11 +1,11 @@
-"""Public data sets by name: `tstk data fetch GunPoint` puts one where `--data GunPoint` finds it.
+"""Download public data sets by name: after `tstk data fetch GunPoint`, `--data GunPoint` finds the set.
 
-    TSTK_CACHE (or the user's folder of caches)/
+    TSTK_CACHE (or the user's cache folder)/
       data/GunPoint/GunPoint_TRAIN.ts  GunPoint_TEST.ts
-      hashes.json         address -> SHA-256 of what came from it at first; something else is refused later
+      hashes.json         URL -> SHA-256 of its first download; a later mismatch is an error
 
 UCR and UEA sets come from timeseriesclassification.com, the Electricity Transformer tables from their repository.
-Downloads are pooch's: `pip install 'tstk-core[download]'`. With TSTK_OFFLINE=1 nothing is fetched.
+Downloading takes pooch: `pip install 'tstk-core[download]'`. With TSTK_OFFLINE=1 nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,177 +21,181 @@ from typing import Any
 
 from tstk.config.run_directory import write_json
 from tstk.errors import DataError, OptionError
-from tstk.plugins.distribution import install_command
+from tstk.plugins.distribution import format_install_command
 
-ARCHIVE = "https://www.timeseriesclassification.com/aeon-toolkit/{name}.zip"
-TABLE = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/{name}.csv"
-TABLES = {
+ARCHIVE_URL = "https://www.timeseriesclassification.com/aeon-toolkit/{name}.zip"
+TABLE_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/{name}.csv"
+TABLE_HASHES = {
     "ETTh1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
     "ETTh2": None,
     "ETTm1": "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
     "ETTm2": None,
 }
-"""Tables, and the SHA-256 of those that were seen."""
-NAME = re.compile(r"\w[\w-]*")
-WHOLE = 1 << 33
-"""Bytes that a set may have unpacked."""
-CHUNK = 1 << 16
+"""Names of the tables, with their SHA-256 where it is known."""
+NAME_PATTERN = re.compile(r"\w[\w-]*")
+MAX_UNPACKED_BYTES = 1 << 33
+"""Maximum unpacked size of a data set."""
+CHUNK_BYTES = 1 << 16
 
-Told = Callable[[int, int], None]
-"""(bytes done, bytes in all or 0 if nobody knows)"""
+ProgressCallback = Callable[[int, int], None]
+"""Called with what is done and the total, or 0 if the total is unknown: bytes of a download, series of a conversion."""
 
 
-def cache() -> Path:
-    """The folder of what was downloaded: the variable TSTK_CACHE, or tstk in the user's folder of caches."""
-    given = os.environ.get("TSTK_CACHE")
-    if given:
-        return Path(given).expanduser()
+def get_cache_dir() -> Path:
+    """Return the folder of downloads: the variable TSTK_CACHE, or tstk in the user's cache folder."""
+    folder = os.environ.get("TSTK_CACHE")
+    if folder:
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tstk"
 
 
-def fetched() -> Path:
-    """The folder of the data sets that were fetched; it need not be there."""
-    return cache() / "data"
+def get_datasets_dir() -> Path:
+    """Return the folder of downloaded data sets; it may not exist."""
+    return get_cache_dir() / "data"
 
 
-def fetch(name: str, told: Told = lambda done, of: None) -> Path:
-    """Fetch a public data set, unless it is here already.
+def fetch(name: str, on_progress: ProgressCallback = lambda done, of: None) -> Path:
+    """Download a public data set, unless it was downloaded before.
 
-    A download that breaks off is continued by the next call. Nothing is there under the set's name before all of it is.
+    The next call resumes an interrupted download. The folder of the data set appears only when it is complete.
 
     Args:
         name: as the archive spells it, such as GunPoint or ETTh1
-        told: receives the progress
+        on_progress: called with the bytes done and the total number of bytes
 
     Returns:
-        the folder of its files
+        folder of the files
 
     Raises:
-        DataError: it cannot be fetched, or is not what came from there before
-        OptionError: this cannot be a name
+        DataError: the download fails, or its SHA-256 differs from the known one
+        OptionError: the name contains other characters than letters, digits, _ and -
     """
-    if not NAME.fullmatch(name):
-        raise OptionError(f"{name!r} is no name of a public data set, such as GunPoint or ETTh1")
-    folder = fetched() / name
+    if not NAME_PATTERN.fullmatch(name):
+        raise OptionError(f"{name!r} is not the name of a public data set, such as GunPoint or ETTh1")
+    folder = get_datasets_dir() / name
     if folder.is_dir():
         return folder
     if os.environ.get("TSTK_OFFLINE", "0") not in ("", "0"):
         raise DataError(
-            f"{name} is not in {fetched()}, and TSTK_OFFLINE forbids to fetch it; unset that, or copy its files there"
+            f"{name} is not in {get_datasets_dir()}, and TSTK_OFFLINE forbids downloads; unset it, or copy the files"
         )
-    table = name in TABLES
-    url = (TABLE if table else ARCHIVE).format(name=name)
-    file = _download(url, TABLES.get(name), told)
-    part = folder.with_name(f"{name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    is_table = name in TABLE_HASHES
+    url = (TABLE_URL if is_table else ARCHIVE_URL).format(name=name)
+    file = _download(url, TABLE_HASHES.get(name), on_progress)
+    partial_folder = folder.with_name(f"{name}.part")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    partial_folder.mkdir(parents=True)
     try:
-        if table:
-            shutil.copyfile(file, part / f"{name}.csv")
+        if is_table:
+            shutil.copyfile(file, partial_folder / f"{name}.csv")
         else:
-            _unpack(file, name, part)
-        part.replace(folder)
+            _unpack(file, name, partial_folder)
+        partial_folder.replace(folder)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(partial_folder, ignore_errors=True)
         file.unlink()
     return folder
 
 
-def _download(url: str, known: str | None, told: Told) -> Path:
-    """The file behind an address, checked against what is known of it or was found there at first."""
+def _download(url: str, known_hash: str | None, on_progress: ProgressCallback) -> Path:
+    """Download a file, check its SHA-256 against the known or first one, and return its path."""
     try:
         import pooch
     except ImportError:
-        raise DataError(f"{url}: fetching takes pooch: {install_command('download')}") from None
+        raise DataError(f"{url}: downloading takes pooch: {format_install_command('download')}") from None
     from http.client import HTTPException
     from urllib.error import HTTPError
 
     pooch.get_logger().setLevel("WARNING")
-    book = cache() / "hashes.json"
-    hashes = _hashes(book)
-    place, file = cache() / "downloads", url.rpartition("/")[2]
-    known = known or hashes.get(url)
+    hashes_file = get_cache_dir() / "hashes.json"
+    hashes = _load_hashes(hashes_file)
+    folder, file_name = get_cache_dir() / "downloads", url.rpartition("/")[2]
+    known_hash = known_hash or hashes.get(url)
     try:
         path = Path(
             pooch.retrieve(
                 url,
-                known_hash=known and f"sha256:{known}",
-                fname=file,
-                path=place,
-                downloader=lambda url, out, _: _resumed(url, Path(out), place / f"{file}.part", told),
+                known_hash=known_hash and f"sha256:{known_hash}",
+                fname=file_name,
+                path=folder,
+                downloader=lambda url, out, _: _download_resumable(
+                    url, Path(out), folder / f"{file_name}.part", on_progress
+                ),
             )
         )
     except HTTPError as e:
         if e.code == 404:
-            why = "there is no such file; names are spelt as in the archive, such as GunPoint"
+            reason = "there is no such file; spell names as the archive does, such as GunPoint"
         else:
-            why = f"the server answers {e.code} {e.reason}; try again later"
-        raise DataError(f"{url}: {why}") from None
-    except (OSError, HTTPException) as e:  # whatever a line may do
-        why = str(getattr(e, "reason", e)) or type(e).__name__
-        raise DataError(f"{url}: {why}; what has come is kept, and the same command goes on from there") from None
+            reason = f"the server responded with {e.code} {e.reason}; try again later"
+        raise DataError(f"{url}: {reason}") from None
+    except (OSError, HTTPException) as e:  # any failure of the connection
+        reason = str(getattr(e, "reason", e)) or type(e).__name__
+        raise DataError(f"{url}: {reason}; run the same command again to resume the download") from None
     except ValueError:
         raise DataError(
-            f"{url}: not the file that is known (SHA-256 {known}); it has changed or was tampered with. To trust it, "
-            f"remove its line from {book}"
+            f"{url}: SHA-256 mismatch, expected {known_hash}; the file has changed or was tampered with. To trust it, "
+            f"remove its line from {hashes_file}"
         ) from None
-    if known is None:
-        write_json(book, {**hashes, url: pooch.file_hash(str(path))})
+    if known_hash is None:
+        write_json(hashes_file, {**hashes, url: pooch.file_hash(str(path))})
     return path
 
 
-def _hashes(book: Path) -> dict[str, str]:
-    if not book.is_file():
+def _load_hashes(path: Path) -> dict[str, str]:
+    if not path.is_file():
         return {}
     try:
-        found = json.loads(book.read_text(encoding="utf-8"))
+        hashes = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise DataError(f"{book} is damaged; remove it, and what is fetched next is trusted anew")
-    return found
+        hashes = None
+    if not isinstance(hashes, dict):
+        raise DataError(f"{path} is damaged; remove it, and the hashes of the next downloads will be stored anew")
+    return hashes
 
 
-def _resumed(url: str, out: Path, part: Path, told: Told) -> None:
-    """Download to `part`, from where it ends, then move it to `out`."""
+def _download_resumable(url: str, out: Path, partial_file: Path, on_progress: ProgressCallback) -> None:
+    """Append the missing bytes to `partial_file`, then move it to `out`."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
-    have = part.stat().st_size if part.is_file() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    num_bytes = partial_file.stat().st_size if partial_file.is_file() else 0
+    headers = {"Range": f"bytes={num_bytes}-"} if num_bytes else {}
     try:
-        answer = urlopen(Request(url, headers=headers), timeout=30)
+        response = urlopen(Request(url, headers=headers), timeout=30)
     except HTTPError as e:
         if e.code != 416:
             raise
-        part.unlink()  # nothing is left of it, or it was another file
-        _resumed(url, out, part, told)
+        partial_file.unlink()  # range not satisfiable: the partial file is complete, or the file has changed
+        _download_resumable(url, out, partial_file, on_progress)
         return
-    with answer, part.open("ab" if answer.status == 206 else "wb") as file:
-        have = file.tell()
-        length = int(answer.headers.get("Content-Length", 0))
-        whole = have + length if length else 0
-        while chunk := answer.read1(CHUNK):
+    with response, partial_file.open("ab" if response.status == 206 else "wb") as file:
+        num_bytes = file.tell()
+        length = int(response.headers.get("Content-Length", 0))
+        total = num_bytes + length if length else 0
+        while chunk := response.read1(CHUNK_BYTES):
             file.write(chunk)
-            have += len(chunk)
-            told(have, whole)
-    if have < whole:
-        raise ConnectionError(f"broke off after {have:,} of {whole:,} bytes")
-    shutil.move(part, out)
+            num_bytes += len(chunk)
+            on_progress(num_bytes, total)
+    if num_bytes < total:
+        raise ConnectionError(f"the connection closed after {num_bytes:,} of {total:,} bytes")
+    shutil.move(partial_file, out)
 
 
 def _unpack(file: Path, name: str, folder: Path) -> None:
-    """The TRAIN and TEST files of an archive, and nothing else of it."""
+    """Extract the TRAIN and TEST files of an archive to `folder`, and nothing else."""
     wanted = re.compile(rf"(?:.*/)?({re.escape(name)}_(?:TRAIN|TEST)\.ts)", re.IGNORECASE)
     try:
         with zipfile.ZipFile(file) as archive:
             members: dict[str, Any] = {m[1]: i for i in archive.infolist() if (m := wanted.fullmatch(i.filename))}
             if len(members) != 2:
-                raise DataError(f"{name}: the archive holds no {name}_TRAIN.ts and {name}_TEST.ts; fetch it by hand")
-            if sum(member.file_size for member in members.values()) > WHOLE:
-                raise DataError(f"{name}: its files are larger than {WHOLE >> 30} GiB; fetch and unpack it by hand")
-            for to, member in members.items():
-                with archive.open(member) as source, (folder / to).open("wb") as target:
+                raise DataError(f"{name}: the archive holds no {name}_TRAIN.ts and {name}_TEST.ts; download it by hand")
+            if sum(member.file_size for member in members.values()) > MAX_UNPACKED_BYTES:
+                raise DataError(
+                    f"{name}: its files are larger than {MAX_UNPACKED_BYTES >> 30} GiB; download and unpack it by hand"
+                )
+            for file_name, member in members.items():
+                with archive.open(member) as source, (folder / file_name).open("wb") as target:
                     shutil.copyfileobj(source, target)
     except (zipfile.BadZipFile, OSError, EOFError) as e:
-        raise DataError(f"{name}: what came is no zip archive ({e}); try again later") from None
+        raise DataError(f"{name}: the download is not a zip archive ({e}); try again later") from None

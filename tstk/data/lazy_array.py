@@ -1,4 +1,4 @@
-"""Series that stay in their file because they are larger than memory: a few of them are read at a time."""
+"""Arrays larger than memory: the samples stay in their file, and indexing reads those that are needed."""
 
 from __future__ import annotations
 
@@ -10,59 +10,67 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-LARGE = 2**27
-"""Bytes as float32 above which series stay in a file that can be mapped."""
+MAX_IN_MEMORY_BYTES = 2**27
+"""Size as float32 above which series stay in their file, if it can be memory-mapped."""
 
-CHUNK = 2**20
-"""Samples that are looked at together where a whole set is gone through."""
+CHUNK_SAMPLES = 2**20
+"""Samples per chunk when a whole set is scanned."""
 
 
-class Stored:
+class LazyArray:
     """Samples [N, C, T] in a file, of any numeric type; indexing reads them as float32.
 
     Args:
-        open: the array in the file [N, C, T], mapped and not read. It is opened anew for each reading, because what a
-            process has mapped and looked at counts as its memory until it lets go of it
-        rows: which of the N, in this order; None means all
+        open_array: returns the memory-mapped array [N, C, T]. It is called for each read, because pages that were read
+            count as memory of the process until their mapping is closed
+        indices: [M] series to select, in this order; None means all
     """
 
-    def __init__(self, open: Callable[[], NDArray[Any]], rows: NDArray[np.int64] | None = None) -> None:
-        self.open, self.rows = open, rows
-        held = open().shape
-        self.shape = held if rows is None else (len(rows), *held[1:])
+    def __init__(self, open_array: Callable[[], NDArray[Any]], indices: NDArray[np.int64] | None = None) -> None:
+        self.open_array, self.indices = open_array, indices
+        file_shape = open_array().shape
+        self.shape = file_shape if indices is None else (len(indices), *file_shape[1:])
 
     def __len__(self) -> int:
         return int(self.shape[0])
 
-    def __getitem__(self, where: Any) -> Floats:
-        first, *rest = where if isinstance(where, tuple) else (where,)
+    def __getitem__(self, key: Any) -> Floats:
+        first, *other_axes = key if isinstance(key, tuple) else (key,)
         if not isinstance(first, slice | int):
             first = np.asarray(first)
-        if self.rows is not None:
-            first = self.rows[first]
-        return np.array(self.open()[(first, *rest)], np.float32)
+        if self.indices is not None:
+            first = self.indices[first]
+        return np.array(self.open_array()[(first, *other_axes)], np.float32)
 
     def __iter__(self) -> Iterator[Floats]:
-        for chunk in chunks(self):
+        for chunk in iter_chunks(self):
             yield from chunk
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype)
 
-    def take(self, index: Any) -> Stored:
-        """Only the series at `index`, still in the file."""
+    def select(self, index: Any) -> LazyArray:
+        """Return the series at `index`, still in their file."""
         index = np.asarray(index)
-        return Stored(self.open, index if self.rows is None else self.rows[index])
+        return LazyArray(self.open_array, index if self.indices is None else self.indices[index])
 
 
-def held(open: Callable[[], NDArray[Any]]) -> Floats | Stored:
-    """The array that `open` maps: in memory, or left in its file if it is large."""
-    array = open()
-    return Stored(open) if array.ndim == 3 and 4 * array.size > LARGE else np.array(array, np.float32)
+def read_or_map(open_array: Callable[[], NDArray[Any]]) -> Floats | LazyArray:
+    """Read the array into memory, or leave it in its file if it is large.
+
+    Args:
+        open_array: returns the array, memory-mapped or in memory
+    """
+    array = open_array()
+    return (
+        LazyArray(open_array)
+        if array.ndim == 3 and 4 * array.size > MAX_IN_MEMORY_BYTES
+        else np.array(array, np.float32)
+    )
 
 
-def chunks(x: Any) -> Iterator[Any]:
-    """Series [N, C, T] some at a time, in their order: of an array, a tensor or a store."""
-    step = max(CHUNK // max(int(np.prod(x.shape[1:])), 1), 1)
-    for at in range(0, len(x), step):
-        yield x[at : at + step]
+def iter_chunks(x: Any) -> Iterator[Any]:
+    """Iterate over the series [N, C, T] of an array, tensor or `LazyArray` in chunks [n, C, T], in order."""
+    step = max(CHUNK_SAMPLES // max(int(np.prod(x.shape[1:])), 1), 1)
+    for start in range(0, len(x), step):
+        yield x[start : start + step]

@@ -1,4 +1,4 @@
-"""From what readers hand over to a `Dataset`: labels become indices, parts are split, scales are measured."""
+"""Turn what readers return into a `DataModule`: encode labels, split, and compute the standardization."""
 
 from __future__ import annotations
 
@@ -10,298 +10,369 @@ import torch
 from torch import Tensor
 
 from tstk.core.types import Spec
-from tstk.data.catalog import PARTS, VAL_FRACTION
-from tstk.data.containers import Raw, Table
-from tstk.data.data_module import Dataset, missing, statistics
-from tstk.data.datasets import Extra, Labelled, Part, Windows
-from tstk.data.lazy_array import Stored
-from tstk.data.splits import by_group, few, stratified
-from tstk.data.windowing import ends_of, windows_of
+from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
+from tstk.data.containers import SeriesSet, Table
+from tstk.data.data_module import DataModule, compute_mean_std, count_missing
+from tstk.data.datasets import Conditioning, SeriesDataset, Split, WindowDataset
+from tstk.data.lazy_array import LazyArray
+from tstk.data.options import check_at_least
+from tstk.data.splits import group_split, stratified_split, subsample_per_class
+from tstk.data.windowing import extract_windows, resolve_split_boundaries
 from tstk.errors import DataError, OptionError
 
 
-def series(
+def prepare_series(
     name: str,
-    raws: dict[str, Raw],
-    fraction: float,
+    series_sets: dict[str, SeriesSet],
+    val_fraction: float,
     seed: int,
-    labels: float,
-    borrow: bool,
+    label_fraction: float,
+    validate_on_test: bool,
     length: int | None,
-    scale: str,
-    extra: Mapping[str, Mapping[str, Extra]] | None = None,
-) -> Dataset:
-    """A data set of series, for classification if they are labelled.
+    standardize: str,
+    conditioning: Mapping[str, Mapping[str, Conditioning]] | None = None,
+) -> DataModule:
+    """Return a data set of series, for classification if they are labelled.
 
     Args:
-        name: what to call it
-        raws: "train" and, where they exist, "val" and "test"
-        fraction: share of the training part to validate on, if there is no "val"; with 0 nothing is held out
-        seed: of that choice
-        labels: share of the training and validation series to keep, class by class
-        borrow: validate on the test part
-        length: samples that a series may have; None means those of the longest
-        scale: "standard" or "none"
-        extra: what else the samples bring: name -> part -> one
+        name: name of the data set
+        series_sets: "train" and, where they exist, "val" and "test"
+        val_fraction: fraction of the training split held out for validation, if there is no "val"; 0 holds nothing out
+        seed: random seed of the validation split and of the labels that are kept
+        label_fraction: fraction of the training and validation series to keep, per class
+        validate_on_test: validate on the test split
+        length: samples per series that the model must accept; None means those of the longest series
+        standardize: "standard" or "none"
+        conditioning: name -> split -> additional inputs of its samples
     """
-    train, test = raws["train"], raws.get("test")
+    conditioning = conditioning or {}
+    train, test = series_sets["train"], series_sets.get("test")
     if train.y is not None and test is None:
-        raise DataError(f"{train.source}: the TEST part is missing, no such file lies beside it; give --test-data FILE")
-    classes, channels = _classes(train), train.channels or _numbered(train.x.shape[1])
-    longest = max(raw.x.shape[2] for raw in raws.values())
-    if length is not None and length < longest:
-        raise DataError(f"--length {length}: {name} has series of {longest} samples; give at least that")
-    length = length or longest
-    parts = {part: _labelled(raw, channels, classes, length) for part, raw in raws.items()}
-    for name_of, found in (extra or {}).items():
-        for part, brought in found.items():
-            parts[part].extra[name_of] = brought
-    for part, raw in raws.items():
-        if train.y is not None and raw.y is None:
-            raise DataError(f"{raw.source}: no labels in the {part} part, while the training part has them")
-    notes = list(dict.fromkeys(raw.told for raw in raws.values() if raw.told))
-    notes += [f"--extra {n}: {_told(parts['train'], n)}" for n in extra or {} if _told(parts["train"], n)]
-    if borrow:
-        if test is None:
-            raise DataError(f"{name}: --val-data test, but there is no test part")
-        parts["val"] = parts["test"]
-        split = "validation is the test part itself"
-        notes.append("validation is the test part itself, so figures on the test part flatter")
-    elif "val" in parts:
-        split = f"validation from {raws['val'].source}"
-        notes.append(split)
-    elif not fraction:
-        parts["val"] = parts["train"].take(torch.arange(0))
-        split = f"all {len(parts['train'])} training series are learnt from, none validates"
-        notes.append(f"{split}; --val-fraction {VAL_FRACTION} holds some out")
-    else:
-        rows, split = _split(parts["train"], train.source, fraction, seed)
-        parts["train"], parts["val"] = parts["train"].take(rows[0]), parts["train"].take(rows[1])
-        notes.append(split)
-    mean, std = _scale(parts["train"].x, scale)
-    if labels < 1:
+        raise DataError(f"{train.source}: no test split: there is no TEST file beside it; give --test-data FILE")
+    classes, channels = _infer_classes(train), train.channels or _number_channels(train.x.shape[1])
+    length = _resolve_length(name, series_sets, length)
+    splits = {
+        split: _build_series_dataset(series_set, channels, classes, length) for split, series_set in series_sets.items()
+    }
+    for conditioning_name, by_split in conditioning.items():
+        for split, inputs in by_split.items():
+            splits[split].conditioning[conditioning_name] = inputs
+    for split, series_set in series_sets.items():
+        if train.y is not None and series_set.y is None:
+            raise DataError(f"{series_set.source}: no labels in the {split} split, but the training split has them")
+    notes = list(dict.fromkeys(series_set.note for series_set in series_sets.values() if series_set.note))
+    notes += [
+        f"--conditioning {conditioning_name}: leaks the labels: samples with equal conditioning have equal labels, so "
+        "scores of a model that uses it mean little"
+        for conditioning_name in conditioning
+        if _leaks_labels(splits["train"], conditioning_name)
+    ]
+    split_description, note = _add_validation_split(name, splits, series_sets, val_fraction, seed, validate_on_test)
+    notes.append(note)
+    mean, std = _compute_standardization(splits["train"].x, standardize)
+    if label_fraction < 1:
         if not classes:
-            raise OptionError(f"--labels {labels}: {name} has none")
-        rng = np.random.default_rng(seed)
-        for part, least in (("train", 2),) if borrow else (("train", 2), ("val", 1)):
-            one = parts[part]
-            assert one.y is not None
-            parts[part] = one.take(torch.from_numpy(few(one.y.numpy(), labels, least, rng)))
-        notes.append(f"{labels:.0%} of the labels: {len(parts['train'])} series to train on")
-    notes += _missing(parts)
-    for part, one in parts.items():
-        if not len(one):
-            continue
-        present = set() if one.y is None else set(one.y.tolist())
-        if absent := [c for i, c in enumerate(classes) if i not in present]:
-            notes.append(f"no series of class {', '.join(absent)} in {part}")
+            raise OptionError(f"--label-fraction {label_fraction}: {name} has no labels")
+        _subsample_labels(splits, label_fraction, seed, ("train",) if validate_on_test else ("train", "val"))
+        notes.append(f"{label_fraction:.0%} of the labels: {len(splits['train'])} series to train on")
+    notes += _describe_missing(splits)
+    notes += _describe_absent_classes(splits, classes)
     if test is not None and test.x is train.x:
         notes.append("training series are the test series, without labels: transductive")
     elif test is not None and (shared := set(train.groups or ()) & set(test.groups or ())):
-        notes.append(f"{len(shared)} groups occur both in training and in test, so figures on the test part flatter")
-    return Dataset(
+        notes.append(f"{len(shared)} groups occur both in training and in test, so test scores are optimistic")
+    return DataModule(
         name=name,
-        source=_sources(raws),
+        source=tuple(dict.fromkeys(series_set.source for series_set in series_sets.values())),
         task="classification" if classes else "unlabelled",
         spec=Spec(
             channels=len(channels),
             length=length,
-            classes=len(classes) or None,
-            extra={n: one["train"].states.shape[-1] for n, one in (extra or {}).items()},
+            num_classes=len(classes) or None,
+            conditioning={key: by_split["train"].states.shape[-1] for key, by_split in conditioning.items()},
         ),
-        train=parts["train"],
-        val=parts["val"],
-        test=parts.get("test"),
+        train=splits["train"],
+        val=splits["val"],
+        test=splits.get("test"),
         classes=classes,
         channels=channels,
         mean=mean,
         std=std,
         notes=notes,
-        split=split,
-        val_from_train=not borrow and "val" not in raws,
+        split_description=split_description,
+        val_from_train=not validate_on_test and "val" not in series_sets,
     )
 
 
-def forecasting(
+def _resolve_length(name: str, series_sets: Mapping[str, SeriesSet], length: int | None) -> int:
+    longest = max(series_set.x.shape[2] for series_set in series_sets.values())
+    if length is not None and length < longest:
+        raise DataError(f"--length {length}: {name} has series of {longest} samples; give at least that")
+    return length or longest
+
+
+def _add_validation_split(
+    name: str,
+    splits: dict[str, SeriesDataset],
+    series_sets: Mapping[str, SeriesSet],
+    val_fraction: float,
+    seed: int,
+    validate_on_test: bool,
+) -> tuple[str, str]:
+    """Set `splits["val"]`, and remove the series held out for it from `splits["train"]`.
+
+    Returns:
+        description of the split, and a note for the user
+    """
+    train = splits["train"]
+    if validate_on_test:
+        if "test" not in splits:
+            raise DataError(f"{name}: --val-data test, but there is no test split")
+        splits["val"] = splits["test"]
+        description = "validation is the test split itself"
+        return description, f"{description}, so test scores are optimistic"
+    if "val" in splits:
+        description = f"validation from {series_sets['val'].source}"
+        return description, description
+    if not val_fraction:
+        splits["val"] = train.select(torch.arange(0))
+        description = f"all {len(train)} training series are used for training, none for validation"
+        return description, f"{description}; --val-fraction {DEFAULT_VAL_FRACTION} holds some out"
+    train_index, val_index, description = _split_off_validation(train, series_sets["train"].source, val_fraction, seed)
+    splits["train"], splits["val"] = train.select(train_index), train.select(val_index)
+    return description, description
+
+
+def _subsample_labels(
+    splits: dict[str, SeriesDataset], label_fraction: float, seed: int, split_names: tuple[str, ...]
+) -> None:
+    """Keep a fraction of the series of each class: at least two in training, one in validation."""
+    rng = np.random.default_rng(seed)
+    for split in split_names:
+        dataset = splits[split]
+        assert dataset.y is not None
+        kept = subsample_per_class(dataset.y.numpy(), label_fraction, 2 if split == "train" else 1, rng)
+        splits[split] = dataset.select(torch.from_numpy(kept))
+
+
+def prepare_forecasting(
     name: str,
     tables: dict[str, Table],
     context: int | None,
     horizon: int | None,
     stride: int | None,
-    fraction: float,
-    borrow: bool,
-    scale: str,
-) -> Dataset:
-    """A data set of windows over a table, or over one table per part.
+    val_fraction: float,
+    validate_on_test: bool,
+    standardize: str,
+) -> DataModule:
+    """Return a data set of windows over one table, or over one table per split.
 
-    Validation and test windows may look back into the rows before their part; their futures never do.
+    The contexts of validation and test windows may contain rows before their split; their horizons never do.
 
     Args:
-        name: what to call it
+        name: name of the data set
         tables: "train" and, where they exist, "val" and "test"
-        context: samples that the model sees; None means 96
-        horizon: samples to forecast; None means 96
+        context: rows that the model sees; None means 96
+        horizon: rows to forecast; None means 96
         stride: rows from one window to the next in training and validation; None means 1
-        fraction: share of the rows to validate on, if "test" is a table of its own and "val" is not
-        borrow: validate on the test part
-        scale: "standard" or "none"
+        val_fraction: fraction of the rows to validate on, if "test" is a table of its own and "val" is not
+        validate_on_test: validate on the test split
+        standardize: "standard" or "none"
     """
-    for option, value in (("context", context), ("horizon", horizon), ("stride", stride)):
-        if value is not None and value < 1:
-            raise OptionError(f"--{option} {value}: expected at least 1")
+    check_at_least(1, context=context, horizon=horizon, stride=stride)
     context, horizon = context or 96, horizon or 96
-    first = tables["train"]
+    train_table = tables["train"]
     for table in tables.values():
-        _same_columns(table, first.channels)
-    rows, whole = len(first.values), _tensor(first)
-    ends, split = ends_of(tables, fraction)
-    parts: dict[str, Windows] = {}
-    for part, start, stop in zip(PARTS, (0, *ends), ends, strict=False):
-        step = 1 if part == "test" else stride or 1
-        if part in tables and part != "train":
-            parts[part] = _windows(_tensor(tables[part]), context, horizon, tables[part].source, step)
+        _check_columns(table, train_table.channels)
+    num_rows, train_values = len(train_table.values), _table_to_tensor(train_table)
+    ends, split_description = resolve_split_boundaries(tables, val_fraction)
+    splits: dict[str, WindowDataset] = {}
+    for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
+        split_stride = 1 if split == "test" else stride or 1
+        if split in tables and split != "train":
+            values, source = _table_to_tensor(tables[split]), tables[split].source
         else:
-            span = whole[:, max(start - context, 0) : stop]
-            parts[part] = _windows(span, context, horizon, f"{first.source}, {part} rows {start} to {stop}", step)
-    notes = [split]
-    if borrow:
-        parts["val"], split = parts["test"], "validation is the test part itself"
-        notes = [split + ", so figures on the test part flatter"]
-    if rows > ends[2]:
-        notes.append(f"{rows - ends[2]} rows at the end are not used")
-    mean, std = _scale(whole[None, :, : ends[0]], scale)
-    return Dataset(
+            values = train_values[:, max(start - context, 0) : stop]
+            source = f"{train_table.source}, {split} rows {start} to {stop}"
+        splits[split] = _build_window_dataset(values, context, horizon, source, split_stride)
+    notes = [split_description]
+    if validate_on_test:
+        splits["val"], split_description = splits["test"], "validation is the test split itself"
+        notes = [f"{split_description}, so test scores are optimistic"]
+    if num_rows > ends[2]:
+        notes.append(f"{num_rows - ends[2]} rows at the end are not used")
+    mean, std = _compute_standardization(train_values[None, :, : ends[0]], standardize)
+    return DataModule(
         name=name,
         source=tuple(table.source for table in tables.values()),
         task="forecasting",
         spec=Spec(channels=len(mean), length=context, horizon=horizon),
-        train=parts["train"],
-        val=parts["val"],
-        test=parts["test"],
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
         classes=(),
-        channels=first.channels,
+        channels=train_table.channels,
         mean=mean,
         std=std,
-        notes=notes + _missing(parts),
-        split=split,
+        notes=notes + _describe_missing(splits),
+        split_description=split_description,
     )
 
 
-def _told(part: Labelled, name: str) -> str:
-    """What must be said of something that knows the labels."""
-    if part.y is None:
-        return ""
-    kinds = part.extra[name].kinds()
-    often = torch.bincount(kinds)[kinds] > 1
-    told = {*zip(kinds[often].tolist(), part.y[often].tolist(), strict=True)}
-    if 2 * often.sum() < len(kinds) or len(told) > len({kind for kind, _ in told}):
-        return ""
-    return "gives the label away: equal ones have equal labels; what is scored with it knows the answers"
-
-
-def part_like(data: Raw | Table, like: dict[str, Any], future: bool) -> Part:
-    """One part, read as a trained model expects it.
+def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include_targets: bool) -> Split:
+    """Return data as a trained model expects them.
 
     Args:
-        data: what a reader handed over
-        like: from `Dataset.like`; with "any_length" series may be longer than those it was trained on
-        future: of a table, keep the rows to forecast as truth
+        data: what a reader returned
+        input_schema: from `DataModule.input_schema`; with "any_length" series may be longer than in training
+        include_targets: of a table, keep the rows to forecast as targets
     """
-    table = isinstance(data, Table)
-    if isinstance(data, Table) and like["task"] == "unlabelled":
-        data, table = windows_of(data, like["length"], like["length"]), False
-    if table != (like["task"] == "forecasting"):
-        have, want = ("a table", "series") if table else ("a set of series", "a table")
-        raise DataError(f"{data.source}: this is {have}, but the model was trained on {want}")
-    if isinstance(data, Raw):
-        names = tuple(like["channels"])
-        if like.get("univariate"):  # any channels will do
-            names = data.channels or _numbered(data.x.shape[1])
-        return _labelled(data, names, tuple(like["classes"]), None if like.get("any_length") else like["length"])
-    _same_columns(data, tuple(like["channels"]))
-    return _windows(_tensor(data), like["length"], like["horizon"] if future else 0, data.source)
+    is_table = isinstance(data, Table)
+    if isinstance(data, Table) and input_schema["task"] == "unlabelled":
+        data, is_table = extract_windows(data, input_schema["length"], input_schema["length"]), False
+    if is_table != (input_schema["task"] == "forecasting"):
+        actual, expected = ("a table", "series") if is_table else ("a set of series", "a table")
+        raise DataError(f"{data.source}: this is {actual}, but the model was trained on {expected}")
+    if isinstance(data, SeriesSet):
+        channels = tuple(input_schema["channels"])
+        if input_schema.get("split_channels"):  # the model takes any channels
+            channels = data.channels or _number_channels(data.x.shape[1])
+        return _build_series_dataset(
+            data,
+            channels,
+            tuple(input_schema["classes"]),
+            None if input_schema.get("any_length") else input_schema["length"],
+        )
+    _check_columns(data, tuple(input_schema["channels"]))
+    return _build_window_dataset(
+        _table_to_tensor(data), input_schema["length"], input_schema["horizon"] if include_targets else 0, data.source
+    )
 
 
-def _numbered(count: int) -> tuple[str, ...]:
+def _leaks_labels(dataset: SeriesDataset, name: str) -> bool:
+    """Return whether samples with equal conditioning have equal labels, if most samples share theirs with another."""
+    if dataset.y is None:
+        return False
+    content = dataset.conditioning[name].content_ids()
+    is_shared = torch.bincount(content)[content] > 1
+    if 2 * is_shared.sum() < len(content):
+        return False
+    shared, labels = content[is_shared].tolist(), dataset.y[is_shared].tolist()
+    return len(set(zip(shared, labels, strict=True))) == len(set(shared))
+
+
+def _number_channels(count: int) -> tuple[str, ...]:
     return tuple(str(i) for i in range(count))
 
 
-def _tensor(table: Table) -> Tensor:
+def _table_to_tensor(table: Table) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(table.values.T))
 
 
-def _sources(raws: dict[str, Raw]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(raw.source for raw in raws.values()))
-
-
-def _same_columns(table: Table, channels: tuple[str, ...]) -> None:
+def _check_columns(table: Table, channels: tuple[str, ...]) -> None:
     if table.channels != channels:
         raise DataError(f"{table.source}: columns {', '.join(table.channels)}; expected {', '.join(channels)}")
 
 
-def _windows(table: Tensor, context: int, horizon: int, source: str, stride: int = 1) -> Windows:
-    need, have = context + horizon, table.shape[1]
-    if have < need:
+def _build_window_dataset(table: Tensor, context: int, horizon: int, source: str, stride: int = 1) -> WindowDataset:
+    required, available = context + horizon, table.shape[1]
+    if available < required:
         raise DataError(
-            f"{source}: --context {context} and --horizon {horizon} take {need} rows, and there are {have}, "
-            "counting what may be looked back at; shorten one of them"
+            f"{source}: --context {context} and --horizon {horizon} take {required} rows, and there are {available}, "
+            "counting the rows before the split that may serve as context; reduce one of them"
         )
-    return Windows(table, context, horizon, stride)
+    return WindowDataset(table, context, horizon, stride)
 
 
-def _scale(x: Tensor | Stored, scale: str) -> tuple[Tensor, Tensor]:
-    return statistics(x) if scale == "standard" else (torch.zeros(x.shape[1]), torch.ones(x.shape[1]))
+def _compute_standardization(x: Tensor | LazyArray, standardize: str) -> tuple[Tensor, Tensor]:
+    return compute_mean_std(x) if standardize == "standard" else (torch.zeros(x.shape[1]), torch.ones(x.shape[1]))
 
 
-def _classes(train: Raw) -> tuple[str, ...]:
-    """The classes that occur in training: in the order that the file declares, else by number, else by name."""
+def _infer_classes(train: SeriesSet) -> tuple[str, ...]:
+    """Return the classes that occur in training: in the order that the file declares, else by number, else by name."""
     if train.y is None:
         return ()
-    found = set(train.y)
+    present = set(train.y)
     if train.classes:
-        return tuple(c for c in train.classes if c in found)
+        return tuple(name for name in train.classes if name in present)
     try:
-        return tuple(sorted(found, key=float))
+        return tuple(sorted(present, key=float))
     except ValueError:
-        return tuple(sorted(found))
+        return tuple(sorted(present))
 
 
-def _labelled(raw: Raw, names: tuple[str, ...], classes: tuple[str, ...], length: int | None) -> Labelled:
-    """Series checked against the channels, the classes and the length, if it matters, that are known from training."""
-    if raw.x.shape[1] != len(names):
-        raise DataError(f"{raw.source}: {raw.x.shape[1]} channels; training has {len(names)}: {', '.join(names)}")
-    if raw.channels != names and sorted(raw.channels) == sorted(names):
-        raise DataError(f"{raw.source}: channels in another order than in training: {', '.join(names)}")
-    part = Labelled(raw.x if isinstance(raw.x, Stored) else torch.from_numpy(raw.x), groups=raw.groups)
-    if length is not None and (longest := int(part.lengths.max())) > length:
-        at = int(part.lengths.argmax()) + 1
-        raise DataError(f"{raw.source}: series {at} has {longest} samples; the model takes {length}")
-    if raw.y is not None and classes:
-        if unknown := sorted(set(raw.y) - set(classes)):
+def _build_series_dataset(
+    series_set: SeriesSet, channels: tuple[str, ...], classes: tuple[str, ...], length: int | None
+) -> SeriesDataset:
+    """Check series against the channels, classes and maximum length of training, and encode their labels.
+
+    Args:
+        series_set: the series
+        channels: names of the channels in training
+        classes: names of the classes in training; empty if labels do not matter
+        length: maximum number of samples; None means any
+    """
+    source = series_set.source
+    if series_set.x.shape[1] != len(channels):
+        raise DataError(
+            f"{source}: {series_set.x.shape[1]} channels; training has {len(channels)}: {', '.join(channels)}"
+        )
+    if series_set.channels != channels and sorted(series_set.channels) == sorted(channels):
+        raise DataError(f"{source}: channels in another order than in training: {', '.join(channels)}")
+    dataset = SeriesDataset(
+        series_set.x if isinstance(series_set.x, LazyArray) else torch.from_numpy(series_set.x),
+        groups=series_set.groups,
+    )
+    if length is not None and (longest := int(dataset.lengths.max())) > length:
+        number = int(dataset.lengths.argmax()) + 1
+        raise DataError(f"{source}: series {number} has {longest} samples; the model takes {length}")
+    if series_set.y is not None and classes:
+        if unknown := sorted(set(series_set.y) - set(classes)):
             raise DataError(
-                f"{raw.source}: class {', '.join(map(repr, unknown))} does not occur in training, "
+                f"{source}: class {', '.join(map(repr, unknown))} does not occur in training, "
                 f"whose classes are {', '.join(classes)}"
             )
-        part.y = torch.tensor([classes.index(label) for label in raw.y])
-    return part
+        dataset.y = torch.tensor([classes.index(label) for label in series_set.y])
+    return dataset
 
 
-def _split(part: Labelled, source: str, fraction: float, seed: int) -> tuple[tuple[Tensor, Tensor], str]:
-    """Rows of training and of validation, and how they were chosen."""
-    y = np.zeros(len(part), np.int64) if part.y is None else part.y.numpy()
-    if part.groups is not None and (groups := len(set(part.groups))) > 1:
-        train, val = by_group(y, part.groups, fraction, seed)
-        chosen = len({part.groups[i] for i in val.tolist()})
-        how = f"validation: {chosen} of {groups} groups ({len(val)} of {len(part)} series) split off the training part"
+def _split_off_validation(
+    dataset: SeriesDataset, source: str, val_fraction: float, seed: int
+) -> tuple[Tensor, Tensor, str]:
+    """Return the indices of the training and of the validation series, and how they were chosen."""
+    y = np.zeros(len(dataset), np.int64) if dataset.y is None else dataset.y.numpy()
+    if dataset.groups is not None and (num_groups := len(set(dataset.groups))) > 1:
+        train, val = group_split(y, dataset.groups, val_fraction, seed)
+        num_val_groups = len({dataset.groups[i] for i in val.tolist()})
+        description = (
+            f"validation: {num_val_groups} of {num_groups} groups ({len(val)} of {len(dataset)} series) "
+            "held out from the training split"
+        )
     else:
-        train, val = stratified(y, fraction, seed)
-        how = f"validation: {len(val)} of {len(part)} series split off the training part, class by class"
+        train, val = stratified_split(y, val_fraction, seed)
+        description = (
+            f"validation: {len(val)} of {len(dataset)} series held out from the training split, stratified by class"
+        )
     if not len(val):
-        raise DataError(f"{source}: {len(part)} series are too few to split off validation data; give --val-data FILE")
-    return (torch.from_numpy(train), torch.from_numpy(val)), how
+        raise DataError(
+            f"{source}: {len(dataset)} series are too few to hold some out for validation; give --val-data FILE"
+        )
+    return torch.from_numpy(train), torch.from_numpy(val), description
 
 
-def _missing(parts: Mapping[str, Part]) -> list[str]:
-    """A sentence for each part with missing values."""
-    counts = {part: missing(one) for part, one in parts.items()}
-    return [f"{count} missing values in {part}" for part, count in counts.items() if count]
+def _describe_missing(splits: Mapping[str, Split]) -> list[str]:
+    """Return a note for each split with missing values."""
+    counts = {name: count_missing(split) for name, split in splits.items()}
+    return [f"{count} missing values in {name}" for name, count in counts.items() if count]
+
+
+def _describe_absent_classes(splits: Mapping[str, SeriesDataset], classes: tuple[str, ...]) -> list[str]:
+    """Return a note for each split that lacks classes."""
+    notes = []
+    for split, dataset in splits.items():
+        if not len(dataset):
+            continue
+        present = set() if dataset.y is None else set(dataset.y.tolist())
+        if absent := [name for i, name in enumerate(classes) if i not in present]:
+            notes.append(f"no series of class {', '.join(absent)} in {split}")
+    return notes

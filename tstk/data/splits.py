@@ -1,4 +1,4 @@
-"""How a validation part is split off the training part, and where the parts of a table begin and end."""
+"""Hold out validation series from the training split, and divide the rows of a table into splits."""
 
 from __future__ import annotations
 
@@ -9,88 +9,102 @@ from tstk.data.containers import Table
 
 Ints = NDArray[np.int64]
 
-ETT = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
-"""Columns of the Electricity Transformer tables, which have a split of their own."""
+ETT_COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
+"""Columns of the Electricity Transformer tables, which have a standard split."""
 
-TRIES = 200
-"""Random orders of the groups among which the best split is chosen."""
+NUM_TRIALS = 200
+"""Random splits of the groups among which the best one is chosen."""
 
 
-def stratified(y: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
-    """A random split in which every class keeps its share.
+def stratified_split(y: Ints, val_fraction: float, seed: int) -> tuple[Ints, Ints]:
+    """Split at random, with the same fraction of every class in validation.
 
-    A class with two or more members is on both sides; a single member stays in training.
+    A class of two or more series is in both splits; a class of one stays in training.
 
     Args:
         y: [N] class index
-        fraction: share of validation, between 0 and 1
-        seed: of the choice
+        val_fraction: fraction held out for validation, between 0 and 1
+        seed: random seed
 
     Returns:
-        rows of training and of validation, each in ascending order
+        indices of the training and of the validation series, each ascending
     """
     rng = np.random.default_rng(seed)
-    chosen = []
+    val_members = []
     for c in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == c))
-        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        chosen.append(members[:count])
-    val = np.sort(np.concatenate(chosen))
+        count = min(max(round(val_fraction * len(members)), 1), len(members) - 1)
+        val_members.append(members[:count])
+    val = np.sort(np.concatenate(val_members))
     return np.setdiff1d(np.arange(len(y)), val), val
 
 
-def few(y: Ints, share: float, least: int, rng: np.random.Generator) -> Ints:
-    """Rows with this share of each class, at least `least` of it where there are as many; in ascending order."""
+def subsample_per_class(y: Ints, fraction: float, min_per_class: int, rng: np.random.Generator) -> Ints:
+    """Draw a fraction of each class at random.
+
+    Args:
+        y: [N] class index
+        fraction: fraction of each class to keep
+        min_per_class: series of each class to keep at least, where there are as many
+        rng: source of randomness
+
+    Returns:
+        indices of the chosen series, ascending
+    """
     if not len(y):
         return np.zeros(0, np.int64)
     members = [rng.permutation(np.flatnonzero(y == c)) for c in np.unique(y)]
-    return np.sort(np.concatenate([rows[: max(round(share * len(rows)), least)] for rows in members]))
+    return np.sort(np.concatenate([m[: max(round(fraction * len(m)), min_per_class)] for m in members]))
 
 
-def by_group(y: Ints, groups: list[str], fraction: float, seed: int) -> tuple[Ints, Ints]:
-    """A split that puts every group on one side, as close to the fraction as whole groups allow.
+def group_split(y: Ints, groups: list[str], val_fraction: float, seed: int) -> tuple[Ints, Ints]:
+    """Split without dividing a group between training and validation, as close to the fraction as groups allow.
 
-    Of many random choices the one is taken that leaves fewest classes without training data, then fewest without
-    validation data, then comes closest to the fraction in every class.
+    Of `NUM_TRIALS` random splits the best is chosen: the one with the fewest classes without training data, then the
+    fewest without validation data, then the one closest to the fraction in every class.
 
     Args:
         y: [N] class index
         groups: N names, at least two different ones
-        fraction: share of validation, between 0 and 1
-        seed: of the choice
+        val_fraction: fraction held out for validation, between 0 and 1
+        seed: random seed
 
     Returns:
-        rows of training and of validation, each in ascending order
+        indices of the training and of the validation series, each ascending
     """
-    names, at = np.unique(groups, return_inverse=True)
-    counts = np.zeros((len(names), int(y.max()) + 1))
-    np.add.at(counts, (at, y), 1)
-    total = counts.sum(0)
+    names, group_index = np.unique(groups, return_inverse=True)
+    class_counts = np.zeros((len(names), int(y.max()) + 1))
+    np.add.at(class_counts, (group_index, y), 1)
+    total = class_counts.sum(0)
     rng = np.random.default_rng(seed)
     best: tuple[tuple[float, ...], Ints] | None = None
-    for _ in range(TRIES):
+    for _ in range(NUM_TRIALS):
         order = rng.permutation(len(names))
-        taken = counts[order].cumsum(0)[:-1]
-        k = int(np.abs(taken.sum(1) / total.sum() - fraction).argmin())
-        away = np.abs(taken[k] - fraction * total).sum()
-        score = (float((taken[k] == total).sum()), float((taken[k] == 0).sum()), float(away))
+        val_counts = class_counts[order].cumsum(0)[:-1]  # row k: the first k + 1 groups validate
+        k = int(np.abs(val_counts.sum(1) / total.sum() - val_fraction).argmin())
+        distance = np.abs(val_counts[k] - val_fraction * total).sum()
+        score = (float((val_counts[k] == total).sum()), float((val_counts[k] == 0).sum()), float(distance))
         if best is None or score < best[0]:
             best = score, order[: k + 1]
     assert best is not None
-    inside = np.isin(at, best[1])
-    return np.flatnonzero(~inside), np.flatnonzero(inside)
+    is_val = np.isin(group_index, best[1])
+    return np.flatnonzero(~is_val), np.flatnonzero(is_val)
 
 
-def borders(table: Table) -> tuple[tuple[int, int, int], str]:
-    """Rows at which training, validation and test end, and how that was decided.
+def split_boundaries(table: Table) -> tuple[tuple[int, int, int], str]:
+    """Return the rows at which training, validation and test end, and a description of the split.
 
-    The Electricity Transformer tables get 12, 4 and 4 months of 30 days, as in the literature (rows beyond are not
-    used); any other table 70, 10 and 20 % of its rows.
+    The Electricity Transformer tables are split into 12, 4 and 4 months of 30 days, as in the literature (later rows
+    are not used); any other table into 70, 10 and 20 % of its rows.
     """
     rows = len(table.values)
-    if table.channels == ETT and table.dates is not None and table.dates.dtype.kind == "M" and rows > 1:
-        day = np.timedelta64(1, "D") // (table.dates[1:] - table.dates[:-1]).min()
-        if 0 < 600 * day <= rows:
-            return (360 * day, 480 * day, 600 * day), "12, 4 and 4 months of 30 days, as usual for ETT"
+    if table.channels == ETT_COLUMNS and table.dates is not None and table.dates.dtype.kind == "M" and rows > 1:
+        rows_per_day = np.timedelta64(1, "D") // (table.dates[1:] - table.dates[:-1]).min()
+        if 0 < 600 * rows_per_day <= rows:
+            return (
+                360 * rows_per_day,
+                480 * rows_per_day,
+                600 * rows_per_day,
+            ), "12, 4 and 4 months of 30 days, as usual for ETT"
     train, test = int(rows * 0.7), int(rows * 0.2)
     return (train, rows - test, rows), "70, 10 and 20 % of the rows"

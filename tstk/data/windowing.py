@@ -1,4 +1,4 @@
-"""Where the parts of a table begin and end, and tables cut into series without labels, to pretrain on."""
+"""Divide the rows of tables into splits, and cut tables into unlabelled series to pretrain on."""
 
 from __future__ import annotations
 
@@ -6,69 +6,70 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tstk.data.catalog import PARTS
-from tstk.data.containers import Raw, Table
-from tstk.data.splits import borders
-from tstk.errors import DataError, OptionError
+from tstk.data.catalog import SPLITS
+from tstk.data.containers import SeriesSet, Table
+from tstk.data.options import check_at_least
+from tstk.data.splits import split_boundaries
+from tstk.errors import DataError
 
 
-def ends_of(tables: Mapping[str, Table], fraction: float) -> tuple[tuple[int, int, int], str]:
-    """Rows of the table "train" at which training, validation and test end, and how that was decided.
+def resolve_split_boundaries(tables: Mapping[str, Table], val_fraction: float) -> tuple[tuple[int, int, int], str]:
+    """Return the rows of the table "train" at which training, validation and test end, and a description of the split.
 
     Args:
         tables: "train" and, where they exist, "val" and "test"
-        fraction: share of the rows to validate on, if "test" is a table of its own and "val" is not
+        val_fraction: fraction of the rows to validate on, if "test" is a table of its own and "val" is not
     """
-    rows = len(tables["train"].values)
+    num_rows = len(tables["train"].values)
     if "test" in tables:
-        cut = rows if "val" in tables else rows - round(fraction * rows)
-        ends, split = (cut, rows, rows), f"test from {tables['test'].source}; {cut} of {rows} rows to train"
+        train_end = num_rows if "val" in tables else num_rows - round(val_fraction * num_rows)
+        ends = (train_end, num_rows, num_rows)
+        description = f"test from {tables['test'].source}; {train_end} of {num_rows} rows to train"
     else:
-        ends, split = borders(tables["train"])
+        ends, description = split_boundaries(tables["train"])
     if "val" in tables:
-        ends = (ends[1], *ends[1:])  # rows that would have validated are trained on
-        split = f"validation from {tables['val'].source}; {split}"
-    return ends, split
+        ends = (ends[1], *ends[1:])  # the rows that are not needed for validation are trained on
+        description = f"validation from {tables['val'].source}; {description}"
+    return ends, description
 
 
-def cut(tables: Mapping[str, Table], length: int, stride: int | None, fraction: float) -> dict[str, Raw]:
-    """Each part of a table as series: split in time first, so that no series of one part reaches into another.
+def cut_tables(
+    tables: Mapping[str, Table], length: int, stride: int | None, val_fraction: float
+) -> dict[str, SeriesSet]:
+    """Cut each split of a table into series. The rows are split first, so that no series crosses a split boundary.
 
     Args:
         tables: "train" and, where they exist, "val" and "test"
-        length: samples of a series
-        stride: rows from one series of the training part to the next; None means `length`, so that none overlap
-        fraction: as for `ends_of`
+        length: samples per series
+        stride: rows from one training series to the next; None means `length`, so that none overlap
+        val_fraction: as for `resolve_split_boundaries`
 
     Raises:
         OptionError: the length or the stride is less than 1
-        DataError: a part has fewer rows than a series
+        DataError: a split has fewer rows than a series
     """
-    for option, value in (("length", length), ("stride", stride)):
-        if value is not None and value < 1:
-            raise OptionError(f"--{option} {value}: expected at least 1")
-    ends, _ = ends_of(tables, fraction)
-    raws = {}
-    for part, start, stop in zip(PARTS, (0, *ends), ends, strict=False):
-        table = tables["train"]
-        if part in tables and part != "train":
-            table, where = tables[part], tables[part].source
+    check_at_least(1, length=length, stride=stride)
+    ends, _ = resolve_split_boundaries(tables, val_fraction)
+    series_sets = {}
+    for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
+        if split in tables and split != "train":
+            table = tables[split]
         else:
-            where = f"{table.source}, rows {start + 1} to {stop}"
-            table = Table(table.values[start:stop], where, table.channels)
-        raws[part] = windows_of(table, length, stride or length if part == "train" else length)
-    return raws
+            source = f"{tables['train'].source}, rows {start + 1} to {stop}"
+            table = Table(tables["train"].values[start:stop], source, tables["train"].channels)
+        series_sets[split] = extract_windows(table, length, stride or length if split == "train" else length)
+    return series_sets
 
 
-def windows_of(table: Table, length: int, stride: int) -> Raw:
-    """The series of `length` rows that begin every `stride` rows; those without any sample are left out.
+def extract_windows(table: Table, length: int, stride: int) -> SeriesSet:
+    """Return the series of `length` rows that begin every `stride` rows, except those without any sample.
 
     Raises:
-        DataError: there are fewer rows than that
+        DataError: the table has fewer rows than `length`
     """
     if len(table.values) < length:
         raise DataError(f"{table.source}: {len(table.values)} rows, and --length {length}; give less")
     x = np.lib.stride_tricks.sliding_window_view(table.values, length, axis=0)[::stride]
-    some = ~np.isnan(x).all((1, 2))
-    told = f"{table.source}: {(~some).sum()} series without a sample are left out" if not some.all() else ""
-    return Raw(np.ascontiguousarray(x[some]), table.source, channels=table.channels, told=told)
+    is_empty = np.isnan(x).all((1, 2))
+    note = f"{table.source}: {is_empty.sum()} series without a sample are left out" if is_empty.any() else ""
+    return SeriesSet(np.ascontiguousarray(x[~is_empty]), table.source, channels=table.channels, note=note)

@@ -1,1 +1,1 @@
-"""What is wrong with an installation or a plugin."""
+"""Diagnostics of the installation and of plugins."""

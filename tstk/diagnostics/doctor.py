@@ -1,6 +1,6 @@
-"""What this machine offers tstk, and what is broken: a list of findings, each with the remedy where something is wrong.
+"""Diagnostics of the installation: a list of findings, with a remedy for each fault.
 
-Every check stands in a try of its own, so that whatever is broken, the others still answer.
+Every check runs in its own try block, so that a broken package does not hide the results of the others.
 """
 
 from __future__ import annotations
@@ -17,216 +17,230 @@ from importlib import import_module
 from pathlib import Path
 
 from tstk.errors import did_you_mean
-from tstk.plugins.distribution import CORE, distribution_of, install_command
+from tstk.plugins.distribution import CORE_DISTRIBUTION, format_install_command, get_distribution
 
 EXTRAS = {
     "hf": "encoder hf: any Hugging Face encoder",
     "parquet": ".parquet files",
-    "plot": "reports, codebooks and diagrams as pictures",
+    "plot": "reports, codebook plots and diagrams",
     "triton": "fast kernels on NVIDIA GPUs",
-    "tensorboard": "--track tensorboard: curves while a run trains",
-    "wandb": "--track wandb: the same at Weights & Biases",
-    "mlflow": "--track mlflow: the same in MLflow",
+    "tensorboard": "--trackers tensorboard: log to TensorBoard",
+    "wandb": "--trackers wandb: log to Weights & Biases",
+    "mlflow": "--trackers mlflow: log to MLflow",
     "download": "tstk data fetch: public data sets by name",
-    "aeon": "the estimators as aeon's",
+    "aeon": "tstk.aeon: estimators for aeon",
     "onnx": "tstk export to .onnx",
-    "bench": "the peers that make bench compares kernels with",
+    "bench": "third-party kernels that `make bench` compares with",
 }
-"""Extra -> what it brings."""
-VARIABLES = ("CACHE", "DATA", "KERNELS", "OFFLINE", "PLUGINS", "STRICT")
-LOW = 1 << 30
-"""Bytes of disk or memory below which a run may not finish."""
+"""Optional extra -> what it adds."""
+ENVIRONMENT_VARIABLES = ("CACHE", "DATA", "KERNELS", "OFFLINE", "PLUGINS", "STRICT")
+LOW_SPACE = 1 << 30
+"""Free bytes of disk or memory below which a run may fail."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line.
+    """Result of one check.
 
     Args:
-        about: which part of the machine
-        name: what was looked at
+        category: group of checks
+        name: what was checked
         value: what was found
-        remedy: what to do, if it is broken; empty if it is not
+        remedy: how to repair it; empty if it is not a fault
     """
 
-    about: str
+    category: str
     name: str
     value: str
     remedy: str = ""
 
 
-def examine() -> list[Finding]:
-    """All findings; those with a remedy are faults."""
+def run_diagnostics() -> list[Finding]:
+    """Run all checks and return their findings; those with a remedy are faults."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        _versions,
-        _torch,
-        _cores,
-        _extras,
-        _plugins,
-        _kernels,
-        _variables,
-        _data,
-        _room,
-        _places,
+        _check_versions,
+        _check_torch,
+        _check_cores,
+        _check_extras,
+        _check_plugins,
+        _check_kernels,
+        _check_variables,
+        _check_data,
+        _check_free_space,
+        _check_write_access,
     )
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for check in checks:
         try:
-            found += check()
-        except Exception as e:  # what is broken here must not hide the rest
-            about = check.__name__.strip("_")
-            why = " ".join(f"{type(e).__name__}: {e}".split())
-            found.append(Finding(about, "failed", why, f"mend what the message names, or install {CORE} again"))
-    return found
+            findings += check()
+        except Exception as e:  # a failing check must not hide the others
+            name = check.__name__.strip("_")
+            reason = " ".join(f"{type(e).__name__}: {e}".split())
+            findings.append(
+                Finding(name, "failed", reason, f"fix the reported error, or reinstall {CORE_DISTRIBUTION}")
+            )
+    return findings
 
 
-def _versions() -> Iterator[Finding]:
-    from tstk.diagnostics.plugin_checks import installed_version, unmet
+def _check_versions() -> Iterator[Finding]:
+    from tstk.diagnostics.plugin_checks import find_unmet_requirements, get_installed_version
 
     yield Finding("versions", "python", f"{platform.python_version()} in {sys.prefix}")
     yield Finding("versions", "system", platform.platform())
-    lacking = unmet("tstk")
-    for name in (CORE, "torch", "numpy", "scipy", "scikit-learn", "accelerate", "safetensors"):
-        version = installed_version(name)
+    unmet = find_unmet_requirements("tstk")
+    for name in (CORE_DISTRIBUTION, "torch", "numpy", "scipy", "scikit-learn", "accelerate", "safetensors"):
+        version = get_installed_version(name)
         if not version:
             yield Finding("versions", name, "is not installed", f"pip install {name}")
-        elif all(name != u.name for u in lacking):
+        elif all(name != u.name for u in unmet):
             yield Finding("versions", name, version)
-    for u in lacking:
+    for u in unmet:
         value = f"{u.installed} is installed" if u.installed else "is not installed"
-        yield Finding("versions", u.name, f"{value}, and {CORE} needs {u.need}", f"pip install '{u.need}'")
-    if stray := installed_version("tstk"):
+        yield Finding(
+            "versions",
+            u.name,
+            f"{value}; {CORE_DISTRIBUTION} needs {u.requirement}",
+            f"pip install '{u.requirement}'",
+        )
+    if other_version := get_installed_version("tstk"):
         yield Finding(
             "versions",
             "tstk",
-            f"the distribution tstk {stray} is another project's, or an old copy; its files and those of {CORE} mix",
-            f"pip uninstall tstk, then pip install --force-reinstall --no-deps {CORE}",
+            f"the distribution tstk {other_version} is another project or an old copy; its files overlap with those of "
+            f"{CORE_DISTRIBUTION}",
+            f"pip uninstall tstk, then pip install --force-reinstall --no-deps {CORE_DISTRIBUTION}",
         )
 
 
-def _torch() -> Iterator[Finding]:
+def _check_torch() -> Iterator[Finding]:
     try:
         import numpy
         import torch
     except Exception as e:
-        why = " ".join(f"{type(e).__name__}: {e}".split())
-        yield Finding("torch", "import", why, "install torch again: pip install --force-reinstall torch")
+        reason = " ".join(f"{type(e).__name__}: {e}".split())
+        yield Finding("torch", "import", reason, "reinstall torch: pip install --force-reinstall torch")
         return
-    info = torch.__config__.show()
-    blas = info.partition("BLAS_INFO=")[2].partition(",")[0] or "unknown"
-    theirs = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
-    yield Finding("torch", "blas", f"torch: {blas}; numpy: {theirs}")
-    yield Finding("torch", "threads", f"{torch.get_num_threads()} of {_usable()} usable cores")
-    if torch.get_num_threads() > _usable():
+    blas = torch.__config__.show().partition("BLAS_INFO=")[2].partition(",")[0] or "unknown"
+    numpy_blas = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
+    yield Finding("torch", "blas", f"torch: {blas}; numpy: {numpy_blas}")
+    yield Finding("torch", "threads", f"{torch.get_num_threads()} of {_count_usable_cores()} usable cores")
+    if torch.get_num_threads() > _count_usable_cores():
         yield Finding(
-            "torch", "threads", "more than there are cores, which is slow", f"set OMP_NUM_THREADS={_usable()}"
+            "torch",
+            "threads",
+            "more threads than usable cores, which is slow",
+            f"set OMP_NUM_THREADS={_count_usable_cores()}",
         )
-    built = torch.version.cuda or torch.version.hip
-    if built and not torch.cuda.is_available():
-        yield Finding("torch", "cuda", f"torch was built for CUDA {built}, and no device answers; runs use the CPU")
-    for at in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(at)
-        free = torch.cuda.mem_get_info(at)[0]
-        yield Finding("torch", f"cuda:{at}", f"{about.name}, {_size(free)} of {_size(about.total_memory)} free")
-        one = torch.ones(64, 64, device=f"cuda:{at}")
-        if float((one @ one).sum()) != 64**3:
-            yield Finding("torch", f"cuda:{at}", "multiplies wrongly", "check the driver: nvidia-smi")
+    cuda_version = torch.version.cuda or torch.version.hip
+    if cuda_version and not torch.cuda.is_available():
+        yield Finding(
+            "torch", "cuda", f"torch was built for CUDA {cuda_version}, but no device is available; runs use the CPU"
+        )
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        free = torch.cuda.mem_get_info(index)[0]
+        yield Finding(
+            "torch", f"cuda:{index}", f"{device.name}, {_format_size(free)} of {_format_size(device.total_memory)} free"
+        )
+        ones = torch.ones(64, 64, device=f"cuda:{index}")
+        if float((ones @ ones).sum()) != 64**3:
+            yield Finding("torch", f"cuda:{index}", "wrong result of a matrix product", "check the driver: nvidia-smi")
     if not torch.cuda.device_count():
-        yield Finding("torch", "devices", "cpu alone")
+        yield Finding("torch", "devices", "CPU only")
 
 
-def _cores() -> Iterator[Finding]:
-    yield Finding("machine", "cores", f"{os.cpu_count()}, {_usable()} of them usable here")
+def _check_cores() -> Iterator[Finding]:
+    yield Finding("machine", "cores", f"{os.cpu_count()}, {_count_usable_cores()} usable by this process")
 
 
-def _usable() -> int:
+def _count_usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _extras() -> Iterator[Finding]:
-    from tstk.diagnostics.plugin_checks import unmet
+def _check_extras() -> Iterator[Finding]:
+    from tstk.diagnostics.plugin_checks import find_unmet_requirements
 
-    for extra, brings in EXTRAS.items():
-        lacking = unmet("tstk", extra)
-        for u in lacking:
+    for extra, feature in EXTRAS.items():
+        unmet = find_unmet_requirements("tstk", extra)
+        for u in unmet:
             if u.installed:
-                value = f"{u.installed} is installed, and {brings} needs {u.need}"
-                yield Finding("extras", u.name, value, install_command(extra))
-        if not lacking:
-            yield Finding("extras", extra, f"installed: {brings}")
-        elif not all(u.installed for u in lacking):
-            yield Finding("extras", extra, f"would bring {brings}: {install_command(extra)}")
+                value = f"{u.installed} is installed, but {feature} needs {u.requirement}"
+                yield Finding("extras", u.name, value, format_install_command(extra))
+        if not unmet:
+            yield Finding("extras", extra, f"installed: {feature}")
+        elif not all(u.installed for u in unmet):
+            yield Finding("extras", extra, f"not installed; adds {feature}: {format_install_command(extra)}")
 
 
-def _plugins() -> Iterator[Finding]:
-    from tstk.diagnostics.plugin_checks import burdens, faults
-    from tstk.plugins.registry import registry
+def _check_plugins() -> Iterator[Finding]:
+    from tstk.diagnostics.plugin_checks import find_faults, find_import_costs
+    from tstk.plugins.registry import get_registry
 
-    for plugin in registry().plugins:
-        wrong = faults(plugin) if plugin.dist != "tstk" else []
+    for plugin in get_registry().plugins:
+        faults = find_faults(plugin) if plugin.dist != "tstk" else []
         if plugin.error and plugin.dist == "tstk":
-            wrong = [plugin.error]
-        if not wrong:
+            faults = [plugin.error]
+        if not faults:
             yield Finding("plugins", plugin.dist, f"{plugin.version}, {len(plugin.entries)} entries")
-        for fault in wrong:
-            dist = distribution_of(plugin.dist)
-            named = f"pip install --force-reinstall {dist}, or pip uninstall {dist}"
-            yield Finding("plugins", plugin.dist, fault.partition(": pip install")[0], named)
-        for burden in burdens(plugin):
-            yield Finding("plugins", plugin.dist, f"{burden}; tell its author")
+        for fault in faults:
+            dist = get_distribution(plugin.dist)
+            remedy = f"pip install --force-reinstall {dist}, or pip uninstall {dist}"
+            yield Finding("plugins", plugin.dist, fault.partition(": pip install")[0], remedy)
+        for cost in find_import_costs(plugin):
+            yield Finding("plugins", plugin.dist, f"{cost}; report it to the plugin's author")
 
 
-def _kernels() -> Iterator[Finding]:
+def _check_kernels() -> Iterator[Finding]:
     import_module("tstk.kernels")
-    from tstk.kernels.dispatch import OPERATIONS, wish
+    from tstk.kernels.dispatch import OPERATIONS, get_requested_backend
 
     for name, operation in OPERATIONS.items():
-        said = [f"{b.name}: {why}" if (why := b.absent()) else b.name for b in operation.backends.values()]
-        yield Finding("kernels", name, "; ".join(said))
-        wanted = wish(name)
-        if wanted == "auto":
+        states = [f"{b.name}: {why}" if (why := b.why_unavailable()) else b.name for b in operation.backends.values()]
+        yield Finding("kernels", name, "; ".join(states))
+        requested = get_requested_backend(name)
+        if requested == "auto":
             continue
-        backend = operation.backends.get(wanted)
-        why = f"there is no backend {wanted!r}" if backend is None else backend.absent()
+        backend = operation.backends.get(requested)
+        why = f"there is no backend {requested!r}" if backend is None else backend.why_unavailable()
         if why:
-            yield Finding("kernels", name, f"TSTK_KERNELS asks for {wanted}: {why}", "unset TSTK_KERNELS")
+            yield Finding("kernels", name, f"TSTK_KERNELS selects {requested}: {why}", "unset TSTK_KERNELS")
 
 
-def _variables() -> Iterator[Finding]:
-    known = [f"TSTK_{name}" for name in VARIABLES]
+def _check_variables() -> Iterator[Finding]:
+    known = [f"TSTK_{name}" for name in ENVIRONMENT_VARIABLES]
     for name, value in sorted(os.environ.items()):
         if name in known:
             yield Finding("variables", name, value)
         elif name.startswith("TSTK_") and (
             hint := did_you_mean(name, known)
-        ):  # plugins may have variables of their own
-            yield Finding("variables", name, "means nothing to tstk", f"unset {name}.{hint}")
+        ):  # other names may be variables of plugins
+            yield Finding("variables", name, "is not a variable of tstk", f"unset {name}.{hint}")
 
 
-def _data() -> Iterator[Finding]:
-    from tstk.data.catalog import available
+def _check_data() -> Iterator[Finding]:
+    from tstk.data.catalog import list_datasets
 
     root = os.environ.get("TSTK_DATA")
     if not root:
-        yield Finding("data", "TSTK_DATA", "not set: only the embedded set has a name")
+        yield Finding("data", "TSTK_DATA", "not set: only embedded data sets are found by name")
     elif not Path(root).is_dir():
-        yield Finding("data", "TSTK_DATA", f"{root} is no folder", "set it to a folder with data sets, or unset it")
+        yield Finding("data", "TSTK_DATA", f"{root} is not a folder", "set it to a folder with data sets, or unset it")
     else:
-        yield Finding("data", "TSTK_DATA", f"{root}: {len(available(root)) - 1} data sets")
+        yield Finding("data", "TSTK_DATA", f"{root}: {len(list_datasets(root)) - 1} data sets")
 
 
-def _room() -> Iterator[Finding]:
+def _check_free_space() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free
-    remedy = "" if free >= LOW else "remove what is not needed, or work elsewhere"
-    yield Finding("room", "disk", f"{_size(free)} free in {Path.cwd()}", remedy)
-    memory = _memory()
+    remedy = "" if free >= LOW_SPACE else "free disk space, or work in another folder"
+    yield Finding("free space", "disk", f"{_format_size(free)} free in {Path.cwd()}", remedy)
+    memory = _read_free_memory()
     if memory is not None:
-        remedy = "" if memory >= LOW else "end other programs, or train on smaller batches"
-        yield Finding("room", "memory", f"{_size(memory)} free", remedy)
+        remedy = "" if memory >= LOW_SPACE else "close other programs, or use a smaller batch size"
+        yield Finding("free space", "memory", f"{_format_size(memory)} free", remedy)
 
 
-def _memory() -> int | None:
-    """Free bytes, within the limit of a container; None where nobody says."""
+def _read_free_memory() -> int | None:
+    """Return the free memory in bytes, within the limit of a container; None if unknown."""
     free = []
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
@@ -234,35 +248,38 @@ def _memory() -> int | None:
     except (OSError, KeyError, ValueError):
         return None
     group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no container, or one without a limit
+    with suppress(OSError, ValueError):  # not in a container, or no limit
         free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return min(free)
 
 
-def _places() -> Iterator[Finding]:
-    from tstk.data.download import cache
+def _check_write_access() -> Iterator[Finding]:
+    from tstk.data.download import get_cache_dir
 
-    for name, place in (("runs", Path("runs")), ("cache", cache())):
-        why = _unwritable(place)
-        remedy = {"runs": "work in another folder, or name one with --out", "cache": "set TSTK_CACHE to one that can"}
+    for name, folder in (("runs", Path("runs")), ("cache", get_cache_dir())):
+        why = _why_unwritable(folder)
+        remedy = {
+            "runs": "work in another folder, or name one with --out",
+            "cache": "set TSTK_CACHE to a writable folder",
+        }
         yield Finding(
-            "places",
+            "write access",
             name,
-            f"{place.absolute()}: {why or 'can be written'}",
+            f"{folder.absolute()}: {why or 'writable'}",
             remedy[name] if why else "",
         )
 
 
-def _unwritable(place: Path) -> str:
-    """Why no file can be made in a folder that is there, or would be made; empty if one can."""
-    while not place.exists() and place.parent != place:
-        place = place.parent
+def _why_unwritable(folder: Path) -> str:
+    """Return why no file can be created in a folder, or in its nearest existing parent; "" if it can."""
+    while not folder.exists() and folder.parent != folder:
+        folder = folder.parent
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=folder):
             return ""
     except OSError as e:
-        return f"cannot be written ({e.strerror})"
+        return f"not writable ({e.strerror})"
 
 
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     return f"{count / (1 << 30):.1f} GiB"

@@ -1,7 +1,4 @@
-"""What is wrong with a plugin, seen without importing its parts: `tstk plugins list` shows it.
-
-Faults keep something from working. A plugin may have several, and none of them is anybody else's.
-"""
+"""Faults of installed plugins, found without importing their components; shown by `tstk plugins list`."""
 
 from __future__ import annotations
 
@@ -10,110 +7,112 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from tstk.config.resolve import shipped
+from tstk.config.resolve import get_entry_file
 from tstk.errors import TstkError
-from tstk.plugins.distribution import distribution_of
-from tstk.plugins.registry import Entry, Plugin, registry
-from tstk.plugins.signature import source_file
+from tstk.plugins.distribution import get_distribution
+from tstk.plugins.hooks import Entry
+from tstk.plugins.registry import Plugin, get_registry
+from tstk.plugins.signature import find_source_file
 
-SLOW = 200.0
-"""Milliseconds of import from which a plugin is called slow: every command waits for it."""
+SLOW_IMPORT_MS = 200.0
+"""Import time in milliseconds from which a plugin is reported as slow, as every command waits for it."""
 
 
-def faults(plugin: Plugin) -> list[str]:
-    """A line per fault: why it failed to load, packages it lacks, entries that point nowhere, names it cannot have."""
-    lacking = [
-        f"needs {u.need}, "
+def find_faults(plugin: Plugin) -> list[str]:
+    """Return one line per fault: load error, unmet requirements, missing targets of entries, name clashes."""
+    unmet = [
+        f"needs {u.requirement}, "
         + (f"and {u.installed} is installed" if u.installed else f"which is not installed: pip install {u.name}")
-        for u in unmet(plugin.dist)
+        for u in find_unmet_requirements(plugin.dist)
     ]
     if plugin.error:
-        return [f"failed to load: {plugin.error}", *lacking]
-    lost = [f"{e.kind} {e.name!r}: {why}" for e in plugin.entries if (why := _astray(e))]
-    return [*lacking, *lost, *_clashes(plugin)]
+        return [f"failed to load: {plugin.error}", *unmet]
+    bad_targets = [f"{e.kind} {e.name!r}: {why}" for e in plugin.entries if (why := _explain_bad_target(e))]
+    return [*unmet, *bad_targets, *_find_name_clashes(plugin)]
 
 
-def burdens(plugin: Plugin) -> list[str]:
-    """What makes everybody wait: torch imported for a list of names, or an import that takes long."""
-    found = []
-    if plugin.heavy:
-        found.append("imports torch when it is listed, which makes every command slow")
-    if plugin.milliseconds >= SLOW and plugin.dist != "tstk":
-        found.append(f"takes {plugin.milliseconds / 1000:.1f} s to import, and every command waits for it")
-    return found
+def find_import_costs(plugin: Plugin) -> list[str]:
+    """Return one line per reason why importing `plugin.py` slows down every command."""
+    costs = []
+    if plugin.imports_torch:
+        costs.append("imports torch in plugin.py, which makes every command slow")
+    if plugin.load_ms >= SLOW_IMPORT_MS and plugin.dist != "tstk":
+        costs.append(f"takes {plugin.load_ms / 1000:.1f} s to import, and every command waits for it")
+    return costs
 
 
-def licence(dist: str) -> str:
-    """A distribution's licence, as short as it says it."""
+def read_licence(dist: str) -> str:
+    """Return the licence of a distribution, first line only; "" if unknown."""
     try:
-        about = metadata.metadata(distribution_of(dist))
+        fields = metadata.metadata(get_distribution(dist))
     except metadata.PackageNotFoundError:
         return ""
-    told = next((about[key] for key in ("License-Expression", "License") if key in about), "")
-    return (told.splitlines() or [""])[0]
+    licence = next((fields[key] for key in ("License-Expression", "License") if key in fields), "")
+    return (licence.splitlines() or [""])[0]
 
 
 @dataclass(frozen=True)
-class Unmet:
+class UnmetRequirement:
     """A requirement that the installed packages do not meet.
 
     Args:
-        name: of the distribution that is required
-        need: the requirement, such as `numpy>=1.26`
-        installed: its version here, empty if there is none
+        name: required distribution
+        requirement: requirement, such as `numpy>=1.26`
+        installed: installed version; empty if there is none
     """
 
     name: str
-    need: str
+    requirement: str
     installed: str
 
 
-def unmet(dist: str, extra: str = "") -> list[Unmet]:
-    """Compare what a distribution requires, or what one of its extras adds to that, with what is installed."""
+def find_unmet_requirements(dist: str, extra: str = "") -> list[UnmetRequirement]:
+    """Return the unmet requirements of a distribution, or those that one of its extras adds."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
-        required = metadata.requires(distribution_of(dist)) or []
+        requirements = metadata.requires(get_distribution(dist)) or []
     except metadata.PackageNotFoundError:
         return []
-    found = []
-    for text in required:
+    unmet = []
+    for text in requirements:
         try:
-            want = Requirement(text)
+            requirement = Requirement(text)
         except InvalidRequirement:
             continue
-        always = want.marker is None or want.marker.evaluate({"extra": ""})
-        wanted = always if not extra else not always and bool(want.marker and want.marker.evaluate({"extra": extra}))
-        have = installed_version(want.name)
-        if wanted and not (have and want.specifier.contains(have, prereleases=True)):
-            found.append(Unmet(want.name, f"{want.name}{want.specifier}", have))
-    return found
+        marker = requirement.marker
+        is_base = marker is None or marker.evaluate({"extra": ""})
+        applies = is_base if not extra else not is_base and bool(marker and marker.evaluate({"extra": extra}))
+        installed = get_installed_version(requirement.name)
+        if applies and not (installed and requirement.specifier.contains(installed, prereleases=True)):
+            unmet.append(UnmetRequirement(requirement.name, f"{requirement.name}{requirement.specifier}", installed))
+    return unmet
 
 
-def installed_version(dist: str) -> str:
-    """Return the version of a distribution, or nothing if it is not installed."""
+def get_installed_version(dist: str) -> str:
+    """Return the version of a distribution; "" if it is not installed."""
     try:
         return metadata.version(dist)
     except metadata.PackageNotFoundError:
         return ""
 
 
-def _astray(entry: Entry) -> str:
-    """Why an entry's target cannot be, if it cannot."""
+def _explain_bad_target(entry: Entry) -> str:
+    """Return why the target of an entry does not exist; "" if it does."""
     module, _, name = entry.target.partition(":")
     try:
         if entry.kind in ("config", "recipe"):
-            path = shipped(entry)
-            return "" if path.is_file() else f"there is no file {path}"
-        return "" if _names(source_file(module), name) else f"{module} has no {name!r}"
+            path = get_entry_file(entry)
+            return "" if path.is_file() else f"the file {path} does not exist"
+        return "" if _is_defined(find_source_file(module), name) else f"{module} has no {name!r}"
     except SyntaxError as e:
         return f"{module}, line {e.lineno}: {e.msg}"
     except (TstkError, OSError) as e:
         return str(e)
 
 
-def _names(path: Path, name: str) -> bool:
-    """Whether a module's source binds a name at its top."""
+def _is_defined(path: Path, name: str) -> bool:
+    """Return whether a module defines or imports a name at top level."""
     if path.suffix != ".py":
         return True
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -127,11 +126,11 @@ def _names(path: Path, name: str) -> bool:
     return False
 
 
-def _clashes(plugin: Plugin) -> list[str]:
-    found = []
+def _find_name_clashes(plugin: Plugin) -> list[str]:
+    clashes = []
     for entry in plugin.entries:
-        others = [e for e in registry().entries(entry.kind) if e.name == entry.name and e.dist != entry.dist]
+        others = [e for e in get_registry().list_entries(entry.kind) if e.name == entry.name and e.dist != entry.dist]
         if others and entry.dist != "tstk":
             owners = ", ".join(e.dist for e in others)
-            found.append(f"{entry.kind} {entry.name!r} is also a name of {owners}; this one is {entry.qualified!r}")
-    return found
+            clashes.append(f"{entry.kind} {entry.name!r} is also defined by {owners}; use {entry.qualified_name!r}")
+    return clashes

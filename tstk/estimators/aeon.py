@@ -1,11 +1,11 @@
-"""The estimators of `tstk.sklearn` as aeon's: any number of channels, unequal lengths and missing values.
+"""Estimators for aeon that wrap those of `tstk.sklearn`: multivariate, unequal lengths, missing values.
 
     from tstk.aeon import AeonClassifier
     from tstk.sklearn import SeriesClassifier
     AeonClassifier(SeriesClassifier(encoder="bert", head="cot")).fit(X, y)
 
-aeon allows no open-ended arguments in a constructor, so the options stay with the inner estimator; `set_params` reaches
-them as `estimator__encoder__depth`.
+aeon allows no variadic constructor arguments, so options belong to the wrapped estimator; `set_params` sets them as
+`estimator__encoder__depth`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tstk.estimators.sklearn import SeriesClassifier, TokenEncoder
 
 __all__ = ["AeonClassifier", "AeonEncoder"]
 
-ABLE = {
+CAPABILITY_TAGS = {
     "X_inner_type": ["np-list", "numpy3D"],
     "capability:multivariate": True,
     "capability:unequal_length": True,
@@ -30,7 +30,7 @@ ABLE = {
     "capability:multithreading": False,
     "python_dependencies": "torch",
 }
-TINY: dict[str, Any] = {
+TEST_PARAMS: dict[str, Any] = {
     "tokenizer__dim": 8,
     "encoder__dim": 8,
     "encoder__depth": 1,
@@ -38,17 +38,17 @@ TINY: dict[str, Any] = {
     "steps": 2,
     "threads": 1,
 }
-"""For aeon's tests, which ask an estimator for parameters to test it with."""
+"""Parameters of a small estimator for aeon's own checks."""
 
 
 class AeonClassifier(BaseClassifier):
-    """A classifier of time series.
+    """Classifier of time series.
 
     Args:
-        estimator: what does the work, not fitted; a `SeriesClassifier` with its defaults if None
+        estimator: unfitted estimator to wrap; a `SeriesClassifier` with defaults if None
     """
 
-    _tags = {**ABLE, "algorithm_type": "deeplearning"}
+    _tags = {**CAPABILITY_TAGS, "algorithm_type": "deeplearning"}
 
     def __init__(self, estimator: SeriesClassifier | None = None) -> None:
         self.estimator = estimator
@@ -66,17 +66,17 @@ class AeonClassifier(BaseClassifier):
 
     @classmethod
     def _get_test_params(cls, parameter_set: str = "default") -> dict[str, Any]:
-        return {"estimator": SeriesClassifier(**TINY, device="cpu")}
+        return {"estimator": SeriesClassifier(**TEST_PARAMS, device="cpu")}
 
 
 class AeonEncoder(BaseCollectionTransformer):
-    """Features of time series, learnt without labels: a vector for each.
+    """Self-supervised features of time series, one vector per series.
 
     Args:
-        estimator: what does the work, not fitted; a `TokenEncoder` with its defaults if None
+        estimator: unfitted estimator to wrap; a `TokenEncoder` with defaults if None
     """
 
-    _tags = {**ABLE, "output_data_type": "Tabular"}
+    _tags = {**CAPABILITY_TAGS, "output_data_type": "Tabular"}
 
     def __init__(self, estimator: TokenEncoder | None = None) -> None:
         self.estimator = estimator
@@ -91,4 +91,4 @@ class AeonEncoder(BaseCollectionTransformer):
 
     @classmethod
     def _get_test_params(cls, parameter_set: str = "default") -> dict[str, Any]:
-        return {"estimator": TokenEncoder(**TINY, device="cpu")}
+        return {"estimator": TokenEncoder(**TEST_PARAMS, device="cpu")}

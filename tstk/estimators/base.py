@@ -1,5 +1,4 @@
-"""What the estimators of `tstk.sklearn` share: parameters that are options of the command line, and a pipeline that is
-fitted on arrays in place of files."""
+"""Base classes of the estimators: parameters are options of `tstk train`, and the pipeline is trained on arrays."""
 
 from __future__ import annotations
 
@@ -13,60 +12,60 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from tstk.config.resolve import Config, chosen, resolve
+from tstk.config.resolve import Config, parse_overrides, resolve_config
 from tstk.core.types import Series, Spec
-from tstk.data.data_module import Dataset, statistics
-from tstk.data.datasets import Labelled, Part
-from tstk.data.lazy_array import Stored
-from tstk.data.splits import stratified
+from tstk.data.data_module import DataModule, compute_mean_std
+from tstk.data.datasets import SeriesDataset, Split
+from tstk.data.lazy_array import LazyArray
+from tstk.data.splits import stratified_split
 from tstk.errors import OptionError
-from tstk.evaluation.evaluate import in_order
-from tstk.runs.build import rehearse
-from tstk.runs.checkpoint import launch
-from tstk.training.initialization import start
+from tstk.evaluation.evaluate import iter_batches
+from tstk.runs.build import validate_on_meta
+from tstk.runs.checkpoint import initialize_for_training
+from tstk.training.initialization import init_pipeline_from_data
 from tstk.training.loop import fit
-from tstk.training.small_data import validation_share
+from tstk.training.small_data import resolve_val_fraction
 
 Array = NDArray[Any]
-BATCH = 256
+BATCH_SIZE = 256
 
 
-class Options(BaseEstimator):
-    """An estimator whose parameters are those of its constructor and any option of the command line."""
+class OptionsEstimator(BaseEstimator):
+    """Estimator with the parameters of its constructor plus any option of `tstk train`."""
 
-    def _further(self) -> dict[str, Any]:
-        """Options beyond those that the constructor names."""
+    def _get_extra_options(self) -> dict[str, Any]:
+        """Return the options that are not explicit constructor parameters."""
         return self.__dict__.setdefault("_options", {})
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """All options that were given or have a default here."""
-        return {**{name: getattr(self, name) for name in self._get_param_names()}, **self._further()}
+        """Return the constructor parameters and all other options that are set."""
+        return {**{name: getattr(self, name) for name in self._get_param_names()}, **self._get_extra_options()}
 
-    def set_params(self, **params: Any) -> Options:
-        """Change options, also ones that were not given before.
+    def set_params(self, **params: Any) -> OptionsEstimator:
+        """Set parameters; any option of `tstk train` is accepted.
 
         Raises:
-            OptionError: nothing has an option of this name
+            OptionError: there is no option of this name
         """
-        named, further = self._get_param_names(), self._further()
+        constructor_params, extra_options = self._get_param_names(), self._get_extra_options()
         for name, value in params.items():
-            if name in named:
+            if name in constructor_params:
                 setattr(self, name, value)
                 continue
-            if name not in further:
-                chosen({name: value})
-            further[name] = value
+            if name not in extra_options:
+                parse_overrides({name: value})
+            extra_options[name] = value
         return self
 
 
-class Fitted(Options):
-    """What the three estimators share: a pipeline, fitted on arrays."""
+class PipelineEstimator(OptionsEstimator):
+    """Estimator that trains a pipeline on arrays."""
 
     _task: Literal["classification", "forecasting", "unlabelled"]
-    _own: tuple[str, ...] = ()
-    """Parameters that are no options of the command line."""
-    _data: tuple[str, ...] = ("use", "val_fraction", "split_seed", "scale", "length")
-    """Options of data that mean something where the data are arrays."""
+    _own_params: tuple[str, ...] = ()
+    """Parameters that are not options of `tstk train`."""
+    _data_options: tuple[str, ...] = ("use", "val_fraction", "split_seed", "standardize", "length")
+    """Data options that apply to arrays."""
     n_features_in_: int
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -78,98 +77,101 @@ class Fitted(Options):
         tags.input_tags.three_d_array = True
         return tags
 
-    def _config(self) -> Config:
-        given = {k: v for k, v in self.get_params().items() if k not in self._own and v is not None}
-        config = resolve(("argument", chosen({**given, "data": "arrays"})))
-        plain = resolve(("default", chosen({"data": "arrays"})))
+    def _build_config(self) -> Config:
+        params = {k: v for k, v in self.get_params().items() if k not in self._own_params and v is not None}
+        config = resolve_config(("argument", parse_overrides({**params, "data": "arrays"})))
+        defaults = resolve_config(("default", parse_overrides({"data": "arrays"})))
         for name, value in config.values["data"].items():
-            if name not in self._data and value != plain.values["data"][name]:
-                raise OptionError(f"{name}={value!r} has no meaning here, as the data are arrays")
-        rehearse(config)
+            if name not in self._data_options and value != defaults.values["data"][name]:
+                raise OptionError(f"{name}={value!r} has no effect, as the data are arrays; remove it")
+        validate_on_meta(config)
         return config
 
-    def _train(self, config: Config, spec: Spec, train: Part, val: Part, held: Tensor | Stored) -> None:
-        """Train as `tstk train` does; `held` [N, C, T] are the samples that scale the data."""
-        mean, std = statistics(held)
-        if config.values["data"]["scale"] == "none":
+    def _fit_pipeline(
+        self, config: Config, spec: Spec, train: Split, val: Split, scaling_samples: Tensor | LazyArray
+    ) -> None:
+        """Train as `tstk train` does; `scaling_samples` [N, C, T] determine the mean and standard deviation."""
+        mean, std = compute_mean_std(scaling_samples)
+        if config.values["data"]["standardize"] == "none":
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
         names = tuple(str(c) for c in range(spec.channels))
-        data = Dataset("arrays", (), self._task, spec, train, val, None, (), names, mean, std)
+        data = DataModule("arrays", (), self._task, spec, train, val, None, (), names, mean, std)
         options = config.options("train")
         with torch.random.fork_rng():
             torch.manual_seed(options["seed"])
-            pipeline, self.notes_ = launch(config, spec)
+            pipeline, self.notes_ = initialize_for_training(config, spec)
             pipeline.mean.copy_(mean[:, None])
             pipeline.std.copy_(std[:, None])
-            self.notes_ += start(pipeline, config, data)
-            fitted = fit(pipeline, data, None, **options)
-        self.history_, self.pipeline_ = fitted.history, pipeline.cpu().eval()
+            self.notes_ += init_pipeline_from_data(pipeline, config, data)
+            result = fit(pipeline, data, None, **options)
+        self.history_, self.pipeline_ = result.history, pipeline.cpu().eval()
 
-    def _split(self, x: Tensor, y: Tensor | None, config: Config) -> tuple[Labelled, Labelled]:
-        """Training and validation series, class by class."""
+    def _split_validation(self, x: Tensor, y: Tensor | None, config: Config) -> tuple[SeriesDataset, SeriesDataset]:
+        """Split into training and validation series, stratified by class."""
         options = config.values["data"]
-        keys = np.zeros(len(x), np.int64) if y is None else y.numpy()
-        share = options["val_fraction"]
-        if share is None:
-            share = validation_share(config, len(x))
-        whole = Labelled(x, y)
-        if not share:
-            return whole, whole.take(torch.arange(0))
-        rows = stratified(keys, share, options["split_seed"])
+        labels = np.zeros(len(x), np.int64) if y is None else y.numpy()
+        val_fraction = options["val_fraction"]
+        if val_fraction is None:
+            val_fraction = resolve_val_fraction(config, len(x))
+        dataset = SeriesDataset(x, y)
+        if not val_fraction:
+            return dataset, dataset.select(torch.arange(0))
+        rows = stratified_split(labels, val_fraction, options["split_seed"])
         if not len(rows[1]):
             raise ValueError(
-                f"n_samples = {len(x)}: too few to split off validation data; give two of a class at least"
+                f"n_samples = {len(x)}: too few for a validation split; give at least two series of a class"
             )
-        train, val = (whole.take(torch.from_numpy(r)) for r in rows)
+        train, val = (dataset.select(torch.from_numpy(r)) for r in rows)
         return train, val
 
-    def _series(self, X: Any, reset: bool) -> Tensor:
-        """[N, C, T] float32, NaN where missing or beyond the end."""
-        if isinstance(X, list | tuple) and len(X) and all(getattr(one, "ndim", 0) == 2 for one in X):
-            return self._ragged([np.asarray(one, np.float32) for one in X], reset)
+    def _validate_series(self, X: Any, reset: bool) -> Tensor:
+        """Validate series and return them as [N, C, T] float32, NaN where missing or after the end."""
+        if isinstance(X, list | tuple) and len(X) and all(getattr(series, "ndim", 0) == 2 for series in X):
+            return self._pad_ragged([np.asarray(series, np.float32) for series in X], reset)
         X = validate_data(
             self, X, reset=reset, dtype=np.float32, ensure_all_finite="allow-nan", allow_nd=True, copy=True
         )
         if X.ndim > 3:
             raise ValueError(f"X has shape {X.shape}; expected [series, samples] or [series, channels, samples]")
-        return self._seen(torch.from_numpy(X if X.ndim == 3 else X[:, None]))
+        return self._reject_empty_series(torch.from_numpy(X if X.ndim == 3 else X[:, None]))
 
-    def _ragged(self, X: list[Array], reset: bool) -> Tensor:
-        counts = sorted({len(one) for one in X})
+    def _pad_ragged(self, X: list[Array], reset: bool) -> Tensor:
+        """Return series [C, T_i] as [N, C, T], padded at the end with NaN."""
+        counts = sorted({len(series) for series in X})
         if len(counts) > 1 or (not reset and counts != [self.n_features_in_]):
-            want = "the same in all series" if reset else str(self.n_features_in_)
-            raise ValueError(f"X has series of {' and '.join(map(str, counts))} channels; expected {want}")
+            expected = "the same number in all series" if reset else str(self.n_features_in_)
+            raise ValueError(f"X has series of {' and '.join(map(str, counts))} channels; expected {expected}")
         if reset:
             self.n_features_in_ = counts[0]
-        x = torch.full((len(X), counts[0], max(one.shape[1] for one in X)), torch.nan)
-        for row, one in zip(x, X, strict=True):
-            row[:, : one.shape[1]] = torch.from_numpy(one)
+        x = torch.full((len(X), counts[0], max(series.shape[1] for series in X)), torch.nan)
+        for row, series in zip(x, X, strict=True):
+            row[:, : series.shape[1]] = torch.from_numpy(series)
         if x.isinf().any():
             raise ValueError("Input X contains infinity; write a missing sample as NaN")
-        return self._seen(x)
+        return self._reject_empty_series(x)
 
-    def _seen(self, x: Tensor) -> Tensor:
+    def _reject_empty_series(self, x: Tensor) -> Tensor:
         empty = x.isnan().all(1).all(1).nonzero().flatten().tolist()
         if empty:
             raise ValueError(f"series {empty[0]} of X is entirely missing; remove it, or give it at least one sample")
         return x
 
-    def _answers(self, X: Any, answer: Callable[[Series], Tensor]) -> Tensor:
-        """`answer` for every series, on the device that trained."""
+    def _apply_to_series(self, X: Any, function: Callable[[Series], Tensor]) -> Tensor:
+        """Apply a function to batches of all series, on the training device."""
         check_is_fitted(self)
-        part, longest = Labelled(self._series(X, False)), self.pipeline_.spec.length
-        if int(part.lengths.max()) > longest:
+        dataset, max_length = SeriesDataset(self._validate_series(X, False)), self.pipeline_.spec.length
+        if int(dataset.lengths.max()) > max_length:
             raise ValueError(
-                f"a series of X has {int(part.lengths.max())} samples, but the longest in fit had {longest}; "
-                "fit with length= to take longer ones"
+                f"a series of X has {int(dataset.lengths.max())} samples, but the longest in fit had {max_length}; "
+                "set length= to accept longer ones"
             )
-        return self._each(part, answer)
+        return self._apply_in_batches(dataset, function)
 
-    def _each(self, part: Part, answer: Callable[[Series], Tensor]) -> Tensor:
-        wanted = self._config().options("train")["device"]
-        device = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+    def _apply_in_batches(self, split: Split, function: Callable[[Series], Tensor]) -> Tensor:
+        requested = self._build_config().options("train")["device"]
+        device = "cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu"
         self.pipeline_.to(device)
         with torch.no_grad():
-            rows = torch.cat([answer(series).cpu() for series in in_order(part, BATCH, device)])
+            rows = torch.cat([function(series).cpu() for series in iter_batches(split, BATCH_SIZE, device)])
         self.pipeline_.cpu()
         return rows

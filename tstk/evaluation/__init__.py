@@ -1,1 +1,1 @@
-"""Scores, baselines, and what frozen features know."""
+"""Metrics, baselines, and probes of frozen features."""

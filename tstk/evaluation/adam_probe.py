@@ -1,5 +1,4 @@
-"""A linear classifier trained by Adam with dropout on what it reads, in many settings at once (how VQShape is
-scored)."""
+"""Linear probe trained by Adam with input dropout, for a whole grid of settings at once (VQShape's protocol)."""
 
 from __future__ import annotations
 
@@ -15,77 +14,88 @@ from torch.nn import functional as F
 
 Array = NDArray[Any]
 
-DECAYS = (100.0, 10.0, 1.0, 0.1, 0.01, 0.0)
+WEIGHT_DECAYS = (100.0, 10.0, 1.0, 0.1, 0.01, 0.0)
 DROPOUTS = (0.8, 0.5, 0.2, 0.0)
 EPOCHS = 100
 SEEDS = (0, 1234, 42, 8237, 2024)
-"""The published grid, the stiffest first, and seeds."""
+"""The published grid, strongest regularization first, and the published seeds."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One way of training.
+class AdamConfig:
+    """Hyperparameters of one linear probe.
 
     Args:
-        decay: weight of half the squared norm, of all parameters
-        dropout: share of the inputs that are zero in a step
+        weight_decay: L2 penalty added to the gradient, biases included (as in `torch.optim.Adam`)
+        dropout: probability of zeroing an input feature
         epochs: passes over the data
     """
 
-    decay: float
+    weight_decay: float
     dropout: float
     epochs: int = EPOCHS
 
 
-def grid() -> list[Setting]:
-    """All published settings."""
-    return [Setting(decay, dropout) for dropout, decay in product(DROPOUTS, DECAYS)]
+def build_grid() -> list[AdamConfig]:
+    """Return every combination of the published dropouts and weight decays."""
+    return [AdamConfig(decay, dropout) for dropout, decay in product(DROPOUTS, WEIGHT_DECAYS)]
 
 
-def learn(
-    x: Array, y: Array, judged: Array, truth: Array, settings: Sequence[Setting], seed: int, lr: float = 0.005
+def fit_linear_classifiers(
+    x_train: Array,
+    y_train: Array,
+    x_eval: Array,
+    y_eval: Array,
+    configs: Sequence[AdamConfig],
+    seed: int,
+    lr: float = 0.005,
 ) -> tuple[Array, Array]:
-    """Train every setting, from the same start on the same batches of 64.
+    """Train one linear classifier per config, all from the same initial weights on the same batches of 64.
 
     Args:
-        x: [N, W] to learn from, scaled
-        y: [N] their classes
-        judged: [M, W] what to answer for after every epoch
-        truth: [M] their classes
-        settings: all combinations of some dropouts with some decays, as `grid` has them; equally many epochs each
+        x_train: [N, W] scaled training features
+        y_train: [N] class index
+        x_eval: [M, W] scaled features, scored after every epoch
+        y_eval: [M] class index
+        configs: every combination of some dropouts with some decays, in the order of `build_grid`, all with the same
+            number of epochs
         seed: of weights, batches and dropout
         lr: learning rate
 
     Returns:
-        [epochs, settings] accuracy on what is judged, and [M, settings] the last answers
+        [epochs, configs] accuracy on the evaluation rows, and [M, configs] the class predicted after the last epoch
     """
-    draw = torch.Generator().manual_seed(seed)
-    dropouts = list(dict.fromkeys(s.dropout for s in settings))
-    decays = [s.decay for s in settings[: len(settings) // len(dropouts)]]
-    classes, width = int(max(y.max(), truth.max())) + 1, x.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    dropouts = list(dict.fromkeys(config.dropout for config in configs))
+    decays = [config.weight_decay for config in configs[: len(configs) // len(dropouts)]]
+    classes, width = int(max(y_train.max(), y_eval.max())) + 1, x_train.shape[1]
     keep = 1 - torch.tensor(dropouts)[:, None, None]
     decay = torch.tensor(decays).repeat_interleave(classes)
-    start = (torch.rand(width + 1, classes, generator=draw) * 2 - 1) / width**0.5
-    weight = start[:-1].repeat(len(dropouts), 1, len(decays)).requires_grad_()
-    bias = start[-1:].repeat(len(dropouts), 1, len(decays)).requires_grad_()
-    adam = torch.optim.Adam([weight, bias], lr=lr)
-    inputs, labels, others = torch.from_numpy(x).float(), torch.from_numpy(y), torch.from_numpy(judged).float()
-    told, guess = [], torch.zeros(0)
-    for _ in range(settings[0].epochs):
-        for rows in torch.randperm(len(inputs), generator=draw).split(64):
-            batch = inputs[rows]
-            seen = batch * (torch.rand(batch.shape, generator=draw) < keep) / keep
-            logits = torch.baddbmm(bias, seen, weight).unflatten(-1, (len(decays), classes))
-            target = labels[rows].expand(len(dropouts), len(decays), -1).transpose(1, 2)
-            each = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none")
-            adam.zero_grad()
-            (each.sum() / len(rows)).backward()
-            for part in (weight, bias):
-                assert part.grad is not None
-                part.grad += decay * part.detach()
-            adam.step()
+    initial = (torch.rand(width + 1, classes, generator=generator) * 2 - 1) / width**0.5
+    weight = initial[:-1].repeat(len(dropouts), 1, len(decays)).requires_grad_()
+    bias = initial[-1:].repeat(len(dropouts), 1, len(decays)).requires_grad_()
+    optimizer = torch.optim.Adam([weight, bias], lr=lr)
+    inputs, labels, eval_inputs = (
+        torch.from_numpy(x_train).float(),
+        torch.from_numpy(y_train),
+        torch.from_numpy(x_eval).float(),
+    )
+    epoch_accuracies, predictions = [], torch.zeros(0)
+    for _ in range(configs[0].epochs):
+        for index in torch.randperm(len(inputs), generator=generator).split(64):
+            batch = inputs[index]
+            dropped_out = batch * (torch.rand(batch.shape, generator=generator) < keep) / keep
+            logits = torch.baddbmm(bias, dropped_out, weight).unflatten(-1, (len(decays), classes))
+            target = labels[index].expand(len(dropouts), len(decays), -1).transpose(1, 2)
+            losses = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none")
+            optimizer.zero_grad()
+            (losses.sum() / len(index)).backward()
+            for parameter in (weight, bias):
+                assert parameter.grad is not None
+                parameter.grad += decay * parameter.detach()
+            optimizer.step()
         with torch.no_grad():
-            answers = torch.baddbmm(bias, others.expand(len(dropouts), -1, -1), weight)
-            guess = answers.unflatten(-1, (len(decays), classes)).argmax(-1).transpose(0, 1).flatten(1)
-        told.append((guess.numpy() == truth[:, None]).mean(0))
-    return np.stack(told), guess.numpy()
+            eval_logits = torch.baddbmm(bias, eval_inputs.expand(len(dropouts), -1, -1), weight)
+            predictions = eval_logits.unflatten(-1, (len(decays), classes)).argmax(-1).transpose(0, 1).flatten(1)
+        epoch_accuracies.append((predictions.numpy() == y_eval[:, None]).mean(0))
+    return np.stack(epoch_accuracies), predictions.numpy()

@@ -1,7 +1,7 @@
-"""Baselines, to be shown beside every score.
+"""Baselines reported beside every score.
 
-Classification: the majority class, the nearest neighbour, a logistic regression on summary features. Forecasting: the
-last value, the last season, a linear map.
+Classification: majority class, nearest neighbour, logistic regression on summary features. Forecasting: last value,
+seasonal naive, linear map.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.types import Series
-from tstk.data.datasets import Windows
+from tstk.data.datasets import WindowDataset
 from tstk.evaluation import linear_forecast
-from tstk.evaluation.evaluate import classified, in_order
+from tstk.evaluation.evaluate import classification_metrics, iter_batches
 from tstk.evaluation.linear_forecast import fit_linear_map
-from tstk.evaluation.metrics import Measures
-from tstk.evaluation.simple_classifiers import CLASSIFIERS, labelled_arrays, why_too_large
-from tstk.nn.linear_map import last_value
+from tstk.evaluation.metrics import ForecastMetrics
+from tstk.evaluation.simple_classifiers import CLASSIFIERS, gather_labelled_arrays, why_classifier_too_large
+from tstk.nn.linear_map import get_last_value
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
     from tstk.core.types import Spec
-    from tstk.data.data_module import Dataset
-    from tstk.data.datasets import Part
+    from tstk.data.data_module import DataModule
+    from tstk.data.datasets import Split
 
 Scores = dict[str, dict[str, float]]
-Answer = Callable[[Series], Tensor]
-MAX_COMPARED = 2 * 10**8
-"""Samples of futures that the search for a period compares with the context."""
+Forecaster = Callable[[Series], Tensor]
+MAX_PERIOD_SEARCH_SAMPLES = 2 * 10**8
+"""Windows x target samples x candidate periods that the search for a period may compute."""
 
 
 @dataclass
 class Baselines:
-    """Scores of the baselines, why some were left out, and what was chosen for them.
+    """Scores of the baselines.
 
     Args:
-        scores: by the baseline's name
-        skipped: name -> the reason
-        details: name -> what validation chose for it
+        scores: baseline -> metric -> value
+        skipped: baseline -> why it was not computed
+        details: baseline -> the hyperparameters selected on validation, in words
     """
 
     scores: Scores = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
 
-    def as_result(self) -> dict[str, Any]:
-        """What result.json has of them."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entries of result.json that describe the baselines."""
         return {
             "baselines": self.scores,
             "baselines_skipped": self.skipped,
@@ -58,128 +58,143 @@ class Baselines:
         }
 
 
-def baselines(pipeline: Pipeline, data: Dataset, part: Part, batch_size: int = 256) -> Baselines:
-    """Score the baselines of the pipeline's task; nothing for pretraining.
+def score_baselines(pipeline: Pipeline, data: DataModule, split: Split, batch_size: int = 256) -> Baselines:
+    """Score the baselines of the pipeline's task; return empty `Baselines` for pretraining.
 
     Args:
-        data: what they learn from: classifiers from all training parts, forecasts from the training part alone
-        part: what to predict
+        pipeline: determines the task and the units of forecast errors
+        data: training data; classifiers use all labelled splits but test, forecasters the training split alone
+        split: the split to predict
+        batch_size: series at a time
     """
     if pipeline.spec.horizon is not None:
-        if pipeline.head is None and not pipeline.foretells:
+        if pipeline.head is None and not pipeline.can_forecast:
             return Baselines()
-        return forecast_baselines(data, part, pipeline.mean.cpu(), pipeline.std.cpu(), batch_size)
-    train = data.training_parts
-    if pipeline.head is None or part.y is None or any(one.y is None for one in train):
+        return score_forecast_baselines(data, split, pipeline.mean.cpu(), pipeline.std.cpu(), batch_size)
+    train = data.training_splits
+    if pipeline.head is None or split.y is None or any(part.y is None for part in train):
         return Baselines()
-    return classification_baselines(train, part, pipeline.spec)
+    return score_classification_baselines(train, split, pipeline.spec)
 
 
-def forecast_baselines(data: Dataset, part: Part, mean: Tensor, std: Tensor, batch_size: int = 256) -> Baselines:
+def score_forecast_baselines(
+    data: DataModule, split: Split, mean: Tensor, std: Tensor, batch_size: int = 256
+) -> Baselines:
     """Score the last value repeated, the last season repeated, and a linear map of the context.
 
-    The period of the season is the one that fits the training part best. The map is skipped where it would take too
-    long, and where the validation part, by which it is chosen, is the part to forecast.
+    The period is estimated on the training split. The linear map is skipped if it would take too long, or if the
+    validation split that selects its hyperparameters is also the test split.
 
     Args:
-        data: whose training and validation part are learnt from
-        part: windows with their future
-        mean: [C, 1] of the units of errors
-        std: [C, 1] likewise
+        data: training and validation splits to fit on
+        split: windows with targets
+        mean: [C, 1] channel means that standardize errors
+        std: [C, 1] channel standard deviations, likewise
+        batch_size: windows at a time
     """
-    assert isinstance(data.train, Windows)
-    assert isinstance(data.val, Windows)
-    answers: dict[str, Answer] = {"last value": last_value}
-    if (lag := period(data.train)) > 1:
-        answers[f"last {lag} values"] = lambda series: last_season(series, lag)
-    found = Baselines()
-    reason = linear_forecast.why_too_large(data.spec)
+    assert isinstance(data.train, WindowDataset)
+    assert isinstance(data.val, WindowDataset)
+    forecasters: dict[str, Forecaster] = {"last value": get_last_value}
+    if (period := estimate_period(data.train)) > 1:
+        forecasters[f"last {period} values"] = lambda series: seasonal_naive(series, period)
+    baselines = Baselines()
+    reason = linear_forecast.why_linear_map_too_large(data.spec)
     if data.val is data.test:
-        reason = "it is chosen by the validation part, which is the test part here"
+        reason = "its hyperparameters are selected on the validation split, which is the test split here"
     if reason:
-        found.skipped["linear"] = reason
+        baselines.skipped["linear"] = reason
     else:
         fit = fit_linear_map(data.train, data.val, std)
-        answers["linear"], found.details["linear"] = fit.forecaster, fit.choice
-    for name, answer in answers.items():
-        found.scores[name] = forecast_errors(answer, part, mean, std, batch_size)
-    return found
+        forecasters["linear"], baselines.details["linear"] = fit.forecaster, fit.description
+    for name, forecaster in forecasters.items():
+        baselines.scores[name] = score_forecaster(forecaster, split, mean, std, batch_size)
+    return baselines
 
 
-def classification_baselines(train: Sequence[Part], part: Part, spec: Spec) -> Baselines:
-    """Score the majority class and the simple classifiers; those that would take too long are skipped.
+def score_classification_baselines(train: Sequence[Split], split: Split, spec: Spec) -> Baselines:
+    """Score the majority class and the simple classifiers; skip those that would take too long.
 
     Args:
-        train: labelled parts to learn from; the majority is that of the first
-        part: labelled, what to predict
-        spec: of the data
+        train: labelled splits to fit on; the majority class is that of the first
+        split: the labelled split to predict
+        spec: spec of the data
     """
     assert train[0].y is not None
-    assert part.y is not None
-    found = Baselines(majority(torch.bincount(train[0].y), part.y))
-    if not found.scores:
-        return found
-    reasons = {name: why_too_large(name, train, part, spec) for name in CLASSIFIERS}
-    found.skipped = {name: reason for name, reason in reasons.items() if reason}
-    if chosen := [name for name in CLASSIFIERS if not reasons[name]]:
-        known, test = labelled_arrays(train, spec.length), labelled_arrays([part], spec.length)
-        for name in chosen:
-            found.scores[name] = classified(test.y, CLASSIFIERS[name]().fit(known).predict(test))
-    return found
+    assert split.y is not None
+    baselines = Baselines(score_majority_class(torch.bincount(train[0].y), split.y))
+    if not baselines.scores:
+        return baselines
+    reasons = {name: why_classifier_too_large(name, train, split, spec) for name in CLASSIFIERS}
+    baselines.skipped = {name: reason for name, reason in reasons.items() if reason}
+    if affordable := [name for name in CLASSIFIERS if not reasons[name]]:
+        train_arrays, test_arrays = (
+            gather_labelled_arrays(train, spec.length),
+            gather_labelled_arrays([split], spec.length),
+        )
+        for name in affordable:
+            baselines.scores[name] = classification_metrics(
+                test_arrays.y, CLASSIFIERS[name]().fit(train_arrays).predict(test_arrays)
+            )
+    return baselines
 
 
-def majority(counts: Tensor, y: Tensor) -> Scores:
-    """What the most frequent class scores; nothing, if no class is known.
+def score_majority_class(class_counts: Tensor, y: Tensor) -> Scores:
+    """Score a constant prediction of the most frequent training class; return {} if no label is known.
 
     Args:
-        counts: training series of each class
+        class_counts: [K] training series of each class
         y: [N] class index, -1 where unknown
     """
-    found = classified(y, counts.argmax().expand(len(y)))
-    return {"majority class": found} if found else {}
+    metrics = classification_metrics(y, class_counts.argmax().expand(len(y)))
+    return {"majority class": metrics} if metrics else {}
 
 
-def last_season(series: Series, lag: int) -> Tensor:
-    """[B, C, H], the last `lag` samples over and over; for a missing one the latest that was observed."""
+def seasonal_naive(series: Series, period: int) -> Tensor:
+    """Repeat the last `period` samples over the horizon, [B, C, H]; missing samples become the last observed value."""
     assert series.y is not None
-    at = series.x.shape[-1] - lag + torch.arange(series.y.shape[-1]) % lag
-    return torch.where(series.mask, series.x, last_value(series))[..., at]
+    index = series.x.shape[-1] - period + torch.arange(series.y.shape[-1]) % period
+    return torch.where(series.observed_mask, series.x, get_last_value(series))[..., index]
 
 
-def period(part: Part, windows: int = 256) -> int:
-    """Of all periods that the context holds, the one whose repetition has the least absolute error.
+def estimate_period(split: Split, max_windows: int = 256) -> int:
+    """Estimate the seasonal period as the one whose seasonal naive forecast has the least absolute error.
 
-    A multiple of the period does about as well, so of those better than their neighbours the shortest is taken that
-    comes within a twentieth of the best. Fewer windows are looked at where context and horizon are long.
+    Multiples of a period fit about as well, so return the shortest local minimum within 5 % of the best error. Long
+    contexts and horizons use fewer windows.
 
     Args:
-        part: windows with their future
-        windows: as many of them, evenly spaced, are looked at
+        split: windows with targets
+        max_windows: number of evenly spaced windows to use, at most
     """
-    first = part.batch(torch.tensor([0]))
-    assert first.y is not None
-    windows = min(windows, max(16, MAX_COMPARED // (first.y.numel() * first.x.shape[-1])))
-    series = part.batch(torch.linspace(0, len(part) - 1, min(windows, len(part))).long())
+    first_window = split.batch(torch.tensor([0]))
+    assert first_window.y is not None
+    max_windows = min(
+        max_windows, max(16, MAX_PERIOD_SEARCH_SAMPLES // (first_window.y.numel() * first_window.x.shape[-1]))
+    )
+    series = split.batch(torch.linspace(0, len(split) - 1, min(max_windows, len(split))).long())
     assert series.y is not None
     scale = series.x.std((0, 2), keepdim=True).clamp(min=1e-8)
-    lags = range(1, series.x.shape[-1] + 1)
-    errors = torch.stack([((last_season(series, lag) - series.y) / scale).abs().nanmean() for lag in lags])
+    periods = range(1, series.x.shape[-1] + 1)
+    errors = torch.stack([((seasonal_naive(series, period) - series.y) / scale).abs().nanmean() for period in periods])
     lowest_around = -F.max_pool1d(-errors[None], 3, 1, 1)[0]
-    return lags[int(((errors == lowest_around) & (errors <= 1.05 * errors.min())).int().argmax())]
+    return periods[int(((errors == lowest_around) & (errors <= 1.05 * errors.min())).int().argmax())]
 
 
-def forecast_errors(answer: Answer, part: Part, mean: Tensor, std: Tensor, batch_size: int = 256) -> dict[str, float]:
-    """Score forecasts as those of a model are scored.
+def score_forecaster(
+    forecaster: Forecaster, split: Split, mean: Tensor, std: Tensor, batch_size: int = 256
+) -> dict[str, float]:
+    """Compute the metrics of a forecaster the way `evaluate` does for a model.
 
     Args:
-        answer: the forecast [B, C, H] of a batch, in the units of the data
-        part: windows with their future
-        mean: [C, 1] of the units of errors
-        std: [C, 1] likewise
+        forecaster: maps a batch to forecasts [B, C, H] in the units of the data
+        split: windows with targets
+        mean: [C, 1] channel means that standardize errors
+        std: [C, 1] channel standard deviations, likewise
+        batch_size: windows at a time
     """
-    measures = Measures(mean, std)
-    for series in in_order(part, batch_size, "cpu"):
+    metrics = ForecastMetrics(mean, std)
+    for series in iter_batches(split, batch_size, "cpu"):
         if series.y is not None:
-            past = series.x.where(series.mask, torch.nan)
-            measures.add(*((t - mean) / std for t in (answer(series).expand_as(series.y), series.y, past)))
-    return measures.scores()
+            context = series.x.where(series.observed_mask, torch.nan)
+            metrics.update(*((t - mean) / std for t in (forecaster(series).expand_as(series.y), series.y, context)))
+    return metrics.compute()

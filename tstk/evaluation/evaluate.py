@@ -1,4 +1,4 @@
-"""Scores of a pipeline on a part of the data; every row counts once, whatever the batch size."""
+"""Metrics of a pipeline on a split; every row counts once, whatever the batch size."""
 
 from __future__ import annotations
 
@@ -8,133 +8,138 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
-from tstk.evaluation.metrics import Measures
-from tstk.nn.codebook import spread
+from tstk.evaluation.metrics import ForecastMetrics
+from tstk.nn.codebook import code_usage
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
-    from tstk.data.datasets import Part
+    from tstk.data.datasets import Split
 
 
-def in_order(part: Part, batch_size: int, device: torch.device | str) -> Iterator[Series]:
-    """A part from its first row to its last."""
-    for index in torch.arange(len(part)).split(batch_size):
-        yield part.batch(index).to(device)
+def iter_batches(split: Split, batch_size: int, device: torch.device | str) -> Iterator[Series]:
+    """Iterate over a split in order, in batches on `device`."""
+    for index in torch.arange(len(split)).split(batch_size):
+        yield split.batch(index).to(device)
 
 
 @torch.no_grad()
-def evaluate(pipeline: Pipeline, part: Part, *, seed: int = 0, batch_size: int = 256) -> dict[str, float]:
-    """Loss terms and, where there is a task, its scores.
+def evaluate(pipeline: Pipeline, split: Split, *, seed: int = 0, batch_size: int = 256) -> dict[str, float]:
+    """Compute the losses and, for a supervised task, its metrics.
 
-    Classification: accuracy and macro F1. Forecasting: mean square and mean absolute error in deviations of
-    the training data, as the literature reports them, and what else `Measures` has. Discrete tokens: `usage` and
-    `perplexity` of their codes. Masks are the same at every call. Loss terms are means over
-    batches, weighted by their rows: where rows differ in what counts, they depend a little on the batch size.
+    Classification: accuracy and macro F1. Forecasting: the metrics of `ForecastMetrics`, with MSE and MAE in units of
+    the training standard deviation, as the literature reports them. Discrete tokens: `usage` and `perplexity` of the
+    codes. Masks are the same at every call. Losses are batch means weighted by the number of rows, so they depend
+    slightly on the batch size if rows have different numbers of targets.
 
     Args:
-        seed: of masks
-        batch_size: series at a time; with independent channels each of them counts as one
+        pipeline: its mode is restored afterwards
+        split: the split to evaluate on
+        seed: of the masks
+        batch_size: series at a time; with independent channels every channel counts as a series
     """
     was_training = pipeline.training
     pipeline.eval()
     device = pipeline.mean.device
     sums: dict[str, Tensor] = {}
-    outputs, truths = [], []
-    measures = Measures(pipeline.mean, pipeline.std)
-    vocab = pipeline.tokenizer.out.vocab
-    codes = torch.zeros(vocab or 0, device=device)
-    rows = max(1, batch_size // pipeline.spec.channels) if pipeline.independent else batch_size
-    for series in in_order(part, rows, device):
-        assert series.key is not None
-        flow = pipeline(series, Draws(seed, 0, series.key))
-        for name, value in {**flow.terms, **flow.logs, "loss": flow.total}.items():
+    predictions, targets = [], []
+    forecast_metrics = ForecastMetrics(pipeline.mean, pipeline.std)
+    vocab_size = pipeline.tokenizer.out.vocab_size
+    code_counts = torch.zeros(vocab_size or 0, device=device)
+    rows_per_batch = max(1, batch_size // pipeline.spec.channels) if pipeline.channel_independent else batch_size
+    for series in iter_batches(split, rows_per_batch, device):
+        assert series.sample_id is not None
+        output = pipeline(series, SampleRNG(seed, 0, series.sample_id))
+        for name, value in {**output.losses, **output.metrics, "loss": output.loss}.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(series.x)
-        if vocab and flow.tokens.ids is not None and not pipeline.loss.blanks:
-            codes += torch.bincount(flow.tokens.ids[flow.tokens.valid], minlength=vocab)
-        if pipeline.foretells and flow.output is None:
-            flow = pipeline.answer(series)
-        if flow.output is not None and pipeline.spec.horizon is None:
-            outputs.append(flow.output.argmax(-1).cpu())
-            assert flow.truth is not None
-            truths.append(flow.truth.cpu())
-        elif flow.output is not None and flow.truth is not None:
-            past = ((series.x - pipeline.mean) / pipeline.std).where(series.mask, torch.nan)
-            measures.add(flow.output, flow.truth, past, flow.futures)
+        if vocab_size and output.tokens.ids is not None and not pipeline.loss.masks_future:
+            code_counts += torch.bincount(output.tokens.ids[output.tokens.valid], minlength=vocab_size)
+        if pipeline.can_forecast and output.head_output is None:
+            output = pipeline.predict_step(series)
+        if output.head_output is not None and pipeline.spec.horizon is None:
+            predictions.append(output.head_output.argmax(-1).cpu())
+            assert output.targets is not None
+            targets.append(output.targets.cpu())
+        elif output.head_output is not None and output.targets is not None:
+            context = ((series.x - pipeline.mean) / pipeline.std).where(series.observed_mask, torch.nan)
+            forecast_metrics.update(output.head_output, output.targets, context, output.forecast_samples)
     pipeline.train(was_training)
-    scores = {name: float(total) / len(part) for name, total in sums.items()}
-    if outputs:
-        truth, guess = torch.cat(truths), torch.cat(outputs)
-        if found := classified(truth, guess):
-            scores |= found | {"accuracy_se": standard_error(truth, guess, part.groups)}
-    if codes.any():
-        scores |= {name: float(value) for name, value in spread(codes).items()}
-    return scores | measures.scores()
+    scores = {name: float(total) / len(split) for name, total in sums.items()}
+    if predictions:
+        all_targets, all_predictions = torch.cat(targets), torch.cat(predictions)
+        if class_metrics := classification_metrics(all_targets, all_predictions):
+            scores |= class_metrics | {
+                "accuracy_se": accuracy_standard_error(all_targets, all_predictions, split.groups)
+            }
+    if code_counts.any():
+        scores |= {name: float(value) for name, value in code_usage(code_counts).items()}
+    return scores | forecast_metrics.compute()
 
 
-def classified(truth: Tensor, guess: Tensor) -> dict[str, float]:
-    """Accuracy and macro F1 of class indices [N]; nothing, if none is known.
+def classification_metrics(targets: Tensor, predictions: Tensor) -> dict[str, float]:
+    """Compute accuracy and macro F1; return {} if no label is known.
 
-    As scikit-learn has them: the mean F1 is over the classes that occur among truths or answers.
+    As in scikit-learn, macro F1 is the mean over the classes that occur in targets or predictions.
 
     Args:
-        truth: [N] class index, -1 where unknown; such rows do not count
-        guess: [N]
+        targets: [N] class index; rows with -1 (unknown) are ignored
+        predictions: [N] class index
     """
-    known = truth >= 0
-    truth, guess = truth[known], guess[known]
-    if not len(truth):
+    known = targets >= 0
+    targets, predictions = targets[known], predictions[known]
+    if not len(targets):
         return {}
-    each = class_scores(truth, guess, int(torch.maximum(truth, guess).max()) + 1)
-    f1 = each["f1"][torch.cat([truth, guess]).unique()]
-    return {"accuracy": int((truth == guess).sum()) / len(truth), "f1_macro": float(f1.numpy().mean())}
+    per_class = per_class_metrics(targets, predictions, int(torch.maximum(targets, predictions).max()) + 1)
+    f1 = per_class["f1"][torch.cat([targets, predictions]).unique()]
+    return {"accuracy": int((targets == predictions).sum()) / len(targets), "f1_macro": float(f1.numpy().mean())}
 
 
-def class_scores(truth: Tensor, guess: Tensor, classes: int) -> dict[str, Tensor]:
-    """Precision, recall and F1 of each class, [classes]; 0 for a class that does not occur.
+def per_class_metrics(targets: Tensor, predictions: Tensor, num_classes: int) -> dict[str, Tensor]:
+    """Compute precision, recall and F1 of each class, [num_classes]; 0 for a class that does not occur.
 
     Args:
-        truth: [N] class index, -1 where unknown; such rows do not count
-        guess: [N]
-        classes: how many there are
+        targets: [N] class index; rows with -1 (unknown) are ignored
+        predictions: [N] class index
+        num_classes: number of classes
     """
-    known = truth >= 0
-    truth, guess = truth[known], guess[known]
-    right, there, told = (
-        torch.bincount(found, minlength=classes).double() for found in (truth[truth == guess], truth, guess)
+    known = targets >= 0
+    targets, predictions = targets[known], predictions[known]
+    correct, actual, predicted = (
+        torch.bincount(labels, minlength=num_classes).double()
+        for labels in (targets[targets == predictions], targets, predictions)
     )
     return {
-        "precision": right / told.clamp(min=1),
-        "recall": right / there.clamp(min=1),
-        "f1": 2 * right / (there + told).clamp(min=1),
+        "precision": correct / predicted.clamp(min=1),
+        "recall": correct / actual.clamp(min=1),
+        "f1": 2 * correct / (actual + predicted).clamp(min=1),
     }
 
 
-def standard_error(truth: Tensor, guess: Tensor, groups: list[str] | None = None) -> float:
-    """Standard error of an accuracy: over groups where rows belong together, such as the windows of a person.
+def accuracy_standard_error(targets: Tensor, predictions: Tensor, groups: list[str] | None = None) -> float:
+    """Compute the standard error of an accuracy, clustered by group if groups are given.
 
     Args:
-        truth: [N] class index, -1 where unknown
-        guess: [N]
-        groups: N names
+        targets: [N] class index; rows with -1 (unknown) are ignored
+        predictions: [N] class index
+        groups: N names of dependent rows, such as the subject a window was recorded from
     """
-    known = truth >= 0
-    names = None if groups is None else [name for name, ok in zip(groups, known.tolist(), strict=True) if ok]
-    return error_of_mean((truth == guess)[known].double(), names)
+    known = targets >= 0
+    known_groups = None if groups is None else [name for name, ok in zip(groups, known.tolist(), strict=True) if ok]
+    return standard_error_of_mean((targets == predictions)[known].double(), known_groups)
 
 
-def error_of_mean(values: Tensor, groups: Sequence[str] | None = None) -> float:
-    """Standard error of the mean of values [N]: over groups where rows belong together.
+def standard_error_of_mean(values: Tensor, groups: Sequence[str] | None = None) -> float:
+    """Compute the standard error of a mean, over group means if there are at least two groups.
 
     Args:
         values: [N] float64, at least one
-        groups: N names
+        groups: N names of dependent rows
     """
     if groups is not None and len(set(groups)) > 1:
-        names = {name: i for i, name in enumerate(dict.fromkeys(groups))}
-        number = torch.tensor([names[g] for g in groups])
-        sums = torch.zeros(len(names), dtype=torch.float64).scatter_add_(0, number, values)
-        each = sums / torch.bincount(number, minlength=len(names))
-        return float(each.std() / len(each) ** 0.5)
+        group_numbers = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+        numbers = torch.tensor([group_numbers[g] for g in groups])
+        sums = torch.zeros(len(group_numbers), dtype=torch.float64).scatter_add_(0, numbers, values)
+        group_means = sums / torch.bincount(numbers, minlength=len(group_numbers))
+        return float(group_means.std() / len(group_means) ** 0.5)
     return float(values.std(correction=0) / len(values) ** 0.5)

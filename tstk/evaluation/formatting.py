@@ -1,31 +1,34 @@
-"""How scores are shown: which come first, and with how many digits."""
+"""Formatting of metrics: which are shown first, and with how many digits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-MEASURES = ("accuracy", "f1_macro", "mse", "mae", "probe")
-"""Scores of a task, shown before the terms of the loss."""
-FURTHER = ("mase", "smape", "crps")
-"""Scores of a task that are shown where there is room."""
+MAIN_METRICS = ("accuracy", "f1_macro", "mse", "mae", "probe")
+"""Task metrics, shown before the losses."""
+EXTRA_METRICS = ("mase", "smape", "crps")
+"""Task metrics that are shown if there is room."""
 
 
-def beaten_by(scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return a sentence for each baseline with a better accuracy, or a lower mean square error, than these scores.
+def describe_better_baselines(scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return one sentence per baseline whose accuracy is higher, or whose MSE is lower, than that of the model.
 
-    Scores that look equal are: a run that is left with its linear map differs from the baseline by rounding alone.
+    Values are compared as printed: a model whose best epoch is its initial linear map differs from the linear baseline
+    by rounding alone.
     """
     sentences = []
-    for name, others in baselines.items():
-        for score, sign in (("accuracy", 1), ("mse", -1)):
-            if score not in scores or score not in others:
+    for name, baseline_scores in baselines.items():
+        for metric, sign in (("accuracy", 1), ("mse", -1)):
+            if metric not in scores or metric not in baseline_scores:
                 continue
-            mine, other = number(scores[score]), number(others[score])
-            if sign * others[score] > sign * scores[score] and mine != other:
-                sentences.append(f"This model loses to the baseline {name}: {score} {mine} against {other}.")
+            own_value, baseline_value = format_number(scores[metric]), format_number(baseline_scores[metric])
+            if sign * baseline_scores[metric] > sign * scores[metric] and own_value != baseline_value:
+                sentences.append(
+                    f"This model loses to the baseline {name}: {metric} {own_value} against {baseline_value}."
+                )
     return sentences
 
 
-def number(value: float) -> str:
-    """A score, short."""
+def format_number(value: float) -> str:
+    """Format a metric with four decimals, or three significant digits if it is very small or large."""
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""How far forecasts are from what came, summed up over batches: MSE, MAE, MASE, sMAPE, and CRPS of drawn futures."""
+"""Forecast metrics accumulated over batches: MSE, MAE, MASE, sMAPE, and CRPS of sample paths."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-class Measures:
-    """Sums over the known samples of futures, in deviations of the training data unless said otherwise.
+class ForecastMetrics:
+    """Forecast metrics of standardized values, over the known targets.
 
     Args:
-        mean: [C, 1] what turns scaled values into those of the data
-        std: [C, 1] likewise
+        mean: [C, 1] channel means, to convert standardized values back to the units of the data
+        std: [C, 1] channel standard deviations, likewise
     """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
@@ -19,57 +19,63 @@ class Measures:
         channels = len(mean)
         self.sums: dict[str, Tensor] = {}
         self.count = torch.zeros(channels, dtype=torch.float64)
-        self.steps, self.stepped = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels)
+        self.step_sums, self.step_counts = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels)
 
-    def add(self, guess: Tensor, truth: Tensor, past: Tensor, futures: Tensor | None = None) -> None:
-        """A batch.
+    def update(
+        self, predictions: Tensor, targets: Tensor, context: Tensor, forecast_samples: Tensor | None = None
+    ) -> None:
+        """Add a batch of standardized values.
 
         Args:
-            guess: [B, C, H]
-            truth: [B, C, H], NaN where it is not known
-            past: [B, C, T], NaN where it was not observed
-            futures: [S, B, C, H] draws, whose mean is the guess
+            predictions: [B, C, H] point forecasts
+            targets: [B, C, H], NaN where unknown
+            context: [B, C, T], NaN where unobserved
+            forecast_samples: [S, B, C, H] sample paths; adds `crps`
         """
-        guess, truth, past = guess.cpu(), truth.cpu(), past.cpu()
-        known = truth.isfinite()
-        error = (guess - truth).double()
-        raw = [(t * self.std + self.mean).abs() for t in (guess, truth)]
-        relative = 200 * (error.abs() * self.std) / sum(raw).clamp(min=1e-30)  # type: ignore[union-attr]
-        each = {"mse": error.square(), "mae": error.abs(), "smape": relative}
-        if futures is not None:
-            each["crps"] = crps(futures.cpu(), truth)
-        for name, values in each.items():
+        predictions, targets, context = predictions.cpu(), targets.cpu(), context.cpu()
+        known = targets.isfinite()
+        error = (predictions - targets).double()
+        magnitudes = [(t * self.std + self.mean).abs() for t in (predictions, targets)]
+        percentage_error = 200 * (error.abs() * self.std) / sum(magnitudes).clamp(min=1e-30)  # type: ignore[union-attr]
+        errors = {"mse": error.square(), "mae": error.abs(), "smape": percentage_error}
+        if forecast_samples is not None:
+            errors["crps"] = crps(forecast_samples.cpu(), targets)
+        for name, values in errors.items():
             self.sums[name] = self.sums.get(name, 0) + values.where(known, 0).sum((0, 2))
         self.count += known.sum((0, 2))
-        steps = past.diff().abs()
-        self.steps += steps.nansum((0, 2))
-        self.stepped += steps.isfinite().sum((0, 2))
+        differences = context.diff().abs()
+        self.step_sums += differences.nansum((0, 2))
+        self.step_counts += differences.isfinite().sum((0, 2))
 
-    def scores(self) -> dict[str, float]:
-        """Means over all samples; nothing, if none is known.
+    def compute(self) -> dict[str, float]:
+        """Return the metrics, means over all known targets; {} if there are none.
 
-        `mase` is the absolute error in units of the mean absolute step from one sample of the context to the next, of
-        each channel (Hyndman and Koehler 2006, with lag 1); `smape` is in percent, in the units of the data.
+        `mse`, `mae` and `crps` are in standardized units. `mase` divides each channel's MAE by the mean absolute
+        difference of consecutive context samples (Hyndman and Koehler 2006, lag 1). `smape` is in percent, computed in
+        the units of the data.
         """
         if not self.count.sum():
             return {}
-        found = {name: float(total.sum() / self.count.sum()) for name, total in self.sums.items()}
-        moves = (self.steps > 0) & (self.count > 0)
-        if moves.any():
-            step = self.steps / self.stepped.clamp(min=1)
-            found["mase"] = float((self.sums["mae"] / self.count / step)[moves].mean())
-        return {name: found[name] for name in ("mse", "mae", "mase", "smape", "crps") if name in found}
+        metrics = {name: float(total.sum() / self.count.sum()) for name, total in self.sums.items()}
+        is_defined = (self.step_sums > 0) & (self.count > 0)
+        if is_defined.any():
+            mean_step = self.step_sums / self.step_counts.clamp(min=1)
+            metrics["mase"] = float((self.sums["mae"] / self.count / mean_step)[is_defined].mean())
+        return {name: metrics[name] for name in ("mse", "mae", "mase", "smape", "crps") if name in metrics}
 
 
-def crps(futures: Tensor, truth: Tensor) -> Tensor:
-    """Continuous ranked probability score of draws: E|X - y| - E|X - X'| / 2 over all pairs, in their units.
+def crps(forecast_samples: Tensor, targets: Tensor) -> Tensor:
+    """Compute the continuous ranked probability score of samples: E|X - y| - E|X - X'| / 2, over all pairs.
 
     Args:
-        futures: [S, ...] draws
-        truth: [...]
+        forecast_samples: [S, ...] samples of the forecast distribution
+        targets: [...]
+
+    Returns:
+        [...] float64, in the units of the targets
     """
-    draws = futures.double().sort(0).values
-    count = len(draws)
-    rank = torch.arange(count, dtype=draws.dtype).view(-1, *[1] * truth.ndim)
-    spread = (draws * (2 * rank - count + 1)).sum(0) / count**2
-    return (draws - truth).abs().mean(0) - spread
+    samples = forecast_samples.double().sort(0).values
+    count = len(samples)
+    rank = torch.arange(count, dtype=samples.dtype).view(-1, *[1] * targets.ndim)
+    half_spread = (samples * (2 * rank - count + 1)).sum(0) / count**2
+    return (samples - targets).abs().mean(0) - half_spread

@@ -1,9 +1,9 @@
-"""How much of the classes a run's features give away, with its weights left alone.
+"""Linear, kNN and SVM probes: fit a classifier on the frozen features of a run and score it on the test split.
 
-    tstk.evaluation.probe.probe("runs/pretrained", labels=(1.0, 0.1), seeds=(0, 1, 2), untrained=True)["results"]
+    tstk.evaluation.probe.probe("runs/a", label_fraction=(1.0, 0.1), seeds=(0, 1, 2), untrained=True)["results"]
 
-Three parts, three uses: a classifier is fitted on train, its setting is chosen by val, it is fitted again on both, and
-test is scored once. What the features are worth is the margin over those of untrained weights.
+Hyperparameters are selected on the validation split, then the classifier is refitted on train and validation together
+and scored on test once. The margin over the features of an untrained network shows what pretraining contributes.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.config.resolve import Config
-from tstk.config.run_directory import read_config
+from tstk.config.run_directory import read_run_config
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
-from tstk.data.data_module import Dataset
-from tstk.data.datasets import Labelled, Part
+from tstk.data.data_module import DataModule
+from tstk.data.datasets import SeriesDataset, Split
 from tstk.data.load import load as load_data
-from tstk.data.splits import few
+from tstk.data.splits import subsample_per_class
 from tstk.errors import DataError, OptionError
 from tstk.evaluation import adam_probe
-from tstk.evaluation.baselines import Baselines, classification_baselines
-from tstk.evaluation.evaluate import classified, in_order
-from tstk.evaluation.features import Features, Pool, vectors
-from tstk.runs.build import assemble
+from tstk.evaluation.baselines import Baselines, score_classification_baselines
+from tstk.evaluation.evaluate import classification_metrics, iter_batches
+from tstk.evaluation.features import Features, Pool, feature_extractor
+from tstk.runs.build import build_pipeline
 from tstk.runs.checkpoint import load
 
-Classifier = Literal["linear", "knn", "svm", "adam"]
-Choose = Literal["val", "folds", "test"]
+ProbeClassifier = Literal["linear", "knn", "svm", "adam"]
+SelectOn = Literal["val", "folds", "test"]
 Array = NDArray[Any]
 
 
 @dataclass
-class _Rows:
-    """Features [N, W] and classes [N] of a part."""
+class _FeatureSet:
+    """Features [N, W] and class indices [N] of a split."""
 
     x: Array
     y: Array
 
-    def take(self, at: Array) -> _Rows:
-        return _Rows(self.x[at], self.y[at])
+    def subset(self, index: Array) -> _FeatureSet:
+        return _FeatureSet(self.x[index], self.y[index])
 
-    def __add__(self, other: _Rows) -> _Rows:
-        return _Rows(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+    def __add__(self, other: _FeatureSet) -> _FeatureSet:
+        return _FeatureSet(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
 
 
 def probe(
@@ -59,162 +59,204 @@ def probe(
     data: str | None = None,
     *,
     data_root: str | None = None,
-    label: str | None = None,
-    classifier: Classifier = "linear",
+    label_column: str | None = None,
+    classifier: ProbeClassifier = "linear",
     features: Features = "pooled",
     pool: Pool = "mean",
-    labels: Sequence[float] = (1.0,),
+    label_fraction: Sequence[float] = (1.0,),
     seeds: Sequence[int] = (0,),
-    setting: float | None = None,
-    choose: Choose = "val",
+    param: float | None = None,
+    select_on: SelectOn = "val",
     untrained: bool = False,
     batch_size: int = 256,
-    say: Callable[[str], None] = lambda line: None,
+    print_fn: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Fit classifiers on frozen features and score them on the test part.
+    """Fit classifiers on frozen features and score them on the test split.
 
     Args:
-        run: its directory
-        data: name or path of labelled data with a training and a test part; those of the run if None
-        data_root: folder with data sets to be found by name
-        label: column or array that holds the labels, if it has an unusual name
+        run: run directory
+        data: name or path of labelled data with a training and a test split; the data of the run if None
+        data_root: folder to look up data sets by name in
+        label_column: column or array with the labels, if it has an unusual name
         classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel) or adam (a linear
-            layer with dropout, trained by Adam; VQShape's protocol, with its grid of decays, dropouts and epochs)
-        features: pooled (one vector per series), tokens (all of them, side by side), codes (the share of each) or
-            counts (how often each occurs)
-        pool: how pooled tokens become one vector: mean, max, cls, or statistics (mean and deviation, those of
-            independent channels side by side)
-        labels: shares of the labels to learn from, class by class; of each class at least two series to fit and one
-            to choose by, where it has them
-        seeds: of the choice of labels, if a share is below 1, and of untrained weights
-        setting: of the classifier, instead of choosing it by validation: C of linear and svm, neighbours of knn;
-            1 is what papers mean that mention none
-        choose: by which part the setting is chosen; folds stands for five folds of train and val together, for few
-            series, and not where one person's would fall into several; test is how some papers report, and flatters
-        untrained: score the same architecture with fresh weights, too
+            layer with input dropout, trained by Adam; VQShape's protocol and grid of hyperparameters)
+        features: pooled (one vector per series), tokens (all tokens concatenated), codes (relative frequency of each
+            code) or counts (occurrences of each code)
+        pool: how pooled features reduce the tokens: mean, max, cls, or statistics (mean and standard deviation, with
+            independent channels concatenated)
+        label_fraction: fractions of the labels to learn from, stratified by class; at least two training series and
+            one validation series per class are kept, where the class has them
+        seeds: seeds of the choice of labels (fractions below 1) and of untrained weights
+        param: hyperparameter of the classifier instead of a grid search: C of linear and svm, neighbours of knn; papers
+            that mention none mean 1
+        select_on: split on which hyperparameters are selected: val; folds (five-fold cross-validation over train and
+            validation: less noisy with few series, invalid if one subject's series fall into different folds); or test
+            (as some papers do; biased upwards)
+        untrained: also score the same architecture with random weights
         batch_size: series at a time
-        say: receives lines for the user
+        print_fn: called with notes for the user
 
     Returns:
-        "run", "data", "classifier", "features", "pool", "width", "classes", "sizes" and "results": for each share
-        and each kind of weights "accuracy" and "f1_macro", their deviation over seeds, their margin over untrained
-        weights, "baselines" (means over seeds) that learn from the same labels, "baselines_skipped", and "trials", one
-        per seed
+        "run", "data", "classifier", "features", "pool", "select_on", "width", "classes", "sizes" and "results". The
+        latter has an entry per label fraction and kind of weights with "accuracy" and "f1_macro" (means over seeds),
+        their standard deviations, their margins over untrained weights, "baselines" fitted on the same labels (means
+        over seeds), "baselines_skipped", and "trials", one per seed
 
     Raises:
         CheckpointError: the run cannot be loaded
-        DataError: the data are not labelled or do not suit the run
-        NeedsError: the run has no such features
-        OptionError: a share or a seed cannot be used
+        DataError: the data are not labelled or do not fit the run
+        IncompatibleError: the run has no such features
+        OptionError: an option has no valid value
     """
-    if not labels or not all(0 < share <= 1 for share in labels):
-        raise OptionError(f"labels={list(labels)}: expected shares above 0 and up to 1, such as 1.0,0.1")
-    if not seeds or min(seeds) < 0:
-        raise OptionError(f"seeds={list(seeds)}: expected at least one, none negative, such as 0,1,2")
-    if setting is not None and (setting <= 0 or (classifier == "knn" and setting != int(setting))):
-        what = "a whole number of neighbours" if classifier == "knn" else "C, a number above 0"
-        raise OptionError(f"setting={setting}: expected {what}")
-    if classifier == "adam" and setting is not None:
-        raise OptionError("setting has no meaning for the classifier adam, which has a grid of its own")
-    if classifier == "adam" and choose == "folds":
-        raise OptionError("choose=folds is for linear, knn and svm; the classifier adam takes val or test")
-    if choose == "test":
-        say("settings are chosen by the test part, as some papers report it, so these figures flatter")
-    pipeline, found = load(run), read_config(run)
-    held = _held(found, data, data_root, label, say)
-    if found["data"].get("univariate"):
-        pipeline.take(held.mean, held.std)
-    if _taught(found, data):
-        say(f"{run} was trained with the labels of these data, so this is not a measure of learning without them")
+    _check_options(classifier, label_fraction, seeds, param, select_on)
+    if select_on == "test":
+        print_fn("hyperparameters are selected on the test split, as in some papers, so these scores are too high")
+    pipeline, run_config = load(run), read_run_config(run)
+    labelled_data = _load_labelled_data(run_config, data, data_root, label_column, print_fn)
+    if run_config["data"].get("split_channels"):
+        pipeline.set_channels(labelled_data.mean, labelled_data.std)
+    if _has_seen_labels(run_config, data):
+        print_fn(f"{run} was trained with the labels of these data, so this does not measure unsupervised features")
 
-    def gathered(of: Pipeline) -> dict[str, _Rows]:
-        of.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        made = vectors(of, features, pool)
-        return {name: _rows(of, part, f"{held.name}, {name}", made, batch_size) for name, part in held.parts.items()}
+    def extract_splits(model: Pipeline) -> dict[str, _FeatureSet]:
+        model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        extract = feature_extractor(model, features, pool)
+        return {
+            name: _extract_features(model, split, f"{labelled_data.name}, {name}", extract, batch_size)
+            for name, split in labelled_data.splits.items()
+        }
 
-    trained = gathered(pipeline)
-    fresh = {seed: gathered(_fresh(pipeline, found, seed)) for seed in seeds} if untrained else {}
+    trained = extract_splits(pipeline)
+    fresh = {seed: extract_splits(_build_untrained(pipeline, run_config, seed)) for seed in seeds} if untrained else {}
+    scaling: Literal["unit", "standard"] = "unit" if features in ("codes", "counts") else "standard"
+    config = _ProbeConfig(classifier, param, select_on, scaling)
     results = []
-    for share in labels:
-        # with all labels nothing is drawn, and with the same weights every seed would say the same
-        drawn = seeds if share < 1 or classifier == "adam" else seeds[:1]
-        how = _How(classifier, setting, choose, "unit" if features in ("codes", "counts") else "standard")
-        results.append(_summary("trained", share, [_trial(trained, how, share, seed) for seed in drawn]))
-        results[-1] |= _baselines(held, share, drawn)
+    for fraction in label_fraction:
+        # with all labels nothing is random except adam, so all seeds would give the same result
+        trial_seeds = seeds if fraction < 1 or classifier == "adam" else seeds[:1]
+        trials = [_run_trial(trained, config, fraction, seed) for seed in trial_seeds]
+        results.append(_summarize_trials("trained", fraction, trials))
+        results[-1] |= _score_baselines(labelled_data, fraction, trial_seeds)
         if fresh:
-            guesses = [_trial(rows, how, share, seed) for seed, rows in fresh.items()]
-            results.append(_summary("untrained", share, guesses))
+            fresh_trials = [_run_trial(splits, config, fraction, seed) for seed, splits in fresh.items()]
+            results.append(_summarize_trials("untrained", fraction, fresh_trials))
             for score in ("accuracy", "f1_macro"):
                 results[-2]["margin_" + score] = results[-2][score] - results[-1][score]
     return {
         "run": str(run),
-        "data": held.name,
+        "data": labelled_data.name,
         "classifier": classifier,
         "features": features,
         "pool": pool if features == "pooled" else None,
-        "choose": choose,
+        "select_on": select_on,
         "width": trained["train"].x.shape[1],
-        "classes": list(held.classes),
+        "classes": list(labelled_data.classes),
         "sizes": {name: len(rows.y) for name, rows in trained.items()},
         "results": results,
     }
 
 
-def told_apart(pipeline: Pipeline, train: Part, val: Part, batch_size: int = 256) -> float:
-    """Accuracy on one part of a linear classifier of pooled features fitted on another; the pipeline learns nothing."""
-    training = pipeline.training
+def _check_options(
+    classifier: ProbeClassifier,
+    label_fraction: Sequence[float],
+    seeds: Sequence[int],
+    param: float | None,
+    select_on: SelectOn,
+) -> None:
+    if not label_fraction or not all(0 < fraction <= 1 for fraction in label_fraction):
+        raise OptionError(
+            f"label_fraction={list(label_fraction)}: expected fractions above 0 and at most 1, such as 1.0,0.1"
+        )
+    if not seeds or min(seeds) < 0:
+        raise OptionError(f"seeds={list(seeds)}: expected at least one seed, none negative, such as 0,1,2")
+    if param is not None and (param <= 0 or (classifier == "knn" and param != int(param))):
+        expected = "a whole number of neighbours" if classifier == "knn" else "C, a number above 0"
+        raise OptionError(f"param={param}: expected {expected}")
+    if classifier == "adam" and param is not None:
+        raise OptionError("param has no effect with classifier adam, which searches a grid of its own")
+    if classifier == "adam" and select_on == "folds":
+        raise OptionError("select_on=folds is for linear, knn and svm; with classifier adam use val or test")
+
+
+def linear_probe_accuracy(pipeline: Pipeline, train: Split, val: Split, batch_size: int = 256) -> float:
+    """Fit a linear probe on the pooled features of `train` and return its accuracy on `val`.
+
+    Args:
+        pipeline: its weights and mode are left unchanged
+        train: labelled split to fit on
+        val: labelled split to score
+        batch_size: series at a time
+    """
+    was_training = pipeline.training
     pipeline.eval()
-    fit, score = (_rows(pipeline, part, "a probe", vectors(pipeline, "pooled"), batch_size) for part in (train, val))
-    pipeline.train(training)
-    return _scored(score.y, _fitted("linear", {"C": 1.0}, fit).predict(score.x))["accuracy"]
+    train_features, val_features = (
+        _extract_features(pipeline, split, "linear probe", feature_extractor(pipeline, "pooled"), batch_size)
+        for split in (train, val)
+    )
+    pipeline.train(was_training)
+    return _compute_metrics(
+        val_features.y, _fit_classifier("linear", {"C": 1.0}, train_features).predict(val_features.x)
+    )["accuracy"]
 
 
-def _held(
-    found: dict[str, Any], data: str | None, data_root: str | None, label: str | None, say: Callable[[str], None]
-) -> Dataset:
-    """The labelled data to probe with, in three parts of which none is another."""
-    table = found["config"]["data"]
+def _load_labelled_data(
+    run_config: dict[str, Any],
+    data: str | None,
+    data_root: str | None,
+    label_column: str | None,
+    print_fn: Callable[[str], None],
+) -> DataModule:
+    """Load the labelled data to probe with, such that train, validation and test are disjoint."""
+    data_config = run_config["config"]["data"]
     if data is None:
-        use, options = table["use"], {k: v for k, v in table.items() if k != "use"}
+        name, options = data_config["use"], {k: v for k, v in data_config.items() if k != "use"}
         if options.get("train_data") == "test":
             options["train_data"] = None
-            say("the run learnt from the unlabelled test part: transductive; here the training part gives the labels")
+            print_fn(
+                "the run was trained on the unlabelled test split (transductive); the probe fits on the training split"
+            )
         if options["val_data"] == "test":
             options["val_data"] = None
-            say("the run was validated on its test part; here validation data are split off the training part")
-        options["val_fraction"] = options["val_fraction"] or None  # settings are chosen by series held out
+            print_fn("the run was validated on its test split; the probe splits validation data off the training split")
+        options["val_fraction"] = options["val_fraction"] or None  # the grid search needs held-out series
     else:
-        use, options = data, {"resize": table.get("resize")}
-    options = {**options, "data_root": data_root or table["data_root"], "label": label or options.get("label")}
-    held = load_data(use, **options)
-    if held.task != "classification" or held.test is None:
-        what = "a table to forecast" if held.task == "forecasting" else "without labels"
+        name, options = data, {"resize": data_config.get("resize")}
+    options = {
+        **options,
+        "data_root": data_root or data_config["data_root"],
+        "label_column": label_column or options.get("label_column"),
+    }
+    labelled_data = load_data(name, **options)
+    if labelled_data.task != "classification" or labelled_data.test is None:
+        problem = "a table to forecast" if labelled_data.task == "forecasting" else "without labels"
         raise DataError(
-            f"{held.name}: these data are {what}, and a probe needs classes to tell apart; "
-            "name labelled series of the same channels with --data"
+            f"{labelled_data.name}: these data are {problem}, and a probe needs classes; "
+            "give labelled series with the same channels with --data"
         )
-    want = found["data"]["channels"]
-    if not found["data"].get("univariate") and len(held.channels) != len(want):
-        raise DataError(f"{held.name}: {len(held.channels)} channels; the run has {len(want)}: {', '.join(want)}")
-    return held
+    expected, count = run_config["data"]["channels"], len(labelled_data.channels)
+    if not run_config["data"].get("split_channels") and count != len(expected):
+        raise DataError(f"{labelled_data.name}: {count} channels; the run has {len(expected)}: {', '.join(expected)}")
+    return labelled_data
 
 
-def _taught(found: dict[str, Any], data: str | None) -> bool:
-    """Whether the features of a run were made with the labels of these very data."""
-    config = Config(found["config"])
-    use = str(config.use("data"))
-    same = data is None or data == use or Path(data).expanduser().resolve() == Path(use).expanduser().resolve()
-    frozen = {"tokenizer", "encoder"} <= set(config.options("pipeline")["freeze"])
-    return same and "head" in config.values and found["spec"]["horizon"] is None and not frozen
+def _has_seen_labels(run_config: dict[str, Any], data: str | None) -> bool:
+    """Whether the features of a run were trained with the labels of these data."""
+    config = Config(run_config["config"])
+    name = str(config.component("data"))
+    is_same_data = (
+        data is None or data == name or Path(data).expanduser().resolve() == Path(name).expanduser().resolve()
+    )
+    is_frozen = {"tokenizer", "encoder"} <= set(config.options("pipeline")["freeze"])
+    return is_same_data and "head" in config.values and run_config["spec"]["horizon"] is None and not is_frozen
 
 
-def _fresh(pipeline: Pipeline, found: dict[str, Any], seed: int) -> Pipeline:
-    """The same architecture and scaling, with weights that have learnt nothing."""
+def _build_untrained(pipeline: Pipeline, run_config: dict[str, Any], seed: int) -> Pipeline:
+    """Build the same architecture with random weights and the standardization of the run."""
     torch.manual_seed(seed)
-    fresh = assemble(
-        Config(found["config"]),
+    fresh = build_pipeline(
+        Config(run_config["config"]),
         pipeline.spec,
-        channels="independent" if pipeline.independent else "mixed",
+        channels="independent" if pipeline.channel_independent else "mixed",
         instance_norm=pipeline.instance_norm,
     )
     fresh.mean.copy_(pipeline.mean)
@@ -227,106 +269,123 @@ def _fresh(pipeline: Pipeline, found: dict[str, Any], seed: int) -> Pipeline:
 
 
 @torch.no_grad()
-def _rows(
+def _extract_features(
     pipeline: Pipeline,
-    part: Part,
-    what: str,
-    vectors: Callable[[Series], Tensor],
+    split: Split,
+    description: str,
+    extract: Callable[[Series], Tensor],
     batch_size: int,
-) -> _Rows:
+) -> _FeatureSet:
     device = pipeline.mean.device
-    x = torch.cat([vectors(series.but(y=None)).cpu() for series in in_order(part, batch_size, device)])
-    if bad := int((~x.isfinite()).any(1).sum()):
+    x = torch.cat([extract(series.replace(y=None)).cpu() for series in iter_batches(split, batch_size, device)])
+    if num_bad := int((~x.isfinite()).any(1).sum()):
         raise DataError(
-            f"{what}: the features of {bad} of {len(x)} series are not finite; the run or the data are damaged"
+            f"{description}: the features of {num_bad} of {len(x)} series are not finite; "
+            "the run or the data are damaged"
         )
-    assert part.y is not None
-    return _Rows(x.double().numpy(), part.y.numpy())
+    assert split.y is not None
+    return _FeatureSet(x.double().numpy(), split.y.numpy())
 
 
 # ------------------------------------------------------------------ classifiers
 
 
 @dataclass
-class _How:
-    """A way of classifying: what, its setting if given, the part that chooses among settings, and adam's scaling."""
+class _ProbeConfig:
+    """The classifier, its hyperparameter (None: grid search), the split that selects it, and the scaling for adam."""
 
-    classifier: Classifier
-    setting: float | None
-    choose: Choose
+    classifier: ProbeClassifier
+    param: float | None
+    select_on: SelectOn
     scaling: Literal["standard", "unit"]
 
 
-def _trial(parts: dict[str, _Rows], how: _How, share: float, seed: int) -> dict[str, Any]:
-    """One classifier, from the choice of labels to its score on the test part."""
-    train, val = parts["train"], parts["val"]
-    if share < 1:
-        at = _draw(train.y, val.y, share, seed)
-        train, val = train.take(at[0]), val.take(at[1])
-    known, test, classifier = train + val, parts["test"], how.classifier
+def _run_trial(
+    splits: dict[str, _FeatureSet], config: _ProbeConfig, label_fraction: float, seed: int
+) -> dict[str, Any]:
+    """Subsample the labels, select hyperparameters, refit on train and validation, and score on test."""
+    train, val = splits["train"], splits["val"]
+    if label_fraction < 1:
+        subsets = _subsample_labels(train.y, val.y, label_fraction, seed)
+        train, val = train.subset(subsets[0]), val.subset(subsets[1])
+    train_and_val, test, classifier = train + val, splits["test"], config.classifier
     if classifier == "adam":
-        best, guess = _by_adam(train, val, test, how, seed)
-        return {"seed": seed, "count": len(known.y), "chosen": best, **_scored(test.y, guess)}
-    by = _folds(known) if how.choose == "folds" else [(known, test) if how.choose == "test" else (train, val)]
-    settings = _settings(classifier, train.x.shape[1], min(len(fit.y) for fit, _ in by), how.setting)
-    best = _chosen(classifier, settings, by) if len(settings) > 1 else settings[0]
-    guess = _fitted(classifier, best, known).predict(test.x)
-    return {"seed": seed, "count": len(known.y), "chosen": best, **_scored(parts["test"].y, guess)}
+        params, predictions = _run_adam_trial(train, val, test, config, seed)
+    else:
+        folds = {"val": [(train, val)], "test": [(train_and_val, test)]}.get(config.select_on)
+        folds = _make_folds(train_and_val) if folds is None else folds
+        param_grid = _build_param_grid(classifier, train.x.shape[1], min(len(fit.y) for fit, _ in folds), config.param)
+        params = _select_params(classifier, param_grid, folds) if len(param_grid) > 1 else param_grid[0]
+        predictions = _fit_classifier(classifier, params, train_and_val).predict(test.x)
+    return {"seed": seed, "count": len(train_and_val.y), "chosen": params, **_compute_metrics(test.y, predictions)}
 
 
-def _draw(train: Array, val: Array, share: float, seed: int) -> tuple[Array, Array]:
-    """Rows of the training and of the validation part that have this share of the labels of each class."""
+def _subsample_labels(y_train: Array, y_val: Array, label_fraction: float, seed: int) -> tuple[Array, Array]:
+    """Draw the rows of the training and validation splits that keep their labels, stratified by class."""
     rng = np.random.default_rng(seed)
-    return few(train, share, 2, rng), few(val, share, 1, rng)
+    return subsample_per_class(y_train, label_fraction, 2, rng), subsample_per_class(y_val, label_fraction, 1, rng)
 
 
-def _baselines(held: Dataset, share: float, seeds: Sequence[int]) -> dict[str, Any]:
-    """Score the baselines with the labels that the classifiers of the features have, means over seeds.
+def _score_baselines(data: DataModule, label_fraction: float, seeds: Sequence[int]) -> dict[str, Any]:
+    """Score the baselines on the labels that the probe is fitted on; return means over seeds.
 
     Args:
-        held: in parts
-        share: of the labels
-        seeds: of the choice of labels
+        data: labelled data with all three splits
+        label_fraction: fraction of the labels to learn from
+        seeds: seeds of the choice of labels
     """
-    train, val, test = held.train, held.val, held.test
-    assert isinstance(train, Labelled)
-    assert isinstance(val, Labelled)
+    train, val, test = data.train, data.val, data.test
+    assert isinstance(train, SeriesDataset)
+    assert isinstance(val, SeriesDataset)
     assert train.y is not None
     assert val.y is not None
     assert test is not None
-    found: list[Baselines] = []
-    for seed in seeds if share < 1 else seeds[:1]:
-        parts = [train, val]
-        if share < 1:
-            at = _draw(train.y.numpy(), val.y.numpy(), share, seed)
-            parts = [part.take(torch.from_numpy(rows)) for part, rows in zip(parts, at, strict=True)]
-        found.append(classification_baselines(parts, test, held.spec))
-    # by the size of the parts, every seed has the same baselines
-    names, scores = list(found[0].scores), ("accuracy", "f1_macro")
-    means = {name: {s: float(np.mean([one.scores[name][s] for one in found])) for s in scores} for name in names}
-    return {"baselines": means, "baselines_skipped": found[0].skipped}
+    per_seed: list[Baselines] = []
+    for seed in seeds if label_fraction < 1 else seeds[:1]:
+        labelled_splits = [train, val]
+        if label_fraction < 1:
+            subsets = _subsample_labels(train.y.numpy(), val.y.numpy(), label_fraction, seed)
+            labelled_splits = [
+                split.select(torch.from_numpy(rows)) for split, rows in zip(labelled_splits, subsets, strict=True)
+            ]
+        per_seed.append(score_classification_baselines(labelled_splits, test, data.spec))
+    # which baselines are skipped depends on sizes alone, so every seed has the same ones
+    names, scores = list(per_seed[0].scores), ("accuracy", "f1_macro")
+    means = {
+        name: {s: float(np.mean([baselines.scores[name][s] for baselines in per_seed])) for s in scores}
+        for name in names
+    }
+    return {"baselines": means, "baselines_skipped": per_seed[0].skipped}
 
 
-def _by_adam(train: _Rows, val: _Rows, test: _Rows, how: _How, seed: int) -> tuple[dict[str, float], Array]:
-    """The setting and number of epochs that serve best, and the answers for test of what they give on train and val."""
+def _run_adam_trial(
+    train: _FeatureSet, val: _FeatureSet, test: _FeatureSet, config: _ProbeConfig, seed: int
+) -> tuple[dict[str, float], Array]:
+    """Select the config and number of epochs, refit on train and validation, and return both with test predictions."""
     from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-    def learnt(rows: _Rows, judged: _Rows, settings: list[adam_probe.Setting]) -> tuple[Array, Array]:
-        scaler = (MinMaxScaler() if how.scaling == "unit" else StandardScaler()).fit(rows.x)
-        return adam_probe.learn(scaler.transform(rows.x), rows.y, scaler.transform(judged.x), judged.y, settings, seed)
+    def fit_grid(
+        rows: _FeatureSet, eval_rows: _FeatureSet, configs: list[adam_probe.AdamConfig]
+    ) -> tuple[Array, Array]:
+        scaler = (MinMaxScaler() if config.scaling == "unit" else StandardScaler()).fit(rows.x)
+        return adam_probe.fit_linear_classifiers(
+            scaler.transform(rows.x), rows.y, scaler.transform(eval_rows.x), eval_rows.y, configs, seed
+        )
 
-    settings, known = adam_probe.grid(), train + val
-    scores, _ = learnt(known, test, settings) if how.choose == "test" else learnt(train, val, settings)
-    # of equals the latest epoch, then the stiffest setting
-    before, which = np.unravel_index(int(scores[::-1].argmax()), scores.shape)
-    best = replace(settings[int(which)], epochs=len(scores) - int(before))
-    _, guess = learnt(known, test, [best])
-    return {"decay": best.decay, "dropout": best.dropout, "epochs": best.epochs}, guess[:, 0]
+    configs, train_and_val = adam_probe.build_grid(), train + val
+    scores, _ = fit_grid(train_and_val, test, configs) if config.select_on == "test" else fit_grid(train, val, configs)
+    # ties go to the latest epoch, then to the strongest regularization
+    reversed_epoch, best_index = np.unravel_index(int(scores[::-1].argmax()), scores.shape)
+    best = replace(configs[int(best_index)], epochs=len(scores) - int(reversed_epoch))
+    _, predictions = fit_grid(train_and_val, test, [best])
+    return {"decay": best.weight_decay, "dropout": best.dropout, "epochs": best.epochs}, predictions[:, 0]
 
 
-def _folds(rows: _Rows) -> list[tuple[_Rows, _Rows]]:
-    """Rows to fit and rows to judge by, class by class a fifth in turn and in their order, so that neighbours stay
-    together; fewer folds where even the largest class has fewer rows."""
+def _make_folds(rows: _FeatureSet) -> list[tuple[_FeatureSet, _FeatureSet]]:
+    """Return (fit, held-out) rows of five stratified folds without shuffling, so that neighbouring rows stay together.
+
+    There are fewer folds if even the largest class has fewer rows.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     count = min(5, int(np.bincount(rows.y).max()))
@@ -336,31 +395,38 @@ def _folds(rows: _Rows) -> list[tuple[_Rows, _Rows]]:
     with warnings.catch_warnings():
         # a class with fewer rows than folds is missing from some of them
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        return [(rows.take(fit), rows.take(judge)) for fit, judge in folds.split(rows.x, rows.y)]
+        return [(rows.subset(fit), rows.subset(held_out)) for fit, held_out in folds.split(rows.x, rows.y)]
 
 
-def _chosen(
-    classifier: Classifier, settings: list[dict[str, float]], by: list[tuple[_Rows, _Rows]]
+def _select_params(
+    classifier: ProbeClassifier, param_grid: list[dict[str, float]], folds: list[tuple[_FeatureSet, _FeatureSet]]
 ) -> dict[str, float]:
-    """The setting that is right most often, over pairs of rows to fit and to judge by; of equals the one that bends
-    least to what it is fitted on."""
-    right = [sum(int((_fitted(classifier, s, fit).predict(j.x) == j.y).sum()) for fit, j in by) for s in settings]
-    return settings[int(np.argmax(right))]
+    """Return the parameters with the most correct held-out predictions; ties go to the strongest regularization."""
+    num_correct = [
+        sum(
+            int((_fit_classifier(classifier, params, fit).predict(held_out.x) == held_out.y).sum())
+            for fit, held_out in folds
+        )
+        for params in param_grid
+    ]
+    return param_grid[int(np.argmax(num_correct))]
 
 
-def _settings(classifier: Classifier, width: int, rows: int, given: float | None) -> list[dict[str, float]]:
-    """What to choose from, the stiffest first; only what is given, if something is."""
+def _build_param_grid(
+    classifier: ProbeClassifier, width: int, rows: int, param: float | None
+) -> list[dict[str, float]]:
+    """Return the hyperparameters to search, strongest regularization first; only `param` if it is given."""
     if classifier == "linear":
-        return [{"C": c} for c in ((0.001, 0.01, 0.1, 1.0, 10.0) if given is None else (given,))]
+        return [{"C": c} for c in ((0.001, 0.01, 0.1, 1.0, 10.0) if param is None else (param,))]
     if classifier == "knn":
-        return [{"n_neighbors": k} for k in ((15, 9, 5, 3, 1) if given is None else (int(given),)) if k <= rows]
-    if given is not None:
-        return [{"C": given, "gamma": 1 / width}]
+        return [{"n_neighbors": k} for k in ((15, 9, 5, 3, 1) if param is None else (int(param),)) if k <= rows]
+    if param is not None:
+        return [{"C": param, "gamma": 1 / width}]
     return [{"C": c, "gamma": g / width} for c in (1.0, 10.0, 100.0) for g in (0.1, 1.0, 10.0)]
 
 
-def _fitted(classifier: Classifier, setting: dict[str, float], rows: _Rows) -> Any:
-    """Standardised features and a classifier, fitted."""
+def _fit_classifier(classifier: ProbeClassifier, params: dict[str, float], rows: _FeatureSet) -> Any:
+    """Fit a classifier on standardized features."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -368,24 +434,24 @@ def _fitted(classifier: Classifier, setting: dict[str, float], rows: _Rows) -> A
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    last: Any
+    estimator: Any
     if classifier == "linear":
-        last = LogisticRegression(max_iter=1000, **setting)
+        estimator = LogisticRegression(max_iter=1000, **params)
     else:
-        last = KNeighborsClassifier(**setting) if classifier == "knn" else SVC(**setting)
+        estimator = KNeighborsClassifier(**params) if classifier == "knn" else SVC(**params)
     with warnings.catch_warnings():
-        # weights that still creep are judged on validation like any others
+        # a fit that has not converged is validated like any other
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return make_pipeline(StandardScaler(), last).fit(rows.x, rows.y)
+        return make_pipeline(StandardScaler(), estimator).fit(rows.x, rows.y)
 
 
-def _scored(truth: Array, guess: Array) -> dict[str, float]:
-    return classified(torch.from_numpy(truth), torch.from_numpy(guess))
+def _compute_metrics(targets: Array, predictions: Array) -> dict[str, float]:
+    return classification_metrics(torch.from_numpy(targets), torch.from_numpy(predictions))
 
 
-def _summary(weights: str, share: float, trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and deviation over trials; a single trial has no deviation."""
-    row: dict[str, Any] = {"weights": weights, "labels": share, "count": trials[0]["count"]}
+def _summarize_trials(weights: str, label_fraction: float, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compute mean and standard deviation over trials; the latter is None for a single trial."""
+    row: dict[str, Any] = {"weights": weights, "label_fraction": label_fraction, "count": trials[0]["count"]}
     for score in ("accuracy", "f1_macro"):
         values = [trial[score] for trial in trials]
         row[score] = float(np.mean(values))

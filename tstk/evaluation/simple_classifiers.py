@@ -1,11 +1,11 @@
-"""Classifiers that a trained model has to beat: the nearest neighbour, and a logistic regression on summary features.
+"""Baseline classifiers that a model should beat: nearest neighbour, and logistic regression on summary features.
 
     data = load("GunPoint")
-    classifier = NearestNeighbor().fit(labelled_arrays(data.training_parts, data.spec.length))
-    classifier.predict(labelled_arrays([data.test], data.spec.length))      # [N] class index
+    classifier = NearestNeighbor().fit(gather_labelled_arrays(data.training_splits, data.spec.length))
+    classifier.predict(gather_labelled_arrays([data.test], data.spec.length))      # [N] class index
 
-Both take values as stored, without scaling, and are deterministic. They are written in torch, as a training must not
-wait for scikit-learn or scipy to be imported.
+Both use the stored values without scaling and are deterministic. They are written in torch so that training does not
+have to import scikit-learn or scipy.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.evaluation.evaluate import in_order
+from tstk.evaluation.evaluate import iter_batches
 
 if TYPE_CHECKING:
     from tstk.core.types import Spec
-    from tstk.data.datasets import Part
+    from tstk.data.datasets import Split
 
 MAX_SAMPLES = 5 * 10**7
-"""Samples of all channels of the training and the test part together, above which the classifiers are skipped."""
+"""Values in the training and test splits together, above which the classifiers are skipped."""
 MAX_PRODUCTS = 5 * 10**10
 """Training series x test series x samples of a series, above which the nearest neighbour is skipped."""
 MAX_FEATURES = 2 * 10**7
 """Training series x summary features x classes, above which the logistic regression is skipped."""
-MANY_SERIES = 1000
-"""Training series, above which one fold of the cross-validation is enough."""
-FREQUENCIES = 16
-"""Fourier magnitudes of each channel, at most."""
-STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-"""Values of C, the inverse of the L2 penalty, from the strongest penalty to the weakest."""
+SINGLE_FOLD_ABOVE = 1000
+"""Number of training series above which a single fold is held out instead of five."""
+MAX_FREQUENCIES = 16
+"""Largest number of Fourier magnitudes per channel."""
+C_VALUES = (0.01, 0.1, 1.0, 10.0)
+"""Values of C, the inverse L2 penalty, strongest regularization first."""
 
 
 @dataclass(frozen=True)
 class LabelledArrays:
-    """Series of a part with their classes, in float64.
+    """Labelled series of one or more splits, in float64.
 
     Args:
         x: [N, C, T] samples, 0 where not observed
         observed: [N, C, T] bool, or None if all samples are observed
         lengths: [N] samples up to and including the last observed one
         y: [N] class index
-        groups: N names of what must not be torn apart by a split, or None
+        groups: N names; series of one group must stay in the same fold; None if series are independent
     """
 
     x: Tensor
@@ -57,166 +57,179 @@ class LabelledArrays:
     groups: list[str] | None = None
 
 
-def labelled_arrays(parts: Sequence[Part], length: int) -> LabelledArrays:
-    """Gather the labelled series of some parts, padded to one length.
+def gather_labelled_arrays(splits: Sequence[Split], length: int) -> LabelledArrays:
+    """Concatenate labelled splits, padding all series to one length.
 
     Args:
-        parts: with labels
-        length: of the padded series
+        splits: labelled splits
+        length: length of the padded series
     """
-    series = [batch for part in parts for batch in in_order(part, 1024, "cpu")]
-    pad = [(0, length - one.x.shape[-1]) for one in series]
-    x = torch.cat([F.pad(one.x, p) for one, p in zip(series, pad, strict=True)]).double()
-    observed = torch.cat([F.pad(one.mask.expand_as(one.x), p) for one, p in zip(series, pad, strict=True)])
-    labels = [part.y for part in parts if part.y is not None]
-    groups = [name for part in parts for name in part.groups or ()]
-    lengths = torch.cat([part.lengths for part in parts])
+    batches = [batch for part in splits for batch in iter_batches(part, 1024, "cpu")]
+    padding = [(0, length - batch.x.shape[-1]) for batch in batches]
+    x = torch.cat([F.pad(batch.x, pad) for batch, pad in zip(batches, padding, strict=True)]).double()
+    observed = torch.cat(
+        [F.pad(batch.observed_mask.expand_as(batch.x), pad) for batch, pad in zip(batches, padding, strict=True)]
+    )
+    labels = [part.y for part in splits if part.y is not None]
+    groups = [name for part in splits for name in part.groups or ()]
+    lengths = torch.cat([part.lengths for part in splits])
     return LabelledArrays(
         x, None if observed.all() else observed, lengths, torch.cat(labels), groups if len(groups) == len(x) else None
     )
 
 
-def why_too_large(name: str, train: Sequence[Part], test: Part, spec: Spec) -> str:
-    """Return the reason why a classifier would take too long on these parts; empty if it would not.
+def why_classifier_too_large(name: str, train: Sequence[Split], test: Split, spec: Spec) -> str:
+    """Return the reason why a classifier would take too long on these splits; empty if it would not.
 
     Args:
-        name: of `CLASSIFIERS`
-        train: parts to learn from
-        test: the part to predict
-        spec: of the data: channels, length and classes
+        name: a key of `CLASSIFIERS`
+        train: splits to fit on
+        test: the split to predict
+        spec: spec of the data: channels, length and number of classes
     """
-    series, samples = sum(map(len, train)), spec.channels * spec.length
-    features = spec.channels * (4 + min(FREQUENCIES, spec.length // 2))
-    sizes = {"series x samples": ((series + len(test)) * samples, MAX_SAMPLES)}
+    num_train, samples_per_series = sum(map(len, train)), spec.channels * spec.length
+    num_features = spec.channels * (4 + min(MAX_FREQUENCIES, spec.length // 2))
+    sizes = {"series x samples": ((num_train + len(test)) * samples_per_series, MAX_SAMPLES)}
     if name == "1-NN":
-        sizes["training series x test series x samples"] = (series * len(test) * samples, MAX_PRODUCTS)
+        sizes["training series x test series x samples"] = (
+            num_train * len(test) * samples_per_series,
+            MAX_PRODUCTS,
+        )
     else:
-        sizes["training series x features x classes"] = (series * features * (spec.classes or 1), MAX_FEATURES)
-    reasons = [f"{what} is {size:.1e}, more than {limit:.0e}" for what, (size, limit) in sizes.items() if size > limit]
+        sizes["training series x features x classes"] = (
+            num_train * num_features * (spec.num_classes or 1),
+            MAX_FEATURES,
+        )
+    reasons = [
+        f"{quantity} is {size:.1e}, more than {limit:.0e}" for quantity, (size, limit) in sizes.items() if size > limit
+    ]
     return "; ".join(reasons)
 
 
 class Classifier(Protocol):
-    """What learns from one part and predicts classes of another."""
+    """Interface of the baseline classifiers."""
 
     def fit(self, train: LabelledArrays) -> Classifier:
-        """Learn from series with their classes."""
+        """Fit on labelled series."""
 
     def predict(self, test: LabelledArrays) -> Tensor:
-        """[N] class index."""
+        """Predict the class index [N]."""
 
 
 # ------------------------------------------------------------------ nearest neighbour
 
 
 class NearestNeighbor:
-    """Predict the class of the training series at the least Euclidean distance, the first one of several.
+    """1-nearest-neighbour classifier with Euclidean distance; ties go to the first training series.
 
-    Channels count alike. Samples beyond the end of a series count as zeros, as in the archives' own figures. Samples
-    missing before the end are left out, and the square distance is scaled up by (all samples / samples compared).
+    All channels have equal weight. Padding counts as zeros, as in the results that the UCR and UEA archives publish.
+    Other missing samples are left out, and the squared distance is scaled up by (all samples / samples compared).
     """
 
     def fit(self, train: LabelledArrays) -> NearestNeighbor:
-        """Keep the training series."""
-        self.values, self.known = _flatten(train)
+        """Store the training series."""
+        self.values, self.known_mask = _flatten(train)
         self.y = train.y
-        self.center = self.values.mean(0) if self.known is None else torch.zeros(())
+        self.center = self.values.mean(0) if self.known_mask is None else torch.zeros(())
         return self
 
     def predict(self, test: LabelledArrays) -> Tensor:
-        """[N] class index."""
+        """Predict the class index [N]."""
         values, known = _flatten(test)
-        rows = max(1, 2**24 // max(len(self.values), values.shape[1]))
-        known_rows = [None] * len(values.split(rows)) if known is None else known.split(rows)
-        return torch.cat([self._predict(v, k) for v, k in zip(values.split(rows), known_rows, strict=True)])
+        chunk = max(1, 2**24 // max(len(self.values), values.shape[1]))
+        known_chunks = [None] * len(values.split(chunk)) if known is None else known.split(chunk)
+        return torch.cat([self._predict(v, k) for v, k in zip(values.split(chunk), known_chunks, strict=True)])
 
-    def _predict(self, values: Tensor, known: Tensor | None) -> Tensor:
+    def _predict(self, values: Tensor, known_mask: Tensor | None) -> Tensor:
         a, b = values - self.center, self.values - self.center
-        if known is None and self.known is None:
+        if known_mask is None and self.known_mask is None:
             scale = a.square().sum(1, keepdim=True) + b.square().sum(1)
             distance = scale - 2 * a @ b.T
         else:
-            ka = torch.ones_like(a) if known is None else known.double()
-            kb = torch.ones_like(b) if self.known is None else self.known.double()
-            count = ka @ kb.T
-            more = a.shape[1] / count.clamp(min=1)
-            scale = (a.square() @ kb.T + ka @ b.square().T) * more
-            distance = (scale - 2 * a @ b.T * more).masked_fill(count == 0, torch.inf)
+            a_known = torch.ones_like(a) if known_mask is None else known_mask.double()
+            b_known = torch.ones_like(b) if self.known_mask is None else self.known_mask.double()
+            count = a_known @ b_known.T
+            upscale = a.shape[1] / count.clamp(min=1)
+            scale = (a.square() @ b_known.T + a_known @ b.square().T) * upscale
+            distance = (scale - 2 * a @ b.T * upscale).masked_fill(count == 0, torch.inf)
         # rounding must not decide between equal distances
         tied = distance <= distance.amin(1, keepdim=True) + 1e-12 * scale
         return self.y[tied.int().argmax(1)]
 
 
 def _flatten(data: LabelledArrays) -> tuple[Tensor, Tensor | None]:
-    """[N, C * T] values, and where they are known if any is missing before the end of its series."""
+    """Return values [N, C * T] and a mask of the known ones; the mask is None if only padding is missing."""
     if data.observed is None:
         return data.x.flatten(1), None
-    beyond = torch.arange(data.x.shape[2]) >= data.lengths[:, None, None]
-    known = (data.observed | beyond).flatten(1)
+    is_padding = torch.arange(data.x.shape[2]) >= data.lengths[:, None, None]
+    known = (data.observed | is_padding).flatten(1)
     return data.x.flatten(1), None if known.all() else known
 
 
 # ------------------------------------------------------------------ logistic regression
 
 
-class Logistic:
-    """Multinomial logistic regression on features that are standardised by the training part.
+class LogisticRegression:
+    """Multinomial logistic regression on features standardized with the training statistics.
 
-    C is chosen among `STRENGTHS` by cross-validation over the training part: five folds, class by class in the order of
-    the series, or by group where series have one; with more than `MANY_SERIES` series only the first fold is held out.
-    Of equally accurate values the strongest penalty is taken.
+    C is selected among `C_VALUES` by five-fold cross-validation on the training series, stratified by class without
+    shuffling, or grouped if series have groups. With more than `SINGLE_FOLD_ABOVE` series only the first fold is held
+    out. Ties go to the strongest penalty.
     """
 
-    def fit(self, features: Tensor, y: Tensor, groups: list[str] | None = None) -> Logistic:
-        """Standardise the features, choose C, and fit.
+    def fit(self, features: Tensor, y: Tensor, groups: list[str] | None = None) -> LogisticRegression:
+        """Standardize the features, select C, and fit.
 
         Args:
             features: [N, F] float64, NaN where unknown
             y: [N] class index
-            groups: N names of what is not to be torn apart by folds
+            groups: N names; rows of one group stay in the same fold
         """
         known = ~features.isnan()
         count = known.sum(0).clamp(min=1)
         self.mean = features.nansum(0) / count
         self.std = ((features - self.mean).square().nansum(0) / count).sqrt()
         self.std[self.std <= 1e-7 * self.mean.abs()] = 1.0
-        x = self._standardise(features)
-        folds = _folds(y, groups)[: 1 if len(x) > MANY_SERIES else None]
-        right = torch.zeros(len(STRENGTHS))
+        x = self._standardize(features)
+        folds = _make_fold_masks(y, groups)[: 1 if len(x) > SINGLE_FOLD_ABOVE else None]
+        num_correct = torch.zeros(len(C_VALUES))
         for held_out in folds:
-            path = logistic_path(x[~held_out], y[~held_out], STRENGTHS, tolerance=1e-3)
-            right += torch.stack([(model.predict(x[held_out]) == y[held_out]).sum() for model in path])
-        self.C = STRENGTHS[int(right.argmax())] if folds else 1.0
-        (self.model,) = logistic_path(x, y, (self.C,))
+            path = fit_logistic_path(x[~held_out], y[~held_out], C_VALUES, tolerance=1e-3)
+            num_correct += torch.stack([(model.predict(x[held_out]) == y[held_out]).sum() for model in path])
+        self.C = C_VALUES[int(num_correct.argmax())] if folds else 1.0
+        (self.model,) = fit_logistic_path(x, y, (self.C,))
         return self
 
     def predict(self, features: Tensor) -> Tensor:
-        """[N] class index for [N, F] features."""
-        return self.model.predict(self._standardise(features))
+        """Predict the class index [N] from features [N, F]."""
+        return self.model.predict(self._standardize(features))
 
-    def _standardise(self, features: Tensor) -> Tensor:
-        """[N, F] of mean 0 and deviation 1; what is unknown is at the mean."""
+    def _standardize(self, features: Tensor) -> Tensor:
+        """Standardize features [N, F]; unknown values are imputed by the mean."""
         return ((features - self.mean) / self.std).nan_to_num(0.0)
 
 
-class SummaryLogistic:
-    """`Logistic` on `summary_features`."""
+class SummaryLogisticRegression:
+    """`LogisticRegression` on the features of `compute_summary_features`."""
 
-    def fit(self, train: LabelledArrays) -> SummaryLogistic:
-        """Choose C, and fit."""
-        self.logistic = Logistic().fit(summary_features(train), train.y, train.groups)
+    def fit(self, train: LabelledArrays) -> SummaryLogisticRegression:
+        """Select C and fit."""
+        self.logistic = LogisticRegression().fit(compute_summary_features(train), train.y, train.groups)
         return self
 
     def predict(self, test: LabelledArrays) -> Tensor:
-        """[N] class index."""
-        return self.logistic.predict(summary_features(test))
+        """Predict the class index [N]."""
+        return self.logistic.predict(compute_summary_features(test))
 
 
-def summary_features(data: LabelledArrays) -> Tensor:
-    """[N, C * (4 + up to 16)]: mean, deviation, minimum, maximum and Fourier magnitudes of each channel.
+def compute_summary_features(data: LabelledArrays) -> Tensor:
+    """Compute mean, standard deviation, minimum, maximum and Fourier magnitudes of each channel.
 
-    Only observed samples count; a channel without any has NaN. Magnitudes are those of the 1st to 16th frequency of the
-    padded length, after the mean is subtracted, divided by the number of observed samples.
+    Only observed samples count; the features of a channel without any are NaN. The magnitudes are those of frequencies
+    1 to 16 of the padded length, after subtracting the mean, divided by the number of observed samples.
+
+    Returns:
+        [N, C * (4 + up to 16)] float64
     """
     x = data.x
     observed = torch.ones_like(x, dtype=torch.bool) if data.observed is None else data.observed
@@ -224,40 +237,40 @@ def summary_features(data: LabelledArrays) -> Tensor:
     mean = x.sum(-1) / count
     centered = torch.where(observed, x - mean[..., None], 0.0)
     std = (centered.square().sum(-1) / count).sqrt()
-    least, most = (
+    minimum, maximum = (
         torch.where(count > 0, extreme, torch.nan)
         for extreme in (x.masked_fill(~observed, torch.inf).amin(-1), x.masked_fill(~observed, -torch.inf).amax(-1))
     )
-    magnitudes = torch.fft.rfft(centered).abs()[..., 1 : 1 + FREQUENCIES] / count[..., None]
-    return torch.cat([torch.stack([mean, std, least, most], -1), magnitudes], -1).flatten(1)
+    magnitudes = torch.fft.rfft(centered).abs()[..., 1 : 1 + MAX_FREQUENCIES] / count[..., None]
+    return torch.cat([torch.stack([mean, std, minimum, maximum], -1), magnitudes], -1).flatten(1)
 
 
-CLASSIFIERS: dict[str, Callable[[], Classifier]] = {"1-NN": NearestNeighbor, "logistic": SummaryLogistic}
-"""By the name under which their scores are shown."""
+CLASSIFIERS: dict[str, Callable[[], Classifier]] = {"1-NN": NearestNeighbor, "logistic": SummaryLogisticRegression}
+"""Baseline classifiers by the name used in results."""
 
 
-def _folds(y: Tensor, groups: list[str] | None, count: int = 5) -> list[Tensor]:
-    """Masks [N] of the series held out in turn; none if they cannot be divided."""
+def _make_fold_masks(y: Tensor, groups: list[str] | None, num_folds: int = 5) -> list[Tensor]:
+    """Return one mask [N] of held-out series per fold; an empty list if no split is possible."""
     names = sorted(set(groups or ()))
     if groups is not None and len(names) > 1:
         sizes = {name: groups.count(name) for name in names}
-        folds: list[list[str]] = [[] for _ in range(min(count, len(names)))]
+        folds: list[list[str]] = [[] for _ in range(min(num_folds, len(names)))]
         for name in sorted(names, key=lambda n: -sizes[n]):
             min(folds, key=lambda fold: sum(sizes[n] for n in fold)).append(name)
         masks = [torch.tensor([g in set(fold) for g in groups]) for fold in folds]
     else:
-        number = torch.empty_like(y)
-        most = min(count, int(torch.bincount(y).max()))
-        for c in y.unique():
-            rows = (y == c).nonzero().flatten()
-            number[rows] = torch.arange(len(rows)) * most // len(rows)
-        masks = [number == fold for fold in range(most)] if most > 1 else []
+        fold_index = torch.empty_like(y)
+        num_class_folds = min(num_folds, int(torch.bincount(y).max()))
+        for label in y.unique():
+            rows = (y == label).nonzero().flatten()
+            fold_index[rows] = torch.arange(len(rows)) * num_class_folds // len(rows)
+        masks = [fold_index == fold for fold in range(num_class_folds)] if num_class_folds > 1 else []
     return [mask for mask in masks if 0 < int(mask.sum()) < len(y)]
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """Logits of classes, linear in the features.
+    """Linear classifier.
 
     Args:
         weight: [F, K]
@@ -270,34 +283,36 @@ class LinearModel:
     classes: Tensor
 
     def logits(self, x: Tensor) -> Tensor:
-        """[N, K] for features [N, F]."""
+        """Return logits [N, K] for features [N, F]."""
         return x @ self.weight + self.bias
 
     def predict(self, x: Tensor) -> Tensor:
-        """[N] class index for features [N, F]."""
+        """Predict the class index [N] from features [N, F]."""
         return self.classes[self.logits(x).argmax(1)]
 
 
-def logistic_path(x: Tensor, y: Tensor, strengths: Sequence[float], *, tolerance: float = 1e-4) -> list[LinearModel]:
-    """Fit a multinomial logistic regression for each C: the summed cross-entropy + |W|^2 / (2 C), as scikit-learn does.
+def fit_logistic_path(x: Tensor, y: Tensor, c_values: Sequence[float], *, tolerance: float = 1e-4) -> list[LinearModel]:
+    """Fit a multinomial logistic regression for each C, minimizing summed cross-entropy + |W|^2 / (2 C).
+
+    The objective is scikit-learn's (the intercept is not penalized).
 
     Args:
-        x: [N, F] float64, standardised
+        x: [N, F] float64, standardized
         y: [N] class index; classes that do not occur are never predicted
-        strengths: values of C; each fit starts from the solution of the one before
-        tolerance: of the largest derivative, per training series
+        c_values: values of C; each fit starts from the solution of the previous one
+        tolerance: stop when the largest absolute derivative, divided by N, is at most this
     """
     classes, target = y.unique(return_inverse=True)
     onehot = F.one_hot(target, len(classes)).double()
     center = x.mean(0)
-    # in the basis of singular vectors, curvature is at most half of the squared singular values (Boehning 1992)
+    # in the basis of singular vectors, the curvature is at most half the squared singular values (Boehning 1992)
     _, sizes, basis = torch.linalg.svd(x - center, full_matrices=False)
     inputs = torch.cat([(x - center) @ basis.T, torch.ones(len(x), 1, dtype=x.dtype)], 1)
     weights = torch.zeros(inputs.shape[1], len(classes), dtype=x.dtype)
     models = []
-    for strength in strengths:
-        penalty = torch.full((len(weights), 1), 1 / strength, dtype=x.dtype)
-        penalty[-1] = 0  # of the intercept
+    for c_value in c_values:
+        penalty = torch.full((len(weights), 1), 1 / c_value, dtype=x.dtype)
+        penalty[-1] = 0  # the intercept is not penalized
 
         def loss(weights: Tensor, penalty: Tensor = penalty) -> tuple[Tensor, Tensor]:
             logits = inputs @ weights
@@ -305,13 +320,13 @@ def logistic_path(x: Tensor, y: Tensor, strengths: Sequence[float], *, tolerance
             return value, inputs.T @ (logits.softmax(1) - onehot) + penalty * weights
 
         curvature = torch.cat([sizes.square(), torch.tensor([float(len(x))], dtype=x.dtype)])[:, None] / 2 + penalty
-        weights = minimize(loss, weights, 1 / curvature, tolerance * len(x))
+        weights = minimize_lbfgs(loss, weights, 1 / curvature, tolerance * len(x))
         weight = basis.T @ weights[:-1]
         models.append(LinearModel(weight, weights[-1] - center @ weight, classes))
     return models
 
 
-def minimize(
+def minimize_lbfgs(
     loss: Callable[[Tensor], tuple[Tensor, Tensor]],
     start: Tensor,
     inverse_curvature: Tensor,
@@ -320,17 +335,20 @@ def minimize(
     memory: int = 10,
     max_steps: int = 500,
 ) -> Tensor:
-    """Minimise a convex function by L-BFGS (Nocedal and Wright 2006, algorithm 7.5), halving steps that do not descend.
+    """Minimize a convex function by L-BFGS (Nocedal and Wright 2006, algorithm 7.5) with backtracking line search.
 
-    `torch.optim.LBFGS` would import torch's compiler.
+    Unlike `torch.optim.LBFGS`, does not import torch's compiler.
 
     Args:
-        loss: a point -> value and gradient
-        start: the first point
-        inverse_curvature: first guess of the inverse Hessian's diagonal
-        tolerance: stop once no derivative is larger
-        memory: pairs of steps and changes of the gradient to remember
-        max_steps: after which the point reached is returned
+        loss: maps a point to its value and gradient
+        start: initial point
+        inverse_curvature: initial estimate of the diagonal of the inverse Hessian
+        tolerance: stop when no absolute derivative is larger
+        memory: number of steps and gradient changes to keep
+        max_steps: maximum number of iterations
+
+    Returns:
+        the last point
     """
     point, (value, gradient) = start, loss(start)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []

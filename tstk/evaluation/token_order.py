@@ -1,7 +1,7 @@
-"""Whether a classifier uses the order of time: its accuracy with the tokens of each series shuffled.
+"""Temporal order test: the accuracy of a classifier with the tokens of each series shuffled in time.
 
-Contents move and places stay: tokens change places before the encoder adds positions to them, so a model whose answers
-depend on what occurs, and not on when, scores as before.
+Token contents are permuted before the encoder adds positions, so the accuracy of a model that uses what occurs but not
+when it occurs does not change.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import torch
 from torch import Tensor
 
 from tstk.core.pipeline import Pipeline
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Tokens
 from tstk.errors import DataError
-from tstk.evaluation.evaluate import error_of_mean
-from tstk.evaluation.formatting import number
+from tstk.evaluation.evaluate import standard_error_of_mean
+from tstk.evaluation.formatting import format_number
 
-DRAWS = 5
-"""Random orders of each series."""
-LEAST = 0.05
-"""A smaller fall of accuracy is not called use of the order, even where it is more than chance."""
+NUM_SHUFFLES = 5
+"""Random permutations of each series."""
+MIN_ACCURACY_DROP = 0.05
+"""Smallest drop in accuracy that counts as using the order, even if a smaller drop is statistically significant."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What shuffling does to an accuracy.
+class TokenOrderResult:
+    """Accuracy with and without shuffling.
 
     Args:
-        accuracy: of the series as they are
-        shuffled: with tokens shuffled in time, mean over the draws
-        deviation: over the draws
-        drop_se: standard error of the difference of the two means, over the series
-        draws: random orders of each series
+        accuracy: accuracy on the original series
+        shuffled: accuracy with tokens shuffled in time, mean over the draws
+        deviation: standard deviation of the latter over the draws
+        drop_se: standard error of the mean drop, over series
+        draws: random permutations of each series
     """
 
     accuracy: float
@@ -46,113 +46,122 @@ class Order:
     draws: int
 
     @property
-    def used(self) -> bool:
-        """The accuracy falls by at least `LEAST`, and by more than two standard errors."""
-        return self.accuracy - self.shuffled >= max(LEAST, 2 * self.drop_se)
+    def uses_order(self) -> bool:
+        """Whether accuracy drops by at least `MIN_ACCURACY_DROP` and by at least two standard errors."""
+        return self.accuracy - self.shuffled >= max(MIN_ACCURACY_DROP, 2 * self.drop_se)
 
     @property
-    def reading(self) -> str:
-        """One sentence for the user."""
-        fall = self.accuracy - self.shuffled
-        values = f"accuracy {number(self.accuracy)} -> {number(self.shuffled)} ± {number(self.deviation)}"
-        verdict = "uses" if self.used else "hardly uses" if fall > 2 * self.drop_se else "does not use"
-        return f"{values} with tokens shuffled in time ({self.draws} draws): the model {verdict} the order"
+    def summary(self) -> str:
+        """The result in one sentence."""
+        drop = self.accuracy - self.shuffled
+        shuffled = f"{format_number(self.shuffled)} ± {format_number(self.deviation)}"
+        verdict = "uses" if self.uses_order else "hardly uses" if drop > 2 * self.drop_se else "does not use"
+        return (
+            f"accuracy {format_number(self.accuracy)} -> {shuffled} with tokens shuffled in time "
+            f"({self.draws} draws): the model {verdict} the order"
+        )
 
-    def record(self) -> dict[str, Any]:
-        """For result files and `--json`."""
-        return asdict(self) | {"uses_order": self.used, "reading": self.reading}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as it is stored in JSON."""
+        return asdict(self) | {"uses_order": self.uses_order, "reading": self.summary}
 
 
-def no_order(pipeline: Pipeline) -> str | None:
-    """Why shuffling tokens says nothing about this pipeline; None if it does."""
+def why_order_undefined(pipeline: Pipeline) -> str | None:
+    """Return the reason why the test does not apply to this pipeline; None if it applies."""
     spec = pipeline.tokenizer.out
     if pipeline.spec.horizon is not None:
-        return "it asks whether a classifier uses the order of time, and this run forecasts"
+        return "the temporal order test is for classifiers, and this run forecasts"
     if pipeline.head is None:
-        return "it asks whether a classifier uses the order of time, and this run was pretrained without a task"
+        return "the temporal order test is for classifiers, and this run was pretrained without a task"
     if not spec.ordered:
-        return f"the tokens of {pipeline.tokenizer.called()} say themselves where they are, so they have no order"
-    if spec.grid[0] < 2:
-        return f"{pipeline.tokenizer.called()} makes one token of a whole series, so there is no order to shuffle"
+        return f"the tokens of {pipeline.tokenizer.display_name()} encode their own position, so they have no order"
+    if spec.grid_size[0] < 2:
+        return f"{pipeline.tokenizer.display_name()} makes one token per series, so there is no order to shuffle"
     return None
 
 
 @torch.no_grad()
-def order(
+def evaluate_token_order(
     pipeline: Pipeline, batches: Iterable[Series], *, seed: int = 0, groups: Sequence[str] | None = None
-) -> Order:
-    """Score a classifier on series as they are and with their tokens shuffled in time.
+) -> TokenOrderResult:
+    """Compute the accuracy of a classifier on the original series and with their tokens shuffled in time.
 
     Args:
-        batches: labelled series on the pipeline's device; those without a class do not count
-        seed: of the shuffling, which does not depend on how series are batched
-        groups: a name for each series, where some belong together
+        pipeline: a classifier to which `why_order_undefined` does not object; its mode is restored afterwards
+        batches: labelled series on the pipeline's device; series without a label are ignored
+        seed: of the permutations, which do not depend on the batch size
+        groups: one name per series if series are dependent
 
     Raises:
-        DataError: the class of none of the series is known
+        DataError: no series has a known class
     """
     was_training = pipeline.training
     pipeline.eval()
-    plain, shuffled, known = [], [], []
+    correct, correct_shuffled, labelled = [], [], []
     for series in batches:
         assert series.y is not None
-        plain.append(pipeline.predict(series).argmax(1) == series.y)
-        with_draws = []
-        for draw in range(DRAWS):
-            with shuffling(pipeline, seed, draw):
-                with_draws.append(pipeline.predict(series).argmax(1) == series.y)
-        shuffled.append(torch.stack(with_draws))
-        known.append(series.y >= 0)
+        correct.append(pipeline.predict(series).argmax(1) == series.y)
+        per_shuffle = []
+        for shuffle_index in range(NUM_SHUFFLES):
+            with shuffle_tokenizer_output(pipeline, seed, shuffle_index):
+                per_shuffle.append(pipeline.predict(series).argmax(1) == series.y)
+        correct_shuffled.append(torch.stack(per_shuffle))
+        labelled.append(series.y >= 0)
     pipeline.train(was_training)
-    where = torch.cat(known).cpu()
-    if not where.any():
-        raise DataError("none of these series has a known class, so their order cannot be asked about")
-    right, each = torch.cat(plain).cpu()[where].double(), torch.cat(shuffled, 1).cpu()[:, where].double()
-    names = None if groups is None else [name for name, ok in zip(groups, where.tolist(), strict=True) if ok]
-    return Order(
-        accuracy=float(right.mean()),
-        shuffled=float(each.mean()),
-        deviation=float(each.mean(1).std()),
-        drop_se=error_of_mean(right - each.mean(0), names),
-        draws=DRAWS,
+    is_labelled = torch.cat(labelled).cpu()
+    if not is_labelled.any():
+        raise DataError("the temporal order test needs labels: no series has a known class")
+    is_correct, shuffled_correct = (
+        torch.cat(correct).cpu()[is_labelled].double(),
+        torch.cat(correct_shuffled, 1).cpu()[:, is_labelled].double(),
+    )
+    known_groups = (
+        None if groups is None else [name for name, ok in zip(groups, is_labelled.tolist(), strict=True) if ok]
+    )
+    return TokenOrderResult(
+        accuracy=float(is_correct.mean()),
+        shuffled=float(shuffled_correct.mean()),
+        deviation=float(shuffled_correct.mean(1).std()),
+        drop_se=standard_error_of_mean(is_correct - shuffled_correct.mean(0), known_groups),
+        draws=NUM_SHUFFLES,
     )
 
 
 @contextmanager
-def shuffling(pipeline: Pipeline, seed: int, draw: int) -> Iterator[None]:
-    """Shuffle what the tokenizer makes, while this context lasts; the channels of a series alike."""
-    channels = pipeline.spec.channels if pipeline.independent else 1
+def shuffle_tokenizer_output(pipeline: Pipeline, seed: int, shuffle_index: int) -> Iterator[None]:
+    """Shuffle the output of the tokenizer within this context; all channels of a series get the same permutation."""
+    channels = pipeline.spec.channels if pipeline.channel_independent else 1
 
-    def change(module: Any, given: tuple[Series], tokens: Tokens) -> Tokens:
-        key = given[0].key
-        assert key is not None
-        return shuffle(tokens, Draws(seed, draw, key // channels))
+    def shuffle_output(module: Any, inputs: tuple[Series], tokens: Tokens) -> Tokens:
+        sample_id = inputs[0].sample_id
+        assert sample_id is not None
+        return shuffle_tokens(tokens, SampleRNG(seed, shuffle_index, sample_id // channels))
 
-    handle = pipeline.tokenizer.register_forward_hook(change)
+    handle = pipeline.tokenizer.register_forward_hook(shuffle_output)
     try:
         yield
     finally:
         handle.remove()
 
 
-def shuffle(tokens: Tokens, draws: Draws) -> Tokens:
-    """Exchange the contents of the valid tokens of each series in time; places stay, and so do invalid tokens.
+def shuffle_tokens(tokens: Tokens, rng: SampleRNG) -> Tokens:
+    """Permute the contents of the valid tokens of each series in time; positions and invalid tokens stay.
 
-    On a grid of several axes whole columns move: the tokens of one time stay together.
+    On a grid with several axes, all tokens of one time move together.
     """
     times, time = tokens.pos[..., 0].unique(return_inverse=True)
-    chance = torch.where(tokens.valid, draws.uniform(len(times)).gather(1, time), time.float())
-    lane = _lanes(tokens)
-    places = (lane * len(times) + time).argsort(1)
-    drawn = chance.argsort(dim=1, stable=True)
-    drawn = drawn.gather(1, lane.gather(1, drawn).argsort(dim=1, stable=True))
-    rows = torch.empty_like(places).scatter(1, places, drawn)
-    return tokens.at(rows).but(pos=tokens.pos, index=tokens.index, valid=tokens.valid)
+    keys = torch.where(tokens.valid, rng.uniform(len(times)).gather(1, time), time.float())
+    group = _non_time_group_ids(tokens)
+    order = (group * len(times) + time).argsort(1)
+    shuffled_order = keys.argsort(dim=1, stable=True)
+    shuffled_order = shuffled_order.gather(1, group.gather(1, shuffled_order).argsort(dim=1, stable=True))
+    source = torch.empty_like(order).scatter(1, order, shuffled_order)
+    return tokens.gather(source).replace(pos=tokens.pos, grid_index=tokens.grid_index, valid=tokens.valid)
 
 
-def _lanes(tokens: Tokens) -> Tensor:
-    """[B, N] which tokens differ in time alone; invalid ones form the last lane."""
-    others = tokens.pos[..., 1:]
-    names, lane = others.flatten(0, 1).unique(dim=0, return_inverse=True) if others.shape[-1] else ((0,), 0)
-    lane = torch.as_tensor(lane, device=tokens.pos.device).expand(tokens.valid.numel()).view(tokens.valid.shape)
-    return lane.masked_fill(~tokens.valid, len(names))
+def _non_time_group_ids(tokens: Tokens) -> Tensor:
+    """Return group numbers [B, N]: tokens of one group differ in time only; invalid tokens form the last group."""
+    other_axes = tokens.pos[..., 1:]
+    groups, group = other_axes.flatten(0, 1).unique(dim=0, return_inverse=True) if other_axes.shape[-1] else ((0,), 0)
+    group = torch.as_tensor(group, device=tokens.pos.device).expand(tokens.valid.numel()).view(tokens.valid.shape)
+    return group.masked_fill(~tokens.valid, len(groups))

@@ -1,1 +1,1 @@
-"""A trained run in use: predict, embed, tokenize, export."""
+"""Inference with a trained run: predict, forecast, embed, tokenize, export."""

@@ -1,4 +1,4 @@
-"""A trained pipeline as one graph, from raw samples to its answer, for programs that have no tstk."""
+"""Export of a trained pipeline as one graph, from raw samples to predictions, that runs without tstk."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch.export import Dim, ExportedProgram
 from tstk.config.run_directory import write_bytes
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
-from tstk.errors import NeedsError, OptionError, TstkError
-from tstk.plugins.distribution import install_command
+from tstk.errors import IncompatibleError, OptionError, TstkError
+from tstk.plugins.distribution import format_install_command
 from tstk.runs.checkpoint import load
 
 TOLERANCE = 1e-4
-"""Largest difference from the pipeline, as a share of its largest answer, that a program may have."""
+"""Largest allowed difference between graph and pipeline, relative to the largest absolute output."""
 
 
-class Answer(nn.Module):
-    """A pipeline as a function of samples alone.
+class PredictWrapper(nn.Module):
+    """Module that maps samples alone to the predictions of a pipeline.
 
     Args:
         pipeline: trained, with a head or able to forecast
@@ -37,169 +37,187 @@ class Answer(nn.Module):
         self.pipeline = pipeline
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raw samples [B, C, T], none missing -> logits [B, classes], or the future [B, C, H]."""
+        """Map raw samples [B, C, T], none missing, to logits [B, K] or forecasts [B, C, H]."""
         return self.pipeline.predict(Series(x))
 
 
 @dataclass(frozen=True)
-class Graph:
-    """What was exported.
+class ExportedGraph:
+    """An exported graph and its limits.
 
     Args:
         program: the graph
-        shortest: samples of the shortest series that it takes
-        longest: of the longest
-        why: why it takes one length alone; empty if it takes several
-        apart: largest difference to the pipeline's answers, as a share of its largest answer
+        min_length: length of the shortest series that it accepts
+        max_length: length of the longest series that it accepts
+        fixed_length_reason: why it accepts a single length; empty if it accepts several, or if one was requested
+        max_relative_error: largest difference from the pipeline, relative to the largest absolute output
     """
 
     program: ExportedProgram
-    shortest: int
-    longest: int
-    why: str = ""
-    apart: float = 0.0
+    min_length: int
+    max_length: int
+    fixed_length_reason: str = ""
+    max_relative_error: float = 0.0
 
     def __str__(self) -> str:
-        """The lengths that it takes, for people."""
-        if self.shortest < self.longest:
-            return f"{self.shortest} to {self.longest} samples"
-        return f"{self.longest} samples" + (f" alone: {self.why}" if self.why else "")
+        """Describe the accepted lengths."""
+        if self.min_length < self.max_length:
+            return f"{self.min_length} to {self.max_length} samples"
+        return f"{self.max_length} samples" + (f" only: {self.fixed_length_reason}" if self.fixed_length_reason else "")
 
 
 def export(pipeline: Pipeline, length: int | None = None) -> ExportedProgram:
-    """`Answer` as a graph for any batch; save it with `torch.export.save`.
+    """Export a pipeline as a graph with dynamic batch size; save it with `torch.export.save`.
 
-    It takes series of any length up to the longest that the pipeline takes, where the parts allow that, and is compared
-    with the pipeline on other batches and lengths than it was traced with before it is returned.
+    If the components allow it, the length is dynamic too, up to the longest that the pipeline accepts. Before the graph
+    is returned, it is compared with the pipeline on other batch sizes and lengths than it was traced with.
 
     Args:
         pipeline: trained, in eval mode
-        length: samples of a series, for a graph of this length alone
+        length: samples per series, for a graph of a fixed length
 
     Raises:
-        OptionError: the pipeline predicts nothing, or takes no series of this length
-        TstkError: the graph answers differently
+        OptionError: the pipeline predicts nothing, or does not accept series of this length
+        TstkError: the graph and the pipeline differ
     """
-    return graph(pipeline, length).program
+    return export_graph(pipeline, length).program
 
 
-def graph(pipeline: Pipeline, length: int | None = None) -> Graph:
-    """As `export`, with what is known of the graph."""
-    found = _traced(pipeline, length)
-    return replace(found, apart=difference(found.program.module(), pipeline, found))
-
-
-def save(run: str | Path, out: str | Path, length: int | None = None) -> Graph:
-    """Write a run as one file that needs no tstk.
+def export_graph(pipeline: Pipeline, length: int | None = None) -> ExportedGraph:
+    """Export a pipeline like `export`, and return the graph with its limits.
 
     Args:
-        run: its directory
-        out: `.pt2` for `torch.export.load`, or `.onnx`, whose input is `x` and whose output is `answer`
-        length: samples of a series, for a graph of this length alone
+        pipeline: trained, in eval mode
+        length: samples per series, for a graph of a fixed length
+    """
+    graph = _trace(pipeline, length)
+    return replace(graph, max_relative_error=check_against_pipeline(graph.program.module(), pipeline, graph))
+
+
+def export_run(run: str | Path, out: str | Path, length: int | None = None) -> ExportedGraph:
+    """Export a run to a file that runs without tstk.
+
+    Args:
+        run: run directory
+        out: `.pt2` for `torch.export.load`, or `.onnx` with input `x` and output `answer`
+        length: samples per series, for a graph of a fixed length
 
     Returns:
-        what was written; `apart` is of the file, read again
+        the graph; its `max_relative_error` is measured on the serialized program
 
     Raises:
         CheckpointError: the run cannot be loaded
-        OptionError: it predicts nothing, takes no series of this length, or `out` has another suffix
-        NeedsError: the packages that write ONNX are not installed
-        TstkError: the file would answer differently
+        OptionError: it predicts nothing, does not accept series of this length, or `out` has another suffix
+        IncompatibleError: the packages that write ONNX are not installed
+        TstkError: the exported program and the pipeline differ
     """
     if Path(out).suffix not in (".pt2", ".onnx"):
         raise OptionError(f"--out {out}: the file must end in .pt2 (torch.export) or .onnx")
     pipeline = load(run)
-    found, file = _traced(pipeline, length), io.BytesIO()
+    graph, file = _trace(pipeline, length), io.BytesIO()
     if Path(out).suffix == ".pt2":
-        torch.export.save(found.program, file)
+        torch.export.save(graph.program, file)
         file.seek(0)
-        loaded: Callable[[Tensor], Tensor] = torch.export.load(file).module()
+        program: Callable[[Tensor], Tensor] = torch.export.load(file).module()
     else:
-        loaded = to_onnx(found.program, file)
-    apart = difference(loaded, pipeline, found)
+        program = to_onnx(graph.program, file)
+    max_error = check_against_pipeline(program, pipeline, graph)
     write_bytes(Path(out), file.getvalue())
-    return replace(found, apart=apart)
+    return replace(graph, max_relative_error=max_error)
 
 
 @torch.no_grad()
-def difference(run: Callable[[Tensor], Tensor], pipeline: Pipeline, found: Graph) -> float:
-    """Largest difference to a pipeline's answers, as a share of the largest, on batches and lengths of their own.
+def check_against_pipeline(program: Callable[[Tensor], Tensor], pipeline: Pipeline, graph: ExportedGraph) -> float:
+    """Compute the largest difference between a program and its pipeline, relative to the largest absolute output.
+
+    Args:
+        program: maps samples [B, C, T] to predictions
+        pipeline: the exported pipeline
+        graph: limits of the lengths to test; batch sizes differ from those used for tracing
 
     Raises:
-        TstkError: it is above `TOLERANCE`
+        TstkError: the difference exceeds `TOLERANCE`
     """
-    worst = 0.0
-    for rows, length in enumerate(sorted({found.shortest, (found.shortest + found.longest) // 2, found.longest}), 3):
-        x = _like(pipeline, rows, length)
-        want = Answer(pipeline)(x)
-        apart = float((run(x) - want).abs().max() / want.abs().max())
-        if not apart <= TOLERANCE:
-            raise TstkError(f"the exported graph differs from the pipeline by {apart:.2g}; please report this")
-        worst = max(worst, apart)
-    return worst
+    max_error = 0.0
+    for batch_size, length in enumerate(
+        sorted({graph.min_length, (graph.min_length + graph.max_length) // 2, graph.max_length}), 3
+    ):
+        x = _make_random_input(pipeline, batch_size, length)
+        expected = PredictWrapper(pipeline)(x)
+        error = float((program(x) - expected).abs().max() / expected.abs().max())
+        if not error <= TOLERANCE:
+            raise TstkError(f"the exported graph differs from the pipeline by {error:.2g}; please report this")
+        max_error = max(max_error, error)
+    return max_error
 
 
-def _traced(pipeline: Pipeline, length: int | None) -> Graph:
-    answer, longest = Answer(pipeline.eval()), length or pipeline.spec.length
-    whole = _like(pipeline, 2, longest)
-    answer(whole)  # says what is wrong before a tracer would
-    why = ""
+def _trace(pipeline: Pipeline, length: int | None) -> ExportedGraph:
+    wrapper, max_length = PredictWrapper(pipeline.eval()), length or pipeline.spec.length
+    example = _make_random_input(pipeline, 2, max_length)
+    wrapper(example)  # raises a clear error before the tracer raises an obscure one
+    fixed_length_reason = ""
     if length is None:
-        found = _any_length(answer, longest)
-        if isinstance(found, Graph):
-            return found
-        why = found
-    program = torch.export.export(answer, (whole,), dynamic_shapes=({0: Dim("batch")},))
-    return Graph(program, longest, longest, why)
+        result = _trace_any_length(wrapper, max_length)
+        if isinstance(result, ExportedGraph):
+            return result
+        fixed_length_reason = result
+    program = torch.export.export(wrapper, (example,), dynamic_shapes=({0: Dim("batch")},))
+    return ExportedGraph(program, max_length, max_length, fixed_length_reason)
 
 
-def _any_length(answer: Answer, longest: int) -> Graph | str:
-    """A graph whose series may be shorter, or why there is none."""
-    if answer.pipeline.spec.horizon is not None:
-        return "a forecast looks back on the whole context"
-    if longest < 4:
-        return "shorter ones would hardly be series"
-    # traced with a length that is none of those it must not be made for: the whole one above all
-    x = _like(answer.pipeline, 2, longest - 1)
+def _trace_any_length(wrapper: PredictWrapper, max_length: int) -> ExportedGraph | str:
+    """Trace a graph with dynamic length; return the reason if that is not possible."""
+    if wrapper.pipeline.spec.horizon is not None:
+        return "a forecast needs the whole context"
+    if max_length < 4:
+        return "series are too short for a dynamic length"
+    # do not trace with the maximum length, so that the graph does not specialize on it
+    x = _make_random_input(wrapper.pipeline, 2, max_length - 1)
     try:
-        program = torch.export.export(answer, (x,), dynamic_shapes=({0: Dim("batch"), 2: Dim.AUTO},))
-    except Exception as e:  # tracers raise what they like
-        return f"its parts cannot be traced for several ({type(e).__name__})"
-    takes = program.module()
+        program = torch.export.export(wrapper, (x,), dynamic_shapes=({0: Dim("batch"), 2: Dim.AUTO},))
+    except Exception as e:  # tracers raise all kinds of exceptions
+        return f"its components cannot be traced with a dynamic length ({type(e).__name__})"
+    module = program.module()
 
-    def fits(length: int) -> bool:
+    def accepts(length: int) -> bool:
         try:
-            takes(_like(answer.pipeline, 3, length))
-        except Exception:  # a guard that fails raises what it likes
+            module(_make_random_input(wrapper.pipeline, 3, length))
+        except Exception:  # failing guards raise all kinds of exceptions
             return False
         return True
 
-    if not (fits(longest) and fits(longest // 2 + 1)):
-        return "its parts compute with the length in a way that a graph has to fix"
-    shortest = next(length for length in range(1, longest + 1) if fits(length))
-    return Graph(program, shortest, longest)
+    if not (accepts(max_length) and accepts(max_length // 2 + 1)):
+        return "its components compute with the length in a way that specializes the graph"
+    min_length = next(length for length in range(1, max_length + 1) if accepts(length))
+    return ExportedGraph(program, min_length, max_length)
 
 
-def _like(pipeline: Pipeline, rows: int, length: int) -> Tensor:
-    shape = rows, pipeline.spec.channels, length
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(rows)).to(pipeline.mean.device)
+def _make_random_input(pipeline: Pipeline, batch_size: int, length: int) -> Tensor:
+    shape = batch_size, pipeline.spec.channels, length
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(batch_size)).to(pipeline.mean.device)
 
 
 def to_onnx(program: ExportedProgram, file: io.BytesIO) -> Callable[[Tensor], Tensor]:
-    """Write a graph as ONNX; what comes back runs it as others will.
+    """Write a graph as ONNX and return a function that runs it with ONNX Runtime.
+
+    Args:
+        program: the graph
+        file: receives the ONNX model
 
     Raises:
-        NeedsError: the packages that write ONNX are not installed
+        IncompatibleError: the packages that write ONNX are not installed
     """
     try:
         runtime = [import_module(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
     except ImportError as e:
-        raise NeedsError(f"ONNX files need packages that are not here ({e}): {install_command('onnx')}") from e
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that nobody needs
+        raise IncompatibleError(
+            f"ONNX export needs packages that are not installed ({e}): {format_install_command('onnx')}"
+        ) from e
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about optional packages
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        written = torch.onnx.export(program, input_names=["x"], output_names=["answer"], verbose=False)
-    assert written is not None
-    file.write(written.model_proto.SerializeToString())
+        onnx_program = torch.onnx.export(program, input_names=["x"], output_names=["answer"], verbose=False)
+    assert onnx_program is not None
+    file.write(onnx_program.model_proto.SerializeToString())
     session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(session.run(None, {"x": x.cpu().numpy()})[0]).to(x.device)

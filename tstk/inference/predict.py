@@ -1,9 +1,9 @@
-"""What a trained run is for: `score` it, `predict` and `embed` with it, on its own test part or on other data.
+"""Score, predict, forecast and embed with a trained run, on its own test split or on other data.
 
-import tstk.inference.predict
-tstk.inference.predict.score("runs/a")
-tstk.inference.predict.predict("runs/a", "new.csv")["predicted"]
-tstk.inference.predict.embed("runs/a", "new.csv")["embedding"]      # [N, E]
+from tstk.inference.predict import embed, predict, score
+score("runs/a")
+predict("runs/a", "new.csv")["predicted"]
+embed("runs/a", "new.csv")["embedding"]      # [N, E]
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tstk.config.run_directory import read_config
+from tstk.config.run_directory import read_run_config
 from tstk.core.pipeline import Pipeline
-from tstk.data.catalog import locate, reader_for
-from tstk.data.data_module import Dataset, statistics
-from tstk.data.datasets import Labelled, Part
+from tstk.data.catalog import get_reader, locate
+from tstk.data.data_module import DataModule, compute_mean_std
+from tstk.data.datasets import SeriesDataset, Split
 from tstk.data.load import load as load_data
-from tstk.data.load import load_part
+from tstk.data.load import load_split
 from tstk.errors import DataError, OptionError, TstkError
-from tstk.evaluation.baselines import Baselines, baselines, forecast_errors, majority
-from tstk.evaluation.evaluate import evaluate, in_order
-from tstk.evaluation.features import Features, Pool, vectors
+from tstk.evaluation.baselines import Baselines, score_baselines, score_forecaster, score_majority_class
+from tstk.evaluation.evaluate import evaluate, iter_batches
+from tstk.evaluation.features import Features, Pool, feature_extractor
 from tstk.evaluation.simple_classifiers import CLASSIFIERS
-from tstk.evaluation.token_order import no_order, order
-from tstk.nn.linear_map import last_value
+from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
+from tstk.nn.linear_map import get_last_value
 from tstk.runs.checkpoint import load
 
 Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass
-class Future:
-    """What follows the last row of a table.
+class Forecast:
+    """Forecast after the last row of a table.
 
     Args:
-        values: [C, H] in the units of the data
+        values: [C, H] in the units of the data; the mean over sample paths if there are any
         channels: C names
-        dates: H dates, if the table has dates at a regular distance
-        paths: [S, C, H] draws, whose mean the values are, if the run draws
+        dates: H dates, if the table has regularly spaced dates
+        forecast_samples: [S, C, H] sample paths, if the run is probabilistic
     """
 
     values: NDArray[np.float32]
     channels: tuple[str, ...]
     dates: NDArray[np.datetime64] | None = None
-    paths: NDArray[np.float32] | None = None
+    forecast_samples: NDArray[np.float32] | None = None
 
 
 def score(
@@ -58,50 +58,50 @@ def score(
     data: str | None = None,
     *,
     data_root: str | None = None,
-    label: str | None = None,
+    label_column: str | None = None,
     batch_size: int = 256,
     shuffle_tokens: bool = False,
 ) -> dict[str, Any]:
-    """Scores of a run, and of the baselines beside them.
+    """Score a run and the baselines.
 
-    Baselines learn from the run's training data, which are read again; where they cannot be, the majority class or the
-    last value alone is scored.
+    Baselines are fitted on the training data of the run, which are loaded again; if that is not possible, only the
+    majority class or the last value is scored.
 
     Args:
-        run: its directory
-        data: name or path of labelled data; the run's own test part if None
-        data_root: folder with data sets to be found by name
-        label: column or array that holds the labels, if it has an unusual name
+        run: run directory
+        data: name or path of labelled data; the test split of the run if None
+        data_root: folder to look up data sets by name in
+        label_column: column or array with the labels, if it has an unusual name
         batch_size: series at a time
-        shuffle_tokens: score a second time with the tokens of each series shuffled in time
+        shuffle_tokens: also score with the tokens of each series shuffled in time
 
     Returns:
-        "data", "size", "scores", "baselines", "baselines_skipped" and "baselines_details"; and with `shuffle_tokens`
-        "order", as `Order` of `tstk.evaluation.token_order` has it, with "uses_order" and "reading"
+        "data", "size", "scores", "baselines", "baselines_skipped" and "baselines_details"; with `shuffle_tokens` also
+        "order", the fields of `TokenOrderResult` with "uses_order" and "reading" (its summary)
 
     Raises:
         CheckpointError: the run cannot be loaded
-        OptionError: shuffling tokens says nothing about this run
-        DataError: the data do not suit it, or have no labels
+        OptionError: the temporal order test does not apply to the run
+        DataError: the data do not fit the run, or have no labels
     """
-    pipeline, found = _loaded(run)
-    if shuffle_tokens and (reason := no_order(pipeline)) is not None:
+    pipeline, run_config = _load_run(run)
+    if shuffle_tokens and (reason := why_order_undefined(pipeline)) is not None:
         raise OptionError(f"--shuffle-tokens: {reason}")
-    name, part = _part(pipeline, found, data, data_root, label)
-    if pipeline.head is not None and pipeline.spec.horizon is None and part.y is None:
+    name, split = _load_split(pipeline, run_config, data, data_root, label_column)
+    if pipeline.head is not None and pipeline.spec.horizon is None and split.y is None:
         raise DataError(f"{name}: these series have no labels, so there is nothing to score; try tstk predict {run}")
-    seed = found["config"].get("train", {}).get("seed", 0)
-    simple = _baselines(pipeline, found, part, data_root)
-    more = {}
+    seed = run_config["config"].get("train", {}).get("seed", 0)
+    baselines = _score_baselines(pipeline, run_config, split, data_root)
+    extra = {}
     if shuffle_tokens:
-        batches = in_order(part, batch_size, pipeline.mean.device)
-        more["order"] = order(pipeline, batches, seed=seed, groups=part.groups).record()
+        batches = iter_batches(split, batch_size, pipeline.mean.device)
+        extra["order"] = evaluate_token_order(pipeline, batches, seed=seed, groups=split.groups).to_dict()
     return {
         "data": name,
-        "size": len(part),
-        "scores": evaluate(pipeline, part, seed=seed, batch_size=batch_size),
-        **simple.as_result(),
-        **more,
+        "size": len(split),
+        "scores": evaluate(pipeline, split, seed=seed, batch_size=batch_size),
+        **baselines.to_dict(),
+        **extra,
     }
 
 
@@ -110,44 +110,44 @@ def predict(
     data: str | None = None,
     *,
     data_root: str | None = None,
-    label: str | None = None,
+    label_column: str | None = None,
     batch_size: int = 256,
 ) -> Arrays:
-    """What a run answers for every series, or for every window of a table.
+    """Predict every series, or every window of a table.
 
     Args:
-        run: its directory
-        data: name or path; the run's own test part if None
-        data_root: folder with data sets to be found by name
-        label: column or array that holds the labels, if it has an unusual name
+        run: run directory
+        data: name or path; the test split of the run if None
+        data_root: folder to look up data sets by name in
+        label_column: column or array with the labels, if it has an unusual name
         batch_size: series at a time
 
     Returns:
-        classification: "predicted" [N] names, "probability" [N, classes], "classes" names, and "truth" [N] names if
-        known; forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" names
+        classification: "predicted" [N] names, "probability" [N, K], "classes" K names, and "truth" [N] names if
+        known; forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" C names
 
     Raises:
         CheckpointError: the run cannot be loaded
         OptionError: it was pretrained without a task
-        DataError: the data do not suit it
+        DataError: the data do not fit the run
     """
-    pipeline, found = _loaded(run)
-    _, part = _part(pipeline, found, data, data_root, label)
-    output = _collected(pipeline, part, batch_size, pipeline.predict)
+    pipeline, run_config = _load_run(run)
+    _, split = _load_split(pipeline, run_config, data, data_root, label_column)
+    output = _map_batches(pipeline, split, batch_size, pipeline.predict)
     if pipeline.spec.horizon is not None:
-        truth = [series.y for series in in_order(part, batch_size, "cpu") if series.y is not None]
+        targets = [series.y for series in iter_batches(split, batch_size, "cpu") if series.y is not None]
         return {
             "forecast": output.numpy(),
-            "truth": torch.cat(truth).numpy(),
-            "channels": np.array(found["data"]["channels"]),
+            "truth": torch.cat(targets).numpy(),
+            "channels": np.array(run_config["data"]["channels"]),
         }
-    classes = np.array(found["data"]["classes"])
-    answer = {
+    classes = np.array(run_config["data"]["classes"])
+    result = {
         "predicted": classes[output.argmax(1).numpy()],
         "probability": output.softmax(1).numpy(),
         "classes": classes,
     }
-    return answer if part.y is None else answer | {"truth": classes[part.y.numpy()]}
+    return result if split.y is None else result | {"truth": classes[split.y.numpy()]}
 
 
 def forecast(
@@ -157,36 +157,37 @@ def forecast(
     data_root: str | None = None,
     horizon: int | None = None,
     samples: int | None = None,
-) -> Future:
-    """What a run expects after the last row of a table.
+) -> Forecast:
+    """Forecast the rows that follow the last row of a table.
 
     Args:
-        run: its directory
-        data: name or path of a table; the one the run was trained on if None
-        data_root: folder with data sets to be found by name
-        horizon: rows to forecast; the run's if None
-        samples: paths to draw; as trained if None
+        run: run directory
+        data: name or path of a table; the table the run was trained on if None
+        data_root: folder to look up data sets by name in
+        horizon: number of rows to forecast; the horizon of the run if None
+        samples: number of sample paths; the default of the loss if None
 
     Raises:
         CheckpointError: the run cannot be loaded
-        OptionError: it does not forecast, or not so far, or draws nothing
-        DataError: the table does not suit it
+        OptionError: the run does not forecast, not this far, or is not probabilistic
+        DataError: the table does not fit the run
     """
-    pipeline, found = _loaded(run)
+    pipeline, run_config = _load_run(run)
     if pipeline.spec.horizon is None:
         raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
-    use, root = _own(found, data, data_root)
-    part = load_part(use, like=found["data"], data_root=root, future=False)
-    series = part.batch(torch.tensor([len(part) - 1])).to(pipeline.mean.device)
+    name, folder = _resolve_data(run_config, data, data_root)
+    split = load_split(name, input_schema=run_config["data"], data_root=folder, include_targets=False)
+    series = split.batch(torch.tensor([len(split) - 1])).to(pipeline.mean.device)
     with torch.no_grad():
-        flow = pipeline.answer(series, horizon, samples)
-    values, paths = (
+        output = pipeline.predict_step(series, horizon, samples)
+    values, sample_paths = (
         None if t is None else (t * pipeline.std + pipeline.mean)[..., :horizon].cpu().numpy()
-        for t in (flow.output, flow.futures)
+        for t in (output.head_output, output.forecast_samples)
     )
     assert values is not None
-    dates = _dates(use, root, values.shape[-1])
-    return Future(values[0], tuple(found["data"]["channels"]), dates, None if paths is None else paths[:, 0])
+    dates = _infer_future_dates(name, folder, values.shape[-1])
+    channels = tuple(run_config["data"]["channels"])
+    return Forecast(values[0], channels, dates, None if sample_paths is None else sample_paths[:, 0])
 
 
 def embed(
@@ -194,20 +195,20 @@ def embed(
     data: str | None = None,
     *,
     data_root: str | None = None,
-    label: str | None = None,
+    label_column: str | None = None,
     features: Features = "pooled",
     pool: Pool = "mean",
     batch_size: int = 256,
 ) -> Arrays:
-    """One vector per series, or per window of a table.
+    """Compute one feature vector per series, or per window of a table.
 
     Args:
-        run: its directory
-        data: name or path; the run's own test part if None
-        data_root: folder with data sets to be found by name
-        label: column or array that holds the labels, if it has an unusual name
-        features: pooled, tokens side by side, codes (the share of each) or counts (how often each occurs)
-        pool: how pooled tokens become one vector: mean, max, cls or statistics
+        run: run directory
+        data: name or path; the test split of the run if None
+        data_root: folder to look up data sets by name in
+        label_column: column or array with the labels, if it has an unusual name
+        features: pooled, tokens (concatenated), codes (relative frequency of each) or counts (occurrences of each)
+        pool: how pooled features reduce the tokens: mean, max, cls or statistics
         batch_size: series at a time
 
     Returns:
@@ -215,112 +216,116 @@ def embed(
 
     Raises:
         CheckpointError: the run cannot be loaded
-        DataError: the data do not suit it, or an embedding is not finite
+        DataError: the data do not fit the run, or an embedding is not finite
     """
-    pipeline, found = _loaded(run)
-    name, part = _part(pipeline, found, data, data_root, label)
-    made = vectors(pipeline, features, pool)
-    # a known future must not leak into the vector of the window before it
-    rows = _collected(pipeline, part, batch_size, lambda series: made(series.but(y=None)))
-    bad = (~rows.isfinite()).any(1).nonzero().flatten().tolist()
-    if bad:
+    pipeline, run_config = _load_run(run)
+    name, split = _load_split(pipeline, run_config, data, data_root, label_column)
+    extract = feature_extractor(pipeline, features, pool)
+    # targets must not leak into the features of their context
+    vectors = _map_batches(pipeline, split, batch_size, lambda series: extract(series.replace(y=None)))
+    bad_rows = (~vectors.isfinite()).any(1).nonzero().flatten().tolist()
+    if bad_rows:
         raise DataError(
-            f"{name}: {len(bad)} of {len(rows)} embeddings are not finite, row {bad[0]} first; the run "
+            f"{name}: {len(bad_rows)} of {len(vectors)} embeddings are not finite, row {bad_rows[0]} first; the run "
             f"{run} or the data are damaged, and nothing was written"
         )
-    answer: Arrays = {"embedding": rows.numpy()}
-    return answer if part.y is None else answer | {"y": part.y.numpy(), "classes": np.array(found["data"]["classes"])}
+    result: Arrays = {"embedding": vectors.numpy()}
+    if split.y is None:
+        return result
+    return result | {"y": split.y.numpy(), "classes": np.array(run_config["data"]["classes"])}
 
 
-def opened(
-    run: str | Path, data: str | None = None, *, data_root: str | None = None, label: str | None = None
-) -> tuple[Pipeline, Part, dict[str, Any]]:
-    """What it takes to look into a run's answers: its pipeline, the part to apply it to, and the facts of its data.
+def open_run(
+    run: str | Path, data: str | None = None, *, data_root: str | None = None, label_column: str | None = None
+) -> tuple[Pipeline, Split, dict[str, Any]]:
+    """Return the pipeline of a run, the split to apply it to, and the description of its training data.
 
     Args:
-        run: its directory
-        data: name or path; the run's own test part if None
-        data_root: folder with data sets to be found by name
-        label: column or array that holds the labels, if it has an unusual name
+        run: run directory
+        data: name or path; the test split of the run if None
+        data_root: folder to look up data sets by name in
+        label_column: column or array with the labels, if it has an unusual name
 
     Raises:
         CheckpointError: the run cannot be loaded
-        DataError: the data do not suit it
+        DataError: the data do not fit the run
     """
-    pipeline, found = _loaded(run)
-    return pipeline, _part(pipeline, found, data, data_root, label)[1], found["data"]
+    pipeline, run_config = _load_run(run)
+    return pipeline, _load_split(pipeline, run_config, data, data_root, label_column)[1], run_config["data"]
 
 
-def _loaded(run: str | Path) -> tuple[Pipeline, dict[str, Any]]:
+def _load_run(run: str | Path) -> tuple[Pipeline, dict[str, Any]]:
     pipeline = load(run)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu"), read_config(run)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu"), read_run_config(run)
 
 
-def _own(found: dict[str, Any], data: str | None, data_root: str | None) -> tuple[str, str | None]:
-    """Which data, and where to look for them: those asked for, or those of the run."""
-    table = found["config"]["data"]
-    return (table["use"], data_root or table["data_root"]) if data is None else (data, data_root)
+def _resolve_data(run_config: dict[str, Any], data: str | None, data_root: str | None) -> tuple[str, str | None]:
+    """Return name and root folder of `data`, or of the data of the run if it is None."""
+    data_config = run_config["config"]["data"]
+    return (data_config["use"], data_root or data_config["data_root"]) if data is None else (data, data_root)
 
 
-def _part(
-    pipeline: Pipeline, found: dict[str, Any], data: str | None, data_root: str | None, label: str | None
-) -> tuple[str, Part]:
-    """The part that was asked for: of other data, or the test part as the run had it."""
-    use, root = _own(found, data, data_root)
+def _load_split(
+    pipeline: Pipeline, run_config: dict[str, Any], data: str | None, data_root: str | None, label_column: str | None
+) -> tuple[str, Split]:
+    """Load other data as a single split, or the test split of the run; return the name of the data with it."""
+    data_name, folder = _resolve_data(run_config, data, data_root)
     if data is not None:
-        like = {**found["data"], "any_length": pipeline.tokenizer.any_length}
-        other = load_part(use, like=like, data_root=root, label=label)
-        if found["data"].get("univariate"):
-            assert isinstance(other, Labelled)
-            pipeline.take(*statistics(other.x))
-        return use, other
-    part = _own_dataset(found, data_root, label).test
-    if part is None:
-        raise DataError(f"{use}: the run's data have no test part; name other data with --data")
-    return use, part
+        input_schema = {**run_config["data"], "any_length": pipeline.tokenizer.accepts_any_length}
+        other_split = load_split(data_name, input_schema=input_schema, data_root=folder, label_column=label_column)
+        if run_config["data"].get("split_channels"):
+            assert isinstance(other_split, SeriesDataset)
+            pipeline.set_channels(*compute_mean_std(other_split.x))
+        return data_name, other_split
+    split = _load_run_data(run_config, data_root, label_column).test
+    if split is None:
+        raise DataError(f"{data_name}: the data of the run have no test split; give other data with --data")
+    return data_name, split
 
 
-def _own_dataset(found: dict[str, Any], data_root: str | None, label: str | None = None) -> Dataset:
-    """The data set of a run, as it was trained on it."""
-    use, root = _own(found, None, data_root)
-    options = {k: v for k, v in found["config"]["data"].items() if k != "use"}
-    return load_data(use, **{**options, "data_root": root, "label": label or options["label"]})
+def _load_run_data(run_config: dict[str, Any], data_root: str | None, label_column: str | None = None) -> DataModule:
+    """Load the data of a run with the options it was trained with."""
+    name, folder = _resolve_data(run_config, None, data_root)
+    options = {k: v for k, v in run_config["config"]["data"].items() if k != "use"}
+    return load_data(name, **{**options, "data_root": folder, "label_column": label_column or options["label_column"]})
 
 
-def _collected(pipeline: Pipeline, part: Part, batch_size: int, answer: Any) -> Tensor:
+def _map_batches(pipeline: Pipeline, split: Split, batch_size: int, function: Any) -> Tensor:
     with torch.no_grad():
-        return torch.cat([answer(series).cpu() for series in in_order(part, batch_size, pipeline.mean.device)])
+        return torch.cat([function(series).cpu() for series in iter_batches(split, batch_size, pipeline.mean.device)])
 
 
-def _baselines(pipeline: Pipeline, found: dict[str, Any], part: Part, data_root: str | None) -> Baselines:
-    """Score the baselines; without the training data only those that learn nothing."""
+def _score_baselines(pipeline: Pipeline, run_config: dict[str, Any], split: Split, data_root: str | None) -> Baselines:
+    """Score the baselines; if the training data are not available, only those that need none."""
     horizon = pipeline.spec.horizon
-    if (horizon is None and (pipeline.head is None or part.y is None)) or (
-        horizon is not None and pipeline.head is None and not pipeline.foretells
+    if (horizon is None and (pipeline.head is None or split.y is None)) or (
+        horizon is not None and pipeline.head is None and not pipeline.can_forecast
     ):
         return Baselines()
     try:
-        data = _own_dataset(found, data_root)
-        if list(data.classes) != found["data"]["classes"] or len(data.channels) != pipeline.spec.channels:
+        data = _load_run_data(run_config, data_root)
+        if list(data.classes) != run_config["data"]["classes"] or len(data.channels) != pipeline.spec.channels:
             raise DataError(f"{data.name}: the data have changed since the run was trained")
     except TstkError as e:
         reason = f"needs the training data of the run: {' '.join(str(e).split())}"
         if horizon is not None:
-            errors = forecast_errors(last_value, part, pipeline.mean.cpu(), pipeline.std.cpu())
+            errors = score_forecaster(get_last_value, split, pipeline.mean.cpu(), pipeline.std.cpu())
             return Baselines({"last value": errors}, {"linear": reason})
-        assert part.y is not None
-        return Baselines(majority(torch.tensor(pipeline.spec.counts), part.y), dict.fromkeys(CLASSIFIERS, reason))
-    return baselines(pipeline, data, part)
+        assert split.y is not None
+        return Baselines(
+            score_majority_class(torch.tensor(pipeline.spec.class_counts), split.y), dict.fromkeys(CLASSIFIERS, reason)
+        )
+    return score_baselines(pipeline, data, split)
 
 
-def _dates(use: str, data_root: str | None, steps: int) -> NDArray[np.datetime64] | None:
-    """The dates that follow a table, if its own lie at a regular distance."""
-    path = Path(use).expanduser()
+def _infer_future_dates(data: str, data_root: str | None, horizon: int) -> NDArray[np.datetime64] | None:
+    """Return the dates that follow the last row of a table; None unless its dates are regularly spaced."""
+    path = Path(data).expanduser()
     if not path.is_file():
-        files = locate(use, data_root).files
+        files = locate(data, data_root).files
         path = files.get("test", next(iter(files.values())))
-    dates = getattr(reader_for(path)(path), "dates", None)
+    dates = getattr(get_reader(path)(path), "dates", None)
     if dates is None or dates.dtype.kind != "M" or len(dates) < 2:
         return None
     gaps = np.diff(dates)
-    return dates[-1] + gaps[-1] * np.arange(1, steps + 1) if (gaps == gaps[-1]).all() else None
+    return dates[-1] + gaps[-1] * np.arange(1, horizon + 1) if (gaps == gaps[-1]).all() else None

@@ -1,8 +1,8 @@
-"""Three operations with several implementations each; this package needs torch and numpy and nothing else."""
+"""Operations with several backends each; this package depends only on torch and numpy (and optionally Triton)."""
 
-from tstk.kernels.dispatch import using
+from tstk.kernels.dispatch import use_backend
 from tstk.kernels.nearest_code import nearest_code
 from tstk.kernels.ricker_cwt import ricker_cwt
 from tstk.kernels.rope_attention import rope_attention
 
-__all__ = ["nearest_code", "ricker_cwt", "rope_attention", "using"]
+__all__ = ["nearest_code", "ricker_cwt", "rope_attention", "use_backend"]

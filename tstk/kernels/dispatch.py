@@ -1,9 +1,9 @@
-"""Which implementation serves a call, and why the others do not.
+"""Selection of a backend for each call of an operation.
 
-An operation lists its backends from the most special to the most general. `auto` takes the first that supports the
-call; one that was asked for by name serves or raises its reason. Nothing falls back in silence.
+An operation lists its backends from the most specialised to the most general. `auto` selects the first that supports
+the call; a backend requested by name either runs or raises the reason why it cannot. There is no silent fallback.
 
-This module is light: it imports torch only to ask for a GPU, and Triton never.
+This module is cheap to import: it imports torch only to query GPUs, and never Triton.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from tstk.errors import NameUnknown, NeedsError, TstkError, did_you_mean
-from tstk.plugins.registry import registry
+from tstk.errors import IncompatibleError, TstkError, UnknownNameError, did_you_mean
+from tstk.plugins.registry import get_registry
 
 if TYPE_CHECKING:
     import torch
 
-_TRITON = find_spec("triton") is not None
+_HAS_TRITON = find_spec("triton") is not None
 OPERATIONS: dict[str, Operation] = {}
-"""All operations by name, once `tstk.kernels` is imported."""
+"""All operations by name, filled when `tstk.kernels` is imported."""
 
-OLDEST = (8, 0)
-"""Compute capability from which on the Triton kernels run."""
+MIN_COMPUTE_CAPABILITY = (8, 0)
+"""Minimum compute capability of the Triton kernels."""
 
-_wanted = os.environ.get("TSTK_KERNELS") or "auto"
+_requested = os.environ.get("TSTK_KERNELS") or "auto"
 
 
 @dataclass(frozen=True)
@@ -39,165 +39,173 @@ class Backend:
     """One implementation of an operation.
 
     Args:
-        name: triton, torch, reference, or what a third party calls its own
-        target: `module:function`, imported on first use; it takes what the operation takes
-        supports: takes what the operation takes and says why not, or nothing; it looks at devices, dtypes and
-            shapes, never at values
-        absent: says why no call at all can be served on this machine, or nothing
-        dist: the distribution it came from
+        name: triton, torch, reference, or the name of a plugin's backend
+        target: `module:function`, imported on first use; called with the arguments of the operation
+        why_unsupported: called with the arguments of the operation, returns why they are not supported, or an empty
+            string; depends on devices, dtypes and shapes only, never on values
+        why_unavailable: returns why the backend cannot run on this machine at all, or an empty string
+        dist: the distribution that provides it
     """
 
     name: str
     target: str
-    supports: Callable[..., str] = lambda *args, **options: ""
-    absent: Callable[[], str] = lambda: ""
+    why_unsupported: Callable[..., str] = lambda *args, **options: ""
+    why_unavailable: Callable[[], str] = lambda: ""
     dist: str = "tstk"
 
     @property
-    def run(self) -> Callable[..., Any]:
-        """The implementation itself."""
+    def function(self) -> Callable[..., Any]:
+        """The function that implements the operation."""
         module, _, attribute = self.target.partition(":")
-        _load(module)
+        _import_module(module)
         function: Callable[..., Any] = getattr(sys.modules[module], attribute)
         return function
 
 
-def _load(module: str) -> bool:
+def _import_module(module: str) -> bool:
     return module in sys.modules or bool(import_module(module))
 
 
-# What torch.compiler.assume_constant_result sets, without its import of the compiler: torch.compile cannot trace an
-# import, so it makes it while it traces.
-_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# Set directly, since torch.compiler.assume_constant_result would import the compiler. torch.compile cannot trace an
+# import, so it must run this function while tracing.
+_import_module._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Operation:
-    """A name, and the backends that implement it, those of plugins first; `OPERATIONS` has all that were made."""
+    """An operation and its backends, those of plugins first; registers itself in `OPERATIONS`."""
 
     def __init__(self, name: str, *backends: Backend) -> None:
-        own = {b.name: b for b in backends}
-        self.name, self.backends = name, {b.name: b for b in announced(name) if b.name not in own} | own
+        builtin = {b.name: b for b in backends}
+        self.name = name
+        self.backends = {b.name: b for b in iter_plugin_backends(name) if b.name not in builtin} | builtin
         OPERATIONS[name] = self
 
     def __call__(self, *args: Any, backend: str | None = None, **options: Any) -> Any:
-        """What the chosen backend makes of the arguments.
+        """Call the selected backend.
 
         Raises:
-            NeedsError: the backend that was asked for cannot serve this call
-            NameUnknown: there is none of this name
+            IncompatibleError: the requested backend, or any, does not support this call
+            UnknownNameError: there is no backend of this name
         """
-        return self.pick(backend, *args, **options).run(*args, **options)
+        return self.select(backend, *args, **options).function(*args, **options)
 
-    def pick(self, backend: str | None, *args: Any, **options: Any) -> Backend:
-        """The backend that serves a call; `backend` goes before `using`, which goes before TSTK_KERNELS."""
-        wanted = backend or wish(self.name)
-        if wanted == "auto":
+    def select(self, backend: str | None, *args: Any, **options: Any) -> Backend:
+        """Select the backend of a call: `backend`, else that of `use_backend`, else that of TSTK_KERNELS."""
+        requested = backend or get_requested_backend(self.name)
+        if requested == "auto":
             for candidate in self.backends.values():
-                # The interpreter is for tests; whoever wants it asks for triton by name.
-                if not candidate.supports(*args, **options) and not (candidate.name == "triton" and interpreted()):
+                # Triton's interpreter is for tests, and has to be requested by name.
+                if not candidate.why_unsupported(*args, **options) and not (
+                    candidate.name == "triton" and is_triton_interpreted()
+                ):
                     return candidate
-            raise NeedsError(f"{self.name}: no backend serves this call: {self._all(self.reasons(*args, **options))}")
-        if wanted not in self.backends:
-            raise NameUnknown(
-                f"{self.name} has no backend {wanted!r}; it has {', '.join(self.backends)}."
-                + did_you_mean(wanted, self.backends)
+            reasons = self._format_reasons(self.explain_unsupported(*args, **options))
+            raise IncompatibleError(f"{self.name}: no backend supports this call: {reasons}")
+        if requested not in self.backends:
+            raise UnknownNameError(
+                f"{self.name} has no backend {requested!r}; it has {', '.join(self.backends)}."
+                + did_you_mean(requested, self.backends)
             )
-        if reason := self.backends[wanted].supports(*args, **options):
-            raise NeedsError(f"{self.name}: backend {wanted!r} cannot serve this call: {reason}")
-        return self.backends[wanted]
+        if reason := self.backends[requested].why_unsupported(*args, **options):
+            raise IncompatibleError(f"{self.name}: backend {requested!r} does not support this call: {reason}")
+        return self.backends[requested]
 
-    def reasons(self, *args: Any, **options: Any) -> dict[str, str]:
-        """By backend, why it does not serve a call; empty where it does."""
-        return {name: b.supports(*args, **options) for name, b in self.backends.items()}
+    def explain_unsupported(self, *args: Any, **options: Any) -> dict[str, str]:
+        """Return for each backend why it does not support a call; an empty string if it does."""
+        return {name: b.why_unsupported(*args, **options) for name, b in self.backends.items()}
 
     @staticmethod
-    def _all(reasons: dict[str, str]) -> str:
+    def _format_reasons(reasons: dict[str, str]) -> str:
         return "; ".join(f"{name}: {why}" for name, why in reasons.items())
 
 
-def announced(operation: str) -> Iterator[Backend]:
-    """The backends that plugins offer for an operation: entries `OPERATION/NAME` of kind `kernel`, each a `Backend`.
+def iter_plugin_backends(operation: str) -> Iterator[Backend]:
+    """Yield the backends of plugins for an operation: entries `OPERATION/NAME` of kind `kernel`, each a `Backend`.
 
-    One that cannot be loaded refuses every call with the reason.
+    A backend that cannot be loaded supports no call, with the error as its reason.
     """
-    for entry in registry().entries("kernel"):
-        of, _, name = entry.name.partition("/")
-        if of == operation:
+    for entry in get_registry().list_entries("kernel"):
+        entry_operation, _, name = entry.name.partition("/")
+        if entry_operation == operation:
             try:
-                yield replace(registry().load(entry), name=name, dist=entry.dist)
+                yield replace(get_registry().load(entry), name=name, dist=entry.dist)
             except (TstkError, TypeError) as e:
-                why = " ".join(str(e).split())
+                reason = " ".join(str(e).split())
                 yield Backend(
-                    name, entry.target, lambda *args, _why=why, **options: _why, partial(str, why), entry.dist
+                    name,
+                    entry.target,
+                    lambda *args, _reason=reason, **options: _reason,
+                    partial(str, reason),
+                    entry.dist,
                 )
 
 
 @contextmanager
-def using(backend: str) -> Iterator[None]:
-    """Within the block, calls that name no backend use this one; `auto` chooses by the call.
+def use_backend(backend: str) -> Iterator[None]:
+    """Set the backend of all calls within the context that do not name one.
 
-    with tstk.kernels.using("reference"):
+    with tstk.kernels.use_backend("reference"):
         ...
 
     Args:
-        backend: for all operations, or `OPERATION=BACKEND` for some, with commas between
+        backend: a backend for all operations, or comma-separated `OPERATION=BACKEND` pairs; `auto` selects by call
     """
-    global _wanted  # torch.compile watches a global, and cannot read a context variable
-    before, _wanted = _wanted, backend
+    global _requested  # torch.compile watches a global, and cannot read a context variable
+    before, _requested = _requested, backend
     try:
         yield
     finally:
-        _wanted = before
+        _requested = before
 
 
-def wish(operation: str) -> str:
-    """What was chosen for an operation: a backend for all, or `OPERATION=BACKEND` for some, with commas between."""
-    if "=" not in _wanted:
-        return _wanted
-    for part in _wanted.split(","):
+def get_requested_backend(operation: str) -> str:
+    """Return the backend requested for an operation by `use_backend` or TSTK_KERNELS; `auto` if none."""
+    if "=" not in _requested:
+        return _requested
+    for part in _requested.split(","):
         name, _, backend = part.partition("=")
         if name.strip() == operation:
             return backend.strip()
     return "auto"
 
 
-def interpreted() -> bool:
-    """TRITON_INTERPRET=1: Triton's kernels run in Python, slowly, on any device, to be tested."""
+def is_triton_interpreted() -> bool:
+    """Return whether TRITON_INTERPRET=1 is set: Triton kernels then run in Python, slowly, on any device, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def no_triton(device: torch.device | None = None) -> str:
-    """Why Triton's kernels cannot run, or nothing.
+def why_triton_unavailable(device: torch.device | None = None) -> str:
+    """Return why Triton kernels cannot run, or an empty string.
 
     Args:
-        device: of the tensors; the machine's best unless given
+        device: device of the tensors; the current GPU if None
     """
-    if not _TRITON:
+    if not _HAS_TRITON:
         return "triton is not installed"
-    if interpreted():
+    if is_triton_interpreted():
         return ""
     if device is not None and device.type != "cuda":
         return f"the tensors are on {device.type}, and its kernels need cuda"
-    return _unfit(device is not None, device.index if device is not None else None)
+    return _why_gpu_unsupported(device is not None, device.index if device is not None else None)
 
 
-def _unfit(given: bool, index: int | None) -> str:
-    """Why a GPU cannot run the kernels, or nothing.
+def _why_gpu_unsupported(has_device: bool, index: int | None) -> str:
+    """Return why a GPU cannot run the kernels, or an empty string.
 
-    All of them fit into 99 KiB of shared memory, which every GPU of compute capability 8.0 or more has;
-    `benchmarks.compile` holds them to it. So no more need be known of a GPU.
+    The compute capability is all that matters: all kernels fit into 99 KiB of shared memory, which every GPU of
+    compute capability 8.0 or more has and which `benchmarks.compile` checks.
     """
     import torch
 
     if not torch.cuda.is_available():
-        return "" if given else "there is no CUDA device"
+        return "" if has_device else "there is no CUDA device"
     if torch.version.hip:
         return "its kernels are for NVIDIA GPUs"
     capability: tuple[int, int] = torch.cuda.get_device_capability(index)
-    if capability < OLDEST:
-        has, needs = (".".join(map(str, c)) for c in (capability, OLDEST))
+    if capability < MIN_COMPUTE_CAPABILITY:
+        has, needs = (".".join(map(str, c)) for c in (capability, MIN_COMPUTE_CAPABILITY))
         return f"its kernels need a GPU of compute capability {needs} or more, and this one has {has}"
     return ""
 
 
-_unfit._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_why_gpu_unsupported._dynamo_marked_constant = True  # type: ignore[attr-defined]

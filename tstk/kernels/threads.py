@@ -1,9 +1,9 @@
-"""Rows divided over threads once, each of which then computes alone.
+"""Data parallelism over rows on the CPU with a single synchronisation.
 
-An operation that goes through its rows in pieces and lets torch share every piece among its threads meets at a barrier
-after each step. On a busy machine each of these waits for a thread that is not running, hundreds of times. Here the
-threads meet once, at the end. How rows are divided depends on their number and on `torch.get_num_threads()` alone, so
-that a second run gives the same bits.
+If an operation processes its rows in chunks and torch parallelises every chunk, the threads synchronise after each
+step. On a busy machine each of these hundreds of barriers may wait for a thread that is not running. Here the rows are
+divided among threads once, and the threads synchronise once, at the end. The division depends only on the number of
+rows and on `torch.get_num_threads()`, so that a second run gives the same bits.
 """
 
 from __future__ import annotations
@@ -19,40 +19,43 @@ import torch
 
 Result = TypeVar("Result")
 
-LEAST = 1 << 19
-"""Numbers that must be computed before waking threads (about 0.1 ms) pays."""
+MIN_PARALLEL_VALUES = 1 << 19
+"""Number of values to compute from which on waking threads (about 0.1 ms) pays off."""
 
 
-def divide(function: Callable[[slice], Result], rows: int, numbers: int, device: torch.device) -> list[Result]:
-    """Call `function` on consecutive slices of the rows, one per thread, and return what it returns, in order.
+def map_row_slices(
+    function: Callable[[slice], Result], rows: int, num_values: int, device: torch.device
+) -> list[Result]:
+    """Call `function` on consecutive slices of the rows, one per thread, and return the results in order.
 
     Args:
-        function: takes a slice of rows; may write into tensors that were made before, and records no gradient
-        rows: how many there are
-        numbers: about how many numbers are computed for all rows together
-        device: of the tensors; only a CPU's rows are divided
+        function: takes a slice of rows; may write into existing tensors; records no gradients
+        rows: number of rows
+        num_values: approximate number of values computed for all rows together
+        device: device of the tensors; rows are divided on a CPU only
     """
-    threads = torch.get_num_threads() if device.type == "cpu" and numbers >= LEAST else 1
+    threads = torch.get_num_threads() if device.type == "cpu" and num_values >= MIN_PARALLEL_VALUES else 1
     size = max(1, -(-rows // threads))
-    parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-    if len(parts) <= 1:
+    slices = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+    if len(slices) <= 1:
         return [function(slice(0, rows))]
 
-    def alone(part: slice) -> Result:
-        with torch.inference_mode():  # a thread has modes of its own; this one lets it write into all tensors
-            return function(part)
+    def run(row_slice: slice) -> Result:
+        # Modes are per thread. Inference mode lets the function write into all tensors.
+        with torch.inference_mode():
+            return function(row_slice)
 
-    return list(_pool(threads).map(alone, parts))
+    return list(_get_thread_pool(threads).map(run, slices))
 
 
 @lru_cache(maxsize=8)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads for which torch divides nothing further."""
-    started = Barrier(threads)
+def _get_thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Return a pool of threads in which torch runs single-threaded."""
+    barrier = Barrier(threads)
     pool = ThreadPoolExecutor(threads, "tstk-kernels", torch.set_num_threads, (1,))
-    list(pool.map(lambda _: started.wait(), range(threads)))  # none starts later
-    torch.set_num_threads(threads)  # the number is each thread's own, but new threads begin with what was set last
+    list(pool.map(lambda _: barrier.wait(), range(threads)))  # start all threads now
+    torch.set_num_threads(threads)  # the setting is per thread, but new threads inherit the one made last
     return pool
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
+os.register_at_fork(after_in_child=_get_thread_pool.cache_clear)  # threads do not survive a fork

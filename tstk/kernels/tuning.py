@@ -1,7 +1,7 @@
-"""Tile sizes that were measured on one kind of GPU, kept beside the kernels that use them.
+"""Tuned tile sizes per GPU compute capability, in a `tuned.json` beside each kernel.
 
-A `triton.py` has a table of sane sizes by bucketed shape; `tuned` puts the measured ones over it. They are written by
-`python -m benchmarks.tune`, offline: nothing is tried out while a model runs.
+A `triton.py` has a table of default sizes by bucketed shape; `load_tuned_sizes` replaces those that were tuned. Tuning
+is done offline by `python -m benchmarks.tune`, never while a model runs.
 """
 
 from __future__ import annotations
@@ -11,59 +11,65 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-Key = tuple[Any, ...]
-Sizes = TypeVar("Sizes")
-"""Numbers in a dictionary, a tuple or a named tuple, or in tuples of such."""
+ShapeKey = tuple[Any, ...]
+TileSizes = TypeVar("TileSizes")
+"""Integers in a dictionary, tuple or named tuple, or tuples of these."""
 
 
-def tuned(op: str, sane: Mapping[Key, Sizes], table: str = "CONFIGS") -> dict[Key, Sizes]:
-    """The table with what was measured on a GPU of this kind; on another, or without one, the table as it is.
+def load_tuned_sizes(
+    op: str, defaults: Mapping[ShapeKey, TileSizes], table: str = "CONFIGS"
+) -> dict[ShapeKey, TileSizes]:
+    """Return `defaults` with the sizes tuned for this machine's GPU, if there are any.
 
     Args:
-        op: the operation's folder
-        sane: sizes by bucketed shape
-        table: its name in `triton.py`
+        op: folder of the operation
+        defaults: sizes by bucketed shape
+        table: name of the table in `triton.py`
     """
-    better = measured(op).get(kind(), {}).get(table, {})
-    return {key: _like(sizes, better[key]) if key in better else sizes for key, sizes in sane.items()}
+    tuned = read_tuned_sizes(op).get(get_compute_capability(), {}).get(table, {})
+    return {key: _restore_types(sizes, tuned[key]) if key in tuned else sizes for key, sizes in defaults.items()}
 
 
-def kind() -> str:
-    """Compute capability of this machine's GPU, such as 9.0; empty without one."""
+def get_compute_capability() -> str:
+    """Return the compute capability of this machine's GPU, such as 9.0; an empty string without one."""
     import torch
 
     return ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else ""
 
 
-def place(op: str) -> Path:
-    """The file that holds an operation's measured sizes."""
+def get_tuned_path(op: str) -> Path:
+    """Return the path of the tuned sizes of an operation."""
     return Path(__file__).parent / op / "tuned.json"
 
 
-def measured(op: str) -> dict[str, dict[str, dict[Key, Any]]]:
-    """By kind of GPU, table and key; tuples have become lists."""
-    if not place(op).exists():
+def read_tuned_sizes(op: str) -> dict[str, dict[str, dict[ShapeKey, Any]]]:
+    """Return tuned sizes by compute capability, table name and key; tuples in sizes are lists."""
+    if not get_tuned_path(op).exists():
         return {}
-    kinds = json.loads(place(op).read_text())
+    by_capability = json.loads(get_tuned_path(op).read_text())
     return {
-        gpu: {name: {tuple(key): sizes for key, sizes in rows} for name, rows in tables.items()}
-        for gpu, tables in kinds.items()
+        capability: {name: {tuple(key): sizes for key, sizes in rows} for name, rows in tables.items()}
+        for capability, tables in by_capability.items()
     }
 
 
-def write(op: str, gpu: str, tables: Mapping[str, Mapping[Key, Any]]) -> None:
-    """Keep sizes for one kind of GPU, in place of those that were there for the same keys."""
-    kinds = measured(op)
+def write_tuned_sizes(op: str, capability: str, tables: Mapping[str, Mapping[ShapeKey, Any]]) -> None:
+    """Write sizes tuned for one compute capability, replacing those of the same keys."""
+    by_capability = read_tuned_sizes(op)
     for name, rows in tables.items():
-        kinds.setdefault(gpu, {}).setdefault(name, {}).update(rows)
-    flat = {gpu: {name: [[*row] for row in rows.items()] for name, rows in some.items()} for gpu, some in kinds.items()}
-    place(op).write_text(json.dumps(flat, indent=1) + "\n")
+        by_capability.setdefault(capability, {}).setdefault(name, {}).update(rows)
+    serializable = {
+        key: {name: [[*row] for row in rows.items()] for name, rows in named_rows.items()}
+        for key, named_rows in by_capability.items()
+    }
+    get_tuned_path(op).write_text(json.dumps(serializable, indent=1) + "\n")
 
 
-def _like(sane: Any, read: Any) -> Any:
-    if isinstance(sane, dict):
-        return {name: _like(value, read.get(name, value)) for name, value in sane.items()}
-    if isinstance(sane, tuple):
-        parts = [_like(a, b) for a, b in zip(sane, read, strict=True)]
-        return type(sane)(*parts) if hasattr(sane, "_fields") else tuple(parts)
-    return read
+def _restore_types(default: Any, measured_sizes: Any) -> Any:
+    """Return measured sizes as read from JSON in the types of the default sizes."""
+    if isinstance(default, dict):
+        return {name: _restore_types(value, measured_sizes.get(name, value)) for name, value in default.items()}
+    if isinstance(default, tuple):
+        parts = [_restore_types(a, b) for a, b in zip(default, measured_sizes, strict=True)]
+        return type(default)(*parts) if hasattr(default, "_fields") else tuple(parts)
+    return measured_sizes

@@ -1,1 +1,1 @@
-"""Shared blocks: attention, transformer layers, positions, reductions. Components of every kind are made of these."""
+"""Building blocks shared by components: attention, transformer layers, positional embeddings, masked reductions."""

@@ -1,6 +1,6 @@
-"""Multi-head attention in which validity is a promise: what is invalid is never seen, and nothing becomes NaN.
+"""Multi-head attention that never attends to invalid keys and never returns NaN for rows without valid keys.
 
-A mask is always boolean, [B, 1, 1, M], True where a key may be seen, as `key_mask` makes it.
+A mask is always boolean, [B, 1, 1, M], True at keys that may be attended to, as returned by `make_key_mask`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from tstk.errors import OptionError
 from tstk.kernels.rope_attention import Angles, rope_attention
 from tstk.kernels.rope_attention.torch import attend, rotate
-from tstk.nn.cache import Kept
+from tstk.nn.cache import KVCache
 
-__all__ = ["Angles", "Attention", "check_heads", "key_mask", "rotate"]
+__all__ = ["Angles", "Attention", "check_heads", "make_key_mask", "rotate"]
 
 
 def check_heads(heads: int, dim: int) -> None:
-    """Refuse a number of heads that does not divide the width.
+    """Check that the number of heads divides the width.
 
     Raises:
-        OptionError: it does not; the message names the numbers nearby that do
+        OptionError: it does not; the message names the nearest divisors
     """
     if heads >= 1 and dim % heads == 0:
         return
@@ -30,14 +30,14 @@ def check_heads(heads: int, dim: int) -> None:
     raise OptionError(f"heads={heads} does not divide dim={dim}; nearby: {', '.join(map(str, near))}")
 
 
-def key_mask(valid: Tensor) -> Tensor | None:
-    """What `Attention` needs to ignore invalid keys; None if there are none.
+def make_key_mask(valid: Tensor) -> Tensor | None:
+    """Return the mask with which `Attention` ignores invalid keys, or None if all keys are valid.
 
     Args:
         valid: [B, M] bool
 
     Returns:
-        [B, 1, 1, M] bool, True where a key may be seen. A compiled graph always gets the tensor, since it
+        [B, 1, 1, M] bool, True at keys that may be attended to. Under torch.compile always a tensor, since a graph
         cannot branch on values.
     """
     if not torch.compiler.is_compiling() and bool(valid.all()):
@@ -46,15 +46,15 @@ def key_mask(valid: Tensor) -> Tensor | None:
 
 
 class Attention(nn.Module):
-    """Multi-head scaled dot-product attention, of tokens to themselves or to a context.
+    """Multi-head scaled dot-product self-attention, or cross-attention to a context.
 
     Args:
         dim: width D of the tokens
         heads: number of heads; divides `dim`
-        key_dim: width Dk of the context; D unless given
-        bias: the query, key and value maps have a bias; the output map always has one
-        dropout: of attention probabilities
-        causal: token i sees tokens 0..i of its row
+        key_dim: width Dk of the context; D if None
+        bias: add a bias to the query, key and value projections; the output projection always has one
+        dropout: dropout rate of the attention probabilities
+        causal: token i attends to tokens 0..i of its row
 
     Raises:
         OptionError: `heads` does not divide `dim`
@@ -85,73 +85,83 @@ class Attention(nn.Module):
         *,
         mask: Tensor | None = None,
         angles: Angles | None = None,
-        cache: list[Kept] | None = None,
+        cache: list[KVCache] | None = None,
     ) -> Tensor:
-        """[B, N, D] -> [B, N, D]; exactly 0 for a token that may see no key at all.
+        """Return the attention output, [B, N, D]; exactly 0 for a token without any visible key.
 
         Args:
-            x: [B, N, D] tokens that ask
-            context: [B, M, Dk] tokens that are looked at; x unless given
-            mask: from `key_mask`, over all M keys, cached ones included
-            angles: rotary angles of x, for self-attention
-            cache: keys and values of earlier tokens, empty at first; those of x are added to it in place
+            x: [B, N, D] tokens that the queries are computed from
+            context: [B, M, Dk] tokens that keys and values are computed from; `x` if None
+            mask: from `make_key_mask`, over all M keys, cached ones included
+            angles: rotary angles of `x`, for self-attention only
+            cache: [keys, values] of earlier tokens, or an empty list; updated in place with those of `x`
         """
         source = x if context is None else context
-        v = self._split(self.value(source))
+        v = self._split_heads(self.value(source))
         dropout = self.dropout if self.training else 0.0
         if angles is not None and context is None and cache is None and not dropout:
-            q, k = self._to_turn(x)
+            q, k = self._project_for_rotation(x)
             valid = None if mask is None else mask[:, 0, 0]
             y = rope_attention(q, k, v, angles, valid=valid, causal=self.causal)
         else:
-            q, k = self._split(self.query(x)), self._split(self.key(source))
+            q, k = self._split_heads(self.query(x)), self._split_heads(self.key(source))
             if angles is not None:
                 q, k = rotate(q, angles), rotate(k, angles)
             if cache is not None:
-                both = zip(cache, (k, v), strict=True) if cache else ()
-                cache[:] = [old.grown(new) for old, new in both] or [Kept.of(k), Kept.of(v)]
-                k, v = (kept.values for kept in cache)
+                if cache:
+                    cache[:] = [cached.append(new) for cached, new in zip(cache, (k, v), strict=True)]
+                else:
+                    cache[:] = [KVCache.from_tensor(k), KVCache.from_tensor(v)]
+                k, v = (cached.values for cached in cache)
             y = attend(q, k, v, mask, causal=self.causal, dropout=dropout)
         y = self.out(y.transpose(1, 2).flatten(2))
         if mask is None:
             return y
-        some = mask[:, 0, 0, :, None]  # then, [B, N or 1, 1], whether a query saw any key
-        some = some.cumsum(1)[:, -y.shape[1] :] > 0 if self.causal else some.any(1, keepdim=True)
-        return y.masked_fill(~some, 0.0)
+        visible = mask[:, 0, 0, :, None]
+        has_key = visible.cumsum(1)[:, -y.shape[1] :] > 0 if self.causal else visible.any(1, keepdim=True)
+        return y.masked_fill(~has_key, 0.0)  # has_key is [B, N or 1, 1]
 
-    def shares(self, x: Tensor, context: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """How each of x divides its attention among a context it is not turned against: [B, heads, N, M].
+    def attention_weights(self, x: Tensor, context: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the attention probabilities of `x` over a context, without rotary positions: [B, heads, N, M].
 
         Args:
-            x: [B, N, D] tokens that ask
-            context: [B, M, Dk] tokens that are looked at
-            mask: from `key_mask`, over the context
+            x: [B, N, D] tokens that the queries are computed from
+            context: [B, M, Dk] tokens that the keys are computed from
+            mask: from `make_key_mask`, over the context
         """
-        q, k = self._split(self.query(x)), self._split(self.key(context))
+        q, k = self._split_heads(self.query(x)), self._split_heads(self.key(context))
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if mask is None:
             return scores.softmax(-1)
         return scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num()
 
-    def _split(self, y: Tensor) -> Tensor:
+    def _split_heads(self, y: Tensor) -> Tensor:
         return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def _to_turn(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys in the form in which the device turns them fastest."""
-        maps = self.query, self.key
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or any(type(m) is not nn.Linear for m in maps):
-            return self._split(self.query(x)), self._split(self.key(x))
-        return self._pairs(self.query, x), self._pairs(self.key, x)
+    def _project_for_rotation(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries and keys in the layout that `rope_attention` rotates fastest on this device.
 
-    def _pairs(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        """[B, H, N, head_dim / 2] complex, each channel with the one that turns with it.
+        That is complex numbers on a CPU, unless a projection was replaced (by LoRA, say), and real ones elsewhere.
+        """
+        projections = self.query, self.key
+        if (
+            x.device.type != "cpu"
+            or torch.compiler.is_compiling()
+            or any(type(projection) is not nn.Linear for projection in projections)
+        ):
+            return self._split_heads(self.query(x)), self._split_heads(self.key(x))
+        return self._project_to_complex(self.query, x), self._project_to_complex(self.key, x)
 
-        Rows of the weight change places for this, which costs little: what is as large as x stays where it is.
+    def _project_to_complex(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """Project `x` to complex numbers [B, H, N, head_dim / 2]: channel i + 1j * channel i + head_dim / 2.
+
+        The rows of the weight are permuted for this, which is cheaper than permuting the output.
         """
 
-        def side_by_side(t: Tensor) -> Tensor:
-            return t.unflatten(0, (self.heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+        def interleave_halves(rows: Tensor) -> Tensor:
+            return rows.unflatten(0, (self.heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
-        y = F.linear(x, side_by_side(linear.weight), None if linear.bias is None else side_by_side(linear.bias))
+        bias = None if linear.bias is None else interleave_halves(linear.bias)
+        y = F.linear(x, interleave_halves(linear.weight), bias)
         y = y.to(torch.promote_types(y.dtype, torch.float32)).unflatten(-1, (self.heads, -1, 2))
         return torch.view_as_complex(y).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Transformer layers: one block with its norm before or after, dense or low-rank, and the stack of them."""
+"""Transformer layers: blocks with pre- or post-norm and a dense or low-rank MLP, and stacks of blocks."""
 
 from __future__ import annotations
 
@@ -12,70 +12,70 @@ from torch.utils.checkpoint import checkpoint
 
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, Attention
-from tstk.nn.cache import Kept
+from tstk.nn.cache import KVCache
 
-Norm = Literal["pre", "post"]
+NormPlacement = Literal["pre", "post"]
 
 
-def projection(inputs: int, dim: int) -> nn.Module:
-    """Return a map of tokens to the width of the layers, one that keeps their size: Xavier-uniform with zero bias."""
-    if inputs == dim:
+def build_projection(in_features: int, out_features: int) -> nn.Module:
+    """Return a linear layer, Xavier-uniform with zero bias to preserve variance; an identity for equal widths."""
+    if in_features == out_features:
         return nn.Identity()
-    linear = nn.Linear(inputs, dim)
+    linear = nn.Linear(in_features, out_features)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
 
 
-class LowRank(nn.Module):
-    """A linear map through a narrow middle: U(V x), without a nonlinearity between.
+class LowRankLinear(nn.Module):
+    """A linear map factored into two of low rank, U(V x).
 
     Args:
-        inputs: width of x
-        outputs: width of the result
-        rank_ratio: rank as a share of the smaller width; the rank is at least 32 where the widths allow it
+        in_features: width of the input
+        out_features: width of the output
+        rank_ratio: rank as a fraction of the smaller width; the rank is at least 32, or the smaller width if less
     """
 
-    def __init__(self, inputs: int, outputs: int, rank_ratio: float) -> None:
+    def __init__(self, in_features: int, out_features: int, rank_ratio: float) -> None:
         super().__init__()
         if not 0 < rank_ratio <= 1:
-            raise OptionError(f"rank_ratio={rank_ratio} is no share; expected more than 0 and at most 1")
-        small = min(inputs, outputs)
-        rank = min(max(32, int(small * rank_ratio)), small)
-        self.v = nn.Linear(inputs, rank, bias=False)
-        self.u = nn.Linear(rank, outputs)
+            raise OptionError(f"rank_ratio={rank_ratio}: expected a fraction above 0 and at most 1")
+        full_rank = min(in_features, out_features)
+        rank = min(max(32, int(full_rank * rank_ratio)), full_rank)
+        self.v = nn.Linear(in_features, rank, bias=False)
+        self.u = nn.Linear(rank, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] -> [..., outputs]."""
+        """Map [..., in_features] to [..., out_features]."""
         return self.u(self.v(x))
 
 
 class MLP(nn.Module):
-    """Two linear maps with GELU (erf) between; dropout after the second.
+    """Two linear layers with a GELU (erf) between them and dropout after the second.
 
     Args:
-        dim: width D
-        hidden: width of the middle
-        dropout: of the result
-        rank_ratio: both maps are `LowRank` with this ratio; dense unless given
+        dim: width D of input and output
+        hidden: width between the two layers
+        dropout: dropout rate of the output
+        rank_ratio: make both layers `LowRankLinear` with this ratio; dense if None
     """
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0, rank_ratio: float | None = None) -> None:
         super().__init__()
 
         def linear(inputs: int, outputs: int) -> nn.Module:
-            return nn.Linear(inputs, outputs) if rank_ratio is None else LowRank(inputs, outputs, rank_ratio)
+            return nn.Linear(inputs, outputs) if rank_ratio is None else LowRankLinear(inputs, outputs, rank_ratio)
 
         self.up, self.down = linear(dim, hidden), linear(hidden, dim)
         self.act, self.dropout = nn.GELU(), nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
+        """Map [B, N, D] to [B, N, D]."""
         return self.dropout(self.down(self.act(self.up(x))))
 
 
-class _Residual(nn.Module):
-    """Attention and MLP, each around a residual; the two blocks below say what is attended to."""
+class _ResidualBlock(nn.Module):
+    """Attention and MLP, each with a residual connection; subclasses choose self- or cross-attention."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class _Residual(nn.Module):
         hidden: int | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
-        norm: Norm = "pre",
+        norm: NormPlacement = "pre",
         eps: float = 1e-5,
         bias: bool = True,
         rank_ratio: float | None = None,
@@ -94,43 +94,43 @@ class _Residual(nn.Module):
         key_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.pre = norm == "pre"
+        self.pre_norm = norm == "pre"
         self.attention = Attention(dim, heads, key_dim=key_dim, bias=bias, dropout=attention_dropout, causal=causal)
         self.attention_norm = nn.LayerNorm(dim, eps)
         self.mlp = MLP(dim, hidden or 4 * dim, dropout, rank_ratio)
         self.mlp_norm = nn.LayerNorm(dim, eps)
         self.dropout = nn.Dropout(dropout)
-        scaled = residual_scale is not None
-        self.attention_scale = nn.Parameter(torch.tensor(float(residual_scale or 0))) if scaled else None
-        self.mlp_scale = nn.Parameter(torch.tensor(float(residual_scale or 0))) if scaled else None
+        has_scale = residual_scale is not None
+        self.attention_scale = nn.Parameter(torch.tensor(float(residual_scale or 0))) if has_scale else None
+        self.mlp_scale = nn.Parameter(torch.tensor(float(residual_scale or 0))) if has_scale else None
 
-    def _run(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        def scaled(y: Tensor, scale: Tensor | None) -> Tensor:
+    def _add_residuals(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        def rescale(y: Tensor, scale: Tensor | None) -> Tensor:
             return y if scale is None else scale * y
 
-        if self.pre:
-            x = x + scaled(self.dropout(attend(self.attention_norm(x))), self.attention_scale)
-            return x + scaled(self.mlp(self.mlp_norm(x)), self.mlp_scale)
-        x = self.attention_norm(x + scaled(self.dropout(attend(x)), self.attention_scale))
-        return self.mlp_norm(x + scaled(self.mlp(x), self.mlp_scale))
+        if self.pre_norm:
+            x = x + rescale(self.dropout(attend(self.attention_norm(x))), self.attention_scale)
+            return x + rescale(self.mlp(self.mlp_norm(x)), self.mlp_scale)
+        x = self.attention_norm(x + rescale(self.dropout(attend(x)), self.attention_scale))
+        return self.mlp_norm(x + rescale(self.mlp(x), self.mlp_scale))
 
 
-class Block(_Residual):
-    """Self-attention, then an MLP.
+class Block(_ResidualBlock):
+    """A transformer encoder layer: self-attention, then an MLP.
 
     Args:
         dim: width D
         heads: number of heads; divides `dim`
-        hidden: width of the MLP; 4 D unless given
-        dropout: of what either part adds
-        attention_dropout: of attention probabilities
-        norm: `pre` normalises what a part reads, `post` the sum after it (BERT)
-        eps: of the norms
-        bias: query, key and value have a bias
-        rank_ratio: low-rank MLP (see `LowRank`); dense unless given
-        residual_scale: what either part adds is multiplied by a learned scalar that starts here; no scalar
-            unless given (TimeMAE)
-        causal: token i sees tokens 0..i of its row
+        hidden: hidden width of the MLP; 4 D if None
+        dropout: dropout rate of the output of each sub-layer
+        attention_dropout: dropout rate of the attention probabilities
+        norm: `pre` normalises the input of each sub-layer, `post` the sum after it (BERT)
+        eps: epsilon of the layer norms
+        bias: add a bias to the query, key and value projections
+        rank_ratio: low-rank MLP (see `LowRankLinear`); dense if None
+        residual_scale: initial value of a learned scalar that multiplies the output of each sub-layer (TimeMAE); no
+            scalar if None
+        causal: token i attends to tokens 0..i of its row
     """
 
     def forward(
@@ -139,28 +139,28 @@ class Block(_Residual):
         *,
         mask: Tensor | None = None,
         angles: Angles | None = None,
-        cache: list[Kept] | None = None,
+        cache: list[KVCache] | None = None,
     ) -> Tensor:
-        """[B, N, D] -> [B, N, D]; the arguments are those of `Attention`."""
-        return self._run(x, lambda y: self.attention(y, mask=mask, angles=angles, cache=cache))
+        """Map [B, N, D] to [B, N, D]; see `Attention.forward` for the arguments."""
+        return self._add_residuals(x, lambda y: self.attention(y, mask=mask, angles=angles, cache=cache))
 
 
-class CrossBlock(_Residual):
-    """Attention to a context, then an MLP; the queries do not see one another.
+class CrossBlock(_ResidualBlock):
+    """A layer of cross-attention to a context, then an MLP; queries do not attend to each other.
 
-    Args: those of `Block`, and `key_dim`, the width of the context (D unless given). The context is taken as
-    it is; with `norm="pre"` only the queries are normalised.
+    Takes the arguments of `Block`, and `key_dim`, the width of the context (D if None). With `norm="pre"` only the
+    queries are normalised, not the context.
     """
 
     def forward(self, x: Tensor, context: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Queries [B, N, D] and a context [B, M, key_dim] -> [B, N, D]; `mask` is over the context."""
-        return self._run(x, lambda y: self.attention(y, context, mask=mask))
+        """Map queries [B, N, D] and a context [B, M, key_dim] to [B, N, D]; `mask` is over the context."""
+        return self._add_residuals(x, lambda y: self.attention(y, context, mask=mask))
 
 
 class Stack(nn.Module):
-    """`depth` blocks one after the other, and a last norm if they normalise before.
+    """`depth` blocks in sequence, and a final layer norm if they are pre-norm.
 
-    Args: `depth`, then those of `Block`.
+    Takes `depth`, then the arguments of `Block`.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class Stack(nn.Module):
         hidden: int | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
-        norm: Norm = "pre",
+        norm: NormPlacement = "pre",
         eps: float = 1e-5,
         bias: bool = True,
         rank_ratio: float | None = None,
@@ -199,8 +199,8 @@ class Stack(nn.Module):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps) if norm == "pre" else nn.Identity()
-        self.recompute = False
-        """While learning, keep no more of a block than its input, and run it again on the way back."""
+        self.gradient_checkpointing = False
+        """Store only the input of each block in training, and recompute the block in the backward pass."""
 
     def forward(
         self,
@@ -208,12 +208,12 @@ class Stack(nn.Module):
         *,
         mask: Tensor | None = None,
         angles: Angles | None = None,
-        caches: list[list[Kept]] | None = None,
+        caches: list[list[KVCache]] | None = None,
     ) -> Tensor:
-        """[B, N, D] -> [B, N, D]; `caches` holds one cache of `Attention` per block."""
-        again = self.recompute and caches is None and torch.is_grad_enabled()
+        """Map [B, N, D] to [B, N, D]; `caches` holds the cache of `Attention.forward` for each block."""
+        checkpointing = self.gradient_checkpointing and caches is None and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
-            if again:
+            if checkpointing:
                 x = checkpoint(block, x, mask=mask, angles=angles, use_reentrant=False)
                 continue
             x = block(x, mask=mask, angles=angles, cache=None if caches is None else caches[i])
@@ -221,13 +221,13 @@ class Stack(nn.Module):
 
 
 @contextmanager
-def recomputing(module: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Every `Stack` inside computes its blocks again on the way back, if so wanted."""
-    stacks = [part for part in module.modules() if isinstance(part, Stack)]
+def enable_gradient_checkpointing(module: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """Checkpoint the blocks of every `Stack` inside `module` within the context, if `enabled`."""
+    stacks = [submodule for submodule in module.modules() if isinstance(submodule, Stack)]
     for stack in stacks:
-        stack.recompute = wanted
+        stack.gradient_checkpointing = enabled
     try:
         yield
     finally:
         for stack in stacks:
-            stack.recompute = False
+            stack.gradient_checkpointing = False

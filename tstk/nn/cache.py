@@ -1,4 +1,4 @@
-"""Keys and values of earlier tokens, kept with room for more."""
+"""A key-value cache for incremental decoding that grows without copying at each step."""
 
 from __future__ import annotations
 
@@ -6,46 +6,47 @@ import torch
 from torch import Tensor
 
 
-class Kept:
-    """[B, H, N, d] that grows along N without being copied each time.
+class KVCache:
+    """Keys or values [B, H, N, d] in a buffer with spare capacity along N.
 
-    Growing gives a new one and changes none: they share memory, of which each sees its own length. Where somebody else
-    has grown into the room already, or a gradient is wanted, the new one is a copy.
+    `append` returns a new cache and leaves the old one unchanged: both share the buffer, each with its own length. The
+    buffer is copied if another cache has already used the spare capacity, if there is too little, or if gradients are
+    recorded.
 
     Args:
-        buffer: [B, H, N or more, d]
-        count: N
-        filled: how far the buffer is taken, shared by all who see it
+        buffer: [B, H, capacity, d], capacity at least N
+        length: number of tokens N in this cache
+        shared_length: one-element list, shared by all caches of the buffer: number of tokens written to the buffer
     """
 
-    def __init__(self, buffer: Tensor, count: int, filled: list[int]) -> None:
-        self.buffer, self.count, self.filled = buffer, count, filled
+    def __init__(self, buffer: Tensor, length: int, shared_length: list[int]) -> None:
+        self.buffer, self.length, self.shared_length = buffer, length, shared_length
 
     @classmethod
-    def of(cls, values: Tensor) -> Kept:
-        """These values, without room."""
+    def from_tensor(cls, values: Tensor) -> KVCache:
+        """Return a cache of these values [B, H, N, d], without spare capacity."""
         return cls(values, values.shape[2], [values.shape[2]])
 
     @property
     def values(self) -> Tensor:
-        """[B, H, N, d]."""
-        return self.buffer[:, :, : self.count]
+        """The cached keys or values, [B, H, N, d]."""
+        return self.buffer[:, :, : self.length]
 
-    def grown(self, more: Tensor) -> Kept:
-        """With [B, H, M, d] after them."""
-        total = self.count + more.shape[2]
-        if torch.is_grad_enabled() and (more.requires_grad or self.buffer.requires_grad):
-            return Kept.of(torch.cat([self.values, more], 2))
-        buffer, filled = self.buffer, self.filled
-        if filled[0] != self.count or total > buffer.shape[2]:
-            batch, heads, _, width = more.shape
-            buffer = more.new_empty(batch, heads, total + max(32, total // 4), width)
-            buffer[:, :, : self.count] = self.values
-            filled = [0]
-        buffer[:, :, self.count : total] = more
-        filled[0] = total
-        return Kept(buffer, total, filled)
+    def append(self, new_values: Tensor) -> KVCache:
+        """Return a cache with `new_values` [B, H, M, d] appended."""
+        total = self.length + new_values.shape[2]
+        if torch.is_grad_enabled() and (new_values.requires_grad or self.buffer.requires_grad):
+            return KVCache.from_tensor(torch.cat([self.values, new_values], 2))
+        buffer, shared_length = self.buffer, self.shared_length
+        if shared_length[0] != self.length or total > buffer.shape[2]:
+            batch, heads, _, width = new_values.shape
+            buffer = new_values.new_empty(batch, heads, total + max(32, total // 4), width)
+            buffer[:, :, : self.length] = self.values
+            shared_length = [0]
+        buffer[:, :, self.length : total] = new_values
+        shared_length[0] = total
+        return KVCache(buffer, total, shared_length)
 
-    def repeat(self, times: int) -> Kept:
-        """The batch stacked `times` times."""
-        return Kept.of(self.values.repeat(times, 1, 1, 1))
+    def repeat(self, times: int) -> KVCache:
+        """Return a cache with the batch repeated `times` times."""
+        return KVCache.from_tensor(self.values.repeat(times, 1, 1, 1))

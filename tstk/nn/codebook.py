@@ -1,11 +1,11 @@
-"""The one quantizer: vectors become the nearest of a set of codes, and the codes learn by gradient or by average.
+"""Vector quantisation with a codebook that learns by gradient or by exponential moving averages (EMA).
 
-`forward` moves nothing, so it may be run again (gradient checkpointing, validation). What gradients do not move, moves
-in `after_step`, from what the caller kept of the forward passes of that step. In a tokenizer that puts its vectors into
-`Tokens.attrs["z"]`:
+`forward` changes no state, so it may be run again (gradient checkpointing, validation). Whatever is not updated by
+gradients is updated in `after_step`, from the vectors of the forward passes of that step. In a tokenizer that puts its
+vectors into `Tokens.attrs["z"]`:
 
-    def after_step(self, flows):
-        self.codebook.after_step([(f.tokens.attrs["z"], f.tokens.ids, f.tokens.valid) for f in flows])
+    def after_step(self, step_outputs):
+        self.codebook.after_step([(s.tokens.attrs["z"], s.tokens.ids, s.tokens.valid) for s in step_outputs])
 """
 
 from __future__ import annotations
@@ -17,54 +17,57 @@ import torch
 from torch import Tensor, distributed, nn
 
 from tstk.errors import OptionError
-from tstk.kernels.nearest_code import code_sums, entropy, nearest_code, quantize, soft_assignment
-from tstk.nn.reduce import mean
+from tstk.kernels.nearest_code import entropy, nearest_code, quantize, soft_assignment, sum_by_code
+from tstk.nn.reduce import masked_mean
 
 
-class Quantized(NamedTuple):
-    """What a codebook makes of vectors.
+class VQOutput(NamedTuple):
+    """The output of `Codebook.forward`.
 
     Args:
-        values: [..., dim] the codes, exactly, in the type of the vectors, with straight-through gradients
-        ids: [...] int64
-        aux: weighted penalties by name, scalars: `commitment`, `codebook`, `entropy`, as far as they count
+        values: [..., dim] quantised vectors: exactly the codes, in the dtype of the input, with straight-through
+            gradients
+        ids: [...] int64 indices of the codes
+        aux_losses: weighted scalar losses: `commitment`, `codebook` and `entropy`, where their weight is not 0
     """
 
     values: Tensor
     ids: Tensor
-    aux: dict[str, Tensor]
+    aux_losses: dict[str, Tensor]
 
 
 class Codebook(nn.Module):
-    """Vector quantisation (van den Oord et al. 2017, arXiv:1711.00937), in float32 whatever autocast says.
+    """Vector quantisation (van den Oord et al. 2017, arXiv:1711.00937), in float32 even under autocast.
 
-    Averages are those of appendix A.1. Unlike the paper, counts are not smoothed: a code that nothing chose stays
-    where it is. With several processes, statistics are of all their vectors and draws are made by the first, so all
-    codebooks stay equal.
+    EMA updates follow appendix A.1. Unlike the paper, counts are not smoothed: a code without vectors does not change.
+    With several processes, statistics cover the vectors of all of them and random vectors are drawn by the first, so
+    all codebooks stay equal.
 
     Args:
-        codes: number of codes
+        num_codes: number of codes K
         dim: width of a code
-        update: how codes learn: gradient, from the codebook and entropy terms; ema, each follows the running average
-            of its vectors
-        commitment: weight of the mean square that draws vectors to codes
-        codebook: weight of the mean square that draws codes to vectors; with update ema the average does that
-        entropy: weight of VQShape's term: the mean entropy of soft assignments, less gamma times that of their mean
-        gamma: weight of the second half of the entropy term, which spreads vectors over codes
-        temperature: of soft assignments, softmax(-|z - c|^2 / temperature)
-        log_floor: least probability under a logarithm in the entropy term; VQShape's code has 1e-5
-        decay: share of themselves that averages and counts keep in each step
-        kmeans: rounds of k-means that place the codes after the first step that has vectors; 0 leaves them random
-        revive: codes chosen less often than this share of the average code move to a vector of the step; 0 for never
+        update: how codes learn: `gradient`, from the codebook and entropy losses; `ema`, each code follows the moving
+            average of its vectors
+        commitment: weight of the commitment loss, which moves vectors towards codes
+        codebook: weight of the codebook loss, which moves codes towards vectors; unused with update `ema`
+        entropy: weight of VQShape's loss: mean entropy of soft assignments minus gamma times the entropy of their mean
+        gamma: weight of the second part of the entropy loss, which makes all codes be used
+        temperature: temperature of soft assignments, softmax(-|z - c|^2 / temperature)
+        log_floor: lower bound of probabilities in the logarithms of the entropy loss; VQShape's code has 1e-5
+        decay: decay of the moving averages per step
+        kmeans_iters: iterations of k-means that initialise the codes after the first step with vectors; 0 for random
+            codes
+        dead_code_threshold: reset codes used less often than this fraction of the mean code to vectors of the step; 0
+            for never
     """
 
     codes: Tensor
     counts: Tensor
-    draws: Tensor
+    next_seed: Tensor
 
     def __init__(
         self,
-        codes: int,
+        num_codes: int,
         dim: int,
         *,
         update: Literal["gradient", "ema"] = "gradient",
@@ -75,171 +78,186 @@ class Codebook(nn.Module):
         temperature: float = 0.01,
         log_floor: float = 0.0,
         decay: float = 0.99,
-        kmeans: int = 0,
-        revive: float = 0.0,
+        kmeans_iters: int = 0,
+        dead_code_threshold: float = 0.0,
     ) -> None:
         super().__init__()
-        for fine, fault in (
-            (codes >= 2 and dim >= 1, f"codes={codes}, dim={dim}: expected at least 2 codes and width 1"),
+        for is_valid, fault in (
+            (num_codes >= 2 and dim >= 1, f"num_codes={num_codes}, dim={dim}: expected at least 2 codes and width 1"),
             (update in ("gradient", "ema"), f"update={update!r}: expected gradient or ema"),
             (min(commitment, codebook, entropy) >= 0, "commitment, codebook, entropy: expected weights of 0 or more"),
             (temperature > 0, f"temperature={temperature}: expected more than 0"),
             (0 <= log_floor < 1, f"log_floor={log_floor}: expected 0 or more and less than 1"),
             (0 <= decay < 1, f"decay={decay}: expected 0 or more and less than 1"),
-            (kmeans >= 0, f"kmeans={kmeans}: expected a number of rounds, 0 or more"),
-            (0 <= revive < 1, f"revive={revive}: expected 0 or more and less than 1"),
+            (kmeans_iters >= 0, f"kmeans_iters={kmeans_iters}: expected a number of iterations, 0 or more"),
+            (
+                0 <= dead_code_threshold < 1,
+                f"dead_code_threshold={dead_code_threshold}: expected 0 or more and less than 1",
+            ),
         ):
-            if not fine:
+            if not is_valid:
                 raise OptionError(fault)
-        self.update, self.decay, self.kmeans, self.revive = update, decay, kmeans, revive
-        self.weights = {"commitment": commitment, "codebook": codebook, "entropy": entropy}
+        self.update, self.decay = update, decay
+        self.kmeans_iters, self.dead_code_threshold = kmeans_iters, dead_code_threshold
+        self.loss_weights = {"commitment": commitment, "codebook": codebook, "entropy": entropy}
         self.gamma, self.temperature, self.log_floor = gamma, temperature, log_floor
-        start = torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes)
+        codes = torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes)
         if update == "gradient":
-            self.codes = nn.Parameter(start)
+            self.codes = nn.Parameter(codes)
         else:
-            self.register_buffer("codes", start)
-        self.register_buffer("counts", torch.zeros(codes))  # running averages, of vectors per step
-        self.register_buffer("draws", torch.randint(2**31, ()))  # seed of the next draw
+            self.register_buffer("codes", codes)
+        self.register_buffer("counts", torch.zeros(num_codes))  # moving average of the number of vectors per step
+        self.register_buffer("next_seed", torch.randint(2**31, ()))  # seed of the next draw
 
     def extra_repr(self) -> str:
-        """Size and way of learning."""
+        """Return the size and the update rule, for `repr`."""
         return f"{len(self.codes)}, {self.codes.shape[1]}, update={self.update}"
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Codes by number: [...] long -> [..., dim]."""
+        """Return the codes of indices [...], as [..., dim]."""
         return nn.functional.embedding(ids, self.codes)
 
-    def forward(self, z: Tensor, valid: Tensor | None = None) -> Quantized:
-        """Vectors [..., dim] -> codes.
+    def forward(self, z: Tensor, valid: Tensor | None = None) -> VQOutput:
+        """Quantise vectors to their nearest codes.
 
         Args:
             z: [..., dim] vectors
-            valid: [...] bool, False for what no penalty counts
+            valid: [...] bool, False for vectors to leave out of the losses
         """
         with torch.autocast(z.device.type, enabled=False):
-            values, ids, chosen = quantize(z, self.codes)
+            values, ids, codes = quantize(z, self.codes)
             z = z.to(torch.promote_types(z.dtype, torch.float32))
             where = None if valid is None else valid[..., None]
             aux = {}
-            if self.weights["commitment"]:
-                aux["commitment"] = self.weights["commitment"] * mean((chosen.detach() - z).square(), where)
-            if self.weights["codebook"] and self.codes.requires_grad:
-                aux["codebook"] = self.weights["codebook"] * mean((chosen - z.detach()).square(), where)
-            if self.weights["entropy"]:
-                each, share = self._soft(z, valid)
-                aux["entropy"] = self.weights["entropy"] * (each - self.gamma * entropy(share, self.log_floor))
-        return Quantized(values, ids, aux)
+            if self.loss_weights["commitment"]:
+                aux["commitment"] = self.loss_weights["commitment"] * masked_mean((codes.detach() - z).square(), where)
+            if self.loss_weights["codebook"] and self.codes.requires_grad:
+                aux["codebook"] = self.loss_weights["codebook"] * masked_mean((codes - z.detach()).square(), where)
+            if self.loss_weights["entropy"]:
+                mean_entropy, mean_probs = self._soft_assignment(z, valid)
+                aux["entropy"] = self.loss_weights["entropy"] * (
+                    mean_entropy - self.gamma * entropy(mean_probs, self.log_floor)
+                )
+        return VQOutput(values, ids, aux)
 
-    def _soft(self, z: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Entropy of assignments and share of codes, means over the vectors of all processes."""
-        each, share = soft_assignment(
+    def _soft_assignment(self, z: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the mean entropy of soft assignments and their mean [K], over the vectors of all processes."""
+        mean_entropy, mean_probs = soft_assignment(
             z, self.codes, temperature=self.temperature, log_floor=self.log_floor, valid=valid
         )
-        if not _several():
-            return each, share
-        count = each.new_tensor(float(z[..., 0].numel())) if valid is None else valid.sum().float()
+        if not _is_distributed():
+            return mean_entropy, mean_probs
+        count = mean_entropy.new_tensor(float(z[..., 0].numel())) if valid is None else valid.sum().float()
         total = count.clone()
         distributed.all_reduce(total)
-        part = torch.cat([each[None], share]) * (count / total.clamp(min=1))
-        whole = part.detach().clone()
-        distributed.all_reduce(whole)
-        # the value is the whole; the gradient is the part's, which averaging over processes will divide
-        both = whole + (part - part.detach()) * distributed.get_world_size()
-        return both[0], both[1:]
+        local_term = torch.cat([mean_entropy[None], mean_probs]) * (count / total.clamp(min=1))
+        means = local_term.detach().clone()
+        distributed.all_reduce(means)
+        # The value is the sum over processes. The gradient is that of the local term, times the world size because
+        # gradients are averaged over processes.
+        means = means + (local_term - local_term.detach()) * distributed.get_world_size()
+        return means[0], means[1:]
 
     # ---------------------------------------------------------------- once per optimizer step
 
     @torch.no_grad()
     def after_step(self, passes: Iterable[tuple[Tensor, Tensor, Tensor | None]]) -> dict[str, Tensor]:
-        """Move what gradients do not move: averages, the start from data, dead codes. Nothing moves in eval mode,
-        and so nothing of a frozen codebook.
+        """Apply the updates that are not made by gradients: moving averages, k-means initialisation, dead codes.
+
+        Nothing changes in eval mode, hence nothing in a frozen codebook.
 
         Args:
-            passes: (z, ids, valid) of each forward pass of the step; vectors that are not finite teach nothing
+            passes: (z, ids, valid) of each forward pass of the step; vectors that are not finite are ignored
 
         Returns:
-            what to watch, scalars: `usage` and `perplexity` of the step's vectors, as `spread` has them, and
-            `revived`, the number of codes that were moved to where vectors are
+            scalar metrics: `usage` and `perplexity` of the step's vectors, as in `code_usage`, and `revived`, the
+            number of dead codes that were reset
         """
-        rows = [(z.detach(), i, z.isfinite().all(-1) & (True if v is None else v)) for z, i, v in passes]
-        x = torch.cat([z[ok] for z, _, ok in rows]).float()
-        ids = torch.cat([i[ok] for _, i, ok in rows])
-        sums, n = _over_processes(*code_sums(x, ids, len(self.codes)))
-        revived = 0
+        batches = [(z.detach(), i, z.isfinite().all(-1) & (True if v is None else v)) for z, i, v in passes]
+        x = torch.cat([z[where] for z, _, where in batches]).float()
+        ids = torch.cat([i[where] for _, i, where in batches])
+        sums, counts = _all_reduce_sums(*sum_by_code(x, ids, len(self.codes)))
+        num_reset = 0
         if self.training:
-            if self.kmeans and not self.counts.any():
-                self._start(x)
+            if self.kmeans_iters and not self.counts.any():
+                self.kmeans_init(x)
             else:
-                self._follow(sums, n)
-            if self.revive:
-                revived = self._revive(x)
-        return spread(n) | {"revived": n.new_tensor(float(revived))}
+                self.ema_update(sums, counts)
+            if self.dead_code_threshold:
+                num_reset = self.reset_dead_codes(x)
+        return code_usage(counts) | {"revived": counts.new_tensor(float(num_reset))}
 
-    def _follow(self, sums: Tensor, n: Tensor) -> None:
-        """Running averages of counts and, with update ema, of vectors."""
-        self.counts.mul_(self.decay).add_(n, alpha=1 - self.decay)
+    def ema_update(self, sums: Tensor, counts: Tensor) -> None:
+        """Update the moving averages of the counts and, with update `ema`, the codes.
+
+        Args:
+            sums: [K, dim] sum of the vectors of each code
+            counts: [K] number of vectors of each code
+        """
+        self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
         if self.update == "ema":
-            step = (1 - self.decay) * n / self.counts.clamp(min=1e-30)
-            self.codes += step[:, None] * (sums / n.clamp(min=1)[:, None] - self.codes)
+            step = (1 - self.decay) * counts / self.counts.clamp(min=1e-30)
+            self.codes += step[:, None] * (sums / counts.clamp(min=1)[:, None] - self.codes)
 
-    def _start(self, x: Tensor) -> None:
-        """Lloyd's k-means from vectors drawn at random; with fewer vectors than codes the other codes stay."""
-        centres = self._drawn(x, len(self.codes))
-        for _ in range(self.kmeans if len(centres) else 0):
-            ids, _ = nearest_code(x, centres)
-            sums, n = _over_processes(*code_sums(x, ids, len(centres)))
-            centres = torch.where(n[:, None] > 0, sums / n.clamp(min=1)[:, None], centres)
-            self.counts[: len(centres)] = n
-        self.codes[: len(centres)] = centres
+    def kmeans_init(self, x: Tensor) -> None:
+        """Initialise the codes by Lloyd's k-means on vectors x [N, dim], starting from random ones of them.
 
-    def _revive(self, x: Tensor) -> int:
-        """Codes that are hardly chosen move to vectors of this step, and count as average ones."""
-        average = self.counts.mean()
-        dead = (self.counts < self.revive * average).nonzero()[:, 0]
-        if not len(dead):
+        With fewer vectors than codes, the remaining codes do not change.
+        """
+        centroids = self._draw_rows(x, len(self.codes))
+        for _ in range(self.kmeans_iters if len(centroids) else 0):
+            ids, _ = nearest_code(x, centroids)
+            sums, counts = _all_reduce_sums(*sum_by_code(x, ids, len(centroids)))
+            centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids)
+            self.counts[: len(centroids)] = counts
+        self.codes[: len(centroids)] = centroids
+
+    def reset_dead_codes(self, x: Tensor) -> int:
+        """Reset rarely used codes to random vectors of x [N, dim], with the mean count; return their number."""
+        mean_count = self.counts.mean()
+        dead_ids = (self.counts < self.dead_code_threshold * mean_count).nonzero()[:, 0]
+        if not len(dead_ids):
             return 0
-        drawn = self._drawn(x, len(dead))
-        dead = dead[: len(drawn)]
-        self.codes[dead] = drawn
-        self.counts[dead] = average
-        return len(dead)
+        rows = self._draw_rows(x, len(dead_ids))
+        dead_ids = dead_ids[: len(rows)]
+        self.codes[dead_ids] = rows
+        self.counts[dead_ids] = mean_count
+        return len(dead_ids)
 
-    def _drawn(self, x: Tensor, most: int) -> Tensor:
-        """Up to `most` different rows of x, drawn by the first process for all."""
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(int(self.draws)))[:most]
-        self.draws += 1
-        drawn = x[order.to(x.device)]
-        if not _several():
-            return drawn
-        count = torch.tensor(len(drawn), device=x.device)
+    def _draw_rows(self, x: Tensor, max_rows: int) -> Tensor:
+        """Return up to `max_rows` different rows of x, drawn by the first process and broadcast to all."""
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(int(self.next_seed)))[:max_rows]
+        self.next_seed += 1
+        rows = x[order.to(x.device)]
+        if not _is_distributed():
+            return rows
+        count = torch.tensor(len(rows), device=x.device)
         distributed.broadcast(count, 0)
-        told = x.new_zeros(most, x.shape[1])
-        told[: len(drawn)] = drawn
-        distributed.broadcast(told, 0)
-        return told[: int(count)]
+        buffer = x.new_zeros(max_rows, x.shape[1])
+        buffer[: len(rows)] = rows
+        distributed.broadcast(buffer, 0)
+        return buffer[: int(count)]
 
 
-def spread(n: Tensor) -> dict[str, Tensor]:
-    """How evenly codes are chosen.
+def code_usage(counts: Tensor) -> dict[str, Tensor]:
+    """Return how evenly codes are used.
 
     Args:
-        n: [K] how often each was
+        counts: [K] number of vectors of each code
 
     Returns:
-        `usage`, the share of codes that were chosen at all, and `perplexity`, exp of the entropy of the choices: the
-        number of codes that would be as many if all were chosen equally often
+        `usage`, the fraction of codes used at least once, and `perplexity`, exp of the entropy of the code frequencies
     """
-    return {"usage": (n > 0).float().mean(), "perplexity": entropy(n / n.sum().clamp(min=1)).exp()}
+    return {"usage": (counts > 0).float().mean(), "perplexity": entropy(counts / counts.sum().clamp(min=1)).exp()}
 
 
-def _several() -> bool:
+def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def _over_processes(sums: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums [K, d] and counts [K], as float32, of all processes."""
-    both = torch.cat([sums, n[:, None].float()], 1)
-    if _several():
-        distributed.all_reduce(both)
-    return both[:, :-1], both[:, -1]
+def _all_reduce_sums(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sums [K, d] and counts [K] added over all processes, as float32."""
+    buffer = torch.cat([sums, counts[:, None].float()], 1)
+    if _is_distributed():
+        distributed.all_reduce(buffer)
+    return buffer[:, :-1], buffer[:, -1]

@@ -1,6 +1,6 @@
-"""Where a token sits, as numbers a network can use: sinusoids, rotary angles, tables that can be resized.
+"""Positional embeddings: sinusoids, rotary angles, and learned position tables that can be resized.
 
-Coordinates are real-valued and have any number of axes A; axis 0 is time, in token units.
+Coordinates are real-valued, on any number of axes A; axis 0 is time, in tokens.
 """
 
 from __future__ import annotations
@@ -14,62 +14,64 @@ from torch import Tensor, nn
 from tstk.errors import CheckpointError, OptionError
 
 POSITION_STD = 1.0
-"""Deviation with which learned position tables start: that of standardised samples, so that positions are as large as
-the tokens beside them from the first step. A table of 0.02, as in BERT, suits words of 0.05; beside tokens of time
-series (root mean square 0.4 to 1) some hundred steps never move it, and the model does not see the order."""
+"""Initial standard deviation of learned position tables, so that they are as large as the tokens they are added to.
+
+BERT's 0.02 suits word embeddings of standard deviation 0.05. Tokens of time series have a root mean square of 0.4 to 1;
+beside them, a table of 0.02 hardly changes in some hundred steps, and the model cannot tell the order of the tokens.
+"""
 
 
-def start_positions(table: Tensor, std: float | None) -> None:
-    """Draw the initial values of a learned position table: normal, with deviation `std` or `POSITION_STD`."""
+def init_pos_embed(table: Tensor, std: float | None) -> None:
+    """Initialise a learned position table from a normal distribution of deviation `std`, or `POSITION_STD` if None."""
     nn.init.normal_(table, std=POSITION_STD if std is None else std)
 
 
-def check_position_std(std: float | None, slot: str, missing: str | None) -> None:
-    """Refuse a deviation that is no size, or one for a table that does not exist.
+def check_position_std(std: float | None, slot: str, missing_reason: str | None) -> None:
+    """Check the option `position_std`.
 
     Args:
-        std: what the user chose, None for nothing
-        slot: whose option it is
-        missing: why there is no table that starts with it, None if there is one
+        std: value of the option; None is always valid
+        slot: the slot that has the option, for the message
+        missing_reason: why the option cannot take effect; None if there is a new position table
 
     Raises:
-        OptionError: so it is
+        OptionError: `std` is negative or not finite, or cannot take effect
     """
     if std is None:
         return
-    if missing is not None:
-        raise OptionError(f"{slot}.position_std={std}: {missing}")
+    if missing_reason is not None:
+        raise OptionError(f"{slot}.position_std={std}: {missing_reason}")
     if not 0 <= std < inf:
         raise OptionError(f"{slot}.position_std={std}: expected a finite deviation of 0 or more")
 
 
-def sinusoid(pos: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
-    """Fixed sinusoids: [B, N, A] -> [B, N, dim] float32 (float64 for float64 coordinates).
+def sinusoidal_embedding(pos: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
+    """Return sinusoidal embeddings [B, N, dim] of coordinates [B, N, A], in float32 (float64 for float64 coordinates).
 
-    The width is shared among the axes, the first ones getting what does not divide; each axis has sines, then
-    cosines, of geometrically falling frequencies.
+    The width is divided equally among the axes, a remainder going to the first ones. Each axis has sines, then cosines,
+    of geometrically decreasing frequencies.
     """
     pos = pos.to(torch.promote_types(pos.dtype, torch.float32))
     axes = pos.shape[-1]
     parts = []
     for a in range(axes):
         width = dim // axes + (a < dim % axes)
-        sines = (width + 1) // 2
-        angle = pos[..., a, None] * _frequencies(sines, theta, pos)
-        parts += [angle.sin(), angle.cos()[..., : width - sines]]
+        num_sines = (width + 1) // 2
+        angle = pos[..., a, None] * _frequencies(num_sines, theta, pos)
+        parts += [angle.sin(), angle.cos()[..., : width - num_sines]]
     return torch.cat(parts, -1)
 
 
-def angles(pos: Tensor, head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of rotary angles, each [B, 1, N, head_dim / 2], always float32 (RoFormer, section 3.2).
+def rotary_angles(pos: Tensor, head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of the rotary angles, each [B, 1, N, head_dim / 2] float32 (RoFormer, section 3.2).
 
     Args:
-        pos: [B, N, A] coordinates; every axis turns an equal share of the channel pairs
+        pos: [B, N, A] coordinates; the channel pairs are divided equally among the axes
         head_dim: width of one attention head
         theta: base of the frequencies
 
     Raises:
-        OptionError: the channel pairs cannot be shared equally among the axes
+        OptionError: the channel pairs cannot be divided equally among the axes
     """
     axes = pos.shape[-1]
     check_rotary(head_dim, axes)
@@ -79,27 +81,27 @@ def angles(pos: Tensor, head_dim: int, theta: float = 10000.0) -> tuple[Tensor, 
     return angle.cos(), angle.sin()
 
 
-def line(pos: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """One coordinate instead of several: the rows of a grid laid end to end, time running fastest.
+def flatten_positions(pos: Tensor, grid_size: tuple[int, ...]) -> Tensor:
+    """Return one coordinate instead of several: the index in the flattened grid, with time varying fastest.
 
     Args:
         pos: [B, N, A] coordinates
-        grid: tokens along each axis
+        grid_size: tokens along each axis
 
     Returns:
-        [B, N, 1]; of a single axis, `pos` itself
+        [B, N, 1]; equal to `pos` for a single axis
     """
-    place = pos[..., :1]
-    for axis in range(1, len(grid)):
-        place = place + pos[..., axis : axis + 1] * prod(grid[:axis])
-    return place
+    flat_pos = pos[..., :1]
+    for axis in range(1, len(grid_size)):
+        flat_pos = flat_pos + pos[..., axis : axis + 1] * prod(grid_size[:axis])
+    return flat_pos
 
 
 def check_rotary(head_dim: int, axes: int) -> None:
-    """Refuse a head width whose channel pairs cannot be shared equally among the position axes.
+    """Check that the channel pairs of a head can be divided equally among the position axes.
 
     Raises:
-        OptionError: so it is; the message names the widths nearby that would do
+        OptionError: they cannot; the message names the nearest valid widths
     """
     unit = 2 * axes
     if axes < 1 or head_dim % unit == 0:
@@ -111,35 +113,40 @@ def check_rotary(head_dim: int, axes: int) -> None:
     )
 
 
-def resize_table(table: Tensor, old: tuple[int, ...], new: tuple[int, ...], prefix_rows: int = 0) -> Tensor:
-    """A learned position table made for one grid, interpolated to another.
+def resize_pos_embed(
+    table: Tensor, old_grid_size: tuple[int, ...], new_grid_size: tuple[int, ...], num_prefix_tokens: int = 0
+) -> Tensor:
+    """Interpolate a learned position table from one grid to another.
 
-    Linear on one axis, bicubic on two (sample points at cell centres). An equal grid returns the table itself.
+    Linear on one axis, bicubic on two (sample points at cell centres). For an equal grid, the table itself is returned.
 
     Args:
-        table: [prefix_rows + prod(old), D]
-        old: the grid it was made for
-        new: the grid wanted
-        prefix_rows: rows in front that belong to no slot and are kept
+        table: [num_prefix_tokens + prod(old_grid_size), D]
+        old_grid_size: the grid of `table`
+        new_grid_size: the grid of the result
+        num_prefix_tokens: leading rows that belong to no grid cell and are copied
 
     Raises:
-        CheckpointError: the rows are not those of `old`, or the grids have different or more than two axes
+        CheckpointError: the number of rows does not fit `old_grid_size`, or the grids differ in their number of axes or
+            have more than two
     """
-    if len(table) != prefix_rows + prod(old):
-        raise CheckpointError(f"a position table has {len(table)} rows; the grid {old} has {prefix_rows + prod(old)}")
-    if old == new:
+    num_rows = num_prefix_tokens + prod(old_grid_size)
+    if len(table) != num_rows:
+        raise CheckpointError(f"a position table has {len(table)} rows, but the grid {old_grid_size} needs {num_rows}")
+    if old_grid_size == new_grid_size:
         return table
-    if len(old) != len(new) or len(old) > 2:
+    if len(old_grid_size) != len(new_grid_size) or len(old_grid_size) > 2:
         raise CheckpointError(
-            f"a position table for the grid {old} cannot be resized to {new}; only grids of one axis, or both of "
-            "two, can; start the encoder anew or keep the tokenizer's grid"
+            f"a position table for the grid {old_grid_size} cannot be resized to {new_grid_size}: both grids must have "
+            "one axis, or both two; train the encoder from scratch or keep the tokenizer's grid"
         )
-    rows = table[prefix_rows:].T.reshape(1, -1, *old)
-    mode = "linear" if len(old) == 1 else "bicubic"
-    rows = F.interpolate(rows, size=new, mode=mode, align_corners=False)
-    return torch.cat([table[:prefix_rows], rows[0].flatten(1).T])
+    rows = table[num_prefix_tokens:].T.reshape(1, -1, *old_grid_size)
+    mode = "linear" if len(old_grid_size) == 1 else "bicubic"
+    rows = F.interpolate(rows, size=new_grid_size, mode=mode, align_corners=False)
+    return torch.cat([table[:num_prefix_tokens], rows[0].flatten(1).T])
 
 
 def _frequencies(count: int, theta: float, like: Tensor) -> Tensor:
-    steps = torch.arange(count, device=like.device, dtype=like.dtype)
-    return theta ** (-steps / max(count, 1))
+    """Return `count` frequencies from 1 down towards 1 / theta, with the device and dtype of `like`."""
+    index = torch.arange(count, device=like.device, dtype=like.dtype)
+    return theta ** (-index / max(count, 1))

@@ -1,6 +1,6 @@
-"""Weights of BERT checkpoints, read straight from `config.json` and `model.safetensors`, as the blocks name them.
+"""Loading of BERT checkpoints from `config.json` and `model.safetensors`, without the transformers library.
 
-A checkpoint is a folder or the name of a Hugging Face repository; only the files named above are ever fetched.
+A checkpoint is a folder or a Hugging Face hub name; only these files (or `pytorch_model.bin`) are downloaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tstk.errors import CheckpointError, OptionError
 
-_LAYER = {
+_LAYER_NAMES = {
     "attention.self.query": "attention.query",
     "attention.self.key": "attention.key",
     "attention.self.value": "attention.value",
@@ -28,33 +28,33 @@ _LAYER = {
 }
 
 
-def bert_config(name: str) -> dict[str, Any]:
-    """The architecture of a BERT checkpoint: dim, depth, heads, hidden, eps, rows (of its position table).
+def read_bert_config(name: str) -> dict[str, Any]:
+    """Read the architecture of a BERT checkpoint: dim, depth, heads, hidden, eps, rows (of the position table).
 
     Args:
-        name: a folder, or a repository on the Hugging Face hub
+        name: folder or Hugging Face hub name
 
     Raises:
-        OptionError: there is no such checkpoint, or it is not BERT's architecture
+        OptionError: there is no such checkpoint, or its architecture is not BERT's
     """
-    path = _file(name, "config.json")
+    path = _fetch_file(name, "config.json")
     if path is None:
         raise OptionError(f"pretrained={name!r} has no config.json; expected a folder with it and model.safetensors")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as e:
-        raise OptionError(f"pretrained={name!r}: config.json is damaged ({e}); fetch it again") from None
-    if not isinstance(found, dict):
-        raise OptionError(f"pretrained={name!r}: config.json is no table; fetch it again")
-    wanted = {
+        raise OptionError(f"pretrained={name!r}: config.json is damaged ({e}); download it again") from None
+    if not isinstance(config, dict):
+        raise OptionError(f"pretrained={name!r}: config.json is not a JSON object; download it again")
+    expected = {
         "model_type": "bert",
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
         "is_decoder": False,
     }
-    strange = [f"{k} {found[k]!r}" for k, v in wanted.items() if found.get(k, v) != v]
-    if strange:
-        raise OptionError(f"pretrained={name!r} is not plain BERT ({', '.join(strange)}); encoder 'hf' may serve it")
+    differences = [f"{k} {config[k]!r}" for k, v in expected.items() if config.get(k, v) != v]
+    if differences:
+        raise OptionError(f"pretrained={name!r} is not plain BERT ({', '.join(differences)}); try encoder 'hf'")
     keys = {
         "dim": "hidden_size",
         "depth": "num_hidden_layers",
@@ -63,51 +63,53 @@ def bert_config(name: str) -> dict[str, Any]:
         "eps": "layer_norm_eps",
         "rows": "max_position_embeddings",
     }
-    missing = [v for v in keys.values() if v not in found]
+    missing = [v for v in keys.values() if v not in config]
     if missing:
-        raise OptionError(f"pretrained={name!r}: config.json does not say {', '.join(missing)}")
-    odd = [f"{v} {found[v]!r}" for k, v in keys.items() if k != "eps" and not 0 < _whole(found[v]) < 2**31]
-    if odd:
-        raise OptionError(f"pretrained={name!r}: config.json has {', '.join(odd)}; expected sizes of a BERT")
-    return {ours: found[theirs] for ours, theirs in keys.items()}
+        raise OptionError(f"pretrained={name!r}: config.json lacks {', '.join(missing)}")
+    invalid = [f"{v} {config[v]!r}" for k, v in keys.items() if k != "eps" and not 0 < _int_or_zero(config[v]) < 2**31]
+    if invalid:
+        raise OptionError(f"pretrained={name!r}: config.json has {', '.join(invalid)}; expected positive integers")
+    return {ours: config[theirs] for ours, theirs in keys.items()}
 
 
-def _whole(value: Any) -> int:
+def _int_or_zero(value: Any) -> int:
     return value if type(value) is int else 0
 
 
-def bert_shape(given: dict[str, Any], pretrained: str | None, whole: bool) -> dict[str, Any]:
-    """A checkpoint's architecture (see `bert_config`) together with what was given, which must not contradict it.
+def resolve_bert_config(options: dict[str, Any], pretrained: str | None, with_pos_embed: bool) -> dict[str, Any]:
+    """Merge the architecture of a checkpoint (see `read_bert_config`) with the user's options, which must match.
 
     Args:
-        given: what the user chose
-        pretrained: the checkpoint; without one, `given` is all there is
-        whole: the position table is the checkpoint's too
+        options: architecture options set by the user
+        pretrained: the checkpoint; if None, `options` is returned
+        with_pos_embed: the position table is taken from the checkpoint as well
 
     Raises:
-        OptionError: a contradiction, or whatever `bert_config` finds
+        OptionError: an option contradicts the checkpoint, or `read_bert_config` failed
     """
     if pretrained is None:
-        return given
-    found = bert_config(pretrained)
-    if not whole:
-        del found["rows"]  # the layers alone bring no table
-    faults = [f"{k}={v}, but its own is {found[k]}" for k, v in given.items() if v != found.get(k, v)]
+        return options
+    architecture = read_bert_config(pretrained)
+    if not with_pos_embed:
+        del architecture["rows"]
+    faults = [
+        f"{k}={v}, but the checkpoint has {architecture[k]}" for k, v in options.items() if v != architecture.get(k, v)
+    ]
     if faults:
-        raise OptionError(f"pretrained={pretrained!r} settles the architecture: {'; '.join(faults)}; leave these out")
-    return given | found
+        raise OptionError(f"pretrained={pretrained!r} sets the architecture: {'; '.join(faults)}; leave these out")
+    return options | architecture
 
 
-def bert_weights(name: str) -> dict[str, Tensor]:
-    """The tensors of a BERT checkpoint under today's names: no `bert.` in front, norms with weight and bias.
+def load_bert_weights(name: str) -> dict[str, Tensor]:
+    """Load the state dict of a BERT checkpoint, with legacy names converted (`bert.` prefix, norms' gamma and beta).
 
     Raises:
-        CheckpointError: there is no file of weights, or it is damaged
+        CheckpointError: there is no weights file, or it is damaged
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = _file(name, "model.safetensors") or _file(name, "pytorch_model.bin")
+    path = _fetch_file(name, "model.safetensors") or _fetch_file(name, "pytorch_model.bin")
     if path is None:
         raise CheckpointError(f"pretrained={name!r} has neither model.safetensors nor pytorch_model.bin")
     try:
@@ -116,70 +118,76 @@ def bert_weights(name: str) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, EOFError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}; fetch it again") from error
-    return {_modern(key): value for key, value in state.items()}
+        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}; download it again") from error
+    return {_rename_legacy_key(key): value for key, value in state.items()}
 
 
-def bert_blocks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """BERT's layers as a state of `Stack(norm="post", eps=1e-12)`; whatever else is in `state` is left out.
+def convert_bert_layers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the layers in a BERT state dict to a state dict of `Stack(norm="post", eps=1e-12)`; ignore other keys.
 
-    A stack with learned residual scales needs these at 1 besides to be BERT exactly.
+    To be equal to BERT, a stack with learned residual scales must have them set to 1.
     """
-    found = {}
+    layers = {}
     for key, value in state.items():
-        match = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)", _modern(key))
-        if match and match[2] in _LAYER:
-            found[f"blocks.{match[1]}.{_LAYER[match[2]]}.{match[3]}"] = value
-    return found
+        match = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)", _rename_legacy_key(key))
+        if match and match[2] in _LAYER_NAMES:
+            layers[f"blocks.{match[1]}.{_LAYER_NAMES[match[2]]}.{match[3]}"] = value
+    return layers
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], names: Collection[str], source: str) -> None:
-    """Copy tensors from outside into the parameters `names` of a module.
+def copy_parameters(module: nn.Module, state: Mapping[str, Tensor], names: Collection[str], source: str) -> None:
+    """Copy tensors of `state` into the parameters `names` of a module.
+
+    Args:
+        module: the module that has the parameters
+        state: tensors by parameter name
+        names: parameters to copy
+        source: name of the checkpoint, for the message
 
     Raises:
-        CheckpointError: some are missing or have another shape; all of them are named, and nothing is copied
+        CheckpointError: tensors are missing or have another shape; all of them are named, and nothing is copied
     """
-    own = {name: p for name, p in module.named_parameters() if name in names}
-    faults = [f"{name} is missing" for name in own if name not in state]
+    parameters = {name: p for name, p in module.named_parameters() if name in names}
+    faults = [f"{name} is missing" for name in parameters if name not in state]
     faults += [
         f"{name} is {list(state[name].shape)}, expected {list(p.shape)}"
-        for name, p in own.items()
+        for name, p in parameters.items()
         if name in state and state[name].shape != p.shape
     ]
     if faults:
-        raise CheckpointError(f"the weights of {source!r} do not fit their own config.json: {'; '.join(faults)}")
+        raise CheckpointError(f"the weights of {source!r} do not match its config.json: {'; '.join(faults)}")
     with torch.no_grad():
-        for name, p in own.items():
+        for name, p in parameters.items():
             p.copy_(state[name])
 
 
-def outside_norms(module: nn.Module) -> Iterator[str]:
-    """Names of the parameters that belong to no normalisation layer (`...Norm` of any make)."""
-    for path, part in module.named_modules():
-        if not type(part).__name__.endswith("Norm"):
-            for name, _ in part.named_parameters(recurse=False):
+def iter_non_norm_parameters(module: nn.Module) -> Iterator[str]:
+    """Yield the names of all parameters outside normalisation layers (classes whose name ends in `Norm`)."""
+    for path, submodule in module.named_modules():
+        if not type(submodule).__name__.endswith("Norm"):
+            for name, _ in submodule.named_parameters(recurse=False):
                 yield f"{path}.{name}" if path else name
 
 
-def _modern(key: str) -> str:
+def _rename_legacy_key(key: str) -> str:
     key = key.removeprefix("bert.")
     return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _file(name: str, file: str) -> Path | None:
-    """One file of a checkpoint, fetched if it is on the hub; None if the checkpoint does not have it."""
+def _fetch_file(name: str, filename: str) -> Path | None:
+    """Return the path of one file of a checkpoint, downloaded if needed; None if the checkpoint does not have it."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
-            folder = Path(snapshot_download(name, allow_patterns=[file]))
+            folder = Path(snapshot_download(name, allow_patterns=[filename]))
         except (HfHubHTTPError, OSError, ValueError) as error:
             raise OptionError(
-                f"pretrained={name!r} is no folder here and could not be fetched from the Hugging Face hub "
+                f"pretrained={name!r} is not a folder and could not be downloaded from the Hugging Face hub "
                 f"({type(error).__name__}); give a folder with config.json and model.safetensors, or check the name "
                 "and the network"
             ) from error
-    path = folder / file
+    path = folder / filename
     return path if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Means and pools that know which elements count, within a batch and across processes."""
+"""Masked means and pooling, within a batch and across processes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Pool = Literal["mean", "max", "statistics"]
+Pooling = Literal["mean", "max", "statistics"]
 
 
-def mean(values: Tensor, where: Tensor | None = None) -> Tensor:
-    """The mean of the elements that count, as a scalar; 0, still with a gradient path, if none does.
+def masked_mean(values: Tensor, where: Tensor | None = None) -> Tensor:
+    """Return the mean of the selected elements as a scalar; 0, with a gradient path, if none is selected.
 
-    With several processes the sum is divided by the average count per process, so that gradients averaged
-    over processes are those of the mean over all their elements, however unevenly these are spread.
+    With several processes the sum is divided by the mean count per process, so that gradients averaged over processes
+    equal those of the mean over all elements, however unevenly they are distributed.
 
     Args:
         values: any shape
-        where: bool, broadcast over `values`; all elements unless given
+        where: bool, broadcast to `values`, True at elements to include; all if None
     """
     if where is None:
         where = torch.ones_like(values, dtype=torch.bool)
@@ -33,8 +33,8 @@ def mean(values: Tensor, where: Tensor | None = None) -> Tensor:
     return total * world / count.clamp(min=1)
 
 
-def process_sum(values: Tensor) -> Tensor:
-    """The sum over processes of a tensor that each of them has; gradients of all of them flow back."""
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, differentiable in the tensor of every process."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values
     from torch.distributed.nn.functional import all_reduce
@@ -43,44 +43,47 @@ def process_sum(values: Tensor) -> Tensor:
     return total
 
 
-def pool_channels(values: Tensor, valid: Tensor, channels: int, how: Pool) -> Tensor:
-    """One vector per row: that of each channel's tokens, side by side, [B, channels * D]; twice as wide by statistics.
+def pool_channels(values: Tensor, valid: Tensor, channels: int, pooling: Pooling) -> Tensor:
+    """Pool the valid tokens of each channel and concatenate the channels.
 
     Args:
         values: [B, channels * N, D], the tokens of a channel following each other
         valid: [B, channels * N] bool
-        channels: 1 where tokens are of all channels
-        how: `mean`, `max`, or `statistics`, mean and standard deviation
+        channels: number of channels; 1 if each token covers all channels
+        pooling: `mean`, `max`, or `statistics` (mean and standard deviation)
+
+    Returns:
+        [B, channels * D]; [B, channels * 2 D] for `statistics`
     """
-    apart = [t.unflatten(1, (channels, -1)).flatten(0, 1) for t in (values, valid)]
-    pooled = statistics(apart[0], apart[1]) if how == "statistics" else pool(apart[0], apart[1], how)
+    values, valid = (t.unflatten(1, (channels, -1)).flatten(0, 1) for t in (values, valid))
+    pooled = masked_mean_std(values, valid) if pooling == "statistics" else masked_pool(values, valid, pooling)
     return pooled.unflatten(0, (-1, channels)).flatten(1)
 
 
-def statistics(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean and standard deviation over the valid tokens of each row, side by side, [B, 2 D].
+def masked_mean_std(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean and standard deviation over the valid tokens of each row, concatenated, [B, 2 D].
 
-    A row without any has mean 0. A deviation of 0 reads 1e-6, so that its gradient is finite.
+    The mean of a row without valid tokens is 0. Deviations are at least 1e-6, so that gradients are finite.
 
     Args:
         values: [B, N, D]
         valid: [B, N] bool
     """
-    middle = pool(values, valid, "mean")
-    spread = pool((values - middle[:, None]).square(), valid, "mean").clamp(min=1e-12).sqrt()
-    return torch.cat([middle, spread], 1)
+    mean = masked_pool(values, valid, "mean")
+    std = masked_pool((values - mean[:, None]).square(), valid, "mean").clamp(min=1e-12).sqrt()
+    return torch.cat([mean, std], 1)
 
 
-def pool(values: Tensor, valid: Tensor, how: Literal["mean", "max"]) -> Tensor:
-    """One vector per row, from its valid tokens alone; 0 for a row that has none.
+def masked_pool(values: Tensor, valid: Tensor, pooling: Literal["mean", "max"]) -> Tensor:
+    """Pool the valid tokens of each row to one vector, [B, D]; 0 for a row without valid tokens.
 
     Args:
         values: [B, N, D]
         valid: [B, N] bool
-        how: `mean` or `max`
+        pooling: `mean` or `max`
     """
     where = valid[..., None]
-    if how == "mean":
+    if pooling == "mean":
         return torch.where(where, values, 0).sum(1) / where.sum(1).clamp(min=1)
-    highest = values.masked_fill(~where, -torch.inf).amax(1)
-    return torch.where(valid.any(1, keepdim=True), highest, 0)
+    maximum = values.masked_fill(~where, -torch.inf).amax(1)
+    return torch.where(valid.any(1, keepdim=True), maximum, 0)

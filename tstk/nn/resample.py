@@ -1,4 +1,4 @@
-"""Series at other places than their samples: lengths, gaps bridged, values between samples by linear interpolation."""
+"""Linear interpolation of series: observed lengths, values between samples, filling of gaps."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from torch import Tensor
 from tstk.core.types import Series
 
 
-def lengths(series: Series) -> Tensor:
-    """Return the number of samples up to the last that was observed in any channel, [B] long."""
+def observed_lengths(series: Series) -> Tensor:
+    """Return the number of samples up to the last one observed in any channel, [B] long."""
     ends = torch.arange(1, series.x.shape[2] + 1, device=series.x.device)
     if series.observed is None:
         return ends[-1:].expand(series.x.shape[0])
     return (series.observed.any(1) * ends).amax(1)
 
 
-def sample_at(x: Tensor, places: Tensor) -> Tensor:
-    """Interpolate linearly between the samples on both sides of each place.
+def interpolate_samples(x: Tensor, positions: Tensor) -> Tensor:
+    """Interpolate linearly between the samples on both sides of each position.
 
     Args:
         x: [B, C, T]
-        places: [B, P] in samples, from 0 to T - 1
+        positions: [B, P] in samples, from 0 to T - 1
 
     Returns:
         [B, C, P]
     """
     last = x.shape[2] - 1
-    low = places.floor().clamp(0, last)
-    part = (places - low)[:, None].to(x.dtype)
-    before = low.long()
-    after = torch.where(part[:, 0] > 0, before + 1, before).clamp(max=last)
+    floor = positions.floor().clamp(0, last)
+    fraction = (positions - floor)[:, None].to(x.dtype)
+    before = floor.long()
+    after = torch.where(fraction[:, 0] > 0, before + 1, before).clamp(max=last)
 
     def gather(index: Tensor) -> Tensor:
         return x.gather(2, index[:, None].expand(-1, x.shape[1], -1))
 
-    return torch.lerp(gather(before), gather(after), part)
+    return torch.lerp(gather(before), gather(after), fraction)
 
 
 def fill_gaps(x: Tensor, observed: Tensor) -> Tensor:
-    """Replace unobserved samples by linear interpolation of their channel, and by its nearest sample at both ends.
+    """Fill unobserved samples by linear interpolation within the channel, and with the nearest sample at the ends.
 
     Args:
         x: [B, C, T], 0 where unobserved
@@ -48,11 +48,11 @@ def fill_gaps(x: Tensor, observed: Tensor) -> Tensor:
     Returns:
         [B, C, T]; 0 in a channel without any observed sample
     """
-    count = x.shape[2]
-    time = torch.arange(count, device=x.device)
+    length = x.shape[2]
+    time = torch.arange(length, device=x.device)
     before = torch.where(observed, time, -1).cummax(2).values
-    after = torch.where(observed, time, count).flip(2).cummin(2).values.flip(2)
-    left = torch.where(before < 0, after, before).clamp(max=count - 1)
-    right = torch.where(after == count, before, after).clamp(min=0)
-    part = (time - left) / (right - left).clamp(min=1)
-    return torch.lerp(x.gather(2, left), x.gather(2, right), part.to(x.dtype))
+    after = torch.where(observed, time, length).flip(2).cummin(2).values.flip(2)
+    left = torch.where(before < 0, after, before).clamp(max=length - 1)
+    right = torch.where(after == length, before, after).clamp(min=0)
+    fraction = (time - left) / (right - left).clamp(min=1)
+    return torch.lerp(x.gather(2, left), x.gather(2, right), fraction.to(x.dtype))

@@ -1,1 +1,1 @@
-"""How components are announced, found by name and described without being imported."""
+"""Plugin discovery: how components are announced, found by name and described without importing them."""

@@ -1,17 +1,17 @@
-"""What tstk is called where packages are installed: the distribution is `tstk-core`, all else (module, command, the
-name that its own parts are qualified with) is `tstk`.
+"""Names for package installers: the distribution is `tstk-core`; the module, the command and the qualifier of core
+components are `tstk`.
 """
 
 from __future__ import annotations
 
-CORE = "tstk-core"
+CORE_DISTRIBUTION = "tstk-core"
 
 
-def distribution_of(plugin: str) -> str:
-    """Return the distribution to install for a plugin: its own name, and `tstk-core` for the core's parts."""
-    return CORE if plugin == "tstk" else plugin
+def get_distribution(plugin: str) -> str:
+    """Return the distribution to install for a plugin: its own name, or `tstk-core` for the core."""
+    return CORE_DISTRIBUTION if plugin == "tstk" else plugin
 
 
-def install_command(extra: str, dist: str = CORE) -> str:
+def format_install_command(extra: str, dist: str = CORE_DISTRIBUTION) -> str:
     """Return the command that installs an extra, for messages."""
     return f"pip install '{dist}[{extra}]'"

@@ -1,29 +1,58 @@
-"""The one hook that a plugin implements, and the version of the interfaces that plugins are written for.
+"""The one hook that a plugin implements, the `Entry` records that it yields, and the version of the slot interfaces.
 
-This module and the plugin's own `plugin.py` hold no heavy import: they are read to list names, before
-anyone knows whether torch is needed at all.
+Neither this module nor a plugin's `plugin.py` imports anything heavy: both are read to list names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import pluggy
 
-if TYPE_CHECKING:
-    from tstk.plugins.registry import Entry
-
 INTERFACE_VERSION = 1
-"""Version of the slot interfaces that this tstk has. An `Entry` states the version that it was written for."""
+"""Version of this tstk's slot interfaces. Each `Entry` states the version that it was written for."""
+
+SLOTS = ("tokenizer", "encoder", "decoder", "head", "loss")
+KINDS = (*SLOTS, "data", "config", "recipe", "command", "callback", "kernel")
 
 hookspec = pluggy.HookspecMarker("tstk")
 hookimpl = pluggy.HookimplMarker("tstk")
 
 
-class Specs:
-    """Hook specifications; `tstk.hookimpl` marks an implementation."""
+@dataclass(frozen=True)
+class Entry:
+    """A named component, reader, config, command or other extension, imported when it is first used.
+
+    Args:
+        kind: one of `KINDS`
+        name: lower case with hyphens
+        target: `package.module:attribute`, or `package:path/inside/it` for a file such as a config
+        summary: one line, shown in lists
+        provides: for a component, the `Spec` fields it sets; for a data reader, the file suffixes it reads
+        paper: where the method was published
+        interface_version: version of the slot interfaces it was written for
+        dist: the distribution it came from, `tstk` for the core; filled in by the registry
+    """
+
+    kind: str
+    name: str
+    target: str
+    summary: str
+    provides: frozenset[str] = frozenset()
+    paper: str = ""
+    interface_version: int = 1  # not INTERFACE_VERSION: an old plugin that states no version was written for 1
+    dist: str = ""
+
+    @property
+    def qualified_name(self) -> str:
+        """`dist/name`, which is always unambiguous and is what a saved config records."""
+        return f"{self.dist}/{self.name}"
+
+
+class HookSpecs:
+    """Hook specifications; mark an implementation with `tstk.hookimpl`."""
 
     @hookspec
     def tstk_entries(self) -> Iterable[Entry]:  # type: ignore[empty-body]
-        """Yield one `tstk.Entry` per thing the plugin offers. Called once, when names are first needed."""
+        """Yield one `tstk.Entry` per extension. Called once, when names are first needed."""

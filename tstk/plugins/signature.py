@@ -1,43 +1,55 @@
-"""What a component looks like from outside, read from its source without importing it.
+"""Signatures of components, read from their source without importing them.
 
-A component's options are the keyword-only parameters of its constructor. They are literals by contract, so
-`ast` is enough: help, completion and the checking of options cost milliseconds and never import torch.
+The options of a component are the keyword-only parameters of its constructor. Their types and defaults are literals by
+contract, so `ast` can read them: help, completion and validation take milliseconds and never import torch.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from tstk.errors import OptionError, TstkError, did_you_mean
-from tstk.plugins.registry import SLOTS
+from tstk.plugins.hooks import SLOTS
 
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
-_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
-_SIZES = {"accumulate", "batch_size", "context", "crop", "dim", "heads", "hidden", "horizon", "length", "probe"}
-_SIZES |= {"stride", "window"}
-_SHARES = ("dropout", "smoothing")
-"""Ranges that a name implies wherever it is used; what else a component asks of a value, it checks itself."""
+_POSITIVE_OPTIONS = {
+    "grad_accum_steps",
+    "batch_size",
+    "context",
+    "crop",
+    "dim",
+    "heads",
+    "hidden",
+    "horizon",
+    "length",
+    "probe_every",
+    "stride",
+    "window",
+}
+_FRACTION_SUFFIXES = ("dropout", "smoothing")
+"""Ranges that follow from the name of an option, whichever component has it; a component checks all others itself."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One thing that a user may choose.
+    """One option of a component or of a config section.
 
     Args:
         name: as in the constructor
-        type: `int`, `float`, `str`, `bool`, `choice`, or the slot that a nested component fills
-        default: used when nothing is said
+        type: `int`, `float`, `str`, `bool`, `choice`, or the slot of a nested component
+        default: the value if none is given
         help: one line
-        choices: for `choice`
-        optional: None is a value too
-        many: a tuple of `type`, written with commas
+        choices: the values of a `choice`
+        optional: whether None is allowed
+        is_tuple: whether the value is a tuple of `type`, written with commas
     """
 
     name: str
@@ -46,119 +58,123 @@ class Option:
     help: str = ""
     choices: tuple[Any, ...] = ()
     optional: bool = False
-    many: bool = False
+    is_tuple: bool = False
 
     @property
-    def nested(self) -> bool:
-        """The value is a component with options of its own."""
+    def is_component(self) -> bool:
+        """Whether the value is a component with its own options."""
         return self.type in SLOTS
 
     @property
     def flag(self) -> str:
-        """The name as the command line spells it."""
+        """The name with hyphens, as on the command line."""
         return self.name.replace("_", "-")
 
     @property
-    def hint(self) -> str:
-        """The type in a word, for help pages."""
-        word = "|".join(map(str, self.choices)) if self.choices else self.type
-        return word + (",..." if self.many else "")
+    def type_label(self) -> str:
+        """The type as one word, for help pages."""
+        label = "|".join(map(str, self.choices)) if self.choices else self.type
+        return label + (",..." if self.is_tuple else "")
 
-    def convert(self, value: Any, where: str = "") -> Any:
-        """The value as this option's type, from text (a flag) or from a native value (a file, Python).
+    def parse(self, value: Any, label: str = "") -> Any:
+        """Convert a value to the type of this option.
+
+        Args:
+            value: text (from a flag) or a native value (from a file or Python)
+            label: what messages call the option; its name if empty
 
         Raises:
-            OptionError: it cannot be; the message names `where` and what would work
+            OptionError: it cannot be converted or is out of range
         """
         if value is None or (self.optional and isinstance(value, str) and value.lower() == "none"):
             if self.optional:
                 return None
-            raise OptionError(f"{where or self.name} cannot be none; it is {self.hint}")
-        if self.nested:
+            raise OptionError(f"{label or self.name} cannot be none; it is {self.type_label}")
+        if self.is_component:
             return value
-        if self.many:
+        if self.is_tuple:
             parts = value.split(",") if isinstance(value, str) else value
             if not isinstance(parts, list | tuple):
-                raise OptionError(f"{where or self.name} is {value!r}; expected {self.hint}")
-            return tuple(self._one(p, where) for p in parts)
-        return self._one(value, where)
+                raise OptionError(f"{label or self.name} is {value!r}; expected {self.type_label}")
+            return tuple(self._parse_scalar(p, label) for p in parts)
+        return self._parse_scalar(value, label)
 
-    def _one(self, value: Any, where: str) -> Any:
+    def _parse_scalar(self, value: Any, label: str) -> Any:
         try:
             if self.type == "choice":
                 return next(c for c in self.choices if str(c) == str(value))
             if self.type == "bool":
-                return _WORDS[str(value).lower()]
+                return _BOOLEANS[str(value).lower()]
             if isinstance(value, bool) or (self.type == "int" and isinstance(value, float) and value % 1):
                 raise ValueError(value)
             if self.type == "str" and not isinstance(value, str):
                 raise ValueError(value)
-            found = _SCALARS[self.type](value)
+            parsed = _SCALARS[self.type](value)
         except (ValueError, KeyError, TypeError, StopIteration):
             hint = did_you_mean(str(value), map(str, self.choices)) if self.choices else ""
-            raise OptionError(f"{where or self.name} is {value!r}; expected {self.hint}.{hint}") from None
-        if isinstance(found, float) and not isfinite(found):
-            raise OptionError(f"{where or self.name} is {value!r}; expected a finite number")
-        if self.type == "int" and abs(found) >= 2**63:
-            raise OptionError(f"{where or self.name} is {value!r}; expected a number of 64 bits")
-        least = 1 if self.name in _SIZES else 0
-        if self.type == "int" and found < least:
-            raise OptionError(f"{where or self.name} is {value!r}; expected {self.hint}, {least} or more")
-        if self.name.endswith(_SHARES) and not 0 <= found < 1:
-            raise OptionError(f"{where or self.name} is {value!r}; expected a share of 0 or more and less than 1")
-        return found
+            raise OptionError(f"{label or self.name} is {value!r}; expected {self.type_label}.{hint}") from None
+        if isinstance(parsed, float) and not isfinite(parsed):
+            raise OptionError(f"{label or self.name} is {value!r}; expected a finite number")
+        if self.type == "int" and abs(parsed) >= 2**63:
+            raise OptionError(f"{label or self.name} is {value!r}; expected a 64-bit integer")
+        minimum = 1 if self.name in _POSITIVE_OPTIONS else 0
+        if self.type == "int" and parsed < minimum:
+            raise OptionError(f"{label or self.name} is {value!r}; expected {self.type_label}, {minimum} or more")
+        if self.name.endswith(_FRACTION_SUFFIXES) and not 0 <= parsed < 1:
+            raise OptionError(f"{label or self.name} is {value!r}; expected a fraction: 0 or more and less than 1")
+        return parsed
 
 
 @dataclass(frozen=True)
-class Outline:
-    """The outside of a component: documentation, options, and class attributes that are literals."""
+class Signature:
+    """The documentation, the options and the literal class attributes of a component or function."""
 
     doc: str
     options: dict[str, Option]
-    facts: dict[str, Any] = field(default_factory=dict)
+    class_attrs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
-        """The first paragraph of the documentation."""
+        """The first paragraph of the documentation, as one line."""
         return self.doc.partition("\n\n")[0].replace("\n", " ")
 
 
 @cache
-def outline(target: str) -> Outline:
-    """Read `package.module:attribute` from its source.
+def read_signature(target: str) -> Signature:
+    """Return the signature of `package.module:attribute`, read from its source.
+
+    Class attributes and the constructor are inherited as in Python.
 
     Raises:
         TstkError: the source cannot be found or its options are not literals
     """
     module, _, name = target.partition(":")
-    lineage = _lineage(module, name)
+    lineage = _find_definitions(module, name)
     doc = next((d for node, _ in lineage if (d := ast.get_docstring(node))), "")
-    facts: dict[str, Any] = {}
-    signature = None
+    class_attrs: dict[str, Any] = {}
+    function = None
     for node, _ in lineage:
         if isinstance(node, ast.FunctionDef):
-            signature = signature or node
+            function = function or node
             continue
         for item in node.body:
             if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-                signature = signature or item
-            name_, value = _assigned(item)
-            if name_ and name_ not in facts:
+                function = function or item
+            attribute, value = _parse_assignment(item)
+            if attribute and attribute not in class_attrs:
                 try:
-                    facts[name_] = ast.literal_eval(value)  # type: ignore[arg-type]
+                    class_attrs[attribute] = ast.literal_eval(value)  # type: ignore[arg-type]
                 except ValueError:
                     continue
-    text, helps = _docstring(doc)
+    text, help_lines = _parse_docstring(doc)
     options = {}
-    if signature is not None:
-        for arg, default in zip(signature.args.kwonlyargs, signature.args.kw_defaults, strict=True):
-            # a trailing underscore keeps a Python keyword (`from_`) usable as an option's name
-            name_ = arg.arg.rstrip("_")
-            options[name_] = replace(_option(arg, default, helps.get(name_, ""), target), name=name_)
-    return Outline(text, options, facts)
+    if function is not None:
+        for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+            options[arg.arg] = _parse_option(arg, default, help_lines.get(arg.arg, ""), target)
+    return Signature(text, options, class_attrs)
 
 
-def _assigned(node: ast.stmt) -> tuple[str, ast.expr | None]:
+def _parse_assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
         return node.target.id, node.value
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -166,69 +182,71 @@ def _assigned(node: ast.stmt) -> tuple[str, ast.expr | None]:
     return "", None
 
 
-def _lineage(module: str, name: str) -> list[tuple[ast.ClassDef | ast.FunctionDef, str]]:
-    """The definition and its bases, nearest first, following imports as far as source can be found."""
-    for node in _statements(module):
+def _find_definitions(module: str, name: str) -> list[tuple[ast.ClassDef | ast.FunctionDef, str]]:
+    """Return a definition followed by its bases, nearest first; imports are followed where the source can be found."""
+    for node in _list_statements(module):
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return [(node, module)]
         if isinstance(node, ast.ClassDef) and node.name == name:
-            found: list[tuple[ast.ClassDef | ast.FunctionDef, str]] = [(node, module)]
+            lineage: list[tuple[ast.ClassDef | ast.FunctionDef, str]] = [(node, module)]
             for base in node.bases:
-                found += _base(module, base)
-            return found
+                lineage += _find_base_definitions(module, base)
+            return lineage
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if name == (alias.asname or alias.name):
-                    return _lineage(_absolute(module, node), alias.name)
+                    return _find_definitions(_resolve_import(module, node), alias.name)
     raise TstkError(f"{module} defines no class or function {name!r}")
 
 
-def _base(module: str, base: ast.expr) -> list[tuple[ast.ClassDef | ast.FunctionDef, str]]:
-    """The lineage of a base class, written as `Name` or `package.Name`; empty if it is none of ours."""
+def _find_base_definitions(module: str, base: ast.expr) -> list[tuple[ast.ClassDef | ast.FunctionDef, str]]:
+    """Return the lineage of a base class, written as `Name` or `package.Name`; empty for classes of torch or Python."""
     owner, _, name = ast.unparse(base).rpartition(".")
-    for node in _statements(module):
+    for node in _list_statements(module):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if owner and owner == (alias.asname or alias.name):
                     module, owner = alias.name, ""
-    home = "" if owner else _home(module, name)
-    return _lineage(module, name) if home and home.partition(".")[0] not in ("torch", "typing", "builtins") else []
+    defining_module = "" if owner else _find_defining_module(module, name)
+    if not defining_module or defining_module.partition(".")[0] in ("torch", "typing", "builtins"):
+        return []
+    return _find_definitions(module, name)
 
 
-def _home(module: str, name: str) -> str:
-    """The module from which `module` has a name: itself, or one that it imports from; empty if it has not."""
+def _find_defining_module(module: str, name: str) -> str:
+    """Return the module in which a name of `module` is defined: itself or one it imports from; empty if none."""
     if module.partition(".")[0] == "torch":
         return "torch"
-    for node in _statements(module):
+    for node in _list_statements(module):
         if isinstance(node, ast.ClassDef) and node.name == name:
             return module
         if isinstance(node, ast.ImportFrom) and any(name == (a.asname or a.name) for a in node.names):
-            return _absolute(module, node)
+            return _resolve_import(module, node)
     return ""
 
 
-def _absolute(module: str, node: ast.ImportFrom) -> str:
-    """The module that `from ... import` in a module names, also with leading dots."""
+def _resolve_import(module: str, node: ast.ImportFrom) -> str:
+    """Return the absolute name of the module that `from ... import` in `module` refers to."""
     if not node.level:
         return node.module or ""
-    package = source_file(module).name == "__init__.py"
+    package = find_source_file(module).name == "__init__.py"
     parts = module.split(".")[: None if package and node.level == 1 else -(node.level - package)]
     return ".".join([*parts, *([node.module] if node.module else [])])
 
 
-def _statements(module: str) -> list[ast.stmt]:
-    """What a module holds at its top, and under `if TYPE_CHECKING:`, where lazy packages name what they offer."""
-    body = _parse(module).body
+def _list_statements(module: str) -> list[ast.stmt]:
+    """Return the top-level statements of a module, with those under `if TYPE_CHECKING:` (lazily imported names)."""
+    body = _parse_module(module).body
     return body + [inner for node in body if isinstance(node, ast.If) for inner in node.body]
 
 
 @cache
-def _parse(module: str) -> ast.Module:
-    return ast.parse(source_file(module).read_text(encoding="utf-8"))
+def _parse_module(module: str) -> ast.Module:
+    return ast.parse(find_source_file(module).read_text(encoding="utf-8"))
 
 
-def source_file(module: str) -> Path:
-    """Where a module's source lies, found without importing its parents.
+def find_source_file(module: str) -> Path:
+    """Return the source file of a module without importing it or its parents.
 
     Raises:
         TstkError: there is no such module
@@ -248,47 +266,47 @@ def source_file(module: str) -> Path:
     raise TstkError(f"there is no module {module!r}")
 
 
-def _option(arg: ast.arg, default: ast.expr | None, text: str, target: str) -> Option:
-    where = f"{target}: option {arg.arg!r}"
+def _parse_option(arg: ast.arg, default: ast.expr | None, text: str, target: str) -> Option:
+    label = f"{target}: option {arg.arg!r}"
     if arg.annotation is None or default is None:
-        raise TstkError(f"{where} needs an annotation and a default")
+        raise TstkError(f"{label} needs an annotation and a default")
     try:
         value = ast.literal_eval(default)
     except ValueError:
-        raise TstkError(f"{where} has the default {ast.unparse(default)}; expected a literal") from None
+        raise TstkError(f"{label} has the default {ast.unparse(default)}; expected a literal") from None
     annotation = arg.annotation
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         annotation = ast.parse(annotation.value, mode="eval").body
-    parts = _union(annotation)
-    optional = any(isinstance(p, ast.Constant) and p.value is None for p in parts)
-    kinds = [p for p in parts if not (isinstance(p, ast.Constant) and p.value is None)]
-    if len(kinds) == 1:
-        kind = kinds[0]
-        if isinstance(kind, ast.Name) and (kind.id in _SCALARS or kind.id.lower() in SLOTS):
-            return Option(arg.arg, kind.id.lower(), value, text, optional=optional)
-        if isinstance(kind, ast.Subscript) and isinstance(kind.value, ast.Name):
-            inner = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
-            if kind.value.id == "Literal":
-                choices = tuple(ast.literal_eval(i) for i in inner)
+    members = _split_union(annotation)
+    types = [m for m in members if not (isinstance(m, ast.Constant) and m.value is None)]
+    optional = len(types) < len(members)
+    if len(types) == 1:
+        node = types[0]
+        if isinstance(node, ast.Name) and (node.id in _SCALARS or node.id.lower() in SLOTS):
+            return Option(arg.arg, node.id.lower(), value, text, optional=optional)
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+            type_args = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            if node.value.id == "Literal":
+                choices = tuple(ast.literal_eval(i) for i in type_args)
                 return Option(arg.arg, "choice", value, text, choices, optional)
-            if kind.value.id == "tuple" and isinstance(inner[0], ast.Name) and inner[0].id in _SCALARS:
-                return Option(arg.arg, inner[0].id, value, text, optional=optional, many=True)
+            if node.value.id == "tuple" and isinstance(type_args[0], ast.Name) and type_args[0].id in _SCALARS:
+                return Option(arg.arg, type_args[0].id, value, text, optional=optional, is_tuple=True)
     raise TstkError(
-        f"{where} has the type {ast.unparse(annotation)}; expected int, float, str, bool, Literal[...], "
+        f"{label} has the type {ast.unparse(annotation)}; expected int, float, str, bool, Literal[...], "
         "tuple[int, ...], a slot such as Encoder, or one of these | None"
     )
 
 
-def _union(node: ast.expr) -> list[ast.expr]:
+def _split_union(node: ast.expr) -> list[ast.expr]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _union(node.left) + _union(node.right)
+        return _split_union(node.left) + _split_union(node.right)
     return [node]
 
 
-def _docstring(doc: str) -> tuple[str, dict[str, str]]:
-    """Split a Google-style docstring into its text and the lines of its `Args:`."""
+def _parse_docstring(doc: str) -> tuple[str, dict[str, str]]:
+    """Split a Google-style docstring into its text and the help lines under `Args:`, by option."""
     head, _, tail = doc.partition("\nArgs:\n")
-    helps: dict[str, str] = {}
+    help_lines: dict[str, str] = {}
     name = ""
     for line in tail.splitlines():
         if line.strip() and not line.startswith(" "):
@@ -296,7 +314,7 @@ def _docstring(doc: str) -> tuple[str, dict[str, str]]:
         indent = len(line) - len(line.lstrip())
         if indent == 4 and ":" in line:
             name, _, text = line.strip().partition(":")
-            helps[name] = text.strip()
+            help_lines[name] = text.strip()
         elif line.strip() and name:
-            helps[name] += " " + line.strip()
-    return head.strip(), helps
+            help_lines[name] += " " + line.strip()
+    return head.strip(), help_lines

@@ -1,7 +1,7 @@
-"""`report`: all that is known of a run on one page that can be mailed; nothing in it is fetched from elsewhere.
+"""HTML report of a run: one self-contained page that loads nothing from elsewhere.
 
-A section is a function from what is known to a title and HTML, or to None where it has nothing to say. The parts of the
-pipeline may have sections of their own (`Slot.section`).
+A section is a function that maps a `RunContext` to a `Section`, or to None if it does not apply. Slots may add sections
+of their own (`Slot.report_section`).
 """
 
 from __future__ import annotations
@@ -9,52 +9,59 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tstk.config.run_directory import run_folder, write_text
+from tstk.config.run_directory import resolve_run_dir, write_text
 from tstk.errors import OptionError
-from tstk.report.codes import codebook, rebuilt
-from tstk.report.context import Known, know
-from tstk.report.page import Section, page
-from tstk.report.predictions import confusion, embeddings, futures, reconstructions
-from tstk.report.summary import again, curves, opening, options, title
+from tstk.report.codes import render_codebook, render_reconstructions
+from tstk.report.context import RunContext, load_context
+from tstk.report.page import Section, render_page
+from tstk.report.predictions import (
+    render_confusion_matrix,
+    render_embeddings,
+    render_forecasts,
+    render_masked_reconstructions,
+)
+from tstk.report.summary import format_title, render_config, render_curves, render_overview, render_reproduce
 
-SECTIONS: list[Callable[[Known], Section | None]] = [
-    opening,
-    curves,
-    confusion,
-    futures,
-    reconstructions,
-    codebook,
-    rebuilt,
-    embeddings,
-    options,
-    again,
+SECTIONS: list[Callable[[RunContext], Section | None]] = [
+    render_overview,
+    render_curves,
+    render_confusion_matrix,
+    render_forecasts,
+    render_masked_reconstructions,
+    render_codebook,
+    render_reconstructions,
+    render_embeddings,
+    render_config,
+    render_reproduce,
 ]
-"""In the order of the page; those of parts come before the embeddings."""
+"""Sections in page order; those of the slots come before the embeddings."""
 
 
-def report(run: str | Path, out: str | Path | None = None, *, data_root: str | None = None) -> Path:
-    """Write the report of a run.
+def write_report(run: str | Path, out: str | Path | None = None, *, data_root: str | None = None) -> Path:
+    """Write the report of a run as HTML.
 
     Args:
-        run: its directory
-        out: the file; `report.html` in the run directory if None
-        data_root: folder with data sets to be found by name
+        run: run directory
+        out: output file; `report.html` in the run directory if None
+        data_root: folder to look up data sets by name in
 
     Returns:
-        the file
+        path of the file
 
     Raises:
         CheckpointError: the run cannot be loaded
-        NameUnknown, DataError: its data cannot be read
+        UnknownNameError: its data set is not found
+        DataError: its data cannot be read
+        OptionError: the run is part of an installed package and `out` is None
         TstkError: matplotlib is not installed
     """
-    if out is None and run_folder(run) != Path(run):
-        raise OptionError(f"{run} comes with the package, where nothing is written; say where to: --out FILE")
-    known = know(run, data_root)
+    if out is None and resolve_run_dir(run) != Path(run):
+        raise OptionError(f"{run} is part of an installed package, which is read-only; name the file with --out FILE")
+    context = load_context(run, data_root)
     path = Path(run, "report.html") if out is None else Path(out)
-    writers = list(SECTIONS)
-    at = writers.index(embeddings)
-    writers[at:at] = [part.section for _, part in known.pipeline.slots()]
-    sections = [section for write in writers if (section := write(known)) is not None]
-    write_text(path, page(title(known), sections))
+    renderers = list(SECTIONS)
+    index = renderers.index(render_embeddings)
+    renderers[index:index] = [slot.report_section for _, slot in context.pipeline.named_slots()]
+    sections = [section for render in renderers if (section := render(context)) is not None]
+    write_text(path, render_page(format_title(context), sections))
     return path

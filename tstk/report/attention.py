@@ -1,4 +1,4 @@
-"""What the reasoning tokens of a head look at, beside the series they look at."""
+"""Report section of the CoT head: attention maps of its reasoning tokens, next to the series."""
 
 from __future__ import annotations
 
@@ -10,103 +10,119 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.core.types import Tokens
-from tstk.report.context import Known
-from tstk.report.page import INK, Section, panel, panels, paragraph
+from tstk.report.context import RunContext
+from tstk.report.page import INK, Section, render_panel, render_panels, render_paragraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from tstk.builtin.heads.cot import CoT
 
-SHOWN = 4
+MAX_SERIES = 4
 
 
-def reasoning(known: Known, head: CoT) -> Section | None:
-    """A few series of different classes, and a map of attention over each.
+def render_reasoning_attention(context: RunContext, head: CoT) -> Section | None:
+    """Render a few series of different classes, each with its attention map.
 
     Args:
-        known: the run
+        context: the run
         head: its head
     """
-    pipeline, part = known.pipeline, known.part
-    classes = known.found["data"]["classes"]
-    rows = _varied(known)
-    series = part.batch(rows).to(pipeline.mean.device)
+    pipeline, split = context.pipeline, context.split
+    classes = context.run_config["data"]["classes"]
+    rows = _select_rows(context)
+    series = split.batch(rows).to(pipeline.mean.device)
     with torch.no_grad():
         tokens = pipeline.encode(series)
-        looks = head.looks(tokens).cpu()
-        said = head(tokens).argmax(1).cpu().tolist()
-    equal = 1 / tokens.valid.sum(1).clamp(min=1)
-    looks = looks / equal.cpu()[:, None, None]
-    maps = _maps(looks, tokens, pipeline.head.spec.grid if pipeline.head else ())
-    step, names = pipeline.tokenizer.out.step, known.found["data"]["channels"]
+        weights = head.attention_weights(tokens).cpu()
+        predictions = head(tokens).argmax(1).cpu().tolist()
+    uniform = 1 / tokens.valid.sum(1).clamp(min=1)
+    weights = weights / uniform.cpu()[:, None, None]
+    attention_maps = _scatter_to_grid(weights, tokens, pipeline.head.spec.grid_size if pipeline.head else ())
+    stride, names = pipeline.tokenizer.out.stride, context.run_config["data"]["channels"]
     figures = []
     for i, row in enumerate(rows.tolist()):
-        truth = "" if part.y is None else f"class {classes[int(part.y[row])]}, "
-        what = f"series {row + 1:,}: {truth}taken for {classes[said[i]]}"
-        x = series.x[i].masked_fill(~series.mask[i], torch.nan).cpu()
-        figures += [_line(what, x, names), _map(what, maps[i], step)]
+        target_text = "" if split.y is None else f"class {classes[int(split.y[row])]}, "
+        label = f"series {row + 1:,}: {target_text}predicted {classes[predictions[i]]}"
+        x = series.x[i].masked_fill(~series.observed_mask[i], torch.nan).cpu()
+        figures += [_plot_series(label, x, names), _plot_attention(label, attention_maps[i], stride)]
     text = (
-        "Each series, and after it how every reasoning token (a band each) divides its attention when it first asks, "
-        "as multiples of an equal share: from the least, white, to the most, dark. Across: time; within a band, "
-        "upwards: the grid's other axes, such as scale and channel. What hardly differs from 1 chooses nothing."
+        "Each series is followed by the attention weights of every reasoning token in the first cross-attention, one "
+        "band per reasoning token, as multiples of uniform attention; the darkest cells have the largest weights. "
+        "Horizontal axis: time; within a band, upwards: the other axes of the token grid, such as scale and channel. "
+        "Values near 1 mean that a reasoning token attends to all tokens alike."
     )
-    return Section(f"What the reasoning tokens look at, {known.part_name} part", paragraph(text) + panels(figures))
+    return Section(
+        f"Attention of the reasoning tokens, {context.split_name} split",
+        render_paragraph(text) + render_panels(figures),
+    )
 
 
-def _varied(known: Known) -> Tensor:
-    """Rows of the part, of different classes as far as there are any."""
-    rows = known.some()
-    if known.part.y is None:
-        return rows[:SHOWN]
-    y = known.part.y[rows].tolist()
-    first = {label: i for i, label in reversed(list(enumerate(y)))}
-    chosen = sorted(first.values())
-    chosen += [i for i in range(len(y)) if i not in chosen]
-    return rows[torch.tensor(sorted(chosen[:SHOWN]))]
+def _select_rows(context: RunContext) -> Tensor:
+    """Return rows of the split, of different classes as far as possible."""
+    rows = context.sample_rows()
+    if context.split.y is None:
+        return rows[:MAX_SERIES]
+    y = context.split.y[rows].tolist()
+    first_row = {label: i for i, label in reversed(list(enumerate(y)))}
+    selected = sorted(first_row.values())
+    selected += [i for i in range(len(y)) if i not in selected]
+    return rows[torch.tensor(sorted(selected[:MAX_SERIES]))]
 
 
-def _maps(looks: Tensor, tokens: Tokens, grid: tuple[int, ...]) -> NDArray[np.float32]:
-    """[B, reasoning tokens, rest, time] shares laid on the grid, axes after time in one; NaN where no token is."""
-    b, count, _ = looks.shape
-    slots = int(np.prod(grid))
-    laid = torch.full((b, count, slots), torch.nan)
-    for i, (index, valid) in enumerate(zip(tokens.index.cpu(), tokens.valid.cpu(), strict=True)):
-        laid[i][:, index[valid]] = looks[i][:, valid]
-    return laid.unflatten(2, (grid[0], -1)).transpose(2, 3).numpy()
+def _scatter_to_grid(attention: Tensor, tokens: Tokens, grid_size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Scatter attention weights onto the token grid.
+
+    Args:
+        attention: [B, reasoning tokens, N]
+        tokens: the N tokens
+        grid_size: time first
+
+    Returns:
+        [B, reasoning tokens, other axes flattened, time], NaN where there is no valid token
+    """
+    batch, num_reasoning, _ = attention.shape
+    num_slots = int(np.prod(grid_size))
+    grid = torch.full((batch, num_reasoning, num_slots), torch.nan)
+    for i, (index, valid) in enumerate(zip(tokens.grid_index.cpu(), tokens.valid.cpu(), strict=True)):
+        grid[i][:, index[valid]] = attention[i][:, valid]
+    return grid.unflatten(2, (grid_size[0], -1)).transpose(2, 3).numpy()
 
 
-def _line(what: str, x: Tensor, names: list[str]) -> str:
+def _plot_series(label: str, x: Tensor, names: list[str]) -> str:
     def draw(axes: Axes) -> None:
         for channel, name in zip(x, names, strict=True):
             axes.plot(channel, linewidth=1, label=name, color=INK if len(x) == 1 else None)
         axes.set_xlabel("sample")
         axes.margins(x=0)
 
-    return panel(what, f"The samples of {what}", draw)
+    return render_panel(label, f"The samples of {label}", draw)
 
 
-def _map(what: str, bands: NDArray[np.float32], step: float | None) -> str:
-    """Bands of one map each, the first reasoning token on top.
+def _plot_attention(label: str, attention_maps: NDArray[np.float32], stride: float | None) -> str:
+    """Plot the attention maps as bands, the first reasoning token on top.
 
     Args:
-        what: title
-        bands: [reasoning tokens, rest, time]
-        step: samples from one column to the next
+        label: description of the series
+        attention_maps: [reasoning tokens, other axes, time]
+        stride: samples per column; None if tokens have no regular stride
     """
-    count, rest, columns = bands.shape
-    width = columns * (step or 1)
+    num_reasoning, num_other, num_times = attention_maps.shape
+    width = num_times * (stride or 1)
 
     def draw(axes: Axes) -> None:
-        # the first band on top and, inside a band, the first row at the bottom
-        image = bands[::-1].reshape(count * rest, columns)
-        axes.imshow(image, "Blues", aspect="auto", origin="lower", extent=(0, width, 0, count), interpolation="nearest")
-        for edge in range(1, count):
+        # imshow draws the first row at the bottom, so reverse the bands but not the rows within a band
+        image = attention_maps[::-1].reshape(num_reasoning * num_other, num_times)
+        extent = (0, width, 0, num_reasoning)
+        axes.imshow(image, "Blues", aspect="auto", origin="lower", extent=extent, interpolation="nearest")
+        for edge in range(1, num_reasoning):
             axes.axhline(edge, color=INK, linewidth=1)
-        axes.set_yticks([i + 0.5 for i in range(count)], [str(count - i) for i in range(count)])
+        axes.set_yticks([i + 0.5 for i in range(num_reasoning)], [str(num_reasoning - i) for i in range(num_reasoning)])
         axes.set_ylabel("reasoning token")
-        axes.set_xlabel("sample" if step else "token")
+        axes.set_xlabel("sample" if stride else "token")
         axes.grid(False)
 
-    span = f"{np.nanmin(bands):.2f} to {np.nanmax(bands):.2f} equal shares"
-    return panel(f"attention, {span}", f"Attention of {count} reasoning tokens over {what}: {span}", draw, height=3.6)
+    span = f"{np.nanmin(attention_maps):.2f} to {np.nanmax(attention_maps):.2f} x uniform"
+    return render_panel(
+        f"attention, {span}", f"Attention of {num_reasoning} reasoning tokens over {label}: {span}", draw, height=3.6
+    )

@@ -1,4 +1,4 @@
-"""All that a report can tell from: the files that a run left, its pipeline, and its data."""
+"""Everything a report is made from: the files of a run, its pipeline, and its data."""
 
 from __future__ import annotations
 
@@ -10,84 +10,85 @@ from typing import Any
 import torch
 
 from tstk.config.resolve import Config
-from tstk.config.run_directory import read_config, run_folder
+from tstk.config.run_directory import read_run_config, resolve_run_dir
 from tstk.core.pipeline import Pipeline
-from tstk.data.data_module import Dataset
-from tstk.data.datasets import Part
+from tstk.data.data_module import DataModule
+from tstk.data.datasets import Split
 from tstk.errors import CheckpointError
 from tstk.runs.checkpoint import load
 from tstk.training.small_data import read_data
 
-MOST = 1000
-"""Series or windows that are drawn or averaged over at most, evenly chosen; a report should not take minutes."""
+MAX_ROWS = 1000
+"""Number of series or windows used at most, so that a report does not take minutes."""
 
 
 @dataclass
-class Known:
-    """A run as its report sees it.
+class RunContext:
+    """A run, its pipeline and its data.
 
     Args:
-        run: the run directory
-        found: its config.json
-        result: its result.json; empty if training did not come to its end
-        history: a row per epoch, as in metrics.jsonl
-        pipeline: with the weights that were kept
-        data: what it was trained on, split as it was then
+        run_dir: run directory
+        run_config: contents of config.json
+        result: contents of result.json; empty if training did not finish
+        history: one row per epoch, as in metrics.jsonl
+        pipeline: pipeline with the selected weights
+        data: training data with the splits of the run
     """
 
-    run: Path
-    found: dict[str, Any]
+    run_dir: Path
+    run_config: dict[str, Any]
     result: dict[str, Any]
     history: list[dict[str, Any]]
     pipeline: Pipeline
-    data: Dataset
+    data: DataModule
 
     @property
-    def part(self) -> Part:
-        """The part to show answers on: test, or validation where there is none."""
+    def split(self) -> Split:
+        """The split to show predictions on: test, or validation if there is no test split."""
         return self.data.val if self.data.test is None else self.data.test
 
     @property
-    def part_name(self) -> str:
-        """What that part is called."""
+    def split_name(self) -> str:
+        """Name of that split."""
         return "validation" if self.data.test is None else "test"
 
-    def some(self, most: int = MOST) -> torch.Tensor:
-        """Rows of the part, evenly chosen, in their order: [at most `most`] long."""
-        count = len(self.part)
-        return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).long()
+    def sample_rows(self, max_rows: int = MAX_ROWS) -> torch.Tensor:
+        """Return at most `max_rows` evenly spaced row numbers of the split, in ascending order."""
+        count = len(self.split)
+        return torch.arange(count) if count <= max_rows else torch.linspace(0, count - 1, max_rows).long()
 
 
-def know(run: str | Path, data_root: str | None = None) -> Known:
-    """Read everything.
+def load_context(run: str | Path, data_root: str | None = None) -> RunContext:
+    """Load a run and its data.
 
     Args:
-        run: its directory
-        data_root: folder with data sets to be found by name
+        run: run directory
+        data_root: folder to look up data sets by name in
 
     Raises:
-        CheckpointError: the run cannot be loaded, or a file in it is damaged
-        NameUnknown, DataError: its data are not where they were
+        CheckpointError: the run cannot be loaded, or one of its files is damaged
+        UnknownNameError: its data set is not found
+        DataError: its data cannot be read
     """
-    folder = run_folder(run)
-    pipeline, found = load(folder), read_config(folder)
-    data = read_data(Config(found["config"]), data_root)
+    run_dir = resolve_run_dir(run)
+    pipeline, run_config = load(run_dir), read_run_config(run_dir)
+    data = read_data(Config(run_config["config"]), data_root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Known(folder, found, _result(folder), _history(folder), pipeline.to(device), data)
+    return RunContext(run_dir, run_config, _read_result(run_dir), _read_history(run_dir), pipeline.to(device), data)
 
 
-def _result(folder: Path) -> dict[str, Any]:
-    path = folder / "result.json"
-    return _parsed(path, path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _read_result(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "result.json"
+    return _parse_json(path, path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
+def _read_history(run_dir: Path) -> list[dict[str, Any]]:
+    path = run_dir / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [_parsed(path, line) for line in lines]
+    return [_parse_json(path, line) for line in lines]
 
 
-def _parsed(path: Path, text: str) -> dict[str, Any]:
+def _parse_json(path: Path, text: str) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError) as e:

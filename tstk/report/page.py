@@ -1,4 +1,4 @@
-"""One page that needs nothing but itself: sections of HTML, and pictures that are part of it."""
+"""Self-contained HTML pages: sections, tables, and figures embedded as SVG."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from tstk.errors import TstkError
-from tstk.plugins.distribution import install_command
+from tstk.plugins.distribution import format_install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLE = """
+CSS = """
 :root { --ink: #1d2330; --dim: #667085; --line: #e2e6ec; --soft: #f6f7f9; --blue: #2563a8; }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -63,102 +63,106 @@ BLUE, ORANGE, INK, DIM = "#2563a8", "#d9722b", "#1d2330", "#98a2b3"
 
 @dataclass
 class Section:
-    """A part of the page.
+    """A section of the page.
 
     Args:
-        title: plain text; "" for the opening
-        html: what is below it
+        title: plain text; "" for no heading
+        html: contents below the heading
     """
 
     title: str
     html: str
 
 
-def page(title: str, sections: Iterable[Section]) -> str:
-    """The whole document.
+def render_page(title: str, sections: Iterable[Section]) -> str:
+    """Render the HTML document.
 
     Args:
         title: plain text
-        sections: in their order
+        sections: sections in page order
     """
     parts = [f"<section>{f'<h2>{escape(s.title)}</h2>' if s.title else ''}{s.html}</section>" for s in sections]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def paragraph(text: str) -> str:
-    """Plain text as a quiet paragraph."""
+def render_paragraph(text: str) -> str:
+    """Render plain text as a paragraph in grey."""
     return f'<p class="dim">{escape(text)}</p>'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[str] = ()) -> str:
-    """A table of plain cells.
+def render_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right_aligned: Sequence[str] = ()) -> str:
+    """Render a table of plain text.
 
     Args:
-        head: names of the columns
-        rows: cells; None stays empty
-        numbers: columns to align to the right
+        columns: names of the columns
+        rows: cells; None renders as an empty cell
+        right_aligned: columns to align to the right
     """
-    kind = [' class="n"' if name in numbers else "" for name in head]
-    top = "".join(f"<th{k}>{escape(name)}</th>" for k, name in zip(kind, head, strict=True))
+    cell_class = [' class="n"' if name in right_aligned else "" for name in columns]
+    header = "".join(f"<th{k}>{escape(name)}</th>" for k, name in zip(cell_class, columns, strict=True))
     body = "".join(
         "<tr>"
-        + "".join(f"<td{k}>{'' if cell is None else escape(str(cell))}</td>" for k, cell in zip(kind, row, strict=True))
+        + "".join(
+            f"<td{k}>{'' if cell is None else escape(str(cell))}</td>" for k, cell in zip(cell_class, row, strict=True)
+        )
         + "</tr>"
         for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def panels(figures: Iterable[str]) -> str:
-    """Pictures side by side, as many as the screen is wide."""
+def render_panels(figures: Iterable[str]) -> str:
+    """Render figures in a responsive grid."""
     return f'<div class="panels">{"".join(figures)}</div>'
 
 
-def panel(title: str, alt: str, draw: Callable[[Axes], None], height: float = 2.6) -> str:
-    """A picture with its title.
+def render_panel(title: str, alt: str, draw: Callable[[Axes], None], height: float = 2.6) -> str:
+    """Render a figure with a single pair of axes, 4.2 inches wide.
 
     Args:
-        title: plain text above it
-        alt: what it shows, for those who do not see it
-        draw: draws on the axes it is given
-        height: inches; the width is 4.2
+        title: caption above the figure, plain text
+        alt: alternative text for screen readers
+        draw: function that draws on the axes
+        height: height in inches
 
     Raises:
         TstkError: matplotlib is not installed
     """
-    return framed(title, alt, lambda figure: draw(figure.subplots()), (4.2, height))
+    return render_figure(title, alt, lambda figure: draw(figure.subplots()), (4.2, height))
 
 
-def framed(title: str, alt: str, draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    """As `panel`, of any size and with axes of its own.
+def render_figure(title: str, alt: str, draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
+    """Render a figure of any size and layout as inline SVG.
 
     Args:
-        title: plain text above it
-        alt: what it shows
-        draw: draws on the figure it is given
-        size: inches
+        title: caption above the figure, plain text
+        alt: alternative text for screen readers
+        draw: function that draws on the figure
+        size: width and height in inches
     """
-    # the same run makes the same page
-    plain: Any = {"svg.fonttype": "none", "svg.hashsalt": "tstk"}
-    file = picture(draw, size, plain, format="svg", metadata={"Date": None, "Creator": None})
+    # a fixed salt and no metadata make the SVG deterministic
+    svg_style: Any = {"svg.fonttype": "none", "svg.hashsalt": "tstk"}
+    file = render_image(draw, size, svg_style, format="svg", metadata={"Date": None, "Creator": None})
     source = "data:image/svg+xml;base64," + b64encode(file).decode()
     return f'<figure><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
 
 
-def picture(draw: Callable[[Figure], None], size: tuple[float, float], style: Any = None, **save: Any) -> bytes:
-    """A picture file in the manner of the reports.
+def render_image(
+    draw: Callable[[Figure], None], size: tuple[float, float], rc_params: Any = None, **savefig_kwargs: Any
+) -> bytes:
+    """Draw a figure in the style of the reports and return the image file.
 
     Args:
-        draw: draws on the figure it is given
-        size: inches
-        style: of matplotlib, beside ours
-        save: how to save it, PNG at 150 dots per inch unless said
+        draw: function that draws on the figure
+        size: width and height in inches
+        rc_params: matplotlib rcParams in addition to the style
+        savefig_kwargs: arguments of `Figure.savefig`; PNG at 150 dpi by default
 
     Raises:
         TstkError: matplotlib is not installed
@@ -167,8 +171,8 @@ def picture(draw: Callable[[Figure], None], size: tuple[float, float], style: An
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ModuleNotFoundError as e:
-        raise TstkError(f"pictures are drawn with {e.name}, which is not installed: {install_command('plot')}") from e
-    plain: Any = {
+        raise TstkError(f"figures need {e.name}, which is not installed: {format_install_command('plot')}") from e
+    style: Any = {
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -184,9 +188,9 @@ def picture(draw: Callable[[Figure], None], size: tuple[float, float], style: An
         "legend.fontsize": 8,
         "axes.formatter.limits": (-3, 4),
     }
-    with rc_context(plain | (style or {})):
+    with rc_context(style | (rc_params or {})):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         file = io.BytesIO()
-        figure.savefig(file, **{"format": "png", "dpi": 150, **save})
+        figure.savefig(file, **{"format": "png", "dpi": 150, **savefig_kwargs})
     return file.getvalue()

@@ -1,5 +1,5 @@
-"""Weights of runs: saved as safetensors, loaded into a pipeline that the run's config.json describes, or mounted
-slot by slot into a new one. Nothing a file names is ever imported, and nothing is unpickled.
+"""Saving and loading runs: weights as safetensors, loaded into the pipeline that config.json describes, or slot by slot
+into a new pipeline. No import path is read from a file, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -16,127 +16,136 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tstk.runs.build import assemble, without_values
-from tstk.config.resolve import WIRING, Config
-from tstk.plugins.distribution import distribution_of
-from tstk.errors import CheckpointError, NameUnknown, OptionError, TstkError
-from tstk.plugins.hooks import INTERFACE_VERSION
+from tstk.config.resolve import MODEL_OPTIONS, Config
+from tstk.config.run_directory import (
+    FORMAT_VERSION,
+    WEIGHTS_FILE,
+    atomic_write,
+    is_unfinished,
+    read_run_config,
+    resolve_run_dir,
+    write_json,
+)
+from tstk.core.interfaces import Slot
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
-from tstk.plugins.registry import SLOTS, registry
-from tstk.config.run_directory import FORMAT, WEIGHTS, is_unfinished, read_config, replacing, run_folder, write_json
-from tstk.core.interfaces import Slot
+from tstk.errors import CheckpointError, OptionError, TstkError, UnknownNameError
+from tstk.plugins.distribution import get_distribution
+from tstk.plugins.hooks import INTERFACE_VERSION, SLOTS
+from tstk.plugins.registry import get_registry
+from tstk.runs.build import build_pipeline, use_meta_device
 
 
 def save_weights(pipeline: Pipeline, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
-    """All parameters and buffers but the transient ones as safetensors, whole or not at all.
+    """Save parameters and buffers as safetensors, atomically and without the `non_persistent` ones.
 
     Args:
-        pipeline: what they are of
+        pipeline: whose weights to save
         path: of the file
-        state: its parameters and buffers, if it holds others by now
+        state: weights to save instead of the current ones
     """
     state = pipeline.state_dict() if state is None else state
-    passing = tuple(f"{name}.{path}." for name, part in pipeline.slots() for path in part.transient)
-    write_tensors(path, {k: v.detach().cpu() for k, v in state.items() if not k.startswith(passing)})
+    excluded = tuple(f"{name}.{sub_path}." for name, part in pipeline.named_slots() for sub_path in part.non_persistent)
+    write_tensors(path, {k: v.detach().cpu() for k, v in state.items() if not k.startswith(excluded)})
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Tensors as safetensors, whole or not at all.
+    """Write tensors as safetensors, atomically.
 
     Raises:
-        CheckpointError: the disk is full
+        DiskFullError: the disk is full
     """
-    alone, seen = {}, set[int]()
+    unshared, addresses = {}, set[int]()  # safetensors refuses tensors that share memory
     for name, value in tensors.items():
-        at = value.untyped_storage().data_ptr()
-        alone[name] = value.clone().contiguous() if at in seen else value.contiguous()  # two names may share one
-        seen.add(at)
-    with replacing(path, sum(v.nbytes for v in alone.values())) as part:
-        save_file(alone, part)
-        part.chmod(0o644)  # safetensors writes for the owner alone
+        address = value.untyped_storage().data_ptr()
+        unshared[name] = value.clone().contiguous() if address in addresses else value.contiguous()
+        addresses.add(address)
+    with atomic_write(path, sum(v.nbytes for v in unshared.values())) as part:
+        save_file(unshared, part)
+        part.chmod(0o644)  # safetensors makes files readable by the owner only
 
 
-def versions(config: Config | None = None) -> dict[str, str]:
-    """Versions of Python's world and of every distribution whose components a config uses."""
+def collect_versions(config: Config | None = None) -> dict[str, str]:
+    """Return the versions of Python, of the main dependencies and of the plugins whose components a config uses."""
     import platform
 
     dists = {"tstk", "torch", "numpy", "accelerate", "safetensors"}
     for slot in SLOTS:
         if config is not None and slot in config.values:
-            dists.add(registry().find(slot, config.values[slot]["use"]).dist)
-    found = {"python": platform.python_version()}
+            dists.add(get_registry().find(slot, config.values[slot]["use"]).dist)
+    versions = {"python": platform.python_version()}
     for dist in sorted(dists):
         try:
-            found[dist] = metadata.version(distribution_of(dist))
+            versions[dist] = metadata.version(get_distribution(dist))
         except metadata.PackageNotFoundError:
-            found[dist] = "unknown"
-    return found
+            versions[dist] = "unknown"
+    return versions
 
 
-def save_config(
-    folder: Path,
+def save_run_config(
+    run_dir: Path,
     config: Config,
     pipeline: Pipeline,
-    data: dict[str, Any],
+    data_info: dict[str, Any],
     command: str = "",
     hardware: dict[str, str] | None = None,
 ) -> None:
-    """config.json: all that is needed to build the pipeline again, and where each value came from.
+    """Write config.json: all that is needed to rebuild the pipeline, and the source of each value.
 
     Args:
-        folder: the run directory
+        run_dir: the run directory
         config: resolved
-        pipeline: built from it; its parts may replace options (`Slot.rebuild`)
-        data: facts of the data that a reader of the run needs (class and channel names)
-        command: how to do this again
-        hardware: where it is trained, as far as last digits depend on it
+        pipeline: built from it; `Slot.config_overrides` replace options of the config
+        data_info: about the data, such as class and channel names
+        command: that reproduces the run
+        hardware: on which it is trained, as far as the last digits of results depend on it
     """
     values: dict[str, Any] = {k: dict(v) for k, v in config.values.items()}
     if pipeline.linear_map is not None and values["pipeline"]["linear_map"] == "auto":
         values["pipeline"]["linear_map"] = "per-channel" if len(pipeline.linear_map.matrix) > 1 else "shared"
-    for slot, part in pipeline.slots():
-        values[slot] = {**values[slot], "use": registry().find(slot, values[slot]["use"]).qualified, **part.rebuild}
+    for slot, part in pipeline.named_slots():
+        values[slot] = {
+            **values[slot],
+            "use": get_registry().find(slot, values[slot]["use"]).qualified_name,
+            **part.config_overrides,
+        }
     write_json(
-        folder / "config.json",
+        run_dir / "config.json",
         {
-            "format": FORMAT,
+            "format": FORMAT_VERSION,
             "interface_version": INTERFACE_VERSION,
             "config": values,
             "given": config.values,
             "sources": config.sources,
-            "mounts": config.mounts,
+            "init_from": config.init_from,
             "spec": asdict(pipeline.spec),
-            "data": data,
-            "versions": versions(config),
+            "data": data_info,
+            "versions": collect_versions(config),
             "hardware": hardware or {},
             "command": command,
         },
     )
 
 
-def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """The tensors of a run.
+def read_weights(run_dir: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a run.
 
     Raises:
-        CheckpointError: the file is missing, truncated or foreign
+        CheckpointError: the file is missing, truncated or not a safetensors file
     """
-    path = run_folder(folder) / WEIGHTS
+    path = resolve_run_dir(run_dir) / WEIGHTS_FILE
     if not path.is_file():
-        again = (
-            f"; continue with: tstk train --resume {quote(str(folder))}"
-            if is_unfinished(Path(folder))
-            else "; train it again"
-        )
-        raise CheckpointError(f"{folder} has no {WEIGHTS}: the run ended before its first validation{again}")
+        resume_command = f"continue with: tstk train --resume {quote(str(run_dir))}"
+        remedy = resume_command if is_unfinished(Path(run_dir)) else "train it again"
+        raise CheckpointError(f"{run_dir} has no {WEIGHTS_FILE}: the run ended before its first validation; {remedy}")
     return read_tensors(path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Return the tensors of a safetensors file.
 
     Raises:
-        CheckpointError: it is truncated or foreign
+        CheckpointError: it is truncated or not a safetensors file
     """
     try:
         return load_file(path)
@@ -144,165 +153,180 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({e})") from None
 
 
-def check_plugins(folder: str | Path, found: dict[str, Any]) -> None:
-    """Fail helpfully where a run uses a component that is not installed.
+def check_plugins(run_dir: str | Path, run_config: dict[str, Any]) -> None:
+    """Check that all components of a run are installed.
 
     Raises:
-        CheckpointError: names the component, its distribution and version
+        CheckpointError: one is not; the message names it, its distribution and its version
     """
     for slot in SLOTS:
-        use = found["config"].get(slot, {}).get("use")
+        use = run_config["config"].get(slot, {}).get("use")
         if use is None:
             continue
         try:
-            registry().find(slot, use)
-        except NameUnknown as e:
+            get_registry().find(slot, use)
+        except UnknownNameError as e:
             dist, _, name = use.rpartition("/")
-            version = found.get("versions", {}).get(dist, "")
-            if all(p.dist != dist for p in registry().plugins):
+            version = run_config.get("versions", {}).get(dist, "")
+            if all(p.dist != dist for p in get_registry().plugins):
                 raise CheckpointError(
-                    f"{folder} uses {slot} {name!r} from {dist} {version}, which is not installed: pip install {dist}"
+                    f"{run_dir} uses {slot} {name!r} from {dist} {version}, which is not installed: pip install {dist}"
                 ) from None
-            raise CheckpointError(f"{folder} uses {slot} {name!r} from {dist} {version}: {e}") from None
+            raise CheckpointError(f"{run_dir} uses {slot} {name!r} from {dist} {version}: {e}") from None
 
 
-def spec_of(found: dict[str, Any]) -> Spec:
-    """The Spec that a run's data had."""
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["spec"].items()}
+def parse_spec(run_config: dict[str, Any]) -> Spec:
+    """Return the Spec of the data of a run."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in run_config["spec"].items()}
     return Spec(**fields)
 
 
-def load(folder: str | Path) -> Pipeline:
-    """The trained pipeline of a run, in eval mode, on the CPU.
+def load(run_dir: str | Path) -> Pipeline:
+    """Return the trained pipeline of a run, in eval mode, on the CPU.
 
     Args:
-        folder: its directory, or the name of a run that comes with the package, such as pretrained/small
+        run_dir: its directory, or the name of a run in the package, such as pretrained/small
 
     Raises:
-        CheckpointError: the run is damaged, foreign, or needs a plugin that is not installed
+        CheckpointError: the run is damaged, not written by tstk, or needs a plugin that is not installed
     """
-    found = read_config(folder)
-    check_plugins(folder, found)
-    state = read_weights(folder)
-    # without memory first: a config.json may claim any size
-    matches(run_folder(folder) / WEIGHTS, state, _assembled(found, folder, meta=True).state_dict())
-    pipeline = _assembled(found, folder)
+    run_config = read_run_config(run_dir)
+    check_plugins(run_dir, run_config)
+    state = read_weights(run_dir)
+    # on the meta device first, since a damaged config.json may claim any size
+    expected = _build_from_run_config(run_config, run_dir, on_meta=True).state_dict()
+    check_state_dict(resolve_run_dir(run_dir) / WEIGHTS_FILE, state, expected)
+    pipeline = _build_from_run_config(run_config, run_dir)
     pipeline.load_state_dict(state)
     pipeline.bind()
     return pipeline.eval()
 
 
-def restore(folder: str | Path) -> Pipeline:
-    """The pipeline of an unfinished run as it was before its first step, but for all weights: these come from `last/`.
+def rebuild_for_resume(run_dir: str | Path) -> Pipeline:
+    """Return the pipeline of an unfinished run, bound and frozen, with new weights; the caller loads those of `last/`.
 
-    Neither the runs it was mounted from nor weights from outside are needed any more.
-
-    Args:
-        folder: the run directory
+    The runs that it started from and pretrained weights from outside are not needed.
     """
-    found = read_config(folder)
-    pipeline = _assembled(found, folder)
+    run_config = read_run_config(run_dir)
+    pipeline = _build_from_run_config(run_config, run_dir)
     pipeline.bind()
-    for path in found["config"]["pipeline"]["freeze"]:
+    for path in run_config["config"]["pipeline"]["freeze"]:
         pipeline.freeze(path)
     return pipeline
 
 
-def _assembled(found: dict[str, Any], folder: str | Path, meta: bool = False) -> Pipeline:
-    config = Config(found["config"])
+def _build_from_run_config(run_config: dict[str, Any], run_dir: str | Path, on_meta: bool = False) -> Pipeline:
+    config = Config(run_config["config"])
     try:
-        wiring = {k: v for k, v in config.options("pipeline").items() if k in WIRING}
-        with without_values() if meta else torch.device("cpu"):
-            return assemble(config, spec_of(found), **wiring)
+        model_options = {k: v for k, v in config.options("pipeline").items() if k in MODEL_OPTIONS}
+        with use_meta_device() if on_meta else torch.device("cpu"):
+            return build_pipeline(config, parse_spec(run_config), **model_options)
     except TstkError as e:
-        raise type(e)(f"{folder}: {e}") from None
+        raise type(e)(f"{run_dir}: {e}") from None
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as e:
-        why = (str(e).splitlines() or [""])[0][:120]
-        raise CheckpointError(f"{folder}: config.json describes no pipeline ({why}); train the run again") from e
+        reason = (str(e).splitlines() or [""])[0][:120]
+        raise CheckpointError(
+            f"{run_dir}: config.json does not describe a pipeline ({reason}); train the run again"
+        ) from e
 
 
-def matches(path: Path, state: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not those of a pipeline.
+def check_state_dict(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Check that names and shapes of tensors are those expected.
+
+    Args:
+        path: of the file that they were read from, for the message
+        state: the tensors
+        expected: the tensors of the pipeline
 
     Raises:
         CheckpointError: names or shapes differ
     """
-    missing, extra = sorted(want.keys() - state.keys()), sorted(state.keys() - want.keys())
-    shapes = [k for k in want.keys() & state.keys() if want[k].shape != state[k].shape]
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    shapes = [k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape]
     if missing or extra or shapes:
         first = (missing or extra or shapes)[0]
         raise CheckpointError(
-            f"{path} does not fit its config.json: {len(missing)} tensors missing, {len(extra)} too "
-            f"many, {len(shapes)} of another shape, {first!r} first; the two files are of "
-            "different runs, or the component's code has changed"
+            f"{path} does not fit its config.json: {len(missing)} tensors missing, {len(extra)} unexpected, "
+            f"{len(shapes)} of another shape, the first is {first!r}; the two files are of different runs, or the code "
+            "of a component has changed"
         )
 
 
-def mount(part: Slot, slot: str, folder: str | Path) -> str:
-    """Give a freshly built part the trained weights of the same slot of a run, all of them or none.
+def init_slot_from_run(part: Slot, slot: str, run_dir: str | Path) -> str:
+    """Load the trained weights of the same slot of a run into a freshly built component.
 
     Returns:
-        a line that says what was mounted
+        a line for the user
 
     Raises:
-        CheckpointError: they do not fit; the part is as it was
+        CheckpointError: the weights do not fit; the component is unchanged
     """
-    found = read_config(folder)
-    check_plugins(folder, found)
-    state = {k.removeprefix(slot + "."): v for k, v in read_weights(folder).items() if k.startswith(slot + ".")}
-    old = getattr(_assembled(found, folder, meta=True), slot).spec
+    run_config = read_run_config(run_dir)
+    check_plugins(run_dir, run_config)
+    state = {k.removeprefix(slot + "."): v for k, v in read_weights(run_dir).items() if k.startswith(slot + ".")}
+    old_spec = getattr(_build_from_run_config(run_config, run_dir, on_meta=True), slot).spec
     fresh = {k: v.clone() for k, v in part.state_dict().items()}
     try:
-        part.load(state, old)
+        part.load_pretrained(state, old_spec)
     except (RuntimeError, CheckpointError) as e:
         part.load_state_dict(fresh)
         reason = str(e).splitlines()[1:2] or [str(e)]
         raise CheckpointError(
-            f"the {slot} of {folder} does not fit here: {reason[0].strip()[:200]}; it was trained on "
-            f"{old.channels} channels of length {old.length}"
+            f"the {slot} of {run_dir} does not fit here: {reason[0].strip()[:200]}; it was trained on "
+            f"{old_spec.channels} channels of length {old_spec.length}"
         ) from None
     count = sum(p.numel() for p in part.parameters())
-    return f"{slot} from {folder}: {count:,} parameters"
+    return f"{slot} from {run_dir}: {count:,} parameters"
 
 
-def _check_linear_map(run: str, linear_map: str) -> None:
-    """Refuse a trained head that adds to a linear map where there is none, or the other way round."""
-    trained = read_config(run)["config"]["pipeline"]["linear_map"]
+def _check_linear_map(run_dir: str, linear_map: str) -> None:
+    """Raise an error if the trained head adds to a linear map and the new pipeline has none, or the reverse."""
+    trained = read_run_config(run_dir)["config"]["pipeline"]["linear_map"]
     if (trained == "none") != (linear_map == "none"):
-        adds = "forecasts alone" if trained == "none" else "adds to a linear map"
-        raise OptionError(f"--linear-map {linear_map}: the head of {run} {adds}; use --linear-map {trained}")
+        training = "without a linear map" if trained == "none" else "on top of a linear map"
+        raise OptionError(
+            f"--linear-map {linear_map}: the head of {run_dir} was trained {training}; use --linear-map {trained}"
+        )
 
 
-def launch(config: Config, spec: Spec) -> tuple[Pipeline, list[str]]:
-    """A pipeline ready to train: assembled, outside weights read, runs mounted, parts bound and frozen.
+def initialize_for_training(config: Config, spec: Spec) -> tuple[Pipeline, list[str]]:
+    """Build a pipeline for training: load pretrained weights and those of earlier runs, bind and freeze.
+
+    Args:
+        config: resolved; slots whose weights do not fit are removed from `init_from`
+        spec: of the data
 
     Returns:
-        the pipeline, and a line per mounted slot for the user
+        the pipeline, and lines for the user, one per slot with the weights of a run
+
+    Raises:
+        CheckpointError: the weights of a run that was selected for a single slot do not fit
+        OptionError: all parameters are frozen
     """
     options = config.options("pipeline")
-    pipeline = assemble(config, spec, **{("from_" if k == "from" else k): v for k, v in options.items()})
+    pipeline = build_pipeline(config, spec, **options)
     notes = []
-    for name, part in pipeline.slots():
-        run = config.mounts.get(name)
+    for name, part in pipeline.named_slots():
+        run = config.init_from.get(name)
         if run is not None:
             if name == "head":
                 _check_linear_map(run, options["linear_map"])
             try:
-                notes.append(mount(part, name, run))
+                notes.append(init_slot_from_run(part, name, run))
                 continue
             except CheckpointError as e:
-                # a slot named by hand must fit; `--from` takes what does
-                if run != options["from"]:
+                # the weights of a run given for a single slot must fit; `--init-from` loads those that do
+                if run != options["init_from"]:
                     raise
-                notes.append(f"{e}, so it starts afresh")
-                del config.mounts[name]
-        part.warm_start()
+                notes.append(f"{e}, so its weights are newly initialized")
+                del config.init_from[name]
+        part.init_from_pretrained()
     pipeline.bind()
     for path in options["freeze"]:
         pipeline.freeze(path)
     if not any(p.requires_grad for p in pipeline.parameters()):
         raise OptionError(
-            "nothing is left to train: every part is frozen or has no parameters; "
-            f"drop something from --freeze {','.join(options['freeze'])} or add a part that learns"
+            "nothing is left to train: every component is frozen or has no parameters; "
+            f"freeze less than --freeze {','.join(options['freeze'])}, or add a component with parameters"
         )
     return pipeline, notes

@@ -1,34 +1,34 @@
-"""The conformance kit: what every plugin's parts must do, as plain functions that need no fixture of ours.
+"""Conformance checks for the components of a plugin, as plain functions without pytest fixtures.
 
 In a plugin's own tests, one case per (entry, check):
 
-    from tstk.testing import contract
+    from tstk.testing import parametrize_with_checks
 
-    @contract("tstk-plugins-mine")
+    @parametrize_with_checks("tstk-plugins-mine")
     def test_contract(check):
         check()
 
-`tstk plugins check tstk-plugins-mine` runs the same list. Two literals beside the hook in `plugin.py` may steer it:
+`tstk plugins check tstk-plugins-mine` runs the same list. Two optional literals in `plugin.py` configure it:
 
-    SMALL = {"tokenizer:mine": {"codes": 8}}                    # options that make a part tiny
-    EXCUSES = {"encoder:mine:permutes": "reads tokens in order"}    # what a part need not do, and why
+    SMALL_OPTIONS = {"tokenizer:mine": {"codes": 8}}  # options that make a component small
+    EXPECTED_FAILED_CHECKS = {"encoder:mine:is_permutation_equivariant": "reads tokens in order"}  # check -> reason
 
-An excuse for what does not fail is a failure itself.
+A check that is expected to fail but passes counts as a failure.
 """
 
-from tstk.testing.case import Case, Outcome, Report, cases, contract, examine
-from tstk.testing.expect import NotApplicable, expect
-from tstk.testing.subject import Subject, subject
+from tstk.testing.assertions import NotApplicable, expect
+from tstk.testing.case import Case, Outcome, Report, list_cases, parametrize_with_checks, run_checks
+from tstk.testing.fixture import ComponentFixture, build_fixture
 
 __all__ = [
     "Case",
     "NotApplicable",
     "Outcome",
     "Report",
-    "Subject",
-    "cases",
-    "contract",
-    "examine",
+    "ComponentFixture",
+    "list_cases",
+    "parametrize_with_checks",
+    "run_checks",
     "expect",
-    "subject",
+    "build_fixture",
 ]

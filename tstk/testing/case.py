@@ -1,4 +1,4 @@
-"""Which checks there are, for whom, and how they went: `cases`, `examine`, `contract`."""
+"""The table of checks by kind of entry, and the functions that list and run them."""
 
 from __future__ import annotations
 
@@ -8,63 +8,68 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import SkipTest
 
-from tstk.errors import NameUnknown, TstkError, did_you_mean
-from tstk.plugins.registry import SLOTS, Entry, Plugin, registry
-from tstk.testing import answers, components, encoders, gradients, kernels, others, tokenizers
-from tstk.testing.expect import Excused, NotApplicable
-from tstk.testing.subject import Lonely, steering, subject
+from tstk.errors import TstkError, UnknownNameError, did_you_mean
+from tstk.plugins.hooks import SLOTS, Entry
+from tstk.plugins.registry import Plugin, get_registry
+from tstk.testing import components, decoders, encoders, entries, gradients, heads, kernels, losses, tokenizers
+from tstk.testing.assertions import ExpectedFailure, NotApplicable
+from tstk.testing.fixture import NoPipelineError, build_fixture, read_plugin_literal
 
 Check = Callable[[Any], None]
 
-PLUGIN: tuple[Check, ...] = (others.is_light, others.is_named_well, others.names_its_parts)
-COMPONENT: tuple[Check, ...] = (
-    components.loads,
-    components.explains_its_options,
-    components.keeps_the_promised_shapes,
-    components.provides_what_it_says,
-    components.repeats_itself,
-    components.survives_a_checkpoint,
-    components.learns,
-    components.moves_only_itself,
-    components.serves_one_series,
-    gradients.differentiates,
+PLUGIN_CHECKS: tuple[Check, ...] = (
+    entries.imports_no_torch,
+    entries.has_valid_names,
+    entries.configures_existing_cases,
 )
-KIND: dict[str, tuple[Check, ...]] = {
+COMPONENT_CHECKS: tuple[Check, ...] = (
+    components.is_of_its_slot,
+    components.documents_its_options,
+    components.has_declared_shapes,
+    components.provides_as_declared,
+    components.is_reproducible,
+    components.survives_save_and_load,
+    components.has_finite_gradients,
+    components.changes_only_its_own_state,
+    components.is_independent_of_batch,
+    gradients.passes_gradcheck,
+)
+CHECKS_BY_KIND: dict[str, tuple[Check, ...]] = {
     "tokenizer": (
-        tokenizers.places_its_tokens,
-        tokenizers.marks_what_was_observed,
-        tokenizers.inverts,
-        tokenizers.has_codes,
-        tokenizers.synthesises,
+        tokenizers.has_valid_positions,
+        tokenizers.marks_observed_tokens,
+        tokenizers.inverts_targets,
+        tokenizers.has_valid_codes,
+        tokenizers.decodes_to_series,
     ),
     "encoder": (
-        encoders.keeps_its_tokens,
+        encoders.preserves_tokens,
         encoders.ignores_invalid_tokens,
-        encoders.is_causal_if_it_says_so,
-        encoders.extends,
-        encoders.permutes,
-        encoders.shows_positions,
+        encoders.is_causal_as_declared,
+        encoders.is_consistent_incrementally,
+        encoders.is_permutation_equivariant,
+        encoders.has_noticeable_positions,
     ),
-    "decoder": (answers.is_blind_to_the_answer, answers.mixes_as_it_says),
-    "head": (answers.ignores_padding,),
-    "loss": (answers.splits_what_it_was_given, answers.prefers_the_truth),
-    "data": (others.reads_its_suffixes,),
-    "config": (others.resolves,),
-    "recipe": (others.has_stages,),
-    "command": (others.is_a_command,),
-    "callback": (others.is_a_callback,),
-    "kernel": (kernels.answers_as_the_reference,),
+    "decoder": (decoders.ignores_query_contents, decoders.attends_across_as_declared),
+    "head": (heads.ignores_padding,),
+    "loss": (losses.splits_valid_tokens, losses.prefers_perfect_predictions),
+    "data": (entries.reads_declared_suffixes,),
+    "config": (entries.is_resolvable,),
+    "recipe": (entries.has_valid_stages,),
+    "command": (entries.is_a_command,),
+    "callback": (entries.is_a_callback,),
+    "kernel": (kernels.matches_the_reference,),
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One check of one entry, or of the plugin as a whole; to be called.
+    """One check of one entry or of the plugin as a whole; call it to run the check.
 
     Args:
-        dist: the plugin's distribution
-        check: a function of the kit
-        entry: what it looks at; None for the plugin
+        dist: distribution of the plugin
+        check: check function
+        entry: entry to check; None for the plugin itself
     """
 
     dist: str
@@ -72,49 +77,51 @@ class Case:
     entry: Entry | None = None
 
     def __str__(self) -> str:
-        """`kind:name:check`, by which `EXCUSES` names it; `plugin:check` for the plugin."""
-        who = f"{self.entry.kind}:{self.entry.name}" if self.entry else "plugin"
-        return f"{who}:{self.check.__name__}"
+        """Return the key in `EXPECTED_FAILED_CHECKS`: `kind:name:check`, or `plugin:check` for the plugin."""
+        subject = f"{self.entry.kind}:{self.entry.name}" if self.entry else "plugin"
+        return f"{subject}:{self.check.__name__}"
 
     @property
-    def excuse(self) -> str:
-        """Why it may fail; empty if it may not."""
-        return str(steering(self.dist, "EXCUSES").get(str(self), ""))
+    def expected_failure(self) -> str:
+        """Reason why the check is expected to fail; empty if it is not."""
+        return str(read_plugin_literal(self.dist, "EXPECTED_FAILED_CHECKS").get(str(self), ""))
 
     def __call__(self) -> None:
         """Run the check.
 
         Raises:
-            AssertionError: what was found and what was expected; or that an excuse is no longer needed
-            SkipTest: not applicable, or excused
+            AssertionError: the check failed, or passed although it is expected to fail
+            SkipTest: the check does not apply, or failed as expected
         """
         try:
-            self.check(self._looked_at())
+            self.check(self._get_target())
         except SkipTest:
             raise
         except Exception as e:
-            if isinstance(e, Lonely) and self.check is not components.loads:  # which says so, once
-                raise NotApplicable("it works in no pipeline of installed parts") from e
-            if self.excuse:
-                raise Excused(f"{self.excuse} ({type(e).__name__}: {e})") from None
+            if (
+                isinstance(e, NoPipelineError) and self.check is not components.is_of_its_slot
+            ):  # the one check that reports it
+                raise NotApplicable("no pipeline of installed components accepts it") from e
+            if self.expected_failure:
+                raise ExpectedFailure(f"{self.expected_failure} ({type(e).__name__}: {e})") from None
             raise
-        if self.excuse:
-            raise AssertionError(f"{self} passes: remove its excuse ({self.excuse})")
+        if self.expected_failure:
+            raise AssertionError(f"{self} passes: remove it from EXPECTED_FAILED_CHECKS ({self.expected_failure})")
 
-    def _looked_at(self) -> Any:
+    def _get_target(self) -> Any:
         if self.entry is None:
-            return plugin_of(self.dist)
-        return subject(self.entry) if self.entry.kind in SLOTS else self.entry
+            return find_plugin(self.dist)
+        return build_fixture(self.entry) if self.entry.kind in SLOTS else self.entry
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one case went.
+    """Result of one case.
 
     Args:
-        case: which
-        state: passed, failed, excused, or not applicable
-        reason: why, where there is something to say
+        case: the case
+        state: "passed", "failed", "expected failure" or "not applicable"
+        reason: reason of any state but "passed"
     """
 
     case: Case
@@ -124,83 +131,83 @@ class Outcome:
 
 @dataclass
 class Report:
-    """How all cases of a plugin went."""
+    """Results of all cases of a plugin."""
 
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
     def failed(self) -> list[Outcome]:
-        """The cases that failed."""
+        """Outcomes with state "failed"."""
         return [o for o in self.outcomes if o.state == "failed"]
 
     def __str__(self) -> str:
-        """`41 checks: 39 passed, 1 excused, 1 not applicable`."""
+        """Return a summary: `41 checks: 39 passed, 1 expected failure, 1 not applicable`."""
         counts = Counter(o.state for o in self.outcomes)
-        told = [f"{counts[s]} {s}" for s in ("passed", "failed", "excused", "not applicable") if counts[s]]
-        return f"{len(self.outcomes)} checks: {', '.join(told) or 'none'}"
+        summary = [f"{counts[s]} {s}" for s in ("passed", "failed", "expected failure", "not applicable") if counts[s]]
+        return f"{len(self.outcomes)} checks: {', '.join(summary) or 'none'}"
 
 
-def plugin_of(dist: str) -> Plugin:
-    """The installed plugin of a distribution, by its name or the name of its entry point.
+def find_plugin(dist: str) -> Plugin:
+    """Return an installed plugin by its distribution or the name of its entry point.
 
     Raises:
-        NameUnknown: it is not installed
-        TstkError: it is, but failed to load
+        UnknownNameError: it is not installed
+        TstkError: it failed to load
     """
-    found = [p for p in registry().plugins if dist in (p.dist, p.name)]
-    if not found:
-        names = [p.dist for p in registry().plugins]
-        raise NameUnknown(
+    matches = [p for p in get_registry().plugins if dist in (p.dist, p.name)]
+    if not matches:
+        names = [p.dist for p in get_registry().plugins]
+        raise UnknownNameError(
             f"No plugin {dist!r} is installed.{did_you_mean(dist, names)} There are: {', '.join(names)}. "
-            "To install one that you write: pip install --editable FOLDER"
+            "To install a local one: pip install --editable FOLDER"
         )
-    if found[0].error:
-        raise TstkError(f"{dist} failed to load: {found[0].error}")
-    return found[0]
+    if matches[0].error:
+        raise TstkError(f"{dist} failed to load: {matches[0].error}")
+    return matches[0]
 
 
-def cases(dist: str) -> list[Case]:
-    """All cases of a plugin: of itself, then of each entry in turn.
+def list_cases(dist: str) -> list[Case]:
+    """Return all cases of a plugin: its own, then those of each entry.
 
     Raises:
-        NameUnknown: it is not installed
+        UnknownNameError: it is not installed
     """
-    plugin = plugin_of(dist)
-    found = [Case(plugin.dist, check) for check in PLUGIN]
-    for entry in registry().entries():
+    plugin = find_plugin(dist)
+    cases = [Case(plugin.dist, check) for check in PLUGIN_CHECKS]
+    for entry in get_registry().list_entries():
         if entry.dist == plugin.dist:
-            checks = (*(COMPONENT if entry.kind in SLOTS else ()), *KIND.get(entry.kind, ()))
-            found += [Case(plugin.dist, check, entry) for check in checks]
-    return found
+            checks = (*(COMPONENT_CHECKS if entry.kind in SLOTS else ()), *CHECKS_BY_KIND.get(entry.kind, ()))
+            cases += [Case(plugin.dist, check, entry) for check in checks]
+    return cases
 
 
-def keys(dist: str) -> set[str]:
-    """The names of all cases of a plugin."""
-    return {str(case) for case in cases(dist)}
+def list_case_ids(dist: str) -> set[str]:
+    """Return the keys of all cases of a plugin, as in `EXPECTED_FAILED_CHECKS`."""
+    return {str(case) for case in list_cases(dist)}
 
 
-def examine(dist: str, told: Callable[[Outcome], None] = lambda outcome: None) -> Report:
+def run_checks(dist: str, on_outcome: Callable[[Outcome], None] = lambda outcome: None) -> Report:
     """Run all cases of a plugin.
 
     Args:
-        dist: its distribution, or the name of its entry point
-        told: receives each outcome as it comes
+        dist: distribution of the plugin, or the name of its entry point
+        on_outcome: called with each outcome as soon as it is known
     """
     report = Report()
-    for case in cases(dist):
-        report.outcomes.append(outcome(case))
-        told(report.outcomes[-1])
+    for case in list_cases(dist):
+        report.outcomes.append(run_case(case))
+        on_outcome(report.outcomes[-1])
     return report
 
 
-def outcome(case: Case) -> Outcome:
-    """Run one case and say how it went."""
+def run_case(case: Case) -> Outcome:
+    """Run one case and return its outcome."""
     try:
         case()
     except NotApplicable as e:
         return Outcome(case, "not applicable", str(e))
-    except Excused as e:
-        return Outcome(case, "excused", str(e))
+    except ExpectedFailure as e:
+        return Outcome(case, "expected failure", str(e))
     except AssertionError as e:
         return Outcome(case, "failed", str(e))
     except Exception as e:
@@ -208,8 +215,8 @@ def outcome(case: Case) -> Outcome:
     return Outcome(case, "passed")
 
 
-def contract(dist: str) -> Callable[[Any], Any]:
-    """A decorator that gives a pytest function every case of a plugin, one by one, as `check`."""
+def parametrize_with_checks(dist: str) -> Callable[[Any], Any]:
+    """Return a decorator that parametrizes a pytest function with every case of a plugin, as `check`."""
     import pytest
 
-    return pytest.mark.parametrize("check", cases(dist), ids=str)
+    return pytest.mark.parametrize("check", list_cases(dist), ids=str)

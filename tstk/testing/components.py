@@ -1,4 +1,4 @@
-"""Checks of every component, whatever its slot."""
+"""Checks that apply to the components of all slots."""
 
 from __future__ import annotations
 
@@ -13,220 +13,257 @@ from torch import Tensor
 
 from tstk.core import interfaces
 from tstk.core.pipeline import Pipeline
-from tstk.core.types import Flow, Series, Spec
+from tstk.core.types import Series, Spec, StepOutput
 from tstk.errors import TstkError
-from tstk.plugins.registry import registry
-from tstk.plugins.signature import outline
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
 from tstk.runs.checkpoint import save_weights
-from tstk.testing.expect import NotApplicable, close, expect
-from tstk.testing.subject import Subject
-from tstk.training.dry_run import faults
+from tstk.testing.assertions import NotApplicable, assert_close, expect
+from tstk.testing.fixture import ComponentFixture
+from tstk.training.dry_run import find_gradient_faults
 
-_CLAIMS = {"tokenizer": ("target", "vocab", "step"), "encoder": ("causal", "prefix")}
-"""What a tokenizer or encoder must announce in `provides` when it sets it."""
+_DECLARED_FIELDS = {"tokenizer": ("target_dim", "vocab_size", "stride"), "encoder": ("causal", "num_prefix_tokens")}
+"""Spec fields that a tokenizer or encoder must list in `provides` if it sets them."""
 
 
-def loads(it: Subject) -> None:
-    """The target is a class of the slot that the entry names."""
-    found, base = registry().load(it.entry), getattr(interfaces, it.kind.capitalize())
+def is_of_its_slot(fixture: ComponentFixture) -> None:
+    """Check that the target is a subclass of the slot's interface."""
+    target, base = get_registry().load(fixture.entry), getattr(interfaces, fixture.kind.capitalize())
     expect(
-        isinstance(found, type) and issubclass(found, base),
-        f"{it.entry.target} is {found!r}; expected a class that extends tstk.{base.__name__}",
+        isinstance(target, type) and issubclass(target, base),
+        f"{fixture.entry.target} is {target!r}; expected a subclass of tstk.{base.__name__}",
     )
 
 
-def explains_its_options(it: Subject) -> None:
-    """The constructor takes a Spec, then keyword-only options, each with a line in the docstring's `Args:`."""
-    found = outline(it.entry.target)
-    expect(bool(found.doc), f"{it.entry.target} has no docstring")
-    bare = [o.name for o in found.options.values() if not o.help]
-    expect(not bare, f"no line in the docstring's Args: for the options {', '.join(bare)}")
-    parameters = list(inspect.signature(registry().load(it.entry)).parameters.values())
-    loose = [p.name for p in parameters[1:] if p.kind is not p.KEYWORD_ONLY]
+def documents_its_options(fixture: ComponentFixture) -> None:
+    """Check that the constructor takes a Spec and keyword-only options, each documented in `Args:`."""
+    signature = read_signature(fixture.entry.target)
+    expect(bool(signature.doc), f"{fixture.entry.target} has no docstring")
+    undocumented = [o.name for o in signature.options.values() if not o.help]
+    expect(not undocumented, f"no line in the docstring's Args: for the options {', '.join(undocumented)}")
+    parameters = list(inspect.signature(get_registry().load(fixture.entry)).parameters.values())
+    positional = [p.name for p in parameters[1:] if p.kind is not p.KEYWORD_ONLY]
     expect(
-        bool(parameters) and not loose,
-        f"the constructor takes ({', '.join(map(str, parameters))}); expected (spec, *, ...): what is chosen is "
-        "keyword-only, what is wired comes first and is the Spec alone",
+        bool(parameters) and not positional,
+        f"the constructor takes ({', '.join(map(str, parameters))}); expected (spec, *, ...): a Spec, then "
+        "keyword-only options",
     )
 
 
-def keeps_the_promised_shapes(it: Subject) -> None:
-    """What comes out has the shapes that `out` promised."""
-    pipeline = it.pipeline()
-    flow, part, out = it.flow(pipeline), it.part(pipeline), it.part(pipeline).out
-    if it.kind == "tokenizer":
-        return  # checked on its way
-    if it.kind == "encoder":
-        assert flow.encoded is not None
-        try:
-            flow.encoded.but(target=None, weight=None).check(out.but(vocab=None), it.entry.name)
-        except ValueError as e:
-            raise AssertionError(str(e)) from None
-        place = list(part.place(flow.seen).shape)
-        want = [*flow.seen.index.shape, out.dim]
-        expect(place == want, f"{it.entry.name}: place is {place}; expected {want}, [B, N, out.dim]")
-        got = 0 if flow.encoded.prefix is None else flow.encoded.prefix.shape[1]
-        expect(got == out.prefix, f"{it.entry.name}: a prefix of {got} tokens; expected out.prefix = {out.prefix}")
-    elif it.kind == "decoder":
-        assert flow.decoded is not None
-        want = [*flow.asked.index.shape, out.dim]
-        if part.whole:
-            want = list(flow.series.x.shape)
-        expect(list(flow.decoded.shape) == want, f"{it.entry.name}: {list(flow.decoded.shape)}; expected {want}")
-    elif it.kind == "head":
-        assert flow.output is not None
-        spec = it.spec
-        want = [len(it.series.x), *((spec.classes,) if spec.horizon is None else (spec.channels, spec.horizon))]
-        expect(list(flow.output.shape) == want, f"{it.entry.name}: {list(flow.output.shape)}; expected {want}")
+def has_declared_shapes(fixture: ComponentFixture) -> None:
+    """Check that outputs have the shapes declared by `out`."""
+    pipeline = fixture.build_pipeline()
+    step_output, component = fixture.run_step(pipeline), fixture.get_component(pipeline)
+    name = fixture.entry.name
+    if fixture.kind == "tokenizer":
+        return  # run_step has checked the tokens
+    if fixture.kind == "encoder":
+        _expect_encoder_shapes(name, component, step_output)
+    elif fixture.kind == "decoder":
+        assert step_output.predictions is not None
+        expected = [*step_output.queries.grid_index.shape, component.out.dim]
+        if component.predicts_series:
+            expected = list(step_output.series.x.shape)
+        actual = list(step_output.predictions.shape)
+        expect(actual == expected, f"{name}: predictions are {actual}; expected {expected}")
+    elif fixture.kind == "head":
+        assert step_output.head_output is not None
+        spec = fixture.spec
+        per_series = (spec.num_classes,) if spec.horizon is None else (spec.channels, spec.horizon)
+        expected, actual = [len(fixture.series.x), *per_series], list(step_output.head_output.shape)
+        expect(actual == expected, f"{name}: the output is {actual}; expected {expected}")
     else:
-        terms = part(flow)
-        expect(isinstance(terms, dict) and bool(terms), f"{it.entry.name}: {terms!r}; expected named scalars")
-        odd = {k: list(v.shape) for k, v in terms.items() if v.ndim or not v.isfinite()}
-        expect(not odd, f"{it.entry.name}: terms {odd}; expected finite scalars")
+        losses = component(step_output)
+        expect(isinstance(losses, dict) and bool(losses), f"{name}: {losses!r}; expected a dict of named scalars")
+        wrong = {k: list(v.shape) for k, v in losses.items() if v.ndim or not v.isfinite()}
+        expect(not wrong, f"{name}: losses {wrong}; expected finite scalars")
 
 
-def provides_what_it_says(it: Subject) -> None:
-    """Each field in `provides` is set by some setting of the options, and what the defaults set is announced."""
+def _expect_encoder_shapes(name: str, encoder: interfaces.Encoder, step_output: StepOutput) -> None:
+    encoded, out = step_output.encoded, encoder.out
+    assert encoded is not None
+    try:
+        encoded.replace(target=None, target_mask=None).check(out.replace(vocab_size=None), name)
+    except ValueError as e:
+        raise AssertionError(str(e)) from None
+    actual = list(encoder.pos_embed(step_output.visible).shape)
+    expected = [*step_output.visible.grid_index.shape, out.dim]
+    expect(actual == expected, f"{name}: pos_embed returns {actual}; expected {expected}, [B, N, out.dim]")
+    num_prefix = 0 if encoded.prefix is None else encoded.prefix.shape[1]
+    expect(
+        num_prefix == out.num_prefix_tokens,
+        f"{name}: {num_prefix} prefix tokens; expected out.num_prefix_tokens = {out.num_prefix_tokens}",
+    )
+
+
+def provides_as_declared(fixture: ComponentFixture) -> None:
+    """Check that `provides` lists every field set by default, and only fields that some option value sets."""
     known = {f.name for f in fields(Spec)}
-    strange = it.entry.provides - known
-    expect(not strange, f"provides {sorted(strange)}, which are no fields of Spec: {', '.join(sorted(known))}")
-    if it.kind not in _CLAIMS:
-        expect(not it.entry.provides, f"provides {sorted(it.entry.provides)}; only tokenizers and encoders provide")
+    unknown = fixture.entry.provides - known
+    expect(not unknown, f"provides {sorted(unknown)}, which are no fields of Spec: {', '.join(sorted(known))}")
+    if fixture.kind not in _DECLARED_FIELDS:
+        expect(
+            not fixture.entry.provides,
+            f"provides {sorted(fixture.entry.provides)}; only tokenizers and encoders provide fields",
+        )
         return
-    default = _set_by(it.pipeline(), it)
-    silent = default & set(_CLAIMS[it.kind]) - it.entry.provides
-    expect(not silent, f"sets {sorted(silent)} without saying so; add it to provides")
-    missing = it.entry.provides - default
-    for option in outline(it.entry.target).options.values():
+    default = _list_set_fields(fixture.build_pipeline(), fixture)
+    undeclared = default & set(_DECLARED_FIELDS[fixture.kind]) - fixture.entry.provides
+    expect(not undeclared, f"sets {sorted(undeclared)}, which provides does not list; add it")
+    missing = fixture.entry.provides - default
+    for option in read_signature(fixture.entry.target).options.values():
         for value in (not option.default,) if option.type == "bool" else option.choices:
             if missing:
                 try:
-                    missing = missing - _set_by(it.pipeline(**{option.name: value}), it)
+                    missing = missing - _list_set_fields(fixture.build_pipeline(**{option.name: value}), fixture)
                 except TstkError:
                     continue
-    expect(not missing, f"provides {sorted(missing)}, but no setting of its options sets it in out")
+    expect(not missing, f"provides {sorted(missing)}, but no option value sets it in out")
 
 
-def _set_by(pipeline: Pipeline, it: Subject) -> set[str]:
-    part = it.part(pipeline)
-    return {f.name for f in fields(Spec) if getattr(part.out, f.name) not in (None, False, 0, ())}
+def _list_set_fields(pipeline: Pipeline, fixture: ComponentFixture) -> set[str]:
+    component = fixture.get_component(pipeline)
+    return {f.name for f in fields(Spec) if getattr(component.out, f.name) not in (None, False, 0, ())}
 
 
-def repeats_itself(it: Subject) -> None:
-    """The same seed gives the same weights, and the same draws the same numbers."""
-    one, two = it.pipeline(), it.pipeline()
-    for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
-        expect(bool(torch.equal(a, b)), f"{name} differs between two builds with one seed; draw weights from torch")
+def is_reproducible(fixture: ComponentFixture) -> None:
+    """Check that the same seed gives the same weights and the same loss."""
+    first, second = fixture.build_pipeline(), fixture.build_pipeline()
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        expect(
+            bool(torch.equal(a, b)),
+            f"{name} differs between two builds with the same seed; initialize weights with torch's generator",
+        )
     for train in (False, True):
-        totals = []
-        for pipeline in (one, two):
+        losses = []
+        for pipeline in (first, second):
             torch.manual_seed(0)
-            totals.append(it.flow(pipeline.train(train)).total)
-        a, b = totals
+            losses.append(fixture.run_step(pipeline.train(train)).loss)
+        a, b = losses
         assert a is not None
         assert b is not None
-        close(a, b, f"two passes with one seed ({'training' if train else 'evaluation'}) differ", 1e-6)
+        assert_close(
+            a, b, f"two forward passes with the same seed ({'training' if train else 'evaluation'}) differ", 1e-6
+        )
 
 
-def survives_a_checkpoint(it: Subject) -> None:
-    """Saved and loaded into a pipeline of other weights, it says the same again."""
-    one, two = it.pipeline(seed=0), it.assembled(seed=1)
+def survives_save_and_load(fixture: ComponentFixture) -> None:
+    """Check that outputs are unchanged after saving and loading into a pipeline with other weights."""
+    original, restored = fixture.build_pipeline(seed=0), fixture.build_unbound_pipeline(seed=1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "weights.safetensors")
         try:
-            save_weights(one, path)
+            save_weights(original, path)
         except RuntimeError as e:
-            raise AssertionError(f"cannot be saved: {str(e).splitlines()[0]}; register what is shared once") from None
+            raise AssertionError(f"cannot be saved: {str(e).splitlines()[0]}; register shared tensors once") from None
         try:
-            two.load_state_dict(load_file(path))
+            restored.load_state_dict(load_file(path))
         except RuntimeError as e:
             raise AssertionError(f"cannot be loaded again: {' '.join(str(e).split())}") from None
-    two.bind()
-    two.eval()
-    # a teacher is made when the parts meet, not read from the file, so it does not count here
-    if it.kind == "loss" and one.loss.transient:
-        for (name, saved), loaded in zip(one.loss.named_parameters(), two.loss.parameters(), strict=True):
-            close(loaded.detach(), saved.detach(), f"{name} after loading", 1e-6)
+    restored.bind()
+    restored.eval()
+    # non-persistent modules, such as an EMA teacher, are created by bind() and not loaded: compare parameters only
+    if fixture.kind == "loss" and original.loss.non_persistent:
+        for (name, saved), loaded in zip(original.loss.named_parameters(), restored.loss.parameters(), strict=True):
+            assert_close(loaded.detach(), saved.detach(), f"{name} after loading", 1e-6)
         return
-    for a, b in zip(_answers(it, one), _answers(it, two), strict=True):
-        close(b, a, "answers change when saved and loaded; keep what matters in parameters or buffers", 1e-6)
+    for a, b in zip(_collect_outputs(fixture, original), _collect_outputs(fixture, restored), strict=True):
+        assert_close(b, a, "outputs change after saving and loading; keep all state in parameters or buffers", 1e-6)
 
 
-def _answers(it: Subject, pipeline: Pipeline) -> list[Tensor]:
+def _collect_outputs(fixture: ComponentFixture, pipeline: Pipeline) -> list[Tensor]:
     with torch.no_grad():
-        flow = it.flow(pipeline)
-    return [t for t in (flow.tokens.values, flow.decoded, flow.output, flow.total) if t is not None]
+        step_output = fixture.run_step(pipeline)
+    return [
+        t
+        for t in (step_output.tokens.values, step_output.predictions, step_output.head_output, step_output.loss)
+        if t is not None
+    ]
 
 
-def learns(it: Subject) -> None:
-    """Every parameter that may learn gets a finite gradient, and frozen ones none."""
-    pipeline = it.pipeline().train()
-    flow = it.flow(pipeline)
-    assert flow.total is not None
-    if not any(p.requires_grad for p in it.part(pipeline).parameters()):
+def has_finite_gradients(fixture: ComponentFixture) -> None:
+    """Check that trainable parameters get finite gradients, and frozen ones none."""
+    pipeline = fixture.build_pipeline().train()
+    step_output = fixture.run_step(pipeline)
+    assert step_output.loss is not None
+    if not any(p.requires_grad for p in fixture.get_component(pipeline).parameters()):
         raise NotApplicable("it has no parameters")
-    flow.total.backward()
-    wrong = [line for line in faults(pipeline) if line.startswith(f"{it.kind}.")]
+    step_output.loss.backward()
+    wrong = [line for line in find_gradient_faults(pipeline) if line.startswith(f"{fixture.kind}.")]
     expect(not wrong, "; ".join(wrong))
 
 
-def moves_only_itself(it: Subject) -> None:
-    """Forward changes no state, and `after_step` none but its own."""
-    pipeline = it.pipeline().train()
+def changes_only_its_own_state(fixture: ComponentFixture) -> None:
+    """Check that `forward` changes no state, and `after_step` only that of its own component."""
+    pipeline = fixture.build_pipeline().train()
     before = {k: v.clone() for k, v in pipeline.state_dict().items()}
-    flow = it.flow(pipeline)
-    moved = [k for k, v in it.part(pipeline).state_dict(prefix=f"{it.kind}.").items() if not _same(before[k], v)]
-    expect(not moved, f"forward changed {', '.join(moved)}; state moves in after_step alone")
-    with torch.no_grad():
-        it.part(pipeline).after_step([flow])
-    foreign = [
-        k for k, v in pipeline.state_dict().items() if not k.startswith(f"{it.kind}.") and not _same(before[k], v)
+    step_output = fixture.run_step(pipeline)
+    changed = [
+        k
+        for k, v in fixture.get_component(pipeline).state_dict(prefix=f"{fixture.kind}.").items()
+        if not _is_equal(before[k], v)
     ]
-    expect(not foreign, f"after_step changed {', '.join(foreign)}, which belong to other parts")
+    expect(not changed, f"forward changed {', '.join(changed)}; change state in after_step only")
+    with torch.no_grad():
+        fixture.get_component(pipeline).after_step([step_output])
+    foreign = [
+        k
+        for k, v in pipeline.state_dict().items()
+        if not k.startswith(f"{fixture.kind}.") and not _is_equal(before[k], v)
+    ]
+    expect(not foreign, f"after_step changed {', '.join(foreign)}, which belong to other components")
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def _is_equal(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | (a.isnan() & b.isnan())).all()) if a.dtype.is_floating_point else bool(torch.equal(a, b))
 
 
-def serves_one_series(it: Subject) -> None:
-    """A series alone gets the answer that it gets in company, and padding changes nothing."""
-    pipeline = it.pipeline()
+def is_independent_of_batch(fixture: ComponentFixture) -> None:
+    """Check that outputs for a series do not depend on the other series of the batch, nor on padding."""
+    pipeline = fixture.build_pipeline()
     with torch.no_grad():
-        together = it.flow(pipeline)
-        for i in range(len(it.series.x)):
-            alone = it.flow(pipeline, _alone(it.series, i, cut=it.spec.horizon is None))
-            assert alone.total is not None
-            expect(bool(alone.total.isfinite()), f"the loss of one series alone is {float(alone.total)}")
-            if it.kind in ("tokenizer", "encoder", "head"):
-                _compare(it, together, alone, i)
+        batched = fixture.run_step(pipeline)
+        for i in range(len(fixture.series.x)):
+            single = fixture.run_step(
+                pipeline, _select_series(fixture.series, i, trim_padding=fixture.spec.horizon is None)
+            )
+            assert single.loss is not None
+            expect(bool(single.loss.isfinite()), f"the loss of a single series is {float(single.loss)}")
+            if fixture.kind in ("tokenizer", "encoder", "head"):
+                _expect_equal_outputs(fixture, batched, single, i)
 
 
-def _compare(it: Subject, together: Flow, alone: Flow, i: int) -> None:
-    what = "changes with its companions or with padding"
-    if it.kind == "head":
-        assert together.output is not None
-        assert alone.output is not None
-        close(alone.output[0], together.output[i], f"{it.entry.name}: an answer {what}")
+def _expect_equal_outputs(fixture: ComponentFixture, batched: StepOutput, single: StepOutput, i: int) -> None:
+    problem = "changes with the rest of the batch or with padding"
+    if fixture.kind == "head":
+        assert batched.head_output is not None
+        assert single.head_output is not None
+        assert_close(single.head_output[0], batched.head_output[i], f"{fixture.entry.name}: the output {problem}")
         return
-    rows = len(together.tokens.values) // len(together.truth if together.truth is not None else together.series.x)
-    for row in range(max(rows, 1)):  # a channel each, where channels are independent
-        a, b = (f.tokens if it.kind == "tokenizer" else f.encoded for f in (alone, together))
+    rows = len(batched.tokens.values) // len(batched.targets if batched.targets is not None else batched.series.x)
+    for row in range(max(rows, 1)):  # one row per channel if channels are independent
+        a, b = (f.tokens if fixture.kind == "tokenizer" else f.encoded for f in (single, batched))
         assert a is not None
         assert b is not None
-        if it.kind == "encoder" and b.values.shape[0] != together.tokens.values.shape[0]:
+        if fixture.kind == "encoder" and b.values.shape[0] != batched.tokens.values.shape[0]:
             return
-        mine, ours = a.valid[row], b.valid[i * rows + row]
-        n = f"{it.entry.name}: which tokens are valid {what}"
-        close(a.index[row][mine], b.index[i * rows + row][ours], n)
-        close(a.values[row][mine], b.values[i * rows + row][ours], f"{it.entry.name}: a token {what}")
+        valid_single, valid_batched = a.valid[row], b.valid[i * rows + row]
+        message = f"{fixture.entry.name}: the set of valid tokens {problem}"
+        assert_close(a.grid_index[row][valid_single], b.grid_index[i * rows + row][valid_batched], message)
+        assert_close(
+            a.values[row][valid_single],
+            b.values[i * rows + row][valid_batched],
+            f"{fixture.entry.name}: a token {problem}",
+        )
 
 
-def _alone(series: Series, i: int, cut: bool) -> Series:
-    """Row i, without its padding where the length may vary."""
-    seen = series.mask[i].any(0).nonzero()
-    end = int(seen.max()) + 1 if cut else series.x.shape[-1]
-    y, key = series.y, series.key
+def _select_series(series: Series, i: int, trim_padding: bool) -> Series:
+    """Return series i, without its padding if `trim_padding`."""
+    observed = series.observed_mask[i].any(0).nonzero()
+    end = int(observed.max()) + 1 if trim_padding else series.x.shape[-1]
+    y, sample_id = series.y, series.sample_id
     assert y is not None
-    assert key is not None
-    return Series(series.x[i : i + 1, :, :end], series.mask[i : i + 1, :, :end], y[i : i + 1], key[i : i + 1])
+    assert sample_id is not None
+    return Series(
+        series.x[i : i + 1, :, :end], series.observed_mask[i : i + 1, :, :end], y[i : i + 1], sample_id[i : i + 1]
+    )

@@ -3,127 +3,138 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from tstk.core.interfaces import Encoder
 from tstk.core.pipeline import Pipeline
-from tstk.testing.expect import NotApplicable, close, expect
-from tstk.testing.subject import Subject
-from tstk.training.dry_run import position_ratio
+from tstk.testing.assertions import NotApplicable, assert_close, expect
+from tstk.testing.fixture import ComponentFixture, randn_like
+from tstk.training.dry_run import compute_pos_embed_ratio
 
 
-def _noise(values: Tensor) -> Tensor:
-    return torch.randn(values.shape, generator=torch.Generator().manual_seed(1)) * 3
-
-
-def keeps_its_tokens(it: Subject) -> None:
-    """As many tokens come out as went in, in the same order."""
-    pipeline = it.pipeline()
-    tokens = it.tokens(pipeline)
+def preserves_tokens(fixture: ComponentFixture) -> None:
+    """Check that the encoder returns the same tokens in the same order."""
+    pipeline = fixture.build_pipeline()
+    tokens = fixture.tokenize(pipeline)
     with torch.no_grad():
         out = pipeline.encoder(tokens)
     expect(
-        bool(torch.equal(out.index, tokens.index)) and bool(torch.equal(out.valid, tokens.valid)),
-        f"{it.entry.name}: index or valid changed; expected the same {tokens.index.shape[1]} tokens in the same order",
+        bool(torch.equal(out.grid_index, tokens.grid_index)) and bool(torch.equal(out.valid, tokens.valid)),
+        f"{fixture.entry.name}: grid_index or valid changed; "
+        f"expected the same {tokens.grid_index.shape[1]} tokens in the same order",
     )
 
 
-def ignores_invalid_tokens(it: Subject) -> None:
-    """What an invalid token contains changes no valid one, and neither does dropping it."""
-    pipeline = it.pipeline()
-    tokens = it.tokens(pipeline)
-    hidden = tokens.index % 3 == 1
-    tokens = tokens.but(valid=tokens.valid & ~hidden)
-    noisy = torch.where(tokens.valid[..., None], tokens.values, _noise(tokens.values))
+def ignores_invalid_tokens(fixture: ComponentFixture) -> None:
+    """Check that neither the contents of invalid tokens nor dropping them changes valid tokens."""
+    pipeline = fixture.build_pipeline()
+    tokens = fixture.tokenize(pipeline)
+    tokens = tokens.replace(valid=tokens.valid & (tokens.grid_index % 3 != 1))
+    noisy = torch.where(tokens.valid[..., None], tokens.values, randn_like(tokens.values))
     with torch.no_grad():
-        calm, wild, fewer = (pipeline.encoder(t) for t in (tokens, tokens.but(values=noisy), tokens.keep(tokens.valid)))
-    for i, (valid, kept) in enumerate(zip(tokens.valid, fewer.valid, strict=True)):
-        what = f"{it.entry.name}: a valid token changes with"
-        close(wild.values[i][valid], calm.values[i][valid], f"{what} the content of an invalid one")
-        close(
-            fewer.values[i][kept], calm.values[i][valid], f"{what} dropping invalid ones; use pos and index, not order"
+        expected, from_noisy, from_selected = (
+            pipeline.encoder(t) for t in (tokens, tokens.replace(values=noisy), tokens.select(tokens.valid))
+        )
+    for i, (valid, selected) in enumerate(zip(tokens.valid, from_selected.valid, strict=True)):
+        prefix = f"{fixture.entry.name}: a valid token changes with"
+        assert_close(from_noisy.values[i][valid], expected.values[i][valid], f"{prefix} the contents of an invalid one")
+        assert_close(
+            from_selected.values[i][selected],
+            expected.values[i][valid],
+            f"{prefix} dropping invalid ones; use pos and grid_index, not the order",
         )
 
 
-def is_causal_if_it_says_so(it: Subject) -> None:
-    """With `out.causal`, what comes later changes nothing that came before."""
-    pipeline = _causal(it)
-    tokens = it.tokens(pipeline)
-    half = tokens.index.shape[1] // 2
-    later = torch.arange(tokens.index.shape[1]) >= half
+def is_causal_as_declared(fixture: ComponentFixture) -> None:
+    """Check that with `out.causal` later tokens do not change earlier ones."""
+    pipeline = _build_causal_pipeline(fixture)
+    tokens = fixture.tokenize(pipeline)
+    half = tokens.grid_index.shape[1] // 2
+    later = torch.arange(tokens.grid_index.shape[1]) >= half
     with torch.no_grad():
-        one = pipeline.encoder(tokens).values[:, :half]
-        two = pipeline.encoder(tokens.but(values=torch.where(later[:, None], _noise(tokens.values), tokens.values)))
+        expected = pipeline.encoder(tokens).values[:, :half]
+        perturbed = pipeline.encoder(
+            tokens.replace(values=torch.where(later[:, None], randn_like(tokens.values), tokens.values))
+        )
     where = tokens.valid[:, :half]
-    close(two.values[:, :half][where], one[where], f"{it.entry.name}: earlier tokens change with later ones")
+    assert_close(
+        perturbed.values[:, :half][where],
+        expected[where],
+        f"{fixture.entry.name}: earlier tokens change with later ones",
+    )
 
 
-def _causal(it: Subject) -> Pipeline:
-    """A pipeline with this encoder, causal."""
-    pipeline = it.pipeline()
+def _build_causal_pipeline(fixture: ComponentFixture) -> Pipeline:
+    """Build the pipeline with a causal encoder."""
+    pipeline = fixture.build_pipeline()
     if pipeline.encoder.out.causal:
         return pipeline
-    if "causal" in it.entry.provides:
-        return it.pipeline(causal=True)
-    raise NotApplicable("it does not say that it is causal")
+    if "causal" in fixture.entry.provides:
+        return fixture.build_pipeline(causal=True)
+    raise NotApplicable("it is not causal")
 
 
-def extends(it: Subject) -> None:
-    """Encoding in two parts equals encoding at once, where `extend` exists."""
-    if _class(it).extend is Encoder.extend:
-        raise NotApplicable("it has no extend")
-    pipeline = _causal(it)
-    tokens = it.tokens(pipeline)
-    whole = tokens.valid.all(1)
-    middle = tokens.index.shape[1] // 2
+def is_consistent_incrementally(fixture: ComponentFixture) -> None:
+    """Check that `forward_incremental` in two chunks equals `forward`."""
+    if _get_class(fixture).forward_incremental is Encoder.forward_incremental:
+        raise NotApplicable("it has no forward_incremental")
+    pipeline = _build_causal_pipeline(fixture)
+    tokens = fixture.tokenize(pipeline)
+    is_complete = tokens.valid.all(1)
+    half = tokens.grid_index.shape[1] // 2
     with torch.no_grad():
-        at_once = pipeline.encoder(tokens).values
-        state, parts = None, []
-        for half in (tokens.map(lambda t: t[:, :middle]), tokens.map(lambda t: t[:, middle:])):
-            out, state = pipeline.encoder.extend(half, state)
-            parts.append(out.values)
-    close(torch.cat(parts, 1)[whole], at_once[whole], f"{it.entry.name}: extend in two parts is not encoding at once")
+        expected = pipeline.encoder(tokens).values
+        state, outputs = None, []
+        for chunk in (tokens.map(lambda t: t[:, :half]), tokens.map(lambda t: t[:, half:])):
+            out, state = pipeline.encoder.forward_incremental(chunk, state)
+            outputs.append(out.values)
+    assert_close(
+        torch.cat(outputs, 1)[is_complete],
+        expected[is_complete],
+        f"{fixture.entry.name}: forward_incremental in two chunks differs from forward",
+    )
 
 
-def permutes(it: Subject) -> None:
-    """Tokens moved together with their places come out moved and unchanged, unless it is causal or needs order."""
-    pipeline = it.pipeline()
+def is_permutation_equivariant(fixture: ComponentFixture) -> None:
+    """Check that permuting the tokens together with their positions permutes the output; causal encoders are exempt."""
+    pipeline = fixture.build_pipeline()
     if pipeline.encoder.out.causal:
         raise NotApplicable("it is causal")
-    if "ordered" in _class(it).needs:
+    if "ordered" in _get_class(fixture).needs:
         raise NotApplicable("it needs ordered tokens")
-    tokens = it.tokens(pipeline)
-    order = torch.randperm(tokens.index.shape[1], generator=torch.Generator().manual_seed(0))
+    tokens = fixture.tokenize(pipeline)
+    order = torch.randperm(tokens.grid_index.shape[1], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        out, moved = pipeline.encoder(tokens), pipeline.encoder(tokens.map(lambda t: t[:, order]))
+        out, permuted = pipeline.encoder(tokens), pipeline.encoder(tokens.map(lambda t: t[:, order]))
     where = tokens.valid[:, order]
-    close(
-        moved.values[where],
+    assert_close(
+        permuted.values[where],
         out.values[:, order][where],
-        f"{it.entry.name}: tokens depend on the order in which they come, not on pos; needs = ('ordered',) says so",
+        f"{fixture.entry.name}: tokens depend on their order, not on pos; if intended, declare needs = ('ordered',)",
     )
 
 
-def shows_positions(it: Subject) -> None:
-    """Positions that it adds are not lost beside the contents: at least a tenth of their root mean square."""
-    pipeline = it.pipeline()
-    tokens = it.tokens(pipeline)
+def has_noticeable_positions(fixture: ComponentFixture) -> None:
+    """Check that the RMS of added position embeddings is at least a tenth of that of the token contents."""
+    pipeline = fixture.build_pipeline()
+    tokens = fixture.tokenize(pipeline)
     with torch.no_grad():
-        contents, positions = pipeline.encoder.enter(tokens)
+        contents, positions = pipeline.encoder.embed_inputs(tokens)
     expect(
         contents.shape == positions.shape,
-        f"{it.entry.name}: enter returns contents {list(contents.shape)} and positions {list(positions.shape)}; "
-        "expected what is added, of the same shape",
+        f"{fixture.entry.name}: embed_inputs returns contents {list(contents.shape)} and "
+        f"positions {list(positions.shape)}; "
+        "expected two summands of the same shape",
     )
-    ratio = position_ratio(pipeline.encoder, tokens)
+    ratio = compute_pos_embed_ratio(pipeline.encoder, tokens)
     if ratio is None:
-        raise NotApplicable("it adds no positions")
+        raise NotApplicable("it adds no position embeddings")
     expect(
         ratio >= 0.1,
-        f"{it.entry.name}: its positions start at {ratio:.2g} of the tokens (root mean squares), too small to be seen; "
-        "tstk.nn.positions.start_positions draws a table as large as they are",
+        f"{fixture.entry.name}: the RMS of its position embeddings is {ratio:.2g} of that of the "
+        "tokens; expected at least 0.1. "
+        "tstk.nn.positions.init_pos_embed draws a table of the right scale",
     )
 
 
-def _class(it: Subject) -> type[Encoder]:
-    return type(it.part(it.pipeline()))
+def _get_class(fixture: ComponentFixture) -> type[Encoder]:
+    return type(fixture.get_component(fixture.build_pipeline()))

@@ -1,4 +1,4 @@
-"""Which pipelines leave as a graph, tried as small as can be: torch.export and ONNX, any batch, any length."""
+"""Test of which pipelines can be exported with torch.export and ONNX, for any batch size and length."""
 
 from __future__ import annotations
 
@@ -9,79 +9,83 @@ from dataclasses import dataclass
 
 import torch
 
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
 from tstk.errors import TstkError
-from tstk.inference.export import Graph, difference, graph, to_onnx
-from tstk.plugins.registry import registry
-from tstk.runs.build import assemble
-from tstk.testing.subject import small
+from tstk.inference.export import ExportedGraph, check_against_pipeline, export_graph, to_onnx
+from tstk.plugins.registry import get_registry
+from tstk.runs.build import build_pipeline
+from tstk.testing.fixture import build_small_table
 
-LABELLED = Spec(channels=1, length=32, classes=3)
-TABLE = Spec(channels=1, length=32, horizon=8)
+CLASSIFICATION_SPEC = Spec(channels=1, length=32, num_classes=3)
+FORECASTING_SPEC = Spec(channels=1, length=32, horizon=8)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What became of one pipeline.
+class ExportTrial:
+    """Result of exporting one pipeline.
 
     Args:
         parts: slot -> name
-        lengths: the graph's, as "5 to 32"; empty if there is none
-        alone: why it takes one length alone; empty if it takes several
-        apart: the larger of the differences of both graphs to the pipeline, as a share of its largest answer
-        refused: why there is no pipeline or no graph; empty if there is
-        onnx: likewise for ONNX
+        lengths: series lengths that the graph takes, such as "5 to 32"; empty if there is no graph
+        fixed_length_reason: why it takes a single length; empty if it takes several
+        max_error: largest difference of both graphs to the pipeline, relative to its largest output
+        error: why there is no pipeline or no graph; empty if there is one
+        onnx_error: why there is no ONNX graph; empty if there is one
     """
 
     parts: dict[str, str]
     lengths: str = ""
-    alone: str = ""
-    apart: float = 0.0
-    refused: str = ""
-    onnx: str = ""
+    fixed_length_reason: str = ""
+    max_error: float = 0.0
+    error: str = ""
+    onnx_error: str = ""
 
 
-def attempt(parts: Mapping[str, str]) -> Trial:
-    """Export one pipeline of these parts, slot -> name; what is not named is the usual."""
+def try_export(parts: Mapping[str, str]) -> ExportTrial:
+    """Export a pipeline of these components, slot -> name; other slots have their defaults."""
     names = dict(parts)
     try:
-        pipeline = _pipeline(names)
-        found = graph(pipeline)
-    except Exception as e:  # a tracer raises what it likes
-        return Trial(names, refused=_why(e))
-    lengths = f"{found.shortest} to {found.longest}" if found.shortest < found.longest else str(found.longest)
-    apart, onnx = found.apart, ""
+        pipeline = _build_small_pipeline(names)
+        exported = export_graph(pipeline)
+    except Exception as e:  # tracing can raise any exception
+        return ExportTrial(names, error=_format_root_cause(e))
+    lengths = (
+        f"{exported.min_length} to {exported.max_length}"
+        if exported.min_length < exported.max_length
+        else str(exported.max_length)
+    )
+    max_error, onnx_error = exported.max_relative_error, ""
     try:
-        apart = max(apart, _through_onnx(pipeline, found))
+        max_error = max(max_error, _measure_onnx_error(pipeline, exported))
     except Exception as e:
-        onnx = _why(e)
-    return Trial(names, lengths, found.why, apart, onnx=onnx)
+        onnx_error = _format_root_cause(e)
+    return ExportTrial(names, lengths, exported.fixed_length_reason, max_error, onnx_error=onnx_error)
 
 
-def _pipeline(parts: dict[str, str]) -> Pipeline:
-    tables = {slot: small(registry().find(slot, name)) for slot, name in parts.items()}
-    refusals = []
-    for spec in (LABELLED, TABLE):
+def _build_small_pipeline(parts: dict[str, str]) -> Pipeline:
+    tables = {slot: build_small_table(get_registry().find(slot, name)) for slot, name in parts.items()}
+    errors = []
+    for spec in (CLASSIFICATION_SPEC, FORECASTING_SPEC):
         try:
             torch.manual_seed(0)
-            pipeline = assemble(resolve(("trial", {**tables, "data": {"horizon": spec.horizon}})), spec)
+            pipeline = build_pipeline(resolve_config(("trial", {**tables, "data": {"horizon": spec.horizon}})), spec)
         except TstkError as e:
-            refusals.append(e)
+            errors.append(e)
             continue
         pipeline.bind()
         return pipeline.eval()
-    raise refusals[0]
+    raise errors[0]
 
 
-def _through_onnx(pipeline: Pipeline, found: Graph) -> float:
-    return difference(to_onnx(found.program, io.BytesIO()), pipeline, found)
+def _measure_onnx_error(pipeline: Pipeline, exported: ExportedGraph) -> float:
+    return check_against_pipeline(to_onnx(exported.program, io.BytesIO()), pipeline, exported)
 
 
-def _why(e: BaseException) -> str:
-    """The first line of what started it, without colours."""
+def _format_root_cause(e: BaseException) -> str:
+    """Return the first line of the original exception, without ANSI colours."""
     while e.__cause__ is not None and not isinstance(e, TstkError):
         e = e.__cause__
-    said = re.sub(r"\x1b\[[0-9;]*m", "", str(e)).strip().splitlines() or [""]
-    return said[0] if isinstance(e, TstkError) else f"{type(e).__name__}: {said[0]}"
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(e)).strip().splitlines() or [""]
+    return lines[0] if isinstance(e, TstkError) else f"{type(e).__name__}: {lines[0]}"

@@ -1,4 +1,4 @@
-"""One check for all slots: analytic gradients agree with finite differences, in float64."""
+"""Check of the components of all slots: analytic gradients match finite differences in float64."""
 
 from __future__ import annotations
 
@@ -8,76 +8,89 @@ import torch
 from torch import Tensor
 
 from tstk.core.pipeline import Pipeline
-from tstk.core.types import Flow, Tokens
-from tstk.testing.expect import NotApplicable, expect
-from tstk.testing.subject import Subject
+from tstk.core.types import StepOutput, Tokens
+from tstk.testing.assertions import NotApplicable, expect
+from tstk.testing.fixture import ComponentFixture
 
-Answer = Callable[[Tensor], Tensor]
+TensorFunction = Callable[[Tensor], Tensor]
 
 
-def differentiates(it: Subject) -> None:
-    """The gradient with respect to the input is that of finite differences, in float64 on a tiny size."""
-    pipeline = it.pipeline()
-    if it.kind == "tokenizer" and pipeline.tokenizer.out.vocab:
-        raise NotApplicable("discrete tokens have no true gradient")
+def passes_gradcheck(fixture: ComponentFixture) -> None:
+    """Check the gradient with respect to the input with `torch.autograd.gradcheck` in float64."""
+    pipeline = fixture.build_pipeline()
+    if fixture.kind == "tokenizer" and pipeline.tokenizer.out.vocab_size:
+        raise NotApplicable("discrete tokens are not differentiable")
     with torch.no_grad():
-        flow = it.flow(pipeline)  # as usual: the other parts may know no float64
-    answer, at = _asked(it, pipeline, flow)
-    found = answer(at)
-    expect(found.dtype == torch.float64, f"{it.entry.name}: float64 in, {found.dtype} out; keep the type of the input")
+        step_output = fixture.run_step(pipeline)  # in float32: the other components may not support float64
+    function, inputs = _as_tensor_function(fixture, pipeline, step_output)
+    outputs = function(inputs)
+    expect(
+        outputs.dtype == torch.float64,
+        f"{fixture.entry.name}: float64 in, {outputs.dtype} out; keep the dtype of the input",
+    )
     try:
-        at = at.detach().clone().requires_grad_()
-        torch.autograd.gradcheck(answer, (at,), fast_mode=True, eps=1e-6, atol=1e-4, rtol=1e-3)
+        inputs = inputs.detach().clone().requires_grad_()
+        torch.autograd.gradcheck(function, (inputs,), fast_mode=True, eps=1e-6, atol=1e-4, rtol=1e-3)
     except RuntimeError as e:
-        told = " ".join(" ".join(str(e).splitlines()[:3]).split())
-        raise AssertionError(f"{it.entry.name}: its gradient is not that of finite differences: {told}") from None
+        reason = " ".join(" ".join(str(e).splitlines()[:3]).split())
+        raise AssertionError(f"{fixture.entry.name}: its gradient differs from finite differences: {reason}") from None
 
 
-def _asked(it: Subject, pipeline: Pipeline, flow: Flow) -> tuple[Answer, Tensor]:
-    """The part as a function of its input, and an input, both in float64."""
-    part = it.part(pipeline).double()
-    if it.kind == "tokenizer":
-        series = flow.series.but(x=flow.series.x.double())
+def _as_tensor_function(
+    fixture: ComponentFixture, pipeline: Pipeline, step_output: StepOutput
+) -> tuple[TensorFunction, Tensor]:
+    """Return the component as a function of one tensor, and an input for it, both in float64."""
+    component = fixture.get_component(pipeline).double()
+    if fixture.kind == "tokenizer":
+        series = step_output.series.replace(x=step_output.series.x.double())
 
-        def tokens_of(x: Tensor) -> Tensor:
-            out: Tokens = part(series.but(x=x))
+        def tokenize(x: Tensor) -> Tensor:
+            out: Tokens = component(series.replace(x=x))
             return out.values * out.valid[..., None]
 
-        return tokens_of, series.x
-    seen, asked = _doubled(flow.seen), _doubled(flow.asked)
-    if it.kind == "encoder":
-        return (lambda v: part(seen.but(values=v)).values * seen.valid[..., None]), seen.values
-    if it.kind == "decoder":
-        assert flow.encoded is not None
-        given = _doubled(pipeline.loss.reveal(flow.encoded, flow.asked))
-        pipeline.tokenizer.double()  # which some decoders decode with
-        place = pipeline.encoder.place
+        return tokenize, series.x
+    visible, queries = _to_float64(step_output.visible), _to_float64(step_output.queries)
+    if fixture.kind == "encoder":
+        return (lambda v: component(visible.replace(values=v)).values * visible.valid[..., None]), visible.values
+    if fixture.kind == "decoder":
+        assert step_output.encoded is not None
+        context = _to_float64(pipeline.loss.decoder_context(step_output.encoded, step_output.queries))
+        pipeline.tokenizer.double()  # some decoders call it
+        pos_embed = pipeline.encoder.pos_embed
         return (
-            lambda v: part(given.but(values=v), asked, lambda tokens: place(_single(tokens)).double())
-        ), given.values
-    if it.kind == "head":
-        assert flow.encoded is not None
-        tokens = _doubled(flow.encoded if part.per_channel else pipeline._unfolded(flow.encoded))
-        return (lambda v: part(tokens.but(values=v))), tokens.values
-    name = {"decoder": "decoded", "head": "output", "encoder": "encoded"}[part.reads]
-    flow.seen, flow.asked, flow.tokens = seen, asked, _doubled(flow.tokens)
-    flow.encoded = None if flow.encoded is None else _doubled(flow.encoded)
-    flow.series = flow.series.but(x=flow.series.x.double())
+            lambda v: component(
+                context.replace(values=v), queries, lambda tokens: pos_embed(_to_float32(tokens)).double()
+            )
+        ), context.values
+    if fixture.kind == "head":
+        assert step_output.encoded is not None
+        tokens = _to_float64(
+            step_output.encoded if component.per_channel else pipeline.unfold_channels(step_output.encoded)
+        )
+        return (lambda v: component(tokens.replace(values=v))), tokens.values
+    name = {"decoder": "predictions", "head": "head_output", "encoder": "encoded"}[component.consumes]
+    step_output.visible, step_output.queries, step_output.tokens = visible, queries, _to_float64(step_output.tokens)
+    step_output.encoded = None if step_output.encoded is None else _to_float64(step_output.encoded)
+    step_output.series = step_output.series.replace(x=step_output.series.x.double())
 
-    def marked(v: Tensor) -> Tensor:
-        setattr(flow, name, flow.encoded.but(values=v) if name == "encoded" and flow.encoded is not None else v)
-        return torch.stack([t.double() for t in part(flow).values()])
+    def compute_losses(v: Tensor) -> Tensor:
+        setattr(
+            step_output,
+            name,
+            step_output.encoded.replace(values=v) if name == "encoded" and step_output.encoded is not None else v,
+        )
+        return torch.stack([t.double() for t in component(step_output).values()])
 
-    start = getattr(flow, name)
-    return marked, (start.values if name == "encoded" else start).double()
+    inputs = getattr(step_output, name)
+    return compute_losses, (inputs.values if name == "encoded" else inputs).double()
 
 
-def _doubled(tokens: Tokens) -> Tokens:
-    """The same tokens in float64."""
+def _to_float64(tokens: Tokens) -> Tokens:
+    """Convert floating-point fields to float64."""
     prefix = None if tokens.prefix is None else tokens.prefix.double()
-    return tokens.map(lambda t: t.double() if t.is_floating_point() else t).but(prefix=prefix)
+    return tokens.map(lambda t: t.double() if t.is_floating_point() else t).replace(prefix=prefix)
 
 
-def _single(tokens: Tokens) -> Tokens:
-    """The same tokens in float32."""
+def _to_float32(tokens: Tokens) -> Tokens:
+    """Convert floating-point fields to float32."""
     return tokens.map(lambda t: t.float() if t.is_floating_point() else t)

@@ -1,7 +1,7 @@
-"""Checks of kernel backends: a third party's must answer as the reference does, gradients and all.
+"""Checks of kernel backends: outputs and gradients must match the reference implementation.
 
-`agrees` is one call compared; `SAMPLES` are the calls of each operation: one row, odd sizes, rows without a valid
-element, strides that are not contiguous.
+`SAMPLE_CALLS` has the calls to compare for each operation: single rows, odd sizes, rows without valid elements,
+non-contiguous strides.
 """
 
 from __future__ import annotations
@@ -12,89 +12,99 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tstk.errors import NeedsError
+from tstk.errors import IncompatibleError
 from tstk.kernels import nearest_code, ricker_cwt, rope_attention
 from tstk.kernels.dispatch import OPERATIONS
 from tstk.kernels.nearest_code import soft_assignment
-from tstk.nn.positions import angles
-from tstk.plugins.registry import Entry
-from tstk.testing.expect import NotApplicable, close, expect
+from tstk.nn.positions import rotary_angles
+from tstk.plugins.hooks import Entry
+from tstk.testing.assertions import NotApplicable, assert_close, expect
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-def _draw(*shape: int) -> Tensor:
+def _randn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def _rope() -> Iterator[Call]:
+def _sample_rope_calls() -> Iterator[Call]:
     for batch, heads, tokens, width in ((1, 1, 1, 16), (2, 3, 17, 32)):
         pos = torch.arange(tokens)[None, :, None].float().expand(batch, -1, -1)
-        turn = angles(pos, width)
-        q, k, v = (_draw(batch, tokens, heads, width).transpose(1, 2) + i for i in range(3))
+        angles = rotary_angles(pos, width)
+        q, k, v = (_randn(batch, tokens, heads, width).transpose(1, 2) + i for i in range(3))
         valid = torch.arange(tokens) < torch.tensor([tokens, 0][:batch])[:, None]
-        yield rope_attention, (q, k, v, turn), {}
-        yield rope_attention, (q, k, v, turn), {"valid": valid}
-        yield rope_attention, (q, k, v, turn), {"causal": True}
+        yield rope_attention, (q, k, v, angles), {}
+        yield rope_attention, (q, k, v, angles), {"valid": valid}
+        yield rope_attention, (q, k, v, angles), {"causal": True}
 
 
-def _codes() -> Iterator[Call]:
+def _sample_nearest_code_calls() -> Iterator[Call]:
     for rows, width, codes in ((1, 8, 1), (37, 24, 13)):
-        yield nearest_code, (_draw(rows, width), _draw(codes, width)), {}
-        yield nearest_code, (_draw(width, rows).T, _draw(codes, width)), {}
+        yield nearest_code, (_randn(rows, width), _randn(codes, width)), {}
+        yield nearest_code, (_randn(width, rows).T, _randn(codes, width)), {}
 
 
-def _soft() -> Iterator[Call]:
+def _sample_soft_assignment_calls() -> Iterator[Call]:
     for rows, width, codes in ((1, 8, 2), (37, 24, 13)):
-        yield soft_assignment, (_draw(rows, width), _draw(codes, width)), {"temperature": 0.7}
+        yield soft_assignment, (_randn(rows, width), _randn(codes, width)), {"temperature": 0.7}
 
 
-def _wavelets() -> Iterator[Call]:
+def _sample_cwt_calls() -> Iterator[Call]:
     for batch, length in ((1, 8), (3, 45)):
-        yield ricker_cwt, (_draw(batch, length), (1.0, 2.5, 4.0)), {}
-        yield ricker_cwt, (_draw(batch, length), (3.0,)), {"padding": "reflect"}
+        yield ricker_cwt, (_randn(batch, length), (1.0, 2.5, 4.0)), {}
+        yield ricker_cwt, (_randn(batch, length), (3.0,)), {"padding": "reflect"}
 
 
-SAMPLES = {"rope_attention": _rope, "nearest_code": _codes, "soft_assignment": _soft, "ricker_cwt": _wavelets}
+SAMPLE_CALLS = {
+    "rope_attention": _sample_rope_calls,
+    "nearest_code": _sample_nearest_code_calls,
+    "soft_assignment": _sample_soft_assignment_calls,
+    "ricker_cwt": _sample_cwt_calls,
+}
 
 
-def answers_as_the_reference(entry: Entry) -> None:
-    """Outputs and gradients are those of the reference wherever the backend supports the call."""
-    name, _, backend = entry.name.partition("/")
-    expect(name in SAMPLES and bool(backend), f"{entry.name!r}: expected OPERATION/NAME, with one of {list(SAMPLES)}")
-    found = OPERATIONS[name].backends[backend]
-    if reason := found.absent():
+def matches_the_reference(entry: Entry) -> None:
+    """Check that outputs and gradients match the reference for every call that the backend supports."""
+    name, _, backend_name = entry.name.partition("/")
+    expect(
+        name in SAMPLE_CALLS and bool(backend_name),
+        f"{entry.name!r}: expected OPERATION/NAME, with OPERATION one of {list(SAMPLE_CALLS)}",
+    )
+    backend = OPERATIONS[name].backends[backend_name]
+    if reason := backend.why_unavailable():
         raise NotApplicable(reason)
-    served = [agrees(backend, *call) for call in SAMPLES[name]()]
-    if not any(served):
-        raise NotApplicable("it supports none of the calls that the kit makes")
+    supported = [compare_with_reference(backend_name, *call) for call in SAMPLE_CALLS[name]()]
+    if not any(supported):
+        raise NotApplicable("it supports none of the sample calls")
 
 
-def agrees(backend: str, function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> bool:
-    """Compare one call with the reference.
+def compare_with_reference(
+    backend: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    """Compare outputs and gradients of one call with the reference.
 
     Returns:
-        whether the backend supports the call
+        False if the backend does not support the call
 
     Raises:
         AssertionError: outputs or gradients differ
     """
     results = []
-    for who in ("reference", backend):
-        free = [g.detach().clone().requires_grad_() if isinstance(g, Tensor) else g for g in given]
+    for name in ("reference", backend):
+        leaves = [g.detach().clone().requires_grad_() if isinstance(g, Tensor) else g for g in args]
         try:
-            out = function(*free, backend=who, **options)
-        except NeedsError:
+            out = function(*leaves, backend=name, **kwargs)
+        except IncompatibleError:
             return False
         outs = list(out) if isinstance(out, tuple) else [out]
-        soft = [o for o in outs if o.requires_grad]
-        if soft:
-            torch.autograd.backward([o.sum() for o in soft])
-        grads = [g.grad for g in free if isinstance(g, Tensor) and g.grad is not None]
+        differentiable = [o for o in outs if o.requires_grad]
+        if differentiable:
+            torch.autograd.backward([o.sum() for o in differentiable])
+        grads = [g.grad for g in leaves if isinstance(g, Tensor) and g.grad is not None]
         results.append(([o.detach() for o in outs], grads))
-    call = f"of {[list(g.shape) for g in given if isinstance(g, Tensor)]}, {options}"
-    for what, tolerance, wanted, found in zip(("output", "gradient"), (1e-4, 1e-3), *results, strict=True):
-        expect(len(found) == len(wanted), f"{len(found)} {what}s {call}; the reference has {len(wanted)}")
-        for i, (want, mine) in enumerate(zip(wanted, found, strict=True)):
-            close(mine, want, f"{what} {i} {call}", tolerance)
+    call = f"of {[list(g.shape) for g in args if isinstance(g, Tensor)]}, {kwargs}"
+    for kind, tolerance, expected, actual in zip(("output", "gradient"), (1e-4, 1e-3), *results, strict=True):
+        expect(len(actual) == len(expected), f"{len(actual)} {kind}s {call}; the reference has {len(expected)}")
+        for i, (a, b) in enumerate(zip(actual, expected, strict=True)):
+            assert_close(a, b, f"{kind} {i} {call}", tolerance)
     return True

@@ -1,6 +1,6 @@
-"""Every mix of installed components, tried: it trains a few steps, or is refused for a stated reason.
+"""Test of all combinations ("mixes") of installed components: each trains for a few steps or is refused with a reason.
 
-`tstk plugins check NAME --mixes` tries those that have a part of one plugin in them.
+`tstk plugins check NAME --mixes` tests those that include a component of one plugin.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from typing import Any, Literal
 
 import torch
 
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.core.pipeline import Pipeline
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec
-from tstk.errors import NeedsError, OptionError, TstkError
-from tstk.plugins.registry import Entry, registry
-from tstk.plugins.signature import outline
-from tstk.runs.build import assemble, rehearse
-from tstk.testing.subject import series, small, subject
+from tstk.errors import IncompatibleError, OptionError, TstkError
+from tstk.plugins.hooks import Entry
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
+from tstk.runs.build import build_pipeline, validate_on_meta
+from tstk.testing.fixture import build_fixture, build_small_table, make_series
 
 
 @dataclass(frozen=True)
 class Mix:
-    """One combination, and what became of it.
+    """One combination of components and its result.
 
     Args:
-        parts: slot -> name; the last is the decoder or the head, unless the loss reads the encoder
-        state: trained, refused, or failed
-        reason: why it was refused or how it failed
+        parts: slot -> name; the last is the decoder or head, unless the loss consumes the encoder output
+        state: "trained", "refused" or "failed"
+        reason: error message, if refused or failed
     """
 
     parts: dict[str, str]
@@ -38,131 +39,133 @@ class Mix:
     reason: str = ""
 
     def __str__(self) -> str:
-        """As it is typed: `--tokenizer patch --encoder bert ...`."""
+        """Return it as flags: `--tokenizer patch --encoder bert ...`."""
         return " ".join(f"--{slot} {name}" for slot, name in self.parts.items())
 
 
-def mixes(dist: str | None = None, steps: int = 1, told: Callable[[Mix], None] = lambda mix: None) -> list[Mix]:
-    """Try all combinations of tokenizer, encoder, loss, and decoder or head, each as small as can be.
+def try_mixes(dist: str | None = None, steps: int = 1, on_mix: Callable[[Mix], None] = lambda mix: None) -> list[Mix]:
+    """Try all combinations of tokenizer, encoder, loss, and decoder or head, with small options.
 
     Args:
-        dist: only those with a part of this distribution
+        dist: only combinations with a component of this distribution
         steps: optimizer steps to train
-        told: receives each as it comes
+        on_mix: called with each result as soon as it is known
     """
-    found = []
-    for parts in combinations(dist):
-        found.append(attempt(parts, steps))
-        told(found[-1])
-    return found
+    results = []
+    for parts in list_mixes(dist):
+        results.append(try_mix(parts, steps))
+        on_mix(results[-1])
+    return results
 
 
-def combinations(dist: str | None = None) -> Iterator[dict[str, Entry]]:
-    """Slot -> entry of every combination whose loss marks the kind of answer that it has."""
-    for tokenizer, encoder, loss in product(*(loadable(k) for k in ("tokenizer", "encoder", "loss"))):
-        slot = outline(loss.target).facts.get("reads", "decoder")
-        for answer in [{}] if slot == "encoder" else [{slot: entry} for entry in loadable(slot)]:
-            parts = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, **answer}
+def list_mixes(dist: str | None = None) -> Iterator[dict[str, Entry]]:
+    """Yield every combination, as slot -> entry, with the decoder or head that its loss consumes."""
+    for tokenizer, encoder, loss in product(*(list_importable(k) for k in ("tokenizer", "encoder", "loss"))):
+        slot = read_signature(loss.target).class_attrs.get("consumes", "decoder")
+        for predictor in [{}] if slot == "encoder" else [{slot: entry} for entry in list_importable(slot)]:
+            parts = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, **predictor}
             if dist is None or any(e.dist == dist for e in parts.values()):
                 yield parts
 
 
-def loadable(kind: str) -> list[Entry]:
-    """The entries of a kind whose class can be imported here; others lack an optional package."""
-    found = []
-    for entry in registry().entries(kind):
+def list_importable(kind: str) -> list[Entry]:
+    """Return the entries of a kind whose class can be imported; others lack an optional package."""
+    entries = []
+    for entry in get_registry().list_entries(kind):
         try:
-            registry().load(entry)
+            get_registry().load(entry)
         except TstkError:
             continue
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
-def attempt(parts: dict[str, Entry], steps: int = 1) -> Mix:
-    """Build one combination, for classification unless a refusal advises otherwise, and train it."""
-    names = {slot: next(n for n in (e.name, e.qualified) if _found(slot, n) == e) for slot, e in parts.items()}
+def try_mix(parts: dict[str, Entry], steps: int = 1) -> Mix:
+    """Build and train one combination; follow the advice of error messages, such as other channels or another task."""
+    names = {
+        slot: next(n for n in (e.name, e.qualified_name) if _find_entry(slot, n) == e) for slot, e in parts.items()
+    }
     try:
-        length = subject(parts["tokenizer"]).spec.length
+        length = build_fixture(parts["tokenizer"]).spec.length
     except AssertionError as e:
         return Mix(names, "refused", str(e))
-    choice = _Choice(Spec(2, length, classes=3))
+    variant = _Variant(Spec(2, length, num_classes=3))
     while True:
         try:
-            pipeline = _built(parts, choice)
-        except (NeedsError, OptionError) as e:
-            if (advised := _advised(str(e), choice, parts["encoder"])) is None:
+            pipeline = _build_mix(parts, variant)
+        except (IncompatibleError, OptionError) as e:
+            if (next_variant := _apply_advice(str(e), variant, parts["encoder"])) is None:
                 return Mix(names, "refused", str(e))
-            choice = advised
+            variant = next_variant
             continue
         try:
-            wrong = _trained(pipeline, series(choice.spec), steps)
+            error = _train_mix(pipeline, make_series(variant.spec), steps)
         except Exception as e:
-            wrong = f"{type(e).__name__}: {e}"
-        return Mix(names, "failed" if wrong else "trained", wrong)
+            error = f"{type(e).__name__}: {e}"
+        return Mix(names, "failed" if error else "trained", error)
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """What may be said beside the names of the parts."""
+class _Variant:
+    """Settings of a combination beside its components."""
 
     spec: Spec
     channels: Literal["auto", "independent"] = "auto"
     causal: bool = False
 
 
-def _advised(refusal: str, choice: _Choice, encoder: Entry) -> _Choice | None:
-    """What a refusal advises, if it has not been tried: other channels, a causal encoder, data for the other task."""
-    if "--channels independent" in refusal and choice.channels == "auto":
-        return replace(choice, channels="independent")
-    known = outline(encoder.target).options
-    if "(causal)" in refusal and "causal" in encoder.provides and "causal" in known and not choice.causal:
-        return replace(choice, causal=True)
-    if ("horizon" in refusal or "class labels" in refusal) and choice.spec.horizon is None:
-        return _Choice(choice.spec.but(classes=None, horizon=8))
+def _apply_advice(error: str, variant: _Variant, encoder: Entry) -> _Variant | None:
+    """Return the variant that an error message suggests, or None: other channels, a causal encoder, the other task."""
+    if "--channels independent" in error and variant.channels == "auto":
+        return replace(variant, channels="independent")
+    options = read_signature(encoder.target).options
+    if "(causal)" in error and "causal" in encoder.provides and "causal" in options and not variant.causal:
+        return replace(variant, causal=True)
+    if ("horizon" in error or "class labels" in error) and variant.spec.horizon is None:
+        return _Variant(variant.spec.replace(num_classes=None, horizon=8))
     return None
 
 
-def _built(parts: dict[str, Entry], choice: _Choice) -> Pipeline:
-    """The pipeline of a mix, refused as training would refuse it."""
-    tables: dict[str, Any] = {slot: small(entry) for slot, entry in parts.items()}
-    tables["encoder"] |= {"causal": True} if choice.causal else {}
-    tables |= {"data": {"horizon": choice.spec.horizon}, "pipeline": {"channels": choice.channels}}
+def _build_mix(parts: dict[str, Entry], variant: _Variant) -> Pipeline:
+    """Build the pipeline of a combination, with the same validation as training."""
+    tables: dict[str, Any] = {slot: build_small_table(entry) for slot, entry in parts.items()}
+    tables["encoder"] |= {"causal": True} if variant.causal else {}
+    tables |= {"data": {"horizon": variant.spec.horizon}, "pipeline": {"channels": variant.channels}}
     torch.manual_seed(0)
-    config = resolve(("mix", tables))
-    rehearse(config)
-    pipeline = assemble(config, choice.spec, channels=choice.channels)
+    config = resolve_config(("mix", tables))
+    validate_on_meta(config)
+    pipeline = build_pipeline(config, variant.spec, channels=variant.channels)
     pipeline.bind()
     return pipeline
 
 
-def _found(slot: str, name: str) -> Entry | None:
+def _find_entry(slot: str, name: str) -> Entry | None:
     try:
-        return registry().find(slot, name)
+        return get_registry().find(slot, name)
     except TstkError:
         return None
 
 
-def _trained(pipeline: Pipeline, given: Series, steps: int) -> str:
-    """What went wrong in training and afterwards, or nothing."""
-    learning = [p for p in pipeline.parameters() if p.requires_grad]
-    if not learning:
+def _train_mix(pipeline: Pipeline, series: Series, steps: int) -> str:
+    """Train, embed and predict; return what went wrong, or ""."""
+    trainable = [p for p in pipeline.parameters() if p.requires_grad]
+    if not trainable:
         return ""
-    assert given.key is not None
-    optimizer = torch.optim.AdamW(learning, lr=1e-3)
+    assert series.sample_id is not None
+    optimizer = torch.optim.AdamW(trainable, lr=1e-3)
     for step in range(steps):
-        flow = pipeline.train()(given, Draws(0, step, given.key))
-        if not flow.total.isfinite():
-            return f"the loss is {float(flow.total)} at step {step + 1}"
+        step_output = pipeline.train()(series, SampleRNG(0, step, series.sample_id))
+        if not step_output.loss.isfinite():
+            return f"the loss is {float(step_output.loss)} at step {step + 1}"
         optimizer.zero_grad()
-        flow.total.backward()
-        endless = [n for n, p in pipeline.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        if endless:
-            return f"no finite gradient: {', '.join(endless)}"
+        step_output.loss.backward()
+        non_finite = [n for n, p in pipeline.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        if non_finite:
+            return f"no finite gradient: {', '.join(non_finite)}"
         optimizer.step()
-        pipeline.after_step([flow])
+        pipeline.after_step([step_output])
     pipeline.eval()
-    answers = {"embedding": pipeline.embed(given)}
-    if pipeline.head is not None or pipeline.foretells:
-        answers["prediction"] = pipeline.predict(given)
-    return ", ".join(f"{name} is not finite" for name, value in answers.items() if not value.isfinite().all())
+    outputs = {"embedding": pipeline.embed(series)}
+    if pipeline.head is not None or pipeline.can_forecast:
+        outputs["prediction"] = pipeline.predict(series)
+    return ", ".join(f"{name} is not finite" for name, value in outputs.items() if not value.isfinite().all())

@@ -1,1 +1,1 @@
-"""Training a pipeline: steps and what they learn from, where they run, and how a run is begun, kept and taken up."""
+"""Training a pipeline: the loop, its optimizer and data order, devices, run directories, and resuming."""

@@ -1,8 +1,7 @@
-"""Changes to training series that leave their meaning alone, drawn anew in each step.
+"""Data augmentation of training series: cropping, mixup, and the transforms of `--augment`.
 
-`crop` and `mix` have options of their own. The others have a name and a strength, and are those of Um et al. 2017
-(arXiv:1706.00527); each takes scaled series, a strength and draws, and treats a whole batch at once. What is missing
-stays missing, and the end of a short series stays where it is.
+The transforms are those of Um et al. 2017 (arXiv:1706.00527); each takes a batch of standardized series, a strength and
+a generator. Unobserved samples stay unobserved, and padding stays at the end.
 """
 
 from __future__ import annotations
@@ -14,187 +13,194 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
 from tstk.errors import OptionError, did_you_mean
-from tstk.nn.resample import lengths as lengths_of
+from tstk.nn.resample import observed_lengths
 
 
-def crop(series: Series, size: int, draws: Draws) -> Series:
-    """`size` consecutive samples of each series, from a place of its own; a shorter series stays whole.
+def random_crop(series: Series, size: int, rng: SampleRNG) -> Series:
+    """Crop each series to `size` consecutive samples at a random position; shorter series are kept whole.
 
     Args:
         series: x [B, C, T]
         size: samples to keep
-        draws: one uniform number per series is taken
+        rng: one uniform number per series is drawn
     """
     x, observed = series.x, series.observed
-    c, t = x.shape[1:]
-    if t <= size:
+    num_channels, num_samples = x.shape[1:]
+    if num_samples <= size:
         return series
-    ends = torch.arange(1, t + 1, device=x.device)
-    lengths = lengths_of(series)
-    start = (draws.uniform() * (lengths - size + 1).clamp(min=1)).long()
-    index = (start[:, None] + ends[:size] - 1)[:, None].expand(-1, c, -1)
-    return series.but(x=x.gather(2, index), observed=None if observed is None else observed.gather(2, index))
+    offsets = torch.arange(1, num_samples + 1, device=x.device)
+    lengths = observed_lengths(series)
+    starts = (rng.uniform() * (lengths - size + 1).clamp(min=1)).long()
+    index = (starts[:, None] + offsets[:size] - 1)[:, None].expand(-1, num_channels, -1)
+    return series.replace(x=x.gather(2, index), observed=None if observed is None else observed.gather(2, index))
 
 
-def mix(series: Series, alpha: float, classes: int, draws: Draws) -> Series:
-    """Each labelled series blended with another of the batch, and their labels with them (mixup, Zhang et al. 2018).
+def apply_mixup(series: Series, alpha: float, num_classes: int, rng: SampleRNG) -> Series:
+    """Mix each labelled series, and its label, with another series of the batch (mixup, Zhang et al. 2018).
 
-    Where only one of the two was observed, it stands alone.
+    Where only one of the two is observed, its value is taken unmixed.
 
     Args:
         series: x [B, C, T], y [B] class index, -1 where unknown
-        alpha: the share of the series itself is drawn from Beta(alpha, alpha)
-        classes: number of classes, K
-        draws: two uniform numbers per series are taken; they do not depend on the batch, but who meets whom does
+        alpha: the weight of the series itself is drawn from Beta(alpha, alpha)
+        num_classes: number of classes, K
+        rng: two uniform numbers per series are drawn; they do not depend on the batch, but the pairing does
 
     Returns:
-        y [B, K] holds the shares of the classes; none where a label is unknown
+        y [B, K] holds the weights of the classes; an unknown label has weight 0
     """
     from scipy.special import betaincinv
 
     assert series.y is not None
-    order = draws.uniform().argsort()
+    order = rng.uniform().argsort()
     partner = torch.empty_like(order).scatter_(0, order, order.roll(1))
-    uniform = draws.uniform().double().cpu().numpy()
-    share = torch.from_numpy(betaincinv(alpha, alpha, uniform)).to(series.x)
-    label = F.one_hot(series.y.clamp(min=0), classes) * (series.y >= 0)[:, None]
+    uniform = rng.uniform().double().cpu().numpy()
+    weight = torch.from_numpy(betaincinv(alpha, alpha, uniform)).to(series.x)
+    label = F.one_hot(series.y.clamp(min=0), num_classes) * (series.y >= 0)[:, None]
 
-    def blend(mine: Tensor) -> Tensor:
-        part = share.reshape(-1, *[1] * (mine.ndim - 1))
-        return part * mine + (1 - part) * mine[partner]
+    def mix(values: Tensor) -> Tensor:
+        w = weight.reshape(-1, *[1] * (values.ndim - 1))
+        return w * values + (1 - w) * values[partner]
 
-    x, mask, other = blend(series.x), series.mask, series.mask[partner]
+    x, mask, partner_mask = mix(series.x), series.observed_mask, series.observed_mask[partner]
     if series.observed is None:
-        return series.but(x=x, y=blend(label))
-    alone = torch.where(mask, series.x, series.x[partner])
-    return series.but(x=torch.where(mask & other, x, alone), observed=mask | other, y=blend(label))
+        return series.replace(x=x, y=mix(label))
+    unmixed = torch.where(mask, series.x, series.x[partner])
+    return series.replace(x=torch.where(mask & partner_mask, x, unmixed), observed=mask | partner_mask, y=mix(label))
 
 
-# -------------------------------------------------------------------- by name and strength
+# -------------------------------------------------------------------- transforms by name and strength
 
-Change = Callable[[Series, float, Draws], Series]
+Augmentation = Callable[[Series, float, SampleRNG], Series]
 
 
-def jitter(series: Series, strength: float, draws: Draws) -> Series:
-    """Normal noise on every sample.
+def add_jitter(series: Series, strength: float, rng: SampleRNG) -> Series:
+    """Add normal noise to every sample.
 
     Args:
-        series: x [B, C, T], scaled
-        strength: deviation of the noise, in deviations of the training data
-        draws: two numbers per sample are taken
+        series: x [B, C, T], standardized
+        strength: standard deviation of the noise
+        rng: two numbers per sample are drawn
     """
-    c, t = series.x.shape[1:]
+    num_channels, num_samples = series.x.shape[1:]
     # time first, so that a sample's noise does not depend on the longest series of the batch
-    return series.but(x=series.x + strength * draws.normal(t, c).transpose(1, 2))
+    return series.replace(x=series.x + strength * rng.normal(num_samples, num_channels).transpose(1, 2))
 
 
-def scale(series: Series, strength: float, draws: Draws) -> Series:
-    """Each channel of each series times a number of its own, drawn from N(1, strength).
+def scale_channels(series: Series, strength: float, rng: SampleRNG) -> Series:
+    """Multiply each channel of each series by a factor drawn from N(1, strength^2).
 
     Args:
-        series: x [B, C, T], scaled
-        strength: deviation of the factors
-        draws: two numbers per channel are taken
+        series: x [B, C, T], standardized
+        strength: standard deviation of the factors
+        rng: two numbers per channel are drawn
     """
-    return series.but(x=series.x * (1 + strength * draws.normal(series.x.shape[1])[..., None]))
+    return series.replace(x=series.x * (1 + strength * rng.normal(series.x.shape[1])[..., None]))
 
 
-def permute(series: Series, strength: float, draws: Draws) -> Series:
-    """Each series cut into pieces of equal length, which are put together in another order.
+def permute_segments(series: Series, strength: float, rng: SampleRNG) -> Series:
+    """Cut each series into segments of equal length and permute them.
 
     Args:
         series: x [B, C, T]
-        strength: number of pieces
-        draws: a number per piece is taken
+        strength: number of segments
+        rng: one number per segment is drawn
     """
-    pieces, t = max(int(strength), 1), series.x.shape[2]
-    lengths = lengths_of(series)[:, None]
-    bounds = (lengths * torch.arange(pieces + 1, device=lengths.device) + pieces // 2) // pieces
-    order = draws.uniform(pieces).argsort(1)
+    num_segments, num_samples = max(int(strength), 1), series.x.shape[2]
+    lengths = observed_lengths(series)[:, None]
+    segments = torch.arange(num_segments + 1, device=lengths.device)
+    bounds = (lengths * segments + num_segments // 2) // num_segments
+    order = rng.uniform(num_segments).argsort(1)
     starts, sizes = bounds[:, :-1].gather(1, order), bounds.diff(dim=1).gather(1, order)
     ends = sizes.cumsum(1)
-    at = torch.arange(t, device=lengths.device).expand(len(lengths), -1).contiguous()
-    piece = torch.searchsorted(ends, at, right=True).clamp(max=pieces - 1)
-    index = starts.gather(1, piece) + at - (ends - sizes).gather(1, piece)
-    return _at(series, torch.where(at < lengths, index, at))
+    time = torch.arange(num_samples, device=lengths.device).expand(len(lengths), -1).contiguous()
+    segment = torch.searchsorted(ends, time, right=True).clamp(max=num_segments - 1)
+    index = starts.gather(1, segment) + time - (ends - sizes).gather(1, segment)
+    return _gather_samples(series, torch.where(time < lengths, index, time))
 
 
-def warp(series: Series, strength: float, draws: Draws) -> Series:
-    """Time runs now faster, now slower: its speed at six knots is drawn from N(1, strength).
+def warp_time(series: Series, strength: float, rng: SampleRNG) -> Series:
+    """Resample each series at a varying speed, drawn from N(1, strength^2) at six knots.
 
-    Unlike the paper, speed is linear between knots rather than a cubic spline, and never less than a tenth.
+    Unlike the paper, speed is linear between knots rather than a cubic spline, and at least 0.1.
 
     Args:
         series: x [B, C, T]
-        strength: deviation of the speeds
-        draws: two numbers per knot are taken
+        strength: standard deviation of the speeds
+        rng: two numbers per knot are drawn
     """
     x, observed = series.x, series.observed
-    t = x.shape[2]
-    lengths = lengths_of(series)[:, None]
-    speed = (1 + strength * draws.normal(6)).clamp(min=0.1)
-    at = torch.arange(t, device=x.device).expand(len(x), -1)
-    way = (at / (lengths - 1).clamp(min=1) * 5).clamp(max=5)
-    low = way.long().clamp(max=4)
-    here = torch.lerp(speed.gather(1, low), speed.gather(1, low + 1), way - low)
-    gone = here.cumsum(1) - here[:, :1]
-    whole = gone.gather(1, (lengths - 1).clamp(min=0))
-    place = torch.where(at < lengths, gone / whole.clamp(min=1e-6) * (lengths - 1), at)
-    before = place.long().clamp(max=t - 1)
-    after = (before + 1).clamp(max=t - 1)
-    part = (place - before)[:, None].to(x.dtype)
-    first, second = _at(series, before), _at(series, torch.where(place > before, after, before))
-    known = None if observed is None else first.mask & second.mask
-    return series.but(x=torch.lerp(first.x, second.x, part), observed=known)
+    num_samples = x.shape[2]
+    lengths = observed_lengths(series)[:, None]
+    knot_speeds = (1 + strength * rng.normal(6)).clamp(min=0.1)
+    time = torch.arange(num_samples, device=x.device).expand(len(x), -1)
+    knot_position = (time / (lengths - 1).clamp(min=1) * 5).clamp(max=5)
+    knot = knot_position.long().clamp(max=4)
+    speed = torch.lerp(knot_speeds.gather(1, knot), knot_speeds.gather(1, knot + 1), knot_position - knot)
+    distance = speed.cumsum(1) - speed[:, :1]
+    total = distance.gather(1, (lengths - 1).clamp(min=0))
+    position = torch.where(time < lengths, distance / total.clamp(min=1e-6) * (lengths - 1), time)
+    before = position.long().clamp(max=num_samples - 1)
+    after = (before + 1).clamp(max=num_samples - 1)
+    fraction = (position - before)[:, None].to(x.dtype)
+    left = _gather_samples(series, before)
+    right = _gather_samples(series, torch.where(position > before, after, before))
+    observed = None if observed is None else left.observed_mask & right.observed_mask
+    return series.replace(x=torch.lerp(left.x, right.x, fraction), observed=observed)
 
 
-CHANGES: dict[str, tuple[Change, float]] = {
-    "jitter": (jitter, 0.03),
-    "scaling": (scale, 0.1),
-    "permutation": (permute, 4),
-    "time-warp": (warp, 0.2),
+AUGMENTATIONS: dict[str, tuple[Augmentation, float]] = {
+    "jitter": (add_jitter, 0.03),
+    "scaling": (scale_channels, 0.1),
+    "permutation": (permute_segments, 4),
+    "time-warp": (warp_time, 0.2),
 }
-"""Name -> what is done, and how strongly if nothing is said."""
+"""Name -> (transform, default strength)."""
 
 
-def chosen(texts: Sequence[str]) -> Callable[[Series, Tensor, Tensor, Draws], Series]:
-    """What `--augment jitter,time-warp=0.3` asks for, one after the other.
+def parse_augmentations(augment: Sequence[str]) -> Callable[[Series, Tensor, Tensor, SampleRNG], Series]:
+    """Return the composition of the transforms in `augment`.
+
+    Args:
+        augment: transforms as NAME or NAME=STRENGTH, in the order in which they are applied
 
     Returns:
-        a change of raw series, given their channels' mean and deviation, both [C, 1]
+        a function of a raw series, its channels' mean and standard deviation (both [C, 1]) and a generator
 
     Raises:
-        OptionError: there is no such change, or its strength is no number above 0
+        OptionError: a name is unknown, or a strength is not a number above 0
     """
-    steps = []
-    for text in texts:
+    transforms: list[tuple[Augmentation, float]] = []
+    for text in augment:
         name, equals, number = text.partition("=")
-        if name not in CHANGES:
-            raise OptionError(f"--augment {text}: there are {', '.join(CHANGES)}.{did_you_mean(name, CHANGES)}")
-        change, strength = CHANGES[name]
+        if name not in AUGMENTATIONS:
+            raise OptionError(
+                f"--augment {text}: expected one of {', '.join(AUGMENTATIONS)}.{did_you_mean(name, AUGMENTATIONS)}"
+            )
+        transform, strength = AUGMENTATIONS[name]
         try:
             strength = float(number) if equals else strength
         except ValueError:
             strength = 0.0
         if not 0 < strength < math.inf:
-            raise OptionError(f"--augment {text}: expected a strength above 0, such as {name}={CHANGES[name][1]}")
-        steps.append((change, strength))
+            raise OptionError(f"--augment {text}: expected a strength above 0, such as {name}={AUGMENTATIONS[name][1]}")
+        transforms.append((transform, strength))
 
-    def changed(series: Series, mean: Tensor, std: Tensor, draws: Draws) -> Series:
-        series = series.but(x=(series.x - mean) / std)
-        for change, strength in steps:
-            series = change(series, strength, draws)
+    def apply_transforms(series: Series, mean: Tensor, std: Tensor, rng: SampleRNG) -> Series:
+        series = series.replace(x=(series.x - mean) / std)
+        for transform, strength in transforms:
+            series = transform(series, strength, rng)
         x = series.x * std + mean
-        return series.but(x=x if series.observed is None else x.masked_fill(~series.observed, 0))
+        return series.replace(x=x if series.observed is None else x.masked_fill(~series.observed, 0))
 
-    return changed
+    return apply_transforms
 
 
-def _at(series: Series, index: Tensor) -> Series:
-    """Samples at `index` [B, T] of all channels."""
+def _gather_samples(series: Series, index: Tensor) -> Series:
+    """Gather the samples at `index` [B, T] in all channels."""
     index = index[:, None].expand(-1, series.x.shape[1], -1)
     observed = None if series.observed is None else series.observed.gather(2, index)
-    return series.but(x=series.x.gather(2, index), observed=observed)
+    return series.replace(x=series.x.gather(2, index), observed=observed)

@@ -1,45 +1,78 @@
-"""What a plugin may do while others train: a `Callback`, chosen with `--callbacks NAME`, is told of steps and epochs.
+"""Callbacks of a training run: those that plugins register, and the protocol of progress reporting.
 
-A plugin announces a class, `Entry("callback", "mine", "tstk_plugins_mine.callback:Mine", ...)`; it is made anew for
-each run, without arguments. It looks and remembers; what trains is not its business to change.
+A plugin registers a subclass of `Callback` with `Entry("callback", "mine", "tstk_plugins_mine.callback:Mine", ...)`;
+`--callbacks mine` creates one without arguments for each run. Callbacks observe; they must not change what trains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tstk.plugins.registry import registry
+from tstk.plugins.registry import get_registry
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
-    from tstk.core.types import Flow
+    from tstk.core.types import StepOutput
 
 
 class Callback:
-    """Does nothing; override what you want to be told of."""
+    """A base class whose hooks do nothing; override the ones you need."""
 
-    def begin(self, pipeline: Pipeline, steps: int, epochs: int) -> None:
-        """Training starts, for so many optimizer steps and epochs at most."""
+    def on_fit_start(self, pipeline: Pipeline, steps: int, epochs: int) -> None:
+        """Run before the first step.
 
-    def step(self, step: int, flows: list[Flow]) -> None:
-        """An optimizer step was done; `flows` are the passes of its micro-batches, with terms, masks and answers."""
-
-    def epoch(self, row: dict[str, Any], pipeline: Pipeline) -> dict[str, float] | None:
-        """An epoch was validated; `pipeline` holds the averaged weights, as saved.
-
-        Returns:
-            numbers to be kept with the epoch's metrics under the callback's name, or None
+        Args:
+            pipeline: on its device, not wrapped
+            steps: optimizer steps to train for, at most
+            epochs: epochs to train for, at most
         """
 
-    def end(self, best: dict[str, Any]) -> None:
-        """Training is over; `best` is the row of the epoch whose weights are kept."""
+    def on_step_end(self, step: int, step_outputs: list[StepOutput]) -> None:
+        """Run after an optimizer step.
+
+        Args:
+            step: number of the step, from 1
+            step_outputs: one per micro-batch of the step, with losses, masks and predictions
+        """
+
+    def on_validation_end(self, metrics: dict[str, Any], pipeline: Pipeline) -> dict[str, float] | None:
+        """Run after an epoch was validated.
+
+        Args:
+            metrics: of the epoch, as written to metrics.jsonl
+            pipeline: with the averaged weights, as they are saved
+
+        Returns:
+            numbers to add to the epoch's metrics under the callback's name, or None
+        """
+
+    def on_fit_end(self, best_metrics: dict[str, Any]) -> None:
+        """Run after training.
+
+        Args:
+            best_metrics: metrics of the epoch whose weights are kept
+        """
 
 
-def called(names: Iterable[str]) -> dict[str, Callback]:
-    """A new callback for each name.
+class ProgressCallback(Protocol):
+    """Reports the progress of training: a progress bar, experiment trackers, a test."""
+
+    def on_fit_start(self, steps: int, epochs: int) -> None:
+        """Run before the first step, with the optimizer steps and epochs to train for."""
+
+    def on_step_end(self, step: int, epoch: int, losses: dict[str, float], series_per_second: float) -> None:
+        """Run after one or more steps, with the mean losses since the last call."""
+
+    def on_validation_end(self, metrics: dict[str, Any], is_best: bool) -> None:
+        """Run after each epoch, with its metrics and whether its weights are the best so far."""
+
+
+def create_callbacks(names: Iterable[str]) -> dict[str, Callback]:
+    """Create the registered callback of each name.
 
     Raises:
-        NameUnknown: there is none of this name
+        UnknownNameError: no callback has this name
     """
-    return {name: registry().load(registry().find("callback", name))() for name in names}
+    registry = get_registry()
+    return {name: registry.load(registry.find("callback", name))() for name in names}

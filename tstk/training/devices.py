@@ -1,4 +1,4 @@
-"""Where training happens: the device, its precision and its threads."""
+"""Device, precision, CPU threads, determinism and compilation of a training run."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def accelerator(device: str, precision: str) -> Accelerator:
-    """Accelerate's view of the devices.
+def create_accelerator(device: str, precision: str) -> Accelerator:
+    """Create the `Accelerator` of a training run.
+
+    Args:
+        device: auto, cpu or cuda
+        precision: fp32, bf16 or fp16
 
     Raises:
-        OptionError: there is no such device, or it cannot do that
+        OptionError: the device does not exist or does not support the precision, or Accelerate is configured for a
+            distributed strategy other than DDP and FSDP 2
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
@@ -38,28 +43,33 @@ def accelerator(device: str, precision: str) -> Accelerator:
     if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
         raise OptionError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        import_module("torch.distributed.nn")  # its default arguments would keep the process group, see below
-    # Accelerate keeps the first precision of a process; a second fit may want another
+        import_module(
+            "torch.distributed.nn"
+        )  # imported later, it would keep the process group alive; see `destroy_process_group_at_exit`
+    # Accelerate keeps the first precision of a process, but a second fit may use another
     AcceleratorState._reset_state(reset_partial_state=True)
-    # a pipeline may hold parts that a stage has no use for, such as the way back of a tokenizer
-    several = DistributedDataParallelKwargs(find_unused_parameters=True)
-    kind = {"fp32": "no"}.get(precision, precision)
-    found = Accelerator(cpu=device == "cpu", mixed_precision=kind, kwargs_handlers=[several])
-    way = found.distributed_type.value
-    if way in ("FSDP", "DEEPSPEED", "MEGATRON_LM") and not getattr(found, "is_fsdp2", False):
-        raise OptionError(f"Accelerate was told to use {way}, of which tstk knows FSDP 2 alone: --fsdp_version 2")
-    if found.num_processes > 1:
+    # a pipeline may have parameters that this training does not use, such as a tokenizer's decoder
+    ddp_kwargs = DistributedDataParallelKwargs(find_unused_parameters=True)
+    mixed_precision = {"fp32": "no"}.get(precision, precision)
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[ddp_kwargs])
+    strategy = accelerator.distributed_type.value
+    if strategy in ("FSDP", "DEEPSPEED", "MEGATRON_LM") and not getattr(accelerator, "is_fsdp2", False):
+        raise OptionError(
+            f"Accelerate is configured to use {strategy}, which tstk does not support; use DDP, or FSDP 2 with "
+            "accelerate launch --fsdp_version 2"
+        )
+    if accelerator.num_processes > 1:
         destroy_process_group_at_exit()
-    return found
+    return accelerator
 
 
 @cache
 def destroy_process_group_at_exit() -> None:
-    """Join the threads of torch.distributed before the interpreter ends.
+    """Register an exit hook that joins the threads of torch.distributed before the interpreter ends.
 
-    A thread of gloo that releases the tensors of its last collective only then needs the interpreter, and aborts the
-    process. The threads are joined when the process group is deleted: wrapped models keep it alive until they are
-    collected, and `torch.distributed.nn` for good if it is imported later than the group is made.
+    A gloo thread that releases the tensors of its last collective after that needs the interpreter, and aborts the
+    process. The threads are joined when the process group is deleted. Wrapped models keep the group alive until they
+    are collected; `torch.distributed.nn` keeps it for good if it is imported after the group was created.
     """
 
     def destroy() -> None:
@@ -70,24 +80,27 @@ def destroy_process_group_at_exit() -> None:
     atexit.register(destroy)
 
 
-def prepare(accelerator: Accelerator, pipeline: Pipeline, optimizer: Optimizer) -> tuple[Any, Any]:
-    """A pipeline and its optimizer on the device, wrapped by Accelerate where precision or processes ask for it.
+def prepare_model(accelerator: Accelerator, pipeline: Pipeline, optimizer: Optimizer) -> tuple[Any, Any]:
+    """Move a pipeline to the device and wrap it and its optimizer with Accelerate where precision or processes need it.
 
-    Where they do not it would wrap nothing, but import torch's distributed tensors to find out.
+    Otherwise Accelerate is not called: it would wrap nothing, but import torch's distributed tensors.
+
+    Returns:
+        the wrapped pipeline and optimizer
     """
-    if _plain(accelerator):
+    if _is_passthrough(accelerator):
         return pipeline.to(accelerator.device), optimizer
     prepared: tuple[Any, Any] = accelerator.prepare(pipeline, optimizer)
     return prepared
 
 
-def unwrap(accelerator: Accelerator, model: Any) -> None:
-    """Take off what `prepare` put around the pipeline's `forward`."""
-    if not _plain(accelerator):
+def unwrap_model(accelerator: Accelerator, model: Any) -> None:
+    """Remove the wrappers that `prepare_model` put around the pipeline's `forward`."""
+    if not _is_passthrough(accelerator):
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
 
 
-def _plain(accelerator: Accelerator) -> bool:
+def _is_passthrough(accelerator: Accelerator) -> bool:
     state = accelerator.state
     return (
         state.distributed_type.value == "NO"
@@ -97,13 +110,15 @@ def _plain(accelerator: Accelerator) -> bool:
 
 
 @contextmanager
-def denormals_flushed() -> Iterator[None]:
-    """On the CPU, tiny learned scales make Adam's second moment denormal, at up to twice the time per step.
+def flush_denormals() -> Iterator[None]:
+    """Flush denormal numbers to zero on the CPU inside the context.
 
-    The setting is of one thread, and others inherit it when they start. So that results do not depend on when that is,
-    they start before it is made.
+    Small gradients can make Adam's second moment denormal, which takes up to twice the time per step.
+
+    The setting applies to the current thread and to threads that it starts later. All threads are started before the
+    setting is made, so that results do not depend on when they start.
     """
-    torch.ones(torch.get_num_threads() << 15).mul_(2)  # 32768 numbers for each thread: the least that torch divides
+    torch.ones(torch.get_num_threads() << 15).mul_(2)  # starts all threads: torch splits work from 32768 numbers each
     torch.set_flush_denormal(True)
     try:
         yield
@@ -111,111 +126,121 @@ def denormals_flushed() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def hardware(device: str, threads: int | None) -> dict[str, str]:
-    """What the last digits of a training depend on, beside versions.
+def describe_hardware(device: str, threads: int | None) -> dict[str, str]:
+    """Return the hardware on which the last digits of results depend: device, processor and threads.
 
     Args:
-        device: where to train; auto takes a GPU if there is one
-        threads: of the CPU; none leaves it to torch
+        device: auto, cpu or cuda; auto uses a GPU if there is one
+        threads: CPU threads; None for torch's default
     """
-    gpu = device != "cpu" and torch.cuda.is_available()
+    use_gpu = device != "cpu" and torch.cuda.is_available()
     return {
-        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "device": torch.cuda.get_device_name() if use_gpu else "cpu",
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": str(threads or torch.get_num_threads()),
     }
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """So many threads of the CPU while inside; None leaves them."""
+def limit_threads(num_threads: int | None) -> Iterator[None]:
+    """Set the number of CPU threads inside the context; None leaves it unchanged."""
     before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-WORKSPACES = (":4096:8", ":16:8")
-"""Settings with which cuBLAS gives the same bits in every run."""
+CUBLAS_WORKSPACE_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")
+"""Values of the variable with which cuBLAS is deterministic."""
 
 
 @contextmanager
-def deterministic_algorithms(on: bool) -> Iterator[None]:
-    """While inside, torch computes what gives the same bits in every run, and refuses what it has no such way for.
+def use_deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Use only deterministic algorithms of torch inside the context.
 
     Args:
-        on: False changes nothing
+        enabled: False changes nothing
 
     Raises:
-        OptionError: the environment tells cuBLAS otherwise
-        TrainingError: an operation was refused; names it and, unless it is on the way back, the component
+        OptionError: the environment configures cuBLAS to be nondeterministic
+        TrainingError: an operation has no deterministic implementation; the message names the operation and, unless it
+            is in the backward pass, the component
     """
-    if not on:
+    if not enabled:
         yield
         return
-    given = os.environ.get(WORKSPACE)
-    if given not in (None, *WORKSPACES):
-        raise OptionError(f"--deterministic: {WORKSPACE} is {given!r}; unset it or set it to {' or '.join(WORKSPACES)}")
+    workspace = os.environ.get(CUBLAS_WORKSPACE_VARIABLE)
+    if workspace not in (None, *DETERMINISTIC_WORKSPACES):
+        raise OptionError(
+            f"--deterministic: {CUBLAS_WORKSPACE_VARIABLE} is {workspace!r}; unset it or set it to "
+            f"{' or '.join(DETERMINISTIC_WORKSPACES)}"
+        )
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    os.environ.setdefault(WORKSPACE, WORKSPACES[0])
+    os.environ.setdefault(CUBLAS_WORKSPACE_VARIABLE, DETERMINISTIC_WORKSPACES[0])
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     try:
         yield
     except RuntimeError as e:
-        operation, refused, _ = str(e).partition(" does not have a deterministic implementation")
-        if not refused:
+        operation, separator, _ = str(e).partition(" does not have a deterministic implementation")
+        if not separator:
             raise
-        part = _component(e)
-        where = f"in {part.called()}" if part is not None else "in the backward pass"
+        component = _find_failing_component(e)
+        place = "the backward pass" if component is None else component.display_name()
         raise TrainingError(
-            f"--deterministic: torch has no deterministic form of {operation} {where}; leave the option out, or choose "
-            "another component or device"
+            f"--deterministic: torch has no deterministic implementation of {operation} in {place}; omit the "
+            "option, or choose another component or device"
         ) from None
     finally:
         torch.backends.cudnn.benchmark = benchmark
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        if given is None:
-            del os.environ[WORKSPACE]
+        if workspace is None:
+            del os.environ[CUBLAS_WORKSPACE_VARIABLE]
 
 
-def _component(error: BaseException) -> Slot | None:
-    """The innermost component in whose code an error was raised."""
-    found = None
+def _find_failing_component(error: BaseException) -> Slot | None:
+    """Return the innermost component in whose methods an error was raised, None if there is none."""
+    component = None
     for frame, _ in walk_tb(error.__traceback__):
-        owner = frame.f_locals.get("self")
-        found = owner if isinstance(owner, Slot) else found
-    return found
+        instance = frame.f_locals.get("self")
+        component = instance if isinstance(instance, Slot) else component
+    return component
 
 
 @contextmanager
-def compiled(pipeline: Pipeline, on: bool) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
-    """While inside, torch compiles encoder, decoder and head; weights keep their names.
+def compile_components(pipeline: Pipeline, enabled: bool) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """Compile encoder, decoder and head with torch.compile inside the context; state dict keys do not change.
+
+    Args:
+        enabled: False changes nothing
 
     Yields:
-        makes a context in which they run as they were written, since other shapes and modes would be compiled anew
+        a function that returns a context in which they run uncompiled, for validation, whose shapes and modes would be
+        compiled anew
 
     Raises:
-        TrainingError: torch cannot
+        TrainingError: torch cannot compile them
     """
-    if not on:
+    if not enabled:
         yield nullcontext
         return
     from torch._dynamo.exc import TorchDynamoException
 
-    parts = [part for name, part in pipeline.slots() if name in ("encoder", "decoder", "head")]
-    for part in parts:
-        part.compile()
+    components = [part for name, part in pipeline.named_slots() if name in ("encoder", "decoder", "head")]
+    for component in components:
+        component.compile()
     try:
         yield lambda: torch.compiler.set_stance("force_eager")
     except TorchDynamoException as e:
         reason = " ".join([line.strip() for line in str(e).splitlines() if line.strip()][:2])
-        raise TrainingError(f"--compile: torch cannot compile these parts here ({reason}); leave it out") from None
+        raise TrainingError(
+            f"--compile: torch cannot compile these components here ({reason}); omit the option"
+        ) from None
     finally:
-        for part in parts:
-            part._compiled_call_impl = None
+        for component in components:
+            component._compiled_call_impl = None

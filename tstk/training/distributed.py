@@ -1,47 +1,52 @@
-"""Tensors of which every process may hold a part only (FSDP): made whole, and filled from whole ones."""
+"""Helpers for several processes, and for tensors that FSDP shards over them: read and fill them as full tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 
-def whole(value: Tensor) -> Tensor:
-    """All of a tensor, detached; where processes hold parts of it, all must ask."""
-    return value.detach().full_tensor() if _sharded(value) else value.detach()  # type: ignore[attr-defined]
+def get_world_size() -> int:
+    """Return the number of processes that train together, 1 without torch.distributed."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def full_tensor(value: Tensor) -> Tensor:
+    """Return a detached tensor, gathered if it is sharded; every process must call this."""
+    return value.detach().full_tensor() if _is_sharded(value) else value.detach()  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
-def put(mine: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into one that may be held in parts."""
-    if _sharded(mine):
+def copy_into(destination: Tensor, source: Tensor) -> None:
+    """Copy a full tensor into one that may be sharded."""
+    if _is_sharded(destination):
         from torch.distributed.tensor import distribute_tensor
 
-        value = distribute_tensor(value.to(mine.device), mine.device_mesh, mine.placements)  # type: ignore[attr-defined]
-    mine.copy_(value)
+        source = distribute_tensor(source.to(destination.device), destination.device_mesh, destination.placements)  # type: ignore[attr-defined]
+    destination.copy_(source)
 
 
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, whole."""
-    return {name: whole(value) for name, value in module.state_dict().items()}
+def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict of a module, with full tensors."""
+    return {name: full_tensor(value) for name, value in module.state_dict().items()}
 
 
-def put_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Fill a module with whole parameters and buffers."""
-    for name, mine in module.state_dict().items():
-        put(mine, state[name])
+def load_full_state_dict(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load a state dict of full tensors into a module that may be sharded."""
+    for name, destination in module.state_dict().items():
+        copy_into(destination, state_dict[name])
 
 
-def callable_apart(module: nn.Module, *names: str) -> None:
-    """Let these methods gather the parts of weights as `forward` does."""
-    if any(_sharded(p) for p in module.parameters()):
+def register_fsdp_methods(module: nn.Module, *method_names: str) -> None:
+    """Register methods before which FSDP must unshard the parameters, as it does before `forward`."""
+    if any(_is_sharded(p) for p in module.parameters()):
         from torch.distributed.fsdp import register_fsdp_forward_method
 
-        for name in names:
+        for name in method_names:
             register_fsdp_forward_method(module, name)
 
 
-def _sharded(value: Tensor) -> bool:
+def _is_sharded(value: Tensor) -> bool:
     return hasattr(value, "full_tensor")

@@ -1,4 +1,4 @@
-"""A rehearsal on two series: shapes, parameters, and whether gradients reach all that should learn. Writes nothing."""
+"""A forward and backward pass on two series: shapes, parameters and faulty gradients, without writing anything."""
 
 from __future__ import annotations
 
@@ -11,130 +11,134 @@ from torch import Tensor
 from tstk.config.resolve import Config
 from tstk.core.interfaces import Encoder
 from tstk.core.pipeline import Pipeline
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Tokens
-from tstk.training.runs import prepare
+from tstk.training.runs import prepare_training
 
 
 @dataclass
-class Stage:
-    """One slot of the pipeline.
+class SlotSummary:
+    """One slot of a pipeline in a dry run.
 
     Args:
-        slot: its name
-        use: the component
-        shape: of what it put out, such as "2 x 16 x 128"; for a loss its value
-        parameters: how many
-        trainable: how many of them learn
+        slot: name of the slot
+        component: name of its component
+        output_shape: shape of its output, such as "2 x 16 x 128"; for a loss its value
+        parameters: number of parameters
+        trainable: number of trainable parameters
     """
 
     slot: str
-    use: str
-    shape: str
+    component: str
+    output_shape: str
     parameters: int
     trainable: int
 
 
 @dataclass
-class Report:
-    """What a dry run found.
+class DryRunReport:
+    """The result of a dry run.
 
     Args:
-        stages: in the order of data
-        tokens: per series that reaches the encoder's stack
-        target: numbers asked per token; 0 if the answer is per series
-        positions: root mean square of the encoder's positions over that of the tokens that they are added to; None if
-            it adds none
-        terms: the loss terms, for the user
-        faults: a line per kind of parameter whose gradient is not as it should be
+        stages: one per slot, in the order of the forward pass
+        num_tokens: tokens per series
+        target_dim: values to predict per token; 0 if predictions are per series
+        pos_embed_ratio: see `compute_pos_embed_ratio`
+        losses: the loss terms, formatted
+        gradient_faults: see `find_gradient_faults`
     """
 
-    stages: list[Stage]
-    tokens: int
-    target: int
-    positions: float | None
-    terms: str
-    faults: list[str] = field(default_factory=list)
+    stages: list[SlotSummary]
+    num_tokens: int
+    target_dim: int
+    pos_embed_ratio: float | None
+    losses: str
+    gradient_faults: list[str] = field(default_factory=list)
 
 
-def dry_run(config: Config, say: Callable[[str], None] = lambda line: None) -> Report:
-    """Build a pipeline on its data, pass the first two training series forward and backward on the CPU.
+def dry_run(config: Config, print_fn: Callable[[str], None] = lambda line: None) -> DryRunReport:
+    """Build a pipeline and run the first two training series forward and backward through it, on the CPU.
 
     Args:
         config: resolved
-        say: receives lines for the user
+        print_fn: called with each note for the user
 
     Raises:
-        TstkError: whatever would stop training
+        TstkError: training would fail
     """
-    pipeline, data = prepare(config, say)
+    pipeline, data = prepare_training(config, print_fn)
     series = data.train.batch(torch.arange(min(2, len(data.train))))
-    assert series.key is not None
+    assert series.sample_id is not None
     pipeline.train()
-    flow = pipeline(series, Draws(config.options("train")["seed"], 0, series.key))
-    flow.total.backward()
-    shapes = {
-        "tokenizer": _shape(flow.tokens.values),
-        "encoder": _shape(flow.encoded.values),
-        "decoder": _shape(flow.decoded),
-        "head": _shape(flow.output),
-        "loss": f"{float(flow.total.detach()):.4g}",
+    output = pipeline(series, SampleRNG(config.options("train")["seed"], 0, series.sample_id))
+    output.loss.backward()
+    outputs = {
+        "tokenizer": _format_shape(output.tokens.values),
+        "encoder": _format_shape(output.encoded.values),
+        "decoder": _format_shape(output.predictions),
+        "head": _format_shape(output.head_output),
+        "loss": f"{float(output.loss.detach()):.4g}",
     }
     stages = [
-        Stage(
+        SlotSummary(
             slot,
-            str(config.use(slot)),
-            shapes[slot],
-            sum(p.numel() for p in part.parameters()),
-            sum(p.numel() for p in part.parameters() if p.requires_grad),
+            str(config.component(slot)),
+            outputs[slot],
+            sum(p.numel() for p in component.parameters()),
+            sum(p.numel() for p in component.parameters() if p.requires_grad),
         )
-        for slot, part in pipeline.slots()
+        for slot, component in pipeline.named_slots()
     ]
-    terms = ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in {**flow.terms, "loss": flow.total}.items())
-    target = pipeline.loss.out.target if pipeline.decoder is not None else None
-    ratio = position_ratio(pipeline.encoder, flow.seen)
-    return Report(stages, flow.tokens.values.shape[1], target or 0, ratio, terms, faults(pipeline))
+    losses = {**output.losses, "loss": output.loss}
+    return DryRunReport(
+        stages=stages,
+        num_tokens=output.tokens.values.shape[1],
+        target_dim=pipeline.loss.out.target_dim or 0 if pipeline.decoder is not None else 0,
+        pos_embed_ratio=compute_pos_embed_ratio(pipeline.encoder, output.visible),
+        losses=", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items()),
+        gradient_faults=find_gradient_faults(pipeline),
+    )
 
 
 @torch.no_grad()
-def position_ratio(encoder: Encoder, tokens: Tokens) -> float | None:
-    """How large positions are beside tokens where they enter the layers, as a ratio of root mean squares.
+def compute_pos_embed_ratio(encoder: Encoder, tokens: Tokens) -> float | None:
+    """Return the root mean square of position embeddings over that of the tokens to which they are added.
 
-    Much less than 1, and the order of tokens is as good as invisible; much more, and their contents are.
+    Much less than 1, the encoder can hardly see the order of the tokens; much more, it can hardly see their contents.
 
     Returns:
-        None if nothing is added
+        None if the encoder adds no positions
     """
-    contents, places = (values[tokens.valid].square().mean().sqrt() for values in encoder.enter(tokens))
-    return float(places / contents) if places else None
+    token_rms, pos_rms = (values[tokens.valid].square().mean().sqrt() for values in encoder.embed_inputs(tokens))
+    return float(pos_rms / token_rms) if pos_rms else None
 
 
-def faults(pipeline: Pipeline) -> list[str]:
-    """What is wrong with the gradients of a pipeline after one backward pass; a line per kind."""
-    kinds: dict[str, list[str]] = {
+def find_gradient_faults(pipeline: Pipeline) -> list[str]:
+    """Return a line per kind of faulty gradient after a backward pass: missing, not finite, of a frozen parameter."""
+    names_by_fault: dict[str, list[str]] = {
         "got no gradient, so it would never learn": [],
         "got a gradient that is not finite": [],
         "is frozen and got a gradient": [],
     }
-    none, infinite, frozen = kinds.values()
+    missing, infinite, frozen = names_by_fault.values()
     for name, parameter in pipeline.named_parameters():
         if not parameter.requires_grad:
             if parameter.grad is not None:
                 frozen.append(name)
         elif parameter.grad is None:
-            none.append(name)
+            missing.append(name)
         elif not parameter.grad.isfinite().all():
             infinite.append(name)
     return [
-        f"{names[0]}{f' (and {len(names) - 1} more: {_few(names[1:])})' if names[1:] else ''} {what}"
-        for what, names in kinds.items()
+        f"{names[0]}{f' (and {len(names) - 1} more: {_join_names(names[1:])})' if names[1:] else ''} {fault}"
+        for fault, names in names_by_fault.items()
         if names
     ]
 
 
-def _few(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def _join_names(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
-def _shape(value: Tensor | None) -> str:
+def _format_shape(value: Tensor | None) -> str:
     return "" if value is None else " x ".join(map(str, value.shape))

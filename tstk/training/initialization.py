@@ -1,4 +1,4 @@
-"""Initial weights that the training series give, before the first step."""
+"""Initialization of weights from the training series, before the first step."""
 
 from __future__ import annotations
 
@@ -6,52 +6,58 @@ from typing import Literal
 
 from tstk.config.resolve import Config
 from tstk.core.pipeline import Pipeline
-from tstk.data.data_module import Dataset
-from tstk.data.datasets import Windows
+from tstk.data.data_module import DataModule
+from tstk.data.datasets import WindowDataset
 from tstk.errors import OptionError
-from tstk.evaluation.linear_forecast import fit_linear_map, why_too_large
+from tstk.evaluation.linear_forecast import fit_linear_map, why_linear_map_too_large
 
 
-def start(pipeline: Pipeline, config: Config, data: Dataset) -> list[str]:
-    """Let the pipeline, and each slot whose weights are not those of another run, start from the training series.
+def init_pipeline_from_data(pipeline: Pipeline, config: Config, data: DataModule) -> list[str]:
+    """Initialize the linear map, and each slot that does not start from another run, from the training series.
 
     Args:
-        pipeline: about to be trained, with the scaling of the data
+        pipeline: about to be trained, with the mean and standard deviation of the data
         config: resolved
-        data: to train on
+        data: the data to train on
 
     Returns:
-        lines for the user
+        notes for the user
 
     Raises:
-        OptionError: a linear map would take too long, or has no validation part to be chosen by
+        OptionError: the linear map is too large, or there is no validation part to select it by
     """
     notes = []
     if pipeline.linear_map is not None:
-        notes.append(_from_linear_map(pipeline, data, config.options("pipeline")["linear_map"]))
-    notes += [part.start(pipeline, data.train) for name, part in pipeline.slots() if name not in config.mounts]
+        notes.append(_init_linear_map(pipeline, data, config.options("pipeline")["linear_map"]))
+    notes += [
+        part.init_from_data(pipeline, data.train)
+        for name, part in pipeline.named_slots()
+        if name not in config.init_from
+    ]
     return [note for note in notes if note]
 
 
-def _from_linear_map(pipeline: Pipeline, data: Dataset, maps: Literal["auto", "shared", "per-channel"]) -> str:
-    """Fit the linear map that the forecasts of a pipeline start from.
+def _init_linear_map(pipeline: Pipeline, data: DataModule, kind: Literal["auto", "shared", "per-channel"]) -> str:
+    """Fit the linear map to which the head's forecasts are added.
 
     Args:
-        maps: see `tstk.evaluation.linear_forecast.fit_linear_map`
+        pipeline: receives the map
+        data: windows of a table
+        kind: see `tstk.evaluation.linear_forecast.fit_linear_map`
 
     Returns:
-        what was chosen, for the user
+        a note for the user
 
     Raises:
-        OptionError: it would take too long, or has no validation part to be chosen by
+        OptionError: the map is too large, or there is no validation part to select it by
     """
-    assert isinstance(data.train, Windows)
-    assert isinstance(data.val, Windows)
-    reason = why_too_large(data.spec, maps)
+    assert isinstance(data.train, WindowDataset)
+    assert isinstance(data.val, WindowDataset)
+    reason = why_linear_map_too_large(data.spec, kind)
     if data.val is data.test:
-        reason = "it is chosen by the validation part, which is the test part here"
+        reason = "it is selected on the validation part, which is the test part here"
     if reason:
-        raise OptionError(f"--linear-map {maps}: {reason}; use --linear-map none")
-    fit = fit_linear_map(data.train, data.val, data.std[:, None], maps)
+        raise OptionError(f"--linear-map {kind}: {reason}; use --linear-map none")
+    fit = fit_linear_map(data.train, data.val, data.std[:, None], kind)
     pipeline.linear_map = fit.forecaster
-    return f"forecasts start from a linear map ({fit.choice})"
+    return f"forecasts start from a linear map ({fit.description})"

@@ -1,4 +1,4 @@
-"""Pauses of training: between two steps it may be saved, and left when somebody asks."""
+"""Save the training state between steps, and stop cleanly on SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,98 +11,105 @@ from types import FrameType
 import torch
 from torch import distributed
 
-from tstk.training.resume_store import Last
-from tstk.training.state import Moving, processes
+from tstk.training.distributed import get_world_size
+from tstk.training.resume_store import ResumeStore
+from tstk.training.state import TrainState
 
 
-class Stopped(KeyboardInterrupt):
-    """Training was interrupted, and what it goes on from is saved.
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal stopped training, whose state is saved and can be resumed.
 
     Args:
-        step: the last that was done
-        number: of the signal
+        step: optimizer steps taken
+        signum: number of the signal
     """
 
-    def __init__(self, step: int, number: int) -> None:
+    def __init__(self, step: int, signum: int) -> None:
         super().__init__(f"stopped at step {step}")
-        self.step, self.number = step, number
+        self.step, self.signum = step, signum
 
 
-class Pauses:
-    """Where training may be saved, because it is time or somebody asks it to stop.
+class SavePoints:
+    """Points between steps at which training saves its state, if saving is due or a signal is pending.
 
     Args:
-        last: where to; without it nothing happens
-        now: the training
-        asked: the signal that was sent, 0 if none
+        resume_store: where to save; None never saves
+        train_state: the state to save
+        get_pending_signal: returns the number of the signal received, 0 if none
     """
 
-    AGREE = 50
-    """Of several processes, who must all do the same, steps from one agreement to the next."""
+    SYNC_EVERY_STEPS = 50
+    """Steps between two checks where several processes must agree on what to do."""
 
-    def __init__(self, last: Last | None, now: Moving, asked: Callable[[], int]) -> None:
-        self.last, self.now, self.asked = last, now, asked
-        self.size = sum(v.nbytes for v in now.pipeline.state_dict().values())
-        self.several = processes() > 1
+    def __init__(
+        self, resume_store: ResumeStore | None, train_state: TrainState, get_pending_signal: Callable[[], int]
+    ) -> None:
+        self.resume_store, self.train_state, self.get_pending_signal = resume_store, train_state, get_pending_signal
+        self.num_bytes = sum(v.nbytes for v in train_state.pipeline.state_dict().values())
+        self.is_distributed = get_world_size() > 1
 
-    def between_steps(self) -> None:
-        """A step is done.
-
-        Raises:
-            Stopped: somebody asked, and all is saved
-        """
-        if self.last is not None and not (self.several and self.now.at % self.AGREE):
-            self._pause(self.last)
-
-    def between_epochs(self) -> None:
-        """An epoch is validated.
+    def check_after_step(self) -> None:
+        """Save or stop after an optimizer step if due.
 
         Raises:
-            Stopped: somebody asked, and all is saved
+            TrainingInterrupted: a signal is pending; the state is saved
         """
-        if self.last is not None:
-            self._pause(self.last)
+        if self.resume_store is not None and not (
+            self.is_distributed and self.train_state.step_in_epoch % self.SYNC_EVERY_STEPS
+        ):
+            self._save_or_stop(self.resume_store)
 
-    def _pause(self, last: Last) -> None:
-        asked, due = self.asked(), last.due(self.size)
-        if self.several:
-            # what the first process says is due; any of them may have been asked
-            said = torch.tensor([asked, due and last.writes], device=self.now.pipeline.mean.device)
-            distributed.all_reduce(said, distributed.ReduceOp.MAX)
-            asked, due = said.tolist()
-        if asked or due:
-            last.save(*self.now.state())
-        if asked and not self.now.done:
-            raise Stopped(self.now.step, asked)
+    def check_after_epoch(self) -> None:
+        """Save or stop after the validation of an epoch if due.
+
+        Raises:
+            TrainingInterrupted: a signal is pending; the state is saved
+        """
+        if self.resume_store is not None:
+            self._save_or_stop(self.resume_store)
+
+    def _save_or_stop(self, resume_store: ResumeStore) -> None:
+        signum, is_due = self.get_pending_signal(), resume_store.is_due(self.num_bytes)
+        if self.is_distributed:
+            # the first process decides whether saving is due; a signal may have reached any of them
+            flags = torch.tensor(
+                [signum, is_due and resume_store.is_writer], device=self.train_state.pipeline.mean.device
+            )
+            distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+            signum, is_due = flags.tolist()
+        if signum or is_due:
+            resume_store.save(*self.train_state.state_dict())
+        if signum and not self.train_state.is_done:
+            raise TrainingInterrupted(self.train_state.step, signum)
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[Callable[[], int]]:
-    """While inside, the first SIGINT or SIGTERM is noted; the next is obeyed at once.
+def defer_signals() -> Iterator[Callable[[], int]]:
+    """Record the first SIGINT or SIGTERM inside the context instead of handling it; handle the next one as usual.
 
     Yields:
-        the number of the signal that was noted, 0 so far
+        a function that returns the number of the recorded signal, 0 if there was none
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0  # signals are the main thread's
+        yield lambda: 0  # only the main thread can set signal handlers
         return
-    noted = 0
-    now = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # what is ignored, as by nohup, or somebody else's business, stays so
-    before = {number: handler for number, handler in now.items() if handler not in (signal.SIG_IGN, None)}
+    pending = 0
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    # leave alone what is ignored, as under nohup (SIG_IGN), and what was not set from Python (None)
+    previous = {signum: handler for signum, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
     def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
 
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
-        noted = number
+    def record(signum: int, frame: FrameType | None) -> None:
+        nonlocal pending
+        pending = signum
         restore()
 
-    for number in before:
-        signal.signal(number, note)
+    for signum in previous:
+        signal.signal(signum, record)
     try:
-        yield lambda: noted
+        yield lambda: pending
     finally:
         restore()

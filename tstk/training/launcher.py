@@ -1,6 +1,6 @@
-"""Several processes on this machine, each with a device, that run the same command: `tstk train --devices 4`.
+"""Launch several processes on this machine, each with a device of its own: `tstk train --devices 4`.
 
-What torchrun does for several machines too; they find each other by the same variables (RANK, WORLD_SIZE, ...).
+It sets the environment variables of torchrun (RANK, WORLD_SIZE, ...); for several machines, use torchrun.
 """
 
 from __future__ import annotations
@@ -16,60 +16,77 @@ from collections.abc import Callable, Sequence
 
 from tstk.errors import OptionError
 
-GRACE = 20.0
-"""Seconds that the others have to end by themselves when one has failed."""
+GRACE_SECONDS = 20.0
+"""Seconds after a process has failed until the others are killed."""
 
 
-def launched() -> bool:
-    """Whether this process is one of several already."""
+def is_launched() -> bool:
+    """Return whether this process was launched as one of several."""
     return "RANK" in os.environ
 
 
-def launch(count: int, words: Sequence[str], cpu: bool) -> int:
-    """Run `tstk` so many times at once and wait; the first process talks.
+def launch_processes(num_processes: int, argv: Sequence[str], use_cpu: bool) -> int:
+    """Run `tstk` in several processes and wait for them; only the first one prints.
 
     Args:
-        count: of processes
-        words: the command line, without `tstk`
-        cpu: they share the processor; otherwise each takes a GPU, if this machine has any
+        num_processes: number of processes
+        argv: the command line, without `tstk`
+        use_cpu: share the CPU; otherwise each process uses a GPU, if this machine has any
 
     Returns:
-        the exit code: that of the first process, or of another that failed alone
+        the first positive exit code, else 1 if any process failed, else 0
 
     Raises:
-        OptionError: there are fewer GPUs
+        OptionError: there are fewer GPUs than processes
     """
-    if not cpu:
+    if not use_cpu:
         import torch
 
-        gpus = torch.cuda.device_count()
-        if torch.cuda.is_available() and count > gpus:
-            raise OptionError(f"--devices {count}: torch sees {gpus} GPU(s) here; ask for {gpus}, or add --device cpu")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    each = str(max(1, (os.cpu_count() or 1) // count))
-    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    with tempfile.TemporaryFile("w+") as aside:
+        num_gpus = torch.cuda.device_count()
+        if torch.cuda.is_available() and num_processes > num_gpus:
+            raise OptionError(
+                f"--devices {num_processes}: torch sees {num_gpus} GPU(s) here; use --devices {num_gpus}, or add "
+                "--device cpu"
+            )
+    threads = str(max(1, (os.cpu_count() or 1) // num_processes))
+    rendezvous = {
+        "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_find_free_port()),
+    }
+    with tempfile.TemporaryFile("w+") as other_stderr:
         children = [
             subprocess.Popen(
-                [sys.executable, "-m", "tstk", *words],
-                env={"OMP_NUM_THREADS": each, **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-                | {k: str(v) for k, v in shared.items()},
-                stderr=aside if rank else None,
-                preexec_fn=_tied(),
+                [sys.executable, "-m", "tstk", *argv],
+                env={
+                    "OMP_NUM_THREADS": threads,
+                    **os.environ,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    **rendezvous,
+                },
+                stderr=other_stderr if rank else None,
+                preexec_fn=_make_parent_death_hook(),
             )
-            for rank in range(count)
+            for rank in range(num_processes)
         ]
         codes = _wait(children)
         if (not codes[0] and any(codes)) or codes[0] < 0:
-            aside.seek(0)
-            sys.stderr.write(aside.read())
+            other_stderr.seek(0)
+            sys.stderr.write(other_stderr.read())
     return next((code for code in codes if code > 0), int(any(codes)))
 
 
-def _tied() -> Callable[[], object] | None:
-    """What a process does first, on Linux: have itself asked to stop when this one is gone, however that came."""
+def _find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _make_parent_death_hook() -> Callable[[], object] | None:
+    """Return a `preexec_fn` that has Linux send SIGTERM to the child when this process dies, None elsewhere."""
     if sys.platform != "linux":
         return None
     import ctypes
@@ -78,25 +95,28 @@ def _tied() -> Callable[[], object] | None:
     return lambda: prctl(set_death_signal, signal.SIGTERM)
 
 
-def _wait(children: list[subprocess.Popen[bytes]]) -> list[int]:
-    """Exit codes. A terminal interrupts all processes itself, so SIGTERM alone is passed on."""
+def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+    """Wait for processes and return their exit codes.
 
-    def pass_on(number: int, frame: object) -> None:
-        for child in children:
-            child.send_signal(number)
+    SIGTERM is forwarded to them; SIGINT is not, since a terminal sends it to all processes itself.
+    """
 
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    failed: float | None = None
+    def forward(signum: int, frame: object) -> None:
+        for child in processes:
+            child.send_signal(signum)
+
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, forward)}
+    previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    failure_time: float | None = None
     try:
-        while any(child.poll() is None for child in children):
-            if failed is None and any(child.poll() for child in children):
-                failed = time.monotonic()
-            if failed is not None and time.monotonic() - failed > GRACE:
-                for child in children:
+        while any(child.poll() is None for child in processes):
+            if failure_time is None and any(child.poll() for child in processes):
+                failure_time = time.monotonic()
+            if failure_time is not None and time.monotonic() - failure_time > GRACE_SECONDS:
+                for child in processes:
                     child.kill()
             time.sleep(0.05)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return [child.returncode for child in children]
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+    return [child.returncode for child in processes]

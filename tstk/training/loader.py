@@ -1,4 +1,4 @@
-"""Which series an optimizer step learns from, and how many steps there are."""
+"""Shuffled batches for each optimizer step, and the number of steps."""
 
 from __future__ import annotations
 
@@ -12,103 +12,119 @@ from tstk.core.types import Series
 from tstk.errors import OptionError
 
 if TYPE_CHECKING:
-    from tstk.data.datasets import Part
+    from tstk.data.datasets import Split
 
 
-def budget(per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
-    """Epochs and optimizer steps to train for.
-
-    Raises:
-        OptionError: there would be none
-    """
-    if steps is not None:
-        epochs = -(-steps // per_epoch)
-    elif epochs is None:
-        epochs = min(100, max(10, -(-1500 // per_epoch)))
-    if epochs < 1:
-        raise OptionError(f"epochs={epochs}, steps={steps}: expected at least 1")
-    return epochs, per_epoch * epochs if steps is None else steps
-
-
-class Batches:
-    """Shuffled batches of a part, whole index tensors at a time, grouped by optimizer step.
+def resolve_duration(steps_per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
+    """Return the numbers of epochs and optimizer steps to train for.
 
     Args:
-        share: number of this process, and of how many; each gets its part of every batch, and an epoch leaves out the
-            few series that cannot be dealt out evenly
-        every: optimizer steps per epoch; a pass over the part unless given
-        balanced: draw classes alike often, with replacement; what has no label is left out
+        steps_per_epoch: optimizer steps per epoch
+        epochs: as given; with neither `epochs` nor `steps`, enough for 1500 steps, between 10 and 100
+        steps: as given, instead of `epochs`
+
+    Raises:
+        OptionError: there would be no step
+    """
+    if steps is not None:
+        epochs = -(-steps // steps_per_epoch)
+    elif epochs is None:
+        epochs = min(100, max(10, -(-1500 // steps_per_epoch)))
+    if epochs < 1:
+        raise OptionError(
+            f"--epochs {epochs}: expected at least 1" if steps is None else f"--steps {steps}: expected at least 1"
+        )
+    return epochs, steps_per_epoch * epochs if steps is None else steps
+
+
+class BatchLoader:
+    """Shuffled batches of a split, grouped by optimizer step.
+
+    Args:
+        split: series to train on
+        batch_size: series per batch, over all processes
+        grad_accum_steps: batches per optimizer step
+        seed: of the order
+        rank_and_world_size: of this process; each process gets its share of every batch, and a pass leaves out the
+            series that cannot be divided evenly
+        steps_per_epoch: optimizer steps per epoch; None for one pass over the split
+        balanced: draw all classes equally often, with replacement; unlabelled series are left out
+
+    Raises:
+        OptionError: a size is less than 1, or the processes cannot share the batches evenly
     """
 
     def __init__(
         self,
-        part: Part,
+        split: Split,
         batch_size: int,
-        accumulate: int,
+        grad_accum_steps: int,
         seed: int,
-        share: tuple[int, int] = (0, 1),
-        every: int | None = None,
+        rank_and_world_size: tuple[int, int] = (0, 1),
+        steps_per_epoch: int | None = None,
         balanced: bool = False,
     ) -> None:
-        if batch_size < 1 or accumulate < 1:
-            raise OptionError(f"batch_size={batch_size} and accumulate={accumulate}: expected at least 1")
-        if every is not None and every < 1:
-            raise OptionError(f"validate_every={every}: expected at least 1")
-        self.part, self.batch_size, self.accumulate, self.seed = part, batch_size, accumulate, seed
-        self.mine, self.of = share
-        self.odds = _odds(part) if balanced else None
-        if batch_size % self.of or len(part) < self.of:
+        options = {"batch-size": batch_size, "grad-accum-steps": grad_accum_steps, "validate-every": steps_per_epoch}
+        for name, value in options.items():
+            if value is not None and value < 1:
+                raise OptionError(f"--{name} {value}: expected at least 1")
+        self.split, self.batch_size, self.grad_accum_steps, self.seed = split, batch_size, grad_accum_steps, seed
+        self.rank, self.world_size = rank_and_world_size
+        self.sampling_weights = _compute_sampling_weights(split) if balanced else None
+        if batch_size % self.world_size or len(split) < self.world_size:
             raise OptionError(
-                f"--batch-size {batch_size} of {len(part)} series: expected a multiple of {self.of}, "
-                "the number of processes"
+                f"--batch-size {batch_size} of {len(split)} series: expected a multiple of {self.world_size}, "
+                "the number of processes, and at least as many series"
             )
-        self.whole = -(-(len(part) - len(part) % self.of) // (batch_size * accumulate))
-        self.steps = every or self.whole
+        self.steps_per_pass = -(-(len(split) - len(split) % self.world_size) // (batch_size * grad_accum_steps))
+        self.steps_per_epoch = steps_per_epoch or self.steps_per_pass
 
     def __len__(self) -> int:
-        """Optimizer steps per epoch."""
-        return self.steps
+        """Return the number of optimizer steps per epoch."""
+        return self.steps_per_epoch
 
-    def epoch(
+    def iterate_epoch(
         self, epoch: int, device: torch.device, start: int = 0, stop: int | None = None
     ) -> Iterator[list[Series]]:
-        """The groups of one epoch; the order depends on the seed and the pass over the data alone.
+        """Yield the batches of each optimizer step of an epoch.
+
+        The order depends only on the seed and the number of the pass over the split.
 
         Args:
-            epoch: its number, from 1
-            device: where to
-            start: steps of the epoch to leave out
-            stop: how many steps the epoch has, if it ends early
+            epoch: number of the epoch, from 1
+            device: device to move the batches to
+            start: steps of the epoch to skip
+            stop: step at which the epoch ends, None for all its steps
         """
-        first = (epoch - 1) * self.steps
+        first = (epoch - 1) * self.steps_per_epoch
         order = torch.empty(0)
-        for step in range(first + start, first + (self.steps if stop is None else stop)):
-            done, at = divmod(step, self.whole)
-            if not at or not len(order):
-                order = self._order(done + 1)
-                groups = torch.arange(len(order)).split(self.batch_size * self.accumulate)
-            mine = [places[self.mine :: self.of] for places in groups[at].split(self.batch_size)]
-            yield [self._batch(order, places).to(device, non_blocking=True) for places in mine]
+        for step in range(first + start, first + (self.steps_per_epoch if stop is None else stop)):
+            num_passes, step_in_pass = divmod(step, self.steps_per_pass)
+            if not step_in_pass or not len(order):
+                order = self._draw_order(num_passes + 1)
+                steps = torch.arange(len(order)).split(self.batch_size * self.grad_accum_steps)
+            batches = [indices[self.rank :: self.world_size] for indices in steps[step_in_pass].split(self.batch_size)]
+            yield [self._load_batch(order, indices).to(device, non_blocking=True) for indices in batches]
 
-    def _batch(self, order: Tensor, places: Tensor) -> Series:
-        """The series at some places of the order."""
-        series = self.part.batch(order[places])
-        # a series that was drawn twice is to be masked and changed in two ways
-        return series if self.odds is None else series.but(key=places)
+    def _load_batch(self, order: Tensor, indices: Tensor) -> Series:
+        """Load the series at positions `indices` of `order`."""
+        series = self.split.batch(order[indices])
+        # positions as ids, so that a series that is drawn twice is masked and augmented in two ways
+        return series if self.sampling_weights is None else series.replace(sample_id=indices)
 
-    def _order(self, number: int) -> Tensor:
-        """The series of one pass over the part."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        if self.odds is None:
-            order = torch.randperm(len(self.part), generator=generator)
+    def _draw_order(self, pass_number: int) -> Tensor:
+        """Draw the indices of the series of one pass, from 1."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + pass_number)
+        if self.sampling_weights is None:
+            order = torch.randperm(len(self.split), generator=generator)
         else:
-            order = torch.multinomial(self.odds, len(self.part), replacement=True, generator=generator)
-        return order[: len(order) - len(order) % self.of]
+            order = torch.multinomial(self.sampling_weights, len(self.split), replacement=True, generator=generator)
+        return order[: len(order) - len(order) % self.world_size]
 
 
-def _odds(part: Part) -> Tensor:
-    """How often each series should be drawn so that classes come alike often, [N]."""
-    assert part.y is not None
-    known = part.y >= 0
-    share = 1 / torch.bincount(part.y[known]).double()
-    return torch.where(known, share[part.y.clamp(min=0)], 0.0)
+def _compute_sampling_weights(split: Split) -> Tensor:
+    """Return the weights [N] with which drawing series gives all classes equally often."""
+    assert split.y is not None
+    is_labelled = split.y >= 0
+    class_weights = 1 / torch.bincount(split.y[is_labelled]).double()
+    return torch.where(is_labelled, class_weights[split.y.clamp(min=0)], 0.0)

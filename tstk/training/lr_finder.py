@@ -1,6 +1,6 @@
-"""A learning rate to try first: the loss of some steps, each with a larger rate than the one before (Smith 2017).
+"""Learning rate finder: train some steps with rising learning rates and record the loss (Smith 2017).
 
-Unlike the paper, the rate that is suggested is where the smoothed loss falls most steeply, as fastai has it.
+Unlike the paper, the suggestion is the learning rate at which the smoothed loss falls most steeply, as in fastai.
 """
 
 from __future__ import annotations
@@ -11,96 +11,105 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tstk.core.pipeline import Pipeline
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.errors import TrainingError
-from tstk.training.devices import accelerator as accelerating
-from tstk.training.devices import prepare, unwrap
-from tstk.training.loader import Batches
-from tstk.training.lr_schedule import groups
-from tstk.training.optim import AdamW
+from tstk.training.devices import create_accelerator, prepare_model, unwrap_model
+from tstk.training.loader import BatchLoader
+from tstk.training.optim import AdamW, param_groups
 
 if TYPE_CHECKING:
-    from tstk.data.data_module import Dataset
+    from tstk.data.data_module import DataModule
 
-LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
-NOISY = 10
-"""First steps, whose running mean is of so few batches that it falls and rises by chance."""
+MIN_LR, MAX_LR, NUM_STEPS = 1e-6, 1.0, 100
+SKIP_BEGIN = 10
+"""Steps at the beginning that are never suggested: their running mean covers too few batches."""
 
 
 @dataclass
-class Sweep:
-    """What a sweep found.
+class LRRangeTestResult:
+    """The result of a learning rate range test.
 
     Args:
-        rates: of each step
-        losses: smoothed, of each step
-        suggestion: where the loss falls most steeply
+        lrs: learning rate of each step
+        losses: smoothed loss of each step
+        suggestion: learning rate at which the loss falls most steeply
     """
 
-    rates: list[float]
+    lrs: list[float]
     losses: list[float]
     suggestion: float
 
 
-def find_rate(
+def lr_range_test(
     pipeline: Pipeline,
-    data: Dataset,
+    data: DataModule,
     *,
     batch_size: int,
-    accumulate: int,
+    grad_accum_steps: int,
     weight_decay: float,
-    clip: float,
+    grad_clip: float,
     seed: int,
     device: str,
     precision: str,
-) -> Sweep:
-    """Sweep the rate from 1e-6 to 1, and leave the weights as they were.
+) -> LRRangeTestResult:
+    """Raise the learning rate from 1e-6 to 1 in 100 steps, and restore the weights.
 
-    It ends early where the loss is four times its least. Parts with a rate of their own take the same.
+    The test stops early when the loss exceeds four times its minimum. All parts use the same learning rate, even those
+    with an override.
 
     Args:
-        pipeline: as training would begin with it
-        data: whose training part is learnt from
-        batch_size, accumulate, weight_decay, clip, seed, device, precision: as in `tstk.training.loop.fit`
+        pipeline: initialized for training
+        data: its training part is used
+        batch_size: as for `tstk.training.loop.fit`, like all other options
+        grad_accum_steps: batches per optimizer step
+        weight_decay: of matrices
+        grad_clip: largest norm of the gradient; 0 for no limit
+        seed: of batches, masks and dropout
+        device: auto, cpu or cuda
+        precision: fp32, bf16 or fp16
 
     Raises:
-        TrainingError: the loss is not finite from the start
+        TrainingError: the loss diverges within the first steps
     """
-    accelerator = accelerating(device, precision)
-    before = deepcopy(pipeline.state_dict())
-    rates = [{**group, "lr": LOWEST} for group in groups(pipeline, LOWEST, weight_decay)]
-    model, optimizer = prepare(accelerator, pipeline, AdamW(rates, lr=LOWEST))
-    learning = [p for p in pipeline.parameters() if p.requires_grad]
-    batches = Batches(data.train, batch_size, accumulate, seed, every=STEPS)
+    accelerator = create_accelerator(device, precision)
+    initial_state = deepcopy(pipeline.state_dict())
+    groups = [{**group, "lr": MIN_LR} for group in param_groups(pipeline, MIN_LR, weight_decay)]
+    model, optimizer = prepare_model(accelerator, pipeline, AdamW(groups, lr=MIN_LR))
+    trainable = [p for p in pipeline.parameters() if p.requires_grad]
+    loader = BatchLoader(data.train, batch_size, grad_accum_steps, seed, steps_per_epoch=NUM_STEPS)
     pipeline.train()
-    tried: list[float] = []
+    lrs: list[float] = []
     losses: list[float] = []
-    mean = 0.0
-    for step, group in enumerate(batches.epoch(1, accelerator.device)):
-        rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
-        for table in optimizer.param_groups:
-            table["lr"] = rate
-        flows = []
-        for i, series in enumerate(group):
-            assert series.key is not None
+    running_mean = 0.0
+    for step, batches in enumerate(loader.iterate_epoch(1, accelerator.device)):
+        lr = MIN_LR * (MAX_LR / MIN_LR) ** (step / (NUM_STEPS - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        step_outputs = []
+        for i, series in enumerate(batches):
+            assert series.sample_id is not None
             with accelerator.autocast():
-                flow = model(series, Draws(seed, (step + 1) * accumulate + i, series.key))
-            accelerator.backward(flow.total / len(group))
-            flows.append(flow)
-        if clip:
-            accelerator.clip_grad_norm_(learning, clip)
+                output = model(series, SampleRNG(seed, (step + 1) * grad_accum_steps + i, series.sample_id))
+            accelerator.backward(output.loss / len(batches))
+            step_outputs.append(output)
+        if grad_clip:
+            accelerator.clip_grad_norm_(trainable, grad_clip)
         optimizer.step()
         optimizer.zero_grad()
-        pipeline.after_step(flows)
-        mean = 0.9 * mean + 0.1 * sum(float(flow.total.detach()) for flow in flows) / len(flows)
-        loss = mean / (1 - 0.9 ** (step + 1))
+        pipeline.after_step(step_outputs)
+        loss_sum = sum(float(output.loss.detach()) for output in step_outputs)
+        running_mean = 0.9 * running_mean + 0.1 * loss_sum / len(step_outputs)
+        loss = running_mean / (1 - 0.9 ** (step + 1))
         if not math.isfinite(loss) or (losses and loss > 4 * min(losses) > 0):
             break
-        tried.append(rate)
+        lrs.append(lr)
         losses.append(loss)
-    unwrap(accelerator, model)
-    pipeline.load_state_dict(before)
-    if len(tried) < NOISY + 3:
-        raise TrainingError(f"--find-lr: the loss broke down after {len(tried)} steps from 1e-6 on; look at the data")
-    steepest = max(range(NOISY, len(losses) - 2), key=lambda i: losses[i] - losses[i + 2])
-    return Sweep(tried, losses, tried[steepest + 1])
+    unwrap_model(accelerator, model)
+    pipeline.load_state_dict(initial_state)
+    if len(lrs) < SKIP_BEGIN + 3:
+        raise TrainingError(
+            f"--find-lr: the loss diverged after {len(lrs)} steps, starting from a learning rate of {MIN_LR:g}; check "
+            "the data for extreme values"
+        )
+    steepest = max(range(SKIP_BEGIN, len(losses) - 2), key=lambda i: losses[i] - losses[i + 2])
+    return LRRangeTestResult(lrs, losses, lrs[steepest + 1])

@@ -1,223 +1,139 @@
-"""What the training loop keeps account of: loss terms as they come, averaged weights, and which epoch was best."""
+"""Means of the loss terms of an epoch, and the check that they are finite."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
-from tstk.core.types import Flow
-from tstk.errors import OptionError, TrainingError
-from tstk.training.distributed import whole_state
+from tstk.core.types import StepOutput
+from tstk.errors import TrainingError
+from tstk.training.callbacks import ProgressCallback
+from tstk.training.distributed import get_world_size
+
+FLUSH_SECONDS = 0.25
+"""Seconds between two reads of losses from a GPU, each of which waits for the GPU."""
 
 T = TypeVar("T")
 
 
-class Watcher(Protocol):
-    """Who is told how training goes: a progress bar, a metrics file, a test."""
+class MetricTracker:
+    """Sums of the loss terms of an epoch, read from the device in intervals.
 
-    def begin(self, steps: int, epochs: int) -> None:
-        """Training starts."""
+    Args:
+        progress_callback: notified at each flush
+        flush_every_step: read the losses in every step, as costs nothing on a CPU
+    """
 
-    def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
-        """Some steps are done: means of the loss terms since the last call, and series per second."""
-
-    def epoch(self, row: dict[str, Any], improved: bool) -> None:
-        """An epoch is over: its row of metrics, and whether its weights are the best so far."""
-
-
-class Ledger:
-    """Sums of loss terms, brought from the device now and then; stops training when one is not finite."""
-
-    def __init__(self, watcher: Watcher | None, sync: bool) -> None:
-        self.watcher, self.sync = watcher, sync
+    def __init__(self, progress_callback: ProgressCallback | None, flush_every_step: bool) -> None:
+        self.progress_callback, self.flush_every_step = progress_callback, flush_every_step
         self.pending: list[tuple[int, int, dict[str, Tensor]]] = []
 
-    def open(self, epoch: int) -> None:
-        """An epoch begins."""
-        self.number, self.sums, self.rows, self.waited = epoch, dict[str, float](), 0, 0.0
-        self.begin = self.flushed = time.perf_counter()
+    def reset(self, epoch: int) -> None:
+        """Start an epoch."""
+        self.epoch, self.sums, self.num_series, self.loading_seconds = epoch, dict[str, float](), 0, 0.0
+        self.start_time = self.last_flush_time = time.perf_counter()
 
-    def state(self) -> dict[str, Any]:
-        """What an epoch under way has seen, JSON-able; `flush` comes first."""
-        seconds = time.perf_counter() - self.begin
-        return {"sums": self.sums, "rows": self.rows, "seconds": seconds, "waited": self.waited}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of the current epoch, JSON-able; call `flush` first."""
+        seconds = time.perf_counter() - self.start_time
+        return {"sums": self.sums, "rows": self.num_series, "seconds": seconds, "waited": self.loading_seconds}
 
-    def take(self, epoch: int, state: dict[str, Any]) -> None:
-        """Go on with an epoch where `state` was."""
-        self.open(epoch)
-        self.sums, self.rows, self.begin = dict(state["sums"]), state["rows"], self.begin - state["seconds"]
-        self.waited = state["waited"]
+    def load_state_dict(self, epoch: int, state_dict: dict[str, Any]) -> None:
+        """Continue `epoch` from what `state_dict` returned."""
+        self.reset(epoch)
+        self.sums, self.num_series = dict(state_dict["sums"]), state_dict["rows"]
+        self.start_time -= state_dict["seconds"]
+        self.loading_seconds = state_dict["waited"]
 
-    def loading(self, groups: Iterator[T]) -> Iterator[T]:
-        """The same, and the time that each takes to come counts as loading."""
+    def time_loading(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yield from `batches`, adding the time that each takes to `loading_seconds`."""
         begin = time.perf_counter()
-        for group in groups:
-            self.waited += time.perf_counter() - begin
-            yield group
+        for batch in batches:
+            self.loading_seconds += time.perf_counter() - begin
+            yield batch
             begin = time.perf_counter()
 
-    def enter(self, step: int, rows: int, flows: list[Flow]) -> None:
-        """A step is done: the flows of its micro-batches, of `rows` series in all."""
-        for flow in flows:
-            assert flow.total is not None
-            terms = {k: v.detach() for k, v in {**flow.terms, **flow.logs, "loss": flow.total}.items()}
-            self.pending.append((step, rows // len(flows), terms))
-        # reading a number makes a GPU wait, so there it is done four times a second
-        if self.sync or time.perf_counter() - self.flushed > 0.25:
+    def update(self, step: int, num_series: int, step_outputs: list[StepOutput]) -> None:
+        """Add the losses of an optimizer step.
+
+        Args:
+            step: number of the step
+            num_series: series of all its micro-batches
+            step_outputs: one per micro-batch
+        """
+        for output in step_outputs:
+            assert output.loss is not None
+            terms = {k: v.detach() for k, v in {**output.losses, **output.metrics, "loss": output.loss}.items()}
+            self.pending.append((step, num_series // len(step_outputs), terms))
+        if self.flush_every_step or time.perf_counter() - self.last_flush_time > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Read the numbers that are still on the device.
+        """Read the pending losses from the device.
 
         Raises:
-            TrainingError: one is not finite
+            TrainingError: a loss term is not finite
         """
-        recent, count = dict[str, float](), 0
-        for step, rows, terms in self.pending:
-            numbers = torch.stack([v.float() for v in terms.values()]).tolist()
-            for name, value in zip(terms, numbers, strict=True):
-                check_finite(f"the loss term {name!r}", value, f"at step {step}", self.number)
-                recent[name] = recent.get(name, 0.0) + value * rows
+        recent_sums, recent_series = dict[str, float](), 0
+        for step, num_series, terms in self.pending:
+            values = torch.stack([v.float() for v in terms.values()]).tolist()
+            for name, value in zip(terms, values, strict=True):
+                check_finite(f"the loss term {name!r}", value, f"at step {step}", self.epoch)
+                recent_sums[name] = recent_sums.get(name, 0.0) + value * num_series
                 # step by step, so that the sum does not depend on when it was flushed
-                self.sums[name] = self.sums.get(name, 0.0) + value * rows
-            count += rows
-        self.rows += count
+                self.sums[name] = self.sums.get(name, 0.0) + value * num_series
+            recent_series += num_series
+        self.num_series += recent_series
         now = time.perf_counter()
-        if self.watcher and self.pending:
-            self.watcher.step(
+        if self.progress_callback and self.pending:
+            self.progress_callback.on_step_end(
                 self.pending[-1][0],
-                self.number,
-                {k: v / count for k, v in recent.items()},
-                self.rows / max(now - self.begin, 1e-9),
+                self.epoch,
+                {name: value / recent_series for name, value in recent_sums.items()},
+                self.num_series / max(now - self.start_time, 1e-9),
             )
-        self.pending, self.flushed = [], now
+        self.pending, self.last_flush_time = [], now
 
-    def close(self) -> dict[str, Any]:
-        """The epoch's row of metrics, of all processes: mean loss terms, speed, and what of the time went into
-        loading."""
+    def compute(self) -> dict[str, Any]:
+        """Return the metrics of the epoch over all processes: mean loss terms, series per second, and seconds."""
         self.flush()
-        sums, rows = self._of_all()
-        seconds = max(time.perf_counter() - self.begin, 1e-9)
+        sums, num_series = self._reduce_over_processes()
+        seconds = max(time.perf_counter() - self.start_time, 1e-9)
         return {
-            "epoch": self.number,
-            "train": {k: v / max(rows, 1) for k, v in sums.items()},
-            "series_per_second": round(rows / seconds, 1),
+            "epoch": self.epoch,
+            "train": {name: value / max(num_series, 1) for name, value in sums.items()},
+            "series_per_second": round(num_series / seconds, 1),
             "seconds_training": round(seconds, 3),
-            "seconds_loading": round(self.waited, 3),
+            "seconds_loading": round(self.loading_seconds, 3),
         }
 
-    def _of_all(self) -> tuple[dict[str, float], float]:
-        """Sums and rows over all processes."""
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return self.sums, self.rows
+    def _reduce_over_processes(self) -> tuple[dict[str, float], float]:
+        """Return the sums and the number of series over all processes."""
+        if get_world_size() == 1:
+            return self.sums, self.num_series
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-        both = torch.tensor([*self.sums.values(), self.rows], dtype=torch.float64, device=device)
-        distributed.all_reduce(both)
-        *sums, rows = both.tolist()
-        return dict(zip(self.sums, sums, strict=True)), rows
+        values = torch.tensor([*self.sums.values(), self.num_series], dtype=torch.float64, device=device)
+        distributed.all_reduce(values)
+        *sums, num_series = values.tolist()
+        return dict(zip(self.sums, sums, strict=True)), num_series
 
 
-class Average:
-    """An exponential running average of weights, which can take their place for a while."""
+def check_finite(quantity: str, value: float, location: str, epoch: int) -> None:
+    """Raise a `TrainingError` if `value` is not finite.
 
-    def __init__(self, weights: Sequence[Tensor], decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise OptionError(f"average={decay}: expected a decay of at least 0 and less than 1, such as 0.998")
-        self.weights, self.decay, self.steps = list(weights), decay, 0
-        self.mean = [w.detach().clone() for w in weights] if decay else []
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights as they are after a step."""
-        if self.mean:
-            self.steps += 1
-            # the first steps count for little: they are far from where the weights are going
-            decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(self.mean, self.weights, 1 - decay)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Inside, the average is where the weights were."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for mean, weight in zip(self.mean, self.weights, strict=False):
-            held = weight.clone()  # by value: who else knows the weights (FSDP, a compiled graph) need not be told
-            weight.copy_(mean)
-            mean.copy_(held)
-
-
-class Judge:
-    """Which epoch's weights to keep, and when to give up.
-
-    A validation part is a small sample: among epochs that it cannot tell from the best, the latest is kept, whose rate
-    has fallen further (the one-standard-error rule of Breiman et al. 1984, with "simpler" read as "more settled").
+    Args:
+        quantity: name of the value, for the message
+        location: when it was computed, such as "at step 3"
+        epoch: number of the epoch; from the second on there are weights of an earlier one
     """
-
-    def __init__(self, select: str, patience: int | None) -> None:
-        self.select, self.patience = select, patience
-        self.best: dict[str, Any] = {}
-        self.state: dict[str, Tensor] = {}
-        self.best_score: float | None = None
-        self.slack = 0.0
-        self.idle = 0
-
-    def improved(self, row: dict[str, Any], pipeline: nn.Module) -> bool:
-        """Whether an epoch is the one to keep so far; if it is, its weights are remembered."""
-        score, slack = self._score(row)
-        progress = self.best_score is None or score > self.best_score
-        self.idle = 0 if progress else self.idle + 1
-        if progress:
-            self.best_score, self.slack = score, slack
-        elif self.best_score is None or score < self.best_score - self.slack:
-            return False
-        self.best = row
-        self.state = {k: v.cpu().clone() for k, v in whole_state(pipeline).items()}
-        return True
-
-    def numbers(self) -> dict[str, Any]:
-        """What was decided so far, JSON-able; the weights are in `state`."""
-        return {"best": self.best, "score": self.best_score, "slack": self.slack, "idle": self.idle}
-
-    def take(self, numbers: dict[str, Any], state: dict[str, Tensor]) -> None:
-        """Go on where `numbers` were told."""
-        self.best = dict(numbers["best"])
-        self.best_score, self.slack, self.idle = numbers["score"], numbers["slack"], numbers["idle"]
-        self.state = state
-
-    def _score(self, row: dict[str, Any]) -> tuple[float, float]:
-        """An epoch's score, higher is better, and by how much a later epoch may miss it."""
-        val = row["val"]
-        if self.select == "last":
-            return row["epoch"], 0.0
-        if self.select == "score" and "accuracy" in val:
-            return val["accuracy"], val["accuracy_se"]
-        if self.select == "score" and "mse" in val:
-            return -val["mse"], 0.0
-        return -val["loss"], 0.0
-
-    @property
-    def weary(self) -> bool:
-        """Whether there was no progress for longer than `patience`."""
-        return self.patience is not None and self.idle >= self.patience
-
-
-def check_finite(what: str, value: float, when: str, epoch: int) -> None:
-    """Stop training where a number says that it has gone wrong."""
     if not math.isfinite(value):
         kept = " and the best weights so far were kept" if epoch > 1 else ""
         raise TrainingError(
-            f"{what} became {value} {when} (epoch {epoch}); training stopped{kept}. "
-            "Try a lower --lr, a smaller --clip or --precision fp32"
+            f"{quantity} became {value} {location} (epoch {epoch}); training stopped{kept}. "
+            "Try a lower --lr, a smaller --grad-clip or --precision fp32"
         )

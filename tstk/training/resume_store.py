@@ -1,10 +1,10 @@
-"""`last/` of a run directory: what an unfinished training goes on from, bit for bit.
+"""`last/` of a run directory: the state from which an unfinished run is resumed, bit for bit.
 
     last/state.json                numbers, and the name of the file with the tensors
     last/step-120.safetensors      tensors
 
-state.json is replaced only when the tensors that it names are on the disk, and theirs are removed only after that: at
-every moment one pair is whole. Nothing is pickled.
+state.json is replaced once its tensors are on the disk, and the previous tensors are removed after that, so that one
+pair is complete at every moment. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -20,167 +20,178 @@ from typing import Any
 
 from torch import Tensor
 
-from tstk.config.run_directory import WEIGHTS, append, write_json
+from tstk.config.run_directory import WEIGHTS_FILE, append_line, write_json
 from tstk.core.pipeline import Pipeline
 from tstk.errors import CheckpointError
-from tstk.plugins.distribution import CORE
-from tstk.runs.checkpoint import read_tensors, save_weights, versions, write_tensors
+from tstk.plugins.distribution import CORE_DISTRIBUTION
+from tstk.runs.checkpoint import collect_versions, read_tensors, save_weights, write_tensors
 
-FORMAT = 1
-Facts = dict[str, Any]
-"""What is no tensor, JSON-able."""
+FORMAT_VERSION = 1
+JsonState = dict[str, Any]
+"""The part of a training state that is not tensors, JSON-able."""
 
 
 @dataclass
-class Saved:
-    """What a training goes on from.
+class ResumeSnapshot:
+    """The saved state of a training run.
 
     Args:
         tensors: by name
-        facts: see `Facts`
-        history: the rows of the epochs before
-        place: the file, for messages
+        json_state: what `TrainState.state_dict` returned beside tensors
+        history: metrics of the finished epochs
+        path: the file with the tensors, for messages
     """
 
     tensors: dict[str, Tensor]
-    facts: Facts
+    json_state: JsonState
     history: list[dict[str, Any]]
-    place: Path
+    path: Path
 
 
-class Last:
-    """Writes metrics and the best weights of a run as they come, and now and then what it goes on from.
+class ResumeStore:
+    """Writes the metrics and best weights of a run after each epoch, and its training state in between.
 
-    The last never takes more than `SHARE` of the time: the next one waits until that is so.
+    Saving the training state is throttled to at most `MAX_TIME_FRACTION` of the training time.
 
     Args:
-        run: the run directory; config.json is there already
-        writes: this process saves; of several only the first does, and all read
+        run_dir: the run directory, which holds config.json
+        is_writer: whether this process writes; of several only the first does, and all read
     """
 
-    SHARE = 0.02
+    MAX_TIME_FRACTION = 0.02
 
-    def __init__(self, run: Path, writes: bool = True) -> None:
-        self.run, self.folder, self.metrics, self.writes = run, run / "last", run / "metrics.jsonl", writes
-        self.cost: float | None = None
-        self.saved = time.perf_counter()
+    def __init__(self, run_dir: Path, is_writer: bool = True) -> None:
+        self.run_dir, self.is_writer = run_dir, is_writer
+        self.folder, self.metrics_path = run_dir / "last", run_dir / "metrics.jsonl"
+        self.state_path = self.folder / "state.json"
+        self.save_seconds: float | None = None
+        self.last_save_time = time.perf_counter()
 
     def exists(self) -> bool:
-        """Whether anything was saved."""
-        return (self.folder / "state.json").is_file()
+        """Return whether a training state was saved."""
+        return self.state_path.is_file()
 
-    def due(self, size: int) -> bool:
-        """Whether it is time to save.
+    def is_due(self, num_bytes: int) -> bool:
+        """Return whether the training state may be saved without exceeding `MAX_TIME_FRACTION`.
 
         Args:
-            size: bytes of what learns; as long as nothing was saved, a slow disk is assumed
+            num_bytes: bytes of the weights, from which the time of the first save is estimated (for a slow disk)
         """
-        cost = 0.01 + 5 * size / 2e8 if self.cost is None else self.cost
-        return (time.perf_counter() - self.saved) * self.SHARE >= cost
+        expected_seconds = 0.01 + 5 * num_bytes / 2e8 if self.save_seconds is None else self.save_seconds
+        return (time.perf_counter() - self.last_save_time) * self.MAX_TIME_FRACTION >= expected_seconds
 
-    def save(self, tensors: dict[str, Tensor], facts: Facts) -> None:
-        """Replace what was saved before, if any.
+    def save(self, tensors: dict[str, Tensor], json_state: JsonState) -> None:
+        """Save the training state, replacing the previous one.
 
         Args:
             tensors: by name
-            facts: `step` among them
+            json_state: JSON-able values, among them `step`
 
         Raises:
-            DiskFull: what was saved before is still there
+            DiskFullError: the disk is full; the previous state is still complete
         """
-        if not self.writes:
+        if not self.is_writer:
             return
         begin = time.perf_counter()
-        path = self.folder / f"step-{facts['step']}.safetensors"
+        path = self.folder / f"step-{json_state['step']}.safetensors"
         write_tensors(path, tensors)
-        about = {"format": FORMAT, "tensors": path.name, "config": self._config(), "versions": versions()}
-        write_json(self.folder / "state.json", about | {"metrics": self._settled()} | facts)
+        header = {
+            "format": FORMAT_VERSION,
+            "tensors": path.name,
+            "config": self._hash_config(),
+            "versions": collect_versions(),
+        }
+        write_json(self.state_path, header | {"metrics": self._fsync_metrics()} | json_state)
         for other in self.folder.iterdir():
-            if other.name not in ("state.json", path.name):
+            if other not in (self.state_path, path):
                 other.unlink()
-        self.saved = time.perf_counter()
-        self.cost = self.saved - begin
+        self.last_save_time = time.perf_counter()
+        self.save_seconds = self.last_save_time - begin
 
-    def epoch(self, row: dict[str, Any], pipeline: Pipeline, state: Mapping[str, Tensor] | None) -> None:
-        """An epoch is over.
+    def save_epoch(
+        self, metrics: dict[str, Any], pipeline: Pipeline, best_weights: Mapping[str, Tensor] | None
+    ) -> None:
+        """Append the metrics of an epoch to metrics.jsonl, and save its weights if they are the best so far.
 
         Args:
-            row: of metrics.jsonl
-            pipeline: that is trained
-            state: its weights, if they are the best so far
+            metrics: of the epoch
+            pipeline: the pipeline being trained
+            best_weights: the weights to save, None unless this is the best epoch
 
         Raises:
-            DiskFull: what there was is still there
+            DiskFullError: the disk is full; the previous files are still complete
         """
-        if self.writes:
-            append(self.metrics, json.dumps(row) + "\n")
-            if state is not None:
-                save_weights(pipeline, self.run / WEIGHTS, state)
+        if self.is_writer:
+            append_line(self.metrics_path, json.dumps(metrics) + "\n")
+            if best_weights is not None:
+                save_weights(pipeline, self.run_dir / WEIGHTS_FILE, best_weights)
 
-    def read(self) -> Saved | None:
-        """What was saved, or None if nothing ever was; metrics.jsonl loses the rows that came later.
+    def read(self) -> ResumeSnapshot | None:
+        """Read the saved training state, or return None if there is none.
+
+        Rows of metrics.jsonl that were written after the state was saved are removed.
 
         Raises:
-            CheckpointError: it is damaged, or not of this run
+            CheckpointError: a file is damaged or does not belong to this run
         """
-        path = self.folder / "state.json"
-        again = f"; remove {self.folder} to start this run again from its first step"
-        if not path.is_file():
-            self._cut(0)
+        remedy = f"; remove {self.folder} to start this run again from its first step"
+        if not self.exists():
+            self._truncate_metrics(0)
             return None
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            number, tensors = int(facts["format"]), self.folder / str(facts["tensors"])
-            config, metrics = facts["config"], int(facts["metrics"])
+            json_state = json.loads(self.state_path.read_text(encoding="utf-8"))
+            format_version, tensors_path = int(json_state["format"]), self.folder / str(json_state["tensors"])
+            config_hash, metrics_size = json_state["config"], int(json_state["metrics"])
         except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
-            raise CheckpointError(f"{path} is damaged ({type(e).__name__}: {e}){again}") from None
-        if number > FORMAT:
-            wrote = facts.get("versions", {}).get("tstk", "a later version")
+            raise CheckpointError(f"{self.state_path} is damaged ({type(e).__name__}: {e}){remedy}") from None
+        if format_version > FORMAT_VERSION:
+            version = json_state.get("versions", {}).get("tstk", "a later version")
             raise CheckpointError(
-                f"{path} was written by tstk {wrote}, whose format this version does not know: "
-                f"pip install --upgrade {CORE}"
+                f"{self.state_path} was written by tstk {version}, in a format this version does not know: "
+                f"pip install --upgrade {CORE_DISTRIBUTION}"
             )
-        if config != self._config():
+        if config_hash != self._hash_config():
             raise CheckpointError(
-                f"{self.run / 'config.json'} has changed since {path} was written; put it back, or train with these "
-                "options in another --out"
+                f"{self.run_dir / 'config.json'} has changed since {self.state_path} was written; restore it, or train "
+                "with these options in another --out"
             )
-        if tensors.parent != self.folder or not tensors.is_file():
-            raise CheckpointError(f"{path} names {tensors.name}, which is not there{again}")
+        if tensors_path.parent != self.folder or not tensors_path.is_file():
+            raise CheckpointError(f"{self.state_path} names {tensors_path.name}, which does not exist{remedy}")
         try:
-            found = read_tensors(tensors)
+            tensors = read_tensors(tensors_path)
         except CheckpointError as e:
-            raise CheckpointError(f"{e}{again}") from None
-        if self._size() < metrics:
-            raise CheckpointError(f"{self.metrics} is shorter than {path} says{again}")
+            raise CheckpointError(f"{e}{remedy}") from None
+        if self._get_metrics_size() < metrics_size:
+            raise CheckpointError(f"{self.metrics_path} is shorter than {self.state_path} says{remedy}")
         try:
-            rows = [json.loads(row) for row in self.metrics.read_bytes()[:metrics].splitlines()] if metrics else []
+            lines = self.metrics_path.read_bytes()[:metrics_size].splitlines() if metrics_size else []
+            history = [json.loads(line) for line in lines]
         except (ValueError, RecursionError) as e:
-            raise CheckpointError(f"{self.metrics} is damaged ({e}){again}") from None
-        self._cut(metrics)
-        return Saved(found, facts, rows, tensors)
+            raise CheckpointError(f"{self.metrics_path} is damaged ({e}){remedy}") from None
+        self._truncate_metrics(metrics_size)
+        return ResumeSnapshot(tensors, json_state, history, tensors_path)
 
     def remove(self) -> None:
-        """The run is finished: what it kept to go on with is several times as large as its weights."""
-        if self.writes and self.folder.is_dir():
-            # state.json goes first: what is left of an interrupted removal is not taken for a state
-            for path in sorted(self.folder.iterdir(), key=lambda path: path.name != "state.json"):
+        """Remove the training state of a finished run, which is several times as large as its weights."""
+        if self.is_writer and self.folder.is_dir():
+            # state.json first, so that the files left by an interrupted removal are not taken for a state
+            for path in sorted(self.folder.iterdir(), key=lambda path: path != self.state_path):
                 path.unlink()
             self.folder.rmdir()
 
-    def _config(self) -> str:
-        return hashlib.sha256((self.run / "config.json").read_bytes()).hexdigest()
+    def _hash_config(self) -> str:
+        return hashlib.sha256((self.run_dir / "config.json").read_bytes()).hexdigest()
 
-    def _size(self) -> int:
-        return self.metrics.stat().st_size if self.metrics.is_file() else 0
+    def _get_metrics_size(self) -> int:
+        return self.metrics_path.stat().st_size if self.metrics_path.is_file() else 0
 
-    def _settled(self) -> int:
-        """Bytes of metrics.jsonl, which are on the disk from now on."""
-        if self.metrics.is_file():
-            with self.metrics.open("rb") as file:
+    def _fsync_metrics(self) -> int:
+        """Flush metrics.jsonl to the disk and return its size in bytes."""
+        if self.metrics_path.is_file():
+            with self.metrics_path.open("rb") as file:
                 os.fsync(file.fileno())
-        return self._size()
+        return self._get_metrics_size()
 
-    def _cut(self, size: int) -> None:
-        if self.writes and self.metrics.is_file():
-            os.truncate(self.metrics, size)
+    def _truncate_metrics(self, size: int) -> None:
+        if self.is_writer and self.metrics_path.is_file():
+            os.truncate(self.metrics_path, size)

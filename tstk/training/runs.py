@@ -1,4 +1,4 @@
-"""One training run from a config to a run directory; the command line and `tstk.fit` both come here."""
+"""Train a config into a run directory, and resume such a run; used by the command line and by `tstk.fit`."""
 
 from __future__ import annotations
 
@@ -16,52 +16,69 @@ from typing import Any
 import torch
 
 from tstk.config.resolve import Config
-from tstk.config.run_directory import RESULT, WEIGHTS, DiskFull, alone, is_unfinished, read_config, write_json
+from tstk.config.run_directory import (
+    RESULT_FILE,
+    WEIGHTS_FILE,
+    DiskFullError,
+    is_unfinished,
+    read_run_config,
+    run_lock,
+    write_json,
+)
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
-from tstk.data.data_module import Dataset
+from tstk.data.data_module import DataModule
 from tstk.errors import CheckpointError, DataError, OptionError, TrainingError
-from tstk.evaluation.baselines import Baselines, baselines
+from tstk.evaluation.baselines import Baselines, score_baselines
 from tstk.evaluation.evaluate import evaluate
-from tstk.runs.build import rehearse
-from tstk.runs.checkpoint import check_plugins, launch, restore, save_config, save_weights, versions
-from tstk.training.callbacks import called
-from tstk.training.devices import deterministic_algorithms, hardware
-from tstk.training.initialization import start
-from tstk.training.loop import Fitted, Watcher, fit
-from tstk.training.resume_store import Last
-from tstk.training.small_data import read_data, settle
+from tstk.runs.build import validate_on_meta
+from tstk.runs.checkpoint import (
+    check_plugins,
+    collect_versions,
+    initialize_for_training,
+    rebuild_for_resume,
+    save_run_config,
+    save_weights,
+)
+from tstk.training.callbacks import ProgressCallback, create_callbacks
+from tstk.training.devices import describe_hardware, use_deterministic_algorithms
+from tstk.training.initialization import init_pipeline_from_data
+from tstk.training.loop import FitResult, fit
+from tstk.training.resume_store import ResumeStore
+from tstk.training.small_data import read_data, resolve_defaults
 
 
-def prepare(
-    config: Config, say: Callable[[str], None] = lambda line: None, unfinished: Path | None = None
-) -> tuple[Pipeline, Dataset]:
-    """Check the parts against each other, read the data, build the pipeline on it.
+def prepare_training(
+    config: Config, print_fn: Callable[[str], None] = lambda line: None, resume_from: Path | None = None
+) -> tuple[Pipeline, DataModule]:
+    """Validate a config, load its data and build the pipeline on them.
 
     Args:
         config: resolved
-        say: receives lines for the user
-        unfinished: the run directory that goes on, if one does: its weights are read later
+        print_fn: called with each note for the user
+        resume_from: directory of the run to resume; its weights are loaded later
 
     Raises:
-        DataError: the data are not those that the run was started with
+        DataError: the data are not those with which the run was started
     """
-    rehearse(config)
+    validate_on_meta(config)
     data = read_data(config)
     spec = data.spec
-    if data.train.y is not None and spec.classes:
-        spec = spec.but(counts=tuple(torch.bincount(data.train.y, minlength=spec.classes).tolist()))
+    if data.train.y is not None and spec.num_classes:
+        spec = spec.replace(class_counts=tuple(torch.bincount(data.train.y, minlength=spec.num_classes).tolist()))
     torch.manual_seed(config.options("train")["seed"])
-    pipeline, notes = launch(config, spec) if unfinished is None else (restore(unfinished), [])
-    if changed := _changed(pipeline.spec, spec):
-        raise DataError(f"{data.name} has changed since this run was started: {changed}")
+    pipeline, notes = (
+        initialize_for_training(config, spec) if resume_from is None else (rebuild_for_resume(resume_from), [])
+    )
+    if changes := _describe_spec_changes(pipeline.spec, spec):
+        raise DataError(f"{data.name} has changed since this run was started: {changes}")
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
-    if unfinished is None:
-        notes += start(pipeline, config, data)
-    for line in (*config.notes, *data.notes, *notes, settle(config.options("train"), pipeline, data)[1]):
-        if line:
-            say(line)
+    if resume_from is None:
+        notes += init_pipeline_from_data(pipeline, config, data)
+    for note in (*config.notes, *data.notes, *notes, resolve_defaults(config.options("train"), pipeline, data)[1]):
+        if note:
+            print_fn(note)
     return pipeline, data
 
 
@@ -70,188 +87,208 @@ def train(
     out: str | Path,
     *,
     command: str = "",
-    watcher: Watcher | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    ready: Callable[[Pipeline, Dataset], None] | None = None,
+    progress_callback: ProgressCallback | None = None,
+    print_fn: Callable[[str], None] = lambda line: None,
+    on_ready: Callable[[Pipeline, DataModule], None] | None = None,
 ) -> dict[str, Any]:
-    """Train, select by validation, score once on test, write the run directory.
+    """Train a pipeline, select an epoch by validation, score it once on test, and write the run directory.
 
-    If training stops before it has kept anything, the run directory is removed again; otherwise `resume` goes on with
-    it. Of several processes, only the first writes it and talks.
+    If training fails before anything was saved, the run directory is removed; otherwise `resume_run` continues it. Of
+    several processes, only the first writes and prints.
 
     Args:
         config: resolved
-        out: the run directory; it must not hold a run yet
-        command: how to do this again, for the record
-        watcher: told of steps and epochs
-        say: receives lines for the user
-        ready: receives the pipeline and its data before the first step
+        out: the run directory to create
+        command: the command line that repeats this run, for the record
+        progress_callback: reports steps and epochs
+        print_fn: called with each note for the user
+        on_ready: called with the pipeline and its data before the first step
 
     Returns:
-        what result.json holds
+        the content of result.json
 
     Raises:
-        Stopped: somebody asked to stop (SIGINT, SIGTERM), and all is saved
+        TrainingInterrupted: SIGINT or SIGTERM was received, and the state is saved
     """
-    begin = time.time()
-    called(config.options("train")["callbacks"])  # a slip is told before any data are read
-    last = Last(fresh(out) if _first() else Path(out), writes=_first())
-    if not last.writes:
-        pipeline, data = prepare(config)
-        return _train(config, last, pipeline, data, command, None, begin)
-    folder = last.run
-    pipeline, data = prepare(config, say)
-    if ready:
-        ready(pipeline, data)
-    born = [place for place in folder.parents if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):
+    start_time = time.time()
+    create_callbacks(config.options("train")["callbacks"])  # to refuse unknown names before data are read
+    is_main = _is_main_process()
+    resume_store = ResumeStore(check_new_run_dir(out) if is_main else Path(out), is_writer=is_main)
+    if not is_main:
+        pipeline, data = prepare_training(config)
+        return _fit_and_evaluate(config, resume_store, pipeline, data, command, None, start_time)
+    run_dir = resume_store.run_dir
+    pipeline, data = prepare_training(config, print_fn)
+    if on_ready:
+        on_ready(pipeline, data)
+    new_parents = [folder for folder in run_dir.parents if not folder.exists()]
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with run_lock(run_dir):
         try:
             options = config.options("train")
-            machine = hardware(options["device"], options["threads"])
-            save_config(folder, config, pipeline, data.like(), command, machine)
-            return _train(config, last, pipeline, data, command, watcher, begin)
+            hardware = describe_hardware(options["device"], options["threads"])
+            save_run_config(run_dir, config, pipeline, data.input_schema(), command, hardware)
+            return _fit_and_evaluate(config, resume_store, pipeline, data, command, progress_callback, start_time)
         except BaseException:
-            if not (folder / WEIGHTS).is_file() and not last.exists():
-                shutil.rmtree(folder)
-                with suppress(OSError):  # another run may have moved in beside it
-                    for place in born:
-                        place.rmdir()
+            if not (run_dir / WEIGHTS_FILE).is_file() and not resume_store.exists():
+                shutil.rmtree(run_dir)
+                with suppress(OSError):  # another run may have been created in the same folder
+                    for folder in new_parents:
+                        folder.rmdir()
             raise
 
 
-def resume(
+def resume_run(
     out: str | Path,
     *,
-    watcher: Watcher | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    ready: Callable[[Pipeline, Dataset], None] | None = None,
+    progress_callback: ProgressCallback | None = None,
+    print_fn: Callable[[str], None] = lambda line: None,
+    on_ready: Callable[[Pipeline, DataModule], None] | None = None,
 ) -> dict[str, Any]:
-    """Go on with a run that was interrupted, with the options that it was started with.
+    """Resume an interrupted run with the options with which it was started.
 
-    On a CPU it ends as it would have without the interruption, bit for bit. Callbacks begin anew.
+    On a CPU it ends as it would have without the interruption, bit for bit. Callbacks start anew.
 
     Args:
         out: the run directory
-        watcher, say, ready: see `train`
+        progress_callback: see `train`
+        print_fn: see `train`
+        on_ready: see `train`
 
     Returns:
-        what result.json holds
+        the content of result.json
 
     Raises:
-        CheckpointError: it is finished, damaged, trained by another process now, or its data have changed
+        CheckpointError: the run is finished or damaged, or another process is training it
+        DataError: the data have changed
     """
-    begin = time.time()
-    folder, first = Path(out), _first()
-    if not first:
-        watcher, say, ready = None, lambda line: None, None
-    found = read_config(folder)
-    if not is_unfinished(folder):
+    start_time = time.time()
+    run_dir, is_main = Path(out), _is_main_process()
+    if not is_main:
+        progress_callback, print_fn, on_ready = None, lambda line: None, None
+    run_config = read_run_config(run_dir)
+    if not is_unfinished(run_dir):
         raise CheckpointError(
-            f"--resume {out}: this run is finished; start another with its parts: tstk train --from {out}"
+            f"--resume {out}: this run is finished; start another from its weights: tstk train --init-from {out}"
         )
-    check_plugins(folder, found)
-    config = Config(found["given"], found["sources"], found["mounts"])
+    check_plugins(run_dir, run_config)
+    config = Config(run_config["given"], run_config["sources"], run_config["init_from"])
+    if note := _describe_environment_changes(run_config, config):
+        print_fn(note)
+    resume_store = ResumeStore(run_dir, is_writer=is_main)
+    with run_lock(run_dir) if is_main else nullcontext():
+        if not resume_store.exists():
+            print_fn(f"{run_dir} was interrupted before anything was saved, so it starts again")
+        pipeline, data = prepare_training(config, print_fn, run_dir if resume_store.exists() else None)
+        if on_ready:
+            on_ready(pipeline, data)
+        command = run_config.get("command", "")
+        return _fit_and_evaluate(config, resume_store, pipeline, data, command, progress_callback, start_time)
+
+
+def _describe_environment_changes(run_config: dict[str, Any], config: Config) -> str:
+    """Return a note on versions and hardware that differ from those of the run, an empty string if none do."""
     options = config.options("train")
-    then = found["versions"] | found["hardware"]
-    now = versions(config) | hardware(options["device"], options["threads"])
-    changed = [f"{k} was {v} and is {now.get(k)}" for k, v in then.items() if now.get(k) != v]
-    if changed:
-        threads = found["hardware"].get("threads")
-        remedy = f"; OMP_NUM_THREADS={threads} keeps the threads" if threads not in (None, now["threads"]) else ""
-        say(f"{'; '.join(changed)}: results may not be those of a run without interruption to the last digit{remedy}")
-    last = Last(folder, writes=first)
-    with alone(folder) if first else nullcontext():
-        if not last.exists():
-            say(f"{folder} was interrupted before anything was saved, so it starts again")
-        pipeline, data = prepare(config, say, folder if last.exists() else None)
-        if ready:
-            ready(pipeline, data)
-        return _train(config, last, pipeline, data, found.get("command", ""), watcher, begin)
+    before = run_config["versions"] | run_config["hardware"]
+    now = collect_versions(config) | describe_hardware(options["device"], options["threads"])
+    changes = [f"{name} was {value} and is {now.get(name)}" for name, value in before.items() if now.get(name) != value]
+    if not changes:
+        return ""
+    threads = run_config["hardware"].get("threads")
+    remedy = "" if threads in (None, now["threads"]) else f"; OMP_NUM_THREADS={threads} restores the number of threads"
+    return f"{'; '.join(changes)}: results may differ in the last digits from those of an uninterrupted run{remedy}"
 
 
-def _changed(before: Spec, now: Spec) -> str:
-    was, has = asdict(before), asdict(now)
-    return ", ".join(f"{k} was {was[k]} and is {has[k]}" for k in was if was[k] != has[k])
+def _describe_spec_changes(before: Spec, after: Spec) -> str:
+    old, new = asdict(before), asdict(after)
+    return ", ".join(f"{name} was {old[name]} and is {new[name]}" for name in old if old[name] != new[name])
 
 
-def _first() -> bool:
-    """Of several processes, this one writes and talks."""
+def _is_main_process() -> bool:
+    """Return whether this process, if one of several, is the one that writes and prints."""
     return not int(os.environ.get("RANK", 0))
 
 
-def _train(
+def _fit_and_evaluate(
     config: Config,
-    last: Last,
+    resume_store: ResumeStore,
     pipeline: Pipeline,
-    data: Dataset,
+    data: DataModule,
     command: str,
-    watcher: Watcher | None,
-    begin: float,
+    progress_callback: ProgressCallback | None,
+    start_time: float,
 ) -> dict[str, Any]:
-    folder = last.run
-    before = time.time() - begin
+    """Fit the pipeline, score it on test, write the weights and result.json, and return the result."""
+    run_dir = resume_store.run_dir
+    seconds_before = time.time() - start_time
     try:
-        fitted = fit(pipeline, data, watcher, last, **config.options("train"))
-        after = time.time()
-        with deterministic_algorithms(config.options("train").get("deterministic", False)):
-            result = _result(config, pipeline, data, fitted, command)
-        result["seconds"] = round(before + fitted.seconds + time.time() - after, 2)
-        if last.writes:
-            save_weights(pipeline, folder / WEIGHTS, fitted.weights)
-            write_json(folder / RESULT, result)
-            last.remove()
+        fit_result = fit(pipeline, data, progress_callback, resume_store, **config.options("train"))
+        fit_end_time = time.time()
+        with use_deterministic_algorithms(config.options("train").get("deterministic", False)):
+            result = _build_result(config, pipeline, data, fit_result, command)
+        result["seconds"] = round(seconds_before + fit_result.seconds + time.time() - fit_end_time, 2)
+        if resume_store.is_writer:
+            save_weights(pipeline, run_dir / WEIGHTS_FILE, fit_result.weights)
+            write_json(run_dir / RESULT_FILE, result)
+            resume_store.remove()
     except TrainingError as e:
-        kept = f". {folder} keeps the best weights so far" if (folder / WEIGHTS).is_file() else ""
+        kept = f". {run_dir} keeps the best weights so far" if (run_dir / WEIGHTS_FILE).is_file() else ""
         raise TrainingError(f"{e}{kept}") from None
-    except DiskFull as e:
-        goes_on = f", then continue with: tstk train --resume {quote(str(folder))}" if last.exists() else ""
-        raise DiskFull(f"{e}{goes_on}") from None
+    except DiskFullError as e:
+        remedy = f", then continue with: tstk train --resume {quote(str(run_dir))}" if resume_store.exists() else ""
+        raise DiskFullError(f"{e}{remedy}") from None
     return result
 
 
-def _result(config: Config, pipeline: Pipeline, data: Dataset, fitted: Fitted, command: str) -> dict[str, Any]:
-    task = "pretraining" if pipeline.head is None and not pipeline.foretells else data.task
-    part = data.test
-    settled, _ = settle(config.options("train"), pipeline, data)
-    simple = baselines(pipeline, data, part) if part is not None else Baselines()
+def _build_result(
+    config: Config, pipeline: Pipeline, data: DataModule, fit_result: FitResult, command: str
+) -> dict[str, Any]:
+    """Score the pipeline and the baselines on test, and return the content of result.json."""
+    task = "pretraining" if pipeline.head is None and not pipeline.can_forecast else data.task
+    options, _ = resolve_defaults(config.options("train"), pipeline, data)
+    baselines = score_baselines(pipeline, data, data.test) if data.test is not None else Baselines()
     return {
         "task": task,
         "data": data.name,
-        "test": evaluate(pipeline, part, seed=config.options("train")["seed"]) if part is not None else {},
-        "val": fitted.best["val"],
-        **simple.as_result(),
-        "selected": {"epoch": fitted.best["epoch"], "of": len(fitted.history), "by": settled["select"]},
+        "test": evaluate(pipeline, data.test, seed=options["seed"]) if data.test is not None else {},
+        "val": fit_result.best_metrics["val"],
+        **baselines.to_dict(),
+        "selected": {
+            "epoch": fit_result.best_metrics["epoch"],
+            "of": len(fit_result.history),
+            "by": options["select_by"],
+        },
         "parameters": sum(p.numel() for p in pipeline.parameters()),
         "trainable": sum(p.numel() for p in pipeline.parameters() if p.requires_grad),
         "seconds": 0.0,
-        "training_seconds": round(fitted.seconds, 2),
-        "split": data.split,
+        "training_seconds": round(fit_result.seconds, 2),
+        "split": data.split_description,
         "command": command,
-        "versions": versions(config),
+        "versions": collect_versions(config),
     }
 
 
-def default_out(config: Config) -> Path:
-    """A new directory under `runs/`, named after what is trained on what."""
-    short = [str(config.use(s)).rpartition("/")[2] for s in ("encoder", "head" if "head" in config.values else "loss")]
-    name = "-".join([*short, Path(str(config.use("data"))).stem])
-    tries = (Path("runs", name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
-    return next(folder for folder in tries if not folder.exists())
+def suggest_run_dir(config: Config) -> Path:
+    """Return a new directory under `runs/`, named after the components and the data."""
+    slots = ("encoder", "head" if "head" in config.values else "loss")
+    component_names = [str(config.component(slot)).rpartition("/")[2] for slot in slots]
+    name = "-".join([*component_names, Path(str(config.component("data"))).stem])
+    candidates = (Path("runs", name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+    return next(run_dir for run_dir in candidates if not run_dir.exists())
 
 
-def fresh(out: str | Path) -> Path:
-    """A run directory that may be written.
+def check_new_run_dir(out: str | Path) -> Path:
+    """Return `out` as the path of a new run directory.
 
     Raises:
-        OptionError: there is a run or a file in its place
+        OptionError: it holds a run or other files, or is a file
     """
-    folder = Path(out)
-    if is_unfinished(folder):
+    run_dir = Path(out)
+    if is_unfinished(run_dir):
         raise OptionError(
-            f"--out {out}: an unfinished run is there; continue with: tstk train --resume {quote(str(out))}, or choose "
+            f"--out {out}: holds an unfinished run; continue with: tstk train --resume {quote(str(out))}, or choose "
             "another name"
         )
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise OptionError(f"--out {out}: something is there already; choose another name or remove it")
-    return folder
+    if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir())):
+        raise OptionError(f"--out {out}: already exists; choose another name or remove it")
+    return run_dir

@@ -1,8 +1,8 @@
-"""What training defaults to where there are few labelled series, and where there are not.
+"""Default options of training, with their own values for classifiers of few series.
 
-A classifier of tens or hundreds of series learns from many small steps over changed copies, and every series counts: a
-validation part is too small a sample to choose an epoch, and is missed in training. How these values were chosen is in
-docs/results.md ("Defaults for few series").
+A classifier of at most a few hundred series takes many small steps over augmented series, and trains on all of them: a
+validation part would be too small a sample to select an epoch by. docs/results.md ("Defaults for few series") says how
+the values were chosen.
 """
 
 from __future__ import annotations
@@ -11,80 +11,88 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tstk.config.resolve import Config
-from tstk.data.catalog import VAL_FRACTION
+from tstk.data.catalog import DEFAULT_VAL_FRACTION
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
-    from tstk.data.data_module import Dataset
+    from tstk.data.data_module import DataModule
 
-FEW = 500
-"""Most training series that are few."""
+SMALL_DATA_MAX_SERIES = 500
+"""The largest number of training series for which `SMALL_DATA_DEFAULTS` apply."""
 
-PLAIN = {"batch_size": 64, "augment": (), "select": "score"}
-SMALL = {
+DEFAULTS = {"batch_size": 64, "augment": (), "select_by": "score"}
+SMALL_DATA_DEFAULTS = {
     "batch_size": 16,
     "augment": ("scaling=0.1", "jitter=0.05", "time-warp=0.2"),
-    "select": "last",
+    "select_by": "last",
     "steps": 1500,
     "validate_every": 50,
 }
 
 
-def read_data(config: Config, data_root: str | None = None) -> Dataset:
-    """The data of a config, in the parts that its training sees.
+def read_data(config: Config, data_root: str | None = None) -> DataModule:
+    """Load the data of a config, split as its training splits them.
 
     Args:
         config: resolved
-        data_root: folder with data sets to be found by name, if not the config's
+        data_root: folder in which data sets are found by name; None for the config's
     """
     from tstk.data.load import load
 
     options = config.options("data")
     options["data_root"] = data_root or options["data_root"]
     data = load(config.values["data"]["use"], **options)
-    undecided = options["val_fraction"] is None and data.val_from_train and data.task == "classification"
-    if undecided and not validation_share(config, sum(map(len, data.training_parts))):
+    is_default = options["val_fraction"] is None and data.val_from_train and data.task == "classification"
+    if is_default and not resolve_val_fraction(config, sum(map(len, data.training_splits))):
         data = load(config.values["data"]["use"], **{**options, "val_fraction": 0.0})
     return data
 
 
-def validation_share(config: Config, count: int) -> float:
-    """The share of `count` series that validates if nothing was said: none where they are few and train a classifier,
-    unless an option asks to judge by validation."""
+def resolve_val_fraction(config: Config, num_series: int) -> float:
+    """Return the default fraction of series for validation.
+
+    It is 0 for a classifier of few series, unless an option requires validation.
+
+    Args:
+        config: resolved
+        num_series: number of series for training and validation
+    """
     train = config.options("train")
-    judged = train["select"] not in ("auto", "last") or train["patience"] is not None or train["probe"] is not None
-    few = "head" in config.values and _few(train, count)
-    return 0.0 if few and not judged else VAL_FRACTION
+    requires_validation = (
+        train["select_by"] not in ("auto", "last") or train["patience"] is not None or train["probe_every"] is not None
+    )
+    is_small = "head" in config.values and _is_small_data(train, num_series)
+    return 0.0 if is_small and not requires_validation else DEFAULT_VAL_FRACTION
 
 
-def settle(options: Mapping[str, Any], pipeline: Pipeline, data: Dataset) -> tuple[dict[str, Any], str]:
-    """Replace what an option leaves open (none, auto, off) by a value.
+def resolve_defaults(options: Mapping[str, Any], pipeline: Pipeline, data: DataModule) -> tuple[dict[str, Any], str]:
+    """Replace options that are unset (none, auto, off) by their defaults.
 
     Args:
         options: of `tstk.training.loop.fit`
-        pipeline: to be trained
-        data: to train on
+        pipeline: the pipeline to train
+        data: the data to train on
 
     Returns:
-        options without anything open, and a sentence for the user; empty where nothing depends on the size of the data
+        the resolved options, and a note for the user if `SMALL_DATA_DEFAULTS` were used, else an empty string
     """
-    classifies = pipeline.head is not None and data.task == "classification"
-    count = sum(map(len, data.training_parts))
-    few = classifies and _few(options, count)
-    fitting = {**PLAIN, **SMALL} if few else PLAIN
+    is_classifier = pipeline.head is not None and data.task == "classification"
+    num_series = sum(map(len, data.training_splits))
+    is_small = is_classifier and _is_small_data(options, num_series)
+    defaults = {**DEFAULTS, **SMALL_DATA_DEFAULTS} if is_small else DEFAULTS
     if not len(data.val):
-        fitting = {**fitting, "select": "last"}
-    settled = {**options, "augment": tuple(options["augment"])}
-    left_open = [name for name in fitting if settled[name] in (None, "auto", ("auto",))]
-    settled.update({name: fitting[name] for name in left_open})
-    if settled["augment"] == ("off",):
-        settled["augment"] = ()
-    if not few or not left_open:
-        return settled, ""
-    values = {name: ",".join(v) if isinstance(v := settled[name], tuple) else v for name in left_open}
-    words = [f"--{name.replace('_', '-')} {value}" for name, value in values.items()]
-    return settled, f"{count} series to train on are few, hence {' '.join(words)}"
+        defaults = {**defaults, "select_by": "last"}
+    resolved = {**options, "augment": tuple(options["augment"])}
+    unset = [name for name in defaults if resolved[name] in (None, "auto", ("auto",))]
+    resolved.update({name: defaults[name] for name in unset})
+    if resolved["augment"] == ("off",):
+        resolved["augment"] = ()
+    if not is_small or not unset:
+        return resolved, ""
+    values = {name: ",".join(v) if isinstance(v := resolved[name], tuple) else v for name in unset}
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in values.items()]
+    return resolved, f"only {num_series} training series: using the defaults for few series, {' '.join(flags)}"
 
 
-def _few(options: Mapping[str, Any], count: int) -> bool:
-    return count <= FEW and options["epochs"] is None and options["steps"] is None
+def _is_small_data(options: Mapping[str, Any], num_series: int) -> bool:
+    return num_series <= SMALL_DATA_MAX_SERIES and options["epochs"] is None and options["steps"] is None

@@ -1,4 +1,4 @@
-"""All that moves while training, gathered to be saved and put back where it was."""
+"""The state of a training run between two steps: weights, optimizer, averages, progress and random generators."""
 
 from __future__ import annotations
 
@@ -14,159 +14,162 @@ from torch import Tensor
 
 from tstk.core.pipeline import Pipeline
 from tstk.errors import CheckpointError, DataError, OptionError
-from tstk.runs.checkpoint import matches
-from tstk.training.distributed import put, put_state, whole
-from tstk.training.metric_tracker import Average, Judge, Ledger
-from tstk.training.resume_store import Saved
+from tstk.runs.checkpoint import check_state_dict
+from tstk.training.distributed import copy_into, full_tensor, get_world_size, load_full_state_dict
+from tstk.training.ema import EMA
+from tstk.training.metric_tracker import MetricTracker
+from tstk.training.resume_store import ResumeSnapshot
+from tstk.training.selection import BestEpoch
 
 
 @dataclass
-class Moving:
-    """A training between two steps.
+class TrainState:
+    """The state of a training run between two steps.
 
     Args:
-        pipeline: with teachers, codebooks and what else it does not export
-        optimizer: Adam or a relative; rates are not kept, as they follow from the step
-        scaler: of gradients in half precision, or None
-        step: optimizer steps done
-        epoch: number of the epoch under way
-        at: steps of it that are done
-        done: nothing is left but to write the result
-        begin: `time.perf_counter()` when training began, if it had never been interrupted
+        pipeline: including teachers, codebooks and other buffers that are not exported
+        optimizer: whose per-parameter state is saved; its learning rates are not, since they follow from `step`
+        ema: average of the trainable parameters
+        metric_tracker: losses of the current epoch
+        best_epoch: metrics and weights of the best epoch
+        scaler: gradient scaler of half precision, or None
+        step: optimizer steps taken
+        epoch: number of the current epoch, from 1
+        step_in_epoch: steps taken in the current epoch
+        is_done: whether training has ended and only the result remains to be written
+        start_time: `time.perf_counter()` of the start of training, as if it had never been interrupted
     """
 
     pipeline: Pipeline
     optimizer: torch.optim.Optimizer
-    averaged: Average
-    ledger: Ledger
-    judge: Judge
+    ema: EMA
+    metric_tracker: MetricTracker
+    best_epoch: BestEpoch
     scaler: Any = None
     step: int = 0
     epoch: int = 1
-    at: int = 0
-    done: bool = False
-    begin: float = field(default_factory=time.perf_counter)
+    step_in_epoch: int = 0
+    is_done: bool = False
+    start_time: float = field(default_factory=time.perf_counter)
 
     @property
-    def learning(self) -> dict[str, torch.nn.Parameter]:
-        """What learns, by name."""
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that require gradients, by name."""
         return {name: p for name, p in self.pipeline.named_parameters() if p.requires_grad}
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and numbers; of several processes all must ask.
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the state as tensors by name and JSON-able values; every process must call this.
 
         Raises:
             TrainingError: a loss term is not finite
         """
-        if self.at:
-            self.ledger.flush()
+        if self.step_in_epoch:
+            self.metric_tracker.flush()
         tensors: dict[str, Tensor] = {f"pipeline.{k}": v for k, v in self.pipeline.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in zip(self.learning, self.averaged.mean, strict=False)}
-        tensors |= {f"best.{k}": v for k, v in self.judge.state.items()}
-        for name, parameter in self.learning.items():
+        tensors |= {f"average.{k}": v for k, v in zip(self.trainable_parameters, self.ema.averages, strict=False)}
+        tensors |= {f"best.{k}": v for k, v in self.best_epoch.best_weights.items()}
+        for name, parameter in self.trainable_parameters.items():
             tensors |= {f"optimizer.{name}/{k}": v for k, v in self.optimizer.state[parameter].items()}
-        tensors |= {f"generator.{k}": v for k, v in _generators().items()}
-        facts = {
+        tensors |= {f"generator.{k}": v for k, v in _gather_rng_states().items()}
+        json_state = {
             "step": self.step,
             "epoch": self.epoch,
-            "at": self.at,
-            "done": self.done,
-            "processes": processes(),
-            "seconds": time.perf_counter() - self.begin,
-            "average": self.averaged.steps,
-            "ledger": self.ledger.state() if self.at else None,
-            "judge": self.judge.numbers(),
+            "at": self.step_in_epoch,
+            "done": self.is_done,
+            "processes": get_world_size(),
+            "seconds": time.perf_counter() - self.start_time,
+            "average": self.ema.num_updates,
+            "ledger": self.metric_tracker.state_dict() if self.step_in_epoch else None,
+            "judge": self.best_epoch.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
-        return {k: whole(v).cpu() for k, v in tensors.items()}, facts
+        return {k: full_tensor(v).cpu() for k, v in tensors.items()}, json_state
 
-    def take(self, saved: Saved) -> None:
-        """Be as `state` was.
+    def load_state_dict(self, snapshot: ResumeSnapshot) -> None:
+        """Restore a snapshot of what `state_dict` returned.
 
         Raises:
-            CheckpointError: it is of another training
-            DataError: the data are not the same
-            OptionError: there are more or fewer processes than then
+            CheckpointError: the snapshot is damaged or belongs to another run
+            DataError: the data have changed
+            OptionError: the number of processes differs
         """
         try:
-            self._take(saved)
+            self._load_state_dict(snapshot)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
-            folder = saved.place.parent
+            folder = snapshot.path.parent
             raise CheckpointError(
                 f"{folder / 'state.json'} is damaged ({type(e).__name__}: {e}); remove {folder} to start this run "
                 "again from its first step"
             ) from None
 
-    def _take(self, saved: Saved) -> None:
-        facts, place = saved.facts, saved.place
-        if facts["processes"] != processes():
+    def _load_state_dict(self, snapshot: ResumeSnapshot) -> None:
+        json_state, path = snapshot.json_state, snapshot.path
+        if json_state["processes"] != get_world_size():
             raise OptionError(
-                f"{place} was saved by {facts['processes']} processes, and this is {processes()}: continue with "
-                f"--devices {facts['processes']}"
+                f"{path} was saved by {json_state['processes']} processes, not {get_world_size()}: continue with "
+                f"--devices {json_state['processes']}"
             )
-        of: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for name, value in saved.tensors.items():
-            kind, _, rest = name.partition(".")
-            of[kind][rest] = value
-        state = self.pipeline.state_dict()
-        matches(place, of["pipeline"], state)
-        learning = self.learning
-        matches(place, of["average"], dict(zip(learning, self.averaged.mean, strict=False)))
-        if of["best"]:
-            matches(place, of["best"], state)
+        tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in snapshot.tensors.items():
+            kind, _, name = key.partition(".")
+            tensors[kind][name] = value
+        self._check_tensors(tensors, path)
+        load_full_state_dict(self.pipeline, tensors["pipeline"])
+        for average, name in zip(self.ema.averages, self.trainable_parameters, strict=False):
+            copy_into(average, tensors["average"][name])
+        self._load_optimizer_state(tensors["optimizer"], path)
+        self.ema.num_updates = json_state["average"]
+        self.best_epoch.load_state_dict(json_state["judge"], tensors["best"])
+        if json_state["ledger"] is not None:
+            self.metric_tracker.load_state_dict(json_state["epoch"], json_state["ledger"])
+        if self.scaler is not None and json_state["scaler"] is not None:
+            self.scaler.load_state_dict(json_state["scaler"])
+        self.step, self.epoch, self.step_in_epoch = (int(json_state[k]) for k in ("step", "epoch", "at"))
+        self.is_done = bool(json_state["done"])
+        self.start_time = time.perf_counter() - json_state["seconds"]
+        _set_rng_state(tensors["generator"])
+
+    def _check_tensors(self, tensors: Mapping[str, dict[str, Tensor]], path: Path) -> None:
+        """Raise unless the saved tensors have this run's names and shapes, and its data the same mean and deviation."""
+        state_dict = self.pipeline.state_dict()
+        check_state_dict(path, tensors["pipeline"], state_dict)
+        averages = dict(zip(self.trainable_parameters, self.ema.averages, strict=False))
+        check_state_dict(path, tensors["average"], averages)
+        if tensors["best"]:
+            check_state_dict(path, tensors["best"], state_dict)
         for name in ("mean", "std"):
-            if not torch.allclose(state[name].cpu(), of["pipeline"][name], rtol=1e-4):
-                raise DataError(
-                    f"the data have changed since {place} was saved: the {name} of their channels is another"
-                )
-        put_state(self.pipeline, of["pipeline"])
-        for mine, name in zip(self.averaged.mean, learning, strict=False):
-            put(mine, of["average"][name])
-        self._take_moments(of["optimizer"], learning, place)
-        self.averaged.steps = facts["average"]
-        self.judge.take(facts["judge"], of["best"])
-        if facts["ledger"] is not None:
-            self.ledger.take(facts["epoch"], facts["ledger"])
-        if self.scaler is not None and facts["scaler"] is not None:
-            self.scaler.load_state_dict(facts["scaler"])
-        self.step, self.epoch, self.at = (int(facts[k]) for k in ("step", "epoch", "at"))
-        self.done = bool(facts["done"])
-        self.begin = time.perf_counter() - facts["seconds"]
-        _set_generators(of["generator"])
+            if not torch.allclose(state_dict[name].cpu(), tensors["pipeline"][name], rtol=1e-4):
+                raise DataError(f"the data have changed since {path} was saved: the {name} of their channels differs")
 
-    def _take_moments(
-        self, found: Mapping[str, Tensor], learning: Mapping[str, torch.nn.Parameter], place: Path
-    ) -> None:
-        for name, value in found.items():
-            owner, _, kind = name.rpartition("/")
-            parameter = learning.get(owner)
+    def _load_optimizer_state(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        trainable = self.trainable_parameters
+        for key, value in tensors.items():
+            name, _, kind = key.rpartition("/")
+            parameter = trainable.get(name)
             if parameter is None or (value.ndim and value.shape != parameter.shape):
-                raise CheckpointError(f"{place} does not fit its config.json: no {owner!r} learns with such a {kind!r}")
-            fresh = torch.zeros_like(parameter) if value.ndim else torch.zeros((), device=parameter.device)
-            put(fresh, value)
-            self.optimizer.state[parameter][kind] = fresh
+                raise CheckpointError(
+                    f"{path} does not fit its config.json: no trainable parameter {name!r} with a {kind!r} of shape "
+                    f"{list(value.shape)}"
+                )
+            state = torch.zeros_like(parameter) if value.ndim else torch.zeros((), device=parameter.device)
+            copy_into(state, value)
+            self.optimizer.state[parameter][kind] = state
 
 
-def processes() -> int:
-    """How many there are."""
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if several else 1
-
-
-def _generators() -> dict[str, Tensor]:
-    """States of torch's generators, of each process its own."""
-    mine = {"cpu": torch.get_rng_state()}
+def _gather_rng_states() -> dict[str, Tensor]:
+    """Return the states of torch's generators in every process, as "rank.device"."""
+    states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        mine["cuda"] = torch.cuda.get_rng_state()
-    all_of = [mine]
-    if processes() > 1:
-        all_of = [{}] * processes()
-        torch.distributed.all_gather_object(all_of, mine)
-    return {f"{i}.{k}": v for i, one in enumerate(all_of) for k, v in one.items()}
+        states["cuda"] = torch.cuda.get_rng_state()
+    states_by_rank = [states]
+    if get_world_size() > 1:
+        states_by_rank = [{}] * get_world_size()
+        torch.distributed.all_gather_object(states_by_rank, states)
+    return {f"{rank}.{k}": v for rank, rank_states in enumerate(states_by_rank) for k, v in rank_states.items()}
 
 
-def _set_generators(found: Mapping[str, Tensor]) -> None:
-    rank = torch.distributed.get_rank() if processes() > 1 else 0
-    torch.set_rng_state(found[f"{rank}.cpu"])
-    if torch.cuda.is_available() and f"{rank}.cuda" in found:
-        torch.cuda.set_rng_state(found[f"{rank}.cuda"])
+def _set_rng_state(states: Mapping[str, Tensor]) -> None:
+    rank = torch.distributed.get_rank() if get_world_size() > 1 else 0
+    torch.set_rng_state(states[f"{rank}.cpu"])
+    if torch.cuda.is_available() and f"{rank}.cuda" in states:
+        torch.cuda.set_rng_state(states[f"{rank}.cuda"])

@@ -1,4 +1,4 @@
-"""What training tells, for TensorBoard, Weights & Biases or MLflow, through Accelerate's trackers."""
+"""Log metrics to TensorBoard, Weights & Biases or MLflow through Accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tstk.errors import OptionError, did_you_mean
-from tstk.plugins.distribution import install_command
-from tstk.training.metric_tracker import Watcher
+from tstk.plugins.distribution import format_install_command
+from tstk.training.callbacks import ProgressCallback
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -18,75 +18,80 @@ if TYPE_CHECKING:
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
-class Board:
-    """A watcher that passes the news on to trackers, and to another watcher.
+class TrackerCallback:
+    """A progress callback that logs to experiment trackers, and forwards to another progress callback.
 
     Args:
-        names: of the trackers
-        folder: of the run, whose options they are told and whose name theirs is; files they write go there
-        watcher: who is told too
+        names: names of trackers, from `TRACKERS`
+        run_dir: the run directory: its name becomes the name of the run, its config is logged, and trackers write
+            their files there
+        progress_callback: called as well, if any
 
     Raises:
-        OptionError: there is no such tracker, or its package is not installed
+        OptionError: a tracker is unknown, or its package is not installed
     """
 
-    def __init__(self, names: Iterable[str], folder: Path, watcher: Watcher | None) -> None:
+    def __init__(self, names: Iterable[str], run_dir: Path, progress_callback: ProgressCallback | None) -> None:
         for name in names:
             if name not in TRACKERS:
-                raise OptionError(f"--track {name}: there are {', '.join(TRACKERS)}.{did_you_mean(name, TRACKERS)}")
+                raise OptionError(
+                    f"--trackers {name}: expected one of {', '.join(TRACKERS)}.{did_you_mean(name, TRACKERS)}"
+                )
             if find_spec(name) is None:
-                raise OptionError(f"--track {name}: {name} is not installed: {install_command(name)}")
-        self.trackers = [_tracker(name, folder) for name in names]
-        self.watcher = watcher
-        self.at = 0
+                raise OptionError(f"--trackers {name}: {name} is not installed: {format_install_command(name)}")
+        self.trackers = [_create_tracker(name, run_dir) for name in names]
+        self.progress_callback = progress_callback
+        self.last_step = 0
 
-    def begin(self, steps: int, epochs: int) -> None:
-        """Training starts."""
-        if self.watcher:
-            self.watcher.begin(steps, epochs)
+    def on_fit_start(self, steps: int, epochs: int) -> None:
+        """Forward the start of training."""
+        if self.progress_callback:
+            self.progress_callback.on_fit_start(steps, epochs)
 
-    def step(self, step: int, epoch: int, terms: dict[str, float], speed: float) -> None:
-        """Some steps are done."""
-        self.at = step
-        self._tell({f"train/{name}": value for name, value in terms.items()})
-        if self.watcher:
-            self.watcher.step(step, epoch, terms, speed)
+    def on_step_end(self, step: int, epoch: int, losses: dict[str, float], series_per_second: float) -> None:
+        """Log the losses."""
+        self.last_step = step
+        self._log({f"train/{name}": value for name, value in losses.items()})
+        if self.progress_callback:
+            self.progress_callback.on_step_end(step, epoch, losses, series_per_second)
 
-    def epoch(self, row: dict[str, Any], improved: bool) -> None:
-        """An epoch is over."""
-        self._tell({f"val/{name}": value for name, value in row["val"].items()} | {"lr": row["lr"]})
-        if self.watcher:
-            self.watcher.epoch(row, improved)
+    def on_validation_end(self, metrics: dict[str, Any], is_best: bool) -> None:
+        """Log the validation metrics and the learning rate."""
+        self._log({f"val/{name}": value for name, value in metrics["val"].items()} | {"lr": metrics["lr"]})
+        if self.progress_callback:
+            self.progress_callback.on_validation_end(metrics, is_best)
 
     def close(self) -> None:
-        """Training is over, well or not."""
+        """Finish the runs of all trackers, whether training succeeded or not."""
         for tracker in self.trackers:
             tracker.finish()
 
-    def _tell(self, values: dict[str, float]) -> None:
+    def _log(self, values: dict[str, float]) -> None:
         for tracker in self.trackers:
-            tracker.log(values, step=self.at)
+            tracker.log(values, step=self.last_step)
 
 
-def _tracker(name: str, folder: Path) -> GeneralTracker:
+def _create_tracker(name: str, run_dir: Path) -> GeneralTracker:
     from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
 
     tracker = {
-        "tensorboard": lambda: TensorBoardTracker("tensorboard", folder),
-        "wandb": lambda: WandBTracker("tstk", name=folder.name, dir=str(folder)),
-        "mlflow": lambda: MLflowTracker("tstk", run_name=folder.name),
+        "tensorboard": lambda: TensorBoardTracker("tensorboard", run_dir),
+        "wandb": lambda: WandBTracker("tstk", name=run_dir.name, dir=str(run_dir)),
+        "mlflow": lambda: MLflowTracker("tstk", run_name=run_dir.name),
     }[name]()
-    if hasattr(tracker, "start"):  # later versions of Accelerate begin when told to
+    if hasattr(tracker, "start"):  # later versions of Accelerate start the run here, not in the constructor
         tracker.start()
-    config = folder / "config.json"
-    if config.is_file():
-        tracker.store_init_configuration(dict(_flat(json.loads(config.read_text(encoding="utf-8"))["config"])))
+    config_path = run_dir / "config.json"
+    if config_path.is_file():
+        config = json.loads(config_path.read_text(encoding="utf-8"))["config"]
+        tracker.store_init_configuration(dict(_flatten(config)))
     return tracker
 
 
-def _flat(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the entries of nested tables under dotted names, as values that trackers accept."""
     for name, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
-            yield f"{path}{name}", value if isinstance(value, int | float | str | bool) else str(value)
+            yield f"{prefix}{name}", value if isinstance(value, int | float | str | bool) else str(value)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from tstk.config.resolve import find_config, read_toml, resolve
+from tstk.config.resolve import find_config, resolve_config
+from tstk.config.toml import read_toml
 from tstk.core.types import Series
-from tstk.runs.build import assemble
+from tstk.runs.build import build_pipeline
 
 torch.set_num_threads(1)
 SMALL = {
@@ -26,18 +27,18 @@ SMALL = {
 
 def shipped(name, *layers):
     """A shipped config, with layers over it."""
-    return resolve((name, read_toml(find_config(f"cwtmae/{name}"))), *layers)
+    return resolve_config((name, read_toml(find_config(f"cwtmae/{name}"))), *layers)
 
 
 def built(spec, seed=0, wiring=None, **tables):
     """A bound pipeline of small parts; a table adds to the small one, None drops it."""
-    chosen = {}
+    options = {}
     for k in {**SMALL, **tables}:
-        base, given = SMALL.get(k, {}), tables.get(k) or {}
-        chosen[k] = {**base, **given} if given.get("use", base.get("use")) == base.get("use") else given
-    chosen = {k: v for k, v in chosen.items() if tables.get(k, v) is not None}
+        base, table = SMALL.get(k, {}), tables.get(k) or {}
+        options[k] = {**base, **table} if table.get("use", base.get("use")) == base.get("use") else table
+    options = {k: v for k, v in options.items() if tables.get(k, v) is not None}
     torch.manual_seed(seed)
-    pipeline = assemble(resolve(("test", chosen)), spec, **(wiring or {}))
+    pipeline = build_pipeline(resolve_config(("test", options)), spec, **(wiring or {}))
     pipeline.bind()
     return pipeline
 

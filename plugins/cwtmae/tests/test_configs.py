@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from tstk.config.recipe import run_recipe
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.core.types import Series, Spec
-from tstk.runs.build import assemble, rehearse
+from tstk.runs.build import build_pipeline, validate_on_meta
 from tstk.runs.checkpoint import load
 from tstk.training.runs import train
 
-LONG, SHORT = Spec(channels=1, length=3000, classes=10), Spec(channels=1, length=500, classes=10)
+LONG, SHORT = Spec(channels=1, length=3000, num_classes=10), Spec(channels=1, length=500, num_classes=10)
 
 
 def count(module):
@@ -20,19 +20,19 @@ def count(module):
 
 def on_paper(config, spec):
     with torch.device("meta"):
-        return assemble(config, spec)
+        return build_pipeline(config, spec)
 
 
 @pytest.mark.parametrize("name", ["pretrain", "published", "tiny", "finetune-cot", "finetune-mlp"])
 def test_each_config_resolves_and_its_parts_fit(config, name):
     resolved = config(name, ("test", {"tokenizer": {"use": "cwt"}} if "finetune" in name else {}))
-    rehearse(resolved)
-    assert resolved.use("head" if "finetune" in name else "decoder")
+    validate_on_meta(resolved)
+    assert resolved.component("head" if "finetune" in name else "decoder")
 
 
 def test_what_is_compared_with_pretraining_has_the_same_parts(config):
-    mine, pretrained = config("untrained", ("test", {"head": "linear"})).values, config("pretrain").values
-    assert all(mine[k] == pretrained[k] for k in ("tokenizer", "encoder", "pipeline"))
+    untrained, pretrained = config("untrained", ("test", {"head": "linear"})).values, config("pretrain").values
+    assert all(untrained[k] == pretrained[k] for k in ("tokenizer", "encoder", "pipeline"))
 
 
 def test_parameters_are_as_many_as_published(config):
@@ -40,27 +40,27 @@ def test_parameters_are_as_many_as_published(config):
     assert count(pipeline) == 95_618_954
     assert count(pipeline.tokenizer) == 463_104
     assert count(pipeline.encoder.stack.blocks) == 63_793_152
-    assert pipeline.encoder.table.numel() + pipeline.encoder.cls_place.numel() == 738_048
+    assert pipeline.encoder.table.numel() + pipeline.encoder.cls_pos_embed.numel() == 738_048
     assert count(pipeline.decoder.stack.blocks) == 25_206_784
     assert count(pipeline.decoder.embed) == 393_728
-    assert pipeline.decoder.table.numel() + pipeline.decoder.cls_place.numel() == 492_032
+    assert pipeline.decoder.table.numel() + pipeline.decoder.cls_pos_embed.numel() == 492_032
     assert count(pipeline.loss.to_patch) == 307_800
-    assert count(pipeline.loss.reduce) == 4_194_816
+    assert count(pipeline.loss.scale_conv) == 4_194_816
     assert count(pipeline.loss.to_samples) == 25_650
 
 
 def test_the_tiny_model_has_as_many_as_published(config):
     pipeline = on_paper(config("tiny"), SHORT)
     assert count(pipeline) == 347_434
-    assert pipeline.tokenizer.out.tokens == 40
-    assert pipeline.tokenizer.out.target == 600
+    assert pipeline.tokenizer.out.num_tokens == 40
+    assert pipeline.tokenizer.out.target_dim == 600
 
 
 @pytest.mark.parametrize(("head", "total"), [("cot", 74_462_218), ("mlp", 66_450_698)])
 def test_classifiers_have_as_many_as_published(config, head, total):
     parts = {k: config("published").values[k] for k in ("tokenizer", "encoder", "pipeline")}
     head = config(f"finetune-{head}").values["head"]
-    pipeline = on_paper(resolve(("test", {**parts, "head": head})), LONG)
+    pipeline = on_paper(resolve_config(("test", {**parts, "head": head})), LONG)
     assert count(pipeline) == total
     assert count(pipeline.tokenizer) + count(pipeline.encoder) == 64_996_608
 
@@ -92,7 +92,7 @@ def pretrained(config, tmp_path_factory):
     """A run of cwtmae/pretrain, slim, on series of 60 samples."""
     folder = tmp_path_factory.mktemp("cwtmae")
     data = ("data", {"data": waves(folder / "short.npz", 60)})
-    precise = ("bf16", {"train": {"precision": "bf16", "recompute": True}})
+    precise = ("bf16", {"train": {"precision": "bf16", "gradient_checkpointing": True}})
     result = train(config("pretrain", SLIM, BRIEF, data, precise), folder / "run")
     assert {"spectrum", "time", "loss"} <= result["test"].keys()
     return folder / "run"
@@ -103,12 +103,12 @@ def pretrained(config, tmp_path_factory):
 def test_a_pretrained_run_is_tuned_at_twice_its_length_without_what_only_pretraining_needs(
     config, pretrained, head, tmp_path
 ):
-    start = ("from", {"pipeline": {"from": str(pretrained)}})
+    start = ("from", {"pipeline": {"init_from": str(pretrained)}})
     data = ("data", {"data": waves(tmp_path / "long.npz", 120)})
     result = train(config(f"finetune-{head}", start, data, BRIEF), tmp_path / "tuned")
     assert result["test"]["accuracy"] > 0
     tuned, old = load(tmp_path / "tuned"), load(pretrained)
-    assert tuned.tokenizer.out.grid == (12, 2)
+    assert tuned.tokenizer.out.grid_size == (12, 2)
     assert tuned.encoder.table.shape == (24, 24)
     assert old.encoder.table.shape == (12, 24)
     assert tuned.decoder is None
@@ -124,22 +124,22 @@ def test_a_pretrained_run_is_tuned_at_twice_its_length_without_what_only_pretrai
 
 
 def test_at_the_same_length_a_tuned_run_starts_from_the_very_weights(config, pretrained):
-    from tstk.training.runs import prepare
+    from tstk.training.runs import prepare_training
 
-    pipeline, _ = prepare(config("finetune-cot", ("from", {"pipeline": {"from": str(pretrained)}})))
+    pipeline, _ = prepare_training(config("finetune-cot", ("from", {"pipeline": {"init_from": str(pretrained)}})))
     for name, value in load(pretrained).encoder.state_dict().items():
         assert torch.equal(pipeline.encoder.state_dict()[name], value), name
 
 
 def test_half_precision_gives_nearly_the_same_loss(config, pretrained):
-    from tstk.core.rng import Draws
+    from tstk.core.rng import SampleRNG
 
     pipeline = load(pretrained)
-    series = Series(torch.randn(4, 1, 60).cumsum(-1), key=torch.arange(4))
+    series = Series(torch.randn(4, 1, 60).cumsum(-1), sample_id=torch.arange(4))
     with torch.no_grad():
-        exact = pipeline(series, Draws(0, 0, series.key)).total
+        exact = pipeline(series, SampleRNG(0, 0, series.sample_id)).loss
         with torch.autocast("cpu", torch.bfloat16):
-            rough = pipeline(series, Draws(0, 0, series.key)).total
+            rough = pipeline(series, SampleRNG(0, 0, series.sample_id)).loss
     assert rough == pytest.approx(float(exact), rel=0.02)
 
 
@@ -151,8 +151,8 @@ def test_the_recipe_pretrains_and_tunes_both_heads(tmp_path):
         "cwtmae",
         tmp_path / "out",
         lambda config, run, stage: train(config, run),
-        choices=("data", {"data": waves(tmp_path / "short.npz", 60), "train": {"device": "cpu"}}),
-        changes={"pretrain": {**small, **slim}, "cot": small, "mlp": small},
+        overrides=("data", {"data": waves(tmp_path / "short.npz", 60), "train": {"device": "cpu"}}),
+        stage_overrides={"pretrain": {**small, **slim}, "cot": small, "mlp": small},
     )
     assert list(results) == ["pretrain", "cot", "mlp"]
     assert results["pretrain"]["task"] == "pretraining"

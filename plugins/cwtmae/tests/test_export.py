@@ -8,7 +8,7 @@ from tstk.inference.export import export
 
 
 def classifier(build, head, **tokenizer):
-    spec = Spec(channels=2, length=44, classes=3)
+    spec = Spec(channels=2, length=44, num_classes=3)
     options = {"cls": True, "rope": "flat", "rank_ratio": 0.5, "bias": False}
     return build(
         spec,
@@ -39,5 +39,5 @@ def test_a_classifier_is_a_graph_for_any_batch_without_a_fourier_transform_and_g
         runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
         path = tmp_path / "model.onnx"
         torch.onnx.export(program, input_names=["x"]).save(path)
-        (answer,) = runtime.InferenceSession(path).run(None, {"x": x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(answer), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+        (output,) = runtime.InferenceSession(path).run(None, {"x": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(output), pipeline.predict(Series(x)), rtol=0, atol=1e-5)

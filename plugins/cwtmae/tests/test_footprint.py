@@ -4,18 +4,18 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from tstk_plugins_cwtmae.footprint import footprint, main
+from tstk_plugins_cwtmae.footprint import main, measure_footprint
 
 from tstk.errors import OptionError
 
 
 def test_steps_are_measured_with_their_share_of_the_image():
-    told = footprint("cwtmae/tiny", batch=2, length=500, steps=2)
-    assert told["parameters"] == 347_434
-    assert told["image_bytes"] == 2 * 3 * 16 * 500 * 4
-    assert len(told["seconds"]) == 2
-    assert all(0 < share < 1 for share in told["image_share"])
-    assert told["peak_bytes"] >= told["before_bytes"] > 1e8
+    footprint = measure_footprint("cwtmae/tiny", batch=2, length=500, steps=2)
+    assert footprint["parameters"] == 347_434
+    assert footprint["image_bytes"] == 2 * 3 * 16 * 500 * 4
+    assert len(footprint["seconds"]) == 2
+    assert all(0 < share < 1 for share in footprint["image_share"])
+    assert footprint["peak_bytes"] >= footprint["before_bytes"] > 1e8
 
 
 def test_the_command_says_it_as_json_and_options_change_the_config():
@@ -30,5 +30,5 @@ def test_the_command_says_it_as_json_and_options_change_the_config():
 def test_other_tokenizers_have_no_image(tmp_path):
     path = tmp_path / "patches.toml"
     path.write_text('[loss]\nuse = "masked"\n')
-    with pytest.raises(OptionError, match="no image to measure"):
-        footprint(str(path), length=128, steps=1)
+    with pytest.raises(OptionError, match="expected tokenizer"):
+        measure_footprint(str(path), length=128, steps=1)

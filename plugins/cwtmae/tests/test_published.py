@@ -74,14 +74,14 @@ def test_patches_are_numbered_scale_by_scale_and_the_loss_is_theirs_and_the_seri
         want = image[:, :, 4 * row : 4 * row + 4, 50 * column : 50 * column + 50].flatten(1)
         torch.testing.assert_close(tokens.target[:, column * 4 + row], want)
     torch.manual_seed(5)
-    flow = model.pipeline(Series(x[:, None]))
+    step_output = model.pipeline(Series(x[:, None]))
     torch.manual_seed(5)
     loss, patches, series, _ = model(x)
-    torch.testing.assert_close(flow.terms["time"], (series - x).square().mean())
-    target = flow.tokens.target.unflatten(1, (10, 4)).transpose(1, 2).flatten(1, 2)
-    hidden = flow.hidden.unflatten(1, (10, 4)).transpose(1, 2).flatten(1, 2)
+    torch.testing.assert_close(step_output.losses["time"], (series - x).square().mean())
+    target = step_output.tokens.target.unflatten(1, (10, 4)).transpose(1, 2).flatten(1, 2)
+    hidden = step_output.masked.unflatten(1, (10, 4)).transpose(1, 2).flatten(1, 2)
     error = (patches - target).square().mean(-1)[hidden].mean()
-    torch.testing.assert_close(loss, error + flow.terms["time"])
+    torch.testing.assert_close(loss, error + step_output.losses["time"])
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
@@ -99,7 +99,7 @@ def test_weights_go_into_a_classifier_that_has_nothing_else_of_pretraining(weigh
     assert built(x).shape == (4, 3)
     # the head reads patches, not CLS
     before = built(x)
-    built.pipeline.encoder.register_forward_hook(lambda m, i, out: out.but(prefix=out.prefix * 0 + 9))
+    built.pipeline.encoder.register_forward_hook(lambda m, i, out: out.replace(prefix=out.prefix * 0 + 9))
     torch.testing.assert_close(built(x), before)
 
 
@@ -144,8 +144,8 @@ def test_files_that_could_run_code_or_do_not_fit_are_refused_in_a_line(weights, 
 
 def test_running_blocks_again_changes_no_gradient():
     gradients = []
-    for recompute in (False, True):
-        model = tiny(recompute=recompute)
+    for gradient_checkpointing in (False, True):
+        model = tiny(gradient_checkpointing=gradient_checkpointing)
         torch.manual_seed(3)
         model(torch.randn(2, 500))[0].backward()
         gradients.append([p.grad for p in model.parameters()])

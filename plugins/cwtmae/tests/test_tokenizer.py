@@ -34,9 +34,9 @@ def published(x, scales, taps):
     return (image - image.mean((1, 2), keepdims=True)) / image.std((1, 2), ddof=1, keepdims=True)
 
 
-def whole(tokenizer, series):
+def compute_whole_image(tokenizer, series):
     """[B, C, 3, scales, columns * samples], the patches put together."""
-    return tokenizer.joined(tokenizer(series).target)
+    return tokenizer.unpatchify(tokenizer(series).target)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_published_image_is_that_of_the_original(length, scales, taps):
     patch = 16 if length == 128 else 50
     tokenizer = CWT(Spec(1, length), dim=8, patch_time=patch, scales=scales, min_scale=0.1, kernel="published")
     x = torch.randn(1, 1, length, generator=torch.Generator().manual_seed(0)).cumsum(-1)
-    image = whole(tokenizer, Series(x))[0, 0].numpy()
+    image = compute_whole_image(tokenizer, Series(x))[0, 0].numpy()
     expected = published(x[0, 0].double().numpy(), [0.1 + j for j in range(scales)], taps)
     assert np.sqrt(np.mean((image - expected) ** 2)) < 1e-5
 
@@ -55,7 +55,7 @@ def test_the_published_image_is_that_of_the_original(length, scales, taps):
 def test_the_smallest_published_scale_of_an_even_kernel_is_dead():
     tokenizer = CWT(Spec(1, 1000), dim=8, patch_time=50, min_scale=0.1, kernel="published")
     x = torch.randn(1, 1, 1000, generator=torch.Generator().manual_seed(0))
-    image = whole(tokenizer, Series(x))[0, 0, 0]
+    image = compute_whole_image(tokenizer, Series(x))[0, 0, 0]
     assert image[0].std() < 1e-3
     assert image[10].std() > 0.3
 
@@ -63,7 +63,7 @@ def test_the_smallest_published_scale_of_an_even_kernel_is_dead():
 def test_an_image_is_normal_over_scales_and_time_for_each_series_channel_and_view(make):
     tokenizer = CWT(Spec(2, 40), **SMALL)
     series = make()
-    image = whole(tokenizer, series.but(x=series.x * torch.tensor([[[1.0], [1e3]]]) + 5))
+    image = compute_whole_image(tokenizer, series.replace(x=series.x * torch.tensor([[[1.0], [1e3]]]) + 5))
     close(image.mean((3, 4)), torch.zeros(3, 2, 3), 1e-4)
     close(image.var((3, 4)), torch.ones(3, 2, 3), 1e-4)
 
@@ -72,11 +72,11 @@ def test_tokens_are_what_the_spec_promises_and_targets_are_patches_in_order(make
     tokenizer = CWT(Spec(2, 44), **SMALL, patch_freq=2)
     series = make(length=44)
     tokens = tokenizer(series).check(tokenizer.out)
-    assert tokenizer.out.grid == (6, 8)
-    image, target = whole(tokenizer, series), tokens.target.unflatten(-1, (3, 2, 8))
+    assert tokenizer.out.grid_size == (6, 8)
+    image, target = compute_whole_image(tokenizer, series), tokens.target.unflatten(-1, (3, 2, 8))
     for n, (time, row) in enumerate(tokens.pos[0].long().tolist()):
         channel, freq = divmod(row, 4)
-        assert tokens.index[0, n] == time * 8 + row
+        assert tokens.grid_index[0, n] == time * 8 + row
         close(target[1, n], image[1, channel, :, 2 * freq : 2 * freq + 2, 8 * time : 8 * time + 8])
     close(tokenizer.norm(tokenizer.project(tokens.target)), tokens.values)
 
@@ -86,7 +86,7 @@ def test_an_end_within_a_patch_is_padded_and_not_counted(make):
     tokens = tokenizer(make(length=44))
     assert tokens.valid.all()
     last = (tokens.pos[..., 0] == 5)[0]
-    weight = tokens.weight[0].unflatten(-1, (3, 4, 8))
+    weight = tokens.target_mask[0].unflatten(-1, (3, 4, 8))
     assert weight[~last].all()
     assert weight[last][..., :4].all()
     assert not weight[last][..., 4:].any()
@@ -104,7 +104,7 @@ def test_padding_at_the_end_changes_nothing(make, kernel):
         long = tokenizer(Series(x * observed, observed))
         n = short.values.shape[1]
         assert not long.valid[:, n:].any()
-        assert torch.equal(long.index[:, :n], short.index)
+        assert torch.equal(long.grid_index[:, :n], short.grid_index)
         close(long.values[:, :n], short.values)
         close(long.target[:, :n], short.target)
 
@@ -129,8 +129,8 @@ def test_what_is_written_in_a_gap_does_not_matter(make):
     series = make()
     observed = torch.ones_like(series.x, dtype=torch.bool)
     observed[0, 1, 5:20] = False
-    a = tokenizer(series.but(observed=observed))
-    b = tokenizer(series.but(observed=observed, x=series.x.masked_fill(~observed, 100.0)))
+    a = tokenizer(series.replace(observed=observed))
+    b = tokenizer(series.replace(observed=observed, x=series.x.masked_fill(~observed, 100.0)))
     close(a.values, b.values, 0)
     other = a.pos[0, :, 1] < 2
     close(a.values[0, other], tokenizer(series).values[0, other])
@@ -153,7 +153,7 @@ def test_scales_are_linear_or_logarithmic():
 
 
 def test_patches_are_fifty_samples_or_a_sixteenth_of_the_series():
-    assert [CWT(Spec(1, length)).patch for length in (3000, 500, 140, 5)] == [(4, 50), (4, 31), (4, 9), (4, 1)]
+    assert [CWT(Spec(1, length)).patch_size for length in (3000, 500, 140, 5)] == [(4, 50), (4, 31), (4, 9), (4, 1)]
 
 
 def test_what_cannot_be_is_refused_with_what_could():

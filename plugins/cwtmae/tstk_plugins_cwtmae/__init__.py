@@ -10,7 +10,7 @@ __all__ = ["CWT_MAE_RoPE", "TF_MAE_Classifier"]
 
 
 def __getattr__(name: str) -> Any:
-    """The original's classes, imported when first asked for: names of plugins are listed without torch."""
+    """Import the original's classes on first use, since plugins are listed without importing torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tstk_plugins_cwtmae import published

@@ -1,6 +1,6 @@
-"""What a few training steps take on a CPU: time, share of the wavelet image, memory.
+"""Measure a few training steps on a CPU: time, share of the wavelet transform, memory.
 
-python -m tstk_plugins_cwtmae.footprint --config cwtmae/published --batch 32 --length 3000 --recompute
+python -m tstk_plugins_cwtmae.footprint --config cwtmae/published --batch 32 --length 3000 --gradient-checkpointing
 """
 
 from __future__ import annotations
@@ -15,105 +15,119 @@ from typing import Any
 import click
 import torch
 
-from tstk.config.resolve import chosen, find_config, read_toml, resolve
-from tstk.core.rng import Draws
+from tstk.config.resolve import find_config, parse_overrides, resolve_config
+from tstk.config.toml import read_toml
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec
 from tstk.errors import OptionError
-from tstk.nn.blocks import recomputing
-from tstk.runs.build import assemble
+from tstk.nn.blocks import enable_gradient_checkpointing
+from tstk.runs.build import build_pipeline
 from tstk_plugins_cwtmae.tokenizer import CWT
 
 
-def footprint(
+def measure_footprint(
     config: str = "cwtmae/published",
     *,
     batch: int = 32,
     length: int = 3000,
     channels: int = 1,
     steps: int = 3,
-    recompute: bool = True,
+    gradient_checkpointing: bool = True,
     bf16: bool = False,
-    changes: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Train on random series, forward, backward and AdamW.
+    """Run training steps (forward, backward, AdamW) on random series and measure them.
 
     Args:
-        config: name or file
-        batch: series
-        length: samples of each
-        channels: of each
-        steps: to take; the first makes plans and optimizer state, too
-        recompute: run blocks again on the way back
-        bf16: under autocast
-        changes: options over the config, as "tokenizer.scales=64"
+        config: name or file of a config
+        batch: series per batch
+        length: samples per series
+        channels: channels per series
+        steps: number of steps; the first one also creates FFT plans and optimizer state
+        gradient_checkpointing: recompute blocks in the backward pass
+        bf16: use bfloat16 autocast
+        overrides: options that override the config, such as "tokenizer.scales=64"
 
     Returns:
-        parameters; per step, seconds and image_seconds; peak_bytes of the whole process, and before_bytes, those before
-        the first step
+        parameters; seconds and image_seconds of each step; before_bytes and peak_bytes, the peak memory of the process
+        before the first step and after the last
+
+    Raises:
+        OptionError: the config has another tokenizer than `cwt`
     """
-    given = dict(change.split("=", 1) for change in changes)
-    resolved = resolve((config, read_toml(find_config(config))), ("change", chosen(given)))
+    options = dict(override.split("=", 1) for override in overrides)
+    resolved = resolve_config((config, read_toml(find_config(config))), ("--set", parse_overrides(options)))
     torch.manual_seed(0)
-    wiring = resolved.options("pipeline")
-    pipeline = assemble(
-        resolved, Spec(channels, length), channels=wiring["channels"], instance_norm=wiring["instance_norm"]
+    pipeline_options = resolved.options("pipeline")
+    pipeline = build_pipeline(
+        resolved,
+        Spec(channels, length),
+        channels=pipeline_options["channels"],
+        instance_norm=pipeline_options["instance_norm"],
     )
     pipeline.bind()
     tokenizer = pipeline.tokenizer
     if not isinstance(tokenizer, CWT):
-        raise OptionError(f"{config} has no tokenizer 'cwt', so there is no image to measure")
+        raise OptionError(f"{config}: expected tokenizer 'cwt', whose wavelet transform is measured")
     optimizer = torch.optim.AdamW(pipeline.parameters(), 1e-4, fused=True)
-    spent = [0.0]
-    image = tokenizer.image
+    image_seconds = [0.0]
+    compute_image = tokenizer.compute_image
 
-    def timed(series: Series) -> Any:
+    def timed_compute_image(series: Series) -> Any:
         begin = time.perf_counter()
-        made = image(series)
-        spent[-1] += time.perf_counter() - begin
-        return made
+        image = compute_image(series)
+        image_seconds[-1] += time.perf_counter() - begin
+        return image
 
-    tokenizer.image = timed  # type: ignore[method-assign]
-    before, seconds = _peak(), []
-    with recomputing(pipeline, recompute):
+    tokenizer.compute_image = timed_compute_image  # type: ignore[method-assign]
+    before_bytes, seconds = _read_peak_bytes(), []
+    with enable_gradient_checkpointing(pipeline, gradient_checkpointing):
         for step in range(steps):
-            series = Series(torch.randn(batch, channels, length), key=torch.arange(batch))
+            series = Series(torch.randn(batch, channels, length), sample_id=torch.arange(batch))
             begin = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                flow = pipeline(series, Draws(0, step, series.key))  # type: ignore[arg-type]
-            assert flow.total is not None
-            flow.total.backward()
+                loss = pipeline(series, SampleRNG(0, step, series.sample_id)).loss  # type: ignore[arg-type]
+            assert loss is not None
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             seconds.append(round(time.perf_counter() - begin, 3))
-            spent.append(0.0)
+            image_seconds.append(0.0)
     return {
         "parameters": sum(p.numel() for p in pipeline.parameters()),
         "seconds": seconds,
-        "image_seconds": [round(s, 3) for s in spent[:-1]],
-        "image_share": [round(s / t, 4) for s, t in zip(spent, seconds, strict=False)],
-        "image_bytes": batch * tokenizer.out.tokens * (tokenizer.out.target or 0) * 4,
-        "before_bytes": before,
-        "peak_bytes": _peak(),
+        "image_seconds": [round(s, 3) for s in image_seconds[:-1]],
+        "image_share": [round(s / t, 4) for s, t in zip(image_seconds, seconds, strict=False)],
+        "image_bytes": batch * tokenizer.out.num_tokens * (tokenizer.out.target_dim or 0) * 4,
+        "before_bytes": before_bytes,
+        "peak_bytes": _read_peak_bytes(),
         "threads": torch.get_num_threads(),
     }
 
 
-def _peak() -> int:
+def _read_peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @click.command()
-@click.option("--config", default="cwtmae/published", show_default=True, help="name or file")
-@click.option("--batch", default=32, show_default=True, help="series")
-@click.option("--length", default=3000, show_default=True, help="samples of each")
-@click.option("--channels", default=1, show_default=True, help="of each")
-@click.option("--steps", default=3, show_default=True, help="to take")
-@click.option("--recompute/--no-recompute", default=True, show_default=True, help="run blocks again on the way back")
-@click.option("--bf16", is_flag=True, help="under autocast")
-@click.option("--set", "changes", multiple=True, metavar="OPTION=VALUE", help="such as tokenizer.scales=64")
+@click.option("--config", default="cwtmae/published", show_default=True, help="name or file of a config")
+@click.option("--batch", default=32, show_default=True, help="series per batch")
+@click.option("--length", default=3000, show_default=True, help="samples per series")
+@click.option("--channels", default=1, show_default=True, help="channels per series")
+@click.option("--steps", default=3, show_default=True, help="number of training steps")
+@click.option(
+    "--gradient-checkpointing/--no-gradient-checkpointing",
+    default=True,
+    show_default=True,
+    help="recompute blocks in the backward pass",
+)
+@click.option("--bf16", is_flag=True, help="use bfloat16 autocast")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="OPTION=VALUE", help="override an option: tokenizer.scales=64"
+)
 def main(**options: Any) -> None:
-    """Take a few training steps on random series and say what they took."""
-    click.echo(json.dumps(footprint(options.pop("config"), **options), indent=2))
+    """Run a few training steps on random series and print their time and memory."""
+    click.echo(json.dumps(measure_footprint(options.pop("config"), **options), indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hide patches of a wavelet image; ask for the hidden patches, and for the series itself."""
+"""Masked autoencoding of wavelet images: reconstruct the masked patches, and the series."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tstk.builtin.heads.linear import laid_out
+from tstk.builtin.heads.linear import scatter_to_grid
 from tstk.core.interfaces import Decoder, Loss
 from tstk.core.masking import POLICIES
-from tstk.core.rng import Draws
-from tstk.core.types import Flow, Spec, Tokens
-from tstk.errors import NeedsError, OptionError
-from tstk.nn.reduce import mean
+from tstk.core.rng import SampleRNG
+from tstk.core.types import Spec, StepOutput, Tokens
+from tstk.errors import IncompatibleError, OptionError
+from tstk.nn.reduce import masked_mean
 
 if TYPE_CHECKING:
-    from tstk.report.context import Known
+    from tstk.report.context import RunContext
     from tstk.report.page import Section
 
 
 class SpectrumTime(Loss):
-    """Mean square of the hidden patches of the image, and of the whole series read off the grid (CWT-MAE-RoPE, 1.3 C).
+    """Mean squared error of the masked patches of the image, and of the whole series (CWT-MAE-RoPE, 1.3 C).
 
-    Three layers of its own read the decoder's states: a linear map to patches; a convolution over all scales of a
-    column; and a linear map from its result to the column's samples. They are part of pretraining alone. The patches of
-    large scales reach far in time and those of one time resemble each other, so that neighbours tell much of a patch
-    hidden at random; whole columns (`policy = "column"`) tell less.
+    Three output layers are applied to the decoder's states: a linear layer to patches; a convolution over all scales of
+    a column; and a linear layer from its output to the samples of the column. They are used in pretraining only.
+    Wavelets of large scale are wide, and patches of the same time are similar, so a patch masked at random is easily
+    interpolated from its neighbours; masking whole columns (`policy = "column"`) is harder.
 
     Args:
-        ratio: share of patches to hide, rounded down
-        policy: which: random for each series, or column, all scales and channels of a time together
-        time: weight of the series' mean square
+        ratio: share of patches to mask, rounded down
+        policy: patches to mask: random for each series, or column, all scales and channels of a time together
+        time: weight of the mean squared error of the series
     """
 
-    needs = ("target", "step")
-    decoder = "transformer"
+    needs = ("target_dim", "stride")
+    default_decoder = "transformer"
 
     def __init__(
         self, spec: Spec, *, ratio: float = 0.75, policy: Literal["random", "column"] = "random", time: float = 1.0
@@ -45,53 +45,56 @@ class SpectrumTime(Loss):
             raise OptionError(f"loss.ratio={ratio}: expected a share between 0 and 1")
         if time < 0:
             raise OptionError(f"loss.time={time}: expected 0 or more")
-        if spec.axes != 2 or spec.grid[1] % spec.channels or spec.step != spec.span:
-            raise NeedsError(
-                f"{self.called()} reads columns of scales, so it needs a tokenizer with a grid of time and scale, such "
-                f"as --tokenizer cwt; this one has the grid {spec.grid}"
+        if spec.num_axes != 2 or spec.grid_size[1] % spec.channels or spec.stride != spec.patch_len:
+            raise IncompatibleError(
+                f"{self.display_name()} needs a tokenizer with a grid of time and scale, such as --tokenizer cwt; "
+                f"this one has the grid {spec.grid_size}"
             )
         self.ratio, self.policy, self.time = ratio, policy, time
-        self.out = spec.but(target=None, aligned=False)
+        self.out = spec.replace(target_dim=None, predicts_in_place=False)
 
-    def attach(self, decoder: Decoder) -> None:
-        """Build the output layers for states as wide as the decoder's."""
+    def bind_decoder(self, decoder: Decoder) -> None:
+        """Create the output layers for the decoder's width."""
         spec, dim = self.spec, decoder.out.dim or 0
-        self.to_patch = nn.Linear(dim, spec.target or 0)
-        self.reduce = nn.Conv2d(dim, dim, (spec.grid[1] // spec.channels, 1))
-        self.to_samples = nn.Linear(dim, int(spec.step or 0))
-        for layer in (self.to_patch, self.reduce, self.to_samples):
+        self.to_patch = nn.Linear(dim, spec.target_dim or 0)
+        self.scale_conv = nn.Conv2d(dim, dim, (spec.grid_size[1] // spec.channels, 1))
+        self.to_samples = nn.Linear(dim, int(spec.stride or 0))
+        for layer in (self.to_patch, self.scale_conv, self.to_samples):
             nn.init.xavier_uniform_(layer.weight)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
-    def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
-        """Seen: what the policy leaves; asked: everything, since a series is read off whole columns."""
-        hidden = POLICIES[self.policy](tokens, self.ratio, draws)
-        return tokens.but(target=None, weight=None).keep(tokens.valid & ~hidden), tokens
+    def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
+        """Return the visible tokens, and all tokens as queries, since the series is decoded from whole columns."""
+        masked = POLICIES[self.policy](tokens, self.ratio, rng)
+        return tokens.replace(target=None, target_mask=None).select(tokens.valid & ~masked), tokens
 
-    def answers(self, flow: Flow) -> tuple[Tensor, Tensor]:
-        """What the decoder's states say: patches [B, M, K], and the series [B, C, columns * samples of a patch]."""
-        assert flow.decoded is not None
+    def reconstruct(self, step_output: StepOutput) -> tuple[Tensor, Tensor]:
+        """Reconstruct the patches [B, M, K], and the series [B, C, columns * samples of a patch]."""
+        assert step_output.predictions is not None
         spec = self.spec
-        grid = laid_out(flow.asked.but(values=flow.decoded), spec.tokens)
-        grid = grid.unflatten(1, (spec.grid[0], spec.channels, -1))  # [B, columns, C, rows, D]
-        columns = self.reduce(grid.permute(0, 2, 4, 3, 1).flatten(0, 1))[:, :, 0]  # [B C, D, columns]
+        grid = scatter_to_grid(step_output.queries.replace(values=step_output.predictions), spec.num_tokens)
+        grid = grid.unflatten(1, (spec.grid_size[0], spec.channels, -1))  # [B, columns, C, rows, D]
+        columns = self.scale_conv(grid.permute(0, 2, 4, 3, 1).flatten(0, 1))[:, :, 0]  # [B C, D, columns]
         samples = self.to_samples(F.gelu(columns).transpose(1, 2)).flatten(1)
-        return self.to_patch(flow.decoded), samples.unflatten(0, (-1, spec.channels))
+        return self.to_patch(step_output.predictions), samples.unflatten(0, (-1, spec.channels))
 
-    def section(self, known: Known) -> Section | None:
-        """Some images, what was hidden of them, and what the model says."""
-        from tstk_plugins_cwtmae.pictures import answers
+    def report_section(self, context: RunContext) -> Section | None:
+        """Return a report section with some images, their masked patches, and the reconstructions."""
+        from tstk_plugins_cwtmae.figures import build_reconstruction_section
 
-        return answers(known, self)
+        return build_reconstruction_section(context, self)
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """`spectrum`, over hidden patches, and `time`, over the observed series, weighted."""
-        asked, x = flow.asked, flow.series.x
-        assert asked.target is not None
-        patches, series = self.answers(flow)
-        where = flow.hidden[..., None] if asked.weight is None else asked.weight & flow.hidden[..., None]
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return the losses `spectrum`, over masked patches, and `time`, over observed samples, weighted."""
+        queries, x = step_output.queries, step_output.series.x
+        assert queries.target is not None
+        patches, series = self.reconstruct(step_output)
+        masked = step_output.masked[..., None]
+        if queries.target_mask is not None:
+            masked = queries.target_mask & masked
+        squares = (series[..., : x.shape[-1]] - x).square()
         return {
-            "spectrum": mean((patches - asked.target).square(), where),
-            "time": self.time * mean((series[..., : x.shape[-1]] - x).square(), flow.series.mask),
+            "spectrum": masked_mean((patches - queries.target).square(), masked),
+            "time": self.time * masked_mean(squares, step_output.series.observed_mask),
         }

@@ -1,10 +1,9 @@
-"""What this plugin offers by name."""
+"""Registry entries of this plugin."""
 
 from collections.abc import Iterator
 from functools import partial
 
-from tstk.plugins.hooks import hookimpl
-from tstk.plugins.registry import Entry
+from tstk.plugins.hooks import Entry, hookimpl
 
 _HERE = "tstk_plugins_cwtmae"
 _entry = partial(Entry, interface_version=1)
@@ -13,29 +12,29 @@ _PAPER = "CWT-MAE-RoPE, github.com/Dryilv/Wearable-Foundation-Model"
 
 @hookimpl
 def tstk_entries() -> Iterator[Entry]:
-    """Wavelet images as tokens, the loss that asks for them, and settings as configs."""
+    """Yield a tokenizer of wavelet images, a loss that reconstructs them, and configs."""
     yield _entry(
         "tokenizer",
         "cwt",
         f"{_HERE}.tokenizer:CWT",
         "Patches of a wavelet image of the series and its differences",
-        provides=frozenset({"target", "step", "ordered"}),
+        provides=frozenset({"target_dim", "stride", "ordered"}),
         paper=_PAPER,
     )
     yield _entry(
         "loss",
         "spectrum+time",
         f"{_HERE}.loss:SpectrumTime",
-        "Hidden patches of a wavelet image, and the series itself",
+        "Reconstruct masked patches of a wavelet image, and the series",
         paper=_PAPER,
     )
     for name, summary in (
-        ("pretrain", "For short series on a CPU: odd wavelets on a log scale, whole columns hidden"),
+        ("pretrain", "For short series on a CPU: odd wavelets on a log scale, whole columns masked"),
         ("published", "The original's 95.6 million parameters, kernel, mask and schedule, for 3000 samples"),
-        ("tiny", "The original's parts at the smallest size: 347,434 parameters for 500 samples"),
-        ("finetune-cot", "Reasoning tokens, everything learns; with --from RUN"),
-        ("finetune-mlp", "A residual MLP, everything learns; with --from RUN"),
-        ("untrained", "The parts of pretrain without their weights, to compare with; before a finetune config"),
+        ("tiny", "The original's components at the smallest size: 347,434 parameters for 500 samples"),
+        ("finetune-cot", "Reasoning tokens, all weights trained; with --init-from RUN"),
+        ("finetune-mlp", "A residual MLP, all weights trained; with --init-from RUN"),
+        ("untrained", "The components of pretrain with random weights, as a baseline; before a finetune config"),
     ):
         yield _entry("config", f"cwtmae/{name}", f"{_HERE}:configs/{name}.toml", summary, paper=_PAPER)
     yield _entry("recipe", "cwtmae", f"{_HERE}:recipes/cwtmae.toml", "Pretrain, fine-tune both heads", paper=_PAPER)

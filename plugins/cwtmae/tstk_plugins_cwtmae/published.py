@@ -1,8 +1,8 @@
-"""The original's two classes under their own names, made of the parts of this plugin and of the core.
+"""The two classes of the original, built from the components of this plugin and of tstk.
 
     from tstk_plugins_cwtmae import CWT_MAE_RoPE, TF_MAE_Classifier
 
-Arguments and what `forward` returns are the original's. The keys of a state dict are not: they are a pipeline's.
+Arguments and return values are those of the original. The keys of the state dict are not: they are those of a pipeline.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tstk.builtin.losses.cross_entropy import CrossEntropy
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series, Spec
 from tstk.errors import CheckpointError
-from tstk.runs.checkpoint import mount
+from tstk.runs.checkpoint import init_slot_from_run
 from tstk_plugins_cwtmae.loss import SpectrumTime
 from tstk_plugins_cwtmae.tokenizer import CWT
 
@@ -31,24 +31,23 @@ from tstk_plugins_cwtmae.tokenizer import CWT
 class CWT_MAE_RoPE(nn.Module):
     """The pretraining model.
 
-    Series are taken as they are; the original normalises each by its own mean and deviation when it reads them.
+    Series are not normalized here; the original normalizes each by its own mean and standard deviation on loading.
 
     Args:
-        signal_len: samples of a series
-        cwt_scales: height of the image
+        signal_len: samples per series
+        cwt_scales: number of scales, the height of the image
         patch_size_time: samples per patch
         patch_size_freq: scales per patch
         embed_dim: width of the encoder
-        depth: its layers
-        num_heads: its attention heads
+        depth: layers of the encoder
+        num_heads: attention heads of the encoder
         decoder_embed_dim: width of the decoder
-        decoder_depth: its layers
-        decoder_num_heads: its attention heads
-        mask_ratio: share of patches to hide
-        mlp_rank_ratio: rank of the encoder's MLP maps, as a share of their smaller width
-        time_loss_weight: weight of the series in the loss
-        recompute: keep no more than the input of each block and run it again on the way back; without it a batch of 32
-            takes some 17 GB
+        decoder_depth: layers of the decoder
+        decoder_num_heads: attention heads of the decoder
+        mask_ratio: share of patches to mask
+        mlp_rank_ratio: rank of the linear layers in the encoder's MLPs, as a share of their smaller width
+        time_loss_weight: weight of the reconstruction of the series in the loss
+        gradient_checkpointing: recompute blocks in the backward pass; without it a batch of 32 takes about 17 GB
     """
 
     grid: Tensor
@@ -68,12 +67,12 @@ class CWT_MAE_RoPE(nn.Module):
         mask_ratio: float = 0.75,
         mlp_rank_ratio: float = 0.5,
         time_loss_weight: float = 1.0,
-        recompute: bool = True,
+        gradient_checkpointing: bool = True,
     ) -> None:
         super().__init__()
         spec = Spec(channels=1, length=signal_len)
-        tokenizer = _tokenizer(spec, embed_dim, cwt_scales, patch_size_time, patch_size_freq)
-        encoder = _encoder(tokenizer.out, embed_dim, depth, num_heads, mlp_rank_ratio)
+        tokenizer = _build_tokenizer(spec, embed_dim, cwt_scales, patch_size_time, patch_size_freq)
+        encoder = _build_encoder(tokenizer.out, embed_dim, depth, num_heads, mlp_rank_ratio)
         loss = SpectrumTime(encoder.out, ratio=mask_ratio, time=time_loss_weight)
         decoder = TransformerDecoder(
             loss.out,
@@ -83,58 +82,58 @@ class CWT_MAE_RoPE(nn.Module):
             positions="learned+rotary",
             position_std=0.02,
             rope="flat",
-            cls_place=True,
+            cls_pos_embed=True,
             bias=False,
             dropout=0.0,
             init="xavier",
         )
-        encoder.stack.recompute = decoder.stack.recompute = recompute
+        encoder.stack.gradient_checkpointing = decoder.stack.gradient_checkpointing = gradient_checkpointing
         self.pipeline = Pipeline(spec, tokenizer, encoder, loss, decoder, instance_norm=False)
-        self.register_buffer("grid", torch.tensor(tokenizer.out.grid))
+        self.register_buffer("grid", torch.tensor(tokenizer.out.grid_size))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The loss and what it is made of.
+        """Compute the loss and the reconstructions.
 
         Args:
             x: [B, L] series
 
         Returns:
-            loss, a scalar; pred_spec [B, N, 3 * patch_size_freq * patch_size_time], patches numbered scale by scale;
+            loss, a scalar; pred_spec [B, N, 3 * patch_size_freq * patch_size_time], patches in the order (scale, time);
             pred_time [B, L]; imgs [B, 3, cwt_scales, L]
         """
         tokenizer, loss = self.pipeline.tokenizer, self.pipeline.loss
         assert isinstance(tokenizer, CWT)
         assert isinstance(loss, SpectrumTime)
-        flow = self.pipeline(Series(x[:, None]))
-        patches, series = loss.answers(flow)
-        assert flow.total is not None
-        assert flow.tokens.target is not None
-        image = tokenizer.joined(flow.tokens.target)[:, 0]
+        step_output = self.pipeline(Series(x[:, None]))
+        patches, series = loss.reconstruct(step_output)
+        assert step_output.loss is not None
+        assert step_output.tokens.target is not None
+        image = tokenizer.unpatchify(step_output.tokens.target)[:, 0]
         patches = patches.unflatten(1, (-1, tokenizer.rows)).transpose(1, 2).flatten(1, 2)
-        return flow.total, patches, series[:, 0, : x.shape[-1]], image[..., : x.shape[-1]]
+        return step_output.loss, patches, series[:, 0, : x.shape[-1]], image[..., : x.shape[-1]]
 
 
 class TF_MAE_Classifier(nn.Module):
-    """The classifier: the pretrained encoder and a head; what only pretraining needs is never built.
+    """The classifier: the pretrained encoder and a head.
 
     Args:
-        pretrained_path: a `.pth` file with the state dict of `CWT_MAE_RoPE`, or a run directory of tstk; None starts
-            afresh
+        pretrained_path: a `.pth` file with the state dict of `CWT_MAE_RoPE`, or a run directory of tstk; random
+            weights if None
         num_classes: number of classes
         embed_dim: width of the encoder, as pretrained
-        use_cot: reasoning tokens (head `cot`), or a residual MLP (head `residual-mlp`)
-        num_reasoning_tokens: of the former
-        num_res_blocks: of the latter
-        hidden_dim: width of the latter
-        dropout_rate: of the head; 0.2 with reasoning tokens and 0 without unless given
-        signal_len: samples of a series; may differ from pretraining
-        cwt_scales: height of the image; may differ from pretraining
+        use_cot: use reasoning tokens (head `cot`), otherwise a residual MLP (head `residual-mlp`)
+        num_reasoning_tokens: number of reasoning tokens
+        num_res_blocks: blocks of the residual MLP
+        hidden_dim: width of the residual MLP
+        dropout_rate: dropout of the head; if None, 0.2 with reasoning tokens and 0 without
+        signal_len: samples per series; may differ from pretraining
+        cwt_scales: number of scales, the height of the image; may differ from pretraining
         patch_size_time: samples per patch, as pretrained
         patch_size_freq: scales per patch, as pretrained
         depth: layers of the encoder, as pretrained
-        num_heads: its attention heads, as pretrained
-        mlp_rank_ratio: as pretrained
-        recompute: keep no more than the input of each block and run it again on the way back
+        num_heads: attention heads of the encoder, as pretrained
+        mlp_rank_ratio: rank of the linear layers in the encoder's MLPs, as pretrained
+        gradient_checkpointing: recompute blocks in the backward pass
 
     Raises:
         CheckpointError: the file cannot be read safely, or its weights do not fit
@@ -157,33 +156,33 @@ class TF_MAE_Classifier(nn.Module):
         depth: int = 12,
         num_heads: int = 12,
         mlp_rank_ratio: float = 0.5,
-        recompute: bool = True,
+        gradient_checkpointing: bool = True,
     ) -> None:
         super().__init__()
-        spec = Spec(channels=1, length=signal_len, classes=num_classes)
-        tokenizer = _tokenizer(spec, embed_dim, cwt_scales, patch_size_time, patch_size_freq)
-        encoder = _encoder(tokenizer.out, embed_dim, depth, num_heads, mlp_rank_ratio)
-        encoder.stack.recompute = recompute
+        spec = Spec(channels=1, length=signal_len, num_classes=num_classes)
+        tokenizer = _build_tokenizer(spec, embed_dim, cwt_scales, patch_size_time, patch_size_freq)
+        encoder = _build_encoder(tokenizer.out, embed_dim, depth, num_heads, mlp_rank_ratio)
+        encoder.stack.gradient_checkpointing = gradient_checkpointing
         if use_cot:
-            drop = 0.2 if dropout_rate is None else dropout_rate
-            head: CoT | ResidualMLP = CoT(encoder.out, tokens=num_reasoning_tokens, heads=12, dropout=drop)
+            dropout = 0.2 if dropout_rate is None else dropout_rate
+            head: CoT | ResidualMLP = CoT(encoder.out, tokens=num_reasoning_tokens, heads=12, dropout=dropout)
         else:
             head = ResidualMLP(encoder.out, hidden=hidden_dim, depth=num_res_blocks, dropout=dropout_rate or 0.0)
         self.pipeline = Pipeline(spec, tokenizer, encoder, CrossEntropy(encoder.out), None, head, instance_norm=False)
         if pretrained_path is not None and Path(pretrained_path).is_dir():
-            mount(tokenizer, "tokenizer", pretrained_path)
-            mount(encoder, "encoder", pretrained_path)
+            init_slot_from_run(tokenizer, "tokenizer", pretrained_path)
+            init_slot_from_run(encoder, "encoder", pretrained_path)
         elif pretrained_path is not None:
-            _take(self.pipeline, Path(pretrained_path))
+            _load_weights(self.pipeline, Path(pretrained_path))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Series [B, L] -> logits [B, num_classes]."""
-        output = self.pipeline.answer(Series(x[:, None])).output
+        """Compute logits [B, num_classes] of series [B, L]."""
+        output = self.pipeline.predict_step(Series(x[:, None])).head_output
         assert output is not None
         return output
 
 
-def _tokenizer(spec: Spec, dim: int, scales: int, patch_time: int, patch_freq: int) -> CWT:
+def _build_tokenizer(spec: Spec, dim: int, scales: int, patch_time: int, patch_freq: int) -> CWT:
     return CWT(
         spec,
         dim=dim,
@@ -195,7 +194,7 @@ def _tokenizer(spec: Spec, dim: int, scales: int, patch_time: int, patch_freq: i
     )
 
 
-def _encoder(spec: Spec, dim: int, depth: int, heads: int, rank_ratio: float) -> Transformer:
+def _build_encoder(spec: Spec, dim: int, depth: int, heads: int, rank_ratio: float) -> Transformer:
     return Transformer(
         spec,
         dim=dim,
@@ -205,22 +204,22 @@ def _encoder(spec: Spec, dim: int, depth: int, heads: int, rank_ratio: float) ->
         position_std=0.02,
         rope="flat",
         cls=True,
-        cls_place=True,
+        cls_pos_embed=True,
         rank_ratio=rank_ratio,
         bias=False,
         dropout=0.0,
     )
 
 
-def _take(pipeline: Pipeline, path: Path) -> None:
-    """Tokenizer and encoder of a state dict; positions are interpolated where the grids differ."""
-    state = _cleaned(_read(path))
+def _load_weights(pipeline: Pipeline, path: Path) -> None:
+    """Load tokenizer and encoder from a state dict; position embeddings are interpolated if the grids differ."""
+    state_dict = _strip_wrapper_prefixes(_read_state_dict(path))
     for name in ("tokenizer", "encoder"):
-        part = getattr(pipeline, name)
-        own = {k.removeprefix(f"pipeline.{name}."): v for k, v in state.items() if k.startswith(f"pipeline.{name}.")}
-        grid = tuple(state["grid"].tolist()) if "grid" in state else part.spec.grid
+        component, prefix = getattr(pipeline, name), f"pipeline.{name}."
+        weights = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        grid_size = tuple(state_dict["grid"].tolist()) if "grid" in state_dict else component.spec.grid_size
         try:
-            part.load(own, part.spec.but(grid=grid))
+            component.load_pretrained(weights, component.spec.replace(grid_size=grid_size))
         except RuntimeError as e:
             reason = (str(e).splitlines()[1:2] or [str(e)])[0].strip()
             raise CheckpointError(
@@ -229,30 +228,34 @@ def _take(pipeline: Pipeline, path: Path) -> None:
             ) from None
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """What a `.pth` file holds, if it is tensors and nothing that could run code."""
+def _read_state_dict(path: Path) -> Mapping[str, Any]:
+    """Read the state dict in a `.pth` file, without running code from the file.
+
+    Raises:
+        CheckpointError: the file does not exist, cannot be read safely, or has no state dict
+    """
     if not path.is_file():
         raise CheckpointError(f"pretrained_path={path}: there is no such file or run directory")
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
         raise CheckpointError(
             f"{path} is damaged or holds more than tensors, which is not read ({str(e).splitlines()[0]}); save "
             "model.state_dict()"
         ) from None
     for key in ("model_state_dict", "state_dict", "model"):
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
-    if not isinstance(held, Mapping):
-        raise CheckpointError(f"{path} holds a {type(held).__name__}, not the state dict of a model")
-    return held
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not the state dict of a model")
+    return content
 
 
-def _cleaned(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys without what DDP and torch.compile put in front."""
-    clean = {}
-    for key, value in state.items():
+def _strip_wrapper_prefixes(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the prefixes of keys that DDP and torch.compile add."""
+    stripped = {}
+    for key, value in state_dict.items():
         while key.startswith(("module.", "_orig_mod.")):
             key = key.partition(".")[2]
-        clean[key] = value
-    return clean
+        stripped[key] = value
+    return stripped

@@ -1,4 +1,4 @@
-"""Wavelet images: a series and its two differences, seen at many scales, cut into patches of (scale, time)."""
+"""Wavelet images as tokens: wavelet transforms of a series and its differences, cut into patches of (scale, time)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tstk.errors import DataError, OptionError
 from tstk.kernels import ricker_cwt
 
 if TYPE_CHECKING:
-    from tstk.report.context import Known
+    from tstk.report.context import RunContext
     from tstk.report.page import Section
 
 VIEWS = ("signal", "first difference", "second difference")
@@ -26,24 +26,24 @@ VIEWS = ("signal", "first difference", "second difference")
 class CWT(Tokenizer):
     """Patches of a three-channel wavelet image, one token each (CWT-MAE-RoPE, section 1.1).
 
-    The image holds the Ricker transforms of the series and of its first and second differences, each normalised over
-    scales and time by its own mean and deviation. Missing samples are blanked before the transform: a difference across
-    a gap is zero, and a gap is neither counted in the statistics nor shown. The grid has two axes, time and scale; each
-    channel of a series has rows of its own, above those of the channel before.
+    The channels of the image are the Ricker wavelet transforms of the series and of its first and second differences,
+    each normalized over scales and time by its own mean and standard deviation. Missing samples are set to zero before
+    the transform, as are differences across a gap; they are excluded from the statistics and set to zero in the image.
+    The grid has two axes, time and scale; each channel of a series has its own rows, after those of the channel before.
 
-    Unlike the original, the series may end within a patch (what is beyond is not counted), and tokens are numbered
-    column by column, so that axis 0 is time as everywhere in tstk; rotary positions in the original's order are to be
-    had with `rope = "flat"` of encoder and decoder.
+    Unlike the original, the series may end within a patch (the samples beyond are unobserved), and tokens are numbered
+    column by column, so that axis 0 is time as everywhere in tstk; `rope = "flat"` of encoder and decoder gives rotary
+    positions in the original's order.
 
     Args:
         dim: width of a token
-        patch_time: samples per patch; none for a sixteenth of the longest series, 50 at most
+        patch_time: samples per patch; none for a sixteenth of the longest series, at most 50
         patch_freq: scales per patch; divides scales
         scales: number of scales, the height of the image
-        spacing: of the scales, linear or logarithmic
-        min_scale: smallest scale, in samples; below 1 (the original has 0.1) a sampled wavelet is little but a spike
-        max_scale: largest scale, in samples; none for one more than the scale before, scales - 1 times
-        kernel: odd, exactly sampled wavelets; published, those of the original code, which lie half a sample aside
+        spacing: spacing of the scales, linear or logarithmic
+        min_scale: smallest scale, in samples; below 1 (0.1 in the original) a sampled wavelet is little but a spike
+        max_scale: largest scale, in samples; none for min_scale + scales - 1
+        kernel: odd, exactly sampled wavelets of odd length; published, those of the original, off by half a sample
     """
 
     def __init__(
@@ -63,131 +63,131 @@ class CWT(Tokenizer):
         if patch_time is None:
             patch_time = max(1, min(50, round(spec.length / 16)))
         largest = min_scale + scales - 1 if max_scale is None else max_scale
-        for fine, fault in (
+        for ok, message in (
             (
                 min(patch_time, patch_freq, scales) >= 1,
                 f"tokenizer.patch_time={patch_time}, patch_freq={patch_freq}, scales={scales}: expected at least 1",
             ),
             (0 < min_scale <= largest, f"tokenizer.min_scale={min_scale}: expected above 0 and at most {largest:g}"),
         ):
-            if not fine:
-                raise OptionError(fault)
+            if not ok:
+                raise OptionError(message)
         if scales % patch_freq:
-            fit = [n for n in range(1, scales + 1) if scales % n == 0]
-            near = [n for n in fit if n < patch_freq][-1:] + [n for n in fit if n > patch_freq][:1]
+            divisors = [n for n in range(1, scales + 1) if scales % n == 0]
+            nearby = [n for n in divisors if n < patch_freq][-1:] + [n for n in divisors if n > patch_freq][:1]
             raise OptionError(
                 f"tokenizer.patch_freq={patch_freq} does not divide tokenizer.scales={scales}; "
-                f"nearby: {', '.join(map(str, near))}"
+                f"nearby: {', '.join(map(str, nearby))}"
             )
         if patch_time > spec.length:
             raise DataError(
                 f"--tokenizer.patch-time {patch_time} is longer than the longest series, {spec.length} samples; "
                 f"choose at most {spec.length}"
             )
-        spaced = np.linspace if spacing == "linear" else np.geomspace
-        self.scales = tuple(float(a) for a in spaced(min_scale, largest, scales))
-        self.kernel, self.patch = kernel, (patch_freq, patch_time)
+        space = np.linspace if spacing == "linear" else np.geomspace
+        self.scales = tuple(float(a) for a in space(min_scale, largest, scales))
+        self.kernel, self.patch_size = kernel, (patch_freq, patch_time)
         self.rows, self.columns = scales // patch_freq, ceil(spec.length / patch_time)
         width = len(VIEWS) * patch_freq * patch_time
-        self.out = spec.but(
+        self.out = spec.replace(
             dim=dim,
-            grid=(self.columns, spec.channels * self.rows),
-            step=float(patch_time),
-            span=float(patch_time),
-            target=width,
+            grid_size=(self.columns, spec.channels * self.rows),
+            stride=float(patch_time),
+            patch_len=float(patch_time),
+            target_dim=width,
         )
         self.project = nn.Linear(width, dim)
         self.norm = nn.LayerNorm(dim)
-        # the original is a convolution over the image, whose fans are larger
-        nn.init.xavier_uniform_(self.project.weight.detach().view(dim, len(VIEWS), *self.patch))
+        # the view has the fan-in and fan-out of the original, a convolution over the image
+        nn.init.xavier_uniform_(self.project.weight.detach().view(dim, len(VIEWS), *self.patch_size))
         nn.init.zeros_(self.project.bias)
 
     def forward(self, series: Series) -> Tokens:
-        """Tokens [B, columns * channels * rows, dim]; targets are image patches, ordered (view, scale, time)."""
-        image, seen = self.image(series)
-        b, columns, high = image.shape[:3]
+        """Return tokens [B, columns * channels * rows, dim]; targets are image patches, ordered (view, scale, time)."""
+        image, observed = self.compute_image(series)
+        b, columns, rows = image.shape[:3]
         target = image.flatten(1, 2).flatten(2)
         time, row = torch.meshgrid(
-            torch.arange(columns, device=image.device), torch.arange(high, device=image.device), indexing="ij"
+            torch.arange(columns, device=image.device), torch.arange(rows, device=image.device), indexing="ij"
         )
         pos = torch.stack([time, row], -1).flatten(0, 1).to(target.dtype)
-        index = torch.arange(columns * high, device=image.device).expand(b, -1)
-        valid, weight = torch.ones_like(index, dtype=torch.bool), None
-        if seen is not None:
-            valid = seen.any(-1)[..., None].expand(-1, -1, -1, self.rows).flatten(1)
-            weight = seen[:, :, :, None, None, None].expand(-1, -1, -1, self.rows, *image.shape[3:5], -1)
-            weight = weight.flatten(2, 3).flatten(1, 2).flatten(2)
+        index = torch.arange(columns * rows, device=image.device).expand(b, -1)
+        valid, target_mask = torch.ones_like(index, dtype=torch.bool), None
+        if observed is not None:
+            valid = observed.any(-1)[..., None].expand(-1, -1, -1, self.rows).flatten(1)
+            target_mask = observed[:, :, :, None, None, None].expand(-1, -1, -1, self.rows, *image.shape[3:5], -1)
+            target_mask = target_mask.flatten(2, 3).flatten(1, 2).flatten(2)
         values = self.norm(self.project(target))
-        return Tokens(values, pos.expand(b, -1, -1), index, valid, target=target, weight=weight)
+        return Tokens(values, pos.expand(b, -1, -1), index, valid, target=target, target_mask=target_mask)
 
-    def section(self, known: Known) -> Section | None:
-        """Some series and their images."""
-        from tstk_plugins_cwtmae.pictures import scalograms
+    def report_section(self, context: RunContext) -> Section | None:
+        """Return a report section with some series and their images."""
+        from tstk_plugins_cwtmae.figures import build_scalogram_section
 
-        return scalograms(known, self)
+        return build_scalogram_section(context, self)
 
-    def joined(self, patches: Tensor) -> Tensor:
-        """Patches of a whole grid put together: [B, N, 3 * scales * samples] -> images [B, C, 3, scales, T]."""
-        grid = patches.unflatten(-1, (len(VIEWS), *self.patch)).unflatten(1, (-1, self.spec.channels, self.rows))
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """Assemble the patches of a whole grid, [B, N, 3 * scales * samples], to images [B, C, 3, scales, T]."""
+        grid = patches.unflatten(-1, (len(VIEWS), *self.patch_size)).unflatten(1, (-1, self.spec.channels, self.rows))
         return grid.permute(0, 2, 4, 3, 5, 1, 6).flatten(5, 6).flatten(3, 4)
 
-    def image(self, series: Series) -> tuple[Tensor, Tensor | None]:
-        """The normalised image in patches, written once per view into its place.
+    def compute_image(self, series: Series) -> tuple[Tensor, Tensor | None]:
+        """Compute the normalized image in patches.
 
         Args:
             series: x [B, C, T]
 
         Returns:
-            image [B, columns, C * rows, views, scales of a patch, samples of a patch], float32; and which samples were
-            observed, [B, columns, C, samples of a patch] bool, None if all
+            image [B, columns, C * rows, views, scales of a patch, samples of a patch], float32; and a mask of observed
+            samples, [B, columns, C, samples of a patch] bool, None if all are observed
         """
-        (b, c, length), (high, wide) = series.x.shape, self.patch
-        columns = ceil(length / wide)
-        # the published kernel depends on the length that it is given, which must not be that of the batch
-        full = self.columns * wide if self.kernel == "published" else columns * wide
-        x = F.pad(series.x.to(torch.promote_types(series.x.dtype, torch.float32)), (0, full - length))
-        seen = None
-        if series.observed is not None or length % wide:
-            seen = F.pad(series.mask, (0, full - length))
-        image = x.new_empty(b, columns, c, self.rows, len(VIEWS), high * wide)
-        where = None if seen is None else seen[..., : columns * wide].unflatten(-1, (columns, wide))
-        for k, view in enumerate(_views(x, seen, length)):
-            patches = ricker_cwt(view, self.scales, kernel=self.kernel, patch=self.patch)[:, :, :, :columns]
-            image[..., k, :] = _normalised(patches, where).permute(0, 3, 1, 2, 4)
-        image = image.unflatten(-1, self.patch).flatten(2, 3)
-        return image, None if where is None else where.transpose(1, 2)
+        (b, c, length), (patch_scales, patch_len) = series.x.shape, self.patch_size
+        columns = ceil(length / patch_len)
+        # the published kernel depends on the length of its input, which must not vary with the batch
+        padded = (self.columns if self.kernel == "published" else columns) * patch_len
+        x = F.pad(series.x.to(torch.promote_types(series.x.dtype, torch.float32)), (0, padded - length))
+        observed = patch_observed = None
+        if series.observed is not None or length % patch_len:
+            observed = F.pad(series.observed_mask, (0, padded - length))
+            patch_observed = observed[..., : columns * patch_len].unflatten(-1, (columns, patch_len))
+        image = x.new_empty(b, columns, c, self.rows, len(VIEWS), patch_scales * patch_len)
+        for k, view in enumerate(_compute_views(x, observed, length)):
+            patches = ricker_cwt(view, self.scales, kernel=self.kernel, patch=self.patch_size)[:, :, :, :columns]
+            image[..., k, :] = _normalize(patches, patch_observed).permute(0, 3, 1, 2, 4)
+        image = image.unflatten(-1, self.patch_size).flatten(2, 3)
+        return image, None if patch_observed is None else patch_observed.transpose(1, 2)
 
 
-def _views(x: Tensor, seen: Tensor | None, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, C, T] each: the series, its backward difference, and its second difference with the ends repeated.
+def _compute_views(x: Tensor, observed: Tensor | None, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the series, its backward difference, and its second difference with the ends repeated, [B, C, T] each.
 
-    A step to, from or over a missing sample is zero, and so is one beyond the end of the series.
+    Differences with a missing sample, or beyond the end of the series, are zero.
     """
-    step = F.pad(x[..., 1:] - x[..., :-1], (1, 1))
-    if seen is not None:
-        x = x * seen
-        step = step * F.pad(seen[..., 1:] & seen[..., :-1], (1, 1))
+    difference = F.pad(x[..., 1:] - x[..., :-1], (1, 1))
+    if observed is not None:
+        x = x * observed
+        difference = difference * F.pad(observed[..., 1:] & observed[..., :-1], (1, 1))
     elif length < x.shape[-1]:
-        step = step * (torch.arange(step.shape[-1], device=x.device) < length)
-    return x, step[..., :-1], step[..., 1:] - step[..., :-1]
+        difference = difference * (torch.arange(difference.shape[-1], device=x.device) < length)
+    return x, difference[..., :-1], difference[..., 1:] - difference[..., :-1]
 
 
-def _normalised(patches: Tensor, where: Tensor | None) -> Tensor:
-    """Mean 0 and deviation 1 over scales and time, zeros where nothing was observed.
+def _normalize(patches: Tensor, observed: Tensor | None) -> Tensor:
+    """Normalize to mean 0 and standard deviation 1 over scales and time; zero where nothing was observed.
 
     Args:
         patches: [B, C, rows, columns, scales * samples of a patch]
-        where: [B, C, columns, samples of a patch] bool
+        observed: [B, C, columns, samples of a patch] bool
     """
-    over = (2, 3, 4)
-    if where is None:
-        variance, mean = torch.var_mean(patches, over, keepdim=True)
+    dims = (2, 3, 4)
+    if observed is None:
+        variance, mean = torch.var_mean(patches, dims, keepdim=True)
         gain = 1 / variance.sqrt().clamp(min=1e-5)
         return torch.addcmul(-mean * gain, patches, gain)
-    shown = where[:, :, None, :, None].expand(-1, -1, patches.shape[2], -1, patches.shape[4] // where.shape[-1], -1)
-    shown = shown.flatten(4)
-    count = shown.sum(over, keepdim=True).clamp(min=1)
-    mean = torch.where(shown, patches, 0).sum(over, keepdim=True) / count
-    centred = torch.where(shown, patches - mean, 0)
-    deviation = (centred.square().sum(over, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    return centred / deviation.clamp(min=1e-5)
+    patch_scales = patches.shape[4] // observed.shape[-1]
+    mask = observed[:, :, None, :, None].expand(-1, -1, patches.shape[2], -1, patch_scales, -1).flatten(4)
+    count = mask.sum(dims, keepdim=True).clamp(min=1)
+    mean = torch.where(mask, patches, 0).sum(dims, keepdim=True) / count
+    centered = torch.where(mask, patches - mean, 0)
+    std = (centered.square().sum(dims, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    return centered / std.clamp(min=1e-5)

@@ -9,11 +9,11 @@ torch.set_num_threads(1)
 
 
 def random_tokens(spec, batch=3, tokens=None, seed=0, dtype=torch.float32):
-    """Valid tokens of random content along a grid of one axis."""
-    draw = torch.Generator().manual_seed(seed)
-    n = tokens or spec.tokens
+    """Return valid tokens with random content along a grid of one axis."""
+    generator = torch.Generator().manual_seed(seed)
+    n = tokens or spec.num_tokens
     index = torch.arange(n).expand(batch, n)
-    values = torch.randn(batch, n, spec.dim, generator=draw, dtype=dtype)
+    values = torch.randn(batch, n, spec.dim, generator=generator, dtype=dtype)
     return Tokens(values, index[..., None].to(dtype), index, torch.ones(batch, n, dtype=torch.bool))
 
 

@@ -1,14 +1,14 @@
-"""The scan over chunks is the recurrence, step by step."""
+"""The chunked scan equals a step-by-step recurrence."""
 
 import pytest
 import torch
-from tstk_plugins_timae.ssd import fused, scan
+from tstk_plugins_timae.ssd import load_fused_scan, scan
 
 from tstk.errors import OptionError
 
 
-def loop(x, dt, rate, b, c, start):
-    h, ys = start, []
+def scan_by_loop(x, dt, rate, b, c, initial_state):
+    h, ys = initial_state, []
     for t in range(x.shape[1]):
         decay = (dt[:, t] * rate).exp()[..., None, None]
         h = decay * h + (dt[:, t, :, None] * x[:, t])[..., None] * b[:, t, None, None]
@@ -17,12 +17,12 @@ def loop(x, dt, rate, b, c, start):
 
 
 def inputs(tokens, dtype, heads=3, width=2, states=5, batch=2, steps=1.0):
-    draw = torch.Generator().manual_seed(tokens)
+    generator = torch.Generator().manual_seed(tokens)
 
     def normal(*shape):
-        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    made = (
+    arguments = (
         normal(batch, tokens, heads, width),
         normal(batch, tokens, heads).exp() * steps,
         -normal(heads).exp(),
@@ -30,53 +30,53 @@ def inputs(tokens, dtype, heads=3, width=2, states=5, batch=2, steps=1.0):
         normal(batch, tokens, states),
         normal(batch, heads, width, states),
     )
-    return [t.to(dtype).requires_grad_() for t in made]
+    return [t.to(dtype).requires_grad_() for t in arguments]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("chunk", [1, 4, 7, 64])
 @pytest.mark.parametrize("tokens", [1, 7, 20, 33])
 def test_outputs_state_and_gradients_equal_the_recurrence(tokens, chunk, dtype, tolerance):
-    given, exact = inputs(tokens, dtype), inputs(tokens, torch.float64)
-    pairs = list(zip(scan(*given, chunk=chunk), loop(*exact), strict=True))
-    draw = torch.Generator().manual_seed(1)
-    weights = [torch.randn(b.shape, generator=draw, dtype=torch.float64) for _, b in pairs]
-    for side, own in ((0, given), (1, exact)):
+    arguments, exact = inputs(tokens, dtype), inputs(tokens, torch.float64)
+    pairs = list(zip(scan(*arguments, chunk=chunk), scan_by_loop(*exact), strict=True))
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(b.shape, generator=generator, dtype=torch.float64) for _, b in pairs]
+    for side, leaves in ((0, arguments), (1, exact)):
         sum((pair[side] * w).sum() for pair, w in zip(pairs, weights, strict=True)).backward()
-        assert all(t.grad is not None for t in own)
-    for a, b in pairs + [(x.grad, y.grad) for x, y in zip(given, exact, strict=True)]:
+        assert all(t.grad is not None for t in leaves)
+    for a, b in pairs + [(x.grad, y.grad) for x, y in zip(arguments, exact, strict=True)]:
         torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance)
 
 
 def test_fast_decay_neither_overflows_nor_becomes_nan():
-    given = inputs(40, torch.float32, steps=200.0)
-    y, state = scan(*given, chunk=16)
+    arguments = inputs(40, torch.float32, steps=200.0)
+    y, state = scan(*arguments, chunk=16)
     (y.sum() + state.sum()).backward()
     assert y.isfinite().all()
-    assert all(t.grad.isfinite().all() for t in given)
-    exact, _ = loop(*(t.detach().double() for t in given))
+    assert all(t.grad.isfinite().all() for t in arguments)
+    exact, _ = scan_by_loop(*(t.detach().double() for t in arguments))
     torch.testing.assert_close(y.double(), exact, rtol=1e-4, atol=1e-2)
 
 
-def test_a_step_of_zero_leaves_the_state_alone():
-    x, dt, rate, b, c, start = (t.detach() for t in inputs(6, torch.float64))
+def test_a_step_of_zero_leaves_the_state_unchanged():
+    x, dt, rate, b, c, initial_state = (t.detach() for t in inputs(6, torch.float64))
     dt[:, 2:] = 0
-    ended = scan(x, dt, rate, b, c, start, chunk=4)[1]
-    cut = scan(*(t[:, :2] for t in (x, dt)), rate, *(t[:, :2] for t in (b, c)), start, chunk=4)[1]
-    torch.testing.assert_close(ended, cut)
+    final_state = scan(x, dt, rate, b, c, initial_state, chunk=4)[1]
+    early_state = scan(*(t[:, :2] for t in (x, dt)), rate, *(t[:, :2] for t in (b, c)), initial_state, chunk=4)[1]
+    torch.testing.assert_close(final_state, early_state)
 
 
 def test_half_precision_inputs_are_scanned_in_float32():
-    given = [t.detach().bfloat16() for t in inputs(20, torch.float32)]
+    arguments = [t.detach().bfloat16() for t in inputs(20, torch.float32)]
     with torch.autocast("cpu", torch.bfloat16):
-        y, state = scan(*given, chunk=8)
-    exact, ended = scan(*(t.float() for t in given), chunk=8)
+        y, state = scan(*arguments, chunk=8)
+    exact, exact_state = scan(*(t.float() for t in arguments), chunk=8)
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
     torch.testing.assert_close(y, exact.bfloat16())
-    torch.testing.assert_close(state, ended)
+    torch.testing.assert_close(state, exact_state)
 
 
-def test_the_absence_of_the_kernels_is_said_with_the_remedy(monkeypatch):
+def test_missing_kernels_raise_an_error_with_the_remedy(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mamba_ssm", None)
     with pytest.raises(OptionError, match=r"mamba-ssm.*backend=torch"):
-        fused()
+        load_fused_scan()

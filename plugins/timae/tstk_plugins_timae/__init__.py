@@ -1,1 +1,1 @@
-"""Ti-MAE for tstk: point tokens, Mamba-2, and masks that come after the encoder."""
+"""Ti-MAE for tstk: point tokens, a Mamba-2 encoder, and masking after the encoder."""

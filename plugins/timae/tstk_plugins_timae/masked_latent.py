@@ -1,4 +1,4 @@
-"""Hide tokens from the decoder alone."""
+"""Masked autoencoding in which tokens are hidden from the decoder only."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Literal
 import torch
 
 from tstk.builtin.losses.masked import Masked
-from tstk.core.rng import Draws
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, Tokens
 
 
 class MaskedLatent(Masked):
-    """Masked autoencoding in which the encoder reads everything and hiding comes after it, as in the published
-    Mamba variant of Ti-MAE.
+    """Masked autoencoding in which all tokens are encoded and masked afterwards (published Mamba variant of Ti-MAE).
 
-    The decoder does not get the hidden tokens, but their neighbours have read them: an easier question than
-    `masked`. Where the future is hidden (`policy` tail with a horizon) the encoder does not read it either.
+    The decoder does not receive the masked tokens, but the encoder has already mixed their content into the others, so
+    the task is easier than `masked`. If the future is masked (policy tail with a horizon), the encoder does not
+    receive it either.
 
     Args:
-        ratio: share of valid tokens to hide, rounded down
-        policy: which: random, one block, the tail (with a horizon: the future), whole columns of a two-axis grid,
-            or random but equal for the batch
-        draws: masks per series in each step; the series are encoded once
+        ratio: share of valid tokens to mask, rounded down
+        policy: tokens to mask: random, one block, the tail (with a horizon: the future), whole columns of a
+            two-axis grid, or random with the same positions for the whole batch
+        num_masks: masks per series in each step; the series are encoded once
     """
 
     def __init__(
@@ -31,19 +31,20 @@ class MaskedLatent(Masked):
         *,
         ratio: float = 0.75,
         policy: Literal["random", "block", "tail", "column", "per_batch"] = "random",
-        draws: int = 1,
+        num_masks: int = 1,
     ) -> None:
-        super().__init__(spec, ratio=ratio, policy=policy, draws=draws)
+        super().__init__(spec, ratio=ratio, policy=policy, num_masks=num_masks)
 
-    def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
-        """Seen: all; asked: what the policy hides."""
-        seen, asked = super().split(tokens, draws)
-        return (seen if self.blanks else tokens), asked
+    def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
+        """Return all tokens as visible (all but a masked future), and the masked tokens as queries."""
+        visible, queries = super().split(tokens, rng)
+        return (visible if self.masks_future else tokens), queries
 
-    def reveal(self, encoded: Tokens, asked: Tokens) -> Tokens:
-        """The encoded tokens that are not asked for, once for each mask."""
-        encoded = encoded.repeat(len(asked.index) // len(encoded.index))
-        spare = self.spec.tokens  # questions that only fill up a row go to a slot that no token has
-        at = asked.index.masked_fill(~asked.valid, spare)
-        hidden = torch.zeros(len(at), spare + 1, dtype=torch.bool, device=at.device).scatter(1, at, True)
-        return encoded.keep(encoded.valid & ~hidden.gather(1, encoded.index))
+    def decoder_context(self, encoded: Tokens, queries: Tokens) -> Tokens:
+        """Return the encoded tokens that are not queries, once for each mask."""
+        encoded = encoded.repeat(len(queries.grid_index) // len(encoded.grid_index))
+        padding_slot = self.spec.num_tokens  # queries that only pad a row go to a slot that no token has
+        slots = queries.grid_index.masked_fill(~queries.valid, padding_slot)
+        masked = torch.zeros(len(slots), padding_slot + 1, dtype=torch.bool, device=slots.device)
+        masked = masked.scatter(1, slots, True)
+        return encoded.select(encoded.valid & ~masked.gather(1, encoded.grid_index))

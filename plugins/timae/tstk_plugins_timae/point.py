@@ -1,4 +1,4 @@
-"""Points: every sample is a token."""
+"""Point tokens: one token per sample."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tstk.errors import OptionError
 class Point(Tokenizer):
     """A convolution over samples, one token per sample, all channels together (Ti-MAE, arXiv:2301.08871, section 3).
 
-    The series is padded with zeros. A token is valid if any channel was observed there; it is asked for its
-    sample, not for the neighbours that the convolution saw.
+    The series is padded with zeros. A token is valid if any channel was observed at its sample. Its target is that
+    sample, not the whole window of the convolution.
 
     Args:
         dim: width of a token
-        kernel: samples under the convolution, an odd number; 1 keeps neighbours out of a token
+        kernel: kernel size of the convolution in samples, odd; with 1 a token depends on its own sample only
     """
 
     invertible = True
@@ -28,16 +28,16 @@ class Point(Tokenizer):
         if kernel < 1 or kernel % 2 == 0:
             raise OptionError(f"tokenizer.kernel={kernel}: expected an odd number of samples, such as 1, 3 or 5")
         self.conv = nn.Conv1d(spec.channels, dim, kernel, padding=kernel // 2)
-        self.out = spec.but(dim=dim, grid=(spec.length,), step=1.0, span=1.0, target=spec.channels)
+        self.out = spec.replace(dim=dim, grid_size=(spec.length,), stride=1.0, patch_len=1.0, target_dim=spec.channels)
 
     def forward(self, series: Series) -> Tokens:
-        """Tokens [B, T, dim]; targets [B, T, C] are the samples."""
+        """Return tokens [B, T, dim] whose targets [B, T, C] are the samples."""
         values = self.conv(series.x).transpose(1, 2)
-        target, weight = series.x.transpose(1, 2), series.mask.transpose(1, 2)
+        target, target_mask = series.x.transpose(1, 2), series.observed_mask.transpose(1, 2)
         index = torch.arange(values.shape[1], device=values.device).expand(values.shape[0], -1)
         pos = index[..., None].to(target.dtype)
-        return Tokens(values, pos, index, weight.any(-1), target=target, weight=weight)
+        return Tokens(values, pos, index, target_mask.any(-1), target=target, target_mask=target_mask)
 
-    def invert(self, answer: Tensor, length: int) -> Tensor:
-        """[B, T, C] -> [B, C, length]."""
-        return answer.transpose(1, 2)[..., :length]
+    def targets_to_series(self, targets: Tensor, length: int) -> Tensor:
+        """Transpose targets [B, T, C] to a series [B, C, length]."""
+        return targets.transpose(1, 2)[..., :length]

@@ -4,8 +4,8 @@ The recurrence, for each head, with the state h [P, S] and the decay exp(dt A) o
 
     h_t = exp(dt_t A) h_{t-1} + dt_t x_t b_t^T        y_t = h_t c_t
 
-Inside a chunk of Q tokens it is attention with decaying weights, between chunks it passes on the state ("state
-space duality", Dao and Gu 2024, arXiv:2405.21060, section 6). No loop runs over tokens.
+Within a chunk of Q tokens the recurrence is attention with decaying weights; between chunks only the state is passed
+on ("state space duality", Dao and Gu 2024, arXiv:2405.21060, section 6). No loop runs over tokens.
 """
 
 from __future__ import annotations
@@ -19,77 +19,83 @@ from torch.nn import functional as F
 
 from tstk.errors import OptionError
 
-Scan = Callable[..., tuple[Tensor, Tensor]]
-"""`scan`, or something with its arguments and results."""
+ScanFn = Callable[..., tuple[Tensor, Tensor]]
+"""A function with the signature of `scan`."""
 
 
 def scan(
-    x: Tensor, dt: Tensor, rate: Tensor, b: Tensor, c: Tensor, start: Tensor | None = None, *, chunk: int
+    x: Tensor, dt: Tensor, decay_rate: Tensor, b: Tensor, c: Tensor, initial_state: Tensor | None = None, *, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """All outputs of the recurrence, and the state it ends in.
+    """Compute all outputs of the recurrence and its final state.
 
-    Computed in float32 (float64 for float64 inputs), under autocast too: decays multiply up.
+    The computation runs in float32 (float64 for float64 inputs), under autocast too, because products of many decays
+    lose precision in 16 bits.
 
     Args:
-        x: [B, N, H, P] what enters the state, P numbers in each of H heads
-        dt: [B, N, H] step sizes, not negative; 0 leaves the state as it is
-        rate: [H] the decay rates A, negative
-        b: [B, N, S] where in the state a token is written; shared by the heads
-        c: [B, N, S] what is read from it
-        start: [B, H, P, S] the state before the first token; zeros unless given
-        chunk: most tokens that are treated together, Q; any number gives the same result
+        x: [B, N, H, P] inputs, P channels in each of H heads
+        dt: [B, N, H] step sizes, not negative; 0 leaves the state unchanged
+        decay_rate: [H] decay rates A, negative
+        b: [B, N, S] input projections (B in the paper), shared by the heads
+        c: [B, N, S] output projections (C in the paper), shared by the heads
+        initial_state: [B, H, P, S] state before the first token; zeros if None
+        chunk: maximal number Q of tokens per chunk; does not affect the result
 
     Returns:
-        y [B, N, H, P] in the type of `x`, and the state [B, H, P, S]
+        y [B, N, H, P] in the dtype of `x`, and the final state [B, H, P, S]
     """
-    kind = torch.promote_types(x.dtype, torch.float32)
+    dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
-        y, state = _scan(x.to(kind), dt.to(kind), rate.to(kind), b.to(kind), c.to(kind), start, chunk)
+        y, state = _chunked_scan(
+            x.to(dtype), dt.to(dtype), decay_rate.to(dtype), b.to(dtype), c.to(dtype), initial_state, chunk
+        )
     return y.to(x.dtype), state
 
 
-def _scan(
-    x: Tensor, dt: Tensor, rate: Tensor, b: Tensor, c: Tensor, start: Tensor | None, chunk: int
+def _chunked_scan(
+    x: Tensor, dt: Tensor, decay_rate: Tensor, b: Tensor, c: Tensor, initial_state: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    batch, tokens, heads, width = x.shape
-    states = b.shape[-1]
-    size = -(-tokens // -(-tokens // chunk))  # chunks alike in size, so that little is padded
-    spare = -tokens % size
+    batch, num_tokens, heads, head_dim = x.shape
+    state_size = b.shape[-1]
+    size = -(-num_tokens // -(-num_tokens // chunk))  # chunks of nearly equal size keep the padding small
+    num_padding = -num_tokens % size
 
-    def chunks(t: Tensor) -> Tensor:
-        """[B, N, ...] -> [B, K, Q, ...]; zeros at the end, whose dt of 0 leaves the state alone."""
-        t = F.pad(t, (0, 0) * (t.ndim - 2) + (0, spare)) if spare else t
+    def split_chunks(t: Tensor) -> Tensor:
+        """Split [B, N, ...] into chunks [B, K, Q, ...], padded with zeros; dt = 0 leaves the state unchanged."""
+        t = F.pad(t, (0, 0) * (t.ndim - 2) + (0, num_padding)) if num_padding else t
         return t.unflatten(1, (-1, size))
 
-    b, c = chunks(b), chunks(c)
-    wide = chunks((x * dt[..., None]).flatten(2))  # [B, K, Q, H P]
-    decay = chunks(dt * rate).cumsum(2)  # [B, K, Q, H] log decay since the chunk began, at most 0
-    x_in = wide.unflatten(-1, (heads, width))
+    b, c = split_chunks(b), split_chunks(c)
+    x_dt = split_chunks((x * dt[..., None]).flatten(2)).unflatten(-1, (heads, head_dim))  # [B, K, Q, H, P]
+    log_decay = split_chunks(dt * decay_rate).cumsum(2)  # [B, K, Q, H] since the start of the chunk, at most 0
 
-    # Inside a chunk: token i reads what j <= i wrote, less what decayed between. The mask comes before exp,
-    # where a later j would overflow.
-    log = decay.transpose(2, 3)
-    later = torch.ones(size, size, dtype=torch.bool, device=x.device).triu(1)
-    weights = (log[..., None] - log[..., None, :]).masked_fill_(later, -torch.inf).exp_()
+    # Within a chunk: attention from token i to tokens j <= i, times the decay between them. The mask is applied before
+    # exp, which would overflow for j > i.
+    log = log_decay.transpose(2, 3)
+    causal_mask = torch.ones(size, size, dtype=torch.bool, device=x.device).triu(1)
+    weights = (log[..., None] - log[..., None, :]).masked_fill_(causal_mask, -torch.inf).exp_()
     weights = weights * (c @ b.transpose(2, 3))[:, :, None]  # [B, K, H, Q, Q]
-    y = (weights @ x_in.transpose(2, 3)).transpose(2, 3)
+    y = (weights @ x_dt.transpose(2, 3)).transpose(2, 3)
 
-    # What each chunk leaves in the state, and what the chunks before it left.
-    left = (decay[:, :, -1:] - decay).exp()[..., None] * x_in
-    written = left.flatten(3).transpose(2, 3) @ b  # [B, K, H P, S]
-    whole = decay[:, :, -1].exp().repeat_interleave(width, -1)[..., None]  # [B, K, H P, 1]
-    state = x.new_zeros(batch, heads * width, states) if start is None else start.to(x.dtype).flatten(1, 2)
-    before = []
-    for add, keep in zip(written.unbind(1), whole.unbind(1), strict=True):
-        before.append(state)
-        state = torch.addcmul(add, state, keep)
-    read = (c @ torch.stack(before, 1).transpose(2, 3)).unflatten(-1, (heads, width))
-    y = y + read * decay.exp()[..., None]
-    return y.flatten(1, 2)[:, :tokens], state.unflatten(1, (heads, width))
+    # Between chunks: the recurrence over the states at chunk boundaries.
+    decayed_inputs = (log_decay[:, :, -1:] - log_decay).exp()[..., None] * x_dt
+    chunk_states = decayed_inputs.flatten(3).transpose(2, 3) @ b  # [B, K, H P, S]
+    chunk_decays = log_decay[:, :, -1].exp().repeat_interleave(head_dim, -1)[..., None]  # [B, K, H P, 1]
+    state = (
+        x.new_zeros(batch, heads * head_dim, state_size)
+        if initial_state is None
+        else initial_state.to(x.dtype).flatten(1, 2)
+    )
+    previous_states = []
+    for chunk_state, chunk_decay in zip(chunk_states.unbind(1), chunk_decays.unbind(1), strict=True):
+        previous_states.append(state)
+        state = torch.addcmul(chunk_state, state, chunk_decay)
+    from_previous = (c @ torch.stack(previous_states, 1).transpose(2, 3)).unflatten(-1, (heads, head_dim))
+    y = y + from_previous * log_decay.exp()[..., None]
+    return y.flatten(1, 2)[:, :num_tokens], state.unflatten(1, (heads, head_dim))
 
 
-def fused() -> Scan:
-    """The Triton kernels of the package mamba-ssm, called as `scan` is; `chunk` is theirs to choose.
+def load_fused_scan() -> ScanFn:
+    """Return the Triton kernels of the package mamba-ssm with the signature of `scan`; `chunk` is ignored.
 
     Raises:
         OptionError: the package cannot be imported; or, when called, the tensors are not on a GPU
@@ -103,12 +109,14 @@ def fused() -> Scan:
         ) from e
 
     def run(
-        x: Tensor, dt: Tensor, rate: Tensor, b: Tensor, c: Tensor, start: Tensor | None = None, *, chunk: int
+        x: Tensor, dt: Tensor, rate: Tensor, b: Tensor, c: Tensor, initial_state: Tensor | None = None, *, chunk: int
     ) -> tuple[Tensor, Tensor]:
         if not x.is_cuda:
             raise OptionError(
                 f"encoder.backend=mamba-ssm runs on a GPU, and this batch is on {x.device}; use encoder.backend=torch"
             )
-        return kernel(x, dt, rate, b[:, :, None], c[:, :, None], 256, initial_states=start, return_final_states=True)
+        return kernel(
+            x, dt, rate, b[:, :, None], c[:, :, None], 256, initial_states=initial_state, return_final_states=True
+        )
 
     return run

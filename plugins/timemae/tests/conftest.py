@@ -1,11 +1,11 @@
-"""Pipelines of this plugin's parts."""
+"""Pipelines of this plugin's components."""
 
 import pytest
 import torch
 
-from tstk.config.resolve import resolve
+from tstk.config.resolve import resolve_config
 from tstk.core.types import Series, Spec
-from tstk.runs.build import assemble
+from tstk.runs.build import build_pipeline
 
 torch.set_num_threads(1)
 SMALL = {
@@ -16,35 +16,34 @@ SMALL = {
 }
 
 
-def built(spec, seed=0, **tables):
-    """A bound pipeline; a table given replaces the small one where it names another component, else adds to it."""
-    chosen = {}
+def build_small(spec, seed=0, **tables):
+    """Return a bound pipeline; a table in `tables` updates the one in SMALL, or replaces it if `use` differs."""
+    config = {}
     for slot, base in SMALL.items():
-        given = tables.get(slot, {})
-        chosen[slot] = {**base, **given} if given.get("use", base["use"]) == base["use"] else given
+        table = tables.get(slot, {})
+        config[slot] = {**base, **table} if table.get("use", base["use"]) == base["use"] else table
     torch.manual_seed(seed)
-    pipeline = assemble(resolve(("test", {**chosen, "data": {"horizon": spec.horizon}})), spec)
+    pipeline = build_pipeline(resolve_config(("test", {**config, "data": {"horizon": spec.horizon}})), spec)
     pipeline.bind()
     return pipeline
 
 
 @pytest.fixture
 def build():
-    """`built`."""
-    return built
+    return build_small
 
 
 @pytest.fixture
 def spec():
     """Two channels of 40 samples: ten tokens."""
-    return Spec(channels=2, length=40, classes=3)
+    return Spec(channels=2, length=40, num_classes=3)
 
 
 @pytest.fixture
 def ragged():
-    """Four series, the last ones shorter, one with a hole."""
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(4, 2, 40, generator=draw)
+    """Four series, the last two shorter, one with a gap."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 2, 40, generator=generator)
     observed = torch.ones_like(x, dtype=torch.bool)
     observed[2, :, 28:] = observed[3, :, 12:] = observed[1, :, 8:16] = False
     return Series(x * observed, observed, None, torch.tensor([3, 14, 15, 92]))

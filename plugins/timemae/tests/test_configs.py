@@ -1,17 +1,18 @@
-"""The shipped configs: they resolve, have the published numbers of parameters, and learn."""
+"""The configs of this plugin: they resolve, have the published numbers of parameters, and train."""
 
 import pytest
 import torch
 
-from tstk.config.resolve import find_config, read_toml, resolve
-from tstk.core.rng import Draws
+from tstk.config.resolve import find_config, resolve_config
+from tstk.config.toml import read_toml
+from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec
 from tstk.data.load import load
 from tstk.evaluation.evaluate import evaluate
-from tstk.runs.build import assemble, rehearse
-from tstk.runs.checkpoint import launch
+from tstk.runs.build import build_pipeline, validate_on_meta
+from tstk.runs.checkpoint import initialize_for_training
 
-HAR = Spec(channels=9, length=128, classes=6)
+HAR = Spec(channels=9, length=128, num_classes=6)
 TINY = {
     "tokenizer": {"dim": 32},
     "encoder": {"dim": 32, "depth": 2, "heads": 4},
@@ -21,7 +22,7 @@ TINY = {
 
 
 def shipped(name, *layers):
-    return resolve((name, read_toml(find_config(f"timemae/{name}"))), *layers)
+    return resolve_config((name, read_toml(find_config(f"timemae/{name}"))), *layers)
 
 
 def count(module):
@@ -29,16 +30,16 @@ def count(module):
 
 
 def bound(config):
-    pipeline = assemble(config, HAR)
+    pipeline = build_pipeline(config, HAR)
     pipeline.bind()
     return pipeline
 
 
 @pytest.mark.parametrize("name", ["pretrain", "published", "bert", "finetune", "probe"])
-def test_each_config_resolves_and_its_parts_fit(name):
+def test_each_config_resolves_and_builds(name):
     config = shipped(name)
-    rehearse(config)
-    assert config.use("head" if name in ("finetune", "probe") else "decoder")
+    validate_on_meta(config)
+    assert config.component("head" if name in ("finetune", "probe") else "decoder")
 
 
 @pytest.mark.parametrize(
@@ -53,38 +54,38 @@ def test_parameters_are_as_many_as_published(name, layers, pretraining, head):
     config = shipped(name, *layers)
     assert count(bound(config)) == pretraining
     classifier = bound(
-        resolve(("tuned", {k: config.values[k] for k in ("tokenizer", "encoder")}), ("head", {"head": "linear"}))
+        resolve_config(("tuned", {k: config.values[k] for k in ("tokenizer", "encoder")}), ("head", {"head": "linear"}))
     )
     assert count(classifier.head) == head
 
 
-def test_each_part_has_the_published_number_of_parameters():
+def test_each_component_has_the_published_number_of_parameters():
     pipeline = bound(shipped("published"))
-    places = {id(pipeline.encoder.table)}
+    shared = {id(pipeline.encoder.table)}
     assert count(pipeline.tokenizer) == 4_672
     assert pipeline.encoder.table.numel() == 1_024
     assert count(pipeline.encoder) - 1_024 == 399_888
-    assert sum(p.numel() for p in pipeline.loss.teacher.parameters() if id(p) not in places) == 399_888
-    assert count(pipeline.loss.center) == 12_480
-    assert pipeline.decoder.question.numel() == 64
+    assert sum(p.numel() for p in pipeline.loss.teacher.parameters() if id(p) not in shared) == 399_888
+    assert count(pipeline.loss.codeword_classifier) == 12_480
+    assert pipeline.decoder.mask_token.numel() == 64
     assert count(pipeline.decoder) - 64 == 199_944
 
 
 def test_a_bert_of_width_256_has_the_published_size():
-    assert count(assemble(shipped("bert"), HAR).encoder.stack) == 6_318_096
+    assert count(build_pipeline(shipped("bert"), HAR).encoder.stack) == 6_318_096
 
 
-def test_nine_of_sixteen_tokens_of_har_are_hidden():
+def test_nine_of_sixteen_tokens_of_har_are_masked():
     pipeline = bound(shipped("pretrain"))
     data = load()
     series = data.train.batch(torch.arange(4))
-    flow = pipeline(series, Draws(0, 1, series.key))
-    assert flow.seen.values.shape[:2] == (4, 7)
-    assert flow.decoded.shape[:2] == (4, 9)
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    assert step_output.visible.values.shape[:2] == (4, 7)
+    assert step_output.predictions.shape[:2] == (4, 9)
     published = bound(shipped("published"))
-    asked = published(series, Draws(0, 1, series.key)).asked.index
-    assert (asked == asked[:1]).all()
-    assert not (flow.asked.index == flow.asked.index[:1]).all()
+    positions = published(series, SampleRNG(0, 1, series.sample_id)).queries.grid_index
+    assert (positions == positions[:1]).all()
+    assert not (step_output.queries.grid_index == step_output.queries.grid_index[:1]).all()
 
 
 @pytest.mark.slow
@@ -99,7 +100,7 @@ def test_the_loss_falls_on_the_demo_set(encoder, decoder):
     }
     data = load()
     torch.manual_seed(0)
-    pipeline, _ = launch(resolve(("test", tables)), data.spec)
+    pipeline, _ = initialize_for_training(resolve_config(("test", tables)), data.spec)
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
     optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], 1e-3)
@@ -108,11 +109,11 @@ def test_the_loss_falls_on_the_demo_set(encoder, decoder):
     pipeline.train()
     for step in range(1, 31):
         series = data.train.batch(torch.randperm(len(data.train), generator=order)[:64])
-        flow = pipeline(series, Draws(0, step, series.key))
-        flow.total.backward()
+        step_output = pipeline(series, SampleRNG(0, step, series.sample_id))
+        step_output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        pipeline.after_step([flow])
+        pipeline.after_step([step_output])
     after = evaluate(pipeline, data.val)
     assert after["loss"] < 0.9 * before["loss"]
     assert after["align"] < before["align"]
@@ -123,19 +124,19 @@ def test_a_run_is_pretrained_probed_and_tuned_from_its_directory(tmp_path):
     from tstk.runs.checkpoint import load as load_run
     from tstk.training.runs import train
 
-    brief = ("test", {"train": {"epochs": 1}})
+    one_epoch = ("test", {"train": {"epochs": 1}})
     tiny = ("tiny", {**TINY, "train": {"epochs": 1}})
     run = str(tmp_path / "run")
     result = train(shipped("pretrain", tiny), run)
     assert {"align", "classify", "hits", "usage"} <= result["test"].keys()
-    again = load_run(run)
-    assert again.loss.teacher is not None
+    pretrained = load_run(run)
+    assert pretrained.loss.teacher is not None
     for name in ("probe", "finetune"):
-        start = ("from", {"pipeline": {"from": run}})
-        config = shipped(name, start, brief)
+        init_from = ("init-from", {"pipeline": {"init_from": run}})
+        config = shipped(name, init_from, one_epoch)
         result = train(config, str(tmp_path / name))
         assert result["test"]["accuracy"] > 0
-        assert result["parameters"] == count(again.tokenizer) + count(again.encoder) + 198
+        assert result["parameters"] == count(pretrained.tokenizer) + count(pretrained.encoder) + 198
         assert result["trainable"] == (198 if name == "probe" else result["parameters"])
     probed = load_run(str(tmp_path / "probe"))
-    assert torch.equal(probed.encoder.table, again.encoder.table)
+    assert torch.equal(probed.encoder.table, pretrained.encoder.table)

@@ -1,8 +1,8 @@
-"""This plugin's parts do what every part must."""
+"""The components of this plugin pass the checks for all components."""
 
-from tstk.testing import contract
+from tstk.testing import parametrize_with_checks
 
 
-@contract("tstk-plugins-timemae")
+@parametrize_with_checks("tstk-plugins-timemae")
 def test_contract(check):
     check()

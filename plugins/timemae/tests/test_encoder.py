@@ -1,4 +1,4 @@
-"""The paper's block against a formula, and BERT's layers transplanted into it."""
+"""The paper's block compared with its formula, and initialization from the layers of a BERT."""
 
 import json
 from pathlib import Path
@@ -8,26 +8,26 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
-from tstk_plugins_timemae.decoder import Decoupled
+from tstk_plugins_timemae.decoder import TimeMAEDecoder
 from tstk_plugins_timemae.encoder import TimeMAEEncoder
 
 from tstk.core.types import Spec, Tokens
 from tstk.errors import CheckpointError, OptionError
-from tstk.nn.pretrained import bert_blocks
-from tstk.plugins.signature import outline
+from tstk.nn.pretrained import convert_bert_layers
+from tstk.plugins.signature import read_signature
 
 
 def tokens_of(dim, n=7, slots=12):
-    """Three rows of shuffled slots, the second padded."""
-    draw = torch.Generator().manual_seed(0)
-    index = torch.stack([torch.randperm(slots, generator=draw)[:n] for _ in range(3)])
+    """Return three rows of tokens at shuffled grid positions, the second padded."""
+    generator = torch.Generator().manual_seed(0)
+    index = torch.stack([torch.randperm(slots, generator=generator)[:n] for _ in range(3)])
     valid = torch.ones(3, n, dtype=torch.bool)
     valid[1, 4:] = False
-    return Tokens(0.1 * torch.randn(3, n, dim, generator=draw), index[..., None].float(), index, valid)
+    return Tokens(0.1 * torch.randn(3, n, dim, generator=generator), index[..., None].float(), index, valid)
 
 
 def spec_of(dim):
-    return Spec(channels=1, length=96, dim=dim, grid=(12,))
+    return Spec(channels=1, length=96, dim=dim, grid_size=(12,))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def folder():
 
 @pytest.fixture
 def small(tmp_path):
-    """A random checkpoint of 2 layers and width 16 as the library would save it."""
+    """A random checkpoint of 2 layers and width 16, saved by transformers."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.BertConfig(
@@ -52,7 +52,7 @@ def small(tmp_path):
 def started(spec, **options):
     torch.manual_seed(0)
     encoder = TimeMAEEncoder(spec, **options).eval()
-    encoder.warm_start()
+    encoder.init_from_pretrained()
     return encoder
 
 
@@ -62,8 +62,8 @@ def started(spec, **options):
 def test_a_block_is_the_published_formula():
     """x <- LN(x + a Attn(x)), x <- LN(x + a' FFN(x)), written out with torch's own functions."""
     encoder = started(spec_of(16), dim=16, depth=2, heads=2, residual_scale=0.7)
-    tokens = tokens_of(16).but(valid=torch.ones(3, 7, dtype=torch.bool))
-    x = tokens.values + encoder.table[tokens.index]
+    tokens = tokens_of(16).replace(valid=torch.ones(3, 7, dtype=torch.bool))
+    x = tokens.values + encoder.table[tokens.grid_index]
     for block in encoder.stack.blocks:
         q, k, v = (
             m(x).unflatten(-1, (2, 8)).transpose(1, 2)
@@ -76,16 +76,16 @@ def test_a_block_is_the_published_formula():
     torch.testing.assert_close(encoder(tokens).values, x, rtol=0, atol=1e-5)
 
 
-def test_published_initial_values_are_normal_with_biases_of_a_tenth():
+def test_the_published_initialization_is_xavier_normal_with_biases_of_a_tenth():
     torch.manual_seed(0)
-    for part in (TimeMAEEncoder(spec_of(64)), Decoupled(spec_of(64).but(aligned=False))):
+    for part in (TimeMAEEncoder(spec_of(64)), TimeMAEDecoder(spec_of(64).replace(predicts_in_place=False))):
         for module in part.modules():
             if isinstance(module, nn.Linear):
                 assert (module.bias == 0.1).all()
-                wanted = (2 / sum(module.weight.shape)) ** 0.5
-                assert module.weight.std().item() == pytest.approx(wanted, rel=0.1)
-                # of a normal distribution some values lie beyond two deviations, of a uniform one none
-                assert module.weight.abs().max() > 2.5 * wanted
+                expected = (2 / sum(module.weight.shape)) ** 0.5
+                assert module.weight.std().item() == pytest.approx(expected, rel=0.1)
+                # a normal distribution has values beyond 2.5 standard deviations, a uniform one has none
+                assert module.weight.abs().max() > 2.5 * expected
         scales = [p for n, p in part.named_parameters() if n.endswith("_scale")]
         assert len(scales) == (16 if isinstance(part, TimeMAEEncoder) else 8)
         assert all(s.item() == pytest.approx(1e-8) for s in scales)
@@ -99,30 +99,30 @@ def test_dropout_acts_inside_the_blocks_only():
     assert torch.equal(encoder(tokens).values, encoder(tokens).values)
 
 
-@pytest.mark.parametrize("name", ["loss:TimeMAE", "encoder:TimeMAEEncoder", "decoder:Decoupled"])
+@pytest.mark.parametrize("name", ["loss:TimeMAE", "encoder:TimeMAEEncoder", "decoder:TimeMAEDecoder"])
 def test_every_option_has_a_line_of_help(name):
-    options = outline(f"tstk_plugins_timemae.{name}").options
+    options = read_signature(f"tstk_plugins_timemae.{name}").options
     assert options
     assert [o.name for o in options.values() if not o.help] == []
 
 
-# ------------------------------------------------------------------ transplant
+# ------------------------------------------------------------------ layers of a BERT
 
 
-def test_transplanted_layers_equal_the_librarys(folder):
+def test_encoding_with_the_layers_of_a_bert_equals_transformers(folder):
     theirs = pytest.importorskip("transformers").BertModel.from_pretrained(folder).eval()
     encoder, tokens = started(spec_of(384), pretrained=folder), tokens_of(384)
-    hidden = tokens.values + encoder.place(tokens)
+    hidden = tokens.values + encoder.pos_embed(tokens)
     with torch.no_grad():
         mask = tokens.valid[:, None, None].expand(-1, 1, 7, -1)
         expected = theirs.encoder(hidden, attention_mask=mask).last_hidden_state
-        got = encoder(tokens).values
-    torch.testing.assert_close(got[tokens.valid], expected[tokens.valid], rtol=0, atol=1e-5)
+        actual = encoder(tokens).values
+    torch.testing.assert_close(actual[tokens.valid], expected[tokens.valid], rtol=0, atol=1e-5)
 
 
-def test_transplanted_weights_are_the_files_bit_for_bit_and_factors_are_one(folder):
+def test_copied_weights_equal_the_checkpoint_bit_for_bit_and_residual_scales_are_one(folder):
     encoder = started(spec_of(384), pretrained=folder)
-    file = bert_blocks(load_file(Path(folder) / "model.safetensors"))
+    file = convert_bert_layers(load_file(Path(folder) / "model.safetensors"))
     state = {n: p for n, p in encoder.stack.named_parameters() if not n.endswith("_scale")}
     assert state.keys() == file.keys()
     assert all(torch.equal(p, file[n]) for n, p in state.items())
@@ -132,9 +132,9 @@ def test_transplanted_weights_are_the_files_bit_for_bit_and_factors_are_one(fold
     assert {m.eps for m in encoder.modules() if isinstance(m, nn.LayerNorm)} == {1e-12}
 
 
-def test_the_initial_values_do_not_survive_a_transplant_and_the_teacher_is_copied_after_it(small):
-    from tstk.config.resolve import resolve
-    from tstk.runs.checkpoint import launch
+def test_the_checkpoint_replaces_all_initial_values_and_the_teacher_is_copied_afterwards(small):
+    from tstk.config.resolve import resolve_config
+    from tstk.runs.checkpoint import initialize_for_training
 
     tables = {
         "tokenizer": {"use": "patch", "dim": 16},
@@ -142,40 +142,40 @@ def test_the_initial_values_do_not_survive_a_transplant_and_the_teacher_is_copie
         "decoder": {"use": "cross", "heads": 2},
         "loss": "timemae",
     }
-    pipeline, _ = launch(resolve(("test", tables)), Spec(channels=1, length=96))
-    file = {f"stack.{k}": v for k, v in bert_blocks(load_file(Path(small) / "model.safetensors")).items()}
+    pipeline, _ = initialize_for_training(resolve_config(("test", tables)), Spec(channels=1, length=96))
+    file = {f"stack.{k}": v for k, v in convert_bert_layers(load_file(Path(small) / "model.safetensors")).items()}
     for part in (pipeline.encoder, pipeline.loss.teacher):
-        own = dict(part.named_parameters())
-        assert all(torch.equal(own[k], v) for k, v in file.items())
+        parameters = dict(part.named_parameters())
+        assert all(torch.equal(parameters[k], v) for k, v in file.items())
 
 
-def test_a_saved_transplant_is_rebuilt_without_its_folder(small):
+def test_a_saved_encoder_is_rebuilt_without_the_checkpoint(small):
     options = {"pretrained": small, "lr": 1e-4, "freeze": "all"}
     encoder = started(spec_of(16), **options)
-    assert encoder.rates() == {"stack": 1e-4}
-    assert encoder.freezes() == ("stack",)
-    again = TimeMAEEncoder(spec_of(16), **json.loads(json.dumps(options | encoder.rebuild))).eval()
-    again.load(encoder.state_dict(), spec_of(16))
+    assert encoder.lr_overrides() == {"stack": 1e-4}
+    assert encoder.frozen_paths() == ("stack",)
+    rebuilt = TimeMAEEncoder(spec_of(16), **json.loads(json.dumps(options | encoder.config_overrides))).eval()
+    rebuilt.load_pretrained(encoder.state_dict(), spec_of(16))
     tokens = tokens_of(16)
-    assert torch.equal(again(tokens).values, encoder(tokens).values)
+    assert torch.equal(rebuilt(tokens).values, encoder(tokens).values)
 
 
-def test_frozen_but_for_norms_leaves_norms_and_what_is_not_berts():
+def test_freezing_all_but_norms_leaves_norms_and_parameters_outside_the_layers_trainable():
     encoder = TimeMAEEncoder(spec_of(16), dim=24, depth=1, heads=2, freeze="all-but-norms")
-    free = {n for n, _ in encoder.named_parameters()} - set(encoder.freezes())
-    assert {n for n in free if not n.startswith("stack.")} == {"table", "project.weight", "project.bias"}
-    assert {n for n in free if n.startswith("stack.")} == {
-        f"stack.blocks.0.{part}_norm.{what}" for part in ("attention", "mlp") for what in ("weight", "bias")
+    trainable = {n for n, _ in encoder.named_parameters()} - set(encoder.frozen_paths())
+    assert {n for n in trainable if not n.startswith("stack.")} == {"table", "project.weight", "project.bias"}
+    assert {n for n in trainable if n.startswith("stack.")} == {
+        f"stack.blocks.0.{part}_norm.{name}" for part in ("attention", "mlp") for name in ("weight", "bias")
     }
 
 
 def test_a_checkpoint_settles_the_shape(small):
-    with pytest.raises(OptionError, match="settles the architecture: dim=64, but its own is 16"):
+    with pytest.raises(OptionError, match="sets the architecture: dim=64, but the checkpoint has 16"):
         TimeMAEEncoder(spec_of(16), pretrained=small, dim=64)
-    assert TimeMAEEncoder(spec_of(16), pretrained=small, depth=2).shape["hidden"] == 24
+    assert TimeMAEEncoder(spec_of(16), pretrained=small, depth=2).sizes["hidden"] == 24
 
 
-def test_without_a_word_about_it_the_encoder_is_as_wide_as_the_tokens():
+def test_by_default_the_encoder_is_as_wide_as_the_tokens():
     encoder = TimeMAEEncoder(spec_of(32))
     assert encoder.out.dim == 32
     assert len(encoder.stack.blocks) == 8
@@ -183,7 +183,7 @@ def test_without_a_word_about_it_the_encoder_is_as_wide_as_the_tokens():
     assert {m.eps for m in encoder.modules() if isinstance(m, nn.LayerNorm)} == {1e-5}
 
 
-def test_a_checkpoint_without_a_tensor_is_refused(small):
+def test_a_checkpoint_that_lacks_a_tensor_is_an_error(small):
     from safetensors.torch import save_file
 
     path = Path(small) / "model.safetensors"

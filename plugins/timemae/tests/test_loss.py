@@ -1,4 +1,4 @@
-"""What the loss asks, what it must not see, who learns from it, and how the teacher moves."""
+"""The TimeMAE loss: its values, information leaks, gradients, and the update of the teacher."""
 
 import math
 from copy import deepcopy
@@ -6,11 +6,11 @@ from copy import deepcopy
 import pytest
 import torch
 from torch.nn import functional as F
-from tstk_plugins_timemae.loss import watched
+from tstk_plugins_timemae.loss import codeword_metrics
 
 from tstk.core.pipeline import Pipeline
-from tstk.core.rng import Draws
-from tstk.errors import NeedsError, OptionError
+from tstk.core.rng import SampleRNG
+from tstk.errors import IncompatibleError, OptionError
 from tstk.evaluation.evaluate import evaluate
 
 ENCODERS = {
@@ -33,220 +33,231 @@ encoders = pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
 
 
 def run(pipeline, series, step=1, seed=7):
-    return pipeline(series, Draws(seed, step, series.key))
+    return pipeline(series, SampleRNG(seed, step, series.sample_id))
 
 
 def trained(pipeline, series, steps=3, lr=0.05):
     optimizer = torch.optim.SGD([p for p in pipeline.parameters() if p.requires_grad], lr)
     for step in range(steps):
-        flow = run(pipeline, series, step)
-        flow.total.backward()
+        step_output = run(pipeline, series, step)
+        step_output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        pipeline.after_step([flow])
+        pipeline.after_step([step_output])
     return pipeline
 
 
-# ------------------------------------------------------------------ the question
+# ------------------------------------------------------------------ the losses
 
 
 @encoders
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 @pytest.mark.parametrize("policy", ["random", "per_batch"])
-def test_hidden_content_changes_no_answer(build, spec, ragged, encoder, decoder, policy):
+def test_masked_content_does_not_influence_predictions(build, spec, ragged, encoder, decoder, policy):
     pipeline = build(spec, encoder=encoder, decoder=decoder, loss={"policy": policy}).eval()
-    flow = run(pipeline, ragged)
-    hidden = torch.zeros(4, 11, dtype=torch.bool).scatter(1, flow.asked.index.masked_fill(~flow.asked.valid, 10), True)
-    samples = hidden[:, :10].repeat_interleave(4, 1)[:, None]
+    step_output = run(pipeline, ragged)
+    masked = torch.zeros(4, 11, dtype=torch.bool).scatter(
+        1, step_output.queries.grid_index.masked_fill(~step_output.queries.valid, 10), True
+    )
+    samples = masked[:, :10].repeat_interleave(4, 1)[:, None]
     assert samples.any(-1).all()
-    other = run(pipeline, ragged.but(x=torch.where(samples, ragged.x * -3 + 1, ragged.x) * ragged.mask))
-    assert torch.equal(flow.asked.index, other.asked.index)
-    assert torch.equal(flow.decoded[flow.asked.valid], other.decoded[flow.asked.valid])
-    assert not torch.equal(flow.asked.values[flow.asked.valid], other.asked.values[flow.asked.valid])
+    other = run(pipeline, ragged.replace(x=torch.where(samples, ragged.x * -3 + 1, ragged.x) * ragged.observed_mask))
+    assert torch.equal(step_output.queries.grid_index, other.queries.grid_index)
+    assert torch.equal(step_output.predictions[step_output.queries.valid], other.predictions[step_output.queries.valid])
+    assert not torch.equal(
+        step_output.queries.values[step_output.queries.valid], other.queries.values[step_output.queries.valid]
+    )
 
 
 @encoders
-def test_padding_and_companions_change_no_term(build, spec, ragged, encoder):
+def test_padding_and_the_other_series_of_a_batch_do_not_influence_a_series(build, spec, ragged, encoder):
     pipeline = build(spec, encoder=encoder).eval()
-    together = run(pipeline, ragged)
+    batched = run(pipeline, ragged)
     for i in range(4):
         length = int(ragged.observed[i].any(0).nonzero().max()) + 1
-        one = ragged.but(
+        single_series = ragged.replace(
             x=ragged.x[i : i + 1, :, :length],
             observed=ragged.observed[i : i + 1, :, :length],
-            key=ragged.key[i : i + 1],
+            sample_id=ragged.sample_id[i : i + 1],
         )
-        alone = run(pipeline, one)
-        there, here = together.asked.valid[i], alone.asked.valid[0]
-        for what in ("index", "codeword"):
-            a, b = (f.asked.index if what == "index" else f.asked.attrs[what] for f in (together, alone))
-            assert torch.equal(a[i][there], b[0][here])
-        torch.testing.assert_close(together.decoded[i][there], alone.decoded[0][here], rtol=0, atol=1e-5)
+        alone = run(pipeline, single_series)
+        a, b = batched.queries, alone.queries
+        assert torch.equal(a.grid_index[i][a.valid[i]], b.grid_index[0][b.valid[0]])
+        assert torch.equal(a.attrs["codeword"][i][a.valid[i]], b.attrs["codeword"][0][b.valid[0]])
+        torch.testing.assert_close(
+            batched.predictions[i][a.valid[i]], alone.predictions[0][b.valid[0]], rtol=0, atol=1e-5
+        )
 
 
-def test_terms_are_those_of_a_plain_loop(build, spec, ragged):
+def test_losses_and_metrics_equal_a_plain_loop(build, spec, ragged):
     pipeline = build(spec, loss={"align": 2.0, "classify": 0.5, "smoothing": 0.3}).eval()
-    flow = run(pipeline, ragged)
-    loss, asked = pipeline.loss, flow.asked
-    teacher = loss.teacher(asked).values
+    step_output = run(pipeline, ragged)
+    loss, queries = pipeline.loss, step_output.queries
+    teacher = loss.teacher(queries).values
     squares, entropies, hits, gains = [], [], [], []
-    for b, m in asked.valid.nonzero().tolist():
-        answer, code = flow.decoded[b, m], int(asked.attrs["codeword"][b, m])
-        squares += (answer - teacher[b, m]).square().tolist()
-        logits = loss.center.weight @ answer + loss.center.bias
+    for b, m in queries.valid.nonzero().tolist():
+        prediction, code = step_output.predictions[b, m], int(queries.attrs["codeword"][b, m])
+        squares += (prediction - teacher[b, m]).square().tolist()
+        logits = loss.codeword_classifier.weight @ prediction + loss.codeword_classifier.bias
         log = logits.log_softmax(0)
         entropies.append((-0.7 * log[code] - 0.3 * log.mean()).item())
-        place = logits.argsort(descending=True).tolist().index(code)
-        hits.append(place == 0)
-        gains.append(1 / math.log2(place + 2) if place < 10 else 0.0)
+        rank = logits.argsort(descending=True).tolist().index(code)
+        hits.append(rank == 0)
+        gains.append(1 / math.log2(rank + 2) if rank < 10 else 0.0)
 
     def mean(values):
         return sum(values) / len(values)
 
-    assert set(flow.terms) == {"align", "classify"}
-    assert flow.terms["align"].item() == pytest.approx(2 * mean(squares), rel=1e-5)
-    assert flow.terms["classify"].item() == pytest.approx(0.5 * mean(entropies), rel=1e-5)
-    assert flow.logs["hits"].item() == pytest.approx(mean(hits))
-    assert flow.logs["ndcg@10"].item() == pytest.approx(mean(gains), rel=1e-5)
+    assert set(step_output.losses) == {"align", "classify"}
+    assert step_output.losses["align"].item() == pytest.approx(2 * mean(squares), rel=1e-5)
+    assert step_output.losses["classify"].item() == pytest.approx(0.5 * mean(entropies), rel=1e-5)
+    assert step_output.metrics["hits"].item() == pytest.approx(mean(hits))
+    assert step_output.metrics["ndcg@10"].item() == pytest.approx(mean(gains), rel=1e-5)
 
 
-def test_perplexity_and_usage_count_valid_codewords_alone():
-    logs = watched(torch.zeros(2, 3, 8), torch.tensor([[1, 1, 7], [2, 2, 7]]), torch.tensor([[True, True, False]] * 2))
-    assert logs["perplexity"].item() == pytest.approx(2.0)
-    assert logs["usage"].item() == pytest.approx(2 / 8)
+def test_perplexity_and_usage_count_valid_codewords_only():
+    metrics = codeword_metrics(
+        torch.zeros(2, 3, 8), torch.tensor([[1, 1, 7], [2, 2, 7]]), torch.tensor([[True, True, False]] * 2)
+    )
+    assert metrics["perplexity"].item() == pytest.approx(2.0)
+    assert metrics["usage"].item() == pytest.approx(2 / 8)
 
 
 # ------------------------------------------------------------------ codewords
 
 
-def test_codewords_and_masks_depend_on_seed_step_and_sample_alone(build, spec, ragged):
+def test_codewords_and_masks_depend_on_seed_step_and_sample_only(build, spec, ragged):
     pipeline = build(spec, loss={"temperature": 30.0}).eval()
 
-    def drawn(order, **when):
-        series = ragged.but(x=ragged.x[order], observed=ragged.observed[order], key=ragged.key[order])
-        asked = run(pipeline, series, **when).asked
+    def sample(order, **seeds):
+        series = ragged.replace(x=ragged.x[order], observed=ragged.observed[order], sample_id=ragged.sample_id[order])
+        queries = run(pipeline, series, **seeds).queries
         return [(a[v].tolist(), c[v].tolist()) for a, c, v in zip(
-            asked.index, asked.attrs["codeword"], asked.valid, strict=True)]  # fmt: skip
+            queries.grid_index, queries.attrs["codeword"], queries.valid, strict=True)]  # fmt: skip
 
-    first = drawn([0, 1, 2, 3])
+    first = sample([0, 1, 2, 3])
     torch.manual_seed(99)
     torch.rand(5)
-    assert drawn([0, 1, 2, 3]) == first
-    assert drawn([2, 0]) == [first[2], first[0]]
-    assert drawn([0, 1, 2, 3], step=2) != first
-    assert drawn([0, 1, 2, 3], seed=8) != first
+    assert sample([0, 1, 2, 3]) == first
+    assert sample([2, 0]) == [first[2], first[0]]
+    assert sample([0, 1, 2, 3], step=2) != first
+    assert sample([0, 1, 2, 3], seed=8) != first
 
 
 @pytest.mark.slow
-def test_codewords_are_drawn_from_the_softmax_of_the_content(build, spec, ragged):
+def test_codewords_are_sampled_from_the_softmax_of_the_content(build, spec, ragged):
     loss = build(spec, loss={"codes": 4}).loss
-    tokens = build(spec).tokenizer(ragged).at(torch.zeros(4, 1, dtype=torch.long))
-    wanted = loss.center(tokens.values[:, 0]).softmax(-1)
+    tokens = build(spec).tokenizer(ragged).gather(torch.zeros(4, 1, dtype=torch.long))
+    wanted = loss.codeword_classifier(tokens.values[:, 0]).softmax(-1)
     counts = torch.zeros(4, 4)
     for step in range(3000):
-        counts += F.one_hot(loss._drawn(tokens, Draws(0, step, ragged.key))[:, 0], 4)
+        counts += F.one_hot(loss._sample_codewords(tokens, SampleRNG(0, step, ragged.sample_id))[:, 0], 4)
     torch.testing.assert_close(counts / 3000, wanted, rtol=0, atol=0.04)
     loss.temperature = 0.0
-    assert torch.equal(loss._drawn(tokens, Draws(0, 0, ragged.key))[:, 0], wanted.argmax(-1))
+    assert torch.equal(loss._sample_codewords(tokens, SampleRNG(0, 0, ragged.sample_id))[:, 0], wanted.argmax(-1))
 
 
-def test_one_matrix_assigns_codewords_and_reads_them_off_answers(build, spec, ragged):
+def test_one_layer_assigns_codewords_and_classifies_predictions(build, spec, ragged):
     pipeline = build(spec, loss={"temperature": 0.0}).eval()
     before = run(pipeline, ragged)
     with torch.no_grad():
-        pipeline.loss.center.weight.copy_(pipeline.loss.center.weight.roll(1, 0))
+        pipeline.loss.codeword_classifier.weight.copy_(pipeline.loss.codeword_classifier.weight.roll(1, 0))
     after = run(pipeline, ragged)
-    valid = before.asked.valid
-    assert torch.equal((before.asked.attrs["codeword"][valid] + 1) % 12, after.asked.attrs["codeword"][valid])
-    assert after.terms["classify"].item() == pytest.approx(before.terms["classify"].item(), rel=1e-5)
-    assert [n for n, _ in pipeline.loss.named_parameters() if "teacher" not in n] == ["center.weight", "center.bias"]
+    valid = before.queries.valid
+    assert torch.equal((before.queries.attrs["codeword"][valid] + 1) % 12, after.queries.attrs["codeword"][valid])
+    assert after.losses["classify"].item() == pytest.approx(before.losses["classify"].item(), rel=1e-5)
+    assert [n for n, _ in pipeline.loss.named_parameters() if "teacher" not in n] == [
+        "codeword_classifier.weight",
+        "codeword_classifier.bias",
+    ]
 
 
-# ------------------------------------------------------------------ who learns
+# ------------------------------------------------------------------ gradients
 
 
-def test_gradient_reaches_tokenizer_encoder_decoder_and_center_and_never_the_teacher(build, spec, ragged):
+def test_all_parameters_but_those_of_the_teacher_receive_gradients(build, spec, ragged):
     pipeline = build(spec)
-    run(pipeline, ragged).total.backward()
-    still = [n for n, p in pipeline.named_parameters() if p.grad is None or not p.grad.any()]
-    # a softmax over keys is blind to what all keys share, up to rounding
-    learning = [n for n in still if not n.endswith("key.bias")]
-    assert learning
-    assert all(n.startswith("loss.teacher.") for n in learning)
+    run(pipeline, ragged).loss.backward()
+    without_gradient = [n for n, p in pipeline.named_parameters() if p.grad is None or not p.grad.any()]
+    # a softmax over keys does not depend on a bias shared by all keys, up to rounding
+    without_gradient = [n for n in without_gradient if not n.endswith("key.bias")]
+    assert without_gradient
+    assert all(n.startswith("loss.teacher.") for n in without_gradient)
 
 
-def test_center_learns_from_answers_and_hidden_tokens_teach_nobody(build, spec, ragged):
+def test_the_classifier_learns_from_predictions_only(build, spec, ragged):
     pipeline = build(spec)
-    flow = run(pipeline, ragged)
-    asked, center = flow.asked, pipeline.loss.center
-    assert not asked.attrs["codeword"].dtype.is_floating_point
-    each = F.cross_entropy(
-        center(flow.decoded.detach())[asked.valid], asked.attrs["codeword"][asked.valid], label_smoothing=0.2
+    step_output = run(pipeline, ragged)
+    queries, classifier = step_output.queries, pipeline.loss.codeword_classifier
+    codewords, valid = queries.attrs["codeword"], queries.valid
+    assert not codewords.dtype.is_floating_point
+    cross_entropy = F.cross_entropy(
+        classifier(step_output.predictions.detach())[valid], codewords[valid], label_smoothing=0.2
     )
-    (expected,) = torch.autograd.grad(each, center.weight)
-    grads = torch.autograd.grad(flow.total, [center.weight, asked.values], allow_unused=True)
+    (expected,) = torch.autograd.grad(cross_entropy, classifier.weight)
+    grads = torch.autograd.grad(step_output.loss, [classifier.weight, queries.values], allow_unused=True)
     torch.testing.assert_close(grads[0], expected)
     assert grads[1] is None
 
 
-def test_without_classification_the_center_learns_nothing(build, spec, ragged):
+def test_with_weight_zero_the_classifier_receives_no_gradient(build, spec, ragged):
     pipeline = build(spec, loss={"classify": 0.0})
-    run(pipeline, ragged).total.backward()
-    assert not pipeline.loss.center.weight.grad.any()
+    run(pipeline, ragged).loss.backward()
+    assert not pipeline.loss.codeword_classifier.weight.grad.any()
 
 
 # ------------------------------------------------------------------ the teacher
 
 
 @encoders
-def test_the_teacher_is_the_stated_moving_average(build, spec, ragged, encoder):
+def test_the_teacher_is_an_exponential_moving_average_of_the_encoder(build, spec, ragged, encoder):
     pipeline = build(spec, encoder=encoder, loss={"momentum": 0.9})
     expected = deepcopy(dict(pipeline.encoder.named_parameters()))
     optimizer = torch.optim.SGD([p for p in pipeline.parameters() if p.requires_grad], 0.05)
     for step in range(4):
-        flow = run(pipeline, ragged, step)
-        flow.total.backward()
+        step_output = run(pipeline, ragged, step)
+        step_output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        pipeline.after_step([flow])
+        pipeline.after_step([step_output])
         with torch.no_grad():
             for name, p in pipeline.encoder.named_parameters():
                 expected[name] = 0.9 * expected[name] + 0.1 * p
-    own = dict(pipeline.encoder.named_parameters())
+    student = dict(pipeline.encoder.named_parameters())
     for name, p in pipeline.loss.teacher.named_parameters():
-        if p is not own[name]:
+        if p is not student[name]:
             torch.testing.assert_close(p, expected[name])
             assert not p.requires_grad
 
 
 @pytest.mark.parametrize("encoder", [ENCODERS["timemae"], ENCODERS["bert"], ENCODERS["cls"]], ids=str)
-def test_the_teacher_always_has_the_encoders_own_places(build, spec, ragged, encoder):
+def test_the_teacher_shares_the_position_embeddings_of_the_encoder(build, spec, ragged, encoder):
     pipeline = trained(build(spec, encoder=encoder), ragged)
     tokens = pipeline.tokenizer(ragged)
-    assert torch.equal(pipeline.loss.teacher.place(tokens), pipeline.encoder.place(tokens))
+    assert torch.equal(pipeline.loss.teacher.pos_embed(tokens), pipeline.encoder.pos_embed(tokens))
     shared = [n for n, p in pipeline.loss.teacher.named_parameters() if p is pipeline.encoder.get_parameter(n)]
     assert len(shared) == 1
 
 
-def test_the_teacher_sees_the_hidden_tokens_and_nothing_else(build, spec, ragged):
+def test_the_teacher_encodes_the_masked_tokens_only(build, spec, ragged):
     pipeline = build(spec).eval()
-    flow = run(pipeline, ragged)
-    alone = pipeline.encoder(pipeline.tokenizer(ragged).keep(flow.hidden.new_zeros(4, 10).scatter(
-        1, flow.asked.index, flow.asked.valid)))  # fmt: skip
-    torch.testing.assert_close(pipeline.loss.teacher(flow.asked).values, alone.values)
+    step_output = run(pipeline, ragged)
+    alone = pipeline.encoder(pipeline.tokenizer(ragged).select(step_output.masked.new_zeros(4, 10).scatter(
+        1, step_output.queries.grid_index, step_output.queries.valid)))  # fmt: skip
+    torch.testing.assert_close(pipeline.loss.teacher(step_output.queries).values, alone.values)
 
 
 @pytest.mark.parametrize("dropout", [False, True])
-def test_the_teacher_drops_only_where_asked_to(build, spec, ragged, dropout):
+def test_the_teacher_has_dropout_only_with_teacher_dropout(build, spec, ragged, dropout):
     pipeline = build(spec, loss={"teacher_dropout": dropout}).train()
     assert pipeline.loss.teacher.training is dropout
-    asked = run(pipeline, ragged).asked
-    a, b = (pipeline.loss.teacher(asked).values for _ in range(2))
+    queries = run(pipeline, ragged).queries
+    a, b = (pipeline.loss.teacher(queries).values for _ in range(2))
     assert torch.equal(a, b) is not dropout
     assert not pipeline.eval().loss.teacher.training
 
 
-def test_the_teacher_is_not_in_the_models_file_and_is_made_again(build, spec, ragged, tmp_path):
+def test_the_teacher_is_not_saved_with_the_weights(build, spec, ragged, tmp_path):
     from safetensors.torch import load_file
 
     from tstk.runs.checkpoint import save_weights
@@ -255,10 +266,10 @@ def test_the_teacher_is_not_in_the_models_file_and_is_made_again(build, spec, ra
     save_weights(pipeline, tmp_path / "model.safetensors")
     state = load_file(tmp_path / "model.safetensors")
     assert not [k for k in state if "teacher" in k]
-    assert {"loss.center.weight", "encoder.table", "decoder.question"} <= set(state)
+    assert {"loss.codeword_classifier.weight", "encoder.table", "decoder.mask_token"} <= set(state)
 
 
-# ------------------------------------------------------------------ repeatable, and refusals
+# ------------------------------------------------------------------ reproducibility and errors
 
 
 def test_training_twice_with_one_seed_gives_the_same_weights(build, spec, ragged):
@@ -272,24 +283,28 @@ def test_training_twice_with_one_seed_gives_the_same_weights(build, spec, ragged
 @pytest.mark.parametrize(
     ("tables", "error", "message"),
     [
-        ({"encoder": {"dim": 32}}, NeedsError, "--tokenizer.dim and --encoder.dim must be equal; they are 16 and 32"),
-        ({"decoder": {"use": "transformer", "dim": 24}}, NeedsError, "use --decoder.dim 16"),
-        ({"decoder": {"use": "linear"}}, NeedsError, "--decoder transformer or cross"),
+        (
+            {"encoder": {"dim": 32}},
+            IncompatibleError,
+            "--tokenizer.dim and --encoder.dim must be equal; they are 16 and 32",
+        ),
+        ({"decoder": {"use": "transformer", "dim": 24}}, IncompatibleError, "use --decoder.dim 16"),
+        ({"decoder": {"use": "linear"}}, IncompatibleError, "--decoder transformer or cross"),
         ({"loss": {"ratio": 1.0}}, OptionError, r"loss.ratio=1.0"),
         ({"loss": {"codes": 1}}, OptionError, r"loss.codes=1"),
         ({"loss": {"momentum": 1.5}}, OptionError, r"loss.momentum=1.5"),
         ({"loss": {"smoothing": 1.0}}, OptionError, r"loss.smoothing .from test. is 1.0"),
     ],
 )
-def test_what_cannot_work_is_refused_with_what_would(build, spec, tables, error, message):
+def test_invalid_options_raise_an_error_with_the_remedy(build, spec, tables, error, message):
     with pytest.raises(error, match=message):
         build(spec, **tables)
 
 
-def test_a_table_can_be_pretrained_on_but_not_forecast(build, spec):
+def test_pretraining_on_a_table_works_and_forecasting_raises(build, spec):
     from types import SimpleNamespace
 
-    pipeline = build(spec.but(classes=None, horizon=8))
+    pipeline = build(spec.replace(num_classes=None, horizon=8))
     assert isinstance(pipeline, Pipeline)
     x = torch.randn(2, 2, 40)
 
@@ -304,4 +319,4 @@ def test_a_table_can_be_pretrained_on_but_not_forecast(build, spec):
 
     assert set(evaluate(pipeline, Windows())) >= {"align", "classify", "loss", "hits"}
     with pytest.raises(OptionError, match="--head forecast"):
-        pipeline.answer(Windows().batch(torch.arange(2)))
+        pipeline.predict_step(Windows().batch(torch.arange(2)))

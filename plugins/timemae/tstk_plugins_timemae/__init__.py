@@ -1,1 +1,1 @@
-"""TimeMAE (Cheng et al., arXiv:2303.00320): hide windows of a series, ask for their codewords and representations."""
+"""TimeMAE (Cheng et al., arXiv:2303.00320): mask windows of a series, predict their codewords and representations."""

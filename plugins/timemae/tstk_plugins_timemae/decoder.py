@@ -1,4 +1,4 @@
-"""TimeMAE's decoupled encoder: it answers for hidden places, apart from the encoder of what is seen."""
+"""TimeMAE's decoupled encoder, here a decoder: it predicts masked tokens, apart from the encoder of visible tokens."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from torch import nn
 
 from tstk.builtin.decoders.cross import Cross
 from tstk.core.types import Spec
-from tstk_plugins_timemae.init import xavier_with_bias
+from tstk_plugins_timemae.init import init_xavier
 
 
-class Decoupled(Cross):
-    """Mask tokens attend to the seen tokens only (TimeMAE section 3.3), with the published sizes and initial values.
+class TimeMAEDecoder(Cross):
+    """Cross-attention from mask tokens to visible tokens (TimeMAE section 3.3), with the published initialization.
 
-    The core's decoder `cross`, started as the published code starts: mask token normal with deviation 1, linear
-    maps Xavier-normal with biases 0.1, sub-layers closed.
+    The decoder `cross` with the published sizes and initial values: mask token normal with standard deviation 1,
+    linear layers Xavier-normal with biases 0.1, residual scales near 0.
 
     Args:
         depth: number of cross-attention blocks
         heads: attention heads; divides the encoder's width
-        dropout: on attention and on both sub-layers
+        dropout: dropout on attention and on both sub-layers
         residual_scale: initial value of a learned factor on each sub-layer; none for no factor
     """
 
@@ -32,5 +32,5 @@ class Decoupled(Cross):
         residual_scale: float | None = 1e-8,
     ) -> None:
         super().__init__(spec, depth=depth, heads=heads, dropout=dropout, residual_scale=residual_scale)
-        xavier_with_bias(self)
-        nn.init.normal_(self.question)
+        init_xavier(self)
+        nn.init.normal_(self.mask_token)

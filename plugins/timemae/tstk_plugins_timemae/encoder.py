@@ -1,7 +1,7 @@
-"""TimeMAE's encoder, and the way of a BERT checkpoint into it.
+"""TimeMAE's encoder, and how to initialize it from a BERT checkpoint.
 
-A block is a BERT layer with one learned factor per sub-layer. With the factors at 1 and BERT's eps the two are the
-same function, so the weights of BERT's layers move over as they are.
+A block is a BERT layer with one learned factor per sub-layer. With factors of 1 and BERT's eps both compute the same
+function, so the weights of BERT's layers can be copied unchanged.
 """
 
 from __future__ import annotations
@@ -13,27 +13,35 @@ from torch import nn
 
 from tstk.builtin.encoders.transformer import Transformer
 from tstk.core.types import Spec
-from tstk.nn.pretrained import bert_blocks, bert_shape, bert_weights, fill, outside_norms
-from tstk_plugins_timemae.init import xavier_with_bias
+from tstk.nn.pretrained import (
+    convert_bert_layers,
+    copy_parameters,
+    iter_non_norm_parameters,
+    load_bert_weights,
+    resolve_bert_config,
+)
+from tstk_plugins_timemae.init import init_xavier
 
 
 class TimeMAEEncoder(Transformer):
-    """Post-norm Transformer whose sub-layers start closed (TimeMAE section 3.2), or with the layers of a BERT.
+    """Post-norm Transformer whose residual branches start near 0 (TimeMAE section 3.2), or with a BERT's layers.
 
-    Each sub-layer's sum has a learned factor that starts at `residual_scale`; `pretrained` sets it to 1. Positions
-    are a learned table. Unlike the published code, each sub-layer has one dropout, not two in a row after the MLP.
+    The output of each sub-layer is scaled by a learned factor that starts at `residual_scale`; `pretrained` sets it to
+    1. Positions are a learned table. Unlike the published code, each sub-layer has one dropout, not two in a row after
+    the MLP.
 
     Args:
         dim: width of a token; the tokenizer's (64 in the paper), or the checkpoint's
         depth: number of layers; 8, or the checkpoint's
         heads: attention heads; 4, or the checkpoint's
         hidden: width of the MLP; 4 dim, or the checkpoint's
-        eps: of the layer norms; 1e-5, or the checkpoint's
-        dropout: of attention and what each sub-layer adds
+        eps: eps of the layer norms; 1e-5, or the checkpoint's
+        dropout: dropout on attention and on the output of each sub-layer
         residual_scale: initial value of the learned factor on each sub-layer
-        init: published, linear maps Xavier-normal with biases 0.1 and table of deviation 1; standard, the core's
-        pretrained: folder, or Hugging Face hub name, of a BERT checkpoint whose layers to take
-        freeze: keep the layers from learning, wholly or but for their norms
+        init: published, linear layers Xavier-normal with biases 0.1 and a position table of standard deviation 1;
+            standard, as in the encoder `transformer`
+        pretrained: folder, or Hugging Face hub name, of a BERT checkpoint to copy the layers from
+        freeze: freeze the layers: none, all, or all but their norms
         lr: learning rate of the layers (2e-5 to 1e-4 suits a checkpoint); the run's if none
     """
 
@@ -53,42 +61,44 @@ class TimeMAEEncoder(Transformer):
         freeze: Literal["none", "all", "all-but-norms"] = "none",
         lr: float | None = None,
     ) -> None:
-        given = {"dim": dim, "depth": depth, "heads": heads, "hidden": hidden, "eps": eps}
-        settled = bert_shape({k: v for k, v in given.items() if v is not None}, pretrained, whole=False)
-        shape: dict[str, Any] = {"dim": spec.dim, "depth": 8, "heads": 4, "eps": 1e-5} | settled
-        super().__init__(
-            spec, norm="post", residual_scale=residual_scale, dropout=dropout, attention_dropout=dropout, **shape
+        options = {"dim": dim, "depth": depth, "heads": heads, "hidden": hidden, "eps": eps}
+        resolved = resolve_bert_config(
+            {k: v for k, v in options.items() if v is not None}, pretrained, with_pos_embed=False
         )
-        self.dropout = nn.Dropout(0.0)  # the paper drops inside the blocks only, never whole embeddings
-        self.shape, self.pretrained, self.freeze, self.lr = shape, pretrained, freeze, lr
+        sizes: dict[str, Any] = {"dim": spec.dim, "depth": 8, "heads": 4, "eps": 1e-5} | resolved
+        super().__init__(
+            spec, norm="post", residual_scale=residual_scale, dropout=dropout, attention_dropout=dropout, **sizes
+        )
+        self.dropout = nn.Dropout(0.0)  # the paper has dropout inside the blocks only, not on the embeddings
+        self.sizes, self.pretrained, self.freeze, self.lr = sizes, pretrained, freeze, lr
         if init == "published":
-            xavier_with_bias(self)
+            init_xavier(self)
             assert self.table is not None
             nn.init.normal_(self.table)
 
-    def warm_start(self) -> None:
-        """Copy the checkpoint's layers and open every sub-layer; from then on a rebuild needs no checkpoint.
+    def init_from_pretrained(self) -> None:
+        """Copy the checkpoint's layers and set all residual scales to 1; rebuilding the encoder needs no checkpoint.
 
         Raises:
             CheckpointError: a tensor of the layers is not in the checkpoint
         """
         if self.pretrained is None:
             return
-        found = {f"stack.{k}": v for k, v in bert_blocks(bert_weights(self.pretrained)).items()}
-        own = [n for n, _ in self.named_parameters() if n.startswith("stack.")]
-        fill(self, found, [n for n in own if not n.endswith("_scale")], self.pretrained)
+        state_dict = {f"stack.{k}": v for k, v in convert_bert_layers(load_bert_weights(self.pretrained)).items()}
+        names = [n for n, _ in self.named_parameters() if n.startswith("stack.")]
+        copy_parameters(self, state_dict, [n for n in names if not n.endswith("_scale")], self.pretrained)
         with torch.no_grad():
-            for name in own:
+            for name in names:
                 if name.endswith("_scale"):
                     self.get_parameter(name).fill_(1.0)
-        self.rebuild = {"pretrained": None, **self.shape}
+        self.config_overrides = {"pretrained": None, **self.sizes}
 
-    def freezes(self) -> tuple[str, ...]:
-        """The layers, as `freeze` says."""
+    def frozen_paths(self) -> tuple[str, ...]:
+        """Return the paths of the layers that `freeze` selects."""
         if self.freeze == "all-but-norms":
-            return tuple(n for n in outside_norms(self) if n.startswith("stack."))
+            return tuple(n for n in iter_non_norm_parameters(self) if n.startswith("stack."))
         return ("stack",) if self.freeze == "all" else ()
 
-    def rates(self) -> dict[str, float]:
-        """`lr` for the layers."""
+    def lr_overrides(self) -> dict[str, float]:
+        """Return `lr` for the layers, if set."""
         return {} if self.lr is None else {"stack": self.lr}

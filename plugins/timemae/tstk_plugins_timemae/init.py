@@ -1,14 +1,14 @@
-"""The published initial values, for every part that has linear maps."""
+"""The initialization of the published code, shared by all components with linear layers."""
 
 from __future__ import annotations
 
 from torch import nn
 
 
-def xavier_with_bias(module: nn.Module) -> None:
-    """Every linear map inside: weights Xavier-normal, biases 0.1."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_normal_(part.weight)
-            if part.bias is not None:
-                nn.init.constant_(part.bias, 0.1)
+def init_xavier(module: nn.Module) -> None:
+    """Initialize every linear layer in `module`: weights Xavier-normal, biases 0.1."""
+    for submodule in module.modules():
+        if isinstance(submodule, nn.Linear):
+            nn.init.xavier_normal_(submodule.weight)
+            if submodule.bias is not None:
+                nn.init.constant_(submodule.bias, 0.1)

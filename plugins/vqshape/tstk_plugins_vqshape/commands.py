@@ -1,5 +1,4 @@
-"""`tstk text`, `text-made`, `text-controls`: texts for series, a set to try them on, and what they are worth; and
-`tstk explain`: why a series was taken for its class."""
+"""The commands `tstk text`, `text-synthetic` and `text-ablation`, for texts of series, and `tstk explain`."""
 
 from __future__ import annotations
 
@@ -9,17 +8,17 @@ from typing import Literal
 import click
 import rich_click
 
-from tstk.cli.files import target
-from tstk.cli.output import as_json, examples, note, table
+from tstk.cli.files import validate_output_path
+from tstk.cli.output import format_examples, print_json, print_note, print_table
 
 Source = Literal["labels", "notes", "captions"]
 
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples(
+    epilog=format_examples(
         'tstk text BasicMotions --template "a person is {label}" --out texts.npz',
-        "tstk text made.npz --source notes --column note --encoder minilm --out texts.npz",
+        "tstk text synthetic.npz --source notes --column note --encoder minilm --out texts.npz",
     ),
 )
 @click.argument("data", metavar="NAME|PATH")
@@ -28,7 +27,7 @@ Source = Literal["labels", "notes", "captions"]
     type=click.Choice(["labels", "notes", "captions"]),
     default="labels",
     show_default=True,
-    help="the class of each series, a column of the data, or a file",
+    help="source of the texts: the class of each series, a column of the data, or a file",
 )
 @rich_click.option(
     "--template",
@@ -44,21 +43,23 @@ Source = Literal["labels", "notes", "captions"]
     default="hash",
     show_default=True,
     metavar="hash|minilm|FOLDER|HUB",
-    help="what makes states of words: random vectors, MiniLM-L6, or any Hugging Face encoder",
+    help="encoder of words: random vectors, MiniLM-L6, or any Hugging Face encoder",
 )
-@rich_click.option("--words", type=click.IntRange(1), default=32, show_default=True, help="word pieces that count")
+@rich_click.option(
+    "--words", type=click.IntRange(1), default=32, show_default=True, help="maximal number of words or word pieces"
+)
 @rich_click.option(
     "--control",
     type=click.Choice(["none", "shuffled", "random"]),
     default="none",
     show_default=True,
-    help="give each series the text of another one, or states that mean nothing",
+    help="for control experiments: shuffle the texts among series, or replace their states by random ones",
 )
-@rich_click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="of the control")
+@rich_click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="random seed of the control")
 @rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name")
-@rich_click.option("--label", metavar="str", help="column or array of the labels, if it has an unusual name")
-@rich_click.option("--out", required=True, metavar="FILE", help="what to write: .npz, for --extra text=FILE")
-def text(
+@rich_click.option("--label-column", metavar="str", help="column or array of the labels, if it has an unusual name")
+@rich_click.option("--out", required=True, metavar="FILE", help="what to write: .npz, for --conditioning text=FILE")
+def text_command(
     data: str,
     source: Source,
     template: str,
@@ -69,33 +70,33 @@ def text(
     control: str,
     seed: int,
     data_root: str | None,
-    label: str | None,
+    label_column: str | None,
     out: str,
 ) -> None:
-    """Give each series of a data set a text, as states that a guided tokenizer attends to.
+    """Write a text for each series of a data set, as states that a guided tokenizer attends to.
 
-    Train with it: tstk train --config vqshape/teacher --data NAME --extra text=FILE
+    Train with it: tstk train --config vqshape/teacher --data NAME --conditioning text=FILE
     """
     from tstk.errors import OptionError
-    from tstk_plugins_vqshape.text import encoded, from_captions, from_labels, from_notes
+    from tstk_plugins_vqshape.text import encode_sentences, from_captions, from_labels, from_notes
 
-    path = target(out, (".npz",))
+    path = validate_output_path(out, (".npz",))
     if source == "labels":
-        sentences = from_labels(data, template, data_root=data_root, label=label)
+        sentences = from_labels(data, template, data_root=data_root, label_column=label_column)
     elif source == "notes":
-        sentences = from_notes(data, column, data_root=data_root, label=label)
+        sentences = from_notes(data, column, data_root=data_root, label_column=label_column)
     elif captions is None:
         raise OptionError("--source captions: name the file with --captions FILE.json")
     else:
-        sentences = from_captions(data, captions, data_root=data_root, label=label)
-    texts = encoded(sentences, encoder, words)
+        sentences = from_captions(data, captions, data_root=data_root, label_column=label_column)
+    texts = encode_sentences(sentences, encoder, words)
     if control != "none":
-        texts = texts.shuffled(seed) if control == "shuffled" else texts.randomised(seed)
+        texts = texts.shuffle(seed) if control == "shuffled" else texts.randomize(seed)
     texts.save(path)
     for sentence in texts.texts[:3]:
-        note(f"{sentence!r}")
+        print_note(f"{sentence!r}")
     if len(texts.texts) > 3:
-        note("...")
+        print_note("...")
     u, s, d = texts.states.shape
     click.echo(
         f"{path}: {u:,} different texts, {s} words of {d} numbers, for "
@@ -103,57 +104,72 @@ def text(
     )
 
 
-@click.command(cls=rich_click.RichCommand, epilog=examples("tstk text-made made.npz"))
+@click.command(cls=rich_click.RichCommand, epilog=format_examples("tstk text-synthetic synthetic.npz"))
 @click.argument("out", metavar="FILE")
-@rich_click.option("--train", type=click.IntRange(8), default=240, show_default=True, help="series to learn from")
-@rich_click.option("--test", type=click.IntRange(4), default=400, show_default=True, help="series to report on")
+@rich_click.option("--train", type=click.IntRange(8), default=240, show_default=True, help="number of training series")
+@rich_click.option("--test", type=click.IntRange(4), default=400, show_default=True, help="number of test series")
 @rich_click.option(
-    "--height", type=float, default=1.0, show_default=True, help="of the event, in deviations of the noise"
+    "--height",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="height of the event, in standard deviations of the noise",
 )
 @rich_click.option(
     "--honest", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="share of notes that are right"
 )
-@rich_click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="of everything")
-def made(out: str, train: int, test: int, height: float, honest: float, seed: int) -> None:
-    """Write a constructed set: series with a small event in much noise, each with a note that mostly names it."""
+@rich_click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="random seed")
+def text_synthetic_command(out: str, train: int, test: int, height: float, honest: float, seed: int) -> None:
+    """Write a synthetic data set: series with a small event in much noise, and notes that mostly name the event."""
     import numpy as np
 
-    from tstk_plugins_vqshape.made import made as arrays
+    from tstk_plugins_vqshape.synthetic import make_synthetic
 
-    path = target(out, (".npz",))
-    np.savez_compressed(path, **arrays(train, test, height=height, honest=honest, seed=seed))
+    path = validate_output_path(out, (".npz",))
+    np.savez_compressed(path, **make_synthetic(train, test, height=height, honest=honest, seed=seed))
     click.echo(
         f"{path}: {train} and {test} series of four events, with notes\ntstk text {path} --source notes --out texts.npz"
     )
 
 
-def _numbers(context: click.Context, option: click.Parameter, given: str) -> list[int]:
+def _parse_seeds(context: click.Context, option: click.Parameter, value: str) -> list[int]:
     from tstk.errors import OptionError
 
     try:
-        return [int(word) for word in given.split(",")]
+        return [int(word) for word in value.split(",")]
     except ValueError:
-        raise OptionError(f"--{option.name} {given}: expected whole numbers between commas, such as 0,1,2") from None
+        raise OptionError(f"--{option.name} {value}: expected whole numbers between commas, such as 0,1,2") from None
 
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples("tstk text-controls made.npz --text texts.npz --steps 300 --out runs/controls"),
+    epilog=format_examples("tstk text-ablation synthetic.npz --text texts.npz --steps 300 --out runs/ablation"),
 )
 @click.argument("data", metavar="NAME|PATH")
-@rich_click.option("--text", "text_file", required=True, metavar="FILE", help="what tstk text wrote for these data")
-@rich_click.option("--out", required=True, metavar="DIR", help="folder of the runs; those that are there are kept")
 @rich_click.option(
-    "--seeds", default="0,1,2,3,4", show_default=True, metavar="SEEDS", callback=_numbers, help="of all trainings"
+    "--text", "text_file", required=True, metavar="FILE", help="file that tstk text wrote for these data"
+)
+@rich_click.option("--out", required=True, metavar="DIR", help="folder of the runs; existing runs are reused")
+@rich_click.option(
+    "--seeds",
+    default="0,1,2,3,4",
+    show_default=True,
+    metavar="SEEDS",
+    callback=_parse_seeds,
+    help="random seeds; all models are trained for each",
 )
 @rich_click.option("--steps", type=click.IntRange(1), help="optimizer steps of each training")
 @rich_click.option("--batch-size", type=click.IntRange(1), help="series per batch")
 @rich_click.option(
-    "--guide", type=click.Choice(["z", "z_mu_sigma"]), default="z", show_default=True, help="what reads the text"
+    "--guide",
+    type=click.Choice(["z", "z_mu_sigma"]),
+    default="z",
+    show_default=True,
+    help="attributes that depend on the text",
 )
 @rich_click.option("--resize", type=click.IntRange(2), help="samples of each series")
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
-def controls(
+def text_ablation_command(
     data: str,
     text_file: str,
     out: str,
@@ -164,84 +180,82 @@ def controls(
     resize: int | None,
     json_: bool,
 ) -> None:
-    """Train teachers with the right text, a shuffled one, a random one and none, and a student of each, and probe them.
+    """Train teachers with right, shuffled, random and no texts, and a student of each, and probe them.
 
-    Per seed nine trainings. Students read the series alone. The last column compares a row with the no-text row of its
-    kind, seed by seed, with a 95 % interval.
+    Nine trainings per seed. Students get the series only. The columns "- no text" have the difference to the model of
+    the same kind without text, paired by seed, with a 95 % interval.
     """
-    from tstk_plugins_vqshape.controls import FEATURES, interval
-    from tstk_plugins_vqshape.controls import controls as run
+    from tstk_plugins_vqshape.ablations import FEATURES, confidence_interval, run_ablations
 
-    given = {"steps": steps, "batch_size": batch_size, "data__resize": resize}
-    choices = {name: value for name, value in given.items() if value is not None}
-    rows = run(data, text_file, out, seeds=seeds, guide=guide, choices=choices, say=note)
+    options = {"steps": steps, "batch_size": batch_size, "data__resize": resize}
+    options = {name: value for name, value in options.items() if value is not None}
+    rows = run_ablations(data, text_file, out, seeds=seeds, guide=guide, options=options, log=print_note)
     if json_:
-        as_json(rows)
+        print_json(rows)
         return
-    plain = {row["model"]: row for row in rows}
+    rows_by_model = {row["model"]: row for row in rows}
 
-    def shown(values: list[float] | None, digits: int = 3, sign: str = "") -> str | None:
+    def format_interval(values: list[float] | None, digits: int = 3, sign: str = "") -> str | None:
         if not values:
             return None
-        mean, half = interval(values)
+        mean, half = confidence_interval(values)
         return f"{mean:{sign}.{digits}f}" + (f" ± {half:.{digits}f}" if half == half else "")
 
     cells = []
     for row in rows:
-        base = plain["student, no text" if row["model"].startswith("student") else "teacher, no text"]
+        baseline = rows_by_model["student, no text" if row["model"].startswith("student") else "teacher, no text"]
         differences = [
-            None if row is base else shown([a - b for a, b in zip(row[f], base[f], strict=True)], sign="+")
+            None
+            if row is baseline
+            else format_interval([a - b for a, b in zip(row[f], baseline[f], strict=True)], sign="+")
             for f in FEATURES
         ]
-        shares = [shown(row[f]) for f in FEATURES]
-        cells.append(
-            [
-                row["model"],
-                row["reads"],
-                *shares,
-                *differences,
-                shown(row.get("perplexity"), 1),
-                shown(row.get("agreement")),
-            ]
-        )
-    head = ["model", "reads", *FEATURES, *(f"{f} - no text" for f in FEATURES), "perplexity", "agreement"]
-    table(head, cells, right=head[2:])
+        accuracies = [format_interval(row[f]) for f in FEATURES]
+        diagnostics = [format_interval(row.get("perplexity"), 1), format_interval(row.get("agreement"))]
+        cells.append([row["model"], row["reads"], *accuracies, *differences, *diagnostics])
+    header = ["model", "reads", *FEATURES, *(f"{f} - no text" for f in FEATURES), "perplexity", "agreement"]
+    print_table(header, cells, right_aligned=header[2:])
 
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples(
+    epilog=format_examples(
         "tstk explain runs/histogram --index 17", "tstk explain runs/histogram --data new.npz --out why.png"
     ),
 )
 @click.argument("run", metavar="RUN")
 @rich_click.option("--data", metavar="NAME|PATH", help="data to use; the run's own test part if not given")
-@rich_click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="which series, from 0")
+@rich_click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="index of the series, from 0")
 @rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name")
 @rich_click.option(
     "--out", metavar="FILE", help="what to write: .png; explain-INDEX.png in the run directory if not given"
 )
-def explain(run: str, data: str | None, index: int, data_root: str | None, out: str | None) -> None:
-    """Draw a series with its shapes in place, and what each did to the classifier's decision.
+def explain_command(run: str, data: str | None, index: int, data_root: str | None, out: str | None) -> None:
+    """Draw a series with its shapes, and the attribution of each to the classifier's decision.
 
-    Drawing takes matplotlib: pip install 'tstk-core[plot]'.
+    Drawing requires matplotlib: pip install 'tstk-core[plot]'.
     """
-    from tstk.inference.predict import opened
-    from tstk.report.page import picture
-    from tstk_plugins_vqshape.explain import draw, size
-    from tstk_plugins_vqshape.explain import explain as explained
+    from tstk.inference.predict import open_run
+    from tstk.report.page import render_image
+    from tstk_plugins_vqshape.explain import compute_figure_size, draw_explanation, explain
 
-    path = Path(run, f"explain-{index}.png") if out is None else target(out, (".png",))
-    pipeline, part, facts = opened(run, data, data_root=data_root)
-    told = explained(pipeline, part, index, tuple(facts["classes"]), tuple(facts["channels"]))
-    path.write_bytes(picture(lambda figure: draw(figure, told), size(told)))
+    path = Path(run, f"explain-{index}.png") if out is None else validate_output_path(out, (".png",))
+    pipeline, split, facts = open_run(run, data, data_root=data_root)
+    result = explain(pipeline, split, index, tuple(facts["classes"]), tuple(facts["channels"]))
+    path.write_bytes(render_image(lambda figure: draw_explanation(figure, result), compute_figure_size(result)))
     rows = []
-    for rank, (c, n) in enumerate(told.strongest(), 1):
-        where = (~told.curves[c, n].isnan()).nonzero().flatten().tolist()
-        place = f"{where[0]} to {where[-1]}" if where else None
-        rows.append([rank, told.channels[c], int(told.ids[c, n]), place, f"{float(told.weight[c, n]):+.3f}"])
-    table(["", "channel", "code", "samples", "for the answer" if told.decided else "covers"], rows, right=["", "code"])
-    if told.decided:
-        answer, second, truth = told.classes
-        click.echo(f"\n{answer}, before {second}" + ("" if truth is None else f"; it is {truth}"))
+    for rank, (c, n) in enumerate(result.select_strongest(), 1):
+        covered = (~result.curves[c, n].isnan()).nonzero().flatten().tolist()
+        samples = f"{covered[0]} to {covered[-1]}" if covered else None
+        attribution = f"{float(result.attribution[c, n]):+.3f}"
+        rows.append([rank, result.channels[c], int(result.ids[c, n]), samples, attribution])
+    print_table(
+        ["", "channel", "code", "samples", "attribution" if result.has_decision else "covers"],
+        rows,
+        right_aligned=["", "code"],
+    )
+    if result.has_decision:
+        prediction, second, truth = result.classes
+        label = "" if truth is None else f"; true class: {truth}"
+        click.echo(f"\npredicted: {prediction}; second best: {second}{label}")
     click.echo(str(path))

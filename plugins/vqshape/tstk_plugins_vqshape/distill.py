@@ -1,4 +1,4 @@
-"""What a model that reads a text can teach one that does not: losses on z, the vector that becomes a code."""
+"""Distillation from a model with text to one without: losses on z, the vector before quantization."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch.nn import functional as F
 from tstk.builtin.losses.reconstruct import Reconstruct
 from tstk.core.interfaces import Tokenizer
 from tstk.core.pipeline import Pipeline
-from tstk.core.types import Flow, Spec
-from tstk.errors import CheckpointError, NeedsError, OptionError
-from tstk.nn.reduce import mean
+from tstk.core.types import Spec, StepOutput
+from tstk.errors import CheckpointError, IncompatibleError, OptionError
+from tstk.nn.reduce import masked_mean
 
 
 class Distill(Reconstruct):
-    """Reconstruction, and z as a teacher with the text has it; the student reads the series alone.
+    """Reconstruction, and distillation of z from a teacher with the text; the student gets the series only.
 
-    The teacher is a run whose tokenizer is guided (`--tokenizer.guide`); the data bring its text (`--extra`) while
-    training. Start from the teacher and keep its codes: `--from TEACHER --freeze tokenizer.codebook`. What remains of
-    the codebook's penalties then moves z alone. A trained student needs neither the teacher nor a text.
+    The teacher is a run with a guided tokenizer (`--tokenizer.guide`); the data provide its text (`--conditioning`)
+    during training. Start from the teacher and keep its codes: `--init-from TEACHER --freeze tokenizer.codebook`. The
+    losses of the codebook then train z only. A trained student needs neither the teacher nor a text.
 
     Args:
-        teacher: the run directory of the teacher
-        weight: of the term
-        distance: z, mean square between vectors; codes, cross-entropy between what share of itself each code is given
-        temperature: of these shares, softmax(-distance^2 / temperature)
+        teacher: run directory of the teacher
+        weight: weight of the distillation loss
+        distance: z, mean squared error of the vectors; codes, cross-entropy of the soft assignments to codes
+        temperature: temperature of the soft assignments, softmax(-distance^2 / temperature)
     """
 
-    transient = ("teacher",)
+    non_persistent = ("teacher",)
 
     def __init__(
         self,
@@ -44,87 +44,109 @@ class Distill(Reconstruct):
     ) -> None:
         super().__init__(spec)
         if teacher is None:
-            raise OptionError("--loss distill wants a teacher: --loss.teacher RUN")
+            raise OptionError("--loss distill needs a teacher: --loss.teacher RUN")
         if temperature <= 0:
             raise OptionError(f"loss.temperature={temperature}: expected more than 0")
-        self.path, self.weight, self.distance, self.temperature = teacher, weight, distance, temperature
+        self.teacher_path, self.weight, self.distance, self.temperature = teacher, weight, distance, temperature
         self.teacher: Tokenizer | None = None
 
-    def warm_start(self) -> None:
-        """The teacher must be there to learn from; a trained student does without."""
-        if not Path(self.path).is_dir():
-            raise CheckpointError(f"--loss.teacher {self.path}: there is no such run")
+    def init_from_pretrained(self) -> None:
+        """Check that the teacher exists when training starts; a trained student does not need it.
+
+        Raises:
+            CheckpointError: the teacher does not exist
+        """
+        if not Path(self.teacher_path).is_dir():
+            raise CheckpointError(f"--loss.teacher {self.teacher_path}: there is no such run")
 
     def bind(self, pipeline: Pipeline) -> None:
-        """Read the teacher, if it is still there."""
+        """Load the teacher, if it still exists.
+
+        Raises:
+            IncompatibleError: its tokens differ from the student's in number, codes, width or length
+        """
         from tstk.runs.checkpoint import load
 
-        if not Path(self.path).is_dir():
+        if not Path(self.teacher_path).is_dir():
             return
-        teacher, student = load(self.path).tokenizer, pipeline.tokenizer
-        if _size(teacher) != _size(student):
-            raise NeedsError(
-                f"--loss.teacher {self.path}: its tokens are not like the student's ({_size(teacher)} and "
-                f"{_size(student)}); start with --from {self.path}"
+        teacher, student = load(self.teacher_path).tokenizer, pipeline.tokenizer
+        if _describe_output(teacher) != _describe_output(student):
+            raise IncompatibleError(
+                f"--loss.teacher {self.teacher_path}: its tokens differ from the student's "
+                f"({_describe_output(teacher)} and {_describe_output(student)}); "
+                f"start with --init-from {self.teacher_path}"
             )
         self.teacher = teacher.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Distill:
-        """As `nn.Module.train`, except that the teacher stays in eval mode."""
+        """Set the mode as `nn.Module.train` does, but keep the teacher in eval mode."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
         return self
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """`reconstruction` and `distill`; into the logs goes `agreement`, the share of codes that are the teacher's."""
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return the losses `reconstruction` and `distill`; log `agreement`, the share of codes equal to the teacher's.
+
+        Raises:
+            CheckpointError: the teacher no longer exists
+        """
         if self.teacher is None:
-            raise CheckpointError(f"the teacher {self.path} of this run is gone, so its loss cannot be computed")
+            raise CheckpointError(f"--loss.teacher {self.teacher_path}: the run no longer exists, so there is no loss")
         with torch.no_grad():
-            told = self.teacher(flow.series)
-        tokens = flow.tokens
-        mine, theirs, where = tokens.attrs["z"], told.attrs["z"], tokens.valid
+            teacher_tokens = self.teacher(step_output.series)
+        tokens = step_output.tokens
+        student_z, teacher_z, valid = tokens.attrs["z"], teacher_tokens.attrs["z"], tokens.valid
         if self.distance == "z":
-            each = (mine - theirs).square().mean(-1)
+            distance = (student_z - teacher_z).square().mean(-1)
         else:
             codes: Tensor = self.teacher.codebook.codes  # type: ignore[union-attr, assignment]
-            said, meant = (-torch.cdist(z, codes).square() / self.temperature for z in (mine, theirs))
-            each = F.cross_entropy(said.flatten(0, 1), meant.flatten(0, 1).softmax(-1), reduction="none").view_as(where)
-        flow.logs["agreement"] = mean((tokens.ids == told.ids).float(), where)
-        return {**super().forward(flow), "distill": self.weight * mean(each, where)}
+            student_logits, teacher_logits = (
+                (-torch.cdist(z, codes).square() / self.temperature).flatten(0, 1) for z in (student_z, teacher_z)
+            )
+            distance = F.cross_entropy(student_logits, teacher_logits.softmax(-1), reduction="none").view_as(valid)
+        step_output.metrics["agreement"] = masked_mean((tokens.ids == teacher_tokens.ids).float(), valid)
+        return {**super().forward(step_output), "distill": self.weight * masked_mean(distance, valid)}
 
 
-def _size(tokenizer: Tokenizer) -> str:
+def _describe_output(tokenizer: Tokenizer) -> str:
     out = tokenizer.out
-    return f"{out.tokens} tokens of {out.vocab} codes, {out.dim} wide, for {out.length} samples"
+    return f"{out.num_tokens} tokens of {out.vocab_size} codes, {out.dim} wide, for {out.length} samples"
 
 
 class Consistent(Reconstruct):
-    """Reconstruction with the text, and z without it as it is with it: one model for both.
+    """Reconstruction with the text, and consistency of z with and without the text: one model for both cases.
 
     Args:
-        weight: of the second term
+        weight: weight of the consistency loss
     """
 
     def __init__(self, spec: Spec, *, weight: float = 1.0) -> None:
         super().__init__(spec)
-        if "text" not in spec.extra:
-            raise NeedsError(
-                f"{self.called()} compares z with and without a text, and these data bring none: --extra FILE"
+        if "text" not in spec.conditioning:
+            raise IncompatibleError(
+                f"{self.display_name()} needs texts, which these data do not have; "
+                "add them with --conditioning text=FILE (tstk text writes such a file)"
             )
         self.weight = weight
 
     def bind(self, pipeline: Pipeline) -> None:
-        """Refuse a tokenizer that does not read the text."""
-        if not getattr(pipeline.tokenizer, "guided", ()):
-            raise NeedsError(f"{self.called()} needs a guided tokenizer: --tokenizer vqshape --tokenizer.guide z")
+        """Check that the tokenizer is guided by the text.
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """`reconstruction` and `consistency`; the latter moves z without the text towards z with it."""
-        attrs = flow.tokens.attrs
-        terms = super().forward(flow)
-        if "z_alone" not in attrs:  # series that bring no text, in validation say
-            return terms
-        each = (attrs["z_alone"] - attrs["z"].detach()).square().mean(-1)
-        return {**terms, "consistency": self.weight * mean(each, flow.tokens.valid)}
+        Raises:
+            IncompatibleError: it is not
+        """
+        if not getattr(pipeline.tokenizer, "guided_attributes", ()):
+            raise IncompatibleError(
+                f"{self.display_name()} needs a guided tokenizer: --tokenizer vqshape --tokenizer.guide z"
+            )
+
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return the losses `reconstruction` and `consistency`; the latter moves z without the text to z with it."""
+        attrs = step_output.tokens.attrs
+        losses = super().forward(step_output)
+        if "z_unguided" not in attrs:  # series without a text, for example in validation
+            return losses
+        distance = (attrs["z_unguided"] - attrs["z"].detach()).square().mean(-1)
+        return {**losses, "consistency": self.weight * masked_mean(distance, step_output.tokens.valid)}

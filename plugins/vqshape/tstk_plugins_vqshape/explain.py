@@ -1,7 +1,7 @@
-"""Why a series was taken for its class: its shapes where they are, and what each did to the decision.
+"""Explain a classification by shapes: where each shape is, and its attribution.
 
-What a token did is measured by leaving it out: by how much the winner's lead over the runner-up shrinks. For a linear
-head over all tokens, or over how often codes occur, that is the token's own summand.
+The attribution of a token is the decrease of the margin between the two best classes when the token is left out. For a
+linear head over all tokens, or over the counts of codes, it is the token's own term in the margin.
 """
 
 from __future__ import annotations
@@ -16,171 +16,177 @@ from torch import Tensor
 
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Tokens
-from tstk.data.datasets import Part
-from tstk.errors import DataError, NeedsError
-from tstk.report.context import Known
-from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, framed, paragraph
+from tstk.data.datasets import Split
+from tstk.errors import DataError, IncompatibleError
+from tstk.report.context import RunContext
+from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, render_figure, render_paragraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 8
-"""Shapes that are drawn in colour and named."""
-LANES = 4
-"""Channels that are drawn at most."""
+MAX_SHAPES = 8
+"""Number of shapes to highlight."""
+MAX_CHANNELS = 4
+"""Maximal number of channels to draw."""
 
 
 @dataclass
-class Explained:
-    """One series and its shapes.
+class Explanation:
+    """One series, its shapes, and their attributions.
 
     Args:
-        index: of the series in its part
-        x: [C, T] as the tokenizer sees it, NaN where missing
-        curves: [C, N, T] each shape in its place, NaN elsewhere
+        index: index of the series in its split
+        x: [C, T] series as the tokenizer gets it, NaN where missing
+        curves: [C, N, T] shapes, NaN outside the samples they cover
         ids: [C, N] codes
-        weight: [C, N] what each did to the decision; without a head, how much of the series it covers
-        classes: the answer, the runner-up and the truth, where they are known
-        channels: C names
+        attribution: [C, N] attribution of each token; without a head, the share of the series that it covers
+        classes: predicted, second best and true class; None where unknown
+        channels: C names of channels
     """
 
     index: int
     x: Tensor
     curves: Tensor
     ids: Tensor
-    weight: Tensor
+    attribution: Tensor
     classes: tuple[str | None, str | None, str | None]
     channels: tuple[str, ...]
 
     @property
-    def decided(self) -> bool:
-        """Whether there is a decision to explain."""
+    def has_decision(self) -> bool:
+        """Whether the pipeline has a head, and so a decision to explain."""
         return self.classes[0] is not None
 
-    def strongest(self, most: int = MOST) -> list[tuple[int, int]]:
-        """(channel, token) of those that did most, first the greatest."""
-        order = self.weight.abs().flatten().argsort(descending=True, stable=True)[:most]
-        return [divmod(int(i), self.weight.shape[1]) for i in order]
+    def select_strongest(self, count: int = MAX_SHAPES) -> list[tuple[int, int]]:
+        """Return (channel, token) of the `count` largest absolute attributions, in decreasing order."""
+        order = self.attribution.abs().flatten().argsort(descending=True, stable=True)[:count]
+        return [divmod(int(i), self.attribution.shape[1]) for i in order]
 
 
 @torch.no_grad()
 def explain(
-    pipeline: Pipeline, part: Part, index: int, classes: tuple[str, ...] = (), channels: tuple[str, ...] = ()
-) -> Explained:
-    """What a pipeline makes of one series.
+    pipeline: Pipeline, part: Split, index: int, classes: tuple[str, ...] = (), channels: tuple[str, ...] = ()
+) -> Explanation:
+    """Explain how a pipeline classifies one series.
 
     Args:
-        pipeline: of the tokenizer `vqshape`, with or without a head
-        part: where the series is
-        index: its place, from 0
-        classes: names
-        channels: names
+        pipeline: a pipeline with the tokenizer `vqshape`, with or without a head
+        part: the split of the series
+        index: index of the series, from 0
+        classes: names of classes
+        channels: names of channels
 
     Raises:
-        NeedsError: another tokenizer
+        IncompatibleError: the pipeline has another tokenizer
         DataError: there is no such series
     """
     tokenizer = pipeline.tokenizer
-    if not hasattr(tokenizer, "curves"):
-        raise NeedsError(f"{tokenizer.called()} does not say where its tokens are; explain is for tokenizer 'vqshape'")
+    if not hasattr(tokenizer, "decode_curves"):
+        raise IncompatibleError(
+            f"tstk explain needs a run with tokenizer 'vqshape', and this one has {tokenizer.display_name()}"
+        )
     if not 0 <= index < len(part):
         raise DataError(f"--index {index}: the part has {len(part)} series, from 0 to {len(part) - 1}")
     series = part.batch(torch.tensor([index])).to(pipeline.mean.device)
-    flow = pipeline.tokenize(series)
-    length = flow.series.x.shape[-1]
-    curves, where = tokenizer.curves(flow.tokens.values, length)  # type: ignore[operator]
-    ids = flow.tokens.ids
+    step_output = pipeline.tokenize(series)
+    x, ids = step_output.series.x, step_output.tokens.ids
     assert ids is not None
-    weight, told = where.float().mean(-1), (None, None, None)
+    curves, covered = tokenizer.decode_curves(step_output.tokens.values, x.shape[-1])  # type: ignore[operator]
+    attribution = covered.float().mean(-1)
+    decision: tuple[str | None, str | None, str | None] = (None, None, None)
     if pipeline.head is not None:
-        weight, best, second = _done(pipeline, pipeline.encode(series), ids.shape)
+        attribution, best, second = _compute_attribution(pipeline, pipeline.encode(series), ids.shape)
         truth = None if series.y is None or not classes else classes[int(series.y[0])]
-        told = (classes[best] if classes else str(best), classes[second] if classes else str(second), truth)  # type: ignore[assignment]
-    seen = flow.series.x.masked_fill(~flow.series.mask, torch.nan)[:, 0]
-    names = channels if len(channels) == len(seen) else tuple(map(str, range(len(seen))))
-    return Explained(
-        index, seen.cpu(), curves.masked_fill(~where, torch.nan).cpu(), ids.cpu(), weight.cpu(), told, names
-    )
+        decision = (classes[best] if classes else str(best), classes[second] if classes else str(second), truth)
+    x = x.masked_fill(~step_output.series.observed_mask, torch.nan)[:, 0].cpu()
+    curves = curves.masked_fill(~covered, torch.nan).cpu()
+    names = channels if len(channels) == len(x) else tuple(map(str, range(len(x))))
+    return Explanation(index, x, curves, ids.cpu(), attribution.cpu(), decision, names)
 
 
-def _done(pipeline: Pipeline, tokens: Tokens, shape: torch.Size) -> tuple[Tensor, int, int]:
-    """What each token [C, N] adds to the winner's lead over the runner-up; the winner; the runner-up."""
+def _compute_attribution(pipeline: Pipeline, tokens: Tokens, shape: torch.Size) -> tuple[Tensor, int, int]:
+    """Return the attribution of each token, of the given shape [C, N], and the best and second best class."""
     head = pipeline.head
     assert head is not None
     logits = head(tokens)[0]
     best, second = logits.topk(2).indices.tolist()
-    count = tokens.index.shape[1]
-    lead = []
-    for left_out in torch.arange(count, device=tokens.index.device).split(64):
-        many = tokens.map(partial(_several, len(left_out)))
-        without = many.but(valid=many.valid & (torch.arange(count, device=left_out.device) != left_out[:, None]))
-        found = head(without)
-        lead.append(found[:, best] - found[:, second])
-    return ((logits[best] - logits[second]) - torch.cat(lead)).reshape(shape), best, second
+    count = tokens.grid_index.shape[1]
+    margins = []
+    for left_out in torch.arange(count, device=tokens.grid_index.device).split(64):
+        batch = tokens.map(partial(_expand_batch, len(left_out)))
+        batch = batch.replace(valid=batch.valid & (torch.arange(count, device=left_out.device) != left_out[:, None]))
+        batch_logits = head(batch)
+        margins.append(batch_logits[:, best] - batch_logits[:, second])
+    return ((logits[best] - logits[second]) - torch.cat(margins)).reshape(shape), best, second
 
 
-def _several(times: int, t: Tensor) -> Tensor:
+def _expand_batch(times: int, t: Tensor) -> Tensor:
     return t.expand(times, *t.shape[1:])
 
 
-# ------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------ figures
 
 
-def size(told: Explained) -> tuple[float, float]:
-    """Inches."""
-    return 9.0, 0.9 + 1.7 * len(_lanes(told))
+def compute_figure_size(explanation: Explanation) -> tuple[float, float]:
+    """Return width and height in inches."""
+    return 9.0, 0.9 + 1.7 * len(_select_channels(explanation))
 
 
-def draw(figure: Figure, told: Explained) -> None:
-    """Channels below each other with their shapes in place; beside them, what the strongest did."""
-    lanes, strongest = _lanes(told), told.strongest()
-    grid = figure.add_gridspec(len(lanes), 2, width_ratios=[2.6, 1])
-    for row, c in enumerate(lanes):
+def draw_explanation(figure: Figure, explanation: Explanation) -> None:
+    """Draw the channels with their shapes below each other, and beside them the strongest attributions."""
+    channels, strongest = _select_channels(explanation), explanation.select_strongest()
+    grid = figure.add_gridspec(len(channels), 2, width_ratios=[2.6, 1])
+    for row, c in enumerate(channels):
         axes = figure.add_subplot(grid[row, 0])
-        _lane(axes, told, c, [(rank, n) for rank, (at, n) in enumerate(strongest, 1) if at == c])
-        axes.set_ylabel(_name(told, c), fontsize=8)
-        if row == len(lanes) - 1:
+        ranked_tokens = [(rank, n) for rank, (channel, n) in enumerate(strongest, 1) if channel == c]
+        _draw_channel(axes, explanation, c, ranked_tokens)
+        axes.set_ylabel(_format_channel(explanation, c), fontsize=8)
+        if row == len(channels) - 1:
             axes.set_xlabel("sample")
-    _bars(figure.add_subplot(grid[:, 1]), told, strongest)
-    figure.suptitle(heading(told), fontsize=10, x=0.01, ha="left", color=INK)
+    _draw_bars(figure.add_subplot(grid[:, 1]), explanation, strongest)
+    figure.suptitle(format_heading(explanation), fontsize=10, x=0.01, ha="left", color=INK)
 
 
-def heading(told: Explained) -> str:
-    """The decision in a line."""
-    if not told.decided:
-        return f"series {told.index}: shapes that cover most"
-    answer, second, truth = told.classes
-    right = "" if truth is None else f", {'as it is' if truth == answer else f'but it is {truth}'}"
-    return f"series {told.index} taken for {answer}{right}; runner-up {second}"
+def format_heading(explanation: Explanation) -> str:
+    """Return the decision in a line."""
+    if not explanation.has_decision:
+        return f"series {explanation.index}: shapes that cover most samples"
+    prediction, second, truth = explanation.classes
+    verdict = "" if truth is None else f" ({'correct' if truth == prediction else f'true class {truth}'})"
+    return f"series {explanation.index} classified as {prediction}{verdict}; second best {second}"
 
 
-def _lanes(told: Explained) -> list[int]:
-    """The channels to draw: where the strongest shapes are."""
-    return sorted(dict.fromkeys(c for c, _ in told.strongest()).keys())[:LANES] if len(told.x) > 1 else [0]
+def _select_channels(explanation: Explanation) -> list[int]:
+    """Return the channels to draw: those of the strongest shapes."""
+    if len(explanation.x) == 1:
+        return [0]
+    return sorted({c for c, _ in explanation.select_strongest()})[:MAX_CHANNELS]
 
 
-def _name(told: Explained, channel: int) -> str:
-    name = told.channels[channel]
+def _format_channel(explanation: Explanation, channel: int) -> str:
+    name = explanation.channels[channel]
     return f"channel {name}" if name.isdigit() else name
 
 
-def _color(told: Explained, value: float) -> str:
-    return BLUE if not told.decided or value >= 0 else ORANGE
+def _select_color(explanation: Explanation, value: float) -> str:
+    return BLUE if not explanation.has_decision or value >= 0 else ORANGE
 
 
-def _lane(axes: Axes, told: Explained, channel: int, named: list[tuple[int, int]]) -> None:
-    axes.plot(told.x[channel], color=INK, linewidth=1, zorder=3)
-    shown = {n for _, n in named}
-    for n, curve in enumerate(told.curves[channel]):
-        if n not in shown:
+def _draw_channel(axes: Axes, explanation: Explanation, channel: int, ranked_tokens: list[tuple[int, int]]) -> None:
+    axes.plot(explanation.x[channel], color=INK, linewidth=1, zorder=3)
+    highlighted = {n for _, n in ranked_tokens}
+    for n, curve in enumerate(explanation.curves[channel]):
+        if n not in highlighted:
             axes.plot(curve, color=DIM, alpha=0.25, linewidth=0.8, zorder=1)
-    for rank, n in named:
-        curve = told.curves[channel, n]
-        color = _color(told, float(told.weight[channel, n]))
-        axes.plot(curve, color=color, linewidth=2.4, alpha=0.85, zorder=4, marker="o" if _points(curve) < 2 else "")
-        if at := np.flatnonzero(~curve.isnan().numpy()).tolist():
-            middle = at[len(at) // 2]
+    for rank, n in ranked_tokens:
+        curve = explanation.curves[channel, n]
+        color = _select_color(explanation, float(explanation.attribution[channel, n]))
+        axes.plot(
+            curve, color=color, linewidth=2.4, alpha=0.85, zorder=4, marker="o" if _count_points(curve) < 2 else ""
+        )
+        if samples := np.flatnonzero(~curve.isnan().numpy()).tolist():
+            middle = samples[len(samples) // 2]
             axes.annotate(
                 str(rank),
                 (middle, float(curve[middle])),
@@ -195,38 +201,49 @@ def _lane(axes: Axes, told: Explained, channel: int, named: list[tuple[int, int]
     axes.grid(False)
 
 
-def _points(curve: Tensor) -> int:
+def _count_points(curve: Tensor) -> int:
     return int((~curve.isnan()).sum())
 
 
-def _bars(axes: Axes, told: Explained, strongest: list[tuple[int, int]]) -> None:
-    values = [float(told.weight[c, n]) for c, n in strongest]
-    axes.barh(range(len(values)), values, color=[_color(told, v) for v in values], height=0.6)
+def _draw_bars(axes: Axes, explanation: Explanation, strongest: list[tuple[int, int]]) -> None:
+    values = [float(explanation.attribution[c, n]) for c, n in strongest]
+    axes.barh(range(len(values)), values, color=[_select_color(explanation, v) for v in values], height=0.6)
     names = []
     for rank, (c, n) in enumerate(strongest, 1):
-        lane = f"{_name(told, c)}, " if len(told.x) > 1 else ""
-        names.append(f"{rank}  {lane}code {int(told.ids[c, n])}")
+        channel = f"{_format_channel(explanation, c)}, " if len(explanation.x) > 1 else ""
+        names.append(f"{rank}  {channel}code {int(explanation.ids[c, n])}")
     axes.set_yticks(range(len(values)), names, fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0, color=DIM, linewidth=0.8)
     axes.grid(False)
     axes.set_xlabel(
-        f"for {told.classes[0]}, against {told.classes[1]}" if told.decided else "share of the series", fontsize=8
+        f"for {explanation.classes[0]}, against {explanation.classes[1]}"
+        if explanation.has_decision
+        else "share of the series",
+        fontsize=8,
     )
 
 
-def section(known: Known) -> Section:
-    """Some series of the part with their shapes."""
+def build_shapes_section(context: RunContext) -> Section:
+    """Build a report section with some series of the split and their shapes."""
     figures = []
-    for index in known.some(4).tolist():
-        told = explain(known.pipeline, known.part, index, known.data.classes, known.data.channels)
-        figures.append(framed(heading(told), heading(told), lambda figure, t=told: draw(figure, t), size(told)))  # type: ignore[misc]
-    text = "Dark: the series as the tokenizer sees it; thin: all its shapes. "
-    if known.pipeline.head is not None:
+    for index in context.sample_rows(4).tolist():
+        explanation = explain(context.pipeline, context.split, index, context.data.classes, context.data.channels)
+        heading = format_heading(explanation)
+        figures.append(
+            render_figure(
+                heading,
+                heading,
+                lambda figure, e=explanation: draw_explanation(figure, e),  # type: ignore[misc]
+                compute_figure_size(explanation),
+            )
+        )
+    text = "Dark: the series as the tokenizer gets it; thin: all its shapes. "
+    if context.pipeline.head is not None:
         text += (
-            "Numbered: the shapes that did most to the decision, blue for it and orange against it: by how much the "
-            "winner leads less without them."
+            "Numbered: the shapes with the largest attribution, the decrease of the margin between the two best "
+            "classes without the shape; blue: for the predicted class, orange: against it."
         )
     else:
-        text += "Numbered: the shapes that cover most."
-    return Section(f"Shapes in their places, {known.part_name} part", paragraph(text) + "".join(figures))
+        text += "Numbered: the shapes that cover most samples."
+    return Section(f"Shapes in the series, {context.split_name} part", render_paragraph(text) + "".join(figures))

@@ -1,4 +1,4 @@
-"""Which shapes occur, and how often: a classifier that a person can follow."""
+"""An interpretable classifier: a linear layer over the counts of codes."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from tstk.core.types import Spec, Tokens
 
 
 class Histogram(Head):
-    """One linear layer over how often each code occurs, channel by channel (VQShape, section 4.2).
+    """One linear layer over the counts of codes, per channel (VQShape, section 4.2).
 
-    Counts pass no gradient, so it leaves the tokenizer alone, and do not tell the order of tokens.
+    Counts are not differentiable, so the tokenizer is not trained, and they do not depend on the order of tokens.
 
     Args:
-        shares: divide by the number of valid tokens and multiply by that of all, for series of unequal lengths
-        dropout: on the counts
+        normalize: scale counts by the number of all tokens over that of valid ones, for series of unequal lengths
+        dropout: dropout on the counts
     """
 
-    needs = ("classes", "vocab")
+    needs = ("num_classes", "vocab_size")
 
-    def __init__(self, spec: Spec, *, shares: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, spec: Spec, *, normalize: bool = False, dropout: float = 0.0) -> None:
         super().__init__(spec)
-        self.shares, self.vocab = shares, spec.vocab or 0
-        self.lanes = spec.grid[-1] if spec.channel_axis else 1
+        self.normalize, self.vocab_size = normalize, spec.vocab_size or 0
+        self.num_channels = spec.grid_size[-1] if spec.channel_axis else 1
         self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(self.lanes * self.vocab, spec.classes or 0)
+        self.classify = nn.Linear(self.num_channels * self.vocab_size, spec.num_classes or 0)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Logits [B, classes]."""
-        return self.classify(self.dropout(self.counted(tokens)))
+        """Return logits [B, num_classes]."""
+        return self.classify(self.dropout(self.count_codes(tokens)))
 
-    def counted(self, tokens: Tokens) -> Tensor:
-        """[B, lanes * vocab] in the type of the tokens: how often each code occurs in each lane (channel)."""
+    def count_codes(self, tokens: Tokens) -> Tensor:
+        """Count the codes in each channel, [B, num_channels * vocab_size] in the dtype of the tokens."""
         assert tokens.ids is not None
-        kinds = tokens.ids + tokens.index % self.lanes * self.vocab
-        found = (F.one_hot(kinds, self.lanes * self.vocab) * tokens.valid[..., None]).sum(1).to(tokens.values.dtype)
-        if self.shares:
-            found = found * (self.spec.tokens / tokens.valid.sum(1, keepdim=True).clamp(min=1))
-        return found
+        bins = tokens.ids + tokens.grid_index % self.num_channels * self.vocab_size
+        one_hot = F.one_hot(bins, self.num_channels * self.vocab_size) * tokens.valid[..., None]
+        counts = one_hot.sum(1).to(tokens.values.dtype)
+        if self.normalize:
+            counts = counts * (self.spec.num_tokens / tokens.valid.sum(1, keepdim=True).clamp(min=1))
+        return counts

@@ -1,62 +1,61 @@
-"""What this plugin offers by name."""
+"""Registry entries of this plugin."""
 
 from collections.abc import Iterator
 from functools import partial
 
-from tstk.plugins.hooks import hookimpl
-from tstk.plugins.registry import Entry
+from tstk.plugins.hooks import Entry, hookimpl
 
 _HERE = "tstk_plugins_vqshape"
 _entry = partial(Entry, interface_version=1)
 _PAPER = "VQShape, arXiv:2411.01006"
 
-EXCUSES = {
-    "tokenizer:vqshape:has_codes": "a token is a code and where, how long and how strong it is; a code alone is less",
-    "loss:distill:loads": "wants a teacher's run",
-    "loss:consistent:loads": "wants data with texts",
-    "config:vqshape/teacher:resolves": "wants data with texts",
-    "config:vqshape/student:resolves": "wants a teacher's run",
+EXPECTED_FAILED_CHECKS = {
+    "tokenizer:vqshape:has_valid_codes": "a token is a code with start, length, mean and scale, not a code only",
+    "loss:distill:is_of_its_slot": "needs the run of a teacher",
+    "loss:consistent:is_of_its_slot": "needs data with texts",
+    "config:vqshape/teacher:is_resolvable": "needs data with texts",
+    "config:vqshape/student:is_resolvable": "needs the run of a teacher",
 }
 
 
 @hookimpl
 def tstk_entries() -> Iterator[Entry]:
-    """The paper's tokenizer and decoder, and its settings as configs."""
+    """Yield the paper's tokenizer and decoder, a head, losses and commands for texts, and configs."""
     yield _entry(
         "tokenizer",
         "vqshape",
         f"{_HERE}.tokenizer:VQShape",
-        "Shapes with a start, a length, a mean and a scale",
-        provides=frozenset({"vocab"}),
+        "Shapes, each with a code, start, length, mean and scale",
+        provides=frozenset({"vocab_size"}),
         paper=_PAPER,
     )
     yield _entry(
         "decoder",
         "vqshape",
         f"{_HERE}.decoder:ShapesToSeries",
-        "Attention without positions over tokens that know where they are",
+        "A Transformer without position embeddings, over tokens that contain their positions",
         paper=_PAPER,
     )
     yield _entry(
-        "head", "histogram", f"{_HERE}.histogram:Histogram", "One matrix over how often each code occurs", paper=_PAPER
+        "head", "histogram", f"{_HERE}.histogram:Histogram", "A linear layer over the counts of codes", paper=_PAPER
     )
     yield _entry(
         "loss",
         "distill",
         f"{_HERE}.distill:Distill",
-        "Reconstruction, and the shapes that a teacher sees who reads a text",
+        "Reconstruction, and distillation of shapes from a teacher with a text",
     )
     yield _entry(
         "loss",
         "consistent",
         f"{_HERE}.distill:Consistent",
-        "Reconstruction, and the same shapes with a text and without",
+        "Reconstruction, and consistency of shapes with and without a text",
     )
     for name, target, summary in (
-        ("explain", "commands:explain", "Draw a series with its shapes and their say"),
-        ("text", "commands:text", "Give each series a text, for --extra"),
-        ("text-made", "commands:made", "Write a set of series with telling notes"),
-        ("text-controls", "commands:controls", "Train with and without texts, and compare"),
+        ("explain", "commands:explain_command", "Draw a series with the attribution of its shapes"),
+        ("text", "commands:text_command", "Write texts for the series of a data set, for --conditioning"),
+        ("text-synthetic", "commands:text_synthetic_command", "Write a synthetic data set with texts"),
+        ("text-ablation", "commands:text_ablation_command", "Train with and without texts, and compare"),
     ):
         yield _entry("command", name, f"{_HERE}.{target}", summary)
     for name, summary in (
@@ -65,15 +64,15 @@ def tstk_entries() -> Iterator[Entry]:
         ("512-128", "The paper's settings with width 512 and 128 codes"),
         ("512-64", "The paper's settings with width 512 and 64 codes"),
         ("512-32", "The paper's settings with width 512 and 32 codes"),
-        ("small", "Settings of our own for one core: width 64, 64 codes, some minutes"),
-        ("teacher", "As small, guided by a text; with --extra text=FILE"),
-        ("student", "As small, taught by a guided teacher; with --from, --decoder and --loss.teacher RUN"),
-        ("tokens", "A linear classifier of all tokens, the tokenizer frozen; with --from RUN"),
-        ("histogram", "A linear classifier of how often each code occurs, the tokenizer frozen; with --from RUN"),
-        ("finetune", "A linear classifier of all tokens, everything learns; with --from RUN"),
+        ("small", "A small size for one CPU core: width 64, 64 codes, some minutes"),
+        ("teacher", "As small, guided by a text; with --conditioning text=FILE"),
+        ("student", "As small, distilled from a guided teacher; with --init-from, --decoder and --loss.teacher RUN"),
+        ("tokens", "A linear classifier of all tokens, the tokenizer frozen; with --init-from RUN"),
+        ("histogram", "A linear classifier of the counts of codes, the tokenizer frozen; with --init-from RUN"),
+        ("finetune", "A linear classifier of all tokens, all weights trained; with --init-from RUN"),
     ):
         path = f"{_HERE}:configs/{name.replace('-', '_')}.toml"
         yield _entry("config", f"vqshape/{name}", path, summary, paper=_PAPER)
     yield _entry(
-        "recipe", "vqshape", f"{_HERE}:recipes/vqshape.toml", "Learn shapes, classify by them two ways", paper=_PAPER
+        "recipe", "vqshape", f"{_HERE}:recipes/vqshape.toml", "Pretrain, then classify in two ways", paper=_PAPER
     )

@@ -1,7 +1,7 @@
-"""What a shape is: a curve of mean 0 and deviation 1 that a code stands for, and the stretch of a series under it.
+"""Shapes: curves of mean 0 and standard deviation 1 that are decoded from codes, and the segments they describe.
 
-`ShapeDecoder` turns codes into curves; `excerpts` cuts out what lies under them; `laid` puts curves back in their
-places; `crowding` says how many of them tell the same story.
+`ShapeDecoder` decodes codes to curves; `extract_segments` cuts the segments they cover out of a series; `place_curves`
+puts curves at their positions; `diversity_loss` penalizes segments that coincide.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from tstk.errors import OptionError
 
 
-class _Residual(nn.Module):
-    """Two convolutions over time around a residual, norm and GELU before each."""
+class _ResidualBlock(nn.Module):
+    """Two convolutions over time with a skip connection, norm and GELU before each."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class _Residual(nn.Module):
         self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[M, inputs, T] -> [M, outputs, T]."""
+        """Map [M, inputs, T] to [M, outputs, T]."""
         return self.skip(x) + self.body(x)
 
 
 class ShapeDecoder(nn.Module):
-    """Codes to curves, by convolutions that widen time from `points / 16` steps to `points`.
+    """Decode codes to curves by convolutions that upsample from `points / 16` to `points` samples.
 
     Args:
         code_dim: width of a code
@@ -45,7 +45,7 @@ class ShapeDecoder(nn.Module):
         smooth: width of the last convolution, an odd number
 
     Raises:
-        OptionError: one of these is not so
+        OptionError: an argument is out of range
     """
 
     def __init__(self, code_dim: int, *, points: int = 128, width: int = 128, smooth: int = 1) -> None:
@@ -57,13 +57,13 @@ class ShapeDecoder(nn.Module):
         if smooth < 1 or smooth % 2 == 0:
             raise OptionError(f"tokenizer.smooth={smooth}: expected an odd number")
         self.width = width
-        self.enter = nn.Linear(code_dim, width * (points // 16))
+        self.in_proj = nn.Linear(code_dim, width * (points // 16))
         self.body = nn.Sequential(
-            _Residual(width, width),
+            _ResidualBlock(width, width),
             nn.GELU(),
             nn.Upsample(scale_factor=4),
             nn.Conv1d(width, width, 3, padding=1),
-            _Residual(width, width // 2),
+            _ResidualBlock(width, width // 2),
             nn.GELU(),
             nn.Upsample(scale_factor=4),
             nn.Conv1d(width // 2, width // 2, 3, padding=1),
@@ -72,102 +72,104 @@ class ShapeDecoder(nn.Module):
         )
 
     def forward(self, codes: Tensor) -> Tensor:
-        """[..., code_dim] -> [..., points], mean 0 and deviation 1."""
-        x = self.enter(codes.flatten(0, -2)).unflatten(-1, (self.width, -1))
+        """Decode [..., code_dim] to [..., points], normalized to mean 0 and standard deviation 1."""
+        x = self.in_proj(codes.flatten(0, -2)).unflatten(-1, (self.width, -1))
         curve = self.body(x)[:, 0]
         curve = curve.to(torch.promote_types(curve.dtype, torch.float32))
         curve = curve - curve.mean(-1, keepdim=True)
-        # a floor far below any curve that has learnt something keeps a flat one from dividing by zero
+        # avoids division by zero for flat curves; far below the variance of any trained curve
         curve = curve / (curve.square().mean(-1, keepdim=True) + 1e-10).sqrt()
         return curve.unflatten(0, codes.shape[:-1])
 
     @torch.no_grad()
-    def slopes(self, codes: Tensor) -> Tensor:
-        """How the curves change with each number of the codes: [K, code_dim] -> [K, code_dim, points]; no gradient."""
+    def compute_jacobian(self, codes: Tensor) -> Tensor:
+        """Compute the derivatives of the curves, [K, code_dim, points], at codes [K, code_dim]; no gradient."""
         count, width = codes.shape
-        ways = torch.eye(width, device=codes.device, dtype=codes.dtype).repeat(count, 1)
+        directions = torch.eye(width, device=codes.device, dtype=codes.dtype).repeat(count, 1)
         with torch.autocast(codes.device.type, enabled=False):
-            found: Tensor = torch.func.jvp(self.forward, (codes.repeat_interleave(width, 0),), (ways,))[1]
-        return found.unflatten(0, (count, width))
+            jacobian: Tensor = torch.func.jvp(self.forward, (codes.repeat_interleave(width, 0),), (directions,))[1]
+        return jacobian.unflatten(0, (count, width))
 
 
 @torch.no_grad()
-def excerpts(x: Tensor, start: Tensor, length: Tensor, points: int, samples: Tensor) -> Tensor:
-    """Stretches of series, read off at equally spaced points by linear interpolation; no gradient.
+def extract_segments(x: Tensor, start: Tensor, length: Tensor, points: int, lengths: Tensor) -> Tensor:
+    """Sample segments of series at equally spaced points by linear interpolation; no gradient.
 
     Args:
         x: [B, T] series
-        start: [B, N] where a stretch begins, as a share of the series
-        length: [B, N] how long it is, likewise; what reaches beyond the end is cut off
-        points: samples to read
-        samples: [B] long, how many of the T samples are the series
+        start: [B, N] start of each segment, as a share of the series
+        length: [B, N] length of each segment, as a share of the series; truncated at the end of the series
+        points: samples per segment
+        lengths: [B] long; number of samples of each series, the others are padding
 
     Returns:
         [B, N, points]
     """
-    last = (samples - 1).clamp(min=0).to(start.dtype)[:, None]
+    last = (lengths - 1).clamp(min=0).to(start.dtype)[:, None]
     begin, end = start * last, (start + length).clamp(max=1) * last
     steps = torch.linspace(0, 1, points, device=x.device, dtype=start.dtype)
-    at = begin[..., None] + (end - begin)[..., None] * steps
-    left = at.floor().clamp(min=0)
+    position = begin[..., None] + (end - begin)[..., None] * steps
+    left = position.floor().clamp(min=0)
     right = (left + 1).minimum(last[..., None])
-    flat = x.to(start.dtype)
+    series = x.to(start.dtype)
 
-    def read(index: Tensor) -> Tensor:
-        return flat.gather(1, index.long().flatten(1)).unflatten(1, index.shape[1:])
+    def gather(index: Tensor) -> Tensor:
+        return series.gather(1, index.long().flatten(1)).unflatten(1, index.shape[1:])
 
-    low = read(left)
-    return low + (at - left) * (read(right) - low)
+    low = gather(left)
+    return low + (position - left) * (gather(right) - low)
 
 
-def smoothed(curves: Tensor, width: int) -> Tensor:
-    """Moving average over `width` samples, an odd number; the ends repeat. [..., T] -> [..., T]."""
+def smooth_curves(curves: Tensor, width: int) -> Tensor:
+    """Compute the moving average of [..., T] over `width` samples, an odd number; the ends are replicated."""
     if width == 1:
         return curves
     flat = F.pad(curves.flatten(0, -2)[:, None], (width // 2, width // 2), mode="replicate")
     return F.avg_pool1d(flat, width, 1).view_as(curves)
 
 
-def laid(curves: Tensor, start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Curves in their places.
+def place_curves(curves: Tensor, start: Tensor, length: Tensor, series_length: int) -> tuple[Tensor, Tensor]:
+    """Resample curves to the segments of a series that they cover.
 
     Args:
         curves: [B, N, points]
-        start, length: [B, N] shares of a series, as in `excerpts`
-        size: samples of that series
+        start: [B, N] start of each segment, as a share of the series
+        length: [B, N] length of each segment, as a share of the series
+        series_length: number of samples T of the series
 
     Returns:
-        [B, N, size] each curve over the whole series, 0 where it is not; and [B, N, size] bool, where it is. A curve
-        that falls between two samples is at the nearest one.
+        [B, N, T] each curve over the whole series, 0 outside its segment; and [B, N, T] bool, the samples of its
+        segment. A segment between two samples is moved to the nearest one.
     """
-    time = torch.linspace(0, 1, size, device=curves.device, dtype=curves.dtype)
+    time = torch.linspace(0, 1, series_length, device=curves.device, dtype=curves.dtype)
     start, end = start[..., None], (start + length).clamp(max=1)[..., None]
-    slack = 0.5 / max(size - 1, 1)
-    where = (time >= start - slack) & (time <= end + slack)
+    slack = 0.5 / max(series_length - 1, 1)
+    covered = (time >= start - slack) & (time <= end + slack)
     share = ((time - start) / (end - start).clamp(min=1e-6)).clamp(0, 1)
-    at = share * (curves.shape[-1] - 1)
-    left = at.floor()
+    position = share * (curves.shape[-1] - 1)
+    left = position.floor()
     right = (left + 1).clamp(max=curves.shape[-1] - 1)
     low, high = curves.gather(-1, left.long()), curves.gather(-1, right.long())
-    return (low + (at - left) * (high - low)) * where, where
+    return (low + (position - left) * (high - low)) * covered, covered
 
 
-def crowding(start: Tensor, length: Tensor, shortest: float, apart: float = 0.2) -> Tensor:
-    """How close stretches come to each other in place and scale, [B]: mean over all pairs of what they lack to `apart`.
+def diversity_loss(start: Tensor, length: Tensor, shortest: float, margin: float = 0.2) -> Tensor:
+    """Compute the hinge loss max(0, margin - distance) of segments, [B], averaged over all pairs (the paper's L_div).
 
-    A stretch is a point in the plane with its start as angle and its length, as a share of the logarithm of the
-    shortest, as radius: short ones must differ in their place, long ones need not.
+    A segment is a point in the plane, with its start as angle and log(length) / log(shortest) as radius: short segments
+    must differ in position, long ones need not.
 
     Args:
-        start, length: [B, N] shares of the series
-        shortest: least length
-        apart: distance from which a pair costs nothing
+        start: [B, N] starts, as shares of the series
+        length: [B, N] lengths, as shares of the series
+        shortest: minimal length
+        margin: distance from which the loss of a pair is 0
     """
     radius = length.float().log() / math.log(shortest)
     angle = math.pi * start.float()
     points = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
-    # exact differences: a matrix product would round those that matter, and their gradient is 0 at 0
+    # not by matrix products, which round small distances; the gradient is 0 at distance 0
     distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-    lacking = (apart - distance).clamp(min=0)
-    others = ~torch.eye(start.shape[1], dtype=torch.bool, device=start.device)
-    return (lacking * others).mean((1, 2))
+    hinge = (margin - distance).clamp(min=0)
+    off_diagonal = ~torch.eye(start.shape[1], dtype=torch.bool, device=start.device)
+    return (hinge * off_diagonal).mean((1, 2))

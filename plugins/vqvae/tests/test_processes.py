@@ -28,7 +28,7 @@ def one_of_two(rank, folder):
     spec = Spec(channels=1, length=32)
     tokenizer = VQVAE(spec, codes=12, dim=4, hidden=8, res_hidden=4, revive=0.5)
     decoder = Own(tokenizer.out)
-    decoder.meet(tokenizer)
+    decoder.bind_tokenizer(tokenizer)
     pipeline = Pipeline(spec, tokenizer, Identity(tokenizer.out), Reconstruct(tokenizer.out), decoder)
     model = torch.nn.parallel.DistributedDataParallel(pipeline, broadcast_buffers=False)
     optimizer = torch.optim.AdamW(pipeline.parameters(), lr=3e-3)
@@ -36,12 +36,12 @@ def one_of_two(rank, folder):
     losses = []
     for _ in range(STEPS):
         x = torch.randn(4 + 3 * rank, 1, 32, generator=draw).cumsum(-1) / 4
-        flow = model(Series(x))
+        step_output = model(Series(x))
         optimizer.zero_grad()
-        flow.total.backward()
+        step_output.loss.backward()
         optimizer.step()
-        pipeline.after_step([flow])
-        losses.append(float(flow.total.detach()))
+        pipeline.after_step([step_output])
+        losses.append(float(step_output.loss.detach()))
     torch.save({"state": pipeline.state_dict(), "losses": losses}, f"{folder}/{rank}.pt")
     os._exit(0)  # or a thread of gloo, which the wrapped model keeps, may abort the process
 
@@ -70,7 +70,7 @@ def test_codebook_and_weights_of_two_processes_are_equal_after_200_steps(tmp_pat
             process.wait()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first["state"].keys() == second["state"].keys()
-    del first["state"]["tokenizer.codebook.draws"]  # of the seed; those of the first process count for both
+    del first["state"]["tokenizer.codebook.next_seed"]  # of the seed; those of the first process count for both
     for name, value in first["state"].items():
         assert torch.equal(value, second["state"][name]), name
     for found in (first, second):

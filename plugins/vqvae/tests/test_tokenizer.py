@@ -1,4 +1,4 @@
-"""The VQ-VAE: sizes, shapes, what a code knows of, masks, and a codebook that moves as it should."""
+"""The VQ-VAE: sizes, shapes, receptive fields, masks, and updates of the codebook."""
 
 import json
 
@@ -7,15 +7,15 @@ import torch
 from torch.nn import functional as F
 from tstk_plugins_vqvae.tokenizer import VQVAE
 
-from tstk.core.types import Flow, Series, Spec
+from tstk.core.types import Series, Spec, StepOutput
 from tstk.errors import OptionError
 
 TINY = {"codes": 16, "dim": 8, "hidden": 16, "res_hidden": 8}
 FACTORS = (4, 8, 12, 16)
-LOOKS = ("published", "causal", "patch")
+PADDINGS = ("published", "causal", "patch")
 
 
-def made(length=48, seed=0, channels=1, **options):
+def make_tokenizer(length=48, seed=0, channels=1, **options):
     torch.manual_seed(seed)
     return VQVAE(Spec(channels=channels, length=length), **{**TINY, **options})
 
@@ -25,17 +25,17 @@ def waves(batch=3, length=48, seed=0):
 
 
 @pytest.mark.parametrize(("factor", "count"), [(4, 296_001), (8, 427_329), (12, 443_713), (16, 558_657)])
-@pytest.mark.parametrize("look", LOOKS)
-def test_the_published_settings_have_the_published_number_of_parameters(factor, count, look):
-    tokenizer = VQVAE(Spec(channels=1, length=96), factor=factor, look=look, update="gradient")
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_published_settings_have_the_published_number_of_parameters(factor, count, padding):
+    tokenizer = VQVAE(Spec(channels=1, length=96), factor=factor, padding=padding, update="gradient")
     assert sum(p.numel() for p in tokenizer.parameters()) == count
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("length", [48, 45, 5])
-def test_any_length_comes_back_at_its_length(factor, look, length):
-    tokenizer = made(length, factor=factor, look=look)
+def test_any_length_comes_back_at_its_length(factor, padding, length):
+    tokenizer = make_tokenizer(length, factor=factor, padding=padding)
     tokens = tokenizer(waves(1, length)).check(tokenizer.out)
     assert tokens.values.shape[1] == -(-length // factor)
     assert tokens.valid.all()
@@ -44,7 +44,7 @@ def test_any_length_comes_back_at_its_length(factor, look, length):
 
 @pytest.mark.parametrize("factor", FACTORS)
 def test_the_published_network_is_what_torch_makes_of_its_description(factor):
-    tokenizer = made(factor=factor, look="published").eval()
+    tokenizer = make_tokenizer(factor=factor, padding="published").eval()
     x = waves().x
     z, encoder = x, tokenizer.encoder
     for i, conv in enumerate(encoder.down):
@@ -71,23 +71,23 @@ def test_the_published_network_is_what_torch_makes_of_its_description(factor):
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-@pytest.mark.parametrize("look", LOOKS)
-def test_only_the_published_look_knows_of_samples_that_follow_a_code(factor, look):
-    encoder = made(96, factor=factor, look=look, dim=32).encoder.double()
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_codes_depend_on_later_samples_with_published_padding_only(factor, padding):
+    encoder = make_tokenizer(96, factor=factor, padding=padding, dim=32).encoder.double()
     x = torch.randn(1, 1, 96, dtype=torch.double, generator=torch.Generator().manual_seed(1), requires_grad=True)
     at = 48 // factor - 1  # the code whose samples end at 48
     (gradient,) = torch.autograd.grad(encoder(x)[0, at].square().sum(), x)
     touched = gradient[0, 0].nonzero()[:, 0]
     last, first = int(touched.max()), int(touched.min())
-    assert (last >= 48) == (look == "published")
-    assert (first < 48 - factor) == (look != "patch")
-    if (factor, look) == (4, "published"):
+    assert (last >= 48) == (padding == "published")
+    assert (first < 48 - factor) == (padding != "patch")
+    if (factor, padding) == (4, "published"):
         assert (first, last) == (44 - 15, 47 + 15)
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_what_was_not_observed_changes_nothing_and_padding_is_no_different(look):
-    tokenizer = made(look=look).eval()
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_what_was_not_observed_changes_nothing_and_padding_is_no_different(padding):
+    tokenizer = make_tokenizer(padding=padding).eval()
     series = waves(2)
     observed = torch.ones(2, 1, 48, dtype=torch.bool)
     observed[1, 0, 29:] = False
@@ -100,12 +100,12 @@ def test_what_was_not_observed_changes_nothing_and_padding_is_no_different(look)
     torch.testing.assert_close(
         tokenizer.decode(long.values, 48)[1:, :, :29], tokenizer.decode(short.values, 29), rtol=1e-4, atol=1e-6
     )
-    assert all(v.isfinite() for v in long.aux.values())
+    assert all(v.isfinite() for v in long.aux_losses.values())
 
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 def test_a_reconstruction_teaches_encoder_and_decoder_and_the_codebook_as_it_learns(update):
-    tokenizer = made(update=update)
+    tokenizer = make_tokenizer(update=update)
     tokens = tokenizer(waves())
     loss = tokenizer.decode(tokens.values, 48).square().mean()
     loss.backward(retain_graph=True)
@@ -113,22 +113,22 @@ def test_a_reconstruction_teaches_encoder_and_decoder_and_the_codebook_as_it_lea
     assert tokenizer.decoder.up[-1].weight.grad.any()
     if update == "gradient":
         assert tokenizer.codebook.codes.grad is None
-        sum(tokens.aux.values()).backward()
+        sum(tokens.aux_losses.values()).backward()
         assert tokenizer.codebook.codes.grad.any()
-        assert set(tokens.aux) == {"commitment", "codebook"}
+        assert set(tokens.aux_losses) == {"commitment", "codebook"}
     else:
-        assert set(tokens.aux) == {"commitment"}
+        assert set(tokens.aux_losses) == {"commitment"}
 
 
 def test_the_codebook_moves_after_a_step_and_stays_when_frozen():
-    tokenizer = made()
+    tokenizer = make_tokenizer()
 
     def step():
         before = tokenizer.codebook.codes.clone()
         tokens = tokenizer(waves())
-        flow = Flow(waves(), tokens, tokens, tokens, torch.zeros_like(tokens.valid))
-        tokenizer.after_step([flow])
-        return flow.logs, not torch.equal(before, tokenizer.codebook.codes)
+        step_output = StepOutput(waves(), tokens, tokens, tokens, torch.zeros_like(tokens.valid))
+        tokenizer.after_step([step_output])
+        return step_output.metrics, not torch.equal(before, tokenizer.codebook.codes)
 
     logs, moved = step()
     assert moved
@@ -137,11 +137,11 @@ def test_the_codebook_moves_after_a_step_and_stays_when_frozen():
     assert not step()[1]
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_decoding_the_end_needs_no_more_than_its_reach(look):
-    tokenizer = made(96, factor=4, look=look).eval()
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_decoding_the_end_needs_no_more_than_its_reach(padding):
+    tokenizer = make_tokenizer(96, factor=4, padding=padding).eval()
     values = torch.randn(2, 24, 8, generator=torch.Generator().manual_seed(0))
-    reach = tokenizer.decoder.reach
+    reach = tokenizer.decoder.receptive_field
     whole, end = tokenizer.decode(values, 96), tokenizer.decode(values[:, 16 - reach :], 4 * (8 + reach))
     torch.testing.assert_close(whole[..., 64:], end[..., 4 * reach :])
 
@@ -161,8 +161,8 @@ def test_a_published_config_file_sets_the_sizes_and_is_not_needed_again(tmp_path
     }
     path.write_text(json.dumps({"vqvae_config": table}))
     tokenizer = VQVAE(Spec(channels=1, length=48), config=str(path))
-    assert (tokenizer.out.vocab, tokenizer.out.dim, tokenizer.factor) == (64, 16, 8)
-    again = VQVAE(Spec(channels=1, length=48), **tokenizer.rebuild)
+    assert (tokenizer.out.vocab_size, tokenizer.out.dim, tokenizer.factor) == (64, 16, 8)
+    again = VQVAE(Spec(channels=1, length=48), **tokenizer.config_overrides)
     assert {k: v.shape for k, v in again.state_dict().items()} == {
         k: v.shape for k, v in tokenizer.state_dict().items()
     }

@@ -46,31 +46,41 @@ def folder(tmp_path_factory):
 def runs(folder):
     """Run directories by stage."""
     data = ["--data", folder / "table.csv"]
-    made = {name: folder / name for name in ("tokenizer", "pretrain", "direct", "rollout", "soft", "gumbel")}
-    call("train", "--config", "vqvae/tokenizer", *data, *SMALL, *TOKENIZER, "--out", made["tokenizer"])
-    mount = ["--from", made["tokenizer"]]
-    call("train", "--config", "vqvae/pretrain", *mount, *data, *SMALL, *ENCODER, "--out", made["pretrain"])
-    mount = ["--from", made["pretrain"]]
-    call("train", "--config", "vqvae/forecast-direct", *mount, *data, *SMALL, *ENCODER, "--out", made["direct"])
-    mount += ["--decoder", made["pretrain"]]
-    for way in ("rollout", "soft", "gumbel"):
-        more = ["--loss.samples", "4"] if way == "rollout" else []
-        config = f"vqvae/forecast-{way}"
-        call("train", "--config", config, *mount, *data, *SMALL, *ENCODER, *more, "--out", made[way])
-    return made
+    directories = {name: folder / name for name in ("tokenizer", "pretrain", "direct", "rollout", "soft", "gumbel")}
+    call("train", "--config", "vqvae/tokenizer", *data, *SMALL, *TOKENIZER, "--out", directories["tokenizer"])
+    init_from = ["--init-from", directories["tokenizer"]]
+    call("train", "--config", "vqvae/pretrain", *init_from, *data, *SMALL, *ENCODER, "--out", directories["pretrain"])
+    init_from = ["--init-from", directories["pretrain"]]
+    call(
+        "train",
+        "--config",
+        "vqvae/forecast-direct",
+        *init_from,
+        *data,
+        *SMALL,
+        *ENCODER,
+        "--out",
+        directories["direct"],
+    )
+    init_from += ["--decoder", directories["pretrain"]]
+    for method in ("rollout", "soft", "gumbel"):
+        more = ["--loss.num-samples", "4"] if method == "rollout" else []
+        config = f"vqvae/forecast-{method}"
+        call("train", "--config", config, *init_from, *data, *SMALL, *ENCODER, *more, "--out", directories[method])
+    return directories
 
 
-@pytest.mark.parametrize("way", ["direct", "rollout", "soft", "gumbel"])
-def test_every_way_is_scored_beside_simple_answers_and_keeps_the_tokenizer(runs, way):
-    result = json.loads((runs[way] / "result.json").read_text())
+@pytest.mark.parametrize("method", ["direct", "rollout", "soft", "gumbel"])
+def test_every_way_is_scored_beside_simple_answers_and_keeps_the_tokenizer(runs, method):
+    result = json.loads((runs[method] / "result.json").read_text())
     assert result["task"] == "forecasting"
     assert {"mse", "mae", "mase", "smape"} <= result["test"].keys()
-    assert ("crps" in result["test"]) == (way == "rollout")
+    assert ("crps" in result["test"]) == (method == "rollout")
     assert {"last value", "linear"} <= result["baselines"].keys()
-    first, last = (load(runs[name]).tokenizer.state_dict() for name in ("tokenizer", way))
+    first, last = (load(runs[name]).tokenizer.state_dict() for name in ("tokenizer", method))
     assert all(torch.equal(first[name], last[name]) for name in first)
-    if way != "direct":
-        start, end = (load(runs[name]).decoder.project.weight for name in ("pretrain", way))
+    if method != "direct":
+        start, end = (load(runs[name]).decoder.project.weight for name in ("pretrain", method))
         assert (start - end).abs().max() < 0.1  # mounted, then trained a little
 
 
@@ -84,7 +94,7 @@ def test_a_pretraining_has_no_task_and_tells_how_codes_are_used(runs):
 
 def test_nothing_to_train_is_refused_with_the_flag_to_change(runs, folder):
     text = refused(
-        "train", "--config", "vqvae/forecast-rollout", "--from", runs["pretrain"], "--decoder", runs["pretrain"],
+        "train", "--config", "vqvae/forecast-rollout", "--init-from", runs["pretrain"], "--decoder", runs["pretrain"],
         "--data", folder / "table.csv", *SMALL, *ENCODER, "--freeze", "tokenizer,encoder,decoder,loss",
         "--out", folder / "none",
     )  # fmt: skip
@@ -95,9 +105,9 @@ def test_nothing_to_train_is_refused_with_the_flag_to_change(runs, folder):
 def test_unfreezing_the_decoder_with_a_rate_of_its_own_moves_it_alone(runs, folder):
     out = folder / "unfrozen"
     call(
-        "train", "--config", "vqvae/forecast-soft", "--from", runs["pretrain"], "--decoder", runs["pretrain"],
+        "train", "--config", "vqvae/forecast-soft", "--init-from", runs["pretrain"], "--decoder", runs["pretrain"],
         "--data", folder / "table.csv", *SMALL, *ENCODER, "--freeze", "tokenizer.encoder,tokenizer.codebook",
-        "--lr-of", "tokenizer.decoder=1e-4", "--out", out,
+        "--lr-override", "tokenizer.decoder=1e-4", "--out", out,
     )  # fmt: skip
     before, after = (load(run).tokenizer.state_dict() for run in (runs["pretrain"], out))
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -107,12 +117,12 @@ def test_unfreezing_the_decoder_with_a_rate_of_its_own_moves_it_alone(runs, fold
 def test_codes_are_written_with_their_codebook(runs, folder):
     out = folder / "codes.npz"
     call("tokenize", runs["tokenizer"], "--data", folder / "table.csv", "--out", out)
-    found = np.load(out)
-    assert found["codes"].shape == (160 - 39, 2, 8)
-    assert found["codebook"].shape == (12, 8)
+    arrays = np.load(out)
+    assert arrays["codes"].shape == (160 - 39, 2, 8)
+    assert arrays["codebook"].shape == (12, 8)
     pipeline = load(runs["tokenizer"])
-    np.testing.assert_array_equal(found["codebook"], pipeline.tokenizer.codebook.codes.numpy())
-    assert found["codes"].max() < 12
+    np.testing.assert_array_equal(arrays["codebook"], pipeline.tokenizer.codebook.codes.numpy())
+    assert arrays["codes"].max() < 12
 
 
 def test_the_layout_of_totem_has_windows_and_codes_of_all_parts(runs, folder):
@@ -148,9 +158,9 @@ def test_a_run_with_one_answer_has_no_quantiles_and_draws_nothing(runs, folder):
     rows = list(csv.DictReader(out.open(newline="")))
     assert len(rows) == 5 * 2
     assert list(rows[0]) == ["step", "date", "channel", "mean"]
-    for way in ("soft", "direct"):
-        assert "--samples 5" in refused("forecast", runs[way], "--samples", 5, "--out", out)
-        assert "--horizon 99" in refused("forecast", runs[way], "--horizon", 99, "--out", out)
+    for method in ("soft", "direct"):
+        assert "--samples 5" in refused("forecast", runs[method], "--samples", 5, "--out", out)
+        assert "--horizon 99" in refused("forecast", runs[method], "--horizon", 99, "--out", out)
     assert "--quantiles 2" in refused("forecast", runs["soft"], "--quantiles", "2", "--out", out)
 
 
@@ -162,10 +172,10 @@ def test_reports_show_codes_with_their_usage_reconstructions_and_intervals(runs,
     for page in pages.values():
         assert "most frequent codes, as shapes" in page
         assert "how often each code is chosen" in page
-    assert "Reconstructions, test part" in pages["tokenizer"]
+    assert "Reconstructions, test split" in pages["tokenizer"]
     assert "Reconstructions" not in pages["direct"]
-    assert "% of 50 drawn futures" in pages["rollout"]
-    assert "drawn futures" not in pages["direct"]
+    assert "% intervals of 50 sample paths" in pages["rollout"]
+    assert "sample paths" not in pages["direct"]
 
 
 def test_codes_serve_a_classifier_on_any_encoder(runs, tmp_path):

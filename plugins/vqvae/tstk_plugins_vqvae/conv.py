@@ -1,8 +1,8 @@
-"""Convolutions down from samples to vectors and up again, in three ways of looking around.
+"""Convolutional encoders from samples to vectors, and the decoder back to samples.
 
-The ways differ in where a convolution is padded, so all have the same weights: `Published` on both sides, as in TOTEM;
-`Causal` before the samples only; `Patchwise` around each patch, which is a series of its own. F is the factor, samples
-per vector.
+The encoders differ only in where their convolutions are padded, so all have the same weights: `ConvEncoder` on both
+sides, as in TOTEM; `CausalEncoder` before the samples only; `PatchwiseEncoder` around each patch, which it encodes
+independently. F is the factor, the number of samples per vector.
 """
 
 from __future__ import annotations
@@ -13,140 +13,149 @@ from torch.nn import functional as F
 from tstk.errors import OptionError
 
 STRIDES = {4: (2, 2), 8: (2, 2, 2), 12: (2, 2, 3), 16: (2, 2, 2, 2)}
-"""Factor -> strides of the convolutions of width 4 that make it up."""
+"""Factor -> strides of the convolutions of kernel size 4, whose product is the factor."""
 
 
-def strides(factor: int) -> tuple[int, ...]:
-    """The strides that make up a factor.
+def get_strides(factor: int) -> tuple[int, ...]:
+    """Return the strides whose product is `factor`.
 
     Raises:
-        OptionError: none do
+        OptionError: the factor is not supported
     """
     if factor not in STRIDES:
         raise OptionError(f"tokenizer.factor={factor}: expected {', '.join(map(str, STRIDES))} samples per token")
     return STRIDES[factor]
 
 
-class Conv(nn.Conv1d):
-    """A convolution with its own number of zeros on either side, and silence where nothing was observed."""
+class MaskedConv1d(nn.Conv1d):
+    """A convolution with separate left and right zero padding, whose output is zero where nothing was observed."""
 
     def __init__(
-        self, n_in: int, n_out: int, kernel: int, stride: int = 1, *, edges: tuple[int, int] = (0, 0), bias: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        pad_width: tuple[int, int] = (0, 0),
+        bias: bool = True,
     ) -> None:
-        super().__init__(n_in, n_out, kernel, stride, bias=bias)
-        self.edges = edges
+        super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
+        self.pad_width = pad_width
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, n_in, L] -> [B, n_out, L / stride], zero where `mask` [B, 1, L / stride] is."""
-        return _silent(super().forward(F.pad(x, self.edges)), mask)
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Convolve [B, in_channels, L] to [B, out_channels, L / stride], times `observed` [B, 1, L / stride]."""
+        return _apply_mask(super().forward(F.pad(x, self.pad_width)), observed)
 
 
-class Residual(nn.Module):
-    """`layers` times a wide and a narrow convolution beside the identity, then ReLU; as in van den Oord et al. 2017.
+class ResidualStack(nn.Module):
+    """Residual layers of a convolution of kernel size 3 and one of size 1, then ReLU; as in van den Oord et al. 2017.
 
-    As in the published code, the identity carries what the first ReLU leaves.
+    As in the published code, the skip connection starts after the first ReLU.
     """
 
-    def __init__(self, dim: int, hidden: int, layers: int, edges: tuple[int, int]) -> None:
+    def __init__(self, dim: int, hidden: int, layers: int, pad_width: tuple[int, int]) -> None:
         super().__init__()
-        self.wide = nn.ModuleList(Conv(dim, hidden, 3, edges=edges, bias=False) for _ in range(layers))
-        self.narrow = nn.ModuleList(Conv(hidden, dim, 1, bias=False) for _ in range(layers))
+        self.wide = nn.ModuleList(MaskedConv1d(dim, hidden, 3, pad_width=pad_width, bias=False) for _ in range(layers))
+        self.narrow = nn.ModuleList(MaskedConv1d(hidden, dim, 1, bias=False) for _ in range(layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, dim, L] -> [B, dim, L]."""
+    def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        """Map [B, dim, L] to [B, dim, L]."""
         for wide, narrow in zip(self.wide, self.narrow, strict=True):
             x = x.relu()
-            x = x + narrow(wide(x).relu(), mask)
+            x = x + narrow(wide(x).relu(), observed)
         return x.relu()
 
 
-class Published(nn.Module):
-    """Samples to vectors, each of which sees beyond its own F samples on both sides: with F = 4, 15 of the future.
+class ConvEncoder(nn.Module):
+    """Convolutions from samples to vectors, padded on both sides.
+
+    A vector depends on samples on both sides of its own F samples: with F = 4, on 15 later ones.
 
     Args:
-        channels: of a series
+        channels: number of channels of a series
         dim: width of a vector
         hidden: width of the convolutions
         res_hidden: inner width of the residual layers
-        res_layers: number of these
+        res_layers: number of residual layers
         factor: samples per vector
     """
 
     def __init__(self, channels: int, dim: int, hidden: int, res_hidden: int, res_layers: int, factor: int) -> None:
         super().__init__()
-        self.strides, self.factor = strides(factor), factor
+        self.strides, self.factor = get_strides(factor), factor
         widths = (channels, hidden // 2, *[hidden] * (len(self.strides) - 1))
         self.down = nn.ModuleList(
-            Conv(n, m, 4, stride, edges=self.edges(4, stride))
+            MaskedConv1d(n, m, 4, stride, pad_width=self.get_pad_width(4, stride))
             for n, m, stride in zip(widths, widths[1:], self.strides, strict=False)
         )
-        self.conv = Conv(hidden, hidden, 3, edges=self.edges(3, 1))
-        self.residual = Residual(hidden, res_hidden, res_layers, self.edges(3, 1))
-        self.out = Conv(hidden, dim, 1)
+        self.conv = MaskedConv1d(hidden, hidden, 3, pad_width=self.get_pad_width(3, 1))
+        self.residual = ResidualStack(hidden, res_hidden, res_layers, self.get_pad_width(3, 1))
+        self.out = MaskedConv1d(hidden, dim, 1)
 
-    def edges(self, kernel: int, stride: int) -> tuple[int, int]:
-        """Zeros before and after a series."""
+    def get_pad_width(self, kernel_size: int, stride: int) -> tuple[int, int]:
+        """Return the number of zeros before and after a series."""
         return 1, 1
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, C, F N] -> [B, N, dim]; `mask` [B, 1, F N] is 0 where nothing was observed, 1 elsewhere."""
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Encode [B, C, F N] to [B, N, dim]; `observed` [B, 1, F N] is 0 where nothing was observed, 1 elsewhere."""
         for conv, stride in zip(self.down, self.strides, strict=True):
-            mask = None if mask is None else F.max_pool1d(mask, stride)
-            x = conv(x, mask).relu()
-        return self.out(self.residual(self.conv(x, mask), mask), mask).transpose(1, 2)
+            observed = None if observed is None else F.max_pool1d(observed, stride)
+            x = conv(x, observed).relu()
+        return self.out(self.residual(self.conv(x, observed), observed), observed).transpose(1, 2)
 
 
-class Causal(Published):
-    """Samples to vectors, each of which sees its own F samples and those before."""
+class CausalEncoder(ConvEncoder):
+    """Causal convolutions: a vector depends on its own F samples and earlier ones."""
 
-    def edges(self, kernel: int, stride: int) -> tuple[int, int]:
-        """All zeros before."""
-        return kernel - stride, 0
+    def get_pad_width(self, kernel_size: int, stride: int) -> tuple[int, int]:
+        """Return the number of zeros before and after a series; none after."""
+        return kernel_size - stride, 0
 
 
-class Patchwise(Published):
-    """Samples to vectors, each of which sees its own F samples alone."""
+class PatchwiseEncoder(ConvEncoder):
+    """Convolutions within patches: a vector depends on its own F samples only."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """As `Published`, patch by patch."""
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Encode as `ConvEncoder` does, patch by patch."""
 
         def patches(t: Tensor) -> Tensor:
             return t.unflatten(-1, (-1, self.factor)).transpose(1, 2).flatten(0, 1)
 
-        vectors = super().forward(patches(x), None if mask is None else patches(mask))
+        vectors = super().forward(patches(x), None if observed is None else patches(observed))
         return vectors.reshape(x.shape[0], -1, vectors.shape[-1])
 
 
-LOOKS: dict[str, type[Published]] = {"published": Published, "causal": Causal, "patch": Patchwise}
+ENCODERS: dict[str, type[ConvEncoder]] = {"published": ConvEncoder, "causal": CausalEncoder, "patch": PatchwiseEncoder}
 
 
-class Decoder(nn.Module):
-    """Vectors to samples. Each sample sees vectors on both sides, whatever the encoder saw.
+class ConvDecoder(nn.Module):
+    """Convolutions from vectors to samples, padded on both sides with each of the encoders.
 
-    Args: those of `Published`.
+    Args: as of `ConvEncoder`.
     """
 
     def __init__(self, channels: int, dim: int, hidden: int, res_hidden: int, res_layers: int, factor: int) -> None:
         super().__init__()
-        self.strides = strides(factor)[::-1]
-        self.conv = Conv(dim, hidden, 3, edges=(1, 1))
-        self.residual = Residual(hidden, res_hidden, res_layers, (1, 1))
+        self.strides = get_strides(factor)[::-1]
+        self.conv = MaskedConv1d(dim, hidden, 3, pad_width=(1, 1))
+        self.residual = ResidualStack(hidden, res_hidden, res_layers, (1, 1))
         widths = (*[hidden] * (len(self.strides) - 1), hidden // 2, channels)
         self.up = nn.ModuleList(
             nn.ConvTranspose1d(n, m, stride + 2, stride, padding=1)
             for n, m, stride in zip(widths, widths[1:], self.strides, strict=False)
         )
-        self.reach = 2 + res_layers + len(self.strides)
-        """Vectors on either side of a sample's own that it may depend on."""
+        self.receptive_field = 2 + res_layers + len(self.strides)
+        """Number of vectors on either side of its own that a sample may depend on."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, N, dim] -> [B, C, F N]; `mask` [B, 1, N] is 0 for vectors that stand for nothing, 1 elsewhere."""
-        x = self.residual(self.conv(_silent(x.transpose(1, 2), mask), mask), mask)
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Decode [B, N, dim] to [B, C, F N]; `valid` [B, 1, N] is 0 for invalid vectors, 1 elsewhere."""
+        x = self.residual(self.conv(_apply_mask(x.transpose(1, 2), valid), valid), valid)
         for i, (conv, stride) in enumerate(zip(self.up, self.strides, strict=True)):
-            mask = None if mask is None else mask.repeat_interleave(stride, -1)
-            x = _silent(conv(x if i == 0 else x.relu()), mask)
+            valid = None if valid is None else valid.repeat_interleave(stride, -1)
+            x = _apply_mask(conv(x if i == 0 else x.relu()), valid)
         return x
 
 
-def _silent(x: Tensor, mask: Tensor | None) -> Tensor:
+def _apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask.to(x.dtype)

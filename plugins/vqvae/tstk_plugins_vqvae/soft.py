@@ -1,4 +1,4 @@
-"""Forecasting all codes at once, as mixtures of codes: differentiable, so the error of a forecast teaches the model."""
+"""Forecasting all codes at once as mixtures of codes, so that the forecast error can be backpropagated."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.builtin.losses.forecast import Forecast
-from tstk.core.rng import Draws
-from tstk.core.types import Flow, Spec, Tokens
+from tstk.core.rng import SampleRNG
+from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import OptionError
-from tstk_plugins_vqvae.rollout import decoded, gumbel, known
+from tstk_plugins_vqvae.forecasting import decode_forecast, select_context, uniform_to_gumbel
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
 
 
 class CodeSoft(Forecast):
-    """The future as mixtures of codes, softmax(logits / temperature) of the codebook, decoded; its distance is marked.
+    """Forecast error of decoded mixtures of codes, softmax(logits / temperature) @ codebook.
 
-    The context's tokens are followed by a learned placeholder for each code to come. As in `next-code`, a token answers
-    for the one after it, so a pretrained encoder and decoder fit. The gradient reaches them through the tokenizer's
-    decoder, whether or not that learns.
+    The tokens of the context are followed by a learned placeholder for each code of the future. As in `next-code`, the
+    prediction at a token is for the next one, so a pretrained encoder and decoder can be reused. The gradient reaches
+    them through the tokenizer's decoder, frozen or not.
 
     Args:
-        distance: mse, mean square; mae, mean absolute; huber, square below `delta` and linear above
-        delta: where huber turns linear
-        temperature: of the mixture; small ones approach the likeliest code
+        distance: mse, mean squared; mae, mean absolute; huber, squared below `delta` and linear above
+        delta: threshold between the squared and linear parts of huber
+        temperature: temperature of the softmax; the smaller, the closer to the most probable code
     """
 
-    needs = ("vocab", "ordered", "horizon")  # type: ignore[assignment]
-    reads = "decoder"
-    decoder = "linear"
-    blanks = True
-    foretells = True
+    needs = ("vocab_size", "ordered", "horizon")  # type: ignore[assignment]
+    consumes = "decoder"
+    default_decoder = "linear"
+    masks_future = True
+    can_forecast = True
 
     def __init__(
         self,
@@ -49,57 +49,62 @@ class CodeSoft(Forecast):
         if temperature <= 0:
             raise OptionError(f"loss.temperature={temperature}: expected more than 0")
         self.temperature = temperature
-        self.placeholder = nn.Parameter(torch.randn(spec.content or 0) * 0.02)
-        self.out = spec.but(target=spec.vocab, aligned=True)
+        self.placeholder = nn.Parameter(torch.randn(spec.tokenizer_dim or 0) * 0.02)
+        self.out = spec.replace(target_dim=spec.vocab_size, predicts_in_place=True)
 
     def bind(self, pipeline: Pipeline) -> None:
-        """Keep the pipeline, whose tokenizer decodes."""
+        """Keep a reference to the pipeline, to decode in `forecast`."""
         self._pipeline = [pipeline]
 
-    def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
-        """Seen: the context, then placeholders, all but the last; asked: all but the first."""
-        batch, count = tokens.index.shape
-        ahead = tokens.ends(self.spec) > self.spec.length - (self.spec.horizon or 0)
-        blank = torch.where(ahead[..., None], self.placeholder.to(tokens.values.dtype), tokens.values)
-        rows = torch.arange(count - 1, device=tokens.index.device).expand(batch, -1)
-        return tokens.but(values=blank).at(rows), tokens.at(rows + 1)
+    def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
+        """Return the context and placeholders but the last as visible tokens, and all but the first as queries."""
+        batch, count = tokens.grid_index.shape
+        is_future = tokens.end_positions(self.spec) > self.spec.length - (self.spec.horizon or 0)
+        values = torch.where(is_future[..., None], self.placeholder.to(tokens.values.dtype), tokens.values)
+        rows = torch.arange(count - 1, device=tokens.grid_index.device).expand(batch, -1)
+        return tokens.replace(values=values).gather(rows), tokens.gather(rows + 1)
 
-    def foretell(self, flow: Flow, horizon: int, samples: int | None = None) -> Tensor:
-        """[1, B, C, horizon]."""
+    def forecast(self, step_output: StepOutput, horizon: int, num_samples: int | None = None) -> Tensor:
+        """Forecast [1, B, C, horizon].
+
+        Raises:
+            OptionError: the horizon is longer than that of the training
+        """
         if horizon > (self.spec.horizon or 0):
             raise OptionError(
-                f"--horizon {horizon}: this run forecasts {self.spec.horizon} samples at once; "
-                f"train one with --horizon {horizon}, or with loss code-rollout, which goes on"
+                f"--horizon {horizon}: this run forecasts at most {self.spec.horizon} samples; "
+                f"train with --horizon {horizon}, or with --loss code-rollout, which forecasts any horizon"
             )
         pipeline = self._pipeline[0]
         tokenizer = pipeline.tokenizer
-        assert flow.decoded is not None
-        past, ahead = known(flow.tokens, tokenizer.out, pipeline.spec.length, horizon)
-        start = past.index.shape[1] - 1
-        asked = flow.asked.map(lambda t: t[:, start : start + ahead])
-        shares = self.shares(flow.decoded[:, start : start + ahead].float(), asked)
-        book = tokenizer.embed(torch.arange(tokenizer.out.vocab or 0, device=shares.device))
-        return decoded(pipeline, past.values, shares.to(book.dtype) @ book, horizon)[None]
+        assert step_output.predictions is not None
+        context, num_new_tokens = select_context(step_output.tokens, tokenizer.out, pipeline.spec.length, horizon)
+        start = context.grid_index.shape[1] - 1
+        future = slice(start, start + num_new_tokens)
+        queries = step_output.queries.map(lambda t: t[:, future])
+        weights = self.compute_code_weights(step_output.predictions[:, future].float(), queries)
+        codebook = tokenizer.embed(torch.arange(tokenizer.out.vocab_size or 0, device=weights.device))
+        return decode_forecast(pipeline, context.values, weights.to(codebook.dtype) @ codebook, horizon)[None]
 
-    def shares(self, logits: Tensor, asked: Tokens) -> Tensor:
-        """How much of each code: [B, M, K] -> [B, M, K]."""
+    def compute_code_weights(self, logits: Tensor, queries: Tokens) -> Tensor:
+        """Compute the weight of each code in the mixtures, [B, M, K], from logits [B, M, K]."""
         return (logits / self.temperature).softmax(-1)
 
 
 class CodeGumbel(CodeSoft):
-    """The future as single codes, drawn with Gumbel noise in training and the likeliest afterwards.
+    """Forecast error of decoded single codes: sampled by Gumbel-softmax in training, the most probable in evaluation.
 
     Straight-through (Jang et al. 2017, arXiv:1611.01144): one code is decoded, and the gradient is that of the mixture.
 
     Args:
-        distance: mse, mean square; mae, mean absolute; huber, square below `delta` and linear above
-        delta: where huber turns linear
-        temperature: of the mixture at first
-        coldest: where the temperature ends
-        cooling: share of the temperature that is left after each step
+        distance: mse, mean squared; mae, mean absolute; huber, squared below `delta` and linear above
+        delta: threshold between the squared and linear parts of huber
+        temperature: initial temperature of the softmax
+        min_temperature: lower bound of the annealed temperature
+        anneal: factor on the temperature after each step
     """
 
-    heat: Tensor
+    current_temperature: Tensor
 
     def __init__(
         self,
@@ -108,34 +113,34 @@ class CodeGumbel(CodeSoft):
         distance: Literal["mse", "mae", "huber"] = "mse",
         delta: float = 1.0,
         temperature: float = 1.0,
-        coldest: float = 0.3,
-        cooling: float = 0.998,
+        min_temperature: float = 0.3,
+        anneal: float = 0.998,
     ) -> None:
         super().__init__(spec, distance=distance, delta=delta, temperature=temperature)
-        if not 0 < coldest <= temperature or not 0 < cooling <= 1:
+        if not 0 < min_temperature <= temperature or not 0 < anneal <= 1:
             raise OptionError(
-                f"loss.coldest={coldest}, temperature={temperature}, cooling={cooling}: "
-                "expected 0 < coldest <= temperature and 0 < cooling <= 1"
+                f"loss.min_temperature={min_temperature}, temperature={temperature}, anneal={anneal}: "
+                "expected 0 < min_temperature <= temperature and 0 < anneal <= 1"
             )
-        self.coldest, self.cooling = coldest, cooling
-        self.register_buffer("heat", torch.tensor(temperature))
+        self.min_temperature, self.anneal = min_temperature, anneal
+        self.register_buffer("current_temperature", torch.tensor(temperature))
 
-    def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
-        """As for mixtures; in training with noise per code and token."""
-        seen, asked = super().split(tokens, draws)
+    def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
+        """Split as `CodeSoft` does; in training, add Gumbel noise for each code and query."""
+        visible, queries = super().split(tokens, rng)
         if self.training:
-            noise = gumbel(draws.uniform(asked.index.shape[1], self.spec.vocab or 0))
-            asked = asked.but(attrs={**asked.attrs, "noise": noise})
-        return seen, asked
+            noise = uniform_to_gumbel(rng.uniform(queries.grid_index.shape[1], self.spec.vocab_size or 0))
+            queries = queries.replace(attrs={**queries.attrs, "noise": noise})
+        return visible, queries
 
-    def shares(self, logits: Tensor, asked: Tokens) -> Tensor:
-        """One code each, with the gradient of the mixture."""
+    def compute_code_weights(self, logits: Tensor, queries: Tokens) -> Tensor:
+        """Compute one-hot weights [B, M, K] with the gradient of the mixture."""
         if not self.training:
             return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-        soft = ((logits + asked.attrs["noise"]) / self.heat).softmax(-1)
+        soft = ((logits + queries.attrs["noise"]) / self.current_temperature).softmax(-1)
         hard = F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
         return hard + (soft - soft.detach())
 
-    def after_step(self, flows: list[Flow]) -> None:
-        """Cool down."""
-        self.heat.copy_((self.heat * self.cooling).clamp(min=self.coldest))
+    def after_step(self, step_outputs: list[StepOutput]) -> None:
+        """Anneal the temperature."""
+        self.current_temperature.copy_((self.current_temperature * self.anneal).clamp(min=self.min_temperature))

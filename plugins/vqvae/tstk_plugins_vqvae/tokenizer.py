@@ -1,4 +1,4 @@
-"""The VQ-VAE as a tokenizer: convolutions down to vectors, a codebook, convolutions back to samples."""
+"""A VQ-VAE as tokenizer: a convolutional encoder, a codebook, and a convolutional decoder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Tokenizer
-from tstk.core.types import Flow, Series, Spec, Tokens
+from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import OptionError
 from tstk.nn.codebook import Codebook
-from tstk_plugins_vqvae.conv import LOOKS, Decoder, strides
+from tstk_plugins_vqvae.conv import ENCODERS, ConvDecoder, get_strides
 
-PUBLISHED = {
+PUBLISHED_KEYS = {
     "block_hidden_size": "hidden",
     "num_residual_layers": "res_layers",
     "res_hidden_size": "res_hidden",
@@ -25,18 +25,18 @@ PUBLISHED = {
     "commitment_cost": "commitment",
     "compression_factor": "factor",
 }
-"""Keys of a published `vqvae_config` and our options."""
-TRAINING = {"learning_rate", "num_training_updates"}
-"""Keys that say how to train, which is the run's business: `--lr`, `--steps`."""
+"""Keys of a published `vqvae_config` -> options of `VQVAE`."""
+IGNORED_KEYS = {"learning_rate", "num_training_updates"}
+"""Keys about training, for which tstk has `--lr` and `--steps`."""
 
 
 class VQVAE(Tokenizer):
-    """Convolutions and a codebook: a series becomes codes, each for `factor` samples (TOTEM's VQ-VAE).
+    """Convolutions and a codebook that quantize a series to codes, each for `factor` samples (TOTEM's VQ-VAE).
 
-    van den Oord et al. 2017 (arXiv:1711.00937); Talukder, Yue, Gkioxari, "TOTEM" (arXiv:2402.16412). Channels are
-    taken together; with `--channels independent`, each is a series of its own, as published. Series that no whole
-    number of codes covers are continued by zeros that count as unobserved. Unlike the published code, codes follow
-    running averages of their vectors, start from k-means, and move when hardly chosen; `update=gradient kmeans=0
+    van den Oord et al. 2017 (arXiv:1711.00937); Talukder, Yue, Gkioxari, "TOTEM" (arXiv:2402.16412). All channels are
+    encoded together; with `--channels independent`, each channel is a series of its own, as published. A series is
+    padded to a whole number of codes with zeros that count as unobserved. Unlike the published code, codes are moving
+    averages of their vectors, initialized by k-means, and rarely used codes are reset; `update=gradient kmeans=0
     revive=0` is as published.
 
     Args:
@@ -44,19 +44,19 @@ class VQVAE(Tokenizer):
         dim: width of a code
         hidden: width of the convolutions
         res_hidden: inner width of the residual layers
-        res_layers: residual layers on either side
+        res_layers: residual layers in encoder and decoder each
         factor: samples per code: 4, 8, 12 or 16
-        look: what a code sees beside its own samples: causal, those before; published, on both sides, so that it knows
-            of its future; patch, nothing
-        commitment: weight of the term that draws vectors to their codes
-        update: how codes learn: ema, as running averages of their vectors; gradient, from a loss term
-        decay: share of themselves that running averages keep in each step
-        kmeans: rounds of k-means that place the codes after the first step; 0 leaves them random
-        revive: codes chosen less often than this share of the average code are moved; 0 for never
-        config: JSON file with a published `vqvae_config`, whose sizes replace those given here
+        padding: samples that a code depends on besides its own: causal, earlier ones; published, earlier and later
+            ones, which leaks the future; patch, none
+        commitment: weight of the commitment loss
+        update: how codes are updated: ema, as moving averages of their vectors; gradient, by a loss
+        decay: decay of the moving averages
+        kmeans: iterations of k-means to initialize the codes after the first step; 0 for random codes
+        revive: reset codes used less often than this share of the average usage; 0 for never
+        config: JSON file with a published `vqvae_config`, whose sizes override the other options
     """
 
-    synthesises = True
+    has_decoder = True
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class VQVAE(Tokenizer):
         res_hidden: int = 64,
         res_layers: int = 2,
         factor: Literal[4, 8, 12, 16] = 4,
-        look: Literal["causal", "published", "patch"] = "causal",
+        padding: Literal["causal", "published", "patch"] = "causal",
         commitment: float = 0.25,
         update: Literal["ema", "gradient"] = "ema",
         decay: float = 0.95,
@@ -77,78 +77,98 @@ class VQVAE(Tokenizer):
         config: str | None = None,
     ) -> None:
         super().__init__(spec)
-        size: dict[str, Any] = {"hidden": hidden, "res_hidden": res_hidden, "res_layers": res_layers, "factor": factor}
-        size |= {"dim": dim, "codes": codes, "commitment": commitment}
+        sizes: dict[str, Any] = {"hidden": hidden, "res_hidden": res_hidden, "res_layers": res_layers, "factor": factor}
+        sizes |= {"dim": dim, "codes": codes, "commitment": commitment}
         if config is not None:
-            size |= published(config)
-            self.rebuild = {**size, "config": None}
-        codes, commitment, self.factor = size.pop("codes"), size.pop("commitment"), size["factor"]
-        if size["hidden"] % 2:
-            raise OptionError(f"tokenizer.hidden={size['hidden']}: expected an even width, of which the first half is")
-        strides(self.factor)
-        self.encoder = LOOKS[look](spec.channels, **size)
+            sizes |= read_published_config(config)
+            self.config_overrides = {**sizes, "config": None}
+        codes, commitment, self.factor = sizes.pop("codes"), sizes.pop("commitment"), sizes["factor"]
+        if sizes["hidden"] % 2:
+            raise OptionError(
+                f"tokenizer.hidden={sizes['hidden']}: expected an even number; the first convolution has half the width"
+            )
+        get_strides(self.factor)
+        self.encoder = ENCODERS[padding](spec.channels, **sizes)
         self.codebook = Codebook(
-            codes, size["dim"], update=update, commitment=commitment, decay=decay, kmeans=kmeans, revive=revive
+            codes,
+            sizes["dim"],
+            update=update,
+            commitment=commitment,
+            decay=decay,
+            kmeans_iters=kmeans,
+            dead_code_threshold=revive,
         )
-        self.decoder = Decoder(spec.channels, **size)
-        self.reach = self.decoder.reach
+        self.decoder = ConvDecoder(spec.channels, **sizes)
+        self.receptive_field = self.decoder.receptive_field
         count = -(-spec.length // self.factor)
-        self.out = spec.but(
-            dim=size["dim"], grid=(count,), step=float(self.factor), span=float(self.factor), vocab=codes
+        self.out = spec.replace(
+            dim=sizes["dim"],
+            grid_size=(count,),
+            stride=float(self.factor),
+            patch_len=float(self.factor),
+            vocab_size=codes,
         )
 
     def forward(self, series: Series) -> Tokens:
-        """Tokens [B, N, dim]: codes with straight-through gradients, 0 where nothing was observed."""
-        x, observed, short = series.x, series.observed, -series.x.shape[-1] % self.factor
-        if short:
-            x, observed = F.pad(x, (0, short)), F.pad(series.mask, (0, short))
+        """Return tokens [B, N, dim]: codes with straight-through gradients, zero where nothing was observed."""
+        x, observed, num_padding = series.x, series.observed, -series.x.shape[-1] % self.factor
+        if num_padding:
+            x, observed = F.pad(x, (0, num_padding)), F.pad(series.observed_mask, (0, num_padding))
         batch, count = x.shape[0], x.shape[-1] // self.factor
         valid, mask = torch.ones(batch, count, dtype=torch.bool, device=x.device), None
         if observed is not None:
-            some = observed.any(1, keepdim=True)
-            valid, mask = some.unflatten(-1, (-1, self.factor)).any(-1)[:, 0], some.to(x.dtype)
+            any_channel = observed.any(1, keepdim=True)
+            valid, mask = any_channel.unflatten(-1, (-1, self.factor)).any(-1)[:, 0], any_channel.to(x.dtype)
         z = self.encoder(x, mask)
-        chosen = self.codebook(z, None if mask is None else valid)
-        values = chosen.values if mask is None else chosen.values * valid[..., None]
+        quantized = self.codebook(z, None if mask is None else valid)
+        values = quantized.values if mask is None else quantized.values * valid[..., None]
         index = torch.arange(count, device=x.device).expand(batch, -1)
-        kept = {"z": z.detach()} if self.codebook.training else {}
+        attrs = {"z": z.detach()} if self.codebook.training else {}
         return Tokens(
-            values, index[..., None].to(x.dtype), index, valid, ids=chosen.ids, attrs=kept, aux=dict(chosen.aux)
+            values,
+            index[..., None].to(x.dtype),
+            index,
+            valid,
+            ids=quantized.ids,
+            attrs=attrs,
+            aux_losses=dict(quantized.aux_losses),
         )
 
-    def after_step(self, flows: list[Flow]) -> None:
-        """The codebook moves; how evenly codes are chosen is logged with every batch of the step."""
-        passes = [(f.tokens.attrs["z"], f.tokens.ids, f.tokens.valid) for f in flows if "z" in f.tokens.attrs]
-        if passes:
-            seen = self.codebook.after_step(passes)  # type: ignore[arg-type]
-            for flow in flows:
-                flow.logs.update(seen)
+    def after_step(self, step_outputs: list[StepOutput]) -> None:
+        """Update the codebook, and log the usage of codes with every batch of the step."""
+        batches = [(s.tokens.attrs["z"], s.tokens.ids, s.tokens.valid) for s in step_outputs if "z" in s.tokens.attrs]
+        if batches:
+            metrics = self.codebook.after_step(batches)  # type: ignore[arg-type]
+            for step_output in step_outputs:
+                step_output.metrics.update(metrics)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """[B, N] -> [B, N, dim]."""
+        """Return the codes [B, N, dim] at ids [B, N]."""
         return self.codebook.embed(ids)
 
     def decode(self, values: Tensor, length: int) -> Tensor:
-        """[B, N, dim] -> [B, C, length]; rows of zeros stand for nothing, as `forward` leaves what is invalid."""
-        there = values.any(-1)
-        mask = None if there.all() else there[:, None].to(values.dtype)
+        """Decode [B, N, dim] to [B, C, length]; rows of zeros are invalid tokens, as `forward` returns them."""
+        valid = values.any(-1)
+        mask = None if valid.all() else valid[:, None].to(values.dtype)
         return self.decoder(values, mask)[..., :length]
 
 
-def published(path: str) -> dict[str, Any]:
-    """Our options from a published `vqvae_config`, a JSON file; the table may lie under that key or be the whole file.
+def read_published_config(path: str) -> dict[str, Any]:
+    """Read options of `VQVAE` from a JSON file with a published `vqvae_config`, under that key or as the whole file.
 
     Raises:
-        OptionError: there is no such file, it is not JSON, or it has keys that are not published ones
+        OptionError: the file does not exist, is not JSON, or has unknown keys
     """
-    where = f"--tokenizer.config {path}"
+    flag = f"--tokenizer.config {path}"
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise OptionError(f"{where}: {e}") from None
-    table = found.get("vqvae_config", found) if isinstance(found, dict) else found
+        raise OptionError(f"{flag}: {e}") from None
+    table = content.get("vqvae_config", content) if isinstance(content, dict) else content
     if not isinstance(table, dict):
-        raise OptionError(f"{where}: expected an object with the keys {', '.join(PUBLISHED)}")
-    if unknown := sorted(table.keys() - PUBLISHED.keys() - TRAINING):
-        raise OptionError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join([*PUBLISHED, *TRAINING])}")
-    return {ours: table[theirs] for theirs, ours in PUBLISHED.items() if theirs in table}
+        raise OptionError(f"{flag}: expected an object with the keys {', '.join(PUBLISHED_KEYS)}")
+    if unknown := sorted(table.keys() - PUBLISHED_KEYS.keys() - IGNORED_KEYS):
+        raise OptionError(
+            f"{flag}: unknown {', '.join(unknown)}; known are {', '.join([*PUBLISHED_KEYS, *IGNORED_KEYS])}"
+        )
+    return {option: table[key] for key, option in PUBLISHED_KEYS.items() if key in table}

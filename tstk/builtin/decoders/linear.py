@@ -1,30 +1,30 @@
-"""One matrix per token."""
+"""A linear decoder that predicts at the visible tokens."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tstk.core.interfaces import Decoder, Place
+from tstk.core.interfaces import Decoder, PosEmbedFn
 from tstk.core.types import Spec, Tokens
-from tstk.errors import NeedsError
+from tstk.errors import IncompatibleError
 
 
 class Linear(Decoder):
-    """A linear map of each encoded token to its own answer (SimMIM's head; the output layer of a language model).
+    """Linear layer on each encoded token (SimMIM's head; the output layer of a language model).
 
-    Only for questions that are asked where the encoder saw: reconstruction, the next code.
+    Only for losses that predict at the visible tokens, without mask tokens: reconstruction, next-token prediction.
     """
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        if not spec.aligned:
-            raise NeedsError(
-                f"{self.called()} answers only where a token was seen, but this loss hides tokens and asks "
-                "about them; use --decoder transformer or cross"
+        if not spec.predicts_in_place:
+            raise IncompatibleError(
+                f"{self.display_name()} predicts only at visible tokens, but this loss needs predictions at masked "
+                "ones; use --decoder transformer or cross"
             )
-        self.out = spec.but(dim=spec.target or spec.dim)
-        self.project = nn.Linear(spec.dim or 0, spec.target) if spec.target else nn.Identity()
+        self.out = spec.replace(dim=spec.target_dim or spec.dim)
+        self.project = nn.Linear(spec.dim or 0, spec.target_dim) if spec.target_dim else nn.Identity()
 
-    def forward(self, encoded: Tokens, asked: Tokens, place: Place) -> Tensor:
-        """[B, M, K]; token i of `encoded` answers question i."""
+    def forward(self, encoded: Tokens, queries: Tokens, pos_embed: PosEmbedFn) -> Tensor:
+        """Return a prediction for each query, [B, M, K], from the encoded token of the same index."""
         return self.project(encoded.values)

@@ -1,4 +1,4 @@
-"""Any encoder of the `transformers` library that accepts `inputs_embeds`, with tokens in place of words."""
+"""Encoders of the `transformers` library that accept `inputs_embeds`, with tokens in place of word embeddings."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from tstk.core.interfaces import Encoder
 from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError, TstkError
 from tstk.nn.attention import check_heads
-from tstk.nn.blocks import projection
-from tstk.nn.positions import check_position_std, start_positions
-from tstk.nn.pretrained import fill, outside_norms
-from tstk.plugins.distribution import install_command
+from tstk.nn.blocks import build_projection
+from tstk.nn.positions import check_position_std, init_pos_embed
+from tstk.nn.pretrained import copy_parameters, iter_non_norm_parameters
+from tstk.plugins.distribution import format_install_command
 
 
 class HF(Encoder):
-    """An encoder of Hugging Face's transformers library over tokens in place of words.
+    """An encoder of Hugging Face's transformers library with tokens in place of word embeddings.
 
-    Built small from scratch, or with the weights of a folder or hub name (safetensors only). The model gets each
-    token's slot as its position id; word embeddings and pooler, which play no part, are dropped. Linear maps lead
-    in and out where widths differ. With a checkpoint, tokens are multiplied by the root mean square of its word
-    vectors, since its position table belongs to embeddings of that size; a new position table starts as large as the
-    tokens. Needs `pip install 'tstk-core[hf]'`.
+    Built small from scratch, or with the weights of a folder or hub name (safetensors only). The position id of a token
+    is its grid index; the unused word embeddings and pooler are removed. Linear layers are added before and after where
+    widths differ. With a checkpoint, tokens are multiplied by the root mean square of its word embeddings, since its
+    position embeddings suit inputs of that size; a new position table is initialised as large as the tokens. Needs
+    `pip install 'tstk-core[hf]'`.
 
     Args:
-        pretrained: folder, or Hugging Face hub name, of a checkpoint with config.json and model.safetensors
-        architecture: what to build from scratch; roberta unless pretrained or config says
+        pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
+        architecture: model type to build from scratch; roberta if neither pretrained nor config is set
         config: the whole configuration as JSON, in place of architecture and sizes; saved runs use it
         dim: width of the layers from scratch; 128 if none
         depth: number of layers from scratch; 3 if none
         heads: attention heads from scratch; 4 if none
-        hidden: width of the MLP from scratch; 4 dim if none
-        position_std: deviation of the initial values of a new position table; 1 if none, as large as the tokens (0.02
-            in the library)
-        freeze: keep the model from learning, wholly or but for its norms
+        hidden: hidden width of the MLP from scratch; 4 dim if none
+        position_std: initial standard deviation of a new position table; 1 if none, as large as the tokens (0.02 in
+            the library)
+        freeze: freeze the model's weights: none, all, or all but its norms
         lr: learning rate of the model (2e-5 to 1e-4 suits a checkpoint); the run's if none
-        out_dim: width after the encoder; the model's own if none
+        out_dim: width of the encoder's output; the model's own if none
     """
 
-    unit: Tensor
+    embed_scale: Tensor
 
     def __init__(
         self,
@@ -65,155 +65,177 @@ class HF(Encoder):
         super().__init__(spec)
         sources = {"config": config, "pretrained": pretrained}
         sizes = {"architecture": architecture, "dim": dim, "depth": depth, "heads": heads, "hidden": hidden}
-        given = [k for k, v in (sources | sizes).items() if v is not None]
-        if len(given) > 1 and given[0] in sources:
-            raise OptionError(f"{given[0]} settles the architecture; leave out {', '.join(given[1:])}")
+        options = [k for k, v in (sources | sizes).items() if v is not None]
+        if len(options) > 1 and options[0] in sources:
+            raise OptionError(f"{options[0]} sets the architecture; leave out {', '.join(options[1:])}")
         if config is not None:
-            chosen = _parsed(config)
+            model_config = _parse_config(config)
         elif pretrained is not None:
-            chosen = _fetched(_library().AutoConfig, pretrained)
+            model_config = _from_pretrained(_import_transformers().AutoConfig, pretrained)
         else:
-            chosen = _small(architecture or "roberta", dim or 128, depth or 3, heads or 4, hidden, spec)
-        # Words play no part: a vocabulary of thousands would be built only to be thrown away.
-        chosen.vocab_size = max(getattr(chosen, "pad_token_id", 0) or 0, 0) + 1
-        self.model = _build(chosen)
-        self.chosen, self.pretrained, self.freeze, self.lr = chosen, pretrained, freeze, lr
+            model_config = _make_small_config(
+                architecture or "roberta", dim or 128, depth or 3, heads or 4, hidden, spec
+            )
+        # The word embeddings are removed below, so build as few as possible.
+        model_config.vocab_size = max(getattr(model_config, "pad_token_id", 0) or 0, 0) + 1
+        self.model = _build_model(model_config)
+        self.config, self.pretrained, self.freeze, self.lr = model_config, pretrained, freeze, lr
 
-        table = self._table()
-        pad = getattr(table, "padding_idx", None)
-        self.shift = 0 if pad is None else pad + 1  # RoBERTa counts from the row after its padding row
+        table = self._find_position_table()
+        padding_idx = getattr(table, "padding_idx", None)
+        # RoBERTa's positions begin after its padding row.
+        self.position_offset = 0 if padding_idx is None else padding_idx + 1
         rows = getattr(table, "num_embeddings", None)
-        if rows is not None and spec.tokens + self.shift > rows:
+        if rows is not None and spec.num_tokens + self.position_offset > rows:
             raise OptionError(
-                f"{spec.tokens} tokens do not fit the {rows - self.shift} positions of {chosen.model_type}; "
-                "make fewer tokens (a larger patch, a shorter series) or choose another checkpoint"
+                f"{spec.num_tokens} tokens do not fit the {rows - self.position_offset} positions of "
+                f"{model_config.model_type}; make fewer tokens (a larger patch, a shorter series) or choose another "
+                "checkpoint"
             )
         width = self.model.get_input_embeddings().embedding_dim
         self.model.set_input_embeddings(nn.Identity())
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
-        self.register_buffer("unit", torch.ones(()))
-        self.project = projection(spec.dim or 0, width)
-        inner = chosen.hidden_size
-        self.out_project = nn.Linear(inner, out_dim) if out_dim not in (None, inner) else nn.Identity()
-        self.out = spec.but(dim=out_dim or inner, causal=False, prefix=0)
+        self.register_buffer("embed_scale", torch.ones(()))
+        self.project = build_projection(spec.dim or 0, width)
+        hidden_size = model_config.hidden_size
+        self.out_project = nn.Linear(hidden_size, out_dim) if out_dim not in (None, hidden_size) else nn.Identity()
+        self.out = spec.replace(dim=out_dim or hidden_size, causal=False, num_prefix_tokens=0)
 
-        none = f"{chosen.model_type} has no position table" if table is None else None
+        missing_reason = f"{model_config.model_type} has no position table" if table is None else None
         if pretrained is not None:
-            none = "the positions are the checkpoint's"
-        check_position_std(position_std, "encoder", none)
-        if table is not None and none is None:
+            missing_reason = "the positions are the checkpoint's"
+        check_position_std(position_std, "encoder", missing_reason)
+        if table is not None and missing_reason is None:
             with torch.no_grad():
-                start_positions(table.weight, position_std)
-                if pad is not None:
-                    table.weight[pad] = 0
+                init_pos_embed(table.weight, position_std)
+                if padding_idx is not None:
+                    table.weight[padding_idx] = 0
 
-    def _table(self) -> nn.Embedding | None:
-        """The model's table of absolute positions, if it has one."""
+    def _find_position_table(self) -> nn.Embedding | None:
+        """Return the model's table of absolute positions, or None if it has none."""
         table = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
         return table if isinstance(table, nn.Embedding) else None
 
-    def enter(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Projected tokens in units of the checkpoint's words, and their rows of the model's position table."""
-        # Zeros where invalid: whatever lies there, even NaN, must not reach a product.
-        content = self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0)) * self.unit
-        table = self._table()
-        rows = torch.zeros_like(content) if table is None else F.embedding(tokens.index + self.shift, table.weight)
-        return content, rows
+    def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Return token embeddings, scaled to the size of the checkpoint's word embeddings, and position embeddings."""
+        # Invalid tokens may hold anything, even NaN, which would spread through the projection's gradient.
+        embeddings = self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0)) * self.embed_scale
+        table = self._find_position_table()
+        if table is None:
+            return embeddings, torch.zeros_like(embeddings)
+        return embeddings, F.embedding(tokens.grid_index + self.position_offset, table.weight)
 
-    def place(self, tokens: Tokens) -> Tensor:
-        """Rows of the model's position table, led out by the output map where widths differ; zeros if it has none."""
-        rows = self.enter(tokens)[1]
-        if self._table() is None or rows.shape[-1] != self.chosen.hidden_size:
-            return super().place(tokens)
+    def pos_embed(self, tokens: Tokens) -> Tensor:
+        """Return the position embedding of each token, through the output projection where widths differ.
+
+        Zeros if the model has no position table.
+        """
+        rows = self.embed_inputs(tokens)[1]
+        if self._find_position_table() is None or rows.shape[-1] != self.config.hidden_size:
+            return super().pos_embed(tokens)
         return rows @ self.out_project.weight.T if isinstance(self.out_project, nn.Linear) else rows
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Tokens of [B, N, spec.dim] -> Tokens of [B, N, out.dim], zero where invalid."""
+        """Encode tokens [B, N, spec.dim] to [B, N, out.dim], zero where invalid."""
         valid, invalid = tokens.valid, ~tokens.valid[..., None]
+        x, _ = self.embed_inputs(tokens)  # the model adds the positions itself
         # A row without any valid token attends to everything, since a softmax over nothing is NaN in some kernels.
-        x, _ = self.enter(tokens)  # the model adds the positions itself
-        seen = valid | ~valid.any(1, keepdim=True)
-        answer = self.model(inputs_embeds=x, attention_mask=seen.long(), position_ids=tokens.index + self.shift)
-        x = self.out_project(answer.last_hidden_state)
-        return tokens.but(values=x.masked_fill(invalid, 0))
+        attention_mask = valid | ~valid.any(1, keepdim=True)
+        model_output = self.model(
+            inputs_embeds=x,
+            attention_mask=attention_mask.long(),
+            position_ids=tokens.grid_index + self.position_offset,
+        )
+        x = self.out_project(model_output.last_hidden_state)
+        return tokens.replace(values=x.masked_fill(invalid, 0))
 
-    def warm_start(self) -> None:
-        """Copy the checkpoint's weights; from then on the recorded configuration rebuilds this without it.
+    def init_from_pretrained(self) -> None:
+        """Copy the checkpoint's weights, and set `config_overrides` so that rebuilding does not need the checkpoint.
 
         Raises:
             CheckpointError: a tensor of the model is not in the checkpoint
         """
         if self.pretrained is not None:
-            loaded, info = _fetched(
-                _library().AutoModel, self.pretrained, use_safetensors=True, output_loading_info=True
+            loaded, info = _from_pretrained(
+                _import_transformers().AutoModel, self.pretrained, use_safetensors=True, output_loading_info=True
             )
             missing = set(info["missing_keys"])
             state = {k: v for k, v in loaded.state_dict().items() if k not in missing}
             words = loaded.get_input_embeddings()
-            self.unit.fill_(words.weight.square().mean().sqrt())
-            fill(self.model, state, [n for n, _ in self.model.named_parameters()], self.pretrained)
+            self.embed_scale.fill_(words.weight.square().mean().sqrt())
+            copy_parameters(self.model, state, [n for n, _ in self.model.named_parameters()], self.pretrained)
         sizes = dict.fromkeys(("pretrained", "architecture", "dim", "depth", "heads", "hidden"))
-        self.rebuild = {**sizes, "config": self.chosen.to_json_string(use_diff=False)}
+        self.config_overrides = {**sizes, "config": self.config.to_json_string(use_diff=False)}
 
-    def freezes(self) -> tuple[str, ...]:
-        """The model, as `freeze` says."""
+    def frozen_paths(self) -> tuple[str, ...]:
+        """Return the parameters of the model that `freeze` selects."""
         if self.freeze == "all-but-norms":
-            return tuple(f"model.{name}" for name in outside_norms(self.model))
+            return tuple(f"model.{name}" for name in iter_non_norm_parameters(self.model))
         return ("model",) if self.freeze == "all" else ()
 
-    def rates(self) -> dict[str, float]:
-        """`lr` for the model."""
+    def lr_overrides(self) -> dict[str, float]:
+        """Return `lr` for the model, if it is set."""
         return {} if self.lr is None else {"model": self.lr}
 
 
-def _library() -> Any:
+def _import_transformers() -> Any:
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise TstkError(f"encoder 'hf' needs {error.name}, which is not installed: {install_command('hf')}") from error
+        raise TstkError(
+            f"encoder 'hf' needs {error.name}, which is not installed: {format_install_command('hf')}"
+        ) from error
     return transformers
 
 
-def _small(kind: str, dim: int, depth: int, heads: int, hidden: int | None, spec: Spec) -> Any:
-    """A configuration from sizes; the names that differ between architectures are settled here."""
+def _make_small_config(architecture: str, dim: int, depth: int, heads: int, hidden: int | None, spec: Spec) -> Any:
+    """Return a configuration of the given sizes, with the field names of the architecture."""
     check_heads(heads, dim)
-    names = {"hidden_size": dim, "num_hidden_layers": depth, "num_attention_heads": heads, "pad_token_id": 0}
-    names["hidden_dim" if kind == "distilbert" else "intermediate_size"] = hidden or 4 * dim
-    if kind == "electra":
-        names["embedding_size"] = dim
-    # One row more than tokens: RoBERTa keeps its first for padding.
-    return _library().AutoConfig.for_model(kind, **names, max_position_embeddings=spec.tokens + 1)
+    fields = {"hidden_size": dim, "num_hidden_layers": depth, "num_attention_heads": heads, "pad_token_id": 0}
+    fields["hidden_dim" if architecture == "distilbert" else "intermediate_size"] = hidden or 4 * dim
+    if architecture == "electra":
+        fields["embedding_size"] = dim
+    # One row more than there are tokens: RoBERTa reserves its first row for padding.
+    return _import_transformers().AutoConfig.for_model(
+        architecture, **fields, max_position_embeddings=spec.num_tokens + 1
+    )
 
 
-def _parsed(text: str) -> Any:
+def _parse_config(text: str) -> Any:
     try:
-        return _library().AutoConfig.for_model(**json.loads(text))
+        return _import_transformers().AutoConfig.for_model(**json.loads(text))
     except (TypeError, ValueError) as error:
-        raise OptionError(f"config is no configuration of a transformers model: {_brief(error)}") from error
+        raise OptionError(f"config is not a configuration of a transformers model: {_first_line(error)}") from error
 
 
-def _fetched(auto: Any, name: str, **how: Any) -> Any:
+def _from_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
     try:
-        return auto.from_pretrained(name, **how)
+        return auto_class.from_pretrained(name, **kwargs)
     except (OSError, ValueError) as error:
-        raise OptionError(f"pretrained={name!r} cannot be read from a folder or the hub: {_brief(error)}") from error
-
-
-def _build(config: Any) -> Any:
-    """The model of a configuration, with random weights, if tokens and their slots can be fed to it."""
-    try:
-        model = _library().AutoModel.from_config(config)
-    except ValueError as error:
-        raise OptionError(f"{config.model_type} cannot be built: {_brief(error)}") from error
-    lacking = {"inputs_embeds", "attention_mask", "position_ids"} - set(inspect.signature(model.forward).parameters)
-    if lacking:
         raise OptionError(
-            f"{config.model_type} takes no {', '.join(sorted(lacking))}, so it cannot be told what tokens hold and "
-            "where they sit; bert, electra and roberta can"
+            f"pretrained={name!r} cannot be read from a folder or the hub: {_first_line(error)}"
+        ) from error
+
+
+def _build_model(config: Any) -> Any:
+    """Build the model of a configuration with random weights.
+
+    Raises:
+        OptionError: it cannot be built, or takes no input embeddings, attention mask or position ids
+    """
+    try:
+        model = _import_transformers().AutoModel.from_config(config)
+    except ValueError as error:
+        raise OptionError(f"{config.model_type} cannot be built: {_first_line(error)}") from error
+    missing = {"inputs_embeds", "attention_mask", "position_ids"} - set(inspect.signature(model.forward).parameters)
+    if missing:
+        raise OptionError(
+            f"{config.model_type} takes no {', '.join(sorted(missing))}, which this encoder needs; use bert, electra "
+            "or roberta"
         )
     return model.float()
 
 
-def _brief(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]

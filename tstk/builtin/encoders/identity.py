@@ -1,4 +1,4 @@
-"""The encoder that does nothing, for tokenizers that already encode."""
+"""The identity encoder, for tokenizers that already encode."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from tstk.core.types import Tokens
 
 
 class Identity(Encoder):
-    """Tokens as they come, for tokenizers that already encode.
+    """Tokens unchanged, for tokenizers that already encode.
 
-    It adds no positions: a head that pools its tokens does not see their order.
+    It adds no positions: a head that pools the tokens cannot see their order.
     """
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """The very same tokens."""
+        """Return `tokens` unchanged."""
         return tokens

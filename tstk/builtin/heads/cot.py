@@ -1,4 +1,4 @@
-"""Latent reasoning tokens ask the series, confer, and vote."""
+"""A classification head of latent reasoning tokens that cross-attend to the encoded series."""
 
 from __future__ import annotations
 
@@ -10,69 +10,72 @@ from torch import Tensor, nn
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError
-from tstk.nn.attention import Attention, key_mask
+from tstk.nn.attention import Attention, make_key_mask
 from tstk.nn.blocks import MLP
 from tstk.nn.positions import POSITION_STD
 
 if TYPE_CHECKING:
-    from tstk.report.context import Known
+    from tstk.report.context import RunContext
     from tstk.report.page import Section
 
 
 class CoT(Head):
-    """The latent reasoning head of CWT-MAE ("chain of thought"): a few learned tokens attend to the encoded
-    series, then to each other, pass a feed-forward layer, and their mean is classified.
+    """The latent reasoning head of CWT-MAE ("chain of thought").
 
-    Post-norm, one pass, every matrix Xavier-uniform. With `--channels independent` each channel has a learned vector
-    that is added to its tokens, as positions are in encoders; else no token would say which channel it is of.
+    A few learned tokens cross-attend to the encoded series, then to each other, pass an MLP, and their mean is
+    classified. Post-norm, one pass, Xavier-uniform weights. With `--channels independent` a learned channel embedding
+    is added to the tokens of each channel, which carry no information about their channel otherwise.
 
     Args:
         tokens: number of reasoning tokens
         heads: attention heads
-        dropout: on attention and inside the feed-forward layer
+        dropout: dropout rate of the attention probabilities and of the output of the MLP
     """
 
-    needs = ("classes",)
+    needs = ("num_classes",)
 
     def __init__(self, spec: Spec, *, tokens: int = 8, heads: int = 4, dropout: float = 0.2) -> None:
         super().__init__(spec)
         if tokens < 1:
             raise OptionError(f"head.tokens={tokens}: expected at least 1")
         dim = spec.dim or 0
-        self.thoughts = nn.Parameter(torch.randn(tokens, dim) * 0.02)
-        self.channels = nn.Parameter(torch.randn(spec.grid[-1], 1, dim) * POSITION_STD) if spec.channel_axis else None
-        self.ask = Attention(dim, heads, dropout=dropout)
-        self.confer = Attention(dim, heads, dropout=dropout)
-        self.think = MLP(dim, 4 * dim, dropout)
+        self.reasoning_tokens = nn.Parameter(torch.randn(tokens, dim) * 0.02)
+        self.channel_embed = (
+            nn.Parameter(torch.randn(spec.grid_size[-1], 1, dim) * POSITION_STD) if spec.channel_axis else None
+        )
+        self.cross_attn = Attention(dim, heads, dropout=dropout)
+        self.self_attn = Attention(dim, heads, dropout=dropout)
+        self.mlp = MLP(dim, 4 * dim, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.classify = nn.Linear(dim, spec.classes or 0)
-        for part in self.modules():
-            if isinstance(part, nn.Linear):
-                nn.init.xavier_uniform_(part.weight)
-                nn.init.zeros_(part.bias)
+        self.classify = nn.Linear(dim, spec.num_classes or 0)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
 
-    def looks(self, tokens: Tokens) -> Tensor:
-        """What each reasoning token attends to at first, [B, reasoning tokens, N], means over the heads; a row sums to
-        1."""
-        x = self.thoughts.expand(tokens.values.shape[0], -1, -1)
-        return self.ask.shares(x, self._with_channels(tokens), mask=key_mask(tokens.valid)).mean(1)
+    def attention_weights(self, tokens: Tokens) -> Tensor:
+        """Return the cross-attention of the reasoning tokens, averaged over heads: [B, reasoning tokens, N]."""
+        x = self.reasoning_tokens.expand(tokens.values.shape[0], -1, -1)
+        return self.cross_attn.attention_weights(
+            x, self._add_channel_embed(tokens), mask=make_key_mask(tokens.valid)
+        ).mean(1)
 
-    def _with_channels(self, tokens: Tokens) -> Tensor:
-        """Tokens that say which channel they are of, [B, N, D]."""
-        if self.channels is None:
+    def _add_channel_embed(self, tokens: Tokens) -> Tensor:
+        """Return the token values with channel embeddings added, [B, N, D]."""
+        if self.channel_embed is None:
             return tokens.values
-        return (tokens.values.unflatten(1, (len(self.channels), -1)) + self.channels).flatten(1, 2)
+        return (tokens.values.unflatten(1, (len(self.channel_embed), -1)) + self.channel_embed).flatten(1, 2)
 
-    def section(self, known: Known) -> Section | None:
-        """Some series, and what the reasoning tokens look at in them."""
-        from tstk.report.attention import reasoning
+    def report_section(self, context: RunContext) -> Section | None:
+        """Return a report section of some series with the attention of the reasoning tokens."""
+        from tstk.report.attention import render_reasoning_attention
 
-        return reasoning(known, self)
+        return render_reasoning_attention(context, self)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Logits [B, classes]."""
-        x = self.thoughts.expand(tokens.values.shape[0], -1, -1)
-        x = self.norms[0](x + self.ask(x, self._with_channels(tokens), mask=key_mask(tokens.valid)))
-        x = self.norms[1](x + self.confer(x))
-        x = self.norms[2](x + self.think(x))
+        """Return logits, [B, num_classes]."""
+        x = self.reasoning_tokens.expand(tokens.values.shape[0], -1, -1)
+        x = self.norms[0](x + self.cross_attn(x, self._add_channel_embed(tokens), mask=make_key_mask(tokens.valid)))
+        x = self.norms[1](x + self.self_attn(x))
+        x = self.norms[2](x + self.mlp(x))
         return self.classify(x.mean(1))

@@ -1,4 +1,4 @@
-"""Pool, then one matrix."""
+"""A linear classification head on pooled tokens."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from torch.nn import functional as F
 
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
-from tstk.errors import NeedsError
+from tstk.errors import IncompatibleError
 from tstk.nn.reduce import pool_channels
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
-    from tstk.data.datasets import Part
+    from tstk.data.datasets import Split
 
-ABSENT = -10.0
-"""Initial bias of a class without training series, where the weights come from a regression."""
+ABSENT_CLASS_BIAS = -10.0
+"""Initial bias of a class without training series, with weights from a logistic regression."""
 
 
 class Linear(Head):
-    """One linear layer over pooled tokens: the probe and the plain classifier.
+    """Linear layer on pooled tokens, for linear probes and fine-tuning.
 
-    With `--channels independent` the tokens of each channel are pooled alone, and channels stand side by side.
+    With `--channels independent` the tokens of each channel are pooled separately and the channels concatenated.
 
     Args:
-        pool: mean or max of valid tokens; statistics, their mean and deviation; cls, the encoder's CLS token; flatten,
-            all tokens side by side
-        dropout: on the pooled vector
-        start: random weights; or logistic, those of a logistic regression on the features that the encoder has before
-            training, which a low rate then changes little (Kumar et al. 2022)
-        standardise: bring each of its numbers to mean 0 and deviation 1 first, as in a batch while training and as on
-            average afterwards; for frozen features, whose sizes mean nothing
+        pool: mean or max of valid tokens; statistics, their mean and standard deviation; cls, the encoder's CLS token;
+            flatten, all tokens concatenated
+        dropout: dropout rate of the pooled vector
+        init: random weights; or logistic, those of a logistic regression on the encoder's features before training,
+            to be fine-tuned at a low learning rate (Kumar et al. 2022)
+        standardize: batch-normalise the pooled vector, without learned parameters; for frozen features, whose scale
+            is arbitrary
     """
 
-    needs = ("classes",)
+    needs = ("num_classes",)
 
     def __init__(
         self,
@@ -44,70 +44,76 @@ class Linear(Head):
         *,
         pool: Literal["mean", "max", "statistics", "cls", "flatten"] = "mean",
         dropout: float = 0.0,
-        start: Literal["random", "logistic"] = "random",
-        standardise: bool = False,
+        init: Literal["random", "logistic"] = "random",
+        standardize: bool = False,
     ) -> None:
         super().__init__(spec)
-        if pool == "cls" and not spec.prefix:
-            raise NeedsError(
-                "--head.pool cls needs a CLS token, and this encoder adds none; switch it on with "
-                "--encoder.cls, or use --head.pool mean"
+        if pool == "cls" and not spec.num_prefix_tokens:
+            raise IncompatibleError(
+                "--head.pool cls needs a CLS token, but this encoder has none; add one with --encoder.cls, or use "
+                "--head.pool mean"
             )
-        self.pool, self.begin = pool, start
-        self.channels = spec.grid[-1] if spec.channel_axis else 1
-        vectors = {"flatten": spec.tokens, "statistics": 2 * self.channels}.get(pool, self.channels)
-        width = (spec.dim or 0) * vectors
-        self.scale = nn.BatchNorm1d(width, affine=False) if standardise else None
+        self.pool, self.init = pool, init
+        self.channels = spec.grid_size[-1] if spec.channel_axis else 1
+        num_vectors = {"flatten": spec.num_tokens, "statistics": 2 * self.channels}.get(pool, self.channels)
+        width = (spec.dim or 0) * num_vectors
+        self.feature_norm = nn.BatchNorm1d(width, affine=False) if standardize else None
         self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(width, spec.classes or 0)
+        self.classify = nn.Linear(width, spec.num_classes or 0)
 
-    def start(self, pipeline: Pipeline, train: Part) -> str:
-        """Take the weights of a logistic regression, if asked."""
-        if self.begin == "random":
+    def init_from_data(self, pipeline: Pipeline, train_split: Split) -> str:
+        """Set the weights to those of a logistic regression if `init` is `logistic`; return a note for the user."""
+        if self.init == "random":
             return ""
-        from tstk.evaluation.evaluate import in_order
-        from tstk.evaluation.simple_classifiers import Logistic
+        from tstk.evaluation.evaluate import iter_batches
+        from tstk.evaluation.simple_classifiers import LogisticRegression
 
-        assert train.y is not None
-        mode = pipeline.training
+        assert train_split.y is not None
+        was_training = pipeline.training
         pipeline.eval()
         with torch.no_grad():
             device = self.classify.weight.device
-            pooled = torch.cat([self.pooled(pipeline.encode(s)).cpu() for s in in_order(train, 256, device)]).double()
-            fitted = Logistic().fit(pooled, train.y, train.groups)
-            model, mean, std = fitted.model, fitted.mean, fitted.std
-            if self.scale is not None:
-                self.scale.load_state_dict({"running_mean": mean, "running_var": std.square()}, strict=False)
+            pooled = torch.cat(
+                [self.pool_tokens(pipeline.encode(s)).cpu() for s in iter_batches(train_split, 256, device)]
+            ).double()
+            regression = LogisticRegression().fit(pooled, train_split.y, train_split.groups)
+            model, mean, std = regression.model, regression.mean, regression.std
+            if self.feature_norm is not None:
+                self.feature_norm.load_state_dict({"running_mean": mean, "running_var": std.square()}, strict=False)
                 mean, std = torch.zeros_like(mean), torch.ones_like(std)
             weight = model.weight / std[:, None]
             self.classify.weight.zero_()
-            self.classify.bias.fill_(ABSENT)
+            self.classify.bias.fill_(ABSENT_CLASS_BIAS)
             self.classify.weight[model.classes] = weight.T.to(self.classify.weight)
             self.classify.bias[model.classes] = (model.bias - mean @ weight).to(self.classify.bias)
-        pipeline.train(mode)
-        return f"the head starts from a logistic regression of {len(train)} series' features (C = {fitted.C:g})"
+        pipeline.train(was_training)
+        return (
+            f"the head is initialised by a logistic regression on the features of {len(train_split)} series "
+            f"(C = {regression.C:g})"
+        )
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Logits [B, classes]."""
-        pooled = self.pooled(tokens)
-        if self.scale is not None:
-            # statistics move here, not in after_step: a head is not run twice; and one series alone has no deviation
-            known = self.scale.running_mean, self.scale.running_var
-            pooled = F.batch_norm(pooled, *known, training=self.training and len(pooled) > 1)
+        """Return logits, [B, num_classes]."""
+        pooled = self.pool_tokens(tokens)
+        if self.feature_norm is not None:
+            # Running statistics are updated here, not in after_step, since a head is never run twice in a step. A batch
+            # of one series has no variance, so it is normalised as in eval mode.
+            running_stats = self.feature_norm.running_mean, self.feature_norm.running_var
+            pooled = F.batch_norm(pooled, *running_stats, training=self.training and len(pooled) > 1)
         return self.classify(self.dropout(pooled))
 
-    def pooled(self, tokens: Tokens) -> Tensor:
-        """One vector per series, [B, W]."""
+    def pool_tokens(self, tokens: Tokens) -> Tensor:
+        """Return one vector per series, [B, W]."""
         if self.pool == "cls":
             assert tokens.prefix is not None
             return tokens.prefix.unflatten(1, (self.channels, -1)).mean(2).flatten(1)
         if self.pool == "flatten":
-            return laid_out(tokens, self.spec.tokens).flatten(1)
+            return scatter_to_grid(tokens, self.spec.num_tokens).flatten(1)
         return pool_channels(tokens.values, tokens.valid, self.channels, self.pool)
 
 
-def laid_out(tokens: Tokens, slots: int) -> Tensor:
-    """Values on the whole grid, [B, slots, D]: each valid token at its index, zeros elsewhere."""
+def scatter_to_grid(tokens: Tokens, num_tokens: int) -> Tensor:
+    """Scatter the values of valid tokens to the grid, [B, num_tokens, D]; zeros elsewhere."""
     values = tokens.values * tokens.valid[..., None]
-    grid = torch.zeros(values.shape[0], slots, values.shape[-1], dtype=values.dtype, device=values.device)
-    return grid.scatter_add(1, tokens.index[..., None].expand_as(values), values)
+    grid = torch.zeros(values.shape[0], num_tokens, values.shape[-1], dtype=values.dtype, device=values.device)
+    return grid.scatter_add(1, tokens.grid_index[..., None].expand_as(values), values)

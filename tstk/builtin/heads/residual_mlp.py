@@ -1,4 +1,4 @@
-"""Pool, then a few residual layers."""
+"""A residual MLP classification head on pooled tokens."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from tstk.nn.reduce import pool_channels
 
 
 class ResidualMLP(Head):
-    """Mean of the tokens through a residual MLP (CWT-MAE's plain head).
+    """Residual MLP on the mean of the tokens (CWT-MAE's plain head).
 
-    With `--channels independent` each channel has a mean of its own, and they stand side by side.
+    With `--channels independent` the tokens of each channel are averaged separately and the channels concatenated.
 
     Args:
-        hidden: width inside
+        hidden: hidden width
         depth: number of residual blocks
-        dropout: after each activation and at the end of each block
+        dropout: dropout rate after each activation and at the end of each block
     """
 
-    needs = ("classes",)
+    needs = ("num_classes",)
 
     def __init__(self, spec: Spec, *, hidden: int = 512, depth: int = 2, dropout: float = 0.1) -> None:
         super().__init__(spec)
-        self.channels = spec.grid[-1] if spec.channel_axis else 1
+        self.channels = spec.grid_size[-1] if spec.channel_axis else 1
         dim = (spec.dim or 0) * self.channels
-        self.enter = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout))
+        self.in_proj = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout))
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(hidden),
@@ -38,11 +38,11 @@ class ResidualMLP(Head):
             )
             for _ in range(depth)
         )
-        self.classify = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, spec.classes or 0))
+        self.classify = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, spec.num_classes or 0))
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Logits [B, classes]."""
-        x = self.enter(pool_channels(tokens.values, tokens.valid, self.channels, "mean"))
+        """Return logits, [B, num_classes]."""
+        x = self.in_proj(pool_channels(tokens.values, tokens.valid, self.channels, "mean"))
         for block in self.blocks:
             x = x + block(x)
         return self.classify(x)

@@ -1,4 +1,4 @@
-"""Two views of a series are told from all others."""
+"""Contrastive learning with two augmented views of each series."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from torch.nn import functional as F
 
 from tstk.core.interfaces import Loss
 from tstk.core.masking import POLICIES
-from tstk.core.rng import Draws
-from tstk.core.types import Flow, Series, Spec, Tokens
+from tstk.core.rng import SampleRNG
+from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import OptionError
-from tstk.nn.reduce import mean, pool
-from tstk.nn.resample import lengths, sample_at
+from tstk.nn.reduce import masked_mean, masked_pool
+from tstk.nn.resample import interpolate_samples, observed_lengths
 
 
 class Contrastive(Loss):
-    """InfoNCE between two random crops of each series, each resized to its length (Mantis, arXiv:2502.15637).
+    """InfoNCE between two random crops of each series, resized to its length (Mantis, arXiv:2502.15637).
 
-    Encoded tokens are averaged, normalised and projected. The other view of a series is to be found among those of all
-    series of the batch by cosine similarity, from either side.
+    Encoded tokens are averaged, layer-normalised and projected. The loss is the symmetric cross-entropy of identifying
+    the other view of a series among those of the batch by cosine similarity.
 
-    Unlike the paper, tokens of each view may be hidden from the encoder, at random.
+    Unlike the paper, tokens of each view can be masked at random.
 
     Args:
-        crop: largest share of a series that a view leaves out
-        temperature: that similarities are divided by
+        crop: largest fraction of a series that a view leaves out
+        temperature: divisor of the similarities
         dim: width of the projection
-        ratio: share of valid tokens to hide in each view, rounded down; 0 hides none
-        jitter: deviation of a random change of level and log scale of each view's channels, in deviations of the
-            channel; 0 for none
+        ratio: fraction of valid tokens to mask in each view, rounded down; 0 for none
+        jitter: standard deviation of a random shift and log scale of each channel of a view, the shift in units of the
+            channel's standard deviation; 0 for none
     """
 
-    reads = "encoder"
+    consumes = "encoder"
 
     def __init__(
         self,
@@ -47,75 +47,75 @@ class Contrastive(Loss):
         jitter: float = 0.0,
     ) -> None:
         super().__init__(spec)
-        for name, share in (("crop", crop), ("ratio", ratio)):
-            if not 0 <= share < 1:
-                raise OptionError(f"loss.{name}={share}: expected a share from 0 to less than 1")
+        for name, fraction in (("crop", crop), ("ratio", ratio)):
+            if not 0 <= fraction < 1:
+                raise OptionError(f"loss.{name}={fraction}: expected a fraction of at least 0 and less than 1")
         if temperature <= 0:
             raise OptionError(f"loss.temperature={temperature}: expected a number above 0, such as 0.1")
         if jitter < 0:
-            raise OptionError(f"loss.jitter={jitter}: expected a deviation, 0 or more")
+            raise OptionError(f"loss.jitter={jitter}: expected a standard deviation, 0 or more")
         self.crop, self.temperature, self.ratio, self.jitter = crop, temperature, ratio, jitter
         self.project = nn.Sequential(nn.LayerNorm(spec.dim or 0), nn.Linear(spec.dim or 0, dim))
-        self.out = spec.but(target=None)
+        self.out = spec.replace(target_dim=None)
 
-    def views(self, series: Series, draws: Draws) -> Series:
-        """Two crops of each series: [2 B, C, T], all first views before all second ones."""
-        views = [resized_crop(series, self.crop, draws) for _ in range(2)]
+    def make_views(self, series: Series, rng: SampleRNG) -> Series:
+        """Return two views of each series, [2 B, C, T]: all first views, then all second views."""
+        views = [random_resized_crop(series, self.crop, rng) for _ in range(2)]
         if self.jitter:
-            views = [(_shifted(x, observed, self.jitter, draws), observed) for x, observed in views]
-        return series.stack(views)
+            views = [(_jitter(x, observed, self.jitter, rng), observed) for x, observed in views]
+        return series.stack_views(views)
 
-    def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
-        """The encoder sees what is not hidden; nothing is asked of a token."""
+    def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
+        """Return the visible tokens twice: no token is predicted, so there are no queries of their own."""
         if self.ratio:
-            tokens = tokens.keep(tokens.valid & ~POLICIES["random"](tokens, self.ratio, draws))
+            tokens = tokens.select(tokens.valid & ~POLICIES["random"](tokens, self.ratio, rng))
         return tokens, tokens
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """Cross-entropy over the views of the batch; series without any valid token do not count."""
-        assert flow.encoded is not None
-        tokens = flow.encoded
-        z = self.project(pool(tokens.values, tokens.valid, "mean"))
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return the loss over the views of the batch, without series that have no valid token."""
+        assert step_output.encoded is not None
+        tokens = step_output.encoded
+        z = self.project(masked_pool(tokens.values, tokens.valid, "mean"))
         z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
-        one, two = z.chunk(2)
-        some = torch.stack(tokens.valid.any(1).chunk(2)).all(0)
-        similarity = (one @ two.T / self.temperature).masked_fill(~(some & some[:, None]), -1e4)
-        right = torch.arange(len(one), device=z.device)
-        terms = torch.stack([F.cross_entropy(s, right, reduction="none") for s in (similarity, similarity.T)])
-        flow.logs["agreement"] = mean((similarity.detach().argmax(1) == right).to(z.dtype), some)
-        return {"contrastive": mean(terms, some)}
+        z1, z2 = z.chunk(2)
+        valid = torch.stack(tokens.valid.any(1).chunk(2)).all(0)
+        similarity = (z1 @ z2.T / self.temperature).masked_fill(~(valid & valid[:, None]), -1e4)
+        labels = torch.arange(len(z1), device=z.device)
+        losses = torch.stack([F.cross_entropy(s, labels, reduction="none") for s in (similarity, similarity.T)])
+        step_output.metrics["agreement"] = masked_mean((similarity.detach().argmax(1) == labels).to(z.dtype), valid)
+        return {"contrastive": masked_mean(losses, valid)}
 
 
-def _shifted(x: Tensor, observed: Tensor | None, jitter: float, draws: Draws) -> Tensor:
-    """Each channel times a random factor, plus a random share of its own deviation."""
-    u = draws.uniform(x.shape[1], 4)
-    radius = jitter * (-2 * (1 - u[..., :2]).log()).sqrt()
-    one, two = (radius * (2 * math.pi * u[..., 2:]).cos()).unsqueeze(2).unbind(-1)
-    some = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
-    count = some.sum(2, keepdim=True).clamp(min=1)
+def _jitter(x: Tensor, observed: Tensor | None, std: float, rng: SampleRNG) -> Tensor:
+    """Scale each channel by a random factor and shift it by a random multiple of its standard deviation."""
+    u = rng.uniform(x.shape[1], 4)
+    radius = std * (-2 * (1 - u[..., :2]).log()).sqrt()  # two normal variates by the Box-Muller transform
+    log_scale, shift = (radius * (2 * math.pi * u[..., 2:]).cos()).unsqueeze(2).unbind(-1)
+    where = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
+    count = where.sum(2, keepdim=True).clamp(min=1)
     mean = x.sum(2, keepdim=True) / count
-    deviation = (((x - mean) * some).square().sum(2, keepdim=True) / count).sqrt()
-    return torch.where(some, x * one.exp() + two * deviation, x)
+    deviation = (((x - mean) * where).square().sum(2, keepdim=True) / count).sqrt()
+    return torch.where(where, x * log_scale.exp() + shift * deviation, x)
 
 
-def resized_crop(series: Series, most: float, draws: Draws) -> tuple[Tensor, Tensor | None]:
-    """A random stretch of each series, resized to the length of that series by linear interpolation.
+def random_resized_crop(series: Series, max_crop: float, rng: SampleRNG) -> tuple[Tensor, Tensor | None]:
+    """Crop a random part of each series and resize it to the length of the series by linear interpolation.
 
     Args:
         series: x [B, C, T]
-        most: largest share to leave out; the share is uniform, and so is where the stretch begins
-        draws: two numbers per series are taken
+        max_crop: largest fraction to leave out; the fraction is drawn uniformly, and so is the start of the crop
+        rng: draws two numbers per series
 
     Returns:
         x [B, C, T] and where it is observed: both neighbours were, in the same channel
     """
-    left_out, start = draws.uniform() * most, draws.uniform()
-    last = (lengths(series) - 1).clamp(min=0)[:, None]
+    crop, start = rng.uniform() * max_crop, rng.uniform()
+    last = (observed_lengths(series) - 1).clamp(min=0)[:, None]
     time = torch.arange(series.x.shape[2], device=series.x.device).expand(len(series.x), -1)
-    places = (start * left_out)[:, None] * last + time * (1 - left_out)[:, None]
-    places = torch.where(time <= last, places.clamp(max=last), time)
-    x = sample_at(series.x, places)
+    positions = (start * crop)[:, None] * last + time * (1 - crop)[:, None]
+    positions = torch.where(time <= last, positions.clamp(max=last), time)
+    x = interpolate_samples(series.x, positions)
     if series.observed is None:
         return x, None
-    observed = sample_at(series.observed.to(x.dtype), places) > 1 - 1e-6
+    observed = interpolate_samples(series.observed.to(x.dtype), positions) > 1 - 1e-6
     return x.masked_fill(~observed, 0), observed

@@ -1,4 +1,4 @@
-"""Which class is it?"""
+"""The cross-entropy loss of classification."""
 
 from __future__ import annotations
 
@@ -7,55 +7,58 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Loss
-from tstk.core.masking import random
-from tstk.core.rng import Draws
-from tstk.core.types import Flow, Spec, Tokens
+from tstk.core.masking import mask_random
+from tstk.core.rng import SampleRNG
+from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import OptionError
-from tstk.nn.reduce import mean
+from tstk.nn.reduce import masked_mean
 
 
 class CrossEntropy(Loss):
     """Cross-entropy of a head's logits with the class labels.
 
     Args:
-        smoothing: label smoothing (Szegedy et al. 2016), the share of probability spread over all classes
-        hide: share of tokens hidden from the encoder while training, drawn anew in each step (PatchDropout, Liu et
-            al. 2023); a strong regulariser that also saves time
+        smoothing: label smoothing (Szegedy et al. 2016), the probability mass spread over all classes
+        hide: fraction of tokens to drop at random before the encoder in training (PatchDropout, Liu et al. 2023); a
+            strong regulariser that also saves time
         balanced: weight each class by the inverse of its frequency in the training data, clamped to 0.1-10
     """
 
-    needs = ("classes",)
-    reads = "head"
+    needs = ("num_classes",)
+    consumes = "head"
     weight: Tensor
 
     def __init__(self, spec: Spec, *, smoothing: float = 0.0, hide: float = 0.0, balanced: bool = False) -> None:
         super().__init__(spec)
         if not 0 <= hide < 1:
-            raise OptionError(f"loss.hide={hide}: expected a share of 0 or more and less than 1")
+            raise OptionError(f"loss.hide={hide}: expected a fraction of at least 0 and less than 1")
         self.smoothing, self.hide = smoothing, hide
-        weight = torch.ones(spec.classes or 0)
-        if balanced and spec.counts:
-            counts = torch.tensor(spec.counts, dtype=weight.dtype).clamp(min=1)
+        weight = torch.ones(spec.num_classes or 0)
+        if balanced and spec.class_counts:
+            counts = torch.tensor(spec.class_counts, dtype=weight.dtype).clamp(min=1)
             weight = (counts.sum() / (len(counts) * counts)).clamp(0.1, 10)
         self.register_buffer("weight", weight)
 
-    def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
-        """All tokens, but for those hidden while training; the same are asked, since a head answers."""
+    def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
+        """Return the visible tokens twice: all, or in training those that are not dropped."""
         if self.hide and self.training:
-            tokens = tokens.keep(tokens.valid & ~random(tokens, self.hide, draws))
+            tokens = tokens.select(tokens.valid & ~mask_random(tokens, self.hide, rng))
         return tokens, tokens
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """Mean over the labelled series of the batch; the truth is a class, or the shares of several ([B, K])."""
-        assert flow.output is not None
-        assert flow.truth is not None
-        truth = flow.truth
-        each = F.cross_entropy(
-            flow.output,
-            truth,
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return the mean over the labelled series of the batch.
+
+        Targets are class indices [B], -1 where unlabelled, or class probabilities [B, K], all 0 where unlabelled.
+        """
+        assert step_output.head_output is not None
+        assert step_output.targets is not None
+        targets = step_output.targets
+        losses = F.cross_entropy(
+            step_output.head_output,
+            targets,
             self.weight,
             reduction="none",
             label_smoothing=self.smoothing,
-            ignore_index=-1 if truth.ndim == 1 else -100,  # shares have no index
+            ignore_index=-1 if targets.ndim == 1 else -100,  # torch refuses others with class probabilities
         )
-        return {"cross_entropy": mean(each, truth >= 0 if truth.ndim == 1 else truth.sum(1) > 0)}
+        return {"cross_entropy": masked_mean(losses, targets >= 0 if targets.ndim == 1 else targets.sum(1) > 0)}

@@ -1,4 +1,4 @@
-"""How far is the forecast from what came?"""
+"""Regression losses of a forecasting head."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Loss
-from tstk.core.types import Flow, Spec
-from tstk.nn.reduce import mean
+from tstk.core.types import Spec, StepOutput
+from tstk.nn.reduce import masked_mean
 
 
 class Forecast(Loss):
-    """Distance of a head's forecast from the future, in units of the training data's deviation.
+    """Error of a head's forecast, in units of the standard deviation of the training data.
 
     Args:
-        distance: mse, mean square; mae, mean absolute; huber, square below `delta` and linear above
-        delta: where huber turns linear
+        distance: mse, mean squared error; mae, mean absolute error; huber, squared below `delta` and linear above
+        delta: error above which huber is linear
     """
 
     needs = ("horizon",)
-    reads = "head"
+    consumes = "head"
 
     def __init__(self, spec: Spec, *, distance: Literal["mse", "mae", "huber"] = "mse", delta: float = 1.0) -> None:
         super().__init__(spec)
         self.distance, self.delta = distance, delta
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """Mean over the observed samples of the future."""
-        assert flow.output is not None
-        assert flow.truth is not None
-        known = flow.truth.isfinite()
-        truth = flow.truth.nan_to_num()
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return the mean over the observed samples of the future."""
+        assert step_output.head_output is not None
+        assert step_output.targets is not None
+        observed = step_output.targets.isfinite()
+        targets = step_output.targets.nan_to_num()
         if self.distance == "mse":
-            each = (flow.output - truth).square()
+            errors = (step_output.head_output - targets).square()
         elif self.distance == "mae":
-            each = (flow.output - truth).abs()
+            errors = (step_output.head_output - targets).abs()
         else:
-            each = F.huber_loss(flow.output, truth, reduction="none", delta=self.delta)
-        return {self.distance: mean(each, known)}
+            errors = F.huber_loss(step_output.head_output, targets, reduction="none", delta=self.delta)
+        return {self.distance: masked_mean(errors, observed)}

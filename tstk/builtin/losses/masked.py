@@ -1,4 +1,4 @@
-"""Hide tokens, ask for them."""
+"""The masked autoencoding loss."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch import Tensor
 
 from tstk.core.interfaces import Loss
 from tstk.core.masking import POLICIES
-from tstk.core.rng import Draws
-from tstk.core.types import Flow, Spec, Tokens
+from tstk.core.rng import SampleRNG
+from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import OptionError
-from tstk.nn.reduce import mean
+from tstk.nn.reduce import masked_mean
 
 
 class Masked(Loss):
-    """Masked autoencoding: mean square of the hidden tokens' samples (He et al. 2022; Ti-MAE section 3).
+    """Masked autoencoding: mean squared error of the masked tokens' samples (He et al. 2022; Ti-MAE section 3).
 
     Args:
-        ratio: share of valid tokens to hide, rounded down
-        policy: which: random, one block, the tail (with a horizon: the future), whole columns of a two-axis grid,
-            or random but equal for the batch
-        draws: masks per series in each step (Ti-MAE's sampling time)
+        ratio: fraction of valid tokens to mask, rounded down
+        policy: tokens to mask: random, one block, the tail (with a horizon: the future), whole columns of a two-axis
+            grid, or random but equal for the batch
+        num_masks: masks per series in each step (Ti-MAE's sampling time)
     """
 
-    needs = ("target",)
-    decoder = "transformer"
+    needs = ("target_dim",)
+    default_decoder = "transformer"
 
     def __init__(
         self,
@@ -34,30 +34,32 @@ class Masked(Loss):
         *,
         ratio: float = 0.6,
         policy: Literal["random", "block", "tail", "column", "per_batch"] = "random",
-        draws: int = 1,
+        num_masks: int = 1,
     ) -> None:
         super().__init__(spec)
         if not 0 < ratio < 1:
-            raise OptionError(f"loss.ratio={ratio}: expected a share between 0 and 1")
-        if draws < 1:
-            raise OptionError(f"loss.draws={draws}: expected at least 1")
-        self.ratio, self.policy, self.draws = ratio, policy, draws
-        self.blanks = policy == "tail" and spec.horizon is not None
-        self.out = spec.but(aligned=False)
+            raise OptionError(f"loss.ratio={ratio}: expected a fraction between 0 and 1")
+        if num_masks < 1:
+            raise OptionError(f"loss.num_masks={num_masks}: expected at least 1")
+        self.ratio, self.policy, self.num_masks = ratio, policy, num_masks
+        self.masks_future = policy == "tail" and spec.horizon is not None
+        self.out = spec.replace(predicts_in_place=False)
 
-    def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
-        """Seen: what the policy leaves; asked: what it hides."""
-        if self.blanks:
-            hidden = tokens.valid & (tokens.ends(self.spec) > self.spec.length - (self.spec.horizon or 0))
+    def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
+        """Return the visible tokens, and the masked tokens as queries."""
+        if self.masks_future:
+            masked = tokens.valid & (tokens.end_positions(self.spec) > self.spec.length - (self.spec.horizon or 0))
         else:
-            hidden = torch.cat([POLICIES[self.policy](tokens, self.ratio, draws) for _ in range(self.draws)])
-            tokens = tokens.repeat(self.draws)
-        return tokens.keep(tokens.valid & ~hidden), tokens.keep(hidden)
+            masked = torch.cat([POLICIES[self.policy](tokens, self.ratio, rng) for _ in range(self.num_masks)])
+            tokens = tokens.repeat(self.num_masks)
+        return tokens.select(tokens.valid & ~masked), tokens.select(masked)
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """Over observed samples of hidden tokens."""
-        asked = flow.asked
-        assert flow.decoded is not None
-        assert asked.target is not None
-        where = asked.valid[..., None] if asked.weight is None else asked.weight & asked.valid[..., None]
-        return {"masked": mean((flow.decoded - asked.target).square(), where)}
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return the mean over the observed samples of masked tokens."""
+        queries = step_output.queries
+        assert step_output.predictions is not None
+        assert queries.target is not None
+        where = queries.valid[..., None]
+        if queries.target_mask is not None:
+            where = where & queries.target_mask
+        return {"masked": masked_mean((step_output.predictions - queries.target).square(), where)}

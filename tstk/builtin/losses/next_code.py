@@ -1,4 +1,4 @@
-"""Which code comes next?"""
+"""The next-token prediction loss over a codebook."""
 
 from __future__ import annotations
 
@@ -7,39 +7,43 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Decoder, Loss
-from tstk.core.rng import Draws
-from tstk.core.types import Flow, Spec, Tokens
-from tstk.errors import NeedsError
-from tstk.nn.reduce import mean
+from tstk.core.rng import SampleRNG
+from tstk.core.types import Spec, StepOutput, Tokens
+from tstk.errors import IncompatibleError
+from tstk.nn.reduce import masked_mean
 
 
 class NextCode(Loss):
     """Next-token prediction over a codebook: cross-entropy of the code that follows, from a causal encoder."""
 
-    needs = ("vocab", "causal", "ordered")
+    needs = ("vocab_size", "causal", "ordered")
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        self.out = spec.but(target=spec.vocab, aligned=True)
+        self.out = spec.replace(target_dim=spec.vocab_size, predicts_in_place=True)
 
-    def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
-        """Seen: all but the last; asked: all but the first, of each series."""
-        batch, count = tokens.index.shape
-        rows = torch.arange(count - 1, device=tokens.index.device).expand(batch, -1)
-        asked = tokens.at(rows + 1)
-        return tokens.at(rows, asked.valid), asked
+    def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
+        """Return all tokens but the last of each series, and all but the first as queries."""
+        batch, num_tokens = tokens.grid_index.shape
+        index = torch.arange(num_tokens - 1, device=tokens.grid_index.device).expand(batch, -1)
+        queries = tokens.gather(index + 1)
+        return tokens.gather(index, queries.valid), queries
 
-    def attach(self, decoder: Decoder) -> None:
-        """Refuse a decoder through which later codes would leak."""
-        if decoder.mixes:
-            raise NeedsError(
-                f"{self.called()} asks for the next token at every place, but {decoder.called()} looks at "
-                "later places; use --decoder linear"
+    def bind_decoder(self, decoder: Decoder) -> None:
+        """Check that the decoder cannot leak later codes.
+
+        Raises:
+            IncompatibleError: it attends across tokens
+        """
+        if decoder.attends_across:
+            raise IncompatibleError(
+                f"{self.display_name()} predicts the next token at every position, but {decoder.display_name()} "
+                "attends to later positions; use --decoder linear"
             )
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """Mean over valid next tokens; ln(vocab) for an untrained model."""
-        assert flow.decoded is not None
-        assert flow.asked.ids is not None
-        each = F.cross_entropy(flow.decoded.transpose(1, 2), flow.asked.ids, reduction="none")
-        return {"next_code": mean(each, flow.asked.valid)}
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return the mean over valid next tokens; about ln(vocab_size) for an untrained model."""
+        assert step_output.predictions is not None
+        assert step_output.queries.ids is not None
+        losses = F.cross_entropy(step_output.predictions.transpose(1, 2), step_output.queries.ids, reduction="none")
+        return {"next_code": masked_mean(losses, step_output.queries.valid)}

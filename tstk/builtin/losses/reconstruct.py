@@ -1,40 +1,46 @@
-"""Say again what you saw."""
+"""The reconstruction loss of autoencoders."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from tstk.core.interfaces import Decoder, Loss
-from tstk.core.types import Flow, Spec
-from tstk.errors import NeedsError
-from tstk.nn.reduce import mean
+from tstk.core.types import Spec, StepOutput
+from tstk.errors import IncompatibleError
+from tstk.nn.reduce import masked_mean
 
 
 class Reconstruct(Loss):
-    """Mean square between the series and its reconstruction, with nothing hidden: an autoencoder.
+    """Mean squared error of the reconstruction with no masking, as in an autoencoder.
 
-    It marks a decoder that answers per token, or one that answers with the whole series (`own`).
+    Works with decoders that predict per token and with decoders that predict the whole series (`own`).
     """
 
-    series_answers = True
+    accepts_series = True
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        self.out = spec.but(aligned=True)
+        self.out = spec.replace(predicts_in_place=True)
 
-    def attach(self, decoder: Decoder) -> None:
-        """Refuse a tokenwise decoder over tokens that have nothing to reproduce."""
-        if not decoder.whole and self.spec.target is None:
-            raise NeedsError(self.refusal("target"))
-        self.whole = decoder.whole
+    def bind_decoder(self, decoder: Decoder) -> None:
+        """Check that there are targets for a decoder that predicts per token.
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """Over observed samples."""
-        assert flow.decoded is not None
-        tokens, series = flow.asked, flow.series
-        if self.whole:
-            length = series.x.shape[-1]
-            return {"reconstruction": mean((flow.decoded[..., :length] - series.x).square(), series.mask)}
-        assert tokens.target is not None
-        where = tokens.valid[..., None] if tokens.weight is None else tokens.weight & tokens.valid[..., None]
-        return {"reconstruction": mean((flow.decoded - tokens.target).square(), where)}
+        Raises:
+            IncompatibleError: the decoder predicts per token and the tokenizer has no targets
+        """
+        if not decoder.predicts_series and self.spec.target_dim is None:
+            raise IncompatibleError(self.missing_message("target_dim"))
+        self.predicts_series = decoder.predicts_series
+
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return the mean over observed samples."""
+        assert step_output.predictions is not None
+        queries, series = step_output.queries, step_output.series
+        if self.predicts_series:
+            errors = step_output.predictions[..., : series.x.shape[-1]] - series.x
+            return {"reconstruction": masked_mean(errors.square(), series.observed_mask)}
+        assert queries.target is not None
+        where = queries.valid[..., None]
+        if queries.target_mask is not None:
+            where = where & queries.target_mask
+        return {"reconstruction": masked_mean((step_output.predictions - queries.target).square(), where)}

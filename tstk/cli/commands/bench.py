@@ -1,4 +1,4 @@
-"""`tstk bench`: methods x data sets x seeds, compared."""
+"""`tstk bench`: compare methods over data sets and seeds."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import rich_click
 
-from tstk.cli.commands.run import EVERYWHERE, stage_changes
-from tstk.cli.completion import words as any_of
-from tstk.cli.options import Configured, configured
-from tstk.cli.output import console, examples, note, table
-from tstk.config.resolve import Config, chosen, read_toml
+from tstk.cli.commands.run import SHARED_OPTIONS, parse_stage_overrides
+from tstk.cli.completion import complete_choices
+from tstk.cli.options import ConfigCommand, resolve_from_context
+from tstk.cli.output import format_examples, make_console, print_note, print_table
+from tstk.config.resolve import Config, parse_overrides
+from tstk.config.toml import read_toml
 from tstk.errors import OptionError, TstkError, did_you_mean
-from tstk.evaluation.formatting import number
+from tstk.evaluation.formatting import format_number
 
 if TYPE_CHECKING:
     from tstk.benchmarking.suite import Cell, Method
 
-KEYS = ("methods", "data", "seeds", "common", "data_root")
-NAME = re.compile(r"\w[\w.+=-]*")
+FILE_KEYS = ("methods", "data", "seeds", "common", "data_root")
+METHOD_NAME_PATTERN = re.compile(r"\w[\w.+=-]*")
 
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples(
+    epilog=format_examples(
         "tstk bench --method cot='--head cot' --method linear='--head linear' --data GunPoint,ArrowHead --out bench",
         "tstk bench --method cot='--head cot' --method nearest=peer:1nn --data GunPoint --out bench",
         "tstk bench bench.toml --seeds 0,1,2 --out bench",
@@ -40,25 +41,27 @@ NAME = re.compile(r"\w[\w.+=-]*")
     "methods",
     multiple=True,
     metavar="NAME=FLAGS",
-    help="something to compare: flags of tstk train, RECIPE [--set STAGE.OPTION=VALUE], or peer:NAME (1nn, logistic, "
-    "minirocket, multirocket-hydra; of forecasts linear, season, last-value); one without a head is "
+    help="method to compare: flags of tstk train, RECIPE [--set STAGE.OPTION=VALUE], or peer:NAME (1nn, logistic, "
+    "minirocket, multirocket-hydra; for forecasting linear, season, last-value); a method without a head is "
     "scored by a linear probe",
 )
-@rich_click.option("--data", metavar="NAME|PATH,...", help="data sets, commas between them")
-@rich_click.option("--seeds", metavar="int,...", help="seeds of training, commas between them; 0 if not given")
-@rich_click.option("--common", metavar="FLAGS", help="flags that every method gets, before its own")
-@rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name")
-@rich_click.option("--score", metavar="NAME", help="what to compare; accuracy, or mse for forecasts, if not given")
+@rich_click.option("--data", metavar="NAME|PATH,...", help="data sets, separated by commas")
+@rich_click.option("--seeds", metavar="int,...", help="training seeds, separated by commas; 0 if not given")
+@rich_click.option(
+    "--common", metavar="FLAGS", help="flags of tstk train for every method; a method's own flags override them"
+)
+@rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
+@rich_click.option("--score", metavar="NAME", help="metric to compare; if not given, accuracy, or mse for forecasting")
 @rich_click.option(
     "--test",
     type=click.Choice(["nemenyi", "holm"]),
     default="nemenyi",
     show_default=True,
-    shell_complete=any_of("nemenyi", "holm"),
-    help="what tells methods apart: distance of mean ranks, or Wilcoxon's test of each pair with Holm's correction",
+    shell_complete=complete_choices("nemenyi", "holm"),
+    help="significance test: nemenyi (distance of mean ranks) or holm (pairwise Wilcoxon tests, Holm-corrected)",
 )
-@rich_click.option("--out", required=True, metavar="DIR", help="folder of all runs and of the tables")
-@rich_click.option("--json", "json_", is_flag=True, help="print all as JSON")
+@rich_click.option("--out", required=True, metavar="DIR", help="folder for all runs and result tables")
+@rich_click.option("--json", "json_", is_flag=True, help="print all results as JSON")
 def command(
     file: str | None,
     methods: tuple[str, ...],
@@ -73,183 +76,187 @@ def command(
 ) -> None:
     """Compare methods over data sets and seeds: means with intervals, mean ranks, a critical-difference diagram.
 
-    FILE is a .toml with the table [methods] and the keys data, seeds, common and data_root; flags go on top. Each cell
-    is an ordinary run directory OUT/METHOD/DATA/seed-N. A finished one is not run again and one that was interrupted
-    goes on; one that fails is reported and does not stop the rest.
+    FILE is a .toml with the table [methods] and the keys data, seeds, common and data_root; flags override it. Each
+    cell (method, data set, seed) is an ordinary run directory OUT/METHOD/DATA/seed-N. Finished cells are skipped,
+    interrupted ones are resumed, and a failed one is reported without stopping the others.
     """
-    asked = _asked(file, methods, data, seeds, common, data_root)
+    request = _parse_request(file, methods, data, seeds, common, data_root)
 
-    from tstk.benchmarking.page import grid, words
-    from tstk.benchmarking.suite import BOOK, bench
+    from tstk.benchmarking.page import build_table, iter_notes
+    from tstk.benchmarking.suite import RESULTS_FILE, run_benchmark
 
-    sets = _sets(asked["data"], asked["data_root"])
-    shared = [*shlex.split(asked["common"]), *(["--data-root", asked["data_root"]] if asked["data_root"] else [])]
-    first = next(iter(sets.values()))
-    ready: dict[str, Method] = {}
+    data_sets = _locate_data_sets(request["data"], request["data_root"])
+    shared = [*shlex.split(request["common"]), *(["--data-root", request["data_root"]] if request["data_root"] else [])]
+    first_data = next(iter(data_sets.values()))
+    benchmark_methods: dict[str, Method] = {}
     faults: list[str] = []
-    for name, text in asked["methods"].items():
+    for name, text in request["methods"].items():
         try:
-            ready[name] = _method(text, shared, first)
+            benchmark_methods[name] = _build_method(text, shared, first_data)
         except TstkError as e:
             faults += [f"method {name}: {line}" for line in str(e).splitlines()]
     if faults:
         raise TstkError("\n".join(faults))
     try:
-        with _Progress() as told:
-            found = bench(ready, sets, asked["seeds"], out, score=score, test=test, told=told)
+        with _Progress() as on_progress:
+            results = run_benchmark(
+                benchmark_methods, data_sets, request["seeds"], out, score=score, test=test, on_progress=on_progress
+            )
     except KeyboardInterrupt:
-        note(f"{out} keeps the cells that are finished; the same command goes on from there.")
+        print_note(f"Finished cells are kept in {out}; run the same command again to continue.")
         raise
     if json_:
-        click.echo((Path(out) / BOOK).read_text(encoding="utf-8").rstrip())
+        click.echo((Path(out) / RESULTS_FILE).read_text(encoding="utf-8").rstrip())
     else:
-        head, rows = grid(found)
-        table(head, rows, right=head[1:])
-        for paragraph in words(found):
+        head, rows = build_table(results)
+        print_table(head, rows, right_aligned=head[1:])
+        for paragraph in iter_notes(results):
             click.echo(f"\n{paragraph}")
-        click.echo(f"\n{out} has bench.md, bench.csv, {BOOK} and the runs")
-    if found.failed:
+        click.echo(f"\n{out} contains bench.md, bench.csv, {RESULTS_FILE} and the runs")
+    if results.failed_cells:
         raise click.exceptions.Exit(1)
 
 
-def _asked(file: str | None, methods: tuple[str, ...], *given: str | None) -> dict[str, Any]:
-    """What the file and the flags ask for, every fault at once."""
-    held = read_toml(Path(file)) if file else {}
-    faults = [f"{file}: there is no key {k!r}.{did_you_mean(k, KEYS)}" for k in held.keys() - set(KEYS)]
+def _parse_request(file: str | None, methods: tuple[str, ...], *flags: str | None) -> dict[str, Any]:
+    """Merge the benchmark file with the flags, and report all errors at once."""
+    file_values = read_toml(Path(file)) if file else {}
+    faults = [f"{file}: unknown key {k!r}.{did_you_mean(k, FILE_KEYS)}" for k in file_values.keys() - set(FILE_KEYS)]
     names: dict[str, str] = {}
-    told = held.get("methods", {})
-    if not isinstance(told, Mapping) or not all(isinstance(v, str) for v in told.values()):
+    file_methods = file_values.get("methods", {})
+    if not isinstance(file_methods, Mapping) or not all(isinstance(v, str) for v in file_methods.values()):
         faults.append(f'{file}: methods: expected a table of NAME = "flags of tstk train"')
-        told = {}
-    for name, text in [*told.items(), *(_pair(m) for m in methods)]:
+        file_methods = {}
+    for name, text in [*file_methods.items(), *(_parse_method_flag(m) for m in methods)]:
         names[name] = text
-        if not NAME.fullmatch(name):
+        if not METHOD_NAME_PATTERN.fullmatch(name):
             faults.append(
-                f"method {name!r}: a name has letters, digits and . + = - _ only, as folders are called by it"
+                f"method {name!r}: names may contain only letters, digits and . + = - _, as they name folders"
             )
-    data, seeds, common, root = given
-    sets = [d.strip() for d in data.split(",")] if data else held.get("data", [])
+    data, seeds, common, root = flags
+    sets = [d.strip() for d in data.split(",")] if data else file_values.get("data", [])
     if not names:
-        faults.append("no methods: say --method NAME='--head cot', or name a file that has some")
+        faults.append("no methods: give --method NAME='--head cot', or a file with a [methods] table")
     if not isinstance(sets, list) or not sets or not all(isinstance(d, str) and d for d in sets):
-        faults.append("no data sets: say --data GunPoint,ArrowHead")
-    numbers: Any = held.get("seeds", [0])
+        faults.append("no data sets: give --data GunPoint,ArrowHead")
+    numbers: Any = file_values.get("seeds", [0])
     if seeds is not None:
         numbers = [int(s) if s.strip().isdigit() else None for s in seeds.split(",")]
     if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
-        faults.append(f"seeds {numbers if seeds is None else seeds}: expected whole numbers, such as 0,1,2")
-    for key, value in (("common", held.get("common", "")), ("data_root", held.get("data_root", ""))):
+        faults.append(f"seeds {numbers if seeds is None else seeds}: expected non-negative integers, such as 0,1,2")
+    for key, value in (("common", file_values.get("common", "")), ("data_root", file_values.get("data_root", ""))):
         if not isinstance(value, str):
-            faults.append(f"{file}: {key} is {value!r}; expected text")
+            faults.append(f"{file}: {key} is {value!r}; expected a string")
     if faults:
         raise OptionError("\n".join(faults))
-    common = held.get("common", "") if common is None else common
+    common = file_values.get("common", "") if common is None else common
     return {
         "methods": names,
         "data": list(dict.fromkeys(sets)),
         "seeds": list(dict.fromkeys(numbers)),
         "common": common,
-        "data_root": root or held.get("data_root"),
+        "data_root": root or file_values.get("data_root"),
     }
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _parse_method_flag(text: str) -> tuple[str, str]:
     name, equals, flags = text.partition("=")
     if not equals:
         raise OptionError(f"--method {text}: expected NAME=FLAGS, such as --method cot='--encoder bert --head cot'")
     return name, flags
 
 
-def _sets(data: list[str], root: str | None) -> dict[str, str]:
-    """Name -> what was said, each found now, so that a slip does not cost a night."""
+def _locate_data_sets(data: list[str], root: str | None) -> dict[str, str]:
+    """Map data set names to the specifications; locate all of them now, so that errors appear before the first run."""
     from tstk.data.catalog import locate
 
     sets: dict[str, str] = {}
     for use in data:
-        name = "+".join(locate(one.strip(), root).name for one in use.split(",") if one.strip())
+        name = "+".join(locate(source.strip(), root).name for source in use.split(",") if source.strip())
         name = re.sub(r"[^\w.+=-]", "_", name)
         if name in sets:
-            raise OptionError(f"{sets[name]} and {use} are both called {name}; rename a file")
+            raise OptionError(f"{sets[name]} and {use} have the same name {name}; rename one of the files")
         sets[name] = use
     return sets
 
 
-def _method(text: str, shared: list[str], first: str) -> Method:
-    """A method from its words, tried on the first data set without reading it."""
-    from tstk.benchmarking.peers import PREFIX, by_peer
-    from tstk.benchmarking.suite import Method, by_config, by_recipe
-    from tstk.config.recipe import configs, read_recipe
+def _build_method(text: str, shared: list[str], first_data: str) -> Method:
+    """Build a method from its command-line text, and validate its config on the first data set without reading data."""
+    from tstk.benchmarking.peers import PEER_PREFIX, make_peer_runner
+    from tstk.benchmarking.suite import Method, make_config_runner, make_recipe_runner
+    from tstk.config.recipe import read_recipe, resolve_stages
 
     words = shlex.split(text)
-    said = shlex.join([*words, *shared])
-    if words and words[0].startswith(PREFIX):
+    full_text = shlex.join([*words, *shared])
+    if words and words[0].startswith(PEER_PREFIX):
         if words[1:]:
-            raise OptionError(f"{text}: a peer takes no options of its own; leave out {shlex.join(words[1:])}")
-        return Method(said, by_peer(words[0].removeprefix(PREFIX), _config(shared)))
+            raise OptionError(f"{text}: a peer takes no options; remove {shlex.join(words[1:])}")
+        return Method(full_text, make_peer_runner(words[0].removeprefix(PEER_PREFIX), _make_config_factory(shared)))
     if not words or words[0].startswith("-"):
-        make = _config([*shared, *words])
-        _rehearsed(make(first, 0))
-        return Method(said, by_config(make))
-    name, *rest = words
-    changes = stage_changes(tuple(rest[1::2]))
-    if len(rest) % 2 or set(rest[::2]) - {"--set"}:
+        make_config = _make_config_factory([*shared, *words])
+        _validate_config(make_config(first_data, 0))
+        return Method(full_text, make_config_runner(make_config))
+    name, *set_flags = words
+    overrides = parse_stage_overrides(tuple(set_flags[1::2]))
+    if len(set_flags) % 2 or set(set_flags[::2]) - {"--set"}:
         raise OptionError(f"{text}: expected RECIPE, then any number of --set STAGE.OPTION=VALUE")
-    common = _common(shared)
+    common = _parse_common_flags(shared)
     stages = read_recipe(name)
-    if unknown := changes.keys() - {s.name for s in stages}:
+    if unknown := overrides.keys() - {s.name for s in stages}:
         raise OptionError(
             f"recipe {name} has no stage {', '.join(unknown)}; it has {', '.join(s.name for s in stages)}"
         )
-    config = next(configs(stages[:1], Path(), ("flag", chosen({**common, "data": first})), {}))
-    _rehearsed(config)
-    return Method(said, by_recipe(name, changes, common))
+    config = next(resolve_stages(stages[:1], Path(), ("flag", parse_overrides({**common, "data": first_data})), {}))
+    _validate_config(config)
+    return Method(full_text, make_recipe_runner(name, overrides, common))
 
 
-def _config(words: list[str]) -> Callable[[str, int], Config]:
-    """What `tstk train` would make of these words, for any data and seed."""
+def _make_config_factory(words: list[str]) -> Callable[[str, int], Config]:
+    """Return a function (data, seed) -> the config that `tstk train` resolves from these arguments."""
     from tstk.cli.commands.train import command as train
 
-    assert isinstance(train, Configured)
-    if own := {"--data", "--seed"} & {word.partition("=")[0] for word in words}:
-        raise OptionError(f"{shlex.join(words)}: {' and '.join(sorted(own))} are for the bench to say, for all methods")
+    assert isinstance(train, ConfigCommand)
+    if reserved := {"--data", "--seed"} & {word.partition("=")[0] for word in words}:
+        raise OptionError(
+            f"{shlex.join(words)}: remove {' and '.join(sorted(reserved))}; the benchmark sets them for all methods"
+        )
 
-    def make(data: str, seed: int) -> Config:
+    def make_config(data: str, seed: int) -> Config:
         try:
             with train.make_context("train", [*words, "--data", data, "--seed", str(seed)]) as ctx:
-                config = configured(ctx)
+                config = resolve_from_context(ctx)
         except click.ClickException as e:
             raise OptionError(e.format_message()) from None
         for name in ("out", "dry_run", "print_config", "json_", "quiet"):
             if ctx.params.get(name):
                 raise OptionError(
-                    f"{shlex.join(words)}: --{name.strip('_').replace('_', '-')} has no place in a method"
+                    f"{shlex.join(words)}: --{name.strip('_').replace('_', '-')} is not allowed in a method; remove it"
                 )
         return config
 
-    return make
+    return make_config
 
 
-def _common(words: list[str]) -> dict[str, Any]:
-    """Shared flags as a recipe takes them."""
-    found: dict[str, Any] = {}
+def _parse_common_flags(words: list[str]) -> dict[str, Any]:
+    """Parse common flags into the overrides that a recipe accepts."""
+    overrides: dict[str, Any] = {}
     for flag, value in zip(words[::2], words[1::2], strict=False):
-        found[flag.removeprefix("--").replace("-", "_")] = value
-    if len(words) % 2 or found.keys() - {*EVERYWHERE, "data_root"}:
+        overrides[flag.removeprefix("--").replace("-", "_")] = value
+    if len(words) % 2 or overrides.keys() - {*SHARED_OPTIONS, "data_root"}:
         raise OptionError(
-            f"common flags {shlex.join(words)}: a recipe takes --{' --'.join(EVERYWHERE)} alone, each with a value; "
-            f"say others with --set STAGE.OPTION=VALUE"
+            f"common flags {shlex.join(words)}: a recipe accepts only --{' --'.join(SHARED_OPTIONS)}, "
+            f"each with a value; set others with --set STAGE.OPTION=VALUE"
         )
-    return found
+    return overrides
 
 
-def _rehearsed(config: Config) -> None:
-    from tstk.runs.build import rehearse
+def _validate_config(config: Config) -> None:
+    from tstk.runs.build import validate_on_meta
 
-    rehearse(config)
+    validate_on_meta(config)
 
 
 class _Progress:
-    """A bar over the cells on a terminal, and a line for each that is done."""
+    """Progress bar over the cells on a terminal, and one line per finished cell."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -259,7 +266,7 @@ class _Progress:
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            console=console(stderr=True),
+            console=make_console(stderr=True),
             transient=True,
         )
         self.task = self.bar.add_task("")
@@ -267,19 +274,22 @@ class _Progress:
     def __enter__(self) -> Callable[[Cell, int, int], None]:
         if self.bar.console.is_terminal:
             self.bar.start()
-        return self.told
+        return self.on_cell
 
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def told(self, cell: Cell, at: int, of: int) -> None:
-        who = f"{cell.method}, {cell.data}, seed {cell.seed}"
-        if not cell.facts and not cell.error:
-            self.bar.update(self.task, total=of, completed=at - 1, description=who)
+    def on_cell(self, cell: Cell, position: int, total: int) -> None:
+        label = f"{cell.method}, {cell.data}, seed {cell.seed}"
+        if not cell.result and not cell.error:
+            self.bar.update(self.task, total=total, completed=position - 1, description=label)
             return
-        self.bar.update(self.task, total=of, completed=at, description=who)
-        scores = {k: v for k, v in cell.facts.get("scores", {}).items() if k in ("accuracy", "mse")}
-        said = cell.error or ", ".join(f"{k} {number(v)}" for k, v in scores.items()) + f", {cell.facts['seconds']:g} s"
-        note(f"{at}/{of} {who}: {'failed: ' if cell.error else ''}{said}")
-        for line in cell.facts.get("notes", []):
-            note(f"note: {line}")
+        self.bar.update(self.task, total=total, completed=position, description=label)
+        scores = {k: v for k, v in cell.result.get("scores", {}).items() if k in ("accuracy", "mse")}
+        outcome = (
+            cell.error
+            or ", ".join(f"{k} {format_number(v)}" for k, v in scores.items()) + f", {cell.result['seconds']:g} s"
+        )
+        print_note(f"{position}/{total} {label}: {'failed: ' if cell.error else ''}{outcome}")
+        for line in cell.result.get("notes", []):
+            print_note(f"note: {line}")

@@ -1,37 +1,37 @@
-"""`tstk doctor`: what this machine offers, and what is broken."""
+"""`tstk doctor`: check the installation."""
 
 from __future__ import annotations
 
 import click
 import rich_click
 
-from tstk.cli.output import as_json, examples, table
+from tstk.cli.output import format_examples, print_json, print_table
 
 
-@click.command(cls=rich_click.RichCommand, epilog=examples("tstk doctor", "tstk doctor --json"))
+@click.command(cls=rich_click.RichCommand, epilog=format_examples("tstk doctor", "tstk doctor --json"))
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def command(json_: bool) -> None:
-    """Look over this installation: versions, devices, threads, extras, plugins, kernels, data, room, write access.
+    """Check this installation: versions, devices, threads, extras, plugins, kernels, data, free space, write access.
 
-    What is broken is said last, a line each with its remedy, and makes the exit code 1.
+    Faults are listed last, one line each with a remedy; with faults the exit code is 1.
     """
-    from tstk.diagnostics.doctor import examine
+    from tstk.diagnostics.doctor import run_diagnostics
 
-    found = examine()
-    faults = [f for f in found if f.remedy]
+    findings = run_diagnostics()
+    faults = [f for f in findings if f.remedy]
     if json_:
-        as_json({"findings": [vars(f) for f in found], "faults": len(faults)})
+        print_json({"findings": [vars(f) for f in findings], "faults": len(faults)})
     else:
-        about = ""
+        previous = ""
         rows = []
-        for f in found:
-            rows.append([f.about if f.about != about else None, f.name, f.value])
-            about = f.about
-        table(["about", "what", "found"], rows)
+        for f in findings:
+            rows.append([f.category if f.category != previous else None, f.name, f.value])
+            previous = f.category
+        print_table(["category", "check", "result"], rows)
         click.echo()
         for f in faults:
-            click.echo(click.style("Broken: ", fg="red", bold=True) + f"{f.about}, {f.name}: {f.value}. {f.remedy}")
+            click.echo(click.style("Broken: ", fg="red", bold=True) + f"{f.category}, {f.name}: {f.value}. {f.remedy}")
         if not faults:
-            click.echo("Nothing is broken.")
+            click.echo("No faults found.")
     if faults:
         raise click.exceptions.Exit(1)

@@ -1,42 +1,44 @@
-"""`tstk embed`: a vector per series, as a file."""
+"""`tstk embed`: write one feature vector per series."""
 
 from __future__ import annotations
 
 import click
 import rich_click
 
-from tstk.cli.files import target, write_npz
-from tstk.cli.output import examples
-from tstk.cli.run_options import Features, Pool, applied, featured
+from tstk.cli.files import validate_output_path, write_npz
+from tstk.cli.output import format_examples
+from tstk.cli.run_options import Features, Pool, add_feature_options, add_run_options
 
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples(
+    epilog=format_examples(
         "tstk embed runs/a --out embeddings.npz", "tstk embed runs/a --data new.npz --pool max --out new_embeddings.npz"
     ),
 )
-@applied
-@featured
-@rich_click.option("--out", required=True, metavar="FILE", help="what to write: .npz")
+@add_run_options
+@add_feature_options
+@rich_click.option("--out", required=True, metavar="FILE", help="output file: .npz")
 def command(
     run: str,
     data: str | None,
     data_root: str | None,
-    label: str | None,
+    label_column: str | None,
     batch_size: int,
     features: Features,
     pool: Pool,
     out: str,
 ) -> None:
-    """Write one vector per series (or per window of a table) to a file.
+    """Write one feature vector per series (or per window of a table) to a file.
 
     The arrays are embedding [series, width] and, if the series are labelled, y [series] and classes.
     """
     from tstk.inference.predict import embed
 
-    path = target(out, (".npz",))
-    arrays = embed(run, data, data_root=data_root, label=label, features=features, pool=pool, batch_size=batch_size)
+    path = validate_output_path(out, (".npz",))
+    arrays = embed(
+        run, data, data_root=data_root, label_column=label_column, features=features, pool=pool, batch_size=batch_size
+    )
     write_npz(path, arrays)
     rows, width = arrays["embedding"].shape
     click.echo(f"{path}: {rows:,} vectors of {width} numbers")

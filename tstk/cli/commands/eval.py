@@ -1,50 +1,52 @@
-"""`tstk eval`: how good a run is, beside the baselines."""
+"""`tstk eval`: score a run and its baselines."""
 
 from __future__ import annotations
 
 import click
 import rich_click
 
-from tstk.cli.output import as_json, baseline_notes, examples, scores
-from tstk.cli.run_options import applied
+from tstk.cli.output import format_examples, print_baseline_notes, print_json, print_scores
+from tstk.cli.run_options import add_run_options
 
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples(
+    epilog=format_examples(
         "tstk eval runs/a",
-        "tstk eval runs/a --data new_labelled.csv --label activity",
+        "tstk eval runs/a --data new_labelled.csv --label-column activity",
         "tstk eval runs/a --shuffle-tokens",
     ),
 )
-@applied
+@add_run_options
 @rich_click.option(
     "--shuffle-tokens",
     is_flag=True,
-    help="score once more with the tokens of each series shuffled in time: does the model use the order?",
+    help="also score with the tokens of each series shuffled in time, to test whether the model uses their order",
 )
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def command(
     run: str,
     data: str | None,
     data_root: str | None,
-    label: str | None,
+    label_column: str | None,
     batch_size: int,
     shuffle_tokens: bool,
     json_: bool,
 ) -> None:
-    """Score a run on data: its own test part, or any labelled data of the same channels and classes.
+    """Score a run on its test split, or on any labelled data with the same channels and classes.
 
-    A pretraining run is scored by its loss, under the same masks every time.
+    A pretraining run is scored by its loss, with the same masks every time.
     """
     from tstk.inference.predict import score
 
-    result = score(run, data, data_root=data_root, label=label, batch_size=batch_size, shuffle_tokens=shuffle_tokens)
+    result = score(
+        run, data, data_root=data_root, label_column=label_column, batch_size=batch_size, shuffle_tokens=shuffle_tokens
+    )
     if json_:
-        as_json(result)
+        print_json(result)
         return
-    scores({run: result["scores"], **result["baselines"]})
+    print_scores({run: result["scores"], **result["baselines"]})
     click.echo(f"\n{result['size']:,} series or windows of {result['data']}")
     if shuffle_tokens:
         click.echo(result["order"]["reading"])
-    baseline_notes(result["scores"], result)
+    print_baseline_notes(result["scores"], result)

@@ -1,57 +1,60 @@
-"""`tstk list`: what has a name."""
+"""`tstk list`: list registry entries."""
 
 from __future__ import annotations
 
 import click
 import rich_click
 
-from tstk.cli.completion import words
-from tstk.cli.output import as_json, examples, table
-from tstk.errors import NameUnknown, did_you_mean
-from tstk.plugins.registry import KINDS, Entry, registry
+from tstk.cli.completion import complete_choices
+from tstk.cli.output import format_examples, print_json, print_table
+from tstk.errors import UnknownNameError, did_you_mean
+from tstk.plugins.hooks import KINDS, Entry
+from tstk.plugins.registry import get_registry
 
 
-@click.command(cls=rich_click.RichCommand, epilog=examples("tstk list", "tstk list encoders", "tstk list loss --json"))
-@click.argument("kind", required=False, metavar="[KIND]", shell_complete=words(*KINDS))
+@click.command(
+    cls=rich_click.RichCommand, epilog=format_examples("tstk list", "tstk list encoders", "tstk list loss --json")
+)
+@click.argument("kind", required=False, metavar="[KIND]", shell_complete=complete_choices(*KINDS))
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def command(kind: str | None, json_: bool) -> None:
-    """List components, configs, data readers and commands by kind; all of them if no kind is given.
+    """List components, configs, data readers and commands by kind; all kinds if KIND is not given.
 
-    KIND is one of tokenizer, encoder, decoder, head, loss, data, config, recipe, command, callback, kernel; the plural
-    will do.
+    KIND is one of tokenizer, encoder, decoder, head, loss, data, config, recipe, command, callback, kernel; plurals
+    are accepted.
     """
-    kinds = [k for k in KINDS if registry().entries(k)] if kind is None else [kind_of(kind)]
+    kinds = [k for k in KINDS if get_registry().list_entries(k)] if kind is None else [parse_kind(kind)]
     if json_:
-        as_json([about(entry) for k in kinds for entry in registry().entries(k)])
+        print_json([entry_to_dict(entry) for k in kinds for entry in get_registry().list_entries(k)])
         return
     for k in kinds:
         rows = [
             [name, e.summary, f"{e.dist}", e.paper]
-            for name, e in zip(registry().names(k), registry().entries(k), strict=True)
+            for name, e in zip(get_registry().list_names(k), get_registry().list_entries(k), strict=True)
         ]
         if rows:
-            table([k, "what it is", "plugin", "paper"], rows)
+            print_table([k, "description", "plugin", "paper"], rows)
         else:
-            click.echo(f"No {k} is installed; plugins bring them.")
+            click.echo(f"No {k} is installed; plugins provide them.")
         if k != kinds[-1]:
             click.echo()
 
 
-def kind_of(word: str) -> str:
-    """The kind that a word means, singular or plural.
+def parse_kind(word: str) -> str:
+    """Return the kind that a word names, in singular or plural.
 
     Raises:
-        NameUnknown: none
+        UnknownNameError: there is no such kind
     """
     plurals = {"losses": "loss"} | {f"{k}s": k for k in KINDS}
     kind = plurals.get(word.lower(), word.lower())
     if kind not in KINDS:
-        raise NameUnknown(f"There is no kind {word!r}.{did_you_mean(word, KINDS)} There are: {', '.join(KINDS)}.")
+        raise UnknownNameError(f"There is no kind {word!r}.{did_you_mean(word, KINDS)} There are: {', '.join(KINDS)}.")
     return kind
 
 
-def about(entry: Entry) -> dict[str, object]:
-    """An entry, JSON-able."""
+def entry_to_dict(entry: Entry) -> dict[str, object]:
+    """Return an entry as a JSON-serializable dict."""
     return {
         "kind": entry.kind,
         "name": entry.name,

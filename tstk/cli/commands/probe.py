@@ -1,4 +1,4 @@
-"""`tstk probe`: what a run's features know of classes, its weights left alone."""
+"""`tstk probe`: fit classifiers on the frozen features of a run."""
 
 from __future__ import annotations
 
@@ -8,92 +8,96 @@ from typing import Any, Literal, get_args
 import click
 import rich_click
 
-from tstk.cli.output import as_json, baseline_notes, examples, note, table
-from tstk.cli.run_options import Features, Pool, applied, featured
+from tstk.cli.output import format_examples, print_baseline_notes, print_json, print_note, print_table
+from tstk.cli.run_options import Features, Pool, add_feature_options, add_run_options
 from tstk.errors import OptionError
-from tstk.evaluation.formatting import number
+from tstk.evaluation.formatting import format_number
 
 Classifier = Literal["linear", "knn", "svm", "adam"]
-Choose = Literal["val", "folds", "test"]
+SelectOn = Literal["val", "folds", "test"]
 
 
-def _several(kind: type) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
-    """Numbers between commas."""
+def _make_list_parser(number_type: type) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """Return a click callback that parses comma-separated numbers."""
 
-    def read(context: click.Context, option: click.Parameter, text: str) -> list[Any]:
+    def parse(context: click.Context, option: click.Parameter, text: str) -> list[Any]:
         try:
-            return [kind(word) for word in text.split(",")]
+            return [number_type(word) for word in text.split(",")]
         except ValueError:
             raise OptionError(
-                f"--{option.name} {text}: expected numbers between commas, such as {option.get_default(context)}"
+                f"{option.opts[0]} {text}: expected comma-separated numbers, such as {option.get_default(context)}"
             ) from None
 
-    return read
+    return parse
 
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples(
+    epilog=format_examples(
         "tstk probe runs/pretrained --untrained",
-        "tstk probe runs/pretrained --labels 1.0,0.1 --seeds 0,1,2 --classifier svm",
+        "tstk probe runs/pretrained --label-fraction 1.0,0.1 --seeds 0,1,2 --classifier svm",
     ),
 )
-@applied
+@add_run_options
 @rich_click.option(
-    "--classifier", type=click.Choice(get_args(Classifier)), default="linear", show_default=True, help="what to fit"
+    "--classifier",
+    type=click.Choice(get_args(Classifier)),
+    default="linear",
+    show_default=True,
+    help="classifier to fit",
 )
 @rich_click.option(
-    "--choose",
-    type=click.Choice(get_args(Choose)),
+    "--select-on",
+    type=click.Choice(get_args(SelectOn)),
     default="val",
     show_default=True,
-    help="the part by which settings are chosen: val, five folds of train and val together, or test, which is how "
-    "some papers report, and flatters",
+    help="data that selects the classifier's hyperparameters: val, five-fold cross-validation over train and val, or "
+    "test, as some papers do (optimistic)",
 )
-@featured
+@add_feature_options
 @rich_click.option(
-    "--labels",
+    "--label-fraction",
     default="1.0",
     show_default=True,
     metavar="SHARES",
-    callback=_several(float),
-    help="shares of the labels to learn from, such as 1.0,0.1",
+    callback=_make_list_parser(float),
+    help="fractions of the training labels to use, such as 1.0,0.1",
 )
 @rich_click.option(
     "--seeds",
     default="0",
     show_default=True,
     metavar="SEEDS",
-    callback=_several(int),
-    help="of the choice of labels and of untrained weights, such as 0,1,2",
+    callback=_make_list_parser(int),
+    help="seeds of the label subsets and of untrained weights, such as 0,1,2",
 )
 @rich_click.option(
-    "--setting",
+    "--param",
     type=float,
-    help="of the classifier, instead of choosing it by validation: C of linear and svm, neighbours of knn",
+    help="hyperparameter of the classifier, instead of selecting it: C of linear and svm, number of neighbours of knn",
 )
-@rich_click.option("--untrained", is_flag=True, help="score the same architecture with fresh weights beside it")
+@rich_click.option("--untrained", is_flag=True, help="also score the same architecture with random weights")
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def command(
     run: str,
     data: str | None,
     data_root: str | None,
-    label: str | None,
+    label_column: str | None,
     batch_size: int,
     classifier: Classifier,
-    choose: Choose,
+    select_on: SelectOn,
     features: Features,
     pool: Pool,
-    labels: list[float],
+    label_fraction: list[float],
     seeds: list[int],
-    setting: float | None,
+    param: float | None,
     untrained: bool,
     json_: bool,
 ) -> None:
-    """Fit classifiers on a run's frozen features and score them on test.
+    """Fit classifiers on the frozen features of a run and score them on the test split.
 
-    The data are those of the run, or any labelled data with the same channels, with their training and test parts.
-    Settings of the classifier are chosen by validation; test labels serve the last score alone.
+    The data are those of the run, or any labelled data with the same channels. Hyperparameters of the classifier are
+    selected by --select-on; by default, test labels are used for the final score only.
     """
     from tstk.evaluation.probe import probe
 
@@ -101,43 +105,54 @@ def command(
         run,
         data,
         data_root=data_root,
-        label=label,
+        label_column=label_column,
         classifier=classifier,
         features=features,
         pool=pool,
-        labels=labels,
+        label_fraction=label_fraction,
         seeds=seeds,
-        setting=setting,
-        choose=choose,
+        param=param,
+        select_on=select_on,
         untrained=untrained,
         batch_size=batch_size,
-        say=note,
+        print_fn=print_note,
     )
     if json_:
-        as_json(result)
+        print_json(result)
         return
-    _show(result)
+    _print_results(result)
 
 
-def _show(result: dict[str, Any]) -> None:
+def _print_results(result: dict[str, Any]) -> None:
     rows = []
     for row in result["results"]:
-        labels = [f"{row['labels']:.3g}", f"{row['count']:,}"]
+        labels = [f"{row['label_fraction']:.3g}", f"{row['count']:,}"]
         margin = f"{round(row['margin_accuracy'], 4) + 0.0:+.4f}" if "margin_accuracy" in row else None
-        settings = ", ".join(f"{name} {value:.3g}" for name, value in row["trials"][0]["chosen"].items())
-        rows.append([row["weights"], *labels, _spread(row, "accuracy"), _spread(row, "f1_macro"), margin, settings])
-        for name, scored in row.get("baselines", {}).items():
-            rows.append([name, *labels, number(scored["accuracy"]), number(scored["f1_macro"]), None, None])
-    head = ["weights", "share", "labels", "accuracy", "f1_macro", "margin", "chosen"]
-    table(head, rows, right=head[1:6])
-    sizes = ", ".join(f"{size:,} {part}" for part, size in result["sizes"].items())
-    how = f"{result['pool']}-pooled features" if result["pool"] else result["features"]
-    click.echo(f"\n{result['classifier']} on {how}, {result['width']:,} numbers a series, of {result['data']}: {sizes}")
+        hyperparameters = ", ".join(f"{name} {value:.3g}" for name, value in row["trials"][0]["chosen"].items())
+        rows.append(
+            [
+                row["weights"],
+                *labels,
+                _format_mean(row, "accuracy"),
+                _format_mean(row, "f1_macro"),
+                margin,
+                hyperparameters,
+            ]
+        )
+        for name, scores in row.get("baselines", {}).items():
+            rows.append(
+                [name, *labels, format_number(scores["accuracy"]), format_number(scores["f1_macro"]), None, None]
+            )
+    head = ["weights", "fraction", "labels", "accuracy", "f1_macro", "margin", "chosen"]
+    print_table(head, rows, right_aligned=head[1:6])
+    sizes = ", ".join(f"{size:,} {split}" for split, size in result["sizes"].items())
+    features = f"{result['pool']}-pooled features" if result["pool"] else result["features"]
+    click.echo(f"\n{result['classifier']} on {features}, {result['width']:,} per series, of {result['data']}: {sizes}")
     for row in result["results"]:
         if "baselines" in row:
-            baseline_notes(row, row, of=f"With {row['count']:,} labels: " if len(rows) > 1 else "")
+            print_baseline_notes(row, row, prefix=f"With {row['count']:,} labels: " if len(rows) > 1 else "")
 
 
-def _spread(row: dict[str, Any], score: str) -> str:
+def _format_mean(row: dict[str, Any], score: str) -> str:
     deviation = row[score + "_deviation"]
-    return number(row[score]) + ("" if deviation is None else f" ± {deviation:.4f}")
+    return format_number(row[score]) + ("" if deviation is None else f" ± {deviation:.4f}")

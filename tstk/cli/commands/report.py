@@ -1,28 +1,28 @@
-"""`tstk report`: a page about a run."""
+"""`tstk report`: write an HTML report of a run."""
 
 from __future__ import annotations
 
 import click
 import rich_click
 
-from tstk.cli.files import target
-from tstk.cli.output import examples
+from tstk.cli.files import validate_output_path
+from tstk.cli.output import format_examples
 
 
 @click.command(
     cls=rich_click.RichCommand,
-    epilog=examples("tstk report runs/a", "tstk report runs/a --out report.html"),
+    epilog=format_examples("tstk report runs/a", "tstk report runs/a --out report.html"),
 )
 @click.argument("run", metavar="RUN")
-@rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name")
-@rich_click.option("--out", metavar="FILE", help="what to write: .html; report.html in the run directory if not given")
+@rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
+@rich_click.option("--out", metavar="FILE", help="output file: .html; report.html in the run directory if not given")
 def command(run: str, data_root: str | None, out: str | None) -> None:
-    """Write one page with all that is known of a run.
+    """Write an HTML report of a run.
 
-    Scores beside the baselines, curves, answers on the test part, embeddings, and every option with its source. The
-    page needs no other file and no network. Drawing takes matplotlib: pip install 'tstk-core[plot]'.
+    It shows scores and baselines, training curves, predictions on the test split, embeddings, and every option with its
+    source. The page needs no other file and no network. Requires matplotlib: pip install 'tstk-core[plot]'.
     """
-    from tstk.report import report
+    from tstk.report import write_report
 
-    path = None if out is None else target(out, (".html", ".htm"))
-    click.echo(report(run, path, data_root=data_root))
+    path = None if out is None else validate_output_path(out, (".html", ".htm"))
+    click.echo(write_report(run, path, data_root=data_root))

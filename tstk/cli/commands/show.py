@@ -1,4 +1,4 @@
-"""`tstk show KIND NAME`: all there is to know about a component, read from its source."""
+"""`tstk show KIND NAME`: describe a component, as read from its source without importing it."""
 
 from __future__ import annotations
 
@@ -7,67 +7,76 @@ from typing import Any
 import click
 import rich_click
 
-from tstk.cli.commands.list import about, kind_of
-from tstk.cli.completion import entry_of_kind, words
-from tstk.cli.output import as_json, examples, table
-from tstk.config.resolve import shipped
-from tstk.plugins.registry import KINDS, SLOTS, registry
-from tstk.plugins.signature import Option, Outline, outline
+from tstk.cli.commands.list import entry_to_dict, parse_kind
+from tstk.cli.completion import complete_choices, complete_entry
+from tstk.cli.output import format_examples, print_json, print_table
+from tstk.config.resolve import get_entry_file
+from tstk.plugins.hooks import KINDS, SLOTS
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import Option, Signature, read_signature
 
 
-@click.command(cls=rich_click.RichCommand, epilog=examples("tstk show encoder bert", "tstk show loss masked --json"))
-@click.argument("kind", shell_complete=words(*KINDS))
-@click.argument("name", shell_complete=entry_of_kind)
+@click.command(
+    cls=rich_click.RichCommand, epilog=format_examples("tstk show encoder bert", "tstk show loss masked --json")
+)
+@click.argument("kind", shell_complete=complete_choices(*KINDS))
+@click.argument("name", shell_complete=complete_entry)
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def command(kind: str, name: str, json_: bool) -> None:
-    """Show a component: what it does, its options, what it needs and provides, its paper."""
-    entry = registry().find(kind_of(kind), name)
-    version = next((p.version for p in registry().plugins if p.dist == entry.dist), "")
+    """Show a component: description, options, Spec fields it needs and provides, paper."""
+    entry = get_registry().find(parse_kind(kind), name)
+    version = next((p.version for p in get_registry().plugins if p.dist == entry.dist), "")
     if entry.kind in ("config", "recipe"):
-        seen, facts = Outline("", {}), {"file": str(shipped(entry))}
+        signature, facts = Signature("", {}), {"file": str(get_entry_file(entry))}
     elif entry.kind == "kernel":
         operation, _, backend = entry.name.partition("/")
-        seen, facts = Outline("", {}), {"serves": operation, "called": f"TSTK_KERNELS={operation}={backend}"}
+        signature, facts = (
+            Signature("", {}),
+            {"operation": operation, "select by": f"TSTK_KERNELS={operation}={backend}"},
+        )
     else:
-        seen = outline(entry.target)
-        facts = {"needs": ", ".join(seen.facts.get("needs", ())), "provides": ", ".join(sorted(entry.provides))}
+        signature = read_signature(entry.target)
+        facts = {
+            "needs": ", ".join(signature.class_attrs.get("needs", ())),
+            "provides": ", ".join(sorted(entry.provides)),
+        }
     if json_:
-        as_json(
+        print_json(
             {
-                **about(entry),
+                **entry_to_dict(entry),
                 "version": version,
-                "doc": seen.doc,
-                "needs": list(seen.facts.get("needs", ())),
-                "options": {o.name: _json(o) for o in seen.options.values()},
+                "doc": signature.doc,
+                "needs": list(signature.class_attrs.get("needs", ())),
+                "options": {o.name: _option_to_dict(o) for o in signature.options.values()},
             }
         )
         return
     click.echo(click.style(f"{entry.kind} {entry.name}", bold=True) + f"  {entry.summary}\n")
-    if seen.doc:
-        click.echo(f"{seen.doc}\n")
-    if seen.options:
-        table(
-            ["option", "type", "default", "what it does"],
-            [[o.flag, o.hint, default(o), o.help] for o in seen.options.values()],
+    if signature.doc:
+        click.echo(f"{signature.doc}\n")
+    if signature.options:
+        print_table(
+            ["option", "type", "default", "description"],
+            [[o.flag, o.type_label, format_default(o), o.help] for o in signature.options.values()],
         )
         click.echo()
     facts |= {"paper": entry.paper, "plugin": f"{entry.dist} {version}"}
     for key, value in facts.items():
         if value:
-            click.echo(f"{key + ':':10}{value}")
-    if trial := example(entry.kind, name):
-        click.echo(f"{'try:':10}{trial}")
+            click.echo(f"{key + ':':11}{value}")
+    if example := suggest_command(entry.kind, name):
+        click.echo(f"{'try:':11}{example}")
 
 
-def example(kind: str, name: str) -> str:
-    """A command that tries a thing out; empty if there is none."""
+def suggest_command(kind: str, name: str) -> str:
+    """Return a command that tries an entry; "" if there is none."""
     if kind in SLOTS:
         return f"tstk train --{kind} {name} --dry-run"
     return {"config": f"tstk train --config {name}", "command": f"tstk {name} --help"}.get(kind, "")
 
 
-def default(option: Option) -> str:
-    """The default of an option, as it is typed."""
+def format_default(option: Option) -> str:
+    """Return the default of an option as it would be typed."""
     if isinstance(option.default, bool):
         return "on" if option.default else "off"
     if isinstance(option.default, tuple):
@@ -75,5 +84,5 @@ def default(option: Option) -> str:
     return "none" if option.default is None else str(option.default)
 
 
-def _json(option: Option) -> dict[str, Any]:
-    return {"type": option.hint, "default": option.default, "help": option.help}
+def _option_to_dict(option: Option) -> dict[str, Any]:
+    return {"type": option.type_label, "default": option.default, "help": option.help}

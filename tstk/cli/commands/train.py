@@ -1,4 +1,4 @@
-"""`tstk train`: from options and config files to a run directory."""
+"""`tstk train`: train a pipeline and write a run directory."""
 
 from __future__ import annotations
 
@@ -12,46 +12,52 @@ import click
 import rich_click
 from click.core import ParameterSource
 
-from tstk.cli.completion import names, runs
-from tstk.cli.options import TYPED, Configured
-from tstk.cli.output import as_json, baseline_notes, curve, examples, note, scores, table
+from tstk.cli.completion import complete_names, complete_runs
+from tstk.cli.options import COMMAND_LINE_KEY, ConfigCommand
+from tstk.cli.output import (
+    format_curve,
+    format_examples,
+    print_baseline_notes,
+    print_json,
+    print_note,
+    print_scores,
+    print_table,
+)
 from tstk.config.resolve import Config
-from tstk.config.run_directory import read_config
+from tstk.config.run_directory import read_run_config
 from tstk.errors import OptionError, TstkError
-from tstk.plugins.registry import SLOTS
-from tstk.training.launcher import launch, launched
+from tstk.plugins.hooks import SLOTS
+from tstk.training.launcher import is_launched, launch_processes
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
-    from tstk.data.data_module import Dataset
+    from tstk.data.data_module import DataModule
 
 
 @click.command(
-    cls=Configured,
-    epilog=examples(
+    cls=ConfigCommand,
+    epilog=format_examples(
         "tstk train --encoder bert --head cot",
         "tstk train --encoder bert --encoder.depth 2 --help",
         "tstk train --loss masked --epochs 20 --out runs/pretrained",
-        "tstk train --from runs/pretrained --head linear",
+        "tstk train --init-from runs/pretrained --head linear",
     ),
 )
 @rich_click.option(
     "--config",
     multiple=True,
     metavar="NAME|FILE",
-    shell_complete=names("config", files=True),
+    shell_complete=complete_names("config", files=True),
     panel="start from",
-    help="a config file, or a config by name (tstk config list); later ones go on top",
+    help="config file, or config name (tstk config list); later ones override earlier ones",
 )
-@rich_click.option(
-    "--out", metavar="DIR", panel="output", help="the run directory; runs/ENCODER-HEAD-DATA if not given"
-)
+@rich_click.option("--out", metavar="DIR", panel="output", help="run directory; runs/ENCODER-HEAD-DATA if not given")
 @rich_click.option(
     "--resume",
     metavar="RUN",
-    shell_complete=runs,
+    shell_complete=complete_runs,
     panel="start from",
-    help="go on with a run that was interrupted, with the options that it was started with",
+    help="resume an interrupted run, with its original options",
 )
 @rich_click.option(
     "--devices",
@@ -59,28 +65,28 @@ if TYPE_CHECKING:
     default=1,
     metavar="int",
     panel="training",
-    help="processes on this machine, a GPU each (or, with --device cpu, a share of the processor)",
+    help="processes on this machine, one GPU each (with --device cpu, a share of the cores)",
 )
 @rich_click.option(
     "--dry-run",
     is_flag=True,
     panel="output",
-    help="build everything, pass two series forward and backward, print the shapes, write nothing",
+    help="build the pipeline, run one forward and backward pass on two series, print shapes; write nothing",
 )
 @rich_click.option(
     "--print-config",
     is_flag=True,
     panel="output",
-    help="print every option with its source, as TOML that --config reads, and stop",
+    help="print every option with its source, as TOML for --config, and exit",
 )
 @rich_click.option(
     "--find-lr",
     is_flag=True,
     panel="output",
-    help="try rates from 1e-6 to 1, a step each, draw the loss and suggest one for --lr; write nothing",
+    help="learning-rate range test from 1e-6 to 1: plot the loss and suggest a value for --lr; write nothing",
 )
 @rich_click.option("--json", "json_", is_flag=True, panel="output", help="print the result as JSON on stdout")
-@rich_click.option("--quiet", is_flag=True, panel="output", help="print the run directory and nothing else")
+@rich_click.option("--quiet", is_flag=True, panel="output", help="print only the run directory")
 def command(
     config: Config,
     out: str | None,
@@ -92,111 +98,115 @@ def command(
     json_: bool,
     quiet: bool,
 ) -> None:
-    """Train a pipeline on data and keep the best weights by validation.
+    """Train a pipeline and keep the best weights by validation score.
 
-    Name a component to see its options: tstk train --encoder bert --help. A slot takes the name of a component, or a
-    run directory whose trained part it starts from. What goes wrong is said in one line, and nothing is written.
+    Select a component to see its options: tstk train --encoder bert --help. A slot takes the name of a component, or
+    a run directory to initialize the component from. A config with errors is refused before anything is written.
     """
     if print_config:
         for line in config.notes:
-            note(f"note: {line}")
-        click.echo(config.toml())
+            print_note(f"note: {line}")
+        click.echo(config.to_toml())
     elif dry_run:
         _dry_run(config, json_)
     elif find_lr:
         _find_lr(config, json_)
-    elif devices > 1 and not launched():
-        words = shlex.split(click.get_current_context().meta[TYPED])[1:]
-        raise click.exceptions.Exit(launch(devices, words, cpu=_device(config, resume) == "cpu"))
+    elif devices > 1 and not is_launched():
+        words = shlex.split(click.get_current_context().meta[COMMAND_LINE_KEY])[1:]
+        raise click.exceptions.Exit(launch_processes(devices, words, use_cpu=_read_device(config, resume) == "cpu"))
     elif resume is not None:
-        _alone(resume)
+        _reject_options_beside_resume(resume)
         _train(config, Path(resume), True, json_, quiet)
     else:
-        from tstk.training.runs import default_out
+        from tstk.training.runs import suggest_run_dir
 
-        _train(config, default_out(config) if out is None else Path(out), False, json_, quiet)
+        _train(config, suggest_run_dir(config) if out is None else Path(out), False, json_, quiet)
 
 
-def _device(config: Config, resume: str | None) -> str:
-    """Where training happens."""
-    values = config.values if resume is None else read_config(resume)["config"]
+def _read_device(config: Config, resume: str | None) -> str:
+    """Return the value of --device, of the resumed run if there is one."""
+    values = config.values if resume is None else read_run_config(resume)["config"]
     return str(values["train"]["device"])
 
 
-def _alone(resume: str) -> None:
-    """Nothing that a resumed run could not heed stands beside it."""
+def _reject_options_beside_resume(resume: str) -> None:
+    """Raise if options are typed together with --resume that a resumed run cannot apply."""
     ctx = click.get_current_context()
     typed = [
         p for p in ctx.command.get_params(ctx) if ctx.get_parameter_source(str(p.name)) == ParameterSource.COMMANDLINE
     ]
     others = [p.opts[0] for p in typed if p.name not in ("resume", "devices", "quiet", "json_")]
     if others:
-        raise OptionError(
-            f"--resume {resume} goes on with the options that the run was started with; leave out {', '.join(others)}"
-        )
+        raise OptionError(f"--resume {resume} uses the original options of the run; remove {', '.join(others)}")
 
 
-def _train(config: Config, out: Path, again: bool, json_: bool, quiet: bool) -> None:
-    from tstk.cli.progress import watcher
-    from tstk.config.run_directory import WEIGHTS, is_unfinished
-    from tstk.training.interrupt import Stopped
-    from tstk.training.runs import resume, train
+def _train(config: Config, out: Path, is_resumed: bool, json_: bool, quiet: bool) -> None:
+    from tstk.cli.progress import make_progress_callback
+    from tstk.config.run_directory import WEIGHTS_FILE, is_unfinished
+    from tstk.training.interrupt import TrainingInterrupted
+    from tstk.training.runs import resume_run, train
 
-    first = not int(os.environ.get("RANK", 0))  # of several processes, one talks
-    watch = watcher() if first and not quiet else None
-    start = resume if again else partial(train, config, command=click.get_current_context().meta[TYPED])
+    is_main = not int(os.environ.get("RANK", 0))  # only the main process prints
+    progress = make_progress_callback() if is_main and not quiet else None
+    start = (
+        resume_run if is_resumed else partial(train, config, command=click.get_current_context().meta[COMMAND_LINE_KEY])
+    )
     try:
         result = start(
             out=out,
-            watcher=watch,
-            say=(lambda line: None) if quiet else lambda line: note(f"note: {line}"),
-            ready=None if quiet else lambda pipeline, data: note(describe(config, pipeline, data)),
+            progress_callback=progress,
+            print_fn=(lambda line: None) if quiet else lambda line: print_note(f"note: {line}"),
+            on_ready=None if quiet else lambda pipeline, data: print_note(summarize(config, pipeline, data)),
         )
-    except Stopped as e:
-        if first:
+    except TrainingInterrupted as e:
+        if is_main:
             click.echo(f"Interrupted: {e}; continue with: tstk train --resume {shlex.quote(str(out))}", err=True)
-        raise click.exceptions.Exit(128 + e.number) from None
+        raise click.exceptions.Exit(128 + e.signum) from None
     except KeyboardInterrupt:
         if is_unfinished(out):
-            scored = f"{out} keeps the best weights so far; score them: tstk eval {out}; " * (out / WEIGHTS).is_file()
-            click.echo(f"Interrupted. {scored}continue with: tstk train --resume {shlex.quote(str(out))}", err=True)
+            eval_hint = (
+                f"{out} keeps the best weights so far; score them: tstk eval {out}; " * (out / WEIGHTS_FILE).is_file()
+            )
+            click.echo(f"Interrupted: {eval_hint}continue with: tstk train --resume {shlex.quote(str(out))}", err=True)
         else:
-            click.echo("Interrupted. Nothing was kept.", err=True)
+            click.echo("Interrupted. Nothing was saved.", err=True)
         raise click.exceptions.Exit(130) from None
     finally:
-        if watch:
-            watch.end()
-    if not first:
+        if progress:
+            progress.on_fit_end()
+    if not is_main:
         return
     if json_:
-        as_json({"run": str(out), **result})
+        print_json({"run": str(out), **result})
     elif quiet:
         click.echo(str(out))
     else:
-        _report(result, out)
+        _print_result(result, out)
 
 
-def _report(result: dict[str, Any], out: Path) -> None:
-    scores({"test": result["test"], "val": result["val"], **result["baselines"]})
+def _print_result(result: dict[str, Any], out: Path) -> None:
+    print_scores({"test": result["test"], "val": result["val"], **result["baselines"]})
     selected = result["selected"]
     click.echo(
-        f"\n{result['parameters']:,} parameters, {result['trainable']:,} of them trained, in "
+        f"\n{result['parameters']:,} parameters, {result['trainable']:,} trainable, in "
         f"{result['seconds']:g} s; weights of epoch {selected['epoch']} of {selected['of']}\n"
     )
     if not selected["epoch"]:
-        click.echo("On validation, training did not improve on the linear map: the run forecasts with the map alone.\n")
+        click.echo(
+            "Training did not improve the validation score of the linear map: the run forecasts with the map alone.\n"
+        )
     run = shlex.quote(str(out))
-    click.echo(f"The run is {click.style(str(out), bold=True)}. Next:")
+    click.echo(f"Run directory: {click.style(str(out), bold=True)}. Next:")
     if result["task"] == "pretraining":
-        head = "linear" if read_config(out)["spec"]["horizon"] is None else "forecast"
-        click.echo(f"  tstk train --from {run} --head {head}")
+        head = "linear" if read_run_config(out)["spec"]["horizon"] is None else "forecast"
+        click.echo(f"  tstk train --init-from {run} --head {head}")
     else:
         click.echo(
             f"  tstk eval {run}\n  tstk predict {run} --out predictions."
             + ("npz" if result["task"] == "forecasting" else "csv")
         )
     click.echo(f"  tstk embed {run} --out embeddings.npz")
-    baseline_notes(result["test"], result)
+    print_baseline_notes(result["test"], result)
 
 
 def _dry_run(config: Config, json_: bool) -> None:
@@ -204,52 +214,54 @@ def _dry_run(config: Config, json_: bool) -> None:
 
     from tstk.training.dry_run import dry_run
 
-    report = dry_run(config, say=lambda line: note(f"note: {line}"))
+    report = dry_run(config, print_fn=lambda line: print_note(f"note: {line}"))
     if json_:
-        as_json(asdict(report))
-        if report.faults:
-            raise TstkError("\n".join(report.faults))
+        print_json(asdict(report))
+        if report.gradient_faults:
+            raise TstkError("\n".join(report.gradient_faults))
         return
-    table(
+    print_table(
         ["stage", "component", "out (B, N, D)", "parameters", "trainable"],
-        [[s.slot, s.use, s.shape, f"{s.parameters:,}", f"{s.trainable:,}"] for s in report.stages],
-        right=["parameters", "trainable"],
+        [[s.slot, s.component, s.output_shape, f"{s.parameters:,}", f"{s.trainable:,}"] for s in report.stages],
+        right_aligned=["parameters", "trainable"],
     )
     click.echo(
-        f"\n{report.tokens} tokens per series"
-        + (f", {report.target} numbers asked of each" if report.target else "")
-        + f"; {report.terms}"
+        f"\n{report.num_tokens} tokens per series"
+        + (f", {report.target_dim} target values each" if report.target_dim else "")
+        + f"; {report.losses}"
     )
-    beside = "none" if report.positions is None else f"{report.positions:.2g} of the tokens (root mean squares)"
-    click.echo(f"Positions that the encoder adds to the tokens: {beside}.")
-    if report.faults:
-        raise TstkError("\n".join(report.faults))
-    click.echo("Every trainable parameter got a finite gradient, no frozen one got any. Nothing was written.")
+    pos_embed_ratio = (
+        "none" if report.pos_embed_ratio is None else f"{report.pos_embed_ratio:.2g} of the tokens (RMS ratio)"
+    )
+    click.echo(f"Position embeddings added by the encoder: {pos_embed_ratio}.")
+    if report.gradient_faults:
+        raise TstkError("\n".join(report.gradient_faults))
+    click.echo("All trainable parameters have finite gradients; frozen ones have none. Nothing was written.")
 
 
 def _find_lr(config: Config, json_: bool) -> None:
     from dataclasses import asdict
     from inspect import signature
 
-    from tstk.training.lr_finder import find_rate
-    from tstk.training.runs import prepare
-    from tstk.training.small_data import settle
+    from tstk.training.lr_finder import lr_range_test
+    from tstk.training.runs import prepare_training
+    from tstk.training.small_data import resolve_defaults
 
-    pipeline, data = prepare(config, lambda line: note(f"note: {line}"))
-    known = signature(find_rate).parameters
-    options, _ = settle(config.options("train"), pipeline, data)
-    sweep = find_rate(pipeline, data, **{k: v for k, v in options.items() if k in known})
+    pipeline, data = prepare_training(config, lambda line: print_note(f"note: {line}"))
+    parameters = signature(lr_range_test).parameters
+    options, _ = resolve_defaults(config.options("train"), pipeline, data)
+    sweep = lr_range_test(pipeline, data, **{k: v for k, v in options.items() if k in parameters})
     if json_:
-        as_json(asdict(sweep))
+        print_json(asdict(sweep))
         return
-    click.echo(curve(sweep.rates, sweep.losses, sweep.suggestion))
+    click.echo(format_curve(sweep.lrs, sweep.losses, sweep.suggestion))
     click.echo(f"\nThe loss falls most steeply at --lr {sweep.suggestion:.2g}. Nothing was written.")
 
 
-def describe(config: Config, pipeline: Pipeline, data: Dataset) -> str:
-    """What will be trained, on one line."""
-    names = {s: str(config.use(s)).rpartition("/")[2] for s in SLOTS if config.use(s)}
+def summarize(config: Config, pipeline: Pipeline, data: DataModule) -> str:
+    """Return one line: components, number of parameters, data set and split sizes."""
+    names = {s: str(config.component(s)).rpartition("/")[2] for s in SLOTS if config.component(s)}
     stages = " > ".join(name for slot, name in names.items() if slot != "loss")
     count = sum(p.numel() for p in pipeline.parameters())
-    sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     return f"{stages}, loss {names['loss']}: {count:,} parameters; {data.name}: {sizes}"

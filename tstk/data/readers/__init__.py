@@ -1,1 +1,1 @@
-"""A file each for the formats that data come in."""
+"""Readers of data files, one module per format."""

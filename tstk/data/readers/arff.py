@@ -1,7 +1,7 @@
 """Reader of `.arff`, Weka's format as the UCR and UEA archives use it: attributes, then one series per line.
 
-A univariate file has one numeric attribute per sample; a multivariate one a relational attribute, a quoted piece of
-text whose lines (written `\\n`) are the channels. A nominal attribute at the end is the class.
+A univariate file has one numeric attribute per sample; a multivariate one has a relational attribute, a quoted string
+whose lines (written `\\n`) are the channels. A nominal attribute at the end is the class.
 """
 
 from __future__ import annotations
@@ -9,87 +9,104 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tstk.data.containers import Floats, Raw, lines, numbers, pad, plain
+from tstk.data.containers import Floats, SeriesSet, normalize_label, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 _ATTRIBUTE = re.compile(r"@attribute\s+('[^']*'|\"[^\"]*\"|\S+)\s+(.+)", re.IGNORECASE)
-_RELATION = re.compile(r"""\s*(['"])(.*?)\1\s*(?:,(.*))?$""")
+_RELATIONAL_ROW = re.compile(r"""\s*(['"])(.*?)\1\s*(?:,(.*))?$""")
 
 
-def read(path: Path, *, label: str | None = None) -> dict[str, Raw]:
-    """The series of one file, as part "train".
+def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+    """Read the series of one file, as split "train".
 
     Args:
         path: a file that ends in .arff
-        label: refused, the class is the last attribute
+        label_column: rejected, as the class is always the last attribute
 
     Raises:
-        DataError: naming the line that cannot be read
+        DataError: a line cannot be parsed; the message names it
     """
-    if label is not None:
-        raise DataError(f"{path}: --label {label} has no meaning in an .arff file, whose class is its last attribute")
-    text = lines(path)
-    samples, relational, classes, first = _header(text, path)
+    if label_column is not None:
+        raise DataError(
+            f"{path}: --label-column {label_column} has no meaning in an .arff file, whose class is its last attribute"
+        )
+    lines = read_lines(path)
+    num_samples, is_relational, classes, data_start = _parse_header(lines, path)
     series, labels = [], []
-    for at, line in enumerate(text[first:], first + 1):
-        where = f"{path}, line {at}"
+    for line_number, line in enumerate(lines[data_start:], data_start + 1):
+        location = f"{path}, line {line_number}"
         if not line.strip() or line.startswith("%"):
             continue
         if line.startswith("{"):
-            raise DataError(f"{where}: sparse data ({{index value, ...}}) are not read; write every sample")
-        one, rest = _relation(line, where) if relational else _plain(line, samples, classes is not None, where)
-        series.append(one)
+            raise DataError(f"{location}: sparse data ({{index value, ...}}) are not supported; write every sample")
+        samples, label_cells = (
+            _parse_relational(line, location)
+            if is_relational
+            else _parse_univariate(line, num_samples, classes is not None, location)
+        )
+        series.append(samples)
         if classes is not None:
-            if len(rest) != 1:
-                raise DataError(f"{where}: {len(rest)} cells after the samples; expected the class alone")
-            labels.append(plain(rest[0].strip("'\"")))
+            if len(label_cells) != 1:
+                raise DataError(f"{location}: {len(label_cells)} cells after the samples; expected the class alone")
+            labels.append(normalize_label(label_cells[0].strip("'\"")))
             if classes and labels[-1] not in classes and labels[-1] != "?":
-                raise DataError(f"{where}: class {labels[-1]!r} is not declared; declared are {', '.join(classes)}")
+                raise DataError(f"{location}: class {labels[-1]!r} is not declared; declared are {', '.join(classes)}")
     if not series:
         raise DataError(f"{path}: no line after @data, so there is no series")
-    return {"train": Raw(pad(series, str(path)), str(path), None if classes is None else labels, classes=classes or ())}
+    return {
+        "train": SeriesSet(
+            pad_series(series, str(path)), str(path), None if classes is None else labels, classes=classes or ()
+        )
+    }
 
 
-def _header(text: list[str], path: Path) -> tuple[int, bool, tuple[str, ...] | None, int]:
-    """Numeric attributes outside a relation, whether there is a relation, the classes, and lines before the data."""
-    samples, relational, inside, classes = 0, False, False, None
-    for at, line in enumerate(map(str.strip, text), 1):
-        low = line.lower()
-        if low.startswith("@data"):
-            return samples, relational, classes, at
-        if low.startswith("@end"):
-            inside = False
-        elif low.startswith("@attribute"):
-            if (found := _ATTRIBUTE.match(line)) is None:
-                raise DataError(f"{path}, line {at}: expected '@attribute NAME TYPE'")
-            kind = found[2].strip()
-            if inside:
+def _parse_header(lines: list[str], path: Path) -> tuple[int, bool, tuple[str, ...] | None, int]:
+    """Return the number of samples, whether there is a relation, the classes, and the number of header lines.
+
+    The samples are the numeric attributes outside the relation.
+    """
+    num_samples, is_relational, in_relation, classes = 0, False, False, None
+    for line_number, line in enumerate(map(str.strip, lines), 1):
+        keyword = line.lower()
+        if keyword.startswith("@data"):
+            return num_samples, is_relational, classes, line_number
+        if keyword.startswith("@end"):
+            in_relation = False
+        elif keyword.startswith("@attribute"):
+            if (attribute := _ATTRIBUTE.match(line)) is None:
+                raise DataError(f"{path}, line {line_number}: expected '@attribute NAME TYPE'")
+            kind = attribute[2].strip()
+            if in_relation:
                 continue
             if kind.startswith("{"):
-                classes = tuple(plain(name.strip(" \t'\"")) for name in kind.strip("{} \t").split(","))
+                classes = tuple(normalize_label(name.strip(" \t'\"")) for name in kind.strip("{} \t").split(","))
             elif kind.lower() == "relational":
-                relational = inside = True
+                is_relational = in_relation = True
             elif kind.lower() in ("numeric", "real", "integer"):
-                samples += 1
+                num_samples += 1
             elif kind.lower() == "string" and classes is None:
                 classes = ()
             else:
-                raise DataError(f"{path}, line {at}: attributes of type {kind} are not read; make it numeric")
+                raise DataError(
+                    f"{path}, line {line_number}: attributes of type {kind} are not supported; make it numeric"
+                )
             if classes is not None and kind.lower() in ("numeric", "real", "integer", "relational"):
-                raise DataError(f"{path}, line {at}: an attribute after the class; put the class last")
+                raise DataError(f"{path}, line {line_number}: an attribute after the class; put the class last")
     raise DataError(f"{path}: no @data line, so this is not an .arff file, or it is cut short")
 
 
-def _plain(line: str, samples: int, labelled: bool, where: str) -> tuple[Floats, list[str]]:
+def _parse_univariate(line: str, num_samples: int, has_label: bool, location: str) -> tuple[Floats, list[str]]:
     cells = line.split(",")
-    if len(cells) != samples + labelled:
-        more = " and a class" if labelled else ""
-        raise DataError(f"{where}: {len(cells)} cells, the header declares {samples} samples{more}; mend the line")
-    return numbers(cells[:samples], where)[None], cells[samples:]
+    if len(cells) != num_samples + has_label:
+        more = " and a class" if has_label else ""
+        raise DataError(
+            f"{location}: {len(cells)} cells, the header declares {num_samples} samples{more}; fix the line"
+        )
+    return parse_floats(cells[:num_samples], location)[None], cells[num_samples:]
 
 
-def _relation(line: str, where: str) -> tuple[Floats, list[str]]:
-    if (found := _RELATION.match(line)) is None:
-        raise DataError(f"{where}: expected the channels in quotes, then the class")
-    rows = [numbers(row.split(","), where)[None] for row in found[2].split("\\n")]
-    return pad(rows, where)[:, 0], found[3].split(",") if found[3] else []
+def _parse_relational(line: str, location: str) -> tuple[Floats, list[str]]:
+    if (match := _RELATIONAL_ROW.match(line)) is None:
+        raise DataError(f"{location}: expected the channels in quotes, then the class")
+    rows = [parse_floats(row.split(","), location)[None] for row in match[2].split("\\n")]
+    return pad_series(rows, location)[:, 0], match[3].split(",") if match[3] else []

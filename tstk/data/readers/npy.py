@@ -11,41 +11,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.catalog import ARRAYS, END
-from tstk.data.containers import Raw
-from tstk.data.readers.npz import GROUPS, Y, part_of
+from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX
+from tstk.data.containers import SeriesSet
+from tstk.data.readers.npz import GROUP_ARRAY_NAMES, LABEL_ARRAY_NAMES, build_series_set
 from tstk.errors import DataError
 
 
-def read(path: Path, *, label: str | None = None) -> dict[str, Raw]:
-    """The series of one file `X.npy` or `X_PART.npy`, as part "train", with what lies beside it.
+def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+    """Read one file `X.npy` or `X_SPLIT.npy` and the labels and metadata beside it, as split "train".
 
     Args:
         path: a file that ends in .npy and is called X, x, data or samples, then perhaps _train, _val or _test
-        label: file that holds the labels, without its end and part, if it is not called y, labels or label
+        label_column: stem of the file that holds the labels, without the split, if it is not y, labels or label
 
     Raises:
         DataError: an array is damaged, holds Python objects, or its shapes disagree
     """
-    end = END.search(path.stem)
-    rest = end[0] if end else ""
-    if END.sub("", path.stem) not in ARRAYS:
+    match = SPLIT_SUFFIX.search(path.stem)
+    suffix = match[0] if match else ""
+    if SPLIT_SUFFIX.sub("", path.stem) not in SERIES_ARRAY_NAMES:
         raise DataError(
-            f"{path}: expected a file called {', '.join(ARRAYS)}, such as X_train.npy with y_train.npy beside it"
+            f"{path}: expected a file called {', '.join(SERIES_ARRAY_NAMES)}, such as X_train.npy with y_train.npy "
+            "beside it"
         )
-    y = _beside(path, Y if label is None else (label,), rest)
-    if label is not None and y is None:
-        raise DataError(f"{path}: there is no {label}{rest}.npy beside it")
-    common = {name: mapped(at) for name in ("classes", "channels") if (at := path.with_name(f"{name}.npy")).is_file()}
-    mapped(path)  # here, where what is wrong with it can be said
-    return {"train": part_of(lambda: mapped(path), y, _beside(path, GROUPS, rest), common, str(path))}
+    y = _map_sibling(path, LABEL_ARRAY_NAMES if label_column is None else (label_column,), suffix)
+    if label_column is not None and y is None:
+        raise DataError(f"{path}: there is no {label_column}{suffix}.npy beside it")
+    metadata = {
+        name: map_array(file) for name in ("classes", "channels") if (file := path.with_name(f"{name}.npy")).is_file()
+    }
+    map_array(path)  # report a damaged file now, not at the first read
+    groups = _map_sibling(path, GROUP_ARRAY_NAMES, suffix)
+    return {"train": build_series_set(lambda: map_array(path), y, groups, metadata, str(path))}
 
 
-def mapped(path: Path) -> NDArray[Any]:
-    """The array in a file, mapped and not read.
+def map_array(path: Path) -> NDArray[Any]:
+    """Memory-map the array in a file.
 
     Raises:
-        DataError: it is no array, cut short, or holds Python objects
+        DataError: the file is not an array, is cut short, or holds Python objects
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
@@ -57,6 +61,6 @@ def mapped(path: Path) -> NDArray[Any]:
         raise DataError(f"{path}: empty, cut short or not an npy array; write or fetch it again") from None
 
 
-def _beside(path: Path, names: tuple[str, ...], rest: str) -> NDArray[Any] | None:
-    found = (path.with_name(f"{name}{rest}.npy") for name in names)
-    return next((mapped(one) for one in found if one.is_file()), None)
+def _map_sibling(path: Path, names: tuple[str, ...], suffix: str) -> NDArray[Any] | None:
+    files = (path.with_name(f"{name}{suffix}.npy") for name in names)
+    return next((map_array(file) for file in files if file.is_file()), None)

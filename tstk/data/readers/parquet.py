@@ -1,6 +1,6 @@
 """Reader of `.parquet`: columns as in a `.csv` file, or columns that hold a list of samples in each row.
 
-Of lists, each column is a channel and each row a series. Takes pyarrow: `pip install 'tstk-core[parquet]'`.
+Each column of lists is a channel, and each row a series. Takes pyarrow: `pip install 'tstk-core[parquet]'`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from tstk.data.containers import Floats, Raw, Table, pad, plain
-from tstk.data.readers.csv import GROUPS, LABEL, rows_of
+from tstk.data.containers import Floats, SeriesSet, Table, normalize_label, pad_series
+from tstk.data.readers.csv import GROUP_COLUMNS, LABEL_COLUMNS, parse_rows
 from tstk.errors import DataError, did_you_mean
-from tstk.plugins.distribution import install_command
+from tstk.plugins.distribution import format_install_command
 
 
-def read(path: Path, *, label: str | None = None) -> dict[str, Raw] | Table:
-    """The series of a file, as part "train", or a table.
+def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet] | Table:
+    """Read the series of one file, as split "train", or a table.
 
     Args:
         path: a file that ends in .parquet
-        label: the column that holds the labels, if it is not called label, class, target or y
+        label_column: the column that holds the labels, if it is not called label, class, target or y
 
     Raises:
         DataError: pyarrow is not installed, the file is damaged, or a cell is not a number
@@ -30,50 +30,52 @@ def read(path: Path, *, label: str | None = None) -> dict[str, Raw] | Table:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DataError(f"{path}: reading it takes pyarrow: {install_command('parquet')}") from error
+        raise DataError(f"{path}: reading it takes pyarrow: {format_install_command('parquet')}") from error
     try:
-        columns = parquet.ParquetFile(path).read()
+        table = parquet.ParquetFile(path).read()
     except (pyarrow.ArrowException, OSError):
         raise DataError(f"{path}: empty, cut short or not a parquet file; write or fetch it again") from None
-    header, types = columns.column_names, [field.type for field in columns.schema]
-    if nested := [i for i, kind in enumerate(types) if pyarrow.types.is_nested(kind)]:
-        return {"train": _lists(path, columns, [header[i] for i in nested], label)}
-    cells = [map(_text, column.to_pylist()) for column in columns.columns]
-    rows = [(f"row {at}", list(row)) for at, row in enumerate(zip(*cells, strict=True), 1)]
-    return rows_of(path, header, rows, label)
+    if list_columns := [field.name for field in table.schema if pyarrow.types.is_nested(field.type)]:
+        return {"train": _build_series_set(path, table, list_columns, label_column)}
+    cells = [map(_to_text, column.to_pylist()) for column in table.columns]
+    rows = [(f"row {number}", list(row)) for number, row in enumerate(zip(*cells, strict=True), 1)]
+    return parse_rows(path, table.column_names, rows, label_column)
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _lists(path: Path, columns: Any, channels: list[str], label: str | None) -> Raw:
-    if label is not None and label not in columns.column_names:
-        raise DataError(f"{path}: no column called {label!r}.{did_you_mean(label, columns.column_names)}")
-    low = {name.lower(): name for name in columns.column_names if name not in channels}
-    y = label or next((low[name] for name in LABEL if name in low), None)
-    group = next((low[name] for name in GROUPS if name in low and low[name] != y), None)
+def _build_series_set(path: Path, table: Any, channels: list[str], label_column: str | None) -> SeriesSet:
+    if label_column is not None and label_column not in table.column_names:
+        raise DataError(f"{path}: no column called {label_column!r}.{did_you_mean(label_column, table.column_names)}")
+    by_lower_name = {name.lower(): name for name in table.column_names if name not in channels}
+    label = label_column or next((by_lower_name[name] for name in LABEL_COLUMNS if name in by_lower_name), None)
+    group = next(
+        (by_lower_name[name] for name in GROUP_COLUMNS if name in by_lower_name and by_lower_name[name] != label), None
+    )
     series = [
-        _series(row, channels, f"{path}, row {at}") for at, row in enumerate(columns.select(channels).to_pylist(), 1)
+        _parse_list_row(row, channels, f"{path}, row {number}")
+        for number, row in enumerate(table.select(channels).to_pylist(), 1)
     ]
-    return Raw(
-        x=pad(series, str(path)),
+    return SeriesSet(
+        x=pad_series(series, str(path)),
         source=str(path),
-        y=None if y is None else [plain(_text(one)) for one in columns[y].to_pylist()],
-        groups=None if group is None else [plain(_text(one)) for one in columns[group].to_pylist()],
+        y=None if label is None else [normalize_label(_to_text(value)) for value in table[label].to_pylist()],
+        groups=None if group is None else [normalize_label(_to_text(value)) for value in table[group].to_pylist()],
         channels=tuple(channels) if len(channels) > 1 else (),
     )
 
 
-def _series(row: dict[str, Any], channels: list[str], where: str) -> Floats:
-    """[C, T] of one row; a single column may hold a list per channel."""
-    held = [row[name] for name in channels]
-    if any(one is None for one in held):
-        raise DataError(f"{where}: no samples; remove the row")
-    if len(held) == 1 and held[0] and isinstance(held[0][0], list):
-        held = held[0]
+def _parse_list_row(row: dict[str, Any], channels: list[str], location: str) -> Floats:
+    """Return the samples [C, T] of one row; a single column may hold a list per channel."""
+    lists = [row[name] for name in channels]
+    if any(samples is None for samples in lists):
+        raise DataError(f"{location}: no samples; remove the row")
+    if len(lists) == 1 and lists[0] and isinstance(lists[0][0], list):
+        lists = lists[0]
     try:
-        rows = [np.array([np.nan if v is None else v for v in one], np.float32)[None] for one in held]
+        rows = [np.array([np.nan if v is None else v for v in samples], np.float32)[None] for samples in lists]
     except (TypeError, ValueError):
-        raise DataError(f"{where}: expected lists of numbers; make them so, or remove the column") from None
-    return pad(rows, where)[:, 0]
+        raise DataError(f"{location}: expected lists of numbers; convert them, or remove the column") from None
+    return pad_series(rows, location)[:, 0]

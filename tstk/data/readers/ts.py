@@ -1,6 +1,6 @@
 """Reader of `.ts`, the format of the UCR and UEA archives: a header of @-lines, then one series per line.
 
-A series is its channels separated by colons, the label last; samples are separated by commas, `?` is a missing one.
+A series is its channels separated by colons, the label last; samples are separated by commas, `?` marks a missing one.
 """
 
 from __future__ import annotations
@@ -9,53 +9,55 @@ from pathlib import Path
 
 import numpy as np
 
-from tstk.data.containers import Floats, Raw, lines, numbers, pad
+from tstk.data.containers import Floats, SeriesSet, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 
-def read(path: Path, *, label: str | None = None) -> dict[str, Raw]:
-    """The series of one file, as part "train".
+def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+    """Read the series of one file, as split "train".
 
     Args:
         path: a file that ends in .ts
-        label: refused, the label has its fixed place
+        label_column: rejected, as the label always follows the last colon
 
     Raises:
-        DataError: naming the line that cannot be read
+        DataError: a line cannot be parsed; the message names it
     """
-    if label is not None:
-        raise DataError(f"{path}: --label {label} has no meaning in a .ts file, whose label follows the last colon")
-    text = lines(path)
-    header, first = _header(text, path)
-    labelled = _labelled(header, path)
+    if label_column is not None:
+        raise DataError(
+            f"{path}: --label-column {label_column} has no meaning in a .ts file, whose label follows the last colon"
+        )
+    lines = read_lines(path)
+    header, data_start = _parse_header(lines, path)
+    has_labels = _has_labels(header, path)
     series, labels = [], []
-    for at, line in enumerate(text[first:], first + 1):
+    for line_number, line in enumerate(lines[data_start:], data_start + 1):
         if not line.strip():
             continue
-        pieces = line.split(":")
-        if labelled:
-            labels.append(pieces.pop().strip())
-            if not pieces:
-                raise DataError(f"{path}, line {at}: no ':' before the label")
-        series.append(_channels(pieces, f"{path}, line {at}"))
+        fields = line.split(":")
+        if has_labels:
+            labels.append(fields.pop().strip())
+            if not fields:
+                raise DataError(f"{path}, line {line_number}: no ':' before the label")
+        series.append(_parse_channels(fields, f"{path}, line {line_number}"))
     if not series:
         raise DataError(f"{path}: no line after @data, so there is no series")
-    return {"train": Raw(pad(series, str(path)), str(path), labels if labelled else None)}
+    return {"train": SeriesSet(pad_series(series, str(path)), str(path), labels if has_labels else None)}
 
 
-def _header(text: list[str], path: Path) -> tuple[dict[str, list[str]], int]:
-    """The @-lines in lower case with their words, and how many lines come before the data."""
+def _parse_header(lines: list[str], path: Path) -> tuple[dict[str, list[str]], int]:
+    """Return the words of each @-line by its keyword, in lower case, and the number of header lines."""
     header: dict[str, list[str]] = {}
-    for at, line in enumerate(text):
+    for line_number, line in enumerate(lines, 1):
         if line.startswith("@"):
-            key, *words = line.split()
-            if key.lower() == "@data":
-                return header, at + 1
-            header[key.lower()] = [word.lower() for word in words]
+            keyword, *words = line.split()
+            if keyword.lower() == "@data":
+                return header, line_number
+            header[keyword.lower()] = [word.lower() for word in words]
     raise DataError(f"{path}: no @data line, so this is not a .ts file, or it is cut short")
 
 
-def _labelled(header: dict[str, list[str]], path: Path) -> bool:
+def _has_labels(header: dict[str, list[str]], path: Path) -> bool:
     if header.get("@timestamps", ["false"])[:1] == ["true"]:
         raise DataError(f"{path}: @timeStamps true is not supported; write the samples alone")
     if header.get("@targetlabel", ["false"])[:1] == ["true"]:
@@ -65,9 +67,9 @@ def _labelled(header: dict[str, list[str]], path: Path) -> bool:
     return header["@classlabel"][:1] == ["true"]
 
 
-def _channels(pieces: list[str], where: str) -> Floats:
-    """[C, T] of one line; a channel shorter than its neighbours is padded with NaN."""
-    rows = [numbers(piece.split(","), where) for piece in pieces]
+def _parse_channels(fields: list[str], location: str) -> Floats:
+    """Parse the channels [C, T] of one line, and pad shorter ones with NaN."""
+    rows = [parse_floats(field.split(","), location) for field in fields]
     longest = max(map(len, rows))
     if any(len(row) != longest for row in rows):
         rows = [np.pad(row, (0, longest - len(row)), constant_values=np.nan) for row in rows]

@@ -1,38 +1,40 @@
 """Reader of `.tsv` and `.txt`, the older format of the UCR archive: one series per line, the label first, no header.
 
-Cells are separated by tabs, commas or blanks, whichever the first line uses.
+Cells are separated by tabs, commas or blanks, as in the first line.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tstk.data.containers import Raw, lines, numbers, pad, plain
+from tstk.data.containers import SeriesSet, normalize_label, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 
-def read(path: Path, *, label: str | None = None) -> dict[str, Raw]:
-    """The univariate series of one file, as part "train".
+def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+    """Read the univariate series of one file, as split "train".
 
     Args:
         path: a file that ends in .tsv or .txt
-        label: refused, the label has its fixed place
+        label_column: rejected, as the label is always the first cell
 
     Raises:
-        DataError: naming the line that cannot be read
+        DataError: a line cannot be parsed; the message names it
     """
-    if label is not None:
-        raise DataError(f"{path}: --label {label} has no meaning here; the label is the first cell of each line")
+    if label_column is not None:
+        raise DataError(
+            f"{path}: --label-column {label_column} has no meaning here; the label is the first cell of each line"
+        )
     series, labels = [], []
-    text = lines(path)
-    head = next(line for line in text if line.strip())
-    mark = next((mark for mark in "\t," if mark in head), None)
-    for at, line in enumerate(text, 1):
+    lines = read_lines(path)
+    first_line = next(line for line in lines if line.strip())
+    separator = next((char for char in "\t," if char in first_line), None)
+    for line_number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        first, *cells = line.split(mark)
+        label, *cells = line.split(separator)
         if not cells:
-            raise DataError(f"{path}, line {at}: a label and no sample")
-        series.append(numbers(cells, f"{path}, line {at}")[None])
-        labels.append(plain(first))
-    return {"train": Raw(pad(series, str(path)), str(path), labels)}
+            raise DataError(f"{path}, line {line_number}: a label but no samples; add them, or remove the line")
+        series.append(parse_floats(cells, f"{path}, line {line_number}")[None])
+        labels.append(normalize_label(label))
+    return {"train": SeriesSet(pad_series(series, str(path)), str(path), labels)}

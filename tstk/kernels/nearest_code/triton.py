@@ -1,7 +1,7 @@
-"""Search and soft assignments on a GPU: scores live in registers, tile by tile.
+"""Triton backend of nearest-code search and soft assignment, with the scores in registers, tile by tile.
 
-Layout: vectors z [N, d] and codes [K, d], both row-major; codes are centred on their mean, `middle` [d], which is
-taken from z on loading; `lengths` [K] are the squares of the centred codes. Sums over rows are written per program
+Layout: vectors z [N, d] and codes [K, d], both row-major. Codes are centred on their mean, `code_mean` [d], which is
+subtracted from z on loading; `squared_norms` [K] are those of the centred codes. Sums over rows are written per program
 and added afterwards, in order, so that every run gives the same bits.
 """
 
@@ -16,11 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tstk.kernels.dispatch import interpreted
-from tstk.kernels.nearest_code.reference import LARGEST
-from tstk.kernels.tuning import tuned
+from tstk.kernels.dispatch import is_triton_interpreted
+from tstk.kernels.nearest_code.reference import MAX_SQUARED_DISTANCE
+from tstk.kernels.tuning import load_tuned_sizes
 
-CONFIGS: dict[tuple[str, int], dict[str, Any]] = tuned(
+CONFIGS: dict[tuple[str, int], dict[str, Any]] = load_tuned_sizes(
     "nearest_code",
     {
         ("search", 16): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
@@ -32,214 +32,222 @@ CONFIGS: dict[tuple[str, int], dict[str, Any]] = tuned(
         ("soft", 64): {"BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
     },
 )
-"""Tiles by kernel and width, rounded up to a power of two from 16 to 128.
+"""Tile sizes by kernel and vector width, rounded up to a power of two from 16 to 128.
 
-128 stands for everything wider than 64. Where there is a BLOCK_D, a program goes over a vector in blocks of so many
-columns; elsewhere it holds all of them.
+128 stands for all widths above 64. With a BLOCK_D, a program iterates over vectors in blocks of that many columns;
+without one, it holds whole vectors.
 """
 
-SEGMENTS = 64
-"""Into how many parts the rows are divided where programs own codes."""
+NUM_SEGMENTS = 64
+"""Number of segments of rows in the backward kernel of the codes, one program per segment and block of codes."""
 
-LOWEST: tl.constexpr = tl.constexpr(-60.0)
-FARTHEST: tl.constexpr = tl.constexpr(LARGEST)
+MIN_EXPONENT: tl.constexpr = tl.constexpr(-60.0)
+MAX_SQUARED_DISTANCE_CONST: tl.constexpr = tl.constexpr(MAX_SQUARED_DISTANCE)
 
 
-def _tiles(kernel: str, d: int) -> dict[str, Any]:
+def _choose_tiles(kernel: str, d: int) -> dict[str, Any]:
     block = min(max(16, triton.next_power_of_2(d)), 128)
-    # up to 16 wide exact products cost nothing; beyond, three TF32 products err by less than float32 sums do
+    # Up to width 16, exact products cost nothing; beyond, the error of three TF32 products is below that of float32
+    # sums.
     precision = "ieee" if block == 16 else "tf32x3"
     return {"D": d, "BLOCK_D": block, "PRECISION": precision, **CONFIGS[kernel, block]}
 
 
 @triton.jit
-def _load(base, rows, count, d0, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Columns d0.. of rows, [rows, BLOCK_D] float32, 0 outside."""
-    at = d0 + tl.arange(0, BLOCK_D)
-    inside = (rows < count)[:, None] & (at < D)[None, :]
-    return tl.load(base + rows[:, None] * D + at[None, :], mask=inside, other=0.0).to(tl.float32)
+def _load_tile(base, rows, count, d0, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Load columns from d0 on, [rows, BLOCK_D] float32; 0 outside."""
+    offsets = d0 + tl.arange(0, BLOCK_D)
+    inside = (rows < count)[:, None] & (offsets < D)[None, :]
+    return tl.load(base + rows[:, None] * D + offsets[None, :], mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _centred(z, middle, rows, N, d0, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    at = d0 + tl.arange(0, BLOCK_D)
-    return _load(z, rows, N, d0, D, BLOCK_D) - tl.load(middle + at, mask=at < D, other=0.0)[None, :]
+def _load_centered(z, code_mean, rows, N, d0, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    offsets = d0 + tl.arange(0, BLOCK_D)
+    mean = tl.load(code_mean + offsets, mask=offsets < D, other=0.0)
+    return _load_tile(z, rows, N, d0, D, BLOCK_D) - mean[None, :]
 
 
 @triton.jit
-def _search(
-    z, middle, codes, lengths, ids, squares, N, K,
+def _search_kernel(
+    z, code_mean, codes, squared_norms, ids, squares, N, K,
     D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program owns BLOCK_N vectors and goes over all codes, keeping the best score and the first that has it."""
+    """Each program takes BLOCK_N vectors and iterates over all codes, keeping the lowest score and its first index."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x = _centred(z, middle, rows, N, 0, D, BLOCK_D)
+    x = _load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
     square = tl.sum(x * x, 1)
     for d0 in range(BLOCK_D, D, BLOCK_D):
-        part = _centred(z, middle, rows, N, d0, D, BLOCK_D)
+        part = _load_centered(z, code_mean, rows, N, d0, D, BLOCK_D)
         square += tl.sum(part * part, 1)
-    fine = square <= FARTHEST
-    x = tl.where(fine[:, None], x, 0.0)
-    best = tl.full((BLOCK_N,), float("inf"), tl.float32)
-    which = tl.zeros((BLOCK_N,), tl.int32)
+    in_range = square <= MAX_SQUARED_DISTANCE_CONST
+    x = tl.where(in_range[:, None], x, 0.0)
+    best_score = tl.full((BLOCK_N,), float("inf"), tl.float32)
+    best_id = tl.zeros((BLOCK_N,), tl.int32)
     for k0 in range(0, K, BLOCK_K):
         cols = k0 + tl.arange(0, BLOCK_K)
-        c = _load(codes, cols, K, 0, D, BLOCK_D)
+        c = _load_tile(codes, cols, K, 0, D, BLOCK_D)
         product = tl.dot(x, tl.trans(c), input_precision=PRECISION)
-        # A loop, not unrolled: only one block of columns is on the chip, however wide the vectors are.
+        # Not unrolled: only one block of columns is on chip at a time, however wide the vectors are.
         for d0 in range(BLOCK_D, D, BLOCK_D):
-            part = tl.where(fine[:, None], _centred(z, middle, rows, N, d0, D, BLOCK_D), 0.0)
-            c = _load(codes, cols, K, d0, D, BLOCK_D)
+            part = tl.where(in_range[:, None], _load_centered(z, code_mean, rows, N, d0, D, BLOCK_D), 0.0)
+            c = _load_tile(codes, cols, K, d0, D, BLOCK_D)
             product += tl.dot(part, tl.trans(c), input_precision=PRECISION)
-        score = tl.load(lengths + cols, mask=cols < K, other=float("inf"))[None, :] - 2 * product
-        low, at = tl.min(score, 1, return_indices=True, return_indices_tie_break_left=True)
-        which = tl.where(low < best, k0 + at, which)
-        best = tl.minimum(low, best)
-    tl.store(ids + rows, tl.where(fine, which, 0).to(tl.int64), mask=rows < N)
-    tl.store(squares + rows, tl.where(fine, tl.maximum(square + best, 0.0), float("nan")), mask=rows < N)
+        score = tl.load(squared_norms + cols, mask=cols < K, other=float("inf"))[None, :] - 2 * product
+        low, index = tl.min(score, 1, return_indices=True, return_indices_tie_break_left=True)
+        best_id = tl.where(low < best_score, k0 + index, best_id)
+        best_score = tl.minimum(low, best_score)
+    tl.store(ids + rows, tl.where(in_range, best_id, 0).to(tl.int64), mask=rows < N)
+    tl.store(squares + rows, tl.where(in_range, tl.maximum(square + best_score, 0.0), float("nan")), mask=rows < N)
 
 
 @triton.jit
-def _scores(x, codes, lengths, cols, K, scale, D: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr):
-    """(2 x.c - |c|^2) / temperature, [rows, cols], and the codes; -inf beyond the last."""
-    c = _load(codes, cols, K, 0, D, BLOCK_D)
-    length = tl.load(lengths + cols, mask=cols < K, other=float("inf"))
-    return (2 * tl.dot(x, tl.trans(c), input_precision=PRECISION) - length[None, :]) * scale, c
+def _compute_scores(
+    x, codes, squared_norms, cols, K, scale, D: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr
+):
+    """Return (2 x.c - |c|^2) * scale, [rows, cols], -inf beyond the last code; and the codes."""
+    c = _load_tile(codes, cols, K, 0, D, BLOCK_D)
+    squared_norm = tl.load(squared_norms + cols, mask=cols < K, other=float("inf"))
+    return (2 * tl.dot(x, tl.trans(c), input_precision=PRECISION) - squared_norm[None, :]) * scale, c
 
 
 @triton.jit
-def _pulled(score, log_z, to_entropy, to_share, cols, K, floor):
-    """p, and d/dp up to a constant per row."""
-    log_p = tl.maximum(score - log_z[:, None], LOWEST)
+def _compute_p_and_dp(score, log_z, grad_entropy, grad_mean_probs, cols, K, floor):
+    """Return p, and the gradient with respect to p up to a constant per row."""
+    log_p = tl.maximum(score - log_z[:, None], MIN_EXPONENT)
     p = tl.where((cols < K)[None, :], tl.exp(log_p), 0.0)
     slope = tl.where(log_p > floor, log_p, floor - 1)
-    return p, tl.load(to_share + cols, mask=cols < K, other=0.0)[None, :] - tl.load(to_entropy) * slope
+    return p, tl.load(grad_mean_probs + cols, mask=cols < K, other=0.0)[None, :] - tl.load(grad_entropy) * slope
 
 
 @triton.jit
-def _soft(
-    z, middle, codes, lengths, weight, entropies, log_zs, shares, N, K, scale, floor,
+def _soft_assignment_kernel(
+    z, code_mean, codes, squared_norms, weight, entropies, log_zs, partial_sums, N, K, scale, floor,
     D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program owns BLOCK_N vectors and goes over all codes twice: for the norm of p, then for p."""
+    """Each program takes BLOCK_N vectors and iterates over all codes twice: for the normalizer of p, then for p."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x = _centred(z, middle, rows, N, 0, D, BLOCK_D)
-    top = tl.full((BLOCK_N,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK_N,), tl.float32)
+    x = _load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
+    m_i = tl.full((BLOCK_N,), float("-inf"), tl.float32)
+    l_i = tl.zeros((BLOCK_N,), tl.float32)
     for k0 in range(0, K, BLOCK_K):
         cols = k0 + tl.arange(0, BLOCK_K)
-        score, _ = _scores(x, codes, lengths, cols, K, scale, D, BLOCK_D, PRECISION)
-        higher = tl.maximum(top, tl.max(score, 1))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(score - higher[:, None]), 1)
-        top = higher
-    log_z = top + tl.log(total)
+        score, _ = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
+        m_new = tl.maximum(m_i, tl.max(score, 1))
+        l_i = l_i * tl.exp(m_i - m_new) + tl.sum(tl.exp(score - m_new[:, None]), 1)
+        m_i = m_new
+    log_z = m_i + tl.log(l_i)
     w = tl.load(weight + rows, mask=rows < N, other=0.0)
     entropy = tl.zeros((BLOCK_N,), tl.float32)
     for k0 in range(0, K, BLOCK_K):
         cols = k0 + tl.arange(0, BLOCK_K)
-        score, _ = _scores(x, codes, lengths, cols, K, scale, D, BLOCK_D, PRECISION)
-        log_p = tl.maximum(score - log_z[:, None], LOWEST)
+        score, _ = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
+        log_p = tl.maximum(score - log_z[:, None], MIN_EXPONENT)
         p = tl.where((cols < K)[None, :], tl.exp(log_p), 0.0)
         entropy -= tl.sum(p * tl.maximum(log_p, floor), 1)
-        here = shares + tl.program_id(0).to(tl.int64) * K + cols
-        tl.store(here, tl.sum(w[:, None] * p, 0), mask=cols < K)
+        ptrs = partial_sums + tl.program_id(0).to(tl.int64) * K + cols
+        tl.store(ptrs, tl.sum(w[:, None] * p, 0), mask=cols < K)
     tl.store(entropies + rows, w * entropy, mask=rows < N)
     tl.store(log_zs + rows, log_z, mask=rows < N)
 
 
 @triton.jit
-def _to_vectors(
-    z, middle, codes, lengths, weight, log_zs, to_entropy, to_share, inner, dz, N, K, scale, floor,
+def _grad_vectors_kernel(
+    z, code_mean, codes, squared_norms, weight, log_zs, grad_entropy, grad_mean_probs, inner, dz, N, K, scale, floor,
     D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program owns BLOCK_N vectors: first <p, u> over all codes, then the gradient."""
+    """Each program takes BLOCK_N vectors and computes <p, u> over all codes, then the gradient of the vectors."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x = _centred(z, middle, rows, N, 0, D, BLOCK_D)
+    x = _load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
     log_z = tl.load(log_zs + rows, mask=rows < N, other=0.0)
     product = tl.zeros((BLOCK_N,), tl.float32)
-    total = tl.zeros((BLOCK_N,), tl.float32)
+    l_i = tl.zeros((BLOCK_N,), tl.float32)
     for k0 in range(0, K, BLOCK_K):
         cols = k0 + tl.arange(0, BLOCK_K)
-        score, _ = _scores(x, codes, lengths, cols, K, scale, D, BLOCK_D, PRECISION)
-        p, u = _pulled(score, log_z, to_entropy, to_share, cols, K, floor)
+        score, _ = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
+        p, u = _compute_p_and_dp(score, log_z, grad_entropy, grad_mean_probs, cols, K, floor)
         product += tl.sum(p * u, 1)
-        total += tl.sum(p, 1)
-    product = product / total
-    gradient = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+        l_i += tl.sum(p, 1)
+    product = product / l_i
+    acc = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     for k0 in range(0, K, BLOCK_K):
         cols = k0 + tl.arange(0, BLOCK_K)
-        score, c = _scores(x, codes, lengths, cols, K, scale, D, BLOCK_D, PRECISION)
-        p, u = _pulled(score, log_z, to_entropy, to_share, cols, K, floor)
-        gradient += tl.dot(p * (u - product[:, None]), c, input_precision=PRECISION)
+        score, c = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
+        p, u = _compute_p_and_dp(score, log_z, grad_entropy, grad_mean_probs, cols, K, floor)
+        acc += tl.dot(p * (u - product[:, None]), c, input_precision=PRECISION)
     w = tl.load(weight + rows, mask=rows < N, other=0.0)
-    at = tl.arange(0, BLOCK_D)
-    inside = (rows < N)[:, None] & (at < D)[None, :]
-    tl.store(dz + rows[:, None] * D + at[None, :], gradient * (2 * scale * w)[:, None], mask=inside)
+    offsets = tl.arange(0, BLOCK_D)
+    inside = (rows < N)[:, None] & (offsets < D)[None, :]
+    tl.store(dz + rows[:, None] * D + offsets[None, :], acc * (2 * scale * w)[:, None], mask=inside)
     tl.store(inner + rows, product, mask=rows < N)
 
 
 @triton.jit
-def _to_codes(
-    z, middle, codes, lengths, weight, log_zs, to_entropy, to_share, inner, dc, N, K, segment, scale, floor,
+def _grad_codes_kernel(
+    z, code_mean, codes, squared_norms, weight, log_zs, grad_entropy, grad_mean_probs, inner, dc,
+    N, K, segment, scale, floor,
     D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program owns BLOCK_K codes and one segment of the vectors."""
+    """Each program computes the gradient of BLOCK_K codes from one segment of the vectors."""
     cols = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     first = tl.program_id(1).to(tl.int64) * segment
-    gradient = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
-    column = tl.zeros((BLOCK_K,), tl.float32)
+    acc = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
+    ds_sum = tl.zeros((BLOCK_K,), tl.float32)
     for n0 in range(0, segment, BLOCK_N):
         rows = first + n0 + tl.arange(0, BLOCK_N)
-        x = _centred(z, middle, rows, N, 0, D, BLOCK_D)
-        score, _ = _scores(x, codes, lengths, cols, K, scale, D, BLOCK_D, PRECISION)
+        x = _load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
+        score, _ = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
         log_z = tl.load(log_zs + rows, mask=rows < N, other=float("inf"))
-        p, u = _pulled(score, log_z, to_entropy, to_share, cols, K, floor)
+        p, u = _compute_p_and_dp(score, log_z, grad_entropy, grad_mean_probs, cols, K, floor)
         product = tl.load(inner + rows, mask=rows < N, other=0.0)
         w = tl.load(weight + rows, mask=rows < N, other=0.0)
-        q = tl.trans(p * (u - product[:, None]) * (2 * scale * w)[:, None])
-        gradient += tl.dot(q, x, input_precision=PRECISION)
-        column += tl.sum(q, 1)
-    c = _load(codes, cols, K, 0, D, BLOCK_D)
-    at = tl.arange(0, BLOCK_D)
-    inside = (cols < K)[:, None] & (at < D)[None, :]
-    out = dc + tl.program_id(1).to(tl.int64) * K * D + cols[:, None] * D + at[None, :]
-    tl.store(out, gradient - column[:, None] * c, mask=inside)
+        ds = tl.trans(p * (u - product[:, None]) * (2 * scale * w)[:, None])
+        acc += tl.dot(ds, x, input_precision=PRECISION)
+        ds_sum += tl.sum(ds, 1)
+    c = _load_tile(codes, cols, K, 0, D, BLOCK_D)
+    offsets = tl.arange(0, BLOCK_D)
+    inside = (cols < K)[:, None] & (offsets < D)[None, :]
+    ptrs = dc + tl.program_id(1).to(tl.int64) * K * D + cols[:, None] * D + offsets[None, :]
+    tl.store(ptrs, acc - ds_sum[:, None] * c, mask=inside)
 
 
 # ---------------------------------------------------------------- the operators
 
 
-def _search_launch(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    c, middle, lengths = _prepared(codes)
-    middle = middle.where((lengths <= LARGEST).all(), torch.nan)  # then no vector is near enough
-    c, lengths = c.nan_to_num(), lengths.nan_to_num()
+def _launch_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    c, code_mean, squared_norms = _center_codes(codes)
+    # With a NaN mean no vector is in range, so all distances are NaN.
+    code_mean = code_mean.where((squared_norms <= MAX_SQUARED_DISTANCE).all(), torch.nan)
+    c, squared_norms = c.nan_to_num(), squared_norms.nan_to_num()
     n, d = z.shape
     ids, squares = z.new_empty(n, dtype=torch.long), z.new_empty(n, dtype=torch.float32)
-    tiles = _tiles("search", d)
+    tiles = _choose_tiles("search", d)
     if n:
         with torch.cuda.device_of(z):
-            _search[triton.cdiv(n, tiles["BLOCK_N"]),](z, middle, c, lengths, ids, squares, n, len(c), **tiles)
+            _search_kernel[triton.cdiv(n, tiles["BLOCK_N"]),](
+                z, code_mean, c, squared_norms, ids, squares, n, len(c), **tiles
+            )
     return ids, squares
 
 
-def _soft_launch(
+def _launch_soft_assignment(
     z: Tensor, codes: Tensor, weight: Tensor, temperature: float, floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    c, middle, lengths = _prepared(codes)
+    c, code_mean, squared_norms = _center_codes(codes)
     n, d = z.shape
-    tiles = _tiles("soft", d)
+    tiles = _choose_tiles("soft", d)
     programs = triton.cdiv(n, tiles["BLOCK_N"])
-    entropies, log_z, shares = c.new_empty(n), c.new_empty(n), c.new_empty(programs, len(c))
+    entropies, log_z, partial_sums = c.new_empty(n), c.new_empty(n), c.new_empty(programs, len(c))
     if n:
-        given = z, middle, c, lengths, weight, entropies, log_z, shares
+        tensors = z, code_mean, c, squared_norms, weight, entropies, log_z, partial_sums
         with torch.cuda.device_of(z):
-            _soft[programs,](*given, n, len(c), 1 / temperature, floor, **tiles)
-    return entropies.sum(), shares.sum(0), log_z
+            _soft_assignment_kernel[programs,](*tensors, n, len(c), 1 / temperature, floor, **tiles)
+    return entropies.sum(), partial_sums.sum(0), log_z
 
 
-def _back_launch(
-    to_entropy: Tensor,
-    to_share: Tensor,
+def _launch_backward(
+    grad_entropy: Tensor,
+    grad_mean_probs: Tensor,
     z: Tensor,
     codes: Tensor,
     weight: Tensor,
@@ -247,26 +255,29 @@ def _back_launch(
     temperature: float,
     floor: float,
 ) -> tuple[Tensor, Tensor]:
-    c, middle, lengths = _prepared(codes)
+    c, code_mean, squared_norms = _center_codes(codes)
     n, d = z.shape
-    tiles = _tiles("soft", d)
-    segment = triton.cdiv(triton.cdiv(n, SEGMENTS), tiles["BLOCK_N"]) * tiles["BLOCK_N"]
-    parts = triton.cdiv(n, segment) if n else 0
-    dz, dc, inner = c.new_empty(n, d), c.new_empty(parts, *c.shape), c.new_empty(n)
+    tiles = _choose_tiles("soft", d)
+    segment = triton.cdiv(triton.cdiv(n, NUM_SEGMENTS), tiles["BLOCK_N"]) * tiles["BLOCK_N"]
+    num_segments = triton.cdiv(n, segment) if n else 0
+    dz, dc, inner = c.new_empty(n, d), c.new_empty(num_segments, *c.shape), c.new_empty(n)
     if n:
-        given = z, middle, c, lengths, weight, log_z, to_entropy.contiguous(), to_share.contiguous(), inner
-        chosen = 1 / temperature, floor
+        grads = grad_entropy.contiguous(), grad_mean_probs.contiguous()
+        tensors = z, code_mean, c, squared_norms, weight, log_z, *grads, inner
+        scalars = 1 / temperature, floor
         with torch.cuda.device_of(z):
-            _to_vectors[triton.cdiv(n, tiles["BLOCK_N"]),](*given, dz, n, len(c), *chosen, **tiles)
-            _to_codes[triton.cdiv(len(c), tiles["BLOCK_K"]), parts](*given, dc, n, len(c), segment, *chosen, **tiles)
+            _grad_vectors_kernel[triton.cdiv(n, tiles["BLOCK_N"]),](*tensors, dz, n, len(c), *scalars, **tiles)
+            _grad_codes_kernel[triton.cdiv(len(c), tiles["BLOCK_K"]), num_segments](
+                *tensors, dc, n, len(c), segment, *scalars, **tiles
+            )
     return dz, dc.sum(0)
 
 
-def _prepared(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _center_codes(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     c = codes.float()
-    middle = c.mean(0)
-    c = (c - middle).contiguous()
-    return c, middle, c.square().sum(1)
+    code_mean = c.mean(0)
+    c = (c - code_mean).contiguous()
+    return c, code_mean, c.square().sum(1)
 
 
 def _fake_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -277,38 +288,40 @@ def _fake_soft(z: Tensor, codes: Tensor, weight: Tensor, *_: float) -> tuple[Ten
     return weight.new_empty(()), weight.new_empty(len(codes)), weight.new_empty(len(z))
 
 
-def _fake_back(to_entropy: Tensor, to_share: Tensor, z: Tensor, codes: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake_backward(
+    grad_entropy: Tensor, grad_mean_probs: Tensor, z: Tensor, codes: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
     return z.new_empty(z.shape, dtype=torch.float32), z.new_empty(codes.shape, dtype=torch.float32)
 
 
 _library = torch.library.Library("tstk", "FRAGMENT")
 _soft_inputs = "Tensor z, Tensor codes, Tensor weight"
 for _name, _signature, _launch, _fake in (
-    ("nearest_code", "(Tensor z, Tensor codes) -> (Tensor, Tensor)", _search_launch, _fake_search),
+    ("nearest_code", "(Tensor z, Tensor codes) -> (Tensor, Tensor)", _launch_search, _fake_search),
     (
         "soft_assignment",
         f"({_soft_inputs}, float temperature, float floor) -> (Tensor, Tensor, Tensor)",
-        _soft_launch,
+        _launch_soft_assignment,
         _fake_soft,
     ),
     (
         "soft_assignment_backward",
-        f"(Tensor to_entropy, Tensor to_share, {_soft_inputs}, Tensor log_z, float temperature, float floor)"
+        f"(Tensor grad_entropy, Tensor grad_mean_probs, {_soft_inputs}, Tensor log_z, float temperature, float floor)"
         " -> (Tensor, Tensor)",
-        _back_launch,
-        _fake_back,
+        _launch_backward,
+        _fake_backward,
     ),
 ):
     _library.define(_name + _signature)
-    _library.impl(_name, _launch, "CPU" if interpreted() else "CUDA")
+    _library.impl(_name, _launch, "CPU" if is_triton_interpreted() else "CUDA")
     torch.library.register_fake(f"tstk::{_name}", _fake, lib=_library)
 
 
-# ---------------------------------------------------------------- what the front door calls
+# ---------------------------------------------------------------- the backend
 
 
 def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """As `tstk.kernels.nearest_code`."""
+    """See `tstk.kernels.nearest_code`."""
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         x = z.reshape(-1, z.shape[-1]).contiguous()
         ids, squares = torch.ops.tstk.nearest_code(x, codes)
@@ -318,7 +331,7 @@ def nearest_code(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 def soft_assignment(
     z: Tensor, codes: Tensor, weight: Tensor, temperature: float, log_floor: float
 ) -> tuple[Tensor, Tensor]:
-    """As `tstk.kernels.nearest_code.soft_assignment`, for z [N, d] and weight [N]."""
+    """See `tstk.kernels.nearest_code.soft_assignment`, for z [N, d] and weight [N]."""
     floor = math.log(log_floor) if log_floor else -math.inf
     out: tuple[Tensor, Tensor] = SoftAssignment.apply(z.contiguous(), codes, weight, temperature, floor)
     return out
@@ -331,15 +344,15 @@ class SoftAssignment(torch.autograd.Function):
     def forward(
         ctx: Any, z: Tensor, codes: Tensor, weight: Tensor, temperature: float, floor: float
     ) -> tuple[Tensor, Tensor]:
-        """Entropy [] and share [K]; `floor` is the least logarithm."""
-        entropy, share, log_z = torch.ops.tstk.soft_assignment(z, codes, weight, temperature, floor)
+        """Return the mean entropy [] and the mean of p [K]; `floor` is the lower bound of logarithms."""
+        entropy, mean_probs, log_z = torch.ops.tstk.soft_assignment(z, codes, weight, temperature, floor)
         ctx.save_for_backward(z, codes, weight, log_z)
-        ctx.chosen = temperature, floor
-        return entropy, share
+        ctx.options = temperature, floor
+        return entropy, mean_probs
 
     @staticmethod
-    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
-        """To z and codes."""
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of z and codes."""
         z, codes, weight, log_z = ctx.saved_tensors
-        dz, dc = torch.ops.tstk.soft_assignment_backward(*above, z, codes, weight, log_z, *ctx.chosen)
+        dz, dc = torch.ops.tstk.soft_assignment_backward(*grad_outputs, z, codes, weight, log_z, *ctx.options)
         return dz.to(z.dtype), dc.to(codes.dtype), None, None, None

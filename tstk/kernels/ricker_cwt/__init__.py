@@ -9,32 +9,32 @@ from math import inf
 from torch import Tensor, float64
 
 from tstk.errors import DataError, OptionError, did_you_mean
-from tstk.kernels.dispatch import Backend, Operation, no_triton
+from tstk.kernels.dispatch import Backend, Operation, why_triton_unavailable
 
 
-def _no_triton(x: Tensor, scales: tuple[float, ...], *, patch: tuple[int, int] | None = None, **options: object) -> str:
-    if reason := no_triton(x.device):
+def _why_triton_unsupported(
+    x: Tensor, scales: tuple[float, ...], *, patch: tuple[int, int] | None = None, **options: object
+) -> str:
+    if reason := why_triton_unavailable(x.device):
         return reason
     if x.dtype == float64:
         return "it computes in float32, and x is float64"
     if len(scales) * x.shape[-1] >= 2**31:
         return (
-            f"it counts the answers of a series in 32 bits, and {len(scales)} scales of {x.shape[-1]} are 2^31 or more"
+            f"it indexes the output of a series in 32 bits, and {len(scales)} scales of {x.shape[-1]} are 2^31 or more"
         )
-    if patch is not None and len(scales) * patch[1] > MOST_COLUMNS:
-        return (
-            f"it takes patches of up to {MOST_COLUMNS // len(scales)} samples at {len(scales)} scales, not {patch[1]}"
-        )
+    if patch is not None and len(scales) * patch[1] > MAX_COLUMNS:
+        return f"it takes patches of up to {MAX_COLUMNS // len(scales)} samples at {len(scales)} scales, not {patch[1]}"
     return ""
 
 
-MOST_COLUMNS = 65_535 * 64
+MAX_COLUMNS = 65_535 * 64
 """Scales times samples of a patch that one launch of Triton's kernels can address, 64 per program."""
 
 _HERE = "tstk.kernels.ricker_cwt"
-operation = Operation(
+ricker_cwt_op = Operation(
     "ricker_cwt",
-    Backend("triton", f"{_HERE}.triton:ricker_cwt", _no_triton, no_triton),
+    Backend("triton", f"{_HERE}.triton:ricker_cwt", _why_triton_unsupported, why_triton_unavailable),
     Backend("torch", f"{_HERE}.torch:ricker_cwt"),
     Backend("reference", f"{_HERE}.reference:ricker_cwt"),
 )
@@ -60,47 +60,49 @@ def ricker_cwt(
     Args:
         x: [..., T] float
         scales: S widths a, in samples, each above zero, in any order
-        padding: what lies beyond the ends: zero, reflect (about the end samples) or replicate
+        padding: extension beyond the ends: zero, reflect (about the end samples) or replicate
         kernel: odd, as above; published, as the code of CWT-MAE samples it: one number of taps for all scales, ten
             times the largest or the length of the series, half a sample aside if that is even (scales 0.1 + i up to
             63.1)
-        patch: scales and samples per patch; None leaves the image in one piece
-        backend: triton, torch or reference; None chooses by the call
+        patch: scales and samples per patch; no patches if None
+        backend: triton, torch or reference; the first that supports the call if None
 
     Returns:
-        [..., S, T], a view with the strides that the backend likes; or, in patches (ph, pw), [..., S / ph, T / pw,
-        ph * pw]: a (scale, time) grid of tokens, each in one piece, scale after scale.
+        [..., S, T], possibly not contiguous; or, in patches (ph, pw), [..., S / ph, T / pw, ph * pw]: a (scale, time)
+        grid of contiguous patches, each flattened with time varying fastest.
 
     Raises:
-        OptionError: scales, padding, kernel or patch cannot be
-        DataError: x is not of floating point or is empty
+        OptionError: invalid scales, padding, kernel or patch
+        DataError: x is not floating point or is empty
     """
     scales = tuple(float(a) for a in scales)
-    _check(x, scales, padding, kernel, patch)
+    _check_arguments(x, scales, padding, kernel, patch)
     patch = patch if patch is None else (int(patch[0]), int(patch[1]))
-    out: Tensor = operation(x, scales, padding=padding, kernel=kernel, patch=patch, backend=backend)
+    out: Tensor = ricker_cwt_op(x, scales, padding=padding, kernel=kernel, patch=patch, backend=backend)
     return out
 
 
-def _check(x: Tensor, scales: tuple[float, ...], padding: str, kernel: str, patch: tuple[int, int] | None) -> None:
+def _check_arguments(
+    x: Tensor, scales: tuple[float, ...], padding: str, kernel: str, patch: tuple[int, int] | None
+) -> None:
     for name, value, names in (
         ("padding", padding, ("zero", "reflect", "replicate")),
         ("kernel", kernel, ("odd", "published")),
     ):
         if value not in names:
             raise OptionError(
-                f"ricker_cwt: {name}={value!r} is none of {', '.join(names)}." + did_you_mean(value, names)
+                f"ricker_cwt: {name}={value!r} is not one of {', '.join(names)}." + did_you_mean(value, names)
             )
     if not scales or not all(0 < a < inf for a in scales):
         raise OptionError(f"ricker_cwt: scales={list(scales)}: at least one, each a number of samples above zero")
     if not x.is_floating_point() or x.ndim == 0 or x.shape[-1] == 0:
         raise DataError(f"ricker_cwt: x is {x.dtype} {list(x.shape)}; expected floating point [..., T] with samples")
     if patch is not None:
-        for size, of, total in zip(patch, ("scales", "samples"), (len(scales), x.shape[-1]), strict=True):
+        for size, unit, total in zip(patch, ("scales", "samples"), (len(scales), x.shape[-1]), strict=True):
             if size < 1 or total % size:
-                fit = [n for n in range(1, total + 1) if total % n == 0]
-                nearby = [n for n in fit if n < size][-1:] + [n for n in fit if n > size][:1]
+                divisors = [n for n in range(1, total + 1) if total % n == 0]
+                nearby = [n for n in divisors if n < size][-1:] + [n for n in divisors if n > size][:1]
                 raise OptionError(
-                    f"ricker_cwt: patch={tuple(patch)}: {size} does not divide {total} {of};"
+                    f"ricker_cwt: patch={tuple(patch)}: {size} does not divide {total} {unit};"
                     f" nearby: {', '.join(map(str, nearby))}"
                 )

@@ -1,4 +1,4 @@
-"""The specification: every scale is one correlation with the sampled wavelet, in float64."""
+"""Reference implementation: one correlation with the sampled wavelet per scale, in float64."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def ricker_cwt(
     kernel: str = "odd",
     patch: tuple[int, int] | None = None,
 ) -> Tensor:
-    """As `tstk.kernels.ricker_cwt`."""
+    """See `tstk.kernels.ricker_cwt`."""
     length = x.shape[-1]
     rows = x.double().reshape(-1, 1, length)
-    out = torch.cat([_one(rows, a, max(scales), padding, kernel) for a in scales], 1)
+    out = torch.cat([_correlate_at_scale(rows, a, max(scales), padding, kernel) for a in scales], 1)
     if patch is not None:
         high, wide = patch
         out = out.reshape(-1, len(scales) // high, high, length // wide, wide).transpose(2, 3).flatten(3).contiguous()
     return out.reshape(*x.shape[:-1], *out.shape[1:]).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
-def _one(rows: Tensor, scale: float, largest: float, padding: str, kernel: str) -> Tensor:
-    """[rows, 1, length] at one scale."""
+def _correlate_at_scale(rows: Tensor, scale: float, max_scale: float, padding: str, kernel: str) -> Tensor:
+    """Return the transform at one scale, [rows, 1, length]."""
     length = rows.shape[-1]
     if kernel == "published":
         # CWT-MAE: one number of taps for all scales, ten times the largest (a float32) or the length, odd unless that
         # product is no whole number; an even kernel has its centre half a sample after the sample it answers for.
-        taps = min(10 * float(np.float32(largest)), length)
+        taps = min(10 * float(np.float32(max_scale)), length)
         taps = int(taps + 1 if taps % 2 == 0 else taps)
         before, height = taps // 2, 2 / (sqrt(3 * scale) * pi**0.25 + 1e-6)
     else:
@@ -45,7 +45,6 @@ def _one(rows: Tensor, scale: float, largest: float, padding: str, kernel: str) 
     if padding == "zero":
         rows = F.pad(rows, (before, before))
     else:
-        at = np.arange(length)
-        at = np.pad(at, before, mode="reflect") if padding == "reflect" else np.pad(at, before, mode="edge")
-        rows = rows[..., torch.from_numpy(at).to(rows.device)]
+        index = np.pad(np.arange(length), before, mode="reflect" if padding == "reflect" else "edge")
+        rows = rows[..., torch.from_numpy(index).to(rows.device)]
     return F.conv1d(rows, wavelet[None, None])[..., :length]

@@ -1,4 +1,4 @@
-"""Attention of tokens whose queries and keys are first turned by their positions (RoFormer, arXiv:2104.09864)."""
+"""Attention with rotary position embeddings of queries and keys (RoFormer, arXiv:2104.09864)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import isfinite
 from torch import Tensor, bfloat16, float16, float32
 from torch import bool as boolean
 
-from tstk.kernels.dispatch import Backend, Operation, no_triton
+from tstk.kernels.dispatch import Backend, Operation, why_triton_unavailable
 
 Angles = tuple[Tensor, Tensor]
 """Cosine and sine of the rotary angles, each [B or 1, 1, N, D / 2] float32."""
@@ -25,58 +25,62 @@ def rope_attention(
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """softmax(scale * turn(q) turn(k)') v, [B, H, N, D] in the type of v; differentiable in q, k and v.
+    """Compute softmax(scale * rotate(q) rotate(k)') v, [B, H, N, D] in the dtype of v; differentiable in q, k and v.
 
-    Channel i of a head and channel i + D/2 turn together (half-split pairing), in float32 at least, as does the
-    softmax. Results and gradients are exactly 0 for a query that may see no key.
+    Channels i and i + D/2 of a head are rotated as a pair (half-split pairing). Rotation and softmax are computed in
+    float32 at least. Outputs and gradients are exactly 0 for a query without any visible key.
 
     Args:
         q: [B, H, N, D] queries, float32, float16 or bfloat16; or the pairs as complex numbers, channel i + 1j *
-            channel i + D/2, [B, H, N, D/2] complex64: a CPU turns those faster
+            channel i + D/2, [B, H, N, D/2] complex64, which are faster to rotate on a CPU
         k: keys, as q
         v: [B, H, N, D] values
-        angles: as `tstk.nn.positions.angles` makes them, from any number of axes
-        valid: [B, N] bool, False for a key that no query sees (its numbers must be finite all the same); all are
-            seen unless given
-        causal: query i sees keys 0..i
-        scale: of the scores, any finite number; D ** -0.5 unless given
-        backend: triton, torch or reference; the first that can unless given
+        angles: from `tstk.nn.positions.rotary_angles`
+        valid: [B, N] bool, False at keys to ignore (their values must still be finite); all are valid if None
+        causal: query i attends to keys 0..i
+        scale: factor of the scores, any finite number; D ** -0.5 if None
+        backend: triton, torch or reference; the first that supports the call if None
 
     Raises:
-        ValueError: shapes or types do not fit, or the scale is not finite
-        NeedsError: `backend` cannot serve this call
+        ValueError: shapes or dtypes do not match, or the scale is not finite
+        IncompatibleError: `backend` does not support this call
     """
     cos, sin = angles
     b, h, n, d = v.shape
-    want = (b, h, n, d // 2 if q.is_complex() else d)
-    if q.shape != want or k.shape != want or d % 2:
-        raise ValueError(f"rope_attention: q {_of(q)}, k {_of(k)}, v {_of(v)}; expected one shape [B, H, N, even D]")
+    expected_shape = (b, h, n, d // 2 if q.is_complex() else d)
+    if q.shape != expected_shape or k.shape != expected_shape or d % 2:
+        raise ValueError(
+            f"rope_attention: q {_shape_list(q)}, k {_shape_list(k)}, v {_shape_list(v)}; expected one shape "
+            "[B, H, N, even D]"
+        )
     if cos.shape not in ((b, 1, n, d // 2), (1, 1, n, d // 2)) or sin.shape != cos.shape:
-        raise ValueError(f"rope_attention: angles {_of(cos)}, {_of(sin)}; expected [{b} or 1, 1, {n}, {d // 2}]")
+        raise ValueError(
+            f"rope_attention: angles {_shape_list(cos)}, {_shape_list(sin)}; expected [{b} or 1, 1, {n}, {d // 2}]"
+        )
     if valid is not None and (valid.shape != (b, n) or valid.dtype != boolean):
-        raise ValueError(f"rope_attention: valid {_of(valid)}, {valid.dtype}; expected [{b}, {n}] bool")
+        raise ValueError(f"rope_attention: valid {_shape_list(valid)}, {valid.dtype}; expected [{b}, {n}] bool")
     if scale is not None and not isfinite(scale):
         raise ValueError(f"rope_attention: scale={scale}; expected a finite number")
-    return operation(q, k, v, angles, valid=valid, causal=causal, scale=scale, backend=backend)
+    return rope_attention_op(q, k, v, angles, valid=valid, causal=causal, scale=scale, backend=backend)
 
 
-def _of(t: Tensor) -> list[int]:
+def _shape_list(t: Tensor) -> list[int]:
     return list(t.shape)
 
 
-LONGEST = 65_535 * 16
-"""Tokens of a row that one launch of Triton's kernels can address, 16 per program."""
+MAX_TOKENS = 65_535 * 16
+"""Maximum number of tokens in a row that one launch of the Triton kernels can address, 16 per program."""
 
 
-def _no_triton(q: Tensor, k: Tensor, v: Tensor, angles: Angles, **options: object) -> str:
-    if reason := no_triton(v.device):
+def _why_triton_unsupported(q: Tensor, k: Tensor, v: Tensor, angles: Angles, **options: object) -> str:
+    if reason := why_triton_unavailable(v.device):
         return reason
     if not q.dtype == k.dtype == v.dtype or v.dtype not in (float32, float16, bfloat16):
         return f"it takes float32, float16 or bfloat16 throughout, not {q.dtype}, {k.dtype}, {v.dtype}"
     if not 16 <= v.shape[-1] <= 128:
         return f"it takes heads 16 to 128 wide, not {v.shape[-1]}"
-    if (n := v.shape[2]) > LONGEST:
-        return f"it takes rows of up to {LONGEST} tokens, not {n}"
+    if (n := v.shape[2]) > MAX_TOKENS:
+        return f"it takes rows of up to {MAX_TOKENS} tokens, not {n}"
     if any(
         sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True)) >= 2**31
         for x in (q, k, v)
@@ -86,9 +90,9 @@ def _no_triton(q: Tensor, k: Tensor, v: Tensor, angles: Angles, **options: objec
 
 
 _HERE = "tstk.kernels.rope_attention"
-operation = Operation(
+rope_attention_op = Operation(
     "rope_attention",
-    Backend("triton", f"{_HERE}.triton:rope_attention", _no_triton, no_triton),
+    Backend("triton", f"{_HERE}.triton:rope_attention", _why_triton_unsupported, why_triton_unavailable),
     Backend("torch", f"{_HERE}.torch:rope_attention"),
     Backend("reference", f"{_HERE}.reference:rope_attention"),
 )

@@ -1,4 +1,4 @@
-"""The specification: one step after the other, in float32 at least."""
+"""Reference implementation: unfused, in float32 at least."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def rope_attention(
     scale: float | None = None,
 ) -> Tensor:
     """See `tstk.kernels.rope_attention`."""
-    wide = torch.promote_types(v.dtype, torch.float32)
+    dtype = torch.promote_types(v.dtype, torch.float32)
     n, d = v.shape[-2:]
-    q, k = (_turn(x, angles, wide) for x in (q, k))
+    q, k = (_rotate(x, angles, dtype) for x in (q, k))
     scores = (d**-0.5 if scale is None else scale) * torch.einsum("bhnd,bhmd->bhnm", q, k)
-    seen = torch.ones(n, n, dtype=torch.bool, device=v.device)
+    visible = torch.ones(n, n, dtype=torch.bool, device=v.device)
     if causal:
-        seen = seen.tril()
+        visible = visible.tril()
     if valid is not None:
-        seen = seen & valid[:, None, None, :]
-    # Not -inf: a row of nothing else would be NaN. Such a row becomes uniform here, and 0 in the end.
-    share = scores.masked_fill(~seen, torch.finfo(wide).min).softmax(-1).masked_fill(~seen, 0.0)
-    return torch.einsum("bhnm,bhmd->bhnd", share, v.to(wide)).to(v.dtype)
+        visible = visible & valid[:, None, None, :]
+    # Not -inf, which would make a row without visible keys NaN; with the minimum it is uniform, then filled with 0.
+    probs = scores.masked_fill(~visible, torch.finfo(dtype).min).softmax(-1).masked_fill(~visible, 0.0)
+    return torch.einsum("bhnm,bhmd->bhnd", probs, v.to(dtype)).to(v.dtype)
 
 
-def _turn(x: Tensor, angles: Angles, wide: torch.dtype) -> Tensor:
-    cos, sin = (t.to(wide) for t in angles)
-    a, b = (x.real, x.imag) if x.is_complex() else x.to(wide).chunk(2, -1)
+def _rotate(x: Tensor, angles: Angles, dtype: torch.dtype) -> Tensor:
+    cos, sin = (t.to(dtype) for t in angles)
+    a, b = (x.real, x.imag) if x.is_complex() else x.to(dtype).chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

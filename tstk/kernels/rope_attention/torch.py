@@ -1,7 +1,7 @@
-"""For any device, and meant for the CPU: rotation as a product of complex numbers, then torch's fused attention.
+"""PyTorch backend, optimised for the CPU: rotation by complex multiplication, then torch's fused attention.
 
-Scores do not change when the channels of queries and keys change places together. So turned pairs stay side by side,
-as complex numbers have them, and nobody brings them back to half-split order.
+Scores are invariant to a common permutation of the channels of queries and keys, so rotated pairs are left interleaved,
+as complex numbers store them, instead of brought back to half-split order.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from tstk.kernels.rope_attention import Angles
 
-SHORT = 384
-"""Up to so many keys, CPUs train bfloat16 attention faster in three steps than with torch's fused backward."""
-NARROW = 16
-"""With heads of at most so many channels, nearly all the work is on the scores, and fused float32 is faster still."""
+MAX_UNFUSED_KEYS = 384
+"""Up to this many keys, training bfloat16 attention on a CPU is faster unfused than with torch's fused backward."""
+MAX_FLOAT32_HEAD_DIM = 16
+"""Up to this head width, nearly all the work is on the scores, and fused float32 attention is faster still."""
 
-TINY = torch.finfo(torch.float32).tiny
-"""Smaller scales may be 0 to a kernel that computes in float32."""
+MIN_SCALE = torch.finfo(torch.float32).tiny
+"""Smaller scales may be flushed to 0 by kernels that compute in float32."""
 
 
 def rope_attention(
@@ -32,30 +32,31 @@ def rope_attention(
     scale: float | None = None,
 ) -> Tensor:
     """See `tstk.kernels.rope_attention`."""
-    if torch.compiler.is_compiling() and not q.is_complex():  # no complex numbers, and it fuses this into one pass
+    # The compiler does not support complex numbers, and fuses the real rotation into one pass.
+    if torch.compiler.is_compiling() and not q.is_complex():
         q, k = rotate(q, angles), rotate(k, angles)
     else:
         table = torch.complex(*angles)
-        q, k = (torch.view_as_real(_turn(x, table)).flatten(-2).to(v.dtype) for x in (q, k))
+        q, k = (torch.view_as_real(_rotate_complex(x, table)).flatten(-2).to(v.dtype) for x in (q, k))
     return attend(q, k, v, None if valid is None else valid[:, None, None], causal=causal, scale=scale)
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:
-    """Turn channel i of each head together with channel i + head_dim / 2 (half-split pairing).
+    """Rotate channels i and i + head_dim / 2 of each head as a pair (half-split pairing), in float32 at least.
 
     Args:
         x: [B, H, N, head_dim]
-        angles: of the N tokens; the turning itself is done in float32 at least
+        angles: rotary angles of the N tokens
     """
     cos, sin = angles
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
 
-def _turn(x: Tensor, table: Tensor) -> Tensor:
+def _rotate_complex(x: Tensor, cos_sin: Tensor) -> Tensor:
     if x.is_complex():
-        return x * table
-    return torch.complex(*x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, -1)).mul_(table)
+        return x * cos_sin
+    return torch.complex(*x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, -1)).mul_(cos_sin)
 
 
 def attend(
@@ -68,46 +69,46 @@ def attend(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Scaled dot-product attention, [B, H, N, D]; exactly 0 for a query that may see no key.
+    """Compute scaled dot-product attention, [B, H, N, D]; exactly 0 for a query without any visible key.
 
     Args:
         q: [B, H, N, D]
         k: [B, H, M, D]
         v: [B, H, M, D]
-        mask: [B, 1, 1 or N, M] bool, True where a key may be seen
-        causal: the last query sees all keys, the one before all but the last, ...
-        scale: of the scores; D ** -0.5 unless given
-        dropout: of attention probabilities
+        mask: [B, 1, 1 or N, M] bool, True at keys that may be attended to
+        causal: the last query attends to all keys, the one before to all but the last, and so on
+        scale: factor of the scores; D ** -0.5 if None
+        dropout: dropout rate of the attention probabilities
     """
-    if scale is not None and scale < TINY:
-        # Fused kernels scale what they have masked: -inf times 0 would be NaN, and times a negative number inf.
-        q, scale = (-q, -scale) if scale <= -TINY else (q * scale, 1.0)
+    if scale is not None and scale < MIN_SCALE:
+        # Fused kernels scale after masking: -inf times 0 would be NaN, and times a negative number inf.
+        q, scale = (-q, -scale) if scale <= -MIN_SCALE else (q * scale, 1.0)
     n, m = q.shape[2], k.shape[2]
-    steps = (
+    unfused = (
         (q.device.type, q.dtype) == ("cpu", torch.bfloat16)
-        and m <= SHORT
+        and m <= MAX_UNFUSED_KEYS
         and not dropout
         and torch.is_grad_enabled()
         and (q.requires_grad or k.requires_grad or v.requires_grad)
     )
-    if steps and q.shape[-1] <= NARROW:
+    if unfused and q.shape[-1] <= MAX_FLOAT32_HEAD_DIM:
         with torch.autocast("cpu", enabled=False):
             return attend(q.float(), k.float(), v.float(), mask, causal=causal, scale=scale).to(q.dtype)
-    # The fused kernel's own causal flag excludes a mask and counts from the first key, so it serves one case.
-    flag = causal and mask is None and n == m and not steps
-    if causal and not flag:
-        order = torch.ones(1, 1, n, m, dtype=torch.bool, device=q.device).tril(m - n)
-        mask = order if mask is None else mask & order
-    some = None
+    # The fused kernel's causal flag excludes a mask and aligns the first query with the first key.
+    is_causal = causal and mask is None and n == m and not unfused
+    if causal and not is_causal:
+        causal_mask = torch.ones(1, 1, n, m, dtype=torch.bool, device=q.device).tril(m - n)
+        mask = causal_mask if mask is None else mask & causal_mask
+    has_key = None
     if mask is not None:
-        # A softmax over nothing is NaN in some kernels: such a row looks at everything, then counts as 0.
-        some = mask.any(-1, keepdim=True)
-        mask = mask | ~some
-    if steps:
+        # A softmax over nothing is NaN in some kernels: such a row attends to everything and is then filled with 0.
+        has_key = mask.any(-1, keepdim=True)
+        mask = mask | ~has_key
+    if unfused:
         scores = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         y = scores.softmax(-1) @ v
     else:
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=flag, scale=scale)
-    return y if some is None else y.masked_fill(~some, 0.0)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scale)
+    return y if has_key is None else y.masked_fill(~has_key, 0.0)

@@ -1,8 +1,8 @@
-"""What every part of every plugin must do; `tstk plugins check tstk-plugins-sketch` runs the same."""
+"""Conformance checks of this plugin, as run by `tstk plugins check tstk-plugins-sketch`."""
 
-from tstk.testing import contract
+from tstk.testing import parametrize_with_checks
 
 
-@contract("tstk-plugins-sketch")
+@parametrize_with_checks("tstk-plugins-sketch")
 def test_contract(check):
     check()

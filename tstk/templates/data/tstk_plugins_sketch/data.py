@@ -1,26 +1,28 @@
-"""Text files: one series a line, its label first, then numbers; a missing one is written ?."""
+"""Reader of text files with one series per line: label, then samples; ? marks a missing sample."""
 
 from pathlib import Path
 
-from tstk.data.containers import Raw, lines, numbers, pad
+from tstk.data.containers import SeriesSet, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 
-def read(path: Path, *, label: str | None = None) -> dict[str, Raw]:
-    """The series of one file, by the part of the data set that they are; a file of one part may call it `train`.
+def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+    """Return the series of one file by split; a file with a single split may call it `train`.
 
     Args:
-        path: a file with a suffix that `provides` names
-        label: what the user said with --label: which column or array holds the labels
+        path: file with a suffix listed in `provides`
+        label_column: value of --label-column, the column or array that contains the labels
 
     Raises:
-        DataError: the file cannot be read; the message names it
+        DataError: the file cannot be read; the message contains its path
     """
-    if label is not None:
-        raise DataError(f"{path}: --label {label} has no meaning here; the label is the first cell of each line")
+    if label_column is not None:
+        raise DataError(
+            f"{path}: --label-column {label_column} has no effect; the label is the first cell of each line"
+        )
     series, labels = [], []
-    for at, line in enumerate(lines(path), 1):
-        first, *cells = line.split()
-        series.append(numbers(cells, f"{path}, line {at}")[None])  # [C, T]; NaN where a sample is missing
-        labels.append(first)
-    return {"train": Raw(pad(series, str(path)), str(path), labels)}  # X [N, C, T], padded with NaN
+    for number, line in enumerate(read_lines(path), 1):
+        label, *cells = line.split()
+        series.append(parse_floats(cells, f"{path}, line {number}")[None])  # [C, T]; NaN where a sample is missing
+        labels.append(label)
+    return {"train": SeriesSet(pad_series(series, str(path)), str(path), labels)}  # X [N, C, T], padded with NaN

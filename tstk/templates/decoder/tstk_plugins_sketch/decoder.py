@@ -1,34 +1,35 @@
-"""Each token answers for itself."""
+"""A decoder that predicts each query from its own token."""
 
 import torch
 from torch import Tensor, nn
 
 from tstk import Decoder, Spec, Tokens
-from tstk.core.interfaces import Place
+from tstk.core.interfaces import PosEmbedFn
 
 
 class Sketch(Decoder):
-    """A network of one hidden layer per token; a token that was hidden answers from its place alone.
+    """MLP with one hidden layer per token; masked tokens are predicted from a mask token and their position.
 
     Args:
         hidden: width of the hidden layer
     """
 
-    mixes = False  # no answer looks at other tokens
+    attends_across = False  # no prediction depends on other tokens
 
-    # What is wired comes first: the Spec of what arrives. What a user chooses is keyword-only, with a literal default
-    # and a line in the docstring; the command line makes --decoder.hidden of this.
+    # The Spec describes the input. Options are keyword-only, with a literal default and a line in the docstring; they
+    # become the flags --decoder.hidden.
     def __init__(self, spec: Spec, *, hidden: int = 64) -> None:
         super().__init__(spec)
         dim = spec.dim or 0
-        width = spec.target or dim  # how wide an answer must be is up to the loss
-        self.unseen = nn.Parameter(torch.zeros(dim))
-        self.network = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, width))
-        self.out = spec.but(dim=width)
+        width = spec.target_dim or dim  # width of the targets; None if the loss predicts embeddings
+        self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.out = spec.replace(dim=width)
 
-    def forward(self, encoded: Tokens, asked: Tokens, place: Place) -> Tensor:
-        """Answers [B, M, K] at `asked`. Its places may be read, its contents never."""
-        same = (asked.index[:, :, None] == encoded.index[:, None, :]) & encoded.valid[:, None, :]  # [B, M, N]
-        found = same.to(encoded.values.dtype) @ encoded.values  # what was seen at the asked places, zeros elsewhere
-        x = torch.where(same.any(-1, keepdim=True), found, self.unseen.to(found.dtype))
-        return self.network(x + place(asked))
+    def forward(self, encoded: Tokens, queries: Tokens, pos_embed: PosEmbedFn) -> Tensor:
+        """Return predictions [B, M, K] at the queries; only their positions may be used, never their contents."""
+        is_same = queries.grid_index[:, :, None] == encoded.grid_index[:, None, :]  # [B, M, N]
+        is_same = is_same & encoded.valid[:, None, :]
+        visible = is_same.to(encoded.values.dtype) @ encoded.values  # zeros at masked tokens
+        x = torch.where(is_same.any(-1, keepdim=True), visible, self.mask_token.to(visible.dtype))
+        return self.mlp(x + pos_embed(queries))

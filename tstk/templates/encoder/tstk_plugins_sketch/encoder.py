@@ -1,4 +1,4 @@
-"""Each token meets the mean of all."""
+"""An encoder that mixes each token with the mean of all tokens."""
 
 import torch
 from torch import Tensor, nn
@@ -7,39 +7,39 @@ from tstk import Encoder, Spec, Tokens
 
 
 class Sketch(Encoder):
-    """Layers in which each token is mixed with the mean of the valid ones; its place enters by a learned map.
+    """MLP layers over each token concatenated with the mean of the valid tokens; positions are embedded linearly.
 
     Args:
         dim: width of a token
         depth: number of layers
     """
 
-    # What is wired comes first: the Spec of what arrives. What a user chooses is keyword-only, with a literal default
-    # and a line in the docstring; the command line makes --encoder.dim and --encoder.depth of these.
+    # The Spec describes the input. Options are keyword-only, with a literal default and a line in the docstring; they
+    # become the flags --encoder.dim and --encoder.depth.
     def __init__(self, spec: Spec, *, dim: int = 64, depth: int = 2) -> None:
         super().__init__(spec)
-        self.project = nn.Linear(spec.dim or 0, dim)
-        self.where = nn.Linear(spec.axes, dim)
+        self.input_proj = nn.Linear(spec.dim or 0, dim)
+        self.pos_proj = nn.Linear(spec.num_axes, dim)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(2 * dim), nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, dim))
             for _ in range(depth)
         )
-        self.out = spec.but(dim=dim)  # as many tokens as came, of this width
+        self.out = spec.replace(dim=dim)  # the same tokens, of this width
 
-    def place(self, tokens: Tokens) -> Tensor:
-        """What is added for position, [B, N, dim]; decoders ask for it too."""
-        return self.where(tokens.pos)
+    def pos_embed(self, tokens: Tokens) -> Tensor:
+        """Return position embeddings [B, N, dim]; decoders use them too."""
+        return self.pos_proj(tokens.pos)
 
-    def enter(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Contents and positions, whose sum enters the first layer."""
-        return self.project(tokens.values.masked_fill(~tokens.valid[..., None], 0)), self.place(tokens)
+    def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Return contents and position embeddings, whose sum is the input of the first layer."""
+        return self.input_proj(tokens.values.masked_fill(~tokens.valid[..., None], 0)), self.pos_embed(tokens)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """The same tokens, encoded."""
-        real = tokens.valid[..., None]  # what is not valid must change nothing
-        content, place = self.enter(tokens)
-        x = content + place
+        """Return the encoded tokens."""
+        valid = tokens.valid[..., None]  # invalid tokens must not influence valid ones
+        contents, pos_embed = self.embed_inputs(tokens)
+        x = contents + pos_embed
         for layer in self.layers:
-            mean = (x * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+            mean = (x * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
             x = x + layer(torch.cat([x, mean.expand_as(x)], -1))
-        return tokens.but(values=x)
+        return tokens.replace(values=x)

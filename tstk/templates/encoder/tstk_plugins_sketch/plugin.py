@@ -1,11 +1,11 @@
-"""What this plugin offers by name. Literals only: this module is imported whenever names are listed."""
+"""Entries of this plugin. Keep it to literals: this module is imported whenever entries are listed."""
 
 from tstk import Entry, hookimpl
 
 
 @hookimpl
 def tstk_entries():
-    """One entry per thing that has a name."""
+    """Yield the entries of this plugin."""
     yield Entry(
         "encoder",
         "sketch",
@@ -13,4 +13,4 @@ def tstk_entries():
         "Mixes each token with the mean of all",
         interface_version=1,
     )
-    yield Entry("config", "sketch", "tstk_plugins_sketch:configs/sketch.toml", "Where to start", interface_version=1)
+    yield Entry("config", "sketch", "tstk_plugins_sketch:configs/sketch.toml", "Example config", interface_version=1)

@@ -1,29 +1,29 @@
-"""One answer per series."""
+"""A head that pools tokens and classifies the series."""
 
 import torch
 from torch import Tensor, nn
 
 from tstk import Head, Spec, Tokens
-from tstk.nn.reduce import pool
+from tstk.nn.reduce import masked_pool
 
 
 class Sketch(Head):
-    """Mean and maximum of the valid tokens, side by side, through one matrix.
+    """Linear layer over the concatenated mean and maximum of the valid tokens.
 
     Args:
-        dropout: on the pooled vector
+        dropout: dropout rate of the pooled vector
     """
 
-    needs = ("classes",)  # fields of the Spec that must be set; refused with a reason where they are not
+    needs = ("num_classes",)  # Spec fields that must be set; otherwise building fails with a message
 
-    # What is wired comes first: the Spec of what arrives. What a user chooses is keyword-only, with a literal default
-    # and a line in the docstring; the command line makes --head.dropout of this.
+    # The Spec describes the input. Options are keyword-only, with a literal default and a line in the docstring; they
+    # become the flags --head.dropout.
     def __init__(self, spec: Spec, *, dropout: float = 0.1) -> None:
         super().__init__(spec)
         self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(2 * (spec.dim or 0), spec.classes or 0)
+        self.classifier = nn.Linear(2 * (spec.dim or 0), spec.num_classes or 0)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Logits [B, classes]."""
-        both = [pool(tokens.values, tokens.valid, how) for how in ("mean", "max")]
-        return self.classify(self.dropout(torch.cat(both, -1)))
+        """Return logits [B, num_classes]."""
+        pooled = [masked_pool(tokens.values, tokens.valid, how) for how in ("mean", "max")]
+        return self.classifier(self.dropout(torch.cat(pooled, -1)))

@@ -1,42 +1,44 @@
-"""Which question is put, and what an answer costs."""
+"""A masked-reconstruction loss."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk import Draws, Flow, Loss, Spec, Tokens
-from tstk.core.masking import random
+from tstk import Loss, SampleRNG, Spec, StepOutput, Tokens
+from tstk.core.masking import mask_random
 from tstk.errors import OptionError
-from tstk.nn.reduce import mean
+from tstk.nn.reduce import masked_mean
 
 
 class Sketch(Loss):
-    """Hides tokens at random and asks for their samples; large errors cost in proportion, not squared.
+    """Mask random tokens and predict their targets with the Huber loss.
 
     Args:
-        ratio: share of valid tokens to hide, rounded down
-        delta: error from which the cost is in proportion
+        ratio: fraction of valid tokens to mask, rounded down
+        delta: absolute error above which the loss is linear
     """
 
-    needs = ("target",)  # tokens that can be asked about; refused with a reason where nothing provides them
-    decoder = "transformer"  # who answers if nothing is said
+    needs = ("target_dim",)  # Spec fields that must be set; otherwise building fails with a message
+    default_decoder = "transformer"  # used if --decoder is not given
 
-    # What is wired comes first: the Spec of what arrives. What a user chooses is keyword-only, with a literal default
-    # and a line in the docstring; the command line makes --loss.ratio and --loss.delta of these.
+    # The Spec describes the input. Options are keyword-only, with a literal default and a line in the docstring; they
+    # become the flags --loss.ratio and --loss.delta.
     def __init__(self, spec: Spec, *, ratio: float = 0.5, delta: float = 1.0) -> None:
         super().__init__(spec)
         if not 0 < ratio < 1:
-            raise OptionError(f"loss.ratio={ratio}: expected a share between 0 and 1")
+            raise OptionError(f"loss.ratio={ratio}: expected a fraction between 0 and 1")
         self.ratio, self.delta = ratio, delta
-        self.out = spec.but(aligned=False)  # answers are read at tokens that were not seen
+        self.out = spec.replace(predicts_in_place=False)  # queries are masked tokens, not the visible ones
 
-    def split(self, tokens: Tokens, draws: Draws) -> tuple[Tokens, Tokens]:
-        """What the encoder may see, and what is asked."""
-        hidden = random(tokens, self.ratio, draws)
-        return tokens.keep(tokens.valid & ~hidden), tokens.keep(hidden)
+    def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
+        """Return the visible tokens and the queries."""
+        masked = mask_random(tokens, self.ratio, rng)
+        return tokens.select(tokens.valid & ~masked), tokens.select(masked)
 
-    def forward(self, flow: Flow) -> dict[str, Tensor]:
-        """A mean over the observed samples of the asked tokens; each term is logged by its name."""
-        asked = flow.asked
-        where = asked.valid[..., None] if asked.weight is None else asked.weight & asked.valid[..., None]
-        each = F.huber_loss(flow.decoded, asked.target, reduction="none", delta=self.delta)
-        return {"sketch": mean(each, where)}
+    def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
+        """Return the mean over observed samples of the queries; losses are logged by name."""
+        queries = step_output.queries
+        observed = queries.valid[..., None]
+        if queries.target_mask is not None:
+            observed = observed & queries.target_mask
+        errors = F.huber_loss(step_output.predictions, queries.target, reduction="none", delta=self.delta)
+        return {"sketch": masked_mean(errors, observed)}

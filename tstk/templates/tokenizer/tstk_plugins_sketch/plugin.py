@@ -1,17 +1,17 @@
-"""What this plugin offers by name. Literals only: this module is imported whenever names are listed."""
+"""Entries of this plugin. Keep it to literals: this module is imported whenever entries are listed."""
 
 from tstk import Entry, hookimpl
 
 
 @hookimpl
 def tstk_entries():
-    """One entry per thing that has a name."""
+    """Yield the entries of this plugin."""
     yield Entry(
         "tokenizer",
         "sketch",
         "tstk_plugins_sketch.tokenizer:Sketch",
-        "Windows of samples through one matrix",
-        provides={"target", "step", "ordered"},
+        "Linear projection of windows of samples",
+        provides={"target_dim", "stride", "ordered"},
         interface_version=1,
     )
-    yield Entry("config", "sketch", "tstk_plugins_sketch:configs/sketch.toml", "Where to start", interface_version=1)
+    yield Entry("config", "sketch", "tstk_plugins_sketch:configs/sketch.toml", "Example config", interface_version=1)

@@ -1,4 +1,4 @@
-"""Reports of runs show images, masks, answers and attention."""
+"""Reports of runs show images, masks, reconstructions and attention."""
 
 import re
 from base64 import b64decode
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.report import report
+from tstk.report import write_report
 from tstk.training.runs import train
 
 SLIM = (
@@ -31,7 +31,7 @@ def data(tmp_path):
 
 
 def alternatives(path):
-    """The texts that stand for the pictures of a page."""
+    """Return the alternative texts of the figures of a page."""
     page = path.read_text(encoding="utf-8")
     assert all(b64decode(s).startswith(b"<?xml") for s in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page))
     return re.findall(r'alt="([^"]*)"', page)
@@ -39,47 +39,47 @@ def alternatives(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", ["mixed", "independent"])
-def test_a_pretrained_run_shows_image_mask_and_answer(config, data, tmp_path, channels):
+def test_a_pretrained_run_shows_image_mask_and_reconstruction(config, data, tmp_path, channels):
     small = (
         "decoder",
         {"decoder": {"dim": 16, "depth": 1, "heads": 2}, "data": data, "pipeline": {"channels": channels}},
     )
     train(config("pretrain", SLIM, small), tmp_path / "run")
-    shown = alternatives(report(tmp_path / "run"))
+    shown = alternatives(write_report(tmp_path / "run"))
     for row in (1, 24):
-        of = [text for text in shown if f"of series {row}" in text]
-        assert sum("Wavelet image" in text and "difference" in text for text in of) == 2
-        assert sum("hidden" in text for text in of) == 1
-        assert sum("the answer" in text for text in of) == 2
+        of_series = [text for text in shown if f"of series {row}" in text]
+        assert sum("Wavelet image" in text and "difference" in text for text in of_series) == 2
+        assert sum("masked" in text for text in of_series) == 1
+        assert sum("reconstruction" in text for text in of_series) == 2
 
 
 @pytest.mark.slow
-def test_what_a_picture_of_the_mask_leaves_out_is_what_was_hidden(config, data, tmp_path, monkeypatch):
-    from tstk_plugins_cwtmae import pictures
+def test_the_figures_leave_out_and_reconstruct_masked_patches_only(config, data, tmp_path, monkeypatch):
+    from tstk_plugins_cwtmae import figures
 
     drawn = {}
 
-    def kept(what, tokenizer, image):
-        drawn[what] = image
+    def record(title, tokenizer, image):
+        drawn[title] = image
         return ""
 
-    monkeypatch.setattr(pictures, "_image", kept)
+    monkeypatch.setattr(figures, "_draw_image", record)
     small = ("decoder", {"decoder": {"dim": 16, "depth": 1, "heads": 2}, "data": data})
     train(config("pretrain", SLIM, small), tmp_path / "run")
-    report(tmp_path / "run")
-    whole = drawn["channel 0 of series 1: the image"]
-    share, shown = next((k, v) for k, v in drawn.items() if "series 1: what is shown" in k)
-    told = drawn["channel 0 of series 1: the answer"]
-    hidden = shown.isnan()
-    assert f"{hidden.float().mean():.0%} hidden" in share
-    assert torch.equal(shown[~hidden], whole[~hidden])
-    assert torch.equal(told[~hidden], whole[~hidden])
-    assert not torch.isclose(told[hidden], whole[hidden]).all()
+    write_report(tmp_path / "run")
+    image = drawn["channel 0 of series 1: image"]
+    title, visible = next((k, v) for k, v in drawn.items() if "series 1: visible patches" in k)
+    reconstruction = drawn["channel 0 of series 1: reconstruction"]
+    masked = visible.isnan()
+    assert f"{masked.float().mean():.0%} masked" in title
+    assert torch.equal(visible[~masked], image[~masked])
+    assert torch.equal(reconstruction[~masked], image[~masked])
+    assert not torch.isclose(reconstruction[masked], image[masked]).all()
 
 
 @pytest.mark.slow
-def test_a_classifier_shows_images_and_what_its_tokens_look_at(config, data, tmp_path):
+def test_a_classifier_shows_images_and_attention(config, data, tmp_path):
     train(config("untrained", SLIM, ("data", {"data": data, "head": {"use": "cot", "heads": 4}})), tmp_path / "run")
-    shown = alternatives(report(tmp_path / "run"))
+    shown = alternatives(write_report(tmp_path / "run"))
     assert sum("Wavelet image" in text for text in shown) == 6
     assert sum("Attention of 8 reasoning tokens" in text for text in shown) == 4

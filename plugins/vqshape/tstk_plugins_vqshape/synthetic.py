@@ -1,4 +1,4 @@
-"""A set whose texts say what its series show only weakly: a small event in much noise, and a note about it."""
+"""A synthetic data set: series with a small event in much noise, and a text that names the event."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ EVENTS = {
     "burst": ("a burst of oscillation", "rapid swings for a while", "a trembling stretch"),
     "step": ("a step to another level", "the level changes and stays", "a lasting change"),
 }
-ABOUT = ("patient asleep", "patient awake", "after lunch", "device checked", "family present", "quiet night")
+FILLER_PHRASES = ("patient asleep", "patient awake", "after lunch", "device checked", "family present", "quiet night")
 
 
-def made(
+def make_synthetic(
     train: int = 240, test: int = 400, *, height: float = 1.0, honest: float = 0.9, seed: int = 0
 ) -> dict[str, Any]:
-    """Arrays for an `.npz` file: X, y and note for train and test.
+    """Return arrays for an `.npz` file: X, y and note for train and test.
 
     Args:
-        train: series to learn from
-        test: series to report on
-        height: of the event, in deviations of the noise
-        honest: share of notes that name the right event; of the others half name a wrong one, half say nothing
-        seed: of everything
+        train: number of training series
+        test: number of test series
+        height: height of the event, in standard deviations of the noise
+        honest: share of notes that name the right event; half of the others name a wrong one, half name none
+        seed: random seed
     """
     rng = np.random.default_rng(seed)
     arrays: dict[str, Any] = {}
@@ -36,13 +36,13 @@ def made(
         x = rng.normal(size=(count, 1, LENGTH))
         notes = []
         for row, kind in zip(x[:, 0], y, strict=True):
-            row += height * _event(list(EVENTS)[kind], rng)
-            notes.append(_note(int(kind), honest, rng))
+            row += height * _make_event(list(EVENTS)[kind], rng)
+            notes.append(_make_note(int(kind), honest, rng))
         arrays |= {f"X_{part}": x.astype(np.float32), f"y_{part}": y, f"note_{part}": np.array(notes)}
     return arrays | {"classes": np.array(list(EVENTS))}
 
 
-def _event(kind: str, rng: np.random.Generator) -> NDArray[np.float64]:
+def _make_event(kind: str, rng: np.random.Generator) -> NDArray[np.float64]:
     time = np.arange(LENGTH)
     width, middle = rng.uniform(6, 12), rng.uniform(24, LENGTH - 24)
     hill = np.exp(-(((time - middle) / width) ** 2))
@@ -53,11 +53,11 @@ def _event(kind: str, rng: np.random.Generator) -> NDArray[np.float64]:
     return hill if kind == "rise" else -hill
 
 
-def _note(kind: int, honest: float, rng: np.random.Generator) -> str:
-    draw, about = rng.random(), rng.choice(ABOUT)
+def _make_note(kind: int, honest: float, rng: np.random.Generator) -> str:
+    draw, filler = rng.random(), rng.choice(FILLER_PHRASES)
     if draw > honest + (1 - honest) / 2:
-        return f"{about}; nothing to report"
+        return f"{filler}; nothing to report"
     if draw > honest:
         kind = (kind + int(rng.integers(1, len(EVENTS)))) % len(EVENTS)
-    said = rng.choice(list(EVENTS.values())[kind])
-    return f"{about}; {said}" if rng.random() < 0.5 else f"{said}, {about}"
+    description = rng.choice(list(EVENTS.values())[kind])
+    return f"{filler}; {description}" if rng.random() < 0.5 else f"{description}, {filler}"

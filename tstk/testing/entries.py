@@ -1,0 +1,128 @@
+"""Checks of plugins and of entries other than components: data readers, configs, recipes, commands, callbacks."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tstk.errors import TstkError
+from tstk.plugins.hooks import Entry
+from tstk.plugins.registry import Plugin, get_registry
+from tstk.plugins.signature import read_signature
+from tstk.testing.assertions import expect
+from tstk.testing.fixture import read_plugin_literal
+
+
+def imports_no_torch(plugin: Plugin) -> None:
+    """Check that importing `plugin.py` imports neither torch nor numpy."""
+    code = f"import sys, {plugin.module}; print(*sorted({{'torch', 'numpy'}} & sys.modules.keys()))"
+    environment = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment)
+    expect(
+        result.returncode == 0,
+        f"{plugin.module} cannot be imported on its own: {result.stderr.strip().splitlines()[-1:]}",
+    )
+    heavy = result.stdout.strip()
+    expect(not heavy, f"{plugin.module} imports {heavy}; import them in the modules of the entries' targets")
+
+
+def has_valid_names(plugin: Plugin) -> None:
+    """Check that names are lower case without spaces, and that each entry has a one-line summary."""
+    for entry in plugin.entries:
+        expect(
+            entry.name == entry.name.lower() and not set(" _") & set(entry.name.rpartition("/")[2]),
+            f"{entry.kind} {entry.name!r}: expected lower case with hyphens",
+        )
+        expect(
+            bool(entry.summary) and "\n" not in entry.summary, f"{entry.kind} {entry.name!r}: no summary on one line"
+        )
+
+
+def configures_existing_cases(plugin: Plugin) -> None:
+    """Check that `SMALL_OPTIONS` and `EXPECTED_FAILED_CHECKS` refer to existing entries and checks."""
+    from tstk.testing.case import list_case_ids
+
+    known = {f"{e.kind}:{e.name}" for e in plugin.entries}
+    for name, allowed in (("SMALL_OPTIONS", known), ("EXPECTED_FAILED_CHECKS", list_case_ids(plugin.dist))):
+        unknown = set(read_plugin_literal(plugin.dist, name)) - allowed
+        expect(not unknown, f"{name} names {', '.join(sorted(unknown))}, which this plugin does not have")
+
+
+def reads_declared_suffixes(entry: Entry) -> None:
+    """Check the signature of a reader, and that its error for an invalid file names the file."""
+    reader = get_registry().load(entry)
+    expect(bool(entry.provides), f"{entry.name}: provides is empty; expected the suffixes that it reads")
+    invalid = [s for s in entry.provides if not s.startswith(".") or s != s.lower()]
+    expect(not invalid, f"{entry.name}: provides {invalid}; expected suffixes such as '.csv', in lower case")
+    read_signature(entry.target)  # raises if the docstring lacks what `tstk show` needs
+    names = list(inspect.signature(reader).parameters)
+    expect(
+        names == ["path", "label_column"],
+        f"{entry.name}: reader({', '.join(names)}); expected reader(path, *, label_column)",
+    )
+    for suffix in sorted(entry.provides):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"invalid{suffix}")
+            path.write_bytes(bytes(range(256)))
+            try:
+                reader(path, label_column=None)
+            except TstkError as e:
+                expect(str(path) in str(e), f"{entry.name}: {str(e)!r} does not name the file")
+            except Exception as e:
+                raise AssertionError(
+                    f"{entry.name}: an invalid file raises {type(e).__name__}; expected a DataError that names it"
+                ) from e
+            else:
+                raise AssertionError(
+                    f"{entry.name}: an invalid file was read without error; expected a DataError that names it"
+                )
+
+
+def is_resolvable(entry: Entry) -> None:
+    """Check that the tables, options and components of a config exist and fit together."""
+    from tstk.config.resolve import get_entry_file, resolve_config
+    from tstk.config.toml import read_toml
+    from tstk.runs.build import validate_on_meta
+
+    try:
+        validate_on_meta(resolve_config((entry.name, read_toml(get_entry_file(entry)))))
+    except TstkError as e:
+        raise AssertionError(str(e)) from None
+
+
+def has_valid_stages(entry: Entry) -> None:
+    """Check that the stages of a recipe and their configs exist."""
+    from tstk.config.recipe import read_recipe
+    from tstk.config.resolve import find_config
+
+    try:
+        for stage in read_recipe(entry.qualified_name):
+            if stage.config:
+                find_config(stage.config)
+    except TstkError as e:
+        raise AssertionError(str(e)) from None
+
+
+def is_a_callback(entry: Entry) -> None:
+    """Check that the target is a `Callback` subclass whose constructor needs no arguments."""
+    from tstk.training.callbacks import Callback
+
+    target = get_registry().load(entry)
+    expect(
+        isinstance(target, type) and issubclass(target, Callback),
+        f"{entry.target} is {target!r}; expected a subclass of tstk.Callback",
+    )
+    target()
+
+
+def is_a_command(entry: Entry) -> None:
+    """Check that the target is a click command with help."""
+    import click
+
+    target = get_registry().load(entry)
+    expect(isinstance(target, click.Command), f"{entry.target} is {target!r}; expected a click.Command")
+    expect(bool(target.help), f"{entry.name}: the command has no help; write a docstring")
