@@ -20,7 +20,7 @@ mkdir -p "$out"
 rm -f "$out"/*.json "$out"/*.txt
 exec > >(tee "$out/log.txt") 2>&1
 unset TRITON_INTERPRET
-export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TORCHINDUCTOR_COMPILE_THREADS=2
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TORCHINDUCTOR_COMPILE_THREADS=2
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/build/triton} COMMIT=${COMMIT:-}
 run="gpu-$(date -u +%Y-%m-%dT%H:%M:%SZ)" processes=${PROCESSES:-8} reserve=5 least=5 red=0 short=0
 
