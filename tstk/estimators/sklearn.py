@@ -88,7 +88,8 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
 
     def predict(self, X: Any) -> Array:
         """Return class labels [N]."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)  # raises NotFittedError before `classes_` is looked up
+        return self.classes_[best]
 
 
 class TokenEncoder(TransformerMixin, PipelineEstimator):
