@@ -119,9 +119,9 @@ def test_a_printed_config_gives_the_same_when_fed_back(tstk, tmp_path, typed):
 @pytest.mark.parametrize("flag", ["--init-from", "--encoder"])
 def test_a_printed_config_of_a_mounted_run_mounts_it_again(tstk, run, flag):
     text = tstk("train", flag, run, "--print-config").stdout
-    mounts = resolve_config(("file", tomllib.loads(text))).init_from
-    assert mounts["encoder"] == str(run)
-    assert ("tokenizer" in mounts) == (flag == "--init-from")
+    init_from = resolve_config(("file", tomllib.loads(text))).init_from
+    assert init_from["encoder"] == str(run)
+    assert ("tokenizer" in init_from) == (flag == "--init-from")
 
 
 def test_switches_come_in_pairs(tstk):

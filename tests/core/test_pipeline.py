@@ -313,7 +313,7 @@ def test_a_cls_embedding_without_a_cls_token_is_refused(build, labelled_spec, ra
         build(labelled_spec, head="linear").embed(ragged(), "cls")
 
 
-def test_a_decoder_that_answers_with_states_foretells_nothing(build, table_spec, windows):
+def test_a_decoder_that_predicts_states_cannot_forecast(build, table_spec, windows):
     parts = dict(build(table_spec, loss={"use": "masked"}).named_slots())
     assert Pipeline(table_spec, **parts).can_forecast
     parts["loss"].out = parts["loss"].out.replace(target_dim=None)

@@ -45,7 +45,7 @@ def table(tmp_path):
 
 @pytest.fixture
 def labelled(tmp_path):
-    """Save arrays as an .npz with a train and a test part and return its path."""
+    """Save arrays as an .npz with a train and a test split and return its path."""
 
     def write(train=20, test=10, channels=2, samples=6, seed=0, name="toy", **more):
         rng = np.random.default_rng(seed)

@@ -174,7 +174,7 @@ def test_a_head_that_cannot_start_at_zero_is_refused(build, table_spec, monkeypa
 
 def test_a_map_that_cannot_be_chosen_or_would_take_too_long_is_refused(gaps, monkeypatch):
     with pytest.raises(
-        OptionError, match="--linear-map auto: it is selected on the validation part, which is the test"
+        OptionError, match="--linear-map auto: it is selected on the validation split, which is the test"
     ):
         prepare_training(config(gaps, data={"val_data": "test"}))
     monkeypatch.setattr(linear_forecast, "MAX_PER_CHANNEL_COST", 10)

@@ -382,7 +382,7 @@ def test_a_loss_that_is_not_finite_from_the_start_does_not_claim_to_have_kept_an
 @pytest.mark.parametrize("select", ["score", "loss", "last"])
 def test_weights_that_broke_in_the_last_step_are_never_selected(npz, select):
     pipeline, data = prepare(npz, head="linear")
-    with pytest.raises(TrainingError, match=r"of the validation part became .* after step 1"):
+    with pytest.raises(TrainingError, match=r"of the validation split became .* after step 1"):
         fit(pipeline, data, steps=1, lr=1e38, warmup_ratio=0, lr_schedule="constant", select_by=select)
 
 
@@ -452,7 +452,7 @@ def test_ways_of_dealing_out_weights_that_would_save_parts_of_them_are_refused(n
 def test_an_empty_training_part_is_refused(npz):
     pipeline, data = prepare(npz, head="linear")
     data.train = data.train.select(torch.arange(0))
-    with pytest.raises(DataError, match="training part is empty"):
+    with pytest.raises(DataError, match="training split is empty"):
         fit(pipeline, data, epochs=1)
 
 

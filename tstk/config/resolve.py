@@ -270,7 +270,7 @@ def _inherit_data(
         # components that were trained on series of one length need series of that length
         return {"data": {"resize": trained_data["resize"]}} if trained_data.get("resize") else {}
     data = dict(trained_data)
-    if not same_task:  # pretraining may read the test part, without its labels, and single channels; the next task not
+    if not same_task:  # pretraining may read the test split, without its labels, and single channels; the next task not
         if data.get("train_data") == "test":
             del data["train_data"]
         if data.get("split_channels"):

@@ -24,7 +24,7 @@ def init_pipeline_from_data(pipeline: Pipeline, config: Config, data: DataModule
         notes for the user
 
     Raises:
-        OptionError: the linear map is too large, or there is no validation part to select it by
+        OptionError: the linear map is too large, or there is no validation split to select it by
     """
     notes = []
     if pipeline.linear_map is not None:
@@ -49,13 +49,13 @@ def _init_linear_map(pipeline: Pipeline, data: DataModule, kind: Literal["auto",
         a note for the user
 
     Raises:
-        OptionError: the map is too large, or there is no validation part to select it by
+        OptionError: the map is too large, or there is no validation split to select it by
     """
     assert isinstance(data.train, WindowDataset)
     assert isinstance(data.val, WindowDataset)
     reason = why_linear_map_too_large(data.spec, kind)
     if data.val is data.test:
-        reason = "it is selected on the validation part, which is the test part here"
+        reason = "it is selected on the validation split, which is the test split here"
     if reason:
         raise OptionError(f"--linear-map {kind}: {reason}; use --linear-map none")
     fit = fit_linear_map(data.train, data.val, data.std[:, None], kind)

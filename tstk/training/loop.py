@@ -149,7 +149,7 @@ def fit(
         patience: epochs without improvement after which training stops; none never stops early
         select_by: epoch whose weights are kept: score, the latest whose validation accuracy is within one standard
             error of the best (for a forecaster, the one with the lowest error); loss, the lowest validation loss; last;
-            auto, last for a classifier of few series and where there is no validation part, else score
+            auto, last for a classifier of few series and where there is no validation split, else score
         seed: random seed of weights, batches, masks and dropout
         device: device to train on; auto uses a GPU if there is one
         precision: precision of activations; weights stay float32
@@ -161,7 +161,7 @@ def fit(
 
     Raises:
         OptionError: an option is out of range, or cannot take effect with these data
-        DataError: the training part is empty
+        DataError: the training split is empty
         TrainingError: a loss term or a validation metric is not finite
         TrainingInterrupted: SIGINT or SIGTERM was received, and the state is saved
     """
@@ -378,7 +378,7 @@ class _Trainer:
             if self.probe_every and (state.epoch % self.probe_every == 0 or state.epoch == self.epochs):
                 metrics["val"]["probe"] = linear_probe_accuracy(state.pipeline, self.data.train, self.data.val)
         for name, value in metrics["val"].items():
-            check_finite(f"{name!r} of the validation part", value, f"after step {state.step}", state.epoch)
+            check_finite(f"{name!r} of the validation split", value, f"after step {state.step}", state.epoch)
         for name, callback in self.callbacks.items():
             if values := callback.on_validation_end(metrics, state.pipeline):
                 metrics.setdefault("callbacks", {})[name] = values
@@ -419,7 +419,7 @@ class _Trainer:
 def _check_validation_options(data: DataModule, options: dict[str, Any]) -> None:
     """Raise if there are no training series, or if an option requires validation data or classes that are missing."""
     if len(data.train) == 0:
-        raise DataError(f"{data.name}: the training part is empty")
+        raise DataError(f"{data.name}: the training split is empty")
     if not len(data.val):
         for name, value in options.items():
             if value and value != "last":

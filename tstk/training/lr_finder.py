@@ -59,7 +59,7 @@ def lr_range_test(
 
     Args:
         pipeline: initialized for training
-        data: its training part is used
+        data: its training split is used
         batch_size: as for `tstk.training.loop.fit`, like all other options
         grad_accum_steps: batches per optimizer step
         weight_decay: of matrices

@@ -12,7 +12,7 @@ from tstk.training.distributed import full_state_dict
 class BestEpoch:
     """The best epoch so far, with its weights.
 
-    A validation part is a small sample. Among the epochs whose accuracy is within one standard error of the best, the
+    A validation split is a small sample. Among the epochs whose accuracy is within one standard error of the best, the
     latest is kept, since its learning rate has decayed furthest (the one-standard-error rule of Breiman et al. 1984,
     with later epochs in place of simpler models).
 

@@ -1,7 +1,7 @@
 """Default options of training, with their own values for classifiers of few series.
 
 A classifier of at most a few hundred series takes many small steps over augmented series, and trains on all of them: a
-validation part would be too small a sample to select an epoch by. docs/results.md ("Defaults for few series") says how
+validation split would be too small a sample to select an epoch by. docs/results.md ("Defaults for few series") says how
 the values were chosen.
 """
 

@@ -167,8 +167,8 @@ def test_a_student_learns_z_keeps_the_codes_and_does_without_text_and_teacher(fo
     teacher, moved = folder / "teacher", tmp_path / "teacher"
     teacher.rename(moved)
     data = ["--data", folder / "synthetic.npz", "--conditioning", f"text={folder / 'texts.npz'}"]
-    mounts = ["--init-from", moved, "--decoder", moved, "--loss.teacher", moved]
-    call("train", "--config", "vqshape/student", *mounts, *data, *FLAGS, "--out", folder / "student")
+    init_from = ["--init-from", moved, "--decoder", moved, "--loss.teacher", moved]
+    call("train", "--config", "vqshape/student", *init_from, *data, *FLAGS, "--out", folder / "student")
     moved.rename(teacher)
     student, source = load(folder / "student"), load(teacher)
     assert torch.equal(student.tokenizer.codebook.codes, source.tokenizer.codebook.codes)

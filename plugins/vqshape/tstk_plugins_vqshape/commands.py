@@ -224,7 +224,7 @@ def text_ablation_command(
     ),
 )
 @click.argument("run", metavar="RUN")
-@rich_click.option("--data", metavar="NAME|PATH", help="data to use; the run's own test part if not given")
+@rich_click.option("--data", metavar="NAME|PATH", help="data to use; the run's own test split if not given")
 @rich_click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="index of the series, from 0")
 @rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name")
 @rich_click.option(
