@@ -1,14 +1,20 @@
-"""The options of training."""
+"""The options of training, and the check that they can take effect with the data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt, Le
 
+from tstk.data.catalog import DEFAULT_VAL_FRACTION
+from tstk.errors import DataError, OptionError
 from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveInt
 from tstk.plugins.signature import check_fields
+
+if TYPE_CHECKING:
+    from tstk.config.resolve import Config
+    from tstk.data.data_module import DataModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,7 @@ class TrainConfig:
         threads: CPU threads; none leaves the number to torch
         deterministic: use only deterministic operations, and raise an error for others; slower on a GPU; not needed on
             a CPU, where seeded runs repeat without it
-        callbacks: callbacks of plugins, by name (tstk list callbacks)
+        callbacks: callbacks of plugins (tstk list callbacks), as NAME or NAME:OPTION=VALUE
         trackers: experiment trackers to log to: tensorboard, wandb, mlflow; each must be installed
 
     Raises:
@@ -96,3 +102,48 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @classmethod
+    def from_config(cls, config: Config) -> TrainConfig:
+        """Return the options of training of a resolved config."""
+        return cls(**config.options("train"))
+
+
+def check_config(config: TrainConfig, data: DataModule) -> None:
+    """Raise if there are no training series, or if an option cannot take effect with these data.
+
+    Args:
+        config: with defaults resolved
+        data: to train on
+
+    Raises:
+        DataError: the training split is empty
+        OptionError: an option requires validation data or classes that are missing, or does not apply to windows
+    """
+    if len(data.train) == 0:
+        raise DataError(f"{data.name}: the training split is empty")
+    requires_validation: dict[str, Any] = {
+        "select-by": config.select_by, "patience": config.patience, "probe-every": config.probe_every
+    }  # fmt: skip
+    for name, value in requires_validation.items():
+        if not len(data.val) and value and value != "last":
+            raise OptionError(
+                f"--{name} {value}: {data.name} has no validation series; hold some out with "
+                f"--val-fraction {DEFAULT_VAL_FRACTION}"
+            )
+    if data.task == "forecasting":
+        if config.crop is not None:
+            raise OptionError(
+                f"--crop {config.crop}: {data.name} is already cut into windows; use --context and --horizon"
+            )
+        if config.augment:
+            raise OptionError(
+                f"--augment {','.join(config.augment)}: {data.name} is a forecasting task, whose targets would not be "
+                "augmented"
+            )
+    if config.sampling == "balanced" and data.train.y is None:
+        raise OptionError(f"--sampling balanced: {data.name} has no classes")
+    requires_classes: dict[str, Any] = {"probe-every": config.probe_every, "mixup": config.mixup}
+    for name, value in requires_classes.items():
+        if value and data.task != "classification":
+            raise OptionError(f"--{name} {value}: {data.name} has no classes")
