@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Lt
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeFloat = Annotated[float, Ge(0)]
-PositiveFloat = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
