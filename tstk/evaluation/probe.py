@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tstk.config.records import RunConfig
 from tstk.config.resolve import Config
-from tstk.config.run_directory import read_run_config
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
 from tstk.data.data_module import DataModule
@@ -111,9 +111,9 @@ def probe(
     _check_options(classifier, label_fraction, seeds, param, select_on)
     if select_on == "test":
         print_fn("hyperparameters are selected on the test split, as in some papers, so these scores are too high")
-    pipeline, run_config = load(run), read_run_config(run)
+    pipeline, run_config = load(run), RunConfig.read(run)
     labelled_data = _load_labelled_data(run_config, data, data_root, label_column, print_fn)
-    if run_config["data"].get("split_channels"):
+    if run_config.split_channels:
         pipeline.set_channels(labelled_data.mean, labelled_data.std)
     if _has_seen_labels(run_config, data):
         print_fn(f"{run} was trained with the labels of these data, so this does not measure unsupervised features")
@@ -200,16 +200,16 @@ def linear_probe_accuracy(pipeline: Pipeline, train: Split, val: Split, batch_si
 
 
 def _load_labelled_data(
-    run_config: dict[str, Any],
+    run_config: RunConfig,
     data: str | None,
     data_root: str | None,
     label_column: str | None,
     print_fn: Callable[[str], None],
 ) -> DataModule:
     """Load the labelled data to probe with, such that train, validation and test are disjoint."""
-    data_config = run_config["config"]["data"]
+    run_options = run_config.options("data")
     if data is None:
-        name, options = data_config["use"], {k: v for k, v in data_config.items() if k != "use"}
+        name, options = str(run_config.component("data")), dict(run_options)
         if options.get("train_data") == "test":
             options["train_data"] = None
             print_fn(
@@ -220,10 +220,10 @@ def _load_labelled_data(
             print_fn("the run was validated on its test split; the probe splits validation data off the training split")
         options["val_fraction"] = options["val_fraction"] or None  # the grid search needs held-out series
     else:
-        name, options = data, {"resize": data_config.get("resize")}
+        name, options = data, {"resize": run_options["resize"]}
     options = {
         **options,
-        "data_root": data_root or data_config["data_root"],
+        "data_root": data_root or run_options["data_root"],
         "label_column": label_column or options.get("label_column"),
     }
     labelled_data = load_data(name, **options)
@@ -233,28 +233,27 @@ def _load_labelled_data(
             f"{labelled_data.name}: these data are {problem}, and a probe needs classes; "
             "give labelled series with the same channels with --data"
         )
-    expected, count = run_config["data"]["channels"], len(labelled_data.channels)
-    if not run_config["data"].get("split_channels") and count != len(expected):
+    expected, count = run_config.channels, len(labelled_data.channels)
+    if not run_config.split_channels and count != len(expected):
         raise DataError(f"{labelled_data.name}: {count} channels; the run has {len(expected)}: {', '.join(expected)}")
     return labelled_data
 
 
-def _has_seen_labels(run_config: dict[str, Any], data: str | None) -> bool:
+def _has_seen_labels(run_config: RunConfig, data: str | None) -> bool:
     """Whether the features of a run were trained with the labels of these data."""
-    config = Config(run_config["config"])
-    name = str(config.component("data"))
+    name = str(run_config.component("data"))
     is_same_data = (
         data is None or data == name or Path(data).expanduser().resolve() == Path(name).expanduser().resolve()
     )
-    is_frozen = {"tokenizer", "encoder"} <= set(config.options("pipeline")["freeze"])
-    return is_same_data and "head" in config.values and run_config["spec"]["horizon"] is None and not is_frozen
+    is_frozen = {"tokenizer", "encoder"} <= set(run_config.options("pipeline")["freeze"])
+    return is_same_data and "head" in run_config.values and run_config.horizon is None and not is_frozen
 
 
-def _build_untrained(pipeline: Pipeline, run_config: dict[str, Any], seed: int) -> Pipeline:
+def _build_untrained(pipeline: Pipeline, run_config: RunConfig, seed: int) -> Pipeline:
     """Build the same architecture with random weights and the standardization of the run."""
     torch.manual_seed(seed)
     fresh = build_pipeline(
-        Config(run_config["config"]),
+        Config(run_config.values),
         pipeline.spec,
         channels="independent" if pipeline.channel_independent else "mixed",
         instance_norm=pipeline.instance_norm,
