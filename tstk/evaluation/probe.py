@@ -119,29 +119,16 @@ def probe(
         print_fn(f"{run} was trained with the labels of these data, so this does not measure unsupervised features")
 
     def extract_splits(model: Pipeline) -> dict[str, _FeatureSet]:
-        model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        extract = feature_extractor(model, features, pool)
-        return {
-            name: _extract_features(model, split, f"{labelled_data.name}, {name}", extract, batch_size)
-            for name, split in labelled_data.splits.items()
-        }
+        return _extract_splits(model, labelled_data, features, pool, batch_size)
 
     trained = extract_splits(pipeline)
     fresh = {seed: extract_splits(_build_untrained(pipeline, run_config, seed)) for seed in seeds} if untrained else {}
-    scaling: Literal["unit", "standard"] = "unit" if features in ("codes", "counts") else "standard"
-    config = _ProbeConfig(classifier, param, select_on, scaling)
-    results = []
-    for fraction in label_fraction:
-        # with all labels nothing is random except adam, so all seeds would give the same result
-        trial_seeds = seeds if fraction < 1 or classifier == "adam" else seeds[:1]
-        trials = [_run_trial(trained, config, fraction, seed) for seed in trial_seeds]
-        results.append(_summarize_trials("trained", fraction, trials))
-        results[-1] |= _score_baselines(labelled_data, fraction, trial_seeds)
-        if fresh:
-            fresh_trials = [_run_trial(splits, config, fraction, seed) for seed, splits in fresh.items()]
-            results.append(_summarize_trials("untrained", fraction, fresh_trials))
-            for score in ("accuracy", "f1_macro"):
-                results[-2]["margin_" + score] = results[-2][score] - results[-1][score]
+    config = _ProbeConfig(classifier, param, select_on, "unit" if features in ("codes", "counts") else "standard")
+    results = [
+        row
+        for fraction in label_fraction
+        for row in _probe_fraction(config, fraction, seeds, trained, fresh, labelled_data)
+    ]
     return {
         "run": str(run),
         "data": labelled_data.name,
@@ -267,6 +254,17 @@ def _build_untrained(pipeline: Pipeline, run_config: RunConfig, seed: int) -> Pi
 # ------------------------------------------------------------------ features
 
 
+def _extract_splits(
+    pipeline: Pipeline, data: DataModule, features: Features, pool: Pool, batch_size: int
+) -> dict[str, _FeatureSet]:
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    extract = feature_extractor(pipeline, features, pool)
+    return {
+        name: _extract_features(pipeline, split, f"{data.name}, {name}", extract, batch_size)
+        for name, split in data.splits.items()
+    }
+
+
 @torch.no_grad()
 def _extract_features(
     pipeline: Pipeline,
@@ -297,6 +295,36 @@ class _ProbeConfig:
     param: float | None
     select_on: SelectOn
     scaling: Literal["standard", "unit"]
+
+
+def _probe_fraction(
+    config: _ProbeConfig,
+    label_fraction: float,
+    seeds: Sequence[int],
+    trained: dict[str, _FeatureSet],
+    fresh: dict[int, dict[str, _FeatureSet]],
+    data: DataModule,
+) -> list[dict[str, Any]]:
+    """Return the row of the trained weights and, if there are any, that of untrained ones.
+
+    Args:
+        config: the classifier
+        label_fraction: fraction of the labels to learn from
+        seeds: seeds of the choice of labels
+        trained: split -> features of the run
+        fresh: seed -> split -> features of untrained weights
+        data: the data that the features are of, for the baselines
+    """
+    # with all labels nothing is random except adam, so all seeds would give the same result
+    trial_seeds = seeds if label_fraction < 1 or config.classifier == "adam" else seeds[:1]
+    trials = [_run_trial(trained, config, label_fraction, seed) for seed in trial_seeds]
+    row = _summarize_trials("trained", label_fraction, trials) | _score_baselines(data, label_fraction, trial_seeds)
+    if not fresh:
+        return [row]
+    fresh_trials = [_run_trial(splits, config, label_fraction, seed) for seed, splits in fresh.items()]
+    fresh_row = _summarize_trials("untrained", label_fraction, fresh_trials)
+    margins = {f"margin_{score}": row[score] - fresh_row[score] for score in ("accuracy", "f1_macro")}
+    return [row | margins, fresh_row]
 
 
 def _run_trial(
