@@ -26,7 +26,7 @@ _KEYS = {"values": "config", "input_schema": "data"}
 """Field of `RunConfig` -> its key in config.json, where they differ."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RunConfig:
     """What is needed to rebuild the pipeline of a run and to repeat its training.
 
@@ -46,15 +46,19 @@ class RunConfig:
 
     run_dir: Path
     interface_version: int
-    values: dict[str, dict[str, Any]] = field(repr=False)
-    given: dict[str, dict[str, Any]] = field(repr=False)
-    sources: dict[str, str] = field(repr=False)
+    values: dict[str, dict[str, Any]]
+    given: dict[str, dict[str, Any]]
+    sources: dict[str, str]
     init_from: dict[str, str]
-    spec: dict[str, Any] = field(repr=False)
+    spec: dict[str, Any]
     input_schema: dict[str, Any]
     versions: dict[str, str]
     hardware: dict[str, str]
     command: str
+
+    def __repr__(self) -> str:
+        components = ", ".join(f"{table}={use!r}" for table in self.values if (use := self.component(table)))
+        return f"RunConfig({str(self.run_dir)!r}, {components})"
 
     def options(self, section: str) -> dict[str, Any]:
         """Return the options of one table, without `use`."""
