@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tstk.config.records import RunResult
 from tstk.config.resolve import Config, find_config, parse_overrides, resolve_config
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
@@ -52,8 +53,8 @@ def build(
 
 def fit(
     config: Config | Mapping[str, Any] | str | Path | None = None, *, out: str | Path | None = None, **overrides: Any
-) -> dict[str, Any]:
-    """Train a pipeline, as `tstk train` does, and return the contents of `result.json`; `"run"` is the run directory.
+) -> RunResult:
+    """Train a pipeline, as `tstk train` does, and return its scores and run directory.
 
     Args:
         config: tables as in a config file, a file, or the name of a config that a plugin ships
@@ -64,13 +65,13 @@ def fit(
     resolved = _merge_config(config, overrides)
     run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
     arguments = ", ".join(f"{k}={v!r}" for k, v in overrides.items())
-    return {**train(resolved, run_dir, command=f"tstk.fit({arguments})"), "run": str(run_dir)}
+    return train(resolved, run_dir, command=f"tstk.fit({arguments})")
 
 
-def resume(run_dir: str | Path) -> dict[str, Any]:
+def resume(run_dir: str | Path) -> RunResult:
     """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
 
     Raises:
         CheckpointError: the run is finished or damaged
     """
-    return {**resume_run(run_dir), "run": str(run_dir)}
+    return resume_run(run_dir)
