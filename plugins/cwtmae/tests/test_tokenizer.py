@@ -162,9 +162,9 @@ def test_what_cannot_be_is_refused_with_what_could():
         CWT(SPEC, **SMALL, patch_freq=3)
     with pytest.raises(DataError, match=r"--tokenizer\.patch-time 50 is longer"):
         CWT(SPEC, patch_time=50)
-    with pytest.raises(OptionError, match="min_scale=9.0: expected at most 8"):
+    with pytest.raises(OptionError, match=r"min_scale=9\.0: expected at most 8"):
         CWT(SPEC, patch_time=8, min_scale=9.0, max_scale=8.0)
-    with pytest.raises(OptionError, match="min_scale is 0.0; expected float, more than 0"):
+    with pytest.raises(OptionError, match=r"min_scale is 0\.0; expected float, more than 0"):
         build_component("tokenizer", "cwt", SPEC, min_scale=0.0)
     with pytest.raises(OptionError, match="patch_freq is 0; expected int, 1 or more"):
         build_component("tokenizer", "cwt", SPEC, patch_freq=0)
