@@ -20,6 +20,7 @@ from torch import Tensor
 from tstk.config.run_directory import read_run_config
 from tstk.core.pipeline import Pipeline
 from tstk.data.catalog import get_reader, locate
+from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset, Split
 from tstk.data.load import load as load_data
@@ -287,7 +288,8 @@ def _load_run_data(run_config: dict[str, Any], data_root: str | None, label_colu
     """Load the data of a run with the options it was trained with."""
     name, folder = _resolve_data(run_config, None, data_root)
     options = {k: v for k, v in run_config["config"]["data"].items() if k != "use"}
-    return load_data(name, **{**options, "data_root": folder, "label_column": label_column or options["label_column"]})
+    options |= {"data_root": folder, "label_column": label_column or options["label_column"]}
+    return load_data(name, DataConfig(**options))
 
 
 def _map_batches(pipeline: Pipeline, split: Split, batch_size: int, function: Any) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tstk.config.run_directory import read_run_config
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
+from tstk.data.config import DataConfig
 from tstk.data.load import load as load_data
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
@@ -91,7 +92,7 @@ def write_totem_files(
         options |= {"use": data, "data_root": data_root}
     elif data_root is not None:
         options["data_root"] = data_root
-    splits = load_data(options.pop("use"), **options).splits
+    splits = load_data(options.pop("use"), DataConfig(**options)).splits
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     np.save(out_dir / "codebook.npy", codebook)
