@@ -91,7 +91,7 @@ def read_recipe(name: str) -> list[Stage]:
 
 def _parse_stage(row: Mapping[str, Any], earlier_names: list[str], number: int) -> tuple[Stage, list[str]]:
     types = {
-        "name": "a string",
+        "name": "",
         "config": "a string",
         "init_from": "the name of a stage",
         **dict.fromkeys(SLOTS, "the name of a stage, or a table"),
@@ -105,7 +105,7 @@ def _parse_stage(row: Mapping[str, Any], earlier_names: list[str], number: int) 
     for key, value in row.items():
         if key not in types:
             faults.append(f"stage {name!r} has no key {key!r}.{did_you_mean(key, types)}")
-        elif not (
+        elif types[key] and not (
             (isinstance(value, str) and types[key] != "a table")
             or (isinstance(value, Mapping) and types[key].endswith("table"))
         ):

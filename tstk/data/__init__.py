@@ -2,6 +2,7 @@
 
 data = tstk.data.load("har-demo")
 batch = data.train.batch(torch.arange(8))
+forecasts = tstk.data.load("table.csv", tstk.data.DataConfig(context=96, horizon=24))
 """
 
 from tstk.data.catalog import get_reader, list_datasets

@@ -85,7 +85,7 @@ def parse_rows(path: Path, header: list[str], rows: list[tuple[str, list[str]]],
         return _build_table(path, header, rows, date_index, id_index)
     if date_index is not None and not _is_number(rows[0][1][date_index]):
         raise DataError(
-            f"{path}: --label-column {label_column} has no meaning here: the dates in the column {header[date_index]!r} "
+            f"{path}: --label-column {label_column} has no meaning here: the dates in {header[date_index]!r} "
             "make this a table to forecast"
         )
     label_index = _find_label_index(path, header, lower_header, label_column)
