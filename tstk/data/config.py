@@ -33,8 +33,9 @@ class DataConfig:
         label_column: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
         context: rows of a table that the model sees before it forecasts; 96 if not given
         horizon: rows of a table to forecast; 96 if not given
-        stride: rows of a table from one window to the next in training and validation, 1 if not given; neighbouring
-            windows are nearly equal, so a larger stride saves time at little cost. Testing uses every window
+        stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length
+            where that cuts the table; neighbouring windows are nearly equal, so a larger stride saves time at little
+            cost. Testing uses every window
         length: samples per series that the model must accept, if more than the longest one here; a table or record is
             cut into unlabelled series of this length, one after the other or --stride rows apart
         resize: samples to which each series is resampled by linear interpolation
