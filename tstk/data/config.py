@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from tstk.errors import OptionError
 from tstk.plugins.ranges import Fraction, PositiveInt
 from tstk.plugins.signature import check_fields
+
+if TYPE_CHECKING:
+    from tstk.config.resolve import Config
 
 CONVERT_OPTIONS = ("data_root", "label_column", "length", "stride")
 """The options that apply to a conversion."""
@@ -76,6 +79,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @classmethod
+    def from_config(cls, config: Config) -> DataConfig:
+        """Return the options of data of a resolved config."""
+        return cls(**config.options("data"))
 
     def reject(self, reason: str, *names: str) -> None:
         """Refuse options that cannot take effect.

@@ -41,7 +41,7 @@ def read_data(config: Config, data_root: str | None = None) -> DataModule:
     """
     from tstk.data.load import load
 
-    name, data_config = config.values["data"]["use"], DataConfig(**config.options("data"))
+    name, data_config = config.values["data"]["use"], DataConfig.from_config(config)
     if data_root is not None:
         data_config = replace(data_config, data_root=data_root)
     data = load(name, data_config)
