@@ -133,7 +133,7 @@ def _add_validation_split(
         description = f"all {len(train)} training series are used for training, none for validation"
         note = f"{description}; --val-fraction {DEFAULT_VAL_FRACTION} holds some out"
     if config.val_fraction:  # 0 holds nothing out, which is so here
-        config.reject(f"here: {note}", "val_fraction")
+        config.reject(f"here: {note}; --val-fraction none unsets it", "val_fraction")
     if config.label_fraction == 1:  # else the seed selects the labels
         config.reject(f"here: {note}", "split_seed")
     return description, note

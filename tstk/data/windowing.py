@@ -36,7 +36,8 @@ def resolve_split_boundaries(tables: Mapping[str, Table], config: DataConfig) ->
         ends = (ends[1], *ends[1:])  # the rows that are not needed for validation are trained on
         description = f"validation from {tables['val'].source}; {description}"
     if "val" in tables or "test" not in tables:
-        config.reject(f"here: {tables['train'].source} is a table, split as follows: {description}", "val_fraction")
+        source = tables["train"].source
+        config.reject(f"here: {source} is split by {description}; --val-fraction none unsets it", "val_fraction")
     return ends, description
 
 
