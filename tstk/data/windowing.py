@@ -37,7 +37,7 @@ def resolve_split_boundaries(tables: Mapping[str, Table], config: DataConfig) ->
         description = f"validation from {tables['val'].source}; {description}"
     if "val" in tables or "test" not in tables:
         source = tables["train"].source
-        config.reject(f"here: {source} is split by {description}; --val-fraction none unsets it", "val_fraction")
+        config.reject(f"here: {source} is a table ({description}); --val-fraction none unsets it", "val_fraction")
     return ends, description
 
 
