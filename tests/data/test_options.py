@@ -133,5 +133,5 @@ def test_the_rows_that_a_table_validates_on_follow_the_fraction_if_its_test_is_a
             load(path, DataConfig(test_data=other, val_fraction=fraction, **options)) for fraction in (0.2, 0.4)
         )
         assert len(large.train) < len(small.train)
-        with pytest.raises(OptionError, match=r"--val-fraction 0\.2 has no meaning here: .* 70, 10 and 20 %"):
+        with pytest.raises(OptionError, match=r"--val-fraction 0\.2 has no meaning here: .*70, 10 and 20 %"):
             load(path, DataConfig(val_fraction=0.2, **options))
