@@ -123,7 +123,7 @@ class Bench:
             wiring = {key: options["pipeline"][key] for key in ("channels", "instance_norm")}
             start = {"tokenizer": options["tokenizer"], "encoder": options["encoder"], "pipeline": wiring}
             start["data"] = {"resize": options["data"]["resize"]}
-        tables = {"data": {"use": data, "label_fraction": share, "split_seed": seed}, "train": {"seed": seed}}
+        tables = {"data": {"use": data, **_label_options(share, seed)}, "train": {"seed": seed}}
         folder = self.out / "run"
         result = _trained(folder, ("start", start), *own, ("labels", self.file["labels"]), ("cell", tables))
         shutil.rmtree(folder)
@@ -179,9 +179,15 @@ class Bench:
         return found
 
     def _read(self, data: str, share: float, seed: int, resize: int | None = None) -> Any:
+        from tstk.data.config import DataConfig
         from tstk.data.load import load
 
-        return load(data, label_fraction=share, split_seed=seed, val_data="test", resize=resize)
+        return load(data, DataConfig(**_label_options(share, seed), val_data="test", resize=resize))
+
+
+def _label_options(share: float, seed: int) -> dict[str, Any]:
+    """Return the options that select labelled series; the seed has no effect if all are used."""
+    return {"label_fraction": share, "split_seed": seed} if share < 1 else {}
 
 
 def _layers(tables: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -224,12 +230,13 @@ def _logistic(x: Any, y: Any, x_test: Any, y_test: Any) -> float:
 
 def halves(name: str, out: Path) -> str:
     """Write the training split as a data set of its own: half of each class for training, the rest for testing."""
+    from tstk.data.config import DataConfig
     from tstk.data.load import load
     from tstk.data.splits import stratified_split
 
     path = out / f"{Path(name).stem}-halves.npz"
     if not path.is_file():
-        part: Any = load(name, val_data="test").train
+        part: Any = load(name, DataConfig(val_data="test")).train
         parts = dict(zip(("train", "test"), stratified_split(part.y.numpy(), 0.5, 0), strict=True))
         arrays = {f"X_{kind}": part.x[rows].numpy() for kind, rows in parts.items()}
         np.savez_compressed(path, **arrays, **{f"y_{kind}": part.y[rows].numpy() for kind, rows in parts.items()})

@@ -88,11 +88,12 @@ def on_folds(runs: list[str], data_root: str | None) -> None:
     """Print cross-validated accuracies on the training splits: of 1-NN, and of each run, trained and untrained."""
     from tstk.config.records import RunConfig
     from tstk.config.resolve import Config
+    from tstk.data.config import DataConfig
     from tstk.data.load import load as load_data
     from tstk.runs.build import build_pipeline
     from tstk.runs.checkpoint import load, parse_spec
 
-    sets = [training_part(load_data(name, data_root=data_root)) for name in SETS]
+    sets = [training_part(load_data(name, DataConfig(data_root=data_root))) for name in SETS]
     _print("1-NN", [nearest(x, mask, y, data) for data, x, mask, y in sets])
     for run in runs:
         run_config = RunConfig.read(run)

@@ -13,6 +13,7 @@ from tstk.benchmarking import peers
 from tstk.benchmarking.peers import PEER_FORECASTERS, AeonClassifier, fill_forward, make_peer_runner
 from tstk.benchmarking.suite import Method, run_benchmark
 from tstk.config.resolve import parse_overrides, resolve_config
+from tstk.data.config import DataConfig
 from tstk.data.datasets import SeriesDataset
 from tstk.data.load import load
 from tstk.errors import DataError
@@ -124,7 +125,7 @@ def test_forecasters_score_as_the_baselines_of_a_trained_run(tmp_path):
     def make(data, seed):
         return resolve_config(("flag", parse_overrides({"data": data, "context": 30, "horizon": 6, "threads": 1})))
 
-    data = load(str(path), context=30, horizon=6)
+    data = load(str(path), DataConfig(context=30, horizon=6))
     want = score_forecast_baselines(data, data.test, data.mean[:, None], data.std[:, None])
     result = {name: make_peer_runner(name, make)(str(path), 0, tmp_path / name) for name in PEER_FORECASTERS}
     assert result["last-value"]["scores"] == want.scores["last value"]

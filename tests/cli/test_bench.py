@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tstk.cli.commands.train import command as train
+
 TWO = """
 [[stage]]
 name = "first"
@@ -59,8 +61,7 @@ def test_a_recipe_is_a_method_and_its_last_stage_is_scored(tstk, tmp_path):
     [
         (["--method", "a=--head lienar"], "method a: No head is called 'lienar'. Did you mean 'linear'?"),
         (["--method", "a=--head linear --encoder.detph 2"], "Did you mean '--encoder.depth'?"),
-        (["--method", "a=--head linear --out x"], "--out is not allowed in a method"),
-        (["--method", "a=--head linear --data x"], "remove --data; the benchmark sets them"),
+        (["--method", "a=--head linear --data=x --seed 3"], "remove --data, --seed; the benchmark sets data, seed"),
         (["--method", "a=--head"], "method a: "),
         (["--method", "a=nosuch"], "No recipe is called 'nosuch'"),
         (["--method", "../a=--head linear"], "names may contain only letters"),
@@ -78,6 +79,20 @@ def test_a_recipe_is_a_method_and_its_last_stage_is_scored(tstk, tmp_path):
 def test_a_slip_is_told_before_anything_runs(refused, words, said):
     more = [] if "--data" in words else ["--data", "har-demo"]
     assert said in refused("bench", *words, *more, "--out", "out")
+
+
+@pytest.mark.parametrize("param", [p for p in train.params if p.name != "config"], ids=lambda p: p.opts[0])
+@pytest.mark.parametrize("is_common", [False, True], ids=["own", "common"])
+def test_flags_of_train_that_a_benchmark_cannot_follow_are_refused_by_name(refused, param, is_common):
+    flag = param.opts[0] if param.is_flag else f"{param.opts[0]}=2"
+    words = ["--method", "a=--head linear", "--common", flag] if is_common else ["--method", f"a=--head linear {flag}"]
+    assert f"remove {param.opts[0]}; " in refused("bench", *words, "--data", "har-demo", "--out", "out")
+
+
+def test_a_config_file_does_not_pass_for_an_option_of_a_peer(refused, tmp_path):
+    (tmp_path / "c.toml").write_text("[train]\nsteps = 3\n")
+    words = ["--method", "a=peer:1nn", "--common", "--config c.toml", "--data", "har-demo", "--out", "out"]
+    assert "--steps: does not apply to peers" in refused("bench", *words)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tstk.config.recipe import read_recipe, run_recipe
+from tstk.config.recipe import read_recipe, resolve_stages, run_recipe
 from tstk.errors import OptionError
 
 TWO = """
@@ -99,12 +99,22 @@ def test_a_stage_override_applies_to_its_stage_alone(recipe, tmp_path):
         ('[[stage]]\nnam = "a"', "Did you mean 'name'"),
         ('[[stage]]\nname = "a"\ninit_from = "b"', "which is not an earlier stage"),
         ('[[stage]]\nname = "a"\n[[stage]]\nname = "a"', "two stages are called 'a'"),
+        ("[[stage]]\ntrain = 5", "stage 'stage1' has train = 5; expected a table"),
+        ("[[stage]]\nencoder = 5", "has encoder = 5; expected the name of a stage, or a table"),
+        ("[[stage]]\ninit_from = {}", "has init_from = {}; expected the name of a stage"),
+        ("[[stage]]\nconfig = 3", "has config = 3; expected a string"),
     ],
 )
 def test_a_faulty_recipe_is_refused_with_the_place(tmp_path, text, message):
     (tmp_path / "r.toml").write_text(text)
     with pytest.raises(OptionError, match=message):
         read_recipe(str(tmp_path / "r.toml"))
+
+
+def test_a_stage_may_name_its_data(tmp_path):
+    (tmp_path / "r.toml").write_text('[[stage]]\ndata = "har-demo"\n[[stage]]\n[stage.data]\nuse = "GunPoint"')
+    configs = resolve_stages(read_recipe(str(tmp_path / "r.toml")), tmp_path, ("flag", {}), {})
+    assert [config.component("data") for config in configs] == ["har-demo", "GunPoint"]
 
 
 def test_every_shipped_recipe_can_be_read_and_its_configs_exist():

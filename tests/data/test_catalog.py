@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from tstk.data import list_datasets, load
+from tstk.data import DataConfig, list_datasets, load
 from tstk.data.catalog import get_reader, locate
 from tstk.errors import DataError, UnknownNameError
 
@@ -70,7 +70,7 @@ def test_a_pair_is_found_from_its_folder_and_from_either_file(root, end):
 
 def test_an_unknown_name_says_what_was_meant_and_where_was_looked(root):
     with pytest.raises(UnknownNameError, match=r"'GunPiont'. Did you mean 'GunPoint'\?.*" + str(root)):
-        load("GunPiont", data_root=str(root))
+        load("GunPiont", DataConfig(data_root=str(root)))
 
 
 def test_without_a_root_an_unknown_name_names_both_remedies():
@@ -83,7 +83,7 @@ def test_a_root_that_is_not_there_is_an_error(tmp_path, monkeypatch, given):
     if given == "variable":
         monkeypatch.setenv("TSTK_DATA", str(tmp_path / "no"))
     with pytest.raises(DataError, match="there is no such folder"):
-        load("GunPoint", data_root=str(tmp_path / "no") if given == "option" else None)
+        load("GunPoint", DataConfig(data_root=str(tmp_path / "no") if given == "option" else None))
 
 
 def test_a_name_that_occurs_twice_is_never_chosen_in_silence(root):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import lazy_array, load
+from tstk.data import DataConfig, lazy_array, load
 from tstk.data.convert import convert
 from tstk.errors import DataError, OptionError
 
@@ -44,8 +44,8 @@ def test_a_table_is_converted_as_series_of_a_length(table, tmp_path, out):
     path, _ = table(200)
     with pytest.raises(DataError, match="give --length to cut it"):
         convert(path, str(tmp_path / out))
-    convert(path, str(tmp_path / out), length=8)
-    same(load(path, length=8), load(str(tmp_path / out)))
+    convert(path, str(tmp_path / out), DataConfig(length=8))
+    same(load(path, DataConfig(length=8)), load(str(tmp_path / out)))
 
 
 @pytest.mark.parametrize("out", ["out.npz", "out"])
@@ -73,7 +73,7 @@ def test_nothing_is_overwritten_or_written_where_it_cannot_be_read(labelled, tmp
     with pytest.raises(DataError, match="no such folder"):
         convert(path, str(tmp_path / "no" / "out.npz"))
     with pytest.raises(OptionError, match="--length 5 has no meaning here"):
-        convert(path, str(tmp_path / "new.npz"), length=5)
+        convert(path, str(tmp_path / "new.npz"), DataConfig(length=5))
 
 
 def test_what_fails_half_way_leaves_nothing_behind(labelled, tmp_path):

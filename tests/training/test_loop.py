@@ -47,7 +47,8 @@ class RecordingCallback(Callback):
 
 def prepare(data, seed=0, **tables):
     """Return a pipeline and its data as `tstk train` prepares them, with validation series."""
-    data = {"val_fraction": 0.2, **({"use": data} if isinstance(data, str) else data)}
+    data = {"use": data} if isinstance(data, str) else data
+    data = data if "horizon" in data else {"val_fraction": 0.2, **data}  # a table is split by rows
     components = {"encoder": ENCODER, "tokenizer": {"use": "patch", "dim": 16, "window": 4}, "data": data}
     return prepare_training(resolve_config(("test", {**components, "train": {"seed": seed}, **tables})))
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from tstk.benchmarking.suite import CellRunner
 from tstk.config.resolve import Config
+from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import WindowDataset
 from tstk.data.load import load
@@ -172,7 +173,7 @@ def make_peer_runner(name: str, build_config: Callable[[str, int], Config]) -> C
 
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
         config = build_config(data, seed)
-        dataset = load(data, **config.options("data"))
+        dataset = load(data, DataConfig.from_config(config))
         if dataset.task != "classification" or dataset.test is None or dataset.test.y is None:
             raise DataError(f"{dataset.name}: a peer needs labelled series with a training and a test split")
         train = gather_labelled_arrays(dataset.training_splits, dataset.spec.length)
@@ -208,7 +209,7 @@ def _make_forecaster_runner(name: str, build_config: Callable[[str, int], Config
 
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
         config = build_config(data, seed)
-        dataset = load(data, **config.options("data"))
+        dataset = load(data, DataConfig.from_config(config))
         if dataset.task != "forecasting" or dataset.test is None:
             raise DataError(f"{dataset.name}: {PEER_PREFIX}{name} forecasts, and this is not a table with a test split")
         with cpu_threads(config.options("train")["threads"]):
@@ -230,9 +231,9 @@ def _make_forecaster_runner(name: str, build_config: Callable[[str, int], Config
 
 
 def _refuse_options(config: Config) -> None:
-    """Raise if the command line has options that do not apply to peers."""
-    flags = [key for key, source in config.sources.items() if source == "flag"]
-    unsupported = [key for key in flags if not key.startswith("data.") and key not in ("train.threads", "train.seed")]
+    """Raise if the command line or a config file has options that do not apply to peers."""
+    keys = [key for key, source in config.sources.items() if source != "default"]
+    unsupported = [key for key in keys if not key.startswith("data.") and key not in ("train.threads", "train.seed")]
     if config.options("train")["device"] in ("auto", "cpu"):
         unsupported = [key for key in unsupported if key != "train.device"]
     if unsupported:

@@ -91,12 +91,26 @@ def read_recipe(name: str) -> list[Stage]:
 
 
 def _parse_stage(row: Mapping[str, Any], earlier_names: list[str], number: int) -> tuple[Stage, list[str]]:
-    known = ("name", "config", "init_from", *SLOTS, *SECTIONS)
+    types = {
+        "name": "",
+        "config": "a string",
+        "init_from": "the name of a stage",
+        **dict.fromkeys(SLOTS, "the name of a stage, or a table"),
+        **dict.fromkeys(SECTIONS, "a table"),
+        "data": "the name of a data set, or a table",
+    }
     name = str(row.get("name", f"stage{number}"))
     faults = []
     if not STAGE_NAME_PATTERN.fullmatch(name):
         faults.append(f"stage {name!r}: a name has only letters, digits and . + - _, since it names a folder")
-    faults += [f"stage {name!r} has no key {k!r}.{did_you_mean(k, known)}" for k in row.keys() - set(known)]
+    for key, value in row.items():
+        if key not in types:
+            faults.append(f"stage {name!r} has no key {key!r}.{did_you_mean(key, types)}")
+        elif types[key] and not (
+            (isinstance(value, str) and types[key] != "a table")
+            or (isinstance(value, Mapping) and types[key].endswith("table"))
+        ):
+            faults.append(f"stage {name!r} has {key} = {value!r}; expected {types[key]}")
     if name in earlier_names:
         faults.append(f"two stages are called {name!r}")
     init_from = {k: v for k, v in row.items() if k in ("init_from", *SLOTS) and isinstance(v, str)}
@@ -104,7 +118,7 @@ def _parse_stage(row: Mapping[str, Any], earlier_names: list[str], number: int) 
         if stage not in earlier_names:
             hint = did_you_mean(stage, earlier_names)
             faults.append(f"stage {name!r} has {key} = {stage!r}, which is not an earlier stage.{hint}")
-    tables = {k: v for k, v in row.items() if isinstance(v, Mapping)}
+    tables = {k: v for k, v in row.items() if k == "data" or isinstance(v, Mapping)}
     return Stage(name, str(row.get("config", "")), init_from, tables), faults
 
 

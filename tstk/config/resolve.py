@@ -23,7 +23,7 @@ from tstk.plugins.registry import get_registry, is_same_component
 from tstk.plugins.signature import Option, Signature, find_source_file, read_signature
 
 SECTIONS = {
-    "data": "tstk.data.load:load",
+    "data": "tstk.data.config:DataConfig",
     "pipeline": "tstk.runs.build:build_pipeline",
     "train": "tstk.training.config:TrainConfig",
 }

@@ -2,9 +2,11 @@
 
 data = tstk.data.load("har-demo")
 batch = data.train.batch(torch.arange(8))
+forecasts = tstk.data.load("table.csv", tstk.data.DataConfig(context=96, horizon=24))
 """
 
 from tstk.data.catalog import get_reader, list_datasets
+from tstk.data.config import DataConfig
 from tstk.data.load import load, load_split
 
-__all__ = ["list_datasets", "load", "load_split", "get_reader"]
+__all__ = ["DataConfig", "list_datasets", "load", "load_split", "get_reader"]

@@ -12,12 +12,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
+from tstk.data.catalog import SPLITS
+from tstk.data.config import CONVERT_OPTIONS, DataConfig
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.download import ProgressCallback
 from tstk.data.lazy_array import iter_chunks
 from tstk.data.load import read_splits
-from tstk.data.options import reject_options
 from tstk.data.windowing import cut_tables
 from tstk.errors import DataError, OptionError
 
@@ -25,11 +25,7 @@ from tstk.errors import DataError, OptionError
 def convert(
     name_or_path: str,
     out: str,
-    *,
-    data_root: str | None = None,
-    label_column: str | None = None,
-    length: int | None = None,
-    stride: int | None = None,
+    config: DataConfig = DataConfig(),
     on_progress: ProgressCallback = lambda done, total: None,
 ) -> dict[str, tuple[int, ...]]:
     """Write the splits of a data set as float32 arrays X_train, y_train, ... that `load` reads again.
@@ -39,10 +35,7 @@ def convert(
     Args:
         name_or_path: a name, file or folder, as for `load`
         out: a file that ends in .npz, or a folder to create
-        data_root: folder to search for data sets by name
-        label_column: column or array that holds the labels, if it has an unusual name
-        length: rows per series into which a table is cut
-        stride: rows from one series of a table to the next; `length` if not given
+        config: of its options, those of `CONVERT_OPTIONS`
         on_progress: called with the number of series written and their total number
 
     Returns:
@@ -60,7 +53,9 @@ def convert(
         raise DataError(f"{out}: already exists; remove it, or write to another name")
     if not path.parent.is_dir():
         raise DataError(f"{path.parent}: there is no such folder; create it first")
-    series_sets = _to_series_sets(name_or_path, read_splits(name_or_path, data_root, label_column), length, stride)
+    config.reject_except("for a conversion", *CONVERT_OPTIONS)
+    splits = read_splits(name_or_path, config.data_root, config.label_column)
+    series_sets = _to_series_sets(name_or_path, splits, config)
     try:
         with TemporaryDirectory(dir=path.parent, prefix=".") as folder:  # an incomplete file never has the final name
             _write_arrays(series_sets, Path(folder) / path.name, on_progress)
@@ -71,14 +66,14 @@ def convert(
 
 
 def _to_series_sets(
-    name_or_path: str, splits: dict[str, SeriesSet | Table], length: int | None, stride: int | None
+    name_or_path: str, splits: dict[str, SeriesSet | Table], config: DataConfig
 ) -> dict[str, SeriesSet]:
     tables = {split: data for split, data in splits.items() if isinstance(data, Table)}
     if tables:
-        if length is None:
+        if config.length is None:
             raise DataError(f"{name_or_path}: a table, not series; give --length to cut it, or keep the file")
-        return cut_tables(tables, length, stride, DEFAULT_VAL_FRACTION)
-    reject_options(f"here: {name_or_path} is a set of series", length=length, stride=stride)
+        return cut_tables(tables, config)
+    config.reject(f"here: {name_or_path} is a set of series", "length", "stride")
     return {split: data for split in SPLITS if isinstance(data := splits.get(split), SeriesSet)}
 
 

@@ -11,85 +11,56 @@ from torch import Tensor
 
 from tstk.core.types import Spec
 from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
+from tstk.data.conditioning import load_conditioning
+from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.data_module import DataModule, compute_mean_std, count_missing
-from tstk.data.datasets import Conditioning, SeriesDataset, Split, WindowDataset
+from tstk.data.datasets import SeriesDataset, Split, WindowDataset
 from tstk.data.lazy_array import LazyArray
-from tstk.data.options import check_at_least
 from tstk.data.splits import group_split, stratified_split, subsample_per_class
 from tstk.data.windowing import extract_windows, resolve_split_boundaries
 from tstk.errors import DataError, OptionError
 
+DEFAULT_WINDOW = 96
+"""Default rows of a table in a context and in a horizon."""
 
-def prepare_series(
-    name: str,
-    series_sets: dict[str, SeriesSet],
-    val_fraction: float,
-    seed: int,
-    label_fraction: float,
-    validate_on_test: bool,
-    length: int | None,
-    standardize: str,
-    conditioning: Mapping[str, Mapping[str, Conditioning]] | None = None,
-) -> DataModule:
+
+def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: DataConfig) -> DataModule:
     """Return a data set of series, for classification if they are labelled.
 
     Args:
         name: name of the data set
         series_sets: "train" and, where they exist, "val" and "test"
-        val_fraction: fraction of the training split held out for validation, if there is no "val"; 0 holds nothing out
-        seed: random seed of the validation split and of the labels that are kept
-        label_fraction: fraction of the training and validation series to keep, per class
-        validate_on_test: validate on the test split
-        length: samples per series that the model must accept; None means those of the longest series
-        standardize: "standard" or "none"
-        conditioning: name -> split -> additional inputs of its samples
+        config: the options
+
+    Raises:
+        DataError: the splits do not match, or there are too few series
+        OptionError: an option cannot take effect on these series
     """
-    conditioning = conditioning or {}
+    if (resize := config.resize) is not None:
+        series_sets = {split: series_set.resize(resize) for split, series_set in series_sets.items()}
     train, test = series_sets["train"], series_sets.get("test")
-    if train.y is not None and test is None:
-        raise DataError(f"{train.source}: no test split: there is no TEST file beside it; give --test-data FILE")
+    _check_labels(series_sets)
     classes, channels = _infer_classes(train), train.channels or _number_channels(train.x.shape[1])
-    length = _resolve_length(name, series_sets, length)
+    length = _resolve_length(name, series_sets, config.length)
     splits = {
         split: _build_series_dataset(series_set, channels, classes, length) for split, series_set in series_sets.items()
     }
-    for conditioning_name, by_split in conditioning.items():
-        for split, inputs in by_split.items():
-            splits[split].conditioning[conditioning_name] = inputs
-    for split, series_set in series_sets.items():
-        if train.y is not None and series_set.y is None:
-            raise DataError(f"{series_set.source}: no labels in the {split} split, but the training split has them")
+    conditioning_dims = _add_conditioning(splits, series_sets, config)
     notes = list(dict.fromkeys(series_set.note for series_set in series_sets.values() if series_set.note))
-    notes += [
-        f"--conditioning {conditioning_name}: leaks the labels: samples with equal conditioning have equal labels, so "
-        "scores of a model that uses it mean little"
-        for conditioning_name in conditioning
-        if _leaks_labels(splits["train"], conditioning_name)
-    ]
-    split_description, note = _add_validation_split(name, splits, series_sets, val_fraction, seed, validate_on_test)
+    notes += _describe_label_leaks(splits["train"])
+    split_description, note = _add_validation_split(name, splits, series_sets, config)
     notes.append(note)
-    mean, std = _compute_standardization(splits["train"].x, standardize)
-    if label_fraction < 1:
-        if not classes:
-            raise OptionError(f"--label-fraction {label_fraction}: {name} has no labels")
-        _subsample_labels(splits, label_fraction, seed, ("train",) if validate_on_test else ("train", "val"))
-        notes.append(f"{label_fraction:.0%} of the labels: {len(splits['train'])} series to train on")
-    notes += _describe_missing(splits)
-    notes += _describe_absent_classes(splits, classes)
-    if test is not None and test.x is train.x:
-        notes.append("training series are the test series, without labels: transductive")
-    elif test is not None and (shared := set(train.groups or ()) & set(test.groups or ())):
-        notes.append(f"{len(shared)} groups occur both in training and in test, so test scores are optimistic")
+    mean, std = _compute_standardization(splits["train"].x, config.standardize)
+    if config.label_fraction < 1:
+        notes.append(_subsample_labels(name, splits, config))
+    notes += _describe_missing(splits) + _describe_absent_classes(splits, classes) + _describe_overlap(train, test)
     return DataModule(
         name=name,
         source=tuple(dict.fromkeys(series_set.source for series_set in series_sets.values())),
         task="classification" if classes else "unlabelled",
         spec=Spec(
-            channels=len(channels),
-            length=length,
-            num_classes=len(classes) or None,
-            conditioning={key: by_split["train"].states.shape[-1] for key, by_split in conditioning.items()},
+            channels=len(channels), length=length, num_classes=len(classes) or None, conditioning=conditioning_dims
         ),
         train=splits["train"],
         val=splits["val"],
@@ -100,8 +71,31 @@ def prepare_series(
         std=std,
         notes=notes,
         split_description=split_description,
-        val_from_train=not validate_on_test and "val" not in series_sets,
+        resize=resize,
+        val_from_train=config.val_data != "test" and "val" not in series_sets,
     )
+
+
+def _check_labels(series_sets: Mapping[str, SeriesSet]) -> None:
+    train = series_sets["train"]
+    if train.y is None:
+        return
+    if "test" not in series_sets:
+        raise DataError(f"{train.source}: no test split: there is no TEST file beside it; give --test-data FILE")
+    for split, series_set in series_sets.items():
+        if series_set.y is None:
+            raise DataError(f"{series_set.source}: no labels in the {split} split, but the training split has them")
+
+
+def _add_conditioning(
+    splits: Mapping[str, SeriesDataset], series_sets: Mapping[str, SeriesSet], config: DataConfig
+) -> dict[str, int]:
+    """Add the conditioning to the samples of each split, and return its name -> width."""
+    conditioning = load_conditioning(config.conditioning, series_sets)
+    for name, by_split in conditioning.items():
+        for split, inputs in by_split.items():
+            splits[split].conditioning[name] = inputs
+    return {name: by_split["train"].states.shape[-1] for name, by_split in conditioning.items()}
 
 
 def _resolve_length(name: str, series_sets: Mapping[str, SeriesSet], length: int | None) -> int:
@@ -112,12 +106,7 @@ def _resolve_length(name: str, series_sets: Mapping[str, SeriesSet], length: int
 
 
 def _add_validation_split(
-    name: str,
-    splits: dict[str, SeriesDataset],
-    series_sets: Mapping[str, SeriesSet],
-    val_fraction: float,
-    seed: int,
-    validate_on_test: bool,
+    name: str, splits: dict[str, SeriesDataset], series_sets: Mapping[str, SeriesSet], config: DataConfig
 ) -> tuple[str, str]:
     """Set `splits["val"]`, and remove the series held out for it from `splits["train"]`.
 
@@ -125,46 +114,44 @@ def _add_validation_split(
         description of the split, and a note for the user
     """
     train = splits["train"]
-    if validate_on_test:
+    val_fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
+    if config.val_data == "test":
         if "test" not in splits:
             raise DataError(f"{name}: --val-data test, but there is no test split")
         splits["val"] = splits["test"]
         description = "validation is the test split itself"
-        return description, f"{description}, so test scores are optimistic"
-    if "val" in splits:
-        description = f"validation from {series_sets['val'].source}"
+        note = f"{description}, so test scores are optimistic"
+    elif "val" in splits:
+        note = description = f"validation from {series_sets['val'].source}"
+    elif val_fraction:
+        source = series_sets["train"].source
+        train_index, val_index, description = _split_off_validation(train, source, val_fraction, config.split_seed)
+        splits["train"], splits["val"] = train.select(train_index), train.select(val_index)
         return description, description
-    if not val_fraction:
+    else:
         splits["val"] = train.select(torch.arange(0))
         description = f"all {len(train)} training series are used for training, none for validation"
-        return description, f"{description}; --val-fraction {DEFAULT_VAL_FRACTION} holds some out"
-    train_index, val_index, description = _split_off_validation(train, series_sets["train"].source, val_fraction, seed)
-    splits["train"], splits["val"] = train.select(train_index), train.select(val_index)
-    return description, description
+        note = f"{description}; --val-fraction {DEFAULT_VAL_FRACTION} holds some out"
+    if config.val_fraction:  # 0 holds nothing out, which is so here
+        config.reject(f"here: {note}; --val-fraction none unsets it", "val_fraction")
+    if config.label_fraction == 1:  # else the seed selects the labels
+        config.reject(f"here: {note}", "split_seed")
+    return description, note
 
 
-def _subsample_labels(
-    splits: dict[str, SeriesDataset], label_fraction: float, seed: int, split_names: tuple[str, ...]
-) -> None:
-    """Keep a fraction of the series of each class: at least two in training, one in validation."""
-    rng = np.random.default_rng(seed)
-    for split in split_names:
+def _subsample_labels(name: str, splits: dict[str, SeriesDataset], config: DataConfig) -> str:
+    """Keep a fraction of the series of each class, at least two in training and one in validation; return a note."""
+    rng = np.random.default_rng(config.split_seed)
+    for split in ("train",) if config.val_data == "test" else ("train", "val"):
         dataset = splits[split]
-        assert dataset.y is not None
-        kept = subsample_per_class(dataset.y.numpy(), label_fraction, 2 if split == "train" else 1, rng)
+        if dataset.y is None:
+            raise OptionError(f"--label-fraction {config.label_fraction}: {name} has no labels")
+        kept = subsample_per_class(dataset.y.numpy(), config.label_fraction, 2 if split == "train" else 1, rng)
         splits[split] = dataset.select(torch.from_numpy(kept))
+    return f"{config.label_fraction:.0%} of the labels: {len(splits['train'])} series to train on"
 
 
-def prepare_forecasting(
-    name: str,
-    tables: dict[str, Table],
-    context: int | None,
-    horizon: int | None,
-    stride: int | None,
-    val_fraction: float,
-    validate_on_test: bool,
-    standardize: str,
-) -> DataModule:
+def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig) -> DataModule:
     """Return a data set of windows over one table, or over one table per split.
 
     The contexts of validation and test windows may contain rows before their split; their horizons never do.
@@ -172,23 +159,17 @@ def prepare_forecasting(
     Args:
         name: name of the data set
         tables: "train" and, where they exist, "val" and "test"
-        context: rows that the model sees; None means 96
-        horizon: rows to forecast; None means 96
-        stride: rows from one window to the next in training and validation; None means 1
-        val_fraction: fraction of the rows to validate on, if "test" is a table of its own and "val" is not
-        validate_on_test: validate on the test split
-        standardize: "standard" or "none"
+        config: the options
     """
-    check_at_least(1, context=context, horizon=horizon, stride=stride)
-    context, horizon = context or 96, horizon or 96
+    context, horizon = config.context or DEFAULT_WINDOW, config.horizon or DEFAULT_WINDOW
     train_table = tables["train"]
     for table in tables.values():
         _check_columns(table, train_table.channels)
     num_rows, train_values = len(train_table.values), _table_to_tensor(train_table)
-    ends, split_description = resolve_split_boundaries(tables, val_fraction)
+    ends, split_description = resolve_split_boundaries(tables, config)
     splits: dict[str, WindowDataset] = {}
     for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
-        split_stride = 1 if split == "test" else stride or 1
+        split_stride = 1 if split == "test" else config.stride or 1
         if split in tables and split != "train":
             values, source = _table_to_tensor(tables[split]), tables[split].source
         else:
@@ -196,12 +177,12 @@ def prepare_forecasting(
             source = f"{train_table.source}, {split} rows {start} to {stop}"
         splits[split] = _build_window_dataset(values, context, horizon, source, split_stride)
     notes = [split_description]
-    if validate_on_test:
+    if config.val_data == "test":
         splits["val"], split_description = splits["test"], "validation is the test split itself"
         notes = [f"{split_description}, so test scores are optimistic"]
     if num_rows > ends[2]:
         notes.append(f"{num_rows - ends[2]} rows at the end are not used")
-    mean, std = _compute_standardization(train_values[None, :, : ends[0]], standardize)
+    mean, std = _compute_standardization(train_values[None, :, : ends[0]], config.standardize)
     return DataModule(
         name=name,
         source=tuple(table.source for table in tables.values()),
@@ -247,6 +228,26 @@ def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include
     return _build_window_dataset(
         _table_to_tensor(data), input_schema["length"], input_schema["horizon"] if include_targets else 0, data.source
     )
+
+
+def _describe_label_leaks(dataset: SeriesDataset) -> list[str]:
+    """Return a note for each conditioning that gives the labels away."""
+    return [
+        f"--conditioning {name}: leaks the labels: samples with equal conditioning have equal labels, so "
+        "scores of a model that uses it mean little"
+        for name in dataset.conditioning
+        if _leaks_labels(dataset, name)
+    ]
+
+
+def _describe_overlap(train: SeriesSet, test: SeriesSet | None) -> list[str]:
+    """Return a note if test series or groups are trained on."""
+    if test is None:
+        return []
+    if test.x is train.x:
+        return ["training series are the test series, without labels: transductive"]
+    shared = set(train.groups or ()) & set(test.groups or ())
+    return [f"{len(shared)} groups occur both in training and in test, so test scores are optimistic"] * bool(shared)
 
 
 def _leaks_labels(dataset: SeriesDataset, name: str) -> bool:

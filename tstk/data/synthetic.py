@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec
+from tstk.data.catalog import SYNTHETIC
+from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import GeneratedDataset
-from tstk.data.options import check_at_least
 from tstk.errors import OptionError
 
 NUM_ROOTS = 3
@@ -33,31 +34,30 @@ NUM_VALIDATION = 1024
 """Validation series: the first ones of the generator."""
 
 
-def build_synthetic(
-    *, count: int = 1_000_000, length: int = 512, channels: int = 1, kernels: int = 4, seed: int = 0
-) -> DataModule:
+def build_synthetic(config: DataConfig) -> DataModule:
     """Return a data set of generated, unlabelled series for training and validation.
 
+    Their values are not standardized.
+
     Args:
-        count: number of training series
-        length: samples per series
-        channels: nodes of one graph that are observed together
-        kernels: maximum number of kernels composed for a root
-        seed: random seed
+        config: `length`, and the options that begin with synthetic
 
     Raises:
-        OptionError: a number is too small, or there are fewer nodes than channels
+        OptionError: the length is less than 8, there are fewer nodes than channels, or another option is given
     """
-    check_at_least(1, synthetic_count=count, synthetic_channels=channels, synthetic_kernels=kernels)
-    check_at_least(0, synthetic_seed=seed)
-    check_at_least(8, length=length)
+    synthetic_options = ("synthetic_count", "synthetic_channels", "synthetic_kernels", "synthetic_seed")
+    config.reject_except(f"for --data {SYNTHETIC}", "data_root", "length", "standardize", *synthetic_options)
+    count, channels = config.synthetic_count or 1_000_000, config.synthetic_channels or 1
+    length, seed = config.length or 512, config.synthetic_seed or 0
+    if length < 8:
+        raise OptionError(f"--length {length}: generated series have at least 8 samples")
     if channels > NUM_ROOTS + NUM_INNER:
         raise OptionError(f"--synthetic-channels {channels}: a graph has {NUM_ROOTS + NUM_INNER} nodes")
-    generator = CausalGraphGenerator(length, channels, kernels, seed)
+    generator = CausalGraphGenerator(length, channels, config.synthetic_kernels or 4, seed)
     is_univariate = channels == 1
     return DataModule(
-        name="synthetic",
-        source=("synthetic",),
+        name=SYNTHETIC,
+        source=(SYNTHETIC,),
         task="unlabelled",
         spec=Spec(channels=channels, length=length),
         train=GeneratedDataset(generator.generate, count, length, start_index=NUM_VALIDATION),

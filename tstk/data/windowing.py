@@ -6,22 +6,27 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tstk.data.catalog import SPLITS
+from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
+from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet, Table
-from tstk.data.options import check_at_least
 from tstk.data.splits import split_boundaries
 from tstk.errors import DataError
 
 
-def resolve_split_boundaries(tables: Mapping[str, Table], val_fraction: float) -> tuple[tuple[int, int, int], str]:
+def resolve_split_boundaries(tables: Mapping[str, Table], config: DataConfig) -> tuple[tuple[int, int, int], str]:
     """Return the rows of the table "train" at which training, validation and test end, and a description of the split.
 
     Args:
         tables: "train" and, where they exist, "val" and "test"
-        val_fraction: fraction of the rows to validate on, if "test" is a table of its own and "val" is not
+        config: its `val_fraction` is the fraction of the rows to validate on, if "test" is a table of its own and "val"
+            is not
+
+    Raises:
+        OptionError: `val_fraction` is given and cannot take effect
     """
     num_rows = len(tables["train"].values)
     if "test" in tables:
+        val_fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
         train_end = num_rows if "val" in tables else num_rows - round(val_fraction * num_rows)
         ends = (train_end, num_rows, num_rows)
         description = f"test from {tables['test'].source}; {train_end} of {num_rows} rows to train"
@@ -30,26 +35,26 @@ def resolve_split_boundaries(tables: Mapping[str, Table], val_fraction: float) -
     if "val" in tables:
         ends = (ends[1], *ends[1:])  # the rows that are not needed for validation are trained on
         description = f"validation from {tables['val'].source}; {description}"
+    if "val" in tables or "test" not in tables:
+        source = tables["train"].source
+        config.reject(f"here: {source} is a table ({description}); --val-fraction none unsets it", "val_fraction")
     return ends, description
 
 
-def cut_tables(
-    tables: Mapping[str, Table], length: int, stride: int | None, val_fraction: float
-) -> dict[str, SeriesSet]:
+def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, SeriesSet]:
     """Cut each split of a table into series. The rows are split first, so that no series crosses a split boundary.
 
     Args:
         tables: "train" and, where they exist, "val" and "test"
-        length: samples per series
-        stride: rows from one training series to the next; None means `length`, so that none overlap
-        val_fraction: as for `resolve_split_boundaries`
+        config: `length` is the number of samples per series; `stride` the number of rows from one training series to
+            the next, `length` if None, so that none overlap; `val_fraction` as for `resolve_split_boundaries`
 
     Raises:
-        OptionError: the length or the stride is less than 1
         DataError: a split has fewer rows than a series
     """
-    check_at_least(1, length=length, stride=stride)
-    ends, _ = resolve_split_boundaries(tables, val_fraction)
+    length = config.length
+    assert length is not None
+    ends, _ = resolve_split_boundaries(tables, config)
     series_sets = {}
     for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
         if split in tables and split != "train":
@@ -57,7 +62,7 @@ def cut_tables(
         else:
             source = f"{tables['train'].source}, rows {start + 1} to {stop}"
             table = Table(tables["train"].values[start:stop], source, tables["train"].channels)
-        series_sets[split] = extract_windows(table, length, stride or length if split == "train" else length)
+        series_sets[split] = extract_windows(table, length, config.stride or length if split == "train" else length)
     return series_sets
 
 

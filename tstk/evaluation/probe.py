@@ -23,6 +23,7 @@ from tstk.config.records import RunConfig
 from tstk.config.resolve import Config
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
+from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import SeriesDataset, Split
 from tstk.data.load import load as load_data
@@ -213,7 +214,7 @@ def _load_labelled_data(
         "data_root": data_root or run_options["data_root"],
         "label_column": label_column or options.get("label_column"),
     }
-    labelled_data = load_data(name, **options)
+    labelled_data = load_data(name, DataConfig(**options))
     if labelled_data.task != "classification" or labelled_data.test is None:
         problem = "a table to forecast" if labelled_data.task == "forecasting" else "without labels"
         raise DataError(

@@ -20,6 +20,7 @@ from torch import Tensor
 from tstk.config.records import RunConfig
 from tstk.core.pipeline import Pipeline
 from tstk.data.catalog import get_reader, locate
+from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset, Split
 from tstk.data.load import load as load_data
@@ -288,7 +289,8 @@ def _load_run_data(run_config: RunConfig, data_root: str | None, label_column: s
     """Load the data of a run with the options it was trained with."""
     name, folder = _resolve_data(run_config, None, data_root)
     options = run_config.options("data")
-    return load_data(name, **{**options, "data_root": folder, "label_column": label_column or options["label_column"]})
+    options |= {"data_root": folder, "label_column": label_column or options["label_column"]}
+    return load_data(name, DataConfig(**options))
 
 
 def _map_batches(pipeline: Pipeline, split: Split, batch_size: int, function: Any) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tstk.config.records import RunConfig
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
+from tstk.data.config import DataConfig
 from tstk.data.load import load as load_data
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
@@ -90,7 +91,7 @@ def write_totem_files(
     options = run_config.options("data")
     if data is not None or data_root is not None:
         options["data_root"] = data_root
-    splits = load_data(data or str(run_config.component("data")), **options).splits
+    splits = load_data(data or str(run_config.component("data")), DataConfig(**options)).splits
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     np.save(out_dir / "codebook.npy", codebook)

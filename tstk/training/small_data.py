@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tstk.config.resolve import Config
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
+from tstk.data.config import DataConfig
 from tstk.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -40,12 +41,13 @@ def read_data(config: Config, data_root: str | None = None) -> DataModule:
     """
     from tstk.data.load import load
 
-    options = config.options("data")
-    options["data_root"] = data_root or options["data_root"]
-    data = load(config.values["data"]["use"], **options)
-    is_default = options["val_fraction"] is None and data.val_from_train and data.task == "classification"
+    name, data_config = config.values["data"]["use"], DataConfig.from_config(config)
+    if data_root is not None:
+        data_config = replace(data_config, data_root=data_root)
+    data = load(name, data_config)
+    is_default = data_config.val_fraction is None and data.val_from_train and data.task == "classification"
     if is_default and not resolve_val_fraction(config, sum(map(len, data.training_splits))):
-        data = load(config.values["data"]["use"], **{**options, "val_fraction": 0.0})
+        data = load(name, replace(data_config, val_fraction=0.0))
     return data
 
 

@@ -10,13 +10,14 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import click
 import torch
 
 from tstk.config.resolve import find_config, parse_overrides, resolve_config
 from tstk.config.toml import read_toml
+from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec
 from tstk.errors import OptionError
@@ -55,31 +56,10 @@ def measure_footprint(
     Raises:
         OptionError: the config has another tokenizer than `cwt`
     """
-    options = dict(override.split("=", 1) for override in overrides)
-    resolved = resolve_config((config, read_toml(find_config(config))), ("--set", parse_overrides(options)))
-    torch.manual_seed(0)
-    pipeline_options = resolved.options("pipeline")
-    pipeline = build_pipeline(
-        resolved,
-        Spec(channels, length),
-        channels=pipeline_options["channels"],
-        instance_norm=pipeline_options["instance_norm"],
-    )
-    pipeline.bind()
-    tokenizer = pipeline.tokenizer
-    if not isinstance(tokenizer, CWT):
-        raise OptionError(f"{config}: expected tokenizer 'cwt', whose wavelet transform is measured")
+    pipeline = _build_cwt_pipeline(config, Spec(channels, length), overrides)
+    tokenizer = cast(CWT, pipeline.tokenizer)
     optimizer = torch.optim.AdamW(pipeline.parameters(), 1e-4, fused=True)
-    image_seconds = [0.0]
-    compute_image = tokenizer.compute_image
-
-    def timed_compute_image(series: Series) -> Any:
-        begin = time.perf_counter()
-        image = compute_image(series)
-        image_seconds[-1] += time.perf_counter() - begin
-        return image
-
-    tokenizer.compute_image = timed_compute_image  # type: ignore[method-assign]
+    image_seconds = _time_calls(tokenizer, "compute_image")
     before_bytes, seconds = _read_peak_bytes(), []
     with enable_gradient_checkpointing(pipeline, gradient_checkpointing):
         for step in range(steps):
@@ -103,6 +83,34 @@ def measure_footprint(
         "peak_bytes": _read_peak_bytes(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _build_cwt_pipeline(config: str, spec: Spec, overrides: Sequence[str]) -> Pipeline:
+    options = dict(override.split("=", 1) for override in overrides)
+    resolved = resolve_config((config, read_toml(find_config(config))), ("--set", parse_overrides(options)))
+    torch.manual_seed(0)
+    pipeline_options = resolved.options("pipeline")
+    pipeline = build_pipeline(
+        resolved, spec, channels=pipeline_options["channels"], instance_norm=pipeline_options["instance_norm"]
+    )
+    pipeline.bind()
+    if not isinstance(pipeline.tokenizer, CWT):
+        raise OptionError(f"{config}: expected tokenizer 'cwt', whose wavelet transform is measured")
+    return pipeline
+
+
+def _time_calls(owner: Any, method_name: str) -> list[float]:
+    """Return a list to whose last number the seconds of each call of a method are added."""
+    seconds, method = [0.0], getattr(owner, method_name)
+
+    def timed(*args: Any) -> Any:
+        begin = time.perf_counter()
+        result = method(*args)
+        seconds[-1] += time.perf_counter() - begin
+        return result
+
+    setattr(owner, method_name, timed)
+    return seconds
 
 
 def _read_peak_bytes() -> int:

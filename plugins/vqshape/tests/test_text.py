@@ -12,6 +12,7 @@ from tstk_plugins_vqshape.tokenizer import VQShape
 
 from tstk.cli import cli
 from tstk.core.types import Series, Spec
+from tstk.data import DataConfig
 from tstk.data import load as load_data
 from tstk.errors import CheckpointError, DataError, IncompatibleError, OptionError
 from tstk.runs.checkpoint import load
@@ -113,7 +114,7 @@ def test_each_source_gives_each_sample_its_sentence(tmp_path):
 def test_a_column_of_notes_is_no_sample_and_can_be_read(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("label,a,b,note\n0,1,2,up\n1,2,1,down\n0,3,4,up\n1,4,3,down\n")
-    data = load_data(str(path), test_data=str(path))
+    data = load_data(str(path), DataConfig(test_data=str(path)))
     assert data.spec.length == 2
     assert from_notes(str(path), "note") == {"train": ["up", "down", "up", "down"]}
 
@@ -159,7 +160,7 @@ def test_an_encoder_that_does_not_exist_is_named():
 
 def test_a_teacher_can_be_used_without_its_text(folder):
     teacher = load(folder / "teacher")
-    series = load_data(str(folder / "synthetic.npz"), resize=32).test.batch(torch.arange(4))
+    series = load_data(str(folder / "synthetic.npz"), DataConfig(resize=32)).test.batch(torch.arange(4))
     assert teacher.tokenize(series).tokens.values.isfinite().all()
 
 
@@ -173,7 +174,7 @@ def test_a_student_learns_z_keeps_the_codes_and_does_without_text_and_teacher(fo
     student, source = load(folder / "student"), load(teacher)
     assert torch.equal(student.tokenizer.codebook.codes, source.tokenizer.codebook.codes)
     assert student.tokenizer.guidance is None
-    series = load_data(str(folder / "synthetic.npz"), resize=32).test.batch(torch.arange(4))
+    series = load_data(str(folder / "synthetic.npz"), DataConfig(resize=32)).test.batch(torch.arange(4))
     assert student.tokenize(series).tokens.values.isfinite().all()
     with pytest.raises(CheckpointError, match="no longer exists"):
         student(series)
@@ -195,9 +196,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(folder, distance):
         **options,
     ).eval()
     step_output = model(
-        load_data(str(folder / "synthetic.npz"), resize=32, conditioning=(options["data__conditioning"],)).test.batch(
-            torch.arange(4)
-        )
+        load_data(
+            str(folder / "synthetic.npz"), DataConfig(resize=32, conditioning=(options["data__conditioning"],))
+        ).test.batch(torch.arange(4))
     )
     assert float(step_output.metrics["agreement"]) == 1
     if distance == "z":
@@ -218,7 +219,7 @@ def test_consistency_moves_z_without_the_text_alone(folder):
     with torch.no_grad():
         model.tokenizer.guidance.gate.fill_(1.0)
     batch = load_data(
-        str(folder / "synthetic.npz"), resize=32, conditioning=(options["data__conditioning"],)
+        str(folder / "synthetic.npz"), DataConfig(resize=32, conditioning=(options["data__conditioning"],))
     ).train.batch(torch.arange(8))
     loss = model(batch).losses["consistency"]
     assert float(loss.detach()) > 0

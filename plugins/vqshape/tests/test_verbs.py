@@ -12,6 +12,7 @@ from tstk_plugins_vqshape.tokenizer import VQShape
 
 from tstk.cli import cli
 from tstk.core.types import Spec
+from tstk.data import DataConfig
 from tstk.data import load as load_data
 from tstk.errors import IncompatibleError
 from tstk.runs.checkpoint import load
@@ -105,7 +106,7 @@ def test_a_probe_takes_any_labelled_set(folder):
 
 def test_a_histogram_counts_each_channel_for_itself(folder):
     run = load(folder / "histogram")
-    series = load_data(str(folder / "waves.npz"), resize=32).test.batch(torch.arange(5))
+    series = load_data(str(folder / "waves.npz"), DataConfig(resize=32)).test.batch(torch.arange(5))
     counts = run.head.count_codes(run.encode(series)).reshape(5, 2, 9)
     ids = run.tokenize(series).tokens.ids.reshape(5, 2, 6)
     for i in range(5):
@@ -116,7 +117,7 @@ def test_a_histogram_counts_each_channel_for_itself(folder):
 @pytest.mark.parametrize("name", ["tokens", "histogram"])
 def test_what_shapes_did_adds_up_to_the_lead(folder, name):
     run = load(folder / name)
-    part = load_data(str(folder / "waves.npz"), resize=32).test
+    part = load_data(str(folder / "waves.npz"), DataConfig(resize=32)).test
     explanation = explain(run, part, 3, ("slow", "fast"), ("a", "b"))
     logits = run.predict(part.batch(torch.tensor([3])))[0]
     lead = logits.max() - logits.min()

@@ -180,7 +180,7 @@ def _locate_data_sets(data: list[str], root: str | None) -> dict[str, str]:
 
 
 def _build_method(text: str, shared: list[str], first_data: str) -> Method:
-    """Build a method from its command-line text, and validate its config on the first data set without reading data."""
+    """Build a method from its command line, and validate its config on the first data set without reading data."""
     from tstk.benchmarking.peers import PEER_PREFIX, make_peer_runner
     from tstk.benchmarking.suite import Method, make_config_runner, make_recipe_runner
     from tstk.config.recipe import read_recipe, resolve_stages
@@ -211,27 +211,28 @@ def _build_method(text: str, shared: list[str], first_data: str) -> Method:
 
 
 def _make_config_factory(words: list[str]) -> Callable[[str, int], Config]:
-    """Return a function (data, seed) -> the config that `tstk train` resolves from these arguments."""
+    """Return a function (data, seed) -> the config that `tstk train` resolves from these arguments.
+
+    Raises:
+        OptionError: there is a flag that a benchmark sets itself, or that is not an option of a config
+    """
     from tstk.cli.commands.train import command as train
 
     assert isinstance(train, ConfigCommand)
-    if reserved := {"--data", "--seed"} & {word.partition("=")[0] for word in words}:
+    reserved = {flag for param in train.params if param.name != "config" for flag in param.opts}
+    reserved |= {"--data", "--seed", "--help"}
+    if rejected := [flag for word in words if (flag := word.partition("=")[0]) in reserved]:
         raise OptionError(
-            f"{shlex.join(words)}: remove {' and '.join(sorted(reserved))}; the benchmark sets them for all methods"
+            f"{shlex.join(words)}: remove {', '.join(rejected)}; the benchmark sets data, seed and run directory, "
+            "and trains each cell to its end"
         )
 
     def make_config(data: str, seed: int) -> Config:
         try:
             with train.make_context("train", [*words, "--data", data, "--seed", str(seed)]) as ctx:
-                config = resolve_from_context(ctx)
+                return resolve_from_context(ctx)
         except click.ClickException as e:
             raise OptionError(e.format_message()) from None
-        for name in ("out", "dry_run", "print_config", "json_", "quiet"):
-            if ctx.params.get(name):
-                raise OptionError(
-                    f"{shlex.join(words)}: --{name.strip('_').replace('_', '-')} is not allowed in a method; remove it"
-                )
-        return config
 
     return make_config
 

@@ -10,6 +10,7 @@ import rich_click
 from tstk.cli.completion import complete_data_sets
 from tstk.cli.options import build_section_options
 from tstk.cli.output import format_examples, print_json, print_note, print_table
+from tstk.data.config import CONVERT_OPTIONS, DataConfig
 
 _MAX_CHANNELS = 12
 """Most channels listed by name."""
@@ -44,7 +45,7 @@ def info(data: str, json_: bool, **options: Any) -> None:
     """Describe a data set: sizes, lengths, classes, missing values, ranges, splits, duplicates."""
     from tstk.data import load
 
-    description = load(data, **options).describe()
+    description = load(data, DataConfig(**options)).describe()
     if json_:
         print_json(description)
     else:
@@ -60,14 +61,6 @@ info.params += build_section_options("data")
 )
 @click.argument("data", metavar="NAME|PATH", shell_complete=complete_data_sets)
 @click.argument("out", metavar="OUT")
-@rich_click.option("--data-root", metavar="DIR", help="folder with data sets; the variable TSTK_DATA if not given")
-@rich_click.option(
-    "--label-column", metavar="NAME", help="column or array that contains the labels, if not found by its name"
-)
-@rich_click.option("--length", type=int, metavar="N", help="cut a table or record into series of this many rows")
-@rich_click.option(
-    "--stride", type=int, metavar="N", help="rows from the start of one series to the next; --length if not given"
-)
 def convert(data: str, out: str, **options: Any) -> None:
     """Write a data set as NumPy arrays: OUT is a new .npz archive, or a new folder of .npy files.
 
@@ -82,10 +75,13 @@ def convert(data: str, out: str, **options: Any) -> None:
     with Progress(console=make_console(stderr=True), transient=True) as progress:
         bar = progress.add_task("series")
         shapes = convert(
-            data, out, on_progress=lambda done, total: progress.update(bar, completed=done, total=total), **options
+            data, out, DataConfig(**options), lambda done, total: progress.update(bar, completed=done, total=total)
         )
     for split, shape in shapes.items():
         click.echo(f"{out}: X_{split} " + " x ".join(map(str, shape)))
+
+
+convert.params += [o for o in build_section_options("data") if o.key in CONVERT_OPTIONS]
 
 
 @command.command(

@@ -80,8 +80,14 @@ def parse_rows(path: Path, header: list[str], rows: list[tuple[str, list[str]]],
         )
         series_set = parse_long_rows(path, header, rows, id_index, label_index, group_index, is_label_certain)
         return {"train": series_set}
-    if label_column is None and (date_index := _find_date_index(lower_header, rows[0][1])) is not None:
+    date_index = _find_date_index(lower_header, rows[0][1])
+    if date_index is not None and label_column is None:
         return _build_table(path, header, rows, date_index, id_index)
+    if date_index is not None and not _is_number(rows[0][1][date_index]):
+        raise DataError(
+            f"{path}: --label-column {label_column} has no meaning here: the dates in {header[date_index]!r} "
+            "make this a table to forecast"
+        )
     label_index = _find_label_index(path, header, lower_header, label_column)
     return {"train": _build_series_set(path, header, rows, label_index, id_index)}
 

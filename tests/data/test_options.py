@@ -1,0 +1,137 @@
+"""Every option of every kind of data takes effect, or is refused by name."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from tstk.data import DataConfig, load
+from tstk.errors import OptionError, TstkError
+
+BASE = {
+    "series": {},
+    "table": {"context": 8, "horizon": 3},
+    "cut table": {"length": 8},
+    "several": {"length": 20},
+    "synthetic": {"length": 16, "synthetic_count": 30},
+}
+"""Kind of data -> the options that it is loaded with."""
+
+VALUES = {
+    "val_fraction": 0.4,
+    "split_seed": 3,
+    "label_fraction": 0.5,
+    "label_column": "z",
+    "context": 6,
+    "horizon": 2,
+    "stride": 3,
+    "length": 25,
+    "resize": 9,
+    "split_channels": True,
+    "standardize": "none",
+    "synthetic_count": 20,
+    "synthetic_channels": 2,
+    "synthetic_kernels": 1,
+    "synthetic_seed": 5,
+}
+"""Option -> a value that differs from its default and from `BASE`; those that are missing here name files."""
+
+ALREADY_SO = {("several", "split_channels"), ("synthetic", "standardize")}
+"""Data that always are as the option demands, so that it is accepted and changes nothing."""
+
+
+@pytest.fixture
+def files(tmp_path, labelled, table):
+    """Return kind -> name of the data, and of other data that can replace one of its splits."""
+    labels = {"z_train": np.arange(20) % 4, "z_test": np.arange(10) % 4}
+    series, other = labelled(**labels), str(tmp_path / "one_split.npz")
+    np.savez(other, X=np.random.default_rng(1).normal(size=(12, 2, 6)), y=np.arange(12) % 2)
+    record, other_record = table(200)[0], table(150, name="other.csv", seed=1)[0]
+    return {
+        "series": (series, other),
+        "table": (record, other_record),
+        "cut table": (record, other_record),
+        "several": (f"{series},{labelled(name='second', seed=1, **labels)}", other),
+        "synthetic": ("synthetic", other),
+    }
+
+
+def fingerprint(data):
+    """Return everything of a data set that training can see."""
+    splits = {
+        name: [t for t in (batch.x, batch.y) if t is not None] + [v for v, _ in batch.conditioning.values()]
+        for name, split in data.splits.items()
+        for batch in [split.batch(torch.arange(len(split)))]
+    }
+    tensors = {name: [(t.shape, t.numpy().tobytes()) for t in values] for name, values in splits.items()}
+    return tensors, data.spec, data.task, data.classes, data.split_channels, data.mean.tolist(), data.std.tolist()
+
+
+def value_of(option, kind, files, tmp_path):
+    if option in ("train_data", "val_data", "test_data"):
+        return files[kind][1]
+    if option == "conditioning":
+        data = load(files[kind][0], DataConfig(**BASE[kind]))
+        counts = {"train": len(data.train), "test": 0 if data.test is None else len(data.test)}
+        if data.val_from_train:
+            counts["train"] += len(data.val)
+        else:
+            counts["val"] = len(data.val)
+        np.savez(tmp_path / "c.npz", **{k: np.ones((n, 2, 4), np.float32) for k, n in counts.items()})
+        return (f"text={tmp_path / 'c.npz'}",)
+    if option == "label_column" and "table" in kind:
+        return "v"
+    return VALUES[option]
+
+
+@pytest.mark.parametrize("kind", BASE)
+@pytest.mark.parametrize("option", [item.name for item in fields(DataConfig) if item.name != "data_root"])
+def test_an_option_takes_effect_or_is_refused_by_name(kind, option, files, tmp_path):
+    before = fingerprint(load(files[kind][0], DataConfig(**BASE[kind])))
+    config = DataConfig(**{**BASE[kind], option: value_of(option, kind, files, tmp_path)})
+    after, refusal = None, f"--{option.replace('_', '-')}"
+    try:
+        after = fingerprint(load(files[kind][0], config))
+    except TstkError as error:
+        refusal = str(error)
+    assert f"--{option.replace('_', '-')}" in refusal
+    assert (after == before) == ((kind, option) in ALREADY_SO)
+
+
+def test_a_data_root_finds_data_by_name(labelled, tmp_path):
+    labelled()
+    assert load("toy", DataConfig(data_root=str(tmp_path))).name == "toy"
+
+
+@pytest.mark.parametrize("option", [{"val_fraction": 0.3}, {"split_seed": 4}])
+def test_options_of_the_validation_split_are_refused_where_nothing_is_held_out(labelled, option):
+    path, (name, value) = labelled(), next(iter(option.items()))
+    with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} {value} has no meaning here: validation"):
+        load(path, DataConfig(val_data="test", **option))
+    with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} {value} has no meaning here: validation"):
+        load(path, DataConfig(train_data="test", **option))
+
+
+def test_a_split_seed_is_refused_where_all_series_are_trained_on_unless_it_selects_the_labels(labelled):
+    path = labelled(train=40)
+    with pytest.raises(OptionError, match=r"--split-seed 4 .*--val-fraction 0\.2 holds some out"):
+        load(path, DataConfig(val_fraction=0.0, split_seed=4))
+    one, two = (load(path, DataConfig(val_fraction=0.0, label_fraction=0.2, split_seed=seed)) for seed in (4, 5))
+    assert len(one.train) == len(two.train) == 8
+    assert not torch.equal(one.train.x, two.train.x)
+
+
+def test_nothing_held_out_is_what_a_set_with_a_validation_split_does(labelled):
+    load(labelled(), DataConfig(val_data="test", val_fraction=0.0))
+
+
+def test_the_rows_that_a_table_validates_on_follow_the_fraction_if_its_test_is_another_file(table):
+    path, other = table(100)[0], table(40, name="later.csv")[0]
+    for options in ({"context": 8, "horizon": 3}, {"length": 8}):
+        small, large = (
+            load(path, DataConfig(test_data=other, val_fraction=fraction, **options)) for fraction in (0.2, 0.4)
+        )
+        assert len(large.train) < len(small.train)
+        with pytest.raises(OptionError, match=r"--val-fraction 0\.2 has no meaning here: .*70, 10 and 20 %"):
+            load(path, DataConfig(val_fraction=0.2, **options))

@@ -1,0 +1,106 @@
+"""The options of data sets. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from tstk.errors import OptionError
+from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.signature import check_fields
+
+if TYPE_CHECKING:
+    from tstk.config.resolve import Config
+
+CONVERT_OPTIONS = ("data_root", "label_column", "length", "stride")
+"""The options that apply to a conversion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Options of a data set: where its splits are, and how series and windows are made of them.
+
+    Args:
+        data_root: folder to search for data sets by name; the variable TSTK_DATA if not given
+        train_data: name or path of the training data, if not the training split of the data set; "test" trains on the
+            test split without its labels, as some papers pretrain, and validates on the training split
+        val_data: name or path of the validation data; "test" validates on the test split, as some papers do
+        test_data: name or path of the test data, if they are not beside the training data
+        val_fraction: fraction of the training split held out for validation, unless there is a validation split; 0
+            trains on all series. 0.2 if not given, or 0 for a classifier of few series
+        split_seed: random seed of the validation split and of the choice of labels
+        label_fraction: fraction of the labelled training and validation series to keep, per class, to measure how well
+            a model does with few labels
+        label_column: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
+        context: rows of a table that the model sees before it forecasts; 96 if not given
+        horizon: rows of a table to forecast; 96 if not given
+        stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length
+            where that cuts the table; neighbouring windows are nearly equal, so a larger stride saves time at little
+            cost. Testing uses every window
+        length: samples per series that the model must accept, if more than the longest one here; a table or record is
+            cut into unlabelled series of this length, one after the other or --stride rows apart
+        resize: samples to which each series is resampled by linear interpolation
+        split_channels: make each channel of each series a series of its own, without labels; always so for several
+            data sets together
+        conditioning: additional inputs per sample, NAME=FILE, such as text=notes.npz (tstk text makes it)
+        standardize: "standard" subtracts from each channel its mean over the training split and divides by its standard
+            deviation; "none" keeps the values as they are
+        synthetic_count: training series that --data synthetic generates; 1,000,000 if not given
+        synthetic_channels: channels of each, which are nodes of one causal graph; 1 if not given
+        synthetic_kernels: maximum number of Gaussian process kernels that are composed; 4 if not given
+        synthetic_seed: random seed of the generator; 0 if not given
+
+    Raises:
+        OptionError: a value has the wrong type or is out of range
+    """
+
+    data_root: str | None = None
+    train_data: str | None = None
+    val_data: str | None = None
+    test_data: str | None = None
+    val_fraction: Fraction | None = None
+    split_seed: int = 0
+    label_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
+    label_column: str | None = None
+    context: PositiveInt | None = None
+    horizon: PositiveInt | None = None
+    stride: PositiveInt | None = None
+    length: PositiveInt | None = None
+    resize: Annotated[int, Ge(2)] | None = None
+    split_channels: bool = False
+    conditioning: tuple[str, ...] = ()
+    standardize: Literal["standard", "none"] = "standard"
+    synthetic_count: PositiveInt | None = None
+    synthetic_channels: PositiveInt | None = None
+    synthetic_kernels: PositiveInt | None = None
+    synthetic_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def from_config(cls, config: Config) -> DataConfig:
+        """Return the options of data of a resolved config."""
+        return cls(**config.options("data"))
+
+    def reject(self, reason: str, *names: str) -> None:
+        """Refuse options that cannot take effect.
+
+        Args:
+            reason: the rest of the message, after "--NAME VALUE has no meaning"
+            names: the options, by field
+
+        Raises:
+            OptionError: one of them differs from its default
+        """
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name in names and value != item.default:
+                text = "" if value is True else f" {','.join(value) if isinstance(value, tuple) else value}"
+                raise OptionError(f"--{item.name.replace('_', '-')}{text} has no meaning {reason}")
+
+    def reject_except(self, reason: str, *names: str) -> None:
+        """Refuse all options but those of these names, as `reject` does."""
+        self.reject(reason, *(item.name for item in fields(self) if item.name not in names))
