@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from tstk.benchmarking.page import build_table, iter_notes
-from tstk.benchmarking.suite import Method, compare_methods, make_config_runner, run_benchmark
+from tstk.benchmarking.results import compare_methods
+from tstk.benchmarking.suite import Method, make_config_runner, run_benchmark
 from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.errors import DataError, OptionError
 from tstk.training.interrupt import TrainingInterrupted

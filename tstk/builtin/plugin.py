@@ -121,6 +121,13 @@ def tstk_entries() -> Iterator[Entry]:
         paper="CauKer, arXiv:2508.02879",
     )
 
+    yield Entry(
+        "report",
+        "reasoning-attention",
+        "tstk.report.attention:render_reasoning_attention",
+        "Attention of the reasoning tokens of head cot over some series",
+    )
+
     for name, suffixes, summary in (
         ("ts", {".ts"}, "UCR/UEA archives with an @-header"),
         ("tsv", {".tsv", ".txt"}, "UCR tables with the label first"),

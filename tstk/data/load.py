@@ -14,9 +14,9 @@ from tstk.data.options import check_at_least, reject_options
 from tstk.errors import DataError, OptionError
 
 if TYPE_CHECKING:
+    from tstk.core.types import Split
     from tstk.data.containers import SeriesSet, Table
     from tstk.data.data_module import DataModule
-    from tstk.data.datasets import Split
 
 
 def load(

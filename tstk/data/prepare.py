@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tstk.core.types import Spec
+from tstk.core.types import Spec, Split
 from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.data_module import DataModule, compute_mean_std, count_missing
-from tstk.data.datasets import Conditioning, SeriesDataset, Split, WindowDataset
+from tstk.data.datasets import Conditioning, SeriesDataset, WindowDataset
 from tstk.data.lazy_array import LazyArray
 from tstk.data.options import check_at_least
 from tstk.data.splits import group_split, stratified_split, subsample_per_class

@@ -13,9 +13,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from tstk.config.resolve import Config, parse_overrides, resolve_config
-from tstk.core.types import Series, Spec
+from tstk.core.types import Series, Spec, Split
 from tstk.data.data_module import DataModule, compute_mean_std
-from tstk.data.datasets import SeriesDataset, Split
+from tstk.data.datasets import SeriesDataset
 from tstk.data.lazy_array import LazyArray
 from tstk.data.splits import stratified_split
 from tstk.errors import OptionError

@@ -22,9 +22,9 @@ from torch import Tensor
 from tstk.config.resolve import Config
 from tstk.config.run_directory import read_run_config
 from tstk.core.pipeline import Pipeline
-from tstk.core.types import Series
+from tstk.core.types import Series, Split
 from tstk.data.data_module import DataModule
-from tstk.data.datasets import SeriesDataset, Split
+from tstk.data.datasets import SeriesDataset
 from tstk.data.load import load as load_data
 from tstk.data.splits import subsample_per_class
 from tstk.errors import DataError, OptionError

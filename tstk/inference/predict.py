@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.config.run_directory import read_run_config
+from tstk.core.linear_map import get_last_value
 from tstk.core.pipeline import Pipeline
+from tstk.core.types import Split
 from tstk.data.catalog import get_reader, locate
 from tstk.data.data_module import DataModule, compute_mean_std
-from tstk.data.datasets import SeriesDataset, Split
+from tstk.data.datasets import SeriesDataset
 from tstk.data.load import load as load_data
 from tstk.data.load import load_split
 from tstk.errors import DataError, OptionError, TstkError
@@ -30,7 +32,6 @@ from tstk.evaluation.evaluate import evaluate, iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
 from tstk.evaluation.simple_classifiers import CLASSIFIERS
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
-from tstk.nn.linear_map import get_last_value
 from tstk.runs.checkpoint import load
 
 Arrays = dict[str, NDArray[Any]]

@@ -12,8 +12,8 @@ import torch
 from tstk.config.resolve import Config
 from tstk.config.run_directory import read_run_config, resolve_run_dir
 from tstk.core.pipeline import Pipeline
+from tstk.core.types import Split
 from tstk.data.data_module import DataModule
-from tstk.data.datasets import Split
 from tstk.errors import CheckpointError
 from tstk.runs.checkpoint import load
 from tstk.training.small_data import read_data

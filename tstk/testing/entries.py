@@ -1,4 +1,4 @@
-"""Checks of plugins and of entries other than components: data readers, configs, recipes, commands, callbacks."""
+"""Checks of plugins and of entries other than components: data readers, configs, recipes, commands, ..."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import Plugin, get_registry
 from tstk.plugins.signature import read_signature
 from tstk.testing.assertions import expect
-from tstk.testing.fixture import read_plugin_literal
 
 
 def imports_no_torch(plugin: Plugin) -> None:
@@ -40,16 +39,6 @@ def has_valid_names(plugin: Plugin) -> None:
         expect(
             bool(entry.summary) and "\n" not in entry.summary, f"{entry.kind} {entry.name!r}: no summary on one line"
         )
-
-
-def configures_existing_cases(plugin: Plugin) -> None:
-    """Check that `SMALL_OPTIONS` and `EXPECTED_FAILED_CHECKS` refer to existing entries and checks."""
-    from tstk.testing.case import list_case_ids
-
-    known = {f"{e.kind}:{e.name}" for e in plugin.entries}
-    for name, allowed in (("SMALL_OPTIONS", known), ("EXPECTED_FAILED_CHECKS", list_case_ids(plugin.dist))):
-        unknown = set(read_plugin_literal(plugin.dist, name)) - allowed
-        expect(not unknown, f"{name} names {', '.join(sorted(unknown))}, which this plugin does not have")
 
 
 def reads_declared_suffixes(entry: Entry) -> None:
@@ -126,3 +115,9 @@ def is_a_command(entry: Entry) -> None:
     target = get_registry().load(entry)
     expect(isinstance(target, click.Command), f"{entry.target} is {target!r}; expected a click.Command")
     expect(bool(target.help), f"{entry.name}: the command has no help; write a docstring")
+
+
+def is_a_report_section(entry: Entry) -> None:
+    """Check that the target is a function of a `RunContext` alone."""
+    names = list(inspect.signature(get_registry().load(entry)).parameters)
+    expect(names == ["context"], f"{entry.target}({', '.join(names)}); expected a function of context")

@@ -12,7 +12,7 @@ from tstk.core.types import Series
 from tstk.errors import OptionError
 
 if TYPE_CHECKING:
-    from tstk.data.datasets import Split
+    from tstk.core.types import Split
 
 
 def resolve_duration(steps_per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
