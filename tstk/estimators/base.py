@@ -20,6 +20,7 @@ from tstk.data.lazy_array import LazyArray
 from tstk.data.splits import stratified_split
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
+from tstk.nn.devices import default_device
 from tstk.runs.build import validate_on_meta
 from tstk.runs.checkpoint import initialize_for_training
 from tstk.training.initialization import init_pipeline_from_data
@@ -169,7 +170,7 @@ class PipelineEstimator(OptionsEstimator):
 
     def _apply_in_batches(self, split: Split, function: Callable[[Series], Tensor]) -> Tensor:
         requested = self._build_config().options("train")["device"]
-        device = "cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu"
+        device = "cpu" if requested == "cpu" else default_device()
         self.pipeline_.to(device)
         with torch.no_grad():
             rows = torch.cat([function(series).cpu() for series in iter_batches(split, BATCH_SIZE, device)])

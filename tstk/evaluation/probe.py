@@ -32,6 +32,7 @@ from tstk.evaluation import adam_probe
 from tstk.evaluation.baselines import Baselines, score_classification_baselines
 from tstk.evaluation.evaluate import classification_metrics, iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
+from tstk.nn.devices import default_device
 from tstk.runs.build import build_pipeline
 from tstk.runs.checkpoint import load
 
@@ -119,7 +120,7 @@ def probe(
         print_fn(f"{run} was trained with the labels of these data, so this does not measure unsupervised features")
 
     def extract_splits(model: Pipeline) -> dict[str, _FeatureSet]:
-        model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        model.to(default_device()).eval()
         extract = feature_extractor(model, features, pool)
         return {
             name: _extract_features(model, split, f"{labelled_data.name}, {name}", extract, batch_size)

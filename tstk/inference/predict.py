@@ -32,6 +32,7 @@ from tstk.evaluation.evaluate import evaluate, iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
 from tstk.evaluation.simple_classifiers import CLASSIFIERS
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
+from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
 
 Arrays = dict[str, NDArray[Any]]
@@ -257,7 +258,7 @@ def open_run(
 
 def _load_run(run: str | Path) -> tuple[Pipeline, dict[str, Any]]:
     pipeline = load(run)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu"), read_run_config(run)
+    return pipeline.to(default_device()), read_run_config(run)
 
 
 def _resolve_data(run_config: dict[str, Any], data: str | None, data_root: str | None) -> tuple[str, str | None]:

@@ -16,6 +16,7 @@ from tstk.data.load import load as load_data
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
 from tstk.inference.predict import Arrays, open_run
+from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
 
 
@@ -82,7 +83,7 @@ def write_totem_files(
         OptionError: its tokens are not discrete, or it was not trained on a table with independent channels
         DataError: the data do not fit the run
     """
-    pipeline = load(run).to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = load(run).to(default_device())
     codebook = _get_codebook(pipeline, run)
     if pipeline.spec.horizon is None or not pipeline.channel_independent:
         raise OptionError(f"--layout totem: {run} was not trained on a table with independent channels")

@@ -15,6 +15,7 @@ from tstk.core.pipeline import Pipeline
 from tstk.core.types import Split
 from tstk.data.data_module import DataModule
 from tstk.errors import CheckpointError
+from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
 from tstk.training.small_data import read_data
 
@@ -71,10 +72,9 @@ def load_context(run: str | Path, data_root: str | None = None) -> RunContext:
         DataError: its data cannot be read
     """
     run_dir = resolve_run_dir(run)
-    pipeline, run_config = load(run_dir), read_run_config(run_dir)
+    pipeline, run_config = load(run_dir).to(default_device()), read_run_config(run_dir)
     data = read_data(Config(run_config["config"]), data_root)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return RunContext(run_dir, run_config, _read_result(run_dir), _read_history(run_dir), pipeline.to(device), data)
+    return RunContext(run_dir, run_config, _read_result(run_dir), _read_history(run_dir), pipeline, data)
 
 
 def _read_result(run_dir: Path) -> dict[str, Any]:
