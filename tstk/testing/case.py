@@ -68,6 +68,7 @@ CHECKS_BY_KIND: dict[str, tuple[Check, ...]] = {
     "recipe": (entries.has_valid_stages,),
     "command": (entries.is_a_command,),
     "callback": (entries.is_a_callback,),
+    "probe": (entries.is_a_probe,),
     "report": (entries.is_a_report_section,),
     "kernel": (kernels.matches_the_reference,),
 }

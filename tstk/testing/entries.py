@@ -117,6 +117,23 @@ def is_a_command(entry: Entry) -> None:
     expect(bool(target.help), f"{entry.name}: the command has no help; write a docstring")
 
 
+def is_a_probe(entry: Entry) -> None:
+    """Check that the target is a `ProbeClassifier` subclass that predicts the classes of separable features."""
+    import numpy as np
+
+    from tstk.evaluation.probe_classifiers import FeatureSet, ProbeClassifier
+
+    target = get_registry().load(entry)
+    expect(
+        isinstance(target, type) and issubclass(target, ProbeClassifier),
+        f"{entry.target} is {target!r}; expected a subclass of tstk.evaluation.probe_classifiers.ProbeClassifier",
+    )
+    y = np.arange(24) % 2
+    train, val, test = (FeatureSet(np.stack([y + noise, 1 - y], 1), y) for noise in (0.0, 0.1, 0.2))
+    params, predictions = target().predict(train, val, test, seed=0)
+    expect(bool(np.array_equal(predictions, y)), f"{entry.name} with {params}: separable classes are not predicted")
+
+
 def is_a_report_section(entry: Entry) -> None:
     """Check that the target is a function of a `RunContext` alone."""
     names = list(inspect.signature(get_registry().load(entry)).parameters)
