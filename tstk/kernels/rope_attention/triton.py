@@ -19,10 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tstk.kernels.attention import Angles, attend
 from tstk.kernels.dispatch import is_triton_interpreted
 from tstk.kernels.operators import register_operator
-from tstk.kernels.rope_attention import Angles
-from tstk.kernels.rope_attention.torch import attend
 from tstk.kernels.tuning import load_tuned_sizes
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
