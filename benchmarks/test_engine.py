@@ -48,7 +48,7 @@ class RecordingCallback(Callback):
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock, self.times, self.loss = clock, [], float("nan")
 
-    def on_log(self, trainer, losses, series_per_second):
+    def on_log(self, state, losses, series_per_second):
         self.loss = losses["loss"]
         self.times.append(self.clock())
 

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from tstk.benchmarking.page import build_table, iter_notes
-from tstk.benchmarking.suite import Method, compare_methods, make_config_runner, run_benchmark
+from tstk.benchmarking.results import compare_methods
+from tstk.benchmarking.suite import Method, make_config_runner, run_benchmark
 from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.errors import DataError, OptionError
 from tstk.training.callbacks import Callback
@@ -191,8 +192,8 @@ def test_half_a_run_goes_on_where_it_was_and_not_under_other_options(tmp_path):
     half = tmp_path / "out" / "head" / "har-demo" / "seed-0"
 
     class InterruptAtStepFour(Callback):
-        def on_step_end(self, trainer, step_outputs):
-            if trainer.step == 4:
+        def on_step_end(self, state, step_outputs):
+            if state.step == 4:
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(TrainingInterrupted):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tstk.config.resolve import parse_overrides, resolve_config
-from tstk.evaluation.simple_classifiers import LogisticRegression
+from tstk.nn.logistic_regression import LogisticRegression
 from tstk.nn.reduce import masked_mean_std
 from tstk.training.runs import prepare_training, train
 

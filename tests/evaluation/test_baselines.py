@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from tstk.core.linear_map import get_last_value
 from tstk.core.types import Series
 from tstk.data.datasets import WindowDataset
 from tstk.evaluation.baselines import estimate_period, score_majority_class, seasonal_naive
-from tstk.nn.linear_map import get_last_value
 
 
 def table(rows, period):

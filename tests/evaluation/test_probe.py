@@ -12,9 +12,11 @@ import tstk.evaluation.probe
 from tstk.cli import cli
 from tstk.config.resolve import resolve_config
 from tstk.data import load as load_data
-from tstk.errors import DataError, IncompatibleError, OptionError
+from tstk.errors import DataError, IncompatibleError, OptionError, UnknownNameError
+from tstk.evaluation import probe_classifiers
 from tstk.evaluation.baselines import score_classification_baselines
 from tstk.evaluation.probe import probe
+from tstk.evaluation.probe_classifiers import FeatureSet, LinearProbe
 from tstk.training.runs import train
 
 TINY = {
@@ -56,11 +58,9 @@ def test_features_of_a_constant_encoder_tell_nothing(pretrained, monkeypatch):
 
 def test_a_share_learns_from_that_many_labels_of_each_class(pretrained, monkeypatch):
     fitted = []
-    fit = tstk.evaluation.probe._fit_classifier
+    fit = LinearProbe.fit
     monkeypatch.setattr(
-        tstk.evaluation.probe,
-        "_fit_classifier",
-        lambda c, s, rows: fitted.append(np.bincount(rows.y)) or fit(c, s, rows),
+        LinearProbe, "fit", lambda self, params, rows: fitted.append(np.bincount(rows.y)) or fit(self, params, rows)
     )
     data = load_data("har-demo")
     train, val = (np.bincount(part.y) for part in (data.train, data.val))
@@ -257,46 +257,6 @@ def test_a_slip_in_the_list_of_shares_is_answered_with_an_example(pretrained):
     assert "--label-fraction all: expected comma-separated numbers, such as 1.0" in result.stderr
 
 
-def test_adam_learns_what_can_be_learnt_in_every_setting_alike_or_alone():
-    from tstk.evaluation.adam_probe import AdamConfig, build_grid, fit_linear_classifiers
-
-    rng = np.random.default_rng(0)
-    y = rng.integers(3, size=90)
-    x = np.eye(3)[y] * 4 + rng.normal(size=(90, 3))
-    settings = [AdamConfig(decay, dropout, 30) for dropout in (0.5, 0.0) for decay in (10.0, 0.0)]
-    scores, predictions = fit_linear_classifiers(x[:60], y[:60], x[60:], y[60:], settings, seed=1, lr=0.05)
-    assert scores.shape == (30, 4)
-    assert scores[-1, 3] > 0.9
-    np.testing.assert_array_equal((predictions == y[60:, None]).mean(0), scores[-1])
-    alone = fit_linear_classifiers(x[:60], y[:60], x[60:], y[60:], settings[1:2], seed=1, lr=0.05)
-    np.testing.assert_array_equal(alone[1][:, 0], predictions[:, 1])
-    assert len(build_grid()) == 24
-
-
-def test_one_setting_of_adam_is_torchs_own(monkeypatch):
-    from tstk.evaluation.adam_probe import AdamConfig, fit_linear_classifiers
-
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(40, 5)), rng.integers(3, size=40)
-    y[:3] = 0, 1, 2
-    _, predictions = fit_linear_classifiers(x, y, x, y, [AdamConfig(0.3, 0.0, 6)], seed=4, lr=0.02)
-    draw = torch.Generator().manual_seed(4)
-    start = (torch.rand(6, 3, generator=draw) * 2 - 1) / 5**0.5
-    linear = torch.nn.Linear(5, 3)
-    with torch.no_grad():
-        linear.weight.copy_(start[:-1].T)
-        linear.bias.copy_(start[-1])
-    optimizer = torch.optim.Adam(linear.parameters(), lr=0.02, weight_decay=0.3)
-    inputs = torch.from_numpy(x).float()
-    for _ in range(6):
-        for rows in torch.randperm(40, generator=draw).split(64):
-            torch.rand(len(rows), 5, generator=draw)
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(linear(inputs[rows]), torch.from_numpy(y)[rows]).backward()
-            optimizer.step()
-    np.testing.assert_array_equal(linear(inputs).argmax(1).numpy(), predictions[:, 0])
-
-
 @pytest.mark.slow
 def test_settings_chosen_by_the_test_part_are_announced_and_no_worse(pretrained):
     said = []
@@ -308,10 +268,8 @@ def test_settings_chosen_by_the_test_part_are_announced_and_no_worse(pretrained)
 
 def test_settings_chosen_by_folds_are_judged_on_every_row_once(pretrained, monkeypatch):
     pairs = []
-    take = tstk.evaluation.probe._make_folds
-    monkeypatch.setattr(
-        tstk.evaluation.probe, "_make_folds", lambda rows: pairs.append((rows, take(rows))) or pairs[-1][1]
-    )
+    take = probe_classifiers._make_folds
+    monkeypatch.setattr(probe_classifiers, "_make_folds", lambda rows: pairs.append((rows, take(rows))) or pairs[-1][1])
     result = probe(pretrained, classifier="svm", select_on="folds")
     assert result["select_on"] == "folds"
     ((rows, folds),) = pairs
@@ -325,14 +283,14 @@ def test_settings_chosen_by_folds_are_judged_on_every_row_once(pretrained, monke
 
 
 def test_folds_of_few_rows_are_fewer(pretrained):
-    few = tstk.evaluation.probe._FeatureSet(np.arange(6.0)[:, None], np.array([0, 0, 0, 1, 1, 2]))
-    assert len(tstk.evaluation.probe._make_folds(few)) == 3
-    assert len(tstk.evaluation.probe._make_folds(few.subset(np.array([0, 3, 5])))) == 1
+    few = FeatureSet(np.arange(6.0)[:, None], np.array([0, 0, 0, 1, 1, 2]))
+    assert len(probe_classifiers._make_folds(few)) == 3
+    assert len(probe_classifiers._make_folds(few.subset(np.array([0, 3, 5])))) == 1
     assert (
         row(probe(pretrained, classifier="knn", select_on="folds", label_fraction=(0.01,)), share=0.01)["count"] == 18
     )
 
 
-def test_folds_are_not_for_adam(pretrained):
-    with pytest.raises(OptionError, match="select_on=folds is for linear, knn and svm"):
-        probe(pretrained, classifier="adam", select_on="folds")
+def test_an_unknown_classifier_is_refused_with_the_nearest(pretrained):
+    with pytest.raises(UnknownNameError, match=r"No probe is called 'linaer'\. Did you mean 'linear'"):
+        probe(pretrained, classifier="linaer")

@@ -1,4 +1,4 @@
-"""Plugins with more than components: a reader, configs, recipes, commands, callbacks, kernel backends."""
+"""Plugins with more than components: a reader, configs, recipes, commands, callbacks, report sections, kernels."""
 
 import json
 import os
@@ -21,6 +21,7 @@ def tstk_entries():
     yield Entry("recipe", "more", "more:recipe.toml", "Once, then on top")
     yield Entry("command", "greet", "more.cli:command", "Greet someone")
     yield Entry("callback", "counter", "more.callback:Counter", "Counts steps")
+    yield Entry("report", "length", "more.section:render_length", "The length")
     yield Entry("kernel", "nearest_code/plain", "more.kernel:backend", "The obvious way")
     yield Entry("kernel", "nearest_code/absent", "more.gone:backend", "Not there")
     yield Entry("kernel", "nearest_code/wrong", "more.kernel:wrong", "Always code 0")
@@ -60,18 +61,25 @@ class Counter(Callback):
     def __init__(self, *, factor: int = 1):
         self.steps, self.factor, self.messages = 0, factor, []
 
-    def on_fit_start(self, trainer):
-        self.messages.append(f"begin {trainer.total_steps}")
+    def on_fit_start(self, state):
+        self.messages.append(f"begin {state.total_steps}")
 
-    def on_step_end(self, trainer, step_outputs):
+    def on_step_end(self, state, step_outputs):
         assert step_outputs[0].loss is not None
         self.steps += self.factor
 
-    def on_validation_end(self, trainer, metrics):
+    def on_validation_end(self, state, metrics):
         return {"steps": self.steps}
 
-    def on_fit_end(self, trainer):
-        print("; ".join([*self.messages, f"end {trainer.best_epoch.best_metrics['epoch']}"]))
+    def on_fit_end(self, state):
+        print("; ".join([*self.messages, f"end {state.best_metrics['epoch']}"]))
+""",
+    "more/section.py": """
+from tstk.report.page import Section, render_paragraph
+
+def render_length(context):
+    \"\"\"Render the length.\"\"\"
+    return Section("Length", render_paragraph(f"{context.pipeline.spec.length} samples"))
 """,
     "more/kernel.py": """
 import torch
@@ -205,7 +213,7 @@ def test_the_kit_looks_at_all_of_it_and_finds_the_kernel_that_is_wrong(more, tmp
     failed = [name for name, row in states.items() if row["state"] == "failed"]
     assert failed == ["kernel:nearest_code/wrong:matches_the_reference"]
     assert states["kernel:nearest_code/absent:matches_the_reference"]["state"] == "not applicable"
-    looked = {"data:wave", "config:more/quick", "recipe:more", "command:greet", "callback:counter"}
+    looked = {"data:wave", "config:more/quick", "recipe:more", "command:greet", "callback:counter", "report:length"}
     assert looked <= {name.rpartition(":")[0] for name, row in states.items() if row["state"] == "passed"}
 
 
@@ -217,6 +225,7 @@ def test_everything_a_plugin_brings_can_be_shown(more, tmp_path):
         ("recipe", "more"),
         ("command", "greet"),
         ("callback", "counter"),
+        ("report", "length"),
         ("kernel", "nearest_code/plain"),
     ):
         done = more("-m", "tstk", "show", kind, name, cwd=tmp_path)

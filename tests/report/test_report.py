@@ -21,6 +21,7 @@ from tstk.core.rng import SampleRNG
 from tstk.data import load as load_data
 from tstk.errors import CheckpointError, TstkError
 from tstk.report import load_context, predictions, write_report
+from tstk.report.page import Section
 from tstk.runs.checkpoint import load
 from tstk.training.runs import train
 
@@ -241,13 +242,11 @@ def test_the_same_run_makes_the_same_page(masked, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_part_may_have_a_section_of_its_own(masked, tmp_path, monkeypatch):
-    from tstk.builtin.tokenizers.patch import Patch
-    from tstk.report.page import Section
+def test_an_entry_of_the_registry_is_a_section_of_every_report(masked, tmp_path, monkeypatch):
+    def render_patches(context):
+        return Section("Patches", f"<p>of {context.pipeline.tokenizer.window} samples</p>")
 
-    monkeypatch.setattr(
-        Patch, "report_section", lambda self, known: Section("Patches", f"<p>of {self.window} samples</p>")
-    )
+    monkeypatch.setattr("tstk.report.attention.render_reasoning_attention", render_patches)
     page = read(masked, tmp_path)
     assert "Patches" in page.titles
     assert page.titles.index("Training") < page.titles.index("Patches") < page.titles.index("Config")

@@ -46,7 +46,7 @@ def test_hooks_are_called_in_order_and_teardown_also_after_a_failure(npz, tmp_pa
     assert recorder.calls == ["on_fit_start", *epoch, "on_fit_end", "teardown"]
 
     class Failing(HookRecorder):
-        def on_step_end(self, trainer, step_outputs):
+        def on_step_end(self, state, step_outputs):
             raise RuntimeError("no")
 
     failing = Failing()
@@ -60,13 +60,13 @@ def test_a_callback_sees_the_averaged_weights_in_validation_and_can_stop_trainin
         def __init__(self):
             self.raw, self.averaged = [], []
 
-        def on_step_end(self, trainer, step_outputs):
-            self.raw.append(trainer.pipeline.head.classify.weight.detach().clone())
+        def on_step_end(self, state, step_outputs):
+            self.raw.append(state.pipeline.head.classify.weight.detach().clone())
 
-        def on_validation_end(self, trainer, metrics):
-            self.averaged.append(trainer.pipeline.head.classify.weight.detach().clone())
-            trainer.should_stop = trainer.epoch == 2
-            return {"steps": trainer.step}
+        def on_validation_end(self, state, metrics):
+            self.averaged.append(state.pipeline.head.classify.weight.detach().clone())
+            state.should_stop = state.epoch == 2
+            return {"steps": state.step}
 
     callback = StopAtTwo()
     result = train(make_config(npz, select_by="last"), tmp_path / "run", callbacks=[callback])
@@ -80,10 +80,10 @@ class Total(Callback):
     def __init__(self, stop_at=None):
         self.total, self.weights, self.stop_at = 0.0, torch.zeros(2), stop_at
 
-    def on_step_end(self, trainer, step_outputs):
+    def on_step_end(self, state, step_outputs):
         self.total += float(step_outputs[0].loss.detach())
-        self.weights = self.weights + trainer.step
-        if trainer.step == self.stop_at:
+        self.weights = self.weights + state.step
+        if state.step == self.stop_at:
             os.kill(os.getpid(), signal.SIGINT)
 
     def state_dict(self):

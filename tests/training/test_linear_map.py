@@ -114,8 +114,8 @@ def test_a_run_is_loaded_with_its_map(gaps, tmp_path, linear, maps):
 @pytest.mark.parametrize("lr", [1e-3, 10.0], ids=["improves", "fails"])
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(gaps, tmp_path, lr):
     class InterruptAtStep3(Callback):
-        def on_step_end(self, trainer, step_outputs):
-            if trainer.step == 3:
+        def on_step_end(self, state, step_outputs):
+            if state.step == 3:
                 os.kill(os.getpid(), signal.SIGINT)
 
     chosen = config(gaps, train={"lr": lr, "ema_decay": 0.0})

@@ -33,13 +33,13 @@ class RecordingCallback(Callback):
     def __init__(self, after_epoch=None):
         self.steps, self.rows, self.after_epoch = [], [], after_epoch
 
-    def on_fit_start(self, trainer):
-        self.planned = (trainer.total_steps, trainer.epochs)
+    def on_fit_start(self, state):
+        self.planned = (state.total_steps, state.epochs)
 
-    def on_log(self, trainer, losses, series_per_second):
-        self.steps.append((trainer.step, losses))
+    def on_log(self, state, losses, series_per_second):
+        self.steps.append((state.step, losses))
 
-    def on_epoch_end(self, trainer, metrics):
+    def on_epoch_end(self, state, metrics):
         self.rows.append(metrics)
         if self.after_epoch:
             self.after_epoch(metrics["epoch"])

@@ -82,8 +82,8 @@ def interrupted(data, out, step, **train):
     """Train, send SIGINT at a step, and return the run directory."""
 
     class InterruptAtStep(Callback):
-        def on_step_end(self, trainer, step_outputs):
-            if trainer.step == step:
+        def on_step_end(self, state, step_outputs):
+            if state.step == step:
                 os.kill(os.getpid(), signal.SIGINT)
 
     tables = {"encoder": ENCODER, "head": "linear", "data": data}
@@ -134,7 +134,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
 def test_what_training_goes_on_from_is_json_and_safetensors_and_goes_when_it_is_finished(stopped):
     assert {path.suffix for path in (stopped / "last").iterdir()} == {".json", ".safetensors"}
     kinds = {name.partition("/")[0] for name in load_file(tensors(stopped))}
-    assert kinds == {"pipeline", "callbacks", "optimizer", "rng"}
+    assert kinds == {"pipeline", "callbacks", "best_weights", "optimizer", "rng"}
     assert (state(stopped)["epoch"], state(stopped)["step_in_epoch"]) == (2, 2)
     resumed = resume_run(stopped)
     assert resumed.selected.num_epochs == 4

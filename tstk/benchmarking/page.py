@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tstk.benchmarking.ranking import draw_diagram, format_diagram
-from tstk.benchmarking.suite import RESULTS_FILE, BenchmarkResult
+from tstk.benchmarking.results import RESULTS_FILE, BenchmarkResult
 from tstk.config.run_directory import write_json, write_text
 
 

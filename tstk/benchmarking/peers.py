@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from tstk.benchmarking.suite import CellRunner
 from tstk.config.resolve import Config
+from tstk.core.linear_map import get_last_value
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import WindowDataset
@@ -37,7 +38,6 @@ from tstk.evaluation.simple_classifiers import (
     SummaryLogisticRegression,
     gather_labelled_arrays,
 )
-from tstk.nn.linear_map import get_last_value
 from tstk.plugins.distribution import format_install_command
 from tstk.training.devices import limit_threads as cpu_threads
 

@@ -121,6 +121,19 @@ def tstk_entries() -> Iterator[Entry]:
         paper="CauKer, arXiv:2508.02879",
     )
 
+    for name, target, summary in (
+        ("linear", "LinearProbe", "Logistic regression"),
+        ("knn", "KNNProbe", "Nearest neighbours"),
+        ("svm", "SVMProbe", "Support vector machine with an RBF kernel"),
+    ):
+        yield Entry("probe", name, f"tstk.evaluation.probe_classifiers:{target}", summary)
+    yield Entry(
+        "report",
+        "reasoning-attention",
+        "tstk.report.attention:render_reasoning_attention",
+        "Attention of the reasoning tokens of head cot over some series",
+    )
+
     for name, suffixes, summary in (
         ("ts", {".ts"}, "UCR/UEA archives with an @-header"),
         ("tsv", {".tsv", ".txt"}, "UCR tables with the label first"),

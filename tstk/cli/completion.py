@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tstk.errors import TstkError
+from tstk.plugins.hooks import parse_kind
 from tstk.plugins.registry import get_registry
 
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -75,8 +76,6 @@ def complete_choices(*choices: str) -> Completer:
 
 def complete_entry(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete NAME in `tstk show KIND NAME` with the names of that kind."""
-    from tstk.cli.commands.list import parse_kind
-
     try:
         return complete_names(parse_kind(ctx.params.get("kind") or ""))(ctx, param, incomplete)
     except TstkError:

@@ -13,7 +13,7 @@ from tstk.evaluation.formatting import MAIN_METRICS, format_number
 from tstk.training.callbacks import Callback
 
 if TYPE_CHECKING:
-    from tstk.training.loop import Trainer
+    from tstk.training.state import TrainState
 
 
 class ProgressBar(Callback):
@@ -32,28 +32,28 @@ class ProgressBar(Callback):
             transient=True,
         )
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, state: TrainState) -> None:
         """Start the bar."""
         self.last_refresh = 0.0
         self.task = self.progress.add_task(
-            "", total=trainer.total_steps, epoch=trainer.epoch, epochs=trainer.epochs, losses="", speed="", val=""
+            "", total=state.total_steps, epoch=state.epoch, epochs=state.epochs, losses="", speed="", val=""
         )
         self.progress.start()
 
-    def on_log(self, trainer: Trainer, losses: dict[str, float], series_per_second: float) -> None:
+    def on_log(self, state: TrainState, losses: dict[str, float], series_per_second: float) -> None:
         """Update the bar, at most ten times a second."""
         now = time.monotonic()
-        if now - self.last_refresh < 0.1 and trainer.step < trainer.total_steps:
+        if now - self.last_refresh < 0.1 and state.step < state.total_steps:
             return
         self.last_refresh = now
         speed = f"{series_per_second:,.0f}/s"
         self.progress.update(
-            self.task, completed=trainer.step, epoch=trainer.epoch, losses=_format_losses(losses), speed=speed
+            self.task, completed=state.step, epoch=state.epoch, losses=_format_losses(losses), speed=speed
         )
 
-    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
         """Show the validation scores."""
-        is_best = trainer.best_epoch.is_best(metrics)
+        is_best = state.best_metrics is metrics
         self.progress.update(self.task, val=_format_validation(metrics, 1) + (" best" if is_best else ""))
 
     def teardown(self) -> None:
@@ -64,14 +64,14 @@ class ProgressBar(Callback):
 class ProgressLines(Callback):
     """One line for about every tenth part of training, and for the first and last epoch."""
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, state: TrainState) -> None:
         """Choose the epochs to print."""
-        self.every, self.start_time = max(1, round(trainer.epochs / 10)), time.monotonic()
-        self.epochs_before = trainer.epoch - 1  # not 0 in a resumed run
+        self.every, self.start_time = max(1, round(state.epochs / 10)), time.monotonic()
+        self.epochs_before = state.epoch - 1  # not 0 in a resumed run
 
-    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
         """Print the epoch, if it is one of those to print."""
-        epoch, epochs = trainer.epoch, trainer.epochs
+        epoch, epochs = state.epoch, state.epochs
         if epoch in (1, epochs) or epoch % self.every == 0:
             fraction = metrics["seconds_loading"] / (metrics["seconds_training"] or 1)
             loading = f"  {fraction:.0%} of it loading" if fraction > 0.1 else ""

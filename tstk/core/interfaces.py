@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from tstk.core.types import Series, Spec, StepOutput, Tokens
+from tstk.core.types import Series, Spec, Split, StepOutput, Tokens
 from tstk.errors import IncompatibleError
 from tstk.plugins.registry import get_registry
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
     from tstk.core.rng import SampleRNG
-    from tstk.data.datasets import Split
-    from tstk.report.context import RunContext
-    from tstk.report.page import Section
 
 NEED_DESCRIPTIONS = {
     "num_classes": "class labels",
@@ -114,10 +111,6 @@ class Slot(nn.Module):
 
         Called once per optimizer step with the outputs of its micro-batches; skipped while this slot is frozen.
         """
-
-    def report_section(self, context: RunContext) -> Section | None:
-        """Return this component's section of the report, or None; `tstk.report.page` renders it."""
-        return None
 
     def load_pretrained(self, state: Mapping[str, Tensor], old_spec: Spec) -> None:
         """Load weights that were trained with the input Spec `old_spec`; strict.

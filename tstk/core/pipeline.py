@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Slot, Tokenizer
+from tstk.core.linear_map import LinearMap
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import DataError, IncompatibleError, OptionError, did_you_mean
-from tstk.nn.linear_map import LinearMap
 from tstk.nn.reduce import masked_mean_std, masked_pool
 from tstk.plugins.hooks import SLOTS
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -159,6 +159,25 @@ class Series:
 
 
 _PER_TOKEN_FIELDS = ("values", "pos", "grid_index", "valid", "target", "target_mask", "ids")
+
+
+class Split(Protocol):
+    """Interface of training, validation and test data.
+
+    Args:
+        lengths: [N] long, samples up to and including the last observed one
+        y: [N] long class index, or None
+        groups: N names, such as persons or devices, or None
+    """
+
+    lengths: Tensor
+    y: Tensor | None
+    groups: list[str] | None
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> Series:
+        """Return the series at `index` [B] long, which becomes their `sample_id`."""
 
 
 @dataclass

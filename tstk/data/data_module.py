@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tstk.core.types import Spec
-from tstk.data.datasets import GeneratedDataset, RepeatDataset, SeriesDataset, Split, WindowDataset
+from tstk.core.types import Spec, Split
+from tstk.data.datasets import GeneratedDataset, RepeatDataset, SeriesDataset, WindowDataset
 from tstk.data.lazy_array import LazyArray, iter_chunks
 
 

@@ -9,32 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tstk.core.types import Series
 from tstk.data.lazy_array import LazyArray, iter_chunks
-
-
-class Split(Protocol):
-    """Interface of training, validation and test data.
-
-    Args:
-        lengths: [N] long, samples up to and including the last observed one
-        y: [N] long class index, or None
-        groups: N names, such as persons or devices, or None
-    """
-
-    lengths: Tensor
-    y: Tensor | None
-    groups: list[str] | None
-
-    def __len__(self) -> int: ...
-
-    def batch(self, index: Tensor) -> Series:
-        """Return the series at `index` [B] long, which becomes their `sample_id`."""
 
 
 @dataclass

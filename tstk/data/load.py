@@ -11,9 +11,9 @@ from tstk.data.config import DataConfig
 from tstk.errors import DataError, OptionError
 
 if TYPE_CHECKING:
+    from tstk.core.types import Split
     from tstk.data.containers import SeriesSet, Table
     from tstk.data.data_module import DataModule
-    from tstk.data.datasets import Split
 
 
 def load(name_or_path: str = "har-demo", config: DataConfig = DataConfig()) -> DataModule:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tstk.core.types import Spec
+from tstk.core.types import Spec, Split
 from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
 from tstk.data.conditioning import load_conditioning
 from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.data_module import DataModule, compute_mean_std, count_missing
-from tstk.data.datasets import SeriesDataset, Split, WindowDataset
+from tstk.data.datasets import SeriesDataset, WindowDataset
 from tstk.data.lazy_array import LazyArray
 from tstk.data.splits import group_split, stratified_split, subsample_per_class
 from tstk.data.windowing import extract_windows, resolve_split_boundaries

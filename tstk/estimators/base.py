@@ -13,13 +13,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from tstk.config.resolve import Config, parse_overrides, resolve_config
-from tstk.core.types import Series, Spec
+from tstk.core.types import Series, Spec, Split
 from tstk.data.data_module import DataModule, compute_mean_std
-from tstk.data.datasets import SeriesDataset, Split
+from tstk.data.datasets import SeriesDataset
 from tstk.data.lazy_array import LazyArray
 from tstk.data.splits import stratified_split
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
+from tstk.nn.devices import default_device
 from tstk.runs.build import validate_on_meta
 from tstk.runs.checkpoint import initialize_for_training
 from tstk.training.config import TrainConfig
@@ -170,7 +171,7 @@ class PipelineEstimator(OptionsEstimator):
 
     def _apply_in_batches(self, split: Split, function: Callable[[Series], Tensor]) -> Tensor:
         requested = self._build_config().options("train")["device"]
-        device = "cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu"
+        device = "cpu" if requested == "cpu" else default_device()
         self.pipeline_.to(device)
         with torch.no_grad():
             rows = torch.cat([function(series).cpu() for series in iter_batches(split, BATCH_SIZE, device)])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.core.linear_map import get_last_value
 from tstk.core.types import Series
 from tstk.data.datasets import WindowDataset
 from tstk.evaluation import linear_forecast
@@ -21,13 +22,11 @@ from tstk.evaluation.evaluate import classification_metrics, iter_batches
 from tstk.evaluation.linear_forecast import fit_linear_map
 from tstk.evaluation.metrics import ForecastMetrics
 from tstk.evaluation.simple_classifiers import CLASSIFIERS, gather_labelled_arrays, why_classifier_too_large
-from tstk.nn.linear_map import get_last_value
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
-    from tstk.core.types import Spec
+    from tstk.core.types import Spec, Split
     from tstk.data.data_module import DataModule
-    from tstk.data.datasets import Split
 
 Scores = dict[str, dict[str, float]]
 Forecaster = Callable[[Series], Tensor]

@@ -15,7 +15,7 @@ from tstk.nn.codebook import code_usage
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
-    from tstk.data.datasets import Split
+    from tstk.core.types import Split
 
 
 def iter_batches(split: Split, batch_size: int, device: torch.device | str) -> Iterator[Series]:

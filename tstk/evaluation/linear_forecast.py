@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tstk.core.linear_map import LinearMap
 from tstk.core.types import Spec
 from tstk.data.datasets import WindowDataset
-from tstk.nn.linear_map import LinearMap
 
 MAX_SHARED_COST = 10**8
 """Channels x (context + horizon)^2, above which the linear map is skipped."""

@@ -1,4 +1,4 @@
-"""Linear, kNN and SVM probes: fit a classifier on the frozen features of a run and score it on the test split.
+"""Probes: fit a classifier on the frozen features of a run and score it on the test split.
 
     tstk.evaluation.probe.probe("runs/a", label_fraction=(1.0, 0.1), seeds=(0, 1, 2), untrained=True)["results"]
 
@@ -8,51 +8,32 @@ and scored on test once. The margin over the features of an untrained network sh
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.config.records import RunConfig
 from tstk.config.resolve import Config
 from tstk.core.pipeline import Pipeline
-from tstk.core.types import Series
+from tstk.core.types import Series, Split
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
-from tstk.data.datasets import SeriesDataset, Split
+from tstk.data.datasets import SeriesDataset
 from tstk.data.load import load as load_data
 from tstk.data.splits import subsample_per_class
 from tstk.errors import DataError, OptionError
-from tstk.evaluation import adam_probe
 from tstk.evaluation.baselines import Baselines, score_classification_baselines
 from tstk.evaluation.evaluate import classification_metrics, iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
+from tstk.evaluation.probe_classifiers import Array, FeatureSet, LinearProbe, ProbeClassifier, SelectOn
+from tstk.nn.devices import default_device
+from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_pipeline
 from tstk.runs.checkpoint import load
-
-ProbeClassifier = Literal["linear", "knn", "svm", "adam"]
-SelectOn = Literal["val", "folds", "test"]
-Array = NDArray[Any]
-
-
-@dataclass
-class _FeatureSet:
-    """Features [N, W] and class indices [N] of a split."""
-
-    x: Array
-    y: Array
-
-    def subset(self, index: Array) -> _FeatureSet:
-        return _FeatureSet(self.x[index], self.y[index])
-
-    def __add__(self, other: _FeatureSet) -> _FeatureSet:
-        return _FeatureSet(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
 
 
 def probe(
@@ -61,7 +42,7 @@ def probe(
     *,
     data_root: str | None = None,
     label_column: str | None = None,
-    classifier: ProbeClassifier = "linear",
+    classifier: str = "linear",
     features: Features = "pooled",
     pool: Pool = "mean",
     label_fraction: Sequence[float] = (1.0,),
@@ -79,8 +60,8 @@ def probe(
         data: name or path of labelled data with a training and a test split; the data of the run if None
         data_root: folder to look up data sets by name in
         label_column: column or array with the labels, if it has an unusual name
-        classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel) or adam (a linear
-            layer with input dropout, trained by Adam; VQShape's protocol and grid of hyperparameters)
+        classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel) or another entry of
+            the kind `probe`
         features: pooled (one vector per series), tokens (all tokens concatenated), codes (relative frequency of each
             code) or counts (occurrences of each code)
         pool: how pooled features reduce the tokens: mean, max, cls, or statistics (mean and standard deviation, with
@@ -108,8 +89,11 @@ def probe(
         DataError: the data are not labelled or do not fit the run
         IncompatibleError: the run has no such features
         OptionError: an option has no valid value
+        UnknownNameError: there is no such classifier
     """
-    _check_options(classifier, label_fraction, seeds, param, select_on)
+    _check_options(label_fraction, seeds)
+    entry = get_registry().find("probe", classifier)
+    probe_classifier: ProbeClassifier = get_registry().load(entry)(param, select_on, features)
     if select_on == "test":
         print_fn("hyperparameters are selected on the test split, as in some papers, so these scores are too high")
     pipeline, run_config = load(run), RunConfig.read(run)
@@ -119,16 +103,15 @@ def probe(
     if _has_seen_labels(run_config, data):
         print_fn(f"{run} was trained with the labels of these data, so this does not measure unsupervised features")
 
-    def extract_splits(model: Pipeline) -> dict[str, _FeatureSet]:
+    def extract_splits(model: Pipeline) -> dict[str, FeatureSet]:
         return _extract_splits(model, labelled_data, features, pool, batch_size)
 
     trained = extract_splits(pipeline)
     fresh = {seed: extract_splits(_build_untrained(pipeline, run_config, seed)) for seed in seeds} if untrained else {}
-    config = _ProbeConfig(classifier, param, select_on, "unit" if features in ("codes", "counts") else "standard")
     results = [
         row
         for fraction in label_fraction
-        for row in _probe_fraction(config, fraction, seeds, trained, fresh, labelled_data)
+        for row in _probe_fraction(probe_classifier, fraction, seeds, trained, fresh, labelled_data)
     ]
     return {
         "run": str(run),
@@ -144,26 +127,13 @@ def probe(
     }
 
 
-def _check_options(
-    classifier: ProbeClassifier,
-    label_fraction: Sequence[float],
-    seeds: Sequence[int],
-    param: float | None,
-    select_on: SelectOn,
-) -> None:
+def _check_options(label_fraction: Sequence[float], seeds: Sequence[int]) -> None:
     if not label_fraction or not all(0 < fraction <= 1 for fraction in label_fraction):
         raise OptionError(
             f"label_fraction={list(label_fraction)}: expected fractions above 0 and at most 1, such as 1.0,0.1"
         )
     if not seeds or min(seeds) < 0:
         raise OptionError(f"seeds={list(seeds)}: expected at least one seed, none negative, such as 0,1,2")
-    if param is not None and (param <= 0 or (classifier == "knn" and param != int(param))):
-        expected = "a whole number of neighbours" if classifier == "knn" else "C, a number above 0"
-        raise OptionError(f"param={param}: expected {expected}")
-    if classifier == "adam" and param is not None:
-        raise OptionError("param has no effect with classifier adam, which searches a grid of its own")
-    if classifier == "adam" and select_on == "folds":
-        raise OptionError("select_on=folds is for linear, knn and svm; with classifier adam use val or test")
 
 
 def linear_probe_accuracy(pipeline: Pipeline, train: Split, val: Split, batch_size: int = 256) -> float:
@@ -182,9 +152,8 @@ def linear_probe_accuracy(pipeline: Pipeline, train: Split, val: Split, batch_si
         for split in (train, val)
     )
     pipeline.train(was_training)
-    return _compute_metrics(
-        val_features.y, _fit_classifier("linear", {"C": 1.0}, train_features).predict(val_features.x)
-    )["accuracy"]
+    classifier = LinearProbe().fit({"C": 1.0}, train_features)
+    return _compute_metrics(val_features.y, classifier.predict(val_features.x))["accuracy"]
 
 
 def _load_labelled_data(
@@ -257,8 +226,8 @@ def _build_untrained(pipeline: Pipeline, run_config: RunConfig, seed: int) -> Pi
 
 def _extract_splits(
     pipeline: Pipeline, data: DataModule, features: Features, pool: Pool, batch_size: int
-) -> dict[str, _FeatureSet]:
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+) -> dict[str, FeatureSet]:
+    pipeline.to(default_device()).eval()
     extract = feature_extractor(pipeline, features, pool)
     return {
         name: _extract_features(pipeline, split, f"{data.name}, {name}", extract, batch_size)
@@ -273,7 +242,7 @@ def _extract_features(
     description: str,
     extract: Callable[[Series], Tensor],
     batch_size: int,
-) -> _FeatureSet:
+) -> FeatureSet:
     device = pipeline.mean.device
     x = torch.cat([extract(series.replace(y=None)).cpu() for series in iter_batches(split, batch_size, device)])
     if num_bad := int((~x.isfinite()).any(1).sum()):
@@ -282,70 +251,53 @@ def _extract_features(
             "the run or the data are damaged"
         )
     assert split.y is not None
-    return _FeatureSet(x.double().numpy(), split.y.numpy())
+    return FeatureSet(x.double().numpy(), split.y.numpy())
 
 
 # ------------------------------------------------------------------ classifiers
 
 
-@dataclass
-class _ProbeConfig:
-    """The classifier, its hyperparameter (None: grid search), the split that selects it, and the scaling for adam."""
-
-    classifier: ProbeClassifier
-    param: float | None
-    select_on: SelectOn
-    scaling: Literal["standard", "unit"]
-
-
 def _probe_fraction(
-    config: _ProbeConfig,
+    classifier: ProbeClassifier,
     label_fraction: float,
     seeds: Sequence[int],
-    trained: dict[str, _FeatureSet],
-    fresh: dict[int, dict[str, _FeatureSet]],
+    trained: dict[str, FeatureSet],
+    fresh: dict[int, dict[str, FeatureSet]],
     data: DataModule,
 ) -> list[dict[str, Any]]:
     """Return the row of the trained weights and, if there are any, that of untrained ones.
 
     Args:
-        config: the classifier
+        classifier: the classifier
         label_fraction: fraction of the labels to learn from
         seeds: seeds of the choice of labels
         trained: split -> features of the run
         fresh: seed -> split -> features of untrained weights
         data: the data that the features are of, for the baselines
     """
-    # with all labels nothing is random except adam, so all seeds would give the same result
-    trial_seeds = seeds if label_fraction < 1 or config.classifier == "adam" else seeds[:1]
-    trials = [_run_trial(trained, config, label_fraction, seed) for seed in trial_seeds]
+    # with all labels, all seeds give the same result unless the classifier is random
+    trial_seeds = seeds if label_fraction < 1 or classifier.is_random else seeds[:1]
+    trials = [_run_trial(trained, classifier, label_fraction, seed) for seed in trial_seeds]
     row = _summarize_trials("trained", label_fraction, trials) | _score_baselines(data, label_fraction, trial_seeds)
     if not fresh:
         return [row]
-    fresh_trials = [_run_trial(splits, config, label_fraction, seed) for seed, splits in fresh.items()]
+    fresh_trials = [_run_trial(splits, classifier, label_fraction, seed) for seed, splits in fresh.items()]
     fresh_row = _summarize_trials("untrained", label_fraction, fresh_trials)
     margins = {f"margin_{score}": row[score] - fresh_row[score] for score in ("accuracy", "f1_macro")}
     return [row | margins, fresh_row]
 
 
 def _run_trial(
-    splits: dict[str, _FeatureSet], config: _ProbeConfig, label_fraction: float, seed: int
+    splits: dict[str, FeatureSet], classifier: ProbeClassifier, label_fraction: float, seed: int
 ) -> dict[str, Any]:
     """Subsample the labels, select hyperparameters, refit on train and validation, and score on test."""
     train, val = splits["train"], splits["val"]
     if label_fraction < 1:
         subsets = _subsample_labels(train.y, val.y, label_fraction, seed)
         train, val = train.subset(subsets[0]), val.subset(subsets[1])
-    train_and_val, test, classifier = train + val, splits["test"], config.classifier
-    if classifier == "adam":
-        params, predictions = _run_adam_trial(train, val, test, config, seed)
-    else:
-        folds = {"val": [(train, val)], "test": [(train_and_val, test)]}.get(config.select_on)
-        folds = _make_folds(train_and_val) if folds is None else folds
-        param_grid = _build_param_grid(classifier, train.x.shape[1], min(len(fit.y) for fit, _ in folds), config.param)
-        params = _select_params(classifier, param_grid, folds) if len(param_grid) > 1 else param_grid[0]
-        predictions = _fit_classifier(classifier, params, train_and_val).predict(test.x)
-    return {"seed": seed, "count": len(train_and_val.y), "chosen": params, **_compute_metrics(test.y, predictions)}
+    params, predictions = classifier.predict(train, val, splits["test"], seed)
+    metrics = _compute_metrics(splits["test"].y, predictions)
+    return {"seed": seed, "count": len(train.y) + len(val.y), "chosen": params, **metrics}
 
 
 def _subsample_labels(y_train: Array, y_val: Array, label_fraction: float, seed: int) -> tuple[Array, Array]:
@@ -384,93 +336,6 @@ def _score_baselines(data: DataModule, label_fraction: float, seeds: Sequence[in
         for name in names
     }
     return {"baselines": means, "baselines_skipped": per_seed[0].skipped}
-
-
-def _run_adam_trial(
-    train: _FeatureSet, val: _FeatureSet, test: _FeatureSet, config: _ProbeConfig, seed: int
-) -> tuple[dict[str, float], Array]:
-    """Select the config and number of epochs, refit on train and validation, and return both with test predictions."""
-    from sklearn.preprocessing import MinMaxScaler, StandardScaler
-
-    def fit_grid(
-        rows: _FeatureSet, eval_rows: _FeatureSet, configs: list[adam_probe.AdamConfig]
-    ) -> tuple[Array, Array]:
-        scaler = (MinMaxScaler() if config.scaling == "unit" else StandardScaler()).fit(rows.x)
-        return adam_probe.fit_linear_classifiers(
-            scaler.transform(rows.x), rows.y, scaler.transform(eval_rows.x), eval_rows.y, configs, seed
-        )
-
-    configs, train_and_val = adam_probe.build_grid(), train + val
-    scores, _ = fit_grid(train_and_val, test, configs) if config.select_on == "test" else fit_grid(train, val, configs)
-    # ties go to the latest epoch, then to the strongest regularization
-    reversed_epoch, best_index = np.unravel_index(int(scores[::-1].argmax()), scores.shape)
-    best = replace(configs[int(best_index)], epochs=len(scores) - int(reversed_epoch))
-    _, predictions = fit_grid(train_and_val, test, [best])
-    return {"decay": best.weight_decay, "dropout": best.dropout, "epochs": best.epochs}, predictions[:, 0]
-
-
-def _make_folds(rows: _FeatureSet) -> list[tuple[_FeatureSet, _FeatureSet]]:
-    """Return (fit, held-out) rows of five stratified folds without shuffling, so that neighbouring rows stay together.
-
-    There are fewer folds if even the largest class has fewer rows.
-    """
-    from sklearn.model_selection import StratifiedKFold
-
-    count = min(5, int(np.bincount(rows.y).max()))
-    if count < 2:
-        return [(rows, rows)]
-    folds = StratifiedKFold(count)
-    with warnings.catch_warnings():
-        # a class with fewer rows than folds is missing from some of them
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        return [(rows.subset(fit), rows.subset(held_out)) for fit, held_out in folds.split(rows.x, rows.y)]
-
-
-def _select_params(
-    classifier: ProbeClassifier, param_grid: list[dict[str, float]], folds: list[tuple[_FeatureSet, _FeatureSet]]
-) -> dict[str, float]:
-    """Return the parameters with the most correct held-out predictions; ties go to the strongest regularization."""
-    num_correct = [
-        sum(
-            int((_fit_classifier(classifier, params, fit).predict(held_out.x) == held_out.y).sum())
-            for fit, held_out in folds
-        )
-        for params in param_grid
-    ]
-    return param_grid[int(np.argmax(num_correct))]
-
-
-def _build_param_grid(
-    classifier: ProbeClassifier, width: int, rows: int, param: float | None
-) -> list[dict[str, float]]:
-    """Return the hyperparameters to search, strongest regularization first; only `param` if it is given."""
-    if classifier == "linear":
-        return [{"C": c} for c in ((0.001, 0.01, 0.1, 1.0, 10.0) if param is None else (param,))]
-    if classifier == "knn":
-        return [{"n_neighbors": k} for k in ((15, 9, 5, 3, 1) if param is None else (int(param),)) if k <= rows]
-    if param is not None:
-        return [{"C": param, "gamma": 1 / width}]
-    return [{"C": c, "gamma": g / width} for c in (1.0, 10.0, 100.0) for g in (0.1, 1.0, 10.0)]
-
-
-def _fit_classifier(classifier: ProbeClassifier, params: dict[str, float], rows: _FeatureSet) -> Any:
-    """Fit a classifier on standardized features."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVC
-
-    estimator: Any
-    if classifier == "linear":
-        estimator = LogisticRegression(max_iter=1000, **params)
-    else:
-        estimator = KNeighborsClassifier(**params) if classifier == "knn" else SVC(**params)
-    with warnings.catch_warnings():
-        # a fit that has not converged is validated like any other
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return make_pipeline(StandardScaler(), estimator).fit(rows.x, rows.y)
 
 
 def _compute_metrics(targets: Array, predictions: Array) -> dict[str, float]:

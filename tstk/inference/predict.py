@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.config.records import RunConfig
+from tstk.core.linear_map import get_last_value
 from tstk.core.pipeline import Pipeline
+from tstk.core.types import Split
 from tstk.data.catalog import get_reader, locate
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
-from tstk.data.datasets import SeriesDataset, Split
+from tstk.data.datasets import SeriesDataset
 from tstk.data.load import load as load_data
 from tstk.data.load import load_split
 from tstk.errors import DataError, OptionError, TstkError
@@ -31,7 +33,7 @@ from tstk.evaluation.evaluate import evaluate, iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
 from tstk.evaluation.simple_classifiers import CLASSIFIERS
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
-from tstk.nn.linear_map import get_last_value
+from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
 
 Arrays = dict[str, NDArray[Any]]
@@ -257,7 +259,7 @@ def open_run(
 
 def _load_run(run: str | Path) -> tuple[Pipeline, RunConfig]:
     pipeline = load(run)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu"), RunConfig.read(run)
+    return pipeline.to(default_device()), RunConfig.read(run)
 
 
 def _resolve_data(run_config: RunConfig, data: str | None, data_root: str | None) -> tuple[str, str | None]:

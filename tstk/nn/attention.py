@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tstk.errors import OptionError
-from tstk.kernels.rope_attention import Angles, rope_attention
-from tstk.kernels.rope_attention.torch import attend, rotate
+from tstk.kernels.attention import Angles, attend, rotate
+from tstk.kernels.rope_attention import rope_attention
 from tstk.nn.cache import KVCache
 
 __all__ = ["Angles", "Attention", "check_heads", "make_key_mask", "rotate"]

@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 
 from tstk.errors import OptionError
 from tstk.kernels.nearest_code import entropy, nearest_code, quantize, soft_assignment, sum_by_code
+from tstk.nn.devices import is_distributed
 from tstk.nn.reduce import masked_mean
 
 
@@ -145,7 +146,7 @@ class Codebook(nn.Module):
         mean_entropy, mean_probs = soft_assignment(
             z, self.codes, temperature=self.temperature, log_floor=self.log_floor, valid=valid
         )
-        if not _is_distributed():
+        if not is_distributed():
             return mean_entropy, mean_probs
         count = mean_entropy.new_tensor(float(z[..., 0].numel())) if valid is None else valid.sum().float()
         total = count.clone()
@@ -229,7 +230,7 @@ class Codebook(nn.Module):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(int(self.next_seed)))[:max_rows]
         self.next_seed += 1
         rows = x[order.to(x.device)]
-        if not _is_distributed():
+        if not is_distributed():
             return rows
         count = torch.tensor(len(rows), device=x.device)
         distributed.broadcast(count, 0)
@@ -251,13 +252,9 @@ def code_usage(counts: Tensor) -> dict[str, Tensor]:
     return {"usage": (counts > 0).float().mean(), "perplexity": entropy(counts / counts.sum().clamp(min=1)).exp()}
 
 
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
 def _all_reduce_sums(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return sums [K, d] and counts [K] added over all processes, as float32."""
     buffer = torch.cat([sums, counts[:, None].float()], 1)
-    if _is_distributed():
+    if is_distributed():
         distributed.all_reduce(buffer)
     return buffer[:, :-1], buffer[:, -1]

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tstk.nn.devices import is_distributed
+
 Pooling = Literal["mean", "max", "statistics"]
 
 
@@ -27,7 +29,7 @@ def masked_mean(values: Tensor, where: Tensor | None = None) -> Tensor:
     dtype = torch.promote_types(values.dtype, torch.float32)
     total = torch.where(where, values, 0).sum(dtype=dtype)
     count, world = where.sum(), 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         torch.distributed.all_reduce(count)
         world = torch.distributed.get_world_size()
     return total * world / count.clamp(min=1)
@@ -35,7 +37,7 @@ def masked_mean(values: Tensor, where: Tensor | None = None) -> Tensor:
 
 def all_reduce_sum(values: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes, differentiable in the tensor of every process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not is_distributed():
         return values
     from torch.distributed.nn.functional import all_reduce
 

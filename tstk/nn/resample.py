@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tstk.core.types import Series
 
+def observed_lengths(observed: Tensor) -> Tensor:
+    """Return the number of samples up to the last one observed in any channel, [B] long.
 
-def observed_lengths(series: Series) -> Tensor:
-    """Return the number of samples up to the last one observed in any channel, [B] long."""
-    ends = torch.arange(1, series.x.shape[2] + 1, device=series.x.device)
-    if series.observed is None:
-        return ends[-1:].expand(series.x.shape[0])
-    return (series.observed.any(1) * ends).amax(1)
+    Args:
+        observed: [B, C, T] bool
+    """
+    return (observed.any(1) * torch.arange(1, observed.shape[2] + 1, device=observed.device)).amax(1)
 
 
 def interpolate_samples(x: Tensor, positions: Tensor) -> Tensor:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import pluggy
 
+from tstk.errors import UnknownNameError, did_you_mean
+
 INTERFACE_VERSION = 1
 """Version of this tstk's slot interfaces. Each `Entry` states the version that it was written for."""
 
 SLOTS = ("tokenizer", "encoder", "decoder", "head", "loss")
-KINDS = (*SLOTS, "data", "config", "recipe", "command", "callback", "kernel")
+KINDS = (*SLOTS, "data", "config", "recipe", "command", "callback", "probe", "report", "kernel")
 
 hookspec = pluggy.HookspecMarker("tstk")
 hookimpl = pluggy.HookimplMarker("tstk")
@@ -48,6 +50,19 @@ class Entry:
     def qualified_name(self) -> str:
         """`dist/name`, which is always unambiguous and is what a saved config records."""
         return f"{self.dist}/{self.name}"
+
+
+def parse_kind(word: str) -> str:
+    """Return the kind that a word names, in singular or plural.
+
+    Raises:
+        UnknownNameError: there is no such kind
+    """
+    plurals = {"losses": "loss"} | {f"{k}s": k for k in KINDS}
+    kind = plurals.get(word.lower(), word.lower())
+    if kind not in KINDS:
+        raise UnknownNameError(f"There is no kind {word!r}.{did_you_mean(word, KINDS)} There are: {', '.join(KINDS)}.")
+    return kind
 
 
 class HookSpecs:

@@ -1,7 +1,7 @@
 """HTML report of a run: one self-contained page that loads nothing from elsewhere.
 
-A section is a function that maps a `RunContext` to a `Section`, or to None if it does not apply. Slots may add sections
-of their own (`Slot.report_section`).
+A section is a function that maps a `RunContext` to a `Section`, or to None if it does not apply. Plugins register
+theirs as entries of the kind `report`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tstk.config.run_directory import resolve_run_dir, write_text
 from tstk.errors import OptionError
+from tstk.plugins.registry import get_registry
 from tstk.report.codes import render_codebook, render_reconstructions
 from tstk.report.context import RunContext, load_context
 from tstk.report.page import Section, render_page
@@ -34,7 +35,7 @@ SECTIONS: list[Callable[[RunContext], Section | None]] = [
     render_config,
     render_reproduce,
 ]
-"""Sections in page order; those of the slots come before the embeddings."""
+"""Sections in page order; those of the registry come before the embeddings."""
 
 
 def write_report(run: str | Path, out: str | Path | None = None, *, data_root: str | None = None) -> Path:
@@ -61,7 +62,7 @@ def write_report(run: str | Path, out: str | Path | None = None, *, data_root: s
     path = Path(run, "report.html") if out is None else Path(out)
     renderers = list(SECTIONS)
     index = renderers.index(render_embeddings)
-    renderers[index:index] = [slot.report_section for _, slot in context.pipeline.named_slots()]
+    renderers[index:index] = [get_registry().load(entry) for entry in get_registry().list_entries("report")]
     sections = [section for render in renderers if (section := render(context)) is not None]
     write_text(path, render_page(format_title(context), sections))
     return path

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tstk.builtin.heads.cot import CoT
 from tstk.core.types import Tokens
 from tstk.report.context import RunContext
 from tstk.report.page import INK, Section, render_panel, render_panels, render_paragraph
@@ -16,19 +17,14 @@ from tstk.report.page import INK, Section, render_panel, render_panels, render_p
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tstk.builtin.heads.cot import CoT
-
 MAX_SERIES = 4
 
 
-def render_reasoning_attention(context: RunContext, head: CoT) -> Section | None:
-    """Render a few series of different classes, each with its attention map.
-
-    Args:
-        context: the run
-        head: its head
-    """
-    pipeline, split = context.pipeline, context.split
+def render_reasoning_attention(context: RunContext) -> Section | None:
+    """Render a few series of different classes, each with its attention map."""
+    pipeline, split, head = context.pipeline, context.split, context.pipeline.head
+    if not isinstance(head, CoT):
+        return None
     classes = context.run_config.classes
     rows = _select_rows(context)
     series = split.batch(rows).to(pipeline.mean.device)
@@ -38,7 +34,7 @@ def render_reasoning_attention(context: RunContext, head: CoT) -> Section | None
         predictions = head(tokens).argmax(1).cpu().tolist()
     uniform = 1 / tokens.valid.sum(1).clamp(min=1)
     weights = weights / uniform.cpu()[:, None, None]
-    attention_maps = _scatter_to_grid(weights, tokens, pipeline.head.spec.grid_size if pipeline.head else ())
+    attention_maps = _scatter_to_grid(weights, tokens, head.spec.grid_size)
     stride, names = pipeline.tokenizer.out.stride, context.run_config.channels
     figures = []
     for i, row in enumerate(rows.tolist()):

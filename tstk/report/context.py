@@ -13,9 +13,10 @@ from tstk.config.records import RunConfig, RunResult
 from tstk.config.resolve import Config
 from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
 from tstk.core.pipeline import Pipeline
+from tstk.core.types import Split
 from tstk.data.data_module import DataModule
-from tstk.data.datasets import Split
 from tstk.errors import CheckpointError
+from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
 from tstk.training.small_data import read_data
 
@@ -72,11 +73,10 @@ def load_context(run: str | Path, data_root: str | None = None) -> RunContext:
         DataError: its data cannot be read
     """
     run_dir = resolve_run_dir(run)
-    pipeline, run_config = load(run_dir), RunConfig.read(run_dir)
+    pipeline, run_config = load(run_dir).to(default_device()), RunConfig.read(run_dir)
     data = read_data(Config(run_config.values), data_root)
     result = RunResult.read(run_dir) if (run_dir / RESULT_FILE).is_file() else None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return RunContext(run_dir, run_config, result, _read_history(run_dir), pipeline.to(device), data)
+    return RunContext(run_dir, run_config, result, _read_history(run_dir), pipeline, data)
 
 
 def _read_history(run_dir: Path) -> list[dict[str, Any]]:

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tstk.core.linear_map import get_last_value
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, StepOutput
 from tstk.evaluation.evaluate import per_class_metrics
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
-from tstk.nn.linear_map import get_last_value
 from tstk.report.context import MAX_ROWS, RunContext
 from tstk.report.page import (
     BLUE,

@@ -12,15 +12,25 @@ from tstk.errors import TstkError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import SLOTS, Entry
 from tstk.plugins.registry import Plugin, get_registry
 from tstk.testing import components, decoders, encoders, entries, gradients, heads, kernels, losses, tokenizers
-from tstk.testing.assertions import ExpectedFailure, NotApplicable
+from tstk.testing.assertions import ExpectedFailure, NotApplicable, expect
 from tstk.testing.fixture import NoPipelineError, build_fixture, read_plugin_literal
 
 Check = Callable[[Any], None]
 
+
+def configures_existing_cases(plugin: Plugin) -> None:
+    """Check that `SMALL_OPTIONS` and `EXPECTED_FAILED_CHECKS` refer to existing entries and checks."""
+    known = {f"{e.kind}:{e.name}" for e in plugin.entries}
+    cases = {str(case) for case in list_cases(plugin.dist)}
+    for name, allowed in (("SMALL_OPTIONS", known), ("EXPECTED_FAILED_CHECKS", cases)):
+        unknown = set(read_plugin_literal(plugin.dist, name)) - allowed
+        expect(not unknown, f"{name} names {', '.join(sorted(unknown))}, which this plugin does not have")
+
+
 PLUGIN_CHECKS: tuple[Check, ...] = (
     entries.imports_no_torch,
     entries.has_valid_names,
-    entries.configures_existing_cases,
+    configures_existing_cases,
 )
 COMPONENT_CHECKS: tuple[Check, ...] = (
     components.is_of_its_slot,
@@ -58,6 +68,8 @@ CHECKS_BY_KIND: dict[str, tuple[Check, ...]] = {
     "recipe": (entries.has_valid_stages,),
     "command": (entries.is_a_command,),
     "callback": (entries.is_a_callback,),
+    "probe": (entries.is_a_probe,),
+    "report": (entries.is_a_report_section,),
     "kernel": (kernels.matches_the_reference,),
 }
 
@@ -179,11 +191,6 @@ def list_cases(dist: str) -> list[Case]:
             checks = (*(COMPONENT_CHECKS if entry.kind in SLOTS else ()), *CHECKS_BY_KIND.get(entry.kind, ()))
             cases += [Case(plugin.dist, check, entry) for check in checks]
     return cases
-
-
-def list_case_ids(dist: str) -> set[str]:
-    """Return the keys of all cases of a plugin, as in `EXPECTED_FAILED_CHECKS`."""
-    return {str(case) for case in list_cases(dist)}
 
 
 def run_checks(dist: str, on_outcome: Callable[[Outcome], None] = lambda outcome: None) -> Report:

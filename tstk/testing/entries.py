@@ -1,4 +1,4 @@
-"""Checks of plugins and of entries other than components: data readers, configs, recipes, commands, callbacks."""
+"""Checks of plugins and of entries other than components: data readers, configs, recipes, commands, ..."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import Plugin, get_registry
 from tstk.plugins.signature import read_signature
 from tstk.testing.assertions import expect
-from tstk.testing.fixture import read_plugin_literal
 
 
 def imports_no_torch(plugin: Plugin) -> None:
@@ -40,16 +39,6 @@ def has_valid_names(plugin: Plugin) -> None:
         expect(
             bool(entry.summary) and "\n" not in entry.summary, f"{entry.kind} {entry.name!r}: no summary on one line"
         )
-
-
-def configures_existing_cases(plugin: Plugin) -> None:
-    """Check that `SMALL_OPTIONS` and `EXPECTED_FAILED_CHECKS` refer to existing entries and checks."""
-    from tstk.testing.case import list_case_ids
-
-    known = {f"{e.kind}:{e.name}" for e in plugin.entries}
-    for name, allowed in (("SMALL_OPTIONS", known), ("EXPECTED_FAILED_CHECKS", list_case_ids(plugin.dist))):
-        unknown = set(read_plugin_literal(plugin.dist, name)) - allowed
-        expect(not unknown, f"{name} names {', '.join(sorted(unknown))}, which this plugin does not have")
 
 
 def reads_declared_suffixes(entry: Entry) -> None:
@@ -126,3 +115,26 @@ def is_a_command(entry: Entry) -> None:
     target = get_registry().load(entry)
     expect(isinstance(target, click.Command), f"{entry.target} is {target!r}; expected a click.Command")
     expect(bool(target.help), f"{entry.name}: the command has no help; write a docstring")
+
+
+def is_a_probe(entry: Entry) -> None:
+    """Check that the target is a `ProbeClassifier` subclass that predicts the classes of separable features."""
+    import numpy as np
+
+    from tstk.evaluation.probe_classifiers import FeatureSet, ProbeClassifier
+
+    target = get_registry().load(entry)
+    expect(
+        isinstance(target, type) and issubclass(target, ProbeClassifier),
+        f"{entry.target} is {target!r}; expected a subclass of tstk.evaluation.probe_classifiers.ProbeClassifier",
+    )
+    y = np.arange(24) % 2
+    train, val, test = (FeatureSet(np.stack([y + noise, 1 - y], 1), y) for noise in (0.0, 0.1, 0.2))
+    params, predictions = target().predict(train, val, test, seed=0)
+    expect(bool(np.array_equal(predictions, y)), f"{entry.name} with {params}: separable classes are not predicted")
+
+
+def is_a_report_section(entry: Entry) -> None:
+    """Check that the target is a function of a `RunContext` alone."""
+    names = list(inspect.signature(get_registry().load(entry)).parameters)
+    expect(names == ["context"], f"{entry.target}({', '.join(names)}); expected a function of context")

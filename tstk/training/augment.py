@@ -54,7 +54,7 @@ def random_crop(series: Series, size: int, rng: SampleRNG) -> Series:
     if num_samples <= size:
         return series
     offsets = torch.arange(1, num_samples + 1, device=x.device)
-    lengths = observed_lengths(series)
+    lengths = observed_lengths(series.observed_mask)
     starts = (rng.uniform() * (lengths - size + 1).clamp(min=1)).long()
     index = (starts[:, None] + offsets[:size] - 1)[:, None].expand(-1, num_channels, -1)
     return series.replace(x=x.gather(2, index), observed=None if observed is None else observed.gather(2, index))
@@ -132,7 +132,7 @@ def permute_segments(series: Series, strength: float, rng: SampleRNG) -> Series:
         rng: one number per segment is drawn
     """
     num_segments, num_samples = max(int(strength), 1), series.x.shape[2]
-    lengths = observed_lengths(series)[:, None]
+    lengths = observed_lengths(series.observed_mask)[:, None]
     segments = torch.arange(num_segments + 1, device=lengths.device)
     bounds = (lengths * segments + num_segments // 2) // num_segments
     order = rng.uniform(num_segments).argsort(1)
@@ -156,7 +156,7 @@ def warp_time(series: Series, strength: float, rng: SampleRNG) -> Series:
     """
     x, observed = series.x, series.observed
     num_samples = x.shape[2]
-    lengths = observed_lengths(series)[:, None]
+    lengths = observed_lengths(series.observed_mask)[:, None]
     knot_speeds = (1 + strength * rng.normal(6)).clamp(min=0.1)
     time = torch.arange(num_samples, device=x.device).expand(len(x), -1)
     knot_position = (time / (lengths - 1).clamp(min=1) * 5).clamp(max=5)

@@ -16,63 +16,62 @@ from tstk.plugins.signature import read_signature
 
 if TYPE_CHECKING:
     from tstk.core.types import StepOutput
-    from tstk.training.loop import Trainer
+    from tstk.training.state import TrainState
 
 
 class Callback:
     """A base class whose hooks do nothing; override the ones you need.
 
-    They may read the trainer's `pipeline`, `data`, `config`, `step`, `epoch`, `total_steps`, `epochs`, `history` and
-    `best_epoch`; `trainer.should_stop = True` ends training after the current epoch. They must not change what
-    trains. Of several processes, only the first has the callbacks of plugins and of the caller.
+    They may read the `TrainState`; `state.should_stop = True` ends training after the current epoch. They must not
+    change what trains. Of several processes, only the first has the callbacks of plugins and of the caller.
 
     Options are keyword-only parameters of the constructor, annotated and with literal defaults as those of components:
     `--callbacks mine:every=10`.
     """
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, state: TrainState) -> None:
         """Run before the first step."""
 
-    def on_step_end(self, trainer: Trainer, step_outputs: list[StepOutput]) -> None:
+    def on_step_end(self, state: TrainState, step_outputs: list[StepOutput]) -> None:
         """Run after an optimizer step.
 
         Args:
-            trainer: `trainer.step` is the number of the step, from 1
+            state: `state.step` is the number of the step, from 1
             step_outputs: one per micro-batch of the step, with losses, masks and predictions
         """
 
-    def on_log(self, trainer: Trainer, losses: dict[str, float], series_per_second: float) -> None:
+    def on_log(self, state: TrainState, losses: dict[str, float], series_per_second: float) -> None:
         """Run when losses were read from the device: after every step on a CPU, a few times a second on a GPU.
 
         Args:
-            trainer: the trainer
+            state: the state of the run
             losses: mean loss terms since the last call
             series_per_second: training series per second in this epoch
         """
 
-    def on_validation_start(self, trainer: Trainer) -> None:
+    def on_validation_start(self, state: TrainState) -> None:
         """Run before the validation of an epoch."""
 
-    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> dict[str, float] | None:
+    def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> dict[str, float] | None:
         """Run after the validation of an epoch, while the pipeline has the averaged weights, as they are saved.
 
         Args:
-            trainer: the trainer
+            state: the state of the run
             metrics: of the epoch, as written to metrics.jsonl
 
         Returns:
             numbers to add to the epoch's metrics under the callback's name, or None
         """
 
-    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_epoch_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
         """Run at the end of an epoch, after all callbacks have seen its validation.
 
         Args:
-            trainer: at the first step of the next epoch
+            state: at the first step of the next epoch
             metrics: of the epoch that has ended
         """
 
-    def on_fit_end(self, trainer: Trainer) -> None:
+    def on_fit_end(self, state: TrainState) -> None:
         """Run after training, when the pipeline has the weights of the selected epoch."""
 
     def teardown(self) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, distributed, nn
 
+from tstk.nn.devices import is_distributed
+
 
 def get_world_size() -> int:
     """Return the number of processes that train together, 1 without torch.distributed."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    return distributed.get_world_size() if is_distributed() else 1
 
 
 def max_over_processes(*values: int) -> list[int]:

@@ -13,7 +13,7 @@ from tstk.training.distributed import copy_into
 
 if TYPE_CHECKING:
     from tstk.core.types import StepOutput
-    from tstk.training.loop import Trainer
+    from tstk.training.state import TrainState
 
 
 class EMA(Callback):
@@ -28,15 +28,15 @@ class EMA(Callback):
         self.weights, self.decay, self.num_updates = dict(weights) if decay else {}, decay, 0
         self.averages = {name: weight.detach().clone() for name, weight in self.weights.items()}
 
-    def on_step_end(self, trainer: Trainer, step_outputs: list[StepOutput]) -> None:
+    def on_step_end(self, state: TrainState, step_outputs: list[StepOutput]) -> None:
         """Update the averages with the current weights."""
         self.update()
 
-    def on_validation_start(self, trainer: Trainer) -> None:
+    def on_validation_start(self, state: TrainState) -> None:
         """Replace the weights by their averages."""
         self.swap()
 
-    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
         """Put the weights back."""
         self.swap()
 

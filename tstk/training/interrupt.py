@@ -13,10 +13,9 @@ from tstk.core.types import StepOutput
 from tstk.training.callbacks import Callback
 from tstk.training.distributed import get_world_size, max_over_processes
 from tstk.training.resume_store import ResumeStore
-from tstk.training.state import state_dict
 
 if TYPE_CHECKING:
-    from tstk.training.loop import Trainer
+    from tstk.training.state import TrainState
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -37,50 +36,51 @@ class SavePoints(Callback):
 
     Args:
         resume_store: where to save
+        get_state_dict: returns what is to be saved; called in every process
     """
 
     SYNC_EVERY_STEPS = 50
     """Steps between two checks where several processes must agree on what to do."""
 
-    def __init__(self, resume_store: ResumeStore) -> None:
-        self.resume_store, self.exit_stack = resume_store, ExitStack()
+    def __init__(self, resume_store: ResumeStore, get_state_dict: Callable[[], dict[str, Any]]) -> None:
+        self.resume_store, self.get_state_dict, self.exit_stack = resume_store, get_state_dict, ExitStack()
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def on_fit_start(self, state: TrainState) -> None:
         """Defer signals until the end of training."""
         self.get_pending_signal = self.exit_stack.enter_context(defer_signals())
-        self.num_bytes = sum(v.nbytes for v in trainer.pipeline.state_dict().values())
+        self.num_bytes = sum(v.nbytes for v in state.pipeline.state_dict().values())
 
-    def on_step_end(self, trainer: Trainer, step_outputs: list[StepOutput]) -> None:
+    def on_step_end(self, state: TrainState, step_outputs: list[StepOutput]) -> None:
         """Save or stop if due.
 
         Raises:
             TrainingInterrupted: a signal is pending; the state is saved
         """
-        if get_world_size() == 1 or not trainer.step_in_epoch % self.SYNC_EVERY_STEPS:
-            self._save_or_stop(trainer)
+        if get_world_size() == 1 or not state.step_in_epoch % self.SYNC_EVERY_STEPS:
+            self._save_or_stop(state)
 
-    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_epoch_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
         """Save metrics and best weights; save the state or stop if due.
 
         Raises:
             TrainingInterrupted: a signal is pending; the state is saved
         """
-        best_weights = trainer.best_epoch.best_weights if trainer.best_epoch.is_best(metrics) else None
-        self.resume_store.save_epoch(metrics, trainer.pipeline, best_weights)
-        self._save_or_stop(trainer)
+        best_weights = state.best_weights if state.best_metrics is metrics else None
+        self.resume_store.save_epoch(metrics, state.pipeline, best_weights)
+        self._save_or_stop(state)
 
     def teardown(self) -> None:
         """Handle signals as before."""
         self.exit_stack.close()
 
-    def _save_or_stop(self, trainer: Trainer) -> None:
+    def _save_or_stop(self, state: TrainState) -> None:
         # the first process decides whether saving is due; a signal may have reached any of them
         is_due = self.resume_store.is_writer and self.resume_store.is_due(self.num_bytes)
         signum, should_save = max_over_processes(self.get_pending_signal(), is_due)
         if signum or should_save:
-            self.resume_store.save(state_dict(trainer))
-        if signum and not trainer.is_done:
-            raise TrainingInterrupted(trainer.step, signum)
+            self.resume_store.save(self.get_state_dict())
+        if signum and not state.is_done:
+            raise TrainingInterrupted(state.step, signum)
 
 
 @contextmanager

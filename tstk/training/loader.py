@@ -12,7 +12,7 @@ from tstk.core.types import Series
 from tstk.errors import OptionError
 
 if TYPE_CHECKING:
-    from tstk.data.datasets import Split
+    from tstk.core.types import Split
     from tstk.training.config import TrainConfig
 
 

@@ -5,7 +5,6 @@ Accelerate handles devices, precision and distributed wrappers. What happens bes
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from tstk.evaluation.evaluate import evaluate
 from tstk.nn.blocks import enable_gradient_checkpointing
 from tstk.training.augment import make_transform
 from tstk.training.callbacks import Callback, create_callbacks
+from tstk.training.checkpoint import TrainingCheckpoint
 from tstk.training.config import TrainConfig, check_config
 from tstk.training.devices import (
     compile_components,
@@ -37,7 +37,7 @@ from tstk.training.optim import lr_lambda
 from tstk.training.resume_store import ResumeStore
 from tstk.training.selection import BestEpoch, EarlyStopping, LinearProbe
 from tstk.training.small_data import resolve_defaults
-from tstk.training.state import load_state_dict
+from tstk.training.state import TrainState
 from tstk.training.step import TrainStep
 from tstk.training.trackers import TrackerCallback
 
@@ -102,43 +102,34 @@ class Trainer:
         self.accelerator = create_accelerator(config.device, config.precision)
         processes = self.accelerator.process_index, self.accelerator.num_processes
         self.loader = BatchLoader(data.train, config, processes)
-        self.epochs, self.total_steps = resolve_duration(len(self.loader), config.epochs, config.steps)
-        lr_factor = lr_lambda(self.total_steps, config.warmup_ratio, config.lr_schedule)
+        epochs, total_steps = resolve_duration(len(self.loader), config.epochs, config.steps)
+        lr_factor = lr_lambda(total_steps, config.warmup_ratio, config.lr_schedule)
         transform = make_transform(pipeline, data, config)
         self.train_step = TrainStep(self.accelerator, pipeline, config, lr_factor, transform)
         register_fsdp_methods(pipeline, "predict_step", "encode")  # which validation calls
-        self.step, self.epoch, self.step_in_epoch = 0, 1, 0
-        self.should_stop = self.is_done = False
-        self.history: list[dict[str, Any]] = []
-        self.start_time = time.perf_counter()
+        self.state = TrainState(pipeline, data, config, total_steps, epochs)
         self.metric_tracker = MetricTracker(self._log, flush_every_step=self.accelerator.device.type == "cpu")
-        self.ema, self.best_epoch = EMA(self.train_step.trainable, config.ema_decay), BestEpoch(config.select_by)
-        self.callbacks = self._order_callbacks(callbacks)
+        self.callbacks: dict[str, Callback] = {}
+        self.checkpoint = TrainingCheckpoint(self.state, self.train_step, self.metric_tracker, self.callbacks)
+        self._add_callbacks(callbacks)
 
-    def _order_callbacks(self, callbacks: Sequence[Callback]) -> dict[str, Callback]:
-        """Return all callbacks by name, in the order in which they are called."""
-        config = self.config
-        ordered: dict[str, Callback] = {}
+    def _add_callbacks(self, callbacks: Sequence[Callback]) -> None:
+        """Add all callbacks in the order in which they are called."""
+        config, added = self.config, self.callbacks
         if config.probe_every is not None:
-            ordered["probe"] = LinearProbe(config.probe_every)
-        ordered["best_epoch"] = self.best_epoch
+            added["probe"] = LinearProbe(config.probe_every, self.train_step.autocast)
+        added["best_epoch"] = BestEpoch(config.select_by)
         if config.patience is not None:
-            ordered["early_stopping"] = EarlyStopping(config.select_by, config.patience)
+            added["early_stopping"] = EarlyStopping(config.select_by, config.patience)
         if self.accelerator.is_main_process:
             if config.trackers:
                 run_dir = Path() if self.resume_store is None else self.resume_store.run_dir
-                ordered["trackers"] = TrackerCallback(config.trackers, run_dir)
-            ordered |= create_callbacks(config.callbacks)
-            ordered |= {f"{type(callback).__name__}-{i}": callback for i, callback in enumerate(callbacks)}
-        ordered["ema"] = self.ema  # after all that read the averaged weights
-        if self.resume_store is not None:
-            ordered["save_points"] = SavePoints(self.resume_store)  # last, since it saves the state of the others
-        return ordered
-
-    @property
-    def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
-        """Function that returns a context in which activations have the precision of training."""
-        return self.train_step.autocast
+                added["trackers"] = TrackerCallback(config.trackers, run_dir)
+            added |= create_callbacks(config.callbacks)
+            added |= {f"{type(callback).__name__}-{i}": callback for i, callback in enumerate(callbacks)}
+        added["ema"] = EMA(self.train_step.trainable, config.ema_decay)  # after all that read the averaged weights
+        if self.resume_store is not None:  # last, since it saves the state of the others
+            added["save_points"] = SavePoints(self.resume_store, self.checkpoint.state_dict)
 
     def fit(self) -> FitResult:
         """Train, or resume training, and load the weights that are best on validation.
@@ -149,13 +140,13 @@ class Trainer:
         """
         try:
             if self.resume_store is not None and (snapshot := self.resume_store.read()) is not None:
-                load_state_dict(self, snapshot)
+                self.checkpoint.load_snapshot(snapshot)
             with self.execution_context() as run_uncompiled:
                 for callback in self.callbacks.values():
-                    callback.on_fit_start(self)
-                self.train_step.set_lr(self.step)
+                    callback.on_fit_start(self.state)
+                self.train_step.set_lr(self.state.step)
                 self._score_linear_map()
-                while not self.is_done:
+                while not self.state.is_done:
                     self._train_epoch()
                     with run_uncompiled():
                         metrics = self._validate_epoch()
@@ -184,67 +175,68 @@ class Trainer:
 
     def _score_linear_map(self) -> None:
         """Validate the untrained pipeline as epoch 0 if it forecasts by a linear map, which is kept if it is best."""
-        if self.pipeline.linear_map is not None and not self.step:
+        if self.pipeline.linear_map is not None and not self.state.step:
             metrics = {"epoch": 0, "val": self._evaluate()}
             for name in ("best_epoch", "early_stopping"):
                 if name in self.callbacks:
-                    self.callbacks[name].on_validation_end(self, metrics)
+                    self.callbacks[name].on_validation_end(self.state, metrics)
 
     def _train_epoch(self) -> None:
         """Train to the end of the current epoch."""
+        state = self.state
         self.pipeline.train()
-        if not self.step_in_epoch:
-            self.metric_tracker.reset(self.epoch)
-        stop = min(len(self.loader), self.step_in_epoch + self.total_steps - self.step)
-        steps = self.loader.iterate_epoch(self.epoch, self.accelerator.device, self.step_in_epoch, stop)
+        if not state.step_in_epoch:
+            self.metric_tracker.reset(state.epoch)
+        stop = min(len(self.loader), state.step_in_epoch + state.total_steps - state.step)
+        steps = self.loader.iterate_epoch(state.epoch, self.accelerator.device, state.step_in_epoch, stop)
         for batches in self.metric_tracker.time_loading(steps):
-            self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
-            outputs = self.train_step(self.step, batches)
-            self.metric_tracker.update(self.step, sum(len(series.x) for series in batches), outputs)
+            state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
+            outputs = self.train_step(state.step, batches)
+            self.metric_tracker.update(state.step, sum(len(series.x) for series in batches), outputs)
             for callback in self.callbacks.values():
-                callback.on_step_end(self, outputs)
+                callback.on_step_end(state, outputs)
 
     def _validate_epoch(self) -> dict[str, Any]:
         """Return the metrics of the current epoch."""
         metrics = self.metric_tracker.compute()
         metrics["lr"] = max(group["lr"] for group in self.train_step.optimizer.param_groups)
         for callback in self.callbacks.values():
-            callback.on_validation_start(self)
+            callback.on_validation_start(self.state)
         metrics["val"] = self._evaluate() if len(self.data.val) else {}
         for name, value in metrics["val"].items():
-            check_finite(f"{name!r} of the validation split", value, f"after step {self.step}", self.epoch)
+            check_finite(f"{name!r} of the validation split", value, f"after step {self.state.step}", self.state.epoch)
         for name, callback in self.callbacks.items():
-            if values := callback.on_validation_end(self, metrics):
+            if values := callback.on_validation_end(self.state, metrics):
                 metrics.setdefault("callbacks", {})[name] = values
-        metrics["seconds"] = round(time.perf_counter() - self.start_time, 3)
-        self.history.append(metrics)
+        metrics["seconds"] = round(self.state.seconds, 3)
+        self.state.history.append(metrics)
         return metrics
 
     def _end_epoch(self, metrics: dict[str, Any]) -> None:
         """Go to the next epoch, or end training."""
-        is_last = self.step == self.total_steps or self.epoch == self.epochs
-        self.is_done = is_last or bool(max_over_processes(self.should_stop)[0])
-        self.epoch, self.step_in_epoch = self.epoch + 1, 0
+        state = self.state
+        is_last = state.step == state.total_steps or state.epoch == state.epochs
+        state.is_done = is_last or bool(max_over_processes(state.should_stop)[0])
+        state.epoch, state.step_in_epoch = state.epoch + 1, 0
         for callback in self.callbacks.values():
-            callback.on_epoch_end(self, metrics)
+            callback.on_epoch_end(state, metrics)
 
     def _finish(self) -> FitResult:
         """Load the best weights into the unwrapped pipeline and return the result."""
         unwrap_model(self.accelerator, self.train_step.model)
-        best_metrics, weights = self.best_epoch.best_metrics, self.best_epoch.best_weights
-        seconds = time.perf_counter() - self.start_time
-        load_full_state_dict(self.pipeline, weights)
+        state, seconds = self.state, self.state.seconds
+        load_full_state_dict(self.pipeline, state.best_weights)
         self.pipeline.eval()
         for callback in self.callbacks.values():
-            callback.on_fit_end(self)
-        return FitResult(self.history, best_metrics, weights, seconds)
+            callback.on_fit_end(self.state)
+        return FitResult(state.history, state.best_metrics, state.best_weights, seconds)
 
     def _evaluate(self) -> dict[str, Any]:
         """Return the validation metrics of the current weights."""
         batch_size = max(self.loader.batch_size, 256)
-        with self.autocast():
+        with self.train_step.autocast():
             return evaluate(self.pipeline, self.data.val, seed=self.config.seed, batch_size=batch_size)
 
     def _log(self, losses: dict[str, float], series_per_second: float) -> None:
         for callback in self.callbacks.values():
-            callback.on_log(self, losses, series_per_second)
+            callback.on_log(self.state, losses, series_per_second)

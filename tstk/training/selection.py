@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor, nn
 
 from tstk.evaluation.probe import linear_probe_accuracy
 from tstk.training.callbacks import Callback
 from tstk.training.distributed import full_state_dict
 
 if TYPE_CHECKING:
-    from tstk.training.loop import Trainer
+    from tstk.training.state import TrainState
 
 
 class BestEpoch(Callback):
-    """The best epoch so far, with its weights.
+    """Keeps the metrics and weights of the best epoch so far.
 
     A validation split is a small sample. Among the epochs whose accuracy is within one standard error of the best, the
     latest is kept, since its learning rate has decayed furthest (the one-standard-error rule of Breiman et al. 1984,
@@ -27,41 +27,25 @@ class BestEpoch(Callback):
 
     def __init__(self, select_by: str) -> None:
         self.select_by = select_by
-        self.best_metrics: dict[str, Any] = {}
-        self.best_weights: dict[str, Tensor] = {}
         self.best_score: float | None = None
         self.tolerance = 0.0
 
-    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        """Compare the epoch with the best so far."""
-        self.update(metrics, trainer.pipeline)
-
-    def update(self, metrics: dict[str, Any], pipeline: nn.Module) -> None:
-        """Compare an epoch with the best so far, and store its weights if they are to be kept."""
+    def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
+        """Compare the epoch with the best so far, and keep its metrics and weights if it is as good."""
         score, tolerance = score_epoch(metrics, self.select_by)
         if self.best_score is None or score > self.best_score:
             self.best_score, self.tolerance = score, tolerance
         elif score < self.best_score - self.tolerance:
             return
-        self.best_metrics = metrics
-        self.best_weights = {k: v.cpu().clone() for k, v in full_state_dict(pipeline).items()}
-
-    def is_best(self, metrics: dict[str, Any]) -> bool:
-        """Return whether these are the metrics of the best epoch so far."""
-        return self.best_metrics is metrics
+        state.best_metrics = metrics
+        state.best_weights = {k: v.cpu().clone() for k, v in full_state_dict(state.pipeline).items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return metrics, weights and score of the best epoch."""
-        return {
-            "best_metrics": self.best_metrics,
-            "best_weights": self.best_weights,
-            "best_score": self.best_score,
-            "tolerance": self.tolerance,
-        }
+        """Return the best score and its tolerance."""
+        return {"best_score": self.best_score, "tolerance": self.tolerance}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.best_metrics, self.best_weights = dict(state_dict["best_metrics"]), dict(state_dict["best_weights"])
         self.best_score, self.tolerance = state_dict["best_score"], state_dict["tolerance"]
 
 
@@ -78,14 +62,14 @@ class EarlyStopping(Callback):
         self.best_score: float | None = None
         self.wait_count = 0
 
-    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
         """Count the epochs without improvement."""
         score, _ = score_epoch(metrics, self.select_by)
         self.wait_count += 1
         if self.best_score is None or score > self.best_score:
             self.best_score, self.wait_count = score, 0
         if self.wait_count >= self.patience:
-            trainer.should_stop = True
+            state.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score and the number of epochs since."""
@@ -101,16 +85,17 @@ class LinearProbe(Callback):
 
     Args:
         every: epochs from one probe to the next
+        autocast: function that returns a context in which activations have the precision of training
     """
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, every: int, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.every, self.autocast = every, autocast
 
-    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
         """Fit the probe; labels never reach the weights."""
-        if trainer.epoch % self.every == 0 or trainer.epoch == trainer.epochs:
-            with trainer.autocast():
-                metrics["val"]["probe"] = linear_probe_accuracy(trainer.pipeline, trainer.data.train, trainer.data.val)
+        if state.epoch % self.every == 0 or state.epoch == state.epochs:
+            with self.autocast():
+                metrics["val"]["probe"] = linear_probe_accuracy(state.pipeline, state.data.train, state.data.val)
 
 
 def score_epoch(metrics: dict[str, Any], select_by: str) -> tuple[float, float]:

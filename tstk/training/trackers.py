@@ -16,7 +16,7 @@ from tstk.training.callbacks import Callback
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
-    from tstk.training.loop import Trainer
+    from tstk.training.state import TrainState
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
@@ -43,14 +43,14 @@ class TrackerCallback(Callback):
                 raise OptionError(f"--trackers {name}: {name} is not installed: {format_install_command(name)}")
         self.trackers = [_create_tracker(name, run_dir) for name in names]
 
-    def on_log(self, trainer: Trainer, losses: dict[str, float], series_per_second: float) -> None:
+    def on_log(self, state: TrainState, losses: dict[str, float], series_per_second: float) -> None:
         """Log the losses."""
-        self._log({f"train/{name}": value for name, value in losses.items()}, trainer.step)
+        self._log({f"train/{name}": value for name, value in losses.items()}, state.step)
 
-    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
         """Log the validation metrics and the learning rate."""
         values = {f"val/{name}": value for name, value in metrics["val"].items()}
-        self._log(values | {"lr": metrics["lr"]}, trainer.step)
+        self._log(values | {"lr": metrics["lr"]}, state.step)
 
     def teardown(self) -> None:
         """Finish the runs of all trackers, whether training succeeded or not."""

@@ -11,12 +11,11 @@ from torch import Tensor
 from tstk.core.rng import SampleRNG
 from tstk.report.context import RunContext
 from tstk.report.page import INK, ORANGE, Section, render_panel, render_panels, render_paragraph
+from tstk_plugins_cwtmae.loss import SpectrumTime
 from tstk_plugins_cwtmae.tokenizer import CWT, VIEWS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from tstk_plugins_cwtmae.loss import SpectrumTime
 
 NUM_SERIES = 2
 """Series to show."""
@@ -24,13 +23,11 @@ COLOR_LIMIT = 2.5
 """Limit of the colour scale, in standard deviations from the mean."""
 
 
-def build_scalogram_section(context: RunContext, tokenizer: CWT) -> Section | None:
-    """Build a report section with some series and the three views of their wavelet images.
-
-    Args:
-        context: the run
-        tokenizer: tokenizer of the run
-    """
+def render_wavelet_images(context: RunContext) -> Section | None:
+    """Render some series and the three views of their wavelet images."""
+    tokenizer = context.pipeline.tokenizer
+    if not isinstance(tokenizer, CWT):
+        return None
     rows = context.sample_rows(NUM_SERIES)
     series = context.split.batch(rows)
     with torch.no_grad():
@@ -52,18 +49,13 @@ def build_scalogram_section(context: RunContext, tokenizer: CWT) -> Section | No
         "A series and the wavelet images of the series and its differences. Horizontal axis: time; vertical axis: "
         "scale; red: above the mean of the image; blue: below."
     )
-    return Section(f"Wavelet images, {context.split_name} part", render_paragraph(text) + render_panels(figures))
+    return Section(f"Wavelet images, {context.split_name} split", render_paragraph(text) + render_panels(figures))
 
 
-def build_reconstruction_section(context: RunContext, loss: SpectrumTime) -> Section | None:
-    """Build a report section with some images, their visible patches, and the reconstructions of image and series.
-
-    Args:
-        context: the run
-        loss: loss of the run
-    """
-    pipeline, tokenizer = context.pipeline, context.pipeline.tokenizer
-    if not isinstance(tokenizer, CWT):
+def render_masked_patches(context: RunContext) -> Section | None:
+    """Render some images, their visible patches, and the reconstructions of image and series."""
+    pipeline, tokenizer, loss = context.pipeline, context.pipeline.tokenizer, context.pipeline.loss
+    if not isinstance(tokenizer, CWT) or not isinstance(loss, SpectrumTime):
         return None
     rows = context.sample_rows(NUM_SERIES)
     series = context.split.batch(rows).to(pipeline.mean.device)
@@ -94,7 +86,7 @@ def build_reconstruction_section(context: RunContext, loss: SpectrumTime) -> Sec
         "the model's reconstructions in place of the masked patches. Dark: the series, normalized; orange: the model's "
         "reconstruction from whole columns."
     )
-    return Section(f"Masked patches, {context.split_name} part", render_paragraph(text) + render_panels(figures))
+    return Section(f"Masked patches, {context.split_name} split", render_paragraph(text) + render_panels(figures))
 
 
 def _draw_series(title: str, x: Tensor, prediction: Tensor | None = None) -> str:

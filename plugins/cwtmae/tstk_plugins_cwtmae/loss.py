@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,10 +15,6 @@ from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import NonNegativeFloat, Ratio
-
-if TYPE_CHECKING:
-    from tstk.report.context import RunContext
-    from tstk.report.page import Section
 
 
 class SpectrumTime(Loss):
@@ -80,12 +76,6 @@ class SpectrumTime(Loss):
         columns = self.scale_conv(grid.permute(0, 2, 4, 3, 1).flatten(0, 1))[:, :, 0]  # [B C, D, columns]
         samples = self.to_samples(F.gelu(columns).transpose(1, 2)).flatten(1)
         return self.to_patch(step_output.predictions), samples.unflatten(0, (-1, spec.channels))
-
-    def report_section(self, context: RunContext) -> Section | None:
-        """Return a report section with some images, their masked patches, and the reconstructions."""
-        from tstk_plugins_cwtmae.figures import build_reconstruction_section
-
-        return build_reconstruction_section(context, self)
 
     def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
         """Return the losses `spectrum`, over masked patches, and `time`, over observed samples, weighted."""

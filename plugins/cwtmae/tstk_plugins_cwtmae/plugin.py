@@ -12,7 +12,7 @@ _PAPER = "CWT-MAE-RoPE, github.com/Dryilv/Wearable-Foundation-Model"
 
 @hookimpl
 def tstk_entries() -> Iterator[Entry]:
-    """Yield a tokenizer of wavelet images, a loss that reconstructs them, and configs."""
+    """Yield a tokenizer of wavelet images, a loss that reconstructs them, report sections and configs."""
     yield _entry(
         "tokenizer",
         "cwt",
@@ -28,6 +28,11 @@ def tstk_entries() -> Iterator[Entry]:
         "Reconstruct masked patches of a wavelet image, and the series",
         paper=_PAPER,
     )
+    for name, renderer, summary in (
+        ("wavelet-images", "render_wavelet_images", "Some series and the three views of their wavelet images"),
+        ("masked-patches", "render_masked_patches", "Some images, their visible patches and their reconstructions"),
+    ):
+        yield _entry("report", name, f"{_HERE}.figures:{renderer}", summary, paper=_PAPER)
     for name, summary in (
         ("pretrain", "For short series on a CPU: odd wavelets on a log scale, whole columns masked"),
         ("published", "The original's 95.6 million parameters, kernel, mask and schedule, for 3000 samples"),

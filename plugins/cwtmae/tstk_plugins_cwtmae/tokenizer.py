@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,6 @@ from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import DataError, OptionError
 from tstk.kernels import ricker_cwt
 from tstk.plugins.ranges import PositiveFloat, PositiveInt
-
-if TYPE_CHECKING:
-    from tstk.report.context import RunContext
-    from tstk.report.page import Section
 
 VIEWS = ("signal", "first difference", "second difference")
 """The channels of an image."""
@@ -113,12 +109,6 @@ class CWT(Tokenizer):
             target_mask = target_mask.flatten(2, 3).flatten(1, 2).flatten(2)
         values = self.norm(self.project(target))
         return Tokens(values, pos.expand(b, -1, -1), index, valid, target=target, target_mask=target_mask)
-
-    def report_section(self, context: RunContext) -> Section | None:
-        """Return a report section with some series and their images."""
-        from tstk_plugins_cwtmae.figures import build_scalogram_section
-
-        return build_scalogram_section(context, self)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Assemble the patches of a whole grid, [B, N, 3 * scales * samples], to images [B, C, 3, scales, T]."""

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from tstk.core.pipeline import Pipeline
-from tstk.core.types import Tokens
-from tstk.data.datasets import Split
+from tstk.core.types import Split, Tokens
 from tstk.errors import DataError, IncompatibleError
 from tstk.report.context import RunContext
 from tstk.report.page import BLUE, DIM, INK, ORANGE, Section, render_figure, render_paragraph
+from tstk_plugins_vqshape.tokenizer import VQShape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +82,7 @@ def explain(
         DataError: there is no such series
     """
     tokenizer = pipeline.tokenizer
-    if not hasattr(tokenizer, "decode_curves"):
+    if not isinstance(tokenizer, VQShape):
         raise IncompatibleError(
             f"tstk explain needs a run with tokenizer 'vqshape', and this one has {tokenizer.display_name()}"
         )
@@ -92,7 +92,7 @@ def explain(
     step_output = pipeline.tokenize(series)
     x, ids = step_output.series.x, step_output.tokens.ids
     assert ids is not None
-    curves, covered = tokenizer.decode_curves(step_output.tokens.values, x.shape[-1])  # type: ignore[operator]
+    curves, covered = tokenizer.decode_curves(step_output.tokens.values, x.shape[-1])
     attribution = covered.float().mean(-1)
     decision: tuple[str | None, str | None, str | None] = (None, None, None)
     if pipeline.head is not None:
@@ -224,8 +224,10 @@ def _draw_bars(axes: Axes, explanation: Explanation, strongest: list[tuple[int, 
     )
 
 
-def build_shapes_section(context: RunContext) -> Section:
-    """Build a report section with some series of the split and their shapes."""
+def render_shapes(context: RunContext) -> Section | None:
+    """Render some series of the split with their shapes and the attribution of each."""
+    if not isinstance(context.pipeline.tokenizer, VQShape):
+        return None
     figures = []
     for index in context.sample_rows(4).tolist():
         explanation = explain(context.pipeline, context.split, index, context.data.classes, context.data.channels)
@@ -246,4 +248,4 @@ def build_shapes_section(context: RunContext) -> Section:
         )
     else:
         text += "Numbered: the shapes that cover most samples."
-    return Section(f"Shapes in the series, {context.split_name} part", render_paragraph(text) + "".join(figures))
+    return Section(f"Shapes in the series, {context.split_name} split", render_paragraph(text) + "".join(figures))

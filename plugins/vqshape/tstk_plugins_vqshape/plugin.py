@@ -51,6 +51,14 @@ def tstk_entries() -> Iterator[Entry]:
         f"{_HERE}.distill:Consistent",
         "Reconstruction, and consistency of shapes with and without a text",
     )
+    yield _entry(
+        "probe",
+        "adam",
+        f"{_HERE}.adam_probe:AdamProbe",
+        "A linear layer with input dropout, trained by Adam in 24 settings",
+        paper=_PAPER,
+    )
+    yield _entry("report", "shapes", f"{_HERE}.explain:render_shapes", "Some series with their shapes")
     for name, target, summary in (
         ("explain", "commands:explain_command", "Draw a series with the attribution of its shapes"),
         ("text", "commands:text_command", "Write texts for the series of a data set, for --conditioning"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,6 @@ from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveInt, Ratio
 from tstk_plugins_vqshape.attributes import GUIDED_ATTRIBUTES, AttributeDecoder, ShapeAttributes, TextGuidance
 from tstk_plugins_vqshape.shapes import ShapeDecoder, diversity_loss, extract_segments, place_curves, smooth_curves
-
-if TYPE_CHECKING:
-    from tstk.report.context import RunContext
-    from tstk.report.page import Section
 
 
 class _QueryBlock(nn.Module):
@@ -291,12 +287,6 @@ class VQShape(Tokenizer):
         metrics = self.codebook.after_step(batches)  # type: ignore[arg-type]
         for step_output in step_outputs:
             step_output.metrics.update(metrics)
-
-    def report_section(self, context: RunContext) -> Section:
-        """Return a report section with some series, their shapes, and the attribution of each."""
-        from tstk_plugins_vqshape.explain import build_shapes_section
-
-        return build_shapes_section(context)
 
     def load_pretrained(self, state: Mapping[str, Tensor], old_spec: Spec) -> None:
         """Load weights; the position table is interpolated to the length, and text guidance is dropped if unused."""

@@ -40,6 +40,7 @@ def tstk_entries() -> Iterator[Entry]:
         "All tokens to the horizon at once, with a separate MLP for mean and scale",
         paper=_TOTEM,
     )
+    yield _entry("command", "totem", f"{_HERE}.commands:command", "Write codes as files that TOTEM's forecaster reads")
     for name, summary in (
         ("tokenizer", "Stage 1: learn codes by reconstruction"),
         ("pretrain", "Stage 2: predict the next code; use with --init-from"),

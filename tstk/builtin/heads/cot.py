@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +11,6 @@ from tstk.nn.attention import Attention, make_key_mask
 from tstk.nn.blocks import MLP
 from tstk.nn.positions import POSITION_STD
 from tstk.plugins.ranges import Fraction, PositiveInt
-
-if TYPE_CHECKING:
-    from tstk.report.context import RunContext
-    from tstk.report.page import Section
 
 
 class CoT(Head):
@@ -63,12 +57,6 @@ class CoT(Head):
         if self.channel_embed is None:
             return tokens.values
         return (tokens.values.unflatten(1, (len(self.channel_embed), -1)) + self.channel_embed).flatten(1, 2)
-
-    def report_section(self, context: RunContext) -> Section | None:
-        """Return a report section of some series with the attention of the reasoning tokens."""
-        from tstk.report.attention import render_reasoning_attention
-
-        return render_reasoning_attention(context, self)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Return logits, [B, num_classes]."""

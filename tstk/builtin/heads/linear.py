@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Head
-from tstk.core.types import Spec, Tokens
+from tstk.core.types import Spec, Split, Tokens
 from tstk.errors import IncompatibleError
+from tstk.nn.logistic_regression import LogisticRegression
 from tstk.nn.reduce import pool_channels
 from tstk.plugins.ranges import Fraction
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
-    from tstk.data.datasets import Split
 
 ABSENT_CLASS_BIAS = -10.0
 """Initial bias of a class without training series, with weights from a logistic regression."""
@@ -66,17 +66,13 @@ class Linear(Head):
         """Set the weights to those of a logistic regression if `init` is `logistic`; return a note for the user."""
         if self.init == "random":
             return ""
-        from tstk.evaluation.evaluate import iter_batches
-        from tstk.evaluation.simple_classifiers import LogisticRegression
-
         assert train_split.y is not None
         was_training = pipeline.training
         pipeline.eval()
         with torch.no_grad():
             device = self.classify.weight.device
-            pooled = torch.cat(
-                [self.pool_tokens(pipeline.encode(s)).cpu() for s in iter_batches(train_split, 256, device)]
-            ).double()
+            batches = (train_split.batch(rows).to(device) for rows in torch.arange(len(train_split)).split(256))
+            pooled = torch.cat([self.pool_tokens(pipeline.encode(series)).cpu() for series in batches]).double()
             regression = LogisticRegression().fit(pooled, train_split.y, train_split.groups)
             model, mean, std = regression.model, regression.mean, regression.std
             if self.feature_norm is not None:

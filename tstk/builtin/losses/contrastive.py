@@ -103,7 +103,7 @@ def random_resized_crop(series: Series, max_crop: float, rng: SampleRNG) -> tupl
         x [B, C, T] and where it is observed: both neighbours were, in the same channel
     """
     crop, start = rng.uniform() * max_crop, rng.uniform()
-    last = (observed_lengths(series) - 1).clamp(min=0)[:, None]
+    last = (observed_lengths(series.observed_mask) - 1).clamp(min=0)[:, None]
     time = torch.arange(series.x.shape[2], device=series.x.device).expand(len(series.x), -1)
     positions = (start * crop)[:, None] * last + time * (1 - crop)[:, None]
     positions = torch.where(time <= last, positions.clamp(max=last), time)

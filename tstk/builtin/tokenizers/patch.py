@@ -74,7 +74,7 @@ class BasePatch(Tokenizer):
         index = torch.arange(target.shape[1], device=target.device).expand(target.shape[0], -1)
         # With overlapping patches, the last samples of a short series would also fall into patches that exist only
         # because the batch has a longer one. These are invalid, so that tokens do not depend on the batch.
-        end = observed_lengths(series)[:, None]
+        end = observed_lengths(series.observed_mask)[:, None]
         starts_in_series = (index == 0) | ((index - 1) * self.stride + self.window < end)
         return Tokens(
             self.project(patches.flatten(2)),

@@ -92,7 +92,7 @@ class Resampled(Tokenizer):
     def _resample(self, series: Series) -> tuple[Tensor, Tensor]:
         """Return resampled series [B, C, samples] with gaps filled, and where at least one neighbour was observed."""
         fraction = torch.linspace(0, 1, self.samples, device=series.x.device)
-        positions = (observed_lengths(series) - 1).clamp(min=0)[:, None] * fraction
+        positions = (observed_lengths(series.observed_mask) - 1).clamp(min=0)[:, None] * fraction
         if series.observed is None:
             x = interpolate_samples(series.x, positions)
             return x, torch.ones_like(x, dtype=torch.bool)

@@ -83,7 +83,8 @@ def command(
     request = _parse_request(file, methods, data, seeds, common, data_root)
 
     from tstk.benchmarking.page import build_table, iter_notes
-    from tstk.benchmarking.suite import RESULTS_FILE, run_benchmark
+    from tstk.benchmarking.results import RESULTS_FILE
+    from tstk.benchmarking.suite import run_benchmark
 
     data_sets = _locate_data_sets(request["data"], request["data_root"])
     shared = [*shlex.split(request["common"]), *(["--data-root", request["data_root"]] if request["data_root"] else [])]

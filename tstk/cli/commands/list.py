@@ -7,8 +7,7 @@ import rich_click
 
 from tstk.cli.completion import complete_choices
 from tstk.cli.output import format_examples, print_json, print_table
-from tstk.errors import UnknownNameError, did_you_mean
-from tstk.plugins.hooks import KINDS, Entry
+from tstk.plugins.hooks import KINDS, Entry, parse_kind
 from tstk.plugins.registry import get_registry
 
 
@@ -20,8 +19,8 @@ from tstk.plugins.registry import get_registry
 def command(kind: str | None, json_: bool) -> None:
     """List components, configs, data readers and commands by kind; all kinds if KIND is not given.
 
-    KIND is one of tokenizer, encoder, decoder, head, loss, data, config, recipe, command, callback, kernel; plurals
-    are accepted.
+    KIND is one of tokenizer, encoder, decoder, head, loss, data, config, recipe, command, callback, probe, report,
+    kernel; plurals are accepted.
     """
     kinds = [k for k in KINDS if get_registry().list_entries(k)] if kind is None else [parse_kind(kind)]
     if json_:
@@ -38,19 +37,6 @@ def command(kind: str | None, json_: bool) -> None:
             click.echo(f"No {k} is installed; plugins provide them.")
         if k != kinds[-1]:
             click.echo()
-
-
-def parse_kind(word: str) -> str:
-    """Return the kind that a word names, in singular or plural.
-
-    Raises:
-        UnknownNameError: there is no such kind
-    """
-    plurals = {"losses": "loss"} | {f"{k}s": k for k in KINDS}
-    kind = plurals.get(word.lower(), word.lower())
-    if kind not in KINDS:
-        raise UnknownNameError(f"There is no kind {word!r}.{did_you_mean(word, KINDS)} There are: {', '.join(KINDS)}.")
-    return kind
 
 
 def entry_to_dict(entry: Entry) -> dict[str, object]:

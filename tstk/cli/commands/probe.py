@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 import click
 import rich_click
 
+from tstk.cli.completion import complete_names
 from tstk.cli.output import format_examples, print_baseline_notes, print_json, print_note, print_table
 from tstk.cli.run_options import Features, Pool, add_feature_options, add_run_options
 from tstk.errors import OptionError
 from tstk.evaluation.formatting import format_number
 
-Classifier = Literal["linear", "knn", "svm", "adam"]
 SelectOn = Literal["val", "folds", "test"]
 
 
@@ -41,10 +41,11 @@ def _make_list_parser(number_type: type) -> Callable[[click.Context, click.Param
 @add_run_options
 @rich_click.option(
     "--classifier",
-    type=click.Choice(get_args(Classifier)),
     default="linear",
     show_default=True,
-    help="classifier to fit",
+    metavar="NAME",
+    shell_complete=complete_names("probe"),
+    help="classifier to fit: linear, knn, svm, or another that tstk list probes names",
 )
 @rich_click.option(
     "--select-on",
@@ -84,7 +85,7 @@ def command(
     data_root: str | None,
     label_column: str | None,
     batch_size: int,
-    classifier: Classifier,
+    classifier: str,
     select_on: SelectOn,
     features: Features,
     pool: Pool,

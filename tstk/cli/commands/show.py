@@ -7,11 +7,11 @@ from typing import Any
 import click
 import rich_click
 
-from tstk.cli.commands.list import entry_to_dict, parse_kind
+from tstk.cli.commands.list import entry_to_dict
 from tstk.cli.completion import complete_choices, complete_entry
 from tstk.cli.output import format_examples, print_json, print_table
 from tstk.config.resolve import get_entry_file
-from tstk.plugins.hooks import KINDS, SLOTS
+from tstk.plugins.hooks import KINDS, SLOTS, parse_kind
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import Option, Signature, read_signature
 

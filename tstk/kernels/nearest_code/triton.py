@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tstk.kernels.dispatch import is_triton_interpreted
 from tstk.kernels.nearest_code.reference import MAX_SQUARED_DISTANCE
+from tstk.kernels.operators import register_operator
 from tstk.kernels.tuning import load_tuned_sizes
 
 CONFIGS: dict[tuple[str, int], dict[str, Any]] = load_tuned_sizes(
@@ -294,27 +294,19 @@ def _fake_backward(
     return z.new_empty(z.shape, dtype=torch.float32), z.new_empty(codes.shape, dtype=torch.float32)
 
 
-_library = torch.library.Library("tstk", "FRAGMENT")
-_soft_inputs = "Tensor z, Tensor codes, Tensor weight"
-for _name, _signature, _launch, _fake in (
-    ("nearest_code", "(Tensor z, Tensor codes) -> (Tensor, Tensor)", _launch_search, _fake_search),
-    (
-        "soft_assignment",
-        f"({_soft_inputs}, float temperature, float floor) -> (Tensor, Tensor, Tensor)",
-        _launch_soft_assignment,
-        _fake_soft,
-    ),
-    (
-        "soft_assignment_backward",
-        f"(Tensor grad_entropy, Tensor grad_mean_probs, {_soft_inputs}, Tensor log_z, float temperature, float floor)"
-        " -> (Tensor, Tensor)",
-        _launch_backward,
-        _fake_backward,
-    ),
-):
-    _library.define(_name + _signature)
-    _library.impl(_name, _launch, "CPU" if is_triton_interpreted() else "CUDA")
-    torch.library.register_fake(f"tstk::{_name}", _fake, lib=_library)
+_SOFT_INPUTS = "Tensor z, Tensor codes, Tensor weight"
+register_operator("nearest_code(Tensor z, Tensor codes) -> (Tensor, Tensor)", _launch_search, _fake_search)
+register_operator(
+    f"soft_assignment({_SOFT_INPUTS}, float temperature, float floor) -> (Tensor, Tensor, Tensor)",
+    _launch_soft_assignment,
+    _fake_soft,
+)
+register_operator(
+    f"soft_assignment_backward(Tensor grad_entropy, Tensor grad_mean_probs, {_SOFT_INPUTS}, Tensor log_z, "
+    "float temperature, float floor) -> (Tensor, Tensor)",
+    _launch_backward,
+    _fake_backward,
+)
 
 
 # ---------------------------------------------------------------- the backend

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tstk.kernels.dispatch import is_triton_interpreted
+from tstk.kernels.operators import register_operator
 from tstk.kernels.ricker_cwt.plan import build_plan, choose_layout
 from tstk.kernels.ricker_cwt.torch import add_mean_response, patchify, subtract_mean
 from tstk.kernels.tuning import load_tuned_sizes
@@ -168,15 +168,11 @@ def _fake_backward(
     return grad.new_empty(grad.shape[0], length)
 
 
-_library = torch.library.Library("tstk", "FRAGMENT")
-_schema_args = "float[] scales, str padding, str kernel, int[] patch"
-for _name, _signature, _run, _fake in (
-    ("ricker_cwt", f"(Tensor x, {_schema_args}) -> Tensor", _launch_forward, _fake_forward),
-    ("ricker_cwt_backward", f"(Tensor grad, int length, {_schema_args}) -> Tensor", _launch_backward, _fake_backward),
-):
-    _library.define(_name + _signature)
-    _library.impl(_name, _run, "CPU" if is_triton_interpreted() else "CUDA")
-    torch.library.register_fake(f"tstk::{_name}", _fake, lib=_library)
+_OPTIONS = "float[] scales, str padding, str kernel, int[] patch"
+register_operator(f"ricker_cwt(Tensor x, {_OPTIONS}) -> Tensor", _launch_forward, _fake_forward)
+register_operator(
+    f"ricker_cwt_backward(Tensor grad, int length, {_OPTIONS}) -> Tensor", _launch_backward, _fake_backward
+)
 
 
 class _RickerCWT(torch.autograd.Function):

@@ -8,10 +8,8 @@ from math import isfinite
 from torch import Tensor, bfloat16, float16, float32
 from torch import bool as boolean
 
+from tstk.kernels.attention import Angles
 from tstk.kernels.dispatch import Backend, Operation, why_triton_unavailable
-
-Angles = tuple[Tensor, Tensor]
-"""Cosine and sine of the rotary angles, each [B or 1, 1, N, D / 2] float32."""
 
 
 def rope_attention(

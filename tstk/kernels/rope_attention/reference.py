@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tstk.kernels.rope_attention import Angles
+from tstk.kernels.attention import Angles
 
 
 def rope_attention(

@@ -7,18 +7,9 @@ as complex numbers store them, instead of brought back to half-split order.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tstk.kernels.rope_attention import Angles
-
-MAX_UNFUSED_KEYS = 384
-"""Up to this many keys, training bfloat16 attention on a CPU is faster unfused than with torch's fused backward."""
-MAX_FLOAT32_HEAD_DIM = 16
-"""Up to this head width, nearly all the work is on the scores, and fused float32 attention is faster still."""
-
-MIN_SCALE = torch.finfo(torch.float32).tiny
-"""Smaller scales may be flushed to 0 by kernels that compute in float32."""
+from tstk.kernels.attention import Angles, attend, rotate
 
 
 def rope_attention(
@@ -41,74 +32,7 @@ def rope_attention(
     return attend(q, k, v, None if valid is None else valid[:, None, None], causal=causal, scale=scale)
 
 
-def rotate(x: Tensor, angles: Angles) -> Tensor:
-    """Rotate channels i and i + head_dim / 2 of each head as a pair (half-split pairing), in float32 at least.
-
-    Args:
-        x: [B, H, N, head_dim]
-        angles: rotary angles of the N tokens
-    """
-    cos, sin = angles
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
-
-
 def _rotate_complex(x: Tensor, cos_sin: Tensor) -> Tensor:
     if x.is_complex():
         return x * cos_sin
     return torch.complex(*x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, -1)).mul_(cos_sin)
-
-
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None = None,
-    *,
-    causal: bool = False,
-    scale: float | None = None,
-    dropout: float = 0.0,
-) -> Tensor:
-    """Compute scaled dot-product attention, [B, H, N, D]; exactly 0 for a query without any visible key.
-
-    Args:
-        q: [B, H, N, D]
-        k: [B, H, M, D]
-        v: [B, H, M, D]
-        mask: [B, 1, 1 or N, M] bool, True at keys that may be attended to
-        causal: the last query attends to all keys, the one before to all but the last, and so on
-        scale: factor of the scores; D ** -0.5 if None
-        dropout: dropout rate of the attention probabilities
-    """
-    if scale is not None and scale < MIN_SCALE:
-        # Fused kernels scale after masking: -inf times 0 would be NaN, and times a negative number inf.
-        q, scale = (-q, -scale) if scale <= -MIN_SCALE else (q * scale, 1.0)
-    n, m = q.shape[2], k.shape[2]
-    unfused = (
-        (q.device.type, q.dtype) == ("cpu", torch.bfloat16)
-        and m <= MAX_UNFUSED_KEYS
-        and not dropout
-        and torch.is_grad_enabled()
-        and (q.requires_grad or k.requires_grad or v.requires_grad)
-    )
-    if unfused and q.shape[-1] <= MAX_FLOAT32_HEAD_DIM:
-        with torch.autocast("cpu", enabled=False):
-            return attend(q.float(), k.float(), v.float(), mask, causal=causal, scale=scale).to(q.dtype)
-    # The fused kernel's causal flag excludes a mask and aligns the first query with the first key.
-    is_causal = causal and mask is None and n == m and not unfused
-    if causal and not is_causal:
-        causal_mask = torch.ones(1, 1, n, m, dtype=torch.bool, device=q.device).tril(m - n)
-        mask = causal_mask if mask is None else mask & causal_mask
-    has_key = None
-    if mask is not None:
-        # A softmax over nothing is NaN in some kernels: such a row attends to everything and is then filled with 0.
-        has_key = mask.any(-1, keepdim=True)
-        mask = mask | ~has_key
-    if unfused:
-        scores = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        y = scores.softmax(-1) @ v
-    else:
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scale)
-    return y if has_key is None else y.masked_fill(~has_key, 0.0)

@@ -19,9 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tstk.kernels.attention import Angles, attend
 from tstk.kernels.dispatch import is_triton_interpreted
-from tstk.kernels.rope_attention import Angles
-from tstk.kernels.rope_attention.torch import attend
+from tstk.kernels.operators import register_operator
 from tstk.kernels.tuning import load_tuned_sizes
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
@@ -190,30 +190,23 @@ def _launch_rotate(q, k, cos, sin, sign):
     return rotated
 
 
-_library = torch.library.Library("tstk", "FRAGMENT")
-for _schema, _launcher, _fake in (
-    (
-        "rope_attention(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor? valid, bool causal, float scale)"
-        " -> (Tensor, Tensor)",
-        _launch_forward,
-        lambda q, *args: (_empty_bnhd(q), q.new_empty(q.shape[:3], dtype=torch.float32)),
-    ),
-    (
-        "rope_attention_backward(Tensor do, Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor? valid, "
-        "Tensor out, Tensor lse, bool causal, float scale) -> (Tensor, Tensor, Tensor)",
-        _launch_backward,
-        lambda do, q, k, v, *args: (_empty_bnhd(q), _empty_bnhd(k), _empty_bnhd(v)),
-    ),
-    (
-        "rope_rotate(Tensor q, Tensor k, Tensor cos, Tensor sin, float sign) -> (Tensor, Tensor)",
-        _launch_rotate,
-        lambda q, k, *args: (_empty_bnhd(q), _empty_bnhd(k)),
-    ),
-):
-    _name = _schema.partition("(")[0]
-    _library.define(_schema)
-    _library.impl(_name, _launcher, "CPU" if is_triton_interpreted() else "CUDA")
-    torch.library.register_fake(f"tstk::{_name}", _fake, lib=_library)
+register_operator(
+    "rope_attention(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor? valid, bool causal, float scale)"
+    " -> (Tensor, Tensor)",
+    _launch_forward,
+    lambda q, *args: (_empty_bnhd(q), q.new_empty(q.shape[:3], dtype=torch.float32)),
+)
+register_operator(
+    "rope_attention_backward(Tensor do, Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor? valid, "
+    "Tensor out, Tensor lse, bool causal, float scale) -> (Tensor, Tensor, Tensor)",
+    _launch_backward,
+    lambda do, q, k, v, *args: (_empty_bnhd(q), _empty_bnhd(k), _empty_bnhd(v)),
+)
+register_operator(
+    "rope_rotate(Tensor q, Tensor k, Tensor cos, Tensor sin, float sign) -> (Tensor, Tensor)",
+    _launch_rotate,
+    lambda q, k, *args: (_empty_bnhd(q), _empty_bnhd(k)),
+)
 
 
 @triton.jit

@@ -1,18 +1,18 @@
-"""Linear probe trained by Adam with input dropout, for a whole grid of settings at once (VQShape's protocol)."""
+"""VQShape's probe: a linear layer trained by Adam with input dropout, for a whole grid of hyperparameters at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional as F
 
-Array = NDArray[Any]
+from tstk.errors import OptionError
+from tstk.evaluation.features import Features
+from tstk.evaluation.probe_classifiers import Array, FeatureSet, ProbeClassifier, SelectOn
 
 WEIGHT_DECAYS = (100.0, 10.0, 1.0, 0.1, 0.01, 0.0)
 DROPOUTS = (0.8, 0.5, 0.2, 0.0)
@@ -34,6 +34,43 @@ class AdamConfig:
     weight_decay: float
     dropout: float
     epochs: int = EPOCHS
+
+
+class AdamProbe(ProbeClassifier):
+    """Linear layer with input dropout; decay, dropout and epoch are searched on the published grid."""
+
+    is_random = True
+
+    def __init__(self, param: float | None = None, select_on: SelectOn = "val", features: Features = "pooled") -> None:
+        if select_on == "folds":
+            raise OptionError("select_on=folds is for linear, knn and svm; with classifier adam use val or test")
+        super().__init__(param, select_on, features)
+
+    def predict(
+        self, train: FeatureSet, val: FeatureSet, test: FeatureSet, seed: int
+    ) -> tuple[dict[str, float], Array]:
+        """Select hyperparameters and number of epochs, refit on train and validation, and predict test."""
+        grid, train_and_val = build_grid(), train + val
+        scores, _ = (
+            self._fit(train_and_val, test, grid, seed)
+            if self.select_on == "test"
+            else self._fit(train, val, grid, seed)
+        )
+        # ties go to the latest epoch, then to the strongest regularization
+        reversed_epoch, best_index = np.unravel_index(int(scores[::-1].argmax()), scores.shape)
+        best = replace(grid[int(best_index)], epochs=len(scores) - int(reversed_epoch))
+        _, predictions = self._fit(train_and_val, test, [best], seed)
+        return {"decay": best.weight_decay, "dropout": best.dropout, "epochs": best.epochs}, predictions[:, 0]
+
+    def _fit(
+        self, rows: FeatureSet, eval_rows: FeatureSet, configs: Sequence[AdamConfig], seed: int
+    ) -> tuple[Array, Array]:
+        """Scale the features, codes to 0-1 and others by mean and deviation, and fit one classifier per config."""
+        from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+        scaler = (MinMaxScaler() if self.features in ("codes", "counts") else StandardScaler()).fit(rows.x)
+        x_train, x_eval = scaler.transform(rows.x), scaler.transform(eval_rows.x)
+        return fit_linear_classifiers(x_train, rows.y, x_eval, eval_rows.y, configs, seed)
 
 
 def build_grid() -> list[AdamConfig]:

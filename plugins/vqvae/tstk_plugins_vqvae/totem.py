@@ -1,0 +1,77 @@
+"""Windows and codes of a table as the files that TOTEM's forecaster reads (arXiv:2402.16412)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tstk.config.records import RunConfig
+from tstk.data.config import DataConfig
+from tstk.data.load import load as load_data
+from tstk.errors import OptionError
+from tstk.evaluation.evaluate import iter_batches
+from tstk.inference.tokenize import compute_codes, get_codebook
+from tstk.nn.devices import default_device
+from tstk.runs.checkpoint import load
+
+
+def write_totem_files(
+    run: str | Path,
+    out_dir: str | Path,
+    data: str | None = None,
+    *,
+    data_root: str | None = None,
+    batch_size: int = 256,
+) -> dict[str, int]:
+    """Write the windows and codes of a table as the files that TOTEM's forecaster reads, time before channels.
+
+    As in TOTEM, targets are normalized and tokenized as series of their own.
+
+    Args:
+        run: run directory
+        out_dir: folder for the files `{train,val,test}_{x,y}_{original,codes}.npy` and `codebook.npy`
+        data: name or path of a table; the table the run was trained on if None
+        data_root: folder to look up data sets by name in
+        batch_size: windows at a time
+
+    Returns:
+        split -> number of windows
+
+    Raises:
+        CheckpointError: the run cannot be loaded
+        OptionError: its tokens are not discrete, or it was not trained on a table with independent channels
+        DataError: the data do not fit the run
+    """
+    pipeline = load(run).to(default_device())
+    codebook = get_codebook(pipeline, run)
+    if pipeline.spec.horizon is None or not pipeline.channel_independent:
+        raise OptionError(f"{run} was not trained on a table with independent channels")
+    run_config = RunConfig.read(run)
+    options = run_config.options("data")
+    if data is not None or data_root is not None:
+        options["data_root"] = data_root
+    splits = load_data(data or str(run_config.component("data")), DataConfig(**options)).splits
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    np.save(out_dir / "codebook.npy", codebook)
+    for name, split in splits.items():
+        arrays: dict[str, list[Tensor]] = {}
+        with torch.no_grad():
+            for series in iter_batches(split, batch_size, pipeline.mean.device):
+                assert series.y is not None
+                future = series.replace(x=series.y.nan_to_num(), observed=series.y.isfinite(), y=None)
+                steps = -(-series.y.shape[-1] // int(pipeline.tokenizer.out.stride or 1))
+                x, y = compute_codes(pipeline, series), compute_codes(pipeline, future)[..., -steps:]
+                for kind, values in (
+                    ("x_original", series.x),
+                    ("y_original", series.y),
+                    ("x_codes", x),
+                    ("y_codes", y),
+                ):
+                    arrays.setdefault(kind, []).append(values.cpu().transpose(1, 2))
+        for kind, batches in arrays.items():
+            np.save(out_dir / f"{name}_{kind}.npy", torch.cat(batches).numpy())
+    return {name: len(split) for name, split in splits.items()}

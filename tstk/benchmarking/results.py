@@ -1,0 +1,123 @@
+"""Results of a benchmark: its cells, the table of means and intervals, and the ranking of the methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tstk.benchmarking.ranking import PosthocTest, Ranking, rank_methods
+from tstk.errors import OptionError
+
+LOWER_IS_BETTER = ("mse", "mae", "mase", "smape", "crps", "loss")
+"""Metrics for which lower is better."""
+RESULTS_FILE = "bench.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a benchmark: its `result` (as in score.json), or the `error` that stopped it; neither if pending."""
+
+    method: str
+    data: str
+    seed: int
+    run_dir: Path
+    result: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """Result of a benchmark.
+
+    Args:
+        cells: all cells, ordered by method, data set and seed
+        score: the metric compared
+        table: (method, data) -> mean over seeds and half the width of its 95 % interval (None for a single seed)
+        ranking: None with a single method or without a data set on which all methods have all scores
+        unranked_datasets: data sets left out of the ranking because a score is missing
+    """
+
+    cells: list[Cell]
+    score: str
+    table: dict[tuple[str, str], tuple[float, float | None]]
+    ranking: Ranking | None
+    unranked_datasets: list[str]
+
+    @property
+    def best_baselines(self) -> dict[str, tuple[str, float]]:
+        """Data set -> name and score of its best baseline."""
+        best: dict[str, tuple[str, float]] = {}
+        sign = -1 if self.score in LOWER_IS_BETTER else 1
+        for cell in self.cells:
+            for name, scores in cell.result.get("baselines", {}).items():
+                value = scores.get(self.score)
+                if value is not None and (cell.data not in best or sign * value > sign * best[cell.data][1]):
+                    best[cell.data] = name, float(value)
+        return best
+
+    @property
+    def below_baseline(self) -> list[tuple[str, str]]:
+        """(method, data set) pairs whose mean score is worse than the best baseline."""
+        best, sign = self.best_baselines, -1 if self.score in LOWER_IS_BETTER else 1
+        return [
+            (method, data)
+            for (method, data), (mean, _) in self.table.items()
+            if data in best and sign * mean < sign * best[data][1]
+        ]
+
+    @property
+    def failed_cells(self) -> list[Cell]:
+        """Cells without a score."""
+        return [cell for cell in self.cells if cell.error]
+
+
+def compare_methods(cells: list[Cell], score: str | None = None, test: PosthocTest = "nemenyi") -> BenchmarkResult:
+    """Compute means and intervals per method and data set, and rank the methods on the data sets without gaps.
+
+    Args:
+        cells: finished and failed cells
+        score: metric to compare; see `run_benchmark`
+        test: post-hoc test
+
+    Raises:
+        OptionError: no cell has this score
+    """
+    all_scores = [cell.result["scores"] for cell in cells if cell.result]
+    score_names = [n for n in dict.fromkeys(n for s in all_scores for n in s) if not n.endswith("_se")]
+    if score is None:
+        score = next((n for n in ("accuracy", "mse") if n in score_names), "accuracy")
+    elif all_scores and score not in score_names:
+        raise OptionError(f"--score {score}: no run has it; there are {', '.join(score_names)}")
+    methods, datasets = (
+        list(dict.fromkeys(getattr(cell, attribute) for cell in cells)) for attribute in ("method", "data")
+    )
+    table, incomplete = {}, set()
+    for method in methods:
+        for data in datasets:
+            own_cells = [cell for cell in cells if (cell.method, cell.data) == (method, data)]
+            values = [
+                float(cell.result["scores"][score]) for cell in own_cells if score in cell.result.get("scores", {})
+            ]
+            if values:
+                table[method, data] = _compute_mean_interval(values)
+            if len(values) < len(own_cells):
+                incomplete.add(data)
+    ranked = [data for data in datasets if data not in incomplete]
+    ranking = None
+    if ranked and len(methods) > 1:
+        means = np.array([[table[method, data][0] for method in methods] for data in ranked])
+        ranking = rank_methods(methods, -means if score in LOWER_IS_BETTER else means, test)
+    return BenchmarkResult(cells, score, table, ranking, [data for data in datasets if data in incomplete])
+
+
+def _compute_mean_interval(values: list[float]) -> tuple[float, float | None]:
+    """Compute the mean and half the width of its 95 % interval (Student's t); None for a single value."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None
+    from scipy.stats import t
+
+    return mean, float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))

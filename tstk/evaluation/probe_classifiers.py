@@ -1,0 +1,178 @@
+"""Classifiers that a probe fits on frozen features, each with the search for its hyperparameters."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tstk.errors import OptionError
+from tstk.evaluation.features import Features
+
+SelectOn = Literal["val", "folds", "test"]
+Array = NDArray[Any]
+
+
+@dataclass
+class FeatureSet:
+    """Features [N, W] and class indices [N] of a split."""
+
+    x: Array
+    y: Array
+
+    def subset(self, index: Array) -> FeatureSet:
+        """Return the rows at `index`."""
+        return FeatureSet(self.x[index], self.y[index])
+
+    def __add__(self, other: FeatureSet) -> FeatureSet:
+        return FeatureSet(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+
+
+class ProbeClassifier:
+    """Base class of the entries of kind `probe`.
+
+    Args:
+        param: hyperparameter to use instead of a search; None to search
+        select_on: data that select the hyperparameters, as in `tstk.evaluation.probe.probe`
+        features: kind of the features, likewise
+
+    Raises:
+        OptionError: the classifier does not support these options
+    """
+
+    is_random: ClassVar[bool] = False
+    """Whether predictions depend on the seed."""
+    param_description: ClassVar[str] = ""
+    """What `param` must be, for messages; empty if there is no such hyperparameter."""
+
+    def __init__(self, param: float | None = None, select_on: SelectOn = "val", features: Features = "pooled") -> None:
+        if param is not None and not self.param_description:
+            raise OptionError(f"param={param} has no effect: this classifier has no single hyperparameter")
+        if param is not None and not self.is_valid_param(param):
+            raise OptionError(f"param={param}: expected {self.param_description}")
+        self.param, self.select_on, self.features = param, select_on, features
+
+    def is_valid_param(self, param: float) -> bool:
+        """Return whether the hyperparameter may have this value."""
+        return param > 0
+
+    def predict(
+        self, train: FeatureSet, val: FeatureSet, test: FeatureSet, seed: int
+    ) -> tuple[dict[str, float], Array]:
+        """Select hyperparameters and refit on train and validation; return them and the predicted classes of test."""
+        raise NotImplementedError
+
+
+class GridSearchProbe(ProbeClassifier):
+    """A classifier of scikit-learn on standardized features, with a grid search for its hyperparameters."""
+
+    param_description = "C, a number above 0"
+
+    def build_param_grid(self, width: int, rows: int) -> list[dict[str, float]]:
+        """Return the hyperparameters to search, strongest regularization first; only `param` if it is given.
+
+        Args:
+            width: number of features
+            rows: rows of the smallest set to fit on
+        """
+        raise NotImplementedError
+
+    def build(self, params: dict[str, float]) -> Any:
+        """Return the estimator."""
+        raise NotImplementedError
+
+    def fit(self, params: dict[str, float], rows: FeatureSet) -> Any:
+        """Fit the estimator with these hyperparameters."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        with warnings.catch_warnings():
+            # a fit that has not converged is validated like any other
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return make_pipeline(StandardScaler(), self.build(params)).fit(rows.x, rows.y)
+
+    def predict(
+        self, train: FeatureSet, val: FeatureSet, test: FeatureSet, seed: int
+    ) -> tuple[dict[str, float], Array]:
+        """Select the hyperparameters with the most correct held-out predictions; ties go to the strongest penalty."""
+        train_and_val = train + val
+        folds = {"val": [(train, val)], "test": [(train_and_val, test)]}.get(self.select_on)
+        folds = _make_folds(train_and_val) if folds is None else folds
+        grid = self.build_param_grid(train.x.shape[1], min(len(fit.y) for fit, _ in folds))
+        params = grid[0] if len(grid) == 1 else grid[int(np.argmax([self._count_correct(p, folds) for p in grid]))]
+        return params, self.fit(params, train_and_val).predict(test.x)
+
+    def _count_correct(self, params: dict[str, float], folds: list[tuple[FeatureSet, FeatureSet]]) -> int:
+        return sum(int((self.fit(params, fit).predict(held_out.x) == held_out.y).sum()) for fit, held_out in folds)
+
+
+class LinearProbe(GridSearchProbe):
+    """Logistic regression."""
+
+    def build_param_grid(self, width: int, rows: int) -> list[dict[str, float]]:
+        """Return values of C, the inverse L2 penalty."""
+        return [{"C": c} for c in ((0.001, 0.01, 0.1, 1.0, 10.0) if self.param is None else (self.param,))]
+
+    def build(self, params: dict[str, float]) -> Any:
+        """Return the estimator."""
+        from sklearn.linear_model import LogisticRegression
+
+        return LogisticRegression(max_iter=1000, **params)
+
+
+class KNNProbe(GridSearchProbe):
+    """Nearest neighbours."""
+
+    param_description = "a whole number of neighbours"
+
+    def is_valid_param(self, param: float) -> bool:
+        """Return whether this is a number of neighbours."""
+        return param > 0 and param == int(param)
+
+    def build_param_grid(self, width: int, rows: int) -> list[dict[str, float]]:
+        """Return numbers of neighbours, at most `rows`."""
+        counts = (15, 9, 5, 3, 1) if self.param is None else (int(self.param),)
+        return [{"n_neighbors": k} for k in counts if k <= rows]
+
+    def build(self, params: dict[str, float]) -> Any:
+        """Return the estimator."""
+        from sklearn.neighbors import KNeighborsClassifier
+
+        return KNeighborsClassifier(**params)
+
+
+class SVMProbe(GridSearchProbe):
+    """Support vector machine with an RBF kernel."""
+
+    def build_param_grid(self, width: int, rows: int) -> list[dict[str, float]]:
+        """Return values of C, the inverse L2 penalty, and of gamma, the inverse squared width of the kernel."""
+        if self.param is not None:
+            return [{"C": self.param, "gamma": 1 / width}]
+        return [{"C": c, "gamma": g / width} for c in (1.0, 10.0, 100.0) for g in (0.1, 1.0, 10.0)]
+
+    def build(self, params: dict[str, float]) -> Any:
+        """Return the estimator."""
+        from sklearn.svm import SVC
+
+        return SVC(**params)
+
+
+def _make_folds(rows: FeatureSet) -> list[tuple[FeatureSet, FeatureSet]]:
+    """Return (fit, held-out) rows of five stratified folds without shuffling, so that neighbouring rows stay together.
+
+    There are fewer folds if even the largest class has fewer rows.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    count = min(5, int(np.bincount(rows.y).max()))
+    if count < 2:
+        return [(rows, rows)]
+    folds = StratifiedKFold(count)
+    with warnings.catch_warnings():
+        # a class with fewer rows than folds is missing from some of them
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return [(rows.subset(fit), rows.subset(held_out)) for fit, held_out in folds.split(rows.x, rows.y)]
