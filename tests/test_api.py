@@ -29,7 +29,7 @@ def test_fit_trains_and_load_brings_the_same_model_back(tmp_path):
     assert result["run"] == str(tmp_path / "run")
     pipeline = tstk.load(result["run"])
     series = tstk.Series(torch.randn(3, 9, 128))
-    assert pipeline.predict(series).shape == (3, 6)
+    assert pipeline.predict_batch(series).shape == (3, 6)
 
 
 def test_components_are_created_by_name():
@@ -41,7 +41,7 @@ def test_components_are_created_by_name():
 
 def test_a_pipeline_is_built_on_a_given_spec_without_data():
     pipeline = tstk.build(encoder="transformer", head="linear", **TINY, spec=tstk.Spec(2, 40, num_classes=3))
-    assert pipeline.predict(tstk.Series(torch.randn(4, 2, 40))).shape == (4, 3)
+    assert pipeline.predict_batch(tstk.Series(torch.randn(4, 2, 40))).shape == (4, 3)
 
 
 @pytest.mark.parametrize(

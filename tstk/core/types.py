@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tstk.core.repr import ShortRepr
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -76,8 +78,8 @@ class Spec:
         return replace(self, **changes)
 
 
-@dataclass
-class Series:
+@dataclass(repr=False)
+class Series(ShortRepr):
     """A batch of series.
 
     Args:
@@ -161,8 +163,8 @@ class Series:
 _PER_TOKEN_FIELDS = ("values", "pos", "grid_index", "valid", "target", "target_mask", "ids")
 
 
-@dataclass
-class Tokens:
+@dataclass(repr=False)
+class Tokens(ShortRepr):
     """A batch of tokens.
 
     Args:
@@ -274,8 +276,8 @@ class Tokens:
         return self
 
 
-@dataclass
-class StepOutput:
+@dataclass(repr=False)
+class StepOutput(ShortRepr):
     """Everything that one pass of the pipeline computed; losses read it, callbacks and notebooks inspect it.
 
     Args:

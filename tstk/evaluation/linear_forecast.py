@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tstk.core.repr import ShortRepr
 from tstk.core.types import Spec
 from tstk.data.datasets import WindowDataset
 from tstk.nn.linear_map import LinearMap
@@ -55,8 +56,8 @@ def why_linear_map_too_large(spec: Spec, maps: str = "auto") -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class LinearMapFit:
+@dataclass(frozen=True, repr=False)
+class LinearMapFit(ShortRepr):
     """A fitted linear map.
 
     Args:

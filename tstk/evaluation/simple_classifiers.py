@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.core.repr import ShortRepr
 from tstk.evaluation.evaluate import iter_batches
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ C_VALUES = (0.01, 0.1, 1.0, 10.0)
 """Values of C, the inverse L2 penalty, strongest regularization first."""
 
 
-@dataclass(frozen=True)
-class LabelledArrays:
+@dataclass(frozen=True, repr=False)
+class LabelledArrays(ShortRepr):
     """Labelled series of one or more splits, in float64.
 
     Args:
@@ -268,8 +269,8 @@ def _make_fold_masks(y: Tensor, groups: list[str] | None, num_folds: int = 5) ->
     return [mask for mask in masks if 0 < int(mask.sum()) < len(y)]
 
 
-@dataclass(frozen=True)
-class LinearModel:
+@dataclass(frozen=True, repr=False)
+class LinearModel(ShortRepr):
     """Linear classifier.
 
     Args:

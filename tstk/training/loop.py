@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tstk.core.pipeline import Pipeline
+from tstk.core.repr import ShortRepr
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, StepOutput
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
     from tstk.data.data_module import DataModule
 
 
-@dataclass
-class FitResult:
+@dataclass(repr=False)
+class FitResult(ShortRepr):
     """The result of training.
 
     Args:
