@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tstk.api import build, build_component, fit, list_components, load, resume
     from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
     from tstk.core.pipeline import Pipeline
+    from tstk.core.prediction import Prediction
     from tstk.core.rng import SampleRNG
     from tstk.core.types import Series, Spec, StepOutput, Tokens
     from tstk.training.callbacks import Callback
@@ -26,6 +27,7 @@ _LAZY_IMPORTS = {
     "tstk.api": ("build", "build_component", "fit", "list_components", "load", "resume"),
     "tstk.core.interfaces": ("Decoder", "Encoder", "Head", "Loss", "Tokenizer"),
     "tstk.core.pipeline": ("Pipeline",),
+    "tstk.core.prediction": ("Prediction",),
     "tstk.core.rng": ("SampleRNG",),
     "tstk.core.types": ("Series", "Spec", "StepOutput", "Tokens"),
     "tstk.training.callbacks": ("Callback",),
@@ -41,6 +43,7 @@ __all__ = [
     "Head",
     "Loss",
     "Pipeline",
+    "Prediction",
     "SampleRNG",
     "Series",
     "Spec",

@@ -1,29 +1,116 @@
-"""The Python interface, with the options of the command line: `tstk.fit(encoder="bert", data="har", epochs=10)`."""
+"""The Python interface, with the options of the command line: `tstk.fit(encoder="bert", data="har", epochs=10)`.
+
+`api.pyi` lists the options for type checkers and editors; `make docs` writes it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tstk.config.python_signature import add_options
 from tstk.config.resolve import Config, find_config, parse_overrides, resolve_config
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
+from tstk.errors import OptionError
+from tstk.plugins.hooks import SLOTS
 from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_component
 from tstk.runs.checkpoint import initialize_for_training, load
+from tstk.training.callbacks import Callback
 from tstk.training.runs import prepare_training, resume_run, suggest_run_dir, train
 
 __all__ = ["build", "build_component", "fit", "list_components", "load", "resume"]
 
+logger = logging.getLogger("tstk")
+logger.addHandler(logging.NullHandler())
 
-def list_components(kind: str) -> tuple[str, ...]:
-    """Return the names of the components of a kind: `tstk.list_components("encoder")`."""
+
+def list_components(kind: str | None = None) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """Return the names of the components of a kind: `tstk.list_components("encoder")`.
+
+    Args:
+        kind: tokenizer, encoder, decoder, head or loss; None returns all of them, kind -> names
+    """
+    if kind is None:
+        return {slot: tuple(get_registry().list_names(slot)) for slot in SLOTS}
     return tuple(get_registry().list_names(kind))
 
 
-def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, overrides: Mapping[str, Any]) -> Config:
+@add_options
+def build(
+    config: Config | Mapping[str, Any] | str | Path | None = None, spec: Spec | None = None, **options: Any
+) -> Pipeline:
+    """Build an untrained pipeline.
+
+    Args:
+        config: tables as in a config file, a file, or the name of a config that a plugin ships
+        spec: of the data; if None, the data set of the config is loaded, and its mean and deviation are stored
+        component_options: the options of `fit`
+    """
+    resolved = _merge_config(config, options)
+    return prepare_training(resolved, logger.info)[0] if spec is None else initialize_for_training(resolved, spec)[0]
+
+
+@add_options
+def fit(
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    callbacks: Sequence[str | Callback] | None = None,
+    verbose: bool | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train a pipeline, as `tstk train` does, and return the contents of `result.json`; `"run"` is the run directory.
+
+    Notes on data and options are logged at level INFO by the logger "tstk". A component or data set that is None is
+    left to `config`, or is the default for the task.
+
+    Args:
+        config: tables as in a config file, a file, or the name of a config that a plugin ships
+        out: the run directory; if None, a new one under `runs/`
+        callbacks: `Callback` instances, and names of those that plugins register
+        verbose: show a progress bar and the notes on stderr; None does so on a terminal and in a notebook
+        <options>
+        component_options: options of components, with two underscores for a dot: `encoder__depth=4`
+    """
+    names, instances = _split_callbacks(callbacks)
+    if instances:  # to be passed to `train`
+        raise OptionError(
+            "callbacks: instances are not supported yet; register the callback in a plugin, and use its name"
+        )
+    resolved = _merge_config(config, options if names is None else {**options, "callbacks": names})
+    run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
+    arguments = ", ".join(f"{k}={v!r}" for k, v in options.items())
+    with _report_progress(verbose) as report:
+        return {**train(resolved, run_dir, command=f"tstk.fit({arguments})", **report), "run": str(run_dir)}
+
+
+def resume(run_dir: str | Path, *, verbose: bool | None = None) -> dict[str, Any]:
+    """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
+
+    Args:
+        run_dir: of the run
+        verbose: as for `fit`
+
+    Raises:
+        CheckpointError: the run is finished or damaged
+    """
+    with _report_progress(verbose) as report:
+        return {**resume_run(run_dir, **report), "run": str(run_dir)}
+
+
+def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, options: Mapping[str, Any]) -> Config:
+    overrides = {
+        k: os.fspath(v) if isinstance(v, os.PathLike) else v
+        for k, v in options.items()
+        if v is not None or k not in (*SLOTS, "data")
+    }
     layers: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     if isinstance(config, Config):
         if not overrides:
@@ -36,41 +123,34 @@ def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, overri
     return resolve_config(*layers, ("argument", parse_overrides(overrides)))
 
 
-def build(
-    config: Config | Mapping[str, Any] | str | Path | None = None, spec: Spec | None = None, **overrides: Any
-) -> Pipeline:
-    """Build an untrained pipeline.
-
-    Args:
-        config: tables as in a config file, a file, or the name of a config that a plugin ships
-        spec: of the data; if None, the data set of the config is loaded, and its mean and deviation are stored
-        overrides: see `fit`
-    """
-    resolved = _merge_config(config, overrides)
-    return prepare_training(resolved)[0] if spec is None else initialize_for_training(resolved, spec)[0]
+def _split_callbacks(
+    callbacks: Sequence[str | Callback] | None,
+) -> tuple[str | list[str] | None, list[Callback]]:
+    """Return the names, which are recorded in the config, and the instances; names are None if there are none."""
+    if callbacks is None or isinstance(callbacks, str):
+        return callbacks, []
+    names = [c for c in callbacks if isinstance(c, str)]
+    return names or None, [c for c in callbacks if not isinstance(c, str)]
 
 
-def fit(
-    config: Config | Mapping[str, Any] | str | Path | None = None, *, out: str | Path | None = None, **overrides: Any
-) -> dict[str, Any]:
-    """Train a pipeline, as `tstk train` does, and return the contents of `result.json`; `"run"` is the run directory.
+@contextmanager
+def _report_progress(verbose: bool | None) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of `train` that report progress: always to the logger, if verbose also to stderr."""
+    from tstk.cli.output import print_note
+    from tstk.cli.progress import is_interactive, make_progress_callback
 
-    Args:
-        config: tables as in a config file, a file, or the name of a config that a plugin ships
-        out: the run directory; if None, a new one under `runs/`
-        overrides: options as on the command line, with two underscores for a dot:
-            `encoder="bert", encoder__depth=4, data="har", data_root="data", epochs=10`
-    """
-    resolved = _merge_config(config, overrides)
-    run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
-    arguments = ", ".join(f"{k}={v!r}" for k, v in overrides.items())
-    return {**train(resolved, run_dir, command=f"tstk.fit({arguments})"), "run": str(run_dir)}
+    if verbose is None:
+        verbose = is_interactive()
+    if not verbose:
+        yield {"print_fn": logger.info}
+        return
 
+    def report_note(line: str) -> None:
+        logger.info(line)
+        print_note(f"note: {line}")
 
-def resume(run_dir: str | Path) -> dict[str, Any]:
-    """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
-
-    Raises:
-        CheckpointError: the run is finished or damaged
-    """
-    return {**resume_run(run_dir), "run": str(run_dir)}
+    progress = make_progress_callback()
+    try:
+        yield {"progress_callback": progress, "print_fn": report_note}
+    finally:
+        progress.on_fit_end()
