@@ -8,7 +8,7 @@ import torch
 
 from tstk.core.prediction import Prediction
 from tstk.core.repr import ShortRepr
-from tstk.core.types import Series
+from tstk.core.types import Series, Spec
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.datasets import Conditioning, GeneratedDataset, RepeatDataset, SeriesDataset, WindowDataset
 from tstk.data.load import load
@@ -57,17 +57,23 @@ def test_another_device_than_the_cpu_is_named():
     assert repr(Series(torch.zeros(1, 2, 3, device="meta"))) == "Series(x=float32[1, 2, 3] on meta)"
 
 
+def test_a_spec_prints_what_differs_from_its_defaults():
+    assert repr(Spec(9, 128, num_classes=6)) == "Spec(channels=9, length=128, num_classes=6)"
+
+
 def test_a_step_output_is_a_few_lines_that_name_its_tensors(build, labelled_spec, ragged):
     text = repr(build(labelled_spec, head="linear")(ragged()))
     assert "head_output=float32[4, 3]" in text
-    assert "visible=Tokens(" in text
+    assert "tokens=Tokens(" in text
+    assert "visible=tokens" in text  # a head sees all of them
     assert "tensor" not in text
-    assert text.count("\n") < 50
+    assert text.count("\n") < 16
 
 
 def test_a_data_module_names_its_classes_and_splits():
     text = repr(load("har-demo"))
     assert "train=SeriesDataset(x=float32[" in text
+    assert "spec=Spec(channels=9, length=128" in text
     assert "'walking" in text.lower()
     assert text.count("\n") < 30
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from tstk.core.repr import ShortRepr
 
 
-@dataclass(frozen=True)
-class Spec:
+@dataclass(frozen=True, repr=False)
+class Spec(ShortRepr):
     """The sizes and properties of a component's input or output.
 
     Args:

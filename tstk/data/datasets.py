@@ -89,7 +89,8 @@ class SeriesDataset(ShortRepr):
             start += len(is_observed)
 
     def _get_repr_fields(self) -> dict[str, Any]:
-        return {"x": self.x, "y": self.y, "groups": self.groups, "conditioning": self.conditioning}
+        groups = None if self.groups is None else len(set(self.groups))
+        return {"x": self.x, "y": self.y, "groups": groups, "conditioning": self.conditioning}
 
     def __len__(self) -> int:
         return len(self.x)
