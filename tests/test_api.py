@@ -67,6 +67,15 @@ def test_help_describes_every_option():
     assert "epochs: int | None = None" in str(inspect.signature(tstk.fit))
 
 
+def test_callbacks_are_recorded_by_name(tmp_path, npz, monkeypatch):
+    monkeypatch.setattr(
+        "tstk.api.train", lambda config, run_dir, command, print_fn: vars(config) | {"command": command}
+    )
+    result = tstk.fit(data=npz, callbacks=["mine"], out=tmp_path / "run")
+    assert result["values"]["train"]["callbacks"] == ("mine",)
+    assert "callbacks=['mine']" in result["command"]
+
+
 @pytest.mark.slow
 def test_a_type_checker_flags_wrong_options(tmp_path):
     api = pytest.importorskip("mypy.api")

@@ -79,15 +79,13 @@ def fit(
         <options>
         component_options: options of components, with two underscores for a dot: `encoder__depth=4`
     """
-    names, instances = _split_callbacks(callbacks)
-    if instances:  # to be passed to `train`
-        raise OptionError(
-            "callbacks: instances are not supported yet; register the callback in a plugin, and use its name"
-        )
-    resolved = _merge_config(config, options if names is None else {**options, "callbacks": names})
+    instances = [c for c in callbacks or () if not isinstance(c, str)]
+    if callbacks is not None:
+        options["callbacks"] = [c for c in callbacks if isinstance(c, str)]
+    resolved = _merge_config(config, options)
     run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
     arguments = ", ".join(f"{k}={v!r}" for k, v in options.items())
-    with _report_progress(verbose) as report:
+    with _report_progress(verbose, instances) as report:
         return {**train(resolved, run_dir, command=f"tstk.fit({arguments})", **report), "run": str(run_dir)}
 
 
@@ -123,22 +121,16 @@ def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, option
     return resolve_config(*layers, ("argument", parse_overrides(overrides)))
 
 
-def _split_callbacks(
-    callbacks: Sequence[str | Callback] | None,
-) -> tuple[str | list[str] | None, list[Callback]]:
-    """Return the names, which are recorded in the config, and the instances; names are None if there are none."""
-    if callbacks is None or isinstance(callbacks, str):
-        return callbacks, []
-    names = [c for c in callbacks if isinstance(c, str)]
-    return names or None, [c for c in callbacks if not isinstance(c, str)]
-
-
 @contextmanager
-def _report_progress(verbose: bool | None) -> Iterator[dict[str, Any]]:
-    """Yield the arguments of `train` that report progress: always to the logger, if verbose also to stderr."""
+def _report_progress(verbose: bool | None, callbacks: Sequence[Callback] = ()) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of `train` for callbacks and notes: notes go to the logger, if verbose also to stderr."""
     from tstk.cli.output import print_note
     from tstk.cli.progress import is_interactive, make_progress_callback
 
+    if callbacks:  # `train` takes one progress callback so far
+        raise OptionError(
+            "callbacks: instances cannot be passed yet; register the callback in a plugin, and use its name"
+        )
     if verbose is None:
         verbose = is_interactive()
     if not verbose:
