@@ -23,6 +23,8 @@ from tstk.config.resolve import resolve_config
 from tstk.core.rng import SampleRNG
 from tstk.data.load import load
 from tstk.runs.checkpoint import initialize_for_training
+from tstk.training.callbacks import Callback
+from tstk.training.config import TrainConfig
 from tstk.training.loop import BatchLoader, fit
 from tstk.training.optim import lr_lambda, param_groups
 
@@ -39,21 +41,15 @@ def pipeline(dim: int = 64):
     return initialize_for_training(config, DATA.spec)[0]
 
 
-class RecordingCallback:
+class RecordingCallback(Callback):
     """A watcher that does what a progress bar must: receive every number."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock, self.times, self.loss = clock, [], float("nan")
 
-    def on_fit_start(self, steps, epochs):
-        pass
-
-    def on_step_end(self, step, epoch, terms, speed):
-        self.loss = terms["loss"]
+    def on_log(self, trainer, losses, series_per_second):
+        self.loss = losses["loss"]
         self.times.append(self.clock())
-
-    def on_validation_end(self, row, improved):
-        pass
 
 
 def plain(steps: int = STEPS, batch: int = 32, dim: int = 64, clock: Callable[[], float] = time.perf_counter):
@@ -64,7 +60,7 @@ def plain(steps: int = STEPS, batch: int = 32, dim: int = 64, clock: Callable[[]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda(steps, WARMUP, "cosine"))
     weights = list(model.parameters())
     mean = [w.detach().clone() for w in weights]
-    batches, times = BatchLoader(DATA.train, batch, 1, seed=0), []
+    batches, times = BatchLoader(DATA.train, TrainConfig(batch_size=batch)), []
     while len(times) < steps:
         for (series,) in batches.iterate_epoch(1 + len(times) // len(batches), torch.device("cpu")):
             flow = model(series, SampleRNG(0, len(times), series.sample_id))
@@ -94,7 +90,7 @@ def ours(steps: int = STEPS, batch: int = 32, dim: int = 64, clock: Callable[[],
         "warmup_ratio": WARMUP,
         "select_by": "last",
     }
-    fit(pipeline(dim), DATA, watcher, steps=steps, batch_size=batch, device="cpu", **same, **more)
+    fit(pipeline(dim), DATA, TrainConfig(steps=steps, batch_size=batch, device="cpu", **same, **more), [watcher])
     return torch.tensor(watcher.loss), watcher.times
 
 

@@ -67,13 +67,26 @@ def test_help_describes_every_option():
     assert "epochs: int | None = None" in str(inspect.signature(tstk.fit))
 
 
-def test_callbacks_are_recorded_by_name(tmp_path, npz, monkeypatch):
-    monkeypatch.setattr(
-        "tstk.api.train", lambda config, run_dir, command, print_fn: vars(config) | {"command": command}
-    )
-    result = tstk.fit(data=npz, callbacks=["mine"], out=tmp_path / "run")
-    assert result["values"]["train"]["callbacks"] == ("mine",)
+def test_callbacks_are_instances_or_names_and_names_are_recorded(tmp_path, npz, monkeypatch):
+    monkeypatch.setattr("tstk.api.train", lambda config, run_dir, **arguments: {"config": config, **arguments})
+    callback = tstk.Callback()
+    result = tstk.fit(data=npz, callbacks=["mine", callback], out=tmp_path / "run", verbose=False)
+    assert result["config"].values["train"]["callbacks"] == ("mine",)
     assert "callbacks=['mine']" in result["command"]
+    assert result["callbacks"] == [callback]
+
+
+def test_an_instance_sees_every_step(tmp_path, npz):
+    class Steps(tstk.Callback):
+        def __init__(self):
+            self.losses = []
+
+        def on_step_end(self, trainer, step_outputs):
+            self.losses.append(step_outputs[0].loss.item())
+
+    steps = Steps()
+    tstk.fit(encoder="transformer", head="linear", **TINY, steps=3, data=npz, callbacks=[steps], out=tmp_path / "run")
+    assert len(steps.losses) == 3
 
 
 @pytest.mark.slow

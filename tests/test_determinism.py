@@ -16,6 +16,7 @@ from tstk.config.resolve import resolve_config
 from tstk.errors import OptionError, TrainingError
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import get_registry
+from tstk.training.callbacks import Callback
 from tstk.training.devices import use_deterministic_algorithms
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.runs import resume_run
@@ -93,17 +94,11 @@ def settings():
     )
 
 
-class Watch:
+class Watch(Callback):
     """Notes the settings at each epoch; stops training after one if asked to."""
 
     def __init__(self, stop=False):
         self.seen, self.stop = [], stop
-
-    def on_fit_start(self, *_):
-        pass
-
-    def on_step_end(self, *_):
-        pass
 
     def on_validation_end(self, *_):
         self.seen.append(settings())
@@ -121,14 +116,14 @@ def test_the_option_holds_for_the_run_and_its_resumption_and_is_gone_afterwards(
     before, run = settings(), tmp_path / "run"
     watch = Watch(stop=True)
     with pytest.raises(TrainingInterrupted):
-        train_run(config(npz, deterministic=True), run, progress_callback=watch)
+        train_run(config(npz, deterministic=True), run, callbacks=[watch])
     assert settings() == before
     again = Watch()
-    resume_run(run, progress_callback=again)
+    resume_run(run, callbacks=[again])
     assert settings() == before
     assert watch.seen == again.seen == [(True, False, False, ":4096:8")]
     plain = Watch()
-    train_run(config(npz), tmp_path / "plain", progress_callback=plain)
+    train_run(config(npz), tmp_path / "plain", callbacks=[plain])
     assert plain.seen == [before] * 2
 
 
@@ -162,7 +157,7 @@ def test_a_workspace_of_cublas_that_changes_results_is_refused(monkeypatch):
 def test_another_number_of_threads_is_told_when_a_run_goes_on(npz, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(TrainingInterrupted):
-        train_run(config(npz), run, progress_callback=Watch(stop=True))
+        train_run(config(npz), run, callbacks=[Watch(stop=True)])
     path = run / "config.json"
     given = json.loads(path.read_text())
     threads = torch.get_num_threads()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tstk.core.prediction import Prediction
     from tstk.core.rng import SampleRNG
     from tstk.core.types import Series, Spec, StepOutput, Tokens
+    from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveInt
     from tstk.training.callbacks import Callback
 
     __version__: str
@@ -30,6 +31,7 @@ _LAZY_IMPORTS = {
     "tstk.core.prediction": ("Prediction",),
     "tstk.core.rng": ("SampleRNG",),
     "tstk.core.types": ("Series", "Spec", "StepOutput", "Tokens"),
+    "tstk.plugins.ranges": ("Fraction", "NonNegativeFloat", "PositiveInt"),
     "tstk.training.callbacks": ("Callback",),
 }
 _MODULE_BY_NAME = {name: module for module, names in _LAZY_IMPORTS.items() for name in names}
@@ -40,9 +42,12 @@ __all__ = [
     "Decoder",
     "Encoder",
     "Entry",
+    "Fraction",
     "Head",
     "Loss",
+    "NonNegativeFloat",
     "Pipeline",
+    "PositiveInt",
     "Prediction",
     "SampleRNG",
     "Series",

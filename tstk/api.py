@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from tstk.config.resolve import Config, find_config, parse_overrides, resolve_co
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
-from tstk.errors import OptionError
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_component
@@ -85,22 +83,22 @@ def fit(
     resolved = _merge_config(config, options)
     run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
     arguments = ", ".join(f"{k}={v!r}" for k, v in options.items())
-    with _report_progress(verbose, instances) as report:
-        return {**train(resolved, run_dir, command=f"tstk.fit({arguments})", **report), "run": str(run_dir)}
+    result = train(resolved, run_dir, command=f"tstk.fit({arguments})", **_make_reporters(verbose, instances))
+    return {**result, "run": str(run_dir)}
 
 
-def resume(run_dir: str | Path, *, verbose: bool | None = None) -> dict[str, Any]:
+def resume(run_dir: str | Path, *, callbacks: Sequence[Callback] = (), verbose: bool | None = None) -> dict[str, Any]:
     """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
 
     Args:
         run_dir: of the run
+        callbacks: instances that were passed to `fit`; those that have a name are recorded in the run
         verbose: as for `fit`
 
     Raises:
         CheckpointError: the run is finished or damaged
     """
-    with _report_progress(verbose) as report:
-        return {**resume_run(run_dir, **report), "run": str(run_dir)}
+    return {**resume_run(run_dir, **_make_reporters(verbose, callbacks)), "run": str(run_dir)}
 
 
 def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, options: Mapping[str, Any]) -> Config:
@@ -121,28 +119,16 @@ def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, option
     return resolve_config(*layers, ("argument", parse_overrides(overrides)))
 
 
-@contextmanager
-def _report_progress(verbose: bool | None, callbacks: Sequence[Callback] = ()) -> Iterator[dict[str, Any]]:
-    """Yield the arguments of `train` for callbacks and notes: notes go to the logger, if verbose also to stderr."""
+def _make_reporters(verbose: bool | None, callbacks: Sequence[Callback]) -> dict[str, Any]:
+    """Return the arguments of `train` for callbacks and notes: notes go to the logger, if verbose also to stderr."""
     from tstk.cli.output import print_note
     from tstk.cli.progress import is_interactive, make_progress_callback
 
-    if callbacks:  # `train` takes one progress callback so far
-        raise OptionError(
-            "callbacks: instances cannot be passed yet; register the callback in a plugin, and use its name"
-        )
-    if verbose is None:
-        verbose = is_interactive()
-    if not verbose:
-        yield {"print_fn": logger.info}
-        return
+    if not (is_interactive() if verbose is None else verbose):
+        return {"callbacks": callbacks, "print_fn": logger.info}
 
     def report_note(line: str) -> None:
         logger.info(line)
         print_note(f"note: {line}")
 
-    progress = make_progress_callback()
-    try:
-        yield {"progress_callback": progress, "print_fn": report_note}
-    finally:
-        progress.on_fit_end()
+    return {"callbacks": [*callbacks, make_progress_callback()], "print_fn": report_note}

@@ -256,12 +256,14 @@ def fit(
 def resume(
     run_dir: str | Path,
     *,
+    callbacks: Sequence[Callback] = (),
     verbose: bool | None = None,
 ) -> dict[str, Any]:
     """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
 
     Args:
         run_dir: of the run
+        callbacks: instances that were passed to `fit`; those that have a name are recorded in the run
         verbose: as for `fit`
 
     Raises:

@@ -12,6 +12,7 @@ from tstk.benchmarking.page import build_table, iter_notes
 from tstk.benchmarking.suite import Method, compare_methods, make_config_runner, run_benchmark
 from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.errors import DataError, OptionError
+from tstk.training.callbacks import Callback
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.runs import train
 
@@ -189,22 +190,16 @@ def test_half_a_run_goes_on_where_it_was_and_not_under_other_options(tmp_path):
     choices = {**TINY, "steps": 6, "head": "linear"}
     half = tmp_path / "out" / "head" / "har-demo" / "seed-0"
 
-    class InterruptAtStepFour:
-        def on_fit_start(self, *_):
-            pass
-
-        def on_step_end(self, at, *_):
-            if at == 4:
+    class InterruptAtStepFour(Callback):
+        def on_step_end(self, trainer, step_outputs):
+            if trainer.step == 4:
                 os.kill(os.getpid(), signal.SIGINT)
-
-        def on_validation_end(self, *_):
-            pass
 
     with pytest.raises(TrainingInterrupted):
         train(
             resolve_config(("argument", parse_overrides({**choices, "data": "har-demo", "seed": 0}))),
             half,
-            progress_callback=InterruptAtStepFour(),
+            callbacks=[InterruptAtStepFour()],
         )
     (tmp_path / "out" / "bench.json").write_text("{}")
 

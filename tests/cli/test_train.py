@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,8 +131,8 @@ def test_finding_a_rate_draws_a_curve_and_writes_nothing(tstk, npz, small, tmp_p
         (["--encoder.heads", 3], "heads=3"),
         (["--freeze", "tokenizer,encoder,head"], "nothing is left to train"),
         (["--freeze", "encodr"], "--freeze encodr"),
-        (["--epochs", 0], "--epochs 0"),
-        (["--warmup-ratio", 2], "--warmup-ratio 2.0"),
+        (["--epochs", 0], "--epochs is '0'; expected int, 1 or more"),
+        (["--warmup-ratio", 2], "--warmup-ratio is '2'; expected float, 0 or more and less than 1"),
         (["--lr", 1e30, "--grad-clip", 0, "--batch-size", 4], "became"),
         (["--head", "linear", "--decoder", "linear"], "--decoder linear would have no use"),
         (["--loss", "next-code"], "needs discrete tokens"),
@@ -163,8 +164,8 @@ def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
 def test_a_run_that_is_asked_to_stop_says_how_to_continue_and_does(tstk, npz, small, monkeypatch, number):
     from tstk.cli.progress import ProgressLines
 
-    def stop(self, step, *_):
-        if step == 4:
+    def stop(self, trainer, step_outputs):
+        if trainer.step == 4:
             os.kill(os.getpid(), signal.Signals[number])
 
     monkeypatch.setattr(ProgressLines, "on_step_end", stop)
@@ -194,8 +195,9 @@ def test_a_run_that_is_interrupted_at_once_says_what_it_kept(tstk, npz, small, m
     result = tstk("train", "--data", npz, *small, "--epochs", 3, "--out", "run")
     assert (result.exit_code, "Nothing was saved" in result.stderr) == (130, True)
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(ProgressLines, "on_step_end", lambda *_: None)
-    monkeypatch.setattr(ProgressLines, "on_validation_end", stop)
+    monkeypatch.setattr(
+        ProgressLines, "on_step_end", lambda self, trainer, outputs: stop() if trainer.epoch == 2 else None
+    )
     result = tstk("train", "--data", npz, *small, "--epochs", 3, "--out", "run")
     assert "run keeps the best weights so far; score them: tstk eval run" in result.stderr
     assert tstk("eval", "run").exit_code == 0
@@ -238,11 +240,13 @@ def test_without_a_terminal_there_is_a_line_for_about_every_tenth_epoch(capsys):
     from tstk.cli.progress import ProgressLines
 
     lines = ProgressLines()
-    lines.on_fit_start(200, 100)
+    trainer = SimpleNamespace(epoch=1, epochs=100)
+    lines.on_fit_start(trainer)
     speed = {"series_per_second": 10.0, "seconds_training": 2.0, "seconds_loading": 0.5}
     for epoch in range(1, 101):
         row = {"epoch": epoch, "train": {"a": 1.0, "b": 2.0, "loss": 3.0}, "val": {"loss": 3.0, "mse": 0.5}}
-        lines.on_validation_end(row | speed, improved=True)
+        trainer.epoch = epoch
+        lines.on_validation_end(trainer, row | speed)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 11
     assert said[-1].startswith("epoch 100/100  train a 1.0000 b 2.0000  val mse 0.5000")
@@ -253,11 +257,13 @@ def test_the_bar_counts_all_steps_and_shows_the_last_validation():
     from tstk.cli.progress import ProgressBar
 
     bar = ProgressBar()
-    bar.on_fit_start(20, 2)
-    bar.on_step_end(7, 1, {"loss": 0.25}, 1234.0)
-    bar.on_validation_end({"epoch": 1, "val": {"accuracy": 0.5, "loss": 1.0}}, improved=True)
+    best_epoch = SimpleNamespace(is_best=lambda metrics: True)
+    trainer = SimpleNamespace(step=7, epoch=1, total_steps=20, epochs=2, best_epoch=best_epoch)
+    bar.on_fit_start(trainer)
+    bar.on_log(trainer, {"loss": 0.25}, 1234.0)
+    bar.on_validation_end(trainer, {"epoch": 1, "val": {"accuracy": 0.5, "loss": 1.0}})
     task = bar.progress.tasks[0]
-    bar.on_fit_end()
+    bar.teardown()
     assert (task.completed, task.total) == (7, 20)
     assert task.fields["losses"] == "loss 0.2500"
     assert task.fields["speed"] == "1,234/s"

@@ -57,21 +57,21 @@ def command(name):
 from tstk import Callback
 
 class Counter(Callback):
-    def __init__(self):
-        self.steps, self.messages = 0, []
+    def __init__(self, *, factor: int = 1):
+        self.steps, self.factor, self.messages = 0, factor, []
 
-    def on_fit_start(self, pipeline, steps, epochs):
-        self.messages.append(f"begin {steps}")
+    def on_fit_start(self, trainer):
+        self.messages.append(f"begin {trainer.total_steps}")
 
-    def on_step_end(self, step, step_outputs):
+    def on_step_end(self, trainer, step_outputs):
         assert step_outputs[0].loss is not None
-        self.steps += 1
+        self.steps += self.factor
 
-    def on_validation_end(self, metrics, pipeline):
+    def on_validation_end(self, trainer, metrics):
         return {"steps": self.steps}
 
-    def on_fit_end(self, best_metrics):
-        print("; ".join([*self.messages, f"end {best_metrics['epoch']}"]))
+    def on_fit_end(self, trainer):
+        print("; ".join([*self.messages, f"end {trainer.best_epoch.best_metrics['epoch']}"]))
 """,
     "more/kernel.py": """
 import torch
@@ -133,7 +133,7 @@ def test_a_reader_a_config_and_a_callback_work_together(more, tmp_path):
         "--data",
         "a_TRAIN.wave",
         "--callbacks",
-        "counter",
+        "counter:factor=3",
         "--out",
         "run",
         "--quiet",
@@ -142,7 +142,7 @@ def test_a_reader_a_config_and_a_callback_work_together(more, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["begin 2; end 1", "run"]
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    assert row["callbacks"] == {"counter": {"steps": 2}}
+    assert row["callbacks"] == {"counter": {"steps": 6}}
 
 
 @pytest.mark.slow
@@ -150,6 +150,10 @@ def test_a_callback_that_does_not_exist_is_refused_before_any_data_are_read(more
     done = more("-m", "tstk", "train", "--data", "nowhere.csv", "--callbacks", "conter", cwd=tmp_path)
     assert done.returncode == 2
     assert "No callback is called 'conter'. Did you mean 'counter'?" in done.stderr
+    done = more("-m", "tstk", "train", "--data", "nowhere.csv", "--callbacks", "counter:facto=2", cwd=tmp_path)
+    assert "expected NAME:OPTION=VALUE, and the options are: factor. Did you mean 'factor'?" in done.stderr
+    done = more("-m", "tstk", "train", "--data", "nowhere.csv", "--callbacks", "counter:factor=x", cwd=tmp_path)
+    assert "--callbacks counter:factor=x: factor is 'x'; expected int" in done.stderr
 
 
 @pytest.mark.slow

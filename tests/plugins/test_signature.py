@@ -3,6 +3,7 @@
 import inspect
 import sys
 import typing
+from dataclasses import astuple, is_dataclass
 from types import NoneType, UnionType
 
 import pytest
@@ -46,6 +47,9 @@ def test_types_are_those_of_the_imported_class(target):
         members = typing.get_args(hint) if union else (hint,)
         assert option.optional == (NoneType in members)
         (kind,) = [m for m in members if m is not NoneType]
+        if typing.get_origin(kind) is typing.Annotated:
+            kind, *constraints = typing.get_args(kind)
+            assert option.bounds == tuple((type(c).__name__, *astuple(c)) for c in constraints)
         if option.type == "choice":
             assert option.choices == typing.get_args(kind)
         elif option.is_tuple:
@@ -70,7 +74,7 @@ def test_defaults_survive_their_own_conversion(target):
 @every
 def test_a_component_takes_its_spec_and_nothing_else_by_position(target):
     thing, signature = load(target)
-    if inspect.isclass(thing):
+    if inspect.isclass(thing) and not is_dataclass(thing):
         positional = [p for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
         assert [p.name for p in positional] == ["spec"]
 
@@ -89,8 +93,11 @@ def test_class_attrs_are_own_and_inherited():
 
 SOURCE = '''
 from __future__ import annotations
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
+from annotated_types import Gt, Le
 from tstk.core.interfaces import Encoder
+from tstk.plugins.ranges import PositiveInt
 
 class Base:
     """A base.
@@ -113,6 +120,19 @@ class Child(Base):
 
 class Grand(Child):
     def __init__(self, spec, *, width: float = 1.5) -> None: ...
+
+class Ranged:
+    def __init__(self, spec, *, depth: PositiveInt = 2, ratio: Annotated[float, Gt(0), Le(1)] | None = 1.0,
+                 sizes: tuple[PositiveInt, ...] = (1,)) -> None: ...
+
+@dataclass(frozen=True)
+class Settings:
+    """Fields.
+
+    Args:
+        epochs: passes
+    """
+    epochs: PositiveInt | None = None
 
 class Untyped:
     def __init__(self, spec, *, depth=2): ...
@@ -156,6 +176,27 @@ def test_a_constructor_is_inherited_and_the_nearest_one_wins(module):
     assert list(read_signature("made_up:Child").options) == list(read_signature("made_up:Base").options)
     assert list(read_signature("made_up:Grand").options) == ["width"]
     assert read_signature("made_up:Grand").class_attrs["needs"] == ("causal",)
+
+
+def test_ranges_are_read_from_annotations_and_from_aliases_wherever_they_are_defined(module):
+    options = read_signature("made_up:Ranged").options
+    assert options["depth"].bounds == (("Ge", 1),)
+    assert options["sizes"].is_tuple
+    assert options["sizes"].bounds == (("Ge", 1),)
+    assert options["ratio"].bounds == (("Gt", 0), ("Le", 1))
+    assert options["ratio"].optional
+    assert options["ratio"].parse("0.5") == 0.5
+    for value in (0.0, 1.5):
+        with pytest.raises(OptionError, match=f"ratio is {value}; expected float, more than 0 and 1 or less"):
+            options["ratio"].parse(value)
+    with pytest.raises(OptionError, match=r"sizes is 0; expected int,\.\.\., 1 or more"):
+        options["sizes"].parse((4, 0))
+
+
+def test_the_fields_of_a_dataclass_are_options(module):
+    (option,) = read_signature("made_up:Settings").options.values()
+    assert (option.name, option.type, option.optional, option.help) == ("epochs", "int", True, "passes")
+    assert option.bounds == (("Ge", 1),)
 
 
 def test_inheritance_is_followed_through_other_modules(module):

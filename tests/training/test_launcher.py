@@ -133,13 +133,14 @@ def test_of_two_processes_that_torchrun_starts_one_writes_and_talks(npz, tmp_pat
 def test_a_batch_that_cannot_be_dealt_out_is_refused(npz, tmp_path):
     from tstk.data.load import load
     from tstk.errors import OptionError
-    from tstk.training.loop import BatchLoader
+    from tstk.training.config import TrainConfig
+    from tstk.training.loader import BatchLoader
 
     part = load(npz).train
     with pytest.raises(OptionError, match="multiple of 3, the number of processes"):
-        BatchLoader(part, 8, 1, 0, rank_and_world_size=(1, 3))
+        BatchLoader(part, TrainConfig(batch_size=8), (1, 3))
     epochs_by_rank = [
-        list(BatchLoader(part, 6, 1, 0, rank_and_world_size=(i, 3)).iterate_epoch(1, torch.device("cpu")))
+        list(BatchLoader(part, TrainConfig(batch_size=6), (i, 3)).iterate_epoch(1, torch.device("cpu")))
         for i in range(3)
     ]
     keys = [key for steps in epochs_by_rank for group in steps for series in group for key in series.sample_id.tolist()]

@@ -16,6 +16,7 @@ from tstk.evaluation.linear_forecast import fit_linear_map
 from tstk.inference.export import export
 from tstk.plugins.registry import get_registry
 from tstk.runs.checkpoint import load as load_run
+from tstk.training.callbacks import Callback
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.runs import prepare_training, resume_run, train
 
@@ -115,21 +116,15 @@ def test_a_run_is_loaded_with_its_map(gaps, tmp_path, linear, maps):
 
 @pytest.mark.parametrize("lr", [1e-3, 10.0], ids=["improves", "fails"])
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(gaps, tmp_path, lr):
-    class InterruptAtStep3:
-        def on_fit_start(self, *_):
-            pass
-
-        def on_step_end(self, step, *_):
-            if step == 3:
+    class InterruptAtStep3(Callback):
+        def on_step_end(self, trainer, step_outputs):
+            if trainer.step == 3:
                 os.kill(os.getpid(), signal.SIGINT)
-
-        def on_validation_end(self, *_):
-            pass
 
     chosen = config(gaps, train={"lr": lr, "ema_decay": 0.0})
     calm = train(chosen, tmp_path / "calm")
     with pytest.raises(TrainingInterrupted):
-        train(chosen, tmp_path / "rough", progress_callback=InterruptAtStep3())
+        train(chosen, tmp_path / "rough", callbacks=[InterruptAtStep3()])
     rough = resume_run(tmp_path / "rough")
     assert (rough["val"], rough["test"], rough["selected"]) == (calm["val"], calm["test"], calm["selected"])
     assert (tmp_path / "rough/model.safetensors").read_bytes() == (tmp_path / "calm/model.safetensors").read_bytes()

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -14,28 +13,34 @@ from tstk.errors import DataError, OptionError, TrainingError
 from tstk.evaluation.evaluate import accuracy_standard_error, evaluate
 from tstk.runs.checkpoint import load as load_run
 from tstk.training import loop
+from tstk.training.callbacks import Callback
+from tstk.training.config import TrainConfig
+from tstk.training.loader import BatchLoader
 from tstk.training.optim import param_groups
 from tstk.training.runs import prepare_training, train
 
-fit = partial(loop.fit, device="cpu")
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0}
 TAIL = {"use": "masked", "policy": "tail"}
 
 
-class RecordingCallback:
-    """A progress callback that records its calls, and may change the pipeline at the end of an epoch."""
+def fit(pipeline, data, callbacks=(), resume_store=None, **options):
+    return loop.fit(pipeline, data, TrainConfig(**{"device": "cpu", **options}), callbacks, resume_store)
+
+
+class RecordingCallback(Callback):
+    """Records its calls, and may change the pipeline at the end of an epoch."""
 
     def __init__(self, after_epoch=None):
         self.steps, self.rows, self.after_epoch = [], [], after_epoch
 
-    def on_fit_start(self, steps, epochs):
-        self.planned = (steps, epochs)
+    def on_fit_start(self, trainer):
+        self.planned = (trainer.total_steps, trainer.epochs)
 
-    def on_step_end(self, step, epoch, losses, series_per_second):
-        self.steps.append((step, losses))
+    def on_log(self, trainer, losses, series_per_second):
+        self.steps.append((trainer.step, losses))
 
-    def on_validation_end(self, metrics, is_best):
-        self.rows.append((metrics, is_best))
+    def on_epoch_end(self, trainer, metrics):
+        self.rows.append(metrics)
         if self.after_epoch:
             self.after_epoch(metrics["epoch"])
 
@@ -134,8 +139,8 @@ def test_balanced_batches_have_classes_alike_often_and_a_key_for_each_place(npz)
     part = part.select(torch.cat([torch.where(part.y == 0)[0], torch.where(part.y == 1)[0][:2]]))
     part.y = part.y.clone()
     part.y[0] = -1
-    wide = [loop.BatchLoader(part, 4, 1, seed=0, balanced=True)]
-    wide += [loop.BatchLoader(part, 4, 1, seed=0, rank_and_world_size=(i, 2), balanced=True) for i in (0, 1)]
+    wide = [BatchLoader(part, TrainConfig(batch_size=4, sampling="balanced"))]
+    wide += [BatchLoader(part, TrainConfig(batch_size=4, sampling="balanced"), (i, 2)) for i in (0, 1)]
     labels = {0: [], 1: []}
     for epoch in range(1, 60):
         whole, *halves = ([g[0] for g in b.iterate_epoch(epoch, torch.device("cpu"))] for b in wide)
@@ -171,7 +176,7 @@ def test_two_small_batches_train_like_one_of_twice_the_size(npz):
 
 def test_every_series_is_seen_once_an_epoch_in_an_order_of_its_own(npz):
     data = load(npz)
-    batches = loop.BatchLoader(data.train, 4, 2, seed=1)
+    batches = BatchLoader(data.train, TrainConfig(batch_size=4, grad_accum_steps=2, seed=1))
     orders = []
     for epoch in (1, 2):
         groups = list(batches.iterate_epoch(epoch, torch.device("cpu")))
@@ -313,7 +318,7 @@ def test_steps_or_epochs_say_how_long(npz):
         pipeline, data = prepare(npz, head="linear")
         assert 16 < len(data.train) <= 24
         callback = RecordingCallback()
-        fit_result = fit(pipeline, data, callback, batch_size=8, **options)
+        fit_result = fit(pipeline, data, [callback], batch_size=8, **options)
         assert (len(callback.steps), len(fit_result.history)) == (steps, epochs)
         assert callback.planned == (steps, epochs)
         assert [s for s, _ in callback.steps] == list(range(1, steps + 1))
@@ -331,14 +336,14 @@ def poisoned(npz, monkeypatch, tmp_path):
     """Return a function that trains until weights become NaN, and returns the run directory and the error."""
 
     def train_poisoned(after, **options):
-        def poisoned_fit(pipeline, data, progress_callback, resume_store, **options):
+        def poisoned_fit(pipeline, data, config, callbacks, resume_store):
             def poison(epoch):
                 if epoch == after:
                     pipeline.head.classify.weight.data.fill_(math.nan)
 
             if after == 0:
                 poison(0)
-            return fit(pipeline, data, RecordingCallback(poison), resume_store, **options)
+            return loop.fit(pipeline, data, config, [RecordingCallback(poison)], resume_store)
 
         monkeypatch.setattr("tstk.training.runs.fit", poisoned_fit)
         config = resolve_config(
@@ -402,7 +407,9 @@ def test_averaged_weights_are_selected_and_training_goes_on_from_the_others(npz)
         callback = RecordingCallback()
         callback.on_step_end = lambda *_, w=weight, s=seen: s.append(w.detach().clone())
         histories.append(
-            fit(pipeline, data, callback, epochs=3, batch_size=8, lr=1e-2, ema_decay=average, select_by="last").history
+            fit(
+                pipeline, data, [callback], epochs=3, batch_size=8, lr=1e-2, ema_decay=average, select_by="last"
+            ).history
         )
     assert [r["train"] for r in histories[0]] == [r["train"] for r in histories[1]]
     assert [r["val"] for r in histories[0]] != [r["val"] for r in histories[1]]
@@ -416,14 +423,14 @@ def test_averaged_weights_are_selected_and_training_goes_on_from_the_others(npz)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ema_decay": 1.0}, "--ema-decay 1.0"),
-        ({"batch_size": 0}, "--batch-size 0"),
-        ({"grad_accum_steps": 0}, "--grad-accum-steps 0"),
-        ({"epochs": 0}, "--epochs 0"),
-        ({"steps": 0}, "--steps 0"),
-        ({"warmup_ratio": 1.0}, "--warmup-ratio 1.0"),
-        ({"layer_decay": 0.0}, "--layer-decay 0.0"),
-        ({"mixup": -1.0}, "--mixup -1.0"),
+        ({"ema_decay": 1.0}, "--ema-decay is 1.0; expected"),
+        ({"batch_size": 0}, "--batch-size is 0; expected"),
+        ({"grad_accum_steps": 0}, "--grad-accum-steps is 0; expected"),
+        ({"epochs": 0}, "--epochs is 0; expected"),
+        ({"steps": 0}, "--steps is 0; expected"),
+        ({"warmup_ratio": 1.0}, "--warmup-ratio is 1.0; expected"),
+        ({"layer_decay": 0.0}, "--layer-decay is 0.0; expected"),
+        ({"mixup": -1.0}, "--mixup is -1.0; expected"),
         ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
     ],
 )
@@ -515,8 +522,8 @@ def test_a_probe_needs_classes(csv):
 
 def test_validation_may_come_more_or_less_often_than_a_pass_over_the_data(npz):
     pipeline, data = prepare(npz, head="linear")
-    whole = loop.BatchLoader(data.train, 4, 1, seed=0)
-    chunks = loop.BatchLoader(data.train, 4, 1, 0, steps_per_epoch=2)
+    whole = BatchLoader(data.train, TrainConfig(batch_size=4))
+    chunks = BatchLoader(data.train, TrainConfig(batch_size=4, validate_every=2))
     passes = [g[0].sample_id.tolist() for e in (1, 2) for g in whole.iterate_epoch(e, torch.device("cpu"))]
     epochs = range(1, len(passes) // 2 + 1)
     assert [g[0].sample_id.tolist() for e in epochs for g in chunks.iterate_epoch(e, torch.device("cpu"))] == passes

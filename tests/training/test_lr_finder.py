@@ -5,10 +5,11 @@ import torch
 
 from tstk.config.resolve import resolve_config
 from tstk.errors import TrainingError
+from tstk.training.config import TrainConfig
 from tstk.training.lr_finder import MAX_LR, MIN_LR, lr_range_test
 from tstk.training.runs import prepare_training
 
-OPTIONS = {"batch_size": 8, "grad_accum_steps": 1, "weight_decay": 0.0, "grad_clip": 1.0, "seed": 0, "device": "cpu"}
+OPTIONS = TrainConfig(batch_size=8, augment=("off",), weight_decay=0.0, device="cpu")
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2}
 
 
@@ -19,7 +20,7 @@ def prepare(npz):
 def test_the_rate_that_is_suggested_lies_where_the_loss_falls_and_weights_stay(npz):
     pipeline, data = prepare(npz)
     before = {k: v.clone() for k, v in pipeline.state_dict().items()}
-    result = lr_range_test(pipeline, data, **OPTIONS, precision="fp32")
+    result = lr_range_test(pipeline, data, OPTIONS)
     assert result.lrs[0] == pytest.approx(MIN_LR)
     assert result.lrs == sorted(result.lrs)
     assert result.lrs[-1] <= MAX_LR * 1.001
@@ -34,4 +35,4 @@ def test_a_loss_that_is_no_number_from_the_start_is_told(npz):
     pipeline, data = prepare(npz)
     pipeline.head.classify.weight.data.fill_(torch.nan)
     with pytest.raises(TrainingError, match="--find-lr: the loss diverged after 0 steps"):
-        lr_range_test(pipeline, data, **OPTIONS, precision="fp32")
+        lr_range_test(pipeline, data, OPTIONS)

@@ -19,6 +19,7 @@ import tstk
 from tstk.config.resolve import resolve_config
 from tstk.config.run_directory import DiskFullError, run_lock
 from tstk.errors import CheckpointError, DataError, OptionError
+from tstk.training.callbacks import Callback
 from tstk.training.interrupt import TrainingInterrupted, defer_signals
 from tstk.training.resume_store import ResumeStore
 from tstk.training.runs import resume_run
@@ -80,21 +81,15 @@ def stopped(npz, tmp_path):
 def interrupted(data, out, step, **train):
     """Train, send SIGINT at a step, and return the run directory."""
 
-    class InterruptAtStep:
-        def on_fit_start(self, *_):
-            pass
-
-        def on_step_end(self, current_step, *_):
-            if current_step == step:
+    class InterruptAtStep(Callback):
+        def on_step_end(self, trainer, step_outputs):
+            if trainer.step == step:
                 os.kill(os.getpid(), signal.SIGINT)
-
-        def on_validation_end(self, *_):
-            pass
 
     tables = {"encoder": ENCODER, "head": "linear", "data": data}
     config = resolve_config(("test", {**tables, "train": {"epochs": 4, "batch_size": 8, "device": "cpu", **train}}))
     with pytest.raises(TrainingInterrupted):
-        train_run(config, out, progress_callback=InterruptAtStep())
+        train_run(config, out, callbacks=[InterruptAtStep()])
     return out
 
 
@@ -138,9 +133,9 @@ def test_a_signal_that_is_ignored_stays_ignored():
 
 def test_what_training_goes_on_from_is_json_and_safetensors_and_goes_when_it_is_finished(stopped):
     assert {path.suffix for path in (stopped / "last").iterdir()} == {".json", ".safetensors"}
-    kinds = {name.partition(".")[0] for name in load_file(tensors(stopped))}
-    assert kinds == {"pipeline", "average", "best", "optimizer", "generator"}
-    assert (state(stopped)["epoch"], state(stopped)["at"]) == (2, 2)
+    kinds = {name.partition("/")[0] for name in load_file(tensors(stopped))}
+    assert kinds == {"pipeline", "callbacks", "optimizer", "rng"}
+    assert (state(stopped)["epoch"], state(stopped)["step_in_epoch"]) == (2, 2)
     resumed = resume_run(stopped)
     assert resumed["selected"]["of"] == 4
     assert not (stopped / "last").exists()
@@ -169,7 +164,9 @@ def test_a_state_that_is_damaged_is_refused(stopped, text):
 
 
 @pytest.mark.parametrize(
-    "facts", [{"judge": 3}, {"step": None}, {"epoch": "x"}, {"ledger": {"sums": 1}}, {"seconds": []}], ids=str
+    "facts",
+    [{"callbacks": 3}, {"step": None}, {"epoch": "x"}, {"metric_tracker": {"sums": 1}}, {"seconds": []}],
+    ids=str,
 )
 def test_numbers_that_cannot_be_are_refused(stopped, facts):
     changed(stopped, **facts)
@@ -196,13 +193,13 @@ def test_options_that_were_changed_since_are_refused(stopped):
 def test_tensors_of_another_training_are_refused(stopped):
     path = tensors(stopped)
     saved = load_file(path)
-    name = next(k for k in saved if k.startswith("optimizer.") and k.endswith("exp_avg") and saved[k].ndim == 2)
+    name = next(k for k in saved if k.startswith("optimizer/") and k.endswith("exp_avg") and saved[k].ndim == 2)
     save_file({**saved, name: saved[name][:1].clone()}, path)
     refused(stopped, "does not fit its config.json")
-    save_file({k: v for k, v in saved.items() if k != "average.encoder.table"}, path)
+    save_file({k: v for k, v in saved.items() if k != "callbacks/ema/averages/encoder.table"}, path)
     refused(stopped, "does not fit its config.json")
     save_file(saved, path)
-    changed(stopped, processes=2)
+    changed(stopped, world_size=2)
     refused(stopped, "continue with --devices 2", OptionError)
 
 
@@ -247,7 +244,7 @@ def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path, monkeypatch):
     assert not resume_store.is_due(10**9)
     now[0] += 10_000
     assert resume_store.is_due(10**9)
-    resume_store.save({}, {"step": 1})
+    resume_store.save({"step": 1})
     now[0] += 149
     assert not resume_store.is_due(0)
     now[0] += 2

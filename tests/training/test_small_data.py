@@ -7,6 +7,7 @@ from tstk.errors import OptionError
 from tstk.evaluation.probe import probe
 from tstk.report import load_context, write_report
 from tstk.training import small_data
+from tstk.training.config import TrainConfig
 from tstk.training.loop import fit
 from tstk.training.runs import prepare_training, train
 
@@ -15,13 +16,13 @@ ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2}
 
 def prepare(data, **tables):
     config = resolve_config(("test", {"encoder": ENCODER, "data": data, **tables}))
-    return config.options("train"), *prepare_training(config)
+    return TrainConfig.from_config(config), *prepare_training(config)
 
 
 def test_a_classifier_of_few_series_is_told_of_and_gets_the_defaults_for_them(npz):
     options, pipeline, data = prepare(npz, head="cot")
     resolved, note = small_data.resolve_defaults(options, pipeline, data)
-    assert {k: resolved[k] for k in small_data.SMALL_DATA_DEFAULTS} == small_data.SMALL_DATA_DEFAULTS
+    assert {k: getattr(resolved, k) for k in small_data.SMALL_DATA_DEFAULTS} == small_data.SMALL_DATA_DEFAULTS
     assert note.startswith(
         "only 24 training series: using the defaults for few series, --batch-size 16 --augment scaling=0.1,"
     )
@@ -31,8 +32,8 @@ def test_many_series_get_the_plain_defaults_without_a_word(npz, monkeypatch):
     monkeypatch.setattr(small_data, "SMALL_DATA_MAX_SERIES", 23)
     options, pipeline, data = prepare(npz, head="cot")
     resolved, note = small_data.resolve_defaults(options, pipeline, data)
-    assert {k: resolved[k] for k in small_data.DEFAULTS} == small_data.DEFAULTS
-    assert resolved["steps"] is None
+    assert {k: getattr(resolved, k) for k in small_data.DEFAULTS} == small_data.DEFAULTS
+    assert resolved.steps is None
     assert not note
 
 
@@ -40,21 +41,21 @@ def test_many_series_get_the_plain_defaults_without_a_word(npz, monkeypatch):
 def test_whoever_says_how_long_gets_the_plain_defaults(npz, length):
     options, pipeline, data = prepare(npz, head="cot", train=length)
     resolved, note = small_data.resolve_defaults(options, pipeline, data)
-    assert {k: resolved[k] for k in small_data.DEFAULTS} == small_data.DEFAULTS
+    assert {k: getattr(resolved, k) for k in small_data.DEFAULTS} == small_data.DEFAULTS
     assert not note
 
 
 def test_pretraining_and_forecasting_get_the_plain_defaults(npz, csv):
     for tables in ({"data": npz, "loss": "masked"}, {"data": {"use": csv, "context": 24, "horizon": 8}}):
         options, pipeline, data = prepare(**tables)
-        assert small_data.resolve_defaults(options, pipeline, data)[0]["batch_size"] == 64
+        assert small_data.resolve_defaults(options, pipeline, data)[0].batch_size == 64
 
 
 def test_what_was_said_stays_and_is_not_told_again(npz):
     explicit = {"batch_size": 4, "augment": ["off"], "select_by": "score", "validate_every": 7}
     options, pipeline, data = prepare(npz, head="cot", train=explicit)
     resolved, note = small_data.resolve_defaults(options, pipeline, data)
-    assert {k: resolved[k] for k in explicit} == {**explicit, "augment": ()}
+    assert {k: getattr(resolved, k) for k in explicit} == {**explicit, "augment": ()}
     assert note == "only 24 training series: using the defaults for few series, --steps 1500"
 
 
@@ -62,7 +63,7 @@ def test_a_training_takes_them(npz, monkeypatch):
     monkeypatch.setitem(small_data.SMALL_DATA_DEFAULTS, "steps", 6)
     monkeypatch.setitem(small_data.SMALL_DATA_DEFAULTS, "validate_every", 2)
     _, pipeline, data = prepare(npz, head="linear")
-    assert [row["epoch"] for row in fit(pipeline, data, device="cpu").history] == [1, 2, 3]
+    assert [row["epoch"] for row in fit(pipeline, data, TrainConfig(device="cpu")).history] == [1, 2, 3]
 
 
 def test_a_classifier_of_few_series_learns_from_all_of_them(npz):
@@ -105,7 +106,7 @@ def test_judging_by_validation_is_refused_where_nothing_is_held_out(npz, asked):
         OptionError,
         match=f"--{name.replace('_', '-')} {value}: .* has no validation series; hold some out with --val-fraction 0.2",
     ):
-        fit(pipeline, data, **{**options, "device": "cpu"})
+        fit(pipeline, data, options)
 
 
 def test_a_run_without_validation_is_scored_reported_and_probed(npz, tmp_path):

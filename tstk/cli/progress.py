@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tstk.cli.output import make_console
 from tstk.evaluation.formatting import MAIN_METRICS, format_number
+from tstk.training.callbacks import Callback
+
+if TYPE_CHECKING:
+    from tstk.training.loop import Trainer
 
 
-class ProgressBar:
+class ProgressBar(Callback):
     """Progress bar over all steps with epoch, losses, speed, remaining time and the last validation."""
 
     def __init__(self) -> None:
@@ -29,60 +33,56 @@ class ProgressBar:
             transient=True,
         )
 
-    def on_fit_start(self, steps: int, epochs: int) -> None:
+    def on_fit_start(self, trainer: Trainer) -> None:
         """Start the bar."""
-        self.steps, self.last_refresh = steps, 0.0
-        self.task = self.progress.add_task("", total=steps, epoch=1, epochs=epochs, losses="", speed="", val="")
+        self.last_refresh = 0.0
+        self.task = self.progress.add_task(
+            "", total=trainer.total_steps, epoch=trainer.epoch, epochs=trainer.epochs, losses="", speed="", val=""
+        )
         self.progress.start()
 
-    def on_step_end(self, step: int, epoch: int, losses: dict[str, float], speed: float) -> None:
+    def on_log(self, trainer: Trainer, losses: dict[str, float], series_per_second: float) -> None:
         """Update the bar, at most ten times a second."""
         now = time.monotonic()
-        if now - self.last_refresh < 0.1 and step < self.steps:
+        if now - self.last_refresh < 0.1 and trainer.step < trainer.total_steps:
             return
         self.last_refresh = now
+        speed = f"{series_per_second:,.0f}/s"
         self.progress.update(
-            self.task, completed=step, epoch=epoch, losses=_format_losses(losses), speed=f"{speed:,.0f}/s"
+            self.task, completed=trainer.step, epoch=trainer.epoch, losses=_format_losses(losses), speed=speed
         )
 
-    def on_validation_end(self, row: dict[str, Any], improved: bool) -> None:
+    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """Show the validation scores."""
-        self.progress.update(self.task, val=_format_validation(row, 1) + (" best" if improved else ""))
+        is_best = trainer.best_epoch.is_best(metrics)
+        self.progress.update(self.task, val=_format_validation(metrics, 1) + (" best" if is_best else ""))
 
-    def on_fit_end(self) -> None:
+    def teardown(self) -> None:
         """Remove the bar, also after an error."""
         self.progress.stop()
 
 
-class ProgressLines:
+class ProgressLines(Callback):
     """One line for about every tenth part of training, and for the first and last epoch."""
 
-    def on_fit_start(self, steps: int, epochs: int) -> None:
+    def on_fit_start(self, trainer: Trainer) -> None:
         """Choose the epochs to print."""
-        self.epochs, self.every, self.start_time = epochs, max(1, round(epochs / 10)), time.monotonic()
-        self.epochs_before: int | None = None
+        self.every, self.start_time = max(1, round(trainer.epochs / 10)), time.monotonic()
+        self.epochs_before = trainer.epoch - 1  # not 0 in a resumed run
 
-    def on_step_end(self, step: int, epoch: int, losses: dict[str, float], speed: float) -> None:
-        """Do nothing: lines are printed after validation."""
-
-    def on_validation_end(self, row: dict[str, Any], improved: bool) -> None:
+    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """Print the epoch, if it is one of those to print."""
-        epoch = row["epoch"]
-        if self.epochs_before is None:
-            self.epochs_before = epoch - 1  # not 0 in a resumed run
-        if epoch in (1, self.epochs) or epoch % self.every == 0:
-            share = row["seconds_loading"] / (row["seconds_training"] or 1)
-            loading = f"  {share:.0%} of it loading" if share > 0.1 else ""
-            left = (time.monotonic() - self.start_time) / (epoch - self.epochs_before) * (self.epochs - epoch)
+        epoch, epochs = trainer.epoch, trainer.epochs
+        if epoch in (1, epochs) or epoch % self.every == 0:
+            fraction = metrics["seconds_loading"] / (metrics["seconds_training"] or 1)
+            loading = f"  {fraction:.0%} of it loading" if fraction > 0.1 else ""
+            left = (time.monotonic() - self.start_time) / (epoch - self.epochs_before) * (epochs - epoch)
             click.echo(
-                f"epoch {epoch}/{self.epochs}  train {_format_losses(row['train'])}  "
-                f"{_format_validation(row)}{'  ' if row['val'] else ''}"
-                f"{row['series_per_second']:,.0f} series/s{loading}  {left:.0f} s left",
+                f"epoch {epoch}/{epochs}  train {_format_losses(metrics['train'])}  "
+                f"{_format_validation(metrics)}{'  ' if metrics['val'] else ''}"
+                f"{metrics['series_per_second']:,.0f} series/s{loading}  {left:.0f} s left",
                 err=True,
             )
-
-    def on_fit_end(self) -> None:
-        """Do nothing: there is nothing to clean up."""
 
 
 def make_progress_callback() -> ProgressBar | ProgressLines:
@@ -104,8 +104,8 @@ def _format_losses(losses: dict[str, float]) -> str:
     return " ".join(f"{k} {format_number(v)}" for k, v in shown.items())
 
 
-def _format_validation(row: dict[str, Any], limit: int | None = None) -> str:
-    if not row["val"]:
+def _format_validation(metrics: dict[str, Any], limit: int | None = None) -> str:
+    if not metrics["val"]:
         return ""
-    scores = {k: v for k, v in row["val"].items() if k in MAIN_METRICS} or {"loss": row["val"]["loss"]}
+    scores = {k: v for k, v in metrics["val"].items() if k in MAIN_METRICS} or {"loss": metrics["val"]["loss"]}
     return "val " + " ".join(f"{k} {format_number(v)}" for k, v in [*scores.items()][:limit])

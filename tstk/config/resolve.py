@@ -23,9 +23,9 @@ from tstk.plugins.signature import Option, Signature, find_source_file, read_sig
 SECTIONS = {
     "data": "tstk.data.load:load",
     "pipeline": "tstk.runs.build:build_pipeline",
-    "train": "tstk.training.loop:fit",
+    "train": "tstk.training.config:TrainConfig",
 }
-"""Tables that are not slots -> function whose keyword-only parameters are their options."""
+"""Tables that are not slots -> dataclass or function that defines their options."""
 
 MODEL_OPTIONS = ("channels", "instance_norm", "linear_map")
 """Options of `pipeline` that belong to the model: a trained run keeps them."""

@@ -25,6 +25,7 @@ from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
 from tstk.runs.build import validate_on_meta
 from tstk.runs.checkpoint import initialize_for_training
+from tstk.training.config import TrainConfig
 from tstk.training.initialization import init_pipeline_from_data
 from tstk.training.loop import fit
 from tstk.training.small_data import resolve_val_fraction
@@ -100,14 +101,14 @@ class PipelineEstimator(OptionsEstimator):
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
         names = tuple(str(c) for c in range(spec.channels))
         data = DataModule("arrays", (), self._task, spec, train, val, None, (), names, mean, std)
-        options = config.options("train")
+        train_config = TrainConfig.from_config(config)
         with torch.random.fork_rng():
-            torch.manual_seed(options["seed"])
+            torch.manual_seed(train_config.seed)
             pipeline, self.notes_ = initialize_for_training(config, spec)
             pipeline.mean.copy_(mean[:, None])
             pipeline.std.copy_(std[:, None])
             self.notes_ += init_pipeline_from_data(pipeline, config, data)
-            result = fit(pipeline, data, None, **options)
+            result = fit(pipeline, data, train_config)
         self.history_, self.pipeline_ = result.history, pipeline.cpu().eval()
 
     def _split_validation(self, x: Tensor, y: Tensor | None, config: Config) -> tuple[SeriesDataset, SeriesDataset]:

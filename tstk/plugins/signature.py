@@ -1,14 +1,17 @@
 """Signatures of components, read from their source without importing them.
 
-The options of a component are the keyword-only parameters of its constructor. Their types and defaults are literals by
-contract, so `ast` can read them: help, completion and validation take milliseconds and never import torch.
+The options of a component are the keyword-only parameters of its constructor, those of a config section the fields of a
+dataclass. Their types and defaults are literals by contract, so `ast` can read them: help, completion and validation
+take milliseconds and never import torch.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from functools import cache
 from math import isfinite
 from pathlib import Path
@@ -20,22 +23,13 @@ from tstk.plugins.hooks import SLOTS
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
-_POSITIVE_OPTIONS = {
-    "grad_accum_steps",
-    "batch_size",
-    "context",
-    "crop",
-    "dim",
-    "heads",
-    "hidden",
-    "horizon",
-    "length",
-    "probe_every",
-    "stride",
-    "window",
+_BOUNDS = {
+    "Ge": (operator.ge, "{} or more"),
+    "Gt": (operator.gt, "more than {}"),
+    "Le": (operator.le, "{} or less"),
+    "Lt": (operator.lt, "less than {}"),
 }
-_FRACTION_SUFFIXES = ("dropout", "smoothing")
-"""Ranges that follow from the name of an option, whichever component has it; a component checks all others itself."""
+"""Annotations of `annotated_types` -> comparison and phrase."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,7 @@ class Option:
         choices: the values of a `choice`
         optional: whether None is allowed
         is_tuple: whether the value is a tuple of `type`, written with commas
+        bounds: pairs such as ("Ge", 1) that a number must satisfy; integers are 0 or more unless they have bounds
     """
 
     name: str
@@ -59,6 +54,7 @@ class Option:
     choices: tuple[Any, ...] = ()
     optional: bool = False
     is_tuple: bool = False
+    bounds: tuple[tuple[str, float], ...] = ()
 
     @property
     def is_component(self) -> bool:
@@ -117,11 +113,10 @@ class Option:
             raise OptionError(f"{label or self.name} is {value!r}; expected a finite number")
         if self.type == "int" and abs(parsed) >= 2**63:
             raise OptionError(f"{label or self.name} is {value!r}; expected a 64-bit integer")
-        minimum = 1 if self.name in _POSITIVE_OPTIONS else 0
-        if self.type == "int" and parsed < minimum:
-            raise OptionError(f"{label or self.name} is {value!r}; expected {self.type_label}, {minimum} or more")
-        if self.name.endswith(_FRACTION_SUFFIXES) and not 0 <= parsed < 1:
-            raise OptionError(f"{label or self.name} is {value!r}; expected a fraction: 0 or more and less than 1")
+        bounds = self.bounds or ((("Ge", 0),) if self.type == "int" else ())
+        if not all(_BOUNDS[name][0](parsed, bound) for name, bound in bounds):
+            allowed = " and ".join(_BOUNDS[name][1].format(bound) for name, bound in bounds)
+            raise OptionError(f"{label or self.name} is {value!r}; expected {self.type_label}, {allowed}")
         return parsed
 
 
@@ -152,14 +147,8 @@ def read_signature(target: str) -> Signature:
     lineage = _find_definitions(module, name)
     doc = next((d for node, _ in lineage if (d := ast.get_docstring(node))), "")
     class_attrs: dict[str, Any] = {}
-    function = None
     for node, _ in lineage:
-        if isinstance(node, ast.FunctionDef):
-            function = function or node
-            continue
-        for item in node.body:
-            if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-                function = function or item
+        for item in node.body if isinstance(node, ast.ClassDef) else ():
             attribute, value = _parse_assignment(item)
             if attribute and attribute not in class_attrs:
                 try:
@@ -167,11 +156,33 @@ def read_signature(target: str) -> Signature:
                 except ValueError:
                     continue
     text, help_lines = _parse_docstring(doc)
-    options = {}
-    if function is not None:
-        for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
-            options[arg.arg] = _parse_option(arg, default, help_lines.get(arg.arg, ""), target)
+    options = {
+        name: _parse_option(name, annotation, default, help_lines.get(name, ""), target, defining_module)
+        for name, annotation, default, defining_module in _list_parameters(lineage)
+    }
     return Signature(text, options, class_attrs)
+
+
+Definition = ast.ClassDef | ast.FunctionDef
+
+
+def _list_parameters(
+    lineage: list[tuple[Definition, str]],
+) -> Iterator[tuple[str, ast.expr | None, ast.expr | None, str]]:
+    """Yield name, annotation, default and module of each field of a dataclass, else of each keyword-only parameter."""
+    node, module = lineage[0]
+    if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+        for item in node.body:
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                yield item.target.id, item.annotation, item.value, module
+        return
+    for node, module in lineage:
+        methods = node.body if isinstance(node, ast.ClassDef) else [node]
+        for item in methods:
+            if isinstance(item, ast.FunctionDef) and item.name in ("__init__", node.name):
+                for arg, default in zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True):
+                    yield arg.arg, arg.annotation, default, module
+                return
 
 
 def _parse_assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:
@@ -182,13 +193,13 @@ def _parse_assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:
     return "", None
 
 
-def _find_definitions(module: str, name: str) -> list[tuple[ast.ClassDef | ast.FunctionDef, str]]:
+def _find_definitions(module: str, name: str) -> list[tuple[Definition, str]]:
     """Return a definition followed by its bases, nearest first; imports are followed where the source can be found."""
     for node in _list_statements(module):
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return [(node, module)]
         if isinstance(node, ast.ClassDef) and node.name == name:
-            lineage: list[tuple[ast.ClassDef | ast.FunctionDef, str]] = [(node, module)]
+            lineage: list[tuple[Definition, str]] = [(node, module)]
             for base in node.bases:
                 lineage += _find_base_definitions(module, base)
             return lineage
@@ -199,7 +210,7 @@ def _find_definitions(module: str, name: str) -> list[tuple[ast.ClassDef | ast.F
     raise TstkError(f"{module} defines no class or function {name!r}")
 
 
-def _find_base_definitions(module: str, base: ast.expr) -> list[tuple[ast.ClassDef | ast.FunctionDef, str]]:
+def _find_base_definitions(module: str, base: ast.expr) -> list[tuple[Definition, str]]:
     """Return the lineage of a base class, written as `Name` or `package.Name`; empty for classes of torch or Python."""
     owner, _, name = ast.unparse(base).rpartition(".")
     for node in _list_statements(module):
@@ -266,35 +277,76 @@ def find_source_file(module: str) -> Path:
     raise TstkError(f"there is no module {module!r}")
 
 
-def _parse_option(arg: ast.arg, default: ast.expr | None, text: str, target: str) -> Option:
-    label = f"{target}: option {arg.arg!r}"
-    if arg.annotation is None or default is None:
+def _parse_option(
+    name: str, annotation: ast.expr | None, default: ast.expr | None, text: str, target: str, module: str
+) -> Option:
+    label = f"{target}: option {name!r}"
+    if annotation is None or default is None:
         raise TstkError(f"{label} needs an annotation and a default")
     try:
         value = ast.literal_eval(default)
     except ValueError:
         raise TstkError(f"{label} has the default {ast.unparse(default)}; expected a literal") from None
-    annotation = arg.annotation
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         annotation = ast.parse(annotation.value, mode="eval").body
     members = _split_union(annotation)
     types = [m for m in members if not (isinstance(m, ast.Constant) and m.value is None)]
-    optional = len(types) < len(members)
-    if len(types) == 1:
-        node = types[0]
-        if isinstance(node, ast.Name) and (node.id in _SCALARS or node.id.lower() in SLOTS):
-            return Option(arg.arg, node.id.lower(), value, text, optional=optional)
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
-            type_args = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-            if node.value.id == "Literal":
-                choices = tuple(ast.literal_eval(i) for i in type_args)
-                return Option(arg.arg, "choice", value, text, choices, optional)
-            if node.value.id == "tuple" and isinstance(type_args[0], ast.Name) and type_args[0].id in _SCALARS:
-                return Option(arg.arg, type_args[0].id, value, text, optional=optional, is_tuple=True)
-    raise TstkError(
-        f"{label} has the type {ast.unparse(annotation)}; expected int, float, str, bool, Literal[...], "
-        "tuple[int, ...], a slot such as Encoder, or one of these | None"
-    )
+    attrs = _parse_type(types[0], module) if len(types) == 1 else None
+    if attrs is None:
+        raise TstkError(
+            f"{label} has the type {ast.unparse(annotation)}; expected int, float, str, bool, Literal[...], "
+            "tuple[int, ...], a slot such as Encoder, Annotated[int, Ge(1)], or one of these | None"
+        )
+    return Option(name, default=value, help=text, optional=len(types) < len(members), **attrs)
+
+
+def _parse_type(node: ast.expr, module: str) -> dict[str, Any] | None:
+    """Return the attributes of `Option` that follow from a type, or None if it is not the type of an option."""
+    if isinstance(node, ast.Name):
+        if node.id in _SCALARS or node.id.lower() in SLOTS:
+            return {"type": node.id.lower()}
+        alias = _find_alias(module, node.id)
+        return None if alias is None else _parse_type(*alias)
+    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+        return None
+    args = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if node.value.id == "Literal":
+        return {"type": "choice", "choices": tuple(ast.literal_eval(arg) for arg in args)}
+    attrs = _parse_type(args[0], module)
+    if attrs is not None and node.value.id == "tuple":
+        return {**attrs, "is_tuple": True} if attrs["type"] in _SCALARS else None
+    if attrs is not None and node.value.id == "Annotated":
+        bounds = [
+            (ast.unparse(call.func), ast.literal_eval(call.args[0])) for call in args[1:] if isinstance(call, ast.Call)
+        ]
+        return {**attrs, "bounds": tuple(bounds)} if all(name in _BOUNDS for name, _ in bounds) else None
+    return None
+
+
+def _find_alias(module: str, name: str) -> tuple[ast.expr, str] | None:
+    """Return the type that `name = ...` stands for in a module or where it is imported from, and that module."""
+    for node in _list_statements(module):
+        target, value = _parse_assignment(node)
+        if target == name and value is not None:
+            return value, module
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if name == (alias.asname or alias.name):
+                    source = _resolve_import(module, node)
+                    return None if source.partition(".")[0] in ("torch", "typing") else _find_alias(source, alias.name)
+    return None
+
+
+def check_fields(config: Any) -> None:
+    """Parse the fields of a dataclass as the options that they are, in place; for `__post_init__`.
+
+    Raises:
+        OptionError: a value has the wrong type or is out of range
+    """
+    options = read_signature(f"{type(config).__module__}:{type(config).__qualname__}").options
+    for item in fields(config):
+        value = options[item.name].parse(getattr(config, item.name), f"--{options[item.name].flag}")
+        object.__setattr__(config, item.name, value)
 
 
 def _split_union(node: ast.expr) -> list[ast.expr]:

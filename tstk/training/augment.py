@@ -8,15 +8,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
 from tstk.errors import OptionError, did_you_mean
 from tstk.nn.resample import observed_lengths
+
+if TYPE_CHECKING:
+    from tstk.data.data_module import DataModule
+    from tstk.training.config import TrainConfig
+
+
+def make_transform(pipeline: Pipeline, data: DataModule, config: TrainConfig) -> Callable[[Series, SampleRNG], Series]:
+    """Return the function that crops, augments and mixes a batch of training series, as the options say."""
+    apply_augmentations = parse_augmentations(config.augment)
+
+    def transform(series: Series, rng: SampleRNG) -> Series:
+        if config.crop is not None:
+            series = random_crop(series, config.crop, rng)
+        if config.augment:
+            series = apply_augmentations(series, pipeline.mean, pipeline.std, rng)
+        if config.mixup:
+            series = apply_mixup(series, config.mixup, len(data.classes), rng)
+        return series
+
+    return transform
 
 
 def random_crop(series: Series, size: int, rng: SampleRNG) -> Series:

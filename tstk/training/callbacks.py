@@ -1,78 +1,125 @@
-"""Callbacks of a training run: those that plugins register, and the protocol of progress reporting.
+"""Callbacks of training: objects that are notified after each step and each validation.
 
-A plugin registers a subclass of `Callback` with `Entry("callback", "mine", "tstk_plugins_mine.callback:Mine", ...)`;
-`--callbacks mine` creates one without arguments for each run. Callbacks observe; they must not change what trains.
+The EMA of the weights, the selection of the best epoch, early stopping, the linear probe, progress bars, experiment
+trackers and saving are callbacks. So are those of plugins, which register a subclass with
+`Entry("callback", "mine", "tstk_plugins_mine.callback:Mine", ...)`; `--callbacks mine` selects it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from tstk.errors import OptionError, did_you_mean
 from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
 
 if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
     from tstk.core.types import StepOutput
+    from tstk.training.loop import Trainer
 
 
 class Callback:
-    """A base class whose hooks do nothing; override the ones you need."""
+    """A base class whose hooks do nothing; override the ones you need.
 
-    def on_fit_start(self, pipeline: Pipeline, steps: int, epochs: int) -> None:
-        """Run before the first step.
+    They may read the trainer's `pipeline`, `data`, `config`, `step`, `epoch`, `total_steps`, `epochs`, `history` and
+    `best_epoch`; `trainer.should_stop = True` ends training after the current epoch. They must not change what
+    trains. Of several processes, only the first has the callbacks of plugins and of the caller.
 
-        Args:
-            pipeline: on its device, not wrapped
-            steps: optimizer steps to train for, at most
-            epochs: epochs to train for, at most
-        """
+    Options are keyword-only parameters of the constructor, annotated and with literal defaults as those of components:
+    `--callbacks mine:every=10`.
+    """
 
-    def on_step_end(self, step: int, step_outputs: list[StepOutput]) -> None:
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Run before the first step."""
+
+    def on_step_end(self, trainer: Trainer, step_outputs: list[StepOutput]) -> None:
         """Run after an optimizer step.
 
         Args:
-            step: number of the step, from 1
+            trainer: `trainer.step` is the number of the step, from 1
             step_outputs: one per micro-batch of the step, with losses, masks and predictions
         """
 
-    def on_validation_end(self, metrics: dict[str, Any], pipeline: Pipeline) -> dict[str, float] | None:
-        """Run after an epoch was validated.
+    def on_log(self, trainer: Trainer, losses: dict[str, float], series_per_second: float) -> None:
+        """Run when losses were read from the device: after every step on a CPU, a few times a second on a GPU.
 
         Args:
+            trainer: the trainer
+            losses: mean loss terms since the last call
+            series_per_second: training series per second in this epoch
+        """
+
+    def on_validation_start(self, trainer: Trainer) -> None:
+        """Run before the validation of an epoch."""
+
+    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> dict[str, float] | None:
+        """Run after the validation of an epoch, while the pipeline has the averaged weights, as they are saved.
+
+        Args:
+            trainer: the trainer
             metrics: of the epoch, as written to metrics.jsonl
-            pipeline: with the averaged weights, as they are saved
 
         Returns:
             numbers to add to the epoch's metrics under the callback's name, or None
         """
 
-    def on_fit_end(self, best_metrics: dict[str, Any]) -> None:
-        """Run after training.
+    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Run at the end of an epoch, after all callbacks have seen its validation.
 
         Args:
-            best_metrics: metrics of the epoch whose weights are kept
+            trainer: at the first step of the next epoch
+            metrics: of the epoch that has ended
         """
 
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Run after training, when the pipeline has the weights of the selected epoch."""
 
-class ProgressCallback(Protocol):
-    """Reports the progress of training: a progress bar, experiment trackers, a test."""
+    def teardown(self) -> None:
+        """Release resources; called in any case, also if training failed."""
 
-    def on_fit_start(self, steps: int, epochs: int) -> None:
-        """Run before the first step, with the optimizer steps and epochs to train for."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must know: numbers, text and tensors, in nested dictionaries and lists."""
+        return {}
 
-    def on_step_end(self, step: int, epoch: int, losses: dict[str, float], series_per_second: float) -> None:
-        """Run after one or more steps, with the mean losses since the last call."""
-
-    def on_validation_end(self, metrics: dict[str, Any], is_best: bool) -> None:
-        """Run after each epoch, with its metrics and whether its weights are the best so far."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
 
 
-def create_callbacks(names: Iterable[str]) -> dict[str, Callback]:
-    """Create the registered callback of each name.
+def create_callbacks(selections: Iterable[str]) -> dict[str, Callback]:
+    """Create the registered callbacks that are selected.
+
+    Args:
+        selections: a name each, or a name and options as NAME:OPTION=VALUE:OPTION=VALUE
+
+    Returns:
+        callback by name
 
     Raises:
         UnknownNameError: no callback has this name
+        OptionError: a callback has no such option, or cannot take its value
     """
-    registry = get_registry()
-    return {name: registry.load(registry.find("callback", name))() for name in names}
+    registry, callbacks = get_registry(), {}
+    for selection in selections:
+        name, _, assignments = selection.partition(":")
+        entry = registry.find("callback", name)
+        options = _parse_options(selection, entry.target, assignments)
+        callbacks[name] = registry.load(entry)(**options)
+    return callbacks
+
+
+def _parse_options(selection: str, target: str, assignments: str) -> dict[str, Any]:
+    """Return the options in OPTION=VALUE:OPTION=VALUE, parsed as the callback's signature says."""
+    known = read_signature(target).options if assignments else {}
+    options = {}
+    for assignment in filter(None, assignments.split(":")):
+        name, equals, value = assignment.partition("=")
+        key = name.replace("-", "_")
+        if not equals or key not in known:
+            names = ", ".join(known) or "none"
+            raise OptionError(
+                f"--callbacks {selection}: expected NAME:OPTION=VALUE, and the options are: {names}."
+                f"{did_you_mean(key, known)}"
+            )
+        options[key] = known[key].parse(value, f"--callbacks {selection}: {name}")
+    return options

@@ -13,6 +13,15 @@ def get_world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def max_over_processes(*values: int) -> list[int]:
+    """Return the largest of each value over all processes, which must all call this."""
+    if get_world_size() == 1:
+        return list(values)
+    maxima = torch.tensor(values, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(maxima, distributed.ReduceOp.MAX)
+    return [int(value) for value in maxima.tolist()]
+
+
 def full_tensor(value: Tensor) -> Tensor:
     """Return a detached tensor, gathered if it is sharded; every process must call this."""
     return value.detach().full_tensor() if _is_sharded(value) else value.detach()  # type: ignore[attr-defined]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ from torch import Tensor
 from tstk.config.resolve import Config
 from tstk.core.interfaces import Encoder
 from tstk.core.pipeline import Pipeline
-from tstk.core.rng import SampleRNG
 from tstk.core.types import Tokens
+from tstk.training.config import TrainConfig
+from tstk.training.loop import Trainer
 from tstk.training.runs import prepare_training
 
 
@@ -67,11 +69,10 @@ def dry_run(config: Config, print_fn: Callable[[str], None] = lambda line: None)
         TstkError: training would fail
     """
     pipeline, data = prepare_training(config, print_fn)
-    series = data.train.batch(torch.arange(min(2, len(data.train))))
-    assert series.sample_id is not None
+    trainer = Trainer(pipeline, data, replace(TrainConfig.from_config(config), device="cpu", trackers=()))
     pipeline.train()
-    output = pipeline(series, SampleRNG(config.options("train")["seed"], 0, series.sample_id))
-    output.loss.backward()
+    series = data.train.batch(torch.arange(min(2, len(data.train))))
+    output: Any = trainer.train_step.compute_gradients(0, [series])[0]
     outputs = {
         "tokenizer": _format_shape(output.tokens.values),
         "encoder": _format_shape(output.encoded.values),

@@ -2,51 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tstk.errors import OptionError
+from tstk.training.callbacks import Callback
+from tstk.training.distributed import copy_into
+
+if TYPE_CHECKING:
+    from tstk.core.types import StepOutput
+    from tstk.training.loop import Trainer
 
 
-class EMA:
-    """An exponential moving average of weights.
+class EMA(Callback):
+    """An exponential moving average of weights, which replaces them during validation.
 
     Args:
-        weights: tensors that training updates in place
+        weights: tensors that training updates in place, by name
         decay: per step, in [0, 1); 0 keeps no average
     """
 
-    def __init__(self, weights: Sequence[Tensor], decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise OptionError(f"--ema-decay {decay}: expected at least 0 and less than 1, such as 0.998")
-        self.weights, self.decay, self.num_updates = list(weights), decay, 0
-        self.averages = [weight.detach().clone() for weight in weights] if decay else []
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
+        self.weights, self.decay, self.num_updates = dict(weights) if decay else {}, decay, 0
+        self.averages = {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    def on_step_end(self, trainer: Trainer, step_outputs: list[StepOutput]) -> None:
+        """Update the averages with the current weights."""
+        self.update()
+
+    def on_validation_start(self, trainer: Trainer) -> None:
+        """Replace the weights by their averages."""
+        self.swap()
+
+    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Put the weights back."""
+        self.swap()
 
     @torch.no_grad()
     def update(self) -> None:
-        """Update the averages with the current weights; call after each optimizer step."""
+        """Update the averages with the current weights."""
         if self.averages:
             self.num_updates += 1
             # a smaller decay at first, so that the initial weights are soon forgotten
             decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-            torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
-
-    @contextmanager
-    def use_averages(self) -> Iterator[None]:
-        """Replace the weights by their averages inside the context."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
+            torch._foreach_lerp_([*self.averages.values()], [*self.weights.values()], 1 - decay)
 
     @torch.no_grad()
-    def _swap(self) -> None:
+    def swap(self) -> None:
+        """Exchange the weights and their averages."""
         # values are copied, since FSDP and compiled graphs hold references to the tensors
-        for average, weight in zip(self.averages, self.weights, strict=False):
-            previous = weight.clone()
-            weight.copy_(average)
+        for name, average in self.averages.items():
+            previous = self.weights[name].clone()
+            self.weights[name].copy_(average)
             average.copy_(previous)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages by name, and the number of updates."""
+        return {"num_updates": self.num_updates, "averages": dict(self.averages)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.num_updates = int(state_dict["num_updates"])
+        for name, average in self.averages.items():
+            copy_into(average, state_dict["averages"][name])

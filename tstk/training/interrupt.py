@@ -5,15 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import distributed
-
-from tstk.training.distributed import get_world_size
+from tstk.core.types import StepOutput
+from tstk.training.callbacks import Callback
+from tstk.training.distributed import get_world_size, max_over_processes
 from tstk.training.resume_store import ResumeStore
-from tstk.training.state import TrainState
+from tstk.training.state import state_dict
+
+if TYPE_CHECKING:
+    from tstk.training.loop import Trainer
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -29,58 +32,55 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.step, self.signum = step, signum
 
 
-class SavePoints:
-    """Points between steps at which training saves its state, if saving is due or a signal is pending.
+class SavePoints(Callback):
+    """Saves the training state between two steps if saving is due, and stops if a signal was received.
 
     Args:
-        resume_store: where to save; None never saves
-        train_state: the state to save
-        get_pending_signal: returns the number of the signal received, 0 if none
+        resume_store: where to save
     """
 
     SYNC_EVERY_STEPS = 50
     """Steps between two checks where several processes must agree on what to do."""
 
-    def __init__(
-        self, resume_store: ResumeStore | None, train_state: TrainState, get_pending_signal: Callable[[], int]
-    ) -> None:
-        self.resume_store, self.train_state, self.get_pending_signal = resume_store, train_state, get_pending_signal
-        self.num_bytes = sum(v.nbytes for v in train_state.pipeline.state_dict().values())
-        self.is_distributed = get_world_size() > 1
+    def __init__(self, resume_store: ResumeStore) -> None:
+        self.resume_store, self.exit_stack = resume_store, ExitStack()
 
-    def check_after_step(self) -> None:
-        """Save or stop after an optimizer step if due.
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Defer signals until the end of training."""
+        self.get_pending_signal = self.exit_stack.enter_context(defer_signals())
+        self.num_bytes = sum(v.nbytes for v in trainer.pipeline.state_dict().values())
 
-        Raises:
-            TrainingInterrupted: a signal is pending; the state is saved
-        """
-        if self.resume_store is not None and not (
-            self.is_distributed and self.train_state.step_in_epoch % self.SYNC_EVERY_STEPS
-        ):
-            self._save_or_stop(self.resume_store)
-
-    def check_after_epoch(self) -> None:
-        """Save or stop after the validation of an epoch if due.
+    def on_step_end(self, trainer: Trainer, step_outputs: list[StepOutput]) -> None:
+        """Save or stop if due.
 
         Raises:
             TrainingInterrupted: a signal is pending; the state is saved
         """
-        if self.resume_store is not None:
-            self._save_or_stop(self.resume_store)
+        if get_world_size() == 1 or not trainer.step_in_epoch % self.SYNC_EVERY_STEPS:
+            self._save_or_stop(trainer)
 
-    def _save_or_stop(self, resume_store: ResumeStore) -> None:
-        signum, is_due = self.get_pending_signal(), resume_store.is_due(self.num_bytes)
-        if self.is_distributed:
-            # the first process decides whether saving is due; a signal may have reached any of them
-            flags = torch.tensor(
-                [signum, is_due and resume_store.is_writer], device=self.train_state.pipeline.mean.device
-            )
-            distributed.all_reduce(flags, distributed.ReduceOp.MAX)
-            signum, is_due = flags.tolist()
-        if signum or is_due:
-            resume_store.save(*self.train_state.state_dict())
-        if signum and not self.train_state.is_done:
-            raise TrainingInterrupted(self.train_state.step, signum)
+    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Save metrics and best weights; save the state or stop if due.
+
+        Raises:
+            TrainingInterrupted: a signal is pending; the state is saved
+        """
+        best_weights = trainer.best_epoch.best_weights if trainer.best_epoch.is_best(metrics) else None
+        self.resume_store.save_epoch(metrics, trainer.pipeline, best_weights)
+        self._save_or_stop(trainer)
+
+    def teardown(self) -> None:
+        """Handle signals as before."""
+        self.exit_stack.close()
+
+    def _save_or_stop(self, trainer: Trainer) -> None:
+        # the first process decides whether saving is due; a signal may have reached any of them
+        is_due = self.resume_store.is_writer and self.resume_store.is_due(self.num_bytes)
+        signum, should_save = max_over_processes(self.get_pending_signal(), is_due)
+        if signum or should_save:
+            self.resume_store.save(state_dict(trainer))
+        if signum and not trainer.is_done:
+            raise TrainingInterrupted(trainer.step, signum)
 
 
 @contextmanager

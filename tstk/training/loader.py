@@ -13,6 +13,7 @@ from tstk.errors import OptionError
 
 if TYPE_CHECKING:
     from tstk.data.datasets import Split
+    from tstk.training.config import TrainConfig
 
 
 def resolve_duration(steps_per_epoch: int, epochs: int | None, steps: int | None) -> tuple[int, int]:
@@ -22,18 +23,11 @@ def resolve_duration(steps_per_epoch: int, epochs: int | None, steps: int | None
         steps_per_epoch: optimizer steps per epoch
         epochs: as given; with neither `epochs` nor `steps`, enough for 1500 steps, between 10 and 100
         steps: as given, instead of `epochs`
-
-    Raises:
-        OptionError: there would be no step
     """
     if steps is not None:
         epochs = -(-steps // steps_per_epoch)
     elif epochs is None:
         epochs = min(100, max(10, -(-1500 // steps_per_epoch)))
-    if epochs < 1:
-        raise OptionError(
-            f"--epochs {epochs}: expected at least 1" if steps is None else f"--steps {steps}: expected at least 1"
-        )
     return epochs, steps_per_epoch * epochs if steps is None else steps
 
 
@@ -42,42 +36,30 @@ class BatchLoader:
 
     Args:
         split: series to train on
-        batch_size: series per batch, over all processes
-        grad_accum_steps: batches per optimizer step
-        seed: of the order
+        config: `batch_size` over all processes, `grad_accum_steps` (batches per optimizer step), `seed` of the order,
+            `validate_every` (optimizer steps per epoch; None for one pass over the split), and `sampling`: balanced
+            draws all classes equally often, with replacement, and leaves unlabelled series out
         rank_and_world_size: of this process; each process gets its share of every batch, and a pass leaves out the
             series that cannot be divided evenly
-        steps_per_epoch: optimizer steps per epoch; None for one pass over the split
-        balanced: draw all classes equally often, with replacement; unlabelled series are left out
 
     Raises:
-        OptionError: a size is less than 1, or the processes cannot share the batches evenly
+        OptionError: the processes cannot share the batches evenly
     """
 
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        grad_accum_steps: int,
-        seed: int,
-        rank_and_world_size: tuple[int, int] = (0, 1),
-        steps_per_epoch: int | None = None,
-        balanced: bool = False,
-    ) -> None:
-        options = {"batch-size": batch_size, "grad-accum-steps": grad_accum_steps, "validate-every": steps_per_epoch}
-        for name, value in options.items():
-            if value is not None and value < 1:
-                raise OptionError(f"--{name} {value}: expected at least 1")
-        self.split, self.batch_size, self.grad_accum_steps, self.seed = split, batch_size, grad_accum_steps, seed
+    def __init__(self, split: Split, config: TrainConfig, rank_and_world_size: tuple[int, int] = (0, 1)) -> None:
+        assert config.batch_size is not None
+        self.split, self.seed = split, config.seed
+        self.batch_size, self.grad_accum_steps = config.batch_size, config.grad_accum_steps
         self.rank, self.world_size = rank_and_world_size
-        self.sampling_weights = _compute_sampling_weights(split) if balanced else None
-        if batch_size % self.world_size or len(split) < self.world_size:
+        self.sampling_weights = _compute_sampling_weights(split) if config.sampling == "balanced" else None
+        if self.batch_size % self.world_size or len(split) < self.world_size:
             raise OptionError(
-                f"--batch-size {batch_size} of {len(split)} series: expected a multiple of {self.world_size}, "
+                f"--batch-size {self.batch_size} of {len(split)} series: expected a multiple of {self.world_size}, "
                 "the number of processes, and at least as many series"
             )
-        self.steps_per_pass = -(-(len(split) - len(split) % self.world_size) // (batch_size * grad_accum_steps))
-        self.steps_per_epoch = steps_per_epoch or self.steps_per_pass
+        num_series = len(split) - len(split) % self.world_size
+        self.steps_per_pass = -(-num_series // (self.batch_size * self.grad_accum_steps))
+        self.steps_per_epoch = config.validate_every or self.steps_per_pass
 
     def __len__(self) -> int:
         """Return the number of optimizer steps per epoch."""

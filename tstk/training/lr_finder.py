@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tstk.core.pipeline import Pipeline
 from tstk.core.repr import ShortRepr
-from tstk.core.rng import SampleRNG
 from tstk.errors import TrainingError
-from tstk.training.devices import create_accelerator, prepare_model, unwrap_model
-from tstk.training.loader import BatchLoader
-from tstk.training.optim import AdamW, param_groups
+from tstk.training.config import TrainConfig
+from tstk.training.devices import unwrap_model
+from tstk.training.loop import Trainer
+from tstk.training.small_data import resolve_defaults
 
 if TYPE_CHECKING:
     from tstk.data.data_module import DataModule
@@ -41,76 +41,71 @@ class LRRangeTestResult(ShortRepr):
     suggestion: float
 
 
-def lr_range_test(
-    pipeline: Pipeline,
-    data: DataModule,
-    *,
-    batch_size: int,
-    grad_accum_steps: int,
-    weight_decay: float,
-    grad_clip: float,
-    seed: int,
-    device: str,
-    precision: str,
-) -> LRRangeTestResult:
+def lr_range_test(pipeline: Pipeline, data: DataModule, config: TrainConfig) -> LRRangeTestResult:
     """Raise the learning rate from 1e-6 to 1 in 100 steps, and restore the weights.
 
-    The test stops early when the loss exceeds four times its minimum. All parts use the same learning rate, even those
-    with an override.
+    The steps are those of training, with all its options. The test stops early when the loss exceeds four times its
+    minimum. All parts use the same learning rate, even those with an override.
 
     Args:
         pipeline: initialized for training
         data: its training split is used
-        batch_size: as for `tstk.training.loop.fit`, like all other options
-        grad_accum_steps: batches per optimizer step
-        weight_decay: of matrices
-        grad_clip: largest norm of the gradient; 0 for no limit
-        seed: of batches, masks and dropout
-        device: auto, cpu or cuda
-        precision: fp32, bf16 or fp16
+        config: the options of training; those of its duration, validation and callbacks are not used
 
     Raises:
         TrainingError: the loss diverges within the first steps
     """
-    accelerator = create_accelerator(device, precision)
     initial_state = deepcopy(pipeline.state_dict())
-    groups = [{**group, "lr": MIN_LR} for group in param_groups(pipeline, MIN_LR, weight_decay)]
-    model, optimizer = prepare_model(accelerator, pipeline, AdamW(groups, lr=MIN_LR))
-    trainable = [p for p in pipeline.parameters() if p.requires_grad]
-    loader = BatchLoader(data.train, batch_size, grad_accum_steps, seed, steps_per_epoch=NUM_STEPS)
+    trainer = Trainer(pipeline, data, _shorten(resolve_defaults(config, pipeline, data)[0]))
+    trainer.train_step.peak_lrs = [1.0] * len(trainer.train_step.peak_lrs)
+    trainer.train_step.lr_factor = _compute_lr
     pipeline.train()
-    lrs: list[float] = []
-    losses: list[float] = []
-    running_mean = 0.0
-    for step, batches in enumerate(loader.iterate_epoch(1, accelerator.device)):
-        lr = MIN_LR * (MAX_LR / MIN_LR) ** (step / (NUM_STEPS - 1))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        step_outputs = []
-        for i, series in enumerate(batches):
-            assert series.sample_id is not None
-            with accelerator.autocast():
-                output = model(series, SampleRNG(seed, (step + 1) * grad_accum_steps + i, series.sample_id))
-            accelerator.backward(output.loss / len(batches))
-            step_outputs.append(output)
-        if grad_clip:
-            accelerator.clip_grad_norm_(trainable, grad_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        pipeline.after_step(step_outputs)
-        loss_sum = sum(float(output.loss.detach()) for output in step_outputs)
-        running_mean = 0.9 * running_mean + 0.1 * loss_sum / len(step_outputs)
-        loss = running_mean / (1 - 0.9 ** (step + 1))
-        if not math.isfinite(loss) or (losses and loss > 4 * min(losses) > 0):
-            break
-        lrs.append(lr)
-        losses.append(loss)
-    unwrap_model(accelerator, model)
+    with trainer.execution_context():
+        losses = _record_losses(trainer)
+    unwrap_model(trainer.accelerator, trainer.train_step.model)
     pipeline.load_state_dict(initial_state)
-    if len(lrs) < SKIP_BEGIN + 3:
+    if len(losses) < SKIP_BEGIN + 3:
         raise TrainingError(
-            f"--find-lr: the loss diverged after {len(lrs)} steps, starting from a learning rate of {MIN_LR:g}; check "
-            "the data for extreme values"
+            f"--find-lr: the loss diverged after {len(losses)} steps, starting from a learning rate of {MIN_LR:g}; "
+            "check the data for extreme values"
         )
+    lrs = [_compute_lr(step) for step in range(len(losses))]
     steepest = max(range(SKIP_BEGIN, len(losses) - 2), key=lambda i: losses[i] - losses[i + 2])
     return LRRangeTestResult(lrs, losses, lrs[steepest + 1])
+
+
+def _shorten(config: TrainConfig) -> TrainConfig:
+    """Return the options of a training of `NUM_STEPS` steps without validation and callbacks."""
+    return replace(
+        config,
+        epochs=None,
+        steps=NUM_STEPS,
+        validate_every=NUM_STEPS,
+        select_by="last",
+        patience=None,
+        probe_every=None,
+        ema_decay=0.0,
+        callbacks=(),
+        trackers=(),
+    )
+
+
+def _compute_lr(step: int) -> float:
+    """Return the learning rate of a step, counted from 0."""
+    return float(MIN_LR * (MAX_LR / MIN_LR) ** (step / (NUM_STEPS - 1)))
+
+
+def _record_losses(trainer: Trainer) -> list[float]:
+    """Train until the loss diverges, and return the smoothed loss of each step."""
+    losses: list[float] = []
+    running_mean = 0.0
+    trainer.train_step.set_lr(0)
+    for step, batches in enumerate(trainer.loader.iterate_epoch(1, trainer.accelerator.device), 1):
+        outputs = trainer.train_step(step, batches)
+        mean_loss = sum(float(output.loss.detach()) for output in outputs if output.loss is not None) / len(outputs)
+        running_mean = 0.9 * running_mean + 0.1 * mean_loss
+        loss = running_mean / (1 - 0.9**step)
+        if not math.isfinite(loss) or (losses and loss > 4 * min(losses) > 0):
+            break
+        losses.append(loss)
+    return losses

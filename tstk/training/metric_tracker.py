@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, distributed
 
 from tstk.core.types import StepOutput
 from tstk.errors import TrainingError
-from tstk.training.callbacks import ProgressCallback
 from tstk.training.distributed import get_world_size
 
 FLUSH_SECONDS = 0.25
@@ -25,12 +24,12 @@ class MetricTracker:
     """Sums of the loss terms of an epoch, read from the device in intervals.
 
     Args:
-        progress_callback: notified at each flush
+        log: called at each flush with the mean losses since the last one, and the training series per second
         flush_every_step: read the losses in every step, as costs nothing on a CPU
     """
 
-    def __init__(self, progress_callback: ProgressCallback | None, flush_every_step: bool) -> None:
-        self.progress_callback, self.flush_every_step = progress_callback, flush_every_step
+    def __init__(self, log: Callable[[dict[str, float], float], None], flush_every_step: bool) -> None:
+        self.log, self.flush_every_step = log, flush_every_step
         self.pending: list[tuple[int, int, dict[str, Tensor]]] = []
 
     def reset(self, epoch: int) -> None:
@@ -41,14 +40,19 @@ class MetricTracker:
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of the current epoch, JSON-able; call `flush` first."""
         seconds = time.perf_counter() - self.start_time
-        return {"sums": self.sums, "rows": self.num_series, "seconds": seconds, "waited": self.loading_seconds}
+        return {
+            "sums": self.sums,
+            "num_series": self.num_series,
+            "seconds": seconds,
+            "loading_seconds": self.loading_seconds,
+        }
 
     def load_state_dict(self, epoch: int, state_dict: dict[str, Any]) -> None:
         """Continue `epoch` from what `state_dict` returned."""
         self.reset(epoch)
-        self.sums, self.num_series = dict(state_dict["sums"]), state_dict["rows"]
+        self.sums, self.num_series = dict(state_dict["sums"]), state_dict["num_series"]
         self.start_time -= state_dict["seconds"]
-        self.loading_seconds = state_dict["waited"]
+        self.loading_seconds = state_dict["loading_seconds"]
 
     def time_loading(self, batches: Iterator[T]) -> Iterator[T]:
         """Yield from `batches`, adding the time that each takes to `loading_seconds`."""
@@ -90,13 +94,9 @@ class MetricTracker:
             recent_series += num_series
         self.num_series += recent_series
         now = time.perf_counter()
-        if self.progress_callback and self.pending:
-            self.progress_callback.on_step_end(
-                self.pending[-1][0],
-                self.epoch,
-                {name: value / recent_series for name, value in recent_sums.items()},
-                self.num_series / max(now - self.start_time, 1e-9),
-            )
+        if self.pending:
+            losses = {name: value / recent_series for name, value in recent_sums.items()}
+            self.log(losses, self.num_series / max(now - self.start_time, 1e-9))
         self.pending, self.last_flush_time = [], now
 
     def compute(self) -> dict[str, Any]:

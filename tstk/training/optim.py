@@ -49,7 +49,7 @@ def param_groups(
         lr_override: learning rates of parts, as PART=RATE; they replace the overrides that slots define themselves
 
     Raises:
-        OptionError: `layer_decay` is out of range, or an override is malformed or names no trainable part
+        OptionError: an override is malformed or names no trainable part
     """
     decayed = {f"{name}.weight" for name, part in pipeline.named_modules() if isinstance(part, WEIGHT_DECAY_MODULES)}
     overrides = {
@@ -97,8 +97,6 @@ def _make_layer_lr_scale(pipeline: Pipeline, layer_decay: float) -> Callable[[st
     The layers are those of the encoder's longest `nn.ModuleList`. Modules beside that list count as above it, the rest
     of the encoder and the tokenizer as below it.
     """
-    if not 0 < layer_decay <= 1:
-        raise OptionError(f"--layer-decay {layer_decay}: expected above 0 and at most 1, such as 0.65")
     depths = {
         name: len(module)
         for name, module in pipeline.named_modules()
@@ -126,12 +124,7 @@ def lr_lambda(total_steps: int, warmup_ratio: float, lr_schedule: str) -> Callab
         warmup_ratio: fraction of the steps in which the learning rate rises
         lr_schedule: cosine, constant or one-cycle; the last is torch's `OneCycleLR` without its momentum (Smith and
             Topin 2018): from 1/25 of the highest learning rate up to it and down to 1/250,000, both along a cosine
-
-    Raises:
-        OptionError: `warmup_ratio` is out of range
     """
-    if not 0 <= warmup_ratio < 1:
-        raise OptionError(f"--warmup-ratio {warmup_ratio}: expected a fraction of the steps, from 0 to less than 1")
     if lr_schedule == "one-cycle":
         return _one_cycle_lr_lambda(total_steps, warmup_ratio)
     warmup_steps = warmup_ratio * total_steps

@@ -25,10 +25,11 @@ from tstk.core.pipeline import Pipeline
 from tstk.errors import CheckpointError
 from tstk.plugins.distribution import CORE_DISTRIBUTION
 from tstk.runs.checkpoint import collect_versions, read_tensors, save_weights, write_tensors
+from tstk.training.distributed import full_tensor
 
 FORMAT_VERSION = 1
-JsonState = dict[str, Any]
-"""The part of a training state that is not tensors, JSON-able."""
+SEPARATOR = "/"
+"""Between the keys of nested dictionaries, in the names of tensors in a file; parameters have dots in their names."""
 
 
 @dataclass
@@ -36,14 +37,12 @@ class ResumeSnapshot:
     """The saved state of a training run.
 
     Args:
-        tensors: by name
-        json_state: what `TrainState.state_dict` returned beside tensors
+        state: what `tstk.training.state.state_dict` returned
         history: metrics of the finished epochs
         path: the file with the tensors, for messages
     """
 
-    tensors: dict[str, Tensor]
-    json_state: JsonState
+    state: dict[str, Any]
     history: list[dict[str, Any]]
     path: Path
 
@@ -80,20 +79,21 @@ class ResumeStore:
         expected_seconds = 0.01 + 5 * num_bytes / 2e8 if self.save_seconds is None else self.save_seconds
         return (time.perf_counter() - self.last_save_time) * self.MAX_TIME_FRACTION >= expected_seconds
 
-    def save(self, tensors: dict[str, Tensor], json_state: JsonState) -> None:
-        """Save the training state, replacing the previous one.
+    def save(self, state: dict[str, Any]) -> None:
+        """Save the training state, replacing the previous one; every process must call this.
 
         Args:
-            tensors: by name
-            json_state: JSON-able values, among them `step`
+            state: nested dictionaries of tensors and JSON-able values, among them `step`
 
         Raises:
             DiskFullError: the disk is full; the previous state is still complete
         """
+        begin = time.perf_counter()
+        tensors, json_state = split_tensors(state)
+        tensors = {name: full_tensor(value).cpu() for name, value in tensors.items()}
         if not self.is_writer:
             return
-        begin = time.perf_counter()
-        path = self.folder / f"step-{json_state['step']}.safetensors"
+        path = self.folder / f"step-{state['step']}.safetensors"
         write_tensors(path, tensors)
         header = {
             "format": FORMAT_VERSION,
@@ -169,7 +169,10 @@ class ResumeStore:
         except (ValueError, RecursionError) as e:
             raise CheckpointError(f"{self.metrics_path} is damaged ({e}){remedy}") from None
         self._truncate_metrics(metrics_size)
-        return ResumeSnapshot(tensors, json_state, history, tensors_path)
+        try:
+            return ResumeSnapshot(merge_tensors(json_state, tensors), history, tensors_path)
+        except (AttributeError, TypeError) as e:
+            raise CheckpointError(f"{self.state_path} is damaged ({type(e).__name__}: {e}){remedy}") from None
 
     def remove(self) -> None:
         """Remove the training state of a finished run, which is several times as large as its weights."""
@@ -195,3 +198,28 @@ class ResumeStore:
     def _truncate_metrics(self, size: int) -> None:
         if self.is_writer and self.metrics_path.is_file():
             os.truncate(self.metrics_path, size)
+
+
+def split_tensors(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split nested dictionaries into their tensors, by the path of keys to each, and the rest."""
+    tensors, rest = dict[str, Tensor](), dict[str, Any]()
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            tensors[f"{prefix}{key}"] = value
+        elif isinstance(value, Mapping):
+            inner, rest[key] = split_tensors(value, f"{prefix}{key}{SEPARATOR}")
+            tensors |= inner
+        else:
+            rest[key] = value
+    return tensors, rest
+
+
+def merge_tensors(rest: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Put the tensors that `split_tensors` took out back into their places."""
+    for path, value in tensors.items():
+        *keys, last = path.split(SEPARATOR)
+        table = rest
+        for key in keys:
+            table = table.setdefault(key, {})
+        table[last] = value
+    return rest

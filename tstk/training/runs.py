@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +40,8 @@ from tstk.runs.checkpoint import (
     save_run_config,
     save_weights,
 )
-from tstk.training.callbacks import ProgressCallback, create_callbacks
+from tstk.training.callbacks import Callback, create_callbacks
+from tstk.training.config import TrainConfig
 from tstk.training.devices import describe_hardware, use_deterministic_algorithms
 from tstk.training.initialization import init_pipeline_from_data
 from tstk.training.loop import FitResult, fit
@@ -77,9 +78,9 @@ def prepare_training(
     pipeline.set_input_schema(data.input_schema())
     if resume_from is None:
         notes += init_pipeline_from_data(pipeline, config, data)
-    for note in (*config.notes, *data.notes, *notes, resolve_defaults(config.options("train"), pipeline, data)[1]):
-        if note:
-            print_fn(note)
+    _, small_data_note = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
+    for note in filter(None, (*config.notes, *data.notes, *notes, small_data_note)):
+        print_fn(note)
     return pipeline, data
 
 
@@ -88,7 +89,7 @@ def train(
     out: str | Path,
     *,
     command: str = "",
-    progress_callback: ProgressCallback | None = None,
+    callbacks: Sequence[Callback] = (),
     print_fn: Callable[[str], None] = lambda line: None,
     on_ready: Callable[[Pipeline, DataModule], None] | None = None,
 ) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def train(
         config: resolved
         out: the run directory to create
         command: the command line that repeats this run, for the record
-        progress_callback: reports steps and epochs
+        callbacks: in addition to those that the options select
         print_fn: called with each note for the user
         on_ready: called with the pipeline and its data before the first step
 
@@ -117,7 +118,7 @@ def train(
     resume_store = ResumeStore(check_new_run_dir(out) if is_main else Path(out), is_writer=is_main)
     if not is_main:
         pipeline, data = prepare_training(config)
-        return _fit_and_evaluate(config, resume_store, pipeline, data, command, None, start_time)
+        return _fit_and_evaluate(config, resume_store, pipeline, data, command, (), start_time)
     run_dir = resume_store.run_dir
     pipeline, data = prepare_training(config, print_fn)
     if on_ready:
@@ -129,7 +130,7 @@ def train(
             options = config.options("train")
             hardware = describe_hardware(options["device"], options["threads"])
             save_run_config(run_dir, config, pipeline, data.input_schema(), command, hardware)
-            return _fit_and_evaluate(config, resume_store, pipeline, data, command, progress_callback, start_time)
+            return _fit_and_evaluate(config, resume_store, pipeline, data, command, callbacks, start_time)
         except BaseException:
             if not (run_dir / WEIGHTS_FILE).is_file() and not resume_store.exists():
                 shutil.rmtree(run_dir)
@@ -142,17 +143,17 @@ def train(
 def resume_run(
     out: str | Path,
     *,
-    progress_callback: ProgressCallback | None = None,
+    callbacks: Sequence[Callback] = (),
     print_fn: Callable[[str], None] = lambda line: None,
     on_ready: Callable[[Pipeline, DataModule], None] | None = None,
 ) -> dict[str, Any]:
     """Resume an interrupted run with the options with which it was started.
 
-    On a CPU it ends as it would have without the interruption, bit for bit. Callbacks start anew.
+    On a CPU it ends as it would have without the interruption, bit for bit.
 
     Args:
         out: the run directory
-        progress_callback: see `train`
+        callbacks: see `train`
         print_fn: see `train`
         on_ready: see `train`
 
@@ -166,7 +167,7 @@ def resume_run(
     start_time = time.time()
     run_dir, is_main = Path(out), _is_main_process()
     if not is_main:
-        progress_callback, print_fn, on_ready = None, lambda line: None, None
+        print_fn, on_ready = lambda line: None, None
     run_config = read_run_config(run_dir)
     if not is_unfinished(run_dir):
         raise CheckpointError(
@@ -184,7 +185,7 @@ def resume_run(
         if on_ready:
             on_ready(pipeline, data)
         command = run_config.get("command", "")
-        return _fit_and_evaluate(config, resume_store, pipeline, data, command, progress_callback, start_time)
+        return _fit_and_evaluate(config, resume_store, pipeline, data, command, callbacks, start_time)
 
 
 def _describe_environment_changes(run_config: dict[str, Any], config: Config) -> str:
@@ -216,14 +217,14 @@ def _fit_and_evaluate(
     pipeline: Pipeline,
     data: DataModule,
     command: str,
-    progress_callback: ProgressCallback | None,
+    callbacks: Sequence[Callback],
     start_time: float,
 ) -> dict[str, Any]:
     """Fit the pipeline, score it on test, write the weights and result.json, and return the result."""
     run_dir = resume_store.run_dir
     seconds_before = time.time() - start_time
     try:
-        fit_result = fit(pipeline, data, progress_callback, resume_store, **config.options("train"))
+        fit_result = fit(pipeline, data, TrainConfig.from_config(config), callbacks, resume_store)
         fit_end_time = time.time()
         with use_deterministic_algorithms(config.options("train").get("deterministic", False)):
             result = _build_result(config, pipeline, data, fit_result, command)
@@ -246,18 +247,18 @@ def _build_result(
 ) -> dict[str, Any]:
     """Score the pipeline and the baselines on test, and return the content of result.json."""
     task = "pretraining" if pipeline.head is None and not pipeline.can_forecast else data.task
-    options, _ = resolve_defaults(config.options("train"), pipeline, data)
+    train_config, _ = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
     baselines = score_baselines(pipeline, data, data.test) if data.test is not None else Baselines()
     return {
         "task": task,
         "data": data.name,
-        "test": evaluate(pipeline, data.test, seed=options["seed"]) if data.test is not None else {},
+        "test": evaluate(pipeline, data.test, seed=train_config.seed) if data.test is not None else {},
         "val": fit_result.best_metrics["val"],
         **baselines.to_dict(),
         "selected": {
             "epoch": fit_result.best_metrics["epoch"],
             "of": len(fit_result.history),
-            "by": options["select_by"],
+            "by": train_config.select_by,
         },
         "parameters": sum(p.numel() for p in pipeline.parameters()),
         "trainable": sum(p.numel() for p in pipeline.parameters() if p.requires_grad),

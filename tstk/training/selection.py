@@ -1,15 +1,20 @@
-"""Selection of the epoch whose weights are kept, and early stopping."""
+"""Selection of the epoch whose weights are kept, early stopping, and the linear probe during training."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from tstk.evaluation.probe import linear_probe_accuracy
+from tstk.training.callbacks import Callback
 from tstk.training.distributed import full_state_dict
 
+if TYPE_CHECKING:
+    from tstk.training.loop import Trainer
 
-class BestEpoch:
+
+class BestEpoch(Callback):
     """The best epoch so far, with its weights.
 
     A validation split is a small sample. Among the epochs whose accuracy is within one standard error of the best, the
@@ -17,57 +22,104 @@ class BestEpoch:
     with later epochs in place of simpler models).
 
     Args:
-        select_by: score, loss or last; see `tstk.training.loop.fit`
-        patience: epochs without improvement before `should_stop`; None never stops
+        select_by: score, loss or last; see `TrainConfig`
     """
 
-    def __init__(self, select_by: str, patience: int | None) -> None:
-        self.select_by, self.patience = select_by, patience
+    def __init__(self, select_by: str) -> None:
+        self.select_by = select_by
         self.best_metrics: dict[str, Any] = {}
         self.best_weights: dict[str, Tensor] = {}
         self.best_score: float | None = None
         self.tolerance = 0.0
-        self.wait_count = 0
 
-    @property
-    def should_stop(self) -> bool:
-        """Whether the score has not improved for `patience` epochs."""
-        return self.patience is not None and self.wait_count >= self.patience
+    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Compare the epoch with the best so far."""
+        self.update(metrics, trainer.pipeline)
 
-    def update(self, metrics: dict[str, Any], pipeline: nn.Module) -> bool:
-        """Compare an epoch with the best so far, and store its weights if they are to be kept.
-
-        Returns:
-            whether they are
-        """
-        score, tolerance = self._score(metrics)
-        improved = self.best_score is None or score > self.best_score
-        self.wait_count = 0 if improved else self.wait_count + 1
-        if improved:
+    def update(self, metrics: dict[str, Any], pipeline: nn.Module) -> None:
+        """Compare an epoch with the best so far, and store its weights if they are to be kept."""
+        score, tolerance = score_epoch(metrics, self.select_by)
+        if self.best_score is None or score > self.best_score:
             self.best_score, self.tolerance = score, tolerance
-        elif self.best_score is None or score < self.best_score - self.tolerance:
-            return False
+        elif score < self.best_score - self.tolerance:
+            return
         self.best_metrics = metrics
         self.best_weights = {k: v.cpu().clone() for k, v in full_state_dict(pipeline).items()}
-        return True
+
+    def is_best(self, metrics: dict[str, Any]) -> bool:
+        """Return whether these are the metrics of the best epoch so far."""
+        return self.best_metrics is metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state without `best_weights`, JSON-able."""
-        return {"best": self.best_metrics, "score": self.best_score, "slack": self.tolerance, "idle": self.wait_count}
+        """Return metrics, weights and score of the best epoch."""
+        return {
+            "best_metrics": self.best_metrics,
+            "best_weights": self.best_weights,
+            "best_score": self.best_score,
+            "tolerance": self.tolerance,
+        }
 
-    def load_state_dict(self, state_dict: dict[str, Any], best_weights: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned, and the best weights."""
-        self.best_metrics = dict(state_dict["best"])
-        self.best_score, self.tolerance, self.wait_count = state_dict["score"], state_dict["slack"], state_dict["idle"]
-        self.best_weights = best_weights
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.best_metrics, self.best_weights = dict(state_dict["best_metrics"]), dict(state_dict["best_weights"])
+        self.best_score, self.tolerance = state_dict["best_score"], state_dict["tolerance"]
 
-    def _score(self, metrics: dict[str, Any]) -> tuple[float, float]:
-        """Return an epoch's score, higher is better, and the tolerance within which a later epoch is as good."""
-        val = metrics["val"]
-        if self.select_by == "last":
-            return metrics["epoch"], 0.0
-        if self.select_by == "score" and "accuracy" in val:
-            return val["accuracy"], val["accuracy_se"]
-        if self.select_by == "score" and "mse" in val:
-            return -val["mse"], 0.0
-        return -val["loss"], 0.0
+
+class EarlyStopping(Callback):
+    """Stops training when the score has not improved for some epochs.
+
+    Args:
+        select_by: the score, as for `BestEpoch`
+        patience: epochs without improvement
+    """
+
+    def __init__(self, select_by: str, patience: int) -> None:
+        self.select_by, self.patience = select_by, patience
+        self.best_score: float | None = None
+        self.wait_count = 0
+
+    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Count the epochs without improvement."""
+        score, _ = score_epoch(metrics, self.select_by)
+        self.wait_count += 1
+        if self.best_score is None or score > self.best_score:
+            self.best_score, self.wait_count = score, 0
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best score and the number of epochs since."""
+        return {"best_score": self.best_score, "wait_count": self.wait_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.best_score, self.wait_count = state_dict["best_score"], state_dict["wait_count"]
+
+
+class LinearProbe(Callback):
+    """Adds the validation accuracy of a linear probe to the metrics of every n-th epoch and of the last.
+
+    Args:
+        every: epochs from one probe to the next
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """Fit the probe; labels never reach the weights."""
+        if trainer.epoch % self.every == 0 or trainer.epoch == trainer.epochs:
+            with trainer.autocast():
+                metrics["val"]["probe"] = linear_probe_accuracy(trainer.pipeline, trainer.data.train, trainer.data.val)
+
+
+def score_epoch(metrics: dict[str, Any], select_by: str) -> tuple[float, float]:
+    """Return an epoch's score, higher is better, and the tolerance within which a later epoch is as good."""
+    val = metrics["val"]
+    if select_by == "last":
+        return metrics["epoch"], 0.0
+    if select_by == "score" and "accuracy" in val:
+        return val["accuracy"], val["accuracy_se"]
+    if select_by == "score" and "mse" in val:
+        return -val["mse"], 0.0
+    return -val["loss"], 0.0

@@ -7,11 +7,12 @@ the values were chosen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tstk.config.resolve import Config
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
+from tstk.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 SMALL_DATA_MAX_SERIES = 500
 """The largest number of training series for which `SMALL_DATA_DEFAULTS` apply."""
 
-DEFAULTS = {"batch_size": 64, "augment": (), "select_by": "score"}
-SMALL_DATA_DEFAULTS = {
+DEFAULTS: dict[str, Any] = {"batch_size": 64, "augment": (), "select_by": "score"}
+SMALL_DATA_DEFAULTS: dict[str, Any] = {
     "batch_size": 16,
     "augment": ("scaling=0.1", "jitter=0.05", "time-warp=0.2"),
     "select_by": "last",
@@ -57,19 +58,19 @@ def resolve_val_fraction(config: Config, num_series: int) -> float:
         config: resolved
         num_series: number of series for training and validation
     """
-    train = config.options("train")
+    train = TrainConfig.from_config(config)
     requires_validation = (
-        train["select_by"] not in ("auto", "last") or train["patience"] is not None or train["probe_every"] is not None
+        train.select_by not in ("auto", "last") or train.patience is not None or train.probe_every is not None
     )
     is_small = "head" in config.values and _is_small_data(train, num_series)
     return 0.0 if is_small and not requires_validation else DEFAULT_VAL_FRACTION
 
 
-def resolve_defaults(options: Mapping[str, Any], pipeline: Pipeline, data: DataModule) -> tuple[dict[str, Any], str]:
+def resolve_defaults(config: TrainConfig, pipeline: Pipeline, data: DataModule) -> tuple[TrainConfig, str]:
     """Replace options that are unset (none, auto, off) by their defaults.
 
     Args:
-        options: of `tstk.training.loop.fit`
+        config: the options of training
         pipeline: the pipeline to train
         data: the data to train on
 
@@ -78,21 +79,19 @@ def resolve_defaults(options: Mapping[str, Any], pipeline: Pipeline, data: DataM
     """
     is_classifier = pipeline.head is not None and data.task == "classification"
     num_series = sum(map(len, data.training_splits))
-    is_small = is_classifier and _is_small_data(options, num_series)
+    is_small = is_classifier and _is_small_data(config, num_series)
     defaults = {**DEFAULTS, **SMALL_DATA_DEFAULTS} if is_small else DEFAULTS
     if not len(data.val):
         defaults = {**defaults, "select_by": "last"}
-    resolved = {**options, "augment": tuple(options["augment"])}
-    unset = [name for name in defaults if resolved[name] in (None, "auto", ("auto",))]
-    resolved.update({name: defaults[name] for name in unset})
-    if resolved["augment"] == ("off",):
-        resolved["augment"] = ()
+    unset = {name: value for name, value in defaults.items() if getattr(config, name) in (None, "auto", ("auto",))}
+    augment = unset.get("augment", config.augment)
+    resolved = replace(config, **{**unset, "augment": () if augment == ("off",) else augment})
     if not is_small or not unset:
         return resolved, ""
-    values = {name: ",".join(v) if isinstance(v := resolved[name], tuple) else v for name in unset}
+    values = {name: ",".join(v) if isinstance(v, tuple) else v for name, v in unset.items()}
     flags = [f"--{name.replace('_', '-')} {value}" for name, value in values.items()]
     return resolved, f"only {num_series} training series: using the defaults for few series, {' '.join(flags)}"
 
 
-def _is_small_data(options: Mapping[str, Any], num_series: int) -> bool:
-    return num_series <= SMALL_DATA_MAX_SERIES and options["epochs"] is None and options["steps"] is None
+def _is_small_data(config: TrainConfig, num_series: int) -> bool:
+    return num_series <= SMALL_DATA_MAX_SERIES and config.epochs is None and config.steps is None

@@ -1,163 +1,123 @@
-"""The state of a training run between two steps: weights, optimizer, averages, progress and random generators."""
+"""The state of a training run between two steps: weights, optimizer, callbacks, progress and random generators."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tstk.core.pipeline import Pipeline
 from tstk.errors import CheckpointError, DataError, OptionError
 from tstk.runs.checkpoint import check_state_dict
-from tstk.training.distributed import copy_into, full_tensor, get_world_size, load_full_state_dict
-from tstk.training.ema import EMA
-from tstk.training.metric_tracker import MetricTracker
+from tstk.training.distributed import copy_into, get_world_size, load_full_state_dict
 from tstk.training.resume_store import ResumeSnapshot
-from tstk.training.selection import BestEpoch
+
+if TYPE_CHECKING:
+    from tstk.training.loop import Trainer
 
 
-@dataclass
-class TrainState:
-    """The state of a training run between two steps.
+def state_dict(trainer: Trainer) -> dict[str, Any]:
+    """Return the state of a trainer; every process must call this.
 
-    Args:
-        pipeline: including teachers, codebooks and other buffers that are not exported
-        optimizer: whose per-parameter state is saved; its learning rates are not, since they follow from `step`
-        ema: average of the trainable parameters
-        metric_tracker: losses of the current epoch
-        best_epoch: metrics and weights of the best epoch
-        scaler: gradient scaler of half precision, or None
-        step: optimizer steps taken
-        epoch: number of the current epoch, from 1
-        step_in_epoch: steps taken in the current epoch
-        is_done: whether training has ended and only the result remains to be written
-        start_time: `time.perf_counter()` of the start of training, as if it had never been interrupted
+    Learning rates are not part of it, since they follow from the step.
+
+    Returns:
+        nested dictionaries of tensors and JSON-able values
+
+    Raises:
+        TrainingError: a loss term is not finite
     """
+    if trainer.step_in_epoch:
+        trainer.metric_tracker.flush()
+    optimizer, scaler = trainer.train_step.optimizer, trainer.accelerator.scaler
+    return {
+        "step": trainer.step,
+        "epoch": trainer.epoch,
+        "step_in_epoch": trainer.step_in_epoch,
+        "is_done": trainer.is_done,
+        "world_size": get_world_size(),
+        "seconds": time.perf_counter() - trainer.start_time,
+        "metric_tracker": trainer.metric_tracker.state_dict() if trainer.step_in_epoch else None,
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "callbacks": {name: state for name, c in trainer.callbacks.items() if (state := c.state_dict())},
+        "pipeline": dict(trainer.pipeline.state_dict()),
+        "optimizer": {name: dict(optimizer.state[p]) for name, p in trainer.train_step.trainable.items()},
+        "rng": _gather_rng_states(),
+    }
 
-    pipeline: Pipeline
-    optimizer: torch.optim.Optimizer
-    ema: EMA
-    metric_tracker: MetricTracker
-    best_epoch: BestEpoch
-    scaler: Any = None
-    step: int = 0
-    epoch: int = 1
-    step_in_epoch: int = 0
-    is_done: bool = False
-    start_time: float = field(default_factory=time.perf_counter)
 
-    @property
-    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters that require gradients, by name."""
-        return {name: p for name, p in self.pipeline.named_parameters() if p.requires_grad}
+def load_state_dict(trainer: Trainer, snapshot: ResumeSnapshot) -> None:
+    """Restore a snapshot of what `state_dict` returned.
 
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the state as tensors by name and JSON-able values; every process must call this.
+    Raises:
+        CheckpointError: the snapshot is damaged or belongs to another run
+        DataError: the data have changed
+        OptionError: the number of processes differs
+    """
+    try:
+        _load_state_dict(trainer, snapshot.state, snapshot.path)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+        folder = snapshot.path.parent
+        raise CheckpointError(
+            f"{folder / 'state.json'} is damaged ({type(e).__name__}: {e}); remove {folder} to start this run "
+            "again from its first step"
+        ) from None
+    trainer.history = snapshot.history
 
-        Raises:
-            TrainingError: a loss term is not finite
-        """
-        if self.step_in_epoch:
-            self.metric_tracker.flush()
-        tensors: dict[str, Tensor] = {f"pipeline.{k}": v for k, v in self.pipeline.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in zip(self.trainable_parameters, self.ema.averages, strict=False)}
-        tensors |= {f"best.{k}": v for k, v in self.best_epoch.best_weights.items()}
-        for name, parameter in self.trainable_parameters.items():
-            tensors |= {f"optimizer.{name}/{k}": v for k, v in self.optimizer.state[parameter].items()}
-        tensors |= {f"generator.{k}": v for k, v in _gather_rng_states().items()}
-        json_state = {
-            "step": self.step,
-            "epoch": self.epoch,
-            "at": self.step_in_epoch,
-            "done": self.is_done,
-            "processes": get_world_size(),
-            "seconds": time.perf_counter() - self.start_time,
-            "average": self.ema.num_updates,
-            "ledger": self.metric_tracker.state_dict() if self.step_in_epoch else None,
-            "judge": self.best_epoch.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-        }
-        return {k: full_tensor(v).cpu() for k, v in tensors.items()}, json_state
 
-    def load_state_dict(self, snapshot: ResumeSnapshot) -> None:
-        """Restore a snapshot of what `state_dict` returned.
+def _load_state_dict(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
+    if state["world_size"] != get_world_size():
+        raise OptionError(
+            f"{path} was saved by {state['world_size']} processes, not {get_world_size()}: continue with "
+            f"--devices {state['world_size']}"
+        )
+    _check_tensors(trainer, state, path)
+    load_full_state_dict(trainer.pipeline, state["pipeline"])
+    _load_optimizer_state(trainer, state["optimizer"], path)
+    for name, callback_state in state["callbacks"].items():
+        if name in trainer.callbacks:  # of several processes, only the first has all callbacks
+            trainer.callbacks[name].load_state_dict(callback_state)
+    if state["metric_tracker"] is not None:
+        trainer.metric_tracker.load_state_dict(state["epoch"], state["metric_tracker"])
+    if trainer.accelerator.scaler is not None and state["scaler"] is not None:
+        trainer.accelerator.scaler.load_state_dict(state["scaler"])
+    trainer.step, trainer.epoch, trainer.step_in_epoch = (int(state[k]) for k in ("step", "epoch", "step_in_epoch"))
+    trainer.is_done = bool(state["is_done"])
+    trainer.start_time = time.perf_counter() - state["seconds"]
+    _set_rng_state(state["rng"])
 
-        Raises:
-            CheckpointError: the snapshot is damaged or belongs to another run
-            DataError: the data have changed
-            OptionError: the number of processes differs
-        """
-        try:
-            self._load_state_dict(snapshot)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
-            folder = snapshot.path.parent
-            raise CheckpointError(
-                f"{folder / 'state.json'} is damaged ({type(e).__name__}: {e}); remove {folder} to start this run "
-                "again from its first step"
-            ) from None
 
-    def _load_state_dict(self, snapshot: ResumeSnapshot) -> None:
-        json_state, path = snapshot.json_state, snapshot.path
-        if json_state["processes"] != get_world_size():
-            raise OptionError(
-                f"{path} was saved by {json_state['processes']} processes, not {get_world_size()}: continue with "
-                f"--devices {json_state['processes']}"
-            )
-        tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in snapshot.tensors.items():
-            kind, _, name = key.partition(".")
-            tensors[kind][name] = value
-        self._check_tensors(tensors, path)
-        load_full_state_dict(self.pipeline, tensors["pipeline"])
-        for average, name in zip(self.ema.averages, self.trainable_parameters, strict=False):
-            copy_into(average, tensors["average"][name])
-        self._load_optimizer_state(tensors["optimizer"], path)
-        self.ema.num_updates = json_state["average"]
-        self.best_epoch.load_state_dict(json_state["judge"], tensors["best"])
-        if json_state["ledger"] is not None:
-            self.metric_tracker.load_state_dict(json_state["epoch"], json_state["ledger"])
-        if self.scaler is not None and json_state["scaler"] is not None:
-            self.scaler.load_state_dict(json_state["scaler"])
-        self.step, self.epoch, self.step_in_epoch = (int(json_state[k]) for k in ("step", "epoch", "at"))
-        self.is_done = bool(json_state["done"])
-        self.start_time = time.perf_counter() - json_state["seconds"]
-        _set_rng_state(tensors["generator"])
+def _check_tensors(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
+    """Raise unless the saved tensors have this run's names and shapes, and its data the same mean and deviation."""
+    expected = trainer.pipeline.state_dict()
+    check_state_dict(path, state["pipeline"], expected)
+    check_state_dict(path, state["callbacks"]["ema"].get("averages", {}), trainer.ema.averages)
+    if best_weights := state["callbacks"]["best_epoch"].get("best_weights"):
+        check_state_dict(path, best_weights, expected)
+    for name in ("mean", "std"):
+        if not torch.allclose(expected[name].cpu(), state["pipeline"][name], rtol=1e-4):
+            raise DataError(f"the data have changed since {path} was saved: the {name} of their channels differs")
 
-    def _check_tensors(self, tensors: Mapping[str, dict[str, Tensor]], path: Path) -> None:
-        """Raise unless the saved tensors have this run's names and shapes, and its data the same mean and deviation."""
-        state_dict = self.pipeline.state_dict()
-        check_state_dict(path, tensors["pipeline"], state_dict)
-        averages = dict(zip(self.trainable_parameters, self.ema.averages, strict=False))
-        check_state_dict(path, tensors["average"], averages)
-        if tensors["best"]:
-            check_state_dict(path, tensors["best"], state_dict)
-        for name in ("mean", "std"):
-            if not torch.allclose(state_dict[name].cpu(), tensors["pipeline"][name], rtol=1e-4):
-                raise DataError(f"the data have changed since {path} was saved: the {name} of their channels differs")
 
-    def _load_optimizer_state(self, tensors: Mapping[str, Tensor], path: Path) -> None:
-        trainable = self.trainable_parameters
-        for key, value in tensors.items():
-            name, _, kind = key.rpartition("/")
-            parameter = trainable.get(name)
+def _load_optimizer_state(trainer: Trainer, state: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
+    for name, values in state.items():
+        parameter = trainer.train_step.trainable.get(name)
+        for kind, value in values.items():
             if parameter is None or (value.ndim and value.shape != parameter.shape):
                 raise CheckpointError(
                     f"{path} does not fit its config.json: no trainable parameter {name!r} with a {kind!r} of shape "
                     f"{list(value.shape)}"
                 )
-            state = torch.zeros_like(parameter) if value.ndim else torch.zeros((), device=parameter.device)
-            copy_into(state, value)
-            self.optimizer.state[parameter][kind] = state
+            restored = torch.zeros_like(parameter) if value.ndim else torch.zeros((), device=parameter.device)
+            copy_into(restored, value)
+            trainer.train_step.optimizer.state[parameter][kind] = restored
 
 
-def _gather_rng_states() -> dict[str, Tensor]:
-    """Return the states of torch's generators in every process, as "rank.device"."""
+def _gather_rng_states() -> dict[str, dict[str, Tensor]]:
+    """Return the states of torch's generators by rank and device."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -165,11 +125,11 @@ def _gather_rng_states() -> dict[str, Tensor]:
     if get_world_size() > 1:
         states_by_rank = [{}] * get_world_size()
         torch.distributed.all_gather_object(states_by_rank, states)
-    return {f"{rank}.{k}": v for rank, rank_states in enumerate(states_by_rank) for k, v in rank_states.items()}
+    return {str(rank): rank_states for rank, rank_states in enumerate(states_by_rank)}
 
 
-def _set_rng_state(states: Mapping[str, Tensor]) -> None:
-    rank = torch.distributed.get_rank() if get_world_size() > 1 else 0
-    torch.set_rng_state(states[f"{rank}.cpu"])
-    if torch.cuda.is_available() and f"{rank}.cuda" in states:
-        torch.cuda.set_rng_state(states[f"{rank}.cuda"])
+def _set_rng_state(states: Mapping[str, Mapping[str, Tensor]]) -> None:
+    rank_states = states[str(torch.distributed.get_rank() if get_world_size() > 1 else 0)]
+    torch.set_rng_state(rank_states["cpu"])
+    if torch.cuda.is_available() and "cuda" in rank_states:
+        torch.cuda.set_rng_state(rank_states["cuda"])

@@ -10,28 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 from tstk.errors import OptionError, did_you_mean
 from tstk.plugins.distribution import format_install_command
-from tstk.training.callbacks import ProgressCallback
+from tstk.training.callbacks import Callback
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
+    from tstk.training.loop import Trainer
+
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
-class TrackerCallback:
-    """A progress callback that logs to experiment trackers, and forwards to another progress callback.
+class TrackerCallback(Callback):
+    """Logs losses and metrics to experiment trackers.
 
     Args:
         names: names of trackers, from `TRACKERS`
         run_dir: the run directory: its name becomes the name of the run, its config is logged, and trackers write
             their files there
-        progress_callback: called as well, if any
 
     Raises:
         OptionError: a tracker is unknown, or its package is not installed
     """
 
-    def __init__(self, names: Iterable[str], run_dir: Path, progress_callback: ProgressCallback | None) -> None:
+    def __init__(self, names: Iterable[str], run_dir: Path) -> None:
         for name in names:
             if name not in TRACKERS:
                 raise OptionError(
@@ -40,35 +41,24 @@ class TrackerCallback:
             if find_spec(name) is None:
                 raise OptionError(f"--trackers {name}: {name} is not installed: {format_install_command(name)}")
         self.trackers = [_create_tracker(name, run_dir) for name in names]
-        self.progress_callback = progress_callback
-        self.last_step = 0
 
-    def on_fit_start(self, steps: int, epochs: int) -> None:
-        """Forward the start of training."""
-        if self.progress_callback:
-            self.progress_callback.on_fit_start(steps, epochs)
-
-    def on_step_end(self, step: int, epoch: int, losses: dict[str, float], series_per_second: float) -> None:
+    def on_log(self, trainer: Trainer, losses: dict[str, float], series_per_second: float) -> None:
         """Log the losses."""
-        self.last_step = step
-        self._log({f"train/{name}": value for name, value in losses.items()})
-        if self.progress_callback:
-            self.progress_callback.on_step_end(step, epoch, losses, series_per_second)
+        self._log({f"train/{name}": value for name, value in losses.items()}, trainer.step)
 
-    def on_validation_end(self, metrics: dict[str, Any], is_best: bool) -> None:
+    def on_validation_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         """Log the validation metrics and the learning rate."""
-        self._log({f"val/{name}": value for name, value in metrics["val"].items()} | {"lr": metrics["lr"]})
-        if self.progress_callback:
-            self.progress_callback.on_validation_end(metrics, is_best)
+        values = {f"val/{name}": value for name, value in metrics["val"].items()}
+        self._log(values | {"lr": metrics["lr"]}, trainer.step)
 
-    def close(self) -> None:
+    def teardown(self) -> None:
         """Finish the runs of all trackers, whether training succeeded or not."""
         for tracker in self.trackers:
             tracker.finish()
 
-    def _log(self, values: dict[str, float]) -> None:
+    def _log(self, values: dict[str, float], step: int) -> None:
         for tracker in self.trackers:
-            tracker.log(values, step=self.last_step)
+            tracker.log(values, step=step)
 
 
 def _create_tracker(name: str, run_dir: Path) -> GeneralTracker:

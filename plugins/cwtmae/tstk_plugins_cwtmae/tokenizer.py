@@ -14,6 +14,7 @@ from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import DataError, OptionError
 from tstk.kernels import ricker_cwt
+from tstk.plugins.ranges import PositiveInt
 
 if TYPE_CHECKING:
     from tstk.report.context import RunContext
@@ -50,7 +51,7 @@ class CWT(Tokenizer):
         self,
         spec: Spec,
         *,
-        dim: int = 128,
+        dim: PositiveInt = 128,
         patch_time: int | None = None,
         patch_freq: int = 4,
         scales: int = 64,

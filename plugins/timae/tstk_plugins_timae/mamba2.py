@@ -17,6 +17,7 @@ from tstk.core.interfaces import Encoder
 from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.positions import sinusoidal_embedding
+from tstk.plugins.ranges import Fraction, PositiveInt
 from tstk_plugins_timae.ssd import load_fused_scan, scan
 
 MixerState = tuple[Tensor, Tensor]
@@ -109,7 +110,7 @@ class Mamba2(Encoder):
         self,
         spec: Spec,
         *,
-        dim: int = 64,
+        dim: PositiveInt = 64,
         depth: int = 1,
         state: int = 64,
         head_dim: int = 8,
@@ -120,7 +121,7 @@ class Mamba2(Encoder):
         residual: bool = True,
         positions: Literal["sinusoidal", "none"] = "sinusoidal",
         cls: bool = False,
-        dropout: float = 0.0,
+        dropout: Fraction = 0.0,
         backend: Literal["torch", "mamba-ssm"] = "torch",
     ) -> None:
         super().__init__(spec)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import OptionError
+from tstk.plugins.ranges import PositiveInt
 
 
 class Point(Tokenizer):
@@ -23,7 +24,7 @@ class Point(Tokenizer):
 
     invertible = True
 
-    def __init__(self, spec: Spec, *, dim: int = 64, kernel: int = 3) -> None:
+    def __init__(self, spec: Spec, *, dim: PositiveInt = 64, kernel: int = 3) -> None:
         super().__init__(spec)
         if kernel < 1 or kernel % 2 == 0:
             raise OptionError(f"tokenizer.kernel={kernel}: expected an odd number of samples, such as 1, 3 or 5")

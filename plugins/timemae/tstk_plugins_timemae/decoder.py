@@ -6,6 +6,7 @@ from torch import nn
 
 from tstk.builtin.decoders.cross import Cross
 from tstk.core.types import Spec
+from tstk.plugins.ranges import Fraction, PositiveInt
 from tstk_plugins_timemae.init import init_xavier
 
 
@@ -27,8 +28,8 @@ class TimeMAEDecoder(Cross):
         spec: Spec,
         *,
         depth: int = 4,
-        heads: int = 4,
-        dropout: float = 0.1,
+        heads: PositiveInt = 4,
+        dropout: Fraction = 0.1,
         residual_scale: float | None = 1e-8,
     ) -> None:
         super().__init__(spec, depth=depth, heads=heads, dropout=dropout, residual_scale=residual_scale)

@@ -20,6 +20,7 @@ from tstk.nn.pretrained import (
     load_bert_weights,
     resolve_bert_config,
 )
+from tstk.plugins.ranges import Fraction, PositiveInt
 from tstk_plugins_timemae.init import init_xavier
 
 
@@ -49,12 +50,12 @@ class TimeMAEEncoder(Transformer):
         self,
         spec: Spec,
         *,
-        dim: int | None = None,
+        dim: PositiveInt | None = None,
         depth: int | None = None,
-        heads: int | None = None,
-        hidden: int | None = None,
+        heads: PositiveInt | None = None,
+        hidden: PositiveInt | None = None,
         eps: float | None = None,
-        dropout: float = 0.2,
+        dropout: Fraction = 0.2,
         residual_scale: float = 1e-8,
         init: Literal["published", "standard"] = "published",
         pretrained: str | None = None,

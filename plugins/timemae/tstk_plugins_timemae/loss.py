@@ -20,6 +20,7 @@ from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError, OptionError
 from tstk.nn.reduce import masked_mean
+from tstk.plugins.ranges import Fraction
 from tstk_plugins_timemae.init import init_xavier
 
 
@@ -55,7 +56,7 @@ class TimeMAE(Loss):
         policy: Literal["random", "per_batch"] = "random",
         align: float = 5.0,
         classify: float = 1.0,
-        smoothing: float = 0.2,
+        smoothing: Fraction = 0.2,
         momentum: float = 0.99,
         temperature: float = 1.0,
         teacher_dropout: bool = False,

@@ -12,6 +12,7 @@ from tstk.core.types import Spec, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.attention import make_key_mask
 from tstk.nn.blocks import Stack
+from tstk.plugins.ranges import Fraction, PositiveInt
 
 
 class ShapesToSeries(Decoder):
@@ -27,7 +28,9 @@ class ShapesToSeries(Decoder):
     predicts_series = True
     attends_across = True
 
-    def __init__(self, spec: Spec, *, dim: int = 256, depth: int = 2, heads: int = 8, dropout: float = 0.1) -> None:
+    def __init__(
+        self, spec: Spec, *, dim: PositiveInt = 256, depth: int = 2, heads: PositiveInt = 8, dropout: Fraction = 0.1
+    ) -> None:
         super().__init__(spec)
         self.in_proj = nn.Linear(spec.dim or 0, dim)
         self.cls = nn.Parameter(torch.randn(dim) / dim)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
+from tstk.plugins.ranges import Fraction
 
 
 class Histogram(Head):
@@ -21,7 +22,7 @@ class Histogram(Head):
 
     needs = ("num_classes", "vocab_size")
 
-    def __init__(self, spec: Spec, *, normalize: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, spec: Spec, *, normalize: bool = False, dropout: Fraction = 0.0) -> None:
         super().__init__(spec)
         self.normalize, self.vocab_size = normalize, spec.vocab_size or 0
         self.num_channels = spec.grid_size[-1] if spec.channel_axis else 1

@@ -18,6 +18,7 @@ from tstk.nn.blocks import MLP, Stack
 from tstk.nn.codebook import Codebook
 from tstk.nn.positions import resize_pos_embed
 from tstk.nn.reduce import masked_mean
+from tstk.plugins.ranges import Fraction, PositiveInt
 from tstk_plugins_vqshape.attributes import GUIDED_ATTRIBUTES, AttributeDecoder, ShapeAttributes, TextGuidance
 from tstk_plugins_vqshape.shapes import ShapeDecoder, diversity_loss, extract_segments, place_curves, smooth_curves
 
@@ -94,12 +95,12 @@ class VQShape(Tokenizer):
         self,
         spec: Spec,
         *,
-        dim: int = 256,
+        dim: PositiveInt = 256,
         patch: int = 8,
         tokens: int = 64,
         depth: int = 4,
         query_depth: int = 4,
-        heads: int = 8,
+        heads: PositiveInt = 8,
         codes: int = 512,
         code_dim: int = 8,
         shortest: float = 0.015625,
@@ -108,7 +109,7 @@ class VQShape(Tokenizer):
         shape_width: int = 128,
         smooth: int = 1,
         patch_drop: float = 0.25,
-        dropout: float = 0.1,
+        dropout: Fraction = 0.1,
         shape: float = 1.0,
         form: float = 0.0,
         diversity: float = 0.8,

@@ -9,6 +9,7 @@ from tstk.builtin.heads.linear import scatter_to_grid
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
 from tstk.nn.reduce import masked_pool
+from tstk.plugins.ranges import Fraction, PositiveInt
 
 
 class CodeForecast(Head):
@@ -32,10 +33,10 @@ class CodeForecast(Head):
         self,
         spec: Spec,
         *,
-        dropout: float = 0.1,
+        dropout: Fraction = 0.1,
         moments: bool = True,
-        hidden: int = 512,
-        moments_dropout: float = 0.2,
+        hidden: PositiveInt = 512,
+        moments_dropout: Fraction = 0.2,
     ) -> None:
         super().__init__(spec)
         dim, channels = spec.dim or 0, spec.channels

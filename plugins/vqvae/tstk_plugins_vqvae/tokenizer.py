@@ -14,6 +14,7 @@ from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import OptionError
 from tstk.nn.codebook import Codebook
+from tstk.plugins.ranges import PositiveInt
 from tstk_plugins_vqvae.conv import ENCODERS, ConvDecoder, get_strides
 
 PUBLISHED_KEYS = {
@@ -63,8 +64,8 @@ class VQVAE(Tokenizer):
         spec: Spec,
         *,
         codes: int = 256,
-        dim: int = 64,
-        hidden: int = 128,
+        dim: PositiveInt = 64,
+        hidden: PositiveInt = 128,
         res_hidden: int = 64,
         res_layers: int = 2,
         factor: Literal[4, 8, 12, 16] = 4,

@@ -9,6 +9,7 @@ from tstk.core.interfaces import Decoder, PosEmbedFn
 from tstk.core.types import Spec, Tokens
 from tstk.nn.attention import make_key_mask
 from tstk.nn.blocks import CrossBlock
+from tstk.plugins.ranges import Fraction, PositiveInt
 
 
 class Cross(Decoder):
@@ -28,7 +29,13 @@ class Cross(Decoder):
     attends_across = True
 
     def __init__(
-        self, spec: Spec, *, depth: int = 2, heads: int = 4, dropout: float = 0.1, residual_scale: float | None = None
+        self,
+        spec: Spec,
+        *,
+        depth: int = 2,
+        heads: PositiveInt = 4,
+        dropout: Fraction = 0.1,
+        residual_scale: float | None = None,
     ) -> None:
         super().__init__(spec)
         dim = spec.dim or 0

@@ -20,6 +20,7 @@ from tstk.nn.positions import (
     rotary_angles,
     sinusoidal_embedding,
 )
+from tstk.plugins.ranges import Fraction, PositiveInt
 
 
 class TransformerDecoder(Decoder):
@@ -49,14 +50,14 @@ class TransformerDecoder(Decoder):
         self,
         spec: Spec,
         *,
-        dim: int = 64,
+        dim: PositiveInt = 64,
         depth: int = 2,
-        heads: int = 4,
+        heads: PositiveInt = 4,
         positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary"] = "sinusoidal",
         position_std: float | None = None,
         rope: Literal["grid", "flat"] = "grid",
         cls_pos_embed: bool = False,
-        dropout: float = 0.1,
+        dropout: Fraction = 0.1,
         mask_std: float = 0.02,
         bias: bool = True,
         init: Literal["torch", "xavier"] = "torch",

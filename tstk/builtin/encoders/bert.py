@@ -26,6 +26,7 @@ from tstk.nn.pretrained import (
     load_bert_weights,
     resolve_bert_config,
 )
+from tstk.plugins.ranges import Fraction, PositiveInt
 
 
 class Bert(Encoder):
@@ -63,10 +64,10 @@ class Bert(Encoder):
         self,
         spec: Spec,
         *,
-        dim: int | None = None,
+        dim: PositiveInt | None = None,
         depth: int | None = None,
-        heads: int | None = None,
-        hidden: int | None = None,
+        heads: PositiveInt | None = None,
+        hidden: PositiveInt | None = None,
         eps: float | None = None,
         rows: int | None = None,
         position_std: float | None = None,
@@ -78,7 +79,7 @@ class Bert(Encoder):
         out_dim: int | None = None,
         cls: bool = False,
         words: bool = False,
-        dropout: float = 0.1,
+        dropout: Fraction = 0.1,
     ) -> None:
         super().__init__(spec)
         if words and spec.vocab_size is None:

@@ -18,6 +18,7 @@ from tstk.nn.blocks import build_projection
 from tstk.nn.positions import check_position_std, init_pos_embed
 from tstk.nn.pretrained import copy_parameters, iter_non_norm_parameters
 from tstk.plugins.distribution import format_install_command
+from tstk.plugins.ranges import PositiveInt
 
 
 class HF(Encoder):
@@ -53,10 +54,10 @@ class HF(Encoder):
         pretrained: str | None = None,
         architecture: Literal["bert", "distilbert", "electra", "modernbert", "roberta"] | None = None,
         config: str | None = None,
-        dim: int | None = None,
+        dim: PositiveInt | None = None,
         depth: int | None = None,
-        heads: int | None = None,
-        hidden: int | None = None,
+        heads: PositiveInt | None = None,
+        hidden: PositiveInt | None = None,
         position_std: float | None = None,
         freeze: Literal["none", "all", "all-but-norms"] = "none",
         lr: float | None = None,

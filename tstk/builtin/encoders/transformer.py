@@ -24,6 +24,7 @@ from tstk.nn.positions import (
     rotary_angles,
     sinusoidal_embedding,
 )
+from tstk.plugins.ranges import Fraction, PositiveInt
 
 
 class Transformer(Encoder):
@@ -62,10 +63,10 @@ class Transformer(Encoder):
         self,
         spec: Spec,
         *,
-        dim: int = 128,
+        dim: PositiveInt = 128,
         depth: int = 3,
-        heads: int = 4,
-        hidden: int | None = None,
+        heads: PositiveInt = 4,
+        hidden: PositiveInt | None = None,
         norm: Literal["pre", "post"] = "pre",
         positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary", "none"] = "learned",
         position_std: float | None = None,
@@ -76,8 +77,8 @@ class Transformer(Encoder):
         rank_ratio: float | None = None,
         residual_scale: float | None = None,
         causal: bool = False,
-        dropout: float = 0.1,
-        attention_dropout: float = 0.0,
+        dropout: Fraction = 0.1,
+        attention_dropout: Fraction = 0.0,
         bias: bool = True,
         eps: float = 1e-5,
     ) -> None:

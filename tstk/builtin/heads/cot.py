@@ -13,6 +13,7 @@ from tstk.errors import OptionError
 from tstk.nn.attention import Attention, make_key_mask
 from tstk.nn.blocks import MLP
 from tstk.nn.positions import POSITION_STD
+from tstk.plugins.ranges import Fraction, PositiveInt
 
 if TYPE_CHECKING:
     from tstk.report.context import RunContext
@@ -34,7 +35,7 @@ class CoT(Head):
 
     needs = ("num_classes",)
 
-    def __init__(self, spec: Spec, *, tokens: int = 8, heads: int = 4, dropout: float = 0.2) -> None:
+    def __init__(self, spec: Spec, *, tokens: int = 8, heads: PositiveInt = 4, dropout: Fraction = 0.2) -> None:
         super().__init__(spec)
         if tokens < 1:
             raise OptionError(f"head.tokens={tokens}: expected at least 1")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from tstk.builtin.heads.linear import scatter_to_grid
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
+from tstk.plugins.ranges import Fraction
 
 
 class Forecast(Head):
@@ -19,7 +20,7 @@ class Forecast(Head):
     needs = ("horizon",)
     per_channel = True
 
-    def __init__(self, spec: Spec, *, dropout: float = 0.1) -> None:
+    def __init__(self, spec: Spec, *, dropout: Fraction = 0.1) -> None:
         super().__init__(spec)
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear((spec.dim or 0) * spec.num_tokens, spec.channels * (spec.horizon or 0))

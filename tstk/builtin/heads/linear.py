@@ -12,6 +12,7 @@ from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.reduce import pool_channels
+from tstk.plugins.ranges import Fraction
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
@@ -43,7 +44,7 @@ class Linear(Head):
         spec: Spec,
         *,
         pool: Literal["mean", "max", "statistics", "cls", "flatten"] = "mean",
-        dropout: float = 0.0,
+        dropout: Fraction = 0.0,
         init: Literal["random", "logistic"] = "random",
         standardize: bool = False,
     ) -> None:

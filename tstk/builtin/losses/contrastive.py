@@ -15,6 +15,7 @@ from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import OptionError
 from tstk.nn.reduce import masked_mean, masked_pool
 from tstk.nn.resample import interpolate_samples, observed_lengths
+from tstk.plugins.ranges import PositiveInt
 
 
 class Contrastive(Loss):
@@ -42,7 +43,7 @@ class Contrastive(Loss):
         *,
         crop: float = 0.2,
         temperature: float = 0.1,
-        dim: int = 128,
+        dim: PositiveInt = 128,
         ratio: float = 0.0,
         jitter: float = 0.0,
     ) -> None:

@@ -9,6 +9,7 @@ from tstk.builtin.tokenizers.patch import BasePatch
 from tstk.core.types import Series, Spec, StepOutput
 from tstk.errors import OptionError
 from tstk.nn.convolution import InceptionNetwork
+from tstk.plugins.ranges import PositiveInt
 
 
 class Inception(BasePatch):
@@ -31,9 +32,9 @@ class Inception(BasePatch):
         self,
         spec: Spec,
         *,
-        dim: int = 128,
-        window: int | None = None,
-        stride: int | None = None,
+        dim: PositiveInt = 128,
+        window: PositiveInt | None = None,
+        stride: PositiveInt | None = None,
         width: int = 32,
         depth: int = 3,
     ) -> None:

@@ -10,6 +10,7 @@ from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import DataError, OptionError
 from tstk.nn.resample import observed_lengths
+from tstk.plugins.ranges import PositiveInt
 
 
 class BasePatch(Tokenizer):
@@ -107,7 +108,14 @@ class Patch(BasePatch):
         stride: samples from one patch to the next; if none, patches do not overlap
     """
 
-    def __init__(self, spec: Spec, *, dim: int = 128, window: int | None = None, stride: int | None = None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        dim: PositiveInt = 128,
+        window: PositiveInt | None = None,
+        stride: PositiveInt | None = None,
+    ) -> None:
         super().__init__(spec, dim, window, stride, spec.channels)
 
     def extract_features(self, series: Series) -> tuple[Tensor, dict[str, Tensor]]:

@@ -10,6 +10,7 @@ from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.resample import fill_gaps, interpolate_samples, observed_lengths
+from tstk.plugins.ranges import PositiveInt
 
 
 class Resampled(Tokenizer):
@@ -37,7 +38,7 @@ class Resampled(Tokenizer):
         self,
         spec: Spec,
         *,
-        dim: int = 128,
+        dim: PositiveInt = 128,
         samples: int = 512,
         tokens: int = 32,
         width: int = 64,

@@ -99,16 +99,13 @@ def _train(config: Config, run: Path, stage: str) -> dict[str, Any]:
     from tstk.training.interrupt import TrainingInterrupted
     from tstk.training.runs import resume_run, train
 
-    progress = make_progress_callback()
     print_note(f"{stage}: {run}")
     start = resume_run if run.is_dir() else partial(train, config, command=shlex.join(["tstk", *sys.argv[1:]]))
     try:
-        return start(out=run, progress_callback=progress, print_fn=print_note)
+        return start(out=run, callbacks=(make_progress_callback(),), print_fn=print_note)
     except TrainingInterrupted as e:
         print_note(f"Interrupted: {stage} {e}; run the same command again to resume it")
         raise click.exceptions.Exit(128 + e.signum) from None
-    finally:
-        progress.on_fit_end()
 
 
 def parse_stage_overrides(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:

@@ -154,7 +154,7 @@ def _train(config: Config, out: Path, is_resumed: bool, json_: bool, quiet: bool
     try:
         result = start(
             out=out,
-            progress_callback=progress,
+            callbacks=() if progress is None else (progress,),
             print_fn=(lambda line: None) if quiet else lambda line: print_note(f"note: {line}"),
             on_ready=None if quiet else lambda pipeline, data: print_note(summarize(config, pipeline, data)),
         )
@@ -171,9 +171,6 @@ def _train(config: Config, out: Path, is_resumed: bool, json_: bool, quiet: bool
         else:
             click.echo("Interrupted. Nothing was saved.", err=True)
         raise click.exceptions.Exit(130) from None
-    finally:
-        if progress:
-            progress.on_fit_end()
     if not is_main:
         return
     if json_:
@@ -241,16 +238,13 @@ def _dry_run(config: Config, json_: bool) -> None:
 
 def _find_lr(config: Config, json_: bool) -> None:
     from dataclasses import asdict
-    from inspect import signature
 
+    from tstk.training.config import TrainConfig
     from tstk.training.lr_finder import lr_range_test
     from tstk.training.runs import prepare_training
-    from tstk.training.small_data import resolve_defaults
 
     pipeline, data = prepare_training(config, lambda line: print_note(f"note: {line}"))
-    parameters = signature(lr_range_test).parameters
-    options, _ = resolve_defaults(config.options("train"), pipeline, data)
-    sweep = lr_range_test(pipeline, data, **{k: v for k, v in options.items() if k in parameters})
+    sweep = lr_range_test(pipeline, data, TrainConfig.from_config(config))
     if json_:
         print_json(asdict(sweep))
         return

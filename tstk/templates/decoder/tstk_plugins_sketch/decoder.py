@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tstk import Decoder, Spec, Tokens
+from tstk import Decoder, PositiveInt, Spec, Tokens
 from tstk.core.interfaces import PosEmbedFn
 
 
@@ -18,7 +18,7 @@ class Sketch(Decoder):
 
     # The Spec describes the input. Options are keyword-only, with a literal default and a line in the docstring; they
     # become the flags --decoder.hidden.
-    def __init__(self, spec: Spec, *, hidden: int = 64) -> None:
+    def __init__(self, spec: Spec, *, hidden: PositiveInt = 64) -> None:
         super().__init__(spec)
         dim = spec.dim or 0
         width = spec.target_dim or dim  # width of the targets; None if the loss predicts embeddings

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tstk import Encoder, Spec, Tokens
+from tstk import Encoder, PositiveInt, Spec, Tokens
 
 
 class Sketch(Encoder):
@@ -16,7 +16,7 @@ class Sketch(Encoder):
 
     # The Spec describes the input. Options are keyword-only, with a literal default and a line in the docstring; they
     # become the flags --encoder.dim and --encoder.depth.
-    def __init__(self, spec: Spec, *, dim: int = 64, depth: int = 2) -> None:
+    def __init__(self, spec: Spec, *, dim: PositiveInt = 64, depth: int = 2) -> None:
         super().__init__(spec)
         self.input_proj = nn.Linear(spec.dim or 0, dim)
         self.pos_proj = nn.Linear(spec.num_axes, dim)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tstk import Head, Spec, Tokens
+from tstk import Fraction, Head, Spec, Tokens
 from tstk.nn.reduce import masked_pool
 
 
@@ -18,7 +18,7 @@ class Sketch(Head):
 
     # The Spec describes the input. Options are keyword-only, with a literal default and a line in the docstring; they
     # become the flags --head.dropout.
-    def __init__(self, spec: Spec, *, dropout: float = 0.1) -> None:
+    def __init__(self, spec: Spec, *, dropout: Fraction = 0.1) -> None:
         super().__init__(spec)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(2 * (spec.dim or 0), spec.num_classes or 0)

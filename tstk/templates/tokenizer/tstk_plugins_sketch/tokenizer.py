@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tstk import Series, Spec, Tokenizer, Tokens
+from tstk import PositiveInt, Series, Spec, Tokenizer, Tokens
 
 
 class Sketch(Tokenizer):
@@ -19,7 +19,7 @@ class Sketch(Tokenizer):
 
     # The Spec describes the input. Options are keyword-only, with a literal default and a line in the docstring; they
     # become the flags --tokenizer.dim and --tokenizer.window.
-    def __init__(self, spec: Spec, *, dim: int = 64, window: int = 8) -> None:
+    def __init__(self, spec: Spec, *, dim: PositiveInt = 64, window: PositiveInt = 8) -> None:
         super().__init__(spec)
         self.window = window
         self.proj = nn.Linear(spec.channels * window, dim)

@@ -1,0 +1,14 @@
+"""Types of options with a range: `dim: PositiveInt = 128`, `dropout: Fraction = 0.1`.
+
+They are plain `Annotated` types; a component may use any range: `Annotated[float, Gt(0), Le(1)]`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge, Lt
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]

@@ -1,0 +1,149 @@
+"""The options of training, and the check that they can take effect with the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Gt, Le
+
+from tstk.data.catalog import DEFAULT_VAL_FRACTION
+from tstk.errors import DataError, OptionError
+from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveInt
+from tstk.plugins.signature import check_fields
+
+if TYPE_CHECKING:
+    from tstk.config.resolve import Config
+    from tstk.data.data_module import DataModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Options of training.
+
+    For a classifier of at most 500 training series, the defaults are 1500 steps with 16 augmented series each and the
+    weights of the last step, unless epochs or steps are given (`tstk.training.small_data`).
+
+    Args:
+        epochs: passes over the training data; none means enough for 1500 steps, between 10 and 100 passes
+        steps: optimizer steps, instead of epochs
+        batch_size: series per batch, over all processes together; none means 64, or 16 for a classifier of few series
+        lr: peak learning rate of AdamW; components with pretrained weights may define their own
+        lr_override: learning rates of single parts, as PART=RATE, such as tokenizer.decoder=1e-5
+        weight_decay: weight decay of the weights of linear and convolutional layers
+        warmup_ratio: fraction of the steps in which the learning rate rises
+        lr_schedule: learning rate after the warm-up: cosine, decay to zero; constant; one-cycle, rise and decay along a
+            cosine (Smith and Topin 2018; use a warm-up of about 0.3)
+        layer_decay: factor of the learning rate from one encoder layer to the layer below it, the embeddings being
+            lowest (BEiT: 0.65); heads and the last norm take the full rate
+        grad_clip: largest norm of the gradient; 0 for no limit
+        ema_decay: decay per step of an exponential moving average of the weights, which is validated and saved in their
+            place; 0 for none
+        grad_accum_steps: batches per optimizer step
+        sampling: all, every series once per pass; balanced, all classes equally often
+        crop: length of a random crop of each training series, drawn anew in each step; none keeps the series whole
+        augment: augmentations of training series, as NAME or NAME=STRENGTH: jitter (0.03), scaling (0.1), permutation
+            (4), time-warp (0.2); off, none; auto, scaling, jitter=0.05 and time-warp for a classifier of few series
+        mixup: mix each labelled series with another of its batch, with a weight drawn from Beta(mixup, mixup) (Zhang et
+            al. 2018); 0 for none
+        gradient_checkpointing: recompute the activations of Transformer blocks in the backward pass: less memory, a
+            third more time
+        compile: compile encoder, decoder and head with torch.compile: the first steps take long, later ones less
+        probe_every: every N epochs, fit a linear probe on frozen features and log its validation accuracy; labels never
+            reach the weights
+        validate_every: optimizer steps between two validations, which then count as an epoch; none means a pass over
+            the training data
+        patience: epochs without improvement after which training stops; none never stops early
+        select_by: epoch whose weights are kept: score, the latest whose validation accuracy is within one standard
+            error of the best (for a forecaster, the one with the lowest error); loss, the lowest validation loss; last;
+            auto, last for a classifier of few series and where there is no validation split, else score
+        seed: random seed of weights, batches, masks and dropout
+        device: device to train on; auto uses a GPU if there is one
+        precision: precision of activations; weights stay float32
+        threads: CPU threads; none leaves the number to torch
+        deterministic: use only deterministic operations, and raise an error for others; slower on a GPU; not needed on
+            a CPU, where seeded runs repeat without it
+        callbacks: callbacks of plugins (tstk list callbacks), as NAME or NAME:OPTION=VALUE
+        trackers: experiment trackers to log to: tensorboard, wandb, mlflow; each must be installed
+
+    Raises:
+        OptionError: a value has the wrong type or is out of range
+    """
+
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    lr: NonNegativeFloat = 1e-3
+    lr_override: tuple[str, ...] = ()
+    weight_decay: NonNegativeFloat = 0.05
+    warmup_ratio: Fraction = 0.1
+    lr_schedule: Literal["cosine", "constant", "one-cycle"] = "cosine"
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
+    grad_clip: NonNegativeFloat = 1.0
+    ema_decay: Fraction = 0.998
+    grad_accum_steps: PositiveInt = 1
+    sampling: Literal["all", "balanced"] = "all"
+    crop: PositiveInt | None = None
+    augment: tuple[str, ...] = ("auto",)
+    mixup: NonNegativeFloat = 0.0
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    probe_every: PositiveInt | None = None
+    validate_every: PositiveInt | None = None
+    patience: PositiveInt | None = None
+    select_by: Literal["auto", "score", "loss", "last"] = "auto"
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    threads: PositiveInt | None = None
+    deterministic: bool = False
+    callbacks: tuple[str, ...] = ()
+    trackers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def from_config(cls, config: Config) -> TrainConfig:
+        """Return the options of training of a resolved config."""
+        return cls(**config.options("train"))
+
+
+def check_config(config: TrainConfig, data: DataModule) -> None:
+    """Raise if there are no training series, or if an option cannot take effect with these data.
+
+    Args:
+        config: with defaults resolved
+        data: to train on
+
+    Raises:
+        DataError: the training split is empty
+        OptionError: an option requires validation data or classes that are missing, or does not apply to windows
+    """
+    if len(data.train) == 0:
+        raise DataError(f"{data.name}: the training split is empty")
+    requires_validation: dict[str, Any] = {
+        "select-by": config.select_by, "patience": config.patience, "probe-every": config.probe_every
+    }  # fmt: skip
+    for name, value in requires_validation.items():
+        if not len(data.val) and value and value != "last":
+            raise OptionError(
+                f"--{name} {value}: {data.name} has no validation series; hold some out with "
+                f"--val-fraction {DEFAULT_VAL_FRACTION}"
+            )
+    if data.task == "forecasting":
+        if config.crop is not None:
+            raise OptionError(
+                f"--crop {config.crop}: {data.name} is already cut into windows; use --context and --horizon"
+            )
+        if config.augment:
+            raise OptionError(
+                f"--augment {','.join(config.augment)}: {data.name} is a forecasting task, whose targets would not be "
+                "augmented"
+            )
+    if config.sampling == "balanced" and data.train.y is None:
+        raise OptionError(f"--sampling balanced: {data.name} has no classes")
+    requires_classes: dict[str, Any] = {"probe-every": config.probe_every, "mixup": config.mixup}
+    for name, value in requires_classes.items():
+        if value and data.task != "classification":
+            raise OptionError(f"--{name} {value}: {data.name} has no classes")
