@@ -27,7 +27,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
@@ -35,6 +35,9 @@ import numpy as np
 
 from benchmarks.classification import format_record
 from benchmarks.order import measure_cached
+
+if TYPE_CHECKING:
+    from tstk.config.records import RunResult
 
 METHODS = Path(__file__).with_name("few_labels.toml")
 BASELINES = "baselines"
@@ -105,18 +108,18 @@ class Bench:
     def _pretrain(self, steps: dict[str, Any], data: str, seed: int, run: Path) -> dict[str, Any]:
         tables = {"data": {"use": data}, "train": {"seed": seed}}
         result = _trained(run, *_layers(steps["pretrain"]), ("pretrain", self.file["pretrain"]), ("cell", tables))
-        return {"parameters": result["parameters"], "loss": round(result["val"]["loss"], 4)}
+        return {"parameters": result.parameters, "loss": round(result.val["loss"], 4)}
 
     def _train(self, steps: dict[str, Any], kind: str, data: str, seed: int, share: float, run: Path) -> dict[str, Any]:
         """Fine-tune a pretrained run, or train the same components from scratch."""
-        from tstk.config.run_directory import read_run_config
+        from tstk.config.records import RunConfig
 
         own = _layers(steps[kind] if kind in steps else steps["finetune"])
         start: dict[str, Any] = {}
         if kind == "finetune":
             start = {"pipeline": {"init_from": str(run)}}
         elif "pretrain" in steps:
-            options = read_run_config(run)["given"]
+            options = RunConfig.read(run).given
             wiring = {key: options["pipeline"][key] for key in ("channels", "instance_norm")}
             start = {"tokenizer": options["tokenizer"], "encoder": options["encoder"], "pipeline": wiring}
             start["data"] = {"resize": options["data"]["resize"]}
@@ -124,28 +127,28 @@ class Bench:
         folder = self.out / "run"
         result = _trained(folder, ("start", start), *own, ("labels", self.file["labels"]), ("cell", tables))
         shutil.rmtree(folder)
-        return {"accuracy": round(result["test"]["accuracy"], 4)}
+        return {"accuracy": round(result.test["accuracy"], 4)}
 
     def _probe(self, steps: dict[str, Any], data: str, seed: int, run: Path) -> dict[str, Any]:
         """Return accuracies by label fraction, of trained and untrained weights."""
         import torch
 
+        from tstk.config.records import RunConfig
         from tstk.config.resolve import Config
-        from tstk.config.run_directory import read_run_config
         from tstk.evaluation.features import feature_extractor
         from tstk.runs.build import build_pipeline
         from tstk.runs.checkpoint import load
 
-        trained, facts = load(run), read_run_config(run)
+        trained, run_config = load(run), RunConfig.read(run)
         torch.manual_seed(seed)
         wiring = {
             "channels": "independent" if trained.channel_independent else "mixed",
             "instance_norm": trained.instance_norm,
         }
-        untrained = build_pipeline(Config(facts["config"]), trained.spec, **wiring)
+        untrained = build_pipeline(Config(run_config.values), trained.spec, **wiring)
         untrained.bind()
         found = {}
-        resize = facts["config"]["data"].get("resize")
+        resize = run_config.options("data")["resize"]
         for weights, pipeline in ((FROZEN, trained), (UNTRAINED, untrained)):
             test, accuracies = None, []
             for share in self.file["shares"]:
@@ -190,7 +193,7 @@ def _layers(tables: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(name, read_toml(find_config(name))), own] if (name := tables.get("config")) else [own]
 
 
-def _trained(folder: Path, *layers: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+def _trained(folder: Path, *layers: tuple[str, dict[str, Any]]) -> RunResult:
     from tstk.config.resolve import resolve_config
     from tstk.training.runs import train
 

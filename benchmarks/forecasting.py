@@ -118,6 +118,8 @@ def run(task: Task, file: dict[str, Any], out: Path) -> dict[str, Any]:
         out: folder of all cells
     """
     from tstk.cli import cli
+    from tstk.config.records import RunResult
+    from tstk.config.run_directory import RESULT_FILE
 
     data, context, horizon, method, seed = task
     flags = " ".join(_flags(file, method, data).split())
@@ -129,9 +131,10 @@ def run(task: Task, file: dict[str, Any], out: Path) -> dict[str, Any]:
     (cell,) = json.loads(printed.getvalue())["cells"]
     keys = ("seconds", "fit_seconds", "predict_seconds", "notes", "error")
     facts = {key: cell[key] for key in keys if cell.get(key) not in (None, [], "")}
-    if (result := folder / method / data / f"seed-{seed}" / "result.json").is_file():
-        kept = json.loads(result.read_text(encoding="utf-8"))
-        facts |= {"val_mse": round(kept["val"]["mse"], 6), "epoch": kept["selected"]["epoch"]}
+    run_dir = folder / method / data / f"seed-{seed}"
+    if (run_dir / RESULT_FILE).is_file():
+        result = RunResult.read(run_dir)
+        facts |= {"val_mse": round(result.val["mse"], 6), "epoch": result.selected.epoch}
         if not facts["epoch"]:
             facts["notes"] = [*facts.get("notes", []), "validation selected the linear map alone"]
     scores = {name: round(cell.get("scores", {})[name], 6) for name in ("mse", "mae") if cell.get("scores")}

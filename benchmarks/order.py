@@ -108,7 +108,7 @@ def choose_cells(out: Path) -> Iterator[dict[str, Any]]:
             seeds = {"seed": split, "split_seed": split}
             result = tstk.fit(encoder=encoder, head=head, data=data, **options, **BUDGET, **seeds, **MACHINE, out=run)
             shutil.rmtree(run)
-            return {"accuracy": round(result["val"]["accuracy"], 4)}
+            return {"accuracy": round(result.val["accuracy"], 4)}
 
         yield measure_cached(out / "choose.jsonl", key, measure)
 

@@ -86,8 +86,8 @@ def table(result: dict[str, Any]) -> str:
 
 def on_folds(runs: list[str], data_root: str | None) -> None:
     """Print cross-validated accuracies on the training splits: of 1-NN, and of each run, trained and untrained."""
+    from tstk.config.records import RunConfig
     from tstk.config.resolve import Config
-    from tstk.config.run_directory import read_run_config
     from tstk.data.load import load as load_data
     from tstk.runs.build import build_pipeline
     from tstk.runs.checkpoint import load, parse_spec
@@ -95,9 +95,9 @@ def on_folds(runs: list[str], data_root: str | None) -> None:
     sets = [training_part(load_data(name, data_root=data_root)) for name in SETS]
     _print("1-NN", [nearest(x, mask, y, data) for data, x, mask, y in sets])
     for run in runs:
-        config = Config(read_run_config(run)["config"])
+        run_config = RunConfig.read(run)
         torch.manual_seed(0)
-        untrained = build_pipeline(config, parse_spec(read_run_config(run)), channels="independent").eval()
+        untrained = build_pipeline(Config(run_config.values), parse_spec(run_config), channels="independent").eval()
         for name, pipeline in ((f"{run}, untrained", untrained), (run, load(run))):
             _print(name, [folds_of(features(pipeline, data, x, mask), y) for data, x, mask, y in sets])
 

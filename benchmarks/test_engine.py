@@ -25,7 +25,8 @@ from tstk.data.load import load
 from tstk.runs.checkpoint import initialize_for_training
 from tstk.training.callbacks import Callback
 from tstk.training.config import TrainConfig
-from tstk.training.loop import BatchLoader, fit
+from tstk.training.loader import BatchLoader
+from tstk.training.loop import fit
 from tstk.training.optim import lr_lambda, param_groups
 
 STEPS = 25

@@ -237,6 +237,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from tstk.config.records import RunResult
 from tstk.config.resolve import Config
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
 from tstk.core.pipeline import Pipeline

@@ -34,8 +34,9 @@ def test_public_names_are_sorted_listed_by_dir_and_can_be_imported():
 
 def test_fit_trains_and_load_brings_the_same_model_back(tmp_path):
     result = tstk.fit(encoder="bert", head="cot", **TINY, steps=2, out=tmp_path / "run")
-    assert result["run"] == str(tmp_path / "run")
-    pipeline = tstk.load(result["run"])
+    assert isinstance(result, tstk.RunResult)
+    assert result.run_dir == tmp_path / "run"
+    pipeline = tstk.load(result.run_dir)
     x = np.random.default_rng(0).normal(size=(3, 9, 128))
     prediction = pipeline.predict(x)
     assert isinstance(prediction, tstk.Prediction)

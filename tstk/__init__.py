@@ -14,6 +14,7 @@ from tstk.plugins.hooks import INTERFACE_VERSION, Entry, hookimpl
 
 if TYPE_CHECKING:
     from tstk.api import build, build_component, fit, list_components, load, resume
+    from tstk.config.records import RunResult
     from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
     from tstk.core.pipeline import Pipeline
     from tstk.core.prediction import Prediction
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _LAZY_IMPORTS = {
     "tstk.api": ("build", "build_component", "fit", "list_components", "load", "resume"),
+    "tstk.config.records": ("RunResult",),
     "tstk.core.interfaces": ("Decoder", "Encoder", "Head", "Loss", "Tokenizer"),
     "tstk.core.pipeline": ("Pipeline",),
     "tstk.core.prediction": ("Prediction",),
@@ -49,6 +51,7 @@ __all__ = [
     "Pipeline",
     "PositiveInt",
     "Prediction",
+    "RunResult",
     "SampleRNG",
     "Series",
     "Spec",

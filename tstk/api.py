@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tstk.config.python_signature import add_options
+from tstk.config.records import RunResult
 from tstk.config.resolve import Config, find_config, parse_overrides, resolve_config
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
@@ -63,8 +64,8 @@ def fit(
     callbacks: Sequence[str | Callback] | None = None,
     verbose: bool | None = None,
     **options: Any,
-) -> dict[str, Any]:
-    """Train a pipeline, as `tstk train` does, and return the contents of `result.json`; `"run"` is the run directory.
+) -> RunResult:
+    """Train a pipeline, as `tstk train` does, and return its scores and run directory.
 
     Notes on data and options are logged at level INFO by the logger "tstk". A component or data set that is None is
     left to `config`, or is the default for the task.
@@ -83,11 +84,10 @@ def fit(
     resolved = _merge_config(config, options)
     run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
     arguments = ", ".join(f"{k}={v!r}" for k, v in options.items())
-    result = train(resolved, run_dir, command=f"tstk.fit({arguments})", **_make_reporters(verbose, instances))
-    return {**result, "run": str(run_dir)}
+    return train(resolved, run_dir, command=f"tstk.fit({arguments})", **_make_reporters(verbose, instances))
 
 
-def resume(run_dir: str | Path, *, callbacks: Sequence[Callback] = (), verbose: bool | None = None) -> dict[str, Any]:
+def resume(run_dir: str | Path, *, callbacks: Sequence[Callback] = (), verbose: bool | None = None) -> RunResult:
     """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
 
     Args:
@@ -98,7 +98,7 @@ def resume(run_dir: str | Path, *, callbacks: Sequence[Callback] = (), verbose: 
     Raises:
         CheckpointError: the run is finished or damaged
     """
-    return {**resume_run(run_dir, **_make_reporters(verbose, callbacks)), "run": str(run_dir)}
+    return resume_run(run_dir, **_make_reporters(verbose, callbacks))
 
 
 def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, options: Mapping[str, Any]) -> Config:

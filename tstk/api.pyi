@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from tstk.config.records import RunResult
 from tstk.config.resolve import Config
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
 from tstk.core.pipeline import Pipeline
@@ -157,8 +158,8 @@ def fit(
     deterministic: bool = False,
     trackers: Sequence[str] = (),
     **component_options: Any,
-) -> dict[str, Any]:
-    """Train a pipeline, as `tstk train` does, and return the contents of `result.json`; `"run"` is the run directory.
+) -> RunResult:
+    """Train a pipeline, as `tstk train` does, and return its scores and run directory.
 
     Notes on data and options are logged at level INFO by the logger "tstk". A component or data set that is None is
     left to `config`, or is the default for the task.
@@ -258,7 +259,7 @@ def resume(
     *,
     callbacks: Sequence[Callback] = (),
     verbose: bool | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
 
     Args:

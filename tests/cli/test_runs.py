@@ -131,8 +131,8 @@ def test_a_map_that_test_would_choose_is_skipped(csv, tmp_path):
     data = {"use": csv, "context": 20, "horizon": 5, "val_data": "test"}
     tables = {"tokenizer": {"use": "patch", "dim": 8}, "encoder": "identity", "data": data}
     result = train(resolve_config(("flag", {**tables, "train": {"epochs": 1, "device": "cpu"}})), tmp_path / "run")
-    assert "linear" not in result["baselines"]
-    assert "the test split" in result["baselines_skipped"]["linear"]
+    assert "linear" not in result.baselines
+    assert "the test split" in result.baselines_skipped["linear"]
 
 
 def test_eval_without_labels_says_that_there_is_nothing_to_score(refused, run, tmp_path):

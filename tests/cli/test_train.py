@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tstk.config.run_directory import read_run_config
+from tstk.config.records import RunConfig
 from tstk.runs.checkpoint import load
 
 
@@ -23,7 +23,7 @@ def test_training_writes_a_run_that_says_how_it_came_to_be(tstk, npz, small):
     kept = json.loads(Path("first run/result.json").read_text())
     assert kept["command"].startswith("tstk train --data ")
     assert kept["command"].endswith("--epochs 2 --out 'first run'")
-    assert read_run_config("first run")["sources"]["encoder.dim"] == "flag"
+    assert RunConfig.read("first run").sources["encoder.dim"] == "flag"
     assert load("first run").encoder.out.dim == 16
 
 

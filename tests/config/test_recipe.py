@@ -43,7 +43,7 @@ def test_stages_run_in_order_and_start_from_each_other(recipe, tmp_path):
     shared = ("flag", {"train": {"steps": 1}})
     results = run_recipe(recipe, tmp_path / "out", trained, overrides=shared)
     assert list(results) == ["first", "second"]
-    assert results["second"]["task"] == "classification"
+    assert results["second"].task == "classification"
     config = json.loads((tmp_path / "out" / "second" / "config.json").read_text())
     assert config["init_from"] == {s: str(tmp_path / "out" / "first") for s in ("tokenizer", "encoder")}
 

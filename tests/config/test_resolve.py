@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 
+from tstk.config.records import RunConfig
 from tstk.config.resolve import find_config, resolve_config
-from tstk.config.run_directory import read_run_config
 from tstk.config.toml import read_toml, to_toml
 from tstk.errors import CheckpointError, OptionError, UnknownNameError
 
@@ -264,7 +264,7 @@ def test_a_config_from_a_run_round_trips_with_its_mounts(run):
 
 
 def test_a_run_named_in_a_file_is_forgotten_where_a_flag_names_another_component(run):
-    folder, used = str(run), read_run_config(run)["config"]["encoder"]["use"]
+    folder, used = str(run), RunConfig.read(run).component("encoder")
     other = "identity" if not used.endswith("identity") else "transformer"
     file = ("file", {"encoder": {"use": folder}})
     assert resolve_config(file).init_from == {"encoder": folder}

@@ -105,13 +105,13 @@ def test_an_estimator_is_what_the_command_line_trains(tmp_path):
     assert (names["encoder"], names["head"]) == ("Bert", "CoT")
     assert model.history_[-1]["val"]["accuracy"] >= 0
     run = tstk.fit(encoder="bert", head="cot", steps=3, out=tmp_path / "run", **TINY)
-    assert tstk.load(run["run"]).state_dict().keys() == model.pipeline_.state_dict().keys()
+    assert tstk.load(run.run_dir).state_dict().keys() == model.pipeline_.state_dict().keys()
 
 
 def test_a_pretrained_run_is_taken_up(tmp_path):
     import tstk
 
-    run = tstk.fit(loss="masked", steps=1, out=tmp_path / "run", **TINY)["run"]
+    run = str(tstk.fit(loss="masked", steps=1, out=tmp_path / "run", **TINY).run_dir)
     x = np.random.default_rng(0).normal(size=(12, 9, 128))
     model = SeriesClassifier(init_from=run, head="linear", steps=1, lr=0.0, device="cpu", threads=1).fit(
         x, [0, 1, 2] * 4

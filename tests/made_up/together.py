@@ -17,6 +17,7 @@ from moody import announce
 from safetensors.torch import save_file
 
 from tstk.config.resolve import resolve_config
+from tstk.training.config import TrainConfig
 from tstk.training.distributed import full_state_dict
 from tstk.training.loop import fit
 from tstk.training.runs import prepare_training
@@ -62,7 +63,7 @@ def main(data, table, folder, how=""):
         pipeline, loaded = prepare_training(config)
         pipeline.double()
         options = {"epochs": 3, "batch_size": 8, "select_by": "last", "device": "cpu", "grad_clip": 0.05, "lr": 1e-3}
-        fitted = fit(pipeline, loaded, **options, ema_decay=0.9)
+        fitted = fit(pipeline, loaded, TrainConfig(**options, ema_decay=0.9))
         state = full_state_dict(pipeline)
         if not int(os.environ.get("RANK", 0)):
             kind = type(next(pipeline.parameters())).__name__

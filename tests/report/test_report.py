@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from tstk.cli import cli
+from tstk.config.records import RunConfig
 from tstk.config.resolve import resolve_config
-from tstk.config.run_directory import read_run_config
 from tstk.core.rng import SampleRNG
 from tstk.data import load as load_data
 from tstk.errors import CheckpointError, TstkError
@@ -224,7 +224,7 @@ def test_a_page_fetches_nothing_and_every_picture_is_whole_and_described(which, 
 @pytest.mark.slow
 def test_every_option_is_told_with_its_source_and_text_is_escaped(run, tmp_path):
     page = read(run, tmp_path)
-    for section, values in read_run_config(run)["given"].items():
+    for section, values in RunConfig.read(run).given.items():
         assert section in page.text
         assert all(name in page.text for name in values)
     assert "flag" in page.text

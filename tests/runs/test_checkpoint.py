@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
+from tstk.config.records import RunConfig, RunResult
 from tstk.config.resolve import resolve_config
-from tstk.config.run_directory import read_run_config
 from tstk.core.types import Spec
 from tstk.data import load as load_data
 from tstk.errors import CheckpointError, OptionError
@@ -17,8 +17,7 @@ from tstk.training.runs import train
 
 
 def first_batch(run, size=6):
-    data = read_run_config(run)["config"]["data"]
-    return load_data(data["use"]).test.batch(torch.arange(size))
+    return load_data(RunConfig.read(run).component("data")).test.batch(torch.arange(size))
 
 
 @pytest.fixture
@@ -53,10 +52,8 @@ def test_a_saved_pipeline_answers_as_before_bit_for_bit(labelled_spec, ragged, b
 def test_a_trained_run_scores_again_what_it_recorded(run):
     from tstk.evaluation.evaluate import evaluate
 
-    run_config = read_run_config(run)["config"]
-    again = evaluate(load(run), load_data(run_config["data"]["use"]).test)
-    recorded = json.loads((run / "result.json").read_text())["test"]
-    assert again == pytest.approx(recorded, rel=1e-6)
+    again = evaluate(load(run), load_data(RunConfig.read(run).component("data")).test)
+    assert again == pytest.approx(RunResult.read(run).test, rel=1e-6)
 
 
 def test_a_run_holds_names_and_numbers_but_no_import_path_and_nothing_pickled(run):
@@ -73,11 +70,11 @@ def test_a_run_holds_names_and_numbers_but_no_import_path_and_nothing_pickled(ru
 
 
 def test_a_run_remembers_versions_sources_and_the_spec(run):
-    run_config = read_run_config(run)
-    assert {"python", "torch", "tstk"} <= run_config["versions"].keys()
-    assert run_config["sources"]["train.epochs"] == "flag"
-    assert run_config["spec"]["length"] == 20
-    assert sum(run_config["spec"]["class_counts"]) == len(load_data(run_config["config"]["data"]["use"]).train)
+    run_config = RunConfig.read(run)
+    assert {"python", "torch", "tstk"} <= run_config.versions.keys()
+    assert run_config.sources["train.epochs"] == "flag"
+    assert run_config.spec["length"] == 20
+    assert sum(run_config.spec["class_counts"]) == len(load_data(run_config.component("data")).train)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])

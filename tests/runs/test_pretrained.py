@@ -13,8 +13,9 @@ from click.testing import CliRunner
 import tstk
 from tstk.cli import cli
 from tstk.config.recipe import read_recipe, resolve_stages
+from tstk.config.records import RunConfig
 from tstk.config.resolve import get_entry_file, resolve_config
-from tstk.config.run_directory import list_shipped_runs, read_run_config, resolve_run_dir
+from tstk.config.run_directory import list_shipped_runs, resolve_run_dir
 from tstk.config.toml import read_toml
 from tstk.core.types import Series
 from tstk.errors import CheckpointError
@@ -57,7 +58,7 @@ def test_it_is_small_and_its_card_states_its_hash():
 
 def test_the_recipe_says_how_it_was_made(tmp_path):
     recipe = next(resolve_stages(read_recipe("pretrain-small"), tmp_path, ("flag", {}), {}))
-    given = read_run_config(NAME)["given"]
+    given = RunConfig.read(NAME).given
     stated = read_toml(get_entry_file(get_registry().find("recipe", "pretrain-small")))["stage"][0]
     for section in ("data", "tokenizer", "encoder", "loss", "pipeline", "train"):
         now = json.loads(json.dumps(recipe.values[section]))

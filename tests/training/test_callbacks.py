@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 
+from tstk.config.records import SelectedEpoch
 from tstk.config.resolve import resolve_config
 from tstk.training.callbacks import Callback
 from tstk.training.config import TrainConfig
@@ -69,7 +70,7 @@ def test_a_callback_sees_the_averaged_weights_in_validation_and_can_stop_trainin
 
     callback = StopAtTwo()
     result = train(make_config(npz, select_by="last"), tmp_path / "run", callbacks=[callback])
-    assert result["selected"] == {"epoch": 2, "of": 2, "by": "last"}
+    assert result.selected == SelectedEpoch(2, 2, "last")
     assert not torch.equal(callback.raw[-1], callback.averaged[-1])
 
 
@@ -106,7 +107,7 @@ def test_a_patient_run_stops_at_the_same_epoch_after_an_interruption(npz, tmp_pa
     config = make_config(npz, lr=0.0, patience=2, epochs=10)
     with pytest.raises(TrainingInterrupted):
         train(config, tmp_path / "run", callbacks=[Total(stop_at=5)])
-    assert resume_run(tmp_path / "run")["selected"]["of"] == 3
+    assert resume_run(tmp_path / "run").selected.num_epochs == 3
 
 
 def test_the_range_test_trains_with_the_options_of_training(npz, monkeypatch):

@@ -80,8 +80,8 @@ def test_training_that_does_not_improve_on_the_map_leaves_the_map(gaps, tmp_path
     result = train(
         config(gaps, train={"lr": 10.0, "ema_decay": 0.0, "select_by": select, "warmup_ratio": 0.0}), tmp_path / "run"
     )
-    assert result["selected"]["epoch"] == 0
-    assert result["test"]["mse"] == pytest.approx(result["baselines"]["linear"]["mse"], rel=1e-5)
+    assert result.selected.epoch == 0
+    assert result.test["mse"] == pytest.approx(result.baselines["linear"]["mse"], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -100,8 +100,8 @@ def test_training_that_improves_on_the_map_is_kept(tmp_path):
         pipeline={"instance_norm": False},
     )
     result = train(chosen, tmp_path / "run")
-    assert result["selected"]["epoch"] > 0
-    assert result["val"]["mse"] < 0.1
+    assert result.selected.epoch > 0
+    assert result.val["mse"] < 0.1
 
 
 @pytest.mark.parametrize(("linear", "maps"), [("shared", 1), ("per-channel", 2), ("auto", None)])
@@ -126,7 +126,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(gaps, tmp_path, l
     with pytest.raises(TrainingInterrupted):
         train(chosen, tmp_path / "rough", callbacks=[InterruptAtStep3()])
     rough = resume_run(tmp_path / "rough")
-    assert (rough["val"], rough["test"], rough["selected"]) == (calm["val"], calm["test"], calm["selected"])
+    assert (rough.val, rough.test, rough.selected) == (calm.val, calm.test, calm.selected)
     assert (tmp_path / "rough/model.safetensors").read_bytes() == (tmp_path / "calm/model.safetensors").read_bytes()
 
 

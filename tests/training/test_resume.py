@@ -113,7 +113,7 @@ def changed(run, **facts):
 
 
 def test_python_resumes_by_name(stopped):
-    assert tstk.resume(stopped)["run"] == str(stopped)
+    assert tstk.resume(stopped).run_dir == stopped
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
@@ -137,7 +137,7 @@ def test_what_training_goes_on_from_is_json_and_safetensors_and_goes_when_it_is_
     assert kinds == {"pipeline", "callbacks", "optimizer", "rng"}
     assert (state(stopped)["epoch"], state(stopped)["step_in_epoch"]) == (2, 2)
     resumed = resume_run(stopped)
-    assert resumed["selected"]["of"] == 4
+    assert resumed.selected.num_epochs == 4
     assert not (stopped / "last").exists()
     refused(stopped, "this run is finished; start another from its weights: tstk train --init-from")
 

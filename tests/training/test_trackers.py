@@ -88,7 +88,7 @@ def test_wandb_and_mlflow_are_told_of_every_step_and_epoch_and_that_it_is_over(n
     assert [step for step, *_ in wandb] == [1, 2, 3, 3, None]
     assert {name for *_, name in wandb} == {"run"}
     assert wandb[0][1].keys() == {"train/cross_entropy", "train/loss"}
-    assert wandb[3][1]["val/accuracy"] == result["val"]["accuracy"]
+    assert wandb[3][1]["val/accuracy"] == result.val["accuracy"]
     assert "lr" in wandb[3][1]
     assert wandb[-1][1] == "finished"
     assert mlflow[0] == ["run", "run"]

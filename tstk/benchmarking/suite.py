@@ -24,6 +24,7 @@ import numpy as np
 
 from tstk.benchmarking.ranking import PosthocTest, Ranking, rank_methods
 from tstk.config.recipe import run_recipe, train_unless_done
+from tstk.config.records import RunResult
 from tstk.config.resolve import Config, parse_overrides, resolve_config
 from tstk.config.run_directory import write_json, write_text
 from tstk.errors import OptionError, TstkError
@@ -121,7 +122,7 @@ def make_config_runner(overrides: Mapping[str, Any] | Callable[[str, int], Confi
             config = overrides(data, seed)
         else:
             config = resolve_config(("argument", parse_overrides({**overrides, "data": data, "seed": seed})))
-        return _score_run(train_unless_done(config, folder, _train_or_resume, str(folder)), folder, seed)
+        return _score_run(train_unless_done(config, folder, _train_or_resume, str(folder)), seed)
 
     return run
 
@@ -140,26 +141,25 @@ def make_recipe_runner(
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
         overrides = ("flag", parse_overrides({**common_overrides, "data": data, "seed": seed}))
         stages = run_recipe(recipe, folder, _train_or_resume, overrides=overrides, stage_overrides=stage_overrides)
-        last = list(stages)[-1]
-        return _score_run(stages[last], folder / last, seed)
+        return _score_run(list(stages.values())[-1], seed)
 
     return run
 
 
-def _train_or_resume(config: Config, run_dir: Path, stage: str) -> dict[str, Any]:
+def _train_or_resume(config: Config, run_dir: Path, stage: str) -> RunResult:
     from tstk.training.runs import resume_run, train
 
     return resume_run(run_dir) if run_dir.is_dir() else train(config, run_dir, command=f"tstk bench: {stage}")
 
 
-def _score_run(result: dict[str, Any], run_dir: Path, seed: int) -> dict[str, Any]:
-    if result["task"] != "pretraining":
-        if not result["test"]:
-            raise TstkError(f"{result['data']}: no test split to score")
-        return {"scores": result["test"], "by": "test", "baselines": result["baselines"]}
+def _score_run(result: RunResult, seed: int) -> dict[str, Any]:
+    if result.task != "pretraining":
+        if not result.test:
+            raise TstkError(f"{result.data}: no test split to score")
+        return {"scores": result.test, "by": "test", "baselines": result.baselines}
     from tstk.evaluation.probe import probe
 
-    (row,) = probe(run_dir, seeds=(seed,))["results"]
+    (row,) = probe(result.run_dir, seeds=(seed,))["results"]
     scores = {name: row[name] for name in ("accuracy", "f1_macro")}
     return {"scores": scores, "by": "linear probe", "baselines": row["baselines"]}
 

@@ -81,19 +81,27 @@ def print_scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
     )
 
 
-def print_baseline_notes(scores: Mapping[str, Any], result: Mapping[str, Any], prefix: str = "") -> None:
+def print_baseline_notes(
+    scores: Mapping[str, Any],
+    baselines: Mapping[str, Mapping[str, float]],
+    skipped: Mapping[str, str],
+    details: Mapping[str, str],
+    prefix: str = "",
+) -> None:
     """Print how baselines were configured, which were skipped, and which beat the model.
 
     Args:
         scores: scores of the model
-        result: result with "baselines", "baselines_skipped" and "baselines_details"
+        baselines: baseline -> metric -> score
+        skipped: baseline -> why it was not computed
+        details: baseline -> its hyperparameters, in words
         prefix: start of every line, where there are several results
     """
-    for name, details in result.get("baselines_details", {}).items():
-        print_note(f"note: {prefix}baseline {name}: {details}")
-    for name, reason in result.get("baselines_skipped", {}).items():
+    for name, description in details.items():
+        print_note(f"note: {prefix}baseline {name}: {description}")
+    for name, reason in skipped.items():
         print_note(f"note: {prefix}baseline {name} was skipped: {reason}")
-    for sentence in describe_better_baselines(scores, result.get("baselines", {})):
+    for sentence in describe_better_baselines(scores, baselines):
         click.echo(click.style(prefix + sentence, fg="yellow"))
 
 

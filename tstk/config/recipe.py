@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tstk.config.records import RunConfig, RunResult
 from tstk.config.resolve import (
     SECTIONS,
     Config,
@@ -36,7 +37,7 @@ from tstk.config.resolve import (
     parse_overrides,
     resolve_config,
 )
-from tstk.config.run_directory import RESULT_FILE, is_unfinished, read_run_config
+from tstk.config.run_directory import RESULT_FILE, is_unfinished
 from tstk.config.toml import read_toml
 from tstk.errors import OptionError, did_you_mean
 from tstk.plugins.hooks import SLOTS
@@ -140,12 +141,12 @@ def resolve_stages(
 def run_recipe(
     name: str,
     out: str | Path,
-    train: Callable[[Config, Path, str], dict[str, Any]],
+    train: Callable[[Config, Path, str], RunResult],
     *,
     overrides: Layer = ("flag", {}),
     stage_overrides: Mapping[str, Mapping[str, Any]] | None = None,
     log: Callable[[str], None] = lambda line: None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, RunResult]:
     """Run the stages that are not finished yet.
 
     Args:
@@ -157,7 +158,7 @@ def run_recipe(
         log: receives lines for the user
 
     Returns:
-        stage -> contents of its result.json
+        stage -> its result
 
     Raises:
         OptionError: a stage was run with other options before
@@ -172,11 +173,11 @@ def run_recipe(
 def train_unless_done(
     config: Config,
     run_dir: Path,
-    train: Callable[[Config, Path, str], dict[str, Any]],
+    train: Callable[[Config, Path, str], RunResult],
     name: str,
     log: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Return the contents of a run's result.json; train or resume the run first if it has none.
+) -> RunResult:
+    """Return the result of a run; train or resume the run first if it has none.
 
     Args:
         config: resolved
@@ -191,7 +192,7 @@ def train_unless_done(
     if (run_dir / RESULT_FILE).is_file():
         _check_unchanged(run_dir, config)
         log(f"{name}: {run_dir} is finished")
-        return json.loads((run_dir / RESULT_FILE).read_text(encoding="utf-8"))
+        return RunResult.read(run_dir)
     if is_unfinished(run_dir):
         _check_unchanged(run_dir, config)
         log(f"{name}: {run_dir} was interrupted and is resumed")
@@ -201,7 +202,7 @@ def train_unless_done(
 
 
 def _check_unchanged(run_dir: Path, config: Config) -> None:
-    before = read_run_config(run_dir)["given"]
+    before = RunConfig.read(run_dir).given
     after = json.loads(json.dumps(config.values))
     for section in before.keys() | after.keys():
         old, new = before.get(section, {}), after.get(section, {})

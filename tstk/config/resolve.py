@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tstk.config.records import RunConfig
+from tstk.config.run_directory import is_run_dir
 from tstk.config.toml import to_toml
 from tstk.errors import OptionError, TstkError, did_you_mean
 from tstk.plugins.hooks import SLOTS, Entry
@@ -133,10 +135,8 @@ def resolve_config(*layers: Layer) -> Config:
 
 def _drop_replaced_init_from(config: Config) -> None:
     """Do not load a run's weights into slots for which a higher layer selects another component."""
-    from tstk.config.run_directory import read_run_config
-
     for slot, run in list(config.init_from.items()):
-        if not is_same_component(read_run_config(run)["config"][slot]["use"], str(config.component(slot))):
+        if not is_same_component(str(RunConfig.read(run).component(slot)), str(config.component(slot))):
             del config.init_from[slot]
 
 
@@ -234,9 +234,7 @@ def get_signature(kind: str, component: str | None) -> Signature:
 
 def _inherit_run(run_dir: str, layers: Sequence[tuple[str, dict[str, Table]]], config: Config) -> dict[str, Table]:
     """Return the layer of `--init-from RUN`: the components that the new task keeps, the data and the model options."""
-    from tstk.config.run_directory import read_run_config
-
-    trained = read_run_config(run_dir)["config"]
+    trained = RunConfig.read(run_dir).values
     selected = {s: tables[s]["use"] for _, tables in layers for s in SLOTS if tables.get(s, {}).get("use")}
     same_task = all(
         is_same_component(trained.get(s, {}).get("use", ""), use)
@@ -280,14 +278,12 @@ def _inherit_data(
 
 def _expand_run_dirs(layer: tuple[str, dict[str, Table]], config: Config) -> tuple[str, dict[str, Table]]:
     """Replace a run directory given as a slot by that run's component and options, and note its weights."""
-    from tstk.config.run_directory import is_run_dir, read_run_config
-
     source, tables = layer
     tables = dict(tables)
     for slot in SLOTS:
         use = tables.get(slot, {}).get("use")
         if use and is_run_dir(slot, str(use)):
-            trained = read_run_config(use)["config"]
+            trained = RunConfig.read(use).values
             if slot not in trained:
                 slots = ", ".join(s for s in SLOTS if s in trained)
                 raise OptionError(f"--{slot} {use}: that run has no {slot}; it has {slots}")

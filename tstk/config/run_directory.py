@@ -1,4 +1,4 @@
-"""Run directories: finding them, reading config.json, and writing files atomically.
+"""Run directories: finding them, and writing files atomically.
 
     model.safetensors   the best weights by validation, with the mean and deviation of the data
     config.json         resolved options with qualified names, Spec, class names, versions, hardware
@@ -6,7 +6,8 @@
     result.json         scores, baselines, parameters, seconds, the command; exists once the run is finished
     last/               the training state of an unfinished run; see `tstk/training/resume_store.py`
 
-Nothing here imports torch; `tstk/runs/checkpoint.py` reads and writes the weights.
+Nothing here imports torch. `tstk/config/records.py` reads and writes config.json and result.json,
+`tstk/runs/checkpoint.py` the weights.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from tstk.errors import CheckpointError
-from tstk.plugins.distribution import CORE_DISTRIBUTION
 from tstk.plugins.registry import get_registry, is_same_component
 
-FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RESULT_FILE = "result.json"
 _DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -38,7 +38,7 @@ class DiskFullError(CheckpointError):
 def resolve_run_dir(run: str | Path) -> Path:
     """Return the directory of a run: a path, or the name of a run in the package, such as pretrained/small."""
     path = Path(run)
-    if not (path / "config.json").is_file() and str(path) in list_shipped_runs():
+    if not (path / CONFIG_FILE).is_file() and str(path) in list_shipped_runs():
         return Path(__file__).parents[1] / path
     return path
 
@@ -46,14 +46,14 @@ def resolve_run_dir(run: str | Path) -> Path:
 def list_shipped_runs() -> list[str]:
     """Return the names of the runs that come with the package."""
     package = Path(__file__).parents[1]
-    return sorted(path.parent.relative_to(package).as_posix() for path in package.glob("pretrained/*/config.json"))
+    return sorted(path.parent.relative_to(package).as_posix() for path in package.glob(f"pretrained/*/{CONFIG_FILE}"))
 
 
 def is_run_dir(slot: str, name_or_path: str) -> bool:
     """Return whether the value of a slot is a run directory; the name of a component takes precedence."""
     if any(is_same_component(name_or_path, name) for name in get_registry().list_names(slot)):
         return False
-    return (resolve_run_dir(name_or_path) / "config.json").is_file() or (
+    return (resolve_run_dir(name_or_path) / CONFIG_FILE).is_file() or (
         os.sep in name_or_path and Path(name_or_path).is_dir()
     )
 
@@ -143,43 +143,9 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_run_config(run_dir: str | Path) -> dict[str, Any]:
-    """Return the contents of a run's config.json.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or was not written by tstk
-    """
-    path = resolve_run_dir(run_dir) / "config.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{run_dir} is not a run directory: it has no config.json. Runs in the package: "
-            + ", ".join(list_shipped_runs())
-        )
-    try:
-        run_config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as e:
-        raise CheckpointError(f"{path} is damaged: {e}; train the run again, or fetch it again") from None
-    if not isinstance(run_config, dict) or not isinstance(run_config.get("format"), int):
-        raise CheckpointError(f"{path} was not written by tstk")
-    if run_config["format"] > FORMAT_VERSION:
-        versions = run_config.get("versions")
-        version = versions.get("tstk", "a later version") if isinstance(versions, dict) else "a later version"
-        raise CheckpointError(
-            f"{run_dir} was written by tstk {version}, in a format this version cannot read: "
-            f"pip install --upgrade {CORE_DISTRIBUTION}"
-        )
-    tables: Any = run_config.get("config")
-    run_config.setdefault("hardware", {})
-    keys = ("config", "spec", "versions", "hardware", "data")
-    is_complete = all(isinstance(run_config.get(key), dict) for key in keys)
-    if not is_complete or not all(isinstance(t, dict) and isinstance(t.get("use", ""), str) for t in tables.values()):
-        raise CheckpointError(f"{path} was not written by tstk, or was changed by hand; train the run again")
-    return run_config
-
-
 def is_unfinished(run_dir: Path) -> bool:
     """Return whether a run was started in this directory and has no result yet."""
-    return (run_dir / "config.json").is_file() and not (run_dir / RESULT_FILE).is_file()
+    return (run_dir / CONFIG_FILE).is_file() and not (run_dir / RESULT_FILE).is_file()
 
 
 @contextmanager

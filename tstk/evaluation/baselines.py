@@ -50,7 +50,7 @@ class Baselines:
     details: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entries of result.json that describe the baselines."""
+        """Return the fields of `RunResult` that describe the baselines."""
         return {
             "baselines": self.scores,
             "baselines_skipped": self.skipped,

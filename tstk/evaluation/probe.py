@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tstk.config.records import RunConfig
 from tstk.config.resolve import Config
-from tstk.config.run_directory import read_run_config
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
 from tstk.data.data_module import DataModule
@@ -111,37 +111,24 @@ def probe(
     _check_options(classifier, label_fraction, seeds, param, select_on)
     if select_on == "test":
         print_fn("hyperparameters are selected on the test split, as in some papers, so these scores are too high")
-    pipeline, run_config = load(run), read_run_config(run)
+    pipeline, run_config = load(run), RunConfig.read(run)
     labelled_data = _load_labelled_data(run_config, data, data_root, label_column, print_fn)
-    if run_config["data"].get("split_channels"):
+    if run_config.split_channels:
         pipeline.set_channels(labelled_data.mean, labelled_data.std)
     if _has_seen_labels(run_config, data):
         print_fn(f"{run} was trained with the labels of these data, so this does not measure unsupervised features")
 
     def extract_splits(model: Pipeline) -> dict[str, _FeatureSet]:
-        model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        extract = feature_extractor(model, features, pool)
-        return {
-            name: _extract_features(model, split, f"{labelled_data.name}, {name}", extract, batch_size)
-            for name, split in labelled_data.splits.items()
-        }
+        return _extract_splits(model, labelled_data, features, pool, batch_size)
 
     trained = extract_splits(pipeline)
     fresh = {seed: extract_splits(_build_untrained(pipeline, run_config, seed)) for seed in seeds} if untrained else {}
-    scaling: Literal["unit", "standard"] = "unit" if features in ("codes", "counts") else "standard"
-    config = _ProbeConfig(classifier, param, select_on, scaling)
-    results = []
-    for fraction in label_fraction:
-        # with all labels nothing is random except adam, so all seeds would give the same result
-        trial_seeds = seeds if fraction < 1 or classifier == "adam" else seeds[:1]
-        trials = [_run_trial(trained, config, fraction, seed) for seed in trial_seeds]
-        results.append(_summarize_trials("trained", fraction, trials))
-        results[-1] |= _score_baselines(labelled_data, fraction, trial_seeds)
-        if fresh:
-            fresh_trials = [_run_trial(splits, config, fraction, seed) for seed, splits in fresh.items()]
-            results.append(_summarize_trials("untrained", fraction, fresh_trials))
-            for score in ("accuracy", "f1_macro"):
-                results[-2]["margin_" + score] = results[-2][score] - results[-1][score]
+    config = _ProbeConfig(classifier, param, select_on, "unit" if features in ("codes", "counts") else "standard")
+    results = [
+        row
+        for fraction in label_fraction
+        for row in _probe_fraction(config, fraction, seeds, trained, fresh, labelled_data)
+    ]
     return {
         "run": str(run),
         "data": labelled_data.name,
@@ -200,16 +187,16 @@ def linear_probe_accuracy(pipeline: Pipeline, train: Split, val: Split, batch_si
 
 
 def _load_labelled_data(
-    run_config: dict[str, Any],
+    run_config: RunConfig,
     data: str | None,
     data_root: str | None,
     label_column: str | None,
     print_fn: Callable[[str], None],
 ) -> DataModule:
     """Load the labelled data to probe with, such that train, validation and test are disjoint."""
-    data_config = run_config["config"]["data"]
+    run_options = run_config.options("data")
     if data is None:
-        name, options = data_config["use"], {k: v for k, v in data_config.items() if k != "use"}
+        name, options = str(run_config.component("data")), dict(run_options)
         if options.get("train_data") == "test":
             options["train_data"] = None
             print_fn(
@@ -220,10 +207,10 @@ def _load_labelled_data(
             print_fn("the run was validated on its test split; the probe splits validation data off the training split")
         options["val_fraction"] = options["val_fraction"] or None  # the grid search needs held-out series
     else:
-        name, options = data, {"resize": data_config.get("resize")}
+        name, options = data, {"resize": run_options["resize"]}
     options = {
         **options,
-        "data_root": data_root or data_config["data_root"],
+        "data_root": data_root or run_options["data_root"],
         "label_column": label_column or options.get("label_column"),
     }
     labelled_data = load_data(name, **options)
@@ -233,28 +220,27 @@ def _load_labelled_data(
             f"{labelled_data.name}: these data are {problem}, and a probe needs classes; "
             "give labelled series with the same channels with --data"
         )
-    expected, count = run_config["data"]["channels"], len(labelled_data.channels)
-    if not run_config["data"].get("split_channels") and count != len(expected):
+    expected, count = run_config.channels, len(labelled_data.channels)
+    if not run_config.split_channels and count != len(expected):
         raise DataError(f"{labelled_data.name}: {count} channels; the run has {len(expected)}: {', '.join(expected)}")
     return labelled_data
 
 
-def _has_seen_labels(run_config: dict[str, Any], data: str | None) -> bool:
+def _has_seen_labels(run_config: RunConfig, data: str | None) -> bool:
     """Whether the features of a run were trained with the labels of these data."""
-    config = Config(run_config["config"])
-    name = str(config.component("data"))
+    name = str(run_config.component("data"))
     is_same_data = (
         data is None or data == name or Path(data).expanduser().resolve() == Path(name).expanduser().resolve()
     )
-    is_frozen = {"tokenizer", "encoder"} <= set(config.options("pipeline")["freeze"])
-    return is_same_data and "head" in config.values and run_config["spec"]["horizon"] is None and not is_frozen
+    is_frozen = {"tokenizer", "encoder"} <= set(run_config.options("pipeline")["freeze"])
+    return is_same_data and "head" in run_config.values and run_config.horizon is None and not is_frozen
 
 
-def _build_untrained(pipeline: Pipeline, run_config: dict[str, Any], seed: int) -> Pipeline:
+def _build_untrained(pipeline: Pipeline, run_config: RunConfig, seed: int) -> Pipeline:
     """Build the same architecture with random weights and the standardization of the run."""
     torch.manual_seed(seed)
     fresh = build_pipeline(
-        Config(run_config["config"]),
+        Config(run_config.values),
         pipeline.spec,
         channels="independent" if pipeline.channel_independent else "mixed",
         instance_norm=pipeline.instance_norm,
@@ -266,6 +252,17 @@ def _build_untrained(pipeline: Pipeline, run_config: dict[str, Any], seed: int) 
 
 
 # ------------------------------------------------------------------ features
+
+
+def _extract_splits(
+    pipeline: Pipeline, data: DataModule, features: Features, pool: Pool, batch_size: int
+) -> dict[str, _FeatureSet]:
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    extract = feature_extractor(pipeline, features, pool)
+    return {
+        name: _extract_features(pipeline, split, f"{data.name}, {name}", extract, batch_size)
+        for name, split in data.splits.items()
+    }
 
 
 @torch.no_grad()
@@ -298,6 +295,36 @@ class _ProbeConfig:
     param: float | None
     select_on: SelectOn
     scaling: Literal["standard", "unit"]
+
+
+def _probe_fraction(
+    config: _ProbeConfig,
+    label_fraction: float,
+    seeds: Sequence[int],
+    trained: dict[str, _FeatureSet],
+    fresh: dict[int, dict[str, _FeatureSet]],
+    data: DataModule,
+) -> list[dict[str, Any]]:
+    """Return the row of the trained weights and, if there are any, that of untrained ones.
+
+    Args:
+        config: the classifier
+        label_fraction: fraction of the labels to learn from
+        seeds: seeds of the choice of labels
+        trained: split -> features of the run
+        fresh: seed -> split -> features of untrained weights
+        data: the data that the features are of, for the baselines
+    """
+    # with all labels nothing is random except adam, so all seeds would give the same result
+    trial_seeds = seeds if label_fraction < 1 or config.classifier == "adam" else seeds[:1]
+    trials = [_run_trial(trained, config, label_fraction, seed) for seed in trial_seeds]
+    row = _summarize_trials("trained", label_fraction, trials) | _score_baselines(data, label_fraction, trial_seeds)
+    if not fresh:
+        return [row]
+    fresh_trials = [_run_trial(splits, config, label_fraction, seed) for seed, splits in fresh.items()]
+    fresh_row = _summarize_trials("untrained", label_fraction, fresh_trials)
+    margins = {f"margin_{score}": row[score] - fresh_row[score] for score in ("accuracy", "f1_macro")}
+    return [row | margins, fresh_row]
 
 
 def _run_trial(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tstk.config.run_directory import read_run_config
+from tstk.config.records import RunConfig
 from tstk.core.pipeline import Pipeline
 from tstk.core.prediction import map_batches, predict_batches
 from tstk.core.repr import ShortRepr
@@ -91,7 +91,7 @@ def score(
     name, split = _load_split(pipeline, run_config, data, data_root, label_column)
     if pipeline.head is not None and pipeline.spec.horizon is None and split.y is None:
         raise DataError(f"{name}: these series have no labels, so there is nothing to score; try tstk predict {run}")
-    seed = run_config["config"].get("train", {}).get("seed", 0)
+    seed = run_config.options("train")["seed"]
     baselines = _score_baselines(pipeline, run_config, split, data_root)
     extra = {}
     if shuffle_tokens:
@@ -175,7 +175,7 @@ def forecast(
     if pipeline.spec.horizon is None:
         raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
     name, folder = _resolve_data(run_config, data, data_root)
-    split = load_split(name, input_schema=run_config["data"], data_root=folder, include_targets=False)
+    split = load_split(name, input_schema=run_config.input_schema, data_root=folder, include_targets=False)
     last = split.batch(torch.tensor([len(split) - 1]))
     prediction = predict_batches(pipeline, [last], horizon, samples or pipeline.loss.default_num_samples)
     values, sample_paths = prediction.forecast, prediction.forecast_samples
@@ -227,13 +227,13 @@ def embed(
     result: Arrays = {"embedding": vectors.numpy()}
     if split.y is None:
         return result
-    return result | {"y": split.y.numpy(), "classes": np.array(run_config["data"]["classes"])}
+    return result | {"y": split.y.numpy(), "classes": np.array(run_config.classes)}
 
 
 def open_run(
     run: str | Path, data: str | None = None, *, data_root: str | None = None, label_column: str | None = None
-) -> tuple[Pipeline, Split, dict[str, Any]]:
-    """Return the pipeline of a run, the split to apply it to, and the description of its training data.
+) -> tuple[Pipeline, Split, RunConfig]:
+    """Return the pipeline of a run, the split to apply it to, and the config of the run.
 
     Args:
         run: run directory
@@ -246,29 +246,30 @@ def open_run(
         DataError: the data do not fit the run
     """
     pipeline, run_config = _load_run(run)
-    return pipeline, _load_split(pipeline, run_config, data, data_root, label_column)[1], run_config["data"]
+    return pipeline, _load_split(pipeline, run_config, data, data_root, label_column)[1], run_config
 
 
-def _load_run(run: str | Path) -> tuple[Pipeline, dict[str, Any]]:
+def _load_run(run: str | Path) -> tuple[Pipeline, RunConfig]:
     pipeline = load(run)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu"), read_run_config(run)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu"), RunConfig.read(run)
 
 
-def _resolve_data(run_config: dict[str, Any], data: str | None, data_root: str | None) -> tuple[str, str | None]:
+def _resolve_data(run_config: RunConfig, data: str | None, data_root: str | None) -> tuple[str, str | None]:
     """Return name and root folder of `data`, or of the data of the run if it is None."""
-    data_config = run_config["config"]["data"]
-    return (data_config["use"], data_root or data_config["data_root"]) if data is None else (data, data_root)
+    if data is not None:
+        return data, data_root
+    return str(run_config.component("data")), data_root or run_config.options("data")["data_root"]
 
 
 def _load_split(
-    pipeline: Pipeline, run_config: dict[str, Any], data: str | None, data_root: str | None, label_column: str | None
+    pipeline: Pipeline, run_config: RunConfig, data: str | None, data_root: str | None, label_column: str | None
 ) -> tuple[str, Split]:
     """Load other data as a single split, or the test split of the run; return the name of the data with it."""
     data_name, folder = _resolve_data(run_config, data, data_root)
     if data is not None:
-        input_schema = {**run_config["data"], "any_length": pipeline.tokenizer.accepts_any_length}
+        input_schema = {**run_config.input_schema, "any_length": pipeline.tokenizer.accepts_any_length}
         other_split = load_split(data_name, input_schema=input_schema, data_root=folder, label_column=label_column)
-        if run_config["data"].get("split_channels"):
+        if run_config.split_channels:
             assert isinstance(other_split, SeriesDataset)
             pipeline.set_channels(*compute_mean_std(other_split.x))
         return data_name, other_split
@@ -278,14 +279,14 @@ def _load_split(
     return data_name, split
 
 
-def _load_run_data(run_config: dict[str, Any], data_root: str | None, label_column: str | None = None) -> DataModule:
+def _load_run_data(run_config: RunConfig, data_root: str | None, label_column: str | None = None) -> DataModule:
     """Load the data of a run with the options it was trained with."""
     name, folder = _resolve_data(run_config, None, data_root)
-    options = {k: v for k, v in run_config["config"]["data"].items() if k != "use"}
+    options = run_config.options("data")
     return load_data(name, **{**options, "data_root": folder, "label_column": label_column or options["label_column"]})
 
 
-def _score_baselines(pipeline: Pipeline, run_config: dict[str, Any], split: Split, data_root: str | None) -> Baselines:
+def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, data_root: str | None) -> Baselines:
     """Score the baselines; if the training data are not available, only those that need none."""
     horizon = pipeline.spec.horizon
     if (horizon is None and (pipeline.head is None or split.y is None)) or (
@@ -294,7 +295,7 @@ def _score_baselines(pipeline: Pipeline, run_config: dict[str, Any], split: Spli
         return Baselines()
     try:
         data = _load_run_data(run_config, data_root)
-        if list(data.classes) != run_config["data"]["classes"] or len(data.channels) != pipeline.spec.channels:
+        if list(data.classes) != run_config.classes or len(data.channels) != pipeline.spec.channels:
             raise DataError(f"{data.name}: the data have changed since the run was trained")
     except TstkError as e:
         reason = f"needs the training data of the run: {' '.join(str(e).split())}"

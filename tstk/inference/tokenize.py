@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tstk.config.run_directory import read_run_config
+from tstk.config.records import RunConfig
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
 from tstk.data.load import load as load_data
@@ -45,14 +45,14 @@ def tokenize(
         OptionError: its tokens are not discrete
         DataError: the data do not fit the run
     """
-    pipeline, split, data_config = open_run(run, data, data_root=data_root, label_column=label_column)
+    pipeline, split, run_config = open_run(run, data, data_root=data_root, label_column=label_column)
     codebook = _get_codebook(pipeline, run)
     with torch.no_grad():
         codes = [
             compute_codes(pipeline, series).cpu() for series in iter_batches(split, batch_size, pipeline.mean.device)
         ]
     result: Arrays = {"codes": torch.cat(codes).numpy(), "codebook": codebook}
-    return result if split.y is None else result | {"y": split.y.numpy(), "classes": np.array(data_config["classes"])}
+    return result if split.y is None else result | {"y": split.y.numpy(), "classes": np.array(run_config.classes)}
 
 
 def write_totem_files(
@@ -86,12 +86,11 @@ def write_totem_files(
     codebook = _get_codebook(pipeline, run)
     if pipeline.spec.horizon is None or not pipeline.channel_independent:
         raise OptionError(f"--layout totem: {run} was not trained on a table with independent channels")
-    options = read_run_config(run)["config"]["data"]
-    if data is not None:
-        options |= {"use": data, "data_root": data_root}
-    elif data_root is not None:
+    run_config = RunConfig.read(run)
+    options = run_config.options("data")
+    if data is not None or data_root is not None:
         options["data_root"] = data_root
-    splits = load_data(options.pop("use"), **options).splits
+    splits = load_data(data or str(run_config.component("data")), **options).splits
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     np.save(out_dir / "codebook.npy", codebook)

@@ -29,7 +29,7 @@ def render_reasoning_attention(context: RunContext, head: CoT) -> Section | None
         head: its head
     """
     pipeline, split = context.pipeline, context.split
-    classes = context.run_config["data"]["classes"]
+    classes = context.run_config.classes
     rows = _select_rows(context)
     series = split.batch(rows).to(pipeline.mean.device)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def render_reasoning_attention(context: RunContext, head: CoT) -> Section | None
     uniform = 1 / tokens.valid.sum(1).clamp(min=1)
     weights = weights / uniform.cpu()[:, None, None]
     attention_maps = _scatter_to_grid(weights, tokens, pipeline.head.spec.grid_size if pipeline.head else ())
-    stride, names = pipeline.tokenizer.out.stride, context.run_config["data"]["channels"]
+    stride, names = pipeline.tokenizer.out.stride, context.run_config.channels
     figures = []
     for i, row in enumerate(rows.tolist()):
         target_text = "" if split.y is None else f"class {classes[int(split.y[row])]}, "

@@ -234,7 +234,7 @@ def render_reconstructions(context: RunContext) -> Section | None:
     pipeline = context.pipeline
     if pipeline.decoder is None or not pipeline.decoder.predicts_series:
         return None
-    names = context.run_config["data"]["channels"]
+    names = context.run_config.channels
     channels = range(len(names))[-2:]
     rows = context.sample_rows(6 // len(channels))
     with torch.no_grad():

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from tstk.config.records import RunConfig, RunResult
 from tstk.config.resolve import Config
-from tstk.config.run_directory import read_run_config, resolve_run_dir
+from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
 from tstk.core.pipeline import Pipeline
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import Split
@@ -28,16 +29,16 @@ class RunContext:
 
     Args:
         run_dir: run directory
-        run_config: contents of config.json
-        result: contents of result.json; empty if training did not finish
+        run_config: its config
+        result: its scores; None if training did not finish
         history: one row per epoch, as in metrics.jsonl
         pipeline: pipeline with the selected weights
         data: training data with the splits of the run
     """
 
     run_dir: Path
-    run_config: dict[str, Any]
-    result: dict[str, Any]
+    run_config: RunConfig
+    result: RunResult | None
     history: list[dict[str, Any]]
     pipeline: Pipeline
     data: DataModule
@@ -71,25 +72,17 @@ def load_context(run: str | Path, data_root: str | None = None) -> RunContext:
         DataError: its data cannot be read
     """
     run_dir = resolve_run_dir(run)
-    pipeline, run_config = load(run_dir), read_run_config(run_dir)
-    data = read_data(Config(run_config["config"]), data_root)
+    pipeline, run_config = load(run_dir), RunConfig.read(run_dir)
+    data = read_data(Config(run_config.values), data_root)
+    result = RunResult.read(run_dir) if (run_dir / RESULT_FILE).is_file() else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return RunContext(run_dir, run_config, _read_result(run_dir), _read_history(run_dir), pipeline.to(device), data)
-
-
-def _read_result(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "result.json"
-    return _parse_json(path, path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return RunContext(run_dir, run_config, result, _read_history(run_dir), pipeline.to(device), data)
 
 
 def _read_history(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [_parse_json(path, line) for line in lines]
-
-
-def _parse_json(path: Path, text: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(text))
+        return [dict(json.loads(line)) for line in lines]
     except (ValueError, TypeError) as e:
         raise CheckpointError(f"{path} is damaged: {e}") from None

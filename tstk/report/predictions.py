@@ -45,7 +45,7 @@ def render_confusion_matrix(context: RunContext) -> Section | None:
     predictions = torch.cat(
         [context.pipeline.predict_batch(series).argmax(1).cpu() for series in _iter_batches(context, None)]
     )
-    classes = context.run_config["data"]["classes"]
+    classes = context.run_config.classes
     targets = context.split.y
     counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
     counts.index_put_((targets[targets >= 0], predictions[targets >= 0]), torch.tensor(1), accumulate=True)
@@ -70,7 +70,7 @@ def _render_token_order(context: RunContext) -> str:
     if why_order_undefined(context.pipeline) is not None or not (context.split.y[rows] >= 0).any():
         return ""
     groups = None if context.split.groups is None else [context.split.groups[i] for i in rows.tolist()]
-    seed = context.run_config["config"]["train"]["seed"]
+    seed = context.run_config.options("train")["seed"]
     summary = evaluate_token_order(context.pipeline, _iter_batches(context, rows), seed=seed, groups=groups).summary
     return render_paragraph(f"Temporal order, {len(rows):,} series: {summary}.")
 
@@ -98,7 +98,7 @@ def render_forecasts(context: RunContext) -> Section | None:
     pipeline = context.pipeline
     if pipeline.spec.horizon is None or (pipeline.head is None and not pipeline.can_forecast):
         return None
-    names = context.run_config["data"]["channels"]
+    names = context.run_config.channels
     channels = range(len(names))[-2:]
     figures = []
     rows = context.sample_rows(MAX_PANELS // len(channels))
@@ -202,13 +202,13 @@ def render_masked_reconstructions(context: RunContext) -> Section | None:
     targets_are_samples = tokenizer.invertible and loss_spec.target_dim is not None and not loss_spec.predicts_in_place
     if decoder is None or decoder.predicts_series or pipeline.loss.masks_future or not targets_are_samples:
         return None
-    names = context.run_config["data"]["channels"]
+    names = context.run_config.channels
     channels = range(len(names))[:2]
     rows = context.sample_rows(MAX_PANELS // len(channels))
     series = context.split.batch(rows).to(pipeline.mean.device)
     assert series.sample_id is not None
     with torch.no_grad():
-        output = pipeline(series, SampleRNG(context.run_config["config"]["train"]["seed"], 0, series.sample_id))
+        output = pipeline(series, SampleRNG(context.run_config.options("train")["seed"], 0, series.sample_id))
         reconstruction = _reconstruct_series(context, output)
     targets, masked = _fill_missing_with_nan(output.series).cpu(), _find_masked_samples(context, output).cpu()
     figures = []

@@ -8,6 +8,7 @@ from html import escape
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from tstk.config.records import RunResult
 from tstk.evaluation.formatting import describe_better_baselines, format_number
 from tstk.plugins.hooks import SLOTS
 from tstk.report.context import RunContext
@@ -26,7 +27,7 @@ METRIC_LABELS = {
 
 def format_title(context: RunContext) -> str:
     """Return the page title: the main components and the data set."""
-    names = {s: t["use"].rpartition("/")[2] for s, t in context.run_config["config"].items() if s in SLOTS}
+    names = {s: use.rpartition("/")[2] for s in SLOTS if (use := context.run_config.component(s))}
     parts = [names[s] for s in ("tokenizer", "encoder", "head") if s in names]
     return f"{', '.join(parts if 'head' in names else [*parts, names['loss']])} on {context.data.name}"
 
@@ -35,7 +36,7 @@ def render_overview(context: RunContext) -> Section:
     """Render the title, the scores with those of the baselines, and a table of key facts."""
     result = context.result
     split_name, scores = _get_scores(context)
-    baselines = result.get("baselines", {})
+    baselines = result.baselines if result else {}
     cards = []
     for name in [n for n in METRIC_LABELS if n in scores] or [
         n for n in scores if n == "loss" or not _is_same_as_loss(scores, n)
@@ -51,14 +52,10 @@ def render_overview(context: RunContext) -> Section:
         )
     facts = {
         "run": context.run_dir,
-        "task": result.get("task"),
+        "task": result.task if result else None,
         "data": f"{context.data.name}: " + ", ".join(f"{len(p):,} {name}" for name, p in context.data.splits.items()),
         "split": context.data.split_description,
-        "parameters": f"{result['parameters']:,}, of which {result['trainable']:,} trainable" if result else None,
-        "weights kept": "epoch {epoch} of {of}, by {by}".format(**result["selected"]) if result else None,
-        "time": f"{result['seconds']:,.1f} s" if result else None,
-        **{f"baseline {name}": choice for name, choice in result.get("baselines_details", {}).items()},
-        **{f"baseline {name}": f"skipped: {why}" for name, why in result.get("baselines_skipped", {}).items()},
+        **(_describe_result(result) if result else {}),
     }
     rows = "".join(f'<tr><th>{k}</th><td class="value">{escape(str(v))}</td></tr>' for k, v in facts.items() if v)
     better_baselines = "".join(render_paragraph(sentence) for sentence in describe_better_baselines(scores, baselines))
@@ -67,12 +64,21 @@ def render_overview(context: RunContext) -> Section:
     return Section("", f"{title}{unfinished}{grid}{better_baselines}<table>{rows}</table>")
 
 
+def _describe_result(result: RunResult) -> dict[str, str]:
+    selected = result.selected
+    return {
+        "parameters": f"{result.parameters:,}, of which {result.trainable:,} trainable",
+        "weights kept": f"epoch {selected.epoch} of {selected.num_epochs}, by {selected.by}",
+        "time": f"{result.seconds:,.1f} s",
+        **{f"baseline {name}": details for name, details in result.baselines_details.items()},
+        **{f"baseline {name}": f"skipped: {reason}" for name, reason in result.baselines_skipped.items()},
+    }
+
+
 def _get_scores(context: RunContext) -> tuple[str, dict[str, float]]:
     """Return the name of the split that was scored, and its scores."""
-    if context.result.get("test"):
-        return "test", context.result["test"]
     if context.result:
-        return "validation", context.result["val"]
+        return ("test", context.result.test) if context.result.test else ("validation", context.result.val)
     return "validation, last epoch", context.history[-1]["val"] if context.history else {}
 
 
@@ -82,7 +88,7 @@ def render_curves(context: RunContext) -> Section | None:
     if not rows:
         return None
     epochs = [row["epoch"] for row in rows]
-    selected_epoch = context.result["selected"]["epoch"] if context.result else None
+    selected_epoch = context.result.selected.epoch if context.result else None
     names = dict.fromkeys(["loss", *(n for row in rows for split in ("train", "val") for n in row[split])])
     figures = []
     for name in names:
@@ -137,16 +143,16 @@ def _plot_curve(name: str, epochs: Sequence[int], lines: dict[str, list[float]],
 def render_config(context: RunContext) -> Section:
     """Render the resolved config, with the source of every value."""
     tables = []
-    for section, options in context.run_config["given"].items():
+    for section, options in context.run_config.given.items():
         rows = []
         for name, value in options.items():
-            source = context.run_config["sources"].get(f"{section}.{name}", "")
+            source = context.run_config.sources.get(f"{section}.{name}", "")
             row_class = ' class="default"' if source == "default" else ""
             rows.append(
                 f'<tr{row_class}><td>{escape(name)}</td><td class="value">{escape(_format_value(value))}</td>'
                 f'<td class="value">{escape(source)}</td></tr>'
             )
-        weights_source = context.run_config["init_from"].get(section)
+        weights_source = context.run_config.init_from.get(section)
         caption = escape(section) + (f", weights from {escape(weights_source)}" if weights_source else "")
         header = "<thead><tr><th>option</th><th>value</th><th>source</th></tr></thead>"
         tables.append(f"<table><caption>{caption}</caption>{header}<tbody>{''.join(rows)}</tbody></table>")
@@ -161,8 +167,8 @@ def _format_value(value: Any) -> str:
 
 def render_reproduce(context: RunContext) -> Section:
     """Render the command and the package versions."""
-    command = context.result.get("command")
+    command = context.run_config.command
     command_html = f"<pre>{escape(command)}</pre>" if command else ""
     return Section(
-        "Reproduce", command_html + render_table(["package", "version"], context.run_config["versions"].items())
+        "Reproduce", command_html + render_table(["package", "version"], context.run_config.versions.items())
     )

@@ -16,15 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tstk.config.records import RunConfig
 from tstk.config.resolve import MODEL_OPTIONS, Config
 from tstk.config.run_directory import (
-    FORMAT_VERSION,
     WEIGHTS_FILE,
     atomic_write,
     is_unfinished,
-    read_run_config,
     resolve_run_dir,
-    write_json,
 )
 from tstk.core.interfaces import Slot
 from tstk.core.pipeline import Pipeline
@@ -86,17 +84,17 @@ def save_run_config(
     run_dir: Path,
     config: Config,
     pipeline: Pipeline,
-    data_info: dict[str, Any],
+    input_schema: dict[str, Any],
     command: str = "",
     hardware: dict[str, str] | None = None,
 ) -> None:
-    """Write config.json: all that is needed to rebuild the pipeline, and the source of each value.
+    """Write config.json, from which `load` rebuilds the pipeline.
 
     Args:
         run_dir: the run directory
         config: resolved
         pipeline: built from it; `Slot.config_overrides` replace options of the config
-        data_info: about the data, such as class and channel names
+        input_schema: how the data were read, see `DataModule.input_schema`
         command: that reproduces the run
         hardware: on which it is trained, as far as the last digits of results depend on it
     """
@@ -109,22 +107,19 @@ def save_run_config(
             "use": get_registry().find(slot, values[slot]["use"]).qualified_name,
             **part.config_overrides,
         }
-    write_json(
-        run_dir / "config.json",
-        {
-            "format": FORMAT_VERSION,
-            "interface_version": INTERFACE_VERSION,
-            "config": values,
-            "given": config.values,
-            "sources": config.sources,
-            "init_from": config.init_from,
-            "spec": asdict(pipeline.spec),
-            "data": data_info,
-            "versions": collect_versions(config),
-            "hardware": hardware or {},
-            "command": command,
-        },
-    )
+    RunConfig(
+        run_dir=run_dir,
+        interface_version=INTERFACE_VERSION,
+        values=values,
+        given=config.values,
+        sources=config.sources,
+        init_from=config.init_from,
+        spec=asdict(pipeline.spec),
+        input_schema=input_schema,
+        versions=collect_versions(config),
+        hardware=hardware or {},
+        command=command,
+    ).write()
 
 
 def read_weights(run_dir: str | Path) -> dict[str, Tensor]:
@@ -153,21 +148,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({e})") from None
 
 
-def check_plugins(run_dir: str | Path, run_config: dict[str, Any]) -> None:
+def check_plugins(run_config: RunConfig) -> None:
     """Check that all components of a run are installed.
 
     Raises:
         CheckpointError: one is not; the message names it, its distribution and its version
     """
+    run_dir = run_config.run_dir
     for slot in SLOTS:
-        use = run_config["config"].get(slot, {}).get("use")
+        use = run_config.component(slot)
         if use is None:
             continue
         try:
             get_registry().find(slot, use)
         except UnknownNameError as e:
             dist, _, name = use.rpartition("/")
-            version = run_config.get("versions", {}).get(dist, "")
+            version = run_config.versions.get(dist, "")
             if all(p.dist != dist for p in get_registry().plugins):
                 raise CheckpointError(
                     f"{run_dir} uses {slot} {name!r} from {dist} {version}, which is not installed: pip install {dist}"
@@ -175,9 +171,9 @@ def check_plugins(run_dir: str | Path, run_config: dict[str, Any]) -> None:
             raise CheckpointError(f"{run_dir} uses {slot} {name!r} from {dist} {version}: {e}") from None
 
 
-def parse_spec(run_config: dict[str, Any]) -> Spec:
+def parse_spec(run_config: RunConfig) -> Spec:
     """Return the Spec of the data of a run."""
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in run_config["spec"].items()}
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in run_config.spec.items()}
     return Spec(**fields)
 
 
@@ -190,15 +186,15 @@ def load(run_dir: str | Path) -> Pipeline:
     Raises:
         CheckpointError: the run is damaged, not written by tstk, or needs a plugin that is not installed
     """
-    run_config = read_run_config(run_dir)
-    check_plugins(run_dir, run_config)
+    run_config = RunConfig.read(run_dir)
+    check_plugins(run_config)
     state = read_weights(run_dir)
     # on the meta device first, since a damaged config.json may claim any size
-    expected = _build_from_run_config(run_config, run_dir, on_meta=True).state_dict()
+    expected = _build_from_run_config(run_config, on_meta=True).state_dict()
     check_state_dict(resolve_run_dir(run_dir) / WEIGHTS_FILE, state, expected)
-    pipeline = _build_from_run_config(run_config, run_dir)
+    pipeline = _build_from_run_config(run_config)
     pipeline.load_state_dict(state)
-    pipeline.set_input_schema(run_config["data"])
+    pipeline.set_input_schema(run_config.input_schema)
     pipeline.bind()
     return pipeline.eval()
 
@@ -208,26 +204,25 @@ def rebuild_for_resume(run_dir: str | Path) -> Pipeline:
 
     The runs that it started from and pretrained weights from outside are not needed.
     """
-    run_config = read_run_config(run_dir)
-    pipeline = _build_from_run_config(run_config, run_dir)
+    run_config = RunConfig.read(run_dir)
+    pipeline = _build_from_run_config(run_config)
     pipeline.bind()
-    for path in run_config["config"]["pipeline"]["freeze"]:
+    for path in run_config.options("pipeline")["freeze"]:
         pipeline.freeze(path)
     return pipeline
 
 
-def _build_from_run_config(run_config: dict[str, Any], run_dir: str | Path, on_meta: bool = False) -> Pipeline:
-    config = Config(run_config["config"])
+def _build_from_run_config(run_config: RunConfig, on_meta: bool = False) -> Pipeline:
     try:
-        model_options = {k: v for k, v in config.options("pipeline").items() if k in MODEL_OPTIONS}
+        model_options = {k: v for k, v in run_config.options("pipeline").items() if k in MODEL_OPTIONS}
         with use_meta_device() if on_meta else torch.device("cpu"):
-            return build_pipeline(config, parse_spec(run_config), **model_options)
+            return build_pipeline(Config(run_config.values), parse_spec(run_config), **model_options)
     except TstkError as e:
-        raise type(e)(f"{run_dir}: {e}") from None
+        raise type(e)(f"{run_config.run_dir}: {e}") from None
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as e:
         reason = (str(e).splitlines() or [""])[0][:120]
         raise CheckpointError(
-            f"{run_dir}: config.json does not describe a pipeline ({reason}); train the run again"
+            f"{run_config.run_dir}: config.json does not describe a pipeline ({reason}); train the run again"
         ) from e
 
 
@@ -262,10 +257,10 @@ def init_slot_from_run(part: Slot, slot: str, run_dir: str | Path) -> str:
     Raises:
         CheckpointError: the weights do not fit; the component is unchanged
     """
-    run_config = read_run_config(run_dir)
-    check_plugins(run_dir, run_config)
+    run_config = RunConfig.read(run_dir)
+    check_plugins(run_config)
     state = {k.removeprefix(slot + "."): v for k, v in read_weights(run_dir).items() if k.startswith(slot + ".")}
-    old_spec = getattr(_build_from_run_config(run_config, run_dir, on_meta=True), slot).spec
+    old_spec = getattr(_build_from_run_config(run_config, on_meta=True), slot).spec
     fresh = {k: v.clone() for k, v in part.state_dict().items()}
     try:
         part.load_pretrained(state, old_spec)
@@ -282,7 +277,7 @@ def init_slot_from_run(part: Slot, slot: str, run_dir: str | Path) -> str:
 
 def _check_linear_map(run_dir: str, linear_map: str) -> None:
     """Raise an error if the trained head adds to a linear map and the new pipeline has none, or the reverse."""
-    trained = read_run_config(run_dir)["config"]["pipeline"]["linear_map"]
+    trained = RunConfig.read(run_dir).options("pipeline")["linear_map"]
     if (trained == "none") != (linear_map == "none"):
         training = "without a linear map" if trained == "none" else "on top of a linear map"
         raise OptionError(

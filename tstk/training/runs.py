@@ -8,22 +8,19 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 import torch
 
+from tstk.config.records import RunConfig, RunResult, SelectedEpoch
 from tstk.config.resolve import Config
 from tstk.config.run_directory import (
-    RESULT_FILE,
     WEIGHTS_FILE,
     DiskFullError,
     is_unfinished,
-    read_run_config,
     run_lock,
-    write_json,
 )
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
@@ -92,7 +89,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     print_fn: Callable[[str], None] = lambda line: None,
     on_ready: Callable[[Pipeline, DataModule], None] | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Train a pipeline, select an epoch by validation, score it once on test, and write the run directory.
 
     If training fails before anything was saved, the run directory is removed; otherwise `resume_run` continues it. Of
@@ -105,9 +102,6 @@ def train(
         callbacks: in addition to those that the options select
         print_fn: called with each note for the user
         on_ready: called with the pipeline and its data before the first step
-
-    Returns:
-        the content of result.json
 
     Raises:
         TrainingInterrupted: SIGINT or SIGTERM was received, and the state is saved
@@ -146,7 +140,7 @@ def resume_run(
     callbacks: Sequence[Callback] = (),
     print_fn: Callable[[str], None] = lambda line: None,
     on_ready: Callable[[Pipeline, DataModule], None] | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Resume an interrupted run with the options with which it was started.
 
     On a CPU it ends as it would have without the interruption, bit for bit.
@@ -157,9 +151,6 @@ def resume_run(
         print_fn: see `train`
         on_ready: see `train`
 
-    Returns:
-        the content of result.json
-
     Raises:
         CheckpointError: the run is finished or damaged, or another process is training it
         DataError: the data have changed
@@ -168,13 +159,13 @@ def resume_run(
     run_dir, is_main = Path(out), _is_main_process()
     if not is_main:
         print_fn, on_ready = lambda line: None, None
-    run_config = read_run_config(run_dir)
+    run_config = RunConfig.read(run_dir)
     if not is_unfinished(run_dir):
         raise CheckpointError(
             f"--resume {out}: this run is finished; start another from its weights: tstk train --init-from {out}"
         )
-    check_plugins(run_dir, run_config)
-    config = Config(run_config["given"], run_config["sources"], run_config["init_from"])
+    check_plugins(run_config)
+    config = Config(run_config.given, run_config.sources, run_config.init_from)
     if note := _describe_environment_changes(run_config, config):
         print_fn(note)
     resume_store = ResumeStore(run_dir, is_writer=is_main)
@@ -184,19 +175,18 @@ def resume_run(
         pipeline, data = prepare_training(config, print_fn, run_dir if resume_store.exists() else None)
         if on_ready:
             on_ready(pipeline, data)
-        command = run_config.get("command", "")
-        return _fit_and_evaluate(config, resume_store, pipeline, data, command, callbacks, start_time)
+        return _fit_and_evaluate(config, resume_store, pipeline, data, run_config.command, callbacks, start_time)
 
 
-def _describe_environment_changes(run_config: dict[str, Any], config: Config) -> str:
+def _describe_environment_changes(run_config: RunConfig, config: Config) -> str:
     """Return a note on versions and hardware that differ from those of the run, an empty string if none do."""
     options = config.options("train")
-    before = run_config["versions"] | run_config["hardware"]
+    before = run_config.versions | run_config.hardware
     now = collect_versions(config) | describe_hardware(options["device"], options["threads"])
     changes = [f"{name} was {value} and is {now.get(name)}" for name, value in before.items() if now.get(name) != value]
     if not changes:
         return ""
-    threads = run_config["hardware"].get("threads")
+    threads = run_config.hardware.get("threads")
     remedy = "" if threads in (None, now["threads"]) else f"; OMP_NUM_THREADS={threads} restores the number of threads"
     return f"{'; '.join(changes)}: results may differ in the last digits from those of an uninterrupted run{remedy}"
 
@@ -219,7 +209,7 @@ def _fit_and_evaluate(
     command: str,
     callbacks: Sequence[Callback],
     start_time: float,
-) -> dict[str, Any]:
+) -> RunResult:
     """Fit the pipeline, score it on test, write the weights and result.json, and return the result."""
     run_dir = resume_store.run_dir
     seconds_before = time.time() - start_time
@@ -227,11 +217,12 @@ def _fit_and_evaluate(
         fit_result = fit(pipeline, data, TrainConfig.from_config(config), callbacks, resume_store)
         fit_end_time = time.time()
         with use_deterministic_algorithms(config.options("train").get("deterministic", False)):
-            result = _build_result(config, pipeline, data, fit_result, command)
-        result["seconds"] = round(seconds_before + fit_result.seconds + time.time() - fit_end_time, 2)
+            result = _build_result(run_dir, config, pipeline, data, fit_result, command)
+        seconds = seconds_before + fit_result.seconds + time.time() - fit_end_time
+        result = replace(result, seconds=round(seconds, 2))
         if resume_store.is_writer:
             save_weights(pipeline, run_dir / WEIGHTS_FILE, fit_result.weights)
-            write_json(run_dir / RESULT_FILE, result)
+            result.write()
             resume_store.remove()
     except TrainingError as e:
         kept = f". {run_dir} keeps the best weights so far" if (run_dir / WEIGHTS_FILE).is_file() else ""
@@ -243,31 +234,28 @@ def _fit_and_evaluate(
 
 
 def _build_result(
-    config: Config, pipeline: Pipeline, data: DataModule, fit_result: FitResult, command: str
-) -> dict[str, Any]:
-    """Score the pipeline and the baselines on test, and return the content of result.json."""
+    run_dir: Path, config: Config, pipeline: Pipeline, data: DataModule, fit_result: FitResult, command: str
+) -> RunResult:
+    """Score the pipeline and the baselines on test."""
     task = "pretraining" if pipeline.head is None and not pipeline.can_forecast else data.task
     train_config, _ = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
     baselines = score_baselines(pipeline, data, data.test) if data.test is not None else Baselines()
-    return {
-        "task": task,
-        "data": data.name,
-        "test": evaluate(pipeline, data.test, seed=train_config.seed) if data.test is not None else {},
-        "val": fit_result.best_metrics["val"],
+    return RunResult(
+        run_dir=run_dir,
+        task=task,
+        data=data.name,
+        test=evaluate(pipeline, data.test, seed=train_config.seed) if data.test is not None else {},
+        val=fit_result.best_metrics["val"],
         **baselines.to_dict(),
-        "selected": {
-            "epoch": fit_result.best_metrics["epoch"],
-            "of": len(fit_result.history),
-            "by": train_config.select_by,
-        },
-        "parameters": sum(p.numel() for p in pipeline.parameters()),
-        "trainable": sum(p.numel() for p in pipeline.parameters() if p.requires_grad),
-        "seconds": 0.0,
-        "training_seconds": round(fit_result.seconds, 2),
-        "split": data.split_description,
-        "command": command,
-        "versions": collect_versions(config),
-    }
+        selected=SelectedEpoch(fit_result.best_metrics["epoch"], len(fit_result.history), train_config.select_by),
+        parameters=sum(p.numel() for p in pipeline.parameters()),
+        trainable=sum(p.numel() for p in pipeline.parameters() if p.requires_grad),
+        seconds=0.0,
+        training_seconds=round(fit_result.seconds, 2),
+        split=data.split_description,
+        command=command,
+        versions=collect_versions(config),
+    )
 
 
 def suggest_run_dir(config: Config) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tstk.config.records import RunConfig
+from tstk.config.run_directory import CONFIG_FILE
 from tstk.errors import OptionError, did_you_mean
 from tstk.plugins.distribution import format_install_command
 from tstk.training.callbacks import Callback
@@ -71,10 +72,8 @@ def _create_tracker(name: str, run_dir: Path) -> GeneralTracker:
     }[name]()
     if hasattr(tracker, "start"):  # later versions of Accelerate start the run here, not in the constructor
         tracker.start()
-    config_path = run_dir / "config.json"
-    if config_path.is_file():
-        config = json.loads(config_path.read_text(encoding="utf-8"))["config"]
-        tracker.store_init_configuration(dict(_flatten(config)))
+    if (run_dir / CONFIG_FILE).is_file():
+        tracker.store_init_configuration(dict(_flatten(RunConfig.read(run_dir).values)))
     return tracker
 
 

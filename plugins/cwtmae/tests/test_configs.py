@@ -94,7 +94,7 @@ def pretrained(config, tmp_path_factory):
     data = ("data", {"data": waves(folder / "short.npz", 60)})
     precise = ("bf16", {"train": {"precision": "bf16", "gradient_checkpointing": True}})
     result = train(config("pretrain", SLIM, BRIEF, data, precise), folder / "run")
-    assert {"spectrum", "time", "loss"} <= result["test"].keys()
+    assert {"spectrum", "time", "loss"} <= result.test.keys()
     return folder / "run"
 
 
@@ -106,7 +106,7 @@ def test_a_pretrained_run_is_tuned_at_twice_its_length_without_what_only_pretrai
     start = ("from", {"pipeline": {"init_from": str(pretrained)}})
     data = ("data", {"data": waves(tmp_path / "long.npz", 120)})
     result = train(config(f"finetune-{head}", start, data, BRIEF), tmp_path / "tuned")
-    assert result["test"]["accuracy"] > 0
+    assert result.test["accuracy"] > 0
     tuned, old = load(tmp_path / "tuned"), load(pretrained)
     assert tuned.tokenizer.out.grid_size == (12, 2)
     assert tuned.encoder.table.shape == (24, 24)
@@ -155,5 +155,5 @@ def test_the_recipe_pretrains_and_tunes_both_heads(tmp_path):
         stage_overrides={"pretrain": {**small, **slim}, "cot": small, "mlp": small},
     )
     assert list(results) == ["pretrain", "cot", "mlp"]
-    assert results["pretrain"]["task"] == "pretraining"
-    assert all(0 <= results[stage]["test"]["accuracy"] <= 1 for stage in ("cot", "mlp"))
+    assert results["pretrain"].task == "pretraining"
+    assert all(0 <= results[stage].test["accuracy"] <= 1 for stage in ("cot", "mlp"))

@@ -40,7 +40,7 @@ def build_scalogram_section(context: RunContext, tokenizer: CWT) -> Section | No
     # tokens of independent channels are concatenated, those of the first channel first
     count = tokens.target.shape[1] // (series.x.shape[1] if context.pipeline.channel_independent else 1)
     images = tokenizer.unpatchify(tokens.target[:, :count])[:, 0].cpu()
-    channel = context.run_config["data"]["channels"][0]
+    channel = context.run_config.channels[0]
     figures = []
     for x, image, row in zip(
         series.x.masked_fill(~series.observed_mask, torch.nan)[:, 0], images, rows.tolist(), strict=True
@@ -69,14 +69,14 @@ def build_reconstruction_section(context: RunContext, loss: SpectrumTime) -> Sec
     series = context.split.batch(rows).to(pipeline.mean.device)
     assert series.sample_id is not None
     with torch.no_grad():
-        step_output = pipeline(series, SampleRNG(context.run_config["config"]["train"]["seed"], 0, series.sample_id))
+        step_output = pipeline(series, SampleRNG(context.run_config.options("train")["seed"], 0, series.sample_id))
         patches, samples = loss.reconstruct(step_output)
     target = step_output.queries.target
     assert target is not None
     masked = step_output.masked[..., None].expand_as(patches)
     visible = target.masked_fill(masked, torch.nan)
     reconstruction = torch.where(masked, patches.to(visible.dtype), target)
-    channel = context.run_config["data"]["channels"][0]
+    channel = context.run_config.channels[0]
     figures = []
     step = series.x.shape[1] if pipeline.channel_independent else 1  # only the first channel of a series is drawn
     for i, row in enumerate(rows.tolist()):

@@ -128,15 +128,15 @@ def test_a_run_is_pretrained_probed_and_tuned_from_its_directory(tmp_path):
     tiny = ("tiny", {**TINY, "train": {"epochs": 1}})
     run = str(tmp_path / "run")
     result = train(shipped("pretrain", tiny), run)
-    assert {"align", "classify", "hits", "usage"} <= result["test"].keys()
+    assert {"align", "classify", "hits", "usage"} <= result.test.keys()
     pretrained = load_run(run)
     assert pretrained.loss.teacher is not None
     for name in ("probe", "finetune"):
         init_from = ("init-from", {"pipeline": {"init_from": run}})
         config = shipped(name, init_from, one_epoch)
         result = train(config, str(tmp_path / name))
-        assert result["test"]["accuracy"] > 0
-        assert result["parameters"] == count(pretrained.tokenizer) + count(pretrained.encoder) + 198
-        assert result["trainable"] == (198 if name == "probe" else result["parameters"])
+        assert result.test["accuracy"] > 0
+        assert result.parameters == count(pretrained.tokenizer) + count(pretrained.encoder) + 198
+        assert result.trainable == (198 if name == "probe" else result.parameters)
     probed = load_run(str(tmp_path / "probe"))
     assert torch.equal(probed.encoder.table, pretrained.encoder.table)

@@ -6,7 +6,6 @@ All teachers, and all students, are trained equally long. Students get a text th
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tstk.config.records import RunResult
 from tstk.config.resolve import find_config, parse_overrides, resolve_config
 from tstk.config.toml import read_toml
 from tstk.evaluation.probe import probe
@@ -57,7 +57,7 @@ def run_ablations(
             for features in FEATURES:
                 accuracy = _probe_accuracy(run, None if with_text else data, features)
                 row.setdefault(features, []).append(accuracy)
-            scores = json.loads((run / "result.json").read_text(encoding="utf-8"))["test"]
+            scores = RunResult.read(run).test
             for name in ("perplexity", "agreement"):
                 if name in scores:
                     row.setdefault(name, []).append(scores[name])

@@ -240,8 +240,8 @@ def explain_command(run: str, data: str | None, index: int, data_root: str | Non
     from tstk_plugins_vqshape.explain import compute_figure_size, draw_explanation, explain
 
     path = Path(run, f"explain-{index}.png") if out is None else validate_output_path(out, (".png",))
-    pipeline, split, facts = open_run(run, data, data_root=data_root)
-    result = explain(pipeline, split, index, tuple(facts["classes"]), tuple(facts["channels"]))
+    pipeline, split, run_config = open_run(run, data, data_root=data_root)
+    result = explain(pipeline, split, index, tuple(run_config.classes), tuple(run_config.channels))
     path.write_bytes(render_image(lambda figure: draw_explanation(figure, result), compute_figure_size(result)))
     rows = []
     for rank, (c, n) in enumerate(result.select_strongest(), 1):

@@ -49,4 +49,6 @@ def command(
     click.echo(f"\n{result['size']:,} series or windows of {result['data']}")
     if shuffle_tokens:
         click.echo(result["order"]["reading"])
-    print_baseline_notes(result["scores"], result)
+    print_baseline_notes(
+        result["scores"], result["baselines"], result["baselines_skipped"], result["baselines_details"]
+    )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import click
 import rich_click
 
 from tstk.cli.files import validate_output_path, write_csv
 from tstk.cli.output import format_examples, print_baseline_notes, print_note
-from tstk.config.run_directory import RESULT_FILE
+from tstk.config.records import RunResult
+from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
 from tstk.errors import OptionError
 
 
@@ -76,9 +74,9 @@ def command(
             row.insert(1, str(prediction.dates[int(str(row[0])) - 1]))
     write_csv(path, head, rows)
     click.echo(f"{path}: {prediction.values.shape[1]} steps of {len(prediction.channels)} channels")
-    if (result_path := Path(run, RESULT_FILE)).is_file():
-        result = json.loads(result_path.read_text(encoding="utf-8"))
-        print_baseline_notes(result["test"], {"baselines": result["baselines"]}, prefix="On its test split: ")
+    if (resolve_run_dir(run) / RESULT_FILE).is_file():
+        result = RunResult.read(run)
+        print_baseline_notes(result.test, result.baselines, {}, {}, "On its test split: ")
 
 
 def _parse_quantiles(text: str) -> list[float]:

@@ -37,11 +37,11 @@ def command(
     [windows, channels, horizon]. Forecasting, .csv: the rows after the last row of that table (or of the run's own),
     with the columns step, date if the dates are regular, channel and forecast.
     """
-    from tstk.config.run_directory import read_run_config
+    from tstk.config.records import RunConfig
     from tstk.inference.predict import forecast, predict
 
     path = validate_output_path(out, (".csv", ".npz"))
-    if path.suffix.lower() == ".csv" and read_run_config(run)["spec"]["horizon"] is not None:
+    if path.suffix.lower() == ".csv" and RunConfig.read(run).horizon is not None:
         if label_column is not None:
             raise OptionError(f"--label-column {label_column} has no effect: {run} forecasts a table; remove it")
         _write_forecast(path, forecast(run, data, data_root=data_root))

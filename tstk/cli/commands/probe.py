@@ -150,7 +150,8 @@ def _print_results(result: dict[str, Any]) -> None:
     click.echo(f"\n{result['classifier']} on {features}, {result['width']:,} per series, of {result['data']}: {sizes}")
     for row in result["results"]:
         if "baselines" in row:
-            print_baseline_notes(row, row, prefix=f"With {row['count']:,} labels: " if len(rows) > 1 else "")
+            prefix = f"With {row['count']:,} labels: " if len(rows) > 1 else ""
+            print_baseline_notes(row, row["baselines"], row["baselines_skipped"], {}, prefix)
 
 
 def _format_mean(row: dict[str, Any], score: str) -> str:

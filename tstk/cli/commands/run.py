@@ -16,6 +16,7 @@ from tstk.cli.completion import complete_data_sets, complete_names
 from tstk.cli.options import ConfigOption, build_section_options
 from tstk.cli.output import format_examples, print_baseline_notes, print_json, print_note, print_table
 from tstk.cli.progress import make_progress_callback
+from tstk.config.records import RunResult
 from tstk.config.resolve import Config, parse_overrides
 from tstk.errors import OptionError
 from tstk.evaluation.formatting import MAIN_METRICS, format_number
@@ -79,23 +80,25 @@ def command(
         log=print_note,
     )
     if json_:
-        print_json(results)
+        print_json({name: result.to_dict() for name, result in results.items()})
         return
     rows = [
         [
             name,
-            r["task"],
-            *(format_number(r["test"][k]) if k in r["test"] else None for k in SCORE_COLUMNS),
-            str(folder / name),
+            result.task,
+            *(format_number(result.test[k]) if k in result.test else None for k in SCORE_COLUMNS),
+            str(result.run_dir),
         ]
-        for name, r in results.items()
+        for name, result in results.items()
     ]
     print_table(["stage", "task", *SCORE_COLUMNS, "run"], rows, right_aligned=SCORE_COLUMNS)
-    for name, r in results.items():
-        print_baseline_notes(r["test"], r, prefix=f"{name}: ")
+    for name, result in results.items():
+        print_baseline_notes(
+            result.test, result.baselines, result.baselines_skipped, result.baselines_details, f"{name}: "
+        )
 
 
-def _train(config: Config, run: Path, stage: str) -> dict[str, Any]:
+def _train(config: Config, run: Path, stage: str) -> RunResult:
     from tstk.training.interrupt import TrainingInterrupted
     from tstk.training.runs import resume_run, train
 

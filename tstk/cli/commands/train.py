@@ -6,7 +6,7 @@ import os
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import rich_click
@@ -23,8 +23,8 @@ from tstk.cli.output import (
     print_scores,
     print_table,
 )
+from tstk.config.records import RunConfig, RunResult
 from tstk.config.resolve import Config
-from tstk.config.run_directory import read_run_config
 from tstk.errors import OptionError, TstkError
 from tstk.plugins.hooks import SLOTS
 from tstk.training.launcher import is_launched, launch_processes
@@ -125,8 +125,8 @@ def command(
 
 def _read_device(config: Config, resume: str | None) -> str:
     """Return the value of --device, of the resumed run if there is one."""
-    values = config.values if resume is None else read_run_config(resume)["config"]
-    return str(values["train"]["device"])
+    options = config.options("train") if resume is None else RunConfig.read(resume).options("train")
+    return str(options["device"])
 
 
 def _reject_options_beside_resume(resume: str) -> None:
@@ -174,36 +174,35 @@ def _train(config: Config, out: Path, is_resumed: bool, json_: bool, quiet: bool
     if not is_main:
         return
     if json_:
-        print_json({"run": str(out), **result})
+        print_json({"run": str(out), **result.to_dict()})
     elif quiet:
         click.echo(str(out))
     else:
-        _print_result(result, out)
+        _print_result(result)
 
 
-def _print_result(result: dict[str, Any], out: Path) -> None:
-    print_scores({"test": result["test"], "val": result["val"], **result["baselines"]})
-    selected = result["selected"]
+def _print_result(result: RunResult) -> None:
+    print_scores({"test": result.test, "val": result.val, **result.baselines})
     click.echo(
-        f"\n{result['parameters']:,} parameters, {result['trainable']:,} trainable, in "
-        f"{result['seconds']:g} s; weights of epoch {selected['epoch']} of {selected['of']}\n"
+        f"\n{result.parameters:,} parameters, {result.trainable:,} trainable, in {result.seconds:g} s; "
+        f"weights of epoch {result.selected.epoch} of {result.selected.num_epochs}\n"
     )
-    if not selected["epoch"]:
+    if not result.selected.epoch:
         click.echo(
             "Training did not improve the validation score of the linear map: the run forecasts with the map alone.\n"
         )
-    run = shlex.quote(str(out))
-    click.echo(f"Run directory: {click.style(str(out), bold=True)}. Next:")
-    if result["task"] == "pretraining":
-        head = "linear" if read_run_config(out)["spec"]["horizon"] is None else "forecast"
+    run = shlex.quote(str(result.run_dir))
+    click.echo(f"Run directory: {click.style(str(result.run_dir), bold=True)}. Next:")
+    if result.task == "pretraining":
+        head = "linear" if RunConfig.read(result.run_dir).horizon is None else "forecast"
         click.echo(f"  tstk train --init-from {run} --head {head}")
     else:
         click.echo(
             f"  tstk eval {run}\n  tstk predict {run} --out predictions."
-            + ("npz" if result["task"] == "forecasting" else "csv")
+            + ("npz" if result.task == "forecasting" else "csv")
         )
     click.echo(f"  tstk embed {run} --out embeddings.npz")
-    print_baseline_notes(result["test"], result)
+    print_baseline_notes(result.test, result.baselines, result.baselines_skipped, result.baselines_details)
 
 
 def _dry_run(config: Config, json_: bool) -> None:

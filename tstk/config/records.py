@@ -1,0 +1,260 @@
+"""The records of a run, with a type for every field: `RunConfig` (config.json) and `RunResult` (result.json).
+
+RunConfig.read("runs/a").component("encoder")   # "tstk/bert"
+RunResult.read("runs/a").test["accuracy"]
+
+Nothing here imports torch; `tstk.runs.checkpoint.parse_spec` builds the Spec of a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from shlex import quote
+from typing import Any, Self
+
+from tstk.config.run_directory import CONFIG_FILE, RESULT_FILE, list_shipped_runs, resolve_run_dir, write_json
+from tstk.errors import CheckpointError
+from tstk.plugins.distribution import CORE_DISTRIBUTION
+
+FORMAT_VERSION = 1
+"""Version of the format of run directories; later ones are refused."""
+
+_KEYS = {"values": "config", "input_schema": "data"}
+"""Field of `RunConfig` -> its key in config.json, where they differ."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunConfig:
+    """What is needed to rebuild the pipeline of a run and to repeat its training.
+
+    Args:
+        run_dir: run directory, or the name of a run in the package
+        interface_version: version of the slot interfaces
+        values: table -> options; components by their qualified names, with `Slot.config_overrides` applied
+        given: table -> options, as resolved from flags and files
+        sources: dotted option -> `default`, `flag`, or the name of a config or run
+        init_from: slot -> run directory whose trained weights it started from
+        spec: fields of the `Spec` of the data
+        input_schema: how the data were read, see `DataModule.input_schema`
+        versions: package -> version
+        hardware: device, kind of processor and number of threads, on which the last digits of results depend
+        command: command that repeats the run
+    """
+
+    run_dir: Path
+    interface_version: int
+    values: dict[str, dict[str, Any]]
+    given: dict[str, dict[str, Any]]
+    sources: dict[str, str]
+    init_from: dict[str, str]
+    spec: dict[str, Any]
+    input_schema: dict[str, Any]
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    command: str
+
+    def __repr__(self) -> str:
+        components = ", ".join(f"{table}={use!r}" for table in self.values if (use := self.component(table)))
+        return f"RunConfig({str(self.run_dir)!r}, {components})"
+
+    def options(self, section: str) -> dict[str, Any]:
+        """Return the options of one table, without `use`."""
+        return {k: v for k, v in self.values[section].items() if k != "use"}
+
+    def component(self, section: str) -> str | None:
+        """Return the name of the component (or data set) that a table selects."""
+        return self.values.get(section, {}).get("use")
+
+    @property
+    def horizon(self) -> int | None:
+        """Number of samples to forecast; None unless the run forecasts."""
+        return self.spec.get("horizon")
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return list(self.input_schema["classes"])
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the channels."""
+        return list(self.input_schema["channels"])
+
+    @property
+    def split_channels(self) -> bool:
+        """Whether each channel was a series of its own, so that data with any channels are accepted."""
+        return bool(self.input_schema.get("split_channels"))
+
+    def write(self) -> None:
+        """Write config.json."""
+        content = {_KEYS.get(f.name, f.name): getattr(self, f.name) for f in fields(self) if f.name != "run_dir"}
+        write_json(self.run_dir / CONFIG_FILE, {"format": FORMAT_VERSION, **content})
+
+    @classmethod
+    def read(cls, run_dir: str | Path) -> Self:
+        """Read config.json.
+
+        Args:
+            run_dir: run directory, or the name of a run in the package, such as pretrained/small
+
+        Raises:
+            CheckpointError: it is missing, damaged, or was not written by tstk
+        """
+        path = resolve_run_dir(run_dir) / CONFIG_FILE
+        if not path.is_file():
+            raise CheckpointError(
+                f"{run_dir} is not a run directory: it has no {CONFIG_FILE}. Runs in the package: "
+                + ", ".join(list_shipped_runs())
+            )
+        content = _read_json(path)
+        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+            raise CheckpointError(f"{path} was not written by tstk")
+        if content["format"] > FORMAT_VERSION:
+            versions = content.get("versions")
+            version = versions.get("tstk", "a later version") if isinstance(versions, dict) else "a later version"
+            raise CheckpointError(
+                f"{run_dir} was written by tstk {version}, in a format this version cannot read: "
+                f"pip install --upgrade {CORE_DISTRIBUTION}"
+            )
+        values: dict[str, Any] = {f.name: content.get(_KEYS.get(f.name, f.name)) for f in fields(cls)}
+        record = cls(**{**values, "run_dir": Path(run_dir)})
+        if not _has_declared_types(record) or not all(
+            isinstance(t, dict) and isinstance(t.get("use", ""), str) for t in record.values.values()
+        ):
+            raise CheckpointError(f"{path} was not written by tstk, or was changed by hand; train the run again")
+        return record
+
+
+@dataclass(frozen=True)
+class SelectedEpoch:
+    """The epoch whose weights were kept.
+
+    Args:
+        epoch: its number, from 1; 0 if no epoch improved on the linear map
+        num_epochs: number of epochs trained
+        by: what selected it, see `--select-by`
+    """
+
+    epoch: int
+    num_epochs: int
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunResult:
+    """Scores of a finished run beside those of the baselines.
+
+    Args:
+        run_dir: run directory
+        task: classification, forecasting or pretraining
+        data: name of the data set
+        test: metric -> score on the test split; empty if there is none
+        val: metric -> score on the validation split, of the selected epoch
+        baselines: baseline -> metric -> score on the test split
+        baselines_skipped: baseline -> why it was not computed
+        baselines_details: baseline -> the hyperparameters selected on validation, in words
+        selected: the epoch whose weights were kept
+        parameters: number of parameters
+        trainable: number of parameters that were trained
+        seconds: duration of the whole run
+        training_seconds: duration of training alone
+        split: how validation and test were split off, in words
+        command: command that repeats the run
+        versions: package -> version
+    """
+
+    run_dir: Path
+    task: str
+    data: str
+    test: dict[str, float]
+    val: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    baselines_skipped: dict[str, str]
+    baselines_details: dict[str, str] = field(default_factory=dict)
+    selected: SelectedEpoch
+    parameters: int
+    trainable: int
+    seconds: float
+    training_seconds: float
+    split: str
+    command: str
+    versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        scores = {"test": self.test, "val": self.val, **self.baselines}
+        width = max(map(len, scores))
+        lines = [
+            f"  {name:{width}}  " + ", ".join(f"{metric} {score:.4g}" for metric, score in values.items())
+            for name, values in scores.items()
+            if values
+        ]
+        return "\n".join([f"RunResult({str(self.run_dir)!r}), {self.task} of {self.data}:", *lines])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contents of result.json."""
+        content = asdict(self)
+        del content["run_dir"]
+        content["selected"] = {"epoch": self.selected.epoch, "of": self.selected.num_epochs, "by": self.selected.by}
+        return content
+
+    @classmethod
+    def from_dict(cls, run_dir: str | Path, content: Mapping[str, Any]) -> Self:
+        """Return the result of a run from the contents of result.json.
+
+        Raises:
+            CheckpointError: they were not written by tstk
+        """
+        try:
+            selected = content["selected"]
+            values = {
+                **{f.name: content[f.name] for f in fields(cls) if f.name in content},
+                "run_dir": Path(run_dir),
+                "selected": SelectedEpoch(selected["epoch"], selected["of"], selected["by"]),
+            }
+            result = cls(**values)
+        except (KeyError, TypeError):
+            result = None
+        if result is None or not _has_declared_types(result) or not _has_declared_types(result.selected):
+            raise CheckpointError(
+                f"{run_dir}: {RESULT_FILE} was not written by tstk, or was changed by hand; train the run again"
+            )
+        return result
+
+    def write(self) -> None:
+        """Write result.json."""
+        write_json(self.run_dir / RESULT_FILE, self.to_dict())
+
+    @classmethod
+    def read(cls, run_dir: str | Path) -> Self:
+        """Read result.json.
+
+        Args:
+            run_dir: run directory, or the name of a run in the package, such as pretrained/small
+
+        Raises:
+            CheckpointError: the run is not finished, or the file is damaged
+        """
+        path = resolve_run_dir(run_dir) / RESULT_FILE
+        if not path.is_file():
+            raise CheckpointError(
+                f"{run_dir} has no {RESULT_FILE}: the run is not finished; continue with: "
+                f"tstk train --resume {quote(str(run_dir))}"
+            )
+        return cls.from_dict(run_dir, _read_json(path))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as e:
+        raise CheckpointError(f"{path} is damaged: {e}; train the run again, or fetch it again") from None
+
+
+def _has_declared_types(record: Any) -> bool:
+    """Return whether the fields of a dataclass have the types that it declares, ignoring the contents of dicts."""
+    types: dict[str, Any] = {"dict": dict, "str": str, "int": int, "float": (int, float)}
+    declared = {f.name: types.get(f.type.partition("[")[0], object) for f in fields(record)}
+    return all(isinstance(getattr(record, name), kind) for name, kind in declared.items())
