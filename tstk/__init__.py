@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tstk.core.prediction import Prediction
     from tstk.core.rng import SampleRNG
     from tstk.core.types import Series, Spec, StepOutput, Tokens
-    from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveInt
+    from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
     from tstk.training.callbacks import Callback
 
     __version__: str
@@ -33,7 +33,7 @@ _LAZY_IMPORTS = {
     "tstk.core.prediction": ("Prediction",),
     "tstk.core.rng": ("SampleRNG",),
     "tstk.core.types": ("Series", "Spec", "StepOutput", "Tokens"),
-    "tstk.plugins.ranges": ("Fraction", "NonNegativeFloat", "PositiveInt"),
+    "tstk.plugins.ranges": ("Fraction", "NonNegativeFloat", "PositiveFloat", "PositiveInt", "Ratio"),
     "tstk.training.callbacks": ("Callback",),
 }
 _MODULE_BY_NAME = {name: module for module, names in _LAZY_IMPORTS.items() for name in names}
@@ -49,8 +49,10 @@ __all__ = [
     "Loss",
     "NonNegativeFloat",
     "Pipeline",
+    "PositiveFloat",
     "PositiveInt",
     "Prediction",
+    "Ratio",
     "RunResult",
     "SampleRNG",
     "Series",

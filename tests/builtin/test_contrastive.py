@@ -8,6 +8,7 @@ from tstk.builtin.losses.contrastive import Contrastive, random_resized_crop
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError, OptionError
+from tstk.runs.build import build_component
 from tstk.testing.fixture import make_series
 
 SPEC = Spec(channels=2, length=24, dim=8)
@@ -120,4 +121,4 @@ def test_it_takes_neither_decoder_nor_head():
 @pytest.mark.parametrize("options", [{"crop": 1.0}, {"ratio": -0.1}, {"temperature": 0.0}, {"jitter": -1.0}], ids=str)
 def test_options_that_cannot_work_are_refused(options):
     with pytest.raises(OptionError, match=f"loss.{next(iter(options))}"):
-        Contrastive(SPEC, **options)
+        build_component("loss", "contrastive", SPEC, **options)

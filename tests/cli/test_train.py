@@ -203,6 +203,19 @@ def test_a_run_that_is_interrupted_at_once_says_what_it_kept(tstk, npz, small, m
     assert tstk("eval", "run").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--dry-run", "--find-lr"], "--dry-run does not train; remove --find-lr"),
+        (["--find-lr", "--resume", "run"], "--find-lr does not train; remove --resume"),
+        (["--find-lr", "--devices", 2, "--quiet"], "--find-lr does not train; remove --devices, --quiet"),
+        (["--print-config", "--json"], "--print-config does not train; remove --json"),
+    ],
+)
+def test_options_without_effect_are_refused_by_name(refused, npz, typed, message):
+    assert message in refused("train", "--data", npz, *typed)
+
+
 def test_resuming_takes_no_other_options(refused, tstk, npz, small):
     assert "remove --head, --lr" in refused("train", "--resume", "run", "--head", "cot", "--lr", 1)
     assert "run is not a run directory" in refused("train", "--resume", "run", "--quiet")

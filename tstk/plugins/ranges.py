@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Lt
 
 PositiveInt = Annotated[int, Ge(1)]
+PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
+Ratio = Annotated[float, Gt(0), Lt(1)]

@@ -7,6 +7,7 @@ from tstk_plugins_cwtmae.tokenizer import CWT
 
 from tstk.core.types import Series, Spec
 from tstk.errors import DataError, OptionError
+from tstk.runs.build import build_component
 
 SPEC = Spec(channels=1, length=40)
 SMALL = {"dim": 16, "patch_time": 8, "scales": 8, "min_scale": 1.0}
@@ -161,10 +162,12 @@ def test_what_cannot_be_is_refused_with_what_could():
         CWT(SPEC, **SMALL, patch_freq=3)
     with pytest.raises(DataError, match=r"--tokenizer\.patch-time 50 is longer"):
         CWT(SPEC, patch_time=50)
-    with pytest.raises(OptionError, match="min_scale=0"):
-        CWT(SPEC, patch_time=8, min_scale=0.0)
-    with pytest.raises(OptionError, match="at least 1"):
-        CWT(SPEC, patch_time=8, patch_freq=0)
+    with pytest.raises(OptionError, match=r"min_scale=9\.0: expected at most 8"):
+        CWT(SPEC, patch_time=8, min_scale=9.0, max_scale=8.0)
+    with pytest.raises(OptionError, match=r"min_scale is 0\.0; expected float, more than 0"):
+        build_component("tokenizer", "cwt", SPEC, min_scale=0.0)
+    with pytest.raises(OptionError, match="patch_freq is 0; expected int, 1 or more"):
+        build_component("tokenizer", "cwt", SPEC, patch_freq=0)
 
 
 def test_gradients_reach_the_series():

@@ -12,8 +12,9 @@ from tstk.core.interfaces import Decoder, Loss
 from tstk.core.masking import POLICIES
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
-from tstk.errors import IncompatibleError, OptionError
+from tstk.errors import IncompatibleError
 from tstk.nn.reduce import masked_mean
+from tstk.plugins.ranges import NonNegativeFloat, Ratio
 
 if TYPE_CHECKING:
     from tstk.report.context import RunContext
@@ -38,13 +39,14 @@ class SpectrumTime(Loss):
     default_decoder = "transformer"
 
     def __init__(
-        self, spec: Spec, *, ratio: float = 0.75, policy: Literal["random", "column"] = "random", time: float = 1.0
+        self,
+        spec: Spec,
+        *,
+        ratio: Ratio = 0.75,
+        policy: Literal["random", "column"] = "random",
+        time: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__(spec)
-        if not 0 < ratio < 1:
-            raise OptionError(f"loss.ratio={ratio}: expected a share between 0 and 1")
-        if time < 0:
-            raise OptionError(f"loss.time={time}: expected 0 or more")
         if spec.num_axes != 2 or spec.grid_size[1] % spec.channels or spec.stride != spec.patch_len:
             raise IncompatibleError(
                 f"{self.display_name()} needs a tokenizer with a grid of time and scale, such as --tokenizer cwt; "

@@ -14,7 +14,7 @@ from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import DataError, OptionError
 from tstk.kernels import ricker_cwt
-from tstk.plugins.ranges import PositiveInt
+from tstk.plugins.ranges import PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     from tstk.report.context import RunContext
@@ -52,11 +52,11 @@ class CWT(Tokenizer):
         spec: Spec,
         *,
         dim: PositiveInt = 128,
-        patch_time: int | None = None,
-        patch_freq: int = 4,
-        scales: int = 64,
+        patch_time: PositiveInt | None = None,
+        patch_freq: PositiveInt = 4,
+        scales: PositiveInt = 64,
         spacing: Literal["linear", "log"] = "linear",
-        min_scale: float = 1.0,
+        min_scale: PositiveFloat = 1.0,
         max_scale: float | None = None,
         kernel: Literal["odd", "published"] = "odd",
     ) -> None:
@@ -64,15 +64,8 @@ class CWT(Tokenizer):
         if patch_time is None:
             patch_time = max(1, min(50, round(spec.length / 16)))
         largest = min_scale + scales - 1 if max_scale is None else max_scale
-        for ok, message in (
-            (
-                min(patch_time, patch_freq, scales) >= 1,
-                f"tokenizer.patch_time={patch_time}, patch_freq={patch_freq}, scales={scales}: expected at least 1",
-            ),
-            (0 < min_scale <= largest, f"tokenizer.min_scale={min_scale}: expected above 0 and at most {largest:g}"),
-        ):
-            if not ok:
-                raise OptionError(message)
+        if min_scale > largest:
+            raise OptionError(f"tokenizer.min_scale={min_scale}: expected at most {largest:g}")
         if scales % patch_freq:
             divisors = [n for n in range(1, scales + 1) if scales % n == 0]
             nearby = [n for n in divisors if n < patch_freq][-1:] + [n for n in divisors if n > patch_freq][:1]

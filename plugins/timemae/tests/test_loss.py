@@ -290,9 +290,9 @@ def test_training_twice_with_one_seed_gives_the_same_weights(build, spec, ragged
         ),
         ({"decoder": {"use": "transformer", "dim": 24}}, IncompatibleError, "use --decoder.dim 16"),
         ({"decoder": {"use": "linear"}}, IncompatibleError, "--decoder transformer or cross"),
-        ({"loss": {"ratio": 1.0}}, OptionError, r"loss.ratio=1.0"),
-        ({"loss": {"codes": 1}}, OptionError, r"loss.codes=1"),
-        ({"loss": {"momentum": 1.5}}, OptionError, r"loss.momentum=1.5"),
+        ({"loss": {"ratio": 1.0}}, OptionError, "expected float, more than 0 and less than 1"),
+        ({"loss": {"codes": 1}}, OptionError, "loss.codes .* expected int, 2 or more"),
+        ({"loss": {"momentum": 1.5}}, OptionError, "expected float, 0 or more and 1 or less"),
         ({"loss": {"smoothing": 1.0}}, OptionError, r"loss.smoothing .from test. is 1.0"),
     ],
 )

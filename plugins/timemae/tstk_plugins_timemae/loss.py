@@ -7,9 +7,10 @@ decoder's prediction. The teacher is an exponential moving average of the encode
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,9 +19,9 @@ from tstk.core.masking import POLICIES
 from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
-from tstk.errors import IncompatibleError, OptionError
+from tstk.errors import IncompatibleError
 from tstk.nn.reduce import masked_mean
-from tstk.plugins.ranges import Fraction
+from tstk.plugins.ranges import Fraction, NonNegativeFloat, Ratio
 from tstk_plugins_timemae.init import init_xavier
 
 
@@ -51,27 +52,17 @@ class TimeMAE(Loss):
         self,
         spec: Spec,
         *,
-        codes: int = 192,
-        ratio: float = 0.6,
+        codes: Annotated[int, Ge(2)] = 192,
+        ratio: Ratio = 0.6,
         policy: Literal["random", "per_batch"] = "random",
-        align: float = 5.0,
-        classify: float = 1.0,
+        align: NonNegativeFloat = 5.0,
+        classify: NonNegativeFloat = 1.0,
         smoothing: Fraction = 0.2,
-        momentum: float = 0.99,
-        temperature: float = 1.0,
+        momentum: Annotated[float, Ge(0), Le(1)] = 0.99,
+        temperature: NonNegativeFloat = 1.0,
         teacher_dropout: bool = False,
     ) -> None:
         super().__init__(spec)
-        for ok, message in (
-            (codes >= 2, f"loss.codes={codes}: expected at least 2"),
-            (0 < ratio < 1, f"loss.ratio={ratio}: expected a share between 0 and 1"),
-            (align >= 0 and classify >= 0, f"loss.align={align}, loss.classify={classify}: expected 0 or more"),
-            (0 <= smoothing < 1, f"loss.smoothing={smoothing}: expected 0 or more and less than 1"),
-            (0 <= momentum <= 1, f"loss.momentum={momentum}: expected a share from 0 to 1"),
-            (temperature >= 0, f"loss.temperature={temperature}: expected 0 or more"),
-        ):
-            if not ok:
-                raise OptionError(message)
         if spec.tokenizer_dim != spec.dim:
             raise IncompatibleError(
                 f"{self.display_name()} classifies the tokenizer's tokens and predictions of the encoder's width with "

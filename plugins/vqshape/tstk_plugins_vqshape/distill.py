@@ -15,6 +15,7 @@ from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec, StepOutput
 from tstk.errors import CheckpointError, IncompatibleError, OptionError
 from tstk.nn.reduce import masked_mean
+from tstk.plugins.ranges import PositiveFloat
 
 
 class Distill(Reconstruct):
@@ -40,13 +41,11 @@ class Distill(Reconstruct):
         teacher: str | None = None,
         weight: float = 1.0,
         distance: Literal["z", "codes"] = "z",
-        temperature: float = 0.1,
+        temperature: PositiveFloat = 0.1,
     ) -> None:
         super().__init__(spec)
         if teacher is None:
             raise OptionError("--loss distill needs a teacher: --loss.teacher RUN")
-        if temperature <= 0:
-            raise OptionError(f"loss.temperature={temperature}: expected more than 0")
         self.teacher_path, self.weight, self.distance, self.temperature = teacher, weight, distance, temperature
         self.teacher: Tokenizer | None = None
 

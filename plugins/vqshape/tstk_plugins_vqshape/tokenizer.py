@@ -18,7 +18,7 @@ from tstk.nn.blocks import MLP, Stack
 from tstk.nn.codebook import Codebook
 from tstk.nn.positions import resize_pos_embed
 from tstk.nn.reduce import masked_mean
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveInt, Ratio
 from tstk_plugins_vqshape.attributes import GUIDED_ATTRIBUTES, AttributeDecoder, ShapeAttributes, TextGuidance
 from tstk_plugins_vqshape.shapes import ShapeDecoder, diversity_loss, extract_segments, place_curves, smooth_curves
 
@@ -96,23 +96,23 @@ class VQShape(Tokenizer):
         spec: Spec,
         *,
         dim: PositiveInt = 256,
-        patch: int = 8,
-        tokens: int = 64,
+        patch: PositiveInt = 8,
+        tokens: PositiveInt = 64,
         depth: int = 4,
         query_depth: int = 4,
         heads: PositiveInt = 8,
         codes: int = 512,
         code_dim: int = 8,
-        shortest: float = 0.015625,
+        shortest: Ratio = 0.015625,
         initial_length: float | None = None,
         points: int = 128,
         shape_width: int = 128,
         smooth: int = 1,
-        patch_drop: float = 0.25,
+        patch_drop: Fraction = 0.25,
         dropout: Fraction = 0.1,
-        shape: float = 1.0,
-        form: float = 0.0,
-        diversity: float = 0.8,
+        shape: NonNegativeFloat = 1.0,
+        form: NonNegativeFloat = 0.0,
+        diversity: NonNegativeFloat = 0.8,
         commitment: float = 1.0,
         codebook: float = 0.25,
         entropy: float = 0.1,
@@ -127,21 +127,10 @@ class VQShape(Tokenizer):
                 f"{self.display_name()} tokenizes univariate series, and these have {spec.channels} channels; "
                 "use --channels independent"
             )
-        for ok, message in (
-            (patch >= 1 and tokens >= 1, f"patch={patch}, tokens={tokens}: expected at least 1"),
-            (0 < shortest < 1, f"shortest={shortest}: expected a share between 0 and 1"),
-            (
-                initial_length is None or shortest < initial_length < 0.5,
-                f"initial_length={initial_length}: expected more than shortest={shortest} and less than 0.5",
-            ),
-            (0 <= patch_drop < 1, f"patch_drop={patch_drop}: expected a share of 0 or more and less than 1"),
-            (
-                min(shape, form, diversity) >= 0,
-                f"shape={shape}, form={form}, diversity={diversity}: expected weights of 0 or more",
-            ),
-        ):
-            if not ok:
-                raise OptionError(f"tokenizer.{message}")
+        if initial_length is not None and not shortest < initial_length < 0.5:
+            raise OptionError(
+                f"tokenizer.initial_length={initial_length}: expected more than shortest={shortest} and less than 0.5"
+            )
         self.patch, self.patch_drop, self.points, self.smooth = patch, patch_drop, points, smooth
         self.shortest, self.penalty_weights = shortest, {"shape": shape, "form": form, "diversity": diversity}
         self.patch_embed = nn.Linear(patch, dim)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,6 +13,7 @@ from tstk.builtin.losses.forecast import Forecast
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import OptionError
+from tstk.plugins.ranges import PositiveFloat
 from tstk_plugins_vqvae.forecasting import decode_forecast, select_context, uniform_to_gumbel
 
 if TYPE_CHECKING:
@@ -43,11 +45,9 @@ class CodeSoft(Forecast):
         *,
         distance: Literal["mse", "mae", "huber"] = "mse",
         delta: float = 1.0,
-        temperature: float = 1.0,
+        temperature: PositiveFloat = 1.0,
     ) -> None:
         super().__init__(spec, distance=distance, delta=delta)
-        if temperature <= 0:
-            raise OptionError(f"loss.temperature={temperature}: expected more than 0")
         self.temperature = temperature
         self.placeholder = nn.Parameter(torch.randn(spec.tokenizer_dim or 0) * 0.02)
         self.out = spec.replace(target_dim=spec.vocab_size, predicts_in_place=True)
@@ -112,16 +112,13 @@ class CodeGumbel(CodeSoft):
         *,
         distance: Literal["mse", "mae", "huber"] = "mse",
         delta: float = 1.0,
-        temperature: float = 1.0,
-        min_temperature: float = 0.3,
-        anneal: float = 0.998,
+        temperature: PositiveFloat = 1.0,
+        min_temperature: PositiveFloat = 0.3,
+        anneal: Annotated[float, Gt(0), Le(1)] = 0.998,
     ) -> None:
         super().__init__(spec, distance=distance, delta=delta, temperature=temperature)
-        if not 0 < min_temperature <= temperature or not 0 < anneal <= 1:
-            raise OptionError(
-                f"loss.min_temperature={min_temperature}, temperature={temperature}, anneal={anneal}: "
-                "expected 0 < min_temperature <= temperature and 0 < anneal <= 1"
-            )
+        if min_temperature > temperature:
+            raise OptionError(f"loss.min_temperature={min_temperature}: expected at most temperature={temperature}")
         self.min_temperature, self.anneal = min_temperature, anneal
         self.register_buffer("current_temperature", torch.tensor(temperature))
 

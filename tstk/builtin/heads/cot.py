@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
-from tstk.errors import OptionError
 from tstk.nn.attention import Attention, make_key_mask
 from tstk.nn.blocks import MLP
 from tstk.nn.positions import POSITION_STD
@@ -35,10 +34,8 @@ class CoT(Head):
 
     needs = ("num_classes",)
 
-    def __init__(self, spec: Spec, *, tokens: int = 8, heads: PositiveInt = 4, dropout: Fraction = 0.2) -> None:
+    def __init__(self, spec: Spec, *, tokens: PositiveInt = 8, heads: PositiveInt = 4, dropout: Fraction = 0.2) -> None:
         super().__init__(spec)
-        if tokens < 1:
-            raise OptionError(f"head.tokens={tokens}: expected at least 1")
         dim = spec.dim or 0
         self.reasoning_tokens = nn.Parameter(torch.randn(tokens, dim) * 0.02)
         self.channel_embed = (

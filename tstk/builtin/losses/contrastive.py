@@ -12,10 +12,9 @@ from tstk.core.interfaces import Loss
 from tstk.core.masking import POLICIES
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec, StepOutput, Tokens
-from tstk.errors import OptionError
 from tstk.nn.reduce import masked_mean, masked_pool
 from tstk.nn.resample import interpolate_samples, observed_lengths
-from tstk.plugins.ranges import PositiveInt
+from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class Contrastive(Loss):
@@ -41,20 +40,13 @@ class Contrastive(Loss):
         self,
         spec: Spec,
         *,
-        crop: float = 0.2,
-        temperature: float = 0.1,
+        crop: Fraction = 0.2,
+        temperature: PositiveFloat = 0.1,
         dim: PositiveInt = 128,
-        ratio: float = 0.0,
-        jitter: float = 0.0,
+        ratio: Fraction = 0.0,
+        jitter: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__(spec)
-        for name, fraction in (("crop", crop), ("ratio", ratio)):
-            if not 0 <= fraction < 1:
-                raise OptionError(f"loss.{name}={fraction}: expected a fraction of at least 0 and less than 1")
-        if temperature <= 0:
-            raise OptionError(f"loss.temperature={temperature}: expected a number above 0, such as 0.1")
-        if jitter < 0:
-            raise OptionError(f"loss.jitter={jitter}: expected a standard deviation, 0 or more")
         self.crop, self.temperature, self.ratio, self.jitter = crop, temperature, ratio, jitter
         self.project = nn.Sequential(nn.LayerNorm(spec.dim or 0), nn.Linear(spec.dim or 0, dim))
         self.out = spec.replace(target_dim=None)

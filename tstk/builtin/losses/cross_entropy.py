@@ -10,7 +10,6 @@ from tstk.core.interfaces import Loss
 from tstk.core.masking import mask_random
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
-from tstk.errors import OptionError
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import Fraction
 
@@ -29,10 +28,8 @@ class CrossEntropy(Loss):
     consumes = "head"
     weight: Tensor
 
-    def __init__(self, spec: Spec, *, smoothing: Fraction = 0.0, hide: float = 0.0, balanced: bool = False) -> None:
+    def __init__(self, spec: Spec, *, smoothing: Fraction = 0.0, hide: Fraction = 0.0, balanced: bool = False) -> None:
         super().__init__(spec)
-        if not 0 <= hide < 1:
-            raise OptionError(f"loss.hide={hide}: expected a fraction of at least 0 and less than 1")
         self.smoothing, self.hide = smoothing, hide
         weight = torch.ones(spec.num_classes or 0)
         if balanced and spec.class_counts:

@@ -11,8 +11,8 @@ from tstk.core.interfaces import Loss
 from tstk.core.masking import POLICIES
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
-from tstk.errors import OptionError
 from tstk.nn.reduce import masked_mean
+from tstk.plugins.ranges import PositiveInt, Ratio
 
 
 class Masked(Loss):
@@ -32,15 +32,11 @@ class Masked(Loss):
         self,
         spec: Spec,
         *,
-        ratio: float = 0.6,
+        ratio: Ratio = 0.6,
         policy: Literal["random", "block", "tail", "column", "per_batch"] = "random",
-        num_masks: int = 1,
+        num_masks: PositiveInt = 1,
     ) -> None:
         super().__init__(spec)
-        if not 0 < ratio < 1:
-            raise OptionError(f"loss.ratio={ratio}: expected a fraction between 0 and 1")
-        if num_masks < 1:
-            raise OptionError(f"loss.num_masks={num_masks}: expected at least 1")
         self.ratio, self.policy, self.num_masks = ratio, policy, num_masks
         self.masks_future = policy == "tail" and spec.horizon is not None
         self.out = spec.replace(predicts_in_place=False)

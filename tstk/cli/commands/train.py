@@ -103,6 +103,7 @@ def command(
     Select a component to see its options: tstk train --encoder bert --help. A slot takes the name of a component, or
     a run directory to initialize the component from. A config with errors is refused before anything is written.
     """
+    _reject_unused_options()
     if print_config:
         for line in config.notes:
             print_note(f"note: {line}")
@@ -115,7 +116,6 @@ def command(
         words = shlex.split(click.get_current_context().meta[COMMAND_LINE_KEY])[1:]
         raise click.exceptions.Exit(launch_processes(devices, words, use_cpu=_read_device(config, resume) == "cpu"))
     elif resume is not None:
-        _reject_options_beside_resume(resume)
         _train(config, Path(resume), True, json_, quiet)
     else:
         from tstk.training.runs import suggest_run_dir
@@ -129,15 +129,23 @@ def _read_device(config: Config, resume: str | None) -> str:
     return str(options["device"])
 
 
-def _reject_options_beside_resume(resume: str) -> None:
-    """Raise if options are typed together with --resume that a resumed run cannot apply."""
+def _reject_unused_options() -> None:
+    """Raise if options are typed together of which one would have no effect."""
     ctx = click.get_current_context()
-    typed = [
-        p for p in ctx.command.get_params(ctx) if ctx.get_parameter_source(str(p.name)) == ParameterSource.COMMANDLINE
-    ]
-    others = [p.opts[0] for p in typed if p.name not in ("resume", "devices", "quiet", "json_")]
-    if others:
-        raise OptionError(f"--resume {resume} uses the original options of the run; remove {', '.join(others)}")
+    typed = {
+        str(p.name): p.opts[0]
+        for p in ctx.command.get_params(ctx)
+        if ctx.get_parameter_source(str(p.name)) == ParameterSource.COMMANDLINE
+    }
+    modes = [name for name in ("print_config", "dry_run", "find_lr") if name in typed]
+    if modes:
+        without_effect = [*modes[1:], "resume", "devices", "quiet", *(["json_"] if modes[0] == "print_config" else [])]
+        if others := [typed[name] for name in without_effect if name in typed]:
+            raise OptionError(f"{typed[modes[0]]} does not train; remove {', '.join(others)}")
+    elif "resume" in typed:
+        others = [flag for name, flag in typed.items() if name not in ("resume", "devices", "quiet", "json_")]
+        if others:
+            raise OptionError(f"--resume uses the original options of the run; remove {', '.join(others)}")
 
 
 def _train(config: Config, out: Path, is_resumed: bool, json_: bool, quiet: bool) -> None:
