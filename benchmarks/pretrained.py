@@ -122,7 +122,7 @@ def features(pipeline: Any, data: Any, x: Tensor, mask: Tensor) -> np.ndarray:
 
     pipeline.set_channels(data.mean, data.std)
     batches = torch.arange(len(x)).split(64)
-    return torch.cat([pipeline.embed(Series(x[i], mask[i]), "statistics") for i in batches]).double().numpy()
+    return torch.cat([pipeline.embed_batch(Series(x[i], mask[i]), "statistics") for i in batches]).double().numpy()
 
 
 def folds_of(x: np.ndarray, y: np.ndarray) -> float:

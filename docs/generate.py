@@ -1,9 +1,10 @@
-"""Writes the pages of the documentation that are made of the code: `make docs`.
+"""Writes the pages of the documentation that are made of the code: `make docs`, or one: `generate.py api.pyi`.
 
 docs/reference/components.md    every component of the core and of the plugins in this repository
 docs/reference/commands.md      every command
 docs/mixes.md                   which components train together; tried, in a minute or two
 docs/export.md                  which pipelines leave as a graph, and how far from themselves; tried, in some minutes
+tstk/api.pyi                    the options of tstk.fit and tstk.build, for type checkers and editors
 
 A test says when they are no longer what the code says.
 """
@@ -13,11 +14,12 @@ from __future__ import annotations
 import inspect
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
+from tstk import api
 from tstk.cli.commands.show import format_default, suggest_command
 from tstk.plugins.hooks import SLOTS, Entry
 from tstk.plugins.registry import get_registry
@@ -228,6 +230,50 @@ def _format_export_cell(trial: ExportTrial, stars: dict[str, str]) -> str:
     return f"{trial.lengths}{star}" + (", no ONNX" if trial.onnx_error else "") if trial.lengths else "refused"
 
 
+STUB = '''"""The types of `tstk.api`. Made by `make docs` from the options; change them there."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from tstk.config.records import RunResult
+from tstk.config.resolve import Config
+from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
+from tstk.core.pipeline import Pipeline
+from tstk.core.types import Spec
+from tstk.runs.build import build_component as build_component
+from tstk.runs.checkpoint import load as load
+from tstk.training.callbacks import Callback
+
+@overload
+def list_components(kind: str) -> tuple[str, ...]: ...
+@overload
+def list_components(kind: None = None) -> dict[str, tuple[str, ...]]: ...
+'''
+
+
+def render_stub() -> str:
+    """The stub of `tstk.api`: its functions, with the parameters that they have at run time."""
+    return "\n".join(
+        [STUB.rstrip("\n"), *(_render_function(getattr(api, name)) for name in ("build", "fit", "resume"))]
+    )
+
+
+def _render_function(function: Callable) -> str:
+    signature = inspect.signature(function)
+    lines, is_keyword_only = [f"def {function.__name__}("], False
+    for p in signature.parameters.values():
+        if p.kind is p.KEYWORD_ONLY and not is_keyword_only:
+            lines, is_keyword_only = [*lines, "    *,"], True
+        default = "" if p.default is p.empty else f" = {p.default!r}".replace("'", '"')
+        lines.append(
+            f"    {'**' if p.kind is p.VAR_KEYWORD else ''}{p.name}: {p.annotation}{default},".replace("'", '"')
+        )
+    docstring = inspect.cleandoc(function.__doc__).replace("\n", "\n    ").replace("\n    \n", "\n\n")
+    return "\n".join([*lines, f") -> {signature.return_annotation}:", f'    """{docstring}', '    """', ""])
+
+
 def _get_output_part(mix: Mix) -> str:
     slot, name = list(mix.parts.items())[-1]
     return "none" if slot == "loss" else f"{slot} {name}"
@@ -273,10 +319,13 @@ PAGES = {
     HERE / "reference" / "commands.md": render_commands,
     HERE / "mixes.md": render_mixes,
     HERE / "export.md": render_exports,
+    HERE.parent / "tstk" / "api.pyi": render_stub,
 }
 
 if __name__ == "__main__":
     for page, make in PAGES.items():
+        if sys.argv[1:] and page.name not in sys.argv[1:]:
+            continue
         page.parent.mkdir(exist_ok=True)
         page.write_text(make(), encoding="utf-8")
         print(page.relative_to(HERE.parent), file=sys.stderr)

@@ -70,10 +70,10 @@ def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if (ARCHIVE / "ucr").is_dir():
         monkeypatch.setenv("TSTK_DATA", str(ARCHIVE))
-    found, absent = list(examples(page)), set()
+    found, absent, namespace = list(examples(page)), set(), {"__name__": "example"}
     for language, text in found:
         if language == "python":
-            exec(compile(text, str(page), "exec"), {"__name__": "example"})
+            exec(compile(text, str(page), "exec"), namespace)
         elif text.startswith("tstk "):
             words = text.split()
             if absent & set(words) or (re.search(r"--data (?!har-demo)", text) and not (ARCHIVE / "ucr").is_dir()):

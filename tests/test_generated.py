@@ -30,6 +30,11 @@ def test_a_reference_page_is_current(generate, name):
     assert page.read_text(encoding="utf-8") == getattr(generate, f"render_{name}")(), "run make docs"
 
 
+def test_the_type_stub_of_the_python_interface_is_current(generate):
+    stub = (ROOT / "tstk" / "api.pyi").read_text(encoding="utf-8")
+    assert stub == generate.render_stub(), "run python docs/generate.py api.pyi"
+
+
 def cells():
     """(tokenizer, encoder, loss, slot, answer, mark) of every cell of the page of mixes."""
     tokenizer, encoders = "", []

@@ -90,10 +90,10 @@ def afterwards(pipeline, series):
     with torch.no_grad():
         outputs = {
             "loss": pipeline(series, SampleRNG(0, 0, series.sample_id)).loss,
-            "embedding": pipeline.embed(series),
+            "embedding": pipeline.embed_batch(series),
         }
         if pipeline.head is not None or pipeline.can_forecast:
-            outputs["prediction"] = pipeline.predict(series)
+            outputs["prediction"] = pipeline.predict_batch(series)
             spec = pipeline.spec
             want = (spec.num_classes,) if spec.horizon is None else (spec.channels, spec.horizon)
             if outputs["prediction"].shape[1:] != want:

@@ -14,8 +14,10 @@ from tstk.plugins.hooks import INTERFACE_VERSION, Entry, hookimpl
 
 if TYPE_CHECKING:
     from tstk.api import build, build_component, fit, list_components, load, resume
+    from tstk.config.records import RunResult
     from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
     from tstk.core.pipeline import Pipeline
+    from tstk.core.prediction import Prediction
     from tstk.core.rng import SampleRNG
     from tstk.core.types import Series, Spec, StepOutput, Tokens
     from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
 
 _LAZY_IMPORTS = {
     "tstk.api": ("build", "build_component", "fit", "list_components", "load", "resume"),
+    "tstk.config.records": ("RunResult",),
     "tstk.core.interfaces": ("Decoder", "Encoder", "Head", "Loss", "Tokenizer"),
     "tstk.core.pipeline": ("Pipeline",),
+    "tstk.core.prediction": ("Prediction",),
     "tstk.core.rng": ("SampleRNG",),
     "tstk.core.types": ("Series", "Spec", "StepOutput", "Tokens"),
     "tstk.plugins.ranges": ("Fraction", "NonNegativeFloat", "PositiveFloat", "PositiveInt", "Ratio"),
@@ -47,7 +51,9 @@ __all__ = [
     "Pipeline",
     "PositiveFloat",
     "PositiveInt",
+    "Prediction",
     "Ratio",
+    "RunResult",
     "SampleRNG",
     "Series",
     "Spec",

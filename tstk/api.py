@@ -1,30 +1,112 @@
-"""The Python interface, with the options of the command line: `tstk.fit(encoder="bert", data="har", epochs=10)`."""
+"""The Python interface, with the options of the command line: `tstk.fit(encoder="bert", data="har", epochs=10)`.
+
+`api.pyi` lists the options for type checkers and editors; `make docs` writes it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tstk.config.python_signature import add_options
 from tstk.config.records import RunResult
 from tstk.config.resolve import Config, find_config, parse_overrides, resolve_config
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
+from tstk.plugins.hooks import SLOTS
 from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_component
 from tstk.runs.checkpoint import initialize_for_training, load
+from tstk.training.callbacks import Callback
 from tstk.training.runs import prepare_training, resume_run, suggest_run_dir, train
 
 __all__ = ["build", "build_component", "fit", "list_components", "load", "resume"]
 
+logger = logging.getLogger("tstk")
+logger.addHandler(logging.NullHandler())
 
-def list_components(kind: str) -> tuple[str, ...]:
-    """Return the names of the components of a kind: `tstk.list_components("encoder")`."""
+
+def list_components(kind: str | None = None) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """Return the names of the components of a kind: `tstk.list_components("encoder")`.
+
+    Args:
+        kind: tokenizer, encoder, decoder, head or loss; None returns all of them, kind -> names
+    """
+    if kind is None:
+        return {slot: tuple(get_registry().list_names(slot)) for slot in SLOTS}
     return tuple(get_registry().list_names(kind))
 
 
-def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, overrides: Mapping[str, Any]) -> Config:
+@add_options
+def build(
+    config: Config | Mapping[str, Any] | str | Path | None = None, spec: Spec | None = None, **options: Any
+) -> Pipeline:
+    """Build an untrained pipeline.
+
+    Args:
+        config: tables as in a config file, a file, or the name of a config that a plugin ships
+        spec: of the data; if None, the data set of the config is loaded, and its mean and deviation are stored
+        component_options: the options of `fit`
+    """
+    resolved = _merge_config(config, options)
+    return prepare_training(resolved, logger.info)[0] if spec is None else initialize_for_training(resolved, spec)[0]
+
+
+@add_options
+def fit(
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    callbacks: Sequence[str | Callback] | None = None,
+    verbose: bool | None = None,
+    **options: Any,
+) -> RunResult:
+    """Train a pipeline, as `tstk train` does, and return its scores and run directory.
+
+    Notes on data and options are logged at level INFO by the logger "tstk". A component or data set that is None is
+    left to `config`, or is the default for the task.
+
+    Args:
+        config: tables as in a config file, a file, or the name of a config that a plugin ships
+        out: the run directory; if None, a new one under `runs/`
+        callbacks: `Callback` instances, and names of those that plugins register
+        verbose: show a progress bar and the notes on stderr; None does so on a terminal and in a notebook
+        <options>
+        component_options: options of components, with two underscores for a dot: `encoder__depth=4`
+    """
+    instances = [c for c in callbacks or () if not isinstance(c, str)]
+    if callbacks is not None:
+        options["callbacks"] = [c for c in callbacks if isinstance(c, str)]
+    resolved = _merge_config(config, options)
+    run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
+    arguments = ", ".join(f"{k}={v!r}" for k, v in options.items())
+    return train(resolved, run_dir, command=f"tstk.fit({arguments})", **_make_reporters(verbose, instances))
+
+
+def resume(run_dir: str | Path, *, callbacks: Sequence[Callback] = (), verbose: bool | None = None) -> RunResult:
+    """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
+
+    Args:
+        run_dir: of the run
+        callbacks: instances that were passed to `fit`; those that have a name are recorded in the run
+        verbose: as for `fit`
+
+    Raises:
+        CheckpointError: the run is finished or damaged
+    """
+    return resume_run(run_dir, **_make_reporters(verbose, callbacks))
+
+
+def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, options: Mapping[str, Any]) -> Config:
+    overrides = {
+        k: os.fspath(v) if isinstance(v, os.PathLike) else v
+        for k, v in options.items()
+        if v is not None or k not in (*SLOTS, "data")
+    }
     layers: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     if isinstance(config, Config):
         if not overrides:
@@ -37,41 +119,16 @@ def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, overri
     return resolve_config(*layers, ("argument", parse_overrides(overrides)))
 
 
-def build(
-    config: Config | Mapping[str, Any] | str | Path | None = None, spec: Spec | None = None, **overrides: Any
-) -> Pipeline:
-    """Build an untrained pipeline.
+def _make_reporters(verbose: bool | None, callbacks: Sequence[Callback]) -> dict[str, Any]:
+    """Return the arguments of `train` for callbacks and notes: notes go to the logger, if verbose also to stderr."""
+    from tstk.cli.output import print_note
+    from tstk.cli.progress import is_interactive, make_progress_callback
 
-    Args:
-        config: tables as in a config file, a file, or the name of a config that a plugin ships
-        spec: of the data; if None, the data set of the config is loaded, and its mean and deviation are stored
-        overrides: see `fit`
-    """
-    resolved = _merge_config(config, overrides)
-    return prepare_training(resolved)[0] if spec is None else initialize_for_training(resolved, spec)[0]
+    if not (is_interactive() if verbose is None else verbose):
+        return {"callbacks": callbacks, "print_fn": logger.info}
 
+    def report_note(line: str) -> None:
+        logger.info(line)
+        print_note(f"note: {line}")
 
-def fit(
-    config: Config | Mapping[str, Any] | str | Path | None = None, *, out: str | Path | None = None, **overrides: Any
-) -> RunResult:
-    """Train a pipeline, as `tstk train` does, and return its scores and run directory.
-
-    Args:
-        config: tables as in a config file, a file, or the name of a config that a plugin ships
-        out: the run directory; if None, a new one under `runs/`
-        overrides: options as on the command line, with two underscores for a dot:
-            `encoder="bert", encoder__depth=4, data="har", data_root="data", epochs=10`
-    """
-    resolved = _merge_config(config, overrides)
-    run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
-    arguments = ", ".join(f"{k}={v!r}" for k, v in overrides.items())
-    return train(resolved, run_dir, command=f"tstk.fit({arguments})")
-
-
-def resume(run_dir: str | Path) -> RunResult:
-    """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
-
-    Raises:
-        CheckpointError: the run is finished or damaged
-    """
-    return resume_run(run_dir)
+    return {"callbacks": [*callbacks, make_progress_callback()], "print_fn": report_note}

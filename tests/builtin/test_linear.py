@@ -40,7 +40,7 @@ def test_it_answers_as_the_regression_does_before_the_first_step(npz, standardiz
     with torch.no_grad():
         encoded = pipeline.encode(test)
         wanted = fitted.model.logits(fitted._standardize(masked_mean_std(encoded.values, encoded.valid).double()))
-    torch.testing.assert_close(pipeline.predict(test).double(), wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(pipeline.predict_batch(test).double(), wanted, rtol=1e-3, atol=1e-3)
     assert any(f"features of {len(data.train)} series (C = {fitted.C:g})" in n for n in notes)
 
 
@@ -48,7 +48,7 @@ def test_a_class_without_training_series_is_not_answered(npz):
     held, data = prepare_training(config(npz))
     data.train = data.train.select((data.train.y > 0).nonzero().flatten())
     held.head.init_from_data(held, data.train)
-    assert (held.predict(data.test.batch(torch.arange(len(data.test)))).argmax(1) > 0).all()
+    assert (held.predict_batch(data.test.batch(torch.arange(len(data.test)))).argmax(1) > 0).all()
 
 
 def test_a_head_that_a_run_has_trained_is_not_fitted_again(npz, tmp_path):

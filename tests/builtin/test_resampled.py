@@ -77,10 +77,10 @@ def test_a_pipeline_takes_longer_series_than_it_was_built_for(pipelines):
 def test_statistics_of_independent_channels_lie_side_by_side(pipelines):
     pipeline, batch = pipelines("resampled", channels="independent"), make_series(Spec(channels=2, length=24))
     with torch.no_grad():
-        both = pipeline.embed(batch, "statistics")
+        both = pipeline.embed_batch(batch, "statistics")
         assert both.shape == (3, 2 * 2 * 8)
         swapped = Series(batch.x.flip(1), batch.observed.flip(1), sample_id=batch.sample_id)
         observed = batch.observed[:, :1].any(2).all()
     assert observed
     one, two = both.chunk(2, 1)
-    torch.testing.assert_close(pipeline.embed(swapped, "statistics"), torch.cat([two, one], 1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(pipeline.embed_batch(swapped, "statistics"), torch.cat([two, one], 1), rtol=0, atol=1e-5)

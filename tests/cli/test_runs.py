@@ -177,7 +177,7 @@ def test_a_forecast_as_csv_continues_the_table_with_its_dates(tstk, forecaster, 
     given = np.loadtxt(csv, delimiter=",", skiprows=1, usecols=(1, 2), dtype=np.float32)
     from tstk.core.types import Series
 
-    want = load(forecaster).predict(Series(torch.from_numpy(given[-20:].T.copy())[None]))[0]
+    want = load(forecaster).predict_batch(Series(torch.from_numpy(given[-20:].T.copy())[None]))[0]
     found = np.array([float(r["forecast"]) for r in rows]).reshape(5, 2).T
     assert np.allclose(found, want.numpy(), rtol=1e-4, atol=1e-4)
 
@@ -209,7 +209,7 @@ def test_embeddings_are_the_pooled_tokens_with_their_labels(tstk, run, pool):
     assert arrays["embedding"].shape == (12, 16)
     part = load_split(config["config"]["data"]["use"], input_schema=config["data"])
     pipeline = load(run)
-    want = torch.cat([pipeline.embed(s, pool) for s in iter_batches(part, 5, "cpu")])
+    want = torch.cat([pipeline.embed_batch(s, pool) for s in iter_batches(part, 5, "cpu")])
     assert np.allclose(arrays["embedding"], want.numpy(), atol=1e-5)
     assert arrays["y"].tolist() == part.y.tolist()
     assert arrays["classes"].tolist() == ["0", "1", "2"]

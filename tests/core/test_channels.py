@@ -46,7 +46,7 @@ def test_the_channel_in_which_something_happens_tells_the_classes_apart(head):
         optimizer.step()
         pipeline.after_step([step_output])
     fresh = batch(100, 1000)
-    assert (pipeline.eval().predict(fresh).argmax(1) == fresh.y).float().mean() > 0.95
+    assert (pipeline.eval().predict_batch(fresh).argmax(1) == fresh.y).float().mean() > 0.95
 
 
 def test_vectors_of_channels_stand_side_by_side_and_padding_changes_nothing():

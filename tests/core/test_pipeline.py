@@ -50,11 +50,11 @@ def test_padding_and_companions_change_no_class_vector_or_token(build, labelled_
     series = ragged()
     tokenizer = {"use": "inception", "dim": 16, "window": 4, "stride": 3, "width": 8, "depth": 4}
     pipeline = build(labelled_spec, wiring=wiring, tokenizer=tokenizer, encoder=encoder(name), head="cot").eval()
-    logits, vectors, tokens = pipeline.predict(series), pipeline.embed(series), pipeline.encode(series)
+    logits, vectors, tokens = pipeline.predict_batch(series), pipeline.embed_batch(series), pipeline.encode(series)
     for i in range(len(series.x)):
         one = alone(series, i)
-        close(pipeline.predict(one)[0], logits[i])
-        close(pipeline.embed(one)[0], vectors[i])
+        close(pipeline.predict_batch(one)[0], logits[i])
+        close(pipeline.embed_batch(one)[0], vectors[i])
         small = pipeline.encode(one)
         where = small.valid[0]
         assert torch.equal(small.grid_index[0][where], tokens.grid_index[i][tokens.valid[i]])
@@ -64,17 +64,17 @@ def test_padding_and_companions_change_no_class_vector_or_token(build, labelled_
 @pytest.mark.parametrize("head", HEADS)
 def test_padding_changes_no_head(build, labelled_spec, ragged, head):
     pipeline = build(labelled_spec.replace(length=40), head=head).eval()
-    close(pipeline.predict(ragged()), pipeline.predict(padded(ragged(), 16)))
+    close(pipeline.predict_batch(ragged()), pipeline.predict_batch(padded(ragged(), 16)))
 
 
 def test_padding_and_companions_change_no_forecast(build, table_spec, windows):
     series = windows()
     for slots in ({"head": "forecast"}, {"decoder": "transformer", "loss": TAIL}):
         pipeline = build(table_spec, **slots).eval()
-        whole = pipeline.predict(series)
+        whole = pipeline.predict_batch(series)
         for i in range(len(series.x)):
             row = slice(i, i + 1)
-            close(pipeline.predict(Series(series.x[row], series.observed_mask[row]))[0], whole[i])
+            close(pipeline.predict_batch(Series(series.x[row], series.observed_mask[row]))[0], whole[i])
 
 
 @pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
@@ -85,7 +85,7 @@ def test_values_stored_where_nothing_was_observed_never_matter(build, labelled_s
         pipeline = build(labelled_spec, wiring={"instance_norm": True}, **slots).eval()
         a, b = (pipeline(s, SampleRNG(0, 0, s.sample_id)) for s in (clean, dirty))
         assert torch.equal(a.loss, b.loss)
-        assert torch.equal(pipeline.embed(clean), pipeline.embed(dirty))
+        assert torch.equal(pipeline.embed_batch(clean), pipeline.embed_batch(dirty))
 
 
 def test_a_series_without_any_observation_gives_numbers(build, labelled_spec, ragged):
@@ -97,13 +97,13 @@ def test_a_series_without_any_observation_gives_numbers(build, labelled_spec, ra
         step_output.loss.backward()
         assert step_output.loss.isfinite()
         assert all(p.grad.isfinite().all() for p in pipeline.parameters() if p.grad is not None)
-        assert pipeline.embed(series).isfinite().all()
+        assert pipeline.embed_batch(series).isfinite().all()
 
 
 def test_a_series_that_is_too_long_is_refused_with_both_numbers(build, labelled_spec, ragged):
     pipeline = build(labelled_spec, head="linear")
     with pytest.raises(DataError, match="40 samples is longer than the 24"):
-        pipeline.predict(padded(ragged(), 16))
+        pipeline.predict_batch(padded(ragged(), 16))
 
 
 # ------------------------------------------------------------------ the future
@@ -118,8 +118,8 @@ def test_forecasting_by_masking_never_sees_the_future(build, table_spec, windows
     tokenizer = {"use": "inception", "dim": 16, "window": 5, "stride": 3, "width": 8, "depth": 1}
     slots = {"tokenizer": tokenizer, "decoder": decoder, "loss": TAIL}
     pipeline = build(table_spec, wiring={"instance_norm": instance_norm}, **slots).eval()
-    assert torch.equal(pipeline.predict(series), pipeline.predict(other))
-    assert torch.equal(pipeline.predict(series), pipeline.predict(series.replace(y=None)))
+    assert torch.equal(pipeline.predict_batch(series), pipeline.predict_batch(other))
+    assert torch.equal(pipeline.predict_batch(series), pipeline.predict_batch(series.replace(y=None)))
     a, b = (pipeline(s, SampleRNG(0, 0, s.sample_id)) for s in (series, other))
     assert torch.equal(a.predictions, b.predictions)
     assert not torch.equal(a.loss, b.loss)
@@ -147,20 +147,20 @@ def test_a_short_context_ends_where_the_future_begins(build, table_spec, windows
     blind = Series(series.x, series.observed_mask & (torch.arange(24) >= 10), series.y)
     for slots in ({"head": "forecast"}, {"decoder": "transformer", "loss": TAIL}):
         pipeline = build(table_spec, **slots).eval()
-        close(pipeline.predict(late), pipeline.predict(blind))
-        assert torch.equal(pipeline.predict(late), pipeline.predict(late.replace(y=late.y * 7)))
+        close(pipeline.predict_batch(late), pipeline.predict_batch(blind))
+        assert torch.equal(pipeline.predict_batch(late), pipeline.predict_batch(late.replace(y=late.y * 7)))
 
 
 def test_pretraining_on_a_table_without_asking_for_a_future_predicts_nothing(build, table_spec, windows):
     pipeline = build(table_spec, loss="reconstruct")
     assert pipeline(windows()).loss.isfinite()
     with pytest.raises(OptionError, match="--head forecast"):
-        pipeline.predict(windows())
+        pipeline.predict_batch(windows())
 
 
 def test_pretraining_on_labelled_series_predicts_nothing(build, labelled_spec, ragged):
     with pytest.raises(OptionError, match="--head linear"):
-        build(labelled_spec, decoder="cross").predict(ragged())
+        build(labelled_spec, decoder="cross").predict_batch(ragged())
 
 
 def test_forecasting_from_a_decoder_needs_a_tokenizer_that_can_be_inverted(build, table_spec):
@@ -177,7 +177,7 @@ def test_forecasting_from_a_decoder_needs_a_tokenizer_that_can_be_inverted(build
 
 def test_an_embedding_knows_nothing_of_the_future(build, table_spec, windows):
     pipeline, series = build(table_spec, decoder="cross", loss=TAIL).eval(), windows()
-    assert torch.equal(pipeline.embed(series), pipeline.embed(series.replace(y=None)))
+    assert torch.equal(pipeline.embed_batch(series), pipeline.embed_batch(series.replace(y=None)))
 
 
 # ------------------------------------------------------------------ scale and channels
@@ -198,11 +198,11 @@ def test_instance_statistics_come_from_observed_samples_of_the_context(build, ta
 def test_predictions_are_in_the_units_of_the_data(build, table_spec, windows, slots, instance_norm):
     series = windows()
     pipeline = build(table_spec, wiring={"instance_norm": instance_norm}, **slots).eval()
-    unit = pipeline.predict(series)
+    unit = pipeline.predict_batch(series)
     mean, std = torch.tensor([[5.0], [-2.0]]), torch.tensor([[10.0], [0.5]])
     pipeline.mean.copy_(mean)
     pipeline.std.copy_(std)
-    raw = pipeline.predict(Series(series.x * std + mean, series.observed_mask))
+    raw = pipeline.predict_batch(Series(series.x * std + mean, series.observed_mask))
     torch.testing.assert_close(raw, unit * std + mean, rtol=1e-3, atol=1e-4)
 
 
@@ -210,8 +210,8 @@ def test_predictions_are_in_the_units_of_the_data(build, table_spec, windows, sl
 def test_instance_normalisation_is_undone_on_the_way_out(build, table_spec, windows, slots):
     series = windows()
     pipeline = build(table_spec, wiring={"instance_norm": True}, **slots).eval()
-    moved = pipeline.predict(series.replace(x=series.x * 3 + 50))
-    torch.testing.assert_close(moved, pipeline.predict(series) * 3 + 50, rtol=1e-3, atol=1e-3)
+    moved = pipeline.predict_batch(series.replace(x=series.x * 3 + 50))
+    torch.testing.assert_close(moved, pipeline.predict_batch(series) * 3 + 50, rtol=1e-3, atol=1e-3)
 
 
 @forecasters
@@ -219,9 +219,12 @@ def test_independent_channels_are_forecast_as_if_each_were_alone(build, table_sp
     series = windows()
     both, single = build(table_spec, **slots).eval(), build(table_spec.replace(channels=1), **slots).eval()
     single.load_state_dict({k: v for k, v in both.state_dict().items() if k not in ("mean", "std")}, strict=False)
-    whole = both.predict(series)
+    whole = both.predict_batch(series)
     for c in range(2):
-        close(whole[:, c : c + 1], single.predict(Series(series.x[:, c : c + 1], series.observed_mask[:, c : c + 1])))
+        close(
+            whole[:, c : c + 1],
+            single.predict_batch(Series(series.x[:, c : c + 1], series.observed_mask[:, c : c + 1])),
+        )
 
 
 def test_independent_channels_do_not_see_one_another(build, labelled_spec, ragged):
@@ -303,14 +306,14 @@ def test_an_embedding_is_the_pool_of_valid_tokens(build, labelled_spec, ragged):
     tokens = pipeline.encode(series)
     for i in range(4):
         values = tokens.values[i][tokens.valid[i]]
-        close(pipeline.embed(series, "mean")[i], values.mean(0))
-        close(pipeline.embed(series, "max")[i], values.amax(0))
-    close(pipeline.embed(series, "cls"), tokens.prefix[:, 0])
+        close(pipeline.embed_batch(series, "mean")[i], values.mean(0))
+        close(pipeline.embed_batch(series, "max")[i], values.amax(0))
+    close(pipeline.embed_batch(series, "cls"), tokens.prefix[:, 0])
 
 
 def test_a_cls_embedding_without_a_cls_token_is_refused(build, labelled_spec, ragged):
     with pytest.raises(OptionError, match="no CLS token"):
-        build(labelled_spec, head="linear").embed(ragged(), "cls")
+        build(labelled_spec, head="linear").embed_batch(ragged(), "cls")
 
 
 def test_a_decoder_that_predicts_states_cannot_forecast(build, table_spec, windows):
@@ -320,4 +323,4 @@ def test_a_decoder_that_predicts_states_cannot_forecast(build, table_spec, windo
     pipeline = Pipeline(table_spec, **parts)
     assert not pipeline.can_forecast
     with pytest.raises(OptionError, match="--head forecast"):
-        pipeline.predict(windows())
+        pipeline.predict_batch(windows())

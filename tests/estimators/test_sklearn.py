@@ -205,3 +205,12 @@ def test_series_longer_than_those_of_fit_are_refused_with_the_remedy():
         model.predict(waves([31] * 2)[0])
     longer = SeriesClassifier(steps=1, length=40, **TINY).fit(X, y)
     assert longer.predict(waves([31] * 2)[0]).shape == (2,)
+
+
+def test_the_pipeline_of_a_classifier_predicts_its_labels():
+    series, y = waves([30] * 24)
+    X = np.stack(series)
+    model = SeriesClassifier(steps=5, **TINY).fit(X, y)
+    prediction = model.pipeline_.predict(X)
+    assert prediction.labels.tolist() == model.predict(X).tolist()
+    np.testing.assert_array_equal(prediction.probabilities, model.predict_proba(X))

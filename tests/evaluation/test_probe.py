@@ -51,7 +51,9 @@ def test_random_features_already_tell_activities_apart(pretrained, classifier):
 
 
 def test_features_of_a_constant_encoder_tell_nothing(pretrained, monkeypatch):
-    monkeypatch.setattr(tstk.evaluation.probe.Pipeline, "embed", lambda self, series, how: torch.ones(len(series.x), 3))
+    monkeypatch.setattr(
+        tstk.evaluation.probe.Pipeline, "embed_batch", lambda self, series, how: torch.ones(len(series.x), 3)
+    )
     result = probe(pretrained)
     assert row(result)["accuracy"] == pytest.approx(1 / 6, abs=0.01)
 

@@ -73,12 +73,12 @@ def test_what_pools_tokens_alone_scores_the_same_and_the_tokenizer_is_left_as_it
 ):
     parts = {"encoder": "identity", "head": "linear"}
     pipeline, series = build(labelled_spec, wiring={"channels": channels}, **parts), ragged(batch=12)
-    before = pipeline.predict(series)
+    before = pipeline.predict_batch(series)
     result = evaluate_token_order(pipeline, [series])
     assert result.shuffled == result.accuracy
     assert not result.uses_order
     assert "does not use the order" in result.summary
-    assert torch.equal(pipeline.predict(series), before)
+    assert torch.equal(pipeline.predict_batch(series), before)
 
 
 def test_channels_of_a_series_are_shuffled_alike(build, labelled_spec, ragged):

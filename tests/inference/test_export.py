@@ -20,7 +20,7 @@ def test_a_classifier_is_a_graph_for_any_batch(build, labelled_spec, head, tmp_p
     program = torch.export.load(tmp_path / "model.pt2").module()
     for batch in (1, 9):
         x = torch.randn(batch, 2, 24)
-        torch.testing.assert_close(program(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(program(x), pipeline.predict_batch(Series(x)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -33,7 +33,7 @@ def test_a_classifier_is_a_graph_for_any_length_that_it_takes(build, labelled_sp
     program = result.program.module()
     for length in range(result.min_length, 25):
         x = torch.randn(3, 2, length)
-        torch.testing.assert_close(program(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(program(x), pipeline.predict_batch(Series(x)), rtol=0, atol=1e-5)
     with pytest.raises(Exception, match=r"24|25"):
         program(torch.randn(3, 2, 25))
 
@@ -57,14 +57,14 @@ def test_a_forecaster_answers_in_the_units_of_the_data(build, table_spec):
     pipeline = build(table_spec, head="forecast").eval()
     pipeline.std *= 10
     x = torch.randn(3, 2, 24)
-    torch.testing.assert_close(export(pipeline).module()(x), pipeline.predict(Series(x)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(export(pipeline).module()(x), pipeline.predict_batch(Series(x)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_a_graph_may_be_for_shorter_series(build, labelled_spec):
     pipeline = build(labelled_spec, head="linear").eval()
     x = torch.randn(3, 2, 16)
-    torch.testing.assert_close(export(pipeline, 16).module()(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(export(pipeline, 16).module()(x), pipeline.predict_batch(Series(x)), rtol=0, atol=1e-5)
 
 
 def test_what_predicts_nothing_is_not_exported(build, labelled_spec):
@@ -88,7 +88,9 @@ def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
     assert export_run(run, path).max_relative_error <= 1e-5
     pipeline = load(run)
     x = torch.randn(4, pipeline.spec.channels, pipeline.spec.length)
-    torch.testing.assert_close(torch.export.load(path).module()(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        torch.export.load(path).module()(x), pipeline.predict_batch(Series(x)), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -101,7 +103,7 @@ def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
     for batch, length in ((1, result.min_length), (7, result.max_length), (2, result.max_length - 3)):
         x = torch.randn(batch, pipeline.spec.channels, length)
         answer = torch.from_numpy(session.run(["answer"], {"x": x.numpy()})[0])
-        torch.testing.assert_close(answer, pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(answer, pipeline.predict_batch(Series(x)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -174,9 +174,12 @@ def train(variant: Variant, numbers: int, steps: int) -> dict[str, torch.Tensor]
         pipeline.after_step([flow])
     pipeline.eval()
     with torch.no_grad():
-        answers = {"loss": pipeline(given, SampleRNG(0, 0, given.sample_id)).loss, "embedding": pipeline.embed(given)}
+        answers = {
+            "loss": pipeline(given, SampleRNG(0, 0, given.sample_id)).loss,
+            "embedding": pipeline.embed_batch(given),
+        }
         if pipeline.head is not None or pipeline.can_forecast:
-            answers["prediction"] = pipeline.predict(given)
+            answers["prediction"] = pipeline.predict_batch(given)
     return {**pipeline.state_dict(), **answers}
 
 

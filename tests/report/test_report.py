@@ -101,7 +101,7 @@ def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):
     html = predictions.render_confusion_matrix(load_context(run)).html
     counts = np.array([int(n) for n in re.findall(r"<td style=[^>]*>(\d+)</td>", html)]).reshape(3, 3)
     data = load_data(npz)
-    guess = load(run).predict(data.test.batch(torch.arange(len(data.test)))).argmax(1)
+    guess = load(run).predict_batch(data.test.batch(torch.arange(len(data.test)))).argmax(1)
     want = np.zeros((3, 3), int)
     np.add.at(want, (data.test.y.numpy(), guess.numpy()), 1)
     assert counts.tolist() == want.tolist()

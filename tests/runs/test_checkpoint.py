@@ -43,8 +43,8 @@ def test_a_saved_pipeline_answers_as_before_bit_for_bit(labelled_spec, ragged, b
     save_run_config(tmp_path, config, pipeline, {"classes": ["a", "b", "c"]})
     save_weights(pipeline, tmp_path / "model.safetensors")
     again, series = load(tmp_path), ragged()
-    assert torch.equal(again.predict(series), pipeline.predict(series))
-    assert torch.equal(again.embed(series), pipeline.embed(series))
+    assert torch.equal(again.predict_batch(series), pipeline.predict_batch(series))
+    assert torch.equal(again.embed_batch(series), pipeline.embed_batch(series))
     assert again.spec == pipeline.spec
     assert not again.training
 

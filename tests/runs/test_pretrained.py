@@ -79,7 +79,7 @@ def test_it_embeds_series_of_any_length_and_number_of_channels(channels, length)
     pipeline = tstk.load(NAME)
     pipeline.set_channels(torch.zeros(channels), torch.ones(channels))
     x = torch.randn(2, channels, length, generator=torch.Generator().manual_seed(0))
-    found = pipeline.embed(Series(x), "statistics")
+    found = pipeline.embed_batch(Series(x), "statistics")
     assert found.shape == (2, channels * 2 * 192)
     assert found.isfinite().all()
 

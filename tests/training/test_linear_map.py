@@ -62,7 +62,10 @@ def close(a, b):
 def test_before_training_forecasts_are_those_of_the_linear_map(gaps, encoder, wiring):
     pipeline, data = prepare_training(config(gaps, encoder=encoder, pipeline=wiring))
     series = data.test.batch(torch.arange(len(data.test)))
-    close(pipeline.eval().predict(series), fit_linear_map(data.train, data.val, data.std[:, None]).forecaster(series))
+    close(
+        pipeline.eval().predict_batch(series),
+        fit_linear_map(data.train, data.val, data.std[:, None]).forecaster(series),
+    )
 
 
 def test_what_the_head_answers_is_added_in_units_of_the_context(gaps):
@@ -202,7 +205,7 @@ def test_a_context_that_is_short_is_forecast_as_the_map_does(gaps):
     missing = series.observed_mask & (torch.arange(24) >= 10)
     whole = series.replace(x=series.x * missing, observed=missing)
     short = series.replace(x=series.x[..., 10:], observed=series.observed_mask[..., 10:])
-    close(pipeline.eval().predict(short), pipeline.linear_map(whole))
+    close(pipeline.eval().predict_batch(short), pipeline.linear_map(whole))
 
 
 @pytest.mark.slow
@@ -210,4 +213,4 @@ def test_a_pipeline_with_a_map_leaves_as_a_graph(gaps):
     pipeline, data = prepare_training(config(gaps))
     torch.nn.init.normal_(pipeline.head.project.weight)
     x = data.test.batch(torch.arange(3)).x
-    close(export(pipeline.eval()).module()(x), pipeline.predict(Series(x)))
+    close(export(pipeline.eval()).module()(x), pipeline.predict_batch(Series(x)))

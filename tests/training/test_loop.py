@@ -479,7 +479,7 @@ def test_a_pass_leaves_nothing_behind_on_any_module(npz, tables):
 
     before, state = things(), copy.deepcopy(pipeline.state_dict())
     pipeline(series).loss.backward()
-    pipeline.embed(series)
+    pipeline.embed_batch(series)
     assert things() == before
     assert all(torch.equal(v, state[k]) for k, v in pipeline.state_dict().items())
 

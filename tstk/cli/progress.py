@@ -1,8 +1,9 @@
-"""Progress of training: a bar on a terminal, otherwise a line every few epochs."""
+"""Progress of training: a bar on a terminal or in a notebook, otherwise a line every few epochs."""
 
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -85,8 +86,16 @@ class ProgressLines(Callback):
 
 
 def make_progress_callback() -> ProgressBar | ProgressLines:
-    """Return a bar on a terminal, else lines."""
-    return ProgressBar() if make_console(stderr=True).is_terminal else ProgressLines()
+    """Return a bar on a terminal and in a notebook with ipywidgets, which rich needs there; otherwise lines."""
+    console = make_console(stderr=True)
+    can_draw = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    return ProgressBar() if can_draw else ProgressLines()
+
+
+def is_interactive() -> bool:
+    """Return whether stderr is a terminal or the output of a notebook."""
+    console = make_console(stderr=True)
+    return console.is_terminal or console.is_jupyter
 
 
 def _format_losses(losses: dict[str, float]) -> str:

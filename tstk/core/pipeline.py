@@ -2,25 +2,31 @@
 channel independence and masking of the future.
 
 A training step is `step_output = pipeline(series)`, `step_output.loss.backward()`, an optimizer step, and
-`pipeline.after_step([step_output])`. After training, use `predict`, `encode` and `embed`.
+`pipeline.after_step([step_output])`. After training, `predict` and `embed` take arrays of any number of series;
+`predict_batch`, `embed_batch` and `encode` take one batch on the device of the pipeline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Slot, Tokenizer
 from tstk.core.linear_map import LinearMap
+from tstk.core.prediction import Prediction, SeriesLike, iter_series, map_batches, predict_batches
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import DataError, IncompatibleError, OptionError, did_you_mean
 from tstk.nn.reduce import masked_mean_std, masked_pool
 from tstk.plugins.hooks import SLOTS
+
+Pooling = Literal["mean", "max", "cls", "statistics"]
 
 
 class Pipeline(nn.Module):
@@ -78,6 +84,9 @@ class Pipeline(nn.Module):
             num_maps = spec.channels if linear_map == "per-channel" else 1
             self.linear_map = LinearMap.repeat_last_value(num_maps, spec.length, spec.horizon)
         self.frozen_modules: set[str] = set()
+        self.classes: tuple[str, ...] = ()
+        self.channel_names: tuple[str, ...] = ()
+        self.resize: int | None = None
         if decoder is not None:
             if decoder.predicts_series and not loss.accepts_series:
                 raise IncompatibleError(
@@ -106,6 +115,16 @@ class Pipeline(nn.Module):
             part = getattr(self, name)
             if part is not None:
                 yield name, part
+
+    def set_input_schema(self, input_schema: Mapping[str, Any]) -> None:
+        """Store the names of classes and channels of the training data, and the length series were resampled to.
+
+        Args:
+            input_schema: from `DataModule.input_schema`
+        """
+        self.classes = tuple(map(str, input_schema.get("classes", ())))
+        self.channel_names = tuple(map(str, input_schema.get("channels", ())))
+        self.resize = input_schema.get("resize")
 
     def set_channels(self, mean: Tensor, std: Tensor) -> None:
         """Change the number of channels and the statistics for standardization.
@@ -232,7 +251,7 @@ class Pipeline(nn.Module):
         if not self.can_forecast:
             head = "linear" if self.spec.horizon is None else "forecast"
             raise OptionError(
-                "this pipeline was pretrained without a task, so it predicts nothing; "
+                "this pipeline was pretrained without a task, so it predicts nothing; use embed for its features, or "
                 f"train a head on it: tstk train --init-from RUN --head {head}"
             )
         tokens = step_output.tokens
@@ -243,8 +262,46 @@ class Pipeline(nn.Module):
         step_output.head_output = self.postprocess(self.decode_future(step_output), step_output)
         return step_output
 
+    def predict(
+        self, x: SeriesLike, *, batch_size: int = 256, horizon: int | None = None, num_samples: int | None = None
+    ) -> Prediction:
+        """Predict classes with their probabilities, or forecast.
+
+        Runs on the device of the pipeline, in eval mode and without gradients; the training mode is restored.
+
+        Args:
+            x: array, tensor or `Series` [N, C, T], one series [C, T], or [T] if there is one channel, in the units of
+                the data; NaN where a sample is missing or a series has ended
+            batch_size: series at a time
+            horizon: samples to forecast, that of the training if None
+            num_samples: sample paths of the future to draw and return, if the loss can sample
+
+        Returns:
+            arrays with N rows, also if N is 1
+
+        Raises:
+            DataError: the shape does not fit, or a series is too long, entirely missing or infinite
+            OptionError: this pipeline was pretrained without a task, or does not forecast this far or this many paths
+        """
+        return predict_batches(self, iter_series(x, self, batch_size), horizon, num_samples)
+
+    def embed(self, x: SeriesLike, pooling: Pooling = "mean", *, batch_size: int = 256) -> NDArray[np.float32]:
+        """Compute one feature vector per series, [N, D], as `embed_batch` does, for input of any kind and size.
+
+        Args:
+            x: as for `predict`
+            pooling: how encoded tokens are reduced to one vector
+            batch_size: series at a time
+
+        Raises:
+            DataError: as for `predict`
+            OptionError: the encoder has no CLS token to pool
+        """
+        batches = iter_series(x, self, batch_size)
+        return map_batches(self, batches, lambda series: self.embed_batch(series, pooling)).numpy()
+
     @torch.no_grad()
-    def predict(self, series: Series) -> Tensor:
+    def predict_batch(self, series: Series) -> Tensor:
         """Return logits [B, num_classes], or the forecast [B, C, H] in the units of the data."""
         output = self.predict_step(series).head_output
         assert output is not None
@@ -259,7 +316,7 @@ class Pipeline(nn.Module):
         return self.unfold_channels(self.encoder(self.tokenize(series).tokens))
 
     @torch.no_grad()
-    def embed(self, series: Series, pooling: Literal["mean", "max", "cls", "statistics"] = "mean") -> Tensor:
+    def embed_batch(self, series: Series, pooling: Pooling = "mean") -> Tensor:
         """Return one feature vector per series, [B, D]: encoded tokens pooled by `mean`, `max` or `cls`.
 
         With `statistics`, mean and deviation of the tokens, [B, 2 D]; with independent channels those of each channel

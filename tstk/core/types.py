@@ -16,9 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tstk.core.repr import ShortRepr
 
-@dataclass(frozen=True)
-class Spec:
+
+@dataclass(frozen=True, repr=False)
+class Spec(ShortRepr):
     """The sizes and properties of a component's input or output.
 
     Args:
@@ -76,8 +78,8 @@ class Spec:
         return replace(self, **changes)
 
 
-@dataclass
-class Series:
+@dataclass(repr=False)
+class Series(ShortRepr):
     """A batch of series.
 
     Args:
@@ -180,8 +182,8 @@ class Split(Protocol):
         """Return the series at `index` [B] long, which becomes their `sample_id`."""
 
 
-@dataclass
-class Tokens:
+@dataclass(repr=False)
+class Tokens(ShortRepr):
     """A batch of tokens.
 
     Args:
@@ -293,8 +295,8 @@ class Tokens:
         return self
 
 
-@dataclass
-class StepOutput:
+@dataclass(repr=False)
+class StepOutput(ShortRepr):
     """Everything that one pass of the pipeline computed; losses read it, callbacks and notebooks inspect it.
 
     Args:

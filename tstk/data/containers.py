@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.core.repr import ShortRepr
 from tstk.data.lazy_array import Floats, LazyArray, iter_chunks
 from tstk.errors import DataError
 
@@ -21,8 +22,8 @@ NA_VALUES = {"", "?", "nan", "na", "null"}
 """Spellings of a missing cell, in lower case."""
 
 
-@dataclass
-class SeriesSet:
+@dataclass(repr=False)
+class SeriesSet(ShortRepr):
     """A set of series, with labels and groups if the file has them.
 
     Args:
@@ -91,8 +92,8 @@ class SeriesSet:
             raise DataError(f"{self.source}: series {rows[0] + 1}{more} {reason}")
 
 
-@dataclass
-class Table:
+@dataclass(repr=False)
+class Table(ShortRepr):
     """Channels that were measured together over time, to be cut into windows.
 
     Args:

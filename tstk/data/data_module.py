@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tstk.core.repr import ShortRepr
 from tstk.core.types import Spec, Split
 from tstk.data.datasets import GeneratedDataset, RepeatDataset, SeriesDataset, WindowDataset
 from tstk.data.lazy_array import LazyArray, iter_chunks
 
 
-@dataclass
-class DataModule:
+@dataclass(repr=False)
+class DataModule(ShortRepr):
     """Training, validation and test data, not scaled, with the statistics that standardize them.
 
     Args:

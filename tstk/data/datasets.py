@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tstk.core.repr import ShortRepr
 from tstk.core.types import Series
 from tstk.data.lazy_array import LazyArray, iter_chunks
 
 
-@dataclass
-class Conditioning:
+@dataclass(repr=False)
+class Conditioning(ShortRepr):
     """Additional inputs of the samples of a split, such as encoded texts; equal ones are stored once.
 
     Args:
@@ -41,7 +43,7 @@ class Conditioning:
         return content.unique(dim=0, return_inverse=True)[1][self.state_index]
 
 
-class SeriesDataset:
+class SeriesDataset(ShortRepr):
     """Series with or without labels, in memory or in their file.
 
     Args:
@@ -66,6 +68,10 @@ class SeriesDataset:
             is_observed = ~torch.as_tensor(chunk).isnan().all(1)
             self.lengths[start : start + len(is_observed)] = (is_observed * ends).amax(1)
             start += len(is_observed)
+
+    def _get_repr_fields(self) -> dict[str, Any]:
+        groups = None if self.groups is None else len(set(self.groups))
+        return {"x": self.x, "y": self.y, "groups": groups, "conditioning": self.conditioning}
 
     def __len__(self) -> int:
         return len(self.x)
@@ -93,7 +99,7 @@ class SeriesDataset:
         return subset
 
 
-class RepeatDataset:
+class RepeatDataset(ShortRepr):
     """A data set whose series may occur more than once; nothing is copied.
 
     Args:
@@ -107,6 +113,9 @@ class RepeatDataset:
     def __init__(self, dataset: SeriesDataset, indices: Tensor) -> None:
         self.dataset, self.indices, self.lengths = dataset, indices, dataset.lengths[indices]
 
+    def _get_repr_fields(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "indices": self.indices}
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -115,7 +124,7 @@ class RepeatDataset:
         return self.dataset.batch(self.indices[index]).replace(y=None, sample_id=index)
 
 
-class GeneratedDataset:
+class GeneratedDataset(ShortRepr):
     """Series that are generated for each batch, of one length and without labels.
 
     Args:
@@ -131,6 +140,9 @@ class GeneratedDataset:
     def __init__(self, generate: Callable[[Tensor], Tensor], count: int, length: int, start_index: int = 0) -> None:
         self.generate, self.start_index, self.lengths = generate, start_index, torch.full((count,), length)
 
+    def _get_repr_fields(self) -> dict[str, Any]:
+        return {"count": len(self), "length": int(self.lengths[0]), "start_index": self.start_index}
+
     def __len__(self) -> int:
         return len(self.lengths)
 
@@ -139,7 +151,7 @@ class GeneratedDataset:
         return Series(self.generate(self.start_index + index), sample_id=index)
 
 
-class WindowDataset:
+class WindowDataset(ShortRepr):
     """Windows of `context` rows of a table, each with the `horizon` rows that follow it; a view, nothing is copied.
 
     Args:
@@ -156,6 +168,9 @@ class WindowDataset:
         self.table, self.context, self.horizon = table, context, horizon
         self.windows = table.unfold(1, context + horizon, stride)
         self.lengths = torch.full((len(self),), context)
+
+    def _get_repr_fields(self) -> dict[str, Any]:
+        return {"windows": len(self), "context": self.context, "horizon": self.horizon, "table": self.table}
 
     def __len__(self) -> int:
         return self.windows.shape[1]

@@ -28,7 +28,7 @@ class LazyArray:
 
     def __init__(self, open_array: Callable[[], NDArray[Any]], indices: NDArray[np.int64] | None = None) -> None:
         self.open_array, self.indices = open_array, indices
-        file_shape = open_array().shape
+        self.dtype, file_shape = np.dtype(np.float32), open_array().shape
         self.shape = file_shape if indices is None else (len(indices), *file_shape[1:])
 
     def __len__(self) -> int:

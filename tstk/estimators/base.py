@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from tstk.config.resolve import Config, parse_overrides, resolve_config
-from tstk.core.types import Series, Spec, Split
+from tstk.core.pipeline import Pipeline
+from tstk.core.prediction import Prediction, predict_batches
+from tstk.core.types import Spec, Split
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset
 from tstk.data.lazy_array import LazyArray
@@ -69,6 +72,7 @@ class PipelineEstimator(OptionsEstimator):
     _data_options: tuple[str, ...] = ("use", "val_fraction", "split_seed", "standardize", "length")
     """Data options that apply to arrays."""
     n_features_in_: int
+    pipeline_: Pipeline
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "pipeline_")
@@ -158,8 +162,8 @@ class PipelineEstimator(OptionsEstimator):
             raise ValueError(f"series {empty[0]} of X is entirely missing; remove it, or give it at least one sample")
         return x
 
-    def _apply_to_series(self, X: Any, function: Callable[[Series], Tensor]) -> Tensor:
-        """Apply a function to batches of all series, on the training device."""
+    def _validate_new_series(self, X: Any) -> SeriesDataset:
+        """Validate series that are to be predicted or transformed."""
         check_is_fitted(self)
         dataset, max_length = SeriesDataset(self._validate_series(X, False)), self.pipeline_.spec.length
         if int(dataset.lengths.max()) > max_length:
@@ -167,13 +171,17 @@ class PipelineEstimator(OptionsEstimator):
                 f"a series of X has {int(dataset.lengths.max())} samples, but the longest in fit had {max_length}; "
                 "set length= to accept longer ones"
             )
-        return self._apply_in_batches(dataset, function)
+        return dataset
 
-    def _apply_in_batches(self, split: Split, function: Callable[[Series], Tensor]) -> Tensor:
+    @contextmanager
+    def _pipeline_on_device(self) -> Iterator[Pipeline]:
+        """Move the pipeline to the training device, and back to the CPU afterwards."""
         requested = self._build_config().options("train")["device"]
-        device = "cpu" if requested == "cpu" else default_device()
-        self.pipeline_.to(device)
-        with torch.no_grad():
-            rows = torch.cat([function(series).cpu() for series in iter_batches(split, BATCH_SIZE, device)])
-        self.pipeline_.cpu()
-        return rows
+        try:
+            yield self.pipeline_.to("cpu" if requested == "cpu" else default_device())
+        finally:
+            self.pipeline_.cpu()
+
+    def _predict(self, split: Split) -> Prediction:
+        with self._pipeline_on_device() as pipeline:
+            return predict_batches(pipeline, iter_batches(split, BATCH_SIZE, "cpu"))

@@ -19,10 +19,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import Tensor
 
+from tstk.core.prediction import map_batches
 from tstk.core.types import Spec
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
 from tstk.data.datasets import WindowDataset
-from tstk.estimators.base import Array, PipelineEstimator
+from tstk.estimators.base import BATCH_SIZE, Array, PipelineEstimator
+from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import feature_extractor
 
 __all__ = ["SeriesClassifier", "SeriesForecaster", "TokenEncoder"]
@@ -79,12 +81,14 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
         self._fit_pipeline(
             config, Spec(x.shape[1], length, len(self.classes_), class_counts=counts), train, val, train.x
         )
+        self.pipeline_.set_input_schema({"classes": self.classes_})
         return self
 
     def predict_proba(self, X: Any) -> Array:
         """Return class probabilities [N, num_classes]."""
-        check_is_fitted(self)
-        return self._apply_to_series(X, lambda series: self.pipeline_.predict(series).double().softmax(1)).numpy()
+        probabilities = self._predict(self._validate_new_series(X)).probabilities
+        assert probabilities is not None
+        return probabilities
 
     def predict(self, X: Any) -> Array:
         """Return class labels [N]."""
@@ -144,8 +148,10 @@ class TokenEncoder(TransformerMixin, PipelineEstimator):
 
     def transform(self, X: Any) -> Array:
         """Return one feature vector per series, [N, W]."""
-        check_is_fitted(self)
-        return self._apply_to_series(X, feature_extractor(self.pipeline_, self.features, self.pool)).numpy()  # type: ignore[arg-type]
+        batches = iter_batches(self._validate_new_series(X), BATCH_SIZE, "cpu")
+        extract = feature_extractor(self.pipeline_, self.features, self.pool)  # type: ignore[arg-type]
+        with self._pipeline_on_device() as pipeline:
+            return map_batches(pipeline, batches, extract).numpy()
 
 
 class SeriesForecaster(PipelineEstimator):
@@ -208,7 +214,9 @@ class SeriesForecaster(PipelineEstimator):
         if table.shape[1] < self.context:
             raise ValueError(f"X has {table.shape[1]} rows; expected at least context={self.context}")
         last = WindowDataset(table[:, -self.context :], self.context, 0)
-        return self._apply_in_batches(last, self.pipeline_.predict)[0, :, : self.horizon].T.numpy()
+        forecast = self._predict(last).forecast
+        assert forecast is not None
+        return forecast[0, :, : self.horizon].T
 
     def _validate_table(self, X: Any, reset: bool) -> Tensor:
         """Validate a table X [T, C] and return it as [C, T] float32."""

@@ -29,7 +29,7 @@ def feature_extractor(pipeline: Pipeline, features: Features, pool: Pool = "mean
         IncompatibleError: the tokenizer has no codes
     """
     if features == "pooled":
-        return lambda series: pipeline.embed(series, pool)
+        return lambda series: pipeline.embed_batch(series, pool)
     if features == "tokens":
         return lambda series: concat_tokens(pipeline, series)
     if pipeline.tokenizer.out.vocab_size is None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from tstk.core.linear_map import LinearMap
+from tstk.core.repr import ShortRepr
 from tstk.core.types import Spec
 from tstk.data.datasets import WindowDataset
 
@@ -55,8 +56,8 @@ def why_linear_map_too_large(spec: Spec, maps: str = "auto") -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class LinearMapFit:
+@dataclass(frozen=True, repr=False)
+class LinearMapFit(ShortRepr):
     """A fitted linear map.
 
     Args:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.core.repr import ShortRepr
 from tstk.evaluation.evaluate import iter_batches
 from tstk.nn.logistic_regression import LogisticRegression
 
@@ -34,8 +35,8 @@ MAX_FREQUENCIES = 16
 """Largest number of Fourier magnitudes per channel."""
 
 
-@dataclass(frozen=True)
-class LabelledArrays:
+@dataclass(frozen=True, repr=False)
+class LabelledArrays(ShortRepr):
     """Labelled series of one or more splits, in float64.
 
     Args:

@@ -100,11 +100,11 @@ def evaluate_token_order(
     correct, correct_shuffled, labelled = [], [], []
     for series in batches:
         assert series.y is not None
-        correct.append(pipeline.predict(series).argmax(1) == series.y)
+        correct.append(pipeline.predict_batch(series).argmax(1) == series.y)
         per_shuffle = []
         for shuffle_index in range(NUM_SHUFFLES):
             with shuffle_tokenizer_output(pipeline, seed, shuffle_index):
-                per_shuffle.append(pipeline.predict(series).argmax(1) == series.y)
+                per_shuffle.append(pipeline.predict_batch(series).argmax(1) == series.y)
         correct_shuffled.append(torch.stack(per_shuffle))
         labelled.append(series.y >= 0)
     pipeline.train(was_training)

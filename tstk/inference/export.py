@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 from tstk.config.run_directory import write_bytes
 from tstk.core.pipeline import Pipeline
+from tstk.core.repr import ShortRepr
 from tstk.core.types import Series
 from tstk.errors import IncompatibleError, OptionError, TstkError
 from tstk.plugins.distribution import format_install_command
@@ -38,11 +39,11 @@ class PredictWrapper(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map raw samples [B, C, T], none missing, to logits [B, K] or forecasts [B, C, H]."""
-        return self.pipeline.predict(Series(x))
+        return self.pipeline.predict_batch(Series(x))
 
 
-@dataclass(frozen=True)
-class ExportedGraph:
+@dataclass(frozen=True, repr=False)
+class ExportedGraph(ShortRepr):
     """An exported graph and its limits.
 
     Args:

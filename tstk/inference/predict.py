@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tstk.config.records import RunConfig
 from tstk.core.linear_map import get_last_value
 from tstk.core.pipeline import Pipeline
+from tstk.core.prediction import map_batches, predict_batches
+from tstk.core.repr import ShortRepr
 from tstk.core.types import Split
 from tstk.data.catalog import get_reader, locate
 from tstk.data.config import DataConfig
@@ -39,8 +40,8 @@ from tstk.runs.checkpoint import load
 Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass
-class Forecast:
+@dataclass(repr=False)
+class Forecast(ShortRepr):
     """Forecast after the last row of a table.
 
     Args:
@@ -136,20 +137,18 @@ def predict(
     """
     pipeline, run_config = _load_run(run)
     _, split = _load_split(pipeline, run_config, data, data_root, label_column)
-    output = _map_batches(pipeline, split, batch_size, pipeline.predict)
-    if pipeline.spec.horizon is not None:
+    prediction = predict_batches(pipeline, iter_batches(split, batch_size, "cpu"))
+    if prediction.forecast is not None:
         targets = [series.y for series in iter_batches(split, batch_size, "cpu") if series.y is not None]
         return {
-            "forecast": output.numpy(),
+            "forecast": prediction.forecast,
             "truth": torch.cat(targets).numpy(),
-            "channels": np.array(run_config.channels),
+            "channels": np.array(prediction.channels),
         }
-    classes = np.array(run_config.classes)
-    result = {
-        "predicted": classes[output.argmax(1).numpy()],
-        "probability": output.softmax(1).numpy(),
-        "classes": classes,
-    }
+    assert prediction.labels is not None
+    assert prediction.probabilities is not None
+    classes = np.array(prediction.classes)
+    result = {"predicted": prediction.labels, "probability": prediction.probabilities, "classes": classes}
     return result if split.y is None else result | {"truth": classes[split.y.numpy()]}
 
 
@@ -180,17 +179,12 @@ def forecast(
         raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
     name, folder = _resolve_data(run_config, data, data_root)
     split = load_split(name, input_schema=run_config.input_schema, data_root=folder, include_targets=False)
-    series = split.batch(torch.tensor([len(split) - 1])).to(pipeline.mean.device)
-    with torch.no_grad():
-        output = pipeline.predict_step(series, horizon, samples)
-    values, sample_paths = (
-        None if t is None else (t * pipeline.std + pipeline.mean)[..., :horizon].cpu().numpy()
-        for t in (output.head_output, output.forecast_samples)
-    )
+    last = split.batch(torch.tensor([len(split) - 1]))
+    prediction = predict_batches(pipeline, [last], horizon, samples or pipeline.loss.default_num_samples)
+    values, sample_paths = prediction.forecast, prediction.forecast_samples
     assert values is not None
     dates = _infer_future_dates(name, folder, values.shape[-1])
-    channels = tuple(run_config.channels)
-    return Forecast(values[0], channels, dates, None if sample_paths is None else sample_paths[:, 0])
+    return Forecast(values[0], prediction.channels, dates, None if sample_paths is None else sample_paths[:, 0])
 
 
 def embed(
@@ -225,7 +219,8 @@ def embed(
     name, split = _load_split(pipeline, run_config, data, data_root, label_column)
     extract = feature_extractor(pipeline, features, pool)
     # targets must not leak into the features of their context
-    vectors = _map_batches(pipeline, split, batch_size, lambda series: extract(series.replace(y=None)))
+    batches = iter_batches(split, batch_size, "cpu")
+    vectors = map_batches(pipeline, batches, lambda series: extract(series.replace(y=None)))
     bad_rows = (~vectors.isfinite()).any(1).nonzero().flatten().tolist()
     if bad_rows:
         raise DataError(
@@ -293,11 +288,6 @@ def _load_run_data(run_config: RunConfig, data_root: str | None, label_column: s
     options = run_config.options("data")
     options |= {"data_root": folder, "label_column": label_column or options["label_column"]}
     return load_data(name, DataConfig(**options))
-
-
-def _map_batches(pipeline: Pipeline, split: Split, batch_size: int, function: Any) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([function(series).cpu() for series in iter_batches(split, batch_size, pipeline.mean.device)])
 
 
 def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, data_root: str | None) -> Baselines:

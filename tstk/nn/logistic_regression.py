@@ -77,7 +77,7 @@ def _make_fold_masks(y: Tensor, groups: list[str] | None, num_folds: int = 5) ->
     return [mask for mask in masks if 0 < int(mask.sum()) < len(y)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearModel:
     """Linear classifier.
 

@@ -43,7 +43,7 @@ def render_confusion_matrix(context: RunContext) -> Section | None:
     if context.pipeline.head is None or context.pipeline.spec.horizon is not None or context.split.y is None:
         return None
     predictions = torch.cat(
-        [context.pipeline.predict(series).argmax(1).cpu() for series in _iter_batches(context, None)]
+        [context.pipeline.predict_batch(series).argmax(1).cpu() for series in _iter_batches(context, None)]
     )
     classes = context.run_config.classes
     targets = context.split.y
@@ -173,7 +173,7 @@ def _plot_error_by_step(context: RunContext) -> tuple[str, str]:
     rows = context.sample_rows(MAX_ROWS // max(1, context.pipeline.loss.default_num_samples or 0))
     model_errors, naive = [], []
     for series in _iter_batches(context, rows):
-        forecasts, cpu_series = context.pipeline.predict(series).cpu(), series.to("cpu")
+        forecasts, cpu_series = context.pipeline.predict_batch(series).cpu(), series.to("cpu")
         assert cpu_series.y is not None
         model_errors.append(((forecasts - cpu_series.y) / std).square())
         naive.append(((get_last_value(cpu_series) - cpu_series.y) / std).square())
@@ -280,7 +280,7 @@ def render_embeddings(context: RunContext) -> Section | None:
     from sklearn.manifold import TSNE
 
     vectors = torch.cat(
-        [context.pipeline.embed(series.replace(y=None)).cpu() for series in _iter_batches(context, rows)]
+        [context.pipeline.embed_batch(series.replace(y=None)).cpu() for series in _iter_batches(context, rows)]
     ).numpy()
     y = None if context.split.y is None else context.split.y[rows].numpy()
     title = f"Embeddings, {context.split_name} split"

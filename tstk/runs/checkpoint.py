@@ -194,6 +194,7 @@ def load(run_dir: str | Path) -> Pipeline:
     check_state_dict(resolve_run_dir(run_dir) / WEIGHTS_FILE, state, expected)
     pipeline = _build_from_run_config(run_config)
     pipeline.load_state_dict(state)
+    pipeline.set_input_schema(run_config.input_schema)
     pipeline.bind()
     return pipeline.eval()
 

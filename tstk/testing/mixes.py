@@ -165,7 +165,7 @@ def _train_mix(pipeline: Pipeline, series: Series, steps: int) -> str:
         optimizer.step()
         pipeline.after_step([step_output])
     pipeline.eval()
-    outputs = {"embedding": pipeline.embed(series)}
+    outputs = {"embedding": pipeline.embed_batch(series)}
     if pipeline.head is not None or pipeline.can_forecast:
-        outputs["prediction"] = pipeline.predict(series)
+        outputs["prediction"] = pipeline.predict_batch(series)
     return ", ".join(f"{name} is not finite" for name, value in outputs.items() if not value.isfinite().all())

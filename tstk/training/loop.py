@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from tstk.core.pipeline import Pipeline
+from tstk.core.repr import ShortRepr
 from tstk.evaluation.evaluate import evaluate
 from tstk.nn.blocks import enable_gradient_checkpointing
 from tstk.training.augment import make_transform
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
     from tstk.data.data_module import DataModule
 
 
-@dataclass
-class FitResult:
+@dataclass(repr=False)
+class FitResult(ShortRepr):
     """The result of training.
 
     Args:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tstk.core.pipeline import Pipeline
+from tstk.core.repr import ShortRepr
 from tstk.errors import TrainingError
 from tstk.training.config import TrainConfig
 from tstk.training.devices import unwrap_model
@@ -25,8 +26,8 @@ SKIP_BEGIN = 10
 """Steps at the beginning that are never suggested: their running mean covers too few batches."""
 
 
-@dataclass
-class LRRangeTestResult:
+@dataclass(repr=False)
+class LRRangeTestResult(ShortRepr):
     """The result of a learning rate range test.
 
     Args:

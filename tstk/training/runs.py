@@ -72,6 +72,7 @@ def prepare_training(
         raise DataError(f"{data.name} has changed since this run was started: {changes}")
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
+    pipeline.set_input_schema(data.input_schema())
     if resume_from is None:
         notes += init_pipeline_from_data(pipeline, config, data)
     _, small_data_note = resolve_defaults(TrainConfig.from_config(config), pipeline, data)

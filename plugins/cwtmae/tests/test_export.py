@@ -29,7 +29,7 @@ def test_a_classifier_is_a_graph_for_any_batch_without_a_fourier_transform_and_g
     pipeline = classifier(build, head, kernel=kernel)
     program = export(pipeline)
     x = make(batch=7, length=44).x
-    torch.testing.assert_close(program.module()(x), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(program.module()(x), pipeline.predict_batch(Series(x)), rtol=0, atol=1e-5)
     graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
     called = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function"}
     assert any("einsum" in name or "bmm" in name or "matmul" in name for name in called), called
@@ -40,4 +40,4 @@ def test_a_classifier_is_a_graph_for_any_batch_without_a_fourier_transform_and_g
         path = tmp_path / "model.onnx"
         torch.onnx.export(program, input_names=["x"]).save(path)
         (output,) = runtime.InferenceSession(path).run(None, {"x": x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(output), pipeline.predict(Series(x)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(output), pipeline.predict_batch(Series(x)), rtol=0, atol=1e-5)

@@ -141,7 +141,7 @@ def test_every_forecasting_config_trains_a_step_and_predicts(name):
     pipeline = pipeline_of(name, spec, data={"context": 30, "horizon": 6})
     series = batch(spec)
     pipeline.train()(series).loss.backward()
-    assert pipeline.eval().predict(series).shape == (3, 2, 6)
+    assert pipeline.eval().predict_batch(series).shape == (3, 2, 6)
 
 
 @pytest.mark.parametrize("encoder", ["transformer", "mamba2"])
@@ -151,8 +151,8 @@ def test_forecasts_and_decoder_predictions_do_not_depend_on_the_future(encoder, 
     pipeline = pipeline_of("forecast", spec, encoder=encoder, loss={"use": loss, "policy": "tail"}, data={"horizon": 6})
     series = batch(spec)
     other = series.replace(y=series.y + 5)
-    assert torch.equal(pipeline.predict(series), pipeline.predict(other))
-    assert torch.equal(pipeline.predict(series), pipeline.predict(series.replace(y=None)))
+    assert torch.equal(pipeline.predict_batch(series), pipeline.predict_batch(other))
+    assert torch.equal(pipeline.predict_batch(series), pipeline.predict_batch(series.replace(y=None)))
     rng = SampleRNG(0, 0, series.sample_id)
     a, b = pipeline(series, rng), pipeline(other, rng)
     assert torch.equal(a.predictions, b.predictions)

@@ -119,7 +119,7 @@ def test_what_shapes_did_adds_up_to_the_lead(folder, name):
     run = load(folder / name)
     part = load_data(str(folder / "waves.npz"), DataConfig(resize=32)).test
     explanation = explain(run, part, 3, ("slow", "fast"), ("a", "b"))
-    logits = run.predict(part.batch(torch.tensor([3])))[0]
+    logits = run.predict_batch(part.batch(torch.tensor([3])))[0]
     lead = logits.max() - logits.min()
     tokens = run.encode(part.batch(torch.tensor([3])))
     none = run.head(tokens.replace(valid=torch.zeros_like(tokens.valid)))[0].detach()

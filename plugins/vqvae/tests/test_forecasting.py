@@ -117,11 +117,11 @@ def test_the_published_second_stage_has_its_parameters_and_a_frozen_tokenizer_le
 def test_a_forecast_is_of_the_horizon_and_does_not_know_the_future(method, padding):
     pipeline = build_small(**FORECASTS[method], tokenizer={"padding": padding}).eval()
     series = windows()
-    forecast = pipeline.predict(series)
+    forecast = pipeline.predict_batch(series)
     assert forecast.shape == (3, 2, 16)
-    assert torch.equal(pipeline.predict(series.replace(y=None)), forecast)
-    assert torch.equal(pipeline.predict(series.replace(y=series.y + 100)), forecast)
-    assert not torch.equal(pipeline.predict(series.replace(x=series.x.flip(-1))), forecast)
+    assert torch.equal(pipeline.predict_batch(series.replace(y=None)), forecast)
+    assert torch.equal(pipeline.predict_batch(series.replace(y=series.y + 100)), forecast)
+    assert not torch.equal(pipeline.predict_batch(series.replace(x=series.x.flip(-1))), forecast)
 
 
 @pytest.mark.parametrize("method", FORECASTS)
@@ -130,14 +130,14 @@ def test_context_and_horizon_need_not_be_multiples_of_the_factor(method, spec):
     pipeline = build_small(spec, **FORECASTS[method])
     series = windows(1, spec)
     pipeline(series, SampleRNG(0, 0, series.sample_id)).loss.backward()
-    assert pipeline.eval().predict(series).shape == (1, spec.channels, spec.horizon)
+    assert pipeline.eval().predict_batch(series).shape == (1, spec.channels, spec.horizon)
 
 
 @pytest.mark.parametrize("method", FORECASTS)
 def test_a_forecast_follows_level_and_scale_of_its_context(method):
     pipeline = build_small(**FORECASTS[method]).eval()
     series = windows()
-    forecast, moved = pipeline.predict(series), pipeline.predict(series.replace(x=3 * series.x + 50))
+    forecast, moved = pipeline.predict_batch(series), pipeline.predict_batch(series.replace(x=3 * series.x + 50))
     torch.testing.assert_close(moved, 3 * forecast + 50, rtol=1e-3, atol=1e-2)
 
 
@@ -261,9 +261,9 @@ def test_drawn_paths_differ_and_are_the_same_in_any_company_and_at_every_call():
 
 def test_top_one_is_greedy_and_a_low_temperature_nearly():
     series = windows()
-    greedy = build_small(loss="code-rollout").eval().predict(series)
+    greedy = build_small(loss="code-rollout").eval().predict_batch(series)
     for options in ({"top_k": 1}, {"temperature": 1e-4}):
-        sampled = build_small(loss={"use": "code-rollout", "num_samples": 2, **options}).eval().predict(series)
+        sampled = build_small(loss={"use": "code-rollout", "num_samples": 2, **options}).eval().predict_batch(series)
         torch.testing.assert_close(sampled, greedy)
 
 

@@ -1,0 +1,180 @@
+"""Predictions and embeddings of arrays: conversion to batches, eval mode, and conversion to class names and units.
+
+`Pipeline.predict`, `tstk predict` and the estimators share this code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from tstk.core.repr import ShortRepr
+from tstk.core.types import Series
+from tstk.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from tstk.core.pipeline import Pipeline
+
+SeriesLike: TypeAlias = Series | Tensor | ArrayLike
+
+
+@dataclass(repr=False)
+class Prediction(ShortRepr):
+    """Predictions for N series: classes with their probabilities, or forecasts.
+
+    Args:
+        labels: [N] names of the predicted classes, or their indices if the pipeline was built without data
+        probabilities: [N, num_classes] float64
+        classes: names of the classes, in the order of the columns of `probabilities`
+        forecast: [N, C, H] in the units of the data; the mean over sample paths if the loss draws them
+        forecast_samples: [S, N, C, H] sample paths, if their number was requested
+        channels: names of the forecast channels
+    """
+
+    labels: NDArray[Any] | None = None
+    probabilities: NDArray[np.float64] | None = None
+    classes: tuple[str, ...] = ()
+    forecast: NDArray[np.float32] | None = None
+    forecast_samples: NDArray[np.float32] | None = None
+    channels: tuple[str, ...] = ()
+
+
+def predict_batches(
+    pipeline: Pipeline, batches: Iterable[Series], horizon: int | None = None, num_samples: int | None = None
+) -> Prediction:
+    """Predict batch by batch on the device of the pipeline, in eval mode, which is undone afterwards.
+
+    Args:
+        pipeline: with a task
+        batches: in the units of the data
+        horizon: samples to forecast, that of the run if None
+        num_samples: sample paths to draw and return; None returns their mean alone
+    """
+    outputs, sample_paths = [], []
+    with eval_mode(pipeline):
+        for series in batches:
+            step_output = pipeline.predict_step(series.to(pipeline.mean.device), horizon, num_samples)
+            assert step_output.head_output is not None
+            outputs.append(step_output.head_output.cpu())
+            if num_samples is not None and step_output.forecast_samples is not None:
+                sample_paths.append(step_output.forecast_samples.cpu())
+    if pipeline.spec.horizon is None:
+        logits = torch.cat(outputs)
+        best, names = logits.argmax(1).numpy(), pipeline.classes
+        return Prediction(np.array(names)[best] if names else best, logits.double().softmax(1).numpy(), names)
+    mean, std = pipeline.mean.cpu(), pipeline.std.cpu()
+    forecast, samples = (
+        (torch.cat(parts, -3) * std + mean)[..., :horizon].numpy() if parts else None
+        for parts in (outputs, sample_paths)
+    )
+    return Prediction(forecast=forecast, forecast_samples=samples, channels=pipeline.channel_names)
+
+
+def map_batches(pipeline: Pipeline, batches: Iterable[Series], function: Callable[[Series], Tensor]) -> Tensor:
+    """Apply a function to batches on the device of the pipeline, in eval mode; return the rows of all on the CPU."""
+    with eval_mode(pipeline):
+        return torch.cat([function(series.to(pipeline.mean.device)).cpu() for series in batches])
+
+
+@contextmanager
+def eval_mode(pipeline: Pipeline) -> Iterator[None]:
+    """Disable gradients and dropout; the mode of every module is restored afterwards."""
+    modes = [(module, module.training) for module in pipeline.modules()]
+    pipeline.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[Series]:
+    """Validate series as the readers of files do and yield them in batches, without labels.
+
+    Args:
+        x: [N, C, T], [C, T], or [T] if the pipeline has one channel; NaN where a sample is missing or beyond the end
+        pipeline: for which channels and lengths are checked
+        batch_size: series at a time
+
+    Raises:
+        DataError: the shape does not fit, or a series is entirely missing or infinite
+        OptionError: `batch_size` is not positive
+    """
+    if batch_size < 1:
+        raise OptionError(f"batch_size is {batch_size}; expected 1 or more")
+    series = x if isinstance(x, Series) else Series(_to_tensor(x))
+    series = series.replace(x=_add_axes(series.x, pipeline), y=None)
+    if series.sample_id is None:
+        series = series.replace(sample_id=torch.arange(len(series.x), device=series.x.device))
+    crop = pipeline.spec.horizon is None and not isinstance(x, Series)
+    for start in range(0, len(series.x), batch_size):
+        yield _make_batch(series, slice(start, start + batch_size), crop)
+
+
+def _to_tensor(x: Tensor | ArrayLike) -> Tensor:
+    if isinstance(x, Tensor):
+        return x.detach()
+    try:
+        array = np.asarray(x)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"its dtype is {array.dtype}")
+        return torch.tensor(array, dtype=torch.float32)
+    except ValueError as e:
+        raise DataError(f"x is not an array of numbers ({e}); pad series of unequal lengths with NaN") from None
+
+
+def _add_axes(x: Tensor, pipeline: Pipeline) -> Tensor:
+    """Return [B, C, T], or raise an error that says which shape the pipeline takes."""
+    channels, shape = pipeline.spec.channels, list(x.shape)
+    if x.ndim == 1 and channels == 1:
+        x = x[None]
+    if x.ndim == 2:
+        x = x[None]
+    hint = ""
+    if x.ndim == 3:
+        if 0 in shape:
+            raise DataError(f"x has shape {shape}; expected at least one series with at least one sample")
+        if x.shape[1] == channels:
+            if pipeline.resize not in (None, x.shape[2]):
+                raise DataError(
+                    f"x has shape {shape}, but this pipeline was trained on series resampled to {pipeline.resize} "
+                    "samples; resample x to that length"
+                )
+            return x
+        if channels == 1 and len(shape) == 2:
+            hint = "; for a batch of series with one channel, use x[:, None]"
+        elif x.shape[2] == channels:
+            hint = "; x looks transposed"
+        elif pipeline.channel_independent and pipeline.head is None:
+            hint = "; to use it on other channels, call pipeline.set_channels(mean, std) with their mean and deviation"
+    one = ", or [samples]" if channels == 1 else ""
+    raise DataError(f"x has shape {shape}; expected [series, {channels}, samples] or [{channels}, samples]{one}{hint}")
+
+
+def _make_batch(series: Series, rows: slice, crop: bool) -> Series:
+    """Return some rows with missing samples set to zero; `crop` removes samples at the end that all rows lack."""
+    x = series.x[rows].float()
+    observed = ~x.isnan() if series.observed is None else series.observed[rows] & ~x.isnan()
+    for is_bad, reason in (
+        (~observed.flatten(1).any(1), "is entirely missing; remove it, or give it at least one sample"),
+        ((x.isinf() & observed).flatten(1).any(1), "holds an infinite value; write missing samples as NaN"),
+    ):
+        if is_bad.any():
+            raise DataError(f"x[{rows.start + int(is_bad.nonzero()[0])}] {reason}")
+    if crop:
+        length = int(observed.any(1).any(0).nonzero().max()) + 1
+        x, observed = x[..., :length], observed[..., :length]
+    return Series(
+        x.masked_fill(~observed, 0.0),
+        None if observed.all() else observed,
+        sample_id=None if series.sample_id is None else series.sample_id[rows],
+        conditioning={k: (v[rows], ok[rows]) for k, (v, ok) in series.conditioning.items()},
+    )
