@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
     from tstk.core.rng import SampleRNG
     from tstk.core.types import Series, Spec, StepOutput, Tokens
+    from tstk.plugins.local import register
     from tstk.training.callbacks import Callback
 
     __version__: str
@@ -28,6 +29,7 @@ _LAZY_IMPORTS = {
     "tstk.core.pipeline": ("Pipeline",),
     "tstk.core.rng": ("SampleRNG",),
     "tstk.core.types": ("Series", "Spec", "StepOutput", "Tokens"),
+    "tstk.plugins.local": ("register",),
     "tstk.training.callbacks": ("Callback",),
 }
 _MODULE_BY_NAME = {name: module for module, names in _LAZY_IMPORTS.items() for name in names}
@@ -55,6 +57,7 @@ __all__ = [
     "hookimpl",
     "list_components",
     "load",
+    "register",
     "resume",
 ]
 

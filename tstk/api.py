@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tstk.config.resolve import Config, find_config, parse_overrides, resolve_config
+from tstk.config.run_directory import read_run_config
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
+from tstk.plugins.local import provide_components
 from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_component
 from tstk.runs.checkpoint import initialize_for_training, load
@@ -59,18 +61,24 @@ def fit(
         config: tables as in a config file, a file, or the name of a config that a plugin ships
         out: the run directory; if None, a new one under `runs/`
         overrides: options as on the command line, with two underscores for a dot:
-            `encoder="bert", encoder__depth=4, data="har", data_root="data", epochs=10`
+            `encoder="bert", encoder__depth=4, data="har", data_root="data", epochs=10`; a component may be a class of
+            your own, `encoder=MyEncoder`, or its import path
     """
     resolved = _merge_config(config, overrides)
     run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
-    arguments = ", ".join(f"{k}={v!r}" for k, v in overrides.items())
+    arguments = ", ".join(f"{k}={v.__name__ if isinstance(v, type) else repr(v)}" for k, v in overrides.items())
     return {**train(resolved, run_dir, command=f"tstk.fit({arguments})"), "run": str(run_dir)}
 
 
-def resume(run_dir: str | Path) -> dict[str, Any]:
+def resume(run_dir: str | Path, **components: type | str) -> dict[str, Any]:
     """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
+
+    Args:
+        run_dir: the run directory
+        components: see `load`
 
     Raises:
         CheckpointError: the run is finished or damaged
     """
+    provide_components(run_dir, read_run_config(run_dir), components)
     return {**resume_run(run_dir), "run": str(run_dir)}

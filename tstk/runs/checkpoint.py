@@ -4,6 +4,7 @@ into a new pipeline. No import path is read from a file, and nothing is unpickle
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tstk.config.resolve import MODEL_OPTIONS, Config
+from tstk.config.resolve import MODEL_OPTIONS, Config, iter_components
 from tstk.config.run_directory import (
     FORMAT_VERSION,
     WEIGHTS_FILE,
@@ -29,9 +30,10 @@ from tstk.config.run_directory import (
 from tstk.core.interfaces import Slot
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
-from tstk.errors import CheckpointError, OptionError, TstkError, UnknownNameError
+from tstk.errors import CheckpointError, OptionError, SourceChangedWarning, TstkError, UnknownNameError
 from tstk.plugins.distribution import get_distribution
-from tstk.plugins.hooks import INTERFACE_VERSION, SLOTS
+from tstk.plugins.hooks import INTERFACE_VERSION, LOCAL, SLOTS
+from tstk.plugins.local import describe_component, list_changes, provide_components, require_components
 from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_pipeline, use_meta_device
 
@@ -74,7 +76,7 @@ def collect_versions(config: Config | None = None) -> dict[str, str]:
         if config is not None and slot in config.values:
             dists.add(get_registry().find(slot, config.values[slot]["use"]).dist)
     versions = {"python": platform.python_version()}
-    for dist in sorted(dists):
+    for dist in sorted(dists - {LOCAL}):
         try:
             versions[dist] = metadata.version(get_distribution(dist))
         except metadata.PackageNotFoundError:
@@ -118,6 +120,11 @@ def save_run_config(
             "given": config.values,
             "sources": config.sources,
             "init_from": config.init_from,
+            "local": {
+                path: record
+                for path, kind, table in iter_components(values)
+                if (record := describe_component(kind, table["use"]))
+            },
             "spec": asdict(pipeline.spec),
             "data": data_info,
             "versions": collect_versions(config),
@@ -153,12 +160,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({e})") from None
 
 
-def check_plugins(run_dir: str | Path, run_config: dict[str, Any]) -> None:
-    """Check that all components of a run are installed.
+def check_plugins(run_dir: str | Path, run_config: dict[str, Any]) -> list[str]:
+    """Check that all components of a run are installed, or registered if they belong to no plugin.
+
+    Returns:
+        lines for the user about registered components whose source has changed
 
     Raises:
         CheckpointError: one is not; the message names it, its distribution and its version
     """
+    require_components(run_dir, run_config)
     for slot in SLOTS:
         use = run_config["config"].get(slot, {}).get("use")
         if use is None:
@@ -168,11 +179,12 @@ def check_plugins(run_dir: str | Path, run_config: dict[str, Any]) -> None:
         except UnknownNameError as e:
             dist, _, name = use.rpartition("/")
             version = run_config.get("versions", {}).get(dist, "")
-            if all(p.dist != dist for p in get_registry().plugins):
+            if dist != LOCAL and all(p.dist != dist for p in get_registry().plugins):
                 raise CheckpointError(
                     f"{run_dir} uses {slot} {name!r} from {dist} {version}, which is not installed: pip install {dist}"
                 ) from None
             raise CheckpointError(f"{run_dir} uses {slot} {name!r} from {dist} {version}: {e}") from None
+    return list_changes(run_dir, run_config)
 
 
 def parse_spec(run_config: dict[str, Any]) -> Spec:
@@ -181,17 +193,20 @@ def parse_spec(run_config: dict[str, Any]) -> Spec:
     return Spec(**fields)
 
 
-def load(run_dir: str | Path) -> Pipeline:
+def load(run_dir: str | Path, **components: type | str) -> Pipeline:
     """Return the trained pipeline of a run, in eval mode, on the CPU.
 
     Args:
         run_dir: its directory, or the name of a run in the package, such as pretrained/small
+        components: the classes of components that belong to no plugin, or their import paths: `encoder=MyEncoder`
 
     Raises:
-        CheckpointError: the run is damaged, not written by tstk, or needs a plugin that is not installed
+        CheckpointError: the run is damaged, not written by tstk, or needs a plugin or a class that is not there
     """
     run_config = read_run_config(run_dir)
-    check_plugins(run_dir, run_config)
+    provide_components(run_dir, run_config, components)
+    for note in check_plugins(run_dir, run_config):
+        warnings.warn(note, SourceChangedWarning, stacklevel=2)
     state = read_weights(run_dir)
     # on the meta device first, since a damaged config.json may claim any size
     expected = _build_from_run_config(run_config, run_dir, on_meta=True).state_dict()
@@ -262,7 +277,7 @@ def init_slot_from_run(part: Slot, slot: str, run_dir: str | Path) -> str:
         CheckpointError: the weights do not fit; the component is unchanged
     """
     run_config = read_run_config(run_dir)
-    check_plugins(run_dir, run_config)
+    changes = check_plugins(run_dir, run_config)
     state = {k.removeprefix(slot + "."): v for k, v in read_weights(run_dir).items() if k.startswith(slot + ".")}
     old_spec = getattr(_build_from_run_config(run_config, run_dir, on_meta=True), slot).spec
     fresh = {k: v.clone() for k, v in part.state_dict().items()}
@@ -276,7 +291,7 @@ def init_slot_from_run(part: Slot, slot: str, run_dir: str | Path) -> str:
             f"{old_spec.channels} channels of length {old_spec.length}"
         ) from None
     count = sum(p.numel() for p in part.parameters())
-    return f"{slot} from {run_dir}: {count:,} parameters"
+    return "; ".join([f"{slot} from {run_dir}: {count:,} parameters", *changes])
 
 
 def _check_linear_map(run_dir: str, linear_map: str) -> None:
