@@ -116,6 +116,12 @@ def syllables(monkeypatch):
     return "syllables"
 
 
+@pytest.fixture
+def registered(monkeypatch):
+    """Forget afterwards which components without a plugin were registered."""
+    monkeypatch.setattr(get_registry(), "_table", {k: list(v) for k, v in get_registry()._table.items()})
+
+
 def write_npz(path, count=24, channels=2, length=20):
     """Write labelled series of several lengths to a file with training and test splits."""
     import numpy as np

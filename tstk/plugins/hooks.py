@@ -30,8 +30,8 @@ class Entry:
     Args:
         kind: one of `KINDS`
         name: lower case with hyphens
-        target: `package.module:attribute`, or `package:path/inside/it` for a file such as a config; the class itself for
-            a component without a plugin (`tstk.register`)
+        target: `package.module:attribute`, or `package:path/inside/it` for a file such as a config; or the class of a
+            component without a plugin (`tstk.register`)
         summary: one line, shown in lists
         provides: for a component, the `Spec` fields it sets; for a data reader, the file suffixes it reads
         paper: where the method was published

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from tstk.errors import CheckpointError, OptionError, TstkError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import LOCAL, SLOTS, Entry
 from tstk.plugins.registry import get_registry
-from tstk.plugins.signature import find_source_file, is_literal, read_registered_name, read_signature
+from tstk.plugins.signature import find_source_file, is_literal, read_registrations, read_signature
 
 T = TypeVar("T", bound=type)
 _IMPORT_PATH = re.compile(r"[^:]+:[A-Za-z_]\w*")
@@ -60,7 +60,8 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 def register_component(kind: str, component: type | ImportPath, name: str = "") -> str:
     """Add a class, or the class at an import path, to the registry of this process, and return its name.
 
-    A later class of the same name replaces it. A component of a plugin keeps the name that the plugin gave it.
+    A later class of the same name replaces it. A component of a plugin keeps the name that the plugin gave it. With an
+    import path, the other classes that its module registers can be selected too.
 
     Args:
         kind: tokenizer, encoder, decoder, head or loss
@@ -70,24 +71,32 @@ def register_component(kind: str, component: type | ImportPath, name: str = "") 
     Raises:
         OptionError: it is not a component of this kind
     """
+    target: Any = component
+    if isinstance(component, ImportPath):
+        target = _locate(component)
+        for other in read_registrations(target.partition(":")[0]):
+            _add(*other, label=f"{component}: {other[0]} {other[1]!r}")
+    return _add(kind, name, target, f"{kind} {getattr(component, '__name__', component)}")
+
+
+def _add(kind: str, name: str, target: Any, label: str) -> str:
+    """Add a class, or the class that `module:Class` stands for, to the registry, and return its name."""
     if kind not in SLOTS:
-        raise OptionError(f"there is no kind {kind!r}.{did_you_mean(kind, SLOTS)} There are: {', '.join(SLOTS)}.")
-    target = _locate(component) if isinstance(component, ImportPath) else component
-    label = f"{kind} {component if isinstance(target, str) else getattr(target, '__name__', target)}"
+        raise OptionError(f"there is no slot {kind!r}.{did_you_mean(kind, SLOTS)} There are: {', '.join(SLOTS)}.")
+    mismatch = OptionError(f"{label}: expected a class derived from tstk.{kind.capitalize()}")
     if not isinstance(target, str | type):
-        raise OptionError(f"{label}: expected a class derived from tstk.{kind.capitalize()}")
-    entry = Entry(kind, name, target, "", dist=LOCAL)
-    known = [e for e in get_registry().list_entries(kind) if e.import_path == entry.import_path]
+        raise mismatch
+    path = Entry(kind, name, target, "").import_path
+    known = [e for e in get_registry().list_entries(kind) if e.import_path == path]
     if plugin_names := [e.qualified_name for e in known if e.dist != LOCAL]:
         return plugin_names[0]
     try:
         signature = read_signature(target)
-        declared_name = read_registered_name(target, kind) if isinstance(target, str) else ""
     except TstkError as e:
         raise OptionError(f"{label}: {e}") from None
     if signature.class_attrs.get("kind") != kind:
-        raise OptionError(f"{label}: expected a class derived from tstk.{kind.capitalize()}")
-    name = name or (known[0].name if known else declared_name) or entry.import_path.rpartition(":")[2].split(".")[-1]
+        raise mismatch
+    name = name or (known[0].name if known else re.split(r"[:.]", path)[-1])
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise OptionError(f"{kind} {name!r}: a name has letters, digits, hyphens and underscores")
     provides = frozenset(signature.class_attrs.get("provides", ()))
@@ -112,6 +121,11 @@ def _locate(path: ImportPath) -> str:
     if file is not None and source != file:
         raise OptionError(f"{path}: Python already has a module {module!r}, {source}; rename the file")
     return f"{module}:{name}"
+
+
+def is_local(kind: str, name: str) -> bool:
+    """Return whether a component belongs to no plugin."""
+    return get_registry().find(kind, name).dist == LOCAL
 
 
 def describe_component(kind: str, name: str) -> dict[str, str] | None:

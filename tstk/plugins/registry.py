@@ -124,7 +124,7 @@ class Registry:
         return plugin
 
     def add(self, entry: Entry) -> str:
-        """Add a component without a plugin, in place of an earlier one of its name, and return the name to select it by.
+        """Add a component without a plugin, replacing an earlier one of its name; return the name that selects it.
 
         Raises:
             OptionError: the core has a component of this name

@@ -174,15 +174,16 @@ def read_signature(target: str | type) -> Signature:
     return Signature(text, options, class_attrs)
 
 
-def read_registered_name(target: str, kind: str) -> str:
-    """Return the name by which `@tstk.register(kind, name)` registers a class, read from its source; empty if none."""
-    module, _, name = target.partition(":")
-    for decorator in _find_definitions(module, name)[0][0].decorator_list:
-        match decorator:
-            case ast.Call(args=[ast.Constant(value=k), ast.Constant(value=str(registered))]) if k == kind:
-                if ast.unparse(decorator.func).rpartition(".")[2] == "register":
-                    return registered
-    return ""
+def read_registrations(module: str) -> Iterator[tuple[str, str, str]]:
+    """Yield kind, name and target of each class with `@tstk.register(kind, name)`, read from the source of a module."""
+    for node in _list_statements(module):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for decorator in node.decorator_list:
+            match decorator:
+                case ast.Call(func=func, args=[ast.Constant(value=str(kind)), ast.Constant(value=str(name))]):
+                    if ast.unparse(func).rpartition(".")[2] == "register":
+                        yield kind, name, f"{module}:{node.name}"
 
 
 Definition = ast.ClassDef | ast.FunctionDef
@@ -386,7 +387,7 @@ def _inspect_option(cls: type, parameter: inspect.Parameter, text: str) -> Optio
     if not is_literal(parameter.default):
         raise TstkError(f"{label} has the default {parameter.default!r}; expected a literal")
     if isinstance(hint, str):  # the slots may be imported for type checkers only
-        names = {s.capitalize(): type(s.capitalize(), (), {}) for s in SLOTS} | cls.__init__.__globals__
+        names = {s.capitalize(): type(s.capitalize(), (), {}) for s in SLOTS} | inspect.unwrap(cls.__init__).__globals__  # type: ignore[misc]
         try:
             hint = eval(hint, names)
         except (NameError, TypeError):

@@ -9,12 +9,12 @@ import rich_click
 
 from tstk.cli.files import validate_output_path, write_npz
 from tstk.cli.output import format_examples
-from tstk.cli.run_options import add_run_options
+from tstk.cli.run_options import RunCommand, add_run_options
 from tstk.errors import OptionError
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     epilog=format_examples(
         "tstk tokenize runs/tokenizer --out codes.npz", "tstk tokenize runs/tokenizer --layout totem --out totem"
     ),

@@ -27,6 +27,7 @@ from tstk.config.resolve import Config
 from tstk.config.run_directory import read_run_config
 from tstk.errors import OptionError, TstkError
 from tstk.plugins.hooks import SLOTS
+from tstk.plugins.local import is_local
 from tstk.training.launcher import is_launched, launch_processes
 
 if TYPE_CHECKING:
@@ -100,8 +101,9 @@ def command(
 ) -> None:
     """Train a pipeline and keep the best weights by validation score.
 
-    Select a component to see its options: tstk train --encoder bert --help. A slot takes the name of a component, or
-    a run directory to initialize the component from. A config with errors is refused before anything is written.
+    Select a component to see its options: tstk train --encoder bert --help. A slot takes the name of a component, a
+    run directory to initialize the component from, or a class of your own as MODULE:CLASS or FILE.py:CLASS. A config
+    with errors is refused before anything is written.
     """
     if print_config:
         for line in config.notes:
@@ -115,7 +117,7 @@ def command(
         words = shlex.split(click.get_current_context().meta[COMMAND_LINE_KEY])[1:]
         raise click.exceptions.Exit(launch_processes(devices, words, use_cpu=_read_device(config, resume) == "cpu"))
     elif resume is not None:
-        _reject_options_beside_resume(resume)
+        _reject_options_beside_resume(resume, config)
         _train(config, Path(resume), True, json_, quiet)
     else:
         from tstk.training.runs import suggest_run_dir
@@ -129,13 +131,14 @@ def _read_device(config: Config, resume: str | None) -> str:
     return str(values["train"]["device"])
 
 
-def _reject_options_beside_resume(resume: str) -> None:
-    """Raise if options are typed together with --resume that a resumed run cannot apply."""
+def _reject_options_beside_resume(resume: str, config: Config) -> None:
+    """Raise if options are typed together with --resume that a resumed run cannot apply; it can take classes."""
     ctx = click.get_current_context()
     typed = [
         p for p in ctx.command.get_params(ctx) if ctx.get_parameter_source(str(p.name)) == ParameterSource.COMMANDLINE
     ]
-    others = [p.opts[0] for p in typed if p.name not in ("resume", "devices", "quiet", "json_")]
+    classes = {slot for slot in SLOTS if config.component(slot) and is_local(slot, str(config.component(slot)))}
+    others = [p.opts[0] for p in typed if p.name not in ("resume", "devices", "quiet", "json_", *classes)]
     if others:
         raise OptionError(f"--resume {resume} uses the original options of the run; remove {', '.join(others)}")
 
