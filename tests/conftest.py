@@ -117,9 +117,15 @@ def syllables(monkeypatch):
 
 
 @pytest.fixture
-def registered(monkeypatch):
-    """Forget afterwards which components without a plugin were registered."""
-    monkeypatch.setattr(get_registry(), "_table", {k: list(v) for k, v in get_registry()._table.items()})
+def forget_components(monkeypatch):
+    """Forget after the test, and when called, the components that were registered without a plugin."""
+    plugins = {k: list(v) for k, v in get_registry()._table.items()}
+
+    def forget():
+        monkeypatch.setattr(get_registry(), "_table", {k: list(v) for k, v in plugins.items()})
+
+    forget()
+    return forget
 
 
 def write_npz(path, count=24, channels=2, length=20):

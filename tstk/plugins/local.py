@@ -84,7 +84,7 @@ def _add(kind: str, name: str, target: Any, label: str) -> str:
     if kind not in SLOTS:
         raise OptionError(f"there is no slot {kind!r}.{did_you_mean(kind, SLOTS)} There are: {', '.join(SLOTS)}.")
     mismatch = OptionError(f"{label}: expected a class derived from tstk.{kind.capitalize()}")
-    if not isinstance(target, str | type):
+    if not isinstance(target, str) and (not isinstance(target, type) or getattr(target, "kind", "") != kind):
         raise mismatch
     path = Entry(kind, name, target, "").import_path
     known = [e for e in get_registry().list_entries(kind) if e.import_path == path]
@@ -165,7 +165,8 @@ def read_records(run: str | Path, run_config: Mapping[str, Any]) -> Records:
     """
     records = run_config.get("local", {})
     rows = records.values() if isinstance(records, dict) else [None]
-    if not all(isinstance(r, dict) and all(isinstance(r.get(k), str) for k in _RECORD_KEYS) for r in rows):
+    texts = [r.get(k) if isinstance(r, dict) else None for r in rows for k in _RECORD_KEYS]
+    if not all(isinstance(text, str) and text.isprintable() for text in texts):
         raise CheckpointError(f"{run}: config.json was changed by hand; train the run again")
     return records
 
