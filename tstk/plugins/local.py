@@ -205,9 +205,8 @@ def require_components(run: str | Path, run_config: Mapping[str, Any]) -> None:
         try:
             get_registry().find(kind, f"{LOCAL}/{name}")
         except UnknownNameError:
-            module = record["module"] if record["module"] != "__main__" else record["file"]
-            place = f"{module or 'FILE.py'}:{cls}" if "<locals>" not in cls else "MODULE:CLASS"
-            origin = record["file"] or record["module"]
+            origin = record["file"] if record["file"] and "." not in record["module"] else record["module"]
+            place = "MODULE:CLASS" if "<locals>" in cls or origin == "__main__" else f"{origin}:{cls}"
             raise CheckpointError(
                 f"{run} uses {kind} {name!r}, the class {cls} of {origin}, which belongs to no plugin; give the class: "
                 f"--{path.replace('_', '-')} {place}, or tstk.load({str(run)!r}, {path.replace('.', '__')}=CLASS), or "
