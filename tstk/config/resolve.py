@@ -245,7 +245,6 @@ def _inherit_run(run_dir: str, layers: Sequence[tuple[str, dict[str, Table]]], c
 
     run_config = read_run_config(run_dir)
     trained = run_config["config"]
-    require_components(run_dir, run_config)
     selected = {s: tables[s]["use"] for _, tables in layers for s in SLOTS if tables.get(s, {}).get("use")}
     same_task = all(
         is_same_component(trained.get(s, {}).get("use", ""), use)
@@ -254,8 +253,9 @@ def _inherit_run(run_dir: str, layers: Sequence[tuple[str, dict[str, Table]]], c
     )
     layer = {s: dict(trained[s]) for s in (SLOTS if same_task else ("tokenizer", "encoder")) if s in trained}
     for slot, table in layer.items():
-        _validate_run_table(run_dir, slot, table)
         if is_same_component(str(selected.get(slot, table["use"])), table["use"]):
+            require_components(run_dir, run_config, (slot,))
+            _validate_run_table(run_dir, slot, table)
             config.init_from[slot] = run_dir
     unused = [
         f"{slot} {table['use'].rpartition('/')[2]!r}"
@@ -298,10 +298,10 @@ def _expand_run_dirs(layer: tuple[str, dict[str, Table]], config: Config) -> tup
         if use and is_run_dir(slot, str(use)):
             run_config = read_run_config(use)
             trained = run_config["config"]
-            require_components(use, run_config)
             if slot not in trained:
                 slots = ", ".join(s for s in SLOTS if s in trained)
                 raise OptionError(f"--{slot} {use}: that run has no {slot}; it has {slots}")
+            require_components(use, run_config, (slot,))
             _validate_run_table(str(use), slot, trained[slot])
             tables[slot] = {**trained[slot], **{k: v for k, v in tables[slot].items() if k != "use"}}
             config.init_from[slot] = str(use)

@@ -13,8 +13,9 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, TypeVar
 
 from tstk.errors import CheckpointError, OptionError, TstkError, UnknownNameError, did_you_mean
@@ -60,13 +61,13 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 def register_component(kind: str, component: type | ImportPath, name: str = "") -> str:
     """Add a class, or the class at an import path, to the registry of this process, and return its name.
 
-    A later class of the same name replaces it. A component of a plugin keeps the name that the plugin gave it. With an
-    import path, the other classes that its module registers can be selected too.
+    A later class of the same name replaces it. With an import path, the other classes that its module registers can be
+    selected too.
 
     Args:
         kind: tokenizer, encoder, decoder, head or loss
         component: a class, or its import path, which is imported when it is first used
-        name: by which it is selected; if empty, the name that it was registered by, or that of the class
+        name: by which it is selected; if empty, the name by which it or its plugin registered it, or that of the class
 
     Raises:
         OptionError: it is not a component of this kind
@@ -88,7 +89,7 @@ def _add(kind: str, name: str, target: Any, label: str) -> str:
         raise mismatch
     path = Entry(kind, name, target, "").import_path
     known = [e for e in get_registry().list_entries(kind) if e.import_path == path]
-    if plugin_names := [e.qualified_name for e in known if e.dist != LOCAL]:
+    if not name and (plugin_names := [e.qualified_name for e in known if e.dist != LOCAL]):
         return plugin_names[0]
     try:
         signature = read_signature(target)
@@ -150,7 +151,7 @@ def hash_source(cls: type) -> str:
         if inspect.isfunction(inspect.unwrap(value) if callable(value) else value):
             try:
                 parts.append(textwrap.dedent(inspect.getsource(value)))
-            except (OSError, TypeError):
+            except (OSError, TypeError, SyntaxError, TokenError):  # as in a notebook
                 return ""
         elif not name.startswith("__") and is_literal(value):
             parts.append(f"{name} = {value!r}")
@@ -194,13 +195,13 @@ def provide_components(run: str | Path, run_config: Mapping[str, Any], component
         register_component(records[path]["kind"], component, records[path]["name"])
 
 
-def require_components(run: str | Path, run_config: Mapping[str, Any]) -> None:
-    """Check that the local components of a run are registered.
+def require_components(run: str | Path, run_config: Mapping[str, Any], slots: Collection[str] = SLOTS) -> None:
+    """Check that the local components of a run, those in `slots`, are registered.
 
     Raises:
         CheckpointError: one is not; the message says what it was and how to give it
     """
-    for path, record in read_records(run, run_config).items():
+    for path, record in _select_records(run, run_config, slots).items():
         kind, name, cls = record["kind"], record["name"], record["class"]
         try:
             get_registry().find(kind, f"{LOCAL}/{name}")
@@ -214,11 +215,15 @@ def require_components(run: str | Path, run_config: Mapping[str, Any]) -> None:
             ) from None
 
 
-def list_changes(run: str | Path, run_config: Mapping[str, Any]) -> list[str]:
-    """Return a line for each local component of a run whose source has changed since."""
+def _select_records(run: str | Path, run_config: Mapping[str, Any], slots: Collection[str]) -> Records:
+    return {path: r for path, r in read_records(run, run_config).items() if path.partition(".")[0] in slots}
+
+
+def list_changes(run: str | Path, run_config: Mapping[str, Any], slots: Collection[str] = SLOTS) -> list[str]:
+    """Return a line for each local component of a run, of those in `slots`, whose source has changed since."""
     return [
         f"the source of {record['kind']} {record['name']!r} has changed since {run} was trained"
-        for record in read_records(run, run_config).values()
+        for record in _select_records(run, run_config, slots).values()
         if (cls := get_registry().load(get_registry().find(record["kind"], f"{LOCAL}/{record['name']}")))
         and record["sha256"] not in ("", hash_source(cls))
     ]

@@ -388,8 +388,9 @@ def _inspect_option(cls: type, parameter: inspect.Parameter, text: str) -> Optio
         raise TstkError(f"{label} has the default {parameter.default!r}; expected a literal")
     if isinstance(hint, str):  # the slots may be imported for type checkers only
         slots = {s.capitalize(): type(s.capitalize(), (), {}) for s in SLOTS}
+        constructor = inspect.unwrap(cls.__init__)  # type: ignore[misc]
         try:
-            hint = eval(hint, slots | inspect.unwrap(vars(cls).get("__init__", cls.__init__)).__globals__)
+            hint = eval(hint, slots | constructor.__globals__)
         except (NameError, TypeError):
             raise TstkError(f"{label} has the type {hint}, which is not defined in {cls.__module__}") from None
     is_union = isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union

@@ -5,7 +5,8 @@ into a new pipeline. No import path is read from a file, and nothing is unpickle
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -28,14 +29,14 @@ from tstk.config.run_directory import (
     write_json,
 )
 from tstk.core.interfaces import Slot
-from tstk.core.pipeline import Pipeline
+from tstk.core.pipeline import Pipeline, get_tokenizer_spec
 from tstk.core.types import Spec
 from tstk.errors import CheckpointError, OptionError, SourceChangedWarning, TstkError, UnknownNameError
 from tstk.plugins.distribution import get_distribution
 from tstk.plugins.hooks import INTERFACE_VERSION, LOCAL, SLOTS
 from tstk.plugins.local import describe_component, list_changes, provide_components, require_components
 from tstk.plugins.registry import get_registry
-from tstk.runs.build import build_pipeline, use_meta_device
+from tstk.runs.build import build_component, build_pipeline, use_meta_device
 
 
 def save_weights(pipeline: Pipeline, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
@@ -160,8 +161,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({e})") from None
 
 
-def check_plugins(run_dir: str | Path, run_config: dict[str, Any]) -> list[str]:
-    """Check that all components of a run are installed, or registered if they belong to no plugin.
+def check_plugins(run_dir: str | Path, run_config: dict[str, Any], slots: Sequence[str] = SLOTS) -> list[str]:
+    """Check that the components of a run are installed, or registered if they belong to no plugin.
+
+    Args:
+        run_dir: of the run, for messages
+        run_config: contents of its config.json
+        slots: that are needed
 
     Returns:
         lines for the user about registered components whose source has changed
@@ -169,8 +175,8 @@ def check_plugins(run_dir: str | Path, run_config: dict[str, Any]) -> list[str]:
     Raises:
         CheckpointError: one is not; the message names it, its distribution and its version
     """
-    require_components(run_dir, run_config)
-    for slot in SLOTS:
+    require_components(run_dir, run_config, slots)
+    for slot in slots:
         use = run_config["config"].get(slot, {}).get("use")
         if use is None:
             continue
@@ -184,7 +190,7 @@ def check_plugins(run_dir: str | Path, run_config: dict[str, Any]) -> list[str]:
                     f"{run_dir} uses {slot} {name!r} from {dist} {version}, which is not installed: pip install {dist}"
                 ) from None
             raise CheckpointError(f"{run_dir} uses {slot} {name!r} from {dist} {version}: {e}") from None
-    return list_changes(run_dir, run_config)
+    return list_changes(run_dir, run_config, slots)
 
 
 def parse_spec(run_config: dict[str, Any]) -> Spec:
@@ -232,10 +238,26 @@ def rebuild_for_resume(run_dir: str | Path) -> Pipeline:
 
 def _build_from_run_config(run_config: dict[str, Any], run_dir: str | Path, on_meta: bool = False) -> Pipeline:
     config = Config(run_config["config"])
-    try:
+    with _explain_damage(run_dir), use_meta_device() if on_meta else torch.device("cpu"):
         model_options = {k: v for k, v in config.options("pipeline").items() if k in MODEL_OPTIONS}
-        with use_meta_device() if on_meta else torch.device("cpu"):
-            return build_pipeline(config, parse_spec(run_config), **model_options)
+        return build_pipeline(config, parse_spec(run_config), **model_options)
+
+
+def _read_input_spec(run_config: dict[str, Any], run_dir: str | Path, slot: str) -> Spec:
+    """Return the Spec that a component of a run received; only what comes before it is built."""
+    tables = run_config["config"]
+    if slot not in ("tokenizer", "encoder"):
+        return getattr(_build_from_run_config(run_config, run_dir, on_meta=True), slot).spec
+    with _explain_damage(run_dir), use_meta_device():
+        spec = get_tokenizer_spec(parse_spec(run_config), tables["pipeline"]["channels"], "head" in tables)
+        return spec if slot == "tokenizer" else build_component("tokenizer", tables["tokenizer"], spec).out
+
+
+@contextmanager
+def _explain_damage(run_dir: str | Path) -> Iterator[None]:
+    """Name the run in errors about the components of its config.json."""
+    try:
+        yield
     except TstkError as e:
         raise type(e)(f"{run_dir}: {e}") from None
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as e:
@@ -277,9 +299,9 @@ def init_slot_from_run(part: Slot, slot: str, run_dir: str | Path) -> str:
         CheckpointError: the weights do not fit; the component is unchanged
     """
     run_config = read_run_config(run_dir)
-    changes = check_plugins(run_dir, run_config)
+    changes = check_plugins(run_dir, run_config, SLOTS[: SLOTS.index(slot) + 1] if slot in SLOTS[:2] else SLOTS)
     state = {k.removeprefix(slot + "."): v for k, v in read_weights(run_dir).items() if k.startswith(slot + ".")}
-    old_spec = getattr(_build_from_run_config(run_config, run_dir, on_meta=True), slot).spec
+    old_spec = _read_input_spec(run_config, run_dir, slot)
     fresh = {k: v.clone() for k, v in part.state_dict().items()}
     try:
         part.load_pretrained(state, old_spec)
