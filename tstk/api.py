@@ -80,5 +80,5 @@ def resume(run_dir: str | Path, **components: type | str) -> dict[str, Any]:
     Raises:
         CheckpointError: the run is finished or damaged
     """
-    provide_components(run_dir, read_run_config(run_dir), components)
+    provide_components(run_dir, read_run_config(run_dir).get("local", {}), components)
     return {**resume_run(run_dir), "run": str(run_dir)}

@@ -39,7 +39,8 @@ class RunCommand(rich_click.RichCommand):
         """Register the classes, then call the function without these options; changed classes are noted."""
         components = {slot: path for slot in SLOTS if (path := ctx.params.pop(slot)) is not None}
         if "run" in ctx.params:
-            provide_components(ctx.params["run"], read_run_config(ctx.params["run"]), components)
+            run = ctx.params["run"]
+            provide_components(run, read_run_config(run).get("local", {}), components)
         else:
             for slot, path in components.items():
                 register_component(slot, mark_import_path(path))

@@ -254,7 +254,7 @@ def _inherit_run(run_dir: str, layers: Sequence[tuple[str, dict[str, Table]]], c
     layer = {s: dict(trained[s]) for s in (SLOTS if same_task else ("tokenizer", "encoder")) if s in trained}
     for slot, table in layer.items():
         if is_same_component(str(selected.get(slot, table["use"])), table["use"]):
-            require_components(run_dir, run_config, (slot,))
+            require_components(run_dir, run_config.get("local", {}), (slot,))
             _validate_run_table(run_dir, slot, table)
             config.init_from[slot] = run_dir
     unused = [
@@ -301,7 +301,7 @@ def _expand_run_dirs(layer: tuple[str, dict[str, Table]], config: Config) -> tup
             if slot not in trained:
                 slots = ", ".join(s for s in SLOTS if s in trained)
                 raise OptionError(f"--{slot} {use}: that run has no {slot}; it has {slots}")
-            require_components(use, run_config, (slot,))
+            require_components(use, run_config.get("local", {}), (slot,))
             _validate_run_table(str(use), slot, trained[slot])
             tables[slot] = {**trained[slot], **{k: v for k, v in tables[slot].items() if k != "use"}}
             config.init_from[slot] = str(use)

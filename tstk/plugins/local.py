@@ -158,13 +158,12 @@ def hash_source(cls: type) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def read_records(run: str | Path, run_config: Mapping[str, Any]) -> Records:
-    """Return the local components that a run records.
+def read_records(run: str | Path, records: Any) -> Records:
+    """Return the records of a run's local components, checked.
 
     Raises:
         CheckpointError: config.json was changed by hand
     """
-    records = run_config.get("local", {})
     rows = records.values() if isinstance(records, dict) else [None]
     texts = [r.get(k) if isinstance(r, dict) else None for r in rows for k in _RECORD_KEYS]
     if not all(isinstance(text, str) and text.isprintable() for text in texts):
@@ -172,18 +171,18 @@ def read_records(run: str | Path, run_config: Mapping[str, Any]) -> Records:
     return records
 
 
-def provide_components(run: str | Path, run_config: Mapping[str, Any], components: Mapping[str, Any]) -> None:
+def provide_components(run: str | Path, records: Any, components: Mapping[str, Any]) -> None:
     """Register classes under the names by which a run recorded its local components.
 
     Args:
         run: the run directory, for messages
-        run_config: contents of its config.json
+        records: of its local components, from its config.json
         components: slot -> class or import path; `encoder__inner` is the `inner` of the encoder
 
     Raises:
         OptionError: the run has no local component there
     """
-    records = read_records(run, run_config)
+    records = read_records(run, records)
     for key, component in components.items():
         path = key.replace("__", ".")
         if path not in records:
@@ -195,13 +194,13 @@ def provide_components(run: str | Path, run_config: Mapping[str, Any], component
         register_component(records[path]["kind"], component, records[path]["name"])
 
 
-def require_components(run: str | Path, run_config: Mapping[str, Any], slots: Collection[str] = SLOTS) -> None:
+def require_components(run: str | Path, records: Any, slots: Collection[str] = SLOTS) -> None:
     """Check that the local components of a run, those in `slots`, are registered.
 
     Raises:
         CheckpointError: one is not; the message says what it was and how to give it
     """
-    for path, record in _select_records(run, run_config, slots).items():
+    for path, record in _select_records(run, records, slots).items():
         kind, name, cls = record["kind"], record["name"], record["class"]
         try:
             get_registry().find(kind, f"{LOCAL}/{name}")
@@ -215,15 +214,15 @@ def require_components(run: str | Path, run_config: Mapping[str, Any], slots: Co
             ) from None
 
 
-def _select_records(run: str | Path, run_config: Mapping[str, Any], slots: Collection[str]) -> Records:
-    return {path: r for path, r in read_records(run, run_config).items() if path.partition(".")[0] in slots}
+def _select_records(run: str | Path, records: Any, slots: Collection[str]) -> Records:
+    return {path: r for path, r in read_records(run, records).items() if path.partition(".")[0] in slots}
 
 
-def list_changes(run: str | Path, run_config: Mapping[str, Any], slots: Collection[str] = SLOTS) -> list[str]:
+def list_changes(run: str | Path, records: Any, slots: Collection[str] = SLOTS) -> list[str]:
     """Return a line for each local component of a run, of those in `slots`, whose source has changed since."""
     return [
         f"the source of {record['kind']} {record['name']!r} has changed since {run} was trained"
-        for record in _select_records(run, run_config, slots).values()
+        for record in _select_records(run, records, slots).values()
         if (cls := get_registry().load(get_registry().find(record["kind"], f"{LOCAL}/{record['name']}")))
         and record["sha256"] not in ("", hash_source(cls))
     ]

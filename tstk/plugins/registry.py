@@ -241,6 +241,8 @@ def _validate_entry(entry: Any, dist: str) -> Entry:
             f"entry {entry.name!r} has the unknown kind {entry.kind!r}.{did_you_mean(entry.kind, KINDS)} "
             f"There are: {', '.join(KINDS)}."
         )
+    if not isinstance(entry.target, str):
+        raise TstkError(f"entry {entry.name!r} has the target {entry.target!r}; expected 'package.module:attribute'")
     if dist != "tstk" and entry.interface_version != INTERFACE_VERSION:
         raise TstkError(f"needs interface version {entry.interface_version}, and this tstk has {INTERFACE_VERSION}")
     return entry if isinstance(entry.provides, frozenset) else replace(entry, provides=frozenset(entry.provides))

@@ -175,7 +175,7 @@ def check_plugins(run_dir: str | Path, run_config: dict[str, Any], slots: Sequen
     Raises:
         CheckpointError: one is not; the message names it, its distribution and its version
     """
-    require_components(run_dir, run_config, slots)
+    require_components(run_dir, run_config.get("local", {}), slots)
     for slot in slots:
         use = run_config["config"].get(slot, {}).get("use")
         if use is None:
@@ -190,7 +190,7 @@ def check_plugins(run_dir: str | Path, run_config: dict[str, Any], slots: Sequen
                     f"{run_dir} uses {slot} {name!r} from {dist} {version}, which is not installed: pip install {dist}"
                 ) from None
             raise CheckpointError(f"{run_dir} uses {slot} {name!r} from {dist} {version}: {e}") from None
-    return list_changes(run_dir, run_config, slots)
+    return list_changes(run_dir, run_config.get("local", {}), slots)
 
 
 def parse_spec(run_config: dict[str, Any]) -> Spec:
@@ -210,7 +210,7 @@ def load(run_dir: str | Path, **components: type | str) -> Pipeline:
         CheckpointError: the run is damaged, not written by tstk, or needs a plugin or a class that is not there
     """
     run_config = read_run_config(run_dir)
-    provide_components(run_dir, run_config, components)
+    provide_components(run_dir, run_config.get("local", {}), components)
     for note in check_plugins(run_dir, run_config):
         warnings.warn(note, SourceChangedWarning, stacklevel=2)
     state = read_weights(run_dir)
