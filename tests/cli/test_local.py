@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.shell_completion import BashComplete
 
+from tstk.cli import cli
 from tstk.plugins.registry import get_registry
 
 MINE = Path(__file__).parents[1] / "made_up" / "mine.py"
@@ -95,6 +97,9 @@ def test_a_run_of_ones_own_loss_needs_it_only_to_continue_with_it(tstk, npz, fil
 def test_help_completion_and_show_read_the_file_without_importing_it(tstk, file):
     file.write_text(file.read_text() + "\nraise RuntimeError('imported')\n")
     assert "--encoder.activation (relu|none)" in tstk("train", "--encoder", "mine.py:Layer", "--help").stdout
+    words = ["train", "--encoder", "mine.py:Layer"]
+    offered = BashComplete(cli, {}, "tstk", "_TSTK_COMPLETE").get_completions(words, "--encoder.")
+    assert {"--encoder.width", "--encoder.sizes"} <= {item.value for item in offered}
     assert "One layer per token." in tstk("show", "encoder", "mine.py:Layer").stdout
     refused = tstk("train", "--encoder", "mine.py:Layer", "--dry-run")
     assert "encoder 'Layer' of local cannot be loaded from mine:Layer: RuntimeError: imported" in refused.stderr

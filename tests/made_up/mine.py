@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import typing
+from typing import Annotated
 
 from annotated_types import Gt, Le
 from torch import nn
@@ -10,9 +11,6 @@ from torch import nn
 import tstk
 from tstk.builtin.heads.linear import Linear
 from tstk.builtin.losses.cross_entropy import CrossEntropy
-
-if TYPE_CHECKING:
-    from tstk import Tokenizer
 
 
 class Layer(tstk.Encoder):
@@ -34,10 +32,10 @@ class Layer(tstk.Encoder):
         spec: tstk.Spec,
         *,
         width: int = 16,
-        activation: Literal["relu", "none"] | None = "relu",
+        activation: typing.Literal["relu", "none"] | None = "relu",
         ratio: Annotated[float, Gt(0), Le(1)] = 0.5,
         sizes: tuple[int, ...] = (1, 2),
-        inner: Tokenizer | None = None,
+        inner: tstk.Tokenizer | None = None,
     ) -> None:
         super().__init__(spec)
         self.layer = nn.Linear(spec.dim or 0, width)

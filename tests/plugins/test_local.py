@@ -7,9 +7,16 @@ import pytest
 
 import tstk
 from tstk.builtin.encoders.identity import Identity
-from tstk.errors import OptionError, UnknownNameError
+from tstk.errors import CheckpointError, OptionError, UnknownNameError
 from tstk.plugins.hooks import SLOTS
-from tstk.plugins.local import ImportPath, hash_source, mark_import_path, register_component
+from tstk.plugins.local import (
+    ImportPath,
+    hash_source,
+    mark_import_path,
+    provide_components,
+    register_component,
+    require_components,
+)
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
 
@@ -166,6 +173,19 @@ def test_the_hash_follows_the_methods_and_literals_of_a_class_and_not_its_place(
     namespace = {"tstk": tstk}
     exec("class Own(tstk.Encoder):\n    def forward(self, tokens):\n        return tokens", namespace)
     assert hash_source(namespace["Own"]) == ""
+
+
+def test_a_class_inside_a_component_is_asked_for_and_given_by_its_path():
+    class Own(tstk.Encoder):
+        pass
+
+    record = {"kind": "encoder", "name": "inside", "class": "Own", "module": "mine", "file": "", "sha256": ""}
+    with pytest.raises(CheckpointError, match=r"give the class: tstk.load\('run', encoder__inner=CLASS\), or register"):
+        require_components("run", {"encoder.inner": record})
+    require_components("run", {"encoder.inner": record}, ("tokenizer",))
+    provide_components("run", {"encoder.inner": record}, {"encoder__inner": Own})
+    require_components("run", {"encoder.inner": record})
+    assert get_registry().load(get_registry().find("encoder", "local/inside")) is Own
 
 
 def test_options_of_a_live_class_that_cannot_be_read_are_refused_with_their_place():

@@ -207,10 +207,11 @@ def require_components(run: str | Path, records: Any, slots: Collection[str] = S
         except UnknownNameError:
             origin = record["file"] if record["file"] and "." not in record["module"] else record["module"]
             place = "MODULE:CLASS" if "<locals>" in cls or origin == "__main__" else f"{origin}:{cls}"
+            flag = f"--{path} {place}, or " if path in SLOTS else ""
             raise CheckpointError(
                 f"{run} uses {kind} {name!r}, the class {cls} of {origin}, which belongs to no plugin; give the class: "
-                f"--{path.replace('_', '-')} {place}, or tstk.load({str(run)!r}, {path.replace('.', '__')}=CLASS), or "
-                f'register it before with @tstk.register("{kind}", "{name}")'
+                f"{flag}tstk.load({str(run)!r}, {path.replace('.', '__')}=CLASS), or register it before with "
+                f'@tstk.register("{kind}", "{name}")'
             ) from None
 
 

@@ -322,20 +322,22 @@ def _parse_option(
 
 def _parse_type(node: ast.expr, module: str) -> dict[str, Any] | None:
     """Return the attributes of `Option` that follow from a type, or None if it is not the type of an option."""
-    if isinstance(node, ast.Name):
-        if node.id in _SCALARS or node.id.lower() in SLOTS:
-            return {"type": node.id.lower()}
-        alias = _find_alias(module, node.id)
+    if isinstance(node, ast.Name | ast.Attribute):
+        name = ast.unparse(node).removeprefix("tstk.")
+        if name in _SCALARS or name.lower() in SLOTS:
+            return {"type": name.lower()}
+        alias = _find_alias(module, name)
         return None if alias is None else _parse_type(*alias)
-    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+    if not isinstance(node, ast.Subscript):
         return None
     args = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if node.value.id == "Literal":
+    generic = ast.unparse(node.value).removeprefix("typing.")
+    if generic == "Literal":
         return {"type": "choice", "choices": tuple(ast.literal_eval(arg) for arg in args)}
     attrs = _parse_type(args[0], module)
-    if attrs is not None and node.value.id == "tuple":
+    if attrs is not None and generic == "tuple":
         return {**attrs, "is_tuple": True} if attrs["type"] in _SCALARS else None
-    if attrs is not None and node.value.id == "Annotated":
+    if attrs is not None and generic == "Annotated":
         bounds = [
             (ast.unparse(call.func), ast.literal_eval(call.args[0])) for call in args[1:] if isinstance(call, ast.Call)
         ]
