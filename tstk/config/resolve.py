@@ -327,7 +327,8 @@ def _infer_components(layers: Sequence[tuple[str, dict[str, Table]]]) -> dict[st
     selected = dict(names)
 
     def get_class_attrs(kind: str) -> dict[str, Any]:
-        return get_signature(kind, names[kind]).class_attrs
+        base = read_signature(f"tstk.core.interfaces:{kind.capitalize()}")  # which the source may reach in ways unread
+        return base.class_attrs | get_signature(kind, names[kind]).class_attrs
 
     names.setdefault("encoder", "transformer")
     if "loss" not in names:

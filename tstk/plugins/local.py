@@ -148,7 +148,7 @@ def hash_source(cls: type) -> str:
     """Return the SHA-256 of the methods and literal attributes of a class; empty if there is no source."""
     parts = []
     for name, value in sorted(vars(cls).items()):
-        if inspect.isfunction(inspect.unwrap(value) if callable(value) else value):
+        if inspect.isfunction(inspect.unwrap(value)):
             try:
                 parts.append(textwrap.dedent(inspect.getsource(value)))
             except (OSError, TypeError, SyntaxError, TokenError):  # as in a notebook
