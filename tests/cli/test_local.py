@@ -102,7 +102,7 @@ def test_help_completion_and_show_read_the_file_without_importing_it(tstk, file)
     assert {"--encoder.width", "--encoder.sizes"} <= {item.value for item in offered}
     assert "One layer per token." in tstk("show", "encoder", "mine.py:Layer").stdout
     refused = tstk("train", "--encoder", "mine.py:Layer", "--dry-run")
-    assert "encoder 'Layer' of local cannot be loaded from mine:Layer: RuntimeError: imported" in refused.stderr
+    assert "encoder 'Layer' cannot be loaded from mine:Layer: RuntimeError: imported" in refused.stderr
 
 
 def test_a_recipe_may_name_a_class_that_the_command_gives(tstk, npz, file):

@@ -199,6 +199,7 @@ class Registry:
         if not isinstance(entry.target, str):
             return entry.target
         module, _, attribute = entry.target.partition(":")
+        label = f"{entry.kind} {entry.name!r}" + (f" of {entry.dist}" if entry.dist != LOCAL else "")
         try:
             return getattr(import_module(module), attribute)
         except TstkError:
@@ -207,16 +208,13 @@ class Registry:
             if os.environ.get("TSTK_STRICT") == "1":
                 raise
             raise TstkError(
-                f"{entry.kind} {entry.name!r} of {entry.dist} needs the package {e.name!r}, "
-                f"which is not installed: pip install {(e.name or '').partition('.')[0]}"
+                f"{label} needs the package {e.name!r}, which is not installed: "
+                f"pip install {(e.name or '').partition('.')[0]}"
             ) from e
         except (Exception, SystemExit) as e:
             if os.environ.get("TSTK_STRICT") == "1":
                 raise
-            raise TstkError(
-                f"{entry.kind} {entry.name!r} of {entry.dist} cannot be loaded from {entry.target}: "
-                f"{type(e).__name__}: {e}"
-            ) from e
+            raise TstkError(f"{label} cannot be loaded from {entry.target}: {type(e).__name__}: {e}") from e
 
     def find_entry_of(self, obj: Any) -> Entry | None:
         """Return the entry whose target is this class or function, or None."""
