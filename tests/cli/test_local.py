@@ -8,6 +8,7 @@ import pytest
 from click.shell_completion import BashComplete
 
 from tstk.cli import cli
+from tstk.plugins.hooks import SLOTS
 from tstk.plugins.registry import get_registry
 
 MINE = Path(__file__).parents[1] / "made_up" / "mine.py"
@@ -92,6 +93,13 @@ def test_a_run_of_ones_own_loss_needs_it_only_to_continue_with_it(tstk, npz, fil
     assert tuned.exit_code == 0, tuned.output
     assert json.loads(Path("b/config.json").read_text())["init_from"] == {"tokenizer": "a", "encoder": "a"}
     assert "a uses loss 'smooth'" in tstk("train", "--init-from", "a", *words, "c").stderr
+
+
+def test_every_command_that_reads_a_run_takes_the_classes_of_its_components():
+    commands = {e.name: get_registry().load(e) for e in get_registry().list_entries("command")}
+    readers = {name for name, command in commands.items() if any(p.name == "run" for p in command.params)}
+    assert {"eval", "report", "explain"} <= readers
+    assert [name for name in readers if not set(SLOTS) <= {p.name for p in commands[name].params}] == []
 
 
 def test_help_completion_and_show_read_the_file_without_importing_it(tstk, file):
