@@ -116,6 +116,18 @@ def syllables(monkeypatch):
     return "syllables"
 
 
+@pytest.fixture
+def forget_components(monkeypatch):
+    """Forget after the test, and when called, the components that were registered without a plugin."""
+    plugins = {k: list(v) for k, v in get_registry()._table.items()}
+
+    def forget():
+        monkeypatch.setattr(get_registry(), "_table", {k: list(v) for k, v in plugins.items()})
+
+    forget()
+    return forget
+
+
 def write_npz(path, count=24, channels=2, length=20):
     """Write labelled series of several lengths to a file with training and test splits."""
     import numpy as np

@@ -60,7 +60,7 @@ def few_windows(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_windows")
+@pytest.mark.usefixtures("few_windows", "forget_components")
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
     from click.testing import CliRunner

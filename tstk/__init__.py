@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tstk.core.prediction import Prediction
     from tstk.core.rng import SampleRNG
     from tstk.core.types import Series, Spec, StepOutput, Tokens
+    from tstk.plugins.local import register
     from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
     from tstk.training.callbacks import Callback
 
@@ -33,6 +34,7 @@ _LAZY_IMPORTS = {
     "tstk.core.prediction": ("Prediction",),
     "tstk.core.rng": ("SampleRNG",),
     "tstk.core.types": ("Series", "Spec", "StepOutput", "Tokens"),
+    "tstk.plugins.local": ("register",),
     "tstk.plugins.ranges": ("Fraction", "NonNegativeFloat", "PositiveFloat", "PositiveInt", "Ratio"),
     "tstk.training.callbacks": ("Callback",),
 }
@@ -68,6 +70,7 @@ __all__ = [
     "hookimpl",
     "list_components",
     "load",
+    "register",
     "resume",
 ]
 

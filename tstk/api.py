@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from tstk.config.python_signature import add_options
-from tstk.config.records import RunResult
+from tstk.config.records import RunConfig, RunResult
 from tstk.config.resolve import Config, find_config, parse_overrides, resolve_config
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
 from tstk.plugins.hooks import SLOTS
+from tstk.plugins.local import provide_components
 from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_component
 from tstk.runs.checkpoint import initialize_for_training, load
@@ -83,21 +84,29 @@ def fit(
         options["callbacks"] = [c for c in callbacks if isinstance(c, str)]
     resolved = _merge_config(config, options)
     run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
-    arguments = ", ".join(f"{k}={v!r}" for k, v in options.items())
+    arguments = ", ".join(f"{k}={v.__name__ if isinstance(v, type) else repr(v)}" for k, v in options.items())
     return train(resolved, run_dir, command=f"tstk.fit({arguments})", **_make_reporters(verbose, instances))
 
 
-def resume(run_dir: str | Path, *, callbacks: Sequence[Callback] = (), verbose: bool | None = None) -> RunResult:
+def resume(
+    run_dir: str | Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+    verbose: bool | None = None,
+    **components: type | str,
+) -> RunResult:
     """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
 
     Args:
         run_dir: of the run
         callbacks: instances that were passed to `fit`; those that have a name are recorded in the run
         verbose: as for `fit`
+        components: the classes of components that belong to no plugin, as for `load`
 
     Raises:
         CheckpointError: the run is finished or damaged
     """
+    provide_components(run_dir, RunConfig.read(run_dir).local, components)
     return resume_run(run_dir, **_make_reporters(verbose, callbacks))
 
 

@@ -261,6 +261,7 @@ def resume(
     *,
     callbacks: Sequence[Callback] = (),
     verbose: bool | None = None,
+    **components: type | str,
 ) -> RunResult:
     """Resume an interrupted run, as `tstk train --resume` does, and return what `fit` would have returned.
 
@@ -268,6 +269,7 @@ def resume(
         run_dir: of the run
         callbacks: instances that were passed to `fit`; those that have a name are recorded in the run
         verbose: as for `fit`
+        components: the classes of components that belong to no plugin, as for `load`
 
     Raises:
         CheckpointError: the run is finished or damaged

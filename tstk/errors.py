@@ -37,6 +37,10 @@ class TrainingError(TstkError):
     """Training cannot continue, for instance because a loss became NaN."""
 
 
+class SourceChangedWarning(UserWarning):
+    """The class of a component without a plugin has changed since the run was trained."""
+
+
 def compute_edit_distance(a: str, b: str) -> int:
     """Return the optimal string alignment distance (insertions, deletions, substitutions, swaps of neighbours)."""
     rows = [list(range(len(b) + 1))]

@@ -2,14 +2,34 @@
 
 import json
 import shutil
+import sys
 import tomllib
 
 import pytest
 
+import tstk
+from tstk.builtin.decoders.linear import Linear as LinearDecoder
+from tstk.builtin.heads.linear import Linear
+from tstk.builtin.losses.cross_entropy import CrossEntropy
 from tstk.config.records import RunConfig
-from tstk.config.resolve import find_config, resolve_config
+from tstk.config.resolve import find_config, iter_components, parse_overrides, resolve_config
 from tstk.config.toml import read_toml, to_toml
 from tstk.errors import CheckpointError, OptionError, UnknownNameError
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
+
+
+class Wide(Linear):
+    default_loss = "smooth"
+
+
+class Smooth(CrossEntropy):
+    default_head = "wide"
+    default_tokenizer = "patch"
+
+
+class Paired(LinearDecoder):
+    default_loss = "reconstruct"
 
 
 def uses(config):
@@ -122,6 +142,57 @@ def test_what_is_not_said_follows_from_what_is(given, want):
     assert components["encoder"] == "transformer"
 
 
+PARTNERS = {"tokenizer": ("loss",), "head": ("loss",), "decoder": ("loss",), "loss": ("head", "decoder")}
+"""Slot -> slots whose components name the one to use with them."""
+
+
+@pytest.mark.parametrize("kind", PARTNERS)
+def test_every_component_that_is_named_as_a_partner_exists(kind):
+    for partner in PARTNERS[kind]:
+        for entry in get_registry().list_entries(partner):
+            name = read_signature(entry.target).class_attrs[f"default_{kind}"]
+            assert get_registry().find(kind, name), f"{entry.qualified_name}.default_{kind}"
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        ({"head": Wide}, {"head": "wide", "loss": "smooth", "tokenizer": "patch"}),
+        ({"loss": "smooth"}, {"head": "wide", "loss": "smooth", "tokenizer": "patch"}),
+        ({"decoder": Paired}, {"decoder": "Paired", "loss": "reconstruct", "tokenizer": "patch"}),
+        ({"head": Wide, "loss": "cross-entropy"}, {"head": "wide", "loss": "cross-entropy", "tokenizer": "inception"}),
+    ],
+)
+def test_components_of_others_name_their_partners(given, want, forget_components):
+    tstk.register("loss", "smooth")(Smooth)
+    tstk.register("head", "wide")(Wide)
+    components = uses(resolve_config(("argument", given)))
+    assert {k: components[k] for k in want} == want
+
+
+def test_an_import_path_is_followed_from_a_flag_and_never_from_a_file(tmp_path, monkeypatch, forget_components):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "tracked.py").write_text("import tstk\nclass Own(tstk.Encoder):\n    pass\n")
+    path = f"{tmp_path}/tracked.py:Own"
+    for tables in ({"encoder": path}, {"encoder": {"use": path}}, {"encoder": {"use": "local/Own"}}):
+        with pytest.raises(UnknownNameError, match="No encoder is called"):
+            resolve_config(("flag", tables))
+    config = resolve_config(("my.toml", {"encoder": {"use": "Own"}}), ("flag", parse_overrides({"encoder": path})))
+    assert (config.component("encoder"), config.notes) == ("Own", [])
+
+
+def test_a_component_inside_may_be_a_class(nested, forget_components):
+    class Own(tstk.Encoder):
+        def __init__(self, spec, *, depth: int = 1):
+            super().__init__(spec)
+
+    flags = parse_overrides({"encoder": "nest", "encoder__inner": Own, "encoder__inner__depth": "3"})
+    config = resolve_config(("argument", flags))
+    assert config.values["encoder"]["inner"] == {"use": "Own", "depth": 3}
+    components = [(path, kind, table["use"]) for path, kind, table in iter_components(config.values)]
+    assert ("encoder.inner", "encoder", "Own") in components
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -170,7 +241,6 @@ def test_a_component_inside_has_a_default_can_be_named_and_its_faults_are_found(
 def nested(tmp_path, monkeypatch):
     """An encoder `nest` with one component inside, and room for another."""
     from tstk.plugins.hooks import Entry
-    from tstk.plugins.registry import get_registry
 
     (tmp_path / "nesting.py").write_text(
         "from tstk.core.interfaces import Encoder, Head\n"

@@ -4,12 +4,14 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import tstk
 from tstk.errors import OptionError
 from tstk.sklearn import SeriesClassifier, SeriesForecaster, TokenEncoder
 from tstk.training.loop import FitResult
@@ -135,6 +137,21 @@ def test_options_are_parameters_that_clone_search_and_pickle_know():
 
 
 @pytest.mark.slow
+def test_a_component_may_be_a_class_that_clone_and_set_params_keep(forget_components):
+    class Scale(tstk.Encoder):
+        def __init__(self, spec, *, factor: float = 1.0):
+            super().__init__(spec)
+            self.factor, self.linear = factor, torch.nn.Linear(spec.dim, spec.dim)
+
+        def forward(self, tokens):
+            return tokens.replace(values=self.linear(tokens.values) * self.factor)
+
+    model = clone(SeriesClassifier(encoder=Scale, steps=1, device="cpu")).set_params(encoder__factor=3.0)
+    X, y = waves([20] * 8)
+    assert type(model.fit(X, y).pipeline_.encoder) is Scale
+    assert model.pipeline_.encoder.factor == 3.0
+
+
 def test_features_go_on_into_a_pipeline():
     from sklearn.linear_model import LogisticRegression
 

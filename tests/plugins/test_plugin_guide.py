@@ -86,6 +86,8 @@ class Author:
             return self.announce(self.folder / words[3])
         if words[0] == "pip":
             return self.python("-m", *words, "--no-build-isolation", "--no-index", "--quiet")
+        if words[0] == "python":
+            return self.python(*words[1:])
         assert words[0] == "pytest", f"who runs {words[0]!r}?"
         return self.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", words[1], *words[1:])
 
@@ -116,6 +118,7 @@ def test_every_block_is_followed_and_what_it_makes_works(author):
         r"^\d+ checks: \d+ passed, \d+ not applicable$", said["$ tstk plugins check tstk-plugins-tides"], re.M
     )
     assert "blockwise" in said["$ tstk kernels"]
+    assert "runs/mlp" in said["$ tstk eval runs/mlp --encoder mine.py:TokenMLP"]
     rows = (author.folder / "runs" / "width" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(rows[0])["callbacks"]["window-width"]["width"] > 0
 

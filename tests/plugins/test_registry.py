@@ -54,6 +54,10 @@ BROKEN = {
     ),
     "not an entry": (plugin("just text", dist="tstk-plugins-bad"), "'just text'; expected a tstk.Entry"),
     "wrong kind": (plugin(entry("x", kind="encoders"), dist="tstk-plugins-bad"), "Did you mean 'encoder'"),
+    "a class as target": (
+        plugin(entry("x", target=Registry), dist="tstk-plugins-bad"),
+        "expected 'package.module:attr",
+    ),
     "wrong interface version": (
         plugin(entry("x", interface_version=INTERFACE_VERSION + 1), dist="tstk-plugins-bad"),
         f"needs interface version {INTERFACE_VERSION + 1}, and this tstk has {INTERFACE_VERSION}",

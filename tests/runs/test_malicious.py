@@ -185,6 +185,9 @@ CONFIGS = {
 GOOD = {"encoder": {"use": "tstk/transformer"}, "loss": {"use": "tstk/cross-entropy"}}
 
 
+RECORD = {"kind": "encoder", "name": "x", "class": "system", "module": "os", "file": "x.py", "sha256": ""}
+
+
 def changed(**changes):
     """config.json of a run with other values, named by a path of dots."""
 
@@ -207,6 +210,16 @@ RUNS = {
     "a slot of another kind": ("config.json", changed(config__encoder="bert")),
     "a component that is no name": ("config.json", changed(config__encoder__use=5)),
     "a component that is code": ("config.json", changed(config__encoder__use="os:system")),
+    "a component without a plugin that is code": (
+        "config.json",
+        changed(config__encoder__use="local/x", local={"encoder": RECORD}),
+    ),
+    "components without a plugin of another kind": ("config.json", changed(local=[RECORD])),
+    "a component without a plugin of another kind": ("config.json", changed(local={"encoder": {"kind": 5}})),
+    "a component without a plugin on two lines": (
+        "config.json",
+        changed(local={"encoder": RECORD | {"class": "x\nError: y"}}),
+    ),
     "a component nobody has": ("config.json", changed(config__encoder__use="evil-package/bert")),
     "an option nobody has": ("config.json", changed(config__encoder__evil=1)),
     "an option of another kind": ("config.json", changed(config__encoder__depth="many")),

@@ -207,7 +207,7 @@ def _build_options(config: Config, typed_options: Mapping[str, str]) -> Iterator
         yield ConfigOption(
             slot,
             f"--{slot}",
-            metavar="NAME|RUN",
+            metavar="NAME|RUN|CLASS",
             default=config.component(slot),
             panel="slots",
             help=f"{_SLOT_HELP[slot]}: {names}",

@@ -1,7 +1,8 @@
-"""Options shared by eval, predict, embed, tokenize and probe: a run, the data to apply it to, and its features."""
+"""Options of the commands that read a run: the data to apply it to, its features, and classes of its components."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -9,9 +10,51 @@ import click
 import rich_click
 
 from tstk.cli.completion import complete_data_sets, complete_runs
+from tstk.cli.output import print_note
+from tstk.config.records import RunConfig
+from tstk.errors import SourceChangedWarning
+from tstk.plugins.hooks import SLOTS
+from tstk.plugins.local import mark_import_path, provide_components, register_component
 
 Features = Literal["pooled", "tokens", "codes", "counts"]
 Pool = Literal["mean", "max", "cls", "statistics"]
+
+
+class RunCommand(rich_click.RichCommand):
+    """Command that reads runs, with an option per slot for the class of a component that belongs to no plugin."""
+
+    def __init__(self, *args: Any, **attrs: Any) -> None:
+        super().__init__(*args, **attrs)
+        self.params += [
+            rich_click.RichOption(
+                [f"--{slot}"],
+                metavar="MODULE:CLASS",
+                panel="components that belong to no plugin",
+                help=f"class of the {slot}, or FILE.py:CLASS",
+            )
+            for slot in SLOTS
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Register the classes, then call the function without these options; changed classes are noted."""
+        components = {slot: path for slot in SLOTS if (path := ctx.params.pop(slot)) is not None}
+        if "run" in ctx.params:
+            run = ctx.params["run"]
+            provide_components(run, RunConfig.read(run).local, components)
+        else:
+            for slot, path in components.items():
+                register_component(slot, mark_import_path(path))
+        with warnings.catch_warnings():
+            show_other = warnings.showwarning
+
+            def show(*args: Any, **kwargs: Any) -> None:
+                if isinstance(args[0], SourceChangedWarning):
+                    print_note(f"note: {args[0]}")
+                else:
+                    show_other(*args, **kwargs)
+
+            warnings.showwarning = show
+            return super().invoke(ctx)
 
 
 def add_run_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -42,6 +42,7 @@ class RunConfig:
         versions: package -> version
         hardware: device, kind of processor and number of threads, on which the last digits of results depend
         command: command that repeats the run
+        local: dotted table -> where the class of a component that belongs to no plugin came from
     """
 
     run_dir: Path
@@ -55,6 +56,7 @@ class RunConfig:
     versions: dict[str, str]
     hardware: dict[str, str]
     command: str
+    local: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         components = ", ".join(f"{table}={use!r}" for table in self.values if (use := self.component(table)))
@@ -120,6 +122,7 @@ class RunConfig:
                 f"pip install --upgrade {CORE_DISTRIBUTION}"
             )
         values: dict[str, Any] = {f.name: content.get(_KEYS.get(f.name, f.name)) for f in fields(cls)}
+        values["local"] = content.get("local", {})
         record = cls(**{**values, "run_dir": Path(run_dir)})
         if not _has_declared_types(record) or not all(
             isinstance(t, dict) and isinstance(t.get("use", ""), str) for t in record.values.values()

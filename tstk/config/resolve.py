@@ -9,7 +9,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tstk.config.run_directory import is_run_dir
 from tstk.config.toml import to_toml
 from tstk.errors import OptionError, TstkError, did_you_mean
 from tstk.plugins.hooks import SLOTS, Entry
+from tstk.plugins.local import ImportPath, mark_import_path, register_component, require_components
 from tstk.plugins.registry import get_registry, is_same_component
 from tstk.plugins.signature import Option, Signature, find_source_file, read_signature
 
@@ -73,7 +74,8 @@ class Config:
 def parse_overrides(overrides: Mapping[str, Any]) -> Table:
     """Return flat options as tables: `{"encoder": "bert", "encoder__depth": 4, "epochs": 9}`.
 
-    Two underscores or a dot separate a table from its option; options of sections need no table.
+    Two underscores or a dot separate a table from its option; options of sections need no table. A component may be a
+    class or an import path.
 
     Raises:
         OptionError: no table has an option of this name
@@ -82,6 +84,8 @@ def parse_overrides(overrides: Mapping[str, Any]) -> Table:
     section_by_option = {option: section for section in SECTIONS for option in get_signature(section, None).options}
     for name, value in overrides.items():
         path = name.replace("__", ".").split(".")
+        if path[0] in SLOTS:
+            value = mark_import_path(value)
         if path[0] not in (*SLOTS, "data"):
             if name not in section_by_option:
                 known = [*section_by_option, *SLOTS, "data"]
@@ -116,7 +120,7 @@ def resolve_config(*layers: Layer) -> Config:
         for name in tables
         if name not in known
     ]
-    stack = [(source, {k: _to_table(v, f"{source}: {k}") for k, v in tables.items()}) for source, tables in layers]
+    stack = [(source, {k: _to_table(v, k, f"{source}: {k}") for k, v in tables.items()}) for source, tables in layers]
     config = Config({})
     run_dir = _get_option(stack, "pipeline", "init_from")
     if run_dir is not None:
@@ -140,13 +144,16 @@ def _drop_replaced_init_from(config: Config) -> None:
             del config.init_from[slot]
 
 
-def _to_table(value: Any, label: str) -> Table:
+def _to_table(value: Any, kind: str, label: str) -> Table:
+    """Return a component as a table with its name; a class, or an import path that the user typed, is registered."""
     table = dict(value) if isinstance(value, Mapping) else {"use": value}
     use = table.get("use")
-    if isinstance(use, os.PathLike):
+    if isinstance(use, type | ImportPath) and kind in SLOTS:
+        table["use"] = register_component(kind, use)
+    elif isinstance(use, os.PathLike):
         table["use"] = os.fspath(use)
     elif use is not None and not isinstance(use, str):
-        raise OptionError(f"{label} is {use!r}; expected a name, or a table with use = NAME")
+        raise OptionError(f"{label} is {use!r}; expected a name, a class, or a table with use = NAME")
     return table
 
 
@@ -205,7 +212,7 @@ def _resolve_nested_component(
     option: Option, values: Sequence[tuple[str, Any]], path: str, config: Config, faults: list[str]
 ) -> Table | None:
     """Resolve an option whose value is a component; None if the highest layer sets it to none."""
-    layers = [(source, _to_table(value, f"{source}: {path}")) for source, value in values]
+    layers = [(source, _to_table(value, option.type, f"{source}: {path}")) for source, value in values]
     if layers and layers[-1][1].get("use", "") in (None, "none") and len(layers[-1][1]) == 1:
         layers = []
     elif option.default is not None:
@@ -234,7 +241,8 @@ def get_signature(kind: str, component: str | None) -> Signature:
 
 def _inherit_run(run_dir: str, layers: Sequence[tuple[str, dict[str, Table]]], config: Config) -> dict[str, Table]:
     """Return the layer of `--init-from RUN`: the components that the new task keeps, the data and the model options."""
-    trained = RunConfig.read(run_dir).values
+    run_config = RunConfig.read(run_dir)
+    trained = run_config.values
     selected = {s: tables[s]["use"] for _, tables in layers for s in SLOTS if tables.get(s, {}).get("use")}
     same_task = all(
         is_same_component(trained.get(s, {}).get("use", ""), use)
@@ -243,8 +251,9 @@ def _inherit_run(run_dir: str, layers: Sequence[tuple[str, dict[str, Table]]], c
     )
     layer = {s: dict(trained[s]) for s in (SLOTS if same_task else ("tokenizer", "encoder")) if s in trained}
     for slot, table in layer.items():
-        _validate_run_table(run_dir, slot, table)
         if is_same_component(str(selected.get(slot, table["use"])), table["use"]):
+            require_components(run_dir, run_config.local, (slot,))
+            _validate_run_table(run_dir, slot, table)
             config.init_from[slot] = run_dir
     unused = [
         f"{slot} {table['use'].rpartition('/')[2]!r}"
@@ -283,10 +292,12 @@ def _expand_run_dirs(layer: tuple[str, dict[str, Table]], config: Config) -> tup
     for slot in SLOTS:
         use = tables.get(slot, {}).get("use")
         if use and is_run_dir(slot, str(use)):
-            trained = RunConfig.read(use).values
+            run_config = RunConfig.read(use)
+            trained = run_config.values
             if slot not in trained:
                 slots = ", ".join(s for s in SLOTS if s in trained)
                 raise OptionError(f"--{slot} {use}: that run has no {slot}; it has {slots}")
+            require_components(use, run_config.local, (slot,))
             _validate_run_table(str(use), slot, trained[slot])
             tables[slot] = {**trained[slot], **{k: v for k, v in tables[slot].items() if k != "use"}}
             config.init_from[slot] = str(use)
@@ -305,37 +316,41 @@ def _validate_run_table(run_dir: str, slot: str, table: Table) -> None:
 
 
 def _infer_components(layers: Sequence[tuple[str, dict[str, Table]]]) -> dict[str, Table]:
-    """Return the components that no layer selects, inferred from those that are selected."""
-    selected: dict[str, str | None] = dict.fromkeys(SLOTS)
+    """Return the components that no layer selects: those that the selected ones name as their defaults."""
+    names: dict[str, str] = {}
     for _, tables in layers:
-        selected |= {s: tables[s]["use"] for s in SLOTS if tables.get(s, {}).get("use")}
-    horizon = _get_option(layers, "data", "horizon")
-    inferred: dict[str, str] = {}
+        names |= {s: tables[s]["use"] for s in SLOTS if tables.get(s, {}).get("use")}
+    selected = dict(names)
 
     def get_class_attrs(kind: str) -> dict[str, Any]:
-        use = selected[kind] or inferred.get(kind)
-        return get_signature(kind, use).class_attrs if use else {}
+        base = read_signature(f"tstk.core.interfaces:{kind.capitalize()}")  # which the source may reach in ways unread
+        return base.class_attrs | get_signature(kind, names[kind]).class_attrs
 
-    if not selected["encoder"]:
-        inferred["encoder"] = "transformer"
-    if not selected["loss"]:
-        if selected["head"]:
-            forecasts = "horizon" in get_class_attrs("head").get("needs", ())
-            inferred["loss"] = "forecast" if forecasts else "cross-entropy"
-        elif selected["decoder"]:
-            inferred["loss"] = "masked"
-        else:
-            inferred["loss"] = "cross-entropy" if horizon is None else "forecast"
-    if not selected["tokenizer"]:
-        classifies = is_same_component(str(selected["loss"] or inferred["loss"]), "cross-entropy")
-        inferred["tokenizer"] = "inception" if classifies else "patch"
-    consumes = get_class_attrs("loss").get("consumes", "decoder")
-    if consumes == "head" and not selected["head"]:
-        inferred["head"] = "forecast" if "horizon" in get_class_attrs("loss").get("needs", ()) else "linear"
-    if consumes == "decoder" and not selected["decoder"]:
-        inferred["decoder"] = get_class_attrs("loss").get("default_decoder", "linear")
-    inferred["data"] = "har-demo"
-    return {k: {"use": v} for k, v in inferred.items()}
+    names.setdefault("encoder", "transformer")
+    if "loss" not in names:
+        predictor = next((slot for slot in ("head", "decoder") if slot in names), None)
+        default = "cross-entropy" if _get_option(layers, "data", "horizon") is None else "forecast"
+        names["loss"] = get_class_attrs(predictor)["default_loss"] if predictor else default
+    loss = get_class_attrs("loss")
+    names.setdefault("tokenizer", loss["default_tokenizer"])
+    if loss["consumes"] != "encoder":
+        names.setdefault(loss["consumes"], loss[f"default_{loss['consumes']}"])
+    inferred = {slot: name for slot, name in names.items() if slot not in selected}
+    return {slot: {"use": name} for slot, name in {**inferred, "data": "har-demo"}.items()}
+
+
+def iter_components(values: Mapping[str, Table]) -> Iterator[tuple[str, str, Table]]:
+    """Yield dotted path, kind and table of every component of a config, with those inside components."""
+
+    def walk(kind: str, table: Table, path: str) -> Iterator[tuple[str, str, Table]]:
+        yield path, kind, table
+        for option in get_signature(kind, table["use"]).options.values():
+            if option.is_component and table.get(option.name):
+                yield from walk(option.type, table[option.name], f"{path}.{option.name}")
+
+    for slot in SLOTS:
+        if slot in values:
+            yield from walk(slot, values[slot], slot)
 
 
 # -------------------------------------------------------------------- files
@@ -358,5 +373,5 @@ def find_config(name: str) -> Path:
 
 def get_entry_file(entry: Entry) -> Path:
     """Return the file of an entry of kind config or recipe."""
-    package, _, relative_path = entry.target.partition(":")
+    package, _, relative_path = entry.import_path.partition(":")
     return find_source_file(package).parent / relative_path

@@ -47,6 +47,8 @@ class Slot(nn.Module):
     kind: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     """Fields of the input Spec that must be set."""
+    provides: ClassVar[tuple[str, ...]] = ()
+    """Fields of `out` that it sets, if no plugin registers the class; an `Entry` states its own."""
 
     non_persistent: ClassVar[tuple[str, ...]] = ()
     """Sub-paths that exist only during training, such as a teacher, and are not saved with the model."""
@@ -185,6 +187,8 @@ class Decoder(Slot):
     """Predictor per queried token. It may use the positions of the queries, never their content."""
 
     kind = "decoder"
+    default_loss: ClassVar[str] = "masked"
+    """Name of the loss to train with if neither a loss nor a head is selected."""
     attends_across: ClassVar[bool] = False
     """Whether a prediction depends on encoded tokens at other positions."""
     predicts_series: ClassVar[bool] = False
@@ -205,6 +209,8 @@ class Head(Slot):
     """Predictor per series."""
 
     kind = "head"
+    default_loss: ClassVar[str] = "cross-entropy"
+    """Name of the loss to train with if none is selected."""
     per_channel: ClassVar[bool] = False
     """Whether, with independent channels, the head is applied to each channel separately."""
 
@@ -226,7 +232,11 @@ class Loss(Slot):
     consumes: ClassVar[str] = "decoder"
     """Whose output it scores: `decoder` (per token), `head` (per series) or `encoder` (its tokens)."""
     default_decoder: ClassVar[str] = "linear"
-    """Name of the decoder to use if none is given."""
+    """Name of the decoder to use if none is selected."""
+    default_head: ClassVar[str] = "linear"
+    """Name of the head to use if none is selected."""
+    default_tokenizer: ClassVar[str] = "patch"
+    """Name of the tokenizer to use if none is selected."""
     accepts_series: ClassVar[bool] = False
     """Whether it can score a decoder that predicts series."""
     masks_future: bool = False

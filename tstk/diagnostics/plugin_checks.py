@@ -99,7 +99,7 @@ def get_installed_version(dist: str) -> str:
 
 def _explain_bad_target(entry: Entry) -> str:
     """Return why the target of an entry does not exist; "" if it does."""
-    module, _, name = entry.target.partition(":")
+    module, _, name = entry.import_path.partition(":")
     try:
         if entry.kind in ("config", "recipe"):
             path = get_entry_file(entry)

@@ -133,7 +133,7 @@ def iter_plugin_backends(operation: str) -> Iterator[Backend]:
                 reason = " ".join(str(e).split())
                 yield Backend(
                     name,
-                    entry.target,
+                    entry.import_path,
                     lambda *args, _reason=reason, **options: _reason,
                     partial(str, reason),
                     entry.dist,

@@ -18,6 +18,9 @@ INTERFACE_VERSION = 1
 SLOTS = ("tokenizer", "encoder", "decoder", "head", "loss")
 KINDS = (*SLOTS, "data", "config", "recipe", "command", "callback", "probe", "report", "kernel")
 
+LOCAL = "local"
+"""Distribution of components that were registered in this process and belong to no plugin."""
+
 hookspec = pluggy.HookspecMarker("tstk")
 hookimpl = pluggy.HookimplMarker("tstk")
 
@@ -29,17 +32,18 @@ class Entry:
     Args:
         kind: one of `KINDS`
         name: lower case with hyphens
-        target: `package.module:attribute`, or `package:path/inside/it` for a file such as a config
+        target: `package.module:attribute`, or `package:path/inside/it` for a file such as a config; or the class of a
+            component without a plugin (`tstk.register`)
         summary: one line, shown in lists
         provides: for a component, the `Spec` fields it sets; for a data reader, the file suffixes it reads
         paper: where the method was published
         interface_version: version of the slot interfaces it was written for
-        dist: the distribution it came from, `tstk` for the core; filled in by the registry
+        dist: the distribution it came from, `tstk` for the core, `local` for none; filled in by the registry
     """
 
     kind: str
     name: str
-    target: str
+    target: str | type
     summary: str
     provides: frozenset[str] = frozenset()
     paper: str = ""
@@ -50,6 +54,11 @@ class Entry:
     def qualified_name(self) -> str:
         """`dist/name`, which is always unambiguous and is what a saved config records."""
         return f"{self.dist}/{self.name}"
+
+    @property
+    def import_path(self) -> str:
+        """The target as text: `package.module:attribute`."""
+        return self.target if isinstance(self.target, str) else f"{self.target.__module__}:{self.target.__qualname__}"
 
 
 def parse_kind(word: str) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 
 import pluggy
 
-from tstk.errors import TstkError, UnknownNameError, did_you_mean
-from tstk.plugins.hooks import INTERFACE_VERSION, KINDS, Entry, HookSpecs
+from tstk.errors import OptionError, TstkError, UnknownNameError, did_you_mean
+from tstk.plugins.hooks import INTERFACE_VERSION, KINDS, LOCAL, Entry, HookSpecs
 
 
 @dataclass
@@ -123,6 +123,18 @@ class Registry:
         plugin.imports_torch = not had_torch and "torch" in sys.modules
         return plugin
 
+    def add(self, entry: Entry) -> str:
+        """Add a component without a plugin, replacing an earlier one of its name; return the name that selects it.
+
+        Raises:
+            OptionError: the core has a component of this name
+        """
+        entries = [e for e in self._table.get((entry.kind, entry.name), []) if e.dist != LOCAL]
+        if any(e.dist == "tstk" for e in entries):
+            raise OptionError(f"{entry.kind} {entry.name!r} is a component of the core; register yours by another name")
+        self._table[entry.kind, entry.name] = [*entries, entry]
+        return entry.qualified_name if entries else entry.name
+
     def list_entries(self, kind: str | None = None) -> list[Entry]:
         """Return the entries of a kind, or all: those of the core first, then by plugin."""
         return [e for (k, _), entries in self._table.items() for e in entries if kind in (None, k)]
@@ -163,6 +175,10 @@ class Registry:
         text = f"No {kind} is called {name!r}."
         hint = did_you_mean(name, self.list_names(kind))
         is_name_prefix = any(e.name.startswith(f"{dist}/") for e in self.list_entries(kind))
+        if not hint and ":" in name:
+            hint = f" An import path is followed only if it is typed: --{kind} {name}, or {kind}={name!r} in Python."
+        if not hint and dist == LOCAL:
+            hint = f" It belongs to no plugin; give the class: --{kind} MODULE:CLASS, or {kind}=CLASS in Python."
         if not hint and dist and not is_name_prefix and all(p.dist != dist for p in self.plugins):
             hint = f" The plugin {dist} is not installed: pip install {dist}"
         hint = hint or did_you_mean(short, self.list_names(kind))
@@ -180,7 +196,10 @@ class Registry:
         Raises:
             TstkError: the target cannot be imported; the message names the missing package, if that is the cause
         """
+        if not isinstance(entry.target, str):
+            return entry.target
         module, _, attribute = entry.target.partition(":")
+        label = f"{entry.kind} {entry.name!r}" + (f" of {entry.dist}" if entry.dist != LOCAL else "")
         try:
             return getattr(import_module(module), attribute)
         except TstkError:
@@ -189,21 +208,18 @@ class Registry:
             if os.environ.get("TSTK_STRICT") == "1":
                 raise
             raise TstkError(
-                f"{entry.kind} {entry.name!r} of {entry.dist} needs the package {e.name!r}, "
-                f"which is not installed: pip install {(e.name or '').partition('.')[0]}"
+                f"{label} needs the package {e.name!r}, which is not installed: "
+                f"pip install {(e.name or '').partition('.')[0]}"
             ) from e
         except (Exception, SystemExit) as e:
             if os.environ.get("TSTK_STRICT") == "1":
                 raise
-            raise TstkError(
-                f"{entry.kind} {entry.name!r} of {entry.dist} cannot be loaded from {entry.target}: "
-                f"{type(e).__name__}: {e}"
-            ) from e
+            raise TstkError(f"{label} cannot be loaded from {entry.target}: {type(e).__name__}: {e}") from e
 
     def find_entry_of(self, obj: Any) -> Entry | None:
         """Return the entry whose target is this class or function, or None."""
         target = f"{getattr(obj, '__module__', '')}:{getattr(obj, '__qualname__', '')}"
-        return next((e for e in self.list_entries() if e.target == target), None)
+        return next((e for e in self.list_entries() if e.import_path == target), None)
 
     def find_providers(self, kind: str, spec_field: str) -> list[str]:
         """Return the names of the entries of a kind that provide a `Spec` field."""
@@ -223,6 +239,8 @@ def _validate_entry(entry: Any, dist: str) -> Entry:
             f"entry {entry.name!r} has the unknown kind {entry.kind!r}.{did_you_mean(entry.kind, KINDS)} "
             f"There are: {', '.join(KINDS)}."
         )
+    if not isinstance(entry.target, str):
+        raise TstkError(f"entry {entry.name!r} has the target {entry.target!r}; expected 'package.module:attribute'")
     if dist != "tstk" and entry.interface_version != INTERFACE_VERSION:
         raise TstkError(f"needs interface version {entry.interface_version}, and this tstk has {INTERFACE_VERSION}")
     return entry if isinstance(entry.provides, frozenset) else replace(entry, provides=frozenset(entry.provides))

@@ -1,20 +1,24 @@
-"""Signatures of components, read from their source without importing them.
+"""Signatures of components, read from their source without importing them, or from a class that exists already.
 
 The options of a component are the keyword-only parameters of its constructor, those of a config section the fields of a
 dataclass. Their types and defaults are literals by contract, so `ast` can read them: help, completion and validation
-take milliseconds and never import torch.
+take milliseconds and never import torch. A class of a script or a notebook, which is registered as it is, is inspected
+instead (`_inspect_signature`).
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import operator
+import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from functools import cache
 from math import isfinite
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any
 
 from tstk.errors import OptionError, TstkError, did_you_mean
@@ -30,6 +34,11 @@ _BOUNDS = {
     "Lt": (operator.lt, "less than {}"),
 }
 """Annotations of `annotated_types` -> comparison and phrase."""
+_MISSING = " needs an annotation and a default"
+_EXPECTED_TYPES = (
+    "expected int, float, str, bool, Literal[...], tuple[int, ...], a slot such as Encoder, Annotated[int, Ge(1)], or "
+    "one of these | None"
+)
 
 
 @dataclass(frozen=True)
@@ -135,14 +144,16 @@ class Signature:
 
 
 @cache
-def read_signature(target: str) -> Signature:
-    """Return the signature of `package.module:attribute`, read from its source.
+def read_signature(target: str | type) -> Signature:
+    """Return the signature of `package.module:attribute`, read from its source, or that of a class.
 
     Class attributes and the constructor are inherited as in Python.
 
     Raises:
         TstkError: the source cannot be found or its options are not literals
     """
+    if not isinstance(target, str):
+        return _inspect_signature(target)
     module, _, name = target.partition(":")
     lineage = _find_definitions(module, name)
     doc = next((d for node, _ in lineage if (d := ast.get_docstring(node))), "")
@@ -161,6 +172,18 @@ def read_signature(target: str) -> Signature:
         for name, annotation, default, defining_module in _list_parameters(lineage)
     }
     return Signature(text, options, class_attrs)
+
+
+def read_registrations(module: str) -> Iterator[tuple[str, str, str]]:
+    """Yield kind, name and target of each class with `@tstk.register(kind, name)`, read from the source of a module."""
+    for node in _list_statements(module):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for decorator in node.decorator_list:
+            match decorator:
+                case ast.Call(func=func, args=[ast.Constant(value=str(kind)), ast.Constant(value=str(name))]):
+                    if ast.unparse(func).rpartition(".")[2] == "register":
+                        yield kind, name, f"{module}:{node.name}"
 
 
 Definition = ast.ClassDef | ast.FunctionDef
@@ -282,7 +305,7 @@ def _parse_option(
 ) -> Option:
     label = f"{target}: option {name!r}"
     if annotation is None or default is None:
-        raise TstkError(f"{label} needs an annotation and a default")
+        raise TstkError(label + _MISSING)
     try:
         value = ast.literal_eval(default)
     except ValueError:
@@ -293,29 +316,28 @@ def _parse_option(
     types = [m for m in members if not (isinstance(m, ast.Constant) and m.value is None)]
     attrs = _parse_type(types[0], module) if len(types) == 1 else None
     if attrs is None:
-        raise TstkError(
-            f"{label} has the type {ast.unparse(annotation)}; expected int, float, str, bool, Literal[...], "
-            "tuple[int, ...], a slot such as Encoder, Annotated[int, Ge(1)], or one of these | None"
-        )
+        raise TstkError(f"{label} has the type {ast.unparse(annotation)}; {_EXPECTED_TYPES}")
     return Option(name, default=value, help=text, optional=len(types) < len(members), **attrs)
 
 
 def _parse_type(node: ast.expr, module: str) -> dict[str, Any] | None:
     """Return the attributes of `Option` that follow from a type, or None if it is not the type of an option."""
-    if isinstance(node, ast.Name):
-        if node.id in _SCALARS or node.id.lower() in SLOTS:
-            return {"type": node.id.lower()}
-        alias = _find_alias(module, node.id)
+    if isinstance(node, ast.Name | ast.Attribute):
+        name = ast.unparse(node).removeprefix("tstk.")
+        if name in _SCALARS or name.lower() in SLOTS:
+            return {"type": name.lower()}
+        alias = _find_alias(module, name)
         return None if alias is None else _parse_type(*alias)
-    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+    if not isinstance(node, ast.Subscript):
         return None
     args = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if node.value.id == "Literal":
+    generic = ast.unparse(node.value).removeprefix("typing.")
+    if generic == "Literal":
         return {"type": "choice", "choices": tuple(ast.literal_eval(arg) for arg in args)}
     attrs = _parse_type(args[0], module)
-    if attrs is not None and node.value.id == "tuple":
+    if attrs is not None and generic == "tuple":
         return {**attrs, "is_tuple": True} if attrs["type"] in _SCALARS else None
-    if attrs is not None and node.value.id == "Annotated":
+    if attrs is not None and generic == "Annotated":
         bounds = [
             (ast.unparse(call.func), ast.literal_eval(call.args[0])) for call in args[1:] if isinstance(call, ast.Call)
         ]
@@ -334,6 +356,68 @@ def _find_alias(module: str, name: str) -> tuple[ast.expr, str] | None:
                 if name == (alias.asname or alias.name):
                     source = _resolve_import(module, node)
                     return None if source.partition(".")[0] in ("torch", "typing") else _find_alias(source, alias.name)
+    return None
+
+
+def _inspect_signature(cls: type) -> Signature:
+    """Return the signature of a class that exists already, such as one of a notebook."""
+    lineage = [c for c in cls.__mro__ if c.__module__.partition(".")[0] not in ("torch", "builtins")]
+    doc = next((inspect.cleandoc(c.__doc__) for c in lineage if c.__doc__), "")
+    class_attrs: dict[str, Any] = {}
+    for c in reversed(lineage):
+        class_attrs |= {k: v for k, v in vars(c).items() if not k.startswith("__") and is_literal(v)}
+    text, help_lines = _parse_docstring(doc)
+    options = {
+        name: _inspect_option(cls, parameter, help_lines.get(name, ""))
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    return Signature(text, options, class_attrs)
+
+
+def is_literal(value: Any) -> bool:
+    """Return whether a value can be written as a literal."""
+    if isinstance(value, tuple | list | set | frozenset):
+        return all(map(is_literal, value))
+    return isinstance(value, int | float | str | NoneType)
+
+
+def _inspect_option(cls: type, parameter: inspect.Parameter, text: str) -> Option:
+    label, hint = f"{cls.__qualname__}: option {parameter.name!r}", parameter.annotation
+    if parameter.empty in (hint, parameter.default):
+        raise TstkError(label + _MISSING)
+    if not is_literal(parameter.default):
+        raise TstkError(f"{label} has the default {parameter.default!r}; expected a literal")
+    if isinstance(hint, str):  # the slots may be imported for type checkers only
+        slots = {s.capitalize(): type(s.capitalize(), (), {}) for s in SLOTS}
+        constructor = inspect.unwrap(cls.__init__)  # type: ignore[misc]
+        try:
+            hint = eval(hint, slots | constructor.__globals__)
+        except (NameError, TypeError):
+            raise TstkError(f"{label} has the type {hint}, which is not defined in {cls.__module__}") from None
+    is_union = isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union
+    members = typing.get_args(hint) if is_union else (hint,)
+    types = [m for m in members if m is not NoneType]
+    attrs = _inspect_type(types[0]) if len(types) == 1 else None
+    if attrs is None:
+        raise TstkError(f"{label} has the type {getattr(hint, '__name__', hint)}; {_EXPECTED_TYPES}")
+    return Option(parameter.name, default=parameter.default, help=text, optional=len(types) < len(members), **attrs)
+
+
+def _inspect_type(hint: Any) -> dict[str, Any] | None:
+    """Return what `_parse_type` does, for a type that exists."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, type) and not args:
+        name = hint.__name__.lower()
+        return {"type": name} if hint in _SCALARS.values() or name in SLOTS else None
+    if origin is typing.Literal:
+        return {"type": "choice", "choices": args}
+    attrs = _inspect_type(args[0]) if args else None
+    if attrs is not None and origin is tuple:
+        return {**attrs, "is_tuple": True} if attrs["type"] in _SCALARS else None
+    if attrs is not None and origin is typing.Annotated:
+        bounds = tuple((type(c).__name__, *astuple(c)) for c in args[1:])
+        return {**attrs, "bounds": bounds} if all(name in _BOUNDS for name, *_ in bounds) else None
     return None
 
 

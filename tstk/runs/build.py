@@ -19,16 +19,17 @@ from tstk.core.pipeline import Pipeline, get_head_spec, get_tokenizer_spec
 from tstk.core.types import Spec
 from tstk.errors import DataError, IncompatibleError, OptionError, did_you_mean
 from tstk.plugins.hooks import SLOTS
+from tstk.plugins.local import register_component
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
 
 
-def build_component(kind: str, component: str | Mapping[str, Any], spec: Spec, **options: Any) -> Slot:
-    """Build one component by name.
+def build_component(kind: str, component: str | type | Mapping[str, Any], spec: Spec, **options: Any) -> Slot:
+    """Build one component by name or class.
 
     Args:
         kind: tokenizer, encoder, decoder, head or loss
-        component: its name, or a table {"use": name, option: value}
+        component: its name, its class, or a table {"use": name, option: value}
         spec: of its input
         options: its options, as on the command line
 
@@ -40,6 +41,8 @@ def build_component(kind: str, component: str | Mapping[str, Any], spec: Spec, *
     if isinstance(component, Mapping):
         options = {**{k: v for k, v in component.items() if k != "use"}, **options}
         component = str(component["use"])
+    if isinstance(component, type):
+        component = register_component(kind, component)
     entry = get_registry().find(kind, component)
     signature = read_signature(entry.target)
     for name in options:

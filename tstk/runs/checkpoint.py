@@ -4,7 +4,9 @@ into a new pipeline. No import path is read from a file, and nothing is unpickle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tstk.config.records import RunConfig
-from tstk.config.resolve import MODEL_OPTIONS, Config
+from tstk.config.resolve import MODEL_OPTIONS, Config, iter_components
 from tstk.config.run_directory import (
     WEIGHTS_FILE,
     atomic_write,
@@ -25,13 +27,14 @@ from tstk.config.run_directory import (
     resolve_run_dir,
 )
 from tstk.core.interfaces import Slot
-from tstk.core.pipeline import Pipeline
+from tstk.core.pipeline import Pipeline, get_tokenizer_spec
 from tstk.core.types import Spec
-from tstk.errors import CheckpointError, OptionError, TstkError, UnknownNameError
+from tstk.errors import CheckpointError, OptionError, SourceChangedWarning, TstkError, UnknownNameError
 from tstk.plugins.distribution import get_distribution
-from tstk.plugins.hooks import INTERFACE_VERSION, SLOTS
+from tstk.plugins.hooks import INTERFACE_VERSION, LOCAL, SLOTS
+from tstk.plugins.local import describe_component, list_changes, provide_components, require_components
 from tstk.plugins.registry import get_registry
-from tstk.runs.build import build_pipeline, use_meta_device
+from tstk.runs.build import build_component, build_pipeline, use_meta_device
 
 
 def save_weights(pipeline: Pipeline, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
@@ -72,7 +75,7 @@ def collect_versions(config: Config | None = None) -> dict[str, str]:
         if config is not None and slot in config.values:
             dists.add(get_registry().find(slot, config.values[slot]["use"]).dist)
     versions = {"python": platform.python_version()}
-    for dist in sorted(dists):
+    for dist in sorted(dists - {LOCAL}):
         try:
             versions[dist] = metadata.version(get_distribution(dist))
         except metadata.PackageNotFoundError:
@@ -119,6 +122,11 @@ def save_run_config(
         versions=collect_versions(config),
         hardware=hardware or {},
         command=command,
+        local={
+            path: record
+            for path, kind, table in iter_components(values)
+            if (record := describe_component(kind, table["use"]))
+        },
     ).write()
 
 
@@ -148,14 +156,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({e})") from None
 
 
-def check_plugins(run_config: RunConfig) -> None:
-    """Check that all components of a run are installed.
+def check_plugins(run_config: RunConfig, slots: Sequence[str] = SLOTS) -> list[str]:
+    """Check that the components of a run are installed, or registered if they belong to no plugin.
+
+    Args:
+        run_config: of the run
+        slots: that are needed
+
+    Returns:
+        lines for the user about registered components whose source has changed
 
     Raises:
         CheckpointError: one is not; the message names it, its distribution and its version
     """
     run_dir = run_config.run_dir
-    for slot in SLOTS:
+    require_components(run_dir, run_config.local, slots)
+    for slot in slots:
         use = run_config.component(slot)
         if use is None:
             continue
@@ -164,11 +180,12 @@ def check_plugins(run_config: RunConfig) -> None:
         except UnknownNameError as e:
             dist, _, name = use.rpartition("/")
             version = run_config.versions.get(dist, "")
-            if all(p.dist != dist for p in get_registry().plugins):
+            if dist != LOCAL and all(p.dist != dist for p in get_registry().plugins):
                 raise CheckpointError(
                     f"{run_dir} uses {slot} {name!r} from {dist} {version}, which is not installed: pip install {dist}"
                 ) from None
             raise CheckpointError(f"{run_dir} uses {slot} {name!r} from {dist} {version}: {e}") from None
+    return list_changes(run_dir, run_config.local, slots)
 
 
 def parse_spec(run_config: RunConfig) -> Spec:
@@ -177,17 +194,20 @@ def parse_spec(run_config: RunConfig) -> Spec:
     return Spec(**fields)
 
 
-def load(run_dir: str | Path) -> Pipeline:
+def load(run_dir: str | Path, **components: type | str) -> Pipeline:
     """Return the trained pipeline of a run, in eval mode, on the CPU.
 
     Args:
         run_dir: its directory, or the name of a run in the package, such as pretrained/small
+        components: the classes of components that belong to no plugin, or their import paths: `encoder=MyEncoder`
 
     Raises:
-        CheckpointError: the run is damaged, not written by tstk, or needs a plugin that is not installed
+        CheckpointError: the run is damaged, not written by tstk, or needs a plugin or a class that is not there
     """
     run_config = RunConfig.read(run_dir)
-    check_plugins(run_config)
+    provide_components(run_dir, run_config.local, components)
+    for note in check_plugins(run_config):
+        warnings.warn(note, SourceChangedWarning, stacklevel=2)
     state = read_weights(run_dir)
     # on the meta device first, since a damaged config.json may claim any size
     expected = _build_from_run_config(run_config, on_meta=True).state_dict()
@@ -213,10 +233,26 @@ def rebuild_for_resume(run_dir: str | Path) -> Pipeline:
 
 
 def _build_from_run_config(run_config: RunConfig, on_meta: bool = False) -> Pipeline:
-    try:
+    with _explain_damage(run_config), use_meta_device() if on_meta else torch.device("cpu"):
         model_options = {k: v for k, v in run_config.options("pipeline").items() if k in MODEL_OPTIONS}
-        with use_meta_device() if on_meta else torch.device("cpu"):
-            return build_pipeline(Config(run_config.values), parse_spec(run_config), **model_options)
+        return build_pipeline(Config(run_config.values), parse_spec(run_config), **model_options)
+
+
+def _read_input_spec(run_config: RunConfig, slot: str) -> Spec:
+    """Return the Spec that a component of a run received; only what comes before it is built."""
+    tables = run_config.values
+    if slot not in ("tokenizer", "encoder"):
+        return getattr(_build_from_run_config(run_config, on_meta=True), slot).spec
+    with _explain_damage(run_config), use_meta_device():
+        spec = get_tokenizer_spec(parse_spec(run_config), tables["pipeline"]["channels"], "head" in tables)
+        return spec if slot == "tokenizer" else build_component("tokenizer", tables["tokenizer"], spec).out
+
+
+@contextmanager
+def _explain_damage(run_config: RunConfig) -> Iterator[None]:
+    """Name the run in errors about the components of its config.json."""
+    try:
+        yield
     except TstkError as e:
         raise type(e)(f"{run_config.run_dir}: {e}") from None
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as e:
@@ -258,9 +294,9 @@ def init_slot_from_run(part: Slot, slot: str, run_dir: str | Path) -> str:
         CheckpointError: the weights do not fit; the component is unchanged
     """
     run_config = RunConfig.read(run_dir)
-    check_plugins(run_config)
+    changes = check_plugins(run_config, SLOTS[: SLOTS.index(slot) + 1] if slot in SLOTS[:2] else SLOTS)
     state = {k.removeprefix(slot + "."): v for k, v in read_weights(run_dir).items() if k.startswith(slot + ".")}
-    old_spec = getattr(_build_from_run_config(run_config, on_meta=True), slot).spec
+    old_spec = _read_input_spec(run_config, slot)
     fresh = {k: v.clone() for k, v in part.state_dict().items()}
     try:
         part.load_pretrained(state, old_spec)
@@ -272,7 +308,7 @@ def init_slot_from_run(part: Slot, slot: str, run_dir: str | Path) -> str:
             f"{old_spec.channels} channels of length {old_spec.length}"
         ) from None
     count = sum(p.numel() for p in part.parameters())
-    return f"{slot} from {run_dir}: {count:,} parameters"
+    return "; ".join([f"{slot} from {run_dir}: {count:,} parameters", *changes])
 
 
 def _check_linear_map(run_dir: str, linear_map: str) -> None:

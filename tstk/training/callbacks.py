@@ -107,7 +107,7 @@ def create_callbacks(selections: Iterable[str]) -> dict[str, Callback]:
     return callbacks
 
 
-def _parse_options(selection: str, target: str, assignments: str) -> dict[str, Any]:
+def _parse_options(selection: str, target: str | type, assignments: str) -> dict[str, Any]:
     """Return the options in OPTION=VALUE:OPTION=VALUE, parsed as the callback's signature says."""
     known = read_signature(target).options if assignments else {}
     options = {}

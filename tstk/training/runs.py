@@ -164,7 +164,8 @@ def resume_run(
         raise CheckpointError(
             f"--resume {out}: this run is finished; start another from its weights: tstk train --init-from {out}"
         )
-    check_plugins(run_config)
+    for note in check_plugins(run_config):
+        print_fn(note)
     config = Config(run_config.given, run_config.sources, run_config.init_from)
     if note := _describe_environment_changes(run_config, config):
         print_fn(note)

@@ -10,6 +10,7 @@ import rich_click
 
 from tstk.cli.files import validate_output_path
 from tstk.cli.output import format_examples, print_json, print_note, print_table
+from tstk.cli.run_options import RunCommand
 
 Source = Literal["labels", "notes", "captions"]
 
@@ -218,7 +219,7 @@ def text_ablation_command(
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     epilog=format_examples(
         "tstk explain runs/histogram --index 17", "tstk explain runs/histogram --data new.npz --out why.png"
     ),

@@ -7,9 +7,10 @@ import rich_click
 
 from tstk.cli.completion import complete_data_sets, complete_runs
 from tstk.cli.output import format_examples
+from tstk.cli.run_options import RunCommand
 
 
-@click.command(cls=rich_click.RichCommand, epilog=format_examples("tstk totem runs/codes --out totem"))
+@click.command(cls=RunCommand, epilog=format_examples("tstk totem runs/codes --out totem"))
 @click.argument("run", metavar="RUN", shell_complete=complete_runs)
 @rich_click.option(
     "--data", metavar="NAME|PATH", help="table to use (default: the run's own)", shell_complete=complete_data_sets

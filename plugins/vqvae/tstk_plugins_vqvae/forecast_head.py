@@ -27,6 +27,7 @@ class CodeForecast(Head):
     """
 
     needs = ("horizon",)
+    default_loss = "forecast"
     per_channel = True
 
     def __init__(

@@ -18,6 +18,7 @@ class Forecast(Head):
     """
 
     needs = ("horizon",)
+    default_loss = "forecast"
     per_channel = True
 
     def __init__(self, spec: Spec, *, dropout: Fraction = 0.1) -> None:

@@ -26,6 +26,7 @@ class CrossEntropy(Loss):
 
     needs = ("num_classes",)
     consumes = "head"
+    default_tokenizer = "inception"
     weight: Tensor
 
     def __init__(self, spec: Spec, *, smoothing: Fraction = 0.0, hide: Fraction = 0.0, balanced: bool = False) -> None:

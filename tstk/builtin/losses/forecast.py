@@ -22,6 +22,7 @@ class Forecast(Loss):
 
     needs = ("horizon",)
     consumes = "head"
+    default_head = "forecast"
 
     def __init__(self, spec: Spec, *, distance: Literal["mse", "mae", "huber"] = "mse", delta: float = 1.0) -> None:
         super().__init__(spec)

@@ -10,10 +10,11 @@ import rich_click
 
 from tstk.cli.files import validate_output_path
 from tstk.cli.output import format_examples, print_json, print_table
+from tstk.cli.run_options import RunCommand
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     epilog=format_examples("tstk codebook runs/shapes", "tstk codebook runs/shapes --merge 0.2 --out codes.png"),
 )
 @click.argument("run", metavar="RUN")

@@ -7,11 +7,11 @@ import rich_click
 
 from tstk.cli.files import validate_output_path, write_npz
 from tstk.cli.output import format_examples
-from tstk.cli.run_options import Features, Pool, add_feature_options, add_run_options
+from tstk.cli.run_options import Features, Pool, RunCommand, add_feature_options, add_run_options
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     epilog=format_examples(
         "tstk embed runs/a --out embeddings.npz", "tstk embed runs/a --data new.npz --pool max --out new_embeddings.npz"
     ),

@@ -6,11 +6,11 @@ import click
 import rich_click
 
 from tstk.cli.output import format_examples, print_baseline_notes, print_json, print_scores
-from tstk.cli.run_options import add_run_options
+from tstk.cli.run_options import RunCommand, add_run_options
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     epilog=format_examples(
         "tstk eval runs/a",
         "tstk eval runs/a --data new_labelled.csv --label-column activity",

@@ -7,13 +7,14 @@ import rich_click
 
 from tstk.cli.files import validate_output_path, write_csv
 from tstk.cli.output import format_examples, print_baseline_notes, print_note
+from tstk.cli.run_options import RunCommand
 from tstk.config.records import RunResult
 from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
 from tstk.errors import OptionError
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     epilog=format_examples(
         "tstk forecast runs/forecaster --out next.csv",
         "tstk forecast runs/rollout --data latest.csv --horizon 192 --samples 100 --out next.csv",

@@ -10,7 +10,7 @@ import rich_click
 
 from tstk.cli.files import validate_output_path, write_csv, write_npz
 from tstk.cli.output import format_examples
-from tstk.cli.run_options import add_run_options
+from tstk.cli.run_options import RunCommand, add_run_options
 from tstk.errors import OptionError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     epilog=format_examples(
         "tstk predict runs/a --out predictions.csv", "tstk predict runs/forecaster --data latest.csv --out next.csv"
     ),

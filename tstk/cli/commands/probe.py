@@ -10,7 +10,7 @@ import rich_click
 
 from tstk.cli.completion import complete_names
 from tstk.cli.output import format_examples, print_baseline_notes, print_json, print_note, print_table
-from tstk.cli.run_options import Features, Pool, add_feature_options, add_run_options
+from tstk.cli.run_options import Features, Pool, RunCommand, add_feature_options, add_run_options
 from tstk.errors import OptionError
 from tstk.evaluation.formatting import format_number
 
@@ -32,7 +32,7 @@ def _make_list_parser(number_type: type) -> Callable[[click.Context, click.Param
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     epilog=format_examples(
         "tstk probe runs/pretrained --untrained",
         "tstk probe runs/pretrained --label-fraction 1.0,0.1 --seeds 0,1,2 --classifier svm",

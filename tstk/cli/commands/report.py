@@ -7,10 +7,11 @@ import rich_click
 
 from tstk.cli.files import validate_output_path
 from tstk.cli.output import format_examples
+from tstk.cli.run_options import RunCommand
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     epilog=format_examples("tstk report runs/a", "tstk report runs/a --out report.html"),
 )
 @click.argument("run", metavar="RUN")

@@ -16,6 +16,7 @@ from tstk.cli.completion import complete_data_sets, complete_names
 from tstk.cli.options import ConfigOption, build_section_options
 from tstk.cli.output import format_examples, print_baseline_notes, print_json, print_note, print_table
 from tstk.cli.progress import make_progress_callback
+from tstk.cli.run_options import RunCommand
 from tstk.config.records import RunResult
 from tstk.config.resolve import Config, parse_overrides
 from tstk.errors import OptionError
@@ -34,7 +35,7 @@ def _build_shared_options() -> list[ConfigOption]:
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     params=list(_build_shared_options()),
     epilog=format_examples("tstk run timemae --data har", "tstk run recipe.toml --set pretrain.epochs=5"),
 )

@@ -12,6 +12,7 @@ from tstk.cli.completion import complete_choices, complete_entry
 from tstk.cli.output import format_examples, print_json, print_table
 from tstk.config.resolve import get_entry_file
 from tstk.plugins.hooks import KINDS, SLOTS, parse_kind
+from tstk.plugins.local import ImportPath, mark_import_path, register_component
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import Option, Signature, read_signature
 
@@ -24,7 +25,10 @@ from tstk.plugins.signature import Option, Signature, read_signature
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def command(kind: str, name: str, json_: bool) -> None:
     """Show a component: description, options, Spec fields it needs and provides, paper."""
-    entry = get_registry().find(parse_kind(kind), name)
+    kind, path = parse_kind(kind), mark_import_path(name)
+    if kind in SLOTS and isinstance(path, ImportPath):
+        name = register_component(kind, path)
+    entry = get_registry().find(kind, name)
     version = next((p.version for p in get_registry().plugins if p.dist == entry.dist), "")
     if entry.kind in ("config", "recipe"):
         signature, facts = Signature("", {}), {"file": str(get_entry_file(entry))}

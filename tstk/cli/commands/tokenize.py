@@ -7,11 +7,11 @@ import rich_click
 
 from tstk.cli.files import validate_output_path, write_npz
 from tstk.cli.output import format_examples
-from tstk.cli.run_options import add_run_options
+from tstk.cli.run_options import RunCommand, add_run_options
 
 
 @click.command(
-    cls=rich_click.RichCommand,
+    cls=RunCommand,
     epilog=format_examples("tstk tokenize runs/tokenizer --out codes.npz"),
 )
 @add_run_options

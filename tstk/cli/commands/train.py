@@ -27,6 +27,7 @@ from tstk.config.records import RunConfig, RunResult
 from tstk.config.resolve import Config
 from tstk.errors import OptionError, TstkError
 from tstk.plugins.hooks import SLOTS
+from tstk.plugins.local import is_local
 from tstk.training.launcher import is_launched, launch_processes
 
 if TYPE_CHECKING:
@@ -100,10 +101,11 @@ def command(
 ) -> None:
     """Train a pipeline and keep the best weights by validation score.
 
-    Select a component to see its options: tstk train --encoder bert --help. A slot takes the name of a component, or
-    a run directory to initialize the component from. A config with errors is refused before anything is written.
+    Select a component to see its options: tstk train --encoder bert --help. A slot takes the name of a component, a
+    run directory to initialize the component from, or a class of your own as MODULE:CLASS or FILE.py:CLASS. A config
+    with errors is refused before anything is written.
     """
-    _reject_unused_options()
+    _reject_unused_options(config)
     if print_config:
         for line in config.notes:
             print_note(f"note: {line}")
@@ -129,7 +131,7 @@ def _read_device(config: Config, resume: str | None) -> str:
     return str(options["device"])
 
 
-def _reject_unused_options() -> None:
+def _reject_unused_options(config: Config) -> None:
     """Raise if options are typed together of which one would have no effect."""
     ctx = click.get_current_context()
     typed = {
@@ -143,7 +145,9 @@ def _reject_unused_options() -> None:
         if others := [typed[name] for name in without_effect if name in typed]:
             raise OptionError(f"{typed[modes[0]]} does not train; remove {', '.join(others)}")
     elif "resume" in typed:
-        others = [flag for name, flag in typed.items() if name not in ("resume", "devices", "quiet", "json_")]
+        classes = {slot for slot in SLOTS if config.component(slot) and is_local(slot, str(config.component(slot)))}
+        allowed = {"resume", "devices", "quiet", "json_", *classes}
+        others = [flag for name, flag in typed.items() if name not in allowed]
         if others:
             raise OptionError(f"--resume uses the original options of the run; remove {', '.join(others)}")
 
