@@ -29,11 +29,11 @@ L2 = 60 << 20
 """Bytes of the largest cache of a GPU; inputs are rotated through twice as many."""
 
 
-class ContenderUnavailable(Exception):
+class ContenderUnavailableError(Exception):
     """A contender cannot run a case."""
 
 
-class WrongResult(ContenderUnavailable):
+class WrongResultError(ContenderUnavailableError):
     """The output of a contender is wrong."""
 
 
@@ -60,7 +60,7 @@ class Contender:
 
     Args:
         prepare: takes the inputs of the case and returns the function to time; its duration is reported separately.
-            Raises `ContenderUnavailable` with the reason
+            Raises `ContenderUnavailableError` with the reason
         setting: description of its configuration, for the record
         normalize_output: converts its output to what the check expects, untimed
         make_check: replaces the check of the case, for one that computes something else on purpose
@@ -155,7 +155,7 @@ def make_compiled_contender(call: Callable[..., Any], full: bool, setting: str =
 
     def prepare(*inputs: Any) -> Callable[..., Any]:
         if not full:
-            raise ContenderUnavailable("compiling takes seconds; --full has it")
+            raise ContenderUnavailableError("compiling takes seconds; --full has it")
         return torch.compile(call, dynamic=False)
 
     return Contender(prepare, f"torch.compile; {setting}".rstrip("; "), **rest)
@@ -171,12 +171,12 @@ def import_peer(module: str) -> ModuleType:
     """Import a module of another project.
 
     Raises:
-        ContenderUnavailable: it cannot be imported
+        ContenderUnavailableError: it cannot be imported
     """
     try:
         return import_module(module)
     except ImportError as error:
-        raise ContenderUnavailable(f"{module} cannot be imported ({error})") from None
+        raise ContenderUnavailableError(f"{module} cannot be imported ({error})") from None
 
 
 def expand_thread_counts(cases: Iterable[Case], counts: Sequence[int] = (1, 2)) -> list[Case]:
@@ -201,8 +201,8 @@ def measure(case: Case, budget: float) -> Record:
     for name, contender in case.contenders.items():
         try:
             ready[name], facts[name] = _check_contender(case, contender, inputs, judge)
-        except ContenderUnavailable as reason:
-            record.excluded[name] = f"{'refused' if isinstance(reason, WrongResult) else 'absent'}: {reason}"
+        except ContenderUnavailableError as reason:
+            record.excluded[name] = f"{'refused' if isinstance(reason, WrongResultError) else 'absent'}: {reason}"
         except Exception as error:  # a contender that fails on this shape must not stop the others
             record.excluded[name] = f"failed: {_format_error(error)}"
     if case.ours not in ready or not budget:
@@ -271,7 +271,7 @@ def _check_contender(
     answer = answer if isinstance(answer, tuple) else (answer,)
     verdict = (contender.make_check(*inputs) if contender.make_check else judge)([*answer, *gradients])
     if verdict.fault:
-        raise WrongResult(verdict.fault)
+        raise WrongResultError(verdict.fault)
     peak = clocks.measure_peak_bytes(call, case.device)
     return function, {"gate": "passed", "error": verdict.error, "first_call": first, "peak_bytes": peak}
 

@@ -14,7 +14,7 @@ from benchmarks import shapes
 from benchmarks.harness import (
     Case,
     Contender,
-    ContenderUnavailable,
+    ContenderUnavailableError,
     OutputCheck,
     Verdict,
     expand_thread_counts,
@@ -77,7 +77,7 @@ def faiss(z: Tensor, codes: Tensor) -> Any:
     """A flat index, which holds the codes; on a GPU the package is another, which is not asked for."""
     library = import_peer("faiss")
     if z.is_cuda:
-        raise ContenderUnavailable("faiss-cpu has no GPU")
+        raise ContenderUnavailableError("faiss-cpu has no GPU")
     library.omp_set_num_threads(torch.get_num_threads())
     index = library.IndexFlatL2(codes.shape[1])
     index.add(codes.numpy())

@@ -13,7 +13,7 @@ from benchmarks import shapes
 from benchmarks.harness import (
     Case,
     Contender,
-    ContenderUnavailable,
+    ContenderUnavailableError,
     OutputCheck,
     Verdict,
     draw_output_gradient,
@@ -87,7 +87,7 @@ def flushed(contender: Contender) -> Contender:
 
     def prepare(*given: Tensor) -> Callable[..., Tensor]:
         if torch.get_num_threads() > 1:
-            raise ContenderUnavailable("the flag is of one thread; others keep the one they were started with")
+            raise ContenderUnavailableError("the flag is of one thread; others keep the one they were started with")
         call = contender.prepare(*given)
 
         def with_flag(*given: Tensor) -> Tensor:

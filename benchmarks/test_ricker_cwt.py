@@ -16,7 +16,7 @@ from benchmarks import shapes
 from benchmarks.harness import (
     Case,
     Contender,
-    ContenderUnavailable,
+    ContenderUnavailableError,
     OutputCheck,
     Verdict,
     expand_thread_counts,
@@ -121,7 +121,7 @@ def pywavelets(x: Tensor, *, scales: tuple[float, ...], method: str) -> Callable
     """The whole batch in one call."""
     library, widths = import_peer("pywt"), np.array(scales)
     if x.is_cuda:
-        raise ContenderUnavailable("PyWavelets has no GPU")
+        raise ContenderUnavailableError("PyWavelets has no GPU")
     return lambda x: library.cwt(x.numpy(), widths, "mexh", method=method, axis=-1)[0]
 
 

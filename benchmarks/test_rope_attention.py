@@ -14,7 +14,7 @@ from benchmarks import shapes
 from benchmarks.harness import (
     Case,
     Contender,
-    ContenderUnavailable,
+    ContenderUnavailableError,
     OutputCheck,
     Verdict,
     draw_output_gradient,
@@ -153,7 +153,7 @@ def flash(causal: bool) -> Contender:
     def prepare(q, k, v, cos, sin, valid):
         attention, rotary = import_peer("flash_attn"), import_peer("flash_attn.layers.rotary")
         if valid is not None or len(cos) > 1 or q.dtype == torch.float32:
-            raise ContenderUnavailable(
+            raise ContenderUnavailableError(
                 "flash-attn has no padding but packed rows, one table for all rows, and no float32"
             )
 

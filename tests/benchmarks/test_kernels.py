@@ -15,7 +15,15 @@ import torch
 
 from benchmarks import harness
 from benchmarks.figures import CONTROL_CLOCK, FILL, GEMM, compute_paired_ratio, drop_noisy_rounds, interleave, tabulate
-from benchmarks.harness import Case, Contender, ContenderUnavailable, Verdict, format_record, make_contender, measure
+from benchmarks.harness import (
+    Case,
+    Contender,
+    ContenderUnavailableError,
+    Verdict,
+    format_record,
+    make_contender,
+    measure,
+)
 from benchmarks.render import MARK, PAGE, InvalidResultsError, read_results, render
 from benchmarks.results import Results
 from benchmarks.run import OPERATIONS, interleave_cases
@@ -122,7 +130,7 @@ def doubled(contenders, **options):
 
 
 def missing(*inputs):
-    raise ContenderUnavailable("not installed here")
+    raise ContenderUnavailableError("not installed here")
 
 
 def test_a_wrong_contender_is_refused_by_the_gate_and_never_timed():

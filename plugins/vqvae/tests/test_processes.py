@@ -26,7 +26,7 @@ def one_of_two(rank, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.manual_seed(rank)  # weights are made equal by DDP, codebooks by their first step
     spec = Spec(channels=1, length=32)
-    tokenizer = VQVAE(spec, codes=12, dim=4, hidden=8, res_hidden=4, revive=0.5)
+    tokenizer = VQVAE(spec, codes=12, dim=4, hidden=8, res_hidden=4, dead_code_threshold=0.5)
     decoder = Own(tokenizer.out)
     decoder.bind_tokenizer(tokenizer)
     pipeline = Pipeline(spec, tokenizer, Identity(tokenizer.out), Reconstruct(tokenizer.out), decoder)
