@@ -16,10 +16,10 @@ from tstk.config.resolve import resolve_config
 from tstk.errors import OptionError, TrainingError
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import get_registry
+from tstk.training import runs
 from tstk.training.devices import use_deterministic_algorithms
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.runs import resume_run
-from tstk.training.runs import train as train_run
 
 MADE_UP = Path(__file__).parent / "made_up"
 sys.path.insert(0, str(MADE_UP))
@@ -121,14 +121,14 @@ def test_the_option_holds_for_the_run_and_its_resumption_and_is_gone_afterwards(
     before, run = settings(), tmp_path / "run"
     watch = Watch(stop=True)
     with pytest.raises(TrainingInterrupted):
-        train_run(config(npz, deterministic=True), run, progress_callback=watch)
+        runs.train(config(npz, deterministic=True), run, progress_callback=watch)
     assert settings() == before
     again = Watch()
     resume_run(run, progress_callback=again)
     assert settings() == before
     assert watch.seen == again.seen == [(True, False, False, ":4096:8")]
     plain = Watch()
-    train_run(config(npz), tmp_path / "plain", progress_callback=plain)
+    runs.train(config(npz), tmp_path / "plain", progress_callback=plain)
     assert plain.seen == [before] * 2
 
 
@@ -139,9 +139,9 @@ def test_an_operation_without_a_deterministic_form_is_refused_in_a_line_that_nam
     entry = Entry("head", "careless", "careless:Careless", "Puts numbers anywhere", dist="made-up")
     monkeypatch.setitem(get_registry()._table, ("head", "careless"), [entry])
     before, head = settings(), {"use": "careless", "back": back}
-    train_run(config(npz, head), tmp_path / "plain")
+    runs.train(config(npz, head), tmp_path / "plain")
     with pytest.raises(TrainingError) as caught:
-        train_run(config(npz, head, deterministic=True), tmp_path / "run")
+        runs.train(config(npz, head, deterministic=True), tmp_path / "run")
     assert "no deterministic implementation of put_" in str(caught.value)
     assert where in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -162,18 +162,18 @@ def test_a_workspace_of_cublas_that_changes_results_is_refused(monkeypatch):
 def test_another_number_of_threads_is_told_when_a_run_goes_on(npz, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(TrainingInterrupted):
-        train_run(config(npz), run, progress_callback=Watch(stop=True))
+        runs.train(config(npz), run, progress_callback=Watch(stop=True))
     path = run / "config.json"
     given = json.loads(path.read_text())
     threads = torch.get_num_threads()
     assert given["hardware"]["threads"] == str(threads)
-    said = []
+    notes = []
     torch.set_num_threads(threads + 1)
     try:
-        resume_run(run, print_fn=said.append)
+        resume_run(run, print_fn=notes.append)
     finally:
         torch.set_num_threads(threads)
-    (line,) = [line for line in said if "threads" in line]
+    (line,) = [line for line in notes if "threads" in line]
     assert f"threads was {threads} and is {threads + 1}" in line
     assert f"OMP_NUM_THREADS={threads} restores the number of threads" in line
 

@@ -58,10 +58,10 @@ def combinations(every):
             (own if dists <= set(OWN) else foreign).append(tables)
     if os.environ.get("TSTK_MIX") == "all":
         return own + foreign
-    return (own if every else some(own)) + some(foreign)
+    return (own if every else sample_combinations(own)) + sample_combinations(foreign)
 
 
-def some(combinations):
+def sample_combinations(combinations):
     """No more than a few, always the same."""
     return combinations if len(combinations) <= SAMPLE else Random(0).sample(combinations, SAMPLE)
 

@@ -65,7 +65,7 @@ def batch(count, seed):
     return Series(x.reshape(count, 1, -1), y=y, sample_id=seed * count + torch.arange(count))
 
 
-def small(kind, name, /, **more):
+def small_table(kind, name, /, **more):
     """A table for a component, at the smallest size and else as it comes."""
     options = read_signature(get_registry().find(kind, name).target).options
     sizes = {k: v for k, v in SMALL.items() if k in options and not options[k].is_component}
@@ -78,13 +78,13 @@ def built(**tables):
     tables = {"tokenizer": {"use": "patch", "dim": 32, "window": PATCH}, **tables}
     for kind, table in tables.items():
         table = {"use": table} if isinstance(table, str) else table
-        tables[kind] = small(kind, table["use"], **table)
+        tables[kind] = small_table(kind, table["use"], **table)
     pipeline = build_pipeline(resolve_config(("test", tables)), SPEC)
     pipeline.bind()
     return pipeline
 
 
-def trained(pipeline, steps=STEPS):
+def train_steps(pipeline, steps=STEPS):
     """The pipeline after some steps, each on series that it has not seen before."""
     optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], lr=LR)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
@@ -101,7 +101,7 @@ def trained(pipeline, steps=STEPS):
     return pipeline.eval()
 
 
-def mounted(pipeline, parts, freeze=False):
+def load_parts(pipeline, parts, freeze=False):
     """The pipeline with the weights of these parts."""
     for name, part in parts.items():
         getattr(pipeline, name).load_pretrained(part.state_dict(), part.spec)
@@ -110,7 +110,7 @@ def mounted(pipeline, parts, freeze=False):
     return pipeline
 
 
-def found(pipeline):
+def score_order(pipeline):
     """What the model makes of new series, as they are and shuffled."""
     return evaluate_token_order(pipeline, [batch(256, seed=10_000)])
 
@@ -128,16 +128,16 @@ def names(kind):
 def classifiers():
     """Heads that answer with a class."""
     for name in names("head"):
-        if "classes" in get_registry().load(get_registry().find("head", name)).needs:
+        if "num_classes" in get_registry().load(get_registry().find("head", name)).needs:
             yield name
 
 
 def losses():
     """Losses that ask a decoder."""
-    found = [
+    needing_decoder = [
         name for name in names("loss") if get_registry().load(get_registry().find("loss", name)).consumes == "decoder"
     ]
-    return [name for name in found if name not in NO_PRETRAINING]
+    return [name for name in needing_decoder if name not in NO_PRETRAINING]
 
 
 def check(encoder, head):
@@ -147,7 +147,7 @@ def check(encoder, head):
         if ("head", head) in ORDER_FREE:
             return
         raise
-    result = found(trained(pipeline))
+    result = score_order(train_steps(pipeline))
     if {("encoder", encoder), ("head", head)} & ORDER_FREE.keys():
         assert result.accuracy < 0.65, f"{encoder} with {head} is called order-free: {result.summary}"
     else:
@@ -177,12 +177,14 @@ def test_order_is_still_found_after_every_pretraining(loss):
     if "vocab_size" in part.needs:  # codes are learnt first, and then stay
         pytest.importorskip("tstk_plugins_vqvae")
         coder = built(tokenizer=tables["tokenizer"], encoder="identity", loss="reconstruct", decoder="own")
-        learnt["tokenizer"] = trained(coder).tokenizer
-    before = trained(mounted(built(**{"decoder": part.default_decoder, **tables}, loss=loss), learnt, freeze=True))
+        learnt["tokenizer"] = train_steps(coder).tokenizer
+    before = train_steps(
+        load_parts(built(**{"decoder": part.default_decoder, **tables}, loss=loss), learnt, freeze=True)
+    )
     parts = {kind: tables[kind] for kind in ("tokenizer", "encoder") if kind in tables}
     learnt = {"tokenizer": before.tokenizer, "encoder": before.encoder}
-    pipeline = mounted(built(head="linear", **parts), learnt)
-    result = found(trained(pipeline))
+    pipeline = load_parts(built(head="linear", **parts), learnt)
+    result = score_order(train_steps(pipeline))
     assert result.accuracy > 0.9, f"after {loss}: {result.summary}"
     assert result.uses_order
 

@@ -118,14 +118,14 @@ main()
 
 
 def test_the_pretrained_encoder_is_in_the_wheel_and_needs_no_network(python, tmp_path):
-    found = (
+    locate = (
         "import tstk; from tstk.config.run_directory import resolve_run_dir; print(resolve_run_dir('pretrained/small'))"
     )
-    code = f"{found}; tstk.load('pretrained/small')"
+    code = f"{locate}; tstk.load('pretrained/small')"
     assert str(python.parent.parent) in run(python, "-c", code, OMP_NUM_THREADS="1")
     words = ("probe", "pretrained/small", "--data", "har-demo", "--pool", "statistics", "--param", "0.1", "--json")
-    found = json.loads(run(python, "-c", OFFLINE, *words, OMP_NUM_THREADS="1"))
-    assert found["results"][0]["accuracy"] > 0.7
+    result = json.loads(run(python, "-c", OFFLINE, *words, OMP_NUM_THREADS="1"))
+    assert result["results"][0]["accuracy"] > 0.7
     words = ("train", "--config", "finetune", "--init-from", "pretrained/small", "--data", "har-demo", "--steps", "1")
     run(python, "-c", OFFLINE, *words, "--device", "cpu", "--out", tmp_path / "tuned", OMP_NUM_THREADS="1")
     assert (tmp_path / "tuned" / "model.safetensors").is_file()

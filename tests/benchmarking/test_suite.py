@@ -78,9 +78,9 @@ def test_a_cell_that_fails_is_told_and_does_not_stop_the_rest(tmp_path, monkeypa
     page = (tmp_path / "out" / "bench.md").read_text()
     assert "failed: m, B, seed 0: b.ts: broken" in page
     wrong.clear()
-    again = run_benchmark(methods, SETS, (0,), tmp_path / "out")
+    run_again = run_benchmark(methods, SETS, (0,), tmp_path / "out")
     assert ran[3:] == [("b.ts", 0), ("c.ts", 0)]
-    assert again.failed_cells == []
+    assert run_again.failed_cells == []
     assert not list(tmp_path.rglob("*.error.txt"))
 
 
@@ -208,14 +208,14 @@ def test_half_a_run_goes_on_where_it_was_and_not_under_other_options(tmp_path):
         )
     (tmp_path / "out" / "bench.json").write_text("{}")
 
-    def again(**more):
+    def run_again(**more):
         method = {"head": Method("head", make_config_runner({**choices, **more}))}
         return run_benchmark(method, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
 
-    (cell,) = again(lr=0.5).failed_cells
+    (cell,) = run_again(lr=0.5).failed_cells
     assert "is now 0.5" in cell.error
     assert json.loads((half / "last" / "state.json").read_text())["step"] == 4
-    assert not again().failed_cells
+    assert not run_again().failed_cells
     whole = tmp_path / "whole"
     train(resolve_config(("argument", parse_overrides({**choices, "data": "har-demo", "seed": 0}))), whole)
     assert (whole / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()

@@ -76,25 +76,25 @@ def small(tmp_path, monkeypatch):
         'encoder = {use = "identity"}\nhead = {use = "linear"}\n'
     )
 
-    def go(*words):
+    def run_small(*words):
         monkeypatch.setattr(sys, "argv", ["few_labels", "--file", "small.toml", "--out", "out", *words])
         few_labels.main()
         return [json.loads(line) for line in Path("out/cells.jsonl").read_text().splitlines()]
 
-    return go
+    return run_small
 
 
 @pytest.mark.slow
 def test_the_same_command_continues_and_everything_learns_from_the_same_series(small, monkeypatch):
     train, begun = few_labels._trained, []
 
-    def interrupted(folder, *layers):
+    def train_or_interrupt(folder, *layers):
         begun.append(folder.name)
         if len(begun) == 4:
             raise KeyboardInterrupt
         return train(folder, *layers)
 
-    monkeypatch.setattr(few_labels, "_trained", interrupted)
+    monkeypatch.setattr(few_labels, "_trained", train_or_interrupt)
     with pytest.raises(KeyboardInterrupt):
         small("--methods", "m")
     monkeypatch.setattr(

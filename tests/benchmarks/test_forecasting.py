@@ -57,26 +57,26 @@ def small(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("TSTK_DATA", str(tmp_path))
 
-    def go(*words):
+    def run_small(*words):
         monkeypatch.setattr(sys, "argv", ["forecasting", "--file", "small.toml", "--out", "out", *words])
         with pytest.raises(SystemExit) as end:
             forecasting.main()
         return end.value.code
 
-    return go
+    return run_small
 
 
 def test_the_same_command_continues_and_the_record_has_every_cell(small, monkeypatch):
     written = []
     run = forecasting.run
 
-    def interrupted(task, file, out):
+    def run_or_interrupt(task, file, out):
         written.append(len(json.loads((out / "forecasting.json").read_text())["cells"]) if written else 0)
         if len(written) == 3:
             raise KeyboardInterrupt
         return run(task, file, out)
 
-    monkeypatch.setattr(forecasting, "run", interrupted)
+    monkeypatch.setattr(forecasting, "run", run_or_interrupt)
     monkeypatch.setattr(sys, "argv", ["forecasting", "--file", "small.toml", "--out", "out", "--methods", "linear,net"])
     with pytest.raises(KeyboardInterrupt):
         forecasting.main()

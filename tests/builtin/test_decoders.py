@@ -34,13 +34,13 @@ def test_a_flat_rotary_decoder_sees_a_grid_as_one_line():
     # the same tokens along one axis, in the order of the line
     line = TransformerDecoder(spec.replace(grid_size=(12,)), **options)
     line.load_state_dict(flat.state_dict())
-    seen, asked = grid_of(spec)
+    visible, queries = grid_of(spec)
 
-    def laid(tokens):
+    def place_on_line(tokens):
         number = tokens.pos[..., :1] + 4 * tokens.pos[..., 1:]
         return tokens.replace(pos=number, grid_index=number[..., 0].long())
 
-    a, b = flat(seen, asked, None), line(laid(seen), laid(asked), None)
+    a, b = flat(visible, queries, None), line(place_on_line(visible), place_on_line(queries), None)
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 

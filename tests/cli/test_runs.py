@@ -241,14 +241,14 @@ def test_embeddings_that_are_not_finite_are_never_written(refused, copy):
 @pytest.mark.parametrize("verb", [["eval"], ["predict", "--out", "p.csv"], ["embed", "--out", "e.npz"]])
 def test_a_damaged_or_foreign_run_is_refused_in_a_line(refused, copy, verb):
     weights, config = copy / "model.safetensors", copy / "config.json"
-    whole, said = weights.read_bytes(), json.loads(config.read_text())
+    whole, fields = weights.read_bytes(), json.loads(config.read_text())
     weights.write_bytes(whole[: len(whole) // 2])
     assert "model.safetensors is truncated" in refused(verb[0], copy, *verb[1:])
     weights.unlink()
     assert "has no model.safetensors" in refused(verb[0], copy, *verb[1:])
     weights.write_bytes(whole)
-    said["config"]["encoder"]["use"] = "tstk-ghost/haunted"
-    config.write_text(json.dumps(said))
+    fields["config"]["encoder"]["use"] = "tstk-ghost/haunted"
+    config.write_text(json.dumps(fields))
     assert "encoder 'haunted' from tstk-ghost" in refused(verb[0], copy, *verb[1:])
     config.write_text('{"architectures": ["BertModel"]}')
     assert "was not written by tstk" in refused(verb[0], copy, *verb[1:])

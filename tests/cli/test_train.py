@@ -211,12 +211,12 @@ def test_a_loss_that_becomes_nan_later_keeps_the_weights_of_before(tstk, npz, sm
 
     honest, calls = CrossEntropy.forward, []
 
-    def sour(self, flow):
+    def return_nan(self, flow):
         terms = honest(self, flow)
         calls.append(1)
         return {k: v * torch.nan for k, v in terms.items()} if self.training and len(calls) > 6 else terms
 
-    monkeypatch.setattr(CrossEntropy, "forward", sour)
+    monkeypatch.setattr(CrossEntropy, "forward", return_nan)
     result = tstk("train", "--data", npz, *small, "--epochs", 9, "--batch-size", 8, "--out", "run")
     assert result.exit_code == 2
     assert "became nan" in result.stderr

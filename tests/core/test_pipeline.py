@@ -22,11 +22,11 @@ def encoder(name):
     return {"use": name, **SIZES.get(name, {})}
 
 
-def close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
-def alone(series, i):
+def select_row(series, i):
     """Row i as a batch of its own, cropped to its last observed sample."""
     observed = series.observed_mask[i : i + 1]
     length = int(observed.any(1).nonzero()[:, 1].max()) + 1
@@ -34,7 +34,7 @@ def alone(series, i):
     return Series(series.x[i : i + 1, :, :length], observed[..., :length], y, series.sample_id[i : i + 1])
 
 
-def padded(series, more):
+def pad(series, more):
     return series.replace(
         x=torch.nn.functional.pad(series.x, (0, more)),
         observed=torch.nn.functional.pad(series.observed_mask, (0, more)),
@@ -52,19 +52,19 @@ def test_padding_and_companions_change_no_class_vector_or_token(build, labelled_
     pipeline = build(labelled_spec, wiring=wiring, tokenizer=tokenizer, encoder=encoder(name), head="cot").eval()
     logits, vectors, tokens = pipeline.predict(series), pipeline.embed(series), pipeline.encode(series)
     for i in range(len(series.x)):
-        one = alone(series, i)
-        close(pipeline.predict(one)[0], logits[i])
-        close(pipeline.embed(one)[0], vectors[i])
+        one = select_row(series, i)
+        assert_close(pipeline.predict(one)[0], logits[i])
+        assert_close(pipeline.embed(one)[0], vectors[i])
         small = pipeline.encode(one)
         where = small.valid[0]
         assert torch.equal(small.grid_index[0][where], tokens.grid_index[i][tokens.valid[i]])
-        close(small.values[0][where], tokens.values[i][tokens.valid[i]])
+        assert_close(small.values[0][where], tokens.values[i][tokens.valid[i]])
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_padding_changes_no_head(build, labelled_spec, ragged, head):
     pipeline = build(labelled_spec.replace(length=40), head=head).eval()
-    close(pipeline.predict(ragged()), pipeline.predict(padded(ragged(), 16)))
+    assert_close(pipeline.predict(ragged()), pipeline.predict(pad(ragged(), 16)))
 
 
 def test_padding_and_companions_change_no_forecast(build, table_spec, windows):
@@ -74,7 +74,7 @@ def test_padding_and_companions_change_no_forecast(build, table_spec, windows):
         whole = pipeline.predict(series)
         for i in range(len(series.x)):
             row = slice(i, i + 1)
-            close(pipeline.predict(Series(series.x[row], series.observed_mask[row]))[0], whole[i])
+            assert_close(pipeline.predict(Series(series.x[row], series.observed_mask[row]))[0], whole[i])
 
 
 @pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
@@ -103,7 +103,7 @@ def test_a_series_without_any_observation_gives_numbers(build, labelled_spec, ra
 def test_a_series_that_is_too_long_is_refused_with_both_numbers(build, labelled_spec, ragged):
     pipeline = build(labelled_spec, head="linear")
     with pytest.raises(DataError, match="40 samples is longer than the 24"):
-        pipeline.predict(padded(ragged(), 16))
+        pipeline.predict(pad(ragged(), 16))
 
 
 # ------------------------------------------------------------------ the future
@@ -138,7 +138,7 @@ def test_a_future_sample_that_nobody_knows_does_not_count(build, table_spec, win
     weight = step_output.queries.target_mask & step_output.queries.valid[..., None]
     assert weight.sum() == step_output.targets.isfinite().sum() == 4 * 2 * 8 - 1
     want = ((step_output.predictions - step_output.queries.target)[weight]).square().mean()
-    close(step_output.loss, want)
+    assert_close(step_output.loss, want)
 
 
 def test_a_short_context_ends_where_the_future_begins(build, table_spec, windows):
@@ -147,7 +147,7 @@ def test_a_short_context_ends_where_the_future_begins(build, table_spec, windows
     blind = Series(series.x, series.observed_mask & (torch.arange(24) >= 10), series.y)
     for slots in ({"head": "forecast"}, {"decoder": "transformer", "loss": TAIL}):
         pipeline = build(table_spec, **slots).eval()
-        close(pipeline.predict(late), pipeline.predict(blind))
+        assert_close(pipeline.predict(late), pipeline.predict(blind))
         assert torch.equal(pipeline.predict(late), pipeline.predict(late.replace(y=late.y * 7)))
 
 
@@ -189,8 +189,8 @@ def test_instance_statistics_come_from_observed_samples_of_the_context(build, ta
     for i in range(4):
         for c in range(2):
             known = series.x[i, c][series.observed_mask[i, c]]
-            close(step_output.loc[i, c, 0], known.mean())
-            close(step_output.scale[i, c, 0], (known.var(correction=0) + 1e-5).sqrt())
+            assert_close(step_output.loc[i, c, 0], known.mean())
+            assert_close(step_output.scale[i, c, 0], (known.var(correction=0) + 1e-5).sqrt())
 
 
 @forecasters
@@ -221,7 +221,9 @@ def test_independent_channels_are_forecast_as_if_each_were_alone(build, table_sp
     single.load_state_dict({k: v for k, v in both.state_dict().items() if k not in ("mean", "std")}, strict=False)
     whole = both.predict(series)
     for c in range(2):
-        close(whole[:, c : c + 1], single.predict(Series(series.x[:, c : c + 1], series.observed_mask[:, c : c + 1])))
+        assert_close(
+            whole[:, c : c + 1], single.predict(Series(series.x[:, c : c + 1], series.observed_mask[:, c : c + 1]))
+        )
 
 
 def test_independent_channels_do_not_see_one_another(build, labelled_spec, ragged):
@@ -283,7 +285,7 @@ def test_a_decoder_that_is_the_tokenizers_own_answers_with_a_series(build, label
     step_output = pipeline(series)
     assert step_output.predictions.shape == series.x.shape
     error = (step_output.predictions - step_output.series.x)[series.observed]
-    close(step_output.losses["reconstruction"], error.square().mean())
+    assert_close(step_output.losses["reconstruction"], error.square().mean())
     assert not any(name.startswith("decoder") for name in pipeline.state_dict())
 
 
@@ -303,9 +305,9 @@ def test_an_embedding_is_the_pool_of_valid_tokens(build, labelled_spec, ragged):
     tokens = pipeline.encode(series)
     for i in range(4):
         values = tokens.values[i][tokens.valid[i]]
-        close(pipeline.embed(series, "mean")[i], values.mean(0))
-        close(pipeline.embed(series, "max")[i], values.amax(0))
-    close(pipeline.embed(series, "cls"), tokens.prefix[:, 0])
+        assert_close(pipeline.embed(series, "mean")[i], values.mean(0))
+        assert_close(pipeline.embed(series, "max")[i], values.amax(0))
+    assert_close(pipeline.embed(series, "cls"), tokens.prefix[:, 0])
 
 
 def test_a_cls_embedding_without_a_cls_token_is_refused(build, labelled_spec, ragged):

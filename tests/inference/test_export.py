@@ -45,10 +45,10 @@ def test_what_takes_one_length_alone_says_why(build, labelled_spec, table_spec):
     assert str(export_graph(pipeline, 16)) == "16 samples"
     forward = pipeline.tokenizer.forward
 
-    def halved(series):
+    def break_for_even_lengths(series):
         return forward(series if series.x.shape[-1] % 2 else series.replace(x=series.x * 1))
 
-    pipeline.tokenizer.forward = halved
+    pipeline.tokenizer.forward = break_for_even_lengths
     assert "specializes the graph" in str(export_graph(pipeline))
 
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-import tstk.kernels.dispatch as dispatch
 from tstk.errors import IncompatibleError, UnknownNameError
+from tstk.kernels import dispatch
 from tstk.kernels.dispatch import Backend, Operation, is_triton_interpreted, use_backend, why_triton_unavailable
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from tstk.builtin.decoders.linear import Linear
 from tstk.builtin.encoders.transformer import Transformer
-from tstk.builtin.heads.linear import Linear as LinearHead
+from tstk.builtin.heads import linear
 from tstk.builtin.losses.masked import Masked
 from tstk.builtin.tokenizers.patch import Patch
 from tstk.core.interfaces import Encoder
@@ -220,14 +220,14 @@ class Mixing(Linear):
         return super().forward(encoded, queries, pos_embed) + encoded.values.mean((1, 2), keepdim=True)
 
 
-class Padded(LinearHead):
+class Padded(linear.Linear):
     caught, says = "ignores_padding", "changes with"
 
     def forward(self, tokens):
         return self.classify(tokens.values.mean(1))
 
 
-class Demanding(LinearHead):
+class Demanding(linear.Linear):
     """Needs what no head is given."""
 
     needs = ("num_classes", "num_prefix_tokens", "vocab_size")

@@ -89,7 +89,7 @@ def config(kind, data, threads, **more):
     return resolve_config(("here", {**parts, "data": str(data), "train": train}))
 
 
-def live(config, out, awake):
+def run_child(config, out, awake):
     """A child: begin or go on, and say when training begins."""
 
     def ready(pipeline, data):
@@ -101,13 +101,13 @@ def live(config, out, awake):
         tstk.training.runs.train(config, out, command="here", on_ready=ready)
 
 
-def killed(config, out, after):
+def kill_child(config, out, after):
     """Whether a child had to be killed so many seconds after it began to train; without a number it may end."""
     hears, awake = os.pipe()
     child = os.fork()
     if not child:
         try:
-            live(config, out, awake)
+            run_child(config, out, awake)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -130,11 +130,11 @@ def main(kind, folder, kills, threads, seed):
     tstk.training.runs.train(config(kind, folder / "data.npz", 1, steps=1), folder / "imports")
     chosen = config(kind, folder / "data.npz", threads)
     begin = time.perf_counter()
-    killed(chosen, folder / "calm", None)
+    kill_child(chosen, folder / "calm", None)
     longest = (time.perf_counter() - begin) / max(kills, 1)  # no life is so long that all of them suffice
     draw, count, out = random.Random(seed), 0, folder / "rough"
     while not (out / "result.json").is_file():
-        count += killed(chosen, out, draw.uniform(0, longest) if count < kills else None)
+        count += kill_child(chosen, out, draw.uniform(0, longest) if count < kills else None)
     print(count)
 
 

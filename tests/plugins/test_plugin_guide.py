@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tstk.testing import case as kit
+from tstk.testing import case
 
 pytestmark = pytest.mark.slow
 
@@ -109,13 +109,13 @@ def author(tmp_path_factory):
 
 def test_every_block_is_followed_and_what_it_makes_works(author):
     assert author.ran == TEXT.count("\n```") // 2
-    said = dict(author.said)
-    assert "Spectra of windows" in said["$ tstk show tokenizer tides"]
+    outputs = dict(author.said)
+    assert "Spectra of windows" in outputs["$ tstk show tokenizer tides"]
     assert list((author.folder / "dist").glob("tstk_plugins_tides-*.whl"))
     assert re.search(
-        r"^\d+ checks: \d+ passed, \d+ not applicable$", said["$ tstk plugins check tstk-plugins-tides"], re.M
+        r"^\d+ checks: \d+ passed, \d+ not applicable$", outputs["$ tstk plugins check tstk-plugins-tides"], re.M
     )
-    assert "blockwise" in said["$ tstk kernels"]
+    assert "blockwise" in outputs["$ tstk kernels"]
     rows = (author.folder / "runs" / "width" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(rows[0])["callbacks"]["window-width"]["width"] > 0
 
@@ -133,7 +133,9 @@ def test_a_tokenizer_and_a_loss_are_less_than_150_lines_and_mix_with_all(author)
 
 def test_the_guide_names_every_check_and_none_that_is_not(author):
     checks = {
-        c.__name__ for group in (kit.PLUGIN_CHECKS, kit.COMPONENT_CHECKS, *kit.CHECKS_BY_KIND.values()) for c in group
+        c.__name__
+        for group in (case.PLUGIN_CHECKS, case.COMPONENT_CHECKS, *case.CHECKS_BY_KIND.values())
+        for c in group
     }
     table = TEXT[TEXT.index("| of | it checks |") : TEXT.index("What they mean is one line each")]
     assert set(re.findall(r"`(\w+)`", table)) == checks

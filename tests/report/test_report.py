@@ -60,7 +60,7 @@ class Page(HTMLParser):
             self.text += data + " "
 
 
-def trained(folder, epochs=2, **tables):
+def train_classifier(folder, epochs=2, **tables):
     config = resolve_config(
         ("flag", {**TINY, "train": {"epochs": epochs, "batch_size": 16, "device": "cpu"}, **tables})
     )
@@ -75,14 +75,14 @@ def read(run, tmp_path):
 @pytest.fixture(scope="module")
 def masked(npz, tmp_path_factory):
     """Masked pretraining on labelled series of unequal lengths, one epoch."""
-    return trained(tmp_path_factory.mktemp("runs") / "masked", epochs=1, loss="masked", data=npz)
+    return train_classifier(tmp_path_factory.mktemp("runs") / "masked", epochs=1, loss="masked", data=npz)
 
 
 @pytest.fixture(scope="module")
 def forecaster(csv, tmp_path_factory):
     """A forecasting head on a small table."""
     data = {"use": csv, "context": 20, "horizon": 5}
-    return trained(tmp_path_factory.mktemp("runs") / "forecaster", head="forecast", data=data)
+    return train_classifier(tmp_path_factory.mktemp("runs") / "forecaster", head="forecast", data=data)
 
 
 def test_a_classifier_is_told_with_its_matrix_and_its_classes(run, tmp_path):
@@ -130,7 +130,7 @@ def test_errors_by_step_average_to_the_score_of_the_run(forecaster, monkeypatch)
 @pytest.mark.parametrize("policy", ["tail", "random"])
 def test_a_decoder_that_forecasts_is_told_like_a_head(csv, tmp_path, policy):
     data = {"use": csv, "context": 20, "horizon": 4}
-    run = trained(tmp_path / "run", loss={"use": "masked", "policy": policy}, data=data)
+    run = train_classifier(tmp_path / "run", loss={"use": "masked", "policy": policy}, data=data)
     titles = read(run, tmp_path).titles
     assert "Forecasts, test split" in titles
     assert ("Masked samples, test split" in titles) == (policy == "random")
@@ -149,7 +149,7 @@ def test_masked_pretraining_of_one_epoch_is_told_with_its_hidden_samples(masked,
     [("mixed", {"use": "masked"}), ("independent", {"use": "masked"}), ("mixed", {"use": "masked", "num_masks": 3})],
 )
 def test_hidden_samples_are_those_under_hidden_tokens_and_only_they_are_answered(npz, tmp_path, channels, loss):
-    run = trained(tmp_path / "run", epochs=1, loss=loss, data=npz, pipeline={"channels": channels})
+    run = train_classifier(tmp_path / "run", epochs=1, loss=loss, data=npz, pipeline={"channels": channels})
     context = load_context(run)
     series = context.split.batch(torch.arange(4))
     with torch.no_grad():
@@ -187,7 +187,7 @@ def test_nothing_is_drawn_beyond_the_end_of_a_series(masked, monkeypatch):
 @pytest.mark.slow
 def test_a_run_without_a_test_part_or_labels_is_told_on_validation(tmp_path):
     np.savez(tmp_path / "bare.npz", X=np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32))
-    run = trained(tmp_path / "run", loss="masked", data=str(tmp_path / "bare.npz"))
+    run = train_classifier(tmp_path / "run", loss="masked", data=str(tmp_path / "bare.npz"))
     page = read(run, tmp_path)
     assert "Masked samples, validation split" in page.titles
     assert "loss, validation" in page.text
@@ -228,7 +228,7 @@ def test_every_option_is_told_with_its_source_and_text_is_escaped(run, tmp_path)
         assert section in page.text
         assert all(name in page.text for name in values)
     assert "flag" in page.text
-    folder = trained(tmp_path / "<b>&run", epochs=1, head="linear", data="har-demo")
+    folder = train_classifier(tmp_path / "<b>&run", epochs=1, head="linear", data="har-demo")
     text = read(folder, tmp_path).text
     assert "<b>&run" in text
     assert "tstk train --these <flags>" in text
@@ -258,7 +258,7 @@ def test_a_part_may_have_a_section_of_its_own(masked, tmp_path, monkeypatch):
 @pytest.mark.parametrize("channels", ["mixed", "independent"])
 def test_a_report_shows_what_reasoning_tokens_look_at(npz, tmp_path, channels):
     wiring = {"channels": channels}
-    run = trained(tmp_path / "run", epochs=1, head={"use": "cot", "tokens": 3}, data=npz, pipeline=wiring)
+    run = train_classifier(tmp_path / "run", epochs=1, head={"use": "cot", "tokens": 3}, data=npz, pipeline=wiring)
     page = read(run, tmp_path)
     assert "Attention of the reasoning tokens, test split" in page.titles
     maps = [p for p in page.pictures if "Attention of 3 reasoning tokens" in p["alt"]]

@@ -28,10 +28,10 @@ ROOT = Path(__file__).parents[2]
 def offline(monkeypatch, tmp_path):
     """No connection can be made, and no run of this name lies in the working directory."""
 
-    def refused(*_):
+    def refuse_connection(*_):
         raise OSError("no network in this test")
 
-    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket.socket, "connect", refuse_connection)
     monkeypatch.chdir(tmp_path)
 
 
@@ -57,15 +57,15 @@ def test_it_is_small_and_its_card_states_its_hash():
 
 def test_the_recipe_says_how_it_was_made(tmp_path):
     recipe = next(resolve_stages(read_recipe("pretrain-small"), tmp_path, ("flag", {}), {}))
-    given = read_run_config(NAME)["given"]
+    recorded = read_run_config(NAME)["given"]
     stated = read_toml(get_entry_file(get_registry().find("recipe", "pretrain-small")))["stage"][0]
     for section in ("data", "tokenizer", "encoder", "loss", "pipeline", "train"):
         now = json.loads(json.dumps(recipe.values[section]))
         assert stated[section].items() <= now.items()
         # what was added since has a default that changes nothing; where it was trained is no part of the recipe, and
         # generated series are never split
-        for option in (now.keys() & given[section].keys()) - {"device", "threads", "val_fraction"}:
-            assert now[option] == given[section][option], f"{section}.{option}"
+        for option in (now.keys() & recorded[section].keys()) - {"device", "threads", "val_fraction"}:
+            assert now[option] == recorded[section][option], f"{section}.{option}"
 
 
 @pytest.mark.parametrize(("channels", "length"), [(1, 5), (4, 700)])

@@ -15,7 +15,7 @@ from tstk.evaluation import linear_forecast
 from tstk.evaluation.linear_forecast import fit_linear_map
 from tstk.inference.export import export
 from tstk.plugins.registry import get_registry
-from tstk.runs.checkpoint import load as load_run
+from tstk.runs import checkpoint
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.runs import prepare_training, resume_run, train
 
@@ -52,7 +52,7 @@ def config(path, linear="auto", encoder="transformer", **tables):
     return resolve_config(("test", {**defaults, **tables}))
 
 
-def close(a, b):
+def assert_close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
@@ -61,14 +61,16 @@ def close(a, b):
 def test_before_training_forecasts_are_those_of_the_linear_map(gaps, encoder, wiring):
     pipeline, data = prepare_training(config(gaps, encoder=encoder, pipeline=wiring))
     series = data.test.batch(torch.arange(len(data.test)))
-    close(pipeline.eval().predict(series), fit_linear_map(data.train, data.val, data.std[:, None]).forecaster(series))
+    assert_close(
+        pipeline.eval().predict(series), fit_linear_map(data.train, data.val, data.std[:, None]).forecaster(series)
+    )
 
 
 def test_what_the_head_answers_is_added_in_units_of_the_context(gaps):
     pipeline, data = prepare_training(config(gaps))
     torch.nn.init.ones_(pipeline.head.project.bias)
     output = pipeline.eval().predict_step(data.test.batch(torch.arange(3)))
-    close(output.head_output - output.linear_forecast, output.scale.expand_as(output.linear_forecast))
+    assert_close(output.head_output - output.linear_forecast, output.scale.expand_as(output.linear_forecast))
 
 
 @pytest.mark.parametrize("select", ["score", "loss"])
@@ -104,7 +106,7 @@ def test_training_that_improves_on_the_map_is_kept(tmp_path):
 def test_a_run_is_loaded_with_its_map(gaps, tmp_path, linear, maps):
     train(config(gaps, linear, train={"epochs": 1}), tmp_path / "run")
     pipeline, _ = prepare_training(config(gaps, linear))
-    loaded = load_run(tmp_path / "run")
+    loaded = checkpoint.load(tmp_path / "run")
     assert torch.equal(loaded.linear_map.matrix, pipeline.linear_map.matrix)
     assert torch.equal(loaded.linear_map.level_weights, pipeline.linear_map.level_weights)
     assert maps in (None, len(loaded.linear_map.matrix))
@@ -207,7 +209,7 @@ def test_a_context_that_is_short_is_forecast_as_the_map_does(gaps):
     missing = series.observed_mask & (torch.arange(24) >= 10)
     whole = series.replace(x=series.x * missing, observed=missing)
     short = series.replace(x=series.x[..., 10:], observed=series.observed_mask[..., 10:])
-    close(pipeline.eval().predict(short), pipeline.linear_map(whole))
+    assert_close(pipeline.eval().predict(short), pipeline.linear_map(whole))
 
 
 @pytest.mark.slow
@@ -215,4 +217,4 @@ def test_a_pipeline_with_a_map_leaves_as_a_graph(gaps):
     pipeline, data = prepare_training(config(gaps))
     torch.nn.init.normal_(pipeline.head.project.weight)
     x = data.test.batch(torch.arange(3)).x
-    close(export(pipeline.eval()).module()(x), pipeline.predict(Series(x)))
+    assert_close(export(pipeline.eval()).module()(x), pipeline.predict(Series(x)))

@@ -12,7 +12,7 @@ from tstk.config.resolve import resolve_config
 from tstk.data.load import load
 from tstk.errors import DataError, OptionError, TrainingError
 from tstk.evaluation.evaluate import accuracy_standard_error, evaluate
-from tstk.runs.checkpoint import load as load_run
+from tstk.runs import checkpoint
 from tstk.training import loop
 from tstk.training.optim import param_groups
 from tstk.training.runs import prepare_training, train
@@ -257,14 +257,14 @@ def test_one_cycle_is_torchs(npz):
     for total, warmup in ((40, 0.3), (7, 0.5), (25, 0.1), (30, 0.0)):
         if warmup:
             optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-            theirs = torch.optim.lr_scheduler.OneCycleLR(
+            reference = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, 0.2, total_steps=total, pct_start=warmup, cycle_momentum=False
             )
             want = []
             for _ in range(total):
-                want.append(theirs.get_last_lr()[0] / 0.2)
+                want.append(reference.get_last_lr()[0] / 0.2)
                 optimizer.step()
-                theirs.step() if len(want) < total else None
+                reference.step() if len(want) < total else None
         factor = lr_lambda(total, warmup, "one-cycle")
         ours = [factor(step) for step in range(total)]
         if warmup:
@@ -367,7 +367,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_the_best_weights_a
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2
     best = max(rows, key=lambda r: (r["val"]["accuracy"], r["epoch"]))
-    pipeline = load_run(run)
+    pipeline = checkpoint.load(run)
     data = load(json.loads((run / "config.json").read_text())["config"]["data"]["use"])
     assert evaluate(pipeline, data.val) == pytest.approx(best["val"], rel=1e-6)
 
@@ -464,15 +464,15 @@ def test_a_pass_leaves_nothing_behind_on_any_module(npz, tables):
     pipeline, data = prepare(npz, **tables)
     series = data.train.batch(torch.arange(6))
 
-    def things():
+    def list_values():
         hidden = ("_parameters", "_buffers", "_modules")
         own = {(n, k): v for n, m in pipeline.named_modules() for k, v in vars(m).items() if k not in hidden}
         return {k: id(v) if not isinstance(v, int | float | str) else v for k, v in own.items()}
 
-    before, state = things(), copy.deepcopy(pipeline.state_dict())
+    before, state = list_values(), copy.deepcopy(pipeline.state_dict())
     pipeline(series).loss.backward()
     pipeline.embed(series)
-    assert things() == before
+    assert list_values() == before
     assert all(torch.equal(v, state[k]) for k, v in pipeline.state_dict().items())
 
 
@@ -639,11 +639,11 @@ def test_compiled_parts_train_alike_keep_their_names_and_validate_as_written(npz
 
 @pytest.mark.slow
 def test_what_cannot_be_compiled_is_told_in_a_line(npz, monkeypatch):
-    def broken(graph, inputs):
+    def raise_error(graph, inputs):
         raise RuntimeError("no compiler\nhere")
 
     plain = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=broken))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=raise_error))
     pipeline, data = prepare(npz, head="linear")
     with pytest.raises(
         TrainingError, match=r"--compile: torch cannot compile .*no compiler.*; omit the option"

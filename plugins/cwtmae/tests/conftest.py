@@ -25,7 +25,7 @@ SMALL = {
 }
 
 
-def shipped(name, *layers):
+def load_config(name, *layers):
     """A shipped config, with layers over it."""
     return resolve_config((name, read_toml(find_config(f"cwtmae/{name}"))), *layers)
 
@@ -53,7 +53,7 @@ def waves(batch=3, channels=2, length=40, seed=0):
 @pytest.fixture(scope="session")
 def config():
     """`shipped`."""
-    return shipped
+    return load_config
 
 
 @pytest.fixture

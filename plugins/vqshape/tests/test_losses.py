@@ -143,13 +143,13 @@ def test_curves_have_mean_0_and_deviation_1():
 def test_an_excerpt_reads_between_samples_as_numpy_does():
     x = torch.randn(2, 20)
     start, length = torch.tensor([[0.0, 0.31], [0.5, 0.98]]), torch.tensor([[1.0, 0.4], [0.7, 0.03]])
-    found = extract_segments(x, start, length, 9, torch.tensor([20, 14]))
+    segments = extract_segments(x, start, length, 9, torch.tensor([20, 14]))
     for b, samples in enumerate((20, 14)):
         for n in range(2):
             end = min(float(start[b, n] + length[b, n]), 1.0)
             at = np.linspace(float(start[b, n]), end, 9) * (samples - 1)
             want = np.interp(at, np.arange(samples), x[b, :samples].numpy())
-            np.testing.assert_allclose(found[b, n], want, atol=1e-4)
+            np.testing.assert_allclose(segments[b, n], want, atol=1e-4)
 
 
 def test_what_was_cut_out_goes_back_to_its_place():

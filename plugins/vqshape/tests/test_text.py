@@ -74,12 +74,12 @@ def test_invalid_words_do_not_influence_tokens():
     text, valid = torch.randn(3, 5, 4), torch.ones(3, 5, dtype=torch.bool)
     valid[1, 2:] = False
     valid[2] = False
-    found = []
+    outputs = []
     for filler in (0.0, torch.nan):
         filled = text.masked_fill(~valid[..., None], filler)
-        found.append(tokenizer(series(text).replace(conditioning={"text": (filled, valid)})).attrs["z"])
-    torch.testing.assert_close(found[0], found[1])
-    torch.testing.assert_close(found[0][2], tokenizer(series()).attrs["z"][2])
+        outputs.append(tokenizer(series(text).replace(conditioning={"text": (filled, valid)})).attrs["z"])
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(outputs[0][2], tokenizer(series()).attrs["z"][2])
 
 
 def test_without_texts_guidance_is_refused():

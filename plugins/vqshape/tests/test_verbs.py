@@ -30,7 +30,7 @@ def call(*words):
     return result
 
 
-def refused(*words):
+def assert_refused(*words):
     result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
     assert result.exit_code == 2, result.output
     return result.stderr
@@ -100,7 +100,7 @@ def test_a_probe_takes_any_labelled_set(folder):
     result = json.loads(call(*words).stdout)
     assert result["width"] == 27
     assert {row["weights"] for row in result["results"]} == {"trained", "untrained"}
-    assert "these data are without labels" in refused("probe", folder / "shapes")
+    assert "these data are without labels" in assert_refused("probe", folder / "shapes")
 
 
 def test_a_histogram_counts_each_channel_for_itself(folder):
@@ -141,7 +141,7 @@ def test_pictures_are_drawn_and_stand_in_the_report(folder):
     assert "covers" in call(*words).stdout
     assert "attribution" in call("explain", folder / "tokens", "--index", "1").stdout
     assert (folder / "tokens" / "explain-1.png").is_file()
-    assert "the part has 16 series" in refused("explain", folder / "tokens", "--index", "16")
+    assert "the part has 16 series" in assert_refused("explain", folder / "tokens", "--index", "16")
 
 
 def test_a_series_of_several_channels_is_refused_with_the_remedy():
@@ -154,7 +154,7 @@ def test_a_series_of_several_channels_is_refused_with_the_remedy():
     [("points=33", "multiple of 16"), ("smooth=2", "odd number"), ("shortest=1.5", "share between 0 and 1")],
 )
 def test_sizes_that_cannot_work_are_refused(flag, message):
-    assert message in refused("train", "--config", "vqshape/small", f"--tokenizer.{flag}", "--dry-run")
+    assert message in assert_refused("train", "--config", "vqshape/small", f"--tokenizer.{flag}", "--dry-run")
 
 
 def test_configs_are_complete():
