@@ -69,10 +69,10 @@ def sample_combinations(combinations):
 def step(pipeline, series):
     """One optimizer step; what went wrong, or nothing."""
     optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], lr=1e-3)
-    flow = pipeline.train()(series, SampleRNG(0, 1, series.sample_id))
-    if not flow.loss.isfinite():
-        return f"the loss is {float(flow.loss)}"
-    flow.loss.backward()
+    step_output = pipeline.train()(series, SampleRNG(0, 1, series.sample_id))
+    if not step_output.loss.isfinite():
+        return f"the loss is {float(step_output.loss)}"
+    step_output.loss.backward()
     grads = {n: p.grad for n, p in pipeline.named_parameters() if p.requires_grad}
     non_finite = [n for n, g in grads.items() if g is not None and not g.isfinite().all()]
     if non_finite:
@@ -80,7 +80,7 @@ def step(pipeline, series):
     if all(g is None or not g.any() for g in grads.values()):
         return "no gradient at all"
     optimizer.step()
-    pipeline.after_step([flow])
+    pipeline.after_step([step_output])
     return ""
 
 

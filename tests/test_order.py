@@ -91,13 +91,13 @@ def train_steps(pipeline, steps=STEPS):
     pipeline.train()
     for step in range(steps):
         series = batch(BATCH, seed=step)
-        flow = pipeline(series, SampleRNG(0, step, series.sample_id))
+        step_output = pipeline(series, SampleRNG(0, step, series.sample_id))
         optimizer.zero_grad()
-        flow.loss.backward()
+        step_output.loss.backward()
         torch.nn.utils.clip_grad_norm_(pipeline.parameters(), 1.0)
         optimizer.step()
         rates.step()
-        pipeline.after_step([flow])
+        pipeline.after_step([step_output])
     return pipeline.eval()
 
 

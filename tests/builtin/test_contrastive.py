@@ -77,8 +77,8 @@ def test_the_loss_is_the_cross_entropy_of_similarities_from_both_sides():
     values, valid = torch.randn(8, 5, 8, generator=draw), torch.rand(8, 5, generator=draw) < 0.7
     valid[1] = False  # the first view of the second series is empty, so that series does not count
     loss = Contrastive(SPEC, temperature=0.2)
-    flow = flow_of(values, valid)
-    actual = float(loss(flow)["contrastive"].detach())
+    step_output = flow_of(values, valid)
+    actual = float(loss(step_output)["contrastive"].detach())
     pooled = torch.stack([v[w].mean(0) if w.any() else v[0] * 0 for v, w in zip(values, valid, strict=True)])
     z = loss.project(pooled).detach().double().numpy()
     z /= np.linalg.norm(z, axis=1, keepdims=True)
@@ -89,14 +89,18 @@ def test_the_loss_is_the_cross_entropy_of_similarities_from_both_sides():
             p = np.exp(b @ a[i] / 0.2)
             terms.append(-np.log(p[i] / p.sum()))
     assert actual == pytest.approx(np.mean(terms), rel=1e-4)
-    assert 0 <= float(flow.metrics["agreement"]) <= 1
+    assert 0 <= float(step_output.metrics["agreement"]) <= 1
 
 
 def test_hidden_tokens_are_not_seen(pipelines):
     pipeline = pipelines("patch", loss={"use": "contrastive", "ratio": 0.5})
-    flow = pipeline(BATCH, make_rng())
-    assert (flow.visible.valid.sum(1) == flow.tokens.valid.sum(1) - flow.tokens.valid.sum(1) // 2).all()
-    assert not torch.equal(flow.visible.grid_index[0], flow.visible.grid_index[3])  # each view hides its own
+    step_output = pipeline(BATCH, make_rng())
+    assert (
+        step_output.visible.valid.sum(1) == step_output.tokens.valid.sum(1) - step_output.tokens.valid.sum(1) // 2
+    ).all()
+    assert not torch.equal(
+        step_output.visible.grid_index[0], step_output.visible.grid_index[3]
+    )  # each view hides its own
 
 
 def test_views_repeat_with_the_draws_and_serve_independent_channels(pipelines):

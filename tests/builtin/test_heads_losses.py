@@ -102,8 +102,10 @@ def test_a_component_refuses_an_option_it_does_not_have():
 
 def compute_losses(loss, output, truth):
     blank = tokens_of(SLIM)
-    flow = StepOutput(Series(torch.zeros(1)), blank, blank, blank, blank.valid, head_output=output, targets=truth)
-    return loss(flow)
+    step_output = StepOutput(
+        Series(torch.zeros(1)), blank, blank, blank, blank.valid, head_output=output, targets=truth
+    )
+    return loss(step_output)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -172,44 +174,47 @@ def test_a_future_that_nobody_knows_costs_nothing():
 def test_masked_counts_only_hidden_observed_samples(build, labelled_spec, ragged, policy, num_masks):
     series = ragged()
     loss = {"use": "masked", "ratio": 0.5, "policy": policy, "num_masks": num_masks}
-    flow = build(labelled_spec, loss=loss, decoder="transformer").eval()(series, SampleRNG(0, 1, series.sample_id))
+    step_output = build(labelled_spec, loss=loss, decoder="transformer").eval()(
+        series, SampleRNG(0, 1, series.sample_id)
+    )
     errors, seen = [], 0
-    for row in range(len(flow.queries.valid)):
+    for row in range(len(step_output.queries.valid)):
         x, observed = series.x[row % 4], series.observed[row % 4]
-        slots = flow.queries.grid_index[row][flow.queries.valid[row]].tolist()
-        visible = flow.visible.grid_index[row][flow.visible.valid[row]].tolist()
+        slots = step_output.queries.grid_index[row][step_output.queries.valid[row]].tolist()
+        visible = step_output.visible.grid_index[row][step_output.visible.valid[row]].tolist()
         real = [n for n in range(6) if observed[:, 4 * n : 4 * n + 4].any()]
         assert sorted(slots + visible) == real
         assert len(slots) == len(real) // 2
         for place, n in enumerate(slots):
-            guess = flow.predictions[row, place].reshape(2, 4)
+            guess = step_output.predictions[row, place].reshape(2, 4)
             where = observed[:, 4 * n : 4 * n + 4]
             errors.append((guess - x[:, 4 * n : 4 * n + 4])[where])
         seen += len(visible)
-    assert_close(flow.losses["masked"], torch.cat(errors).square().mean())
-    assert flow.masked.sum() == sum(
-        len(flow.queries.grid_index[r][flow.queries.valid[r]]) for r in range(len(flow.queries.valid))
+    assert_close(step_output.losses["masked"], torch.cat(errors).square().mean())
+    assert step_output.masked.sum() == sum(
+        len(step_output.queries.grid_index[r][step_output.queries.valid[r]])
+        for r in range(len(step_output.queries.valid))
     )
 
 
 def test_masks_of_the_several_draws_of_a_series_differ(build, labelled_spec, ragged):
     series = ragged()
     loss = {"use": "masked", "ratio": 0.5, "num_masks": 2}
-    flow = build(labelled_spec, loss=loss, decoder="cross")(series, SampleRNG(0, 1, series.sample_id))
-    assert not torch.equal(flow.queries.grid_index[0], flow.queries.grid_index[4])
+    step_output = build(labelled_spec, loss=loss, decoder="cross")(series, SampleRNG(0, 1, series.sample_id))
+    assert not torch.equal(step_output.queries.grid_index[0], step_output.queries.grid_index[4])
 
 
 @pytest.mark.parametrize("decoder", ["linear", "transformer", "cross"])
 def test_reconstruct_counts_observed_samples(build, labelled_spec, ragged, decoder):
     series = ragged()
-    flow = build(labelled_spec, loss="reconstruct", decoder=decoder).eval()(series)
+    step_output = build(labelled_spec, loss="reconstruct", decoder=decoder).eval()(series)
     errors = []
     for i in range(4):
         for n in range(6):
             where = series.observed[i, :, 4 * n : 4 * n + 4]
-            errors.append((flow.predictions[i, n].reshape(2, 4) - series.x[i, :, 4 * n : 4 * n + 4])[where])
-    assert_close(flow.losses["reconstruction"], torch.cat(errors).square().mean())
-    assert not flow.masked.any()
+            errors.append((step_output.predictions[i, n].reshape(2, 4) - series.x[i, :, 4 * n : 4 * n + 4])[where])
+    assert_close(step_output.losses["reconstruction"], torch.cat(errors).square().mean())
+    assert not step_output.masked.any()
 
 
 CAUSAL = {"use": "transformer", "causal": True}
@@ -276,10 +281,12 @@ def build_pipeline_that_queries(build, spec, decoder, **encoder):
 @pytest.mark.parametrize("cls", [False, True])
 def test_a_decoder_is_blind_to_the_content_it_is_asked_for(build, labelled_spec, ragged, decoder, cls):
     pipeline, series = build_pipeline_that_queries(build, labelled_spec, decoder, cls=cls), ragged()
-    flow = pipeline(series, SampleRNG(0, 1, series.sample_id))
-    asked = flow.queries.replace(values=flow.queries.values * torch.nan, target=flow.queries.target * torch.nan)
-    again = pipeline.decoder(flow.encoded, asked, pipeline.encoder.pos_embed)
-    assert torch.equal(again, flow.predictions)
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    asked = step_output.queries.replace(
+        values=step_output.queries.values * torch.nan, target=step_output.queries.target * torch.nan
+    )
+    again = pipeline.decoder(step_output.encoded, asked, pipeline.encoder.pos_embed)
+    assert torch.equal(again, step_output.predictions)
 
 
 @pytest.mark.parametrize(
@@ -289,24 +296,26 @@ def test_a_decoder_is_blind_to_the_content_it_is_asked_for(build, labelled_spec,
 @pytest.mark.parametrize("cls", [False, True])
 def test_encoded_tokens_are_placed_by_index_not_by_row(build, labelled_spec, ragged, decoder, cls):
     pipeline, series = build_pipeline_that_queries(build, labelled_spec, decoder, cls=cls), ragged()
-    flow = pipeline(series, SampleRNG(0, 1, series.sample_id))
-    n = flow.encoded.grid_index.shape[1]
-    shuffled = flow.encoded.gather(torch.arange(n - 1, -1, -1).expand(4, n))
-    again = pipeline.decoder(shuffled, flow.queries, pipeline.encoder.pos_embed)
-    where = flow.queries.valid
-    assert_close(again[where], flow.predictions[where])
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    n = step_output.encoded.grid_index.shape[1]
+    shuffled = step_output.encoded.gather(torch.arange(n - 1, -1, -1).expand(4, n))
+    again = pipeline.decoder(shuffled, step_output.queries, pipeline.encoder.pos_embed)
+    where = step_output.queries.valid
+    assert_close(again[where], step_output.predictions[where])
 
 
 @pytest.mark.parametrize("decoder", ["linear", "transformer", "cross"])
 def test_mixes_tells_whether_an_answer_looks_at_other_places(build, labelled_spec, decoder):
     pipeline = build(labelled_spec, decoder=decoder, loss="reconstruct").eval()
-    flow = pipeline(Series(torch.randn(2, 2, 24)))
-    values = flow.encoded.values.clone()
+    step_output = pipeline(Series(torch.randn(2, 2, 24)))
+    values = step_output.encoded.values.clone()
     values[:, 3] += torch.randn(16)
-    again = pipeline.decoder(flow.encoded.replace(values=values), flow.queries, pipeline.encoder.pos_embed)
+    again = pipeline.decoder(
+        step_output.encoded.replace(values=values), step_output.queries, pipeline.encoder.pos_embed
+    )
     elsewhere = torch.arange(6) != 3
     assert (
-        torch.allclose(again[:, elsewhere], flow.predictions[:, elsewhere], atol=1e-5)
+        torch.allclose(again[:, elsewhere], step_output.predictions[:, elsewhere], atol=1e-5)
         != pipeline.decoder.attends_across
     )
 
@@ -314,28 +323,28 @@ def test_mixes_tells_whether_an_answer_looks_at_other_places(build, labelled_spe
 @pytest.mark.parametrize("decoder", ["transformer", "cross"])
 def test_invalid_seen_tokens_do_not_influence_answers(build, labelled_spec, ragged, decoder):
     pipeline, series = build_pipeline_that_queries(build, labelled_spec, decoder), ragged()
-    flow = pipeline(series, SampleRNG(0, 1, series.sample_id))
-    assert not flow.encoded.valid.all()
-    noisy = torch.where(flow.encoded.valid[..., None], flow.encoded.values, 100.0)
-    again = pipeline.decoder(flow.encoded.replace(values=noisy), flow.queries, pipeline.encoder.pos_embed)
-    assert_close(again[flow.queries.valid], flow.predictions[flow.queries.valid])
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    assert not step_output.encoded.valid.all()
+    noisy = torch.where(step_output.encoded.valid[..., None], step_output.encoded.values, 100.0)
+    again = pipeline.decoder(step_output.encoded.replace(values=noisy), step_output.queries, pipeline.encoder.pos_embed)
+    assert_close(again[step_output.queries.valid], step_output.predictions[step_output.queries.valid])
 
 
 def test_an_answer_of_the_cross_decoder_does_not_depend_on_the_other_questions(build, labelled_spec, ragged):
     pipeline, series = build_pipeline_that_queries(build, labelled_spec, "cross"), ragged()
-    flow = pipeline(series, SampleRNG(0, 1, series.sample_id))
-    some = flow.queries.gather(torch.tensor([[1, 0]]).expand(4, 2))
-    again = pipeline.decoder(flow.encoded, some, pipeline.encoder.pos_embed)
-    assert_close(again, flow.predictions[:, [1, 0]])
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    some = step_output.queries.gather(torch.tensor([[1, 0]]).expand(4, 2))
+    again = pipeline.decoder(step_output.encoded, some, pipeline.encoder.pos_embed)
+    assert_close(again, step_output.predictions[:, [1, 0]])
 
 
 def test_an_answer_of_the_transformer_decoder_does_depend_on_the_other_questions(build, labelled_spec, ragged):
     pipeline, series = build_pipeline_that_queries(build, labelled_spec, "transformer"), ragged()
-    flow = pipeline(series, SampleRNG(0, 1, series.sample_id))
-    one = flow.queries.gather(torch.zeros(4, 1, dtype=torch.long))
-    again = pipeline.decoder(flow.encoded, one, pipeline.encoder.pos_embed)
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    one = step_output.queries.gather(torch.zeros(4, 1, dtype=torch.long))
+    again = pipeline.decoder(step_output.encoded, one, pipeline.encoder.pos_embed)
     assert pipeline.decoder.attends_across
-    assert not torch.allclose(again, flow.predictions[:, :1], atol=1e-4)
+    assert not torch.allclose(again, step_output.predictions[:, :1], atol=1e-4)
 
 
 # ------------------------------------------------------------------ patch

@@ -166,13 +166,13 @@ def train(variant: Variant, numbers: int, steps: int) -> dict[str, torch.Tensor]
     # plain descent: Adam's first steps hide small differences, as they take little but the sign of a gradient
     optimizer = torch.optim.SGD(learning, lr=0.1) if learning else None
     for step in range(steps):
-        flow = pipeline(batch, SampleRNG(0, step, batch.sample_id))
+        step_output = pipeline(batch, SampleRNG(0, step, batch.sample_id))
         if optimizer is not None:
-            flow.loss.backward()
+            step_output.loss.backward()
             torch.nn.utils.clip_grad_norm_(learning, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        pipeline.after_step([flow])
+        pipeline.after_step([step_output])
     pipeline.eval()
     with torch.no_grad():
         answers = {"loss": pipeline(batch, SampleRNG(0, 0, batch.sample_id)).loss, "embedding": pipeline.embed(batch)}

@@ -66,9 +66,9 @@ class Taught(CrossEntropy):
         for mine, theirs in zip(self.teacher.parameters(), self._student[0].parameters(), strict=True):
             mine.lerp_(theirs, 0.05)
 
-    def forward(self, flow):
-        told = self.teacher(flow.visible).values
-        return {**super().forward(flow), "taught": 0.1 * F.mse_loss(flow.encoded.values, told)}
+    def forward(self, step_output):
+        told = self.teacher(step_output.visible).values
+        return {**super().forward(step_output), "taught": 0.1 * F.mse_loss(step_output.encoded.values, told)}
 
 
 def announce():

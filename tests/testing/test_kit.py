@@ -132,7 +132,7 @@ def test_a_plugin_that_is_not_there_is_answered_with_the_nearest():
 
 def test_a_case_is_named_by_kind_name_and_check():
     assert str(Case("x", never_fails)) == "plugin:never_fails"
-    assert str(Case("x", never_fails, Entry("head", "cot", "a:b", "s"))) == "head:cot:never"
+    assert str(Case("x", never_fails, Entry("head", "cot", "a:b", "s"))) == "head:cot:never_fails"
 
 
 def test_expect_fails_with_its_sentence():
