@@ -159,7 +159,7 @@ def test_a_workspace_of_cublas_that_changes_results_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-def test_another_number_of_threads_is_told_when_a_run_goes_on(npz, tmp_path):
+def test_another_number_of_threads_is_noted_when_a_run_is_resumed(npz, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(TrainingInterrupted):
         runs.train(config(npz), run, progress_callback=Watch(stop=True))

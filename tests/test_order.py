@@ -157,14 +157,14 @@ def check(encoder, head):
 
 
 @pytest.mark.parametrize(("encoder", "head"), [("transformer", "linear"), ("bert", "cot"), ("identity", "linear")])
-def test_the_usual_classifiers_solve_what_only_order_tells(encoder, head):
+def test_the_default_classifiers_solve_a_task_that_depends_on_order_alone(encoder, head):
     check(encoder, head)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", list(classifiers()))
 @pytest.mark.parametrize("encoder", list(names("encoder")))
-def test_every_encoder_with_every_head_solves_what_only_order_tells(encoder, head):
+def test_every_encoder_with_every_head_solves_a_task_that_depends_on_order_alone(encoder, head):
     check(encoder, head)
 
 

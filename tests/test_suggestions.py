@@ -92,7 +92,7 @@ def list_questions(root):
 
 
 @pytest.mark.slow
-def test_of_a_thousand_slips_98_in_100_are_answered_with_what_was_meant(tmp_path, monkeypatch):
+def test_of_a_thousand_typos_98_in_100_get_the_intended_name_as_suggestion(tmp_path, monkeypatch):
     monkeypatch.delenv("TSTK_DATA", raising=False)
     for name in SETS:
         (tmp_path / f"{name}.npz").write_bytes(b"")
@@ -120,5 +120,5 @@ def test_of_a_thousand_slips_98_in_100_are_answered_with_what_was_meant(tmp_path
         ("plugins new x --knd head", "'--kind'"),
     ],
 )
-def test_commands_and_options_everywhere_are_answered(line, says):
+def test_misspelled_commands_and_options_get_a_suggestion(line, says):
     assert f"Did you mean {says}?" in CliRunner().invoke(cli, line.split(), prog_name="tstk").stderr

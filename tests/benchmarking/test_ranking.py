@@ -54,7 +54,7 @@ def test_groups_overlap_where_neighbours_are_alike_but_the_ends_are_not():
     assert rank_methods(list("abc"), scores).groups == ((0, 1), (1, 2))
 
 
-def test_holm_says_when_there_are_too_few_data_sets_to_tell_anything():
+def test_holm_notes_when_there_are_too_few_data_sets_for_any_significance():
     assert "too few" in describe_ranking(rank_methods(list("abc"), draw_scores(6, 3, 9), "holm"))
     assert "too few" not in describe_ranking(rank_methods(list("abc"), draw_scores(9, 3, 9), "holm"))
 

@@ -115,7 +115,7 @@ def test_the_same_command_continues_and_everything_learns_from_the_same_series(s
 
 
 @pytest.mark.slow
-def test_methods_and_seeds_join_and_one_that_is_said_otherwise_is_refused(small):
+def test_methods_and_seeds_are_added_and_a_redefined_method_is_refused(small):
     first = small("--methods", "other")
     cells = small("--methods", "other", "--seeds", "0,1")
     assert cells[: len(first)] == first

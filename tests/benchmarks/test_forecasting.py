@@ -108,7 +108,7 @@ def test_a_cell_says_that_training_did_not_improve_on_the_linear_map(small):
     assert "- net, waves, 24 to 4: validation selected the linear map alone" in Path("out/forecasting.md").read_text()
 
 
-def test_a_cell_that_fails_is_told_and_the_rest_is_run(small):
+def test_a_failed_cell_is_reported_and_the_rest_is_run(small):
     assert small("--horizons", "4,500", "--methods", "linear") == 1
     done, failed = json.loads(Path("out/forecasting.json").read_text())["cells"]
     assert done["scores"]
@@ -123,7 +123,7 @@ def test_methods_that_are_run_later_join_the_record(small):
     assert "| waves | 24 | 4 | **" in Path("out/forecasting.md").read_text()
 
 
-def test_a_slip_is_refused(small, capsys):
+def test_a_mistake_is_refused(small, capsys):
     assert small("--methods", "linaer") == 2
     assert "--methods linaer: small.toml has last-value, linear, net" in capsys.readouterr().err
 

@@ -133,7 +133,7 @@ def raise_unavailable(*inputs):
     raise ContenderUnavailableError("not installed here")
 
 
-def test_a_wrong_contender_is_refused_by_the_gate_and_never_timed():
+def test_a_wrong_contender_is_refused_by_the_check_and_never_timed():
     calls = []
     wrong = make_contender(lambda x: calls.append(1) or 2.001 * x)
     record = measure(
@@ -175,7 +175,7 @@ def check_gradient(outputs):
     return error, "" if error < 1e-6 else f"gradient off by {error:.1g}"
 
 
-def test_who_is_absent_or_fails_is_recorded_with_the_reason_and_stops_nobody():
+def test_missing_and_failing_contenders_are_recorded_with_the_reason_and_the_others_run():
     def fail(x):
         raise RuntimeError("no such\nkernel")
 
@@ -216,7 +216,7 @@ def test_results_are_written_as_they_come(tmp_path):
     assert [table["threads"] for table in page["tables"]] == [1, 2]
 
 
-def test_a_run_that_is_named_again_goes_on_and_another_replaces_it(tmp_path):
+def test_a_run_of_the_same_name_is_resumed_and_another_name_replaces_it(tmp_path):
     case = make_doubling_case({"ours": make_contender(lambda x: 2 * x)})
     record = measure(case, 0.02)
     Results(tmp_path, run="one").add(record)
@@ -260,7 +260,7 @@ def write_results(folder, run="one", device="cpu", gate="passed", op="nearest_co
     return folder
 
 
-def test_the_page_shows_ratios_their_intervals_and_who_is_absent(tmp_path):
+def test_the_page_shows_ratios_intervals_and_excluded_contenders(tmp_path):
     page = render("<!-- environment -->\n\n<!-- nearest_code -->\n", read_results([write_results(tmp_path / "cpu")]))
     assert "| a shape, 8x8, 2 threads | 2 ms | 3.00 | **2.00** [1.90, 2.10] |" in page
     assert "- other, 1 of 1 rows: absent: not installed" in page
@@ -268,7 +268,7 @@ def test_the_page_shows_ratios_their_intervals_and_who_is_absent(tmp_path):
     assert "waits for such a machine" in page
 
 
-def test_the_page_refuses_rows_without_a_gate_and_two_runs_on_one_device(tmp_path):
+def test_the_page_refuses_unchecked_rows_and_two_runs_on_one_device(tmp_path):
     write_results(tmp_path / "cpu", gate="")
     with pytest.raises(InvalidResultsError, match="no passing gate"):
         read_results([tmp_path / "cpu"])
@@ -325,7 +325,7 @@ def test_tuning_finds_the_sizes_that_are_fastest_and_right():
     }
 
 
-def test_measured_sizes_go_over_the_sane_ones_on_that_kind_of_gpu_only(tmp_path, monkeypatch):
+def test_tuned_sizes_replace_the_defaults_on_that_kind_of_gpu_only(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "get_tuned_path", lambda op: tmp_path / f"{op}.json")
     sane = {("short", 16): {"tile": 32, "warps": 4}, ("long", 16): {"tile": 64, "warps": 8}}
     assert tuning.load_tuned_sizes("op", sane) == sane
@@ -442,7 +442,7 @@ def test_gpu_sh_runs_each_mode_and_ends_with_a_summary(gpu_sh):
     ("mode", "red", "last"),
     [("smoke", "-m pytest", "-m pytest"), ("smoke", "--first", "--first"), ("bench", "--ours", "--ours")],
 )
-def test_gpu_sh_stops_at_what_is_red_with_another_status(gpu_sh, mode, red, last):
+def test_gpu_sh_stops_at_the_first_failure_with_status_1(gpu_sh, mode, red, last):
     status, summary, calls, _ = gpu_sh(mode, 150, red=red)
     assert status == 1
     assert summary.startswith(f"{mode}: RED")
@@ -484,7 +484,7 @@ def test_gpu_sh_passes_on_the_commit_and_the_cache_and_refuses_other_modes(gpu_s
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
-def test_gpu_sh_is_red_where_a_test_of_the_kernels_fails(gpu_sh, tmp_path):
+def test_gpu_sh_fails_if_a_test_of_the_kernels_fails(gpu_sh, tmp_path):
     wrong = tmp_path / "test_wrong.py"
     wrong.write_text("def test_wrong():\n    assert 1 == 2\n")
     status, summary, _, files = gpu_sh("smoke", 6000, PYTHON=sys.executable, TESTS=str(wrong))
@@ -496,7 +496,7 @@ def test_gpu_sh_is_red_where_a_test_of_the_kernels_fails(gpu_sh, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
-def test_gpu_sh_smoke_gates_and_times_a_case_of_each_operation(gpu_sh, tmp_path):
+def test_gpu_sh_smoke_checks_and_times_a_case_of_each_operation(gpu_sh, tmp_path):
     fine = tmp_path / "test_fine.py"
     fine.write_text("def test_fine():\n    pass\n")
     given = {"TESTS": str(fine), "COMMIT": "abc123", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
@@ -508,7 +508,7 @@ def test_gpu_sh_smoke_gates_and_times_a_case_of_each_operation(gpu_sh, tmp_path)
     assert json.loads(files["rope_attention.json"])["environment"]["commit"] == "abc123"
 
 
-def test_the_commit_may_be_told(monkeypatch, tmp_path):
+def test_the_commit_can_be_set_by_a_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("COMMIT", "abc123")
     assert Results(tmp_path)._environment["commit"] == "abc123"
 

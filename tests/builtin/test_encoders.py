@@ -87,7 +87,7 @@ def test_values_at_invalid_tokens_do_not_influence_valid_ones(make, garbage):
 
 
 @every
-def test_padding_and_companions_in_the_batch_change_nothing(make):
+def test_padding_and_the_rest_of_the_batch_change_nothing(make):
     spec = spec_of()
     encoder = built(make, spec)
     tokens = tokens_of(spec)

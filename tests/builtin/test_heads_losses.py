@@ -158,7 +158,7 @@ def test_a_forecast_is_marked_where_the_future_is_known(distance):
     assert output.grad.isfinite().all()
 
 
-def test_a_future_that_nobody_knows_costs_nothing():
+def test_an_unobserved_future_contributes_no_loss():
     loss = build_component("loss", "forecast", SLIM)
     output = torch.randn(1, 2, 7, requires_grad=True)
     (value,) = compute_losses(loss, output, torch.full((1, 2, 7), torch.nan)).values()
@@ -279,7 +279,7 @@ def build_pipeline_that_queries(build, spec, decoder, **encoder):
 
 @pytest.mark.parametrize("decoder", ["linear", "transformer", "cross"])
 @pytest.mark.parametrize("cls", [False, True])
-def test_a_decoder_is_blind_to_the_content_it_is_asked_for(build, labelled_spec, ragged, decoder, cls):
+def test_a_decoder_does_not_see_the_content_of_queries(build, labelled_spec, ragged, decoder, cls):
     pipeline, series = build_pipeline_that_queries(build, labelled_spec, decoder, cls=cls), ragged()
     step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
     asked = step_output.queries.replace(
@@ -305,7 +305,7 @@ def test_encoded_tokens_are_placed_by_index_not_by_row(build, labelled_spec, rag
 
 
 @pytest.mark.parametrize("decoder", ["linear", "transformer", "cross"])
-def test_mixes_tells_whether_an_answer_looks_at_other_places(build, labelled_spec, decoder):
+def test_attends_across_tells_whether_a_prediction_depends_on_other_positions(build, labelled_spec, decoder):
     pipeline = build(labelled_spec, decoder=decoder, loss="reconstruct").eval()
     step_output = pipeline(Series(torch.randn(2, 2, 24)))
     values = step_output.encoded.values.clone()
@@ -321,7 +321,7 @@ def test_mixes_tells_whether_an_answer_looks_at_other_places(build, labelled_spe
 
 
 @pytest.mark.parametrize("decoder", ["transformer", "cross"])
-def test_invalid_seen_tokens_do_not_influence_answers(build, labelled_spec, ragged, decoder):
+def test_invalid_visible_tokens_do_not_influence_predictions(build, labelled_spec, ragged, decoder):
     pipeline, series = build_pipeline_that_queries(build, labelled_spec, decoder), ragged()
     step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
     assert not step_output.encoded.valid.all()

@@ -68,15 +68,15 @@ def test_options_of_a_default_component_work_although_help_keeps_them_back(tstk)
         (["--out"], "Option '--out' requires an argument."),
     ],
 )
-def test_a_slip_is_answered_with_what_would_work(refused, typed, said):
+def test_a_misspelled_name_is_an_error_with_a_suggestion(refused, typed, said):
     assert said in refused("train", *typed)
 
 
-def test_an_unknown_command_is_answered_with_the_nearest(refused):
+def test_an_unknown_command_is_an_error_with_a_suggestion(refused):
     assert refused("trian") == "Error: No command is called 'trian'. Did you mean 'train'?"
 
 
-def test_all_faults_of_a_config_are_told_a_line_each(refused, tmp_path):
+def test_all_faults_of_a_config_are_reported_one_per_line(refused, tmp_path):
     (tmp_path / "a.toml").write_text("[encoder]\ndetph = 2\n[train]\nlr = 'fast'\n")
     assert len(refused("train", "--config", "a.toml").splitlines()) == 2
 
@@ -96,7 +96,7 @@ def test_a_flag_that_only_repeats_the_default_is_a_flag(tstk):
     assert "lr = 0.001  # flag" in tstk("train", "--lr", 0.001, "--print-config").stdout
 
 
-def test_a_table_for_another_component_is_set_aside_and_said_so(tstk, tmp_path):
+def test_a_table_for_another_component_is_ignored_with_a_note(tstk, tmp_path):
     (tmp_path / "a.toml").write_text('[encoder]\nuse = "transformer"\ndepth = 5\n')
     result = tstk("train", "--config", "a.toml", "--encoder", "bert", "--print-config")
     assert parse_output(result)["encoder"]["use"] == "bert"

@@ -148,7 +148,7 @@ def test_what_cannot_be_trained_is_refused_in_a_line_and_leaves_nothing(refused,
     assert said in refused("train", "--data", npz, *small, *typed)
 
 
-def test_a_taken_run_directory_is_left_alone(refused, tmp_path, npz):
+def test_an_existing_run_directory_is_not_overwritten(refused, tmp_path, npz):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
     assert "--out run: already exists" in refused("train", "--data", npz, "--out", "run")
@@ -160,7 +160,7 @@ def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_a_run_that_is_asked_to_stop_says_how_to_continue_and_does(tstk, npz, small, monkeypatch, number):
+def test_an_interrupted_run_prints_how_to_resume_and_resumes(tstk, npz, small, monkeypatch, number):
     from tstk.cli.progress import ProgressLines
 
     def stop(self, step, *_):
@@ -184,7 +184,7 @@ def test_a_run_that_is_asked_to_stop_says_how_to_continue_and_does(tstk, npz, sm
     assert "this run is finished" in tstk("train", "--resume", "a run").stderr
 
 
-def test_a_run_that_is_interrupted_at_once_says_what_it_kept(tstk, npz, small, monkeypatch, tmp_path):
+def test_a_run_interrupted_at_once_reports_what_it_saved(tstk, npz, small, monkeypatch, tmp_path):
     from tstk.cli.progress import ProgressLines
 
     def stop(*_):

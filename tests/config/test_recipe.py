@@ -49,7 +49,7 @@ def test_stages_run_in_order_and_start_from_each_other(recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stage_with_a_result_is_not_run_again_and_one_without_goes_on(recipe, tmp_path):
+def test_a_finished_stage_is_not_run_again_and_an_unfinished_one_is_resumed(recipe, tmp_path):
     shared = ("flag", {"train": {"steps": 1}})
     run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=shared)
     (tmp_path / "out" / "second" / "result.json").unlink()
@@ -63,7 +63,7 @@ def test_a_stage_with_a_result_is_not_run_again_and_one_without_goes_on(recipe, 
     assert ran == ["second"]
 
 
-def test_an_interrupted_stage_does_not_go_on_with_other_options(recipe, tmp_path):
+def test_an_interrupted_stage_is_not_resumed_with_other_options(recipe, tmp_path):
     run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 1}}))
     (tmp_path / "out" / "second" / "result.json").unlink()
     with pytest.raises(OptionError, match=r"second was run with train\.lr = 0\.001 and is now 0\.1"):

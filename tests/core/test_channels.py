@@ -31,7 +31,7 @@ def batch(count, seed):
     ],
     ids=lambda head: head if isinstance(head, str) else head["pool"],
 )
-def test_the_channel_in_which_something_happens_tells_the_classes_apart(head):
+def test_classes_that_differ_in_which_channel_has_the_event_are_learned(head):
     torch.manual_seed(0)
     encoder = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "cls": isinstance(head, dict)}
     config = resolve_config(("test", {"tokenizer": "patch", "encoder": encoder, "head": head}))

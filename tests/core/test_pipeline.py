@@ -46,7 +46,7 @@ def pad(series, more):
 
 @pytest.mark.parametrize("wiring", [{}, {"channels": "independent"}, {"instance_norm": True}], ids=str)
 @pytest.mark.parametrize("name", ENCODERS)
-def test_padding_and_companions_change_no_class_vector_or_token(build, labelled_spec, ragged, name, wiring):
+def test_padding_and_the_rest_of_the_batch_change_no_class_vector_or_token(build, labelled_spec, ragged, name, wiring):
     series = ragged()
     tokenizer = {"use": "inception", "dim": 16, "window": 4, "stride": 3, "width": 8, "depth": 4}
     pipeline = build(labelled_spec, wiring=wiring, tokenizer=tokenizer, encoder=encoder(name), head="cot").eval()
@@ -67,7 +67,7 @@ def test_padding_changes_no_head(build, labelled_spec, ragged, head):
     assert_close(pipeline.predict(ragged()), pipeline.predict(pad(ragged(), 16)))
 
 
-def test_padding_and_companions_change_no_forecast(build, table_spec, windows):
+def test_padding_and_the_rest_of_the_batch_change_no_forecast(build, table_spec, windows):
     series = windows()
     for slots in ({"head": "forecast"}, {"decoder": "transformer", "loss": TAIL}):
         pipeline = build(table_spec, **slots).eval()
@@ -132,7 +132,7 @@ def test_training_by_masking_asks_for_just_the_future(build, table_spec, windows
     assert step_output.visible.grid_index.max() == 5
 
 
-def test_a_future_sample_that_nobody_knows_does_not_count(build, table_spec, windows):
+def test_unobserved_future_samples_do_not_count(build, table_spec, windows):
     pipeline = build(table_spec, decoder="cross", loss=TAIL).eval()
     step_output = pipeline(windows())
     weight = step_output.queries.target_mask & step_output.queries.valid[..., None]
@@ -175,7 +175,7 @@ def test_forecasting_from_a_decoder_needs_a_tokenizer_that_can_be_inverted(build
         type(good)(table_spec, *parts)
 
 
-def test_an_embedding_knows_nothing_of_the_future(build, table_spec, windows):
+def test_an_embedding_does_not_depend_on_the_future(build, table_spec, windows):
     pipeline, series = build(table_spec, decoder="cross", loss=TAIL).eval(), windows()
     assert torch.equal(pipeline.embed(series), pipeline.embed(series.replace(y=None)))
 
@@ -279,7 +279,7 @@ def test_freezing_what_is_not_there_is_refused(build, labelled_spec, path):
 # ------------------------------------------------------------------ whole answers
 
 
-def test_a_decoder_that_is_the_tokenizers_own_answers_with_a_series(build, labelled_spec, ragged, syllables):
+def test_the_own_decoder_of_a_tokenizer_predicts_a_series(build, labelled_spec, ragged, syllables):
     series = ragged()
     pipeline = build(labelled_spec, tokenizer=syllables, encoder="identity", loss="reconstruct", decoder="own").eval()
     step_output = pipeline(series)
@@ -289,7 +289,7 @@ def test_a_decoder_that_is_the_tokenizers_own_answers_with_a_series(build, label
     assert not any(name.startswith("decoder") for name in pipeline.state_dict())
 
 
-def test_a_whole_answer_to_a_question_about_tokens_is_refused(build, labelled_spec, syllables):
+def test_a_decoder_of_series_is_refused_by_a_loss_over_tokens(build, labelled_spec, syllables):
     with pytest.raises(IncompatibleError):
         build(labelled_spec, tokenizer=syllables, encoder={"causal": True}, loss="next-code", decoder="own")
     with pytest.raises(IncompatibleError, match="has none"):

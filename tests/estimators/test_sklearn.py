@@ -33,12 +33,12 @@ TINY = {
         SeriesForecaster(context=4, horizon=2, steps=2, **TINY),
     ]
 )
-def test_scikit_learns_checks_pass_without_excuse(estimator, check):
+def test_scikit_learns_checks_pass_without_exception(estimator, check):
     check(estimator)
 
 
 @pytest.mark.parametrize("name", ["AeonClassifier", "AeonEncoder"])
-def test_aeons_checks_pass_without_excuse(name):
+def test_aeons_checks_pass_without_exception(name):
     pytest.importorskip("aeon", reason="pip install 'tstk-core[aeon]'")
     from aeon.testing.estimator_checking import check_estimator
 
@@ -68,7 +68,7 @@ def waves(lengths, channels=2, seed=0):
     return series, np.array(["slow", "fast"])[y]
 
 
-def test_unequal_lengths_and_missing_values_are_learnt_and_companions_do_not_matter():
+def test_unequal_lengths_and_missing_values_are_learned_whatever_the_batch():
     X, y = waves([30, 40, 25, 33] * 10)
     model = SeriesClassifier(steps=60, lr=0.02, batch_size=16, **TINY).fit(X, y)
     later, truth = waves([28, 40, 35, 20] * 5, seed=1)
@@ -82,7 +82,7 @@ def test_unequal_lengths_and_missing_values_are_learnt_and_companions_do_not_mat
     np.testing.assert_allclose(model.predict_proba(padded), alone, atol=1e-5)
 
 
-def test_a_classifier_of_few_series_learns_from_all_unless_told_otherwise(monkeypatch):
+def test_a_classifier_of_few_series_trains_on_all_of_them_by_default(monkeypatch):
     seen = []
     monkeypatch.setattr("tstk.estimators.base.fit", lambda pipeline, data, *_, **__: seen.append(data) or FitResult())
     X, y = waves([20] * 12)
@@ -135,7 +135,7 @@ def test_options_are_parameters_that_clone_search_and_pickle_know():
 
 
 @pytest.mark.slow
-def test_features_go_on_into_a_pipeline():
+def test_features_are_accepted_by_a_scikit_learn_pipeline():
     from sklearn.linear_model import LogisticRegression
 
     X, y = waves([40] * 40)
@@ -176,7 +176,7 @@ def test_fitting_leaves_the_callers_random_numbers_alone():
         ({"horizon": 4}, "horizon"),
     ],
 )
-def test_a_slip_is_told_by_fit(options, said):
+def test_a_mistake_is_reported_by_fit(options, said):
     X, y = waves([30] * 8)
     with pytest.raises(OptionError, match=said):
         SeriesClassifier(steps=1, **options).fit(np.stack(X), y)

@@ -40,7 +40,7 @@ def find_row(result, weights="trained", share=1.0):
 
 
 @pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
-def test_random_features_already_tell_activities_apart(pretrained, classifier):
+def test_random_features_already_separate_activities(pretrained, classifier):
     result = probe(pretrained, classifier=classifier, untrained=True)
     for weights in ("trained", "untrained"):
         assert find_row(result, weights)["accuracy"] > 2 * find_row(result)["baselines"]["majority class"]["accuracy"]
@@ -48,7 +48,7 @@ def test_random_features_already_tell_activities_apart(pretrained, classifier):
     assert find_row(result)["margin_accuracy"] == pytest.approx(margin)
 
 
-def test_features_of_a_constant_encoder_tell_nothing(pretrained, monkeypatch):
+def test_features_of_a_constant_encoder_do_not_separate_classes(pretrained, monkeypatch):
     monkeypatch.setattr(tstk.evaluation.probe.Pipeline, "embed", lambda self, series, how: torch.ones(len(series.x), 3))
     result = probe(pretrained)
     assert find_row(result)["accuracy"] == pytest.approx(1 / 6, abs=0.01)
@@ -253,7 +253,7 @@ def test_the_command_prints_a_table_or_json(pretrained):
     assert [r["label_fraction"] for r in printed["results"]] == [1.0, 1.0, 0.1, 0.1]
 
 
-def test_a_slip_in_the_list_of_shares_is_answered_with_an_example(pretrained):
+def test_a_malformed_list_of_label_fractions_is_an_error_with_an_example(pretrained):
     result = CliRunner().invoke(cli, ["probe", str(pretrained), "--label-fraction", "all"], prog_name="tstk")
     assert result.exit_code == 2
     assert "--label-fraction all: expected comma-separated numbers, such as 1.0" in result.stderr

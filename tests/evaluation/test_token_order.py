@@ -110,7 +110,7 @@ def test_the_error_of_a_mean_is_over_groups_where_there_are_some():
     )
 
 
-def test_what_shuffling_cannot_tell_is_refused_with_the_reason(build, labelled_spec, table_spec, ragged):
+def test_pipelines_that_shuffling_cannot_test_are_refused_with_the_reason(build, labelled_spec, table_spec, ragged):
     assert why_order_undefined(build(labelled_spec, head="linear")) is None
     assert "forecasts" in why_order_undefined(build(table_spec, head="forecast"))
     assert "without a task" in why_order_undefined(build(labelled_spec, loss="masked", decoder="transformer"))

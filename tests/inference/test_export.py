@@ -53,7 +53,7 @@ def test_what_takes_one_length_alone_says_why(build, labelled_spec, table_spec):
 
 
 @pytest.mark.slow
-def test_a_forecaster_answers_in_the_units_of_the_data(build, table_spec):
+def test_a_forecaster_predicts_in_the_units_of_the_data(build, table_spec):
     pipeline = build(table_spec, head="forecast").eval()
     pipeline.std *= 10
     x = torch.randn(3, 2, 24)
@@ -73,7 +73,7 @@ def test_what_predicts_nothing_is_not_exported(build, labelled_spec):
 
 
 @pytest.mark.slow
-def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec):
+def test_an_exported_graph_with_different_outputs_is_refused(build, labelled_spec):
     pipeline = build(labelled_spec, head="linear")
     result = export_graph(pipeline)
     program = result.program.module()
@@ -83,7 +83,7 @@ def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec
 
 
 @pytest.mark.slow
-def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
+def test_an_exported_run_gives_the_same_outputs(run, tmp_path):
     path = tmp_path / "model.pt2"
     assert export_run(run, path).max_relative_error <= 1e-5
     pipeline = load(run)
@@ -92,7 +92,7 @@ def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
+def test_onnx_gives_the_same_outputs_for_any_batch_and_length(run, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
     path = tmp_path / "model.onnx"
     result = export_run(run, path)

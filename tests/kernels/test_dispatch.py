@@ -34,7 +34,7 @@ def test_auto_takes_the_first_backend_that_can(doubled):
     assert doubled(torch.ones(3))[0] == "large"
 
 
-def test_a_backend_asked_for_by_name_serves_or_says_why_not(doubled):
+def test_a_backend_requested_by_name_runs_or_raises_the_reason(doubled):
     assert doubled(torch.ones(3), backend="any")[0] == "any"
     with pytest.raises(
         IncompatibleError, match="doubled: backend 'large' does not support this call: it takes 3 or more, not 2"
@@ -42,7 +42,7 @@ def test_a_backend_asked_for_by_name_serves_or_says_why_not(doubled):
         doubled(torch.ones(2), backend="large")
 
 
-def test_a_name_that_does_not_exist_is_answered_with_the_nearest(doubled):
+def test_an_unknown_name_is_an_error_with_a_suggestion(doubled):
     with pytest.raises(UnknownNameError, match=r"no backend 'lrage'; it has gone, large, any\. Did you mean 'large'\?"):
         doubled(torch.ones(2), backend="lrage")
 

@@ -132,7 +132,7 @@ def perturb(search, seed=0):
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("traced", [False, True])
-def test_identical_codes_are_told_by_their_numbers_and_not_by_how_a_product_rounds(monkeypatch, kind, traced):
+def test_of_identical_codes_the_first_is_chosen_whatever_the_rounding(monkeypatch, kind, traced):
     z, codes = with_repeats(200, 67, 8)
     codes[5], codes[9] = 0.0, -0.0
     codes = codes.to(kind)
@@ -289,7 +289,7 @@ def test_widths_that_differ_are_refused_with_both_shapes():
         nearest_code(torch.zeros(3, 8), torch.zeros(0, 8))
 
 
-def test_a_backend_that_cannot_serve_says_why():
+def test_an_unsupported_call_raises_the_reason():
     z, codes = vectors(5, 4, 3)
     with pytest.raises(IncompatibleError, match="backend 'triton' does not support"):
         nearest_code(z.double(), codes, backend="triton")

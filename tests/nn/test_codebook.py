@@ -183,7 +183,7 @@ def test_micro_batches_make_one_step():
         assert equal_states(state(whole), state(parts))
 
 
-def test_what_is_invalid_or_not_finite_teaches_nothing():
+def test_invalid_or_non_finite_vectors_do_not_update_the_codebook():
     first, second = (make_codebook(update="ema", kmeans_iters=0, dead_code_threshold=0.3) for _ in range(2))
     z, valid = vectors(30, 3), torch.arange(30) < 20
     ids = first(z).ids
@@ -269,7 +269,7 @@ def test_nothing_of_a_frozen_codebook_moves():
     assert logs["usage"] > 0
 
 
-def test_a_restored_codebook_goes_on_as_the_first_would_have():
+def test_a_restored_codebook_continues_like_the_original():
     book = make_codebook(update="ema", kmeans_iters=3, dead_code_threshold=0.5)
 
     def steps(b, numbers):
@@ -285,7 +285,7 @@ def test_a_restored_codebook_goes_on_as_the_first_would_have():
     assert equal_states(state(book), state(restored))
 
 
-def test_usage_and_perplexity_are_told():
+def test_usage_and_perplexity_are_reported():
     logs = code_usage(torch.tensor([4, 4, 4, 4, 0, 0, 0, 0]))
     assert logs["usage"] == 0.5
     assert logs["perplexity"] == pytest.approx(4)

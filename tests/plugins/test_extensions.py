@@ -195,7 +195,7 @@ def test_a_kernel_backend_is_chosen_or_refused_by_the_same_dispatcher(more, tmp_
 
 
 @pytest.mark.slow
-def test_the_kit_looks_at_all_of_it_and_finds_the_kernel_that_is_wrong(more, tmp_path):
+def test_the_kit_checks_all_of_it_and_finds_the_wrong_kernel(more, tmp_path):
     done = more("-m", "tstk", "plugins", "check", "more", "--json", cwd=tmp_path)
     states = {row["check"]: row for row in json.loads(done.stdout)}
     failed = [name for name, row in states.items() if row["state"] == "failed"]

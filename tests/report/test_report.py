@@ -85,7 +85,7 @@ def forecaster(csv, tmp_path_factory):
     return train_classifier(tmp_path_factory.mktemp("runs") / "forecaster", head="forecast", data=data)
 
 
-def test_a_classifier_is_told_with_its_matrix_and_its_classes(run, tmp_path):
+def test_a_classifier_is_reported_with_its_confusion_matrix_and_classes(run, tmp_path):
     page = read(run, tmp_path)
     wanted = ["Training", "Classes, test split", "Embeddings, test split", "Config", "Reproduce"]
     assert page.titles == wanted
@@ -107,7 +107,7 @@ def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):
 
 
 @pytest.mark.slow
-def test_a_forecaster_is_told_with_futures_and_errors_by_step(forecaster, tmp_path):
+def test_a_forecaster_is_reported_with_forecasts_and_errors_by_step(forecaster, tmp_path):
     page = read(forecaster, tmp_path)
     assert page.titles == ["Training", "Forecasts, test split", "Config", "Reproduce"]
     assert "last value" in page.text
@@ -128,7 +128,7 @@ def test_errors_by_step_average_to_the_score_of_the_run(forecaster, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["tail", "random"])
-def test_a_decoder_that_forecasts_is_told_like_a_head(csv, tmp_path, policy):
+def test_a_decoder_that_forecasts_is_reported_like_a_head(csv, tmp_path, policy):
     data = {"use": csv, "context": 20, "horizon": 4}
     run = train_classifier(tmp_path / "run", loss={"use": "masked", "policy": policy}, data=data)
     titles = read(run, tmp_path).titles
@@ -137,7 +137,7 @@ def test_a_decoder_that_forecasts_is_told_like_a_head(csv, tmp_path, policy):
 
 
 @pytest.mark.slow
-def test_masked_pretraining_of_one_epoch_is_told_with_its_hidden_samples(masked, tmp_path):
+def test_masked_pretraining_of_one_epoch_is_reported_with_its_masked_samples(masked, tmp_path):
     page = read(masked, tmp_path)
     assert page.titles == ["Training", "Masked samples, test split", "Embeddings, test split", "Config", "Reproduce"]
     assert sum("reconstruction" in picture["alt"] for picture in page.pictures) == 6
@@ -148,7 +148,7 @@ def test_masked_pretraining_of_one_epoch_is_told_with_its_hidden_samples(masked,
     ("channels", "loss"),
     [("mixed", {"use": "masked"}), ("independent", {"use": "masked"}), ("mixed", {"use": "masked", "num_masks": 3})],
 )
-def test_hidden_samples_are_those_under_hidden_tokens_and_only_they_are_answered(npz, tmp_path, channels, loss):
+def test_masked_samples_are_those_of_masked_tokens_and_only_they_are_predicted(npz, tmp_path, channels, loss):
     run = train_classifier(tmp_path / "run", epochs=1, loss=loss, data=npz, pipeline={"channels": channels})
     context = load_context(run)
     series = context.split.batch(torch.arange(4))
@@ -185,7 +185,7 @@ def test_nothing_is_drawn_beyond_the_end_of_a_series(masked, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_without_a_test_part_or_labels_is_told_on_validation(tmp_path):
+def test_a_run_without_a_test_split_or_labels_is_reported_on_validation(tmp_path):
     np.savez(tmp_path / "bare.npz", X=np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32))
     run = train_classifier(tmp_path / "run", loss="masked", data=str(tmp_path / "bare.npz"))
     page = read(run, tmp_path)
@@ -194,7 +194,7 @@ def test_a_run_without_a_test_part_or_labels_is_told_on_validation(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_did_not_end_is_told_with_what_there_is(masked, tmp_path):
+def test_an_unfinished_run_is_reported_with_what_it_has(masked, tmp_path):
     copy = shutil.copytree(masked, tmp_path / "copy")
     (copy / "result.json").unlink()
     assert "Training did not finish" in read(copy, tmp_path).text
@@ -207,7 +207,7 @@ def test_a_run_that_did_not_end_is_told_with_what_there_is(masked, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["run", "forecaster", "masked"])
-def test_a_page_fetches_nothing_and_every_picture_is_whole_and_described(which, request, tmp_path):
+def test_a_page_loads_nothing_and_every_picture_is_embedded_and_described(which, request, tmp_path):
     path = write_report(request.getfixturevalue(which), tmp_path / "page.html")
     html = path.read_text(encoding="utf-8")
     page = Page(html)
@@ -222,7 +222,7 @@ def test_a_page_fetches_nothing_and_every_picture_is_whole_and_described(which, 
 
 
 @pytest.mark.slow
-def test_every_option_is_told_with_its_source_and_text_is_escaped(run, tmp_path):
+def test_every_option_is_shown_with_its_source_and_text_is_escaped(run, tmp_path):
     page = read(run, tmp_path)
     for section, values in read_run_config(run)["given"].items():
         assert section in page.text

@@ -34,7 +34,7 @@ def assert_refused(folder, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_saved_pipeline_answers_as_before_bit_for_bit(labelled_spec, ragged, build, tmp_path):
+def test_a_saved_pipeline_gives_the_same_outputs_bit_for_bit(labelled_spec, ragged, build, tmp_path):
     config = resolve_config(
         ("flag", {"head": "cot", "encoder": {"depth": 1, "cls": True}, "pipeline": {"instance_norm": True}})
     )

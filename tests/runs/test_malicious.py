@@ -277,7 +277,7 @@ def assert_refused(tmp_path, canary):
 
 
 @pytest.mark.parametrize("case", DATA)
-def test_data_that_mean_harm(case, tmp_path, canary, assert_refused):
+def test_malicious_data_files_are_refused(case, tmp_path, canary, assert_refused):
     name, make, why = DATA[case]
     (tmp_path / name).write_bytes(make(canary))
     (tmp_path / "x.dat").write_bytes(bytes(64))
@@ -286,14 +286,14 @@ def test_data_that_mean_harm(case, tmp_path, canary, assert_refused):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGS)
-def test_configs_that_mean_harm(case, tmp_path, assert_refused):
+def test_malicious_configs_are_refused(case, tmp_path, assert_refused):
     held = CONFIGS[case]
     (tmp_path / "c.toml").write_bytes(held if isinstance(held, bytes) else held.encode())
     assert_refused("train", "--config", "c.toml", "--out", "out")
 
 
 @pytest.mark.parametrize("case", RUNS)
-def test_runs_that_mean_harm(case, tmp_path, canary, good_run, assert_refused):
+def test_malicious_runs_are_refused(case, tmp_path, canary, good_run, assert_refused):
     shutil.copytree(good_run, tmp_path / "run")
     file, make = RUNS[case]
     given = json.loads((good_run / "config.json").read_text()) if file == "config.json" else canary
@@ -323,7 +323,7 @@ def test_a_bench_writes_nowhere_but_in_its_folder(name, assert_refused):
 
 
 @pytest.mark.parametrize("make", ["pickle", "junk", "bomb"])
-def test_what_else_samples_bring_may_mean_harm(make, tmp_path, canary, assert_refused):
+def test_malicious_conditioning_is_refused(make, tmp_path, canary, assert_refused):
     contents = {
         "pickle": make_zip(train_npy=npy(np.array([Evil(canary)] * 4, object))),
         "junk": b"PK\x03\x04" + bytes(500),
@@ -345,7 +345,7 @@ def test_what_else_samples_bring_may_mean_harm(make, tmp_path, canary, assert_re
     ],
 )
 @pytest.mark.parametrize("encoder", ["bert", "hf"])
-def test_pretrained_folders_that_mean_harm(encoder, config, weights, tmp_path, canary, assert_refused):
+def test_malicious_pretrained_folders_are_refused(encoder, config, weights, tmp_path, canary, assert_refused):
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))

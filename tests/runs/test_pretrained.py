@@ -78,7 +78,7 @@ def test_it_embeds_series_of_any_length_and_number_of_channels(channels, length)
     assert found.isfinite().all()
 
 
-def test_its_features_tell_classes_apart(labelled):
+def test_its_features_separate_the_classes(labelled):
     done = CliRunner().invoke(cli, ["probe", NAME, "--data", labelled, "--pool", "statistics", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["results"][0]["accuracy"] > 0.9
@@ -108,7 +108,7 @@ def test_features_and_a_head_are_trained_from_it(labelled, tmp_path):
     assert np.load(tmp_path / "vectors.npz")["embedding"].shape == (24, 192)
 
 
-def test_a_part_of_it_may_be_named_alone():
+def test_a_single_component_of_it_can_be_loaded():
     config = resolve_config(("flag", {"encoder": NAME, "tokenizer": NAME, "head": "linear"}))
     assert config.init_from == {"encoder": NAME, "tokenizer": NAME}
     assert config.options("encoder")["dim"] == 192
@@ -122,7 +122,7 @@ def test_a_run_in_the_working_directory_goes_before_it(tmp_path):
     assert resolve_run_dir(NAME).resolve() == here
 
 
-def test_an_unknown_name_is_told_which_there_are():
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
     with pytest.raises(CheckpointError, match=r"pretrained/tiny is not a run directory.*pretrained/small"):
         tstk.load("pretrained/tiny")
 

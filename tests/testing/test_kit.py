@@ -81,7 +81,7 @@ def only(monkeypatch):
     ]
 
 
-def test_a_report_counts_what_passed_failed_was_excused_or_had_nothing_to_look_at(register_plugin, only):
+def test_a_report_counts_passed_failed_expected_and_skipped_checks(register_plugin, only):
     register_plugin(EXPECTED_FAILED_CHECKS={"plugin:always_fails": "it is autumn"})
     only(always_fails, never_fails, not_applicable, bug)
     report = run_checks("made-up")
@@ -91,13 +91,13 @@ def test_a_report_counts_what_passed_failed_was_excused_or_had_nothing_to_look_a
     assert excused.reason == "it is autumn (AssertionError: it rains)"
 
 
-def test_an_excuse_that_is_not_needed_is_a_failure(register_plugin, only):
+def test_an_expected_failure_that_passes_is_a_failure(register_plugin, only):
     register_plugin(EXPECTED_FAILED_CHECKS={"plugin:never_fails": "just in case"})
     only(never_fails)
     assert "remove it from EXPECTED_FAILED_CHECKS (just in case)" in run_checks("made-up").failed[0].reason
 
 
-def test_what_is_excused_or_not_applicable_is_a_skip_to_any_test_runner(register_plugin, only):
+def test_expected_failures_and_checks_that_do_not_apply_are_skips_to_any_test_runner(register_plugin, only):
     from unittest import SkipTest
 
     register_plugin(EXPECTED_FAILED_CHECKS={"plugin:always_fails": "it is autumn"})
@@ -108,13 +108,13 @@ def test_what_is_excused_or_not_applicable_is_a_skip_to_any_test_runner(register
             check()
 
 
-def test_excuses_and_sizes_must_name_what_is_there(register_plugin):
+def test_expected_failures_and_sizes_must_name_existing_checks_and_components(register_plugin):
     register_plugin(EXPECTED_FAILED_CHECKS={"plugin:imports_no_trch": "a slip"})
     assert "EXPECTED_FAILED_CHECKS names plugin:imports_no_trch" in str(run_checks("made-up").failed[-1].reason)
 
 
 @pytest.mark.slow
-def test_a_part_that_fits_nowhere_fails_once_and_the_rest_says_so(register_plugin, monkeypatch):
+def test_a_component_that_fits_nowhere_fails_once_and_the_other_checks_are_skipped(register_plugin, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
     register_plugin(entry_of(faulty.Demanding))
     outcomes = [o for o in run_checks("made-up").outcomes if o.case.entry]
@@ -123,7 +123,7 @@ def test_a_part_that_fits_nowhere_fails_once_and_the_rest_says_so(register_plugi
     assert {o.state for o in outcomes[1:]} == {"not applicable"}
 
 
-def test_a_plugin_that_is_not_there_is_answered_with_the_nearest():
+def test_a_missing_plugin_is_an_error_with_a_suggestion():
     from tstk.errors import UnknownNameError
 
     with pytest.raises(UnknownNameError, match="Did you mean 'tstk-plugins-timae'"):
@@ -142,7 +142,7 @@ def test_expect_fails_with_its_sentence():
 
 
 @pytest.mark.slow
-def test_a_part_that_needs_what_no_check_can_give_is_excused_once(register_plugin, monkeypatch):
+def test_a_component_whose_needs_no_check_can_meet_is_skipped_once(register_plugin, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
     register_plugin(
         entry_of(faulty.Demanding), EXPECTED_FAILED_CHECKS={"head:demanding:is_of_its_slot": "wants the moon"}

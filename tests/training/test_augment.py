@@ -113,7 +113,7 @@ CHANGES = [(add_jitter, 0.1), (scale_channels, 0.2), (permute_segments, 4), (war
 
 
 @pytest.mark.parametrize(("change", "strength"), CHANGES)
-def test_a_change_belongs_to_the_series_and_not_to_its_companions(change, strength):
+def test_the_augmentation_of_a_series_does_not_depend_on_the_batch(change, strength):
     """Independent of the batch, its longest series and the number of processes."""
     series = batch((20, 20, 9))
     alone = Series(series.x[2:, :, :9], series.observed[2:, :, :9], sample_id=series.sample_id[2:])

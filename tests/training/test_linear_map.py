@@ -66,7 +66,7 @@ def test_before_training_forecasts_are_those_of_the_linear_map(gaps, encoder, wi
     )
 
 
-def test_what_the_head_answers_is_added_in_units_of_the_context(gaps):
+def test_the_output_of_the_head_is_added_in_units_of_the_context(gaps):
     pipeline, data = prepare_training(config(gaps))
     torch.nn.init.ones_(pipeline.head.project.bias)
     output = pipeline.eval().predict_step(data.test.batch(torch.arange(3)))
@@ -134,7 +134,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(gaps, tmp_path, l
     assert (tmp_path / "rough/model.safetensors").read_bytes() == (tmp_path / "calm/model.safetensors").read_bytes()
 
 
-def test_a_run_that_goes_on_from_another_keeps_the_map_and_a_head_of_another_kind_is_refused(gaps, tmp_path):
+def test_a_run_initialized_from_another_keeps_the_map_and_another_kind_of_head_is_refused(gaps, tmp_path):
     run, plain = tmp_path / "run", tmp_path / "plain"
     train(config(gaps, train={"epochs": 1}), run)
     train(config(gaps, "none", train={"epochs": 1}), plain)

@@ -276,7 +276,7 @@ def test_one_cycle_is_torchs(npz):
     assert rows[-1]["lr"] < 1e-6 < rows[0]["lr"]
 
 
-def test_gradients_are_clipped_unless_told_otherwise(npz):
+def test_gradients_are_clipped_by_default(npz):
     moved = {}
     for clip in (1e-14, 0.0):
         pipeline, data = prepare(npz, head="linear")
@@ -372,7 +372,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_the_best_weights_a
     assert evaluate(pipeline, data.val) == pytest.approx(best["val"], rel=1e-6)
 
 
-def test_a_loss_that_is_not_finite_from_the_start_does_not_claim_to_have_kept_anything(poisoned):
+def test_a_loss_that_is_not_finite_from_the_start_does_not_mention_kept_weights(poisoned):
     run, message = poisoned(after=0)
     assert "at step 1 (epoch 1)" in message
     assert "kept" not in message
@@ -392,7 +392,7 @@ def test_a_forecast_that_is_not_a_number_does_not_go_unmarked(csv):
     assert math.isnan(evaluate(pipeline, data.val)["mse"])
 
 
-def test_averaged_weights_are_selected_and_training_goes_on_from_the_others(npz):
+def test_ema_weights_are_selected_and_training_continues_from_the_current_ones(npz):
     seen = []
     histories = []
     for average in (0.0, 0.5):
@@ -434,13 +434,13 @@ def test_settings_that_cannot_work_are_refused(npz, options, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_said_so(npz):
+def test_a_missing_gpu_is_an_error(npz):
     pipeline, data = prepare(npz, head="linear")
     with pytest.raises(OptionError, match="torch sees no GPU"):
         fit(pipeline, data, epochs=1, device="cuda")
 
 
-def test_ways_of_dealing_out_weights_that_would_save_parts_of_them_are_refused(npz, monkeypatch):
+def test_sharding_strategies_that_save_partial_weights_are_refused(npz, monkeypatch):
     from accelerate import Accelerator, DistributedType
 
     pipeline, data = prepare(npz, head="linear")
@@ -497,7 +497,7 @@ def test_windows_of_a_table_are_not_cropped(csv):
         fit(pipeline, data, steps=1, crop=8)
 
 
-def test_a_probe_now_and_then_learns_nothing_and_says_what_features_know(npz):
+def test_a_probe_during_training_changes_no_weights_and_logs_its_accuracy(npz):
     rows = {}
     for probe in (None, 2):
         pipeline, data = prepare(npz, decoder="transformer")
@@ -638,7 +638,7 @@ def test_compiled_parts_train_alike_keep_their_names_and_validate_as_written(npz
 
 
 @pytest.mark.slow
-def test_what_cannot_be_compiled_is_told_in_a_line(npz, monkeypatch):
+def test_what_cannot_be_compiled_is_reported_in_one_line(npz, monkeypatch):
     def raise_error(graph, inputs):
         raise RuntimeError("no compiler\nhere")
 

@@ -254,7 +254,7 @@ def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path, monkeypatch):
     assert resume_store.is_due(0)
 
 
-def test_other_versions_are_told(stopped_run):
+def test_other_versions_are_reported(stopped_run):
     path = stopped_run / "config.json"
     path.write_text(path.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"'))
     edit_state(stopped_run, config=hashlib.sha256(path.read_bytes()).hexdigest())
@@ -288,7 +288,7 @@ class FullFile:
         raise_disk_full()
 
 
-def test_a_run_that_somebody_trains_already_is_left_to_them(npz, tmp_path):
+def test_a_run_that_another_process_trains_is_refused(npz, tmp_path):
     run = train_and_interrupt(npz, tmp_path / "run", step=5)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with run_lock(run):
@@ -299,7 +299,7 @@ def test_a_run_that_somebody_trains_already_is_left_to_them(npz, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["step-", "state.json", "metrics.jsonl"])
-def test_a_disk_that_is_full_loses_nothing_and_is_told_in_a_line(npz, tmp_path, monkeypatch, where):
+def test_a_full_disk_loses_nothing_and_is_reported_in_one_line(npz, tmp_path, monkeypatch, where):
     run = train_and_interrupt(npz, tmp_path / "run", step=5)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     original_open = Path.open
@@ -323,7 +323,7 @@ def test_a_disk_that_is_full_loses_nothing_and_is_told_in_a_line(npz, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_file_system_with_too_little_room_is_told_with_the_bytes(npz, tmp_path):
+def test_too_little_disk_space_is_reported_in_bytes(npz, tmp_path):
     code = (
         "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
         "from tstk.training.resume_store import ResumeStore; ResumeStore.MAX_TIME_FRACTION = 0;"  # no early save

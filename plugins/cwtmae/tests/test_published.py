@@ -153,7 +153,7 @@ def test_running_blocks_again_changes_no_gradient():
         torch.testing.assert_close(a, b)
 
 
-def test_a_name_that_is_not_there_is_said_so():
+def test_a_missing_attribute_is_an_error():
     import tstk_plugins_cwtmae
 
     with pytest.raises(AttributeError, match="no attribute 'CWT_MAE'"):

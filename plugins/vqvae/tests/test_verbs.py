@@ -71,7 +71,7 @@ def runs(folder):
 
 
 @pytest.mark.parametrize("method", ["direct", "rollout", "soft", "gumbel"])
-def test_every_way_is_scored_beside_simple_answers_and_keeps_the_tokenizer(runs, method):
+def test_every_method_is_scored_beside_baselines_and_keeps_the_tokenizer(runs, method):
     result = json.loads((runs[method] / "result.json").read_text())
     assert result["task"] == "forecasting"
     assert {"mse", "mae", "mase", "smape"} <= result["test"].keys()
@@ -84,7 +84,7 @@ def test_every_way_is_scored_beside_simple_answers_and_keeps_the_tokenizer(runs,
         assert (start - end).abs().max() < 0.1  # mounted, then trained a little
 
 
-def test_a_pretraining_has_no_task_and_tells_how_codes_are_used(runs):
+def test_a_pretraining_has_no_task_and_reports_code_usage(runs):
     for name in ("tokenizer", "pretrain"):
         result = json.loads((runs[name] / "result.json").read_text())
         assert result["task"] == "pretraining"
