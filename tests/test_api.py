@@ -1,4 +1,4 @@
-"""The Python interface reads like the command line."""
+"""The Python interface has the names of the command line."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The same seed gives the same weights, whatever the order in which threads come to an end."""
+"""The same seed gives the same weights, whatever the timing of threads."""
 
 import json
 import os
@@ -30,7 +30,7 @@ each_component = pytest.mark.parametrize("entry", components(), ids=label)
 
 
 def with_two_threads(script, processes=1):
-    """What a script prints in processes of their own, side by side."""
+    """Run a script in several processes at once and return what each printed."""
     root = str(Path(tstk.__file__).parent.parent)
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     # threads that wait without spinning: half the time where other processes want the processor too
@@ -44,7 +44,7 @@ def with_two_threads(script, processes=1):
 
 @pytest.fixture(scope="module")
 def fingerprints():
-    """Of the weights of all variants of each component, from each of two processes."""
+    """Return the fingerprints of all variants of each component, from two processes."""
     return [json.loads(text) for text in with_two_threads("fingerprints.py", processes=2)]
 
 
@@ -56,7 +56,7 @@ def test_two_processes_with_two_threads_train_the_same_weights(fingerprints, ent
 
 
 class Addition(TorchDispatchMode):
-    """Refuses what adds into a tensor in the order in which threads come along."""
+    """Refuse operations that add into a tensor in the order of threads."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -84,7 +84,7 @@ def test_every_component_runs_forward_and_backward_in_the_mode_that_refuses(entr
 
 
 def settings():
-    """What the option changes."""
+    """Return the settings that the option changes."""
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -94,7 +94,7 @@ def settings():
 
 
 class Watch:
-    """Notes the settings at each epoch; stops training after one if asked to."""
+    """Record the settings at each epoch; stop training after the first if `stop`."""
 
     def __init__(self, stop=False):
         self.seen, self.stop = [], stop

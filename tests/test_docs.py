@@ -1,4 +1,4 @@
-"""Every example of the documentation is run, document by document, in a folder of its own."""
+"""Every example of the documentation is run, page by page, in a temporary folder."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def examples(page):
 
 
 def shorten(command):
-    """The same command with one short epoch and small parts, if it trains."""
+    """Return the command, with two steps and small components if it trains."""
     words = shlex.split(command)[1:]
     if words[0] == "train" and not {"--help", "--dry-run", "--print-config"} & set(words):
         words += ["--steps", "2", "--batch-size", "8", "--quiet"]
@@ -49,7 +49,7 @@ def shorten(command):
 
 @pytest.fixture
 def few_windows(monkeypatch):
-    """Tables to forecast have some forty windows a part instead of thousands, at the same places."""
+    """Thin the windows of tables to some forty per split."""
     whole = WindowDataset.__init__
 
     def init_with_larger_stride(self, table, context, horizon, stride=1):

@@ -1,4 +1,4 @@
-"""The pages that are made of the code say what the code says; where they do not, `make docs` makes them again."""
+"""The generated pages are up to date; `make docs` generates them."""
 
 import importlib.util
 import random

@@ -1,4 +1,4 @@
-"""Plugins that are broken in every way we could think of, as real packages: nobody else notices."""
+"""Broken plugins, as real packages, do not affect other plugins."""
 
 import json
 import os
@@ -81,7 +81,7 @@ print(json.dumps(said), file=sys.__stdout__)
 
 
 def run_cli(commands, folder=None, **variables):
-    """What a fresh process says to each command: exit code, stdout, stderr."""
+    """Run commands in a new process; return exit code, stdout and stderr of each."""
     path = os.pathsep.join([*([str(folder)] if folder else []), str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", SAY, json.dumps(commands)],

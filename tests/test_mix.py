@@ -62,12 +62,12 @@ def combinations(every):
 
 
 def sample_combinations(combinations):
-    """No more than a few, always the same."""
+    """Return a fixed sample of the combinations."""
     return combinations if len(combinations) <= SAMPLE else Random(0).sample(combinations, SAMPLE)
 
 
 def step(pipeline, series):
-    """One optimizer step; what went wrong, or nothing."""
+    """Train one step; return what went wrong, or ''."""
     optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], lr=1e-3)
     step_output = pipeline.train()(series, SampleRNG(0, 1, series.sample_id))
     if not step_output.loss.isfinite():
@@ -85,7 +85,7 @@ def step(pipeline, series):
 
 
 def afterwards(pipeline, series):
-    """What is done with a trained pipeline; what went wrong, or nothing."""
+    """Evaluate, save and load a trained pipeline; return what went wrong, or ''."""
     pipeline.eval()
     with torch.no_grad():
         outputs = {

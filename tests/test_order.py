@@ -1,5 +1,5 @@
-"""Where only the order of patches tells the classes apart, every encoder with every head finds it, from scratch and
-after every pretraining.
+"""Every encoder with every head learns classes that differ only in the order of patches, from scratch and after every
+pretraining.
 
 A series has eight patches: one rises and one falls, the others are noise. In one class the rise is in the first half
 and the fall in the second, in the other class it is the other way round; both hold the same patches equally often.
@@ -40,7 +40,7 @@ PRETRAINING = {
     },
     "spectrum+time": {"tokenizer": {"use": "cwt", "dim": 32, "patch_time": PATCH, "patch_freq": 4, "scales": 8}},
 }
-"""What each loss is used with, where it is not patches, a Transformer and its usual decoder."""
+"""Components for a loss that does not work with patches, a Transformer and its default decoder."""
 
 NO_PRETRAINING = {
     "distill": "needs the run of a teacher",
@@ -49,11 +49,11 @@ NO_PRETRAINING = {
     "code-soft": "forecasts",
     "code-gumbel": "forecasts",
 }
-"""Losses that ask decoders but do not pretrain a classifier of plain series, with the reason."""
+"""Losses that consume predictions but do not pretrain a classifier of plain series, with the reason."""
 
 
 def batch(count, seed):
-    """Series of both classes by turns."""
+    """Return series of alternating classes."""
     draw = torch.Generator().manual_seed(seed)
     x = 0.3 * torch.randn(count, PATCHES, PATCH, generator=draw)
     y = torch.arange(count) % 2
@@ -66,14 +66,14 @@ def batch(count, seed):
 
 
 def small_table(kind, name, /, **more):
-    """A table for a component, at the smallest size and else as it comes."""
+    """Return the table of a component with small sizes and defaults otherwise."""
     options = read_signature(get_registry().find(kind, name).target).options
     sizes = {k: v for k, v in SMALL.items() if k in options and not options[k].is_component}
     return {"use": name, **(sizes if kind != "tokenizer" else {}), **more}
 
 
 def built(**tables):
-    """A bound pipeline on patches, unless another tokenizer is given."""
+    """Return a bound pipeline, on patches by default."""
     torch.manual_seed(0)
     tables = {"tokenizer": {"use": "patch", "dim": 32, "window": PATCH}, **tables}
     for kind, table in tables.items():
@@ -85,7 +85,7 @@ def built(**tables):
 
 
 def train_steps(pipeline, steps=STEPS):
-    """The pipeline after some steps, each on series that it has not seen before."""
+    """Train for some steps on new series; return the pipeline in eval mode."""
     optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], lr=LR)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
     pipeline.train()
@@ -102,7 +102,7 @@ def train_steps(pipeline, steps=STEPS):
 
 
 def load_parts(pipeline, parts, freeze=False):
-    """The pipeline with the weights of these parts."""
+    """Load the weights of components into a pipeline."""
     for name, part in parts.items():
         getattr(pipeline, name).load_pretrained(part.state_dict(), part.spec)
         if freeze:
@@ -111,12 +111,12 @@ def load_parts(pipeline, parts, freeze=False):
 
 
 def score_order(pipeline):
-    """What the model makes of new series, as they are and shuffled."""
+    """Score new series, with their tokens in order and shuffled."""
     return evaluate_token_order(pipeline, [batch(256, seed=10_000)])
 
 
 def names(kind):
-    """Components of a kind that can be loaded here."""
+    """Yield the components of a kind whose dependencies are installed."""
     for name in get_registry().list_names(kind):
         try:
             get_registry().load(get_registry().find(kind, name))
@@ -126,14 +126,14 @@ def names(kind):
 
 
 def classifiers():
-    """Heads that answer with a class."""
+    """Yield the heads that classify."""
     for name in names("head"):
         if "num_classes" in get_registry().load(get_registry().find("head", name)).needs:
             yield name
 
 
 def losses():
-    """Losses that ask a decoder."""
+    """Return the losses that consume a decoder's predictions."""
     needing_decoder = [
         name for name in names("loss") if get_registry().load(get_registry().find("loss", name)).consumes == "decoder"
     ]

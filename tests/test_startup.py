@@ -1,4 +1,4 @@
-"""What a fresh interpreter imports: nothing heavy to help, list and show, no compiler and no scikit-learn to train."""
+"""Imports of a new interpreter: nothing heavy for help, list and show; no compiler and no scikit-learn for training."""
 
 import json
 import os
@@ -65,7 +65,7 @@ HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "sklearn", "scipy", "matpl
 
 
 def fresh(code, folder=None):
-    """What a new interpreter prints last."""
+    """Return the last line that a new interpreter prints."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=variables)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""A slip of one letter is answered with what was meant: counted over a thousand slips."""
+"""A typo of one letter gets the intended name as suggestion: counted over a thousand typos."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ SLIPS = 1000
 
 
 def make_typo(word, random):
-    """The word with one letter dropped, doubled, put in, replaced or swapped with its neighbour."""
+    """Return the word with one letter dropped, inserted, replaced, or swapped with its neighbour."""
     i = random.randrange(len(word))
     letter = random.choice(string.ascii_lowercase)
     return random.choice(
@@ -35,7 +35,7 @@ def make_typo(word, random):
 
 
 def find_suggestion(message):
-    """The first suggestion of a message."""
+    """Return the first suggestion of a message."""
     found = re.search(r"Did you mean '([^']+)'", message)
     return found[1] if found else None
 
@@ -60,7 +60,7 @@ def suggest_by_cli(line):
 
 
 def list_questions(root):
-    """(where, word, the names that it stands among, what is suggested for a slip) of every name there is."""
+    """Yield (place, name, all names of that place, function from a typo to its suggestion) for every name."""
     for kind in KINDS:
         names = get_registry().list_names(kind)
         yield from ((kind, name, names, suggest_by_registry(kind)) for name in names)

@@ -1,4 +1,4 @@
-"""tstk and every plugin of the repository as wheels, in an environment of their own: what users install is whole.
+"""tstk and every plugin of the repository as wheels, in a separate environment: what users install is complete.
 
 The wheels are built without network or build isolation. The environment sees the libraries of this one (torch and the
 rest), but of tstk and its plugins only the wheels.
@@ -22,7 +22,7 @@ PROJECTS = {"tstk": ROOT, **{f"tstk-plugins-{p.name}": p for p in sorted((ROOT /
 
 
 def run(*words, **variables):
-    """What a command prints, run outside the repository."""
+    """Run a command outside the repository; return what it prints."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TSTK_DATA")} | variables
     done = subprocess.run([str(w) for w in words], capture_output=True, text=True, cwd=gettempdir(), env=environment)
     assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
@@ -30,7 +30,7 @@ def run(*words, **variables):
 
 
 def _ignore_all_but_sources(source):
-    """For shutil.copytree: skip build products anywhere, and at the top what is not part of the package."""
+    """Ignore build products, and files at the top that are not part of the package, for `shutil.copytree`."""
     products = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
     beside = {"plugins", "tests", "runs"}
     return lambda folder, names: products(folder, names) | (beside if Path(folder) == Path(source) else set())
@@ -38,7 +38,7 @@ def _ignore_all_but_sources(source):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """The interpreter of an environment in which the wheels are installed."""
+    """Return the interpreter of an environment with the wheels."""
     folder = tmp_path_factory.mktemp("wheels")
     for name, source in PROJECTS.items():
         # building leaves traces in the source

@@ -1,4 +1,4 @@
-"""Peers of a bench: what they learn from, what is done to series for them, and what they refuse."""
+"""Peers of a bench: their training data, the preparation of series, and refusals."""
 
 import json
 import sys
@@ -41,7 +41,7 @@ def test_unobserved_samples_take_the_last_value_observed_before_them_else_the_ne
 
 @pytest.fixture
 def recording(monkeypatch):
-    """The path of a classifier that keeps what it is given, and what it kept."""
+    """The import path of a classifier that records its inputs, and the record."""
     kept = {}
 
     class Recording:

@@ -1,4 +1,4 @@
-"""Ranks against a loop, critical distances against the published table, groups that nothing tells apart."""
+"""Ranks against a loop, critical distances against the published table, groups of equal methods."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A bench: cells that run once, that fail alone, and the table made of them."""
+"""A bench: each cell runs once, a failed one does not stop the others, and the table of results."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tstk.training.runs import train
 
 
 def scoring(values, ran=None):
-    """A method whose accuracy is given, which notes what it ran."""
+    """A method of given accuracy that records its cells."""
 
     def run(data, seed, folder):
         if ran is not None:

@@ -1,4 +1,4 @@
-"""The harness beneath `benchmarks/`, on made-up clocks and small contenders."""
+"""The harness of `benchmarks/`, with artificial clocks and small contenders."""
 
 import json
 import os
@@ -36,14 +36,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def threads():
-    """Cases set the number of threads; the other tests want theirs back."""
+    """Restore the number of threads, which cases set."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
 def make_drifting_clock(seconds, seed=0, noise=0.02):
-    """A clock of a machine that slows down threefold as time goes by."""
+    """A clock of a machine that becomes three times slower."""
     draw, count = random.Random(seed), [0]
 
     def clock():
@@ -359,7 +359,7 @@ def test_sizes_may_be_dictionaries_tuples_or_both_and_come_back_as_they_were(tmp
 
 @pytest.mark.slow
 def test_on_a_gpu_kernels_are_timed_too_with_inputs_that_change_and_inputs_that_stay(monkeypatch):
-    """As far as can be told without one."""
+    """Checked with timers of the CPU in place of CUDA graphs."""
     inputs = []
 
     def replay(calls):
@@ -394,7 +394,7 @@ case "$*" in *"$RED"*) exit 1 ;; *"$SLOW"*) exec sleep 60 ;; esac
 
 @pytest.fixture
 def gpu_sh(tmp_path):
-    """`gpu_sh(mode, seconds, red, slow)`: the script, with a Python that does nothing but note what it is asked for.
+    """`gpu_sh(mode, seconds, red, slow)` runs the script with a Python that only records its commands.
 
     A command with `red` in it fails, one with `slow` in it does not end. Returns the status, the summary, the commands,
     and the files that are left.
@@ -416,7 +416,7 @@ def gpu_sh(tmp_path):
 
 
 def read_step_limits(summary):
-    """By step, the most seconds it was given."""
+    """Return the time limit of each step in seconds."""
     return {line[:28].strip(): int(line.rsplit(" ", 1)[1]) for line in summary.splitlines() if ", at most " in line}
 
 

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.order`, and that it continues where it stopped."""
+"""The tables of `benchmarks.order`, and its resumption."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""BERT against the transformers library on a real checkpoint, and everything around its weights."""
+"""BERT against the transformers library on a real checkpoint, and loading, freezing and saving its weights."""
 
 import json
 from pathlib import Path

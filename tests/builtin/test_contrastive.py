@@ -1,4 +1,4 @@
-"""Two views of a series are told from those of others."""
+"""The contrastive loss: views, gaps and values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What every decoder with attention promises."""
+"""Properties of all decoders with attention."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_dropout_reaches_or_spares_attention_as_the_help_says(kind, want):
 
 
 def grid_of(spec):
-    """Encoded tokens at the even slots of a grid, and all slots asked."""
+    """Encoded tokens at the even positions of a grid, and queries at all positions."""
     draw = torch.Generator().manual_seed(0)
     places = torch.cartesian_prod(*[torch.arange(g) for g in spec.grid_size]).float().expand(2, -1, -1)
     index = torch.arange(spec.num_tokens).expand(2, -1)

@@ -1,4 +1,4 @@
-"""What every encoder promises, and what is particular to the transformer and to transformers' models."""
+"""Properties of all encoders, of the Transformer, and of the models of transformers."""
 
 import json
 import sys

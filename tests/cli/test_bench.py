@@ -1,4 +1,4 @@
-"""`tstk bench`: methods from flags and files, recipes, and slips that are told before anything runs."""
+"""`tstk bench`: methods from flags and files, recipes, and mistakes that are reported before anything runs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a shell is offered, without torch: asked in each shell's protocol, and once in a real bash."""
+"""Completions without torch, in each shell's protocol, and once in a real bash."""
 
 import json
 import os
@@ -34,7 +34,7 @@ print(json.dumps(said))
 
 
 def complete(shell, lines, cwd):
-    """For each line, of which the last word is incomplete, what the shell is offered."""
+    """Yield the completions of the last word of each line."""
     done = subprocess.run(
         [sys.executable, "-c", HEAVY],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""`tstk kernels`: what this machine has, for people and for programs."""
+"""`tstk kernels`: the backends of this machine, as text and as JSON."""
 
 import json
 

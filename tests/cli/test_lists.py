@@ -1,4 +1,4 @@
-"""list, show, config, data and plugins: what there is, said for people and for programs."""
+"""The commands list, show, config, data and plugins, as text and as JSON."""
 
 import json
 import tomllib

@@ -1,4 +1,4 @@
-"""Options follow the components in play; flags, files and runs go through one config."""
+"""Options depend on the selected components; flags, files and runs are merged into one config."""
 
 import tomllib
 

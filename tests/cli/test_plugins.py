@@ -1,4 +1,4 @@
-"""`tstk plugins`: what authors and the curious see."""
+"""`tstk plugins`: list, check and new."""
 
 import json
 import subprocess

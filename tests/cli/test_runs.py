@@ -1,4 +1,4 @@
-"""eval, predict and embed: what a run is for, on its own data and on others'."""
+"""eval, predict and embed, on the data of a run and on other data."""
 
 import csv as csvfile
 import json
@@ -31,7 +31,7 @@ def forecaster(csv, tmp_path_factory):
 
 @pytest.fixture
 def copy(run, tmp_path):
-    """A copy of the run, to be damaged."""
+    """A copy of the run that tests may damage."""
     return shutil.copytree(run, tmp_path / "copy")
 
 

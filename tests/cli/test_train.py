@@ -1,4 +1,4 @@
-"""`tstk train` from the first word to the run directory, and what it leaves when something is wrong: nothing."""
+"""`tstk train` from its arguments to the run directory; after an error nothing is left."""
 
 import json
 import os

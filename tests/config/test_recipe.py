@@ -1,4 +1,4 @@
-"""Recipes: stages in order, each starting from earlier ones, continued where they stopped."""
+"""Recipes: stages in order, each starting from earlier ones, and resumption."""
 
 import json
 

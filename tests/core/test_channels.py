@@ -1,4 +1,4 @@
-"""Where channels are encoded apart, heads still know which channel is which."""
+"""With independent channels, heads distinguish the channels."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SPEC = Spec(channels=2, length=32, num_classes=2)
 
 
 def batch(count, seed):
-    """A wave in one channel and noise in the other; the class says in which."""
+    """Series with a wave in one channel and noise in the other; the class is the channel of the wave."""
     draw = torch.Generator().manual_seed(seed)
     x = 0.1 * torch.randn(count, 2, 32, generator=draw)
     y = torch.arange(count) % 2

@@ -1,4 +1,4 @@
-"""Masking policies: how many, never what is invalid, the same for a sample whatever its batch."""
+"""Masking policies: numbers of masked tokens, validity, and independence of the batch."""
 
 import pytest
 import torch

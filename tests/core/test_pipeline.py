@@ -1,4 +1,4 @@
-"""What the pipeline promises whatever its parts: companions and padding do not matter, the future stays unseen."""
+"""Properties of every pipeline: independence of the batch, of padding and of the future."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def assert_close(a, b, tolerance=1e-5):
 
 
 def select_row(series, i):
-    """Row i as a batch of its own, cropped to its last observed sample."""
+    """Return row i as a batch, cropped to its last observed sample."""
     observed = series.observed_mask[i : i + 1]
     length = int(observed.any(1).nonzero()[:, 1].max()) + 1
     y = None if series.y is None else series.y[i : i + 1]

@@ -1,4 +1,4 @@
-"""Converting: what was read is what is read again."""
+"""Conversion between formats preserves the data."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Public data by name, from a server of this machine: resumed, checked, refused in one line."""
+"""Downloads by name, from a local server: resumption, checksums, and errors in one line."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ TOY = make_zip(**{"Toy/Toy_TRAIN.ts": TS, "Toy/Toy_TEST.ts": TS, "../../evil.ts"
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """Files by path; `cut` ends an answer after so many bytes."""
+    """Serve files by path; `cut` ends a response after so many bytes."""
     files, requests = {"/Toy.zip": TOY}, []
     state = {"cut": None}
 

@@ -22,7 +22,7 @@ a,30,9,10,down,8
 
 @pytest.fixture
 def read_text(tmp_path):
-    """What a file of this text holds; as .parquet with the types that the cells have."""
+    """Read a text as a .csv file, or as a .parquet file with the types of its cells."""
 
     def read(text, kind="csv", **options):
         path = tmp_path / f"x.{kind}"

@@ -1,4 +1,4 @@
-"""Files as they come: each is refused in one line that says which file, where in it, and what to do."""
+"""Malformed files: each error is one line with the file, the place and the remedy."""
 
 import io
 import zipfile
@@ -27,7 +27,7 @@ def npy(array):
 
 
 def replace_member(archive, name, data):
-    """An archive with other bytes in one of its files."""
+    """Replace the contents of one file of an archive."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(file, "w") as new:
         for member in old.namelist():

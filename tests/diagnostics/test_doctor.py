@@ -1,4 +1,4 @@
-"""`tstk doctor` finds what is broken, says the remedy, and survives what it looks for."""
+"""`tstk doctor` finds faults, prints remedies, and does not fail on a broken installation."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The estimators: scikit-learn's and aeon's own checks, and what series have that tables do not."""
+"""The estimators: the checks of scikit-learn and aeon, unequal lengths and missing values."""
 
 import pickle
 
@@ -56,7 +56,7 @@ def test_the_estimators_are_found_from_the_package():
 
 
 def waves(lengths, channels=2, seed=0):
-    """Fast and slow sines of unequal lengths, with holes."""
+    """Fast and slow sines of unequal lengths, with missing samples."""
     draw = np.random.default_rng(seed)
     y = np.arange(len(lengths)) % 2
     series = []

@@ -1,4 +1,4 @@
-"""The linear map equals ridge regression on windows written out, and its choices are the best on validation."""
+"""The linear map equals ridge regression on explicit windows, and its settings are the best on validation."""
 
 from itertools import product
 
@@ -29,7 +29,7 @@ def parts(table, cut):
 
 
 def solve_directly(train, val, std):
-    """(validation error, level, shared or own, forecast of validation) of every choice, by numpy's least squares."""
+    """Return (validation error, level, shared or own, forecast) of every setting, by numpy's least squares."""
 
     def pair(part, level):
         rows = (part.windows / std[:, :, None]).double().numpy()

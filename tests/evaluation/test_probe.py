@@ -1,4 +1,4 @@
-"""A probe reads the classes off frozen features, and never the test labels."""
+"""A probe classifies frozen features, and never uses the test labels."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The classifiers that a model has to beat: the archives' own figures, loops of numpy, and scikit-learn's solutions."""
+"""The simple classifiers against published scores, numpy loops and scikit-learn."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Shuffling tokens in time moves contents and nothing else."""
+"""Shuffling tokens in time permutes their contents and nothing else."""
 
 import pytest
 import torch

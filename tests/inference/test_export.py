@@ -1,4 +1,4 @@
-"""A pipeline leaves tstk as one graph that answers as it did."""
+"""An exported graph gives the outputs of the pipeline."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Every tile configuration can be loaded by every GPU that is named: compiled for them, without any."""
+"""Every tile configuration fits every supported GPU: kernels are compiled for them, without a GPU."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Which backend serves a call, and what it says when none does."""
+"""Selection of a backend, and the error if there is none."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tstk.kernels.dispatch import Backend, Operation, is_triton_interpreted, use
 
 @pytest.fixture
 def doubled(monkeypatch):
-    """An operation whose backends say who they are; `large` takes three numbers or more, `gone` takes none."""
+    """An operation whose backends return their names; `large` supports three numbers or more, `gone` none."""
     monkeypatch.setattr(dispatch, "OPERATIONS", {})
     monkeypatch.setattr(dispatch, "_requested", "auto")
     for name in ("gone", "large", "any"):
@@ -98,7 +98,7 @@ def test_the_interpreter_must_be_asked_for_by_name(monkeypatch):
 
 
 def fresh(code, **environment):
-    """What `code` prints as JSON in an interpreter of its own."""
+    """Return what `code` prints as JSON in a new interpreter."""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
     )

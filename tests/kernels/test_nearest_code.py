@@ -27,7 +27,7 @@ def vectors(n, k, d, seed=0, spread=0.5, offset=0.0):
 
 
 def find_wrong_ids(z, codes, ids):
-    """How many ids are neither the float64 answer nor within 8 ulps of |z|^2 + |c|^2 of it, about the mean code."""
+    """Count ids that are neither that of float64 nor within 8 ulps of |z|^2 + |c|^2 of it, about the mean code."""
     middle = codes.double().mean(0)
     x, c = z.double() - middle, codes.double() - middle
     worst = 0
@@ -42,7 +42,7 @@ def find_wrong_ids(z, codes, ids):
 
 
 class Largest(TorchDispatchMode):
-    """The size of the largest tensor that any operation put out."""
+    """Record the size of the largest output of any operation."""
 
     def __init__(self):
         super().__init__()
@@ -119,7 +119,7 @@ def first_of(codes):
 
 
 def perturb(search, seed=0):
-    """`search` in whose answer any of the codes that are identical may stand, as if each column rounded in its way."""
+    """Return `search` with each id replaced by that of a random identical code, as other rounding might."""
 
     def perturbed_search(z, codes):
         ids, squares = search(z, codes)

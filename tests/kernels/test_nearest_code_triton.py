@@ -28,7 +28,7 @@ def search(z, codes):
 
 
 def count_wrong_ids(z, codes, ids):
-    """How many ids are neither the float64 answer nor within 8 ulps of |z|^2 + |c|^2 of it, about the mean code."""
+    """Count ids that are neither that of float64 nor within 8 ulps of |z|^2 + |c|^2 of it, about the mean code."""
     middle = codes.double().mean(0)
     x, c = z.double() - middle, codes.double() - middle
     squares = (x[:, None] - c).square().sum(-1)
@@ -122,7 +122,7 @@ def test_two_runs_give_the_same_bits():
 
 
 def compute_soft(z, codes, temperature, log_floor, valid=None, backend="triton", pull=(0.3, -0.7)):
-    """Both entropies and the gradients of a mixture of them."""
+    """Return both entropies and the gradients of a weighted sum of them."""
     leaves = [t.clone().requires_grad_() for t in (z, codes)]
     options = {"temperature": temperature, "log_floor": log_floor, "valid": valid, "backend": backend}
     each, overall = assignment_entropy(*leaves, **options)

@@ -1,4 +1,4 @@
-"""What the Triton backends cannot serve they refuse by types, shapes and the GPU, before anything is computed."""
+"""The Triton backends refuse unsupported types, shapes and GPUs before anything is computed."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tstk.kernels.rope_attention import rope_attention_op
 
 @pytest.fixture(autouse=True)
 def any_device(monkeypatch):
-    """Tensors without memory count as a GPU's."""
+    """Treat tensors of the meta device as those of a GPU."""
     monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
 

@@ -1,4 +1,4 @@
-"""The Ricker transform against plain loops, against its own reference in float64, and against what a wavelet is."""
+"""The Ricker transform against loops, its reference in float64, and the definition of the wavelet."""
 
 import math
 from functools import partial

@@ -17,7 +17,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def assert_agrees(x, scales, **options):
-    """Outputs and gradients are those of the reference in float64."""
+    """Check outputs and gradients against the reference in float64."""
     x = x.to(DEVICE)
     leaf, exact = x.detach().requires_grad_(), x.detach().double().requires_grad_()
     got = ricker_cwt(leaf, scales, **options, backend="triton")

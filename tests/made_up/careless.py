@@ -1,4 +1,4 @@
-"""A head with an operation that torch has no deterministic form of."""
+"""A head with an operation that has no deterministic implementation in torch."""
 
 import torch
 
@@ -7,7 +7,7 @@ from tstk.core.types import Spec
 
 
 class _Put(torch.autograd.Function):
-    """The identity; its gradient is put into place one by one."""
+    """The identity, whose backward pass is not deterministic."""
 
     @staticmethod
     def forward(ctx, x):
@@ -25,10 +25,10 @@ def _put(x):
 
 
 class Careless(Linear):
-    """The linear head, its answers put into place one by one.
+    """The linear head, with a nondeterministic operation in the forward or the backward pass.
 
     Args:
-        back: do that to gradients instead
+        back: in the backward pass instead of the forward pass
     """
 
     def __init__(self, spec: Spec, *, back: bool = False) -> None:

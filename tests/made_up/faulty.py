@@ -1,4 +1,4 @@
-"""Components with one fault each; `caught` names the check that must fail, `says` what it must say."""
+"""Components with one fault each; `caught` is the check that must fail, `says` a pattern of its message."""
 
 from typing import Literal
 
@@ -192,7 +192,7 @@ class Sequential(Encoder):
 
 
 class Prophetic(Encoder):
-    """Says it is causal, and looks ahead."""
+    """Declares itself causal, and is not."""
 
     caught, says = "is_causal_as_declared", "earlier tokens change with later ones"
     provides = frozenset({"causal"})
@@ -228,7 +228,7 @@ class Padded(linear.Linear):
 
 
 class Demanding(linear.Linear):
-    """Needs what no head is given."""
+    """Needs a field that no head receives."""
 
     needs = ("num_classes", "num_prefix_tokens", "vocab_size")
 

@@ -115,7 +115,7 @@ def surroundings(entry: Entry) -> tuple[Spec, dict[str, dict[str, Any]]]:
 
 
 def adjust_options(slot: str, table: dict[str, Any]) -> dict[str, Any]:
-    """A table with those options of `WANTED` that its component has."""
+    """Return a table with those options of `WANTED` that its component has."""
     known = read_signature(get_registry().find(slot, table["use"]).target).options
     return {**table, **{k: v for k, v in WANTED.items() if k in known}}
 
@@ -152,7 +152,7 @@ def series(spec: Spec, rows: int) -> Series:
 
 
 def train(variant: Variant, numbers: int, steps: int) -> dict[str, torch.Tensor]:
-    """Weights after so many optimizer steps, and what the pipeline then answers.
+    """Train for some steps; return the weights and the outputs of the pipeline.
 
     Args:
         variant: what to train
@@ -191,7 +191,7 @@ def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def main(words: list[str]) -> None:
-    """Print, by component, the fingerprints of its variants; what is the same pipeline is trained once."""
+    """Print the fingerprints of the variants of each component; equal pipelines are trained once."""
     fingerprints: dict[str, dict[str, str]] = {}
     known: dict[str, str] = {}
     for entry in components():

@@ -1,10 +1,10 @@
-"""Trains a run, then the same one in a child that is killed at a random moment, in another that goes on, and so forth.
+"""Train a run; then train it again in a process that is killed at a random moment, in one that resumes it, and so on.
 
     interrupted.py KIND FOLDER KILLS THREADS SEED
 
-The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process imports all that there is to import, by
-a training of one step, before anything is forked, so the children are quick to begin. It does so with one thread: a
-pool of threads does not survive a fork.
+The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process trains one step
+before it forks, so that everything is imported and the children start quickly. It does so with one thread, since a pool
+of threads does not survive a fork.
 """
 
 import os
@@ -78,7 +78,7 @@ KINDS = {
 
 
 def config(kind, data, threads, **more):
-    """Resolved, with data that are written unless they are there."""
+    """Return the resolved config; write its data unless they exist."""
     parts, train = KINDS[kind][0], {**KINDS[kind][1], "device": "cpu", "threads": threads, **more}
     if not data.is_file():
         rng, (count, length) = np.random.default_rng(0), (24, 20) if kind == "all" else (320, 40)
@@ -90,7 +90,7 @@ def config(kind, data, threads, **more):
 
 
 def run_child(config, out, awake):
-    """A child: begin or go on, and say when training begins."""
+    """Start or resume training in a child process, and signal when training begins."""
 
     def ready(pipeline, data):
         os.write(awake, b".")
@@ -102,7 +102,7 @@ def run_child(config, out, awake):
 
 
 def kill_child(config, out, after):
-    """Whether a child had to be killed so many seconds after it began to train; without a number it may end."""
+    """Kill a child some seconds after its training began, or let it end if None; return whether it was killed."""
     hears, awake = os.pipe()
     child = os.fork()
     if not child:
@@ -124,7 +124,7 @@ def kill_child(config, out, after):
 
 
 def main(kind, folder, kills, threads, seed):
-    """Train both, and print how often the second was killed."""
+    """Train both runs, and print how often the second was killed."""
     announce()
     torch.set_num_threads(1)
     tstk.training.runs.train(config(kind, folder / "data.npz", 1, steps=1), folder / "imports")

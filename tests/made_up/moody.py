@@ -14,12 +14,12 @@ from tstk.plugins.registry import get_registry
 
 
 class Moods(Tokenizer):
-    """Windows of four samples, each the nearest code.
+    """A quantizer of windows of four samples.
 
     Args:
         codes: number of codes
         dim: width of a token
-        lively: codes start from data, and dead ones come back
+        lively: initialize codes by k-means and reset dead ones
     """
 
     def __init__(self, spec: Spec, *, codes: int = 12, dim: int = 16, lively: bool = True) -> None:
@@ -54,7 +54,7 @@ class Moods(Tokenizer):
 
 
 class Taught(CrossEntropy):
-    """Cross-entropy, and encoded tokens like those of a teacher that follows the encoder and drops out."""
+    """Cross-entropy, and the distance to the tokens of an EMA teacher with dropout."""
 
     non_persistent = ("teacher",)
 

@@ -1,4 +1,4 @@
-"""Attention against a loop in numpy, and what it promises about masks."""
+"""Attention against a numpy loop, and its treatment of masks."""
 
 import numpy as np
 import pytest

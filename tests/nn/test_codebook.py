@@ -310,7 +310,7 @@ def test_options_that_cannot_work_are_refused(options, named):
 
 
 def one_of_two(rank, folder):
-    """What one of two processes makes of its unequal share of the vectors."""
+    """Update codebooks in one of two processes, on an unequal share of the vectors."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     results = {}
@@ -349,7 +349,7 @@ def draw_share(step, rank):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What two processes found."""
+    """The results of both processes."""
     folder = tmp_path_factory.mktemp("ranks")
     started = [
         subprocess.Popen([sys.executable, __file__, str(rank), folder], stderr=subprocess.PIPE, text=True)

@@ -62,7 +62,7 @@ def test_running_statistics_that_were_moved_all_the_way_make_evaluation_equal_tr
     torch.testing.assert_close(network.eval()(x, valid)[0], trained, rtol=0.1, atol=0.1)  # n / (n - 1) apart
 
 
-def test_a_trained_encoder_does_not_mix_the_series_of_a_batch():
+def test_the_features_of_a_series_do_not_depend_on_the_batch():
     x, valid = make_padded()
     network = InceptionNetwork(2, 8, 4).eval()
     together = network(x, valid)[0]

@@ -1,4 +1,4 @@
-"""What is installed under which name, from which versions on, and that what CI and the documents name is there."""
+"""Names and version ranges of the distributions; CI and the documents name only what exists."""
 
 import ast
 import re
@@ -31,7 +31,7 @@ STALE = re.compile(
 
 
 def repository(folder=ROOT):
-    """The files of the repository, without what tools leave in it."""
+    """Yield the files of the repository, without build products."""
     for path in sorted(folder.iterdir()):
         if not LEFT_OUT.fullmatch(path.name):
             yield from repository(path) if path.is_dir() else [path]

@@ -96,7 +96,7 @@ wrong = Backend("wrong", "more.kernel:zero", lambda z, codes: "it is only for te
 
 @pytest.fixture(scope="module")
 def more(tmp_path_factory):
-    """The plugin, installed: run Python or `tstk` in a fresh process that sees it."""
+    """Install the plugin; return a function that runs Python or `tstk` in a process that sees it."""
     folder = tmp_path_factory.mktemp("site")
     for name, text in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The author's guide, followed to the letter in an empty folder: every block of it is written or run."""
+"""The plugin guide, followed literally in an empty folder: every block of it is written or run."""
 
 import ast
 import json
@@ -42,7 +42,7 @@ print(json.dumps(said))
 
 
 class Author:
-    """Somebody who does what the guide says, in a folder of their own and fresh processes."""
+    """Follow the guide in a folder and in new processes."""
 
     def __init__(self, folder):
         self.folder, self.said, self.ran = folder, [], 0
@@ -73,7 +73,7 @@ class Author:
             raise AssertionError(f"a block of {language} that nobody runs:\n{text}")
 
     def typed(self, commands):
-        """What each command says; those of tstk that follow each other share a process, to import torch once."""
+        """Run commands and yield their outputs; consecutive commands of tstk share a process, to import torch once."""
         for ours, group in groupby(commands, lambda words: words[0] == "tstk"):
             if ours:
                 words = [[w for w in words[1:] if w != "--mixes"] for words in group]
@@ -91,7 +91,7 @@ class Author:
 
     @staticmethod
     def announce(folder):
-        """What an editable install leaves behind: the metadata that announces the entry point."""
+        """Write the metadata of an editable install, which declare the entry point."""
         info = folder / "tstk_plugins_tides-0.1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tstk-plugins-tides\nVersion: 0.1.0\n")

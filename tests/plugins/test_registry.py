@@ -1,4 +1,4 @@
-"""Discovery from made-up plugins: isolation, clashes, suggestions, and which plugins are selected."""
+"""Discovery of plugins: isolation, clashes, suggestions and selection."""
 
 import sys
 from importlib import metadata
@@ -15,7 +15,7 @@ from tstk.plugins.registry import PluginSource, Registry, discover_plugins, get_
 
 
 def plugin(*entries, dist="tstk-plugins-mine", name="mine"):
-    """A source whose light module yields these entries; an exception among them is raised."""
+    """A plugin that yields these entries, and raises an exception among them."""
 
     @hookimpl
     def tstk_entries():

@@ -1,4 +1,4 @@
-"""A plugin that `tstk plugins new` writes works before a line is changed: it is found, shown, checked and trained."""
+"""A plugin written by `tstk plugins new` works unchanged: it is found, shown, checked and trained."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def write_metadata(folder):
-    """What an editable install leaves beside the package: the metadata that announces its entry point."""
+    """Write the metadata of an editable install, which declare the entry point."""
     module = next(folder.glob("tstk_plugins_*")).name
     info = folder / f"{module}-0.1.0.dist-info"
     info.mkdir()
@@ -26,7 +26,7 @@ def write_metadata(folder):
 
 
 def fresh(folders, *words, **variables):
-    """`tstk` in a process of its own that sees these folders."""
+    """Run `tstk` in a new process that sees these folders."""
     path = os.pathsep.join([*map(str, folders), str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-m", "tstk", *map(str, words)],

@@ -1,4 +1,4 @@
-"""A report tells what a run holds, on one page that needs nothing else."""
+"""A report shows a run on one self-contained page."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Run directories: what is written comes back equal, what is damaged is refused in one line."""
+"""Run directories: loading returns what was saved, damaged files are refused in one line."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def first_batch(run, size=6):
 
 @pytest.fixture
 def copy(run, tmp_path):
-    """A run that may be damaged."""
+    """A copy of the run that tests may damage."""
     return shutil.copytree(run, tmp_path / "copy")
 
 

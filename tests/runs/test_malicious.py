@@ -1,4 +1,4 @@
-"""Files that mean harm: each is refused in one line that names it, nothing in it is run, and memory stays bounded."""
+"""Malicious files: each is refused in one line that names it, no code in it is run, and memory stays bounded."""
 
 import io
 import json
@@ -25,7 +25,7 @@ X = np.arange(24.0, dtype=np.float32).reshape(4, 2, 3)
 
 
 class Evil:
-    """Leaves a mark wherever it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, canary):
         self.canary = str(canary)
@@ -41,7 +41,7 @@ def npy(array):
 
 
 def header(text, version=1):
-    """An .npy file that is a header alone."""
+    """An .npy file that consists of a header."""
     data = text.encode() + b"\n"
     return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", len(data)) + data
 
@@ -243,7 +243,7 @@ def alone(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def good_run(tmp_path_factory):
-    """A run like any other."""
+    """A valid run."""
     out = tmp_path_factory.mktemp("good") / "run"
     tstk.fit(encoder="transformer", head="linear", steps=1, out=out, **TINY)
     return out
@@ -256,7 +256,7 @@ def canary(tmp_path):
 
 @pytest.fixture
 def assert_refused(tmp_path, canary):
-    """Run `tstk`, which must refuse in one line that names something, run nothing and take little memory."""
+    """Run `tstk`, and check that it refuses in one line with a name, runs no code and takes little memory."""
 
     def call(*words, name=""):
         before = sorted(tmp_path.rglob("*"))

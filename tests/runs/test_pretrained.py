@@ -1,4 +1,4 @@
-"""The encoder that comes with the package: by its name, without a network, for series of any length and channels."""
+"""The pretrained encoder: found by name, without a network, for series of any length and channels."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
-    """No connection can be made, and no run of this name lies in the working directory."""
+    """Refuse connections, and work in a folder without a run of this name."""
 
     def refuse_connection(*_):
         raise OSError("no network in this test")

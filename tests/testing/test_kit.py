@@ -1,4 +1,4 @@
-"""The kit finds what it is there to find, says it with shapes, and counts what it did not look at."""
+"""The conformance kit finds each fault, reports shapes, and counts skipped checks."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ USUAL = {
 
 @pytest.fixture
 def register_plugin(monkeypatch):
-    """Make a plugin `made-up` known that has these entries, and these literals beside its hook."""
+    """Register a plugin `made-up` with these entries and module constants."""
 
     def announce(*entries, **literals):
         module = type(sys)("made_up_plugin")
@@ -60,7 +60,7 @@ def always_fails(it):
 
 
 def never_fails(it):
-    """Nothing to complain of."""
+    """Pass."""
 
 
 def not_applicable(it):
@@ -73,7 +73,7 @@ def bug(it):
 
 @pytest.fixture
 def only(monkeypatch):
-    """These checks of a plugin and no others."""
+    """Replace the checks by these."""
     return lambda *checks: [
         monkeypatch.setattr(case, "PLUGIN_CHECKS", checks),
         monkeypatch.setattr(case, "COMPONENT_CHECKS", ()),

@@ -1,4 +1,4 @@
-"""Trackers receive what progress callbacks receive; a fake package stands for each."""
+"""Trackers receive what callbacks receive; fake packages replace the real ones."""
 
 import json
 import sys

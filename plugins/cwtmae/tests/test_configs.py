@@ -1,4 +1,4 @@
-"""The shipped configs: they resolve, have the published numbers of parameters, and run one after the other."""
+"""The configs of this plugin: they resolve, have the published numbers of parameters, and train in sequence."""
 
 import numpy as np
 import pytest
@@ -89,7 +89,7 @@ SLIM = (
 
 @pytest.fixture(scope="module")
 def pretrained(config, tmp_path_factory):
-    """A run of cwtmae/pretrain, slim, on series of 60 samples."""
+    """A run of cwtmae/pretrain with small sizes, on series of 60 samples."""
     folder = tmp_path_factory.mktemp("cwtmae")
     data = ("data", {"data": waves(folder / "short.npz", 60)})
     precise = ("bf16", {"train": {"precision": "bf16", "gradient_checkpointing": True}})

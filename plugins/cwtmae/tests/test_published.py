@@ -1,4 +1,4 @@
-"""The original's examples run with the import line changed, and its weights go safely from one model to the other."""
+"""The original's examples run with another import line, and weights are loaded safely into a classifier."""
 
 import pickle
 

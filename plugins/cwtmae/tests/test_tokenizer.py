@@ -1,4 +1,4 @@
-"""What the wavelet image holds, against convolutions written out, and what missing samples do to it."""
+"""The wavelet image against explicit convolutions, and with missing samples."""
 
 import numpy as np
 import pytest

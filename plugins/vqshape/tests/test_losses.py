@@ -1,4 +1,4 @@
-"""Each loss term against its definition, and who learns from it."""
+"""Each loss against its definition, and which parameters receive its gradient."""
 
 import math
 

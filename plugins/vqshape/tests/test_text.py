@@ -1,4 +1,4 @@
-"""Texts: where they come from, what they do to shapes, and what they cannot do."""
+"""Texts: their sources, their effect on shapes, and the limits of that effect."""
 
 import json
 

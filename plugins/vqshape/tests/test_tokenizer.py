@@ -1,4 +1,4 @@
-"""Sizes, gradient routes and what tokens are."""
+"""The tokenizer: sizes, gradients and the contents of tokens."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""From pretraining to pictures, on the command line."""
+"""The commands from pretraining to explanations."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def assert_refused(*words):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two sets, shapes learnt from both, and two classifiers for one of them."""
+    """Two data sets, a run pretrained on both, and two classifiers on one of them."""
     folder = tmp_path_factory.mktemp("shapes")
     rng = np.random.default_rng(0)
     for name, channels, length in (("waves", 2, 40), ("others", 3, 25)):

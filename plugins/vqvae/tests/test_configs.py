@@ -1,4 +1,4 @@
-"""The shipped configs and the recipe are complete, fit together, and say what the published settings say."""
+"""The configs and the recipe are complete, fit together, and equal the published settings."""
 
 import pytest
 import torch

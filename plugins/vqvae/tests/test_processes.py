@@ -1,4 +1,4 @@
-"""Two processes that train on different series keep one model: the same weights, and the same codebook."""
+"""Two processes that train on different series keep the same weights and the same codebook."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ STEPS = 200
 
 
 def one_of_two(rank, folder):
-    """What one of two processes has after its steps."""
+    """Train one of two processes and save its weights and codebook."""
     from tstk_plugins_vqvae.tokenizer import VQVAE
 
     from tstk.builtin.decoders.own import Own

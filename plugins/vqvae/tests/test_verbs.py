@@ -1,4 +1,4 @@
-"""All stages from the command line, and what is done with their runs."""
+"""All stages on the command line, and the commands that use their runs."""
 
 import csv
 import json
