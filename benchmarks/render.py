@@ -73,7 +73,7 @@ def format_environments(devices: dict[str, list[dict[str, Any]]]) -> Iterable[st
     """Yield a line per device that describes its environment."""
     for device, title in DEVICES.items():
         if device not in devices:
-            yield f"- {title}: nothing is measured yet; it waits for such a machine (`benchmarks/gpu.sh`)."
+            yield f"- {title}: not measured yet (`benchmarks/gpu.sh` measures it)."
             continue
         environment, run = devices[device][0]["environment"], devices[device][0]["run"]
         packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())

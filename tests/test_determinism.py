@@ -21,8 +21,8 @@ from tstk.training.devices import use_deterministic_algorithms
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.runs import resume_run
 
-MADE_UP = Path(__file__).parent / "made_up"
-sys.path.insert(0, str(MADE_UP))
+SUPPORT = Path(__file__).parent / "support"
+sys.path.insert(0, str(SUPPORT))
 
 from fingerprints import components, label, train, variants  # noqa: E402
 
@@ -35,7 +35,7 @@ def with_two_threads(script, processes=1):
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     # threads that wait without spinning: half the time where other processes want the processor too
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
-    words = [sys.executable, MADE_UP / script]
+    words = [sys.executable, SUPPORT / script]
     children = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     printed = [child.communicate()[0] for child in children]
     assert not any(child.returncode for child in children)
@@ -132,13 +132,13 @@ def test_the_option_holds_for_the_run_and_its_resumption_and_is_gone_afterwards(
     assert plain.seen == [before] * 2
 
 
-@pytest.mark.parametrize(("back", "where"), [(False, "in head 'careless'"), (True, "in the backward pass")])
+@pytest.mark.parametrize(("back", "where"), [(False, "in head 'nondeterministic'"), (True, "in the backward pass")])
 def test_an_operation_without_a_deterministic_form_is_refused_in_a_line_that_names_it(
     npz, tmp_path, monkeypatch, back, where
 ):
-    entry = Entry("head", "careless", "careless:Careless", "Puts numbers anywhere", dist="made-up")
-    monkeypatch.setitem(get_registry()._table, ("head", "careless"), [entry])
-    before, head = settings(), {"use": "careless", "back": back}
+    entry = Entry("head", "nondeterministic", "nondeterministic:NondeterministicHead", "Varies", dist="made-up")
+    monkeypatch.setitem(get_registry()._table, ("head", "nondeterministic"), [entry])
+    before, head = settings(), {"use": "nondeterministic", "back": back}
     runs.train(config(npz, head), tmp_path / "plain")
     with pytest.raises(TrainingError) as caught:
         runs.train(config(npz, head, deterministic=True), tmp_path / "run")

@@ -28,6 +28,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("plugins/*/*.md")), *sort
 NAMES = {
     # records
     "Flow": "StepOutput",
+    "flow": "step_output",
+    "flows": "step_outputs",
     "seen": "visible",
     "asked": "queries",
     "decoded": "predictions",

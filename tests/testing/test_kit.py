@@ -10,7 +10,7 @@ from tstk.plugins.registry import Plugin, get_registry
 from tstk.testing import Case, NotApplicable, case, expect, list_cases, run_checks
 from tstk.testing.assertions import ExpectedFailure
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "made_up"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import faulty
 
 sys.path.pop(0)

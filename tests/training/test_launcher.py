@@ -45,7 +45,7 @@ def run_python(args, folder, until=None):
     return process.returncode, out, err
 
 
-MADE_UP = Path(__file__).parents[1] / "made_up" / "together.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "train_pipelines.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -53,14 +53,14 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 def alone(npz, csv, tmp_path_factory):
     """Train four pipelines in one process, in double precision; return the folder of their weights."""
     folder = tmp_path_factory.mktemp("alone")
-    code, _, err = run_python([MADE_UP, npz, csv, folder], folder)
+    code, _, err = run_python([SCRIPT, npz, csv, folder], folder)
     assert code == 0, err
     return folder
 
 
 @pytest.mark.parametrize("how", ["whole", "sharded"])
 def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, alone, tmp_path, how):
-    code, _, err = run_python([*TORCHRUN, MADE_UP, npz, csv, tmp_path, how], tmp_path)
+    code, _, err = run_python([*TORCHRUN, SCRIPT, npz, csv, tmp_path, how], tmp_path)
     assert code == 0, err
     for case in ("cross-entropy", "masked", "forecast", "codebook"):
         expected, actual = (load_file(folder / f"{case}.safetensors") for folder in (alone, tmp_path))

@@ -25,7 +25,7 @@ from tstk.training.resume_store import ResumeStore
 from tstk.training.runs import resume_run
 
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.1}
-DRIVER = Path(__file__).parents[1] / "made_up" / "interrupted.py"
+DRIVER = Path(__file__).parents[1] / "support" / "train_with_kills.py"
 
 
 def train_and_kill(kind, folder, kills, threads, seed=0):

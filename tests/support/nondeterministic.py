@@ -6,7 +6,7 @@ from tstk.builtin.heads.linear import Linear
 from tstk.core.types import Spec
 
 
-class _Put(torch.autograd.Function):
+class _Identity(torch.autograd.Function):
     """The identity, whose backward pass is not deterministic."""
 
     @staticmethod
@@ -15,16 +15,16 @@ class _Put(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx, above):
+    def backward(ctx, grad):
         """[...]."""
-        return _put(above)
+        return _copy_nondeterministically(grad)
 
 
-def _put(x):
+def _copy_nondeterministically(x):
     return torch.empty_like(x).put_(torch.arange(x.numel()), x.contiguous())
 
 
-class Careless(Linear):
+class NondeterministicHead(Linear):
     """The linear head, with a nondeterministic operation in the forward or the backward pass.
 
     Args:
@@ -37,5 +37,5 @@ class Careless(Linear):
 
     def forward(self, tokens):
         """Logits [B, classes]."""
-        answer = super().forward(tokens)
-        return _Put.apply(answer) if self.back else answer + _put(answer.detach())
+        output = super().forward(tokens)
+        return _Identity.apply(output) if self.back else output + _copy_nondeterministically(output.detach())

@@ -1,6 +1,6 @@
 """Train a run; then train it again in a process that is killed at a random moment, in one that resumes it, and so on.
 
-    interrupted.py KIND FOLDER KILLS THREADS SEED
+    train_with_kills.py KIND FOLDER KILLS THREADS SEED
 
 The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process trains one step
 before it forks, so that everything is imported and the children start quickly. It does so with one thread, since a pool
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from moody import announce
+from stateful import register_components
 
 import tstk.training.runs
 from tstk.config.resolve import resolve_config
@@ -30,10 +30,10 @@ MANY = {"steps": 40, "validate_every": 10, "batch_size": 256}
 KINDS = {
     "all": (
         {
-            "tokenizer": {"use": "moods", "dim": 16},
+            "tokenizer": {"use": "stateful", "dim": 16},
             "encoder": ENCODER,
             "head": {"use": "linear", "standardize": True, "dropout": 0.1},
-            "loss": {"use": "taught", "hide": 0.2},
+            "loss": {"use": "with-teacher", "hide": 0.2},
         },
         {
             "steps": 300,
@@ -67,7 +67,7 @@ KINDS = {
     ),
     "codes": (
         {
-            "tokenizer": {"use": "moods", "dim": 32},
+            "tokenizer": {"use": "stateful", "dim": 32},
             "encoder": {**ENCODER, "dim": 32, "causal": True},
             "loss": "next-code",
         },
@@ -125,7 +125,7 @@ def kill_child(config, out, after):
 
 def main(kind, folder, kills, threads, seed):
     """Train both runs, and print how often the second was killed."""
-    announce()
+    register_components()
     torch.set_num_threads(1)
     tstk.training.runs.train(config(kind, folder / "data.npz", 1, steps=1), folder / "imports")
     chosen = config(kind, folder / "data.npz", threads)

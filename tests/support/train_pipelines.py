@@ -1,6 +1,6 @@
 """Train four pipelines in double precision, in this process or as one of several.
 
-    together.py DATA TABLE FOLDER [sharded]
+    train_pipelines.py DATA TABLE FOLDER [sharded]
 
 `sharded`: weights are sharded as by FSDP on GPUs, which Accelerate does not support on CPUs.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from moody import announce
 from safetensors.torch import save_file
+from stateful import register_components
 
 from tstk.config.resolve import resolve_config
 from tstk.training.distributed import full_state_dict
@@ -31,7 +31,7 @@ CASES = {
         "decoder": {"use": "transformer", "dropout": 0.0},
     },
     "codebook": {
-        "tokenizer": {"use": "moods", "lively": False},
+        "tokenizer": {"use": "stateful", "adaptive": False},
         "encoder": ENCODER,
         "head": {"use": "linear", "dropout": 0.0},
     },
@@ -52,7 +52,7 @@ def shard(self, pipeline, optimizer):
 
 
 def main(data, table, folder, how=""):
-    announce()
+    register_components()
     torch.set_num_threads(1)
     if how == "sharded":
         Accelerator.prepare = shard

@@ -42,5 +42,5 @@ class Syllables(Tokenizer):
         spoken = self.voice(values).unflatten(-1, (self.spec.channels, 4))
         return spoken.permute(0, 2, 1, 3).flatten(2)[..., :length]
 
-    def after_step(self, flows):
+    def after_step(self, step_outputs):
         self.steps += 1
