@@ -1,7 +1,7 @@
 """Old names stay gone: one word per concept, and the word is the field's (docs/glossary.md lists them).
 
 The tables map each old name to the name that replaced it. A name that is a good word in another role, such as `index`,
-is listed with the class that must not have it.
+is listed with the class or module that must not have it.
 """
 
 import ast
@@ -107,6 +107,7 @@ NAMES = {
     "put": "copy_into",
     "callable_apart": "register_fsdp_methods",
     # data
+    "Dataset": "DataModule",
     "Raw": "SeriesSet",
     "Stored": "LazyArray",
     "Part": "Split",
@@ -158,7 +159,7 @@ NAMES = {
     "pictures": "figures",
 }
 
-# Wrong in one place only.
+# Wrong in one class, or in one module.
 OWNED_NAMES = {
     "StepOutput": {
         "hidden": "masked",
@@ -200,6 +201,21 @@ OWNED_NAMES = {
     "Signature": {"facts": "class_attrs", "contract": "interface_version"},
     "Option": {"convert": "parse", "hint": "type_label"},
     "Backend": {"supports": "why_unsupported"},
+    "TimeMAE": {"center": "codeword_classifier"},
+    "CoT": {"ask": "cross_attn", "look": "self_attn"},
+    # functions of a module
+    "build": {"create": "build_component"},
+    "checkpoint": {"restore": "rebuild_for_resume"},
+    "optim": {"groups": "param_groups", "budget": "resolve_duration"},
+    "reduce": {"mean": "masked_mean", "pool": "masked_pool"},
+    "resolve": {"use": "component"},
+    # modules
+    "module": {
+        "last": "resume_store",
+        "average": "ema",
+        "pauses": "interrupt",
+        "slots": "interfaces",
+    },
 }
 
 FLAGS = {
@@ -235,12 +251,12 @@ MAX_LINES = 5
 
 
 def read_definitions(path):
-    """(owners, name, line) of each function, class, parameter and field; owners are the class and its bases."""
+    """(owners, name, line) of each definition of a module; owners are the class and its bases, or the module."""
 
     def walk(node, owners):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.ClassDef):
-                yield (), child.name, child.lineno
+                yield owners, child.name, child.lineno
                 yield from walk(child, (child.name, *(ast.unparse(base).split(".")[-1] for base in child.bases)))
             elif isinstance(child, ast.FunctionDef):
                 yield owners, child.name, child.lineno
@@ -254,8 +270,8 @@ def read_definitions(path):
                     yield from ((owners, t.id, child.lineno) for t in targets if isinstance(t, ast.Name))
                 yield from walk(child, owners)
 
-    yield (), path.stem, 1
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), ())
+    yield ("module",), path.stem, 1
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), (path.stem,))
 
 
 def find_old_names(path):
