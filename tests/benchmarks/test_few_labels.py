@@ -54,7 +54,7 @@ def test_every_method_of_the_file_has_parts_that_exist():
         for stage in ("pretrain", "finetune", "scratch"):
             if stage in method:
                 resolve_config(
-                    *few_labels._layers(method[stage]),
+                    *few_labels._build_layers(method[stage]),
                     ("common", FILE["pretrain" if stage == "pretrain" else "labels"]),
                 )
 
@@ -86,7 +86,7 @@ def small(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_same_command_continues_and_everything_learns_from_the_same_series(small, monkeypatch):
-    train, begun = few_labels._trained, []
+    train, begun = few_labels._train_run, []
 
     def train_or_interrupt(folder, *layers):
         begun.append(folder.name)
@@ -94,11 +94,11 @@ def test_the_same_command_continues_and_everything_learns_from_the_same_series(s
             raise KeyboardInterrupt
         return train(folder, *layers)
 
-    monkeypatch.setattr(few_labels, "_trained", train_or_interrupt)
+    monkeypatch.setattr(few_labels, "_train_run", train_or_interrupt)
     with pytest.raises(KeyboardInterrupt):
         small("--methods", "m")
     monkeypatch.setattr(
-        few_labels, "_trained", lambda folder, *layers: begun.append(folder.name) or train(folder, *layers)
+        few_labels, "_train_run", lambda folder, *layers: begun.append(folder.name) or train(folder, *layers)
     )
     cells = small("--methods", "m", "--record", "kept.json")
     assert [c["cell"] for c in cells] == [
