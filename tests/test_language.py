@@ -73,7 +73,6 @@ NAMES = {
     "assemble": "build_pipeline",
     "rehearse": "validate_on_meta",
     "stand_in": "dummy_spec",
-    "launch": "initialize_for_training",
     "mount": "init_from",
     "mounts": "init_from",
     "matches": "check_state_dict",
@@ -82,7 +81,6 @@ NAMES = {
     "room": "disk_full_guard",
     "chosen": "parse_overrides",
     "outline": "read_signature",
-    "hint": "type_label",
     "NameUnknown": "UnknownNameError",
     "NeedsError": "IncompatibleError",
     # training
@@ -205,7 +203,7 @@ OWNED_NAMES = {
     "CoT": {"ask": "cross_attn", "look": "self_attn"},
     # functions of a module
     "build": {"create": "build_component"},
-    "checkpoint": {"restore": "rebuild_for_resume"},
+    "checkpoint": {"launch": "initialize_for_training", "restore": "rebuild_for_resume"},
     "optim": {"groups": "param_groups", "budget": "resolve_duration"},
     "reduce": {"mean": "masked_mean", "pool": "masked_pool"},
     "resolve": {"use": "component"},
