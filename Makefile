@@ -24,7 +24,7 @@ test-lowest: .venv-lowest/installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -p no:cacheprovider -k "not distilbert" \
 		$$(grep -v '^#' .ci/lowest-tests.txt)
 
-# Every tile configuration of the Triton kernels, for GPUs that need not be there.
+# Compile every tile configuration of the Triton kernels; needs no GPU.
 compile-kernels: .venv/installed-for-tests
 	$(BIN)/python -W ignore -m benchmarks.compile --out build/compiled.json
 
@@ -55,7 +55,7 @@ bench: .venv/installed-for-tests
 constraints-lowest.txt: pyproject.toml constraints.txt .ci/lowest_versions.py | .venv/installed-for-tests
 	$(BIN)/python .ci/lowest_versions.py > $@
 
-# Made anew when the constraints change.
+# Recreated when the constraints change.
 .venv-lowest/installed: constraints-lowest.txt $(PROJECTS)
 	rm -rf .venv-lowest
 	$(PYTHON) -m venv .venv-lowest

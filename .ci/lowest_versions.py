@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PINNED = ("torch",)
 
 
-def lowest() -> Iterator[str]:
+def iterate_lowest_versions() -> Iterator[str]:
     """Yield one constraint per dependency, those of extras included."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [text for group in project["optional-dependencies"].values() for text in group]
@@ -30,4 +30,4 @@ def lowest() -> Iterator[str]:
 
 if __name__ == "__main__":
     print("# Made by .ci/lowest_versions.py from pyproject.toml; do not edit.")
-    print("\n".join(lowest()))
+    print("\n".join(iterate_lowest_versions()))

@@ -60,10 +60,10 @@ class Call(NamedTuple):
     run: Callable[[], object]
 
     def __str__(self) -> str:
-        return f"{self.op} {name(self.key)} {self.variant}"
+        return f"{self.op} {format_key(self.key)} {self.variant}"
 
 
-def name(key: Iterable[Any]) -> str:
+def format_key(key: Iterable[Any]) -> str:
     """Return a table key as text."""
     return " ".join(map(str, key))
 
@@ -71,17 +71,21 @@ def name(key: Iterable[Any]) -> str:
 # ---------------------------------------------------------------- what is compiled
 
 
-def calls(op: str, full: bool = False) -> list[Call]:
+def list_calls(op: str, full: bool = False) -> list[Call]:
     """Return calls that together look up every entry of an operation's tables, forward and backward.
 
     Args:
         full: all types, causal or not, padded or not, at each entry; else two of these combinations, which differ in
             everything
     """
-    return {"rope_attention": _attention, "nearest_code": _codes, "ricker_cwt": _wavelets}[op](full)
+    return {
+        "rope_attention": _list_attention_calls,
+        "nearest_code": _list_code_calls,
+        "ricker_cwt": _list_wavelet_calls,
+    }[op](full)
 
 
-def _attention(full: bool) -> list[Call]:
+def _list_attention_calls(full: bool) -> list[Call]:
     import torch
 
     from tstk.kernels.rope_attention import rope_attention
@@ -97,28 +101,28 @@ def _attention(full: bool) -> list[Call]:
             out.backward(torch.zeros_like(out))
 
     half, flags = (torch.bfloat16, torch.float16), [(False, False), (True, True), (True, False), (False, True)]
-    found = []
+    calls = []
     for key in CONFIGS:
         keys, width, size = key
         types = half if size == 2 else (torch.float32,)
         if full:
-            some = [(dtype, *flag) for dtype in types for flag in flags]
+            variants = [(dtype, *flag) for dtype in types for flag in flags]
         else:
-            some = [(types[0], *flags[0]), (types[-1], *flags[1])]
-        for dtype, causal, padded in some:
+            variants = [(types[0], *flags[0]), (types[-1], *flags[1])]
+        for dtype, causal, padded in variants:
             # where there is padding, neither the tokens nor the width fill their tiles
             shape = (keys - 1, width - width // 4 if width > 16 else width) if padded else (keys, width)
             variant = ", ".join([_short(dtype), *["causal"] * causal, *["padded"] * padded])
             args = *shape, dtype, causal, padded, CONFIGS[key][1] is not None
-            found.append(Call("rope_attention", key, variant, lambda a=args: run(*a)))
+            calls.append(Call("rope_attention", key, variant, lambda a=args: run(*a)))
     for dtype in (*half, torch.float32):  # rows that are long: rotated in one pass
         for width in (16, 48, 128) if full else (48, 128):
             args = 600, width, dtype, False, False, True
-            found.append(Call("rope_attention", (), f"{_short(dtype)}, width {width}", lambda a=args: run(*a)))
-    return found
+            calls.append(Call("rope_attention", (), f"{_short(dtype)}, width {width}", lambda a=args: run(*a)))
+    return calls
 
 
-def _codes(full: bool) -> list[Call]:
+def _list_code_calls(full: bool) -> list[Call]:
     import torch
 
     from tstk.kernels.nearest_code import nearest_code, soft_assignment
@@ -132,7 +136,7 @@ def _codes(full: bool) -> list[Call]:
         each, share = soft_assignment(z.requires_grad_(), codes.requires_grad_(), temperature=0.5)
         (each + share.sum()).backward()
 
-    types, found = (torch.float32, torch.bfloat16, torch.float16), []
+    types, calls = (torch.float32, torch.bfloat16, torch.float16), []
     for key in CONFIGS:
         kernel, block = key
         widths = {16: (8, 16, 13), 32: (32, 24), 64: (64, 48), 128: (128, 65, 100, 256, 512, 1000)}[block]
@@ -140,11 +144,11 @@ def _codes(full: bool) -> list[Call]:
             for dtype in types if full else types[i % 2 :: 2] if kernel == "search" else types[i % 2 : i % 2 + 1]:
                 args = (480 if i % 2 == 0 else 477, width, dtype)
                 run = {"search": search, "soft": soft}[kernel]
-                found.append(Call("nearest_code", key, f"{_short(dtype)}, width {width}", lambda r=run, a=args: r(*a)))
-    return found
+                calls.append(Call("nearest_code", key, f"{_short(dtype)}, width {width}", lambda r=run, a=args: r(*a)))
+    return calls
 
 
-def _wavelets(full: bool) -> list[Call]:
+def _list_wavelet_calls(full: bool) -> list[Call]:
     import torch
 
     from tstk.kernels.ricker_cwt import ricker_cwt
@@ -157,36 +161,36 @@ def _wavelets(full: bool) -> list[Call]:
     # columns of a level: as many as the patches have numbers, or 16 where a level smooths first
     shapes = {16: ([0.5], 200, (1, 10)), 32: ([0.5], 96, None), 64: ([0.5, 1.5], 97, None)}
     shapes |= {128: ([0.5, 1.0, 1.5, 1.7], 96, None)}
-    found = [
+    calls = [
         Call("ricker_cwt", key, f"{len(shapes[key[1]][0])} scales", lambda a=shapes[key[1]]: run(*a))
         for key in CONFIGS
-        if key[0] == "answer"  # the backward looks up the other kernel's
+        if key[0] == "frames"  # the backward looks up the other kernel's
     ]
     wide = [0.1 + i for i in range(64)], 1000
     more = [(*wide, None), (*wide, (4, 50)), (*wide, (64, 1000))] if full else [(*wide, (4, 50))]
     for args in more:
-        found.append(Call("ricker_cwt", (), f"64 scales, patch {args[2]}", lambda a=args: run(*a)))
-    return found
+        calls.append(Call("ricker_cwt", (), f"64 scales, patch {args[2]}", lambda a=args: run(*a)))
+    return calls
 
 
 def _short(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def quick(op: str) -> list[Call]:
+def list_largest_calls(op: str) -> list[Call]:
     """Return the calls with the largest programs, the first to exceed a limit."""
     largest = {
         "rope_attention": [((64, 128, 2), "float16, causal, padded")],
         "nearest_code": [(("search", 128), "float32, width 512"), (("soft", 64), "float32, width 64")],
-        "ricker_cwt": [(("answer", 128), "4 scales")],
+        "ricker_cwt": [(("frames", 128), "4 scales")],
     }[op]
-    return [call for call in calls(op) if (call.key, call.variant) in largest]
+    return [call for call in list_calls(op) if (call.key, call.variant) in largest]
 
 
 # ---------------------------------------------------------------- how
 
 
-def pretend(arch: int) -> None:
+def simulate_gpu(arch: int) -> None:
     """Make Triton assume a GPU of this architecture; cannot be undone in this process."""
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         raise RuntimeError("with TRITON_INTERPRET nothing is compiled")
@@ -216,27 +220,33 @@ def pretend(arch: int) -> None:
     vars(modules[0])["attend"] = lambda q, k, v, *args, **options: q + k + v  # torch's attention is not ours to compile
 
 
-def compiled(some: Iterable[Call], arch: int, log: Callable[[str], object] = lambda line: None) -> Iterator[Row]:
-    """Yield a row for each kernel that the calls compile. Call `pretend` first."""
+def compile_calls(calls: Iterable[Call], arch: int, log: Callable[[str], object] = lambda line: None) -> Iterator[Row]:
+    """Yield a row for each kernel that the calls compile. Call `simulate_gpu` first."""
     import torch
     from triton.runtime.jit import JITFunction
 
     run, rows, seen = JITFunction.run, [], set()
-    tables = {op: Noted(import_module(f"tstk.kernels.{op}.triton").CONFIGS) for op in OPERATIONS}
+    tables = {op: LastKeyTable(import_module(f"tstk.kernels.{op}.triton").CONFIGS) for op in OPERATIONS}
     call: Call
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool = False, **options: Any) -> Any:
-        made = run(self, *args, grid=grid, warmup=True, **options)
+        kernel = run(self, *args, grid=grid, warmup=True, **options)
         for x in args:
             if isinstance(x, torch.Tensor) and x.dtype == torch.int64:
                 x.zero_()  # indices that were not computed are used all the same
         key = tables[call.op].last
-        if (made.hash, key) not in seen:
-            seen.add((made.hash, key))
+        if (kernel.hash, key) not in seen:
+            seen.add((kernel.hash, key))
             sizes = repr(tables[call.op].get(key))
-            row = {"op": call.op, "kernel": self.__name__, "key": name(key), "sizes": sizes, "variant": call.variant}
-            rows.append(row | {"arch": arch} | usage(made))
-        return made
+            row = {
+                "op": call.op,
+                "kernel": self.__name__,
+                "key": format_key(key),
+                "sizes": sizes,
+                "variant": call.variant,
+            }
+            rows.append(row | {"arch": arch} | read_resource_usage(kernel))
+        return kernel
 
     JITFunction.run = record
     for op, table in tables.items():
@@ -245,7 +255,7 @@ def compiled(some: Iterable[Call], arch: int, log: Callable[[str], object] = lam
 
     try:
         with use_backend("triton"):
-            for call in some:
+            for call in calls:
                 tables[call.op].last, begin, before = (), time.process_time(), len(rows)
                 try:
                     call.run()
@@ -257,7 +267,7 @@ def compiled(some: Iterable[Call], arch: int, log: Callable[[str], object] = lam
         JITFunction.run = run
 
 
-class Noted(dict[Any, Any]):
+class LastKeyTable(dict[Any, Any]):
     """Dict that records the last key looked up."""
 
     last: tuple[Any, ...] = ()
@@ -267,7 +277,7 @@ class Noted(dict[Any, Any]):
         return super().__getitem__(key)
 
 
-def usage(kernel: Any) -> Row:
+def read_resource_usage(kernel: Any) -> Row:
     """Return registers and local bytes per thread, and shared bytes per program, of a compiled kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
@@ -288,16 +298,16 @@ def usage(kernel: Any) -> Row:
 
 def find_faults(rows: Iterable[Row]) -> list[str]:
     """Return one line per kernel that exceeds a limit of its architecture."""
-    found = []
+    faults = []
     for row in rows:
-        which = "{op}.{kernel} [{key}] {variant}, sm_{arch}".format(**row)
+        kernel = "{op}.{kernel} [{key}] {variant}, sm_{arch}".format(**row)
         if row["shared"] > (limit := SHARED[row["arch"]] * 1024):
-            found.append(f"{which}: {row['shared'] / 1024:.0f} KiB of shared memory; there are {limit // 1024}")
+            faults.append(f"{kernel}: {row['shared'] / 1024:.0f} KiB of shared memory; there are {limit // 1024}")
         if row["tensor"] > TENSOR:
-            found.append(f"{which}: {row['tensor']} columns of tensor memory; there are {TENSOR}")
+            faults.append(f"{kernel}: {row['tensor']} columns of tensor memory; there are {TENSOR}")
         if row["local"] > LOCAL:
-            found.append(f"{which}: spills {row['local']} bytes per thread; at most {LOCAL}")
-    return found
+            faults.append(f"{kernel}: spills {row['local']} bytes per thread; at most {LOCAL}")
+    return faults
 
 
 def digest(op: str) -> str:
@@ -306,28 +316,28 @@ def digest(op: str) -> str:
 
     text = (KERNELS / op / "triton.py").read_text(encoding="utf-8")
     skipped = tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef) and node.decorator_list:
             tokens = tokenize.generate_tokens(io.StringIO(ast.get_source_segment(text, node) or "").readline)
-            found.update(" ".join(token.string for token in tokens if token.type not in skipped).encode())
-    return found.hexdigest()[:16]
+            checksum.update(" ".join(token.string for token in tokens if token.type not in skipped).encode())
+    return checksum.hexdigest()[:16]
 
 
 def find_stale_entries(page: Page) -> list[str]:
     """Return table entries for which the stored rows are missing or outdated."""
-    found = []
+    stale = []
     for op in OPERATIONS:
         if page["digests"].get(op) != digest(op):
-            found.append(f"{op}: its kernels have changed")
+            stale.append(f"{op}: its kernels have changed")
         rows = {(row["arch"], row["key"], row["sizes"]) for row in page["rows"] if row["op"] == op}
         for key, sizes in import_module(f"tstk.kernels.{op}.triton").CONFIGS.items():
-            found += [
-                f"{op} [{name(key)}] {sizes!r} for sm_{arch}"
+            stale += [
+                f"{op} [{format_key(key)}] {sizes!r} for sm_{arch}"
                 for arch in ARCHITECTURES
-                if (arch, name(key), repr(sizes)) not in rows
+                if (arch, format_key(key), repr(sizes)) not in rows
             ]
-    return found
+    return stale
 
 
 # ---------------------------------------------------------------- the command
@@ -362,8 +372,8 @@ def relocate(folder: Path) -> int:
     return len(groups)
 
 
-def fill(operations: Sequence[str], arch: int) -> None:
-    """Compile the kernels that the benchmark cases need on a GPU. Call `pretend` first."""
+def fill_cache(operations: Sequence[str], arch: int) -> None:
+    """Compile the kernels that the benchmark cases need on a GPU. Call `simulate_gpu` first."""
     from benchmarks.harness import bind_inputs
 
     def run(case: Any) -> None:
@@ -374,10 +384,10 @@ def fill(operations: Sequence[str], arch: int) -> None:
 
     grids = dict.fromkeys([*operations, *["quantizer_step"] * ("nearest_code" in operations)])
     for grid in grids:
-        cases = import_module(f"benchmarks.test_{grid}").cases(False, "cuda")
+        cases = import_module(f"benchmarks.test_{grid}").list_cases(False, "cuda")
         op = "nearest_code" if grid == "quantizer_step" else grid
-        some = [Call(op, (), str(case), lambda case=case: run(case)) for case in cases if case.op == grid]
-        for _ in compiled(some, arch, lambda line: print(line, flush=True)):
+        calls = [Call(op, (), str(case), lambda case=case: run(case)) for case in cases if case.op == grid]
+        for _ in compile_calls(calls, arch, lambda line: print(line, flush=True)):
             pass
 
 
@@ -387,8 +397,8 @@ def merge_pages(before: Page, page: Page) -> Page:
         raise SystemExit(
             f"the others were compiled by Triton {before['triton']}, these by {page['triton']}: compile all"
         )
-    kept = [row for row in before["rows"] if row["op"] not in page["digests"]]
-    rows = sorted(kept + page["rows"], key=lambda row: OPERATIONS.index(row["op"]))
+    others = [row for row in before["rows"] if row["op"] not in page["digests"]]
+    rows = sorted(others + page["rows"], key=lambda row: OPERATIONS.index(row["op"]))
     return {"triton": page["triton"], "digests": before["digests"] | page["digests"], "rows": rows}
 
 
@@ -410,12 +420,16 @@ def main() -> int:
         print(f"{relocate(args.relocate.resolve())} kernels in {args.relocate}")
         return 0
     if args.only:
-        pretend(args.only)
+        simulate_gpu(args.only)
         if args.cache:
-            fill(args.operations, args.only)
+            fill_cache(args.operations, args.only)
             return 0
-        some = [call for op in args.operations for call in (quick(op) if args.quick else calls(op, args.full))]
-        rows = list(compiled(some, args.only, lambda line: print(line, flush=True)))
+        calls = [
+            call
+            for op in args.operations
+            for call in (list_largest_calls(op) if args.quick else list_calls(op, args.full))
+        ]
+        rows = list(compile_calls(calls, args.only, lambda line: print(line, flush=True)))
         args.out.write_text(json.dumps(rows))
         return 0
     if args.cache:

@@ -1,7 +1,7 @@
 """pytest-benchmark front end: each contender of a case is a benchmark, and reports the recorded rounds.
 
-A test module defines `cases(full, device)`; a test with the arguments `case` and `name` runs once per case and
-contender, and calls `duel(case, name)`. All contenders of a case are measured together, on its first call.
+A test module defines `list_cases(full, device)`; a test with the arguments `case` and `name` runs once per case and
+contender, and calls `compare(case, name)`. All contenders of a case are measured together, on its first call.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ def pytest_configure(config):
 
 def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames:
-        cases = metafunc.module.cases(metafunc.config.getoption("--full"), metafunc.config.getoption("--device"))
-        both = [(case, name) for case in cases for name in case.contenders]
-        metafunc.parametrize("case, name", both, ids=[f"{case}: {name}" for case, name in both])
+        option = metafunc.config.getoption
+        cases = metafunc.module.list_cases(option("--full"), option("--device"))
+        pairs = [(case, name) for case in cases for name in case.contenders]
+        metafunc.parametrize("case, name", pairs, ids=[f"{case}: {name}" for case, name in pairs])
 
 
 @pytest.fixture
-def duel(benchmark, request):
-    """Return `duel(case, name)`: report one contender's rounds, or skip with the reason; return the ratios by name."""
+def compare(benchmark, request):
+    """`compare(case, name)` reports the rounds of a contender, or skips with the reason; it returns ratios by name."""
 
     def run(case: Case, name: str) -> dict[str, float]:
         config = request.config
@@ -48,8 +49,8 @@ def duel(benchmark, request):
             records[str(case)] = measure(case, FULL if config.getoption("--full") else QUICK)
             config.stash[_RESULTS].add(records[str(case)])
         record = records[str(case)]
-        if name in record.out:
-            (pytest.fail if name == case.ours else pytest.skip)(record.out[name])
+        if name in record.excluded:
+            (pytest.fail if name == case.ours else pytest.skip)(record.excluded[name])
         if not record.tables or not record.tables[0]["contenders"]:
             pytest.skip(record.tables[0]["why_invalid"] if record.tables else f"{case.ours} was not timed")
         _show(benchmark, record, name)

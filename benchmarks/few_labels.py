@@ -3,15 +3,15 @@
     python -m benchmarks.few_labels --out DIR --seeds 0,1,2
     python -m benchmarks.few_labels --out DIR --halves      # training splits only, for selection
 
-Each method is pretrained on all training series of a set without their labels. Then, for each share of the labels, the
-pretrained parts and a linear head are fine-tuned, the same pipeline is trained from scratch with the same steps,
-changes of series and choice of weights, and a logistic regression (C = 1) is fitted on frozen features of trained and
-of untrained weights. All of them, and the baselines beside them, learn from the same labelled series, at least two of
-each class, drawn anew for each seed; nothing is chosen by a validation part, and the test part is scored once.
+Each method is pretrained on all training series of a set without labels. Then, for each label fraction, the pretrained
+components and a linear head are fine-tuned, the same pipeline is trained from scratch with the same steps, augmentation
+and weight selection, and a logistic regression (C = 1) is fitted on frozen features of trained and of untrained
+weights. All of them, and the baselines, learn from the same labelled series, at least two per class, drawn for each
+seed. Nothing is selected on a validation split, and the test split is scored once.
 
-Every training and every scoring is a cell of DIR/cells.jsonl that is never run again: the same command continues where
-it stopped, and further sets, methods and seeds join. All cells of a seed are run before the next seed. Data sets are
-found as by `tstk train`: under --data-root or TSTK_DATA.
+Each training and each scoring is a cell of DIR/cells.jsonl that is run once: the same command resumes, and further
+sets, methods and seeds are added. All cells of a seed are run before those of the next seed. Data sets are looked up as
+by `tstk train`: under --data-root or TSTK_DATA.
 """
 
 from __future__ import annotations
@@ -107,14 +107,15 @@ class Bench:
 
     def _pretrain(self, steps: dict[str, Any], data: str, seed: int, run: Path) -> dict[str, Any]:
         tables = {"data": {"use": data}, "train": {"seed": seed}}
-        result = _trained(run, *_layers(steps["pretrain"]), ("pretrain", self.file["pretrain"]), ("cell", tables))
+        layers = _build_layers(steps["pretrain"])
+        result = _train_run(run, *layers, ("pretrain", self.file["pretrain"]), ("cell", tables))
         return {"parameters": result.parameters, "loss": round(result.val["loss"], 4)}
 
     def _train(self, steps: dict[str, Any], kind: str, data: str, seed: int, share: float, run: Path) -> dict[str, Any]:
         """Fine-tune a pretrained run, or train the same components from scratch."""
         from tstk.config.records import RunConfig
 
-        own = _layers(steps[kind] if kind in steps else steps["finetune"])
+        own = _build_layers(steps[kind] if kind in steps else steps["finetune"])
         start: dict[str, Any] = {}
         if kind == "finetune":
             start = {"pipeline": {"init_from": str(run)}}
@@ -125,7 +126,7 @@ class Bench:
             start["data"] = {"resize": options["data"]["resize"]}
         tables = {"data": {"use": data, **_label_options(share, seed)}, "train": {"seed": seed}}
         folder = self.out / "run"
-        result = _trained(folder, ("start", start), *own, ("labels", self.file["labels"]), ("cell", tables))
+        result = _train_run(folder, ("start", start), *own, ("labels", self.file["labels"]), ("cell", tables))
         shutil.rmtree(folder)
         return {"accuracy": round(result.test["accuracy"], 4)}
 
@@ -147,7 +148,7 @@ class Bench:
         }
         untrained = build_pipeline(Config(run_config.values), trained.spec, **wiring)
         untrained.bind()
-        found = {}
+        results = {}
         resize = run_config.options("data")["resize"]
         for weights, pipeline in ((FROZEN, trained), (UNTRAINED, untrained)):
             test, accuracies = None, []
@@ -159,24 +160,24 @@ class Bench:
                     pipeline.mean.copy_(data_module.mean[:, None])
                     pipeline.std.copy_(data_module.std[:, None])
                 vector = feature_extractor(pipeline.eval(), steps.get("features", "pooled"), steps.get("pool", "mean"))
-                test = test or _features(vector, data_module.test)
-                accuracies.append(_logistic(*_features(vector, data_module.train), *test))
-            found[weights] = dict(zip(map(str, self.file["shares"]), accuracies, strict=True))
-        return found
+                test = test or _extract_features(vector, data_module.test)
+                accuracies.append(_score_logistic_regression(*_extract_features(vector, data_module.train), *test))
+            results[weights] = dict(zip(map(str, self.file["shares"]), accuracies, strict=True))
+        return results
 
     def _baselines(self, data: str, seed: int) -> dict[str, Any]:
         """Return accuracies of the baselines by label fraction, and the numbers of labelled series."""
         from tstk.evaluation.baselines import score_classification_baselines
 
-        found: dict[str, dict[str, float]] = {}
+        results: dict[str, dict[str, float]] = {}
         for share in self.file["shares"]:
             data_module = self._read(data, share, seed)
-            found.setdefault("series", {})[str(share)] = len(data_module.train)
+            results.setdefault("series", {})[str(share)] = len(data_module.train)
             for name, scores in score_classification_baselines(
                 [data_module.train], data_module.test, data_module.spec
             ).scores.items():
-                found.setdefault(name, {})[str(share)] = round(scores["accuracy"], 4)
-        return found
+                results.setdefault(name, {})[str(share)] = round(scores["accuracy"], 4)
+        return results
 
     def _read(self, data: str, share: float, seed: int, resize: int | None = None) -> Any:
         from tstk.data.config import DataConfig
@@ -190,7 +191,7 @@ def _label_options(share: float, seed: int) -> dict[str, Any]:
     return {"label_fraction": share, "split_seed": seed} if share < 1 else {}
 
 
-def _layers(tables: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _build_layers(tables: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return the layers: the config that a method names, and its own tables."""
     from tstk.config.resolve import find_config
     from tstk.config.toml import read_toml
@@ -199,7 +200,7 @@ def _layers(tables: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(name, read_toml(find_config(name))), own] if (name := tables.get("config")) else [own]
 
 
-def _trained(folder: Path, *layers: tuple[str, dict[str, Any]]) -> RunResult:
+def _train_run(folder: Path, *layers: tuple[str, dict[str, Any]]) -> RunResult:
     from tstk.config.resolve import resolve_config
     from tstk.training.runs import train
 
@@ -207,7 +208,7 @@ def _trained(folder: Path, *layers: tuple[str, dict[str, Any]]) -> RunResult:
     return train(resolve_config(*layers), folder, command="python -m benchmarks.few_labels")
 
 
-def _features(vector: Any, part: Any) -> tuple[Any, Any]:
+def _extract_features(vector: Any, part: Any) -> tuple[Any, Any]:
     """Return the features [N, W] and classes [N] of a split."""
     import torch
 
@@ -218,7 +219,7 @@ def _features(vector: Any, part: Any) -> tuple[Any, Any]:
     return rows.double().numpy(), part.y.numpy()
 
 
-def _logistic(x: Any, y: Any, x_test: Any, y_test: Any) -> float:
+def _score_logistic_regression(x: Any, y: Any, x_test: Any, y_test: Any) -> float:
     """Return the test accuracy of a logistic regression on standardized features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -228,7 +229,7 @@ def _logistic(x: Any, y: Any, x_test: Any, y_test: Any) -> float:
     return round(float(model.score(x_test, y_test)), 4)
 
 
-def halves(name: str, out: Path) -> str:
+def write_halves(name: str, out: Path) -> str:
     """Write the training split as a data set of its own: half of each class for training, the rest for testing."""
     from tstk.data.config import DataConfig
     from tstk.data.load import load
@@ -246,34 +247,34 @@ def halves(name: str, out: Path) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def scores(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, float], dict[int, float]]:
+def collect_scores(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, float], dict[int, float]]:
     """Return (row, data set, fraction) -> seed -> accuracy; rows are (method, training) as in the tables."""
-    found: dict[tuple[str, str, float], dict[int, float]] = {}
+    collected: dict[tuple[str, str, float], dict[int, float]] = {}
 
-    def put(row: str, c: dict[str, Any], share: str, value: float) -> None:
-        found.setdefault((row, c["data"], float(share)), {})[c["seed"]] = value
+    def add(row: str, c: dict[str, Any], share: str, value: float) -> None:
+        collected.setdefault((row, c["data"], float(share)), {})[c["seed"]] = value
 
     for c in cells:
         kind, _, share = c["cell"].partition(" ")
         if share:
-            put(f"{c['method']} | {kind}", c, share, c["accuracy"])
+            add(f"{c['method']} | {kind}", c, share, c["accuracy"])
         for name in (FROZEN, UNTRAINED) if kind == "probe" else ():
-            for one, value in c[name].items():
-                put(f"{c['method']} | {name}", c, one, value)
+            for fraction, value in c[name].items():
+                add(f"{c['method']} | {name}", c, fraction, value)
         if c["method"] == BASELINES:
             for name in ("1-NN", "logistic"):
-                for one, value in c.get(name, {}).items():
-                    put(f"{name} | ", c, one, value)
-    return found
+                for fraction, value in c.get(name, {}).items():
+                    add(f"{name} | ", c, fraction, value)
+    return collected
 
 
 def format_tables(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
-    """Markdown: means over seeds, then over the data sets that no row misses; below it a table per share."""
-    found = scores(cells)
-    rows = list(dict.fromkeys(row for row, _, _ in found))
+    """Return Markdown tables: means over seeds and over the complete data sets, then one table per label fraction."""
+    collected = collect_scores(cells)
+    rows = list(dict.fromkeys(row for row, _, _ in collected))
     sets = list(dict.fromkeys(c["data"] for c in cells))
-    whole = [d for d in sets if all((row, d, s) in found for row in rows for s in shares)]
-    means = {key: fmean(by_seed.values()) for key, by_seed in found.items()}
+    complete = [d for d in sets if all((row, d, s) in collected for row in rows for s in shares)]
+    means = {key: fmean(by_seed.values()) for key, by_seed in collected.items()}
     seeds = {d: sorted({c["seed"] for c in cells if c["data"] == d}) for d in sets}
     count = {(c["data"], float(s)): n for c in cells for s, n in c.get("series", {}).items()}
 
@@ -284,12 +285,15 @@ def format_tables(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> s
         ]
         return f"| {row} | {' | '.join(shown)} |"
 
-    lines = [f"Means over {', '.join(whole)}; seeds {', '.join(map(str, seeds[whole[0]])) if whole else 'none'}.", ""]
+    lines = [
+        f"Means over {', '.join(complete)}; seeds {', '.join(map(str, seeds[complete[0]])) if complete else 'none'}.",
+        "",
+    ]
     lines += [
         "| method | learns | " + " | ".join(f"{s:.0%}" for s in shares) + " |",
         "|---|---" + "|---:" * len(shares) + "|",
     ]
-    overall = {row: [fmean(means[row, d, s] for d in whole) for s in shares] for row in rows} if whole else {}
+    overall = {row: [fmean(means[row, d, s] for d in complete) for s in shares] for row in rows} if complete else {}
     best = [max((v[i] for v in overall.values()), default=0.0) for i in range(len(shares))]
     lines += [line(row, values, best) for row, values in overall.items()]
     for share in shares:
@@ -304,29 +308,33 @@ def format_tables(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> s
 
 
 def format_pairs(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> str:
-    """Markdown: by how much fine-tuning beats training from scratch, and frozen features beat untrained ones.
+    """Return a Markdown table of the gains of fine-tuning over scratch, and of frozen features over untrained ones.
 
-    The mean difference over pairs of equal set and seed, twice its standard error over the sets, and won-lost-drawn of
-    the sets' means.
+    A gain is the mean difference over pairs of equal set and seed, with twice its standard error over the sets, and the
+    number of sets with a higher, a lower and an equal mean.
     """
-    found = scores(cells)
+    collected = collect_scores(cells)
     methods = list(dict.fromkeys(c["method"] for c in cells if c["cell"] == "pretrain" or FROZEN in c))
     lines = [
         "| method | gain of | " + " | ".join(f"{s:.0%}" for s in shares) + " |",
         "|---|---" + "|---:" * len(shares) + "|",
     ]
     for method in methods:
-        for ours, theirs, title in (
+        for tested, reference, title in (
             ("finetune", "scratch", "fine-tuning over scratch"),
             (FROZEN, UNTRAINED, "trained features over untrained"),
         ):
             row = []
             for share in shares:
                 gains = []
-                for (name, data, s), mine in found.items():
-                    other = found.get((f"{method} | {theirs}", data, s), {})
-                    if name == f"{method} | {ours}" and s == share and (both := mine.keys() & other.keys()):
-                        gains.append(fmean(mine[seed] - other[seed] for seed in both))
+                for (name, data, s), accuracies in collected.items():
+                    reference_accuracies = collected.get((f"{method} | {reference}", data, s), {})
+                    if (
+                        name == f"{method} | {tested}"
+                        and s == share
+                        and (both := accuracies.keys() & reference_accuracies.keys())
+                    ):
+                        gains.append(fmean(accuracies[seed] - reference_accuracies[seed] for seed in both))
                 if gains:
                     error = 2 * float(np.std(gains, ddof=1)) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
                     counts = [sum(round(g, 4) > 0 for g in gains), sum(round(g, 4) < 0 for g in gains)]
@@ -341,13 +349,15 @@ def format_pairs(cells: Sequence[dict[str, Any]], shares: Sequence[float]) -> st
 def main() -> None:
     """Run missing cells, and write the tables and the record after each cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="of the cells and the pretrained runs")
-    parser.add_argument("--sets", metavar="NAME,...", help="instead of those of the file")
-    parser.add_argument("--methods", metavar="NAME,...", help="methods of the file, if not all")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for cells and pretrained runs")
+    parser.add_argument("--sets", metavar="NAME,...", help="data sets; all of the file if not given")
+    parser.add_argument("--methods", metavar="NAME,...", help="methods; all of the file if not given")
     parser.add_argument("--seeds", default="0", metavar="int,...")
-    parser.add_argument("--file", default=METHODS, metavar="FILE", help="few_labels.toml if not given")
-    parser.add_argument("--halves", action="store_true", help="learn from half of each training part, score the rest")
-    parser.add_argument("--data-root", metavar="DIR", help="folder with data sets to be found by name")
+    parser.add_argument("--file", default=METHODS, metavar="FILE", help="methods file; few_labels.toml if not given")
+    parser.add_argument(
+        "--halves", action="store_true", help="learn from half of each training split, score the other half"
+    )
+    parser.add_argument("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
     parser.add_argument("--record", metavar="FILE", help="write all cells as compact JSON")
     args = parser.parse_args()
 
@@ -359,9 +369,9 @@ def main() -> None:
         os.environ["TSTK_DATA"] = args.data_root
     bench = Bench(file, args.out)
     names = args.sets.split(",") if args.sets else file["data"]
-    sets = {name: halves(name, args.out) if args.halves else name for name in names}
-    places = (str(args.out), args.data_root, args.record)
-    words = ["DIR" if word in places else word for word in sys.argv[1:]]  # leave local paths out of the record
+    sets = {name: write_halves(name, args.out) if args.halves else name for name in names}
+    local_paths = (str(args.out), args.data_root, args.record)
+    words = ["DIR" if word in local_paths else word for word in sys.argv[1:]]  # leave local paths out of the record
     revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=METHODS.parent)
     head = {
         "commit": revision.stdout.strip(),

@@ -64,23 +64,23 @@ def tabulate(times: Times, ours: str) -> dict[str, Any]:
         times: seconds by clock and round, including `ours` and `CONTROL_CLOCK`
         ours: contender to compare with; ratios are time over its time
     """
-    kept = drop_noisy_rounds(times)
-    rounds = len(kept[ours])
+    quiet = drop_noisy_rounds(times)
+    rounds = len(quiet[ours])
     table: dict[str, Any] = {"rounds": rounds, "dropped": len(times[ours]) - rounds, "why_invalid": ""}
     if rounds < MIN_QUIET_ROUNDS:
         table["why_invalid"] = f"the machine was quiet in only {rounds} of {len(times[ours])} rounds"
         return table | {"contenders": {}}
-    low, high = CONTROL_TINY if np.median(kept[ours]) < TINY else CONTROL
-    control = compute_paired_ratio(kept[CONTROL_CLOCK], kept[ours])
+    low, high = CONTROL_TINY if np.median(quiet[ours]) < TINY else CONTROL
+    control = compute_paired_ratio(quiet[CONTROL_CLOCK], quiet[ours])
     if not low <= control["ratio"] <= high:
         table["why_invalid"] = f"our contender over itself is {control['ratio']:.3f}, outside [{low}, {high}]"
     table["control"] = control | {"bounds": [low, high]}
-    table["machine"] = {name: _spread(kept[name]) for name in (GEMM, FILL, LIMIT) if name in kept}
+    table["machine"] = {name: _spread(quiet[name]) for name in (GEMM, FILL, LIMIT) if name in quiet}
     table["contenders"] = {}
-    for name in (name for name in kept if name not in (GEMM, FILL, LIMIT, CONTROL_CLOCK)):
-        row = _spread(kept[name]) | compute_paired_ratio(kept[name], kept[ours])
-        if LIMIT in kept:
-            row["x_limit"] = compute_paired_ratio(kept[name], kept[LIMIT])["ratio"]
+    for name in (name for name in quiet if name not in (GEMM, FILL, LIMIT, CONTROL_CLOCK)):
+        row = _spread(quiet[name]) | compute_paired_ratio(quiet[name], quiet[ours])
+        if LIMIT in quiet:
+            row["x_limit"] = compute_paired_ratio(quiet[name], quiet[LIMIT])["ratio"]
         table["contenders"][name] = row
     return table
 

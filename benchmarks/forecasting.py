@@ -2,11 +2,11 @@
 
     python -m benchmarks.forecasting --out DIR --seeds 0,1,2
 
-Data sets x contexts x horizons x methods x seeds, each one cell of a `tstk bench` in DIR/SET-CONTEXT-HORIZON: the same
-command continues where it stopped, and further sets, methods and seeds join. After each cell DIR gets
-forecasting.json, the scores of all cells so far, and forecasting.md, their table. ETT tables are split into 12, 4 and 4
-months, others into 70, 10 and 20 % of their rows; errors are in deviations of the training rows, over every window of
-the test part. Data sets are found as by `tstk train`: under --data-root or TSTK_DATA, or fetched by `tstk data fetch`.
+Each data set, context, horizon, method and seed is one cell of a `tstk bench` in DIR/SET-CONTEXT-HORIZON: the same
+command resumes, and further sets, methods and seeds are added. After each cell the scores of all cells are written to
+DIR/forecasting.json and their table to DIR/forecasting.md. ETT tables are split into 12, 4 and 4 months, others into
+70, 10 and 20 % of their rows; errors are in standard deviations of the training rows, over every window of the test
+split. Data sets are looked up as by `tstk train`: under --data-root or TSTK_DATA, or downloaded by `tstk data fetch`.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def list_tasks(file: dict[str, Any], seeds: Sequence[int], methods: Sequence[str
     """Yield every cell of the file; deterministic methods run with the first seed only.
 
     Args:
-        file: as forecasting.toml
-        seeds: of training
-        methods: those to run
+        file: contents of a file such as forecasting.toml
+        seeds: seeds of training
+        methods: names of methods
     """
     for data, sizes in file["grid"].items():
         for context in sizes["contexts"]:
             for horizon in sizes["horizons"]:
                 for method in methods:
-                    fixed = _flags(file, method, data).startswith(DETERMINISTIC)
+                    fixed = _get_flags(file, method, data).startswith(DETERMINISTIC)
                     for seed in seeds[:1] if fixed else seeds:
                         yield Task(data, context, horizon, method, seed)
 
@@ -68,28 +68,28 @@ def format_table(cells: Sequence[dict[str, Any]], published: dict[str, Any]) -> 
         published: data set -> context -> horizon -> MSE, MAE
     """
     methods = list(dict.fromkeys(cell["method"] for cell in cells))
-    places = list(dict.fromkeys((c["data"], c["context"], c["horizon"]) for c in cells))
+    groups = list(dict.fromkeys((c["data"], c["context"], c["horizon"]) for c in cells))
     lines = [
         "| data | context | horizon | " + " | ".join([*methods, PUBLISHED]) + " |",
         "|---|---:|---:|" + "---|" * (len(methods) + 1),
     ]
-    for data, context, horizon in places:
+    for data, context, horizon in groups:
         row: dict[str, tuple[float, float]] = {}
         for method in methods:
-            mine = [
+            scores = [
                 c["scores"]
                 for c in cells
                 if (c["data"], c["context"], c["horizon"], c["method"]) == (data, context, horizon, method)
                 and c.get("scores")
             ]
-            if mine:
-                row[method] = fmean(s["mse"] for s in mine), fmean(s["mae"] for s in mine)
+            if scores:
+                row[method] = fmean(s["mse"] for s in scores), fmean(s["mae"] for s in scores)
         known = published.get(data, {}).get(str(context), {}).get(str(horizon))
         if known:
             row[PUBLISHED] = known[0], known[1]
-        least = min((round(mse, 3) for mse, _ in row.values()), default=None)
+        best = min((round(mse, 3) for mse, _ in row.values()), default=None)
         shown = [
-            (f"**{row[name][0]:.3f}**" if round(row[name][0], 3) == least else f"{row[name][0]:.3f}")
+            (f"**{row[name][0]:.3f}**" if round(row[name][0], 3) == best else f"{row[name][0]:.3f}")
             + f" / {row[name][1]:.3f}"
             if name in row
             else "-"
@@ -114,7 +114,7 @@ def run(task: Task, file: dict[str, Any], out: Path) -> dict[str, Any]:
 
     Args:
         task: the cell
-        file: as forecasting.toml
+        file: contents of a file such as forecasting.toml
         out: folder of all cells
     """
     from tstk.cli import cli
@@ -122,7 +122,7 @@ def run(task: Task, file: dict[str, Any], out: Path) -> dict[str, Any]:
     from tstk.config.run_directory import RESULT_FILE
 
     data, context, horizon, method, seed = task
-    flags = " ".join(_flags(file, method, data).split())
+    flags = " ".join(_get_flags(file, method, data).split())
     common = f"{file.get('common', '')} --context {context} --horizon {horizon}"
     folder = out / f"{data}-{context}-{horizon}"
     words = ["bench", "--method", f"{method}={flags}", "--data", data, "--seeds", str(seed), "--common", common]
@@ -155,33 +155,35 @@ def format_record(cells: Sequence[dict[str, Any]], file: dict[str, Any], command
     return f'{json.dumps(head, indent=1)[:-2]},\n "cells": [\n{lines}\n]}}\n'
 
 
-def _flags(file: dict[str, Any], method: str, data: str) -> str:
-    """The flags of a method for a data set: the same for all, or those of its own."""
-    said = file["methods"][method]
-    return str(said if isinstance(said, str) else said[data])
+def _get_flags(file: dict[str, Any], method: str, data: str) -> str:
+    """Return the flags of a method for a data set: one string for all data sets, or one per data set."""
+    flags = file["methods"][method]
+    return str(flags if isinstance(flags, str) else flags[data])
 
 
 def main() -> None:
     """Run all cells, writing the record and the table after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="of the runs, forecasting.json and forecasting.md")
-    parser.add_argument("--sets", metavar="NAME,...", help="data sets of the file, if not all")
-    parser.add_argument("--contexts", metavar="int,...", help="instead of those of the file")
-    parser.add_argument("--horizons", metavar="int,...", help="instead of those of the file")
-    parser.add_argument("--methods", metavar="NAME,...", help="methods of the file, if not all")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for runs, forecasting.json and forecasting.md"
+    )
+    parser.add_argument("--sets", metavar="NAME,...", help="data sets; all of the file if not given")
+    parser.add_argument("--contexts", metavar="int,...", help="all of the file if not given")
+    parser.add_argument("--horizons", metavar="int,...", help="all of the file if not given")
+    parser.add_argument("--methods", metavar="NAME,...", help="methods; all of the file if not given")
     parser.add_argument("--seeds", default="0", metavar="int,...")
     parser.add_argument(
         "--file", default=METHODS, metavar="FILE", help="methods and grid; forecasting.toml if not given"
     )
-    parser.add_argument("--data-root", metavar="DIR", help="folder with data sets to be found by name")
+    parser.add_argument("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
     parser.add_argument("--record", metavar="FILE", help="write forecasting.json here too")
     args = parser.parse_args()
 
     file = tomllib.loads(Path(args.file).read_text(encoding="utf-8"))
     names = {"sets": file["grid"], "methods": file["methods"]}
     for option, known in names.items():
-        asked = getattr(args, option)
-        if unknown := [name for name in (asked or "").split(",") if asked and name not in known]:
+        value = getattr(args, option)
+        if unknown := [name for name in (value or "").split(",") if value and name not in known]:
             parser.error(f"--{option} {','.join(unknown)}: {args.file} has {', '.join(known)}")
     if args.sets:
         file["grid"] = {name: file["grid"][name] for name in args.sets.split(",")}
@@ -193,19 +195,19 @@ def main() -> None:
         os.environ["TSTK_DATA"] = args.data_root
     methods = args.methods.split(",") if args.methods else list(file["methods"])
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    out, places = Path(args.out), (args.out, args.data_root, args.record)
-    words = ["DIR" if word in places else word for word in sys.argv[1:]]  # leave local paths out of the record
+    out, local_paths = Path(args.out), (args.out, args.data_root, args.record)
+    words = ["DIR" if word in local_paths else word for word in sys.argv[1:]]  # leave local paths out of the record
     command = shlex.join(["python", "-m", "benchmarks.forecasting", *words])
     out.mkdir(parents=True, exist_ok=True)
-    book, cells, failed = out / "forecasting.json", dict[Task, dict[str, Any]](), False
-    if book.is_file():  # keep cells of earlier runs
-        before = json.loads(book.read_text(encoding="utf-8"))["cells"]
+    results_path, cells, failed = out / "forecasting.json", dict[Task, dict[str, Any]](), False
+    if results_path.is_file():  # keep cells of earlier runs
+        before = json.loads(results_path.read_text(encoding="utf-8"))["cells"]
         cells = {Task(*(cell[name] for name in Task._fields)): cell for cell in before}
     for task in list_tasks(file, seeds, methods):
         cells[task] = run(task, file, out)
         failed |= "error" in cells[task]
         text = format_record([*cells.values()], file, command)
-        for path in (book, *([Path(args.record)] if args.record else [])):
+        for path in (results_path, *([Path(args.record)] if args.record else [])):
             path.write_text(text, encoding="utf-8")
         (out / "forecasting.md").write_text(format_table([*cells.values()], file["published"]), encoding="utf-8")
     print((out / "forecasting.md").read_text(encoding="utf-8"))

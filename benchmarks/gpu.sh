@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# What wants an NVIDIA GPU, offline and from the checkout alone:
+# Tests and benchmarks of the kernels on an NVIDIA GPU, without network, from a checkout:
 #
 #     benchmarks/gpu.sh smoke OUTDIR [SECONDS]    tests of the kernels, and one case of each operation; 150 s
 #     benchmarks/gpu.sh bench OUTDIR [SECONDS]    the grid; 420 s
 #
-# All of it takes at most SECONDS, and stops at the first thing that is red. The status is 0 if all is well, 1 if
-# something is red, 2 if what the mode is for did not fit into its seconds. OUTDIR then has summary.txt (one screen),
-# log.txt, a results file per operation (for benchmarks.render) and, after bench, profile.txt.
+# Takes at most SECONDS and stops at the first failure. Exit status: 0 passed, 1 failed, 2 a required step did not fit
+# into SECONDS. OUTDIR then has summary.txt (one screen), log.txt, a results file per operation (for benchmarks.render)
+# and, after bench, profile.txt.
 #
-# PYTHON, DEVICE, COMMIT, PROCESSES and TESTS (that smoke runs) may be set. TRITON_CACHE_DIR (build/triton unless set)
-# may have been filled by `python -m benchmarks.compile --cache DIR`.
+# Variables: PYTHON, DEVICE, COMMIT, PROCESSES, TESTS (what smoke runs), TRITON_CACHE_DIR (default build/triton; filled
+# beforehand by `python -m benchmarks.compile --cache DIR`).
 set -u
 cd "$(dirname "$0")/.."
 mode=${1:-} out=${2:-}
@@ -26,7 +26,7 @@ run="gpu-$(date -u +%Y-%m-%dT%H:%M:%SZ)" processes=${PROCESSES:-8} reserve=5 lea
 
 left() { echo $((total - reserve - SECONDS)); }
 
-finish() { # the summary, and the status
+finish() { # write the summary and exit with the status
     local status=$((red ? 1 : short ? 2 : 0))
     {
         echo "$mode: $( ((red)) && echo RED || { ((short)) && echo "not finished" || echo passed; }), $SECONDS of $total s"
@@ -38,7 +38,7 @@ finish() { # the summary, and the status
     exit $status
 }
 
-step() { # step NAME SECONDS must|may COMMAND...: no longer than what is left; a `must` that is cut off is a failure
+step() { # step NAME SECONDS must|may COMMAND...: run for at most the time left; a `must` step cut off sets status 2
     local name=$1 share=$2 need=$3 from=$SECONDS verdict status
     shift 3
     ((share <= $(left))) || share=$(left)
@@ -71,8 +71,8 @@ if [[ $mode == smoke ]]; then
         -x -q -p no:cacheprovider --durations=5 $workers
     step "one case of each operation" $((total * 2 / 5)) must "${cases[@]}" --first --ours --budget 0.2 --results "$out" --run "$run"
 else
-    step "gates of ours" $((total / 7)) must "${cases[@]}" --ours --gates --processes $processes
-    step "gates of all, fills caches" $((total / 5)) may "${cases[@]}" --gates --processes $processes
+    step "check ours" $((total / 7)) must "${cases[@]}" --ours --check-only --processes $processes
+    step "check all, fill caches" $((total / 5)) may "${cases[@]}" --check-only --processes $processes
     last=$((total / 12)) share=$(($(left) - total / 12))
     step "the grid" $share may "${cases[@]}" --budget 0.3 --results "$out" --run "$run" --within $((share - 15))
     step "profile" $last may "$python" -m benchmarks.profiles --device "$device" --out "$out/profile.txt"

@@ -29,16 +29,16 @@ L2 = 60 << 20
 """Bytes of the largest cache of a GPU; inputs are rotated through twice as many."""
 
 
-class ContenderUnavailable(Exception):
+class ContenderUnavailableError(Exception):
     """A contender cannot run a case."""
 
 
-class WrongResult(ContenderUnavailable):
+class WrongResultError(ContenderUnavailableError):
     """The output of a contender is wrong."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """Result of an output check.
 
     Args:
@@ -50,7 +50,7 @@ class Verdict:
     fault: str = ""
 
 
-OutputCheck = Callable[[Sequence[Tensor]], Verdict]
+OutputCheck = Callable[[Sequence[Tensor]], CheckResult]
 """Takes the output tensors and the gradients."""
 
 
@@ -60,7 +60,7 @@ class Contender:
 
     Args:
         prepare: takes the inputs of the case and returns the function to time; its duration is reported separately.
-            Raises `ContenderUnavailable` with the reason
+            Raises `ContenderUnavailableError` with the reason
         setting: description of its configuration, for the record
         normalize_output: converts its output to what the check expects, untimed
         make_check: replaces the check of the case, for one that computes something else on purpose
@@ -155,7 +155,7 @@ def make_compiled_contender(call: Callable[..., Any], full: bool, setting: str =
 
     def prepare(*inputs: Any) -> Callable[..., Any]:
         if not full:
-            raise ContenderUnavailable("compiling takes seconds; --full has it")
+            raise ContenderUnavailableError("compiling takes seconds; --full has it")
         return torch.compile(call, dynamic=False)
 
     return Contender(prepare, f"torch.compile; {setting}".rstrip("; "), **rest)
@@ -171,12 +171,12 @@ def import_peer(module: str) -> ModuleType:
     """Import a module of another project.
 
     Raises:
-        ContenderUnavailable: it cannot be imported
+        ContenderUnavailableError: it cannot be imported
     """
     try:
         return import_module(module)
     except ImportError as error:
-        raise ContenderUnavailable(f"{module} cannot be imported ({error})") from None
+        raise ContenderUnavailableError(f"{module} cannot be imported ({error})") from None
 
 
 def expand_thread_counts(cases: Iterable[Case], counts: Sequence[int] = (1, 2)) -> list[Case]:
@@ -197,20 +197,20 @@ def measure(case: Case, budget: float) -> Record:
     if why := case.why_unsupported(*inputs):
         record.why_unsupported = why
         return record
-    judge, ready, facts = case.make_check(*inputs), {}, {}
+    check, functions, measurements = case.make_check(*inputs), {}, {}
     for name, contender in case.contenders.items():
         try:
-            ready[name], facts[name] = _check_contender(case, contender, inputs, judge)
-        except ContenderUnavailable as reason:
-            record.excluded[name] = f"{'refused' if isinstance(reason, WrongResult) else 'absent'}: {reason}"
+            functions[name], measurements[name] = _check_contender(case, contender, inputs, check)
+        except ContenderUnavailableError as reason:
+            record.excluded[name] = f"{'refused' if isinstance(reason, WrongResultError) else 'absent'}: {reason}"
         except Exception as error:  # a contender that fails on this shape must not stop the others
             record.excluded[name] = f"failed: {_format_error(error)}"
-    if case.ours not in ready or not budget:
+    if case.ours not in functions or not budget:
         return record
     if case.limit:
-        ready[LIMIT] = case.limit[1].prepare(*inputs)
-    ready[CONTROL_CLOCK] = ready[case.ours]
-    for kind, timers in _make_timers(case, ready, inputs, record):
+        functions[LIMIT] = case.limit[1].prepare(*inputs)
+    functions[CONTROL_CLOCK] = functions[case.ours]
+    for kind, timers in _make_timers(case, functions, inputs, record):
         times = run_rounds(timers, budget)
         if kind == "wall":
             record.rounds = {
@@ -218,7 +218,7 @@ def measure(case: Case, budget: float) -> Record:
             }
         table = _describe_case(case, record) | {"clock": kind} | tabulate(times, case.ours)
         for name, row in table["contenders"].items():
-            row |= facts[name] | {"flop_s": case.flops / row["median"], "bytes_s": case.bytes / row["median"]}
+            row |= measurements[name] | {"flop_s": case.flops / row["median"], "bytes_s": case.bytes / row["median"]}
             row["setting"] = case.contenders[name].setting
         if machine := table.get("machine"):
             table["rates"] = clocks.compute_limit_rates(
@@ -259,60 +259,65 @@ def format_record(record: Record) -> Iterator[str]:
 
 
 def _check_contender(
-    case: Case, contender: Contender, inputs: Inputs, judge: OutputCheck
+    case: Case, contender: Contender, inputs: Inputs, check: OutputCheck
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     begin = time.perf_counter()
     function = contender.prepare(*inputs)
     call = bind_inputs(case, function, inputs)
-    answer, gradients = call()
+    output, gradients = call()
     clocks.synchronize(case.device)
     first = time.perf_counter() - begin
-    answer = contender.normalize_output(answer)
-    answer = answer if isinstance(answer, tuple) else (answer,)
-    verdict = (contender.make_check(*inputs) if contender.make_check else judge)([*answer, *gradients])
-    if verdict.fault:
-        raise WrongResult(verdict.fault)
+    output = contender.normalize_output(output)
+    output = output if isinstance(output, tuple) else (output,)
+    result = (contender.make_check(*inputs) if contender.make_check else check)([*output, *gradients])
+    if result.fault:
+        raise WrongResultError(result.fault)
     peak = clocks.measure_peak_bytes(call, case.device)
-    return function, {"gate": "passed", "error": verdict.error, "first_call": first, "peak_bytes": peak}
+    return function, {"gate": "passed", "error": result.error, "first_call": first, "peak_bytes": peak}
 
 
 def bind_inputs(case: Case, function: Callable[..., Any], inputs: Inputs) -> Callable[[], tuple[Any, Sequence[Tensor]]]:
     if not case.gradients:
         return lambda: (function(*inputs), ())
     leaves = [x.detach().requires_grad_() if i in case.gradients else x for i, x in enumerate(inputs)]
-    wanted = [leaves[i] for i in case.gradients]
+    differentiated = [leaves[i] for i in case.gradients]
     value = function(*leaves)
-    weighed = draw_output_gradient(value[0] if isinstance(value, tuple) else value)
+    output_gradient = draw_output_gradient(value[0] if isinstance(value, tuple) else value)
 
     def call() -> tuple[Any, Sequence[Tensor]]:
         output = function(*leaves)
-        return output, torch.autograd.grad(output[0] if isinstance(output, tuple) else output, wanted, weighed)
+        return output, torch.autograd.grad(
+            output[0] if isinstance(output, tuple) else output, differentiated, output_gradient
+        )
 
     return call
 
 
 def _make_timers(
-    case: Case, ready: Mapping[str, Callable[..., Any]], inputs: Inputs, record: Record
+    case: Case, functions: Mapping[str, Callable[..., Any]], inputs: Inputs, record: Record
 ) -> Iterator[tuple[str, Timers]]:
     """Yield the timers of each kind of clock; on a GPU also of kernels alone, with cold and warm cache."""
-    device, machine = case.device, clocks.make_limit_calls(case.device)
+    device, limit_calls = case.device, clocks.make_limit_calls(case.device)
     timers = {
-        name: clocks.make_wall_clock(bind_inputs(case, function, inputs), device) for name, function in ready.items()
+        name: clocks.make_wall_clock(bind_inputs(case, function, inputs), device)
+        for name, function in functions.items()
     }
     yield (
         "wall",
         timers
-        | {name: clocks.take_best_of_three(clocks.make_wall_clock(call, device)) for name, call in machine.items()},
+        | {name: clocks.take_best_of_three(clocks.make_wall_clock(call, device)) for name, call in limit_calls.items()},
     )
     if device != "cuda":
         return
     size = sum(x.nbytes for x in inputs if isinstance(x, Tensor))
     sets = [inputs, *(case.inputs(seed, device) for seed in range(1, min(32, 2 * L2 // size + 2)))]
-    for kind, some in (("kernels", sets), ("kernels, inputs in cache", sets[:1])):
-        timers = {name: clocks.take_best_of_three(clocks.make_graph_clock([call])) for name, call in machine.items()}
-        for name, function in ready.items():
+    for kind, input_sets in (("kernels", sets), ("kernels, inputs in cache", sets[:1])):
+        timers = {
+            name: clocks.take_best_of_three(clocks.make_graph_clock([call])) for name, call in limit_calls.items()
+        }
+        for name, function in functions.items():
             try:
-                timers[name] = clocks.make_graph_clock([bind_inputs(case, function, one) for one in some])
+                timers[name] = clocks.make_graph_clock([bind_inputs(case, function, one) for one in input_sets])
             except RuntimeError as error:
                 record.excluded[f"{name}, {kind}"] = f"failed: not captured: {_format_error(error)}"
         if case.ours in timers and CONTROL_CLOCK in timers:
@@ -322,9 +327,9 @@ def _make_timers(
 
 
 def _describe_case(case: Case, record: Record) -> dict[str, Any]:
-    what = ("op", "name", "size", "dtype", "device", "threads", "passes", "ours", "flops", "bytes")
+    keys = ("op", "name", "size", "dtype", "device", "threads", "passes", "ours", "flops", "bytes")
     limit = case.limit[0] if case.limit else ""
-    return {"case": str(case)} | {key: getattr(case, key) for key in what} | {"limit": limit, "out": record.excluded}
+    return {"case": str(case)} | {key: getattr(case, key) for key in keys} | {"limit": limit, "out": record.excluded}
 
 
 def _format_error(error: Exception) -> str:

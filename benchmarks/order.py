@@ -32,7 +32,7 @@ HEADS = ("linear", "cot", "residual-mlp")
 SHUFFLED = ("GunPoint", "ItalyPowerDemand", "UWaveGestureLibrary")
 PATCHES = {"tokenizer": "patch", "epochs": 100, "batch_size": 64, "augment": ("off",), "select_by": "score"}
 """Options of the classifiers: patches without overlap, so that a token contains only its own samples."""
-OLD = {"encoder__position_std": 0.02}
+SMALL_POSITIONS = {"encoder__position_std": 0.02}
 
 SELECTION_SETS = (
     "GunPoint",
@@ -74,7 +74,7 @@ def shuffle_cells(out: Path) -> Iterator[dict[str, Any]]:
                     "data": data,
                     "seed": 0,
                     **PATCHES,
-                    **(OLD if start == "0.02" else {}),
+                    **(SMALL_POSITIONS if start == "0.02" else {}),
                 }
                 fresh = tstk.build(**choices, **MACHINE)
                 run = out / "run"
@@ -131,14 +131,14 @@ def measure_cached(path: Path, key: dict[str, Any], measure: Any) -> dict[str, A
 
 def format_shuffle_table(cells: list[dict[str, Any]]) -> str:
     """Return a Markdown table: one row per encoder and head, accuracy -> accuracy with shuffled tokens."""
-    found = {(c["encoder"], c["head"], c["data"], c["positions"]): c for c in cells}
+    cells_by_key = {(c["encoder"], c["head"], c["data"], c["positions"]): c for c in cells}
     heads = [f"{data}, {start}" for data in SHUFFLED for start in ("before", "after")]
     lines = ["| encoder + head | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for (encoder, optional), head in product(ENCODERS.items(), HEADS):
         row = []
         for data in SHUFFLED:
             for start in ("0.02" if optional else "", "default"):
-                c = found.get((encoder, head, data, start))
+                c = cells_by_key.get((encoder, head, data, start))
                 row.append("as after" if not start else f"{c['accuracy']:.3f} -> {c['shuffled']:.3f}" if c else "-")
         lines.append(f"| {encoder} + {head} | " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
@@ -162,18 +162,18 @@ def format_choose_table(cells: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure missing cells, print the table and record all cells."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["shuffle", "choose"])
+    parser.add_argument("experiment", choices=["shuffle", "choose"])
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for measured cells")
     parser.add_argument("--record", metavar="FILE", help="write all cells as JSON")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     make, table = (
-        (shuffle_cells, format_shuffle_table) if args.what == "shuffle" else (choose_cells, format_choose_table)
+        (shuffle_cells, format_shuffle_table) if args.experiment == "shuffle" else (choose_cells, format_choose_table)
     )
     cells = list(make(args.out))
     print(table(cells))
     if args.record:
-        command = f"python -m benchmarks.order {args.what} --out DIR"
+        command = f"python -m benchmarks.order {args.experiment} --out DIR"
         revision = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
         )

@@ -42,7 +42,7 @@ PEERS = Path(__file__).with_name("results") / "classification" / "seed-0.json"
 CAP = 500
 
 
-def on_test(run: str, data_root: str | None) -> dict[str, Any]:
+def score_on_test(run: str, data_root: str | None) -> dict[str, Any]:
     """Return accuracies on each test split, of trained and untrained weights and of the peers."""
     from tstk.evaluation.probe import probe
 
@@ -64,7 +64,7 @@ def on_test(run: str, data_root: str | None) -> dict[str, Any]:
     return {"run": run, "rows": rows}
 
 
-def table(result: dict[str, Any]) -> str:
+def format_table(result: dict[str, Any]) -> str:
     """Return the test scores as a Markdown table."""
     rows = result["rows"]
     lines = [
@@ -84,7 +84,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def on_folds(runs: list[str], data_root: str | None) -> None:
+def score_on_folds(runs: list[str], data_root: str | None) -> None:
     """Print cross-validated accuracies on the training splits: of 1-NN, and of each run, trained and untrained."""
     from tstk.config.records import RunConfig
     from tstk.config.resolve import Config
@@ -93,30 +93,38 @@ def on_folds(runs: list[str], data_root: str | None) -> None:
     from tstk.runs.build import build_pipeline
     from tstk.runs.checkpoint import load, parse_spec
 
-    sets = [training_part(load_data(name, DataConfig(data_root=data_root))) for name in SETS]
-    _print("1-NN", [nearest(x, mask, y, data) for data, x, mask, y in sets])
+    sets = [read_training_series(load_data(name, DataConfig(data_root=data_root))) for name in SETS]
+    _print("1-NN", [score_nearest_neighbor(x, mask, y, data) for data, x, mask, y in sets])
     for run in runs:
         run_config = RunConfig.read(run)
         torch.manual_seed(0)
         untrained = build_pipeline(Config(run_config.values), parse_spec(run_config), channels="independent").eval()
         for name, pipeline in ((f"{run}, untrained", untrained), (run, load(run))):
-            _print(name, [folds_of(features(pipeline, data, x, mask), y) for data, x, mask, y in sets])
+            _print(
+                name,
+                [score_logistic_regression(extract_features(pipeline, data, x, mask), y) for data, x, mask, y in sets],
+            )
 
 
-def training_part(data: Any) -> tuple[Any, Tensor, Tensor, np.ndarray]:
+def read_training_series(data: Any) -> tuple[Any, Tensor, Tensor, np.ndarray]:
     """Return the data module and at most CAP training series [N, C, T], their observed mask and their classes."""
     parts = [part.batch(torch.arange(len(part))) for part in data.training_parts]
     length = max(part.x.shape[2] for part in parts)
 
-    def joined(tensors: list[Tensor]) -> Tensor:
+    def pad_and_concatenate(tensors: list[Tensor]) -> Tensor:
         return torch.cat([torch.nn.functional.pad(t, (0, length - t.shape[2])) for t in tensors])
 
     y = torch.cat([part.y for part in parts])
     rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:CAP] if len(y) > CAP else slice(None)
-    return data, joined([p.x for p in parts])[rows], joined([p.observed_mask for p in parts])[rows], y[rows].numpy()
+    return (
+        data,
+        pad_and_concatenate([p.x for p in parts])[rows],
+        pad_and_concatenate([p.observed_mask for p in parts])[rows],
+        y[rows].numpy(),
+    )
 
 
-def features(pipeline: Any, data: Any, x: Tensor, mask: Tensor) -> np.ndarray:
+def extract_features(pipeline: Any, data: Any, x: Tensor, mask: Tensor) -> np.ndarray:
     """Return frozen features [N, W]."""
     from tstk.core.types import Series
 
@@ -125,36 +133,36 @@ def features(pipeline: Any, data: Any, x: Tensor, mask: Tensor) -> np.ndarray:
     return torch.cat([pipeline.embed_batch(Series(x[i], mask[i]), "statistics") for i in batches]).double().numpy()
 
 
-def folds_of(x: np.ndarray, y: np.ndarray) -> float:
+def score_logistic_regression(x: np.ndarray, y: np.ndarray) -> float:
     """Return the cross-validated accuracy of a logistic regression on standardized features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def right(fit: np.ndarray, judge: np.ndarray) -> int:
+    def count_correct(fit: np.ndarray, held_out: np.ndarray) -> int:
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(x[fit], y[fit])
-        return int((model.predict(x[judge]) == y[judge]).sum())
+        return int((model.predict(x[held_out]) == y[held_out]).sum())
 
-    return _over_folds(right, y)
+    return _cross_validate(count_correct, y)
 
 
-def nearest(x: Tensor, mask: Tensor, y: np.ndarray, data: Any) -> float:
+def score_nearest_neighbor(x: Tensor, mask: Tensor, y: np.ndarray, data: Any) -> float:
     """Return the cross-validated accuracy of 1-NN on standardized samples."""
     rows = (((x - data.mean[:, None]) / data.std[:, None]) * mask).flatten(1).double()
 
-    def right(fit: np.ndarray, judge: np.ndarray) -> int:
-        return int((y[fit][torch.cdist(rows[judge], rows[fit]).argmin(1).numpy()] == y[judge]).sum())
+    def count_correct(fit: np.ndarray, held_out: np.ndarray) -> int:
+        return int((y[fit][torch.cdist(rows[held_out], rows[fit]).argmin(1).numpy()] == y[held_out]).sum())
 
-    return _over_folds(right, y)
+    return _cross_validate(count_correct, y)
 
 
-def _over_folds(right: Any, y: np.ndarray) -> float:
+def _cross_validate(count: Any, y: np.ndarray) -> float:
     from sklearn.model_selection import StratifiedKFold
 
     folds = StratifiedKFold(min(5, int(np.bincount(y).max())), shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # small classes, and regressions that stop early
-        return sum(right(fit, judge) for fit, judge in folds.split(y, y)) / len(y)
+        return sum(count(fit, held_out) for fit, held_out in folds.split(y, y)) / len(y)
 
 
 def _print(name: str, scores: list[float]) -> None:
@@ -170,11 +178,11 @@ def main() -> None:
     parser.add_argument("--record", metavar="FILE", help="write the test scores as JSON")
     args = parser.parse_args()
     if args.folds:
-        on_folds(args.runs, args.data_root)
+        score_on_folds(args.runs, args.data_root)
         return
     for run in args.runs:
-        result = on_test(run, args.data_root)
-        print(table(result))
+        result = score_on_test(run, args.data_root)
+        print(format_table(result))
         if args.record:
             Path(args.record).write_text(json.dumps(result, indent=1) + "\n")
 

@@ -1,7 +1,7 @@
 """Speedup of a training step by the fused quantizer: `python -m benchmarks.pretraining`; needs the plugin vqshape.
 
-VQShape is trained for some steps, forward, backward and AdamW, by turns with our quantiser and with one as published,
-which makes every matrix of rows by codes and leaves it to autograd. Denormals are flushed, as `tstk train` does.
+Training steps of VQShape (forward, backward, AdamW) alternate between our quantizer and one as published, which
+materializes every matrix of rows by codes for autograd. Denormals are flushed to zero, as `tstk train` does.
 """
 
 from __future__ import annotations

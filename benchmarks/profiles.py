@@ -16,7 +16,7 @@ from benchmarks.run import OPERATIONS
 CALLS = 10
 
 
-def table(case: Case, device: str) -> str:
+def profile_case(case: Case, device: str) -> str:
     """Return a table of time per kernel over `CALLS` calls of our contender."""
     clocks.reset_state(device, case.threads)
     inputs = case.inputs(0, device)
@@ -40,9 +40,9 @@ def main() -> None:
     args = parser.parse_args()
     with args.out.open("w") as file:
         for operation in OPERATIONS[:-1]:
-            for case in import_module(f"benchmarks.test_{operation}").cases(False, args.device)[::3]:
+            for case in import_module(f"benchmarks.test_{operation}").list_cases(False, args.device)[::3]:
                 try:
-                    text = table(case, args.device)
+                    text = profile_case(case, args.device)
                 except Exception as error:  # continue with the other cases
                     text = f"{type(error).__name__}: {error}"
                 print(case, text, sep="\n", file=file, flush=True)

@@ -49,41 +49,43 @@ def read_results(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
                     if row.get("gate") != "passed":
                         raise InvalidResultsError(f"{path}: {name} has no passing gate in {table['case']}")
             for device in {table["device"] for table in page["tables"]}:
-                others = devices.setdefault(device, [])
-                if others and others[0]["run"] != page["run"]:
-                    raise InvalidResultsError(f"{path}: run {page['run']!r} is mixed with {others[0]['run']!r}")
-                others.append(page)
+                pages = devices.setdefault(device, [])
+                if pages and pages[0]["run"] != page["run"]:
+                    raise InvalidResultsError(f"{path}: run {page['run']!r} is mixed with {pages[0]['run']!r}")
+                pages.append(page)
     return devices
 
 
 def render(text: str, devices: dict[str, list[dict[str, Any]]]) -> str:
     """Return the page with each placeholder replaced by results."""
 
-    def fill(mark: re.Match[str]) -> str:
+    def replace(mark: re.Match[str]) -> str:
         if mark[1] == "environment":
-            return "\n".join(environments(devices))
+            return "\n".join(format_environments(devices))
         if mark[1] == "compiled":
-            return "\n".join(compiled(json.loads(COMPILED.read_text())))
-        return "\n".join(sections(mark[1], devices))
+            return "\n".join(format_compiled(json.loads(COMPILED.read_text())))
+        return "\n".join(format_sections(mark[1], devices))
 
-    return MARK.sub(fill, text)
+    return MARK.sub(replace, text)
 
 
-def environments(devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
+def format_environments(devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
     """Yield a line per device that describes its environment."""
     for device, title in DEVICES.items():
         if device not in devices:
-            yield f"- {title}: nothing is measured yet; it waits for such a machine (`benchmarks/gpu.sh`)."
+            yield f"- {title}: not measured yet (`benchmarks/gpu.sh` measures it)."
             continue
-        found, run = devices[device][0]["environment"], devices[device][0]["run"]
-        packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+        environment, run = devices[device][0]["environment"], devices[device][0]["run"]
+        packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
         machine = (
-            found["gpu"] if device == "cuda" else f"{found['processor']}, {found['cores']} cores, {found['vectors']}"
+            environment["gpu"]
+            if device == "cuda"
+            else f"{environment['processor']}, {environment['cores']} cores, {environment['vectors']}"
         )
-        yield f"- {title}: {machine}; {packages}; commit {found['commit']}; run {run}."
+        yield f"- {title}: {machine}; {packages}; commit {environment['commit']}; run {run}."
 
 
-def compiled(page: dict[str, Any]) -> Iterable[str]:
+def format_compiled(page: dict[str, Any]) -> Iterable[str]:
     """Yield a table of the resource usage of each tile configuration, the maximum over compiled variants."""
     groups: dict[tuple[str, str, str], dict[int, list[Table]]] = {}
     for row in page["rows"]:
@@ -97,28 +99,28 @@ def compiled(page: dict[str, Any]) -> Iterable[str]:
         cells = [f"`{op}` {kernel.strip('_')}", key or "any"]
         for arch in architectures:
             registers, shared, local = (
-                max((row[what] for row in by_arch.get(arch, [])), default=0)
-                for what in ("registers", "shared", "local")
+                max((row[column] for row in by_arch.get(arch, [])), default=0)
+                for column in ("registers", "shared", "local")
             )
             cells.append(f"{registers}, {math.ceil(shared / 1024)} KiB" + f", **{local} B**" * (local > 0))
         yield "| " + " | ".join(cells) + " |"
 
 
-def sections(op: str, devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
+def format_sections(op: str, devices: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
     """Yield the tables of one operation."""
     for device, title in DEVICES.items():
         tables = [table for page in devices.get(device, []) for table in page["tables"] if table["op"] == op]
-        for clock, what in CLOCKS.items():
-            some = [table for table in tables if table["clock"] == clock and table["contenders"]]
-            if some:
-                yield f"{title}, {what}:\n"
-                yield from table_of(some)
+        for clock, title_of_clock in CLOCKS.items():
+            measured = [table for table in tables if table["clock"] == clock and table["contenders"]]
+            if measured:
+                yield f"{title}, {title_of_clock}:\n"
+                yield from format_table(measured)
         if tables:
             yield from contenders(tables)
-            yield from absences(tables)
+            yield from format_excluded(tables)
 
 
-def table_of(tables: list[Table]) -> Iterable[str]:
+def format_table(tables: list[Table]) -> Iterable[str]:
     """Yield a table with one row per case; columns are the other contenders, and the limit if there is one."""
     ours = tables[0]["ours"]
     others = list(dict.fromkeys(name for table in tables for name in table["contenders"] if name != ours))
@@ -129,14 +131,14 @@ def table_of(tables: list[Table]) -> Iterable[str]:
     for table in tables:
         rows = table["contenders"]
         mark = " †" if table["why_invalid"] else ""
-        cells = [label(table) + mark, seconds(rows[ours]["median"])]
+        cells = [format_label(table) + mark, format_seconds(rows[ours]["median"])]
         cells += [f"{rows[ours]['x_limit']:.2f}"] if limit else []
-        cells += [ratio(rows.get(name)) for name in others]
+        cells += [format_ratio(rows.get(name)) for name in others]
         yield "| " + " | ".join(cells) + " |"
     yield ""
 
 
-def label(table: Table) -> str:
+def format_label(table: Table) -> str:
     """Return the label of a case."""
     parts = [table["name"], table["size"]]
     parts += [table["dtype"]] if table["dtype"] != "float32" or table["device"] == "cuda" else []
@@ -145,7 +147,7 @@ def label(table: Table) -> str:
     return ", ".join(parts)
 
 
-def ratio(row: Table | None) -> str:
+def format_ratio(row: Table | None) -> str:
     """Return a ratio with its interval; bold if the interval lies above one."""
     if row is None:
         return ""
@@ -154,7 +156,7 @@ def ratio(row: Table | None) -> str:
     return f"{value} [{low:.2f}, {high:.2f}]"
 
 
-def seconds(value: float) -> str:
+def format_seconds(value: float) -> str:
     """Format seconds with three digits and a unit."""
     scale, unit = next((s, u) for s, u in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")) if value >= s or u == "µs")
     return f"{value / scale:.3g} {unit}"
@@ -168,22 +170,22 @@ def contenders(tables: list[Table]) -> Iterable[str]:
             rows.setdefault(name, []).append(row)
     yield "| contender | setting | largest error | slowest first call | most memory |"
     yield "|---|---|---|---|---|"
-    for name, some in rows.items():
-        error, first = max(row["error"] for row in some), max(row["first_call"] for row in some)
-        memory = max((row["peak_bytes"] or 0 for row in some), default=0)
+    for name, group in rows.items():
+        error, first = max(row["error"] for row in group), max(row["first_call"] for row in group)
+        memory = max((row["peak_bytes"] or 0 for row in group), default=0)
         megabytes = f"{memory / 2**20:.0f} MiB" if memory else ""
-        yield f"| {name} | {some[0]['setting']} | {error:.1e} | {seconds(first)} | {megabytes} |"
+        yield f"| {name} | {group[0]['setting']} | {error:.1e} | {format_seconds(first)} | {megabytes} |"
     yield ""
 
 
-def absences(tables: list[Table]) -> Iterable[str]:
+def format_excluded(tables: list[Table]) -> Iterable[str]:
     """Yield a line per excluded contender, with the first reason of each kind."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for table in tables:
         for name, why in table["out"].items():
             reasons.setdefault((name, why.partition(":")[0]), []).append(why)
-    for (name, _), some in reasons.items():
-        yield f"- {name}, {len(some)} of {len(tables)} rows: {some[0][:200]}"
+    for (name, _), group in reasons.items():
+        yield f"- {name}, {len(group)} of {len(tables)} rows: {group[0][:200]}"
     if reasons:
         yield ""
 

@@ -67,7 +67,7 @@ def main() -> int:
         "--within", type=float, default=float("inf"), metavar="SECONDS", help="start no case after this time"
     )
     parser.add_argument("--match", default="", metavar="TEXT", help="only cases with this in their name")
-    parser.add_argument("--gates", action="store_true", help="check outputs without timing")
+    parser.add_argument("--check-only", action="store_true", help="check outputs without timing")
     parser.add_argument("--ours", action="store_true", help="only our own contenders")
     parser.add_argument("--first", action="store_true", help="only the first shape of each operation, on one thread")
     parser.add_argument("--stop", action="store_true", help="stop at the first case in which our output is wrong")
@@ -80,7 +80,7 @@ def main() -> int:
     if args.processes:
         return run_processes(args.processes, sys.argv[1:])
     begin, results, wrong, left = time.monotonic(), Results(args.results, args.run), 0, 0
-    grids = [import_module(f"benchmarks.test_{name}").cases(args.full, args.device) for name in args.operations]
+    grids = [import_module(f"benchmarks.test_{name}").list_cases(args.full, args.device) for name in args.operations]
     if args.first:
         grids = [[c for c in grid if (c.size, c.threads) == (grid[0].size, 1)] for grid in grids]
     for number, case in enumerate(interleave_cases(grids)):
@@ -89,7 +89,7 @@ def main() -> int:
         if time.monotonic() - begin > args.within:
             left += 1
             continue
-        record = measure(drop_peers(case) if args.ours else case, 0 if args.gates else args.budget)
+        record = measure(drop_peers(case) if args.ours else case, 0 if args.check_only else args.budget)
         results.add(record)
         print(*format_record(record), sep="\n", flush=True)
         wrong += case.ours in record.excluded

@@ -75,9 +75,9 @@ ATTENTION = [
     Attention("wide heads", 16, 8, 128, 128),
 ]
 NUM_KEY_SHAPES = 8
-"""Rows that say most, and are enough where time is short."""
+"""Number of leading shapes that are measured on a GPU if time is short."""
 MAX_CPU_FLOPS = 2**34
-"""Multiplications of one matrix product beyond which a CPU is not asked."""
+"""Shapes with more multiplications are left out on a CPU."""
 
 QUICK_CODES = [Codes("VQShape, batch 128", 8192, 512, 8), Codes("TOTEM, a small batch", 2048, 256, 64)]
 CODES = [
@@ -110,31 +110,31 @@ WAVELETS = [
 
 
 def list_attention_shapes(full: bool, device: str) -> list[Attention]:
-    """What fits the device and the time."""
+    """Return the shapes that fit the device and the time."""
     rows = ATTENTION if full else ATTENTION[:NUM_KEY_SHAPES] if device == "cuda" else QUICK_ATTENTION
     return [s for s in rows if device == "cuda" or s.batch * s.heads * s.tokens**2 * s.width <= MAX_CPU_FLOPS]
 
 
 def list_attention_dtypes(shape: Attention, full: bool, device: str) -> list[str]:
-    """A GPU is trained on in bfloat16, a CPU in float32; a few shapes in the other types too."""
-    some = full and shape.name in ("TimeMAE encoder", "CWT-MAE encoder, visible", "long, narrow heads")
+    """Return bfloat16 for a GPU and float32 for a CPU; for a few shapes also other dtypes."""
+    all_dtypes = full and shape.name in ("TimeMAE encoder", "CWT-MAE encoder, visible", "long, narrow heads")
     if device == "cuda":
-        return ["bfloat16", *(["float32", "float16"] if some else [])]
-    return ["float32", *(["bfloat16"] if some else [])]
+        return ["bfloat16", *(["float32", "float16"] if all_dtypes else [])]
+    return ["float32", *(["bfloat16"] if all_dtypes else [])]
 
 
 def list_code_shapes(full: bool, device: str) -> list[Codes]:
-    """What fits the device and the time."""
+    """Return the shapes that fit the device and the time."""
     rows = CODES if full or device == "cuda" else QUICK_CODES
     return [s for s in rows if device == "cuda" or s.rows * s.codes * s.width <= MAX_CPU_FLOPS]
 
 
 def list_step_shapes(full: bool, device: str) -> list[Codes]:
-    """What fits the device and the time."""
+    """Return the shapes that fit the device and the time."""
     return STEPS if full or device == "cuda" else QUICK_STEPS
 
 
 def list_wavelet_shapes(full: bool, device: str) -> list[Wavelets]:
-    """What fits the device and the time."""
+    """Return the shapes that fit the device and the time."""
     rows = WAVELETS if full or device == "cuda" else QUICK_WAVELETS
     return [s for s in rows if device == "cuda" or s.rows * s.samples <= 400_000]

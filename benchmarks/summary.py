@@ -29,10 +29,10 @@ def format_cases(folder: Path) -> Iterator[str]:
 
 def main() -> None:
     """Print them, the first `LINES`."""
-    some = list(format_cases(Path(sys.argv[1])))
-    print(*some[:LINES], sep="\n")
-    if len(some) > LINES:
-        print(f"and {len(some) - LINES} more")
+    lines = list(format_cases(Path(sys.argv[1])))
+    print(*lines[:LINES], sep="\n")
+    if len(lines) > LINES:
+        print(f"and {len(lines) - LINES} more")
 
 
 if __name__ == "__main__":

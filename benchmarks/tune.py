@@ -1,7 +1,7 @@
-"""Measures tile sizes on this GPU: `python -m benchmarks.tune --out FILE`, and keeps them with `--adopt FILE`.
+"""Tile sizes for this GPU: `python -m benchmarks.tune --out FILE` measures, `--adopt FILE` stores them.
 
-For every case of the grid, the keys that a call looks up in the tables of its `triton.py` are found by watching; then
-each number of each entry is doubled and halved for as long as that is faster and the answer still passes the gate.
+For each case of the grid, the lookups of a call in the tables of its `triton.py` are recorded. Then each number of each
+entry is doubled and halved as long as that is faster and the output is still correct.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ from tstk.kernels import tuning
 from tstk.kernels.tuning import ShapeKey
 
 KERNELS = {op: op for op in ("rope_attention", "nearest_code", "ricker_cwt")} | {"quantizer_step": "nearest_code"}
-"""By operation, in whose folder its kernels are."""
+"""Operation -> folder of its kernels."""
 GAIN = 0.97
-"""A change must bring this; less is noise."""
+"""A change of tile sizes is kept if the time falls below this share; smaller gains are noise."""
 
 Lookups = dict[tuple[str, ShapeKey], Any]
 
 
 class RecordingTable(dict[ShapeKey, Any]):
-    """A table that remembers what was looked up in it."""
+    """A table that records each lookup in `lookups`, by table and key."""
 
-    def __init__(self, name: str, table: dict[ShapeKey, Any], asked: Lookups) -> None:
+    def __init__(self, name: str, table: dict[ShapeKey, Any], lookups: Lookups) -> None:
         super().__init__(table)
-        self._name, self._asked = name, asked
+        self._name, self._lookups = name, lookups
 
     def __getitem__(self, key: ShapeKey) -> Any:
         return self._note(key, super().__getitem__(key))
 
     def get(self, key: Any, default: Any = None, /) -> Any:
-        found = super().get(key, default)
-        return found if found is None else self._note(key, found)
+        sizes = super().get(key, default)
+        return sizes if sizes is None else self._note(key, sizes)
 
     def _note(self, key: ShapeKey, sizes: Any) -> Any:
-        self._asked[self._name, key] = sizes
+        self._lookups[self._name, key] = sizes
         return sizes
 
 
 @contextmanager
 def record_lookups(module: ModuleType) -> Iterator[tuple[dict[str, RecordingTable], Lookups]]:
-    """Its tables (dictionaries in capitals that end in CONFIGS), watched; as they were afterwards."""
-    asked: Lookups = {}
+    """Yield the tables of a module (dictionaries whose name ends in CONFIGS), recording; restore them afterwards."""
+    lookups: Lookups = {}
     before = {
         name: table for name, table in vars(module).items() if name.endswith("CONFIGS") and isinstance(table, dict)
     }
-    tables = {name: RecordingTable(name, table, asked) for name, table in before.items()}
+    tables = {name: RecordingTable(name, table, lookups) for name, table in before.items()}
     vars(module).update(tables)
     try:
-        yield tables, asked
+        yield tables, lookups
     finally:
         vars(module).update(before)
 
@@ -80,11 +80,11 @@ def tune(
         measure_seconds: returns the seconds of a call
         done: (table, key) pairs to skip
     """
-    found: dict[str, dict[ShapeKey, Any]] = {}
-    with record_lookups(module) as (tables, asked):
+    better: dict[str, dict[ShapeKey, Any]] = {}
+    with record_lookups(module) as (tables, lookups):
         call()
         best = measure_seconds()
-        for (name, key), start in list(asked.items()):
+        for (name, key), start in list(lookups.items()):
             if (name, key) in done:
                 continue
             table, sizes = tables[name], start
@@ -97,8 +97,8 @@ def tune(
                             break
                         sizes, best = table[key], took
                 table[key] = sizes
-            found.setdefault(name, {})[key] = sizes
-    return found
+            better.setdefault(name, {})[key] = sizes
+    return better
 
 
 def iterate_numbers(sizes: Any) -> Iterator[tuple[ShapeKey, int]]:
@@ -121,9 +121,9 @@ def replace_number(sizes: Any, path: ShapeKey, number: int) -> Any:
     return type(sizes)(*parts) if hasattr(sizes, "_fields") else tuple(parts)
 
 
-def _try(right: Callable[[], bool], seconds: Callable[[], float]) -> float:
+def _try(is_correct: Callable[[], bool], measure_seconds: Callable[[], float]) -> float:
     try:
-        return seconds() if right() else float("inf")
+        return measure_seconds() if is_correct() else float("inf")
     except Exception:  # exceeds a limit of the machine, or does not compile
         return float("inf")
 
@@ -133,34 +133,34 @@ def tune_case(module: ModuleType, case: Case, done: Container[tuple[str, ShapeKe
     clocks.reset_state(case.device, case.threads)
     inputs = case.inputs(0, case.device)
     contender = case.contenders[case.ours]
-    call, judge = bind_inputs(case, contender.prepare(*inputs), inputs), case.make_check(*inputs)
+    call, check = bind_inputs(case, contender.prepare(*inputs), inputs), case.make_check(*inputs)
 
-    def right() -> bool:
+    def is_correct() -> bool:
         output, gradients = call()
         output = contender.normalize_output(output)
-        return not judge([*(output if isinstance(output, tuple) else (output,)), *gradients]).fault
+        return not check([*(output if isinstance(output, tuple) else (output,)), *gradients]).fault
 
-    def seconds() -> float:
+    def measure_seconds() -> float:
         clock = clocks.make_graph_clock([call])
         return median(clock() for _ in range(15))
 
-    return tune(module, call, right, seconds, done)
+    return tune(module, call, is_correct, measure_seconds, done)
 
 
 def main() -> None:
-    """Write better tile sizes as they are found."""
+    """Measure tile sizes and write better ones to a file; or adopt those of a file."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.tune")
     parser.add_argument("--out", type=Path, help="measure, and write sizes to this file")
     parser.add_argument("--adopt", type=Path, metavar="FILE", help="adopt the sizes of this file in the kernels")
     parser.add_argument("--within", type=float, default=80.0, metavar="SECONDS", help="start no case after this time")
-    asked, begin = parser.parse_args(), time.monotonic()
+    args, begin = parser.parse_args(), time.monotonic()
     page: dict[str, dict[str, list[object]]] = {}
     done: dict[str, set[tuple[str, ShapeKey]]] = {}
-    if asked.out:
+    if args.out:
         for n, (op, folder) in enumerate(KERNELS.items()):
-            until = begin + asked.within * (n + 1) / len(KERNELS)
+            until = begin + args.within * (n + 1) / len(KERNELS)
             module, known = import_module(f"tstk.kernels.{folder}.triton"), done.setdefault(folder, set())
-            cases = [case for case in import_module(f"benchmarks.test_{op}").cases(False, "cuda") if case.op == op]
+            cases = [case for case in import_module(f"benchmarks.test_{op}").list_cases(False, "cuda") if case.op == op]
             for case in [case for case in cases if case.gradients] or cases:
                 if time.monotonic() > until:
                     break
@@ -168,9 +168,9 @@ def main() -> None:
                     print(f"{case}: {name} {rows}", flush=True)
                     page.setdefault(folder, {}).setdefault(name, []).extend([*row] for row in rows.items())
                     known |= {(name, key) for key in rows}
-                asked.out.write_text(json.dumps({tuning.get_compute_capability(): page}, indent=1) + "\n")
-    if asked.adopt:
-        for gpu, ops in json.loads(asked.adopt.read_text()).items():
+                args.out.write_text(json.dumps({tuning.get_compute_capability(): page}, indent=1) + "\n")
+    if args.adopt:
+        for gpu, ops in json.loads(args.adopt.read_text()).items():
             for op, tables in ops.items():
                 sizes = {name: {tuple(key): better for key, better in rows} for name, rows in tables.items()}
                 tuning.write_tuned_sizes(op, gpu, sizes)

@@ -55,17 +55,17 @@ def render_components() -> str:
 
 
 def _render_component(entry: Entry) -> Iterator[str]:
-    found = read_signature(entry.target)
-    yield from (f"## {entry.kind} {entry.name}", "", f"*{entry.summary}.* {_join_lines(found.doc)}", "")
-    if found.options:
+    signature = read_signature(entry.target)
+    yield from (f"## {entry.kind} {entry.name}", "", f"*{entry.summary}.* {_join_lines(signature.doc)}", "")
+    if signature.options:
         yield from ("| option | type | default | what it does |", "|---|---|---|---|")
-        for o in found.options.values():
+        for o in signature.options.values():
             cells = map(_escape_cell, (o.type_label, format_default(o), o.help))
             yield f"| `--{entry.kind}.{o.flag}` | {' | '.join(cells)} |"
         yield ""
     yield f"- shapes: {_describe_shapes(entry)}"
     for word, value in (
-        ("needs", ", ".join(found.class_attrs.get("needs", ()))),
+        ("needs", ", ".join(signature.class_attrs.get("needs", ()))),
         ("provides", ", ".join(sorted(entry.provides))),
         ("paper", entry.paper),
         ("plugin", entry.dist),
@@ -78,12 +78,12 @@ def _render_component(entry: Entry) -> Iterator[str]:
 def _describe_shapes(entry: Entry) -> str:
     """What `forward` says of itself, and what a small one did."""
     doc = inspect.getdoc(getattr(get_registry().load(entry), "forward", None)) or ""
-    said = _join_lines(doc.partition("\n\n")[0]).rstrip(".")
+    summary = _join_lines(doc.partition("\n\n")[0]).rstrip(".")
     try:
         it = build_fixture(entry)
     except AssertionError:
-        return f"{said}."
-    return f"{said}; for example {_describe_example_shapes(it)}"
+        return f"{summary}."
+    return f"{summary}; for example {_describe_example_shapes(it)}"
 
 
 def _describe_example_shapes(fixture: ComponentFixture) -> str:
@@ -140,16 +140,16 @@ def render_mixes() -> str:
     """The page of all mixes, each tried now."""
     installed = [e for slot in SLOTS for e in get_registry().list_entries(slot) if e.dist in list_own_distributions()]
     every = {(e.kind, e.name) for e in installed}
-    found = [m for m in try_mixes(steps=STEPS) if set(m.parts.items()) <= every]
-    counts = {state: sum(m.state == state for m in found) for state in ("trained", "refused", "failed")}
-    reasons = dict(zip(dict.fromkeys(_shorten_reason(m) for m in found if m.reason), _iterate_letters()))
+    mixes = [m for m in try_mixes(steps=STEPS) if set(m.parts.items()) <= every]
+    counts = {state: sum(m.state == state for m in mixes) for state in ("trained", "refused", "failed")}
+    reasons = dict(zip(dict.fromkeys(_shorten_reason(m) for m in mixes if m.reason), _iterate_letters()))
     lines = [
         "# Mixes",
         "",
         GENERATED_NOTICE,
         "",
         f"Every combination of the components of the core and of the plugins in this repository, as small as can be: "
-        f"{len(found)} mixes, of which {counts['trained']} trained {STEPS} steps, {counts['refused']} were refused "
+        f"{len(mixes)} mixes, of which {counts['trained']} trained {STEPS} steps, {counts['refused']} were refused "
         f"before any data were read, for the reason that the letter stands for, and {counts['failed']} failed. A mix "
         "is tried on labelled series; where the refusal advises a table to forecast, independent channels or a causal "
         "encoder, that is tried.",
@@ -160,7 +160,7 @@ def render_mixes() -> str:
         lines += [f"## tokenizer {tokenizer}", "", "| loss | answered by | " + " | ".join(encoders) + " |"]
         lines += ["|---|---|" + ":-:|" * len(encoders)]
         rows: dict[tuple[str, str], dict[str, Mix]] = {}
-        for m in found:
+        for m in mixes:
             if m.parts["tokenizer"] == tokenizer:
                 rows.setdefault((m.parts["loss"], _get_output_part(m)), {})[m.parts["encoder"]] = m
         for (loss, answer), row in rows.items():

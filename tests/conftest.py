@@ -108,7 +108,7 @@ def windows():
 @pytest.fixture
 def syllables(monkeypatch):
     """Register a tokenizer with a codebook and return its name."""
-    monkeypatch.syspath_prepend(Path(__file__).parent / "made_up")
+    monkeypatch.syspath_prepend(Path(__file__).parent / "support")
     entry = Entry(
         "tokenizer", "syllables", "syllables:Syllables", "A codebook", frozenset({"vocab_size"}), dist="made-up"
     )

@@ -1,4 +1,4 @@
-"""The Python interface reads like the command line."""
+"""The Python interface has the names of the command line."""
 
 import inspect
 import json
@@ -214,8 +214,7 @@ def short(npz):
 
 def test_a_class_trains_is_recorded_and_is_given_again_to_load_the_run(tmp_path, forget_components, short):
     run, series = tmp_path / "run", tstk.Series(torch.randn(3, 2, 20))
-    Scale = define_encoder()
-    tstk.fit(encoder=Scale, encoder__power=3, encoder__shift=1, **short, out=run)
+    tstk.fit(encoder=define_encoder(), encoder__power=3, encoder__shift=1, **short, out=run)
     record = json.loads((run / "config.json").read_text())["local"]["encoder"]
     assert (record["name"], record["class"], record["file"]) == (
         "Scale",

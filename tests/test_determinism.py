@@ -1,4 +1,4 @@
-"""The same seed gives the same weights, whatever the order in which threads come to an end."""
+"""The same seed gives the same weights, whatever the timing of threads."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from tstk.config.resolve import resolve_config
 from tstk.errors import OptionError, TrainingError
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import get_registry
+from tstk.training import runs
 from tstk.training.callbacks import Callback
 from tstk.training.devices import use_deterministic_algorithms
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.runs import resume_run
-from tstk.training.runs import train as train_run
 
-MADE_UP = Path(__file__).parent / "made_up"
-sys.path.insert(0, str(MADE_UP))
+SUPPORT = Path(__file__).parent / "support"
+sys.path.insert(0, str(SUPPORT))
 
 from fingerprints import components, label, train, variants  # noqa: E402
 
@@ -31,12 +31,12 @@ each_component = pytest.mark.parametrize("entry", components(), ids=label)
 
 
 def with_two_threads(script, processes=1):
-    """What a script prints in processes of their own, side by side."""
+    """Run a script in several processes at once and return what each printed."""
     root = str(Path(tstk.__file__).parent.parent)
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     # threads that wait without spinning: half the time where other processes want the processor too
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
-    words = [sys.executable, MADE_UP / script]
+    words = [sys.executable, SUPPORT / script]
     children = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     printed = [child.communicate()[0] for child in children]
     assert not any(child.returncode for child in children)
@@ -45,7 +45,7 @@ def with_two_threads(script, processes=1):
 
 @pytest.fixture(scope="module")
 def fingerprints():
-    """Of the weights of all variants of each component, from each of two processes."""
+    """Return the fingerprints of all variants of each component, from two processes."""
     return [json.loads(text) for text in with_two_threads("fingerprints.py", processes=2)]
 
 
@@ -57,7 +57,7 @@ def test_two_processes_with_two_threads_train_the_same_weights(fingerprints, ent
 
 
 class Addition(TorchDispatchMode):
-    """Refuses what adds into a tensor in the order in which threads come along."""
+    """Refuse operations that add into a tensor in the order of threads."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -85,7 +85,7 @@ def test_every_component_runs_forward_and_backward_in_the_mode_that_refuses(entr
 
 
 def settings():
-    """What the option changes."""
+    """Return the settings that the option changes."""
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -116,27 +116,27 @@ def test_the_option_holds_for_the_run_and_its_resumption_and_is_gone_afterwards(
     before, run = settings(), tmp_path / "run"
     watch = Watch(stop=True)
     with pytest.raises(TrainingInterrupted):
-        train_run(config(npz, deterministic=True), run, callbacks=[watch])
+        runs.train(config(npz, deterministic=True), run, callbacks=[watch])
     assert settings() == before
     again = Watch()
     resume_run(run, callbacks=[again])
     assert settings() == before
     assert watch.seen == again.seen == [(True, False, False, ":4096:8")]
     plain = Watch()
-    train_run(config(npz), tmp_path / "plain", callbacks=[plain])
+    runs.train(config(npz), tmp_path / "plain", callbacks=[plain])
     assert plain.seen == [before] * 2
 
 
-@pytest.mark.parametrize(("back", "where"), [(False, "in head 'careless'"), (True, "in the backward pass")])
+@pytest.mark.parametrize(("back", "where"), [(False, "in head 'nondeterministic'"), (True, "in the backward pass")])
 def test_an_operation_without_a_deterministic_form_is_refused_in_a_line_that_names_it(
     npz, tmp_path, monkeypatch, back, where
 ):
-    entry = Entry("head", "careless", "careless:Careless", "Puts numbers anywhere", dist="made-up")
-    monkeypatch.setitem(get_registry()._table, ("head", "careless"), [entry])
-    before, head = settings(), {"use": "careless", "back": back}
-    train_run(config(npz, head), tmp_path / "plain")
+    entry = Entry("head", "nondeterministic", "nondeterministic:NondeterministicHead", "Varies", dist="made-up")
+    monkeypatch.setitem(get_registry()._table, ("head", "nondeterministic"), [entry])
+    before, head = settings(), {"use": "nondeterministic", "back": back}
+    runs.train(config(npz, head), tmp_path / "plain")
     with pytest.raises(TrainingError) as caught:
-        train_run(config(npz, head, deterministic=True), tmp_path / "run")
+        runs.train(config(npz, head, deterministic=True), tmp_path / "run")
     assert "no deterministic implementation of put_" in str(caught.value)
     assert where in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -154,21 +154,21 @@ def test_a_workspace_of_cublas_that_changes_results_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-def test_another_number_of_threads_is_told_when_a_run_goes_on(npz, tmp_path):
+def test_another_number_of_threads_is_noted_when_a_run_is_resumed(npz, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(TrainingInterrupted):
-        train_run(config(npz), run, callbacks=[Watch(stop=True)])
+        runs.train(config(npz), run, callbacks=[Watch(stop=True)])
     path = run / "config.json"
     given = json.loads(path.read_text())
     threads = torch.get_num_threads()
     assert given["hardware"]["threads"] == str(threads)
-    said = []
+    notes = []
     torch.set_num_threads(threads + 1)
     try:
-        resume_run(run, print_fn=said.append)
+        resume_run(run, print_fn=notes.append)
     finally:
         torch.set_num_threads(threads)
-    (line,) = [line for line in said if "threads" in line]
+    (line,) = [line for line in notes if "threads" in line]
     assert f"threads was {threads} and is {threads + 1}" in line
     assert f"OMP_NUM_THREADS={threads} restores the number of threads" in line
 

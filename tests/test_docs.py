@@ -1,4 +1,4 @@
-"""Every example of the documentation is run, document by document, in a folder of its own."""
+"""Every example of the documentation is run, page by page, in a temporary folder."""
 
 import os
 import re
@@ -30,8 +30,8 @@ def examples(page):
                 yield language, line[2:].split("  #")[0].strip()
 
 
-def quick(command):
-    """The same command with one short epoch and small parts, if it trains."""
+def shorten(command):
+    """Return the command, with two steps and small components if it trains."""
     words = shlex.split(command)[1:]
     if words[0] == "train" and not {"--help", "--dry-run", "--print-config"} & set(words):
         words += ["--steps", "2", "--batch-size", "8", "--quiet"]
@@ -49,14 +49,14 @@ def quick(command):
 
 @pytest.fixture
 def few_windows(monkeypatch):
-    """Tables to forecast have some forty windows a part instead of thousands, at the same places."""
+    """Thin the windows of tables to some forty per split."""
     whole = WindowDataset.__init__
 
-    def thinned(self, table, context, horizon, stride=1):
+    def init_with_larger_stride(self, table, context, horizon, stride=1):
         count = table.shape[1] - context - horizon + 1
         whole(self, table, context, horizon, max(stride, count // 40) if horizon else stride)
 
-    monkeypatch.setattr(WindowDataset, "__init__", thinned)
+    monkeypatch.setattr(WindowDataset, "__init__", init_with_larger_stride)
 
 
 @pytest.mark.slow
@@ -70,8 +70,8 @@ def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if (ARCHIVE / "ucr").is_dir():
         monkeypatch.setenv("TSTK_DATA", str(ARCHIVE))
-    found, absent, namespace = list(examples(page)), set(), {"__name__": "example"}
-    for language, text in found:
+    blocks, absent, namespace = list(examples(page)), set(), {"__name__": "example"}
+    for language, text in blocks:
         if language == "python":
             exec(compile(text, str(page), "exec"), namespace)
         elif text.startswith("tstk "):
@@ -80,12 +80,12 @@ def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
                 # what builds on it is not run either
                 absent |= {words[i + 1] for i, word in enumerate(words) if word == "--out"}
                 continue
-            result = CliRunner().invoke(cli, quick(text), catch_exceptions=False)
+            result = CliRunner().invoke(cli, shorten(text), catch_exceptions=False)
             assert result.exit_code == 0, f"{page.name}: {text}\n{result.output}"
         else:
             assert text.split()[0] in ("make", "pip", "pytest", "python"), f"{page.name}: who runs {text!r}?"
     if page.name == "README.md":
-        assert found, "a README without an example"
+        assert blocks, "a README without an example"
 
 
 def test_the_readme_names_only_make_targets_that_exist():

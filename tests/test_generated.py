@@ -1,4 +1,4 @@
-"""The pages that are made of the code say what the code says; where they do not, `make docs` makes them again."""
+"""The generated pages are up to date; `make docs` generates them."""
 
 import importlib.util
 import random
@@ -50,9 +50,9 @@ def cells():
 
 
 def test_the_page_of_mixes_has_every_component_and_no_failure(generate):
-    found = list(cells())
-    seen = {("tokenizer", c[0]) for c in found} | {("encoder", c[1]) for c in found} | {("loss", c[2]) for c in found}
-    seen |= {(c[3], c[4]) for c in found}
+    rows = list(cells())
+    seen = {("tokenizer", c[0]) for c in rows} | {("encoder", c[1]) for c in rows} | {("loss", c[2]) for c in rows}
+    seen |= {(c[3], c[4]) for c in rows}
     ours = {
         (e.kind, e.name)
         for slot in SLOTS
@@ -60,8 +60,8 @@ def test_the_page_of_mixes_has_every_component_and_no_failure(generate):
         if e.dist in generate.list_own_distributions()
     }
     assert seen == ours, "run make docs"
-    assert all(re.fullmatch(r"✓|\*\*[a-z]+\*\*", c[5]) for c in found)
-    assert len([c for c in found if c[5] == "✓"]) > 100
+    assert all(re.fullmatch(r"✓|\*\*[a-z]+\*\*", c[5]) for c in rows)
+    assert len([c for c in rows if c[5] == "✓"]) > 100
 
 
 @pytest.mark.slow

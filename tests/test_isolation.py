@@ -1,4 +1,4 @@
-"""Plugins that are broken in every way we could think of, as real packages: nobody else notices."""
+"""Broken plugins, as real packages, do not affect other plugins."""
 
 import json
 import os
@@ -80,8 +80,8 @@ print(json.dumps(said), file=sys.__stdout__)
 """
 
 
-def said(commands, folder=None, **variables):
-    """What a fresh process says to each command: exit code, stdout, stderr."""
+def run_cli(commands, folder=None, **variables):
+    """Run commands in a new process; return exit code, stdout and stderr of each."""
     path = os.pathsep.join([*([str(folder)] if folder else []), str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", SAY, json.dumps(commands)],
@@ -95,7 +95,7 @@ def said(commands, folder=None, **variables):
 
 @pytest.fixture(scope="module")
 def usual():
-    return said(UNRELATED)
+    return run_cli(UNRELATED)
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def usual():
 def test_a_broken_plugin_changes_nothing_else_and_is_listed_with_its_cause(kind, usual, tmp_path):
     light, part, metadata, state, cause = BROKEN[kind]
     folder = package(tmp_path, light, part, metadata)
-    *others, listed, table = said([*UNRELATED, ("plugins", "list", "--json"), ("plugins", "list")], folder)
+    *others, listed, table = run_cli([*UNRELATED, ("plugins", "list", "--json"), ("plugins", "list")], folder)
     for before, after in zip(usual, others, strict=True):
         assert after[0] == before[0] == 0
         assert after[1] == before[1]
@@ -117,13 +117,13 @@ def test_a_broken_plugin_changes_nothing_else_and_is_listed_with_its_cause(kind,
     assert cause in table[2]
 
 
-def test_what_failed_is_told_where_it_is_the_reason_and_only_there(tmp_path):
+def test_a_failed_plugin_is_mentioned_only_where_it_is_the_reason(tmp_path):
     folder = package(tmp_path, BROKEN["import error"][0], PART)
-    code, _, error = said([("show", "encoder", "good")], folder)[0]
+    code, _, error = run_cli([("show", "encoder", "good")], folder)[0]
     assert code == 2
     assert "failed to load: bad-plugin (ImportError" in error
     folder = package(tmp_path / "lost", entry(target="bad_plugin.gone:Good"), PART)
-    code, _, error = said([("train", "--encoder", "good", "--dry-run")], folder)[0]
+    code, _, error = run_cli([("train", "--encoder", "good", "--dry-run")], folder)[0]
     assert code == 2
     assert error.startswith("Error: there is no module 'bad_plugin.gone'")
 
@@ -131,7 +131,7 @@ def test_what_failed_is_told_where_it_is_the_reason_and_only_there(tmp_path):
 @pytest.mark.parametrize(("chosen", "seen"), [("none", False), ("bad", True), ("bad-plugin", True), ("timae", False)])
 def test_a_variable_chooses_plugins(chosen, seen, tmp_path):
     folder = package(tmp_path, FINE, PART)
-    (_, listed, _), (_, table, _) = said([("list", "encoders"), ("plugins", "list")], folder, TSTK_PLUGINS=chosen)
+    (_, listed, _), (_, table, _) = run_cli([("list", "encoders"), ("plugins", "list")], folder, TSTK_PLUGINS=chosen)
     assert ("good" in listed) == ("bad-plugin" in table) == seen
     assert "transformer" in listed
 

@@ -58,21 +58,21 @@ def combinations(every):
             (own if dists <= set(OWN) else foreign).append(tables)
     if os.environ.get("TSTK_MIX") == "all":
         return own + foreign
-    return (own if every else some(own)) + some(foreign)
+    return (own if every else sample_combinations(own)) + sample_combinations(foreign)
 
 
-def some(combinations):
-    """No more than a few, always the same."""
+def sample_combinations(combinations):
+    """Return a fixed sample of the combinations."""
     return combinations if len(combinations) <= SAMPLE else Random(0).sample(combinations, SAMPLE)
 
 
 def step(pipeline, series):
-    """One optimizer step; what went wrong, or nothing."""
+    """Train one step; return what went wrong, or ''."""
     optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], lr=1e-3)
-    flow = pipeline.train()(series, SampleRNG(0, 1, series.sample_id))
-    if not flow.loss.isfinite():
-        return f"the loss is {float(flow.loss)}"
-    flow.loss.backward()
+    step_output = pipeline.train()(series, SampleRNG(0, 1, series.sample_id))
+    if not step_output.loss.isfinite():
+        return f"the loss is {float(step_output.loss)}"
+    step_output.loss.backward()
     grads = {n: p.grad for n, p in pipeline.named_parameters() if p.requires_grad}
     non_finite = [n for n, g in grads.items() if g is not None and not g.isfinite().all()]
     if non_finite:
@@ -80,12 +80,12 @@ def step(pipeline, series):
     if all(g is None or not g.any() for g in grads.values()):
         return "no gradient at all"
     optimizer.step()
-    pipeline.after_step([flow])
+    pipeline.after_step([step_output])
     return ""
 
 
 def afterwards(pipeline, series):
-    """What is done with a trained pipeline; what went wrong, or nothing."""
+    """Evaluate, save and load a trained pipeline; return what went wrong, or ''."""
     pipeline.eval()
     with torch.no_grad():
         outputs = {

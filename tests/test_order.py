@@ -1,5 +1,5 @@
-"""Where only the order of patches tells the classes apart, every encoder with every head finds it, from scratch and
-after every pretraining.
+"""Every encoder with every head learns classes that differ only in the order of patches, from scratch and after every
+pretraining.
 
 A series has eight patches: one rises and one falls, the others are noise. In one class the rise is in the first half
 and the fall in the second, in the other class it is the other way round; both hold the same patches equally often.
@@ -40,7 +40,7 @@ PRETRAINING = {
     },
     "spectrum+time": {"tokenizer": {"use": "cwt", "dim": 32, "patch_time": PATCH, "patch_freq": 4, "scales": 8}},
 }
-"""What each loss is used with, where it is not patches, a Transformer and its usual decoder."""
+"""Components for a loss that does not work with patches, a Transformer and its default decoder."""
 
 NO_PRETRAINING = {
     "distill": "needs the run of a teacher",
@@ -49,11 +49,11 @@ NO_PRETRAINING = {
     "code-soft": "forecasts",
     "code-gumbel": "forecasts",
 }
-"""Losses that ask decoders but do not pretrain a classifier of plain series, with the reason."""
+"""Losses that consume predictions but do not pretrain a classifier of plain series, with the reason."""
 
 
 def batch(count, seed):
-    """Series of both classes by turns."""
+    """Return series of alternating classes."""
     draw = torch.Generator().manual_seed(seed)
     x = 0.3 * torch.randn(count, PATCHES, PATCH, generator=draw)
     y = torch.arange(count) % 2
@@ -65,44 +65,44 @@ def batch(count, seed):
     return Series(x.reshape(count, 1, -1), y=y, sample_id=seed * count + torch.arange(count))
 
 
-def small(kind, name, /, **more):
-    """A table for a component, at the smallest size and else as it comes."""
+def small_table(kind, name, /, **more):
+    """Return the table of a component with small sizes and defaults otherwise."""
     options = read_signature(get_registry().find(kind, name).target).options
     sizes = {k: v for k, v in SMALL.items() if k in options and not options[k].is_component}
     return {"use": name, **(sizes if kind != "tokenizer" else {}), **more}
 
 
 def built(**tables):
-    """A bound pipeline on patches, unless another tokenizer is given."""
+    """Return a bound pipeline, on patches by default."""
     torch.manual_seed(0)
     tables = {"tokenizer": {"use": "patch", "dim": 32, "window": PATCH}, **tables}
     for kind, table in tables.items():
         table = {"use": table} if isinstance(table, str) else table
-        tables[kind] = small(kind, table["use"], **table)
+        tables[kind] = small_table(kind, table["use"], **table)
     pipeline = build_pipeline(resolve_config(("test", tables)), SPEC)
     pipeline.bind()
     return pipeline
 
 
-def trained(pipeline, steps=STEPS):
-    """The pipeline after some steps, each on series that it has not seen before."""
+def train_steps(pipeline, steps=STEPS):
+    """Train for some steps on new series; return the pipeline in eval mode."""
     optimizer = torch.optim.AdamW([p for p in pipeline.parameters() if p.requires_grad], lr=LR)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
     pipeline.train()
     for step in range(steps):
         series = batch(BATCH, seed=step)
-        flow = pipeline(series, SampleRNG(0, step, series.sample_id))
+        step_output = pipeline(series, SampleRNG(0, step, series.sample_id))
         optimizer.zero_grad()
-        flow.loss.backward()
+        step_output.loss.backward()
         torch.nn.utils.clip_grad_norm_(pipeline.parameters(), 1.0)
         optimizer.step()
         rates.step()
-        pipeline.after_step([flow])
+        pipeline.after_step([step_output])
     return pipeline.eval()
 
 
-def mounted(pipeline, parts, freeze=False):
-    """The pipeline with the weights of these parts."""
+def load_parts(pipeline, parts, freeze=False):
+    """Load the weights of components into a pipeline."""
     for name, part in parts.items():
         getattr(pipeline, name).load_pretrained(part.state_dict(), part.spec)
         if freeze:
@@ -110,13 +110,13 @@ def mounted(pipeline, parts, freeze=False):
     return pipeline
 
 
-def found(pipeline):
-    """What the model makes of new series, as they are and shuffled."""
+def score_order(pipeline):
+    """Score new series, with their tokens in order and shuffled."""
     return evaluate_token_order(pipeline, [batch(256, seed=10_000)])
 
 
 def names(kind):
-    """Components of a kind that can be loaded here."""
+    """Yield the components of a kind whose dependencies are installed."""
     for name in get_registry().list_names(kind):
         try:
             get_registry().load(get_registry().find(kind, name))
@@ -126,18 +126,18 @@ def names(kind):
 
 
 def classifiers():
-    """Heads that answer with a class."""
+    """Yield the heads that classify."""
     for name in names("head"):
-        if "classes" in get_registry().load(get_registry().find("head", name)).needs:
+        if "num_classes" in get_registry().load(get_registry().find("head", name)).needs:
             yield name
 
 
 def losses():
-    """Losses that ask a decoder."""
-    found = [
+    """Return the losses that consume a decoder's predictions."""
+    needing_decoder = [
         name for name in names("loss") if get_registry().load(get_registry().find("loss", name)).consumes == "decoder"
     ]
-    return [name for name in found if name not in NO_PRETRAINING]
+    return [name for name in needing_decoder if name not in NO_PRETRAINING]
 
 
 def check(encoder, head):
@@ -147,7 +147,7 @@ def check(encoder, head):
         if ("head", head) in ORDER_FREE:
             return
         raise
-    result = found(trained(pipeline))
+    result = score_order(train_steps(pipeline))
     if {("encoder", encoder), ("head", head)} & ORDER_FREE.keys():
         assert result.accuracy < 0.65, f"{encoder} with {head} is called order-free: {result.summary}"
     else:
@@ -157,14 +157,14 @@ def check(encoder, head):
 
 
 @pytest.mark.parametrize(("encoder", "head"), [("transformer", "linear"), ("bert", "cot"), ("identity", "linear")])
-def test_the_usual_classifiers_solve_what_only_order_tells(encoder, head):
+def test_the_default_classifiers_solve_a_task_that_depends_on_order_alone(encoder, head):
     check(encoder, head)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", list(classifiers()))
 @pytest.mark.parametrize("encoder", list(names("encoder")))
-def test_every_encoder_with_every_head_solves_what_only_order_tells(encoder, head):
+def test_every_encoder_with_every_head_solves_a_task_that_depends_on_order_alone(encoder, head):
     check(encoder, head)
 
 
@@ -177,12 +177,14 @@ def test_order_is_still_found_after_every_pretraining(loss):
     if "vocab_size" in part.needs:  # codes are learnt first, and then stay
         pytest.importorskip("tstk_plugins_vqvae")
         coder = built(tokenizer=tables["tokenizer"], encoder="identity", loss="reconstruct", decoder="own")
-        learnt["tokenizer"] = trained(coder).tokenizer
-    before = trained(mounted(built(**{"decoder": part.default_decoder, **tables}, loss=loss), learnt, freeze=True))
+        learnt["tokenizer"] = train_steps(coder).tokenizer
+    before = train_steps(
+        load_parts(built(**{"decoder": part.default_decoder, **tables}, loss=loss), learnt, freeze=True)
+    )
     parts = {kind: tables[kind] for kind in ("tokenizer", "encoder") if kind in tables}
     learnt = {"tokenizer": before.tokenizer, "encoder": before.encoder}
-    pipeline = mounted(built(head="linear", **parts), learnt)
-    result = found(trained(pipeline))
+    pipeline = load_parts(built(head="linear", **parts), learnt)
+    result = score_order(train_steps(pipeline))
     assert result.accuracy > 0.9, f"after {loss}: {result.summary}"
     assert result.uses_order
 

@@ -1,4 +1,4 @@
-"""What a fresh interpreter imports: nothing heavy to help, list and show, no compiler and no scikit-learn to train."""
+"""Imports of a new interpreter: nothing heavy for help, list and show; no compiler and no scikit-learn for training."""
 
 import json
 import os
@@ -65,7 +65,7 @@ HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "sklearn", "scipy", "matpl
 
 
 def fresh(code, folder=None):
-    """What a new interpreter prints last."""
+    """Return the last line that a new interpreter prints."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=variables)
     assert result.returncode == 0, result.stderr
@@ -129,16 +129,16 @@ def test_the_module_is_the_console_script():
 
 
 @pytest.mark.parametrize(
-    ("given", "spins"),
+    ("environment", "spins"),
     [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
 )
-def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch, given, spins):
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch, environment, spins):
     from tstk.cli import shorten_openmp_spin
 
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.setenv(name, "")  # remembers what was there, for after the test
         monkeypatch.delenv(name)
-    for name, value in given.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     shorten_openmp_spin()
     assert os.environ.get("GOMP_SPINCOUNT") == spins
@@ -164,7 +164,7 @@ from tstk.plugins.registry import get_registry
 print(sum(p.dist.startswith("dummy") for p in get_registry().plugins), end=" ")
 print(*sorted(m for m in sys.modules if m == "torch" or not m.startswith("dummy") or m.count(".") != 1))
 """
-    said = []
+    listings = []
     for path in ([], [str(tmp_path)]):
         variables = {
             **os.environ,
@@ -173,8 +173,8 @@ print(*sorted(m for m in sys.modules if m == "torch" or not m.startswith("dummy"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
         assert done.returncode == 0, done.stderr
         count, *modules = done.stdout.splitlines()[-1].split()
-        said.append((count, set(modules)))
-    (none, before), (ten, after) = said
+        listings.append((count, set(modules)))
+    (none, before), (ten, after) = listings
     assert (none, ten) == ("0", "10")
     assert after - before == {f"dummy{i}" for i in range(10)}
     assert "torch" not in after

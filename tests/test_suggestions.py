@@ -1,4 +1,4 @@
-"""A slip of one letter is answered with what was meant: counted over a thousand slips."""
+"""A typo of one letter gets the intended name as suggestion: counted over a thousand typos."""
 
 import re
 import shlex
@@ -20,50 +20,50 @@ SETS = ("GunPoint", "ECG5000", "BasicMotions", "ArrowHead", "ItalyPowerDemand", 
 SLIPS = 1000
 
 
-def slip(word, random):
-    """The word with one letter dropped, doubled, put in, replaced or swapped with its neighbour."""
-    at = random.randrange(len(word))
+def make_typo(word, random):
+    """Return the word with one letter dropped, inserted, replaced, or swapped with its neighbour."""
+    i = random.randrange(len(word))
     letter = random.choice(string.ascii_lowercase)
     return random.choice(
         [
-            word[:at] + word[at + 1 :],
-            word[:at] + letter + word[at:],
-            word[:at] + letter + word[at + 1 :],
-            word[: max(at - 1, 0)] + word[max(at - 1, 0) : at + 1][::-1] + word[at + 1 :],
+            word[:i] + word[i + 1 :],
+            word[:i] + letter + word[i:],
+            word[:i] + letter + word[i + 1 :],
+            word[: max(i - 1, 0)] + word[max(i - 1, 0) : i + 1][::-1] + word[i + 1 :],
         ]
     )
 
 
-def first(message):
-    """The first suggestion of a message."""
+def find_suggestion(message):
+    """Return the first suggestion of a message."""
     found = re.search(r"Did you mean '([^']+)'", message)
     return found[1] if found else None
 
 
-def of_registry(kind):
+def suggest_by_registry(kind):
     def ask(typed):
         with pytest.raises(UnknownNameError) as caught:
             get_registry().find(kind, typed)
-        return first(str(caught.value))
+        return find_suggestion(str(caught.value))
 
     return ask
 
 
-def of_data(typed, root):
+def suggest_by_catalog(typed, root):
     with pytest.raises(UnknownNameError) as caught:
         locate(typed, root)
-    return first(str(caught.value))
+    return find_suggestion(str(caught.value))
 
 
-def of_words(line):
-    return first(CliRunner().invoke(cli, shlex.split(line), prog_name="tstk").stderr)
+def suggest_by_cli(line):
+    return find_suggestion(CliRunner().invoke(cli, shlex.split(line), prog_name="tstk").stderr)
 
 
-def questions(root):
-    """(where, word, the names that it stands among, what is suggested for a slip) of every name there is."""
+def list_questions(root):
+    """Yield (place, name, all names of that place, function from a typo to its suggestion) for every name."""
     for kind in KINDS:
         names = get_registry().list_names(kind)
-        yield from ((kind, name, names, of_registry(kind)) for name in names)
+        yield from ((kind, name, names, suggest_by_registry(kind)) for name in names)
     for slot in SLOTS:
         for use in get_registry().list_names(slot):
             names = list(read_signature(get_registry().find(slot, use).target).options)
@@ -71,8 +71,8 @@ def questions(root):
                 prefix = f"--{slot}."
 
                 def ask(typed, slot=slot, use=use, prefix=prefix):
-                    found = of_words(f"train --{slot} {use} {prefix}{typed} 1")
-                    return found and found.removeprefix(prefix).replace("-", "_")
+                    suggestion = suggest_by_cli(f"train --{slot} {use} {prefix}{typed} 1")
+                    return suggestion and suggestion.removeprefix(prefix).replace("-", "_")
 
                 yield f"{slot} {use}", name, names, ask
     sections = [o.flag for s in SECTIONS for o in read_signature(SECTIONS[s]).options.values()]
@@ -81,32 +81,32 @@ def questions(root):
             "train",
             name,
             [*sections, *SLOTS, "data", "config", "out"],
-            lambda typed: (found := of_words(f"train --{typed} 1")) and found.removeprefix("--"),
+            lambda typed: (suggestion := suggest_by_cli(f"train --{typed} 1")) and suggestion.removeprefix("--"),
         )
     sets = [*SETS, *ALIASES, "har-demo"]
-    yield from (("data", name, sets, lambda typed: of_data(typed, root)) for name in SETS)
+    yield from (("data", name, sets, lambda typed: suggest_by_catalog(typed, root)) for name in SETS)
     commands = get_registry().list_names("command")
-    yield from (("command", name, commands, of_words) for name in commands)
+    yield from (("command", name, commands, suggest_by_cli) for name in commands)
     for group, names in (("plugins", ("list", "new", "check")), ("config", ("list", "show", "copy"))):
-        yield from ((group, n, names, lambda typed, group=group: of_words(f"{group} {typed}")) for n in names)
+        yield from ((group, n, names, lambda typed, group=group: suggest_by_cli(f"{group} {typed}")) for n in names)
 
 
 @pytest.mark.slow
-def test_of_a_thousand_slips_98_in_100_are_answered_with_what_was_meant(tmp_path, monkeypatch):
+def test_of_a_thousand_typos_98_in_100_get_the_intended_name_as_suggestion(tmp_path, monkeypatch):
     monkeypatch.delenv("TSTK_DATA", raising=False)
     for name in SETS:
         (tmp_path / f"{name}.npz").write_bytes(b"")
-    found = [q for q in questions(str(tmp_path)) if len(q[1]) >= 4]
-    random, wrong, asked = Random(0), [], 0
-    while asked < SLIPS:
+    found = [q for q in list_questions(str(tmp_path)) if len(q[1]) >= 4]
+    random, wrong, count = Random(0), [], 0
+    while count < SLIPS:
         where, word, names, ask = random.choice(found)
-        typed = slip(word, random)
+        typed = make_typo(word, random)
         if typed.lower() in {n.lower() for n in names} or not typed or typed.startswith("-"):
             continue
-        asked += 1
+        count += 1
         if (said := ask(typed)) != word:
             wrong.append(f"{where} {word!r}, typed {typed!r}: {said!r}")
-    print(f"{asked - len(wrong)} of {asked} slips answered with what was meant")
+    print(f"{count - len(wrong)} of {count} slips answered with what was meant")
     assert len(wrong) <= SLIPS * 0.02, "\n".join(wrong)
 
 
@@ -120,5 +120,5 @@ def test_of_a_thousand_slips_98_in_100_are_answered_with_what_was_meant(tmp_path
         ("plugins new x --knd head", "'--kind'"),
     ],
 )
-def test_commands_and_options_everywhere_are_answered(line, says):
+def test_misspelled_commands_and_options_get_a_suggestion(line, says):
     assert f"Did you mean {says}?" in CliRunner().invoke(cli, line.split(), prog_name="tstk").stderr

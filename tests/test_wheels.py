@@ -1,4 +1,4 @@
-"""tstk and every plugin of the repository as wheels, in an environment of their own: what users install is whole.
+"""tstk and every plugin of the repository as wheels, in a separate environment: what users install is complete.
 
 The wheels are built without network or build isolation. The environment sees the libraries of this one (torch and the
 rest), but of tstk and its plugins only the wheels.
@@ -22,7 +22,7 @@ PROJECTS = {"tstk": ROOT, **{f"tstk-plugins-{p.name}": p for p in sorted((ROOT /
 
 
 def run(*words, **variables):
-    """What a command prints, run outside the repository."""
+    """Run a command outside the repository; return what it prints."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TSTK_DATA")} | variables
     done = subprocess.run([str(w) for w in words], capture_output=True, text=True, cwd=gettempdir(), env=environment)
     assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
@@ -30,7 +30,7 @@ def run(*words, **variables):
 
 
 def _ignore_all_but_sources(source):
-    """For shutil.copytree: skip build products anywhere, and at the top what is not part of the package."""
+    """Ignore build products, and files at the top that are not part of the package, for `shutil.copytree`."""
     products = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
     beside = {"plugins", "tests", "runs"}
     return lambda folder, names: products(folder, names) | (beside if Path(folder) == Path(source) else set())
@@ -38,7 +38,7 @@ def _ignore_all_but_sources(source):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """The interpreter of an environment in which the wheels are installed."""
+    """Return the interpreter of an environment with the wheels."""
     folder = tmp_path_factory.mktemp("wheels")
     for name, source in PROJECTS.items():
         # building leaves traces in the source
@@ -118,14 +118,14 @@ main()
 
 
 def test_the_pretrained_encoder_is_in_the_wheel_and_needs_no_network(python, tmp_path):
-    found = (
+    locate = (
         "import tstk; from tstk.config.run_directory import resolve_run_dir; print(resolve_run_dir('pretrained/small'))"
     )
-    code = f"{found}; tstk.load('pretrained/small')"
+    code = f"{locate}; tstk.load('pretrained/small')"
     assert str(python.parent.parent) in run(python, "-c", code, OMP_NUM_THREADS="1")
     words = ("probe", "pretrained/small", "--data", "har-demo", "--pool", "statistics", "--param", "0.1", "--json")
-    found = json.loads(run(python, "-c", OFFLINE, *words, OMP_NUM_THREADS="1"))
-    assert found["results"][0]["accuracy"] > 0.7
+    result = json.loads(run(python, "-c", OFFLINE, *words, OMP_NUM_THREADS="1"))
+    assert result["results"][0]["accuracy"] > 0.7
     words = ("train", "--config", "finetune", "--init-from", "pretrained/small", "--data", "har-demo", "--steps", "1")
     run(python, "-c", OFFLINE, *words, "--device", "cpu", "--out", tmp_path / "tuned", OMP_NUM_THREADS="1")
     assert (tmp_path / "tuned" / "model.safetensors").is_file()

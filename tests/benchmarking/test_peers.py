@@ -1,4 +1,4 @@
-"""Peers of a bench: what they learn from, what is done to series for them, and what they refuse."""
+"""Peers of a bench: their training data, the preparation of series, and refusals."""
 
 import json
 import sys
@@ -30,19 +30,19 @@ def ragged_part():
 def test_unobserved_samples_take_the_last_value_observed_before_them_else_the_next():
     nan = np.nan
     rows = [[nan, 1, 2, nan, 4, 5], [6, 7, 8, 9, 10, 11], [12, 13, 14, 15, nan, nan], [nan] * 6]
-    wanted = []
+    expected = []
     for row in rows:
         filled, last = [], next((v for v in row if np.isfinite(v)), 0.0)
         for value in row:
             last = value if np.isfinite(value) else last
             filled.append(last)
-        wanted.append(filled)
-    assert fill_forward(ragged_part()).flatten(0, 1).tolist() == wanted
+        expected.append(filled)
+    assert fill_forward(ragged_part()).flatten(0, 1).tolist() == expected
 
 
 @pytest.fixture
 def recording(monkeypatch):
-    """The path of a classifier that keeps what it is given, and what it kept."""
+    """The import path of a classifier that records its inputs, and the record."""
     kept = {}
 
     class Recording:
@@ -98,13 +98,13 @@ def tstk_config():
 
 def test_a_peer_learns_from_the_whole_training_part_and_a_finished_cell_is_kept(tstk_config, tmp_path, monkeypatch):
     method = Method("peer:1nn", make_peer_runner("1nn", tstk_config))
-    found = run_benchmark({"near": method}, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
-    (cell,) = found.cells
+    result = run_benchmark({"near": method}, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
+    (cell,) = result.cells
     assert round(cell.result["scores"]["accuracy"], 4) == 0.4537
     assert cell.result.keys() >= {"fit_seconds", "predict_seconds", "notes", "package"}
     assert json.loads((cell.run_dir / "score.json").read_text()) == cell.result
     monkeypatch.setattr(peers, "load", None)  # would be called to run it again
-    assert run_benchmark({"near": method}, {"har-demo": "har-demo"}, (0,), tmp_path / "out").cells == found.cells
+    assert run_benchmark({"near": method}, {"har-demo": "har-demo"}, (0,), tmp_path / "out").cells == result.cells
 
 
 def test_a_peer_refuses_a_table_to_forecast(tstk_config, csv, tmp_path):

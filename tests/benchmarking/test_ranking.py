@@ -1,4 +1,4 @@
-"""Ranks against a loop, critical distances against the published table, groups that nothing tells apart."""
+"""Ranks against a loop, critical distances against the published table, groups of equal methods."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from tstk.benchmarking.ranking import describe_ranking, draw_diagram, format_dia
 Q = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]
 
 
-def drawn(rows, many, gap=0.0, seed=0):
+def draw_scores(rows, many, gap=0.0, seed=0):
     return np.random.default_rng(seed).normal(size=(rows, many)) - gap * np.arange(many)
 
 
 @pytest.mark.parametrize("many", range(2, 11))
 def test_the_critical_distance_is_that_of_the_published_table(many):
-    result = rank_methods([str(i) for i in range(many)], drawn(12, many))
+    result = rank_methods([str(i) for i in range(many)], draw_scores(12, many))
     assert result.critical_distance == pytest.approx(Q[many - 2] * np.sqrt(many * (many + 1) / (6 * 12)), abs=2e-3)
 
 
@@ -29,7 +29,7 @@ def test_mean_ranks_are_those_of_a_loop_and_ties_share():
 
 
 def test_friedman_is_demsars_formula():
-    scores = drawn(9, 4, 0.3)
+    scores = draw_scores(9, 4, 0.3)
     result = rank_methods(list("abcd"), scores)
     from scipy.stats import chi2
 
@@ -40,7 +40,7 @@ def test_friedman_is_demsars_formula():
 
 @pytest.mark.parametrize("test", ["nemenyi", "holm"])
 def test_clear_differences_leave_no_group_and_none_leave_one(test):
-    clear = rank_methods(list("abcd"), drawn(40, 4, 9), test)
+    clear = rank_methods(list("abcd"), draw_scores(40, 4, 9), test)
     assert (clear.names, clear.groups) == (tuple("abcd"), ())
     equal = rank_methods(list("abcd"), np.ones((40, 4)), test)
     assert equal.groups == ((0, 3),)
@@ -54,15 +54,15 @@ def test_groups_overlap_where_neighbours_are_alike_but_the_ends_are_not():
     assert rank_methods(list("abc"), scores).groups == ((0, 1), (1, 2))
 
 
-def test_holm_says_when_there_are_too_few_data_sets_to_tell_anything():
-    assert "too few" in describe_ranking(rank_methods(list("abc"), drawn(6, 3, 9), "holm"))
-    assert "too few" not in describe_ranking(rank_methods(list("abc"), drawn(9, 3, 9), "holm"))
+def test_holm_notes_when_there_are_too_few_data_sets_for_any_significance():
+    assert "too few" in describe_ranking(rank_methods(list("abc"), draw_scores(6, 3, 9), "holm"))
+    assert "too few" not in describe_ranking(rank_methods(list("abc"), draw_scores(9, 3, 9), "holm"))
 
 
 def test_holms_correction_is_that_of_a_loop():
     from scipy.stats import wilcoxon
 
-    scores = drawn(14, 4, 0.6, seed=3)
+    scores = draw_scores(14, 4, 0.6, seed=3)
     result = rank_methods(list("abcd"), scores, "holm")
     pairs = [(i, j) for i in range(4) for j in range(i)]
     values = sorted((wilcoxon(scores[:, i], scores[:, j]).pvalue, i, j) for i, j in pairs)
@@ -82,7 +82,7 @@ def test_holms_correction_is_that_of_a_loop():
 
 
 def test_the_diagram_in_characters_has_each_method_at_its_rank():
-    result = rank_methods(["first", "second", "third"], drawn(20, 3, 9))
+    result = rank_methods(["first", "second", "third"], draw_scores(20, 3, 9))
     lines = format_diagram(result).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["first", "second", "third"]
     marks = [line.index("●") for line in lines[1:4]]
@@ -91,7 +91,7 @@ def test_the_diagram_in_characters_has_each_method_at_its_rank():
 
 def test_the_diagram_is_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="pip install 'tstk-core[plot]'")
-    result = rank_methods(["a<b>", "c", "d", "e", "f"], drawn(8, 5, 0.4))
+    result = rank_methods(["a<b>", "c", "d", "e", "f"], draw_scores(8, 5, 0.4))
     draw_diagram(result, tmp_path / "x.svg", tmp_path / "x.png")
     assert "a&lt;b&gt;" in (tmp_path / "x.svg").read_text() or (tmp_path / "x.svg").stat().st_size > 5000
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"

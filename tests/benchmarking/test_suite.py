@@ -1,4 +1,4 @@
-"""A bench: cells that run once, that fail alone, and the table made of them."""
+"""A bench: each cell runs once, a failed one does not stop the others, and the table of results."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tstk.training.runs import train
 
 
 def scoring(values, ran=None):
-    """A method whose accuracy is given, which notes what it ran."""
+    """A method of given accuracy that records its cells."""
 
     def run(data, seed, folder):
         if ran is not None:
@@ -57,14 +57,14 @@ def test_finished_cells_are_not_run_again_and_new_ones_join(tmp_path):
     assert result.ranking.wins_draws_losses["n", "m"] == (3, 0, 0)
 
 
-def test_a_method_said_otherwise_is_not_mixed_with_its_old_cells(tmp_path):
+def test_a_redefined_method_is_not_mixed_with_its_old_cells(tmp_path):
     method = scoring(lambda d, s: 0.5)
     run_benchmark({"m": method}, SETS, (0,), tmp_path / "out")
     with pytest.raises(OptionError, match=r"made up.*now m is 'other'"):
         run_benchmark({"m": Method("other", method.run)}, SETS, (0,), tmp_path / "out")
 
 
-def test_a_cell_that_fails_is_told_and_does_not_stop_the_rest(tmp_path, monkeypatch):
+def test_a_failed_cell_is_reported_and_the_rest_is_run(tmp_path, monkeypatch):
     monkeypatch.delenv("TSTK_STRICT", raising=False)
     wrong = {"b.ts": DataError("b.ts: broken"), "c.ts": ZeroDivisionError("a bug")}
     ran = []
@@ -80,13 +80,13 @@ def test_a_cell_that_fails_is_told_and_does_not_stop_the_rest(tmp_path, monkeypa
     page = (tmp_path / "out" / "bench.md").read_text()
     assert "failed: m, B, seed 0: b.ts: broken" in page
     wrong.clear()
-    again = run_benchmark(methods, SETS, (0,), tmp_path / "out")
+    run_again = run_benchmark(methods, SETS, (0,), tmp_path / "out")
     assert ran[3:] == [("b.ts", 0), ("c.ts", 0)]
-    assert again.failed_cells == []
+    assert run_again.failed_cells == []
     assert not list(tmp_path.rglob("*.error.txt"))
 
 
-def test_an_interrupted_bench_goes_on_where_it_stopped(tmp_path):
+def test_an_interrupted_bench_is_resumed_where_it_stopped(tmp_path):
     ran, stop = [], [True]
 
     def value(data, seed):
@@ -114,7 +114,7 @@ def test_errors_are_ranked_upwards(tmp_path):
         run_benchmark(methods, SETS, (0,), tmp_path / "out", score="mae")
 
 
-def test_the_best_baseline_stands_last_and_who_loses_to_it_is_named(tmp_path):
+def test_the_best_baseline_is_the_last_column_and_methods_below_it_are_marked(tmp_path):
     def run(data, seed, folder):
         folder.mkdir(parents=True)
         value = {"a.ts": 0.6, "b.ts": 0.9, "c.ts": 0.5}[data]
@@ -134,7 +134,7 @@ def test_the_best_baseline_stands_last_and_who_loses_to_it_is_named(tmp_path):
     assert ("n", "A") not in errors.below_baseline
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_not_written_to(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
     with pytest.raises(OptionError, match=r"no bench\.json"):
@@ -187,7 +187,7 @@ def test_runs_are_scored_by_their_head_or_by_a_probe_and_what_had_not_begun_star
 
 
 @pytest.mark.slow
-def test_half_a_run_goes_on_where_it_was_and_not_under_other_options(tmp_path):
+def test_an_unfinished_run_is_resumed_and_not_with_other_options(tmp_path):
     choices = {**TINY, "steps": 6, "head": "linear"}
     half = tmp_path / "out" / "head" / "har-demo" / "seed-0"
 
@@ -204,14 +204,14 @@ def test_half_a_run_goes_on_where_it_was_and_not_under_other_options(tmp_path):
         )
     (tmp_path / "out" / "bench.json").write_text("{}")
 
-    def again(**more):
+    def run_again(**more):
         method = {"head": Method("head", make_config_runner({**choices, **more}))}
         return run_benchmark(method, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
 
-    (cell,) = again(lr=0.5).failed_cells
+    (cell,) = run_again(lr=0.5).failed_cells
     assert "is now 0.5" in cell.error
     assert json.loads((half / "last" / "state.json").read_text())["step"] == 4
-    assert not again().failed_cells
+    assert not run_again().failed_cells
     whole = tmp_path / "whole"
     train(resolve_config(("argument", parse_overrides({**choices, "data": "har-demo", "seed": 0}))), whole)
     assert (whole / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()

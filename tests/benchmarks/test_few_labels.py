@@ -54,7 +54,7 @@ def test_every_method_of_the_file_has_parts_that_exist():
         for stage in ("pretrain", "finetune", "scratch"):
             if stage in method:
                 resolve_config(
-                    *few_labels._layers(method[stage]),
+                    *few_labels._build_layers(method[stage]),
                     ("common", FILE["pretrain" if stage == "pretrain" else "labels"]),
                 )
 
@@ -76,29 +76,29 @@ def small(tmp_path, monkeypatch):
         'encoder = {use = "identity"}\nhead = {use = "linear"}\n'
     )
 
-    def go(*words):
+    def run_small(*words):
         monkeypatch.setattr(sys, "argv", ["few_labels", "--file", "small.toml", "--out", "out", *words])
         few_labels.main()
         return [json.loads(line) for line in Path("out/cells.jsonl").read_text().splitlines()]
 
-    return go
+    return run_small
 
 
 @pytest.mark.slow
 def test_the_same_command_continues_and_everything_learns_from_the_same_series(small, monkeypatch):
-    train, begun = few_labels._trained, []
+    train, begun = few_labels._train_run, []
 
-    def interrupted(folder, *layers):
+    def train_or_interrupt(folder, *layers):
         begun.append(folder.name)
         if len(begun) == 4:
             raise KeyboardInterrupt
         return train(folder, *layers)
 
-    monkeypatch.setattr(few_labels, "_trained", interrupted)
+    monkeypatch.setattr(few_labels, "_train_run", train_or_interrupt)
     with pytest.raises(KeyboardInterrupt):
         small("--methods", "m")
     monkeypatch.setattr(
-        few_labels, "_trained", lambda folder, *layers: begun.append(folder.name) or train(folder, *layers)
+        few_labels, "_train_run", lambda folder, *layers: begun.append(folder.name) or train(folder, *layers)
     )
     cells = small("--methods", "m", "--record", "kept.json")
     assert [c["cell"] for c in cells] == [
@@ -115,7 +115,7 @@ def test_the_same_command_continues_and_everything_learns_from_the_same_series(s
 
 
 @pytest.mark.slow
-def test_methods_and_seeds_join_and_one_that_is_said_otherwise_is_refused(small):
+def test_methods_and_seeds_are_added_and_a_redefined_method_is_refused(small):
     first = small("--methods", "other")
     cells = small("--methods", "other", "--seeds", "0,1")
     assert cells[: len(first)] == first

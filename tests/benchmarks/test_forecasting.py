@@ -57,26 +57,26 @@ def small(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("TSTK_DATA", str(tmp_path))
 
-    def go(*words):
+    def run_small(*words):
         monkeypatch.setattr(sys, "argv", ["forecasting", "--file", "small.toml", "--out", "out", *words])
         with pytest.raises(SystemExit) as end:
             forecasting.main()
         return end.value.code
 
-    return go
+    return run_small
 
 
 def test_the_same_command_continues_and_the_record_has_every_cell(small, monkeypatch):
     written = []
     run = forecasting.run
 
-    def interrupted(task, file, out):
+    def run_or_interrupt(task, file, out):
         written.append(len(json.loads((out / "forecasting.json").read_text())["cells"]) if written else 0)
         if len(written) == 3:
             raise KeyboardInterrupt
         return run(task, file, out)
 
-    monkeypatch.setattr(forecasting, "run", interrupted)
+    monkeypatch.setattr(forecasting, "run", run_or_interrupt)
     monkeypatch.setattr(sys, "argv", ["forecasting", "--file", "small.toml", "--out", "out", "--methods", "linear,net"])
     with pytest.raises(KeyboardInterrupt):
         forecasting.main()
@@ -108,7 +108,7 @@ def test_a_cell_says_that_training_did_not_improve_on_the_linear_map(small):
     assert "- net, waves, 24 to 4: validation selected the linear map alone" in Path("out/forecasting.md").read_text()
 
 
-def test_a_cell_that_fails_is_told_and_the_rest_is_run(small):
+def test_a_failed_cell_is_reported_and_the_rest_is_run(small):
     assert small("--horizons", "4,500", "--methods", "linear") == 1
     done, failed = json.loads(Path("out/forecasting.json").read_text())["cells"]
     assert done["scores"]
@@ -123,7 +123,7 @@ def test_methods_that_are_run_later_join_the_record(small):
     assert "| waves | 24 | 4 | **" in Path("out/forecasting.md").read_text()
 
 
-def test_a_slip_is_refused(small, capsys):
+def test_a_mistake_is_refused(small, capsys):
     assert small("--methods", "linaer") == 2
     assert "--methods linaer: small.toml has last-value, linear, net" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The harness beneath `benchmarks/`, on made-up clocks and small contenders."""
+"""The harness of `benchmarks/`, with artificial clocks and small contenders."""
 
 import json
 import os
@@ -15,7 +15,15 @@ import torch
 
 from benchmarks import harness
 from benchmarks.figures import CONTROL_CLOCK, FILL, GEMM, compute_paired_ratio, drop_noisy_rounds, interleave, tabulate
-from benchmarks.harness import Case, Contender, ContenderUnavailable, Verdict, format_record, make_contender, measure
+from benchmarks.harness import (
+    Case,
+    CheckResult,
+    Contender,
+    ContenderUnavailableError,
+    format_record,
+    make_contender,
+    measure,
+)
 from benchmarks.render import MARK, PAGE, InvalidResultsError, read_results, render
 from benchmarks.results import Results
 from benchmarks.run import OPERATIONS, interleave_cases
@@ -28,14 +36,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def threads():
-    """Cases set the number of threads; the other tests want theirs back."""
+    """Restore the number of threads, which cases set."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
-def drifting(seconds, seed=0, noise=0.02):
-    """A clock of a machine that slows down threefold as time goes by."""
+def make_drifting_clock(seconds, seed=0, noise=0.02):
+    """A clock of a machine that becomes three times slower."""
     draw, count = random.Random(seed), [0]
 
     def clock():
@@ -60,7 +68,7 @@ def test_every_contender_runs_once_per_round_in_changing_order():
 
 
 def test_paired_ratios_are_right_on_a_machine_that_drifts():
-    times = interleave({"ours": drifting(1.0), "peer": drifting(2.5, seed=1)}, 21)
+    times = interleave({"ours": make_drifting_clock(1.0), "peer": make_drifting_clock(2.5, seed=1)}, 21)
     found = compute_paired_ratio(times["peer"], times["ours"])
     assert found["ratio"] == pytest.approx(2.5, rel=0.02)
     low, high = found["interval"]
@@ -110,26 +118,28 @@ def test_a_contender_that_differs_from_itself_makes_the_record_invalid(seconds, 
     assert valid or "over itself" in table["why_invalid"]
 
 
-def doubled(contenders, **options):
-    """A case that asks for 2 x and its gradient."""
+def make_doubling_case(contenders, **options):
+    """A case that computes 2 x and its gradient."""
 
-    def judge(answer):
-        error = max((a - b).abs().max().item() for a, b in zip(answer, (2 * x, torch.full_like(x, 2.0)), strict=False))
-        return Verdict(error, "" if error < 1e-6 else f"off by {error:.1g}")
+    def check(outputs):
+        error = max((a - b).abs().max().item() for a, b in zip(outputs, (2 * x, torch.full_like(x, 2.0)), strict=False))
+        return CheckResult(error, "" if error < 1e-6 else f"off by {error:.1g}")
 
     x = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    return Case("double", "made up", "64x64", lambda seed, device: (x,), contenders, lambda x: judge, **options)
+    return Case("double", "made up", "64x64", lambda seed, device: (x,), contenders, lambda x: check, **options)
 
 
-def missing(*inputs):
-    raise ContenderUnavailable("not installed here")
+def raise_unavailable(*inputs):
+    raise ContenderUnavailableError("not installed here")
 
 
-def test_a_wrong_contender_is_refused_by_the_gate_and_never_timed():
+def test_a_wrong_contender_is_refused_by_the_check_and_never_timed():
     calls = []
     wrong = make_contender(lambda x: calls.append(1) or 2.001 * x)
     record = measure(
-        doubled({"ours": make_contender(lambda x: x + x), "wrong": wrong, "right": make_contender(lambda x: 2 * x)}),
+        make_doubling_case(
+            {"ours": make_contender(lambda x: x + x), "wrong": wrong, "right": make_contender(lambda x: 2 * x)}
+        ),
         0.05,
     )
     assert record.excluded == {"wrong": "refused: off by 0.0" + record.excluded["wrong"][-2:]}
@@ -151,26 +161,30 @@ def test_a_wrong_gradient_is_refused_too():
             return 3 * g
 
     contenders = {"ours": make_contender(lambda x: 2 * x), "wrong": make_contender(Wrong.apply)}
-    case = doubled(contenders, gradients=(0,))
-    case = harness.replace(case, make_check=lambda x: lambda answer: Verdict(*weighed(answer)))
+    case = make_doubling_case(contenders, gradients=(0,))
+    case = harness.replace(case, make_check=lambda x: lambda outputs: CheckResult(*check_gradient(outputs)))
     record = measure(case, 0.05)
     assert record.excluded.keys() == {"wrong"}
     assert record.case.passes == "forward+backward"
 
 
-def weighed(answer):
+def check_gradient(outputs):
     """The gradient of 2 x is twice the weights, the same for all contenders."""
     draw = torch.Generator().manual_seed(1)
-    error = (answer[1] - 2 * torch.randn(64, 64, generator=draw)).abs().max().item()
+    error = (outputs[1] - 2 * torch.randn(64, 64, generator=draw)).abs().max().item()
     return error, "" if error < 1e-6 else f"gradient off by {error:.1g}"
 
 
-def test_who_is_absent_or_fails_is_recorded_with_the_reason_and_stops_nobody():
-    def fails(x):
+def test_missing_and_failing_contenders_are_recorded_with_the_reason_and_the_others_run():
+    def fail(x):
         raise RuntimeError("no such\nkernel")
 
-    case = doubled(
-        {"ours": make_contender(lambda x: 2 * x), "missing": Contender(missing), "fails": make_contender(fails)}
+    case = make_doubling_case(
+        {
+            "ours": make_contender(lambda x: 2 * x),
+            "missing": Contender(raise_unavailable),
+            "fails": make_contender(fail),
+        }
     )
     record = measure(case, 0.05)
     assert record.excluded == {"missing": "absent: not installed here", "fails": "failed: RuntimeError: no such kernel"}
@@ -181,14 +195,18 @@ def test_who_is_absent_or_fails_is_recorded_with_the_reason_and_stops_nobody():
 
 
 def test_nothing_is_timed_where_ours_is_wrong():
-    record = measure(doubled({"ours": make_contender(lambda x: 3 * x), "right": make_contender(lambda x: 2 * x)}), 0.05)
+    record = measure(
+        make_doubling_case({"ours": make_contender(lambda x: 3 * x), "right": make_contender(lambda x: 2 * x)}), 0.05
+    )
     assert (record.tables, record.rounds) == ([], {})
     assert record.excluded["ours"].startswith("refused")
 
 
 def test_results_are_written_as_they_come(tmp_path):
     results = Results(tmp_path / "out", run="one")
-    case = doubled({"ours": make_contender(lambda x: 2 * x), "peer": make_contender(lambda x: x + x, "as it is")})
+    case = make_doubling_case(
+        {"ours": make_contender(lambda x: 2 * x), "peer": make_contender(lambda x: x + x, "as it is")}
+    )
     results.add(measure(case, 0.02))
     results.add(measure(harness.replace(case, threads=2), 0.02))
     (path,) = (tmp_path / "out").iterdir()
@@ -198,8 +216,8 @@ def test_results_are_written_as_they_come(tmp_path):
     assert [table["threads"] for table in page["tables"]] == [1, 2]
 
 
-def test_a_run_that_is_named_again_goes_on_and_another_replaces_it(tmp_path):
-    case = doubled({"ours": make_contender(lambda x: 2 * x)})
+def test_a_run_of_the_same_name_is_resumed_and_another_name_replaces_it(tmp_path):
+    case = make_doubling_case({"ours": make_contender(lambda x: 2 * x)})
     record = measure(case, 0.02)
     Results(tmp_path, run="one").add(record)
     assert case in Results(tmp_path, run="one")
@@ -210,7 +228,7 @@ def test_a_run_that_is_named_again_goes_on_and_another_replaces_it(tmp_path):
 
 
 def test_a_run_is_of_one_commit(tmp_path):
-    case = doubled({"ours": make_contender(lambda x: 2 * x)})
+    case = make_doubling_case({"ours": make_contender(lambda x: 2 * x)})
     Results(tmp_path, run="one").add(measure(case, 0.02))
     later = Results(tmp_path, run="one")
     later._environment["commit"] = "another"
@@ -218,7 +236,7 @@ def test_a_run_is_of_one_commit(tmp_path):
         later.add(measure(case, 0.02))
 
 
-def made_up_results(folder, run="one", device="cpu", gate="passed", op="nearest_code"):
+def write_results(folder, run="one", device="cpu", gate="passed", op="nearest_code"):
     """A page with one case, in which a peer takes twice as long."""
     rows = {
         name: {"median": 2e-3 * x, "min": 2e-3 * x, "p90": 2e-3 * x, "ratio": x, "interval": [0.95 * x, 1.05 * x]}
@@ -228,7 +246,7 @@ def made_up_results(folder, run="one", device="cpu", gate="passed", op="nearest_
     table = {"case": "a case", "op": op, "name": "a shape", "size": "8x8", "dtype": "float32", "device": device}
     table |= {"threads": 2, "passes": "forward", "ours": "tstk", "limit": "product", "clock": "wall", "why_invalid": ""}
     table |= {"contenders": rows, "out": {"other": "absent: not installed"}}
-    found = {
+    environment = {
         "processor": "a CPU",
         "gpu": "a GPU",
         "cores": 2,
@@ -237,42 +255,44 @@ def made_up_results(folder, run="one", device="cpu", gate="passed", op="nearest_
         "commit": "c0",
     }
     folder.mkdir(exist_ok=True)
-    page = {"format": 1, "run": run, "environment": found, "tables": [table]}
+    page = {"format": 1, "run": run, "environment": environment, "tables": [table]}
     (folder / f"{op}.json").write_text(json.dumps(page))
     return folder
 
 
-def test_the_page_shows_ratios_their_intervals_and_who_is_absent(tmp_path):
-    page = render("<!-- environment -->\n\n<!-- nearest_code -->\n", read_results([made_up_results(tmp_path / "cpu")]))
+def test_the_page_shows_ratios_intervals_and_excluded_contenders(tmp_path):
+    page = render("<!-- environment -->\n\n<!-- nearest_code -->\n", read_results([write_results(tmp_path / "cpu")]))
     assert "| a shape, 8x8, 2 threads | 2 ms | 3.00 | **2.00** [1.90, 2.10] |" in page
     assert "- other, 1 of 1 rows: absent: not installed" in page
     assert "a CPU" in page
-    assert "waits for such a machine" in page
+    assert "not measured yet" in page
 
 
-def test_the_page_refuses_rows_without_a_gate_and_two_runs_on_one_device(tmp_path):
-    made_up_results(tmp_path / "cpu", gate="")
+def test_the_page_refuses_unchecked_rows_and_two_runs_on_one_device(tmp_path):
+    write_results(tmp_path / "cpu", gate="")
     with pytest.raises(InvalidResultsError, match="no passing gate"):
         read_results([tmp_path / "cpu"])
-    made_up_results(tmp_path / "cpu")
-    made_up_results(tmp_path / "cuda", run="two", device="cuda")
+    write_results(tmp_path / "cpu")
+    write_results(tmp_path / "cuda", run="two", device="cuda")
     assert read_results([tmp_path / "cpu", tmp_path / "cuda"]).keys() == {"cpu", "cuda"}
-    made_up_results(tmp_path / "cpu", run="two", op="ricker_cwt")
+    write_results(tmp_path / "cpu", run="two", op="ricker_cwt")
     with pytest.raises(InvalidResultsError, match="mixed"):
         read_results([tmp_path / "cpu"])
 
 
 def test_every_mark_of_the_page_has_an_operation():
     marks = set(MARK.findall(PAGE.read_text()))
-    made = {case.op for name in OPERATIONS for case in import_module(f"benchmarks.test_{name}").cases(False, "cpu")}
-    assert marks == made | {"environment", "compiled"}
+    operations = {
+        case.op for name in OPERATIONS for case in import_module(f"benchmarks.test_{name}").list_cases(False, "cpu")
+    }
+    assert marks == operations | {"environment", "compiled"}
 
 
 def test_every_case_of_every_grid_has_a_name_of_its_own():
     for device in ("cpu", "cuda"):
         for full in (False, True):
             modules = [import_module(f"benchmarks.test_{name}") for name in OPERATIONS]
-            names = [str(case) for module in modules for case in module.cases(full, device)]
+            names = [str(case) for module in modules for case in module.list_cases(full, device)]
             assert len(names) == len(set(names))
 
 
@@ -305,7 +325,7 @@ def test_tuning_finds_the_sizes_that_are_fastest_and_right():
     }
 
 
-def test_measured_sizes_go_over_the_sane_ones_on_that_kind_of_gpu_only(tmp_path, monkeypatch):
+def test_tuned_sizes_replace_the_defaults_on_that_kind_of_gpu_only(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "get_tuned_path", lambda op: tmp_path / f"{op}.json")
     sane = {("short", 16): {"tile": 32, "warps": 4}, ("long", 16): {"tile": 64, "warps": 8}}
     assert tuning.load_tuned_sizes("op", sane) == sane
@@ -339,7 +359,7 @@ def test_sizes_may_be_dictionaries_tuples_or_both_and_come_back_as_they_were(tmp
 
 @pytest.mark.slow
 def test_on_a_gpu_kernels_are_timed_too_with_inputs_that_change_and_inputs_that_stay(monkeypatch):
-    """As far as can be told without one."""
+    """Checked with timers of the CPU in place of CUDA graphs."""
     inputs = []
 
     def replay(calls):
@@ -355,7 +375,10 @@ def test_on_a_gpu_kernels_are_timed_too_with_inputs_that_change_and_inputs_that_
     )
     monkeypatch.setattr(harness.clocks, "make_graph_clock", replay)
     record = measure(
-        doubled({"ours": make_contender(lambda x: 2 * x), "peer": make_contender(lambda x: x + x)}, device="cuda"), 0.02
+        make_doubling_case(
+            {"ours": make_contender(lambda x: 2 * x), "peer": make_contender(lambda x: x + x)}, device="cuda"
+        ),
+        0.02,
     )
     assert inputs == [1, 1, 32, 32, 32, 1, 1, 1, 1, 1]
     assert record.excluded == {"peer, kernels": "failed: not captured: RuntimeError: waits for the GPU"}
@@ -371,7 +394,7 @@ case "$*" in *"$RED"*) exit 1 ;; *"$SLOW"*) exec sleep 60 ;; esac
 
 @pytest.fixture
 def gpu_sh(tmp_path):
-    """`gpu_sh(mode, seconds, red, slow)`: the script, with a Python that does nothing but note what it is asked for.
+    """`gpu_sh(mode, seconds, red, slow)` runs the script with a Python that only records its commands.
 
     A command with `red` in it fails, one with `slow` in it does not end. Returns the status, the summary, the commands,
     and the files that are left.
@@ -392,8 +415,8 @@ def gpu_sh(tmp_path):
     return run
 
 
-def planned(summary):
-    """By step, the most seconds it was given."""
+def read_step_limits(summary):
+    """Return the time limit of each step in seconds."""
     return {line[:28].strip(): int(line.rsplit(" ", 1)[1]) for line in summary.splitlines() if ", at most " in line}
 
 
@@ -408,7 +431,7 @@ def test_gpu_sh_runs_each_mode_and_ends_with_a_summary(gpu_sh):
     assert "--first" in calls[calls.index(tests) + 1]
     status, summary, calls, files = gpu_sh("bench", 420)
     assert status == 0
-    assert list(planned(summary)) == ["gates of ours", "gates of all, fills caches", "the grid", "profile"]
+    assert list(read_step_limits(summary)) == ["check ours", "check all, fill caches", "the grid", "profile"]
     assert len(files) <= 8
     assert not any("-m pytest" in call for call in calls)
     assert all("--stop" in call for call in calls if "benchmarks.run" in call)
@@ -419,7 +442,7 @@ def test_gpu_sh_runs_each_mode_and_ends_with_a_summary(gpu_sh):
     ("mode", "red", "last"),
     [("smoke", "-m pytest", "-m pytest"), ("smoke", "--first", "--first"), ("bench", "--ours", "--ours")],
 )
-def test_gpu_sh_stops_at_what_is_red_with_another_status(gpu_sh, mode, red, last):
+def test_gpu_sh_stops_at_the_first_failure_with_status_1(gpu_sh, mode, red, last):
     status, summary, calls, _ = gpu_sh(mode, 150, red=red)
     assert status == 1
     assert summary.startswith(f"{mode}: RED")
@@ -433,7 +456,7 @@ def test_gpu_sh_gives_no_step_more_than_is_left_and_begins_none_without(gpu_sh):
     for mode, seconds in (("smoke", 60), ("bench", 90)):
         status, summary, _, _ = gpu_sh(mode, seconds)
         assert status == 0
-        assert all(most <= seconds - 5 for most in planned(summary).values())
+        assert all(most <= seconds - 5 for most in read_step_limits(summary).values())
     for mode in ("smoke", "bench"):
         status, summary, calls, _ = gpu_sh(mode, 8)
         assert status == 2
@@ -461,7 +484,7 @@ def test_gpu_sh_passes_on_the_commit_and_the_cache_and_refuses_other_modes(gpu_s
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
-def test_gpu_sh_is_red_where_a_test_of_the_kernels_fails(gpu_sh, tmp_path):
+def test_gpu_sh_fails_if_a_test_of_the_kernels_fails(gpu_sh, tmp_path):
     wrong = tmp_path / "test_wrong.py"
     wrong.write_text("def test_wrong():\n    assert 1 == 2\n")
     status, summary, _, files = gpu_sh("smoke", 6000, PYTHON=sys.executable, TESTS=str(wrong))
@@ -473,7 +496,7 @@ def test_gpu_sh_is_red_where_a_test_of_the_kernels_fails(gpu_sh, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="bash, and GNU's timeout")
-def test_gpu_sh_smoke_gates_and_times_a_case_of_each_operation(gpu_sh, tmp_path):
+def test_gpu_sh_smoke_checks_and_times_a_case_of_each_operation(gpu_sh, tmp_path):
     fine = tmp_path / "test_fine.py"
     fine.write_text("def test_fine():\n    pass\n")
     given = {"TESTS": str(fine), "COMMIT": "abc123", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
@@ -485,19 +508,20 @@ def test_gpu_sh_smoke_gates_and_times_a_case_of_each_operation(gpu_sh, tmp_path)
     assert json.loads(files["rope_attention.json"])["environment"]["commit"] == "abc123"
 
 
-def test_the_commit_may_be_told(monkeypatch, tmp_path):
+def test_the_commit_can_be_set_by_a_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("COMMIT", "abc123")
     assert Results(tmp_path)._environment["commit"] == "abc123"
 
 
-def grid(*sizes):
-    case = doubled({"tstk": make_contender(lambda x: 2 * x)})
+def make_grid(*sizes):
+    case = make_doubling_case({"tstk": make_contender(lambda x: 2 * x)})
     return [harness.replace(case, size=size, threads=threads) for size in sizes for threads in (1, 2)]
 
 
 def test_operations_take_turns_after_the_first_two_shapes_of_each():
     order = [
-        (case.size, case.threads) for case in interleave_cases([grid("a1", "a2", "a3", "a4"), grid("b1", "b2", "b3")])
+        (case.size, case.threads)
+        for case in interleave_cases([make_grid("a1", "a2", "a3", "a4"), make_grid("b1", "b2", "b3")])
     ]
     assert [size for size, threads in order if threads == 1] == ["a1", "a2", "b1", "b2", "a3", "b3", "a4"]
     assert order[:2] == [("a1", 1), ("a1", 2)]
@@ -505,7 +529,7 @@ def test_operations_take_turns_after_the_first_two_shapes_of_each():
 
 def test_a_shape_that_its_backend_refuses_is_not_measured_and_is_no_fault():
     calls = []
-    case = doubled(
+    case = make_doubling_case(
         {"ours": make_contender(lambda x: calls.append(1) or 2 * x)},
         why_unsupported=lambda x: f"too wide: {x.shape[1]}",
     )
@@ -515,5 +539,5 @@ def test_a_shape_that_its_backend_refuses_is_not_measured_and_is_no_fault():
 
 
 def test_the_summary_is_one_screen(tmp_path):
-    made_up_results(tmp_path)
+    write_results(tmp_path)
     assert list(format_cases(tmp_path)) == ["commit c0, a GPU", "        2 ms  a case; peer takes 2.00 times as long"]

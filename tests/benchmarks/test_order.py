@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.order`, and that it continues where it stopped."""
+"""The tables of `benchmarks.order`, and its resumption."""
 
 import json
 
@@ -6,15 +6,15 @@ from benchmarks.order import CANDIDATES, SELECTION_SETS, format_choose_table, fo
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path):
-    made = []
+    calls = []
 
     def measure():
-        made.append(1)
+        calls.append(1)
         return {"accuracy": 0.5}
 
     path = tmp_path / "cells.jsonl"
     first, other, again = (measure_cached(path, key, measure) for key in ({"data": "A"}, {"data": "B"}, {"data": "A"}))
-    assert len(made) == 2
+    assert len(calls) == 2
     assert again == first != other
     assert [json.loads(line)["data"] for line in path.read_text().splitlines()] == ["A", "B"]
 

@@ -1,4 +1,4 @@
-"""Small pipelines around a loss that reads the encoder."""
+"""Small pipelines with a loss that consumes the encoder's output."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ SIZES = {
 
 @pytest.fixture
 def pipelines():
-    """A function: name of a tokenizer, table of the loss and how channels enter -> a pipeline in eval mode."""
+    """Return a function that builds a pipeline in eval mode from a tokenizer, a loss and the channel mode."""
 
     def build(tokenizer, loss="contrastive", channels="mixed"):
         encoder = {"use": "transformer", "dim": 8, "depth": 1, "heads": 2}

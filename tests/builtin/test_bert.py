@@ -1,4 +1,4 @@
-"""BERT against the transformers library on a real checkpoint, and everything around its weights."""
+"""BERT against the transformers library on a real checkpoint, and loading, freezing and saving its weights."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def folder():
 
 
 @pytest.fixture(scope="module")
-def theirs(folder):
+def reference(folder):
     transformers = pytest.importorskip("transformers")
     return transformers.BertModel.from_pretrained(folder).eval()
 
@@ -51,18 +51,19 @@ def tokens_of(dim=384, n=7, slots=12):
     return Tokens(0.1 * torch.randn(3, n, dim, generator=draw), index[..., None].float(), index, valid)
 
 
-def started(spec, **options):
+def build_pretrained(spec, **options):
     encoder = Bert(spec, **options).eval()
     encoder.init_from_pretrained()
     return encoder
 
 
 @pytest.mark.slow
-def test_bert_equals_the_library_with_padding_and_shuffled_slots(folder, theirs):
-    encoder, tokens = started(SPEC, pretrained=folder), tokens_of()
+def test_bert_equals_the_library_with_padding_and_shuffled_slots(folder, reference):
+    encoder, tokens = build_pretrained(SPEC, pretrained=folder), tokens_of()
     with torch.no_grad():
         embeddings = tokens.values * encoder.embed_scale
-        expected = theirs(inputs_embeds=embeddings, position_ids=tokens.grid_index, attention_mask=tokens.valid.long())
+        mask = tokens.valid.long()
+        expected = reference(inputs_embeds=embeddings, position_ids=tokens.grid_index, attention_mask=mask)
         got = encoder(tokens).values
     valid = tokens.valid
     torch.testing.assert_close(got[valid], expected.last_hidden_state[valid], rtol=1e-5, atol=1e-5)
@@ -71,15 +72,15 @@ def test_bert_equals_the_library_with_padding_and_shuffled_slots(folder, theirs)
 
 @pytest.mark.slow
 def test_gradients_equal_those_of_the_library(small):
-    folder, theirs = small
+    folder, reference = small
     tokens = tokens_of(dim=16)
     weight = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(1)) * tokens.valid[..., None]
-    encoder = started(SPEC.replace(dim=16), pretrained=str(folder))
+    encoder = build_pretrained(SPEC.replace(dim=16), pretrained=str(folder))
     gradients = []
     for run in (
         lambda x: encoder(tokens.replace(values=x)).values,
         lambda x: (
-            theirs(
+            reference(
                 inputs_embeds=x * encoder.embed_scale,
                 position_ids=tokens.grid_index,
                 attention_mask=tokens.valid.long(),
@@ -90,34 +91,34 @@ def test_gradients_equal_those_of_the_library(small):
         (run(x) * weight).sum().backward()
         gradients.append(x.grad[tokens.valid])
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
-    theirs_grad = theirs.encoder.layer[0].attention.self.query.weight.grad
-    torch.testing.assert_close(encoder.stack.blocks[0].attention.query.weight.grad, theirs_grad, rtol=0, atol=1e-5)
+    reference_grad = reference.encoder.layer[0].attention.self.query.weight.grad
+    torch.testing.assert_close(encoder.stack.blocks[0].attention.query.weight.grad, reference_grad, rtol=0, atol=1e-5)
 
 
-def test_the_layers_alone_equal_the_librarys_layers(folder, theirs):
-    encoder, tokens = started(SPEC, pretrained=folder, part="layers"), tokens_of()
+def test_the_layers_alone_equal_the_librarys_layers(folder, reference):
+    encoder, tokens = build_pretrained(SPEC, pretrained=folder, part="layers"), tokens_of()
     hidden = tokens.values + encoder.pos_embed(tokens)
     with torch.no_grad():
         mask = tokens.valid[:, None, None].expand(-1, 1, 7, -1)
-        expected = theirs.encoder(hidden, attention_mask=mask).last_hidden_state
+        expected = reference.encoder(hidden, attention_mask=mask).last_hidden_state
         got = encoder(tokens).values
     torch.testing.assert_close(got[tokens.valid], expected[tokens.valid], rtol=0, atol=1e-5)
 
 
 def test_with_cls_tokens_sit_one_row_further_and_cls_on_row_zero(small):
-    folder, theirs = small
-    encoder, tokens = started(SPEC.replace(dim=16), pretrained=str(folder), cls=True), tokens_of(dim=16)
+    folder, reference = small
+    encoder, tokens = build_pretrained(SPEC.replace(dim=16), pretrained=str(folder), cls=True), tokens_of(dim=16)
     ids = torch.cat([torch.zeros(3, 1, dtype=torch.long), tokens.grid_index + 1], 1)
     seen = torch.cat([torch.ones(3, 1, dtype=torch.bool), tokens.valid], 1)
     words = torch.cat([encoder.cls.expand(3, -1, -1), tokens.values * encoder.embed_scale], 1)
-    expected = theirs(inputs_embeds=words, position_ids=ids, attention_mask=seen.long()).last_hidden_state
+    expected = reference(inputs_embeds=words, position_ids=ids, attention_mask=seen.long()).last_hidden_state
     got = encoder(tokens)
     torch.testing.assert_close(got.prefix, expected[:, :1], rtol=0, atol=1e-5)
     torch.testing.assert_close(got.values[tokens.valid], expected[:, 1:][tokens.valid], rtol=0, atol=1e-5)
 
 
 def test_every_tensor_equals_the_file_bit_for_bit(folder):
-    encoder = started(SPEC, pretrained=folder)
+    encoder = build_pretrained(SPEC, pretrained=folder)
     file = load_file(Path(folder) / "model.safetensors")
     state = encoder.state_dict()
     words = file["embeddings.word_embeddings.weight"]
@@ -133,7 +134,7 @@ def test_every_tensor_equals_the_file_bit_for_bit(folder):
 
 
 def test_berts_layers_can_be_transplanted_into_a_transformer_with_residual_scales(small):
-    folder, theirs = small
+    folder, reference = small
     ours = Transformer(
         SPEC.replace(dim=16), dim=16, depth=2, heads=2, hidden=24, norm="post", residual_scale=1.0, eps=1e-12,
         positions="none",
@@ -143,7 +144,7 @@ def test_berts_layers_can_be_transplanted_into_a_transformer_with_residual_scale
     assert {name.rpartition(".")[2] for name in missing} == {"attention_scale", "mlp_scale"}
     assert unexpected == []
     tokens = tokens_of(dim=16).replace(valid=torch.ones(3, 7, dtype=torch.bool))
-    expected = theirs.encoder(tokens.values).last_hidden_state
+    expected = reference.encoder(tokens.values).last_hidden_state
     torch.testing.assert_close(ours(tokens).values, expected, rtol=0, atol=1e-5)
 
 
@@ -164,7 +165,7 @@ def test_old_names_and_old_files_are_read_the_same(small, tmp_path, file):
     new, ancient = load_bert_weights(str(folder)), load_bert_weights(str(tmp_path / "old"))
     assert new.keys() == ancient.keys()
     assert all(torch.equal(new[k], ancient[k]) for k in new)
-    a, b = (started(SPEC, pretrained=str(p)) for p in (folder, tmp_path / "old"))
+    a, b = (build_pretrained(SPEC, pretrained=str(p)) for p in (folder, tmp_path / "old"))
     assert torch.equal(a.stack.blocks[1].mlp_norm.weight, b.stack.blocks[1].mlp_norm.weight)
 
 
@@ -226,39 +227,39 @@ def test_a_name_that_is_no_folder_and_cannot_be_fetched_says_so_in_one_line(monk
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    asked = []
+    requests = []
 
     def offline(name, allow_patterns):
-        asked.append((name, allow_patterns))
+        requests.append((name, allow_patterns))
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(OptionError, match="'who/bert' is not a folder and could not be downloaded") as caught:
         Bert(SPEC, pretrained="who/bert")
     assert "\n" not in str(caught.value)
-    assert asked == [("who/bert", ["config.json"])]
+    assert requests == [("who/bert", ["config.json"])]
 
 
 def test_a_hub_name_fetches_the_configuration_and_the_weights_alone(small, monkeypatch):
     import huggingface_hub
 
     folder, _ = small
-    asked = []
+    patterns = []
 
     def fetch(name, allow_patterns):
-        asked.extend(allow_patterns)
+        patterns.extend(allow_patterns)
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    started(SPEC, pretrained="who/bert")
-    assert asked == ["config.json", "model.safetensors"]
+    build_pretrained(SPEC, pretrained="who/bert")
+    assert patterns == ["config.json", "model.safetensors"]
 
 
 def test_a_saved_run_needs_neither_folder_nor_hub(small):
     folder, _ = small
     options = {"pretrained": str(folder), "cls": True, "out_dim": 10, "lr": 5e-5}
     spec = SPEC.replace(dim=6)
-    encoder = started(spec, **options)
+    encoder = build_pretrained(spec, **options)
     for file in folder.iterdir():
         file.unlink()
     again = Bert(spec, **json.loads(json.dumps(options | encoder.config_overrides))).eval()
@@ -274,7 +275,7 @@ def test_more_tokens_than_rows_are_refused_or_interpolated_as_asked(small):
     long = Spec(channels=1, length=400, dim=16, grid_size=(5, 8))
     with pytest.raises(OptionError, match=r"40 positions are needed.* 20 position rows.*overflow=interpolate"):
         Bert(long, pretrained=str(folder))
-    encoder = started(long, pretrained=str(folder), overflow="interpolate")
+    encoder = build_pretrained(long, pretrained=str(folder), overflow="interpolate")
     table = load_file(folder / "model.safetensors")["embeddings.position_embeddings.weight"]
     assert encoder.positions.shape == (40, 16)
     # Twice as many rows: each old one lies midway between two new ones.
@@ -287,7 +288,7 @@ def test_more_tokens_than_rows_are_refused_or_interpolated_as_asked(small):
 
 def test_the_layers_alone_have_no_limit_of_positions(small):
     folder, _ = small
-    encoder = started(SPEC.replace(dim=16, grid_size=(40,)), pretrained=str(folder), part="layers")
+    encoder = build_pretrained(SPEC.replace(dim=16, grid_size=(40,)), pretrained=str(folder), part="layers")
     assert encoder.positions.shape == (40, 16)
     assert encoder.token_type is None
 
@@ -300,7 +301,7 @@ def test_a_table_from_scratch_follows_the_grid_and_a_checkpoints_stays(small):
     longer.load_pretrained(scratch.state_dict(), old)
     assert longer.positions.shape == (17, 16)
     assert torch.equal(longer.positions[0], scratch.positions[0])
-    trained = started(old, pretrained=str(folder))
+    trained = build_pretrained(old, pretrained=str(folder))
     longer = Bert(new, **trained.config_overrides)
     longer.load_pretrained(trained.state_dict(), old)
     assert torch.equal(longer.positions, trained.positions)
@@ -348,30 +349,30 @@ def test_the_place_of_a_token_is_led_out_as_the_output_is():
 
 
 def test_codes_read_as_words_start_as_words_of_the_checkpoint_and_equal_it(small):
-    folder, theirs = small
+    folder, reference = small
     spec = SPEC.replace(dim=16, vocab_size=5)
     torch.manual_seed(0)
-    encoder = started(spec, pretrained=str(folder), words=True, dropout=0.0)
-    table = theirs.embeddings.word_embeddings.weight
-    which = torch.cdist(encoder.words, table).argmin(1)
-    assert len(set(which.tolist())) == 5
-    assert torch.equal(encoder.words, table[which])
+    encoder = build_pretrained(spec, pretrained=str(folder), words=True, dropout=0.0)
+    table = reference.embeddings.word_embeddings.weight
+    word_ids = torch.cdist(encoder.words, table).argmin(1)
+    assert len(set(word_ids.tolist())) == 5
+    assert torch.equal(encoder.words, table[word_ids])
     tokens = tokens_of(16)
     ids = torch.randint(5, tokens.grid_index.shape, generator=torch.Generator().manual_seed(1))
-    said = encoder(tokens.replace(ids=ids))
-    want = theirs(
-        input_ids=which[ids], position_ids=tokens.grid_index, attention_mask=tokens.valid.long()
+    encoded = encoder(tokens.replace(ids=ids))
+    want = reference(
+        input_ids=word_ids[ids], position_ids=tokens.grid_index, attention_mask=tokens.valid.long()
     ).last_hidden_state
-    torch.testing.assert_close(said.values[tokens.valid], want[tokens.valid], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoded.values[tokens.valid], want[tokens.valid], rtol=1e-4, atol=1e-5)
     other = encoder(tokens.replace(ids=ids, values=tokens.values * 9))
-    assert torch.equal(other.values, said.values)
+    assert torch.equal(other.values, encoded.values)
 
 
-def test_positions_of_a_checkpoint_stay_as_large_beside_tokens_as_beside_words(folder, theirs):
-    encoder, tokens = started(SPEC, pretrained=folder), tokens_of()
+def test_positions_of_a_checkpoint_stay_as_large_beside_tokens_as_beside_words(folder, reference):
+    encoder, tokens = build_pretrained(SPEC, pretrained=folder), tokens_of()
     tokens = tokens.replace(values=tokens.values * 10)  # a root mean square of 1
     content, rows = encoder.embed_inputs(tokens)
-    words, table = theirs.embeddings.word_embeddings.weight, theirs.embeddings.position_embeddings.weight
+    words, table = reference.embeddings.word_embeddings.weight, reference.embeddings.position_embeddings.weight
     assert torch.equal(rows, table[tokens.grid_index])
     sizes = [float(x.square().mean().sqrt()) for x in (content[tokens.valid], words)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1)

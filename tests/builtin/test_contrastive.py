@@ -1,4 +1,4 @@
-"""Two views of a series are told from those of others."""
+"""The contrastive loss: views, gaps and values."""
 
 import numpy as np
 import pytest
@@ -15,21 +15,21 @@ SPEC = Spec(channels=2, length=24, dim=8)
 BATCH = make_series(Spec(channels=2, length=24))
 
 
-def draws(step=1, key=BATCH.sample_id):
+def make_rng(step=1, key=BATCH.sample_id):
     return SampleRNG(0, step, key)
 
 
 def test_the_views_of_a_batch_are_stacked_and_differ():
-    found = Contrastive(SPEC).make_views(BATCH, draws())
-    assert found.x.shape == (6, 2, 24)
-    assert found.sample_id.unique().numel() == 6
-    one, two = found.x.chunk(2)
+    views = Contrastive(SPEC).make_views(BATCH, make_rng())
+    assert views.x.shape == (6, 2, 24)
+    assert views.sample_id.unique().numel() == 6
+    one, two = views.x.chunk(2)
     assert not torch.equal(one, two)
-    assert not torch.equal(Contrastive(SPEC).make_views(BATCH, draws(2)).x, found.x)
+    assert not torch.equal(Contrastive(SPEC).make_views(BATCH, make_rng(2)).x, views.x)
 
 
 def test_a_view_without_crop_and_jitter_is_the_series():
-    found = Contrastive(SPEC, crop=0.0).make_views(BATCH, draws())
+    found = Contrastive(SPEC, crop=0.0).make_views(BATCH, make_rng())
     torch.testing.assert_close(found.x, BATCH.x.repeat(2, 1, 1))
     assert torch.equal(found.observed, BATCH.observed.repeat(2, 1, 1))
 
@@ -51,21 +51,21 @@ def test_a_crop_is_a_stretch_of_the_series_resized_to_its_length():
 @pytest.mark.parametrize("jitter", [0.0, 0.3])
 def test_a_view_depends_on_neither_its_batch_nor_padding(jitter):
     loss = Contrastive(SPEC, jitter=jitter)
-    together = loss.make_views(BATCH, draws()).x[2::3]
+    together = loss.make_views(BATCH, make_rng()).x[2::3]
     short = int(BATCH.observed[2].any(0).sum())
     alone = Series(BATCH.x[2:, :, :short], BATCH.observed[2:, :, :short], sample_id=BATCH.sample_id[2:])
-    found = loss.make_views(alone, draws(key=alone.sample_id)).x
+    found = loss.make_views(alone, make_rng(key=alone.sample_id)).x
     torch.testing.assert_close(found, together[..., :short], rtol=0, atol=1e-5)
     assert not together[..., short:].any()
 
 
 def test_what_is_unobserved_is_zero_in_a_view_and_gaps_remain():
-    found = Contrastive(SPEC, jitter=0.3).make_views(BATCH, draws())
-    assert not found.x[~found.observed].any()
-    assert (~found.observed[1::3]).sum() > 4
+    views = Contrastive(SPEC, jitter=0.3).make_views(BATCH, make_rng())
+    assert not views.x[~views.observed].any()
+    assert (~views.observed[1::3]).sum() > 4
     spoilt = Series(torch.where(BATCH.observed, BATCH.x, 99.0), BATCH.observed, sample_id=BATCH.sample_id)
-    again = Contrastive(SPEC, jitter=0.3).make_views(spoilt, draws())
-    torch.testing.assert_close(again.x, found.x)
+    again = Contrastive(SPEC, jitter=0.3).make_views(spoilt, make_rng())
+    torch.testing.assert_close(again.x, views.x)
 
 
 def flow_of(values, valid):
@@ -78,8 +78,8 @@ def test_the_loss_is_the_cross_entropy_of_similarities_from_both_sides():
     values, valid = torch.randn(8, 5, 8, generator=draw), torch.rand(8, 5, generator=draw) < 0.7
     valid[1] = False  # the first view of the second series is empty, so that series does not count
     loss = Contrastive(SPEC, temperature=0.2)
-    flow = flow_of(values, valid)
-    found = float(loss(flow)["contrastive"].detach())
+    step_output = flow_of(values, valid)
+    actual = float(loss(step_output)["contrastive"].detach())
     pooled = torch.stack([v[w].mean(0) if w.any() else v[0] * 0 for v, w in zip(values, valid, strict=True)])
     z = loss.project(pooled).detach().double().numpy()
     z /= np.linalg.norm(z, axis=1, keepdims=True)
@@ -89,20 +89,24 @@ def test_the_loss_is_the_cross_entropy_of_similarities_from_both_sides():
         for i in range(3):
             p = np.exp(b @ a[i] / 0.2)
             terms.append(-np.log(p[i] / p.sum()))
-    assert found == pytest.approx(np.mean(terms), rel=1e-4)
-    assert 0 <= float(flow.metrics["agreement"]) <= 1
+    assert actual == pytest.approx(np.mean(terms), rel=1e-4)
+    assert 0 <= float(step_output.metrics["agreement"]) <= 1
 
 
 def test_hidden_tokens_are_not_seen(pipelines):
     pipeline = pipelines("patch", loss={"use": "contrastive", "ratio": 0.5})
-    flow = pipeline(BATCH, draws())
-    assert (flow.visible.valid.sum(1) == flow.tokens.valid.sum(1) - flow.tokens.valid.sum(1) // 2).all()
-    assert not torch.equal(flow.visible.grid_index[0], flow.visible.grid_index[3])  # each view hides its own
+    step_output = pipeline(BATCH, make_rng())
+    assert (
+        step_output.visible.valid.sum(1) == step_output.tokens.valid.sum(1) - step_output.tokens.valid.sum(1) // 2
+    ).all()
+    assert not torch.equal(
+        step_output.visible.grid_index[0], step_output.visible.grid_index[3]
+    )  # each view hides its own
 
 
 def test_views_repeat_with_the_draws_and_serve_independent_channels(pipelines):
     pipeline = pipelines("resampled", channels="independent")
-    one, two, other = (pipeline(BATCH, draws(step)) for step in (1, 1, 2))
+    one, two, other = (pipeline(BATCH, make_rng(step)) for step in (1, 1, 2))
     assert one.encoded.values.shape[0] == 2 * 3 * 2
     assert torch.equal(one.loss, two.loss)
     assert not torch.equal(one.loss, other.loss)

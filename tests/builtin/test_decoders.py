@@ -1,4 +1,4 @@
-"""What every decoder with attention promises."""
+"""Properties of all decoders with attention."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_dropout_reaches_or_spares_attention_as_the_help_says(kind, want):
 
 
 def grid_of(spec):
-    """Encoded tokens at the even slots of a grid, and all slots asked."""
+    """Encoded tokens at the even positions of a grid, and queries at all positions."""
     draw = torch.Generator().manual_seed(0)
     places = torch.cartesian_prod(*[torch.arange(g) for g in spec.grid_size]).float().expand(2, -1, -1)
     index = torch.arange(spec.num_tokens).expand(2, -1)
@@ -34,13 +34,13 @@ def test_a_flat_rotary_decoder_sees_a_grid_as_one_line():
     # the same tokens along one axis, in the order of the line
     line = TransformerDecoder(spec.replace(grid_size=(12,)), **options)
     line.load_state_dict(flat.state_dict())
-    seen, asked = grid_of(spec)
+    visible, queries = grid_of(spec)
 
-    def laid(tokens):
+    def place_on_line(tokens):
         number = tokens.pos[..., :1] + 4 * tokens.pos[..., 1:]
         return tokens.replace(pos=number, grid_index=number[..., 0].long())
 
-    a, b = flat(seen, asked, None), line(laid(seen), laid(asked), None)
+    a, b = flat(visible, queries, None), line(place_on_line(visible), place_on_line(queries), None)
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""What every encoder promises, and what is particular to the transformer and to transformers' models."""
+"""Properties of all encoders, of the Transformer, and of the models of transformers."""
 
 import json
 import sys
@@ -53,7 +53,7 @@ def built(make, spec, seed=0):
     return make(spec).eval()
 
 
-def close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
@@ -81,13 +81,13 @@ def test_values_at_invalid_tokens_do_not_influence_valid_ones(make, garbage):
     tokens.valid[2, 9:] = False
     other = tokens.replace(values=tokens.values.masked_fill(~tokens.valid[..., None], garbage))
     a, b = encoder(tokens), encoder(other)
-    close(a.values[tokens.valid], b.values[tokens.valid], 0)
+    assert_close(a.values[tokens.valid], b.values[tokens.valid], 0)
     if a.prefix is not None:
-        close(a.prefix, b.prefix, 0)
+        assert_close(a.prefix, b.prefix, 0)
 
 
 @every
-def test_padding_and_companions_in_the_batch_change_nothing(make):
+def test_padding_and_the_rest_of_the_batch_change_nothing(make):
     spec = spec_of()
     encoder = built(make, spec)
     tokens = tokens_of(spec)
@@ -96,7 +96,7 @@ def test_padding_and_companions_in_the_batch_change_nothing(make):
     together = encoder(tokens.select(kept))
     for i in range(3):
         alone = encoder(tokens_of(spec).gather(kept[i].nonzero().T.expand(3, -1)))
-        close(together.values[i, : kept[i].sum()], alone.values[i])
+        assert_close(together.values[i, : kept[i].sum()], alone.values[i])
 
 
 @every
@@ -145,7 +145,7 @@ def test_weights_load_back_and_give_the_same_output(make):
     encoder, twin = built(make, spec), built(make, spec, seed=1)
     twin.load_pretrained(encoder.state_dict(), spec)
     tokens = tokens_of(spec)
-    close(encoder(tokens).values, twin(tokens).values, 0)
+    assert_close(encoder(tokens).values, twin(tokens).values, 0)
 
 
 @pytest.mark.parametrize("name", ["identity:Identity", "transformer:Transformer", "bert:Bert", "hf:HF"])
@@ -160,7 +160,7 @@ def test_order_of_tokens_does_not_matter_where_nothing_is_causal(name):
     encoder = built(MAKERS[name], spec)
     tokens = tokens_of(spec)
     order = torch.stack([torch.randperm(spec.num_tokens) for _ in range(3)])
-    close(encoder(tokens.gather(order)).values, encoder(tokens).gather(order).values)
+    assert_close(encoder(tokens.gather(order)).values, encoder(tokens).gather(order).values)
 
 
 @pytest.mark.parametrize("rope", ["grid", "flat"])
@@ -169,7 +169,7 @@ def test_rotary_positions_see_distances_alone(rope):
     encoder = built(lambda s: Transformer(s, **SMALL, positions="rotary", rope=rope), spec)
     tokens = tokens_of(spec)
     moved = tokens.replace(pos=tokens.pos + torch.tensor([11.0, -4.0]))
-    close(encoder(tokens).values, encoder(moved).values)
+    assert_close(encoder(tokens).values, encoder(moved).values)
     stretched = tokens.replace(pos=tokens.pos * torch.tensor([1.0, 2.0]))
     assert not torch.allclose(encoder(tokens).values, encoder(stretched).values, atol=1e-3)
 
@@ -188,7 +188,7 @@ def test_with_cls_rotary_tokens_stand_one_after_it_on_every_axis():
         valid=torch.ones(3, spec.num_tokens + 1, dtype=torch.bool),
     )
     encoded = encoder(tokens)
-    close(plain(inside).values, torch.cat([encoded.prefix, encoded.values], 1))
+    assert_close(plain(inside).values, torch.cat([encoded.prefix, encoded.values], 1))
 
 
 def test_flat_rotary_positions_are_those_of_one_line_in_which_time_runs_fastest():
@@ -199,7 +199,7 @@ def test_flat_rotary_positions_are_those_of_one_line_in_which_time_runs_fastest(
     tokens = tokens_of(spec)
     place = tokens.pos[..., :1] + GRID[0] * tokens.pos[..., 1:]
     assert sorted(place[0, :, 0].tolist()) == list(range(12))
-    close(encoder(tokens).values, other(tokens.replace(pos=place)).values)
+    assert_close(encoder(tokens).values, other(tokens.replace(pos=place)).values)
     Transformer(spec, dim=24, heads=4, positions="rotary", rope="flat")  # a head of 6 cannot be shared by two axes
 
 
@@ -210,7 +210,7 @@ def test_a_place_of_its_own_is_added_to_cls():
     state = encoder.state_dict()
     state["cls"] = state["cls"] + state.pop("cls_pos_embed")
     plain.load_state_dict(state)
-    close(encoder(tokens_of(spec)).prefix, plain(tokens_of(spec)).prefix)
+    assert_close(encoder(tokens_of(spec)).prefix, plain(tokens_of(spec)).prefix)
 
 
 def test_later_tokens_never_change_earlier_outputs_of_a_causal_encoder():
@@ -220,7 +220,7 @@ def test_later_tokens_never_change_earlier_outputs_of_a_causal_encoder():
     tokens.valid[1, 0] = False  # nothing to see for the first token of this row
     changed = tokens.replace(values=torch.cat([tokens.values[:, :7], -tokens.values[:, 7:]], 1))
     a, b = encoder(tokens).values, encoder(changed).values
-    close(a[:, :7], b[:, :7], 0)
+    assert_close(a[:, :7], b[:, :7], 0)
     assert (a[:, 7:] - b[:, 7:]).abs().amax(-1).min() > 1e-3
 
 
@@ -238,9 +238,9 @@ def test_extending_equals_encoding_everything_at_once(positions, ragged):
         new = tokens.gather(torch.arange(start, stop).expand(3, -1))
         part, state = encoder.forward_incremental(new, before)
         again, _ = encoder.forward_incremental(new, before)  # the state given is left as it was
-        close(part.values, again.values, 0)
+        assert_close(part.values, again.values, 0)
         parts.append(part.values)
-    close(torch.cat(parts, 1), whole)
+    assert_close(torch.cat(parts, 1), whole)
 
 
 def test_an_encoder_that_is_not_causal_cannot_be_extended():
@@ -269,7 +269,7 @@ def test_a_learned_table_made_for_another_grid_is_resized_on_load():
     encoder = built(MAKERS["transformer"], new)
     encoder.load_pretrained(trained.state_dict(), old)
     assert encoder.table.shape == (24, 24)
-    close(encoder.stack.blocks[0].mlp.up.weight, trained.stack.blocks[0].mlp.up.weight, 0)
+    assert_close(encoder.stack.blocks[0].mlp.up.weight, trained.stack.blocks[0].mlp.up.weight, 0)
     with pytest.raises(CheckpointError, match="one axis"):
         built(MAKERS["transformer"], spec_of(grid=(12,))).load_pretrained(trained.state_dict(), old)
 
@@ -314,12 +314,12 @@ def test_transformers_models_number_tokens_by_slot_and_ignore_padding(kind):
     encoder = built(lambda s: HF(s, architecture=kind, **SMALL), spec)
     tokens = tokens_of(spec)
     order = torch.stack([torch.randperm(spec.num_tokens) for _ in range(3)])
-    close(encoder(tokens.gather(order)).values, encoder(tokens).gather(order).values)
+    assert_close(encoder(tokens.gather(order)).values, encoder(tokens).gather(order).values)
     kept = torch.zeros(3, spec.num_tokens, dtype=torch.bool)
     kept[0, 4:9] = kept[1] = kept[2, ::3] = True
     together = encoder(tokens.select(kept))
     alone = encoder(tokens.gather(torch.arange(4, 9).expand(3, -1)))
-    close(together.values[0, :5], alone.values[0])
+    assert_close(together.values[0, :5], alone.values[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -328,7 +328,7 @@ def test_tokens_in_order_are_numbered_as_the_library_numbers_words(kind):
     spec = spec_of(dim=24)
     encoder = built(lambda s: HF(s, architecture=kind, **SMALL), spec)
     tokens = tokens_of(spec)
-    close(encoder(tokens).values, encoder.model(inputs_embeds=tokens.values).last_hidden_state)
+    assert_close(encoder(tokens).values, encoder.model(inputs_embeds=tokens.values).last_hidden_state)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -338,19 +338,19 @@ def test_a_saved_transformers_model_is_rebuilt_without_its_folder(kind, tmp_path
     config = HF(spec, architecture=kind, **SMALL).config
     config.max_position_embeddings, config.vocab_size = 40, 9
     torch.manual_seed(0)
-    theirs = transformers.AutoModel.from_config(config).eval()
-    theirs.save_pretrained(tmp_path / "model", safe_serialization=True)
+    reference = transformers.AutoModel.from_config(config).eval()
+    reference.save_pretrained(tmp_path / "model", safe_serialization=True)
     options = {"pretrained": str(tmp_path / "model"), "out_dim": 10, "lr": 1e-4, "freeze": "all"}
     encoder = HF(spec, **options).eval()
     encoder.init_from_pretrained()
-    tensors = theirs.state_dict()
+    tensors = reference.state_dict()
     assert all(torch.equal(p, tensors[n]) for n, p in encoder.model.named_parameters())
     assert encoder.lr_overrides() == {"model": 1e-4}
     assert encoder.frozen_paths() == ("model",)
     again = HF(spec, **json.loads(json.dumps(options | encoder.config_overrides))).eval()
     again.load_pretrained(encoder.state_dict(), spec)
     tokens = tokens_of(spec)
-    close(again(tokens).values, encoder(tokens).values, 0)
+    assert_close(again(tokens).values, encoder(tokens).values, 0)
 
 
 def test_norms_alone_learn_in_a_transformers_model_frozen_but_for_norms():
@@ -413,4 +413,4 @@ def test_an_exported_encoder_takes_any_batch_and_hides_what_is_invalid(name):
     program = torch.export.export(Tensors(), inputs(2), dynamic_shapes=({0: batch},) * 4).module()
     values, pos, index, valid = inputs(5)
     valid[1, 7:] = False
-    close(program(values, pos, index, valid), encoder(Tokens(values, pos, index, valid)).values)
+    assert_close(program(values, pos, index, valid), encoder(Tokens(values, pos, index, valid)).values)

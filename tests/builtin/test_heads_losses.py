@@ -16,7 +16,7 @@ from tstk.runs.build import build_component
 HEADS = [e.name for e in get_registry().list_entries("head") if e.dist == "tstk"]
 
 
-def close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
@@ -52,7 +52,7 @@ def test_heads_do_not_see_invalid_tokens(use, garbage):
     short = head(full.select(where))
     full.valid &= where
     full.values[~where] = garbage
-    close(head(full), short)
+    assert_close(head(full), short)
 
 
 @pytest.mark.parametrize("pool", ["mean", "max", "cls", "flatten"])
@@ -64,7 +64,7 @@ def test_each_pool_of_the_linear_head_is_the_plain_formula(pool):
         values = tokens.values[i][tokens.valid[i]]
         flat = F.pad(values.flatten(), (0, 16 * (6 - len(values))))
         pooled = {"mean": values.mean(0), "max": values.amax(0), "cls": tokens.prefix[i, 0], "flatten": flat}[pool]
-        close(head(tokens)[i], head.classify(pooled))
+        assert_close(head(tokens)[i], head.classify(pooled))
 
 
 def test_pooling_a_cls_token_that_is_not_there_is_refused():
@@ -100,10 +100,12 @@ def test_a_component_refuses_an_option_it_does_not_have():
 # ------------------------------------------------------------------ losses of heads
 
 
-def marked(loss, output, truth):
+def compute_losses(loss, output, truth):
     blank = tokens_of(SLIM)
-    flow = StepOutput(Series(torch.zeros(1)), blank, blank, blank, blank.valid, head_output=output, targets=truth)
-    return loss(flow)
+    step_output = StepOutput(
+        Series(torch.zeros(1)), blank, blank, blank, blank.valid, head_output=output, targets=truth
+    )
+    return loss(step_output)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -111,18 +113,20 @@ def test_cross_entropy_is_torchs_and_unlabelled_series_do_not_count(smoothing):
     loss = build_component("loss", "cross-entropy", SLIM, smoothing=smoothing)
     logits, labels = torch.randn(5, 3), torch.tensor([0, 2, -1, 1, 1])
     known = labels >= 0
-    (value,) = marked(loss, logits, labels).values()
-    close(value, F.cross_entropy(logits[known], labels[known], label_smoothing=smoothing))
+    (value,) = compute_losses(loss, logits, labels).values()
+    assert_close(value, F.cross_entropy(logits[known], labels[known], label_smoothing=smoothing))
 
 
 def test_shares_of_classes_are_marked_as_the_classes_would_be():
     loss = build_component("loss", "cross-entropy", SLIM, smoothing=0.1)
     logits, labels = torch.randn(4, 3), torch.tensor([0, 2, -1, 1])
     shares = F.one_hot(labels.clamp(min=0), 3) * (labels >= 0)[:, None] * 1.0
-    close(marked(loss, logits, shares)["cross_entropy"], marked(loss, logits, labels)["cross_entropy"])
+    assert_close(
+        compute_losses(loss, logits, shares)["cross_entropy"], compute_losses(loss, logits, labels)["cross_entropy"]
+    )
     half = torch.tensor([[0.5, 0.5, 0.0]])
-    each = [marked(loss, logits[:1], torch.tensor([i]))["cross_entropy"] for i in range(2)]
-    close(marked(loss, logits[:1], half)["cross_entropy"], sum(each) / 2)
+    each = [compute_losses(loss, logits[:1], torch.tensor([i]))["cross_entropy"] for i in range(2)]
+    assert_close(compute_losses(loss, logits[:1], half)["cross_entropy"], sum(each) / 2)
 
 
 def test_balanced_classes_are_weighted_by_inverse_frequency():
@@ -131,8 +135,8 @@ def test_balanced_classes_are_weighted_by_inverse_frequency():
     weight = [min(max(100 / (3 * n), 0.1), 10) for n in counts]
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
     each = [weight[y] * -F.log_softmax(row, 0)[y] for row, y in zip(logits, labels.tolist(), strict=True)]
-    (value,) = marked(loss, logits, labels).values()
-    close(value, torch.stack(each).mean())
+    (value,) = compute_losses(loss, logits, labels).values()
+    assert_close(value, torch.stack(each).mean())
 
 
 @pytest.mark.parametrize("distance", ["mse", "mae", "huber"])
@@ -141,7 +145,7 @@ def test_a_forecast_is_marked_where_the_future_is_known(distance):
     output, truth = torch.randn(3, 2, 7), torch.randn(3, 2, 7)
     truth[0, 1, 2:5] = truth[2] = torch.nan
     output.requires_grad_()
-    ((name, value),) = marked(loss, output, truth).items()
+    ((name, value),) = compute_losses(loss, output, truth).items()
     errors = []
     for guess, real in zip(output.detach().flatten().tolist(), truth.flatten().tolist(), strict=True):
         e = abs(guess - real)
@@ -154,10 +158,10 @@ def test_a_forecast_is_marked_where_the_future_is_known(distance):
     assert output.grad.isfinite().all()
 
 
-def test_a_future_that_nobody_knows_costs_nothing():
+def test_an_unobserved_future_contributes_no_loss():
     loss = build_component("loss", "forecast", SLIM)
     output = torch.randn(1, 2, 7, requires_grad=True)
-    (value,) = marked(loss, output, torch.full((1, 2, 7), torch.nan)).values()
+    (value,) = compute_losses(loss, output, torch.full((1, 2, 7), torch.nan)).values()
     value.backward()
     assert value == 0
 
@@ -170,44 +174,47 @@ def test_a_future_that_nobody_knows_costs_nothing():
 def test_masked_counts_only_hidden_observed_samples(build, labelled_spec, ragged, policy, num_masks):
     series = ragged()
     loss = {"use": "masked", "ratio": 0.5, "policy": policy, "num_masks": num_masks}
-    flow = build(labelled_spec, loss=loss, decoder="transformer").eval()(series, SampleRNG(0, 1, series.sample_id))
+    step_output = build(labelled_spec, loss=loss, decoder="transformer").eval()(
+        series, SampleRNG(0, 1, series.sample_id)
+    )
     errors, seen = [], 0
-    for row in range(len(flow.queries.valid)):
+    for row in range(len(step_output.queries.valid)):
         x, observed = series.x[row % 4], series.observed[row % 4]
-        slots = flow.queries.grid_index[row][flow.queries.valid[row]].tolist()
-        given = flow.visible.grid_index[row][flow.visible.valid[row]].tolist()
+        slots = step_output.queries.grid_index[row][step_output.queries.valid[row]].tolist()
+        visible = step_output.visible.grid_index[row][step_output.visible.valid[row]].tolist()
         real = [n for n in range(6) if observed[:, 4 * n : 4 * n + 4].any()]
-        assert sorted(slots + given) == real
+        assert sorted(slots + visible) == real
         assert len(slots) == len(real) // 2
         for place, n in enumerate(slots):
-            guess = flow.predictions[row, place].reshape(2, 4)
+            guess = step_output.predictions[row, place].reshape(2, 4)
             where = observed[:, 4 * n : 4 * n + 4]
             errors.append((guess - x[:, 4 * n : 4 * n + 4])[where])
-        seen += len(given)
-    close(flow.losses["masked"], torch.cat(errors).square().mean())
-    assert flow.masked.sum() == sum(
-        len(flow.queries.grid_index[r][flow.queries.valid[r]]) for r in range(len(flow.queries.valid))
+        seen += len(visible)
+    assert_close(step_output.losses["masked"], torch.cat(errors).square().mean())
+    assert step_output.masked.sum() == sum(
+        len(step_output.queries.grid_index[r][step_output.queries.valid[r]])
+        for r in range(len(step_output.queries.valid))
     )
 
 
 def test_masks_of_the_several_draws_of_a_series_differ(build, labelled_spec, ragged):
     series = ragged()
     loss = {"use": "masked", "ratio": 0.5, "num_masks": 2}
-    flow = build(labelled_spec, loss=loss, decoder="cross")(series, SampleRNG(0, 1, series.sample_id))
-    assert not torch.equal(flow.queries.grid_index[0], flow.queries.grid_index[4])
+    step_output = build(labelled_spec, loss=loss, decoder="cross")(series, SampleRNG(0, 1, series.sample_id))
+    assert not torch.equal(step_output.queries.grid_index[0], step_output.queries.grid_index[4])
 
 
 @pytest.mark.parametrize("decoder", ["linear", "transformer", "cross"])
 def test_reconstruct_counts_observed_samples(build, labelled_spec, ragged, decoder):
     series = ragged()
-    flow = build(labelled_spec, loss="reconstruct", decoder=decoder).eval()(series)
+    step_output = build(labelled_spec, loss="reconstruct", decoder=decoder).eval()(series)
     errors = []
     for i in range(4):
         for n in range(6):
             where = series.observed[i, :, 4 * n : 4 * n + 4]
-            errors.append((flow.predictions[i, n].reshape(2, 4) - series.x[i, :, 4 * n : 4 * n + 4])[where])
-    close(flow.losses["reconstruction"], torch.cat(errors).square().mean())
-    assert not flow.masked.any()
+            errors.append((step_output.predictions[i, n].reshape(2, 4) - series.x[i, :, 4 * n : 4 * n + 4])[where])
+    assert_close(step_output.losses["reconstruction"], torch.cat(errors).square().mean())
+    assert not step_output.masked.any()
 
 
 CAUSAL = {"use": "transformer", "causal": True}
@@ -230,7 +237,7 @@ def test_next_code_never_sees_the_code_it_asks_for(build, labelled_spec, syllabl
         other[..., 4 * n :] = torch.randn(2, 2, 24 - 4 * n, generator=draw) * 3
         changed = pipeline(Series(other))
         assert not torch.equal(changed.queries.ids[:, n - 1 :], whole.queries.ids[:, n - 1 :])
-        close(changed.predictions[:, :n], whole.predictions[:, :n])
+        assert_close(changed.predictions[:, :n], whole.predictions[:, :n])
 
 
 @pytest.mark.parametrize(
@@ -265,19 +272,21 @@ def test_a_share_or_count_that_cannot_be_is_refused(options):
 # ------------------------------------------------------------------ decoders
 
 
-def asked_pipeline(build, spec, decoder, **encoder):
+def build_pipeline_that_queries(build, spec, decoder, **encoder):
     loss = "reconstruct" if decoder == "linear" else "masked"
     return build(spec, decoder=decoder, loss=loss, encoder=encoder).eval()
 
 
 @pytest.mark.parametrize("decoder", ["linear", "transformer", "cross"])
 @pytest.mark.parametrize("cls", [False, True])
-def test_a_decoder_is_blind_to_the_content_it_is_asked_for(build, labelled_spec, ragged, decoder, cls):
-    pipeline, series = asked_pipeline(build, labelled_spec, decoder, cls=cls), ragged()
-    flow = pipeline(series, SampleRNG(0, 1, series.sample_id))
-    asked = flow.queries.replace(values=flow.queries.values * torch.nan, target=flow.queries.target * torch.nan)
-    again = pipeline.decoder(flow.encoded, asked, pipeline.encoder.pos_embed)
-    assert torch.equal(again, flow.predictions)
+def test_a_decoder_does_not_see_the_content_of_queries(build, labelled_spec, ragged, decoder, cls):
+    pipeline, series = build_pipeline_that_queries(build, labelled_spec, decoder, cls=cls), ragged()
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    asked = step_output.queries.replace(
+        values=step_output.queries.values * torch.nan, target=step_output.queries.target * torch.nan
+    )
+    again = pipeline.decoder(step_output.encoded, asked, pipeline.encoder.pos_embed)
+    assert torch.equal(again, step_output.predictions)
 
 
 @pytest.mark.parametrize(
@@ -286,54 +295,56 @@ def test_a_decoder_is_blind_to_the_content_it_is_asked_for(build, labelled_spec,
 )
 @pytest.mark.parametrize("cls", [False, True])
 def test_encoded_tokens_are_placed_by_index_not_by_row(build, labelled_spec, ragged, decoder, cls):
-    pipeline, series = asked_pipeline(build, labelled_spec, decoder, cls=cls), ragged()
-    flow = pipeline(series, SampleRNG(0, 1, series.sample_id))
-    n = flow.encoded.grid_index.shape[1]
-    shuffled = flow.encoded.gather(torch.arange(n - 1, -1, -1).expand(4, n))
-    again = pipeline.decoder(shuffled, flow.queries, pipeline.encoder.pos_embed)
-    where = flow.queries.valid
-    close(again[where], flow.predictions[where])
+    pipeline, series = build_pipeline_that_queries(build, labelled_spec, decoder, cls=cls), ragged()
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    n = step_output.encoded.grid_index.shape[1]
+    shuffled = step_output.encoded.gather(torch.arange(n - 1, -1, -1).expand(4, n))
+    again = pipeline.decoder(shuffled, step_output.queries, pipeline.encoder.pos_embed)
+    where = step_output.queries.valid
+    assert_close(again[where], step_output.predictions[where])
 
 
 @pytest.mark.parametrize("decoder", ["linear", "transformer", "cross"])
-def test_mixes_tells_whether_an_answer_looks_at_other_places(build, labelled_spec, decoder):
+def test_attends_across_tells_whether_a_prediction_depends_on_other_positions(build, labelled_spec, decoder):
     pipeline = build(labelled_spec, decoder=decoder, loss="reconstruct").eval()
-    flow = pipeline(Series(torch.randn(2, 2, 24)))
-    values = flow.encoded.values.clone()
+    step_output = pipeline(Series(torch.randn(2, 2, 24)))
+    values = step_output.encoded.values.clone()
     values[:, 3] += torch.randn(16)
-    again = pipeline.decoder(flow.encoded.replace(values=values), flow.queries, pipeline.encoder.pos_embed)
+    again = pipeline.decoder(
+        step_output.encoded.replace(values=values), step_output.queries, pipeline.encoder.pos_embed
+    )
     elsewhere = torch.arange(6) != 3
     assert (
-        torch.allclose(again[:, elsewhere], flow.predictions[:, elsewhere], atol=1e-5)
+        torch.allclose(again[:, elsewhere], step_output.predictions[:, elsewhere], atol=1e-5)
         != pipeline.decoder.attends_across
     )
 
 
 @pytest.mark.parametrize("decoder", ["transformer", "cross"])
-def test_invalid_seen_tokens_do_not_influence_answers(build, labelled_spec, ragged, decoder):
-    pipeline, series = asked_pipeline(build, labelled_spec, decoder), ragged()
-    flow = pipeline(series, SampleRNG(0, 1, series.sample_id))
-    assert not flow.encoded.valid.all()
-    noisy = torch.where(flow.encoded.valid[..., None], flow.encoded.values, 100.0)
-    again = pipeline.decoder(flow.encoded.replace(values=noisy), flow.queries, pipeline.encoder.pos_embed)
-    close(again[flow.queries.valid], flow.predictions[flow.queries.valid])
+def test_invalid_visible_tokens_do_not_influence_predictions(build, labelled_spec, ragged, decoder):
+    pipeline, series = build_pipeline_that_queries(build, labelled_spec, decoder), ragged()
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    assert not step_output.encoded.valid.all()
+    noisy = torch.where(step_output.encoded.valid[..., None], step_output.encoded.values, 100.0)
+    again = pipeline.decoder(step_output.encoded.replace(values=noisy), step_output.queries, pipeline.encoder.pos_embed)
+    assert_close(again[step_output.queries.valid], step_output.predictions[step_output.queries.valid])
 
 
 def test_an_answer_of_the_cross_decoder_does_not_depend_on_the_other_questions(build, labelled_spec, ragged):
-    pipeline, series = asked_pipeline(build, labelled_spec, "cross"), ragged()
-    flow = pipeline(series, SampleRNG(0, 1, series.sample_id))
-    some = flow.queries.gather(torch.tensor([[1, 0]]).expand(4, 2))
-    again = pipeline.decoder(flow.encoded, some, pipeline.encoder.pos_embed)
-    close(again, flow.predictions[:, [1, 0]])
+    pipeline, series = build_pipeline_that_queries(build, labelled_spec, "cross"), ragged()
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    some = step_output.queries.gather(torch.tensor([[1, 0]]).expand(4, 2))
+    again = pipeline.decoder(step_output.encoded, some, pipeline.encoder.pos_embed)
+    assert_close(again, step_output.predictions[:, [1, 0]])
 
 
 def test_an_answer_of_the_transformer_decoder_does_depend_on_the_other_questions(build, labelled_spec, ragged):
-    pipeline, series = asked_pipeline(build, labelled_spec, "transformer"), ragged()
-    flow = pipeline(series, SampleRNG(0, 1, series.sample_id))
-    one = flow.queries.gather(torch.zeros(4, 1, dtype=torch.long))
-    again = pipeline.decoder(flow.encoded, one, pipeline.encoder.pos_embed)
+    pipeline, series = build_pipeline_that_queries(build, labelled_spec, "transformer"), ragged()
+    step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
+    one = step_output.queries.gather(torch.zeros(4, 1, dtype=torch.long))
+    again = pipeline.decoder(step_output.encoded, one, pipeline.encoder.pos_embed)
     assert pipeline.decoder.attends_across
-    assert not torch.allclose(again, flow.predictions[:, :1], atol=1e-4)
+    assert not torch.allclose(again, step_output.predictions[:, :1], atol=1e-4)
 
 
 # ------------------------------------------------------------------ patch
@@ -350,12 +361,12 @@ def test_targets_of_patches_are_the_samples_and_invert_puts_them_back(options, u
     x = torch.randn(3, 2, 23, generator=torch.Generator().manual_seed(0))
     tokens = tokenizer(Series(x)).check(tokenizer.out)
     assert tokens.valid.all()
-    close(tokenizer.targets_to_series(tokens.target, 23), x)
+    assert_close(tokenizer.targets_to_series(tokens.target, 23), x)
     for n in range(tokens.grid_index.shape[1]):
         start = n * tokenizer.stride
         for c in range(2):
             piece = x[:, c, start : start + tokenizer.window]
-            close(tokens.target[:, n].unflatten(1, (2, -1))[:, c, : piece.shape[-1]], piece)
+            assert_close(tokens.target[:, n].unflatten(1, (2, -1))[:, c, : piece.shape[-1]], piece)
 
 
 def test_where_patches_overlap_the_answer_is_their_mean():
@@ -365,7 +376,7 @@ def test_where_patches_overlap_the_answer_is_their_mean():
     for n in range(tokenizer.out.num_tokens):
         total[:, 4 * n : 4 * n + 6] += answers[0, n].reshape(2, 6).numpy()
         count[4 * n : 4 * n + 6] += 1
-    close(tokenizer.targets_to_series(answers, 23)[0], torch.tensor((total / count.clip(1))[:, :23]).float())
+    assert_close(tokenizer.targets_to_series(answers, 23)[0], torch.tensor((total / count.clip(1))[:, :23]).float())
 
 
 @pytest.mark.parametrize("use", ["patch", "inception"])
@@ -375,7 +386,7 @@ def test_a_series_shorter_than_a_window_is_one_patch(use):
     tokens = tokenizer(Series(short)).check(tokenizer.out)
     assert tokens.grid_index.tolist() == [[0]]
     assert tokens.target_mask[0, 0].reshape(2, 8).sum(1).tolist() == [3, 3]
-    close(tokenizer.targets_to_series(tokens.target, 3), short)
+    assert_close(tokenizer.targets_to_series(tokens.target, 3), short)
 
 
 def test_a_patch_is_valid_if_any_of_its_samples_was_observed():

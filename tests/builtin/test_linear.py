@@ -28,7 +28,7 @@ def config(npz, **more):
 
 
 @pytest.mark.parametrize("standardize", [False, True])
-def test_it_answers_as_the_regression_does_before_the_first_step(npz, standardize):
+def test_before_the_first_step_it_predicts_as_the_regression_does(npz, standardize):
     notes = []
     pipeline, data = prepare_training(config(npz, head__standardize=standardize), notes.append)
     pipeline.eval()
@@ -44,7 +44,7 @@ def test_it_answers_as_the_regression_does_before_the_first_step(npz, standardiz
     assert any(f"features of {len(data.train)} series (C = {fitted.C:g})" in n for n in notes)
 
 
-def test_a_class_without_training_series_is_not_answered(npz):
+def test_a_class_without_training_series_is_never_predicted(npz):
     held, data = prepare_training(config(npz))
     data.train = data.train.select((data.train.y > 0).nonzero().flatten())
     held.head.init_from_data(held, data.train)
@@ -60,7 +60,7 @@ def test_a_head_that_a_run_has_trained_is_not_fitted_again(npz, tmp_path):
     assert not torch.equal(pipeline.head.classify.weight, fresh.head.classify.weight)
 
 
-def test_a_head_whose_run_knows_other_classes_starts_from_the_regression(npz, tmp_path):
+def test_a_head_trained_on_other_classes_is_replaced_by_the_regression(npz, tmp_path):
     train(config(npz, steps=2), tmp_path / "run")
     with np.load(npz) as arrays:
         other = {k: (np.where(v == v.max(), v.min(), v) if k.startswith("y") else v) for k, v in arrays.items()}

@@ -1,4 +1,4 @@
-"""`tstk` in this process, on small pipelines, in a folder of its own."""
+"""Run `tstk` in this process, with small pipelines, in a temporary folder."""
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +11,7 @@ SMALL += ["--threads", "1", "--device", "cpu"]
 
 @pytest.fixture(autouse=True)
 def no_root(monkeypatch):
-    """Whoever runs the tests may have data of their own: here only the embedded set has a name."""
+    """Ignore the user's data sets: only the embedded set is found by name."""
     monkeypatch.delenv("TSTK_DATA", raising=False)
 
 
@@ -29,7 +29,7 @@ def tstk(tmp_path, monkeypatch):
 
 @pytest.fixture
 def refused(tstk, tmp_path):
-    """Run `tstk`, which must refuse in one line per fault, without a traceback and without leaving a file."""
+    """Run `tstk`, check that it exits with one line per fault, no traceback and no new file; return the lines."""
 
     def call(*words):
         before = sorted(tmp_path.rglob("*"))
@@ -47,5 +47,5 @@ def refused(tstk, tmp_path):
 
 @pytest.fixture
 def small():
-    """Flags for a pipeline that trains in no time."""
+    """Flags of a small pipeline."""
     return SMALL

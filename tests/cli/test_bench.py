@@ -1,4 +1,4 @@
-"""`tstk bench`: methods from flags and files, recipes, and slips that are told before anything runs."""
+"""`tstk bench`: methods from flags and files, recipes, and mistakes that are reported before anything runs."""
 
 import json
 
@@ -76,7 +76,7 @@ def test_a_recipe_is_a_method_and_its_last_stage_is_scored(tstk, tmp_path):
         ([], "no methods"),
     ],
 )
-def test_a_slip_is_told_before_anything_runs(refused, words, said):
+def test_a_mistake_is_reported_before_anything_runs(refused, words, said):
     more = [] if "--data" in words else ["--data", "har-demo"]
     assert said in refused("bench", *words, *more, "--out", "out")
 
@@ -104,7 +104,7 @@ def test_a_config_file_does_not_pass_for_an_option_of_a_peer(refused, tmp_path):
         ('common = 3\n[methods]\na = "--head linear"', "expected a string"),
     ],
 )
-def test_a_slip_in_the_file_is_told(refused, tmp_path, text, said):
+def test_a_mistake_in_the_file_is_reported(refused, tmp_path, text, said):
     (tmp_path / "b.toml").write_text(text)
     assert said in refused("bench", "b.toml", "--data", "har-demo", "--out", "out")
 
@@ -120,7 +120,7 @@ def test_peers_of_flags_and_files_are_compared_on_the_data_as_the_common_options
     assert cells[0]["scores"]["accuracy"] != pytest.approx(0.4537, abs=1e-4)
 
 
-def test_a_peer_that_is_not_installed_is_told_before_anything_runs(refused, monkeypatch):
+def test_a_missing_peer_is_reported_before_anything_runs(refused, monkeypatch):
     monkeypatch.setattr("tstk.benchmarking.peers.find_spec", lambda name: None)
     said = refused("bench", "--method", "a=peer:minirocket", "--data", "har-demo", "--out", "out")
     assert "peer:minirocket needs aeon: pip install 'tstk-core[aeon]'" in said

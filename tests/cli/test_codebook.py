@@ -1,4 +1,4 @@
-"""`tstk codebook`: codes as pictures, and which of them are the same."""
+"""`tstk codebook`: pictures of codes, and codes that are merged."""
 
 import torch
 from click.testing import CliRunner

@@ -1,4 +1,4 @@
-"""What a shell is offered, without torch: asked in each shell's protocol, and once in a real bash."""
+"""Completions without torch, in each shell's protocol, and once in a real bash."""
 
 import json
 import os
@@ -33,8 +33,8 @@ print(json.dumps(said))
 """
 
 
-def asked(shell, lines, cwd):
-    """For each line, of which the last word is incomplete, what the shell is offered."""
+def complete(shell, lines, cwd):
+    """Yield the completions of the last word of each line."""
     done = subprocess.run(
         [sys.executable, "-c", HEAVY],
         capture_output=True,
@@ -97,13 +97,13 @@ def values(shell, text):
 @pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_names_options_data_sets_and_runs_are_offered(shell, place):
-    for line, said in zip(WANTED, asked(shell, WANTED, place), strict=True):
+    for line, said in zip(WANTED, complete(shell, WANTED, place), strict=True):
         assert values(shell, said) == WANTED[line], line
 
 
 def test_every_kind_that_has_a_name_is_offered_where_it_is_shown(tmp_path):
     kinds = [k for k in KINDS if get_registry().list_entries(k)]
-    for kind, said in zip(kinds, asked("bash", [f"tstk show {kind} " for kind in kinds], tmp_path), strict=True):
+    for kind, said in zip(kinds, complete("bash", [f"tstk show {kind} " for kind in kinds], tmp_path), strict=True):
         assert values("bash", said) == set(get_registry().list_names(kind))
 
 

@@ -1,4 +1,4 @@
-"""`tstk kernels`: what this machine has, for people and for programs."""
+"""`tstk kernels`: the backends of this machine, as text and as JSON."""
 
 import json
 
@@ -11,7 +11,7 @@ def test_every_backend_of_every_operation_is_listed_in_the_order_of_choice(tstk)
     assert ("rope_attention", "reference") in found
 
 
-def test_a_backend_that_cannot_serve_says_why(tstk, monkeypatch):
+def test_an_unsupported_call_raises_the_reason(tstk, monkeypatch):
     monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
     lines = tstk("kernels").stdout.splitlines()[2:]
     rows = [line.strip().removesuffix("tstk").strip().split(maxsplit=2) for line in lines]

@@ -1,4 +1,4 @@
-"""list, show, config, data and plugins: what there is, said for people and for programs."""
+"""The commands list, show, config, data and plugins, as text and as JSON."""
 
 import json
 import tomllib
@@ -55,7 +55,7 @@ def test_a_list_without_a_kind_is_of_everything(tstk):
     assert tstk("list").exit_code == 0
 
 
-def test_a_kind_that_does_not_exist_is_answered_with_the_nearest(refused):
+def test_an_unknown_kind_is_an_error_with_a_suggestion(refused):
     assert "Did you mean 'decoder'?" in refused("list", "decodr")
     assert all(tstk_kind in refused("list", "zzz") for tstk_kind in KINDS)
 

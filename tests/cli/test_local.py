@@ -11,7 +11,7 @@ from tstk.cli import cli
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.registry import get_registry
 
-MINE = Path(__file__).parents[1] / "made_up" / "mine.py"
+MINE = Path(__file__).parents[1] / "support" / "mine.py"
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Options follow the components in play; flags, files and runs go through one config."""
+"""Options depend on the selected components; flags, files and runs are merged into one config."""
 
 import tomllib
 
@@ -10,7 +10,7 @@ from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
 
 
-def printed(result):
+def parse_output(result):
     assert result.exit_code == 0, result.output
     return tomllib.loads(result.stdout)
 
@@ -44,7 +44,7 @@ def test_a_config_file_brings_the_options_of_its_component_and_its_values_as_def
 
 
 def test_options_of_a_default_component_work_although_help_keeps_them_back(tstk):
-    assert printed(tstk("train", "--encoder.depth", 5, "--print-config"))["encoder"]["depth"] == 5
+    assert parse_output(tstk("train", "--encoder.depth", 5, "--print-config"))["encoder"]["depth"] == 5
 
 
 @pytest.mark.slow
@@ -68,15 +68,15 @@ def test_options_of_a_default_component_work_although_help_keeps_them_back(tstk)
         (["--out"], "Option '--out' requires an argument."),
     ],
 )
-def test_a_slip_is_answered_with_what_would_work(refused, typed, said):
+def test_a_misspelled_name_is_an_error_with_a_suggestion(refused, typed, said):
     assert said in refused("train", *typed)
 
 
-def test_an_unknown_command_is_answered_with_the_nearest(refused):
+def test_an_unknown_command_is_an_error_with_a_suggestion(refused):
     assert refused("trian") == "Error: No command is called 'trian'. Did you mean 'train'?"
 
 
-def test_all_faults_of_a_config_are_told_a_line_each(refused, tmp_path):
+def test_all_faults_of_a_config_are_reported_one_per_line(refused, tmp_path):
     (tmp_path / "a.toml").write_text("[encoder]\ndetph = 2\n[train]\nlr = 'fast'\n")
     assert len(refused("train", "--config", "a.toml").splitlines()) == 2
 
@@ -85,7 +85,7 @@ def test_flags_stand_above_files_and_files_above_defaults(tstk, tmp_path):
     (tmp_path / "a.toml").write_text("[encoder]\ndepth = 5\nheads = 2\n[train]\nlr = 0.5\nseed = 1\n")
     (tmp_path / "b.toml").write_text("[train]\nseed = 2\n")
     result = tstk("train", "--config", "a.toml", "--config=b.toml", "--lr", 0.25, "--encoder.depth=6", "--print-config")
-    values = printed(result)
+    values = parse_output(result)
     assert (values["encoder"]["depth"], values["encoder"]["heads"], values["encoder"]["dim"]) == (6, 2, 128)
     assert (values["train"]["lr"], values["train"]["seed"]) == (0.25, 2)
     for line in ("depth = 6  # flag", "heads = 2  # a.toml", "dim = 128  # default", "seed = 2  # b.toml"):
@@ -96,10 +96,10 @@ def test_a_flag_that_only_repeats_the_default_is_a_flag(tstk):
     assert "lr = 0.001  # flag" in tstk("train", "--lr", 0.001, "--print-config").stdout
 
 
-def test_a_table_for_another_component_is_set_aside_and_said_so(tstk, tmp_path):
+def test_a_table_for_another_component_is_ignored_with_a_note(tstk, tmp_path):
     (tmp_path / "a.toml").write_text('[encoder]\nuse = "transformer"\ndepth = 5\n')
     result = tstk("train", "--config", "a.toml", "--encoder", "bert", "--print-config")
-    assert printed(result)["encoder"]["use"] == "bert"
+    assert parse_output(result)["encoder"]["use"] == "bert"
     assert "is not used" in result.stderr
 
 
@@ -113,7 +113,7 @@ def test_a_table_for_another_component_is_set_aside_and_said_so(tstk, tmp_path):
 def test_a_printed_config_gives_the_same_when_fed_back(tstk, tmp_path, typed):
     first = tstk("train", *typed, "--print-config")
     (tmp_path / "again.toml").write_text(first.stdout)
-    assert printed(tstk("train", "--config", "again.toml", "--print-config")) == printed(first)
+    assert parse_output(tstk("train", "--config", "again.toml", "--print-config")) == parse_output(first)
 
 
 @pytest.mark.parametrize("flag", ["--init-from", "--encoder"])
@@ -125,8 +125,8 @@ def test_a_printed_config_of_a_mounted_run_mounts_it_again(tstk, run, flag):
 
 
 def test_switches_come_in_pairs(tstk):
-    assert printed(tstk("train", "--encoder.cls", "--print-config"))["encoder"]["cls"] is True
-    assert printed(tstk("train", "--no-encoder.bias", "--print-config"))["encoder"]["bias"] is False
+    assert parse_output(tstk("train", "--encoder.cls", "--print-config"))["encoder"]["cls"] is True
+    assert parse_output(tstk("train", "--no-encoder.bias", "--print-config"))["encoder"]["bias"] is False
 
 
 @pytest.fixture
@@ -150,11 +150,11 @@ def nest(tmp_path, monkeypatch):
 def test_a_component_inside_a_component_brings_its_options_to_any_depth(tstk, nest):
     typed = ["--encoder", "nest", "--encoder.inner", "nest", "--encoder.inner.inner=transformer"]
     assert "--encoder.inner.inner.depth" in tstk("train", *typed, "--help").stdout
-    values = printed(tstk("train", *typed, "--encoder.inner.inner.depth", 2, "--print-config"))
+    values = parse_output(tstk("train", *typed, "--encoder.inner.inner.depth", 2, "--print-config"))
     assert values["encoder"]["inner"]["inner"]["depth"] == 2
 
 
 def test_options_of_an_inner_component_need_not_repeat_its_name(tstk, nest, tmp_path):
     (tmp_path / "a.toml").write_text('[encoder]\nuse = "nest"\n[encoder.inner]\nuse = "transformer"\n')
-    values = printed(tstk("train", "--config", "a.toml", "--encoder.inner.depth", 9, "--print-config"))
+    values = parse_output(tstk("train", "--config", "a.toml", "--encoder.inner.depth", 9, "--print-config"))
     assert values["encoder"]["inner"]["depth"] == 9

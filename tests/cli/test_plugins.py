@@ -1,4 +1,4 @@
-"""`tstk plugins`: what authors and the curious see."""
+"""`tstk plugins`: list, check and new."""
 
 import json
 import subprocess
@@ -8,15 +8,15 @@ import pytest
 
 
 def test_check_counts_and_says_what_failed(tstk, monkeypatch):
-    from tstk.testing import case as kit
+    from tstk.testing import case
 
     def fails(plugin):
         raise AssertionError("it is too loud")
 
-    monkeypatch.setattr(kit, "COMPONENT_CHECKS", ())
-    monkeypatch.setattr(kit, "CHECKS_BY_KIND", {})
+    monkeypatch.setattr(case, "COMPONENT_CHECKS", ())
+    monkeypatch.setattr(case, "CHECKS_BY_KIND", {})
     assert tstk("plugins", "check", "tstk").stdout == "3 checks: 3 passed\n"
-    monkeypatch.setattr(kit, "PLUGIN_CHECKS", (*kit.PLUGIN_CHECKS, fails))
+    monkeypatch.setattr(case, "PLUGIN_CHECKS", (*case.PLUGIN_CHECKS, fails))
     result = tstk("plugins", "check", "tstk")
     assert result.exit_code == 1
     assert "plugin:fails" in result.stdout

@@ -1,4 +1,4 @@
-"""eval, predict and embed: what a run is for, on its own data and on others'."""
+"""eval, predict and embed, on the data of a run and on other data."""
 
 import csv as csvfile
 import json
@@ -31,7 +31,7 @@ def forecaster(csv, tmp_path_factory):
 
 @pytest.fixture
 def copy(run, tmp_path):
-    """A copy of the run, to be damaged."""
+    """A copy of the run that tests may damage."""
     return shutil.copytree(run, tmp_path / "copy")
 
 
@@ -106,7 +106,7 @@ def test_a_forecaster_without_its_training_data_stands_beside_the_last_value(tst
     assert "needs the training data of the run" in found["baselines_skipped"]["linear"]
 
 
-def test_a_forecaster_that_loses_to_a_baseline_says_so_wherever_it_is_used(tstk, forecaster, tmp_path):
+def test_a_forecaster_worse_than_a_baseline_prints_a_note_in_every_command(tstk, forecaster, tmp_path):
     copied = shutil.copytree(forecaster, tmp_path / "worse")
     result = json.loads((copied / "result.json").read_text())
     result["test"]["mse"] = 1e9
@@ -115,7 +115,7 @@ def test_a_forecaster_that_loses_to_a_baseline_says_so_wherever_it_is_used(tstk,
     assert "On its test split: This model loses to the baseline linear: mse 1e+09" in out[-1]
 
 
-def test_a_run_that_is_left_with_its_linear_map_says_so(tstk, csv, tmp_path):
+def test_a_run_that_keeps_only_its_linear_map_prints_a_note(tstk, csv, tmp_path):
     data = ["--data", csv, "--context", 20, "--horizon", 5, "--tokenizer", "patch", "--tokenizer.dim", 8]
     wild = ["--steps", 2, "--lr", 10, "--ema-decay", 0, "--warmup-ratio", 0, "--device", "cpu"]
     done = tstk("train", *data, "--encoder", "identity", "--linear-map", "auto", *wild, "--out", tmp_path / "run")
@@ -215,7 +215,7 @@ def test_embeddings_are_the_pooled_tokens_with_their_labels(tstk, run, pool):
     assert arrays["classes"].tolist() == ["0", "1", "2"]
 
 
-def test_the_vector_of_a_window_does_not_know_its_future(tstk, csv, tmp_path):
+def test_the_embedding_of_a_window_does_not_depend_on_its_future(tstk, csv, tmp_path):
     typed = ["--data", csv, "--context", 20, "--horizon", 5, "--loss", "masked", "--encoder", "identity", "--epochs", 1]
     assert tstk("train", *typed, "--out", "a").exit_code == 0
     lines = Path(csv).read_text().splitlines()
@@ -241,14 +241,14 @@ def test_embeddings_that_are_not_finite_are_never_written(refused, copy):
 @pytest.mark.parametrize("verb", [["eval"], ["predict", "--out", "p.csv"], ["embed", "--out", "e.npz"]])
 def test_a_damaged_or_foreign_run_is_refused_in_a_line(refused, copy, verb):
     weights, config = copy / "model.safetensors", copy / "config.json"
-    whole, said = weights.read_bytes(), json.loads(config.read_text())
+    whole, fields = weights.read_bytes(), json.loads(config.read_text())
     weights.write_bytes(whole[: len(whole) // 2])
     assert "model.safetensors is truncated" in refused(verb[0], copy, *verb[1:])
     weights.unlink()
     assert "has no model.safetensors" in refused(verb[0], copy, *verb[1:])
     weights.write_bytes(whole)
-    said["config"]["encoder"]["use"] = "tstk-ghost/haunted"
-    config.write_text(json.dumps(said))
+    fields["config"]["encoder"]["use"] = "tstk-ghost/haunted"
+    config.write_text(json.dumps(fields))
     assert "encoder 'haunted' from tstk-ghost" in refused(verb[0], copy, *verb[1:])
     config.write_text('{"architectures": ["BertModel"]}')
     assert "was not written by tstk" in refused(verb[0], copy, *verb[1:])
@@ -271,7 +271,7 @@ def test_a_damaged_or_foreign_run_is_refused_in_a_line(refused, copy, verb):
         (["eval", "--batch-size", 0], "--batch-size"),
     ],
 )
-def test_what_cannot_be_done_with_a_run_is_said_in_a_line(refused, run, typed, said):
+def test_what_a_run_cannot_do_is_refused_in_one_line(refused, run, typed, said):
     assert said in refused(typed[0], run, *typed[1:])
 
 

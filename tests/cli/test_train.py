@@ -1,4 +1,4 @@
-"""`tstk train` from the first word to the run directory, and what it leaves when something is wrong: nothing."""
+"""`tstk train` from its arguments to the run directory; after an error nothing is left."""
 
 import json
 import os
@@ -149,7 +149,7 @@ def test_what_cannot_be_trained_is_refused_in_a_line_and_leaves_nothing(refused,
     assert said in refused("train", "--data", npz, *small, *typed)
 
 
-def test_a_taken_run_directory_is_left_alone(refused, tmp_path, npz):
+def test_an_existing_run_directory_is_not_overwritten(refused, tmp_path, npz):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
     assert "--out run: already exists" in refused("train", "--data", npz, "--out", "run")
@@ -161,7 +161,7 @@ def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_a_run_that_is_asked_to_stop_says_how_to_continue_and_does(tstk, npz, small, monkeypatch, number):
+def test_an_interrupted_run_prints_how_to_resume_and_resumes(tstk, npz, small, monkeypatch, number):
     from tstk.cli.progress import ProgressLines
 
     def stop(self, state, step_outputs):
@@ -185,7 +185,7 @@ def test_a_run_that_is_asked_to_stop_says_how_to_continue_and_does(tstk, npz, sm
     assert "this run is finished" in tstk("train", "--resume", "a run").stderr
 
 
-def test_a_run_that_is_interrupted_at_once_says_what_it_kept(tstk, npz, small, monkeypatch, tmp_path):
+def test_a_run_interrupted_at_once_reports_what_it_saved(tstk, npz, small, monkeypatch, tmp_path):
     from tstk.cli.progress import ProgressLines
 
     def stop(*_):
@@ -224,12 +224,12 @@ def test_a_loss_that_becomes_nan_later_keeps_the_weights_of_before(tstk, npz, sm
 
     honest, calls = CrossEntropy.forward, []
 
-    def sour(self, flow):
-        terms = honest(self, flow)
+    def return_nan(self, step_output):
+        terms = honest(self, step_output)
         calls.append(1)
         return {k: v * torch.nan for k, v in terms.items()} if self.training and len(calls) > 6 else terms
 
-    monkeypatch.setattr(CrossEntropy, "forward", sour)
+    monkeypatch.setattr(CrossEntropy, "forward", return_nan)
     result = tstk("train", "--data", npz, *small, "--epochs", 9, "--batch-size", 8, "--out", "run")
     assert result.exit_code == 2
     assert "became nan" in result.stderr

@@ -1,4 +1,4 @@
-"""Recipes: stages in order, each starting from earlier ones, continued where they stopped."""
+"""Recipes: stages in order, each starting from earlier ones, and resumption."""
 
 import json
 
@@ -33,7 +33,7 @@ def recipe(tmp_path):
     return str(path)
 
 
-def trained(config, run, stage):
+def train_or_resume(config, run, stage):
     from tstk.training.runs import resume_run, train
 
     return resume_run(run) if run.is_dir() else train(config, run)
@@ -41,7 +41,7 @@ def trained(config, run, stage):
 
 def test_stages_run_in_order_and_start_from_each_other(recipe, tmp_path):
     shared = ("flag", {"train": {"steps": 1}})
-    results = run_recipe(recipe, tmp_path / "out", trained, overrides=shared)
+    results = run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=shared)
     assert list(results) == ["first", "second"]
     assert results["second"].task == "classification"
     config = json.loads((tmp_path / "out" / "second" / "config.json").read_text())
@@ -49,42 +49,44 @@ def test_stages_run_in_order_and_start_from_each_other(recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stage_with_a_result_is_not_run_again_and_one_without_goes_on(recipe, tmp_path):
+def test_a_finished_stage_is_not_run_again_and_an_unfinished_one_is_resumed(recipe, tmp_path):
     shared = ("flag", {"train": {"steps": 1}})
-    run_recipe(recipe, tmp_path / "out", trained, overrides=shared)
+    run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=shared)
     (tmp_path / "out" / "second" / "result.json").unlink()
     ran = []
 
     def train_and_record(config, run, stage):
         ran.append(stage)
-        return trained(config, run, stage)
+        return train_or_resume(config, run, stage)
 
     run_recipe(recipe, tmp_path / "out", train_and_record, overrides=shared)
     assert ran == ["second"]
 
 
-def test_an_interrupted_stage_does_not_go_on_with_other_options(recipe, tmp_path):
-    run_recipe(recipe, tmp_path / "out", trained, overrides=("flag", {"train": {"steps": 1}}))
+def test_an_interrupted_stage_is_not_resumed_with_other_options(recipe, tmp_path):
+    run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 1}}))
     (tmp_path / "out" / "second" / "result.json").unlink()
     with pytest.raises(OptionError, match=r"second was run with train\.lr = 0\.001 and is now 0\.1"):
         run_recipe(
             recipe,
             tmp_path / "out",
-            trained,
+            train_or_resume,
             overrides=("flag", {"train": {"steps": 1}}),
             stage_overrides={"second": {"lr": 0.1}},
         )
 
 
 def test_a_finished_stage_is_not_taken_for_one_with_other_options(recipe, tmp_path):
-    run_recipe(recipe, tmp_path / "out", trained, overrides=("flag", {"train": {"steps": 1}}))
+    run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 1}}))
     with pytest.raises(OptionError, match=r"first was run with train\.steps = 1 and is now 2"):
-        run_recipe(recipe, tmp_path / "out", trained, overrides=("flag", {"train": {"steps": 2}}))
+        run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 2}}))
 
 
 def test_a_stage_override_applies_to_its_stage_alone(recipe, tmp_path):
     changes = {"second": {"steps": 2}}
-    run_recipe(recipe, tmp_path / "out", trained, overrides=("flag", {"train": {"steps": 1}}), stage_overrides=changes)
+    run_recipe(
+        recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 1}}), stage_overrides=changes
+    )
     steps = [
         json.loads((tmp_path / "out" / s / "config.json").read_text())["config"]["train"]["steps"]
         for s in ("first", "second")

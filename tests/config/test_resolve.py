@@ -81,7 +81,7 @@ def test_a_qualified_name_is_the_same_component():
     assert config.notes == []
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_reported_at_once():
     with pytest.raises(OptionError) as caught:
         resolve_config(
             (
@@ -135,7 +135,7 @@ def test_an_unknown_component_is_named():
         ({"data": {"use": "x", "horizon": "none"}}, {"loss": "cross-entropy", "head": "linear"}),
     ],
 )
-def test_what_is_not_said_follows_from_what_is(given, want):
+def test_components_that_are_not_given_follow_from_those_that_are(given, want):
     components = uses(resolve_config(("flag", given)))
     assert {k: components[k] for k in want} == want
     assert components["tokenizer"] == ("inception" if components["loss"] == "cross-entropy" else "patch")

@@ -1,4 +1,4 @@
-"""Where channels are encoded apart, heads still know which channel is which."""
+"""With independent channels, heads distinguish the channels."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SPEC = Spec(channels=2, length=32, num_classes=2)
 
 
 def batch(count, seed):
-    """A wave in one channel and noise in the other; the class says in which."""
+    """Series with a wave in one channel and noise in the other; the class is the channel of the wave."""
     draw = torch.Generator().manual_seed(seed)
     x = 0.1 * torch.randn(count, 2, 32, generator=draw)
     y = torch.arange(count) % 2
@@ -31,7 +31,7 @@ def batch(count, seed):
     ],
     ids=lambda head: head if isinstance(head, str) else head["pool"],
 )
-def test_the_channel_in_which_something_happens_tells_the_classes_apart(head):
+def test_classes_that_differ_in_which_channel_has_the_event_are_learned(head):
     torch.manual_seed(0)
     encoder = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "cls": isinstance(head, dict)}
     config = resolve_config(("test", {"tokenizer": "patch", "encoder": encoder, "head": head}))

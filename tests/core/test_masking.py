@@ -1,4 +1,4 @@
-"""Masking policies: how many, never what is invalid, the same for a sample whatever its batch."""
+"""Masking policies: numbers of masked tokens, validity, and independence of the batch."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def hide(policy, tokens, ratio, keys=None, step=1, seed=0):
     return POLICIES[policy](tokens, ratio, SampleRNG(seed, step, keys))
 
 
-def shares(count, ratio):
+def count_masked(count, ratio):
     """floor(ratio * count) in integers, for ratios with two decimals."""
     return count * round(100 * ratio) // 100
 
@@ -40,9 +40,9 @@ def test_exactly_the_asked_share_of_valid_tokens_is_hidden(policy, ratio, share)
     if policy == "column":
         real = tokens.valid.unflatten(1, (COLUMNS, SCALES)).any(-1)
         gone = hidden.unflatten(1, (COLUMNS, SCALES)).any(-1)
-        assert gone.sum(1).tolist() == [shares(int(n), ratio) for n in real.sum(1)]
+        assert gone.sum(1).tolist() == [count_masked(int(n), ratio) for n in real.sum(1)]
     else:
-        assert hidden.sum(1).tolist() == [shares(int(n), ratio) for n in tokens.valid.sum(1)]
+        assert hidden.sum(1).tolist() == [count_masked(int(n), ratio) for n in tokens.valid.sum(1)]
 
 
 @pytest.mark.parametrize("policy", ["random", "tail", "column"])

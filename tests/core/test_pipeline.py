@@ -1,4 +1,4 @@
-"""What the pipeline promises whatever its parts: companions and padding do not matter, the future stays unseen."""
+"""Properties of every pipeline: independence of the batch, of padding and of the future."""
 
 import pytest
 import torch
@@ -22,19 +22,19 @@ def encoder(name):
     return {"use": name, **SIZES.get(name, {})}
 
 
-def close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
-def alone(series, i):
-    """Row i as a batch of its own, cropped to its last observed sample."""
+def select_row(series, i):
+    """Return row i as a batch, cropped to its last observed sample."""
     observed = series.observed_mask[i : i + 1]
     length = int(observed.any(1).nonzero()[:, 1].max()) + 1
     y = None if series.y is None else series.y[i : i + 1]
     return Series(series.x[i : i + 1, :, :length], observed[..., :length], y, series.sample_id[i : i + 1])
 
 
-def padded(series, more):
+def pad(series, more):
     return series.replace(
         x=torch.nn.functional.pad(series.x, (0, more)),
         observed=torch.nn.functional.pad(series.observed_mask, (0, more)),
@@ -46,35 +46,35 @@ def padded(series, more):
 
 @pytest.mark.parametrize("wiring", [{}, {"channels": "independent"}, {"instance_norm": True}], ids=str)
 @pytest.mark.parametrize("name", ENCODERS)
-def test_padding_and_companions_change_no_class_vector_or_token(build, labelled_spec, ragged, name, wiring):
+def test_padding_and_the_rest_of_the_batch_change_no_class_vector_or_token(build, labelled_spec, ragged, name, wiring):
     series = ragged()
     tokenizer = {"use": "inception", "dim": 16, "window": 4, "stride": 3, "width": 8, "depth": 4}
     pipeline = build(labelled_spec, wiring=wiring, tokenizer=tokenizer, encoder=encoder(name), head="cot").eval()
     logits, vectors, tokens = pipeline.predict_batch(series), pipeline.embed_batch(series), pipeline.encode(series)
     for i in range(len(series.x)):
-        one = alone(series, i)
-        close(pipeline.predict_batch(one)[0], logits[i])
-        close(pipeline.embed_batch(one)[0], vectors[i])
+        one = select_row(series, i)
+        assert_close(pipeline.predict_batch(one)[0], logits[i])
+        assert_close(pipeline.embed_batch(one)[0], vectors[i])
         small = pipeline.encode(one)
         where = small.valid[0]
         assert torch.equal(small.grid_index[0][where], tokens.grid_index[i][tokens.valid[i]])
-        close(small.values[0][where], tokens.values[i][tokens.valid[i]])
+        assert_close(small.values[0][where], tokens.values[i][tokens.valid[i]])
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_padding_changes_no_head(build, labelled_spec, ragged, head):
     pipeline = build(labelled_spec.replace(length=40), head=head).eval()
-    close(pipeline.predict_batch(ragged()), pipeline.predict_batch(padded(ragged(), 16)))
+    assert_close(pipeline.predict_batch(ragged()), pipeline.predict_batch(pad(ragged(), 16)))
 
 
-def test_padding_and_companions_change_no_forecast(build, table_spec, windows):
+def test_padding_and_the_rest_of_the_batch_change_no_forecast(build, table_spec, windows):
     series = windows()
     for slots in ({"head": "forecast"}, {"decoder": "transformer", "loss": TAIL}):
         pipeline = build(table_spec, **slots).eval()
         whole = pipeline.predict_batch(series)
         for i in range(len(series.x)):
             row = slice(i, i + 1)
-            close(pipeline.predict_batch(Series(series.x[row], series.observed_mask[row]))[0], whole[i])
+            assert_close(pipeline.predict_batch(Series(series.x[row], series.observed_mask[row]))[0], whole[i])
 
 
 @pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
@@ -103,7 +103,7 @@ def test_a_series_without_any_observation_gives_numbers(build, labelled_spec, ra
 def test_a_series_that_is_too_long_is_refused_with_both_numbers(build, labelled_spec, ragged):
     pipeline = build(labelled_spec, head="linear")
     with pytest.raises(DataError, match="40 samples is longer than the 24"):
-        pipeline.predict_batch(padded(ragged(), 16))
+        pipeline.predict_batch(pad(ragged(), 16))
 
 
 # ------------------------------------------------------------------ the future
@@ -132,13 +132,13 @@ def test_training_by_masking_asks_for_just_the_future(build, table_spec, windows
     assert step_output.visible.grid_index.max() == 5
 
 
-def test_a_future_sample_that_nobody_knows_does_not_count(build, table_spec, windows):
+def test_unobserved_future_samples_do_not_count(build, table_spec, windows):
     pipeline = build(table_spec, decoder="cross", loss=TAIL).eval()
     step_output = pipeline(windows())
     weight = step_output.queries.target_mask & step_output.queries.valid[..., None]
     assert weight.sum() == step_output.targets.isfinite().sum() == 4 * 2 * 8 - 1
     want = ((step_output.predictions - step_output.queries.target)[weight]).square().mean()
-    close(step_output.loss, want)
+    assert_close(step_output.loss, want)
 
 
 def test_a_short_context_ends_where_the_future_begins(build, table_spec, windows):
@@ -147,7 +147,7 @@ def test_a_short_context_ends_where_the_future_begins(build, table_spec, windows
     blind = Series(series.x, series.observed_mask & (torch.arange(24) >= 10), series.y)
     for slots in ({"head": "forecast"}, {"decoder": "transformer", "loss": TAIL}):
         pipeline = build(table_spec, **slots).eval()
-        close(pipeline.predict_batch(late), pipeline.predict_batch(blind))
+        assert_close(pipeline.predict_batch(late), pipeline.predict_batch(blind))
         assert torch.equal(pipeline.predict_batch(late), pipeline.predict_batch(late.replace(y=late.y * 7)))
 
 
@@ -175,7 +175,7 @@ def test_forecasting_from_a_decoder_needs_a_tokenizer_that_can_be_inverted(build
         type(good)(table_spec, *parts)
 
 
-def test_an_embedding_knows_nothing_of_the_future(build, table_spec, windows):
+def test_an_embedding_does_not_depend_on_the_future(build, table_spec, windows):
     pipeline, series = build(table_spec, decoder="cross", loss=TAIL).eval(), windows()
     assert torch.equal(pipeline.embed_batch(series), pipeline.embed_batch(series.replace(y=None)))
 
@@ -189,8 +189,8 @@ def test_instance_statistics_come_from_observed_samples_of_the_context(build, ta
     for i in range(4):
         for c in range(2):
             known = series.x[i, c][series.observed_mask[i, c]]
-            close(step_output.loc[i, c, 0], known.mean())
-            close(step_output.scale[i, c, 0], (known.var(correction=0) + 1e-5).sqrt())
+            assert_close(step_output.loc[i, c, 0], known.mean())
+            assert_close(step_output.scale[i, c, 0], (known.var(correction=0) + 1e-5).sqrt())
 
 
 @forecasters
@@ -221,7 +221,7 @@ def test_independent_channels_are_forecast_as_if_each_were_alone(build, table_sp
     single.load_state_dict({k: v for k, v in both.state_dict().items() if k not in ("mean", "std")}, strict=False)
     whole = both.predict_batch(series)
     for c in range(2):
-        close(
+        assert_close(
             whole[:, c : c + 1],
             single.predict_batch(Series(series.x[:, c : c + 1], series.observed_mask[:, c : c + 1])),
         )
@@ -280,17 +280,17 @@ def test_freezing_what_is_not_there_is_refused(build, labelled_spec, path):
 # ------------------------------------------------------------------ whole answers
 
 
-def test_a_decoder_that_is_the_tokenizers_own_answers_with_a_series(build, labelled_spec, ragged, syllables):
+def test_the_own_decoder_of_a_tokenizer_predicts_a_series(build, labelled_spec, ragged, syllables):
     series = ragged()
     pipeline = build(labelled_spec, tokenizer=syllables, encoder="identity", loss="reconstruct", decoder="own").eval()
     step_output = pipeline(series)
     assert step_output.predictions.shape == series.x.shape
     error = (step_output.predictions - step_output.series.x)[series.observed]
-    close(step_output.losses["reconstruction"], error.square().mean())
+    assert_close(step_output.losses["reconstruction"], error.square().mean())
     assert not any(name.startswith("decoder") for name in pipeline.state_dict())
 
 
-def test_a_whole_answer_to_a_question_about_tokens_is_refused(build, labelled_spec, syllables):
+def test_a_decoder_of_series_is_refused_by_a_loss_over_tokens(build, labelled_spec, syllables):
     with pytest.raises(IncompatibleError):
         build(labelled_spec, tokenizer=syllables, encoder={"causal": True}, loss="next-code", decoder="own")
     with pytest.raises(IncompatibleError, match="has none"):
@@ -306,9 +306,9 @@ def test_an_embedding_is_the_pool_of_valid_tokens(build, labelled_spec, ragged):
     tokens = pipeline.encode(series)
     for i in range(4):
         values = tokens.values[i][tokens.valid[i]]
-        close(pipeline.embed_batch(series, "mean")[i], values.mean(0))
-        close(pipeline.embed_batch(series, "max")[i], values.amax(0))
-    close(pipeline.embed_batch(series, "cls"), tokens.prefix[:, 0])
+        assert_close(pipeline.embed_batch(series, "mean")[i], values.mean(0))
+        assert_close(pipeline.embed_batch(series, "max")[i], values.amax(0))
+    assert_close(pipeline.embed_batch(series, "cls"), tokens.prefix[:, 0])
 
 
 def test_a_cls_embedding_without_a_cls_token_is_refused(build, labelled_spec, ragged):

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a sample: independent of companions, and random enough."""
+"""Random numbers keyed by sample: independent of the batch, and statistically random."""
 
 import torch
 

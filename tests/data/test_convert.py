@@ -1,4 +1,4 @@
-"""Converting: what was read is what is read again."""
+"""Conversion between formats preserves the data."""
 
 import numpy as np
 import pytest
@@ -9,18 +9,18 @@ from tstk.data.convert import convert
 from tstk.errors import DataError, OptionError
 
 
-def same(one, other):
-    assert one.describe() | {"name": 0, "source": 0, "split": 0, "notes": 0} == other.describe() | {
+def assert_same_data(first, second):
+    assert first.describe() | {"name": 0, "source": 0, "split": 0, "notes": 0} == second.describe() | {
         "name": 0,
         "source": 0,
         "split": 0,
         "notes": 0,
     }
-    for name, part in one.splits.items():
-        here, there = (p.batch(torch.arange(len(p))) for p in (part, other.splits[name]))
+    for name, part in first.splits.items():
+        here, there = (p.batch(torch.arange(len(p))) for p in (part, second.splits[name]))
         assert here.x.equal(there.x)
         assert here.observed_mask.equal(there.observed_mask)
-        assert part.groups == other.splits[name].groups
+        assert part.groups == second.splits[name].groups
         assert (here.y is None) if there.y is None else here.y.equal(there.y)
 
 
@@ -28,7 +28,7 @@ def same(one, other):
 def test_what_was_converted_is_the_same_data(tmp_path, out):
     shapes = convert("har-demo", str(tmp_path / out))
     assert shapes == {"train": (252, 9, 128), "test": (108, 9, 128)}
-    same(load("har-demo"), load(str(tmp_path / out)))
+    assert_same_data(load("har-demo"), load(str(tmp_path / out)))
     assert [path.name for path in tmp_path.iterdir()] == [out]
 
 
@@ -36,7 +36,7 @@ def test_what_was_converted_is_the_same_data(tmp_path, out):
 def test_unequal_lengths_and_the_order_of_classes_survive(pair, tmp_path, out):
     path = pair(["1,2,3:4,?,6:a", "1:2:b", "3,4:5,6:b", "2,3:1,?:a"])
     convert(path, str(tmp_path / out))
-    same(load(path), load(str(tmp_path / out)))
+    assert_same_data(load(path), load(str(tmp_path / out)))
 
 
 @pytest.mark.parametrize("out", ["out.npz", "out"])
@@ -45,7 +45,7 @@ def test_a_table_is_converted_as_series_of_a_length(table, tmp_path, out):
     with pytest.raises(DataError, match="give --length to cut it"):
         convert(path, str(tmp_path / out))
     convert(path, str(tmp_path / out), DataConfig(length=8))
-    same(load(path, DataConfig(length=8)), load(str(tmp_path / out)))
+    assert_same_data(load(path, DataConfig(length=8)), load(str(tmp_path / out)))
 
 
 @pytest.mark.parametrize("out", ["out.npz", "out"])
@@ -59,7 +59,7 @@ def test_a_large_set_is_converted_some_series_at_a_time(labelled, tmp_path, monk
     assert calls == [*((4 * i, 30) for i in range(1, 6)), (24, 30), (28, 30), (30, 30)]
     far = load(str(tmp_path / out))
     assert isinstance(far.train.x, lazy_array.LazyArray)
-    same(near, far)
+    assert_same_data(near, far)
 
 
 def test_nothing_is_overwritten_or_written_where_it_cannot_be_read(labelled, tmp_path):

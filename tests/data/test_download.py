@@ -1,4 +1,4 @@
-"""Public data by name, from a server of this machine: resumed, checked, refused in one line."""
+"""Downloads by name, from a local server: resumption, checksums, and errors in one line."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ pytest.importorskip("pooch", reason="pip install 'tstk-core[download]'")
 TS = "@problemName Toy\n@timeStamps false\n@classLabel true a b\n@data\n" + "1,2,3,4:a\n4,3,2,1:b\n" * 4
 
 
-def zipped(**members):
+def make_zip(**members):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in members.items():
@@ -28,12 +28,12 @@ def zipped(**members):
     return file.getvalue()
 
 
-TOY = zipped(**{"Toy/Toy_TRAIN.ts": TS, "Toy/Toy_TEST.ts": TS, "../../evil.ts": "no", "Toy/Toy.txt": "about"})
+TOY = make_zip(**{"Toy/Toy_TRAIN.ts": TS, "Toy/Toy_TEST.ts": TS, "../../evil.ts": "no", "Toy/Toy.txt": "about"})
 
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """Files by path; `cut` ends an answer after so many bytes."""
+    """Serve files by path; `cut` ends a response after so many bytes."""
     files, requests = {"/Toy.zip": TOY}, []
     state = {"cut": None}
 
@@ -108,7 +108,7 @@ def test_the_first_hash_is_pinned_and_a_mismatch_is_refused(server, tmp_path):
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
-    files["/Toy.zip"] = zipped(**{"Toy_TRAIN.ts": TS, "Toy_TEST.ts": TS + "9,9,9,9:a\n"})
+    files["/Toy.zip"] = make_zip(**{"Toy_TRAIN.ts": TS, "Toy_TEST.ts": TS + "9,9,9,9:a\n"})
     with pytest.raises(DataError, match=r"SHA-256 mismatch.*hashes\.json"):
         fetch("Toy")
     assert not folder.exists()
@@ -140,7 +140,7 @@ def test_offline_nothing_is_asked_for_but_what_is_here_serves(server, monkeypatc
     [
         (None, "there is no such file; spell names"),
         (b"<html>sorry</html>", "not a zip archive"),
-        (zipped(**{"Toy_TRAIN.ts": TS}), "holds no Toy_TRAIN.ts and Toy_TEST.ts"),
+        (make_zip(**{"Toy_TRAIN.ts": TS}), "holds no Toy_TRAIN.ts and Toy_TEST.ts"),
     ],
 )
 def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(server, tmp_path, content, message):

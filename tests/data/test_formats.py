@@ -11,7 +11,7 @@ from tstk.errors import DataError, OptionError
 NAN = np.nan
 
 
-def wrote(path, text):
+def write(path, text):
     path.write_text(text)
     return path
 
@@ -24,19 +24,19 @@ MULTI += "@attribute kind {'up', down}\n@data\n"
 
 
 def test_arff_with_one_attribute_per_sample_is_univariate(tmp_path):
-    raw = arff.read(wrote(tmp_path / "x.arff", ARFF + "% a comment\n1,2.5,1.0\n?,4,-1\n"))["train"]
+    raw = arff.read(write(tmp_path / "x.arff", ARFF + "% a comment\n1,2.5,1.0\n?,4,-1\n"))["train"]
     np.testing.assert_array_equal(raw.x, [[[1, 2.5]], [[NAN, 4]]])
     assert (raw.y, raw.classes) == (["1", "-1"], ("1", "-1"))
 
 
 def test_arff_with_a_relation_has_one_channel_per_line_of_it(tmp_path):
-    raw = arff.read(wrote(tmp_path / "x.arff", MULTI + "'1,2\\n3,4',down\n\"5\\n6\",up\n"))["train"]
+    raw = arff.read(write(tmp_path / "x.arff", MULTI + "'1,2\\n3,4',down\n\"5\\n6\",up\n"))["train"]
     np.testing.assert_array_equal(raw.x, [[[1, 2], [3, 4]], [[5, NAN], [6, NAN]]])
     assert (raw.y, raw.classes) == (["down", "up"], ("up", "down"))
 
 
 def test_arff_without_a_class_has_series_without_labels(tmp_path):
-    raw = arff.read(wrote(tmp_path / "x.arff", "@relation x\n@attribute a numeric\n@data\n1\n2\n"))["train"]
+    raw = arff.read(write(tmp_path / "x.arff", "@relation x\n@attribute a numeric\n@data\n1\n2\n"))["train"]
     assert (raw.x.shape, raw.y) == ((2, 1, 1), None)
 
 
@@ -48,18 +48,18 @@ def test_a_set_of_the_archive_is_the_same_in_either_format(archive, tmp_path, na
         raw = get_reader(source)(source)["train"]
         head = "@relation x\n@attribute x relational\n@attribute t numeric\n@end x\n@attribute c {CLASSES}\n@data\n"
         rows = [
-            "'" + "\\n".join(",".join("?" if v != v else repr(v) for v in ch) for ch in one) + f"',{label}"
-            for one, label in zip(raw.x.tolist(), raw.y, strict=True)
+            "'" + "\\n".join(",".join("?" if v != v else repr(v) for v in ch) for ch in first) + f"',{label}"
+            for first, label in zip(raw.x.tolist(), raw.y, strict=True)
         ]
         text = head.replace("CLASSES", ",".join(sorted(set(raw.y)))) + "\n".join(rows)
-        wrote(tmp_path / f"{name}_{part}.arff", text)
+        write(tmp_path / f"{name}_{part}.arff", text)
     other = load(str(tmp_path / f"{name}_TRAIN.arff"))
     assert other.classes == data.classes
     for part in ("train", "val", "test"):
-        one, two = (d.splits[part].batch(torch.arange(len(d.splits[part]))) for d in (data, other))
-        assert one.x.equal(two.x)
-        assert one.observed_mask.equal(two.observed_mask)
-        assert one.y.equal(two.y)
+        first, second = (d.splits[part].batch(torch.arange(len(d.splits[part]))) for d in (data, other))
+        assert first.x.equal(second.x)
+        assert first.observed_mask.equal(second.observed_mask)
+        assert first.y.equal(second.y)
 
 
 # .pt
@@ -157,7 +157,7 @@ def record(folder, values, form=16, gain="200(5)/mV", skip=0, name="r"):
     form = f"{form}+{skip}" if skip else form
     lines = [f"{name} {values.shape[1]} 360 {len(values)}"]
     lines += [f"{name}.dat {form} {gain} 11 0 {values[0, i]} {s} 0 lead {i}" for i, s in enumerate(sums)]
-    return wrote(folder / f"{name}.hea", "\n".join(["# a comment", *lines, "# another"]))
+    return write(folder / f"{name}.hea", "\n".join(["# a comment", *lines, "# another"]))
 
 
 @pytest.mark.parametrize("form", [16, 212])

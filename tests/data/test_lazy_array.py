@@ -1,4 +1,4 @@
-"""Sets larger than memory: what stays in its file is the same data, and takes no memory."""
+"""Sets larger than memory: lazily read data are equal and take no memory."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def everything_is_large(monkeypatch):
-    """Nothing is small enough for memory, and sets are gone through a few series at a time."""
+    """Treat every set as larger than memory, and read few series at a time."""
     monkeypatch.setattr(lazy_array, "MAX_IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(lazy_array, "CHUNK_SAMPLES", 50)
 

@@ -22,7 +22,7 @@ a,30,9,10,down,8
 
 @pytest.fixture
 def read_text(tmp_path):
-    """What a file of this text holds; as .parquet with the types that the cells have."""
+    """Read a text as a .csv file, or as a .parquet file with the types of its cells."""
 
     def read(text, kind="csv", **options):
         path = tmp_path / f"x.{kind}"
@@ -121,14 +121,15 @@ def test_a_faulty_long_table_says_what_is_wrong_and_where(read_text, kind, text,
 
 @pytest.mark.parametrize("text", ["date,u,v\n2020-01-01,1,2\n2020-01-02,?,4\n", "t0,t1,label\n1,2,a\n?,4,b\n", LONG])
 def test_parquet_holds_what_the_same_csv_holds(read_text, text):
-    one, other = read_text(text, "parquet"), read_text(text)
-    if isinstance(other, Table):
-        assert one.channels == other.channels
-        np.testing.assert_array_equal(one.dates, other.dates)
-        np.testing.assert_array_equal(one.values, other.values)
+    from_parquet, from_csv = read_text(text, "parquet"), read_text(text)
+    if isinstance(from_csv, Table):
+        assert from_parquet.channels == from_csv.channels
+        np.testing.assert_array_equal(from_parquet.dates, from_csv.dates)
+        np.testing.assert_array_equal(from_parquet.values, from_csv.values)
     else:
-        np.testing.assert_array_equal(one["train"].x, other["train"].x)
-        assert (one["train"].y, one["train"].groups) == (other["train"].y, other["train"].groups)
+        a, b = from_parquet["train"], from_csv["train"]
+        np.testing.assert_array_equal(a.x, b.x)
+        assert (a.y, a.groups) == (b.y, b.groups)
 
 
 def test_parquet_may_hold_a_list_of_samples_in_each_row(lists):

@@ -1,4 +1,4 @@
-"""Files as they come: each is refused in one line that says which file, where in it, and what to do."""
+"""Malformed files: each error is one line with the file, the place and the remedy."""
 
 import io
 import zipfile
@@ -26,8 +26,8 @@ def npy(array):
     return file.getvalue()
 
 
-def swapped(archive, name, data):
-    """An archive with other bytes in one of its files."""
+def replace_member(archive, name, data):
+    """Replace the contents of one file of an archive."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(file, "w") as new:
         for member in old.namelist():
@@ -67,8 +67,8 @@ FAULTY = {
     "sparse rows": ("x.arff", ARFF + "{0 1}\n", "line 6: sparse data", "write every sample"),
     "binary junk as arrays": ("x.npz", JUNK, "not an npz archive", "write or fetch it again"),
     "half an archive": ("x.npz", npz(X=X)[:300], "cut short", "write or fetch it again"),
-    "junk in an archive": ("x.npz", swapped(npz(X=X), "X.npy", JUNK), "cut short", "write or fetch it again"),
-    "an oversized header": ("x.npz", swapped(npz(X=X), "X.npy", HUGE), "cut short", "write or fetch it again"),
+    "junk in an archive": ("x.npz", replace_member(npz(X=X), "X.npy", JUNK), "cut short", "write or fetch it again"),
+    "an oversized header": ("x.npz", replace_member(npz(X=X), "X.npy", HUGE), "cut short", "write or fetch it again"),
     "an oversized array": ("X.npy", HUGE, "cut short", "write or fetch it again"),
     "a pickle": ("x.npz", npz(X=np.array([{}])), "holds Python objects", "save numbers and strings only"),
     "labels that are too few": ("x.npz", npz(X=X, y=[0, 1]), "2 labels for 4 series", "one for each"),

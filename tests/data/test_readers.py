@@ -9,21 +9,21 @@ from tstk.errors import DataError
 HEAD = "@timeStamps false\n@classLabel true a b\n@data\n"
 
 
-def wrote(folder, name, text):
+def write(folder, name, text):
     path = folder / name
     path.write_text(text)
     return path
 
 
 def test_ts_keeps_channels_lengths_missing_samples_and_labels(tmp_path):
-    raw = ts.read(wrote(tmp_path, "x.ts", HEAD + "1,2,?:4,5,6:b\n7:8:a\n"))["train"]
+    raw = ts.read(write(tmp_path, "x.ts", HEAD + "1,2,?:4,5,6:b\n7:8:a\n"))["train"]
     nan = np.nan
     np.testing.assert_array_equal(raw.x, [[[1, 2, nan], [4, 5, 6]], [[7, nan, nan], [8, nan, nan]]])
     assert raw.y == ["b", "a"]
 
 
 def test_ts_without_class_labels_gives_unlabelled_series(tmp_path):
-    raw = ts.read(wrote(tmp_path, "x.ts", "@classLabel false\n@data\n1,2:3,4\n"))["train"]
+    raw = ts.read(write(tmp_path, "x.ts", "@classLabel false\n@data\n1,2:3,4\n"))["train"]
     assert raw.y is None
     assert raw.x.shape == (1, 2, 2)
 
@@ -31,26 +31,26 @@ def test_ts_without_class_labels_gives_unlabelled_series(tmp_path):
 @pytest.mark.parametrize("mark", ["\t", ",", "   "])
 def test_tsv_has_the_label_first_whatever_separates_the_cells(tmp_path, mark):
     text = "\n".join(mark.join(row) for row in [["1", "0.5", "2"], ["-1.0", "3", "NaN"]])
-    raw = tsv.read(wrote(tmp_path, "x.txt", text))["train"]
+    raw = tsv.read(write(tmp_path, "x.txt", text))["train"]
     np.testing.assert_array_equal(raw.x, [[[0.5, 2]], [[3, np.nan]]])
     assert raw.y == ["1", "-1"]
 
 
 def test_csv_with_a_label_column_gives_one_series_per_row(tmp_path):
-    raw = csv.read(wrote(tmp_path, "x.csv", "t0,t1,class,subject\n1,2,up,7\n3,,down,8\n"))["train"]
+    raw = csv.read(write(tmp_path, "x.csv", "t0,t1,class,subject\n1,2,up,7\n3,,down,8\n"))["train"]
     np.testing.assert_array_equal(raw.x, [[[1, 2]], [[3, np.nan]]])
     assert (raw.y, raw.groups) == (["up", "down"], ["7", "8"])
 
 
 def test_csv_takes_the_label_column_that_the_user_names(tmp_path):
-    raw = csv.read(wrote(tmp_path, "x.csv", "t0,kind,t1\n1,up,2\n"), label_column="kind")["train"]
+    raw = csv.read(write(tmp_path, "x.csv", "t0,kind,t1\n1,up,2\n"), label_column="kind")["train"]
     assert raw.y == ["up"]
     np.testing.assert_array_equal(raw.x, [[[1, 2]]])
 
 
 @pytest.mark.parametrize("name", ["date", "when"])
 def test_csv_with_dates_gives_a_table(tmp_path, name):
-    table = csv.read(wrote(tmp_path, "x.csv", f"{name},u,y\n2020-01-01,1,2\n2020-01-02,,4\n"))
+    table = csv.read(write(tmp_path, "x.csv", f"{name},u,y\n2020-01-01,1,2\n2020-01-02,,4\n"))
     assert isinstance(table, Table)
     assert table.channels == ("u", "y")
     np.testing.assert_array_equal(table.values, [[1, 2], [np.nan, 4]])
@@ -91,7 +91,7 @@ def test_npz_looks_whole_numbers_up_in_its_classes(tmp_path):
 )
 def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, message):
     with pytest.raises(DataError) as error:
-        ts.read(wrote(tmp_path, "x.ts", text))
+        ts.read(write(tmp_path, "x.ts", text))
     assert message in str(error.value)
     assert "x.ts" in str(error.value)
     assert "\n" not in str(error.value)
@@ -113,24 +113,24 @@ def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, message):
 )
 def test_a_faulty_csv_file_says_what_is_wrong_and_where(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
-        csv.read(wrote(tmp_path, "x.csv", text))
+        csv.read(write(tmp_path, "x.csv", text))
 
 
 def test_a_csv_file_without_labels_holds_series_all_the_same(tmp_path):
-    series_set = csv.read(wrote(tmp_path, "x.csv", "t0,t1\n1,2\n3,4\n"))["train"]
+    series_set = csv.read(write(tmp_path, "x.csv", "t0,t1\n1,2\n3,4\n"))["train"]
     np.testing.assert_array_equal(series_set.x, [[[1, 2]], [[3, 4]]])
     assert series_set.y is None
 
 
 def test_a_label_column_that_is_not_there_is_suggested(tmp_path):
     with pytest.raises(DataError, match="Did you mean 'kind'"):
-        csv.read(wrote(tmp_path, "x.csv", "t0,kind\n1,up\n"), label_column="kinds")
+        csv.read(write(tmp_path, "x.csv", "t0,kind\n1,up\n"), label_column="kinds")
 
 
 @pytest.mark.parametrize("read", [ts.read, tsv.read])
 def test_formats_with_a_fixed_place_for_the_label_refuse_another(tmp_path, read):
     with pytest.raises(DataError, match="--label-column kind"):
-        read(wrote(tmp_path, "x.ts", HEAD + "1:a\n"), label_column="kind")
+        read(write(tmp_path, "x.ts", HEAD + "1:a\n"), label_column="kind")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`tstk doctor` finds what is broken, says the remedy, and survives what it looks for."""
+"""`tstk doctor` finds faults, prints remedies, and does not fail on a broken installation."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_a_setting_that_cannot_work_is_a_fault_with_a_remedy(monkeypatch, variab
     assert fault.remedy
 
 
-def test_a_backend_that_was_asked_for_and_cannot_serve_is_a_fault(monkeypatch):
+def test_a_requested_backend_that_is_unavailable_is_a_fault(monkeypatch):
     import tstk.kernels
 
     with tstk.kernels.use_backend("nonsense"):

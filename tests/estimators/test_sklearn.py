@@ -1,4 +1,4 @@
-"""The estimators: scikit-learn's and aeon's own checks, and what series have that tables do not."""
+"""The estimators: the checks of scikit-learn and aeon, unequal lengths and missing values."""
 
 import pickle
 
@@ -35,12 +35,12 @@ TINY = {
         SeriesForecaster(context=4, horizon=2, steps=2, **TINY),
     ]
 )
-def test_scikit_learns_checks_pass_without_excuse(estimator, check):
+def test_scikit_learns_checks_pass_without_exception(estimator, check):
     check(estimator)
 
 
 @pytest.mark.parametrize("name", ["AeonClassifier", "AeonEncoder"])
-def test_aeons_checks_pass_without_excuse(name):
+def test_aeons_checks_pass_without_exception(name):
     pytest.importorskip("aeon", reason="pip install 'tstk-core[aeon]'")
     from aeon.testing.estimator_checking import check_estimator
 
@@ -58,7 +58,7 @@ def test_the_estimators_are_found_from_the_package():
 
 
 def waves(lengths, channels=2, seed=0):
-    """Fast and slow sines of unequal lengths, with holes."""
+    """Fast and slow sines of unequal lengths, with missing samples."""
     draw = np.random.default_rng(seed)
     y = np.arange(len(lengths)) % 2
     series = []
@@ -70,7 +70,7 @@ def waves(lengths, channels=2, seed=0):
     return series, np.array(["slow", "fast"])[y]
 
 
-def test_unequal_lengths_and_missing_values_are_learnt_and_companions_do_not_matter():
+def test_unequal_lengths_and_missing_values_are_learned_whatever_the_batch():
     X, y = waves([30, 40, 25, 33] * 10)
     model = SeriesClassifier(steps=60, lr=0.02, batch_size=16, **TINY).fit(X, y)
     later, truth = waves([28, 40, 35, 20] * 5, seed=1)
@@ -84,7 +84,7 @@ def test_unequal_lengths_and_missing_values_are_learnt_and_companions_do_not_mat
     np.testing.assert_allclose(model.predict_proba(padded), alone, atol=1e-5)
 
 
-def test_a_classifier_of_few_series_learns_from_all_unless_told_otherwise(monkeypatch):
+def test_a_classifier_of_few_series_trains_on_all_of_them_by_default(monkeypatch):
     seen = []
     monkeypatch.setattr("tstk.estimators.base.fit", lambda pipeline, data, *_, **__: seen.append(data) or FitResult())
     X, y = waves([20] * 12)
@@ -193,7 +193,7 @@ def test_fitting_leaves_the_callers_random_numbers_alone():
         ({"horizon": 4}, "horizon"),
     ],
 )
-def test_a_slip_is_told_by_fit(options, said):
+def test_a_mistake_is_reported_by_fit(options, said):
     X, y = waves([30] * 8)
     with pytest.raises(OptionError, match=said):
         SeriesClassifier(steps=1, **options).fit(np.stack(X), y)

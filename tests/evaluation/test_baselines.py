@@ -1,4 +1,4 @@
-"""Trivial answers are what their names say."""
+"""The baselines against their definitions."""
 
 import pytest
 import torch

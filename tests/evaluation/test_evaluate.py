@@ -1,4 +1,4 @@
-"""Scores of classes are scikit-learn's, to the last digit."""
+"""Classification metrics equal those of scikit-learn."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The linear map equals ridge regression on windows written out, and its choices are the best on validation."""
+"""The linear map equals ridge regression on explicit windows, and its settings are the best on validation."""
 
 from itertools import product
 
@@ -20,7 +20,7 @@ from tstk.evaluation.linear_forecast import (
 CONTEXT, HORIZON = 7, 3
 
 
-def walk(channels, rows, seed=0):
+def random_walk(channels, rows, seed=0):
     return torch.randn(channels, rows, generator=torch.Generator().manual_seed(seed)).cumsum(1)
 
 
@@ -28,18 +28,18 @@ def parts(table, cut):
     return WindowDataset(table[:, :cut], CONTEXT, HORIZON), WindowDataset(table[:, cut - CONTEXT :], CONTEXT, HORIZON)
 
 
-def written_out(train, val, std):
-    """(validation error, level, shared or own, forecast of validation) of every choice, by numpy's least squares."""
+def solve_directly(train, val, std):
+    """Return (validation error, level, shared or own, forecast) of every setting, by numpy's least squares."""
 
     def pair(part, level):
         rows = (part.windows / std[:, :, None]).double().numpy()
         x, y = rows[..., :CONTEXT], rows[..., CONTEXT:]
-        at = x[..., -1:] if level == "last value" else x.mean(-1, keepdims=True)
-        return x - at, y - at, at
+        offset = x[..., -1:] if level == "last value" else x.mean(-1, keepdims=True)
+        return x - offset, y - offset, offset
 
     result = []
     for level, own in product(LEVELS, (False, True)):
-        (x, y, _), (vx, vy, at) = pair(train, level), pair(val, level)
+        (x, y, _), (vx, vy, offset) = pair(train, level), pair(val, level)
         groups = [[c] for c in range(len(x))] if own else [list(range(len(x)))]
         predictions = np.empty_like(vy)
         for g in groups:
@@ -54,24 +54,24 @@ def written_out(train, val, std):
                     best = error, matrix
             predictions[g] = vx[g] @ best[1]
         error = np.square(predictions - vy).mean()
-        result.append((error, level, own, (predictions + at) * std[:, :, None].numpy()))
+        result.append((error, level, own, (predictions + offset) * std[:, :, None].numpy()))
     return result
 
 
 def test_sums_over_windows_are_those_of_the_windows_written_out():
     for rows in (5, 9, 64):
-        table = walk(1, rows)[0].double()
+        table = random_walk(1, rows)[0].double()
         windows = table.unfold(0, 5, 1)
         torch.testing.assert_close(compute_window_gram(table, 5), windows.T @ windows, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_map_is_the_best_on_validation_of_all_ridge_regressions(seed):
-    table = walk(3, 120, seed) * torch.tensor([[1.0], [20.0], [0.3]]) + 5
+    table = random_walk(3, 120, seed) * torch.tensor([[1.0], [20.0], [0.3]]) + 5
     table[0] += 4 * torch.sin(torch.arange(120.0))
     std = torch.tensor([[1.0], [20.0], [0.3]])
     train, val = parts(table, 80)
-    choices = written_out(train, val, std)
+    choices = solve_directly(train, val, std)
     best = min(choices, key=lambda one: one[0])
     result = fit_linear_map(train, val, std)
     assert result.val_mse == pytest.approx(best[0], rel=1e-6)
@@ -119,7 +119,7 @@ def test_a_table_with_missing_samples_or_none_at_all_gets_finite_forecasts():
 
 
 def test_a_stride_of_the_training_windows_changes_nothing():
-    table = walk(2, 150)
+    table = random_walk(2, 150)
     train, val = parts(table, 100)
     sparse = WindowDataset(train.table, CONTEXT, HORIZON, 5)
     std = torch.ones(2, 1)

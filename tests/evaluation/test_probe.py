@@ -1,4 +1,4 @@
-"""A probe reads the classes off frozen features, and never the test labels."""
+"""A probe classifies frozen features, and never uses the test labels."""
 
 import json
 
@@ -25,7 +25,7 @@ TINY = {
 }
 
 
-def trained(folder, **tables):
+def train_classifier(folder, **tables):
     quick = {"steps": 2, "batch_size": 16, "device": "cpu", "threads": 1}
     train(resolve_config(("flag", {**TINY, "train": quick, **tables})), folder)
     return folder
@@ -34,20 +34,20 @@ def trained(folder, **tables):
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """A masked pretraining of two steps on the embedded activities."""
-    return trained(tmp_path_factory.mktemp("runs") / "masked", loss="masked", data="har-demo")
+    return train_classifier(tmp_path_factory.mktemp("runs") / "masked", loss="masked", data="har-demo")
 
 
-def row(result, weights="trained", share=1.0):
+def find_row(result, weights="trained", share=1.0):
     return next(r for r in result["results"] if (r["weights"], r["label_fraction"]) == (weights, share))
 
 
 @pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
-def test_random_features_already_tell_activities_apart(pretrained, classifier):
+def test_random_features_already_separate_activities(pretrained, classifier):
     result = probe(pretrained, classifier=classifier, untrained=True)
     for weights in ("trained", "untrained"):
-        assert row(result, weights)["accuracy"] > 2 * row(result)["baselines"]["majority class"]["accuracy"]
-    margin = row(result)["accuracy"] - row(result, "untrained")["accuracy"]
-    assert row(result)["margin_accuracy"] == pytest.approx(margin)
+        assert find_row(result, weights)["accuracy"] > 2 * find_row(result)["baselines"]["majority class"]["accuracy"]
+    margin = find_row(result)["accuracy"] - find_row(result, "untrained")["accuracy"]
+    assert find_row(result)["margin_accuracy"] == pytest.approx(margin)
 
 
 def test_features_of_a_constant_encoder_tell_nothing(pretrained, monkeypatch):
@@ -55,7 +55,7 @@ def test_features_of_a_constant_encoder_tell_nothing(pretrained, monkeypatch):
         tstk.evaluation.probe.Pipeline, "embed_batch", lambda self, series, how: torch.ones(len(series.x), 3)
     )
     result = probe(pretrained)
-    assert row(result)["accuracy"] == pytest.approx(1 / 6, abs=0.01)
+    assert find_row(result)["accuracy"] == pytest.approx(1 / 6, abs=0.01)
 
 
 def test_a_share_learns_from_that_many_labels_of_each_class(pretrained, monkeypatch):
@@ -71,15 +71,15 @@ def test_a_share_learns_from_that_many_labels_of_each_class(pretrained, monkeypa
     assert all((counts == np.rint(train / 2)).all() for counts in choosing)
     assert (last == np.rint(train / 2) + np.rint(val / 2)).all()
     fitted.clear()
-    assert row(probe(pretrained, label_fraction=(0.01,)), share=0.01)["count"] == 18
+    assert find_row(probe(pretrained, label_fraction=(0.01,)), share=0.01)["count"] == 18
     assert all((counts == 2).all() for counts in fitted[:-1])
     assert (fitted[-1] == 3).all()  # two to fit and one to choose by
 
 
 @pytest.mark.slow
 def test_seeds_draw_other_labels_and_the_same_seed_the_same(pretrained):
-    first = row(probe(pretrained, label_fraction=(0.1,), seeds=(0, 1, 2)), share=0.1)
-    again = row(probe(pretrained, label_fraction=(0.1,), seeds=(0, 1, 2)), share=0.1)
+    first = find_row(probe(pretrained, label_fraction=(0.1,), seeds=(0, 1, 2)), share=0.1)
+    again = find_row(probe(pretrained, label_fraction=(0.1,), seeds=(0, 1, 2)), share=0.1)
     accuracies = [trial["accuracy"] for trial in first["trials"]]
     assert first == again
     assert len(set(accuracies)) > 1
@@ -89,9 +89,9 @@ def test_seeds_draw_other_labels_and_the_same_seed_the_same(pretrained):
 
 def test_with_all_labels_the_same_weights_are_tried_once_and_untrained_ones_per_seed(pretrained):
     result = probe(pretrained, seeds=(0, 1), untrained=True)
-    assert len(row(result)["trials"]) == 1
-    assert row(result)["accuracy_deviation"] is None
-    assert len({trial["accuracy"] for trial in row(result, "untrained")["trials"]}) == 2
+    assert len(find_row(result)["trials"]) == 1
+    assert find_row(result)["accuracy_deviation"] is None
+    assert len({trial["accuracy"] for trial in find_row(result, "untrained")["trials"]}) == 2
 
 
 @pytest.mark.slow
@@ -100,22 +100,22 @@ def test_with_all_labels_the_same_weights_are_tried_once_and_untrained_ones_per_
 def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier, choose, monkeypatch):
     want = probe(pretrained, classifier=classifier, select_on=choose, label_fraction=(0.3,), seeds=(0, 1))
 
-    def shuffled(*args, **options):
+    def shuffle_labels(*args, **options):
         data = load_data(*args, **options)
         data.test.y = data.test.y[torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))]
         return data
 
-    monkeypatch.setattr(tstk.evaluation.probe, "load_data", shuffled)
+    monkeypatch.setattr(tstk.evaluation.probe, "load_data", shuffle_labels)
     found = probe(pretrained, classifier=classifier, select_on=choose, label_fraction=(0.3,), seeds=(0, 1))
-    assert [t["chosen"] for t in row(found, share=0.3)["trials"]] == [
-        t["chosen"] for t in row(want, share=0.3)["trials"]
+    assert [t["chosen"] for t in find_row(found, share=0.3)["trials"]] == [
+        t["chosen"] for t in find_row(want, share=0.3)["trials"]
     ]
-    assert row(found, share=0.3)["accuracy"] < row(want, share=0.3)["accuracy"] - 0.1
+    assert find_row(found, share=0.3)["accuracy"] < find_row(want, share=0.3)["accuracy"] - 0.1
 
 
 @pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
 def test_a_setting_that_is_given_is_not_chosen(pretrained, classifier):
-    (trial,) = row(probe(pretrained, classifier=classifier, param=3))["trials"]
+    (trial,) = find_row(probe(pretrained, classifier=classifier, param=3))["trials"]
     assert 3 in trial["chosen"].values()
 
 
@@ -147,8 +147,8 @@ def test_a_probe_that_loses_to_a_baseline_says_so_in_its_last_lines(pretrained):
 def test_a_run_that_was_validated_on_test_is_not_probed_with_it(tmp_path):
     data = {"use": "har-demo", "val_data": "test"}
     notes = []
-    result = probe(trained(tmp_path / "a", loss="masked", data=data), print_fn=notes.append)
-    own = probe(trained(tmp_path / "b", loss="masked", data="har-demo"))
+    result = probe(train_classifier(tmp_path / "a", loss="masked", data=data), print_fn=notes.append)
+    own = probe(train_classifier(tmp_path / "b", loss="masked", data="har-demo"))
     assert result["sizes"] == own["sizes"]
     assert "splits validation data off the training split" in notes[0]
 
@@ -157,8 +157,8 @@ def test_a_run_that_was_validated_on_test_is_not_probed_with_it(tmp_path):
 def test_a_run_that_learnt_from_the_test_part_is_probed_with_labels_of_the_training_part(tmp_path):
     data = {"use": "har-demo", "train_data": "test"}
     notes = []
-    result = probe(trained(tmp_path / "a", loss="masked", data=data), print_fn=notes.append)
-    own = probe(trained(tmp_path / "b", loss="masked", data="har-demo"))
+    result = probe(train_classifier(tmp_path / "a", loss="masked", data=data), print_fn=notes.append)
+    own = probe(train_classifier(tmp_path / "b", loss="masked", data="har-demo"))
     assert result["sizes"] == own["sizes"]
     assert "transductive" in notes[0]
 
@@ -183,7 +183,9 @@ def test_codes_are_counted_channel_by_channel_where_channels_are_independent(syl
         "tokenizer": syllables,
         "encoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "causal": True},
     }
-    run = trained(tmp_path / "codes", **parts, loss="next-code", data="har-demo", pipeline={"channels": channels})
+    run = train_classifier(
+        tmp_path / "codes", **parts, loss="next-code", data="har-demo", pipeline={"channels": channels}
+    )
     result = probe(run, features="codes")
     assert result["width"] == (5 if channels == "mixed" else 45)
     rows = tstk.evaluation.features.code_frequencies(
@@ -206,15 +208,15 @@ def test_other_data_bring_their_own_classes_and_must_have_the_same_channels(run,
     np.savez(tmp_path / "levels.npz", **arrays)
     result = probe(run, str(tmp_path / "levels.npz"))
     assert result["classes"] == ["down", "up"]
-    assert row(result)["accuracy"] > 0.9
+    assert find_row(result)["accuracy"] > 0.9
     with pytest.raises(DataError, match="2 channels; the run has 9"):
         probe(pretrained, npz)
 
 
 def test_data_without_classes_are_refused_in_a_line(tmp_path, csv):
     np.savez(tmp_path / "bare.npz", X=np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32))
-    bare = trained(tmp_path / "bare", loss="masked", data=str(tmp_path / "bare.npz"))
-    table = trained(tmp_path / "table", loss="masked", data={"use": csv, "context": 20, "horizon": 5})
+    bare = train_classifier(tmp_path / "bare", loss="masked", data=str(tmp_path / "bare.npz"))
+    table = train_classifier(tmp_path / "table", loss="masked", data={"use": csv, "context": 20, "horizon": 5})
     for folder, what in ((bare, "without labels"), (table, "a table to forecast")):
         with pytest.raises(DataError, match=f"{what}, and a probe needs classes.*--data") as refusal:
             probe(folder)
@@ -237,7 +239,7 @@ def test_a_run_trained_with_these_labels_is_probed_with_a_warning(run, pretraine
     assert len(notes) == 2
     assert all("trained with the labels of these data" in line for line in notes)
     frozen = {"init_from": str(pretrained), "freeze": "tokenizer,encoder"}
-    quiet = trained(tmp_path / "frozen", head="linear", data="har-demo", pipeline=frozen)
+    quiet = train_classifier(tmp_path / "frozen", head="linear", data="har-demo", pipeline=frozen)
     probe(pretrained, print_fn=notes.append)
     probe(quiet, print_fn=notes.append)
     assert len(notes) == 2
@@ -253,7 +255,7 @@ def test_the_command_prints_a_table_or_json(pretrained):
     assert [r["label_fraction"] for r in printed["results"]] == [1.0, 1.0, 0.1, 0.1]
 
 
-def test_a_slip_in_the_list_of_shares_is_answered_with_an_example(pretrained):
+def test_a_malformed_list_of_label_fractions_is_an_error_with_an_example(pretrained):
     result = CliRunner().invoke(cli, ["probe", str(pretrained), "--label-fraction", "all"], prog_name="tstk")
     assert result.exit_code == 2
     assert "--label-fraction all: expected comma-separated numbers, such as 1.0" in result.stderr
@@ -262,8 +264,8 @@ def test_a_slip_in_the_list_of_shares_is_answered_with_an_example(pretrained):
 @pytest.mark.slow
 def test_settings_chosen_by_the_test_part_are_announced_and_no_worse(pretrained):
     said = []
-    honest = row(probe(pretrained, classifier="svm"))["accuracy"]
-    flattering = row(probe(pretrained, classifier="svm", select_on="test", print_fn=said.append))["accuracy"]
+    honest = find_row(probe(pretrained, classifier="svm"))["accuracy"]
+    flattering = find_row(probe(pretrained, classifier="svm", select_on="test", print_fn=said.append))["accuracy"]
     assert flattering >= honest
     assert any("selected on the test split" in line for line in said)
 
@@ -275,7 +277,7 @@ def test_settings_chosen_by_folds_are_judged_on_every_row_once(pretrained, monke
     result = probe(pretrained, classifier="svm", select_on="folds")
     assert result["select_on"] == "folds"
     ((rows, folds),) = pairs
-    assert len(rows.y) == result["sizes"]["train"] + result["sizes"]["val"] == row(result)["count"]
+    assert len(rows.y) == result["sizes"]["train"] + result["sizes"]["val"] == find_row(result)["count"]
     judged = np.concatenate([judge.x for _, judge in folds])
     np.testing.assert_array_equal(np.unique(judged, axis=0), np.unique(rows.x, axis=0))
     assert len(judged) == len(rows.x)
@@ -289,7 +291,8 @@ def test_folds_of_few_rows_are_fewer(pretrained):
     assert len(probe_classifiers._make_folds(few)) == 3
     assert len(probe_classifiers._make_folds(few.subset(np.array([0, 3, 5])))) == 1
     assert (
-        row(probe(pretrained, classifier="knn", select_on="folds", label_fraction=(0.01,)), share=0.01)["count"] == 18
+        find_row(probe(pretrained, classifier="knn", select_on="folds", label_fraction=(0.01,)), share=0.01)["count"]
+        == 18
     )
 
 

@@ -1,4 +1,4 @@
-"""The classifiers that a model has to beat: the archives' own figures, loops of numpy, and scikit-learn's solutions."""
+"""The simple classifiers against published scores, numpy loops and scikit-learn."""
 
 import json
 
@@ -146,7 +146,7 @@ def test_a_run_is_scored_beside_the_classifiers_and_again_without_its_training_d
     assert "needs the training data of the run" in found["baselines_skipped"]["1-NN"]
 
 
-def test_a_model_that_a_baseline_beats_is_told_so():
+def test_a_model_worse_than_a_baseline_gets_a_note():
     better, equal, worse = {"accuracy": 0.9}, {"accuracy": 0.8}, {"accuracy": 0.7, "mse": 9.0}
     assert describe_better_baselines(
         {"accuracy": 0.8}, {"1-NN": better, "logistic": equal, "majority class": worse}

@@ -1,4 +1,4 @@
-"""Shuffling tokens in time moves contents and nothing else."""
+"""Shuffling tokens in time permutes their contents and nothing else."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tstk.evaluation.token_order import (
 )
 
 
-def on_a_grid(times=6, lanes=3, batch=4):
+def make_grid_tokens(times=6, lanes=3, batch=4):
     """Tokens of a grid, time first; of the second series the last two times are padding."""
     time, lane = torch.meshgrid(torch.arange(times), torch.arange(lanes), indexing="ij")
     pos = torch.stack([time, lane], -1).flatten(0, 1).float()[:, : 1 + (lanes > 1)].expand(batch, -1, -1)
@@ -32,7 +32,7 @@ def on_a_grid(times=6, lanes=3, batch=4):
 
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_contents_move_within_their_series_and_places_stay(lanes):
-    tokens = on_a_grid(lanes=lanes)
+    tokens = make_grid_tokens(lanes=lanes)
     moved = shuffle_tokens(tokens, SampleRNG(0, 0, torch.arange(4)))
     for name in ("pos", "grid_index", "valid"):
         assert torch.equal(getattr(moved, name), getattr(tokens, name))
@@ -46,14 +46,14 @@ def test_contents_move_within_their_series_and_places_stay(lanes):
 
 
 def test_columns_of_a_grid_stay_together():
-    tokens = on_a_grid(lanes=3)
+    tokens = make_grid_tokens(lanes=3)
     moved = shuffle_tokens(tokens, SampleRNG(0, 0, torch.arange(4))).values.unflatten(1, (6, 3))
     assert torch.equal(moved[..., 2], tokens.values.unflatten(1, (6, 3))[..., 2])
     assert (moved[..., 1] == moved[..., :1, 1]).all()
 
 
 def test_an_order_belongs_to_a_series_not_to_its_batch_and_differs_between_draws():
-    tokens, key = on_a_grid(times=8, lanes=1), torch.arange(4)
+    tokens, key = make_grid_tokens(times=8, lanes=1), torch.arange(4)
     together = shuffle_tokens(tokens, SampleRNG(0, 0, key)).ids
     alone = torch.cat(
         [shuffle_tokens(tokens.map(lambda t, b=b: t[b : b + 1]), SampleRNG(0, 0, key[b : b + 1])).ids for b in range(4)]
@@ -63,7 +63,7 @@ def test_an_order_belongs_to_a_series_not_to_its_batch_and_differs_between_draws
 
 
 def test_tokens_of_one_time_have_no_order():
-    tokens = on_a_grid(times=1, lanes=3).replace(valid=torch.ones(4, 3, dtype=torch.bool))
+    tokens = make_grid_tokens(times=1, lanes=3).replace(valid=torch.ones(4, 3, dtype=torch.bool))
     assert torch.equal(shuffle_tokens(tokens, SampleRNG(0, 0, torch.arange(4))).ids, tokens.ids)
 
 
@@ -110,7 +110,7 @@ def test_the_error_of_a_mean_is_over_groups_where_there_are_some():
     )
 
 
-def test_what_shuffling_cannot_tell_is_refused_with_the_reason(build, labelled_spec, table_spec, ragged):
+def test_pipelines_that_shuffling_cannot_test_are_refused_with_the_reason(build, labelled_spec, table_spec, ragged):
     assert why_order_undefined(build(labelled_spec, head="linear")) is None
     assert "forecasts" in why_order_undefined(build(table_spec, head="forecast"))
     assert "without a task" in why_order_undefined(build(labelled_spec, loss="masked", decoder="transformer"))

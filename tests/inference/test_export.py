@@ -1,4 +1,4 @@
-"""A pipeline leaves tstk as one graph that answers as it did."""
+"""An exported graph gives the outputs of the pipeline."""
 
 import sys
 
@@ -45,15 +45,15 @@ def test_what_takes_one_length_alone_says_why(build, labelled_spec, table_spec):
     assert str(export_graph(pipeline, 16)) == "16 samples"
     forward = pipeline.tokenizer.forward
 
-    def halved(series):
+    def break_for_even_lengths(series):
         return forward(series if series.x.shape[-1] % 2 else series.replace(x=series.x * 1))
 
-    pipeline.tokenizer.forward = halved
+    pipeline.tokenizer.forward = break_for_even_lengths
     assert "specializes the graph" in str(export_graph(pipeline))
 
 
 @pytest.mark.slow
-def test_a_forecaster_answers_in_the_units_of_the_data(build, table_spec):
+def test_a_forecaster_predicts_in_the_units_of_the_data(build, table_spec):
     pipeline = build(table_spec, head="forecast").eval()
     pipeline.std *= 10
     x = torch.randn(3, 2, 24)
@@ -73,7 +73,7 @@ def test_what_predicts_nothing_is_not_exported(build, labelled_spec):
 
 
 @pytest.mark.slow
-def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec):
+def test_an_exported_graph_with_different_outputs_is_refused(build, labelled_spec):
     pipeline = build(labelled_spec, head="linear")
     result = export_graph(pipeline)
     program = result.program.module()
@@ -83,7 +83,7 @@ def test_a_graph_that_answers_differently_is_not_handed_out(build, labelled_spec
 
 
 @pytest.mark.slow
-def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
+def test_an_exported_run_gives_the_same_outputs(run, tmp_path):
     path = tmp_path / "model.pt2"
     assert export_run(run, path).max_relative_error <= 1e-5
     pipeline = load(run)
@@ -94,7 +94,7 @@ def test_a_run_becomes_a_file_that_answers_alike(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_onnx_answers_alike_for_any_batch_and_length(run, tmp_path):
+def test_onnx_gives_the_same_outputs_for_any_batch_and_length(run, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="pip install 'tstk-core[onnx]'")
     path = tmp_path / "model.onnx"
     result = export_run(run, path)

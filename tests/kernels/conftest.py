@@ -1,4 +1,4 @@
-"""Questions for the operations, and their answers in float64."""
+"""Inputs of the operations, and their outputs in float64."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ class Rope(SimpleNamespace):
     """Tensors for one call of `rope_attention`, as an encoder has them: [B, N, H, D] seen as [B, H, N, D]."""
 
     def __call__(self, backend=None, dtype=None):
-        """Output and the gradients of q, k, v."""
+        """Return the output and the gradients of q, k and v."""
         leaves = [t.detach().to(dtype or t.dtype).requires_grad_() for t in self.qkv]
         out = rope_attention(
             *leaves, self.angles, valid=self.valid, causal=self.causal, scale=self.scale, backend=backend
@@ -21,7 +21,7 @@ class Rope(SimpleNamespace):
         return out, *torch.autograd.grad(out, leaves, self.grad.to(out.dtype))
 
     def agrees(self, backend, atol):
-        """`backend` gives what the reference gives in float64 for the same numbers."""
+        """Check a backend against the reference in float64."""
         for name, got, want in zip("oqkv", self(backend), self("reference", torch.float64), strict=True):
             assert got.dtype == self.qkv[0].dtype
             error = (got - want).abs().max()
@@ -30,7 +30,7 @@ class Rope(SimpleNamespace):
 
 @pytest.fixture
 def rope():
-    """`rope(B, H, N, D, ...)`: a question with random numbers and increasing positions."""
+    """`rope(B, H, N, D, ...)` returns random inputs with increasing positions."""
 
     def make(b, h, n, d, *, axes=1, ragged=False, causal=False, scale=None, dtype=torch.float32, device="cpu", seed=0):
         draw = torch.Generator().manual_seed(seed)

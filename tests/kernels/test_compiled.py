@@ -1,4 +1,4 @@
-"""Every tile configuration can be loaded by every GPU that is named: compiled for them, without any."""
+"""Every tile configuration fits every supported GPU: kernels are compiled for them, without a GPU."""
 
 import importlib.util
 import json
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.skipif(not KNOWN or sys.platform != "linux", reason="Tr
 COMPILE = """
 import json, sys
 from benchmarks import compile as c
-c.pretend({arch})
+c.simulate_gpu({arch})
 from tstk.kernels.nearest_code import triton as codes
 from tstk.kernels.rope_attention import triton as attention
-rows = list(c.compiled([call for op in c.OPERATIONS for call in c.quick(op)], {arch}))
+rows = list(c.compile_calls([call for op in c.OPERATIONS for call in c.list_largest_calls(op)], {arch}))
 {change}
-larger = c.compiled([call for call in c.quick({op!r}) if call.key == {key}], {arch})
+larger = c.compile_calls([call for call in c.list_largest_calls({op!r}) if call.key == {key}], {arch})
 json.dump([rows, c.find_faults(rows), c.find_faults(larger)], open(sys.argv[1], "w"))
 """
 
@@ -97,12 +97,12 @@ def test_the_largest_programs_fit_every_gpu_and_take_what_the_stored_table_says(
 
 
 def test_a_changed_table_or_kernel_makes_the_stored_result_stale(monkeypatch):
-    from tstk.kernels.ricker_cwt import triton as kernels
+    from tstk.kernels.ricker_cwt import triton
 
     page = json.loads(OUT.read_text())
-    larger = kernels.CONFIGS["answer", 16] | {"BLOCK_R": 128}
-    monkeypatch.setitem(kernels.CONFIGS, ("answer", 16), larger)
-    assert [line for line in find_stale_entries(page) if f"ricker_cwt [answer 16] {larger!r} for sm_89" in line]
+    larger = triton.CONFIGS["frames", 16] | {"BLOCK_R": 128}
+    monkeypatch.setitem(triton.CONFIGS, ("frames", 16), larger)
+    assert [line for line in find_stale_entries(page) if f"ricker_cwt [frames 16] {larger!r} for sm_89" in line]
     page["digests"]["rope_attention"] = "another"
     assert "rope_attention: its kernels have changed" in find_stale_entries(page)
 

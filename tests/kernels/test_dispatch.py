@@ -1,4 +1,4 @@
-"""Which backend serves a call, and what it says when none does."""
+"""Selection of a backend, and the error if there is none."""
 
 import json
 import os
@@ -8,14 +8,14 @@ import sys
 import pytest
 import torch
 
-import tstk.kernels.dispatch as dispatch
 from tstk.errors import IncompatibleError, UnknownNameError
+from tstk.kernels import dispatch
 from tstk.kernels.dispatch import Backend, Operation, is_triton_interpreted, use_backend, why_triton_unavailable
 
 
 @pytest.fixture
 def doubled(monkeypatch):
-    """An operation whose backends say who they are; `large` takes three numbers or more, `gone` takes none."""
+    """An operation whose backends return their names; `large` supports three numbers or more, `gone` none."""
     monkeypatch.setattr(dispatch, "OPERATIONS", {})
     monkeypatch.setattr(dispatch, "_requested", "auto")
     for name in ("gone", "large", "any"):
@@ -34,7 +34,7 @@ def test_auto_takes_the_first_backend_that_can(doubled):
     assert doubled(torch.ones(3))[0] == "large"
 
 
-def test_a_backend_asked_for_by_name_serves_or_says_why_not(doubled):
+def test_a_backend_requested_by_name_runs_or_raises_the_reason(doubled):
     assert doubled(torch.ones(3), backend="any")[0] == "any"
     with pytest.raises(
         IncompatibleError, match="doubled: backend 'large' does not support this call: it takes 3 or more, not 2"
@@ -42,7 +42,7 @@ def test_a_backend_asked_for_by_name_serves_or_says_why_not(doubled):
         doubled(torch.ones(2), backend="large")
 
 
-def test_a_name_that_does_not_exist_is_answered_with_the_nearest(doubled):
+def test_an_unknown_name_is_an_error_with_a_suggestion(doubled):
     with pytest.raises(UnknownNameError, match=r"no backend 'lrage'; it has gone, large, any\. Did you mean 'large'\?"):
         doubled(torch.ones(2), backend="lrage")
 
@@ -98,7 +98,7 @@ def test_the_interpreter_must_be_asked_for_by_name(monkeypatch):
 
 
 def fresh(code, **environment):
-    """What `code` prints as JSON in an interpreter of its own."""
+    """Return what `code` prints as JSON in a new interpreter."""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
     )

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 
 import pytest
 import torch
@@ -7,8 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tstk.errors import IncompatibleError, UnknownNameError
 from tstk.kernels import nearest_code, use_backend
 from tstk.kernels.nearest_code import assignment_entropy, count_codes, quantize, soft_assignment, sum_by_code
-from tstk.kernels.nearest_code import torch as torch_backend
 from tstk.kernels.nearest_code.duplicates import find_first_duplicates
+
+torch_backend = import_module("tstk.kernels.nearest_code.torch")
 
 SHAPES = [  # N, K, d
     (0, 5, 3), (1, 2, 1), (1, 16384, 5), (3, 2, 512), (37, 16384, 8), (300, 320, 8), (1025, 7, 64), (611, 512, 33),
@@ -24,23 +26,23 @@ def vectors(n, k, d, seed=0, spread=0.5, offset=0.0):
     return z, codes
 
 
-def wrong(z, codes, ids):
-    """How many ids are neither the float64 answer nor within 8 ulps of |z|^2 + |c|^2 of it, about the mean code."""
+def find_wrong_ids(z, codes, ids):
+    """Count ids that are neither that of float64 nor within 8 ulps of |z|^2 + |c|^2 of it, about the mean code."""
     middle = codes.double().mean(0)
     x, c = z.double() - middle, codes.double() - middle
     worst = 0
-    for rows, mine in zip(x.split(512), ids.split(512), strict=True):
+    for rows, actual in zip(x.split(512), ids.split(512), strict=True):
         squares = (rows.square().sum(1, keepdim=True) + c.square().sum(1)) - 2 * rows @ c.T
         best = squares.min(1)
-        size = (rows.square().sum(1) + torch.maximum(c[mine].square().sum(1), c[best[1]].square().sum(1))).float()
+        size = (rows.square().sum(1) + torch.maximum(c[actual].square().sum(1), c[best[1]].square().sum(1))).float()
         ulps = 8 * (torch.nextafter(size, size.new_tensor(torch.inf)) - size)
-        gap = squares.gather(1, mine[:, None])[:, 0] - best[0]
+        gap = squares.gather(1, actual[:, None])[:, 0] - best[0]
         worst += int((gap > ulps).sum())
     return worst
 
 
 class Largest(TorchDispatchMode):
-    """The size of the largest tensor that any operation put out."""
+    """Record the size of the largest output of any operation."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +72,7 @@ def test_ids_are_those_of_float64(n, k, d, threads):
     assert ids.shape == squares.shape == (n,)
     assert ids.dtype == torch.int64
     assert squares.dtype == torch.float32
-    assert wrong(z, codes, ids) == 0
+    assert find_wrong_ids(z, codes, ids) == 0
     exact = (z.double() - codes.double()[ids]).square().sum(1)
     # the size of the terms that the distance is a difference of
     scale = (z.double().square().sum(1) + codes.double().square().sum(1).max()).clamp(min=1e-9)
@@ -83,7 +85,7 @@ def test_ids_are_those_of_float64_at_random_sizes(seed):
     draw = torch.Generator().manual_seed(seed)
     n, k, d = (int(torch.randint(1, top, (), generator=draw)) for top in (3000, 700, 90))
     z, codes = vectors(n, k + 1, d, seed, spread=float(torch.rand((), generator=draw)) * 2)
-    assert wrong(z, codes, nearest_code(z, codes)[0]) == 0
+    assert find_wrong_ids(z, codes, nearest_code(z, codes)[0]) == 0
 
 
 @pytest.mark.parametrize("d", [1, 3, 8, 33, 64, 200])
@@ -116,28 +118,28 @@ def first_of(codes):
     return torch.tensor([seen.setdefault(tuple(row), i) for i, row in enumerate(codes.float().tolist())])
 
 
-def perturbed(search, seed=0):
-    """`search` in whose answer any of the codes that are identical may stand, as if each column rounded in its way."""
+def perturb(search, seed=0):
+    """Return `search` with each id replaced by that of a random identical code, as other rounding might."""
 
-    def rounded(z, codes):
+    def perturbed_search(z, codes):
         ids, squares = search(z, codes)
         same = first_of(codes)[ids][:, None] == first_of(codes)
         draw = torch.rand(same.shape, generator=torch.Generator().manual_seed(seed))
         return (draw * same).argmax(1), squares
 
-    return rounded
+    return perturbed_search
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("traced", [False, True])
-def test_identical_codes_are_told_by_their_numbers_and_not_by_how_a_product_rounds(monkeypatch, kind, traced):
+def test_of_identical_codes_the_first_is_chosen_whatever_the_rounding(monkeypatch, kind, traced):
     z, codes = with_repeats(200, 67, 8)
     codes[5], codes[9] = 0.0, -0.0
     codes = codes.to(kind)
     if kind == torch.float64:
         codes[20] = codes[3] * (1 + 1e-12)  # the same in float32
     z[:67] = codes.float()
-    search = perturbed(torch_backend.nearest_code)
+    search = perturb(torch_backend.nearest_code)
     monkeypatch.setattr(torch_backend, "nearest_code", search)
     assert not torch.equal(first_of(codes)[search(z, codes)[0]], search(z, codes)[0])
     if traced:
@@ -161,11 +163,11 @@ def test_identical_rows_are_found_among_few_different_numbers(monkeypatch, value
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("seed", range(10))
 def test_the_promise_holds_at_extreme_magnitudes(backend, seed, threads):
-    z, codes = extreme(seed)
-    promised(z, codes, *nearest_code(z, codes, backend=backend))
+    z, codes = draw_extreme(seed)
+    assert_documented(z, codes, *nearest_code(z, codes, backend=backend))
 
 
-def extreme(seed):
+def draw_extreme(seed):
     """Vectors and codes between subnormal numbers and the largest of float32, of both signs, some with an offset."""
     draw = torch.Generator().manual_seed(seed)
     k, d = ((855, 1), (33, 8), (12, 65))[seed % 3]
@@ -183,7 +185,7 @@ def extreme(seed):
     return (z + offset).clamp(-3e38, 3e38), (codes + offset).clamp(-3e38, 3e38)
 
 
-def promised(z, codes, ids, squares):
+def assert_documented(z, codes, ids, squares):
     """Check what the docstring of `nearest_code` says against float64."""
     middle = codes.float().mean(0).double()
     x, c = z.double() - middle, codes.double() - middle
@@ -222,7 +224,7 @@ def test_a_vector_whose_square_overflows_gets_code_0_and_distance_nan():
 def test_a_common_offset_costs_no_digits(offset):
     z, codes = vectors(900, 130, 8, offset=offset)
     ids, squares = nearest_code(z, codes)
-    assert wrong(z, codes, ids) == 0
+    assert find_wrong_ids(z, codes, ids) == 0
     exact = (z.double() - codes.double()[ids]).square().sum(1)
     assert (squares - exact).abs().max() < 1e-4
 
@@ -266,18 +268,18 @@ def test_any_leading_dimensions_strides_and_types_are_taken():
     z, codes = vectors(60, 30, 8)
     _, squares = nearest_code(z, codes)
     shaped = nearest_code(z.reshape(3, 4, 5, 8), codes)
-    assert wrong(z, codes, shaped[0].flatten()) == 0
+    assert find_wrong_ids(z, codes, shaped[0].flatten()) == 0
     assert nearest_code(z[0], codes)[0].shape == ()
     strided = torch.stack([z, z], 2)[..., 0]
     turned = codes.T.contiguous().T
     assert not strided.is_contiguous()
     again = nearest_code(strided, turned)
-    assert wrong(z, codes, again[0]) == 0
+    assert find_wrong_ids(z, codes, again[0]) == 0
     torch.testing.assert_close(again[1], squares)
     for kind in (torch.float16, torch.bfloat16, torch.float64):
         low = nearest_code(z.to(kind), codes)
         assert low[1].dtype == torch.float32
-        assert wrong(z.to(kind).float(), codes, low[0]) == 0
+        assert find_wrong_ids(z.to(kind).float(), codes, low[0]) == 0
 
 
 def test_widths_that_differ_are_refused_with_both_shapes():
@@ -287,7 +289,7 @@ def test_widths_that_differ_are_refused_with_both_shapes():
         nearest_code(torch.zeros(3, 8), torch.zeros(0, 8))
 
 
-def test_a_backend_that_cannot_serve_says_why():
+def test_an_unsupported_call_raises_the_reason():
     z, codes = vectors(5, 4, 3)
     with pytest.raises(IncompatibleError, match="backend 'triton' does not support"):
         nearest_code(z.double(), codes, backend="triton")
@@ -300,7 +302,7 @@ def test_the_reference_can_be_had_for_everything():
     with use_backend("reference"):
         ids, _ = nearest_code(z, codes)
         each, overall = assignment_entropy(z, codes, temperature=0.5)
-    assert wrong(z, codes, ids) == 0
+    assert find_wrong_ids(z, codes, ids) == 0
     torch.testing.assert_close((each, overall), assignment_entropy(z, codes, temperature=0.5))
 
 
@@ -372,13 +374,13 @@ def entropies(z, codes, temperature, log_floor, valid=None):
     if valid is not None:
         p = p[valid]
 
-    def of(q):
+    def entropy_of(q):
         return -(q * q.clamp(min=log_floor or 1e-300).log()).sum(-1)
 
-    return of(p).mean(), of(p.mean(0))
+    return entropy_of(p).mean(), entropy_of(p.mean(0))
 
 
-def apart(a, b):
+def relative_error(a, b):
     return float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-12))
 
 
@@ -389,15 +391,15 @@ def apart(a, b):
 )
 def test_entropies_and_their_gradients_are_those_of_float64(n, k, d, temperature, log_floor):
     z, codes = (0.3 * t for t in vectors(n, k, d, spread=0.2))
-    mine = [t.clone().requires_grad_() for t in (z, codes)]
+    leaves = [t.clone().requires_grad_() for t in (z, codes)]
     exact = [t.double().requires_grad_() for t in (z, codes)]
     for pull in ((1.0, 0.0), (0.0, 1.0), (0.3, -0.7)):
-        got = assignment_entropy(*mine, temperature=temperature, log_floor=log_floor)
+        got = assignment_entropy(*leaves, temperature=temperature, log_floor=log_floor)
         want = entropies(*exact, temperature, log_floor)
         for a, b in zip(got, want, strict=True):
             assert abs(a.item() - b.item()) < 1e-4 * max(b.item(), 1e-2)
         loss, true = (pull[0] * a + pull[1] * b for a, b in (got, want))
-        for a, b in zip(torch.autograd.grad(loss, mine), torch.autograd.grad(true, exact), strict=True):
+        for a, b in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(true, exact), strict=True):
             assert float((a.double() - b).norm()) <= 1e-4 * float(b.norm()) + 1e-7
 
 
@@ -419,7 +421,7 @@ def test_shares_are_the_mean_of_soft_assignments():
     x = z.detach().double().requires_grad_()
     p = (-(x[:, None] - codes.double()).square().sum(-1) / 0.7).softmax(-1)
     (want,) = torch.autograd.grad((p.mean(0) * pull.double()).sum(), x)
-    assert apart(got, want) < 1e-5
+    assert relative_error(got, want) < 1e-5
 
 
 def test_invalid_vectors_do_not_influence_soft_assignments():
@@ -449,14 +451,14 @@ def test_no_vector_at_all_has_no_entropy_and_a_finite_gradient():
 
 def test_a_common_offset_costs_soft_assignments_no_digits():
     z, codes = vectors(500, 64, 8, spread=0.2, offset=1000.0)
-    mine = [t.clone().requires_grad_() for t in (z, codes)]
+    leaves = [t.clone().requires_grad_() for t in (z, codes)]
     exact = [t.double().requires_grad_() for t in (z, codes)]
-    each, overall = assignment_entropy(*mine, temperature=0.5)
+    each, overall = assignment_entropy(*leaves, temperature=0.5)
     true = entropies(*exact, 0.5, 0.0)
     for a, b in zip(
-        torch.autograd.grad(each - overall, mine), torch.autograd.grad(true[0] - true[1], exact), strict=True
+        torch.autograd.grad(each - overall, leaves), torch.autograd.grad(true[0] - true[1], exact), strict=True
     ):
-        assert apart(a, b) < 1e-4
+        assert relative_error(a, b) < 1e-4
 
 
 def test_soft_assignments_are_float32_under_autocast_forward_and_backward():
@@ -506,7 +508,7 @@ def test_a_compiler_takes_the_whole_graph():
     z, codes = vectors(300, 33, 8)
     codes[20:] = codes[:13]
     values, ids = torch.compile(Nearest(codes), fullgraph=True)(z)
-    assert wrong(z, codes, ids) == 0
+    assert find_wrong_ids(z, codes, ids) == 0
     assert torch.equal(first_of(codes)[ids], ids)
     torch.testing.assert_close(values, codes[ids], rtol=0, atol=0)
 
@@ -524,7 +526,7 @@ def test_a_compiler_takes_soft_assignments_with_their_gradient():
         return torch.autograd.grad(f(*leaves), leaves)
 
     for a, b in zip(gradients(torch.compile(loss, fullgraph=True, backend="aot_eager")), gradients(loss), strict=True):
-        assert apart(a, b) < 1e-5
+        assert relative_error(a, b) < 1e-5
 
 
 @pytest.mark.slow
@@ -532,7 +534,7 @@ def test_an_exported_graph_serves_any_batch():
     z, codes = vectors(300, 33, 8)
     program = torch.export.export(Nearest(codes), (z[:7],), dynamic_shapes={"z": {0: torch.export.Dim("batch")}})
     values, ids = program.module()(z)
-    assert wrong(z, codes, ids) == 0
+    assert find_wrong_ids(z, codes, ids) == 0
     assert torch.equal(first_of(codes)[ids], ids)
     torch.testing.assert_close(values, codes[ids], rtol=0, atol=0)
 
@@ -566,7 +568,7 @@ def test_rows_divided_over_threads_give_what_one_thread_gives(threads):
     leaves = [t.clone().requires_grad_() for t in (z, codes)]
     with torch.inference_mode():
         ids, squares = nearest_code(z, codes)
-    assert wrong(z, codes, ids) == 0
+    assert find_wrong_ids(z, codes, ids) == 0
     got = assignment_entropy(*leaves, temperature=0.3)
     torch.set_num_threads(1)
     want = assignment_entropy(*leaves, temperature=0.3)
@@ -576,7 +578,7 @@ def test_rows_divided_over_threads_give_what_one_thread_gives(threads):
     torch.testing.assert_close(got, want)
     torch.set_num_threads(threads)
     for a, b in zip(torch.autograd.grad(sum(got), leaves), torch.autograd.grad(sum(want), leaves), strict=True):
-        assert apart(a, b) < 1e-4
+        assert relative_error(a, b) < 1e-4
 
 
 def test_dividing_rows_leaves_the_number_of_threads_as_it_was(threads):

@@ -27,8 +27,8 @@ def search(z, codes):
     return nearest_code(z, codes, backend="triton")
 
 
-def wrong(z, codes, ids):
-    """How many ids are neither the float64 answer nor within 8 ulps of |z|^2 + |c|^2 of it, about the mean code."""
+def count_wrong_ids(z, codes, ids):
+    """Count ids that are neither that of float64 nor within 8 ulps of |z|^2 + |c|^2 of it, about the mean code."""
     middle = codes.double().mean(0)
     x, c = z.double() - middle, codes.double() - middle
     squares = (x[:, None] - c).square().sum(-1)
@@ -48,7 +48,7 @@ def test_ids_are_those_of_float64(n, k, d):
     assert ids.shape == squares.shape == (n,)
     assert ids.dtype == torch.int64
     assert squares.dtype == torch.float32
-    assert wrong(z, codes, ids) == 0
+    assert count_wrong_ids(z, codes, ids) == 0
     exact = (z.double() - codes.double()[ids]).square().sum(1)
     scale = (z.double().square().sum(1) + codes.double().square().sum(1).max()).clamp(min=1e-9)
     assert n == 0 or ((squares - exact).abs() / scale).max() < 1e-6
@@ -60,7 +60,7 @@ def test_ids_are_those_of_float64_at_random_sizes(seed):
     draw = torch.Generator().manual_seed(seed)
     n, k, d = (int(torch.randint(1, top, (), generator=draw)) for top in (300, 300, 90))
     z, codes = vectors(n, k + 1, d, seed, spread=float(torch.rand((), generator=draw)) * 2)
-    assert wrong(z, codes, search(z, codes)[0]) == 0
+    assert count_wrong_ids(z, codes, search(z, codes)[0]) == 0
 
 
 @pytest.mark.parametrize(("k", "d"), [(2, 1), (67, 8), (320, 33), (200, 100)])
@@ -77,7 +77,7 @@ def test_the_first_of_equal_codes_wins(k, d):
 @pytest.mark.parametrize("offset", [1e4, -3e5])
 def test_a_common_offset_costs_no_digits(offset):
     z, codes = vectors(200, 130, 8, offset=offset)
-    assert wrong(z, codes, search(z, codes)[0]) == 0
+    assert count_wrong_ids(z, codes, search(z, codes)[0]) == 0
 
 
 def test_what_is_not_finite_gets_code_0_and_distance_nan():
@@ -104,25 +104,25 @@ def test_any_leading_dimensions_strides_and_types_are_taken():
     z, codes = vectors(60, 30, 8)
     ids, _ = search(z, codes)
     assert search(z.reshape(3, 4, 5, 8), codes)[0].shape == (3, 4, 5)
-    assert wrong(z, codes, search(z.reshape(3, 4, 5, 8), codes)[0].flatten()) == 0
+    assert count_wrong_ids(z, codes, search(z.reshape(3, 4, 5, 8), codes)[0].flatten()) == 0
     strided = torch.stack([z, z], 2)[..., 0]
-    assert wrong(z, codes, search(strided, codes.T.contiguous().T)[0]) == wrong(z, codes, ids) == 0
+    assert count_wrong_ids(z, codes, search(strided, codes.T.contiguous().T)[0]) == count_wrong_ids(z, codes, ids) == 0
     for kind in (torch.float16, torch.bfloat16):
         low, far = search(z.to(kind), codes)
         assert far.dtype == torch.float32
-        assert wrong(z.to(kind).float(), codes, low) == 0
+        assert count_wrong_ids(z.to(kind).float(), codes, low) == 0
 
 
 def test_two_runs_give_the_same_bits():
     z, codes = vectors(200, 100, 8)
     for first, second in zip(search(z, codes), search(z, codes), strict=True):
         assert torch.equal(first, second)
-    first, second = (soft(z, codes, 0.3, 1e-5) for _ in range(2))
+    first, second = (compute_soft(z, codes, 0.3, 1e-5) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def soft(z, codes, temperature, log_floor, valid=None, backend="triton", pull=(0.3, -0.7)):
-    """Both entropies and the gradients of a mixture of them."""
+def compute_soft(z, codes, temperature, log_floor, valid=None, backend="triton", pull=(0.3, -0.7)):
+    """Return both entropies and the gradients of a weighted sum of them."""
     leaves = [t.clone().requires_grad_() for t in (z, codes)]
     options = {"temperature": temperature, "log_floor": log_floor, "valid": valid, "backend": backend}
     each, overall = assignment_entropy(*leaves, **options)
@@ -135,8 +135,8 @@ def soft(z, codes, temperature, log_floor, valid=None, backend="triton", pull=(0
 )
 def test_entropies_and_their_gradients_are_those_of_float64(n, k, d, temperature, log_floor):
     z, codes = vectors(n, k, d, spread=0.2)
-    got = soft(z, codes, temperature, log_floor)
-    want = soft(z.double(), codes.double(), temperature, log_floor, backend="reference")
+    got = compute_soft(z, codes, temperature, log_floor)
+    want = compute_soft(z.double(), codes.double(), temperature, log_floor, backend="reference")
     for a, b in zip(got, want, strict=True):
         assert float((a.double() - b).norm()) <= 1e-4 * float(b.norm()) + 1e-6
 
@@ -144,8 +144,8 @@ def test_entropies_and_their_gradients_are_those_of_float64(n, k, d, temperature
 def test_invalid_vectors_do_not_influence_soft_assignments():
     z, codes = vectors(100, 21, 3)
     valid = (torch.rand(100, generator=torch.Generator().manual_seed(4)) < 0.6).to(DEVICE)
-    got = soft(z.masked_fill(~valid[:, None], torch.nan), codes, 0.5, 0.0, valid)
-    want = soft(z[valid], codes, 0.5, 0.0)
+    got = compute_soft(z.masked_fill(~valid[:, None], torch.nan), codes, 0.5, 0.0, valid)
+    want = compute_soft(z[valid], codes, 0.5, 0.0)
     torch.testing.assert_close((*got[:2], got[3], got[2][valid]), (*want[:2], want[3], want[2]), rtol=1e-5, atol=1e-6)
     assert (got[2][~valid] == 0).all()
 
@@ -153,14 +153,16 @@ def test_invalid_vectors_do_not_influence_soft_assignments():
 def test_no_vector_at_all_has_no_entropy():
     z, codes = vectors(4, 5, 3)
     for some in (z[:0], z):
-        each, overall, *gradients = soft(some, codes, 0.5, 0.0, torch.zeros(len(some), dtype=torch.bool, device=DEVICE))
+        each, overall, *gradients = compute_soft(
+            some, codes, 0.5, 0.0, torch.zeros(len(some), dtype=torch.bool, device=DEVICE)
+        )
         assert each == overall == 0
         assert all((g == 0).all() for g in gradients)
 
 
 def test_half_precision_is_read_as_float32():
     z, codes = vectors(60, 33, 8)
-    got, want = (soft(t.bfloat16(), codes, 0.5, 0.0, backend=b) for t, b in ((z, "triton"), (z, "torch")))
+    got, want = (compute_soft(t.bfloat16(), codes, 0.5, 0.0, backend=b) for t, b in ((z, "triton"), (z, "torch")))
     assert got[2].dtype == torch.bfloat16
     torch.testing.assert_close(got[:2], want[:2])
     torch.testing.assert_close(got[3], want[3], rtol=1e-4, atol=1e-6)

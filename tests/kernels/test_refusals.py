@@ -1,24 +1,23 @@
-"""What the Triton backends cannot serve they refuse by types, shapes and the GPU, before anything is computed."""
+"""The Triton backends refuse unsupported types, shapes and GPUs before anything is computed."""
 
 import pytest
 import torch
 
-import tstk.kernels.dispatch as dispatch
+from tstk.kernels import dispatch
 from tstk.kernels.dispatch import why_triton_unavailable
-from tstk.kernels.nearest_code import nearest_code_op as search
-from tstk.kernels.nearest_code import soft_assignment_op as soft
-from tstk.kernels.ricker_cwt import ricker_cwt_op as wavelets
-from tstk.kernels.rope_attention import rope_attention_op as attention
+from tstk.kernels.nearest_code import nearest_code_op, soft_assignment_op
+from tstk.kernels.ricker_cwt import ricker_cwt_op
+from tstk.kernels.rope_attention import rope_attention_op
 
 
 @pytest.fixture(autouse=True)
 def any_device(monkeypatch):
-    """Tensors without memory count as a GPU's."""
+    """Treat tensors of the meta device as those of a GPU."""
     monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
 
 
-def why(operation, *args, **options):
+def why_unsupported(operation, *args, **options):
     return operation.backends["triton"].why_unsupported(*args, **options)
 
 
@@ -34,21 +33,23 @@ def heads(n, d, dtype=torch.float32, other=None):
 @pytest.mark.parametrize("width", [1, 8, 64, 65, 128, 256, 512, 1000])
 def test_codes_of_any_width_are_searched(width):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        assert why(search, meta(100, width, dtype=dtype), meta(50, width)) == ""
+        assert why_unsupported(nearest_code_op, meta(100, width, dtype=dtype), meta(50, width)) == ""
 
 
 def test_soft_assignments_of_wide_vectors_are_refused_with_the_width():
-    assert why(soft, meta(100, 64), meta(50, 64), meta(100), 0.5, 0.0) == ""
-    assert "up to 64 wide; these are 128" in why(soft, meta(100, 128), meta(50, 128), meta(100), 0.5, 0.0)
+    assert why_unsupported(soft_assignment_op, meta(100, 64), meta(50, 64), meta(100), 0.5, 0.0) == ""
+    assert "up to 64 wide; these are 128" in why_unsupported(
+        soft_assignment_op, meta(100, 128), meta(50, 128), meta(100), 0.5, 0.0
+    )
 
 
 def test_codebooks_that_need_more_than_32_bits_are_refused():
-    assert "[4194304, 512]" in why(search, meta(10, 512), meta(2**22, 512))
+    assert "[4194304, 512]" in why_unsupported(nearest_code_op, meta(10, 512), meta(2**22, 512))
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 16), (188, 64), (5000, 128), (1_048_560, 18)])
 def test_heads_of_16_to_128_are_served_at_any_length_up_to_a_million(n, d):
-    assert why(attention, *heads(n, d, torch.bfloat16)) == ""
+    assert why_unsupported(rope_attention_op, *heads(n, d, torch.bfloat16)) == ""
 
 
 @pytest.mark.parametrize(
@@ -59,19 +60,24 @@ def test_heads_of_16_to_128_are_served_at_any_length_up_to_a_million(n, d):
         (lambda: heads(8, 16, torch.float64), "not torch.float64"),
         (lambda: heads(8, 16, torch.float16, torch.float32), "throughout, not torch.float16, torch.float16"),
         (lambda: heads(1_048_561, 16), "up to 1048560 tokens, not 1048561"),
-        (lambda: (*(meta(1, 20, 1_000_000, 128),) * 3, 2 * (meta(1, 1, 1_000_000, 64),)), "2^31 or more apart"),
+        (
+            lambda: (*(meta(1, 20, 1_000_000, 128),) * 3, 2 * (meta(1, 1, 1_000_000, 64),)),
+            "2^31 or more apart",
+        ),
     ],
 )
 def test_attention_says_what_it_does_not_take(question, reason):
-    assert reason in why(attention, *question())
+    assert reason in why_unsupported(rope_attention_op, *question())
 
 
 def test_wavelets_say_what_they_do_not_take():
-    assert why(wavelets, meta(2, 10_000), (1.0,) * 64, padding="zero", kernel="odd", patch=(4, 50)) == ""
-    assert "float64" in why(wavelets, meta(2, 100, dtype=torch.float64), (1.0,))
-    assert "64 scales of 40000000 are 2^31 or more" in why(wavelets, meta(1, 40_000_000), (1.0,) * 64)
-    assert "up to 65535 samples at 64 scales, not 100000" in why(
-        wavelets, meta(2, 100_000), (1.0,) * 64, patch=(4, 100_000)
+    assert (
+        why_unsupported(ricker_cwt_op, meta(2, 10_000), (1.0,) * 64, padding="zero", kernel="odd", patch=(4, 50)) == ""
+    )
+    assert "float64" in why_unsupported(ricker_cwt_op, meta(2, 100, dtype=torch.float64), (1.0,))
+    assert "64 scales of 40000000 are 2^31 or more" in why_unsupported(ricker_cwt_op, meta(1, 40_000_000), (1.0,) * 64)
+    assert "up to 65535 samples at 64 scales, not 100000" in why_unsupported(
+        ricker_cwt_op, meta(2, 100_000), (1.0,) * 64, patch=(4, 100_000)
     )
 
 

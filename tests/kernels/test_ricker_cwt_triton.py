@@ -16,8 +16,8 @@ from tstk.kernels import ricker_cwt
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def agrees(x, scales, **options):
-    """Outputs and gradients are those of the reference in float64."""
+def assert_agrees(x, scales, **options):
+    """Check outputs and gradients against the reference in float64."""
     x = x.to(DEVICE)
     leaf, exact = x.detach().requires_grad_(), x.detach().double().requires_grad_()
     got = ricker_cwt(leaf, scales, **options, backend="triton")
@@ -52,7 +52,7 @@ def noise(*shape, seed=0):
     ],
 )
 def test_outputs_and_gradients_are_those_of_the_reference(shape, scales, patch, kernel, padding):
-    agrees(noise(*shape), scales, patch=patch, kernel=kernel, padding=padding)
+    assert_agrees(noise(*shape), scales, patch=patch, kernel=kernel, padding=padding)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -60,7 +60,7 @@ def test_outputs_and_gradients_are_right_at_random_sizes(seed):
     draw = np.random.default_rng(seed)
     scales = np.exp(draw.uniform(-2, 4, int(draw.integers(1, 7)))).tolist()
     x = noise(int(draw.integers(1, 4)), int(draw.integers(1, 150)), seed=seed)
-    agrees(x, scales, padding=str(draw.choice(["zero", "reflect"])))
+    assert_agrees(x, scales, padding=str(draw.choice(["zero", "reflect"])))
 
 
 @pytest.mark.slow
@@ -75,8 +75,8 @@ def test_an_offset_costs_no_digits(padding):
 
 
 def test_rows_may_have_any_strides():
-    agrees(noise(40, 2).T, [2.0, 12.0])
-    agrees(noise(2, 80)[:, ::2], [2.0, 12.0])
+    assert_agrees(noise(40, 2).T, [2.0, 12.0])
+    assert_agrees(noise(2, 80)[:, ::2], [2.0, 12.0])
 
 
 def test_an_empty_batch_stays_empty():

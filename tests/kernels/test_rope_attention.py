@@ -12,7 +12,7 @@ from tstk.nn.positions import rotary_angles
 SHAPES = [(1, 1, 1, 2), (2, 3, 5, 16), (3, 2, 26, 24), (2, 1, 75, 64), (2, 2, 33, 128)]
 
 
-def by_hand(q, k, v, angles, seen):
+def attend_by_loop(q, k, v, angles, seen):
     """One query at a time; `seen` is [B, N, N]."""
     half = q.shape[-1] // 2
     turns = (angles[0] + 1j * angles[1]).numpy().astype(complex)
@@ -34,7 +34,7 @@ def test_the_reference_equals_a_loop_over_queries(rope, causal, ragged):
     seen = np.ones((2, 6, 6), bool) if case.valid is None else case.valid[:, None].repeat(1, 6, 1).numpy()
     if causal:
         seen = np.tril(seen)
-    want = by_hand(*case.qkv, case.angles, seen)
+    want = attend_by_loop(*case.qkv, case.angles, seen)
     torch.testing.assert_close(case("reference", torch.float64)[0], want, rtol=1e-6, atol=1e-6)
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 from tstk.errors import IncompatibleError
 from tstk.kernels import rope_attention
-from tstk.kernels.rope_attention import triton as kernels
+from tstk.kernels.rope_attention import triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Of one query, of odd widths, of several tiles; and one that counts as long, as do all LONG ones in float32.
@@ -90,22 +90,22 @@ def test_strides_do_not_matter_and_angles_of_one_series_serve_all(rope, n, d):
 @pytest.mark.slow
 @pytest.mark.parametrize("heads", [1, 3])
 def test_programs_may_own_several_heads(rope, monkeypatch, heads):
-    configs = kernels.CONFIGS[64, 16, 4]
-    monkeypatch.setitem(kernels.CONFIGS, (64, 16, 4), tuple(c._replace(heads_per_program=heads) for c in configs))
+    configs = triton.CONFIGS[64, 16, 4]
+    monkeypatch.setitem(triton.CONFIGS, (64, 16, 4), tuple(c._replace(heads_per_program=heads) for c in configs))
     rope(2, 4, 40, 16, ragged=True, device=DEVICE).agrees("triton", 3e-6)
 
 
 def test_rows_whose_backward_does_not_fit_take_one_kernel_only_without_gradients(rope, monkeypatch):
     launched = []
-    launch = kernels._launch
-    monkeypatch.setattr(kernels, "_launch", lambda kernel, *rest: launched.append(kernel) or launch(kernel, *rest))
+    launch = triton._launch
+    monkeypatch.setattr(triton, "_launch", lambda kernel, *rest: launched.append(kernel) or launch(kernel, *rest))
     case = rope(1, 1, 70, 72, ragged=True, dtype=torch.float16, device=DEVICE)
-    assert kernels.CONFIGS[128, 128, 2][1] is None
+    assert triton.CONFIGS[128, 128, 2][1] is None
     case.agrees("triton", ROUNDING[torch.float16])
     assert launched == []
     with torch.no_grad():
         out = rope_attention(*case.qkv, case.angles, valid=case.valid, backend="triton")
-    assert launched == [kernels._forward_kernel]
+    assert launched == [triton._forward_kernel]
     torch.testing.assert_close(out, case("triton")[0], atol=4e-3, rtol=0)
 
 
@@ -157,7 +157,7 @@ BUILD = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tstk.kernels.rope_attention import triton as kernels
+from tstk.kernels.rope_attention import triton
 
 def build(kernel, size, warps, **constants):
     names = kernel.arg_names
@@ -171,10 +171,10 @@ def build(kernel, size, warps, **constants):
 for key in ((16, 16, 4), (128, 64, 2)):
     keys, width, size = key
     shared = dict(D=width - 8 * (width > 16), HALF=max(16, width // 2), WIDTH=width, KEYS=keys, UPCAST=False)
-    for kernel, config in zip((kernels._forward_kernel, kernels._backward_kernel), kernels.CONFIGS[key]):
+    for kernel, config in zip((triton._forward_kernel, triton._backward_kernel), triton.CONFIGS[key]):
         cut = dict(QUERIES=config.block_queries, HEADS=config.heads_per_program, CAUSAL=width > 16)
         build(kernel, size, config.num_warps, **shared, **cut, **({"valid": None} if width == 16 else {}))
-build(kernels._rotate_kernel, 2, 2, D=48, HALF=32, ROWS=16, HEADS=8)
+build(triton._rotate_kernel, 2, 2, D=48, HALF=32, ROWS=16, HEADS=8)
 """
 
 

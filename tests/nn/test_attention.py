@@ -1,4 +1,4 @@
-"""Attention against a loop in numpy, and what it promises about masks."""
+"""Attention against a numpy loop, and its treatment of masks."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tstk.nn.attention import Attention, check_heads, make_key_mask, rotate
 from tstk.nn.positions import rotary_angles
 
 
-def by_hand(attention, x, context, seen):
+def attend_by_loop(attention, x, context, seen):
     """One head and one query at a time, in float64; `seen` is [B, N, M] bool."""
     weights = {n: p.detach().double().numpy() for n, p in attention.named_parameters()}
 
@@ -51,7 +51,7 @@ def test_self_attention_equals_a_loop_over_heads_and_queries(causal, bias, maske
     if causal:
         seen &= np.tri(5, dtype=bool)
     got = attention(x, mask=make_key_mask(valid) if masked else None)
-    torch.testing.assert_close(got, by_hand(attention, x, x, seen), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got, attend_by_loop(attention, x, x, seen), rtol=1e-4, atol=1e-5)
 
 
 def test_cross_attention_equals_a_loop_and_the_output_map_always_has_a_bias():
@@ -60,7 +60,7 @@ def test_cross_attention_equals_a_loop_and_the_output_map_always_has_a_bias():
     assert [n for n, _ in attention.named_parameters() if n.endswith("bias")] == ["out.bias"]
     seen = valid[:, None].expand(3, 5, 7).numpy()
     got = attention(x, context, mask=make_key_mask(valid))
-    torch.testing.assert_close(got, by_hand(attention, x, context, seen), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got, attend_by_loop(attention, x, context, seen), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])

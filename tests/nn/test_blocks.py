@@ -16,7 +16,7 @@ def size(module):
 def test_a_block_equals_torchs_encoder_layer(norm):
     torch.manual_seed(0)
     block = Block(12, 3, hidden=20, norm=norm)
-    theirs = nn.TransformerEncoderLayer(12, 3, 20, 0.0, "gelu", batch_first=True, norm_first=norm == "pre")
+    reference = nn.TransformerEncoderLayer(12, 3, 20, 0.0, "gelu", batch_first=True, norm_first=norm == "pre")
     ours = block.state_dict()
     qkv = ["attention.query", "attention.key", "attention.value"]
     state = {
@@ -31,9 +31,9 @@ def test_a_block_equals_torchs_encoder_layer(norm):
         "norm2": "mlp_norm",
     }
     state |= {f"{a}.{p}": ours[f"{b}.{p}"] for a, b in pairs.items() for p in ("weight", "bias")}
-    theirs.load_state_dict(state)
+    reference.load_state_dict(state)
     x = torch.randn(2, 5, 12)
-    torch.testing.assert_close(block(x), theirs(x))
+    torch.testing.assert_close(block(x), reference(x))
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

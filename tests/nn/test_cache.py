@@ -1,4 +1,4 @@
-"""What is kept grows as if it were put together anew each time."""
+"""A growing cache equals concatenation."""
 
 import torch
 

@@ -11,7 +11,7 @@ from tstk.errors import OptionError
 from tstk.nn.codebook import Codebook, code_usage
 
 
-def made(codes=6, dim=3, seed=0, **options):
+def make_codebook(codes=6, dim=3, seed=0, **options):
     """A codebook whose codes lie about as far apart as vectors of deviation 1."""
     torch.manual_seed(seed)
     book = Codebook(codes, dim, **options)
@@ -32,7 +32,7 @@ def state(book):
     return {k: v.clone() for k, v in book.state_dict().items()}
 
 
-def same(one, other):
+def equal_states(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True))
 
 
@@ -40,7 +40,7 @@ def same(one, other):
 
 
 def test_vectors_become_their_nearest_codes_and_gradients_pass_through():
-    book, z = made(), vectors(4, 5, 3).requires_grad_()
+    book, z = make_codebook(), vectors(4, 5, 3).requires_grad_()
     out = book(z)
     assert torch.equal(out.ids, nearest(z, book.codes))
     assert torch.equal(out.values, book.codes[out.ids])
@@ -51,7 +51,7 @@ def test_vectors_become_their_nearest_codes_and_gradients_pass_through():
 
 
 def test_each_side_is_drawn_by_its_own_weight():
-    book, z = made(commitment=0.25, codebook=2.0), vectors(4, 5, 3).requires_grad_()
+    book, z = make_codebook(commitment=0.25, codebook=2.0), vectors(4, 5, 3).requires_grad_()
     out = book(z)
     gap = (book.codes[nearest(z, book.codes)] - z).detach()
     torch.testing.assert_close(out.aux_losses["commitment"], 0.25 * gap.square().mean())
@@ -63,14 +63,14 @@ def test_each_side_is_drawn_by_its_own_weight():
 
 
 def test_the_entropy_term_is_that_of_vqshape():
-    book = made(codes=40, dim=8, entropy=0.1, gamma=0.7, temperature=0.5, log_floor=1e-5)
+    book = make_codebook(codes=40, dim=8, entropy=0.1, gamma=0.7, temperature=0.5, log_floor=1e-5)
     z = vectors(3, 20, 8).requires_grad_()
     p = (-torch.cdist(z.double(), book.codes.double()).square() / 0.5).softmax(-1).flatten(0, 1)
 
-    def of(q):
+    def entropy_of(q):
         return -(q * q.clamp(min=1e-5).log()).sum(-1)
 
-    want = 0.1 * (of(p).mean() - 0.7 * of(p.mean(0)))
+    want = 0.1 * (entropy_of(p).mean() - 0.7 * entropy_of(p.mean(0)))
     got = book(z).aux_losses["entropy"]
     torch.testing.assert_close(got, want.float(), rtol=1e-4, atol=1e-6)
     leaves = (z, book.codes)
@@ -79,12 +79,12 @@ def test_the_entropy_term_is_that_of_vqshape():
 
 
 def test_a_weight_of_nothing_is_no_penalty():
-    assert set(made(commitment=0, codebook=1)(vectors(2, 3)).aux_losses) == {"codebook"}
-    assert set(made(update="ema", entropy=1)(vectors(2, 3)).aux_losses) == {"commitment", "entropy"}
+    assert set(make_codebook(commitment=0, codebook=1)(vectors(2, 3)).aux_losses) == {"codebook"}
+    assert set(make_codebook(update="ema", entropy=1)(vectors(2, 3)).aux_losses) == {"commitment", "entropy"}
 
 
 def test_codes_that_are_frozen_by_a_flag_still_draw_vectors():
-    book = made(entropy=0.1, temperature=1.0)
+    book = make_codebook(entropy=0.1, temperature=1.0)
     book.codes.requires_grad_(False)
     z = vectors(10, 3).requires_grad_()
     out = book(z)
@@ -95,7 +95,7 @@ def test_codes_that_are_frozen_by_a_flag_still_draw_vectors():
 
 
 def test_invalid_vectors_do_not_influence_valid_ones():
-    book = made(entropy=0.1, temperature=1.0)
+    book = make_codebook(entropy=0.1, temperature=1.0)
     z, valid = vectors(4, 5, 3), torch.rand(4, 5, generator=torch.Generator().manual_seed(3)) < 0.6
     other = z.masked_fill(~valid[..., None], 77.0).requires_grad_()
     z.requires_grad_()
@@ -109,7 +109,7 @@ def test_invalid_vectors_do_not_influence_valid_ones():
 
 
 def test_autocast_changes_nothing():
-    book, z = made(codes=64, dim=8, entropy=0.1, temperature=0.3), vectors(300, 8)
+    book, z = make_codebook(codes=64, dim=8, entropy=0.1, temperature=0.3), vectors(300, 8)
 
     def run(under):
         leaf = z.clone().requires_grad_()
@@ -125,7 +125,7 @@ def test_autocast_changes_nothing():
 
 
 def test_forward_moves_nothing_and_can_be_run_again():
-    book = made(update="ema", kmeans_iters=3, dead_code_threshold=0.2, entropy=0.1, temperature=1.0)
+    book = make_codebook(update="ema", kmeans_iters=3, dead_code_threshold=0.2, entropy=0.1, temperature=1.0)
     before, z = state(book), vectors(20, 3)
     gradients = []
     for again in (False, True):
@@ -134,11 +134,11 @@ def test_forward_moves_nothing_and_can_be_run_again():
         (out.values.sum() + sum(out.aux_losses.values())).backward()
         gradients.append(leaf.grad)
     assert torch.equal(*gradients)
-    assert same(before, state(book))
+    assert equal_states(before, state(book))
 
 
 def test_training_by_gradient_brings_codes_to_vectors():
-    book, z = made(codes=8), vectors(200, 3)
+    book, z = make_codebook(codes=8), vectors(200, 3)
     optimizer = torch.optim.Adam(book.parameters(), lr=0.05)
     losses = []
     for _ in range(60):
@@ -154,7 +154,7 @@ def test_training_by_gradient_brings_codes_to_vectors():
 
 
 def test_codes_follow_the_running_average_of_their_vectors():
-    book, rest = made(update="ema", decay=0.9), 0.9
+    book, rest = make_codebook(update="ema", decay=0.9), 0.9
     count, total = torch.zeros(6), torch.zeros(6, 3)
     assert not list(book.parameters())
     for step in range(4):
@@ -172,29 +172,29 @@ def test_codes_follow_the_running_average_of_their_vectors():
 
 
 def test_micro_batches_make_one_step():
-    whole, parts = (made(update="ema", kmeans_iters=2, dead_code_threshold=0.1) for _ in range(2))
+    whole, parts = (make_codebook(update="ema", kmeans_iters=2, dead_code_threshold=0.1) for _ in range(2))
     for step in range(3):
         z = vectors(8, 5, 3, seed=step)
         valid = torch.rand(8, 5, generator=torch.Generator().manual_seed(step)) < 0.7
         ids = whole(z).ids
         a = whole.after_step([(z, ids, valid)])
         b = parts.after_step([(z[:3], ids[:3], valid[:3]), (z[3:], ids[3:], valid[3:])])
-        assert same(a, b)
-        assert same(state(whole), state(parts))
+        assert equal_states(a, b)
+        assert equal_states(state(whole), state(parts))
 
 
-def test_what_is_invalid_or_not_finite_teaches_nothing():
-    one, two = (made(update="ema", kmeans_iters=0, dead_code_threshold=0.3) for _ in range(2))
+def test_invalid_or_non_finite_vectors_do_not_update_the_codebook():
+    first, second = (make_codebook(update="ema", kmeans_iters=0, dead_code_threshold=0.3) for _ in range(2))
     z, valid = vectors(30, 3), torch.arange(30) < 20
-    ids = one(z).ids
-    one.after_step([(z[:18], ids[:18], None)])
+    ids = first(z).ids
+    first.after_step([(z[:18], ids[:18], None)])
     z[18], z[19, 1], z[25] = torch.nan, torch.inf, 1e9
-    two.after_step([(z, ids, valid)])
-    assert same(state(one), state(two))
+    second.after_step([(z, ids, valid)])
+    assert equal_states(state(first), state(second))
 
 
 def test_a_step_without_vectors_changes_no_code():
-    book = made(update="ema", kmeans_iters=3, dead_code_threshold=0.2)
+    book = make_codebook(update="ema", kmeans_iters=3, dead_code_threshold=0.2)
     before = book.codes.clone()
     z = vectors(4, 3)
     logs = book.after_step([(z, book(z).ids, torch.zeros(4, dtype=torch.bool))])
@@ -213,7 +213,7 @@ def test_k_means_places_codes_on_clusters_once(update):
     again = copy.deepcopy(book)
     for b in (book, again):
         b.after_step([(z, b(z).ids, None)])
-    assert same(state(book), state(again))
+    assert equal_states(state(book), state(again))
     squares = (z[:, None] - book.codes).square().sum(-1)
     assert squares.min(1)[0].mean() < 30  # each code is a mean of clusters
     assert torch.equal(book.counts, book(z).ids.bincount(minlength=5).float())
@@ -224,7 +224,7 @@ def test_k_means_places_codes_on_clusters_once(update):
 
 
 def test_k_means_finds_what_lloyd_finds():
-    book = made(codes=4, dim=2, kmeans_iters=7)
+    book = make_codebook(codes=4, dim=2, kmeans_iters=7)
     z = vectors(60, 2)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(int(book.next_seed)))
     book.after_step([(z, book(z).ids, None)])
@@ -236,7 +236,7 @@ def test_k_means_finds_what_lloyd_finds():
 
 
 def test_with_fewer_vectors_than_codes_the_others_stay():
-    book, z = made(codes=9, kmeans_iters=5), vectors(4, 3)
+    book, z = make_codebook(codes=9, kmeans_iters=5), vectors(4, 3)
     before = book.codes.detach().clone()
     book.after_step([(z, book(z).ids, None)])
     assert sorted(book.codes[:4].tolist()) == sorted(z.tolist())
@@ -245,7 +245,7 @@ def test_with_fewer_vectors_than_codes_the_others_stay():
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])
 def test_dead_codes_move_to_vectors_and_living_ones_do_not(update):
-    book = made(codes=6, update=update, dead_code_threshold=0.2, decay=0.5)
+    book = make_codebook(codes=6, update=update, dead_code_threshold=0.2, decay=0.5)
     with torch.no_grad():
         book.codes[2], book.codes[5] = 50.0, -50.0
     z = vectors(80, 3)
@@ -262,15 +262,15 @@ def test_dead_codes_move_to_vectors_and_living_ones_do_not(update):
 
 
 def test_nothing_of_a_frozen_codebook_moves():
-    book = made(update="ema", kmeans_iters=3, dead_code_threshold=0.5).eval()
+    book = make_codebook(update="ema", kmeans_iters=3, dead_code_threshold=0.5).eval()
     before, z = state(book), vectors(30, 3)
     logs = book.after_step([(z, book(z).ids, None)])
-    assert same(before, state(book))
+    assert equal_states(before, state(book))
     assert logs["usage"] > 0
 
 
-def test_a_restored_codebook_goes_on_as_the_first_would_have():
-    book = made(update="ema", kmeans_iters=3, dead_code_threshold=0.5)
+def test_a_restored_codebook_continues_like_the_original():
+    book = make_codebook(update="ema", kmeans_iters=3, dead_code_threshold=0.5)
 
     def steps(b, numbers):
         for step in numbers:
@@ -278,14 +278,14 @@ def test_a_restored_codebook_goes_on_as_the_first_would_have():
             b.after_step([(z, b(z).ids, None)])
 
     steps(book, range(2))
-    restored = made(update="ema", kmeans_iters=3, dead_code_threshold=0.5, seed=9)
+    restored = make_codebook(update="ema", kmeans_iters=3, dead_code_threshold=0.5, seed=9)
     restored.load_state_dict(state(book))
     steps(book, range(2, 6))
     steps(restored, range(2, 6))
-    assert same(state(book), state(restored))
+    assert equal_states(state(book), state(restored))
 
 
-def test_usage_and_perplexity_are_told():
+def test_usage_and_perplexity_are_reported():
     logs = code_usage(torch.tensor([4, 4, 4, 4, 0, 0, 0, 0]))
     assert logs["usage"] == 0.5
     assert logs["perplexity"] == pytest.approx(4)
@@ -303,31 +303,31 @@ def test_usage_and_perplexity_are_told():
 )  # fmt: skip
 def test_options_that_cannot_work_are_refused(options, named):
     with pytest.raises(OptionError, match=named):
-        made(**options)
+        make_codebook(**options)
 
 
 # ---------------------------------------------------------------- several processes
 
 
 def one_of_two(rank, folder):
-    """What one of two processes makes of its unequal share of the vectors."""
+    """Update codebooks in one of two processes, on an unequal share of the vectors."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    found = {}
+    results = {}
     for name, options in EQUAL.items():
-        book = made(**options)
+        book = make_codebook(**options)
         for step in range(4):
-            z, valid = share(step, rank)
-            found[name, "logs"] = book.after_step([(z, book(z).ids, valid)])
-        found[name] = state(book)
-    book = made(**TERM)
-    z, valid = share(0, rank)
+            z, valid = draw_share(step, rank)
+            results[name, "logs"] = book.after_step([(z, book(z).ids, valid)])
+        results[name] = state(book)
+    book = make_codebook(**TERM)
+    z, valid = draw_share(0, rank)
     z.requires_grad_()
     out = book(z, valid)
-    found["term"] = out.aux_losses["entropy"].detach()
+    results["term"] = out.aux_losses["entropy"].detach()
     sum(out.aux_losses.values()).backward()
-    found["gradients"] = z.grad, book.codes.grad
-    torch.save(found, f"{folder}/{rank}.pt")
+    results["gradients"] = z.grad, book.codes.grad
+    torch.save(results, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -339,7 +339,7 @@ EQUAL = {
 TERM = {"entropy": 0.5, "temperature": 1.0}
 
 
-def share(step, rank):
+def draw_share(step, rank):
     """The vectors of a process: the first has 11, the second 5, and not all are valid."""
     z = vectors(16, 3, seed=step)
     valid = torch.rand(16, generator=torch.Generator().manual_seed(step)) < 0.8
@@ -349,7 +349,7 @@ def share(step, rank):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What two processes found."""
+    """The results of both processes."""
     folder = tmp_path_factory.mktemp("ranks")
     started = [
         subprocess.Popen([sys.executable, __file__, str(rank), folder], stderr=subprocess.PIPE, text=True)
@@ -368,15 +368,15 @@ def ranks(tmp_path_factory):
 @pytest.mark.slow
 def test_codebooks_of_two_processes_are_equal(ranks):
     for name in EQUAL:
-        assert same(ranks[0][name], ranks[1][name])
-        assert same(ranks[0][name, "logs"], ranks[1][name, "logs"])
+        assert equal_states(ranks[0][name], ranks[1][name])
+        assert equal_states(ranks[0][name, "logs"], ranks[1][name, "logs"])
 
 
 @pytest.mark.slow
 def test_two_processes_average_as_one_does(ranks):
-    book = made(**EQUAL["average"])
+    book = make_codebook(**EQUAL["average"])
     for step in range(4):
-        z, valid = share(step, None)
+        z, valid = draw_share(step, None)
         logs = book.after_step([(z, book(z).ids, valid)])
     for name, value in book.state_dict().items():
         torch.testing.assert_close(ranks[0]["average"][name], value)
@@ -385,8 +385,8 @@ def test_two_processes_average_as_one_does(ranks):
 
 @pytest.mark.slow
 def test_penalties_of_two_processes_are_those_of_one(ranks):
-    book = made(**TERM)
-    z, valid = share(0, None)
+    book = make_codebook(**TERM)
+    z, valid = draw_share(0, None)
     z.requires_grad_()
     out = book(z, valid)
     sum(out.aux_losses.values()).backward()

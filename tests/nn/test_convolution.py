@@ -5,7 +5,7 @@ import torch
 from tstk.nn.convolution import InceptionModule, InceptionNetwork, MaskedBatchNorm
 
 
-def padded(lengths=(9, 20, 14), channels=2, total=20, seed=0):
+def make_padded(lengths=(9, 20, 14), channels=2, total=20, seed=0):
     """Series of several lengths, zero beyond their end, and where they are valid."""
     draw = torch.Generator().manual_seed(seed)
     valid = torch.arange(total)[None, None] < torch.tensor(lengths)[:, None, None]
@@ -14,21 +14,21 @@ def padded(lengths=(9, 20, 14), channels=2, total=20, seed=0):
 
 def test_batch_norm_over_whole_series_equals_torchs_with_its_gradients_and_running_statistics():
     x = torch.randn(4, 3, 10, generator=torch.Generator().manual_seed(0))
-    ours, theirs = MaskedBatchNorm(3), torch.nn.BatchNorm1d(3)
+    ours, reference = MaskedBatchNorm(3), torch.nn.BatchNorm1d(3)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    (y, statistics), z = ours(a, torch.ones(4, 1, 10)), theirs(b)
+    (y, statistics), z = ours(a, torch.ones(4, 1, 10)), reference(b)
     ours.update(statistics)
     torch.testing.assert_close(y, z)
     (y * x).square().sum().backward()
     (z * x).square().sum().backward()
     torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
-    for name, value in theirs.state_dict().items():
+    for name, value in reference.state_dict().items():
         if name != "num_batches_tracked":
             torch.testing.assert_close(ours.state_dict()[name], value)
 
 
 def test_a_module_is_its_branches_side_by_side_normalised():
-    x, valid = padded((6, 6, 6), channels=5, total=6)
+    x, valid = make_padded((6, 6, 6), channels=5, total=6)
     torch.manual_seed(0)
     module = InceptionModule(5, 8, (5, 3, 1)).eval()
     narrow = module.bottleneck(x)
@@ -39,7 +39,7 @@ def test_a_module_is_its_branches_side_by_side_normalised():
 
 
 def test_more_padding_changes_neither_the_network_nor_its_statistics_while_training():
-    x, valid = padded()
+    x, valid = make_padded()
     more = torch.nn.functional.pad(x, (0, 7)), torch.nn.functional.pad(valid, (0, 7))
     torch.manual_seed(0)
     one = InceptionNetwork(2, 8, 4)
@@ -51,7 +51,7 @@ def test_more_padding_changes_neither_the_network_nor_its_statistics_while_train
 
 
 def test_running_statistics_that_were_moved_all_the_way_make_evaluation_equal_training():
-    x, valid = padded()
+    x, valid = make_padded()
     torch.manual_seed(0)
     network = InceptionNetwork(2, 8, 4)
     for norm in network.modules():
@@ -62,8 +62,8 @@ def test_running_statistics_that_were_moved_all_the_way_make_evaluation_equal_tr
     torch.testing.assert_close(network.eval()(x, valid)[0], trained, rtol=0.1, atol=0.1)  # n / (n - 1) apart
 
 
-def test_a_series_does_not_know_its_companions_once_trained():
-    x, valid = padded()
+def test_the_features_of_a_series_do_not_depend_on_the_batch():
+    x, valid = make_padded()
     network = InceptionNetwork(2, 8, 4).eval()
     together = network(x, valid)[0]
     for i, length in enumerate((9, 20, 14)):
@@ -73,7 +73,7 @@ def test_a_series_does_not_know_its_companions_once_trained():
 
 
 def test_batch_norm_in_double_precision_moves_statistics_of_double_precision():
-    x, valid = padded()
+    x, valid = make_padded()
     network = InceptionNetwork(2, 8, 1).double()
     y, statistics = network(x.double(), valid)
     network.update(statistics)

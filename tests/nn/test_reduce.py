@@ -1,4 +1,4 @@
-"""Means and pools over what counts."""
+"""Means and pools over valid elements."""
 
 import subprocess
 import sys

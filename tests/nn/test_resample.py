@@ -1,4 +1,4 @@
-"""Series at other places than their samples."""
+"""Interpolation of series."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What is installed under which name, from which versions on, and that what CI and the documents name is there."""
+"""Names and version ranges of the distributions; CI and the documents name only what exists."""
 
 import ast
 import re
@@ -31,7 +31,7 @@ STALE = re.compile(
 
 
 def repository(folder=ROOT):
-    """The files of the repository, without what tools leave in it."""
+    """Yield the files of the repository, without build products."""
     for path in sorted(folder.iterdir()):
         if not LEFT_OUT.fullmatch(path.name):
             yield from repository(path) if path.is_dir() else [path]
@@ -82,14 +82,15 @@ def test_every_extra_that_is_named_exists():
 
 @pytest.mark.slow
 def test_install_messages_come_from_one_function():
-    found = []
+    places = []
     for path, text in texts():
         if path.suffix == ".py" and {"tests", "templates"}.isdisjoint(path.parts):
             tree = ast.parse(text)
             docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
             strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-            found += [f"{path}:{n.lineno}" for n in strings if id(n) not in docs and f"{CORE_DISTRIBUTION}[" in n.value]
-    assert found == []
+            commands = [n for n in strings if id(n) not in docs and f"{CORE_DISTRIBUTION}[" in n.value]
+            places += [f"{path}:{n.lineno}" for n in commands]
+    assert places == []
     assert format_install_command("hf") == "pip install 'tstk-core[hf]'"
 
 

@@ -104,7 +104,7 @@ wrong = Backend("wrong", "more.kernel:zero", lambda z, codes: "it is only for te
 
 @pytest.fixture(scope="module")
 def more(tmp_path_factory):
-    """The plugin, installed: run Python or `tstk` in a fresh process that sees it."""
+    """Install the plugin; return a function that runs Python or `tstk` in a process that sees it."""
     folder = tmp_path_factory.mktemp("site")
     for name, text in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -195,19 +195,19 @@ print(json.dumps(results))
 def test_a_kernel_backend_is_chosen_or_refused_by_the_same_dispatcher(more, tmp_path):
     done = more("-c", SELECT_BACKENDS, cwd=tmp_path, TSTK_KERNELS="ricker_cwt=torch, nearest_code=reference")
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["auto"] == ["plain", "wrong"]
-    assert said["plain"] == "nearest_code: backend 'plain' does not support this call: it takes 999 codes at most"
-    assert "needs the package 'nobody_has_this'" in said["absent"]
-    assert "Did you mean 'plain'?" in said["plian"]
-    assert (said["use_backend"], said["environment"]) == ("torch", "reference")
+    output = json.loads(done.stdout)
+    assert output["auto"] == ["plain", "wrong"]
+    assert output["plain"] == "nearest_code: backend 'plain' does not support this call: it takes 999 codes at most"
+    assert "needs the package 'nobody_has_this'" in output["absent"]
+    assert "Did you mean 'plain'?" in output["plian"]
+    assert (output["use_backend"], output["environment"]) == ("torch", "reference")
     rows = {r["backend"]: r for r in json.loads(more("-m", "tstk", "kernels", "--json", cwd=tmp_path).stdout)}
     assert (rows["plain"]["plugin"], rows["plain"]["absent"]) == ("more", "")
     assert "nobody_has_this" in rows["absent"]["absent"]
 
 
 @pytest.mark.slow
-def test_the_kit_looks_at_all_of_it_and_finds_the_kernel_that_is_wrong(more, tmp_path):
+def test_the_kit_checks_all_of_it_and_finds_the_wrong_kernel(more, tmp_path):
     done = more("-m", "tstk", "plugins", "check", "more", "--json", cwd=tmp_path)
     states = {row["check"]: row for row in json.loads(done.stdout)}
     failed = [name for name, row in states.items() if row["state"] == "failed"]

@@ -20,7 +20,7 @@ from tstk.plugins.local import (
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
 
-MINE = Path(__file__).parents[1] / "made_up" / "mine.py"
+MINE = Path(__file__).parents[1] / "support" / "mine.py"
 
 
 @pytest.fixture(autouse=True)

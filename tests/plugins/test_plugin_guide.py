@@ -1,4 +1,4 @@
-"""The author's guide, followed to the letter in an empty folder: every block of it is written or run."""
+"""The plugin guide, followed literally in an empty folder: every block of it is written or run."""
 
 import ast
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tstk.testing import case as kit
+from tstk.testing import case
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ print(json.dumps(said))
 
 
 class Author:
-    """Somebody who does what the guide says, in a folder of their own and fresh processes."""
+    """Follow the guide in a folder and in new processes."""
 
     def __init__(self, folder):
         self.folder, self.said, self.ran = folder, [], 0
@@ -73,7 +73,7 @@ class Author:
             raise AssertionError(f"a block of {language} that nobody runs:\n{text}")
 
     def typed(self, commands):
-        """What each command says; those of tstk that follow each other share a process, to import torch once."""
+        """Run commands and yield their outputs; consecutive commands of tstk share a process, to import torch once."""
         for ours, group in groupby(commands, lambda words: words[0] == "tstk"):
             if ours:
                 words = [[w for w in words[1:] if w != "--mixes"] for words in group]
@@ -93,7 +93,7 @@ class Author:
 
     @staticmethod
     def announce(folder):
-        """What an editable install leaves behind: the metadata that announces the entry point."""
+        """Write the metadata of an editable install, which declare the entry point."""
         info = folder / "tstk_plugins_tides-0.1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tstk-plugins-tides\nVersion: 0.1.0\n")
@@ -111,14 +111,14 @@ def author(tmp_path_factory):
 
 def test_every_block_is_followed_and_what_it_makes_works(author):
     assert author.ran == TEXT.count("\n```") // 2
-    said = dict(author.said)
-    assert "Spectra of windows" in said["$ tstk show tokenizer tides"]
+    outputs = dict(author.said)
+    assert "Spectra of windows" in outputs["$ tstk show tokenizer tides"]
     assert list((author.folder / "dist").glob("tstk_plugins_tides-*.whl"))
     assert re.search(
-        r"^\d+ checks: \d+ passed, \d+ not applicable$", said["$ tstk plugins check tstk-plugins-tides"], re.M
+        r"^\d+ checks: \d+ passed, \d+ not applicable$", outputs["$ tstk plugins check tstk-plugins-tides"], re.M
     )
-    assert "blockwise" in said["$ tstk kernels"]
-    assert "runs/mlp" in said["$ tstk eval runs/mlp --encoder mine.py:TokenMLP"]
+    assert "blockwise" in outputs["$ tstk kernels"]
+    assert "runs/mlp" in outputs["$ tstk eval runs/mlp --encoder mine.py:TokenMLP"]
     rows = (author.folder / "runs" / "width" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(rows[0])["callbacks"]["window-width"]["width"] > 0
 
@@ -136,7 +136,9 @@ def test_a_tokenizer_and_a_loss_are_less_than_150_lines_and_mix_with_all(author)
 
 def test_the_guide_names_every_check_and_none_that_is_not(author):
     checks = {
-        c.__name__ for group in (kit.PLUGIN_CHECKS, kit.COMPONENT_CHECKS, *kit.CHECKS_BY_KIND.values()) for c in group
+        c.__name__
+        for group in (case.PLUGIN_CHECKS, case.COMPONENT_CHECKS, *case.CHECKS_BY_KIND.values())
+        for c in group
     }
     table = TEXT[TEXT.index("| of | it checks |") : TEXT.index("What they mean is one line each")]
     assert set(re.findall(r"`(\w+)`", table)) == checks

@@ -1,4 +1,4 @@
-"""Discovery from made-up plugins: isolation, clashes, suggestions, and which plugins are selected."""
+"""Discovery of plugins: isolation, clashes, suggestions and selection."""
 
 import sys
 from importlib import metadata
@@ -7,15 +7,15 @@ from types import ModuleType
 
 import pytest
 
-from tstk.builtin import plugin as builtin
+import tstk.builtin.plugin
 from tstk.errors import TstkError, UnknownNameError
-from tstk.plugins import registry as registry_module
+from tstk.plugins import registry
 from tstk.plugins.hooks import INTERFACE_VERSION, KINDS, Entry, hookimpl
 from tstk.plugins.registry import PluginSource, Registry, discover_plugins, get_registry
 
 
 def plugin(*entries, dist="tstk-plugins-mine", name="mine"):
-    """A source whose light module yields these entries; an exception among them is raised."""
+    """A plugin that yields these entries, and raises an exception among them."""
 
     @hookimpl
     def tstk_entries():
@@ -41,7 +41,7 @@ def entry(name, kind="encoder", target="tstk.builtin.encoders.identity:Identity"
 
 
 def core():
-    return PluginSource("tstk", "tstk", "0", "tstk.builtin.plugin", lambda: builtin)
+    return PluginSource("tstk", "tstk", "0", "tstk.builtin.plugin", lambda: tstk.builtin.plugin)
 
 
 BROKEN = {
@@ -68,7 +68,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("bad", "reason"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_plugin_becomes_a_row_and_hurts_nobody(bad, reason):
+def test_a_broken_plugin_becomes_a_row_and_the_others_load(bad, reason):
     registry = Registry([core(), bad, plugin(entry("mine"))])
     rows = {p.dist: p for p in registry.plugins}
     assert reason in rows["tstk-plugins-bad"].error
@@ -121,7 +121,7 @@ def test_the_same_name_may_serve_several_kinds():
         ("encoder", "tstk-plugins-waves/sea", "pip install tstk-plugins-waves"),
     ],
 )
-def test_an_unknown_name_is_answered_with_what_would_work(kind, name, message):
+def test_an_unknown_name_is_an_error_with_suggestions(kind, name, message):
     with pytest.raises(UnknownNameError) as caught:
         Registry([core()]).find(kind, name)
     assert message in str(caught.value)
@@ -201,7 +201,7 @@ def points(monkeypatch):
 
     entry_points = [Point(name, f"{name}.plugin", "tstk") for name in ("waves", "apes")]
     entry_points.insert(1, Point("tstk", "tstk.builtin.plugin", "tstk"))
-    monkeypatch.setattr(registry_module.metadata, "entry_points", lambda group: entry_points)
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: entry_points)
 
 
 @pytest.mark.parametrize(
@@ -237,14 +237,14 @@ def test_a_plugin_of_another_interface_version_is_refused_and_core_parts_still_l
     unstated, stated = plugin(entry("old")), plugin(entry("new", interface_version=2), dist="b", name="b")
     here = Registry([core(), unstated, stated])
     assert [p.error for p in here.plugins[1:]] == ["", "needs interface version 2, and this tstk has 1"]
-    monkeypatch.setattr(registry_module, "INTERFACE_VERSION", 2)
+    monkeypatch.setattr(registry, "INTERFACE_VERSION", 2)
     later = Registry([core(), unstated, stated])
     assert [p.error for p in later.plugins] == ["", "needs interface version 1, and this tstk has 2", ""]
     assert later.find("encoder", "identity").qualified_name == "tstk/identity"
 
 
 def test_every_plugin_and_every_template_states_its_interface_version(monkeypatch):
-    templates = [p.read_text() for p in (Path(registry_module.__file__).parents[1] / "templates").rglob("plugin.py")]
+    templates = [p.read_text() for p in (Path(registry.__file__).parents[1] / "templates").rglob("plugin.py")]
     assert templates
     assert all(text.count("interface_version=1") == text.count("yield Entry(") for text in templates)
     monkeypatch.setattr(Entry.__init__, "__defaults__", (frozenset(), "", None, ""))  # no default

@@ -1,4 +1,4 @@
-"""A plugin that `tstk plugins new` writes works before a line is changed: it is found, shown, checked and trained."""
+"""A plugin written by `tstk plugins new` works unchanged: it is found, shown, checked and trained."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from tstk.plugins.scaffold import TEMPLATE_KINDS, write_plugin
 ROOT = Path(__file__).parents[2]
 
 
-def announced(folder):
-    """What an editable install leaves beside the package: the metadata that announces its entry point."""
+def write_metadata(folder):
+    """Write the metadata of an editable install, which declare the entry point."""
     module = next(folder.glob("tstk_plugins_*")).name
     info = folder / f"{module}-0.1.0.dist-info"
     info.mkdir()
@@ -26,7 +26,7 @@ def announced(folder):
 
 
 def fresh(folders, *words, **variables):
-    """`tstk` in a process of its own that sees these folders."""
+    """Run `tstk` in a new process that sees these folders."""
     path = os.pathsep.join([*map(str, folders), str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-m", "tstk", *map(str, words)],
@@ -41,7 +41,7 @@ def test_a_new_plugin_of_each_kind_passes_the_kit_unchanged(tmp_path):
     folders = []
     for kind in TEMPLATE_KINDS:
         write_plugin(f"fresh-{kind}", kind, tmp_path / kind)
-        folders.append(announced(tmp_path / kind))
+        folders.append(write_metadata(tmp_path / kind))
         text = "\n".join(p.read_text() for p in folders[-1].rglob("*") if p.is_file())
         assert not [word for word in ("sketch", "Sketch", "KIND", "TRY") if word in text]
     done = fresh(folders, "plugins", "check", *(f"fresh-{kind}" for kind in TEMPLATE_KINDS))
@@ -54,7 +54,7 @@ def test_a_new_plugin_of_each_kind_passes_the_kit_unchanged(tmp_path):
 def test_a_new_plugin_is_listed_and_trains_and_its_config_too(tmp_path):
     folder = tmp_path / "fresh-air"
     write_plugin("fresh-air", "tokenizer", folder)
-    seen = [announced(folder)]
+    seen = [write_metadata(folder)]
     names = [e["name"] for e in json.loads(fresh(seen, "list", "tokenizers", "--json").stdout)]
     assert "fresh-air" in names
     assert "--tokenizer.window" in fresh(seen, "train", "--tokenizer", "fresh-air", "--help").stdout

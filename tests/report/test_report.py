@@ -1,4 +1,4 @@
-"""A report tells what a run holds, on one page that needs nothing else."""
+"""A report shows a run on one self-contained page."""
 
 import json
 import re
@@ -61,7 +61,7 @@ class Page(HTMLParser):
             self.text += data + " "
 
 
-def trained(folder, epochs=2, **tables):
+def train_classifier(folder, epochs=2, **tables):
     config = resolve_config(
         ("flag", {**TINY, "train": {"epochs": epochs, "batch_size": 16, "device": "cpu"}, **tables})
     )
@@ -76,17 +76,17 @@ def read(run, tmp_path):
 @pytest.fixture(scope="module")
 def masked(npz, tmp_path_factory):
     """Masked pretraining on labelled series of unequal lengths, one epoch."""
-    return trained(tmp_path_factory.mktemp("runs") / "masked", epochs=1, loss="masked", data=npz)
+    return train_classifier(tmp_path_factory.mktemp("runs") / "masked", epochs=1, loss="masked", data=npz)
 
 
 @pytest.fixture(scope="module")
 def forecaster(csv, tmp_path_factory):
     """A forecasting head on a small table."""
     data = {"use": csv, "context": 20, "horizon": 5}
-    return trained(tmp_path_factory.mktemp("runs") / "forecaster", head="forecast", data=data)
+    return train_classifier(tmp_path_factory.mktemp("runs") / "forecaster", head="forecast", data=data)
 
 
-def test_a_classifier_is_told_with_its_matrix_and_its_classes(run, tmp_path):
+def test_a_classifier_is_reported_with_its_confusion_matrix_and_classes(run, tmp_path):
     page = read(run, tmp_path)
     wanted = ["Training", "Classes, test split", "Embeddings, test split", "Config", "Reproduce"]
     assert page.titles == wanted
@@ -108,7 +108,7 @@ def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):
 
 
 @pytest.mark.slow
-def test_a_forecaster_is_told_with_futures_and_errors_by_step(forecaster, tmp_path):
+def test_a_forecaster_is_reported_with_forecasts_and_errors_by_step(forecaster, tmp_path):
     page = read(forecaster, tmp_path)
     assert page.titles == ["Training", "Forecasts, test split", "Config", "Reproduce"]
     assert "last value" in page.text
@@ -129,16 +129,16 @@ def test_errors_by_step_average_to_the_score_of_the_run(forecaster, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["tail", "random"])
-def test_a_decoder_that_forecasts_is_told_like_a_head(csv, tmp_path, policy):
+def test_a_decoder_that_forecasts_is_reported_like_a_head(csv, tmp_path, policy):
     data = {"use": csv, "context": 20, "horizon": 4}
-    run = trained(tmp_path / "run", loss={"use": "masked", "policy": policy}, data=data)
+    run = train_classifier(tmp_path / "run", loss={"use": "masked", "policy": policy}, data=data)
     titles = read(run, tmp_path).titles
     assert "Forecasts, test split" in titles
     assert ("Masked samples, test split" in titles) == (policy == "random")
 
 
 @pytest.mark.slow
-def test_masked_pretraining_of_one_epoch_is_told_with_its_hidden_samples(masked, tmp_path):
+def test_masked_pretraining_of_one_epoch_is_reported_with_its_masked_samples(masked, tmp_path):
     page = read(masked, tmp_path)
     assert page.titles == ["Training", "Masked samples, test split", "Embeddings, test split", "Config", "Reproduce"]
     assert sum("reconstruction" in picture["alt"] for picture in page.pictures) == 6
@@ -149,8 +149,8 @@ def test_masked_pretraining_of_one_epoch_is_told_with_its_hidden_samples(masked,
     ("channels", "loss"),
     [("mixed", {"use": "masked"}), ("independent", {"use": "masked"}), ("mixed", {"use": "masked", "num_masks": 3})],
 )
-def test_hidden_samples_are_those_under_hidden_tokens_and_only_they_are_answered(npz, tmp_path, channels, loss):
-    run = trained(tmp_path / "run", epochs=1, loss=loss, data=npz, pipeline={"channels": channels})
+def test_masked_samples_are_those_of_masked_tokens_and_only_they_are_predicted(npz, tmp_path, channels, loss):
+    run = train_classifier(tmp_path / "run", epochs=1, loss=loss, data=npz, pipeline={"channels": channels})
     context = load_context(run)
     series = context.split.batch(torch.arange(4))
     with torch.no_grad():
@@ -186,16 +186,16 @@ def test_nothing_is_drawn_beyond_the_end_of_a_series(masked, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_without_a_test_part_or_labels_is_told_on_validation(tmp_path):
+def test_a_run_without_a_test_split_or_labels_is_reported_on_validation(tmp_path):
     np.savez(tmp_path / "bare.npz", X=np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32))
-    run = trained(tmp_path / "run", loss="masked", data=str(tmp_path / "bare.npz"))
+    run = train_classifier(tmp_path / "run", loss="masked", data=str(tmp_path / "bare.npz"))
     page = read(run, tmp_path)
     assert "Masked samples, validation split" in page.titles
     assert "loss, validation" in page.text
 
 
 @pytest.mark.slow
-def test_a_run_that_did_not_end_is_told_with_what_there_is(masked, tmp_path):
+def test_an_unfinished_run_is_reported_with_what_it_has(masked, tmp_path):
     copy = shutil.copytree(masked, tmp_path / "copy")
     (copy / "result.json").unlink()
     assert "Training did not finish" in read(copy, tmp_path).text
@@ -208,7 +208,7 @@ def test_a_run_that_did_not_end_is_told_with_what_there_is(masked, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["run", "forecaster", "masked"])
-def test_a_page_fetches_nothing_and_every_picture_is_whole_and_described(which, request, tmp_path):
+def test_a_page_loads_nothing_and_every_picture_is_embedded_and_described(which, request, tmp_path):
     path = write_report(request.getfixturevalue(which), tmp_path / "page.html")
     html = path.read_text(encoding="utf-8")
     page = Page(html)
@@ -223,13 +223,13 @@ def test_a_page_fetches_nothing_and_every_picture_is_whole_and_described(which, 
 
 
 @pytest.mark.slow
-def test_every_option_is_told_with_its_source_and_text_is_escaped(run, tmp_path):
+def test_every_option_is_shown_with_its_source_and_text_is_escaped(run, tmp_path):
     page = read(run, tmp_path)
     for section, values in RunConfig.read(run).given.items():
         assert section in page.text
         assert all(name in page.text for name in values)
     assert "flag" in page.text
-    folder = trained(tmp_path / "<b>&run", epochs=1, head="linear", data="har-demo")
+    folder = train_classifier(tmp_path / "<b>&run", epochs=1, head="linear", data="har-demo")
     text = read(folder, tmp_path).text
     assert "<b>&run" in text
     assert "tstk train --these <flags>" in text
@@ -257,7 +257,7 @@ def test_an_entry_of_the_registry_is_a_section_of_every_report(masked, tmp_path,
 @pytest.mark.parametrize("channels", ["mixed", "independent"])
 def test_a_report_shows_what_reasoning_tokens_look_at(npz, tmp_path, channels):
     wiring = {"channels": channels}
-    run = trained(tmp_path / "run", epochs=1, head={"use": "cot", "tokens": 3}, data=npz, pipeline=wiring)
+    run = train_classifier(tmp_path / "run", epochs=1, head={"use": "cot", "tokens": 3}, data=npz, pipeline=wiring)
     page = read(run, tmp_path)
     assert "Attention of the reasoning tokens, test split" in page.titles
     maps = [p for p in page.pictures if "Attention of 3 reasoning tokens" in p["alt"]]

@@ -1,4 +1,4 @@
-"""Run directories: what is written comes back equal, what is damaged is refused in one line."""
+"""Run directories: loading returns what was saved, damaged files are refused in one line."""
 
 import json
 import shutil
@@ -22,18 +22,18 @@ def first_batch(run, size=6):
 
 @pytest.fixture
 def copy(run, tmp_path):
-    """A run that may be damaged."""
+    """A copy of the run that tests may damage."""
     return shutil.copytree(run, tmp_path / "copy")
 
 
-def refused(folder, message):
+def assert_refused(folder, message):
     with pytest.raises(CheckpointError) as caught:
         load(folder)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_saved_pipeline_answers_as_before_bit_for_bit(labelled_spec, ragged, build, tmp_path):
+def test_a_saved_pipeline_gives_the_same_outputs_bit_for_bit(labelled_spec, ragged, build, tmp_path):
     config = resolve_config(
         ("flag", {"head": "cot", "encoder": {"depth": 1, "cls": True}, "pipeline": {"instance_norm": True}})
     )
@@ -81,17 +81,17 @@ def test_a_run_remembers_versions_sources_and_the_spec(run):
 def test_truncated_weights_are_refused(copy, share):
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    refused(copy, "truncated or not a safetensors file")
+    assert_refused(copy, "truncated or not a safetensors file")
 
 
 def test_a_foreign_file_in_place_of_the_weights_is_refused(copy):
     torch.save({"a": torch.zeros(2)}, copy / "model.safetensors")
-    refused(copy, "not a safetensors file")
+    assert_refused(copy, "not a safetensors file")
 
 
 def test_missing_weights_say_that_the_run_ended_early(copy):
     (copy / "model.safetensors").unlink()
-    refused(copy, "the run ended before its first validation")
+    assert_refused(copy, "the run ended before its first validation")
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_a_config_that_is_not_ours_is_refused(copy, text, message):
         (copy / "config.json").unlink()
     else:
         (copy / "config.json").write_text(text)
-    refused(copy, message)
+    assert_refused(copy, message)
 
 
-def edited(folder, change):
+def edit_config(folder, change):
     path = folder / "config.json"
     run_config = json.loads(path.read_text())
     change(run_config)
@@ -127,22 +127,22 @@ def test_a_plugin_that_is_not_installed_is_named_with_its_version(copy):
         run_config["config"]["encoder"]["use"] = "tstk-plugins-sea/wave"
         run_config["versions"]["tstk-plugins-sea"] = "0.2.1"
 
-    edited(copy, change)
-    refused(
+    edit_config(copy, change)
+    assert_refused(
         copy, "uses encoder 'wave' from tstk-plugins-sea 0.2.1, which is not installed: pip install tstk-plugins-sea"
     )
 
 
 def test_a_component_that_its_plugin_no_longer_has_is_named(copy):
-    edited(copy, lambda run_config: run_config["config"]["encoder"].update(use="tstk/transfomer"))
-    refused(copy, "uses encoder 'transfomer' from tstk")
+    edit_config(copy, lambda run_config: run_config["config"]["encoder"].update(use="tstk/transfomer"))
+    assert_refused(copy, "uses encoder 'transfomer' from tstk")
 
 
 def test_weights_of_another_run_are_refused(copy):
-    edited(copy, lambda run_config: run_config["config"]["encoder"].update(dim=8))
-    refused(copy, "of another shape")
-    edited(copy, lambda run_config: run_config["config"]["encoder"].update(dim=16, depth=2))
-    refused(copy, "tensors missing")
+    edit_config(copy, lambda run_config: run_config["config"]["encoder"].update(dim=8))
+    assert_refused(copy, "of another shape")
+    edit_config(copy, lambda run_config: run_config["config"]["encoder"].update(dim=16, depth=2))
+    assert_refused(copy, "tensors missing")
 
 
 def test_an_interrupted_write_leaves_the_old_file(run, tmp_path, monkeypatch):

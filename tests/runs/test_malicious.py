@@ -1,4 +1,4 @@
-"""Files that mean harm: each is refused in one line that names it, nothing in it is run, and memory stays bounded."""
+"""Malicious files: each is refused in one line that names it, no code in it is run, and memory stays bounded."""
 
 import io
 import json
@@ -25,7 +25,7 @@ X = np.arange(24.0, dtype=np.float32).reshape(4, 2, 3)
 
 
 class Evil:
-    """Leaves a mark wherever it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, canary):
         self.canary = str(canary)
@@ -41,12 +41,12 @@ def npy(array):
 
 
 def header(text, version=1):
-    """An .npy file that is a header alone."""
+    """An .npy file that consists of a header."""
     data = text.encode() + b"\n"
     return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", len(data)) + data
 
 
-def zipped(compression=zipfile.ZIP_DEFLATED, **members):
+def make_zip(compression=zipfile.ZIP_DEFLATED, **members):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         for name, data in members.items():
@@ -57,7 +57,7 @@ def zipped(compression=zipfile.ZIP_DEFLATED, **members):
 def bomb(size):
     """An archive of a few bytes, whose one array says that it expands to `size` bytes."""
     head = npy(np.zeros((1, 1, 1), np.float32))[:-4].replace(b"(1, 1, 1)", f"(1, 1, {size // 4})".encode())
-    data = bytearray(zipped(X_npy=head + bytes(4096)))
+    data = bytearray(make_zip(X_npy=head + bytes(4096)))
     at = data.rindex(b"PK\x01\x02")
     data[at + 24 : at + 28] = struct.pack("<I", size)
     at = data.index(b"PK\x03\x04")
@@ -65,7 +65,7 @@ def bomb(size):
     return bytes(data)
 
 
-def saved(value, **options):
+def make_pt(value, **options):
     file = io.BytesIO()
     torch.save(value, file, **options)
     return file.getvalue()
@@ -76,13 +76,17 @@ def safetensors(head, size=None):
     return struct.pack("<Q", len(data) if size is None else size) + data
 
 
-def nested(depth, opening="[", closing="]"):
+def make_nested(depth, opening="[", closing="]"):
     return opening * depth + closing * depth
 
 
 DATA = {
-    "a pickle in an npz": ("x.npz", lambda c: zipped(X_npy=npy(np.array([Evil(c)], object))), "never loaded"),
-    "a pickle in labels": ("x.npz", lambda c: zipped(X_npy=npy(X), y_npy=npy(np.array([Evil(c)] * 4))), "never loaded"),
+    "a pickle in an npz": ("x.npz", lambda c: make_zip(X_npy=npy(np.array([Evil(c)], object))), "never loaded"),
+    "a pickle in labels": (
+        "x.npz",
+        lambda c: make_zip(X_npy=npy(X), y_npy=npy(np.array([Evil(c)] * 4))),
+        "never loaded",
+    ),
     "a pickle in an npy": ("X.npy", lambda c: npy(np.array([Evil(c)], object)), "never loaded"),
     "objects inside a structure": (
         "X.npy",
@@ -112,23 +116,23 @@ DATA = {
     ),
     "a zip bomb": ("x.npz", lambda c: bomb(3_600_000_000), "expands"),
     "a member that lies about its size": ("x.npz", lambda c: bomb(2**27), "cut short"),
-    "a traversal in an npz": ("x.npz", lambda c: zipped(**{"..__..__canary_npy": npy(X)}), "no array called X"),
+    "a traversal in an npz": ("x.npz", lambda c: make_zip(**{"..__..__canary_npy": npy(X)}), "no array called X"),
     "a bare pickle as npz": ("x.npz", lambda c: pickle.dumps(Evil(c)), "not an npz archive"),
-    "a pickle as tensors": ("x.pt", lambda c: saved({"samples": Evil(c)}), "never loaded"),
+    "a pickle as tensors": ("x.pt", lambda c: make_pt({"samples": Evil(c)}), "never loaded"),
     "an old pickle as tensors": (
         "x.pt",
-        lambda c: saved({"samples": Evil(c)}, _use_new_zipfile_serialization=False),
+        lambda c: make_pt({"samples": Evil(c)}, _use_new_zipfile_serialization=False),
         "never loaded",
     ),
     "a bare pickle as tensors": ("x.pt", lambda c: pickle.dumps(Evil(c)), "not a file of torch.save"),
     "a tensor larger than its storage": (
         "x.pt",
-        lambda c: saved({"samples": torch.zeros(1).expand(10_000, 10_000, 10_000), "labels": torch.zeros(10_000)}),
+        lambda c: make_pt({"samples": torch.zeros(1).expand(10_000, 10_000, 10_000), "labels": torch.zeros(10_000)}),
         "more samples than",
     ),
     "a sparse tensor of any shape": (
         "x.pt",
-        lambda c: saved(
+        lambda c: make_pt(
             {
                 "samples": torch.sparse_coo_tensor(size=(10_000, 10_000, 10_000), check_invariants=False),
                 "labels": torch.zeros(9),
@@ -136,8 +140,8 @@ DATA = {
         ),
         "x.pt",
     ),
-    "tensors in a list": ("x.pt", lambda c: saved([torch.zeros(3)]), "expected a dict of tensors"),
-    "a checkpoint as data": ("x.pth", lambda c: saved({"samples": Evil(c)}), "no reader for .pth"),
+    "tensors in a list": ("x.pt", lambda c: make_pt([torch.zeros(3)]), "expected a dict of tensors"),
+    "a checkpoint as data": ("x.pth", lambda c: make_pt({"samples": Evil(c)}), "no reader for .pth"),
     "a pickle by name": ("x.pkl", lambda c: pickle.dumps(Evil(c)), "no reader for .pkl"),
     "a script by name": ("x.py", lambda c: f"open({str(c)!r}, 'w')".encode(), "no reader for .py"),
     "a record of other people's files": (
@@ -166,7 +170,7 @@ CONFIGS = {
     "a traversal as a component": '[encoder]\nuse = "../../canary"\n',
     "a list as a component": '[encoder]\nuse = ["bert"]\n',
     "a number as a table": "encoder = 5\n",
-    "arrays without end": "a = " + nested(100_000),
+    "arrays without end": "a = " + make_nested(100_000),
     "tables without end": "[" + ".".join("a" * 50_000) + "]\nb = 1\n",
     "text for a number": '[encoder]\nuse = "bert"\n[train]\nlr = "__import__(\'os\')"\n',
     "a table for a number": "[train.lr]\na = 1\n",
@@ -188,47 +192,47 @@ GOOD = {"encoder": {"use": "tstk/transformer"}, "loss": {"use": "tstk/cross-entr
 RECORD = {"kind": "encoder", "name": "x", "class": "system", "module": "os", "file": "x.py", "sha256": ""}
 
 
-def changed(**changes):
+def change_config(**changes):
     """config.json of a run with other values, named by a path of dots."""
 
-    def change(found):
+    def change(config):
         for path, value in changes.items():
             *way, last = path.split("__")
-            table = found
+            table = config
             for step in way:
                 table = table[step]
             table[last] = value
-        return json.dumps(found)
+        return json.dumps(config)
 
     return change
 
 
 RUNS = {
-    "config without end": ("config.json", lambda found: nested(100_000)),
+    "config without end": ("config.json", lambda found: make_nested(100_000)),
     "config of another kind": ("config.json", lambda found: json.dumps([found])),
-    "config tables of another kind": ("config.json", changed(config=[1, 2])),
-    "a slot of another kind": ("config.json", changed(config__encoder="bert")),
-    "a component that is no name": ("config.json", changed(config__encoder__use=5)),
-    "a component that is code": ("config.json", changed(config__encoder__use="os:system")),
+    "config tables of another kind": ("config.json", change_config(config=[1, 2])),
+    "a slot of another kind": ("config.json", change_config(config__encoder="bert")),
+    "a component that is no name": ("config.json", change_config(config__encoder__use=5)),
+    "a component that is code": ("config.json", change_config(config__encoder__use="os:system")),
     "a component without a plugin that is code": (
         "config.json",
-        changed(config__encoder__use="local/x", local={"encoder": RECORD}),
+        change_config(config__encoder__use="local/x", local={"encoder": RECORD}),
     ),
-    "components without a plugin of another kind": ("config.json", changed(local=[RECORD])),
-    "a component without a plugin of another kind": ("config.json", changed(local={"encoder": {"kind": 5}})),
+    "components without a plugin of another kind": ("config.json", change_config(local=[RECORD])),
+    "a component without a plugin of another kind": ("config.json", change_config(local={"encoder": {"kind": 5}})),
     "a component without a plugin on two lines": (
         "config.json",
-        changed(local={"encoder": RECORD | {"class": "x\nError: y"}}),
+        change_config(local={"encoder": RECORD | {"class": "x\nError: y"}}),
     ),
-    "a component nobody has": ("config.json", changed(config__encoder__use="evil-package/bert")),
-    "an option nobody has": ("config.json", changed(config__encoder__evil=1)),
-    "an option of another kind": ("config.json", changed(config__encoder__depth="many")),
-    "a spec of another kind": ("config.json", changed(spec=3)),
-    "a spec with further fields": ("config.json", changed(spec__evil=3)),
-    "an absurd number of classes": ("config.json", changed(spec__classes=10**15)),
-    "a negative number of channels": ("config.json", changed(spec__channels=-1)),
-    "an absurd length": ("config.json", changed(spec__length=10**18)),
-    "versions of another kind": ("config.json", changed(versions=None, format=99)),
+    "a component nobody has": ("config.json", change_config(config__encoder__use="evil-package/bert")),
+    "an option nobody has": ("config.json", change_config(config__encoder__evil=1)),
+    "an option of another kind": ("config.json", change_config(config__encoder__depth="many")),
+    "a spec of another kind": ("config.json", change_config(spec=3)),
+    "a spec with further fields": ("config.json", change_config(spec__evil=3)),
+    "an absurd number of classes": ("config.json", change_config(spec__classes=10**15)),
+    "a negative number of channels": ("config.json", change_config(spec__channels=-1)),
+    "an absurd length": ("config.json", change_config(spec__length=10**18)),
+    "versions of another kind": ("config.json", change_config(versions=None, format=99)),
     "weights that are a pickle": ("model.safetensors", lambda canary: pickle.dumps(Evil(canary))),
     "weights with an endless header": ("model.safetensors", lambda canary: safetensors({}, 2**60)),
     "weights with a header of lies": (
@@ -251,8 +255,8 @@ def alone(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    """A run like any other."""
+def good_run(tmp_path_factory):
+    """A valid run."""
     out = tmp_path_factory.mktemp("good") / "run"
     tstk.fit(encoder="transformer", head="linear", steps=1, out=out, **TINY)
     return out
@@ -264,95 +268,97 @@ def canary(tmp_path):
 
 
 @pytest.fixture
-def refused(tmp_path, canary):
-    """Run `tstk`, which must refuse in one line that names something, run nothing and take little memory."""
+def assert_refused(tmp_path, canary):
+    """Run `tstk`, and check that it refuses in one line with a name, runs no code and takes little memory."""
 
     def call(*words, name=""):
         before = sorted(tmp_path.rglob("*"))
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
-        said = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+        errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
         assert isinstance(result.exception, SystemExit), repr(result.exception)
         assert result.exit_code == 2, result.output
-        assert len(said) == 1, result.output
-        assert name in said[0]
-        assert len(said[0]) < 400 + 2 * len(str(tmp_path))
+        assert len(errors) == 1, result.output
+        assert name in errors[0]
+        assert len(errors[0]) < 400 + 2 * len(str(tmp_path))
         assert not canary.exists()
         assert sorted(tmp_path.rglob("*")) == before
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < MEMORY
-        return said[0]
+        return errors[0]
 
     return call
 
 
 @pytest.mark.parametrize("case", DATA)
-def test_data_that_mean_harm(case, tmp_path, canary, refused):
+def test_malicious_data_files_are_refused(case, tmp_path, canary, assert_refused):
     name, make, why = DATA[case]
     (tmp_path / name).write_bytes(make(canary))
     (tmp_path / "x.dat").write_bytes(bytes(64))
-    assert why in refused("data", "info", tmp_path / name, name=f"{name.partition('.')[0]}.")
+    assert why in assert_refused("data", "info", tmp_path / name, name=f"{name.partition('.')[0]}.")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGS)
-def test_configs_that_mean_harm(case, tmp_path, refused):
+def test_malicious_configs_are_refused(case, tmp_path, assert_refused):
     held = CONFIGS[case]
     (tmp_path / "c.toml").write_bytes(held if isinstance(held, bytes) else held.encode())
-    refused("train", "--config", "c.toml", "--out", "out")
+    assert_refused("train", "--config", "c.toml", "--out", "out")
 
 
 @pytest.mark.parametrize("case", RUNS)
-def test_runs_that_mean_harm(case, tmp_path, canary, good, refused):
-    shutil.copytree(good, tmp_path / "run")
+def test_malicious_runs_are_refused(case, tmp_path, canary, good_run, assert_refused):
+    shutil.copytree(good_run, tmp_path / "run")
     file, make = RUNS[case]
-    given = json.loads((good / "config.json").read_text()) if file == "config.json" else canary
+    given = json.loads((good_run / "config.json").read_text()) if file == "config.json" else canary
     made = make(given)
     (tmp_path / "run" / file).write_bytes(made.encode() if isinstance(made, str) else made)
-    refused("predict", "run", "--out", "answers.npz", name="run")
-    refused("train", "--encoder", "./run", "--out", "out", name="run")
+    assert_refused("predict", "run", "--out", "answers.npz", name="run")
+    assert_refused("train", "--encoder", "./run", "--out", "out", name="run")
 
 
 @pytest.mark.parametrize("stage", ["../../canary", "/tmp/canary", "..", "a/b", ""])
-def test_a_recipe_writes_nowhere_but_in_its_folder(stage, tmp_path, refused):
+def test_a_recipe_writes_nowhere_but_in_its_folder(stage, tmp_path, assert_refused):
     (tmp_path / "r.toml").write_text(f'[[stage]]\nname = "{stage}"\n[stage.loss]\nuse = "masked"\n')
-    refused("run", "r.toml", "--out", "out", name="r.toml")
+    assert_refused("run", "r.toml", "--out", "out", name="r.toml")
 
 
-@pytest.mark.parametrize("text", ["stage = 5", 'stage = ["a"]', "[[stage]]\nname = []", "stage = " + nested(50_000)])
-def test_a_recipe_of_another_kind(text, tmp_path, refused):
+@pytest.mark.parametrize(
+    "text", ["stage = 5", 'stage = ["a"]', "[[stage]]\nname = []", "stage = " + make_nested(50_000)]
+)
+def test_a_recipe_of_another_kind(text, tmp_path, assert_refused):
     (tmp_path / "r.toml").write_text(text)
-    refused("run", "r.toml", "--out", "out", name="r.toml")
+    assert_refused("run", "r.toml", "--out", "out", name="r.toml")
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../x", "/tmp/x", "a b"])
-def test_a_bench_writes_nowhere_but_in_its_folder(name, refused):
-    refused("bench", "--method", f"{name}=--head linear", "--data", "har-demo", "--out", "out")
+def test_a_bench_writes_nowhere_but_in_its_folder(name, assert_refused):
+    assert_refused("bench", "--method", f"{name}=--head linear", "--data", "har-demo", "--out", "out")
 
 
 @pytest.mark.parametrize("make", ["pickle", "junk", "bomb"])
-def test_what_else_samples_bring_may_mean_harm(make, tmp_path, canary, refused):
-    held = {
-        "pickle": zipped(train_npy=npy(np.array([Evil(canary)] * 4, object))),
+def test_malicious_conditioning_is_refused(make, tmp_path, canary, assert_refused):
+    contents = {
+        "pickle": make_zip(train_npy=npy(np.array([Evil(canary)] * 4, object))),
         "junk": b"PK\x03\x04" + bytes(500),
         "bomb": bomb(3_600_000_000).replace(b"X.npy", b"train.npy"[:5]),
     }[make]
-    (tmp_path / "e.npz").write_bytes(held)
+    (tmp_path / "e.npz").write_bytes(contents)
     np.savez(tmp_path / "d.npz", X_train=X, y_train=[0, 1, 0, 1], X_test=X, y_test=[0, 1, 0, 1])
-    refused("data", "info", "d.npz", "--conditioning", "text=e.npz", name="e.npz")
+    assert_refused("data", "info", "d.npz", "--conditioning", "text=e.npz", name="e.npz")
 
 
 @pytest.mark.parametrize(
     ("config", "weights"),
     [
         ({"auto_map": {"AutoModel": "evil.Evil"}, "model_type": "evil"}, None),
-        (nested(100_000), None),
+        (make_nested(100_000), None),
         ("[]", None),
         ({"model_type": "bert", "hidden_size": "wide"}, None),
         ({"model_type": "bert", "hidden_size": 10**12, "num_hidden_layers": 10**9, "num_attention_heads": 1}, "pickle"),
     ],
 )
 @pytest.mark.parametrize("encoder", ["bert", "hf"])
-def test_pretrained_folders_that_mean_harm(encoder, config, weights, tmp_path, canary, refused):
+def test_malicious_pretrained_folders_are_refused(encoder, config, weights, tmp_path, canary, assert_refused):
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
@@ -361,7 +367,7 @@ def test_pretrained_folders_that_mean_harm(encoder, config, weights, tmp_path, c
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(canary)))
     if encoder == "hf":
         pytest.importorskip("transformers", reason="pip install 'tstk-core[hf]'")
-    refused(
+    assert_refused(
         "train",
         "--encoder",
         encoder,
@@ -372,16 +378,16 @@ def test_pretrained_folders_that_mean_harm(encoder, config, weights, tmp_path, c
     )
 
 
-def test_links_that_lead_nowhere_or_in_circles(tmp_path, refused):
+def test_links_that_lead_nowhere_or_in_circles(tmp_path, assert_refused):
     (tmp_path / "gone.csv").symlink_to(tmp_path / "nothing")
-    refused("data", "info", tmp_path / "gone.csv", name="gone.csv")
+    assert_refused("data", "info", tmp_path / "gone.csv", name="gone.csv")
     (tmp_path / "loop").symlink_to(tmp_path)
     result = CliRunner().invoke(cli, ["data", "list", "--data-root", str(tmp_path)])
     assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "folder"])
-def test_what_is_no_file_is_not_read(kind, tmp_path, refused):
+def test_what_is_no_file_is_not_read(kind, tmp_path, assert_refused):
     path = tmp_path / "x.csv"
     if kind == "device":
         path.symlink_to("/dev/zero")
@@ -389,9 +395,9 @@ def test_what_is_no_file_is_not_read(kind, tmp_path, refused):
         os.mkfifo(path)
     else:
         path.mkdir()
-    refused("data", "info", path, name="x.csv")
+    assert_refused("data", "info", path, name="x.csv")
 
 
 @pytest.mark.parametrize("run", ["../../etc", "/etc", "run/../..", "\0", "https://example.org/run"])
-def test_a_run_elsewhere_is_no_run(run, refused):
-    refused("eval", run)
+def test_a_run_elsewhere_is_no_run(run, assert_refused):
+    assert_refused("eval", run)

@@ -1,4 +1,4 @@
-"""The encoder that comes with the package: by its name, without a network, for series of any length and channels."""
+"""The pretrained encoder: found by name, without a network, for series of any length and channels."""
 
 import hashlib
 import json
@@ -28,12 +28,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
-    """No connection can be made, and no run of this name lies in the working directory."""
+    """Refuse connections, and work in a folder without a run of this name."""
 
-    def refused(*_):
+    def refuse_connection(*_):
         raise OSError("no network in this test")
 
-    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket.socket, "connect", refuse_connection)
     monkeypatch.chdir(tmp_path)
 
 
@@ -59,14 +59,14 @@ def test_it_is_small_and_its_card_states_its_hash():
 
 def test_the_recipe_says_how_it_was_made(tmp_path):
     recipe = next(resolve_stages(read_recipe("pretrain-small"), tmp_path, ("flag", {}), {}))
-    given = RunConfig.read(NAME).given
+    recorded = RunConfig.read(NAME).given
     stated = read_toml(get_entry_file(get_registry().find("recipe", "pretrain-small")))["stage"][0]
     for section in ("data", "tokenizer", "encoder", "loss", "pipeline", "train"):
         now = json.loads(json.dumps(recipe.values[section]))
         assert stated[section].items() <= now.items()
         # what was added since has a default that changes nothing; where it was trained is no part of the recipe
-        for option in (now.keys() & given[section].keys()) - {"device", "threads"}:
-            assert now[option] == given[section][option], f"{section}.{option}"
+        for option in (now.keys() & recorded[section].keys()) - {"device", "threads"}:
+            assert now[option] == recorded[section][option], f"{section}.{option}"
 
 
 def test_its_data_are_generated_again():
@@ -84,7 +84,7 @@ def test_it_embeds_series_of_any_length_and_number_of_channels(channels, length)
     assert found.isfinite().all()
 
 
-def test_its_features_tell_classes_apart(labelled):
+def test_its_features_separate_the_classes(labelled):
     done = CliRunner().invoke(cli, ["probe", NAME, "--data", labelled, "--pool", "statistics", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["results"][0]["accuracy"] > 0.9
@@ -114,7 +114,7 @@ def test_features_and_a_head_are_trained_from_it(labelled, tmp_path):
     assert np.load(tmp_path / "vectors.npz")["embedding"].shape == (24, 192)
 
 
-def test_a_part_of_it_may_be_named_alone():
+def test_a_single_component_of_it_can_be_loaded():
     config = resolve_config(("flag", {"encoder": NAME, "tokenizer": NAME, "head": "linear"}))
     assert config.init_from == {"encoder": NAME, "tokenizer": NAME}
     assert config.options("encoder")["dim"] == 192
@@ -128,7 +128,7 @@ def test_a_run_in_the_working_directory_goes_before_it(tmp_path):
     assert resolve_run_dir(NAME).resolve() == here
 
 
-def test_an_unknown_name_is_told_which_there_are():
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
     with pytest.raises(CheckpointError, match=r"pretrained/tiny is not a run directory.*pretrained/small"):
         tstk.load("pretrained/tiny")
 

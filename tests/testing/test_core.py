@@ -1,4 +1,4 @@
-"""The core's own parts pass the kit that everybody's must pass."""
+"""The components of the core pass the conformance kit."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tstk.testing import parametrize_with_checks
 
 @pytest.fixture(autouse=True)
 def codes(syllables):
-    """Next-code and `own` need a tokenizer with codes and a way back to samples; the core has none."""
+    """Register a tokenizer with codes and a decoder, which `next-code` and `own` need."""
 
 
 @parametrize_with_checks("tstk")

@@ -1,4 +1,4 @@
-"""The kit finds what it is there to find, says it with shapes, and counts what it did not look at."""
+"""The conformance kit finds each fault, reports shapes, and counts skipped checks."""
 
 import sys
 from pathlib import Path
@@ -7,11 +7,10 @@ import pytest
 
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import Plugin, get_registry
-from tstk.testing import Case, NotApplicable, expect, list_cases, run_checks
-from tstk.testing import case as kit
+from tstk.testing import Case, NotApplicable, case, expect, list_cases, run_checks
 from tstk.testing.assertions import ExpectedFailure
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "made_up"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import faulty
 
 sys.path.pop(0)
@@ -22,8 +21,8 @@ USUAL = {
 
 
 @pytest.fixture
-def announced(monkeypatch):
-    """Make a plugin `made-up` known that has these entries, and these literals beside its hook."""
+def register_plugin(monkeypatch):
+    """Register a plugin `made-up` with these entries and module constants."""
 
     def announce(*entries, **literals):
         module = type(sys)("made_up_plugin")
@@ -47,24 +46,24 @@ def entry_of(thing, kind=None):
 
 
 @pytest.mark.parametrize("thing", faulty.FAULTY, ids=lambda t: f"{t.__name__}-{t.caught}")
-def test_each_fault_is_caught_by_the_check_that_is_there_for_it(thing, announced, monkeypatch):
+def test_each_fault_is_caught_by_the_check_that_is_there_for_it(thing, register_plugin, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
     entry = entry_of(thing)
-    announced(entry)
-    case = next(c for c in list_cases("made-up") if c.check.__name__ == thing.caught and c.entry == entry)
+    register_plugin(entry)
+    check = next(c for c in list_cases("made-up") if c.check.__name__ == thing.caught and c.entry == entry)
     with pytest.raises(AssertionError, match=thing.says):
-        case()
+        check()
 
 
-def always(it):
+def always_fails(it):
     raise AssertionError("it rains")
 
 
-def never(it):
-    """Nothing to complain of."""
+def never_fails(it):
+    """Pass."""
 
 
-def nowhere(it):
+def not_applicable(it):
     raise NotApplicable("it has no roof")
 
 
@@ -74,17 +73,17 @@ def bug(it):
 
 @pytest.fixture
 def only(monkeypatch):
-    """These checks of a plugin and no others."""
+    """Replace the checks by these."""
     return lambda *checks: [
-        monkeypatch.setattr(kit, "PLUGIN_CHECKS", checks),
-        monkeypatch.setattr(kit, "COMPONENT_CHECKS", ()),
-        monkeypatch.setattr(kit, "CHECKS_BY_KIND", {}),
+        monkeypatch.setattr(case, "PLUGIN_CHECKS", checks),
+        monkeypatch.setattr(case, "COMPONENT_CHECKS", ()),
+        monkeypatch.setattr(case, "CHECKS_BY_KIND", {}),
     ]
 
 
-def test_a_report_counts_what_passed_failed_was_excused_or_had_nothing_to_look_at(announced, only):
-    announced(EXPECTED_FAILED_CHECKS={"plugin:always": "it is autumn"})
-    only(always, never, nowhere, bug)
+def test_a_report_counts_passed_failed_expected_and_skipped_checks(register_plugin, only):
+    register_plugin(EXPECTED_FAILED_CHECKS={"plugin:always_fails": "it is autumn"})
+    only(always_fails, never_fails, not_applicable, bug)
     report = run_checks("made-up")
     assert str(report) == "4 checks: 1 passed, 1 failed, 1 expected failure, 1 not applicable"
     assert [o.reason for o in report.failed] == ["ZeroDivisionError: division by zero"]
@@ -92,39 +91,39 @@ def test_a_report_counts_what_passed_failed_was_excused_or_had_nothing_to_look_a
     assert excused.reason == "it is autumn (AssertionError: it rains)"
 
 
-def test_an_excuse_that_is_not_needed_is_a_failure(announced, only):
-    announced(EXPECTED_FAILED_CHECKS={"plugin:never": "just in case"})
-    only(never)
+def test_an_expected_failure_that_passes_is_a_failure(register_plugin, only):
+    register_plugin(EXPECTED_FAILED_CHECKS={"plugin:never_fails": "just in case"})
+    only(never_fails)
     assert "remove it from EXPECTED_FAILED_CHECKS (just in case)" in run_checks("made-up").failed[0].reason
 
 
-def test_what_is_excused_or_not_applicable_is_a_skip_to_any_test_runner(announced, only):
+def test_expected_failures_and_checks_that_do_not_apply_are_skips_to_any_test_runner(register_plugin, only):
     from unittest import SkipTest
 
-    announced(EXPECTED_FAILED_CHECKS={"plugin:always": "it is autumn"})
-    only(always, nowhere)
-    for case, kind in zip(list_cases("made-up"), (ExpectedFailure, NotApplicable), strict=True):
+    register_plugin(EXPECTED_FAILED_CHECKS={"plugin:always_fails": "it is autumn"})
+    only(always_fails, not_applicable)
+    for check, kind in zip(list_cases("made-up"), (ExpectedFailure, NotApplicable), strict=True):
         assert issubclass(kind, SkipTest)
         with pytest.raises(kind):
-            case()
+            check()
 
 
-def test_excuses_and_sizes_must_name_what_is_there(announced):
-    announced(EXPECTED_FAILED_CHECKS={"plugin:imports_no_trch": "a slip"})
+def test_expected_failures_and_sizes_must_name_existing_checks_and_components(register_plugin):
+    register_plugin(EXPECTED_FAILED_CHECKS={"plugin:imports_no_trch": "a slip"})
     assert "EXPECTED_FAILED_CHECKS names plugin:imports_no_trch" in str(run_checks("made-up").failed[-1].reason)
 
 
 @pytest.mark.slow
-def test_a_part_that_fits_nowhere_fails_once_and_the_rest_says_so(announced, monkeypatch):
+def test_a_component_that_fits_nowhere_fails_once_and_the_other_checks_are_skipped(register_plugin, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
-    announced(entry_of(faulty.Demanding))
+    register_plugin(entry_of(faulty.Demanding))
     outcomes = [o for o in run_checks("made-up").outcomes if o.case.entry]
     assert [o.state for o in outcomes].count("failed") == 1
     assert "head 'demanding' needs" in outcomes[0].reason
     assert {o.state for o in outcomes[1:]} == {"not applicable"}
 
 
-def test_a_plugin_that_is_not_there_is_answered_with_the_nearest():
+def test_a_missing_plugin_is_an_error_with_a_suggestion():
     from tstk.errors import UnknownNameError
 
     with pytest.raises(UnknownNameError, match="Did you mean 'tstk-plugins-timae'"):
@@ -132,8 +131,8 @@ def test_a_plugin_that_is_not_there_is_answered_with_the_nearest():
 
 
 def test_a_case_is_named_by_kind_name_and_check():
-    assert str(Case("x", never)) == "plugin:never"
-    assert str(Case("x", never, Entry("head", "cot", "a:b", "s"))) == "head:cot:never"
+    assert str(Case("x", never_fails)) == "plugin:never_fails"
+    assert str(Case("x", never_fails, Entry("head", "cot", "a:b", "s"))) == "head:cot:never_fails"
 
 
 def test_expect_fails_with_its_sentence():
@@ -143,9 +142,11 @@ def test_expect_fails_with_its_sentence():
 
 
 @pytest.mark.slow
-def test_a_part_that_needs_what_no_check_can_give_is_excused_once(announced, monkeypatch):
+def test_a_component_whose_needs_no_check_can_meet_is_skipped_once(register_plugin, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
-    announced(entry_of(faulty.Demanding), EXPECTED_FAILED_CHECKS={"head:demanding:is_of_its_slot": "wants the moon"})
+    register_plugin(
+        entry_of(faulty.Demanding), EXPECTED_FAILED_CHECKS={"head:demanding:is_of_its_slot": "wants the moon"}
+    )
     states = [o.state for o in run_checks("made-up").outcomes if o.case.entry]
     assert states[0] == "expected failure"
     assert set(states[1:]) == {"not applicable"}

@@ -49,24 +49,24 @@ def test_a_crop_as_long_as_the_series_changes_nothing():
     assert random_crop(series, 30, SampleRNG(0, 1, torch.arange(3))) is series
 
 
-def labelled(count=64, seed=0):
+def make_labelled(count=64, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, 2, 5, generator=generator)
     return Series(x, None, torch.arange(count) % 3, torch.arange(count))
 
 
 def test_a_mixture_is_two_series_of_the_batch_and_their_labels_in_the_same_shares():
-    series = labelled()
+    series = make_labelled()
     mixed = apply_mixup(series, 0.4, 3, SampleRNG(0, 1, series.sample_id))
     assert torch.allclose(mixed.y.sum(1), torch.ones(64))
     partners = set()
-    for x, y, mine, label in zip(mixed.x, mixed.y, series.x, series.y, strict=True):
+    for x, y, original, label in zip(mixed.x, mixed.y, series.x, series.y, strict=True):
         # x = mine + (1 - share) (other - mine): the difference points at one of the others
         fits = []
         for i, other in enumerate(series.x):
-            way = (other - mine).flatten()
-            part = float((x - mine).flatten() @ way / (way @ way).clamp(min=1e-9))
-            if torch.allclose(mine + part * (other - mine), x, atol=1e-5) and -1e-4 < part < 1.0001:
+            way = (other - original).flatten()
+            part = float((x - original).flatten() @ way / (way @ way).clamp(min=1e-9))
+            if torch.allclose(original + part * (other - original), x, atol=1e-5) and -1e-4 < part < 1.0001:
                 fits.append((i, part))
         assert fits
         want = [torch.eye(3)[label] * (1 - p) + torch.eye(3)[series.y[i]] * p for i, p in fits]
@@ -76,7 +76,7 @@ def test_a_mixture_is_two_series_of_the_batch_and_their_labels_in_the_same_share
 
 
 def test_shares_follow_the_beta_distribution_and_belong_to_the_series():
-    series = labelled(4000)
+    series = make_labelled(4000)
     series.y = torch.arange(4000) % 2
     shares = apply_mixup(series, 0.2, 2, SampleRNG(0, 1, series.sample_id)).y
     own = shares.gather(1, series.y[:, None])[:, 0]
@@ -92,7 +92,7 @@ def test_shares_follow_the_beta_distribution_and_belong_to_the_series():
 
 
 def test_what_only_one_of_two_series_has_stands_alone_and_unknown_labels_count_for_nothing():
-    series = labelled(2)
+    series = make_labelled(2)
     series.y = torch.tensor([1, -1])
     series.observed = torch.ones_like(series.x, dtype=torch.bool)
     series.observed[0, 0, 2:] = series.observed[1, 0, 4:] = False
@@ -113,7 +113,7 @@ CHANGES = [(add_jitter, 0.1), (scale_channels, 0.2), (permute_segments, 4), (war
 
 
 @pytest.mark.parametrize(("change", "strength"), CHANGES)
-def test_a_change_belongs_to_the_series_and_not_to_its_companions(change, strength):
+def test_the_augmentation_of_a_series_does_not_depend_on_the_batch(change, strength):
     """Independent of the batch, its longest series and the number of processes."""
     series = batch((20, 20, 9))
     alone = Series(series.x[2:, :, :9], series.observed[2:, :, :9], sample_id=series.sample_id[2:])

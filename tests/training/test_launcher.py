@@ -45,7 +45,7 @@ def run_python(args, folder, until=None):
     return process.returncode, out, err
 
 
-MADE_UP = Path(__file__).parents[1] / "made_up" / "together.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "train_pipelines.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -53,14 +53,14 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 def alone(npz, csv, tmp_path_factory):
     """Train four pipelines in one process, in double precision; return the folder of their weights."""
     folder = tmp_path_factory.mktemp("alone")
-    code, _, err = run_python([MADE_UP, npz, csv, folder], folder)
+    code, _, err = run_python([SCRIPT, npz, csv, folder], folder)
     assert code == 0, err
     return folder
 
 
 @pytest.mark.parametrize("how", ["whole", "sharded"])
 def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, alone, tmp_path, how):
-    code, _, err = run_python([*TORCHRUN, MADE_UP, npz, csv, tmp_path, how], tmp_path)
+    code, _, err = run_python([*TORCHRUN, SCRIPT, npz, csv, tmp_path, how], tmp_path)
     assert code == 0, err
     for case in ("cross-entropy", "masked", "forecast", "codebook"):
         expected, actual = (load_file(folder / f"{case}.safetensors") for folder in (alone, tmp_path))
@@ -77,7 +77,7 @@ def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, al
         assert not [name for names in threads for name in names if "gloo" in name], threads
 
 
-def test_a_run_of_several_devices_that_is_asked_to_stop_can_be_continued(npz, tmp_path):
+def test_an_interrupted_run_on_several_devices_can_be_resumed(npz, tmp_path):
     args = [*TRAIN, "--data", npz, "--steps", "600", "--validate-every", "60", "--devices", "2", "--out", "run"]
     args[args.index("--epochs") : args.index("--epochs") + 2] = []
     code, _, err = run_python(args, tmp_path, until=tmp_path / "run" / "last" / "state.json")
@@ -115,14 +115,14 @@ def test_more_devices_than_there_are_is_refused(monkeypatch):
         launch_processes(4, [], use_cpu=False)
 
 
-def test_what_goes_wrong_in_several_processes_is_said_once(npz, tmp_path):
+def test_an_error_in_several_processes_is_printed_once(npz, tmp_path):
     code, _, err = run_python([*TRAIN, "--devices", "2", "--data", npz, "--batch-size", "7", "--out", "run"], tmp_path)
     assert code == 2
     assert err.count("Error: ") == 1
     assert "expected a multiple of 2" in err
 
 
-def test_of_two_processes_that_torchrun_starts_one_writes_and_talks(npz, tmp_path):
+def test_of_two_processes_started_by_torchrun_one_writes_and_prints(npz, tmp_path):
     code, out, err = run_python([*TORCHRUN, *TRAIN, "--data", npz, "--out", "two"], tmp_path)
     assert code == 0, err
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
@@ -130,7 +130,7 @@ def test_of_two_processes_that_torchrun_starts_one_writes_and_talks(npz, tmp_pat
     assert err.count("note: validation") == 1
 
 
-def test_a_batch_that_cannot_be_dealt_out_is_refused(npz, tmp_path):
+def test_a_batch_size_that_the_processes_do_not_divide_is_refused(npz, tmp_path):
     from tstk.data.load import load
     from tstk.errors import OptionError
     from tstk.training.config import TrainConfig

@@ -15,7 +15,6 @@ from tstk.evaluation import linear_forecast
 from tstk.evaluation.linear_forecast import fit_linear_map
 from tstk.inference.export import export
 from tstk.plugins.registry import get_registry
-from tstk.runs.checkpoint import load as load_run
 from tstk.training.callbacks import Callback
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.runs import prepare_training, resume_run, train
@@ -53,7 +52,7 @@ def config(path, linear="auto", encoder="transformer", **tables):
     return resolve_config(("test", {**defaults, **tables}))
 
 
-def close(a, b):
+def assert_close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
@@ -62,17 +61,17 @@ def close(a, b):
 def test_before_training_forecasts_are_those_of_the_linear_map(gaps, encoder, wiring):
     pipeline, data = prepare_training(config(gaps, encoder=encoder, pipeline=wiring))
     series = data.test.batch(torch.arange(len(data.test)))
-    close(
+    assert_close(
         pipeline.eval().predict_batch(series),
         fit_linear_map(data.train, data.val, data.std[:, None]).forecaster(series),
     )
 
 
-def test_what_the_head_answers_is_added_in_units_of_the_context(gaps):
+def test_the_output_of_the_head_is_added_in_units_of_the_context(gaps):
     pipeline, data = prepare_training(config(gaps))
     torch.nn.init.ones_(pipeline.head.project.bias)
     output = pipeline.eval().predict_step(data.test.batch(torch.arange(3)))
-    close(output.head_output - output.linear_forecast, output.scale.expand_as(output.linear_forecast))
+    assert_close(output.head_output - output.linear_forecast, output.scale.expand_as(output.linear_forecast))
 
 
 @pytest.mark.parametrize("select", ["score", "loss"])
@@ -108,7 +107,7 @@ def test_training_that_improves_on_the_map_is_kept(tmp_path):
 def test_a_run_is_loaded_with_its_map(gaps, tmp_path, linear, maps):
     train(config(gaps, linear, train={"epochs": 1}), tmp_path / "run")
     pipeline, _ = prepare_training(config(gaps, linear))
-    loaded = load_run(tmp_path / "run")
+    loaded = tstk.load(tmp_path / "run")
     assert torch.equal(loaded.linear_map.matrix, pipeline.linear_map.matrix)
     assert torch.equal(loaded.linear_map.level_weights, pipeline.linear_map.level_weights)
     assert maps in (None, len(loaded.linear_map.matrix))
@@ -130,7 +129,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(gaps, tmp_path, l
     assert (tmp_path / "rough/model.safetensors").read_bytes() == (tmp_path / "calm/model.safetensors").read_bytes()
 
 
-def test_a_run_that_goes_on_from_another_keeps_the_map_and_a_head_of_another_kind_is_refused(gaps, tmp_path):
+def test_a_run_initialized_from_another_keeps_the_map_and_another_kind_of_head_is_refused(gaps, tmp_path):
     run, plain = tmp_path / "run", tmp_path / "plain"
     train(config(gaps, train={"epochs": 1}), run)
     train(config(gaps, "none", train={"epochs": 1}), plain)
@@ -205,7 +204,7 @@ def test_a_context_that_is_short_is_forecast_as_the_map_does(gaps):
     missing = series.observed_mask & (torch.arange(24) >= 10)
     whole = series.replace(x=series.x * missing, observed=missing)
     short = series.replace(x=series.x[..., 10:], observed=series.observed_mask[..., 10:])
-    close(pipeline.eval().predict_batch(short), pipeline.linear_map(whole))
+    assert_close(pipeline.eval().predict_batch(short), pipeline.linear_map(whole))
 
 
 @pytest.mark.slow
@@ -213,4 +212,4 @@ def test_a_pipeline_with_a_map_leaves_as_a_graph(gaps):
     pipeline, data = prepare_training(config(gaps))
     torch.nn.init.normal_(pipeline.head.project.weight)
     x = data.test.batch(torch.arange(3)).x
-    close(export(pipeline.eval()).module()(x), pipeline.predict_batch(Series(x)))
+    assert_close(export(pipeline.eval()).module()(x), pipeline.predict_batch(Series(x)))

@@ -11,7 +11,7 @@ from tstk.config.resolve import resolve_config
 from tstk.data.load import load
 from tstk.errors import DataError, OptionError, TrainingError
 from tstk.evaluation.evaluate import accuracy_standard_error, evaluate
-from tstk.runs.checkpoint import load as load_run
+from tstk.runs import checkpoint
 from tstk.training import loop
 from tstk.training.callbacks import Callback
 from tstk.training.config import TrainConfig
@@ -263,14 +263,14 @@ def test_one_cycle_is_torchs(npz):
     for total, warmup in ((40, 0.3), (7, 0.5), (25, 0.1), (30, 0.0)):
         if warmup:
             optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-            theirs = torch.optim.lr_scheduler.OneCycleLR(
+            reference = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, 0.2, total_steps=total, pct_start=warmup, cycle_momentum=False
             )
             want = []
             for _ in range(total):
-                want.append(theirs.get_last_lr()[0] / 0.2)
+                want.append(reference.get_last_lr()[0] / 0.2)
                 optimizer.step()
-                theirs.step() if len(want) < total else None
+                reference.step() if len(want) < total else None
         factor = lr_lambda(total, warmup, "one-cycle")
         ours = [factor(step) for step in range(total)]
         if warmup:
@@ -282,7 +282,7 @@ def test_one_cycle_is_torchs(npz):
     assert rows[-1]["lr"] < 1e-6 < rows[0]["lr"]
 
 
-def test_gradients_are_clipped_unless_told_otherwise(npz):
+def test_gradients_are_clipped_by_default(npz):
     moved = {}
     for clip in (1e-14, 0.0):
         pipeline, data = prepare(npz, head="linear")
@@ -373,12 +373,12 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_the_best_weights_a
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2
     best = max(rows, key=lambda r: (r["val"]["accuracy"], r["epoch"]))
-    pipeline = load_run(run)
+    pipeline = checkpoint.load(run)
     data = load(json.loads((run / "config.json").read_text())["config"]["data"]["use"])
     assert evaluate(pipeline, data.val) == pytest.approx(best["val"], rel=1e-6)
 
 
-def test_a_loss_that_is_not_finite_from_the_start_does_not_claim_to_have_kept_anything(poisoned):
+def test_a_loss_that_is_not_finite_from_the_start_does_not_mention_kept_weights(poisoned):
     run, message = poisoned(after=0)
     assert "at step 1 (epoch 1)" in message
     assert "kept" not in message
@@ -398,7 +398,7 @@ def test_a_forecast_that_is_not_a_number_does_not_go_unmarked(csv):
     assert math.isnan(evaluate(pipeline, data.val)["mse"])
 
 
-def test_averaged_weights_are_selected_and_training_goes_on_from_the_others(npz):
+def test_ema_weights_are_selected_and_training_continues_from_the_current_ones(npz):
     seen = []
     histories = []
     for average in (0.0, 0.5):
@@ -442,13 +442,13 @@ def test_settings_that_cannot_work_are_refused(npz, options, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_said_so(npz):
+def test_a_missing_gpu_is_an_error(npz):
     pipeline, data = prepare(npz, head="linear")
     with pytest.raises(OptionError, match="torch sees no GPU"):
         fit(pipeline, data, epochs=1, device="cuda")
 
 
-def test_ways_of_dealing_out_weights_that_would_save_parts_of_them_are_refused(npz, monkeypatch):
+def test_sharding_strategies_that_save_partial_weights_are_refused(npz, monkeypatch):
     from accelerate import Accelerator, DistributedType
 
     pipeline, data = prepare(npz, head="linear")
@@ -472,15 +472,15 @@ def test_a_pass_leaves_nothing_behind_on_any_module(npz, tables):
     pipeline, data = prepare(npz, **tables)
     series = data.train.batch(torch.arange(6))
 
-    def things():
+    def list_values():
         hidden = ("_parameters", "_buffers", "_modules")
         own = {(n, k): v for n, m in pipeline.named_modules() for k, v in vars(m).items() if k not in hidden}
         return {k: id(v) if not isinstance(v, int | float | str) else v for k, v in own.items()}
 
-    before, state = things(), copy.deepcopy(pipeline.state_dict())
+    before, state = list_values(), copy.deepcopy(pipeline.state_dict())
     pipeline(series).loss.backward()
     pipeline.embed_batch(series)
-    assert things() == before
+    assert list_values() == before
     assert all(torch.equal(v, state[k]) for k, v in pipeline.state_dict().items())
 
 
@@ -505,7 +505,7 @@ def test_windows_of_a_table_are_not_cropped(csv):
         fit(pipeline, data, steps=1, crop=8)
 
 
-def test_a_probe_now_and_then_learns_nothing_and_says_what_features_know(npz):
+def test_a_probe_during_training_changes_no_weights_and_logs_its_accuracy(npz):
     rows = {}
     for probe in (None, 2):
         pipeline, data = prepare(npz, decoder="transformer")
@@ -646,12 +646,12 @@ def test_compiled_parts_train_alike_keep_their_names_and_validate_as_written(npz
 
 
 @pytest.mark.slow
-def test_what_cannot_be_compiled_is_told_in_a_line(npz, monkeypatch):
-    def broken(graph, inputs):
+def test_what_cannot_be_compiled_is_reported_in_one_line(npz, monkeypatch):
+    def raise_error(graph, inputs):
         raise RuntimeError("no compiler\nhere")
 
     plain = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=broken))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=raise_error))
     pipeline, data = prepare(npz, head="linear")
     with pytest.raises(
         TrainingError, match=r"--compile: torch cannot compile .*no compiler.*; omit the option"

@@ -31,7 +31,7 @@ def test_the_rate_that_is_suggested_lies_where_the_loss_falls_and_weights_stay(n
     assert all(torch.equal(v, before[k]) for k, v in pipeline.state_dict().items())
 
 
-def test_a_loss_that_is_no_number_from_the_start_is_told(npz):
+def test_a_loss_that_is_nan_from_the_start_is_reported(npz):
     pipeline, data = prepare(npz)
     pipeline.head.classify.weight.data.fill_(torch.nan)
     with pytest.raises(TrainingError, match="--find-lr: the loss diverged after 0 steps"):

@@ -1,4 +1,4 @@
-"""The same training in a dozen lines of plain torch: no part of the training loop is needed for it."""
+"""Training in a dozen lines of plain torch, without the training loop."""
 
 import torch
 

@@ -19,14 +19,14 @@ import tstk
 from tstk.config.resolve import resolve_config
 from tstk.config.run_directory import DiskFullError, run_lock
 from tstk.errors import CheckpointError, DataError, OptionError
+from tstk.training import runs
 from tstk.training.callbacks import Callback
 from tstk.training.interrupt import TrainingInterrupted, defer_signals
 from tstk.training.resume_store import ResumeStore
 from tstk.training.runs import resume_run
-from tstk.training.runs import train as train_run
 
 ENCODER = {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.1}
-DRIVER = Path(__file__).parents[1] / "made_up" / "interrupted.py"
+DRIVER = Path(__file__).parents[1] / "support" / "train_with_kills.py"
 
 
 def train_and_kill(kind, folder, kills, threads, seed=0):
@@ -73,12 +73,12 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not_bit_for_bi
 
 
 @pytest.fixture
-def stopped(npz, tmp_path):
+def stopped_run(npz, tmp_path):
     """A run that a signal stopped in the middle of its second epoch."""
-    return interrupted(npz, tmp_path / "run", step=5)
+    return train_and_interrupt(npz, tmp_path / "run", step=5)
 
 
-def interrupted(data, out, step, **train):
+def train_and_interrupt(data, out, step, **train):
     """Train, send SIGINT at a step, and return the run directory."""
 
     class InterruptAtStep(Callback):
@@ -89,11 +89,11 @@ def interrupted(data, out, step, **train):
     tables = {"encoder": ENCODER, "head": "linear", "data": data}
     config = resolve_config(("test", {**tables, "train": {"epochs": 4, "batch_size": 8, "device": "cpu", **train}}))
     with pytest.raises(TrainingInterrupted):
-        train_run(config, out, callbacks=[InterruptAtStep()])
+        runs.train(config, out, callbacks=[InterruptAtStep()])
     return out
 
 
-def refused(run, message, error=CheckpointError):
+def assert_refused(run, message, error=CheckpointError):
     with pytest.raises(error) as caught:
         resume_run(run)
     assert message in str(caught.value)
@@ -108,12 +108,12 @@ def tensors(run):
     return run / "last" / state(run)["tensors"]
 
 
-def changed(run, **facts):
+def edit_state(run, **facts):
     (run / "last" / "state.json").write_text(json.dumps(state(run) | facts))
 
 
-def test_python_resumes_by_name(stopped):
-    assert tstk.resume(stopped).run_dir == stopped
+def test_python_resumes_by_name(stopped_run):
+    assert tstk.resume(stopped_run).run_dir == stopped_run
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
@@ -131,36 +131,36 @@ def test_a_signal_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_what_training_goes_on_from_is_json_and_safetensors_and_goes_when_it_is_finished(stopped):
-    assert {path.suffix for path in (stopped / "last").iterdir()} == {".json", ".safetensors"}
-    kinds = {name.partition("/")[0] for name in load_file(tensors(stopped))}
+def test_what_training_goes_on_from_is_json_and_safetensors_and_goes_when_it_is_finished(stopped_run):
+    assert {path.suffix for path in (stopped_run / "last").iterdir()} == {".json", ".safetensors"}
+    kinds = {name.partition("/")[0] for name in load_file(tensors(stopped_run))}
     assert kinds == {"pipeline", "callbacks", "best_weights", "optimizer", "rng"}
-    assert (state(stopped)["epoch"], state(stopped)["step_in_epoch"]) == (2, 2)
-    resumed = resume_run(stopped)
+    assert (state(stopped_run)["epoch"], state(stopped_run)["step_in_epoch"]) == (2, 2)
+    resumed = resume_run(stopped_run)
     assert resumed.selected.num_epochs == 4
-    assert not (stopped / "last").exists()
-    refused(stopped, "this run is finished; start another from its weights: tstk train --init-from")
+    assert not (stopped_run / "last").exists()
+    assert_refused(stopped_run, "this run is finished; start another from its weights: tstk train --init-from")
 
 
 @pytest.mark.parametrize("keep", [0, 100, -100])
-def test_tensors_that_are_truncated_are_refused(stopped, keep):
-    path = tensors(stopped)
+def test_tensors_that_are_truncated_are_refused(stopped_run, keep):
+    path = tensors(stopped_run)
     path.write_bytes(path.read_bytes()[:keep])
-    refused(stopped, f"{path} is truncated")
-    refused(stopped, f"remove {stopped / 'last'} to start this run again")
+    assert_refused(stopped_run, f"{path} is truncated")
+    assert_refused(stopped_run, f"remove {stopped_run / 'last'} to start this run again")
 
 
-def test_a_state_that_points_to_nothing_is_refused(stopped):
-    tensors(stopped).unlink()
-    refused(stopped, "which does not exist; remove")
-    changed(stopped, tensors="../../elsewhere.safetensors")
-    refused(stopped, "which does not exist; remove")
+def test_a_state_that_points_to_nothing_is_refused(stopped_run):
+    tensors(stopped_run).unlink()
+    assert_refused(stopped_run, "which does not exist; remove")
+    edit_state(stopped_run, tensors="../../elsewhere.safetensors")
+    assert_refused(stopped_run, "which does not exist; remove")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": "x", "tensors": 3}'])
-def test_a_state_that_is_damaged_is_refused(stopped, text):
-    (stopped / "last" / "state.json").write_text(text)
-    refused(stopped, "state.json is damaged")
+def test_a_state_that_is_damaged_is_refused(stopped_run, text):
+    (stopped_run / "last" / "state.json").write_text(text)
+    assert_refused(stopped_run, "state.json is damaged")
 
 
 @pytest.mark.parametrize(
@@ -168,71 +168,71 @@ def test_a_state_that_is_damaged_is_refused(stopped, text):
     [{"callbacks": 3}, {"step": None}, {"epoch": "x"}, {"metric_tracker": {"sums": 1}}, {"seconds": []}],
     ids=str,
 )
-def test_numbers_that_cannot_be_are_refused(stopped, facts):
-    changed(stopped, **facts)
-    refused(stopped, "state.json is damaged")
+def test_numbers_that_cannot_be_are_refused(stopped_run, facts):
+    edit_state(stopped_run, **facts)
+    assert_refused(stopped_run, "state.json is damaged")
 
 
-def test_metrics_that_are_no_json_are_refused(stopped):
-    path = stopped / "metrics.jsonl"
+def test_metrics_that_are_no_json_are_refused(stopped_run):
+    path = stopped_run / "metrics.jsonl"
     path.write_bytes(b"?" + path.read_bytes()[1:])
-    refused(stopped, "metrics.jsonl is damaged")
+    assert_refused(stopped_run, "metrics.jsonl is damaged")
 
 
-def test_a_state_of_a_later_version_is_refused(stopped):
-    changed(stopped, format=2, versions={"tstk": "9.1"})
-    refused(stopped, "was written by tstk 9.1")
+def test_a_state_of_a_later_version_is_refused(stopped_run):
+    edit_state(stopped_run, format=2, versions={"tstk": "9.1"})
+    assert_refused(stopped_run, "was written by tstk 9.1")
 
 
-def test_options_that_were_changed_since_are_refused(stopped):
-    path = stopped / "config.json"
+def test_options_that_were_changed_since_are_refused(stopped_run):
+    path = stopped_run / "config.json"
     path.write_text(path.read_text().replace('"lr": 0.001', '"lr": 0.1'))
-    refused(stopped, "config.json has changed since")
+    assert_refused(stopped_run, "config.json has changed since")
 
 
-def test_tensors_of_another_training_are_refused(stopped):
-    path = tensors(stopped)
+def test_tensors_of_another_training_are_refused(stopped_run):
+    path = tensors(stopped_run)
     saved = load_file(path)
     name = next(k for k in saved if k.startswith("optimizer/") and k.endswith("exp_avg") and saved[k].ndim == 2)
     save_file({**saved, name: saved[name][:1].clone()}, path)
-    refused(stopped, "does not fit its config.json")
+    assert_refused(stopped_run, "does not fit its config.json")
     save_file({k: v for k, v in saved.items() if k != "callbacks/ema/averages/encoder.table"}, path)
-    refused(stopped, "does not fit its config.json")
+    assert_refused(stopped_run, "does not fit its config.json")
     save_file(saved, path)
-    changed(stopped, world_size=2)
-    refused(stopped, "continue with --devices 2", OptionError)
+    edit_state(stopped_run, world_size=2)
+    assert_refused(stopped_run, "continue with --devices 2", OptionError)
 
 
 def test_data_that_changed_since_are_refused(npz, tmp_path):
     data = tmp_path / "mine.npz"
     shutil.copy(npz, data)
-    run = interrupted(str(data), tmp_path / "run", step=5)
+    run = train_and_interrupt(str(data), tmp_path / "run", step=5)
     arrays = dict(np.load(data))
     np.savez(data, **arrays | {"X_train": arrays["X_train"] * 2})
-    refused(run, "the data have changed", DataError)
+    assert_refused(run, "the data have changed", DataError)
     np.savez(data, **arrays | {name: arrays[name][..., :18] for name in ("X_train", "X_test")})
-    refused(run, "has changed since this run was started: length was 20 and is 18", DataError)
+    assert_refused(run, "has changed since this run was started: length was 20 and is 18", DataError)
 
 
-def test_metrics_that_were_lost_are_refused_and_rows_that_came_later_are_cut_off(stopped):
-    path = stopped / "metrics.jsonl"
+def test_metrics_that_were_lost_are_refused_and_rows_that_came_later_are_cut_off(stopped_run):
+    path = stopped_run / "metrics.jsonl"
     kept = path.read_bytes()
     path.write_bytes(kept[:-5])
-    refused(stopped, "metrics.jsonl is shorter than")
+    assert_refused(stopped_run, "metrics.jsonl is shorter than")
     path.write_bytes(kept + b'{"epoch": 2, "half a ro')
-    resume_run(stopped)
-    assert [row["epoch"] for row in rows(stopped)] == [1, 2, 3, 4]
+    resume_run(stopped_run)
+    assert [row["epoch"] for row in rows(stopped_run)] == [1, 2, 3, 4]
 
 
-def test_a_run_that_never_saved_anything_starts_again_from_its_first_step(npz, tmp_path, stopped):
+def test_a_run_that_never_saved_anything_starts_again_from_its_first_step(npz, tmp_path, stopped_run):
     calm = tmp_path / "calm"
-    train_run(resolve_config(("test", json.loads((stopped / "config.json").read_text())["given"])), calm)
-    shutil.rmtree(stopped / "last")
+    runs.train(resolve_config(("test", json.loads((stopped_run / "config.json").read_text())["given"])), calm)
+    shutil.rmtree(stopped_run / "last")
     notes = []
-    resume_run(stopped, print_fn=notes.append)
+    resume_run(stopped_run, print_fn=notes.append)
     assert any("starts again" in line for line in notes)
-    assert rows(stopped) == rows(calm)
-    assert (stopped / "model.safetensors").read_bytes() == (calm / "model.safetensors").read_bytes()
+    assert rows(stopped_run) == rows(calm)
+    assert (stopped_run / "model.safetensors").read_bytes() == (calm / "model.safetensors").read_bytes()
 
 
 def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path, monkeypatch):
@@ -251,12 +251,12 @@ def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path, monkeypatch):
     assert resume_store.is_due(0)
 
 
-def test_other_versions_are_told(stopped):
-    path = stopped / "config.json"
+def test_other_versions_are_reported(stopped_run):
+    path = stopped_run / "config.json"
     path.write_text(path.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"'))
-    changed(stopped, config=hashlib.sha256(path.read_bytes()).hexdigest())
+    edit_state(stopped_run, config=hashlib.sha256(path.read_bytes()).hexdigest())
     notes = []
-    resume_run(stopped, print_fn=notes.append)
+    resume_run(stopped_run, print_fn=notes.append)
     assert any("torch was 1.0" in line and "last digit" in line for line in notes)
 
 
@@ -285,19 +285,19 @@ class FullFile:
         raise_disk_full()
 
 
-def test_a_run_that_somebody_trains_already_is_left_to_them(npz, tmp_path):
-    run = interrupted(npz, tmp_path / "run", step=5)
+def test_a_run_that_another_process_trains_is_refused(npz, tmp_path):
+    run = train_and_interrupt(npz, tmp_path / "run", step=5)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with run_lock(run):
-        refused(run, "another process is training this run")
+        assert_refused(run, "another process is training this run")
     assert {path: path.read_bytes() for path in before} == before
     resume_run(run)
     assert len(rows(run)) == 4
 
 
 @pytest.mark.parametrize("where", ["step-", "state.json", "metrics.jsonl"])
-def test_a_disk_that_is_full_loses_nothing_and_is_told_in_a_line(npz, tmp_path, monkeypatch, where):
-    run = interrupted(npz, tmp_path / "run", step=5)
+def test_a_full_disk_loses_nothing_and_is_reported_in_one_line(npz, tmp_path, monkeypatch, where):
+    run = train_and_interrupt(npz, tmp_path / "run", step=5)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     original_open = Path.open
     with monkeypatch.context() as patch:
@@ -312,7 +312,7 @@ def test_a_disk_that_is_full_loses_nothing_and_is_told_in_a_line(npz, tmp_path, 
                 "open",
                 lambda *a, **k: FullFile(original_open(*a)) if a[1:] == ("ab",) else original_open(*a, **k),
             )
-        refused(run, f"has no room for {where}", DiskFullError)
+        assert_refused(run, f"has no room for {where}", DiskFullError)
     assert {path: path.read_bytes() for path in before} == before
     assert not list(run.rglob("*.part"))
     resume_run(run)
@@ -320,7 +320,7 @@ def test_a_disk_that_is_full_loses_nothing_and_is_told_in_a_line(npz, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_file_system_with_too_little_room_is_told_with_the_bytes(npz, tmp_path):
+def test_too_little_disk_space_is_reported_in_bytes(npz, tmp_path):
     code = (
         "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
         "from tstk.training.resume_store import ResumeStore; ResumeStore.MAX_TIME_FRACTION = 0;"  # no early save

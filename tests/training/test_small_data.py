@@ -19,7 +19,7 @@ def prepare(data, **tables):
     return TrainConfig.from_config(config), *prepare_training(config)
 
 
-def test_a_classifier_of_few_series_is_told_of_and_gets_the_defaults_for_them(npz):
+def test_a_classifier_of_few_series_gets_the_defaults_for_few_series_and_a_note(npz):
     options, pipeline, data = prepare(npz, head="cot")
     resolved, note = small_data.resolve_defaults(options, pipeline, data)
     assert {k: getattr(resolved, k) for k in small_data.SMALL_DATA_DEFAULTS} == small_data.SMALL_DATA_DEFAULTS
@@ -28,7 +28,7 @@ def test_a_classifier_of_few_series_is_told_of_and_gets_the_defaults_for_them(np
     )
 
 
-def test_many_series_get_the_plain_defaults_without_a_word(npz, monkeypatch):
+def test_many_series_get_the_plain_defaults_without_a_note(npz, monkeypatch):
     monkeypatch.setattr(small_data, "SMALL_DATA_MAX_SERIES", 23)
     options, pipeline, data = prepare(npz, head="cot")
     resolved, note = small_data.resolve_defaults(options, pipeline, data)
@@ -38,7 +38,7 @@ def test_many_series_get_the_plain_defaults_without_a_word(npz, monkeypatch):
 
 
 @pytest.mark.parametrize("length", [{"epochs": 3}, {"steps": 3}])
-def test_whoever_says_how_long_gets_the_plain_defaults(npz, length):
+def test_with_a_given_duration_the_plain_defaults_apply(npz, length):
     options, pipeline, data = prepare(npz, head="cot", train=length)
     resolved, note = small_data.resolve_defaults(options, pipeline, data)
     assert {k: getattr(resolved, k) for k in small_data.DEFAULTS} == small_data.DEFAULTS
@@ -51,7 +51,7 @@ def test_pretraining_and_forecasting_get_the_plain_defaults(npz, csv):
         assert small_data.resolve_defaults(options, pipeline, data)[0].batch_size == 64
 
 
-def test_what_was_said_stays_and_is_not_told_again(npz):
+def test_given_options_are_kept_and_not_noted_again(npz):
     explicit = {"batch_size": 4, "augment": ["off"], "select_by": "score", "validate_every": 7}
     options, pipeline, data = prepare(npz, head="cot", train=explicit)
     resolved, note = small_data.resolve_defaults(options, pipeline, data)
@@ -59,7 +59,7 @@ def test_what_was_said_stays_and_is_not_told_again(npz):
     assert note == "only 24 training series: using the defaults for few series, --steps 1500"
 
 
-def test_a_training_takes_them(npz, monkeypatch):
+def test_training_uses_the_defaults_for_few_series(npz, monkeypatch):
     monkeypatch.setitem(small_data.SMALL_DATA_DEFAULTS, "steps", 6)
     monkeypatch.setitem(small_data.SMALL_DATA_DEFAULTS, "validate_every", 2)
     _, pipeline, data = prepare(npz, head="linear")
@@ -90,7 +90,7 @@ def test_a_share_of_the_labels_is_a_share_of_all_series(npz):
     ],
     ids=lambda tables: next(iter(next(iter(tables.values())))),
 )
-def test_series_are_held_out_where_validation_is_asked_to_judge(npz, tables):
+def test_series_are_held_out_where_validation_selects(npz, tables):
     data_options = {"use": npz, **tables.get("data", {})}
     _, _, data = prepare(data_options, head="cot", train=tables.get("train", {}))
     assert len(data.val) > 0
@@ -99,7 +99,7 @@ def test_series_are_held_out_where_validation_is_asked_to_judge(npz, tables):
 @pytest.mark.parametrize(
     "asked", [{"select_by": "score"}, {"patience": 3}, {"probe_every": 1}], ids=lambda o: next(iter(o))
 )
-def test_judging_by_validation_is_refused_where_nothing_is_held_out(npz, asked):
+def test_selection_by_validation_is_refused_without_a_validation_split(npz, asked):
     options, pipeline, data = prepare({"use": npz, "val_fraction": 0.0}, head="cot", train={"steps": 2, **asked})
     name, value = next(iter(asked.items()))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Trackers receive what progress callbacks receive; a fake package stands for each."""
+"""Trackers receive what callbacks receive; fake packages replace the real ones."""
 
 import json
 import sys
@@ -81,7 +81,7 @@ def train_with_trackers(npz, out, *names):
     )
 
 
-def test_wandb_and_mlflow_are_told_of_every_step_and_epoch_and_that_it_is_over(npz, tmp_path, packages):
+def test_wandb_and_mlflow_receive_every_step_and_epoch_and_the_end(npz, tmp_path, packages):
     result = train_with_trackers(npz, tmp_path / "run", "wandb", "mlflow")
     wandb = [json.loads(line) for line in (tmp_path / "run" / "wandb.jsonl").read_text().splitlines()]
     mlflow = [json.loads(line) for line in (tmp_path / "mlflow.jsonl").read_text().splitlines()]

@@ -33,17 +33,17 @@ class TokenOrderResult:
 
     Args:
         accuracy: accuracy on the original series
-        shuffled: accuracy with tokens shuffled in time, mean over the draws
-        deviation: standard deviation of the latter over the draws
+        shuffled: accuracy with tokens shuffled in time, mean over the permutations
+        deviation: standard deviation of the latter over the permutations
         drop_se: standard error of the mean drop, over series
-        draws: random permutations of each series
+        num_permutations: random permutations of each series
     """
 
     accuracy: float
     shuffled: float
     deviation: float
     drop_se: float
-    draws: int
+    num_permutations: int
 
     @property
     def uses_order(self) -> bool:
@@ -58,7 +58,7 @@ class TokenOrderResult:
         verdict = "uses" if self.uses_order else "hardly uses" if drop > 2 * self.drop_se else "does not use"
         return (
             f"accuracy {format_number(self.accuracy)} -> {shuffled} with tokens shuffled in time "
-            f"({self.draws} draws): the model {verdict} the order"
+            f"({self.num_permutations} random orders): the model {verdict} the order"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def evaluate_token_order(
         shuffled=float(shuffled_correct.mean()),
         deviation=float(shuffled_correct.mean(1).std()),
         drop_se=standard_error_of_mean(is_correct - shuffled_correct.mean(0), known_groups),
-        draws=NUM_SHUFFLES,
+        num_permutations=NUM_SHUFFLES,
     )
 
 

@@ -163,6 +163,7 @@ def use_deterministic_algorithms(enabled: bool) -> Iterator[None]:
     """Use only deterministic algorithms of torch inside the context.
 
     Args:
+        pipeline: the pipeline whose components are compiled
         enabled: False changes nothing
 
     Raises:
@@ -217,6 +218,7 @@ def compile_components(pipeline: Pipeline, enabled: bool) -> Iterator[Callable[[
     """Compile encoder, decoder and head with torch.compile inside the context; state dict keys do not change.
 
     Args:
+        pipeline: the pipeline whose components are compiled
         enabled: False changes nothing
 
     Yields:

@@ -128,6 +128,7 @@ def check_finite(quantity: str, value: float, location: str, epoch: int) -> None
 
     Args:
         quantity: name of the value, for the message
+        value: the value
         location: when it was computed, such as "at step 3"
         epoch: number of the epoch; from the second on there are weights of an earlier one
     """

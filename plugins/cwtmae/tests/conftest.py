@@ -1,4 +1,4 @@
-"""Pipelines of this plugin's parts."""
+"""Pipelines of this plugin's components."""
 
 import pytest
 import torch
@@ -25,13 +25,13 @@ SMALL = {
 }
 
 
-def shipped(name, *layers):
-    """A shipped config, with layers over it."""
+def load_config(name, *layers):
+    """Resolve a config of this plugin, with further layers."""
     return resolve_config((name, read_toml(find_config(f"cwtmae/{name}"))), *layers)
 
 
 def built(spec, seed=0, wiring=None, **tables):
-    """A bound pipeline of small parts; a table adds to the small one, None drops it."""
+    """Return a bound pipeline of small components; a table updates that of the component, None removes it."""
     options = {}
     for k in {**SMALL, **tables}:
         base, table = SMALL.get(k, {}), tables.get(k) or {}
@@ -53,7 +53,7 @@ def waves(batch=3, channels=2, length=40, seed=0):
 @pytest.fixture(scope="session")
 def config():
     """`shipped`."""
-    return shipped
+    return load_config
 
 
 @pytest.fixture

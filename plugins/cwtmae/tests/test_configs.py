@@ -1,4 +1,4 @@
-"""The shipped configs: they resolve, have the published numbers of parameters, and run one after the other."""
+"""The configs of this plugin: they resolve, have the published numbers of parameters, and train in sequence."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def on_paper(config, spec):
+def build_on_meta(config, spec):
     with torch.device("meta"):
         return build_pipeline(config, spec)
 
@@ -36,7 +36,7 @@ def test_what_is_compared_with_pretraining_has_the_same_parts(config):
 
 
 def test_parameters_are_as_many_as_published(config):
-    pipeline = on_paper(config("published"), LONG)
+    pipeline = build_on_meta(config("published"), LONG)
     assert count(pipeline) == 95_618_954
     assert count(pipeline.tokenizer) == 463_104
     assert count(pipeline.encoder.stack.blocks) == 63_793_152
@@ -50,7 +50,7 @@ def test_parameters_are_as_many_as_published(config):
 
 
 def test_the_tiny_model_has_as_many_as_published(config):
-    pipeline = on_paper(config("tiny"), SHORT)
+    pipeline = build_on_meta(config("tiny"), SHORT)
     assert count(pipeline) == 347_434
     assert pipeline.tokenizer.out.num_tokens == 40
     assert pipeline.tokenizer.out.target_dim == 600
@@ -60,7 +60,7 @@ def test_the_tiny_model_has_as_many_as_published(config):
 def test_classifiers_have_as_many_as_published(config, head, total):
     parts = {k: config("published").values[k] for k in ("tokenizer", "encoder", "pipeline")}
     head = config(f"finetune-{head}").values["head"]
-    pipeline = on_paper(resolve_config(("test", {**parts, "head": head})), LONG)
+    pipeline = build_on_meta(resolve_config(("test", {**parts, "head": head})), LONG)
     assert count(pipeline) == total
     assert count(pipeline.tokenizer) + count(pipeline.encoder) == 64_996_608
 
@@ -89,7 +89,7 @@ SLIM = (
 
 @pytest.fixture(scope="module")
 def pretrained(config, tmp_path_factory):
-    """A run of cwtmae/pretrain, slim, on series of 60 samples."""
+    """A run of cwtmae/pretrain with small sizes, on series of 60 samples."""
     folder = tmp_path_factory.mktemp("cwtmae")
     data = ("data", {"data": waves(folder / "short.npz", 60)})
     precise = ("bf16", {"train": {"precision": "bf16", "gradient_checkpointing": True}})

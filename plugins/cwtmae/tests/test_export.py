@@ -1,4 +1,4 @@
-"""Classifiers of wavelet images leave as one graph: products of matrices, from samples to logits."""
+"""Classifiers of wavelet images export as one graph of matrix products, from samples to logits."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The measure of a few steps is taken of the real thing."""
+"""The measurement of time and memory runs real training steps."""
 
 import json
 

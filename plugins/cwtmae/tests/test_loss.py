@@ -11,7 +11,7 @@ from tstk.errors import IncompatibleError
 SPEC = Spec(channels=2, length=40, num_classes=3)
 
 
-def close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
@@ -44,10 +44,10 @@ def test_the_spectrum_loss_is_the_mean_over_masked_patches_only(build, make):
     before = pipeline.loss(step_output)
     patches, _ = pipeline.loss.reconstruct(step_output)
     error = (patches - step_output.queries.target).square().mean(2)
-    close(before["spectrum"], (error * step_output.masked).sum() / step_output.masked.sum())
+    assert_close(before["spectrum"], (error * step_output.masked).sum() / step_output.masked.sum())
     noise = torch.randn_like(step_output.predictions) * ~step_output.masked[..., None]
     step_output.predictions = step_output.predictions + noise
-    close(pipeline.loss(step_output)["spectrum"], before["spectrum"], 0)
+    assert_close(pipeline.loss(step_output)["spectrum"], before["spectrum"], 0)
     step_output.predictions = step_output.predictions + 1.0
     assert abs(pipeline.loss(step_output)["spectrum"] - before["spectrum"]) > 1e-4
 
@@ -63,8 +63,8 @@ def test_the_time_term_reads_whole_columns_of_every_channel(build, make):
             states = step_output.predictions[:, at : at + 2]  # [B, rows, D]
             mixed = torch.einsum("brd,odr->bo", states, loss.scale_conv.weight[..., 0]) + loss.scale_conv.bias
             samples[:, channel, column * 8 : column * 8 + 8] = loss.to_samples(F.gelu(mixed))
-    close(loss.reconstruct(step_output)[1], samples)
-    close(step_output.losses["time"], 0.5 * (samples - series.x).square().mean())
+    assert_close(loss.reconstruct(step_output)[1], samples)
+    assert_close(step_output.losses["time"], 0.5 * (samples - series.x).square().mean())
 
 
 def test_missing_samples_are_neither_seen_nor_counted(build, make):
@@ -76,9 +76,9 @@ def test_missing_samples_are_neither_seen_nor_counted(build, make):
     step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
     assert (step_output.masked.sum(1) == torch.tensor([10, 9, 15])).all()
     other = pipeline(series.replace(x=series.x.masked_fill(~observed, 55.0)), SampleRNG(0, 1, series.sample_id))
-    close(step_output.loss, other.loss, 0)
+    assert_close(step_output.loss, other.loss, 0)
     _, samples = pipeline.loss.reconstruct(step_output)
-    close(step_output.losses["time"], (samples - series.x).square()[observed].mean())
+    assert_close(step_output.losses["time"], (samples - series.x).square()[observed].mean())
 
 
 def test_a_batch_shorter_than_the_longest_series_is_marked_alike(build, make):
@@ -86,7 +86,7 @@ def test_a_batch_shorter_than_the_longest_series_is_marked_alike(build, make):
     long = Series(F.pad(series.x, (0, 16)), (torch.arange(40) < 24).expand(3, 2, 40), None, series.sample_id)
     step_output, other = (pipeline(s, SampleRNG(0, 1, series.sample_id)) for s in (series, long))
     for name in ("spectrum", "time"):
-        close(step_output.losses[name], other.losses[name])
+        assert_close(step_output.losses[name], other.losses[name])
 
 
 def test_every_part_learns_from_both_terms(build, make):

@@ -1,4 +1,4 @@
-"""The original's examples run with the import line changed, and its weights go safely from one model to the other."""
+"""The original's examples run with another import line, and weights are loaded safely into a classifier."""
 
 import pickle
 
@@ -17,7 +17,7 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def tiny(**options):
+def build_tiny(**options):
     torch.manual_seed(0)
     return CWT_MAE_RoPE(**{"signal_len": 500, **TINY, **DECODER, **options})
 
@@ -30,7 +30,7 @@ def classifier(path, **options):
 @pytest.fixture
 def weights(tmp_path):
     """A file with the weights of a tiny model, as DDP and torch.compile would name them; and the model."""
-    model, path = tiny(), tmp_path / "mae_epoch_100.pth"
+    model, path = build_tiny(), tmp_path / "mae_epoch_100.pth"
     torch.save(
         {"epoch": 100, "model_state_dict": {f"module._orig_mod.{k}": v for k, v in model.state_dict().items()}}, path
     )
@@ -63,7 +63,7 @@ def test_the_second_example_runs():
 
 
 def test_patches_are_numbered_scale_by_scale_and_the_loss_is_theirs_and_the_series():
-    model = tiny()
+    model = build_tiny()
     x = torch.randn(2, 500, generator=torch.Generator().manual_seed(1))
     loss, patches, series, image = model(x)
     assert count(model) == 347_434
@@ -125,7 +125,7 @@ def test_files_that_could_run_code_or_do_not_fit_are_refused_in_a_line(weights, 
     trap = tmp_path / "trap.pth"
     trap.write_bytes(pickle.dumps(Trap()))
     whole = tmp_path / "whole.pth"
-    torch.save(tiny(), whole)
+    torch.save(build_tiny(), whole)
     for bad, says in (
         (trap, "more than tensors"),
         (whole, "more than tensors"),
@@ -145,7 +145,7 @@ def test_files_that_could_run_code_or_do_not_fit_are_refused_in_a_line(weights, 
 def test_running_blocks_again_changes_no_gradient():
     gradients = []
     for gradient_checkpointing in (False, True):
-        model = tiny(gradient_checkpointing=gradient_checkpointing)
+        model = build_tiny(gradient_checkpointing=gradient_checkpointing)
         torch.manual_seed(3)
         model(torch.randn(2, 500))[0].backward()
         gradients.append([p.grad for p in model.parameters()])
@@ -153,7 +153,7 @@ def test_running_blocks_again_changes_no_gradient():
         torch.testing.assert_close(a, b)
 
 
-def test_a_name_that_is_not_there_is_said_so():
+def test_a_missing_attribute_is_an_error():
     import tstk_plugins_cwtmae
 
     with pytest.raises(AttributeError, match="no attribute 'CWT_MAE'"):

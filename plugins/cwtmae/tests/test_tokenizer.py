@@ -1,4 +1,4 @@
-"""What the wavelet image holds, against convolutions written out, and what missing samples do to it."""
+"""The wavelet image against explicit convolutions, and with missing samples."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SPEC = Spec(channels=1, length=40)
 SMALL = {"dim": 16, "patch_time": 8, "scales": 8, "min_scale": 1.0}
 
 
-def close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
@@ -23,7 +23,7 @@ def ricker(taps, scale):
     return 2 / (np.sqrt(3 * scale) * np.pi**0.25 + 1e-6) * (1 - t**2) * np.exp(-(t**2) / 2)
 
 
-def published(x, scales, taps):
+def compute_published_image(x, scales, taps):
     """[3, scales, T] of one series in float64: views, correlation, normalisation."""
     first = np.diff(x, prepend=x[:1])
     padded = np.pad(x, 1, mode="edge")
@@ -49,7 +49,7 @@ def test_the_published_image_is_that_of_the_original(length, scales, taps):
     tokenizer = CWT(Spec(1, length), dim=8, patch_time=patch, scales=scales, min_scale=0.1, kernel="published")
     x = torch.randn(1, 1, length, generator=torch.Generator().manual_seed(0)).cumsum(-1)
     image = compute_whole_image(tokenizer, Series(x))[0, 0].numpy()
-    expected = published(x[0, 0].double().numpy(), [0.1 + j for j in range(scales)], taps)
+    expected = compute_published_image(x[0, 0].double().numpy(), [0.1 + j for j in range(scales)], taps)
     assert np.sqrt(np.mean((image - expected) ** 2)) < 1e-5
 
 
@@ -65,8 +65,8 @@ def test_an_image_is_normal_over_scales_and_time_for_each_series_channel_and_vie
     tokenizer = CWT(Spec(2, 40), **SMALL)
     series = make()
     image = compute_whole_image(tokenizer, series.replace(x=series.x * torch.tensor([[[1.0], [1e3]]]) + 5))
-    close(image.mean((3, 4)), torch.zeros(3, 2, 3), 1e-4)
-    close(image.var((3, 4)), torch.ones(3, 2, 3), 1e-4)
+    assert_close(image.mean((3, 4)), torch.zeros(3, 2, 3), 1e-4)
+    assert_close(image.var((3, 4)), torch.ones(3, 2, 3), 1e-4)
 
 
 def test_tokens_are_what_the_spec_promises_and_targets_are_patches_in_order(make):
@@ -78,8 +78,8 @@ def test_tokens_are_what_the_spec_promises_and_targets_are_patches_in_order(make
     for n, (time, row) in enumerate(tokens.pos[0].long().tolist()):
         channel, freq = divmod(row, 4)
         assert tokens.grid_index[0, n] == time * 8 + row
-        close(target[1, n], image[1, channel, :, 2 * freq : 2 * freq + 2, 8 * time : 8 * time + 8])
-    close(tokenizer.norm(tokenizer.project(tokens.target)), tokens.values)
+        assert_close(target[1, n], image[1, channel, :, 2 * freq : 2 * freq + 2, 8 * time : 8 * time + 8])
+    assert_close(tokenizer.norm(tokenizer.project(tokens.target)), tokens.values)
 
 
 def test_an_end_within_a_patch_is_padded_and_not_counted(make):
@@ -106,8 +106,8 @@ def test_padding_at_the_end_changes_nothing(make, kernel):
         n = short.values.shape[1]
         assert not long.valid[:, n:].any()
         assert torch.equal(long.grid_index[:, :n], short.grid_index)
-        close(long.values[:, :n], short.values)
-        close(long.target[:, :n], short.target)
+        assert_close(long.values[:, :n], short.values)
+        assert_close(long.target[:, :n], short.target)
 
 
 def test_a_gap_is_blanked_and_makes_no_edges_in_the_differences(make):
@@ -132,9 +132,9 @@ def test_what_is_written_in_a_gap_does_not_matter(make):
     observed[0, 1, 5:20] = False
     a = tokenizer(series.replace(observed=observed))
     b = tokenizer(series.replace(observed=observed, x=series.x.masked_fill(~observed, 100.0)))
-    close(a.values, b.values, 0)
+    assert_close(a.values, b.values, 0)
     other = a.pos[0, :, 1] < 2
-    close(a.values[0, other], tokenizer(series).values[0, other])
+    assert_close(a.values[0, other], tokenizer(series).values[0, other])
 
 
 def test_half_precision_is_for_tokens_not_for_the_image(make):
@@ -143,7 +143,7 @@ def test_half_precision_is_for_tokens_not_for_the_image(make):
     with torch.autocast("cpu", torch.bfloat16):
         tokens = tokenizer(series)
     assert tokens.target.dtype == torch.float32
-    close(tokens.target, tokenizer(series).target, 0)
+    assert_close(tokens.target, tokenizer(series).target, 0)
 
 
 def test_scales_are_linear_or_logarithmic():

@@ -28,7 +28,7 @@ from tstk_plugins_cwtmae.loss import SpectrumTime
 from tstk_plugins_cwtmae.tokenizer import CWT
 
 
-class CWT_MAE_RoPE(nn.Module):
+class CWT_MAE_RoPE(nn.Module):  # noqa: N801 (the name in the original)
     """The pretraining model.
 
     Series are not normalized here; the original normalizes each by its own mean and standard deviation on loading.
@@ -113,7 +113,7 @@ class CWT_MAE_RoPE(nn.Module):
         return step_output.loss, patches, series[:, 0, : x.shape[-1]], image[..., : x.shape[-1]]
 
 
-class TF_MAE_Classifier(nn.Module):
+class TF_MAE_Classifier(nn.Module):  # noqa: N801 (the name in the original)
     """The classifier: the pretrained encoder and a head.
 
     Args:

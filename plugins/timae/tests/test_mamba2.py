@@ -30,7 +30,7 @@ def parameters(*parts):
     return sum(p.numel() for part in parts for p in part.parameters())
 
 
-def close(a, b, tolerance=1e-9):
+def assert_close(a, b, tolerance=1e-9):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -41,7 +41,7 @@ def test_a_mixer_with_the_weights_of_transformers_mamba2_gives_its_outputs(token
         hidden_size=16, expand=2, num_heads=8, head_dim=4, state_size=12, conv_kernel=4, n_groups=1, chunk_size=16
     )
     torch.manual_seed(0)
-    theirs = modeling.Mamba2Mixer(config, 0).eval()
+    reference = modeling.Mamba2Mixer(config, 0).eval()
     ours = Mamba2Mixer(16, 12, 4, 2, 4, chunk=8)
     names = {
         "conv1d.": "conv.",
@@ -50,12 +50,13 @@ def test_a_mixer_with_the_weights_of_transformers_mamba2_gives_its_outputs(token
     }
     state = {
         next((k.replace(a, b) for a, b in names.items() if k.startswith(a)), k): v
-        for k, v in theirs.state_dict().items()
+        for k, v in reference.state_dict().items()
     }
     ours.load_state_dict(state)
     x = torch.randn(2, tokens, 16)
     with torch.no_grad():
-        torch.testing.assert_close(ours(x, torch.ones(2, tokens, dtype=torch.bool))[0], theirs(x), rtol=1e-4, atol=1e-4)
+        output, _ = ours(x, torch.ones(2, tokens, dtype=torch.bool))
+    torch.testing.assert_close(output, reference(x), rtol=1e-4, atol=1e-4)
 
 
 @every
@@ -75,7 +76,7 @@ def test_no_token_depends_on_a_later_one(options, make_tokens):
     for i in (0, 9, 22):
         values = tokens.values.clone()
         values[:, i + 1 :] += 1
-        close(encoder(tokens.replace(values=values)).values[:, : i + 1], encoder(tokens).values[:, : i + 1])
+        assert_close(encoder(tokens.replace(values=values)).values[:, : i + 1], encoder(tokens).values[:, : i + 1])
 
 
 def test_a_bidirectional_encoder_depends_on_both_sides_and_does_not_declare_itself_causal(make_tokens):
@@ -110,9 +111,9 @@ def test_invalid_tokens_do_not_influence_valid_ones(options, garbage, make_token
     assert gapped.values.grad[keep].isfinite().all()
     for i in range(len(keep)):  # each series alone, without its gaps
         alone = encoder(tokens.map(lambda t, i=i: t[i : i + 1, keep[i]]))
-        close(encoded.values[i, keep[i]], alone.values[0])
+        assert_close(encoded.values[i, keep[i]], alone.values[0])
         if encoder.cls is not None:
-            close(encoded.prefix[i], alone.prefix[0])
+            assert_close(encoded.prefix[i], alone.prefix[0])
 
 
 @causal
@@ -125,16 +126,16 @@ def test_incremental_encoding_equals_encoding_at_once(options, cuts, make_tokens
     for a, b in zip((0, *cuts), (*cuts, 24), strict=True):
         part, state = encoder.forward_incremental(tokens.map(lambda t, a=a, b=b: t[:, a:b]), state)
         parts.append(part.values)
-    close(torch.cat(parts, 1), whole.values)
+    assert_close(torch.cat(parts, 1), whole.values)
     if encoder.cls is not None:
-        close(part.prefix, whole.prefix)
+        assert_close(part.prefix, whole.prefix)
 
 
 @every
 def test_the_chunk_size_does_not_change_the_output(options, make_tokens):
     encoder, other = encoder_of(options), encoder_of(options, chunk=5)
     tokens = make_tokens(SPEC, dtype=torch.float64)
-    close(encoder(tokens).values, other(tokens).values)
+    assert_close(encoder(tokens).values, other(tokens).values)
 
 
 @pytest.mark.slow
@@ -158,7 +159,7 @@ def test_an_exported_encoder_takes_any_batch(options, make_tokens):
     program = torch.export.export(Tensors(), inputs(2), dynamic_shapes=({0: batch},) * 4).module()
     values, pos, index, valid = inputs(5)
     valid[1, 7:] = False
-    close(program(values, pos, index, valid), encoder(Tokens(values, pos, index, valid)).values)
+    assert_close(program(values, pos, index, valid), encoder(Tokens(values, pos, index, valid)).values)
 
 
 @every
@@ -196,7 +197,7 @@ def test_weights_trained_with_sinusoids_load_without_them(make_tokens):
     bare.load_pretrained(trained.state_dict(), trained.spec)
     tokens = make_tokens(SPEC, dtype=torch.float64)
     moved = tokens.replace(pos=tokens.pos + 3)
-    close(bare(tokens).values, bare(moved).values)
+    assert_close(bare(tokens).values, bare(moved).values)
     assert (trained(tokens).values - trained(moved).values).abs().max() > 1e-3
 
 

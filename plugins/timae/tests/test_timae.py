@@ -1,4 +1,4 @@
-"""Point tokens, masking after the encoder, and the whole of Ti-MAE: information leaks and parameter counts."""
+"""Point tokens, masking after the encoder, and Ti-MAE as a whole: information leaks and parameter counts."""
 
 import pytest
 import torch

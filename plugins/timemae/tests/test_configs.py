@@ -9,6 +9,7 @@ from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec
 from tstk.data.load import load
 from tstk.evaluation.evaluate import evaluate
+from tstk.runs import checkpoint
 from tstk.runs.build import build_pipeline, validate_on_meta
 from tstk.runs.checkpoint import initialize_for_training
 
@@ -21,7 +22,7 @@ TINY = {
 }
 
 
-def shipped(name, *layers):
+def load_config(name, *layers):
     return resolve_config((name, read_toml(find_config(f"timemae/{name}"))), *layers)
 
 
@@ -37,7 +38,7 @@ def bound(config):
 
 @pytest.mark.parametrize("name", ["pretrain", "published", "bert", "finetune", "probe"])
 def test_each_config_resolves_and_builds(name):
-    config = shipped(name)
+    config = load_config(name)
     validate_on_meta(config)
     assert config.component("head" if name in ("finetune", "probe") else "decoder")
 
@@ -51,7 +52,7 @@ def test_each_config_resolves_and_builds(name):
     ],
 )
 def test_parameters_are_as_many_as_published(name, layers, pretraining, head):
-    config = shipped(name, *layers)
+    config = load_config(name, *layers)
     assert count(bound(config)) == pretraining
     classifier = bound(
         resolve_config(("tuned", {k: config.values[k] for k in ("tokenizer", "encoder")}), ("head", {"head": "linear"}))
@@ -60,7 +61,7 @@ def test_parameters_are_as_many_as_published(name, layers, pretraining, head):
 
 
 def test_each_component_has_the_published_number_of_parameters():
-    pipeline = bound(shipped("published"))
+    pipeline = bound(load_config("published"))
     shared = {id(pipeline.encoder.table)}
     assert count(pipeline.tokenizer) == 4_672
     assert pipeline.encoder.table.numel() == 1_024
@@ -72,17 +73,17 @@ def test_each_component_has_the_published_number_of_parameters():
 
 
 def test_a_bert_of_width_256_has_the_published_size():
-    assert count(build_pipeline(shipped("bert"), HAR).encoder.stack) == 6_318_096
+    assert count(build_pipeline(load_config("bert"), HAR).encoder.stack) == 6_318_096
 
 
 def test_nine_of_sixteen_tokens_of_har_are_masked():
-    pipeline = bound(shipped("pretrain"))
+    pipeline = bound(load_config("pretrain"))
     data = load()
     series = data.train.batch(torch.arange(4))
     step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
     assert step_output.visible.values.shape[:2] == (4, 7)
     assert step_output.predictions.shape[:2] == (4, 9)
-    published = bound(shipped("published"))
+    published = bound(load_config("published"))
     positions = published(series, SampleRNG(0, 1, series.sample_id)).queries.grid_index
     assert (positions == positions[:1]).all()
     assert not (step_output.queries.grid_index == step_output.queries.grid_index[:1]).all()
@@ -121,22 +122,21 @@ def test_the_loss_falls_on_the_demo_set(encoder, decoder):
 
 @pytest.mark.slow
 def test_a_run_is_pretrained_probed_and_tuned_from_its_directory(tmp_path):
-    from tstk.runs.checkpoint import load as load_run
     from tstk.training.runs import train
 
     one_epoch = ("test", {"train": {"epochs": 1}})
     tiny = ("tiny", {**TINY, "train": {"epochs": 1}})
     run = str(tmp_path / "run")
-    result = train(shipped("pretrain", tiny), run)
+    result = train(load_config("pretrain", tiny), run)
     assert {"align", "classify", "hits", "usage"} <= result.test.keys()
-    pretrained = load_run(run)
+    pretrained = checkpoint.load(run)
     assert pretrained.loss.teacher is not None
     for name in ("probe", "finetune"):
         init_from = ("init-from", {"pipeline": {"init_from": run}})
-        config = shipped(name, init_from, one_epoch)
+        config = load_config(name, init_from, one_epoch)
         result = train(config, str(tmp_path / name))
         assert result.test["accuracy"] > 0
         assert result.parameters == count(pretrained.tokenizer) + count(pretrained.encoder) + 198
         assert result.trainable == (198 if name == "probe" else result.parameters)
-    probed = load_run(str(tmp_path / "probe"))
+    probed = checkpoint.load(str(tmp_path / "probe"))
     assert torch.equal(probed.encoder.table, pretrained.encoder.table)

@@ -49,7 +49,7 @@ def small(tmp_path):
     return str(tmp_path / "small")
 
 
-def started(spec, **options):
+def build_pretrained(spec, **options):
     torch.manual_seed(0)
     encoder = TimeMAEEncoder(spec, **options).eval()
     encoder.init_from_pretrained()
@@ -61,7 +61,7 @@ def started(spec, **options):
 
 def test_a_block_is_the_published_formula():
     """x <- LN(x + a Attn(x)), x <- LN(x + a' FFN(x)), written out with torch's own functions."""
-    encoder = started(spec_of(16), dim=16, depth=2, heads=2, residual_scale=0.7)
+    encoder = build_pretrained(spec_of(16), dim=16, depth=2, heads=2, residual_scale=0.7)
     tokens = tokens_of(16).replace(valid=torch.ones(3, 7, dtype=torch.bool))
     x = tokens.values + encoder.table[tokens.grid_index]
     for block in encoder.stack.blocks:
@@ -110,18 +110,18 @@ def test_every_option_has_a_line_of_help(name):
 
 
 def test_encoding_with_the_layers_of_a_bert_equals_transformers(folder):
-    theirs = pytest.importorskip("transformers").BertModel.from_pretrained(folder).eval()
-    encoder, tokens = started(spec_of(384), pretrained=folder), tokens_of(384)
+    reference = pytest.importorskip("transformers").BertModel.from_pretrained(folder).eval()
+    encoder, tokens = build_pretrained(spec_of(384), pretrained=folder), tokens_of(384)
     hidden = tokens.values + encoder.pos_embed(tokens)
     with torch.no_grad():
         mask = tokens.valid[:, None, None].expand(-1, 1, 7, -1)
-        expected = theirs.encoder(hidden, attention_mask=mask).last_hidden_state
+        expected = reference.encoder(hidden, attention_mask=mask).last_hidden_state
         actual = encoder(tokens).values
     torch.testing.assert_close(actual[tokens.valid], expected[tokens.valid], rtol=0, atol=1e-5)
 
 
 def test_copied_weights_equal_the_checkpoint_bit_for_bit_and_residual_scales_are_one(folder):
-    encoder = started(spec_of(384), pretrained=folder)
+    encoder = build_pretrained(spec_of(384), pretrained=folder)
     file = convert_bert_layers(load_file(Path(folder) / "model.safetensors"))
     state = {n: p for n, p in encoder.stack.named_parameters() if not n.endswith("_scale")}
     assert state.keys() == file.keys()
@@ -151,7 +151,7 @@ def test_the_checkpoint_replaces_all_initial_values_and_the_teacher_is_copied_af
 
 def test_a_saved_encoder_is_rebuilt_without_the_checkpoint(small):
     options = {"pretrained": small, "lr": 1e-4, "freeze": "all"}
-    encoder = started(spec_of(16), **options)
+    encoder = build_pretrained(spec_of(16), **options)
     assert encoder.lr_overrides() == {"stack": 1e-4}
     assert encoder.frozen_paths() == ("stack",)
     rebuilt = TimeMAEEncoder(spec_of(16), **json.loads(json.dumps(options | encoder.config_overrides))).eval()
@@ -190,4 +190,4 @@ def test_a_checkpoint_that_lacks_a_tensor_is_an_error(small):
     state = load_file(path)
     save_file({k: v for k, v in state.items() if not k.endswith("layer.1.output.dense.bias")}, path)
     with pytest.raises(CheckpointError, match=r"stack.blocks.1.mlp.down.bias is missing"):
-        started(spec_of(16), pretrained=small)
+        build_pretrained(spec_of(16), pretrained=small)

@@ -36,7 +36,7 @@ def run(pipeline, series, step=1, seed=7):
     return pipeline(series, SampleRNG(seed, step, series.sample_id))
 
 
-def trained(pipeline, series, steps=3, lr=0.05):
+def train_steps(pipeline, series, steps=3, lr=0.05):
     optimizer = torch.optim.SGD([p for p in pipeline.parameters() if p.requires_grad], lr)
     for step in range(steps):
         step_output = run(pipeline, series, step)
@@ -148,13 +148,13 @@ def test_codewords_and_masks_depend_on_seed_step_and_sample_only(build, spec, ra
 def test_codewords_are_sampled_from_the_softmax_of_the_content(build, spec, ragged):
     loss = build(spec, loss={"codes": 4}).loss
     tokens = build(spec).tokenizer(ragged).gather(torch.zeros(4, 1, dtype=torch.long))
-    wanted = loss.codeword_classifier(tokens.values[:, 0]).softmax(-1)
+    probs = loss.codeword_classifier(tokens.values[:, 0]).softmax(-1)
     counts = torch.zeros(4, 4)
     for step in range(3000):
         counts += F.one_hot(loss._sample_codewords(tokens, SampleRNG(0, step, ragged.sample_id))[:, 0], 4)
-    torch.testing.assert_close(counts / 3000, wanted, rtol=0, atol=0.04)
+    torch.testing.assert_close(counts / 3000, probs, rtol=0, atol=0.04)
     loss.temperature = 0.0
-    assert torch.equal(loss._sample_codewords(tokens, SampleRNG(0, 0, ragged.sample_id))[:, 0], wanted.argmax(-1))
+    assert torch.equal(loss._sample_codewords(tokens, SampleRNG(0, 0, ragged.sample_id))[:, 0], probs.argmax(-1))
 
 
 def test_one_layer_assigns_codewords_and_classifies_predictions(build, spec, ragged):
@@ -232,7 +232,7 @@ def test_the_teacher_is_an_exponential_moving_average_of_the_encoder(build, spec
 
 @pytest.mark.parametrize("encoder", [ENCODERS["timemae"], ENCODERS["bert"], ENCODERS["cls"]], ids=str)
 def test_the_teacher_shares_the_position_embeddings_of_the_encoder(build, spec, ragged, encoder):
-    pipeline = trained(build(spec, encoder=encoder), ragged)
+    pipeline = train_steps(build(spec, encoder=encoder), ragged)
     tokens = pipeline.tokenizer(ragged)
     assert torch.equal(pipeline.loss.teacher.pos_embed(tokens), pipeline.encoder.pos_embed(tokens))
     shared = [n for n, p in pipeline.loss.teacher.named_parameters() if p is pipeline.encoder.get_parameter(n)]
@@ -262,7 +262,7 @@ def test_the_teacher_is_not_saved_with_the_weights(build, spec, ragged, tmp_path
 
     from tstk.runs.checkpoint import save_weights
 
-    pipeline = trained(build(spec), ragged)
+    pipeline = train_steps(build(spec), ragged)
     save_weights(pipeline, tmp_path / "model.safetensors")
     state = load_file(tmp_path / "model.safetensors")
     assert not [k for k in state if "teacher" in k]
@@ -276,7 +276,7 @@ def test_training_twice_with_one_seed_gives_the_same_weights(build, spec, ragged
     states = []
     for _ in range(2):
         torch.manual_seed(5)
-        states.append(trained(build(spec), ragged).state_dict())
+        states.append(train_steps(build(spec), ragged).state_dict())
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
 
 

@@ -1,4 +1,4 @@
-"""Each loss term against its definition, and who learns from it."""
+"""Each loss against its definition, and which parameters receive its gradient."""
 
 import math
 
@@ -32,7 +32,7 @@ def pipeline(**options):
 
 
 @pytest.mark.slow
-def test_each_term_teaches_whom_it_should():
+def test_each_loss_reaches_the_parameters_that_it_should():
     model = pipeline(form=1.0)
     parts = {
         "codebook": model.tokenizer.codebook.codes,
@@ -124,7 +124,7 @@ def test_the_diversity_loss_equals_its_definition():
     torch.testing.assert_close(diversity_loss(start, length, 1 / 64), torch.tensor(want))
 
 
-def test_tokens_in_the_same_place_crowd_without_breaking_the_gradient():
+def test_the_diversity_loss_of_tokens_in_the_same_place_has_a_finite_gradient():
     start = torch.full((1, 4), 0.5, requires_grad=True)
     value = diversity_loss(start, torch.full((1, 4), 0.1), 1 / 64)
     value.sum().backward()
@@ -143,13 +143,13 @@ def test_curves_have_mean_0_and_deviation_1():
 def test_an_excerpt_reads_between_samples_as_numpy_does():
     x = torch.randn(2, 20)
     start, length = torch.tensor([[0.0, 0.31], [0.5, 0.98]]), torch.tensor([[1.0, 0.4], [0.7, 0.03]])
-    found = extract_segments(x, start, length, 9, torch.tensor([20, 14]))
+    segments = extract_segments(x, start, length, 9, torch.tensor([20, 14]))
     for b, samples in enumerate((20, 14)):
         for n in range(2):
             end = min(float(start[b, n] + length[b, n]), 1.0)
             at = np.linspace(float(start[b, n]), end, 9) * (samples - 1)
             want = np.interp(at, np.arange(samples), x[b, :samples].numpy())
-            np.testing.assert_allclose(found[b, n], want, atol=1e-4)
+            np.testing.assert_allclose(segments[b, n], want, atol=1e-4)
 
 
 def test_what_was_cut_out_goes_back_to_its_place():

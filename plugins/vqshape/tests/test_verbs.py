@@ -1,4 +1,4 @@
-"""From pretraining to pictures, on the command line."""
+"""The commands from pretraining to explanations."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def call(*words):
     return result
 
 
-def refused(*words):
+def assert_refused(*words):
     result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
     assert result.exit_code == 2, result.output
     return result.stderr
@@ -39,7 +39,7 @@ def refused(*words):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two sets, shapes learnt from both, and two classifiers for one of them."""
+    """Two data sets, a run pretrained on both, and two classifiers on one of them."""
     folder = tmp_path_factory.mktemp("shapes")
     rng = np.random.default_rng(0)
     for name, channels, length in (("waves", 2, 40), ("others", 3, 25)):
@@ -101,7 +101,7 @@ def test_a_probe_takes_any_labelled_set(folder):
     result = json.loads(call(*words).stdout)
     assert result["width"] == 27
     assert {row["weights"] for row in result["results"]} == {"trained", "untrained"}
-    assert "these data are without labels" in refused("probe", folder / "shapes")
+    assert "these data are without labels" in assert_refused("probe", folder / "shapes")
 
 
 def test_a_histogram_counts_each_channel_for_itself(folder):
@@ -115,7 +115,7 @@ def test_a_histogram_counts_each_channel_for_itself(folder):
 
 
 @pytest.mark.parametrize("name", ["tokens", "histogram"])
-def test_what_shapes_did_adds_up_to_the_lead(folder, name):
+def test_the_contributions_of_shapes_add_up_to_the_margin(folder, name):
     run = load(folder / name)
     part = load_data(str(folder / "waves.npz"), DataConfig(resize=32)).test
     explanation = explain(run, part, 3, ("slow", "fast"), ("a", "b"))
@@ -142,7 +142,7 @@ def test_pictures_are_drawn_and_stand_in_the_report(folder):
     assert "covers" in call(*words).stdout
     assert "attribution" in call("explain", folder / "tokens", "--index", "1").stdout
     assert (folder / "tokens" / "explain-1.png").is_file()
-    assert "the part has 16 series" in refused("explain", folder / "tokens", "--index", "16")
+    assert "the part has 16 series" in assert_refused("explain", folder / "tokens", "--index", "16")
 
 
 def test_a_series_of_several_channels_is_refused_with_the_remedy():
@@ -155,7 +155,7 @@ def test_a_series_of_several_channels_is_refused_with_the_remedy():
     [("points=33", "multiple of 16"), ("smooth=2", "odd number"), ("shortest=1.5", "share between 0 and 1")],
 )
 def test_sizes_that_cannot_work_are_refused(flag, message):
-    assert message in refused("train", "--config", "vqshape/small", f"--tokenizer.{flag}", "--dry-run")
+    assert message in assert_refused("train", "--config", "vqshape/small", f"--tokenizer.{flag}", "--dry-run")
 
 
 def test_configs_are_complete():

@@ -59,7 +59,7 @@ Source = Literal["labels", "notes", "captions"]
 @rich_click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="random seed of the control")
 @rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name")
 @rich_click.option("--label-column", metavar="str", help="column or array of the labels, if it has an unusual name")
-@rich_click.option("--out", required=True, metavar="FILE", help="what to write: .npz, for --conditioning text=FILE")
+@rich_click.option("--out", required=True, metavar="FILE", help="output file: .npz, for --conditioning text=FILE")
 def text_command(
     data: str,
     source: Source,
@@ -117,17 +117,21 @@ def text_command(
     help="height of the event, in standard deviations of the noise",
 )
 @rich_click.option(
-    "--honest", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="share of notes that are right"
+    "--note-accuracy",
+    type=click.FloatRange(0, 1),
+    default=0.9,
+    show_default=True,
+    help="share of notes that name the right event",
 )
 @rich_click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="random seed")
-def text_synthetic_command(out: str, train: int, test: int, height: float, honest: float, seed: int) -> None:
+def text_synthetic_command(out: str, train: int, test: int, height: float, note_accuracy: float, seed: int) -> None:
     """Write a synthetic data set: series with a small event in much noise, and notes that mostly name the event."""
     import numpy as np
 
     from tstk_plugins_vqshape.synthetic import make_synthetic
 
     path = validate_output_path(out, (".npz",))
-    np.savez_compressed(path, **make_synthetic(train, test, height=height, honest=honest, seed=seed))
+    np.savez_compressed(path, **make_synthetic(train, test, height=height, note_accuracy=note_accuracy, seed=seed))
     click.echo(
         f"{path}: {train} and {test} series of four events, with notes\ntstk text {path} --source notes --out texts.npz"
     )
@@ -229,7 +233,7 @@ def text_ablation_command(
 @rich_click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="index of the series, from 0")
 @rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name")
 @rich_click.option(
-    "--out", metavar="FILE", help="what to write: .png; explain-INDEX.png in the run directory if not given"
+    "--out", metavar="FILE", help="output file: .png; explain-INDEX.png in the run directory if not given"
 )
 def explain_command(run: str, data: str | None, index: int, data_root: str | None, out: str | None) -> None:
     """Draw a series with its shapes, and the attribution of each to the classifier's decision.

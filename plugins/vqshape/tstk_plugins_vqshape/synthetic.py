@@ -18,7 +18,7 @@ FILLER_PHRASES = ("patient asleep", "patient awake", "after lunch", "device chec
 
 
 def make_synthetic(
-    train: int = 240, test: int = 400, *, height: float = 1.0, honest: float = 0.9, seed: int = 0
+    train: int = 240, test: int = 400, *, height: float = 1.0, note_accuracy: float = 0.9, seed: int = 0
 ) -> dict[str, Any]:
     """Return arrays for an `.npz` file: X, y and note for train and test.
 
@@ -26,7 +26,7 @@ def make_synthetic(
         train: number of training series
         test: number of test series
         height: height of the event, in standard deviations of the noise
-        honest: share of notes that name the right event; half of the others name a wrong one, half name none
+        note_accuracy: share of notes that name the right event; half of the others name a wrong one, half name none
         seed: random seed
     """
     rng = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def make_synthetic(
         notes = []
         for row, kind in zip(x[:, 0], y, strict=True):
             row += height * _make_event(list(EVENTS)[kind], rng)
-            notes.append(_make_note(int(kind), honest, rng))
+            notes.append(_make_note(int(kind), note_accuracy, rng))
         arrays |= {f"X_{part}": x.astype(np.float32), f"y_{part}": y, f"note_{part}": np.array(notes)}
     return arrays | {"classes": np.array(list(EVENTS))}
 
@@ -53,11 +53,11 @@ def _make_event(kind: str, rng: np.random.Generator) -> NDArray[np.float64]:
     return hill if kind == "rise" else -hill
 
 
-def _make_note(kind: int, honest: float, rng: np.random.Generator) -> str:
+def _make_note(kind: int, note_accuracy: float, rng: np.random.Generator) -> str:
     draw, filler = rng.random(), rng.choice(FILLER_PHRASES)
-    if draw > honest + (1 - honest) / 2:
+    if draw > note_accuracy + (1 - note_accuracy) / 2:
         return f"{filler}; nothing to report"
-    if draw > honest:
+    if draw > note_accuracy:
         kind = (kind + int(rng.integers(1, len(EVENTS)))) % len(EVENTS)
     description = rng.choice(list(EVENTS.values())[kind])
     return f"{filler}; {description}" if rng.random() < 0.5 else f"{description}, {filler}"

@@ -79,8 +79,8 @@ class VQShape(Tokenizer):
         codebook: weight of the codebook loss, which moves codes to vectors
         entropy: weight of the entropy of assignments minus gamma times the entropy of their mean
         gamma: weight of the entropy of the mean assignment, within the entropy loss
-        kmeans: iterations of k-means to initialize the codes after the first step; 0 for random codes, as published
-        revive: reset codes used less often than this share of the average usage; 0 for never, as published
+        kmeans_iters: k-means iterations that initialize the codes after the first step; 0 for random ones, as published
+        dead_code_threshold: reset codes used less often than this share of the average usage; 0 for never, as published
         guide: attributes that depend on the text (`--conditioning`) too: none; z, the shape; z_mu_sigma, the shape, its
             mean and its scale
     """
@@ -113,8 +113,8 @@ class VQShape(Tokenizer):
         codebook: float = 0.25,
         entropy: float = 0.1,
         gamma: float = 1.0,
-        kmeans: int = 0,
-        revive: float = 0.0,
+        kmeans_iters: int = 0,
+        dead_code_threshold: float = 0.0,
         guide: Literal["none", "z", "z_mu_sigma"] = "none",
     ) -> None:
         super().__init__(spec)
@@ -152,8 +152,8 @@ class VQShape(Tokenizer):
             entropy=entropy,
             gamma=gamma,
             log_floor=1e-5,
-            kmeans_iters=kmeans,
-            dead_code_threshold=revive,
+            kmeans_iters=kmeans_iters,
+            dead_code_threshold=dead_code_threshold,
         )
         self.shape_decoder = ShapeDecoder(code_dim, points=points, width=shape_width, smooth=smooth)
         self.out = spec.replace(
@@ -282,7 +282,7 @@ class VQShape(Tokenizer):
     # ---------------------------------------------------------------- around training
 
     def after_step(self, step_outputs: list[StepOutput]) -> None:
-        """Update the codebook if `kmeans` or `revive` is set; log the usage of codes with every batch of the step."""
+        """Update the codebook if `kmeans_iters` or `dead_code_threshold` is set; log code usage with every batch."""
         batches = [(s.tokens.attrs["z"], s.tokens.ids, s.tokens.valid) for s in step_outputs]
         metrics = self.codebook.after_step(batches)  # type: ignore[arg-type]
         for step_output in step_outputs:

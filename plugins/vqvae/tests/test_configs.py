@@ -1,4 +1,4 @@
-"""The shipped configs and the recipe are complete, fit together, and say what the published settings say."""
+"""The configs and the recipe are complete, fit together, and equal the published settings."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_the_stages_agree_on_what_a_series_is():
     assert all(e == encoders[0] for e in encoders)
 
 
-def test_the_recipe_hands_each_stage_on():
+def test_each_stage_of_the_recipe_starts_from_the_one_before():
     stages = read_recipe("vqvae-forecast")
     assert [(s.name, s.init_from) for s in stages] == [
         ("tokenizer", {}),

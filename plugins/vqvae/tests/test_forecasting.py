@@ -114,7 +114,7 @@ def test_the_published_second_stage_has_its_parameters_and_a_frozen_tokenizer_le
 
 @pytest.mark.parametrize("method", FORECASTS)
 @pytest.mark.parametrize("padding", ["published", "causal"])
-def test_a_forecast_is_of_the_horizon_and_does_not_know_the_future(method, padding):
+def test_a_forecast_has_the_length_of_the_horizon_and_does_not_depend_on_the_future(method, padding):
     pipeline = build_small(**FORECASTS[method], tokenizer={"padding": padding}).eval()
     series = windows()
     forecast = pipeline.predict_batch(series)
@@ -247,7 +247,7 @@ def test_a_rollout_goes_beyond_the_positions_that_the_encoder_has():
     assert torch.equal(many[:, :5], few)
 
 
-def test_drawn_paths_differ_and_are_the_same_in_any_company_and_at_every_call():
+def test_sampled_paths_differ_and_do_not_depend_on_the_batch_or_the_call():
     pipeline = build_small(loss={"use": "code-rollout", "num_samples": 6, "temperature": 2.0}).eval()
     series = windows()
     step_output = pipeline.predict_step(series)

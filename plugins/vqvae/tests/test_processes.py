@@ -1,4 +1,4 @@
-"""Two processes that train on different series keep one model: the same weights, and the same codebook."""
+"""Two processes that train on different series keep the same weights and the same codebook."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ STEPS = 200
 
 
 def one_of_two(rank, folder):
-    """What one of two processes has after its steps."""
+    """Train one of two processes and save its weights and codebook."""
     from tstk_plugins_vqvae.tokenizer import VQVAE
 
     from tstk.builtin.decoders.own import Own
@@ -26,7 +26,7 @@ def one_of_two(rank, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.manual_seed(rank)  # weights are made equal by DDP, codebooks by their first step
     spec = Spec(channels=1, length=32)
-    tokenizer = VQVAE(spec, codes=12, dim=4, hidden=8, res_hidden=4, revive=0.5)
+    tokenizer = VQVAE(spec, codes=12, dim=4, hidden=8, res_hidden=4, dead_code_threshold=0.5)
     decoder = Own(tokenizer.out)
     decoder.bind_tokenizer(tokenizer)
     pipeline = Pipeline(spec, tokenizer, Identity(tokenizer.out), Reconstruct(tokenizer.out), decoder)

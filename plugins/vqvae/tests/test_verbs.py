@@ -1,4 +1,4 @@
-"""All stages from the command line, and what is done with their runs."""
+"""All stages on the command line, and the commands that use their runs."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ def call(*words):
     return result
 
 
-def refused(*words):
+def assert_refused(*words):
     result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
     assert result.exit_code == 2, result.output
     return result.stderr
@@ -71,7 +71,7 @@ def runs(folder):
 
 
 @pytest.mark.parametrize("method", ["direct", "rollout", "soft", "gumbel"])
-def test_every_way_is_scored_beside_simple_answers_and_keeps_the_tokenizer(runs, method):
+def test_every_method_is_scored_beside_baselines_and_keeps_the_tokenizer(runs, method):
     result = json.loads((runs[method] / "result.json").read_text())
     assert result["task"] == "forecasting"
     assert {"mse", "mae", "mase", "smape"} <= result["test"].keys()
@@ -84,7 +84,7 @@ def test_every_way_is_scored_beside_simple_answers_and_keeps_the_tokenizer(runs,
         assert (start - end).abs().max() < 0.1  # mounted, then trained a little
 
 
-def test_a_pretraining_has_no_task_and_tells_how_codes_are_used(runs):
+def test_a_pretraining_has_no_task_and_reports_code_usage(runs):
     for name in ("tokenizer", "pretrain"):
         result = json.loads((runs[name] / "result.json").read_text())
         assert result["task"] == "pretraining"
@@ -93,7 +93,7 @@ def test_a_pretraining_has_no_task_and_tells_how_codes_are_used(runs):
 
 
 def test_nothing_to_train_is_refused_with_the_flag_to_change(runs, folder):
-    text = refused(
+    text = assert_refused(
         "train", "--config", "vqvae/forecast-rollout", "--init-from", runs["pretrain"], "--decoder", runs["pretrain"],
         "--data", folder / "table.csv", *SMALL, *ENCODER, "--freeze", "tokenizer,encoder,decoder,loss",
         "--out", folder / "none",
@@ -159,9 +159,9 @@ def test_a_run_with_one_answer_has_no_quantiles_and_draws_nothing(runs, folder):
     assert len(rows) == 5 * 2
     assert list(rows[0]) == ["step", "date", "channel", "mean"]
     for method in ("soft", "direct"):
-        assert "--samples 5" in refused("forecast", runs[method], "--samples", 5, "--out", out)
-        assert "--horizon 99" in refused("forecast", runs[method], "--horizon", 99, "--out", out)
-    assert "--quantiles 2" in refused("forecast", runs["soft"], "--quantiles", "2", "--out", out)
+        assert "--samples 5" in assert_refused("forecast", runs[method], "--samples", 5, "--out", out)
+        assert "--horizon 99" in assert_refused("forecast", runs[method], "--horizon", 99, "--out", out)
+    assert "--quantiles 2" in assert_refused("forecast", runs["soft"], "--quantiles", "2", "--out", out)
 
 
 def test_reports_show_codes_with_their_usage_reconstructions_and_intervals(runs, folder):

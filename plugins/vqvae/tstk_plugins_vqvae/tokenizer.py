@@ -37,8 +37,8 @@ class VQVAE(Tokenizer):
     van den Oord et al. 2017 (arXiv:1711.00937); Talukder, Yue, Gkioxari, "TOTEM" (arXiv:2402.16412). All channels are
     encoded together; with `--channels independent`, each channel is a series of its own, as published. A series is
     padded to a whole number of codes with zeros that count as unobserved. Unlike the published code, codes are moving
-    averages of their vectors, initialized by k-means, and rarely used codes are reset; `update=gradient kmeans=0
-    revive=0` is as published.
+    averages of their vectors, initialized by k-means, and rarely used codes are reset; `update=gradient kmeans_iters=0
+    dead_code_threshold=0` is as published.
 
     Args:
         codes: number of codes
@@ -52,8 +52,8 @@ class VQVAE(Tokenizer):
         commitment: weight of the commitment loss
         update: how codes are updated: ema, as moving averages of their vectors; gradient, by a loss
         decay: decay of the moving averages
-        kmeans: iterations of k-means to initialize the codes after the first step; 0 for random codes
-        revive: reset codes used less often than this share of the average usage; 0 for never
+        kmeans_iters: k-means iterations that initialize the codes after the first step; 0 for random codes
+        dead_code_threshold: reset codes used less often than this share of the average usage; 0 for never
         config: JSON file with a published `vqvae_config`, whose sizes override the other options
     """
 
@@ -73,8 +73,8 @@ class VQVAE(Tokenizer):
         commitment: float = 0.25,
         update: Literal["ema", "gradient"] = "ema",
         decay: float = 0.95,
-        kmeans: int = 10,
-        revive: float = 0.1,
+        kmeans_iters: int = 10,
+        dead_code_threshold: float = 0.1,
         config: str | None = None,
     ) -> None:
         super().__init__(spec)
@@ -96,8 +96,8 @@ class VQVAE(Tokenizer):
             update=update,
             commitment=commitment,
             decay=decay,
-            kmeans_iters=kmeans,
-            dead_code_threshold=revive,
+            kmeans_iters=kmeans_iters,
+            dead_code_threshold=dead_code_threshold,
         )
         self.decoder = ConvDecoder(spec.channels, **sizes)
         self.receptive_field = self.decoder.receptive_field

@@ -176,13 +176,13 @@ class Bert(Encoder):
             return
         state = load_bert_weights(self.pretrained)
         converted = {f"stack.{k}": v for k, v in convert_bert_layers(state).items()}
-        for ours, theirs in (
+        for ours, checkpoint_name in (
             ("positions", "position_embeddings.weight"),
             ("token_type", "token_type_embeddings.weight"),
             ("norm.weight", "LayerNorm.weight"),
             ("norm.bias", "LayerNorm.bias"),
         ):
-            if (value := state.get(f"embeddings.{theirs}")) is not None:
+            if (value := state.get(f"embeddings.{checkpoint_name}")) is not None:
                 converted[ours] = value[0] if ours == "token_type" else value
         if "positions" in converted:
             converted["positions"] = self._resize_positions(converted["positions"], None)

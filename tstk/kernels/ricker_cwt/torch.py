@@ -170,12 +170,12 @@ def _build_spectra(
     start = 0 if padding == "zero" else reach  # zeros at the end serve both ends, the transform being a circle
     size = _next_fast_len(start + length + reach)
     offset = np.arange(-reach, reach + 1)
-    at = offset + shift
+    times = offset + shift
     kernels = np.zeros((len(scales), size))
     for row, a in zip(kernels, scales, strict=True):
-        u = (at / a) ** 2
+        u = (times / a) ** 2
         wavelet = amplitude(a, kernel) * (1 - u) * np.exp(-u / 2)
-        np.add.at(row, -offset % size, np.where(abs(at) <= kernel_support(scales, length, kernel)[0], wavelet, 0))
+        np.add.at(row, -offset % size, np.where(abs(times) <= kernel_support(scales, length, kernel)[0], wavelet, 0))
     index = make_padding_index(length, start, reach, padding)
     complex_ = torch.complex128 if dtype == torch.float64 else torch.complex64
     return Spectra(

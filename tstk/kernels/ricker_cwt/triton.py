@@ -23,14 +23,14 @@ from tstk.kernels.tuning import load_tuned_sizes
 CONFIGS: dict[tuple[str, int], dict[str, int]] = load_tuned_sizes(
     "ricker_cwt",
     {
-        ("answer", 16): {"BLOCK_R": 64, "BLOCK_C": 16, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
-        ("answer", 32): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
-        ("answer", 64): {"BLOCK_R": 64, "BLOCK_C": 64, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
-        ("answer", 128): {"BLOCK_R": 64, "BLOCK_C": 64, "BLOCK_M": 32, "num_warps": 8, "num_stages": 3},
-        ("collect", 16): {"BLOCK_R": 64, "BLOCK_C": 16, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
-        ("collect", 32): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
-        ("collect", 64): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
-        ("collect", 128): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
+        ("frames", 16): {"BLOCK_R": 64, "BLOCK_C": 16, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
+        ("frames", 32): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
+        ("frames", 64): {"BLOCK_R": 64, "BLOCK_C": 64, "BLOCK_M": 32, "num_warps": 4, "num_stages": 3},
+        ("frames", 128): {"BLOCK_R": 64, "BLOCK_C": 64, "BLOCK_M": 32, "num_warps": 8, "num_stages": 3},
+        ("transposed", 16): {"BLOCK_R": 64, "BLOCK_C": 16, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
+        ("transposed", 32): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
+        ("transposed", 64): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
+        ("transposed", 128): {"BLOCK_R": 64, "BLOCK_C": 32, "BLOCK_M": 64, "num_warps": 4, "num_stages": 3},
     },
 )
 """Tile sizes by kernel and by columns of a level, rounded up to a power of two from 16 to 128."""
@@ -98,7 +98,7 @@ def _choose_tiles(kernel: str, x: Tensor, columns: int) -> dict[str, Any]:
 def _multiply_frames(source: Tensor, weight: Tensor, hop: int, blocks: int, out: Tensor) -> None:
     """Multiply frames of `source` by `weight` into `out` [R, n, samples]; rows of both may have any stride."""
     n, m, c = weight.shape
-    tiles = _choose_tiles("answer", source, n * c)
+    tiles = _choose_tiles("frames", source, n * c)
     grid = triton.cdiv(len(source) * blocks, tiles["BLOCK_R"]), triton.cdiv(n * c, tiles["BLOCK_C"])
     sizes = len(source), blocks, hop, m, n * c, source.stride(0), out.stride(0), out.shape[2]
     _frames_matmul_kernel[grid](source, weight, out, *sizes, C=c, **tiles)
@@ -107,7 +107,7 @@ def _multiply_frames(source: Tensor, weight: Tensor, hop: int, blocks: int, out:
 def _multiply_frames_transposed(grad: Tensor, weight: Tensor, hop: int, blocks: int) -> Tensor:
     """Return the gradient of the source, [R, length]; overlapping frames are added in a fixed order."""
     n, m, c = weight.shape
-    tiles = _choose_tiles("collect", grad, n * c)
+    tiles = _choose_tiles("transposed", grad, n * c)
     frames = grad.new_empty(len(grad), blocks, m)
     grid = triton.cdiv(len(grad) * blocks, tiles["BLOCK_R"]), triton.cdiv(m, tiles["BLOCK_M"])
     sizes = len(grad), blocks, m, n * c, grad.stride(0), grad.shape[2]

@@ -1,10 +1,10 @@
-"""Trains a run, then the same one in a child that is killed at a random moment, in another that goes on, and so forth.
+"""Train a run; then train it again in a process that is killed at a random moment, in one that resumes it, and so on.
 
-    interrupted.py KIND FOLDER KILLS THREADS SEED
+    train_with_kills.py KIND FOLDER KILLS THREADS SEED
 
-The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process imports all that there is to import, by
-a training of one step, before anything is forked, so the children are quick to begin. It does so with one thread: a
-pool of threads does not survive a fork.
+The runs are FOLDER/calm and FOLDER/rough; KIND is one of `KINDS`. This process trains one step
+before it forks, so that everything is imported and the children start quickly. It does so with one thread, since a pool
+of threads does not survive a fork.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from moody import announce
+from stateful import register_components
 
 import tstk.training.runs
 from tstk.config.resolve import resolve_config
@@ -30,10 +30,10 @@ MANY = {"steps": 40, "validate_every": 10, "batch_size": 256}
 KINDS = {
     "all": (
         {
-            "tokenizer": {"use": "moods", "dim": 16},
+            "tokenizer": {"use": "stateful", "dim": 16},
             "encoder": ENCODER,
             "head": {"use": "linear", "standardize": True, "dropout": 0.1},
-            "loss": {"use": "taught", "hide": 0.2},
+            "loss": {"use": "with-teacher", "hide": 0.2},
         },
         {
             "steps": 300,
@@ -67,7 +67,7 @@ KINDS = {
     ),
     "codes": (
         {
-            "tokenizer": {"use": "moods", "dim": 32},
+            "tokenizer": {"use": "stateful", "dim": 32},
             "encoder": {**ENCODER, "dim": 32, "causal": True},
             "loss": "next-code",
         },
@@ -78,7 +78,7 @@ KINDS = {
 
 
 def config(kind, data, threads, **more):
-    """Resolved, with data that are written unless they are there."""
+    """Return the resolved config; write its data unless they exist."""
     parts, train = KINDS[kind][0], {**KINDS[kind][1], "device": "cpu", "threads": threads, **more}
     if not data.is_file():
         rng, (count, length) = np.random.default_rng(0), (24, 20) if kind == "all" else (320, 40)
@@ -89,8 +89,8 @@ def config(kind, data, threads, **more):
     return resolve_config(("here", {**parts, "data": str(data), "train": train}))
 
 
-def live(config, out, awake):
-    """A child: begin or go on, and say when training begins."""
+def run_child(config, out, awake):
+    """Start or resume training in a child process, and signal when training begins."""
 
     def ready(pipeline, data):
         os.write(awake, b".")
@@ -101,13 +101,13 @@ def live(config, out, awake):
         tstk.training.runs.train(config, out, command="here", on_ready=ready)
 
 
-def killed(config, out, after):
-    """Whether a child had to be killed so many seconds after it began to train; without a number it may end."""
+def kill_child(config, out, after):
+    """Kill a child some seconds after its training began, or let it end if None; return whether it was killed."""
     hears, awake = os.pipe()
     child = os.fork()
     if not child:
         try:
-            live(config, out, awake)
+            run_child(config, out, awake)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -124,17 +124,17 @@ def killed(config, out, after):
 
 
 def main(kind, folder, kills, threads, seed):
-    """Train both, and print how often the second was killed."""
-    announce()
+    """Train both runs, and print how often the second was killed."""
+    register_components()
     torch.set_num_threads(1)
     tstk.training.runs.train(config(kind, folder / "data.npz", 1, steps=1), folder / "imports")
     chosen = config(kind, folder / "data.npz", threads)
     begin = time.perf_counter()
-    killed(chosen, folder / "calm", None)
+    kill_child(chosen, folder / "calm", None)
     longest = (time.perf_counter() - begin) / max(kills, 1)  # no life is so long that all of them suffice
     draw, count, out = random.Random(seed), 0, folder / "rough"
     while not (out / "result.json").is_file():
-        count += killed(chosen, out, draw.uniform(0, longest) if count < kills else None)
+        count += kill_child(chosen, out, draw.uniform(0, longest) if count < kills else None)
     print(count)
 
 

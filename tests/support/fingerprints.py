@@ -103,23 +103,24 @@ def surroundings(entry: Entry) -> tuple[Spec, dict[str, dict[str, Any]]]:
     """Data and parts with which a component works."""
     try:
         found = build_fixture(entry)
-        return found.spec, {slot: adjusted(slot, table) for slot, table in found.tables.items()}
+        return found.spec, {slot: adjust_options(slot, table) for slot, table in found.tables.items()}
     except NoPipelineError:  # it learns from texts
         parts = {"tokenizer": "vqshape", "encoder": "identity", "decoder": "vqshape"}
         tables = {
-            slot: adjusted(slot, build_small_table(get_registry().find(slot, name))) for slot, name in parts.items()
+            slot: adjust_options(slot, build_small_table(get_registry().find(slot, name)))
+            for slot, name in parts.items()
         }
         tables["tokenizer"]["guide"] = "z"
-        return TEXT, {**tables, "loss": {**build_small_table(entry), **taught(entry, tables)}}
+        return TEXT, {**tables, "loss": {**build_small_table(entry), **add_teacher(entry, tables)}}
 
 
-def adjusted(slot: str, table: dict[str, Any]) -> dict[str, Any]:
-    """A table with those options of `WANTED` that its component has."""
+def adjust_options(slot: str, table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table with those options of `WANTED` that its component has."""
     known = read_signature(get_registry().find(slot, table["use"]).target).options
     return {**table, **{k: v for k, v in WANTED.items() if k in known}}
 
 
-def taught(entry: Entry, tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def add_teacher(entry: Entry, tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The option `teacher` of a loss that has it: the run directory of an untrained pipeline."""
     if "teacher" not in read_signature(entry.target).options:
         return {}
@@ -151,7 +152,7 @@ def series(spec: Spec, rows: int) -> Series:
 
 
 def train(variant: Variant, numbers: int, steps: int) -> dict[str, torch.Tensor]:
-    """Weights after so many optimizer steps, and what the pipeline then answers.
+    """Train for some steps; return the weights and the outputs of the pipeline.
 
     Args:
         variant: what to train
@@ -160,26 +161,26 @@ def train(variant: Variant, numbers: int, steps: int) -> dict[str, torch.Tensor]
     """
     pipeline = variant.build().train()
     out = pipeline.tokenizer.out
-    given = series(variant.spec, max(6, numbers // (out.num_tokens * (out.dim or 1))))
+    batch = series(variant.spec, max(6, numbers // (out.num_tokens * (out.dim or 1))))
     learning = [p for p in pipeline.parameters() if p.requires_grad]
     # plain descent: Adam's first steps hide small differences, as they take little but the sign of a gradient
     optimizer = torch.optim.SGD(learning, lr=0.1) if learning else None
     for step in range(steps):
-        flow = pipeline(given, SampleRNG(0, step, given.sample_id))
+        step_output = pipeline(batch, SampleRNG(0, step, batch.sample_id))
         if optimizer is not None:
-            flow.loss.backward()
+            step_output.loss.backward()
             torch.nn.utils.clip_grad_norm_(learning, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        pipeline.after_step([flow])
+        pipeline.after_step([step_output])
     pipeline.eval()
     with torch.no_grad():
         answers = {
-            "loss": pipeline(given, SampleRNG(0, 0, given.sample_id)).loss,
-            "embedding": pipeline.embed_batch(given),
+            "loss": pipeline(batch, SampleRNG(0, 0, batch.sample_id)).loss,
+            "embedding": pipeline.embed_batch(batch),
         }
         if pipeline.head is not None or pipeline.can_forecast:
-            answers["prediction"] = pipeline.predict_batch(given)
+            answers["prediction"] = pipeline.predict_batch(batch)
     return {**pipeline.state_dict(), **answers}
 
 
@@ -193,8 +194,8 @@ def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def main(words: list[str]) -> None:
-    """Print, by component, the fingerprints of its variants; what is the same pipeline is trained once."""
-    found: dict[str, dict[str, str]] = {}
+    """Print the fingerprints of the variants of each component; equal pipelines are trained once."""
+    fingerprints: dict[str, dict[str, str]] = {}
     known: dict[str, str] = {}
     for entry in components():
         for variant in variants(entry):
@@ -203,8 +204,8 @@ def main(words: list[str]) -> None:
             same = json.dumps([variant.tables, str(variant.spec)], sort_keys=True)
             if same not in known:
                 known[same] = fingerprint(train(variant, NUMBERS, STEPS))
-            found.setdefault(label(entry), {})[variant.option] = known[same]
-    print(json.dumps(found, indent=1))
+            fingerprints.setdefault(label(entry), {})[variant.option] = known[same]
+    print(json.dumps(fingerprints, indent=1))
 
 
 if __name__ == "__main__":

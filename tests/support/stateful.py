@@ -13,20 +13,20 @@ from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import get_registry
 
 
-class Moods(Tokenizer):
-    """Windows of four samples, each the nearest code.
+class StatefulTokenizer(Tokenizer):
+    """A quantizer of windows of four samples.
 
     Args:
         codes: number of codes
         dim: width of a token
-        lively: codes start from data, and dead ones come back
+        adaptive: initialize codes by k-means and reset dead ones
     """
 
-    def __init__(self, spec: Spec, *, codes: int = 12, dim: int = 16, lively: bool = True) -> None:
+    def __init__(self, spec: Spec, *, codes: int = 12, dim: int = 16, adaptive: bool = True) -> None:
         super().__init__(spec)
         self.project = torch.nn.Linear(spec.channels * 4, dim)
         self.codebook = Codebook(
-            codes, dim, update="ema", decay=0.9, kmeans_iters=2 * lively, dead_code_threshold=0.3 * lively
+            codes, dim, update="ema", decay=0.9, kmeans_iters=2 * adaptive, dead_code_threshold=0.3 * adaptive
         )
         self.out = spec.replace(dim=dim, grid_size=(-(-spec.length // 4),), vocab_size=codes, stride=4.0, patch_len=4.0)
 
@@ -38,7 +38,6 @@ class Moods(Tokenizer):
         z = self.project(x)
         quantized = self.codebook(z, mask.any(-1))
         index = torch.arange(x.shape[1]).expand(x.shape[:2])
-        kept = {"z": z}
         return Tokens(
             quantized.values,
             index[..., None].float(),
@@ -46,15 +45,15 @@ class Moods(Tokenizer):
             mask.any(-1),
             ids=quantized.ids,
             aux_losses=quantized.aux_losses,
-            attrs=kept,
+            attrs={"z": z},
         )
 
-    def after_step(self, flows):
-        self.codebook.after_step([(f.tokens.attrs["z"], f.tokens.ids, f.tokens.valid) for f in flows])
+    def after_step(self, step_outputs):
+        self.codebook.after_step([(f.tokens.attrs["z"], f.tokens.ids, f.tokens.valid) for f in step_outputs])
 
 
-class Taught(CrossEntropy):
-    """Cross-entropy, and encoded tokens like those of a teacher that follows the encoder and drops out."""
+class TeacherLoss(CrossEntropy):
+    """Cross-entropy, and the distance to the tokens of an EMA teacher with dropout."""
 
     non_persistent = ("teacher",)
 
@@ -62,19 +61,19 @@ class Taught(CrossEntropy):
         self._student = [pipeline.encoder]
         self.teacher = deepcopy(pipeline.encoder).requires_grad_(False)
 
-    def after_step(self, flows):
-        for mine, theirs in zip(self.teacher.parameters(), self._student[0].parameters(), strict=True):
-            mine.lerp_(theirs, 0.05)
+    def after_step(self, step_outputs):
+        for averaged, current in zip(self.teacher.parameters(), self._student[0].parameters(), strict=True):
+            averaged.lerp_(current, 0.05)
 
-    def forward(self, flow):
-        told = self.teacher(flow.visible).values
-        return {**super().forward(flow), "taught": 0.1 * F.mse_loss(flow.encoded.values, told)}
+    def forward(self, step_output):
+        target = self.teacher(step_output.visible).values
+        return {**super().forward(step_output), "teacher": 0.1 * F.mse_loss(step_output.encoded.values, target)}
 
 
-def announce():
+def register_components():
     """Register both components."""
     table = get_registry()._table
-    table["tokenizer", "moods"] = [
-        Entry("tokenizer", "moods", "moody:Moods", "Codes", frozenset({"vocab_size"}), dist="made-up")
+    table["tokenizer", "stateful"] = [
+        Entry("tokenizer", "stateful", "stateful:StatefulTokenizer", "Codes", frozenset({"vocab_size"}), dist="made-up")
     ]
-    table["loss", "taught"] = [Entry("loss", "taught", "moody:Taught", "A teacher", dist="made-up")]
+    table["loss", "with-teacher"] = [Entry("loss", "with-teacher", "stateful:TeacherLoss", "A teacher", dist="made-up")]

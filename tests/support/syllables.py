@@ -1,4 +1,4 @@
-"""A tokenizer with a codebook and a way back to samples: the least that next-code and `own` can work with."""
+"""A tokenizer with a codebook and a decoder, the minimum that `next-code` and `own` need."""
 
 import torch
 from torch.nn import functional as F
@@ -8,7 +8,7 @@ from tstk.core.types import Spec, Tokens
 
 
 class Syllables(Tokenizer):
-    """Windows of four samples, hashed to a code; not differentiable in the samples.
+    """Hash windows of four samples to codes; not differentiable in the samples.
 
     Args:
         codes: number of codes
@@ -42,5 +42,5 @@ class Syllables(Tokenizer):
         spoken = self.voice(values).unflatten(-1, (self.spec.channels, 4))
         return spoken.permute(0, 2, 1, 3).flatten(2)[..., :length]
 
-    def after_step(self, flows):
+    def after_step(self, step_outputs):
         self.steps += 1

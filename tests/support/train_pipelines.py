@@ -1,8 +1,8 @@
-"""Trains four pipelines in double precision, in this process or as one of several.
+"""Train four pipelines in double precision, in this process or as one of several.
 
-    together.py DATA TABLE FOLDER [sharded]
+    train_pipelines.py DATA TABLE FOLDER [sharded]
 
-`sharded`: weights are dealt out as FSDP does on GPUs (Accelerate does not on a CPU).
+`sharded`: weights are sharded as by FSDP on GPUs, which Accelerate does not support on CPUs.
 """
 
 import atexit
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from moody import announce
 from safetensors.torch import save_file
+from stateful import register_components
 
 from tstk.config.resolve import resolve_config
 from tstk.training.config import TrainConfig
@@ -32,7 +32,7 @@ CASES = {
         "decoder": {"use": "transformer", "dropout": 0.0},
     },
     "codebook": {
-        "tokenizer": {"use": "moods", "lively": False},
+        "tokenizer": {"use": "stateful", "adaptive": False},
         "encoder": ENCODER,
         "head": {"use": "linear", "dropout": 0.0},
     },
@@ -40,7 +40,7 @@ CASES = {
 
 
 def shard(self, pipeline, optimizer):
-    """What Accelerate's `prepare` does with FSDP2."""
+    """Shard as Accelerate's `prepare` does with FSDP 2."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -53,7 +53,7 @@ def shard(self, pipeline, optimizer):
 
 
 def main(data, table, folder, how=""):
-    announce()
+    register_components()
     torch.set_num_threads(1)
     if how == "sharded":
         Accelerator.prepare = shard
@@ -73,7 +73,7 @@ def main(data, table, folder, how=""):
 
 
 def write_threads(folder):
-    """The threads of this process that are left when everything else has ended; Linux alone."""
+    """Write the threads of this process that remain at the end, on Linux."""
     tasks = Path("/proc/self/task").glob("*/comm")
     (folder / f"threads-{os.environ.get('RANK', 0)}.json").write_text(json.dumps([task.read_text() for task in tasks]))
 

@@ -1,4 +1,4 @@
-"""Components with one fault each; `caught` names the check that must fail, `says` what it must say."""
+"""Components with one fault each; `caught` is the check that must fail, `says` a pattern of its message."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from tstk.builtin.decoders.linear import Linear
 from tstk.builtin.encoders.transformer import Transformer
-from tstk.builtin.heads.linear import Linear as LinearHead
+from tstk.builtin.heads import linear
 from tstk.builtin.losses.masked import Masked
 from tstk.builtin.tokenizers.patch import Patch
 from tstk.core.interfaces import Encoder
@@ -192,7 +192,7 @@ class Sequential(Encoder):
 
 
 class Prophetic(Encoder):
-    """Says it is causal, and looks ahead."""
+    """Declares itself causal, and is not."""
 
     caught, says = "is_causal_as_declared", "earlier tokens change with later ones"
     provides = frozenset({"causal"})
@@ -220,15 +220,15 @@ class Mixing(Linear):
         return super().forward(encoded, queries, pos_embed) + encoded.values.mean((1, 2), keepdim=True)
 
 
-class Padded(LinearHead):
+class Padded(linear.Linear):
     caught, says = "ignores_padding", "changes with"
 
     def forward(self, tokens):
         return self.classify(tokens.values.mean(1))
 
 
-class Demanding(LinearHead):
-    """Needs what no head is given."""
+class Demanding(linear.Linear):
+    """Needs a field that no head receives."""
 
     needs = ("num_classes", "num_prefix_tokens", "vocab_size")
 

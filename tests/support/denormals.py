@@ -1,4 +1,4 @@
-"""Prints what two threads make of denormal numbers while training: once started during it, once started before."""
+"""Print how two threads treat denormal numbers during training: started during it, and started before."""
 
 import subprocess
 import sys
