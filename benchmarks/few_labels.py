@@ -181,9 +181,9 @@ class Bench:
 
     def _read(self, data: str, share: float, seed: int, resize: int | None = None) -> Any:
         from tstk.data.config import DataConfig
-        from tstk.data.load import load
+        from tstk.data.load import load_data
 
-        return load(data, DataConfig(**_label_options(share, seed), val_data="test", resize=resize))
+        return load_data(data, DataConfig(**_label_options(share, seed), val_data="test", resize=resize))
 
 
 def _label_options(share: float, seed: int) -> dict[str, Any]:
@@ -232,12 +232,12 @@ def _score_logistic_regression(x: Any, y: Any, x_test: Any, y_test: Any) -> floa
 def write_halves(name: str, out: Path) -> str:
     """Write the training split as a data set of its own: half of each class for training, the rest for testing."""
     from tstk.data.config import DataConfig
-    from tstk.data.load import load
+    from tstk.data.load import load_data
     from tstk.data.splits import stratified_split
 
     path = out / f"{Path(name).stem}-halves.npz"
     if not path.is_file():
-        part: Any = load(name, DataConfig(val_data="test")).train
+        part: Any = load_data(name, DataConfig(val_data="test")).train
         parts = dict(zip(("train", "test"), stratified_split(part.y.numpy(), 0.5, 0), strict=True))
         arrays = {f"X_{kind}": part.x[rows].numpy() for kind, rows in parts.items()}
         np.savez_compressed(path, **arrays, **{f"y_{kind}": part.y[rows].numpy() for kind, rows in parts.items()})

@@ -89,7 +89,7 @@ def score_on_folds(runs: list[str], data_root: str | None) -> None:
     from tstk.config.records import RunConfig
     from tstk.config.resolve import Config
     from tstk.data.config import DataConfig
-    from tstk.data.load import load as load_data
+    from tstk.data.load import load_data
     from tstk.runs.build import build_pipeline
     from tstk.runs.checkpoint import load, parse_spec
 

@@ -21,7 +21,7 @@ from benchmarks import harness
 from benchmarks.harness import Case, CheckResult, OutputCheck
 from tstk.config.resolve import resolve_config
 from tstk.core.rng import SampleRNG
-from tstk.data.load import load
+from tstk.data.load import load_data
 from tstk.runs.checkpoint import initialize_for_training
 from tstk.training.callbacks import Callback
 from tstk.training.config import TrainConfig
@@ -30,7 +30,7 @@ from tstk.training.loop import fit
 from tstk.training.optim import lr_lambda, param_groups
 
 STEPS = 25
-DATA = load("har-demo")
+DATA = load_data("har-demo")
 LR, WEIGHT_DECAY, GRAD_CLIP, EMA_DECAY, WARMUP_RATIO = 1e-3, 0.05, 1.0, 0.998, 0.1
 
 

@@ -15,7 +15,7 @@ from tstk.benchmarking.suite import Method, run_benchmark
 from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.data.config import DataConfig
 from tstk.data.datasets import SeriesDataset
-from tstk.data.load import load
+from tstk.data.load import load_data
 from tstk.errors import DataError
 from tstk.evaluation.baselines import score_forecast_baselines
 from tstk.evaluation.simple_classifiers import gather_labelled_arrays
@@ -103,7 +103,7 @@ def test_a_peer_learns_from_the_whole_training_part_and_a_finished_cell_is_kept(
     assert round(cell.result["scores"]["accuracy"], 4) == 0.4537
     assert cell.result.keys() >= {"fit_seconds", "predict_seconds", "notes", "package"}
     assert json.loads((cell.run_dir / "score.json").read_text()) == cell.result
-    monkeypatch.setattr(peers, "load", None)  # would be called to run it again
+    monkeypatch.setattr(peers, "load_data", None)  # would be called to run it again
     assert run_benchmark({"near": method}, {"har-demo": "har-demo"}, (0,), tmp_path / "out").cells == result.cells
 
 
@@ -125,7 +125,7 @@ def test_forecasters_score_as_the_baselines_of_a_trained_run(tmp_path):
     def make(data, seed):
         return resolve_config(("flag", parse_overrides({"data": data, "context": 30, "horizon": 6, "threads": 1})))
 
-    data = load(str(path), DataConfig(context=30, horizon=6))
+    data = load_data(str(path), DataConfig(context=30, horizon=6))
     want = score_forecast_baselines(data, data.test, data.mean[:, None], data.std[:, None])
     result = {name: make_peer_runner(name, make)(str(path), 0, tmp_path / name) for name in PEER_FORECASTERS}
     assert result["last-value"]["scores"] == want.scores["last value"]

@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 import tstk
-from tstk.builtin.decoders.linear import Linear as LinearDecoder
+from tstk.builtin.decoders import linear
 from tstk.builtin.heads.linear import Linear
 from tstk.builtin.losses.cross_entropy import CrossEntropy
 from tstk.config.records import RunConfig
@@ -28,7 +28,7 @@ class Smooth(CrossEntropy):
     default_tokenizer = "patch"
 
 
-class Paired(LinearDecoder):
+class Paired(linear.Linear):
     default_loss = "reconstruct"
 
 

@@ -11,7 +11,7 @@ from tstk.core.repr import ShortRepr
 from tstk.core.types import Series, Spec
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.datasets import Conditioning, GeneratedDataset, RepeatDataset, SeriesDataset, WindowDataset
-from tstk.data.load import load
+from tstk.data.load import load_data
 
 SECRET = 0.123456789
 """The value of every element below; it must not be printed."""
@@ -69,7 +69,7 @@ def test_a_step_output_is_a_few_lines_that_name_its_tensors(build, labelled_spec
 
 
 def test_a_data_module_names_its_classes_and_splits():
-    text = repr(load("har-demo"))
+    text = repr(load_data("har-demo"))
     assert "train=SeriesDataset(x=float32[" in text
     assert "spec=Spec(channels=9, length=128" in text
     assert "'walking" in text.lower()

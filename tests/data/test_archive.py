@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import DataConfig, load
+from tstk.data import DataConfig, load_data
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "day"), [("ETTh1", 24), ("ETTm1", 96)])
 def test_the_electricity_tables_are_cut_where_the_literature_cuts_them(archive, name, day):
-    data = load(name, DataConfig(data_root=str(archive), context=96, horizon=192))
+    data = load_data(name, DataConfig(data_root=str(archive), context=96, horizon=192))
     assert [len(part) for part in data.splits.values()] == [
         360 * day - 96 - 192 + 1,
         120 * day - 192 + 1,
@@ -22,7 +22,7 @@ def test_the_electricity_tables_are_cut_where_the_literature_cuts_them(archive, 
 
 
 def test_the_illness_table_is_short_and_split_by_share(archive):
-    data = load("illness", DataConfig(data_root=str(archive), context=36, horizon=24))
+    data = load_data("illness", DataConfig(data_root=str(archive), context=36, horizon=24))
     assert [len(part) for part in data.splits.values()] == [676 - 59, 97 - 23, 193 - 23]
 
 
@@ -36,6 +36,6 @@ def test_every_named_set_but_the_bare_recording_loads(archive):
         "PhalangesOutlinesCorrect": (1800, 858),
     }
     for name, (train, test) in sizes.items():
-        data = load(name, DataConfig(data_root=str(archive)))
+        data = load_data(name, DataConfig(data_root=str(archive)))
         assert (len(data.train) + len(data.val), len(data.test)) == (train, test)
         assert (data.train.batch(torch.tensor([0])).observed, data.notes[1:]) == (None, [])

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from tstk.data import DataConfig, list_datasets, load
+from tstk.data import DataConfig, list_datasets, load_data
 from tstk.data.catalog import get_reader, locate
 from tstk.errors import DataError, UnknownNameError
 
@@ -70,12 +70,12 @@ def test_a_pair_is_found_from_its_folder_and_from_either_file(root, end):
 
 def test_an_unknown_name_says_what_was_meant_and_where_was_looked(root):
     with pytest.raises(UnknownNameError, match=r"'GunPiont'. Did you mean 'GunPoint'\?.*" + str(root)):
-        load("GunPiont", DataConfig(data_root=str(root)))
+        load_data("GunPiont", DataConfig(data_root=str(root)))
 
 
 def test_without_a_root_an_unknown_name_names_both_remedies():
     with pytest.raises(UnknownNameError, match="--data-root FOLDER or set TSTK_DATA"):
-        load("GunPoint")
+        load_data("GunPoint")
 
 
 @pytest.mark.parametrize("given", ["option", "variable"])
@@ -83,7 +83,7 @@ def test_a_root_that_is_not_there_is_an_error(tmp_path, monkeypatch, given):
     if given == "variable":
         monkeypatch.setenv("TSTK_DATA", str(tmp_path / "no"))
     with pytest.raises(DataError, match="there is no such folder"):
-        load("GunPoint", DataConfig(data_root=str(tmp_path / "no") if given == "option" else None))
+        load_data("GunPoint", DataConfig(data_root=str(tmp_path / "no") if given == "option" else None))
 
 
 def test_a_name_that_occurs_twice_is_never_chosen_in_silence(root):
@@ -95,22 +95,22 @@ def test_a_name_that_occurs_twice_is_never_chosen_in_silence(root):
 
 def test_an_empty_folder_names_the_patterns_that_were_searched(tmp_path):
     with pytest.raises(DataError, match=r"looked for \*\.ts, \*\.tsv"):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_a_folder_with_several_data_sets_lists_them(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text("date,u\n2020-01-01,1\n")
     with pytest.raises(DataError, match=r"several data sets.*a\.csv, .*b\.csv"):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_a_file_that_is_not_there_or_not_readable_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        load(str(tmp_path / "x.csv"))
+        load_data(str(tmp_path / "x.csv"))
     (tmp_path / "x.xyz").write_text("")
     with pytest.raises(DataError, match=r"no reader for \.xyz"):
-        load(str(tmp_path / "x.xyz"))
+        load_data(str(tmp_path / "x.xyz"))
 
 
 def test_two_plugins_that_read_one_suffix_are_an_error_but_the_core_keeps_its_own(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import DataConfig, load, load_split
+from tstk.data import DataConfig, load_data, load_split
 from tstk.data.load import read_splits
 from tstk.errors import DataError, OptionError
 
@@ -27,7 +27,7 @@ def sets(tmp_path):
 
 
 def test_every_channel_of_every_set_is_a_series_and_sets_count_alike(sets):
-    data = load(",".join(sets), DataConfig(resize=12))
+    data = load_data(",".join(sets), DataConfig(resize=12))
     counts = [2 * 16, 3 * 6]
     assert data.spec.channels == 1
     assert data.spec.length == 12
@@ -44,7 +44,7 @@ def test_every_channel_of_every_set_is_a_series_and_sets_count_alike(sets):
 
 
 def test_each_set_is_scaled_by_its_own_training_split(sets):
-    data, alone = load(",".join(sets)), load(sets[0])
+    data, alone = load_data(",".join(sets)), load_data(sets[0])
     own = (alone.test.batch(torch.arange(10)).x - alone.mean[:, None]) / alone.std[:, None]
     torch.testing.assert_close(data.test.batch(torch.arange(20)).x[..., :10], own.flatten(0, 1)[:, None])
     assert data.mean.tolist() == [0]
@@ -52,16 +52,16 @@ def test_each_set_is_scaled_by_its_own_training_split(sets):
 
 
 def test_one_set_can_be_taken_apart_too(sets):
-    data = load(sets[0], DataConfig(split_channels=True))
+    data = load_data(sets[0], DataConfig(split_channels=True))
     assert len(data.train) == 2 * 16
     assert data.input_schema()["split_channels"]
 
 
 def test_sets_are_not_joined_with_tables_or_themselves_or_more(sets, tmp_path):
     with pytest.raises(DataError, match="given twice"):
-        load(f"{sets[0]},{sets[0]}")
+        load_data(f"{sets[0]},{sets[0]}")
     with pytest.raises(OptionError, match="--horizon 3 has no meaning"):
-        load(",".join(sets), DataConfig(horizon=3))
+        load_data(",".join(sets), DataConfig(horizon=3))
 
 
 def test_a_resized_series_is_read_between_its_own_samples(sets):
@@ -75,9 +75,9 @@ def test_a_resized_series_is_read_between_its_own_samples(sets):
 
 
 def test_new_data_are_resized_as_those_of_training(sets):
-    part = load_split(sets[1], input_schema=load(sets[1], DataConfig(resize=20)).input_schema())
+    part = load_split(sets[1], input_schema=load_data(sets[1], DataConfig(resize=20)).input_schema())
     assert part.batch(torch.arange(2)).x.shape == (2, 3, 20)
-    part = load_split(sets[1], input_schema=load(",".join(sets), DataConfig(resize=20)).input_schema())
+    part = load_split(sets[1], input_schema=load_data(",".join(sets), DataConfig(resize=20)).input_schema())
     assert part.batch(torch.arange(2)).x.shape == (2, 3, 20)
 
 
@@ -91,9 +91,9 @@ def test_conditioning_follow_their_samples_through_splits(sets, tmp_path):
     valid = np.ones((20, 2), bool)
     valid[3, 1] = False
     given = save_conditioning(tmp_path / "e.npz", train=states, valid_train=valid, test=states[::2])
-    data = load(sets[0], DataConfig(conditioning=given))
+    data = load_data(sets[0], DataConfig(conditioning=given))
     assert data.spec.conditioning == {"text": 5}
-    raw = load(sets[0], DataConfig(standardize="none")).train.batch(torch.arange(16)).x
+    raw = load_data(sets[0], DataConfig(standardize="none")).train.batch(torch.arange(16)).x
     whole = torch.from_numpy(read_splits(sets[0])["train"].x)
     values, ok = data.train.batch(torch.arange(16)).conditioning["text"]
     for row, value, there in zip(raw, values, ok, strict=True):
@@ -105,13 +105,13 @@ def test_conditioning_follow_their_samples_through_splits(sets, tmp_path):
 def test_equal_conditioning_is_stored_once_and_one_that_leaks_the_labels_is_noted(sets, tmp_path):
     states = np.eye(4, dtype=np.float32)
     y = np.arange(20) % 2
-    telling = load(
+    telling = load_data(
         sets[0], DataConfig(conditioning=save_conditioning(tmp_path / "a.npz", states=states, train=y, test=y[::2]))
     )
     assert telling.train.conditioning["text"].states.shape == (4, 1, 4)
     assert any("leaks the labels" in note for note in telling.notes)
     fair = np.arange(20) // 2 % 4
-    quiet = load(
+    quiet = load_data(
         sets[0],
         DataConfig(conditioning=save_conditioning(tmp_path / "b.npz", states=states, train=fair, test=fair[::2])),
     )
@@ -133,22 +133,22 @@ def test_equal_conditioning_is_stored_once_and_one_that_leaks_the_labels_is_note
 )
 def test_conditioning_that_do_not_fit_are_refused(sets, tmp_path, arrays, message):
     with pytest.raises(DataError, match=message):
-        load(sets[0], DataConfig(conditioning=save_conditioning(tmp_path / "e.npz", **arrays)))
+        load_data(sets[0], DataConfig(conditioning=save_conditioning(tmp_path / "e.npz", **arrays)))
 
 
 def test_conditioning_without_a_name_is_refused(sets):
     with pytest.raises(OptionError, match=r"expected NAME=FILE\.npz"):
-        load(sets[0], DataConfig(conditioning=("notes.npz",)))
+        load_data(sets[0], DataConfig(conditioning=("notes.npz",)))
 
 
 def test_sets_that_stay_in_their_files_and_records_can_be_joined(labelled, table, tmp_path, monkeypatch):
     from tstk.data import lazy_array
 
     use = f"{labelled()},{table(200)[0]}"
-    near = load(use, DataConfig(length=8))
+    near = load_data(use, DataConfig(length=8))
     monkeypatch.setattr(lazy_array, "MAX_IN_MEMORY_BYTES", 0)
-    far = load(use, DataConfig(length=8))
+    far = load_data(use, DataConfig(length=8))
     assert len(near.train) == len(far.train) > 0
     index = torch.arange(len(near.train))
     assert near.train.batch(index).x.equal(far.train.batch(index).x)
-    assert load(labelled(), DataConfig(resize=5)).train.x.shape[2] == 5
+    assert load_data(labelled(), DataConfig(resize=5)).train.x.shape[2] == 5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import DataConfig, lazy_array, load
+from tstk.data import DataConfig, lazy_array, load_data
 from tstk.data.convert import convert
 from tstk.errors import DataError, OptionError
 
@@ -28,7 +28,7 @@ def assert_same_data(first, second):
 def test_what_was_converted_is_the_same_data(tmp_path, out):
     shapes = convert("har-demo", str(tmp_path / out))
     assert shapes == {"train": (252, 9, 128), "test": (108, 9, 128)}
-    assert_same_data(load("har-demo"), load(str(tmp_path / out)))
+    assert_same_data(load_data("har-demo"), load_data(str(tmp_path / out)))
     assert [path.name for path in tmp_path.iterdir()] == [out]
 
 
@@ -36,7 +36,7 @@ def test_what_was_converted_is_the_same_data(tmp_path, out):
 def test_unequal_lengths_and_the_order_of_classes_survive(pair, tmp_path, out):
     path = pair(["1,2,3:4,?,6:a", "1:2:b", "3,4:5,6:b", "2,3:1,?:a"])
     convert(path, str(tmp_path / out))
-    assert_same_data(load(path), load(str(tmp_path / out)))
+    assert_same_data(load_data(path), load_data(str(tmp_path / out)))
 
 
 @pytest.mark.parametrize("out", ["out.npz", "out"])
@@ -45,19 +45,19 @@ def test_a_table_is_converted_as_series_of_a_length(table, tmp_path, out):
     with pytest.raises(DataError, match="give --length to cut it"):
         convert(path, str(tmp_path / out))
     convert(path, str(tmp_path / out), DataConfig(length=8))
-    assert_same_data(load(path, DataConfig(length=8)), load(str(tmp_path / out)))
+    assert_same_data(load_data(path, DataConfig(length=8)), load_data(str(tmp_path / out)))
 
 
 @pytest.mark.parametrize("out", ["out.npz", "out"])
 def test_a_large_set_is_converted_some_series_at_a_time(labelled, tmp_path, monkeypatch, out):
     path = labelled()
-    near = load(path)
+    near = load_data(path)
     monkeypatch.setattr(lazy_array, "MAX_IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(lazy_array, "CHUNK_SAMPLES", 50)
     calls = []
     convert(path, str(tmp_path / out), on_progress=lambda done, total: calls.append((done, total)))
     assert calls == [*((4 * i, 30) for i in range(1, 6)), (24, 30), (28, 30), (30, 30)]
-    far = load(str(tmp_path / out))
+    far = load_data(str(tmp_path / out))
     assert isinstance(far.train.x, lazy_array.LazyArray)
     assert_same_data(near, far)
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from tstk.cli import cli
-from tstk.data import list_datasets, load
+from tstk.data import list_datasets, load_data
 from tstk.data.download import fetch
 from tstk.errors import DataError, OptionError, UnknownNameError
 
@@ -73,7 +73,7 @@ def test_a_set_is_fetched_once_and_found_by_name(server, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["Toy_TEST.ts", "Toy_TRAIN.ts"]
     assert fetch("Toy") == folder
     assert len(requests) == 1
-    assert len(load("Toy").test) == 8
+    assert len(load_data("Toy").test) == 8
     assert "Toy" in [row.name for row in list_datasets()]
     assert not list(tmp_path.rglob("evil*"))
     assert [p.name for p in (tmp_path / "cache" / "downloads").iterdir()] == []
@@ -85,7 +85,7 @@ def test_ones_own_data_go_before_fetched_ones(server, tmp_path, monkeypatch):
     for part in ("TRAIN", "TEST"):
         (tmp_path / "mine" / f"Toy_{part}.ts").write_text(TS)
     monkeypatch.setenv("TSTK_DATA", str(tmp_path / "mine"))
-    assert load("Toy").source[0] == str(tmp_path / "mine" / "Toy_TRAIN.ts")
+    assert load_data("Toy").source[0] == str(tmp_path / "mine" / "Toy_TRAIN.ts")
 
 
 def test_a_download_that_breaks_off_is_continued(server, tmp_path):
@@ -97,7 +97,7 @@ def test_a_download_that_breaks_off_is_continued(server, tmp_path):
     state["cut"] = None
     fetch("Toy")
     assert requests[-1] == ("/Toy.zip", "bytes=100-")
-    assert len(load("Toy").test) == 8
+    assert len(load_data("Toy").test) == 8
 
 
 def test_the_first_hash_is_pinned_and_a_mismatch_is_refused(server, tmp_path):
@@ -171,4 +171,4 @@ def test_what_is_no_name_is_refused(name):
 def test_an_unknown_name_suggests_the_download(monkeypatch):
     monkeypatch.delenv("TSTK_DATA", raising=False)
     with pytest.raises(UnknownNameError, match="tstk data fetch PenDigits"):
-        load("PenDigits")
+        load_data("PenDigits")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import DataConfig, get_reader, load, load_split
+from tstk.data import DataConfig, get_reader, load_data, load_split
 from tstk.data.readers import arff, pt, wfdb
 from tstk.errors import DataError, OptionError
 
@@ -42,7 +42,7 @@ def test_arff_without_a_class_has_series_without_labels(tmp_path):
 
 @pytest.mark.parametrize("name", ["BasicMotions", "JapaneseVowels", "GunPoint"])
 def test_a_set_of_the_archive_is_the_same_in_either_format(archive, tmp_path, name):
-    data = load(name, DataConfig(data_root=str(archive)))
+    data = load_data(name, DataConfig(data_root=str(archive)))
     for part in ("TRAIN", "TEST"):
         source = next(archive.rglob(f"{name}_{part}.ts"))
         raw = get_reader(source)(source)["train"]
@@ -53,7 +53,7 @@ def test_a_set_of_the_archive_is_the_same_in_either_format(archive, tmp_path, na
         ]
         text = head.replace("CLASSES", ",".join(sorted(set(raw.y)))) + "\n".join(rows)
         write(tmp_path / f"{name}_{part}.arff", text)
-    other = load(str(tmp_path / f"{name}_TRAIN.arff"))
+    other = load_data(str(tmp_path / f"{name}_TRAIN.arff"))
     assert other.classes == data.classes
     for part in ("train", "val", "test"):
         first, second = (d.splits[part].batch(torch.arange(len(d.splits[part]))) for d in (data, other))
@@ -92,7 +92,7 @@ def test_a_folder_of_saved_splits_is_a_data_set_of_its_own_name(tmp_path):
             {"samples": torch.full((4, 20, 3), float(i)), "labels": torch.arange(4) % 2},
             tmp_path / "HAR" / f"{part}.pt",
         )
-    data = load("HAR", DataConfig(data_root=str(tmp_path)))
+    data = load_data("HAR", DataConfig(data_root=str(tmp_path)))
     assert (data.name, data.spec.channels, data.spec.length) == ("HAR", 3, 20)
     assert [part.x.unique().tolist() for part in data.splits.values()] == [[0], [1], [2]]
     assert "train.pt: samples [4, 20, 3] read as (series, samples, channels)" in data.notes
@@ -216,26 +216,26 @@ def test_a_faulty_record_says_what_is_wrong_and_where(tmp_path, change, message)
 
 def test_a_table_is_cut_into_series_split_by_split(table):
     path, values = table(200)
-    data = load(path, DataConfig(length=8))
+    data = load_data(path, DataConfig(length=8))
     assert data.task == "unlabelled"
     for part, start, stop in (("train", 0, 140), ("val", 140, 160), ("test", 160, 200)):
         x = data.splits[part].x
         assert len(x) == (stop - start) // 8
         np.testing.assert_array_equal(x[-1], values[start + 8 * len(x) - 8 : start + 8 * len(x)].T)
-    near = load(path, DataConfig(length=8, stride=1))
+    near = load_data(path, DataConfig(length=8, stride=1))
     assert (len(near.train), len(near.val)) == (140 - 7, 2)
 
 
 def test_a_record_is_cut_without_the_series_that_hold_nothing(tmp_path):
     values = np.random.default_rng(0).integers(-99, 99, (200, 2))
     values[16:24] = -32768
-    data = load(str(record(tmp_path, values)), DataConfig(length=8))
+    data = load_data(str(record(tmp_path, values)), DataConfig(length=8))
     assert (len(data.train), data.channels) == (16, ("lead 0", "lead 1"))
     assert any("1 series without a sample are left out" in note for note in data.notes)
 
 
 def test_a_model_that_was_pretrained_on_a_cut_table_reads_another(table):
-    like = load(table(200)[0], DataConfig(length=8)).input_schema()
+    like = load_data(table(200)[0], DataConfig(length=8)).input_schema()
     path, values = table(50, name="other.csv", seed=1)
     part = load_split(path, input_schema=like)
     assert len(part) == 6
@@ -244,6 +244,6 @@ def test_a_model_that_was_pretrained_on_a_cut_table_reads_another(table):
 
 def test_a_table_too_short_to_be_cut_says_so(table):
     with pytest.raises(DataError, match=r"rows 141 to 160: 20 rows, and --length 30; give less"):
-        load(table(200)[0], DataConfig(length=30))
+        load_data(table(200)[0], DataConfig(length=30))
     with pytest.raises(OptionError, match="--length is 0"):
-        load(table(200)[0], DataConfig(length=0))
+        load_data(table(200)[0], DataConfig(length=0))

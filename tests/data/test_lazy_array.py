@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import lazy_array, load
+from tstk.data import lazy_array, load_data
 from tstk.data.containers import SeriesSet
 from tstk.data.data_module import compute_mean_std
 from tstk.data.datasets import SeriesDataset
@@ -54,7 +54,7 @@ def everything(data):
 def test_a_folder_of_npy_files_holds_what_an_npz_file_holds(folder, tmp_path):
     arrays = toy() | {"subject_train": np.arange(24) // 3, "channels": ["u", "v"]}
     np.savez(tmp_path / "toy.npz", **arrays)
-    one, other = load(str(folder(**arrays))), load(str(tmp_path / "toy.npz"))
+    one, other = load_data(str(folder(**arrays))), load_data(str(tmp_path / "toy.npz"))
     assert one.name == "Toy"
     assert one.describe() | {"name": "toy", "source": list(other.source)} == other.describe()
     for part, batch in everything(one).items():
@@ -74,10 +74,10 @@ def test_what_stays_in_its_file_is_the_same_data(folder, tmp_path, monkeypatch, 
     arrays = toy(dtype=dtype)
     path = folder(**arrays) if form == "folder" else tmp_path / "toy.npz"
     np.savez(tmp_path / "toy.npz", **arrays)
-    near = load(str(path))
+    near = load_data(str(path))
     monkeypatch.setattr(lazy_array, "MAX_IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(lazy_array, "CHUNK_SAMPLES", 50)
-    far = load(str(path))
+    far = load_data(str(path))
     assert isinstance(near.train.x, torch.Tensor)
     assert isinstance(far.train.x, LazyArray)
     assert near.describe() == far.describe()
@@ -172,24 +172,24 @@ def test_a_folder_never_gives_a_pickle(folder):
 def test_a_file_of_another_name_is_refused_with_the_names_that_are_read(folder):
     path = folder(signal=np.ones((2, 3)))
     with pytest.raises(DataError, match=r"called X, x, data, samples, such as X_train\.npy"):
-        load(str(path / "signal.npy"))
+        load_data(str(path / "signal.npy"))
     with pytest.raises(DataError, match="no data in this folder"):
-        load(str(path))
+        load_data(str(path))
 
 
 GROWTH = """
 import resource, sys
 import numpy as np, torch
 import tstk
-from tstk.data import load
+from tstk.data import load_data
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 torch.set_num_threads(1)
-load().train.batch(torch.arange(64))
+load_data().train.batch(torch.arange(64))
 before = peak()
-data = load(sys.argv[1])
+data = load_data(sys.argv[1])
 seen = 0
 for index in torch.randperm(len(data.train)).split(256):
     seen += len(data.train.batch(index).x)

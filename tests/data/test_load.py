@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import tstk.data
-from tstk.data import DataConfig, load, load_split
+from tstk.data import DataConfig, load_data, load_split
 from tstk.data.splits import ETT_COLUMNS, group_split, stratified_split
 from tstk.errors import DataError, OptionError
 
@@ -22,7 +22,7 @@ def rows(part):
 
 
 def test_the_embedded_set_loads_without_a_root():
-    data = load()
+    data = load_data()
     assert (data.task, data.spec.channels, data.spec.length, data.spec.num_classes) == ("classification", 9, 128, 6)
     assert data.classes[0] == "WALKING"
     assert len(data.train) + len(data.val) == 252
@@ -32,19 +32,19 @@ def test_the_embedded_set_loads_without_a_root():
 
 def test_no_group_is_on_both_sides_of_the_split():
     for seed in range(5):
-        data = load(config=DataConfig(split_seed=seed))
+        data = load_data(config=DataConfig(split_seed=seed))
         assert not set(data.train.groups) & set(data.val.groups)
         assert 0.1 < len(data.val) / 252 < 0.3
 
 
 def test_a_split_is_the_same_for_the_same_seed_and_another_for_another():
-    groups = [load(config=DataConfig(split_seed=seed)).val.groups for seed in (3, 3, 4)]
+    groups = [load_data(config=DataConfig(split_seed=seed)).val.groups for seed in (3, 3, 4)]
     assert groups[0] == groups[1] != groups[2]
 
 
 def test_learning_from_the_test_split_takes_no_labels_along(labelled):
     path = labelled()
-    data, honest = load(path, DataConfig(train_data="test")), load(path)
+    data, honest = load_data(path, DataConfig(train_data="test")), load_data(path)
     assert data.task == "unlabelled"
     assert [part.y for part in data.splits.values()] == [None] * 3
     assert rows(data.train) == rows(data.test) == rows(honest.test)
@@ -55,38 +55,38 @@ def test_learning_from_the_test_split_takes_no_labels_along(labelled):
 
 def test_training_data_may_be_named_by_themselves(labelled):
     first, second = labelled(), labelled(name="second", seed=1)
-    data = load(first, DataConfig(train_data=second))
+    data = load_data(first, DataConfig(train_data=second))
     assert rows(data.train) | rows(data.val) == {x.tobytes() for x in np.load(second)["X_train"]}
-    assert rows(data.test) == rows(load(first).test)
+    assert rows(data.test) == rows(load_data(first).test)
 
 
 def test_few_labels_are_drawn_class_by_class_from_what_the_split_left(labelled):
     path = labelled(train=200)
-    whole, fifth = load(path), load(path, DataConfig(label_fraction=0.2))
+    whole, fifth = load_data(path), load_data(path, DataConfig(label_fraction=0.2))
     for part, size in (("train", 32), ("val", 8)):
         assert rows(fifth.splits[part]) < rows(whole.splits[part])
         assert torch.bincount(fifth.splits[part].y).tolist() == [size // 2] * 2
     assert len(fifth.test) == len(whole.test)
     assert torch.equal(fifth.mean, whole.mean)  # series without their labels are still known
-    assert rows(load(path, DataConfig(label_fraction=0.2)).train) == rows(fifth.train)
+    assert rows(load_data(path, DataConfig(label_fraction=0.2)).train) == rows(fifth.train)
 
 
 @pytest.mark.parametrize("labels", [0.0, -0.1, 1.5])
 def test_a_share_of_labels_is_a_share(labelled, labels):
     with pytest.raises(OptionError, match=r"--label-fraction is .*expected float, more than 0 and 1 or less"):
-        load(labelled(), DataConfig(label_fraction=labels))
+        load_data(labelled(), DataConfig(label_fraction=labels))
 
 
 def test_a_share_of_labels_needs_labels(labelled, table):
     with pytest.raises(OptionError, match=r"--label-fraction 0\.5: toy has no labels"):
-        load(labelled(), DataConfig(label_fraction=0.5, train_data="test"))
+        load_data(labelled(), DataConfig(label_fraction=0.5, train_data="test"))
     with pytest.raises(OptionError, match=r"--label-fraction 0\.5 has no meaning here"):
-        load(table(300)[0], DataConfig(label_fraction=0.5, context=8, horizon=3))
+        load_data(table(300)[0], DataConfig(label_fraction=0.5, context=8, horizon=3))
 
 
 def test_the_split_neither_loses_nor_repeats_a_series(labelled):
     path = labelled()
-    data = load(path)
+    data = load_data(path)
     given = {x.tobytes() for x in np.load(path)["X_train"]}
     assert rows(data.train) | rows(data.val) == given
     assert not rows(data.train) & rows(data.val)
@@ -121,7 +121,7 @@ def test_a_group_split_brings_a_rare_class_to_validation_if_it_can():
 def test_validation_and_test_may_be_files_of_their_own(tmp_path):
     for i, name in enumerate("abc"):
         np.savez(tmp_path / f"{name}.npz", X=np.full((4, 1, 3), float(i)), y=[0, 1, 0, 1])
-    data = load(
+    data = load_data(
         str(tmp_path / "a.npz"), DataConfig(val_data=str(tmp_path / "b.npz"), test_data=str(tmp_path / "c.npz"))
     )
     assert [everything(part).x.unique().tolist() for part in data.splits.values()] == [[0], [1], [2]]
@@ -129,7 +129,7 @@ def test_validation_and_test_may_be_files_of_their_own(tmp_path):
 
 
 def test_validating_on_the_test_split_is_opt_in_and_noted(labelled):
-    data = load(labelled(), DataConfig(val_data="test"))
+    data = load_data(labelled(), DataConfig(val_data="test"))
     assert rows(data.val) == rows(data.test)
     assert len(data.train) == 20
     assert any("test split itself" in note for note in data.notes)
@@ -137,7 +137,7 @@ def test_validating_on_the_test_split_is_opt_in_and_noted(labelled):
 
 def test_the_scale_is_measured_on_training_samples_only(labelled):
     path = labelled(X_test=np.full((10, 2, 6), 1e6, np.float32))
-    data = load(path)
+    data = load_data(path)
     x = everything(data.train).x.double()
     torch.testing.assert_close(data.mean.double(), x.mean((0, 2)), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(data.std.double(), x.std((0, 2), correction=0), rtol=1e-5, atol=1e-6)
@@ -145,26 +145,26 @@ def test_the_scale_is_measured_on_training_samples_only(labelled):
 
 def test_splits_hold_raw_values_and_scaling_can_be_switched_off(labelled):
     path = labelled()
-    data = load(path, DataConfig(standardize="none"))
+    data = load_data(path, DataConfig(standardize="none"))
     assert (data.mean.tolist(), data.std.tolist()) == ([0, 0], [1, 1])
-    assert everything(load(path).train).x.equal(everything(data.train).x)
+    assert everything(load_data(path).train).x.equal(everything(data.train).x)
 
 
 def test_number_labels_are_ordered_as_numbers_and_kept_as_text(pair):
-    data = load(pair(["1,2:10", "1,3:10", "2,2:9", "2,3:9"]))
+    data = load_data(pair(["1,2:10", "1,3:10", "2,2:9", "2,3:9"]))
     assert data.classes == ("9", "10")
 
 
 def test_the_length_is_that_of_the_longest_series_in_any_split(pair):
     path = pair(["1,2:a", "3:a", "1,2:b", "3:b"], ["1,2,3,4:a"])
-    assert load(path).spec.length == 4
-    assert load(path, DataConfig(length=9)).spec.length == 9
+    assert load_data(path).spec.length == 4
+    assert load_data(path, DataConfig(length=9)).spec.length == 9
     with pytest.raises(DataError, match="--length 3: Toy has series of 4 samples"):
-        load(path, DataConfig(length=3))
+        load_data(path, DataConfig(length=3))
 
 
 def test_missing_values_are_counted_and_noted_but_padding_is_not(pair):
-    data = load(pair(["1,?,3:a", "3:a", "1,2:b", "3:b"], ["1,?,?,2:a"]))
+    data = load_data(pair(["1,?,3:a", "3:a", "1,2:b", "3:b"], ["1,?,?,2:a"]))
     assert "2 missing values in test" in data.notes
     assert data.describe()["parts"]["test"]["missing"] == 2
     assert sum(data.describe()["parts"][part]["missing"] for part in ("train", "val")) == 1
@@ -172,7 +172,7 @@ def test_missing_values_are_counted_and_noted_but_padding_is_not(pair):
 
 def test_unlabelled_series_need_no_test_split(tmp_path):
     np.savez(tmp_path / "x.npz", X=np.random.default_rng(0).normal(size=(10, 2, 5)))
-    data = load(str(tmp_path / "x.npz"))
+    data = load_data(str(tmp_path / "x.npz"))
     assert (data.task, data.spec.num_classes, data.test, data.train.y) == ("unlabelled", None, None, None)
     assert (len(data.train), len(data.val)) == (8, 2)
 
@@ -182,7 +182,7 @@ def test_the_description_is_json_and_count_what_is_there(labelled):
     arrays = dict(np.load(path))
     arrays["X_test"][0] = arrays["X_train"][3]
     np.savez(path, **arrays)
-    facts = json.loads(json.dumps(load(path, DataConfig(val_data="test")).describe()))
+    facts = json.loads(json.dumps(load_data(path, DataConfig(val_data="test")).describe()))
     assert facts["parts"]["train"]["size"] == 21
     assert facts["parts"]["train"]["classes"] == {"0": 11, "1": 10}
     assert facts["parts"]["train"]["length"] == {"min": 6, "median": 6, "max": 6}
@@ -193,60 +193,60 @@ def test_the_description_is_json_and_count_what_is_there(labelled):
 
 def test_groups_that_are_both_in_training_and_in_test_are_noted(labelled):
     path = labelled(subject_train=np.arange(20) // 2, subject_test=np.arange(10))
-    assert any("10 groups occur both" in note for note in load(path).notes)
+    assert any("10 groups occur both" in note for note in load_data(path).notes)
 
 
 def test_a_single_file_needs_a_test_split_and_the_error_says_how_to_give_it(tmp_path):
     np.savez(tmp_path / "x.npz", X=np.ones((4, 3)), y=[0, 0, 1, 1])
     with pytest.raises(DataError, match=r"no test split.*--test-data FILE"):
-        load(str(tmp_path / "x.npz"))
+        load_data(str(tmp_path / "x.npz"))
 
 
 def test_a_test_file_alone_says_that_training_data_are_missing(tmp_path):
     np.savez(tmp_path / "x_test.npz", X=np.ones((4, 3)), y=[0, 0, 1, 1])
     with pytest.raises(DataError, match="no training data"):
-        load(str(tmp_path / "x_test.npz"))
+        load_data(str(tmp_path / "x_test.npz"))
 
 
 def test_test_arrays_alone_are_never_taken_for_training_data(tmp_path):
     np.savez(tmp_path / "x.npz", X_test=np.ones((4, 3)), y_test=[0, 0, 1, 1])
     with pytest.raises(DataError, match="no training data"):
-        load(str(tmp_path / "x.npz"))
+        load_data(str(tmp_path / "x.npz"))
 
 
 def test_splits_that_do_not_fit_together_are_refused(pair, labelled, table):
     with pytest.raises(DataError, match=r"Toy_TEST.ts: class 'c' does not occur in training, whose classes are a, b"):
-        load(pair(["1:a", "2:a", "1:b", "2:b"], ["1:c"]))
+        load_data(pair(["1:a", "2:a", "1:b", "2:b"], ["1:c"]))
     with pytest.raises(DataError, match=r"Toy_TEST.ts: 2 channels; training has 1"):
-        load(pair(["1:a", "2:a", "1:b", "2:b"], ["1:2:a"]))
+        load_data(pair(["1:a", "2:a", "1:b", "2:b"], ["1:2:a"]))
     with pytest.raises(DataError, match="the splits do not match: train is a set of series, test is a table"):
-        load(labelled(), DataConfig(test_data=table(300)[0]))
+        load_data(labelled(), DataConfig(test_data=table(300)[0]))
 
 
 def test_a_split_without_labels_does_not_pass_for_a_labelled_one(labelled, tmp_path):
     np.savez(tmp_path / "bare.npz", X=np.ones((4, 2, 3)))
     with pytest.raises(DataError, match=r"bare\.npz: no labels in the test split"):
-        load(labelled(), DataConfig(test_data=str(tmp_path / "bare.npz")))
+        load_data(labelled(), DataConfig(test_data=str(tmp_path / "bare.npz")))
 
 
 def test_a_class_that_is_missing_from_a_split_is_noted(pair):
-    data = load(pair(["1:a", "2:a", "1:b"], ["1:b"]))
+    data = load_data(pair(["1:a", "2:a", "1:b"], ["1:b"]))
     assert "no series of class b in val" in data.notes
     assert "no series of class a in test" in data.notes
 
 
 def test_too_few_series_to_validate_on_is_an_error(pair):
     with pytest.raises(DataError, match=r"2 series are too few.*--val-data FILE"):
-        load(pair(["1:a", "2:b"]))
+        load_data(pair(["1:a", "2:b"]))
 
 
 def test_options_for_the_other_kind_of_data_are_refused_rather_than_ignored(labelled, table):
     with pytest.raises(OptionError, match="--context 5 has no meaning here"):
-        load(labelled(), DataConfig(context=5))
+        load_data(labelled(), DataConfig(context=5))
     with pytest.raises(OptionError, match="--horizon 5 has no meaning here: table is a table cut by --length"):
-        load(table(300)[0], DataConfig(length=5, horizon=5))
+        load_data(table(300)[0], DataConfig(length=5, horizon=5))
     with pytest.raises(OptionError, match=r"--val-fraction is 1\.5"):
-        load(config=DataConfig(val_fraction=1.5))
+        load_data(config=DataConfig(val_fraction=1.5))
 
 
 # Tables
@@ -254,7 +254,7 @@ def test_options_for_the_other_kind_of_data_are_refused_rather_than_ignored(labe
 
 def test_a_table_is_split_70_10_20_and_no_future_crosses_a_border(table):
     path, values = table(100)
-    data = load(path, DataConfig(context=8, horizon=3))
+    data = load_data(path, DataConfig(context=8, horizon=3))
     assert (data.task, data.spec.length, data.spec.horizon) == ("forecasting", 8, 3)
     for part, start, stop in (("train", 8, 70), ("val", 70, 80), ("test", 80, 100)):
         futures = everything(data.splits[part]).y
@@ -266,26 +266,26 @@ def test_a_table_is_split_70_10_20_and_no_future_crosses_a_border(table):
 
 def test_the_scale_of_a_table_is_measured_on_its_training_rows(table):
     path, values = table(100)
-    data = load(path, DataConfig(context=8, horizon=3))
+    data = load_data(path, DataConfig(context=8, horizon=3))
     np.testing.assert_allclose(data.mean, values[:70].mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(data.std, values[:70].std(0), rtol=1e-4)
 
 
 def test_the_electricity_tables_get_months_of_thirty_days(table):
-    data = load(table(14500, ETT_COLUMNS)[0])
+    data = load_data(table(14500, ETT_COLUMNS)[0])
     assert [len(part) for part in data.splits.values()] == [8640 - 191, 2880 - 95, 2880 - 95]
     assert any("100 rows at the end are not used" in note for note in data.notes)
 
 
 def test_a_short_electricity_table_is_split_like_any_other(table):
-    data = load(table(1000, ETT_COLUMNS)[0], DataConfig(context=8, horizon=3))
+    data = load_data(table(1000, ETT_COLUMNS)[0], DataConfig(context=8, horizon=3))
     assert len(data.train) == 700 - 10
 
 
 def test_a_table_may_have_its_test_rows_in_another_file(table):
     path, values = table(100)
     other, later = table(30, name="later.csv", seed=1)
-    data = load(path, DataConfig(test_data=other, context=8, horizon=3))
+    data = load_data(path, DataConfig(test_data=other, context=8, horizon=3))
     np.testing.assert_array_equal(everything(data.val).y[0], values[80:83].T)
     np.testing.assert_array_equal(everything(data.val).y[-1], values[97:100].T)
     np.testing.assert_array_equal(everything(data.test).x[0], later[:8].T)
@@ -294,7 +294,7 @@ def test_a_table_may_have_its_test_rows_in_another_file(table):
 
 def test_rows_that_another_file_validates_on_are_trained_on(table):
     path, values = table(100)
-    data = load(path, DataConfig(val_data=table(30, name="later.csv")[0], context=8, horizon=3))
+    data = load_data(path, DataConfig(val_data=table(30, name="later.csv")[0], context=8, horizon=3))
     np.testing.assert_array_equal(everything(data.train).y[-1], values[77:80].T)
     np.testing.assert_array_equal(everything(data.test).y[0], values[80:83].T)
     assert len(data.val) == 20
@@ -305,18 +305,18 @@ def test_a_table_too_short_for_its_windows_says_by_how_much(table):
     with pytest.raises(
         DataError, match="train rows 0 to 70: --context 96 and --horizon 96 take 192 rows, and there are 70"
     ):
-        load(path)
+        load_data(path)
     with pytest.raises(DataError, match="val rows 70 to 80: --context 8 and --horizon 12"):
-        load(path, DataConfig(context=8, horizon=12))
+        load_data(path, DataConfig(context=8, horizon=12))
     with pytest.raises(OptionError, match="--horizon is 0"):
-        load(path, DataConfig(horizon=0))
+        load_data(path, DataConfig(horizon=0))
 
 
 # Data for a model that is already trained
 
 
 def test_a_trained_model_reads_one_file_with_or_without_labels(labelled, tmp_path):
-    like = json.loads(json.dumps(load(labelled()).input_schema()))
+    like = json.loads(json.dumps(load_data(labelled()).input_schema()))
     np.savez(tmp_path / "new.npz", X=np.ones((3, 2, 4)))
     part = load_split(str(tmp_path / "new.npz"), input_schema=like)
     assert (len(part), part.y) == (3, None)
@@ -325,7 +325,7 @@ def test_a_trained_model_reads_one_file_with_or_without_labels(labelled, tmp_pat
 
 
 def test_of_several_splits_a_trained_model_reads_the_test_split(labelled):
-    data = load(labelled())
+    data = load_data(labelled())
     assert rows(load_split(data.source[0], input_schema=data.input_schema())) == rows(data.test)
 
 
@@ -339,7 +339,7 @@ def test_of_several_splits_a_trained_model_reads_the_test_split(labelled):
     ],
 )
 def test_data_unlike_those_of_training_are_refused(labelled, tmp_path, arrays, message):
-    like = load(labelled()).input_schema()
+    like = load_data(labelled()).input_schema()
     np.savez(tmp_path / "new.npz", **arrays)
     with pytest.raises(DataError, match=message):
         load_split(str(tmp_path / "new.npz"), input_schema=like)
@@ -347,7 +347,7 @@ def test_data_unlike_those_of_training_are_refused(labelled, tmp_path, arrays, m
 
 def test_a_trained_forecaster_may_look_to_the_last_row(table):
     path, values = table(100)
-    like = load(path, DataConfig(context=8, horizon=3)).input_schema()
+    like = load_data(path, DataConfig(context=8, horizon=3)).input_schema()
     assert len(load_split(path, input_schema=like)) == 90
     last = everything(load_split(path, input_schema=like, include_targets=False))
     np.testing.assert_array_equal(last.x[-1], values[-8:].T)
@@ -357,7 +357,7 @@ def test_a_trained_forecaster_may_look_to_the_last_row(table):
 
 def test_a_model_of_series_does_not_take_a_table(labelled, table):
     with pytest.raises(DataError, match="this is a table, but the model was trained on series"):
-        load_split(table(100)[0], input_schema=load(labelled()).input_schema())
+        load_split(table(100)[0], input_schema=load_data(labelled()).input_schema())
 
 
 # What the command line relies on
@@ -369,7 +369,10 @@ def test_what_is_public_is_there():
 
 def test_a_stride_thins_out_training_and_validation_and_not_the_test(table):
     path, _ = table(100)
-    whole, some = load(path, DataConfig(context=8, horizon=3)), load(path, DataConfig(context=8, horizon=3, stride=5))
+    whole, some = (
+        load_data(path, DataConfig(context=8, horizon=3)),
+        load_data(path, DataConfig(context=8, horizon=3, stride=5)),
+    )
     assert len(some.train) == -(-len(whole.train) // 5)
     assert len(some.val) == -(-len(whole.val) // 5)
     assert len(some.test) == len(whole.test)
@@ -382,7 +385,7 @@ def test_ranges_are_those_of_numpy_and_series_that_repeat_are_counted(tmp_path):
     x[2, 0, 3], x[:, 2, 5] = np.nan, np.nan
     x[7] = x[6]
     np.savez(tmp_path / "x.npz", X_train=x[:8], X_val=x[8:10], X_test=x[[8, 6, 11]])
-    facts = load(str(tmp_path / "x.npz")).describe()
+    facts = load_data(str(tmp_path / "x.npz")).describe()
     assert (facts["duplicates"], facts["repeated"]) == (2, 1)
     for channel, got in enumerate(facts["ranges"].values()):
         seen = x[:8, channel]

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tstk.data import load
+from tstk.data import load_data
 from tstk.data.containers import Table
 from tstk.data.readers import csv, parquet
 from tstk.errors import DataError
@@ -149,7 +149,7 @@ def test_one_column_may_hold_a_list_per_channel(lists):
 def test_a_pair_of_parquet_files_is_a_data_set(lists):
     for part in ("train", "test"):
         path = lists(f"toy_{part}.parquet", x=[[float(i), 2.0] for i in range(6)], label=[0, 1] * 3)
-    data = load(str(path))
+    data = load_data(str(path))
     assert (data.name, len(data.test), data.classes) == ("toy", 6, ("0", "1"))
 
 

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tstk.data import load
+from tstk.data import load_data
 from tstk.errors import DataError
 
 TS = "@timeStamps false\n@classLabel true a b\n@data\n"
@@ -82,7 +82,7 @@ def test_a_malformed_file_is_refused_with_file_place_and_remedy(tmp_path, fault)
     name, content, place, remedy = FAULTY[fault]
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as error:
-        load(str(tmp_path / name))
+        load_data(str(tmp_path / name))
     message = str(error.value)
     assert name in message
     assert place in message

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.data import DataConfig, load
+from tstk.data import DataConfig, load_data
 from tstk.errors import OptionError, TstkError
 
 BASE = {
@@ -72,7 +72,7 @@ def value_of(option, kind, files, tmp_path):
     if option in ("train_data", "val_data", "test_data"):
         return files[kind][1]
     if option == "conditioning":
-        data = load(files[kind][0], DataConfig(**BASE[kind]))
+        data = load_data(files[kind][0], DataConfig(**BASE[kind]))
         counts = {"train": len(data.train), "test": 0 if data.test is None else len(data.test)}
         if data.val_from_train:
             counts["train"] += len(data.val)
@@ -88,11 +88,11 @@ def value_of(option, kind, files, tmp_path):
 @pytest.mark.parametrize("kind", BASE)
 @pytest.mark.parametrize("option", [item.name for item in fields(DataConfig) if item.name != "data_root"])
 def test_an_option_takes_effect_or_is_refused_by_name(kind, option, files, tmp_path):
-    before = fingerprint(load(files[kind][0], DataConfig(**BASE[kind])))
+    before = fingerprint(load_data(files[kind][0], DataConfig(**BASE[kind])))
     config = DataConfig(**{**BASE[kind], option: value_of(option, kind, files, tmp_path)})
     after, refusal = None, f"--{option.replace('_', '-')}"
     try:
-        after = fingerprint(load(files[kind][0], config))
+        after = fingerprint(load_data(files[kind][0], config))
     except TstkError as error:
         refusal = str(error)
     assert f"--{option.replace('_', '-')}" in refusal
@@ -101,37 +101,37 @@ def test_an_option_takes_effect_or_is_refused_by_name(kind, option, files, tmp_p
 
 def test_a_data_root_finds_data_by_name(labelled, tmp_path):
     labelled()
-    assert load("toy", DataConfig(data_root=str(tmp_path))).name == "toy"
+    assert load_data("toy", DataConfig(data_root=str(tmp_path))).name == "toy"
 
 
 @pytest.mark.parametrize("option", [{"val_fraction": 0.3}, {"split_seed": 4}])
 def test_options_of_the_validation_split_are_refused_where_nothing_is_held_out(labelled, option):
     path, (name, value) = labelled(), next(iter(option.items()))
     with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} {value} has no meaning here: validation"):
-        load(path, DataConfig(val_data="test", **option))
+        load_data(path, DataConfig(val_data="test", **option))
     with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} {value} has no meaning here: validation"):
-        load(path, DataConfig(train_data="test", **option))
+        load_data(path, DataConfig(train_data="test", **option))
 
 
 def test_a_split_seed_is_refused_where_all_series_are_trained_on_unless_it_selects_the_labels(labelled):
     path = labelled(train=40)
     with pytest.raises(OptionError, match=r"--split-seed 4 .*--val-fraction 0\.2 holds some out"):
-        load(path, DataConfig(val_fraction=0.0, split_seed=4))
-    one, two = (load(path, DataConfig(val_fraction=0.0, label_fraction=0.2, split_seed=seed)) for seed in (4, 5))
+        load_data(path, DataConfig(val_fraction=0.0, split_seed=4))
+    one, two = (load_data(path, DataConfig(val_fraction=0.0, label_fraction=0.2, split_seed=seed)) for seed in (4, 5))
     assert len(one.train) == len(two.train) == 8
     assert not torch.equal(one.train.x, two.train.x)
 
 
 def test_nothing_held_out_is_what_a_set_with_a_validation_split_does(labelled):
-    load(labelled(), DataConfig(val_data="test", val_fraction=0.0))
+    load_data(labelled(), DataConfig(val_data="test", val_fraction=0.0))
 
 
 def test_the_rows_that_a_table_validates_on_follow_the_fraction_if_its_test_is_another_file(table):
     path, other = table(100)[0], table(40, name="later.csv")[0]
     for options in ({"context": 8, "horizon": 3}, {"length": 8}):
         small, large = (
-            load(path, DataConfig(test_data=other, val_fraction=fraction, **options)) for fraction in (0.2, 0.4)
+            load_data(path, DataConfig(test_data=other, val_fraction=fraction, **options)) for fraction in (0.2, 0.4)
         )
         assert len(large.train) < len(small.train)
         with pytest.raises(OptionError, match=r"--val-fraction 0\.2 has no meaning here: .*70, 10 and 20 %"):
-            load(path, DataConfig(val_fraction=0.2, **options))
+            load_data(path, DataConfig(val_fraction=0.2, **options))

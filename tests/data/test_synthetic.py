@@ -7,37 +7,37 @@ import pytest
 import torch
 
 from tstk.core.rng import SampleRNG
-from tstk.data import DataConfig, load
+from tstk.data import DataConfig, load_data
 from tstk.data.synthetic import CausalGraphGenerator, _build_kernel_bank, _sample_gaussian_process
 from tstk.errors import OptionError
 
 
 def test_a_series_is_a_function_of_the_seed_and_its_number_alone():
-    data = load("synthetic", DataConfig(synthetic_count=40, length=64))
+    data = load_data("synthetic", DataConfig(synthetic_count=40, length=64))
     together = data.train.batch(torch.arange(40))
     torch.testing.assert_close(data.train.batch(torch.tensor([31, 7])).x, together.x[[31, 7]], rtol=0, atol=1e-5)
-    again, other = (load("synthetic", DataConfig(synthetic_count=40, length=64, synthetic_seed=s)) for s in (0, 1))
+    again, other = (load_data("synthetic", DataConfig(synthetic_count=40, length=64, synthetic_seed=s)) for s in (0, 1))
     assert torch.equal(again.train.batch(torch.arange(40)).x, together.x)
     assert not torch.allclose(other.train.batch(torch.arange(40)).x, together.x)
     assert together.sample_id.tolist() == list(range(40))
 
 
 def test_training_and_validation_have_no_series_in_common():
-    data = load("synthetic", DataConfig(synthetic_count=30, length=32))
+    data = load_data("synthetic", DataConfig(synthetic_count=30, length=32))
     some, others = (part.batch(torch.arange(30)).x.flatten(1) for part in (data.train, data.val))
     assert torch.cdist(some, others).min() > 0.1
     assert torch.pdist(some).min() > 0.1
 
 
 def test_series_are_finite_and_keep_the_size_that_was_asked_for():
-    data = load("synthetic", DataConfig(synthetic_count=300, synthetic_channels=3, length=50))
+    data = load_data("synthetic", DataConfig(synthetic_count=300, synthetic_channels=3, length=50))
     x = data.train.batch(torch.arange(300)).x
     assert x.shape == (300, 3, 50)
     assert x.isfinite().all()
     assert (x.std(2) > 0.05).float().mean() > 0.98
     assert data.spec.channels == 3
     assert not data.split_channels
-    assert load("synthetic", DataConfig(synthetic_count=5)).split_channels
+    assert load_data("synthetic", DataConfig(synthetic_count=5)).split_channels
 
 
 def test_channels_of_one_series_are_related():
@@ -72,22 +72,22 @@ def test_every_kernel_has_unit_variance():
 def test_a_number_that_the_generator_cannot_use_is_refused_by_name(options):
     name = next(iter(options)).replace("_", "-")
     with pytest.raises(OptionError, match=f"--{name}"):
-        load("synthetic", DataConfig(**options))
+        load_data("synthetic", DataConfig(**options))
 
 
 @pytest.mark.parametrize("name", ["count", "channels", "kernels", "seed"])
 def test_options_of_the_generator_are_refused_for_other_data(name):
     with pytest.raises(OptionError, match=f"--synthetic-{name} 3 .*; it is for --data synthetic"):
-        load("har-demo", DataConfig(**{f"synthetic_{name}": 3}))
+        load_data("har-demo", DataConfig(**{f"synthetic_{name}": 3}))
 
 
 def test_generated_series_are_not_learnt_from_together_with_others():
     with pytest.raises(OptionError, match="synthetic series are generated"):
-        load("har-demo, synthetic")
+        load_data("har-demo, synthetic")
 
 
 def test_generated_series_are_described():
-    facts = load("synthetic", DataConfig(synthetic_count=100, length=32)).describe()
+    facts = load_data("synthetic", DataConfig(synthetic_count=100, length=32)).describe()
     assert facts["parts"]["train"]["size"] == 100
     assert facts["parts"]["train"]["missing"] == 0
 
@@ -95,8 +95,8 @@ def test_generated_series_are_described():
 @pytest.mark.slow
 def test_a_seed_gives_the_same_series_in_another_process():
     code = (
-        "import torch; torch.set_num_threads(1); from tstk.data import DataConfig, load;"
-        "data = load('synthetic', DataConfig(synthetic_count=9, length=32));"
+        "import torch; torch.set_num_threads(1); from tstk.data import DataConfig, load_data;"
+        "data = load_data('synthetic', DataConfig(synthetic_count=9, length=32));"
         "print(data.train.batch(torch.arange(9)).x.double().sum().item())"
     )
     results = [

@@ -97,9 +97,9 @@ def test_a_classifier_of_few_series_trains_on_all_of_them_by_default(monkeypatch
 
 def test_an_estimator_is_what_the_command_line_trains(tmp_path):
     import tstk
-    from tstk.data import load
+    from tstk.data import load_data
 
-    data = load("har-demo")
+    data = load_data("har-demo")
     x = np.concatenate([data.train.x.numpy(), data.val.x.numpy()])
     y = np.concatenate([data.train.y.numpy(), data.val.y.numpy()])
     model = SeriesClassifier(encoder="bert", head="cot", steps=3, **TINY).fit(x, y)

@@ -11,7 +11,7 @@ import tstk.evaluation.features
 import tstk.evaluation.probe
 from tstk.cli import cli
 from tstk.config.resolve import resolve_config
-from tstk.data import load as load_data
+from tstk.data import load_data
 from tstk.errors import DataError, IncompatibleError, OptionError, UnknownNameError
 from tstk.evaluation import probe_classifiers
 from tstk.evaluation.baselines import score_classification_baselines

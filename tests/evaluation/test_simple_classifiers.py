@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tstk.core.types import Spec
-from tstk.data import DataConfig, load
+from tstk.data import DataConfig, load_data
 from tstk.data.datasets import SeriesDataset
 from tstk.evaluation import baselines, simple_classifiers
 from tstk.evaluation.baselines import score_classification_baselines
@@ -49,11 +49,11 @@ def nearest(data):
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=slow if n in LARGE else ()) for n in PUBLISHED])
 def test_the_nearest_neighbour_scores_what_the_archive_publishes(archive, name):
-    assert nearest(load(name, DataConfig(data_root=str(archive)))) == PUBLISHED[name]
+    assert nearest(load_data(name, DataConfig(data_root=str(archive)))) == PUBLISHED[name]
 
 
 def test_the_nearest_neighbour_scores_on_the_embedded_set_what_its_readme_says():
-    assert nearest(load()) == 0.4537
+    assert nearest(load_data()) == 0.4537
 
 
 def some_part(count, seed, channels=2, length=12, classes=3, holes=0.2):
@@ -125,9 +125,10 @@ def test_a_classifier_that_would_take_too_long_is_skipped_with_the_reason(monkey
 
 def test_validation_series_are_training_series_only_if_they_were_split_off(npz, tmp_path):
     np.savez(tmp_path / "val.npz", **{k: v for k, v in np.load(npz).items() if k.endswith("_test")})
-    assert sum(map(len, load(npz).training_splits)) == 24
-    assert [len(part) for part in load(npz, DataConfig(val_data="test")).training_splits] == [24]
-    assert [len(part) for part in load(npz, DataConfig(val_data=str(tmp_path / "val.npz"))).training_splits] == [24]
+    assert sum(map(len, load_data(npz).training_splits)) == 24
+    assert [len(part) for part in load_data(npz, DataConfig(val_data="test")).training_splits] == [24]
+    config = DataConfig(val_data=str(tmp_path / "val.npz"))
+    assert [len(part) for part in load_data(npz, config).training_splits] == [24]
 
 
 def test_a_run_is_scored_beside_the_classifiers_and_again_without_its_training_data(run, npz, tmp_path):

@@ -29,7 +29,7 @@ def own_registry(forget_components):
 
 
 @pytest.fixture
-def mine(monkeypatch):
+def imported_module(monkeypatch):
     """The module of a user, imported by its plain name."""
     monkeypatch.syspath_prepend(MINE.parent)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
@@ -152,8 +152,8 @@ def test_an_import_path_that_was_not_typed_is_not_followed():
 
 
 @pytest.mark.parametrize("name", ["Layer", "Wide", "Smooth"])
-def test_the_signature_of_a_live_class_is_the_one_read_from_its_source(mine, name):
-    assert read_signature(getattr(mine, name)) == read_signature(f"mine:{name}")
+def test_the_signature_of_a_live_class_is_the_one_read_from_its_source(imported_module, name):
+    assert read_signature(getattr(imported_module, name)) == read_signature(f"mine:{name}")
 
 
 def test_the_hash_follows_the_methods_and_literals_of_a_class_and_not_its_place():

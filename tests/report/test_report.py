@@ -18,7 +18,7 @@ from tstk.cli import cli
 from tstk.config.records import RunConfig
 from tstk.config.resolve import resolve_config
 from tstk.core.rng import SampleRNG
-from tstk.data import load as load_data
+from tstk.data import load_data
 from tstk.errors import CheckpointError, TstkError
 from tstk.report import load_context, predictions, write_report
 from tstk.report.page import Section

@@ -9,7 +9,7 @@ import torch
 from tstk.config.records import RunConfig, RunResult
 from tstk.config.resolve import resolve_config
 from tstk.core.types import Spec
-from tstk.data import load as load_data
+from tstk.data import load_data
 from tstk.errors import CheckpointError, OptionError
 from tstk.runs.build import build_pipeline
 from tstk.runs.checkpoint import initialize_for_training, load, read_weights, save_run_config, save_weights

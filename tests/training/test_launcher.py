@@ -131,12 +131,12 @@ def test_of_two_processes_started_by_torchrun_one_writes_and_prints(npz, tmp_pat
 
 
 def test_a_batch_size_that_the_processes_do_not_divide_is_refused(npz, tmp_path):
-    from tstk.data.load import load
+    from tstk.data.load import load_data
     from tstk.errors import OptionError
     from tstk.training.config import TrainConfig
     from tstk.training.loader import BatchLoader
 
-    part = load(npz).train
+    part = load_data(npz).train
     with pytest.raises(OptionError, match="multiple of 3, the number of processes"):
         BatchLoader(part, TrainConfig(batch_size=8), (1, 3))
     epochs_by_rank = [

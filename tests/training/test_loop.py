@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tstk.config.resolve import resolve_config
-from tstk.data.load import load
+from tstk.data.load import load_data
 from tstk.errors import DataError, OptionError, TrainingError
 from tstk.evaluation.evaluate import accuracy_standard_error, evaluate
 from tstk.runs import checkpoint
@@ -136,7 +136,7 @@ def test_evaluation_changes_neither_weights_nor_mode_nor_later_masks(npz):
 
 
 def test_balanced_batches_have_classes_alike_often_and_a_key_for_each_place(npz):
-    part = load(npz).train
+    part = load_data(npz).train
     part = part.select(torch.cat([torch.where(part.y == 0)[0], torch.where(part.y == 1)[0][:2]]))
     part.y = part.y.clone()
     part.y[0] = -1
@@ -176,7 +176,7 @@ def test_two_small_batches_train_like_one_of_twice_the_size(npz):
 
 
 def test_every_series_is_seen_once_an_epoch_in_an_order_of_its_own(npz):
-    data = load(npz)
+    data = load_data(npz)
     batches = BatchLoader(data.train, TrainConfig(batch_size=4, grad_accum_steps=2, seed=1))
     orders = []
     for epoch in (1, 2):
@@ -374,7 +374,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_the_best_weights_a
     assert len(rows) == 2
     best = max(rows, key=lambda r: (r["val"]["accuracy"], r["epoch"]))
     pipeline = checkpoint.load(run)
-    data = load(json.loads((run / "config.json").read_text())["config"]["data"]["use"])
+    data = load_data(json.loads((run / "config.json").read_text())["config"]["data"]["use"])
     assert evaluate(pipeline, data.val) == pytest.approx(best["val"], rel=1e-6)
 
 

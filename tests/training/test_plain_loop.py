@@ -11,7 +11,7 @@ from tstk.runs.checkpoint import initialize_for_training
 def test_twelve_lines_of_plain_torch_train_a_classifier(npz):
     config = resolve_config(("mine", {"encoder": {"depth": 1, "dim": 32}, "head": "linear"}))
     torch.manual_seed(0)
-    data = tstk.data.load(npz)
+    data = tstk.data.load_data(npz)
     pipeline, _ = initialize_for_training(config, data.spec)
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
@@ -30,7 +30,7 @@ def test_twelve_lines_of_plain_torch_train_a_classifier(npz):
 
 
 def test_a_plain_loop_pretrains_and_its_masks_follow_torchs_seed(npz):
-    data = tstk.data.load(npz)
+    data = tstk.data.load_data(npz)
     losses = []
     for seed in (0, 0, 1):
         torch.manual_seed(7)

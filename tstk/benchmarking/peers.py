@@ -26,7 +26,7 @@ from tstk.core.linear_map import get_last_value
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import WindowDataset
-from tstk.data.load import load
+from tstk.data.load import load_data
 from tstk.errors import DataError, OptionError, UnknownNameError, did_you_mean
 from tstk.evaluation.baselines import Forecaster, estimate_period, score_forecaster, seasonal_naive
 from tstk.evaluation.evaluate import accuracy_standard_error, classification_metrics
@@ -39,7 +39,7 @@ from tstk.evaluation.simple_classifiers import (
     gather_labelled_arrays,
 )
 from tstk.plugins.distribution import format_install_command
-from tstk.training.devices import limit_threads as cpu_threads
+from tstk.training.devices import limit_threads
 
 PEER_PREFIX = "peer:"
 
@@ -173,12 +173,12 @@ def make_peer_runner(name: str, build_config: Callable[[str, int], Config]) -> C
 
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
         config = build_config(data, seed)
-        dataset = load(data, DataConfig.from_config(config))
+        dataset = load_data(data, DataConfig.from_config(config))
         if dataset.task != "classification" or dataset.test is None or dataset.test.y is None:
             raise DataError(f"{dataset.name}: a peer needs labelled series with a training and a test split")
         train = gather_labelled_arrays(dataset.training_splits, dataset.spec.length)
         test = gather_labelled_arrays([dataset.test], dataset.spec.length)
-        with cpu_threads(config.options("train")["threads"]):
+        with limit_threads(config.options("train")["threads"]):
             classifier = peer.build(seed, torch.get_num_threads())
             start = time.perf_counter()
             classifier.fit(train)
@@ -209,10 +209,10 @@ def _make_forecaster_runner(name: str, build_config: Callable[[str, int], Config
 
     def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
         config = build_config(data, seed)
-        dataset = load(data, DataConfig.from_config(config))
+        dataset = load_data(data, DataConfig.from_config(config))
         if dataset.task != "forecasting" or dataset.test is None:
             raise DataError(f"{dataset.name}: {PEER_PREFIX}{name} forecasts, and this is not a table with a test split")
-        with cpu_threads(config.options("train")["threads"]):
+        with limit_threads(config.options("train")["threads"]):
             start = time.perf_counter()
             forecaster, description = PEER_FORECASTERS[name](dataset)
             fitted = time.perf_counter()

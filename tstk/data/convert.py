@@ -28,12 +28,12 @@ def convert(
     config: DataConfig = DataConfig(),
     on_progress: ProgressCallback = lambda done, total: None,
 ) -> dict[str, tuple[int, ...]]:
-    """Write the splits of a data set as float32 arrays X_train, y_train, ... that `load` reads again.
+    """Write the splits of a data set as float32 arrays X_train, y_train, ... that `load_data` reads again.
 
     Values are not scaled. A table is split in time first; other data keep the splits of their files.
 
     Args:
-        name_or_path: a name, file or folder, as for `load`
+        name_or_path: a name, file or folder, as for `load_data`
         out: a file that ends in .npz, or a folder to create
         config: of its options, those of `CONVERT_OPTIONS`
         on_progress: called with the number of series written and their total number

@@ -1,4 +1,4 @@
-"""`load` turns a name or a path into a `DataModule`. This module imports nothing heavy until it is called."""
+"""`load_data` turns a name or a path into a `DataModule`. This module imports nothing heavy until it is called."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tstk.data.data_module import DataModule
 
 
-def load(name_or_path: str = "har-demo", config: DataConfig = DataConfig()) -> DataModule:
+def load_data(name_or_path: str = "har-demo", config: DataConfig = DataConfig()) -> DataModule:
     """Read a data set, split it, and compute the statistics that standardize it.
 
     Args:
@@ -90,7 +90,7 @@ def _load_several(names: str, config: DataConfig) -> DataModule:
         "conditioning",
     )
     own_config = replace(config, split_channels=False)  # `concat` splits them all
-    return concat([load(name_or_path, own_config) for name_or_path in names_or_paths])
+    return concat([load_data(name_or_path, own_config) for name_or_path in names_or_paths])
 
 
 def load_split(
@@ -106,7 +106,7 @@ def load_split(
     Of a data set with several splits this is the test split; of a table, all rows.
 
     Args:
-        name_or_path: a name, file or folder, as for `load`
+        name_or_path: a name, file or folder, as for `load_data`
         input_schema: from `DataModule.input_schema` of the training data
         data_root: folder to search for data sets by name
         label_column: column or array that holds the labels, if it has an unusual name
@@ -132,7 +132,7 @@ def read_splits(
     """Read the files of a data set, without splitting or scaling them further.
 
     Args:
-        name_or_path: a name, file or folder, as for `load`
+        name_or_path: a name, file or folder, as for `load_data`
         data_root: folder to search for data sets by name
         label_column: column or array that holds the labels, if it has an unusual name
 

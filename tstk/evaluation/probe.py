@@ -23,7 +23,7 @@ from tstk.core.types import Series, Split
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import SeriesDataset
-from tstk.data.load import load as load_data
+from tstk.data.load import load_data
 from tstk.data.splits import subsample_per_class
 from tstk.errors import DataError, OptionError
 from tstk.evaluation.baselines import Baselines, score_classification_baselines

@@ -1,6 +1,6 @@
 """Baseline classifiers that a model should beat: nearest neighbour, and logistic regression on summary features.
 
-    data = load("GunPoint")
+    data = load_data("GunPoint")
     classifier = NearestNeighbor().fit(gather_labelled_arrays(data.training_splits, data.spec.length))
     classifier.predict(gather_labelled_arrays([data.test], data.spec.length))      # [N] class index
 

@@ -26,8 +26,7 @@ from tstk.data.catalog import get_reader, locate
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset
-from tstk.data.load import load as load_data
-from tstk.data.load import load_split
+from tstk.data.load import load_data, load_split
 from tstk.errors import DataError, OptionError, TstkError
 from tstk.evaluation.baselines import Baselines, score_baselines, score_forecaster, score_majority_class
 from tstk.evaluation.evaluate import evaluate, iter_batches

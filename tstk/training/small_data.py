@@ -39,15 +39,15 @@ def read_data(config: Config, data_root: str | None = None) -> DataModule:
         config: resolved
         data_root: folder in which data sets are found by name; None for the config's
     """
-    from tstk.data.load import load
+    from tstk.data.load import load_data
 
     name, data_config = config.values["data"]["use"], DataConfig.from_config(config)
     if data_root is not None:
         data_config = replace(data_config, data_root=data_root)
-    data = load(name, data_config)
+    data = load_data(name, data_config)
     is_default = data_config.val_fraction is None and data.val_from_train and data.task == "classification"
     if is_default and not resolve_val_fraction(config, sum(map(len, data.training_splits))):
-        data = load(name, replace(data_config, val_fraction=0.0))
+        data = load_data(name, replace(data_config, val_fraction=0.0))
     return data
 
 

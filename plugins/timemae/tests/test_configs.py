@@ -7,7 +7,7 @@ from tstk.config.resolve import find_config, resolve_config
 from tstk.config.toml import read_toml
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec
-from tstk.data.load import load
+from tstk.data.load import load_data
 from tstk.evaluation.evaluate import evaluate
 from tstk.runs import checkpoint
 from tstk.runs.build import build_pipeline, validate_on_meta
@@ -78,7 +78,7 @@ def test_a_bert_of_width_256_has_the_published_size():
 
 def test_nine_of_sixteen_tokens_of_har_are_masked():
     pipeline = bound(load_config("pretrain"))
-    data = load()
+    data = load_data()
     series = data.train.batch(torch.arange(4))
     step_output = pipeline(series, SampleRNG(0, 1, series.sample_id))
     assert step_output.visible.values.shape[:2] == (4, 7)
@@ -99,7 +99,7 @@ def test_the_loss_falls_on_the_demo_set(encoder, decoder):
         "decoder": {"use": decoder, "depth": 2},
         "loss": {"use": "timemae", "codes": 32},
     }
-    data = load()
+    data = load_data()
     torch.manual_seed(0)
     pipeline, _ = initialize_for_training(resolve_config(("test", tables)), data.spec)
     pipeline.mean.copy_(data.mean[:, None])

@@ -12,8 +12,7 @@ from tstk_plugins_vqshape.tokenizer import VQShape
 
 from tstk.cli import cli
 from tstk.core.types import Series, Spec
-from tstk.data import DataConfig
-from tstk.data import load as load_data
+from tstk.data import DataConfig, load_data
 from tstk.errors import CheckpointError, DataError, IncompatibleError, OptionError
 from tstk.runs.checkpoint import load
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tstk.config.records import RunConfig
 from tstk.data.config import DataConfig
-from tstk.data.load import load as load_data
+from tstk.data.load import load_data
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
 from tstk.inference.tokenize import compute_codes, get_codebook

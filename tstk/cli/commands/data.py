@@ -43,9 +43,9 @@ def list_(data_root: str | None, json_: bool) -> None:
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
 def info(data: str, json_: bool, **options: Any) -> None:
     """Describe a data set: sizes, lengths, classes, missing values, ranges, splits, duplicates."""
-    from tstk.data import load
+    from tstk.data import load_data
 
-    description = load(data, DataConfig(**options)).describe()
+    description = load_data(data, DataConfig(**options)).describe()
     if json_:
         print_json(description)
     else:
