@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class FitResult(ShortRepr):
-    """The result of training.
+    """The result of training: metrics of all epochs, and the weights of the selected one.
 
     Args:
         history: metrics of each epoch
