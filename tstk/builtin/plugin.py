@@ -103,6 +103,13 @@ def tstk_entries() -> Iterator[Entry]:
         "InfoNCE between two crops of each series",
         paper="Mantis, arXiv:2502.15637",
     )
+    yield Entry(
+        "loss",
+        "hierarchical-contrastive",
+        f"{_HERE}.losses.hierarchical_contrastive:HierarchicalContrastive",
+        "Contrast tokens of two overlapping crops, with other series and other times",
+        paper="TS2Vec, arXiv:2106.10466",
+    )
     yield Entry("loss", "reconstruct", f"{_HERE}.losses.reconstruct:Reconstruct", "Autoencoding without masking")
     yield Entry("loss", "next-code", f"{_HERE}.losses.next_code:NextCode", "Next-token prediction over a codebook")
 
