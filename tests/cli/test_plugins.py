@@ -21,6 +21,7 @@ def test_check_counts_and_says_what_failed(tstk, monkeypatch):
     assert result.exit_code == 1
     assert "plugin:fails" in result.stdout
     assert "it is too loud" in result.stdout
+    assert "tstk/builtin/plugin.py" in result.stdout  # where to look
     assert result.stdout.endswith("4 checks: 3 passed, 1 failed\n")
     states = [row["state"] for row in json.loads(tstk("plugins", "check", "tstk", "--json").stdout)]
     assert states.count("failed") == 1

@@ -1,6 +1,8 @@
 """The kit finds what it is there to find, says it with shapes, and counts what it did not look at."""
 
 import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def announced(monkeypatch):
     """Make a plugin `made-up` known that has these entries, and these literals beside its hook."""
 
     def announce(*entries, **literals):
-        module = type(sys)("made_up_plugin")
+        module = module_from_spec(ModuleSpec("made_up_plugin", None))
         vars(module).update(literals)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         plugin = Plugin("made", "made-up", "1", module.__name__, list(entries))
@@ -122,6 +124,23 @@ def test_a_part_that_fits_nowhere_fails_once_and_the_rest_says_so(announced, mon
     assert [o.state for o in outcomes].count("failed") == 1
     assert "head 'demanding' needs" in outcomes[0].reason
     assert {o.state for o in outcomes[1:]} == {"not applicable"}
+
+
+def test_a_failed_check_names_the_line_of_the_component_or_the_one_that_raised(announced, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
+    announced(entry_of(faulty.Wide))
+    lines = Path(faulty.__file__).read_text().splitlines()
+    wide = next(c for c in list_cases("made-up") if str(c) == "tokenizer:wide:has_declared_shapes")
+    place, _, line = kit.run_case(wide).location.rpartition(":")
+    assert place.endswith("tests/made_up/faulty.py")
+    assert lines[int(line) - 1] == "class Wide(_P):"
+    monkeypatch.setattr(faulty.Wide, "forward", faulty.Raising.forward)
+    outcome = kit.run_case(wide)
+    assert outcome.reason == "RuntimeError: a bug"
+    assert lines[int(outcome.location.rpartition(":")[2]) - 1].strip() == 'raise RuntimeError("a bug")'
+    with pytest.raises(RuntimeError) as raised:
+        wide()
+    assert raised.value.__notes__ == [f"see {outcome.location}"]
 
 
 def test_a_plugin_that_is_not_there_is_answered_with_the_nearest():

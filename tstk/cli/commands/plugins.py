@@ -64,6 +64,7 @@ def check(names: tuple[str, ...], json_: bool, mixes: bool) -> None:
     def print_outcome(outcome: Outcome) -> None:
         if outcome.state == "failed":
             click.echo(f"{click.style('failed', fg='red')}  {outcome.case}\n        {outcome.reason}")
+            click.echo(f"        {outcome.location}")
         elif outcome.state == "expected failure":
             print_note(f"expected failure  {outcome.case}: {outcome.reason}")
 
@@ -73,13 +74,13 @@ def check(names: tuple[str, ...], json_: bool, mixes: bool) -> None:
         if not json_:
             click.echo((f"{name}: " if names[1:] else "") + str(reports[name]))
     rows = [
-        {"plugin": name, "check": str(o.case), "state": o.state, "reason": o.reason}
+        {"plugin": name, "check": str(o.case), "state": o.state, "reason": o.reason, "location": o.location}
         for name, report in reports.items()
         for o in report.outcomes
     ]
     for name in names if mixes else ():
         mix_rows = [
-            {"plugin": name, "mix": str(m), "state": m.state, "reason": m.reason}
+            {"plugin": name, "mix": str(m), "state": m.state, "reason": m.reason, "location": ""}
             for m in try_mixes(find_plugin(name).dist)
         ]
         rows += mix_rows
