@@ -31,6 +31,14 @@ def test_check_of_an_unknown_plugin_suggests(refused):
     assert "Did you mean 'tstk'?" in refused("plugins", "check", "tsk")
 
 
+def test_new_prints_the_files_and_the_next_commands_and_extends_a_plugin(tstk, tmp_path, refused):
+    assert tstk("plugins", "new", "foam", "--kind", "head").exit_code == 0
+    said = tstk("plugins", "new", "spray", "--kind", "kernel", "--into", "foam").stdout.splitlines()
+    assert said[:2] == ["foam/tstk_plugins_foam/spray_kernel.py", "foam/tstk_plugins_foam/plugin.py"]
+    assert said[-2:] == ["  tstk show kernel nearest_code/spray", "  tstk plugins check tstk-plugins-foam"]
+    assert "give one of them" in refused("plugins", "new", "a", "--out", "b", "--into", "foam")
+
+
 LATER = """
 import tstk.plugins.registry
 tstk.plugins.registry.INTERFACE_VERSION = 2
