@@ -33,8 +33,8 @@ def command() -> None:
     "--kind",
     default="tokenizer",
     show_default=True,
-    metavar="|".join(KINDS),
-    help="kind of component",
+    metavar="KIND",
+    help=f"what to add: {', '.join(KINDS)}",
     shell_complete=completion.complete_choices(*KINDS),
 )
 @rich_click.option("--out", metavar="DIR", help="folder to create; NAME if not given")
