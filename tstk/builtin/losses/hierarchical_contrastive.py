@@ -24,7 +24,8 @@ class HierarchicalContrastive(Loss):
     those of the same series at other times (equation 1). Both losses are averaged over resolutions, from one token to
     the whole series, by max-pooling pairs of tokens.
 
-    Unlike the paper, samples are hidden before the tokenizer, so that a token may be partly hidden.
+    Unlike the paper, samples are hidden before the tokenizer, so that a token may be partly hidden. An encoder with
+    absolute position embeddings may tell times apart by these alone; that of the paper has none.
 
     Args:
         crop: largest fraction of a series outside the overlap
