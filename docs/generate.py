@@ -1,26 +1,36 @@
 """Writes the pages of the documentation that are made of the code: `make docs`, or one: `generate.py api.pyi`.
 
+docs/reference/python.md        the public classes and functions, from their docstrings
 docs/reference/components.md    every component of the core and of the plugins in this repository
 docs/reference/commands.md      every command
 docs/mixes.md                   which components train together; tried, in a minute or two
 docs/export.md                  which pipelines leave as a graph, and how far from themselves; tried, in some minutes
 tstk/api.pyi                    the options of tstk.fit and tstk.build, for type checkers and editors
 
-A test says when they are no longer what the code says.
+`python docs/generate.py python commands` writes these pages alone. A test says when they are no longer what the code
+says.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
+import itertools
+import re
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tstk import api
+import tstk
+from tstk import api, errors
 from tstk.cli.commands.show import format_default, suggest_command
+from tstk.core.interfaces import Slot
+from tstk.data.containers import SeriesSet, Table
 from tstk.plugins.hooks import SLOTS, Entry
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
@@ -32,12 +42,113 @@ HERE = Path(__file__).parent
 GENERATED_NOTICE = "Made by `make docs` from the code; change it there."
 ORDER = ("tokenizer", "encoder", "loss", "decoder", "head")
 STEPS = 3
+PYTHON_SECTIONS: dict[str, tuple[Any, ...]] = {
+    "Functions": (tstk.fit, tstk.resume, tstk.load, tstk.build, tstk.build_component, tstk.list_components),
+    "Records": (tstk.Spec, tstk.Series, tstk.Tokens, tstk.StepOutput),
+    "Slots": (Slot, tstk.Tokenizer, tstk.Encoder, tstk.Decoder, tstk.Head, tstk.Loss),
+    "Pipeline and random numbers": (tstk.Pipeline, tstk.SampleRNG),
+    "Plugins": (tstk.Entry, tstk.Callback),
+    "Data": (SeriesSet, Table),
+    "Errors": tuple(e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, tstk.TstkError)),
+}
+"""What the page of the Python interface describes."""
 
 
 def list_own_distributions() -> set[str]:
     """The core, and the distributions of the plugins in this repository."""
     projects = (HERE.parent / "plugins").glob("*/pyproject.toml")
     return {"tstk", *(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["name"] for path in projects)}
+
+
+def render_python() -> str:
+    """The page of the Python interface."""
+    lines = ["# Python interface", "", GENERATED_NOTICE, ""]
+    lines += [
+        "Symbols: `B` batch, `C` channels, `T` samples, `N` and `M` tokens, `D` width of a token, `K` width of a "
+        "target, `A` position axes, `H` horizon, `S` sample paths. Names without a module are imported from `tstk`.",
+        "",
+    ]
+    for section, objects in PYTHON_SECTIONS.items():
+        links = (f"[`{o.__name__}`](#{o.__name__.lower()})" for o in objects)
+        lines += [f"- {section}: {', '.join(links)}"]
+    for section, objects in PYTHON_SECTIONS.items():
+        lines += ["", f"## {section}"]
+        for o in objects:
+            module = "" if hasattr(tstk, o.__name__) else f"`{o.__module__}`. "
+            lines += ["", f"### {o.__name__}", "", *_render_signature(o.__name__, o), "", *_render_docstring(o, module)]
+            if inspect.isclass(o):
+                lines += [line for member in _render_members(o) for line in ("", *member)]
+    return "\n".join(lines) + "\n"
+
+
+def _render_members(cls: type) -> Iterator[list[str]]:
+    """Class attributes with a docstring, then public methods and properties, in the order of the source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    attributes = []
+    for node, after in itertools.pairwise(body.body):
+        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            declaration = re.sub(r"ClassVar\[(.*)\](?= =|$)", r"\1", ast.unparse(node))
+            attributes.append(f"- `{declaration}`: {_escape_markdown(_join_lines(str(after.value.value)))}")
+    if attributes:
+        yield attributes
+    for name, member in vars(cls).items():
+        method = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+        if name.startswith("_") or not (inspect.isfunction(method) or isinstance(member, property)):
+            continue
+        title = f"{cls.__name__}.{name}"
+        signature = ["Property."] if isinstance(member, property) else _render_signature(title, method, drop_first=True)
+        yield [f"#### {title}", "", *signature, "", *_render_docstring(member)]
+
+
+def _render_signature(name: str, obj: Callable[..., Any], drop_first: bool = False) -> list[str]:
+    """The signature as a block of code, one parameter a line if it is long."""
+    if isinstance(obj, type) and issubclass(obj, Exception):
+        return ["```py", f"class {name}({', '.join(base.__name__ for base in obj.__bases__)})", "```"]
+    signature = inspect.signature(obj)
+    parameters = list(signature.parameters.values())[drop_first:]
+    texts = [_render_parameter(p) for p in parameters]
+    first = next((i for i, p in enumerate(parameters) if p.kind == p.KEYWORD_ONLY), None)
+    if first is not None and not any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        texts.insert(first, "*")
+    result = "" if inspect.isclass(obj) else f" -> {signature.return_annotation}"
+    line = f"{name}({', '.join(texts)}){result}"
+    if len(line) > 100:
+        line = f"{name}(\n    " + ",\n    ".join(texts) + f",\n){result}"
+    return ["```py", line, "```"]
+
+
+def _render_parameter(parameter: inspect.Parameter) -> str:
+    stars = (
+        "*" if parameter.kind == parameter.VAR_POSITIONAL else "**" if parameter.kind == parameter.VAR_KEYWORD else ""
+    )
+    default = "{}" if repr(parameter.default) == "<factory>" else repr(parameter.default)
+    return f"{stars}{parameter.name}: {parameter.annotation}" + (
+        "" if parameter.default is parameter.empty else f" = {default}"
+    )
+
+
+def _render_docstring(obj: Any, prefix: str = "") -> list[str]:
+    """A Google-style docstring: its text, then its sections as lists."""
+    text, *sections = re.split(r"^(Args|Returns|Yields|Raises):\n", inspect.getdoc(obj) or "", flags=re.MULTILINE)
+    lines = [prefix + _escape_markdown(_join_paragraphs(text))]
+    for title, content in zip(sections[::2], sections[1::2], strict=True):
+        content = textwrap.dedent(content.rstrip())
+        if title in ("Returns", "Yields"):
+            lines += ["", f"**{title}** {_escape_markdown(_join_lines(content))}"]
+            continue
+        lines += ["", f"**{title}**", ""]
+        for item in re.split(r"\n(?=\S)", content):
+            name, _, help_text = item.partition(": ")
+            lines.append(f"- `{name}`: {_escape_markdown(_join_lines(help_text))}")
+    return lines
+
+
+def _escape_markdown(text: str) -> str:
+    """Escape what Markdown would take for emphasis or HTML, outside of code."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"([*<])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def render_components() -> str:
@@ -315,6 +426,7 @@ def _escape_cell(text: str) -> str:
 
 
 PAGES = {
+    HERE / "reference" / "python.md": render_python,
     HERE / "reference" / "components.md": render_components,
     HERE / "reference" / "commands.md": render_commands,
     HERE / "mixes.md": render_mixes,
@@ -324,7 +436,7 @@ PAGES = {
 
 if __name__ == "__main__":
     for page, make in PAGES.items():
-        if sys.argv[1:] and page.name not in sys.argv[1:]:
+        if sys.argv[1:] and not {page.name, page.stem} & set(sys.argv[1:]):
             continue
         page.parent.mkdir(exist_ok=True)
         page.write_text(make(), encoding="utf-8")

@@ -24,7 +24,7 @@ def generate():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["components", "commands"])
+@pytest.mark.parametrize("name", ["python", "components", "commands"])
 def test_a_reference_page_is_current(generate, name):
     page = ROOT / "docs" / "reference" / f"{name}.md"
     assert page.read_text(encoding="utf-8") == getattr(generate, f"render_{name}")(), "run make docs"

@@ -21,6 +21,7 @@ def test_check_counts_and_says_what_failed(tstk, monkeypatch):
     assert result.exit_code == 1
     assert "plugin:fails" in result.stdout
     assert "it is too loud" in result.stdout
+    assert "tstk/builtin/plugin.py" in result.stdout  # where to look
     assert result.stdout.endswith("4 checks: 3 passed, 1 failed\n")
     states = [row["state"] for row in json.loads(tstk("plugins", "check", "tstk", "--json").stdout)]
     assert states.count("failed") == 1
@@ -28,6 +29,14 @@ def test_check_counts_and_says_what_failed(tstk, monkeypatch):
 
 def test_check_of_an_unknown_plugin_suggests(refused):
     assert "Did you mean 'tstk'?" in refused("plugins", "check", "tsk")
+
+
+def test_new_prints_the_files_and_the_next_commands_and_extends_a_plugin(tstk, tmp_path, refused):
+    assert tstk("plugins", "new", "foam", "--kind", "head").exit_code == 0
+    said = tstk("plugins", "new", "spray", "--kind", "kernel", "--into", "foam").stdout.splitlines()
+    assert said[:2] == ["foam/tstk_plugins_foam/spray_kernel.py", "foam/tstk_plugins_foam/plugin.py"]
+    assert said[-2:] == ["  tstk show kernel nearest_code/spray", "  tstk plugins check tstk-plugins-foam"]
+    assert "give one of them" in refused("plugins", "new", "a", "--out", "b", "--into", "foam")
 
 
 LATER = """

@@ -173,3 +173,25 @@ def test_moving_a_series_keeps_every_field():
 
 def test_observed_mask_is_all_true_by_default():
     assert Series(torch.zeros(1, 2, 3)).observed_mask.all()
+
+
+def test_to_grid_puts_each_valid_token_into_its_cell_and_from_grid_reads_it_back():
+    tokens = tokens_of().gather(torch.randperm(10, generator=torch.Generator().manual_seed(3)).expand(3, 10))
+    tokens.values[~tokens.valid] = torch.nan  # invalid values are never used
+    tokens.values.requires_grad_()
+    grid, mask = tokens.to_grid(SPEC.grid_size), tokens.grid_mask(SPEC.grid_size)
+    want, filled = torch.zeros(3, 3, 5, 2), torch.zeros(3, 5, 2, dtype=torch.bool)
+    for i in range(3):
+        for j in range(10):
+            if tokens.valid[i, j]:
+                cell = divmod(int(tokens.grid_index[i, j]), 2)
+                want[(i, slice(None), *cell)] = tokens.values[i, j].detach()
+                filled[(i, *cell)] = True
+    assert torch.equal(grid, want)
+    assert torch.equal(mask, filled)
+    assert torch.equal(tokens.to_grid((10,)), want.flatten(2))
+    back = tokens.from_grid(grid)
+    assert torch.equal(back.values[tokens.valid], tokens.values[tokens.valid])
+    assert torch.equal(back.pos, tokens.pos)
+    (back.values * torch.arange(10.0)[:, None]).sum().backward()
+    assert torch.equal(tokens.values.grad, torch.where(tokens.valid, torch.arange(10.0), 0)[..., None].expand(3, 10, 3))

@@ -112,6 +112,7 @@ def author(tmp_path_factory):
 def test_every_block_is_followed_and_what_it_makes_works(author):
     assert author.ran == TEXT.count("\n```") // 2
     outputs = dict(author.said)
+    assert (author.folder / "runs" / "views-tuned" / "result.json").is_file()
     assert "Spectra of windows" in outputs["$ tstk show tokenizer tides"]
     assert list((author.folder / "dist").glob("tstk_plugins_tides-*.whl"))
     assert re.search(

@@ -36,6 +36,11 @@ class Wide(_P):
         return tokens.replace(values=torch.nn.functional.pad(tokens.values, (0, 1)))
 
 
+class Raising(_P):
+    def forward(self, series):
+        raise RuntimeError("a bug")
+
+
 class Silent(_P):
     caught, says = "provides_as_declared", "sets .*'target_dim'.* which provides does not list"
     provides = frozenset({"stride"})

@@ -1,6 +1,8 @@
 """The conformance kit finds each fault, reports shapes, and counts skipped checks."""
 
 import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ def register_plugin(monkeypatch):
     """Register a plugin `made-up` with these entries and module constants."""
 
     def announce(*entries, **literals):
-        module = type(sys)("made_up_plugin")
+        module = module_from_spec(ModuleSpec("made_up_plugin", None))
         vars(module).update(literals)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         plugin = Plugin("made", "made-up", "1", module.__name__, list(entries))
@@ -121,6 +123,23 @@ def test_a_component_that_fits_nowhere_fails_once_and_the_other_checks_are_skipp
     assert [o.state for o in outcomes].count("failed") == 1
     assert "head 'demanding' needs" in outcomes[0].reason
     assert {o.state for o in outcomes[1:]} == {"not applicable"}
+
+
+def test_a_failed_check_names_the_line_of_the_component_or_the_one_that_raised(register_plugin, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
+    register_plugin(entry_of(faulty.Wide))
+    lines = Path(faulty.__file__).read_text().splitlines()
+    wide = next(c for c in list_cases("made-up") if str(c) == "tokenizer:wide:has_declared_shapes")
+    place, _, line = case.run_case(wide).location.rpartition(":")
+    assert place.endswith("tests/support/faulty.py")
+    assert lines[int(line) - 1] == "class Wide(_P):"
+    monkeypatch.setattr(faulty.Wide, "forward", faulty.Raising.forward)
+    outcome = case.run_case(wide)
+    assert outcome.reason == "RuntimeError: a bug"
+    assert lines[int(outcome.location.rpartition(":")[2]) - 1].strip() == 'raise RuntimeError("a bug")'
+    with pytest.raises(RuntimeError) as raised:
+        wide()
+    assert raised.value.__notes__ == [f"see {outcome.location}"]
 
 
 def test_a_missing_plugin_is_an_error_with_a_suggestion():

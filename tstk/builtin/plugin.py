@@ -27,6 +27,10 @@ _COMPONENTS = {
     "loss forecast": ("forecast:Forecast", "Squared, absolute or Huber error of a forecast"),
     "loss masked": ("masked:Masked", "Masked autoencoding: predict the samples of masked tokens"),
     "loss contrastive": ("contrastive:Contrastive", "InfoNCE between two crops of each series"),
+    "loss hierarchical-contrastive": (
+        "hierarchical_contrastive:HierarchicalContrastive",
+        "Contrast tokens of two overlapping crops, with other series and other times",
+    ),
     "loss reconstruct": ("reconstruct:Reconstruct", "Autoencoding without masking"),
     "loss next-code": ("next_code:NextCode", "Next-token prediction over a codebook"),
 }
@@ -52,6 +56,7 @@ _PAPERS = {
     "head forecast": "PatchTST, arXiv:2211.14730",
     "loss masked": "MAE, arXiv:2111.06377",
     "loss contrastive": "Mantis, arXiv:2502.15637",
+    "loss hierarchical-contrastive": "TS2Vec, arXiv:2106.10466",
     "config finetune": "Kumar et al. 2022, arXiv:2202.10054",
     "recipe pretrain-small": "CauKer, arXiv:2508.02879",
 }

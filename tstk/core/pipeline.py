@@ -469,9 +469,7 @@ class Pipeline(nn.Module):
         """Scatter the predictions onto the grid, convert it to samples, and return the last `horizon` samples."""
         predictions, queries = step_output.predictions, step_output.queries
         assert predictions is not None
-        grid = predictions.new_zeros(predictions.shape[0], self.tokenizer.out.num_tokens, predictions.shape[-1])
-        index = queries.grid_index.masked_fill(~queries.valid, 0)[..., None].expand_as(predictions)
-        grid = grid.scatter_add(1, index, predictions * queries.valid[..., None])
+        grid = queries.replace(values=predictions).to_grid((self.tokenizer.out.num_tokens,)).mT
         length = self.spec.length + (self.spec.horizon or 0)
         return self.tokenizer.targets_to_series(grid, length)[..., self.spec.length :]
 
@@ -519,6 +517,4 @@ def get_head_spec(spec: Spec, encoder_spec: Spec, channels: str, per_channel: bo
 def _find_masked(visible: Tokens, queries: Tokens) -> Tensor:
     """Return [B, M] bool, True for queries that are not visible."""
     size = int(max(visible.grid_index.max(), queries.grid_index.max())) + 1
-    counts = torch.zeros(visible.grid_index.shape[0], size, device=visible.grid_index.device)
-    counts.scatter_add_(1, visible.grid_index, visible.valid.to(counts.dtype))
-    return queries.valid & (counts.gather(1, queries.grid_index) == 0)
+    return queries.valid & ~visible.grid_mask((size,)).gather(1, queries.grid_index)

@@ -246,6 +246,30 @@ class Tokens(ShortRepr):
         indices = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
         return self.gather(indices, torch.arange(width, device=indices.device) < count[:, None])
 
+    def to_grid(self, grid_size: Sequence[int]) -> Tensor:
+        """Return the values of valid tokens on the grid, [B, D, *grid_size]; zeros in all other cells.
+
+        For layers that need the neighbours of a token, such as convolutions; `from_grid` is the way back.
+
+        Args:
+            grid_size: `Spec.grid_size`, or `(Spec.num_tokens,)` for the flat grid
+        """
+        values = self.values.masked_fill(~self.valid[..., None], 0)
+        grid = values.new_zeros(values.shape[0], prod(grid_size), values.shape[-1])
+        grid = grid.scatter_add(1, self.grid_index[..., None].expand_as(values), values)
+        return grid.unflatten(1, tuple(grid_size)).movedim(-1, 1)
+
+    def grid_mask(self, grid_size: Sequence[int]) -> Tensor:
+        """Return [B, *grid_size] bool, True in the cells that have a valid token; `grid_size` as in `to_grid`."""
+        counts = self.grid_index.new_zeros(self.grid_index.shape[0], prod(grid_size))
+        counts = counts.scatter_add(1, self.grid_index, self.valid.to(counts.dtype))
+        return counts.unflatten(1, tuple(grid_size)) > 0
+
+    def from_grid(self, grid: Tensor) -> Tokens:
+        """Return these tokens with the values that `grid` [B, D, *grid_size] has in their cells."""
+        cells = grid.flatten(2).mT
+        return self.replace(values=cells.gather(1, self.grid_index[..., None].expand(-1, -1, cells.shape[-1])))
+
     def repeat(self, times: int) -> Tokens:
         """Stack the batch `times` times: [times * B, ...]."""
         if times == 1:

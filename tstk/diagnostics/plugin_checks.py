@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 from tstk.config.resolve import get_entry_file
 from tstk.errors import TstkError
 from tstk.plugins.distribution import get_distribution
 from tstk.plugins.hooks import Entry
+from tstk.plugins.location import find_definition_line
 from tstk.plugins.registry import Plugin, get_registry
 from tstk.plugins.signature import find_source_file
 
@@ -104,26 +103,12 @@ def _explain_bad_target(entry: Entry) -> str:
         if entry.kind in ("config", "recipe"):
             path = get_entry_file(entry)
             return "" if path.is_file() else f"the file {path} does not exist"
-        return "" if _is_defined(find_source_file(module), name) else f"{module} has no {name!r}"
+        source = find_source_file(module)
+        return "" if find_definition_line(source, name) else f"{source} has no {name!r}"
     except SyntaxError as e:
         return f"{module}, line {e.lineno}: {e.msg}"
     except (TstkError, OSError) as e:
         return str(e)
-
-
-def _is_defined(path: Path, name: str) -> bool:
-    """Return whether a module defines or imports a name at top level."""
-    if path.suffix != ".py":
-        return True
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        bound = {getattr(node, "name", "")}
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            bound |= {alias.asname or alias.name for alias in node.names}
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        bound |= {t.id for t in targets if isinstance(t, ast.Name)}
-        if name in bound or isinstance(node, ast.If | ast.Try):
-            return True
-    return False
 
 
 def _find_name_clashes(plugin: Plugin) -> list[str]:

@@ -21,6 +21,7 @@ import pluggy
 
 from tstk.errors import OptionError, TstkError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import INTERFACE_VERSION, KINDS, LOCAL, Entry, HookSpecs
+from tstk.plugins.location import locate_error
 
 
 @dataclass
@@ -119,6 +120,8 @@ class Registry:
                 raise
             plugin.entries = []
             plugin.error = " ".join((str(e) if isinstance(e, TstkError) else f"{type(e).__name__}: {e}").split())
+            if not isinstance(e, TstkError) and (place := locate_error(e, source.module)):
+                plugin.error += f" ({place})"
         plugin.load_ms = (time.perf_counter() - start) * 1000
         plugin.imports_torch = not had_torch and "torch" in sys.modules
         return plugin

@@ -1,4 +1,4 @@
-"""Write a new plugin package from the files in `templates/`; it passes its checks unchanged.
+"""Write a new plugin package, or add an entry to one, from the files in `templates/`; both pass their checks unchanged.
 
 The templates are a working package called `sketch`, whose names are replaced. `templates/all` has the files of every
 plugin, `templates/KIND` those that a kind adds.
@@ -6,19 +6,26 @@ plugin, `templates/KIND` those that a kind adds.
 
 from __future__ import annotations
 
+import ast
 import re
+import tomllib
 from pathlib import Path
 
 from tstk.errors import OptionError, did_you_mean
+from tstk.plugins.hooks import KINDS
 from tstk.plugins.registry import get_registry
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-TEMPLATE_KINDS = tuple(sorted(path.name for path in TEMPLATES.iterdir() if path.is_dir() and path.name != "all"))
-"""The kinds of components for which there is a template."""
 
 _TRIAL_COMMANDS = {
     "data": "tstk data info YOUR-FILE.NAME",
     "decoder": "tstk train --loss masked --decoder NAME --dry-run",
+    "recipe": "tstk run NAME",
+    "command": "tstk NAME --help",
+    "callback": "tstk train --callbacks NAME --steps 20",
+    "probe": "tstk probe RUN --classifier NAME",
+    "report": "tstk report RUN",
+    "kernel": "tstk kernels",
 }
 
 
@@ -27,7 +34,7 @@ def write_plugin(name: str, kind: str, folder: Path) -> list[Path]:
 
     Args:
         name: of the component; the distribution is called tstk-plugins-NAME
-        kind: one of `TEMPLATE_KINDS`
+        kind: one of `KINDS`
         folder: must not exist yet
 
     Returns:
@@ -37,34 +44,113 @@ def write_plugin(name: str, kind: str, folder: Path) -> list[Path]:
         OptionError: the kind is unknown, the name is not allowed or taken, or the folder exists
     """
     name = name.removeprefix("tstk-plugins-")
-    if kind not in TEMPLATE_KINDS:
-        raise OptionError(
-            f"--kind {kind}: expected one of {', '.join(TEMPLATE_KINDS)}.{did_you_mean(kind, TEMPLATE_KINDS)}"
-        )
+    _check_name(name, kind)
+    if folder.exists():
+        raise OptionError(f"{folder} already exists; choose another name, remove it, or add to it with --into {folder}")
+    replacements = _get_replacements(name, kind, f"tstk_plugins_{name.replace('-', '_')}")
+    files = {}
+    for template, relative_path in _list_templates(kind):
+        inner = "/".join(_substitute(part, replacements).replace("dot_", ".") for part in relative_path.parts)
+        files[folder / inner] = _substitute(template.read_text(encoding="utf-8"), replacements)
+    return _write_files(files)
+
+
+def add_to_plugin(name: str, kind: str, folder: Path) -> list[Path]:
+    """Add a working component to a plugin: its file, its entry in `plugin.py`, and the contract test if there is none.
+
+    Args:
+        name: of the component
+        kind: one of `KINDS`
+        folder: of the plugin, with its `pyproject.toml`
+
+    Returns:
+        the files written, `plugin.py` among them
+
+    Raises:
+        OptionError: the kind is unknown, the name is not allowed or taken, the folder is no plugin, the file exists, or
+            `plugin.py` has to be changed by hand
+    """
+    _check_name(name, kind)
+    dist, plugin_file = find_plugin_file(folder)
+    package, templates = plugin_file.parent, TEMPLATES / kind / "tstk_plugins_sketch"
+    module = f"{name.replace('-', '_')}_{kind}"
+    replacements = {
+        f"tstk_plugins_sketch.{kind}": f"{package.name}.{module}",
+        "tstk-plugins-sketch": dist,
+        **_get_replacements(name, kind, package.name),
+    }
+    if (template := templates / f"{kind}.py").is_file():
+        path = package / f"{module}.py"
+    else:
+        template, path = templates / f"{kind}s" / "sketch.toml", package / f"{kind}s" / f"{name}.toml"
+    if path.exists():
+        raise OptionError(f"{path} already exists; choose another name")
+    texts = {path: template.read_text(encoding="utf-8")}
+    if not (contract_test := folder / "tests" / "test_contract.py").exists():
+        texts[contract_test] = (TEMPLATES / "all" / "tests" / "test_contract.py").read_text(encoding="utf-8")
+    texts = {path: _substitute(text, replacements) for path, text in texts.items()}
+    return _write_files({**texts, plugin_file: _insert_entry(plugin_file, kind, replacements)})
+
+
+def _check_name(name: str, kind: str) -> None:
+    if kind not in KINDS:
+        raise OptionError(f"--kind {kind}: expected one of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         suggestion = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")
         hint = suggestion and f", such as {suggestion!r}"
         raise OptionError(f"{name!r} cannot be the name of a {kind}; expected lower case with hyphens{hint}")
     if namesakes := [e for e in get_registry().list_entries(kind) if e.name == name]:
         raise OptionError(f"{namesakes[0].dist} already has a {kind} {name!r}; choose another name")
-    if folder.exists():
-        raise OptionError(f"{folder} already exists; choose another name or remove it")
-    trial = _TRIAL_COMMANDS.get(kind, f"tstk train --{kind} NAME --dry-run").replace("NAME", name)
-    replacements = {
-        "tstk_plugins_sketch": f"tstk_plugins_{name.replace('-', '_')}",
+
+
+def _get_replacements(name: str, kind: str, package: str) -> dict[str, str]:
+    return {
+        "tstk_plugins_sketch": package,
         "Sketch": "".join(part.capitalize() for part in name.split("-")),
         "sketch": name,
         "KIND": kind,
-        "TRY": trial,
+        "TRY": _TRIAL_COMMANDS.get(kind, f"tstk train --{kind} NAME --dry-run").replace("NAME", name),
     }
-    paths = []
-    for template, relative_path in _list_templates(kind):
-        inner = "/".join(_substitute(part, replacements).replace("dot_", ".") for part in relative_path.parts)
-        path = folder / inner
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_substitute(template.read_text(encoding="utf-8"), replacements), encoding="utf-8")
-        paths.append(path)
-    return paths
+
+
+def find_plugin_file(folder: Path) -> tuple[str, Path]:
+    """Return the distribution of a plugin, and the path of the module that its entry point names."""
+    project_file = folder / "pyproject.toml"
+    try:
+        project = tomllib.loads(project_file.read_text(encoding="utf-8"))["project"]
+        for module in project["entry-points"]["tstk"].values():
+            for root in (folder, folder / "src"):
+                if (path := root.joinpath(*module.split(".")).with_suffix(".py")).is_file():
+                    return project["name"], path
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as e:
+        reason = f"has no {e}" if isinstance(e, KeyError) else str(e)
+        raise OptionError(f"{folder} is not the folder of a plugin: {project_file}: {reason}") from None
+    raise OptionError(f"{project_file}: the module under [project.entry-points.tstk] is not in {folder}")
+
+
+def _insert_entry(plugin_file: Path, kind: str, replacements: dict[str, str]) -> str:
+    """Return the text of a `plugin.py`, with the template's entry of a kind as the last that `tstk_entries` yields."""
+    template = (TEMPLATES / kind / "tstk_plugins_sketch" / "plugin.py").read_text(encoding="utf-8")
+    entry = _find_hook(template).body[1]  # after the docstring
+    new_lines = _substitute("\n".join(template.splitlines()[entry.lineno - 1 : entry.end_lineno]), replacements)
+    text = plugin_file.read_text(encoding="utf-8")
+    try:
+        hook = _find_hook(text)
+    except (SyntaxError, StopIteration):
+        hook = None
+    if hook is None or "yield Entry(" not in ast.unparse(hook.body[-1]):
+        raise OptionError(
+            f"{plugin_file}: expected a function tstk_entries that ends with `yield Entry(...)`; "
+            "add this entry by hand: " + " ".join(new_lines.split())
+        )
+    lines = text.splitlines()
+    indent = " " * hook.body[-1].col_offset
+    lines[hook.end_lineno : hook.end_lineno] = [indent + line.removeprefix("    ") for line in new_lines.splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def _find_hook(text: str) -> ast.FunctionDef:
+    return next(n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef) and n.name == "tstk_entries")
 
 
 def _list_templates(kind: str) -> list[tuple[Path, Path]]:
@@ -75,4 +161,12 @@ def _list_templates(kind: str) -> list[tuple[Path, Path]]:
 
 
 def _substitute(text: str, replacements: dict[str, str]) -> str:
-    return re.sub("|".join(replacements), lambda match: replacements[match[0]], text)
+    pattern = "|".join(re.escape(word) for word in replacements)
+    return re.sub(pattern, lambda match: replacements[match[0]], text)
+
+
+def _write_files(files: dict[Path, str]) -> list[Path]:
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return list(files)

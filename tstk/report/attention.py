@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,10 +31,10 @@ def render_reasoning_attention(context: RunContext) -> Section | None:
     series = split.batch(rows).to(pipeline.mean.device)
     with torch.no_grad():
         tokens = pipeline.encode(series)
-        weights = head.attention_weights(tokens).cpu()
+        weights = head.attention_weights(tokens)
         predictions = head(tokens).argmax(1).cpu().tolist()
     uniform = 1 / tokens.valid.sum(1).clamp(min=1)
-    weights = weights / uniform.cpu()[:, None, None]
+    weights = weights / uniform[:, None, None]
     attention_maps = _scatter_to_grid(weights, tokens, head.spec.grid_size)
     stride, names = pipeline.tokenizer.out.stride, context.run_config.channels
     figures = []
@@ -77,12 +78,9 @@ def _scatter_to_grid(attention: Tensor, tokens: Tokens, grid_size: tuple[int, ..
     Returns:
         [B, reasoning tokens, other axes flattened, time], NaN where there is no valid token
     """
-    batch, num_reasoning, _ = attention.shape
-    num_slots = int(np.prod(grid_size))
-    grid = torch.full((batch, num_reasoning, num_slots), torch.nan)
-    for i, (index, valid) in enumerate(zip(tokens.grid_index.cpu(), tokens.valid.cpu(), strict=True)):
-        grid[i][:, index[valid]] = attention[i][:, valid]
-    return grid.unflatten(2, (grid_size[0], -1)).transpose(2, 3).numpy()
+    axes = (grid_size[0], prod(grid_size[1:]))
+    grid = tokens.replace(values=attention.mT).to_grid(axes)
+    return grid.masked_fill(~tokens.grid_mask(axes)[:, None], torch.nan).mT.cpu().numpy()
 
 
 def _plot_series(label: str, x: Tensor, names: list[str]) -> str:

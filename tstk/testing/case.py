@@ -10,6 +10,7 @@ from unittest import SkipTest
 
 from tstk.errors import TstkError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import SLOTS, Entry
+from tstk.plugins.location import locate_definition, locate_error
 from tstk.plugins.registry import Plugin, get_registry
 from tstk.testing import components, decoders, encoders, entries, gradients, heads, kernels, losses, tokenizers
 from tstk.testing.assertions import ExpectedFailure, NotApplicable, expect
@@ -110,6 +111,8 @@ class Case:
         except SkipTest:
             raise
         except Exception as e:
+            if place := self.locate(e):
+                e.add_note(f"see {place}")  # pytest prints notes
             if (
                 isinstance(e, NoPipelineError) and self.check is not components.is_of_its_slot
             ):  # the one check that reports it
@@ -119,6 +122,11 @@ class Case:
             raise
         if self.expected_failure:
             raise AssertionError(f"{self} passes: remove it from EXPECTED_FAILED_CHECKS ({self.expected_failure})")
+
+    def locate(self, error: Exception) -> str:
+        """Return `FILE:LINE` in the plugin: where it raised the error, or else where what is checked is defined."""
+        target = str(self.entry.target) if self.entry else find_plugin(self.dist).module
+        return locate_error(error, target.partition(":")[0]) or locate_definition(target)
 
     def _get_target(self) -> Any:
         if self.entry is None:
@@ -134,11 +142,13 @@ class Outcome:
         case: the case
         state: "passed", "failed", "expected failure" or "not applicable"
         reason: reason of any state but "passed"
+        location: if it failed, `FILE:LINE` in the plugin
     """
 
     case: Case
     state: str
     reason: str = ""
+    location: str = ""
 
 
 @dataclass
@@ -215,10 +225,9 @@ def run_case(case: Case) -> Outcome:
         return Outcome(case, "not applicable", str(e))
     except ExpectedFailure as e:
         return Outcome(case, "expected failure", str(e))
-    except AssertionError as e:
-        return Outcome(case, "failed", str(e))
     except Exception as e:
-        return Outcome(case, "failed", f"{type(e).__name__}: {e}")
+        reason = str(e) if isinstance(e, AssertionError) else f"{type(e).__name__}: {e}"
+        return Outcome(case, "failed", reason, case.locate(e))
     return Outcome(case, "passed")
 
 

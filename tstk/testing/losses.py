@@ -27,19 +27,16 @@ def splits_valid_tokens(fixture: ComponentFixture) -> None:
 def _expect_tokens_of_series(fixture: ComponentFixture, name: str, subset: Tokens, tokens: Tokens) -> None:
     tokens = tokens.repeat(len(subset.grid_index) // len(tokens.grid_index))  # losses may return several views
     grid_length = int(tokens.grid_index.max()) + 1
-    valid_grid = torch.zeros(len(tokens.grid_index), grid_length, dtype=torch.bool)
-    valid_grid = valid_grid.scatter(1, tokens.grid_index, tokens.valid)
+    valid_grid = tokens.grid_mask((grid_length,))
     is_foreign = subset.valid & ~valid_grid.gather(1, subset.grid_index.clamp(max=grid_length - 1))
     expect(
         not is_foreign.any(),
         f"{fixture.entry.name}: {int(is_foreign.sum())} {name} tokens are not valid tokens of the series",
     )
-    values = torch.zeros(len(tokens.grid_index), grid_length, tokens.values.shape[-1]).to(tokens.values)
-    values = values.scatter(1, tokens.grid_index[..., None].expand_as(tokens.values), tokens.values)
-    expected = values.gather(1, subset.grid_index[..., None].expand(-1, -1, values.shape[-1]))
+    expected = subset.from_grid(tokens.to_grid((grid_length,)))
     assert_close(
         subset.values[subset.valid],
-        expected[subset.valid],
+        expected.values[subset.valid],
         f"{fixture.entry.name}: {name} tokens differ from those of the series",
     )
 

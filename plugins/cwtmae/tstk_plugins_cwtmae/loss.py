@@ -7,7 +7,6 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tstk.builtin.heads.linear import scatter_to_grid
 from tstk.core.interfaces import Decoder, Loss
 from tstk.core.masking import POLICIES
 from tstk.core.rng import SampleRNG
@@ -71,9 +70,9 @@ class SpectrumTime(Loss):
         """Reconstruct the patches [B, M, K], and the series [B, C, columns * samples of a patch]."""
         assert step_output.predictions is not None
         spec = self.spec
-        grid = scatter_to_grid(step_output.queries.replace(values=step_output.predictions), spec.num_tokens)
-        grid = grid.unflatten(1, (spec.grid_size[0], spec.channels, -1))  # [B, columns, C, rows, D]
-        columns = self.scale_conv(grid.permute(0, 2, 4, 3, 1).flatten(0, 1))[:, :, 0]  # [B C, D, columns]
+        grid = step_output.queries.replace(values=step_output.predictions).to_grid(spec.grid_size)
+        grid = grid.unflatten(3, (spec.channels, -1))  # [B, D, columns, C, rows]
+        columns = self.scale_conv(grid.permute(0, 3, 1, 4, 2).flatten(0, 1))[:, :, 0]  # [B C, D, columns]
         samples = self.to_samples(F.gelu(columns).transpose(1, 2)).flatten(1)
         return self.to_patch(step_output.predictions), samples.unflatten(0, (-1, spec.channels))
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-
 from tstk.builtin.losses.masked import Masked
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, Tokens
@@ -43,8 +41,5 @@ class MaskedLatent(Masked):
     def decoder_context(self, encoded: Tokens, queries: Tokens) -> Tokens:
         """Return the encoded tokens that are not queries, once for each mask."""
         encoded = encoded.repeat(len(queries.grid_index) // len(encoded.grid_index))
-        padding_slot = self.spec.num_tokens  # queries that only pad a row go to a slot that no token has
-        slots = queries.grid_index.masked_fill(~queries.valid, padding_slot)
-        masked = torch.zeros(len(slots), padding_slot + 1, dtype=torch.bool, device=slots.device)
-        masked = masked.scatter(1, slots, True)
+        masked = queries.grid_mask((self.spec.num_tokens,))
         return encoded.select(encoded.valid & ~masked.gather(1, encoded.grid_index))

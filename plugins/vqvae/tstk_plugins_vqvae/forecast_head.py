@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tstk.builtin.heads.linear import scatter_to_grid
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
 from tstk.nn.reduce import masked_pool
@@ -54,7 +53,7 @@ class CodeForecast(Head):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Forecast [B, C, horizon], in the units of the tokenizer's input."""
-        flat = scatter_to_grid(tokens, self.spec.num_tokens).flatten(1)
+        flat = tokens.to_grid((self.spec.num_tokens,)).mT.flatten(1)
         future = self.project(self.dropout(flat)).unflatten(1, (self.spec.channels, -1))
         if self.moments is None:
             return future

@@ -108,7 +108,7 @@ class TransformerDecoder(Decoder):
         angles = rotary_angles(pos, self.head_dim) if "rotary" in self.positions else None
         x = self.stack(x, mask=make_key_mask(valid), angles=angles)[:, num_prefix:]
         if not self.spec.predicts_in_place:
-            x = x.gather(1, queries.grid_index[..., None].expand(-1, -1, x.shape[-1]))
+            x = queries.from_grid(x.mT).values
         return self.project(x)
 
     def _scatter_to_grid(self, x: Tensor, encoded: Tokens, queries: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -117,17 +117,13 @@ class TransformerDecoder(Decoder):
         Returns:
             values, pos, grid_index and valid of the N tokens of the grid; valid at visible tokens and queries
         """
-        b, num_tokens = x.shape[0], self.spec.num_tokens
+        grid_size = (self.spec.num_tokens,)
 
-        def scatter(values: Tensor, tokens: Tokens) -> Tensor:
-            width = values.shape[-1]
-            grid = values.new_zeros(b, num_tokens + 1, width)  # invalid tokens go to an extra cell, which is dropped
-            index = tokens.grid_index.masked_fill(~tokens.valid, num_tokens)[..., None].expand(-1, -1, width)
-            return grid.scatter(1, index, values)[:, :-1]
+        def to_grid(tokens: Tokens, values: Tensor) -> Tensor:
+            return tokens.replace(values=values).to_grid(grid_size).mT
 
-        is_visible = scatter(encoded.valid[..., None].to(x.dtype), encoded)
-        values = scatter(x, encoded) + (1 - is_visible) * self.mask_token
-        is_query = scatter(queries.valid[..., None].to(x.dtype), queries)
-        pos = torch.where(is_visible.bool(), scatter(encoded.pos, encoded), scatter(queries.pos, queries))
-        index = torch.arange(num_tokens, device=x.device).expand(b, -1)
-        return values, pos, index, (is_visible + is_query)[..., 0] > 0
+        is_visible = encoded.grid_mask(grid_size)
+        values = torch.where(is_visible[..., None], to_grid(encoded, x), self.mask_token)
+        pos = torch.where(is_visible[..., None], to_grid(encoded, encoded.pos), to_grid(queries, queries.pos))
+        index = torch.arange(is_visible.shape[1], device=x.device).expand_as(is_visible)
+        return values, pos, index, is_visible | queries.grid_mask(grid_size)

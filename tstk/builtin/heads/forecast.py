@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tstk.builtin.heads.linear import scatter_to_grid
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
 from tstk.plugins.ranges import Fraction
@@ -28,7 +27,7 @@ class Forecast(Head):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Return the forecast, [B, C, horizon], in the units of the tokenizer's input."""
-        flat = scatter_to_grid(tokens, self.spec.num_tokens).flatten(1)
+        flat = tokens.to_grid((self.spec.num_tokens,)).mT.flatten(1)
         return self.project(self.dropout(flat)).unflatten(1, (self.spec.channels, -1))
 
     def zero_init_last_layer(self) -> None:

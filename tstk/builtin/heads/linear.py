@@ -105,12 +105,5 @@ class Linear(Head):
             assert tokens.prefix is not None
             return tokens.prefix.unflatten(1, (self.channels, -1)).mean(2).flatten(1)
         if self.pool == "flatten":
-            return scatter_to_grid(tokens, self.spec.num_tokens).flatten(1)
+            return tokens.to_grid((self.spec.num_tokens,)).mT.flatten(1)
         return pool_channels(tokens.values, tokens.valid, self.channels, self.pool)
-
-
-def scatter_to_grid(tokens: Tokens, num_tokens: int) -> Tensor:
-    """Scatter the values of valid tokens to the grid, [B, num_tokens, D]; zeros elsewhere."""
-    values = tokens.values * tokens.valid[..., None]
-    grid = torch.zeros(values.shape[0], num_tokens, values.shape[-1], dtype=values.dtype, device=values.device)
-    return grid.scatter_add(1, tokens.grid_index[..., None].expand_as(values), values)

@@ -11,8 +11,10 @@ import rich_click
 from tstk.cli import completion
 from tstk.cli.output import format_examples, print_json, print_note, print_table
 from tstk.diagnostics.plugin_checks import find_faults, find_import_costs, read_licence
+from tstk.errors import OptionError
+from tstk.plugins.hooks import KINDS
 from tstk.plugins.registry import Plugin, get_registry
-from tstk.plugins.scaffold import TEMPLATE_KINDS, write_plugin
+from tstk.plugins.scaffold import add_to_plugin, find_plugin_file, write_plugin
 
 
 @click.group(cls=rich_click.RichGroup)
@@ -20,27 +22,40 @@ def command() -> None:
     """List installed plugins, including broken ones; create a plugin, and check it."""
 
 
-@command.command(cls=rich_click.RichCommand, epilog=format_examples("tstk plugins new wavelets --kind tokenizer"))
+@command.command(
+    cls=rich_click.RichCommand,
+    epilog=format_examples(
+        "tstk plugins new wavelets --kind tokenizer", "tstk plugins new energy --kind head --into wavelets"
+    ),
+)
 @click.argument("name")
 @rich_click.option(
     "--kind",
     default="tokenizer",
     show_default=True,
-    metavar="|".join(TEMPLATE_KINDS),
-    help="kind of component",
-    shell_complete=completion.complete_choices(*TEMPLATE_KINDS),
+    metavar="KIND",
+    help=f"what to add: {', '.join(KINDS)}",
+    shell_complete=completion.complete_choices(*KINDS),
 )
 @rich_click.option("--out", metavar="DIR", help="folder to create; NAME if not given")
-def new(name: str, kind: str, out: str | None) -> None:
-    """Create a working plugin from a template: project file, entry, component, config, tests, CI."""
-    folder = Path(name if out is None else out)
-    for path in write_plugin(name, kind, folder):
+@rich_click.option("--into", metavar="DIR", help="folder of an existing plugin to add the component to")
+def new(name: str, kind: str, out: str | None, into: str | None) -> None:
+    """Create a working plugin from a template: project file, entry, component, config, tests, CI.
+
+    With --into, add a component to an existing plugin: its file and its entry. No file is overwritten.
+    """
+    if out is not None and into is not None:
+        raise OptionError("--out creates a plugin and --into extends one; give one of them")
+    folder = Path(into or out or name)
+    paths = write_plugin(name, kind, folder) if into is None else add_to_plugin(name, kind, folder)
+    for path in paths:
         click.echo(str(path))
     short_name = name.removeprefix("tstk-plugins-")
+    entry_name = f"nearest_code/{short_name}" if kind == "kernel" else short_name
     steps = (
         f"pip install --editable {folder}",
-        f"tstk show {kind} {short_name}",
-        f"tstk plugins check tstk-plugins-{short_name}",
+        f"tstk show {kind} {entry_name}",
+        f"tstk plugins check {find_plugin_file(folder)[0]}",
     )
     click.echo("\n  ".join(["\nNext:", *steps]))
 
@@ -64,6 +79,7 @@ def check(names: tuple[str, ...], json_: bool, mixes: bool) -> None:
     def print_outcome(outcome: Outcome) -> None:
         if outcome.state == "failed":
             click.echo(f"{click.style('failed', fg='red')}  {outcome.case}\n        {outcome.reason}")
+            click.echo(f"        {outcome.location}")
         elif outcome.state == "expected failure":
             print_note(f"expected failure  {outcome.case}: {outcome.reason}")
 
@@ -73,13 +89,13 @@ def check(names: tuple[str, ...], json_: bool, mixes: bool) -> None:
         if not json_:
             click.echo((f"{name}: " if names[1:] else "") + str(reports[name]))
     rows = [
-        {"plugin": name, "check": str(o.case), "state": o.state, "reason": o.reason}
+        {"plugin": name, "check": str(o.case), "state": o.state, "reason": o.reason, "location": o.location}
         for name, report in reports.items()
         for o in report.outcomes
     ]
     for name in names if mixes else ():
         mix_rows = [
-            {"plugin": name, "mix": str(m), "state": m.state, "reason": m.reason}
+            {"plugin": name, "mix": str(m), "state": m.state, "reason": m.reason, "location": ""}
             for m in try_mixes(find_plugin(name).dist)
         ]
         rows += mix_rows

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from tstk import Encoder, PositiveInt, Spec, Tokens
+from tstk.nn.positions import sinusoidal_embedding
 
 
 class Sketch(Encoder):
-    """MLP layers over each token concatenated with the mean of the valid tokens; positions are embedded linearly.
+    """MLP layers over each token concatenated with the mean of the valid tokens; sinusoidal position embeddings.
 
     Args:
         dim: width of a token
@@ -19,16 +20,16 @@ class Sketch(Encoder):
     def __init__(self, spec: Spec, *, dim: PositiveInt = 64, depth: int = 2) -> None:
         super().__init__(spec)
         self.input_proj = nn.Linear(spec.dim or 0, dim)
-        self.pos_proj = nn.Linear(spec.num_axes, dim)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(2 * dim), nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, dim))
             for _ in range(depth)
         )
+        self.norm = nn.LayerNorm(dim)
         self.out = spec.replace(dim=dim)  # the same tokens, of this width
 
     def pos_embed(self, tokens: Tokens) -> Tensor:
         """Return position embeddings [B, N, dim]; decoders use them too."""
-        return self.pos_proj(tokens.pos)
+        return sinusoidal_embedding(tokens.pos, self.out.dim).to(tokens.values.dtype)
 
     def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Return contents and position embeddings, whose sum is the input of the first layer."""
@@ -42,4 +43,4 @@ class Sketch(Encoder):
         for layer in self.layers:
             mean = (x * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
             x = x + layer(torch.cat([x, mean.expand_as(x)], -1))
-        return tokens.replace(values=x)
+        return tokens.replace(values=self.norm(x))

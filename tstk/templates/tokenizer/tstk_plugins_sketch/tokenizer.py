@@ -23,11 +23,12 @@ class Sketch(Tokenizer):
         super().__init__(spec)
         self.window = window
         self.proj = nn.Linear(spec.channels * window, dim)
-        # What leaves: `tokens` of width `dim`, `step` samples apart, each with `target` numbers to be asked for.
-        tokens = -(-spec.length // window)
-        target = spec.channels * window
         self.out = spec.replace(
-            dim=dim, grid_size=(tokens,), stride=float(window), patch_len=float(window), target_dim=target
+            dim=dim,
+            grid_size=(-(-spec.length // window),),  # number of tokens: windows, the last of which may be incomplete
+            stride=float(window),  # samples from one token to the next
+            patch_len=float(window),  # samples that a token covers
+            target_dim=spec.channels * window,  # numbers that a decoder predicts per token
         )
 
     def _unfold_windows(self, x: Tensor) -> Tensor:

@@ -1,0 +1,15 @@
+"""Entries of this plugin. Keep it to literals: this module is imported whenever entries are listed."""
+
+from tstk import Entry, hookimpl
+
+
+@hookimpl
+def tstk_entries():
+    """Yield the entries of this plugin."""
+    yield Entry(
+        "report",
+        "sketch",
+        "tstk_plugins_sketch.report:render_sketch",
+        "Parameters of each component",
+        interface_version=1,
+    )
