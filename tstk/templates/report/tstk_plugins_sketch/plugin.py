@@ -9,7 +9,7 @@ def tstk_entries():
     yield Entry(
         "report",
         "sketch",
-        "tstk_plugins_sketch.report:render_sketch",
+        "tstk_plugins_sketch.report:render_section",
         "Parameters of each component",
         interface_version=1,
     )
