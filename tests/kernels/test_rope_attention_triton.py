@@ -154,7 +154,7 @@ def test_what_the_kernels_do_not_take_is_refused_with_the_reason(rope):
 
 
 BUILD = """
-import triton
+from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from tstk.kernels.rope_attention import triton
@@ -165,8 +165,8 @@ def build(kernel, size, warps, **constants):
     data = dict.fromkeys("q k v out do dq dk dv q_out k_out".split(), {2: "*bf16", 4: "*fp32"}[size])
     kinds = {n: "constexpr" if n in constants else (tables | data).get(n, "i32") for n in names}
     source = ASTSource(kernel, kinds, {(names.index(n),): v for n, v in constants.items()})
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": 1})
-    assert made.metadata.shared <= 99 * 1024, (kernel, constants, made.metadata.shared)
+    compiled = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": 1})
+    assert compiled.metadata.shared <= 99 * 1024, (kernel, constants, compiled.metadata.shared)
 
 for key in ((16, 16, 4), (128, 64, 2)):
     keys, width, size = key

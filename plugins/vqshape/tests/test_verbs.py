@@ -151,7 +151,7 @@ def test_a_series_of_several_channels_is_refused_with_the_remedy():
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [("points=33", "multiple of 16"), ("smooth=2", "odd number"), ("shortest=1.5", "share between 0 and 1")],
+    [("points=33", "multiple of 16"), ("smooth=2", "odd number"), ("shortest=1.5", "more than 0 and less than 1")],
 )
 def test_sizes_that_cannot_work_are_refused(flag, message):
     assert message in assert_refused("train", "--config", "vqshape/small", f"--tokenizer.{flag}", "--dry-run")
