@@ -23,7 +23,7 @@ from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_component
 from tstk.runs.checkpoint import initialize_for_training, load
 from tstk.training.callbacks import Callback
-from tstk.training.runs import prepare_training, resume_run, suggest_run_dir, train
+from tstk.training.runs import prepare_training, resume_run, train
 
 __all__ = ["build", "build_component", "fit", "list_components", "load", "resume"]
 
@@ -83,9 +83,8 @@ def fit(
     if callbacks is not None:
         options["callbacks"] = [c for c in callbacks if isinstance(c, str)]
     resolved = _merge_config(config, options)
-    run_dir = Path(out) if out is not None else suggest_run_dir(resolved)
     arguments = ", ".join(f"{k}={v.__name__ if isinstance(v, type) else repr(v)}" for k, v in options.items())
-    return train(resolved, run_dir, command=f"tstk.fit({arguments})", **_make_reporters(verbose, instances))
+    return train(resolved, out, command=f"tstk.fit({arguments})", **_make_reporters(verbose, instances))
 
 
 def resume(

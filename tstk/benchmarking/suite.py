@@ -86,9 +86,9 @@ def make_recipe_runner(
 
 
 def _train_or_resume(config: Config, run_dir: Path, stage: str) -> RunResult:
-    from tstk.training.runs import resume_run, train
+    from tstk.training.runs import train_or_resume
 
-    return resume_run(run_dir) if run_dir.is_dir() else train(config, run_dir, command=f"tstk bench: {stage}")
+    return train_or_resume(config, run_dir, command=f"tstk bench: {stage}")
 
 
 def _score_run(result: RunResult, seed: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ exit code 2; TSTK_STRICT=1 shows the traceback instead. Nothing here imports tor
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -60,9 +61,9 @@ class CommandGroup(rich_click.RichGroup):
                 e.format_message().partition(" Did you mean")[0]
                 + (_suggest_name(e) or format_help_hint(getattr(e, "ctx", None)))
             )
-        except click.Abort:
+        except click.Abort as e:
             click.echo("Interrupted.", err=True)
-            sys.exit(130)
+            sys.exit(128 + getattr(e.__cause__, "signum", signal.SIGINT))
         except OSError as e:
             if e.filename is None:
                 raise

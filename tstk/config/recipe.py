@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +165,7 @@ def run_recipe(
     Args:
         name: of the recipe, or its path
         out: folder of the run directories
-        train: (config, run directory, stage name) -> result; must resume if the directory exists
+        train: (config, run directory, stage name) -> result; must resume if a run in the directory is unfinished
         overrides: see `resolve_stages`
         stage_overrides: see `resolve_stages`
         log: receives lines for the user
@@ -210,8 +209,6 @@ def train_unless_done(
     if is_unfinished(run_dir):
         _check_unchanged(run_dir, config)
         log(f"{name}: {run_dir} was interrupted and is resumed")
-    elif run_dir.is_dir():
-        shutil.rmtree(run_dir)  # interrupted before its config.json was written
     return train(config, run_dir, name)
 
 

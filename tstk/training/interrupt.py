@@ -1,4 +1,4 @@
-"""Save the training state between steps, and stop cleanly on SIGINT or SIGTERM."""
+"""Save the training state between steps, and stop cleanly on SIGINT, SIGTERM, SIGHUP or SIGUSR1."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tstk.core.types import StepOutput
 from tstk.training.callbacks import Callback
 from tstk.training.distributed import get_world_size, max_over_processes
+from tstk.training.launcher import SIGNALS
 from tstk.training.resume_store import ResumeStore
 
 if TYPE_CHECKING:
@@ -19,16 +21,17 @@ if TYPE_CHECKING:
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A signal stopped training, whose state is saved and can be resumed.
+    """A signal stopped training, which can be resumed.
 
     Args:
-        step: optimizer steps taken
+        message: where it stopped, or what was saved
+        run_dir: of the run
         signum: number of the signal
     """
 
-    def __init__(self, step: int, signum: int) -> None:
-        super().__init__(f"stopped at step {step}")
-        self.step, self.signum = step, signum
+    def __init__(self, message: str, run_dir: Path, signum: int) -> None:
+        super().__init__(message)
+        self.run_dir, self.signum = run_dir, signum
 
 
 class SavePoints(Callback):
@@ -80,12 +83,14 @@ class SavePoints(Callback):
         if signum or should_save:
             self.resume_store.save(self.get_state_dict())
         if signum and not state.is_done:
-            raise TrainingInterrupted(state.step, signum)
+            raise TrainingInterrupted(f"stopped at step {state.step}", self.resume_store.run_dir, signum)
 
 
 @contextmanager
 def defer_signals() -> Iterator[Callable[[], int]]:
-    """Record the first SIGINT or SIGTERM inside the context instead of handling it; handle the next one as usual.
+    """Record the first of `SIGNALS` instead of handling it; handle a second SIGINT as usual.
+
+    The others may arrive several times, from a scheduler and from the process that launched this one.
 
     Yields:
         a function that returns the number of the recorded signal, 0 if there was none
@@ -94,22 +99,20 @@ def defer_signals() -> Iterator[Callable[[], int]]:
         yield lambda: 0  # only the main thread can set signal handlers
         return
     pending = 0
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
     # leave alone what is ignored, as under nohup (SIG_IGN), and what was not set from Python (None)
     previous = {signum: handler for signum, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
-    def restore() -> None:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
-
     def record(signum: int, frame: FrameType | None) -> None:
         nonlocal pending
-        pending = signum
-        restore()
+        pending = pending or signum
+        if signum == signal.SIGINT:
+            signal.signal(signum, previous[signal.SIGINT])
 
     for signum in previous:
         signal.signal(signum, record)
     try:
         yield lambda: pending
     finally:
-        restore()
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

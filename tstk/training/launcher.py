@@ -18,6 +18,8 @@ from tstk.errors import OptionError
 
 GRACE_SECONDS = 20.0
 """Seconds after a process has failed until the others are killed."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""Signals on which training saves and stops: Ctrl-C, and what schedulers and closed terminals send."""
 
 
 def is_launched() -> bool:
@@ -98,15 +100,14 @@ def _make_parent_death_hook() -> Callable[[], object] | None:
 def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
     """Wait for processes and return their exit codes.
 
-    SIGTERM is forwarded to them; SIGINT is not, since a terminal sends it to all processes itself.
+    Signals are forwarded to them; SIGINT is not, since a terminal sends it to all processes itself.
     """
 
     def forward(signum: int, frame: object) -> None:
         for child in processes:
             child.send_signal(signum)
 
-    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, forward)}
-    previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = {s: signal.signal(s, signal.SIG_IGN if s == signal.SIGINT else forward) for s in SIGNALS}
     failure_time: float | None = None
     try:
         while any(child.poll() is None for child in processes):

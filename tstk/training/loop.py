@@ -137,7 +137,7 @@ class Trainer:
 
         Raises:
             TrainingError: a loss term or a validation metric is not finite
-            TrainingInterrupted: SIGINT or SIGTERM was received, and the state is saved
+            TrainingInterrupted: a signal was received, and the state is saved
         """
         try:
             if self.resume_store is not None and (snapshot := self.resume_store.read()) is not None:

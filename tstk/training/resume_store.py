@@ -14,13 +14,23 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from tstk.config.run_directory import WEIGHTS_FILE, append_line, write_json
+from tstk.config.run_directory import (
+    METRICS_FILE,
+    STATE_FILE,
+    STATE_FILES,
+    STATE_FOLDER,
+    WEIGHTS_FILE,
+    append_line,
+    remove_own_files,
+    write_json,
+)
 from tstk.core.pipeline import Pipeline
 from tstk.errors import CheckpointError
 from tstk.plugins.distribution import CORE_DISTRIBUTION
@@ -61,8 +71,8 @@ class ResumeStore:
 
     def __init__(self, run_dir: Path, is_writer: bool = True) -> None:
         self.run_dir, self.is_writer = run_dir, is_writer
-        self.folder, self.metrics_path = run_dir / "last", run_dir / "metrics.jsonl"
-        self.state_path = self.folder / "state.json"
+        self.folder, self.metrics_path = run_dir / STATE_FOLDER, run_dir / METRICS_FILE
+        self.state_path = self.folder / STATE_FILE
         self.save_seconds: float | None = None
         self.last_save_time = time.perf_counter()
 
@@ -102,9 +112,7 @@ class ResumeStore:
             "versions": collect_versions(),
         }
         write_json(self.state_path, header | {"metrics": self._fsync_metrics()} | json_state)
-        for other in self.folder.iterdir():
-            if other not in (self.state_path, path):
-                other.unlink()
+        remove_own_files(self.folder, STATE_FILES, keep=(self.state_path, path))
         self.last_save_time = time.perf_counter()
         self.save_seconds = self.last_save_time - begin
 
@@ -177,10 +185,10 @@ class ResumeStore:
     def remove(self) -> None:
         """Remove the training state of a finished run, which is several times as large as its weights."""
         if self.is_writer and self.folder.is_dir():
-            # state.json first, so that the files left by an interrupted removal are not taken for a state
-            for path in sorted(self.folder.iterdir(), key=lambda path: path != self.state_path):
-                path.unlink()
-            self.folder.rmdir()
+            self.state_path.unlink(missing_ok=True)  # first, so that an interrupted removal leaves no state
+            remove_own_files(self.folder, STATE_FILES)
+            with suppress(OSError):  # there are files of others
+                self.folder.rmdir()
 
     def _hash_config(self) -> str:
         return hashlib.sha256((self.run_dir / "config.json").read_bytes()).hexdigest()

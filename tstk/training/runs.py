@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import shutil
+import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import torch
 
@@ -19,13 +19,18 @@ from tstk.config.resolve import Config
 from tstk.config.run_directory import (
     WEIGHTS_FILE,
     DiskFullError,
+    check_no_links,
+    create_run_dir,
+    has_saved_state,
     is_unfinished,
+    resolve_run_dir,
     run_lock,
+    suggest_run_dirs,
 )
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
 from tstk.data.data_module import DataModule
-from tstk.errors import CheckpointError, DataError, OptionError, TrainingError
+from tstk.errors import CheckpointError, DataError, TrainingError
 from tstk.evaluation.baselines import Baselines, score_baselines
 from tstk.evaluation.evaluate import evaluate
 from tstk.runs.build import validate_on_meta
@@ -41,6 +46,7 @@ from tstk.training.callbacks import Callback, create_callbacks
 from tstk.training.config import TrainConfig
 from tstk.training.devices import describe_hardware, use_deterministic_algorithms
 from tstk.training.initialization import init_pipeline_from_data
+from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.loop import FitResult, fit
 from tstk.training.resume_store import ResumeStore
 from tstk.training.small_data import read_data, resolve_defaults
@@ -83,7 +89,7 @@ def prepare_training(
 
 def train(
     config: Config,
-    out: str | Path,
+    out: str | Path | None,
     *,
     command: str = "",
     callbacks: Sequence[Callback] = (),
@@ -92,46 +98,50 @@ def train(
 ) -> RunResult:
     """Train a pipeline, select an epoch by validation, score it once on test, and write the run directory.
 
-    If training fails before anything was saved, the run directory is removed; otherwise `resume_run` continues it. Of
-    several processes, only the first writes and prints.
+    If training fails before anything was saved, its files and the new directory are removed; otherwise `resume_run`
+    continues it. Of several processes, only the first writes and prints.
 
     Args:
         config: resolved
-        out: the run directory to create
+        out: the run directory to create; None creates one under `runs/`, named after the components and the data
         command: the command line that repeats this run, for the record
         callbacks: in addition to those that the options select
         print_fn: called with each note for the user
         on_ready: called with the pipeline and its data before the first step
 
     Raises:
-        TrainingInterrupted: SIGINT or SIGTERM was received, and the state is saved
+        OptionError: `out` holds a run or other files
+        TrainingInterrupted: a signal was received, and the state is saved
     """
     start_time = time.time()
     create_callbacks(config.options("train")["callbacks"])  # to refuse unknown names before data are read
-    is_main = _is_main_process()
-    resume_store = ResumeStore(check_new_run_dir(out) if is_main else Path(out), is_writer=is_main)
-    if not is_main:
+    name = _name_run(config)
+    if not _is_main_process():
+        resume_store = ResumeStore(next(suggest_run_dirs(name)) if out is None else Path(out), is_writer=False)
         pipeline, data = prepare_training(config)
         return _fit_and_evaluate(config, resume_store, pipeline, data, command, (), start_time)
-    run_dir = resume_store.run_dir
-    pipeline, data = prepare_training(config, print_fn)
-    if on_ready:
-        on_ready(pipeline, data)
-    new_parents = [folder for folder in run_dir.parents if not folder.exists()]
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with run_lock(run_dir):
-        try:
-            options = config.options("train")
-            hardware = describe_hardware(options["device"], options["threads"])
-            save_run_config(run_dir, config, pipeline, data.input_schema(), command, hardware)
-            return _fit_and_evaluate(config, resume_store, pipeline, data, command, callbacks, start_time)
-        except BaseException:
-            if not (run_dir / WEIGHTS_FILE).is_file() and not resume_store.exists():
-                shutil.rmtree(run_dir)
-                with suppress(OSError):  # another run may have been created in the same folder
-                    for folder in new_parents:
-                        folder.rmdir()
-            raise
+    with create_run_dir(out, name) as run_dir, _report_interrupt(run_dir):
+        pipeline, data = prepare_training(config, print_fn)
+        if on_ready:
+            on_ready(pipeline, data)
+        options = config.options("train")
+        hardware = describe_hardware(options["device"], options["threads"])
+        save_run_config(run_dir, config, pipeline, data.input_schema(), command, hardware)
+        return _fit_and_evaluate(config, ResumeStore(run_dir), pipeline, data, command, callbacks, start_time)
+
+
+def train_or_resume(config: Config, out: str | Path, *, command: str = "", **reporters: Any) -> RunResult:
+    """Train into a run directory, or resume the unfinished run in it.
+
+    Args:
+        config: resolved
+        out: the run directory
+        command: see `train`
+        reporters: `callbacks`, `print_fn` and `on_ready` of `train`
+    """
+    if is_unfinished(Path(out)):
+        return resume_run(out, **reporters)
+    return train(config, out, command=command, **reporters)
 
 
 def resume_run(
@@ -156,27 +166,49 @@ def resume_run(
         DataError: the data have changed
     """
     start_time = time.time()
-    run_dir, is_main = Path(out), _is_main_process()
+    run_dir, is_main = resolve_run_dir(out), _is_main_process()
     if not is_main:
         print_fn, on_ready = lambda line: None, None
-    run_config = RunConfig.read(run_dir)
-    if not is_unfinished(run_dir):
-        raise CheckpointError(
-            f"--resume {out}: this run is finished; start another from its weights: tstk train --init-from {out}"
-        )
-    for note in check_plugins(run_config):
-        print_fn(note)
-    config = Config(run_config.given, run_config.sources, run_config.init_from)
-    if note := _describe_environment_changes(run_config, config):
-        print_fn(note)
-    resume_store = ResumeStore(run_dir, is_writer=is_main)
-    with run_lock(run_dir) if is_main else nullcontext():
+    RunConfig.read(run_dir)  # to refuse a path without a run
+    with run_lock(run_dir) if is_main else nullcontext(), _report_interrupt(run_dir):
+        if not is_unfinished(run_dir):
+            raise CheckpointError(
+                f"--resume {out}: this run is finished; start another from its weights: tstk train --init-from {out}"
+            )
+        check_no_links(run_dir)
+        run_config = RunConfig.read(run_dir)
+        for note in check_plugins(run_config):
+            print_fn(note)
+        config = Config(run_config.given, run_config.sources, run_config.init_from)
+        if note := _describe_environment_changes(run_config, config):
+            print_fn(note)
+        resume_store = ResumeStore(run_dir, is_writer=is_main)
         if not resume_store.exists():
             print_fn(f"{run_dir} was interrupted before anything was saved, so it starts again")
         pipeline, data = prepare_training(config, print_fn, run_dir if resume_store.exists() else None)
         if on_ready:
             on_ready(pipeline, data)
         return _fit_and_evaluate(config, resume_store, pipeline, data, run_config.command, callbacks, start_time)
+
+
+@contextmanager
+def _report_interrupt(run_dir: Path) -> Iterator[None]:
+    """Turn a KeyboardInterrupt, which has stopped training at once, into one that says what was saved before.
+
+    Raises:
+        TrainingInterrupted: weights or a training state were saved
+    """
+    try:
+        yield
+    except TrainingInterrupted:
+        raise
+    except KeyboardInterrupt:
+        if not has_saved_state(run_dir):
+            raise
+        saved = "stopped before the state was saved again"
+        if (run_dir / WEIGHTS_FILE).is_file():
+            saved = f"{run_dir} keeps the best weights so far; score them: tstk eval {quote(str(run_dir))}"
+        raise TrainingInterrupted(saved, run_dir, signal.SIGINT) from None
 
 
 def _describe_environment_changes(run_config: RunConfig, config: Config) -> str:
@@ -259,27 +291,8 @@ def _build_result(
     )
 
 
-def suggest_run_dir(config: Config) -> Path:
-    """Return a new directory under `runs/`, named after the components and the data."""
+def _name_run(config: Config) -> str:
+    """Return a name for a run, of its components and data."""
     slots = ("encoder", "head" if "head" in config.values else "loss")
     component_names = [str(config.component(slot)).rpartition("/")[2] for slot in slots]
-    name = "-".join([*component_names, Path(str(config.component("data"))).stem])
-    candidates = (Path("runs", name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
-    return next(run_dir for run_dir in candidates if not run_dir.exists())
-
-
-def check_new_run_dir(out: str | Path) -> Path:
-    """Return `out` as the path of a new run directory.
-
-    Raises:
-        OptionError: it holds a run or other files, or is a file
-    """
-    run_dir = Path(out)
-    if is_unfinished(run_dir):
-        raise OptionError(
-            f"--out {out}: holds an unfinished run; continue with: tstk train --resume {quote(str(out))}, or choose "
-            "another name"
-        )
-    if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir())):
-        raise OptionError(f"--out {out}: already exists; choose another name or remove it")
-    return run_dir
+    return "-".join([*component_names, Path(str(config.component("data"))).stem])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +100,14 @@ def command(
 
 def _train(config: Config, run: Path, stage: str) -> RunResult:
     from tstk.training.interrupt import TrainingInterrupted
-    from tstk.training.runs import resume_run, train
+    from tstk.training.runs import train_or_resume
 
     print_note(f"{stage}: {run}")
-    start = resume_run if run.is_dir() else partial(train, config, command=shlex.join(["tstk", *sys.argv[1:]]))
+    command_line = shlex.join(["tstk", *sys.argv[1:]])
     try:
-        return start(out=run, callbacks=(make_progress_callback(),), print_fn=print_note)
+        return train_or_resume(
+            config, run, command=command_line, callbacks=(make_progress_callback(),), print_fn=print_note
+        )
     except TrainingInterrupted as e:
         print_note(f"Interrupted: {stage} {e}; run the same command again to resume it")
         raise click.exceptions.Exit(128 + e.signum) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -117,12 +116,8 @@ def command(
     elif devices > 1 and not is_launched():
         words = shlex.split(click.get_current_context().meta[COMMAND_LINE_KEY])[1:]
         raise click.exceptions.Exit(launch_processes(devices, words, use_cpu=_read_device(config, resume) == "cpu"))
-    elif resume is not None:
-        _train(config, Path(resume), True, json_, quiet)
     else:
-        from tstk.training.runs import suggest_run_dir
-
-        _train(config, suggest_run_dir(config) if out is None else Path(out), False, json_, quiet)
+        _train(config, out, resume, json_, quiet)
 
 
 def _read_device(config: Config, resume: str | None) -> str:
@@ -152,43 +147,34 @@ def _reject_unused_options(config: Config) -> None:
             raise OptionError(f"--resume uses the original options of the run; remove {', '.join(others)}")
 
 
-def _train(config: Config, out: Path, is_resumed: bool, json_: bool, quiet: bool) -> None:
+def _train(config: Config, out: str | None, resume: str | None, json_: bool, quiet: bool) -> None:
     from tstk.cli.progress import make_progress_callback
-    from tstk.config.run_directory import WEIGHTS_FILE, is_unfinished
     from tstk.training.interrupt import TrainingInterrupted
     from tstk.training.runs import resume_run, train
 
     is_main = not int(os.environ.get("RANK", 0))  # only the main process prints
     progress = make_progress_callback() if is_main and not quiet else None
-    start = (
-        resume_run if is_resumed else partial(train, config, command=click.get_current_context().meta[COMMAND_LINE_KEY])
-    )
+    command_line = click.get_current_context().meta[COMMAND_LINE_KEY]
+    start = partial(train, config, out, command=command_line) if resume is None else partial(resume_run, resume)
     try:
         result = start(
-            out=out,
             callbacks=() if progress is None else (progress,),
             print_fn=(lambda line: None) if quiet else lambda line: print_note(f"note: {line}"),
             on_ready=None if quiet else lambda pipeline, data: print_note(summarize(config, pipeline, data)),
         )
     except TrainingInterrupted as e:
         if is_main:
-            click.echo(f"Interrupted: {e}; continue with: tstk train --resume {shlex.quote(str(out))}", err=True)
+            click.echo(f"Interrupted: {e}; continue with: tstk train --resume {shlex.quote(str(e.run_dir))}", err=True)
         raise click.exceptions.Exit(128 + e.signum) from None
     except KeyboardInterrupt:
-        if is_unfinished(out):
-            eval_hint = (
-                f"{out} keeps the best weights so far; score them: tstk eval {out}; " * (out / WEIGHTS_FILE).is_file()
-            )
-            click.echo(f"Interrupted: {eval_hint}continue with: tstk train --resume {shlex.quote(str(out))}", err=True)
-        else:
-            click.echo("Interrupted. Nothing was saved.", err=True)
+        click.echo("Interrupted. Nothing was saved.", err=True)
         raise click.exceptions.Exit(130) from None
     if not is_main:
         return
     if json_:
-        print_json({"run": str(out), **result.to_dict()})
+        print_json({"run": str(result.run_dir), **result.to_dict()})
     elif quiet:
-        click.echo(str(out))
+        click.echo(str(result.run_dir))
     else:
         _print_result(result)
 
