@@ -174,7 +174,7 @@ def test_runs_are_scored_by_their_head_or_by_a_probe_and_what_had_not_begun_star
     }
     half = tmp_path / "out" / "head" / "har-demo" / "seed-0"
     half.mkdir(parents=True)
-    (half / "metrics.jsonl").write_text("{")
+    (half / "config.json.part").write_text("{")
     (tmp_path / "out" / "bench.json").write_text("{}")
     found = run_benchmark(methods, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
     assert not found.failed_cells
@@ -184,6 +184,17 @@ def test_runs_are_scored_by_their_head_or_by_a_probe_and_what_had_not_begun_star
     assert by["head"].result["scores"] == result["test"]
     assert by["probe"].result["by"] == "linear probe"
     assert set(by["probe"].result["scores"]) == {"accuracy", "f1_macro"}
+
+
+def test_a_cell_whose_folder_holds_files_of_others_fails_and_leaves_them(tmp_path):
+    note = tmp_path / "out" / "head" / "har-demo" / "seed-0" / "notes.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine")
+    (tmp_path / "out" / "bench.json").write_text("{}")
+    methods = {"head": Method("head", make_config_runner({**TINY, "head": "linear"}))}
+    (cell,) = run_benchmark(methods, {"har-demo": "har-demo"}, (0,), tmp_path / "out").failed_cells
+    assert "seed-0 already exists and holds notes.txt" in cell.error
+    assert [path.name for path in note.parent.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`tstk bench`: methods from flags and files, recipes, and mistakes that are reported before anything runs."""
 
 import json
+import signal
 
 import pytest
 
@@ -124,6 +125,18 @@ def test_a_missing_peer_is_reported_before_anything_runs(refused, monkeypatch):
     monkeypatch.setattr("tstk.benchmarking.peers.find_spec", lambda name: None)
     said = refused("bench", "--method", "a=peer:minirocket", "--data", "har-demo", "--out", "out")
     assert "peer:minirocket needs aeon: pip install 'tstk-core[aeon]'" in said
+
+
+def test_a_benchmark_that_a_signal_stopped_exits_as_a_training_does(tstk, small, monkeypatch):
+    from tstk.training.interrupt import TrainingInterrupted
+
+    def stop(*_, **__):
+        raise TrainingInterrupted("stopped at step 3", "out", signal.SIGTERM)
+
+    monkeypatch.setattr("tstk.benchmarking.suite.run_benchmark", stop)
+    stopped = tstk("bench", "--method", "a=--encoder transformer", "--data", "har-demo", "--out", "out")
+    assert stopped.exit_code == 128 + signal.SIGTERM
+    assert "run the same command again to continue" in stopped.stderr
 
 
 def test_a_failing_cell_makes_the_exit_code_one_and_the_rest_runs(tstk, small, tmp_path):

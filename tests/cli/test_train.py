@@ -152,7 +152,7 @@ def test_what_cannot_be_trained_is_refused_in_a_line_and_leaves_nothing(refused,
 def test_an_existing_run_directory_is_not_overwritten(refused, tmp_path, npz):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
-    assert "--out run: already exists" in refused("train", "--data", npz, "--out", "run")
+    assert "run already exists and holds mine.txt" in refused("train", "--data", npz, "--out", "run")
 
 
 def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
@@ -160,7 +160,7 @@ def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
     assert "file/run: Not a directory" in refused("train", "--data", npz, *small, "--out", "file/run")
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_an_interrupted_run_prints_how_to_resume_and_resumes(tstk, npz, small, monkeypatch, number):
     from tstk.cli.progress import ProgressLines
 

@@ -1,6 +1,7 @@
 """Recipes: stages in order, each starting from earlier ones, and resumption."""
 
 import json
+import os
 
 import pytest
 
@@ -34,9 +35,9 @@ def recipe(tmp_path):
 
 
 def train_or_resume(config, run, stage):
-    from tstk.training.runs import resume_run, train
+    from tstk.training.runs import train_or_resume
 
-    return resume_run(run) if run.is_dir() else train(config, run)
+    return train_or_resume(config, run)
 
 
 def test_stages_run_in_order_and_start_from_each_other(recipe, tmp_path):
@@ -80,6 +81,41 @@ def test_a_finished_stage_is_not_taken_for_one_with_other_options(recipe, tmp_pa
     run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 1}}))
     with pytest.raises(OptionError, match=r"first was run with train\.steps = 1 and is now 2"):
         run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 2}}))
+
+
+@pytest.mark.parametrize("kind", ["folder", "current folder", "link", "file", "link to nothing"])
+def test_a_stage_folder_with_files_of_others_is_refused_and_stays_as_it_was(recipe, tmp_path, monkeypatch, kind):
+    out, mine = tmp_path / "project", tmp_path / "mine"
+    (stage := out / "first").parent.mkdir()
+    for folder in (mine, *([stage] if "folder" in kind else [])):
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "a.csv").write_text("1,2")
+        (folder / "metrics.jsonl").write_text("mine")
+    if kind == "current folder":
+        monkeypatch.chdir(out)
+        out = "."
+    elif kind == "file":
+        stage.write_text("mine")
+    elif "link" in kind:
+        os.symlink(mine if kind == "link" else "nowhere", stage)
+
+    def snapshot():
+        return {p: p.read_bytes() if p.is_file() else p.is_symlink() for p in sorted(tmp_path.rglob("*"))}
+
+    before = snapshot()
+    with pytest.raises(
+        OptionError, match=r"first already exists(; choose| and holds data, which is not part of a run)"
+    ):
+        run_recipe(recipe, out, train_or_resume, overrides=("flag", {"train": {"steps": 1}}))
+    assert snapshot() == before
+
+
+def test_a_stage_that_was_killed_before_its_config_was_written_starts(recipe, tmp_path):
+    stage = tmp_path / "out" / "first"
+    stage.mkdir(parents=True)
+    (stage / "config.json.part").write_text("{")
+    results = run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 1}}))
+    assert results["first"].run_dir == stage
 
 
 def test_a_stage_override_applies_to_its_stage_alone(recipe, tmp_path):

@@ -30,14 +30,14 @@ def start_python(args, folder):
     return subprocess.Popen([sys.executable, *map(str, args)], cwd=folder, env=environment, **pipes)
 
 
-def run_python(args, folder, until=None):
-    """Run Python and return its exit code and output; send SIGTERM once the file `until` exists."""
+def run_python(args, folder, until=None, signum=signal.SIGTERM):
+    """Run Python and return its exit code and output; send a signal once the file `until` exists."""
     process = start_python(args, folder)
     try:
         while until is not None and not until.exists() and process.poll() is None:
             time.sleep(0.05)
         if until is not None:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signum)
         out, err = process.communicate(timeout=600)
     finally:
         process.kill()
@@ -77,11 +77,12 @@ def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, al
         assert not [name for names in threads for name in names if "gloo" in name], threads
 
 
-def test_an_interrupted_run_on_several_devices_can_be_resumed(npz, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_an_interrupted_run_on_several_devices_can_be_resumed(npz, tmp_path, signum):
     args = [*TRAIN, "--data", npz, "--steps", "600", "--validate-every", "60", "--devices", "2", "--out", "run"]
     args[args.index("--epochs") : args.index("--epochs") + 2] = []
-    code, _, err = run_python(args, tmp_path, until=tmp_path / "run" / "last" / "state.json")
-    assert code == 128 + signal.SIGTERM, err
+    code, _, err = run_python(args, tmp_path, until=tmp_path / "run" / "last" / "state.json", signum=signum)
+    assert code == 128 + signum, err
     assert err.count("continue with: tstk train --resume run") == 1
     code, out, err = run_python(["-m", "tstk", "train", "--resume", "run", "--devices", "2", "--json"], tmp_path)
     assert code == 0, err

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -293,6 +294,78 @@ def test_a_run_that_another_process_trains_is_refused(npz, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
     resume_run(run)
     assert len(rows(run)) == 4
+
+
+def test_a_run_that_another_process_finishes_before_the_lock_is_taken_is_not_trained_again(
+    stopped_run, tmp_path, monkeypatch
+):
+    def finish_and_lock(run_dir):
+        monkeypatch.setattr(runs, "run_lock", run_lock)
+        resume_run(run_dir)
+        return run_lock(run_dir)
+
+    monkeypatch.setattr(runs, "run_lock", finish_and_lock)
+    assert_refused(stopped_run, "this run is finished")
+    assert len(rows(stopped_run)) == 4
+    before = {path: path.read_bytes() for path in stopped_run.iterdir()}
+    with pytest.raises(OptionError, match="already exists"):
+        runs.train(resolve_config(("test", {"data": "har-demo"})), stopped_run)
+    assert {path: path.read_bytes() for path in stopped_run.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "last"])
+def test_a_run_of_a_stranger_cannot_have_files_changed_that_its_links_point_to(stopped_run, tmp_path, name):
+    victim = tmp_path / "victim"
+    (stopped_run / name).rename(victim)
+    os.symlink(victim, stopped_run / name)
+    if name == "metrics.jsonl":
+        shutil.rmtree(stopped_run / "last")  # metrics of a run without a state are emptied
+    before = {path: path.read_bytes() for path in (victim, *victim.glob("*")) if path.is_file()}
+    assert_refused(stopped_run, f"{stopped_run / name} is a symbolic link")
+    assert {path: path.read_bytes() for path in (victim, *victim.glob("*")) if path.is_file()} == before
+
+
+def test_a_file_of_the_user_beside_the_state_outlives_the_training(stopped_run):
+    (stopped_run / "last" / "notes.txt").write_text("mine")
+    resume_run(stopped_run)
+    assert [path.name for path in (stopped_run / "last").iterdir()] == ["notes.txt"]
+
+
+TSTK = [sys.executable, "-c", "import sys; from tstk.cli import cli; cli(sys.argv[1:], prog_name='tstk')"]
+
+
+def run_at_once(number, folder, *args):
+    """Start a number of `tstk` processes with the same words, and return their exit codes and stderr."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([*TSTK, *map(str, args)], cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
+        for _ in range(number)
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    return [process.returncode for process in processes], errors
+
+
+@pytest.mark.slow
+def test_of_processes_that_resume_or_create_one_run_at_once_one_does(stopped_run, npz, tmp_path):
+    few = ["--data", npz, "--encoder", "transformer", "--steps", 4, "--device", "cpu"]
+    for run, args in (
+        (stopped_run, ["train", "--resume", stopped_run]),
+        (tmp_path / "new", ["train", *few, "--out", "new"]),
+    ):
+        codes, errors = run_at_once(3, tmp_path, *args)
+        assert sorted(codes) == [0, 2, 2], errors
+        refusals = [error.splitlines()[-1] for code, error in zip(codes, errors, strict=True) if code]
+        assert all(re.search("another process is training|is finished|already exists", line) for line in refusals)
+        epochs = [row["epoch"] for row in rows(run)]
+        assert epochs == list(range(1, len(epochs) + 1))
+        assert result(run)
+
+
+@pytest.mark.slow
+def test_trainings_that_start_at_once_without_a_name_get_a_directory_each(npz, tmp_path):
+    codes, errors = run_at_once(4, tmp_path, "train", "--data", npz, "--steps", 4, "--device", "cpu")
+    assert codes == [0] * 4, errors
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 4
 
 
 @pytest.mark.parametrize("where", ["step-", "state.json", "metrics.jsonl"])

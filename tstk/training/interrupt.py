@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -108,6 +110,7 @@ def defer_signals() -> Iterator[Callable[[], int]]:
         pending = pending or signum
         if signum == signal.SIGINT:
             signal.signal(signum, previous[signal.SIGINT])
+        _discard_output_to_closed_terminal()
 
     for signum in previous:
         signal.signal(signum, record)
@@ -116,3 +119,13 @@ def defer_signals() -> Iterator[Callable[[], int]]:
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
+
+
+def _discard_output_to_closed_terminal() -> None:
+    """Send stdout and stderr to /dev/null if their terminal was closed, so that writing to it does not end training."""
+    for descriptor in (1, 2):
+        with suppress(OSError):  # it is closed
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, descriptor)
+                os.close(null)
