@@ -85,9 +85,9 @@ def test_a_finished_stage_is_not_taken_for_one_with_other_options(recipe, tmp_pa
 
 @pytest.mark.parametrize("kind", ["folder", "current folder", "link", "file", "link to nothing"])
 def test_a_stage_folder_with_files_of_others_is_refused_and_stays_as_it_was(recipe, tmp_path, monkeypatch, kind):
-    out, mine = tmp_path / "project", tmp_path / "mine"
+    out, user_folder = tmp_path / "project", tmp_path / "mine"
     (stage := out / "first").parent.mkdir()
-    for folder in (mine, *([stage] if "folder" in kind else [])):
+    for folder in (user_folder, *([stage] if "folder" in kind else [])):
         (folder / "data").mkdir(parents=True)
         (folder / "data" / "a.csv").write_text("1,2")
         (folder / "metrics.jsonl").write_text("mine")
@@ -97,7 +97,7 @@ def test_a_stage_folder_with_files_of_others_is_refused_and_stays_as_it_was(reci
     elif kind == "file":
         stage.write_text("mine")
     elif "link" in kind:
-        os.symlink(mine if kind == "link" else "nowhere", stage)
+        os.symlink(user_folder if kind == "link" else "nowhere", stage)
 
     def snapshot():
         return {p: p.read_bytes() if p.is_file() else p.is_symlink() for p in sorted(tmp_path.rglob("*"))}

@@ -89,18 +89,18 @@ def test_a_directory_that_was_replaced_before_it_was_locked_is_refused(tmp_path,
 
 
 def test_only_files_that_training_names_are_removed_and_links_are_not_followed(tmp_path):
-    mine, folder = tmp_path / "mine", tmp_path / "last"
+    user_folder, folder = tmp_path / "mine", tmp_path / "last"
     own = ["state.json", "state.json.part", ".state.json.x1_.part", "step-1.safetensors", "step-12.safetensors.part"]
     others = ["state.json.bak", "step-1.safetensors.old", "best-step-1.safetensors", "step-.safetensors", "a.part"]
-    write_run(mine, "step-1.safetensors")
+    write_run(user_folder, "step-1.safetensors")
     write_run(folder, *own, *others, "step-5.safetensors/inner")
-    os.symlink(mine / "step-1.safetensors", folder / "step-7.safetensors")
+    os.symlink(user_folder / "step-1.safetensors", folder / "step-7.safetensors")
     remove_own_files(folder, STATE_FILES, keep=[folder / "step-1.safetensors"])
     kept = [*others, "step-1.safetensors", "step-5.safetensors", "step-5.safetensors/inner", "step-7.safetensors"]
     assert list_files(folder) == sorted(kept)
-    os.symlink(mine, tmp_path / "link")
+    os.symlink(user_folder, tmp_path / "link")
     remove_own_files(tmp_path / "link", STATE_FILES)
-    assert list_files(mine) == ["step-1.safetensors"]
+    assert list_files(user_folder) == ["step-1.safetensors"]
 
 
 @pytest.mark.slow

@@ -352,8 +352,8 @@ def test_of_processes_that_resume_or_create_one_run_at_once_one_does(stopped_run
         (stopped_run, ["train", "--resume", stopped_run]),
         (tmp_path / "new", ["train", *few, "--out", "new"]),
     ):
-        codes, errors = run_at_once(3, tmp_path, *args)
-        assert sorted(codes) == [0, 2, 2], errors
+        codes, errors = run_at_once(2, tmp_path, *args)
+        assert sorted(codes) == [0, 2], errors
         refusals = [error.splitlines()[-1] for code, error in zip(codes, errors, strict=True) if code]
         assert all(re.search("another process is training|is finished|already exists", line) for line in refusals)
         epochs = [row["epoch"] for row in rows(run)]

@@ -63,7 +63,7 @@ class CommandGroup(rich_click.RichGroup):
             )
         except click.Abort as e:
             click.echo("Interrupted.", err=True)
-            sys.exit(128 + getattr(e.__cause__, "signum", signal.SIGINT))
+            sys.exit(128 + getattr(e.__context__, "signum", signal.SIGINT))
         except OSError as e:
             if e.filename is None:
                 raise
