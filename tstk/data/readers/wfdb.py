@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.data.containers import Floats, Table, read_lines
+from tstk.data.memory import require_memory
 from tstk.errors import DataError
 
 _FORMAT = re.compile(r"(\d+)([x:]\S*?)?(?:\+(\d+))?$")
@@ -117,6 +118,8 @@ def _parse_signal(cells: list[str], location: str, index: int) -> Signal:
 def _read_samples(path: Path, signals: list[Signal], num_samples: int | None) -> NDArray[np.int64]:
     """Read the digital samples [T, signals] of the signals that are interleaved in one file."""
     try:
+        # 8 bytes per digital sample and 8 per physical one, of 2 bytes or less, and their copies
+        require_memory(20 * path.stat().st_size, f"{path}: its samples", "divide the record")
         data = np.fromfile(path, np.uint8)[signals[0].byte_offset :]
     except OSError:
         raise DataError(f"{path}: there is no such file, though its header names it; fetch it too") from None
