@@ -9,23 +9,41 @@ import multiprocessing
 import random
 import re
 import resource
+import shutil
 import signal
 import tempfile
 import traceback
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tstk.errors import TstkError
 
+Files = Mapping[str, bytes]
+"""Name -> content of the files of a folder; a name may have folders in it."""
+
 MAX_MESSAGE = 2000
 """Characters of a refusal, without the names of folders."""
 NUMBERS = ["0", "-1", "1", "7", "65536", "2147483648", "9223372036854775808", "1" + 30 * "0", "1e400", "nan", "-inf"]
 """What stands in place of a number written in text."""
-WORDS = [b"\0", b"\x1b[2J", b"\xff\xfe", b"\xc2\x85", "\u202e".encode(), b"\r", b"\n", b",", b":", b'"', b"'", b"{", b"nan"]
+WORDS = [
+    b"\0",
+    b"\x1b[2J",
+    b"\xff\xfe",
+    b"\xc2\x85",
+    "\u202e".encode(),
+    b"\r",
+    b"\n",
+    b",",
+    b":",
+    b'"',
+    b"'",
+    b"{",
+    b"nan",
+]
 """What is inserted into text."""
 INTEGERS = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
 """What stands in place of a binary integer."""
@@ -49,30 +67,28 @@ class FuzzReport:
 
 
 def fuzz(
-    files: Mapping[str, bytes],
+    folders: Sequence[Files],
     load: Callable[[Path], object],
     cases: int,
     *,
     seed: int = 0,
     memory: int = 2**30,
     seconds: float = 20,
-    targets: tuple[str, ...] = (),
 ) -> FuzzReport:
     """Load mutations of files, and report those that neither load nor are refused as they should.
 
     Args:
-        files: name -> content of the files of a folder, which load as they are; a name may have folders in it
+        folders: the files of each folder to load, which load as they are; the cases take them in turn
         load: loads the folder and checks what it got with assertions; a function of a module, for another process runs it
         cases: mutations to try
         seed: seed of the mutations; case i is the same whatever `cases` is
         memory: bytes that may be allocated beyond what the process has at the start
         seconds: processor time of a case
-        targets: names of the files to mutate; all if empty
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    arguments = (dict(files), load, cases, seed, memory, seconds, targets or tuple(files), sender)
+    arguments = ([dict(files) for files in folders], load, cases, seed, memory, seconds, sender)
     report, started = FuzzReport(), 0
-    while started < cases:
+    while started < cases and len(report.faults) < 50:
         process = multiprocessing.get_context("spawn").Process(target=_run_cases, args=(*arguments, started))
         process.start()
         while started < cases:
@@ -93,10 +109,11 @@ def fuzz(
     return report
 
 
-def mutate_files(files: Mapping[str, bytes], targets: tuple[str, ...], case: int, seed: int) -> dict[str, bytes]:
+def mutate_files(folders: Sequence[Files], case: int, seed: int) -> dict[str, bytes]:
     """Return the files of one case: one of them mutated, or the contents of two swapped, or one of them missing."""
     rng = random.Random(f"{seed} {case}")
-    mutated, name = dict(files), rng.choice(targets)
+    files = folders[case % len(folders)]
+    mutated, name = dict(files), rng.choice(list(files))
     kind = rng.random()
     if len(files) > 1 and kind < 0.03:
         del mutated[name]
@@ -119,7 +136,11 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
 def _mutate_archive(content: bytes, rng: random.Random) -> bytes:
     compression = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
     written = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(written, "w", compression) as new, warnings.catch_warnings():
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(written, "w", compression) as new,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # of a name that occurs twice
         names = old.namelist()
         changed = rng.choice(names)
@@ -207,24 +228,27 @@ def _pick(content: bytes | bytearray, rng: random.Random) -> int:
     return rng.randint(0, last)
 
 
-def _run_cases(files, load, cases, seed, memory, seconds, targets, sender, start):
+def _run_cases(folders, load, cases, seed, memory, seconds, sender, start):
     """Load cases from `start` on and send what became of each; runs in a process of its own."""
     import torch
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        _write(files, Path(folder) / "whole")
-        load(Path(folder) / "whole")  # the libraries are in memory now, and the files are valid
+        for i, files in enumerate(folders):
+            _write(files, Path(folder) / f"whole{i}")
+            load(Path(folder) / f"whole{i}")  # the libraries are in memory now, and the files are valid
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         signal.signal(signal.SIGPROF, _raise_timeout)
         for case in range(start, cases):
             at = Path(folder) / str(case)
-            _write(mutate_files(files, targets, case, seed), at)
+            _write(mutate_files(folders, case, seed), at)
             sender.send(_try_case(load, at, seconds))
+            shutil.rmtree(at)
 
 
-def _write(files: Mapping[str, bytes], folder: Path) -> None:
+def _write(files: Files, folder: Path) -> None:
+    folder.mkdir()
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

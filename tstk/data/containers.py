@@ -78,9 +78,7 @@ class SeriesSet(ShortRepr):
         self._reject_series(np.concatenate(infinite), "holds an infinite value; write missing samples as NaN")
         if self.y is not None:
             unlabelled = {label for label in set(self.y) if label.strip().lower() in NA_VALUES}
-            self._reject_series(
-                np.array([label in unlabelled for label in self.y]), "has no label; remove it"
-            )
+            self._reject_series(np.array([label in unlabelled for label in self.y]), "has no label; remove it")
 
     def resize(self, length: int) -> SeriesSet:
         """Resample each series to `length` samples by linear interpolation from its first to its last sample.

@@ -37,11 +37,12 @@ MAX_EXPANSION_RATIO = 200
 CRC_BLOCK_BYTES = 2**20
 """Bytes read at a time to check the checksum of an array that stays in its file."""
 
+_KEEP_IN_FILE = "save it with numpy.savez, not compressed, and it can stay in its file"
 PICKLE = "array of Python objects"
 """Message of the ValueError that refuses a pickle."""
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(EOFError, OSError, KeyError, ValueError, OverflowError, RuntimeError, MemoryError),
+    *(EOFError, OSError, KeyError, ValueError, OverflowError, RuntimeError),
 )
 """What zipfile and NumPy raise for archives that are damaged, encrypted or compressed in another way."""
 
@@ -90,13 +91,13 @@ def open_arrays(path: Path) -> ArrayOpeners:
     try:
         with path.open("rb") as file:
             if file.read(6) == np.lib.format.MAGIC_PREFIX:
-                raise DataError(
-                    f"{path}: a single array, not an archive; save it with numpy.savez(path, X=..., y=...)"
-                )
+                raise DataError(f"{path}: a single array, not an archive; save it with numpy.savez(path, X=..., y=...)")
         with zipfile.ZipFile(path) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             _check_size(path, [member for member in members.values() if not _can_map(member)])
             return {name: _build_opener(path, archive, member) for name, member in members.items()}
+    except MemoryError:
+        raise DataError(f"{path}: larger than memory; {_KEEP_IN_FILE}") from None
     except _DAMAGE as error:
         if str(error) == PICKLE:
             raise DataError(
@@ -112,13 +113,12 @@ def _can_map(member: zipfile.ZipInfo) -> bool:
 def _check_size(path: Path, members: list[zipfile.ZipInfo]) -> None:
     """Refuse arrays that are read into memory if they are larger than that, or than measured series could be."""
     size, compressed_size = sum(m.file_size for m in members), sum(m.compress_size for m in members)
-    remedy = "save it with numpy.savez, not compressed, and it can stay in its file"
     if size > lazy_array.MAX_IN_MEMORY_BYTES and size > MAX_EXPANSION_RATIO * compressed_size:
         raise DataError(
             f"{path}: its arrays expand {compressed_size:,} bytes to {size:,}, as zip bombs do; if this is intended, "
-            + remedy
+            + _KEEP_IN_FILE
         )
-    require_memory(2 * size, f"{path}: its arrays", remedy)
+    require_memory(2 * size, f"{path}: its arrays", _KEEP_IN_FILE)
 
 
 def _build_opener(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], Array]:
@@ -154,9 +154,7 @@ def read_array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[
     """
     try:
         version = np.lib.format.read_magic(file)
-        read_header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a header that Python 2 wrote
             shape, is_fortran, dtype = read_header(file)
@@ -199,9 +197,7 @@ def build_series_set(
         x=read_or_map((lambda: x()[:, None]) if array.ndim == 2 else x),
         source=source,
         y=None if y is None else _labels_to_text(y, classes, len(array), source),
-        groups=None
-        if groups is None
-        else [normalize_label(g) for g in _to_list(groups, "groups", len(array), source)],
+        groups=None if groups is None else [normalize_label(g) for g in _to_list(groups, "groups", len(array), source)],
         channels=names.get("channels", ()),
         classes=classes,
     )

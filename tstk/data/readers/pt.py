@@ -40,9 +40,7 @@ def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]
         _check_storages(path, tensors, record_sizes)
     name = next((name for name in SERIES_ARRAY_NAMES if name in tensors), None)
     if name is None:
-        raise DataError(
-            f"{path}: no tensor called {' or '.join(SERIES_ARRAY_NAMES)}; it holds: {', '.join(tensors)}"
-        )
+        raise DataError(f"{path}: no tensor called {' or '.join(SERIES_ARRAY_NAMES)}; it holds: {', '.join(tensors)}")
     names = LABEL_ARRAY_NAMES if label_column is None else (label_column,)
     y = next((tensors[name] for name in names if name in tensors), None)
     if label_column is not None and y is None:
