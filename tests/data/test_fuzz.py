@@ -5,7 +5,9 @@ import os
 import warnings
 
 import numpy as np
+import pyarrow
 import torch
+from pyarrow import parquet
 
 from tests.support.fuzz import fuzz
 from tstk.data import DataConfig, load_data
@@ -21,16 +23,18 @@ def saved(save, *arguments, **options):
     return file.getvalue()
 
 
+def save_parquet(columns):
+    return saved(lambda file: parquet.write_table(pyarrow.table(columns), file))
+
+
 def small_files():
     """Return the format and the files of small valid sets: name -> bytes."""
-    import pyarrow
-    from pyarrow import parquet
-
     draw = np.random.default_rng(0)
     x = draw.normal(size=(12, 2, 10)).astype(np.float32)
     y = np.array(["a", "b"] * 6)
     cells = [[f"{v:.3g}" for v in row] for row in x[:, 0]]
     rows = "".join(",".join([*row, label]) + "\n" for row, label in zip(cells, y, strict=True))
+    labelled_first = "".join("\t".join([label, *row]) + "\n" for row, label in zip(cells, y, strict=True))
     header = ",".join([*(f"t{i}" for i in range(10)), "label"]) + "\n"
     ts = "@problemName Toy\n@timeStamps false\n@univariate false\n@classLabel true a b\n@data\n"
     ts += "".join(f"{','.join(row[:5])}:{','.join(row[5:8])}:{label}\n" for row, label in zip(cells, y, strict=True))
@@ -53,19 +57,15 @@ def small_files():
     return {
         "ts": {"Toy_TRAIN.ts": ts.encode(), "Toy_TEST.ts": ts.encode()},
         "arff": {"Toy_TRAIN.arff": arff.encode(), "Toy_TEST.arff": arff.encode()},
-        "tsv": {f"Toy_{s}.tsv": rows.replace(",", "\t").encode() for s in ("TRAIN", "TEST")},
+        "tsv": {f"Toy_{s}.tsv": labelled_first.encode() for s in ("TRAIN", "TEST")},
         "csv": {f"Toy_{s}.csv": (header + rows).encode() for s in ("TRAIN", "TEST")},
         "long csv": {f"Toy_{s}.csv": long.encode() for s in ("TRAIN", "TEST")},
         "table csv": {"table.csv": table.encode()},
         "npz": {"toy.npz": saved(np.savez, **arrays)},
         "npy": {f"{name}.npy": saved(np.save, array) for name, array in arrays.items()},
         "pt": {f"{split}.pt": tensors for split in ("train", "test")},
-        "parquet": {
-            f"Toy_{s}.parquet": saved(lambda f: parquet.write_table(pyarrow.table(wide), f)) for s in ("TRAIN", "TEST")
-        },
-        "parquet lists": {
-            f"Toy_{s}.parquet": saved(lambda f: parquet.write_table(pyarrow.table(lists), f)) for s in ("TRAIN", "TEST")
-        },
+        "parquet": {f"Toy_{s}.parquet": save_parquet(wide) for s in ("TRAIN", "TEST")},
+        "parquet lists": {f"Toy_{s}.parquet": save_parquet(lists) for s in ("TRAIN", "TEST")},
         "record": {"r.hea": record.encode(), "r.dat": signals},
     }
 

@@ -1,7 +1,7 @@
 """A seeded fuzzer of files: each mutation must load to sound values, or be refused in one printable line.
 
-`fuzz` mutates small valid files and loads them in a process of its own, under limits of memory and of processor time, so
-that a bomb, a hang or a crash of a C library is a fault of one case and not the end of the tests.
+`fuzz` mutates small valid files and loads them in a process of its own, under limits of memory and of processor time.
+A bomb, a hang or a crash of a C library is a fault of one case, and not the end of the tests.
 """
 
 import io
@@ -18,6 +18,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tstk.errors import TstkError
@@ -79,34 +80,43 @@ def fuzz(
 
     Args:
         folders: the files of each folder to load, which load as they are; the cases take them in turn
-        load: loads the folder and checks what it got with assertions; a function of a module, for another process runs it
+        load: loads the folder and checks what it got with assertions; a function of a module, run by another process
         cases: mutations to try
         seed: seed of the mutations; case i is the same whatever `cases` is
         memory: bytes that may be allocated beyond what the process has at the start
         seconds: processor time of a case
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    arguments = ([dict(files) for files in folders], load, cases, seed, memory, seconds, sender)
     report, started = FuzzReport(), 0
     while started < cases and len(report.faults) < 50:
-        process = multiprocessing.get_context("spawn").Process(target=_run_cases, args=(*arguments, started))
+        arguments = ([dict(files) for files in folders], load, range(started, cases), seed, memory, seconds, sender)
+        process = multiprocessing.get_context("spawn").Process(target=_run_cases, args=arguments)
         process.start()
+        if _receive(receiver, process) != ("ready", ""):
+            raise ValueError("the files do not load as they are; see above")
         while started < cases:
-            if not receiver.poll(0.2):
-                if process.is_alive() or receiver.poll():
-                    continue
-                report.faults.append(f"case {started}: the process ended with exit code {process.exitcode}")
-                started += 1
-                break  # go on after this case, in a new process
-            outcome, text = receiver.recv()
-            started += 1
+            outcome, text = _receive(receiver, process) or (
+                "fault",
+                f"the process ended with exit code {process.exitcode}",
+            )
             report.loaded += outcome == "loaded"
             report.refused += outcome == "refused"
             report.messages[text] += outcome == "refused"
             if outcome == "fault":
-                report.faults.append(f"case {started - 1}: {text}")
+                report.faults.append(f"case {started}: {text}")
+            started += 1
+            if not process.is_alive() and not receiver.poll():
+                break  # go on after this case, in a new process
         process.join()
     return report
+
+
+def _receive(receiver: Connection, process: multiprocessing.process.BaseProcess) -> tuple[str, str] | None:
+    """Return what the process sends next, or None if it ends before."""
+    while not receiver.poll(0.1):
+        if not process.is_alive() and not receiver.poll():
+            return None
+    return receiver.recv()
 
 
 def mutate_files(folders: Sequence[Files], case: int, seed: int) -> dict[str, bytes]:
@@ -228,8 +238,8 @@ def _pick(content: bytes | bytearray, rng: random.Random) -> int:
     return rng.randint(0, last)
 
 
-def _run_cases(folders, load, cases, seed, memory, seconds, sender, start):
-    """Load cases from `start` on and send what became of each; runs in a process of its own."""
+def _run_cases(folders, load, cases, seed, memory, seconds, sender):
+    """Load cases and send what became of each; runs in a process of its own."""
     import torch
 
     torch.set_num_threads(1)
@@ -240,7 +250,8 @@ def _run_cases(folders, load, cases, seed, memory, seconds, sender, start):
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         signal.signal(signal.SIGPROF, _raise_timeout)
-        for case in range(start, cases):
+        sender.send(("ready", ""))
+        for case in cases:
             at = Path(folder) / str(case)
             _write(mutate_files(folders, case, seed), at)
             sender.send(_try_case(load, at, seconds))
