@@ -50,6 +50,11 @@ def small_files():
     table = "date,u,v\n" + "".join(f"2020-01-{d + 1:02d},{x[d % 12, 0, 0]:.3g},{d}\n" for d in range(28))
     arrays = {"X_train": x, "y_train": y, "X_test": x[:6], "y_test": y[:6], "channels": np.array(["u", "v"])}
     tensors = saved(lambda f: torch.save({"samples": torch.from_numpy(x), "labels": torch.arange(12) % 2}, f))
+    notes = {
+        "states": draw.normal(size=(3, 2, 4)).astype(np.float32),
+        "train": np.arange(12) % 3,
+        "test": np.arange(6) % 3,
+    }
     wide = {**{f"t{i}": x[:, 0, i] for i in range(10)}, "label": y}
     lists = {"u": list(x[:, 0]), "v": list(x[:, 1]), "label": y}
     record = "r 2 360 60\nr.dat 16 200(5)/mV\nr.dat 16 200/mV\n"
@@ -62,6 +67,7 @@ def small_files():
         "long csv": {f"Toy_{s}.csv": long.encode() for s in ("TRAIN", "TEST")},
         "table csv": {"table.csv": table.encode()},
         "npz": {"toy.npz": saved(np.savez, **arrays)},
+        "conditioning": {"toy.npz": saved(np.savez, **arrays), "notes.npz": saved(np.savez, **notes)},
         "npy": {f"{name}.npy": saved(np.save, array) for name, array in arrays.items()},
         "pt": {f"{split}.pt": tensors for split in ("train", "test")},
         "parquet": {f"Toy_{s}.parquet": save_parquet(wide) for s in ("TRAIN", "TEST")},
@@ -72,10 +78,14 @@ def small_files():
 
 def load_folder(folder):
     """Load the set in a folder, and check all that a training would see of it."""
-    is_table = (folder / "table.csv").exists() or (folder / "r.hea").exists()
+    config, path = DataConfig(), folder
+    if (folder / "table.csv").exists() or (folder / "r.hea").exists():
+        config = DataConfig(context=8, horizon=2)
+    if (folder / "notes.npz").exists():
+        config, path = DataConfig(conditioning=(f"text={folder / 'notes.npz'}",)), folder / "toy.npz"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = load_data(str(folder), DataConfig(context=8, horizon=2) if is_table else DataConfig())
+        data = load_data(str(path), config)
         data.describe()
     for split in data.splits.values():
         batch = split.batch(torch.arange(len(split)))

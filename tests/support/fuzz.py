@@ -172,7 +172,7 @@ def _flip_bits(content: bytes, rng: random.Random) -> bytes:
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 8, 64))):
         if changed:
-            changed[_pick(changed, rng)] ^= 1 << rng.randrange(8)
+            changed[_pick(changed, rng)] ^= 1 << rng.randrange(7 if content.isascii() else 8)
     return bytes(changed)
 
 
@@ -181,11 +181,15 @@ def _truncate(content: bytes, rng: random.Random) -> bytes:
 
 
 def _insert(content: bytes, rng: random.Random) -> bytes:
-    at = _pick(content, rng)
-    return content[:at] + rng.choice((rng.choice(WORDS), rng.randbytes(rng.choice((1, 2, 4, 100))))) + content[at:]
+    at, inserted = _pick(content, rng), rng.randbytes(rng.choice((1, 2, 4, 100)))
+    if content.isascii() or rng.random() < 0.5:
+        inserted = rng.choice(WORDS)
+    return content[:at] + inserted + content[at:]
 
 
 def _overwrite(content: bytes, rng: random.Random) -> bytes:
+    if content.isascii() and rng.random() < 0.8:  # text would only become undecodable
+        return _change_number(content, rng) if re.search(rb"\d", content) else _flip_bits(content, rng)
     size = rng.choice((1, 2, 4, 8))
     at = _pick(content, rng)
     value = (rng.choice(INTEGERS) & (1 << 8 * size) - 1).to_bytes(size, rng.choice(("little", "big")))
@@ -210,7 +214,7 @@ def _remove_block(content: bytes, rng: random.Random) -> bytes:
 def _change_number(content: bytes, rng: random.Random) -> bytes:
     numbers = list(re.finditer(rb"\d[\d.]*", content[:100_000]))
     if not numbers:
-        return _overwrite(content, rng)
+        return _flip_bits(content, rng)
     number = numbers[min(int(rng.expovariate(4) * len(numbers)), len(numbers) - 1)]  # rather one of the header
     return content[: number.start()] + rng.choice(NUMBERS).encode() + content[number.end() :]
 

@@ -206,8 +206,7 @@ def build_series_set(
 def _names_to_text(array: NDArray[Any], kind: str, source: str) -> tuple[str, ...]:
     if array.ndim != 1:
         raise DataError(f"{source}: {kind} have shape {array.shape}; expected one name each")
-    require_memory(CELL_BYTES * array.size, f"{source}: {array.size:,} {kind}", "save their names alone")
-    return tuple(map(str, array.tolist()))
+    return tuple(map(str, _to_values(array, kind, source)))
 
 
 def _to_list(array: NDArray[Any], kind: str, num_series: int, source: str) -> list[Any]:
@@ -217,8 +216,20 @@ def _to_list(array: NDArray[Any], kind: str, num_series: int, source: str) -> li
         raise DataError(f"{source}: {kind} have shape {array.shape}; expected one per series")
     if len(array) != num_series:
         raise DataError(f"{source}: {len(array)} {kind} for {num_series} series; give one for each")
-    require_memory(CELL_BYTES * len(array), f"{source}: {len(array):,} {kind}", "split the set")
-    return array.tolist()
+    return _to_values(array, kind, source)
+
+
+def _to_values(array: NDArray[Any], kind: str, source: str) -> list[Any]:
+    """Return the elements [N] as Python objects; those of text are valid Unicode."""
+    num_bytes = (CELL_BYTES + array.itemsize) * array.size
+    require_memory(num_bytes, f"{source}: {array.size:,} {kind}", "divide the set into several files")
+    try:
+        values: list[Any] = array.tolist()
+        if array.dtype.kind == "U":
+            "".join(values).encode()
+    except (SystemError, ValueError):
+        raise DataError(f"{source}: {kind} hold characters that do not exist; write or fetch the file again") from None
+    return values
 
 
 def _labels_to_text(y: NDArray[Any], classes: tuple[str, ...], num_series: int, source: str) -> list[str]:

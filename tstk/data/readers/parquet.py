@@ -64,12 +64,10 @@ def _is_text(type_: Any) -> bool:
 
 def _check_size(path: Path, file: Any) -> None:
     """Check what the file says of its size, before its columns are read: they may be compressed a thousandfold."""
-    metadata = file.metadata
-    num_values = sum(
-        metadata.row_group(i).column(j).num_values
-        for i in range(metadata.num_row_groups)
-        for j in range(metadata.num_columns)
-    )
+    metadata, num_values = file.metadata, 0
+    for i in range(metadata.num_row_groups):
+        next(file.iter_batches(1, row_groups=[i]), None)  # fails in Python if it is damaged; `column` ends the process
+        num_values += sum(metadata.row_group(i).column(j).num_values for j in range(metadata.num_columns))
     widths = [max(getattr(type_, "list_size", 1), 1) for type_ in file.schema_arrow.types]
     # a list of fixed size takes memory even where it is missing
     require_cell_memory(path, metadata.num_rows, max(num_values, metadata.num_rows * sum(widths)))
