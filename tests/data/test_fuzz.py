@@ -12,7 +12,7 @@ from pyarrow import parquet
 from tests.support.fuzz import fuzz
 from tstk.data import DataConfig, load_data
 
-CASES = int(os.environ.get("CASES", 1500))
+CASES = int(os.environ.get("CASES", 1300))
 """Mutations to try, of all formats together."""
 SEED = int(os.environ.get("SEED", 0))
 
