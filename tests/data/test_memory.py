@@ -84,10 +84,10 @@ def test_resizing_asks_for_memory_first(labelled):
 
 
 def test_cutting_a_table_asks_for_memory_first(table, memory):
-    path, _ = table(400)
-    memory("160k")
-    load_data(path, DataConfig(length=50))
-    assert "give a larger --stride" in refuse(path, length=50, stride=1)
+    path, _ = table(600)
+    memory("300k")
+    load_data(path, DataConfig(length=60))
+    assert "give a larger --stride" in refuse(path, length=60, stride=1)
 
 
 def test_joining_sets_of_very_different_lengths_asks_for_memory_first(labelled, memory):
