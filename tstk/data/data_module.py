@@ -96,13 +96,13 @@ class DataModule(ShortRepr):
             counts = report["parts"]["train"]["classes"].values()
             report["imbalance"] = max(counts) / max(min(counts), 1)
         if isinstance(self.train, SeriesDataset):
-            hashes = _hash_series(self.train)
-            known = np.unique(hashes)
-            report["repeated"] = len(hashes) - len(known)
+            known = np.sort(_hash_series(self.train))
+            report["repeated"] = int((known[1:] == known[:-1]).sum())
             if isinstance(self.val, SeriesDataset) and self.val is not self.test:
-                known = np.union1d(known, _hash_series(self.val))
+                known = np.sort(np.concatenate([known, _hash_series(self.val)]))
             if isinstance(self.test, SeriesDataset):
-                report["duplicates"] = int(np.isin(_hash_series(self.test), known).sum())
+                hashes = _hash_series(self.test)
+                report["duplicates"] = int((known[np.searchsorted(known[1:], hashes)] == hashes).sum())
         report["ranges"] = dict(zip(self.channels, _compute_channel_ranges(self.train), strict=True))
         return report | {"notes": list(self.notes)}
 
