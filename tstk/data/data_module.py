@@ -102,7 +102,7 @@ class DataModule(ShortRepr):
                 known = np.sort(np.concatenate([known, _hash_series(self.val)]))
             if isinstance(self.test, SeriesDataset):
                 hashes = _hash_series(self.test)
-                report["duplicates"] = int((known[np.searchsorted(known[1:], hashes)] == hashes).sum())
+                report["duplicates"] = int((known[np.searchsorted(known[:-1], hashes)] == hashes).sum())
         report["ranges"] = dict(zip(self.channels, _compute_channel_ranges(self.train), strict=True))
         return report | {"notes": list(self.notes)}
 
