@@ -9,7 +9,7 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test test-quick test-lowest compile-kernels lint bench docs clean
+.PHONY: demo test test-quick test-lowest fuzz compile-kernels lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/tstk train --encoder bert --head cot
@@ -23,6 +23,12 @@ test-quick: .venv/installed-for-tests
 test-lowest: .venv-lowest/installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -p no:cacheprovider -k "not distilbert" \
 		$$(grep -v '^#' .ci/lowest-tests.txt)
+
+# Mutate files of every kind and load them; `make fuzz CASES=100000 SEED=7` tries other mutations.
+fuzz: CASES ?= 20000
+fuzz: SEED ?= 1
+fuzz: .venv/installed-for-tests
+	CASES=$(CASES) SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s $$(find tests -name 'test_fuzz*.py')
 
 # Compile every tile configuration of the Triton kernels; needs no GPU.
 compile-kernels: .venv/installed-for-tests

@@ -26,7 +26,15 @@ class IncompatibleError(TstkError):
 
 
 class DataError(TstkError):
-    """The data cannot be read, or do not fit the components."""
+    """The data cannot be read, or do not fit the components.
+
+    What a message quotes of a file cannot break its line or reach the terminal: characters that are not printable are
+    escaped, and the middle of a very long message is left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
+        super().__init__(text if len(text) <= 1500 else f"{text[:1000]} ... {text[-400:]}")
 
 
 class CheckpointError(TstkError):

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tstk.data import load_data
+from tstk.data import get_reader, load_data
 from tstk.errors import DataError
 
 TS = "@timeStamps false\n@classLabel true a b\n@data\n"
@@ -73,6 +73,33 @@ FAULTY = {
     "a pickle": ("x.npz", npz(X=np.array([{}])), "holds Python objects", "save numbers and strings only"),
     "labels that are too few": ("x.npz", npz(X=X, y=[0, 1]), "2 labels for 4 series", "one for each"),
     "junk as tensors": ("x.pt", JUNK, "not a file of torch.save", "write or fetch it again"),
+    "text as an array": ("X.npy", "hello", "cut short", "write or fetch it again"),
+    "an unfinished header": ("X.npy", npy(X).replace(b"'descr'", b"'des((("), "cut short", "write or fetch it again"),
+    "an array that is too long": ("X.npy", npy(X) + b"more", "cut short", "write or fetch it again"),
+    "an empty array file": ("X.npy", "", "empty", "write or fetch it again"),
+    "an empty archive": ("x.npz", "", "empty", "write or fetch it again"),
+    "an empty file of tensors": ("x.pt", "", "empty", "write or fetch it again"),
+    "an empty parquet file": ("x.parquet", "", "empty", "write or fetch it again"),
+    "an empty ts": ("x.ts", "", "the file is empty", "write or fetch it again"),
+    "characters that do not exist": (
+        "x.npz",
+        npz(X=X, y=np.array([0xFFFFFFFF, 1, 1, 1], "u4").view("U1")),
+        "labels hold characters that do not exist",
+        "fetch",
+    ),
+    "half a character": (
+        "x.npz",
+        npz(X=X, y=np.array([0xD800, 1, 1, 1], "u4").view("U1")),
+        "labels hold characters that do not exist",
+        "fetch",
+    ),
+    "a table of names": ("x.npz", npz(X=X, channels=[["u"], ["v"]]), "channels have shape (2, 1)", "one name each"),
+    "one name for all": ("x.npz", npz(X=X, classes=3.0), "classes have shape ()", "one name each"),
+    "an escape sequence": ("x.csv", "t0,label\n1,a\n2,\x1b]0;b\n", r"line 3: holds the control character", "remove"),
+    "another end of line": ("x.ts", TS + "1,2:a\u2028b\n", "line 4: holds the control character", "remove"),
+    "no signals": ("x.hea", "x 0 360 10\n", "line 1: 0 signals of 10 samples", "expected positive numbers"),
+    "a record above": ("x.hea", "x 1 360 2\n.. 16 200\n", "line 2: .. is in another folder", "beside their header"),
+    "a huge baseline": ("x.hea", f"x 1 360 2\nx.dat 16 200 11 {10**30}\n", "line 2: expected whole numbers", "WFDB"),
     "a header of nothing": ("x.hea", "hello\n", "line 1: ", "expected 'RECORD SIGNALS RATE SAMPLES'"),
 }
 
@@ -89,3 +116,21 @@ def test_a_malformed_file_is_refused_with_file_place_and_remedy(tmp_path, fault)
     assert remedy in message.split(place, 1)[1]
     assert "\n" not in message
     assert len(message) < len(str(tmp_path)) + 250
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".csv", ".npz", ".npy", ".pt", ".parquet", ".hea", ".arff"])
+def test_a_folder_in_place_of_a_file_is_refused_in_one_line(tmp_path, suffix):
+    (tmp_path / f"X{suffix}").mkdir()
+    with pytest.raises(DataError, match=r"no data in this folder; looked for \*\.ts"):
+        load_data(str(tmp_path / f"X{suffix}"))
+    with pytest.raises(DataError, match=f"X.{suffix[1:]}: ") as error:
+        get_reader(tmp_path / f"X{suffix}")(tmp_path / f"X{suffix}")
+    assert str(error.value).isprintable()
+
+
+def test_what_an_error_quotes_of_a_file_stays_in_one_printable_line():
+    assert str(DataError("class \x1b]0;x\x07\nis \u202e new")) == r"class \x1b]0;x\x07\nis \u202e new"
+    long = str(DataError("file: " + "x" * 10**6 + "; remove it"))
+    assert len(long) < 1500
+    assert long.startswith("file: x")
+    assert long.endswith("x; remove it")

@@ -12,6 +12,7 @@ from tstk.core.types import Spec
 from tstk.data.catalog import SPLITS
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import RepeatDataset, SeriesDataset
+from tstk.data.memory import require_memory
 from tstk.errors import DataError
 
 
@@ -72,6 +73,12 @@ def _flatten_channels(data_module: DataModule, split: str, length: int) -> Tenso
     if dataset is None:
         return torch.zeros(0, 1, length)
     assert isinstance(dataset, SeriesDataset)
+    num_series, num_channels, num_samples = dataset.x.shape
+    require_memory(
+        4 * num_series * num_channels * (3 * num_samples + 2 * length),
+        f"{data_module.name}: {num_series:,} series of {num_channels:,} channels, padded to {length:,} samples,",
+        "give --resize, or train on fewer sets together",
+    )
     x = ((torch.as_tensor(dataset.x[:]) - data_module.mean[:, None]) / data_module.std[:, None]).flatten(0, 1)
     x = x[~x.isnan().all(1)]
     return F.pad(x, (0, length - x.shape[1]), value=torch.nan)[:, None]

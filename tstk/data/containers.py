@@ -6,6 +6,7 @@ the built-in ones. Symbols: N series, C channels, T samples or rows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 
 from tstk.core.repr import ShortRepr
 from tstk.data.lazy_array import Floats, LazyArray, iter_chunks
+from tstk.data.memory import require_memory
 from tstk.errors import DataError
 
 NA_VALUES = {"", "?", "nan", "na", "null"}
 """Spellings of a missing cell, in lower case."""
+
+_CONTROL_CHARACTER = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(repr=False)
@@ -62,22 +66,32 @@ class SeriesSet(ShortRepr):
         for kind, items in (("labels", self.y), ("groups", self.groups)):
             if items is not None and len(items) != shape[0]:
                 raise DataError(f"{source}: {len(items)} {kind} for {shape[0]} series; give one for each")
+        require_memory(
+            16 * shape[1] * shape[2] + 32 * shape[0],
+            f"{source}: the statistics of {shape[0]:,} series and the samples of one, {shape[1]:,} x {shape[2]:,},",
+            "cut the series into shorter ones",
+        )
         missing, infinite = zip(
             *((np.isnan(x).all((1, 2)), np.isinf(x).any((1, 2))) for x in iter_chunks(self.x)), strict=True
         )
         self._reject_series(np.concatenate(missing), "is entirely missing; remove it, or give it at least one sample")
         self._reject_series(np.concatenate(infinite), "holds an infinite value; write missing samples as NaN")
         if self.y is not None:
-            self._reject_series(
-                np.array([label.strip().lower() in NA_VALUES for label in self.y]), "has no label; remove it"
-            )
+            unlabelled = {label for label in set(self.y) if label.strip().lower() in NA_VALUES}
+            self._reject_series(np.array([label in unlabelled for label in self.y]), "has no label; remove it")
 
     def resize(self, length: int) -> SeriesSet:
         """Resample each series to `length` samples by linear interpolation from its first to its last sample.
 
         Missing samples between two observed ones are interpolated; a channel without any sample stays missing.
         """
-        resized = np.full((*self.x.shape[:2], length), np.nan, np.float32)
+        num_series, num_channels, _ = self.x.shape
+        require_memory(
+            length * (2 * 4 * num_series * num_channels + 24),
+            f"{self.source}: {num_series:,} series of {num_channels:,} x {length:,} samples",
+            "give a smaller --resize",
+        )
+        resized = np.full((num_series, num_channels, length), np.nan, np.float32)
         for series, resized_series in zip(self.x, resized, strict=True):
             observed = ~np.isnan(series)
             positions = np.linspace(0, np.flatnonzero(observed.any(0))[-1], length)
@@ -151,7 +165,14 @@ def pad_series(series: Sequence[Floats], source: str) -> Floats:
                 f"{source}: series {i + 1} has {len(array)} channels, series 1 has {num_channels}; "
                 "mark missing ones by NaN or ?"
             )
-    padded = np.full((len(series), num_channels, max(array.shape[1] for array in series)), np.nan, np.float32)
+    lengths = [array.shape[1] for array in series]
+    longest = max(lengths)
+    require_memory(
+        2 * 4 * len(series) * num_channels * longest,  # twice: a validation split is a copy
+        f"{source}: {len(series):,} series, padded to the {longest:,} samples of series {lengths.index(longest) + 1},",
+        "cut that series into shorter ones, or remove it",
+    )
+    padded = np.full((len(series), num_channels, longest), np.nan, np.float32)
     for i, array in enumerate(series):
         padded[i, :, : array.shape[1]] = array
     return padded
@@ -198,14 +219,20 @@ def read_lines(path: Path) -> list[str]:
     """Read the lines of a text file.
 
     Raises:
-        DataError: the file is empty or not text
+        DataError: the file is empty, is not text or cannot be opened, or holds a control character
     """
     try:
+        require_memory(4 * path.stat().st_size, f"{path}: its lines", "save the set as .npy files, or in several parts")
         text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a file that you may read") from None
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
         raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8")
+    if control := _CONTROL_CHARACTER.search(text):
+        line_number = text.count("\n", 0, control.start()) + 1
+        raise DataError(f"{path}, line {line_number}: holds the control character {control[0]!r}; remove it")
     lines = text.splitlines()
     if not any(line.strip() for line in lines):
         raise DataError(f"{path}: the file is empty; write or fetch it again")

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.core.repr import ShortRepr
@@ -94,13 +96,13 @@ class DataModule(ShortRepr):
             counts = report["parts"]["train"]["classes"].values()
             report["imbalance"] = max(counts) / max(min(counts), 1)
         if isinstance(self.train, SeriesDataset):
-            hashes = _hash_series(self.train)
-            known = set(hashes)
-            report["repeated"] = len(hashes) - len(known)
+            known = np.sort(_hash_series(self.train))
+            report["repeated"] = int((known[1:] == known[:-1]).sum())
             if isinstance(self.val, SeriesDataset) and self.val is not self.test:
-                known |= set(_hash_series(self.val))
+                known = np.sort(np.concatenate([known, _hash_series(self.val)]))
             if isinstance(self.test, SeriesDataset):
-                report["duplicates"] = sum(value in known for value in _hash_series(self.test))
+                hashes = _hash_series(self.test)
+                report["duplicates"] = int((known[np.searchsorted(known[:-1], hashes)] == hashes).sum())
         report["ranges"] = dict(zip(self.channels, _compute_channel_ranges(self.train), strict=True))
         return report | {"notes": list(self.notes)}
 
@@ -161,13 +163,14 @@ def count_missing(split: Split) -> int:
     return count
 
 
-def _hash_series(dataset: SeriesDataset) -> list[int]:
+def _hash_series(dataset: SeriesDataset) -> NDArray[np.int64]:
     """Return a hash of the samples of each series, to find duplicates."""
-    return [
-        hash(series[:, :length].numpy().tobytes())
+    hashes = (
+        hash(series[:, :length].tobytes())
         for x, lengths in _iter_with_lengths(dataset)
-        for series, length in zip(x, lengths.tolist(), strict=True)
-    ]
+        for series, length in zip(x.numpy(), lengths.tolist(), strict=True)
+    )
+    return np.fromiter(hashes, np.int64, len(dataset))
 
 
 def _iter_with_lengths(dataset: SeriesDataset) -> Iterator[tuple[Tensor, Tensor]]:

@@ -333,7 +333,8 @@ def _build_series_dataset(
                 f"{source}: class {', '.join(map(repr, unknown))} does not occur in training, "
                 f"whose classes are {', '.join(classes)}"
             )
-        dataset.y = torch.tensor([classes.index(label) for label in series_set.y])
+        class_index = {name: i for i, name in reversed(list(enumerate(classes)))}
+        dataset.y = torch.tensor([class_index[label] for label in series_set.y])
     return dataset
 
 

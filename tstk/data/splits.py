@@ -31,8 +31,7 @@ def stratified_split(y: Ints, val_fraction: float, seed: int) -> tuple[Ints, Int
     """
     rng = np.random.default_rng(seed)
     val_members = []
-    for c in np.unique(y):
-        members = rng.permutation(np.flatnonzero(y == c))
+    for members in map(rng.permutation, _group_by_class(y)):
         count = min(max(round(val_fraction * len(members)), 1), len(members) - 1)
         val_members.append(members[:count])
     val = np.sort(np.concatenate(val_members))
@@ -53,8 +52,13 @@ def subsample_per_class(y: Ints, fraction: float, min_per_class: int, rng: np.ra
     """
     if not len(y):
         return np.zeros(0, np.int64)
-    members = [rng.permutation(np.flatnonzero(y == c)) for c in np.unique(y)]
+    members = [rng.permutation(group) for group in _group_by_class(y)]
     return np.sort(np.concatenate([m[: max(round(fraction * len(m)), min_per_class)] for m in members]))
+
+
+def _group_by_class(y: Ints) -> list[Ints]:
+    """Return the ascending indices of the series of each class that occurs, in the order of the classes."""
+    return np.split(np.argsort(y, kind="stable"), np.unique(y, return_counts=True)[1].cumsum()[:-1])
 
 
 def group_split(y: Ints, groups: list[str], val_fraction: float, seed: int) -> tuple[Ints, Ints]:

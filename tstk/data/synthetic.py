@@ -24,6 +24,7 @@ from tstk.data.catalog import SYNTHETIC
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import GeneratedDataset
+from tstk.data.memory import require_memory
 from tstk.errors import OptionError
 
 NUM_ROOTS = 3
@@ -53,7 +54,11 @@ def build_synthetic(config: DataConfig) -> DataModule:
         raise OptionError(f"--length {length}: generated series have at least 8 samples")
     if channels > NUM_ROOTS + NUM_INNER:
         raise OptionError(f"--synthetic-channels {channels}: a graph has {NUM_ROOTS + NUM_INNER} nodes")
-    generator = CausalGraphGenerator(length, channels, config.synthetic_kernels or 4, seed)
+    kernels = config.synthetic_kernels or 4
+    require_memory(24 * count, f"the order of --synthetic-count {count} series", "give fewer")
+    require_memory(6000 * length, f"the covariances of --length {length} samples", "give less")
+    require_memory(2**13 * kernels, f"the weights of --synthetic-kernels {kernels}", "give fewer")
+    generator = CausalGraphGenerator(length, channels, kernels, seed)
     is_univariate = channels == 1
     return DataModule(
         name=SYNTHETIC,

@@ -9,6 +9,7 @@ import numpy as np
 from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
 from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet, Table
+from tstk.data.memory import require_memory
 from tstk.data.splits import split_boundaries
 from tstk.errors import DataError
 
@@ -74,6 +75,12 @@ def extract_windows(table: Table, length: int, stride: int) -> SeriesSet:
     """
     if len(table.values) < length:
         raise DataError(f"{table.source}: {len(table.values)} rows, and --length {length}; give less")
+    num_series = (len(table.values) - length) // stride + 1
+    require_memory(
+        2 * 4 * num_series * length * table.values.shape[1],
+        f"{table.source}: {num_series:,} series of --length {length}",
+        "give a larger --stride",
+    )
     x = np.lib.stride_tricks.sliding_window_view(table.values, length, axis=0)[::stride]
     is_empty = np.isnan(x).all((1, 2))
     note = f"{table.source}: {is_empty.sum()} series without a sample are left out" if is_empty.any() else ""

@@ -11,7 +11,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -230,27 +229,15 @@ def _check_data() -> Iterator[Finding]:
 
 
 def _check_free_space() -> Iterator[Finding]:
+    from tstk.data.memory import get_available_memory
+
     free = shutil.disk_usage(Path.cwd()).free
     remedy = "" if free >= LOW_SPACE else "free disk space, or work in another folder"
     yield Finding("free space", "disk", f"{_format_size(free)} free in {Path.cwd()}", remedy)
-    memory = _read_free_memory()
+    memory = get_available_memory()
     if memory is not None:
         remedy = "" if memory >= LOW_SPACE else "close other programs, or use a smaller batch size"
         yield Finding("free space", "memory", f"{_format_size(memory)} free", remedy)
-
-
-def _read_free_memory() -> int | None:
-    """Return the free memory in bytes, within the limit of a container; None if unknown."""
-    free = []
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    except (OSError, KeyError, ValueError):
-        return None
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # not in a container, or no limit
-        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return min(free)
 
 
 def _check_write_access() -> Iterator[Finding]:

@@ -32,6 +32,7 @@ def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]
         )
     lines = read_lines(path)
     num_samples, is_relational, classes, data_start = _parse_header(lines, path)
+    declared = set(classes or ())
     series, labels = [], []
     for line_number, line in enumerate(lines[data_start:], data_start + 1):
         location = f"{path}, line {line_number}"
@@ -49,7 +50,7 @@ def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]
             if len(label_cells) != 1:
                 raise DataError(f"{location}: {len(label_cells)} cells after the samples; expected the class alone")
             labels.append(normalize_label(label_cells[0].strip("'\"")))
-            if classes and labels[-1] not in classes and labels[-1] != "?":
+            if classes and labels[-1] not in declared and labels[-1] != "?":
                 raise DataError(f"{location}: class {labels[-1]!r} is not declared; declared are {', '.join(classes)}")
     if not series:
         raise DataError(f"{path}: no line after @data, so there is no series")

@@ -7,6 +7,7 @@ is a table of channels. Otherwise each row is a series, and each column except l
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.data.containers import SeriesSet, Table, normalize_label, parse_floats, read_lines
+from tstk.data.memory import CELL_BYTES, require_memory
 from tstk.data.readers.long import is_long, parse_long_rows
 from tstk.errors import DataError, did_you_mean
 
@@ -37,7 +39,9 @@ def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]
     Raises:
         DataError: there is no header or no such label column, or a cell is not a number
     """
-    reader = csv.reader(read_lines(path))
+    lines = read_lines(path)
+    require_cell_memory(path, len(lines), sum(line.count(",") for line in lines))
+    reader = csv.reader(lines)
     try:
         header, *rows = [(f"line {reader.line_num}", row) for row in reader if row]
     except csv.Error as error:
@@ -69,7 +73,7 @@ def parse_rows(path: Path, header: list[str], rows: list[tuple[str, list[str]]],
                 f"{path}, {location}: {len(row)} cells, the header has {len(header)}; fix or remove the row"
             )
     lower_header = [name.strip().lower() for name in header]
-    if repeated := [name for i, name in enumerate(lower_header) if name in lower_header[:i]]:
+    if repeated := [name for name, count in Counter(lower_header).items() if count > 1]:
         raise DataError(f"{path}, line 1: two columns are called {repeated[0]!r}; rename or remove one")
     id_index = next((lower_header.index(name) for name in ID_COLUMNS if name in lower_header), None)
     if id_index is not None and is_long(path, lower_header, rows, id_index):
@@ -90,6 +94,19 @@ def parse_rows(path: Path, header: list[str], rows: list[tuple[str, list[str]]],
         )
     label_index = _find_label_index(path, header, lower_header, label_column)
     return {"train": _build_series_set(path, header, rows, label_index, id_index)}
+
+
+def require_cell_memory(path: Path, num_rows: int, num_cells: int) -> None:
+    """Check that the cells of a file fit into memory as text.
+
+    Raises:
+        DataError: they take more than is available
+    """
+    require_memory(
+        CELL_BYTES * num_cells + 4 * CELL_BYTES * num_rows,
+        f"{path}: {num_rows:,} rows and {num_cells:,} cells",
+        "save it as arrays (.npz or .npy), which take less, or in several parts",
+    )
 
 
 def _is_number(cell: str) -> bool:

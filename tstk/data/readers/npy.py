@@ -5,6 +5,7 @@ The arrays are those of an `.npz` file, each in a file of its own, and a large X
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX
 from tstk.data.containers import SeriesSet
-from tstk.data.readers.npz import GROUP_ARRAY_NAMES, LABEL_ARRAY_NAMES, build_series_set
+from tstk.data.readers.npz import GROUP_ARRAY_NAMES, LABEL_ARRAY_NAMES, PICKLE, build_series_set, read_array_header
 from tstk.errors import DataError
 
 
@@ -52,9 +53,13 @@ def map_array(path: Path) -> NDArray[Any]:
         DataError: the file is not an array, is cut short, or holds Python objects
     """
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as file:
+            shape, is_fortran, dtype = read_array_header(file)
+            if file.tell() + math.prod(shape) * dtype.itemsize != path.stat().st_size:
+                raise ValueError("the header claims another number of samples")
+            return np.memmap(path, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
     except (ValueError, EOFError, OSError, OverflowError) as error:
-        if "Array can't be memory-mapped: Python objects" in str(error):
+        if str(error) == PICKLE:
             raise DataError(
                 f"{path}: holds Python objects (a pickle), which are never loaded; save numbers and strings only"
             ) from None

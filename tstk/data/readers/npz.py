@@ -6,8 +6,11 @@ stays in its file.
 
 from __future__ import annotations
 
+import lzma
 import math
 import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -22,13 +25,26 @@ from tstk.data import lazy_array
 from tstk.data.catalog import SERIES_ARRAY_NAMES
 from tstk.data.containers import SeriesSet, normalize_label
 from tstk.data.lazy_array import read_or_map
+from tstk.data.memory import CELL_BYTES, require_memory
 from tstk.errors import DataError, did_you_mean
 
 LABEL_ARRAY_NAMES = ("y", "labels", "label")
 GROUP_ARRAY_NAMES = ("groups", "group", "subject", "subjects")
 
 MAX_EXPANSION_RATIO = 200
-"""Maximum compression ratio of a large array, against zip bombs; measured series stay far below it."""
+"""Maximum compression ratio of large arrays, against zip bombs; measured series stay far below it."""
+
+CRC_BLOCK_BYTES = 2**20
+"""Bytes read at a time to check the checksum of an array that stays in its file."""
+
+_KEEP_IN_FILE = "save it with numpy.savez, not compressed, and it can stay in its file"
+PICKLE = "array of Python objects"
+"""Message of the ValueError that refuses a pickle."""
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, OSError, KeyError, ValueError, OverflowError, RuntimeError),
+)
+"""What zipfile and NumPy raise for archives that are damaged, encrypted or compressed in another way."""
 
 Array = NDArray[Any]
 ArrayOpeners = Mapping[str, Callable[[], Array]]
@@ -67,72 +83,87 @@ def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]
 def open_arrays(path: Path) -> ArrayOpeners:
     """Return a function per array that returns it: memory-mapped if it is large and not compressed, else from memory.
 
+    The checksum of every array is checked here, once, also of those that stay in their file.
+
     Raises:
-        DataError: the file is damaged, holds Python objects, or looks like a zip bomb
+        DataError: the file is damaged, holds Python objects, is larger than memory, or looks like a zip bomb
     """
     try:
-        if not zipfile.is_zipfile(path):
-            with path.open("rb") as file:
-                if file.read(6) == np.lib.format.MAGIC_PREFIX:
-                    raise DataError(
-                        f"{path}: a single array, not an archive; save it with numpy.savez(path, X=..., y=...)"
-                    )
-            raise zipfile.BadZipFile
-        with np.load(path, allow_pickle=False) as file:
-            members = {info.filename.removesuffix(".npy"): info for info in (file.zip.infolist() if file.zip else ())}
-            return {name: _build_opener(path, file, members[name]) for name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, struct.error, OverflowError):
-        raise DataError(f"{path}: empty, cut short or not an npz archive; write or fetch it again") from None
+        with path.open("rb") as file:
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:
+                raise DataError(f"{path}: a single array, not an archive; save it with numpy.savez(path, X=..., y=...)")
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            _check_size(path, [member for member in members.values() if not _can_map(member)])
+            return {name: _build_opener(path, archive, member) for name, member in members.items()}
     except MemoryError:
-        raise DataError(
-            f"{path}: larger than memory; save it with numpy.savez, not compressed, and it can stay in its file"
-        ) from None
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise DataError(f"{path}: empty, cut short or not an npz archive; write or fetch it again") from None
-        raise DataError(
-            f"{path}: holds Python objects (a pickle), which are never loaded; save numbers and strings only"
-        ) from None
+        raise DataError(f"{path}: larger than memory; {_KEEP_IN_FILE}") from None
+    except _DAMAGE as error:
+        if str(error) == PICKLE:
+            raise DataError(
+                f"{path}: holds Python objects (a pickle), which are never loaded; save numbers and strings only"
+            ) from None
+        raise DataError(f"{path}: empty, cut short or not an npz archive; write or fetch it again") from None
 
 
-def _build_opener(path: Path, file: Any, member: zipfile.ZipInfo) -> Callable[[], Array]:
-    if member.compress_type == zipfile.ZIP_STORED and 4 * member.file_size > lazy_array.MAX_IN_MEMORY_BYTES:
-        opener = partial(_map_member, path, member.header_offset)
-        opener()  # report a damaged array now, not at the first read
-        return opener
-    if (
-        member.file_size > lazy_array.MAX_IN_MEMORY_BYTES
-        and member.file_size > MAX_EXPANSION_RATIO * member.compress_size
-    ):
+def _can_map(member: zipfile.ZipInfo) -> bool:
+    return member.compress_type == zipfile.ZIP_STORED and 4 * member.file_size > lazy_array.MAX_IN_MEMORY_BYTES
+
+
+def _check_size(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse arrays that are read into memory if they are larger than that, or than measured series could be."""
+    size, compressed_size = sum(m.file_size for m in members), sum(m.compress_size for m in members)
+    if size > lazy_array.MAX_IN_MEMORY_BYTES and size > MAX_EXPANSION_RATIO * compressed_size:
         raise DataError(
-            f"{path}: {member.filename} expands {member.compress_size:,} bytes to {member.file_size:,}, as zip bombs "
-            "do; if this is intended, save it with numpy.savez, not compressed"
+            f"{path}: its arrays expand {compressed_size:,} bytes to {size:,}, as zip bombs do; if this is intended, "
+            + _KEEP_IN_FILE
         )
-    with file.zip.open(member) as stream:
-        shape, _, dtype = _read_array_header(stream)
-    if math.prod(shape) * dtype.itemsize > member.file_size:
-        raise zipfile.BadZipFile
-    array = file[member.filename.removesuffix(".npy")]
-    return lambda: array
+    require_memory(2 * size, f"{path}: its arrays", _KEEP_IN_FILE)
 
 
-def _map_member(path: Path, offset: int) -> Array:
-    """Memory-map the array whose archive member begins at `offset`."""
+def _build_opener(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], Array]:
+    with archive.open(member) as stream:
+        shape, is_fortran, dtype = read_array_header(stream)
+        start = stream.tell()
+        if start + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise zipfile.BadZipFile
+        if not _can_map(member):
+            stream.seek(0)
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+            stream.read()  # to the end, where the checksum is compared
+            return lambda: array
+        while stream.read(CRC_BLOCK_BYTES):
+            pass
+    offset = _find_content(path, member) + start
+    return partial(np.memmap, path, dtype, "r", offset, shape, "F" if is_fortran else "C")
+
+
+def _find_content(path: Path, member: zipfile.ZipInfo) -> int:
+    """Return the place in the file at which the bytes of a stored member begin."""
     with path.open("rb") as file:
-        file.seek(offset + 26)  # the local file header has 30 bytes, then the name and the extra field
+        file.seek(member.header_offset + 26)  # the local file header has 30 bytes, then the name and the extra field
         name_length, extra_length = struct.unpack("<HH", file.read(4))
-        file.seek(name_length + extra_length, 1)
-        shape, is_fortran, dtype = _read_array_header(file)
-        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
+    return member.header_offset + 30 + name_length + extra_length
 
 
-def _read_array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the header of an array: shape, whether it is in Fortran order, and type."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read_header(file)
+def read_array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an array: shape, whether it is in Fortran order, and type.
+
+    Raises:
+        ValueError: it is damaged, or the array holds Python objects
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a header that Python 2 wrote
+            shape, is_fortran, dtype = read_header(file)
+    except (SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        raise ValueError(f"header: {error}") from None
     if dtype.hasobject:
-        raise ValueError("allow_pickle")
+        raise ValueError(PICKLE)
+    if any(size < 0 for size in shape):
+        raise ValueError("header: negative size")
     return shape, is_fortran, dtype
 
 
@@ -153,33 +184,57 @@ def build_series_set(
         source: the file, for messages
 
     Raises:
-        DataError: the arrays are not numbers or do not fit together
+        DataError: the arrays are not numbers, do not fit together, or have an unexpected number of dimensions
     """
-    dtype = x().dtype
-    if dtype.kind not in "fiub":
-        raise DataError(f"{source}: X holds {dtype}; expected numbers")
-    classes = tuple(map(str, metadata["classes"].tolist())) if "classes" in metadata else ()
+    array = x()
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{source}: X holds {array.dtype}; expected numbers")
+    if array.ndim not in (2, 3):
+        raise DataError(f"{source}: X has shape {array.shape}; expected (series, channels, samples)")
+    names = {key: _names_to_text(metadata[key], key, source) for key in ("channels", "classes") if key in metadata}
+    classes = names.get("classes", ())
     return SeriesSet(
-        x=read_or_map((lambda: x()[:, None]) if x().ndim == 2 else x),
+        x=read_or_map((lambda: x()[:, None]) if array.ndim == 2 else x),
         source=source,
-        y=None if y is None else _labels_to_text(y, classes, source),
-        groups=None if groups is None else [normalize_label(g) for g in _to_list(groups, "groups", source)],
-        channels=tuple(map(str, metadata["channels"].tolist())) if "channels" in metadata else (),
+        y=None if y is None else _labels_to_text(y, classes, len(array), source),
+        groups=None if groups is None else [normalize_label(g) for g in _to_list(groups, "groups", len(array), source)],
+        channels=names.get("channels", ()),
         classes=classes,
     )
 
 
-def _to_list(array: NDArray[Any], kind: str, source: str) -> list[Any]:
+def _names_to_text(array: NDArray[Any], kind: str, source: str) -> tuple[str, ...]:
+    if array.ndim != 1:
+        raise DataError(f"{source}: {kind} have shape {array.shape}; expected one name each")
+    return tuple(map(str, _to_values(array, kind, source)))
+
+
+def _to_list(array: NDArray[Any], kind: str, num_series: int, source: str) -> list[Any]:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise DataError(f"{source}: {kind} have shape {array.shape}; expected one per series")
-    return array.tolist()
+    if len(array) != num_series:
+        raise DataError(f"{source}: {len(array)} {kind} for {num_series} series; give one for each")
+    return _to_values(array, kind, source)
 
 
-def _labels_to_text(y: NDArray[Any], classes: tuple[str, ...], source: str) -> list[str]:
+def _to_values(array: NDArray[Any], kind: str, source: str) -> list[Any]:
+    """Return the elements [N] as Python objects; those of text are valid Unicode."""
+    num_bytes = (CELL_BYTES + array.itemsize) * array.size
+    require_memory(num_bytes, f"{source}: {array.size:,} {kind}", "divide the set into several files")
+    try:
+        values: list[Any] = array.tolist()
+        if array.dtype.kind == "U":
+            "".join(values).encode()
+    except (SystemError, ValueError):
+        raise DataError(f"{source}: {kind} hold characters that do not exist; write or fetch the file again") from None
+    return values
+
+
+def _labels_to_text(y: NDArray[Any], classes: tuple[str, ...], num_series: int, source: str) -> list[str]:
     """Convert labels to text; integers are indices into `classes` if the file has them."""
-    labels = _to_list(y, "labels", source)
+    labels = _to_list(y, "labels", num_series, source)
     if not classes or y.dtype.kind not in "iu":
         names = {label: normalize_label(label) for label in set(labels)}  # one string object per class
         return [names[label] for label in labels]

@@ -7,6 +7,7 @@ and a note says so.
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -33,16 +34,17 @@ def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]
     Raises:
         DataError: the file is damaged, holds anything but tensors, or its shapes disagree
     """
+    record_sizes = _check_archive(path)
     tensors = _load_tensors(path)
+    if record_sizes is not None:
+        _check_storages(path, tensors, record_sizes)
     name = next((name for name in SERIES_ARRAY_NAMES if name in tensors), None)
     if name is None:
-        raise DataError(
-            f"{path}: no tensor called {' or '.join(SERIES_ARRAY_NAMES)}; it holds: {', '.join(map(str, tensors))}"
-        )
+        raise DataError(f"{path}: no tensor called {' or '.join(SERIES_ARRAY_NAMES)}; it holds: {', '.join(tensors)}")
     names = LABEL_ARRAY_NAMES if label_column is None else (label_column,)
     y = next((tensors[name] for name in names if name in tensors), None)
     if label_column is not None and y is None:
-        raise DataError(f"{path}: no tensor called {label_column!r}; it holds: {', '.join(map(str, tensors))}")
+        raise DataError(f"{path}: no tensor called {label_column!r}; it holds: {', '.join(tensors)}")
     groups = next((tensors[name] for name in GROUP_ARRAY_NAMES if name in tensors), None)
     shape = tuple(tensors[name].shape)
     channels_last = len(shape) == 3 and shape[2] < shape[1]
@@ -64,6 +66,36 @@ def _load_samples(path: Path, name: str, channels_last: bool) -> NDArray[Any]:
     return (x.transpose(1, 2) if channels_last else x).numpy()
 
 
+def _check_archive(path: Path) -> set[int] | None:
+    """Check the checksums of the archive, which torch does not, and that tensors can be mapped.
+
+    Returns:
+        the sizes of its members, or None for a file from before torch 1.6, which is no archive
+
+    Raises:
+        DataError: the archive is damaged, or its members are compressed
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return None
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise DataError(f"{path}: a compressed archive, which torch.save never writes; save it with torch.save")
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, struct.error, ValueError):
+        raise DataError(f"{path}: damaged, a checksum does not match; write or fetch it again") from None
+    return {member.file_size for member in members}
+
+
+def _check_storages(path: Path, tensors: dict[str, Tensor], record_sizes: set[int]) -> None:
+    """Check that each tensor lies in one member of the archive, and not across several."""
+    for name, tensor in tensors.items():
+        if tensor.numel() and tensor.untyped_storage().nbytes() not in record_sizes:
+            raise DataError(f"{path}: {name!r} claims more samples than it holds; write or fetch the file again")
+
+
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     """Memory-map the tensors by name."""
     import torch
@@ -71,7 +103,7 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         # the format before torch 1.6, which is not a zip archive, cannot be mapped
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # an unpickler may raise anything on damaged bytes
         if not isinstance(error, pickle.UnpicklingError) or not (
             zipfile.is_zipfile(path) or "Unsupported global" in str(error)
         ):

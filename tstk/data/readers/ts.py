@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from tstk.data.containers import Floats, SeriesSet, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
@@ -27,7 +25,7 @@ def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]
         raise DataError(
             f"{path}: --label-column {label_column} has no meaning in a .ts file, whose label follows the last colon"
         )
-    lines = read_lines(path)
+    source, lines = str(path), read_lines(path)
     header, data_start = _parse_header(lines, path)
     has_labels = _has_labels(header, path)
     series, labels = [], []
@@ -39,10 +37,10 @@ def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]
             labels.append(fields.pop().strip())
             if not fields:
                 raise DataError(f"{path}, line {line_number}: no ':' before the label")
-        series.append(_parse_channels(fields, f"{path}, line {line_number}"))
+        series.append(_parse_channels(fields, f"{source}, line {line_number}"))
     if not series:
         raise DataError(f"{path}: no line after @data, so there is no series")
-    return {"train": SeriesSet(pad_series(series, str(path)), str(path), labels if has_labels else None)}
+    return {"train": SeriesSet(pad_series(series, source), source, labels if has_labels else None)}
 
 
 def _parse_header(lines: list[str], path: Path) -> tuple[dict[str, list[str]], int]:
@@ -70,7 +68,6 @@ def _has_labels(header: dict[str, list[str]], path: Path) -> bool:
 def _parse_channels(fields: list[str], location: str) -> Floats:
     """Parse the channels [C, T] of one line, and pad shorter ones with NaN."""
     rows = [parse_floats(field.split(","), location) for field in fields]
-    longest = max(map(len, rows))
-    if any(len(row) != longest for row in rows):
-        rows = [np.pad(row, (0, longest - len(row)), constant_values=np.nan) for row in rows]
-    return np.stack(rows)
+    if len(rows) == 1:
+        return rows[0][None]
+    return pad_series([row[None] for row in rows], location)[:, 0]

@@ -6,6 +6,7 @@ a table without dates: `--length` cuts it into series.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.data.containers import Floats, Table, read_lines
+from tstk.data.memory import require_memory
 from tstk.errors import DataError
 
-_FORMAT = re.compile(r"(\d+)([x:]\S*?)?(?:\+(\d+))?$")
-_GAIN = re.compile(r"([-+.\deE]+)(?:\((-?\d+)\))?(?:/(\S+))?$")
+_FORMAT = re.compile(r"(\d{1,9})([x:]\S*?)?(?:\+(\d{1,15}))?$")
+_GAIN = re.compile(r"([-+.\deE]+)(?:\((-?\d{1,9})\))?(?:/(\S+))?$")
 _MISSING_CODES = {16: -(2**15), 212: -(2**11)}
 """Value of a missing sample, by format."""
 
@@ -79,6 +81,8 @@ def _parse_header(path: Path) -> tuple[list[Signal], int | None]:
         raise DataError(
             f"{location}: expected 'RECORD SIGNALS RATE SAMPLES', the first line of a WFDB header"
         ) from None
+    if num_signals < 1 or num_samples < 0:
+        raise DataError(f"{location}: {num_signals} signals of {num_samples} samples; expected positive numbers")
     if "/" in name:
         raise DataError(f"{location}: records in several segments are not supported; give the header of one segment")
     if len(lines) <= num_signals:
@@ -94,13 +98,15 @@ def _parse_signal(cells: list[str], location: str, index: int) -> Signal:
         raise DataError(f"{location}: expected 'FILE FORMAT GAIN ...', a signal of a WFDB header")
     if int(format_[1]) not in _MISSING_CODES or format_[2]:
         raise DataError(f"{location}: format {format_[0]} is not supported, only 16 and 212; convert it with xform")
-    if Path(cells[0]).name != cells[0]:
+    if Path(cells[0]).name != cells[0] or cells[0] == "..":
         raise DataError(f"{location}: {cells[0]} is in another folder; signal files must be beside their header")
     numbers = dict(zip(("resolution", "zero", "first", "checksum"), cells[3:7], strict=False))
     try:
         zero = int(numbers.get("zero", 0))
         checksum = int(numbers["checksum"]) if "checksum" in numbers else None
         scale = float(gain[1]) if gain else 0.0
+        if max(abs(zero), abs(checksum or 0)) > 2**31 or not math.isfinite(scale):
+            raise ValueError
     except ValueError:
         raise DataError(f"{location}: expected whole numbers after the gain, as in a WFDB header") from None
     return Signal(
@@ -117,6 +123,8 @@ def _parse_signal(cells: list[str], location: str, index: int) -> Signal:
 def _read_samples(path: Path, signals: list[Signal], num_samples: int | None) -> NDArray[np.int64]:
     """Read the digital samples [T, signals] of the signals that are interleaved in one file."""
     try:
+        # 8 bytes per digital sample and 8 per physical one, of 2 bytes or less, and their copies
+        require_memory(20 * path.stat().st_size, f"{path}: its samples", "divide the record")
         data = np.fromfile(path, np.uint8)[signals[0].byte_offset :]
     except OSError:
         raise DataError(f"{path}: there is no such file, though its header names it; fetch it too") from None

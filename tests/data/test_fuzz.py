@@ -1,0 +1,106 @@
+"""Mutated files of every format: each loads to finite numbers, or is refused in one line; `make fuzz` tries more."""
+
+import io
+import os
+import warnings
+
+import numpy as np
+import pyarrow
+import torch
+from pyarrow import parquet
+
+from tests.support.fuzz import fuzz
+from tstk.data import DataConfig, load_data
+
+CASES = int(os.environ.get("CASES", 1300))
+"""Mutations to try, of all formats together."""
+SEED = int(os.environ.get("SEED", 0))
+
+
+def saved(save, *arguments, **options):
+    file = io.BytesIO()
+    save(file, *arguments, **options)
+    return file.getvalue()
+
+
+def save_parquet(columns):
+    return saved(lambda file: parquet.write_table(pyarrow.table(columns), file))
+
+
+def small_files():
+    """Return the format and the files of small valid sets: name -> bytes."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(12, 2, 10)).astype(np.float32)
+    y = np.array(["a", "b"] * 6)
+    cells = [[f"{v:.3g}" for v in row] for row in x[:, 0]]
+    rows = "".join(",".join([*row, label]) + "\n" for row, label in zip(cells, y, strict=True))
+    labelled_first = "".join("\t".join([label, *row]) + "\n" for row, label in zip(cells, y, strict=True))
+    header = ",".join([*(f"t{i}" for i in range(10)), "label"]) + "\n"
+    ts = "@problemName Toy\n@timeStamps false\n@univariate false\n@classLabel true a b\n@data\n"
+    ts += "".join(f"{','.join(row[:5])}:{','.join(row[5:8])}:{label}\n" for row, label in zip(cells, y, strict=True))
+    arff = (
+        "@relation toy\n"
+        + "".join(f"@attribute t{i} numeric\n" for i in range(10))
+        + "@attribute c {a,b}\n@data\n"
+        + rows
+    )
+    long = "id,time,u,v,label\n" + "".join(
+        f"{i},{t},{x[i, 0, t]:.3g},{x[i, 1, t]:.3g},{y[i]}\n" for i in range(8) for t in range(4)
+    )
+    table = "date,u,v\n" + "".join(f"2020-01-{d + 1:02d},{x[d % 12, 0, 0]:.3g},{d}\n" for d in range(28))
+    arrays = {"X_train": x, "y_train": y, "X_test": x[:6], "y_test": y[:6], "channels": np.array(["u", "v"])}
+    tensors = saved(lambda f: torch.save({"samples": torch.from_numpy(x), "labels": torch.arange(12) % 2}, f))
+    notes = {
+        "states": draw.normal(size=(3, 2, 4)).astype(np.float32),
+        "train": np.arange(12) % 3,
+        "test": np.arange(6) % 3,
+    }
+    wide = {**{f"t{i}": x[:, 0, i] for i in range(10)}, "label": y}
+    lists = {"u": list(x[:, 0]), "v": list(x[:, 1]), "label": y}
+    record = "r 2 360 60\nr.dat 16 200(5)/mV\nr.dat 16 200/mV\n"
+    signals = draw.integers(-900, 900, 120).astype("<i2").tobytes()
+    return {
+        "ts": {"Toy_TRAIN.ts": ts.encode(), "Toy_TEST.ts": ts.encode()},
+        "arff": {"Toy_TRAIN.arff": arff.encode(), "Toy_TEST.arff": arff.encode()},
+        "tsv": {f"Toy_{s}.tsv": labelled_first.encode() for s in ("TRAIN", "TEST")},
+        "csv": {f"Toy_{s}.csv": (header + rows).encode() for s in ("TRAIN", "TEST")},
+        "long csv": {f"Toy_{s}.csv": long.encode() for s in ("TRAIN", "TEST")},
+        "table csv": {"table.csv": table.encode()},
+        "npz": {"toy.npz": saved(np.savez, **arrays)},
+        "conditioning": {"toy.npz": saved(np.savez, **arrays), "notes.npz": saved(np.savez, **notes)},
+        "npy": {f"{name}.npy": saved(np.save, array) for name, array in arrays.items()},
+        "pt": {f"{split}.pt": tensors for split in ("train", "test")},
+        "parquet": {f"Toy_{s}.parquet": save_parquet(wide) for s in ("TRAIN", "TEST")},
+        "parquet lists": {f"Toy_{s}.parquet": save_parquet(lists) for s in ("TRAIN", "TEST")},
+        "record": {"r.hea": record.encode(), "r.dat": signals},
+    }
+
+
+def load_folder(folder):
+    """Load the set in a folder, and check all that a training would see of it."""
+    config, path = DataConfig(), folder
+    if (folder / "table.csv").exists() or (folder / "r.hea").exists():
+        config = DataConfig(context=8, horizon=2)
+    if (folder / "notes.npz").exists():
+        config, path = DataConfig(conditioning=(f"text={folder / 'notes.npz'}",)), folder / "toy.npz"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = load_data(str(path), config)
+        data.describe()
+    for split in data.splits.values():
+        batch = split.batch(torch.arange(len(split)))
+        assert batch.x.isfinite().all(), "samples that are not finite"
+        assert batch.x[~batch.observed_mask].eq(0).all() if batch.observed_mask is not None else True
+        assert batch.y is None or not batch.y.is_floating_point() or not batch.y.isinf().any()
+    assert data.mean.isfinite().all(), "a mean that is not finite"
+    assert data.std.isfinite().all(), "a standard deviation that is not finite"
+    assert data.std.gt(0).all()
+
+
+def test_a_mutated_file_of_any_format_loads_to_finite_numbers_or_is_refused_in_one_line():
+    report = fuzz(list(small_files().values()), load_folder, CASES, seed=SEED)
+    print(f"{report.loaded} loaded, {report.refused} refused in {len(report.messages)} ways")
+    assert not report.faults, "\n".join(report.faults[:20])
+    assert report.loaded + report.refused == CASES
+    assert report.loaded > CASES / 50
+    assert len(report.messages) > 50
