@@ -25,8 +25,8 @@ from tstk.errors import FileError
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDIES = {
-    errno.EACCES: "change the permissions of the file or of its folder, or choose another place",
-    errno.EPERM: "change the permissions of the file or of its folder, or choose another place",
+    errno.EACCES: "change the permissions of the file or of its folder",
+    errno.EPERM: "change the permissions of the file or of its folder",
     errno.EROFS: "choose a place on another file system",
     errno.ENOENT: "create its folder first",
     errno.ENOTDIR: "a part of the path is a file; choose another place",
@@ -47,7 +47,7 @@ def explain_os_error(path: Path, error: OSError, action: str) -> FileError:
         error: from the system
         action: what failed, such as "written" or "read"
     """
-    remedy = _REMEDIES.get(error.errno or 0, "check the disk, or choose another place")
+    remedy = _REMEDIES.get(error.errno or 0, "check the disk")
     if error.errno == errno.ENOENT and action != "written":
         remedy = "check its name"
     return FileError(f"{path}: not {action}: {error.strerror or error}; {remedy}")
@@ -67,11 +67,8 @@ def explain_write_errors(path: Path, size: int | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        if (
-            isinstance(e, OSError)
-            and e.filename is not None
-            and path.parent not in Path(os.fsdecode(e.filename)).parents
-        ):
+        named = Path(os.fsdecode(e.filename)) if isinstance(e, OSError) and e.filename is not None else path
+        if path.parent not in named.parents and named not in path.parents:
             raise  # about another file, which was read
         # safetensors raises its own error, whose text quotes the system's
         number = e.errno if isinstance(e, OSError) else int((re.findall(r"os error (\d+)", str(e)) or [0])[-1])
@@ -123,7 +120,7 @@ def check_new_folder(path: Path) -> None:
 def _check_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise FileError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise explain_os_error(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "written")
 
 
@@ -144,8 +141,9 @@ def atomic_write(path: Path, size: int | None = None, *, replace: bool = True) -
     with explain_write_errors(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = _make_part_path(path)
+        file = part.open("x+b")  # exclusive: fails if anything has this name, a link included
         try:
-            with part.open("x+b") as file:  # exclusive: fails if anything has this name, a link included
+            with file:
                 mode = os.fstat(file.fileno()).st_mode & 0o777
                 yield file
             part.chmod(mode)  # safetensors replaces the file by one that only its owner can read
@@ -208,7 +206,7 @@ def append_line(path: Path, line: str) -> None:
             with open(path, "ab", opener=_open_without_following_links) as file:
                 file.write(line.encode())
         except OSError:
-            with suppress(OSError):
+            with suppress(OSError, FileError):
                 truncate_file(path, size)
             raise
 
