@@ -30,6 +30,7 @@ from tstk.files import (
     write_bytes,
 )
 from tstk.runs.checkpoint import read_tensors, write_tensors
+from tstk.training.resume_store import ResumeStore
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,11 +119,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
 
 
+def test_a_resumed_run_removes_what_a_killed_process_left_and_nothing_else(tmp_path):
+    names = ["model.safetensors.0123abcd.part", "report.html.0123abcd.part", "last/step-1.safetensors.0123abcd.part"]
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / ".tmpAb12Cd").touch()  # of safetensors
+    assert ResumeStore(tmp_path).read() is None
+    assert [(tmp_path / name).exists() for name in names] == [False, True, False]
+
+
 def test_leftovers_of_other_files_are_not_removed(tmp_path):
     kept = ["a.bin", "a.bin.part", "b.bin.0123abcd.part", "a.bin.0123abcd.part.txt", "a.bin.0123abcg.part"]
     for name in [*kept, "a.bin.0123abcd.part"]:
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path / "a.bin")
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path, "a.bin")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 

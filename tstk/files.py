@@ -1,8 +1,8 @@
 """Writing files: each appears under its name complete or not at all; what the system refuses is told in one line.
 
-Content is written to a new file beside the target, created exclusively, and flushed to disk; then this file takes the
-name of the target. Links are never written through: one at the target is itself replaced, or refused like any existing
-file. A killed process leaves at most `NAME.XXXXXXXX.part`, which nothing reads and no later write reuses.
+Content is written in a new folder beside the target, which only this user can enter, and flushed to disk; then the file
+takes the name of the target. Links are never written through: one at the target is itself replaced, or refused like any
+existing file. A killed process leaves at most a folder `NAME.XXXXXXXX.part`, which nothing reads and no write reuses.
 
 Nothing here imports torch.
 """
@@ -10,7 +10,6 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import errno
-import glob
 import json
 import os
 import re
@@ -36,7 +35,6 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "it is a symbolic link, and links are not followed; remove it",
 }
-_HEX = "[0-9a-f]"
 
 
 def explain_os_error(path: Path, error: OSError, action: str) -> FileError:
@@ -126,7 +124,7 @@ def _check_parent(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path, size: int | None = None, *, replace: bool = True) -> Iterator[BinaryIO]:
-    """Yield a new file beside `path`; on success, flush it to disk and rename it to `path`.
+    """Yield a new file; on success, flush it to disk and rename it to `path`.
 
     Its mode follows the umask. Its `name` is its path, for libraries that open files themselves.
 
@@ -140,20 +138,20 @@ def atomic_write(path: Path, size: int | None = None, *, replace: bool = True) -
     """
     with explain_write_errors(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = _make_part_path(path)
-        file = part.open("x+b")  # exclusive: fails if anything has this name, a link included
+        part = _make_part_folder(path, 0o700)
         try:
-            with file:
+            inner = part / path.name
+            with inner.open("x+b") as file:
                 mode = os.fstat(file.fileno()).st_mode & 0o777
                 yield file
-            part.chmod(mode)  # safetensors replaces the file by one that only its owner can read
-            _fsync(part)
+            inner.chmod(mode)  # safetensors replaces the file by one that only its owner can read
+            _fsync(inner)
             if replace:
-                part.replace(path)
+                inner.replace(path)
             else:
-                _rename_exclusively(part, path)
+                _rename_exclusively(inner, path)
         finally:
-            part.unlink(missing_ok=True)
+            shutil.rmtree(part, ignore_errors=True)
         _fsync(path.parent)
 
 
@@ -166,8 +164,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = _make_part_path(path)
-        part.mkdir()
+        part = _make_part_folder(path, 0o777)
         try:
             yield part
             for inner in part.rglob("*"):
@@ -217,27 +214,35 @@ def truncate_file(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of writes to `path`; only for a path that no other process writes now."""
-    for part in path.parent.glob(f"{glob.escape(path.name)}.{_HEX * 8}.part"):
-        part.unlink()
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove what killed processes left of writes to files of `folder`; no other process may write them now.
+
+    Args:
+        folder: in which they were written
+        names: of the files, or patterns
+    """
+    for name in names:
+        for part in folder.glob(f"{name}.{'[0-9a-f]' * 8}.part"):
+            shutil.rmtree(part)
 
 
-def _make_part_path(path: Path) -> Path:
-    """Return an unused name beside `path` (shortened, since a name has at most 255 bytes)."""
-    return path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}.part")
+def _make_part_folder(path: Path, mode: int) -> Path:
+    """Create a folder beside `path` with a name that nothing has, a link included."""
+    part = path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}.part")  # a name has at most 255 bytes
+    part.mkdir(mode)
+    return part
 
 
-def _rename_exclusively(part: Path, path: Path) -> None:
+def _rename_exclusively(file: Path, path: Path) -> None:
     """Rename a file, unless something has the new name."""
     try:
-        os.link(part, path)  # unlike a rename, fails if the name exists
+        os.link(file, path)  # unlike a rename, fails if the name exists
     except FileExistsError:
         raise
     except OSError:  # the file system has no hard links
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        part.rename(path)
+        file.rename(path)
 
 
 def _open_without_following_links(path: str, flags: int) -> int:

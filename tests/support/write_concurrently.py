@@ -85,7 +85,7 @@ def main(folder, seed):
     outcomes = [line.split()[1] for log in logs.values() for line in log.read_text().splitlines()]
     counts = [json.loads(out.read_text()) for out in readers.values()]
     leftovers = len(list(path.parent.iterdir())) - 1
-    remove_leftovers(path)
+    remove_leftovers(path.parent, path.name)
     result = {
         "written": outcomes.count("written"),
         "failed": outcomes.count("failed"),

@@ -65,7 +65,8 @@ def write_report(
         raise OptionError(f"{run} is part of an installed package, which is read-only; name the file with --out FILE")
     path = Path(run, "report.html") if out is None else Path(out)
     replace = force or out is None
-    check_new_file(path, replace)
+    if out is not None:
+        check_new_file(path, force)
     context = load_context(run, data_root)
     renderers = list(SECTIONS)
     index = renderers.index(render_embeddings)

@@ -137,8 +137,8 @@ class ResumeStore:
         """
         remedy = f"; remove {self.folder} to start this run again from its first step"
         if self.is_writer:
-            for name in (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE):
-                remove_leftovers(self.run_dir / name)
+            remove_leftovers(self.run_dir, CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE)
+            remove_leftovers(self.folder, "*")
         if not self.exists():
             self._truncate_metrics(0)
             return None

@@ -81,8 +81,8 @@ def _train_models(
     folder.mkdir(parents=True, exist_ok=True)
     texts = Texts.load(text)
     files = {"text": text, "shuffled": folder / "shuffled.npz", "random": folder / "random.npz"}
-    texts.shuffle(seed).save(files["shuffled"], replace=True)
-    texts.randomize(seed).save(files["random"], replace=True)
+    texts.shuffle(seed).save(files["shuffled"])
+    texts.randomize(seed).save(files["random"])
     for kind in TEXT_KINDS:
         teacher = folder / f"teacher-{kind.replace(' ', '-')}"
         run_options: dict[str, Any] = {"data": data, "seed": seed, **options}

@@ -45,7 +45,7 @@ class Texts:
     rows: dict[str, NDArray[np.int64]]
     texts: list[str]
 
-    def save(self, path: Path, *, replace: bool) -> None:
+    def save(self, path: Path, *, replace: bool = True) -> None:
         """Write a file for `--conditioning text=FILE`.
 
         Args:
