@@ -79,7 +79,7 @@ def test_concurrent_and_killed_writers_lose_and_mix_nothing(tmp_path, seed):
     done = subprocess.run([sys.executable, script, tmp_path, str(seed)], capture_output=True, text=True, check=True)
     counts = json.loads(done.stdout)
     assert (counts["written"], counts["failed"], counts["mixed"]) == (360, 0, 0), counts
-    assert counts["kills"] == 40
+    assert counts["kills"] >= 40
     assert counts["reads"] > 100
     assert counts["leftovers"] <= counts["kills"]
     assert counts["final"] == "whole"

@@ -37,18 +37,18 @@ _REMEDIES = {
 }
 
 
-def explain_os_error(path: Path, error: OSError, action: str) -> FileError:
+def explain_os_error(path: Path, error: OSError, action: str = "") -> FileError:
     """Return the error to raise for a refusal of the system: it names the file, the reason and the remedy.
 
     Args:
         path: of the file
         error: from the system
-        action: what failed, such as "written" or "read"
+        action: what failed, such as "written" or "read", if that is known
     """
     remedy = _REMEDIES.get(error.errno or 0, "check the disk")
     if error.errno == errno.ENOENT and action != "written":
         remedy = "check its name"
-    return FileError(f"{path}: not {action}: {error.strerror or error}; {remedy}")
+    return FileError(f"{path}: {action and f'not {action}: '}{error.strerror or error}; {remedy}")
 
 
 @contextmanager

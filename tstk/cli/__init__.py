@@ -68,7 +68,7 @@ class CommandGroup(rich_click.RichGroup):
             sys.exit(130)
         except OSError as e:
             if e.filename is not None:
-                fail(str(explain_os_error(Path(os.fsdecode(e.filename)), e, "opened")))
+                fail(str(explain_os_error(Path(os.fsdecode(e.filename)), e)))
             if e.errno not in DISK_FULL_ERRNOS:
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python reports at exit that it cannot write the rest

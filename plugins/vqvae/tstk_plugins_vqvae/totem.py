@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tstk.config.records import RunConfig
 from tstk.core.pipeline import Pipeline
+from tstk.core.types import Split
 from tstk.data.config import DataConfig
-from tstk.data.datasets import Split
 from tstk.data.load import load_data
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
