@@ -29,6 +29,7 @@ from tstk.files import (
     truncate_file,
     write_bytes,
 )
+from tstk.nn.pretrained import load_bert_weights, read_bert_config
 from tstk.runs.checkpoint import read_tensors, write_tensors
 from tstk.training.resume_store import ResumeStore
 
@@ -229,7 +230,12 @@ def test_missing_permissions_are_not_told_as_damage(restricted):
     for name in ("model.safetensors", "config.json"):
         (locked / name).touch()
         (locked / name).chmod(0o000)
-    for function, args in ((read_tensors, (locked / "model.safetensors",)), (RunConfig.read, (locked,))):
+    for function, args in (
+        (read_tensors, (locked / "model.safetensors",)),
+        (RunConfig.read, (locked,)),
+        (read_bert_config, (str(locked),)),
+        (load_bert_weights, (str(locked),)),
+    ):
         assert "Permission denied; change the permissions" in refuse(function, *args)
     locked.chmod(0o555)
     for function, args in (

@@ -51,6 +51,18 @@ def explain_os_error(path: Path, error: OSError, action: str = "") -> FileError:
     return FileError(f"{path}: {action and f'not {action}: '}{error.strerror or error}; {remedy}")
 
 
+def check_readable(path: Path) -> None:
+    """Check that a file can be opened, before a library reads it that tells missing permissions like damage.
+
+    Raises:
+        FileError: it cannot
+    """
+    try:
+        path.open("rb").close()
+    except OSError as e:
+        raise explain_os_error(path, e, "read") from None
+
+
 @contextmanager
 def explain_write_errors(path: Path, size: int | None = None) -> Iterator[None]:
     """Turn what the system refuses while a file is written into one line.

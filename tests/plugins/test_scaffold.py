@@ -100,6 +100,7 @@ def test_there_is_a_template_for_every_kind():
 
 def test_what_is_there_is_never_overwritten(tmp_path):
     folder = tmp_path / "waves"
+    folder.mkdir()
     write_plugin("waves", "head", folder)
     with pytest.raises(OptionError, match=r"already exists.*--into"):
         write_plugin("waves", "head", folder)

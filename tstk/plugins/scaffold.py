@@ -47,7 +47,7 @@ def write_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     """
     name = name.removeprefix("tstk-plugins-")
     _check_name(name, kind)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()):
         raise OptionError(f"{folder} already exists; choose another name, remove it, or add to it with --into {folder}")
     check_new_folder(folder)
     replacements = _get_replacements(name, kind, f"tstk_plugins_{name.replace('-', '_')}")

@@ -29,7 +29,7 @@ from tstk.core.interfaces import Slot
 from tstk.core.pipeline import Pipeline, get_tokenizer_spec
 from tstk.core.types import Spec
 from tstk.errors import CheckpointError, OptionError, SourceChangedWarning, TstkError, UnknownNameError
-from tstk.files import atomic_write, explain_os_error
+from tstk.files import atomic_write, check_readable
 from tstk.plugins.distribution import get_distribution
 from tstk.plugins.hooks import INTERFACE_VERSION, LOCAL, SLOTS
 from tstk.plugins.local import describe_component, list_changes, provide_components, require_components
@@ -150,10 +150,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         FileError: it cannot be opened
         CheckpointError: it is truncated or not a safetensors file
     """
-    try:
-        path.open("rb").close()  # safetensors does not tell missing permissions from damage
-    except OSError as e:
-        raise explain_os_error(path, e, "read") from None
+    check_readable(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
