@@ -130,8 +130,8 @@ def check_new_folder(path: Path) -> None:
 def _check_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise FileError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise explain_os_error(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "written")
+    with explain_write_errors(path):
+        _make_part_folder(path, 0o700).rmdir()  # the system tells why it cannot be written; `os.access` does not
 
 
 @contextmanager
