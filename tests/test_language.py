@@ -78,7 +78,7 @@ NAMES = {
     "matches": "check_state_dict",
     "alone": "run_lock",
     "replacing": "atomic_write",
-    "room": "disk_full_guard",
+    "room": "explain_write_errors",
     "chosen": "parse_overrides",
     "outline": "read_signature",
     "NameUnknown": "UnknownNameError",

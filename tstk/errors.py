@@ -41,6 +41,10 @@ class CheckpointError(TstkError):
     """A run directory is missing, damaged, not written by tstk, or needs a plugin that is not installed."""
 
 
+class FileError(TstkError):
+    """The system does not let a file be written or read: a full disk, permissions, a name that is in use."""
+
+
 class TrainingError(TstkError):
     """Training cannot continue, for instance because a loss became NaN."""
 

@@ -87,7 +87,7 @@ def test_a_config_can_be_shown_copied_and_trained_from(tstk, refused, tmp_path):
     assert tstk("config", "show", "a.toml").stdout == (tmp_path / "a.toml").read_text()
     assert tstk("config", "copy", "a.toml", "b.toml").exit_code == 0
     assert (tmp_path / "b.toml").read_text() == (tmp_path / "a.toml").read_text()
-    assert "b.toml already exists" in refused("config", "copy", "a.toml", "b.toml")
+    assert "b.toml: already exists" in refused("config", "copy", "a.toml", "b.toml")
     assert "No config is called 'zzz'" in refused("config", "show", "zzz")
     values = tomllib.loads(tstk("train", "--config", "b.toml", "--print-config").stdout)
     assert values["encoder"]["use"] == "identity"

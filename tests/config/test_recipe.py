@@ -112,8 +112,9 @@ def test_a_stage_folder_with_files_of_others_is_refused_and_stays_as_it_was(reci
 
 def test_a_stage_that_was_killed_before_its_config_was_written_starts(recipe, tmp_path):
     stage = tmp_path / "out" / "first"
-    stage.mkdir(parents=True)
-    (stage / "config.json.part").write_text("{")
+    part = stage / "config.json.0123abcd.part"
+    part.mkdir(parents=True)
+    (part / "config.json").write_text("{")
     results = run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 1}}))
     assert results["first"].run_dir == stage
 

@@ -90,7 +90,8 @@ def test_a_directory_that_was_replaced_before_it_was_locked_is_refused(tmp_path,
 
 def test_only_files_that_training_names_are_removed_and_links_are_not_followed(tmp_path):
     user_folder, folder = tmp_path / "mine", tmp_path / "last"
-    own = ["state.json", "state.json.part", ".state.json.x1_.part", "step-1.safetensors", "step-12.safetensors.part"]
+    own = ["state.json", "state.json.0123abcd.part/state.json", "step-1.safetensors"]
+    own += ["step-12.safetensors.89abcdef.part/step-12.safetensors"]
     others = ["state.json.bak", "step-1.safetensors.old", "best-step-1.safetensors", "step-.safetensors", "a.part"]
     write_run(user_folder, "step-1.safetensors")
     write_run(folder, *own, *others, "step-5.safetensors/inner")

@@ -6,7 +6,7 @@ import torch
 
 from tstk.data import DataConfig, lazy_array, load_data
 from tstk.data.convert import convert
-from tstk.errors import DataError, OptionError
+from tstk.errors import DataError, FileError, OptionError
 
 
 def assert_same_data(first, second):
@@ -65,15 +65,28 @@ def test_a_large_set_is_converted_some_series_at_a_time(labelled, tmp_path, monk
 def test_nothing_is_overwritten_or_written_where_it_cannot_be_read(labelled, tmp_path):
     path = labelled()
     (tmp_path / "out.npz").write_text("dear")
-    with pytest.raises(DataError, match="already exists; remove it, or write to another name"):
-        convert(path, str(tmp_path / "out.npz"))
-    assert (tmp_path / "out.npz").read_text() == "dear"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "letter").write_text("dear")
+    for out, force in (("out.npz", False), ("out", False), ("out", True)):
+        with pytest.raises(FileError, match=r"already exists; .*choose another name"):
+            convert(path, str(tmp_path / out), force=force)
+    assert (tmp_path / "out.npz").read_text() == (tmp_path / "out" / "letter").read_text() == "dear"
     with pytest.raises(OptionError, match=r"ends in \.npz, or a folder"):
         convert(path, str(tmp_path / "out.csv"))
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(FileError, match="no does not exist; create it first"):
         convert(path, str(tmp_path / "no" / "out.npz"))
     with pytest.raises(OptionError, match="--length 5 has no meaning here"):
         convert(path, str(tmp_path / "new.npz"), DataConfig(length=5))
+
+
+def test_an_archive_is_replaced_if_that_is_asked_for_and_a_folder_filled_if_it_is_empty(labelled, tmp_path):
+    path = labelled()
+    (tmp_path / "out.npz").write_text("old")
+    (tmp_path / "out").mkdir()
+    convert(path, str(tmp_path / "out.npz"), force=True)
+    convert(path, str(tmp_path / "out"))
+    assert_same_data(load_data(str(tmp_path / "out.npz")), load_data(str(tmp_path / "out")))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out", "out.npz", "toy.npz"]
 
 
 def test_what_fails_half_way_leaves_nothing_behind(labelled, tmp_path):
@@ -83,7 +96,7 @@ def test_what_fails_half_way_leaves_nothing_behind(labelled, tmp_path):
         raise OSError(28, "No space left on device")
 
     for out in ("out.npz", "out"):
-        with pytest.raises(DataError, match="not written: No space left on device; free space"):
+        with pytest.raises(FileError, match=r"has no room for out.*No space left on device"):
             convert(path, str(tmp_path / out), on_progress=full)
     assert [one.name for one in tmp_path.iterdir()] == ["toy.npz"]
 

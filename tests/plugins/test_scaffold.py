@@ -99,10 +99,11 @@ def test_there_is_a_template_for_every_kind():
 
 
 def test_what_is_there_is_never_overwritten(tmp_path):
-    with pytest.raises(OptionError, match=r"already exists.*--into"):
-        write_plugin("waves", "head", tmp_path)
     folder = tmp_path / "waves"
+    folder.mkdir()
     write_plugin("waves", "head", folder)
+    with pytest.raises(OptionError, match=r"already exists.*--into"):
+        write_plugin("waves", "head", folder)
     add_to_plugin("foam", "head", folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(OptionError, match=r"foam_head\.py already exists"):

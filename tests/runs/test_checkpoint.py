@@ -146,7 +146,7 @@ def test_weights_of_another_run_are_refused(copy):
 
 
 def test_an_interrupted_write_leaves_the_old_file(run, tmp_path, monkeypatch):
-    from tstk.config.run_directory import write_json
+    from tstk.files import write_json
 
     write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(TypeError):

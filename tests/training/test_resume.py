@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 import tstk
 from tstk.config.resolve import resolve_config
-from tstk.config.run_directory import DiskFullError, run_lock
-from tstk.errors import CheckpointError, DataError, OptionError
+from tstk.config.run_directory import run_lock
+from tstk.errors import CheckpointError, DataError, FileError, OptionError
 from tstk.training import runs
 from tstk.training.callbacks import Callback
 from tstk.training.interrupt import TrainingInterrupted, defer_signals
@@ -272,7 +272,7 @@ class FullFile:
     """A file on a disk with ten bytes left."""
 
     def __init__(self, file):
-        self.file = file
+        self.file, self.fileno = file, file.fileno
 
     def __enter__(self):
         return self
@@ -284,6 +284,14 @@ class FullFile:
         self.file.write(data[:10])
         self.file.flush()
         raise_disk_full()
+
+
+def fill_disk_for(name, original_open):
+    def open_file(path, *args, **kwargs):
+        file = original_open(path, *args, **kwargs)
+        return FullFile(file) if Path(path).name.startswith(name) and args in (("ab",), ("x+b",)) else file
+
+    return open_file
 
 
 def test_a_run_that_another_process_trains_is_refused(npz, tmp_path):
@@ -372,20 +380,15 @@ def test_trainings_that_start_at_once_without_a_name_get_a_directory_each(npz, t
 def test_a_full_disk_loses_nothing_and_is_reported_in_one_line(npz, tmp_path, monkeypatch, where):
     run = train_and_interrupt(npz, tmp_path / "run", step=5)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    original_open = Path.open
     with monkeypatch.context() as patch:
         patch.setattr(ResumeStore, "MAX_TIME_FRACTION", 0 if where == "metrics.jsonl" else 1e9)
         if where == "step-":
             patch.setattr("tstk.runs.checkpoint.save_file", raise_disk_full)
         elif where == "state.json":
-            patch.setattr("tstk.config.run_directory.Path.write_bytes", raise_disk_full)
+            patch.setattr(Path, "open", fill_disk_for(where, Path.open))
         else:
-            patch.setattr(
-                Path,
-                "open",
-                lambda *a, **k: FullFile(original_open(*a)) if a[1:] == ("ab",) else original_open(*a, **k),
-            )
-        assert_refused(run, f"has no room for {where}", DiskFullError)
+            patch.setattr("tstk.files.open", fill_disk_for(where, open), raising=False)
+        assert_refused(run, f"has no room for {where}", FileError)
     assert {path: path.read_bytes() for path in before} == before
     assert not list(run.rglob("*.part"))
     resume_run(run)

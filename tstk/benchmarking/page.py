@@ -12,7 +12,7 @@ import numpy as np
 
 from tstk.benchmarking.ranking import draw_diagram, format_diagram
 from tstk.benchmarking.results import RESULTS_FILE, BenchmarkResult
-from tstk.config.run_directory import write_json, write_text
+from tstk.files import write_json, write_text
 
 
 def build_table(result: BenchmarkResult) -> tuple[list[str], list[list[str]]]:

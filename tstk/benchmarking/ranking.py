@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.files import atomic_write
+
 PosthocTest = Literal["nemenyi", "holm"]
 _AXIS_WIDTH = 41
 """Width of the rank axis of the text diagram, in characters."""
@@ -245,4 +247,5 @@ def draw_diagram(ranking: Ranking, *paths: Path) -> None:
             fontsize=9,
         )
     for path in paths:
-        figure.savefig(path, dpi=160, facecolor="white")
+        with atomic_write(path) as file:
+            figure.savefig(file, format=path.suffix[1:], dpi=160, facecolor="white")

@@ -26,8 +26,8 @@ from tstk.benchmarking.results import RESULTS_FILE, BenchmarkResult, Cell, compa
 from tstk.config.recipe import run_recipe, train_unless_done
 from tstk.config.records import RunResult
 from tstk.config.resolve import Config, parse_overrides, resolve_config
-from tstk.config.run_directory import write_json, write_text
 from tstk.errors import OptionError, TstkError
+from tstk.files import write_json, write_text
 
 SCORE_FILE = "score.json"
 

@@ -10,12 +10,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import rich_click
 
 from tstk.errors import TstkError, did_you_mean
+from tstk.files import DISK_FULL_ERRNOS, explain_os_error
 from tstk.plugins.distribution import CORE_DISTRIBUTION
 from tstk.plugins.registry import get_registry
 
@@ -52,6 +54,7 @@ class CommandGroup(rich_click.RichGroup):
             return super().main(args, standalone_mode=standalone_mode, **extra)
         try:
             code = super().main(args, standalone_mode=False, **extra)
+            sys.stdout.flush()
         except TstkError as e:
             fail(*str(e).splitlines())
         except click.NoSuchOption as e:
@@ -65,9 +68,12 @@ class CommandGroup(rich_click.RichGroup):
             click.echo("Interrupted.", err=True)
             sys.exit(128 + getattr(e.__context__, "signum", signal.SIGINT))
         except OSError as e:
-            if e.filename is None:
+            if e.filename is not None:
+                fail(str(explain_os_error(Path(os.fsdecode(e.filename)), e)))
+            if e.errno not in DISK_FULL_ERRNOS:
                 raise
-            fail(f"{e.filename}: {e.strerror}")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python reports at exit that it cannot write the rest
+            fail(f"standard output: {e.strerror}; free some space, or write elsewhere")
         sys.exit(code if isinstance(code, int) else 0)
 
 

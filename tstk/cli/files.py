@@ -1,4 +1,4 @@
-"""Atomic writing of result files: a file is written completely or not at all."""
+"""Options and writers of commands that write a file: `--out`, `--force`, tables and archives."""
 
 from __future__ import annotations
 
@@ -8,41 +8,66 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tstk.config.run_directory import write_bytes
+import rich_click
+
+from tstk.config.run_directory import resolve_run_dir
 from tstk.errors import OptionError
+from tstk.files import atomic_write, check_new_file, write_bytes
+
+add_force_option = rich_click.option("--force", is_flag=True, help="replace the output file if it exists")
+"""Decorator: add to a command the option --force."""
 
 
-def validate_output_path(out: str, suffixes: Sequence[str]) -> Path:
+def validate_output_path(out: str, suffixes: Sequence[str], force: bool) -> Path:
     """Return `out` as a path, validated before any work is done.
 
     Args:
         out: value of --out
         suffixes: accepted file suffixes
+        force: value of --force
 
     Raises:
-        OptionError: wrong suffix, `out` is a folder, or the parent folder does not exist
+        OptionError: wrong suffix
+        FileError: the file exists and `force` is not set, or it cannot be written there
     """
     path = Path(out)
     if path.suffix.lower() not in suffixes:
         raise OptionError(f"--out {out}: the file name must end in {' or '.join(suffixes)}")
-    if path.is_dir():
-        raise OptionError(f"--out {out}: is a folder; expected a file")
-    if not path.parent.is_dir():
-        raise OptionError(f"--out {out}: the folder {path.parent} does not exist; create it first")
+    check_new_file(path, force)
     return path
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table with a header line."""
+def resolve_output_path(run: str, name: str, out: str | None, force: bool) -> Path:
+    """Return the path of a picture: `out`, or `name` in the run directory, where the last one is replaced.
+
+    Args:
+        run: value of RUN
+        name: of the file, if `out` is None
+        out: value of --out
+        force: value of --force
+
+    Raises:
+        OptionError: wrong suffix, or the run is part of an installed package and `out` is None
+        FileError: the file exists and `force` is not set, or it cannot be written there
+    """
+    if out is not None:
+        return validate_output_path(out, (Path(name).suffix,), force)
+    if resolve_run_dir(run) != Path(run):
+        raise OptionError(f"{run} is part of an installed package, which is read-only; name the file with --out FILE")
+    check_new_file(Path(run, name), force=True)
+    return Path(run, name)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], *, replace: bool) -> None:
+    """Write a table with a header line, see `tstk.files.atomic_write`."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_bytes(path, text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode(), replace=replace)
 
 
-def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write named arrays, readable without pickle."""
+def write_npz(path: Path, arrays: Mapping[str, Any], *, replace: bool) -> None:
+    """Write named arrays, readable without pickle, see `tstk.files.atomic_write`."""
     import numpy as np
 
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
+    with atomic_write(path, sum(np.asarray(array).nbytes for array in arrays.values()), replace=replace) as file:
+        np.savez(file, **arrays)

@@ -15,8 +15,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Self
 
-from tstk.config.run_directory import CONFIG_FILE, RESULT_FILE, list_shipped_runs, resolve_run_dir, write_json
+from tstk.config.run_directory import CONFIG_FILE, RESULT_FILE, list_shipped_runs, resolve_run_dir
 from tstk.errors import CheckpointError
+from tstk.files import explain_os_error, write_json
 from tstk.plugins.distribution import CORE_DISTRIBUTION
 
 FORMAT_VERSION = 1
@@ -252,7 +253,9 @@ class RunResult:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as e:
+    except OSError as e:
+        raise explain_os_error(path, e, "read") from None
+    except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{path} is damaged: {e}; train the run again, or fetch it again") from None
 
 

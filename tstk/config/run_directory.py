@@ -1,4 +1,4 @@
-"""Run directories: finding, creating and locking them, and writing files atomically.
+"""Run directories: finding, creating and locking them.
 
     model.safetensors   the best weights by validation, with the mean and deviation of the data
     config.json         resolved options with qualified names, Spec, class names, versions, hardware
@@ -7,14 +7,12 @@
     last/               the training state of an unfinished run; see `tstk/training/resume_store.py`
 
 Nothing here imports torch. `tstk/config/records.py` reads and writes config.json and result.json,
-`tstk/runs/checkpoint.py` the weights.
+`tstk/runs/checkpoint.py` the weights, all through `tstk/files/`.
 """
 
 from __future__ import annotations
 
-import errno
 import itertools
-import json
 import os
 import re
 import shutil
@@ -22,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 from tstk.errors import CheckpointError, OptionError
 from tstk.plugins.registry import get_registry, is_same_component
@@ -33,16 +30,11 @@ RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
 STATE_FOLDER = "last"
 STATE_FILE = "state.json"
-STATE_FILES = re.compile(r"\.?(state\.json|step-\d+\.safetensors)((\..+)?\.part)?")
+STATE_FILES = re.compile(r"(state\.json|step-\d+\.safetensors)(\.[0-9a-f]{8}\.part)?")
 """Names of the files in `last/`, and of what an interrupted write of them leaves."""
 _RUN_FILES = re.compile("|".join(map(re.escape, (CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, RESULT_FILE))))
-_PARTIAL_CONFIG = re.compile(r"\.?config\.json(\..+)?\.part")
+_PARTIAL_CONFIG = re.compile(r"config\.json\.[0-9a-f]{8}\.part")
 """All that a training leaves that is killed before it has written config.json."""
-_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class DiskFullError(CheckpointError):
-    """The disk is full; files that were written before are intact."""
 
 
 def resolve_run_dir(run: str | Path) -> Path:
@@ -66,91 +58,6 @@ def is_run_dir(slot: str, name_or_path: str) -> bool:
     return (resolve_run_dir(name_or_path) / CONFIG_FILE).is_file() or (
         os.sep in name_or_path and Path(name_or_path).is_dir()
     )
-
-
-@contextmanager
-def atomic_write(path: Path, size: int) -> Iterator[Path]:
-    """Yield a temporary path; on success, flush the file written there to disk and rename it to `path`.
-
-    Args:
-        path: of the file
-        size: its size in bytes, for the message
-
-    Raises:
-        DiskFullError: the old file is unchanged
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with disk_full_guard(path, size):
-            yield part
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
-            if os.name == "posix":  # the rename is durable only once the directory is flushed
-                directory = os.open(path.parent, os.O_RDONLY)
-                os.fsync(directory)
-                os.close(directory)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def disk_full_guard(path: Path, size: int) -> Iterator[None]:
-    """Turn errors of a full disk into one line.
-
-    Args:
-        path: of the file that is written
-        size: its size in bytes, for the message
-
-    Raises:
-        DiskFullError: names the folder, the bytes needed and the bytes free
-    """
-    try:
-        yield
-    except Exception as e:
-        # safetensors raises its own error, whose text quotes the system's
-        number = e.errno if isinstance(e, OSError) else int((re.findall(r"os error (\d+)", str(e)) or [0])[-1])
-        if number not in _DISK_FULL_ERRNOS:
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise DiskFullError(
-            f"{path.parent} has no room for {path.name} of {size:,} bytes ({os.strerror(number)}; {free:,} bytes are "
-            "free); files saved before are intact. Free some space there"
-        ) from None
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically."""
-    with atomic_write(path, len(data)) as part:
-        part.write_bytes(data)
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append a line to a file, completely or not at all.
-
-    Raises:
-        DiskFullError: the file is unchanged
-    """
-    size = path.stat().st_size if path.exists() else 0
-    with disk_full_guard(path, size + len(line.encode())):
-        try:
-            with path.open("ab") as file:
-                file.write(line.encode())
-        except OSError:
-            if path.exists():
-                os.truncate(path, size)
-            raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def is_unfinished(run_dir: Path) -> bool:
@@ -274,7 +181,7 @@ def check_no_links(run_dir: Path) -> None:
 
 
 def remove_own_files(folder: Path, names: re.Pattern[str], keep: Sequence[Path] = ()) -> None:
-    """Remove the files of a folder that training has written, and nothing else.
+    """Remove what training has written to a folder, and nothing else.
 
     Args:
         folder: of a run
@@ -282,15 +189,25 @@ def remove_own_files(folder: Path, names: re.Pattern[str], keep: Sequence[Path] 
         keep: files that stay
     """
     for path in _find_files(folder, names):
-        if path not in keep:
+        if path in keep:
+            continue
+        if path.is_dir():  # left by a write that was killed
+            shutil.rmtree(path)
+        else:
             path.unlink()
 
 
 def _find_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
-    """Return the regular files of a folder that have one of these names; links are not followed."""
+    """Return the regular files, and folders left by killed writes, that have one of these names; links never count."""
     if folder.is_symlink() or not folder.is_dir():
         return []
-    return [p for p in sorted(folder.iterdir()) if names.fullmatch(p.name) and p.is_file() and not p.is_symlink()]
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if names.fullmatch(path.name)
+        and not path.is_symlink()
+        and (path.is_file() or (path.suffix == ".part" and path.is_dir()))
+    ]
 
 
 def _create_folders(folder: Path) -> list[Path]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from tstk.data.lazy_array import iter_chunks
 from tstk.data.load import read_splits
 from tstk.data.windowing import cut_tables
 from tstk.errors import DataError, OptionError
+from tstk.files import atomic_folder, atomic_write, check_new_file, check_new_folder
 
 
 def convert(
@@ -27,6 +26,8 @@ def convert(
     out: str,
     config: DataConfig = DataConfig(),
     on_progress: ProgressCallback = lambda done, total: None,
+    *,
+    force: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Write the splits of a data set as float32 arrays X_train, y_train, ... that `load_data` reads again.
 
@@ -37,31 +38,33 @@ def convert(
         out: a file that ends in .npz, or a folder to create
         config: of its options, those of `CONVERT_OPTIONS`
         on_progress: called with the number of series written and their total number
+        force: replace an existing archive; folders are never replaced
 
     Returns:
         split -> shape of its X
 
     Raises:
         UnknownNameError: no data set has this name
-        DataError: the data cannot be read or are a table without `length`, or `out` exists
+        DataError: the data cannot be read or are a table without `length`
+        FileError: `out` exists, or cannot be written
         OptionError: `out` is neither an archive nor a folder, or an option cannot work with these data
     """
     path = Path(out).expanduser()
     if path.suffix not in (".npz", ""):
         raise OptionError(f"{out}: expected a file that ends in .npz, or a folder (a name without a dot)")
-    if path.exists():
-        raise DataError(f"{out}: already exists; remove it, or write to another name")
-    if not path.parent.is_dir():
-        raise DataError(f"{path.parent}: there is no such folder; create it first")
+    if path.suffix:
+        check_new_file(path, force)
+    else:
+        check_new_folder(path)
     config.reject_except("for a conversion", *CONVERT_OPTIONS)
     splits = read_splits(name_or_path, config.data_root, config.label_column)
     series_sets = _to_series_sets(name_or_path, splits, config)
-    try:
-        with TemporaryDirectory(dir=path.parent, prefix=".") as folder:  # an incomplete file never has the final name
-            _write_arrays(series_sets, Path(folder) / path.name, on_progress)
-            (Path(folder) / path.name).rename(path)
-    except OSError as error:
-        raise DataError(f"{out}: not written: {error.strerror or error}; free space, or write elsewhere") from error
+    if path.suffix:
+        with atomic_write(path, replace=force) as file, zipfile.ZipFile(file, "w") as archive:
+            _write_arrays(series_sets, lambda name: archive.open(name, "w", force_zip64=True), on_progress)
+    else:
+        with atomic_folder(path) as folder:
+            _write_arrays(series_sets, lambda name: (folder / name).open("xb"), on_progress)
     return {split: tuple(series_set.x.shape) for split, series_set in series_sets.items()}
 
 
@@ -77,7 +80,9 @@ def _to_series_sets(
     return {split: data for split in SPLITS if isinstance(data := splits.get(split), SeriesSet)}
 
 
-def _write_arrays(series_sets: dict[str, SeriesSet], path: Path, on_progress: ProgressCallback) -> None:
+def _write_arrays(
+    series_sets: dict[str, SeriesSet], open_file: Callable[[str], IO[bytes]], on_progress: ProgressCallback
+) -> None:
     arrays: dict[str, NDArray[Any]] = {}
     for split, series_set in series_sets.items():
         metadata = {
@@ -87,26 +92,15 @@ def _write_arrays(series_sets: dict[str, SeriesSet], path: Path, on_progress: Pr
             f"groups_{split}": series_set.groups,
         }
         arrays |= {name: np.array(values) for name, values in metadata.items() if values}
-    with ExitStack() as stack:
-        open_file = _build_file_opener(path, stack)
-        for name, array in arrays.items():
-            with open_file(f"{name}.npy") as file:
-                np.save(file, array, allow_pickle=False)
-        done, total = 0, sum(len(series_set.x) for series_set in series_sets.values())
-        for split, series_set in series_sets.items():
-            with open_file(f"X_{split}.npy") as file:
-                header = {"descr": "<f4", "fortran_order": False, "shape": tuple(series_set.x.shape)}
-                np.lib.format.write_array_header_1_0(file, header)
-                for x in iter_chunks(series_set.x):
-                    file.write(np.ascontiguousarray(x, "<f4").tobytes())
-                    done += len(x)
-                    on_progress(done, total)
-
-
-def _build_file_opener(path: Path, stack: ExitStack) -> Callable[[str], IO[bytes]]:
-    """Return a function that opens a file by name for writing: a member of an archive, or a file of a folder."""
-    if path.suffix == ".npz":
-        archive = stack.enter_context(zipfile.ZipFile(path, "w"))
-        return lambda name: archive.open(name, "w", force_zip64=True)
-    path.mkdir()
-    return lambda name: (path / name).open("wb")
+    for name, array in arrays.items():
+        with open_file(f"{name}.npy") as file:
+            np.save(file, array, allow_pickle=False)
+    done, total = 0, sum(len(series_set.x) for series_set in series_sets.values())
+    for split, series_set in series_sets.items():
+        with open_file(f"X_{split}.npy") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": tuple(series_set.x.shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for x in iter_chunks(series_set.x):
+                file.write(np.ascontiguousarray(x, "<f4").tobytes())
+                done += len(x)
+                on_progress(done, total)

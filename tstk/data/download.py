@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tstk.config.run_directory import write_json
 from tstk.errors import DataError, OptionError
+from tstk.files import write_json
 from tstk.plugins.distribution import format_install_command
 
 ARCHIVE_URL = "https://www.timeseriesclassification.com/aeon-toolkit/{name}.zip"

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from tstk.config.run_directory import write_bytes
 from tstk.core.pipeline import Pipeline
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Series
 from tstk.errors import IncompatibleError, OptionError, TstkError
+from tstk.files import check_new_file, write_bytes
 from tstk.plugins.distribution import format_install_command
 from tstk.runs.checkpoint import load
 
@@ -95,13 +95,14 @@ def export_graph(pipeline: Pipeline, length: int | None = None) -> ExportedGraph
     return replace(graph, max_relative_error=check_against_pipeline(graph.program.module(), pipeline, graph))
 
 
-def export_run(run: str | Path, out: str | Path, length: int | None = None) -> ExportedGraph:
+def export_run(run: str | Path, out: str | Path, length: int | None = None, *, force: bool = False) -> ExportedGraph:
     """Export a run to a file that runs without tstk.
 
     Args:
         run: run directory
         out: `.pt2` for `torch.export.load`, or `.onnx` with input `x` and output `answer`
         length: samples per series, for a graph of a fixed length
+        force: replace `out` if it exists
 
     Returns:
         the graph; its `max_relative_error` is measured on the serialized program
@@ -109,11 +110,13 @@ def export_run(run: str | Path, out: str | Path, length: int | None = None) -> E
     Raises:
         CheckpointError: the run cannot be loaded
         OptionError: it predicts nothing, does not accept series of this length, or `out` has another suffix
+        FileError: `out` exists, or cannot be written
         IncompatibleError: the packages that write ONNX are not installed
         TstkError: the exported program and the pipeline differ
     """
     if Path(out).suffix not in (".pt2", ".onnx"):
         raise OptionError(f"--out {out}: the file must end in .pt2 (torch.export) or .onnx")
+    check_new_file(Path(out), force)
     pipeline = load(run)
     graph, file = _trace(pipeline, length), io.BytesIO()
     if Path(out).suffix == ".pt2":
@@ -123,7 +126,7 @@ def export_run(run: str | Path, out: str | Path, length: int | None = None) -> E
     else:
         program = to_onnx(graph.program, file)
     max_error = check_against_pipeline(program, pipeline, graph)
-    write_bytes(Path(out), file.getvalue())
+    write_bytes(Path(out), file.getvalue(), replace=force)
     return replace(graph, max_relative_error=max_error)
 
 

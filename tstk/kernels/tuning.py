@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tstk.files import write_text
+
 ShapeKey = tuple[Any, ...]
 TileSizes = TypeVar("TileSizes")
 """Integers in a dictionary, tuple or named tuple, or tuples of these."""
@@ -62,7 +64,7 @@ def write_tuned_sizes(op: str, capability: str, tables: Mapping[str, Mapping[Sha
         key: {name: [[*row] for row in rows.items()] for name, rows in named_rows.items()}
         for key, named_rows in by_capability.items()
     }
-    get_tuned_path(op).write_text(json.dumps(serializable, indent=1) + "\n")
+    write_text(get_tuned_path(op), json.dumps(serializable, indent=1) + "\n")
 
 
 def _restore_types(default: Any, measured_sizes: Any) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tstk.errors import CheckpointError, OptionError
+from tstk.files import check_readable
 
 _LAYER_NAMES = {
     "attention.self.query": "attention.query",
@@ -40,9 +41,10 @@ def read_bert_config(name: str) -> dict[str, Any]:
     path = _fetch_file(name, "config.json")
     if path is None:
         raise OptionError(f"pretrained={name!r} has no config.json; expected a folder with it and model.safetensors")
+    check_readable(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:
         raise OptionError(f"pretrained={name!r}: config.json is damaged ({e}); download it again") from None
     if not isinstance(config, dict):
         raise OptionError(f"pretrained={name!r}: config.json is not a JSON object; download it again")
@@ -112,6 +114,7 @@ def load_bert_weights(name: str) -> dict[str, Tensor]:
     path = _fetch_file(name, "model.safetensors") or _fetch_file(name, "pytorch_model.bin")
     if path is None:
         raise CheckpointError(f"pretrained={name!r} has neither model.safetensors nor pytorch_model.bin")
+    check_readable(path)
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

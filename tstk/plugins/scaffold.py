@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 from tstk.errors import OptionError, did_you_mean
+from tstk.files import atomic_folder, check_new_folder, write_text
 from tstk.plugins.hooks import KINDS
 from tstk.plugins.registry import get_registry
 
@@ -35,24 +36,29 @@ def write_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     Args:
         name: of the component; the distribution is called tstk-plugins-NAME
         kind: one of `KINDS`
-        folder: must not exist yet
+        folder: must not exist yet, or be empty
 
     Returns:
         the files written
 
     Raises:
-        OptionError: the kind is unknown, the name is not allowed or taken, or the folder exists
+        OptionError: the kind is unknown, the name is not allowed or taken, or the folder is not empty
+        FileError: it cannot be written
     """
     name = name.removeprefix("tstk-plugins-")
     _check_name(name, kind)
-    if folder.exists():
+    if folder.is_dir() and any(folder.iterdir()):
         raise OptionError(f"{folder} already exists; choose another name, remove it, or add to it with --into {folder}")
+    check_new_folder(folder)
     replacements = _get_replacements(name, kind, f"tstk_plugins_{name.replace('-', '_')}")
     files = {}
     for template, relative_path in _list_templates(kind):
         inner = "/".join(_substitute(part, replacements).replace("dot_", ".") for part in relative_path.parts)
-        files[folder / inner] = _substitute(template.read_text(encoding="utf-8"), replacements)
-    return _write_files(files)
+        files[inner] = _substitute(template.read_text(encoding="utf-8"), replacements)
+    with atomic_folder(folder) as new_folder:
+        for inner, text in files.items():
+            write_text(new_folder / inner, text)
+    return [folder / inner for inner in files]
 
 
 def add_to_plugin(name: str, kind: str, folder: Path) -> list[Path]:
@@ -89,7 +95,10 @@ def add_to_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     if not (contract_test := folder / "tests" / "test_contract.py").exists():
         texts[contract_test] = (TEMPLATES / "all" / "tests" / "test_contract.py").read_text(encoding="utf-8")
     texts = {path: _substitute(text, replacements) for path, text in texts.items()}
-    return _write_files({**texts, plugin_file: _insert_entry(plugin_file, kind, replacements)})
+    texts[plugin_file] = _insert_entry(plugin_file, kind, replacements)
+    for path, text in texts.items():
+        write_text(path, text, replace=path == plugin_file)
+    return list(texts)
 
 
 def _check_name(name: str, kind: str) -> None:
@@ -163,10 +172,3 @@ def _list_templates(kind: str) -> list[tuple[Path, Path]]:
 def _substitute(text: str, replacements: dict[str, str]) -> str:
     pattern = "|".join(re.escape(word) for word in replacements)
     return re.sub(pattern, lambda match: replacements[match[0]], text)
-
-
-def _write_files(files: dict[Path, str]) -> list[Path]:
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return list(files)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tstk.config.run_directory import resolve_run_dir, write_text
+from tstk.config.run_directory import resolve_run_dir
 from tstk.errors import OptionError
+from tstk.files import check_new_file, write_text
 from tstk.plugins.registry import get_registry
 from tstk.report.codes import render_codebook, render_reconstructions
 from tstk.report.context import RunContext, load_context
@@ -38,13 +39,16 @@ SECTIONS: list[Callable[[RunContext], Section | None]] = [
 """Sections in page order; those of the registry come before the embeddings."""
 
 
-def write_report(run: str | Path, out: str | Path | None = None, *, data_root: str | None = None) -> Path:
+def write_report(
+    run: str | Path, out: str | Path | None = None, *, data_root: str | None = None, force: bool = False
+) -> Path:
     """Write the report of a run as HTML.
 
     Args:
         run: run directory
         out: output file; `report.html` in the run directory if None
         data_root: folder to look up data sets by name in
+        force: replace `out` if it exists; `report.html` in the run directory is always replaced
 
     Returns:
         path of the file
@@ -54,15 +58,19 @@ def write_report(run: str | Path, out: str | Path | None = None, *, data_root: s
         UnknownNameError: its data set is not found
         DataError: its data cannot be read
         OptionError: the run is part of an installed package and `out` is None
+        FileError: `out` exists, or cannot be written
         TstkError: matplotlib is not installed
     """
     if out is None and resolve_run_dir(run) != Path(run):
         raise OptionError(f"{run} is part of an installed package, which is read-only; name the file with --out FILE")
-    context = load_context(run, data_root)
     path = Path(run, "report.html") if out is None else Path(out)
+    replace = force or out is None
+    if out is not None:
+        check_new_file(path, force)
+    context = load_context(run, data_root)
     renderers = list(SECTIONS)
     index = renderers.index(render_embeddings)
     renderers[index:index] = [get_registry().load(entry) for entry in get_registry().list_entries("report")]
     sections = [section for render in renderers if (section := render(context)) is not None]
-    write_text(path, render_page(format_title(context), sections))
+    write_text(path, render_page(format_title(context), sections), replace=replace)
     return path

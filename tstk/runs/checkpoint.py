@@ -22,7 +22,6 @@ from tstk.config.records import RunConfig
 from tstk.config.resolve import MODEL_OPTIONS, Config, iter_components
 from tstk.config.run_directory import (
     WEIGHTS_FILE,
-    atomic_write,
     is_unfinished,
     resolve_run_dir,
 )
@@ -30,6 +29,7 @@ from tstk.core.interfaces import Slot
 from tstk.core.pipeline import Pipeline, get_tokenizer_spec
 from tstk.core.types import Spec
 from tstk.errors import CheckpointError, OptionError, SourceChangedWarning, TstkError, UnknownNameError
+from tstk.files import atomic_write, check_readable
 from tstk.plugins.distribution import get_distribution
 from tstk.plugins.hooks import INTERFACE_VERSION, LOCAL, SLOTS
 from tstk.plugins.local import describe_component, list_changes, provide_components, require_components
@@ -54,16 +54,15 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors as safetensors, atomically.
 
     Raises:
-        DiskFullError: the disk is full
+        FileError: the disk is full or read-only
     """
     unshared, addresses = {}, set[int]()  # safetensors refuses tensors that share memory
     for name, value in tensors.items():
         address = value.untyped_storage().data_ptr()
         unshared[name] = value.clone().contiguous() if address in addresses else value.contiguous()
         addresses.add(address)
-    with atomic_write(path, sum(v.nbytes for v in unshared.values())) as part:
-        save_file(unshared, part)
-        part.chmod(0o644)  # safetensors makes files readable by the owner only
+    with atomic_write(path, sum(v.nbytes for v in unshared.values())) as file:
+        save_file(unshared, file.name)
 
 
 def collect_versions(config: Config | None = None) -> dict[str, str]:
@@ -148,8 +147,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file.
 
     Raises:
+        FileError: it cannot be opened
         CheckpointError: it is truncated or not a safetensors file
     """
+    check_readable(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as e:

@@ -22,17 +22,18 @@ from typing import Any
 from torch import Tensor
 
 from tstk.config.run_directory import (
+    CONFIG_FILE,
     METRICS_FILE,
+    RESULT_FILE,
     STATE_FILE,
     STATE_FILES,
     STATE_FOLDER,
     WEIGHTS_FILE,
-    append_line,
     remove_own_files,
-    write_json,
 )
 from tstk.core.pipeline import Pipeline
 from tstk.errors import CheckpointError
+from tstk.files import append_line, explain_os_error, remove_leftovers, truncate_file, write_json
 from tstk.plugins.distribution import CORE_DISTRIBUTION
 from tstk.runs.checkpoint import collect_versions, read_tensors, save_weights, write_tensors
 from tstk.training.distributed import full_tensor
@@ -96,7 +97,7 @@ class ResumeStore:
             state: nested dictionaries of tensors and JSON-able values, among them `step`
 
         Raises:
-            DiskFullError: the disk is full; the previous state is still complete
+            FileError: the disk is full or read-only; the previous state is still complete
         """
         begin = time.perf_counter()
         tensors, json_state = split_tensors(state)
@@ -127,7 +128,7 @@ class ResumeStore:
             best_weights: the weights to save, None unless this is the best epoch
 
         Raises:
-            DiskFullError: the disk is full; the previous files are still complete
+            FileError: the disk is full or read-only; the previous files are still complete
         """
         if self.is_writer:
             append_line(self.metrics_path, json.dumps(metrics) + "\n")
@@ -143,6 +144,9 @@ class ResumeStore:
             CheckpointError: a file is damaged or does not belong to this run
         """
         remedy = f"; remove {self.folder} to start this run again from its first step"
+        if self.is_writer:
+            remove_leftovers(self.run_dir, CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE)
+            remove_leftovers(self.folder, "*")
         if not self.exists():
             self._truncate_metrics(0)
             return None
@@ -150,7 +154,9 @@ class ResumeStore:
             json_state = json.loads(self.state_path.read_text(encoding="utf-8"))
             format_version, tensors_path = int(json_state["format"]), self.folder / str(json_state["tensors"])
             config_hash, metrics_size = json_state["config"], int(json_state["metrics"])
-        except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
+        except OSError as e:
+            raise explain_os_error(self.state_path, e, "read") from None
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise CheckpointError(f"{self.state_path} is damaged ({type(e).__name__}: {e}){remedy}") from None
         if format_version > FORMAT_VERSION:
             version = json_state.get("versions", {}).get("tstk", "a later version")
@@ -205,7 +211,7 @@ class ResumeStore:
 
     def _truncate_metrics(self, size: int) -> None:
         if self.is_writer and self.metrics_path.is_file():
-            os.truncate(self.metrics_path, size)
+            truncate_file(self.metrics_path, size)
 
 
 def split_tensors(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -18,7 +18,6 @@ from tstk.config.records import RunConfig, RunResult, SelectedEpoch
 from tstk.config.resolve import Config
 from tstk.config.run_directory import (
     WEIGHTS_FILE,
-    DiskFullError,
     check_no_links,
     create_run_dir,
     has_saved_state,
@@ -30,7 +29,7 @@ from tstk.config.run_directory import (
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
 from tstk.data.data_module import DataModule
-from tstk.errors import CheckpointError, DataError, TrainingError
+from tstk.errors import CheckpointError, DataError, FileError, TrainingError
 from tstk.evaluation.baselines import Baselines, score_baselines
 from tstk.evaluation.evaluate import evaluate
 from tstk.runs.build import validate_on_meta
@@ -260,9 +259,9 @@ def _fit_and_evaluate(
     except TrainingError as e:
         kept = f". {run_dir} keeps the best weights so far" if (run_dir / WEIGHTS_FILE).is_file() else ""
         raise TrainingError(f"{e}{kept}") from None
-    except DiskFullError as e:
+    except FileError as e:
         remedy = f", then continue with: tstk train --resume {quote(str(run_dir))}" if resume_store.exists() else ""
-        raise DiskFullError(f"{e}{remedy}") from None
+        raise FileError(f"{e}{remedy}") from None
     return result
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import click
 import rich_click
 
-from tstk.cli.files import validate_output_path
+from tstk.cli.files import add_force_option, resolve_output_path, validate_output_path, write_npz
 from tstk.cli.output import format_examples, print_json, print_note, print_table
 from tstk.cli.run_options import RunCommand
+from tstk.files import write_bytes
 
 Source = Literal["labels", "notes", "captions"]
 
@@ -60,6 +60,7 @@ Source = Literal["labels", "notes", "captions"]
 @rich_click.option("--data-root", metavar="DIR", help="folder with data sets to be found by name")
 @rich_click.option("--label-column", metavar="str", help="column or array of the labels, if it has an unusual name")
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .npz, for --conditioning text=FILE")
+@add_force_option
 def text_command(
     data: str,
     source: Source,
@@ -73,6 +74,7 @@ def text_command(
     data_root: str | None,
     label_column: str | None,
     out: str,
+    force: bool,
 ) -> None:
     """Write a text for each series of a data set, as states that a guided tokenizer attends to.
 
@@ -81,7 +83,7 @@ def text_command(
     from tstk.errors import OptionError
     from tstk_plugins_vqshape.text import encode_sentences, from_captions, from_labels, from_notes
 
-    path = validate_output_path(out, (".npz",))
+    path = validate_output_path(out, (".npz",), force)
     if source == "labels":
         sentences = from_labels(data, template, data_root=data_root, label_column=label_column)
     elif source == "notes":
@@ -93,7 +95,7 @@ def text_command(
     texts = encode_sentences(sentences, encoder, words)
     if control != "none":
         texts = texts.shuffle(seed) if control == "shuffled" else texts.randomize(seed)
-    texts.save(path)
+    texts.save(path, replace=force)
     for sentence in texts.texts[:3]:
         print_note(f"{sentence!r}")
     if len(texts.texts) > 3:
@@ -124,14 +126,16 @@ def text_command(
     help="share of notes that name the right event",
 )
 @rich_click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="random seed")
-def text_synthetic_command(out: str, train: int, test: int, height: float, note_accuracy: float, seed: int) -> None:
+@add_force_option
+def text_synthetic_command(
+    out: str, train: int, test: int, height: float, note_accuracy: float, seed: int, force: bool
+) -> None:
     """Write a synthetic data set: series with a small event in much noise, and notes that mostly name the event."""
-    import numpy as np
-
     from tstk_plugins_vqshape.synthetic import make_synthetic
 
-    path = validate_output_path(out, (".npz",))
-    np.savez_compressed(path, **make_synthetic(train, test, height=height, note_accuracy=note_accuracy, seed=seed))
+    path = validate_output_path(out, (".npz",), force)
+    arrays = make_synthetic(train, test, height=height, note_accuracy=note_accuracy, seed=seed)
+    write_npz(path, arrays, replace=force)
     click.echo(
         f"{path}: {train} and {test} series of four events, with notes\ntstk text {path} --source notes --out texts.npz"
     )
@@ -235,7 +239,10 @@ def text_ablation_command(
 @rich_click.option(
     "--out", metavar="FILE", help="output file: .png; explain-INDEX.png in the run directory if not given"
 )
-def explain_command(run: str, data: str | None, index: int, data_root: str | None, out: str | None) -> None:
+@add_force_option
+def explain_command(
+    run: str, data: str | None, index: int, data_root: str | None, out: str | None, force: bool
+) -> None:
     """Draw a series with its shapes, and the attribution of each to the classifier's decision.
 
     Drawing requires matplotlib: pip install 'tstk-core[plot]'.
@@ -244,10 +251,11 @@ def explain_command(run: str, data: str | None, index: int, data_root: str | Non
     from tstk.report.page import render_image
     from tstk_plugins_vqshape.explain import compute_figure_size, draw_explanation, explain
 
-    path = Path(run, f"explain-{index}.png") if out is None else validate_output_path(out, (".png",))
+    path = resolve_output_path(run, f"explain-{index}.png", out, force)
     pipeline, split, run_config = open_run(run, data, data_root=data_root)
     result = explain(pipeline, split, index, tuple(run_config.classes), tuple(run_config.channels))
-    path.write_bytes(render_image(lambda figure: draw_explanation(figure, result), compute_figure_size(result)))
+    image = render_image(lambda figure: draw_explanation(figure, result), compute_figure_size(result))
+    write_bytes(path, image, replace=force or out is None)
     rows = []
     for rank, (c, n) in enumerate(result.select_strongest(), 1):
         covered = (~result.curves[c, n].isnan()).nonzero().flatten().tolist()

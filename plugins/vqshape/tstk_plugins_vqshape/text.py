@@ -21,6 +21,7 @@ from tstk.data.catalog import locate
 from tstk.data.containers import SeriesSet
 from tstk.data.load import read_splits
 from tstk.errors import DataError, OptionError, TstkError
+from tstk.files import atomic_write
 from tstk.plugins.distribution import format_install_command
 
 FloatArray = NDArray[np.float32]
@@ -44,15 +45,21 @@ class Texts:
     rows: dict[str, NDArray[np.int64]]
     texts: list[str]
 
-    def save(self, path: Path) -> None:
-        """Write a file for `--conditioning text=FILE`."""
-        np.savez_compressed(
-            path,
-            states=self.states,
-            valid=self.valid,
-            texts=np.array(self.texts),
-            **self.rows,  # type: ignore[arg-type]
-        )
+    def save(self, path: Path, *, replace: bool = True) -> None:
+        """Write a file for `--conditioning text=FILE`.
+
+        Args:
+            path: of the file
+            replace: whether an existing file may be replaced
+        """
+        with atomic_write(path, replace=replace) as file:
+            np.savez_compressed(
+                file,
+                states=self.states,
+                valid=self.valid,
+                texts=np.array(self.texts),
+                **self.rows,  # type: ignore[arg-type]
+            )
 
     @classmethod
     def load(cls, path: Path) -> Texts:

@@ -128,6 +128,9 @@ def test_codes_are_written_with_their_codebook(runs, folder):
 def test_the_files_of_totem_have_windows_and_codes_of_all_splits(runs, folder):
     out = folder / "totem"
     call("totem", runs["pretrain"], "--out", out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert "folders are never replaced" in assert_refused("totem", runs["pretrain"], "--out", out)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
     names = {f"{p}_{w}_{k}.npy" for p in ("train", "val", "test") for w in "xy" for k in ("original", "codes")}
     assert {path.name for path in out.iterdir()} == names | {"codebook.npy"}
     shapes = {w: np.load(out / f"test_{w}.npy").shape for w in ("x_original", "y_original", "x_codes", "y_codes")}

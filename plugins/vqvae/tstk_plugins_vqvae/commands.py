@@ -19,7 +19,7 @@ from tstk.cli.run_options import RunCommand
 @rich_click.option(
     "--batch-size", type=click.IntRange(min=1), default=256, show_default=True, metavar="int", help="windows per batch"
 )
-@rich_click.option("--out", required=True, metavar="DIR", help="output folder")
+@rich_click.option("--out", required=True, metavar="DIR", help="folder to create")
 def command(run: str, data: str | None, data_root: str | None, batch_size: int, out: str) -> None:
     """Write the windows of a table and their codes as the .npy files that TOTEM's forecaster reads.
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.config.records import RunConfig
+from tstk.core.pipeline import Pipeline
+from tstk.core.types import Split
 from tstk.data.config import DataConfig
 from tstk.data.load import load_data
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
+from tstk.files import atomic_folder, check_new_folder
 from tstk.inference.tokenize import compute_codes, get_codebook
 from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
@@ -32,7 +37,7 @@ def write_totem_files(
 
     Args:
         run: run directory
-        out_dir: folder for the files `{train,val,test}_{x,y}_{original,codes}.npy` and `codebook.npy`
+        out_dir: new folder for the files `{train,val,test}_{x,y}_{original,codes}.npy` and `codebook.npy`
         data: name or path of a table; the table the run was trained on if None
         data_root: folder to look up data sets by name in
         batch_size: windows at a time
@@ -44,7 +49,9 @@ def write_totem_files(
         CheckpointError: the run cannot be loaded
         OptionError: its tokens are not discrete, or it was not trained on a table with independent channels
         DataError: the data do not fit the run
+        FileError: `out_dir` exists and is not empty, or cannot be written
     """
+    check_new_folder(Path(out_dir))
     pipeline = load(run).to(default_device())
     codebook = get_codebook(pipeline, run)
     if pipeline.spec.horizon is None or not pipeline.channel_independent:
@@ -54,24 +61,23 @@ def write_totem_files(
     if data is not None or data_root is not None:
         options["data_root"] = data_root
     splits = load_data(data or str(run_config.component("data")), DataConfig(**options)).splits
-    out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    np.save(out_dir / "codebook.npy", codebook)
-    for name, split in splits.items():
-        arrays: dict[str, list[Tensor]] = {}
-        with torch.no_grad():
-            for series in iter_batches(split, batch_size, pipeline.mean.device):
-                assert series.y is not None
-                future = series.replace(x=series.y.nan_to_num(), observed=series.y.isfinite(), y=None)
-                steps = -(-series.y.shape[-1] // int(pipeline.tokenizer.out.stride or 1))
-                x, y = compute_codes(pipeline, series), compute_codes(pipeline, future)[..., -steps:]
-                for kind, values in (
-                    ("x_original", series.x),
-                    ("y_original", series.y),
-                    ("x_codes", x),
-                    ("y_codes", y),
-                ):
-                    arrays.setdefault(kind, []).append(values.cpu().transpose(1, 2))
-        for kind, batches in arrays.items():
-            np.save(out_dir / f"{name}_{kind}.npy", torch.cat(batches).numpy())
+    with atomic_folder(Path(out_dir)) as folder:
+        np.save(folder / "codebook.npy", codebook)
+        for name, split in splits.items():
+            for kind, values in _compute_arrays(pipeline, split, batch_size).items():
+                np.save(folder / f"{name}_{kind}.npy", values)
     return {name: len(split) for name, split in splits.items()}
+
+
+def _compute_arrays(pipeline: Pipeline, split: Split, batch_size: int) -> dict[str, NDArray[Any]]:
+    """Return the windows of a split and their codes, [windows, time, channels]."""
+    arrays: dict[str, list[Tensor]] = {}
+    with torch.no_grad():
+        for series in iter_batches(split, batch_size, pipeline.mean.device):
+            assert series.y is not None
+            future = series.replace(x=series.y.nan_to_num(), observed=series.y.isfinite(), y=None)
+            steps = -(-series.y.shape[-1] // int(pipeline.tokenizer.out.stride or 1))
+            x, y = compute_codes(pipeline, series), compute_codes(pipeline, future)[..., -steps:]
+            for kind, values in (("x_original", series.x), ("y_original", series.y), ("x_codes", x), ("y_codes", y)):
+                arrays.setdefault(kind, []).append(values.cpu().transpose(1, 2))
+    return {kind: torch.cat(batches).numpy() for kind, batches in arrays.items()}

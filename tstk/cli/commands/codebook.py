@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 import rich_click
 
-from tstk.cli.files import validate_output_path
+from tstk.cli.files import add_force_option, resolve_output_path
 from tstk.cli.output import format_examples, print_json, print_table
 from tstk.cli.run_options import RunCommand
+from tstk.files import write_bytes
 
 
 @click.command(
@@ -27,8 +27,9 @@ from tstk.cli.run_options import RunCommand
 )
 @rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
 @rich_click.option("--out", metavar="FILE", help="output file: .png; codebook.png in the run directory if not given")
+@add_force_option
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
-def command(run: str, merge: float, data_root: str | None, out: str | None, json_: bool) -> None:
+def command(run: str, merge: float, data_root: str | None, out: str | None, force: bool, json_: bool) -> None:
     """Plot the codes of a run as its tokenizer decodes them, most frequent first.
 
     Code frequencies are counted on the run's test split. Requires matplotlib: pip install 'tstk-core[plot]'.
@@ -38,11 +39,12 @@ def command(run: str, merge: float, data_root: str | None, out: str | None, json
     from tstk.report.context import load_context
     from tstk.report.page import render_image
 
-    path = Path(run, "codebook.png") if out is None else validate_output_path(out, (".png",))
+    path = resolve_output_path(run, "codebook.png", out, force)
     context = load_context(run, data_root)
     shapes, counts = decode_codebook(context.pipeline), count_codes(context)
     codes = merge_similar_codes(shapes, counts, merge)
-    path.write_bytes(render_image(lambda figure: draw_codes(figure, codes), codes_figure_size(len(codes))))
+    image = render_image(lambda figure: draw_codes(figure, codes), codes_figure_size(len(codes)))
+    write_bytes(path, image, replace=force or out is None)
     usage: dict[str, Any] = {name: float(value) for name, value in code_usage(counts).items()}
     if json_:
         rows = [{"ids": code.ids, "share": code.frequency, "shape": code.shape.tolist()} for code in codes]

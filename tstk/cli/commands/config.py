@@ -9,10 +9,10 @@ import rich_click
 
 from tstk.cli.commands.list import entry_to_dict
 from tstk.cli.completion import complete_names
+from tstk.cli.files import add_force_option
 from tstk.cli.output import format_examples, print_json, print_table
 from tstk.config.resolve import find_config
-from tstk.config.run_directory import write_text
-from tstk.errors import OptionError
+from tstk.files import check_new_file, write_text
 from tstk.plugins.registry import get_registry
 
 
@@ -51,13 +51,11 @@ def show(name: str) -> None:
 @command.command(cls=rich_click.RichCommand, epilog=format_examples("tstk config copy my.toml other.toml"))
 @click.argument("name", shell_complete=complete_names("config", files=True))
 @click.argument("path")
-def copy(name: str, path: str) -> None:
+@add_force_option
+def copy(name: str, path: str, force: bool) -> None:
     """Copy a config to a file, to edit and use with tstk train --config."""
     target = Path(path)
     target = target / f"{name.replace('/', '-')}.toml" if target.is_dir() else target
-    if target.exists():
-        raise OptionError(f"{target} already exists; choose another name or remove it")
-    if not target.parent.is_dir():
-        raise OptionError(f"{target}: the folder {target.parent} does not exist; create it first")
-    write_text(target, find_config(name).read_text(encoding="utf-8"))
+    check_new_file(target, force)
+    write_text(target, find_config(name).read_text(encoding="utf-8"), replace=force)
     click.echo(f"{target}\ntstk train --config {target}")

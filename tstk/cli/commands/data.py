@@ -8,6 +8,7 @@ import click
 import rich_click
 
 from tstk.cli.completion import complete_data_sets
+from tstk.cli.files import add_force_option
 from tstk.cli.options import build_section_options
 from tstk.cli.output import format_examples, print_json, print_note, print_table
 from tstk.data.config import CONVERT_OPTIONS, DataConfig
@@ -61,11 +62,12 @@ info.params += build_section_options("data")
 )
 @click.argument("data", metavar="NAME|PATH", shell_complete=complete_data_sets)
 @click.argument("out", metavar="OUT")
-def convert(data: str, out: str, **options: Any) -> None:
+@add_force_option
+def convert(data: str, out: str, force: bool, **options: Any) -> None:
     """Write a data set as NumPy arrays: OUT is a new .npz archive, or a new folder of .npy files.
 
-    They are fast to read, and data sets larger than memory are read from disk as needed. Existing files are never
-    overwritten.
+    They are fast to read, and data sets larger than memory are read from disk as needed. An existing archive is
+    replaced only with --force, an existing folder never.
     """
     from rich.progress import Progress
 
@@ -75,7 +77,11 @@ def convert(data: str, out: str, **options: Any) -> None:
     with Progress(console=make_console(stderr=True), transient=True) as progress:
         bar = progress.add_task("series")
         shapes = convert(
-            data, out, DataConfig(**options), lambda done, total: progress.update(bar, completed=done, total=total)
+            data,
+            out,
+            DataConfig(**options),
+            lambda done, total: progress.update(bar, completed=done, total=total),
+            force=force,
         )
     for split, shape in shapes.items():
         click.echo(f"{out}: X_{split} " + " x ".join(map(str, shape)))

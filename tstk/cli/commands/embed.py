@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import rich_click
 
-from tstk.cli.files import validate_output_path, write_npz
+from tstk.cli.files import add_force_option, validate_output_path, write_npz
 from tstk.cli.output import format_examples
 from tstk.cli.run_options import Features, Pool, RunCommand, add_feature_options, add_run_options
 
@@ -19,6 +19,7 @@ from tstk.cli.run_options import Features, Pool, RunCommand, add_feature_options
 @add_run_options
 @add_feature_options
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .npz")
+@add_force_option
 def command(
     run: str,
     data: str | None,
@@ -28,6 +29,7 @@ def command(
     features: Features,
     pool: Pool,
     out: str,
+    force: bool,
 ) -> None:
     """Write one feature vector per series (or per window of a table) to a file.
 
@@ -35,10 +37,10 @@ def command(
     """
     from tstk.inference.predict import embed
 
-    path = validate_output_path(out, (".npz",))
+    path = validate_output_path(out, (".npz",), force)
     arrays = embed(
         run, data, data_root=data_root, label_column=label_column, features=features, pool=pool, batch_size=batch_size
     )
-    write_npz(path, arrays)
+    write_npz(path, arrays, replace=force)
     rows, width = arrays["embedding"].shape
     click.echo(f"{path}: {rows:,} vectors of {width} numbers")

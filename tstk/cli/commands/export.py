@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import rich_click
 
-from tstk.cli.files import validate_output_path
+from tstk.cli.files import add_force_option, validate_output_path
 from tstk.cli.output import format_examples
 from tstk.cli.run_options import RunCommand
 
@@ -19,17 +19,18 @@ from tstk.cli.run_options import RunCommand
     "--length", type=click.IntRange(min=1), metavar="int", help="export for this series length only, in samples"
 )
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .pt2 (torch.export) or .onnx")
-def command(run: str, length: int | None, out: str) -> None:
+@add_force_option
+def command(run: str, length: int | None, out: str, force: bool) -> None:
     """Export a classifier or forecaster as one graph, from raw samples [batch, channels, length] to its prediction.
 
     The graph takes any batch size; that of a classifier also takes any series length up to the longest of the run, if
     its components allow that. The outputs of the graph are compared with the run's before the file is written.
     """
-    path = validate_output_path(out, (".pt2", ".onnx"))
+    path = validate_output_path(out, (".pt2", ".onnx"), force)
 
     from tstk.inference.export import export_run
 
-    graph = export_run(run, path, length)
+    graph = export_run(run, path, length, force=force)
     click.echo(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB; any batch size, {graph}; "
         f"predictions differ from the run's by at most {graph.max_relative_error:.1e}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import rich_click
 
-from tstk.cli.files import validate_output_path, write_csv
+from tstk.cli.files import add_force_option, validate_output_path, write_csv
 from tstk.cli.output import format_examples, print_baseline_notes, print_note
 from tstk.cli.run_options import RunCommand
 from tstk.config.records import RunResult
@@ -36,6 +36,7 @@ from tstk.errors import OptionError
     "--quantiles", default="0.1,0.5,0.9", show_default=True, metavar="float,...", help="quantiles of the sample paths"
 )
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .csv")
+@add_force_option
 def command(
     run: str,
     data: str | None,
@@ -44,13 +45,14 @@ def command(
     samples: int | None,
     quantiles: str,
     out: str,
+    force: bool,
 ) -> None:
     """Forecast the rows after the last row of a table.
 
     The file has one row per step and channel: step, date if the dates are regular, channel, mean and, if sample paths
     are drawn, a column for each quantile.
     """
-    path = validate_output_path(out, (".csv",))
+    path = validate_output_path(out, (".csv",), force)
     levels = _parse_quantiles(quantiles)
 
     import numpy as np
@@ -73,7 +75,7 @@ def command(
         head.insert(1, "date")
         for row in rows:
             row.insert(1, str(prediction.dates[int(str(row[0])) - 1]))
-    write_csv(path, head, rows)
+    write_csv(path, head, rows, replace=force)
     click.echo(f"{path}: {prediction.values.shape[1]} steps of {len(prediction.channels)} channels")
     if (resolve_run_dir(run) / RESULT_FILE).is_file():
         result = RunResult.read(run)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import rich_click
 
-from tstk.cli.files import validate_output_path, write_csv, write_npz
+from tstk.cli.files import add_force_option, validate_output_path, write_csv, write_npz
 from tstk.cli.output import format_examples
 from tstk.cli.run_options import RunCommand, add_run_options
 from tstk.errors import OptionError
@@ -25,8 +25,15 @@ if TYPE_CHECKING:
 )
 @add_run_options
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .csv or .npz")
+@add_force_option
 def command(
-    run: str, data: str | None, data_root: str | None, label_column: str | None, batch_size: int, out: str
+    run: str,
+    data: str | None,
+    data_root: str | None,
+    label_column: str | None,
+    batch_size: int,
+    out: str,
+    force: bool,
 ) -> None:
     """Write a run's predictions to a file.
 
@@ -40,21 +47,21 @@ def command(
     from tstk.config.records import RunConfig
     from tstk.inference.predict import forecast, predict
 
-    path = validate_output_path(out, (".csv", ".npz"))
+    path = validate_output_path(out, (".csv", ".npz"), force)
     if path.suffix.lower() == ".csv" and RunConfig.read(run).horizon is not None:
         if label_column is not None:
             raise OptionError(f"--label-column {label_column} has no effect: {run} forecasts a table; remove it")
-        _write_forecast(path, forecast(run, data, data_root=data_root))
+        _write_forecast(path, forecast(run, data, data_root=data_root), force)
         return
     arrays = predict(run, data, data_root=data_root, label_column=label_column, batch_size=batch_size)
     if path.suffix.lower() == ".npz":
-        write_npz(path, arrays)
+        write_npz(path, arrays, replace=force)
     else:
-        _write_classes(path, arrays)
+        _write_classes(path, arrays, force)
     click.echo(f"{path}: {len(next(iter(arrays.values()))):,} predictions")
 
 
-def _write_classes(path: Path, predictions: Arrays) -> None:
+def _write_classes(path: Path, predictions: Arrays, force: bool) -> None:
     head = ["row", "predicted", *(f"probability {name}" for name in predictions["classes"])]
     rows = [
         [i, name, *(f"{p:.6g}" for p in predictions["probability"][i])]
@@ -63,15 +70,15 @@ def _write_classes(path: Path, predictions: Arrays) -> None:
     if "truth" in predictions:
         head.append("truth")
         rows = [[*row, truth] for row, truth in zip(rows, predictions["truth"], strict=True)]
-    write_csv(path, head, rows)
+    write_csv(path, head, rows, replace=force)
 
 
-def _write_forecast(path: Path, forecast: Forecast) -> None:
+def _write_forecast(path: Path, forecast: Forecast, force: bool) -> None:
     dated = forecast.dates is not None
     rows = [
         [step + 1, *([str(forecast.dates[step])] if forecast.dates is not None else []), name, f"{value[step]:.6g}"]
         for step in range(forecast.values.shape[1])
         for name, value in zip(forecast.channels, forecast.values, strict=True)
     ]
-    write_csv(path, ["step", *(["date"] if dated else []), "channel", "forecast"], rows)
+    write_csv(path, ["step", *(["date"] if dated else []), "channel", "forecast"], rows, replace=force)
     click.echo(f"{path}: {forecast.values.shape[1]} steps of {len(forecast.channels)} channels")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import rich_click
 
-from tstk.cli.files import validate_output_path, write_npz
+from tstk.cli.files import add_force_option, validate_output_path, write_npz
 from tstk.cli.output import format_examples
 from tstk.cli.run_options import RunCommand, add_run_options
 
@@ -16,6 +16,7 @@ from tstk.cli.run_options import RunCommand, add_run_options
 )
 @add_run_options
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .npz")
+@add_force_option
 def command(
     run: str,
     data: str | None,
@@ -23,6 +24,7 @@ def command(
     label_column: str | None,
     batch_size: int,
     out: str,
+    force: bool,
 ) -> None:
     """Write the codes of every series (or every window of a table), and the codebook.
 
@@ -31,8 +33,8 @@ def command(
     """
     from tstk.inference.tokenize import tokenize
 
-    path = validate_output_path(out, (".npz",))
+    path = validate_output_path(out, (".npz",), force)
     arrays = tokenize(run, data, data_root=data_root, label_column=label_column, batch_size=batch_size)
-    write_npz(path, arrays)
+    write_npz(path, arrays, replace=force)
     rows, channels, count = arrays["codes"].shape
     click.echo(f"{path}: {rows:,} series, {channels} channels, {count} codes of {len(arrays['codebook'])} each")
