@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from tstk.errors import TstkError
+from tstk.errors import TstkError, escape_control_characters
 from tstk.plugins.distribution import format_install_command
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ def render_figure(title: str, alt: str, draw: Callable[[Figure], None], size: tu
     # a fixed salt and no metadata make the SVG deterministic
     svg_style: Any = {"svg.fonttype": "none", "svg.hashsalt": "tstk"}
     file = render_image(draw, size, svg_style, format="svg", metadata={"Date": None, "Creator": None})
-    source = "data:image/svg+xml;base64," + b64encode(file).decode()
+    drawing = escape_control_characters(file.decode(), keep="\n\r\t")  # other controls, as in a name, are not XML
+    source = "data:image/svg+xml;base64," + b64encode(drawing.encode()).decode()
     return f'<figure><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
 
 
@@ -187,6 +188,7 @@ def render_image(
         "legend.frameon": False,
         "legend.fontsize": 8,
         "axes.formatter.limits": (-3, 4),
+        "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     }
     with rc_context(style | (rc_params or {})):
         figure = Figure(figsize=size, layout="constrained")

@@ -9,7 +9,7 @@ import click
 import rich_click
 
 from tstk.cli.files import validate_output_path
-from tstk.cli.output import format_examples, print_json, print_note, print_table
+from tstk.cli.output import echo, format_examples, print_json, print_note, print_table
 from tstk.cli.run_options import RunCommand
 
 Source = Literal["labels", "notes", "captions"]
@@ -99,7 +99,7 @@ def text_command(
     if len(texts.texts) > 3:
         print_note("...")
     u, s, d = texts.states.shape
-    click.echo(
+    echo(
         f"{path}: {u:,} different texts, {s} words of {d} numbers, for "
         + ", ".join(f"{len(rows):,} {part}" for part, rows in texts.rows.items())
     )
@@ -132,7 +132,7 @@ def text_synthetic_command(out: str, train: int, test: int, height: float, note_
 
     path = validate_output_path(out, (".npz",))
     np.savez_compressed(path, **make_synthetic(train, test, height=height, note_accuracy=note_accuracy, seed=seed))
-    click.echo(
+    echo(
         f"{path}: {train} and {test} series of four events, with notes\ntstk text {path} --source notes --out texts.npz"
     )
 
@@ -262,5 +262,5 @@ def explain_command(run: str, data: str | None, index: int, data_root: str | Non
     if result.has_decision:
         prediction, second, truth = result.classes
         label = "" if truth is None else f"; true class: {truth}"
-        click.echo(f"\npredicted: {prediction}; second best: {second}{label}")
-    click.echo(str(path))
+        echo(f"\npredicted: {prediction}; second best: {second}{label}")
+    echo(str(path))

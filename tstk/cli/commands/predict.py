@@ -9,7 +9,7 @@ import click
 import rich_click
 
 from tstk.cli.files import validate_output_path, write_csv, write_npz
-from tstk.cli.output import format_examples
+from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import RunCommand, add_run_options
 from tstk.errors import OptionError
 
@@ -51,7 +51,7 @@ def command(
         write_npz(path, arrays)
     else:
         _write_classes(path, arrays)
-    click.echo(f"{path}: {len(next(iter(arrays.values()))):,} predictions")
+    echo(f"{path}: {len(next(iter(arrays.values()))):,} predictions")
 
 
 def _write_classes(path: Path, predictions: Arrays) -> None:
@@ -74,4 +74,4 @@ def _write_forecast(path: Path, forecast: Forecast) -> None:
         for name, value in zip(forecast.channels, forecast.values, strict=True)
     ]
     write_csv(path, ["step", *(["date"] if dated else []), "channel", "forecast"], rows)
-    click.echo(f"{path}: {forecast.values.shape[1]} steps of {len(forecast.channels)} channels")
+    echo(f"{path}: {forecast.values.shape[1]} steps of {len(forecast.channels)} channels")
