@@ -60,6 +60,7 @@ def server(monkeypatch, tmp_path):
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.handle_error = lambda *args: None  # a client that refuses an answer closes early
     threading.Thread(target=http.serve_forever, daemon=True).start()
     state["url"] = f"http://127.0.0.1:{http.server_port}"
     monkeypatch.setattr(download, "ARCHIVE_URL", state["url"] + "/{name}.zip")
