@@ -148,6 +148,7 @@ def test_a_terminal_sees_the_styles_of_tstk_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:Glyph")
 def test_a_run_on_classes_of_strange_names_prints_and_draws_them_as_text(tstk, tmp_path, small):
     names = [f"{TITLE}{CLEAR}[/x]", "<script>alert(1)</script>", r"$\frac{$", "=cmd|'/C calc'!A0"]
     write_classes(tmp_path, *names)

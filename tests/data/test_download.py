@@ -48,13 +48,13 @@ def server(monkeypatch, tmp_path):
                 self.send_header("Location", state["redirect"])
                 self.end_headers()
                 return
-            at = int(since.removeprefix("bytes=").rstrip("-")) if since else 0
+            offset = int(since.removeprefix("bytes=").rstrip("-")) if since else 0
             self.send_response(206 if since else 200)
-            for key, value in ({"Content-Length": str(len(data) - at)} | state["headers"]).items():
+            for key, value in ({"Content-Length": str(len(data) - offset)} | state["headers"]).items():
                 if value is not None:
                     self.send_header(key, value)
             self.end_headers()
-            self.wfile.write(data[at : state["cut"]])
+            self.wfile.write(data[offset : state["cut"]])
 
         def log_message(self, *args):
             pass

@@ -149,8 +149,7 @@ def render_figure(title: str, alt: str, draw: Callable[[Figure], None], size: tu
     # a fixed salt and no metadata make the SVG deterministic
     svg_style: Any = {"svg.fonttype": "none", "svg.hashsalt": "tstk"}
     file = render_image(draw, size, svg_style, format="svg", metadata={"Date": None, "Creator": None})
-    drawing = escape_control_characters(file.decode(), keep="\n\r\t")  # other controls, as in a name, are not XML
-    source = "data:image/svg+xml;base64," + b64encode(drawing.encode()).decode()
+    source = "data:image/svg+xml;base64," + b64encode(file).decode()
     return f'<figure><figcaption>{escape(title)}</figcaption><img src="{source}" alt="{escape(alt)}"></figure>'
 
 
@@ -171,6 +170,7 @@ def render_image(
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
+        from matplotlib.text import Text
     except ModuleNotFoundError as e:
         raise TstkError(f"figures need {e.name}, which is not installed: {format_install_command('plot')}") from e
     style: Any = {
@@ -193,6 +193,8 @@ def render_image(
     with rc_context(style | (rc_params or {})):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
+        for text in figure.findobj(Text):  # names with control characters; they are not XML, and no font has them
+            text.set_text(escape_control_characters(text.get_text()))
         file = io.BytesIO()
         figure.savefig(file, **{"format": "png", "dpi": 150, **savefig_kwargs})
     return file.getvalue()
