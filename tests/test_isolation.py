@@ -39,7 +39,7 @@ BROKEN = {
         "has faults",
         "no module 'bad_plugin.gone'",
     ),
-    "points at no class": (entry(target="bad_plugin.part:Gone"), PART, "", "has faults", "part has no 'Gone'"),
+    "points at no class": (entry(target="bad_plugin.part:Gone"), PART, "", "has faults", "part.py has no 'Gone'"),
     "points at no file": (entry("config", "c", "bad_plugin:c.toml"), PART, "", "has faults", "does not exist"),
     "its part is no Python": (FINE, "class Good(:\n", "", "has faults", "line 1: invalid syntax"),
     "exit on import": ("raise SystemExit(3)\n", PART, "", "broken", "SystemExit: 3"),

@@ -97,35 +97,25 @@ def fetch(
         raise DataError(
             f"{name} is not in {get_datasets_dir()}, and TSTK_OFFLINE forbids downloads; unset it, or copy the files"
         )
-    is_table = name in TABLES
-    url = (TABLE_URL if is_table else ARCHIVE_URL).format(name=name)
-    hashes = _load_hashes()
-    known_hash = KNOWN_HASHES.get(name) or hashes.get(url)
+    url = (TABLE_URL if name in TABLES else ARCHIVE_URL).format(name=name)
+    known_hash = KNOWN_HASHES.get(name) or _load_hashes().get(url)
     if known_hash is None and not trust_first_download:
         raise DataError(
             f"{name}: its SHA-256 is not known, so a download cannot be checked. If you trust this network and "
             f"{url}, add --trust-first-download: later downloads must then be the same file"
         )
     partial_file = get_cache_dir() / "downloads" / f"{url.rpartition('/')[2]}.part"
-    _download(url, partial_file, MAX_TABLE_BYTES if is_table else MAX_ARCHIVE_BYTES, on_progress)
+    _download(url, partial_file, MAX_TABLE_BYTES if name in TABLES else MAX_ARCHIVE_BYTES, on_progress)
     try:
-        with partial_file.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        if known_hash not in (None, sha256):
-            raise DataError(
-                f"{url}: the SHA-256 of the download is {sha256}, expected {known_hash}; it was removed. Try again on "
-                f"another network; if it stays, the publisher has changed the file: download and check it by hand"
-                + (f", or remove its line from {_get_hashes_file()}" if url in hashes else "")
-            )
-        get_datasets_dir().mkdir(parents=True, exist_ok=True)
-        size = partial_file.stat().st_size
+        sha256 = _check_hash(partial_file, name, url, known_hash)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with (
-            TemporaryDirectory(dir=get_datasets_dir(), prefix=f".{name}-") as temporary,
-            disk_full_guard(folder, size),
+            TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as temporary,
+            disk_full_guard(folder, partial_file.stat().st_size),
         ):
-            unpacked = Path(temporary) / name
+            unpacked = Path(temporary, name)
             unpacked.mkdir()
-            if is_table:
+            if name in TABLES:
                 shutil.copyfile(partial_file, unpacked / f"{name}.csv")
             else:
                 _unpack(partial_file, name, unpacked)
@@ -135,6 +125,23 @@ def fetch(
     finally:
         partial_file.unlink(missing_ok=True)
     return folder
+
+
+def _check_hash(file: Path, name: str, url: str, known_hash: str | None) -> str:
+    """Return the SHA-256 of a download.
+
+    Raises:
+        DataError: it is not the known one
+    """
+    with file.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if known_hash not in (None, sha256):
+        remedy = "" if name in KNOWN_HASHES else f", or remove its line from {_get_hashes_file()}"
+        raise DataError(
+            f"{url}: the SHA-256 of the download is {sha256}, expected {known_hash}; it was removed. Try again on "
+            f"another network; if it stays, the publisher has changed the file: download and check it by hand{remedy}"
+        )
+    return sha256
 
 
 def _is_complete(folder: Path) -> bool:
