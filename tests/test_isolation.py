@@ -39,10 +39,11 @@ BROKEN = {
         "has faults",
         "no module 'bad_plugin.gone'",
     ),
-    "points at no class": (entry(target="bad_plugin.part:Gone"), PART, "", "has faults", "part has no 'Gone'"),
+    "points at no class": (entry(target="bad_plugin.part:Gone"), PART, "", "has faults", "part.py has no 'Gone'"),
     "points at no file": (entry("config", "c", "bad_plugin:c.toml"), PART, "", "has faults", "does not exist"),
     "its part is no Python": (FINE, "class Good(:\n", "", "has faults", "line 1: invalid syntax"),
     "exit on import": ("raise SystemExit(3)\n", PART, "", "broken", "SystemExit: 3"),
+    "another exit on import": ("raise BaseException('boom')\n", PART, "", "broken", "BaseException: boom"),
     "slow import": ("import time\ntime.sleep(0.6)\n" + FINE, PART, "", "slow", " s to import"),
     "talks on import": ("print('hello')\n" + FINE, PART, "", "works", ""),
 }

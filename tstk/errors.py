@@ -5,8 +5,15 @@ The command line prints the message and exits with 2. Bugs are never wrapped in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import takewhile
+
+_CONTROL_CHARACTERS = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f"  # C0 and C1 controls: escape sequences of terminals begin with one
+    "\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069"  # line separators, and marks that reverse the text after them
+    "\\ud800-\\udfff]"  # bytes of a file name that are not UTF-8
+)
 
 
 class TstkError(Exception):
@@ -85,3 +92,13 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" to append to a message, or the empty string if no candidate is similar."""
     matches = get_close_matches(name, candidates)
     return f" Did you mean {' or '.join(repr(n) for n in matches)}?" if matches else ""
+
+
+def escape_control_characters(text: str, keep: str = "\n\t") -> str:
+    """Write characters that would control a terminal as `\\uXXXX`, which JSON and TOML strings allow too.
+
+    Args:
+        text: text with names from files
+        keep: control characters to leave; none in a name or a cell, which must stay on its line
+    """
+    return _CONTROL_CHARACTERS.sub(lambda m: m[0] if m[0] in keep else f"\\u{ord(m[0]):04x}", text)

@@ -1,4 +1,4 @@
-"""Downloads by name, from a local server: resumption, checksums, and errors in one line."""
+"""Downloads by name, from a local server: resumption, checksums, limits, and errors in one line."""
 
 import hashlib
 import io
@@ -11,11 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from tstk.cli import cli
-from tstk.data import list_datasets, load_data
-from tstk.data.download import fetch
+from tstk.data import download, list_datasets, load_data
+from tstk.data.download import KNOWN_HASHES, TABLES, fetch
 from tstk.errors import DataError, OptionError, UnknownNameError
-
-pytest.importorskip("pooch", reason="pip install 'tstk-core[download]'")
 
 TS = "@problemName Toy\n@timeStamps false\n@classLabel true a b\n@data\n" + "1,2,3,4:a\n4,3,2,1:b\n" * 4
 
@@ -33,9 +31,9 @@ TOY = make_zip(**{"Toy/Toy_TRAIN.ts": TS, "Toy/Toy_TEST.ts": TS, "../../evil.ts"
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """Serve files by path; `cut` ends a response after so many bytes."""
+    """Serve files by path, and Toy with a known hash; `cut` ends a response after so many bytes."""
     files, requests = {"/Toy.zip": TOY}, []
-    state = {"cut": None}
+    state = {"cut": None, "headers": {}, "redirect": None}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -45,20 +43,29 @@ def server(monkeypatch, tmp_path):
             if data is None:
                 self.send_error(404)
                 return
-            at = int(since.removeprefix("bytes=").rstrip("-")) if since else 0
+            if state["redirect"]:
+                self.send_response(302)
+                self.send_header("Location", state["redirect"])
+                self.end_headers()
+                return
+            offset = int(since.removeprefix("bytes=").rstrip("-")) if since else 0
             self.send_response(206 if since else 200)
-            self.send_header("Content-Length", str(len(data) - at))
+            for key, value in ({"Content-Length": str(len(data) - offset)} | state["headers"]).items():
+                if value is not None:
+                    self.send_header(key, value)
             self.end_headers()
-            self.wfile.write(data[at : state["cut"]])
+            self.wfile.write(data[offset : state["cut"]])
 
         def log_message(self, *args):
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.handle_error = lambda *args: None  # a client that refuses an answer closes early
     threading.Thread(target=http.serve_forever, daemon=True).start()
-    module = __import__("tstk.data.download", fromlist=["fetch"])
-    monkeypatch.setattr(module, "ARCHIVE_URL", f"http://127.0.0.1:{http.server_port}/{{name}}.zip")
-    monkeypatch.setattr(module, "TABLE_URL", f"http://127.0.0.1:{http.server_port}/{{name}}.csv")
+    state["url"] = f"http://127.0.0.1:{http.server_port}"
+    monkeypatch.setattr(download, "ARCHIVE_URL", state["url"] + "/{name}.zip")
+    monkeypatch.setattr(download, "TABLE_URL", state["url"] + "/{name}.csv")
+    monkeypatch.setitem(KNOWN_HASHES, "Toy", hashlib.sha256(TOY).hexdigest())
     monkeypatch.setenv("TSTK_CACHE", str(tmp_path / "cache"))
     for name in ("TSTK_DATA", "TSTK_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
@@ -100,27 +107,128 @@ def test_a_download_that_breaks_off_is_continued(server, tmp_path):
     assert len(load_data("Toy").test) == 8
 
 
-def test_the_first_hash_is_pinned_and_a_mismatch_is_refused(server, tmp_path):
-    files, _, _ = server
-    folder = fetch("Toy")
+def list_cache(tmp_path):
+    """Return the files below the cache, and the data sets in it."""
+    cache = tmp_path / "cache"
+    return sorted(p.name for p in cache.rglob("*") if p.is_file() or p.parent.name == "data")
+
+
+def test_a_set_of_unknown_hash_takes_consent_and_must_then_stay_the_same(server, tmp_path, monkeypatch):
+    files, requests, _ = server
+    monkeypatch.delitem(KNOWN_HASHES, "Toy")
+    with pytest.raises(DataError, match=r"SHA-256 is not known.* add --trust-first-download"):
+        fetch("Toy")
+    assert requests == []
+    folder = fetch("Toy", trust_first_download=True)
     hashes = json.loads((tmp_path / "cache" / "hashes.json").read_text())
     assert list(hashes.values()) == [hashlib.sha256(TOY).hexdigest()]
     for path in folder.iterdir():
         path.unlink()
-    folder.rmdir()
     files["/Toy.zip"] = make_zip(**{"Toy_TRAIN.ts": TS, "Toy_TEST.ts": TS + "9,9,9,9:a\n"})
-    with pytest.raises(DataError, match=r"SHA-256 mismatch.*hashes\.json"):
-        fetch("Toy")
-    assert not folder.exists()
+    for trust in (False, True):
+        with pytest.raises(DataError, match=r"SHA-256 of the download is .*hashes\.json"):
+            fetch("Toy", trust_first_download=trust)
+    files["/Toy.zip"] = TOY
+    assert len(list(fetch("Toy").iterdir())) == 2  # into the empty folder
 
 
-def test_a_table_whose_hash_is_known_must_have_it(server):
+def test_the_command_asks_for_consent(server, tmp_path, monkeypatch):
+    monkeypatch.delitem(KNOWN_HASHES, "Toy")
+    refused = CliRunner().invoke(cli, ["data", "fetch", "Toy"])
+    assert refused.exit_code == 2
+    assert "--trust-first-download" in refused.stderr
+    accepted = CliRunner().invoke(cli, ["data", "fetch", "Toy", "--trust-first-download"])
+    assert accepted.exit_code == 0, accepted.output
+    assert accepted.stdout == f"Toy: {tmp_path / 'cache' / 'data' / 'Toy'}\n"
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("name", ["Toy", "ETTh1", "ETTm2"])
+def test_a_set_of_known_hash_must_have_it_and_nothing_else_is_kept(server, tmp_path, name, trust):
     files, _, _ = server
-    files["/ETTh1.csv"] = b"date,OT\n2020-01-01,1\n"
-    with pytest.raises(DataError, match="SHA-256 mismatch"):
-        fetch("ETTh1")
+    files[f"/{name}.zip"] = make_zip(**{"Toy_TRAIN.ts": TS, "Toy_TEST.ts": TS + "9,9,9,9:a\n"})
+    files[f"/{name}.csv"] = b"date,OT\n2020-01-01,1\n"
+    with pytest.raises(DataError, match=r"SHA-256 of the download is .*, expected .*; it was removed"):
+        fetch(name, trust_first_download=trust)
+    assert list_cache(tmp_path) == []
+
+
+def test_a_table_of_known_hash_is_fetched(server, monkeypatch):
+    files, _, _ = server
     files["/ETTh2.csv"] = b"date,OT\n2020-01-01,1\n"
+    monkeypatch.setitem(KNOWN_HASHES, "ETTh2", hashlib.sha256(files["/ETTh2.csv"]).hexdigest())
     assert (fetch("ETTh2") / "ETTh2.csv").read_bytes() == files["/ETTh2.csv"]
+
+
+def test_known_hashes_are_those_of_the_files_and_every_table_has_one(archive):
+    assert set(TABLES) <= KNOWN_HASHES.keys()
+    assert all(len(bytes.fromhex(value)) == 32 for value in KNOWN_HASHES.values())
+    for name in ("ETTh1", "ETTm1"):
+        content = (archive / "forecasting" / f"{name}.csv").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == KNOWN_HASHES[name]
+
+
+def test_addresses_are_https():
+    assert download.ARCHIVE_URL.startswith("https://")
+    assert download.TABLE_URL.startswith("https://")
+
+
+PORTAL = b"<!DOCTYPE html><html>Please log in</html>"
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "message"),
+    [
+        (PORTAL, {"Content-Type": "text/html; charset=utf-8"}, "the answer is a web page"),
+        (PORTAL, {}, "no sound zip archive"),
+        (TOY, {"Content-Length": "a lot"}, "Content-Length 'a lot', which is not a size"),
+        (TOY, {"Content-Length": "-5"}, "Content-Length '-5', which is not a size"),
+        (TOY, {"Content-Length": str(1 << 40)}, "is larger than 2,048 MiB"),
+        (make_zip(**{"Toy_TRAIN.ts": TS}), {}, "holds no Toy_TRAIN.ts and Toy_TEST.ts"),
+        (TOY[:-40], {}, "no sound zip archive"),
+        (TOY.replace(TS[:9].encode(), b"@problemX")[:60] + bytes(20) + TOY[80:], {}, "no sound zip archive"),
+    ],
+)
+def test_what_is_no_archive_is_never_kept_nor_remembered(server, tmp_path, monkeypatch, content, headers, message):
+    files, _, state = server
+    monkeypatch.delitem(KNOWN_HASHES, "Toy")
+    files["/Toy.zip"], state["headers"] = content, headers
+    with pytest.raises(DataError, match=message):
+        fetch("Toy", trust_first_download=True)
+    assert list_cache(tmp_path) == []
+    files["/Toy.zip"], state["headers"] = TOY, {}
+    assert len(load_data(str(fetch("Toy", trust_first_download=True))).test) == 8
+
+
+def test_a_download_without_end_is_stopped_at_the_limit(server, tmp_path, monkeypatch):
+    _, _, state = server
+    monkeypatch.setattr(download, "MAX_ARCHIVE_BYTES", 1 << 20)
+    state["headers"] = {"Content-Length": None}
+    server[0]["/Toy.zip"] = bytes(1 << 23)
+    done = []
+    with pytest.raises(DataError, match="is larger than 1 MiB"):
+        fetch("Toy", lambda count, total: done.append(count))
+    assert max(done) <= 1 << 20
+    assert list_cache(tmp_path) == []
+
+
+def test_a_redirect_away_from_https_is_refused_before_it_is_followed(server, tmp_path):
+    _, requests, state = server
+    state["redirect"] = state["url"] + "/login"
+    with pytest.raises(DataError, match="which is not HTTPS"):
+        fetch("Toy")
+    assert [path for path, _ in requests] == ["/Toy.zip"]
+    assert list_cache(tmp_path) == []
+
+
+def test_a_folder_without_the_files_does_not_count_as_fetched(server, tmp_path):
+    folder = tmp_path / "cache" / "data" / "Toy"
+    folder.mkdir(parents=True)
+    assert len(list(fetch("Toy").iterdir())) == 2
+    (folder / "Toy_TEST.ts").write_text("")
+    with pytest.raises(DataError, match="does not hold the files of Toy; move it away"):
+        fetch("Toy")
+    assert sorted(p.name for p in folder.iterdir()) == ["Toy_TEST.ts", "Toy_TRAIN.ts"]
 
 
 def test_offline_nothing_is_asked_for_but_what_is_here_serves(server, monkeypatch):
@@ -139,8 +247,7 @@ def test_offline_nothing_is_asked_for_but_what_is_here_serves(server, monkeypatc
     ("content", "message"),
     [
         (None, "there is no such file; spell names"),
-        (b"<html>sorry</html>", "not a zip archive"),
-        (make_zip(**{"Toy_TRAIN.ts": TS}), "holds no Toy_TRAIN.ts and Toy_TEST.ts"),
+        (b"<html>sorry</html>", "SHA-256 of the download"),
     ],
 )
 def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(server, tmp_path, content, message):
@@ -155,8 +262,8 @@ def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(server, tmp_path,
 
 
 def test_a_server_that_is_not_there_is_one_line(monkeypatch, tmp_path):
-    module = __import__("tstk.data.download", fromlist=["fetch"])
-    monkeypatch.setattr(module, "ARCHIVE_URL", "http://127.0.0.1:9/{name}.zip")
+    monkeypatch.setattr(download, "ARCHIVE_URL", "http://127.0.0.1:9/{name}.zip")
+    monkeypatch.setitem(KNOWN_HASHES, "Toy", "00")
     monkeypatch.setenv("TSTK_CACHE", str(tmp_path))
     with pytest.raises(DataError, match=r"127\.0\.0\.1:9/Toy\.zip: .*refused"):
         fetch("Toy")

@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from tstk.cli import cli
+from tstk.diagnostics import plugin_checks
 from tstk.diagnostics.doctor import EXTRAS, run_diagnostics
+from tstk.plugins.registry import discover_plugins
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,15 +93,51 @@ def test_the_exit_code_says_whether_something_is_broken(monkeypatch):
     assert "Broken: data, TSTK_DATA: /nowhere is not a folder. set it" in broken.stdout
 
 
-@pytest.mark.slow
-def test_a_plugin_that_fails_to_load_is_named_with_its_reason(tmp_path):
-    (tmp_path / "sick").mkdir()
-    (tmp_path / "sick" / "__init__.py").write_text("raise RuntimeError('no luck')")
-    info = tmp_path / "sick-1.0.dist-info"
+def install_plugin(folder, code):
+    """Install a plugin `sick` with this source, and return the PYTHONPATH that finds it."""
+    (folder / "sick").mkdir()
+    (folder / "sick" / "__init__.py").write_text(code)
+    info = folder / "sick-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sick\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[tstk]\nsick = sick\n")
-    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
+
+
+HARMFUL = {
+    "hangs": ("import time; time.sleep(600)", "was not imported within 2 s"),
+    "ends the process": ("import os; os._exit(0)", "ends the process at import, with exit code 0"),
+    "kills the process": ("import os; os.kill(os.getpid(), 9)", "ends the process at import, with exit code -9"),
+    "raises": ("raise BaseException('boom')", "BaseException: boom"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("code", "fault"), HARMFUL.values(), ids=HARMFUL)
+def test_a_plugin_that_takes_programs_down_is_found_without_importing_it_here(tmp_path, monkeypatch, code, fault):
+    path = install_plugin(tmp_path, code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setattr(plugin_checks, "IMPORT_LIMIT_SECONDS", 2.0 if "within" in fault else 60.0)
+    (source,) = [s for s in discover_plugins() if s.dist == "sick"]
+    assert fault in plugin_checks.try_import(source)
+
+
+@pytest.mark.slow
+def test_without_plugins_the_doctor_runs_and_names_the_harmful_one(tmp_path):
+    path = install_plugin(tmp_path, "import os; os._exit(7)")
+    env = {**os.environ, "PYTHONPATH": path}
+    doctor = [sys.executable, "-m", "tstk", "doctor"]
+    assert subprocess.run(doctor, capture_output=True, env=env).returncode == 7  # it cannot be caught
+    done = subprocess.run(doctor, capture_output=True, text=True, env={**env, "TSTK_PLUGINS": "none"})
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("Broken: plugins, sick")]
+    assert "not loaded because of TSTK_PLUGINS: ends the process at import, with exit code 7. pip uninstall" in line
+
+
+@pytest.mark.slow
+def test_a_plugin_that_fails_to_load_is_named_with_its_reason(tmp_path):
+    path = install_plugin(tmp_path, "raise RuntimeError('no luck')")
     done = subprocess.run(
         [sys.executable, "-m", "tstk", "doctor"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
     )

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 import rich_click
 
+from tstk.cli.output import echo
 from tstk.errors import TstkError, did_you_mean
 from tstk.files import DISK_FULL_ERRNOS, explain_os_error
 from tstk.plugins.distribution import CORE_DISTRIBUTION
@@ -56,7 +57,7 @@ class CommandGroup(rich_click.RichGroup):
             code = super().main(args, standalone_mode=False, **extra)
             sys.stdout.flush()
         except TstkError as e:
-            fail(*str(e).splitlines())
+            fail(*str(e).split("\n"))
         except click.NoSuchOption as e:
             fail(f"No such option {e.option_name!r}.{_suggest_name(e) or format_help_hint(e.ctx)}")
         except click.ClickException as e:
@@ -65,7 +66,7 @@ class CommandGroup(rich_click.RichGroup):
                 + (_suggest_name(e) or format_help_hint(getattr(e, "ctx", None)))
             )
         except click.Abort as e:
-            click.echo("Interrupted.", err=True)
+            echo("Interrupted.", err=True)
             sys.exit(128 + getattr(e.__context__, "signum", signal.SIGINT))
         except OSError as e:
             if e.filename is not None:
@@ -96,7 +97,7 @@ def format_help_hint(ctx: click.Context | None) -> str:
 def fail(*lines: str) -> NoReturn:
     """Print one error per line on stderr and exit with code 2."""
     for line in lines:
-        click.echo(click.style("Error: ", fg="red", bold=True) + line, err=True)
+        echo(line, lead="Error: ", fg="red", bold=True, err=True)
     sys.exit(2)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from tstk.errors import TstkError
+from tstk.errors import TstkError, escape_control_characters
 from tstk.plugins.hooks import parse_kind
 from tstk.plugins.registry import get_registry
 
@@ -88,7 +88,11 @@ def complete_plugins(ctx: click.Context, param: click.Parameter, incomplete: str
 
 
 def _filter_by_prefix(candidates: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name, help=about) for name, about in candidates if name.startswith(incomplete)]
+    return [
+        CompletionItem(name, help=escape_control_characters(about, keep=""))
+        for name, about in candidates
+        if name.startswith(incomplete) and name == escape_control_characters(name, keep="")
+    ]
 
 
 def _complete_files(incomplete: str, enabled: bool) -> list[CompletionItem]:

@@ -1,4 +1,8 @@
-"""Output of commands: notes go to stderr, results to stdout, and help pages end with runnable examples."""
+"""Output of commands: notes go to stderr, results to stdout, and help pages end with runnable examples.
+
+Names of classes, channels, files and plugins come from strangers. Everything is printed through this module, which
+escapes control characters and interprets no markup, so that no name can drive the terminal or forge a line.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tstk.errors import escape_control_characters
 from tstk.evaluation.formatting import EXTRA_METRICS, MAIN_METRICS, describe_better_baselines, format_number
 
 if TYPE_CHECKING:
@@ -30,14 +35,28 @@ def make_console(stderr: bool = False) -> Console:
     return console
 
 
+def echo(text: str = "", *, lead: str = "", err: bool = False, nl: bool = True, **lead_style: Any) -> None:
+    """Print text with its control characters escaped, except line feeds and tabs.
+
+    Args:
+        text: plain text, of several lines
+        lead: start of the first line, in a style of its own; line feeds are escaped
+        err: print on stderr
+        nl: end the line
+        lead_style: arguments of `click.style`
+    """
+    start = click.style(escape_control_characters(lead, keep=""), **lead_style) if lead else ""
+    click.echo(start + escape_control_characters(text), err=err, nl=nl)
+
+
 def print_note(line: str) -> None:
     """Print a line for the user on stderr."""
-    click.echo(click.style(line, dim=True), err=True)
+    echo(lead=line, dim=True, err=True)
 
 
 def print_json(value: Any) -> None:
     """Print a result as JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], right_aligned: Sequence[str] = ()) -> None:
@@ -55,10 +74,13 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], right_alig
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
     for name in header:
         grid.add_column(
-            name, justify="right" if name in right_aligned else "left", overflow="fold", no_wrap=name == header[0]
+            Text(escape_control_characters(name, keep="")),
+            justify="right" if name in right_aligned else "left",
+            overflow="fold",
+            no_wrap=name == header[0],
         )
     for row in rows:
-        grid.add_row(*("" if cell is None else Text(str(cell)) for cell in row))
+        grid.add_row(*("" if cell is None else Text(escape_control_characters(str(cell), keep="")) for cell in row))
     make_console().print(grid)
 
 
@@ -102,7 +124,7 @@ def print_baseline_notes(
     for name, reason in skipped.items():
         print_note(f"note: {prefix}baseline {name} was skipped: {reason}")
     for sentence in describe_better_baselines(scores, baselines):
-        click.echo(click.style(prefix + sentence, fg="yellow"))
+        echo(lead=prefix + sentence, fg="yellow")
 
 
 def _format_score(scores: Mapping[str, Any], name: str) -> str | None:

@@ -6,10 +6,9 @@ import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tstk.cli.output import make_console
+from tstk.cli.output import echo, make_console
 from tstk.evaluation.formatting import MAIN_METRICS, format_number
 from tstk.training.callbacks import Callback
 
@@ -25,10 +24,10 @@ class ProgressBar(Callback):
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[losses]}"),
-            TextColumn("[dim]{task.fields[speed]}[/dim]"),
+            TextColumn("{task.fields[losses]}", markup=False),
+            TextColumn("{task.fields[speed]}", style="dim"),
             TimeRemainingColumn(),
-            TextColumn("[green]{task.fields[val]}"),
+            TextColumn("{task.fields[val]}", style="green", markup=False),
             console=make_console(stderr=True),
             transient=True,
         )
@@ -77,7 +76,7 @@ class ProgressLines(Callback):
             fraction = metrics["seconds_loading"] / (metrics["seconds_training"] or 1)
             loading = f"  {fraction:.0%} of it loading" if fraction > 0.1 else ""
             left = (time.monotonic() - self.start_time) / (epoch - self.epochs_before) * (epochs - epoch)
-            click.echo(
+            echo(
                 f"epoch {epoch}/{epochs}  train {_format_losses(metrics['train'])}  "
                 f"{_format_validation(metrics)}{'  ' if metrics['val'] else ''}"
                 f"{metrics['series_per_second']:,.0f} series/s{loading}  {left:.0f} s left",

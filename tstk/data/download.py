@@ -2,37 +2,50 @@
 
     TSTK_CACHE (or the user's cache folder)/
       data/GunPoint/GunPoint_TRAIN.ts  GunPoint_TEST.ts
-      hashes.json         URL -> SHA-256 of its first download; a later mismatch is an error
+      hashes.json         URL -> SHA-256 of a download that the user trusted; a later mismatch is an error
 
-UCR and UEA sets come from timeseriesclassification.com, the Electricity Transformer tables from their repository.
-Downloading takes pooch: `pip install 'tstk-core[download]'`. With TSTK_OFFLINE=1 nothing is downloaded.
+UCR and UEA sets come from timeseriesclassification.com, the Electricity Transformer tables from their repository, over
+HTTPS. Nothing is kept before its SHA-256 was checked: against `KNOWN_HASHES`, or else against the first download, which
+the user has to trust explicitly. With TSTK_OFFLINE=1 nothing is downloaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, Any
 
 from tstk.errors import DataError, OptionError
-from tstk.files import write_json
-from tstk.plugins.distribution import format_install_command
+from tstk.files import explain_write_errors, write_json
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 ARCHIVE_URL = "https://www.timeseriesclassification.com/aeon-toolkit/{name}.zip"
-TABLE_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/{name}.csv"
-TABLE_HASHES = {
+TABLE_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/ETT-small/{name}.csv"
+TABLES = ("ETTh1", "ETTh2", "ETTm1", "ETTm2")
+KNOWN_HASHES = {
     "ETTh1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
-    "ETTh2": None,
+    "ETTh2": "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
     "ETTm1": "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
-    "ETTm2": None,
+    "ETTm2": "db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd",
+    "ECG200": "755937ea37849346ea20033666b19d17345bb039971e8fa33458b16b62c09380",
+    "GunPoint": "d7513cfe222418fabfdb5a6434ffb21ac3de4923e637971e9388ebc857816803",
 }
-"""Names of the tables, with their SHA-256 where it is known."""
+"""Name -> SHA-256 of its download, where several independent publications agree on it."""
 NAME_PATTERN = re.compile(r"\w[\w-]*")
+MAX_TABLE_BYTES = 1 << 25
+"""Maximum size of the download of a table; the largest has 10 MB."""
+MAX_ARCHIVE_BYTES = 1 << 31
+"""Maximum size of the download of an archive."""
 MAX_UNPACKED_BYTES = 1 << 33
 """Maximum unpacked size of a data set."""
 CHUNK_BYTES = 1 << 16
@@ -54,7 +67,9 @@ def get_datasets_dir() -> Path:
     return get_cache_dir() / "data"
 
 
-def fetch(name: str, on_progress: ProgressCallback = lambda done, of: None) -> Path:
+def fetch(
+    name: str, on_progress: ProgressCallback = lambda done, of: None, *, trust_first_download: bool = False
+) -> Path:
     """Download a public data set, unless it was downloaded before.
 
     The next call resumes an interrupted download. The folder of the data set appears only when it is complete.
@@ -62,124 +77,178 @@ def fetch(name: str, on_progress: ProgressCallback = lambda done, of: None) -> P
     Args:
         name: as the archive spells it, such as GunPoint or ETTh1
         on_progress: called with the bytes done and the total number of bytes
+        trust_first_download: accept a set whose SHA-256 is not known, and remember the one of this download
 
     Returns:
         folder of the files
 
     Raises:
-        DataError: the download fails, or its SHA-256 differs from the known one
+        DataError: the download fails, or its SHA-256 is unknown or another one
         OptionError: the name contains other characters than letters, digits, _ and -
     """
     if not NAME_PATTERN.fullmatch(name):
         raise OptionError(f"{name!r} is not the name of a public data set, such as GunPoint or ETTh1")
     folder = get_datasets_dir() / name
-    if folder.is_dir():
+    if _is_complete(folder):
         return folder
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder} does not hold the files of {name}; move it away, and run the same command again")
     if os.environ.get("TSTK_OFFLINE", "0") not in ("", "0"):
         raise DataError(
             f"{name} is not in {get_datasets_dir()}, and TSTK_OFFLINE forbids downloads; unset it, or copy the files"
         )
-    is_table = name in TABLE_HASHES
-    url = (TABLE_URL if is_table else ARCHIVE_URL).format(name=name)
-    file = _download(url, TABLE_HASHES.get(name), on_progress)
-    partial_folder = folder.with_name(f"{name}.part")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
+    url = (TABLE_URL if name in TABLES else ARCHIVE_URL).format(name=name)
+    known_hash = KNOWN_HASHES.get(name) or _load_hashes().get(url)
+    if known_hash is None and not trust_first_download:
+        raise DataError(
+            f"{name}: its SHA-256 is not known, so a download cannot be checked. If you trust this network and "
+            f"{url}, add --trust-first-download: later downloads must then be the same file"
+        )
+    partial_file = get_cache_dir() / "downloads" / f"{url.rpartition('/')[2]}.part"
+    _download(url, partial_file, MAX_TABLE_BYTES if name in TABLES else MAX_ARCHIVE_BYTES, on_progress)
     try:
-        if is_table:
-            shutil.copyfile(file, partial_folder / f"{name}.csv")
-        else:
-            _unpack(file, name, partial_folder)
-        partial_folder.replace(folder)
+        sha256 = _check_hash(partial_file, name, url, known_hash)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as temporary,
+            explain_write_errors(folder, partial_file.stat().st_size),
+        ):
+            unpacked = Path(temporary, name)
+            unpacked.mkdir()
+            if name in TABLES:
+                shutil.copyfile(partial_file, unpacked / f"{name}.csv")
+            else:
+                _unpack(partial_file, name, unpacked)
+            if known_hash is None:
+                write_json(_get_hashes_file(), {**_load_hashes(), url: sha256})
+            unpacked.replace(folder)
     finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        file.unlink()
+        partial_file.unlink(missing_ok=True)
     return folder
 
 
-def _download(url: str, known_hash: str | None, on_progress: ProgressCallback) -> Path:
-    """Download a file, check its SHA-256 against the known or first one, and return its path."""
-    try:
-        import pooch
-    except ImportError:
-        raise DataError(f"{url}: downloading takes pooch: {format_install_command('download')}") from None
-    from http.client import HTTPException
-    from urllib.error import HTTPError
+def _check_hash(file: Path, name: str, url: str, known_hash: str | None) -> str:
+    """Return the SHA-256 of a download.
 
-    pooch.get_logger().setLevel("WARNING")
-    hashes_file = get_cache_dir() / "hashes.json"
-    hashes = _load_hashes(hashes_file)
-    folder, file_name = get_cache_dir() / "downloads", url.rpartition("/")[2]
-    known_hash = known_hash or hashes.get(url)
-    try:
-        path = Path(
-            pooch.retrieve(
-                url,
-                known_hash=known_hash and f"sha256:{known_hash}",
-                fname=file_name,
-                path=folder,
-                downloader=lambda url, out, _: _download_resumable(
-                    url, Path(out), folder / f"{file_name}.part", on_progress
-                ),
-            )
-        )
-    except HTTPError as e:
-        if e.code == 404:
-            reason = "there is no such file; spell names as the archive does, such as GunPoint"
-        else:
-            reason = f"the server responded with {e.code} {e.reason}; try again later"
-        raise DataError(f"{url}: {reason}") from None
-    except (OSError, HTTPException) as e:  # any failure of the connection
-        reason = str(getattr(e, "reason", e)) or type(e).__name__
-        raise DataError(f"{url}: {reason}; run the same command again to resume the download") from None
-    except ValueError:
+    Raises:
+        DataError: it is not the known one
+    """
+    with file.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if known_hash not in (None, sha256):
+        remedy = "" if name in KNOWN_HASHES else f", or remove its line from {_get_hashes_file()}"
         raise DataError(
-            f"{url}: SHA-256 mismatch, expected {known_hash}; the file has changed or was tampered with. To trust it, "
-            f"remove its line from {hashes_file}"
-        ) from None
-    if known_hash is None:
-        write_json(hashes_file, {**hashes, url: pooch.file_hash(str(path))})
-    return path
+            f"{url}: the SHA-256 of the download is {sha256}, expected {known_hash}; it was removed. Try again on "
+            f"another network; if it stays, the publisher has changed the file: download and check it by hand{remedy}"
+        )
+    return sha256
 
 
-def _load_hashes(path: Path) -> dict[str, str]:
+def _is_complete(folder: Path) -> bool:
+    """Return whether a folder holds the table, or the TRAIN and TEST files, of the data set that it is named after."""
+    names = {p.name.lower() for p in folder.iterdir() if p.stat().st_size} if folder.is_dir() else set()
+    stem = folder.name.lower()
+    return f"{stem}.csv" in names or {f"{stem}_train.ts", f"{stem}_test.ts"} <= names
+
+
+def _get_hashes_file() -> Path:
+    return get_cache_dir() / "hashes.json"
+
+
+def _load_hashes() -> dict[str, str]:
+    path = _get_hashes_file()
     if not path.is_file():
         return {}
     try:
         hashes = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         hashes = None
-    if not isinstance(hashes, dict):
+    if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
         raise DataError(f"{path} is damaged; remove it, and the hashes of the next downloads will be stored anew")
     return hashes
 
 
-def _download_resumable(url: str, out: Path, partial_file: Path, on_progress: ProgressCallback) -> None:
-    """Append the missing bytes to `partial_file`, then move it to `out`."""
+def _download(url: str, partial_file: Path, max_bytes: int, on_progress: ProgressCallback) -> None:
+    """Append the missing bytes to `partial_file`; it stays for the next call only if the connection breaks."""
+    from http.client import HTTPException
     from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
+
+    partial_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        response = _open(url, partial_file)
+    except HTTPError as e:
+        if e.code == 404:
+            reason = "there is no such file; spell names as the archive does, such as GunPoint"
+        else:
+            reason = f"the server responded with {e.code} {e.reason}; try again later"
+        raise DataError(f"{url}: {reason}") from None
+    except (OSError, HTTPException) as e:
+        raise DataError(f"{url}: {_describe(e)}; check the connection, and run the same command again") from None
+    try:
+        with response, partial_file.open("ab" if response.status == 206 else "wb") as file:
+            _receive(response, file, url, max_bytes, on_progress)
+    except DataError:
+        partial_file.unlink()
+        raise
+    except (OSError, HTTPException) as e:  # any failure of the connection
+        raise DataError(f"{url}: {_describe(e)}; run the same command again to resume the download") from None
+
+
+def _describe(e: Exception) -> str:
+    return str(getattr(e, "reason", e)) or type(e).__name__
+
+
+def _open(url: str, partial_file: Path) -> HTTPResponse:
+    """Request the bytes after those of `partial_file`."""
+    from urllib.error import HTTPError
+    from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+    class RedirectHandler(HTTPRedirectHandler):
+        def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> Any:
+            if not newurl.startswith("https://"):
+                raise DataError(f"{url}: was redirected to {newurl}, which is not HTTPS; try again on another network")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     num_bytes = partial_file.stat().st_size if partial_file.is_file() else 0
-    headers = {"Range": f"bytes={num_bytes}-"} if num_bytes else {}
+    request = Request(url, headers={"Range": f"bytes={num_bytes}-"} if num_bytes else {})
     try:
-        response = urlopen(Request(url, headers=headers), timeout=30)
+        return build_opener(RedirectHandler).open(request, timeout=30)
     except HTTPError as e:
-        if e.code != 416:
+        if e.code != 416 or not num_bytes:
             raise
         partial_file.unlink()  # range not satisfiable: the partial file is complete, or the file has changed
-        _download_resumable(url, out, partial_file, on_progress)
-        return
-    with response, partial_file.open("ab" if response.status == 206 else "wb") as file:
-        num_bytes = file.tell()
-        length = int(response.headers.get("Content-Length", 0))
-        total = num_bytes + length if length else 0
-        while chunk := response.read1(CHUNK_BYTES):
+        return _open(url, partial_file)
+
+
+def _receive(response: HTTPResponse, file: IO[bytes], url: str, max_bytes: int, on_progress: ProgressCallback) -> None:
+    """Write the body of a response to a file.
+
+    Raises:
+        DataError: it is a web page, or larger than `max_bytes`
+        ConnectionError: the connection closed too early
+    """
+    if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+        raise DataError(
+            f"{url}: the answer is a web page, not the file, as on a network that asks you to log in; open any page in "
+            "a browser, and run the same command again"
+        )
+    header = response.headers.get("Content-Length", "")
+    if header and not re.fullmatch("[0-9]{1,18}", header):
+        raise DataError(f"{url}: the server sent the Content-Length {header!r}, which is not a size; try again later")
+    num_bytes = file.tell()
+    total = num_bytes + int(header) if header else 0
+    too_large = f"{url}: is larger than {max_bytes >> 20:,} MiB, which no public set is; nothing was kept"
+    if total > max_bytes:
+        raise DataError(too_large)
+    while chunk := response.read1(CHUNK_BYTES):
+        with explain_write_errors(Path(file.name), len(chunk)):
             file.write(chunk)
-            num_bytes += len(chunk)
-            on_progress(num_bytes, total)
+        num_bytes += len(chunk)
+        if num_bytes > max_bytes:
+            raise DataError(too_large)
+        on_progress(num_bytes, total)
     if num_bytes < total:
         raise ConnectionError(f"the connection closed after {num_bytes:,} of {total:,} bytes")
-    shutil.move(partial_file, out)
 
 
 def _unpack(file: Path, name: str, folder: Path) -> None:
@@ -197,5 +266,7 @@ def _unpack(file: Path, name: str, folder: Path) -> None:
             for file_name, member in members.items():
                 with archive.open(member) as source, (folder / file_name).open("wb") as target:
                     shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, OSError, EOFError) as e:
-        raise DataError(f"{name}: the download is not a zip archive ({e}); try again later") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as e:
+        raise DataError(
+            f"{name}: the download is no sound zip archive ({e}); it was removed, try again later"
+        ) from None

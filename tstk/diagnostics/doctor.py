@@ -26,7 +26,6 @@ EXTRAS = {
     "tensorboard": "--trackers tensorboard: log to TensorBoard",
     "wandb": "--trackers wandb: log to Weights & Biases",
     "mlflow": "--trackers mlflow: log to MLflow",
-    "download": "tstk data fetch: public data sets by name",
     "aeon": "tstk.aeon: estimators for aeon",
     "onnx": "tstk export to .onnx",
     "bench": "third-party kernels that `make bench` compares with",
@@ -172,8 +171,8 @@ def _check_extras() -> Iterator[Finding]:
 
 
 def _check_plugins() -> Iterator[Finding]:
-    from tstk.diagnostics.plugin_checks import find_faults, find_import_costs
-    from tstk.plugins.registry import get_registry
+    from tstk.diagnostics.plugin_checks import find_faults, find_import_costs, try_import
+    from tstk.plugins.registry import discover_plugins, get_registry
 
     for plugin in get_registry().plugins:
         faults = find_faults(plugin) if plugin.dist != "tstk" else []
@@ -187,6 +186,12 @@ def _check_plugins() -> Iterator[Finding]:
             yield Finding("plugins", plugin.dist, fault.partition(": pip install")[0], remedy)
         for cost in find_import_costs(plugin):
             yield Finding("plugins", plugin.dist, f"{cost}; report it to the plugin's author")
+    loaded = {plugin.dist for plugin in get_registry().plugins}
+    for source in discover_plugins():
+        if source.dist not in loaded:
+            fault = try_import(source)
+            value = f"{source.version}, not loaded because of TSTK_PLUGINS" + (f": {fault}" if fault else "")
+            yield Finding("plugins", source.dist, value, f"pip uninstall {source.dist}" if fault else "")
 
 
 def _check_kernels() -> Iterator[Finding]:

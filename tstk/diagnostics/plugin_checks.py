@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -10,11 +13,13 @@ from tstk.errors import TstkError
 from tstk.plugins.distribution import get_distribution
 from tstk.plugins.hooks import Entry
 from tstk.plugins.location import find_definition_line
-from tstk.plugins.registry import Plugin, get_registry
+from tstk.plugins.registry import Plugin, PluginSource, get_registry
 from tstk.plugins.signature import find_source_file
 
 SLOW_IMPORT_MS = 200.0
 """Import time in milliseconds from which a plugin is reported as slow, as every command waits for it."""
+IMPORT_LIMIT_SECONDS = 20.0
+"""Time after which the import of a plugin in a process of its own is taken to hang."""
 
 
 def find_faults(plugin: Plugin) -> list[str]:
@@ -38,6 +43,25 @@ def find_import_costs(plugin: Plugin) -> list[str]:
     if plugin.load_ms >= SLOW_IMPORT_MS and plugin.dist != "tstk":
         costs.append(f"takes {plugin.load_ms / 1000:.1f} s to import, and every command waits for it")
     return costs
+
+
+def try_import(source: PluginSource) -> str:
+    """Import a plugin in a process of its own; return why it takes a program down, or "" if it does not."""
+    code = "from tstk.plugins.registry import get_registry as g; print('loaded', *(p.error for p in g().plugins))"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env={**os.environ, "TSTK_PLUGINS": source.dist, "TSTK_STRICT": "0"},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=IMPORT_LIMIT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"was not imported within {IMPORT_LIMIT_SECONDS:g} s"
+    if done.returncode or not done.stdout.startswith("loaded"):
+        return f"ends the process at import, with exit code {done.returncode}"
+    return done.stdout.removeprefix("loaded").strip()
 
 
 def read_licence(dist: str) -> str:

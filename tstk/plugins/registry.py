@@ -21,6 +21,7 @@ import pluggy
 
 from tstk.errors import OptionError, TstkError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import INTERFACE_VERSION, KINDS, LOCAL, Entry, HookSpecs
+from tstk.plugins.import_watch import watch_import
 from tstk.plugins.location import locate_error
 
 
@@ -68,12 +69,12 @@ class PluginSource:
     load: Callable[[], Any]
 
 
-def discover_plugins() -> list[PluginSource]:
-    """Return the installed plugins, filtered by the environment variable `TSTK_PLUGINS` (`none`, or names).
+def discover_plugins(selection: str | None = None) -> list[PluginSource]:
+    """Return the installed plugins, the core first.
 
-    The core comes first and is never filtered out.
+    Args:
+        selection: `none`, or names separated by commas, as in `TSTK_PLUGINS`; None selects all. The core is always kept
     """
-    selection = os.environ.get("TSTK_PLUGINS")
     names = None if selection is None else {n.strip() for n in selection.split(",")}
     sources = {}
     for point in metadata.entry_points(group="tstk"):
@@ -89,13 +90,14 @@ class Registry:
     """The table of entries.
 
     Args:
-        sources: the plugins to load; None for all that are installed
+        sources: the plugins to load; None for the installed ones that the variable `TSTK_PLUGINS` selects
     """
 
     def __init__(self, sources: Iterable[PluginSource] | None = None) -> None:
         self._manager = pluggy.PluginManager("tstk")
         self._manager.add_hookspecs(HookSpecs)
-        self.plugins = [self._load_plugin(s) for s in (discover_plugins() if sources is None else sources)]
+        sources = discover_plugins(os.environ.get("TSTK_PLUGINS")) if sources is None else sources
+        self.plugins = [self._load_plugin(s) for s in sources]
         self._table: dict[tuple[str, str], list[Entry]] = {}
         for plugin in self.plugins:
             for entry in plugin.entries:
@@ -104,27 +106,33 @@ class Registry:
     def _load_plugin(self, source: PluginSource) -> Plugin:
         plugin = Plugin(source.name, source.dist, source.version, source.module)
         had_torch, start = "torch" in sys.modules, time.perf_counter()
-        try:
-            with redirect_stdout(sys.stderr):  # programs read the results on stdout
-                module = source.load()
-            self._manager.register(module, f"{source.dist}:{source.name}")
-            hooks = [h for h in self._manager.hook.tstk_entries.get_hookimpls() if h.plugin is module]
-            if not hooks:
-                raise TstkError(f"{source.module} has no function tstk_entries marked with @tstk.hookimpl")
-            for entry in hooks[0].function():  # type: ignore[attr-defined]
-                if any((e.kind, e.name) == (entry.kind, entry.name) for e in plugin.entries):
-                    raise TstkError(f"announces the {entry.kind} {entry.name!r} twice")
-                plugin.entries.append(replace(_validate_entry(entry, source.dist), dist=source.dist))
-        except (Exception, SystemExit) as e:
-            if os.environ.get("TSTK_STRICT") == "1":
-                raise
-            plugin.entries = []
-            plugin.error = " ".join((str(e) if isinstance(e, TstkError) else f"{type(e).__name__}: {e}").split())
-            if not isinstance(e, TstkError) and (place := locate_error(e, source.module)):
-                plugin.error += f" ({place})"
+        with watch_import(source.dist) as interrupted:
+            try:
+                plugin.entries = self._read_entries(source)
+            except BaseException as e:
+                if interrupted.is_set() or os.environ.get("TSTK_STRICT") == "1":
+                    raise
+                plugin.error = " ".join((str(e) if isinstance(e, TstkError) else f"{type(e).__name__}: {e}").split())
+                if not isinstance(e, TstkError) and (place := locate_error(e, source.module)):
+                    plugin.error += f" ({place})"
         plugin.load_ms = (time.perf_counter() - start) * 1000
         plugin.imports_torch = not had_torch and "torch" in sys.modules
         return plugin
+
+    def _read_entries(self, source: PluginSource) -> list[Entry]:
+        """Import the light module of a plugin and return its entries."""
+        with redirect_stdout(sys.stderr):  # programs read the results on stdout
+            module = source.load()
+        self._manager.register(module, f"{source.dist}:{source.name}")
+        hooks = [h for h in self._manager.hook.tstk_entries.get_hookimpls() if h.plugin is module]
+        if not hooks:
+            raise TstkError(f"{source.module} has no function tstk_entries marked with @tstk.hookimpl")
+        entries: list[Entry] = []
+        for entry in hooks[0].function():  # type: ignore[attr-defined]
+            if any((e.kind, e.name) == (entry.kind, entry.name) for e in entries):
+                raise TstkError(f"announces the {entry.kind} {entry.name!r} twice")
+            entries.append(replace(_validate_entry(entry, source.dist), dist=source.dist))
+        return entries
 
     def add(self, entry: Entry) -> str:
         """Add a component without a plugin, replacing an earlier one of its name; return the name that selects it.
@@ -205,7 +213,7 @@ class Registry:
         label = f"{entry.kind} {entry.name!r}" + (f" of {entry.dist}" if entry.dist != LOCAL else "")
         try:
             return getattr(import_module(module), attribute)
-        except TstkError:
+        except (TstkError, KeyboardInterrupt):
             raise
         except ModuleNotFoundError as e:
             if os.environ.get("TSTK_STRICT") == "1":
@@ -214,7 +222,7 @@ class Registry:
                 f"{label} needs the package {e.name!r}, which is not installed: "
                 f"pip install {(e.name or '').partition('.')[0]}"
             ) from e
-        except (Exception, SystemExit) as e:
+        except BaseException as e:
             if os.environ.get("TSTK_STRICT") == "1":
                 raise
             raise TstkError(f"{label} cannot be loaded from {entry.target}: {type(e).__name__}: {e}") from e

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from tstk.errors import TstkError
+from tstk.errors import TstkError, escape_control_characters
 from tstk.plugins.distribution import format_install_command
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ def render_image(
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
+        from matplotlib.text import Text
     except ModuleNotFoundError as e:
         raise TstkError(f"figures need {e.name}, which is not installed: {format_install_command('plot')}") from e
     style: Any = {
@@ -187,10 +188,13 @@ def render_image(
         "legend.frameon": False,
         "legend.fontsize": 8,
         "axes.formatter.limits": (-3, 4),
+        "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     }
     with rc_context(style | (rc_params or {})):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
+        for text in figure.findobj(Text):  # names with control characters; they are not XML, and no font has them
+            text.set_text(escape_control_characters(text.get_text()))
         file = io.BytesIO()
         figure.savefig(file, **{"format": "png", "dpi": 150, **savefig_kwargs})
     return file.getvalue()

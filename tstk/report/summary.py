@@ -113,7 +113,7 @@ def _is_same_as_loss(scores: dict[str, float], name: str) -> bool:
 
 
 def _plot_curve(name: str, epochs: Sequence[int], lines: dict[str, list[float]], selected_epoch: int | None) -> str:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogFormatter, MaxNLocator
 
     points = {
         split: [(e, v) for e, v in zip(epochs, line, strict=True) if math.isfinite(v)] for split, line in lines.items()
@@ -131,6 +131,8 @@ def _plot_curve(name: str, epochs: Sequence[int], lines: dict[str, list[float]],
             axes.axvline(selected_epoch, color=DIM, linestyle=":", zorder=0)
         if use_log_scale:  # otherwise the smaller of two curves would be flat
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())  # plain text, since figures interpret no math in names
+            axes.yaxis.set_minor_formatter(LogFormatter())
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import click
 import torch
 
+from tstk.cli.output import echo
 from tstk.config.resolve import find_config, parse_overrides, resolve_config
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
@@ -135,7 +136,7 @@ def _read_peak_bytes() -> int:
 )
 def main(**options: Any) -> None:
     """Run a few training steps on random series and print their time and memory."""
-    click.echo(json.dumps(measure_footprint(options.pop("config"), **options), indent=2))
+    echo(json.dumps(measure_footprint(options.pop("config"), **options), indent=2))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import click
 import rich_click
 
 from tstk.cli.files import add_force_option, resolve_output_path, validate_output_path, write_npz
-from tstk.cli.output import format_examples, print_json, print_note, print_table
+from tstk.cli.output import echo, format_examples, print_json, print_note, print_table
 from tstk.cli.run_options import RunCommand
 from tstk.files import write_bytes
 
@@ -101,7 +101,7 @@ def text_command(
     if len(texts.texts) > 3:
         print_note("...")
     u, s, d = texts.states.shape
-    click.echo(
+    echo(
         f"{path}: {u:,} different texts, {s} words of {d} numbers, for "
         + ", ".join(f"{len(rows):,} {part}" for part, rows in texts.rows.items())
     )
@@ -136,7 +136,7 @@ def text_synthetic_command(
     path = validate_output_path(out, (".npz",), force)
     arrays = make_synthetic(train, test, height=height, note_accuracy=note_accuracy, seed=seed)
     write_npz(path, arrays, replace=force)
-    click.echo(
+    echo(
         f"{path}: {train} and {test} series of four events, with notes\ntstk text {path} --source notes --out texts.npz"
     )
 
@@ -270,5 +270,5 @@ def explain_command(
     if result.has_decision:
         prediction, second, truth = result.classes
         label = "" if truth is None else f"; true class: {truth}"
-        click.echo(f"\npredicted: {prediction}; second best: {second}{label}")
-    click.echo(str(path))
+        echo(f"\npredicted: {prediction}; second best: {second}{label}")
+    echo(str(path))

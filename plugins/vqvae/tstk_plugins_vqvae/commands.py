@@ -6,7 +6,7 @@ import click
 import rich_click
 
 from tstk.cli.completion import complete_data_sets, complete_runs
-from tstk.cli.output import format_examples
+from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import RunCommand
 
 
@@ -29,4 +29,4 @@ def command(run: str, data: str | None, data_root: str | None, batch_size: int, 
     from tstk_plugins_vqvae.totem import write_totem_files
 
     sizes = write_totem_files(run, out, data, data_root=data_root, batch_size=batch_size)
-    click.echo(f"{out}: windows of {', '.join(f'{name} {size:,}' for name, size in sizes.items())}")
+    echo(f"{out}: windows of {', '.join(f'{name} {size:,}' for name, size in sizes.items())}")

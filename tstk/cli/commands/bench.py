@@ -14,10 +14,10 @@ import rich_click
 from tstk.cli.commands.run import SHARED_OPTIONS, parse_stage_overrides
 from tstk.cli.completion import complete_choices
 from tstk.cli.options import ConfigCommand, resolve_from_context
-from tstk.cli.output import format_examples, make_console, print_note, print_table
+from tstk.cli.output import echo, format_examples, make_console, print_note, print_table
 from tstk.config.resolve import Config, parse_overrides
 from tstk.config.toml import read_toml
-from tstk.errors import OptionError, TstkError, did_you_mean
+from tstk.errors import OptionError, TstkError, did_you_mean, escape_control_characters
 from tstk.evaluation.formatting import format_number
 
 if TYPE_CHECKING:
@@ -107,13 +107,13 @@ def command(
         print_note(f"Finished cells are kept in {out}; run the same command again to continue.")
         raise
     if json_:
-        click.echo((Path(out) / RESULTS_FILE).read_text(encoding="utf-8").rstrip())
+        echo((Path(out) / RESULTS_FILE).read_text(encoding="utf-8").rstrip())
     else:
         head, rows = build_table(results)
         print_table(head, rows, right_aligned=head[1:])
         for paragraph in iter_notes(results):
-            click.echo(f"\n{paragraph}")
-        click.echo(f"\n{out} contains bench.md, bench.csv, {RESULTS_FILE} and the runs")
+            echo(f"\n{paragraph}")
+        echo(f"\n{out} contains bench.md, bench.csv, {RESULTS_FILE} and the runs")
     if results.failed_cells:
         raise click.exceptions.Exit(1)
 
@@ -266,7 +266,7 @@ class _Progress:
         self.bar = Progress(
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             console=make_console(stderr=True),
             transient=True,
@@ -282,14 +282,14 @@ class _Progress:
         self.bar.stop()
 
     def on_cell(self, cell: Cell, position: int, total: int) -> None:
-        label = f"{cell.method}, {cell.data}, seed {cell.seed}"
+        label = escape_control_characters(f"{cell.method}, {cell.data}, seed {cell.seed}", keep="")
         if not cell.result and not cell.error:
             self.bar.update(self.task, total=total, completed=position - 1, description=label)
             return
         self.bar.update(self.task, total=total, completed=position, description=label)
         scores = {k: v for k, v in cell.result.get("scores", {}).items() if k in ("accuracy", "mse")}
         outcome = (
-            cell.error
+            cell.error.replace("\n", "; ")
             or ", ".join(f"{k} {format_number(v)}" for k, v in scores.items()) + f", {cell.result['seconds']:g} s"
         )
         print_note(f"{position}/{total} {label}: {'failed: ' if cell.error else ''}{outcome}")

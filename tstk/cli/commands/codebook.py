@@ -8,7 +8,7 @@ import click
 import rich_click
 
 from tstk.cli.files import add_force_option, resolve_output_path
-from tstk.cli.output import format_examples, print_json, print_table
+from tstk.cli.output import echo, format_examples, print_json, print_table
 from tstk.cli.run_options import RunCommand
 from tstk.files import write_bytes
 
@@ -56,7 +56,7 @@ def command(run: str, merge: float, data_root: str | None, out: str | None, forc
         right_aligned=["code", "share"],
     )
     distinct = f", of which {len(codes)} look different" if merge else ""
-    click.echo(
+    echo(
         f"\n{path}: {usage['usage']:.0%} of {len(counts)} codes in use{distinct}, "
         f"perplexity {usage['perplexity']:.1f}, {context.split_name} split"
     )

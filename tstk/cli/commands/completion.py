@@ -6,7 +6,7 @@ import click
 import rich_click
 from click.shell_completion import get_completion_class
 
-from tstk.cli.output import format_examples
+from tstk.cli.output import echo, format_examples
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -25,4 +25,4 @@ def command(shell: str) -> None:
     completion_class = get_completion_class(shell)
     assert completion_class is not None
     root = click.get_current_context().find_root()
-    click.echo(completion_class(root.command, {}, "tstk", "_TSTK_COMPLETE").source())
+    echo(completion_class(root.command, {}, "tstk", "_TSTK_COMPLETE").source())

@@ -10,7 +10,7 @@ import rich_click
 from tstk.cli.commands.list import entry_to_dict
 from tstk.cli.completion import complete_names
 from tstk.cli.files import add_force_option
-from tstk.cli.output import format_examples, print_json, print_table
+from tstk.cli.output import echo, format_examples, print_json, print_table
 from tstk.config.resolve import find_config
 from tstk.files import check_new_file, write_text
 from tstk.plugins.registry import get_registry
@@ -38,14 +38,14 @@ def list_(json_: bool) -> None:
             ],
         )
     else:
-        click.echo("No config is installed; plugins provide them. tstk train --print-config prints one to edit.")
+        echo("No config is installed; plugins provide them. tstk train --print-config prints one to edit.")
 
 
 @command.command(cls=rich_click.RichCommand, epilog=format_examples("tstk config show my.toml"))
 @click.argument("name", shell_complete=complete_names("config", files=True))
 def show(name: str) -> None:
     """Print a config, by name or file."""
-    click.echo(find_config(name).read_text(encoding="utf-8"), nl=False)
+    echo(find_config(name).read_text(encoding="utf-8"), nl=False)
 
 
 @command.command(cls=rich_click.RichCommand, epilog=format_examples("tstk config copy my.toml other.toml"))
@@ -58,4 +58,4 @@ def copy(name: str, path: str, force: bool) -> None:
     target = target / f"{name.replace('/', '-')}.toml" if target.is_dir() else target
     check_new_file(target, force)
     write_text(target, find_config(name).read_text(encoding="utf-8"), replace=force)
-    click.echo(f"{target}\ntstk train --config {target}")
+    echo(f"{target}\ntstk train --config {target}")

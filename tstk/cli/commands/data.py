@@ -10,8 +10,9 @@ import rich_click
 from tstk.cli.completion import complete_data_sets
 from tstk.cli.files import add_force_option
 from tstk.cli.options import build_section_options
-from tstk.cli.output import format_examples, print_json, print_note, print_table
+from tstk.cli.output import echo, format_examples, print_json, print_note, print_table
 from tstk.data.config import CONVERT_OPTIONS, DataConfig
+from tstk.errors import escape_control_characters
 
 _MAX_CHANNELS = 12
 """Most channels listed by name."""
@@ -84,7 +85,7 @@ def convert(data: str, out: str, force: bool, **options: Any) -> None:
             force=force,
         )
     for split, shape in shapes.items():
-        click.echo(f"{out}: X_{split} " + " x ".join(map(str, shape)))
+        echo(f"{out}: X_{split} " + " x ".join(map(str, shape)))
 
 
 convert.params += [o for o in build_section_options("data") if o.key in CONVERT_OPTIONS]
@@ -94,12 +95,19 @@ convert.params += [o for o in build_section_options("data") if o.key in CONVERT_
     cls=rich_click.RichCommand, epilog=format_examples("tstk data fetch GunPoint", "tstk data fetch ETTh1 ETTm1")
 )
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-def fetch(names: tuple[str, ...]) -> None:
+@rich_click.option(
+    "--trust-first-download",
+    is_flag=True,
+    help="accept sets whose SHA-256 is not known, and remember that of this file",
+)
+def fetch(names: tuple[str, ...], trust_first_download: bool) -> None:
     """Download public data sets for --data NAME: UCR and UEA data sets, and ETTh1, ETTh2, ETTm1, ETTm2.
 
     They are stored in the folder of the variable TSTK_CACHE, or in the user's cache folder. Existing data sets are not
-    downloaded again, and interrupted downloads are resumed. With TSTK_OFFLINE=1 nothing is downloaded.
+    downloaded again, and interrupted downloads are resumed. With TSTK_OFFLINE=1 nothing is downloaded. The SHA-256 of
+    ECG200, GunPoint and the ETT tables is known and checked; any other set takes --trust-first-download once.
     """
+    from rich.markup import escape
     from rich.progress import DownloadColumn, Progress
 
     from tstk.cli.output import make_console
@@ -109,13 +117,17 @@ def fetch(names: tuple[str, ...]) -> None:
         with Progress(
             *Progress.get_default_columns(), DownloadColumn(), console=make_console(True), transient=True
         ) as bar:
-            task = bar.add_task(name, total=None)
-            folder = fetch(name, lambda done, total, task=task: bar.update(task, completed=done, total=total or None))  # type: ignore[misc]
-        click.echo(f"{name}: {folder}")
+            task = bar.add_task(escape(escape_control_characters(name, keep="")), total=None)
+            folder = fetch(
+                name,
+                lambda done, total, task=task: bar.update(task, completed=done, total=total or None),  # type: ignore[misc]
+                trust_first_download=trust_first_download,
+            )
+        echo(f"{name}: {folder}")
 
 
 def _print_description(description: dict[str, Any]) -> None:
-    click.echo(click.style(description["name"], bold=True) + f"  {description['task']}")
+    echo(f"  {description['task']}", lead=description["name"], bold=True)
     channels = description["channels"]
     properties = {
         "files": ", ".join(description["source"]),
@@ -130,8 +142,8 @@ def _print_description(description: dict[str, Any]) -> None:
     }
     for key, value in properties.items():
         if value:
-            click.echo(f"{key + ':':12}{value}")
-    click.echo()
+            echo(f"{key + ':':12}" + escape_control_characters(str(value), keep=""))
+    echo()
     splits = description["parts"]
     rows: list[list[Any]] = [
         ["series or windows", *(f"{s['size']:,}" for s in splits.values())],
@@ -145,7 +157,7 @@ def _print_description(description: dict[str, Any]) -> None:
     names = dict.fromkeys(c for s in splits.values() for c in s.get("classes", ()))
     rows += [[f"class {c}", *(s.get("classes", {}).get(c) for s in splits.values())] for c in names]
     print_table(["", *splits], rows, right_aligned=list(splits))
-    click.echo()
+    echo()
     shown = list(description["ranges"].items())[:_MAX_CHANNELS]
     cells = [[c, *(None if v is None else f"{v:.4g}" for v in r.values())] for c, r in shown]
     print_table(["channel (train)", "min", "mean", "max"], cells, right_aligned=["min", "mean", "max"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import rich_click
 
-from tstk.cli.output import format_examples, print_json, print_table
+from tstk.cli.output import echo, format_examples, print_json, print_table
 
 
 @click.command(cls=rich_click.RichCommand, epilog=format_examples("tstk doctor", "tstk doctor --json"))
@@ -28,10 +28,10 @@ def command(json_: bool) -> None:
             rows.append([f.category if f.category != previous else None, f.name, f.value])
             previous = f.category
         print_table(["category", "check", "result"], rows)
-        click.echo()
+        echo()
         for f in faults:
-            click.echo(click.style("Broken: ", fg="red", bold=True) + f"{f.category}, {f.name}: {f.value}. {f.remedy}")
+            echo(f"{f.category}, {f.name}: {f.value}. {f.remedy}", lead="Broken: ", fg="red", bold=True)
         if not faults:
-            click.echo("No faults found.")
+            echo("No faults found.")
     if faults:
         raise click.exceptions.Exit(1)

@@ -6,7 +6,7 @@ import click
 import rich_click
 
 from tstk.cli.files import add_force_option, validate_output_path, write_npz
-from tstk.cli.output import format_examples
+from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import Features, Pool, RunCommand, add_feature_options, add_run_options
 
 
@@ -43,4 +43,4 @@ def command(
     )
     write_npz(path, arrays, replace=force)
     rows, width = arrays["embedding"].shape
-    click.echo(f"{path}: {rows:,} vectors of {width} numbers")
+    echo(f"{path}: {rows:,} vectors of {width} numbers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import rich_click
 
-from tstk.cli.output import format_examples, print_baseline_notes, print_json, print_scores
+from tstk.cli.output import echo, format_examples, print_baseline_notes, print_json, print_scores
 from tstk.cli.run_options import RunCommand, add_run_options
 
 
@@ -46,9 +46,9 @@ def command(
         print_json(result)
         return
     print_scores({run: result["scores"], **result["baselines"]})
-    click.echo(f"\n{result['size']:,} series or windows of {result['data']}")
+    echo(f"\n{result['size']:,} series or windows of {result['data']}")
     if shuffle_tokens:
-        click.echo(result["order"]["reading"])
+        echo(result["order"]["reading"])
     print_baseline_notes(
         result["scores"], result["baselines"], result["baselines_skipped"], result["baselines_details"]
     )

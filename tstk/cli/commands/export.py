@@ -6,7 +6,7 @@ import click
 import rich_click
 
 from tstk.cli.files import add_force_option, validate_output_path
-from tstk.cli.output import format_examples
+from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import RunCommand
 
 
@@ -31,7 +31,7 @@ def command(run: str, length: int | None, out: str, force: bool) -> None:
     from tstk.inference.export import export_run
 
     graph = export_run(run, path, length, force=force)
-    click.echo(
+    echo(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB; any batch size, {graph}; "
         f"predictions differ from the run's by at most {graph.max_relative_error:.1e}"
     )

@@ -6,7 +6,7 @@ import click
 import rich_click
 
 from tstk.cli.files import add_force_option, validate_output_path, write_csv
-from tstk.cli.output import format_examples, print_baseline_notes, print_note
+from tstk.cli.output import echo, format_examples, print_baseline_notes, print_note
 from tstk.cli.run_options import RunCommand
 from tstk.config.records import RunResult
 from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
@@ -76,7 +76,7 @@ def command(
         for row in rows:
             row.insert(1, str(prediction.dates[int(str(row[0])) - 1]))
     write_csv(path, head, rows, replace=force)
-    click.echo(f"{path}: {prediction.values.shape[1]} steps of {len(prediction.channels)} channels")
+    echo(f"{path}: {prediction.values.shape[1]} steps of {len(prediction.channels)} channels")
     if (resolve_run_dir(run) / RESULT_FILE).is_file():
         result = RunResult.read(run)
         print_baseline_notes(result.test, result.baselines, {}, {}, "On its test split: ")

@@ -6,7 +6,7 @@ import click
 import rich_click
 
 from tstk.cli.completion import complete_choices
-from tstk.cli.output import format_examples, print_json, print_table
+from tstk.cli.output import echo, format_examples, print_json, print_table
 from tstk.plugins.hooks import KINDS, Entry, parse_kind
 from tstk.plugins.registry import get_registry
 
@@ -34,9 +34,9 @@ def command(kind: str | None, json_: bool) -> None:
         if rows:
             print_table([k, "description", "plugin", "paper"], rows)
         else:
-            click.echo(f"No {k} is installed; plugins provide them.")
+            echo(f"No {k} is installed; plugins provide them.")
         if k != kinds[-1]:
-            click.echo()
+            echo()
 
 
 def entry_to_dict(entry: Entry) -> dict[str, object]:

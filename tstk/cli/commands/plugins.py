@@ -9,7 +9,7 @@ import click
 import rich_click
 
 from tstk.cli import completion
-from tstk.cli.output import format_examples, print_json, print_note, print_table
+from tstk.cli.output import echo, format_examples, print_json, print_note, print_table
 from tstk.diagnostics.plugin_checks import find_faults, find_import_costs, read_licence
 from tstk.errors import OptionError
 from tstk.plugins.hooks import KINDS
@@ -49,7 +49,7 @@ def new(name: str, kind: str, out: str | None, into: str | None) -> None:
     folder = Path(into or out or name)
     paths = write_plugin(name, kind, folder) if into is None else add_to_plugin(name, kind, folder)
     for path in paths:
-        click.echo(str(path))
+        echo(str(path))
     short_name = name.removeprefix("tstk-plugins-")
     entry_name = f"nearest_code/{short_name}" if kind == "kernel" else short_name
     steps = (
@@ -57,7 +57,7 @@ def new(name: str, kind: str, out: str | None, into: str | None) -> None:
         f"tstk show {kind} {entry_name}",
         f"tstk plugins check {find_plugin_file(folder)[0]}",
     )
-    click.echo("\n  ".join(["\nNext:", *steps]))
+    echo("\n  ".join(["\nNext:", *steps]))
 
 
 @command.command(cls=rich_click.RichCommand, epilog=format_examples("tstk plugins check tstk"))
@@ -78,8 +78,8 @@ def check(names: tuple[str, ...], json_: bool, mixes: bool) -> None:
 
     def print_outcome(outcome: Outcome) -> None:
         if outcome.state == "failed":
-            click.echo(f"{click.style('failed', fg='red')}  {outcome.case}\n        {outcome.reason}")
-            click.echo(f"        {outcome.location}")
+            echo(f"  {outcome.case}\n        {outcome.reason}", lead="failed", fg="red")
+            echo(f"        {outcome.location}")
         elif outcome.state == "expected failure":
             print_note(f"expected failure  {outcome.case}: {outcome.reason}")
 
@@ -87,7 +87,7 @@ def check(names: tuple[str, ...], json_: bool, mixes: bool) -> None:
     for name in names:
         reports[name] = run_checks(name, (lambda outcome: None) if json_ else print_outcome)
         if not json_:
-            click.echo((f"{name}: " if names[1:] else "") + str(reports[name]))
+            echo((f"{name}: " if names[1:] else "") + str(reports[name]))
     rows = [
         {"plugin": name, "check": str(o.case), "state": o.state, "reason": o.reason, "location": o.location}
         for name, report in reports.items()
@@ -100,12 +100,12 @@ def check(names: tuple[str, ...], json_: bool, mixes: bool) -> None:
         ]
         rows += mix_rows
         if not json_:
-            click.echo(
+            echo(
                 "".join(f"failed  {r['mix']}\n        {r['reason']}\n" for r in mix_rows if r["state"] == "failed"),
                 nl=False,
             )
             counts = [f"{sum(r['state'] == s for r in mix_rows)} {s}" for s in ("trained", "refused", "failed")]
-            click.echo(f"{len(mix_rows)} mixes: {', '.join(counts)}")
+            echo(f"{len(mix_rows)} mixes: {', '.join(counts)}")
     if json_:
         print_json(rows)
     if any(row["state"] == "failed" for row in rows):
@@ -144,7 +144,7 @@ def list_(json_: bool) -> None:
     )
     for row in rows:
         for line in (*row["faults"], *row["burdens"]):
-            click.echo(f"warning: {row['plugin']}: {line}", err=True)
+            echo(f"warning: {row['plugin']}: {line}", err=True)
 
 
 def _plugin_to_dict(plugin: Plugin) -> dict[str, Any]:

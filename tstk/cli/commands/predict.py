@@ -9,7 +9,7 @@ import click
 import rich_click
 
 from tstk.cli.files import add_force_option, validate_output_path, write_csv, write_npz
-from tstk.cli.output import format_examples
+from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import RunCommand, add_run_options
 from tstk.errors import OptionError
 
@@ -58,7 +58,7 @@ def command(
         write_npz(path, arrays, replace=force)
     else:
         _write_classes(path, arrays, force)
-    click.echo(f"{path}: {len(next(iter(arrays.values()))):,} predictions")
+    echo(f"{path}: {len(next(iter(arrays.values()))):,} predictions")
 
 
 def _write_classes(path: Path, predictions: Arrays, force: bool) -> None:
@@ -81,4 +81,4 @@ def _write_forecast(path: Path, forecast: Forecast, force: bool) -> None:
         for name, value in zip(forecast.channels, forecast.values, strict=True)
     ]
     write_csv(path, ["step", *(["date"] if dated else []), "channel", "forecast"], rows, replace=force)
-    click.echo(f"{path}: {forecast.values.shape[1]} steps of {len(forecast.channels)} channels")
+    echo(f"{path}: {forecast.values.shape[1]} steps of {len(forecast.channels)} channels")

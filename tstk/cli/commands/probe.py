@@ -9,7 +9,7 @@ import click
 import rich_click
 
 from tstk.cli.completion import complete_names
-from tstk.cli.output import format_examples, print_baseline_notes, print_json, print_note, print_table
+from tstk.cli.output import echo, format_examples, print_baseline_notes, print_json, print_note, print_table
 from tstk.cli.run_options import Features, Pool, RunCommand, add_feature_options, add_run_options
 from tstk.errors import OptionError
 from tstk.evaluation.formatting import format_number
@@ -148,7 +148,7 @@ def _print_results(result: dict[str, Any]) -> None:
     print_table(head, rows, right_aligned=head[1:6])
     sizes = ", ".join(f"{size:,} {split}" for split, size in result["sizes"].items())
     features = f"{result['pool']}-pooled features" if result["pool"] else result["features"]
-    click.echo(f"\n{result['classifier']} on {features}, {result['width']:,} per series, of {result['data']}: {sizes}")
+    echo(f"\n{result['classifier']} on {features}, {result['width']:,} per series, of {result['data']}: {sizes}")
     for row in result["results"]:
         if "baselines" in row:
             prefix = f"With {row['count']:,} labels: " if len(rows) > 1 else ""

@@ -6,7 +6,7 @@ import click
 import rich_click
 
 from tstk.cli.files import add_force_option, validate_output_path
-from tstk.cli.output import format_examples
+from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import RunCommand
 
 
@@ -27,4 +27,4 @@ def command(run: str, data_root: str | None, out: str | None, force: bool) -> No
     from tstk.report import write_report
 
     path = None if out is None else validate_output_path(out, (".html", ".htm"), force)
-    click.echo(write_report(run, path, data_root=data_root, force=force))
+    echo(str(write_report(run, path, data_root=data_root, force=force)))

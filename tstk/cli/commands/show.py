@@ -9,7 +9,7 @@ import rich_click
 
 from tstk.cli.commands.list import entry_to_dict
 from tstk.cli.completion import complete_choices, complete_entry
-from tstk.cli.output import format_examples, print_json, print_table
+from tstk.cli.output import echo, format_examples, print_json, print_table
 from tstk.config.resolve import get_entry_file
 from tstk.plugins.hooks import KINDS, SLOTS, parse_kind
 from tstk.plugins.local import ImportPath, mark_import_path, register_component
@@ -55,21 +55,21 @@ def command(kind: str, name: str, json_: bool) -> None:
             }
         )
         return
-    click.echo(click.style(f"{entry.kind} {entry.name}", bold=True) + f"  {entry.summary}\n")
+    echo(f"  {entry.summary}\n", lead=f"{entry.kind} {entry.name}", bold=True)
     if signature.doc:
-        click.echo(f"{signature.doc}\n")
+        echo(f"{signature.doc}\n")
     if signature.options:
         print_table(
             ["option", "type", "default", "description"],
             [[o.flag, o.type_label, format_default(o), o.help] for o in signature.options.values()],
         )
-        click.echo()
+        echo()
     facts |= {"paper": entry.paper, "plugin": f"{entry.dist} {version}"}
     for key, value in facts.items():
         if value:
-            click.echo(f"{key + ':':11}{value}")
+            echo(f"{key + ':':11}{value}")
     if example := suggest_command(entry.kind, name):
-        click.echo(f"{'try:':11}{example}")
+        echo(f"{'try:':11}{example}")
 
 
 def suggest_command(kind: str, name: str) -> str:

@@ -6,7 +6,7 @@ import click
 import rich_click
 
 from tstk.cli.files import add_force_option, validate_output_path, write_npz
-from tstk.cli.output import format_examples
+from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import RunCommand, add_run_options
 
 
@@ -37,4 +37,4 @@ def command(
     arrays = tokenize(run, data, data_root=data_root, label_column=label_column, batch_size=batch_size)
     write_npz(path, arrays, replace=force)
     rows, channels, count = arrays["codes"].shape
-    click.echo(f"{path}: {rows:,} series, {channels} channels, {count} codes of {len(arrays['codebook'])} each")
+    echo(f"{path}: {rows:,} series, {channels} channels, {count} codes of {len(arrays['codebook'])} each")

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from tstk.cli.completion import complete_names, complete_runs
 from tstk.cli.options import COMMAND_LINE_KEY, ConfigCommand
 from tstk.cli.output import (
+    echo,
     format_curve,
     format_examples,
     print_baseline_notes,
@@ -108,7 +109,7 @@ def command(
     if print_config:
         for line in config.notes:
             print_note(f"note: {line}")
-        click.echo(config.to_toml())
+        echo(config.to_toml())
     elif dry_run:
         _dry_run(config, json_)
     elif find_lr:
@@ -164,42 +165,40 @@ def _train(config: Config, out: str | None, resume: str | None, json_: bool, qui
         )
     except TrainingInterrupted as e:
         if is_main:
-            click.echo(f"Interrupted: {e}; continue with: tstk train --resume {shlex.quote(str(e.run_dir))}", err=True)
+            echo(f"Interrupted: {e}; continue with: tstk train --resume {shlex.quote(str(e.run_dir))}", err=True)
         raise click.exceptions.Exit(128 + e.signum) from None
     except KeyboardInterrupt:
-        click.echo("Interrupted. Nothing was saved.", err=True)
+        echo("Interrupted. Nothing was saved.", err=True)
         raise click.exceptions.Exit(130) from None
     if not is_main:
         return
     if json_:
         print_json({"run": str(result.run_dir), **result.to_dict()})
     elif quiet:
-        click.echo(str(result.run_dir))
+        echo(str(result.run_dir))
     else:
         _print_result(result)
 
 
 def _print_result(result: RunResult) -> None:
     print_scores({"test": result.test, "val": result.val, **result.baselines})
-    click.echo(
+    echo(
         f"\n{result.parameters:,} parameters, {result.trainable:,} trainable, in {result.seconds:g} s; "
         f"weights of epoch {result.selected.epoch} of {result.selected.num_epochs}\n"
     )
     if not result.selected.epoch:
-        click.echo(
-            "Training did not improve the validation score of the linear map: the run forecasts with the map alone.\n"
-        )
+        echo("Training did not improve the validation score of the linear map: the run forecasts with the map alone.\n")
     run = shlex.quote(str(result.run_dir))
-    click.echo(f"Run directory: {click.style(str(result.run_dir), bold=True)}. Next:")
+    echo(f"Run directory: {result.run_dir}. Next:")
     if result.task == "pretraining":
         head = "linear" if RunConfig.read(result.run_dir).horizon is None else "forecast"
-        click.echo(f"  tstk train --init-from {run} --head {head}")
+        echo(f"  tstk train --init-from {run} --head {head}")
     else:
-        click.echo(
+        echo(
             f"  tstk eval {run}\n  tstk predict {run} --out predictions."
             + ("npz" if result.task == "forecasting" else "csv")
         )
-    click.echo(f"  tstk embed {run} --out embeddings.npz")
+    echo(f"  tstk embed {run} --out embeddings.npz")
     print_baseline_notes(result.test, result.baselines, result.baselines_skipped, result.baselines_details)
 
 
@@ -219,7 +218,7 @@ def _dry_run(config: Config, json_: bool) -> None:
         [[s.slot, s.component, s.output_shape, f"{s.parameters:,}", f"{s.trainable:,}"] for s in report.stages],
         right_aligned=["parameters", "trainable"],
     )
-    click.echo(
+    echo(
         f"\n{report.num_tokens} tokens per series"
         + (f", {report.target_dim} target values each" if report.target_dim else "")
         + f"; {report.losses}"
@@ -227,10 +226,10 @@ def _dry_run(config: Config, json_: bool) -> None:
     pos_embed_ratio = (
         "none" if report.pos_embed_ratio is None else f"{report.pos_embed_ratio:.2g} of the tokens (RMS ratio)"
     )
-    click.echo(f"Position embeddings added by the encoder: {pos_embed_ratio}.")
+    echo(f"Position embeddings added by the encoder: {pos_embed_ratio}.")
     if report.gradient_faults:
         raise TstkError("\n".join(report.gradient_faults))
-    click.echo("All trainable parameters have finite gradients; frozen ones have none. Nothing was written.")
+    echo("All trainable parameters have finite gradients; frozen ones have none. Nothing was written.")
 
 
 def _find_lr(config: Config, json_: bool) -> None:
@@ -245,8 +244,8 @@ def _find_lr(config: Config, json_: bool) -> None:
     if json_:
         print_json(asdict(sweep))
         return
-    click.echo(format_curve(sweep.lrs, sweep.losses, sweep.suggestion))
-    click.echo(f"\nThe loss falls most steeply at --lr {sweep.suggestion:.2g}. Nothing was written.")
+    echo(format_curve(sweep.lrs, sweep.losses, sweep.suggestion))
+    echo(f"\nThe loss falls most steeply at --lr {sweep.suggestion:.2g}. Nothing was written.")
 
 
 def summarize(config: Config, pipeline: Pipeline, data: DataModule) -> str:
