@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pyarrow
+import pytest
 import torch
 from pyarrow import parquet
 
@@ -97,6 +98,7 @@ def load_folder(folder):
     assert data.std.gt(0).all()
 
 
+@pytest.mark.slow
 def test_a_mutated_file_of_any_format_loads_to_finite_numbers_or_is_refused_in_one_line():
     report = fuzz(list(small_files().values()), load_folder, CASES, seed=SEED)
     print(f"{report.loaded} loaded, {report.refused} refused in {len(report.messages)} ways")

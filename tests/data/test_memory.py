@@ -103,6 +103,14 @@ def test_a_generator_of_impossible_size_is_refused_by_name(option):
     assert f"--{option.replace('_', '-')} 1000000000000" in refuse("synthetic", **{option: 10**12})
 
 
+def test_splitting_by_very_many_groups_asks_for_memory_first(labelled, memory):
+    y = np.arange(600)
+    path = labelled(train=600, test=2, y_train=y, groups_train=y, y_test=y[:2])
+    assert load_data(path).spec.num_classes == 600
+    memory("8M")
+    assert "counts of 600 groups by 600 classes take 11.5 MB" in refuse(path)
+
+
 def test_the_arrays_of_an_archive_are_summed(tmp_path, memory):
     arrays = {f"a{i}": np.random.default_rng(i).normal(size=20_000) for i in range(5)}
     np.savez_compressed(tmp_path / "x.npz", X=np.ones((2, 3)), **arrays)

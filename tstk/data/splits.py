@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.data.containers import Table
+from tstk.data.memory import require_memory
 
 Ints = NDArray[np.int64]
 
@@ -77,7 +78,13 @@ def group_split(y: Ints, groups: list[str], val_fraction: float, seed: int) -> t
         indices of the training and of the validation series, each ascending
     """
     names, group_index = np.unique(groups, return_inverse=True)
-    class_counts = np.zeros((len(names), int(y.max()) + 1))
+    num_classes = int(y.max()) + 1
+    require_memory(
+        4 * 8 * len(names) * num_classes,
+        f"counts of {len(names):,} groups by {num_classes:,} classes",
+        "give --val-data, or a file without groups",
+    )
+    class_counts = np.zeros((len(names), num_classes))
     np.add.at(class_counts, (group_index, y), 1)
     total = class_counts.sum(0)
     rng = np.random.default_rng(seed)

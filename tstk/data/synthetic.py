@@ -55,9 +55,9 @@ def build_synthetic(config: DataConfig) -> DataModule:
     if channels > NUM_ROOTS + NUM_INNER:
         raise OptionError(f"--synthetic-channels {channels}: a graph has {NUM_ROOTS + NUM_INNER} nodes")
     kernels = config.synthetic_kernels or 4
-    require_memory(24 * count, f"the order of --synthetic-count {count} series", "give fewer")
-    require_memory(6000 * length, f"the covariances of --length {length} samples", "give less")
-    require_memory(2**13 * kernels, f"the weights of --synthetic-kernels {kernels}", "give fewer")
+    require_memory(24 * count, f"--synthetic-count {count}: the indices of the series", "give fewer")
+    require_memory(6000 * length, f"--length {length}: the covariances of the kernels", "give less")
+    require_memory(2**13 * kernels, f"--synthetic-kernels {kernels}: their weights", "give fewer")
     generator = CausalGraphGenerator(length, channels, kernels, seed)
     is_univariate = channels == 1
     return DataModule(
