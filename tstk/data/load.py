@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tstk.data.catalog import SYNTHETIC, DatasetFiles, get_reader, locate
 from tstk.data.config import DataConfig
 from tstk.errors import DataError, OptionError
+from tstk.files import check_readable
 
 if TYPE_CHECKING:
     from tstk.core.types import Split
@@ -148,6 +149,8 @@ def _read_files(dataset_files: DatasetFiles, label_column: str | None) -> dict[s
 
     splits: dict[str, SeriesSet | Table] = {}
     for split, path in dataset_files.files.items():
+        if path.is_file():
+            check_readable(path)
         data = get_reader(path)(path, label_column=label_column)
         if isinstance(data, Table):
             splits[split] = data
