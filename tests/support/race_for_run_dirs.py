@@ -47,9 +47,12 @@ def compete(folder, number, process, seed, barrier):
     rng = random.Random(f"{seed}-{number}-{process}")
     os.chdir(folder)
     barrier.wait()
-    with create_run_dir(None, "run") as run_dir:
-        (run_dir / "config.json").write_text("")
-        note("numbered", str(run_dir))
+    try:
+        with create_run_dir(None, "run") as run_dir:
+            (run_dir / "config.json").write_text("")
+            note("numbered", str(run_dir))
+    except BaseException as e:
+        note("fault", f"{type(e).__name__}: {e}")
     barrier.wait()
     for _ in range(3):
         time.sleep(rng.random() * 0.003)

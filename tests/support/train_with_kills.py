@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from stateful import register_components
 
 import tstk.training.runs
 from tstk.config.resolve import resolve_config
+from tstk.errors import CheckpointError
 from tstk.training.resume_store import ResumeStore
 
 ResumeStore.MAX_TIME_FRACTION = 1.0  # half of the time is spent on saving, so half of the kills hit it
@@ -135,6 +137,9 @@ def main(kind, folder, kills, threads, seed):
     draw, count, out = random.Random(seed), 0, folder / "rough"
     while not (out / "result.json").is_file():
         count += kill_child(chosen, out, draw.uniform(0, longest) if count < kills else None)
+    if (out / "last").is_dir():  # killed between writing the result and removing the state
+        with suppress(CheckpointError):
+            tstk.training.runs.resume_run(out)
     print(count)
 
 

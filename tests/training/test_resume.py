@@ -333,6 +333,14 @@ def test_a_run_of_a_stranger_cannot_have_files_changed_that_its_links_point_to(s
     assert {path: path.read_bytes() for path in (victim, *victim.glob("*")) if path.is_file()} == before
 
 
+def test_a_state_that_a_kill_left_in_a_finished_run_is_removed_when_the_run_is_resumed(stopped_run):
+    shutil.copytree(stopped_run / "last", stopped_run / "copy")
+    resume_run(stopped_run)
+    (stopped_run / "copy").rename(stopped_run / "last")
+    assert_refused(stopped_run, "this run is finished")
+    assert not (stopped_run / "last").exists()
+
+
 def test_a_file_of_the_user_beside_the_state_outlives_the_training(stopped_run):
     (stopped_run / "last" / "notes.txt").write_text("mine")
     resume_run(stopped_run)

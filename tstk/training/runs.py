@@ -170,18 +170,19 @@ def resume_run(
         print_fn, on_ready = lambda line: None, None
     RunConfig.read(run_dir)  # to refuse a path without a run
     with run_lock(run_dir) if is_main else nullcontext(), _report_interrupt(run_dir):
+        check_no_links(run_dir)
+        resume_store = ResumeStore(run_dir, is_writer=is_main)
         if not is_unfinished(run_dir):
+            resume_store.remove()  # the training may have been killed between writing its result and this
             raise CheckpointError(
                 f"--resume {out}: this run is finished; start another from its weights: tstk train --init-from {out}"
             )
-        check_no_links(run_dir)
         run_config = RunConfig.read(run_dir)
         for note in check_plugins(run_config):
             print_fn(note)
         config = Config(run_config.given, run_config.sources, run_config.init_from)
         if note := _describe_environment_changes(run_config, config):
             print_fn(note)
-        resume_store = ResumeStore(run_dir, is_writer=is_main)
         if not resume_store.exists():
             print_fn(f"{run_dir} was interrupted before anything was saved, so it starts again")
         pipeline, data = prepare_training(config, print_fn, run_dir if resume_store.exists() else None)
