@@ -1,6 +1,6 @@
 """What a reader returns: a `SeriesSet`, or a `Table` whose rows are in order of time.
 
-NaN marks a missing sample in both. Both validate themselves, so the reader of a plugin gets the same error messages as
+NaN marks a missing sample in both. Samples are float32, or float64 where float32 cannot tell them apart. Both validate themselves, so the reader of a plugin gets the same error messages as
 the built-in ones. Symbols: N series, C channels, T samples or rows.
 """
 
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.core.repr import ShortRepr
-from tstk.data.lazy_array import Floats, LazyArray, iter_chunks
+from tstk.data.lazy_array import LazyArray, Samples, iter_chunks
+from tstk.data.precision import to_float32
 from tstk.errors import DataError
 
 NA_VALUES = {"", "?", "nan", "na", "null"}
@@ -39,7 +40,7 @@ class SeriesSet(ShortRepr):
         DataError: the shapes disagree, there is no series, or a series is entirely missing, infinite or without a label
     """
 
-    x: Floats | LazyArray
+    x: Samples | LazyArray
     source: str
     y: list[str] | None = None
     groups: list[str] | None = None
@@ -62,6 +63,7 @@ class SeriesSet(ShortRepr):
         for kind, items in (("labels", self.y), ("groups", self.groups)):
             if items is not None and len(items) != shape[0]:
                 raise DataError(f"{source}: {len(items)} {kind} for {shape[0]} series; give one for each")
+        self.x = to_float32(self.x)
         missing, infinite = zip(
             *((np.isnan(x).all((1, 2)), np.isinf(x).any((1, 2))) for x in iter_chunks(self.x)), strict=True
         )
@@ -77,7 +79,7 @@ class SeriesSet(ShortRepr):
 
         Missing samples between two observed ones are interpolated; a channel without any sample stays missing.
         """
-        resized = np.full((*self.x.shape[:2], length), np.nan, np.float32)
+        resized = np.full((*self.x.shape[:2], length), np.nan, self.x.dtype)
         for series, resized_series in zip(self.x, resized, strict=True):
             observed = ~np.isnan(series)
             positions = np.linspace(0, np.flatnonzero(observed.any(0))[-1], length)
@@ -106,7 +108,7 @@ class Table(ShortRepr):
         DataError: there are no rows, a column is empty, a value is infinite, or the dates run backwards
     """
 
-    values: Floats
+    values: Samples
     source: str
     channels: tuple[str, ...]
     dates: NDArray[Any] | None = None
@@ -115,6 +117,7 @@ class Table(ShortRepr):
         if 0 in self.values.shape:
             rows, columns = self.values.shape
             raise DataError(f"{self.source}: no values: {rows} rows of {columns} channels")
+        self.values = np.asarray(to_float32(self.values.T[None])[0].T)
         for name, column in zip(self.channels, self.values.T, strict=True):
             if np.isnan(column).all():
                 raise DataError(f"{self.source}: column {name!r} holds no value; fill or remove it")
@@ -129,7 +132,7 @@ class Table(ShortRepr):
                 raise DataError(f"{self.source}: row {backward[0] + 2} is dated before the row above it; sort the rows")
 
 
-def pad_series(series: Sequence[Floats], source: str) -> Floats:
+def pad_series(series: Sequence[Samples], source: str) -> Samples:
     """Stack series of unequal lengths into one array, padded with NaN at the end.
 
     Args:
@@ -151,14 +154,14 @@ def pad_series(series: Sequence[Floats], source: str) -> Floats:
                 f"{source}: series {i + 1} has {len(array)} channels, series 1 has {num_channels}; "
                 "mark missing ones by NaN or ?"
             )
-    padded = np.full((len(series), num_channels, max(array.shape[1] for array in series)), np.nan, np.float32)
+    padded = np.full((len(series), num_channels, max(array.shape[1] for array in series)), np.nan)
     for i, array in enumerate(series):
         padded[i, :, : array.shape[1]] = array
     return padded
 
 
-def parse_floats(cells: Sequence[str], location: str) -> Floats:
-    """Convert cells of text to float32, and missing cells to NaN.
+def parse_floats(cells: Sequence[str], location: str) -> Samples:
+    """Convert cells of text to float64, and missing cells to NaN.
 
     Args:
         cells: T pieces of text
@@ -168,9 +171,9 @@ def parse_floats(cells: Sequence[str], location: str) -> Floats:
         DataError: a cell is not a number
     """
     try:
-        return np.array(list(map(float, cells)), np.float32)
+        return np.array(list(map(float, cells)))
     except ValueError:
-        return np.array([_parse_float(cell, location) for cell in cells], np.float32)
+        return np.array([_parse_float(cell, location) for cell in cells])
 
 
 def _parse_float(cell: str, location: str) -> float:

@@ -245,7 +245,7 @@ def _build_result(
         run_dir=run_dir,
         task=task,
         data=data.name,
-        test=evaluate(pipeline, data.test, seed=train_config.seed) if data.test is not None else {},
+        test=evaluate(pipeline, data.test, seed=train_config.seed, source=f"{data.name}, test split") if data.test is not None else {},
         val=fit_result.best_metrics["val"],
         **baselines.to_dict(),
         selected=SelectedEpoch(fit_result.best_metrics["epoch"], len(fit_result.history), train_config.select_by),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tstk.data.containers import Floats, SeriesSet, pad_series, parse_floats, read_lines
+from tstk.data.containers import Samples, SeriesSet, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 
@@ -67,7 +67,7 @@ def _has_labels(header: dict[str, list[str]], path: Path) -> bool:
     return header["@classlabel"][:1] == ["true"]
 
 
-def _parse_channels(fields: list[str], location: str) -> Floats:
+def _parse_channels(fields: list[str], location: str) -> Samples:
     """Parse the channels [C, T] of one line, and pad shorter ones with NaN."""
     rows = [parse_floats(field.split(","), location) for field in fields]
     longest = max(map(len, rows))
