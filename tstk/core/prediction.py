@@ -34,7 +34,8 @@ class Prediction(ShortRepr):
         labels: [N] names of the predicted classes, or their indices if the pipeline was built without data
         probabilities: [N, num_classes] float64
         classes: names of the classes, in the order of the columns of `probabilities`
-        forecast: [N, C, H] in the units of the data, float32 unless that cannot tell them apart; the mean over sample paths if the loss draws them
+        forecast: [N, C, H] in the units of the data; the mean over sample paths if the loss draws them. float64 if an
+            offset was subtracted from the data
         forecast_samples: [S, N, C, H] sample paths, if their number was requested
         channels: names of the forecast channels
     """

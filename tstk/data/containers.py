@@ -1,7 +1,8 @@
 """What a reader returns: a `SeriesSet`, or a `Table` whose rows are in order of time.
 
-NaN marks a missing sample in both. Samples are float32, or float64 where float32 cannot tell them apart. Both validate themselves, so the reader of a plugin gets the same error messages as
-the built-in ones. Symbols: N series, C channels, T samples or rows.
+NaN marks a missing sample in both. Samples become float32, or float64 where float32 cannot tell them
+apart. Both validate themselves, so the reader of a plugin gets the same error messages as the built-in ones. Symbols: N
+series, C channels, T samples or rows.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def convert(
 ) -> dict[str, tuple[int, ...]]:
     """Write the splits of a data set as arrays X_train, y_train, ... that `load_data` reads again.
 
-    Values are not scaled; they are float32, or float64 where float32 cannot tell samples apart. A table is split in time first; other data keep the splits of their files.
+    Values are not scaled; they are float32, or float64 where float32 cannot tell samples apart. A table
+    is split in time first; other data keep the splits of their files.
 
     Args:
         name_or_path: a name, file or folder, as for `load_data`

@@ -167,6 +167,21 @@ def count_missing(split: Split) -> int:
     return count
 
 
+def describe_variation(dataset: SeriesDataset) -> tuple[Tensor, Tensor, int]:
+    """Return minimum and maximum [C] of each channel, and the number of series that are constant in all of theirs.
+
+    A channel without a sample has minimum inf and maximum -inf.
+    """
+    minimum, maximum = torch.full((dataset.x.shape[1],), torch.inf), torch.full((dataset.x.shape[1],), -torch.inf)
+    num_constant = 0
+    for x in map(torch.as_tensor, iter_chunks(dataset.x)):
+        missing = x.isnan()
+        low, high = x.masked_fill(missing, torch.inf).amin(2), x.masked_fill(missing, -torch.inf).amax(2)
+        num_constant += int((low >= high).all(1).sum())
+        minimum, maximum = torch.minimum(minimum, low.amin(0)), torch.maximum(maximum, high.amax(0))
+    return minimum, maximum, num_constant
+
+
 def _hash_series(dataset: SeriesDataset) -> list[int]:
     """Return a hash of the samples of each series, to find duplicates."""
     return [

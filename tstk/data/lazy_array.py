@@ -84,11 +84,7 @@ def read_or_map(open_array: Callable[[], NDArray[Any]]) -> NDArray[Any] | LazyAr
         open_array: returns the array, memory-mapped or in memory
     """
     array = open_array()
-    return (
-        LazyArray(open_array)
-        if array.ndim == 3 and 4 * array.size > MAX_IN_MEMORY_BYTES
-        else np.array(array)
-    )
+    return LazyArray(open_array) if array.ndim == 3 and 4 * array.size > MAX_IN_MEMORY_BYTES else np.array(array)
 
 
 def iter_chunks(x: Any) -> Iterator[Any]:

@@ -80,9 +80,7 @@ def find_coarse_channels(x: Samples | LazyArray) -> tuple[NDArray[np.bool_], NDA
     return (spacing > MAX_RELATIVE_SPACING * std) & (std > MIN_RELATIVE_STD * largest), mean
 
 
-def describe_offset(
-    x: Samples | LazyArray, channels: tuple[str, ...], offset: NDArray[np.float64] | None
-) -> list[str]:
+def describe_offset(x: Samples | LazyArray, channels: tuple[str, ...], offset: NDArray[np.float64] | None) -> list[str]:
     """Return a note for each channel whose offset is subtracted, or should be.
 
     Args:

@@ -16,7 +16,7 @@ from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
 from tstk.data.conditioning import load_conditioning
 from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet, Table
-from tstk.data.data_module import DataModule, compute_mean_std, count_missing
+from tstk.data.data_module import DataModule, compute_mean_std, count_missing, describe_variation
 from tstk.data.datasets import SeriesDataset, WindowDataset
 from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.precision import compute_offset, describe_offset, subtract_offset
@@ -62,7 +62,8 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
             _reject_overflow(splits[split].x, mean, std, series_sets[split].source)
     if config.label_fraction < 1:
         notes.append(_subsample_labels(name, splits, config))
-    notes += _describe_missing(splits) + _describe_absent_classes(splits, classes) + _describe_overlap(train, test)
+    notes += _describe_missing(splits) + _describe_degenerate(splits["train"], classes, channels)
+    notes += _describe_absent_classes(splits, classes) + _describe_overlap(train, test)
     return DataModule(
         name=name,
         source=tuple(dict.fromkeys(series_set.source for series_set in series_sets.values())),
@@ -402,6 +403,24 @@ def _describe_missing(splits: Mapping[str, Split]) -> list[str]:
     """Return a note for each split with missing values."""
     counts = {name: count_missing(split) for name, split in splits.items()}
     return [f"{count} missing values in {name}" for name, count in counts.items() if count]
+
+
+def _describe_degenerate(train: SeriesDataset, classes: tuple[str, ...], channels: tuple[str, ...]) -> list[str]:
+    """Return a note for each way in which there is nothing to learn from training series."""
+    notes = []
+    if len(classes) == 1:
+        notes.append(f"all training series are of class {classes[0]}, so any model scores 1.0 on it and learns nothing")
+    if len(train) == 1:
+        notes.append("the training split has one series, so a model can only memorize it")
+    minimum, maximum, num_constant = describe_variation(train)
+    for name, low, high in zip(channels, minimum.tolist(), maximum.tolist(), strict=True):
+        if low > high:
+            notes.append(f"channel {name} has no sample in training; remove it")
+        elif low == high:
+            notes.append(f"channel {name} is constant in training, {low:.6g} everywhere; remove it")
+    if num_constant > 0 and (minimum < maximum).any():
+        notes.append(f"{num_constant} of {len(train)} training series are constant in every channel")
+    return notes
 
 
 def _describe_absent_classes(splits: Mapping[str, SeriesDataset], classes: tuple[str, ...]) -> list[str]:

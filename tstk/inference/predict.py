@@ -80,8 +80,8 @@ def score(
         shuffle_tokens: also score with the tokens of each series shuffled in time
 
     Returns:
-        "data", "size", "scores", "baselines", "baselines_skipped" and "baselines_details"; with `shuffle_tokens` also
-        "order", the fields of `TokenOrderResult` with "uses_order" and "reading" (its summary)
+        "data", "size", "notes", "scores", "baselines", "baselines_skipped" and "baselines_details"; with
+        `shuffle_tokens` also "order", the fields of `TokenOrderResult` with "uses_order" and "reading" (its summary)
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -103,6 +103,7 @@ def score(
     return {
         "data": name,
         "size": len(split),
+        "notes": _describe_one_class(run_config.classes),
         "scores": evaluate(pipeline, split, seed=seed, batch_size=batch_size, source=name),
         **baselines.to_dict(),
         **extra,
@@ -305,6 +306,10 @@ def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, da
             score_majority_class(torch.tensor(pipeline.spec.class_counts), split.y), dict.fromkeys(CLASSIFIERS, reason)
         )
     return score_baselines(pipeline, data, split)
+
+
+def _describe_one_class(classes: list[str]) -> list[str]:
+    return [f"the run was trained on class {classes[0]} alone, so its accuracy says nothing"] * (len(classes) == 1)
 
 
 def _add_offset(values: Tensor, pipeline: Pipeline) -> Tensor:
