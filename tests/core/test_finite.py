@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tstk.errors import CheckpointError, DataError, TstkError
-from tstk.inference import predict as inference
 from tstk.inference.export import export
+from tstk.inference.predict import embed, predict, score
 from tstk.inference.tokenize import tokenize
 from tstk.runs.checkpoint import load
 
@@ -24,7 +24,7 @@ def huge(npz, tmp_path):
     return str(tmp_path / "huge.npz")
 
 
-@pytest.mark.parametrize("function", [inference.predict, inference.score, inference.embed])
+@pytest.mark.parametrize("function", [predict, score, embed])
 def test_a_series_too_large_for_float32_is_named(run, huge, function):
     with pytest.raises(DataError, match=r"huge\.npz: .* of 1 of 12 series are not finite, series 6 first"):
         function(run, huge)

@@ -47,20 +47,30 @@ def test_a_level_changes_nothing_but_the_offset(tmp_path, monkeypatch, dtype, ma
 
 def test_ordinary_samples_become_float32_as_they_are():
     x = np.random.default_rng(0).normal(size=(5, 2, 30)) * [[3.0], [1e-9]] + [[100.0], [0.0]]
-    assert np.array_equal(to_float32(x), x.astype(np.float32))
-    assert compute_offset(to_float32(x)) is None
+    assert np.array_equal(to_float32(x)[0], x.astype(np.float32))
+    assert compute_offset(to_float32(x)[0]) is None
 
 
 @pytest.mark.parametrize("x", [np.full((3, 1, 9), LEVEL), np.full((3, 1, 9), LEVEL) + 1e-8], ids=["constant", "noise"])
 def test_a_constant_channel_is_not_noise_to_be_enlarged(x):
-    assert to_float32(x).dtype == np.float32
+    assert to_float32(x)[0].dtype == np.float32
 
 
 def test_only_the_channel_that_needs_it_gets_an_offset():
     x = np.random.default_rng(0).normal(size=(5, 2, 30)) + [[LEVEL], [1.0]]
-    offset = compute_offset(to_float32(x))
+    offset = compute_offset(to_float32(x)[0])
     assert offset[0] == pytest.approx(LEVEL)
     assert offset[1] == 0
+
+
+def test_levels_that_differ_from_series_to_series_are_said(tmp_path):
+    rng, y = np.random.default_rng(0), np.arange(20) % 2
+    x = rng.normal(size=(20, 1, 30))
+    for name, levels in (("a", LEVEL * np.arange(20)), ("b", np.zeros(20)), ("c", np.full(20, LEVEL))):
+        np.savez(tmp_path / f"{name}.npz", X_train=x + levels[:, None, None], y_train=y, X_test=x, y_test=y)
+    notes = [" ".join(load_data(str(tmp_path / f"{name}.npz")).notes) for name in "abc"]
+    assert "in 19 of 20 series float32 cannot tell samples apart, whose level differs" in notes[0]
+    assert not any("differs" in note for note in notes[1:])
 
 
 def test_values_that_are_to_be_kept_are_kept_with_a_note(tmp_path):

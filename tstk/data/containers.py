@@ -64,7 +64,9 @@ class SeriesSet(ShortRepr):
         for kind, items in (("labels", self.y), ("groups", self.groups)):
             if items is not None and len(items) != shape[0]:
                 raise DataError(f"{source}: {len(items)} {kind} for {shape[0]} series; give one for each")
-        self.x = to_float32(self.x)
+        self.x, note = to_float32(self.x)
+        if note and note not in self.note:
+            self.note = "; ".join(filter(None, (self.note, f"{source}: {note}")))
         missing, infinite = zip(
             *((np.isnan(x).all((1, 2)), np.isinf(x).any((1, 2))) for x in iter_chunks(self.x)), strict=True
         )
@@ -118,7 +120,7 @@ class Table(ShortRepr):
         if 0 in self.values.shape:
             rows, columns = self.values.shape
             raise DataError(f"{self.source}: no values: {rows} rows of {columns} channels")
-        self.values = np.asarray(to_float32(self.values.T[None])[0].T)
+        self.values = np.asarray(to_float32(self.values.T[None])[0][0].T)
         for name, column in zip(self.channels, self.values.T, strict=True):
             if np.isnan(column).all():
                 raise DataError(f"{self.source}: column {name!r} holds no value; fill or remove it")

@@ -20,15 +20,20 @@ MIN_RELATIVE_STD = 1e-12
 """Standard deviation, relative to the largest value, up to which a float64 channel is constant but for rounding."""
 
 
-def to_float32(x: Samples | LazyArray) -> Samples | LazyArray:
-    """Return samples [N, C, T] as float32, or as float64 if float32 cannot tell the samples of a channel apart."""
-    is_wide = isinstance(x, LazyArray) and _has_more_digits(x.file_dtype)
-    if not is_wide and not (isinstance(x, np.ndarray) and _has_more_digits(x.dtype)):
-        return x if isinstance(x, LazyArray) else np.asarray(x, np.float32)
-    exact = x.astype(np.float64) if isinstance(x, LazyArray) else x
-    dtype = np.float64 if find_coarse_channels(exact)[0].any() else np.float32
+def to_float32(x: NDArray[Any] | LazyArray) -> tuple[Samples | LazyArray, str]:
+    """Return samples [N, C, T] as float32, or as float64 if float32 cannot tell the samples of a channel apart.
+
+    Returns:
+        the samples, and a note if float32 cannot tell apart those of many series, whatever the offset of their channel
+    """
+    if not _has_more_digits(x.file_dtype if isinstance(x, LazyArray) else x.dtype):
+        return (x if isinstance(x, LazyArray) else np.asarray(x, np.float32)), ""
+    exact = x.astype(np.float64)
+    is_coarse, mean = find_coarse_channels(exact)
+    note = _describe_coarse_series(exact, np.where(is_coarse, mean, 0.0))
+    dtype = np.float64 if is_coarse.any() else np.float32
     with np.errstate(over="ignore"):  # an infinite sample is refused later
-        return exact.astype(dtype) if isinstance(exact, LazyArray) else exact.astype(dtype, copy=False)
+        return exact.astype(dtype), note
 
 
 def _has_more_digits(dtype: np.dtype[Any]) -> bool:
@@ -55,7 +60,8 @@ def subtract_offset(x: Samples | LazyArray, offset: NDArray[np.float64] | None) 
     return np.asarray(x if offset is None else x - offset[:, None], np.float32)
 
 
-def find_coarse_channels(x: Samples | LazyArray) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+@np.errstate(over="ignore", invalid="ignore")  # samples near the end of float64 are refused later
+def find_coarse_channels(x: NDArray[Any] | LazyArray) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Return the channels [C] whose samples float32 cannot tell apart, and the mean of each channel.
 
     Args:
@@ -74,10 +80,34 @@ def find_coarse_channels(x: Samples | LazyArray) -> tuple[NDArray[np.bool_], NDA
         mean += delta * chunk_count / total
         count += chunk_count
         largest = np.maximum(largest, np.abs(chunk).max((0, 2), initial=0, where=observed))
-    std = np.sqrt(m2 / np.maximum(count, 1))
-    with np.errstate(over="ignore", invalid="ignore"):
-        spacing = np.spacing(largest.astype(np.float32))
-    return (spacing > MAX_RELATIVE_SPACING * std) & (std > MIN_RELATIVE_STD * largest), mean
+    return _is_coarse(np.sqrt(m2 / np.maximum(count, 1)), largest), mean
+
+
+def _is_coarse(std: NDArray[np.float64], largest: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return where float32 cannot tell apart samples of a standard deviation and a largest absolute value."""
+    spacing = np.spacing(largest.astype(np.float32))
+    return (spacing > MAX_RELATIVE_SPACING * std) & (std > MIN_RELATIVE_STD * largest)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _describe_coarse_series(x: NDArray[Any] | LazyArray, offset: NDArray[np.float64]) -> str:
+    """Return a note if float32 cannot tell apart the samples of more than a tenth of the series, less an offset [C]."""
+    count = 0
+    for chunk in iter_chunks(x):
+        chunk = np.asarray(chunk, np.float64) - offset[:, None]
+        observed = np.isfinite(chunk)
+        num_observed = np.maximum(observed.sum(2), 1)
+        mean = chunk.sum(2, where=observed) / num_observed
+        deviations = np.where(observed, chunk - mean[..., None], 0)
+        std = np.sqrt(np.square(deviations).sum(2) / num_observed)
+        largest = np.abs(chunk).max(2, initial=0, where=observed)
+        count += int(_is_coarse(std, largest).any(1).sum())
+    if 10 * count <= len(x):
+        return ""
+    return (
+        f"in {count} of {len(x)} series float32 cannot tell samples apart, whose level differs from series to series; "
+        "subtract a constant from each, or take differences"
+    )
 
 
 def describe_offset(x: Samples | LazyArray, channels: tuple[str, ...], offset: NDArray[np.float64] | None) -> list[str]:

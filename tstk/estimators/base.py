@@ -158,7 +158,7 @@ class PipelineEstimator(OptionsEstimator):
 
     def _to_samples(self, X: Array, reset: bool) -> Tensor:
         """Return series [N, C, T] as float32, less the offset of those in `fit` if float32 cannot tell them apart."""
-        samples = to_float32(X)
+        samples, _ = to_float32(X)
         if reset:
             self.offset_ = None if self.get_params().get("standardize") == "none" else compute_offset(samples)
         x = torch.as_tensor(subtract_offset(samples, self.offset_))

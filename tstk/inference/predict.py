@@ -309,7 +309,9 @@ def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, da
 
 
 def _describe_one_class(classes: list[str]) -> list[str]:
-    return [f"the run was trained on class {classes[0]} alone, so its accuracy says nothing"] * (len(classes) == 1)
+    return [
+        f"the run was trained on class {c} alone, so its accuracy says nothing" for c in classes if len(classes) == 1
+    ]
 
 
 def _add_offset(values: Tensor, pipeline: Pipeline) -> Tensor:
