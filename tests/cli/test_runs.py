@@ -315,3 +315,11 @@ def test_export_writes_a_graph_and_says_how_far_it_is_off(tstk, run):
 
 def test_a_length_that_the_run_cannot_take_is_refused(refused, run):
     assert "longer than the 20" in refused("export", run, "--length", 999, "--out", "model.pt2")
+
+
+def test_forecasts_are_written_with_all_their_digits(tstk, csv, forecaster, tmp_path):
+    from tstk.inference.predict import forecast
+
+    assert tstk("forecast", forecaster, "--out", "f.csv").exit_code == 0
+    written = [np.float32(row["mean"]) for row in table(tmp_path / "f.csv")]
+    assert np.array_equal(written, forecast(forecaster).values.T.ravel())

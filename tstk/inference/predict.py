@@ -299,7 +299,9 @@ def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, da
     except TstkError as e:
         reason = f"needs the training data of the run: {' '.join(str(e).split())}"
         if horizon is not None:
-            errors = score_forecaster(get_last_value, split, pipeline.mean.cpu(), pipeline.std.cpu())
+            errors = score_forecaster(
+                get_last_value, split, pipeline.mean.cpu(), pipeline.std.cpu(), offset=pipeline.offset
+            )
             return Baselines({"last value": errors}, {"linear": reason})
         assert split.y is not None
         return Baselines(

@@ -57,10 +57,10 @@ def check_queries(pipeline: Pipeline, data: DataModule) -> list[str]:
     if pipeline.loss.consumes != "decoder":
         return []
     lengths, rows = data.train.lengths.unique(return_inverse=True)
-    first_row = torch.empty_like(lengths).scatter_(0, rows, torch.arange(len(rows)))
+    example_row = torch.empty_like(lengths).scatter_(0, rows, torch.arange(len(rows)))
 
     def count_queries(i: int) -> tuple[int, int]:
-        series = data.train.batch(first_row[i : i + 1])
+        series = data.train.batch(example_row[i : i + 1])
         assert series.sample_id is not None
         tokens = pipeline.preprocess(series, mask_future=pipeline.loss.masks_future).tokens
         rng = SampleRNG(0, 0, torch.arange(len(tokens.valid)))
