@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 PositiveInt = Annotated[int, Ge(1)]
 Depth = Annotated[int, Ge(0), Le(1000)]
+MaskCount = Annotated[int, Ge(1), Le(64)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
