@@ -227,12 +227,12 @@ def test_the_embedding_of_a_window_does_not_depend_on_its_future(tstk, csv, tmp_
     assert np.array_equal(x, y)
 
 
-def test_embeddings_that_are_not_finite_are_never_written(refused, copy):
+def test_weights_that_are_not_finite_embed_nothing(refused, copy):
     from safetensors.torch import load_file, save_file
 
     state = load_file(copy / "model.safetensors")
     save_file({k: torch.full_like(v, torch.nan) for k, v in state.items()}, copy / "model.safetensors")
-    assert "12 of 12 embeddings are not finite" in refused("embed", copy, "--out", "e.npz")
+    assert "holds values that are not finite" in refused("embed", copy, "--out", "e.npz")
 
 
 # ------------------------------------------------------------------ refusals
@@ -315,3 +315,11 @@ def test_export_writes_a_graph_and_says_how_far_it_is_off(tstk, run):
 
 def test_a_length_that_the_run_cannot_take_is_refused(refused, run):
     assert "longer than the 20" in refused("export", run, "--length", 999, "--out", "model.pt2")
+
+
+def test_forecasts_are_written_with_all_their_digits(tstk, csv, forecaster, tmp_path):
+    from tstk.inference.predict import forecast
+
+    assert tstk("forecast", forecaster, "--out", "f.csv").exit_code == 0
+    written = [np.float32(row["mean"]) for row in table(tmp_path / "f.csv")]
+    assert np.array_equal(written, forecast(forecaster).values.T.ravel())

@@ -75,7 +75,7 @@ def test_one_long_series_among_many_short_ones_is_named(tmp_path, memory):
     assert load_data(str(path)).spec.length == 9000
     memory("2M")
     message = refuse(path)
-    assert "51 series, padded to the 9,000 samples of series 51, take 3.7 MB" in message
+    assert "51 series, padded to the 9,000 samples of series 51, take 7.3 MB" in message
     assert message.endswith("2.1 MB are available; cut that series into shorter ones, or remove it")
 
 

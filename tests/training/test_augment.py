@@ -5,6 +5,7 @@ import torch
 
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
+from tstk.errors import OptionError
 from tstk.training.augment import (
     add_jitter,
     apply_mixup,
@@ -180,3 +181,9 @@ def test_strengths_are_in_deviations_of_the_data_and_changes_follow_each_other()
     holes = series.replace(observed=torch.ones_like(series.x, dtype=torch.bool))
     holes.observed[:, :, 3] = False
     assert (parse_augmentations(["jitter"])(holes, mean, std, SampleRNG(0, 1, series.sample_id)).x[:, :, 3] == 0).all()
+
+
+@pytest.mark.parametrize("text", ["permutation=1e9", "jitter=1e30", "time-warp=0", "scaling=nan"])
+def test_a_strength_without_sense_is_refused(text):
+    with pytest.raises(OptionError, match="expected a strength above 0, at most"):
+        parse_augmentations([text])

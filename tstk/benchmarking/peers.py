@@ -216,7 +216,9 @@ def _make_forecaster_runner(name: str, build_config: Callable[[str, int], Config
             start = time.perf_counter()
             forecaster, description = PEER_FORECASTERS[name](dataset)
             fitted = time.perf_counter()
-            scores = score_forecaster(forecaster, dataset.test, dataset.mean[:, None], dataset.std[:, None])
+            scores = score_forecaster(
+                forecaster, dataset.test, dataset.mean[:, None], dataset.std[:, None], offset=dataset.offset
+            )
             end = time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
         return {

@@ -87,6 +87,7 @@ class Pipeline(nn.Module):
         self.classes: tuple[str, ...] = ()
         self.channel_names: tuple[str, ...] = ()
         self.resize: int | None = None
+        self.offset: Tensor | None = None
         if decoder is not None:
             if decoder.predicts_series and not loss.accepts_series:
                 raise IncompatibleError(
@@ -117,7 +118,9 @@ class Pipeline(nn.Module):
                 yield name, part
 
     def set_input_schema(self, input_schema: Mapping[str, Any]) -> None:
-        """Store the names of classes and channels of the training data, and the length series were resampled to.
+        """Store the names of classes and channels of the training data, their offset, and the resampled length.
+
+        The offset [C] float64 is subtracted from arrays in float64 before they are standardized.
 
         Args:
             input_schema: from `DataModule.input_schema`
@@ -125,6 +128,13 @@ class Pipeline(nn.Module):
         self.classes = tuple(map(str, input_schema.get("classes", ())))
         self.channel_names = tuple(map(str, input_schema.get("channels", ())))
         self.resize = input_schema.get("resize")
+        offset = input_schema.get("offset")
+        self.offset = None if offset is None else torch.tensor(offset, dtype=torch.float64)
+
+    @property
+    def raw_mean(self) -> Tensor:
+        """The mean [C, 1] of the channels before an offset was subtracted from them, then in float64."""
+        return self.mean if self.offset is None else self.mean.cpu().double() + self.offset[:, None]
 
     def set_channels(self, mean: Tensor, std: Tensor) -> None:
         """Change the number of channels and the statistics for standardization.
@@ -141,7 +151,7 @@ class Pipeline(nn.Module):
                 f"this pipeline was built for {self.spec.channels} channels; only one with --channels independent "
                 "and no head accepts another number"
             )
-        self.spec = self.spec.replace(channels=len(mean))
+        self.spec, self.offset = self.spec.replace(channels=len(mean)), None
         self.mean, self.std = mean[:, None].to(self.mean), std[:, None].to(self.std)
 
     def bind(self) -> None:
@@ -302,7 +312,7 @@ class Pipeline(nn.Module):
 
     @torch.no_grad()
     def predict_batch(self, series: Series) -> Tensor:
-        """Return logits [B, num_classes], or the forecast [B, C, H] in the units of the data."""
+        """Return logits [B, num_classes], or the forecast [B, C, H] in the units of the series."""
         output = self.predict_step(series).head_output
         assert output is not None
         return output * self.std + self.mean if self.spec.horizon is not None else output

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Series
 from tstk.errors import DataError, OptionError
@@ -33,7 +34,8 @@ class Prediction(ShortRepr):
         labels: [N] names of the predicted classes, or their indices if the pipeline was built without data
         probabilities: [N, num_classes] float64
         classes: names of the classes, in the order of the columns of `probabilities`
-        forecast: [N, C, H] in the units of the data; the mean over sample paths if the loss draws them
+        forecast: [N, C, H] in the units of the data; the mean over sample paths if the loss draws them. float64 if an
+            offset was subtracted from the data
         forecast_samples: [S, N, C, H] sample paths, if their number was requested
         channels: names of the forecast channels
     """
@@ -41,13 +43,18 @@ class Prediction(ShortRepr):
     labels: NDArray[Any] | None = None
     probabilities: NDArray[np.float64] | None = None
     classes: tuple[str, ...] = ()
-    forecast: NDArray[np.float32] | None = None
-    forecast_samples: NDArray[np.float32] | None = None
+    forecast: NDArray[np.floating[Any]] | None = None
+    forecast_samples: NDArray[np.floating[Any]] | None = None
     channels: tuple[str, ...] = ()
 
 
 def predict_batches(
-    pipeline: Pipeline, batches: Iterable[Series], horizon: int | None = None, num_samples: int | None = None
+    pipeline: Pipeline,
+    batches: Iterable[Series],
+    horizon: int | None = None,
+    num_samples: int | None = None,
+    *,
+    source: str = "x",
 ) -> Prediction:
     """Predict batch by batch on the device of the pipeline, in eval mode, which is undone afterwards.
 
@@ -56,20 +63,27 @@ def predict_batches(
         batches: in the units of the data
         horizon: samples to forecast, that of the run if None
         num_samples: sample paths to draw and return; None returns their mean alone
+        source: where the series come from, for messages
+
+    Raises:
+        DataError: the prediction of a series is not finite
+        CheckpointError: a weight is not finite
     """
-    outputs, sample_paths = [], []
+    outputs, sample_paths, bad_rows = [], [], []
     with eval_mode(pipeline):
         for series in batches:
             step_output = pipeline.predict_step(series.to(pipeline.mean.device), horizon, num_samples)
             assert step_output.head_output is not None
             outputs.append(step_output.head_output.cpu())
+            bad_rows.append(find_bad_rows(series.to("cpu"), outputs[-1], pipeline.mean.cpu(), pipeline.std.cpu()))
             if num_samples is not None and step_output.forecast_samples is not None:
                 sample_paths.append(step_output.forecast_samples.cpu())
+    check_rows(bad_rows, pipeline, source, "predictions")
     if pipeline.spec.horizon is None:
         logits = torch.cat(outputs)
         best, names = logits.argmax(1).numpy(), pipeline.classes
         return Prediction(np.array(names)[best] if names else best, logits.double().softmax(1).numpy(), names)
-    mean, std = pipeline.mean.cpu(), pipeline.std.cpu()
+    mean, std = pipeline.raw_mean.cpu(), pipeline.std.cpu()
     forecast, samples = (
         (torch.cat(parts, -3) * std + mean)[..., :horizon].numpy() if parts else None
         for parts in (outputs, sample_paths)
@@ -77,10 +91,28 @@ def predict_batches(
     return Prediction(forecast=forecast, forecast_samples=samples, channels=pipeline.channel_names)
 
 
-def map_batches(pipeline: Pipeline, batches: Iterable[Series], function: Callable[[Series], Tensor]) -> Tensor:
-    """Apply a function to batches on the device of the pipeline, in eval mode; return the rows of all on the CPU."""
+def map_batches(
+    pipeline: Pipeline, batches: Iterable[Series], function: Callable[[Series], Tensor], *, source: str = "x"
+) -> Tensor:
+    """Apply a function to batches on the device of the pipeline, in eval mode; return the rows of all on the CPU.
+
+    Args:
+        pipeline: its mode is restored afterwards
+        batches: in the units of the data
+        function: returns one embedding per series
+        source: where the series come from, for messages
+
+    Raises:
+        DataError: the embedding of a series is not finite
+        CheckpointError: a weight is not finite
+    """
+    vectors, bad_rows = [], []
     with eval_mode(pipeline):
-        return torch.cat([function(series.to(pipeline.mean.device)).cpu() for series in batches])
+        for series in batches:
+            vectors.append(function(series.to(pipeline.mean.device)).cpu())
+            bad_rows.append(find_bad_rows(series.to("cpu"), vectors[-1], pipeline.mean.cpu(), pipeline.std.cpu()))
+    check_rows(bad_rows, pipeline, source, "embeddings")
+    return torch.cat(vectors)
 
 
 @contextmanager
@@ -100,7 +132,8 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
     """Validate series as the readers of files do and yield them in batches, without labels.
 
     Args:
-        x: [N, C, T], [C, T], or [T] if the pipeline has one channel; NaN where a sample is missing or beyond the end
+        x: [N, C, T], [C, T], or [T] if the pipeline has one channel; NaN where a sample is missing or beyond the end.
+            From a `Series`, which is a batch of a data set, `pipeline.offset` has been subtracted already
         pipeline: for which channels and lengths are checked
         batch_size: series at a time
 
@@ -110,8 +143,11 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
     """
     if batch_size < 1:
         raise OptionError(f"batch_size is {batch_size}; expected 1 or more")
-    series = x if isinstance(x, Series) else Series(_to_tensor(x))
+    offset = None if isinstance(x, Series) else pipeline.offset
+    series = x if isinstance(x, Series) else Series(_to_tensor(x, torch.float32 if offset is None else torch.float64))
     series = series.replace(x=_add_axes(series.x, pipeline), y=None)
+    if offset is not None:
+        series = series.replace(x=series.x.cpu().double() - offset[:, None])
     if series.sample_id is None:
         series = series.replace(sample_id=torch.arange(len(series.x), device=series.x.device))
     crop = pipeline.spec.horizon is None and not isinstance(x, Series)
@@ -119,14 +155,14 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
         yield _make_batch(series, slice(start, start + batch_size), crop)
 
 
-def _to_tensor(x: Tensor | ArrayLike) -> Tensor:
+def _to_tensor(x: Tensor | ArrayLike, dtype: torch.dtype) -> Tensor:
     if isinstance(x, Tensor):
         return x.detach()
     try:
         array = np.asarray(x)
         if array.dtype.kind not in "biuf":
             raise ValueError(f"its dtype is {array.dtype}")
-        return torch.tensor(array, dtype=torch.float32)
+        return torch.tensor(array, dtype=dtype)
     except ValueError as e:
         raise DataError(f"x is not an array of numbers ({e}); pad series of unequal lengths with NaN") from None
 

@@ -72,9 +72,9 @@ class DataConfig:
     split_channels: bool = False
     conditioning: tuple[str, ...] = ()
     standardize: Literal["standard", "none"] = "standard"
-    synthetic_count: PositiveInt | None = None
+    synthetic_count: Annotated[int, Ge(1), Le(100_000_000)] | None = None
     synthetic_channels: PositiveInt | None = None
-    synthetic_kernels: PositiveInt | None = None
+    synthetic_kernels: Annotated[int, Ge(1), Le(100)] | None = None
     synthetic_seed: int | None = None
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
 """What a reader returns: a `SeriesSet`, or a `Table` whose rows are in order of time.
 
-NaN marks a missing sample in both. Both validate themselves, so the reader of a plugin gets the same error messages as
-the built-in ones. Symbols: N series, C channels, T samples or rows.
+NaN marks a missing sample in both. Samples become float32, or float64 where float32 cannot tell them
+apart. Both validate themselves, so the reader of a plugin gets the same error messages as the built-in ones. Symbols: N
+series, C channels, T samples or rows.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.core.repr import ShortRepr
-from tstk.data.lazy_array import Floats, LazyArray, iter_chunks
+from tstk.data.lazy_array import LazyArray, Samples, iter_chunks
 from tstk.data.memory import require_memory
+from tstk.data.precision import to_float32
 from tstk.errors import DataError
 
 NA_VALUES = {"", "?", "nan", "na", "null"}
@@ -43,7 +45,7 @@ class SeriesSet(ShortRepr):
         DataError: the shapes disagree, there is no series, or a series is entirely missing, infinite or without a label
     """
 
-    x: Floats | LazyArray
+    x: Samples | LazyArray
     source: str
     y: list[str] | None = None
     groups: list[str] | None = None
@@ -71,6 +73,9 @@ class SeriesSet(ShortRepr):
             f"{source}: the statistics of {shape[0]:,} series and the samples of one, {shape[1]:,} x {shape[2]:,},",
             "cut the series into shorter ones",
         )
+        self.x, note = to_float32(self.x)
+        if note and note not in self.note:
+            self.note = "; ".join(filter(None, (self.note, f"{source}: {note}")))
         missing, infinite = zip(
             *((np.isnan(x).all((1, 2)), np.isinf(x).any((1, 2))) for x in iter_chunks(self.x)), strict=True
         )
@@ -87,11 +92,11 @@ class SeriesSet(ShortRepr):
         """
         num_series, num_channels, _ = self.x.shape
         require_memory(
-            length * (2 * 4 * num_series * num_channels + 24),
+            length * (2 * self.x.dtype.itemsize * num_series * num_channels + 24),
             f"{self.source}: {num_series:,} series of {num_channels:,} x {length:,} samples",
             "give a smaller --resize",
         )
-        resized = np.full((num_series, num_channels, length), np.nan, np.float32)
+        resized = np.full((num_series, num_channels, length), np.nan, self.x.dtype)
         for series, resized_series in zip(self.x, resized, strict=True):
             observed = ~np.isnan(series)
             positions = np.linspace(0, np.flatnonzero(observed.any(0))[-1], length)
@@ -120,7 +125,7 @@ class Table(ShortRepr):
         DataError: there are no rows, a column is empty, a value is infinite, or the dates run backwards
     """
 
-    values: Floats
+    values: Samples
     source: str
     channels: tuple[str, ...]
     dates: NDArray[Any] | None = None
@@ -129,6 +134,7 @@ class Table(ShortRepr):
         if 0 in self.values.shape:
             rows, columns = self.values.shape
             raise DataError(f"{self.source}: no values: {rows} rows of {columns} channels")
+        self.values = np.asarray(to_float32(self.values.T[None])[0][0].T)
         for name, column in zip(self.channels, self.values.T, strict=True):
             if np.isnan(column).all():
                 raise DataError(f"{self.source}: column {name!r} holds no value; fill or remove it")
@@ -143,7 +149,7 @@ class Table(ShortRepr):
                 raise DataError(f"{self.source}: row {backward[0] + 2} is dated before the row above it; sort the rows")
 
 
-def pad_series(series: Sequence[Floats], source: str) -> Floats:
+def pad_series(series: Sequence[Samples], source: str) -> Samples:
     """Stack series of unequal lengths into one array, padded with NaN at the end.
 
     Args:
@@ -168,18 +174,18 @@ def pad_series(series: Sequence[Floats], source: str) -> Floats:
     lengths = [array.shape[1] for array in series]
     longest = max(lengths)
     require_memory(
-        2 * 4 * len(series) * num_channels * longest,  # twice: a validation split is a copy
+        2 * 8 * len(series) * num_channels * longest,  # twice: a validation split is a copy
         f"{source}: {len(series):,} series, padded to the {longest:,} samples of series {lengths.index(longest) + 1},",
         "cut that series into shorter ones, or remove it",
     )
-    padded = np.full((len(series), num_channels, longest), np.nan, np.float32)
+    padded = np.full((len(series), num_channels, longest), np.nan)
     for i, array in enumerate(series):
         padded[i, :, : array.shape[1]] = array
     return padded
 
 
-def parse_floats(cells: Sequence[str], location: str) -> Floats:
-    """Convert cells of text to float32, and missing cells to NaN.
+def parse_floats(cells: Sequence[str], location: str) -> Samples:
+    """Convert cells of text to float64, and missing cells to NaN.
 
     Args:
         cells: T pieces of text
@@ -189,9 +195,9 @@ def parse_floats(cells: Sequence[str], location: str) -> Floats:
         DataError: a cell is not a number
     """
     try:
-        return np.array(list(map(float, cells)), np.float32)
+        return np.array(list(map(float, cells)))
     except ValueError:
-        return np.array([_parse_float(cell, location) for cell in cells], np.float32)
+        return np.array([_parse_float(cell, location) for cell in cells])
 
 
 def _parse_float(cell: str, location: str) -> float:

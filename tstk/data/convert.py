@@ -29,9 +29,10 @@ def convert(
     *,
     force: bool = False,
 ) -> dict[str, tuple[int, ...]]:
-    """Write the splits of a data set as float32 arrays X_train, y_train, ... that `load_data` reads again.
+    """Write the splits of a data set as arrays X_train, y_train, ... that `load_data` reads again.
 
-    Values are not scaled. A table is split in time first; other data keep the splits of their files.
+    Values are not scaled; they are float32, or float64 where float32 cannot tell samples apart. A table
+    is split in time first; other data keep the splits of their files.
 
     Args:
         name_or_path: a name, file or folder, as for `load_data`
@@ -98,9 +99,10 @@ def _write_arrays(
     done, total = 0, sum(len(series_set.x) for series_set in series_sets.values())
     for split, series_set in series_sets.items():
         with open_file(f"X_{split}.npy") as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": tuple(series_set.x.shape)}
+            dtype = np.dtype(series_set.x.dtype).newbyteorder("<")
+            header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(series_set.x.shape)}
             np.lib.format.write_array_header_1_0(file, header)
             for x in iter_chunks(series_set.x):
-                file.write(np.ascontiguousarray(x, "<f4").tobytes())
+                file.write(np.ascontiguousarray(x, dtype).tobytes())
                 done += len(x)
                 on_progress(done, total)

@@ -37,6 +37,7 @@ class DataModule(ShortRepr):
         split_description: how the splits were made, one phrase
         resize: samples to which each series was resampled, or None
         split_channels: each channel is a series of its own, so that a model takes any number of channels
+        offset: [C] that was subtracted from the samples because float32 cannot tell them apart without; or None
         val_from_train: the validation series were held out from the training split
     """
 
@@ -55,6 +56,7 @@ class DataModule(ShortRepr):
     split_description: str = ""
     resize: int | None = None
     split_channels: bool = False
+    offset: NDArray[np.float64] | None = None
     val_from_train: bool = False
 
     @property
@@ -78,6 +80,7 @@ class DataModule(ShortRepr):
             "horizon": self.spec.horizon,
             "resize": self.resize,
             "split_channels": self.split_channels,
+            "offset": None if self.offset is None else self.offset.tolist(),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -103,7 +106,7 @@ class DataModule(ShortRepr):
             if isinstance(self.test, SeriesDataset):
                 hashes = _hash_series(self.test)
                 report["duplicates"] = int((known[np.searchsorted(known[:-1], hashes)] == hashes).sum())
-        report["ranges"] = dict(zip(self.channels, _compute_channel_ranges(self.train), strict=True))
+        report["ranges"] = dict(zip(self.channels, _compute_channel_ranges(self.train, self.offset), strict=True))
         return report | {"notes": list(self.notes)}
 
 
@@ -122,7 +125,7 @@ def _describe_split(split: Split, classes: tuple[str, ...]) -> dict[str, Any]:
     return report
 
 
-def _compute_channel_ranges(split: Split) -> list[dict[str, float | None]]:
+def _compute_channel_ranges(split: Split, offset: NDArray[np.float64] | None) -> list[dict[str, float | None]]:
     """Return minimum, mean and maximum of the observed samples of each channel; None if nothing is observed.
 
     Of generated series, only the first thousand are used.
@@ -141,7 +144,8 @@ def _compute_channel_ranges(split: Split) -> list[dict[str, float | None]]:
         maximum = torch.maximum(maximum, chunk.masked_fill(missing, -torch.inf).amax((0, 2)))
         total += chunk.double().nansum((0, 2))
         count += (~missing).sum((0, 2))
-    columns = (t.tolist() for t in (minimum, total / count.clamp(min=1), maximum, count))
+    level = torch.zeros(channels, dtype=torch.float64) if offset is None else torch.from_numpy(offset)
+    columns = (t.tolist() for t in (minimum + level, total / count.clamp(min=1) + level, maximum + level, count))
     return [
         {"min": low, "mean": mean, "max": high} if num_observed else {"min": None, "mean": None, "max": None}
         for low, mean, high, num_observed in zip(*columns, strict=True)
@@ -161,6 +165,21 @@ def count_missing(split: Split) -> int:
     for x, lengths in _iter_with_lengths(split):
         count += int((x.isnan() & (time < lengths[:, None])[:, None]).sum())
     return count
+
+
+def describe_variation(dataset: SeriesDataset) -> tuple[Tensor, Tensor, int]:
+    """Return minimum and maximum [C] of each channel, and the number of series that are constant in all of theirs.
+
+    A channel without a sample has minimum inf and maximum -inf.
+    """
+    minimum, maximum = torch.full((dataset.x.shape[1],), torch.inf), torch.full((dataset.x.shape[1],), -torch.inf)
+    num_constant = 0
+    for x in map(torch.as_tensor, iter_chunks(dataset.x)):
+        missing = x.isnan()
+        low, high = x.masked_fill(missing, torch.inf).amin(2), x.masked_fill(missing, -torch.inf).amax(2)
+        num_constant += int((low >= high).all(1).sum())
+        minimum, maximum = torch.minimum(minimum, low.amin(0)), torch.maximum(maximum, high.amax(0))
+    return minimum, maximum, num_constant
 
 
 def _hash_series(dataset: SeriesDataset) -> NDArray[np.int64]:

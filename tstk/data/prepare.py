@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from tstk.core.finite import find_overflow
 from tstk.core.types import Spec, Split
 from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
 from tstk.data.conditioning import load_conditioning
 from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet, Table
-from tstk.data.data_module import DataModule, compute_mean_std, count_missing
+from tstk.data.data_module import DataModule, compute_mean_std, count_missing, describe_variation
 from tstk.data.datasets import SeriesDataset, WindowDataset
-from tstk.data.lazy_array import LazyArray
+from tstk.data.lazy_array import LazyArray, iter_chunks
+from tstk.data.precision import compute_offset, describe_offset, subtract_offset
 from tstk.data.splits import group_split, stratified_split, subsample_per_class
 from tstk.data.windowing import extract_windows, resolve_split_boundaries
 from tstk.errors import DataError, OptionError
@@ -43,18 +46,24 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     _check_labels(series_sets)
     classes, channels = _infer_classes(train), train.channels or _number_channels(train.x.shape[1])
     length = _resolve_length(name, series_sets, config.length)
+    offset = compute_offset(train.x) if config.standardize == "standard" else None
     splits = {
-        split: _build_series_dataset(series_set, channels, classes, length) for split, series_set in series_sets.items()
+        split: _build_series_dataset(series_set, channels, classes, length, offset)
+        for split, series_set in series_sets.items()
     }
     conditioning_dims = _add_conditioning(splits, series_sets, config)
     notes = list(dict.fromkeys(series_set.note for series_set in series_sets.values() if series_set.note))
-    notes += _describe_label_leaks(splits["train"])
+    notes += describe_offset(train.x, channels, offset) + _describe_label_leaks(splits["train"])
     split_description, note = _add_validation_split(name, splits, series_sets, config)
     notes.append(note)
     mean, std = _compute_standardization(splits["train"].x, config.standardize)
+    for split in ("val", "test"):
+        if split in series_sets:
+            _reject_overflow(splits[split].x, mean, std, series_sets[split].source)
     if config.label_fraction < 1:
         notes.append(_subsample_labels(name, splits, config))
-    notes += _describe_missing(splits) + _describe_absent_classes(splits, classes) + _describe_overlap(train, test)
+    notes += _describe_missing(splits) + _describe_degenerate(splits["train"], classes, channels)
+    notes += _describe_absent_classes(splits, classes) + _describe_overlap(train, test)
     return DataModule(
         name=name,
         source=tuple(dict.fromkeys(series_set.source for series_set in series_sets.values())),
@@ -72,6 +81,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
         notes=notes,
         split_description=split_description,
         resize=resize,
+        offset=offset,
         val_from_train=config.val_data != "test" and "val" not in series_sets,
     )
 
@@ -165,13 +175,16 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
     train_table = tables["train"]
     for table in tables.values():
         _check_columns(table, train_table.channels)
-    num_rows, train_values = len(train_table.values), _table_to_tensor(train_table)
+    num_rows = len(train_table.values)
     ends, split_description = resolve_split_boundaries(tables, config)
+    train_rows = train_table.values[: ends[0]].T[None]
+    offset = compute_offset(train_rows) if config.standardize == "standard" else None
+    train_values = _table_to_tensor(train_table, offset)
     splits: dict[str, WindowDataset] = {}
     for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
         split_stride = 1 if split == "test" else config.stride or 1
         if split in tables and split != "train":
-            values, source = _table_to_tensor(tables[split]), tables[split].source
+            values, source = _table_to_tensor(tables[split], offset), tables[split].source
         else:
             values = train_values[:, max(start - context, 0) : stop]
             source = f"{train_table.source}, {split} rows {start} to {stop}"
@@ -183,6 +196,8 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
     if num_rows > ends[2]:
         notes.append(f"{num_rows - ends[2]} rows at the end are not used")
     mean, std = _compute_standardization(train_values[None, :, : ends[0]], config.standardize)
+    for split in ("val", "test"):
+        _reject_overflow(splits[split].table[None], mean, std, f"{name}, {split} split")
     return DataModule(
         name=name,
         source=tuple(table.source for table in tables.values()),
@@ -195,8 +210,9 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
         channels=train_table.channels,
         mean=mean,
         std=std,
-        notes=notes + _describe_missing(splits),
+        notes=notes + describe_offset(train_rows, train_table.channels, offset) + _describe_missing(splits),
         split_description=split_description,
+        offset=offset,
     )
 
 
@@ -214,19 +230,25 @@ def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include
     if is_table != (input_schema["task"] == "forecasting"):
         actual, expected = ("a table", "series") if is_table else ("a set of series", "a table")
         raise DataError(f"{data.source}: this is {actual}, but the model was trained on {expected}")
+    offset = None if input_schema.get("offset") is None else np.array(input_schema["offset"])
     if isinstance(data, SeriesSet):
         channels = tuple(input_schema["channels"])
         if input_schema.get("split_channels"):  # the model takes any channels
             channels = data.channels or _number_channels(data.x.shape[1])
+            offset = compute_offset(data.x)
         return _build_series_dataset(
             data,
             channels,
             tuple(input_schema["classes"]),
             None if input_schema.get("any_length") else input_schema["length"],
+            offset,
         )
     _check_columns(data, tuple(input_schema["channels"]))
     return _build_window_dataset(
-        _table_to_tensor(data), input_schema["length"], input_schema["horizon"] if include_targets else 0, data.source
+        _table_to_tensor(data, offset),
+        input_schema["length"],
+        input_schema["horizon"] if include_targets else 0,
+        data.source,
     )
 
 
@@ -266,8 +288,8 @@ def _number_channels(count: int) -> tuple[str, ...]:
     return tuple(str(i) for i in range(count))
 
 
-def _table_to_tensor(table: Table) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(table.values.T))
+def _table_to_tensor(table: Table, offset: NDArray[np.float64] | None) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(subtract_offset(table.values.T, offset)))
 
 
 def _check_columns(table: Table, channels: tuple[str, ...]) -> None:
@@ -289,6 +311,19 @@ def _compute_standardization(x: Tensor | LazyArray, standardize: str) -> tuple[T
     return compute_mean_std(x) if standardize == "standard" else (torch.zeros(x.shape[1]), torch.ones(x.shape[1]))
 
 
+def _reject_overflow(x: Tensor | LazyArray, mean: Tensor, std: Tensor, source: str) -> None:
+    start = 0
+    for chunk in map(torch.as_tensor, iter_chunks(x)):
+        rows = find_overflow(chunk, mean[:, None], std[:, None]).nonzero().flatten().tolist()
+        if rows:
+            place = f"series {start + rows[0] + 1}" if len(x) > 1 else "a row"
+            raise DataError(
+                f"{source}: {place} holds a sample of {float(chunk[rows[0]].abs().nan_to_num().max()):.3g}, too large "
+                "for float32 beside the training data; fix, rescale or remove it"
+            )
+        start += len(chunk)
+
+
 def _infer_classes(train: SeriesSet) -> tuple[str, ...]:
     """Return the classes that occur in training: in the order that the file declares, else by number, else by name."""
     if train.y is None:
@@ -303,7 +338,11 @@ def _infer_classes(train: SeriesSet) -> tuple[str, ...]:
 
 
 def _build_series_dataset(
-    series_set: SeriesSet, channels: tuple[str, ...], classes: tuple[str, ...], length: int | None
+    series_set: SeriesSet,
+    channels: tuple[str, ...],
+    classes: tuple[str, ...],
+    length: int | None,
+    offset: NDArray[np.float64] | None,
 ) -> SeriesDataset:
     """Check series against the channels, classes and maximum length of training, and encode their labels.
 
@@ -312,6 +351,7 @@ def _build_series_dataset(
         channels: names of the channels in training
         classes: names of the classes in training; empty if labels do not matter
         length: maximum number of samples; None means any
+        offset: [C] to subtract from the channels
     """
     source = series_set.source
     if series_set.x.shape[1] != len(channels):
@@ -320,10 +360,8 @@ def _build_series_dataset(
         )
     if series_set.channels != channels and sorted(series_set.channels) == sorted(channels):
         raise DataError(f"{source}: channels in another order than in training: {', '.join(channels)}")
-    dataset = SeriesDataset(
-        series_set.x if isinstance(series_set.x, LazyArray) else torch.from_numpy(series_set.x),
-        groups=series_set.groups,
-    )
+    x = subtract_offset(series_set.x, offset)
+    dataset = SeriesDataset(x if isinstance(x, LazyArray) else torch.from_numpy(x), groups=series_set.groups)
     if length is not None and (longest := int(dataset.lengths.max())) > length:
         number = int(dataset.lengths.argmax()) + 1
         raise DataError(f"{source}: series {number} has {longest} samples; the model takes {length}")
@@ -366,6 +404,24 @@ def _describe_missing(splits: Mapping[str, Split]) -> list[str]:
     """Return a note for each split with missing values."""
     counts = {name: count_missing(split) for name, split in splits.items()}
     return [f"{count} missing values in {name}" for name, count in counts.items() if count]
+
+
+def _describe_degenerate(train: SeriesDataset, classes: tuple[str, ...], channels: tuple[str, ...]) -> list[str]:
+    """Return a note for each way in which there is nothing to learn from training series."""
+    notes = []
+    if len(classes) == 1:
+        notes.append(f"all training series are of class {classes[0]}, so any model scores 1.0 on it and learns nothing")
+    if len(train) == 1:
+        notes.append("the training split has one series, so a model can only memorize it")
+    minimum, maximum, num_constant = describe_variation(train)
+    for name, low, high in zip(channels, minimum.tolist(), maximum.tolist(), strict=True):
+        if low > high:
+            notes.append(f"channel {name} has no sample in training; remove it")
+        elif low == high:
+            notes.append(f"channel {name} is constant in training, {low:.6g} everywhere; remove it")
+    if num_constant > 0 and (minimum < maximum).any():
+        notes.append(f"{num_constant} of {len(train)} training series are constant in every channel")
+    return notes
 
 
 def _describe_absent_classes(splits: Mapping[str, SeriesDataset], classes: tuple[str, ...]) -> list[str]:

@@ -20,6 +20,7 @@ from tstk.core.types import Spec, Split
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset
 from tstk.data.lazy_array import LazyArray
+from tstk.data.precision import compute_offset, subtract_offset, to_float32
 from tstk.data.splits import stratified_split
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
@@ -33,6 +34,7 @@ from tstk.training.small_data import resolve_val_fraction
 
 Array = NDArray[Any]
 BATCH_SIZE = 256
+FLOATS = [np.float64, np.float32]  # scikit-learn converts other types to the first
 
 
 class OptionsEstimator(BaseEstimator):
@@ -72,6 +74,7 @@ class PipelineEstimator(OptionsEstimator):
     _data_options: tuple[str, ...] = ("use", "val_fraction", "split_seed", "standardize", "length")
     """Data options that apply to arrays."""
     n_features_in_: int
+    offset_: NDArray[np.float64] | None
     pipeline_: Pipeline
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -108,6 +111,7 @@ class PipelineEstimator(OptionsEstimator):
             pipeline, self.notes_ = initialize_for_training(config, spec)
             pipeline.mean.copy_(mean[:, None])
             pipeline.std.copy_(std[:, None])
+            pipeline.set_input_schema({"offset": self.offset_})
             self.notes_ += init_pipeline_from_data(pipeline, config, data)
             result = fit(pipeline, data, train_config)
         self.history_, self.pipeline_ = result.history, pipeline.cpu().eval()
@@ -133,13 +137,11 @@ class PipelineEstimator(OptionsEstimator):
     def _validate_series(self, X: Any, reset: bool) -> Tensor:
         """Validate series and return them as [N, C, T] float32, NaN where missing or after the end."""
         if isinstance(X, list | tuple) and len(X) and all(getattr(series, "ndim", 0) == 2 for series in X):
-            return self._pad_ragged([np.asarray(series, np.float32) for series in X], reset)
-        X = validate_data(
-            self, X, reset=reset, dtype=np.float32, ensure_all_finite="allow-nan", allow_nd=True, copy=True
-        )
+            return self._pad_ragged([np.asarray(series, np.float64) for series in X], reset)
+        X = validate_data(self, X, reset=reset, dtype=FLOATS, ensure_all_finite="allow-nan", allow_nd=True, copy=True)
         if X.ndim > 3:
             raise ValueError(f"X has shape {X.shape}; expected [series, samples] or [series, channels, samples]")
-        return self._reject_empty_series(torch.from_numpy(X if X.ndim == 3 else X[:, None]))
+        return self._to_samples(X if X.ndim == 3 else X[:, None], reset)
 
     def _pad_ragged(self, X: list[Array], reset: bool) -> Tensor:
         """Return series [C, T_i] as [N, C, T], padded at the end with NaN."""
@@ -149,14 +151,19 @@ class PipelineEstimator(OptionsEstimator):
             raise ValueError(f"X has series of {' and '.join(map(str, counts))} channels; expected {expected}")
         if reset:
             self.n_features_in_ = counts[0]
-        x = torch.full((len(X), counts[0], max(series.shape[1] for series in X)), torch.nan)
+        x = np.full((len(X), counts[0], max(series.shape[1] for series in X)), np.nan)
         for row, series in zip(x, X, strict=True):
-            row[:, : series.shape[1]] = torch.from_numpy(series)
-        if x.isinf().any():
-            raise ValueError("Input X contains infinity; write a missing sample as NaN")
-        return self._reject_empty_series(x)
+            row[:, : series.shape[1]] = series
+        return self._to_samples(x, reset)
 
-    def _reject_empty_series(self, x: Tensor) -> Tensor:
+    def _to_samples(self, X: Array, reset: bool) -> Tensor:
+        """Return series [N, C, T] as float32, less the offset of those in `fit` if float32 cannot tell them apart."""
+        samples, _ = to_float32(X)
+        if reset:
+            self.offset_ = None if self.get_params().get("standardize") == "none" else compute_offset(samples)
+        x = torch.as_tensor(subtract_offset(samples, self.offset_))
+        if x.isinf().any():
+            raise ValueError("Input X contains infinity or a value too large for float32; a missing sample is NaN")
         empty = x.isnan().all(1).all(1).nonzero().flatten().tolist()
         if empty:
             raise ValueError(f"series {empty[0]} of X is entirely missing; remove it, or give it at least one sample")

@@ -23,7 +23,7 @@ from tstk.core.prediction import map_batches
 from tstk.core.types import Spec
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
 from tstk.data.datasets import WindowDataset
-from tstk.estimators.base import BATCH_SIZE, Array, PipelineEstimator
+from tstk.estimators.base import BATCH_SIZE, FLOATS, Array, PipelineEstimator
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import feature_extractor
 
@@ -81,7 +81,7 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
         self._fit_pipeline(
             config, Spec(x.shape[1], length, len(self.classes_), class_counts=counts), train, val, train.x
         )
-        self.pipeline_.set_input_schema({"classes": self.classes_})
+        self.pipeline_.set_input_schema({"classes": self.classes_, "offset": self.offset_})
         return self
 
     def predict_proba(self, X: Any) -> Array:
@@ -220,5 +220,5 @@ class SeriesForecaster(PipelineEstimator):
 
     def _validate_table(self, X: Any, reset: bool) -> Tensor:
         """Validate a table X [T, C] and return it as [C, T] float32."""
-        X = validate_data(self, X, reset=reset, dtype=np.float32, ensure_all_finite="allow-nan", copy=True)
-        return self._reject_empty_series(torch.from_numpy(X.T.copy())[None])[0]
+        X = validate_data(self, X, reset=reset, dtype=FLOATS, ensure_all_finite="allow-nan", copy=True)
+        return self._to_samples(X.T.copy()[None], reset)[0]

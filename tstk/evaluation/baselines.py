@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -106,7 +107,7 @@ def score_forecast_baselines(
         fit = fit_linear_map(data.train, data.val, std)
         forecasters["linear"], baselines.details["linear"] = fit.forecaster, fit.description
     for name, forecaster in forecasters.items():
-        baselines.scores[name] = score_forecaster(forecaster, split, mean, std, batch_size)
+        baselines.scores[name] = score_forecaster(forecaster, split, mean, std, batch_size, data.offset)
     return baselines
 
 
@@ -180,7 +181,12 @@ def estimate_period(split: Split, max_windows: int = 256) -> int:
 
 
 def score_forecaster(
-    forecaster: Forecaster, split: Split, mean: Tensor, std: Tensor, batch_size: int = 256
+    forecaster: Forecaster,
+    split: Split,
+    mean: Tensor,
+    std: Tensor,
+    batch_size: int = 256,
+    offset: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Compute the metrics of a forecaster the way `evaluate` does for a model.
 
@@ -190,8 +196,9 @@ def score_forecaster(
         mean: [C, 1] channel means that standardize errors
         std: [C, 1] channel standard deviations, likewise
         batch_size: windows at a time
+        offset: [C] that was subtracted from the data; None if none was
     """
-    metrics = ForecastMetrics(mean, std)
+    metrics = ForecastMetrics(mean if offset is None else mean + torch.as_tensor(offset)[:, None], std)
     for series in iter_batches(split, batch_size, "cpu"):
         if series.y is not None:
             context = series.x.where(series.observed_mask, torch.nan)

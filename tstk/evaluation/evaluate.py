@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
 from tstk.evaluation.metrics import ForecastMetrics
@@ -25,7 +26,9 @@ def iter_batches(split: Split, batch_size: int, device: torch.device | str) -> I
 
 
 @torch.no_grad()
-def evaluate(pipeline: Pipeline, split: Split, *, seed: int = 0, batch_size: int = 256) -> dict[str, float]:
+def evaluate(
+    pipeline: Pipeline, split: Split, *, seed: int = 0, batch_size: int = 256, source: str | None = None
+) -> dict[str, float]:
     """Compute the losses and, for a supervised task, its metrics.
 
     Classification: accuracy and macro F1. Forecasting: the metrics of `ForecastMetrics`, with MSE and MAE in units of
@@ -38,19 +41,28 @@ def evaluate(pipeline: Pipeline, split: Split, *, seed: int = 0, batch_size: int
         split: the split to evaluate on
         seed: of the masks
         batch_size: series at a time; with independent channels every channel counts as a series
+        source: where the series come from, for messages; None returns metrics that are not finite, for training to stop
+
+    Raises:
+        DataError: the loss or the prediction of a series is not finite
+        CheckpointError: a weight is not finite
     """
     was_training = pipeline.training
     pipeline.eval()
     device = pipeline.mean.device
     sums: dict[str, Tensor] = {}
-    predictions, targets = [], []
-    forecast_metrics = ForecastMetrics(pipeline.mean, pipeline.std)
+    predictions, targets, bad_rows = [], [], []
+    forecast_metrics = ForecastMetrics(pipeline.raw_mean, pipeline.std)
     vocab_size = pipeline.tokenizer.out.vocab_size
     code_counts = torch.zeros(vocab_size or 0, device=device)
     rows_per_batch = max(1, batch_size // pipeline.spec.channels) if pipeline.channel_independent else batch_size
     for series in iter_batches(split, rows_per_batch, device):
         assert series.sample_id is not None
         output = pipeline(series, SampleRNG(seed, 0, series.sample_id))
+        if source is not None:
+            bad_rows.append(find_bad_rows(series, output.head_output, pipeline.mean, pipeline.std))
+            if not output.loss.isfinite() and not bad_rows[-1].any():
+                bad_rows[-1] = _find_bad_losses(pipeline, split, series.sample_id, seed)
         for name, value in {**output.losses, **output.metrics, "loss": output.loss}.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(series.x)
         if vocab_size and output.tokens.ids is not None and not pipeline.loss.masks_future:
@@ -65,6 +77,8 @@ def evaluate(pipeline: Pipeline, split: Split, *, seed: int = 0, batch_size: int
             context = ((series.x - pipeline.mean) / pipeline.std).where(series.observed_mask, torch.nan)
             forecast_metrics.update(output.head_output, output.targets, context, output.forecast_samples)
     pipeline.train(was_training)
+    if source is not None:
+        check_rows(bad_rows, pipeline, source, "losses or predictions")
     scores = {name: float(total) / len(split) for name, total in sums.items()}
     if predictions:
         all_targets, all_predictions = torch.cat(targets), torch.cat(predictions)
@@ -75,6 +89,15 @@ def evaluate(pipeline: Pipeline, split: Split, *, seed: int = 0, batch_size: int
     if code_counts.any():
         scores |= {name: float(value) for name, value in code_usage(code_counts).items()}
     return scores | forecast_metrics.compute()
+
+
+def _find_bad_losses(pipeline: Pipeline, split: Split, sample_id: Tensor, seed: int) -> Tensor:
+    """Return [B] bool, True for series whose loss is not finite by itself."""
+    losses = [
+        pipeline(split.batch(row).to(pipeline.mean.device), SampleRNG(seed, 0, row.to(sample_id.device))).loss.cpu()
+        for row in sample_id.cpu().split(1)
+    ]
+    return ~torch.stack(losses).isfinite()
 
 
 def classification_metrics(targets: Tensor, predictions: Tensor) -> dict[str, float]:

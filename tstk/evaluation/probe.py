@@ -245,10 +245,10 @@ def _extract_features(
 ) -> FeatureSet:
     device = pipeline.mean.device
     x = torch.cat([extract(series.replace(y=None)).cpu() for series in iter_batches(split, batch_size, device)])
-    if num_bad := int((~x.isfinite()).any(1).sum()):
+    if bad_rows := (~x.isfinite()).any(1).nonzero().flatten().tolist():
         raise DataError(
-            f"{description}: the features of {num_bad} of {len(x)} series are not finite; "
-            "the run or the data are damaged"
+            f"{description}: the features of {len(bad_rows)} of {len(x)} series are not finite, series "
+            f"{bad_rows[0] + 1} first; the run or the data are damaged"
         )
     assert split.y is not None
     return FeatureSet(x.double().numpy(), split.y.numpy())

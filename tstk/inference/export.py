@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from tstk.core.finite import describe_bad_weights
 from tstk.core.pipeline import Pipeline
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Series
@@ -36,10 +37,19 @@ class PredictWrapper(nn.Module):
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__()
         self.pipeline = pipeline
+        self.offset: Tensor | None
+        offset = None if pipeline.offset is None else pipeline.offset[:, None].to(pipeline.mean.device)
+        self.register_buffer("offset", offset, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map raw samples [B, C, T], none missing, to logits [B, K] or forecasts [B, C, H]."""
-        return self.pipeline.predict_batch(Series(x))
+        """Map raw samples [B, C, T], none missing, to logits [B, K] or forecasts [B, C, H].
+
+        Both are float64 if the pipeline subtracts an offset, which float32 could not hold.
+        """
+        if self.offset is None:
+            return self.pipeline.predict_batch(Series(x))
+        output = self.pipeline.predict_batch(Series((x - self.offset).float()))
+        return output if self.pipeline.spec.horizon is None else output + self.offset
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,6 +158,12 @@ def check_against_pipeline(program: Callable[[Tensor], Tensor], pipeline: Pipeli
     ):
         x = _make_random_input(pipeline, batch_size, length)
         expected = PredictWrapper(pipeline)(x)
+        if not expected.isfinite().all():
+            reason = describe_bad_weights(pipeline.state_dict())
+            raise TstkError(
+                "the pipeline's predictions are not finite, so a graph would be useless"
+                + (f": so are the weights of {reason}; train it again" if reason else "; train it with a lower --lr")
+            )
         error = float((program(x) - expected).abs().max() / expected.abs().max())
         if not error <= TOLERANCE:
             raise TstkError(f"the exported graph differs from the pipeline by {error:.2g}; please report this")
@@ -198,7 +214,8 @@ def _trace_any_length(wrapper: PredictWrapper, max_length: int) -> ExportedGraph
 
 def _make_random_input(pipeline: Pipeline, batch_size: int, length: int) -> Tensor:
     shape = batch_size, pipeline.spec.channels, length
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(batch_size)).to(pipeline.mean.device)
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(batch_size)).to(pipeline.mean.device)
+    return x if pipeline.offset is None else x + pipeline.offset[:, None].to(x.device)
 
 
 def to_onnx(program: ExportedProgram, file: io.BytesIO) -> Callable[[Tensor], Tensor]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tstk.config.records import RunConfig
 from tstk.core.linear_map import get_last_value
@@ -50,10 +51,10 @@ class Forecast(ShortRepr):
         forecast_samples: [S, C, H] sample paths, if the run is probabilistic
     """
 
-    values: NDArray[np.float32]
+    values: NDArray[np.floating[Any]]
     channels: tuple[str, ...]
     dates: NDArray[np.datetime64] | None = None
-    forecast_samples: NDArray[np.float32] | None = None
+    forecast_samples: NDArray[np.floating[Any]] | None = None
 
 
 def score(
@@ -79,13 +80,13 @@ def score(
         shuffle_tokens: also score with the tokens of each series shuffled in time
 
     Returns:
-        "data", "size", "scores", "baselines", "baselines_skipped" and "baselines_details"; with `shuffle_tokens` also
-        "order", the fields of `TokenOrderResult` with "uses_order" and "reading" (its summary)
+        "data", "size", "notes", "scores", "baselines", "baselines_skipped" and "baselines_details"; with
+        `shuffle_tokens` also "order", the fields of `TokenOrderResult` with "uses_order" and "reading" (its summary)
 
     Raises:
         CheckpointError: the run cannot be loaded
         OptionError: the temporal order test does not apply to the run
-        DataError: the data do not fit the run, or have no labels
+        DataError: the data do not fit the run, have no labels, or a score is not finite
     """
     pipeline, run_config = _load_run(run)
     if shuffle_tokens and (reason := why_order_undefined(pipeline)) is not None:
@@ -102,7 +103,8 @@ def score(
     return {
         "data": name,
         "size": len(split),
-        "scores": evaluate(pipeline, split, seed=seed, batch_size=batch_size),
+        "notes": _describe_one_class(run_config.classes),
+        "scores": evaluate(pipeline, split, seed=seed, batch_size=batch_size, source=name),
         **baselines.to_dict(),
         **extra,
     }
@@ -132,16 +134,16 @@ def predict(
     Raises:
         CheckpointError: the run cannot be loaded
         OptionError: it was pretrained without a task
-        DataError: the data do not fit the run
+        DataError: the data do not fit the run, or a prediction is not finite
     """
     pipeline, run_config = _load_run(run)
-    _, split = _load_split(pipeline, run_config, data, data_root, label_column)
-    prediction = predict_batches(pipeline, iter_batches(split, batch_size, "cpu"))
+    name, split = _load_split(pipeline, run_config, data, data_root, label_column)
+    prediction = predict_batches(pipeline, iter_batches(split, batch_size, "cpu"), source=name)
     if prediction.forecast is not None:
         targets = [series.y for series in iter_batches(split, batch_size, "cpu") if series.y is not None]
         return {
             "forecast": prediction.forecast,
-            "truth": torch.cat(targets).numpy(),
+            "truth": _add_offset(torch.cat(targets), pipeline).numpy(),
             "channels": np.array(prediction.channels),
         }
     assert prediction.labels is not None
@@ -179,7 +181,7 @@ def forecast(
     name, folder = _resolve_data(run_config, data, data_root)
     split = load_split(name, input_schema=run_config.input_schema, data_root=folder, include_targets=False)
     last = split.batch(torch.tensor([len(split) - 1]))
-    prediction = predict_batches(pipeline, [last], horizon, samples or pipeline.loss.default_num_samples)
+    prediction = predict_batches(pipeline, [last], horizon, samples or pipeline.loss.default_num_samples, source=name)
     values, sample_paths = prediction.forecast, prediction.forecast_samples
     assert values is not None
     dates = _infer_future_dates(name, folder, values.shape[-1])
@@ -219,13 +221,7 @@ def embed(
     extract = feature_extractor(pipeline, features, pool)
     # targets must not leak into the features of their context
     batches = iter_batches(split, batch_size, "cpu")
-    vectors = map_batches(pipeline, batches, lambda series: extract(series.replace(y=None)))
-    bad_rows = (~vectors.isfinite()).any(1).nonzero().flatten().tolist()
-    if bad_rows:
-        raise DataError(
-            f"{name}: {len(bad_rows)} of {len(vectors)} embeddings are not finite, row {bad_rows[0]} first; the run "
-            f"{run} or the data are damaged, and nothing was written"
-        )
+    vectors = map_batches(pipeline, batches, lambda series: extract(series.replace(y=None)), source=name)
     result: Arrays = {"embedding": vectors.numpy()}
     if split.y is None:
         return result
@@ -303,13 +299,26 @@ def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, da
     except TstkError as e:
         reason = f"needs the training data of the run: {' '.join(str(e).split())}"
         if horizon is not None:
-            errors = score_forecaster(get_last_value, split, pipeline.mean.cpu(), pipeline.std.cpu())
+            errors = score_forecaster(
+                get_last_value, split, pipeline.mean.cpu(), pipeline.std.cpu(), offset=pipeline.offset
+            )
             return Baselines({"last value": errors}, {"linear": reason})
         assert split.y is not None
         return Baselines(
             score_majority_class(torch.tensor(pipeline.spec.class_counts), split.y), dict.fromkeys(CLASSIFIERS, reason)
         )
     return score_baselines(pipeline, data, split)
+
+
+def _describe_one_class(classes: list[str]) -> list[str]:
+    return [
+        f"the run was trained on class {c} alone, so its accuracy says nothing" for c in classes if len(classes) == 1
+    ]
+
+
+def _add_offset(values: Tensor, pipeline: Pipeline) -> Tensor:
+    """Return samples [N, C, T] of a split in the units of its file."""
+    return values if pipeline.offset is None else values + pipeline.offset[:, None]
 
 
 def _infer_future_dates(data: str, data_root: str | None, horizon: int) -> NDArray[np.datetime64] | None:

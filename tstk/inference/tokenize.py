@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
 from tstk.errors import OptionError
@@ -40,14 +41,16 @@ def tokenize(
     Raises:
         CheckpointError: the run cannot be loaded
         OptionError: its tokens are not discrete
-        DataError: the data do not fit the run
+        DataError: the data do not fit the run, or a series is too large for float32
     """
     pipeline, split, run_config = open_run(run, data, data_root=data_root, label_column=label_column)
     codebook = get_codebook(pipeline, run)
+    codes, bad_rows = [], []
     with torch.no_grad():
-        codes = [
-            compute_codes(pipeline, series).cpu() for series in iter_batches(split, batch_size, pipeline.mean.device)
-        ]
+        for series in iter_batches(split, batch_size, pipeline.mean.device):
+            codes.append(compute_codes(pipeline, series).cpu())
+            bad_rows.append(find_bad_rows(series, None, pipeline.mean, pipeline.std))
+    check_rows(bad_rows, pipeline, data or str(run_config.component("data")), "codes")
     result: Arrays = {"codes": torch.cat(codes).numpy(), "codebook": codebook}
     return result if split.y is None else result | {"y": split.y.numpy(), "classes": np.array(run_config.classes)}
 

@@ -1,4 +1,4 @@
-"""Types of options with a range: `dim: PositiveInt = 128`, `dropout: Fraction = 0.1`.
+"""Types of options with a range: `dim: PositiveInt = 128`, `depth: Depth = 3`, `dropout: Fraction = 0.1`.
 
 They are plain `Annotated` types; a component may use any range: `Annotated[float, Gt(0), Le(1)]`.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 PositiveInt = Annotated[int, Ge(1)]
+Depth = Annotated[int, Ge(0), Le(1000)]
+MaskCount = Annotated[int, Ge(1), Le(64)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]

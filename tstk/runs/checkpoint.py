@@ -25,6 +25,7 @@ from tstk.config.run_directory import (
     is_unfinished,
     resolve_run_dir,
 )
+from tstk.core.finite import describe_bad_weights
 from tstk.core.interfaces import Slot
 from tstk.core.pipeline import Pipeline, get_tokenizer_spec
 from tstk.core.types import Spec
@@ -133,14 +134,17 @@ def read_weights(run_dir: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a run.
 
     Raises:
-        CheckpointError: the file is missing, truncated or not a safetensors file
+        CheckpointError: the file is missing, truncated, not a safetensors file, or holds values that are not finite
     """
     path = resolve_run_dir(run_dir) / WEIGHTS_FILE
     if not path.is_file():
         resume_command = f"continue with: tstk train --resume {quote(str(run_dir))}"
         remedy = resume_command if is_unfinished(Path(run_dir)) else "train it again"
         raise CheckpointError(f"{run_dir} has no {WEIGHTS_FILE}: the run ended before its first validation; {remedy}")
-    return read_tensors(path)
+    state = read_tensors(path)
+    if names := describe_bad_weights(state):
+        raise CheckpointError(f"{path} holds values that are not finite: {names}; train the run again")
+    return state
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ a generator. Unobserved samples stay unobserved, and padding stays at the end.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -174,13 +173,13 @@ def warp_time(series: Series, strength: float, rng: SampleRNG) -> Series:
     return series.replace(x=torch.lerp(left.x, right.x, fraction), observed=observed)
 
 
-AUGMENTATIONS: dict[str, tuple[Augmentation, float]] = {
-    "jitter": (add_jitter, 0.03),
-    "scaling": (scale_channels, 0.1),
-    "permutation": (permute_segments, 4),
-    "time-warp": (warp_time, 0.2),
+AUGMENTATIONS: dict[str, tuple[Augmentation, float, float]] = {
+    "jitter": (add_jitter, 0.03, 100),
+    "scaling": (scale_channels, 0.1, 100),
+    "permutation": (permute_segments, 4, 1000),
+    "time-warp": (warp_time, 0.2, 100),
 }
-"""Name -> (transform, default strength)."""
+"""Name -> (transform, default strength, largest strength)."""
 
 
 def parse_augmentations(augment: Sequence[str]) -> Callable[[Series, Tensor, Tensor, SampleRNG], Series]:
@@ -193,7 +192,7 @@ def parse_augmentations(augment: Sequence[str]) -> Callable[[Series, Tensor, Ten
         a function of a raw series, its channels' mean and standard deviation (both [C, 1]) and a generator
 
     Raises:
-        OptionError: a name is unknown, or a strength is not a number above 0
+        OptionError: a name is unknown, or a strength is not a number above 0 or is too large
     """
     transforms: list[tuple[Augmentation, float]] = []
     for text in augment:
@@ -202,13 +201,15 @@ def parse_augmentations(augment: Sequence[str]) -> Callable[[Series, Tensor, Ten
             raise OptionError(
                 f"--augment {text}: expected one of {', '.join(AUGMENTATIONS)}.{did_you_mean(name, AUGMENTATIONS)}"
             )
-        transform, strength = AUGMENTATIONS[name]
+        transform, default, largest = AUGMENTATIONS[name]
         try:
-            strength = float(number) if equals else strength
+            strength = float(number) if equals else default
         except ValueError:
             strength = 0.0
-        if not 0 < strength < math.inf:
-            raise OptionError(f"--augment {text}: expected a strength above 0, such as {name}={AUGMENTATIONS[name][1]}")
+        if not 0 < strength <= largest:
+            raise OptionError(
+                f"--augment {text}: expected a strength above 0, at most {largest}, such as {name}={default}"
+            )
         transforms.append((transform, strength))
 
     def apply_transforms(series: Series, mean: Tensor, std: Tensor, rng: SampleRNG) -> Series:

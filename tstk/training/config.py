@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
 from tstk.errors import DataError, OptionError
@@ -95,7 +95,7 @@ class TrainConfig:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Ge(1), Le(1024)] | None = None
     deterministic: bool = False
     callbacks: tuple[str, ...] = ()
     trackers: tuple[str, ...] = ()

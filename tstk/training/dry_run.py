@@ -1,7 +1,8 @@
-"""A forward and backward pass on two series: shapes, parameters and faulty gradients, without writing anything."""
+"""A forward and backward pass on two series: shapes, parameters, faulty gradients, memory and time; writes nothing."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,8 +14,11 @@ from tstk.config.resolve import Config
 from tstk.core.interfaces import Encoder
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Tokens
+from tstk.nn.blocks import enable_gradient_checkpointing
 from tstk.training.config import TrainConfig
+from tstk.training.devices import limit_threads
 from tstk.training.loop import Trainer
+from tstk.training.memory import check_memory, count_state_bytes, measure_saved_bytes, read_memory_limit
 from tstk.training.runs import prepare_training
 
 
@@ -47,6 +51,12 @@ class DryRunReport:
         target_dim: values to predict per token; 0 if predictions are per series
         pos_embed_ratio: see `compute_pos_embed_ratio`
         losses: the loss terms, formatted
+        state_bytes: estimated memory of weights, gradients and optimizer
+        activation_bytes: estimated memory of the activations of a batch
+        memory_bytes: memory of the device; 0 if unknown
+        batch_size: series per batch
+        total_steps: optimizer steps of the training
+        seconds_per_step: estimated time of a step on this CPU, without validation
         gradient_faults: see `find_gradient_faults`
     """
 
@@ -55,6 +65,12 @@ class DryRunReport:
     target_dim: int
     pos_embed_ratio: float | None
     losses: str
+    state_bytes: int
+    activation_bytes: int
+    memory_bytes: int
+    batch_size: int
+    total_steps: int
+    seconds_per_step: float
     gradient_faults: list[str] = field(default_factory=list)
 
 
@@ -66,13 +82,24 @@ def dry_run(config: Config, print_fn: Callable[[str], None] = lambda line: None)
         print_fn: called with each note for the user
 
     Raises:
-        TstkError: training would fail
+        TstkError: training would fail, for lack of memory too
     """
     pipeline, data = prepare_training(config, print_fn)
-    trainer = Trainer(pipeline, data, replace(TrainConfig.from_config(config), device="cpu", trackers=()))
+    train_config = TrainConfig.from_config(config)
+    trainer = Trainer(pipeline, data, replace(train_config, device="cpu", trackers=()))
     pipeline.train()
+    batch_size = min(trainer.loader.batch_size, len(data.train))
     series = data.train.batch(torch.arange(min(2, len(data.train))))
-    output: Any = trainer.train_step.compute_gradients(0, [series])[0]
+    checkpointing = enable_gradient_checkpointing(pipeline, train_config.gradient_checkpointing)
+    with limit_threads(train_config.threads), checkpointing:
+        with measure_saved_bytes(pipeline) as saved_bytes:
+            output: Any = trainer.train_step.compute_gradients(0, [series])[0]
+        gradient_faults = find_gradient_faults(pipeline)
+        state_bytes = count_state_bytes(pipeline, train_config.ema_decay > 0)
+        activation_bytes = saved_bytes[0] * batch_size // len(series.x)
+        memory_bytes = read_memory_limit(train_config.device)
+        check_memory(memory_bytes, state_bytes, activation_bytes, batch_size)
+        seconds_per_step = _time_step(trainer, batch_size)
     outputs = {
         "tokenizer": _format_shape(output.tokens.values),
         "encoder": _format_shape(output.encoded.values),
@@ -97,8 +124,22 @@ def dry_run(config: Config, print_fn: Callable[[str], None] = lambda line: None)
         target_dim=pipeline.loss.out.target_dim or 0 if pipeline.decoder is not None else 0,
         pos_embed_ratio=compute_pos_embed_ratio(pipeline.encoder, output.visible),
         losses=", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items()),
-        gradient_faults=find_gradient_faults(pipeline),
+        state_bytes=state_bytes,
+        activation_bytes=activation_bytes,
+        memory_bytes=memory_bytes,
+        batch_size=batch_size,
+        total_steps=trainer.state.total_steps,
+        seconds_per_step=seconds_per_step,
+        gradient_faults=gradient_faults,
     )
+
+
+def _time_step(trainer: Trainer, batch_size: int) -> float:
+    """Return the seconds of an optimizer step, measured on one batch; only the update of the weights is left out."""
+    series = trainer.data.train.batch(torch.arange(batch_size))
+    begin = time.perf_counter()
+    trainer.train_step.compute_gradients(1, [series])
+    return (time.perf_counter() - begin) * trainer.config.grad_accum_steps
 
 
 @torch.no_grad()

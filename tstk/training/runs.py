@@ -44,9 +44,10 @@ from tstk.runs.checkpoint import (
 from tstk.training.callbacks import Callback, create_callbacks
 from tstk.training.config import TrainConfig
 from tstk.training.devices import describe_hardware, use_deterministic_algorithms
-from tstk.training.initialization import init_pipeline_from_data
+from tstk.training.initialization import check_queries, init_pipeline_from_data
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.loop import FitResult, fit
+from tstk.training.memory import check_memory, count_state_bytes, read_memory_limit
 from tstk.training.resume_store import ResumeStore
 from tstk.training.small_data import read_data, resolve_defaults
 
@@ -75,11 +76,14 @@ def prepare_training(
     )
     if changes := _describe_spec_changes(pipeline.spec, spec):
         raise DataError(f"{data.name} has changed since this run was started: {changes}")
+    ema_decay, device = (config.options("train")[name] for name in ("ema_decay", "device"))
+    check_memory(read_memory_limit(device), count_state_bytes(pipeline, ema_decay > 0))
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
     pipeline.set_input_schema(data.input_schema())
     if resume_from is None:
         notes += init_pipeline_from_data(pipeline, config, data)
+        notes += check_queries(pipeline, data)
     _, small_data_note = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
     for note in filter(None, (*config.notes, *data.notes, *notes, small_data_note)):
         print_fn(note)
@@ -277,7 +281,9 @@ def _build_result(
         run_dir=run_dir,
         task=task,
         data=data.name,
-        test=evaluate(pipeline, data.test, seed=train_config.seed) if data.test is not None else {},
+        test=evaluate(pipeline, data.test, seed=train_config.seed, source=f"{data.name}, test split")
+        if data.test is not None
+        else {},
         val=fit_result.best_metrics["val"],
         **baselines.to_dict(),
         selected=SelectedEpoch(fit_result.best_metrics["epoch"], len(fit_result.history), train_config.select_by),

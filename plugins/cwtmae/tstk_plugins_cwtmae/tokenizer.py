@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,7 +51,7 @@ class CWT(Tokenizer):
         dim: PositiveInt = 128,
         patch_time: PositiveInt | None = None,
         patch_freq: PositiveInt = 4,
-        scales: PositiveInt = 64,
+        scales: Annotated[int, Ge(1), Le(4096)] = 64,
         spacing: Literal["linear", "log"] = "linear",
         min_scale: PositiveFloat = 1.0,
         max_scale: float | None = None,

@@ -17,7 +17,7 @@ from tstk.core.interfaces import Encoder
 from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.positions import sinusoidal_embedding
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 from tstk_plugins_timae.ssd import load_fused_scan, scan
 
 MixerState = tuple[Tensor, Tensor]
@@ -111,7 +111,7 @@ class Mamba2(Encoder):
         spec: Spec,
         *,
         dim: PositiveInt = 64,
-        depth: int = 1,
+        depth: Depth = 1,
         state: int = 64,
         head_dim: int = 8,
         expand: int = 2,

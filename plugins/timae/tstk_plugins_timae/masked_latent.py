@@ -7,6 +7,7 @@ from typing import Literal
 from tstk.builtin.losses.masked import Masked
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, Tokens
+from tstk.plugins.ranges import MaskCount
 
 
 class MaskedLatent(Masked):
@@ -29,7 +30,7 @@ class MaskedLatent(Masked):
         *,
         ratio: float = 0.75,
         policy: Literal["random", "block", "tail", "column", "per_batch"] = "random",
-        num_masks: int = 1,
+        num_masks: MaskCount = 1,
     ) -> None:
         super().__init__(spec, ratio=ratio, policy=policy, num_masks=num_masks)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from tstk.builtin.decoders.cross import Cross
 from tstk.core.types import Spec
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 from tstk_plugins_timemae.init import init_xavier
 
 
@@ -27,7 +27,7 @@ class TimeMAEDecoder(Cross):
         self,
         spec: Spec,
         *,
-        depth: int = 4,
+        depth: Depth = 4,
         heads: PositiveInt = 4,
         dropout: Fraction = 0.1,
         residual_scale: float | None = 1e-8,

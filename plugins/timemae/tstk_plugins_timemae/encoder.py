@@ -20,7 +20,7 @@ from tstk.nn.pretrained import (
     load_bert_weights,
     resolve_bert_config,
 )
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 from tstk_plugins_timemae.init import init_xavier
 
 
@@ -51,7 +51,7 @@ class TimeMAEEncoder(Transformer):
         spec: Spec,
         *,
         dim: PositiveInt | None = None,
-        depth: int | None = None,
+        depth: Depth | None = None,
         heads: PositiveInt | None = None,
         hidden: PositiveInt | None = None,
         eps: float | None = None,

@@ -12,7 +12,7 @@ from tstk.core.types import Spec, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.attention import make_key_mask
 from tstk.nn.blocks import Stack
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 
 
 class ShapesToSeries(Decoder):
@@ -29,7 +29,7 @@ class ShapesToSeries(Decoder):
     attends_across = True
 
     def __init__(
-        self, spec: Spec, *, dim: PositiveInt = 256, depth: int = 2, heads: PositiveInt = 8, dropout: Fraction = 0.1
+        self, spec: Spec, *, dim: PositiveInt = 256, depth: Depth = 2, heads: PositiveInt = 8, dropout: Fraction = 0.1
     ) -> None:
         super().__init__(spec)
         self.in_proj = nn.Linear(spec.dim or 0, dim)

@@ -18,7 +18,7 @@ from tstk.nn.blocks import MLP, Stack
 from tstk.nn.codebook import Codebook
 from tstk.nn.positions import resize_pos_embed
 from tstk.nn.reduce import masked_mean
-from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveInt, Ratio
+from tstk.plugins.ranges import Depth, Fraction, NonNegativeFloat, PositiveInt, Ratio
 from tstk_plugins_vqshape.attributes import GUIDED_ATTRIBUTES, AttributeDecoder, ShapeAttributes, TextGuidance
 from tstk_plugins_vqshape.shapes import ShapeDecoder, diversity_loss, extract_segments, place_curves, smooth_curves
 
@@ -94,8 +94,8 @@ class VQShape(Tokenizer):
         dim: PositiveInt = 256,
         patch: PositiveInt = 8,
         tokens: PositiveInt = 64,
-        depth: int = 4,
-        query_depth: int = 4,
+        depth: Depth = 4,
+        query_depth: Depth = 4,
         heads: PositiveInt = 8,
         codes: int = 512,
         code_dim: int = 8,

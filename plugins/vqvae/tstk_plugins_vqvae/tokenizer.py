@@ -14,7 +14,7 @@ from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import OptionError
 from tstk.nn.codebook import Codebook
-from tstk.plugins.ranges import PositiveInt
+from tstk.plugins.ranges import Depth, PositiveInt
 from tstk_plugins_vqvae.conv import ENCODERS, ConvDecoder, get_strides
 
 PUBLISHED_KEYS = {
@@ -67,7 +67,7 @@ class VQVAE(Tokenizer):
         dim: PositiveInt = 64,
         hidden: PositiveInt = 128,
         res_hidden: int = 64,
-        res_layers: int = 2,
+        res_layers: Depth = 2,
         factor: Literal[4, 8, 12, 16] = 4,
         padding: Literal["causal", "published", "patch"] = "causal",
         commitment: float = 0.25,

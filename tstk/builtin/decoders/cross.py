@@ -9,7 +9,7 @@ from tstk.core.interfaces import Decoder, PosEmbedFn
 from tstk.core.types import Spec, Tokens
 from tstk.nn.attention import make_key_mask
 from tstk.nn.blocks import CrossBlock
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 
 
 class Cross(Decoder):
@@ -32,7 +32,7 @@ class Cross(Decoder):
         self,
         spec: Spec,
         *,
-        depth: int = 2,
+        depth: Depth = 2,
         heads: PositiveInt = 4,
         dropout: Fraction = 0.1,
         residual_scale: float | None = None,

@@ -20,7 +20,7 @@ from tstk.nn.positions import (
     rotary_angles,
     sinusoidal_embedding,
 )
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 
 
 class TransformerDecoder(Decoder):
@@ -51,7 +51,7 @@ class TransformerDecoder(Decoder):
         spec: Spec,
         *,
         dim: PositiveInt = 64,
-        depth: int = 2,
+        depth: Depth = 2,
         heads: PositiveInt = 4,
         positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary"] = "sinusoidal",
         position_std: float | None = None,

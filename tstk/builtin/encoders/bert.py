@@ -26,7 +26,7 @@ from tstk.nn.pretrained import (
     load_bert_weights,
     resolve_bert_config,
 )
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 
 
 class Bert(Encoder):
@@ -65,7 +65,7 @@ class Bert(Encoder):
         spec: Spec,
         *,
         dim: PositiveInt | None = None,
-        depth: int | None = None,
+        depth: Depth | None = None,
         heads: PositiveInt | None = None,
         hidden: PositiveInt | None = None,
         eps: float | None = None,

@@ -18,7 +18,7 @@ from tstk.nn.blocks import build_projection
 from tstk.nn.positions import check_position_std, init_pos_embed
 from tstk.nn.pretrained import copy_parameters, iter_non_norm_parameters
 from tstk.plugins.distribution import format_install_command
-from tstk.plugins.ranges import PositiveInt
+from tstk.plugins.ranges import Depth, PositiveInt
 
 
 class HF(Encoder):
@@ -55,7 +55,7 @@ class HF(Encoder):
         architecture: Literal["bert", "distilbert", "electra", "modernbert", "roberta"] | None = None,
         config: str | None = None,
         dim: PositiveInt | None = None,
-        depth: int | None = None,
+        depth: Depth | None = None,
         heads: PositiveInt | None = None,
         hidden: PositiveInt | None = None,
         position_std: float | None = None,

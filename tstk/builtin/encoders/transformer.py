@@ -24,7 +24,7 @@ from tstk.nn.positions import (
     rotary_angles,
     sinusoidal_embedding,
 )
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 
 
 class Transformer(Encoder):
@@ -64,7 +64,7 @@ class Transformer(Encoder):
         spec: Spec,
         *,
         dim: PositiveInt = 128,
-        depth: int = 3,
+        depth: Depth = 3,
         heads: PositiveInt = 4,
         hidden: PositiveInt | None = None,
         norm: Literal["pre", "post"] = "pre",

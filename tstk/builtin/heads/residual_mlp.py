@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Tokens
 from tstk.nn.reduce import pool_channels
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 
 
 class ResidualMLP(Head):
@@ -23,7 +23,7 @@ class ResidualMLP(Head):
 
     needs = ("num_classes",)
 
-    def __init__(self, spec: Spec, *, hidden: PositiveInt = 512, depth: int = 2, dropout: Fraction = 0.1) -> None:
+    def __init__(self, spec: Spec, *, hidden: PositiveInt = 512, depth: Depth = 2, dropout: Fraction = 0.1) -> None:
         super().__init__(spec)
         self.channels = spec.grid_size[-1] if spec.channel_axis else 1
         dim = (spec.dim or 0) * self.channels

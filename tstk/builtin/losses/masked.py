@@ -12,7 +12,7 @@ from tstk.core.masking import POLICIES
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.nn.reduce import masked_mean
-from tstk.plugins.ranges import PositiveInt, Ratio
+from tstk.plugins.ranges import MaskCount, Ratio
 
 
 class Masked(Loss):
@@ -34,7 +34,7 @@ class Masked(Loss):
         *,
         ratio: Ratio = 0.6,
         policy: Literal["random", "block", "tail", "column", "per_batch"] = "random",
-        num_masks: PositiveInt = 1,
+        num_masks: MaskCount = 1,
     ) -> None:
         super().__init__(spec)
         self.ratio, self.policy, self.num_masks = ratio, policy, num_masks

@@ -9,7 +9,7 @@ from tstk.builtin.tokenizers.patch import BasePatch
 from tstk.core.types import Series, Spec, StepOutput
 from tstk.errors import OptionError
 from tstk.nn.convolution import InceptionNetwork
-from tstk.plugins.ranges import PositiveInt
+from tstk.plugins.ranges import Depth, PositiveInt
 
 
 class Inception(BasePatch):
@@ -36,7 +36,7 @@ class Inception(BasePatch):
         window: PositiveInt | None = None,
         stride: PositiveInt | None = None,
         width: int = 32,
-        depth: int = 3,
+        depth: Depth = 3,
     ) -> None:
         if width < 4 or width % 4 or depth < 1:
             raise OptionError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import rich_click
 
-from tstk.cli.output import echo, format_examples, print_baseline_notes, print_json, print_scores
+from tstk.cli.output import echo, format_examples, print_baseline_notes, print_json, print_note, print_scores
 from tstk.cli.run_options import RunCommand, add_run_options
 
 
@@ -47,6 +47,8 @@ def command(
         return
     print_scores({run: result["scores"], **result["baselines"]})
     echo(f"\n{result['size']:,} series or windows of {result['data']}")
+    for note in result["notes"]:
+        print_note(f"note: {note}")
     if shuffle_tokens:
         echo(result["order"]["reading"])
     print_baseline_notes(

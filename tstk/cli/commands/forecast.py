@@ -67,7 +67,7 @@ def command(
         head += [f"q{level:g}" for level in levels]
         columns += list(np.quantile(prediction.forecast_samples, levels, axis=0))
     rows: list[list[object]] = [
-        [step + 1, name, *(f"{values[c, step]:.6g}" for values in columns)]
+        [step + 1, name, *(str(values[c, step]) for values in columns)]
         for step in range(prediction.values.shape[1])
         for c, name in enumerate(prediction.channels)
     ]

@@ -76,7 +76,7 @@ def _write_classes(path: Path, predictions: Arrays, force: bool) -> None:
 def _write_forecast(path: Path, forecast: Forecast, force: bool) -> None:
     dated = forecast.dates is not None
     rows = [
-        [step + 1, *([str(forecast.dates[step])] if forecast.dates is not None else []), name, f"{value[step]:.6g}"]
+        [step + 1, *([str(forecast.dates[step])] if forecast.dates is not None else []), name, str(value[step])]
         for step in range(forecast.values.shape[1])
         for name, value in zip(forecast.channels, forecast.values, strict=True)
     ]

@@ -33,6 +33,7 @@ from tstk.training.launcher import is_launched, launch_processes
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
     from tstk.data.data_module import DataModule
+    from tstk.training.dry_run import DryRunReport
 
 
 @click.command(
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
     "--dry-run",
     is_flag=True,
     panel="output",
-    help="build the pipeline, run one forward and backward pass on two series, print shapes; write nothing",
+    help="build the pipeline, try two series and one batch, print shapes, memory and time; write nothing",
 )
 @rich_click.option(
     "--print-config",
@@ -223,6 +224,7 @@ def _dry_run(config: Config, json_: bool) -> None:
         + (f", {report.target_dim} target values each" if report.target_dim else "")
         + f"; {report.losses}"
     )
+    echo(_format_cost(report))
     pos_embed_ratio = (
         "none" if report.pos_embed_ratio is None else f"{report.pos_embed_ratio:.2g} of the tokens (RMS ratio)"
     )
@@ -230,6 +232,22 @@ def _dry_run(config: Config, json_: bool) -> None:
     if report.gradient_faults:
         raise TstkError("\n".join(report.gradient_faults))
     echo("All trainable parameters have finite gradients; frozen ones have none. Nothing was written.")
+
+
+def _format_cost(report: DryRunReport) -> str:
+    """Return the estimates of memory and time as two sentences."""
+    from tstk.training.memory import format_bytes
+
+    total = format_bytes(report.state_bytes + report.activation_bytes)
+    available = f" of {format_bytes(report.memory_bytes)}" if report.memory_bytes else ""
+    minutes = report.total_steps * report.seconds_per_step / 60
+    duration = f"{minutes / 60:.2g} hours" if minutes > 90 else f"{minutes:.2g} minutes"
+    return (
+        f"Estimated memory: {total}{available} (weights and optimizer {format_bytes(report.state_bytes)}, activations "
+        f"of {report.batch_size} series {format_bytes(report.activation_bytes)}), beside the data.\n"
+        f"Estimated time: {duration} for {report.total_steps:,} steps of {report.seconds_per_step:.2g} s on this CPU, "
+        "without validation."
+    )
 
 
 def _find_lr(config: Config, json_: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tstk.data.containers import Floats, SeriesSet, normalize_label, pad_series, parse_floats, read_lines
+from tstk.data.containers import Samples, SeriesSet, normalize_label, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 _ATTRIBUTE = re.compile(r"@attribute\s+('[^']*'|\"[^\"]*\"|\S+)\s+(.+)", re.IGNORECASE)
@@ -96,7 +96,7 @@ def _parse_header(lines: list[str], path: Path) -> tuple[int, bool, tuple[str, .
     raise DataError(f"{path}: no @data line, so this is not an .arff file, or it is cut short")
 
 
-def _parse_univariate(line: str, num_samples: int, has_label: bool, location: str) -> tuple[Floats, list[str]]:
+def _parse_univariate(line: str, num_samples: int, has_label: bool, location: str) -> tuple[Samples, list[str]]:
     cells = line.split(",")
     if len(cells) != num_samples + has_label:
         more = " and a class" if has_label else ""
@@ -106,7 +106,7 @@ def _parse_univariate(line: str, num_samples: int, has_label: bool, location: st
     return parse_floats(cells[:num_samples], location)[None], cells[num_samples:]
 
 
-def _parse_relational(line: str, location: str) -> tuple[Floats, list[str]]:
+def _parse_relational(line: str, location: str) -> tuple[Samples, list[str]]:
     if (match := _RELATIONAL_ROW.match(line)) is None:
         raise DataError(f"{location}: expected the channels in quotes, then the class")
     rows = [parse_floats(row.split(","), location)[None] for row in match[2].split("\\n")]

@@ -6,9 +6,8 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tstk.data.containers import SeriesSet, normalize_label, pad_series, parse_floats
+from tstk.data.containers import Samples, SeriesSet, normalize_label, pad_series, parse_floats
 from tstk.errors import DataError
 
 TIME_COLUMNS = ("time", "t", "step", "date", "datetime", "timestamp", "ds")
@@ -97,7 +96,7 @@ def parse_long_rows(
     )
 
 
-def _stack_channels(path: Path, rows: Rows, channels: list[int]) -> NDArray[np.float32]:
+def _stack_channels(path: Path, rows: Rows, channels: list[int]) -> Samples:
     """Return the samples [C, T] of one series."""
     return np.stack([parse_floats([row[i] for i in channels], f"{path}, {location}") for location, row in rows], 1)
 

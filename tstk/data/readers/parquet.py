@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tstk.data.containers import Floats, SeriesSet, Table, normalize_label, pad_series
+from tstk.data.containers import Samples, SeriesSet, Table, normalize_label, pad_series
 from tstk.data.readers.csv import GROUP_COLUMNS, LABEL_COLUMNS, parse_rows, require_cell_memory
 from tstk.errors import DataError, did_you_mean
 from tstk.plugins.distribution import format_install_command
@@ -112,7 +112,7 @@ def _build_series_set(
     )
 
 
-def _parse_list_row(row: tuple[Any, ...], location: str) -> Floats:
+def _parse_list_row(row: tuple[Any, ...], location: str) -> Samples:
     """Return the samples [C, T] of one row; a single column may hold a list per channel."""
     lists: Any = list(row)
     if any(samples is None for samples in lists):
@@ -120,7 +120,7 @@ def _parse_list_row(row: tuple[Any, ...], location: str) -> Floats:
     if len(lists) == 1 and lists[0] and isinstance(lists[0][0], list):
         lists = lists[0]
     try:
-        rows = [np.array([np.nan if v is None else v for v in samples], np.float32)[None] for samples in lists]
+        rows = [np.array([np.nan if v is None else v for v in samples], np.float64)[None] for samples in lists]
     except (TypeError, ValueError):
         raise DataError(f"{location}: expected lists of numbers; convert them, or remove the column") from None
     return pad_series(rows, location)[:, 0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tstk.data.containers import Floats, SeriesSet, pad_series, parse_floats, read_lines
+from tstk.data.containers import Samples, SeriesSet, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 
@@ -65,7 +65,7 @@ def _has_labels(header: dict[str, list[str]], path: Path) -> bool:
     return header["@classlabel"][:1] == ["true"]
 
 
-def _parse_channels(fields: list[str], location: str) -> Floats:
+def _parse_channels(fields: list[str], location: str) -> Samples:
     """Parse the channels [C, T] of one line, and pad shorter ones with NaN."""
     rows = [parse_floats(field.split(","), location) for field in fields]
     if len(rows) == 1:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.containers import Floats, Table, read_lines
+from tstk.data.containers import Samples, Table, read_lines
 from tstk.data.memory import require_memory
 from tstk.errors import DataError
 
@@ -50,7 +50,7 @@ def read(path: Path, *, label_column: str | None = None) -> Table:
     if label_column is not None:
         raise DataError(f"{path}: --label-column {label_column} has no meaning for a WFDB record, which has no labels")
     signals, num_samples = _parse_header(path)
-    columns: dict[int, Floats] = {}
+    columns: dict[int, Samples] = {}
     for file in dict.fromkeys(signal.file for signal in signals):
         file_signals = [signal for signal in signals if signal.file == file]
         samples = _read_samples(path.with_name(file), file_signals, num_samples)
@@ -59,7 +59,7 @@ def read(path: Path, *, label_column: str | None = None) -> Table:
                 raise DataError(f"{path.with_name(file)}: signal {signal.name} is damaged (checksum); fetch it again")
             physical = (column - signal.baseline) / signal.gain
             missing = column == _MISSING_CODES[signal.format]
-            columns[id(signal)] = np.where(missing, np.nan, physical).astype(np.float32)
+            columns[id(signal)] = np.where(missing, np.nan, physical)
 
     return Table(
         np.stack([columns[id(signal)] for signal in signals], 1), str(path), tuple(signal.name for signal in signals)
