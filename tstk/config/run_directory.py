@@ -28,6 +28,7 @@ from tstk.plugins.registry import get_registry, is_same_component
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RESULT_FILE = "result.json"
+METRICS_FILE = "metrics.jsonl"
 _DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

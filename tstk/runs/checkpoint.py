@@ -4,6 +4,7 @@ into a new pipeline. No import path is read from a file, and nothing is unpickle
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,11 @@ from shlex import quote
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tstk.config.records import RunConfig
+from tstk.config.records import HASH_KEY, RunConfig
 from tstk.config.resolve import MODEL_OPTIONS, Config, iter_components
 from tstk.config.run_directory import (
     WEIGHTS_FILE,
@@ -51,7 +52,7 @@ def save_weights(pipeline: Pipeline, path: Path, state: Mapping[str, Tensor] | N
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors, atomically.
+    """Write tensors as safetensors with their hash in the header, atomically.
 
     Raises:
         DiskFullError: the disk is full
@@ -62,7 +63,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         unshared[name] = value.clone().contiguous() if address in addresses else value.contiguous()
         addresses.add(address)
     with atomic_write(path, sum(v.nbytes for v in unshared.values())) as part:
-        save_file(unshared, part)
+        save_file(unshared, part, {HASH_KEY: hash_tensors(unshared)})
         part.chmod(0o644)  # safetensors makes files readable by the owner only
 
 
@@ -90,6 +91,8 @@ def save_run_config(
     input_schema: dict[str, Any],
     command: str = "",
     hardware: dict[str, str] | None = None,
+    data_files: Sequence[dict[str, Any]] = (),
+    data_table: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config.json, from which `load` rebuilds the pipeline.
 
@@ -100,8 +103,12 @@ def save_run_config(
         input_schema: how the data were read, see `DataModule.input_schema`
         command: that reproduces the run
         hardware: on which it is trained, as far as the last digits of results depend on it
+        data_files: of the data, see `tstk.data.identity`
+        data_table: replaces the table `data` of the config, with absolute paths
     """
     values: dict[str, Any] = {k: dict(v) for k, v in config.values.items()}
+    if data_table is not None:
+        values["data"] = dict(data_table)
     if pipeline.linear_map is not None and values["pipeline"]["linear_map"] == "auto":
         values["pipeline"]["linear_map"] = "per-channel" if len(pipeline.linear_map.matrix) > 1 else "shared"
     for slot, part in pipeline.named_slots():
@@ -127,6 +134,7 @@ def save_run_config(
             for path, kind, table in iter_components(values)
             if (record := describe_component(kind, table["use"]))
         },
+        data_files=list(data_files),
     ).write()
 
 
@@ -134,26 +142,44 @@ def read_weights(run_dir: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a run.
 
     Raises:
-        CheckpointError: the file is missing, truncated or not a safetensors file
+        CheckpointError: the file is missing or damaged
     """
     path = resolve_run_dir(run_dir) / WEIGHTS_FILE
     if not path.is_file():
         resume_command = f"continue with: tstk train --resume {quote(str(run_dir))}"
         remedy = resume_command if is_unfinished(Path(run_dir)) else "train it again"
         raise CheckpointError(f"{run_dir} has no {WEIGHTS_FILE}: the run ended before its first validation; {remedy}")
-    return read_tensors(path)
+    return read_tensors(path, "train the run again, or fetch it again")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file.
+def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, whose hash is checked if `write_tensors` wrote it.
+
+    Args:
+        path: of the file
+        remedy: the end of the message
 
     Raises:
-        CheckpointError: it is truncated or not a safetensors file
+        CheckpointError: it is truncated, not a safetensors file, or does not match its hash
     """
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            expected = (file.metadata() or {}).get(HASH_KEY)
+        tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({e})") from None
+        raise CheckpointError(f"{path} is truncated or not a safetensors file ({str(e)[:200]!r}); {remedy}") from None
+    if expected not in (None, hash_tensors(tensors)):
+        raise CheckpointError(f"{path} is damaged: its tensors do not match their SHA-256; {remedy}")
+    return tensors
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the names, types, shapes and bytes of contiguous tensors on the CPU."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def check_plugins(run_config: RunConfig, slots: Sequence[str] = SLOTS) -> list[str]:
@@ -204,8 +230,8 @@ def load(run_dir: str | Path, **components: type | str) -> Pipeline:
     Raises:
         CheckpointError: the run is damaged, not written by tstk, or needs a plugin or a class that is not there
     """
+    provide_components(run_dir, RunConfig.read(run_dir).local, components)
     run_config = RunConfig.read(run_dir)
-    provide_components(run_dir, run_config.local, components)
     for note in check_plugins(run_config):
         warnings.warn(note, SourceChangedWarning, stacklevel=2)
     state = read_weights(run_dir)
@@ -224,7 +250,7 @@ def rebuild_for_resume(run_dir: str | Path) -> Pipeline:
 
     The runs that it started from and pretrained weights from outside are not needed.
     """
-    run_config = RunConfig.read(run_dir)
+    run_config = RunConfig.read(run_dir, keep_source_folders=True)
     pipeline = _build_from_run_config(run_config)
     pipeline.bind()
     for path in run_config.options("pipeline")["freeze"]:

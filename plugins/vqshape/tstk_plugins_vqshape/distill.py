@@ -33,6 +33,7 @@ class Distill(Reconstruct):
     """
 
     non_persistent = ("teacher",)
+    source_options = ("teacher",)
 
     def __init__(
         self,
@@ -44,8 +45,6 @@ class Distill(Reconstruct):
         temperature: PositiveFloat = 0.1,
     ) -> None:
         super().__init__(spec)
-        if teacher is None:
-            raise OptionError("--loss distill needs a teacher: --loss.teacher RUN")
         self.teacher_path, self.weight, self.distance, self.temperature = teacher, weight, distance, temperature
         self.teacher: Tokenizer | None = None
 
@@ -53,20 +52,23 @@ class Distill(Reconstruct):
         """Check that the teacher exists when training starts; a trained student does not need it.
 
         Raises:
+            OptionError: no teacher is set
             CheckpointError: the teacher does not exist
         """
+        if self.teacher_path is None:
+            raise OptionError("--loss distill needs a teacher: --loss.teacher RUN")
         if not Path(self.teacher_path).is_dir():
             raise CheckpointError(f"--loss.teacher {self.teacher_path}: there is no such run")
 
     def bind(self, pipeline: Pipeline) -> None:
-        """Load the teacher, if it still exists.
+        """Load the teacher, if there is one and it still exists.
 
         Raises:
             IncompatibleError: its tokens differ from the student's in number, codes, width or length
         """
         from tstk.runs.checkpoint import load
 
-        if not Path(self.teacher_path).is_dir():
+        if self.teacher_path is None or not Path(self.teacher_path).is_dir():
             return
         teacher, student = load(self.teacher_path).tokenizer, pipeline.tokenizer
         if _describe_output(teacher) != _describe_output(student):

@@ -45,6 +45,7 @@ class HF(Encoder):
         out_dim: width of the encoder's output; the model's own if none
     """
 
+    source_options = ("pretrained",)
     embed_scale: Tensor
 
     def __init__(
