@@ -99,8 +99,9 @@ def test_a_forecaster_stands_beside_a_linear_map_in_training_and_in_eval(tstk, f
 
 def test_a_forecaster_without_its_training_data_stands_beside_the_last_value(tstk, forecaster, csv, tmp_path):
     moved = shutil.copytree(forecaster, tmp_path / "moved")
-    config = (moved / "config.json").read_text()
-    (moved / "config.json").write_text(config.replace(str(csv), "gone.csv"))
+    config = read_record(moved / "config.json")
+    config["config"]["data"]["use"] = "gone.csv"
+    write_record(moved / "config.json", config)
     found = json.loads(tstk("eval", moved, "--data", csv, "--json").stdout)
     assert found["baselines"].keys() == {"last value"}
     assert "needs the training data of the run" in found["baselines_skipped"]["linear"]
@@ -241,7 +242,7 @@ def test_embeddings_that_are_not_finite_are_never_written(refused, copy):
 @pytest.mark.parametrize("verb", [["eval"], ["predict", "--out", "p.csv"], ["embed", "--out", "e.npz"]])
 def test_a_damaged_or_foreign_run_is_refused_in_a_line(refused, copy, verb):
     weights, config = copy / "model.safetensors", copy / "config.json"
-    whole, fields = weights.read_bytes(), json.loads(config.read_text())
+    whole, fields = weights.read_bytes(), read_record(config)
     weights.write_bytes(whole[: len(whole) // 2])
     assert "model.safetensors is truncated" in refused(verb[0], copy, *verb[1:])
     weights.unlink()

@@ -1,4 +1,4 @@
-"""Which data a run was trained on: the absolute paths, sizes and hashes of the files, and whether they are still the same.
+"""Which data a run was trained on: absolute paths, sizes and hashes of its files, and whether they are still the same.
 
 Only files are identified; series that are generated follow from the options of the run.
 """
