@@ -11,6 +11,7 @@ import torch
 from tstk.benchmarking import peers
 from tstk.benchmarking.peers import PEER_FORECASTERS, AeonClassifier, fill_forward, make_peer_runner
 from tstk.benchmarking.suite import Method, run_benchmark
+from tstk.config.records import read_record
 from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.data.config import DataConfig
 from tstk.data.datasets import SeriesDataset

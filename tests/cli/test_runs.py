@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tstk.config.records import read_record, write_record
 from tstk.runs.checkpoint import load
 
 
@@ -109,9 +110,9 @@ def test_a_forecaster_without_its_training_data_stands_beside_the_last_value(tst
 
 def test_a_forecaster_worse_than_a_baseline_prints_a_note_in_every_command(tstk, forecaster, tmp_path):
     copied = shutil.copytree(forecaster, tmp_path / "worse")
-    result = json.loads((copied / "result.json").read_text())
+    result = read_record(copied / "result.json")
     result["test"]["mse"] = 1e9
-    (copied / "result.json").write_text(json.dumps(result))
+    write_record(copied / "result.json", result)
     out = tstk("forecast", copied, "--out", tmp_path / "next.csv").stdout.splitlines()
     assert "On its test split: This model loses to the baseline linear: mse 1e+09" in out[-1]
 
@@ -249,7 +250,7 @@ def test_a_damaged_or_foreign_run_is_refused_in_a_line(refused, copy, verb):
     assert "has no model.safetensors" in refused(verb[0], copy, *verb[1:])
     weights.write_bytes(whole)
     fields["config"]["encoder"]["use"] = "tstk-ghost/haunted"
-    config.write_text(json.dumps(fields))
+    write_record(config, fields)
     assert "encoder 'haunted' from tstk-ghost" in refused(verb[0], copy, *verb[1:])
     config.write_text('{"architectures": ["BertModel"]}')
     assert "was not written by tstk" in refused(verb[0], copy, *verb[1:])

@@ -10,7 +10,7 @@ import tstk
 from tstk.builtin.decoders import linear
 from tstk.builtin.heads.linear import Linear
 from tstk.builtin.losses.cross_entropy import CrossEntropy
-from tstk.config.records import RunConfig
+from tstk.config.records import RunConfig, read_record, write_record
 from tstk.config.resolve import find_config, iter_components, parse_overrides, resolve_config
 from tstk.config.toml import read_toml, to_toml
 from tstk.errors import CheckpointError, OptionError, UnknownNameError

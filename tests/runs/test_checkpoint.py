@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from tstk.config.records import RunConfig, RunResult
+from tstk.config.records import RunConfig, RunResult, read_record, write_record
 from tstk.config.resolve import resolve_config
 from tstk.core.types import Spec
 from tstk.data import load_data

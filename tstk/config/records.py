@@ -4,8 +4,8 @@ RunConfig.read("runs/a").component("encoder")   # "tstk/bert"
 RunResult.read("runs/a").test["accuracy"]
 
 A record ends with the SHA-256 of its other values, and result.json has that of metrics.jsonl; both are checked on
-reading. A record without a hash is read unchecked. Nothing here imports torch; `tstk.runs.checkpoint.parse_spec` builds the Spec
-of a run.
+reading. A record without a hash is read unchecked. Nothing here imports torch; `tstk.runs.checkpoint.parse_spec` builds
+the Spec of a run.
 """
 
 from __future__ import annotations
