@@ -206,6 +206,8 @@ def test_tensors_of_another_training_are_refused(stopped_run):
     saved = load_file(path)
     name = next(k for k in saved if k.startswith("optimizer/") and k.endswith("exp_avg") and saved[k].ndim == 2)
     save_file({**saved, name: saved[name][:1].clone()}, path)
+    assert_refused(stopped_run, "its tensors do not match their SHA-256")
+    edit_state(stopped_run, tensors_sha256=None)
     assert_refused(stopped_run, "does not fit its config.json")
     save_file({k: v for k, v in saved.items() if k != "callbacks/ema/averages/encoder.table"}, path)
     assert_refused(stopped_run, "does not fit its config.json")

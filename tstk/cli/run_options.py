@@ -45,11 +45,13 @@ class RunCommand(rich_click.RichCommand):
             for slot, path in components.items():
                 register_component(slot, mark_import_path(path))
         with warnings.catch_warnings():
-            show_other = warnings.showwarning
+            show_other, notes = warnings.showwarning, set[str]()
 
             def show(*args: Any, **kwargs: Any) -> None:
                 if isinstance(args[0], DataChangedWarning | SourceChangedWarning):
-                    print_note(f"note: {args[0]}")
+                    if (note := str(args[0])) not in notes:
+                        print_note(f"note: {note}")
+                    notes.add(note)
                 else:
                     show_other(*args, **kwargs)
 

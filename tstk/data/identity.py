@@ -162,7 +162,7 @@ def describe_data_changes(run_config: RunConfig, table: DataTable) -> str:
     added = [file for key, file in new.items() if key not in old]
     if not gone and not added:
         return ""
-    now = f"{added[0]['path']} ({added[0]['size']:,} bytes)" if added else "no such file"
+    now = f"{added[0]['path']} ({added[0]['size']} bytes)" if added else "no such file"
     before = f"{gone[0].get('path')} ({gone[0].get('size')} bytes)" if gone else "no such file"
     return (
         f"these are not the data that {run_config.run_dir} was trained on: now {now}, then {before}"

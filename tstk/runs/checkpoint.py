@@ -51,8 +51,8 @@ def save_weights(pipeline: Pipeline, path: Path, state: Mapping[str, Tensor] | N
     write_tensors(path, {k: v.detach().cpu() for k, v in state.items() if not k.startswith(excluded)})
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors with their hash in the header, atomically.
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors as safetensors with their hash in the header, atomically, and return the hash.
 
     Raises:
         DiskFullError: the disk is full
@@ -62,9 +62,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         address = value.untyped_storage().data_ptr()
         unshared[name] = value.clone().contiguous() if address in addresses else value.contiguous()
         addresses.add(address)
+    digest = hash_tensors(unshared)
     with atomic_write(path, sum(v.nbytes for v in unshared.values())) as part:
-        save_file(unshared, part, {HASH_KEY: hash_tensors(unshared)})
+        save_file(unshared, part, {HASH_KEY: digest})
         part.chmod(0o644)  # safetensors makes files readable by the owner only
+    return digest
 
 
 def collect_versions(config: Config | None = None) -> dict[str, str]:
@@ -152,19 +154,20 @@ def read_weights(run_dir: str | Path) -> dict[str, Tensor]:
     return read_tensors(path, "train the run again, or fetch it again")
 
 
-def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+def read_tensors(path: Path, remedy: str, expected: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, whose hash is checked if `write_tensors` wrote it.
 
     Args:
         path: of the file
         remedy: the end of the message
+        expected: their hash; None for that in the file
 
     Raises:
         CheckpointError: it is truncated, not a safetensors file, or does not match its hash
     """
     try:
         with safe_open(path, "pt") as file:
-            expected = (file.metadata() or {}).get(HASH_KEY)
+            expected = expected or (file.metadata() or {}).get(HASH_KEY)
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({str(e)[:200]!r}); {remedy}") from None

@@ -4,7 +4,7 @@
     last/step-120.safetensors      tensors
 
 state.json is replaced once its tensors are on the disk, and the previous tensors are removed after that, so that one
-pair is complete at every moment. Both files hold their SHA-256, and state.json those of config.json and of the rows of
+pair is complete at every moment. state.json holds the SHA-256 of itself, of the tensors, of config.json and of the rows of
 metrics.jsonl; all are checked on reading. Nothing is pickled.
 """
 
@@ -96,11 +96,12 @@ class ResumeStore:
         if not self.is_writer:
             return
         path = self.folder / f"step-{state['step']}.safetensors"
-        write_tensors(path, tensors)
+        digest = write_tensors(path, tensors)
         metrics = self._fsync_metrics()
         header = {
             "format": FORMAT_VERSION,
             "tensors": path.name,
+            "tensors_sha256": digest,
             "config": self._hash_config(),
             "versions": collect_versions(),
             "metrics": len(metrics),
@@ -148,7 +149,7 @@ class ResumeStore:
             raise CheckpointError(
                 f"{self.state_path} names {tensors_path.name!r}, which does not exist; {self._remedy}"
             )
-        tensors = read_tensors(tensors_path, self._remedy)
+        tensors = read_tensors(tensors_path, self._remedy, json_state.get("tensors_sha256"))
         history = self._read_history(json_state)
         self._truncate_metrics(json_state["metrics"])
         try:
