@@ -61,7 +61,10 @@ def test_a_run_scores_its_own_data_from_every_folder(trained, monkeypatch):
     assert "note" not in result.stderr
 
 
-@pytest.mark.parametrize("command", ["eval", "predict", "embed", "probe", "report"])
+@pytest.mark.parametrize(
+    "command",
+    ["eval", "predict", "embed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("probe", "report"))],
+)
 def test_every_command_says_once_that_the_data_are_not_those_of_the_run(trained, tmp_path, command):
     run = shutil.copytree(trained / "a", tmp_path / "a") / "run"
     config = read_record(run / "config.json")

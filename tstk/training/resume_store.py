@@ -4,8 +4,8 @@
     last/step-120.safetensors      tensors
 
 state.json is replaced once its tensors are on the disk, and the previous tensors are removed after that, so that one
-pair is complete at every moment. state.json holds the SHA-256 of itself, of the tensors, of config.json and of the rows of
-metrics.jsonl; all are checked on reading. Nothing is pickled.
+pair is complete at every moment. state.json holds the SHA-256 of itself, of the tensors, of config.json and of the rows
+of metrics.jsonl; all are checked on reading. Nothing is pickled.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def prepare_training(
     Raises:
         DataError: the data are not those with which the run was started
     """
-    validate_on_meta(config)
+    if resume_from is None:
+        validate_on_meta(config)
     data = read_data(config)
     spec = data.spec
     if data.train.y is not None and spec.num_classes:
