@@ -63,21 +63,20 @@ def compare(loaded):
     assert_equal(loaded, EXPECTED[0])
 
 
-def assert_equal(one, other):
-    """Check that nested values with tensors are equal to the bit; without a state, training starts again."""
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key, value in one.items():
-            assert_equal(value, other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for values in zip(one, other, strict=True):
+def assert_equal(actual, expected):
+    """Check that nested values with tensors are equal to the bit; further keys of a dictionary are never read."""
+    assert type(actual) is type(expected)
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(actual, expected)
+    elif isinstance(expected, dict):
+        for key, value in expected.items():
+            assert_equal(actual[key], value)
+    elif isinstance(expected, list | tuple):
+        assert len(actual) == len(expected)
+        for values in zip(actual, expected, strict=True):
             assert_equal(*values)
     else:
-        assert one == other
+        assert actual == expected
 
 
 def read_folder(folder):

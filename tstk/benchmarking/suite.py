@@ -23,7 +23,7 @@ from tstk.benchmarking.page import write_results
 from tstk.benchmarking.ranking import PosthocTest
 from tstk.benchmarking.results import RESULTS_FILE, BenchmarkResult, Cell, compare_methods
 from tstk.config.recipe import run_recipe, train_unless_done
-from tstk.config.records import RunResult, matches, read_record, write_record
+from tstk.config.records import RunResult, has_type, read_record, write_record
 from tstk.config.resolve import Config, parse_overrides, resolve_config
 from tstk.config.run_directory import write_json, write_text
 from tstk.errors import CheckpointError, OptionError, TstkError
@@ -170,10 +170,10 @@ def _load_finished_cell(cell: Cell, method: Method) -> Cell | None:
 def _is_score(result: Any) -> bool:
     """Return whether the content of a score.json is what `_run_cell` writes."""
     return (
-        matches(result, dict[str, Any])
-        and matches(result.get("method"), str)
-        and matches(result.get("scores"), dict[str, float])
-        and matches(result.get("baselines", {}), dict[str, dict[str, float]])
+        has_type(result, dict[str, Any])
+        and has_type(result.get("method"), str)
+        and has_type(result.get("scores"), dict[str, float])
+        and has_type(result.get("baselines", {}), dict[str, dict[str, float]])
     )
 
 

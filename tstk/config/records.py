@@ -297,8 +297,8 @@ def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{path} is damaged: {e}; {_REMEDY}") from None
     for number, row in enumerate(rows, 1):
-        if not matches(row, dict[str, Any]) or not all(
-            matches(row.get(key), hint)
+        if not has_type(row, dict[str, Any]) or not all(
+            has_type(row.get(key), hint)
             for key, hint in {"epoch": int, "lr": float, "train": dict[str, float], "val": dict[str, float]}.items()
         ):
             raise CheckpointError(f"{path}, line {number}: not the metrics of an epoch; {_REMEDY}")
@@ -360,18 +360,18 @@ def _get_hints(cls: type) -> dict[str, Any]:
 def _has_declared_types(record: Any) -> bool:
     """Return whether the fields of a dataclass have the types that it declares."""
     hints: dict[str, Any] = _get_hints(type(record))  # type: ignore[arg-type]
-    return all(matches(getattr(record, f.name), hints[f.name]) for f in fields(record))
+    return all(has_type(getattr(record, f.name), hints[f.name]) for f in fields(record))
 
 
-def matches(value: Any, hint: Any) -> bool:
+def has_type(value: Any, hint: Any) -> bool:
     """Return whether a JSON value has a type such as `dict[str, float]`; an int is a float, a bool is not an int."""
     if hint is Any:
         return True
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is dict:
-        return isinstance(value, dict) and all(matches(v, arguments[1]) for v in value.values())
+        return isinstance(value, dict) and all(has_type(v, arguments[1]) for v in value.values())
     if origin is list:
-        return isinstance(value, list) and all(matches(v, arguments[0]) for v in value)
+        return isinstance(value, list) and all(has_type(v, arguments[0]) for v in value)
     if hint in (int, float):
         return isinstance(value, int | hint) and not isinstance(value, bool)
     return isinstance(value, hint)
