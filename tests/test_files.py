@@ -81,7 +81,7 @@ def test_concurrent_and_killed_writers_lose_and_mix_nothing(tmp_path, seed):
     done = subprocess.run([sys.executable, script, tmp_path, str(seed)], capture_output=True, text=True, check=True)
     counts = json.loads(done.stdout)
     assert (counts["written"], counts["failed"], counts["mixed"]) == (360, 0, 0), counts
-    assert counts["kills"] >= 40
+    assert counts["kills"] >= 10
     assert counts["reads"] > 100
     assert counts["leftovers"] <= counts["kills"]
     assert counts["final"] == "whole"
@@ -232,7 +232,7 @@ def test_missing_permissions_are_not_told_as_damage(restricted):
         (locked / name).touch()
         (locked / name).chmod(0o000)
     for function, args in (
-        (read_tensors, (locked / "model.safetensors",)),
+        (read_tensors, (locked / "model.safetensors", "train again")),
         (RunConfig.read, (locked,)),
         (read_bert_config, (str(locked),)),
         (load_bert_weights, (str(locked),)),

@@ -60,6 +60,10 @@ class SourceChangedWarning(UserWarning):
     """The class of a component without a plugin has changed since the run was trained."""
 
 
+class DataChangedWarning(UserWarning):
+    """The data of a run are not those that it was trained on, or have moved."""
+
+
 def compute_edit_distance(a: str, b: str) -> int:
     """Return the optimal string alignment distance (insertions, deletions, substitutions, swaps of neighbours)."""
     rows = [list(range(len(b) + 1))]

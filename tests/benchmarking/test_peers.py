@@ -1,6 +1,5 @@
 """Peers of a bench: their training data, the preparation of series, and refusals."""
 
-import json
 import sys
 from functools import partial
 from types import ModuleType
@@ -12,6 +11,7 @@ import torch
 from tstk.benchmarking import peers
 from tstk.benchmarking.peers import PEER_FORECASTERS, AeonClassifier, fill_forward, make_peer_runner
 from tstk.benchmarking.suite import Method, run_benchmark
+from tstk.config.records import read_record
 from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.data.config import DataConfig
 from tstk.data.datasets import SeriesDataset
@@ -102,7 +102,7 @@ def test_a_peer_learns_from_the_whole_training_part_and_a_finished_cell_is_kept(
     (cell,) = result.cells
     assert round(cell.result["scores"]["accuracy"], 4) == 0.4537
     assert cell.result.keys() >= {"fit_seconds", "predict_seconds", "notes", "package"}
-    assert json.loads((cell.run_dir / "score.json").read_text()) == cell.result
+    assert read_record(cell.run_dir / "score.json") == cell.result
     monkeypatch.setattr(peers, "load_data", None)  # would be called to run it again
     assert run_benchmark({"near": method}, {"har-demo": "har-demo"}, (0,), tmp_path / "out").cells == result.cells
 

@@ -27,7 +27,7 @@ def scoring(values, ran=None):
         value = values(data, seed)
         if isinstance(value, Exception):
             raise value
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return {"scores": {"accuracy": value, "mse": 1 - value}, "by": "test"}
 
     return Method("made up", run)
@@ -55,6 +55,28 @@ def test_finished_cells_are_not_run_again_and_new_ones_join(tmp_path):
     assert len(result.cells) == 12
     assert result.ranking.names == ("n", "m")
     assert result.ranking.wins_draws_losses["n", "m"] == (3, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"[1]",
+        b'{"method": "made up"}',
+        b'{"method": "made up", "scores": {"accuracy": "high"}}',
+        b'{"method": "made up", "scores": {}, "sha256": "another"}',
+    ],
+)
+def test_a_damaged_score_stops_no_bench_and_its_cell_is_scored_again(tmp_path, content):
+    ran = []
+    method = scoring(lambda d, s: 0.5, ran)
+    run_benchmark({"m": method}, SETS, (0,), tmp_path / "out")
+    (cell,) = (tmp_path / "out").rglob("m/B/seed-0")
+    (cell / "score.json").write_bytes(content)
+    result = run_benchmark({"m": method}, SETS, (0,), tmp_path / "out")
+    assert ran[3:] == [("b.ts", 0)]
+    assert [c.error for c in result.cells] == ["", "", ""]
 
 
 def test_a_redefined_method_is_not_mixed_with_its_old_cells(tmp_path):

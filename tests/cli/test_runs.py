@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tstk.config.records import read_record, write_record
 from tstk.runs.checkpoint import load
 
 
@@ -99,8 +100,9 @@ def test_a_forecaster_stands_beside_a_linear_map_in_training_and_in_eval(tstk, f
 
 def test_a_forecaster_without_its_training_data_stands_beside_the_last_value(tstk, forecaster, csv, tmp_path):
     moved = shutil.copytree(forecaster, tmp_path / "moved")
-    config = (moved / "config.json").read_text()
-    (moved / "config.json").write_text(config.replace(str(csv), "gone.csv"))
+    config = read_record(moved / "config.json")
+    config["config"]["data"]["use"] = "gone.csv"
+    write_record(moved / "config.json", config)
     found = json.loads(tstk("eval", moved, "--data", csv, "--json").stdout)
     assert found["baselines"].keys() == {"last value"}
     assert "needs the training data of the run" in found["baselines_skipped"]["linear"]
@@ -108,9 +110,9 @@ def test_a_forecaster_without_its_training_data_stands_beside_the_last_value(tst
 
 def test_a_forecaster_worse_than_a_baseline_prints_a_note_in_every_command(tstk, forecaster, tmp_path):
     copied = shutil.copytree(forecaster, tmp_path / "worse")
-    result = json.loads((copied / "result.json").read_text())
+    result = read_record(copied / "result.json")
     result["test"]["mse"] = 1e9
-    (copied / "result.json").write_text(json.dumps(result))
+    write_record(copied / "result.json", result)
     out = tstk("forecast", copied, "--out", tmp_path / "next.csv").stdout.splitlines()
     assert "On its test split: This model loses to the baseline linear: mse 1e+09" in out[-1]
 
@@ -241,14 +243,14 @@ def test_weights_that_are_not_finite_embed_nothing(refused, copy):
 @pytest.mark.parametrize("verb", [["eval"], ["predict", "--out", "p.csv"], ["embed", "--out", "e.npz"]])
 def test_a_damaged_or_foreign_run_is_refused_in_a_line(refused, copy, verb):
     weights, config = copy / "model.safetensors", copy / "config.json"
-    whole, fields = weights.read_bytes(), json.loads(config.read_text())
+    whole, fields = weights.read_bytes(), read_record(config)
     weights.write_bytes(whole[: len(whole) // 2])
     assert "model.safetensors is truncated" in refused(verb[0], copy, *verb[1:])
     weights.unlink()
     assert "has no model.safetensors" in refused(verb[0], copy, *verb[1:])
     weights.write_bytes(whole)
     fields["config"]["encoder"]["use"] = "tstk-ghost/haunted"
-    config.write_text(json.dumps(fields))
+    write_record(config, fields)
     assert "encoder 'haunted' from tstk-ghost" in refused(verb[0], copy, *verb[1:])
     config.write_text('{"architectures": ["BertModel"]}')
     assert "was not written by tstk" in refused(verb[0], copy, *verb[1:])

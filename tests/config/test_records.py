@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 import tstk
-from tstk.config.records import RunConfig, RunResult
+from tstk.config.records import RunConfig, RunResult, read_record, write_record
 from tstk.errors import CheckpointError
 
 
@@ -26,11 +26,11 @@ def test_writing_what_was_read_changes_no_byte(record, file, copy):
 
 
 def test_every_key_of_the_files_is_a_field(run):
-    config_keys = json.loads((run / "config.json").read_text()).keys() - {"format"}
+    config_keys = json.loads((run / "config.json").read_text()).keys() - {"format", "sha256"}
     assert {f.name for f in fields(RunConfig)} == {
         "run_dir", "values", "input_schema", *(config_keys - {"config", "data"})
     }  # fmt: skip
-    result_keys = json.loads((run / "result.json").read_text()).keys()
+    result_keys = json.loads((run / "result.json").read_text()).keys() - {"sha256", "metrics_sha256"}
     assert {f.name for f in fields(RunResult)} == {"run_dir", *result_keys}
 
 
@@ -57,6 +57,9 @@ def test_a_result_prints_its_scores_beside_those_of_the_baselines(run):
     ("changes", "message"),
     [
         ({"test": [1]}, "was not written by tstk"),
+        ({"test": {"accuracy": "high"}}, "was not written by tstk"),
+        ({"baselines": {"1-NN": {"accuracy": None}}}, "was not written by tstk"),
+        ({"versions": {"tstk": 1}}, "was not written by tstk"),
         ({"parameters": "many"}, "was not written by tstk"),
         ({"selected": {"epoch": 1}}, "was not written by tstk"),
         ({"selected": {"epoch": "last", "of": 2, "by": "score"}}, "was not written by tstk"),
@@ -69,10 +72,10 @@ def test_a_result_that_is_not_ours_is_refused(copy, changes, message):
     path = copy / "result.json"
     if changes is None:
         path.unlink()
+    elif isinstance(changes, str):
+        path.write_text(changes)
     else:
-        path.write_text(
-            changes if isinstance(changes, str) else json.dumps({**json.loads(path.read_text()), **changes})
-        )
+        write_record(path, read_record(path) | changes)
     with pytest.raises(CheckpointError, match=message) as caught:
         RunResult.read(copy)
     assert "\n" not in str(caught.value)
@@ -81,9 +84,9 @@ def test_a_result_that_is_not_ours_is_refused(copy, changes, message):
 @pytest.mark.parametrize("key", ["config", "given", "sources", "init_from", "spec", "data", "versions", "hardware"])
 def test_a_config_without_one_of_its_tables_is_refused(copy, key):
     path = copy / "config.json"
-    content = json.loads(path.read_text())
+    content = read_record(path)
     del content[key]
-    path.write_text(json.dumps(content))
+    write_record(path, content)
     with pytest.raises(CheckpointError, match="was not written by tstk, or was changed by hand"):
         tstk.load(copy)
 

@@ -1,6 +1,5 @@
 """Layers of tables: which value wins, its source, and all faults at once."""
 
-import json
 import shutil
 import sys
 import tomllib
@@ -11,7 +10,7 @@ import tstk
 from tstk.builtin.decoders import linear
 from tstk.builtin.heads.linear import Linear
 from tstk.builtin.losses.cross_entropy import CrossEntropy
-from tstk.config.records import RunConfig
+from tstk.config.records import RunConfig, read_record, write_record
 from tstk.config.resolve import find_config, iter_components, parse_overrides, resolve_config
 from tstk.config.toml import read_toml, to_toml
 from tstk.errors import CheckpointError, OptionError, UnknownNameError
@@ -293,9 +292,9 @@ def test_from_a_run_for_the_same_task_brings_everything(run):
 def test_another_task_on_a_run_that_learnt_from_the_test_part_takes_the_training_part(run, tmp_path):
     run = shutil.copytree(run, tmp_path / "run")
     file = run / "config.json"
-    run_config = json.loads(file.read_text())
+    run_config = read_record(file)
     run_config["config"]["data"]["train_data"] = "test"
-    file.write_text(json.dumps(run_config))
+    write_record(file, run_config)
     for head, want in (({}, "test"), ({"head": "cot"}, None)):
         assert (
             resolve_config(("flag", {"pipeline": {"init_from": str(run)}, **head})).options("data")["train_data"]

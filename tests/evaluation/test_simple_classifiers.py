@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tstk.config.records import read_record, write_record
 from tstk.core.types import Spec
 from tstk.data import DataConfig, load_data
 from tstk.data.datasets import SeriesDataset
@@ -140,7 +141,10 @@ def test_a_run_is_scored_beside_the_classifiers_and_again_without_its_training_d
     moved = tmp_path / "copy"
     moved.mkdir()
     for file in run.iterdir():
-        (moved / file.name).write_bytes(file.read_bytes().replace(npz.encode(), b"gone.npz"))
+        (moved / file.name).write_bytes(file.read_bytes())
+    for name in ("config.json", "result.json"):
+        text = json.dumps(read_record(run / name)).replace(npz, "gone.npz")
+        write_record(moved / name, json.loads(text))
     found = score(moved, npz)
     assert found["baselines"].keys() == {"majority class"}
     assert found["baselines_skipped"].keys() == {"1-NN", "logistic"}

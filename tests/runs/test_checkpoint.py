@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from tstk.config.records import RunConfig, RunResult
+from tstk.config.records import RunConfig, RunResult, read_record, write_record
 from tstk.config.resolve import resolve_config
 from tstk.core.types import Spec
 from tstk.data import load_data
@@ -117,9 +117,9 @@ def test_a_config_that_is_not_ours_is_refused(copy, text, message):
 
 def edit_config(folder, change):
     path = folder / "config.json"
-    run_config = json.loads(path.read_text())
+    run_config = read_record(path)
     change(run_config)
-    path.write_text(json.dumps(run_config))
+    write_record(path, run_config)
 
 
 def test_a_plugin_that_is_not_installed_is_named_with_its_version(copy):

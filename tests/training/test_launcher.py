@@ -77,6 +77,15 @@ def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, al
         assert not [name for names in threads for name in names if "gloo" in name], threads
 
 
+def test_no_process_imports_the_program_from_the_current_folder(npz, tmp_path):
+    (tmp_path / "tstk").mkdir()
+    (tmp_path / "tstk" / "__init__.py").write_text("raise SystemExit('imported from the current folder')")
+    words = [*TRAIN, "--data", npz, "--devices", "2", "--out", "run"]
+    code, _, err = run_python(["-P", *words], tmp_path)
+    assert code == 0, err
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
 def test_an_interrupted_run_on_several_devices_can_be_resumed(npz, tmp_path, signum):
     args = [*TRAIN, "--data", npz, "--steps", "600", "--validate-every", "60", "--devices", "2", "--out", "run"]

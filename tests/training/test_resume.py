@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 import tstk
+from tstk.config.records import read_record, write_record
 from tstk.config.resolve import resolve_config
 from tstk.config.run_directory import run_lock
 from tstk.errors import CheckpointError, DataError, FileError, OptionError
@@ -50,7 +50,7 @@ def rows(run):
 def result(run):
     """Return result.json without times."""
     values = json.loads((run / "result.json").read_text())
-    return {k: v for k, v in values.items() if "seconds" not in k}
+    return {k: v for k, v in values.items() if "seconds" not in k and "sha256" not in k}
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def assert_refused(run, message, error=CheckpointError):
 
 
 def state(run):
-    return json.loads((run / "last" / "state.json").read_text())
+    return read_record(run / "last" / "state.json")
 
 
 def tensors(run):
@@ -110,7 +110,13 @@ def tensors(run):
 
 
 def edit_state(run, **facts):
-    (run / "last" / "state.json").write_text(json.dumps(state(run) | facts))
+    write_record(run / "last" / "state.json", state(run) | facts)
+
+
+def edit_config(run, **facts):
+    """Change config.json, and the state that was saved under it."""
+    write_record(run / "config.json", read_record(run / "config.json") | facts)
+    edit_state(run, config=hashlib.sha256((run / "config.json").read_bytes()).hexdigest())
 
 
 def test_python_resumes_by_name(stopped_run):
@@ -187,7 +193,12 @@ def test_a_state_of_a_later_version_is_refused(stopped_run):
 
 def test_options_that_were_changed_since_are_refused(stopped_run):
     path = stopped_run / "config.json"
-    path.write_text(path.read_text().replace('"lr": 0.001', '"lr": 0.1'))
+    text = path.read_text()
+    path.write_text(text.replace('"lr": 0.001', '"lr": 0.1'))
+    assert_refused(stopped_run, "config.json is damaged or was changed by hand: it does not match its SHA-256")
+    config = json.loads(text)
+    config["given"]["train"]["lr"] = "many"
+    write_record(path, {k: v for k, v in config.items() if k != "sha256"})
     assert_refused(stopped_run, "config.json has changed since")
 
 
@@ -196,6 +207,8 @@ def test_tensors_of_another_training_are_refused(stopped_run):
     saved = load_file(path)
     name = next(k for k in saved if k.startswith("optimizer/") and k.endswith("exp_avg") and saved[k].ndim == 2)
     save_file({**saved, name: saved[name][:1].clone()}, path)
+    assert_refused(stopped_run, "its tensors do not match their SHA-256")
+    edit_state(stopped_run, tensors_sha256=None)
     assert_refused(stopped_run, "does not fit its config.json")
     save_file({k: v for k, v in saved.items() if k != "callbacks/ema/averages/encoder.table"}, path)
     assert_refused(stopped_run, "does not fit its config.json")
@@ -209,10 +222,37 @@ def test_data_that_changed_since_are_refused(npz, tmp_path):
     shutil.copy(npz, data)
     run = train_and_interrupt(str(data), tmp_path / "run", step=5)
     arrays = dict(np.load(data))
+    np.savez(data, **arrays | {"X_train": np.nextafter(arrays["X_train"], 0)})
+    assert_refused(run, f"these are not the data that {run} was trained on: now {data}", DataError)
+    edit_config(run, data_files=[])  # as of a run that recorded none
     np.savez(data, **arrays | {"X_train": arrays["X_train"] * 2})
     assert_refused(run, "the data have changed", DataError)
     np.savez(data, **arrays | {name: arrays[name][..., :18] for name in ("X_train", "X_test")})
     assert_refused(run, "has changed since this run was started: length was 20 and is 18", DataError)
+
+
+def test_data_that_moved_are_found_by_name_when_a_run_is_resumed(npz, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    data = shutil.copy(npz, tmp_path / "mine.npz")
+    run = train_and_interrupt(str(data), tmp_path / "run", step=5)
+    shutil.move(data, tmp_path / "elsewhere" / "mine.npz")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    notes = []
+    resume_run(run, print_fn=notes.append)
+    assert any(f"{data} is gone" in line and "elsewhere/mine.npz" in line for line in notes)
+    assert len(rows(run)) == 4
+
+
+@pytest.mark.parametrize("name", ["step", "state.json", "metrics.jsonl"])
+def test_a_changed_bit_of_what_training_goes_on_from_is_refused(stopped_run, name):
+    path = {"step": tensors(stopped_run), "metrics.jsonl": stopped_run / name}.get(name, stopped_run / "last" / name)
+    whole = path.read_bytes()
+    digit = max(i for i, byte in enumerate(whole) if chr(byte).isdigit())
+    offset = len(whole) - 3 if name == "step" else whole.rindex(b"0.") + 3 if name == "metrics.jsonl" else digit
+    path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
+    assert_refused(stopped_run, str(path))
+    assert_refused(stopped_run, "SHA-256")
+    assert_refused(stopped_run, f"remove {stopped_run / 'last'} to start this run again")
 
 
 def test_metrics_that_were_lost_are_refused_and_rows_that_came_later_are_cut_off(stopped_run):
@@ -253,9 +293,7 @@ def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path, monkeypatch):
 
 
 def test_other_versions_are_reported(stopped_run):
-    path = stopped_run / "config.json"
-    path.write_text(path.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"'))
-    edit_state(stopped_run, config=hashlib.sha256(path.read_bytes()).hexdigest())
+    edit_config(stopped_run, versions=read_record(stopped_run / "config.json")["versions"] | {"torch": "1.0"})
     notes = []
     resume_run(stopped_run, print_fn=notes.append)
     assert any("torch was 1.0" in line and "last digit" in line for line in notes)

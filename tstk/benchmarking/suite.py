@@ -11,7 +11,6 @@ interrupted one is resumed.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import traceback
@@ -24,9 +23,9 @@ from tstk.benchmarking.page import write_results
 from tstk.benchmarking.ranking import PosthocTest
 from tstk.benchmarking.results import RESULTS_FILE, BenchmarkResult, Cell, compare_methods
 from tstk.config.recipe import run_recipe, train_unless_done
-from tstk.config.records import RunResult
+from tstk.config.records import RunResult, has_type, read_record, write_record
 from tstk.config.resolve import Config, parse_overrides, resolve_config
-from tstk.errors import OptionError, TstkError
+from tstk.errors import CheckpointError, OptionError, TstkError
 from tstk.files import write_json, write_text
 
 SCORE_FILE = "score.json"
@@ -150,17 +149,32 @@ def run_benchmark(
 
 
 def _load_finished_cell(cell: Cell, method: Method) -> Cell | None:
-    """Return the cell with its stored result, or None if it is not finished."""
+    """Return the cell with its stored result, or None if it is not finished or the result is damaged."""
     path = cell.run_dir / SCORE_FILE
     if not path.is_file():
         return None
-    result = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        result = read_record(path)
+    except CheckpointError:
+        return None  # scored again
+    if not _is_score(result):
+        return None
     if result["method"] != method.definition:
         raise OptionError(
             f"{cell.run_dir} was run as {result['method']!r}, now {cell.method} is {method.definition!r}; "
             "give the method another name, choose another --out, or remove that directory"
         )
     return Cell(cell.method, cell.data, cell.seed, cell.run_dir, result)
+
+
+def _is_score(result: Any) -> bool:
+    """Return whether the content of a score.json is what `_run_cell` writes."""
+    return (
+        has_type(result, dict[str, Any])
+        and has_type(result.get("method"), str)
+        and has_type(result.get("scores"), dict[str, float])
+        and has_type(result.get("baselines", {}), dict[str, dict[str, float]])
+    )
 
 
 def _run_cell(cell: Cell, method: Method, data: str) -> Cell:
@@ -179,5 +193,5 @@ def _run_cell(cell: Cell, method: Method, data: str) -> Cell:
         message = f"{type(e).__name__}: {' '.join(str(e).split())} ({error_file} has the traceback)"
         return Cell(cell.method, cell.data, cell.seed, cell.run_dir, error=message)
     result = {"method": method.definition, **result, "seconds": round(time.time() - start, 2)}
-    write_json(cell.run_dir / SCORE_FILE, result)
+    write_record(cell.run_dir / SCORE_FILE, result)
     return Cell(cell.method, cell.data, cell.seed, cell.run_dir, result)

@@ -12,7 +12,7 @@ import rich_click
 from tstk.cli.completion import complete_data_sets, complete_runs
 from tstk.cli.output import print_note
 from tstk.config.records import RunConfig
-from tstk.errors import SourceChangedWarning
+from tstk.errors import DataChangedWarning, SourceChangedWarning
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.local import mark_import_path, provide_components, register_component
 
@@ -36,7 +36,7 @@ class RunCommand(rich_click.RichCommand):
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Register the classes, then call the function without these options; changed classes are noted."""
+        """Register the classes, then call the function without these options; changed classes and data are noted."""
         components = {slot: path for slot in SLOTS if (path := ctx.params.pop(slot)) is not None}
         if "run" in ctx.params:
             run = ctx.params["run"]
@@ -45,11 +45,13 @@ class RunCommand(rich_click.RichCommand):
             for slot, path in components.items():
                 register_component(slot, mark_import_path(path))
         with warnings.catch_warnings():
-            show_other = warnings.showwarning
+            show_other, notes = warnings.showwarning, set[str]()
 
             def show(*args: Any, **kwargs: Any) -> None:
-                if isinstance(args[0], SourceChangedWarning):
-                    print_note(f"note: {args[0]}")
+                if isinstance(args[0], DataChangedWarning | SourceChangedWarning):
+                    if (note := str(args[0])) not in notes:
+                        print_note(f"note: {note}")
+                    notes.add(note)
                 else:
                     show_other(*args, **kwargs)
 

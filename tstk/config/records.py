@@ -3,28 +3,39 @@
 RunConfig.read("runs/a").component("encoder")   # "tstk/bert"
 RunResult.read("runs/a").test["accuracy"]
 
-Nothing here imports torch; `tstk.runs.checkpoint.parse_spec` builds the Spec of a run.
+A record ends with the SHA-256 of its other values, and result.json has that of metrics.jsonl; both are checked on
+reading. A record without a hash is read unchecked. Nothing here imports torch; `tstk.runs.checkpoint.parse_spec` builds
+the Spec of a run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from shlex import quote
 from typing import Any, Self
 
-from tstk.config.run_directory import CONFIG_FILE, RESULT_FILE, list_shipped_runs, resolve_run_dir
-from tstk.errors import CheckpointError
+from tstk.config.run_directory import CONFIG_FILE, METRICS_FILE, RESULT_FILE, list_shipped_runs, resolve_run_dir
+from tstk.errors import CheckpointError, TstkError
 from tstk.files import explain_os_error, write_json
 from tstk.plugins.distribution import CORE_DISTRIBUTION
+from tstk.plugins.hooks import SLOTS
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
 
 FORMAT_VERSION = 1
 """Version of the format of run directories; later ones are refused."""
 
 _KEYS = {"values": "config", "input_schema": "data"}
 """Field of `RunConfig` -> its key in config.json, where they differ."""
+
+HASH_KEY = "sha256"
+_REMEDY = "train the run again, or fetch it again"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -44,6 +55,7 @@ class RunConfig:
         hardware: device, kind of processor and number of threads, on which the last digits of results depend
         command: command that repeats the run
         local: dotted table -> where the class of a component that belongs to no plugin came from
+        data_files: path, size and hash of each file of the data, see `tstk.data.identity`
     """
 
     run_dir: Path
@@ -58,6 +70,7 @@ class RunConfig:
     hardware: dict[str, str]
     command: str
     local: dict[str, dict[str, str]] = field(default_factory=dict)
+    data_files: list[dict[str, Any]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         components = ", ".join(f"{table}={use!r}" for table in self.values if (use := self.component(table)))
@@ -94,14 +107,17 @@ class RunConfig:
     def write(self) -> None:
         """Write config.json."""
         content = {_KEYS.get(f.name, f.name): getattr(self, f.name) for f in fields(self) if f.name != "run_dir"}
-        write_json(self.run_dir / CONFIG_FILE, {"format": FORMAT_VERSION, **content})
+        write_record(self.run_dir / CONFIG_FILE, {"format": FORMAT_VERSION, **content})
 
     @classmethod
-    def read(cls, run_dir: str | Path) -> Self:
-        """Read config.json.
+    def read(cls, run_dir: str | Path, *, keep_source_folders: bool = False) -> Self:
+        """Read config.json, without the options of components that name sources of weights (`Slot.source_options`).
+
+        A trained run does not need them, and nothing in a run may lead to a request or to files outside it.
 
         Args:
             run_dir: run directory, or the name of a run in the package, such as pretrained/small
+            keep_source_folders: keep sources that are existing folders, such as the teacher of an unfinished training
 
         Raises:
             CheckpointError: it is missing, damaged, or was not written by tstk
@@ -112,7 +128,7 @@ class RunConfig:
                 f"{run_dir} is not a run directory: it has no {CONFIG_FILE}. Runs in the package: "
                 + ", ".join(list_shipped_runs())
             )
-        content = _read_json(path)
+        content = read_record(path)
         if not isinstance(content, dict) or not isinstance(content.get("format"), int):
             raise CheckpointError(f"{path} was not written by tstk")
         if content["format"] > FORMAT_VERSION:
@@ -123,12 +139,15 @@ class RunConfig:
                 f"pip install --upgrade {CORE_DISTRIBUTION}"
             )
         values: dict[str, Any] = {f.name: content.get(_KEYS.get(f.name, f.name)) for f in fields(cls)}
-        values["local"] = content.get("local", {})
+        values |= {"local": content.get("local", {}), "data_files": content.get("data_files", [])}
         record = cls(**{**values, "run_dir": Path(run_dir)})
         if not _has_declared_types(record) or not all(
             isinstance(t, dict) and isinstance(t.get("use", ""), str) for t in record.values.values()
         ):
             raise CheckpointError(f"{path} was not written by tstk, or was changed by hand; train the run again")
+        for slot in SLOTS:
+            if slot in record.values:
+                _strip_sources(slot, record.values[slot], keep_source_folders)
         return record
 
 
@@ -228,8 +247,10 @@ class RunResult:
         return result
 
     def write(self) -> None:
-        """Write result.json."""
-        write_json(self.run_dir / RESULT_FILE, self.to_dict())
+        """Write result.json, with the hash of metrics.jsonl."""
+        path = self.run_dir / METRICS_FILE
+        metrics = {"metrics_sha256": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+        write_record(self.run_dir / RESULT_FILE, self.to_dict() | metrics)
 
     @classmethod
     def read(cls, run_dir: str | Path) -> Self:
@@ -247,20 +268,106 @@ class RunResult:
                 f"{run_dir} has no {RESULT_FILE}: the run is not finished; continue with: "
                 f"tstk train --resume {quote(str(run_dir))}"
             )
-        return cls.from_dict(run_dir, _read_json(path))
+        return cls.from_dict(run_dir, read_record(path))
 
 
-def _read_json(path: Path) -> Any:
+def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl: one row per epoch, empty if there is no such file.
+
+    Raises:
+        CheckpointError: it is damaged, or does not match its hash in result.json
+    """
+    folder = resolve_run_dir(run_dir)
+    path, result_path = folder / METRICS_FILE, folder / RESULT_FILE
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    result = read_record(result_path) if result_path.is_file() else {}
+    expected = result.get("metrics_sha256") if isinstance(result, dict) else None
+    if expected not in (None, hashlib.sha256(content).hexdigest()):
+        raise CheckpointError(f"{path} is damaged: it does not match its SHA-256 in {RESULT_FILE}; {_REMEDY}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        rows = [json.loads(line) for line in content.decode().splitlines()]
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path} is damaged: {e}; {_REMEDY}") from None
+    for number, row in enumerate(rows, 1):
+        if not has_type(row, dict[str, Any]) or not all(
+            has_type(row.get(key), hint)
+            for key, hint in {"epoch": int, "lr": float, "train": dict[str, float], "val": dict[str, float]}.items()
+        ):
+            raise CheckpointError(f"{path}, line {number}: not the metrics of an epoch; {_REMEDY}")
+    return rows
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with its hash, atomically."""
+    write_json(path, {**content, HASH_KEY: hash_record(content)})
+
+
+def read_record(path: Path, remedy: str = _REMEDY) -> Any:
+    """Read JSON, without its hash.
+
+    Args:
+        path: of the file
+        remedy: the end of the message
+
+    Raises:
+        CheckpointError: it is damaged, or does not match its hash
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            return content
+        expected = content.pop(HASH_KEY, None)
+        if expected in (None, hash_record(content)):
+            return content
     except OSError as e:
         raise explain_os_error(path, e, "read") from None
     except (ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path} is damaged: {e}; train the run again, or fetch it again") from None
+        raise CheckpointError(f"{path} is damaged: {e}; {remedy}") from None
+    raise CheckpointError(f"{path} is damaged or was changed by hand: it does not match its SHA-256; {remedy}")
+
+
+def hash_record(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _strip_sources(kind: str, table: dict[str, Any], keep_folders: bool) -> None:
+    """Set the options of a component, and of those inside it, that name sources of weights to None."""
+    try:
+        signature = read_signature(get_registry().find(kind, table["use"]).target)
+    except (TstkError, KeyError):
+        return  # refused by whoever builds it
+    for name in signature.class_attrs.get("source_options", ()):
+        if not (keep_folders and isinstance(table.get(name), str) and Path(table[name]).is_dir()) and name in table:
+            table[name] = None
+    for option in signature.options.values():
+        inner = table.get(option.name)
+        if option.is_component and isinstance(inner, dict) and isinstance(inner.get("use"), str):
+            _strip_sources(option.type, inner, keep_folders)
+
+
+@cache
+def _get_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _has_declared_types(record: Any) -> bool:
-    """Return whether the fields of a dataclass have the types that it declares, ignoring the contents of dicts."""
-    types: dict[str, Any] = {"dict": dict, "str": str, "int": int, "float": (int, float)}
-    declared = {f.name: types.get(f.type.partition("[")[0], object) for f in fields(record)}
-    return all(isinstance(getattr(record, name), kind) for name, kind in declared.items())
+    """Return whether the fields of a dataclass have the types that it declares."""
+    hints: dict[str, Any] = _get_hints(type(record))  # type: ignore[arg-type]
+    return all(has_type(getattr(record, f.name), hints[f.name]) for f in fields(record))
+
+
+def has_type(value: Any, hint: Any) -> bool:
+    """Return whether a JSON value has a type such as `dict[str, float]`; an int is a float, a bool is not an int."""
+    if hint is Any:
+        return True
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict:
+        return isinstance(value, dict) and all(has_type(v, arguments[1]) for v in value.values())
+    if origin is list:
+        return isinstance(value, list) and all(has_type(v, arguments[0]) for v in value)
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    return isinstance(value, hint)

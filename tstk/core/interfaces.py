@@ -53,6 +53,9 @@ class Slot(nn.Module):
     non_persistent: ClassVar[tuple[str, ...]] = ()
     """Sub-paths that exist only during training, such as a teacher, and are not saved with the model."""
 
+    source_options: ClassVar[tuple[str, ...]] = ()
+    """Options that name sources of weights, such as `pretrained`; they are None when a trained run is loaded."""
+
     out: Spec
 
     def __init__(self, spec: Spec) -> None:

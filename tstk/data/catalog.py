@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +53,10 @@ class DatasetFiles:
 
     name: str
     files: dict[str, Path]
+
+    def is_in(self, folder: Path) -> bool:
+        """Return whether the files are in a folder itself."""
+        return all(path.parent == folder for path in self.files.values())
 
     @property
     def catalog_row(self) -> CatalogRow:
@@ -112,10 +116,35 @@ def locate(name_or_path: str, data_root: str | None = None) -> DatasetFiles:
         DataError: the file or folder is missing, unreadable, or holds none or several data sets
     """
     path = Path(name_or_path).expanduser()
-    if path.suffix.lower() in _list_readers() or path.is_file() or len(path.parts) != 1:
+    if _is_path(path):
         return _locate_path(path)
     root = _resolve_root(data_root)
     datasets = [DatasetFiles("har-demo", {"train": DEMO_FILE}), *_list_named(root)]
+    if named := _find_named(name_or_path, datasets):
+        return named
+    if path.is_dir():
+        return _locate_path(path)
+    raise UnknownNameError(_describe_unknown_name(name_or_path, [dataset.name for dataset in datasets], root))
+
+
+def make_absolute(name_or_path: str, data_root: str | None = None) -> str:
+    """Return what `locate` takes as a path as an absolute one, and the name of a data set unchanged."""
+    path = Path(name_or_path).expanduser()
+    if _is_path(path) or (path.is_dir() and locate(name_or_path, data_root).is_in(path)):
+        return os.path.abspath(path)
+    return name_or_path
+
+
+def _is_path(path: Path) -> bool:
+    return path.suffix.lower() in _list_readers() or path.is_file() or len(path.parts) != 1
+
+
+def _find_named(name_or_path: str, datasets: Sequence[DatasetFiles]) -> DatasetFiles | None:
+    """Return the data set of a name, or None.
+
+    Raises:
+        DataError: several have it
+    """
     alias = ALIASES.get(_normalize_name(name_or_path), name_or_path)
     for name, normalize in (
         (name_or_path, str),
@@ -129,9 +158,7 @@ def locate(name_or_path: str, data_root: str | None = None) -> DatasetFiles:
             raise DataError(f"{name_or_path}: more than one data set has this name; give the path of one: {paths}")
         if matches:
             return matches[0]
-    if path.is_dir():
-        return _locate_path(path)
-    raise UnknownNameError(_describe_unknown_name(name_or_path, [dataset.name for dataset in datasets], root))
+    return None
 
 
 def _describe_unknown_name(name: str, known_names: list[str], root: Path | None) -> str:

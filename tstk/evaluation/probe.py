@@ -23,6 +23,7 @@ from tstk.core.types import Series, Split
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import SeriesDataset
+from tstk.data.identity import locate_run_data
 from tstk.data.load import load_data
 from tstk.data.splits import subsample_per_class
 from tstk.errors import DataError, OptionError
@@ -166,7 +167,8 @@ def _load_labelled_data(
     """Load the labelled data to probe with, such that train, validation and test are disjoint."""
     run_options = run_config.options("data")
     if data is None:
-        name, options = str(run_config.component("data")), dict(run_options)
+        options = locate_run_data(run_config, data_root)
+        name = options.pop("use")
         if options.get("train_data") == "test":
             options["train_data"] = None
             print_fn(
@@ -180,7 +182,7 @@ def _load_labelled_data(
         name, options = data, {"resize": run_options["resize"]}
     options = {
         **options,
-        "data_root": data_root or run_options["data_root"],
+        "data_root": data_root or options.get("data_root") or run_options["data_root"],
         "label_column": label_column or options.get("label_column"),
     }
     labelled_data = load_data(name, DataConfig(**options))

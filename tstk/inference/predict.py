@@ -27,6 +27,7 @@ from tstk.data.catalog import get_reader, locate
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset
+from tstk.data.identity import locate_run_data
 from tstk.data.load import load_data, load_split
 from tstk.errors import DataError, OptionError, TstkError
 from tstk.evaluation.baselines import Baselines, score_baselines, score_forecaster, score_majority_class
@@ -178,7 +179,7 @@ def forecast(
     pipeline, run_config = _load_run(run)
     if pipeline.spec.horizon is None:
         raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
-    name, folder = _resolve_data(run_config, data, data_root)
+    name, folder = (data, data_root) if data is not None else _resolve_run_data(run_config, data_root)
     split = load_split(name, input_schema=run_config.input_schema, data_root=folder, include_targets=False)
     last = split.batch(torch.tensor([len(split) - 1]))
     prediction = predict_batches(pipeline, [last], horizon, samples or pipeline.loss.default_num_samples, source=name)
@@ -252,37 +253,34 @@ def _load_run(run: str | Path) -> tuple[Pipeline, RunConfig]:
     return pipeline.to(default_device()), RunConfig.read(run)
 
 
-def _resolve_data(run_config: RunConfig, data: str | None, data_root: str | None) -> tuple[str, str | None]:
-    """Return name and root folder of `data`, or of the data of the run if it is None."""
-    if data is not None:
-        return data, data_root
-    return str(run_config.component("data")), data_root or run_config.options("data")["data_root"]
+def _resolve_run_data(run_config: RunConfig, data_root: str | None) -> tuple[str, str | None]:
+    """Return name and root folder of the data of a run."""
+    table = locate_run_data(run_config, data_root)
+    return table["use"], table["data_root"]
 
 
 def _load_split(
     pipeline: Pipeline, run_config: RunConfig, data: str | None, data_root: str | None, label_column: str | None
 ) -> tuple[str, Split]:
     """Load other data as a single split, or the test split of the run; return the name of the data with it."""
-    data_name, folder = _resolve_data(run_config, data, data_root)
     if data is not None:
         input_schema = {**run_config.input_schema, "any_length": pipeline.tokenizer.accepts_any_length}
-        other_split = load_split(data_name, input_schema=input_schema, data_root=folder, label_column=label_column)
+        other_split = load_split(data, input_schema=input_schema, data_root=data_root, label_column=label_column)
         if run_config.split_channels:
             assert isinstance(other_split, SeriesDataset)
             pipeline.set_channels(*compute_mean_std(other_split.x))
-        return data_name, other_split
-    split = _load_run_data(run_config, data_root, label_column).test
-    if split is None:
-        raise DataError(f"{data_name}: the data of the run have no test split; give other data with --data")
-    return data_name, split
+        return data, other_split
+    run_data = _load_run_data(run_config, data_root, label_column)
+    if run_data.test is None:
+        raise DataError(f"{run_data.name}: the data of the run have no test split; give other data with --data")
+    return str(run_config.component("data")), run_data.test
 
 
 def _load_run_data(run_config: RunConfig, data_root: str | None, label_column: str | None = None) -> DataModule:
     """Load the data of a run with the options it was trained with."""
-    name, folder = _resolve_data(run_config, None, data_root)
-    options = run_config.options("data")
-    options |= {"data_root": folder, "label_column": label_column or options["label_column"]}
-    return load_data(name, DataConfig(**options))
+    table = locate_run_data(run_config, data_root)
+    table["label_column"] = label_column or table["label_column"]
+    return load_data(table.pop("use"), DataConfig(**table))
 
 
 def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, data_root: str | None) -> Baselines:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tstk.config.records import RunConfig, RunResult
+from tstk.config.records import RunConfig, RunResult, read_history
 from tstk.config.resolve import Config
 from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Split
 from tstk.data.data_module import DataModule
-from tstk.errors import CheckpointError
+from tstk.data.identity import locate_run_data
 from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
 from tstk.training.small_data import read_data
@@ -74,15 +73,6 @@ def load_context(run: str | Path, data_root: str | None = None) -> RunContext:
     """
     run_dir = resolve_run_dir(run)
     pipeline, run_config = load(run_dir).to(default_device()), RunConfig.read(run_dir)
-    data = read_data(Config(run_config.values), data_root)
+    data = read_data(Config({**run_config.values, "data": locate_run_data(run_config, data_root)}), data_root)
     result = RunResult.read(run_dir) if (run_dir / RESULT_FILE).is_file() else None
-    return RunContext(run_dir, run_config, result, _read_history(run_dir), pipeline, data)
-
-
-def _read_history(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    try:
-        return [dict(json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as e:
-        raise CheckpointError(f"{path} is damaged: {e}") from None
+    return RunContext(run_dir, run_config, result, read_history(run_dir), pipeline, data)

@@ -4,6 +4,7 @@ into a new pipeline. No import path is read from a file, and nothing is unpickle
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,11 @@ from shlex import quote
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tstk.config.records import RunConfig
+from tstk.config.records import HASH_KEY, RunConfig
 from tstk.config.resolve import MODEL_OPTIONS, Config, iter_components
 from tstk.config.run_directory import (
     WEIGHTS_FILE,
@@ -51,8 +52,8 @@ def save_weights(pipeline: Pipeline, path: Path, state: Mapping[str, Tensor] | N
     write_tensors(path, {k: v.detach().cpu() for k, v in state.items() if not k.startswith(excluded)})
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors, atomically.
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors as safetensors with their hash in the header, atomically, and return the hash.
 
     Raises:
         FileError: the disk is full or read-only
@@ -62,8 +63,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         address = value.untyped_storage().data_ptr()
         unshared[name] = value.clone().contiguous() if address in addresses else value.contiguous()
         addresses.add(address)
+    digest = hash_tensors(unshared)
     with atomic_write(path, sum(v.nbytes for v in unshared.values())) as file:
-        save_file(unshared, file.name)
+        save_file(unshared, file.name, {HASH_KEY: digest})
+    return digest
 
 
 def collect_versions(config: Config | None = None) -> dict[str, str]:
@@ -90,6 +93,8 @@ def save_run_config(
     input_schema: dict[str, Any],
     command: str = "",
     hardware: dict[str, str] | None = None,
+    data_files: Sequence[dict[str, Any]] = (),
+    data_table: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config.json, from which `load` rebuilds the pipeline.
 
@@ -100,8 +105,12 @@ def save_run_config(
         input_schema: how the data were read, see `DataModule.input_schema`
         command: that reproduces the run
         hardware: on which it is trained, as far as the last digits of results depend on it
+        data_files: of the data, see `tstk.data.identity`
+        data_table: replaces the table `data` of the config, with absolute paths
     """
     values: dict[str, Any] = {k: dict(v) for k, v in config.values.items()}
+    if data_table is not None:
+        values["data"] = dict(data_table)
     if pipeline.linear_map is not None and values["pipeline"]["linear_map"] == "auto":
         values["pipeline"]["linear_map"] = "per-channel" if len(pipeline.linear_map.matrix) > 1 else "shared"
     for slot, part in pipeline.named_slots():
@@ -127,6 +136,7 @@ def save_run_config(
             for path, kind, table in iter_components(values)
             if (record := describe_component(kind, table["use"]))
         },
+        data_files=list(data_files),
     ).write()
 
 
@@ -134,31 +144,50 @@ def read_weights(run_dir: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a run.
 
     Raises:
-        CheckpointError: the file is missing, truncated, not a safetensors file, or holds values that are not finite
+        CheckpointError: the file is missing or damaged, or holds values that are not finite
     """
     path = resolve_run_dir(run_dir) / WEIGHTS_FILE
     if not path.is_file():
         resume_command = f"continue with: tstk train --resume {quote(str(run_dir))}"
         remedy = resume_command if is_unfinished(Path(run_dir)) else "train it again"
         raise CheckpointError(f"{run_dir} has no {WEIGHTS_FILE}: the run ended before its first validation; {remedy}")
-    state = read_tensors(path)
+    state = read_tensors(path, "train the run again, or fetch it again")
     if names := describe_bad_weights(state):
         raise CheckpointError(f"{path} holds values that are not finite: {names}; train the run again")
     return state
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file.
+def read_tensors(path: Path, remedy: str, expected: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, whose hash is checked if `write_tensors` wrote it.
+
+    Args:
+        path: of the file
+        remedy: the end of the message
+        expected: their hash; None for that in the file
 
     Raises:
         FileError: it cannot be opened
-        CheckpointError: it is truncated or not a safetensors file
+        CheckpointError: it is truncated, not a safetensors file, or does not match its hash
     """
     check_readable(path)
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            expected = expected or (file.metadata() or {}).get(HASH_KEY)
+        tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({e})") from None
+        raise CheckpointError(f"{path} is truncated or not a safetensors file ({str(e)[:200]!r}); {remedy}") from None
+    if expected not in (None, hash_tensors(tensors)):
+        raise CheckpointError(f"{path} is damaged: its tensors do not match their SHA-256; {remedy}")
+    return tensors
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the names, types, shapes and bytes of contiguous tensors on the CPU."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def check_plugins(run_config: RunConfig, slots: Sequence[str] = SLOTS) -> list[str]:
@@ -209,8 +238,8 @@ def load(run_dir: str | Path, **components: type | str) -> Pipeline:
     Raises:
         CheckpointError: the run is damaged, not written by tstk, or needs a plugin or a class that is not there
     """
+    provide_components(run_dir, RunConfig.read(run_dir).local, components)
     run_config = RunConfig.read(run_dir)
-    provide_components(run_dir, run_config.local, components)
     for note in check_plugins(run_config):
         warnings.warn(note, SourceChangedWarning, stacklevel=2)
     state = read_weights(run_dir)
@@ -229,7 +258,7 @@ def rebuild_for_resume(run_dir: str | Path) -> Pipeline:
 
     The runs that it started from and pretrained weights from outside are not needed.
     """
-    run_config = RunConfig.read(run_dir)
+    run_config = RunConfig.read(run_dir, keep_source_folders=True)
     pipeline = _build_from_run_config(run_config)
     pipeline.bind()
     for path in run_config.options("pipeline")["freeze"]:

@@ -60,7 +60,8 @@ def launch_processes(num_processes: int, argv: Sequence[str], use_cpu: bool) -> 
     with tempfile.TemporaryFile("w+") as other_stderr:
         children = [
             subprocess.Popen(
-                [sys.executable, "-m", "tstk", *argv],
+                # -P: modules in the working directory are not imported, as by the command `tstk`
+                [sys.executable, "-P", "-m", "tstk", *argv],
                 env={
                     "OMP_NUM_THREADS": threads,
                     **os.environ,

@@ -4,7 +4,8 @@
     last/step-120.safetensors      tensors
 
 state.json is replaced once its tensors are on the disk, and the previous tensors are removed after that, so that one
-pair is complete at every moment. Nothing is pickled.
+pair is complete at every moment. state.json holds the SHA-256 of itself, of the tensors, of config.json and of the rows
+of metrics.jsonl; all are checked on reading. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tstk.config.records import read_record, write_record
 from tstk.config.run_directory import (
     CONFIG_FILE,
     METRICS_FILE,
@@ -33,7 +35,7 @@ from tstk.config.run_directory import (
 )
 from tstk.core.pipeline import Pipeline
 from tstk.errors import CheckpointError
-from tstk.files import append_line, explain_os_error, remove_leftovers, truncate_file, write_json
+from tstk.files import append_line, remove_leftovers, truncate_file
 from tstk.plugins.distribution import CORE_DISTRIBUTION
 from tstk.runs.checkpoint import collect_versions, read_tensors, save_weights, write_tensors
 from tstk.training.distributed import full_tensor
@@ -105,14 +107,18 @@ class ResumeStore:
         if not self.is_writer:
             return
         path = self.folder / f"step-{state['step']}.safetensors"
-        write_tensors(path, tensors)
+        digest = write_tensors(path, tensors)
+        metrics = self._fsync_metrics()
         header = {
             "format": FORMAT_VERSION,
             "tensors": path.name,
+            "tensors_sha256": digest,
             "config": self._hash_config(),
             "versions": collect_versions(),
+            "metrics": len(metrics),
+            "metrics_sha256": hashlib.sha256(metrics).hexdigest(),
         }
-        write_json(self.state_path, header | {"metrics": self._fsync_metrics()} | json_state)
+        write_record(self.state_path, header | json_state)
         remove_own_files(self.folder, STATE_FILES, keep=(self.state_path, path))
         self.last_save_time = time.perf_counter()
         self.save_seconds = self.last_save_time - begin
@@ -143,50 +149,69 @@ class ResumeStore:
         Raises:
             CheckpointError: a file is damaged or does not belong to this run
         """
-        remedy = f"; remove {self.folder} to start this run again from its first step"
         if self.is_writer:
             remove_leftovers(self.run_dir, CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE)
             remove_leftovers(self.folder, "*")
         if not self.exists():
             self._truncate_metrics(0)
             return None
+        json_state = self.read_state()
+        tensors_path = self.folder / Path(json_state["tensors"]).name
+        if not tensors_path.is_file():
+            raise CheckpointError(
+                f"{self.state_path} names {tensors_path.name!r}, which does not exist; {self._remedy}"
+            )
+        tensors = read_tensors(tensors_path, self._remedy, json_state.get("tensors_sha256"))
+        history = self._read_history(json_state)
+        self._truncate_metrics(json_state["metrics"])
         try:
-            json_state = json.loads(self.state_path.read_text(encoding="utf-8"))
-            format_version, tensors_path = int(json_state["format"]), self.folder / str(json_state["tensors"])
-            config_hash, metrics_size = json_state["config"], int(json_state["metrics"])
-        except OSError as e:
-            raise explain_os_error(self.state_path, e, "read") from None
-        except (ValueError, KeyError, TypeError, RecursionError) as e:
-            raise CheckpointError(f"{self.state_path} is damaged ({type(e).__name__}: {e}){remedy}") from None
-        if format_version > FORMAT_VERSION:
-            version = json_state.get("versions", {}).get("tstk", "a later version")
+            return ResumeSnapshot(merge_tensors(json_state, tensors), history, tensors_path)
+        except (AttributeError, TypeError) as e:
+            raise self._report_damage(self.state_path, e) from None
+
+    def read_state(self) -> dict[str, Any]:
+        """Read state.json, and check that config.json is the one with which it was written.
+
+        Raises:
+            CheckpointError: it is damaged or does not belong to this run
+        """
+        json_state = read_record(self.state_path, self._remedy)
+        header = {"format": int, "tensors": str, "config": str, "metrics": int}
+        if not isinstance(json_state, dict) or not all(isinstance(json_state.get(k), t) for k, t in header.items()):
+            raise self._report_damage(self.state_path, "it lacks what every state has")
+        if json_state["format"] > FORMAT_VERSION:
+            versions = json_state.get("versions")
+            version = versions.get("tstk", "a later version") if isinstance(versions, dict) else "a later version"
             raise CheckpointError(
                 f"{self.state_path} was written by tstk {version}, in a format this version does not know: "
                 f"pip install --upgrade {CORE_DISTRIBUTION}"
             )
-        if config_hash != self._hash_config():
+        if json_state["config"] != self._hash_config():
             raise CheckpointError(
-                f"{self.run_dir / 'config.json'} has changed since {self.state_path} was written; restore it, or train "
+                f"{self.run_dir / CONFIG_FILE} has changed since {self.state_path} was written; restore it, or train "
                 "with these options in another --out"
             )
-        if tensors_path.parent != self.folder or not tensors_path.is_file():
-            raise CheckpointError(f"{self.state_path} names {tensors_path.name}, which does not exist{remedy}")
+        return json_state
+
+    def _read_history(self, json_state: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the rows of metrics.jsonl that had been written when the state was saved."""
+        size = json_state["metrics"]
+        content = self.metrics_path.read_bytes()[:size] if self.metrics_path.is_file() else b""
+        if len(content) != size:
+            raise CheckpointError(f"{self.metrics_path} is shorter than {self.state_path} says; {self._remedy}")
+        if json_state.get("metrics_sha256") not in (None, hashlib.sha256(content).hexdigest()):
+            raise self._report_damage(self.metrics_path, f"it does not match its SHA-256 in {self.state_path.name}")
         try:
-            tensors = read_tensors(tensors_path)
-        except CheckpointError as e:
-            raise CheckpointError(f"{e}{remedy}") from None
-        if self._get_metrics_size() < metrics_size:
-            raise CheckpointError(f"{self.metrics_path} is shorter than {self.state_path} says{remedy}")
-        try:
-            lines = self.metrics_path.read_bytes()[:metrics_size].splitlines() if metrics_size else []
-            history = [json.loads(line) for line in lines]
-        except (ValueError, RecursionError) as e:
-            raise CheckpointError(f"{self.metrics_path} is damaged ({e}){remedy}") from None
-        self._truncate_metrics(metrics_size)
-        try:
-            return ResumeSnapshot(merge_tensors(json_state, tensors), history, tensors_path)
-        except (AttributeError, TypeError) as e:
-            raise CheckpointError(f"{self.state_path} is damaged ({type(e).__name__}: {e}){remedy}") from None
+            return [dict(json.loads(line)) for line in content.splitlines()]
+        except (ValueError, TypeError, RecursionError) as e:
+            raise self._report_damage(self.metrics_path, e) from None
+
+    @property
+    def _remedy(self) -> str:
+        return f"remove {self.folder} to start this run again from its first step"
+
+    def _report_damage(self, path: Path, reason: object) -> CheckpointError:
+        return CheckpointError(f"{path} is damaged ({reason}); {self._remedy}")
 
     def remove(self) -> None:
         """Remove the training state of a finished run, which is several times as large as its weights."""
@@ -197,17 +222,15 @@ class ResumeStore:
                 self.folder.rmdir()
 
     def _hash_config(self) -> str:
-        return hashlib.sha256((self.run_dir / "config.json").read_bytes()).hexdigest()
+        return hashlib.sha256((self.run_dir / CONFIG_FILE).read_bytes()).hexdigest()
 
-    def _get_metrics_size(self) -> int:
-        return self.metrics_path.stat().st_size if self.metrics_path.is_file() else 0
-
-    def _fsync_metrics(self) -> int:
-        """Flush metrics.jsonl to the disk and return its size in bytes."""
-        if self.metrics_path.is_file():
-            with self.metrics_path.open("rb") as file:
-                os.fsync(file.fileno())
-        return self._get_metrics_size()
+    def _fsync_metrics(self) -> bytes:
+        """Flush metrics.jsonl to the disk and return its content."""
+        if not self.metrics_path.is_file():
+            return b""
+        with self.metrics_path.open("rb") as file:
+            os.fsync(file.fileno())
+            return file.read()
 
     def _truncate_metrics(self, size: int) -> None:
         if self.is_writer and self.metrics_path.is_file():

@@ -29,9 +29,11 @@ from tstk.config.run_directory import (
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
 from tstk.data.data_module import DataModule
+from tstk.data.identity import find_run_data, identify_files, refuse_changed_data, resolve_paths
 from tstk.errors import CheckpointError, DataError, FileError, TrainingError
 from tstk.evaluation.baselines import Baselines, score_baselines
 from tstk.evaluation.evaluate import evaluate
+from tstk.plugins.hooks import SLOTS
 from tstk.runs.build import validate_on_meta
 from tstk.runs.checkpoint import (
     check_plugins,
@@ -65,7 +67,8 @@ def prepare_training(
     Raises:
         DataError: the data are not those with which the run was started
     """
-    validate_on_meta(config)
+    if resume_from is None:
+        validate_on_meta(config)
     data = read_data(config)
     spec = data.spec
     if data.train.y is not None and spec.num_classes:
@@ -125,11 +128,13 @@ def train(
         return _fit_and_evaluate(config, resume_store, pipeline, data, command, (), start_time)
     with create_run_dir(out, name) as run_dir, _report_interrupt(run_dir):
         pipeline, data = prepare_training(config, print_fn)
+        data_files = identify_files(config.values["data"])
         if on_ready:
             on_ready(pipeline, data)
         options = config.options("train")
         hardware = describe_hardware(options["device"], options["threads"])
-        save_run_config(run_dir, config, pipeline, data.input_schema(), command, hardware)
+        schema, data_table = data.input_schema(), resolve_paths(config.values["data"])
+        save_run_config(run_dir, config, pipeline, schema, command, hardware, data_files, data_table)
         return _fit_and_evaluate(config, ResumeStore(run_dir), pipeline, data, command, callbacks, start_time)
 
 
@@ -181,10 +186,14 @@ def resume_run(
             raise CheckpointError(
                 f"--resume {out}: this run is finished; start another from its weights: tstk train --init-from {out}"
             )
+        if resume_store.exists():
+            resume_store.read_state()  # before anything reads values of a config.json that may have changed
         run_config = RunConfig.read(run_dir)
-        for note in check_plugins(run_config):
+        data_table, notes = find_run_data(run_config)
+        refuse_changed_data(run_config, data_table)
+        for note in (*check_plugins(run_config), *notes):
             print_fn(note)
-        config = Config(run_config.given, run_config.sources, run_config.init_from)
+        config = _get_resumed_config(run_config, data_table, resume_store.exists())
         if note := _describe_environment_changes(run_config, config):
             print_fn(note)
         if not resume_store.exists():
@@ -193,6 +202,15 @@ def resume_run(
         if on_ready:
             on_ready(pipeline, data)
         return _fit_and_evaluate(config, resume_store, pipeline, data, run_config.command, callbacks, start_time)
+
+
+def _get_resumed_config(run_config: RunConfig, data_table: dict[str, Any], has_state: bool) -> Config:
+    """Return the config of a run, with the data where they are now; a saved state needs no pretrained weights."""
+    tables = run_config.given | {"data": data_table}
+    if has_state:
+        trained = RunConfig.read(run_config.run_dir, keep_source_folders=True).values
+        tables |= {slot: trained[slot] for slot in SLOTS if slot in trained}
+    return Config(tables, run_config.sources, run_config.init_from)
 
 
 @contextmanager

@@ -46,6 +46,8 @@ class TimeMAEEncoder(Transformer):
         lr: learning rate of the layers (2e-5 to 1e-4 suits a checkpoint); the run's if none
     """
 
+    source_options = ("pretrained",)
+
     def __init__(
         self,
         spec: Spec,

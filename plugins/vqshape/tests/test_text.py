@@ -11,6 +11,7 @@ from tstk_plugins_vqshape.text import Texts, compute_states, encode_sentences, f
 from tstk_plugins_vqshape.tokenizer import VQShape
 
 from tstk.cli import cli
+from tstk.config.records import RunConfig
 from tstk.core.types import Series, Spec
 from tstk.data import DataConfig, load_data
 from tstk.errors import CheckpointError, DataError, IncompatibleError, OptionError
@@ -177,6 +178,9 @@ def test_a_student_learns_z_keeps_the_codes_and_does_without_text_and_teacher(fo
     assert student.tokenize(series).tokens.values.isfinite().all()
     with pytest.raises(CheckpointError, match="no longer exists"):
         student(series)
+    moved.symlink_to(teacher)
+    assert load(folder / "student").loss.teacher is None  # a run leads to no files outside it
+    assert RunConfig.read(folder / "student", keep_source_folders=True).options("loss")["teacher"] == str(moved)
 
 
 @pytest.mark.parametrize("distance", ["z", "codes"])

@@ -17,6 +17,8 @@ from tstk.errors import CheckpointError, IncompatibleError, OptionError
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import PositiveFloat
 
+NO_TEACHER = "--loss distill needs a teacher: --loss.teacher RUN"
+
 
 class Distill(Reconstruct):
     """Reconstruction, and distillation of z from a teacher with the text; the student gets the series only.
@@ -33,6 +35,7 @@ class Distill(Reconstruct):
     """
 
     non_persistent = ("teacher",)
+    source_options = ("teacher",)
 
     def __init__(
         self,
@@ -44,8 +47,6 @@ class Distill(Reconstruct):
         temperature: PositiveFloat = 0.1,
     ) -> None:
         super().__init__(spec)
-        if teacher is None:
-            raise OptionError("--loss distill needs a teacher: --loss.teacher RUN")
         self.teacher_path, self.weight, self.distance, self.temperature = teacher, weight, distance, temperature
         self.teacher: Tokenizer | None = None
 
@@ -53,20 +54,23 @@ class Distill(Reconstruct):
         """Check that the teacher exists when training starts; a trained student does not need it.
 
         Raises:
+            OptionError: no teacher is set
             CheckpointError: the teacher does not exist
         """
+        if self.teacher_path is None:
+            raise OptionError(NO_TEACHER)
         if not Path(self.teacher_path).is_dir():
             raise CheckpointError(f"--loss.teacher {self.teacher_path}: there is no such run")
 
     def bind(self, pipeline: Pipeline) -> None:
-        """Load the teacher, if it still exists.
+        """Load the teacher, if there is one and it still exists.
 
         Raises:
             IncompatibleError: its tokens differ from the student's in number, codes, width or length
         """
         from tstk.runs.checkpoint import load
 
-        if not Path(self.teacher_path).is_dir():
+        if self.teacher_path is None or not Path(self.teacher_path).is_dir():
             return
         teacher, student = load(self.teacher_path).tokenizer, pipeline.tokenizer
         if _describe_output(teacher) != _describe_output(student):
@@ -89,8 +93,11 @@ class Distill(Reconstruct):
         """Return the losses `reconstruction` and `distill`; log `agreement`, the share of codes equal to the teacher's.
 
         Raises:
+            OptionError: no teacher was set
             CheckpointError: the teacher no longer exists
         """
+        if self.teacher_path is None:
+            raise OptionError(NO_TEACHER)
         if self.teacher is None:
             raise CheckpointError(f"--loss.teacher {self.teacher_path}: the run no longer exists, so there is no loss")
         with torch.no_grad():

@@ -14,6 +14,7 @@ from tstk.config.records import RunConfig
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Split
 from tstk.data.config import DataConfig
+from tstk.data.identity import locate_run_data
 from tstk.data.load import load_data
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
@@ -57,10 +58,11 @@ def write_totem_files(
     if pipeline.spec.horizon is None or not pipeline.channel_independent:
         raise OptionError(f"{run} was not trained on a table with independent channels")
     run_config = RunConfig.read(run)
-    options = run_config.options("data")
-    if data is not None or data_root is not None:
-        options["data_root"] = data_root
-    splits = load_data(data or str(run_config.component("data")), DataConfig(**options)).splits
+    if data is None:
+        options = locate_run_data(run_config, data_root)
+    else:
+        options = run_config.options("data") | {"use": data, "data_root": data_root}
+    splits = load_data(options.pop("use"), DataConfig(**options)).splits
     with atomic_folder(Path(out_dir)) as folder:
         np.save(folder / "codebook.npy", codebook)
         for name, split in splits.items():

@@ -45,6 +45,7 @@ class HF(Encoder):
         out_dim: width of the encoder's output; the model's own if none
     """
 
+    source_options = ("pretrained",)
     embed_scale: Tensor
 
     def __init__(
@@ -204,8 +205,10 @@ def _make_small_config(architecture: str, dim: int, depth: int, heads: int, hidd
 
 
 def _parse_config(text: str) -> Any:
+    """Return a configuration from JSON, without what makes the library fetch code."""
     try:
-        return _import_transformers().AutoConfig.for_model(**json.loads(text))
+        fields = {k: v for k, v in dict(json.loads(text)).items() if "implementation" not in k and k != "auto_map"}
+        return _import_transformers().AutoConfig.for_model(**fields)
     except (TypeError, ValueError) as error:
         raise OptionError(f"config is not a configuration of a transformers model: {_first_line(error)}") from error
 
@@ -225,17 +228,21 @@ def _build_model(config: Any) -> Any:
     Raises:
         OptionError: it cannot be built, or takes no input embeddings, attention mask or position ids
     """
-    try:
-        model = _import_transformers().AutoModel.from_config(config)
-    except ValueError as error:
-        raise OptionError(f"{config.model_type} cannot be built: {_first_line(error)}") from error
-    missing = {"inputs_embeds", "attention_mask", "position_ids"} - set(inspect.signature(model.forward).parameters)
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    # before it is built: models with a backbone of another library download it
+    model_class = MODEL_MAPPING.get(type(config), object)
+    forward = getattr(model_class, "forward", lambda: None)
+    missing = {"inputs_embeds", "attention_mask", "position_ids"} - set(inspect.signature(forward).parameters)
     if missing:
         raise OptionError(
             f"{config.model_type} takes no {', '.join(sorted(missing))}, which this encoder needs; use bert, electra "
             "or roberta"
         )
-    return model.float()
+    try:
+        return _import_transformers().AutoModel.from_config(config).float()
+    except ValueError as error:
+        raise OptionError(f"{config.model_type} cannot be built: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
