@@ -334,14 +334,14 @@ def hash_record(content: Mapping[str, Any]) -> str:
 
 
 def _strip_sources(kind: str, table: dict[str, Any], keep_folders: bool) -> None:
-    """Set the options of a component, and of those inside it, that name sources of weights to None."""
+    """Set the options of a component, and of those inside it, that name sources of weights to what replaces them."""
     try:
         signature = read_signature(get_registry().find(kind, table["use"]).target)
     except (TstkError, KeyError):
         return  # refused by whoever builds it
-    for name in signature.class_attrs.get("source_options", ()):
+    for name, replacement in signature.class_attrs.get("source_options", {}).items():
         if not (keep_folders and isinstance(table.get(name), str) and Path(table[name]).is_dir()) and name in table:
-            table[name] = None
+            table[name] = replacement
     for option in signature.options.values():
         inner = table.get(option.name)
         if option.is_component and isinstance(inner, dict) and isinstance(inner.get("use"), str):

@@ -53,8 +53,8 @@ class Slot(nn.Module):
     non_persistent: ClassVar[tuple[str, ...]] = ()
     """Sub-paths that exist only during training, such as a teacher, and are not saved with the model."""
 
-    source_options: ClassVar[tuple[str, ...]] = ()
-    """Options that name sources of weights, such as `pretrained`; they are None when a trained run is loaded."""
+    source_options: ClassVar[Mapping[str, str | None]] = {}
+    """Options that name sources of weights -> what replaces them in a loaded run, such as `{"pretrained": None}`."""
 
     out: Spec
 

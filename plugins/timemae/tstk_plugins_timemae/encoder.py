@@ -46,7 +46,7 @@ class TimeMAEEncoder(Transformer):
         lr: learning rate of the layers (2e-5 to 1e-4 suits a checkpoint); the run's if none
     """
 
-    source_options = ("pretrained",)
+    source_options = {"pretrained": None}
 
     def __init__(
         self,

@@ -17,8 +17,6 @@ from tstk.errors import CheckpointError, IncompatibleError, OptionError
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import PositiveFloat
 
-NO_TEACHER = "--loss distill needs a teacher: --loss.teacher RUN"
-
 
 class Distill(Reconstruct):
     """Reconstruction, and distillation of z from a teacher with the text; the student gets the series only.
@@ -35,7 +33,7 @@ class Distill(Reconstruct):
     """
 
     non_persistent = ("teacher",)
-    source_options = ("teacher",)
+    source_options = {"teacher": ""}
 
     def __init__(
         self,
@@ -47,6 +45,8 @@ class Distill(Reconstruct):
         temperature: PositiveFloat = 0.1,
     ) -> None:
         super().__init__(spec)
+        if teacher is None:
+            raise OptionError("--loss distill needs a teacher: --loss.teacher RUN")
         self.teacher_path, self.weight, self.distance, self.temperature = teacher, weight, distance, temperature
         self.teacher: Tokenizer | None = None
 
@@ -54,12 +54,9 @@ class Distill(Reconstruct):
         """Check that the teacher exists when training starts; a trained student does not need it.
 
         Raises:
-            OptionError: no teacher is set
             CheckpointError: the teacher does not exist
         """
-        if self.teacher_path is None:
-            raise OptionError(NO_TEACHER)
-        if not Path(self.teacher_path).is_dir():
+        if not self.teacher_path or not Path(self.teacher_path).is_dir():
             raise CheckpointError(f"--loss.teacher {self.teacher_path}: there is no such run")
 
     def bind(self, pipeline: Pipeline) -> None:
@@ -70,7 +67,7 @@ class Distill(Reconstruct):
         """
         from tstk.runs.checkpoint import load
 
-        if self.teacher_path is None or not Path(self.teacher_path).is_dir():
+        if not self.teacher_path or not Path(self.teacher_path).is_dir():
             return
         teacher, student = load(self.teacher_path).tokenizer, pipeline.tokenizer
         if _describe_output(teacher) != _describe_output(student):
@@ -93,11 +90,8 @@ class Distill(Reconstruct):
         """Return the losses `reconstruction` and `distill`; log `agreement`, the share of codes equal to the teacher's.
 
         Raises:
-            OptionError: no teacher was set
             CheckpointError: the teacher no longer exists
         """
-        if self.teacher_path is None:
-            raise OptionError(NO_TEACHER)
         if self.teacher is None:
             raise CheckpointError(f"--loss.teacher {self.teacher_path}: the run no longer exists, so there is no loss")
         with torch.no_grad():

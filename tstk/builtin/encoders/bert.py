@@ -58,7 +58,7 @@ class Bert(Encoder):
         dropout: dropout rate of embeddings, attention probabilities and the output of each sub-layer
     """
 
-    source_options = ("pretrained",)
+    source_options = {"pretrained": None}
     embed_scale: Tensor
 
     def __init__(

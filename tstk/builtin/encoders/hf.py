@@ -45,7 +45,7 @@ class HF(Encoder):
         out_dim: width of the encoder's output; the model's own if none
     """
 
-    source_options = ("pretrained",)
+    source_options = {"pretrained": None}
     embed_scale: Tensor
 
     def __init__(
