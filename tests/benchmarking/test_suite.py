@@ -196,7 +196,7 @@ def test_runs_are_scored_by_their_head_or_by_a_probe_and_what_had_not_begun_star
     }
     half = tmp_path / "out" / "head" / "har-demo" / "seed-0"
     half.mkdir(parents=True)
-    (half / "config.json.part").write_text("{")
+    (half / "config.json.0123abcd.part").mkdir()
     (tmp_path / "out" / "bench.json").write_text("{}")
     found = run_benchmark(methods, {"har-demo": "har-demo"}, (0,), tmp_path / "out")
     assert not found.failed_cells

@@ -70,7 +70,7 @@ def train_classifier(folder, epochs=2, **tables):
 
 
 def read(run, tmp_path):
-    return Page(write_report(run, tmp_path / "page.html").read_text(encoding="utf-8"))
+    return Page(write_report(run, tmp_path / "page.html", force=True).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

@@ -409,7 +409,8 @@ def test_of_processes_that_resume_or_create_one_run_at_once_one_does(stopped_run
         codes, errors = run_at_once(2, tmp_path, *args)
         assert sorted(codes) == [0, 2], errors
         refusals = [error.splitlines()[-1] for code, error in zip(codes, errors, strict=True) if code]
-        assert all(re.search("another process is training|is finished|already exists", line) for line in refusals)
+        reasons = "another process is training|is finished|already exists|holds an unfinished run"
+        assert all(re.search(reasons, line) for line in refusals), refusals
         epochs = [row["epoch"] for row in rows(run)]
         assert epochs == list(range(1, len(epochs) + 1))
         assert result(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,8 @@ class ProgressBar(Callback):
 
     def teardown(self) -> None:
         """Remove the bar, also after an error."""
-        self.progress.stop()
+        with suppress(OSError):  # the terminal was closed
+            self.progress.stop()
 
 
 class ProgressLines(Callback):

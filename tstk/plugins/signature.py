@@ -379,6 +379,8 @@ def is_literal(value: Any) -> bool:
     """Return whether a value can be written as a literal."""
     if isinstance(value, tuple | list | set | frozenset):
         return all(map(is_literal, value))
+    if isinstance(value, dict):
+        return all(map(is_literal, (*value, *value.values())))
     return isinstance(value, int | float | str | NoneType)
 
 

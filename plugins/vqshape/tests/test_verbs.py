@@ -82,7 +82,7 @@ def test_one_run_embeds_series_of_any_number_of_channels(folder, features, width
     assert rows.shape == (16, width)
     if features == "counts":
         assert (rows.reshape(16, 2, 9).sum(2) == 6).all()
-    call("embed", folder / "shapes", "--data", folder / "others.npz", "--features", features, "--out", out)
+    call("embed", folder / "shapes", "--data", folder / "others.npz", "--features", features, "--out", out, "--force")
     assert np.load(out)["embedding"].shape == (16, width // 2 * 3)
 
 

@@ -162,9 +162,9 @@ def test_a_run_with_one_answer_has_no_quantiles_and_draws_nothing(runs, folder):
     assert len(rows) == 5 * 2
     assert list(rows[0]) == ["step", "date", "channel", "mean"]
     for method in ("soft", "direct"):
-        assert "--samples 5" in assert_refused("forecast", runs[method], "--samples", 5, "--out", out)
-        assert "--horizon 99" in assert_refused("forecast", runs[method], "--horizon", 99, "--out", out)
-    assert "--quantiles 2" in assert_refused("forecast", runs["soft"], "--quantiles", "2", "--out", out)
+        assert "--samples 5" in assert_refused("forecast", runs[method], "--samples", 5, "--out", out, "--force")
+        assert "--horizon 99" in assert_refused("forecast", runs[method], "--horizon", 99, "--out", out, "--force")
+    assert "--quantiles 2" in assert_refused("forecast", runs["soft"], "--quantiles", "2", "--out", out, "--force")
 
 
 def test_reports_show_codes_with_their_usage_reconstructions_and_intervals(runs, folder):
