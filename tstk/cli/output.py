@@ -6,6 +6,7 @@ escapes control characters and interprets no markup, so that no name can drive t
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from math import log10
@@ -46,7 +47,11 @@ def echo(text: str = "", *, lead: str = "", err: bool = False, nl: bool = True, 
         lead_style: arguments of `click.style`
     """
     start = click.style(escape_control_characters(lead, keep=""), **lead_style) if lead else ""
-    click.echo(start + escape_control_characters(text), err=err, nl=nl)
+    try:
+        click.echo(start + escape_control_characters(text), err=err, nl=nl)
+    except OSError as e:
+        if e.errno != errno.EIO:  # the terminal was closed, so nobody reads it
+            raise
 
 
 def print_note(line: str) -> None:
