@@ -100,6 +100,10 @@ def test_joining_sets_of_very_different_lengths_asks_for_memory_first(labelled, 
 
 def test_a_generator_of_impossible_size_is_refused_by_name():
     assert "--length 1000000000000" in refuse("synthetic", length=10**12)
+    for option in ("synthetic_count", "synthetic_kernels"):
+        flag = option.replace("_", "-")
+        with pytest.raises(OptionError, match=f"--{flag} is 1000000000000; expected int, 1 or more and"):
+            DataConfig(**{option: 10**12})
 
 
 def test_splitting_by_very_many_groups_asks_for_memory_first(labelled, memory):

@@ -7,7 +7,7 @@ import torch
 
 from tstk.core.rng import SampleRNG
 from tstk.errors import OptionError
-from tstk.training import memory
+from tstk.nn import devices
 from tstk.training.memory import check_memory, count_state_bytes, measure_saved_bytes
 
 
@@ -53,8 +53,8 @@ def test_a_dry_run_prints_memory_and_time_and_refuses_what_cannot_fit(tmp_path, 
     assert report["batch_size"] == 16
     assert report["total_steps"] == 1500
     limit = report["state_bytes"] + report["activation_bytes"]
-    monkeypatch.setattr(memory, "CGROUP_LIMIT", tmp_path / "memory.max")
-    memory.CGROUP_LIMIT.write_text(f"{limit - 1}\n")
+    monkeypatch.setattr(devices, "CGROUP_LIMIT", tmp_path / "memory.max")
+    devices.CGROUP_LIMIT.write_text(f"{limit - 1}\n")
     refused = CliRunner().invoke(cli, words)
     assert refused.exit_code == 2
     assert "reduce --batch-size" in refused.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Slot, Tokenizer
 from tstk.core.pipeline import Pipeline, get_head_spec, get_tokenizer_spec
 from tstk.core.types import Spec
 from tstk.errors import DataError, IncompatibleError, OptionError, did_you_mean
+from tstk.nn.devices import get_total_memory
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.local import register_component
 from tstk.plugins.registry import get_registry
@@ -212,7 +212,7 @@ def _check_memory(pipeline: Pipeline) -> None:
     sizes = {
         name: sum(p.numel() * p.element_size() for p in part.parameters()) for name, part in pipeline.named_slots()
     }
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    memory = get_total_memory()
     if memory and sum(sizes.values()) > memory:
         largest = max(sizes, key=sizes.__getitem__)
         raise OptionError(

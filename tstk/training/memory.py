@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from tstk.core.pipeline import Pipeline
 from tstk.errors import OptionError
-
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+from tstk.nn.devices import get_total_memory
 
 
 def count_state_bytes(pipeline: Pipeline, use_ema: bool) -> int:
@@ -60,10 +57,7 @@ def read_memory_limit(device: str) -> int:
     """
     if device != "cpu" and torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory)
-    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    with suppress(OSError, ValueError):
-        limit = min(limit, int(CGROUP_LIMIT.read_text()))
-    return limit
+    return get_total_memory()
 
 
 def check_memory(limit: int, state_bytes: int, activation_bytes: int = 0, batch_size: int = 0) -> None:

@@ -50,7 +50,7 @@ class ResumeSnapshot:
     """The saved state of a training run.
 
     Args:
-        state: what `tstk.training.state.state_dict` returned
+        state: what `TrainingCheckpoint.state_dict` returned
         history: metrics of the finished epochs
         path: the file with the tensors, for messages
     """
@@ -151,7 +151,7 @@ class ResumeStore:
         """
         if self.is_writer:
             remove_leftovers(self.run_dir, CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE)
-            remove_leftovers(self.folder, "*")
+            remove_leftovers(self.folder, STATE_FILE, "step-*.safetensors")
         if not self.exists():
             self._truncate_metrics(0)
             return None
