@@ -132,8 +132,10 @@ def test_an_import_path_is_read_without_importing_and_brings_what_its_module_reg
 
 def test_a_file_whose_name_another_module_has_is_refused(tmp_path):
     (tmp_path / "json.py").write_text(MINE.read_text())
+    before = list(sys.path)
     with pytest.raises(OptionError, match=r"Python already has a module 'json', .*; rename the file"):
         register_component("encoder", ImportPath(f"{tmp_path}/json.py:Layer"))
+    assert sys.path == before  # or every later import of json would find this file
 
 
 @pytest.mark.parametrize("text", ["bert", "tstk/bert", "runs/a", "./runs/a", "C:\\runs\\a", "cwtmae/tiny", ":A", "a:"])

@@ -13,7 +13,8 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, TypeVar
@@ -113,15 +114,27 @@ def _locate(path: ImportPath) -> str:
         if not file.is_file():
             raise OptionError(f"{path}: there is no file {module}")
         folder, module = file.parent, file.stem
+    with _importable_from(folder):
+        try:
+            source = find_source_file(module).resolve()
+        except (TstkError, ValueError):
+            raise OptionError(f"{path}: there is no module {module!r} in {folder} or installed") from None
+        if file is not None and source != file:
+            raise OptionError(f"{path}: Python already has a module {module!r}, {source}; rename the file")
+    return f"{module}:{name}"
+
+
+@contextmanager
+def _importable_from(folder: Path) -> Iterator[None]:
+    """Put a folder first in `sys.path`, and take it out again if the block fails."""
+    before = list(sys.path)
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     try:
-        source = find_source_file(module).resolve()
-    except (TstkError, ValueError):
-        raise OptionError(f"{path}: there is no module {module!r} in {folder} or installed") from None
-    if file is not None and source != file:
-        raise OptionError(f"{path}: Python already has a module {module!r}, {source}; rename the file")
-    return f"{module}:{name}"
+        yield
+    except OptionError:
+        sys.path[:] = before
+        raise
 
 
 def is_local(kind: str, name: str) -> bool:
