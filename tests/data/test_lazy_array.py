@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tstk.data import lazy_array, load_data
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet
 from tstk.data.data_module import compute_mean_std
 from tstk.data.datasets import SeriesDataset
@@ -63,9 +64,9 @@ def test_a_folder_of_npy_files_holds_what_an_npz_file_holds(folder, tmp_path):
 
 def test_labels_of_a_folder_may_have_another_name(folder):
     path = folder(X=np.ones((2, 3)), kind=["a", "b"])
-    assert npy.read(path / "X.npy", label_column="kind")["train"].y == ["a", "b"]
+    assert npy.read(path / "X.npy", roles=ColumnRoles("kind"))["train"].y == ["a", "b"]
     with pytest.raises(DataError, match=r"no mood\.npy beside it"):
-        npy.read(path / "X.npy", label_column="mood")
+        npy.read(path / "X.npy", roles=ColumnRoles("mood"))
 
 
 @pytest.mark.parametrize("dtype", TYPES)

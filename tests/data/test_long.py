@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tstk.data import load_data
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Table
 from tstk.data.readers import csv, parquet
 from tstk.errors import DataError
@@ -80,7 +81,7 @@ def test_a_value_called_y_is_a_channel_where_it_changes_within_a_series(read_tex
     labelled = read_text("id,t,u,y\na,0,1,0\na,1,2,0\nb,0,3,1\n", kind)["train"]
     assert (labelled.y, labelled.channels) == (["0", "1"], ("u",))
     with pytest.raises(DataError, match="a series has one label"):
-        read_text("unique_id,ds,v,y\na,1,1,1\na,2,1,2\n", kind, label_column="y")
+        read_text("unique_id,ds,v,y\na,1,1,1\na,2,1,2\n", kind, roles=ColumnRoles("y"))
 
 
 def test_uneven_times_are_noted(read_text):
@@ -169,7 +170,7 @@ def test_faulty_lists_are_refused(lists, columns, message):
 
 def test_a_label_column_that_is_not_there_is_suggested(lists):
     with pytest.raises(DataError, match="Did you mean 'kind'"):
-        parquet.read(lists(x=[[1.0]], kind=["a"]), label_column="kinds")
+        parquet.read(lists(x=[[1.0]], kind=["a"]), roles=ColumnRoles("kinds"))
 
 
 def test_a_file_that_is_not_parquet_says_so(tmp_path):

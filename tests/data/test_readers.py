@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tstk.data import get_reader
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet, Table, normalize_label, pad_series
 from tstk.data.readers import csv, npz, ts, tsv
 from tstk.errors import DataError
@@ -43,7 +44,7 @@ def test_csv_with_a_label_column_gives_one_series_per_row(tmp_path):
 
 
 def test_csv_takes_the_label_column_that_the_user_names(tmp_path):
-    raw = csv.read(write(tmp_path, "x.csv", "t0,kind,t1\n1,up,2\n"), label_column="kind")["train"]
+    raw = csv.read(write(tmp_path, "x.csv", "t0,kind,t1\n1,up,2\n"), roles=ColumnRoles("kind"))["train"]
     assert raw.y == ["up"]
     np.testing.assert_array_equal(raw.x, [[[1, 2]]])
 
@@ -124,13 +125,13 @@ def test_a_csv_file_without_labels_holds_series_all_the_same(tmp_path):
 
 def test_a_label_column_that_is_not_there_is_suggested(tmp_path):
     with pytest.raises(DataError, match="Did you mean 'kind'"):
-        csv.read(write(tmp_path, "x.csv", "t0,kind\n1,up\n"), label_column="kinds")
+        csv.read(write(tmp_path, "x.csv", "t0,kind\n1,up\n"), roles=ColumnRoles("kinds"))
 
 
 @pytest.mark.parametrize("read", [ts.read, tsv.read])
 def test_formats_with_a_fixed_place_for_the_label_refuse_another(tmp_path, read):
     with pytest.raises(DataError, match="--label-column kind"):
-        read(write(tmp_path, "x.ts", HEAD + "1:a\n"), label_column="kind")
+        read(write(tmp_path, "x.ts", HEAD + "1:a\n"), roles=ColumnRoles("kind"))
 
 
 @pytest.mark.parametrize(

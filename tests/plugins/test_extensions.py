@@ -29,7 +29,7 @@ def tstk_entries():
     "more/data.py": """
 from tstk.data.containers import SeriesSet, pad_series, parse_floats, read_lines
 
-def read(path, *, label_column: str | None = None):
+def read(path, roles):
     rows = [line.split() for line in read_lines(path)]
     series = [parse_floats(row[1:], f"{path}, line {i}")[None] for i, row in enumerate(rows, 1)]
     return {"train": SeriesSet(pad_series(series, str(path)), str(path), [row[0] for row in rows])}

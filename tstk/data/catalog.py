@@ -67,7 +67,7 @@ class DatasetFiles:
 
 
 def get_reader(path: Path) -> Callable[..., Any]:
-    """Return the function that reads this file: `read(path, *, label_column=None) -> dict[str, SeriesSet] | Table`.
+    """Return the function that reads this file: `read(path, roles) -> dict[str, SeriesSet] | Table`.
 
     Raises:
         DataError: no reader supports this suffix, or two plugins do

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from tstk.data.columns import ColumnRoles
 from tstk.errors import OptionError
 from tstk.plugins.ranges import Fraction, PositiveInt
 from tstk.plugins.signature import check_fields
@@ -34,6 +35,12 @@ class DataConfig:
         label_fraction: fraction of the labelled training and validation series to keep, per class, to measure how well
             a model does with few labels
         label_column: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
+        target_columns: columns of numbers to predict for each series
+        group_column: column that names the person or device of each series; a group stays in one split
+        id_column: column that names each series; rows that share a name are one series
+        time_column: column that says when each sample was taken
+        channel_columns: columns of samples; others are left out
+        drop_columns: columns to leave out
         context: rows of a table that the model sees before it forecasts; 96 if not given
         horizon: rows of a table to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length
@@ -64,6 +71,12 @@ class DataConfig:
     split_seed: int = 0
     label_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
     label_column: str | None = None
+    target_columns: tuple[str, ...] = ()
+    group_column: str | None = None
+    id_column: str | None = None
+    time_column: str | None = None
+    channel_columns: tuple[str, ...] = ()
+    drop_columns: tuple[str, ...] = ()
     context: PositiveInt | None = None
     horizon: PositiveInt | None = None
     stride: PositiveInt | None = None
@@ -84,6 +97,19 @@ class DataConfig:
     def from_config(cls, config: Config) -> DataConfig:
         """Return the options of data of a resolved config."""
         return cls(**config.options("data"))
+
+    @property
+    def roles(self) -> ColumnRoles:
+        """The roles that these options give to columns."""
+        return ColumnRoles(
+            self.label_column,
+            self.target_columns,
+            self.group_column,
+            self.id_column,
+            self.time_column,
+            self.channel_columns,
+            self.drop_columns,
+        )
 
     def reject(self, reason: str, *names: str) -> None:
         """Refuse options that cannot take effect.

@@ -37,6 +37,9 @@ class SeriesSet(ShortRepr):
         source: the file, for messages
         y: N labels, as written in the file
         groups: N names, such as persons or devices; series of one group stay in the same split
+        ids: N names of the series themselves, which predictions carry
+        targets: [N, K] numbers to predict, NaN where unknown
+        target_names: K names
         channels: C names; empty if the file has none
         classes: the labels in the order in which the file declares them; empty if it declares none
         note: one sentence on how an ambiguous file was read, or empty
@@ -52,6 +55,9 @@ class SeriesSet(ShortRepr):
     channels: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     note: str = ""
+    ids: list[str] | None = None
+    targets: Samples | None = None
+    target_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         source, shape = self.source, self.x.shape
@@ -65,7 +71,7 @@ class SeriesSet(ShortRepr):
                 f"{source}: {len(self.channels)} channel names, but X has shape {shape}, "
                 f"expected (series, channels, samples){hint}"
             )
-        for kind, items in (("labels", self.y), ("groups", self.groups)):
+        for kind, items in (("labels", self.y), ("groups", self.groups), ("ids", self.ids), ("targets", self.targets)):
             if items is not None and len(items) != shape[0]:
                 raise DataError(f"{source}: {len(items)} {kind} for {shape[0]} series; give one for each")
         require_memory(

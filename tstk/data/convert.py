@@ -58,7 +58,7 @@ def convert(
     else:
         check_new_folder(path)
     config.reject_except("for a conversion", *CONVERT_OPTIONS)
-    splits = read_splits(name_or_path, config.data_root, config.label_column)
+    splits = read_splits(name_or_path, config.data_root, config.roles)
     series_sets = _to_series_sets(name_or_path, splits, config)
     if path.suffix:
         with atomic_write(path, replace=force) as file, zipfile.ZipFile(file, "w") as archive:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tstk.data.catalog import SYNTHETIC, DatasetFiles, get_reader, locate
+from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
 from tstk.errors import DataError, OptionError
 from tstk.files import check_readable
@@ -53,7 +54,7 @@ def _load_one(name_or_path: str, config: DataConfig) -> DataModule:
 
     dataset_files = locate(name_or_path, config.data_root)
     name = dataset_files.name
-    splits = _override_splits(name, _read_files(dataset_files, config.label_column), config)
+    splits = _override_splits(name, _read_files(dataset_files, config.roles), config)
     tables, series_sets = _separate_kinds(name, splits)
     if tables and config.val_fraction == 0:
         raise OptionError(f"--val-fraction 0 is for sets of series: {name} is a table, which is split by rows")
@@ -99,7 +100,7 @@ def load_split(
     *,
     input_schema: dict[str, Any],
     data_root: str | None = None,
-    label_column: str | None = None,
+    roles: ColumnRoles = ColumnRoles(),
     include_targets: bool = True,
 ) -> Split:
     """Read data for a trained model; labels are optional.
@@ -110,7 +111,7 @@ def load_split(
         name_or_path: a name, file or folder, as for `load_data`
         input_schema: from `DataModule.input_schema` of the training data
         data_root: folder to search for data sets by name
-        label_column: column or array that holds the labels, if it has an unusual name
+        roles: of columns or arrays, where names do not tell
         include_targets: of a table, keep the rows to forecast as targets; False yields every window of context rows, so
             that the last window ends with the table
 
@@ -121,29 +122,29 @@ def load_split(
     from tstk.data.containers import SeriesSet
     from tstk.data.prepare import prepare_split
 
-    data = _read_split(name_or_path, "test", data_root, label_column)
+    data = _read_split(name_or_path, "test", data_root, roles)
     if input_schema.get("resize") and isinstance(data, SeriesSet):
         data = data.resize(input_schema["resize"])
     return prepare_split(data, input_schema, include_targets)
 
 
 def read_splits(
-    name_or_path: str, data_root: str | None = None, label_column: str | None = None
+    name_or_path: str, data_root: str | None = None, roles: ColumnRoles = ColumnRoles()
 ) -> dict[str, SeriesSet | Table]:
     """Read the files of a data set, without splitting or scaling them further.
 
     Args:
         name_or_path: a name, file or folder, as for `load_data`
         data_root: folder to search for data sets by name
-        label_column: column or array that holds the labels, if it has an unusual name
+        roles: of columns or arrays, where names do not tell
 
     Returns:
         split ("train", "val", "test") -> its data
     """
-    return _read_files(locate(name_or_path, data_root), label_column)
+    return _read_files(locate(name_or_path, data_root), roles)
 
 
-def _read_files(dataset_files: DatasetFiles, label_column: str | None) -> dict[str, SeriesSet | Table]:
+def _read_files(dataset_files: DatasetFiles, roles: ColumnRoles) -> dict[str, SeriesSet | Table]:
     """Read all splits of a data set."""
     from tstk.data.containers import Table
 
@@ -151,7 +152,7 @@ def _read_files(dataset_files: DatasetFiles, label_column: str | None) -> dict[s
     for split, path in dataset_files.files.items():
         if path.is_file():
             check_readable(path)
-        data = get_reader(path)(path, label_column=label_column)
+        data = get_reader(path)(path, roles)
         if isinstance(data, Table):
             splits[split] = data
         elif list(data) in (["train"], [split]):  # a reader does not know which split its file is
@@ -176,7 +177,7 @@ def _override_splits(
     }
     for split, name_or_path in own_data.items():
         if name_or_path is not None:
-            splits[split] = _read_split(name_or_path, split, config.data_root, config.label_column)
+            splits[split] = _read_split(name_or_path, split, config.data_root, config.roles)
     if "train" not in splits:
         sources = ", ".join(data.source for data in splits.values())
         raise DataError(f"{name}: no training data; there is {sources}, but no file ending in _TRAIN beside it")
@@ -208,13 +209,13 @@ def _use_test_for_training(name: str, splits: dict[str, SeriesSet | Table]) -> d
     return {"train": test, "val": unlabelled.get("train", test), "test": test}
 
 
-def _read_split(name_or_path: str, split: str, data_root: str | None, label_column: str | None) -> SeriesSet | Table:
+def _read_split(name_or_path: str, split: str, data_root: str | None, roles: ColumnRoles) -> SeriesSet | Table:
     """Read one split: this one where there are several, else the only one."""
     path = Path(name_or_path).expanduser()
     if path.is_file():
-        splits = _read_files(DatasetFiles(path.stem, {split: path}), label_column)
+        splits = _read_files(DatasetFiles(path.stem, {split: path}), roles)
     else:
-        splits = _read_files(locate(name_or_path, data_root), label_column)
+        splits = _read_files(locate(name_or_path, data_root), roles)
     if split in splits:
         return splits[split]
     if len(splits) == 1:

@@ -24,6 +24,7 @@ from tstk.core.prediction import map_batches, predict_batches
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Split
 from tstk.data.catalog import get_reader, locate
+from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset
@@ -265,7 +266,7 @@ def _load_split(
     """Load other data as a single split, or the test split of the run; return the name of the data with it."""
     if data is not None:
         input_schema = {**run_config.input_schema, "any_length": pipeline.tokenizer.accepts_any_length}
-        other_split = load_split(data, input_schema=input_schema, data_root=data_root, label_column=label_column)
+        other_split = load_split(data, input_schema=input_schema, data_root=data_root, roles=ColumnRoles(label_column))
         if run_config.split_channels:
             assert isinstance(other_split, SeriesDataset)
             pipeline.set_channels(*compute_mean_std(other_split.x))

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tstk.data.columns import ColumnRoles
 from tstk.errors import TstkError
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import Plugin, get_registry
@@ -50,15 +51,15 @@ def reads_declared_suffixes(entry: Entry) -> None:
     read_signature(entry.target)  # raises if the docstring lacks what `tstk show` needs
     names = list(inspect.signature(reader).parameters)
     expect(
-        names == ["path", "label_column"],
-        f"{entry.name}: reader({', '.join(names)}); expected reader(path, *, label_column)",
+        names == ["path", "roles"],
+        f"{entry.name}: reader({', '.join(names)}); expected reader(path, roles)",
     )
     for suffix in sorted(entry.provides):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"invalid{suffix}")
             path.write_bytes(bytes(range(256)))
             try:
-                reader(path, label_column=None)
+                reader(path, ColumnRoles())
             except TstkError as e:
                 expect(str(path) in str(e), f"{entry.name}: {str(e)!r} does not name the file")
             except Exception as e:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.data.catalog import locate
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet
 from tstk.data.load import read_splits
 from tstk.errors import DataError, OptionError, TstkError
@@ -267,7 +268,7 @@ def from_captions(
 
 
 def _read_series(data: str, data_root: str | None, label_column: str | None) -> dict[str, SeriesSet]:
-    parts = read_splits(data, data_root, label_column)
+    parts = read_splits(data, data_root, ColumnRoles(label_column))
     series_sets = {part: raw for part, raw in parts.items() if isinstance(raw, SeriesSet)}
     if not series_sets:
         raise DataError(f"{data}: this is a table for forecasting; texts need a data set of series")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Samples, SeriesSet, normalize_label, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
@@ -16,20 +17,17 @@ _ATTRIBUTE = re.compile(r"@attribute\s+('[^']*'|\"[^\"]*\"|\S+)\s+(.+)", re.IGNO
 _RELATIONAL_ROW = re.compile(r"""\s*(['"])(.*?)\1\s*(?:,(.*))?$""")
 
 
-def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
     """Read the series of one file, as split "train".
 
     Args:
         path: a file that ends in .arff
-        label_column: rejected, as the class is always the last attribute
+        roles: rejected, as the class is always the last attribute
 
     Raises:
         DataError: a line cannot be parsed; the message names it
     """
-    if label_column is not None:
-        raise DataError(
-            f"{path}: --label-column {label_column} has no meaning in an .arff file, whose class is its last attribute"
-        )
+    roles.reject(path, "in an .arff file, whose class is its last attribute")
     lines = read_lines(path)
     num_samples, is_relational, classes, data_start = _parse_header(lines, path)
     declared = set(classes or ())

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet, Table, normalize_label, parse_floats, read_lines
 from tstk.data.memory import CELL_BYTES, require_memory
 from tstk.data.readers.long import is_long, parse_long_rows
@@ -29,12 +30,12 @@ GROUP_COLUMNS = ("group", "groups", "subject", "subjects")
 ID_COLUMNS = ("id", "series_id", "sample_id", "unique_id", "case_id", "item_id")
 
 
-def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet] | Table:
+def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet] | Table:
     """Read the series of one file, as split "train", or a table.
 
     Args:
         path: a file that ends in .csv
-        label_column: the column that holds the labels, if it is not called label, class, target or y
+        roles: of columns, where names do not tell
 
     Raises:
         DataError: there is no header or no such label column, or a cell is not a number
@@ -46,21 +47,23 @@ def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]
         header, *rows = [(f"line {reader.line_num}", row) for row in reader if row]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not a line of CSV ({error}); fix or remove it") from None
-    return parse_rows(path, header[1], rows, label_column)
+    return parse_rows(path, header[1], rows, roles)
 
 
-def parse_rows(path: Path, header: list[str], rows: list[tuple[str, list[str]]], label_column: str | None) -> Any:
+def parse_rows(path: Path, header: list[str], rows: list[tuple[str, list[str]]], roles: ColumnRoles) -> Any:
     """Interpret the cells of a .csv or .parquet file as series or as a table.
 
     Args:
         path: the file, for messages
         header: names of the columns
         rows: the location ("line 2") and the cells of each row
-        label_column: the column that holds the labels, if it has an unusual name
+        roles: of columns, where names do not tell
 
     Raises:
         DataError: as for `read`
     """
+    roles.reject(path, "yet", ("label",))
+    label_column = roles.label
     if not rows:
         raise DataError(f"{path}: no line after the header; add the rows of data")
     if all(_is_number(name) for name in header):

@@ -13,21 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet
 from tstk.data.readers.npz import GROUP_ARRAY_NAMES, LABEL_ARRAY_NAMES, PICKLE, build_series_set, read_array_header
 from tstk.errors import DataError
 
 
-def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
     """Read one file `X.npy` or `X_SPLIT.npy` and the labels and metadata beside it, as split "train".
 
     Args:
         path: a file that ends in .npy and is called X, x, data or samples, then perhaps _train, _val or _test
-        label_column: stem of the file that holds the labels, without the split, if it is not y, labels or label
+        roles: of files, by stem without the split, where names do not tell
 
     Raises:
         DataError: an array is damaged, holds Python objects, or its shapes disagree
     """
+    roles.reject(path, "yet", ("label",))
+    label_column = roles.label
     match = SPLIT_SUFFIX.search(path.stem)
     suffix = match[0] if match else ""
     if SPLIT_SUFFIX.sub("", path.stem) not in SERIES_ARRAY_NAMES:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from tstk.data import lazy_array
 from tstk.data.catalog import SERIES_ARRAY_NAMES
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet, normalize_label
 from tstk.data.lazy_array import read_or_map
 from tstk.data.memory import CELL_BYTES, require_memory
@@ -50,16 +51,18 @@ Array = NDArray[Any]
 ArrayOpeners = Mapping[str, Callable[[], Array]]
 
 
-def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
     """Read the splits of one file; arrays without "_train", "_val" or "_test" in their names are split "train".
 
     Args:
         path: a file that ends in .npz
-        label_column: the array that holds the labels, if it is not called y, labels or label
+        roles: of arrays, where names do not tell
 
     Raises:
         DataError: the file is damaged, holds Python objects, or its shapes disagree
     """
+    roles.reject(path, "yet", ("label",))
+    label_column = roles.label
     arrays = open_arrays(path)
     names = (label_column,) if label_column is not None else LABEL_ARRAY_NAMES
     metadata = {name: arrays[name]() for name in ("classes", "channels") if name in arrays}

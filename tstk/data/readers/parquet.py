@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Samples, SeriesSet, Table, normalize_label, pad_series
 from tstk.data.readers.csv import GROUP_COLUMNS, LABEL_COLUMNS, parse_rows, require_cell_memory
 from tstk.errors import DataError, did_you_mean
 from tstk.plugins.distribution import format_install_command
 
 
-def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet] | Table:
+def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet] | Table:
     """Read the series of one file, as split "train", or a table.
 
     Args:
         path: a file that ends in .parquet
-        label_column: the column that holds the labels, if it is not called label, class, target or y
+        roles: of columns, where names do not tell
 
     Raises:
         DataError: pyarrow is not installed, the file is damaged, or a cell is not a number
@@ -48,10 +49,10 @@ def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]
         repeated = next(name for name in columns if table.column_names.count(name) > 1)
         raise DataError(f"{path}: two columns are called {repeated!r}; rename or remove one")
     if list_columns := [field.name for field in table.schema if pyarrow.types.is_nested(field.type)]:
-        return {"train": _build_series_set(path, columns, list_columns, label_column)}
+        return {"train": _build_series_set(path, columns, list_columns, roles.label)}
     cells = [map(_to_text, column) for column in columns.values()]
     rows = [(f"row {number}", list(row)) for number, row in enumerate(zip(*cells, strict=True), 1)]
-    return parse_rows(path, table.column_names, rows, label_column)
+    return parse_rows(path, table.column_names, rows, roles)
 
 
 def _is_text(type_: Any) -> bool:

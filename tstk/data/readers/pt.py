@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from tstk.data.catalog import SERIES_ARRAY_NAMES
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet
 from tstk.data.readers.npz import GROUP_ARRAY_NAMES, LABEL_ARRAY_NAMES, build_series_set
 from tstk.errors import DataError
@@ -24,16 +25,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
     """Read the series of one file, as split "train".
 
     Args:
         path: a file that ends in .pt
-        label_column: the tensor that holds the labels, if it is not called y, labels or label
+        roles: of tensors, where names do not tell
 
     Raises:
         DataError: the file is damaged, holds anything but tensors, or its shapes disagree
     """
+    roles.reject(path, "yet", ("label",))
+    label_column = roles.label
     record_sizes = _check_archive(path)
     tensors = _load_tensors(path)
     if record_sizes is not None:

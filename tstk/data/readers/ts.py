@@ -7,24 +7,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Samples, SeriesSet, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 
-def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
     """Read the series of one file, as split "train".
 
     Args:
         path: a file that ends in .ts
-        label_column: rejected, as the label always follows the last colon
+        roles: rejected, as the label always follows the last colon
 
     Raises:
         DataError: a line cannot be parsed; the message names it
     """
-    if label_column is not None:
-        raise DataError(
-            f"{path}: --label-column {label_column} has no meaning in a .ts file, whose label follows the last colon"
-        )
+    roles.reject(path, "in a .ts file, whose label follows the last colon")
     source, lines = str(path), read_lines(path)
     header, data_start = _parse_header(lines, path)
     has_labels = _has_labels(header, path)

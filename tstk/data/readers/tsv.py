@@ -7,24 +7,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet, normalize_label, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 
-def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
     """Read the univariate series of one file, as split "train".
 
     Args:
         path: a file that ends in .tsv or .txt
-        label_column: rejected, as the label is always the first cell
+        roles: rejected, as the label is always the first cell
 
     Raises:
         DataError: a line cannot be parsed; the message names it
     """
-    if label_column is not None:
-        raise DataError(
-            f"{path}: --label-column {label_column} has no meaning here; the label is the first cell of each line"
-        )
+    roles.reject(path, "here; the label is the first cell of each line")
     series, labels = [], []
     lines = read_lines(path)
     first_line = next(line for line in lines if line.strip())

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Samples, Table, read_lines
 from tstk.data.memory import require_memory
 from tstk.errors import DataError
@@ -37,18 +38,17 @@ class Signal:
     name: str
 
 
-def read(path: Path, *, label_column: str | None = None) -> Table:
+def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> Table:
     """Read the signals of a record, in physical units.
 
     Args:
         path: a header, which ends in .hea
-        label_column: rejected, as a record has no labels
+        roles: rejected, as a record has no labels
 
     Raises:
         DataError: a line of the header cannot be parsed, or a signal file is missing or damaged
     """
-    if label_column is not None:
-        raise DataError(f"{path}: --label-column {label_column} has no meaning for a WFDB record, which has no labels")
+    roles.reject(path, "for a WFDB record, which has no labels")
     signals, num_samples = _parse_header(path)
     columns: dict[int, Samples] = {}
     for file in dict.fromkeys(signal.file for signal in signals):

@@ -2,24 +2,21 @@
 
 from pathlib import Path
 
+from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet, pad_series, parse_floats, read_lines
-from tstk.errors import DataError
 
 
-def read(path: Path, *, label_column: str | None = None) -> dict[str, SeriesSet]:
+def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
     """Return the series of one file by split; a file with a single split may call it `train`.
 
     Args:
         path: file with a suffix listed in `provides`
-        label_column: value of --label-column, the column or array that contains the labels
+        roles: what the user said of the columns, such as --label-column
 
     Raises:
         DataError: the file cannot be read; the message contains its path
     """
-    if label_column is not None:
-        raise DataError(
-            f"{path}: --label-column {label_column} has no effect; the label is the first cell of each line"
-        )
+    roles.reject(path, "here; the label is the first cell of each line")
     series, labels = [], []
     for number, line in enumerate(read_lines(path), 1):
         label, *cells = line.split()
