@@ -54,6 +54,9 @@ def test_a_finished_stage_is_not_run_again_and_an_unfinished_one_is_resumed(reci
     shared = ("flag", {"train": {"steps": 1}})
     run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=shared)
     (tmp_path / "out" / "second" / "result.json").unlink()
+    saved = tmp_path / "out" / "first" / "last"  # killed between writing the result and removing this
+    saved.mkdir()
+    (saved / "state.json").write_text("{}")
     ran = []
 
     def train_and_record(config, run, stage):
@@ -62,6 +65,7 @@ def test_a_finished_stage_is_not_run_again_and_an_unfinished_one_is_resumed(reci
 
     run_recipe(recipe, tmp_path / "out", train_and_record, overrides=shared)
     assert ran == ["second"]
+    assert not saved.exists()
 
 
 def test_an_interrupted_stage_is_not_resumed_with_other_options(recipe, tmp_path):

@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ KINDS = (
     *("classification", "forecast-head", "forecast-masked", "masked"),
     *("vqvae", "vqshape", "recipe", "bench"),
 )
+LEFTOVERS = re.compile(r"(bench|score)\.\w+\.[0-9a-f]{8}\.part")
+"""Of writes of a killed bench, which has no lock and therefore removes none."""
 KILLS, SEED = (int(os.environ.get(name, default)) for name, default in (("KILLS", "8"), ("SEED", "1")))
 
 
@@ -43,7 +46,7 @@ def read_files(folder):
         if path.name in names
         else None
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and not LEFTOVERS.search(str(path))
     }
 
 

@@ -200,6 +200,16 @@ def remove_own_files(folder: Path, names: re.Pattern[str], keep: Sequence[Path] 
             path.unlink()
 
 
+def remove_saved_state(run_dir: Path) -> None:
+    """Remove the training state of a finished run."""
+    folder = run_dir / STATE_FOLDER
+    if folder.is_dir() and not folder.is_symlink():
+        (folder / STATE_FILE).unlink(missing_ok=True)  # first, so that an interrupted removal leaves no state
+        remove_own_files(folder, STATE_FILES)
+        with suppress(OSError):  # there are files of others
+            folder.rmdir()
+
+
 def _find_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
     """Return the regular files, and folders left by killed writes, that have one of these names; links never count."""
     if folder.is_symlink() or not folder.is_dir():
