@@ -225,9 +225,13 @@ def _find_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
 
 def _find_other_files(run_dir: Path) -> list[Path]:
     """Return what is in the directory of a run that is not finished and was not written by it."""
-    own = _find_files(run_dir, _PARTIAL_CONFIG)
+    try:
+        paths = sorted(run_dir.iterdir())
+        own = _find_files(run_dir, _PARTIAL_CONFIG)
+    except FileNotFoundError:  # another process has just removed it
+        return []
     own += [path for name in TRACKER_FOLDERS if (path := run_dir / name).is_dir() and not path.is_symlink()]
-    return sorted(set(run_dir.iterdir()) - set(own))
+    return [path for path in paths if path not in own]
 
 
 def _create_folders(folder: Path) -> list[Path]:
