@@ -2,6 +2,7 @@
 
 import pytest
 
+from tstk.benchmarking import page
 from tstk.benchmarking.markdown import escape_markdown, format_code, format_code_block, format_table
 from tstk.benchmarking.page import write_results
 from tstk.benchmarking.results import Cell, compare_methods
@@ -54,7 +55,9 @@ def test_a_code_block_ends_where_its_text_ends(text):
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_no_name_of_data_breaks_the_page_of_a_benchmark(name, tmp_path):
+def test_no_name_of_data_breaks_the_page_of_a_benchmark(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "draw_diagram", lambda *args: None)
+
     def make_cell(method, accuracy):
         scores = {"scores": {"accuracy": accuracy}, "baselines": {"1-NN": {"accuracy": 0.6}}}
         return Cell(method, name, 0, tmp_path / method / "seed-0", scores)
