@@ -9,7 +9,7 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test test-quick test-lowest fuzz compile-kernels lint bench docs clean
+.PHONY: demo test test-quick test-lowest fuzz kills compile-kernels lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/tstk train --encoder bert --head cot
@@ -29,6 +29,12 @@ fuzz: CASES ?= 20000
 fuzz: SEED ?= 1
 fuzz: .venv/installed-for-tests
 	CASES=$(CASES) SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s $$(find tests -name 'test_fuzz*.py')
+
+# Kill runs of every kind at random moments and continue them; they must end with the same bytes.
+kills: KILLS ?= 55
+kills: SEED ?= 1
+kills: .venv/installed-for-tests
+	KILLS=$(KILLS) SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/runs/test_kills.py
 
 # Compile every tile configuration of the Triton kernels; needs no GPU.
 compile-kernels: .venv/installed-for-tests

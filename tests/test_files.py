@@ -5,10 +5,13 @@ import errno
 import json
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,10 +29,12 @@ from tstk.files import (
     atomic_write,
     check_new_file,
     check_new_folder,
+    lock,
     remove_leftovers,
     truncate_file,
     write_bytes,
 )
+from tstk.files.lock import file_lock
 from tstk.nn.pretrained import load_bert_weights, read_bert_config
 from tstk.runs.checkpoint import read_tensors, write_tensors
 from tstk.training.resume_store import ResumeStore
@@ -298,6 +303,58 @@ def test_any_refusal_of_the_system_is_one_line(tmp_path, monkeypatch, number):
 def test_errors_about_other_files_are_not_told_as_those_of_the_output(tmp_path):
     with pytest.raises(FileNotFoundError, match="input"), atomic_write(tmp_path / "out" / "a.csv"):
         (tmp_path / "input").read_bytes()
+
+
+# ------------------------------------------------------------------ locks
+
+
+def test_those_who_hold_a_lock_hold_it_alone_and_leave_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.0005)
+    (tmp_path / "count").write_text("0")
+
+    def count():
+        for _ in range(20):
+            with file_lock(tmp_path / "a.lock"):
+                before = int((tmp_path / "count").read_text())
+                time.sleep(0)
+                (tmp_path / "count").write_text(str(before + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "count").read_text() == "80"
+    assert [path.name for path in tmp_path.iterdir()] == ["count"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
+def test_a_lock_whose_holder_was_killed_is_free(tmp_path):
+    hears, tells = os.pipe()
+    child = os.fork()
+    if not child:
+        with file_lock(tmp_path / "a.lock"):
+            os.write(tells, b".")
+            time.sleep(600)
+    os.read(hears, 1)
+    waited = []
+
+    def kill_holder():
+        if not waited:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        waited.append(1)
+
+    with file_lock(tmp_path / "a.lock", kill_holder):
+        assert waited == [1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path):
+    (tmp_path / "a.lock").symlink_to(tmp_path / "other")
+    with pytest.raises(FileError, match="a symbolic link"), file_lock(tmp_path / "a.lock"):
+        pass
+    assert not (tmp_path / "other").exists()
 
 
 # ------------------------------------------------------------------ every writer

@@ -79,6 +79,14 @@ def test_a_damaged_score_stops_no_bench_and_its_cell_is_scored_again(tmp_path, c
     assert [c.error for c in result.cells] == ["", "", ""]
 
 
+def test_what_a_bench_left_that_was_killed_as_it_began_is_no_file_of_others(tmp_path):
+    (tmp_path / "out" / "bench.json.0123abcd.part").mkdir(parents=True)
+    assert len(run_benchmark({"m": scoring(lambda d, s: 0.5)}, SETS, (0,), tmp_path / "out").cells) == 3
+    (tmp_path / "other" / "bench.json.part").mkdir(parents=True)
+    with pytest.raises(OptionError, match=r"the folder contains files but no bench\.json"):
+        run_benchmark({"m": scoring(lambda d, s: 0.5)}, SETS, (0,), tmp_path / "other")
+
+
 def test_a_redefined_method_is_not_mixed_with_its_old_cells(tmp_path):
     method = scoring(lambda d, s: 0.5)
     run_benchmark({"m": method}, SETS, (0,), tmp_path / "out")

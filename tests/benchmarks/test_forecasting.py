@@ -66,6 +66,7 @@ def small(tmp_path, monkeypatch):
     return run_small
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_and_the_record_has_every_cell(small, monkeypatch):
     written = []
     run = forecasting.run

@@ -150,6 +150,7 @@ def test_a_wrong_contender_is_refused_by_the_check_and_never_timed():
         assert all(row["gate"] == "passed" for row in table["contenders"].values())
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_is_refused_too():
     class Wrong(torch.autograd.Function):
         @staticmethod
@@ -202,6 +203,7 @@ def test_nothing_is_timed_where_ours_is_wrong():
     assert record.excluded["ours"].startswith("refused")
 
 
+@pytest.mark.slow
 def test_results_are_written_as_they_come(tmp_path):
     results = Results(tmp_path / "out", run="one")
     case = make_doubling_case(

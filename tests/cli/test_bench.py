@@ -45,6 +45,7 @@ def test_methods_of_a_file_and_of_flags_are_compared(tstk, small, tmp_path):
     assert "bench.md" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_recipe_is_a_method_and_its_last_stage_is_scored(tstk, tmp_path):
     (tmp_path / "two.toml").write_text(TWO)
     method = "two=two.toml --set first.steps=1 --set second.steps=1"
@@ -110,6 +111,7 @@ def test_a_mistake_in_the_file_is_reported(refused, tmp_path, text, said):
     assert said in refused("bench", "b.toml", "--data", "har-demo", "--out", "out")
 
 
+@pytest.mark.slow
 def test_peers_of_flags_and_files_are_compared_on_the_data_as_the_common_options_have_them(tstk, tmp_path):
     (tmp_path / "b.toml").write_text(
         'common = "--threads 1 --device cpu --label-fraction 0.1"\n[methods]\nn = "peer:1nn"\n'
@@ -139,6 +141,7 @@ def test_a_benchmark_that_a_signal_stopped_exits_as_a_training_does(tstk, small,
     assert "run the same command again to continue" in stopped.stderr
 
 
+@pytest.mark.slow
 def test_a_failing_cell_makes_the_exit_code_one_and_the_rest_runs(tstk, small, tmp_path):
     (tmp_path / "bad_TRAIN.tsv").write_text("1\tx\n")
     common = " ".join([*small, "--steps", "1"])

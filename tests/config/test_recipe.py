@@ -54,6 +54,9 @@ def test_a_finished_stage_is_not_run_again_and_an_unfinished_one_is_resumed(reci
     shared = ("flag", {"train": {"steps": 1}})
     run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=shared)
     (tmp_path / "out" / "second" / "result.json").unlink()
+    saved = tmp_path / "out" / "first" / "last"  # killed between writing the result and removing this
+    saved.mkdir()
+    (saved / "state.json").write_text("{}")
     ran = []
 
     def train_and_record(config, run, stage):
@@ -62,8 +65,10 @@ def test_a_finished_stage_is_not_run_again_and_an_unfinished_one_is_resumed(reci
 
     run_recipe(recipe, tmp_path / "out", train_and_record, overrides=shared)
     assert ran == ["second"]
+    assert not saved.exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_is_not_resumed_with_other_options(recipe, tmp_path):
     run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 1}}))
     (tmp_path / "out" / "second" / "result.json").unlink()
@@ -77,6 +82,7 @@ def test_an_interrupted_stage_is_not_resumed_with_other_options(recipe, tmp_path
         )
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_not_taken_for_one_with_other_options(recipe, tmp_path):
     run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=("flag", {"train": {"steps": 1}}))
     with pytest.raises(OptionError, match=r"first was run with train\.steps = 1 and is now 2"):
@@ -110,6 +116,7 @@ def test_a_stage_folder_with_files_of_others_is_refused_and_stays_as_it_was(reci
     assert snapshot() == before
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_killed_before_its_config_was_written_starts(recipe, tmp_path):
     stage = tmp_path / "out" / "first"
     part = stage / "config.json.0123abcd.part"
@@ -119,6 +126,7 @@ def test_a_stage_that_was_killed_before_its_config_was_written_starts(recipe, tm
     assert results["first"].run_dir == stage
 
 
+@pytest.mark.slow
 def test_a_stage_override_applies_to_its_stage_alone(recipe, tmp_path):
     changes = {"second": {"steps": 2}}
     run_recipe(

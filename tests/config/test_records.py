@@ -5,6 +5,7 @@ import shutil
 from dataclasses import fields, replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import tstk
 from tstk.config.records import RunConfig, RunResult, read_record, write_record
@@ -79,6 +80,16 @@ def test_a_result_that_is_not_ours_is_refused(copy, changes, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         RunResult.read(copy)
     assert "\n" not in str(caught.value)
+
+
+def test_a_record_and_weights_without_a_hash_are_refused(copy):
+    content = read_record(copy / "result.json")
+    (copy / "result.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"result\.json was not written by tstk, or was changed by hand: it has no SHA-256"):
+        RunResult.read(copy)
+    save_file(load_file(copy / "model.safetensors"), copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged: it has no SHA-256"):
+        tstk.load(copy)
 
 
 @pytest.mark.parametrize("key", ["config", "given", "sources", "init_from", "spec", "data", "versions", "hardware"])

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from tstk.cli import cli
 from tstk.data import download, list_datasets, load_data
-from tstk.data.download import KNOWN_HASHES, TABLES, fetch
+from tstk.data.download import KNOWN_FILES, TABLES, KnownFile, fetch
 from tstk.errors import DataError, OptionError, UnknownNameError
 
 TS = "@problemName Toy\n@timeStamps false\n@classLabel true a b\n@data\n" + "1,2,3,4:a\n4,3,2,1:b\n" * 4
@@ -29,17 +29,24 @@ def make_zip(**members):
 TOY = make_zip(**{"Toy/Toy_TRAIN.ts": TS, "Toy/Toy_TEST.ts": TS, "../../evil.ts": "no", "Toy/Toy.txt": "about"})
 
 
+def know(monkeypatch, name, content):
+    """Make the size and the hash of a download known."""
+    monkeypatch.setitem(KNOWN_FILES, name, KnownFile(hashlib.sha256(content).hexdigest(), len(content)))
+
+
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """Serve files by path, and Toy with a known hash; `cut` ends a response after so many bytes."""
     files, requests = {"/Toy.zip": TOY}, []
-    state = {"cut": None, "headers": {}, "redirect": None}
+    state = {"cut": None, "headers": {}, "redirect": None, "pause": None}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             since = self.headers.get("Range", "")
             requests.append((self.path, since))
             data = files.get(self.path)
+            if state["pause"]:
+                state["pause"].wait(60)
             if data is None:
                 self.send_error(404)
                 return
@@ -61,11 +68,11 @@ def server(monkeypatch, tmp_path):
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.handle_error = lambda *args: None  # a client that refuses an answer closes early
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     state["url"] = f"http://127.0.0.1:{http.server_port}"
     monkeypatch.setattr(download, "ARCHIVE_URL", state["url"] + "/{name}.zip")
     monkeypatch.setattr(download, "TABLE_URL", state["url"] + "/{name}.csv")
-    monkeypatch.setitem(KNOWN_HASHES, "Toy", hashlib.sha256(TOY).hexdigest())
+    know(monkeypatch, "Toy", TOY)
     monkeypatch.setenv("TSTK_CACHE", str(tmp_path / "cache"))
     for name in ("TSTK_DATA", "TSTK_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
@@ -115,7 +122,7 @@ def list_cache(tmp_path):
 
 def test_a_set_of_unknown_hash_takes_consent_and_must_then_stay_the_same(server, tmp_path, monkeypatch):
     files, requests, _ = server
-    monkeypatch.delitem(KNOWN_HASHES, "Toy")
+    monkeypatch.delitem(KNOWN_FILES, "Toy")
     with pytest.raises(DataError, match=r"SHA-256 is not known.* add --trust-first-download"):
         fetch("Toy")
     assert requests == []
@@ -133,7 +140,7 @@ def test_a_set_of_unknown_hash_takes_consent_and_must_then_stay_the_same(server,
 
 
 def test_the_command_asks_for_consent(server, tmp_path, monkeypatch):
-    monkeypatch.delitem(KNOWN_HASHES, "Toy")
+    monkeypatch.delitem(KNOWN_FILES, "Toy")
     refused = CliRunner().invoke(cli, ["data", "fetch", "Toy"])
     assert refused.exit_code == 2
     assert "--trust-first-download" in refused.stderr
@@ -144,28 +151,74 @@ def test_the_command_asks_for_consent(server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("trust", [False, True])
 @pytest.mark.parametrize("name", ["Toy", "ETTh1", "ETTm2"])
-def test_a_set_of_known_hash_must_have_it_and_nothing_else_is_kept(server, tmp_path, name, trust):
+def test_a_set_of_known_hash_must_have_it_and_nothing_else_is_kept(server, tmp_path, monkeypatch, name, trust):
     files, _, _ = server
-    files[f"/{name}.zip"] = make_zip(**{"Toy_TRAIN.ts": TS, "Toy_TEST.ts": TS + "9,9,9,9:a\n"})
-    files[f"/{name}.csv"] = b"date,OT\n2020-01-01,1\n"
+    content = make_zip(**{"Toy_TRAIN.ts": TS, "Toy_TEST.ts": TS + "9,9,9,9:a\n"})
+    files[f"/{name}.zip"] = files[f"/{name}.csv"] = content
+    monkeypatch.setitem(KNOWN_FILES, name, KNOWN_FILES[name]._replace(num_bytes=len(content)))
     with pytest.raises(DataError, match=r"SHA-256 of the download is .*, expected .*; it was removed"):
         fetch(name, trust_first_download=trust)
     assert list_cache(tmp_path) == []
 
 
+@pytest.mark.parametrize("says_size", [True, False])
+@pytest.mark.parametrize(("name", "size"), [("ETTh1", 31), ("ETTh1", 1 << 24), ("ECG200", 1 << 24)])
+def test_a_known_set_of_another_size_is_refused_as_soon_as_that_shows(server, tmp_path, name, size, says_size):
+    files, _, state = server
+    files["/ETTh1.csv"] = files["/ECG200.zip"] = bytes(size)
+    if not says_size:
+        state["headers"] = {"Content-Length": None}
+    done = []
+    with pytest.raises(DataError) as refused:
+        fetch(name, lambda count, total: done.append(count))
+    if name == "ECG200":
+        assert "ECG200.zip: is larger than 8 MiB" in str(refused.value)
+    elif says_size:
+        assert f"the download has {size:,} bytes, expected 2,589,657; nothing was kept" in str(refused.value)
+    elif size < KNOWN_FILES[name].num_bytes:
+        assert "closed after 31 of 2,589,657 bytes; run the same command again" in str(refused.value)
+    else:
+        assert "the download has more bytes, expected 2,589,657; nothing was kept" in str(refused.value)
+    assert max(done, default=0) <= (0 if says_size else KNOWN_FILES[name].num_bytes)
+    if size > 31 or says_size:
+        assert list_cache(tmp_path) == []
+
+
+def test_of_several_that_fetch_one_set_one_downloads_it_and_the_others_wait(server, tmp_path):
+    _, requests, state = server
+    state["pause"] = threading.Event()
+    waiting, folders = threading.Event(), []
+    first = threading.Thread(target=lambda: folders.append(fetch("Toy")))
+    second = threading.Thread(target=lambda: folders.append(fetch("Toy", lambda done, total: waiting.set())))
+    first.start()
+    while not requests:
+        first.join(0.01)
+    second.start()
+    assert waiting.wait(60)
+    state["pause"].set()
+    for thread in (first, second):
+        thread.join()
+    assert folders == 2 * [tmp_path / "cache" / "data" / "Toy"]
+    assert len(requests) == 1
+    assert list_cache(tmp_path) == ["Toy", "Toy_TEST.ts", "Toy_TRAIN.ts"]
+
+
 def test_a_table_of_known_hash_is_fetched(server, monkeypatch):
     files, _, _ = server
     files["/ETTh2.csv"] = b"date,OT\n2020-01-01,1\n"
-    monkeypatch.setitem(KNOWN_HASHES, "ETTh2", hashlib.sha256(files["/ETTh2.csv"]).hexdigest())
+    know(monkeypatch, "ETTh2", files["/ETTh2.csv"])
     assert (fetch("ETTh2") / "ETTh2.csv").read_bytes() == files["/ETTh2.csv"]
 
 
-def test_known_hashes_are_those_of_the_files_and_every_table_has_one(archive):
-    assert set(TABLES) <= KNOWN_HASHES.keys()
-    assert all(len(bytes.fromhex(value)) == 32 for value in KNOWN_HASHES.values())
+def test_every_table_has_a_known_hash_and_size():
+    assert all(KNOWN_FILES[name].is_exact for name in TABLES)
+    assert all(len(bytes.fromhex(file.sha256)) == 32 for file in KNOWN_FILES.values())
+
+
+def test_known_hashes_and_sizes_are_those_of_the_files(archive):
     for name in ("ETTh1", "ETTm1"):
         content = (archive / "forecasting" / f"{name}.csv").read_bytes()
-        assert hashlib.sha256(content).hexdigest() == KNOWN_HASHES[name]
+        assert KnownFile(hashlib.sha256(content).hexdigest(), len(content)) == KNOWN_FILES[name]
 
 
 def test_addresses_are_https():
@@ -191,7 +244,7 @@ PORTAL = b"<!DOCTYPE html><html>Please log in</html>"
 )
 def test_what_is_no_archive_is_never_kept_nor_remembered(server, tmp_path, monkeypatch, content, headers, message):
     files, _, state = server
-    monkeypatch.delitem(KNOWN_HASHES, "Toy")
+    monkeypatch.delitem(KNOWN_FILES, "Toy")
     files["/Toy.zip"], state["headers"] = content, headers
     with pytest.raises(DataError, match=message):
         fetch("Toy", trust_first_download=True)
@@ -203,11 +256,12 @@ def test_what_is_no_archive_is_never_kept_nor_remembered(server, tmp_path, monke
 def test_a_download_without_end_is_stopped_at_the_limit(server, tmp_path, monkeypatch):
     _, _, state = server
     monkeypatch.setattr(download, "MAX_ARCHIVE_BYTES", 1 << 20)
+    monkeypatch.delitem(KNOWN_FILES, "Toy")
     state["headers"] = {"Content-Length": None}
     server[0]["/Toy.zip"] = bytes(1 << 23)
     done = []
     with pytest.raises(DataError, match="is larger than 1 MiB"):
-        fetch("Toy", lambda count, total: done.append(count))
+        fetch("Toy", lambda count, total: done.append(count), trust_first_download=True)
     assert max(done) <= 1 << 20
     assert list_cache(tmp_path) == []
 
@@ -247,7 +301,8 @@ def test_offline_nothing_is_asked_for_but_what_is_here_serves(server, monkeypatc
     ("content", "message"),
     [
         (None, "there is no such file; spell names"),
-        (b"<html>sorry</html>", "SHA-256 of the download"),
+        (b"<html>sorry</html>", "the download has 18 bytes, expected"),
+        (TOY[::-1], "SHA-256 of the download"),
     ],
 )
 def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(server, tmp_path, content, message):
@@ -263,7 +318,7 @@ def test_what_cannot_be_fetched_is_one_line_and_leaves_nothing(server, tmp_path,
 
 def test_a_server_that_is_not_there_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(download, "ARCHIVE_URL", "http://127.0.0.1:9/{name}.zip")
-    monkeypatch.setitem(KNOWN_HASHES, "Toy", "00")
+    monkeypatch.setitem(KNOWN_FILES, "Toy", KnownFile("00", 100))
     monkeypatch.setenv("TSTK_CACHE", str(tmp_path))
     with pytest.raises(DataError, match=r"127\.0\.0\.1:9/Toy\.zip: .*refused"):
         fetch("Toy")

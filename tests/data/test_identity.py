@@ -82,6 +82,7 @@ def test_every_command_says_once_that_the_data_are_not_those_of_the_run(trained,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [score, predict, embed, probe, lambda run: write_report(run, run.parent / "r.html")],

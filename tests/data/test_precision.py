@@ -79,6 +79,7 @@ def test_values_that_are_to_be_kept_are_kept_with_a_note(tmp_path):
     assert any("float32 cannot tell samples around 1e+08 apart; subtract a constant" in note for note in data.notes)
 
 
+@pytest.mark.slow
 def test_a_classifier_of_levelled_series_scores_as_one_of_the_series_themselves(tmp_path):
     runs = []
     for i, level in enumerate((0, LEVEL)):

@@ -58,6 +58,7 @@ def solve_directly(train, val, std):
     return result
 
 
+@pytest.mark.slow
 def test_sums_over_windows_are_those_of_the_windows_written_out():
     for rows in (5, 9, 64):
         table = random_walk(1, rows)[0].double()

@@ -41,7 +41,9 @@ def find_row(result, weights="trained", share=1.0):
     return next(r for r in result["results"] if (r["weights"], r["label_fraction"]) == (weights, share))
 
 
-@pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
+@pytest.mark.parametrize(
+    "classifier", ["knn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("linear", "svm"))]
+)
 def test_random_features_already_separate_activities(pretrained, classifier):
     result = probe(pretrained, classifier=classifier, untrained=True)
     for weights in ("trained", "untrained"):
@@ -50,6 +52,7 @@ def test_random_features_already_separate_activities(pretrained, classifier):
     assert find_row(result)["margin_accuracy"] == pytest.approx(margin)
 
 
+@pytest.mark.slow
 def test_features_of_a_constant_encoder_tell_nothing(pretrained, monkeypatch):
     monkeypatch.setattr(
         tstk.evaluation.probe.Pipeline, "embed_batch", lambda self, series, how: torch.ones(len(series.x), 3)
@@ -58,6 +61,7 @@ def test_features_of_a_constant_encoder_tell_nothing(pretrained, monkeypatch):
     assert find_row(result)["accuracy"] == pytest.approx(1 / 6, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_share_learns_from_that_many_labels_of_each_class(pretrained, monkeypatch):
     fitted = []
     fit = LinearProbe.fit
@@ -87,6 +91,7 @@ def test_seeds_draw_other_labels_and_the_same_seed_the_same(pretrained):
     assert first["accuracy_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
 
 
+@pytest.mark.slow
 def test_with_all_labels_the_same_weights_are_tried_once_and_untrained_ones_per_seed(pretrained):
     result = probe(pretrained, seeds=(0, 1), untrained=True)
     assert len(find_row(result)["trials"]) == 1
@@ -113,6 +118,7 @@ def test_other_test_labels_change_no_choice_but_the_score(pretrained, classifier
     assert find_row(found, share=0.3)["accuracy"] < find_row(want, share=0.3)["accuracy"] - 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", ["linear", "knn", "svm"])
 def test_a_setting_that_is_given_is_not_chosen(pretrained, classifier):
     (trial,) = find_row(probe(pretrained, classifier=classifier, param=3))["trials"]
@@ -137,6 +143,7 @@ def test_baselines_learn_from_the_labels_that_the_features_are_probed_with(pretr
     assert part["baselines"]["logistic"]["accuracy"] < full["baselines"]["logistic"]["accuracy"] - 0.05
 
 
+@pytest.mark.slow
 def test_a_probe_that_loses_to_a_baseline_says_so_in_its_last_lines(pretrained):
     lines = CliRunner().invoke(cli, ["probe", str(pretrained), "--label-fraction", "1.0,0.1"]).stdout.splitlines()
     assert any(line.split()[:3] == ["logistic", "0.1", "24"] for line in lines)
@@ -163,6 +170,7 @@ def test_a_run_that_learnt_from_the_test_part_is_probed_with_labels_of_the_train
     assert "transductive" in notes[0]
 
 
+@pytest.mark.slow
 def test_tokens_lie_in_their_slots_whatever_the_batch(pretrained):
     pipeline, data = tstk.evaluation.probe.load(pretrained), load_data("har-demo")
     series = data.test.batch(torch.arange(4))
@@ -177,6 +185,7 @@ def test_tokens_lie_in_their_slots_whatever_the_batch(pretrained):
     assert probe(pretrained, features="tokens")["width"] == rows.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", ["mixed", "independent"])
 def test_codes_are_counted_channel_by_channel_where_channels_are_independent(syllables, tmp_path, channels):
     parts = {
@@ -270,6 +279,7 @@ def test_settings_chosen_by_the_test_part_are_announced_and_no_worse(pretrained)
     assert any("selected on the test split" in line for line in said)
 
 
+@pytest.mark.slow
 def test_settings_chosen_by_folds_are_judged_on_every_row_once(pretrained, monkeypatch):
     pairs = []
     take = probe_classifiers._make_folds

@@ -95,23 +95,26 @@ def test_missing_weights_say_that_the_run_ended_early(copy):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
         (None, "it has no config.json"),
         ("", "is damaged"),
         ('{"format": 1, "conf', "is damaged"),
         ("[1, 2]", "was not written by tstk"),
         ('{"model_type": "bert"}', "was not written by tstk"),
-        ('{"format": "one", "config": {}}', "was not written by tstk"),
-        ('{"format": 99, "config": {}, "versions": {"tstk": "9.1"}}', "written by tstk 9.1"),
-        ('{"format": 1, "config": {}}', "was not written by tstk"),
+        ({"format": "one", "config": {}}, "was not written by tstk"),
+        ({"format": 99, "config": {}, "versions": {"tstk": "9.1"}}, "written by tstk 9.1"),
+        ({"format": 1, "config": {}}, "was not written by tstk"),
     ],
 )
-def test_a_config_that_is_not_ours_is_refused(copy, text, message):
-    if text is None:
-        (copy / "config.json").unlink()
+def test_a_config_that_is_not_ours_is_refused(copy, content, message):
+    path = copy / "config.json"
+    if content is None:
+        path.unlink()
+    elif isinstance(content, str):
+        path.write_text(content)
     else:
-        (copy / "config.json").write_text(text)
+        write_record(path, content)
     assert_refused(copy, message)
 
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 import tstk
 from tstk.cli import cli
+from tstk.config.records import hash_record
 
 MEMORY = 300 * 1024
 """KiB that refusing a file may take."""
@@ -203,7 +204,7 @@ def change_config(**changes):
             for step in way:
                 table = table[step]
             table[last] = value
-        return json.dumps(config)
+        return json.dumps({**config, "sha256": hash_record(config)})
 
     return change
 

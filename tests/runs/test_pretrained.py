@@ -84,12 +84,14 @@ def test_it_embeds_series_of_any_length_and_number_of_channels(channels, length)
     assert found.isfinite().all()
 
 
+@pytest.mark.slow
 def test_its_features_separate_the_classes(labelled):
     done = CliRunner().invoke(cli, ["probe", NAME, "--data", labelled, "--pool", "statistics", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["results"][0]["accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_features_and_a_head_are_trained_from_it(labelled, tmp_path):
     words = [
         "train",

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 import tstk
-from tstk.config.records import RunConfig, RunResult, read_history
+from tstk.config.records import RunConfig, RunResult, read_history, write_record
 from tstk.core.types import Series
 from tstk.runs.checkpoint import rebuild_for_resume
 from tstk.training.resume_store import ResumeStore
@@ -34,20 +34,19 @@ def load_unfinished(folder):
 def load_foreign(folder):
     """Load a run whose hashes are right whatever its files say, as a stranger can make it."""
     for path in folder.rglob("*.json"):
-        remove_hash(path)
+        write_hash(path)
     RunResult.read(folder)
     read_history(folder)
     predict(folder)
     rebuild_for_resume(folder)
 
 
-def remove_hash(path):
+def write_hash(path):
+    """Give a record the hash of what it holds, and a result that of no metrics."""
     try:
         content = json.loads(path.read_bytes())
-        del content["sha256"]
-        content.pop("metrics_sha256", None)
-        path.write_text(json.dumps(content))
-    except (ValueError, TypeError, KeyError, RecursionError):
+        write_record(path, {key: value for key, value in content.items() if key not in ("sha256", "metrics_sha256")})
+    except (ValueError, AttributeError, RecursionError):
         pass
 
 

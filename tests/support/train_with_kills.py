@@ -7,17 +7,16 @@ before it forks, so that everything is imported and the children start quickly. 
 of threads does not survive a fork.
 """
 
-import os
 import random
-import signal
 import sys
 import time
-import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from kills import run_and_kill
 from stateful import register_components
 
 import tstk.training.runs
@@ -91,38 +90,16 @@ def config(kind, data, threads, **more):
     return resolve_config(("here", {**parts, "data": str(data), "train": train}))
 
 
-def run_child(config, out, awake):
-    """Start or resume training in a child process, and signal when training begins."""
+def train_or_resume(config, out, report_start):
+    """Start or resume training, and say when it begins."""
 
     def ready(pipeline, data):
-        os.write(awake, b".")
+        report_start()
 
     if (out / "config.json").is_file():
         tstk.training.runs.resume_run(out, on_ready=ready)
     else:
         tstk.training.runs.train(config, out, command="here", on_ready=ready)
-
-
-def kill_child(config, out, after):
-    """Kill a child some seconds after its training began, or let it end if None; return whether it was killed."""
-    hears, awake = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            run_child(config, out, awake)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    os.close(awake)
-    if os.read(hears, 1) and after is not None:
-        time.sleep(after)
-        os.kill(child, signal.SIGKILL)
-    os.close(hears)
-    _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
-        raise SystemExit(1)
-    return os.WIFSIGNALED(status)
 
 
 def main(kind, folder, kills, threads, seed):
@@ -132,11 +109,12 @@ def main(kind, folder, kills, threads, seed):
     tstk.training.runs.train(config(kind, folder / "data.npz", 1, steps=1), folder / "imports")
     chosen = config(kind, folder / "data.npz", threads)
     begin = time.perf_counter()
-    kill_child(chosen, folder / "calm", None)
+    run_and_kill(partial(train_or_resume, chosen, folder / "calm"), None)
     longest = (time.perf_counter() - begin) / max(kills, 1)  # no life is so long that all of them suffice
     draw, count, out = random.Random(seed), 0, folder / "rough"
     while not (out / "result.json").is_file():
-        count += kill_child(chosen, out, draw.uniform(0, longest) if count < kills else None)
+        after = draw.uniform(0, longest) if count < kills else None
+        count += run_and_kill(partial(train_or_resume, chosen, out), after)
     if (out / "last").is_dir():  # killed between writing the result and removing the state
         with suppress(CheckpointError):
             tstk.training.runs.resume_run(out)

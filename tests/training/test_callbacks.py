@@ -93,6 +93,7 @@ class Total(Callback):
         self.total, self.weights = state_dict["total"], state_dict["nested"]["weights"]
 
 
+@pytest.mark.slow
 def test_the_state_of_a_callback_is_part_of_the_run_and_restored_when_it_resumes(npz, tmp_path):
     whole, interrupted, resumed = Total(), Total(stop_at=5), Total()
     train(make_config(npz), tmp_path / "whole", callbacks=[whole])
@@ -110,6 +111,7 @@ def test_a_patient_run_stops_at_the_same_epoch_after_an_interruption(npz, tmp_pa
     assert resume_run(tmp_path / "run").selected.num_epochs == 3
 
 
+@pytest.mark.slow
 def test_the_range_test_trains_with_the_options_of_training(npz, monkeypatch):
     pipeline, data = prepare_training(make_config(npz))
     seen = []

@@ -188,6 +188,7 @@ def test_python_builds_it_fitted(gaps):
     assert built.linear_map.matrix.any()
 
 
+@pytest.mark.slow
 def test_an_estimator_starts_from_the_map():
     from tstk.sklearn import SeriesForecaster
 

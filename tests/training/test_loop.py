@@ -257,6 +257,7 @@ def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
     assert [r["lr"] for r in stays] == [0.01] * 3
 
 
+@pytest.mark.slow
 def test_one_cycle_is_torchs(npz):
     from tstk.training.optim import lr_lambda
 

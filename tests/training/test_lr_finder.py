@@ -17,6 +17,7 @@ def prepare(npz):
     return prepare_training(resolve_config(("test", {"encoder": ENCODER, "head": "linear", "data": npz})))
 
 
+@pytest.mark.slow
 def test_the_rate_that_is_suggested_lies_where_the_loss_falls_and_weights_stay(npz):
     pipeline, data = prepare(npz)
     before = {k: v.clone() for k, v in pipeline.state_dict().items()}

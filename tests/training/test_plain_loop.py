@@ -1,5 +1,6 @@
 """Training in a dozen lines of plain torch, without the training loop."""
 
+import pytest
 import torch
 
 import tstk.data
@@ -8,6 +9,7 @@ from tstk.evaluation.evaluate import evaluate
 from tstk.runs.checkpoint import initialize_for_training
 
 
+@pytest.mark.slow
 def test_twelve_lines_of_plain_torch_train_a_classifier(npz):
     config = resolve_config(("mine", {"encoder": {"depth": 1, "dim": 32}, "head": "linear"}))
     torch.manual_seed(0)

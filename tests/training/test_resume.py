@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import tstk
 from tstk.config.records import read_record, write_record
 from tstk.config.resolve import resolve_config
 from tstk.config.run_directory import run_lock
 from tstk.errors import CheckpointError, DataError, FileError, OptionError
+from tstk.runs.checkpoint import write_tensors
 from tstk.training import runs
 from tstk.training.callbacks import Callback
 from tstk.training.interrupt import TrainingInterrupted, defer_signals
@@ -206,13 +207,13 @@ def test_tensors_of_another_training_are_refused(stopped_run):
     path = tensors(stopped_run)
     saved = load_file(path)
     name = next(k for k in saved if k.startswith("optimizer/") and k.endswith("exp_avg") and saved[k].ndim == 2)
-    save_file({**saved, name: saved[name][:1].clone()}, path)
+    write_tensors(path, {**saved, name: saved[name][:1].clone()})
     assert_refused(stopped_run, "its tensors do not match their SHA-256")
     edit_state(stopped_run, tensors_sha256=None)
     assert_refused(stopped_run, "does not fit its config.json")
-    save_file({k: v for k, v in saved.items() if k != "callbacks/ema/averages/encoder.table"}, path)
+    write_tensors(path, {k: v for k, v in saved.items() if k != "callbacks/ema/averages/encoder.table"})
     assert_refused(stopped_run, "does not fit its config.json")
-    save_file(saved, path)
+    write_tensors(path, saved)
     edit_state(stopped_run, world_size=2)
     assert_refused(stopped_run, "continue with --devices 2", OptionError)
 
@@ -265,6 +266,7 @@ def test_metrics_that_were_lost_are_refused_and_rows_that_came_later_are_cut_off
     assert [row["epoch"] for row in rows(stopped_run)] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_run_that_never_saved_anything_starts_again_from_its_first_step(npz, tmp_path, stopped_run):
     calm = tmp_path / "calm"
     runs.train(resolve_config(("test", json.loads((stopped_run / "config.json").read_text())["given"])), calm)
@@ -379,6 +381,7 @@ def test_a_state_that_a_kill_left_in_a_finished_run_is_removed_when_the_run_is_r
     assert not (stopped_run / "last").exists()
 
 
+@pytest.mark.slow
 def test_a_file_of_the_user_beside_the_state_outlives_the_training(stopped_run):
     (stopped_run / "last" / "notes.txt").write_text("mine")
     resume_run(stopped_run)

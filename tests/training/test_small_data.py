@@ -109,6 +109,7 @@ def test_selection_by_validation_is_refused_without_a_validation_split(npz, aske
         fit(pipeline, data, options)
 
 
+@pytest.mark.slow
 def test_a_run_without_validation_is_scored_reported_and_probed(npz, tmp_path):
     run = tmp_path / "run"
     config = resolve_config(

@@ -6,15 +6,17 @@ import sys
 import pytest
 
 from tstk.config.resolve import resolve_config
-from tstk.errors import OptionError
+from tstk.errors import OptionError, TrainingError
 from tstk.training.runs import train
+from tstk.training.trackers import TrackerCallback
 
 FAKES = {
     "tensorboard/__init__.py": "",
     "wandb/__init__.py": """
-import json
+import json, os
 def init(project=None, name=None, dir=None, **_):
-    return Run(dir + "/wandb.jsonl", name)
+    os.makedirs(dir + "/wandb", exist_ok=True)  # as the real one
+    return Run(dir + "/wandb/log.jsonl", name)
 class Config(dict):
     def update(self, values, **_):
         dict.update(self, values)
@@ -83,7 +85,7 @@ def train_with_trackers(npz, out, *names):
 
 def test_wandb_and_mlflow_receive_every_step_and_epoch_and_the_end(npz, tmp_path, packages):
     result = train_with_trackers(npz, tmp_path / "run", "wandb", "mlflow")
-    wandb = [json.loads(line) for line in (tmp_path / "run" / "wandb.jsonl").read_text().splitlines()]
+    wandb = [json.loads(line) for line in (tmp_path / "run" / "wandb" / "log.jsonl").read_text().splitlines()]
     mlflow = [json.loads(line) for line in (tmp_path / "mlflow.jsonl").read_text().splitlines()]
     assert [step for step, *_ in wandb] == [1, 2, 3, 3, None]
     assert {name for *_, name in wandb} == {"run"}
@@ -115,6 +117,22 @@ def test_tensorboard_writes_into_the_run(npz, tmp_path, packages, monkeypatch):
     scalars = [row for row in calls[1:] if row[0] == "add_scalar"]
     assert {row[1] for row in scalars} >= {"train/loss", "val/accuracy", "lr"}
     assert calls[-1][0] == "close"
+
+
+def test_what_trackers_wrote_of_a_run_that_failed_stays_and_is_no_file_of_others(npz, tmp_path, packages, monkeypatch):
+    def fail(self, state, losses, series_per_second):
+        raise TrainingError("the loss is nan")
+
+    log = tmp_path / "run" / "wandb" / "log.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrackerCallback, "on_log", fail)
+        with pytest.raises(TrainingError):
+            train_with_trackers(npz, tmp_path / "run", "wandb")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["wandb"]
+    before = log.read_text()
+    train_with_trackers(npz, tmp_path / "run", "wandb")
+    assert log.read_text().startswith(before)
+    assert (tmp_path / "run" / "result.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])

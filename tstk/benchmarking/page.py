@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tstk.benchmarking.markdown import escape_markdown, format_code, format_code_block, format_table
 from tstk.benchmarking.ranking import draw_diagram, format_diagram
 from tstk.benchmarking.results import RESULTS_FILE, BenchmarkResult
 from tstk.files import write_json, write_text
@@ -104,12 +105,10 @@ def _render_markdown(result: BenchmarkResult, methods: Mapping[str, str]) -> str
         + (" ± half of its 95 % interval (Student's t)" if seeds > 1 else "")
         + ". Validation data were split off the training split; test was scored once.",
         "",
-        *(f"- {name}: `{definition}`" for name, definition in methods.items()),
+        *(f"- {escape_markdown(name)}: {format_code(definition)}" for name, definition in methods.items()),
         "",
-        "| " + " | ".join(head) + " |",
-        "|---|" + "---:|" * (len(head) - 1),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *format_table(head, rows),
     ]
     for paragraph in iter_notes(result):
-        lines += ["", "```", paragraph, "```"]
+        lines += ["", *format_code_block(paragraph)]
     return "\n".join(lines) + "\n"

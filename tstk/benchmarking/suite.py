@@ -26,7 +26,7 @@ from tstk.config.recipe import run_recipe, train_unless_done
 from tstk.config.records import RunResult, has_type, read_record, write_record
 from tstk.config.resolve import Config, parse_overrides, resolve_config
 from tstk.errors import CheckpointError, OptionError, TstkError
-from tstk.files import write_json, write_text
+from tstk.files import is_leftover, write_json, write_text
 
 SCORE_FILE = "score.json"
 
@@ -129,7 +129,7 @@ def run_benchmark(
         OptionError: `out_dir` contains other files, or cells of a method with another definition
     """
     folder = Path(out_dir)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RESULTS_FILE).is_file()):
+    if folder.is_file() or (folder.is_dir() and _has_other_files(folder) and not (folder / RESULTS_FILE).is_file()):
         raise OptionError(f"--out {out_dir}: the folder contains files but no {RESULTS_FILE}; choose another folder")
     cells = [Cell(m, d, seed, folder / m / d / f"seed-{seed}") for m in methods for d in datasets for seed in seeds]
     finished = [_load_finished_cell(cell, methods[cell.method]) for cell in cells]
@@ -146,6 +146,11 @@ def run_benchmark(
     result = compare_methods(scored, score, test)
     write_results(result, {name: method.definition for name, method in methods.items()}, folder)
     return result
+
+
+def _has_other_files(folder: Path) -> bool:
+    """Return whether a folder holds anything beside what a benchmark left that was killed as it began."""
+    return any(not is_leftover(path, RESULTS_FILE) for path in folder.iterdir())
 
 
 def _load_finished_cell(cell: Cell, method: Method) -> Cell | None:

@@ -36,7 +36,7 @@ from tstk.config.resolve import (
     parse_overrides,
     resolve_config,
 )
-from tstk.config.run_directory import RESULT_FILE, is_unfinished
+from tstk.config.run_directory import RESULT_FILE, is_unfinished, remove_saved_state
 from tstk.config.toml import read_toml
 from tstk.errors import OptionError, did_you_mean
 from tstk.plugins.hooks import SLOTS
@@ -204,6 +204,7 @@ def train_unless_done(
     """
     if (run_dir / RESULT_FILE).is_file():
         _check_unchanged(run_dir, config)
+        remove_saved_state(run_dir)  # the training may have been killed between writing its result and this
         log(f"{name}: {run_dir} is finished")
         return RunResult.read(run_dir)
     if is_unfinished(run_dir):

@@ -312,19 +312,21 @@ def read_record(path: Path, remedy: str = _REMEDY) -> Any:
         remedy: the end of the message
 
     Raises:
-        CheckpointError: it is damaged, or does not match its hash
+        CheckpointError: it is damaged, or does not match its hash, or has none
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             return content
         expected = content.pop(HASH_KEY, None)
-        if expected in (None, hash_record(content)):
+        if expected == hash_record(content):
             return content
     except OSError as e:
         raise explain_os_error(path, e, "read") from None
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{path} is damaged: {e}; {remedy}") from None
+    if expected is None:
+        raise CheckpointError(f"{path} was not written by tstk, or was changed by hand: it has no SHA-256; {remedy}")
     raise CheckpointError(f"{path} is damaged or was changed by hand: it does not match its SHA-256; {remedy}")
 
 

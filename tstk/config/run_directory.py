@@ -5,6 +5,7 @@
     metrics.jsonl       a line per epoch
     result.json         scores, baselines, parameters, seconds, the command; exists once the run is finished
     last/               the training state of an unfinished run; see `tstk/training/resume_store.py`
+    tensorboard/ wandb/ what trackers logged, if --trackers names them
 
 Nothing here imports torch. `tstk/config/records.py` reads and writes config.json and result.json,
 `tstk/runs/checkpoint.py` the weights, all through `tstk/files/`.
@@ -32,6 +33,8 @@ STATE_FOLDER = "last"
 STATE_FILE = "state.json"
 STATE_FILES = re.compile(r"(state\.json|step-\d+\.safetensors)(\.[0-9a-f]{8}\.part)?")
 """Names of the files in `last/`, and of what an interrupted write of them leaves."""
+TRACKER_FOLDERS = ("tensorboard", "wandb")
+"""Folders of a run in which trackers write. A failed run leaves them, and a new run may be created beside them."""
 _RUN_FILES = re.compile("|".join(map(re.escape, (CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, RESULT_FILE))))
 _PARTIAL_CONFIG = re.compile(r"config\.json\.[0-9a-f]{8}\.part")
 """All that a training leaves that is killed before it has written config.json."""
@@ -159,7 +162,7 @@ def check_new_run_dir(out: str | Path) -> Path:
         )
     if (run_dir / CONFIG_FILE).is_file() or (os.path.lexists(run_dir) and not run_dir.is_dir()):
         raise OptionError(f"{out} already exists; choose another --out, or remove it")
-    if run_dir.is_dir() and (others := set(run_dir.iterdir()) - set(_find_files(run_dir, _PARTIAL_CONFIG))):
+    if run_dir.is_dir() and (others := _find_other_files(run_dir)):
         raise OptionError(
             f"{out} already exists and holds {min(others).name}, which is not part of a run; choose another --out, or "
             "move the files elsewhere"
@@ -197,6 +200,16 @@ def remove_own_files(folder: Path, names: re.Pattern[str], keep: Sequence[Path] 
             path.unlink()
 
 
+def remove_saved_state(run_dir: Path) -> None:
+    """Remove the training state of a finished run."""
+    folder = run_dir / STATE_FOLDER
+    if folder.is_dir() and not folder.is_symlink():
+        (folder / STATE_FILE).unlink(missing_ok=True)  # first, so that an interrupted removal leaves no state
+        remove_own_files(folder, STATE_FILES)
+        with suppress(OSError):  # there are files of others
+            folder.rmdir()
+
+
 def _find_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
     """Return the regular files, and folders left by killed writes, that have one of these names; links never count."""
     if folder.is_symlink() or not folder.is_dir():
@@ -208,6 +221,17 @@ def _find_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
         and not path.is_symlink()
         and (path.is_file() or (path.suffix == ".part" and path.is_dir()))
     ]
+
+
+def _find_other_files(run_dir: Path) -> list[Path]:
+    """Return what is in the directory of a run that is not finished and was not written by it."""
+    try:
+        paths = sorted(run_dir.iterdir())
+        own = _find_files(run_dir, _PARTIAL_CONFIG)
+    except FileNotFoundError:  # another process has just removed it
+        return []
+    own += [path for name in TRACKER_FOLDERS if (path := run_dir / name).is_dir() and not path.is_symlink()]
+    return [path for path in paths if path not in own]
 
 
 def _create_folders(folder: Path) -> list[Path]:

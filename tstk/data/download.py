@@ -5,8 +5,9 @@
       hashes.json         URL -> SHA-256 of a download that the user trusted; a later mismatch is an error
 
 UCR and UEA sets come from timeseriesclassification.com, the Electricity Transformer tables from their repository, over
-HTTPS. Nothing is kept before its SHA-256 was checked: against `KNOWN_HASHES`, or else against the first download, which
-the user has to trust explicitly. With TSTK_OFFLINE=1 nothing is downloaded.
+HTTPS. Nothing is kept before its size and SHA-256 were checked: against `KNOWN_FILES`, or else against the first
+download, which the user has to trust explicitly. With TSTK_OFFLINE=1 nothing is downloaded. Of several processes that
+fetch one set, one downloads it and the others wait.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from tstk.errors import DataError, OptionError
 from tstk.files import explain_write_errors, write_json
+from tstk.files.lock import file_lock
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -32,23 +34,34 @@ if TYPE_CHECKING:
 ARCHIVE_URL = "https://www.timeseriesclassification.com/aeon-toolkit/{name}.zip"
 TABLE_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/ETT-small/{name}.csv"
 TABLES = ("ETTh1", "ETTh2", "ETTm1", "ETTm2")
-KNOWN_HASHES = {
-    "ETTh1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
-    "ETTh2": "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
-    "ETTm1": "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
-    "ETTm2": "db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd",
-    "ECG200": "755937ea37849346ea20033666b19d17345bb039971e8fa33458b16b62c09380",
-    "GunPoint": "d7513cfe222418fabfdb5a6434ffb21ac3de4923e637971e9388ebc857816803",
+
+
+class KnownFile(NamedTuple):
+    """A download that is known: its SHA-256, and its size in bytes or the most that it can have."""
+
+    sha256: str
+    num_bytes: int
+    is_exact: bool = True
+
+
+KNOWN_FILES = {
+    "ETTh1": KnownFile("f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066", 2_589_657),
+    "ETTh2": KnownFile("a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b", 2_417_960),
+    "ETTm1": KnownFile("6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e", 10_360_719),
+    "ETTm2": KnownFile("db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd", 9_677_236),
+    "ECG200": KnownFile("755937ea37849346ea20033666b19d17345bb039971e8fa33458b16b62c09380", 1 << 23, is_exact=False),
+    "GunPoint": KnownFile("d7513cfe222418fabfdb5a6434ffb21ac3de4923e637971e9388ebc857816803", 1 << 23, is_exact=False),
 }
-"""Name -> SHA-256 of its download, where several independent publications agree on it."""
+"""Name -> its download, where several independent publications agree on the hash."""
 NAME_PATTERN = re.compile(r"\w[\w-]*")
-MAX_TABLE_BYTES = 1 << 25
-"""Maximum size of the download of a table; the largest has 10 MB."""
 MAX_ARCHIVE_BYTES = 1 << 31
-"""Maximum size of the download of an archive."""
+"""Maximum size of the download of an archive that is not known."""
 MAX_UNPACKED_BYTES = 1 << 33
 """Maximum unpacked size of a data set."""
 CHUNK_BYTES = 1 << 16
+OTHER_FILE_REMEDY = (
+    "Try again on another network; if it stays, the publisher has changed the file: download and check it by hand"
+)
 
 ProgressCallback = Callable[[int, int], None]
 """Called with what is done and the total, or 0 if the total is unknown: bytes of a download, series of a conversion."""
@@ -97,15 +110,30 @@ def fetch(
         raise DataError(
             f"{name} is not in {get_datasets_dir()}, and TSTK_OFFLINE forbids downloads; unset it, or copy the files"
         )
+    file_name = f"{name}.csv" if name in TABLES else f"{name}.zip"
+    partial_file = get_cache_dir() / "downloads" / f"{file_name}.part"
+
+    def report_other_process() -> None:
+        on_progress(partial_file.stat().st_size if partial_file.is_file() else 0, 0)
+
+    with file_lock(partial_file.with_suffix(".lock"), report_other_process):
+        if not _is_complete(folder):  # else another process has just downloaded it
+            _fetch_into(folder, partial_file, on_progress, trust_first_download)
+    return folder
+
+
+def _fetch_into(folder: Path, partial_file: Path, on_progress: ProgressCallback, trust_first_download: bool) -> None:
+    """Download the data set that a folder is named after, check it, and create the folder."""
+    name = folder.name
     url = (TABLE_URL if name in TABLES else ARCHIVE_URL).format(name=name)
-    known_hash = KNOWN_HASHES.get(name) or _load_hashes().get(url)
+    known_file = KNOWN_FILES.get(name)
+    known_hash = known_file.sha256 if known_file else _load_hashes().get(url)
     if known_hash is None and not trust_first_download:
         raise DataError(
             f"{name}: its SHA-256 is not known, so a download cannot be checked. If you trust this network and "
             f"{url}, add --trust-first-download: later downloads must then be the same file"
         )
-    partial_file = get_cache_dir() / "downloads" / f"{url.rpartition('/')[2]}.part"
-    _download(url, partial_file, MAX_TABLE_BYTES if name in TABLES else MAX_ARCHIVE_BYTES, on_progress)
+    _download(url, partial_file, known_file or KnownFile("", MAX_ARCHIVE_BYTES, is_exact=False), on_progress)
     try:
         sha256 = _check_hash(partial_file, name, url, known_hash)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -120,11 +148,11 @@ def fetch(
             else:
                 _unpack(partial_file, name, unpacked)
             if known_hash is None:
-                write_json(_get_hashes_file(), {**_load_hashes(), url: sha256})
+                with file_lock(_get_hashes_file().with_suffix(".lock")):
+                    write_json(_get_hashes_file(), {**_load_hashes(), url: sha256})
             unpacked.replace(folder)
     finally:
         partial_file.unlink(missing_ok=True)
-    return folder
 
 
 def _check_hash(file: Path, name: str, url: str, known_hash: str | None) -> str:
@@ -136,10 +164,10 @@ def _check_hash(file: Path, name: str, url: str, known_hash: str | None) -> str:
     with file.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     if known_hash not in (None, sha256):
-        remedy = "" if name in KNOWN_HASHES else f", or remove its line from {_get_hashes_file()}"
+        remedy = "" if name in KNOWN_FILES else f", or remove its line from {_get_hashes_file()}"
         raise DataError(
-            f"{url}: the SHA-256 of the download is {sha256}, expected {known_hash}; it was removed. Try again on "
-            f"another network; if it stays, the publisher has changed the file: download and check it by hand{remedy}"
+            f"{url}: the SHA-256 of the download is {sha256}, expected {known_hash}; it was removed. "
+            f"{OTHER_FILE_REMEDY}{remedy}"
         )
     return sha256
 
@@ -168,7 +196,7 @@ def _load_hashes() -> dict[str, str]:
     return hashes
 
 
-def _download(url: str, partial_file: Path, max_bytes: int, on_progress: ProgressCallback) -> None:
+def _download(url: str, partial_file: Path, known_file: KnownFile, on_progress: ProgressCallback) -> None:
     """Append the missing bytes to `partial_file`; it stays for the next call only if the connection breaks."""
     from http.client import HTTPException
     from urllib.error import HTTPError
@@ -186,7 +214,7 @@ def _download(url: str, partial_file: Path, max_bytes: int, on_progress: Progres
         raise DataError(f"{url}: {_describe(e)}; check the connection, and run the same command again") from None
     try:
         with response, partial_file.open("ab" if response.status == 206 else "wb") as file:
-            _receive(response, file, url, max_bytes, on_progress)
+            _receive(response, file, url, known_file, on_progress)
     except DataError:
         partial_file.unlink()
         raise
@@ -220,11 +248,13 @@ def _open(url: str, partial_file: Path) -> HTTPResponse:
         return _open(url, partial_file)
 
 
-def _receive(response: HTTPResponse, file: IO[bytes], url: str, max_bytes: int, on_progress: ProgressCallback) -> None:
+def _receive(
+    response: HTTPResponse, file: IO[bytes], url: str, known_file: KnownFile, on_progress: ProgressCallback
+) -> None:
     """Write the body of a response to a file.
 
     Raises:
-        DataError: it is a web page, or larger than `max_bytes`
+        DataError: it is a web page, or its size is not that of `known_file`
         ConnectionError: the connection closed too early
     """
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
@@ -236,19 +266,30 @@ def _receive(response: HTTPResponse, file: IO[bytes], url: str, max_bytes: int, 
     if header and not re.fullmatch("[0-9]{1,18}", header):
         raise DataError(f"{url}: the server sent the Content-Length {header!r}, which is not a size; try again later")
     num_bytes = file.tell()
-    total = num_bytes + int(header) if header else 0
-    too_large = f"{url}: is larger than {max_bytes >> 20:,} MiB, which no public set is; nothing was kept"
-    if total > max_bytes:
-        raise DataError(too_large)
+    total = num_bytes + int(header) if header else known_file.num_bytes if known_file.is_exact else 0
+    _check_size(total, known_file, url, is_total=bool(header))
     while chunk := response.read1(CHUNK_BYTES):
+        _check_size(num_bytes + len(chunk), known_file, url)
         with explain_write_errors(Path(file.name), len(chunk)):
             file.write(chunk)
         num_bytes += len(chunk)
-        if num_bytes > max_bytes:
-            raise DataError(too_large)
         on_progress(num_bytes, total)
     if num_bytes < total:
         raise ConnectionError(f"the connection closed after {num_bytes:,} of {total:,} bytes")
+
+
+def _check_size(num_bytes: int, known_file: KnownFile, url: str, is_total: bool = False) -> None:
+    """Refuse a download that has too many bytes, or in total another number.
+
+    Raises:
+        DataError: it has another size than the known file
+    """
+    limit = known_file.num_bytes
+    if known_file.is_exact and (num_bytes > limit or (is_total and num_bytes != limit)):
+        size = f"{num_bytes:,} bytes" if is_total else "more bytes"
+        raise DataError(f"{url}: the download has {size}, expected {limit:,}; nothing was kept. {OTHER_FILE_REMEDY}")
+    if num_bytes > limit:
+        raise DataError(f"{url}: is larger than {limit >> 20:,} MiB, which no such set is; nothing was kept")
 
 
 def _unpack(file: Path, name: str, folder: Path) -> None:

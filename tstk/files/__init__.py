@@ -238,6 +238,11 @@ def remove_leftovers(folder: Path, *names: str) -> None:
             shutil.rmtree(part)
 
 
+def is_leftover(path: Path, name: str) -> bool:
+    """Return whether a path is a folder that a killed process left of writing a file called `name`."""
+    return bool(re.fullmatch(rf"{re.escape(name)}\.[0-9a-f]{{8}}\.part", path.name)) and path.is_dir()
+
+
 def _make_part_folder(path: Path, mode: int) -> Path:
     """Create a folder beside `path` with a name that nothing has, a link included."""
     part = path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}.part")  # a name has at most 255 bytes

@@ -158,7 +158,7 @@ def read_weights(run_dir: str | Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path, remedy: str, expected: str | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, whose hash is checked if `write_tensors` wrote it.
+    """Return the tensors of a safetensors file that `write_tensors` wrote, and check their hash.
 
     Args:
         path: of the file
@@ -167,7 +167,7 @@ def read_tensors(path: Path, remedy: str, expected: str | None = None) -> dict[s
 
     Raises:
         FileError: it cannot be opened
-        CheckpointError: it is truncated, not a safetensors file, or does not match its hash
+        CheckpointError: it is truncated, not a safetensors file, or does not match its hash, or has none
     """
     check_readable(path)
     try:
@@ -176,8 +176,9 @@ def read_tensors(path: Path, remedy: str, expected: str | None = None) -> dict[s
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({str(e)[:200]!r}); {remedy}") from None
-    if expected not in (None, hash_tensors(tensors)):
-        raise CheckpointError(f"{path} is damaged: its tensors do not match their SHA-256; {remedy}")
+    if expected != hash_tensors(tensors):
+        reason = "its tensors do not match their SHA-256" if expected else "it has no SHA-256"
+        raise CheckpointError(f"{path} is damaged: {reason}; {remedy}")
     return tensors
 
 

@@ -15,7 +15,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from tstk.config.run_directory import (
     STATE_FOLDER,
     WEIGHTS_FILE,
     remove_own_files,
+    remove_saved_state,
 )
 from tstk.core.pipeline import Pipeline
 from tstk.errors import CheckpointError
@@ -215,11 +215,8 @@ class ResumeStore:
 
     def remove(self) -> None:
         """Remove the training state of a finished run, which is several times as large as its weights."""
-        if self.is_writer and self.folder.is_dir():
-            self.state_path.unlink(missing_ok=True)  # first, so that an interrupted removal leaves no state
-            remove_own_files(self.folder, STATE_FILES)
-            with suppress(OSError):  # there are files of others
-                self.folder.rmdir()
+        if self.is_writer:
+            remove_saved_state(self.run_dir)
 
     def _hash_config(self) -> str:
         return hashlib.sha256((self.run_dir / CONFIG_FILE).read_bytes()).hexdigest()

@@ -143,6 +143,16 @@ def test_the_files_of_totem_have_windows_and_codes_of_all_splits(runs, folder):
     }
 
 
+def test_values_too_large_for_float32_have_no_codes(runs, folder):
+    rows = (folder / "table.csv").read_text().splitlines()
+    rows[34] = rows[34].rpartition(",")[0] + ",1e30"  # in the future of the first window
+    (folder / "large.csv").write_text("\n".join(rows))
+    text = assert_refused("totem", runs["pretrain"], "--data", folder / "large.csv", "--out", folder / "large")
+    assert "large.csv, train split: codes of" in text
+    assert "series are not finite" in text
+    assert not (folder / "large").exists()
+
+
 def test_a_forecast_has_dates_channels_the_mean_and_quantiles(runs, folder):
     out = folder / "next.csv"
     call("forecast", runs["rollout"], "--samples", 20, "--horizon", 50, "--quantiles", "0.05,0.95", "--out", out)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.config.records import RunConfig
+from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Split
 from tstk.data.config import DataConfig
@@ -49,7 +50,7 @@ def write_totem_files(
     Raises:
         CheckpointError: the run cannot be loaded
         OptionError: its tokens are not discrete, or it was not trained on a table with independent channels
-        DataError: the data do not fit the run
+        DataError: the data do not fit the run, or a window is too large for float32
         FileError: `out_dir` exists and is not empty, or cannot be written
     """
     check_new_folder(Path(out_dir))
@@ -66,20 +67,31 @@ def write_totem_files(
     with atomic_folder(Path(out_dir)) as folder:
         np.save(folder / "codebook.npy", codebook)
         for name, split in splits.items():
-            for kind, values in _compute_arrays(pipeline, split, batch_size).items():
+            source = f"{data or run_config.component('data')}, {name} split"
+            for kind, values in _compute_arrays(pipeline, split, batch_size, source).items():
                 np.save(folder / f"{name}_{kind}.npy", values)
     return {name: len(split) for name, split in splits.items()}
 
 
-def _compute_arrays(pipeline: Pipeline, split: Split, batch_size: int) -> dict[str, NDArray[Any]]:
-    """Return the windows of a split and their codes, [windows, time, channels]."""
+def _compute_arrays(pipeline: Pipeline, split: Split, batch_size: int, source: str) -> dict[str, NDArray[Any]]:
+    """Return the windows of a split and their codes, [windows, time, channels].
+
+    Raises:
+        DataError: a window is too large for float32; it names `source`
+    """
     arrays: dict[str, list[Tensor]] = {}
+    bad_rows = list[Tensor]()
     with torch.no_grad():
         for series in iter_batches(split, batch_size, pipeline.mean.device):
             assert series.y is not None
             future = series.replace(x=series.y.nan_to_num(), observed=series.y.isfinite(), y=None)
+            bad_rows.append(
+                find_bad_rows(series, None, pipeline.mean, pipeline.std)
+                | find_bad_rows(future, None, pipeline.mean, pipeline.std)
+            )
             steps = -(-series.y.shape[-1] // int(pipeline.tokenizer.out.stride or 1))
             x, y = compute_codes(pipeline, series), compute_codes(pipeline, future)[..., -steps:]
             for kind, values in (("x_original", series.x), ("y_original", series.y), ("x_codes", x), ("y_codes", y)):
                 arrays.setdefault(kind, []).append(values.cpu().transpose(1, 2))
+    check_rows(bad_rows, pipeline, source, "codes")
     return {kind: torch.cat(batches).numpy() for kind, batches in arrays.items()}
