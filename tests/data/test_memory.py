@@ -5,8 +5,9 @@ import io
 import numpy as np
 import pytest
 
+from tstk.config.memory import get_available_memory
 from tstk.data import DataConfig, load_data
-from tstk.data.memory import format_size, get_available_memory, require_memory
+from tstk.data.memory import require_memory
 from tstk.data.readers import npz
 from tstk.errors import DataError, OptionError
 
@@ -36,22 +37,6 @@ def memory(monkeypatch):
     return limit
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("500", 500), ("2k", 2048), ("1.5M", 1.5 * 2**20), ("8G", 2**33), ("8 GiB", 2**33), ("1T", 2**40)],
-)
-def test_the_variable_takes_sizes_with_and_without_a_unit(memory, text, size):
-    memory(text)
-    assert get_available_memory() == size
-
-
-@pytest.mark.parametrize("text", ["much", "-1", "1X", "G", "1e9"])
-def test_a_variable_that_is_no_size_is_refused_with_an_example(memory, text):
-    memory(text)
-    with pytest.raises(OptionError, match=r"TSTK_MEMORY=.*such as 500M or 8G"):
-        get_available_memory()
-
-
 def test_what_is_free_is_known_without_the_variable(monkeypatch):
     monkeypatch.delenv("TSTK_MEMORY", raising=False)
     free = get_available_memory()
@@ -61,13 +46,6 @@ def test_what_is_free_is_known_without_the_variable(monkeypatch):
     with pytest.raises(DataError, match=r"x take 1,126 TB of memory, and .* are available; give less"):
         require_memory(2**50, "x", "give less")
     require_memory(2**20, "x", "give less")
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(12, "12 bytes"), (2_340, "2.3 kB"), (450_000_000, "450 MB"), (3e12, "3.0 TB")]
-)
-def test_sizes_are_written_with_a_unit(size, text):
-    assert format_size(size) == text
 
 
 def test_one_long_series_among_many_short_ones_is_named(tmp_path, memory):

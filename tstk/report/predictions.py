@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tstk.core.batches import split_rows
 from tstk.core.linear_map import get_last_value
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, StepOutput
@@ -329,7 +330,7 @@ def _plot_scatter(label: str, points: Array, y: Array | None, names: tuple[str, 
 
 def _iter_batches(context: RunContext, rows: Tensor | None, size: int = 256) -> Iterator[Series]:
     """Iterate over rows of the split (all if None) in batches on the pipeline's device."""
-    for index in (torch.arange(len(context.split)) if rows is None else rows).split(size):
+    for index in split_rows(context.split, size, rows):
         yield context.split.batch(index).to(context.pipeline.mean.device)
 
 
