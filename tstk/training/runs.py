@@ -46,7 +46,7 @@ from tstk.runs.checkpoint import (
 from tstk.training.callbacks import Callback, create_callbacks
 from tstk.training.config import TrainConfig
 from tstk.training.devices import describe_hardware, use_deterministic_algorithms
-from tstk.training.initialization import check_queries, init_pipeline_from_data
+from tstk.training.initialization import check_queries, describe_other_sources, init_pipeline_from_data
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.loop import FitResult, fit
 from tstk.training.memory import check_memory
@@ -83,6 +83,7 @@ def prepare_training(
     pipeline.std.copy_(data.std[:, None])
     pipeline.set_input_schema(data.input_schema())
     if resume_from is None:
+        notes += describe_other_sources(config, data)
         notes += init_pipeline_from_data(pipeline, config, data)
         notes += check_queries(pipeline, data)
     _, small_data_note = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
