@@ -1,6 +1,7 @@
 """Small files that would take much memory are refused in a line that says how much, and what helps."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -160,3 +161,50 @@ def test_a_huge_array_of_another_shape_is_refused_without_reading_it(tmp_path):
         file.truncate(len(header.getvalue()) + 4 * 10**11)
     with pytest.raises(DataError, match=r"X has shape \(100000000000,\); expected \(series, channels, samples\)"):
         load_data(str(tmp_path / "X.npy"))
+
+
+def write_list(path, count, claimed_count=None):
+    """Write one list of zeros, and optionally another number of values into the metadata."""
+    import pyarrow
+    from pyarrow import parquet
+
+    zeros = pyarrow.ListArray.from_arrays(pyarrow.array([0, count], pyarrow.int32()), np.zeros(count, np.float32))
+    parquet.write_table(pyarrow.table({"u": zeros}), path, compression="zstd")
+    if claimed_count is None:
+        return
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    number = encode_varint(2 * count)  # as Thrift writes it; the shorter number is padded to the same length
+    claimed = bytes([2 * claimed_count + 128, *[128] * (len(number) - 2), 0])
+    assert number in content[start:]
+    path.write_bytes(content[:start] + content[start:].replace(number, claimed))
+
+
+def encode_varint(number):
+    digits = []
+    while number:
+        digits.append(number % 128)
+        number //= 128
+    return bytes([digit + 128 for digit in digits[:-1]] + digits[-1:])
+
+
+def test_a_parquet_file_with_more_values_than_its_metadata_claim_is_refused(tmp_path):
+    from tstk.data.readers.parquet import read
+
+    write_list(tmp_path / "true.parquet", 200_000)
+    assert read(tmp_path / "true.parquet")["train"].x.shape == (1, 1, 200_000)
+    write_list(tmp_path / "false.parquet", 200_000, 4)
+    assert (tmp_path / "false.parquet").stat().st_size < 5000
+    with pytest.raises(DataError, match=r"holds 200,000 values, and its metadata claim 4; write or fetch it again"):
+        read(tmp_path / "false.parquet")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the addresses of a process are limited on Linux alone")
+def test_a_parquet_file_whose_metadata_hide_its_size_takes_no_more_than_what_is_available(tmp_path, memory):
+    from tstk.data.readers.parquet import read
+
+    memory("40M")
+    write_list(tmp_path / "false.parquet", 3 * 10**8, 4)
+    with pytest.raises(DataError, match="larger than memory"):
+        read(tmp_path / "false.parquet")
