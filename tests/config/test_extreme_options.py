@@ -25,6 +25,7 @@ BASES = (
     {"tokenizer": "vqvae", **TABLE},
     {"tokenizer": "vqvae", **TABLE, **CAUSAL},
     {"tokenizer": "vqshape", "channels": "independent"},
+    {"tokenizer": "vqshape", "channels": "independent", "encoder": "identity", "loss": "reconstruct"},
     {"head": "linear", "loss.teacher": "pretrained/small"},
     {"conditioning": "text=texts.npz"},
 )

@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from click.testing import CliRunner
 from tstk.cli import cli
 from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.core.rng import SampleRNG
+from tstk.core.types import Series
 from tstk.errors import OptionError
+from tstk.testing import mixes
 from tstk.training import memory
 from tstk.training.config import TrainConfig
 from tstk.training.memory import (
@@ -161,3 +164,51 @@ def test_a_dry_run_prints_memory_and_time(npz):
     text = CliRunner().invoke(cli, words).stdout
     assert "Estimated memory: " in text
     assert "Estimated time: " in text
+
+
+class OneBatch:
+    """A split that consists of the series of one batch."""
+
+    def __init__(self, series):
+        self.series, self.lengths = series, torch.full((len(series.x),), series.x.shape[-1])
+
+    def batch(self, index):
+        return Series(
+            *(None if t is None else t[index] for t in (self.series.x, self.series.observed, self.series.y)),
+            index,
+            {k: (states[index], valid[index]) for k, (states, valid) in self.series.conditioning.items()},
+        )
+
+    def __len__(self):
+        return len(self.lengths)
+
+
+NEED_MORE = {"tstk-plugins-vqshape/consistent", "tstk-plugins-vqshape/distill"}
+"""Losses that need texts or a teacher, which these mixes lack."""
+
+
+@pytest.mark.slow
+def test_every_component_can_be_measured_and_is_left_as_it_was(monkeypatch):
+    measured = []
+
+    def measure(pipeline, series, steps):
+        before = {k: v.clone() for k, v in pipeline.state_dict().items()}
+        random_state = torch.get_rng_state()
+        config = TrainConfig(device="cpu", batch_size=4)
+        estimate = estimate_memory(pipeline, SimpleNamespace(train=OneBatch(series)), config)
+        assert all(torch.equal(v, before[k]) for k, v in pipeline.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random_state)
+        if any(p.requires_grad for p in pipeline.parameters()):
+            assert estimate.activation_bytes > 0
+        measured.append(pipeline)
+        return ""
+
+    monkeypatch.setattr(mixes, "_train_mix", measure)
+    remaining = {e.qualified_name for parts in mixes.list_mixes() for e in parts.values()} - NEED_MORE
+    for parts in mixes.list_mixes():
+        if remaining & (names := {entry.qualified_name for entry in parts.values()}):
+            mix = mixes.try_mix(parts)
+            assert mix.state != "failed", f"{mix}: {mix.reason}"
+            remaining -= names if mix.state == "trained" else set()
+    assert not remaining
+    assert len(measured) > 10
