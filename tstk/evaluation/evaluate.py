@@ -41,7 +41,7 @@ def evaluate(
         pipeline: its mode is restored afterwards
         split: the split to evaluate on
         seed: of the masks
-        batch_size: series at a time; with independent channels every channel counts as a series
+        batch_size: series at a time, fewer where they are long; with independent channels every channel counts as one
         source: where the series come from, for messages; None returns metrics that are not finite, for training to stop
 
     Raises:

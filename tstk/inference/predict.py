@@ -80,7 +80,7 @@ def score(
         data: name or path of labelled data; the test split of the run if None
         data_root: folder to look up data sets by name in
         label_column: column or array with the labels, if it has an unusual name
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
         shuffle_tokens: also score with the tokens of each series shuffled in time
 
     Returns:
@@ -129,7 +129,7 @@ def predict(
         data: name or path; the test split of the run if None
         data_root: folder to look up data sets by name in
         label_column: column or array with the labels, if it has an unusual name
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
 
     Returns:
         classification: "predicted" [N] names, "probability" [N, K], "classes" K names, and "truth" [N] names if
@@ -213,7 +213,7 @@ def embed(
         label_column: column or array with the labels, if it has an unusual name
         features: pooled, tokens (concatenated), codes (relative frequency of each) or counts (occurrences of each)
         pool: how pooled features reduce the tokens: mean, max, cls or statistics
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
 
     Returns:
         "embedding" [N, E], and if the series are labelled "y" [N] class index and "classes" names

@@ -24,7 +24,7 @@ from tstk.training.small_data import resolve_defaults
 MAX_BYTES_PER_SAMPLE = 2**18
 """Activations per sample of a series above which no model of usual size comes; less is not measured."""
 
-BACKWARD_FACTOR = 1.6
+BACKWARD_FACTOR = 1.8
 """Peak memory of a step over what the forward pass saves: gradients, and temporary results."""
 
 

@@ -244,7 +244,7 @@ def _format_cost(report: DryRunReport) -> str:
     duration = f"{minutes / 60:.2g} hours" if minutes > 90 else f"{minutes:.2g} minutes"
     return (
         f"Estimated memory: {total}{available} (weights and optimizer {format_size(report.state_bytes)}, activations "
-        f"of {report.batch_size} series {format_size(report.activation_bytes)}), beside the data.\n"
+        f"of {report.batch_size} series {format_size(report.activation_bytes)}), beside the data and the program.\n"
         f"Estimated time: {duration} for {report.total_steps:,} steps of {report.seconds_per_step:.2g} s on this CPU, "
         "without validation."
     )
