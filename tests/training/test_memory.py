@@ -140,6 +140,9 @@ def test_small_batches_are_not_measured(prepare, monkeypatch):
     monkeypatch.setattr(memory, "estimate_memory", lambda *args: pytest.fail("measured"))
     monkeypatch.setenv("TSTK_MEMORY", "1G")
     check_memory(*prepare())
+    monkeypatch.setattr(memory, "MAX_BYTES_PER_PAIR", 2**20)  # attention of long series
+    with pytest.raises(pytest.fail.Exception, match="measured"):
+        check_memory(*prepare())
     monkeypatch.setenv("TSTK_MEMORY", "2M")
     with pytest.raises(OptionError, match=r"for weights, gradients and optimizer, and 2.1 MB are available"):
         check_memory(*prepare())

@@ -24,6 +24,9 @@ from tstk.training.small_data import resolve_defaults
 MAX_BYTES_PER_SAMPLE = 2**18
 """Activations per sample of a series above which no model of usual size comes; less is not measured."""
 
+MAX_BYTES_PER_PAIR = 64
+"""Likewise per pair of samples of a series: attention weights of eight heads and two layers, if tokens are samples."""
+
 BACKWARD_FACTOR = 1.8
 """Peak memory of a step over what the forward pass saves: gradients, and temporary results."""
 
@@ -84,9 +87,9 @@ def check_memory(pipeline: Pipeline, data: DataModule, config: TrainConfig) -> N
             f"training takes {format_size(state_bytes)} for weights, gradients and optimizer, and "
             f"{format_size(available)} are available; choose smaller sizes of components"
         )
-    batch_size = get_batch_size(config, data.train)
-    num_samples = batch_size * data.spec.channels * int(data.train.lengths.max())
-    if state_bytes + num_samples * MAX_BYTES_PER_SAMPLE > available:
+    length = int(data.train.lengths.max())
+    num_samples = get_batch_size(config, data.train) * data.spec.channels * length
+    if state_bytes + num_samples * (MAX_BYTES_PER_SAMPLE + length * MAX_BYTES_PER_PAIR) > available:
         check_fit(estimate_memory(pipeline, data, config), pipeline, data, config)
 
 
