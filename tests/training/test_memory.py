@@ -117,6 +117,15 @@ def test_a_batch_that_cannot_fit_is_refused_with_the_size_that_fits(prepare):
         check_fit(MemoryEstimate(2**18, 0, None, 8, 32, 10**6), pipeline, data, config)
 
 
+def test_gpus_share_a_batch_and_each_has_its_own_memory(prepare, monkeypatch):
+    pipeline, data, config = prepare(batch_size="16", grad_accum_steps="3")
+    monkeypatch.setattr(memory, "_uses_cpu", lambda device: False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert memory.get_batch_size(config, data.train) == 8
+    with pytest.raises(OptionError, match=r"--batch-size 10 fits \(--grad-accum-steps 5 keeps"):
+        check_fit(MemoryEstimate(0, 0, 10, 8, 32, 59), pipeline, data, config)
+
+
 def test_tables_and_encoders_without_blocks_are_not_advised_what_they_do_not_have(csv, prepare):
     pipeline, data, config = prepare(data=csv, context="24", horizon="8", tokenizer="patch", head="forecast")
     with pytest.raises(OptionError) as error:

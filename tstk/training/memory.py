@@ -111,9 +111,10 @@ def check_fit(estimate: MemoryEstimate, pipeline: Pipeline, data: DataModule, co
     series = f"series of {estimate.length:,} samples"
     remedy = f"use {_suggest_options(pipeline, data, config)}"
     if max_batch_size:
-        steps = -(-estimate.batch_size // max_batch_size)
+        steps = -(-config.grad_accum_steps * estimate.batch_size // max_batch_size)
         same_step = f"--grad-accum-steps {steps} keeps the series per step"
-        remedy = f"--batch-size {max_batch_size} fits ({same_step}); or {remedy}"
+        fitting = max_batch_size * _count_devices(config.device)  # the option is over all of them
+        remedy = f"--batch-size {fitting} fits ({same_step}); or {remedy}"
     if estimate.bytes_per_series is None:
         size = f"the activations of one {series} take more than the {format_size(available)} of memory"
     else:
@@ -136,8 +137,7 @@ def _suggest_options(pipeline: Pipeline, data: DataModule, config: TrainConfig) 
 def get_batch_size(config: TrainConfig, split: Split) -> int:
     """Return the series that are in the memory of a device at once; processes on a CPU share its memory."""
     assert config.batch_size is not None
-    processes = 1 if _uses_cpu(config.device) else int(os.environ.get("WORLD_SIZE", 1))
-    return min(config.batch_size // processes, len(split))
+    return min(config.batch_size // _count_devices(config.device), len(split))
 
 
 def estimate_memory(pipeline: Pipeline, data: DataModule, config: TrainConfig) -> MemoryEstimate:
@@ -256,6 +256,11 @@ def get_device_memory(device: str) -> int | None:
         return get_available_memory()
     free, _ = torch.cuda.mem_get_info()
     return int(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+
+
+def _count_devices(device: str) -> int:
+    """Return the number of devices, each with its own memory, that training is distributed over."""
+    return 1 if _uses_cpu(device) else int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _uses_cpu(device: str) -> bool:
