@@ -61,7 +61,7 @@ class SourceChangedWarning(UserWarning):
 
 
 class DataChangedWarning(UserWarning):
-    """The data of a run are not those that it was trained on, or have moved."""
+    """The data given to a run are not those that it was trained on, have moved, or differ by far in level or scale."""
 
 
 def compute_edit_distance(a: str, b: str) -> int:

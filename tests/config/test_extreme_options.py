@@ -10,16 +10,24 @@ from tstk.runs.build import validate_on_meta
 
 EXTREMES = {"int": ("-1", "0", "1000000000", "1000000000000"), "float": ("-1", "0", "1e30", "1e-30")}
 TABLE = {"context": "32", "horizon": "8"}
+CAUSAL = {"encoder": "transformer", "encoder.causal": "true"}
 BASES = (
     {"head": "linear"},
     {"loss": "masked"},
     {"head": "forecast", **TABLE},
     {},
     TABLE,
-    {"tokenizer": "cwtmae/cwt"},
+    {"tokenizer": "cwt"},
     {"tokenizer": "vqvae"},
+    {"loss": "reconstruct"},
+    {"tokenizer": "vqvae", "encoder": "identity", "loss": "reconstruct"},
+    {"tokenizer": "vqvae", **CAUSAL},
     {"tokenizer": "vqvae", **TABLE},
-    {"tokenizer": "vqshape"},
+    {"tokenizer": "vqvae", **TABLE, **CAUSAL},
+    {"tokenizer": "vqshape", "channels": "independent"},
+    {"tokenizer": "vqshape", "channels": "independent", "encoder": "identity", "loss": "reconstruct"},
+    {"head": "linear", "loss.teacher": "pretrained/small"},
+    {"conditioning": "text=texts.npz"},
 )
 
 
@@ -61,9 +69,10 @@ def try_extremes(prefix, signature, base):
 def test_extreme_numbers_of_a_component_build_or_are_refused_in_one_line(slot):
     faults, count = [], 0
     for name in get_registry().list_names(slot):
-        if (base := find_base(slot, name)) is not None:
-            more, tried = try_extremes(f"{slot}.", get_signature(slot, name), base)
-            faults, count = faults + more, count + tried
+        base = find_base(slot, name)
+        assert base is not None, f"no config of BASES builds with {slot} {name}: add one"
+        more, tried = try_extremes(f"{slot}.", get_signature(slot, name), base)
+        faults, count = faults + more, count + tried
     assert not faults
     assert count
 

@@ -1,12 +1,16 @@
 """Small files that would take much memory are refused in a line that says how much, and what helps."""
 
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from tstk.config.memory import get_available_memory
 from tstk.data import DataConfig, load_data
-from tstk.data.memory import format_size, get_available_memory, require_memory
+from tstk.data.memory import require_memory
 from tstk.data.readers import npz
 from tstk.errors import DataError, OptionError
 
@@ -36,22 +40,6 @@ def memory(monkeypatch):
     return limit
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("500", 500), ("2k", 2048), ("1.5M", 1.5 * 2**20), ("8G", 2**33), ("8 GiB", 2**33), ("1T", 2**40)],
-)
-def test_the_variable_takes_sizes_with_and_without_a_unit(memory, text, size):
-    memory(text)
-    assert get_available_memory() == size
-
-
-@pytest.mark.parametrize("text", ["much", "-1", "1X", "G", "1e9"])
-def test_a_variable_that_is_no_size_is_refused_with_an_example(memory, text):
-    memory(text)
-    with pytest.raises(OptionError, match=r"TSTK_MEMORY=.*such as 500M or 8G"):
-        get_available_memory()
-
-
 def test_what_is_free_is_known_without_the_variable(monkeypatch):
     monkeypatch.delenv("TSTK_MEMORY", raising=False)
     free = get_available_memory()
@@ -61,13 +49,6 @@ def test_what_is_free_is_known_without_the_variable(monkeypatch):
     with pytest.raises(DataError, match=r"x take 1,126 TB of memory, and .* are available; give less"):
         require_memory(2**50, "x", "give less")
     require_memory(2**20, "x", "give less")
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(12, "12 bytes"), (2_340, "2.3 kB"), (450_000_000, "450 MB"), (3e12, "3.0 TB")]
-)
-def test_sizes_are_written_with_a_unit(size, text):
-    assert format_size(size) == text
 
 
 def test_one_long_series_among_many_short_ones_is_named(tmp_path, memory):
@@ -182,3 +163,59 @@ def test_a_huge_array_of_another_shape_is_refused_without_reading_it(tmp_path):
         file.truncate(len(header.getvalue()) + 4 * 10**11)
     with pytest.raises(DataError, match=r"X has shape \(100000000000,\); expected \(series, channels, samples\)"):
         load_data(str(tmp_path / "X.npy"))
+
+
+def write_list(path, count, claimed_count=None):
+    """Write one list of zeros, and optionally another number of values into the metadata."""
+    import pyarrow
+    from pyarrow import parquet
+
+    zeros = pyarrow.ListArray.from_arrays(pyarrow.array([0, count], pyarrow.int32()), np.zeros(count, np.float32))
+    parquet.write_table(pyarrow.table({"u": zeros}), path, compression="zstd")
+    if claimed_count is None:
+        return
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    number = encode_varint(2 * count)  # as Thrift writes it; the shorter number is padded to the same length
+    claimed = bytes([2 * claimed_count + 128, *[128] * (len(number) - 2), 0])
+    assert number in content[start:]
+    path.write_bytes(content[:start] + content[start:].replace(number, claimed))
+
+
+def encode_varint(number):
+    digits = []
+    while number:
+        digits.append(number % 128)
+        number //= 128
+    return bytes([digit + 128 for digit in digits[:-1]] + digits[-1:])
+
+
+def test_a_parquet_file_with_more_values_than_its_metadata_claim_is_refused(tmp_path):
+    from tstk.data.readers.parquet import read
+
+    write_list(tmp_path / "true.parquet", 200_000)
+    assert read(tmp_path / "true.parquet")["train"].x.shape == (1, 1, 200_000)
+    write_list(tmp_path / "false.parquet", 200_000, 4)
+    assert (tmp_path / "false.parquet").stat().st_size < 5000
+    with pytest.raises(DataError, match=r"holds 200,000 values, and its metadata claim 4; write or fetch it again"):
+        read(tmp_path / "false.parquet")
+
+
+READ_IN_LITTLE_MEMORY = """
+import sys
+from pathlib import Path
+from tstk.config import memory
+from tstk.data.readers.parquet import read
+memory._ADDRESS_SLACK = 2**26
+read(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the addresses of a process are limited on Linux alone")
+def test_a_parquet_file_that_hides_its_size_takes_no_more_than_what_is_available(tmp_path):
+    write_list(tmp_path / "false.parquet", 3 * 10**7, 4)
+    command = [sys.executable, "-c", READ_IN_LITTLE_MEMORY, str(tmp_path / "false.parquet")]
+    result = subprocess.run(command, env={**os.environ, "TSTK_MEMORY": "20M"}, capture_output=True, text=True)
+    assert "DataError" in result.stderr
+    assert "false.parquet: larger than memory; save it as arrays" in result.stderr

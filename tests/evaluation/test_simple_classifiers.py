@@ -124,6 +124,18 @@ def test_a_classifier_that_would_take_too_long_is_skipped_with_the_reason(monkey
     assert score_classification_baselines([train], test, spec).scores.keys() == {"majority class"}
 
 
+def test_a_classifier_that_would_take_too_much_memory_is_skipped_with_the_reason(monkeypatch):
+    x = torch.randn(6, 2, 50, generator=torch.Generator().manual_seed(0))
+    split = SeriesDataset(x, torch.arange(6) % 2)
+    monkeypatch.setenv("TSTK_MEMORY", "70k")  # of 12 series of 100 samples at 64 bytes
+    reason = "it takes 76.8 kB of memory, and 71.7 kB are available"
+    result = score_classification_baselines([split], split, Spec(2, 50, num_classes=2))
+    assert result.skipped == {"1-NN": reason, "logistic": reason}
+    assert result.scores.keys() == {"majority class"}
+    monkeypatch.setenv("TSTK_MEMORY", "80k")
+    assert score_classification_baselines([split], split, Spec(2, 50, num_classes=2)).skipped == {}
+
+
 def test_validation_series_are_training_series_only_if_they_were_split_off(npz, tmp_path):
     np.savez(tmp_path / "val.npz", **{k: v for k, v in np.load(npz).items() if k.endswith("_test")})
     assert sum(map(len, load_data(npz).training_splits)) == 24

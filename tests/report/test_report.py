@@ -285,3 +285,48 @@ def test_the_command_says_where_the_page_is(masked, tmp_path):
     refused = CliRunner().invoke(cli, ["report", str(masked), "--out", str(tmp_path / "page.txt")], prog_name="tstk")
     assert refused.exit_code == 2
     assert "must end in .html" in refused.stderr
+
+
+def get_lines(monkeypatch, render, context):
+    """Return the lines of each panel that a section draws."""
+    drawn = []
+
+    def draw_panel(label, alt, draw, **options):
+        axes = Figure().subplots()
+        draw(axes)
+        drawn.append([line.get_ydata() for line in axes.get_lines() if len(line.get_ydata()) > 2])
+        return ""
+
+    monkeypatch.setattr(sys.modules[render.__module__], "render_panel", draw_panel)
+    assert render(context) is not None
+    return drawn
+
+
+LEVEL = 3e9
+"""A level that float32 cannot hold beside a variation of 1."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("slots", "module", "name"),
+    [
+        ({"head": {"use": "forecast"}}, "predictions", "render_forecasts"),
+        ({"loss": {"use": "masked"}, "data": {"length": 16}}, "predictions", "render_masked_reconstructions"),
+    ],
+)
+@pytest.mark.parametrize("instance_norm", [False, True])
+def test_series_at_a_high_level_are_drawn_at_that_level(tmp_path, monkeypatch, slots, module, name, instance_norm):
+    values = np.random.default_rng(0).normal(size=(300, 2)).cumsum(0) / 8 + [LEVEL, 0]
+    rows = [f"2020-01-{1 + i // 24:02} {i % 24:02}:00:00,{a!r},{b!r}" for i, (a, b) in enumerate(values.tolist())]
+    (tmp_path / "t.csv").write_text("\n".join(["date,u,v", *rows]))
+    data = {"use": str(tmp_path / "t.csv"), **slots.pop("data", {"context": 16, "horizon": 4})}
+    tables = {**slots, "data": data, "pipeline": {"instance_norm": instance_norm}}
+    run = train_classifier(tmp_path / "run", epochs=1, **tables)
+    context = load_context(run)
+    assert context.pipeline.offset is not None
+    panels = get_lines(monkeypatch, getattr(sys.modules[f"tstk.report.{module}"], name), context)
+    levels = [float(np.nanmean(np.concatenate([np.asarray(line, float) for line in lines]))) for lines in panels]
+    near_level = [level for level in levels if abs(level - LEVEL) < 10]
+    assert len(near_level) == 3
+    assert all(abs(level) < 10 for level in levels if level not in near_level)
+    assert all(np.nanstd(np.asarray(lines[0], float)) < 10 for lines in panels)

@@ -68,7 +68,7 @@ def add_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             default=256,
             show_default=True,
             metavar="int",
-            help="series per batch",
+            help="series per batch; fewer where they are long",
         ),
         rich_click.option(
             "--label-column", metavar="str", help="column or array that contains the labels, if not found by its name"

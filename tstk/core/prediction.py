@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from tstk.core.batches import limit_batch_size
 from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Series
@@ -135,7 +136,7 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
         x: [N, C, T], [C, T], or [T] if the pipeline has one channel; NaN where a sample is missing or beyond the end.
             From a `Series`, which is a batch of a data set, `pipeline.offset` has been subtracted already
         pipeline: for which channels and lengths are checked
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
 
     Raises:
         DataError: the shape does not fit, or a series is entirely missing or infinite
@@ -151,6 +152,7 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
     if series.sample_id is None:
         series = series.replace(sample_id=torch.arange(len(series.x), device=series.x.device))
     crop = pipeline.spec.horizon is None and not isinstance(x, Series)
+    batch_size = limit_batch_size(batch_size, series.x[0].numel())
     for start in range(0, len(series.x), batch_size):
         yield _make_batch(series, slice(start, start + batch_size), crop)
 

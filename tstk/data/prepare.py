@@ -20,6 +20,7 @@ from tstk.data.data_module import DataModule, compute_mean_std, count_missing, d
 from tstk.data.datasets import SeriesDataset, WindowDataset
 from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.precision import compute_offset, describe_offset, subtract_offset
+from tstk.data.scale import describe_far_values
 from tstk.data.splits import group_split, stratified_split, subsample_per_class
 from tstk.data.windowing import extract_windows, resolve_split_boundaries
 from tstk.errors import DataError, OptionError
@@ -54,6 +55,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     conditioning_dims = _add_conditioning(splits, series_sets, config)
     notes = list(dict.fromkeys(series_set.note for series_set in series_sets.values() if series_set.note))
     notes += describe_offset(train.x, channels, offset) + _describe_label_leaks(splits["train"])
+    notes += describe_far_values(splits["train"].x, channels, offset, "series")
     split_description, note = _add_validation_split(name, splits, series_sets, config)
     notes.append(note)
     mean, std = _compute_standardization(splits["train"].x, config.standardize)
@@ -196,6 +198,7 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
     if num_rows > ends[2]:
         notes.append(f"{num_rows - ends[2]} rows at the end are not used")
     mean, std = _compute_standardization(train_values[None, :, : ends[0]], config.standardize)
+    notes += describe_far_values(train_values[None, :, : ends[0]], train_table.channels, offset, "row")
     for split in ("val", "test"):
         _reject_overflow(splits[split].table[None], mean, std, f"{name}, {split} split")
     return DataModule(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from tstk.config.memory import format_size, get_available_memory
 from tstk.errors import did_you_mean
 from tstk.plugins.distribution import CORE_DISTRIBUTION, format_install_command, get_distribution
 
@@ -138,7 +139,7 @@ def _check_torch() -> Iterator[Finding]:
         device = torch.cuda.get_device_properties(index)
         free = torch.cuda.mem_get_info(index)[0]
         yield Finding(
-            "torch", f"cuda:{index}", f"{device.name}, {_format_size(free)} of {_format_size(device.total_memory)} free"
+            "torch", f"cuda:{index}", f"{device.name}, {format_size(free)} of {format_size(device.total_memory)} free"
         )
         ones = torch.ones(64, 64, device=f"cuda:{index}")
         if float((ones @ ones).sum()) != 64**3:
@@ -234,15 +235,13 @@ def _check_data() -> Iterator[Finding]:
 
 
 def _check_free_space() -> Iterator[Finding]:
-    from tstk.data.memory import get_available_memory
-
     free = shutil.disk_usage(Path.cwd()).free
     remedy = "" if free >= LOW_SPACE else "free disk space, or work in another folder"
-    yield Finding("free space", "disk", f"{_format_size(free)} free in {Path.cwd()}", remedy)
+    yield Finding("free space", "disk", f"{format_size(free)} free in {Path.cwd()}", remedy)
     memory = get_available_memory()
     if memory is not None:
         remedy = "" if memory >= LOW_SPACE else "close other programs, or use a smaller batch size"
-        yield Finding("free space", "memory", f"{_format_size(memory)} free", remedy)
+        yield Finding("free space", "memory", f"{format_size(memory)} free", remedy)
 
 
 def _check_write_access() -> Iterator[Finding]:
@@ -271,7 +270,3 @@ def _why_unwritable(folder: Path) -> str:
             return ""
     except OSError as e:
         return f"not writable ({e.strerror})"
-
-
-def _format_size(count: int) -> str:
-    return f"{count / (1 << 30):.1f} GiB"

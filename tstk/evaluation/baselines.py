@@ -65,7 +65,7 @@ def score_baselines(pipeline: Pipeline, data: DataModule, split: Split, batch_si
         pipeline: determines the task and the units of forecast errors
         data: training data; classifiers use all labelled splits but test, forecasters the training split alone
         split: the split to predict
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
     """
     if pipeline.spec.horizon is not None:
         if pipeline.head is None and not pipeline.can_forecast:

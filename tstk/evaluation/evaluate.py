@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tstk.core.batches import split_rows
 from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def iter_batches(split: Split, batch_size: int, device: torch.device | str) -> Iterator[Series]:
-    """Iterate over a split in order, in batches on `device`."""
-    for index in torch.arange(len(split)).split(batch_size):
+    """Iterate over a split in order, in batches on `device`, which are smaller where series are long."""
+    for index in split_rows(split, batch_size):
         yield split.batch(index).to(device)
 
 
@@ -40,7 +41,7 @@ def evaluate(
         pipeline: its mode is restored afterwards
         split: the split to evaluate on
         seed: of the masks
-        batch_size: series at a time; with independent channels every channel counts as a series
+        batch_size: series at a time, fewer where they are long; with independent channels every channel counts as one
         source: where the series come from, for messages; None returns metrics that are not finite, for training to stop
 
     Raises:

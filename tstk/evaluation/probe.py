@@ -76,7 +76,7 @@ def probe(
             validation: less noisy with few series, invalid if one subject's series fall into different folds); or test
             (as some papers do; biased upwards)
         untrained: also score the same architecture with random weights
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
         print_fn: called with notes for the user
 
     Returns:
@@ -144,7 +144,7 @@ def linear_probe_accuracy(pipeline: Pipeline, train: Split, val: Split, batch_si
         pipeline: its weights and mode are left unchanged
         train: labelled split to fit on
         val: labelled split to score
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
     """
     was_training = pipeline.training
     pipeline.eval()

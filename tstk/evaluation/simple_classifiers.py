@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.config.memory import format_size, get_available_memory
 from tstk.core.repr import ShortRepr
 from tstk.evaluation.evaluate import iter_batches
 from tstk.nn.logistic_regression import LogisticRegression
@@ -31,6 +32,8 @@ MAX_PRODUCTS = 5 * 10**10
 """Training series x test series x samples of a series, above which the nearest neighbour is skipped."""
 MAX_FEATURES = 2 * 10**7
 """Training series x summary features x classes, above which the logistic regression is skipped."""
+BYTES_PER_SAMPLE = 64
+"""Memory of a sample of the training and test splits: in float64, with the copies that features and distances make."""
 MAX_FREQUENCIES = 16
 """Largest number of Fourier magnitudes per channel."""
 
@@ -76,7 +79,7 @@ def gather_labelled_arrays(splits: Sequence[Split], length: int) -> LabelledArra
 
 
 def why_classifier_too_large(name: str, train: Sequence[Split], test: Split, spec: Spec) -> str:
-    """Return the reason why a classifier would take too long on these splits; empty if it would not.
+    """Return the reason why a classifier would take too long or too much memory on these splits; empty if it would not.
 
     Args:
         name: a key of `CLASSIFIERS`
@@ -100,6 +103,9 @@ def why_classifier_too_large(name: str, train: Sequence[Split], test: Split, spe
     reasons = [
         f"{quantity} is {size:.1e}, more than {limit:.0e}" for quantity, (size, limit) in sizes.items() if size > limit
     ]
+    num_bytes, available = BYTES_PER_SAMPLE * (num_train + len(test)) * samples_per_series, get_available_memory()
+    if available is not None and num_bytes > available:
+        reasons.append(f"it takes {format_size(num_bytes)} of memory, and {format_size(available)} are available")
     return "; ".join(reasons)
 
 

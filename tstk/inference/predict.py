@@ -8,6 +8,7 @@ embed("runs/a", "new.csv")["embedding"]      # [N, E]
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from tstk.data.catalog import get_reader, locate
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
-from tstk.data.datasets import SeriesDataset
+from tstk.data.datasets import SeriesDataset, WindowDataset
 from tstk.data.identity import locate_run_data
 from tstk.data.load import load_data, load_split
-from tstk.errors import DataError, OptionError, TstkError
+from tstk.data.scale import describe_other_scale
+from tstk.errors import DataChangedWarning, DataError, OptionError, TstkError
 from tstk.evaluation.baselines import Baselines, score_baselines, score_forecaster, score_majority_class
 from tstk.evaluation.evaluate import evaluate, iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
@@ -78,7 +80,7 @@ def score(
         data: name or path of labelled data; the test split of the run if None
         data_root: folder to look up data sets by name in
         label_column: column or array with the labels, if it has an unusual name
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
         shuffle_tokens: also score with the tokens of each series shuffled in time
 
     Returns:
@@ -127,7 +129,7 @@ def predict(
         data: name or path; the test split of the run if None
         data_root: folder to look up data sets by name in
         label_column: column or array with the labels, if it has an unusual name
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
 
     Returns:
         classification: "predicted" [N] names, "probability" [N, K], "classes" K names, and "truth" [N] names if
@@ -182,6 +184,8 @@ def forecast(
         raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
     name, folder = (data, data_root) if data is not None else _resolve_run_data(run_config, data_root)
     split = load_split(name, input_schema=run_config.input_schema, data_root=folder, include_targets=False)
+    if data is not None:
+        _warn_of_other_scale(pipeline, run_config, split, name)
     last = split.batch(torch.tensor([len(split) - 1]))
     prediction = predict_batches(pipeline, [last], horizon, samples or pipeline.loss.default_num_samples, source=name)
     values, sample_paths = prediction.forecast, prediction.forecast_samples
@@ -209,7 +213,7 @@ def embed(
         label_column: column or array with the labels, if it has an unusual name
         features: pooled, tokens (concatenated), codes (relative frequency of each) or counts (occurrences of each)
         pool: how pooled features reduce the tokens: mean, max, cls or statistics
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
 
     Returns:
         "embedding" [N, E], and if the series are labelled "y" [N] class index and "classes" names
@@ -270,11 +274,26 @@ def _load_split(
         if run_config.split_channels:
             assert isinstance(other_split, SeriesDataset)
             pipeline.set_channels(*compute_mean_std(other_split.x))
+        else:
+            _warn_of_other_scale(pipeline, run_config, other_split, data)
         return data, other_split
     run_data = _load_run_data(run_config, data_root, label_column)
     if run_data.test is None:
         raise DataError(f"{run_data.name}: the data of the run have no test split; give other data with --data")
     return str(run_config.component("data")), run_data.test
+
+
+def _warn_of_other_scale(pipeline: Pipeline, run_config: RunConfig, split: Split, name: str) -> None:
+    """Warn if data have another level or scale than those that the run standardizes by."""
+    if run_config.options("data")["standardize"] == "none":  # then the run has no statistics
+        return
+    assert isinstance(split, SeriesDataset | WindowDataset)
+    x = split.table[None] if isinstance(split, WindowDataset) else split.x
+    mean, std = pipeline.mean[:, 0].cpu(), pipeline.std[:, 0].cpu()
+    offset = None if pipeline.offset is None else pipeline.offset.numpy()
+    if difference := describe_other_scale(x, run_config.channels, mean, std, offset):
+        note = f"{name}: {difference} of {run_config.run_dir}; if the units differ, convert the data"
+        warnings.warn(note, DataChangedWarning, stacklevel=3)
 
 
 def _load_run_data(run_config: RunConfig, data_root: str | None, label_column: str | None = None) -> DataModule:

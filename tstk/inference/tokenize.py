@@ -32,7 +32,7 @@ def tokenize(
         data: name or path; the test split of the run if None
         data_root: folder to look up data sets by name in
         label_column: column or array with the labels, if it has an unusual name
-        batch_size: series at a time
+        batch_size: series at a time; fewer where they are long
 
     Returns:
         "codes" [N, C, n] int32, -1 where nothing was observed (C is 1 if a code covers all channels), "codebook"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tstk.builtin.heads.cot import CoT
 from tstk.core.types import Tokens
-from tstk.report.context import RunContext
+from tstk.report.context import RunContext, get_samples
 from tstk.report.page import INK, Section, render_panel, render_panels, render_paragraph
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def render_reasoning_attention(context: RunContext) -> Section | None:
         tokens = pipeline.encode(series)
         weights = head.attention_weights(tokens)
         predictions = head(tokens).argmax(1).cpu().tolist()
+    samples = get_samples(pipeline, series)
     uniform = 1 / tokens.valid.sum(1).clamp(min=1)
     weights = weights / uniform[:, None, None]
     attention_maps = _scatter_to_grid(weights, tokens, head.spec.grid_size)
@@ -41,8 +42,7 @@ def render_reasoning_attention(context: RunContext) -> Section | None:
     for i, row in enumerate(rows.tolist()):
         target_text = "" if split.y is None else f"class {classes[int(split.y[row])]}, "
         label = f"series {row + 1:,}: {target_text}predicted {classes[predictions[i]]}"
-        x = series.x[i].masked_fill(~series.observed_mask[i], torch.nan).cpu()
-        figures += [_plot_series(label, x, names), _plot_attention(label, attention_maps[i], stride)]
+        figures += [_plot_series(label, samples[i], names), _plot_attention(label, attention_maps[i], stride)]
     text = (
         "Each series is followed by the attention weights of every reasoning token in the first cross-attention, one "
         "band per reasoning token, as multiples of uniform attention; the darkest cells have the largest weights. "

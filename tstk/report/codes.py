@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tstk.core.pipeline import Pipeline
 from tstk.errors import IncompatibleError
 from tstk.nn.codebook import code_usage
-from tstk.report.context import RunContext
+from tstk.report.context import RunContext, to_data_units
 from tstk.report.page import (
     BLUE,
     DIM,
@@ -240,26 +240,25 @@ def render_reconstructions(context: RunContext) -> Section | None:
     with torch.no_grad():
         output: StepOutput = pipeline(context.split.batch(rows).to(pipeline.mean.device))
     assert output.predictions is not None
-    targets = output.series.x.masked_fill(~output.series.observed_mask, torch.nan).cpu()
-    reconstruction = output.predictions.cpu()
+    inputs = output.series.x.masked_fill(~output.series.observed_mask, torch.nan)
+    errors = (output.predictions - inputs).square().flatten(0, 1).nanmean(-1).cpu()  # one per series and channel
+    targets, reconstruction = (to_data_units(pipeline, values, output) for values in (inputs, output.predictions))
     figures = []
     for channel in channels:
         for i, row in enumerate(rows.tolist()):
-            # independent channels are folded into the batch
-            index = (i * len(names) + channel, 0) if pipeline.channel_independent else (i, channel)
-            label = f"channel {names[channel]} of series {row + 1:,}"
-            figures.append(_plot_reconstruction(label, targets[index], reconstruction[index]))
+            error = f"normalized mean square error {errors[i * len(names) + channel]:.3f}"
+            label = f"channel {names[channel]} of series {row + 1:,}, {error}"
+            figures.append(_plot_reconstruction(label, targets[i, channel], reconstruction[i, channel]))
     text = "Dark: the input of the tokenizer; orange: the reconstruction from its codes."
     return Section(f"Reconstructions, {context.split_name} split", render_paragraph(text) + render_panels(figures))
 
 
 def _plot_reconstruction(label: str, targets: Tensor, reconstruction: Tensor) -> str:
     end = max(int((~targets.isnan() * torch.arange(1, len(targets) + 1)).max()), 1)
-    error = float((reconstruction - targets)[:end].square().nanmean())
 
     def draw(axes: Axes) -> None:
         axes.plot(targets[:end], color=INK, linewidth=1)
         axes.plot(reconstruction[:end], color=ORANGE, linewidth=1)
         axes.set_xlabel("sample")
 
-    return render_panel(f"{label}, mean square error {error:.3f}", f"The series and its reconstruction: {label}", draw)
+    return render_panel(label, f"The series and its reconstruction: {label}", draw)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tstk.config.records import RunConfig, RunResult, read_history
 from tstk.config.resolve import Config
 from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
 from tstk.core.pipeline import Pipeline
-from tstk.core.types import Split
+from tstk.core.types import Series, Split, StepOutput
 from tstk.data.data_module import DataModule
 from tstk.data.identity import locate_run_data
 from tstk.nn.devices import default_device
@@ -57,6 +58,37 @@ class RunContext:
         """Return at most `max_rows` evenly spaced row numbers of the split, in ascending order."""
         count = len(self.split)
         return torch.arange(count) if count <= max_rows else torch.linspace(0, count - 1, max_rows).long()
+
+
+def get_samples(pipeline: Pipeline, series: Series) -> Tensor:
+    """Return the samples [B, C, T] of a batch in the units of the file, NaN where missing.
+
+    They are float64 if an offset was subtracted when they were read.
+    """
+    return _add_offset(pipeline, series.x.masked_fill(~series.observed_mask, torch.nan))
+
+
+def _add_offset(pipeline: Pipeline, values: Tensor) -> Tensor:
+    values = values.cpu()
+    return values if pipeline.offset is None else values + pipeline.offset[:, None]
+
+
+def to_data_units(pipeline: Pipeline, values: Tensor, step_output: StepOutput) -> Tensor:
+    """Return normalized samples in the units of the file.
+
+    Args:
+        pipeline: that normalized them
+        values: [B, C, T], or [B * C, 1, T] of folded channels
+        step_output: of the batch
+
+    Returns:
+        [B, C, T], float64 if an offset was subtracted when the data were read
+    """
+    if pipeline.channel_independent:
+        values = values[:, 0].unflatten(0, (-1, pipeline.spec.channels))
+    if step_output.loc is not None and step_output.scale is not None:
+        values = values * step_output.scale + step_output.loc
+    return _add_offset(pipeline, values * pipeline.std + pipeline.mean)
 
 
 def load_context(run: str | Path, data_root: str | None = None) -> RunContext:

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tstk.core.batches import split_rows
 from tstk.core.linear_map import get_last_value
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, StepOutput
 from tstk.evaluation.evaluate import per_class_metrics
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
-from tstk.report.context import MAX_ROWS, RunContext
+from tstk.report.context import MAX_ROWS, RunContext, get_samples, to_data_units
 from tstk.report.page import (
     BLUE,
     DIM,
@@ -103,12 +104,17 @@ def render_forecasts(context: RunContext) -> Section | None:
     figures = []
     rows = context.sample_rows(MAX_PANELS // len(channels))
     series = context.split.batch(rows)
+    assert series.y is not None
     forecasts, sample_paths = _compute_forecasts(context, series)
+    contexts = get_samples(pipeline, series)
+    targets = get_samples(pipeline, Series(series.y))
     for channel in channels:
         for i, window in enumerate(rows.tolist()):
             label = f"{names[channel]}, window {window + 1:,} of {len(context.split):,}"
             paths = None if sample_paths is None else sample_paths[:, i, channel]
-            figures.append(_plot_forecast(label, series, forecasts[i, channel], paths, i, channel))
+            figures.append(
+                _plot_forecast(label, contexts[i, channel], targets[i, channel], forecasts[i, channel], paths)
+            )
     text = "Dark: context and target; orange: forecast."
     if sample_paths is not None:
         text += (
@@ -132,7 +138,7 @@ def _compute_forecasts(context: RunContext, series: Series) -> tuple[Tensor, Ten
     )
     output = pipeline.predict_step(series.to(pipeline.mean.device), num_samples=num_samples)
     unscaled = [
-        None if t is None else (t * pipeline.std + pipeline.mean).cpu()
+        None if t is None else t.cpu() * pipeline.std.cpu() + pipeline.raw_mean.cpu()
         for t in (output.head_output, output.forecast_samples)
     ]
     assert unscaled[0] is not None
@@ -140,13 +146,10 @@ def _compute_forecasts(context: RunContext, series: Series) -> tuple[Tensor, Ten
 
 
 def _plot_forecast(
-    label: str, series: Series, forecast: Tensor, forecast_samples: Tensor | None, row: int, channel: int
+    label: str, context_values: Tensor, future: Tensor, forecast: Tensor, forecast_samples: Tensor | None
 ) -> str:
-    assert series.y is not None
-    horizon = series.y.shape[-1]
-    # a long context would leave little room for the forecast
-    context_values = _fill_missing_with_nan(series)[row, channel][-3 * horizon :]
-    future = series.y[row, channel]
+    horizon = len(future)
+    context_values = context_values[-3 * horizon :]  # a long context would leave little room for the forecast
 
     def draw(axes: Axes) -> None:
         ahead = np.arange(1, horizon + 1)
@@ -154,7 +157,7 @@ def _plot_forecast(
         axes.plot(ahead, future, color=INK, linewidth=1)
         if forecast_samples is not None:
             for low, high in ((0.1, 0.9), (0.25, 0.75)):
-                band = forecast_samples.quantile(torch.tensor([low, high]), 0)
+                band = forecast_samples.quantile(torch.tensor([low, high], dtype=forecast_samples.dtype), 0)
                 axes.fill_between(ahead, *band, color=ORANGE, alpha=0.18, linewidth=0)
         axes.plot(ahead, forecast, color=ORANGE)
         axes.axvline(0.5, color=DIM, linestyle=":", zorder=0)
@@ -210,14 +213,16 @@ def render_masked_reconstructions(context: RunContext) -> Section | None:
     with torch.no_grad():
         output = pipeline(series, SampleRNG(context.run_config.options("train")["seed"], 0, series.sample_id))
         reconstruction = _reconstruct_series(context, output)
-    targets, masked = _fill_missing_with_nan(output.series).cpu(), _find_masked_samples(context, output).cpu()
+    inputs = output.series.x.masked_fill(~output.series.observed_mask, torch.nan)
+    targets, reconstruction = (to_data_units(pipeline, values, output) for values in (inputs, reconstruction))
+    masked = _find_masked_samples(context, output).cpu()
     figures = []
     for channel in channels:
         for i, row in enumerate(rows.tolist()):
             # independent channels are folded into the batch
-            index, c = (i * len(names) + channel, 0) if pipeline.channel_independent else (i, channel)
+            folded = i * len(names) + channel if pipeline.channel_independent else i
             label = f"channel {names[channel]} of series {row + 1:,}"
-            panel = _plot_masked_reconstruction(label, targets[index, c], reconstruction[index, c].cpu(), masked[index])
+            panel = _plot_masked_reconstruction(label, targets[i, channel], reconstruction[i, channel], masked[folded])
             figures.append(panel)
     text = "Dark: the series; shaded: masked; orange: the reconstruction."
     return Section(f"Masked samples, {context.split_name} split", render_paragraph(text) + render_panels(figures))
@@ -329,10 +334,5 @@ def _plot_scatter(label: str, points: Array, y: Array | None, names: tuple[str, 
 
 def _iter_batches(context: RunContext, rows: Tensor | None, size: int = 256) -> Iterator[Series]:
     """Iterate over rows of the split (all if None) in batches on the pipeline's device."""
-    for index in (torch.arange(len(context.split)) if rows is None else rows).split(size):
+    for index in split_rows(context.split, size, rows):
         yield context.split.batch(index).to(context.pipeline.mean.device)
-
-
-def _fill_missing_with_nan(series: Series) -> Tensor:
-    """Return the samples [B, C, T], NaN where missing."""
-    return series.x.masked_fill(~series.observed_mask, torch.nan)

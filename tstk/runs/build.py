@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tstk.config.memory import format_size, get_available_memory
 from tstk.config.resolve import MODEL_OPTIONS, Config
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Slot, Tokenizer
 from tstk.core.pipeline import Pipeline, get_head_spec, get_tokenizer_spec
 from tstk.core.types import Spec
 from tstk.errors import DataError, IncompatibleError, OptionError, did_you_mean
-from tstk.nn.devices import get_total_memory
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.local import register_component
 from tstk.plugins.registry import get_registry
@@ -144,7 +144,7 @@ def validate_on_meta(config: Config) -> None:
 
     Raises:
         IncompatibleError: components do not fit together
-        OptionError: an option is invalid, or the parameters exceed the memory of this machine
+        OptionError: an option is invalid, or the parameters exceed the memory that is available
     """
     try:
         with use_meta_device():
@@ -208,14 +208,14 @@ class _ShapePropagationMode(TorchDispatchMode):
 
 
 def _check_memory(pipeline: Pipeline) -> None:
-    """Raise an error if the parameters exceed the memory of this machine."""
+    """Raise an error if the parameters exceed the memory that is available."""
     sizes = {
         name: sum(p.numel() * p.element_size() for p in part.parameters()) for name, part in pipeline.named_slots()
     }
-    memory = get_total_memory()
-    if memory and sum(sizes.values()) > memory:
+    available = get_available_memory()
+    if available is not None and sum(sizes.values()) > available:
         largest = max(sizes, key=sizes.__getitem__)
         raise OptionError(
-            f"{getattr(pipeline, largest).display_name()} has {sizes[largest] / 2**30:,.0f} GiB of parameters, and "
-            f"this machine has {memory / 2**30:.0f} GiB of memory; choose smaller sizes"
+            f"{getattr(pipeline, largest).display_name()} has {format_size(sizes[largest])} of parameters, and "
+            f"{format_size(available)} of memory are available; choose smaller sizes"
         )

@@ -18,8 +18,9 @@ from tstk.nn.blocks import enable_gradient_checkpointing
 from tstk.training.config import TrainConfig
 from tstk.training.devices import limit_threads
 from tstk.training.loop import Trainer
-from tstk.training.memory import check_memory, count_state_bytes, measure_saved_bytes, read_memory_limit
+from tstk.training.memory import check_fit, estimate_memory
 from tstk.training.runs import prepare_training
+from tstk.training.small_data import resolve_defaults
 
 
 @dataclass
@@ -53,7 +54,7 @@ class DryRunReport:
         losses: the loss terms, formatted
         state_bytes: estimated memory of weights, gradients and optimizer
         activation_bytes: estimated memory of the activations of a batch
-        memory_bytes: memory of the device; 0 if unknown
+        memory_bytes: memory of the device that may be taken; 0 if unknown
         batch_size: series per batch
         total_steps: optimizer steps of the training
         seconds_per_step: estimated time of a step on this CPU, without validation
@@ -86,20 +87,17 @@ def dry_run(config: Config, print_fn: Callable[[str], None] = lambda line: None)
     """
     pipeline, data = prepare_training(config, print_fn)
     train_config = TrainConfig.from_config(config)
+    resolved, _ = resolve_defaults(train_config, pipeline, data)
+    memory = estimate_memory(pipeline, data, resolved)
+    check_fit(memory, pipeline, data, resolved)
     trainer = Trainer(pipeline, data, replace(train_config, device="cpu", trackers=()))
     pipeline.train()
-    batch_size = min(trainer.loader.batch_size, len(data.train))
     series = data.train.batch(torch.arange(min(2, len(data.train))))
     checkpointing = enable_gradient_checkpointing(pipeline, train_config.gradient_checkpointing)
     with limit_threads(train_config.threads), checkpointing:
-        with measure_saved_bytes(pipeline) as saved_bytes:
-            output: Any = trainer.train_step.compute_gradients(0, [series])[0]
+        output: Any = trainer.train_step.compute_gradients(0, [series])[0]
         gradient_faults = find_gradient_faults(pipeline)
-        state_bytes = count_state_bytes(pipeline, train_config.ema_decay > 0)
-        activation_bytes = saved_bytes[0] * batch_size // len(series.x)
-        memory_bytes = read_memory_limit(train_config.device)
-        check_memory(memory_bytes, state_bytes, activation_bytes, batch_size)
-        seconds_per_step = _time_step(trainer, batch_size)
+        seconds_per_step = _time_step(trainer, memory.batch_size)
     outputs = {
         "tokenizer": _format_shape(output.tokens.values),
         "encoder": _format_shape(output.encoded.values),
@@ -124,10 +122,10 @@ def dry_run(config: Config, print_fn: Callable[[str], None] = lambda line: None)
         target_dim=pipeline.loss.out.target_dim or 0 if pipeline.decoder is not None else 0,
         pos_embed_ratio=compute_pos_embed_ratio(pipeline.encoder, output.visible),
         losses=", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items()),
-        state_bytes=state_bytes,
-        activation_bytes=activation_bytes,
-        memory_bytes=memory_bytes,
-        batch_size=batch_size,
+        state_bytes=memory.state_bytes,
+        activation_bytes=memory.activation_bytes,
+        memory_bytes=memory.available_bytes or 0,
+        batch_size=memory.batch_size,
         total_steps=trainer.state.total_steps,
         seconds_per_step=seconds_per_step,
         gradient_faults=gradient_faults,

@@ -16,6 +16,7 @@ from tstk.errors import TrainingError
 from tstk.training.config import TrainConfig
 from tstk.training.devices import unwrap_model
 from tstk.training.loop import Trainer
+from tstk.training.memory import check_memory
 from tstk.training.small_data import resolve_defaults
 
 if TYPE_CHECKING:
@@ -53,8 +54,11 @@ def lr_range_test(pipeline: Pipeline, data: DataModule, config: TrainConfig) -> 
         config: the options of training; those of its duration, validation and callbacks are not used
 
     Raises:
+        OptionError: a step cannot fit into memory
+        OptionError: a step cannot fit into memory
         TrainingError: the loss diverges within the first steps
     """
+    check_memory(pipeline, data, config)
     initial_state = deepcopy(pipeline.state_dict())
     trainer = Trainer(pipeline, data, _shorten(resolve_defaults(config, pipeline, data)[0]))
     trainer.train_step.peak_lrs = [1.0] * len(trainer.train_step.peak_lrs)

@@ -46,10 +46,10 @@ from tstk.runs.checkpoint import (
 from tstk.training.callbacks import Callback, create_callbacks
 from tstk.training.config import TrainConfig
 from tstk.training.devices import describe_hardware, use_deterministic_algorithms
-from tstk.training.initialization import check_queries, init_pipeline_from_data
+from tstk.training.initialization import check_queries, describe_other_sources, init_pipeline_from_data
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.loop import FitResult, fit
-from tstk.training.memory import check_memory, count_state_bytes, read_memory_limit
+from tstk.training.memory import check_memory
 from tstk.training.resume_store import ResumeStore
 from tstk.training.small_data import read_data, resolve_defaults
 
@@ -79,12 +79,11 @@ def prepare_training(
     )
     if changes := _describe_spec_changes(pipeline.spec, spec):
         raise DataError(f"{data.name} has changed since this run was started: {changes}")
-    ema_decay, device = (config.options("train")[name] for name in ("ema_decay", "device"))
-    check_memory(read_memory_limit(device), count_state_bytes(pipeline, ema_decay > 0))
     pipeline.mean.copy_(data.mean[:, None])
     pipeline.std.copy_(data.std[:, None])
     pipeline.set_input_schema(data.input_schema())
     if resume_from is None:
+        notes += describe_other_sources(config, data)
         notes += init_pipeline_from_data(pipeline, config, data)
         notes += check_queries(pipeline, data)
     _, small_data_note = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
@@ -269,6 +268,7 @@ def _fit_and_evaluate(
     run_dir = resume_store.run_dir
     seconds_before = time.time() - start_time
     try:
+        check_memory(pipeline, data, TrainConfig.from_config(config))
         fit_result = fit(pipeline, data, TrainConfig.from_config(config), callbacks, resume_store)
         fit_end_time = time.time()
         with use_deterministic_algorithms(config.options("train").get("deterministic", False)):

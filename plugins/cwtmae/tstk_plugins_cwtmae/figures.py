@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tstk.core.rng import SampleRNG
-from tstk.report.context import RunContext
+from tstk.report.context import RunContext, get_samples
 from tstk.report.page import INK, ORANGE, Section, render_panel, render_panels, render_paragraph
 from tstk_plugins_cwtmae.loss import SpectrumTime
 from tstk_plugins_cwtmae.tokenizer import CWT, VIEWS
@@ -39,9 +39,7 @@ def render_wavelet_images(context: RunContext) -> Section | None:
     images = tokenizer.unpatchify(tokens.target[:, :count])[:, 0].cpu()
     channel = context.run_config.channels[0]
     figures = []
-    for x, image, row in zip(
-        series.x.masked_fill(~series.observed_mask, torch.nan)[:, 0], images, rows.tolist(), strict=True
-    ):
+    for x, image, row in zip(get_samples(context.pipeline, series)[:, 0], images, rows.tolist(), strict=True):
         title = f"channel {channel} of series {row + 1:,}"
         figures.append(_draw_series(title, x))
         figures += [_draw_image(f"{title}: {name}", tokenizer, view) for name, view in zip(VIEWS, image, strict=True)]

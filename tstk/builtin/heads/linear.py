@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.batches import split_rows
 from tstk.core.interfaces import Head
 from tstk.core.types import Spec, Split, Tokens
 from tstk.errors import IncompatibleError
@@ -71,7 +72,7 @@ class Linear(Head):
         pipeline.eval()
         with torch.no_grad():
             device = self.classify.weight.device
-            batches = (train_split.batch(rows).to(device) for rows in torch.arange(len(train_split)).split(256))
+            batches = (train_split.batch(rows).to(device) for rows in split_rows(train_split, 256))
             pooled = torch.cat([self.pool_tokens(pipeline.encode(series)).cpu() for series in batches]).double()
             regression = LogisticRegression().fit(pooled, train_split.y, train_split.groups)
             model, mean, std = regression.model, regression.mean, regression.std

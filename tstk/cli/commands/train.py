@@ -236,15 +236,15 @@ def _dry_run(config: Config, json_: bool) -> None:
 
 def _format_cost(report: DryRunReport) -> str:
     """Return the estimates of memory and time as two sentences."""
-    from tstk.training.memory import format_bytes
+    from tstk.config.memory import format_size
 
-    total = format_bytes(report.state_bytes + report.activation_bytes)
-    available = f" of {format_bytes(report.memory_bytes)}" if report.memory_bytes else ""
+    total = format_size(report.state_bytes + report.activation_bytes)
+    available = f" of {format_size(report.memory_bytes)}" if report.memory_bytes else ""
     minutes = report.total_steps * report.seconds_per_step / 60
     duration = f"{minutes / 60:.2g} hours" if minutes > 90 else f"{minutes:.2g} minutes"
     return (
-        f"Estimated memory: {total}{available} (weights and optimizer {format_bytes(report.state_bytes)}, activations "
-        f"of {report.batch_size} series {format_bytes(report.activation_bytes)}), beside the data.\n"
+        f"Estimated memory: {total}{available} (weights and optimizer {format_size(report.state_bytes)}, activations "
+        f"of {report.batch_size} series {format_size(report.activation_bytes)}), beside the data and the program.\n"
         f"Estimated time: {duration} for {report.total_steps:,} steps of {report.seconds_per_step:.2g} s on this CPU, "
         "without validation."
     )

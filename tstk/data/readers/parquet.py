@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tstk.config.memory import limit_allocations
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Samples, SeriesSet, Table, normalize_label, pad_series
 from tstk.data.readers.csv import GROUP_COLUMNS, LABEL_COLUMNS, parse_rows, require_cell_memory
@@ -29,20 +30,17 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     """
     try:
         import pyarrow
-        from pyarrow import parquet
+        import pyarrow.parquet
     except ImportError as error:
         raise DataError(f"{path}: reading it takes pyarrow: {format_install_command('parquet')}") from error
     try:
-        with parquet.ParquetFile(path) as file:
-            _check_size(path, file)
-            names = [field.name for field in file.schema_arrow if _is_text(field.type)]
-        # a text that repeats is stored once, and stays so in memory; checksums are compared if the file has them
-        with parquet.ParquetFile(path, read_dictionary=names, page_checksum_verification=True) as file:
-            table = file.read()
-        table.validate(full=True)
+        with limit_allocations():  # the metadata may claim fewer values than the pages hold
+            table = _read_table(path)
         columns = {name: _to_list(column) for name, column in zip(table.column_names, table.columns, strict=True)}
     except DataError:
         raise
+    except MemoryError:
+        raise DataError(f"{path}: larger than memory; save it as arrays (.npz or .npy), or in several parts") from None
     except Exception:  # pyarrow raises many kinds of errors for a damaged file
         raise DataError(f"{path}: empty, cut short or not a parquet file; write or fetch it again") from None
     if len(columns) < table.num_columns:
@@ -55,6 +53,38 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     return parse_rows(path, table.column_names, rows, roles)
 
 
+def _read_table(path: Path) -> Any:
+    """Return the table of a file, which is what its metadata claim.
+
+    Raises:
+        DataError: it is larger than memory, or holds more values than its metadata claim
+    """
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        num_values = _check_size(path, file)
+        names = [field.name for field in file.schema_arrow if _is_text(field.type)]
+    # a text that repeats is stored once, and stays so in memory; checksums are compared if the file has them
+    with parquet.ParquetFile(path, read_dictionary=names, page_checksum_verification=True) as file:
+        table = file.read()
+    actual = sum(_count_values(chunk) for column in table.columns for chunk in column.chunks)
+    if actual > num_values:
+        raise DataError(
+            f"{path}: holds {actual:,} values, and its metadata claim {num_values:,}; write or fetch it again"
+        )
+    table.validate(full=True)
+    return table
+
+
+def _count_values(array: Any) -> int:
+    """Return the number of values of an array, of the lists in it if it is one of lists."""
+    from pyarrow import types
+
+    while types.is_list(array.type) or types.is_large_list(array.type) or types.is_fixed_size_list(array.type):
+        array = array.flatten()
+    return len(array)
+
+
 def _is_text(type_: Any) -> bool:
     from pyarrow import types
 
@@ -63,15 +93,21 @@ def _is_text(type_: Any) -> bool:
     )
 
 
-def _check_size(path: Path, file: Any) -> None:
-    """Check what the file says of its size, before its columns are read: they may be compressed a thousandfold."""
+def _check_size(path: Path, file: Any) -> int:
+    """Check what the file says of its size, before its columns are read: they may be compressed a thousandfold.
+
+    Returns:
+        the number of values that it claims to hold
+    """
     metadata, num_values = file.metadata, 0
     for i in range(metadata.num_row_groups):
         next(file.iter_batches(1, row_groups=[i]), None)  # fails in Python if it is damaged; `column` ends the process
         num_values += sum(metadata.row_group(i).column(j).num_values for j in range(metadata.num_columns))
     widths = [max(getattr(type_, "list_size", 1), 1) for type_ in file.schema_arrow.types]
     # a list of fixed size takes memory even where it is missing
-    require_cell_memory(path, metadata.num_rows, max(num_values, metadata.num_rows * sum(widths)))
+    num_values = max(num_values, metadata.num_rows * sum(widths))
+    require_cell_memory(path, metadata.num_rows, num_values)
+    return num_values
 
 
 def _to_list(column: Any) -> list[Any]:

@@ -1,0 +1,136 @@
+"""Notes on the scale of data: values far from all others of their channel, and data far from those of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tstk.data.data_module import compute_mean_std
+from tstk.data.lazy_array import LazyArray, iter_chunks
+
+FAR = 1e6
+"""Distance from the median, in interquartile ranges, from which a value counts as far from all others."""
+
+MAX_SCALE_RATIO = 8.0
+"""Ratio of standard deviations from which two data sets differ: 9.8 is between g and m/s²."""
+
+MAX_SHIFT = 4.0
+"""Difference of means, in standard deviations of the training data, from which two data sets differ."""
+
+_SAMPLE_SIZE = 2**18
+"""Values from which quartiles are estimated, over all channels."""
+
+
+def describe_far_values(
+    x: Tensor | LazyArray, channels: Sequence[str], offset: NDArray[np.float64] | None, kind: str
+) -> list[str]:
+    """Return a note for each channel with a value far from all others, which makes mean and deviation useless.
+
+    Args:
+        x: [N, C, T] samples, NaN where missing
+        channels: C names
+        offset: [C] that was subtracted from the samples; None if none was
+        kind: "series", or "row" if x holds the rows of one table
+    """
+    low, median, high = (torch.from_numpy(q)[:, None] for q in _estimate_quartiles(x))
+    spread = high - low
+    farthest, values, places = torch.zeros(3, len(channels), dtype=torch.float64)
+    counts = torch.zeros(len(channels), dtype=torch.long)
+    start = 0
+    for chunk in map(torch.as_tensor, iter_chunks(x)):
+        rows = chunk.transpose(0, 1).flatten(1).double()  # [C, n * T]
+        distance = (rows - median).abs().nan_to_num(0.0)
+        counts += ((distance > FAR * spread) & (spread > 0)).sum(1)
+        nearest, index = distance.max(1)
+        is_farther = nearest > farthest
+        at = start + (index if kind == "row" else index // chunk.shape[2])
+        farthest, places = torch.where(is_farther, nearest, farthest), torch.where(is_farther, at.double(), places)
+        values = torch.where(is_farther, rows.gather(1, index[:, None])[:, 0], values)
+        start += chunk.shape[2] if kind == "row" else len(chunk)
+    level = np.zeros(len(channels)) if offset is None else offset
+    others = [f" (and {count - 1} more values are as far off)" if count > 1 else "" for count in counts.tolist()]
+    return [
+        f"channel {name}: {kind} {int(places[c]) + 1} holds {float(values[c]) + level[c]:.6g}"
+        f"{others[c]}, while half of all values "
+        f"lie between {float(low[c]) + level[c]:.6g} and {float(high[c]) + level[c]:.6g}; such values decide mean and "
+        "standard deviation; if they are errors, mark them as missing (NaN)"
+        for c, name in enumerate(channels)
+        if counts[c]
+    ]
+
+
+def _estimate_quartiles(x: Tensor | LazyArray) -> list[NDArray[np.float64]]:
+    """Estimate the quartiles [C] of each channel from evenly spaced samples, at most `_SAMPLE_SIZE`.
+
+    Of a channel most of whose samples are equal, they are those of the others and the median: it is often at rest.
+    """
+    num_series, num_channels, length = x.shape
+    per_channel = max(_SAMPLE_SIZE // num_channels, 256)
+    time_step = -(-length // per_channel)
+    rows = np.unique(np.linspace(0, num_series - 1, max(1, per_channel * time_step // length)).astype(np.int64))
+    sample = np.asarray(x[rows if isinstance(x, LazyArray) else torch.from_numpy(rows)], np.float64)[..., ::time_step]
+    quartiles = np.zeros((3, num_channels))
+    for c in range(num_channels):
+        values = sample[:, c][~np.isnan(sample[:, c])]
+        if not values.size:
+            continue
+        quartiles[:, c] = np.quantile(values, (0.25, 0.5, 0.75))
+        if quartiles[0, c] == quartiles[2, c] and (others := values[values != quartiles[1, c]]).size > 3:
+            quartiles[[0, 2], c] = np.quantile(np.append(others, quartiles[1, c]), (0.25, 0.75))
+    return list(quartiles)
+
+
+def describe_other_scale(
+    x: Tensor | LazyArray, channels: Sequence[str], mean: Tensor, std: Tensor, offset: NDArray[np.float64] | None = None
+) -> str:
+    """Return which channels have another level or scale than the training data; an empty string if none has.
+
+    Args:
+        x: [N, C, T] samples, NaN where missing
+        channels: C names
+        mean: [C] of the training data
+        std: [C] likewise; a channel that was constant has 1
+        offset: [C] that was subtracted from both; None if none was
+    """
+    own_mean, own_std = compute_mean_std(x)
+    is_empty = torch.ones(len(channels), dtype=torch.bool)
+    for chunk in map(torch.as_tensor, iter_chunks(x)):
+        is_empty &= chunk.isnan().all(2).all(0)
+    return compare_scales(channels, (own_mean, own_std), (mean, std), is_empty, offset)
+
+
+def compare_scales(
+    channels: Sequence[str],
+    here: tuple[Tensor, Tensor],
+    there: tuple[Tensor, Tensor],
+    is_empty: Tensor | None = None,
+    offset: NDArray[np.float64] | None = None,
+) -> str:
+    """Return which channels differ by far in mean or standard deviation; an empty string if none does.
+
+    Args:
+        channels: C names
+        here: mean and standard deviation, each [C]; a constant channel has 1
+        there: those of the training data
+        is_empty: [C] bool, channels to leave out
+        offset: [C] that was subtracted from both; None if none was
+    """
+    (own_mean, own_std), (mean, std) = here, there
+    varies = (own_std != 1) & (std != 1)
+    ratio = torch.where(varies, own_std / std, 1.0)
+    differs = (ratio > MAX_SCALE_RATIO) | (ratio < 1 / MAX_SCALE_RATIO) | ((own_mean - mean).abs() > MAX_SHIFT * std)
+    if is_empty is not None:
+        differs &= ~is_empty
+    if not (found := differs.nonzero().flatten().tolist()):
+        return ""
+    c = found[0]
+    level = 0.0 if offset is None else float(offset[c])
+    more = f" (and {len(found) - 1} more channels)" if len(found) > 1 else ""
+    return (
+        f"channel {channels[c]}{more} has mean {float(own_mean[c]) + level:.4g} and standard deviation "
+        f"{float(own_std[c]):.4g}, and {float(mean[c]) + level:.4g} and {float(std[c]):.4g} in training"
+    )
