@@ -74,7 +74,9 @@ def test_a_threshold_that_cannot_be_chosen_is_refused():
             choose_threshold(np.array(targets), np.array([0.9, 0.8, 0.1]), "sensitivity", 0.9)
 
 
-@pytest.mark.parametrize("text", ["sensitivity", "sensitivity=", "recall=0.9", "specificity=1.2", "sensitivity=0", "sensitivity=nan"])
+@pytest.mark.parametrize(
+    "text", ["sensitivity", "sensitivity=", "recall=0.9", "specificity=1.2", "sensitivity=0", "sensitivity=nan"]
+)
 def test_a_rate_that_is_none_is_refused(text):
     with pytest.raises(OptionError, match="expected sensitivity=VALUE or specificity=VALUE"):
         parse_rate(text)

@@ -20,7 +20,7 @@ from tstk.config.resolve import resolve_config
 from tstk.core.rng import SampleRNG
 from tstk.data import load_data
 from tstk.errors import CheckpointError, TstkError
-from tstk.report import load_context, predictions, write_report
+from tstk.report import classes, load_context, predictions, write_report
 from tstk.report.page import Section
 from tstk.runs.checkpoint import load
 from tstk.training.runs import train
@@ -98,7 +98,7 @@ def test_a_classifier_is_reported_with_its_confusion_matrix_and_classes(run, tmp
 
 
 def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):
-    html = predictions.render_confusion_matrix(load_context(run)).html
+    html = classes.render_classes(load_context(run)).html
     counts = np.array([int(n) for n in re.findall(r"<td style=[^>]*>(\d+)</td>", html)]).reshape(3, 3)
     data = load_data(npz)
     guess = load(run).predict_batch(data.test.batch(torch.arange(len(data.test)))).argmax(1)

@@ -159,7 +159,13 @@ def score_threshold(
     known = targets >= 0
     is_positive, is_predicted = targets[known] == 1, probabilities[known] >= threshold
     cells = np.stack(
-        [is_positive & is_predicted, is_positive & ~is_predicted, ~is_positive & is_predicted, ~(is_positive | is_predicted)], 1
+        [
+            is_positive & is_predicted,
+            is_positive & ~is_predicted,
+            ~is_positive & is_predicted,
+            ~(is_positive | is_predicted),
+        ],
+        1,
     ).astype(np.float64)
 
     def compute(weights: Array) -> dict[str, Array]:

@@ -54,9 +54,7 @@ def is_classifier(pipeline: Pipeline) -> bool:
     return pipeline.head is not None and pipeline.spec.horizon is None
 
 
-def score_classifier(
-    pipeline: Pipeline, split: Split, logits: Array, *, seed: int = 0
-) -> ClassificationScores | None:
+def score_classifier(pipeline: Pipeline, split: Split, logits: Array, *, seed: int = 0) -> ClassificationScores | None:
     """Score the calibrated probabilities of a split; return None if no label is known.
 
     Args:
@@ -114,8 +112,7 @@ def compare_calibration(calibration: Calibration, name: str, split: Split, logit
         return calibration
     targets = split.y.numpy()[known]
     before, after = (
-        compute_scores(targets, softmax(logits[known], temperature))
-        for temperature in (1.0, calibration.temperature)
+        compute_scores(targets, softmax(logits[known], temperature)) for temperature in (1.0, calibration.temperature)
     )
     return replace(
         calibration,
