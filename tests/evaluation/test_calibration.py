@@ -67,7 +67,7 @@ def test_a_threshold_reaches_the_rate_and_no_other_threshold_that_does_is_better
 
 
 def test_a_threshold_that_cannot_be_chosen_is_refused():
-    with pytest.raises(DataError, match="no threshold has a specificity of 0.9"):
+    with pytest.raises(DataError, match=r"no threshold has a specificity of 0\.9"):
         choose_threshold(np.array([0, 1, 1]), np.array([0.9, 0.8, 0.1]), "specificity", 0.9)
     for targets in ([1, 1, -1], [0, 0, -1]):
         with pytest.raises(DataError, match="both classes"):

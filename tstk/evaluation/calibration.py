@@ -102,7 +102,7 @@ def parse_rate(text: str) -> tuple[Rate, float]:
         value = np.nan
     if name not in get_args(Rate) or not 0 < value <= 1:
         raise OptionError(
-            f"--threshold-for {text}: expected sensitivity=VALUE or specificity=VALUE, with a value above 0 and at most 1"
+            f"--threshold-for {text}: expected sensitivity=VALUE or specificity=VALUE, above 0 and at most 1"
         )
     return name, value  # type: ignore[return-value]
 

@@ -1,8 +1,8 @@
 """Scores of a classifier: counts of right and wrong classes, scores of probabilities, and bootstrap intervals.
 
-Everything is a pure function of arrays. Each score is computed from weights [R, N] of the series: weights of one give the
-score itself, and the numbers of times that resamples draw each series give its bootstrap distribution. docs/metrics.md
-has the formulas. Training imports this module, so it is numpy and torch alone; the tests compare with scikit-learn.
+Everything is a pure function of arrays. Each score is computed from weights [R, N] of the series: weights of one give
+the score itself, and the numbers of times that resamples draw each series give its bootstrap distribution.
+docs/metrics.md has the formulas. Training imports this module, so it needs no scikit-learn; the tests compare with it.
 """
 
 from __future__ import annotations

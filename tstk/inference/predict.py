@@ -98,8 +98,8 @@ def score(
     Returns:
         "data", "size", "notes", "scores", "baselines", "baselines_skipped" and "baselines_details"; of a classifier
         "classification", the fields of `ClassificationScores`, and if it is calibrated "calibration", those of
-        `Calibration`; with `threshold_for` "threshold", those of `ThresholdScores`; with `shuffle_tokens` "order", those
-        of `TokenOrderResult` with "uses_order" and "reading" (its summary)
+        `Calibration`; with `threshold_for` "threshold", those of `ThresholdScores`; with `shuffle_tokens` "order",
+        those of `TokenOrderResult` with "uses_order" and "reading" (its summary)
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -116,14 +116,14 @@ def score(
     if pipeline.head is not None and pipeline.spec.horizon is None and split.y is None:
         raise DataError(f"{name}: these series have no labels, so there is nothing to score; try tstk predict {run}")
     seed = run_config.options("train")["seed"]
-    baselines = _score_baselines(pipeline, run_config, split, data_root)
-    extra = {}
-    if shuffle_tokens:
-        batches = iter_batches(split, batch_size, pipeline.mean.device)
-        extra["order"] = evaluate_token_order(pipeline, batches, seed=seed, groups=split.groups).to_dict()
+    extra: dict[str, Any] = {}
     if rate is not None:
         val = _load_validation_split(run_config, data_root)
         extra["threshold"] = asdict(apply_threshold(pipeline, val, split, *rate, batch_size=batch_size, seed=seed))
+    baselines = _score_baselines(pipeline, run_config, split, data_root)
+    if shuffle_tokens:
+        batches = iter_batches(split, batch_size, pipeline.mean.device)
+        extra["order"] = evaluate_token_order(pipeline, batches, seed=seed, groups=split.groups).to_dict()
     scores = evaluate(pipeline, split, seed=seed, batch_size=batch_size, source=name)
     if is_classifier(pipeline):
         extra |= _score_classes(pipeline, split, batch_size, seed, name)

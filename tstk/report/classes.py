@@ -1,4 +1,4 @@
-"""Report section on classes: confusion matrix, scores with their intervals, ROC, precision-recall and reliability plots."""
+"""Report section on classes: confusion matrix, scores with their intervals, and curves of the probabilities."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_POINTS = 400
 
 
 def render_classes(context: RunContext) -> Section | None:
-    """Render the confusion matrix, the scores of classes and probabilities, their curves, and the temporal order test."""
+    """Render the confusion matrix, scores of classes and probabilities, their curves, and the temporal order test."""
     pipeline, split = context.pipeline, context.split
     if not is_classifier(pipeline) or split.y is None:
         return None
@@ -128,7 +128,8 @@ def _plot_curves(
             color = colormaps["tab10"](number) if len(curves) <= MAX_LEGEND else BLUE
             axes.plot(x[points], y[points], color=color, label=f"{name} {result.per_class[name][area]:.3f}")
         if len(curves) <= MAX_LEGEND:
-            axes.figure.legend(loc="outside lower center", ncols=3, columnspacing=1)
+            columns = max(1, min(3, 58 // (8 + max(map(len, curves)))))
+            axes.figure.legend(loc="outside lower center", ncols=columns, columnspacing=1, handlelength=1)
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
     values = ", ".join(f"{name} {result.per_class[name][area]:.3f}" for name in curves)
