@@ -165,7 +165,7 @@ def test_a_threshold_without_validation_is_refused_with_the_remedy(refused, bina
     assert "has no validation split in this run; train with --val-fraction 0.2" in said
 
 
-@pytest.mark.parametrize("temperature", [[1.0, 2.0], -1.0, 0.0])
+@pytest.mark.parametrize("temperature", [[1.0, 2.0], -1.0, 0.0, 2, True])
 def test_a_temperature_that_is_none_is_refused(refused, binary, tmp_path, temperature):
     copy = shutil.copytree(binary, tmp_path / "copy")
     state = read_weights(copy)

@@ -258,7 +258,8 @@ def load(run_dir: str | Path, **components: type | str) -> Pipeline:
 def _pop_temperature(run_dir: str | Path, state: dict[str, Tensor]) -> Tensor | None:
     """Remove the temperature of a calibrated classifier from its tensors and return it; None if there is none."""
     temperature = state.pop("temperature", None)
-    if temperature is not None and (temperature.shape != () or not temperature > 0):
+    is_number = temperature is None or (temperature.shape == () and temperature.is_floating_point())
+    if temperature is not None and not (is_number and temperature > 0):
         raise CheckpointError(f"{run_dir}: the temperature in {WEIGHTS_FILE} is not a positive number; train it again")
     return temperature
 

@@ -303,14 +303,15 @@ def _build_result(
     task = "pretraining" if pipeline.head is None and not pipeline.can_forecast else data.task
     train_config, _ = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
     baselines = score_baselines(pipeline, data, data.test) if data.test is not None else Baselines()
+    test = {}
+    if data.test is not None:
+        test = evaluate(pipeline, data.test, seed=train_config.seed, source=f"{data.name}, test split")
     classification, calibration = _score_classes(pipeline, data, train_config)
     return RunResult(
         run_dir=run_dir,
         task=task,
         data=data.name,
-        test=evaluate(pipeline, data.test, seed=train_config.seed, source=f"{data.name}, test split")
-        if data.test is not None
-        else {},
+        test=test,
         val=fit_result.best_metrics["val"],
         **baselines.to_dict(),
         selected=SelectedEpoch(fit_result.best_metrics["epoch"], len(fit_result.history), train_config.select_by),
