@@ -82,6 +82,8 @@ def test_where_no_temperature_is_best_the_pipeline_stays_as_it_is_and_says_why(c
     )
     assert (calibration.temperature, calibration.before, classifier.temperature) == (1.0, {}, None)
     assert "temperature" not in classifier.state_dict()
+    note = calibrate(classifier, SeriesDataset(split.x)).note
+    assert note == "not calibrated: no label of the validation split is known"
 
 
 def test_a_threshold_is_chosen_on_validation_and_scored_on_another_split(build, labelled_spec):

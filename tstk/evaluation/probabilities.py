@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -85,10 +86,10 @@ def calibrate(pipeline: Pipeline, val: Split, batch_size: int = 256) -> Calibrat
         val: series that it was not trained on
         batch_size: series at a time
     """
-    assert val.y is not None
     logits = predict_logits(pipeline, val, batch_size)
+    targets = np.full(len(val), -1) if val.y is None else val.y.numpy()
     try:
-        temperature = fit_temperature(logits, val.y.numpy())
+        temperature = fit_temperature(logits, targets)
     except DataError as e:
         pipeline.temperature = None
         return Calibration(temperature=1.0, note=f"not calibrated: {e}")

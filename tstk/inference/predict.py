@@ -24,7 +24,7 @@ from tstk.core.pipeline import Pipeline
 from tstk.core.prediction import map_batches, predict_batches
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Split
-from tstk.data.catalog import get_reader, locate
+from tstk.data.catalog import DEFAULT_VAL_FRACTION, get_reader, locate
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
@@ -156,7 +156,7 @@ def _load_validation_split(run_config: RunConfig, data_root: str | None) -> Spli
         reason = "has no validation split" if not len(data.val) else "has no validation split but its test split"
         raise OptionError(
             f"--threshold-for: a threshold is chosen on validation, but {data.name} {reason} in this run; train with "
-            "--val-fraction 0.2"
+            f"--val-fraction {DEFAULT_VAL_FRACTION}"
         )
     return data.val
 
