@@ -81,6 +81,7 @@ def build(
     validate_every: int | None = None,
     patience: int | None = None,
     select_by: Literal["auto", "score", "loss", "last"] = "auto",
+    calibrate: Literal["none", "temperature"] = "none",
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -163,6 +164,7 @@ def fit(
     validate_every: int | None = None,
     patience: int | None = None,
     select_by: Literal["auto", "score", "loss", "last"] = "auto",
+    calibrate: Literal["none", "temperature"] = "none",
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -264,6 +266,8 @@ def fit(
         select_by: epoch whose weights are kept: score, the latest whose validation accuracy is within one standard
             error of the best (for a forecaster, the one with the lowest error); loss, the lowest validation loss;
             last; auto, last for a classifier of few series and where there is no validation split, else score
+        calibrate: temperature, after training divide the logits of a classifier by the number that is best on the
+            validation split (Guo et al. 2017): probabilities change, predicted classes do not
         seed: random seed of weights, batches, masks and dropout
         device: device to train on; auto uses a GPU if there is one
         precision: precision of activations; weights stay float32

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from tstk.config.records import read_record, write_record
-from tstk.runs.checkpoint import load, write_tensors
+from tstk.data import load_data
+from tstk.evaluation.calibration import softmax
+from tstk.evaluation.probabilities import predict_logits
+from tstk.runs.checkpoint import load, read_weights, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,114 @@ def test_eval_on_other_data_takes_their_test_part(tstk, run, npz):
     own, other = (json.loads(tstk("eval", run, *more, "--json").stdout) for more in ([], ["--data", npz]))
     assert other["scores"] == pytest.approx(own["scores"])
     assert other["size"] == own["size"] == 12
+
+
+def test_eval_repeats_the_scores_of_probabilities_with_their_intervals(tstk, run):
+    scored = json.loads(tstk("eval", run, "--json").stdout)["classification"]
+    kept = json.loads((run / "result.json").read_text())["classification"]
+    assert scored["scores"] == pytest.approx(kept["scores"])
+    assert scored["confusion"] == kept["confusion"]
+    assert scored["intervals"].keys() == kept["intervals"].keys() >= {"accuracy", "auroc", "ece"}
+    printed = tstk("eval", run)
+    for name, (low, high) in scored["intervals"].items():
+        assert f"{name} " in printed.stdout
+        assert f"{low:.4f} to {high:.4f}" in printed.stdout
+    assert "1,000 bootstrap resamples of 12 series" in printed.stderr
+    assert "sensitivity   specificity" in printed.stdout
+
+
+def test_eval_of_one_class_says_what_is_undefined(tstk, run, npz, tmp_path):
+    arrays = dict(np.load(npz))
+    is_first = arrays["y_test"] == 0
+    np.savez(tmp_path / "one.npz", X_test=arrays["X_test"][is_first], y_test=arrays["y_test"][is_first])
+    result = tstk("eval", run, "--data", tmp_path / "one.npz")
+    assert result.exit_code == 0, result.output
+    assert "undefined: kappa, mcc, auroc, auprc; all 4 series are of class 0" in result.stderr
+    assert "nan" not in result.stdout.lower()
+    assert "NaN" not in tstk("eval", run, "--data", tmp_path / "one.npz", "--json").stdout
+
+
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory):
+    """A classifier of two classes with a validation split, its probabilities calibrated."""
+    from tstk.config.resolve import resolve_config
+    from tstk.training.runs import train
+
+    folder = tmp_path_factory.mktemp("binary")
+    draw, arrays = np.random.default_rng(0), {}
+    for part, n in (("train", 80), ("test", 40)):
+        y = np.arange(n) % 2
+        arrays |= {f"X_{part}": (draw.normal(size=(n, 1, 16)) + 0.3 * y[:, None, None]).astype(np.float32)}
+        arrays |= {
+            f"y_{part}": np.array(["well", "ill"])[y],
+            f"groups_{part}": np.array([f"s{i // 2}" for i in range(n)]),
+        }
+    np.savez(folder / "two.npz", **arrays)
+    tables = {
+        "tokenizer": {"use": "patch", "dim": 8, "window": 4},
+        "encoder": "identity",
+        "head": "linear",
+        "data": {"use": str(folder / "two.npz"), "val_fraction": 0.4},
+        "train": {"steps": 60, "device": "cpu", "calibrate": "temperature"},
+    }
+    train(resolve_config(("flag", tables)), folder / "run")
+    return folder / "run"
+
+
+def test_a_calibrated_run_keeps_its_temperature_and_says_what_it_changed(tstk, binary):
+    kept = json.loads((binary / "result.json").read_text())["calibration"]
+    scored = json.loads(tstk("eval", binary, "--json").stdout)["calibration"]
+    pipeline = load(binary)
+    assert float(pipeline.temperature) == pytest.approx(kept["temperature"])
+    assert scored["temperature"] == kept["temperature"] != 1
+    (name,) = scored["before"]
+    assert scored["before"][name] == pytest.approx(kept["before"]["test"])
+    assert scored["after"][name] == pytest.approx(kept["after"]["test"])
+    assert f"Calibrated by a temperature of {kept['temperature']:.4g}: ECE" in tstk("eval", binary).stdout
+    tstk("predict", binary, "--out", "p.npz")
+    predicted = np.load("p.npz")
+    logits = predict_logits(pipeline, load_data(str(binary.parent / "two.npz")).test)
+    np.testing.assert_allclose(predicted["probability"], softmax(logits, kept["temperature"]), rtol=1e-4)
+
+
+def test_eval_scores_the_threshold_that_was_chosen_on_validation(tstk, binary):
+    result = json.loads(tstk("eval", binary, "--threshold-for", "sensitivity=0.9", "--json").stdout)["threshold"]
+    assert result["validation"]["sensitivity"] >= 0.9
+    assert result["positive_class"] == "well"
+    assert result["resampling"].endswith("of 20 groups")
+    assert result["requested"] == "sensitivity of 0.9 on validation"
+    printed = tstk("eval", binary, "--threshold-for", "sensitivity=0.9").stdout
+    assert f"Class well from a probability of {result['threshold']:.6g} on, for a sensitivity of 0.9" in printed
+    assert f"{result['scores']['npv']:.4f}" in printed
+
+
+@pytest.mark.parametrize(
+    ("which", "rate", "said"),
+    [
+        ("binary", "recall=0.9", "expected sensitivity=VALUE or specificity=VALUE"),
+        ("run", "sensitivity=0.9", "separates two classes, but this run has 3"),
+        ("forecaster", "sensitivity=0.9", "only a classifier decides by a threshold"),
+    ],
+)
+def test_a_threshold_that_cannot_be_is_refused(refused, request, which, rate, said):
+    assert said in refused("eval", request.getfixturevalue(which), "--threshold-for", rate)
+
+
+def test_a_threshold_without_validation_is_refused_with_the_remedy(refused, binary, tmp_path):
+    copy = shutil.copytree(binary, tmp_path / "copy")
+    config = read_record(copy / "config.json")
+    config["config"]["data"]["val_fraction"] = 0.0
+    write_record(copy / "config.json", config)
+    said = refused("eval", copy, "--threshold-for", "sensitivity=0.9")
+    assert "has no validation split in this run; train with --val-fraction 0.2" in said
+
+
+@pytest.mark.parametrize("temperature", [[1.0, 2.0], -1.0, 0.0, 2, True])
+def test_a_temperature_that_is_none_is_refused(refused, binary, tmp_path, temperature):
+    copy = shutil.copytree(binary, tmp_path / "copy")
+    state = read_weights(copy)
+    write_tensors(copy / "model.safetensors", state | {"temperature": torch.tensor(temperature)})
+    assert "the temperature in model.safetensors is not a positive number" in refused("eval", copy)
 
 
 def test_eval_shows_a_trivial_answer_beside_the_scores(tstk, run, forecaster):

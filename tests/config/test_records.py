@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import tstk
-from tstk.config.records import RunConfig, RunResult, read_record, write_record
+from tstk.config.records import Calibration, RunConfig, RunResult, read_record, write_record
 from tstk.errors import CheckpointError
 
 
@@ -33,6 +33,18 @@ def test_every_key_of_the_files_is_a_field(run):
     }  # fmt: skip
     result_keys = json.loads((run / "result.json").read_text()).keys() - {"sha256", "metrics_sha256"}
     assert {f.name for f in fields(RunResult)} == {"run_dir", *result_keys}
+
+
+def test_scores_of_classes_are_read_back_as_they_were_written(copy):
+    result = RunResult.read(copy)
+    assert result.classification.classes == ["0", "1", "2"]
+    assert result.classification.scores["accuracy"] == result.test["accuracy"]
+    assert result.calibration is None
+    calibrated = replace(result, calibration=Calibration(temperature=2.5, before={"val": {"ece": 0.25}}))
+    calibrated.write()
+    assert RunResult.read(copy) == calibrated
+    write_record(copy / "result.json", {k: v for k, v in result.to_dict().items() if k[:3] not in ("cla", "cal")})
+    assert RunResult.read(copy).classification is None  # of a run before there were such scores
 
 
 def test_a_run_config_answers_what_callers_ask(run, npz):
@@ -63,6 +75,10 @@ def test_a_result_prints_its_scores_beside_those_of_the_baselines(run):
         ({"versions": {"tstk": 1}}, "was not written by tstk"),
         ({"parameters": "many"}, "was not written by tstk"),
         ({"selected": {"epoch": 1}}, "was not written by tstk"),
+        ({"classification": {"classes": ["a"]}}, "was not written by tstk"),
+        ({"classification": [1]}, "was not written by tstk"),
+        ({"calibration": {"temperature": "hot"}}, "was not written by tstk"),
+        ({"calibration": {"temperature": 1.5, "after": {"val": {"ece": [0.1]}}}}, "was not written by tstk"),
         ({"selected": {"epoch": "last", "of": 2, "by": "score"}}, "was not written by tstk"),
         ("{", "is damaged"),
         ("[1]", "was not written by tstk"),
@@ -85,7 +101,9 @@ def test_a_result_that_is_not_ours_is_refused(copy, changes, message):
 def test_a_record_and_weights_without_a_hash_are_refused(copy):
     content = read_record(copy / "result.json")
     (copy / "result.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"result\.json was not written by tstk, or was changed by hand: it has no SHA-256"):
+    with pytest.raises(
+        CheckpointError, match=r"result\.json was not written by tstk, or was changed by hand: it has no SHA-256"
+    ):
         RunResult.read(copy)
     save_file(load_file(copy / "model.safetensors"), copy / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged: it has no SHA-256"):

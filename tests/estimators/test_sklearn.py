@@ -231,3 +231,27 @@ def test_the_pipeline_of_a_classifier_predicts_its_labels():
     prediction = model.pipeline_.predict(X)
     assert prediction.labels.tolist() == model.predict(X).tolist()
     np.testing.assert_array_equal(prediction.probabilities, model.predict_proba(X))
+
+
+@pytest.mark.slow
+def test_a_calibrated_classifier_has_other_probabilities_and_the_same_labels():
+    draw = np.random.default_rng(0)
+    y = np.arange(80) % 2
+    X = draw.normal(size=(80, 16)) + 0.3 * y[:, None]
+    options = {
+        "encoder__dim": 8,
+        "encoder__depth": 1,
+        "encoder__heads": 2,
+        "steps": 30,
+        "val_fraction": 0.4,
+        "device": "cpu",
+    }
+    plain, calibrated = (SeriesClassifier(calibrate=name, **options).fit(X, y) for name in ("none", "temperature"))
+    assert plain.pipeline_.temperature is None
+    temperature = float(calibrated.pipeline_.temperature)
+    assert temperature != 1
+    assert (plain.predict(X) == calibrated.predict(X)).all()
+    odds = [np.log(p[:, 1] / p[:, 0]) for p in (plain.predict_proba(X), calibrated.predict_proba(X))]
+    np.testing.assert_allclose(odds[0] / temperature, odds[1], rtol=1e-3, atol=1e-4)
+    with pytest.raises(OptionError, match="no validation series"):
+        SeriesClassifier(calibrate="temperature", **{**options, "val_fraction": 0}).fit(X, y)

@@ -6,7 +6,7 @@ import torch
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Tokens
 from tstk.errors import DataError
-from tstk.evaluation.evaluate import standard_error_of_mean
+from tstk.evaluation.classification import standard_error_of_mean
 from tstk.evaluation.token_order import (
     TokenOrderResult,
     evaluate_token_order,

@@ -20,7 +20,8 @@ from tstk.config.resolve import resolve_config
 from tstk.core.rng import SampleRNG
 from tstk.data import load_data
 from tstk.errors import CheckpointError, TstkError
-from tstk.report import load_context, predictions, write_report
+from tstk.evaluation.classification import score_probabilities
+from tstk.report import classes, load_context, predictions, write_report
 from tstk.report.page import Section
 from tstk.runs.checkpoint import load
 from tstk.training.runs import train
@@ -97,8 +98,52 @@ def test_a_classifier_is_reported_with_its_confusion_matrix_and_classes(run, tmp
     assert re.search(r"Temporal order, 12 series: accuracy .* with tokens shuffled in time .*the model \w+", page.text)
 
 
+def test_a_classifier_is_reported_with_intervals_and_the_curves_of_its_probabilities(run, tmp_path):
+    page = read(run, tmp_path)
+    result = json.loads((run / "result.json").read_text())["classification"]
+    low, high = result["intervals"]["auroc"]
+    assert f"AUROC {result['scores']['auroc']:.4f} [{low:.4f}, {high:.4f}]" in " ".join(page.text.split())
+    sensitivity, ends = result["per_class"]["1"]["sensitivity"], result["per_class_intervals"]["1"]["sensitivity"]
+    assert f"{sensitivity:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]" in page.text
+    assert "1,000 bootstrap resamples of 12 series" in page.text
+    texts = [picture["alt"] for picture in page.pictures]
+    for start in ("ROC, one class", "Precision and recall, one class", "Accuracy by probability in 15 bins"):
+        assert sum(text.startswith(start) for text in texts) == 1
+    assert any(f"2 {result['per_class']['2']['auroc']:.3f}" in text for text in texts)
+
+
+def test_the_curves_of_a_class_pass_the_points_that_are_counted_by_hand(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(classes, "render_panel", lambda title, alt, draw, height: drawn.append(draw) or "")
+    targets, positive = np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.3, 0.3])
+    probabilities = np.stack([1 - positive, positive], 1)
+    result = score_probabilities(targets, probabilities, ["a", "b"])
+    classes._plot_class_curves(targets, probabilities, result)
+    classes._plot_reliability(targets, probabilities, result)
+    curves = []
+    for draw in drawn:
+        draw(axes := Figure().subplots())
+        curves.append([np.asarray(line.get_xydata()).tolist() for line in axes.lines])
+    roc, precision_recall, reliability = curves
+    assert roc[1] == [[0, 0], [0, 0.5], [0.5, 0.5], [1, 1]]
+    assert precision_recall[1] == [[0, 1], [0.5, 1], [0.5, 0.5], [1, 0.5]]
+    assert reliability[1] == [pytest.approx(point) for point in ([0.7, 0.5], [0.8, 0], [0.9, 1])]
+
+
+@pytest.mark.slow
+def test_a_report_of_one_class_says_what_is_undefined(npz, run, tmp_path):
+    arrays = dict(np.load(npz))
+    arrays["y_test"] = np.zeros_like(arrays["y_test"])
+    np.savez(tmp_path / "one.npz", **arrays)
+    copy = train_classifier(tmp_path / "run", epochs=1, head="linear", data=str(tmp_path / "one.npz"))
+    page = read(copy, tmp_path)
+    assert "Undefined: kappa, mcc, auroc, auprc; all 12 series are of class 0." in page.text
+    assert not any(picture["alt"].startswith("ROC") for picture in page.pictures)
+    assert "nan" not in page.text.lower()
+
+
 def test_the_matrix_counts_every_series_of_the_test_part_once(run, npz):
-    html = predictions.render_confusion_matrix(load_context(run)).html
+    html = classes.render_classes(load_context(run)).html
     counts = np.array([int(n) for n in re.findall(r"<td style=[^>]*>(\d+)</td>", html)]).reshape(3, 3)
     data = load_data(npz)
     guess = load(run).predict_batch(data.test.batch(torch.arange(len(data.test)))).argmax(1)

@@ -10,7 +10,8 @@ import torch
 from tstk.config.resolve import resolve_config
 from tstk.data.load import load_data
 from tstk.errors import DataError, OptionError, TrainingError
-from tstk.evaluation.evaluate import accuracy_standard_error, evaluate
+from tstk.evaluation.classification import accuracy_standard_error
+from tstk.evaluation.evaluate import evaluate
 from tstk.runs import checkpoint
 from tstk.training import loop
 from tstk.training.callbacks import Callback

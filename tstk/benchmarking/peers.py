@@ -29,7 +29,7 @@ from tstk.data.datasets import WindowDataset
 from tstk.data.load import load_data
 from tstk.errors import DataError, OptionError, UnknownNameError, did_you_mean
 from tstk.evaluation.baselines import Forecaster, estimate_period, score_forecaster, seasonal_naive
-from tstk.evaluation.evaluate import accuracy_standard_error, classification_metrics
+from tstk.evaluation.classification import accuracy_standard_error, classification_metrics
 from tstk.evaluation.linear_forecast import fit_linear_map
 from tstk.evaluation.simple_classifiers import (
     Classifier,

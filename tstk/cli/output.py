@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tstk.errors import escape_control_characters
-from tstk.evaluation.formatting import EXTRA_METRICS, MAIN_METRICS, describe_better_baselines, format_number
+from tstk.evaluation.formatting import (
+    CLASS_SCORE_LABELS,
+    EXTRA_METRICS,
+    MAIN_METRICS,
+    describe_better_baselines,
+    format_number,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,6 +112,83 @@ def print_scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
         [[n, *(_format_score(scores, n) for scores in columns.values())] for n in shown],
         right_aligned=list(columns),
     )
+
+
+MAX_CLASSES_SHOWN = 20
+
+
+def print_class_scores(result: Mapping[str, Any]) -> None:
+    """Print the scores of classes and probabilities with their intervals, and those of each class.
+
+    Args:
+        result: the fields of a `ClassificationScores`
+    """
+    echo()
+    rows = [
+        [name, format_number(value), _format_interval(result["intervals"].get(name))]
+        for name, value in result["scores"].items()
+    ]
+    print_table(["score", "value", "95 % interval"], rows, right_aligned=["value"])
+    print_note(f"note: {result['resampling']}")
+    if len(result["classes"]) > MAX_CLASSES_SHOWN:
+        print_note(f"note: --json has the scores of each of the {len(result['classes'])} classes")
+    else:
+        echo()
+        columns = ["class", "series", *CLASS_SCORE_LABELS.values()]
+        class_rows = [
+            [name, f"{sum(counts):,}", *(_format_defined(result["per_class"][name].get(k)) for k in CLASS_SCORE_LABELS)]
+            for name, counts in zip(result["classes"], result["confusion"], strict=True)
+        ]
+        print_table(columns, class_rows, right_aligned=columns[1:])
+    for note in result["notes"]:
+        print_note(f"note: {note}")
+
+
+def print_threshold_scores(result: Mapping[str, Any]) -> None:
+    """Print the scores of the decisions of a threshold.
+
+    Args:
+        result: the fields of a `ThresholdScores`
+    """
+    echo(
+        f"\nClass {result['positive_class']} from a probability of {result['threshold']:.6g} on, for a "
+        f"{result['requested']}:"
+    )
+    names = ("sensitivity", "specificity", "precision", "npv")
+    rows = [
+        [
+            name,
+            _format_defined(result["validation"].get(name)),
+            _format_defined(result["scores"].get(name)),
+            _format_interval(result["intervals"].get(name)),
+        ]
+        for name in names
+    ]
+    print_table(["score", "val", "value", "95 % interval"], rows, right_aligned=["val", "value"])
+
+
+def format_calibration(result: Mapping[str, Any]) -> str:
+    """Return the temperature, and the calibration error before and after it, in one line.
+
+    Args:
+        result: the fields of a `Calibration`
+    """
+    if result["note"]:
+        return result["note"]
+    changes = [
+        f"ECE {format_number(before['ece'])} -> {format_number(result['after'][split]['ece'])} and log loss "
+        f"{format_number(before['log_loss'])} -> {format_number(result['after'][split]['log_loss'])} on {split}"
+        for split, before in result["before"].items()
+    ]
+    return f"Calibrated by a temperature of {result['temperature']:.4g}: {', '.join(changes)}"
+
+
+def _format_interval(ends: Sequence[float] | None) -> str:
+    return "" if ends is None else f"{format_number(ends[0])} to {format_number(ends[1])}"
+
+
+def _format_defined(value: float | None) -> str:
+    return "" if value is None else format_number(value)
 
 
 def print_baseline_notes(

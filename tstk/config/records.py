@@ -14,7 +14,7 @@ import hashlib
 import json
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from shlex import quote
@@ -166,6 +166,48 @@ class SelectedEpoch:
     by: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassificationScores:
+    """How well classes are told apart on a split, in total and per class; a score that is undefined is left out.
+
+    Args:
+        classes: names of the classes; of two, the second is the positive one
+        scores: score -> value, see docs/metrics.md
+        intervals: score -> lower and upper end of its 95 % bootstrap interval
+        per_class: class -> score of that class against all others -> value
+        per_class_intervals: class -> score -> lower and upper end
+        confusion: [K][K] number of series, by true class and predicted class
+        resampling: what the intervals are over, or why there are none, in words
+        notes: a sentence for each score that is undefined
+    """
+
+    classes: list[str]
+    scores: dict[str, float]
+    intervals: dict[str, list[float]]
+    per_class: dict[str, dict[str, float]]
+    per_class_intervals: dict[str, dict[str, list[float]]]
+    confusion: list[list[int]]
+    resampling: str
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What temperature scaling did to probabilities (Guo et al. 2017).
+
+    Args:
+        temperature: that logits are divided by
+        before: split -> `log_loss`, `brier` and `ece` of the uncalibrated probabilities
+        after: split -> the same of the calibrated ones
+        note: why there is no calibration although it was requested; empty if there is
+    """
+
+    temperature: float
+    before: dict[str, dict[str, float]] = field(default_factory=dict)
+    after: dict[str, dict[str, float]] = field(default_factory=dict)
+    note: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RunResult:
     """Scores of a finished run beside those of the baselines.
@@ -187,6 +229,8 @@ class RunResult:
         split: how validation and test were split off, in words
         command: command that repeats the run
         versions: package -> version
+        classification: scores of classes and probabilities on the test split; None for other tasks, or without labels
+        calibration: of the probabilities (`--calibrate`); None if it was not requested
     """
 
     run_dir: Path
@@ -205,6 +249,8 @@ class RunResult:
     split: str
     command: str
     versions: dict[str, str]
+    classification: ClassificationScores | None = None
+    calibration: Calibration | None = None
 
     def __repr__(self) -> str:
         scores = {"test": self.test, "val": self.val, **self.baselines}
@@ -237,10 +283,13 @@ class RunResult:
                 "run_dir": Path(run_dir),
                 "selected": SelectedEpoch(selected["epoch"], selected["of"], selected["by"]),
             }
+            for name, record_class in (("classification", ClassificationScores), ("calibration", Calibration)):
+                if values.get(name) is not None:
+                    values[name] = record_class(**values[name])
             result = cls(**values)
         except (KeyError, TypeError):
             result = None
-        if result is None or not _has_declared_types(result) or not _has_declared_types(result.selected):
+        if result is None or not _has_declared_types(result):
             raise CheckpointError(
                 f"{run_dir}: {RESULT_FILE} was not written by tstk, or was changed by hand; train the run again"
             )
@@ -358,7 +407,11 @@ def _get_hints(cls: type) -> dict[str, Any]:
 def _has_declared_types(record: Any) -> bool:
     """Return whether the fields of a dataclass have the types that it declares."""
     hints: dict[str, Any] = _get_hints(type(record))  # type: ignore[arg-type]
-    return all(has_type(getattr(record, f.name), hints[f.name]) for f in fields(record))
+    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    return all(
+        has_type(value, hints[name]) and (not is_dataclass(value) or _has_declared_types(value))
+        for name, value in values.items()
+    )
 
 
 def has_type(value: Any, hint: Any) -> bool:

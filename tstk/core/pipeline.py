@@ -51,6 +51,8 @@ class Pipeline(nn.Module):
 
     mean: Tensor
     std: Tensor
+    temperature: Tensor | None
+    """That calibrated probabilities are softmax(logits / temperature) of; None if they are not calibrated."""
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class Pipeline(nn.Module):
         self.forecasts_by_masking = head is None and spec.horizon is not None
         self.register_buffer("mean", torch.zeros(spec.channels, 1))
         self.register_buffer("std", torch.ones(spec.channels, 1))
+        self.register_buffer("temperature", None)
         self.linear_map: LinearMap | None = None
         if linear_map != "none":
             if head is None or spec.horizon is None:
@@ -312,10 +315,12 @@ class Pipeline(nn.Module):
 
     @torch.no_grad()
     def predict_batch(self, series: Series) -> Tensor:
-        """Return logits [B, num_classes], or the forecast [B, C, H] in the units of the series."""
+        """Return calibrated logits [B, num_classes], or the forecast [B, C, H] in the units of the series."""
         output = self.predict_step(series).head_output
         assert output is not None
-        return output * self.std + self.mean if self.spec.horizon is not None else output
+        if self.spec.horizon is not None:
+            return output * self.std + self.mean
+        return output if self.temperature is None else output / self.temperature
 
     def tokenize(self, series: Series) -> StepOutput:
         """Return the preprocessed context and all its tokens; with independent channels, one row per channel."""

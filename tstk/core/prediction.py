@@ -33,7 +33,7 @@ class Prediction(ShortRepr):
 
     Args:
         labels: [N] names of the predicted classes, or their indices if the pipeline was built without data
-        probabilities: [N, num_classes] float64
+        probabilities: [N, num_classes] float64; calibrated if the pipeline is
         classes: names of the classes, in the order of the columns of `probabilities`
         forecast: [N, C, H] in the units of the data; the mean over sample paths if the loss draws them. float64 if an
             offset was subtracted from the data
@@ -83,7 +83,9 @@ def predict_batches(
     if pipeline.spec.horizon is None:
         logits = torch.cat(outputs)
         best, names = logits.argmax(1).numpy(), pipeline.classes
-        return Prediction(np.array(names)[best] if names else best, logits.double().softmax(1).numpy(), names)
+        temperature = 1.0 if pipeline.temperature is None else pipeline.temperature.cpu().double()
+        probabilities = (logits.double() / temperature).softmax(1).numpy()
+        return Prediction(np.array(names)[best] if names else best, probabilities, names)
     mean, std = pipeline.raw_mean.cpu(), pipeline.std.cpu()
     forecast, samples = (
         (torch.cat(parts, -3) * std + mean)[..., :horizon].numpy() if parts else None

@@ -24,6 +24,7 @@ from tstk.data.precision import compute_offset, subtract_offset, to_float32
 from tstk.data.splits import stratified_split
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
+from tstk.evaluation.probabilities import calibrate
 from tstk.nn.devices import default_device
 from tstk.runs.build import validate_on_meta
 from tstk.runs.checkpoint import initialize_for_training
@@ -114,6 +115,8 @@ class PipelineEstimator(OptionsEstimator):
             pipeline.set_input_schema({"offset": self.offset_})
             self.notes_ += init_pipeline_from_data(pipeline, config, data)
             result = fit(pipeline, data, train_config)
+            if train_config.calibrate != "none" and (note := calibrate(pipeline, val).note):
+                self.notes_.append(note)
         self.history_, self.pipeline_ = result.history, pipeline.cpu().eval()
 
     def _split_validation(self, x: Tensor, y: Tensor | None, config: Config) -> tuple[SeriesDataset, SeriesDataset]:

@@ -19,7 +19,8 @@ from tstk.core.linear_map import get_last_value
 from tstk.core.types import Series
 from tstk.data.datasets import WindowDataset
 from tstk.evaluation import linear_forecast
-from tstk.evaluation.evaluate import classification_metrics, iter_batches
+from tstk.evaluation.classification import classification_metrics
+from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.linear_forecast import fit_linear_map
 from tstk.evaluation.metrics import ForecastMetrics
 from tstk.evaluation.simple_classifiers import CLASSIFIERS, gather_labelled_arrays, why_classifier_too_large

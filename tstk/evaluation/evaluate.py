@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +12,7 @@ from tstk.core.batches import split_rows
 from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
+from tstk.evaluation.classification import accuracy_standard_error, classification_metrics
 from tstk.evaluation.metrics import ForecastMetrics
 from tstk.nn.codebook import code_usage
 
@@ -99,71 +100,3 @@ def _find_bad_losses(pipeline: Pipeline, split: Split, sample_id: Tensor, seed: 
         for row in sample_id.cpu().split(1)
     ]
     return ~torch.stack(losses).isfinite()
-
-
-def classification_metrics(targets: Tensor, predictions: Tensor) -> dict[str, float]:
-    """Compute accuracy and macro F1; return {} if no label is known.
-
-    As in scikit-learn, macro F1 is the mean over the classes that occur in targets or predictions.
-
-    Args:
-        targets: [N] class index; rows with -1 (unknown) are ignored
-        predictions: [N] class index
-    """
-    known = targets >= 0
-    targets, predictions = targets[known], predictions[known]
-    if not len(targets):
-        return {}
-    per_class = per_class_metrics(targets, predictions, int(torch.maximum(targets, predictions).max()) + 1)
-    f1 = per_class["f1"][torch.cat([targets, predictions]).unique()]
-    return {"accuracy": int((targets == predictions).sum()) / len(targets), "f1_macro": float(f1.numpy().mean())}
-
-
-def per_class_metrics(targets: Tensor, predictions: Tensor, num_classes: int) -> dict[str, Tensor]:
-    """Compute precision, recall and F1 of each class, [num_classes]; 0 for a class that does not occur.
-
-    Args:
-        targets: [N] class index; rows with -1 (unknown) are ignored
-        predictions: [N] class index
-        num_classes: number of classes
-    """
-    known = targets >= 0
-    targets, predictions = targets[known], predictions[known]
-    correct, actual, predicted = (
-        torch.bincount(labels, minlength=num_classes).double()
-        for labels in (targets[targets == predictions], targets, predictions)
-    )
-    return {
-        "precision": correct / predicted.clamp(min=1),
-        "recall": correct / actual.clamp(min=1),
-        "f1": 2 * correct / (actual + predicted).clamp(min=1),
-    }
-
-
-def accuracy_standard_error(targets: Tensor, predictions: Tensor, groups: list[str] | None = None) -> float:
-    """Compute the standard error of an accuracy, clustered by group if groups are given.
-
-    Args:
-        targets: [N] class index; rows with -1 (unknown) are ignored
-        predictions: [N] class index
-        groups: N names of dependent rows, such as the subject a window was recorded from
-    """
-    known = targets >= 0
-    known_groups = None if groups is None else [name for name, ok in zip(groups, known.tolist(), strict=True) if ok]
-    return standard_error_of_mean((targets == predictions)[known].double(), known_groups)
-
-
-def standard_error_of_mean(values: Tensor, groups: Sequence[str] | None = None) -> float:
-    """Compute the standard error of a mean, over group means if there are at least two groups.
-
-    Args:
-        values: [N] float64, at least one
-        groups: N names of dependent rows
-    """
-    if groups is not None and len(set(groups)) > 1:
-        group_numbers = {name: i for i, name in enumerate(dict.fromkeys(groups))}
-        numbers = torch.tensor([group_numbers[g] for g in groups])
-        sums = torch.zeros(len(group_numbers), dtype=torch.float64).scatter_add_(0, numbers, values)
-        group_means = sums / torch.bincount(numbers, minlength=len(group_numbers))
-        return float(group_means.std() / len(group_means) ** 0.5)
-    return float(values.std(correction=0) / len(values) ** 0.5)

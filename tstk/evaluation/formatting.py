@@ -9,6 +9,29 @@ MAIN_METRICS = ("accuracy", "f1_macro", "mse", "mae", "probe")
 EXTRA_METRICS = ("mase", "smape", "crps")
 """Task metrics that are shown if there is room."""
 
+PROBABILITY_SCORE_LABELS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "macro F1",
+    "kappa": "Cohen's kappa",
+    "mcc": "Matthews correlation",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "log_loss": "log loss",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+}
+"""Scores of classes and probabilities together."""
+CLASS_SCORE_LABELS = {
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+}
+"""Scores of one class against all others."""
+
 
 def describe_better_baselines(scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Return one sentence per baseline whose accuracy is higher, or whose MSE is lower, than that of the model.

@@ -28,7 +28,8 @@ from tstk.data.load import load_data
 from tstk.data.splits import subsample_per_class
 from tstk.errors import DataError, OptionError
 from tstk.evaluation.baselines import Baselines, score_classification_baselines
-from tstk.evaluation.evaluate import classification_metrics, iter_batches
+from tstk.evaluation.classification import classification_metrics
+from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
 from tstk.evaluation.probe_classifiers import Array, FeatureSet, LinearProbe, ProbeClassifier, SelectOn
 from tstk.nn.devices import default_device

@@ -18,7 +18,7 @@ from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Tokens
 from tstk.errors import DataError
-from tstk.evaluation.evaluate import standard_error_of_mean
+from tstk.evaluation.classification import standard_error_of_mean
 from tstk.evaluation.formatting import format_number
 
 NUM_SHUFFLES = 5

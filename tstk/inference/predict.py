@@ -9,7 +9,7 @@ embed("runs/a", "new.csv")["embedding"]      # [N, E]
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tstk.config.records import RunConfig
+from tstk.config.records import Calibration, RunConfig
+from tstk.config.resolve import Config
 from tstk.core.linear_map import get_last_value
 from tstk.core.pipeline import Pipeline
 from tstk.core.prediction import map_batches, predict_batches
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Split
-from tstk.data.catalog import get_reader, locate
+from tstk.data.catalog import DEFAULT_VAL_FRACTION, get_reader, locate
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
@@ -34,12 +35,22 @@ from tstk.data.load import load_data, load_split
 from tstk.data.scale import describe_other_scale
 from tstk.errors import DataChangedWarning, DataError, OptionError, TstkError
 from tstk.evaluation.baselines import Baselines, score_baselines, score_forecaster, score_majority_class
+from tstk.evaluation.calibration import parse_rate
 from tstk.evaluation.evaluate import evaluate, iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
+from tstk.evaluation.probabilities import (
+    apply_threshold,
+    compare_calibration,
+    get_temperature,
+    is_classifier,
+    predict_logits,
+    score_classifier,
+)
 from tstk.evaluation.simple_classifiers import CLASSIFIERS
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
 from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
+from tstk.training.small_data import read_data
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -69,6 +80,7 @@ def score(
     label_column: str | None = None,
     batch_size: int = 256,
     shuffle_tokens: bool = False,
+    threshold_for: str | None = None,
 ) -> dict[str, Any]:
     """Score a run and the baselines.
 
@@ -82,36 +94,73 @@ def score(
         label_column: column or array with the labels, if it has an unusual name
         batch_size: series at a time; fewer where they are long
         shuffle_tokens: also score with the tokens of each series shuffled in time
+        threshold_for: `sensitivity=0.95` or `specificity=0.9`: also score the decisions of a threshold that reaches
+            this on the validation split of the run
 
     Returns:
-        "data", "size", "notes", "scores", "baselines", "baselines_skipped" and "baselines_details"; with
-        `shuffle_tokens` also "order", the fields of `TokenOrderResult` with "uses_order" and "reading" (its summary)
+        "data", "size", "notes", "scores", "baselines", "baselines_skipped" and "baselines_details"; of a classifier
+        "classification", the fields of `ClassificationScores`, and if it is calibrated "calibration", those of
+        `Calibration`; with `threshold_for` "threshold", those of `ThresholdScores`; with `shuffle_tokens` "order",
+        those of `TokenOrderResult` with "uses_order" and "reading" (its summary)
 
     Raises:
         CheckpointError: the run cannot be loaded
-        OptionError: the temporal order test does not apply to the run
+        OptionError: the temporal order test or a threshold does not apply to the run
         DataError: the data do not fit the run, have no labels, or a score is not finite
     """
     pipeline, run_config = _load_run(run)
     if shuffle_tokens and (reason := why_order_undefined(pipeline)) is not None:
         raise OptionError(f"--shuffle-tokens: {reason}")
+    if threshold_for is not None and not is_classifier(pipeline):
+        raise OptionError(f"--threshold-for {threshold_for}: only a classifier decides by a threshold")
+    rate = None if threshold_for is None else parse_rate(threshold_for)
     name, split = _load_split(pipeline, run_config, data, data_root, label_column)
     if pipeline.head is not None and pipeline.spec.horizon is None and split.y is None:
         raise DataError(f"{name}: these series have no labels, so there is nothing to score; try tstk predict {run}")
     seed = run_config.options("train")["seed"]
+    extra: dict[str, Any] = {}
+    if rate is not None:
+        val = _load_validation_split(run_config, data_root)
+        extra["threshold"] = asdict(apply_threshold(pipeline, val, split, *rate, batch_size=batch_size, seed=seed))
     baselines = _score_baselines(pipeline, run_config, split, data_root)
-    extra = {}
     if shuffle_tokens:
         batches = iter_batches(split, batch_size, pipeline.mean.device)
         extra["order"] = evaluate_token_order(pipeline, batches, seed=seed, groups=split.groups).to_dict()
+    scores = evaluate(pipeline, split, seed=seed, batch_size=batch_size, source=name)
+    if is_classifier(pipeline):
+        extra |= _score_classes(pipeline, split, batch_size, seed, name)
     return {
         "data": name,
         "size": len(split),
         "notes": _describe_one_class(run_config.classes),
-        "scores": evaluate(pipeline, split, seed=seed, batch_size=batch_size, source=name),
+        "scores": scores,
         **baselines.to_dict(),
         **extra,
     }
+
+
+def _score_classes(pipeline: Pipeline, split: Split, batch_size: int, seed: int, name: str) -> dict[str, Any]:
+    """Score the probabilities of a classifier, and if it is calibrated, compare them with the uncalibrated ones."""
+    logits = predict_logits(pipeline, split, batch_size)
+    scores = score_classifier(pipeline, split, logits, seed=seed)
+    result: dict[str, Any] = {"classification": None if scores is None else asdict(scores)}
+    if pipeline.temperature is not None:
+        calibration = Calibration(temperature=get_temperature(pipeline))
+        result["calibration"] = asdict(compare_calibration(calibration, name, split, logits))
+    return result
+
+
+def _load_validation_split(run_config: RunConfig, data_root: str | None) -> Split:
+    """Load the validation split that the run was not trained on."""
+    table = locate_run_data(run_config, data_root)
+    data = read_data(Config({**run_config.values, "data": table}), data_root)
+    if not len(data.val) or data.val is data.test:
+        reason = "has no validation split" if not len(data.val) else "has no validation split but its test split"
+        raise OptionError(
+            f"--threshold-for: a threshold is chosen on validation, but {data.name} {reason} in this run; train with "
+            f"--val-fraction {DEFAULT_VAL_FRACTION}"
+        )
+    return data.val
 
 
 def predict(

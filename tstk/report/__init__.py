@@ -13,11 +13,11 @@ from tstk.config.run_directory import resolve_run_dir
 from tstk.errors import OptionError
 from tstk.files import check_new_file, write_text
 from tstk.plugins.registry import get_registry
+from tstk.report.classes import render_classes
 from tstk.report.codes import render_codebook, render_reconstructions
 from tstk.report.context import RunContext, load_context
 from tstk.report.page import Section, render_page
 from tstk.report.predictions import (
-    render_confusion_matrix,
     render_embeddings,
     render_forecasts,
     render_masked_reconstructions,
@@ -27,7 +27,7 @@ from tstk.report.summary import format_title, render_config, render_curves, rend
 SECTIONS: list[Callable[[RunContext], Section | None]] = [
     render_overview,
     render_curves,
-    render_confusion_matrix,
+    render_classes,
     render_forecasts,
     render_masked_reconstructions,
     render_codebook,

@@ -1,9 +1,8 @@
-"""Report sections on predictions: confusion matrix, forecasts, masked reconstructions and embeddings."""
+"""Report sections on predictions: forecasts, masked reconstructions and embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +14,6 @@ from tstk.core.batches import split_rows
 from tstk.core.linear_map import get_last_value
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, StepOutput
-from tstk.evaluation.evaluate import per_class_metrics
-from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
 from tstk.report.context import MAX_ROWS, RunContext, get_samples, to_data_units
 from tstk.report.page import (
     BLUE,
@@ -27,7 +24,6 @@ from tstk.report.page import (
     render_panel,
     render_panels,
     render_paragraph,
-    render_table,
 )
 
 if TYPE_CHECKING:
@@ -37,61 +33,6 @@ Array = NDArray[Any]
 MAX_PANELS = 6
 NUM_FORECAST_SAMPLES = 50
 """Sample paths drawn for prediction intervals."""
-
-
-def render_confusion_matrix(context: RunContext) -> Section | None:
-    """Render the confusion matrix and the metrics of each class."""
-    if context.pipeline.head is None or context.pipeline.spec.horizon is not None or context.split.y is None:
-        return None
-    predictions = torch.cat(
-        [context.pipeline.predict_batch(series).argmax(1).cpu() for series in _iter_batches(context, None)]
-    )
-    classes = context.run_config.classes
-    targets = context.split.y
-    counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
-    counts.index_put_((targets[targets >= 0], predictions[targets >= 0]), torch.tensor(1), accumulate=True)
-    class_metrics = per_class_metrics(targets, predictions, len(classes))
-    columns = ["class", "F1", "precision", "recall", "series"]
-    rows = []
-    for i, name in enumerate(classes):
-        f1, precision, recall = (f"{class_metrics[score][i]:.3f}" for score in ("f1", "precision", "recall"))
-        rows.append([name, f1, precision, recall, f"{counts[i].sum():,}"])
-    html = (
-        _render_matrix(counts.numpy(), classes)
-        + render_table(columns, rows, right_aligned=columns[1:])
-        + _render_token_order(context)
-    )
-    return Section(f"Classes, {context.split_name} split", html)
-
-
-def _render_token_order(context: RunContext) -> str:
-    """Render the temporal order test; "" if it does not apply."""
-    rows = context.sample_rows()
-    assert context.split.y is not None
-    if why_order_undefined(context.pipeline) is not None or not (context.split.y[rows] >= 0).any():
-        return ""
-    groups = None if context.split.groups is None else [context.split.groups[i] for i in rows.tolist()]
-    seed = context.run_config.options("train")["seed"]
-    summary = evaluate_token_order(context.pipeline, _iter_batches(context, rows), seed=seed, groups=groups).summary
-    return render_paragraph(f"Temporal order, {len(rows):,} series: {summary}.")
-
-
-def _render_matrix(counts: Array, classes: list[str]) -> str:
-    """Render a confusion matrix, with cells shaded by their fraction of the row."""
-    names = [escape(name).replace("_", "_<wbr>") for name in classes]
-    header = "".join(f"<th>{name}</th>" for name in names)
-    body = ""
-    for name, row in zip(names, counts, strict=True):
-        cells = ""
-        for count in row:
-            fraction = count / max(row.sum(), 1)
-            text_color = "#fff" if fraction > 0.55 else "inherit"
-            cells += f'<td style="background:rgba(37,99,168,{fraction:.2f});color:{text_color}">{count}</td>'
-        body += f"<tr><th>{name}</th>{cells}</tr>"
-    return (
-        '<div class="scroll"><table class="matrix"><caption>rows: true class; columns: predicted class</caption>'
-        f"<thead><tr><th></th>{header}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
 
 
 def render_forecasts(context: RunContext) -> Section | None:

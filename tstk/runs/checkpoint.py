@@ -244,14 +244,25 @@ def load(run_dir: str | Path, **components: type | str) -> Pipeline:
     for note in check_plugins(run_config):
         warnings.warn(note, SourceChangedWarning, stacklevel=2)
     state = read_weights(run_dir)
+    temperature = _pop_temperature(run_dir, state)
     # on the meta device first, since a damaged config.json may claim any size
     expected = _build_from_run_config(run_config, on_meta=True).state_dict()
     check_state_dict(resolve_run_dir(run_dir) / WEIGHTS_FILE, state, expected)
     pipeline = _build_from_run_config(run_config)
     pipeline.load_state_dict(state)
+    pipeline.temperature = temperature
     pipeline.set_input_schema(run_config.input_schema)
     pipeline.bind()
     return pipeline.eval()
+
+
+def _pop_temperature(run_dir: str | Path, state: dict[str, Tensor]) -> Tensor | None:
+    """Remove the temperature of a calibrated classifier from its tensors and return it; None if there is none."""
+    temperature = state.pop("temperature", None)
+    is_number = temperature is None or (temperature.shape == () and temperature.is_floating_point())
+    if temperature is not None and not (is_number and temperature > 0):
+        raise CheckpointError(f"{run_dir}: the temperature in {WEIGHTS_FILE} is not a positive number; train it again")
+    return temperature
 
 
 def rebuild_for_resume(run_dir: str | Path) -> Pipeline:

@@ -57,6 +57,8 @@ class TrainConfig:
         select_by: epoch whose weights are kept: score, the latest whose validation accuracy is within one standard
             error of the best (for a forecaster, the one with the lowest error); loss, the lowest validation loss; last;
             auto, last for a classifier of few series and where there is no validation split, else score
+        calibrate: temperature, after training divide the logits of a classifier by the number that is best on the
+            validation split (Guo et al. 2017): probabilities change, predicted classes do not
         seed: random seed of weights, batches, masks and dropout
         device: device to train on; auto uses a GPU if there is one
         precision: precision of activations; weights stay float32
@@ -92,6 +94,7 @@ class TrainConfig:
     validate_every: PositiveInt | None = None
     patience: PositiveInt | None = None
     select_by: Literal["auto", "score", "loss", "last"] = "auto"
+    calibrate: Literal["none", "temperature"] = "none"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -123,10 +126,11 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training split is empty")
     requires_validation: dict[str, Any] = {
-        "select-by": config.select_by, "patience": config.patience, "probe-every": config.probe_every
+        "select-by": config.select_by, "patience": config.patience, "probe-every": config.probe_every,
+        "calibrate": config.calibrate,
     }  # fmt: skip
     for name, value in requires_validation.items():
-        if not len(data.val) and value and value != "last":
+        if not len(data.val) and value not in (None, "last", "none"):
             raise OptionError(
                 f"--{name} {value}: {data.name} has no validation series; hold some out with "
                 f"--val-fraction {DEFAULT_VAL_FRACTION}"
@@ -143,7 +147,14 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
             )
     if config.sampling == "balanced" and data.train.y is None:
         raise OptionError(f"--sampling balanced: {data.name} has no classes")
-    requires_classes: dict[str, Any] = {"probe-every": config.probe_every, "mixup": config.mixup}
+    if config.calibrate != "none" and data.val is data.test:
+        raise OptionError(
+            f"--calibrate {config.calibrate}: the validation split of {data.name} is its test split; hold validation "
+            f"series out with --val-fraction {DEFAULT_VAL_FRACTION}"
+        )
+    requires_classes: dict[str, Any] = {
+        "probe-every": config.probe_every, "mixup": config.mixup, "calibrate": config.calibrate
+    }  # fmt: skip
     for name, value in requires_classes.items():
-        if value and data.task != "classification":
+        if value and value != "none" and data.task != "classification":
             raise OptionError(f"--{name} {value}: {data.name} has no classes")

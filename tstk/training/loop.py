@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tstk.core.pipeline import Pipeline
 from tstk.core.repr import ShortRepr
+from tstk.errors import OptionError
 from tstk.evaluation.evaluate import evaluate
 from tstk.nn.blocks import enable_gradient_checkpointing
 from tstk.training.augment import make_transform
@@ -99,6 +100,8 @@ class Trainer:
     ) -> None:
         config, _ = resolve_defaults(config, pipeline, data)
         check_config(config, data)
+        if config.calibrate != "none" and pipeline.head is None:
+            raise OptionError(f"--calibrate {config.calibrate}: only a classifier is calibrated; add --head linear")
         self.pipeline, self.data, self.config, self.resume_store = pipeline, data, config, resume_store
         self.accelerator = create_accelerator(config.device, config.precision)
         processes = self.accelerator.process_index, self.accelerator.num_processes

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tstk.config.records import RunConfig, RunResult, SelectedEpoch
+from tstk.config.records import Calibration, ClassificationScores, RunConfig, RunResult, SelectedEpoch
 from tstk.config.resolve import Config
 from tstk.config.run_directory import (
     WEIGHTS_FILE,
@@ -33,6 +33,13 @@ from tstk.data.identity import find_run_data, identify_files, refuse_changed_dat
 from tstk.errors import CheckpointError, DataError, FileError, TrainingError
 from tstk.evaluation.baselines import Baselines, score_baselines
 from tstk.evaluation.evaluate import evaluate
+from tstk.evaluation.probabilities import (
+    calibrate,
+    compare_calibration,
+    is_classifier,
+    predict_logits,
+    score_classifier,
+)
 from tstk.plugins.hooks import SLOTS
 from tstk.runs.build import validate_on_meta
 from tstk.runs.checkpoint import (
@@ -276,7 +283,8 @@ def _fit_and_evaluate(
         seconds = seconds_before + fit_result.seconds + time.time() - fit_end_time
         result = replace(result, seconds=round(seconds, 2))
         if resume_store.is_writer:
-            save_weights(pipeline, run_dir / WEIGHTS_FILE, fit_result.weights)
+            temperature = {} if pipeline.temperature is None else {"temperature": pipeline.temperature}
+            save_weights(pipeline, run_dir / WEIGHTS_FILE, fit_result.weights | temperature)
             result.write()
             resume_store.remove()
     except TrainingError as e:
@@ -295,13 +303,15 @@ def _build_result(
     task = "pretraining" if pipeline.head is None and not pipeline.can_forecast else data.task
     train_config, _ = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
     baselines = score_baselines(pipeline, data, data.test) if data.test is not None else Baselines()
+    test = {}
+    if data.test is not None:
+        test = evaluate(pipeline, data.test, seed=train_config.seed, source=f"{data.name}, test split")
+    classification, calibration = _score_classes(pipeline, data, train_config)
     return RunResult(
         run_dir=run_dir,
         task=task,
         data=data.name,
-        test=evaluate(pipeline, data.test, seed=train_config.seed, source=f"{data.name}, test split")
-        if data.test is not None
-        else {},
+        test=test,
         val=fit_result.best_metrics["val"],
         **baselines.to_dict(),
         selected=SelectedEpoch(fit_result.best_metrics["epoch"], len(fit_result.history), train_config.select_by),
@@ -312,7 +322,24 @@ def _build_result(
         split=data.split_description,
         command=command,
         versions=collect_versions(config),
+        classification=classification,
+        calibration=calibration,
     )
+
+
+def _score_classes(
+    pipeline: Pipeline, data: DataModule, config: TrainConfig
+) -> tuple[ClassificationScores | None, Calibration | None]:
+    """Calibrate a classifier if requested, and score its probabilities on test; None for other pipelines."""
+    if not is_classifier(pipeline):
+        return None, None
+    calibration = None if config.calibrate == "none" else calibrate(pipeline, data.val)
+    if data.test is None:
+        return None, calibration
+    logits = predict_logits(pipeline, data.test)
+    if calibration is not None:
+        calibration = compare_calibration(calibration, "test", data.test, logits)
+    return score_classifier(pipeline, data.test, logits, seed=config.seed), calibration
 
 
 def _name_run(config: Config) -> str:

@@ -62,7 +62,10 @@ def resolve_val_fraction(config: Config, num_series: int) -> float:
     """
     train = TrainConfig.from_config(config)
     requires_validation = (
-        train.select_by not in ("auto", "last") or train.patience is not None or train.probe_every is not None
+        train.select_by not in ("auto", "last")
+        or train.patience is not None
+        or train.probe_every is not None
+        or train.calibrate != "none"
     )
     is_small = "head" in config.values and _is_small_data(train, num_series)
     return 0.0 if is_small and not requires_validation else DEFAULT_VAL_FRACTION

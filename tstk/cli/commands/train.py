@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from tstk.cli.completion import complete_names, complete_runs
 from tstk.cli.options import COMMAND_LINE_KEY, ConfigCommand
 from tstk.cli.output import (
     echo,
+    format_calibration,
     format_curve,
     format_examples,
     print_baseline_notes,
@@ -187,6 +189,8 @@ def _print_result(result: RunResult) -> None:
         f"\n{result.parameters:,} parameters, {result.trainable:,} trainable, in {result.seconds:g} s; "
         f"weights of epoch {result.selected.epoch} of {result.selected.num_epochs}\n"
     )
+    if result.calibration is not None:
+        echo(f"{format_calibration(asdict(result.calibration))}\n")
     if not result.selected.epoch:
         echo("Training did not improve the validation score of the linear map: the run forecasts with the map alone.\n")
     run = shlex.quote(str(result.run_dir))
@@ -204,8 +208,6 @@ def _print_result(result: RunResult) -> None:
 
 
 def _dry_run(config: Config, json_: bool) -> None:
-    from dataclasses import asdict
-
     from tstk.training.dry_run import dry_run
 
     report = dry_run(config, print_fn=lambda line: print_note(f"note: {line}"))
@@ -251,8 +253,6 @@ def _format_cost(report: DryRunReport) -> str:
 
 
 def _find_lr(config: Config, json_: bool) -> None:
-    from dataclasses import asdict
-
     from tstk.training.config import TrainConfig
     from tstk.training.lr_finder import lr_range_test
     from tstk.training.runs import prepare_training
