@@ -90,7 +90,7 @@ def score(
         OptionError: the temporal order test does not apply to the run
         DataError: the data do not fit the run, have no labels, or a score is not finite
     """
-    pipeline, run_config = _load_run(run)
+    pipeline, run_config = load_run(run)
     if shuffle_tokens and (reason := why_order_undefined(pipeline)) is not None:
         raise OptionError(f"--shuffle-tokens: {reason}")
     name, split = _load_split(pipeline, run_config, data, data_root, label_column)
@@ -138,7 +138,7 @@ def predict(
         OptionError: it was pretrained without a task
         DataError: the data do not fit the run, or a prediction is not finite
     """
-    pipeline, run_config = _load_run(run)
+    pipeline, run_config = load_run(run)
     name, split = _load_split(pipeline, run_config, data, data_root, label_column)
     prediction = predict_batches(pipeline, iter_batches(split, batch_size, "cpu"), source=name)
     if prediction.forecast is not None:
@@ -177,7 +177,7 @@ def forecast(
         OptionError: the run does not forecast, not this far, or is not probabilistic
         DataError: the table does not fit the run
     """
-    pipeline, run_config = _load_run(run)
+    pipeline, run_config = load_run(run)
     if pipeline.spec.horizon is None:
         raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
     name, folder = (data, data_root) if data is not None else _resolve_run_data(run_config, data_root)
@@ -218,7 +218,7 @@ def embed(
         CheckpointError: the run cannot be loaded
         DataError: the data do not fit the run, or an embedding is not finite
     """
-    pipeline, run_config = _load_run(run)
+    pipeline, run_config = load_run(run)
     name, split = _load_split(pipeline, run_config, data, data_root, label_column)
     extract = feature_extractor(pipeline, features, pool)
     # targets must not leak into the features of their context
@@ -245,11 +245,12 @@ def open_run(
         CheckpointError: the run cannot be loaded
         DataError: the data do not fit the run
     """
-    pipeline, run_config = _load_run(run)
+    pipeline, run_config = load_run(run)
     return pipeline, _load_split(pipeline, run_config, data, data_root, label_column)[1], run_config
 
 
-def _load_run(run: str | Path) -> tuple[Pipeline, RunConfig]:
+def load_run(run: str | Path) -> tuple[Pipeline, RunConfig]:
+    """Return the pipeline of a run, on the best device there is, and its config."""
     pipeline = load(run)
     return pipeline.to(default_device()), RunConfig.read(run)
 
