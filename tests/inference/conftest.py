@@ -34,6 +34,13 @@ def call(*words):
     return result
 
 
+def refuse(*words):
+    """Run a command that must fail, and return what it says."""
+    result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
+    assert result.exit_code == 2, result.output
+    return result.stderr
+
+
 def make_table(rows=640, seed=0):
     """Return [rows, 2]: sinusoids of period 24 with a little noise, at levels of 300 and -2."""
     rng, t = np.random.default_rng(seed), np.arange(rows)
@@ -67,7 +74,7 @@ def trained(table, tmp_path_factory):
         if kind not in runs:
             forecasts = kind in ("windows", "vqvae", "codes")
             cut = ["--context", "48", "--horizon", "8"] if forecasts else ["--length", "48"]
-            steps = ["--stride", "4", "--steps", "30", "--batch-size", "16", "--quiet"]
+            steps = ["--stride", "4", "--steps", "300" if kind == "masked" else "30", "--batch-size", "16", "--quiet"]
             source = ["--init-from", train("vqvae")] if kind == "codes" else []
             call("train", *KINDS[kind], *source, "--data", table, *cut, *steps, "--out", folder / kind)
             runs[kind] = folder / kind

@@ -11,7 +11,7 @@ import pytest
 from tstk.inference.impute import impute, score_run
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import call, make_table, write_table  # noqa: E402
+from conftest import call, make_table, refuse, write_table
 
 pytestmark = pytest.mark.slow
 GAPS = {(r, c) for r in range(100, 130) for c in (0, 1)} | {(7, 0), (200, 1), (639, 0), (639, 1)}
@@ -122,7 +122,7 @@ def test_scores_are_of_hidden_samples_beside_simple_methods_and_repeat(trained):
 
 
 def test_the_score_of_a_model_is_that_of_its_imputation_of_the_hidden_samples(trained, table, monkeypatch):
-    """An oracle that knows the hidden samples has no error, and one that is off by a standard deviation has one of 1."""
+    """An oracle that knows the hidden samples has no error, one that is off by a standard deviation has one of 1."""
     import tstk.inference.impute as module
 
     whole = module.load_recordings(*module.load_run(trained("masked")), part="test").x.double().numpy()
@@ -131,16 +131,6 @@ def test_the_score_of_a_model_is_that_of_its_imputation_of_the_hidden_samples(tr
         monkeypatch.setattr(module, "impute_samples", lambda *_, shift=shift, **__: whole + shift * std)
         rows = score_run(trained("masked"))["scores"]
         assert all(row["mae"] == pytest.approx(shift, abs=1e-5) for row in rows if row["method"] == "model")
-
-
-def refuse(*words):
-    from click.testing import CliRunner
-
-    from tstk.cli import cli
-
-    result = CliRunner().invoke(cli, [str(w) for w in words], prog_name="tstk")
-    assert result.exit_code == 2, result.output
-    return result.stderr
 
 
 def test_what_cannot_be_done_is_refused(trained, gaps, npz, run, tmp_path):

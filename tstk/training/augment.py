@@ -173,26 +173,11 @@ def warp_time(series: Series, strength: float, rng: SampleRNG) -> Series:
     return series.replace(x=torch.lerp(left.x, right.x, fraction), observed=observed)
 
 
-def hide_samples(series: Series, strength: float, rng: SampleRNG) -> Series:
-    """Make samples of each channel unobserved, a share of each series drawn from U(0, strength), to train for gaps.
-
-    Args:
-        series: x [B, C, T], standardized
-        strength: largest share of the samples to hide
-        rng: one number per series and one per sample are drawn
-    """
-    num_channels, num_samples = series.x.shape[1:]
-    ratio = strength * rng.uniform()[:, None, None]
-    observed = series.observed_mask & (rng.uniform(num_samples, num_channels).transpose(1, 2) >= ratio)
-    return series.replace(x=series.x.masked_fill(~observed, 0), observed=observed)
-
-
 AUGMENTATIONS: dict[str, tuple[Augmentation, float, float]] = {
     "jitter": (add_jitter, 0.03, 100),
     "scaling": (scale_channels, 0.1, 100),
     "permutation": (permute_segments, 4, 1000),
     "time-warp": (warp_time, 0.2, 100),
-    "missing": (hide_samples, 0.5, 0.9),
 }
 """Name -> (transform, default strength, largest strength)."""
 
