@@ -1,8 +1,15 @@
-"""Insert events of known kinds and places into series, to test the detection of anomalies."""
+"""Insert events of known kinds and places into series, to test the detection of anomalies.
+
+`python -m benchmarks.events TABLE.csv OUT.csv --rows 11520:14400 --count 16` writes some rows of a table with events, and
+their labels in the column `event`.
+"""
 
 from __future__ import annotations
 
+import argparse
+import csv
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,3 +72,28 @@ def insert_events(
         labels[first:stop] = True
         events.append((kind, first, stop))
     return x, labels, events
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rows", default="0:", help="FIRST:STOP")
+    parser.add_argument("--count", type=int, default=16, help="number of events")
+    parser.add_argument("--length", type=int, default=24, help="samples of an event")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with open(arguments.table, newline="") as file:
+        header, *rows = csv.reader(file)
+    first, stop = (int(bound) if bound else None for bound in arguments.rows.split(":"))
+    rows = rows[first:stop]
+    values = np.array([[float(cell) for cell in row[1:]] for row in rows]).T
+    x, labels, _ = insert_events(values, arguments.count, arguments.length, arguments.seed)
+    with open(arguments.out, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*header, "event"])
+        writer.writerows([row[0], *map(str, sample), int(k)] for row, sample, k in zip(rows, x.T, labels, strict=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from tstk.inference.impute import impute, score_run
+from tstk.inference.predict import load_run
+from tstk.inference.recordings import load_recordings
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import call, make_table, refuse, write_table
@@ -123,12 +125,12 @@ def test_scores_are_of_hidden_samples_beside_simple_methods_and_repeat(trained):
 
 def test_the_score_of_a_model_is_that_of_its_imputation_of_the_hidden_samples(trained, table, monkeypatch):
     """An oracle that knows the hidden samples has no error, one that is off by a standard deviation has one of 1."""
-    import tstk.inference.impute as module
 
-    whole = module.load_recordings(*module.load_run(trained("masked")), part="test").x.double().numpy()
-    std = module.load_run(trained("masked"))[0].std.double().numpy()
+    pipeline, run_config = load_run(trained("masked"))
+    whole = load_recordings(pipeline, run_config, split="test").x.double().numpy()
+    std = pipeline.std.double().numpy()
     for shift in (0.0, 1.0):
-        monkeypatch.setattr(module, "impute_samples", lambda *_, shift=shift, **__: whole + shift * std)
+        monkeypatch.setattr("tstk.inference.impute.impute_samples", lambda *_, shift=shift, **__: whole + shift * std)
         rows = score_run(trained("masked"))["scores"]
         assert all(row["mae"] == pytest.approx(shift, abs=1e-5) for row in rows if row["method"] == "model")
 

@@ -55,8 +55,8 @@ def read_sample_labels(labels: str, data: Path, length: int) -> NDArray[np.bool_
         if data.suffix.lower() == ".csv" and data.is_file():
             return _read_column(data, labels)
         raise DataError(
-            f"--labels {labels}: there is no such file, and {data} has no columns to look in; give a .npy, .npz, .csv "
-            "or .atr file"
+            f"--sample-labels {labels}: there is no such file, and {data} has no columns to look in; give a .npy, "
+            ".npz, .csv or .atr file"
         )
     suffix = path.suffix.lower()
     if suffix == ".atr":
@@ -84,7 +84,7 @@ def _read_column(path: Path, name: str | None) -> NDArray[np.bool_]:
     """Read a column of a .csv file; the only one, or the last, if no name is given."""
     header, *rows = [row for row in csv.reader(read_lines(path)) if row]
     if name is not None and name not in header:
-        raise DataError(f"{path}: no column called {name!r} for --labels.{did_you_mean(name, header)}")
+        raise DataError(f"{path}: no column called {name!r} for --sample-labels.{did_you_mean(name, header)}")
     column = -1 if name is None else header.index(name)
     cells = [row[column] for row in rows]
     return np.asarray(np.nan_to_num(parse_floats(cells, f"{path}, column {header[column]!r}")) != 0)

@@ -131,12 +131,12 @@ def detect(
     """
     pipeline, run_config = load_run(run)
     name = choose_method(pipeline, method)
-    recordings = load_recordings(pipeline, run_config, data, data_root=data_root, part="test")
+    recordings = load_recordings(pipeline, run_config, data, data_root=data_root, split="test")
 
     @cache
     def load_training() -> Recordings:
         try:
-            return _thin(load_recordings(pipeline, run_config, data_root=data_root, part="train"))
+            return _thin(load_recordings(pipeline, run_config, data_root=data_root, split="train"))
         except TstkError as e:
             hint = "" if name == "distance" else "; or give a threshold of your own with --threshold"
             raise DataError(f"the scores need the training data of the run: {e}{hint}") from None
@@ -231,8 +231,8 @@ def load_labels(detection: Detection, labels: str) -> NDArray[np.bool_]:
         values = values[:, recordings.first_row : recordings.first_row + length]
     if values.shape != (count, length):
         raise DataError(
-            f"--labels {labels}: {values.shape[1]:,} labels of {values.shape[0]:,} series, and there are {length:,} "
-            f"samples of {count:,}; give one label per sample"
+            f"--sample-labels {labels}: {values.shape[1]:,} labels of {values.shape[0]:,} series, and there are "
+            f"{length:,} samples of {count:,}; give one label per sample"
         )
     return values
 

@@ -117,7 +117,7 @@ def score_run(
         "data", "block" (samples per block), "seed" and "scores", see `score_imputation`
     """
     pipeline, run_config = load_run(run)
-    recordings = load_recordings(pipeline, run_config, data, data_root=data_root, part="test")
+    recordings = load_recordings(pipeline, run_config, data, data_root=data_root, split="test")
     mean, std = pipeline.mean.cpu(), pipeline.std.cpu()
 
     def fill(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -168,7 +168,7 @@ def _fill_archive(imputation: Imputation) -> dict[str, NDArray[Any]]:
     if Path(recordings.source).suffix.lower() == ".npz" and Path(recordings.source).is_file():
         with np.load(recordings.source, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        for name, array in arrays.items():
+        for array in arrays.values():
             if array.dtype.kind == "f" and array.size == recordings.values.size:
                 read = array.reshape(recordings.values.shape).astype(recordings.values.dtype)
                 if np.array_equal(read, recordings.values, equal_nan=True):

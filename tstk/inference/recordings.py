@@ -25,7 +25,7 @@ from tstk.data.precision import compute_offset, subtract_offset
 from tstk.data.windowing import resolve_split_boundaries
 from tstk.errors import DataError, OptionError
 
-Part = Literal["all", "train", "test"]
+SplitName = Literal["all", "train", "test"]
 
 
 @dataclass(repr=False)
@@ -65,7 +65,7 @@ def load_recordings(
     data: str | None = None,
     *,
     data_root: str | None = None,
-    part: Part = "all",
+    split: SplitName = "all",
 ) -> Recordings:
     """Read the series of a file, or those of a run, for a pipeline.
 
@@ -74,7 +74,7 @@ def load_recordings(
         run_config: config of the run
         data: name or path; the data of the run if None
         data_root: folder to look up data sets by name in
-        part: of the data of the run: all rows of its table, or those to train or test on; of sets of series, the
+        split: of the data of the run: all rows of its table, or those to train or test on; of sets of series, the
             training split, or the test split otherwise
 
     Raises:
@@ -86,7 +86,7 @@ def load_recordings(
             "are not samples of the data; train one without --resize"
         )
     if data is None:
-        container, first_row = _read_part(run_config, data_root, part)
+        container, first_row = _read_split(run_config, data_root, split)
     else:
         splits = read_splits(data, data_root)
         container, first_row = splits.get("test", next(iter(splits.values()))), 0
@@ -130,28 +130,28 @@ def build_recordings(
     return Recordings(values, x, ends, channels, container.source, is_table, dates, offset, first_row)
 
 
-def _read_part(run_config: RunConfig, data_root: str | None, part: Part) -> tuple[SeriesSet | Table, int]:
+def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) -> tuple[SeriesSet | Table, int]:
     """Return a part of the data that a run was trained on, and the row at which it begins."""
     options = locate_run_data(run_config, data_root)
     name, config = options.pop("use"), DataConfig(**options)
-    other = {"train": config.train_data, "test": config.test_data}.get(part)
+    other = {"train": config.train_data, "test": config.test_data}.get(split)
     if other is not None and other != "test":
         name = other
     if "," in name or name == SYNTHETIC:
         raise DataError(f"{name}: the data of this run are not those of one file; give other data with --data")
     splits = read_splits(name, config.data_root, config.roles)
-    if part == "test" and "test" in splits:
+    if split == "test" and "test" in splits:
         return splits["test"], 0
-    container = splits.get("test", next(iter(splits.values()))) if part == "all" else next(iter(splits.values()))
-    if part == "all" or other is not None:
+    container = splits.get("test", next(iter(splits.values()))) if split == "all" else next(iter(splits.values()))
+    if split == "all" or other is not None:
         return container, 0
     if not isinstance(container, Table):
-        if part == "test":
+        if split == "test":
             raise DataError(f"{name}: the data of the run have no test split; give other data with --data")
         return splits.get("train", container), 0
-    tables = {split: table for split, table in splits.items() if isinstance(table, Table)}
+    tables = {name: table for name, table in splits.items() if isinstance(table, Table)}
     ends, _ = resolve_split_boundaries(tables, config)
-    start, stop = (0, ends[0]) if part == "train" else (ends[1], ends[2])
+    start, stop = (0, ends[0]) if split == "train" else (ends[1], ends[2])
     dates = None if container.dates is None else container.dates[start:stop]
     return replace(container, values=container.values[start:stop], dates=dates), start
 

@@ -28,7 +28,7 @@ MAX_EVENTS = 10
     cls=RunCommand,
     epilog=format_examples(
         "tstk detect runs/masked --data new.csv --out scores.csv --plot scores.png",
-        "tstk detect runs/ecg --data 100.hea --labels 100.atr --out scores.npz",
+        "tstk detect runs/ecg --data 100.hea --sample-labels 100.atr --out scores.npz",
     ),
 )
 @click.argument("run", metavar="RUN", shell_complete=complete_runs)
@@ -56,7 +56,7 @@ MAX_EVENTS = 10
 )
 @rich_click.option("--threshold", type=float, metavar="float", help="threshold of your own, instead of --quantile")
 @rich_click.option(
-    "--labels",
+    "--sample-labels",
     metavar="FILE|COLUMN",
     help="which samples are anomalous: .npy, .npz, .csv, .atr (WFDB beats that are not normal), or a column of --data",
 )
@@ -86,7 +86,7 @@ def command(
     method: str | None,
     quantile: float,
     threshold: float | None,
-    labels: str | None,
+    sample_labels: str | None,
     out: str,
     events: str | None,
     plot: str | None,
@@ -103,9 +103,9 @@ def command(
     of the training data. Events are runs of consecutive samples above it: start, end (the last sample), peak, score,
     and the channel with the highest score at the peak. Rows are counted from 0.
 
-    With --labels, metrics per sample (AUROC, AUPRC, and precision, recall and F1 at the threshold) and metrics aware of
-    ranges (VUS-ROC, VUS-PR) are printed, beside simple baselines: the deviation from a moving mean, the difference
-    from the last value, and the matrix profile, if stumpy is installed.
+    With --sample-labels, metrics per sample (AUROC, AUPRC, and precision, recall and F1 at the threshold) and metrics
+    aware of ranges (VUS-ROC, VUS-PR) are printed, beside simple baselines: the deviation from a moving mean, the
+    difference from the last value, and the matrix profile, if stumpy is installed.
     """
     path = validate_output_path(out, (".csv", ".npz"), force)
     events_path = None if events is None else validate_output_path(events, (".csv",), force)
@@ -122,8 +122,8 @@ def command(
         stride=stride,
         batch_size=batch_size,
     )
-    sample_labels = None if labels is None else load_labels(detection, labels)
-    results = None if sample_labels is None else evaluate_detection(detection, sample_labels)
+    labels = None if sample_labels is None else load_labels(detection, sample_labels)
+    results = None if labels is None else evaluate_detection(detection, labels)
     if path.suffix.lower() == ".npz":
         write_npz(path, detection.to_arrays(), replace=force)
     else:
@@ -131,7 +131,7 @@ def command(
     if events_path is not None:
         _write_events(events_path, detection, force)
     if plot_path is not None:
-        _write_plot(plot_path, detection, sample_labels, force)
+        _write_plot(plot_path, detection, labels, force)
     if json_:
         print_json({"file": str(path), **detection.to_dict(), **({} if results is None else {"metrics": results})})
         return
