@@ -21,9 +21,8 @@ def test_every_command_that_writes_a_file_has_the_option_force():
         for name, command in list_commands()
         if any(p.name in ("out", "path") and p.metavar != "DIR" for p in command.params)
     }
-    assert {"predict", "embed", "forecast", "tokenize", "export", "report", "codebook", "copy", "convert"} <= set(
-        writers
-    )
+    names = {"predict", "embed", "impute", "detect", "forecast", "tokenize", "export", "report", "codebook"}
+    assert names | {"copy", "convert"} <= set(writers)
     assert [name for name, parameters in writers.items() if "force" not in parameters] == []
 
 
@@ -35,6 +34,8 @@ def test_every_command_that_writes_a_file_has_the_option_force():
         (["embed"], "a.npz"),
         (["tokenize"], "a.npz"),
         (["forecast"], "a.csv"),
+        (["impute"], "a.csv"),
+        (["detect"], "a.csv"),
         (["export"], "a.pt2"),
         (["export"], "a.onnx"),
         (["report"], "a.html"),

@@ -95,6 +95,8 @@ _COMMANDS = {
     "run": "Run the stages of a recipe",
     "eval": "Score a run on data",
     "predict": "Write a run's predictions to a file",
+    "impute": "Fill the missing samples of series or of a table",
+    "detect": "Score samples by how unusual they are",
     "forecast": "Forecast the continuation of a table, with quantiles",
     "tokenize": "Write the codes of every series to a file",
     "embed": "Write one vector per series to a file",

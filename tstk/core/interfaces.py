@@ -246,6 +246,8 @@ class Loss(Slot):
     """Whether it queries the future, which the tokenizer must then not see."""
     can_forecast: ClassVar[bool] = False
     """Whether `forecast` is implemented."""
+    reconstructs_series: ClassVar[bool] = False
+    """Whether `reconstruct_series` is implemented, by a loss with output layers of its own."""
     default_num_samples: int | None = None
     """Sample paths that `forecast` draws by default; 0 for one deterministic forecast, None if it cannot sample."""
 
@@ -283,6 +285,10 @@ class Loss(Slot):
             horizon: samples to forecast
             num_samples: S, if the loss can sample; `default_num_samples` if None
         """
+        raise NotImplementedError
+
+    def reconstruct_series(self, step_output: StepOutput) -> Tensor:
+        """Return the samples [B, C, T] that follow from the decoder's predictions at all tokens of the grid."""
         raise NotImplementedError
 
     def forward(self, step_output: StepOutput) -> dict[str, Tensor]:

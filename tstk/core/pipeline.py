@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tstk.core.imputation import impute
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Slot, Tokenizer
 from tstk.core.linear_map import LinearMap
 from tstk.core.prediction import Prediction, SeriesLike, iter_series, map_batches, predict_batches
@@ -216,7 +217,7 @@ class Pipeline(nn.Module):
         step_output = self.preprocess(self.loss.make_views(series, rng), mask_future=self.loss.masks_future)
         rng = SampleRNG(rng.seed, rng.step, self._get_sample_ids(step_output.series))
         step_output.visible, step_output.queries = self.loss.split(step_output.tokens, rng)
-        self._compute_predictions(step_output)
+        self.compute_predictions(step_output)
         if self.loss.can_forecast and self.loss.masks_future:
             self._forecast(step_output, self.spec.horizon or 0)
         step_output.losses = self.loss(step_output)
@@ -250,7 +251,7 @@ class Pipeline(nn.Module):
                 step_output.visible, step_output.queries = self.loss.split(
                     step_output.tokens, SampleRNG(0, 0, self._get_sample_ids(step_output.series))
                 )
-                self._compute_predictions(step_output)
+                self.compute_predictions(step_output)
             self._forecast(step_output, horizon or self.spec.horizon or 0, num_samples)
             return step_output
         if horizon is not None and horizon > (self.spec.horizon or 0):
@@ -259,7 +260,7 @@ class Pipeline(nn.Module):
                 f"train one with --horizon {horizon}"
             )
         if self.head is not None:
-            self._compute_predictions(step_output)
+            self.compute_predictions(step_output)
             return step_output
         if not self.can_forecast:
             head = "linear" if self.spec.horizon is None else "forecast"
@@ -271,7 +272,7 @@ class Pipeline(nn.Module):
         future = tokens.end_positions(self.tokenizer.out) > self.spec.length
         step_output.visible = tokens.select(tokens.valid & ~future)
         step_output.queries = tokens.select(tokens.valid & future)
-        self._compute_predictions(step_output)
+        self.compute_predictions(step_output)
         step_output.head_output = self.postprocess(self.decode_future(step_output), step_output)
         return step_output
 
@@ -313,6 +314,26 @@ class Pipeline(nn.Module):
         batches = iter_series(x, self, batch_size)
         return map_batches(self, batches, lambda series: self.embed_batch(series, pooling)).numpy()
 
+    def impute(self, x: SeriesLike, *, stride: int | None = None, batch_size: int = 256) -> NDArray[np.floating[Any]]:
+        """Fill missing samples with the predictions of a masked or reconstructing pipeline.
+
+        Series longer than the model are cut into overlapping windows, whose predictions are averaged.
+
+        Args:
+            x: as for `predict`, but of any length
+            stride: samples from one window to the next; half a window if None
+            batch_size: windows at a time
+
+        Returns:
+            a copy of `x` as an array; NaN where nothing can be predicted: after the end of a series, and in a channel
+            of which a window has no sample
+
+        Raises:
+            DataError: the shape does not fit
+            OptionError: this pipeline predicts no samples
+        """
+        return impute(self, x, stride=stride, batch_size=batch_size)
+
     @torch.no_grad()
     def predict_batch(self, series: Series) -> Tensor:
         """Return calibrated logits [B, num_classes], or the forecast [B, C, H] in the units of the series."""
@@ -347,7 +368,8 @@ class Pipeline(nn.Module):
             return tokens.prefix.mean(1)
         return masked_pool(tokens.values, tokens.valid, pooling)
 
-    def _compute_predictions(self, step_output: StepOutput) -> None:
+    def compute_predictions(self, step_output: StepOutput) -> None:
+        """Encode the visible tokens, and set the predictions of the decoder or the output of the head."""
         step_output.encoded = self.encoder(step_output.visible)
         if self.decoder is not None:
             context = self.loss.decoder_context(step_output.encoded, step_output.queries)

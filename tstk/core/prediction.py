@@ -135,8 +135,7 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
     """Validate series as the readers of files do and yield them in batches, without labels.
 
     Args:
-        x: [N, C, T], [C, T], or [T] if the pipeline has one channel; NaN where a sample is missing or beyond the end.
-            From a `Series`, which is a batch of a data set, `pipeline.offset` has been subtracted already
+        x: see `prepare_series`
         pipeline: for which channels and lengths are checked
         batch_size: series at a time; fewer where they are long
 
@@ -146,6 +145,24 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
     """
     if batch_size < 1:
         raise OptionError(f"batch_size is {batch_size}; expected 1 or more")
+    series = prepare_series(x, pipeline)
+    crop = pipeline.spec.horizon is None and not isinstance(x, Series)
+    batch_size = limit_batch_size(batch_size, series.x[0].numel())
+    for start in range(0, len(series.x), batch_size):
+        yield _make_batch(series, slice(start, start + batch_size), crop)
+
+
+def prepare_series(x: SeriesLike, pipeline: Pipeline) -> Series:
+    """Return series of any kind as one batch [N, C, T] without labels, less the offset of the pipeline.
+
+    Args:
+        x: [N, C, T], [C, T], or [T] if the pipeline has one channel; NaN where a sample is missing or beyond the end.
+            From a `Series`, which is a batch of a data set, `pipeline.offset` has been subtracted already
+        pipeline: for which channels are checked
+
+    Raises:
+        DataError: the shape does not fit
+    """
     offset = None if isinstance(x, Series) else pipeline.offset
     series = x if isinstance(x, Series) else Series(_to_tensor(x, torch.float32 if offset is None else torch.float64))
     series = series.replace(x=_add_axes(series.x, pipeline), y=None)
@@ -153,10 +170,7 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
         series = series.replace(x=series.x.cpu().double() - offset[:, None])
     if series.sample_id is None:
         series = series.replace(sample_id=torch.arange(len(series.x), device=series.x.device))
-    crop = pipeline.spec.horizon is None and not isinstance(x, Series)
-    batch_size = limit_batch_size(batch_size, series.x[0].numel())
-    for start in range(0, len(series.x), batch_size):
-        yield _make_batch(series, slice(start, start + batch_size), crop)
+    return series
 
 
 def _to_tensor(x: Tensor | ArrayLike, dtype: torch.dtype) -> Tensor:

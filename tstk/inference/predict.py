@@ -108,7 +108,7 @@ def score(
         OptionError: the temporal order test or a threshold does not apply to the run
         DataError: the data do not fit the run, have no labels, or a score is not finite
     """
-    pipeline, run_config = _load_run(run)
+    pipeline, run_config = load_run(run)
     if shuffle_tokens and (reason := why_order_undefined(pipeline)) is not None:
         raise OptionError(f"--shuffle-tokens: {reason}")
     if threshold_for is not None and not is_classifier(pipeline):
@@ -189,7 +189,7 @@ def predict(
         OptionError: it was pretrained without a task
         DataError: the data do not fit the run, or a prediction is not finite
     """
-    pipeline, run_config = _load_run(run)
+    pipeline, run_config = load_run(run)
     name, split = _load_split(pipeline, run_config, data, data_root, label_column)
     prediction = predict_batches(pipeline, iter_batches(split, batch_size, "cpu"), source=name)
     if prediction.forecast is not None:
@@ -228,7 +228,7 @@ def forecast(
         OptionError: the run does not forecast, not this far, or is not probabilistic
         DataError: the table does not fit the run
     """
-    pipeline, run_config = _load_run(run)
+    pipeline, run_config = load_run(run)
     if pipeline.spec.horizon is None:
         raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
     name, folder = (data, data_root) if data is not None else _resolve_run_data(run_config, data_root)
@@ -271,7 +271,7 @@ def embed(
         CheckpointError: the run cannot be loaded
         DataError: the data do not fit the run, or an embedding is not finite
     """
-    pipeline, run_config = _load_run(run)
+    pipeline, run_config = load_run(run)
     name, split = _load_split(pipeline, run_config, data, data_root, label_column)
     extract = feature_extractor(pipeline, features, pool)
     # targets must not leak into the features of their context
@@ -298,11 +298,12 @@ def open_run(
         CheckpointError: the run cannot be loaded
         DataError: the data do not fit the run
     """
-    pipeline, run_config = _load_run(run)
+    pipeline, run_config = load_run(run)
     return pipeline, _load_split(pipeline, run_config, data, data_root, label_column)[1], run_config
 
 
-def _load_run(run: str | Path) -> tuple[Pipeline, RunConfig]:
+def load_run(run: str | Path) -> tuple[Pipeline, RunConfig]:
+    """Return the pipeline of a run, on the best device there is, and its config."""
     pipeline = load(run)
     return pipeline.to(default_device()), RunConfig.read(run)
 

@@ -32,6 +32,7 @@ class SpectrumTime(Loss):
 
     needs = ("target_dim", "stride")
     default_decoder = "transformer"
+    reconstructs_series = True
 
     def __init__(
         self,
@@ -75,6 +76,10 @@ class SpectrumTime(Loss):
         columns = self.scale_conv(grid.permute(0, 3, 1, 4, 2).flatten(0, 1))[:, :, 0]  # [B C, D, columns]
         samples = self.to_samples(F.gelu(columns).transpose(1, 2)).flatten(1)
         return self.to_patch(step_output.predictions), samples.unflatten(0, (-1, spec.channels))
+
+    def reconstruct_series(self, step_output: StepOutput) -> Tensor:
+        """Return the samples that `reconstruct` predicts, [B, C, columns * samples of a patch]."""
+        return self.reconstruct(step_output)[1]
 
     def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
         """Return the losses `spectrum`, over masked patches, and `time`, over observed samples, weighted."""

@@ -1,0 +1,149 @@
+"""`tstk impute`: files keep their layout, observed cells their text, and what cannot be filled is said."""
+
+import csv as csvfile
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tstk.inference.impute import impute, score_run
+from tstk.inference.predict import load_run
+from tstk.inference.recordings import load_recordings
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import call, make_table, refuse, write_table
+
+pytestmark = pytest.mark.slow
+GAPS = {(r, c) for r in range(100, 130) for c in (0, 1)} | {(7, 0), (200, 1), (639, 0), (639, 1)}
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csvfile.reader(file))
+
+
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("gaps") / "gaps.csv", make_table(), GAPS)
+
+
+@pytest.mark.parametrize("kind", ["masked", "windows", "vqvae", "codes"])
+def test_only_empty_cells_of_a_table_change(trained, gaps, tmp_path, kind):
+    call("impute", trained(kind), "--data", gaps, "--out", tmp_path / "filled.csv")
+    before, after = read(gaps), read(tmp_path / "filled.csv")
+    assert len(before) == len(after)
+    for i, (old, new) in enumerate(zip(before, after, strict=True)):
+        for k, (a, b) in enumerate(zip(old, new, strict=True)):
+            if (i - 1, k - 1) in GAPS:
+                assert a == ""
+                assert np.isfinite(float(b))
+            else:
+                assert a == b
+
+
+def test_fills_are_in_the_units_of_the_column(trained, gaps):
+    values = impute(trained("vqvae"), str(gaps)).values[0]
+    assert 150 < values[0, 100:130].mean() < 450
+    assert -6 < values[1, 100:130].mean() < 2
+
+
+def test_the_table_of_the_run_is_the_default(trained, table):
+    imputation = impute(trained("masked"))
+    assert imputation.values.shape == (1, 2, 640)
+    assert not imputation.filled.any()
+    np.testing.assert_array_equal(imputation.values, imputation.recordings.values)
+
+
+def test_an_archive_keeps_its_other_arrays_and_its_dtype(trained, tmp_path):
+    x = make_table(96)[:96].T.reshape(2, 2, 48).transpose(1, 0, 2)
+    x[0, 1, 5:20] = np.nan
+    x[1, :, 40:] = np.nan  # the end of a shorter series
+    np.savez(tmp_path / "in.npz", X=x, notes=np.array(["a", "b"]))
+    call("impute", trained("masked"), "--data", tmp_path / "in.npz", "--out", tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as out:
+        assert sorted(out.files) == ["X", "notes"]
+        assert out["notes"].tolist() == ["a", "b"]
+        assert out["X"].dtype == x.dtype
+        known = ~np.isnan(x)
+        np.testing.assert_array_equal(out["X"][known], x[known])
+        assert np.isfinite(out["X"][0, 1, 5:20]).all()
+        assert np.isnan(out["X"][1, :, 40:]).all()
+
+
+def test_a_parquet_table_keeps_its_columns(trained, gaps, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import csv
+
+    frame = csv.read_csv(gaps)
+    pq.write_table(frame, tmp_path / "gaps.parquet")
+    frame = pq.read_table(tmp_path / "gaps.parquet")
+    call("impute", trained("masked"), "--data", tmp_path / "gaps.parquet", "--out", tmp_path / "filled.parquet")
+    filled = pq.read_table(tmp_path / "filled.parquet")
+    assert filled.schema.names == frame.schema.names
+    assert filled.column("date").equals(frame.column("date"))
+    old, new = (t.column("load").to_pylist() for t in (frame, filled))
+    assert [i for i, value in enumerate(old) if value is None] == sorted(r for r, c in GAPS if c == 0)
+    assert all(a == b for a, b in zip(old, new, strict=True) if a is not None)
+    assert None not in new
+
+
+def test_a_series_that_a_window_never_observed_stays_missing_and_is_counted(trained, tmp_path):
+    x = make_table()
+    x[150:300, 1] = np.nan
+    path = write_table(tmp_path / "outage.csv", x)
+    result = call("impute", trained("masked"), "--data", path, "--out", tmp_path / "filled.csv")
+    rows = read(tmp_path / "filled.csv")[1:]
+    missing = [i for i, row in enumerate(rows) if row[2] == ""]
+    assert missing
+    assert set(missing) <= set(range(150, 300))
+    assert f"{len(missing)} samples stay missing: no window of the run observes their channel" in result.stderr
+
+
+@pytest.mark.parametrize("stride", [1, 7, 48])
+def test_the_batch_size_changes_nothing_whatever_the_stride(trained, gaps, stride):
+    one, many = (impute(trained("masked"), str(gaps), stride=stride, batch_size=n).values for n in (3, 256))
+    np.testing.assert_allclose(one, many, rtol=1e-4)
+
+
+def test_scores_are_of_hidden_samples_beside_simple_methods_and_repeat(trained):
+    run = trained("masked")
+    first, second = (json.loads(call("impute", run, "--score", "--json").stdout) for _ in range(2))
+    assert first == second
+    rows = first["scores"]
+    assert {row["method"] for row in rows} == {"model", "mean", "last value", "linear interpolation"}
+    assert {(row["pattern"], row["ratio"]) for row in rows} == {
+        (pattern, ratio) for pattern in ("random", "block") for ratio in (0.1, 0.25, 0.5)
+    }
+    assert all(0 < row["mae"] <= row["rmse"] < 5 for row in rows)
+    assert score_run(run, seed=1)["scores"] != rows
+    text = call("impute", run, "--score").stdout
+    assert "linear interpolation" in text
+    assert "blocks of 6" in text
+
+
+def test_the_score_of_a_model_is_that_of_its_imputation_of_the_hidden_samples(trained, table, monkeypatch):
+    """An oracle that knows the hidden samples has no error, one that is off by a standard deviation has one of 1."""
+
+    pipeline, run_config = load_run(trained("masked"))
+    whole = load_recordings(pipeline, run_config, split="test").x.double().numpy()
+    std = pipeline.std.double().numpy()
+    for shift in (0.0, 1.0):
+        monkeypatch.setattr("tstk.inference.impute.impute_samples", lambda *_, shift=shift, **__: whole + shift * std)
+        rows = score_run(trained("masked"))["scores"]
+        assert all(row["mae"] == pytest.approx(shift, abs=1e-5) for row in rows if row["method"] == "model")
+
+
+def test_what_cannot_be_done_is_refused(trained, gaps, npz, run, tmp_path):
+    masked = trained("masked")
+    assert "either --out FILE, to write filled data, or --score" in refuse("impute", masked)
+    assert "either --out FILE" in refuse("impute", masked, "--score", "--out", tmp_path / "a.csv")
+    assert "must end in .csv or .npz or .parquet" in refuse("impute", masked, "--out", tmp_path / "a.txt")
+    assert "a set of series is written as .npz" in refuse("impute", masked, "--data", npz, "--out", tmp_path / "a.csv")
+    assert "this run predicts no samples" in refuse("impute", run, "--data", npz, "--out", tmp_path / "a.npz")
+    other = tmp_path / "other.csv"
+    other.write_text("date,load,wind\n2024-01-01,1,2\n2024-01-02,1,\n")
+    assert "no column 'temp'; it has load, wind" in refuse(
+        "impute", masked, "--data", other, "--out", tmp_path / "a.csv"
+    )

@@ -1,0 +1,117 @@
+"""`tstk impute`: fill missing samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import rich_click
+
+from tstk.cli.completion import complete_data_sets, complete_runs
+from tstk.cli.files import add_force_option, validate_output_path
+from tstk.cli.output import echo, format_examples, print_json, print_note, print_table
+from tstk.cli.run_options import RunCommand
+from tstk.errors import OptionError
+from tstk.evaluation.formatting import format_number
+
+SUFFIXES = (".csv", ".npz", ".parquet")
+
+
+@click.command(
+    cls=RunCommand,
+    epilog=format_examples(
+        "tstk impute runs/masked --data gaps.csv --out filled.csv", "tstk impute runs/masked --data ETTh1 --score"
+    ),
+)
+@click.argument("run", metavar="RUN", shell_complete=complete_runs)
+@rich_click.option(
+    "--data", metavar="NAME|PATH", help="data to fill (default: the run's own)", shell_complete=complete_data_sets
+)
+@rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
+@rich_click.option("--out", metavar="FILE", help="output file: .csv, .npz or .parquet")
+@rich_click.option(
+    "--score", is_flag=True, help="hide 10, 25 and 50 % of the observed samples and print the errors at them"
+)
+@rich_click.option("--seed", type=int, default=0, show_default=True, metavar="int", help="of the samples to hide")
+@rich_click.option(
+    "--stride",
+    type=click.IntRange(min=1),
+    metavar="int",
+    help="samples from one window to the next; half a window if not given",
+)
+@rich_click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    metavar="int",
+    help="windows per batch",
+)
+@add_force_option
+@rich_click.option("--json", "json_", is_flag=True, help="print JSON")
+def command(
+    run: str,
+    data: str | None,
+    data_root: str | None,
+    out: str | None,
+    score: bool,
+    seed: int,
+    stride: int | None,
+    batch_size: int,
+    force: bool,
+    json_: bool,
+) -> None:
+    """Fill what is missing, and only that, with a masked or reconstructing run.
+
+    Cells or samples that are empty or NaN are predicted; all others are written as they were. Long series are cut into
+    overlapping windows, whose predictions are averaged. A table keeps its header, dates and columns, an .npz archive
+    its other arrays. Samples that cannot be predicted stay missing: those of a channel that a window never observed,
+    and those after the end of a series in a set.
+
+    --score hides observed samples instead, at random and in blocks, and prints MAE and RMSE at them, in units of the
+    training standard deviation, beside the mean, the last value and linear interpolation. Without --data, the run's
+    test split is used.
+    """
+    if score == (out is not None):
+        raise OptionError("give either --out FILE, to write filled data, or --score, to measure how well a run fills")
+    from tstk.inference.impute import impute, score_run, write_imputation
+
+    if out is None:
+        result = score_run(run, data, data_root=data_root, stride=stride, batch_size=batch_size, seed=seed)
+        _print_scores(result, json_)
+        return
+    path = validate_output_path(out, SUFFIXES, force)
+    imputation = impute(run, data, data_root=data_root, stride=stride, batch_size=batch_size)
+    write_imputation(path, imputation, replace=force)
+    missing = imputation.describe_missing()
+    if json_:
+        count = int(imputation.filled.sum())
+        print_json({"file": str(path), "method": imputation.method, "filled": count, "notes": missing})
+        return
+    for line in missing:
+        print_note(f"note: {line}")
+    echo(f"{path}: {imputation.filled.sum():,} of {imputation.filled.size:,} samples filled")
+
+
+def _print_scores(result: dict[str, Any], json_: bool) -> None:
+    if json_:
+        print_json(result)
+        return
+    rows, unfilled = result["scores"], max(row["unfilled"] for row in result["scores"])
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    cells = {(row["pattern"], row["ratio"], row["method"]): row for row in rows}
+    for metric in ("mae", "rmse"):
+        header = [metric, "hidden", *methods]
+        lines = [
+            [
+                "at random" if pattern == "random" else f"blocks of {result['block']}",
+                f"{ratio:.0%}",
+                *(format_number(cells[pattern, ratio, method].get(metric, float("nan"))) for method in methods),
+            ]
+            for pattern, ratio in dict.fromkeys((row["pattern"], row["ratio"]) for row in rows)
+        ]
+        print_table(header, lines, right_aligned=["hidden", *methods])
+        echo()
+    if unfilled:
+        print_note(f"note: up to {unfilled:,} hidden samples could not be filled and are not counted")
+    echo(f"{result['data']}: errors in units of the training standard deviation, seed {result['seed']}")

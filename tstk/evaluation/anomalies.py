@@ -1,0 +1,187 @@
+"""Metrics and baselines of anomaly detection: per sample, and aware of the ranges of events.
+
+The range-aware metrics are the areas of Paparrizos et al. 2022 ("Volume Under the Surface", PVLDB 15(11)): labels are
+extended by slopes on both sides of an event, so that a score near an event counts in part, and recall is weighted by
+the share of events that are found at all; the volume (VUS) is the mean over widths of the slopes. Point-adjusted
+scores, for which one sample of an event counts as all of it, are not computed: random scores do well by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tstk.evaluation.imputation import fill_by_interpolation
+from tstk.plugins.distribution import format_install_command
+
+Array = NDArray[np.float64]
+Labels = NDArray[np.bool_]
+
+NUM_THRESHOLDS = 250
+"""Thresholds of a range-aware curve, evenly spaced among the sorted scores, as in the published code."""
+NUM_BUFFERS = 17
+"""Widths of slopes that a volume is averaged over, evenly spaced from 0 to the largest."""
+MAX_PROFILE_SAMPLES = 40_000
+"""Longest series of which a matrix profile is computed: its time is quadratic."""
+
+
+def score_detection(
+    scores: Array, labels: Labels, scored: Labels | None = None, threshold: float | None = None
+) -> dict[str, float]:
+    """Compare scores with labels per sample.
+
+    Args:
+        scores: [N, T] higher where more anomalous; NaN counts as the lowest score
+        labels: [N, T] bool, True at anomalous samples
+        scored: [N, T] bool, the samples that count; all if None
+        threshold: of the scores
+
+    Returns:
+        `auroc`, `auprc`, `vus_roc` and `vus_pr`; with a threshold also `precision`, `recall` and `f1`, per sample.
+        Series follow each other, with room for the slopes of events between them.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    scored = np.ones(labels.shape, dtype=bool) if scored is None else scored
+    lowest = np.nanmin(scores)
+    filled = np.where(np.isfinite(scores), scores, lowest)
+    y, s = labels[scored], filled[scored]
+    if y.all() or not y.any():
+        return {}
+    starts, stops = find_ranges(np.concatenate([[False], *([*row, False] for row in labels)]).astype(bool))
+    buffer = max(10, int(np.median(stops - starts)))
+    gap = np.zeros(buffer, dtype=bool)
+    flat_labels = np.concatenate([part for row, ok in zip(labels, scored, strict=True) for part in (row[ok], gap)])
+    flat_scores = np.concatenate(
+        [part for row, ok in zip(filled, scored, strict=True) for part in (row[ok], np.full(buffer, lowest))]
+    )
+    if len(labels) == 1:
+        flat_labels, flat_scores = flat_labels[:-buffer], flat_scores[:-buffer]
+    pr, roc = volume_under_surface(flat_labels, flat_scores, buffer)
+    result = {
+        "auroc": float(roc_auc_score(y, s)),
+        "auprc": float(average_precision_score(y, s)),
+        "vus_roc": roc,
+        "vus_pr": pr,
+    }
+    if threshold is not None:
+        found = s > threshold
+        true_positives = int((found & y).sum())
+        precision = true_positives / max(int(found.sum()), 1)
+        recall = true_positives / int(y.sum())
+        f1 = 2 * precision * recall / (precision + recall) if true_positives else 0.0
+        result |= {"precision": precision, "recall": recall, "f1": f1}
+    return result
+
+
+def find_ranges(labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first samples of the runs of True in `labels` [T], and the samples after their last ones."""
+    edges = np.diff(np.concatenate([[0], labels.astype(np.int64), [0]]))
+    return (edges == 1).nonzero()[0], (edges == -1).nonzero()[0]
+
+
+def extend_labels(labels: Labels, buffer: int) -> Array:
+    """Return labels [T] from 0 to 1 that fall off within `buffer // 2` samples on both sides of every event.
+
+    The label at distance d is sqrt(1 - d / buffer).
+    """
+    soft = labels.astype(np.float64)
+    starts, stops = find_ranges(labels)
+    distance = np.arange(1, buffer // 2 + 1)
+    if buffer > 1:
+        slope = np.sqrt(1 - distance / buffer)
+        for sign, ends in ((1, stops - 1), (-1, starts)):
+            places = ends[:, None] + sign * distance
+            inside = (places >= 0) & (places < len(labels))
+            np.maximum.at(soft, places[inside], np.broadcast_to(slope, places.shape)[inside])
+    return soft
+
+
+def range_areas(labels: Labels, scores: Array, buffer: int) -> tuple[float, float]:
+    """Return the areas under the range-aware precision-recall and ROC curves.
+
+    Args:
+        labels: [T] bool
+        scores: [T], finite
+        buffer: width of the slopes of the labels
+    """
+    soft = extend_labels(labels, buffer)
+    order = np.argsort(-scores, kind="stable")
+    sorted_scores = scores[order]
+    thresholds = sorted_scores[np.linspace(0, len(scores) - 1, NUM_THRESHOLDS).astype(int)]
+    count = np.searchsorted(-sorted_scores, -thresholds, side="right")
+    true_positives = soft[order].cumsum()[count - 1]
+    positives = (labels.sum() + soft.sum()) / 2
+    starts, stops = find_ranges(soft > 0)
+    peaks = np.array([scores[start:stop].max() for start, stop in zip(starts, stops, strict=True)])
+    existence = (peaks[:, None] >= thresholds).mean(0)
+    recall = np.minimum(true_positives / positives, 1) * existence
+    fall_out = np.minimum((count - true_positives) / (len(labels) - positives), 1)
+    recall, fall_out = np.concatenate([[0], recall, [1]]), np.concatenate([[0], fall_out, [1]])
+    precision = np.concatenate([[1], true_positives / count])
+    pr = float(((recall[1:-1] - recall[:-2]) * (precision[1:] + precision[:-1]) / 2).sum())
+    return pr, float(((fall_out[1:] - fall_out[:-1]) * (recall[1:] + recall[:-1]) / 2).sum())
+
+
+def volume_under_surface(labels: Labels, scores: Array, max_buffer: int) -> tuple[float, float]:
+    """Return VUS-PR and VUS-ROC: the means of `range_areas` over widths from 0 to `max_buffer`."""
+    buffers = np.unique(np.linspace(0, max_buffer, NUM_BUFFERS).round().astype(int))
+    areas = np.array([range_areas(labels, scores, int(buffer)) for buffer in buffers])
+    return float(areas[:, 0].mean()), float(areas[:, 1].mean())
+
+
+# -------------------------------------------------------------------- baselines
+
+
+def score_by_moving_deviation(x: Array, window: int) -> Array:
+    """Return the absolute difference of each sample from the mean of the window around it, averaged over channels.
+
+    Args:
+        x: [N, C, T] standardized, NaN where missing
+        window: samples
+
+    Returns:
+        [N, T]
+    """
+    from scipy.ndimage import uniform_filter1d
+
+    filled = np.nan_to_num(fill_by_interpolation(x))
+    return np.abs(filled - uniform_filter1d(filled, window, axis=-1, mode="nearest")).mean(1)
+
+
+def score_by_last_value(x: Array, window: int) -> Array:
+    """Return the absolute difference of each sample from the one before, averaged over channels. See above."""
+    filled = np.nan_to_num(fill_by_interpolation(x))
+    return np.abs(np.diff(filled, axis=-1, prepend=filled[..., :1])).mean(1)
+
+
+def score_by_matrix_profile(x: Array, window: int) -> Array | str:
+    """Return the mean distance of the windows of a sample to their nearest neighbour in the series itself, or a reason.
+
+    Distances are those of z-normalized windows (Yeh et al. 2016), averaged over channels.
+    """
+    try:
+        import stumpy
+    except ImportError:
+        return f"the matrix profile needs stumpy: {format_install_command('matrix-profile')}"
+    if x.shape[2] > MAX_PROFILE_SAMPLES:
+        return f"a matrix profile of more than {MAX_PROFILE_SAMPLES:,} samples takes too long"
+    if x.shape[2] < 3 * window:
+        return f"series of {x.shape[2]} samples are too short for a matrix profile of windows of {window}"
+    filled = np.nan_to_num(fill_by_interpolation(x))
+    counts = np.convolve(np.ones(x.shape[2] - window + 1), np.ones(window))
+    scores = np.zeros((len(x), x.shape[2]))
+    for row, series in zip(scores, filled, strict=True):
+        for channel in series:
+            profile = stumpy.stump(channel, window)[:, 0].astype(np.float64)
+            row += np.convolve(np.nan_to_num(profile, posinf=0.0), np.ones(window)) / counts / len(series)
+    return scores
+
+
+BASELINES: dict[str, Callable[[Array, int], Array | str]] = {
+    "moving deviation": score_by_moving_deviation,
+    "last value": score_by_last_value,
+    "matrix profile": score_by_matrix_profile,
+}

@@ -1,0 +1,270 @@
+"""Detect anomalies with a trained run: a score per sample, a threshold from the training data, and events above it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tstk.core.pipeline import Pipeline
+from tstk.core.repr import ShortRepr
+from tstk.core.windows import average_windows
+from tstk.data.sample_labels import read_sample_labels
+from tstk.errors import DataError, OptionError, TstkError
+from tstk.evaluation.anomalies import BASELINES, score_detection
+from tstk.inference.detection_methods import METHODS, ScoreFn, choose_method
+from tstk.inference.predict import load_run
+from tstk.inference.recordings import Recordings, load_recordings
+
+Scores = NDArray[np.float64]
+
+MAX_TRAINING_SERIES = 2000
+"""Largest number of training series that the threshold is computed from; evenly spaced ones are used if more exist."""
+
+
+@dataclass(frozen=True, repr=False)
+class Event(ShortRepr):
+    """A run of samples whose score exceeds the threshold.
+
+    Args:
+        series: index of the series; 0 for a table
+        start: first sample
+        end: last sample
+        peak: sample with the highest score
+        score: the score there
+        channel: the channel that contributes most to it; "" if the method scores all channels together
+    """
+
+    series: int
+    start: int
+    end: int
+    peak: int
+    score: float
+    channel: str
+
+
+@dataclass(repr=False)
+class Detection(ShortRepr):
+    """Scores of the samples of series.
+
+    Args:
+        scores: [N, T] mean over the channels; NaN where there is no score
+        channel_scores: [N, C, T], or None if the method scores all channels together
+        threshold: of `scores`
+        quantile: of the scores of the training data at the threshold; None if the threshold was given
+        method: name of the method
+        events: runs of samples above the threshold
+        recordings: the series
+        notes: remarks for the user
+        baseline_window: samples of the windows of baselines, a quarter of those of the run
+    """
+
+    scores: Scores
+    channel_scores: Scores | None
+    threshold: float
+    quantile: float | None
+    method: str
+    events: list[Event]
+    recordings: Recordings
+    notes: list[str]
+    baseline_window: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the scores, as JSON types; rows of a table are those of its file."""
+        first = self.recordings.first_row
+        events = [
+            {**asdict(e), **{name: first + getattr(e, name) for name in ("start", "end", "peak")}} for e in self.events
+        ]
+        return {
+            "data": self.recordings.source,
+            "method": self.method,
+            "threshold": self.threshold,
+            "quantile": self.quantile,
+            "events": events,
+            "notes": self.notes,
+        }
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the scores and what belongs to them as arrays."""
+        arrays = {
+            "scores": self.scores,
+            "threshold": np.array(self.threshold),
+            "quantile": np.array(np.nan if self.quantile is None else self.quantile),
+            "method": np.array(self.method),
+            "channels": np.array(self.recordings.channels),
+            "events": np.array([[e.series, e.start, e.end, e.peak] for e in self.events]).reshape(-1, 4),
+        }
+        return arrays if self.channel_scores is None else arrays | {"channel_scores": self.channel_scores}
+
+
+def detect(
+    run: str | Path,
+    data: str | None = None,
+    *,
+    data_root: str | None = None,
+    method: str | None = None,
+    quantile: float = 0.99,
+    threshold: float | None = None,
+    stride: int | None = None,
+    batch_size: int = 256,
+) -> Detection:
+    """Score every sample of series, or of a table.
+
+    Args:
+        run: run directory
+        data: name or path; the test split of the run if None
+        data_root: folder to look up data sets by name in
+        method: masked, codes, reconstruction or distance; the first that the run supports if None
+        quantile: of the scores of the training data, as threshold
+        threshold: a threshold of your own; the training data are then not needed, except for distance
+        stride: samples from one window to the next; half a window if None
+        batch_size: windows at a time
+
+    Raises:
+        CheckpointError: the run cannot be loaded
+        OptionError: it does not support the method
+        DataError: the data do not fit the run, or its training data are gone
+    """
+    pipeline, run_config = load_run(run)
+    name = choose_method(pipeline, method)
+    recordings = load_recordings(pipeline, run_config, data, data_root=data_root, split="test")
+
+    @cache
+    def load_training() -> Recordings:
+        try:
+            return _thin(load_recordings(pipeline, run_config, data_root=data_root, split="train"))
+        except TstkError as e:
+            hint = "" if name == "distance" else "; or give a threshold of your own with --threshold"
+            raise DataError(f"the scores need the training data of the run: {e}{hint}") from None
+
+    score = METHODS[name][0](pipeline, load_training)
+    used_quantile = None
+    if threshold is None:
+        training_scores = compute_scores(
+            pipeline, score, load_training(), is_training=True, stride=stride, batch_size=batch_size
+        )
+        threshold, used_quantile = float(np.nanquantile(average_channels(training_scores), quantile)), quantile
+    by_channel = compute_scores(pipeline, score, recordings, stride=stride, batch_size=batch_size)
+    scores = average_channels(by_channel)
+    channel_scores = by_channel if by_channel.shape[1] == len(recordings.channels) > 1 else None
+    events = find_events(scores, threshold, channel_scores, recordings.channels)
+    notes: list[str] = []
+    window = max(4, pipeline.spec.length // 4)
+    in_series = np.arange(scores.shape[1]) < recordings.ends.numpy()[:, None]
+    if unscored := int((np.isnan(scores) & in_series).sum()):
+        notes.append(f"{unscored:,} samples have no score: they are missing, or nothing before them was observed")
+    return Detection(scores, channel_scores, threshold, used_quantile, name, events, recordings, notes, window)
+
+
+def compute_scores(
+    pipeline: Pipeline,
+    score: ScoreFn,
+    recordings: Recordings,
+    *,
+    is_training: bool = False,
+    stride: int | None = None,
+    batch_size: int = 256,
+) -> Scores:
+    """Return the scores [N, K, T] of a method; NaN at samples that are missing or beyond the end of a series."""
+    scores = average_windows(
+        pipeline,
+        recordings.x,
+        lambda series: score(series, is_training),
+        ends=recordings.ends,
+        stride=stride,
+        batch_size=batch_size,
+        source=recordings.source,
+    )
+    observed = ~recordings.x.isnan().numpy()
+    return np.where(
+        observed if scores.shape[1] == observed.shape[1] else observed.any(1, keepdims=True), scores, np.nan
+    )
+
+
+def average_channels(scores: Scores) -> Scores:
+    """Return the mean [N, T] of the scores [N, K, T] that exist; NaN where none does."""
+    count = np.isfinite(scores).sum(1)
+    return np.where(count > 0, np.nansum(scores, 1) / np.maximum(count, 1), np.nan)
+
+
+def find_events(
+    scores: Scores, threshold: float, channel_scores: Scores | None = None, channels: tuple[str, ...] = ()
+) -> list[Event]:
+    """Return the runs of consecutive samples with scores [N, T] above the threshold.
+
+    Args:
+        scores: NaN is not above it
+        threshold: of the scores
+        channel_scores: [N, C, T], to name the channel with the highest score at the peak
+        channels: C names
+    """
+    events = []
+    for row, values in enumerate(scores):
+        above = np.concatenate([[False], values > threshold, [False]]).astype(int)
+        for start, stop in zip((np.diff(above) == 1).nonzero()[0], (np.diff(above) == -1).nonzero()[0], strict=True):
+            peak = int(start + values[start:stop].argmax())
+            channel = channels[0] if len(channels) == 1 else ""
+            if channel_scores is not None:
+                channel = channels[int(np.nan_to_num(channel_scores[row, :, peak], nan=-np.inf).argmax())]
+            events.append(Event(row, int(start), int(stop) - 1, peak, float(values[peak]), channel))
+    return events
+
+
+def load_labels(detection: Detection, labels: str) -> NDArray[np.bool_]:
+    """Read labels of the samples that were scored, [N, T] bool; those of a whole table are cut to the rows scored.
+
+    Args:
+        detection: from `detect`
+        labels: a file or a column, see `read_sample_labels`
+
+    Raises:
+        DataError: there is no such file or column, or it has not one label per sample
+    """
+    recordings, (count, length) = detection.recordings, detection.scores.shape
+    values = read_sample_labels(labels, Path(recordings.source), recordings.first_row + length)
+    values = values[None] if values.ndim == 1 else values
+    if recordings.is_table and values.shape[1] >= recordings.first_row + length:
+        values = values[:, recordings.first_row : recordings.first_row + length]
+    if values.shape != (count, length):
+        raise DataError(
+            f"--sample-labels {labels}: {values.shape[1]:,} labels of {values.shape[0]:,} series, and there are "
+            f"{length:,} samples of {count:,}; give one label per sample"
+        )
+    return values
+
+
+def evaluate_detection(detection: Detection, labels: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
+    """Score a detection against labels, beside simple baselines on the same samples.
+
+    Args:
+        detection: from `detect`
+        labels: [N, T] bool, True at anomalous samples
+
+    Returns:
+        method -> its metrics, see `score_detection`, or {"skipped": reason}; the first is that of the run
+    """
+    if not labels.any():
+        raise OptionError("no sample is labelled as an anomaly, so there is nothing to score")
+    scored = np.isfinite(detection.scores)
+    results: dict[str, dict[str, Any]] = {
+        detection.method: score_detection(detection.scores, labels, scored, detection.threshold)
+    }
+    x = detection.recordings.x.double().numpy()
+    std = np.nanstd(x, (0, 2), keepdims=True)
+    standardized = x / np.where(std > 0, std, 1)
+    for name, baseline in BASELINES.items():
+        output = baseline(standardized, detection.baseline_window)
+        results[name] = {"skipped": output} if isinstance(output, str) else score_detection(output, labels, scored)
+    return results
+
+
+def _thin(recordings: Recordings) -> Recordings:
+    step = -(-len(recordings.x) // MAX_TRAINING_SERIES)
+    if step > 1:
+        recordings.x, recordings.ends = recordings.x[::step], recordings.ends[::step]
+        recordings.values = recordings.values[::step]
+    return recordings

@@ -1,0 +1,169 @@
+"""The series of any length that `impute` and `detect` work on: those of a set, or a table as one long series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tstk.config.records import RunConfig
+from tstk.core.pipeline import Pipeline
+from tstk.core.repr import ShortRepr
+from tstk.core.windows import count_samples
+from tstk.data.catalog import SYNTHETIC
+from tstk.data.config import DataConfig
+from tstk.data.containers import SeriesSet, Table
+from tstk.data.data_module import compute_mean_std
+from tstk.data.identity import locate_run_data
+from tstk.data.lazy_array import iter_chunks
+from tstk.data.load import read_splits
+from tstk.data.precision import compute_offset, subtract_offset
+from tstk.data.windowing import resolve_split_boundaries
+from tstk.errors import DataError, OptionError
+
+SplitName = Literal["all", "train", "test"]
+
+
+@dataclass(repr=False)
+class Recordings(ShortRepr):
+    """Series as their file has them, and as a pipeline takes them.
+
+    Args:
+        values: [N, C, T] samples in the units of the data, NaN where missing; N is 1 for a table
+        x: [N, C, T] float32, the values less the offset of the data
+        ends: [N] long, samples of each series: up to the last observed one, or all rows of a table
+        channels: C names
+        source: the file, for messages
+        is_table: whether the series are the columns of a table
+        dates: [T] of the rows of a table, if it has them
+        offset: [C] that was subtracted, or None
+        first_row: row of the table at which the series begins
+    """
+
+    values: NDArray[Any]
+    x: Tensor
+    ends: Tensor
+    channels: tuple[str, ...]
+    source: str
+    is_table: bool
+    dates: NDArray[Any] | None = None
+    offset: NDArray[np.float64] | None = None
+    first_row: int = 0
+
+    def add_offset(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return samples [N, C, T] of `x` in the units of the data."""
+        return values if self.offset is None else values + self.offset[:, None]
+
+
+def load_recordings(
+    pipeline: Pipeline,
+    run_config: RunConfig,
+    data: str | None = None,
+    *,
+    data_root: str | None = None,
+    split: SplitName = "all",
+) -> Recordings:
+    """Read the series of a file, or those of a run, for a pipeline.
+
+    Args:
+        pipeline: that of the run; the channels of a run with `--split-channels` are set to those of the data
+        run_config: config of the run
+        data: name or path; the data of the run if None
+        data_root: folder to look up data sets by name in
+        split: of the data of the run: all rows of its table, or those to train or test on; of sets of series, the
+            training split, or the test split otherwise
+
+    Raises:
+        DataError: the data cannot be read, or their channels are not those of the run
+    """
+    if run_config.input_schema.get("resize"):
+        raise OptionError(
+            f"the series of this run were resampled to {run_config.input_schema['resize']} samples, so its predictions "
+            "are not samples of the data; train one without --resize"
+        )
+    if data is None:
+        container, first_row = _read_split(run_config, data_root, split)
+    else:
+        splits = read_splits(data, data_root)
+        container, first_row = splits.get("test", next(iter(splits.values()))), 0
+    return build_recordings(pipeline, container, run_config.input_schema, first_row)
+
+
+def build_recordings(
+    pipeline: Pipeline, container: SeriesSet | Table, input_schema: dict[str, Any], first_row: int = 0
+) -> Recordings:
+    """Return what a reader returned as recordings, with the offset and in the channels of the training data.
+
+    Args:
+        pipeline: that of the run
+        container: the series or the table
+        input_schema: from `DataModule.input_schema`
+        first_row: row of the table at which it was cut
+    """
+    is_table, expected = isinstance(container, Table), tuple(input_schema["channels"])
+    splits_channels = bool(input_schema.get("split_channels"))
+    if isinstance(container, Table):
+        if not splits_channels:
+            container = _select_columns(container, expected)
+        values, channels, dates = np.asarray(container.values.T[None]), container.channels, container.dates
+    else:
+        values, channels, dates = np.concatenate(list(iter_chunks(container.x))), container.channels, None
+        if not splits_channels and values.shape[1] != len(expected):
+            raise DataError(
+                f"{container.source}: {values.shape[1]} channels; training has {len(expected)}: {', '.join(expected)}"
+            )
+        if not splits_channels and channels and channels != expected and sorted(channels) == sorted(expected):
+            raise DataError(f"{container.source}: channels in another order than in training: {', '.join(expected)}")
+        channels = expected if not splits_channels else channels or tuple(map(str, range(values.shape[1])))
+    if splits_channels:
+        offset = compute_offset(values)
+    else:
+        offset = None if input_schema.get("offset") is None else np.array(input_schema["offset"])
+    x = torch.from_numpy(np.ascontiguousarray(subtract_offset(values, offset)))
+    if splits_channels:
+        pipeline.set_channels(*compute_mean_std(x))
+    ends = torch.full((1,), x.shape[2]) if is_table else count_samples(x)
+    return Recordings(values, x, ends, channels, container.source, is_table, dates, offset, first_row)
+
+
+def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) -> tuple[SeriesSet | Table, int]:
+    """Return a part of the data that a run was trained on, and the row at which it begins."""
+    options = locate_run_data(run_config, data_root)
+    name, config = options.pop("use"), DataConfig(**options)
+    other = {"train": config.train_data, "test": config.test_data}.get(split)
+    if other is not None and other != "test":
+        name = other
+    if "," in name or name == SYNTHETIC:
+        raise DataError(f"{name}: the data of this run are not those of one file; give other data with --data")
+    splits = read_splits(name, config.data_root, config.roles)
+    if split == "test" and "test" in splits:
+        return splits["test"], 0
+    container = splits.get("test", next(iter(splits.values()))) if split == "all" else next(iter(splits.values()))
+    if split == "all" or other is not None:
+        return container, 0
+    if not isinstance(container, Table):
+        if split == "test":
+            raise DataError(f"{name}: the data of the run have no test split; give other data with --data")
+        return splits.get("train", container), 0
+    tables = {name: table for name, table in splits.items() if isinstance(table, Table)}
+    ends, _ = resolve_split_boundaries(tables, config)
+    start, stop = (0, ends[0]) if split == "train" else (ends[1], ends[2])
+    dates = None if container.dates is None else container.dates[start:stop]
+    return replace(container, values=container.values[start:stop], dates=dates), start
+
+
+def _select_columns(table: Table, channels: tuple[str, ...]) -> Table:
+    """Return a table with the columns that the run was trained on, in their order."""
+    if lacking := [name for name in channels if name not in table.channels]:
+        raise DataError(
+            f"{table.source}: no column {', '.join(map(repr, lacking))}; it has {', '.join(table.channels)}, and the "
+            f"run was trained on {', '.join(channels)}"
+        )
+    if table.channels == channels:
+        return table
+    columns = [table.channels.index(name) for name in channels]
+    return replace(table, values=table.values[:, columns], channels=channels)
