@@ -332,7 +332,7 @@ def _infer_classes(train: SeriesSet) -> tuple[str, ...]:
     if train.classes:
         return tuple(name for name in train.classes if name in present)
     try:
-        return tuple(sorted(present, key=float))
+        return tuple(sorted(present, key=lambda name: (float(name), name)))  # float alone cannot order 2**53 + 1
     except ValueError:
         return tuple(sorted(present))
 
