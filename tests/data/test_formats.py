@@ -188,8 +188,8 @@ def test_published_records_are_read_as_their_converted_copies_say(archive):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("212 ", "80 "), "line 3: format 80 is not supported, only 16 and 212"),
-        (("212 ", "212x4 "), "format 212x4 is not supported"),
+        (("212 ", "516 "), "line 3: format 516 (FLAC) is not supported"),
+        (("212 ", "212x4 "), "format 212x4 (several samples per frame, or skewed) is not supported"),
         (("r.dat", "../r.dat"), "is in another folder"),
         (("r.dat", "gone.dat"), "gone.dat: there is no such file"),
         (("360 40", "360 90"), "40 samples, its header says 90"),

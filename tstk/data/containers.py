@@ -131,6 +131,7 @@ class Table(ShortRepr):
         source: the file, for messages
         channels: C names
         dates: [T] datetime64, or strings where the file's format is not ISO 8601
+        note: one sentence on how the file was read, or empty
 
     Raises:
         DataError: there are no rows, a column is empty, a value is infinite, or the dates run backwards
@@ -140,6 +141,7 @@ class Table(ShortRepr):
     source: str
     channels: tuple[str, ...]
     dates: NDArray[Any] | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         if 0 in self.values.shape:
