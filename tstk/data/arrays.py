@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tstk.data import lazy_array
 from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX
+from tstk.data.channels import choose_channels, describe_choice
 from tstk.data.columns import OPTIONS, ColumnRoles
 from tstk.data.containers import Samples, SeriesSet
 from tstk.data.lazy_array import LazyArray, read_or_map
@@ -242,28 +243,14 @@ def _is_channels_last(arrays: NamedArrays, name: str, shape: tuple[int, ...], ch
 
 
 def _choose_channels(arrays: NamedArrays, names: tuple[str, ...], num_channels: int) -> slice | list[int] | None:
-    """Return the indices of the channels that the roles choose, in their order; None if they choose all.
-
-    Raises:
-        DataError: a name is neither a channel nor an array, or no channel is left
-    """
-    roles, source = arrays.roles, arrays.source
+    """Return the indices of the channels that the roles choose, as a slice if possible; None if they choose all."""
     if len(names) != num_channels:
         return None  # refused by SeriesSet
-    known = {*names, *arrays.openers, *(SPLIT_SUFFIX.sub("", name) for name in arrays.openers)}
-    for role, given, possible in (("channels", roles.channels, names), ("drop", roles.drop, known)):
-        for name in given:
-            if name not in possible:
-                raise DataError(
-                    f"{source}: {OPTIONS[role]} {name}: no channel{' or array' * (role == 'drop')} of this name; the "
-                    f"channels are {', '.join(names)}.{did_you_mean(name, possible)}"
-                )
-    if not roles.channels and not set(roles.drop) & set(names):
+    array_names = {*arrays.openers, *(SPLIT_SUFFIX.sub("", name) for name in arrays.openers)}
+    indices = choose_channels(names, arrays.roles, arrays.source, array_names)
+    arrays.notes += describe_choice(names, indices)
+    if indices is None:
         return None
-    indices = [names.index(name) for name in roles.channels or names if name not in roles.drop]
-    if not indices:
-        raise DataError(f"{source}: no channel is left; choose at least one of {', '.join(names)}")
-    arrays.notes.append(f"{len(indices)} of {num_channels} channels: {', '.join(names[i] for i in indices)}")
     step = indices[1] - indices[0] if len(indices) > 1 else 1
     if step > 0 and indices == list(range(indices[0], indices[-1] + 1, step)):
         return slice(indices[0], indices[-1] + 1, step)

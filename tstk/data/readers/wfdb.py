@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.data.channels import choose_channels, describe_choice
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Samples, Table, read_lines
 from tstk.data.memory import require_memory
@@ -56,14 +57,16 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> Table:
 
     Args:
         path: a header, which ends in .hea
-        roles: rejected, as a record has no labels
+        roles: channels and drop choose signals by name; others are rejected, as a record has no labels
 
     Raises:
         DataError: a line of the header cannot be parsed, or a signal file is missing or damaged
     """
-    roles.reject(path, "for a WFDB record, which has no labels")
+    roles.reject(path, "for a WFDB record, which has no labels", ("channels", "drop"))
     lines, note = _read_header(path)
     signals, num_samples = _parse_header(path, lines)
+    names = [signal.name for signal in signals]
+    chosen = choose_channels(names, roles, str(path))
     columns: dict[int, Samples] = {}
     for file in dict.fromkeys(signal.file for signal in signals):
         file_signals = [signal for signal in signals if signal.file == file]
@@ -74,8 +77,10 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> Table:
             physical = (column - signal.baseline) / signal.gain
             missing = (column == -(2 ** (_BITS[signal.format] - 1))) & (signal.format != 8)
             columns[id(signal)] = np.where(missing, np.nan, physical)
-    values = np.stack([columns[id(signal)] for signal in signals], 1)
-    return Table(values, str(path), tuple(signal.name for signal in signals), note=note)
+    indices = range(len(signals)) if chosen is None else chosen
+    values = np.stack([columns[id(signals[i])] for i in indices], 1)
+    notes = [note] * bool(note) + [f"{path.name}: {text}" for text in describe_choice(names, chosen)]
+    return Table(values, str(path), tuple(names[i] for i in indices), note="; ".join(notes))
 
 
 def _read_header(path: Path) -> tuple[list[str], str]:
