@@ -36,6 +36,12 @@ def build(
     split_seed: int = 0,
     label_fraction: float = 1.0,
     label_column: str | None = None,
+    target_columns: Sequence[str] = (),
+    group_column: str | None = None,
+    id_column: str | None = None,
+    time_column: str | None = None,
+    channel_columns: Sequence[str] = (),
+    drop_columns: Sequence[str] = (),
     context: int | None = None,
     horizon: int | None = None,
     stride: int | None = None,
@@ -112,6 +118,12 @@ def fit(
     split_seed: int = 0,
     label_fraction: float = 1.0,
     label_column: str | None = None,
+    target_columns: Sequence[str] = (),
+    group_column: str | None = None,
+    id_column: str | None = None,
+    time_column: str | None = None,
+    channel_columns: Sequence[str] = (),
+    drop_columns: Sequence[str] = (),
     context: int | None = None,
     horizon: int | None = None,
     stride: int | None = None,
@@ -186,6 +198,12 @@ def fit(
         label_fraction: fraction of the labelled training and validation series to keep, per class, to measure how
             well a model does with few labels
         label_column: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
+        target_columns: columns of numbers to predict for each series
+        group_column: column that names the person or device of each series; a group stays in one split
+        id_column: column that names each series; rows that share a name are one series
+        time_column: column that says when each sample was taken
+        channel_columns: columns of samples; others are left out
+        drop_columns: columns to leave out
         context: rows of a table that the model sees before it forecasts; 96 if not given
         horizon: rows of a table to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length

@@ -226,19 +226,19 @@ def test_a_role_of_an_array_that_is_not_there_is_refused_with_the_nearest_name(s
 
 
 @pytest.mark.parametrize(
-    ("shape", "read", "said"),
+    ("shape", "read", "message"),
     [
         ((4, 3, 20), (4, 3, 20), "X [4, 3, 20] read as (series, channels, samples)"),
         ((4, 20, 3), (4, 3, 20), "X [4, 20, 3] read as (series, samples, channels); if not so, save"),
         ((4, 8, 8), (4, 8, 8), "X [4, 8, 8] read as (series, channels, samples); if not so, save"),
     ],
 )
-def test_the_shorter_axis_is_the_channels_in_every_format_and_a_note_says_so(save, shape, read, said):
+def test_the_shorter_axis_is_the_channels_in_every_format_and_a_note_says_so(save, shape, read, message):
     values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     series_set = save(X=values)
     expected = values if shape == read else values.swapaxes(1, 2)
     np.testing.assert_array_equal(series_set.x, expected)
-    assert said in series_set.note
+    assert message in series_set.note
 
 
 @pytest.mark.parametrize("shape", [(4, 2, 9), (4, 9, 2)])

@@ -82,7 +82,7 @@ def test_a_block_that_is_incomplete_holds_the_samples_that_fit(tmp_path, form, k
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
 def test_a_header_that_is_not_utf_8_is_read_and_a_note_says_how(tmp_path, encoding):
-    path = write_record(tmp_path, np.arange(60).reshape(100, 3), 16, "# Müller, 61 µV", encoding=encoding)
+    path = write_record(tmp_path, np.arange(300).reshape(100, 3), 16, "# Müller, 61 µV", encoding=encoding)
     assert wfdb.read(path).channels == ("Ableitung 0", "Ableitung 1", "Ableitung 2")
     for options in ({"context": 8, "horizon": 2}, {"length": 8}):
         notes = load_data(str(path), DataConfig(**options)).notes

@@ -281,13 +281,13 @@ def _check_one_per_series(array: Array, name: str, num_series: int, source: str,
 
 def _read_names_of_series(arrays: NamedArrays, role: str, usual: Sequence[str], num_series: int) -> list[str] | None:
     """Return the groups or ids [N] as text, or None."""
-    given = getattr(arrays.roles, role)
-    name = arrays.find(usual) if given is None else arrays.require(role, given)
+    given_name = getattr(arrays.roles, role)
+    name = arrays.find(usual) if given_name is None else arrays.require(role, given_name)
     if name is None:
         return None
     array = _squeeze(arrays.open(name))
     kind = "groups" if role == "group" else "ids"
-    if given is not None or role == "id":
+    if given_name is not None or role == "id":
         arrays.taken.append(f"{kind} from {name}")
     _check_one_per_series(array, kind, num_series, arrays.source)
     return to_names(array, kind, arrays.source)

@@ -93,12 +93,12 @@ def _list_named_arrays(table: Mapping[str, Any]) -> list[str]:
     return [name for name in (*names, *(table.get("target_columns") or ())) if name]
 
 
-def _list_companions(path: Path, named: list[str]) -> Iterator[Path]:
+def _list_companions(path: Path, array_names: list[str]) -> Iterator[Path]:
     """Yield the files that are read together with a file: arrays beside an .npy, the signals of a .hea."""
     if path.suffix.lower() == ".npy":
         from tstk.data.arrays import ARRAY_NAMES
 
-        stems = {*ARRAY_NAMES, *named}
+        stems = {*ARRAY_NAMES, *array_names}
         yield from (file for file in sorted(path.parent.glob("*.npy")) if SPLIT_SUFFIX.sub("", file.stem) in stems)
     elif path.suffix.lower() == ".hea":
         for line in path.read_text(errors="replace").splitlines()[1:]:

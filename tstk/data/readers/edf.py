@@ -94,7 +94,7 @@ def _check_rates(path: Path, labels: Sequence[str], rates: Sequence[float]) -> N
         by_rate.setdefault(rate, []).append(label)
     if len(by_rate) > 1:
         listed = "; ".join(f"{rate:g} Hz: {', '.join(names)}" for rate, names in by_rate.items())
-        most = ",".join(max(by_rate.values(), key=len))
+        most = ",".join(sorted(by_rate.values(), key=len)[-1])
         raise DataError(
             f"{path}: signals of different rates ({listed}); read those of one rate: --channel-columns '{most}'"
         )
