@@ -168,13 +168,28 @@ def test_a_label_column_that_is_not_whole_is_classes_if_the_user_says_so(save):
     assert save(ColumnRoles("y"), X=x(2), y=np.array([0.5, 1.5])).y == ["0.5", "1.5"]
 
 
+@pytest.mark.parametrize("dtype", ["i8", "?", "f4"])
+def test_labels_of_zero_and_one_in_columns_are_a_target_for_each_label(save, dtype):
+    labels = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 0]], dtype)
+    series_set = save(X=x(3), y=labels)
+    np.testing.assert_array_equal(series_set.targets, labels)
+    assert (series_set.y, series_set.target_names) == (None, ("y_0", "y_1", "y_2"))
+    assert "y holds 0 or 1 for each of 3 labels" in series_set.note
+
+
+def test_several_labels_are_called_as_the_classes(tmp_path):
+    np.savez(tmp_path / "x.npz", X=x(2), y=[[1, 0], [1, 1]], classes=["cough", "fever"])
+    series_set = npz.read(tmp_path / "x.npz")["train"]
+    assert (series_set.target_names, series_set.classes) == (("cough", "fever"), ())
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"targets": np.array([1.0, 2.0])}, "2 targets for 3 series"),
         ({"targets": np.ones((3, 2, 2))}, r"expected targets, \(series,\) or"),
         ({"targets": np.array([1.0, np.inf, 2.0])}, "targets of series 2 is infinite"),
-        ({"y": np.ones((3, 4), int)}, "one per series; --target-columns y makes them targets"),
+        ({"y": np.full((3, 4), 2)}, "one per series; --target-columns y makes them targets"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused(save, arrays, message):

@@ -133,18 +133,7 @@ def build_series_set(arrays: NamedArrays) -> SeriesSet | None:
     classes = arrays.read_names("classes")
     if repeated := [c for c in classes if classes.count(c) > 1]:
         raise DataError(f"{arrays.source}: two classes are called {repeated[0]!r}; rename one")
-    targets, target_names = _read_targets(arrays, num_series)
-    labels = None
-    if (label_name := _find_label(arrays)) is not None:
-        label_array = _squeeze(arrays.open(label_name))
-        if targets is None and arrays.roles.label is None and not classes and _has_fractions(label_array):
-            arrays.notes.append(
-                f"{label_name} holds numbers that are not whole, so they are targets to predict; --label-column "
-                f"{_remove_suffix(label_name, arrays)} makes them classes"
-            )
-            targets, target_names = _to_targets(arrays, [label_name], num_series)
-        else:
-            labels = _to_labels(arrays, label_name, label_array, classes, num_series)
+    labels, targets, target_names = _read_labels_and_targets(arrays, classes, num_series)
     groups = _read_names_of_series(arrays, "group", GROUP_ARRAY_NAMES, num_series)
     ids = _read_names_of_series(arrays, "id", ID_ARRAY_NAMES, num_series)
     if arrays.taken:
@@ -163,6 +152,34 @@ def build_series_set(arrays: NamedArrays) -> SeriesSet | None:
         targets=targets,
         target_names=target_names,
     )
+
+
+def _read_labels_and_targets(
+    arrays: NamedArrays, classes: tuple[str, ...], num_series: int
+) -> tuple[list[str] | None, Samples | None, tuple[str, ...]]:
+    """Return the labels [N], the targets [N, K] and their names; labels that are no classes become targets."""
+    targets, target_names = _read_targets(arrays, num_series)
+    if (name := _find_label(arrays)) is None:
+        return None, targets, target_names
+    array, plain_name = _squeeze(arrays.open(name)), _remove_suffix(name, arrays)
+    if targets is None and _is_multi_hot(array):
+        targets, target_names = _to_targets(arrays, [name], num_series)
+        arrays.notes.append(f"{name} holds 0 or 1 for each of {array.shape[1]} labels")
+        return None, targets, classes if len(classes) == array.shape[1] else target_names
+    if targets is None and arrays.roles.label is None and not classes and _has_fractions(array):
+        arrays.notes.append(
+            f"{name} holds numbers that are not whole, so they are targets to predict; --label-column {plain_name} "
+            "makes them classes"
+        )
+        return None, *_to_targets(arrays, [name], num_series)
+    return _to_labels(arrays, name, array, classes, num_series), targets, target_names
+
+
+def _is_multi_hot(array: Array) -> bool:
+    """Return whether labels [N, K] are 0 or 1, or NaN where unknown, with a column for each of several labels."""
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        return False
+    return bool(np.isin(array[array == array], (0, 1)).all())
 
 
 def to_names(array: Array, kind: str, source: str) -> list[str]:

@@ -89,10 +89,10 @@ def _write_arrays(
         metadata = {
             "channels": series_set.channels or _number_channels(series_set),
             "classes": series_set.classes,
-            "target_names": series_set.target_names,
             f"y_{split}": series_set.y,
             f"groups_{split}": series_set.groups,
             f"ids_{split}": series_set.ids,
+            "target_names": series_set.target_names,
             f"targets_{split}": series_set.targets,
         }
         arrays |= {name: np.array(values) for name, values in metadata.items() if values is not None and len(values)}
