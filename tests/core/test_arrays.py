@@ -6,7 +6,7 @@ import torch
 
 import tstk
 from tstk.core.types import Spec
-from tstk.errors import DataError
+from tstk.errors import DataError, OptionError
 from tstk.estimators.base import PipelineEstimator
 from tstk.sklearn import SeriesClassifier
 
@@ -96,3 +96,9 @@ def test_masked_samples_are_missing_to_an_estimator(classifier):
 def test_an_estimator_refuses_what_are_no_numbers(classifier, x, message):
     with pytest.raises(ValueError, match=message):
         classifier.predict(x)
+
+
+@pytest.mark.parametrize("data", [VALUES, torch.zeros(2, 3), [VALUES]])
+def test_arrays_in_place_of_a_name_are_refused_with_what_takes_them(data):
+    with pytest.raises(OptionError, match=r"data is a \w+; expected the name or path .* Arrays are for the estimators"):
+        tstk.fit(data=data, encoder="transformer")

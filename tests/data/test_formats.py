@@ -68,9 +68,9 @@ def test_a_set_of_the_archive_is_the_same_in_either_format(archive, tmp_path, na
 @pytest.mark.parametrize(
     ("shape", "read", "message"),
     [
-        ((4, 9, 128), (4, 9, 128), "samples [4, 9, 128] read as (series, channels, samples)"),
-        ((4, 128, 9), (4, 9, 128), "samples [4, 128, 9] read as (series, samples, channels)"),
-        ((4, 8, 8), (4, 8, 8), "samples [4, 8, 8] read as (series, channels, samples)"),
+        ((4, 9, 128), (4, 9, 128), "samples [N, 9, 128] read as (series, channels, samples)"),
+        ((4, 128, 9), (4, 9, 128), "samples [N, 128, 9] read as (series, samples, channels)"),
+        ((4, 8, 8), (4, 8, 8), "samples [N, 8, 8] read as (series, channels, samples)"),
         ((4, 30), (4, 1, 30), ""),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_folder_of_saved_splits_is_a_data_set_of_its_own_name(tmp_path):
     data = load_data("HAR", DataConfig(data_root=str(tmp_path)))
     assert (data.name, data.spec.channels, data.spec.length) == ("HAR", 3, 20)
     assert [part.x.unique().tolist() for part in data.splits.values()] == [[0], [1], [2]]
-    assert any("train.pt: samples [4, 20, 3] read as (series, samples, channels)" in note for note in data.notes)
+    assert any("train.pt: samples [N, 20, 3] read as (series, samples, channels)" in note for note in data.notes)
 
 
 def test_saved_tensors_that_are_large_stay_in_their_file(tmp_path, monkeypatch):

@@ -107,7 +107,8 @@ class NamedArrays:
             for name in self.openers
             if name not in self.used and self._has(name) and not name.endswith(others) and self._has_axes(name)
         ]
-        notes = [*self.notes, *([f"not used: {', '.join(unused)}"] if unused else [])]
+        plain_names = dict.fromkeys(name.removesuffix(self.suffix) for name in unused)
+        notes = [*self.notes, *([f"not used: {', '.join(plain_names)}"] if unused else [])]
         return f"{Path(self.source).name}: {'; '.join(notes)}" if notes else ""
 
     def _has_axes(self, name: str) -> bool:
@@ -164,12 +165,12 @@ def _read_labels_and_targets(
     array, plain_name = _squeeze(arrays.open(name)), _remove_suffix(name, arrays)
     if targets is None and _is_multi_hot(array):
         targets, target_names = _to_targets(arrays, [name], num_series)
-        arrays.notes.append(f"{name} holds 0 or 1 for each of {array.shape[1]} labels")
+        arrays.notes.append(f"{plain_name} holds 0 or 1 for each of {array.shape[1]} labels")
         return None, targets, classes if len(classes) == array.shape[1] else target_names
     if targets is None and arrays.roles.label is None and not classes and _has_fractions(array):
         arrays.notes.append(
-            f"{name} holds numbers that are not whole, so they are targets to predict; --label-column {plain_name} "
-            "makes them classes"
+            f"{plain_name} holds numbers that are not whole, so they are targets to predict; "
+            f"--label-column {plain_name} makes them classes"
         )
         return None, *_to_targets(arrays, [name], num_series)
     return _to_labels(arrays, name, array, classes, num_series), targets, target_names
@@ -255,7 +256,8 @@ def _is_channels_last(arrays: NamedArrays, name: str, shape: tuple[int, ...], ch
         axes = "(series, samples, channels)" if channels_last else "(series, channels, samples)"
         is_likely = shape[1] < shape[2] and not channels_last
         remedy = "" if reason or is_likely else "; if not so, save an .npz with an array 'channels' of names"
-        arrays.notes.append(f"{name} {list(shape)} read as {axes}{reason}{remedy}")
+        plain_name = _remove_suffix(name, arrays)
+        arrays.notes.append(f"{plain_name} [N, {shape[1]}, {shape[2]}] read as {axes}{reason}{remedy}")
     return channels_last
 
 
@@ -305,7 +307,7 @@ def _read_names_of_series(arrays: NamedArrays, role: str, usual: Sequence[str], 
     array = _squeeze(arrays.open(name))
     kind = "groups" if role == "group" else "ids"
     if given_name is not None or role == "id":
-        arrays.taken.append(f"{kind} from {name}")
+        arrays.taken.append(f"{kind} from {_remove_suffix(name, arrays)}")
     _check_one_per_series(array, kind, num_series, arrays.source)
     return to_names(array, kind, arrays.source)
 
@@ -317,11 +319,14 @@ def _has_fractions(array: Array) -> bool:
 
 def _read_targets(arrays: NamedArrays, num_series: int) -> tuple[Samples | None, tuple[str, ...]]:
     """Return the targets [N, K] that the user names, or that the array of a usual name holds, and their names."""
-    if arrays.roles.targets:
-        return _to_targets(arrays, [arrays.require("targets", name) for name in arrays.roles.targets], num_series)
-    if (name := arrays.find(TARGET_ARRAY_NAMES)) is None or _remove_suffix(name, arrays) == arrays.roles.label:
+    roles = arrays.roles
+    names = [arrays.require("targets", name) for name in roles.targets]
+    if not names and (name := arrays.find(TARGET_ARRAY_NAMES)) and _remove_suffix(name, arrays) != roles.label:
+        names = [name]
+    if not names:
         return None, ()
-    return _to_targets(arrays, [name], num_series)
+    arrays.taken.append(f"targets from {', '.join(_remove_suffix(name, arrays) for name in names)}")
+    return _to_targets(arrays, names, num_series)
 
 
 def _to_targets(arrays: NamedArrays, names: list[str], num_series: int) -> tuple[Samples, tuple[str, ...]]:
@@ -348,7 +353,6 @@ def _to_targets(arrays: NamedArrays, names: list[str], num_series: int) -> tuple
         columns.append(column)
         count = column.shape[1]
         target_names += [plain_name] if count == 1 else [f"{plain_name}_{i}" for i in range(count)]
-    arrays.taken.append(f"targets from {', '.join(names)}")
     targets, given_names = np.concatenate(columns, 1), arrays.read_names("target_names")
     return targets, given_names if len(given_names) == len(target_names) else tuple(target_names)
 
@@ -366,7 +370,7 @@ def _to_labels(arrays: NamedArrays, name: str, array: Array, classes: tuple[str,
     distinct = set(labels)
     if not classes:
         if array.dtype.kind in "fiu" and len(distinct) > max(MANY_CLASSES, num_series // 2):
-            arrays.notes.append(f"{name} holds {len(distinct)} different numbers, read as classes{hint}")
+            arrays.notes.append(f"{plain_name} holds {len(distinct)} different numbers, read as classes{hint}")
         return labels
     is_name = distinct <= set(classes)
     indices = {str(i): class_name for i, class_name in enumerate(classes)}

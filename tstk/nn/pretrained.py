@@ -202,7 +202,7 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path} holds more than tensors, and other objects are never loaded; save its state_dict() alone"
             ) from None
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:200]
         raise CheckpointError(f"{path} is damaged: {reason}; download it again") from None
     return _find_state_dict(content, path)
 
