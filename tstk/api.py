@@ -118,8 +118,8 @@ def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, option
     }
     if not isinstance(overrides.get("data", ""), str | Mapping):
         raise OptionError(
-            f"data is a {type(overrides['data']).__name__}; expected the name or path of a data set. Arrays are for the "
-            "estimators of tstk.sklearn, or save them: numpy.savez('x.npz', X_train=..., y_train=...)"
+            f"data is a {type(overrides['data']).__name__}; expected the name or path of a data set. Arrays are for "
+            "the estimators of tstk.sklearn, or save them: numpy.savez('x.npz', X_train=..., y_train=...)"
         )
     layers: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     if isinstance(config, Config):

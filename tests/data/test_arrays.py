@@ -349,6 +349,13 @@ def test_samples_that_are_not_numbers_are_refused(tmp_path, dtype):
         npz.read(tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize(("largest", "is_rounded"), [(LARGE, False), (LARGE + 1, True), (-LARGE - 1, True)])
+def test_whole_samples_that_float_rounds_are_said(save, largest, is_rounded):
+    values = np.arange(12).reshape(2, 1, 6)
+    values[1, 0, 3] = largest
+    assert ("X holds whole numbers beyond 2**53, which are rounded" in save(X=values).note) == is_rounded
+
+
 def test_half_precision_tensors_are_read(tmp_path):
     values = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     torch.save({"samples": values}, tmp_path / "x.pt")

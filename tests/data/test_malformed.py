@@ -118,7 +118,7 @@ def test_a_malformed_file_is_refused_with_file_place_and_remedy(tmp_path, fault)
     assert len(message) < len(str(tmp_path)) + 250
 
 
-@pytest.mark.parametrize("suffix", [".ts", ".csv", ".npz", ".npy", ".pt", ".parquet", ".hea", ".arff"])
+@pytest.mark.parametrize("suffix", [".ts", ".csv", ".npz", ".npy", ".pt", ".parquet", ".hea", ".arff", ".edf"])
 def test_a_folder_in_place_of_a_file_is_refused_in_one_line(tmp_path, suffix):
     (tmp_path / f"X{suffix}").mkdir()
     with pytest.raises(DataError, match=r"no data in this folder; looked for \*\.ts"):

@@ -20,7 +20,7 @@ from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX
 from tstk.data.channels import choose_channels, describe_choice
 from tstk.data.columns import OPTIONS, ColumnRoles
 from tstk.data.containers import Samples, SeriesSet
-from tstk.data.lazy_array import LazyArray, read_or_map
+from tstk.data.lazy_array import LazyArray, iter_chunks, read_or_map
 from tstk.data.memory import CELL_BYTES, require_memory
 from tstk.errors import DataError, did_you_mean
 
@@ -225,6 +225,12 @@ def _open_samples(arrays: NamedArrays, name: str) -> tuple[Samples | LazyArray, 
         raise DataError(f"{arrays.source}: {name} holds {array.dtype}; expected numbers{hint}")
     if array.ndim not in (2, 3):
         raise DataError(f"{arrays.source}: {name} has shape {array.shape}; expected (series, channels, samples)")
+    if (
+        array.dtype.kind in "iu"
+        and array.itemsize == 8
+        and any(_is_beyond_float(chunk) for chunk in iter_chunks(array))
+    ):
+        arrays.notes.append(f"{_remove_suffix(name, arrays)} holds whole numbers beyond 2**53, which are rounded")
     channels_last = array.ndim == 3 and _is_channels_last(arrays, name, array.shape, names)
     num_channels = 1 if array.ndim == 2 else array.shape[2 if channels_last else 1]
     chosen = _choose_channels(arrays, names or tuple(map(str, range(num_channels))), num_channels)
@@ -244,6 +250,11 @@ def _open_samples(arrays: NamedArrays, name: str) -> tuple[Samples | LazyArray, 
         )
     names = names or tuple(map(str, range(num_channels)))
     return read_or_map(open_view), tuple(np.array(names)[chosen].tolist())
+
+
+def _is_beyond_float(array: Array) -> bool:
+    """Return whether whole numbers are larger than those that float64 tells apart."""
+    return array.size > 0 and max(int(array.max()), -int(array.min())) > 2**53
 
 
 def _is_channels_last(arrays: NamedArrays, name: str, shape: tuple[int, ...], channels: tuple[str, ...]) -> bool:
