@@ -233,7 +233,18 @@ def test_the_longest_names_can_be_written(tmp_path):
 def test_missing_permissions_are_not_told_as_damage(restricted):
     locked = restricted / "locked"
     locked.mkdir()
-    for name in ("model.safetensors", "config.json", "x.npz", "x.csv", "x.ts", "x.parquet", "x.pt", "x.npy"):
+    for name in (
+        "model.safetensors",
+        "config.json",
+        "x.npz",
+        "x.csv",
+        "x.ts",
+        "x.parquet",
+        "x.pt",
+        "x.npy",
+        "x.edf",
+        "x.hea",
+    ):
         (locked / name).touch()
         (locked / name).chmod(0o000)
     for function, args in (
@@ -241,7 +252,10 @@ def test_missing_permissions_are_not_told_as_damage(restricted):
         (RunConfig.read, (locked,)),
         (read_bert_config, (str(locked),)),
         (load_bert_weights, (str(locked),)),
-        *((load_data, (str(locked / f"x{suffix}"),)) for suffix in (".npz", ".csv", ".ts", ".parquet", ".pt", ".npy")),
+        *(
+            (load_data, (str(locked / f"x{suffix}"),))
+            for suffix in (".npz", ".csv", ".ts", ".parquet", ".pt", ".npy", ".edf", ".hea")
+        ),
     ):
         assert "Permission denied; change the permissions" in refuse(function, *args)
     locked.chmod(0o555)
@@ -254,7 +268,7 @@ def test_missing_permissions_are_not_told_as_damage(restricted):
     ):
         assert refuse(function, *args).startswith(f"{args[0]}: not written: Permission denied; change the permissions")
     locked.chmod(0o755)
-    assert len(list(locked.iterdir())) == 8
+    assert len(list(locked.iterdir())) == 10
 
 
 def test_a_full_disk_is_reported_in_bytes_and_loses_nothing(tmp_path):

@@ -11,7 +11,7 @@ from tstk.builtin.encoders.bert import Bert
 from tstk.builtin.encoders.transformer import Transformer
 from tstk.core.types import Spec, Tokens
 from tstk.errors import CheckpointError, IncompatibleError, OptionError
-from tstk.nn.pretrained import convert_bert_layers, load_bert_weights
+from tstk.nn.pretrained import convert_bert_layers, load_bert_weights, read_bert_config
 
 SPEC = Spec(channels=1, length=96, dim=384, grid_size=(12,))
 
@@ -196,6 +196,158 @@ def test_a_folder_without_weights_or_with_damaged_ones_is_refused(small):
         encoder.init_from_pretrained()
 
 
+def replace_weights(folder, content, filename="pytorch_model.bin"):
+    """Replace the weights of a checkpoint by bytes, or by what torch.save writes of an object."""
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    if isinstance(content, bytes):
+        (folder / filename).write_bytes(content)
+    else:
+        torch.save(content, folder / filename)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "bert.", "module.bert.", "_orig_mod.model.", "encoder."])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "weights"])
+def test_weights_are_found_under_any_prefix_and_in_a_checkpoint_of_a_training(small, prefix, key):
+    folder, _ = small
+    expected = load_bert_weights(str(folder))
+    state = {prefix + k: v for k, v in load_file(folder / "model.safetensors").items()}
+    state["classifier.weight"] = torch.zeros(3)
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
+    replace_weights(folder, state if key is None else {"epoch": 3, "optimizer": optimizer, key: state})
+    found = load_bert_weights(str(folder))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], expected[k]) for k in found)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_shards_are_read_by_their_index(small, suffix):
+    folder, _ = small
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    names = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
+    weight_map = {k: names[i % 2] for i, k in enumerate(state)}
+    for name in names:
+        part = {k: v for k, v in state.items() if weight_map[k] == name}
+        save_file(part, folder / name) if suffix == "safetensors" else torch.save(part, folder / name)
+    index = folder / f"{stem}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    found = load_bert_weights(str(folder))
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[k], state[k]) for k in found)
+    (folder / names[1]).unlink()
+    with pytest.raises(CheckpointError, match=f"{names[1]} is missing, although {index.name} names it"):
+        load_bert_weights(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ('{"weight_map": {"a": "../model.safetensors"}}', "names '../model.safetensors'; expected the names of files"),
+        ('{"weight_map": {"a": "/etc/passwd"}}', "names '/etc/passwd'"),
+        ('{"weight_map": {"a": "x.py"}}', "names 'x.py'"),
+        ('{"weight_map": {"a": 3}}', "names 3"),
+        ('{"weight_map": {"a": ["x"]}}', "is damaged"),
+        ('{"weight_map": {}}', "names no file"),
+        ('{"weight_map": 3}', "is damaged"),
+        ("[]", "is damaged"),
+        ("{", "is damaged"),
+    ],
+)
+def test_an_index_that_is_damaged_or_leads_elsewhere_is_refused(small, index, message):
+    folder, _ = small
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_bert_weights(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 438955\n"
+DAMAGED = {
+    "a pointer of Git LFS": (LFS, "is a pointer of Git LFS, not the weights; run 'git lfs pull'"),
+    "a web page": (b"\n<!DOCTYPE html><html><title>404</title></html>", "is a web page, not weights"),
+    "another web page": (b"<html><body>Not found</body></html>", "is a web page"),
+    "an empty file": (b"", "is empty; download it again"),
+    "text": (b"hello", "is damaged: .*download it again"),
+    "binary junk": (bytes(range(256)) * 20, "is damaged: .*download it again"),
+    "zeros": (bytes(4000), "is damaged: .*download it again"),
+}
+
+
+@pytest.mark.parametrize("filename", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_file_that_is_no_weights_is_refused_in_a_line(small, kind, filename):
+    folder, _ = small
+    content, message = DAMAGED[kind]
+    replace_weights(folder, content, filename)
+    with pytest.raises(CheckpointError, match=f"{filename} {message}") as caught:
+        load_bert_weights(str(folder))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(folder)) + 300
+
+
+@pytest.mark.parametrize("keep", [0.001, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_of_torch_that_is_cut_is_refused_in_a_line(small, keep, zipped):
+    folder, _ = small
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    data = (folder / "pytorch_model.bin").read_bytes()
+    (folder / "pytorch_model.bin").write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is damaged: .*download it again") as caught:
+        load_bert_weights(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+class Trap:
+    def __reduce__(self):
+        return print, ("code was run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": Trap()}, "holds more than tensors, and other objects are never loaded"),
+        (torch.zeros(3), "holds a Tensor; expected a state dict"),
+        ({"epoch": 3}, "holds no state dict; its keys are epoch"),
+        ({"a": {"w": torch.zeros(1)}, "b": {"w": torch.zeros(1)}}, "holds several state dicts; its keys are a, b"),
+        ({f"layer{i}.weight": torch.zeros(1) for i in range(900)}, "hold no layers of BERT: layer0.* and 895 more"),
+        (
+            {f"{p}.encoder.layer.0.attention.self.query.weight": torch.zeros(1) for p in ("student", "teacher")},
+            "hold several models: student., teacher.; save",
+        ),
+    ],
+)
+def test_what_is_no_state_dict_of_bert_is_refused_in_a_short_line(small, capsys, content, message):
+    folder, _ = small
+    replace_weights(folder, content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_bert_weights(str(folder))
+    assert len(str(caught.value)) < len(str(folder)) + 300
+    assert "code was run" not in capsys.readouterr().out
+
+
+def test_weights_of_another_size_or_type_are_named_in_a_short_line(small):
+    folder, _ = small
+    state = {k: v.to(torch.int8) for k, v in load_file(folder / "model.safetensors").items()}
+    save_file(state, folder / "model.safetensors")
+    encoder = Bert(SPEC, pretrained=str(folder))
+    with pytest.raises(CheckpointError, match=r"holds int8, expected floats.*and \d+ more") as caught:
+        encoder.init_from_pretrained()
+    assert len(str(caught.value)) < len(str(folder)) + 500
+
+
+def test_a_configuration_of_the_first_release_has_the_epsilon_of_bert(small):
+    folder, _ = small
+    config = json.loads((folder / "config.json").read_text())
+    del config["layer_norm_eps"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read_bert_config(str(folder))["eps"] == 1e-12
+    build_pretrained(SPEC.replace(dim=16), pretrained=str(folder))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -203,6 +355,8 @@ def test_a_folder_without_weights_or_with_damaged_ones_is_refused(small):
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
         ({"is_decoder": True}, "is_decoder True"),
         ({"hidden_size": ...}, "lacks hidden_size"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps 'small'; expected a positive number"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps -1; expected a positive number"),
     ],
 )
 def test_what_is_not_plain_bert_is_refused(small, change, message):

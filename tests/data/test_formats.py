@@ -68,9 +68,9 @@ def test_a_set_of_the_archive_is_the_same_in_either_format(archive, tmp_path, na
 @pytest.mark.parametrize(
     ("shape", "read", "message"),
     [
-        ((4, 9, 128), (4, 9, 128), "samples [4, 9, 128] read as (series, channels, samples)"),
-        ((4, 128, 9), (4, 9, 128), "samples [4, 128, 9] read as (series, samples, channels)"),
-        ((4, 8, 8), (4, 8, 8), "samples [4, 8, 8] read as (series, channels, samples)"),
+        ((4, 9, 128), (4, 9, 128), "samples [N, 9, 128] read as (series, channels, samples)"),
+        ((4, 128, 9), (4, 9, 128), "samples [N, 128, 9] read as (series, samples, channels)"),
+        ((4, 8, 8), (4, 8, 8), "samples [N, 8, 8] read as (series, channels, samples)"),
         ((4, 30), (4, 1, 30), ""),
     ],
 )
@@ -81,7 +81,7 @@ def test_the_axes_of_saved_tensors_are_recognised_and_noted(tmp_path, shape, rea
     turned = x.transpose(1, 2) if read[-2:] == shape[:0:-1] and shape[1] != shape[2] else x
     np.testing.assert_array_equal(raw.x, turned.reshape(read).float())
     assert raw.y == ["0", "1", "1", "0"]
-    assert raw.note.endswith(message)
+    assert message in raw.note
     assert bool(raw.note) == bool(message)
 
 
@@ -95,7 +95,7 @@ def test_a_folder_of_saved_splits_is_a_data_set_of_its_own_name(tmp_path):
     data = load_data("HAR", DataConfig(data_root=str(tmp_path)))
     assert (data.name, data.spec.channels, data.spec.length) == ("HAR", 3, 20)
     assert [part.x.unique().tolist() for part in data.splits.values()] == [[0], [1], [2]]
-    assert "train.pt: samples [4, 20, 3] read as (series, samples, channels)" in data.notes
+    assert any("train.pt: samples [N, 20, 3] read as (series, samples, channels)" in note for note in data.notes)
 
 
 def test_saved_tensors_that_are_large_stay_in_their_file(tmp_path, monkeypatch):
@@ -188,8 +188,8 @@ def test_published_records_are_read_as_their_converted_copies_say(archive):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("212 ", "80 "), "line 3: format 80 is not supported, only 16 and 212"),
-        (("212 ", "212x4 "), "format 212x4 is not supported"),
+        (("212 ", "516 "), "line 3: format 516 (FLAC) is not supported"),
+        (("212 ", "212x4 "), "format 212x4 (several samples per frame, or skewed) is not supported"),
         (("r.dat", "../r.dat"), "is in another folder"),
         (("r.dat", "gone.dat"), "gone.dat: there is no such file"),
         (("360 40", "360 90"), "40 samples, its header says 90"),

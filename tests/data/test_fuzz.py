@@ -13,6 +13,11 @@ from pyarrow import parquet
 from tests.support.fuzz import fuzz
 from tstk.data import DataConfig, load_data
 
+try:
+    import edfio
+except ImportError:  # an optional extra
+    edfio = None
+
 CASES = int(os.environ.get("CASES", 1300))
 """Mutations to try, of all formats together."""
 SEED = int(os.environ.get("SEED", 0))
@@ -26,6 +31,20 @@ def saved(save, *arguments, **options):
 
 def save_parquet(columns):
     return saved(lambda file: parquet.write_table(pyarrow.table(columns), file))
+
+
+def save_record(form):
+    """Return a record of 31 samples of two signals, whose bytes are random; few formats have a checksum."""
+    size = {8: 62, 24: 186, 212: 93, 310: 84, 311: 84}[form]
+    header = f"r 2 360 31\n# Müller\nr.dat {form} 20(3)/mV 12 0 5\nr.dat {form} 20/mV 12 0 -5\n"
+    data = np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes()
+    return {"r.hea": header.encode("latin-1"), "r.dat": data}
+
+
+def saved_recording(x):
+    """Return a recording of two signals of 30 seconds."""
+    signals = [edfio.EdfSignal(np.tile(x[i, 0], 6), 2, label=f"EEG {i}", physical_dimension="uV") for i in (0, 1)]
+    return edfio.Edf(signals, data_record_duration=3, annotations=[edfio.EdfAnnotation(1, None, "a")]).to_bytes()
 
 
 def small_files():
@@ -58,6 +77,21 @@ def small_files():
     }
     wide = {**{f"t{i}": x[:, 0, i] for i in range(10)}, "label": y}
     lists = {"u": list(x[:, 0]), "v": list(x[:, 1]), "label": y}
+    typed = {
+        **{
+            f"{name}_{split}": values
+            for split in ("train", "test")
+            for name, values in (("X", x), ("ids", np.arange(12)))
+        },
+        "y_train": np.arange(12) % 2.0,
+        "y_test": np.arange(12) % 2.0,
+        "classes": np.array([b"walk", b"run"]),
+        "targets_train": draw.normal(size=(12, 2)),
+        "targets_test": draw.normal(size=(12, 2)),
+    }
+    ts_targets = "@timeStamps false\n@univariate true\n@targetLabel true\n@data\n"
+    ts_targets += "".join(f"{','.join(row)}:{i / 7:.3g}\n" for i, row in enumerate(cells))
+    ts_colons = "@univariate true\n@classLabel false\n@data\n" + "".join(f"{','.join(row)}:\n" for row in cells)
     record = "r 2 360 60\nr.dat 16 200(5)/mV\nr.dat 16 200/mV\n"
     signals = draw.integers(-900, 900, 120).astype("<i2").tobytes()
     return {
@@ -74,13 +108,19 @@ def small_files():
         "parquet": {f"Toy_{s}.parquet": save_parquet(wide) for s in ("TRAIN", "TEST")},
         "parquet lists": {f"Toy_{s}.parquet": save_parquet(lists) for s in ("TRAIN", "TEST")},
         "record": {"r.hea": record.encode(), "r.dat": signals},
+        "typed npz": {"toy.npz": saved(np.savez, **typed)},
+        "typed npy": {f"{name}.npy": saved(np.save, array) for name, array in typed.items()},
+        "ts of targets": {f"Toy_{s}.ts": ts_targets.encode() for s in ("TRAIN", "TEST")},
+        "ts of colons": {f"Toy_{s}.ts": ts_colons.encode() for s in ("TRAIN", "TEST")},
+        **{f"record {form}": save_record(form) for form in (8, 24, 212, 310, 311)},
+        **({} if edfio is None else {"edf": {"r.edf": saved_recording(x)}}),
     }
 
 
 def load_folder(folder):
     """Load the set in a folder, and check all that a training would see of it."""
     config, path = DataConfig(), folder
-    if (folder / "table.csv").exists() or (folder / "r.hea").exists():
+    if any((folder / name).exists() for name in ("table.csv", "r.hea", "r.edf")):
         config = DataConfig(context=8, horizon=2)
     if (folder / "notes.npz").exists():
         config, path = DataConfig(conditioning=(f"text={folder / 'notes.npz'}",)), folder / "toy.npz"

@@ -97,7 +97,7 @@ FAULTY = {
     "one name for all": ("x.npz", npz(X=X, classes=3.0), "classes have shape ()", "one name each"),
     "an escape sequence": ("x.csv", "t0,label\n1,a\n2,\x1b]0;b\n", r"line 3: holds the control character", "remove"),
     "another end of line": ("x.ts", TS + "1,2:a\u2028b\n", "line 4: holds the control character", "remove"),
-    "no signals": ("x.hea", "x 0 360 10\n", "line 1: 0 signals of 10 samples", "expected positive numbers"),
+    "no signals": ("x.hea", "x 0 360 10\n", "line 1: the record has no signals", "give the header of one"),
     "a record above": ("x.hea", "x 1 360 2\n.. 16 200\n", "line 2: .. is in another folder", "beside their header"),
     "a huge baseline": ("x.hea", f"x 1 360 2\nx.dat 16 200 11 {10**30}\n", "line 2: expected whole numbers", "WFDB"),
     "a header of nothing": ("x.hea", "hello\n", "line 1: ", "expected 'RECORD SIGNALS RATE SAMPLES'"),
@@ -118,7 +118,7 @@ def test_a_malformed_file_is_refused_with_file_place_and_remedy(tmp_path, fault)
     assert len(message) < len(str(tmp_path)) + 250
 
 
-@pytest.mark.parametrize("suffix", [".ts", ".csv", ".npz", ".npy", ".pt", ".parquet", ".hea", ".arff"])
+@pytest.mark.parametrize("suffix", [".ts", ".csv", ".npz", ".npy", ".pt", ".parquet", ".hea", ".arff", ".edf"])
 def test_a_folder_in_place_of_a_file_is_refused_in_one_line(tmp_path, suffix):
     (tmp_path / f"X{suffix}").mkdir()
     with pytest.raises(DataError, match=r"no data in this folder; looked for \*\.ts"):

@@ -64,14 +64,23 @@ def files(tmp_path, labelled, table):
 
 
 def fingerprint(data):
-    """Return everything of a data set that training can see."""
+    """Return everything of a data set that training can see, and what the user is told."""
     splits = {
         name: [t for t in (batch.x, batch.y) if t is not None] + [v for v, _ in batch.conditioning.values()]
         for name, split in data.splits.items()
         for batch in [split.batch(torch.arange(len(split)))]
     }
     tensors = {name: [(t.shape, t.numpy().tobytes()) for t in values] for name, values in splits.items()}
-    return tensors, data.spec, data.task, data.classes, data.split_channels, data.mean.tolist(), data.std.tolist()
+    return (
+        tensors,
+        data.notes,
+        data.spec,
+        data.task,
+        data.classes,
+        data.split_channels,
+        data.mean.tolist(),
+        data.std.tolist(),
+    )
 
 
 def value_of(option, kind, files, tmp_path):

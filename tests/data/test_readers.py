@@ -29,6 +29,46 @@ def test_ts_without_class_labels_gives_unlabelled_series(tmp_path):
     assert raw.x.shape == (1, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("header", "lines", "shape"),
+    [
+        ("", "1,2,3:\n4,5,6:\n", (2, 1, 3)),
+        ("@univariate true\n", "1,2,3:\n4,5:\n", (2, 1, 3)),
+        ("@univariate false\n@dimensions 2\n", "1,2:3,4:\n5,6:7: \n", (2, 2, 2)),
+        ("@univariate false\n@dimension 3\n", "1,2:3,4:\n5,6:7:\n", (2, 3, 2)),
+        ("", "1,2:3\n4,5:\n", (2, 2, 2)),
+    ],
+)
+def test_a_colon_at_the_end_of_unlabelled_lines_is_no_channel_unless_one_is_declared(tmp_path, header, lines, shape):
+    raw = ts.read(write(tmp_path, "x.ts", f"{header}@classLabel false\n@data\n{lines}"))["train"]
+    assert raw.x.shape == shape
+    is_dropped = all(line.strip().endswith(":") for line in lines.splitlines()) and shape[1] < 3
+    assert ("the colon at the end of each line is not a channel" in raw.note) == is_dropped
+
+
+def test_ts_with_a_target_label_holds_numbers_to_predict(tmp_path):
+    text = "@targetLabel true\n@data\n1,2:3,4:61.5\n5,6:7,8:?\n"
+    raw = ts.read(write(tmp_path, "x.ts", text))["train"]
+    np.testing.assert_array_equal(raw.targets, [[61.5], [np.nan]])
+    assert (raw.y, raw.x.shape) == (None, (2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("header", "note"),
+    [
+        ("@univariate true", "the header declares 1 channels, and the lines have 2"),
+        ("@dimensions 3", "the header declares 3 channels, and the lines have 2"),
+        ("@equalLength true\n@seriesLength 4", "the header declares 4 samples, and the longest series has 3"),
+        ("@equalLength true\n@seriesLength 3", "series of equal lengths, and some are shorter"),
+        ("@missing false", ""),
+    ],
+)
+def test_what_the_header_of_a_ts_file_says_wrongly_is_said(tmp_path, header, note):
+    raw = ts.read(write(tmp_path, "x.ts", f"{header}\n{HEAD}1,2,3:4,5,6:a\n1,2:3,4:b\n"))["train"]
+    assert note in raw.note
+    assert bool(raw.note) == bool(note)
+
+
 @pytest.mark.parametrize("mark", ["\t", ",", "   "])
 def test_tsv_has_the_label_first_whatever_separates_the_cells(tmp_path, mark):
     text = "\n".join(mark.join(row) for row in [["1", "0.5", "2"], ["-1.0", "3", "NaN"]])
@@ -86,7 +126,11 @@ def test_npz_looks_whole_numbers_up_in_its_classes(tmp_path):
         (HEAD + "1,2:a\n1,2:?\n", "series 2 has no label"),
         (HEAD + "1,inf:a\n", "series 1 holds an infinite value"),
         ("@timeStamps true\n" + HEAD.split("\n", 1)[1] + "1:a\n", "@timeStamps true is not supported"),
-        ("@targetLabel true\n" + HEAD + "1:2\n", "regression"),
+        ("@targetLabel true\n" + HEAD + "1:2\n", "both @classLabel true and @targetLabel true"),
+        ("@targetLabel true\n@data\n1,2:high\n", "line 3: 'high' is not a number"),
+        ("@targetLabel true\n@data\n1,2:inf\n", "line 3: the target is infinite"),
+        ("@targetLabel true\n@data\n1,2\n", "line 3: no ':' before the target"),
+        ("@classLabel false\n@data\n1,2:3:\n1:2\n", "series 2 has 2 channels, series 1 has 3"),
         ("@data\n1,2:a\n", "no @classLabel line"),
     ],
 )
@@ -138,10 +182,10 @@ def test_formats_with_a_fixed_place_for_the_label_refuse_another(tmp_path, read)
     ("arrays", "message"),
     [
         ({"X": np.ones((2, 3, 4)), "y": [0, 1, 2]}, "3 labels for 2 series"),
-        ({"X": np.ones((2, 3, 4)), "y": np.ones((2, 2))}, "one per series"),
+        ({"X": np.ones((2, 3, 4)), "y": np.full((2, 2), 2)}, "one per series"),
         ({"X": np.ones((2, 3, 4)), "y": [0.0, np.nan]}, "series 2 has no label"),
         ({"X": np.ones((2, 3, 4)), "y": [0, 5], "classes": ["a", "b"]}, "label 5 of series 2"),
-        ({"X": np.ones((2, 4, 3)), "channels": ["x", "y", "z"]}, "looks transposed"),
+        ({"X": np.ones((2, 4, 3)), "channels": list("wvxyz")}, "5 channel names, but X has shape"),
         ({"X": np.ones(4)}, r"shape \(4,\)"),
         ({"X": np.ones((0, 1, 4))}, "no samples: X has shape"),
         ({"X": np.array([["a", "b"]])}, "expected numbers"),

@@ -87,6 +87,7 @@ _READERS = {
     "csv": (".csv", "Labelled series by row, a forecasting table with dates, or a long table with ids"),
     "parquet": (".parquet", "Tables as in .csv files, or lists of samples"),
     "wfdb": (".hea", "PhysioNet records: a header and its signal files"),
+    "edf": (".edf .bdf", "Recordings in the European data format and BioSemi's"),
 }
 """Name -> file suffixes and summary."""
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from tstk.core.arrays import to_numbers
 from tstk.core.batches import limit_batch_size
 from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.repr import ShortRepr
@@ -175,14 +176,10 @@ def prepare_series(x: SeriesLike, pipeline: Pipeline) -> Series:
 
 def _to_tensor(x: Tensor | ArrayLike, dtype: torch.dtype) -> Tensor:
     if isinstance(x, Tensor):
+        if x.is_complex():
+            raise DataError("x is complex; make the real and the imaginary part channels of their own")
         return x.detach()
-    try:
-        array = np.asarray(x)
-        if array.dtype.kind not in "biuf":
-            raise ValueError(f"its dtype is {array.dtype}")
-        return torch.tensor(array, dtype=dtype)
-    except ValueError as e:
-        raise DataError(f"x is not an array of numbers ({e}); pad series of unequal lengths with NaN") from None
+    return torch.tensor(to_numbers(x), dtype=dtype)
 
 
 def _add_axes(x: Tensor, pipeline: Pipeline) -> Tensor:

@@ -15,7 +15,10 @@ from tstk.plugins.signature import check_fields
 if TYPE_CHECKING:
     from tstk.config.resolve import Config
 
-CONVERT_OPTIONS = ("data_root", "label_column", "length", "stride")
+CONVERT_OPTIONS = (
+    *("data_root", "label_column", "target_columns", "group_column", "id_column", "time_column"),
+    *("channel_columns", "drop_columns", "length", "stride"),
+)
 """The options that apply to a conversion."""
 
 

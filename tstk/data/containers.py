@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.core.arrays import fill_masked
 from tstk.core.repr import ShortRepr
 from tstk.data.lazy_array import LazyArray, Samples, iter_chunks
 from tstk.data.memory import require_memory
@@ -61,6 +62,7 @@ class SeriesSet(ShortRepr):
 
     def __post_init__(self) -> None:
         source, shape = self.source, self.x.shape
+        self.x = fill_masked(self.x)
         if len(shape) != 3:
             raise DataError(f"{source}: X has shape {shape}; expected (series, channels, samples)")
         if 0 in shape:
@@ -90,6 +92,9 @@ class SeriesSet(ShortRepr):
         if self.y is not None:
             unlabelled = {label for label in set(self.y) if label.strip().lower() in NA_VALUES}
             self._reject_series(np.array([label in unlabelled for label in self.y]), "has no label; remove it")
+            if self.classes and (undeclared := sorted(set(self.y) - set(self.classes))):
+                declared = ", ".join(self.classes)
+                raise DataError(f"{source}: label {undeclared[0]!r} is not among the classes {declared}; add it there")
 
     def resize(self, length: int) -> SeriesSet:
         """Resample each series to `length` samples by linear interpolation from its first to its last sample.
@@ -126,6 +131,7 @@ class Table(ShortRepr):
         source: the file, for messages
         channels: C names
         dates: [T] datetime64, or strings where the file's format is not ISO 8601
+        note: one sentence on how the file was read, or empty
 
     Raises:
         DataError: there are no rows, a column is empty, a value is infinite, or the dates run backwards
@@ -135,6 +141,7 @@ class Table(ShortRepr):
     source: str
     channels: tuple[str, ...]
     dates: NDArray[Any] | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         if 0 in self.values.shape:

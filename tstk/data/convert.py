@@ -87,12 +87,15 @@ def _write_arrays(
     arrays: dict[str, NDArray[Any]] = {}
     for split, series_set in series_sets.items():
         metadata = {
-            "channels": series_set.channels,
+            "channels": series_set.channels or _number_channels(series_set),
             "classes": series_set.classes,
             f"y_{split}": series_set.y,
             f"groups_{split}": series_set.groups,
+            f"ids_{split}": series_set.ids,
+            "target_names": series_set.target_names,
+            f"targets_{split}": series_set.targets,
         }
-        arrays |= {name: np.array(values) for name, values in metadata.items() if values}
+        arrays |= {name: np.array(values) for name, values in metadata.items() if values is not None and len(values)}
     for name, array in arrays.items():
         with open_file(f"{name}.npy") as file:
             np.save(file, array, allow_pickle=False)
@@ -106,3 +109,9 @@ def _write_arrays(
                 file.write(np.ascontiguousarray(x, dtype).tobytes())
                 done += len(x)
                 on_progress(done, total)
+
+
+def _number_channels(series_set: SeriesSet) -> tuple[str, ...]:
+    """Return numbers as names of the channels where the order of the axes could not be told without."""
+    _, num_channels, num_samples = series_set.x.shape
+    return tuple(map(str, range(num_channels))) if num_channels >= num_samples else ()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tstk.config.records import RunConfig
-from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute
+from tstk.data.catalog import SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute
 from tstk.errors import DataChangedWarning, DataError, TstkError
 
 MAX_FULL_HASH = 2**28
@@ -82,17 +82,23 @@ def _list_files(table: Mapping[str, Any]) -> Iterator[Path]:
         if name and name not in (SYNTHETIC, "test"):
             for path in locate(name, table.get("data_root")).files.values():
                 yield path
-                yield from _list_companions(path, table.get("label_column"))
+                yield from _list_companions(path, _list_named_arrays(table))
     for pair in table.get("conditioning") or ():
         yield Path(pair.partition("=")[2]).expanduser()
 
 
-def _list_companions(path: Path, label_column: str | None) -> Iterator[Path]:
+def _list_named_arrays(table: Mapping[str, Any]) -> list[str]:
+    """Return the names of arrays that the options give."""
+    names = [table.get(f"{role}_column") for role in ("label", "group", "id")]
+    return [name for name in (*names, *(table.get("target_columns") or ())) if name]
+
+
+def _list_companions(path: Path, array_names: list[str]) -> Iterator[Path]:
     """Yield the files that are read together with a file: arrays beside an .npy, the signals of a .hea."""
     if path.suffix.lower() == ".npy":
-        from tstk.data.readers.npz import GROUP_ARRAY_NAMES, LABEL_ARRAY_NAMES
+        from tstk.data.arrays import ARRAY_NAMES
 
-        stems = {*SERIES_ARRAY_NAMES, *LABEL_ARRAY_NAMES, *GROUP_ARRAY_NAMES, "classes", "channels", label_column}
+        stems = {*ARRAY_NAMES, *array_names}
         yield from (file for file in sorted(path.parent.glob("*.npy")) if SPLIT_SUFFIX.sub("", file.stem) in stems)
     elif path.suffix.lower() == ".hea":
         for line in path.read_text(errors="replace").splitlines()[1:]:

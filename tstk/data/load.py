@@ -87,6 +87,8 @@ def _load_several(names: str, config: DataConfig) -> DataModule:
         "val_data",
         "test_data",
         "label_fraction",
+        "target_columns",
+        "id_column",
         "context",
         "horizon",
         "conditioning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,7 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
         notes = [f"{split_description}, so test scores are optimistic"]
     if num_rows > ends[2]:
         notes.append(f"{num_rows - ends[2]} rows at the end are not used")
+    notes = list(dict.fromkeys(table.note for table in tables.values() if table.note)) + notes
     mean, std = _compute_standardization(train_values[None, :, : ends[0]], config.standardize)
     notes += describe_far_values(train_values[None, :, : ends[0]], train_table.channels, offset, "row")
     for split in ("val", "test"):
@@ -335,8 +337,8 @@ def _infer_classes(train: SeriesSet) -> tuple[str, ...]:
     if train.classes:
         return tuple(name for name in train.classes if name in present)
     try:
-        return tuple(sorted(present, key=float))
-    except ValueError:
+        return tuple(sorted(sorted(present), key=Decimal))
+    except InvalidOperation:
         return tuple(sorted(present))
 
 

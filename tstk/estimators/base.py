@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from tstk.config.resolve import Config, parse_overrides, resolve_config
+from tstk.core.arrays import fill_masked
 from tstk.core.pipeline import Pipeline
 from tstk.core.prediction import Prediction, predict_batches
 from tstk.core.types import Spec, Split
@@ -140,7 +141,10 @@ class PipelineEstimator(OptionsEstimator):
     def _validate_series(self, X: Any, reset: bool) -> Tensor:
         """Validate series and return them as [N, C, T] float32, NaN where missing or after the end."""
         if isinstance(X, list | tuple) and len(X) and all(getattr(series, "ndim", 0) == 2 for series in X):
-            return self._pad_ragged([np.asarray(series, np.float64) for series in X], reset)
+            return self._pad_ragged([np.asarray(fill_masked(series), np.float64) for series in X], reset)
+        X = fill_masked(X)
+        if getattr(getattr(X, "dtype", None), "kind", "f") in "mM":
+            raise ValueError(f"X holds {X.dtype}; expected numbers")
         X = validate_data(self, X, reset=reset, dtype=FLOATS, ensure_all_finite="allow-nan", allow_nd=True, copy=True)
         if X.ndim > 3:
             raise ValueError(f"X has shape {X.shape}; expected [series, samples] or [series, channels, samples]")

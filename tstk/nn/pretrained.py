@@ -1,13 +1,16 @@
 """Loading of BERT checkpoints from `config.json` and `model.safetensors`, without the transformers library.
 
-A checkpoint is a folder or a Hugging Face hub name; only these files (or `pytorch_model.bin`) are downloaded.
+A checkpoint is a folder or a Hugging Face hub name; only these files (or `pytorch_model.bin`, or the shards that their
+index names) are downloaded. Only plain tensors are loaded, never code.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import pickle
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,16 @@ _LAYER_NAMES = {
     "output.dense": "mlp.down",
     "output.LayerNorm": "mlp_norm",
 }
+
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Files of weights, in order of preference; beside each there may be an index of shards instead."""
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "module")
+"""Keys under which training scripts save a state dict together with other things."""
+_FIRST_LAYER = re.compile(r"(.*?)(encoder\.layer\.\d+\.attention\.self\.query\.weight)")
+_EPS = 1e-12
+"""Of BERT's normalisation, where config.json does not give it, as those of the first release do not."""
+MAX_NAMED = 5
+"""Faulty tensors that a message names."""
 
 
 def read_bert_config(name: str) -> dict[str, Any]:
@@ -65,12 +78,16 @@ def read_bert_config(name: str) -> dict[str, Any]:
         "eps": "layer_norm_eps",
         "rows": "max_position_embeddings",
     }
+    config.setdefault("layer_norm_eps", _EPS)
     missing = [v for v in keys.values() if v not in config]
     if missing:
         raise OptionError(f"pretrained={name!r}: config.json lacks {', '.join(missing)}")
     invalid = [f"{v} {config[v]!r}" for k, v in keys.items() if k != "eps" and not 0 < _int_or_zero(config[v]) < 2**31]
     if invalid:
         raise OptionError(f"pretrained={name!r}: config.json has {', '.join(invalid)}; expected positive integers")
+    eps = config["layer_norm_eps"]
+    if not isinstance(eps, int | float) or not (math.isfinite(eps) and eps > 0):
+        raise OptionError(f"pretrained={name!r}: config.json has layer_norm_eps {eps!r}; expected a positive number")
     return {ours: config[theirs] for ours, theirs in keys.items()}
 
 
@@ -103,26 +120,138 @@ def resolve_bert_config(options: dict[str, Any], pretrained: str | None, with_po
 
 
 def load_bert_weights(name: str) -> dict[str, Tensor]:
-    """Load the state dict of a BERT checkpoint, with legacy names converted (`bert.` prefix, norms' gamma and beta).
+    """Load the state dict of a BERT checkpoint, with the names of `BertModel`.
+
+    What stands before these names (`bert.`, `module.`) is removed, norms' gamma and beta are renamed, and a state dict
+    that was saved under a key such as "state_dict" is found.
 
     Raises:
-        CheckpointError: there is no weights file, or it is damaged
+        CheckpointError: there is no weights file, it is damaged, or it does not hold the tensors of one BERT
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    state: dict[str, Tensor] = {}
+    for path in _find_weight_files(name):
+        state |= _load_tensors(path)
+    return _to_bert_names(state, name)
 
-    path = _fetch_file(name, "model.safetensors") or _fetch_file(name, "pytorch_model.bin")
-    if path is None:
-        raise CheckpointError(f"pretrained={name!r} has neither model.safetensors nor pytorch_model.bin")
+
+def _find_weight_files(name: str) -> list[Path]:
+    """Return the file of weights, or the shards that an index names.
+
+    Raises:
+        CheckpointError: there is neither, or a shard is missing
+    """
+    for filename in _WEIGHT_FILES:
+        if path := _fetch_file(name, filename):
+            return [path]
+        if index_path := _fetch_file(name, f"{filename}.index.json"):
+            return [_fetch_shard(name, shard, index_path) for shard in _read_index(index_path)]
+    raise CheckpointError(f"pretrained={name!r} has neither {' nor '.join(_WEIGHT_FILES)}, nor an index of shards")
+
+
+def _read_index(path: Path) -> list[str]:
+    """Return the names of the shards in an index, without repetition.
+
+    Raises:
+        CheckpointError: it is damaged, or names a file outside its folder
+    """
     check_readable(path)
     try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        shards = sorted(set(index["weight_map"].values()))
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{path} is damaged: it has no map 'weight_map'; download it again") from None
+    for shard in shards:
+        if not isinstance(shard, str) or not re.fullmatch(r"[\w.-]+\.(safetensors|bin)", shard):
+            raise CheckpointError(f"{path} names {shard!r}; expected the names of files beside it")
+    if not shards:
+        raise CheckpointError(f"{path} names no file; download it again")
+    return shards
+
+
+def _fetch_shard(name: str, shard: str, index_path: Path) -> Path:
+    if (path := _fetch_file(name, shard)) is None:
+        raise CheckpointError(
+            f"{index_path.with_name(shard)} is missing, although {index_path.name} names it; fetch it"
+        )
+    return path
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    """Load the tensors of one file by name.
+
+    Raises:
+        CheckpointError: the file is damaged, is something else, or holds no tensors
+    """
+    from safetensors.torch import load_file
+
+    check_readable(path)
+    with path.open("rb") as file:
+        start = file.read(512).lstrip().lower()
+    if not start:
+        raise CheckpointError(f"{path} is empty; download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a pointer of Git LFS, not the weights; run 'git lfs pull' in its repository")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(f"{path} is a web page, not weights; download the file itself")
+    try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, EOFError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}; download it again") from error
-    return {_rename_legacy_key(key): value for key, value in state.items()}
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # an unpickler may raise anything on damaged bytes
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+            raise CheckpointError(
+                f"{path} holds more than tensors, and other objects are never loaded; save its state_dict() alone"
+            ) from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:200]
+        raise CheckpointError(f"{path} is damaged: {reason}; download it again") from None
+    return _find_state_dict(content, path)
+
+
+def _find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a dict, or of the one dict of tensors in it.
+
+    Raises:
+        CheckpointError: there is none, or there are several
+    """
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict, tensors by name")
+    if tensors := _select_tensors(content):
+        return tensors
+    nested = {str(key): tensors for key, value in content.items() if (tensors := _select_tensors(value))}
+    key = next((key for key in _STATE_KEYS if key in nested), next(iter(nested)) if len(nested) == 1 else None)
+    if key is None:
+        raise CheckpointError(
+            f"{path} holds {'several state dicts' if nested else 'no state dict'}; its keys are "
+            f"{_shorten(map(str, content))}; save one state_dict() alone"
+        )
+    return nested[key]
+
+
+def _select_tensors(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _to_bert_names(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Remove what stands before BERT's names, and what does not belong to it.
+
+    Raises:
+        CheckpointError: there are no layers of BERT, or those of several
+    """
+    prefixes = {match[1] for key in state if (match := _FIRST_LAYER.fullmatch(key))}
+    if len(prefixes) != 1:
+        found = f"several models: {_shorten(sorted(prefixes))}" if prefixes else f"no layers of BERT: {_shorten(state)}"
+        raise CheckpointError(f"the weights of {name!r} hold {found}; save the state_dict() of one BertModel")
+    prefix = prefixes.pop()
+    return {_rename_legacy_key(key.removeprefix(prefix)): v for key, v in state.items() if key.startswith(prefix)}
+
+
+def _shorten(names: Iterable[str]) -> str:
+    """Return the first of some names, and the number of others."""
+    listed = list(names)
+    more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
+    return ", ".join(listed[:MAX_NAMED]) + more
 
 
 def convert_bert_layers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -148,7 +277,7 @@ def copy_parameters(module: nn.Module, state: Mapping[str, Tensor], names: Colle
         source: name of the checkpoint, for the message
 
     Raises:
-        CheckpointError: tensors are missing or have another shape; all of them are named, and nothing is copied
+        CheckpointError: tensors are missing, or have another shape or no floats; the first are named, nothing is copied
     """
     parameters = {name: p for name, p in module.named_parameters() if name in names}
     faults = [f"{name} is missing" for name in parameters if name not in state]
@@ -157,8 +286,15 @@ def copy_parameters(module: nn.Module, state: Mapping[str, Tensor], names: Colle
         for name, p in parameters.items()
         if name in state and state[name].shape != p.shape
     ]
+    faults += [
+        f"{name} holds {str(state[name].dtype).removeprefix('torch.')}, expected floats"
+        for name in parameters
+        if name in state and not state[name].is_floating_point()
+    ]
     if faults:
-        raise CheckpointError(f"the weights of {source!r} do not match its config.json: {'; '.join(faults)}")
+        more = f"; and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
+        listed = "; ".join(faults[:MAX_NAMED])
+        raise CheckpointError(f"the weights of {source!r} do not match its config.json: {listed}{more}")
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(state[name])

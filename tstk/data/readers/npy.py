@@ -6,16 +6,18 @@ The arrays are those of an `.npz` file, each in a file of its own, and a large X
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.data.arrays import ROLES, NamedArrays, build_series_set
 from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet
-from tstk.data.readers.npz import GROUP_ARRAY_NAMES, LABEL_ARRAY_NAMES, PICKLE, build_series_set, read_array_header
+from tstk.data.readers.npz import PICKLE, read_array_header
 from tstk.errors import DataError
 
 
@@ -29,8 +31,7 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     Raises:
         DataError: an array is damaged, holds Python objects, or its shapes disagree
     """
-    roles.reject(path, "yet", ("label",))
-    label_column = roles.label
+    roles.reject(path, "for arrays, whose samples are at equal distances", ROLES)
     match = SPLIT_SUFFIX.search(path.stem)
     suffix = match[0] if match else ""
     if SPLIT_SUFFIX.sub("", path.stem) not in SERIES_ARRAY_NAMES:
@@ -38,15 +39,15 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
             f"{path}: expected a file called {', '.join(SERIES_ARRAY_NAMES)}, such as X_train.npy with y_train.npy "
             "beside it"
         )
-    y = _map_sibling(path, LABEL_ARRAY_NAMES if label_column is None else (label_column,), suffix)
-    if label_column is not None and y is None:
-        raise DataError(f"{path}: there is no {label_column}{suffix}.npy beside it")
-    metadata = {
-        name: map_array(file) for name in ("classes", "channels") if (file := path.with_name(f"{name}.npy")).is_file()
-    }
+    files = {file.stem: file for file in sorted(path.parent.glob("*.npy")) if file.stem != path.stem and file.is_file()}
+    others = {f"{other}{suffix}" for other in SERIES_ARRAY_NAMES} - {path.stem}
+    openers = {path.stem: partial(map_array, path)}
+    openers |= {stem: partial(map_array, file) for stem, file in files.items() if stem not in others}
     map_array(path)  # report a damaged file now, not at the first read
-    groups = _map_sibling(path, GROUP_ARRAY_NAMES, suffix)
-    return {"train": build_series_set(lambda: map_array(path), y, groups, metadata, str(path))}
+    series_set = build_series_set(NamedArrays(openers, roles, str(path), suffix))
+    if series_set is None:
+        raise DataError(f"{path}: --drop-columns {','.join(roles.drop)} leaves no samples")
+    return {"train": series_set}
 
 
 def map_array(path: Path) -> NDArray[Any]:
@@ -67,8 +68,3 @@ def map_array(path: Path) -> NDArray[Any]:
                 f"{path}: holds Python objects (a pickle), which are never loaded; save numbers and strings only"
             ) from None
         raise DataError(f"{path}: empty, cut short or not an npy array; write or fetch it again") from None
-
-
-def _map_sibling(path: Path, names: tuple[str, ...], suffix: str) -> NDArray[Any] | None:
-    files = (path.with_name(f"{name}{suffix}.npy") for name in names)
-    return next((map_array(file) for file in files if file.is_file()), None)

@@ -1,4 +1,4 @@
-"""Reader of `.npz`: X [N, C, T] or [N, T], with y, groups, channels and classes. Pickles are never loaded.
+"""Reader of `.npz`: X [N, C, T] or [N, T], with y, targets, groups, ids, channels and classes; never pickles.
 
 A file holds one split (`X`, `y`) or several (`X_train`, `y_train`, `X_test`, ...). A large X that is not compressed
 stays in its file.
@@ -13,24 +13,19 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tstk.data import lazy_array
-from tstk.data.catalog import SERIES_ARRAY_NAMES
+from tstk.data.arrays import ROLES, Array, ArrayOpeners, NamedArrays, build_series_set
 from tstk.data.columns import ColumnRoles
-from tstk.data.containers import SeriesSet, normalize_label
-from tstk.data.lazy_array import read_or_map
-from tstk.data.memory import CELL_BYTES, require_memory
-from tstk.errors import DataError, did_you_mean
-
-LABEL_ARRAY_NAMES = ("y", "labels", "label")
-GROUP_ARRAY_NAMES = ("groups", "group", "subject", "subjects")
+from tstk.data.containers import SeriesSet
+from tstk.data.memory import require_memory
+from tstk.errors import DataError
 
 MAX_EXPANSION_RATIO = 200
 """Maximum compression ratio of large arrays, against zip bombs; measured series stay far below it."""
@@ -47,9 +42,6 @@ _DAMAGE = (
 )
 """What zipfile and NumPy raise for archives that are damaged, encrypted or compressed in another way."""
 
-Array = NDArray[Any]
-ArrayOpeners = Mapping[str, Callable[[], Array]]
-
 
 def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
     """Read the splits of one file; arrays without "_train", "_val" or "_test" in their names are split "train".
@@ -61,24 +53,15 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     Raises:
         DataError: the file is damaged, holds Python objects, or its shapes disagree
     """
-    roles.reject(path, "yet", ("label",))
-    label_column = roles.label
-    arrays = open_arrays(path)
-    names = (label_column,) if label_column is not None else LABEL_ARRAY_NAMES
-    metadata = {name: arrays[name]() for name in ("classes", "channels") if name in arrays}
-    splits = {}
-    for split, suffix in (("train", ""), ("train", "_train"), ("val", "_val"), ("test", "_test")):
-        if (x := _find_array(arrays, SERIES_ARRAY_NAMES, suffix)) is not None:
-            y = _find_array(arrays, names, suffix)
-            if label_column is not None and y is None:
-                name = label_column + suffix
-                hint = did_you_mean(name, arrays)
-                raise DataError(f"{path}: no array called {name!r}; it holds: {', '.join(arrays)}.{hint}")
-            groups = _find_array(arrays, GROUP_ARRAY_NAMES, suffix)
-            splits[split] = build_series_set(x, y and y(), groups and groups(), metadata, str(path))
+    roles.reject(path, "for arrays, whose samples are at equal distances", ROLES)
+    openers, splits = open_arrays(path), {}
+    for split, suffix in (("train", "_train"), ("train", ""), ("val", "_val"), ("test", "_test")):
+        series_set = None if split in splits else build_series_set(NamedArrays(openers, roles, str(path), suffix))
+        if series_set is not None:
+            splits[split] = series_set
     if not splits:
         raise DataError(
-            f"{path}: no array called X (or x, data, samples; or X_train and X_test); it holds: {', '.join(arrays)}"
+            f"{path}: no array called X (or x, data, samples; or X_train and X_test); it holds: {', '.join(openers)}"
         )
     return splits
 
@@ -168,82 +151,3 @@ def read_array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[
     if any(size < 0 for size in shape):
         raise ValueError("header: negative size")
     return shape, is_fortran, dtype
-
-
-def _find_array(arrays: ArrayOpeners, names: tuple[str, ...], suffix: str) -> Callable[[], Array] | None:
-    return next((arrays[name + suffix] for name in names if name + suffix in arrays), None)
-
-
-def build_series_set(
-    x: Callable[[], Array], y: Array | None, groups: Array | None, metadata: Mapping[str, Array], source: str
-) -> SeriesSet:
-    """Build a set of series from arrays.
-
-    Args:
-        x: returns the samples [N, C, T] or [N, T], memory-mapped or in memory
-        y: [N] labels
-        groups: [N] names
-        metadata: "channels" and "classes" where there are any
-        source: the file, for messages
-
-    Raises:
-        DataError: the arrays are not numbers, do not fit together, or have an unexpected number of dimensions
-    """
-    array = x()
-    if array.dtype.kind not in "fiub":
-        raise DataError(f"{source}: X holds {array.dtype}; expected numbers")
-    if array.ndim not in (2, 3):
-        raise DataError(f"{source}: X has shape {array.shape}; expected (series, channels, samples)")
-    names = {key: _names_to_text(metadata[key], key, source) for key in ("channels", "classes") if key in metadata}
-    classes = names.get("classes", ())
-    return SeriesSet(
-        x=read_or_map((lambda: x()[:, None]) if array.ndim == 2 else x),
-        source=source,
-        y=None if y is None else _labels_to_text(y, classes, len(array), source),
-        groups=None if groups is None else [normalize_label(g) for g in _to_list(groups, "groups", len(array), source)],
-        channels=names.get("channels", ()),
-        classes=classes,
-    )
-
-
-def _names_to_text(array: NDArray[Any], kind: str, source: str) -> tuple[str, ...]:
-    if array.ndim != 1:
-        raise DataError(f"{source}: {kind} have shape {array.shape}; expected one name each")
-    return tuple(map(str, _to_values(array, kind, source)))
-
-
-def _to_list(array: NDArray[Any], kind: str, num_series: int, source: str) -> list[Any]:
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise DataError(f"{source}: {kind} have shape {array.shape}; expected one per series")
-    if len(array) != num_series:
-        raise DataError(f"{source}: {len(array)} {kind} for {num_series} series; give one for each")
-    return _to_values(array, kind, source)
-
-
-def _to_values(array: NDArray[Any], kind: str, source: str) -> list[Any]:
-    """Return the elements [N] as Python objects; those of text are valid Unicode."""
-    num_bytes = (CELL_BYTES + array.itemsize) * array.size
-    require_memory(num_bytes, f"{source}: {array.size:,} {kind}", "divide the set into several files")
-    try:
-        values: list[Any] = array.tolist()
-        if array.dtype.kind == "U":
-            "".join(values).encode()
-    except (SystemError, ValueError):
-        raise DataError(f"{source}: {kind} hold characters that do not exist; write or fetch the file again") from None
-    return values
-
-
-def _labels_to_text(y: NDArray[Any], classes: tuple[str, ...], num_series: int, source: str) -> list[str]:
-    """Convert labels to text; integers are indices into `classes` if the file has them."""
-    labels = _to_list(y, "labels", num_series, source)
-    if not classes or y.dtype.kind not in "iu":
-        names = {label: normalize_label(label) for label in set(labels)}  # one string object per class
-        return [names[label] for label in labels]
-    for i, label in enumerate(labels):
-        if not 0 <= label < len(classes):
-            raise DataError(
-                f"{source}: label {label} of series {i + 1} is not an index into its {len(classes)} classes"
-            )
-    return [classes[label] for label in labels]

@@ -1,7 +1,6 @@
 """Reader of `.pt`: a dict of tensors saved by torch, with `samples` and `labels` as in TS-TCC and TimeMAE.
 
-Only tensors are loaded, never code. Channels may come before or after time: the shorter axis is taken as the channels,
-and a note says so.
+Only tensors are loaded, never code. Channels may come before or after time, see `tstk.data.arrays`.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from tstk.data.arrays import ROLES, NamedArrays, build_series_set
 from tstk.data.catalog import SERIES_ARRAY_NAMES
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet
-from tstk.data.readers.npz import GROUP_ARRAY_NAMES, LABEL_ARRAY_NAMES, build_series_set
 from tstk.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,38 +34,25 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     Raises:
         DataError: the file is damaged, holds anything but tensors, or its shapes disagree
     """
-    roles.reject(path, "yet", ("label",))
-    label_column = roles.label
+    roles.reject(path, "for tensors, whose samples are at equal distances", ROLES)
     record_sizes = _check_archive(path)
     tensors = _load_tensors(path)
     if record_sizes is not None:
         _check_storages(path, tensors, record_sizes)
-    name = next((name for name in SERIES_ARRAY_NAMES if name in tensors), None)
-    if name is None:
-        raise DataError(f"{path}: no tensor called {' or '.join(SERIES_ARRAY_NAMES)}; it holds: {', '.join(tensors)}")
-    names = LABEL_ARRAY_NAMES if label_column is None else (label_column,)
-    y = next((tensors[name] for name in names if name in tensors), None)
-    if label_column is not None and y is None:
-        raise DataError(f"{path}: no tensor called {label_column!r}; it holds: {', '.join(tensors)}")
-    groups = next((tensors[name] for name in GROUP_ARRAY_NAMES if name in tensors), None)
-    shape = tuple(tensors[name].shape)
-    channels_last = len(shape) == 3 and shape[2] < shape[1]
-    series_set = build_series_set(
-        partial(_load_samples, path, name, channels_last),
-        None if y is None else y.numpy(),
-        None if groups is None else groups.numpy(),
-        {},
-        str(path),
-    )
-    if len(shape) == 3:
-        axes = "(series, samples, channels)" if channels_last else "(series, channels, samples)"
-        series_set.note = f"{path.name}: {name} {list(shape)} read as {axes}"
+    openers = {name: partial(_load_array, path, name) for name in tensors}
+    series_set = build_series_set(NamedArrays(openers, roles, str(path)))
+    if series_set is None:
+        names = " or ".join(SERIES_ARRAY_NAMES)
+        raise DataError(f"{path}: no tensor called {names}; it holds: {', '.join(tensors)}")
     return {"train": series_set}
 
 
-def _load_samples(path: Path, name: str, channels_last: bool) -> NDArray[Any]:
-    x: Tensor = _load_tensors(path)[name]
-    return (x.transpose(1, 2) if channels_last else x).numpy()
+def _load_array(path: Path, name: str) -> NDArray[Any]:
+    import torch
+
+    tensor = _load_tensors(path)[name].resolve_conj().resolve_neg()
+    array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
 
 
 def _check_archive(path: Path) -> set[int] | None:
