@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from tstk.cli import cli
 from tstk.diagnostics import plugin_checks
-from tstk.diagnostics.doctor import EXTRAS, run_diagnostics
+from tstk.diagnostics.doctor import ENVIRONMENT_VARIABLES, EXTRAS, run_diagnostics
 from tstk.plugins.registry import discover_plugins
 
 ROOT = Path(__file__).parents[2]
@@ -181,3 +182,15 @@ def test_the_project_of_the_same_name_is_a_fault(monkeypatch):
     assert [f.remedy for f in faults("versions") if f.name == "tstk"] == [
         "pip uninstall tstk, then pip install --force-reinstall --no-deps tstk-core"
     ]
+
+
+def test_every_variable_that_the_package_reads_is_known():
+    text = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "tstk").rglob("*.py"))
+    assert set(re.findall(r"(?<!_)TSTK_([A-Z]+)", text)) == set(ENVIRONMENT_VARIABLES)
+
+
+def test_the_memory_that_may_be_taken_is_shown_and_a_wrong_size_is_a_fault(monkeypatch):
+    monkeypatch.setenv("TSTK_MEMORY", "3G")
+    assert any(f.value == "3.2 GB free" for f in run_diagnostics() if f.name == "memory")
+    monkeypatch.setenv("TSTK_MEMORY", "much")
+    assert any("TSTK_MEMORY=much: expected a size" in f.value for f in run_diagnostics() if f.remedy)

@@ -347,6 +347,12 @@ def get_lines(monkeypatch, render, context):
     return drawn
 
 
+AUTOENCODER = {
+    "tokenizer": {"use": "vqvae"},
+    "encoder": {"use": "identity"},
+    "loss": {"use": "reconstruct"},
+    "decoder": {"use": "own"},
+}
 LEVEL = 3e9
 """A level that float32 cannot hold beside a variation of 1."""
 
@@ -357,6 +363,7 @@ LEVEL = 3e9
     [
         ({"head": {"use": "forecast"}}, "predictions", "render_forecasts"),
         ({"loss": {"use": "masked"}, "data": {"length": 16}}, "predictions", "render_masked_reconstructions"),
+        ({**AUTOENCODER, "data": {"length": 16}}, "codes", "render_reconstructions"),
     ],
 )
 @pytest.mark.parametrize("instance_norm", [False, True])
@@ -364,7 +371,7 @@ def test_series_at_a_high_level_are_drawn_at_that_level(tmp_path, monkeypatch, s
     values = np.random.default_rng(0).normal(size=(300, 2)).cumsum(0) / 8 + [LEVEL, 0]
     rows = [f"2020-01-{1 + i // 24:02} {i % 24:02}:00:00,{a!r},{b!r}" for i, (a, b) in enumerate(values.tolist())]
     (tmp_path / "t.csv").write_text("\n".join(["date,u,v", *rows]))
-    data = {"use": str(tmp_path / "t.csv"), **slots.pop("data", {"context": 16, "horizon": 4})}
+    data = {"use": str(tmp_path / "t.csv"), **slots.get("data", {"context": 16, "horizon": 4})}
     tables = {**slots, "data": data, "pipeline": {"instance_norm": instance_norm}}
     run = train_classifier(tmp_path / "run", epochs=1, **tables)
     context = load_context(run)

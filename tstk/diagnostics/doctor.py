@@ -33,7 +33,7 @@ EXTRAS = {
     "bench": "third-party kernels that `make bench` compares with",
 }
 """Optional extra -> what it adds."""
-ENVIRONMENT_VARIABLES = ("CACHE", "DATA", "KERNELS", "OFFLINE", "PLUGINS", "STRICT")
+ENVIRONMENT_VARIABLES = ("CACHE", "DATA", "KERNELS", "MEMORY", "OFFLINE", "PLUGINS", "STRICT")
 LOW_SPACE = 1 << 30
 """Free bytes of disk or memory below which a run may fail."""
 
