@@ -8,8 +8,9 @@ series, C channels, T samples or rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from tstk.errors import DataError
 
 NA_VALUES = {"", "?", "nan", "na", "null"}
 """Spellings of a missing cell, in lower case."""
+
+_WHOLE_NUMBER = re.compile(r"(0|-?[1-9]\d*)(?:\.0*)?", re.ASCII)
+_WHOLE_EXPONENT = re.compile(r"-?\d(\.\d*)?e[+-]\d\d", re.ASCII)
+"""As `%e` of C and `str` of Python write floats."""
 
 _CONTROL_CHARACTER = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -217,14 +222,33 @@ def _parse_float(cell: str, location: str) -> float:
         ) from None
 
 
-def normalize_label(label: object) -> str:
-    """Return a label as text, whole numbers without decimals, so that 1, 1.0 and 1e0 are one class."""
-    text = str(label).strip()
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return str(int(value)) if value.is_integer() and "_" not in text else text  # float("1_0") is 10
+def normalize_labels(column: Iterable[object]) -> list[str]:
+    """Return a column of labels, groups or ids as text; labels whose text differs stay different.
+
+    If all are whole numbers and some are written as floats (`1.0`, `1.0000000e+00`), the column holds indices that
+    another program stored as floats, and all are written as integers. `01`, `1E1` and `1_0` are names.
+
+    Args:
+        column: N texts, bytes in UTF-8, or numbers; equal ones become the same object
+    """
+    values = list(column)
+    texts = {value: _to_text(value) for value in set(values)}
+    present = {text for text in texts.values() if text.lower() not in NA_VALUES}
+    integers = {text: _parse_integer(text) for text in present}
+    if None in integers.values() or len(set(integers.values())) < len(integers):
+        integers = {}
+    return [integers.get(text) or text for text in map(texts.__getitem__, values)]
+
+
+def _to_text(value: object) -> str:
+    return (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
+
+
+def _parse_integer(text: str) -> str | None:
+    """Return the integer that a text stands for, exactly, or None if it stands for something else."""
+    if match := _WHOLE_NUMBER.fullmatch(text):
+        return match[1]
+    return str(int(Decimal(text))) if _WHOLE_EXPONENT.fullmatch(text) and float(text).is_integer() else None
 
 
 def read_lines(path: Path) -> list[str]:

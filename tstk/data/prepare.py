@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -332,8 +333,8 @@ def _infer_classes(train: SeriesSet) -> tuple[str, ...]:
     if train.classes:
         return tuple(name for name in train.classes if name in present)
     try:
-        return tuple(sorted(present, key=float))
-    except ValueError:
+        return tuple(sorted(sorted(present), key=Decimal))
+    except InvalidOperation:
         return tuple(sorted(present))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.data.columns import ColumnRoles
-from tstk.data.containers import SeriesSet, Table, normalize_label, parse_floats, read_lines
+from tstk.data.containers import SeriesSet, Table, normalize_labels, parse_floats, read_lines
 from tstk.data.memory import CELL_BYTES, require_memory
 from tstk.data.readers.long import is_long, parse_long_rows
 from tstk.errors import DataError, did_you_mean
@@ -169,6 +169,6 @@ def _build_series_set(
         name = header[text_columns[0]]
         raise DataError(f"{path}: the column {name!r} holds text; if these are the labels, give --label-column {name}")
     x = np.stack([parse_floats([row[i] for i in columns], f"{path}, {location}") for location, row in rows])
-    groups = None if group is None else [normalize_label(row[group]) for _, row in rows]
-    labels = None if label_index is None else [normalize_label(row[label_index]) for _, row in rows]
+    groups = None if group is None else normalize_labels(row[group] for _, row in rows)
+    labels = None if label_index is None else normalize_labels(row[label_index] for _, row in rows)
     return SeriesSet(x[:, None], str(path), labels, groups)

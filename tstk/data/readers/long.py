@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tstk.data.containers import Samples, SeriesSet, normalize_label, pad_series, parse_floats
+from tstk.data.containers import Samples, SeriesSet, pad_series, parse_floats
 from tstk.errors import DataError
 
 TIME_COLUMNS = ("time", "t", "step", "date", "datetime", "timestamp", "ds")
@@ -70,7 +70,7 @@ def parse_long_rows(
     for location, row in rows:
         if not row[id_index].strip():
             raise DataError(f"{path}, {location}: no id; give it one, or remove the row")
-        series.setdefault(normalize_label(row[id_index]), []).append((location, row))
+        series.setdefault(row[id_index].strip(), []).append((location, row))
     if label_index is not None and not is_label_certain:
         is_only_channel = set(range(len(header))) <= {id_index, label_index, time_index, group_index}
         if is_only_channel or any(len({row[label_index] for _, row in group}) > 1 for group in series.values()):
@@ -105,13 +105,13 @@ def _get_constant_cell(path: Path, series_id: str, rows: Rows, column: int, kind
     """Return the label or group of a series, which all its rows must share."""
     (first_location, first_row), *_ = rows
     for location, row in rows:
-        if normalize_label(row[column]) != normalize_label(first_row[column]):
+        if row[column].strip() != first_row[column].strip():
             raise DataError(
                 f"{path}, {location}: {kind} {row[column].strip()!r} of id {series_id!r}, "
                 f"which has {first_row[column].strip()!r} in {first_location}; a series has one {kind}, "
                 "give its rows the same"
             )
-    return normalize_label(first_row[column])
+    return first_row[column].strip()
 
 
 def _has_even_steps(path: Path, series_id: str, rows: Rows, time_index: int) -> bool:

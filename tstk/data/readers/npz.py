@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tstk.data import lazy_array
 from tstk.data.catalog import SERIES_ARRAY_NAMES
 from tstk.data.columns import ColumnRoles
-from tstk.data.containers import SeriesSet, normalize_label
+from tstk.data.containers import SeriesSet, normalize_labels
 from tstk.data.lazy_array import read_or_map
 from tstk.data.memory import CELL_BYTES, require_memory
 from tstk.errors import DataError, did_you_mean
@@ -200,7 +200,7 @@ def build_series_set(
         x=read_or_map((lambda: x()[:, None]) if array.ndim == 2 else x),
         source=source,
         y=None if y is None else _labels_to_text(y, classes, len(array), source),
-        groups=None if groups is None else [normalize_label(g) for g in _to_list(groups, "groups", len(array), source)],
+        groups=None if groups is None else normalize_labels(_to_list(groups, "groups", len(array), source)),
         channels=names.get("channels", ()),
         classes=classes,
     )
@@ -239,8 +239,7 @@ def _labels_to_text(y: NDArray[Any], classes: tuple[str, ...], num_series: int, 
     """Convert labels to text; integers are indices into `classes` if the file has them."""
     labels = _to_list(y, "labels", num_series, source)
     if not classes or y.dtype.kind not in "iu":
-        names = {label: normalize_label(label) for label in set(labels)}  # one string object per class
-        return [names[label] for label in labels]
+        return normalize_labels(labels)
     for i, label in enumerate(labels):
         if not 0 <= label < len(classes):
             raise DataError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tstk.data.columns import ColumnRoles
-from tstk.data.containers import Samples, SeriesSet, Table, normalize_label, pad_series
+from tstk.data.containers import Samples, SeriesSet, Table, normalize_labels, pad_series
 from tstk.data.readers.csv import GROUP_COLUMNS, LABEL_COLUMNS, parse_rows, require_cell_memory
 from tstk.errors import DataError, did_you_mean
 from tstk.plugins.distribution import format_install_command
@@ -107,8 +107,8 @@ def _build_series_set(
     return SeriesSet(
         x=pad_series(series, str(path)),
         source=str(path),
-        y=None if label is None else [normalize_label(_to_text(value)) for value in columns[label]],
-        groups=None if group is None else [normalize_label(_to_text(value)) for value in columns[group]],
+        y=None if label is None else normalize_labels(map(_to_text, columns[label])),
+        groups=None if group is None else normalize_labels(map(_to_text, columns[group])),
         channels=tuple(channels) if len(channels) > 1 else (),
     )
 
