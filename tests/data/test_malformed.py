@@ -48,7 +48,7 @@ FAULTY = {
     "a column of text": ("x.csv", "t0,t1,kind\n1,2,up\n3,4,down\n", "column 'kind' holds text", "--label-column kind"),
     "no header": ("x.csv", "1,2,3\n4,5,6\n", "first line holds numbers", "expected the names of the columns"),
     "a column twice": ("x.csv", "t0,T0,label\n1,2,a\n", "line 1: two columns are called 't0'", "rename or remove"),
-    "a huge field": ("x.csv", "t0,label\n" + "1" * 200_000 + ",a\n", "line 2: not a line of CSV", "fix or remove"),
+    "a huge field": ("x.csv", "t0,label\n" + "1" * 200_000 + ",a\n", "series 1 holds an infinite value", "as NaN"),
     "a huge number": ("x.csv", "t0,label\n1,a\n1e400,b\n", "series 2 holds an infinite value", "as NaN"),
     "an id twice": ("x.csv", "id,t0,label\n1,5,a\n2,6,b\n1,7,a\n", "line 4: id '1' was in line 2", "remove one"),
     "a time twice": ("x.csv", "id,time,u\na,1,5\na,1,6\n", "line 3: id 'a' has time 1 twice", "remove one"),

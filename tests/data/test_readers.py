@@ -55,7 +55,8 @@ def test_csv_with_dates_gives_a_table(tmp_path, name):
     assert isinstance(table, Table)
     assert table.channels == ("u", "y")
     np.testing.assert_array_equal(table.values, [[1, 2], [np.nan, 4]])
-    assert table.dates[1] - table.dates[0] == np.timedelta64(1, "D")
+    assert table.times.values[1] - table.times.values[0] == np.timedelta64(1, "D")
+    assert f"columns: channels 'u', 'y'; time '{name}', written as ISO 8601" in table.note
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, message):
         ("1,2\n3,4\n", "first line holds numbers"),
         ("a,kind\n1,up\n", "column 'kind' holds text; if these are the labels, give --label-column kind"),
         ("a,label\n1,x\n1\n", "line 3: 1 cells"),
-        ("a,label\noops,x\n", "line 2: 'oops' is not a number"),
+        ("a,label\noops,x\n", "the column 'a' holds text; if it names persons or devices, give --group-column a"),
         ("a,label\n1,nan\n", "series 1 has no label"),
         ("date,u\n2020-01-02,1\n2020-01-01,2\n", "row 2 is dated before"),
         ("date,u,v\n2020-01-01,1,\n2020-01-02,2,\n", "column 'v' holds no value"),

@@ -58,3 +58,20 @@ OPTIONS = {
     "drop": "--drop-columns",
 }
 """Role -> the option that gives it."""
+
+TIME_NAMES = ("date", "datetime", "timestamp", "time", "ds", "date_time", "epoch", "unix_time", "utc", "t", "step")
+LABEL_NAMES = ("label", "labels", "class", "activity", "diagnosis", "target", "y")
+GROUP_NAMES = tuple(
+    name + suffix
+    for name in (
+        *("group", "groups", "subject", "subjects", "patient", "participant", "person", "user", "device", "machine"),
+        *("station", "animal", "volunteer"),
+    )
+    for suffix in ("", "_id", "id")
+)
+ID_NAMES = (
+    *("id", "series_id", "sample_id", "unique_id", "case_id", "item_id", "uid", "uuid", "record_id", "recording_id"),
+    *("segment_id", "window_id", "trial_id", "sequence_id", "recording"),
+)
+NOTE_NAMES = ("note", "notes", "text", "caption", "comment")
+"""Columns of text, which are not samples; `--conditioning` can supply their encodings."""

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tstk.core.repr import ShortRepr
 from tstk.data.lazy_array import LazyArray, Samples, iter_chunks
 from tstk.data.memory import require_memory
 from tstk.data.precision import to_float32
+from tstk.data.times import Times
 from tstk.errors import DataError
 
 NA_VALUES = {"", "?", "nan", "na", "null"}
@@ -130,16 +130,18 @@ class Table(ShortRepr):
         values: [T, C] samples, NaN where missing
         source: the file, for messages
         channels: C names
-        dates: [T] datetime64, or strings where the file's format is not ISO 8601
+        times: of the T rows, if the file has them
+        note: one sentence on how the file was read, or empty
 
     Raises:
-        DataError: there are no rows, a column is empty, a value is infinite, or the dates run backwards
+        DataError: there are no rows, a column is empty, a value is infinite, or the times run backwards
     """
 
     values: Samples
     source: str
     channels: tuple[str, ...]
-    dates: NDArray[Any] | None = None
+    times: Times | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         if 0 in self.values.shape:
@@ -154,8 +156,8 @@ class Table(ShortRepr):
                 raise DataError(
                     f"{self.source}: column {name!r} holds an infinite value in row {row}; fix or remove it"
                 )
-        if self.dates is not None and self.dates.dtype.kind == "M":
-            backward = np.flatnonzero(self.dates[1:] < self.dates[:-1])
+        if self.times is not None:
+            backward = np.flatnonzero(self.times.values[1:] < self.times.values[:-1])
             if backward.size:
                 raise DataError(f"{self.source}: row {backward[0] + 2} is dated before the row above it; sort the rows")
 
@@ -252,7 +254,12 @@ def _parse_integer(text: str) -> str | None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file.
+    """Read the lines of a text file, as `read_text` does."""
+    return read_text(path).splitlines()
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
 
     Raises:
         DataError: the file is empty, is not text or cannot be opened, or holds a control character
@@ -269,7 +276,6 @@ def read_lines(path: Path) -> list[str]:
     if control := _CONTROL_CHARACTER.search(text):
         line_number = text.count("\n", 0, control.start()) + 1
         raise DataError(f"{path}, line {line_number}: holds the control character {control[0]!r}; remove it")
-    lines = text.splitlines()
-    if not any(line.strip() for line in lines):
+    if not text.strip():
         raise DataError(f"{path}: the file is empty; write or fetch it again")
-    return lines
+    return text

@@ -196,6 +196,7 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
         notes = [f"{split_description}, so test scores are optimistic"]
     if num_rows > ends[2]:
         notes.append(f"{num_rows - ends[2]} rows at the end are not used")
+    notes = list(dict.fromkeys(table.note for table in tables.values() if table.note)) + notes
     mean, std = _compute_standardization(train_values[None, :, : ends[0]], config.standardize)
     for split in ("val", "test"):
         _reject_overflow(splits[split].table[None], mean, std, f"{name}, {split} split")

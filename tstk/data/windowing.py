@@ -62,7 +62,9 @@ def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, Ser
             table = tables[split]
         else:
             source = f"{tables['train'].source}, rows {start + 1} to {stop}"
-            table = Table(tables["train"].values[start:stop], source, tables["train"].channels)
+            table = Table(
+                tables["train"].values[start:stop], source, tables["train"].channels, note=tables["train"].note
+            )
         series_sets[split] = extract_windows(table, length, config.stride or length if split == "train" else length)
     return series_sets
 
@@ -83,5 +85,6 @@ def extract_windows(table: Table, length: int, stride: int) -> SeriesSet:
     )
     x = np.lib.stride_tricks.sliding_window_view(table.values, length, axis=0)[::stride]
     is_empty = np.isnan(x).all((1, 2))
-    note = f"{table.source}: {is_empty.sum()} series without a sample are left out" if is_empty.any() else ""
+    left_out = f"{table.source}: {is_empty.sum()} series without a sample are left out" if is_empty.any() else ""
+    note = "; ".join(filter(None, (table.note, left_out)))
     return SeriesSet(np.ascontiguousarray(x[~is_empty]), table.source, channels=table.channels, note=note)

@@ -20,7 +20,6 @@ from tstk.plugins.distribution import CORE_DISTRIBUTION, format_install_command,
 
 EXTRAS = {
     "hf": "encoder hf: any Hugging Face encoder",
-    "parquet": ".parquet files",
     "plot": "reports, codebook plots and diagrams",
     "triton": "fast kernels on NVIDIA GPUs",
     "tensorboard": "--trackers tensorboard: log to TensorBoard",

@@ -51,8 +51,8 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     if not series:
         raise DataError(f"{path}: no line after @data, so there is no series")
     labels = normalize_labels(labels)
-    for label, location in zip(labels, locations, strict=True) if classes else ():
-        if label not in (*classes, "?"):
+    for label, location in zip(labels, locations, strict=True):
+        if classes and label not in (*classes, "?"):
             raise DataError(f"{location}: class {label!r} is not declared; declared are {', '.join(classes)}")
     return {
         "train": SeriesSet(
