@@ -50,9 +50,9 @@ def _discard_doubtful_names(assignment: Assignment) -> None:
     """Take back the roles of columns whose names suggest it, but whose contents do not."""
     frame = assignment.frame
     group, label = assignment.group, assignment.label
-    if group is not None and "group" not in assignment.by_user and not frame.is_integer(group):
-        if frame.get_numbers(group) is not None:
-            assignment.group = None  # such as `user`, a share of time
+    is_number = group is not None and frame.get_numbers(group) is not None and not frame.is_integer(group)
+    if is_number and "group" not in assignment.by_user:
+        assignment.group = None  # such as `user`, a share of time
     if "label" in assignment.by_user or label is None or assignment.time is not None:
         return
     numbers = frame.get_numbers(label)
