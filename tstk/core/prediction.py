@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from tstk.core.finite import check_rows, find_bad_rows
+from tstk.core.frames import frames_to_array, is_frame
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Series
 from tstk.errors import DataError, OptionError
@@ -133,6 +134,7 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
 
     Args:
         x: [N, C, T], [C, T], or [T] if the pipeline has one channel; NaN where a sample is missing or beyond the end.
+            Or a data frame [T, C], or a list of N of them, whose columns are the channels.
             From a `Series`, which is a batch of a data set, `pipeline.offset` has been subtracted already
         pipeline: for which channels and lengths are checked
         batch_size: series at a time
@@ -144,6 +146,9 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
     if batch_size < 1:
         raise OptionError(f"batch_size is {batch_size}; expected 1 or more")
     offset = None if isinstance(x, Series) else pipeline.offset
+    frames = [x] if is_frame(x) else x
+    if isinstance(frames, list | tuple) and frames and all(map(is_frame, frames)):
+        x = frames_to_array(frames, pipeline.channel_names)
     series = x if isinstance(x, Series) else Series(_to_tensor(x, torch.float32 if offset is None else torch.float64))
     series = series.replace(x=_add_axes(series.x, pipeline), y=None)
     if offset is not None:

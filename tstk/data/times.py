@@ -113,6 +113,10 @@ class Times:
     format: TimeFormat
     offsets: NDArray[np.int64] | None = None
 
+    def __getitem__(self, rows: slice | NDArray[Any]) -> Times:
+        """Return the times of some rows."""
+        return Times(self.values[rows], self.format, None if self.offsets is None else self.offsets[rows])
+
     @property
     def wall_times(self) -> NDArray[Any]:
         """The times [N] that clocks show, in which days are evenly spaced."""
@@ -380,41 +384,73 @@ def _to_instants(wall_times: NDArray[Any], format_: TimeFormat) -> NDArray[Any]:
     return moments
 
 
-def get_usual_step(values: NDArray[Any]) -> Any:
-    """Return the most frequent positive step of times [N], or None if there is none."""
-    steps = np.diff(values)
-    steps = steps[steps > steps.dtype.type(0)]
-    if not len(steps):
+def measure_steps(times: Times) -> tuple[NDArray[np.float64], str] | None:
+    """Return the distance of each row from the one before it, in steps [N - 1], and the step as text.
+
+    The step is the most frequent one. None if all steps are equal, or there is none.
+    """
+    if len(times.values) < 2 or infer_step(times) is not None:
         return None
-    if values.dtype.kind == "M":
-        unique, counts = np.unique(steps, return_counts=True)
-        return unique[counts.argmax()]
-    return float(np.median(steps))
-
-
-def count_steps(values: NDArray[Any], step: Any) -> NDArray[np.float64]:
-    """Return the distance of each row from the one before it [N - 1], in steps; whole numbers but for rounding."""
-    counts = np.diff(values) / step
+    axis, unit = _get_axis(times)
+    steps = np.diff(axis)
+    positive = steps[steps > 0]
+    if not len(positive):
+        return None
+    if unit:
+        unique, numbers = np.unique(positive, return_counts=True)
+        step = float(unique[numbers.argmax()])
+    else:
+        step = float(np.median(positive))
+    counts = steps / step
     rounded = np.round(counts)
-    return np.where(np.abs(counts - rounded) < 1e-3 * np.maximum(rounded, 1), rounded, counts)
+    counts = np.where(np.abs(counts - rounded) < 1e-3 * np.maximum(rounded, 1), rounded, counts)
+    return counts, f"{step:g} months" if unit == "M" else _format_step(step) if unit else f"{step:g}"
 
 
-def describe_uneven_times(times: Times, column: str = "time") -> list[str]:
-    """Return a sentence for each way in which the times of rows are uneven: repeated, missing or irregular."""
-    values = times.values
-    if infer_step(times) is not None or (step := get_usual_step(values)) is None:
-        return []
-    counts = count_steps(values, step)
-    is_whole = counts == np.round(counts)
-    lines = []
-    for is_bad, kind in (
-        (counts == 0, "repeats the time of the row above"),
-        (is_whole & (counts > 1), "follows a gap"),
-        (~is_whole, "is not a whole number of steps after the row above"),
-    ):
-        if num := int(is_bad.sum()):
-            row = int(is_bad.argmax()) + 1
-            text = times.format.write(values[row : row + 1])[0]
-            more = f" (and {num - 1:,} more)" if num > 1 else ""
-            lines.append(f"row {row + 1}{more} {kind}: {column} {text}")
-    return lines
+def _get_axis(times: Times) -> tuple[NDArray[Any], str]:
+    """Return numbers [N] in which times are measured, and their unit: "M", "ns" or empty."""
+    if times.values.dtype.kind != "M":
+        return times.values, ""
+    months = times.wall_times.astype("datetime64[M]")
+    rest = times.wall_times - months
+    if (rest == rest[0]).all() and (np.diff(months) != np.timedelta64(0)).any():
+        return months.astype(np.int64), "M"
+    return times.values.astype("datetime64[us]").astype(np.int64), "us"
+
+
+def _format_step(microseconds: float) -> str:
+    for unit, size in (("days", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000)):
+        if microseconds >= size:
+            return f"{microseconds / size:g} {unit}"
+    return f"{microseconds / 1000:g} ms"
+
+
+def insert_times(times: Times, positions: NDArray[np.int64]) -> Times:
+    """Return times with those between them inserted.
+
+    Args:
+        times: N of them, a whole number of steps apart
+        positions: [N] place of each in the result, ascending from 0
+    """
+    places = np.arange(int(positions[-1]) + 1)
+    axis, unit = _get_axis(times)
+    dtype = times.values.dtype
+    if unit == "M":
+        months = np.interp(places, positions, axis).round().astype(np.int64).astype("datetime64[M]")
+        first = times.wall_times[0]
+        wall_times = months.astype(dtype) + (first - first.astype("datetime64[M]"))
+        values = wall_times if times.offsets is None else _to_instants(wall_times, times.format)
+    elif unit:
+        numbers = times.values.astype(np.int64)
+        before = np.searchsorted(positions, places, side="right") - 1
+        after = np.minimum(before + 1, len(positions) - 1)
+        gaps = np.maximum(positions[after] - positions[before], 1)
+        values = (numbers[before] + (numbers[after] - numbers[before]) // gaps * (places - positions[before])).view(
+            dtype
+        )
+    else:
+        values = np.interp(places, positions, times.values)
+    offsets = None
+    if times.offsets is not None:
+        offsets = times.offsets[np.searchsorted(positions, places, side="right") - 1]
+    return Times(values, times.format, offsets)

@@ -161,6 +161,8 @@ def _assign_by_options(assignment: Assignment, roles: ColumnRoles) -> None:
     for role, option in OPTIONS.items():
         value = getattr(roles, role)
         names = value if isinstance(value, tuple) else () if value is None else (value,)
+        if role in roles.optional:
+            names = tuple(name for name in names if frame.has(name))
         indices = [frame.find(name, option) for name in names]
         for index in indices:
             if index in given:

@@ -48,6 +48,10 @@ class Frame:
         if not self.num_rows:
             raise DataError(f"{path}: no line after the header; add the rows of data")
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a column of this name, in any case."""
+        return name.strip().lower() in self.lower_names
+
     def find(self, name: str, option: str) -> int:
         """Return the index of a column that the user names, in any case if it is the only one.
 
