@@ -174,11 +174,11 @@ def _read_files(dataset_files: DatasetFiles, roles: ColumnRoles) -> dict[str, Se
 
 def _check_times(table: Table, regularize: bool) -> Table:
     """Insert missing rows of a table, or add to its note that times are uneven."""
-    from tstk.data import regularize as module
+    from tstk.data.regularize import describe_uneven_times, insert_missing_rows
 
     if regularize:
-        return module.regularize(table)
-    return replace(table, note="; ".join(filter(None, (table.note, *module.describe_uneven_times(table)))))
+        return insert_missing_rows(table)
+    return replace(table, note="; ".join(filter(None, (table.note, *describe_uneven_times(table)))))
 
 
 def _override_splits(

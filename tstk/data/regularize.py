@@ -31,7 +31,7 @@ def describe_uneven_times(table: Table) -> list[str]:
     return lines
 
 
-def regularize(table: Table) -> Table:
+def insert_missing_rows(table: Table) -> Table:
     """Insert a row without samples for each time that is missing, so that times are evenly spaced.
 
     Raises:

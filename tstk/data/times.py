@@ -214,31 +214,31 @@ def _parse_dates(cells: list[str], column: str, locate: Callable[[int], str], zo
     if not all(is_known):
         unknown = (i for i, cell in enumerate(cells) if not is_known[i] and not _NUMBER.fullmatch(cell))
         raise _fail(cells, next(unknown, is_known.index(not is_known[0] if any(is_known) else False)), column, locate)
-    matches = [match for match in map(_DATE.fullmatch, cells) if match]
-    order = _infer_order(matches, column, locate)
-    has_offset = [bool(match[13]) for match in matches]
+    parsed = [match for match in map(_DATE.fullmatch, cells) if match]
+    order = _infer_order(parsed, column, locate)
+    has_offset = [bool(match[13]) for match in parsed]
     if any(has_offset) and not all(has_offset):
         row = has_offset.index(False)
         raise DataError(
             f"{locate(row)}: time {cells[row]!r} in {column!r} has no offset from UTC, which other rows have; "
             "write it in all rows or in none"
         )
-    decimals = max(len(match[10] or "") for match in matches)
+    decimals = max(len(match[10] or "") for match in parsed)
     unit = "ns" if decimals > 6 else "us"
     values = np.empty(len(cells), f"datetime64[{unit}]")
     offsets = np.zeros(len(cells), np.int64)
-    for row, match in enumerate(matches):
+    for row, match in enumerate(parsed):
         try:
             values[row], offsets[row] = _to_instant(match, order, unit)
         except ValueError:
             raise _fail(cells, row, column, locate) from None
-    template = _build_template(max(matches, key=lambda m: len(m[0])), order, _find_padding(matches))
-    description = "ISO 8601" if order[0] == "year" and matches[0][2] == "-" else matches[0][2].join(order)
+    template = _build_template(max(parsed, key=lambda m: len(m[0])), order, _find_padding(parsed))
+    description = "ISO 8601" if order[0] == "year" and parsed[0][2] == "-" else parsed[0][2].join(order)
     if zone:
         template, description = template.replace("{utc}", "{offset}"), zone
     elif all(has_offset):
         description += " with offsets from UTC"
-    last_suffix = matches[-1][13] or ""
+    last_suffix = parsed[-1][13] or ""
     template = template.replace("{utc}", last_suffix if last_suffix in ("Z", "UTC") else "{offset}")
     format_ = TimeFormat(description, template, zone=zone, offset=int(offsets[-1]), decimals=decimals)
     if zone:
@@ -247,34 +247,34 @@ def _parse_dates(cells: list[str], column: str, locate: Callable[[int], str], zo
     return Times(values, format_, offsets if all(has_offset) else None)
 
 
-def _infer_order(matches: Sequence[re.Match[str]], column: str, locate: Callable[[int], str]) -> tuple[str, str, str]:
+def _infer_order(parsed: Sequence[re.Match[str]], column: str, locate: Callable[[int], str]) -> tuple[str, str, str]:
     """Return the order of year, month and day in a column.
 
     Raises:
         DataError: the rows disagree, or day and month could be either
     """
-    first_row = {len(match[1]) == 4: row for row, match in reversed(list(enumerate(matches)))}
+    first_row = {len(match[1]) == 4: row for row, match in reversed(list(enumerate(parsed)))}
     if len(first_row) == 2:
         row = max(first_row.values())
         raise DataError(
-            f"{locate(row)}: time {matches[row][0]!r} in {column!r} is written in another order than in the rows "
+            f"{locate(row)}: time {parsed[row][0]!r} in {column!r} is written in another order than in the rows "
             "above; write all as 2020-12-31"
         )
     if first_row.popitem()[0]:
         return ("year", "month", "day")
-    first, second = (np.array([int(match[i]) for match in matches]) for i in (1, 3))
+    first, second = (np.array([int(match[i]) for match in parsed]) for i in (1, 3))
     if (first > 12).any() and (second > 12).any():
         row = max(int((first > 12).argmax()), int((second > 12).argmax()))
         raise DataError(
-            f"{locate(row)}: {matches[row][0]!r} in {column!r} is written in another order of day and month than the "
+            f"{locate(row)}: {parsed[row][0]!r} in {column!r} is written in another order of day and month than the "
             "rows above; write all as 2020-12-31"
         )
-    if (first > 12).any() or (matches[0][2] == "." and not (second > 12).any()):
+    if (first > 12).any() or (parsed[0][2] == "." and not (second > 12).any()):
         return ("day", "month", "year")
     if (second > 12).any():
         return ("month", "day", "year")
     raise DataError(
-        f"{locate(0)}: {matches[0][0]!r} in {column!r} may be day{matches[0][2]}month or month{matches[0][2]}day, "
+        f"{locate(0)}: {parsed[0][0]!r} in {column!r} may be day{parsed[0][2]}month or month{parsed[0][2]}day, "
         "and no row tells; write dates as 2020-12-31"
     )
 
@@ -303,9 +303,9 @@ def _to_instant(match: re.Match[str], order: tuple[str, str, str], unit: str) ->
     return value - np.timedelta64(60 * offset, "s"), offset
 
 
-def _find_padding(matches: Sequence[re.Match[str]]) -> dict[int, str]:
+def _find_padding(parsed: Sequence[re.Match[str]]) -> dict[int, str]:
     """Return the groups of the pattern whose numbers are written without leading zeros, and their format."""
-    return {i: "" for i in (1, 3, 4, 6) if any(len(match[i] or "00") == 1 for match in matches)}
+    return {i: "" for i in (1, 3, 4, 6) if any(len(match[i] or "00") == 1 for match in parsed)}
 
 
 def _build_template(match: re.Match[str], order: tuple[str, str, str], padding: dict[int, str]) -> str:

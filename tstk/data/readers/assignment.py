@@ -51,7 +51,7 @@ class Assignment:
     by_user: set[str] = field(default_factory=set)
 
     @property
-    def others(self) -> list[int]:
+    def remaining(self) -> list[int]:
         """The columns without a role, in order."""
         known = {self.label, self.group, self.id, self.time, *self.targets, *self.left_out}
         return [i for i in range(len(self.frame.names)) if i not in known]
@@ -143,21 +143,21 @@ def assign_roles(frame: Frame, roles: ColumnRoles) -> Assignment:
     _assign_by_options(assignment, roles)
     if "channels" in assignment.by_user:
         return assignment
-    dates = [i for i in assignment.others if frame.is_unnamed_index(i)]
+    dates = [i for i in assignment.remaining if frame.is_unnamed_index(i)]
     if assignment.time is None and dates and frame.has_dates(dates[0]):
         assignment.time = dates[0]
     assignment.leave_out([i for i in dates if i != assignment.time], "an index of rows")
     for role, names in (("time", TIME_NAMES), ("id", ID_NAMES), ("group", GROUP_NAMES), ("label", LABEL_NAMES)):
         if getattr(assignment, role) is None:
-            others = {frame.lower_names[i]: i for i in assignment.others if not frame.is_nested(i)}
+            others = {frame.lower_names[i]: i for i in assignment.remaining if not frame.is_nested(i)}
             setattr(assignment, role, next((others[name] for name in names if name in others), None))
-    if assignment.time is None and assignment.others[:1] == [0] and frame.has_dates(0):
+    if assignment.time is None and assignment.remaining[:1] == [0] and frame.has_dates(0):
         assignment.time = 0
     return assignment
 
 
 def _assign_by_options(assignment: Assignment, roles: ColumnRoles) -> None:
-    frame, given = assignment.frame, dict[int, str]()
+    frame, options = assignment.frame, dict[int, str]()
     for role, option in OPTIONS.items():
         value = getattr(roles, role)
         names = value if isinstance(value, tuple) else () if value is None else (value,)
@@ -165,12 +165,12 @@ def _assign_by_options(assignment: Assignment, roles: ColumnRoles) -> None:
             names = tuple(name for name in names if frame.has(name))
         indices = [frame.find(name, option) for name in names]
         for index in indices:
-            if index in given:
+            if index in options:
                 raise DataError(
-                    f"{frame.path}: the column {frame.names[index]!r} has two roles, {given[index]} and {option}; "
+                    f"{frame.path}: the column {frame.names[index]!r} has two roles, {options[index]} and {option}; "
                     "give it one"
                 )
-            given[index] = option
+            options[index] = option
         if not indices:
             continue
         assignment.by_user.add(role)
@@ -181,14 +181,14 @@ def _assign_by_options(assignment: Assignment, roles: ColumnRoles) -> None:
         else:
             setattr(assignment, role, indices[0])
     if assignment.channels:
-        others = [i for i in assignment.others if i not in assignment.channels]
+        others = [i for i in assignment.remaining if i not in assignment.channels]
         assignment.leave_out(others, "not in --channel-columns")
 
 
 def find_runs(assignment: Assignment) -> dict[str, list[int]]:
     """Return the runs of columns numbered alike (t0 to t149): prefix -> columns. Each is a channel of every row."""
     frame, runs = assignment.frame, dict[str, dict[str, int]]()
-    for i in assignment.others:
+    for i in assignment.remaining:
         if (match := _NUMBERED.fullmatch(frame.lower_names[i])) and not frame.is_nested(i):
             runs.setdefault(match[1].strip(" _-.["), {})[match[2]] = i
     if not runs:
@@ -196,6 +196,6 @@ def find_runs(assignment: Assignment) -> dict[str, list[int]]:
     largest = max(runs.values(), key=len)
     alike = {prefix: list(run.values()) for prefix, run in runs.items() if list(run) == list(largest)}
     num_columns = sum(map(len, alike.values()))
-    if len(largest) < 2 or (len(largest) == 2 and num_columns < len(assignment.others)):
+    if len(largest) < 2 or (len(largest) == 2 and num_columns < len(assignment.remaining)):
         return {}
     return {} if set(alike) <= set(_CHANNEL_PREFIXES) else alike

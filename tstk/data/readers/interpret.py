@@ -30,7 +30,7 @@ def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
     """
     assignment = assign_roles(frame, roles)
     _discard_doubtful_names(assignment)
-    if lists := [i for i in assignment.channels or assignment.others if frame.is_nested(i)]:
+    if lists := [i for i in assignment.channels or assignment.remaining if frame.is_nested(i)]:
         return {"train": build_from_lists(assignment, lists)}
     by_user = assignment.by_user
     runs = {} if "channels" in by_user else find_runs(assignment)
@@ -84,7 +84,7 @@ def _build_table(assignment: Assignment, roles: ColumnRoles) -> Table:
             continue  # y, a measured value
         assignment.leave_out([index], f"a {role}, in a table over time")
     if "channels" not in by_user:
-        assignment.set_channels(assignment.others, "a channel")
+        assignment.set_channels(assignment.remaining, "a channel")
     channels = tuple(frame.names[i] for i in assignment.channels)
     order = "" if times else "; no times: rows are taken as evenly spaced"
     note = f"{assignment.describe()}{order}{_describe_format(times)}"
@@ -103,7 +103,7 @@ def _build_wide(assignment: Assignment, runs: dict[str, list[int]]) -> SeriesSet
     if "channels" not in assignment.by_user:
         in_runs = {i for run in runs.values() for i in run}
         _check_outsiders(assignment, runs, in_runs)
-        assignment.set_channels([i for i in assignment.others if not in_runs or i in in_runs], "a sample")
+        assignment.set_channels([i for i in assignment.remaining if not in_runs or i in in_runs], "a sample")
     if len(runs) > 1 and len(assignment.channels) == sum(map(len, runs.values())):
         values = np.stack([frame.get_samples(run) for run in runs.values()], 1)
         channels = tuple(runs)
@@ -119,7 +119,7 @@ def _build_wide(assignment: Assignment, runs: dict[str, list[int]]) -> SeriesSet
 def _check_outsiders(assignment: Assignment, runs: dict[str, list[int]], in_runs: set[int]) -> None:
     """Leave out columns beside numbered samples that count rows or hold notes, and question the others."""
     frame = assignment.frame
-    outsiders = [i for i in assignment.others if i not in in_runs] if runs else []
+    outsiders = [i for i in assignment.remaining if i not in in_runs] if runs else []
     if not outsiders:
         return
     samples = " and ".join(f"{frame.names[run[0]]} to {frame.names[run[-1]]}" for run in runs.values())

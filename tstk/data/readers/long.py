@@ -59,13 +59,13 @@ def build_long(assignment: Assignment) -> SeriesSet:
     for index in assignment.targets:
         _check_constant(frame, index, first, ids, "target")
     if "channels" not in assignment.by_user:
-        constant = [i for i in assignment.others if _find_change(frame, i, first) is None]
-        if len(first_rows) > 1 and len(constant) < len(assignment.others):
+        constant = [i for i in assignment.remaining if _find_change(frame, i, first) is None]
+        if len(first_rows) > 1 and len(constant) < len(assignment.remaining):
             reason = "the same within each id; --channel-columns or --target-columns takes it"
             assignment.leave_out(constant, reason)
-        if not assignment.others:
+        if not assignment.remaining:
             raise DataError(f"{frame.path}: ids and times, but no column of samples; add one")
-        assignment.set_channels(assignment.others, "a channel")
+        assignment.set_channels(assignment.remaining, "a channel")
     order = np.argsort(first, kind="stable")
     series_rows = np.split(order, np.flatnonzero(np.diff(first[order])) + 1)
     notes = [assignment.describe(_describe_channels(assignment, len(series_rows)))]
@@ -90,7 +90,7 @@ def _release_label(assignment: Assignment, first: NDArray[np.int64]) -> None:
     label, frame = assignment.label, assignment.frame
     if label is None or "label" in assignment.by_user or frame.lower_names[label] in CERTAIN_LABEL_NAMES:
         return
-    if not assignment.others or _find_change(frame, label, first) is not None:
+    if not assignment.remaining or _find_change(frame, label, first) is not None:
         assignment.label = None
 
 

@@ -76,7 +76,7 @@ def build_from_lists(assignment: Assignment, columns: list[int]) -> SeriesSet:
     if assignment.time is not None:
         assignment.leave_out([assignment.time], "a time, but each row is a series")
         assignment.time = None
-    assignment.leave_out([i for i in assignment.others if i not in columns], "without a role")
+    assignment.leave_out([i for i in assignment.remaining if i not in columns], "without a role")
     cells = zip(*(frame.columns[i].to_pylist() for i in columns), strict=True)
     series = [_parse_list_row(row, frame.locate(number)) for number, row in enumerate(cells)]
     note = assignment.describe(f"each row is a series, channels {assignment.list_names(columns)}")
