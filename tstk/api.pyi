@@ -36,10 +36,17 @@ def build(
     split_seed: int = 0,
     label_fraction: float = 1.0,
     label_column: str | None = None,
+    target_columns: Sequence[str] = (),
+    group_column: str | None = None,
+    id_column: str | None = None,
+    time_column: str | None = None,
+    channel_columns: Sequence[str] = (),
+    drop_columns: Sequence[str] = (),
     context: int | None = None,
     horizon: int | None = None,
     stride: int | None = None,
     length: int | None = None,
+    regularize: bool = False,
     resize: int | None = None,
     split_channels: bool = False,
     conditioning: Sequence[str] = (),
@@ -112,10 +119,17 @@ def fit(
     split_seed: int = 0,
     label_fraction: float = 1.0,
     label_column: str | None = None,
+    target_columns: Sequence[str] = (),
+    group_column: str | None = None,
+    id_column: str | None = None,
+    time_column: str | None = None,
+    channel_columns: Sequence[str] = (),
+    drop_columns: Sequence[str] = (),
     context: int | None = None,
     horizon: int | None = None,
     stride: int | None = None,
     length: int | None = None,
+    regularize: bool = False,
     resize: int | None = None,
     split_channels: bool = False,
     conditioning: Sequence[str] = (),
@@ -186,6 +200,12 @@ def fit(
         label_fraction: fraction of the labelled training and validation series to keep, per class, to measure how
             well a model does with few labels
         label_column: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
+        target_columns: columns of numbers to predict for each series
+        group_column: column that names the person or device of each series; a group stays in one split
+        id_column: column that names each series; rows that share a name are one series
+        time_column: column that says when each sample was taken
+        channel_columns: columns of samples; others are left out
+        drop_columns: columns to leave out
         context: rows of a table that the model sees before it forecasts; 96 if not given
         horizon: rows of a table to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length
@@ -193,6 +213,7 @@ def fit(
             little cost. Testing uses every window
         length: samples per series that the model must accept, if more than the longest one here; a table or record
             is cut into unlabelled series of this length, one after the other or --stride rows apart
+        regularize: insert rows without samples into a table where times are missing, so that steps are equal
         resize: samples to which each series is resampled by linear interpolation
         split_channels: make each channel of each series a series of its own, without labels; always so for several
             data sets together

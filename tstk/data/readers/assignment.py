@@ -124,7 +124,8 @@ class Assignment:
         reasons: dict[str, list[int]] = {}
         for index, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(index)
-        parts += [f"left out: {self.list_names(indices)} ({reason})" for reason, indices in reasons.items()]
+        left_out = ", ".join(f"{self.list_names(indices)} ({reason})" for reason, indices in reasons.items())
+        parts += [f"left out: {left_out}"] if left_out else []
         return f"columns: {'; '.join(parts)}"
 
     def list_names(self, indices: Sequence[int]) -> str:

@@ -68,7 +68,7 @@ def build_long(assignment: Assignment) -> SeriesSet:
         assignment.set_channels(assignment.remaining, "a channel")
     order = np.argsort(first, kind="stable")
     series_rows = np.split(order, np.flatnonzero(np.diff(first[order])) + 1)
-    notes = [assignment.describe(_describe_channels(assignment, len(series_rows)))]
+    notes = [assignment.describe(_describe_channels(assignment))]
     if assignment.time is not None:
         notes += _describe_times(assignment, ids, series_rows)
     samples = frame.get_samples(assignment.channels)
@@ -77,12 +77,9 @@ def build_long(assignment: Assignment) -> SeriesSet:
     return build_series_set(assignment, x, channels, "; ".join(notes), rows=list(first_rows.values()))
 
 
-def _describe_channels(assignment: Assignment, num_series: int) -> str:
+def _describe_channels(assignment: Assignment) -> str:
     order = "" if assignment.time is not None else ", in the order of the file"
-    return (
-        f"the rows of an id are one of {num_series:,} series{order}, "
-        f"channels {assignment.list_names(assignment.channels)}"
-    )
+    return f"the rows of an id are one series{order}, channels {assignment.list_names(assignment.channels)}"
 
 
 def _release_label(assignment: Assignment, first: NDArray[np.int64]) -> None:
