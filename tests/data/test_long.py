@@ -65,7 +65,7 @@ def test_rows_that_share_an_id_are_one_series(read_text, kind):
     np.testing.assert_array_equal(raw.x, [[[1, 3, NAN], [2, 4, NAN]], [[5, 7, 9], [NAN, 8, 10]]])
     assert (raw.y, raw.groups, raw.channels) == (["up", "down"], ["7", "8"], ("u", "v"))
     assert raw.ids == ["b", "a"]
-    assert "channels 'u', 'v'; label 'label'; group 'subject'; id 'id'; time 'time'; times are numbers" in raw.note
+    assert "channels 'u', 'v'; label 'label'; group 'subject'; id 'id'; time 'time' (numbers)" in raw.note
 
 
 @kinds

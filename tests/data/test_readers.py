@@ -56,7 +56,7 @@ def test_csv_with_dates_gives_a_table(tmp_path, name):
     assert table.channels == ("u", "y")
     np.testing.assert_array_equal(table.values, [[1, 2], [np.nan, 4]])
     assert table.times.values[1] - table.times.values[0] == np.timedelta64(1, "D")
-    assert f"columns: channels 'u', 'y'; time '{name}', written as ISO 8601" in table.note
+    assert f"columns: channels 'u', 'y'; time '{name}' (ISO 8601)" in table.note
 
 
 @pytest.mark.parametrize(

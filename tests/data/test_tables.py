@@ -195,7 +195,7 @@ def test_numbers_that_are_times_make_a_table(read, times, name):
     table = read({name: times, "ax": SINE, "ay": COSINE})
     assert isinstance(table, Table)
     assert (table.values.shape, table.channels) == ((30, 2), ("ax", "ay"))
-    assert f"time '{name}', written as" in table.note
+    assert f"time '{name}' (" in table.note
 
 
 def test_a_column_alone_is_a_table_of_one_channel(read):
@@ -234,6 +234,43 @@ def test_labels_and_texts_in_a_table_over_time_are_left_out_and_said_or_question
 def test_a_channel_with_the_name_of_a_role_stays_a_channel(read):
     table = read({"date": [f"2020-01-{1 + i:02d}" for i in range(30)], "user": SINE, "y": COSINE})
     assert table.channels == ("user", "y")
+
+
+def test_dates_and_times_of_day_in_two_columns_are_one_time(read):
+    clocks = [f"{i % 24:02d}:30:00" for i in range(30)]
+    table = read({"date": [f"2020-01-{1 + i // 24:02d}" for i in range(30)], "time": clocks, "u": SINE})
+    assert table.channels == ("u",)
+    assert table.times.format.write(table.times.values[-1:]) == ["2020-01-02 05:30:00"]
+    assert "time 'date', 'time' (ISO 8601)" in table.note
+
+
+def test_other_times_in_a_table_are_no_channels(read):
+    dates = [f"2020-01-{1 + i:02d}" for i in range(30)]
+    table = read({"date": dates, "u": SINE, "timestamp": [1577836800 + 86400 * i for i in range(30)]})
+    assert table.channels == ("u",)
+    assert "left out: 'timestamp' (another time)" in table.note
+
+
+@pytest.mark.parametrize("stores", [["n", "s", "w"], [4, 17, 52]])
+def test_rows_of_several_series_over_time_are_questioned_with_the_column_that_names_them(read, stores):
+    dates = [f"2020-01-{1 + i // 3:02d}" for i in range(30)]
+    columns = {"date": dates, "store": stores * 10, "sales": SINE}
+    with pytest.raises(DataError, match="repeat, but not within one 'store'; --id-column store"):
+        read(columns)
+    data = read(columns, id="store")
+    assert (data.ids, data.x.shape) == (list(map(str, stores)), (3, 1, 10))
+
+
+def test_a_model_of_rows_reads_other_rows_without_labels(tmp_path):
+    rows = [f"{a},{b},{c}" for a, b, c, *_ in SAMPLES.tolist()]
+    for split in ("TRAIN", "TEST"):
+        lines = ["u,v,w,label", *(f"{row},{label}" for row, label in zip(rows, LABELS, strict=True))]
+        (tmp_path / f"x_{split}.csv").write_text("\n".join(lines))
+    (tmp_path / "new.csv").write_text("\n".join(["u,v,w", *rows]))
+    schema = load_data(str(tmp_path / "x_TRAIN.csv")).input_schema()
+    with pytest.warns(UserWarning, match="columns: each row is a series of 3 samples"):
+        split = load_split(str(tmp_path / "new.csv"), input_schema=schema)
+    np.testing.assert_array_equal(split.x[:, 0], SAMPLES[:, :3].astype(np.float32))
 
 
 # ------------------------------------------------------------------ one row per series and time

@@ -21,6 +21,7 @@ class ColumnRoles:
         channels: the samples; all other columns are then left out
         drop: columns to leave out
         optional: roles whose columns need not be there, such as the labels in data to predict
+        rows_are_series: without times and repeated ids, each row is a series, though nothing in the file says so
     """
 
     label: str | None = None
@@ -31,6 +32,7 @@ class ColumnRoles:
     channels: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
+    rows_are_series: bool = False
 
     def reject(self, source: object, reason: str, supported: Iterable[str] = ()) -> None:
         """Refuse roles that a file cannot have.
@@ -70,7 +72,7 @@ OPTIONS = {
 }
 """Role -> the option that gives it."""
 
-TIME_NAMES = ("date", "datetime", "timestamp", "time", "ds", "date_time", "epoch", "unix_time", "utc", "t", "step")
+TIME_NAMES = ("date", "datetime", "timestamp", "ds", "date_time", "epoch", "unix_time", "utc", "time", "t", "step")
 LABEL_NAMES = ("label", "labels", "class", "activity", "diagnosis", "target", "y")
 GROUP_NAMES = tuple(
     name + suffix

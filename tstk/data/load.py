@@ -126,6 +126,8 @@ def load_split(
     from tstk.data.containers import SeriesSet
     from tstk.data.prepare import prepare_split
 
+    if input_schema["task"] == "classification":
+        roles = replace(roles, rows_are_series=True)
     data = _read_split(name_or_path, "test", data_root, roles)
     if not isinstance(data, SeriesSet):
         data = _check_times(data, regularize)

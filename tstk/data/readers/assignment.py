@@ -16,10 +16,13 @@ from tstk.data.columns import (
     ColumnRoles,
 )
 from tstk.data.readers.frame import Frame
+from tstk.data.times import Times
 from tstk.errors import DataError
 
 CERTAIN_LABEL_NAMES = LABEL_NAMES[:-2]
 """The others may also be the name of what is measured."""
+
+CERTAIN_TIME_NAMES = TIME_NAMES[:-3]
 
 _NUMBERED = re.compile(r"(.*?)(\d+(?:\.\d+)?)")
 _CHANNEL_PREFIXES = ("ch", "channel", "sensor", "lead", "axis", "signal", "dim")
@@ -32,9 +35,9 @@ class Assignment:
     Args:
         frame: the columns
         label, group, id, time: a column each, or None
+        clock: the times of day that belong to the dates of `time`, or None
         targets: numbers to predict
         channels: columns of samples
-        runs: names of channels -> their columns, where each row is a series with numbered columns of samples
         left_out: column -> the reason
         by_user: roles that the options give
     """
@@ -44,16 +47,16 @@ class Assignment:
     group: int | None = None
     id: int | None = None
     time: int | None = None
+    clock: int | None = None
     targets: list[int] = field(default_factory=list)
     channels: list[int] = field(default_factory=list)
-    runs: dict[str, list[int]] = field(default_factory=dict)
     left_out: dict[int, str] = field(default_factory=dict)
     by_user: set[str] = field(default_factory=set)
 
     @property
     def remaining(self) -> list[int]:
         """The columns without a role, in order."""
-        known = {self.label, self.group, self.id, self.time, *self.targets, *self.left_out}
+        known = {self.label, self.group, self.id, self.time, self.clock, *self.targets, *self.left_out}
         return [i for i in range(len(self.frame.names)) if i not in known]
 
     def leave_out(self, indices: Iterable[int], reason: str) -> None:
@@ -81,6 +84,20 @@ class Assignment:
             raise self.question_text(text[0], kind)
         if not self.channels:
             raise DataError(f"{frame.path}: no column of samples; add one")
+
+    def get_times(self) -> Times | None:
+        """Parse the times of the rows, if there is a column of them; leave out others that hold times too.
+
+        Raises:
+            DataError: a cell is not a time
+        """
+        if self.time is None:
+            return None
+        times = self.frame.get_times(self.time, self.clock)
+        if "channels" not in self.by_user:
+            others = [i for i in self.remaining if self.frame.lower_names[i] in CERTAIN_TIME_NAMES]
+            self.leave_out((i for i in others if self.frame.has_dates(i) or self.frame.ascends(i)), "another time")
+        return times
 
     def question_text(self, index: int, kind: str) -> DataError:
         """Return the error of a column of text without a role, with the option that its contents suggest."""
@@ -114,12 +131,15 @@ class Assignment:
     def _question(self, index: int, fault: str, remedy: str) -> DataError:
         return DataError(f"{self.frame.path}: the column {self.frame.names[index]!r} {fault}; {remedy}")
 
-    def describe(self, samples: str = "") -> str:
+    def describe(self, samples: str = "", times: Times | None = None) -> str:
         """Say what was taken for what, and what was left out and why, in one line."""
         names = self.frame.names
-        roles = (("label", self.label), ("group", self.group), ("id", self.id), ("time", self.time))
         parts = [samples or f"channels {self.list_names(self.channels)}"]
+        roles = (("label", self.label), ("group", self.group), ("id", self.id))
         parts += [f"{role} {names[index]!r}" for role, index in roles if index is not None]
+        if times is not None:
+            columns = [i for i in (self.time, self.clock) if i is not None]
+            parts.append(f"time {self.list_names(columns)} ({times.format.description})")
         parts += [f"targets {self.list_names(self.targets)}"] if self.targets else []
         reasons: dict[str, list[int]] = {}
         for index, reason in self.left_out.items():
@@ -154,6 +174,9 @@ def assign_roles(frame: Frame, roles: ColumnRoles) -> Assignment:
             setattr(assignment, role, next((others[name] for name in names if name in others), None))
     if assignment.time is None and assignment.remaining[:1] == [0] and frame.has_dates(0):
         assignment.time = 0
+    clocks = [i for i in assignment.remaining if frame.lower_names[i] == "time" and frame.has_clock(i)]
+    if assignment.time is not None and frame.has_dates(assignment.time) and clocks:
+        assignment.clock = clocks[0]
     return assignment
 
 

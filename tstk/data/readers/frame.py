@@ -18,6 +18,7 @@ from tstk.data.containers import NA_VALUES, parse_floats
 from tstk.data.times import Times, is_date, parse_times
 from tstk.errors import DataError, did_you_mean
 
+_CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d(?:\.\d{1,9})?)?", re.ASCII)
 _LETTER = re.compile(r"[^\W\d_]")
 _INDEX_NAME = re.compile(r"|Unnamed: \d+|__index_level_\d+__|index", re.ASCII)
 """Names under which pandas and R write the index of rows."""
@@ -113,11 +114,18 @@ class Frame:
         return numbers is not None and bool((numbers == np.round(numbers)).all())
 
     def counts_rows(self, index: int) -> bool:
-        """Return whether a column holds the numbers of the rows, from 0 or 1, in any order."""
+        """Return whether a column holds consecutive whole numbers, such as those of the rows, in any order."""
         numbers = self.get_numbers(index)
-        if numbers is None or self.num_rows < 3 or numbers.min() not in (0, 1):
+        if numbers is None or self.num_rows < 3 or not self.is_integer(index):
+            return False
+        if numbers.max() - numbers.min() != self.num_rows - 1:
             return False
         return bool((np.sort(numbers) == numbers.min() + np.arange(self.num_rows)).all())
+
+    def ascends(self, index: int) -> bool:
+        """Return whether a column holds numbers that never decrease."""
+        numbers = self.get_numbers(index)
+        return numbers is not None and bool((np.diff(numbers) >= 0).all())
 
     def get_samples(self, indices: Sequence[int]) -> NDArray[np.float64]:
         """Return the cells of columns as numbers [N, K], NaN where missing.
@@ -150,14 +158,26 @@ class Frame:
         cell = self.columns[index][0].as_py()
         return isinstance(cell, str) and is_date(cell)
 
-    def get_times(self, index: int) -> Times:
+    def has_clock(self, index: int) -> bool:
+        """Return whether the first cell of a column is a time of day, such as 13:05."""
+        cell = self.columns[index][0].as_py()
+        return _CLOCK.fullmatch(str(cell).strip()) is not None
+
+    def get_times(self, index: int, clock: int | None = None) -> Times:
         """Parse the cells of a column as times.
+
+        Args:
+            index: the column
+            clock: a column of times of day, if the first one holds dates alone
 
         Raises:
             DataError: a cell is not a time
         """
         zone = getattr(self.columns[index].type, "tz", None) or ""
-        return parse_times(self.get_text(index), self.names[index], self.locate, zone)
+        cells = self.get_text(index)
+        if clock is not None:
+            cells = [f"{date} {time}" for date, time in zip(cells, self.get_text(clock), strict=True)]
+        return parse_times(cells, self.names[index], self.locate, zone)
 
 
 def _to_text(cell: Any) -> str:

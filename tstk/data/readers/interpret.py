@@ -41,7 +41,7 @@ def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
         assignment.leave_out([assignment.time], "a time, but each row is a series")
         assignment.time = None
     has_roles = any(i is not None for i in (assignment.label, assignment.group, assignment.id)) or assignment.targets
-    if assignment.time is not None or not (has_roles or runs):
+    if assignment.time is not None or not (has_roles or runs or roles.rows_are_series):
         return _build_table(assignment, roles)
     return {"train": _build_wide(assignment, runs)}
 
@@ -75,7 +75,9 @@ def _build_table(assignment: Assignment, roles: ColumnRoles) -> Table:
                 "--drop-columns leaves them out"
             )
         roles.reject(frame.path, why, ("id", "time", "channels", "drop"))
-    times = None if assignment.time is None else frame.get_times(assignment.time)
+    times = assignment.get_times()
+    if times is not None and "id" not in by_user:
+        _question_panel(assignment, times)
     for role in ("label", "group", "id"):
         if (index := getattr(assignment, role)) is None:
             continue
@@ -87,12 +89,28 @@ def _build_table(assignment: Assignment, roles: ColumnRoles) -> Table:
         assignment.set_channels(assignment.remaining, "a channel")
     channels = tuple(frame.names[i] for i in assignment.channels)
     order = "" if times else "; no times: rows are taken as evenly spaced"
-    note = f"{assignment.describe()}{order}{_describe_format(times)}"
+    note = f"{assignment.describe(times=times)}{order}"
     return Table(frame.get_samples(assignment.channels), str(frame.path), channels, times, note)
 
 
-def _describe_format(times: Times | None) -> str:
-    return f", written as {times.format.description}" if times else ""
+def _question_panel(assignment: Assignment, times: Times) -> None:
+    """Refuse times that repeat or run backwards because the rows are those of several series, which a column names."""
+    frame = assignment.frame
+    if (np.diff(times.values).astype(np.float64) > 0).all():
+        return
+    for i in assignment.remaining:
+        if not (frame.is_text(i) or frame.is_integer(i)):
+            continue
+        _, names = np.unique(np.array(frame.get_text(i)), return_inverse=True)
+        order = np.argsort(names, kind="stable")
+        is_same = np.diff(names[order]) == 0
+        steps = np.diff(times.values[order]).astype(np.float64)
+        if 1 < names.max() + 1 <= frame.num_rows / 2 and (steps[is_same] > 0).all():
+            column, name = frame.names[assignment.time or 0], frame.names[i]
+            raise DataError(
+                f"{frame.path}: the times in {column!r} repeat, but not within one {name!r}; --id-column {name} makes "
+                f"the rows of each a series, --drop-columns {name} leaves it out"
+            )
 
 
 def _build_wide(assignment: Assignment, runs: dict[str, list[int]]) -> SeriesSet:

@@ -12,6 +12,7 @@ from tstk.data.containers import NA_VALUES, SeriesSet, pad_series
 from tstk.data.readers.assignment import CERTAIN_LABEL_NAMES, Assignment
 from tstk.data.readers.frame import Frame
 from tstk.data.readers.series_set import build_series_set
+from tstk.data.times import Times
 from tstk.errors import DataError
 
 
@@ -58,6 +59,7 @@ def build_long(assignment: Assignment) -> SeriesSet:
             _check_constant(frame, index, first, ids, role)
     for index in assignment.targets:
         _check_constant(frame, index, first, ids, "target")
+    times = assignment.get_times()
     if "channels" not in assignment.by_user:
         constant = [i for i in assignment.remaining if _find_change(frame, i, first) is None]
         if len(first_rows) > 1 and len(constant) < len(assignment.remaining):
@@ -68,9 +70,9 @@ def build_long(assignment: Assignment) -> SeriesSet:
         assignment.set_channels(assignment.remaining, "a channel")
     order = np.argsort(first, kind="stable")
     series_rows = np.split(order, np.flatnonzero(np.diff(first[order])) + 1)
-    notes = [assignment.describe(_describe_channels(assignment))]
-    if assignment.time is not None:
-        notes += _describe_times(assignment, ids, series_rows)
+    notes = [assignment.describe(_describe_channels(assignment), times)]
+    if times is not None:
+        notes += _describe_uneven_times(assignment, times, ids, series_rows)
     samples = frame.get_samples(assignment.channels)
     x = pad_series([samples[rows].T for rows in series_rows], str(frame.path))
     channels = tuple(frame.names[i] for i in assignment.channels)
@@ -108,9 +110,10 @@ def _check_constant(frame: Frame, index: int, first: NDArray[np.int64], ids: lis
     if changes.any():
         row = int(changes.argmax())
         place = _get_place(frame, int(first[row]))
+        name = frame.names[index]
         raise DataError(
             f"{frame.locate(row)}: {kind} {cells[row]!r} of id {ids[row]!r}, which has {cells[first[row]]!r} in "
-            f"{place}; a series has one {kind}, give its rows the same"
+            f"{place}; a series has one {kind}: give its rows the same, or --drop-columns {name}"
         )
 
 
@@ -118,15 +121,16 @@ def _get_place(frame: Frame, row: int) -> str:
     return frame.locate(row).removeprefix(str(frame.path)).lstrip(", ")
 
 
-def _describe_times(assignment: Assignment, ids: list[str], series_rows: list[NDArray[np.int64]]) -> list[str]:
+def _describe_uneven_times(
+    assignment: Assignment, times: Times, ids: list[str], series_rows: list[NDArray[np.int64]]
+) -> list[str]:
     """Say how many series have uneven times.
 
     Raises:
-        DataError: times repeat, run backwards or cannot be parsed
+        DataError: times repeat or run backwards
     """
     frame, column = assignment.frame, assignment.time
     assert column is not None
-    times = frame.get_times(column)
     num_uneven = 0
     for rows in series_rows:
         values = times.values[rows]
@@ -141,8 +145,6 @@ def _describe_times(assignment: Assignment, ids: list[str], series_rows: list[ND
                 remedy = "sort the rows of each id by time"
             raise DataError(f"{frame.locate(int(row))}: id {ids[row]!r} has time {cells[row]} {fault}; {remedy}")
         num_uneven += bool(steps.size) and not np.allclose(steps, steps[0], rtol=1e-3)
-    notes = [f"times are {times.format.description}"]
-    if num_uneven:
-        name = frame.path.name
-        notes.append(f"{name}: the times of {num_uneven} series are uneven; samples are used as if evenly spaced")
-    return notes
+    if not num_uneven:
+        return []
+    return [f"{frame.path.name}: the times of {num_uneven} series are uneven; samples are used as if evenly spaced"]
