@@ -46,6 +46,12 @@ FAULTY = {
     "decimal commas": ("x.csv", 'u,v,label\n"1,5",2,a\n', "line 2: '1,5' is not a number", "decimals take a point"),
     "text among numbers": ("x.csv", "t0,t1,label\n1,2,a\n3,n/a,b\n", "line 3: 'n/a' is not a number", "? or NaN"),
     "a column of text": ("x.csv", "t0,t1,kind\n1,2,up\n3,4,down\n", "column 'kind' holds text", "--label-column kind"),
+    "data for a header": (
+        "x.csv",
+        "1.5,2,1,a\n4,5,6,b\n",
+        "first line holds numbers",
+        "expected the names of the columns",
+    ),
     "no header": ("x.csv", "1,2,3\n4,5,6\n", "first line holds numbers", "expected the names of the columns"),
     "a column twice": ("x.csv", "t0,T0,label\n1,2,a\n", "line 1: two columns are called 't0'", "rename or remove"),
     "a huge field": ("x.csv", "t0,label\n" + "1" * 200_000 + ",a\n", "series 1 holds an infinite value", "as NaN"),

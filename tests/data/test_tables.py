@@ -244,6 +244,17 @@ def test_dates_and_times_of_day_in_two_columns_are_one_time(read):
     assert "time 'date', 'time' (ISO 8601)" in table.note
 
 
+@pytest.mark.parametrize("name", ["month", "recorded at"])
+def test_the_only_column_of_dates_is_the_time_wherever_it_is(read, name):
+    dates = [f"2020-01-{1 + i:02d}" for i in range(30)]
+    table = read({"u": SINE, name: dates})
+    assert table.channels == ("u",)
+    assert f"time '{name}' (ISO 8601)" in table.note
+    series = read(run(**{name: dates[:NUM_SERIES], "label": LABELS}))
+    assert series.x.shape == (NUM_SERIES, 1, LENGTH)
+    assert f"left out: '{name}' (" in series.note
+
+
 def test_other_times_in_a_table_are_no_channels(read):
     dates = [f"2020-01-{1 + i:02d}" for i in range(30)]
     table = read({"date": dates, "u": SINE, "timestamp": [1577836800 + 86400 * i for i in range(30)]})

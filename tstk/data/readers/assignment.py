@@ -95,8 +95,9 @@ class Assignment:
             return None
         times = self.frame.get_times(self.time, self.clock)
         if "channels" not in self.by_user:
-            others = [i for i in self.remaining if self.frame.lower_names[i] in CERTAIN_TIME_NAMES]
-            self.leave_out((i for i in others if self.frame.has_dates(i) or self.frame.ascends(i)), "another time")
+            frame = self.frame
+            counts = [i for i in self.remaining if frame.lower_names[i] in CERTAIN_TIME_NAMES and frame.ascends(i)]
+            self.leave_out(counts + [i for i in self.remaining if frame.has_dates(i)], "another time")
         return times
 
     def question_text(self, index: int, kind: str) -> DataError:
@@ -164,16 +165,22 @@ def assign_roles(frame: Frame, roles: ColumnRoles) -> Assignment:
     _assign_by_options(assignment, roles)
     if "channels" in assignment.by_user:
         return assignment
-    dates = [i for i in assignment.remaining if frame.is_unnamed_index(i)]
-    if assignment.time is None and dates and frame.has_dates(dates[0]):
-        assignment.time = dates[0]
-    assignment.leave_out([i for i in dates if i != assignment.time], "an index of rows")
+    indices = [i for i in assignment.remaining if frame.is_unnamed_index(i)]
+    if assignment.time is None and indices and frame.has_dates(indices[0]):
+        assignment.time = indices[0]
+    for i in indices:
+        if i != assignment.time:
+            assignment.leave_out([i], "without a name or a value" if frame.is_empty(i) else "an index of rows")
     for role, names in (("time", TIME_NAMES), ("id", ID_NAMES), ("group", GROUP_NAMES), ("label", LABEL_NAMES)):
         if getattr(assignment, role) is None:
             others = {frame.lower_names[i]: i for i in assignment.remaining if not frame.is_nested(i)}
             setattr(assignment, role, next((others[name] for name in names if name in others), None))
-    if assignment.time is None and assignment.remaining[:1] == [0] and frame.has_dates(0):
-        assignment.time = 0
+    if assignment.time is None:
+        dates = [i for i in assignment.remaining if frame.has_dates(i)]
+        if dates[:1] == [0] or (dates and assignment.label is None and not assignment.targets):
+            assignment.time = dates[0]
+        else:
+            assignment.leave_out(dates, "dates, but each row is a series")
     clocks = [i for i in assignment.remaining if frame.lower_names[i] == "time" and frame.has_clock(i)]
     if assignment.time is not None and frame.has_dates(assignment.time) and clocks:
         assignment.clock = clocks[0]

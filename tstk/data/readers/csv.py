@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import csv
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     """
     text = read_text(path)
     header = next(iter(_iter_rows(text, path)))[1]
-    if all(map(_is_number, header)):
+    numbers = [float(name) for name in header if _is_number(name)]
+    is_ascending = all(first < second for first, second in pairwise(numbers))  # such as 0, 0.02, 0.04, times of samples
+    if len(numbers) == len(header) or (2 * len(numbers) > len(header) and not is_ascending):
         raise DataError(f"{path}: the first line holds numbers; expected the names of the columns")
     if len(header) == 1 and (separator := next((char for char in ";\t|" if char in header[0]), None)):
         raise DataError(f"{path}, line 1: cells are separated by {separator!r}; expected commas, save it with them")

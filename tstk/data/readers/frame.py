@@ -113,6 +113,11 @@ class Frame:
         numbers = self.get_numbers(index)
         return numbers is not None and bool((numbers == np.round(numbers)).all())
 
+    def is_empty(self, index: int) -> bool:
+        """Return whether all cells of a column are missing."""
+        numbers = self.get_numbers(index)
+        return numbers is not None and bool(np.isnan(numbers).all())
+
     def counts_rows(self, index: int) -> bool:
         """Return whether a column holds consecutive whole numbers, such as those of the rows, in any order."""
         numbers = self.get_numbers(index)
