@@ -231,6 +231,12 @@ def test_labels_and_texts_in_a_table_over_time_are_left_out_and_said_or_question
         read(columns, label="activity")
 
 
+def test_chosen_channels_leave_the_times_where_they_are(read):
+    table = read({"time": list(range(30)), "u": SINE, "v": COSINE, "state": ["on"] * 30}, channels=("v",))
+    assert (table.channels, table.times.values[2]) == (("v",), 2)
+    assert "left out: 'u', 'state' (not in --channel-columns)" in table.note
+
+
 def test_a_channel_with_the_name_of_a_role_stays_a_channel(read):
     table = read({"date": [f"2020-01-{1 + i:02d}" for i in range(30)], "user": SINE, "y": COSINE})
     assert table.channels == ("user", "y")
@@ -298,7 +304,9 @@ def test_columns_that_are_constant_within_each_id_are_left_out_unless_they_have_
     data = read(long(age=ages))
     assert data.channels == ("u",)
     assert "left out: 'age' (the same within each id; --channel-columns or --target-columns takes it)" in data.note
-    assert read(long(age=ages), channels=("u", "age")).channels == ("u", "age")
+    chosen = read(long(age=ages, v=COSINE), channels=("u", "age"))
+    assert (chosen.channels, chosen.ids, chosen.x.shape) == (("u", "age"), ["a", "b", "c"], (3, 2, 10))
+    assert "left out: 'v' (not in --channel-columns)" in chosen.note
     assert read(long(age=ages), targets=("age",)).targets.tolist() == [[31], [45], [62]]
 
 

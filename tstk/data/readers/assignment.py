@@ -56,7 +56,8 @@ class Assignment:
     @property
     def remaining(self) -> list[int]:
         """The columns without a role, in order."""
-        known = {self.label, self.group, self.id, self.time, self.clock, *self.targets, *self.left_out}
+        known = {self.label, self.group, self.id, self.time, self.clock}
+        known |= {*self.targets, *self.channels, *self.left_out}
         return [i for i in range(len(self.frame.names)) if i not in known]
 
     def leave_out(self, indices: Iterable[int], reason: str) -> None:
@@ -163,8 +164,14 @@ def assign_roles(frame: Frame, roles: ColumnRoles) -> Assignment:
     """
     assignment = Assignment(frame)
     _assign_by_options(assignment, roles)
+    _assign_by_names(assignment)
     if "channels" in assignment.by_user:
-        return assignment
+        assignment.leave_out(assignment.remaining, "not in --channel-columns")
+    return assignment
+
+
+def _assign_by_names(assignment: Assignment) -> None:
+    frame = assignment.frame
     indices = [i for i in assignment.remaining if frame.is_unnamed_index(i)]
     if assignment.time is None and indices and frame.has_dates(indices[0]):
         assignment.time = indices[0]
@@ -184,7 +191,6 @@ def assign_roles(frame: Frame, roles: ColumnRoles) -> Assignment:
     clocks = [i for i in assignment.remaining if frame.lower_names[i] == "time" and frame.has_clock(i)]
     if assignment.time is not None and frame.has_dates(assignment.time) and clocks:
         assignment.clock = clocks[0]
-    return assignment
 
 
 def _assign_by_options(assignment: Assignment, roles: ColumnRoles) -> None:
@@ -211,9 +217,6 @@ def _assign_by_options(assignment: Assignment, roles: ColumnRoles) -> None:
             setattr(assignment, role, indices)
         else:
             setattr(assignment, role, indices[0])
-    if assignment.channels:
-        others = [i for i in assignment.remaining if i not in assignment.channels]
-        assignment.leave_out(others, "not in --channel-columns")
 
 
 def find_runs(assignment: Assignment) -> dict[str, list[int]]:

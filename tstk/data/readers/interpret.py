@@ -116,12 +116,13 @@ def _question_panel(assignment: Assignment, times: Times) -> None:
 def _build_wide(assignment: Assignment, runs: dict[str, list[int]]) -> SeriesSet:
     """Return a series per row, whose samples are columns."""
     frame = assignment.frame
-    if assignment.time is not None:
-        raise DataError(f"{frame.path}: --time-column has no meaning here: each row is a series")
     if "channels" not in assignment.by_user:
         in_runs = {i for run in runs.values() for i in run}
         _check_outsiders(assignment, runs, in_runs)
-        assignment.set_channels([i for i in assignment.remaining if not in_runs or i in in_runs], "a sample")
+        if runs:
+            assignment.channels = [i for i in assignment.remaining if i in in_runs]
+        else:
+            assignment.set_channels(assignment.remaining, "a sample")
     if len(runs) > 1 and len(assignment.channels) == sum(map(len, runs.values())):
         values = np.stack([frame.get_samples(run) for run in runs.values()], 1)
         channels = tuple(runs)

@@ -89,7 +89,8 @@ def _release_label(assignment: Assignment, first: NDArray[np.int64]) -> None:
     label, frame = assignment.label, assignment.frame
     if label is None or "label" in assignment.by_user or frame.lower_names[label] in CERTAIN_LABEL_NAMES:
         return
-    if not assignment.remaining or _find_change(frame, label, first) is not None:
+    is_only_channel = not assignment.remaining and "channels" not in assignment.by_user
+    if is_only_channel or _find_change(frame, label, first) is not None:
         assignment.label = None
 
 
