@@ -72,7 +72,7 @@ constraints-lowest.txt: pyproject.toml constraints.txt .ci/lowest_versions.py | 
 	rm -rf .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	$(LOWEST_PIP) torch
-	$(LOWEST_PIP) --editable '.[hf,parquet,plot,onnx,download,test]' $(PLUGINS)
+	$(LOWEST_PIP) --editable '.[hf,plot,onnx,download,test]' $(PLUGINS)
 	touch $@
 
 docs: .venv/installed-for-tests

@@ -5,6 +5,7 @@ import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -15,24 +16,26 @@ ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "plugin-guide.md"  # which has a test of its own, as it installs something
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
 PAGES.remove(GUIDE)
-BLOCK = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+YOUR_DATA = ROOT / "tests" / "your_data"
+"""The files of docs/your-data.md."""
+BLOCK = re.compile(r"^```(console|python|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ARCHIVE = Path(os.environ.get("TSTK_DATA") or ROOT.parent / "shared" / "data")
 
 
 def examples(page):
-    """(language, text): whole Python blocks, and single commands of console blocks."""
+    """(language, text): whole blocks of Python and of output, and single commands of console blocks."""
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
-        if language == "python":
+        if language != "console":
             yield language, text
             continue
         for line in text.splitlines():
             if line.startswith("$ "):
-                yield language, line[2:].split("  #")[0].strip()
+                yield language, line[2:].split("  #")[0].strip() + "  # refused" * line.endswith("# refused")
 
 
 def shorten(command):
     """Return the command, with two steps and small components if it trains."""
-    words = shlex.split(command)[1:]
+    words = shlex.split(command, comments=True)[1:]
     if words[0] == "train" and not {"--help", "--dry-run", "--print-config"} & set(words):
         words += ["--steps", "2", "--batch-size", "8", "--quiet"]
         if {"bert", "transformer"} & set(words) and "--horizon" in words:
@@ -71,17 +74,26 @@ def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
     if (ARCHIVE / "ucr").is_dir():
         monkeypatch.setenv("TSTK_DATA", str(ARCHIVE))
     blocks, absent, namespace = list(examples(page)), set(), {"__name__": "example"}
+    if page.name == "your-data.md":
+        copytree(YOUR_DATA, tmp_path, dirs_exist_ok=True)
+    output = ""
     for language, text in blocks:
-        if language == "python":
+        if language == "text":
+            missing = [line for line in text.splitlines() if " ".join(line.split()) not in " ".join(output.split())]
+            assert page.name != "your-data.md" or not missing, f"{page.name}: not in the output: {missing}\n{output}"
+        elif language == "python":
             exec(compile(text, str(page), "exec"), namespace)
         elif text.startswith("tstk "):
             words = text.split()
-            if absent & set(words) or (re.search(r"--data (?!har-demo)", text) and not (ARCHIVE / "ucr").is_dir()):
+            needs_archive = re.search(r"--data (?!har-demo)", text) and page.name != "your-data.md"
+            if absent & set(words) or (needs_archive and not (ARCHIVE / "ucr").is_dir()):
                 # what builds on it is not run either
                 absent |= {words[i + 1] for i, word in enumerate(words) if word == "--out"}
                 continue
             result = CliRunner().invoke(cli, shorten(text), catch_exceptions=False)
-            assert result.exit_code == 0, f"{page.name}: {text}\n{result.output}"
+            output = result.output
+            is_refused = text.endswith("# refused")
+            assert (result.exit_code == 0) != is_refused, f"{page.name}: {text}\n{result.output}"
         else:
             assert text.split()[0] in ("make", "pip", "pytest", "python"), f"{page.name}: who runs {text!r}?"
     if page.name == "README.md":

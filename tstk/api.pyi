@@ -46,6 +46,7 @@ def build(
     horizon: int | None = None,
     stride: int | None = None,
     length: int | None = None,
+    regularize: bool = False,
     resize: int | None = None,
     split_channels: bool = False,
     conditioning: Sequence[str] = (),
@@ -129,6 +130,7 @@ def fit(
     horizon: int | None = None,
     stride: int | None = None,
     length: int | None = None,
+    regularize: bool = False,
     resize: int | None = None,
     split_channels: bool = False,
     conditioning: Sequence[str] = (),
@@ -213,6 +215,7 @@ def fit(
             little cost. Testing uses every window
         length: samples per series that the model must accept, if more than the longest one here; a table or record
             is cut into unlabelled series of this length, one after the other or --stride rows apart
+        regularize: insert rows without samples into a table where times are missing, so that steps are equal
         resize: samples to which each series is resampled by linear interpolation
         split_channels: make each channel of each series a series of its own, without labels; always so for several
             data sets together

@@ -60,6 +60,10 @@ class SourceChangedWarning(UserWarning):
     """The class of a component without a plugin has changed since the run was trained."""
 
 
+class DataNoteWarning(UserWarning):
+    """How data that a trained model is applied to were read: what was taken for what, left out or is uneven."""
+
+
 class DataChangedWarning(UserWarning):
     """The data given to a run are not those that it was trained on, have moved, or differ by far in level or scale."""
 

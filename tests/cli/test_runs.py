@@ -286,7 +286,7 @@ def test_a_forecast_as_csv_continues_the_table_with_its_dates(tstk, forecaster, 
     assert tstk("predict", forecaster, "--out", "next.csv").exit_code == 0
     rows = table("next.csv")
     assert [(r["step"], r["channel"]) for r in rows] == [(str(s), c) for s in range(1, 6) for c in "uv"]
-    assert rows[0]["date"] == "2020-01-01T02:20:00"
+    assert rows[0]["date"] == "2020-01-01 02:20:00"
     given = np.loadtxt(csv, delimiter=",", skiprows=1, usecols=(1, 2), dtype=np.float32)
     from tstk.core.types import Series
 
@@ -398,7 +398,7 @@ def test_a_forecast_continues_the_table_and_may_stop_early(tstk, forecaster, csv
     rows = table(full)
     assert list(rows[0]) == ["step", "date", "channel", "mean"]
     assert [(r["step"], r["channel"]) for r in rows] == [(str(s), c) for s in range(1, 6) for c in "uv"]
-    assert rows[0]["date"] == "2020-01-01T02:20:00"
+    assert rows[0]["date"] == "2020-01-01 02:20:00"
     assert table(short) == rows[:4]
 
 

@@ -68,6 +68,11 @@ def small_files():
         f"{i},{t},{x[i, 0, t]:.3g},{x[i, 1, t]:.3g},{y[i]}\n" for i in range(8) for t in range(4)
     )
     table = "date,u,v\n" + "".join(f"2020-01-{d + 1:02d},{x[d % 12, 0, 0]:.3g},{d}\n" for d in range(28))
+    stamps = "id,timestamp,u,group,hr\n" + "".join(
+        f"{10**16 + i // 5},2020-10-25T0{i % 5}:30:00.25+0{1 + (i % 5 < 2)}:00,{i % 7},g{i // 10},{i // 5}\n"
+        for i in range(60)
+    )
+    days = "nr,date,time,u,v\n" + "".join(f"{i},{1 + i // 2}.02.2020,0{i % 2}:00,{i % 9},{i % 5}\n" for i in range(56))
     arrays = {"X_train": x, "y_train": y, "X_test": x[:6], "y_test": y[:6], "channels": np.array(["u", "v"])}
     tensors = saved(lambda f: torch.save({"samples": torch.from_numpy(x), "labels": torch.arange(12) % 2}, f))
     notes = {
@@ -101,6 +106,8 @@ def small_files():
         "csv": {f"Toy_{s}.csv": (header + rows).encode() for s in ("TRAIN", "TEST")},
         "long csv": {f"Toy_{s}.csv": long.encode() for s in ("TRAIN", "TEST")},
         "table csv": {"table.csv": table.encode()},
+        "table with clocks": {"table.csv": days.encode()},
+        "long csv with offsets": {"Toy.csv": stamps.encode()},
         "npz": {"toy.npz": saved(np.savez, **arrays)},
         "conditioning": {"toy.npz": saved(np.savez, **arrays), "notes.npz": saved(np.savez, **notes)},
         "npy": {f"{name}.npy": saved(np.save, array) for name, array in arrays.items()},

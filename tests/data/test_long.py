@@ -64,7 +64,8 @@ def test_rows_that_share_an_id_are_one_series(read_text, kind):
     raw = read_text(LONG, kind)["train"]
     np.testing.assert_array_equal(raw.x, [[[1, 3, NAN], [2, 4, NAN]], [[5, 7, 9], [NAN, 8, 10]]])
     assert (raw.y, raw.groups, raw.channels) == (["up", "down"], ["7", "8"], ("u", "v"))
-    assert raw.note == ""
+    assert raw.ids == ["b", "a"]
+    assert "channels 'u', 'v'; label 'label'; group 'subject'; id 'id'; time 'time' (numbers)" in raw.note
 
 
 @kinds
@@ -102,7 +103,7 @@ def test_an_id_for_each_row_is_no_sample(read_text, kind):
     [
         ("id,time,u\na,0,1\na,0,2\n", "PLACE 2: id 'a' has time 0 twice; remove one of the rows"),
         ("id,time,u\na,0,1\nb,5,1\na,-1,2\n", "PLACE 3: id 'a' has time -1 after 0 in PLACE 1; sort the rows"),
-        ("id,time,u\na,0,1\na,noon,2\n", "PLACE 2: time 'noon' is neither a number nor a date"),
+        ("id,time,u\na,0,1\na,noon,2\n", "PLACE 2: time 'noon' in 'time' is neither a number nor a date"),
         ("id,time,u,label\na,0,1,up\na,1,2,down\n", "PLACE 2: label 'down' of id 'a', which has 'up' in PLACE 1"),
         ("id,u\na,1\nb,2\na,3\n", "PLACE 3: id 'a' was in PLACE 1 already; remove one"),
         ("id,time,u\na,0,1\n?,1,2\na,2,3\n", "PLACE 2: no id"),
@@ -125,7 +126,7 @@ def test_parquet_holds_what_the_same_csv_holds(read_text, text):
     from_parquet, from_csv = read_text(text, "parquet"), read_text(text)
     if isinstance(from_csv, Table):
         assert from_parquet.channels == from_csv.channels
-        np.testing.assert_array_equal(from_parquet.dates, from_csv.dates)
+        np.testing.assert_array_equal(from_parquet.times.values, from_csv.times.values)
         np.testing.assert_array_equal(from_parquet.values, from_csv.values)
     else:
         a, b = from_parquet["train"], from_csv["train"]
@@ -179,11 +180,3 @@ def test_a_file_that_is_not_parquet_says_so(tmp_path):
         (tmp_path / "x.parquet").write_bytes(content)
         with pytest.raises(DataError, match="not a parquet file"):
             parquet.read(tmp_path / "x.parquet")
-
-
-def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"pip install 'tstk-core\[parquet\]'"):
-        parquet.read(tmp_path / "x.parquet")

@@ -33,6 +33,7 @@ VALUES = {
     "horizon": 2,
     "stride": 3,
     "length": 25,
+    "regularize": True,
     "resize": 9,
     "split_channels": True,
     "standardize": "none",
@@ -43,7 +44,10 @@ VALUES = {
 }
 """Option -> a value that differs from its default and from `BASE`; those that are missing here name files."""
 
-ALREADY_SO = {("several", "split_channels"), ("synthetic", "standardize")}
+ALREADY_SO = {
+    *(("several", "split_channels"), ("synthetic", "standardize")),
+    *(("table", "regularize"), ("cut table", "regularize")),
+}
 """Data that always are as the option demands, so that it is accepted and changes nothing."""
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from tstk.data import get_reader
 from tstk.data.columns import ColumnRoles
-from tstk.data.containers import SeriesSet, Table, normalize_label, pad_series
+from tstk.data.containers import SeriesSet, Table, normalize_labels, pad_series
 from tstk.data.readers import csv, npz, ts, tsv
 from tstk.errors import DataError
 
@@ -95,7 +95,8 @@ def test_csv_with_dates_gives_a_table(tmp_path, name):
     assert isinstance(table, Table)
     assert table.channels == ("u", "y")
     np.testing.assert_array_equal(table.values, [[1, 2], [np.nan, 4]])
-    assert table.dates[1] - table.dates[0] == np.timedelta64(1, "D")
+    assert table.times.values[1] - table.times.values[0] == np.timedelta64(1, "D")
+    assert f"columns: channels 'u', 'y'; time '{name}' (ISO 8601)" in table.note
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_a_faulty_ts_file_says_what_is_wrong_and_where(tmp_path, text, message):
         ("1,2\n3,4\n", "first line holds numbers"),
         ("a,kind\n1,up\n", "column 'kind' holds text; if these are the labels, give --label-column kind"),
         ("a,label\n1,x\n1\n", "line 3: 1 cells"),
-        ("a,label\noops,x\n", "line 2: 'oops' is not a number"),
+        ("a,label\noops,x\n", "the column 'a' holds text; if it names persons or devices, give --group-column a"),
         ("a,label\n1,nan\n", "series 1 has no label"),
         ("date,u\n2020-01-02,1\n2020-01-01,2\n", "row 2 is dated before"),
         ("date,u,v\n2020-01-01,1,\n2020-01-02,2,\n", "column 'v' holds no value"),
@@ -229,6 +230,42 @@ def test_any_reader_is_checked_because_the_record_checks_itself():
         SeriesSet(np.ones((2, 1, 3), np.float32), "here", groups=["a"])
 
 
-def test_a_whole_number_is_one_class_however_it_is_written():
-    assert [normalize_label(label) for label in (1, 1.0, "1.0000000e+00", " 1 ")] == ["1"] * 4
-    assert [normalize_label(label) for label in ("1.5", "1_0", "up")] == ["1.5", "1_0", "up"]
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (["1.0", "2.0", "1.0"], ["1", "2", "1"]),
+        (["1.0000000e+00", "-1.0000000e+00"], ["1", "-1"]),
+        (["1", " -1.0 "], ["1", "-1"]),
+        ([1.0, 2.0], ["1", "2"]),
+        ([2.0**53, 1.0], ["9007199254740992", "1"]),
+        ([b"walk", np.bytes_(b"run")], ["walk", "run"]),
+    ],
+)
+def test_whole_numbers_written_as_floats_are_indices(column, expected):
+    assert normalize_labels(column) == expected
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        ["01", "1"],
+        ["1E1", "10"],
+        ["1", "1.0"],
+        ["1.0", "1.00"],
+        ["1.0", "1.5"],
+        ["1.0", "up"],
+        ["1_0", "10"],
+        ["1e1", "10"],
+        ["-0.0", "0.0"],
+        ["9007199254740992", "9007199254740993"],
+        ["9007199254740992.0", "9007199254740993.0"],
+        ["20201231235959001", "20201231235959002", "20201231235959003"],
+        ["up", "Up"],
+    ],
+)
+def test_labels_whose_text_differs_are_never_one_class(column):
+    assert len(set(normalize_labels(column))) == len(column)
+
+
+def test_a_missing_label_among_indices_stays_missing():
+    assert normalize_labels(["1.0", "?", "nan"]) == ["1", "?", "nan"]

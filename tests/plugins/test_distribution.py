@@ -77,7 +77,7 @@ def test_nothing_installs_the_project_that_is_called_tstk_on_the_public_index():
 def test_every_extra_that_is_named_exists():
     named = {extra for _, text in texts() for extra in re.findall(rf"{CORE_DISTRIBUTION}\\?\[(\w+)", text)}
     named |= {extra for _, text in texts() for extra in re.findall(r"install_command\([\"'](\w+)[\"']\)", text)}
-    assert {"hf", "parquet", "plot", "onnx"} <= named <= PROJECT["optional-dependencies"].keys()
+    assert {"hf", "plot", "onnx"} <= named <= PROJECT["optional-dependencies"].keys()
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_every_dependency_has_a_floor_in_the_lowest_versions():
     lowest = dict(line.split("==") for line in lines)
     needed = [
         *PROJECT["dependencies"],
-        *(r for g in ("hf", "parquet", "plot", "onnx") for r in PROJECT["optional-dependencies"][g]),
+        *(r for g in ("hf", "plot", "onnx") for r in PROJECT["optional-dependencies"][g]),
     ]
     for requirement in map(Requirement, needed):
         assert requirement.specifier.contains(lowest[requirement.name]), requirement

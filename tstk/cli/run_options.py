@@ -12,7 +12,7 @@ import rich_click
 from tstk.cli.completion import complete_data_sets, complete_runs
 from tstk.cli.output import print_note
 from tstk.config.records import RunConfig
-from tstk.errors import DataChangedWarning, SourceChangedWarning
+from tstk.errors import DataChangedWarning, DataNoteWarning, SourceChangedWarning
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.local import mark_import_path, provide_components, register_component
 
@@ -48,7 +48,7 @@ class RunCommand(rich_click.RichCommand):
             show_other, notes = warnings.showwarning, set[str]()
 
             def show(*args: Any, **kwargs: Any) -> None:
-                if isinstance(args[0], DataChangedWarning | SourceChangedWarning):
+                if isinstance(args[0], DataChangedWarning | DataNoteWarning | SourceChangedWarning):
                     if (note := str(args[0])) not in notes:
                         print_note(f"note: {note}")
                     notes.add(note)

@@ -18,6 +18,7 @@ from torch import Tensor
 from tstk.core.arrays import to_numbers
 from tstk.core.batches import limit_batch_size
 from tstk.core.finite import check_rows, find_bad_rows
+from tstk.core.frames import frames_to_array, is_frame
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Series
 from tstk.errors import DataError, OptionError
@@ -158,6 +159,7 @@ def prepare_series(x: SeriesLike, pipeline: Pipeline) -> Series:
 
     Args:
         x: [N, C, T], [C, T], or [T] if the pipeline has one channel; NaN where a sample is missing or beyond the end.
+            Or a data frame [T, C], or a list of N of them, whose columns are the channels.
             From a `Series`, which is a batch of a data set, `pipeline.offset` has been subtracted already
         pipeline: for which channels are checked
 
@@ -165,6 +167,9 @@ def prepare_series(x: SeriesLike, pipeline: Pipeline) -> Series:
         DataError: the shape does not fit
     """
     offset = None if isinstance(x, Series) else pipeline.offset
+    frames = [x] if is_frame(x) else x
+    if isinstance(frames, list | tuple) and frames and all(map(is_frame, frames)):
+        x = frames_to_array(frames, pipeline.channel_names)
     series = x if isinstance(x, Series) else Series(_to_tensor(x, torch.float32 if offset is None else torch.float64))
     series = series.replace(x=_add_axes(series.x, pipeline), y=None)
     if offset is not None:

@@ -127,6 +127,16 @@ def locate(name_or_path: str, data_root: str | None = None) -> DatasetFiles:
     raise UnknownNameError(_describe_unknown_name(name_or_path, [dataset.name for dataset in datasets], root))
 
 
+def split_names(names: str) -> list[str]:
+    """Return the names and paths of a list separated by commas; a path that exists may contain commas itself."""
+    parts, result = names.split(","), []
+    while parts:
+        size = next((i for i in range(len(parts), 1, -1) if Path(",".join(parts[:i]).strip()).expanduser().exists()), 1)
+        result.append(",".join(parts[:size]).strip())
+        parts = parts[size:]
+    return [name for name in result if name]
+
+
 def make_absolute(name_or_path: str, data_root: str | None = None) -> str:
     """Return what `locate` takes as a path as an absolute one, and the name of a data set unchanged."""
     path = Path(name_or_path).expanduser()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 from tstk.errors import DataError
 
@@ -20,6 +20,8 @@ class ColumnRoles:
         time: when each sample was taken
         channels: the samples; all other columns are then left out
         drop: columns to leave out
+        optional: roles whose columns need not be there, such as the labels in data to predict
+        rows_are_series: without times and repeated ids, each row is a series, though nothing in the file says so
     """
 
     label: str | None = None
@@ -29,6 +31,8 @@ class ColumnRoles:
     time: str | None = None
     channels: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+    rows_are_series: bool = False
 
     def reject(self, source: object, reason: str, supported: Iterable[str] = ()) -> None:
         """Refuse roles that a file cannot have.
@@ -41,11 +45,20 @@ class ColumnRoles:
         Raises:
             DataError: another role is given
         """
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if value and item.name not in supported:
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if value and name not in supported and name not in self.optional:
                 text = ",".join(value) if isinstance(value, tuple) else value
-                raise DataError(f"{source}: {OPTIONS[item.name]} {text} has no meaning {reason}")
+                raise DataError(f"{source}: {option} {text} has no meaning {reason}")
+
+    def for_other_data(self, label: str | None = None) -> ColumnRoles:
+        """Return the roles for data that a trained model is applied to, where all but samples may be missing.
+
+        Args:
+            label: the class of each series, if not as in training
+        """
+        optional = frozenset(OPTIONS) - ({"label"} if label else set())
+        return replace(self, label=label or self.label, optional=optional)
 
 
 OPTIONS = {
@@ -58,3 +71,20 @@ OPTIONS = {
     "drop": "--drop-columns",
 }
 """Role -> the option that gives it."""
+
+TIME_NAMES = ("date", "datetime", "timestamp", "ds", "date_time", "epoch", "unix_time", "utc", "time", "t", "step")
+LABEL_NAMES = ("label", "labels", "class", "activity", "diagnosis", "target", "y")
+GROUP_NAMES = tuple(
+    name + suffix
+    for name in (
+        *("group", "groups", "subject", "subjects", "patient", "participant", "person", "user", "device", "machine"),
+        *("station", "animal", "volunteer"),
+    )
+    for suffix in ("", "_id", "id")
+)
+ID_NAMES = (
+    *("id", "series_id", "sample_id", "unique_id", "case_id", "item_id", "uid", "uuid", "record_id", "recording_id"),
+    *("segment_id", "window_id", "trial_id", "sequence_id", "recording"),
+)
+NOTE_NAMES = ("note", "notes", "text", "caption", "comment")
+"""Columns of text, which are not samples; `--conditioning` can supply their encodings."""

@@ -51,6 +51,7 @@ class DataConfig:
             cost. Testing uses every window
         length: samples per series that the model must accept, if more than the longest one here; a table or record is
             cut into unlabelled series of this length, one after the other or --stride rows apart
+        regularize: insert rows without samples into a table where times are missing, so that steps are equal
         resize: samples to which each series is resampled by linear interpolation
         split_channels: make each channel of each series a series of its own, without labels; always so for several
             data sets together
@@ -84,6 +85,7 @@ class DataConfig:
     horizon: PositiveInt | None = None
     stride: PositiveInt | None = None
     length: PositiveInt | None = None
+    regularize: bool = False
     resize: Annotated[int, Ge(2)] | None = None
     split_channels: bool = False
     conditioning: tuple[str, ...] = ()

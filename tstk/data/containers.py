@@ -8,23 +8,28 @@ series, C channels, T samples or rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tstk.core.arrays import fill_masked
 from tstk.core.repr import ShortRepr
 from tstk.data.lazy_array import LazyArray, Samples, iter_chunks
 from tstk.data.memory import require_memory
 from tstk.data.precision import to_float32
+from tstk.data.times import Times
 from tstk.errors import DataError
 
 NA_VALUES = {"", "?", "nan", "na", "null"}
 """Spellings of a missing cell, in lower case."""
+
+_WHOLE_NUMBER = re.compile(r"(0|-?[1-9]\d*)(?:\.0*)?", re.ASCII)
+_WHOLE_EXPONENT = re.compile(r"-?\d(\.\d*)?e[+-]\d\d", re.ASCII)
+"""As `%e` of C and `str` of Python write floats."""
 
 _CONTROL_CHARACTER = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -130,17 +135,17 @@ class Table(ShortRepr):
         values: [T, C] samples, NaN where missing
         source: the file, for messages
         channels: C names
-        dates: [T] datetime64, or strings where the file's format is not ISO 8601
+        times: of the T rows, if the file has them
         note: one sentence on how the file was read, or empty
 
     Raises:
-        DataError: there are no rows, a column is empty, a value is infinite, or the dates run backwards
+        DataError: there are no rows, a column is empty, a value is infinite, or the times run backwards
     """
 
     values: Samples
     source: str
     channels: tuple[str, ...]
-    dates: NDArray[Any] | None = None
+    times: Times | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -156,8 +161,8 @@ class Table(ShortRepr):
                 raise DataError(
                     f"{self.source}: column {name!r} holds an infinite value in row {row}; fix or remove it"
                 )
-        if self.dates is not None and self.dates.dtype.kind == "M":
-            backward = np.flatnonzero(self.dates[1:] < self.dates[:-1])
+        if self.times is not None:
+            backward = np.flatnonzero(self.times.values[1:] < self.times.values[:-1])
             if backward.size:
                 raise DataError(f"{self.source}: row {backward[0] + 2} is dated before the row above it; sort the rows")
 
@@ -224,18 +229,42 @@ def _parse_float(cell: str, location: str) -> float:
         ) from None
 
 
-def normalize_label(label: object) -> str:
-    """Return a label as text, whole numbers without decimals, so that 1, 1.0 and 1e0 are one class."""
-    text = str(label).strip()
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return str(int(value)) if value.is_integer() and "_" not in text else text  # float("1_0") is 10
+def normalize_labels(column: Iterable[object]) -> list[str]:
+    """Return a column of labels, groups or ids as text; labels whose text differs stay different.
+
+    If all are whole numbers and some are written as floats (`1.0`, `1.0000000e+00`), the column holds indices that
+    another program stored as floats, and all are written as integers. `01`, `1E1` and `1_0` are names.
+
+    Args:
+        column: N texts, bytes in UTF-8, or numbers; equal ones become the same object
+    """
+    values = list(column)
+    texts = {value: _to_text(value) for value in set(values)}
+    present = {text for text in texts.values() if text.lower() not in NA_VALUES}
+    integers = {text: _parse_integer(text) for text in present}
+    if None in integers.values() or len(set(integers.values())) < len(integers):
+        integers = {}
+    return [integers.get(text) or text for text in map(texts.__getitem__, values)]
+
+
+def _to_text(value: object) -> str:
+    return (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
+
+
+def _parse_integer(text: str) -> str | None:
+    """Return the integer that a text stands for, exactly, or None if it stands for something else."""
+    if match := _WHOLE_NUMBER.fullmatch(text):
+        return match[1]
+    return str(int(Decimal(text))) if _WHOLE_EXPONENT.fullmatch(text) and float(text).is_integer() else None
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file.
+    """Read the lines of a text file, as `read_text` does."""
+    return read_text(path).splitlines()
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
 
     Raises:
         DataError: the file is empty, is not text or cannot be opened, or holds a control character
@@ -252,7 +281,6 @@ def read_lines(path: Path) -> list[str]:
     if control := _CONTROL_CHARACTER.search(text):
         line_number = text.count("\n", 0, control.start()) + 1
         raise DataError(f"{path}, line {line_number}: holds the control character {control[0]!r}; remove it")
-    lines = text.splitlines()
-    if not any(line.strip() for line in lines):
+    if not text.strip():
         raise DataError(f"{path}: the file is empty; write or fetch it again")
-    return lines
+    return text

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tstk.config.records import RunConfig
-from tstk.data.catalog import SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute
+from tstk.data.catalog import SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute, split_names
 from tstk.errors import DataChangedWarning, DataError, TstkError
 
 MAX_FULL_HASH = 2**28
@@ -31,7 +31,7 @@ def resolve_paths(table: Mapping[str, Any]) -> DataTable:
     absolute, root = dict(table), table.get("data_root")
     for key in ("use", *_SPLIT_OPTIONS):
         if isinstance(table.get(key), str):
-            parts = [part.strip() for part in table[key].split(",")] if key == "use" else [table[key]]
+            parts = split_names(table[key]) if key == "use" else [table[key]]
             absolute[key] = ",".join(_resolve_path(part, root) for part in parts if part)
     if root:
         absolute["data_root"] = os.path.abspath(os.path.expanduser(root))
@@ -77,7 +77,7 @@ def hash_file(path: Path) -> str:
 
 
 def _list_files(table: Mapping[str, Any]) -> Iterator[Path]:
-    names = [name.strip() for name in str(table["use"]).split(",")]
+    names = split_names(str(table["use"]))
     for name in [*names, *(table.get(key) for key in _SPLIT_OPTIONS)]:
         if name and name not in (SYNTHETIC, "test"):
             for path in locate(name, table.get("data_root")).files.values():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tstk.data.catalog import SYNTHETIC, DatasetFiles, get_reader, locate
+from tstk.data.catalog import SYNTHETIC, DatasetFiles, get_reader, locate, split_names
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
-from tstk.errors import DataError, OptionError
+from tstk.errors import DataError, DataNoteWarning, OptionError
 from tstk.files import check_readable
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def load_data(name_or_path: str = "har-demo", config: DataConfig = DataConfig())
         from tstk.data.synthetic import build_synthetic
 
         return build_synthetic(config)
-    if "," in name_or_path:
+    if len(split_names(name_or_path)) > 1:
         return _load_several(name_or_path, config)
     config.reject(
         f"for --data {name_or_path}; it is for --data {SYNTHETIC}",
@@ -56,6 +57,7 @@ def _load_one(name_or_path: str, config: DataConfig) -> DataModule:
     name = dataset_files.name
     splits = _override_splits(name, _read_files(dataset_files, config.roles), config)
     tables, series_sets = _separate_kinds(name, splits)
+    tables = {split: _check_times(table, config.regularize) for split, table in tables.items()}
     if tables and config.val_fraction == 0:
         raise OptionError(f"--val-fraction 0 is for sets of series: {name} is a table, which is split by rows")
     if tables and config.length is None:
@@ -69,7 +71,7 @@ def _load_one(name_or_path: str, config: DataConfig) -> DataModule:
         # the rows have been split and cut; the model must accept what they were cut and resampled to
         config = replace(config, val_fraction=None, length=max(config.length or 0, config.resize or 0))
     else:
-        config.reject(f"here: {name} is a set of series", "context", "horizon", "stride")
+        config.reject(f"here: {name} is a set of series", "context", "horizon", "stride", "regularize")
     data_module = prepare_series(name, series_sets, config)
     return concat([data_module]) if config.split_channels else data_module
 
@@ -78,7 +80,7 @@ def _load_several(names: str, config: DataConfig) -> DataModule:
     """Load data sets whose names are separated by commas, and concatenate them."""
     from tstk.data.concat import concat
 
-    names_or_paths = [name.strip() for name in names.split(",") if name.strip()]
+    names_or_paths = split_names(names)
     if SYNTHETIC in names_or_paths:
         raise OptionError(f"--data {names}: {SYNTHETIC} series are generated, and cannot be joined with other data")
     config.reject(
@@ -103,6 +105,7 @@ def load_split(
     input_schema: dict[str, Any],
     data_root: str | None = None,
     roles: ColumnRoles = ColumnRoles(),
+    regularize: bool = False,
     include_targets: bool = True,
 ) -> Split:
     """Read data for a trained model; labels are optional.
@@ -114,6 +117,7 @@ def load_split(
         input_schema: from `DataModule.input_schema` of the training data
         data_root: folder to search for data sets by name
         roles: of columns or arrays, where names do not tell
+        regularize: insert missing rows of a table, as in training
         include_targets: of a table, keep the rows to forecast as targets; False yields every window of context rows, so
             that the last window ends with the table
 
@@ -124,7 +128,13 @@ def load_split(
     from tstk.data.containers import SeriesSet
     from tstk.data.prepare import prepare_split
 
+    if input_schema["task"] == "classification":
+        roles = replace(roles, rows_are_series=True)
     data = _read_split(name_or_path, "test", data_root, roles)
+    if not isinstance(data, SeriesSet):
+        data = _check_times(data, regularize)
+    if data.note:
+        warnings.warn(data.note, DataNoteWarning, stacklevel=2)
     if input_schema.get("resize") and isinstance(data, SeriesSet):
         data = data.resize(input_schema["resize"])
     return prepare_split(data, input_schema, include_targets)
@@ -164,6 +174,15 @@ def _read_files(dataset_files: DatasetFiles, roles: ColumnRoles) -> dict[str, Se
         else:
             raise DataError(f"{path}: holds {' and '.join(data)}, although it is named as the {split} split")
     return splits
+
+
+def _check_times(table: Table, regularize: bool) -> Table:
+    """Insert missing rows of a table, or add to its note that times are uneven."""
+    from tstk.data.regularize import describe_uneven_times, insert_missing_rows
+
+    if regularize:
+        return insert_missing_rows(table)
+    return replace(table, note="; ".join(filter(None, (table.note, *describe_uneven_times(table)))))
 
 
 def _override_splits(

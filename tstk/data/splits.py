@@ -109,8 +109,8 @@ def split_boundaries(table: Table) -> tuple[tuple[int, int, int], str]:
     are not used); any other table into 70, 10 and 20 % of its rows.
     """
     rows = len(table.values)
-    if table.channels == ETT_COLUMNS and table.dates is not None and table.dates.dtype.kind == "M" and rows > 1:
-        rows_per_day = np.timedelta64(1, "D") // (table.dates[1:] - table.dates[:-1]).min()
+    if table.channels == ETT_COLUMNS and table.times is not None and table.times.values.dtype.kind == "M" and rows > 1:
+        rows_per_day = np.timedelta64(1, "D") // np.diff(table.times.values).min()
         if 0 < 600 * rows_per_day <= rows:
             return (
                 360 * rows_per_day,

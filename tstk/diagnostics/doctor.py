@@ -21,7 +21,6 @@ from tstk.plugins.distribution import CORE_DISTRIBUTION, format_install_command,
 
 EXTRAS = {
     "hf": "encoder hf: any Hugging Face encoder",
-    "parquet": ".parquet files",
     "edf": ".edf and .bdf files",
     "plot": "reports, codebook plots and diagrams",
     "triton": "fast kernels on NVIDIA GPUs",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tstk.config.resolve import Config, parse_overrides, resolve_config
 from tstk.core.arrays import fill_masked
+from tstk.core.frames import frames_to_array, is_frame
 from tstk.core.pipeline import Pipeline
 from tstk.core.prediction import Prediction, predict_batches
 from tstk.core.types import Spec, Split
@@ -139,7 +140,15 @@ class PipelineEstimator(OptionsEstimator):
         return train, val
 
     def _validate_series(self, X: Any, reset: bool) -> Tensor:
-        """Validate series and return them as [N, C, T] float32, NaN where missing or after the end."""
+        """Validate series and return them as [N, C, T] float32, NaN where missing or after the end.
+
+        A list of data frames holds a series in each, with a row per time and a column per channel.
+        """
+        if isinstance(X, list | tuple) and len(X) and all(map(is_frame, X)):
+            array = frames_to_array(X, () if reset else getattr(self, "channel_names_", ()))
+            if reset:
+                self.channel_names_ = tuple(map(str, X[0].columns))
+            return self._pad_ragged(list(array), reset)
         if isinstance(X, list | tuple) and len(X) and all(getattr(series, "ndim", 0) == 2 for series in X):
             return self._pad_ragged([np.asarray(fill_masked(series), np.float64) for series in X], reset)
         X = fill_masked(X)

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from tstk.core.imputation import find_sample_predictor, impute_samples
 from tstk.core.repr import ShortRepr
-from tstk.errors import IncompatibleError, OptionError
+from tstk.errors import OptionError
 from tstk.evaluation.imputation import score_imputation
 from tstk.files import atomic_write, write_bytes
 from tstk.inference.predict import load_run
 from tstk.inference.recordings import Recordings, load_recordings
-from tstk.plugins.distribution import format_install_command
 
 
 @dataclass(repr=False)
@@ -203,11 +202,9 @@ def _fill_csv(imputation: Imputation) -> str:
 
 
 def _write_parquet(path: Path, imputation: Imputation, replace: bool) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as e:
-        raise IncompatibleError(f".parquet files need pyarrow ({e}): {format_install_command('parquet')}") from e
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     recordings, source = imputation.recordings, Path(imputation.recordings.source)
     if source.suffix.lower() == ".parquet" and source.is_file():
         table = pq.read_table(source)

@@ -33,6 +33,7 @@ from tstk.data.datasets import SeriesDataset, WindowDataset
 from tstk.data.identity import locate_run_data
 from tstk.data.load import load_data, load_split
 from tstk.data.scale import describe_other_scale
+from tstk.data.times import continue_times, measure_steps
 from tstk.errors import DataChangedWarning, DataError, OptionError, TstkError
 from tstk.evaluation.baselines import Baselines, score_baselines, score_forecaster, score_majority_class
 from tstk.evaluation.calibration import parse_rate
@@ -62,13 +63,13 @@ class Forecast(ShortRepr):
     Args:
         values: [C, H] in the units of the data; the mean over sample paths if there are any
         channels: C names
-        dates: H dates, if the table has regularly spaced dates
+        dates: H times, as the table writes them, if its times are evenly spaced
         forecast_samples: [S, C, H] sample paths, if the run is probabilistic
     """
 
     values: NDArray[np.floating[Any]]
     channels: tuple[str, ...]
-    dates: NDArray[np.datetime64] | None = None
+    dates: list[str] | None = None
     forecast_samples: NDArray[np.floating[Any]] | None = None
 
 
@@ -232,14 +233,22 @@ def forecast(
     if pipeline.spec.horizon is None:
         raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
     name, folder = (data, data_root) if data is not None else _resolve_run_data(run_config, data_root)
-    split = load_split(name, input_schema=run_config.input_schema, data_root=folder, include_targets=False)
+    roles, regularize = _get_data_options(run_config)
+    split = load_split(
+        name,
+        input_schema=run_config.input_schema,
+        data_root=folder,
+        roles=roles,
+        regularize=regularize,
+        include_targets=False,
+    )
     if data is not None:
         _warn_of_other_scale(pipeline, run_config, split, name)
     last = split.batch(torch.tensor([len(split) - 1]))
     prediction = predict_batches(pipeline, [last], horizon, samples or pipeline.loss.default_num_samples, source=name)
     values, sample_paths = prediction.forecast, prediction.forecast_samples
     assert values is not None
-    dates = _infer_future_dates(name, folder, values.shape[-1])
+    dates = _infer_future_dates(name, folder, roles, values.shape[-1])
     return Forecast(values[0], prediction.channels, dates, None if sample_paths is None else sample_paths[:, 0])
 
 
@@ -320,7 +329,10 @@ def _load_split(
     """Load other data as a single split, or the test split of the run; return the name of the data with it."""
     if data is not None:
         input_schema = {**run_config.input_schema, "any_length": pipeline.tokenizer.accepts_any_length}
-        other_split = load_split(data, input_schema=input_schema, data_root=data_root, roles=ColumnRoles(label_column))
+        roles, regularize = _get_data_options(run_config, label_column)
+        other_split = load_split(
+            data, input_schema=input_schema, data_root=data_root, roles=roles, regularize=regularize
+        )
         if run_config.split_channels:
             assert isinstance(other_split, SeriesDataset)
             pipeline.set_channels(*compute_mean_std(other_split.x))
@@ -344,6 +356,12 @@ def _warn_of_other_scale(pipeline: Pipeline, run_config: RunConfig, split: Split
     if difference := describe_other_scale(x, run_config.channels, mean, std, offset):
         note = f"{name}: {difference} of {run_config.run_dir}; if the units differ, convert the data"
         warnings.warn(note, DataChangedWarning, stacklevel=3)
+
+
+def _get_data_options(run_config: RunConfig, label_column: str | None = None) -> tuple[ColumnRoles, bool]:
+    """Return the roles of columns for other data than those of the run, and whether missing rows are inserted."""
+    config = DataConfig(**run_config.options("data"))
+    return config.roles.for_other_data(label_column), config.regularize
 
 
 def _load_run_data(run_config: RunConfig, data_root: str | None, label_column: str | None = None) -> DataModule:
@@ -389,14 +407,16 @@ def _add_offset(values: Tensor, pipeline: Pipeline) -> Tensor:
     return values if pipeline.offset is None else values + pipeline.offset[:, None]
 
 
-def _infer_future_dates(data: str, data_root: str | None, horizon: int) -> NDArray[np.datetime64] | None:
-    """Return the dates that follow the last row of a table; None unless its dates are regularly spaced."""
+def _infer_future_dates(data: str, data_root: str | None, roles: ColumnRoles, horizon: int) -> list[str] | None:
+    """Return the times that follow the last row of a table, as it writes them; None unless they are evenly spaced."""
     path = Path(data).expanduser()
     if not path.is_file():
         files = locate(data, data_root).files
         path = files.get("test", next(iter(files.values())))
-    dates = getattr(get_reader(path)(path), "dates", None)
-    if dates is None or dates.dtype.kind != "M" or len(dates) < 2:
+    times = getattr(get_reader(path)(path, roles), "times", None)
+    if times is None:
         return None
-    gaps = np.diff(dates)
-    return dates[-1] + gaps[-1] * np.arange(1, horizon + 1) if (gaps == gaps[-1]).all() else None
+    if measured := measure_steps(times):  # a gap far back does not matter to what follows
+        counts, _ = measured
+        times = times[int(np.flatnonzero(counts != 1)[-1]) + 1 :]
+    return continue_times(times, horizon)

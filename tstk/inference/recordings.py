@@ -39,7 +39,7 @@ class Recordings(ShortRepr):
         channels: C names
         source: the file, for messages
         is_table: whether the series are the columns of a table
-        dates: [T] of the rows of a table, if it has them
+        dates: [T] texts, the times of the rows of a table as it writes them, if it has them
         offset: [C] that was subtracted, or None
         first_row: row of the table at which the series begins
     """
@@ -109,9 +109,9 @@ def build_recordings(
     if isinstance(container, Table):
         if not splits_channels:
             container = _select_columns(container, expected)
-        values, channels, dates = np.asarray(container.values.T[None]), container.channels, container.dates
+        values, channels, times = np.asarray(container.values.T[None]), container.channels, container.times
     else:
-        values, channels, dates = np.concatenate(list(iter_chunks(container.x))), container.channels, None
+        values, channels, times = np.concatenate(list(iter_chunks(container.x))), container.channels, None
         if not splits_channels and values.shape[1] != len(expected):
             raise DataError(
                 f"{container.source}: {values.shape[1]} channels; training has {len(expected)}: {', '.join(expected)}"
@@ -127,6 +127,7 @@ def build_recordings(
     if splits_channels:
         pipeline.set_channels(*compute_mean_std(x))
     ends = torch.full((1,), x.shape[2]) if is_table else count_samples(x)
+    dates = None if times is None else np.array(times.format.write(times.values))
     return Recordings(values, x, ends, channels, container.source, is_table, dates, offset, first_row)
 
 
@@ -152,8 +153,8 @@ def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) 
     tables = {name: table for name, table in splits.items() if isinstance(table, Table)}
     ends, _ = resolve_split_boundaries(tables, config)
     start, stop = (0, ends[0]) if split == "train" else (ends[1], ends[2])
-    dates = None if container.dates is None else container.dates[start:stop]
-    return replace(container, values=container.values[start:stop], dates=dates), start
+    times = None if container.times is None else container.times[start:stop]
+    return replace(container, values=container.values[start:stop], times=times), start
 
 
 def _select_columns(table: Table, channels: tuple[str, ...]) -> Table:

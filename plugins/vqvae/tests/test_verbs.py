@@ -159,7 +159,7 @@ def test_a_forecast_has_dates_channels_the_mean_and_quantiles(runs, folder):
     rows = list(csv.DictReader(out.open(newline="")))
     assert len(rows) == 50 * 2
     assert list(rows[0]) == ["step", "date", "channel", "mean", "q0.05", "q0.95"]
-    assert rows[0]["date"] == "2020-01-07T16:00:00"
+    assert rows[0]["date"] == "2020-01-07 16:00:00"
     assert [row["channel"] for row in rows[:2]] == ["u", "v"]
     assert all(float(row["q0.05"]) <= float(row["q0.95"]) for row in rows)
     assert any(float(row["q0.05"]) < float(row["q0.95"]) for row in rows)

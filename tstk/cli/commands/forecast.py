@@ -49,8 +49,8 @@ def command(
 ) -> None:
     """Forecast the rows after the last row of a table.
 
-    The file has one row per step and channel: step, date if the dates are regular, channel, mean and, if sample paths
-    are drawn, a column for each quantile.
+    The file has one row per step and channel: step, date (as the table writes its times) if they are evenly spaced,
+    channel, mean and, if sample paths are drawn, a column for each quantile.
     """
     path = validate_output_path(out, (".csv",), force)
     levels = _parse_quantiles(quantiles)
@@ -74,7 +74,7 @@ def command(
     if prediction.dates is not None:
         head.insert(1, "date")
         for row in rows:
-            row.insert(1, str(prediction.dates[int(str(row[0])) - 1]))
+            row.insert(1, prediction.dates[int(str(row[0])) - 1])
     write_csv(path, head, rows, replace=force)
     echo(f"{path}: {prediction.values.shape[1]} steps of {len(prediction.channels)} channels")
     if (resolve_run_dir(run) / RESULT_FILE).is_file():

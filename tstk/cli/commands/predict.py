@@ -42,7 +42,7 @@ def command(
 
     Forecasting, .npz: every window of the test split, or of the table given with --data, as arrays forecast and truth
     [windows, channels, horizon]. Forecasting, .csv: the rows after the last row of that table (or of the run's own),
-    with the columns step, date if the dates are regular, channel and forecast.
+    with the columns step, date (as the table writes its times) if they are evenly spaced, channel and forecast.
     """
     from tstk.config.records import RunConfig
     from tstk.inference.predict import forecast, predict
@@ -76,7 +76,7 @@ def _write_classes(path: Path, predictions: Arrays, force: bool) -> None:
 def _write_forecast(path: Path, forecast: Forecast, force: bool) -> None:
     dated = forecast.dates is not None
     rows = [
-        [step + 1, *([str(forecast.dates[step])] if forecast.dates is not None else []), name, str(value[step])]
+        [step + 1, *([forecast.dates[step]] if forecast.dates is not None else []), name, str(value[step])]
         for step in range(forecast.values.shape[1])
         for name, value in zip(forecast.channels, forecast.values, strict=True)
     ]

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from tstk.data.columns import ColumnRoles
-from tstk.data.containers import Samples, SeriesSet, normalize_label, pad_series, parse_floats, read_lines
+from tstk.data.containers import Samples, SeriesSet, normalize_labels, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 _ATTRIBUTE = re.compile(r"@attribute\s+('[^']*'|\"[^\"]*\"|\S+)\s+(.+)", re.IGNORECASE)
@@ -30,8 +30,7 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     roles.reject(path, "in an .arff file, whose class is its last attribute")
     lines = read_lines(path)
     num_samples, is_relational, classes, data_start = _parse_header(lines, path)
-    declared = set(classes or ())
-    series, labels = [], []
+    series, labels, locations = [], [], []
     for line_number, line in enumerate(lines[data_start:], data_start + 1):
         location = f"{path}, line {line_number}"
         if not line.strip() or line.startswith("%"):
@@ -47,11 +46,14 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
         if classes is not None:
             if len(label_cells) != 1:
                 raise DataError(f"{location}: {len(label_cells)} cells after the samples; expected the class alone")
-            labels.append(normalize_label(label_cells[0].strip("'\"")))
-            if classes and labels[-1] not in declared and labels[-1] != "?":
-                raise DataError(f"{location}: class {labels[-1]!r} is not declared; declared are {', '.join(classes)}")
+            labels.append(label_cells[0].strip().strip("'\""))
+            locations.append(location)
     if not series:
         raise DataError(f"{path}: no line after @data, so there is no series")
+    labels = normalize_labels(labels)
+    for label, location in zip(labels, locations, strict=True):
+        if classes and label not in (*classes, "?"):
+            raise DataError(f"{location}: class {label!r} is not declared; declared are {', '.join(classes)}")
     return {
         "train": SeriesSet(
             pad_series(series, str(path)), str(path), None if classes is None else labels, classes=classes or ()
@@ -78,7 +80,7 @@ def _parse_header(lines: list[str], path: Path) -> tuple[int, bool, tuple[str, .
             if in_relation:
                 continue
             if kind.startswith("{"):
-                classes = tuple(normalize_label(name.strip(" \t'\"")) for name in kind.strip("{} \t").split(","))
+                classes = tuple(normalize_labels(name.strip(" \t'\"") for name in kind.strip("{} \t").split(",")))
             elif kind.lower() == "relational":
                 is_relational = in_relation = True
             elif kind.lower() in ("numeric", "real", "integer"):

@@ -1,149 +1,151 @@
-"""Parse long tables: one row per series and time, with columns of ids, channels, labels and groups."""
+"""Build series from long tables: one row per series and time, with columns of ids, channels, labels and groups."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from pathlib import Path
+from collections import Counter
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tstk.data.containers import Samples, SeriesSet, normalize_label, pad_series, parse_floats
+from tstk.data.containers import NA_VALUES, SeriesSet, pad_series
+from tstk.data.readers.assignment import CERTAIN_LABEL_NAMES, Assignment
+from tstk.data.readers.frame import Frame
+from tstk.data.readers.series_set import build_series_set
+from tstk.data.times import Times
 from tstk.errors import DataError
 
-TIME_COLUMNS = ("time", "t", "step", "date", "datetime", "timestamp", "ds")
 
-Rows = list[tuple[str, list[str]]]
-
-
-def is_long(path: Path, lower_header: list[str], rows: Rows, id_index: int) -> bool:
+def is_long(assignment: Assignment, runs: dict[str, list[int]]) -> bool:
     """Return whether the rows of an id are the samples of one series: all ids repeat, or some do and there are times.
 
-    Args:
-        path: the file, for messages
-        lower_header: names of the columns in lower case
-        rows: the location ("line 2") and the cells of each row
-        id_index: the column of ids
+    Without ids, the rows of a group are one series if there are times; the group is then also the id.
 
-    Raises:
-        DataError: some ids repeat, but not all, and there is no column of times
+    Args:
+        assignment: the roles
+        runs: numbered columns of samples, as `find_runs` returns them
     """
-    locations: dict[str, list[str]] = {}
-    for location, row in rows:
-        locations.setdefault(row[id_index].strip(), []).append(location)
-    if all(len(places) == 1 for places in locations.values()):
+    frame, has_times = assignment.frame, assignment.time is not None
+    is_wide = bool(runs) and (assignment.label is not None or bool(assignment.targets))
+    if assignment.id is None:
+        group = assignment.group
+        if group is None or not has_times or is_wide or len(set(frame.get_text(group))) in (1, frame.num_rows):
+            return False
+        assignment.id = group
+        return True
+    counts = Counter(frame.get_text(assignment.id)).values()
+    if max(counts) == 1:
         return False
-    if not set(lower_header) & set(TIME_COLUMNS) and any(len(places) == 1 for places in locations.values()):
-        name, (first, second, *_) = next(item for item in locations.items() if len(item[1]) > 1)
-        raise DataError(
-            f"{path}, {second}: id {name!r} was in {first} already; remove one of the rows, "
-            "or add a column 'time' if rows are samples"
-        )
-    return True
+    return has_times or (min(counts) > 1 and not is_wide)
 
 
-def parse_long_rows(
-    path: Path,
-    header: list[str],
-    rows: Rows,
-    id_index: int,
-    label_index: int | None,
-    group_index: int | None,
-    is_label_certain: bool,
-) -> SeriesSet:
-    """Return the series, in the order in which their ids first occur.
-
-    Args:
-        path: the file, for messages
-        header: names of the columns
-        rows: the location ("line 2") and the cells of each row
-        id_index: the column of ids
-        label_index: the column of labels, if there is one
-        group_index: the column of groups, if there is one
-        is_label_certain: the label column holds labels; otherwise it is a channel if it changes within a series
+def build_long(assignment: Assignment) -> SeriesSet:
+    """Return the series of a long table, in the order in which their ids first occur.
 
     Raises:
         DataError: a cell is not a number, times repeat or run backwards, or a label changes within a series
     """
-    lower_header = [name.strip().lower() for name in header]
-    time_index = next((lower_header.index(name) for name in TIME_COLUMNS if name in lower_header), None)
-    series: dict[str, Rows] = {}
-    for location, row in rows:
-        if not row[id_index].strip():
-            raise DataError(f"{path}, {location}: no id; give it one, or remove the row")
-        series.setdefault(normalize_label(row[id_index]), []).append((location, row))
-    if label_index is not None and not is_label_certain:
-        is_only_channel = set(range(len(header))) <= {id_index, label_index, time_index, group_index}
-        if is_only_channel or any(len({row[label_index] for _, row in group}) > 1 for group in series.values()):
-            label_index = None
-    channels = [i for i in range(len(header)) if i not in (id_index, label_index, time_index, group_index)]
-    if not channels:
-        raise DataError(f"{path}: ids and times, but no column of samples; add one")
-    num_uneven = 0
-    if time_index is not None:
-        num_uneven = sum(not _has_even_steps(path, name, group, time_index) for name, group in series.items())
-    note = f"{path.name}: the times of {num_uneven} series are uneven; samples are used as if evenly spaced"
-    return SeriesSet(
-        x=pad_series([_stack_channels(path, group, channels) for group in series.values()], str(path)),
-        source=str(path),
-        y=None
-        if label_index is None
-        else [_get_constant_cell(path, name, group, label_index, "label") for name, group in series.items()],
-        groups=None
-        if group_index is None
-        else [_get_constant_cell(path, name, group, group_index, "group") for name, group in series.items()],
-        channels=tuple(header[i].strip() for i in channels),
-        note=note if num_uneven else "",
-    )
+    frame = assignment.frame
+    assert assignment.id is not None
+    ids = frame.get_text(assignment.id)
+    for row, name in enumerate(ids):
+        if name.lower() in NA_VALUES:
+            raise DataError(f"{frame.locate(row)}: no id; give it one, or remove the row")
+    first_rows: dict[str, int] = {}
+    first = np.array([first_rows.setdefault(name, row) for row, name in enumerate(ids)])
+    _release_label(assignment, first)
+    for role in ("label", "group"):
+        if (index := getattr(assignment, role)) is not None and index != assignment.id:
+            _check_constant(frame, index, first, ids, role)
+    for index in assignment.targets:
+        _check_constant(frame, index, first, ids, "target")
+    times = assignment.get_times()
+    if "channels" not in assignment.by_user:
+        constant = [i for i in assignment.remaining if _find_change(frame, i, first) is None]
+        if len(first_rows) > 1 and len(constant) < len(assignment.remaining):
+            reason = "the same within each id; --channel-columns or --target-columns takes it"
+            assignment.leave_out(constant, reason)
+        if not assignment.remaining:
+            raise DataError(f"{frame.path}: ids and times, but no column of samples; add one")
+        assignment.set_channels(assignment.remaining, "a channel")
+    order = np.argsort(first, kind="stable")
+    series_rows = np.split(order, np.flatnonzero(np.diff(first[order])) + 1)
+    notes = [assignment.describe(_describe_channels(assignment), times)]
+    if times is not None:
+        notes += _describe_uneven_times(assignment, times, ids, series_rows)
+    samples = frame.get_samples(assignment.channels)
+    x = pad_series([samples[rows].T for rows in series_rows], str(frame.path))
+    channels = tuple(frame.names[i] for i in assignment.channels)
+    return build_series_set(assignment, x, channels, "; ".join(notes), rows=list(first_rows.values()))
 
 
-def _stack_channels(path: Path, rows: Rows, channels: list[int]) -> Samples:
-    """Return the samples [C, T] of one series."""
-    return np.stack([parse_floats([row[i] for i in channels], f"{path}, {location}") for location, row in rows], 1)
+def _describe_channels(assignment: Assignment) -> str:
+    order = "" if assignment.time is not None else ", in the order of the file"
+    return f"the rows of an id are one series{order}, channels {assignment.list_names(assignment.channels)}"
 
 
-def _get_constant_cell(path: Path, series_id: str, rows: Rows, column: int, kind: str) -> str:
-    """Return the label or group of a series, which all its rows must share."""
-    (first_location, first_row), *_ = rows
-    for location, row in rows:
-        if normalize_label(row[column]) != normalize_label(first_row[column]):
-            raise DataError(
-                f"{path}, {location}: {kind} {row[column].strip()!r} of id {series_id!r}, "
-                f"which has {first_row[column].strip()!r} in {first_location}; a series has one {kind}, "
-                "give its rows the same"
-            )
-    return normalize_label(first_row[column])
+def _release_label(assignment: Assignment, first: NDArray[np.int64]) -> None:
+    """Take a column such as `y` back from the labels if it is the only channel or changes within a series."""
+    label, frame = assignment.label, assignment.frame
+    if label is None or "label" in assignment.by_user or frame.lower_names[label] in CERTAIN_LABEL_NAMES:
+        return
+    is_only_channel = not assignment.remaining and "channels" not in assignment.by_user
+    if is_only_channel or _find_change(frame, label, first) is not None:
+        assignment.label = None
 
 
-def _has_even_steps(path: Path, series_id: str, rows: Rows, time_index: int) -> bool:
-    """Return whether times ascend in equal steps.
+def _find_change(frame: Frame, index: int, first: NDArray[np.int64]) -> int | None:
+    """Return the first row whose cell differs from that of the first row of its id, or None."""
+    numbers = frame.get_numbers(index)
+    cells: NDArray[Any] = np.array(frame.get_text(index), object) if numbers is None else numbers
+    changes = cells != cells[first]
+    if numbers is not None:
+        changes &= ~(np.isnan(numbers) & np.isnan(numbers[first]))
+    return int(changes.argmax()) if changes.any() else None
+
+
+def _check_constant(frame: Frame, index: int, first: NDArray[np.int64], ids: list[str], kind: str) -> None:
+    """Refuse a label, group or target that changes within a series."""
+    cells = np.array(frame.get_text(index), object)
+    changes = cells != cells[first]
+    if changes.any():
+        row = int(changes.argmax())
+        place = _get_place(frame, int(first[row]))
+        name = frame.names[index]
+        raise DataError(
+            f"{frame.locate(row)}: {kind} {cells[row]!r} of id {ids[row]!r}, which has {cells[first[row]]!r} in "
+            f"{place}; a series has one {kind}: give its rows the same, or --drop-columns {name}"
+        )
+
+
+def _get_place(frame: Frame, row: int) -> str:
+    return frame.locate(row).removeprefix(str(frame.path)).lstrip(", ")
+
+
+def _describe_uneven_times(
+    assignment: Assignment, times: Times, ids: list[str], series_rows: list[NDArray[np.int64]]
+) -> list[str]:
+    """Say how many series have uneven times.
 
     Raises:
-        DataError: times repeat, run backwards or cannot be parsed
+        DataError: times repeat or run backwards
     """
-    times = np.array([_parse_time(row[time_index], f"{path}, {location}") for location, row in rows])
-    steps = np.diff(times)
-    if (bad := np.flatnonzero(steps <= 0)).size:
-        previous_location, previous_row = rows[bad[0]]
-        location, row = rows[bad[0] + 1]
-        if steps[bad[0]] == 0:
-            fault, remedy = "twice", "remove one of the rows"
-        else:
-            fault = f"after {previous_row[time_index].strip()} in {previous_location}"
-            remedy = "sort the rows of each id by time"
-        raise DataError(f"{path}, {location}: id {series_id!r} has time {row[time_index].strip()} {fault}; {remedy}")
-    return not steps.size or bool(np.allclose(steps, steps[0], rtol=1e-3))
-
-
-def _parse_time(cell: str, location: str) -> float:
-    """Return a time as a number; of a date, the seconds since 1970."""
-    try:
-        return float(cell)
-    except ValueError:
-        pass
-    try:
-        # not .timestamp(), which depends on the local time zone
-        return (datetime.fromisoformat(cell.strip()).replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds()
-    except ValueError:
-        raise DataError(
-            f"{location}: time {cell.strip()!r} is neither a number nor a date such as 2020-12-31"
-        ) from None
+    frame, column = assignment.frame, assignment.time
+    assert column is not None
+    num_uneven = 0
+    for rows in series_rows:
+        values = times.values[rows]
+        steps = np.diff(values).astype(np.float64)
+        if (bad := np.flatnonzero(~(steps > 0))).size:
+            previous, row = rows[bad[0]], rows[bad[0] + 1]
+            cells = frame.get_text(column)
+            if cells[previous] == cells[row] or steps[bad[0]] == 0:
+                fault, remedy = "twice", "remove one of the rows"
+            else:
+                fault = f"after {cells[previous]} in {_get_place(frame, int(previous))}"
+                remedy = "sort the rows of each id by time"
+            raise DataError(f"{frame.locate(int(row))}: id {ids[row]!r} has time {cells[row]} {fault}; {remedy}")
+        num_uneven += bool(steps.size) and not np.allclose(steps, steps[0], rtol=1e-3)
+    if not num_uneven:
+        return []
+    return [f"{frame.path.name}: the times of {num_uneven} series are uneven; samples are used as if evenly spaced"]

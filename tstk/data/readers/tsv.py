@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tstk.data.columns import ColumnRoles
-from tstk.data.containers import SeriesSet, normalize_label, pad_series, parse_floats, read_lines
+from tstk.data.containers import SeriesSet, normalize_labels, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 
@@ -34,5 +34,5 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
         if not cells:
             raise DataError(f"{path}, line {line_number}: a label but no samples; add them, or remove the line")
         series.append(parse_floats(cells, f"{path}, line {line_number}")[None])
-        labels.append(normalize_label(label))
-    return {"train": SeriesSet(pad_series(series, str(path)), str(path), labels)}
+        labels.append(label)
+    return {"train": SeriesSet(pad_series(series, str(path)), str(path), normalize_labels(labels))}

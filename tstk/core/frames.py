@@ -1,0 +1,48 @@
+"""Data frames of pandas or polars as series: their rows are times and their columns are channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tstk.errors import DataError
+
+
+def is_frame(x: Any) -> bool:
+    """Return whether an object is a data frame, without importing the library that it comes from."""
+    return hasattr(x, "columns") and hasattr(x, "to_numpy") and getattr(x, "ndim", 2) == 2
+
+
+def frames_to_array(frames: Sequence[Any], channels: Sequence[str] = ()) -> NDArray[np.float64]:
+    """Return data frames, one per series with a row per time, as [N, C, T], padded with NaN at the end.
+
+    Args:
+        frames: N data frames [T_i, C]
+        channels: names of the C channels that a model was trained on, if it knows them
+
+    Raises:
+        DataError: their columns differ from the channels or from one another, or are not numbers
+    """
+    names = [list(map(str, frame.columns)) for frame in frames]
+    has_names = list(channels) != [str(i) for i in range(len(channels))]
+    expected = list(channels) if channels and has_names else names[0]
+    for i, columns in enumerate(names):
+        if columns != expected:
+            raise DataError(
+                f"data frame {i + 1} has columns {', '.join(columns)}; expected {', '.join(expected)}, in this order: "
+                "select them with frame[[...]]"
+            )
+    arrays = [frame.to_numpy() for frame in frames]
+    for i, (frame, array) in enumerate(zip(frames, arrays, strict=True)):
+        for name, column in zip(frame.columns, array.T, strict=True):
+            try:
+                column.astype(np.float64)
+            except (TypeError, ValueError):
+                raise DataError(f"data frame {i + 1}: column {name!r} is not numbers; leave it out") from None
+    x = np.full((len(arrays), len(expected), max(map(len, arrays))), np.nan)
+    for row, array in zip(x, arrays, strict=True):
+        row[:, : len(array)] = array.astype(np.float64).T
+    return x

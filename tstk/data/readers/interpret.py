@@ -1,0 +1,154 @@
+"""Interpret the columns of a file as series, one per row or spread over rows that share an id, or as a table.
+
+Rows that share an id are one series. Columns with a time for each row, or without labels and without numbered columns,
+are a table of channels. Otherwise each row is a series.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tstk.data.columns import NOTE_NAMES, ColumnRoles
+from tstk.data.containers import SeriesSet, Table
+from tstk.data.readers.assignment import CERTAIN_LABEL_NAMES, Assignment, assign_roles, find_runs
+from tstk.data.readers.frame import Frame
+from tstk.data.readers.long import build_long, is_long
+from tstk.data.readers.series_set import build_from_lists, build_series_set
+from tstk.data.times import Times
+from tstk.errors import DataError
+
+
+def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
+    """Return the series of a frame, as split "train", or a table.
+
+    Args:
+        frame: the columns
+        roles: of columns, as the options give them
+
+    Raises:
+        DataError: a column has no role, or its cells do not fit its role; the message names column, place and remedy
+    """
+    assignment = assign_roles(frame, roles)
+    _discard_doubtful_names(assignment)
+    if lists := [i for i in assignment.channels or assignment.remaining if frame.is_nested(i)]:
+        return {"train": build_from_lists(assignment, lists)}
+    by_user = assignment.by_user
+    runs = {} if "channels" in by_user else find_runs(assignment)
+    if is_long(assignment, runs):
+        return {"train": build_long(assignment)}
+    wide = by_user & {"label", "targets"} or (runs and assignment.label is not None)
+    if assignment.time is not None and "time" not in by_user and wide and runs:
+        assignment.leave_out([assignment.time], "a time, but each row is a series")
+        assignment.time = None
+    has_roles = any(i is not None for i in (assignment.label, assignment.group, assignment.id)) or assignment.targets
+    if assignment.time is not None or not (has_roles or runs or roles.rows_are_series):
+        return _build_table(assignment, roles)
+    return {"train": _build_wide(assignment, runs)}
+
+
+def _discard_doubtful_names(assignment: Assignment) -> None:
+    """Take back the roles of columns whose names suggest it, but whose contents do not."""
+    frame = assignment.frame
+    group, label = assignment.group, assignment.label
+    is_number = group is not None and frame.get_numbers(group) is not None and not frame.is_integer(group)
+    if is_number and "group" not in assignment.by_user:
+        assignment.group = None  # such as `user`, a share of time
+    if "label" in assignment.by_user or label is None or assignment.time is not None:
+        return
+    numbers = frame.get_numbers(label)
+    if numbers is not None and not frame.is_integer(label) and len(np.unique(numbers)) > max(frame.num_rows / 2, 2):
+        name = frame.names[label]
+        raise DataError(
+            f"{frame.path}: the column {name!r} holds {len(np.unique(numbers)):,} numbers with decimals; "
+            f"--target-columns {name} predicts them, --label-column {name} takes them as names of classes"
+        )
+
+
+def _build_table(assignment: Assignment, roles: ColumnRoles) -> Table:
+    """Return a table over time."""
+    frame, by_user = assignment.frame, assignment.by_user
+    if by_user & {"label", "targets", "group"}:
+        why = "here: this is a table over time, one row per time"
+        if assignment.time is not None:
+            why = (
+                f"here: the dates in {frame.names[assignment.time]!r} make this a table to forecast, as no id repeats; "
+                "--drop-columns leaves them out"
+            )
+        roles.reject(frame.path, why, ("id", "time", "channels", "drop"))
+    times = assignment.get_times()
+    if times is not None and "id" not in by_user:
+        _question_panel(assignment, times)
+    for role in ("label", "group", "id"):
+        if (index := getattr(assignment, role)) is None:
+            continue
+        setattr(assignment, role, None)
+        if role == "label" and frame.lower_names[index] not in CERTAIN_LABEL_NAMES and not frame.is_text(index):
+            continue  # y, a measured value
+        assignment.leave_out([index], f"a {role}, in a table over time")
+    if "channels" not in by_user:
+        assignment.set_channels(assignment.remaining, "a channel")
+    channels = tuple(frame.names[i] for i in assignment.channels)
+    order = "" if times else "; no times: rows are taken as evenly spaced"
+    note = f"{assignment.describe(times=times)}{order}"
+    return Table(frame.get_samples(assignment.channels), str(frame.path), channels, times, note)
+
+
+def _question_panel(assignment: Assignment, times: Times) -> None:
+    """Refuse times that repeat or run backwards because the rows are those of several series, which a column names."""
+    frame = assignment.frame
+    if (np.diff(times.values).astype(np.float64) > 0).all():
+        return
+    for i in assignment.remaining:
+        if not (frame.is_text(i) or frame.is_integer(i)):
+            continue
+        _, names = np.unique(np.array(frame.get_text(i)), return_inverse=True)
+        order = np.argsort(names, kind="stable")
+        is_same = np.diff(names[order]) == 0
+        steps = np.diff(times.values[order]).astype(np.float64)
+        if 1 < names.max() + 1 <= frame.num_rows / 2 and (steps[is_same] > 0).all():
+            column, name = frame.names[assignment.time or 0], frame.names[i]
+            raise DataError(
+                f"{frame.path}: the times in {column!r} repeat, but not within one {name!r}; --id-column {name} makes "
+                f"the rows of each a series, --drop-columns {name} leaves it out"
+            )
+
+
+def _build_wide(assignment: Assignment, runs: dict[str, list[int]]) -> SeriesSet:
+    """Return a series per row, whose samples are columns."""
+    frame = assignment.frame
+    if "channels" not in assignment.by_user:
+        in_runs = {i for run in runs.values() for i in run}
+        _check_outsiders(assignment, runs, in_runs)
+        if runs:
+            assignment.channels = [i for i in assignment.remaining if i in in_runs]
+        else:
+            assignment.set_channels(assignment.remaining, "a sample")
+    if len(runs) > 1 and len(assignment.channels) == sum(map(len, runs.values())):
+        values = np.stack([frame.get_samples(run) for run in runs.values()], 1)
+        channels = tuple(runs)
+    else:
+        values, channels = frame.get_samples(assignment.channels)[:, None], ()
+    num_channels, length = values.shape[1:]
+    what = f"each row is a series of {length:,} samples, {assignment.list_names(assignment.channels)}"
+    if num_channels > 1:
+        what = f"each row is a series of {num_channels} channels ({', '.join(channels)}) and {length:,} samples"
+    return build_series_set(assignment, values, channels, assignment.describe(what))
+
+
+def _check_outsiders(assignment: Assignment, runs: dict[str, list[int]], in_runs: set[int]) -> None:
+    """Leave out columns beside numbered samples that count rows or hold notes, and question the others."""
+    frame = assignment.frame
+    outsiders = [i for i in assignment.remaining if i not in in_runs] if runs else []
+    if not outsiders:
+        return
+    samples = " and ".join(f"{frame.names[run[0]]} to {frame.names[run[-1]]}" for run in runs.values())
+    assignment.leave_out([i for i in outsiders if frame.counts_rows(i)], "it counts the rows")
+    for i in outsiders:
+        if i in assignment.left_out:
+            continue
+        if frame.is_text(i):
+            if frame.lower_names[i] in NOTE_NAMES:
+                assignment.leave_out([i], "text")
+                continue
+            raise assignment.question_text(i, "a sample")
+        raise assignment.question_number(i, samples)
