@@ -215,6 +215,13 @@ def test_ids_and_groups_are_read_by_their_usual_names_and_by_those_given(save):
     assert "groups from ward, ids from stay; 1 of 3 ids occur more than once" in series_set.note
 
 
+@pytest.mark.parametrize("name", ["patient", "patient_ids", "users", "device_id"])
+def test_common_names_of_people_and_devices_are_groups_and_a_note_says_so(save, name):
+    series_set = save(X=x(3), **{name: np.array([4, 4, 5])})
+    assert series_set.groups == ["4", "4", "5"]
+    assert f"groups from {name}" in series_set.note
+
+
 def test_arrays_that_are_not_used_are_named(save):
     series_set = save(X=x(2), y=np.array([0, 1]), start=np.array([3, 4]), rate=np.array(50.0))
     assert series_set.note.endswith("not used: start")

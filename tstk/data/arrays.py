@@ -26,7 +26,13 @@ from tstk.errors import DataError, did_you_mean
 
 LABEL_ARRAY_NAMES = ("y", "labels", "label")
 TARGET_ARRAY_NAMES = ("targets", "target")
-GROUP_ARRAY_NAMES = ("groups", "group", "subject", "subjects")
+_GROUP_WORDS = ("group", "subject", "patient", "participant", "person", "user", "device", "machine")
+_PLAIN_GROUP_NAMES = ("groups", "group", "subject", "subjects")
+"""Names of groups that need no line that says so."""
+GROUP_ARRAY_NAMES = (
+    *_PLAIN_GROUP_NAMES,
+    *(word + ending for word in _GROUP_WORDS for ending in ("", "s", "_id", "_ids")),
+)
 ID_ARRAY_NAMES = ("ids", "id", "sample_id", "series_id")
 METADATA_NAMES = ("classes", "channels", "target_names")
 """Arrays that belong to all splits."""
@@ -317,7 +323,7 @@ def _read_names_of_series(arrays: NamedArrays, role: str, usual: Sequence[str], 
         return None
     array = _squeeze(arrays.open(name))
     kind = "groups" if role == "group" else "ids"
-    if given_name is not None or role == "id":
+    if _remove_suffix(name, arrays) not in _PLAIN_GROUP_NAMES:
         arrays.taken.append(f"{kind} from {_remove_suffix(name, arrays)}")
     _check_one_per_series(array, kind, num_series, arrays.source)
     return to_names(array, kind, arrays.source)
