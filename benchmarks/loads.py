@@ -44,7 +44,7 @@ def make_series(series: int, channels: int, length: int, classes: int, seed: int
 
 def write_archive(path: Path, series: int, channels: int, length: int, classes: int, seed: int) -> None:
     x, y = make_series(series, channels, length, classes, seed)
-    np.savez(path, x=x, y=y)
+    np.savez(path, x=x, y=y, channels=[f"sensor{k}" for k in range(channels)])
 
 
 def write_ts(path: Path, series: int, channels: int, length: int, classes: int, seed: int) -> None:

@@ -19,7 +19,7 @@ from tstk.data import lazy_array
 from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX
 from tstk.data.channels import choose_channels, describe_choice
 from tstk.data.columns import OPTIONS, ColumnRoles
-from tstk.data.containers import Samples, SeriesSet
+from tstk.data.containers import Samples, SeriesSet, normalize_labels
 from tstk.data.lazy_array import LazyArray, iter_chunks, read_or_map
 from tstk.data.memory import CELL_BYTES, require_memory
 from tstk.errors import DataError, did_you_mean
@@ -210,17 +210,11 @@ def to_names(array: Array, kind: str, source: str) -> list[str]:
     try:
         if array.dtype.kind == "S":
             distinct = np.char.decode(distinct, "utf-8")
-        names = [_to_text(value) for value in distinct.tolist()]
+        names = normalize_labels(distinct.tolist())
         "".join(names).encode()
     except (SystemError, ValueError):
         raise DataError(f"{source}: {kind} hold characters that do not exist; write or fetch the file again") from None
     return [names[i] for i in indices.ravel()]
-
-
-def _to_text(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
 
 
 def _open_samples(arrays: NamedArrays, name: str) -> tuple[Samples | LazyArray, tuple[str, ...]]:
