@@ -110,8 +110,8 @@ def _question_panel(assignment: Assignment, times: Times) -> None:
         if 1 < names.max() + 1 <= frame.num_rows / 2 and (steps[is_same] > 0).all():
             column, name, option = frame.names[assignment.time or 0], frame.names[i], quote(frame.names[i])
             raise DataError(
-                f"{frame.path}: the times in {column!r} repeat, but not within one {name!r}; --id-column {option} makes "
-                f"the rows of each a series, --drop-columns {option} leaves it out"
+                f"{frame.path}: the times in {column!r} repeat, but not within one {name!r}; --id-column {option} "
+                f"makes the rows of each a series, --drop-columns {option} leaves it out"
             )
 
 
