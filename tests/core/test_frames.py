@@ -6,7 +6,7 @@ import torch
 
 import tstk
 from tstk.core.types import Spec
-from tstk.errors import DataError
+from tstk.errors import DataError, OptionError
 
 pandas = pytest.importorskip("pandas", reason="pandas is not installed")
 
@@ -74,3 +74,21 @@ def test_estimators_take_lists_of_frames():
     np.testing.assert_array_equal(from_frames.predict_proba(FRAMES), from_arrays.predict_proba(SAMPLES))
     with pytest.raises(DataError, match="expected ax, ay, az, in this order"):
         from_frames.predict([FRAMES[0][["ay", "ax", "az"]]])
+
+
+def test_a_frame_is_loaded_as_the_same_table_in_a_file(tmp_path):
+    index = pandas.date_range("2020-01-01", periods=60, freq="h", tz="Europe/Berlin")
+    frame = pandas.DataFrame({"u": np.arange(60) % 7, "v": np.arange(60) % 5}, index=index)
+    frame.to_parquet(tmp_path / "x.parquet")
+    config = tstk.data.DataConfig(context=4, horizon=2)
+    loaded, read = tstk.data.load_data(frame, config), tstk.data.load_data(str(tmp_path / "x.parquet"), config)
+    assert loaded.train.table.equal(read.train.table)
+    assert loaded.notes == read.notes
+    assert "(Europe/Berlin)" in loaded.notes[0]
+
+
+def test_what_is_no_frame_is_refused_in_one_line():
+    with pytest.raises(DataError, match="data: a int, which is no data frame"):
+        tstk.data.load_data(3)
+    with pytest.raises(OptionError, match=r"data is a DataFrame, and a run records the files .* to_parquet"):
+        tstk.fit(data=FRAMES[0])

@@ -1,6 +1,7 @@
 """Tables as people have them: which column is what, from options, names and contents, and what is said of it."""
 
 import math
+from shlex import quote
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_a_number_beside_numbered_samples_is_questioned_and_never_a_sample(read,
     columns = run(**{"subject": SUBJECTS, name: [61.5 + i for i in range(NUM_SERIES)]})
     with pytest.raises(DataError, match="is not one of the samples t0 to t4; --target-columns") as error:
         read(columns)
-    assert f"--drop-columns {name} leaves it out" in str(error.value)
+    assert f"--drop-columns {quote(name)} leaves it out" in str(error.value)
     data = read(columns, targets=(name,))
     assert (data.x.shape[2], data.target_names) == (LENGTH, (name,))
     assert data.targets.tolist() == [[61.5 + i] for i in range(NUM_SERIES)]

@@ -153,6 +153,11 @@ def _to_table(value: Any, kind: str, label: str) -> Table:
     elif isinstance(use, os.PathLike):
         table["use"] = os.fspath(use)
     elif use is not None and not isinstance(use, str):
+        if hasattr(use, "columns"):
+            raise OptionError(
+                f"{label} is a {type(use).__name__}, and a run records the files of its data: save it with "
+                "to_parquet('data.parquet') and give that path"
+            )
         raise OptionError(f"{label} is {use!r}; expected a name, a class, or a table with use = NAME")
     return table
 

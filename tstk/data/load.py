@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from tstk.data.data_module import DataModule
 
 
-def load_data(name_or_path: str = "har-demo", config: DataConfig = DataConfig()) -> DataModule:
+def load_data(name_or_path: Any = "har-demo", config: DataConfig = DataConfig()) -> DataModule:
     """Read a data set, split it, and compute the statistics that standardize it.
 
     Args:
         name_or_path: a name (`tstk data list` shows them), a file of a supported format, or a folder; several,
-            separated by commas, are trained on together, each channel as an unlabelled series of its own
+            separated by commas, are trained on together, each channel as an unlabelled series of its own. Or a data
+            frame of pandas or polars, or a pyarrow table, with columns as in a .csv file
         config: the options
 
     Raises:
@@ -32,6 +34,9 @@ def load_data(name_or_path: str = "har-demo", config: DataConfig = DataConfig())
         DataError: the data cannot be read, or a split is missing
         OptionError: an option cannot take effect on these data
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        return _prepare("data frame", _override_splits("data frame", _read_frame(name_or_path, config), config), config)
+    name_or_path = os.fspath(name_or_path)
     if name_or_path == SYNTHETIC:
         from tstk.data.synthetic import build_synthetic
 
@@ -49,13 +54,38 @@ def load_data(name_or_path: str = "har-demo", config: DataConfig = DataConfig())
 
 
 def _load_one(name_or_path: str, config: DataConfig) -> DataModule:
+    dataset_files = locate(name_or_path, config.data_root)
+    name = dataset_files.name
+    return _prepare(name, _override_splits(name, _read_files(dataset_files, config.roles), config), config)
+
+
+def _read_frame(frame: Any, config: DataConfig) -> dict[str, SeriesSet | Table]:
+    """Read the columns of a data frame as those of a file."""
+    import pyarrow
+
+    from tstk.data.readers.frame import Frame
+    from tstk.data.readers.interpret import interpret
+
+    try:
+        table = pyarrow.table(frame)
+    except (TypeError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(
+            f"data: a {type(frame).__name__}, which is no data frame that pyarrow reads ({error})"
+        ) from None
+
+    def locate_row(row: int) -> str:
+        return f"data frame, row {row}"  # counted from 0, as `iloc` does
+
+    data = interpret(Frame(Path("data frame"), table.column_names, table.columns, locate_row), config.roles)
+    return dict(data) if isinstance(data, dict) else {"train": data}
+
+
+def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig) -> DataModule:
+    """Split and prepare what was read."""
     from tstk.data.concat import concat
     from tstk.data.prepare import prepare_forecasting, prepare_series
     from tstk.data.windowing import cut_tables
 
-    dataset_files = locate(name_or_path, config.data_root)
-    name = dataset_files.name
-    splits = _override_splits(name, _read_files(dataset_files, config.roles), config)
     tables, series_sets = _separate_kinds(name, splits)
     tables = {split: _check_times(table, config.regularize) for split, table in tables.items()}
     if tables and config.val_fraction == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 
 from tstk.data.columns import (
     GROUP_NAMES,
@@ -103,9 +104,9 @@ class Assignment:
 
     def question_text(self, index: int, kind: str) -> DataError:
         """Return the error of a column of text without a role, with the option that its contents suggest."""
-        name, cells = self.frame.names[index], self.frame.get_text(index)
+        cells, name = self.frame.get_text(index), quote(self.frame.names[index])
         values = set(cells)
-        looks_like_id = name.lower().endswith(("id", "name")) or all(
+        looks_like_id = self.frame.lower_names[index].endswith(("id", "name")) or all(
             re.fullmatch(r"[^\W\d]*[-_ ]?\d+", value) for value in values
         )
         if len(values) == len(cells) > 2 and self.id is None:
@@ -124,7 +125,7 @@ class Assignment:
 
     def question_number(self, index: int, samples: str) -> DataError:
         """Return the error of a column of numbers that is not one of the numbered samples."""
-        name = self.frame.names[index]
+        name = quote(self.frame.names[index])
         remedy = f"--target-columns {name} predicts it, --drop-columns {name} leaves it out"
         if self.group is None and self.frame.is_integer(index):
             remedy += f", --group-column {name} if it names persons or devices"

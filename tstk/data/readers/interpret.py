@@ -6,6 +6,8 @@ are a table of channels. Otherwise each row is a series.
 
 from __future__ import annotations
 
+from shlex import quote
+
 import numpy as np
 
 from tstk.data.columns import NOTE_NAMES, ColumnRoles
@@ -57,10 +59,10 @@ def _discard_doubtful_names(assignment: Assignment) -> None:
         return
     numbers = frame.get_numbers(label)
     if numbers is not None and not frame.is_integer(label) and len(np.unique(numbers)) > max(frame.num_rows / 2, 2):
-        name = frame.names[label]
+        name, option = frame.names[label], quote(frame.names[label])
         raise DataError(
             f"{frame.path}: the column {name!r} holds {len(np.unique(numbers)):,} numbers with decimals; "
-            f"--target-columns {name} predicts them, --label-column {name} takes them as names of classes"
+            f"--target-columns {option} predicts them, --label-column {option} takes them as names of classes"
         )
 
 
@@ -106,10 +108,10 @@ def _question_panel(assignment: Assignment, times: Times) -> None:
         is_same = np.diff(names[order]) == 0
         steps = np.diff(times.values[order]).astype(np.float64)
         if 1 < names.max() + 1 <= frame.num_rows / 2 and (steps[is_same] > 0).all():
-            column, name = frame.names[assignment.time or 0], frame.names[i]
+            column, name, option = frame.names[assignment.time or 0], frame.names[i], quote(frame.names[i])
             raise DataError(
-                f"{frame.path}: the times in {column!r} repeat, but not within one {name!r}; --id-column {name} makes "
-                f"the rows of each a series, --drop-columns {name} leaves it out"
+                f"{frame.path}: the times in {column!r} repeat, but not within one {name!r}; --id-column {option} "
+                f"makes the rows of each a series, --drop-columns {option} leaves it out"
             )
 
 

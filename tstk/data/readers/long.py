@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def _check_constant(frame: Frame, index: int, first: NDArray[np.int64], ids: lis
     if changes.any():
         row = int(changes.argmax())
         place = _get_place(frame, int(first[row]))
-        name = frame.names[index]
+        name = quote(frame.names[index])
         raise DataError(
             f"{frame.locate(row)}: {kind} {cells[row]!r} of id {ids[row]!r}, which has {cells[first[row]]!r} in "
             f"{place}; a series has one {kind}: give its rows the same, or --drop-columns {name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def _check_ids(frame: Frame, ids: list[str], column: str) -> None:
             place = frame.locate(first).removeprefix(str(frame.path)).lstrip(", ")
             raise DataError(
                 f"{frame.locate(row)}: id {name!r} was in {place} already; remove one of the rows, add a column 'time' "
-                f"if rows are samples, or give --group-column {column}"
+                f"if rows are samples, or give --group-column {quote(column)}"
             )
 
 
