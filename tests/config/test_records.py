@@ -101,9 +101,7 @@ def test_a_result_that_is_not_ours_is_refused(copy, changes, message):
 def test_a_record_and_weights_without_a_hash_are_refused(copy):
     content = read_record(copy / "result.json")
     (copy / "result.json").write_text(json.dumps(content))
-    with pytest.raises(
-        CheckpointError, match=r"result\.json was not written by tstk, or was changed by hand: it has no SHA-256"
-    ):
+    with pytest.raises(CheckpointError, match=r"result\.json was not written by tstk, .*: it has no SHA-256;"):
         RunResult.read(copy)
     save_file(load_file(copy / "model.safetensors"), copy / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged: it has no SHA-256"):

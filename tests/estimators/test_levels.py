@@ -9,6 +9,7 @@ LEVEL = 1e8
 SMALL = {"tokenizer__dim": 8, "encoder__dim": 8, "encoder__depth": 1, "encoder__heads": 2, "device": "cpu"}
 
 
+@pytest.mark.slow
 def test_a_level_does_not_change_a_classifier():
     rng, y = np.random.default_rng(0), np.arange(24) % 2
     X = np.sin(np.arange(20) * (0.4 + 0.6 * y[:, None])) + 0.1 * rng.normal(size=(24, 20))

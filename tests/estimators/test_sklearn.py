@@ -70,6 +70,7 @@ def waves(lengths, channels=2, seed=0):
     return series, np.array(["slow", "fast"])[y]
 
 
+@pytest.mark.slow
 def test_unequal_lengths_and_missing_values_are_learned_whatever_the_batch():
     X, y = waves([30, 40, 25, 33] * 10)
     model = SeriesClassifier(steps=60, lr=0.02, batch_size=16, **TINY).fit(X, y)
@@ -95,6 +96,7 @@ def test_a_classifier_of_few_series_trains_on_all_of_them_by_default(monkeypatch
     assert len(seen[2].val) > 0
 
 
+@pytest.mark.slow
 def test_an_estimator_is_what_the_command_line_trains(tmp_path):
     import tstk
     from tstk.data import load_data
