@@ -90,9 +90,10 @@ def _list_files(table: Mapping[str, Any]) -> Iterator[Path]:
 def _list_companions(path: Path, label_column: str | None) -> Iterator[Path]:
     """Yield the files that are read together with a file: arrays beside an .npy, the signals of a .hea."""
     if path.suffix.lower() == ".npy":
-        from tstk.data.readers.npz import GROUP_ARRAY_NAMES, LABEL_ARRAY_NAMES
+        from tstk.data.readers.npz import GROUP_ARRAY_NAMES, ID_ARRAY_NAMES, LABEL_ARRAY_NAMES
 
-        stems = {*SERIES_ARRAY_NAMES, *LABEL_ARRAY_NAMES, *GROUP_ARRAY_NAMES, "classes", "channels", label_column}
+        names = (*SERIES_ARRAY_NAMES, *LABEL_ARRAY_NAMES, *GROUP_ARRAY_NAMES, *ID_ARRAY_NAMES)
+        stems = {*names, "classes", "channels", label_column}
         yield from (file for file in sorted(path.parent.glob("*.npy")) if SPLIT_SUFFIX.sub("", file.stem) in stems)
     elif path.suffix.lower() == ".hea":
         for line in path.read_text(errors="replace").splitlines()[1:]:

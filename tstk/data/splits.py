@@ -1,12 +1,17 @@
-"""Hold out validation series from the training split, and divide the rows of a table into splits."""
+"""Hold out validation and test series from the training split, and divide the rows of a table into splits."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.containers import Table
+from tstk.data.config import DataConfig
+from tstk.data.containers import SeriesSet, Table
 from tstk.data.memory import require_memory
+from tstk.errors import DataError
 
 Ints = NDArray[np.int64]
 
@@ -15,6 +20,89 @@ ETT_COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 
 NUM_TRIALS = 200
 """Random splits of the groups among which the best one is chosen."""
+
+
+def hold_out_test(series_sets: Mapping[str, SeriesSet], config: DataConfig) -> tuple[Mapping[str, SeriesSet], str]:
+    """Hold out test series from the training split, if the options say so.
+
+    Args:
+        series_sets: "train" and, where they exist, "val" and "test"
+        config: `test_fraction`, or `folds` and `fold`, and `split_seed`
+
+    Returns:
+        the splits, and a description of the test split, empty if nothing is held out
+
+    Raises:
+        OptionError: there is a test split already
+        DataError: there are too few series or groups
+    """
+    if config.test_fraction is None and config.folds is None:
+        return series_sets, ""
+    train = series_sets["train"]
+    if "test" in series_sets:
+        config.reject(f"here: there is a test split, {series_sets['test'].source}", "test_fraction", "folds")
+    y = encode_labels(train)
+    num_groups = len(set(train.groups)) if train.groups is not None else 1
+    if config.folds is not None:
+        assert config.fold is not None
+        rest, held_out = fold_split(y, train.groups if num_groups > 1 else None, config, train.source)
+        title = f"test: fold {config.fold} of {config.folds}, "
+    else:
+        assert config.test_fraction is not None
+        if train.groups is not None and num_groups > 1:
+            rest, held_out = group_split(y, train.groups, config.test_fraction, config.split_seed)
+        else:
+            rest, held_out = stratified_split(y, config.test_fraction, config.split_seed)
+        title = "test: "
+    if not len(held_out):
+        raise DataError(f"{train.source}: {len(train.x)} series are too few to hold some out for testing")
+    if train.groups is not None and num_groups > 1:
+        num_held_out = len({train.groups[i] for i in held_out.tolist()})
+        description = (
+            f"{title}{num_held_out} of {num_groups} groups ({len(held_out)} of {len(train.x)} series) held out"
+        )
+    else:
+        by = ", stratified by class" if train.y is not None else ""
+        description = f"{title}{len(held_out)} of {len(train.x)} series held out{by}"
+    return {**series_sets, "train": train.select(rest), "test": train.select(held_out)}, description
+
+
+def encode_labels(series_set: SeriesSet) -> Ints:
+    """Return [N] class index, all 0 if there are no labels."""
+    if series_set.y is None:
+        return np.zeros(len(series_set.x), np.int64)
+    return np.unique(series_set.y, return_inverse=True)[1].astype(np.int64)
+
+
+def fold_split(y: Ints, groups: list[str] | None, config: DataConfig, source: str) -> tuple[Ints, Ints]:
+    """Divide series into folds of about the same fraction of every class, without dividing a group.
+
+    Args:
+        y: [N] class index
+        groups: N names, or None
+        config: `folds`, `fold` and `split_seed`
+        source: the file, for messages
+
+    Returns:
+        indices of the series of the other folds, and of those of the fold, each ascending
+
+    Raises:
+        DataError: there are fewer series or groups than folds
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    assert config.folds is not None
+    assert config.fold is not None
+    kind, count = ("series", int(np.bincount(y).max())) if groups is None else ("groups", len(set(groups)))
+    if count < config.folds:
+        within = " in the largest class" if groups is None and y.any() else ""
+        raise DataError(f"{source}: --folds {config.folds}, but there are {count} {kind}{within}; give fewer folds")
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of small classes, which the notes on absent classes name
+        folds = list(splitter(config.folds, shuffle=True, random_state=config.split_seed).split(y, y, groups))
+    rest, held_out = folds[config.fold - 1]
+    return rest.astype(np.int64), held_out.astype(np.int64)
 
 
 def stratified_split(y: Ints, val_fraction: float, seed: int) -> tuple[Ints, Ints]:

@@ -171,4 +171,5 @@ def _build_series_set(
     x = np.stack([parse_floats([row[i] for i in columns], f"{path}, {location}") for location, row in rows])
     groups = None if group is None else [normalize_label(row[group]) for _, row in rows]
     labels = None if label_index is None else [normalize_label(row[label_index]) for _, row in rows]
-    return SeriesSet(x[:, None], str(path), labels, groups)
+    ids = None if id_index is None else [row[id_index].strip() for _, row in rows]
+    return SeriesSet(x[:, None], str(path), labels, groups, ids=ids)

@@ -91,6 +91,7 @@ def parse_long_rows(
         groups=None
         if group_index is None
         else [_get_constant_cell(path, name, group, group_index, "group") for name, group in series.items()],
+        ids=list(series),
         channels=tuple(header[i].strip() for i in channels),
         note=note if num_uneven else "",
     )

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet
-from tstk.data.readers.npz import GROUP_ARRAY_NAMES, LABEL_ARRAY_NAMES, PICKLE, build_series_set, read_array_header
+from tstk.data.readers.npz import (
+    GROUP_ARRAY_NAMES,
+    ID_ARRAY_NAMES,
+    LABEL_ARRAY_NAMES,
+    PICKLE,
+    build_series_set,
+    read_array_header,
+)
 from tstk.errors import DataError
 
 
@@ -46,7 +53,8 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     }
     map_array(path)  # report a damaged file now, not at the first read
     groups = _map_sibling(path, GROUP_ARRAY_NAMES, suffix)
-    return {"train": build_series_set(lambda: map_array(path), y, groups, metadata, str(path))}
+    ids = _map_sibling(path, ID_ARRAY_NAMES, suffix)
+    return {"train": build_series_set(lambda: map_array(path), y, groups, metadata, str(path), ids)}
 
 
 def map_array(path: Path) -> NDArray[Any]:

@@ -30,6 +30,7 @@ from tstk.data.memory import CELL_BYTES, require_memory
 from tstk.errors import DataError, did_you_mean
 
 LABEL_ARRAY_NAMES = ("y", "labels", "label")
+ID_ARRAY_NAMES = ("ids", "id")
 GROUP_ARRAY_NAMES = ("groups", "group", "subject", "subjects")
 
 MAX_EXPANSION_RATIO = 200
@@ -75,7 +76,8 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
                 hint = did_you_mean(name, arrays)
                 raise DataError(f"{path}: no array called {name!r}; it holds: {', '.join(arrays)}.{hint}")
             groups = _find_array(arrays, GROUP_ARRAY_NAMES, suffix)
-            splits[split] = build_series_set(x, y and y(), groups and groups(), metadata, str(path))
+            ids = _find_array(arrays, ID_ARRAY_NAMES, suffix)
+            splits[split] = build_series_set(x, y and y(), groups and groups(), metadata, str(path), ids and ids())
     if not splits:
         raise DataError(
             f"{path}: no array called X (or x, data, samples; or X_train and X_test); it holds: {', '.join(arrays)}"
@@ -175,7 +177,12 @@ def _find_array(arrays: ArrayOpeners, names: tuple[str, ...], suffix: str) -> Ca
 
 
 def build_series_set(
-    x: Callable[[], Array], y: Array | None, groups: Array | None, metadata: Mapping[str, Array], source: str
+    x: Callable[[], Array],
+    y: Array | None,
+    groups: Array | None,
+    metadata: Mapping[str, Array],
+    source: str,
+    ids: Array | None = None,
 ) -> SeriesSet:
     """Build a set of series from arrays.
 
@@ -185,6 +192,7 @@ def build_series_set(
         groups: [N] names
         metadata: "channels" and "classes" where there are any
         source: the file, for messages
+        ids: [N] names of the series
 
     Raises:
         DataError: the arrays are not numbers, do not fit together, or have an unexpected number of dimensions
@@ -203,6 +211,7 @@ def build_series_set(
         groups=None if groups is None else [normalize_label(g) for g in _to_list(groups, "groups", len(array), source)],
         channels=names.get("channels", ()),
         classes=classes,
+        ids=None if ids is None else [str(value) for value in _to_list(ids, "ids", len(array), source)],
     )
 
 
