@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tstk.data.download import NAME_PATTERN, get_datasets_dir
+from tstk.data.recordings import find_manifest, is_manifest, list_by_class
 from tstk.errors import DataError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import get_registry
@@ -48,20 +49,23 @@ class DatasetFiles:
 
     Args:
         name: name of the data set
-        files: split ("train", "val", "test") -> file; a single file that is not named after a split counts as "train"
+        files: split ("train", "val", "test") -> file; a single file that is not named after a split counts as "train".
+            Recordings, one file each, are a folder, or the manifest that lists them
     """
 
     name: str
     files: dict[str, Path]
 
     def is_in(self, folder: Path) -> bool:
-        """Return whether the files are in a folder itself."""
-        return all(path.parent == folder for path in self.files.values())
+        """Return whether the files are in a folder itself, or are all that is in it."""
+        return all(path == folder or path.parent == folder for path in self.files.values())
 
     @property
     def catalog_row(self) -> CatalogRow:
         """The line of this data set in a listing."""
         path = next(iter(self.files.values()))
+        if path.is_dir() or is_manifest(path):
+            return CatalogRow(self.name, path, "recordings")
         splits = "+".join(self.files) if SPLIT_SUFFIX.search(path.stem) else "one file"
         return CatalogRow(self.name, path, f"{splits}, {path.suffix}")
 
@@ -72,6 +76,10 @@ def get_reader(path: Path) -> Callable[..., Any]:
     Raises:
         DataError: no reader supports this suffix, or two plugins do
     """
+    if path.is_dir() or is_manifest(path):
+        from tstk.data.readers.recordings import read
+
+        return read
     readers = _list_readers()
     if not (entries := readers.get(path.suffix.lower())):
         kind = path.suffix or "files without a suffix"
@@ -197,15 +205,25 @@ def _locate_path(path: Path) -> DatasetFiles:
     """Find the data set at a path."""
     if path.is_dir():
         datasets = _scan_folder(path)
+        if not datasets and (recordings := _find_recordings(path)):
+            return DatasetFiles(path.resolve().name, recordings)
         if not datasets:
-            raise DataError(f"{path}: no data in this folder; looked for *{', *'.join(_list_readers())}")
+            raise DataError(
+                f"{path}: no data in this folder; looked for *{', *'.join(_list_readers())}, and for a folder of "
+                "recordings for each class"
+            )
         if len(datasets) > 1:
             paths = ", ".join(map(_get_first_path, datasets))
-            raise DataError(f"{path}: several data sets; give the path of one: {paths}")
+            raise DataError(
+                f"{path}: several data sets; give the path of one: {paths}. If they are recordings of one data set, "
+                "move those of each class to a folder of its own, or list them in a file manifest.csv (file,label)"
+            )
         return datasets[0]
     if not path.is_file():
         raise DataError(f"{path}: there is no such file or folder")
     get_reader(path)
+    if is_manifest(path):
+        return DatasetFiles(path.resolve().parent.name, {"train": path})
     if SPLIT_SUFFIX.search(path.stem) is None and path.suffix.lower() != ".npy":
         return DatasetFiles(path.stem, {"train": path})
     return next(
@@ -214,12 +232,25 @@ def _locate_path(path: Path) -> DatasetFiles:
     )
 
 
+def _find_recordings(folder: Path) -> dict[str, Path] | None:
+    """Return split -> folder of recordings: folders called train, val and test, or a folder with one for each class."""
+    by_class = list_by_class(folder)
+    if any(SPLIT_SUFFIX.search(path.stem) for paths in by_class.values() for path in paths):
+        return None  # folders of data sets
+    splits = {split: folder / name for split in SPLITS for name in by_class if name.lower() == split}
+    if splits and len(splits) == len(by_class):
+        return splits
+    return {"train": folder} if len(by_class) > 1 and not splits else None
+
+
 def _get_first_path(dataset_files: DatasetFiles) -> str:
     return str(dataset_files.catalog_row.path)
 
 
 def _scan_folder(folder: Path) -> list[DatasetFiles]:
     """Return the data sets whose files are in this folder itself."""
+    if manifest := find_manifest(folder):
+        return [DatasetFiles(folder.resolve().name, {"train": manifest})]
     datasets: dict[tuple[str, str], DatasetFiles] = {}
     for path in sorted(folder.iterdir()):
         split = SPLIT_SUFFIX.search(path.stem)
@@ -243,7 +274,7 @@ def _scan_tree(root: Path | None, depth: int = MAX_DEPTH) -> Iterator[DatasetFil
     if root is None:
         return
     yield from _scan_folder(root)
-    if depth:
+    if depth and not find_manifest(root):
         for folder in sorted(root.iterdir()):
             if folder.is_dir() and not folder.name.startswith("."):
                 yield from _scan_tree(folder, depth - 1)

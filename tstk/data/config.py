@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 CONVERT_OPTIONS = ("data_root", "label_column", "length", "stride")
 """The options that apply to a conversion."""
 
+SPLIT_OPTIONS = (
+    *("data_root", "label_column", "target_columns", "group_column", "id_column", "time_column", "channel_columns"),
+    *("drop_columns", "test_fraction", "val_fraction", "split_seed", "length", "stride"),
+)
+"""The options that apply to writing splits as files."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tstk.config.records import RunConfig
 from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute
+from tstk.data.recordings import is_manifest, list_recordings
 from tstk.errors import DataChangedWarning, DataError, TstkError
 
 MAX_FULL_HASH = 2**28
@@ -88,8 +89,13 @@ def _list_files(table: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _list_companions(path: Path, label_column: str | None) -> Iterator[Path]:
-    """Yield the files that are read together with a file: arrays beside an .npy, the signals of a .hea."""
-    if path.suffix.lower() == ".npy":
+    """Yield the files that are read together: arrays beside an .npy, signals of a .hea, recordings of a folder."""
+    if path.is_dir() or is_manifest(path):
+        for file in list_recordings(path if path.is_dir() else path.parent):
+            yield file
+            if file.suffix.lower() == ".hea":
+                yield from _list_companions(file, None)
+    elif path.suffix.lower() == ".npy":
         from tstk.data.readers.npz import GROUP_ARRAY_NAMES, ID_ARRAY_NAMES, LABEL_ARRAY_NAMES
 
         names = (*SERIES_ARRAY_NAMES, *LABEL_ARRAY_NAMES, *GROUP_ARRAY_NAMES, *ID_ARRAY_NAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from tstk.data.memory import require_memory
 from tstk.errors import DataError
 
 Ints = NDArray[np.int64]
+
+Criterion = Literal["class", "group", "time"]
+"""How series are divided: the same fraction of every class, whole groups, or the last ones held out."""
 
 ETT_COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 """Columns of the Electricity Transformer tables, which have a standard split."""
@@ -41,30 +45,60 @@ def hold_out_test(series_sets: Mapping[str, SeriesSet], config: DataConfig) -> t
     train = series_sets["train"]
     if "test" in series_sets:
         config.reject(f"here: there is a test split, {series_sets['test'].source}", "test_fraction", "folds")
-    y = encode_labels(train)
-    num_groups = len(set(train.groups)) if train.groups is not None else 1
     if config.folds is not None:
-        assert config.fold is not None
-        rest, held_out = fold_split(y, train.groups if num_groups > 1 else None, config, train.source)
-        title = f"test: fold {config.fold} of {config.folds}, "
+        groups = train.groups if find_default_criterion(train) == "group" else None
+        rest, held_out = fold_split(encode_labels(train), groups, config, train.source)
+        title = f"test: fold {config.fold} of {config.folds}"
     else:
         assert config.test_fraction is not None
-        if train.groups is not None and num_groups > 1:
-            rest, held_out = group_split(y, train.groups, config.test_fraction, config.split_seed)
-        else:
-            rest, held_out = stratified_split(y, config.test_fraction, config.split_seed)
-        title = "test: "
-    if not len(held_out):
-        raise DataError(f"{train.source}: {len(train.x)} series are too few to hold some out for testing")
-    if train.groups is not None and num_groups > 1:
-        num_held_out = len({train.groups[i] for i in held_out.tolist()})
-        description = (
-            f"{title}{num_held_out} of {num_groups} groups ({len(held_out)} of {len(train.x)} series) held out"
-        )
-    else:
-        by = ", stratified by class" if train.y is not None else ""
-        description = f"{title}{len(held_out)} of {len(train.x)} series held out{by}"
+        rest, held_out = hold_out(train, config.test_fraction, config.split_seed)
+        title = "test"
+    description = f"{title}: {describe_held_out(train, held_out, find_default_criterion(train))}"
     return {**series_sets, "train": train.select(rest), "test": train.select(held_out)}, description
+
+
+def find_default_criterion(series_set: SeriesSet) -> Criterion:
+    """Return how series are divided if nothing is said: by group if there are several, else by class."""
+    return "group" if len(set(series_set.groups or ())) > 1 else "class"
+
+
+def hold_out(series_set: SeriesSet, fraction: float, seed: int, by: Criterion | None = None) -> tuple[Ints, Ints]:
+    """Hold out a fraction of the series.
+
+    Args:
+        series_set: the series; without labels, all count as one class
+        fraction: between 0 and 1
+        seed: random seed
+        by: how they are divided; None for the default
+
+    Returns:
+        indices of the other series, and of those that are held out, each ascending
+
+    Raises:
+        DataError: there are too few series or groups
+    """
+    by, count = by or find_default_criterion(series_set), len(series_set.x)
+    if by == "time":
+        rest, held_out = np.split(np.arange(count), [count - round(fraction * count)])
+    elif by == "class":
+        rest, held_out = stratified_split(encode_labels(series_set), fraction, seed)
+    elif series_set.groups is None or len(set(series_set.groups)) < 2:
+        raise DataError(f"{series_set.source}: fewer than two groups to hold one out; --group-column names them")
+    else:
+        rest, held_out = group_split(encode_labels(series_set), series_set.groups, fraction, seed)
+    if not len(held_out) or not len(rest):
+        raise DataError(f"{series_set.source}: {count} series are too few to hold some out")
+    return rest, held_out
+
+
+def describe_held_out(series_set: SeriesSet, held_out: Ints, by: Criterion) -> str:
+    """Return which series are held out, such as "3 of 10 groups (12 of 40 series) held out"."""
+    count = f"{len(held_out)} of {len(series_set.x)} series"
+    if by == "group" and series_set.groups is not None:
+        num_groups = len({series_set.groups[i] for i in held_out.tolist()})
+        return f"{num_groups} of {len(set(series_set.groups))} groups ({count}) held out"
+    how = {"time": ", the last ones", "class": ", stratified by class" if series_set.y is not None else ""}
+    return f"{count} held out{how.get(by, '')}"
 
 
 def encode_labels(series_set: SeriesSet) -> Ints:
