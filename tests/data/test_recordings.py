@@ -240,3 +240,14 @@ def test_several_files_beside_each_other_are_asked_about(tmp_path):
         write_csv(tmp_path / f"{name}.csv", 5)
     with pytest.raises(DataError, match=r"several data sets.*manifest\.csv \(file,label\)"):
         load_data(str(tmp_path))
+
+
+def test_links_that_lead_out_of_a_folder_of_recordings_are_refused(by_class):
+    write_csv(by_class.parent / "secret" / "s.csv", 4)
+    for link, target in (("secret", "secret"), ("run/s.csv", "secret/s.csv"), ("walk/deep", "secret")):
+        (by_class / link).symlink_to(by_class.parent / target)
+        with pytest.raises(DataError, match=f"{link}: a link that leads out of"):
+            read_splits(str(by_class))
+        (by_class / link).unlink()
+    (by_class / "walk" / "nowhere.csv").symlink_to(by_class / "none.csv")
+    assert len(read_splits(str(by_class))["train"].x) == 5

@@ -9,11 +9,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from tstk.data.download import NAME_PATTERN, get_datasets_dir
 from tstk.data.recordings import find_manifest, is_manifest, list_by_class
+from tstk.data.remote import is_uri, locate_copy
+from tstk.data.shards import find_shards, is_pattern, list_shards
 from tstk.errors import DataError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import get_registry
@@ -77,9 +79,9 @@ def get_reader(path: Path) -> Callable[..., Any]:
         DataError: no reader supports this suffix, or two plugins do
     """
     if path.is_dir() or is_manifest(path):
-        from tstk.data.readers.recordings import read
-
-        return read
+        return get_registry().load(get_registry().find("data", "tstk/recordings"))
+    if is_pattern(path):
+        return get_registry().load(get_registry().find("data", "tstk/shards"))
     readers = _list_readers()
     if not (entries := readers.get(path.suffix.lower())):
         kind = path.suffix or "files without a suffix"
@@ -100,6 +102,11 @@ def _list_readers() -> dict[str, list[Entry]]:
     return readers
 
 
+def list_suffixes() -> list[str]:
+    """Return the suffixes of files that can be read, in lower case."""
+    return list(_list_readers())
+
+
 def list_datasets(data_root: str | None = None) -> list[CatalogRow]:
     """List the data sets that can be loaded by name: the embedded one, those under the root, and downloaded ones.
 
@@ -116,13 +123,17 @@ def locate(name_or_path: str, data_root: str | None = None) -> DatasetFiles:
     """Find the files of a data set.
 
     Args:
-        name_or_path: a name, a file, one file of a TRAIN/TEST pair, or a folder with one data set in it
+        name_or_path: a name, a file, one file of a TRAIN/TEST pair, a folder with one data set in it, a pattern of
+            files that are joined, or a URI that was fetched
         data_root: as for `list_datasets`
 
     Raises:
         UnknownNameError: no data set has this name
         DataError: the file or folder is missing, unreadable, or holds none or several data sets
     """
+    if is_uri(name_or_path):
+        copy = _locate_path(locate_copy(name_or_path))
+        return DatasetFiles(PurePosixPath(name_or_path).name.partition(".")[0], copy.files)
     path = Path(name_or_path).expanduser()
     if _is_path(path):
         return _locate_path(path)
@@ -138,6 +149,8 @@ def locate(name_or_path: str, data_root: str | None = None) -> DatasetFiles:
 def make_absolute(name_or_path: str, data_root: str | None = None) -> str:
     """Return what `locate` takes as a path as an absolute one, and the name of a data set unchanged."""
     path = Path(name_or_path).expanduser()
+    if is_uri(name_or_path):
+        return name_or_path
     if _is_path(path) or (path.is_dir() and locate(name_or_path, data_root).is_in(path)):
         return os.path.abspath(path)
     return name_or_path
@@ -205,6 +218,8 @@ def _locate_path(path: Path) -> DatasetFiles:
     """Find the data set at a path."""
     if path.is_dir():
         datasets = _scan_folder(path)
+        if len(datasets) != 1 and (shards := find_shards(path)):
+            return DatasetFiles(path.resolve().name, shards)
         if not datasets and (recordings := _find_recordings(path)):
             return DatasetFiles(path.resolve().name, recordings)
         if not datasets:
@@ -219,6 +234,9 @@ def _locate_path(path: Path) -> DatasetFiles:
                 "move those of each class to a folder of its own, or list them in a file manifest.csv (file,label)"
             )
         return datasets[0]
+    if is_pattern(path):
+        list_shards(path)
+        return DatasetFiles(path.resolve().parent.name, {"train": path})
     if not path.is_file():
         raise DataError(f"{path}: there is no such file or folder")
     get_reader(path)

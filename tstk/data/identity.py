@@ -15,6 +15,7 @@ from typing import Any
 from tstk.config.records import RunConfig
 from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute
 from tstk.data.recordings import is_manifest, list_recordings
+from tstk.data.shards import is_pattern, list_shards
 from tstk.errors import DataChangedWarning, DataError, TstkError
 
 MAX_FULL_HASH = 2**28
@@ -95,6 +96,8 @@ def _list_companions(path: Path, label_column: str | None) -> Iterator[Path]:
             yield file
             if file.suffix.lower() == ".hea":
                 yield from _list_companions(file, None)
+    elif is_pattern(path):
+        yield from list_shards(path)
     elif path.suffix.lower() == ".npy":
         from tstk.data.readers.npz import GROUP_ARRAY_NAMES, ID_ARRAY_NAMES, LABEL_ARRAY_NAMES
 

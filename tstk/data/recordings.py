@@ -6,12 +6,16 @@ A manifest is a file `manifest.csv` or `index.csv` with a column of file names. 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
+
+from tstk.errors import DataError
 
 MANIFEST_NAMES = ("manifest.csv", "index.csv")
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "file_path", "filepath")
 """Names of the column of a manifest that holds the files."""
+MAX_DEPTH = 4
+"""Levels of folders that are searched: folder/train/walk/person/session/a.csv."""
 RECORDING_SUFFIXES = (".csv", ".parquet", ".npy", ".hea", ".edf", ".ts")
 
 
@@ -30,25 +34,36 @@ def find_manifest(folder: Path) -> Path | None:
 
 
 def list_by_class(folder: Path) -> dict[str, list[Path]]:
-    """Return class -> its recordings, at any depth below the folder of the class, by name."""
-    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    files = {path.name: list_recordings(path) for path in folders}
-    return {name: paths for name, paths in files.items() if paths}
+    """Return class -> its recordings, below the folder of the class, by name."""
+    files: dict[str, list[Path]] = {}
+    for path in list_recordings(folder):
+        if len(parts := path.relative_to(folder).parts) > 1:
+            files.setdefault(parts[0], []).append(path)
+    return files
 
 
 def list_recordings(folder: Path) -> list[Path]:
-    """Return the recordings below a folder, by name."""
-    return [path for path in _iter_visible(folder) if path.suffix.lower() in RECORDING_SUFFIXES]
+    """Return the recordings in a folder and at most `MAX_DEPTH` levels below it, by name.
+
+    Raises:
+        DataError: a link leads out of the folder
+    """
+    return [path for path in _iter_visible(folder, folder.resolve()) if path.suffix.lower() in RECORDING_SUFFIXES]
 
 
 def list_other_suffixes(folder: Path) -> list[str]:
-    """Return the suffixes of the files below a folder that are no recordings."""
-    others = {path.suffix.lower() or path.name for path in _iter_visible(folder)} - set(RECORDING_SUFFIXES)
-    return sorted(others)
+    """Return the suffixes of the files in and below a folder that are no recordings."""
+    files = _iter_visible(folder, folder.resolve())
+    return sorted({path.suffix.lower() or path.name for path in files} - set(RECORDING_SUFFIXES))
 
 
-def _iter_visible(folder: Path) -> Iterable[Path]:
-    for path in sorted(folder.rglob("*")):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not is_hidden:
+def _iter_visible(folder: Path, root: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(root):
+            raise DataError(f"{path}: a link that leads out of {root}; copy the data there, or remove the link")
+        if path.is_dir() and not path.is_symlink() and depth:
+            yield from _iter_visible(path, root, depth - 1)
+        elif path.is_file():
             yield path

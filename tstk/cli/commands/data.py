@@ -136,6 +136,8 @@ split.params += [o for o in build_section_options("data") if o.key in SPLIT_OPTI
 def fetch(names: tuple[str, ...], trust_first_download: bool) -> None:
     """Download public data sets for --data NAME: UCR and UEA data sets, and ETTh1, ETTh2, ETTm1, ETTm2.
 
+    A URI, such as s3://bucket/folder, hf://datasets/org/name or https://host/file.csv, is copied for --data URI.
+
     They are stored in the folder of the variable TSTK_CACHE, or in the user's cache folder. Existing data sets are not
     downloaded again, and interrupted downloads are resumed. With TSTK_OFFLINE=1 nothing is downloaded. The SHA-256 of
     ECG200, GunPoint and the ETT tables is known and checked; any other set takes --trust-first-download once.
@@ -144,18 +146,23 @@ def fetch(names: tuple[str, ...], trust_first_download: bool) -> None:
     from rich.progress import DownloadColumn, Progress
 
     from tstk.cli.output import make_console
+    from tstk.data.catalog import list_suffixes
     from tstk.data.download import fetch
+    from tstk.data.remote import fetch_uri, is_uri
 
     for name in names:
         with Progress(
             *Progress.get_default_columns(), DownloadColumn(), console=make_console(True), transient=True
         ) as bar:
             task = bar.add_task(escape(escape_control_characters(name, keep="")), total=None)
-            folder = fetch(
-                name,
-                lambda done, total, task=task: bar.update(task, completed=done, total=total or None),  # type: ignore[misc]
-                trust_first_download=trust_first_download,
-            )
+
+            def on_progress(done: int, total: int, bar: Progress = bar, task: Any = task) -> None:
+                bar.update(task, completed=done, total=total or None)
+
+            if is_uri(name):
+                folder = fetch_uri(name, list_suffixes(), on_progress)
+            else:
+                folder = fetch(name, on_progress, trust_first_download=trust_first_download)
         echo(f"{name}: {folder}")
 
 

@@ -190,6 +190,8 @@ def _build_series_set(folder: Path, files: Sequence[Path], roles: ColumnRoles, c
         classes: how their classes are known, for the note
     """
     names = [file.relative_to(folder).as_posix() for file in files]
+    if not files:
+        raise DataError(f"{folder}: no recordings in this folder; looked for *{', *'.join(RECORDING_SUFFIXES)}")
     recordings = [_read_recording(file, roles) for file in files]
     times = dict.fromkeys(name for recording in recordings for name in recording.times)
     dropped = {name for recording in recordings for name in recording.dropped}
