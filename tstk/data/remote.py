@@ -18,7 +18,7 @@ from typing import Any
 
 from tstk.data.download import ProgressCallback, get_cache_dir
 from tstk.errors import DataError
-from tstk.files import atomic_folder, check_new_folder
+from tstk.files import atomic_folder, atomic_write, check_new_folder
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*)://.+")
 _REFUSED_PROTOCOLS = {"http": "which is not encrypted; use https://", "ftp": "which is not encrypted; use sftp://"}
@@ -112,7 +112,7 @@ def _check_name(uri: str, name: PurePosixPath) -> PurePosixPath:
 
 
 def _copy(uri: str, filesystem: Any, file: str, target: Path) -> None:
-    with target.open("xb") as copy:
+    with atomic_write(target) as copy:
         try:
             source = filesystem.open(file, "rb")
         except Exception as error:
