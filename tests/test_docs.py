@@ -55,9 +55,9 @@ def few_windows(monkeypatch):
     """Thin the windows of tables to some forty per split."""
     whole = WindowDataset.__init__
 
-    def init_with_larger_stride(self, table, context, horizon, stride=1):
+    def init_with_larger_stride(self, table, context, horizon, stride=1, **origin):
         count = table.shape[1] - context - horizon + 1
-        whole(self, table, context, horizon, max(stride, count // 40) if horizon else stride)
+        whole(self, table, context, horizon, max(stride, count // 40) if horizon else stride, **origin)
 
     monkeypatch.setattr(WindowDataset, "__init__", init_with_larger_stride)
 

@@ -33,6 +33,9 @@ def build(
     val_data: str | PathLike[str] | None = None,
     test_data: str | PathLike[str] | None = None,
     val_fraction: float | None = None,
+    test_fraction: float | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
     split_seed: int = 0,
     label_fraction: float = 1.0,
     label_column: str | None = None,
@@ -117,6 +120,9 @@ def fit(
     val_data: str | PathLike[str] | None = None,
     test_data: str | PathLike[str] | None = None,
     val_fraction: float | None = None,
+    test_fraction: float | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
     split_seed: int = 0,
     label_fraction: float = 1.0,
     label_column: str | None = None,
@@ -198,7 +204,12 @@ def fit(
         test_data: name or path of the test data, if they are not beside the training data
         val_fraction: fraction of the training split held out for validation, unless there is a validation split; 0
             trains on all series. 0.2 if not given, or 0 for a classifier of few series
-        split_seed: random seed of the validation split and of the choice of labels
+        test_fraction: fraction of the series held out for testing, if there is no test split: the same fraction of
+            every class, and no group is divided; of a table, its last rows
+        folds: number of folds into which the series are divided, if there is no test split: stratified by class,
+            and no group is divided; a table is divided in time. Each fold is the test split once
+        fold: which of them is the test split, from 1
+        split_seed: random seed of the test and validation splits, and of the choice of labels
         label_fraction: fraction of the labelled training and validation series to keep, per class, to measure how
             well a model does with few labels
         label_column: column (.csv) or array (.npz) that holds the labels, if it has an unusual name

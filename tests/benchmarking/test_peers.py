@@ -82,7 +82,7 @@ def test_a_classifier_of_aeon_gets_complete_series_the_seed_and_the_threads_and_
 @pytest.mark.parametrize("name", ["minirocket", "multirocket-hydra"])
 def test_the_classifiers_of_aeon_take_the_embedded_set(tstk_config, tmp_path, name):
     pytest.importorskip("aeon", reason="pip install 'tstk-core[aeon]'")
-    result = make_peer_runner(name, tstk_config)("har-demo", 0, tmp_path / "cell")
+    result = make_peer_runner(name, tstk_config)("har-demo", 0, tmp_path / "cell", {})
     assert result["scores"]["accuracy"] > 0.8
     assert result["package"].startswith("aeon ")
 
@@ -91,8 +91,8 @@ def test_the_classifiers_of_aeon_take_the_embedded_set(tstk_config, tmp_path, na
 def tstk_config():
     from tstk.config.resolve import parse_overrides, resolve_config
 
-    return lambda data, seed, **more: resolve_config(
-        ("argument", parse_overrides({"data": data, "seed": seed, "threads": 1, **more}))
+    return lambda data, seed, fold_options, **more: resolve_config(
+        ("argument", parse_overrides({"data": data, "seed": seed, "threads": 1, **fold_options, **more}))
     )
 
 
@@ -122,18 +122,18 @@ def test_forecasters_score_as_the_baselines_of_a_trained_run(tmp_path):
     ]
     path.write_text("\n".join(["date,a,b", *lines]) + "\n")
 
-    def make(data, seed):
+    def make(data, seed, fold_options):
         return resolve_config(("flag", parse_overrides({"data": data, "context": 30, "horizon": 6, "threads": 1})))
 
     data = load_data(str(path), DataConfig(context=30, horizon=6))
     want = score_forecast_baselines(data, data.test, data.mean[:, None], data.std[:, None])
-    result = {name: make_peer_runner(name, make)(str(path), 0, tmp_path / name) for name in PEER_FORECASTERS}
+    result = {name: make_peer_runner(name, make)(str(path), 0, tmp_path / name, {}) for name in PEER_FORECASTERS}
     assert result["last-value"]["scores"] == want.scores["last value"]
     assert result["linear"]["scores"] == want.scores["linear"]
     assert result["linear"]["notes"] == [want.details["linear"]]
     (season,) = want.scores.keys() - {"last value", "linear"}
     assert result["season"]["scores"] == want.scores[season]
     with pytest.raises(DataError, match="peer:linear forecasts"):
-        make_peer_runner("linear", lambda data, seed: resolve_config(("flag", parse_overrides({"data": data}))))(
-            "har-demo", 0, tmp_path / "no"
-        )
+        make_peer_runner(
+            "linear", lambda data, seed, fold_options: resolve_config(("flag", parse_overrides({"data": data})))
+        )("har-demo", 0, tmp_path / "no", {})

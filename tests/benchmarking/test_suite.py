@@ -21,7 +21,7 @@ from tstk.training.runs import train
 def scoring(values, ran=None):
     """A method of given accuracy that records its cells."""
 
-    def run(data, seed, folder):
+    def run(data, seed, folder, fold_options):
         if ran is not None:
             ran.append((data, seed))
         value = values(data, seed)
@@ -145,7 +145,7 @@ def test_errors_are_ranked_upwards(tmp_path):
 
 
 def test_the_best_baseline_is_the_last_column_and_methods_below_it_are_marked(tmp_path):
-    def run(data, seed, folder):
+    def run(data, seed, folder, fold_options):
         folder.mkdir(parents=True)
         value = {"a.ts": 0.6, "b.ts": 0.9, "c.ts": 0.5}[data]
         known = {"1-NN": {"accuracy": 0.7, "mse": 0.2}, "logistic": {"accuracy": 0.8, "mse": 0.3}}
@@ -181,7 +181,7 @@ def test_what_is_written_agrees_with_what_is_returned(tmp_path):
     assert held["ranking"]["ranks"] == dict(zip(result.ranking.names, result.ranking.ranks, strict=True))
     rows = (tmp_path / "out" / "bench.csv").read_text().splitlines()
     assert len(rows) == 1 + len(result.cells)
-    assert rows[0] == "method,data,seed,accuracy,by,seconds,error"
+    assert rows[0] == "method,data,seed,fold,accuracy,by,seconds,error"
 
 
 TINY = {
@@ -256,3 +256,36 @@ def test_an_unfinished_run_is_resumed_and_not_with_other_options(tmp_path):
     whole = tmp_path / "whole"
     train(resolve_config(("argument", parse_overrides({**choices, "data": "har-demo", "seed": 0}))), whole)
     assert (whole / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
+
+
+def test_folds_are_cells_of_their_own_and_the_interval_allows_for_shared_training_series(tmp_path):
+    ran = []
+
+    def run(data, seed, folder, fold_options):
+        ran.append((seed, fold_options))
+        folder.mkdir(parents=True, exist_ok=True)
+        return {"scores": {"accuracy": fold_options["fold"] / 10 + seed / 100}, "by": "test"}
+
+    result = run_benchmark({"m": Method("made up", run)}, {"A": "a.ts"}, (0, 2), tmp_path / "out", folds=4)
+    assert ran == [(seed, {"folds": 4, "fold": fold}) for seed in (0, 2) for fold in (1, 2, 3, 4)]
+    mean, half_width = result.table["m", "A"]
+    values = np.array([0.11, 0.21, 0.31, 0.41])  # means over the seeds
+    assert mean == pytest.approx(values.mean())
+    assert half_width == pytest.approx(stats.t.ppf(0.975, 3) * np.sqrt(values.var(ddof=1) * (1 / 4 + 1 / 3)))
+    assert (tmp_path / "out" / "m" / "A" / "seed-2-fold-3-of-4" / "score.json").is_file()
+    assert "over 4 folds, each the test split once (2 seeds each)" in (tmp_path / "out" / "bench.md").read_text()
+    rows = (tmp_path / "out" / "bench.csv").read_text().splitlines()
+    assert rows[3].startswith("m,A,0,3,0.3")
+
+
+@pytest.mark.slow
+def test_a_bench_of_folds_tests_every_series_of_one_file_once(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "one.npz", X=rng.normal(size=(24, 16)).astype(np.float32), y=np.arange(24) % 2)
+    methods = {"head": Method("head", make_config_runner({**TINY, "head": "linear"}))}
+    result = run_benchmark(methods, {"one": str(tmp_path / "one.npz")}, (0,), tmp_path / "out", folds=3)
+    assert not result.failed_cells
+    splits = [json.loads((cell.run_dir / "result.json").read_text())["split"] for cell in result.cells]
+    assert [split.split(";")[0] for split in splits] == [
+        f"test: fold {i} of 3, 8 of 24 series held out, stratified by class" for i in (1, 2, 3)
+    ]

@@ -196,12 +196,6 @@ def test_groups_that_are_both_in_training_and_in_test_are_noted(labelled):
     assert any("10 groups occur both" in note for note in load_data(path).notes)
 
 
-def test_a_single_file_needs_a_test_split_and_the_error_says_how_to_give_it(tmp_path):
-    np.savez(tmp_path / "x.npz", X=np.ones((4, 3)), y=[0, 0, 1, 1])
-    with pytest.raises(DataError, match=r"no test split.*--test-data FILE"):
-        load_data(str(tmp_path / "x.npz"))
-
-
 def test_a_test_file_alone_says_that_training_data_are_missing(tmp_path):
     np.savez(tmp_path / "x_test.npz", X=np.ones((4, 3)), y=[0, 0, 1, 1])
     with pytest.raises(DataError, match="no training data"):

@@ -20,6 +20,9 @@ BASE = {
 
 VALUES = {
     "val_fraction": 0.4,
+    "test_fraction": 0.3,
+    "folds": 3,
+    "fold": 2,
     "split_seed": 3,
     "label_fraction": 0.5,
     "label_column": "z",
@@ -108,9 +111,12 @@ def value_of(option, kind, files, tmp_path):
 @pytest.mark.parametrize("option", [item.name for item in fields(DataConfig) if item.name != "data_root"])
 def test_an_option_takes_effect_or_is_refused_by_name(kind, option, files, tmp_path):
     before = fingerprint(load_data(files[kind][0], DataConfig(**BASE[kind])))
-    config = DataConfig(**{**BASE[kind], option: value_of(option, kind, files, tmp_path)})
+    options = {**BASE[kind], option: value_of(option, kind, files, tmp_path)}
+    if option == "folds":
+        options["fold"] = 1  # which is refused alone
     after, refusal = None, f"--{option.replace('_', '-')}"
     try:
+        config = DataConfig(**options)
         after = fingerprint(load_data(files[kind][0], config))
     except TstkError as error:
         refusal = str(error)

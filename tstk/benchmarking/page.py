@@ -60,14 +60,21 @@ def iter_notes(result: BenchmarkResult) -> Iterator[str]:
         datasets = [d for m, d in result.below_baseline if m == method]
         yield f"{method} loses to the best baseline on {', '.join(datasets)}."
     if result.failed_cells:
-        yield "\n".join(f"failed: {c.method}, {c.data}, seed {c.seed}: {c.error}" for c in result.failed_cells)
+        yield "\n".join(f"failed: {c.label}: {c.error}" for c in result.failed_cells)
 
 
 def write_results(result: BenchmarkResult, methods: Mapping[str, str], out_dir: Path) -> None:
     """Write bench.json, bench.csv, bench.md and, if matplotlib is installed, the diagram as SVG and PNG."""
     table = [{"method": m, "data": d, "mean": mean, "interval": half} for (m, d), (mean, half) in result.table.items()]
     cells = [
-        {**c.result, "method": c.method, "data": c.data, "seed": c.seed, "run": str(c.run_dir.relative_to(out_dir))}
+        {
+            **c.result,
+            "method": c.method,
+            "data": c.data,
+            "seed": c.seed,
+            **c.fold_options,
+            "run": str(c.run_dir.relative_to(out_dir)),
+        }
         | ({"error": c.error} if c.error else {})
         for c in result.cells
     ]
@@ -84,10 +91,13 @@ def write_results(result: BenchmarkResult, methods: Mapping[str, str], out_dir: 
     )
     lines = io.StringIO()
     rows = csv.writer(lines, lineterminator="\n")
-    rows.writerow(["method", "data", "seed", result.score, "by", "seconds", "error"])
+    rows.writerow(["method", "data", "seed", "fold", result.score, "by", "seconds", "error"])
     for c in result.cells:
         value = c.result.get("scores", {}).get(result.score, "")
-        rows.writerow([c.method, c.data, c.seed, value, c.result.get("by", ""), c.result.get("seconds", ""), c.error])
+        fold = "" if c.fold is None else c.fold
+        rows.writerow(
+            [c.method, c.data, c.seed, fold, value, c.result.get("by", ""), c.result.get("seconds", ""), c.error]
+        )
     write_text(out_dir / "bench.csv", lines.getvalue())
     write_text(out_dir / "bench.md", _render_markdown(result, methods))
     if result.ranking:
@@ -97,12 +107,16 @@ def write_results(result: BenchmarkResult, methods: Mapping[str, str], out_dir: 
 
 def _render_markdown(result: BenchmarkResult, methods: Mapping[str, str]) -> str:
     head, rows = build_table(result)
-    seeds = len({cell.seed for cell in result.cells})
+    seeds, folds = len({cell.seed for cell in result.cells}), result.cells[0].folds
+    by_fold = f"over {folds} folds, each the test split once" + (f" ({seeds} seeds each)" if seeds > 1 else "")
+    interval = (
+        "half of its 95 % interval (Student's t" + ("" if folds is None else ", variance of Nadeau and Bengio") + ")"
+    )
     lines = [
         "# Benchmark",
         "",
-        f"{result.score.capitalize()} on test, mean over {seeds} seeds"
-        + (" ± half of its 95 % interval (Student's t)" if seeds > 1 else "")
+        f"{result.score.capitalize()} on test, mean {f'over {seeds} seeds' if folds is None else by_fold}"
+        + (f" ± {interval}" if seeds > 1 or folds is not None else "")
         + ". Validation data were split off the training split; test was scored once.",
         "",
         *(f"- {escape_markdown(name)}: {format_code(definition)}" for name, definition in methods.items()),

@@ -8,7 +8,7 @@ and predict the test split once. Forecasters are the forecasting baselines. Clas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.benchmarking.suite import CellRunner
+from tstk.benchmarking.suite import CellRunner, ConfigFactory
 from tstk.config.resolve import Config
 from tstk.core.linear_map import get_last_value
 from tstk.data.config import DataConfig
@@ -150,12 +150,12 @@ PEER_FORECASTERS: dict[str, Callable[[DataModule], tuple[Forecaster, str]]] = {
 """Name -> function that fits a forecaster on a data module and returns it with a description of what it selected."""
 
 
-def make_peer_runner(name: str, build_config: Callable[[str, int], Config]) -> CellRunner:
+def make_peer_runner(name: str, build_config: ConfigFactory) -> CellRunner:
     """Return a runner that fits and scores a peer.
 
     Args:
         name: a key of `PEER_CLASSIFIERS` or `PEER_FORECASTERS`
-        build_config: maps (data, seed) to a config, of which the data options and the number of threads are used
+        build_config: returns a config, of which the data options and the number of threads are used
 
     Raises:
         UnknownNameError: there is no such peer
@@ -164,15 +164,15 @@ def make_peer_runner(name: str, build_config: Callable[[str, int], Config]) -> C
     if name not in (names := (*PEER_CLASSIFIERS, *PEER_FORECASTERS)):
         raise UnknownNameError(f"No peer is called {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}.")
     if name in PEER_FORECASTERS:
-        _refuse_options(build_config("har-demo", 0))
+        _refuse_options(build_config("har-demo", 0, {}))
         return _make_forecaster_runner(name, build_config)
     peer = PEER_CLASSIFIERS[name]
     if peer.package == "aeon" and find_spec("aeon") is None:
         raise OptionError(f"{PEER_PREFIX}{name} needs aeon: {format_install_command('aeon')}")
-    _refuse_options(build_config("har-demo", 0))
+    _refuse_options(build_config("har-demo", 0, {}))
 
-    def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
-        config = build_config(data, seed)
+    def run(data: str, seed: int, folder: Path, fold_options: Mapping[str, int]) -> dict[str, Any]:
+        config = build_config(data, seed, fold_options)
         dataset = load_data(data, DataConfig.from_config(config))
         if dataset.task != "classification" or dataset.test is None or dataset.test.y is None:
             raise DataError(f"{dataset.name}: a peer needs labelled series with a training and a test split")
@@ -204,11 +204,11 @@ def make_peer_runner(name: str, build_config: Callable[[str, int], Config]) -> C
     return run
 
 
-def _make_forecaster_runner(name: str, build_config: Callable[[str, int], Config]) -> CellRunner:
+def _make_forecaster_runner(name: str, build_config: ConfigFactory) -> CellRunner:
     """Return a runner that fits and scores a forecaster of `PEER_FORECASTERS`."""
 
-    def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
-        config = build_config(data, seed)
+    def run(data: str, seed: int, folder: Path, fold_options: Mapping[str, int]) -> dict[str, Any]:
+        config = build_config(data, seed, fold_options)
         dataset = load_data(data, DataConfig.from_config(config))
         if dataset.task != "forecasting" or dataset.test is None:
             raise DataError(f"{dataset.name}: {PEER_PREFIX}{name} forecasts, and this is not a table with a test split")

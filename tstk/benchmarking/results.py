@@ -18,7 +18,10 @@ RESULTS_FILE = "bench.json"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a benchmark: its `result` (as in score.json), or the `error` that stopped it; neither if pending."""
+    """One run of a benchmark: its `result` (as in score.json), or the `error` that stopped it; neither if pending.
+
+    With folds, its test split is the fold `fold`, from 1, of `folds`.
+    """
 
     method: str
     data: str
@@ -26,6 +29,21 @@ class Cell:
     run_dir: Path
     result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    fold: int | None = None
+    folds: int | None = None
+
+    @property
+    def fold_options(self) -> dict[str, int]:
+        """The options of data that select the fold; none without folds."""
+        if self.folds is None or self.fold is None:
+            return {}
+        return {"folds": self.folds, "fold": self.fold}
+
+    @property
+    def label(self) -> str:
+        """The cell in words, for messages."""
+        fold = "" if self.fold is None else f", fold {self.fold} of {self.folds}"
+        return f"{self.method}, {self.data}, seed {self.seed}{fold}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,8 @@ class BenchmarkResult:
     Args:
         cells: all cells, ordered by method, data set and seed
         score: the metric compared
-        table: (method, data) -> mean over seeds and half the width of its 95 % interval (None for a single seed)
+        table: (method, data) -> mean over seeds, or over folds, and half the width of its 95 % interval (None for a
+            single seed without folds)
         ranking: None with a single method or without a data set on which all methods have all scores
         unranked_datasets: data sets left out of the ranking because a score is missing
     """
@@ -98,10 +117,14 @@ def compare_methods(cells: list[Cell], score: str | None = None, test: PosthocTe
     for method in methods:
         for data in datasets:
             own_cells = [cell for cell in cells if (cell.method, cell.data) == (method, data)]
-            values = [
-                float(cell.result["scores"][score]) for cell in own_cells if score in cell.result.get("scores", {})
-            ]
-            if values:
+            scored = [cell for cell in own_cells if score in cell.result.get("scores", {})]
+            values = [float(cell.result["scores"][score]) for cell in scored]
+            if values and scored[0].folds is not None:
+                by_fold: dict[int | None, list[float]] = {}
+                for cell, value in zip(scored, values, strict=True):
+                    by_fold.setdefault(cell.fold, []).append(value)
+                table[method, data] = _compute_fold_interval([float(np.mean(v)) for v in by_fold.values()])
+            elif values:
                 table[method, data] = _compute_mean_interval(values)
             if len(values) < len(own_cells):
                 incomplete.add(data)
@@ -121,3 +144,14 @@ def _compute_mean_interval(values: list[float]) -> tuple[float, float | None]:
     from scipy.stats import t
 
     return mean, float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def _compute_fold_interval(values: list[float]) -> tuple[float, float | None]:
+    """Compute the mean over folds and half the width of its 95 % interval; None for a single fold.
+
+    The training splits of folds overlap, so their scores vary less than those of new data would: the variance is that
+    of Nadeau and Bengio (2003), (1/K + 1/(K-1)) times that of the scores, as test is 1/(K-1) of train.
+    """
+    mean, half_width = _compute_mean_interval(values)
+    count = len(values)
+    return mean, None if half_width is None else half_width * float(np.sqrt(1 + count / (count - 1)))

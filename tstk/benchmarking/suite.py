@@ -4,9 +4,9 @@
     linear = Method("head linear", make_config_runner({"head": "linear"}))
     run_benchmark({"linear": linear}, {"GunPoint": "GunPoint"}, (0, 1), "bench")
 
-Every cell is an ordinary run in OUT/METHOD/DATA/seed-N. Supervised methods are scored by their predictions, pretrained
-ones by a linear probe; either way test is scored once. A cell with a score.json is finished and not run again, an
-interrupted one is resumed.
+Every cell is an ordinary run in OUT/METHOD/DATA/seed-N, or seed-N-fold-I-of-K with folds. Supervised methods are scored
+by their predictions, pretrained ones by a linear probe; either way test is scored once. A cell with a score.json is
+finished and not run again, an interrupted one is resumed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ from tstk.files import is_leftover, write_json, write_text
 
 SCORE_FILE = "score.json"
 
-CellRunner = Callable[[str, int, Path], dict[str, Any]]
-"""Maps (data, seed, run directory) to "scores" (metric -> value), "by" (how they were obtained), and optionally
-"baselines"."""
+CellRunner = Callable[[str, int, Path, Mapping[str, int]], dict[str, Any]]
+"""Maps (data, seed, run directory, options of the fold) to "scores" (metric -> value), "by" (how they were obtained),
+and optionally "baselines". The options are "folds" and "fold", or none without folds."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,23 @@ class Method:
     run: CellRunner
 
 
-def make_config_runner(overrides: Mapping[str, Any] | Callable[[str, int], Config]) -> CellRunner:
+ConfigFactory = Callable[[str, int, Mapping[str, int]], Config]
+"""Maps (data, seed, options of the fold) to a config."""
+
+
+def make_config_runner(overrides: Mapping[str, Any] | ConfigFactory) -> CellRunner:
     """Return a runner for a single training run.
 
     Args:
-        overrides: options as in `tstk.fit`, or a function that maps (data, seed) to a config
+        overrides: options as in `tstk.fit`, or a function that returns a config
     """
 
-    def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
+    def run(data: str, seed: int, folder: Path, fold_options: Mapping[str, int]) -> dict[str, Any]:
         if callable(overrides):
-            config = overrides(data, seed)
+            config = overrides(data, seed, fold_options)
         else:
-            config = resolve_config(("argument", parse_overrides({**overrides, "data": data, "seed": seed})))
+            options = {**overrides, **fold_options, "data": data, "seed": seed}
+            config = resolve_config(("argument", parse_overrides(options)))
         return _score_run(train_unless_done(config, folder, _train_or_resume, str(folder)), seed)
 
     return run
@@ -76,8 +81,8 @@ def make_recipe_runner(
         common_overrides: options for all stages
     """
 
-    def run(data: str, seed: int, folder: Path) -> dict[str, Any]:
-        overrides = ("flag", parse_overrides({**common_overrides, "data": data, "seed": seed}))
+    def run(data: str, seed: int, folder: Path, fold_options: Mapping[str, int]) -> dict[str, Any]:
+        overrides = ("flag", parse_overrides({**common_overrides, **fold_options, "data": data, "seed": seed}))
         stages = run_recipe(recipe, folder, _train_or_resume, overrides=overrides, stage_overrides=stage_overrides)
         return _score_run(list(stages.values())[-1], seed)
 
@@ -93,7 +98,10 @@ def _train_or_resume(config: Config, run_dir: Path, stage: str) -> RunResult:
 def _score_run(result: RunResult, seed: int) -> dict[str, Any]:
     if result.task != "pretraining":
         if not result.test:
-            raise TstkError(f"{result.data}: no test split to score")
+            raise TstkError(
+                f"{result.data}: no test split to score; --common '--test-fraction 0.2' holds one out, --folds 5 tests "
+                "on each of five folds in turn"
+            )
         return {"scores": result.test, "by": "test", "baselines": result.baselines}
     from tstk.evaluation.probe import probe
 
@@ -108,6 +116,7 @@ def run_benchmark(
     seeds: Sequence[int],
     out_dir: str | Path,
     *,
+    folds: int | None = None,
     score: str | None = None,
     test: PosthocTest = "nemenyi",
     on_progress: Callable[[Cell, int, int], None] = lambda cell, done, of: None,
@@ -121,6 +130,7 @@ def run_benchmark(
         datasets: data set name -> value of `--data`
         seeds: training seeds
         out_dir: output folder; new, or that of an earlier benchmark
+        folds: number of folds of data sets without a test split; each is the test split once. None uses the test splits
         score: metric to compare; accuracy by default, or mse if there is no accuracy
         test: post-hoc test: nemenyi or holm
         on_progress: called with (cell, number, total) when a cell starts (without result) and when it is finished
@@ -131,7 +141,14 @@ def run_benchmark(
     folder = Path(out_dir)
     if folder.is_file() or (folder.is_dir() and _has_other_files(folder) and not (folder / RESULTS_FILE).is_file()):
         raise OptionError(f"--out {out_dir}: the folder contains files but no {RESULTS_FILE}; choose another folder")
-    cells = [Cell(m, d, seed, folder / m / d / f"seed-{seed}") for m in methods for d in datasets for seed in seeds]
+    fold_numbers = [None] if folds is None else list(range(1, folds + 1))
+    cells = [
+        Cell(m, d, seed, folder / m / d / name_cell(seed, fold, folds), fold=fold, folds=folds)
+        for m in methods
+        for d in datasets
+        for seed in seeds
+        for fold in fold_numbers
+    ]
     finished = [_load_finished_cell(cell, methods[cell.method]) for cell in cells]
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / RESULTS_FILE).is_file():
@@ -169,7 +186,12 @@ def _load_finished_cell(cell: Cell, method: Method) -> Cell | None:
             f"{cell.run_dir} was run as {result['method']!r}, now {cell.method} is {method.definition!r}; "
             "give the method another name, choose another --out, or remove that directory"
         )
-    return Cell(cell.method, cell.data, cell.seed, cell.run_dir, result)
+    return replace(cell, result=result)
+
+
+def name_cell(seed: int, fold: int | None, folds: int | None) -> str:
+    """Return the name of the run directory of a cell."""
+    return f"seed-{seed}" if fold is None else f"seed-{seed}-fold-{fold}-of-{folds}"
 
 
 def _is_score(result: Any) -> bool:
@@ -187,16 +209,16 @@ def _run_cell(cell: Cell, method: Method, data: str) -> Cell:
     error_file = cell.run_dir.with_name(f"{cell.run_dir.name}.error.txt")
     error_file.unlink(missing_ok=True)
     try:
-        result = method.run(data, cell.seed, cell.run_dir)
+        result = method.run(data, cell.seed, cell.run_dir, cell.fold_options)
     except Exception as e:
         if os.environ.get("TSTK_STRICT") == "1":
             raise
         if isinstance(e, TstkError):
-            return Cell(cell.method, cell.data, cell.seed, cell.run_dir, error=" ".join(str(e).split()))
+            return replace(cell, error=" ".join(str(e).split()))
         error_file.parent.mkdir(parents=True, exist_ok=True)
         write_text(error_file, traceback.format_exc())
         message = f"{type(e).__name__}: {' '.join(str(e).split())} ({error_file} has the traceback)"
-        return Cell(cell.method, cell.data, cell.seed, cell.run_dir, error=message)
+        return replace(cell, error=message)
     result = {"method": method.definition, **result, "seconds": round(time.time() - start, 2)}
     write_record(cell.run_dir / SCORE_FILE, result)
-    return Cell(cell.method, cell.data, cell.seed, cell.run_dir, result)
+    return replace(cell, result=result)

@@ -88,8 +88,10 @@ _READERS = {
     "parquet": (".parquet", "Tables as in .csv files, or lists of samples"),
     "wfdb": (".hea", "PhysioNet records: a header and its signal files"),
     "edf": (".edf .bdf", "Recordings in the European data format and BioSemi's"),
+    "recordings": ("", "Folders of recordings, one file each: classes by folder, or by a manifest.csv"),
+    "shards": ("", "Several files of one format, such as part-*.parquet, joined"),
 }
-"""Name -> file suffixes and summary."""
+"""Name -> file suffixes and summary; those without a suffix read folders and patterns of files."""
 
 _COMMANDS = {
     "train": "Train a pipeline on data and keep the best weights",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,18 @@ def find_bad_rows(series: Series, outputs: Tensor | None, mean: Tensor, std: Ten
     return is_bad.cpu()
 
 
-def check_rows(bad_rows: Iterable[Tensor], pipeline: nn.Module, source: str, quantity: str) -> None:
+def name_by_number(index: int) -> str:
+    """Return how messages name the series at an index: its number, counted from 1."""
+    return f"series {index + 1}"
+
+
+def check_rows(
+    bad_rows: Iterable[Tensor],
+    pipeline: nn.Module,
+    source: str,
+    quantity: str,
+    name_series: Callable[[int], str] = name_by_number,
+) -> None:
     """Raise an error that names the first bad row, or the weights if they are not finite.
 
     Args:
@@ -48,6 +59,7 @@ def check_rows(bad_rows: Iterable[Tensor], pipeline: nn.Module, source: str, qua
         pipeline: that computed the outputs
         source: the data, for the message
         quantity: what was computed, such as "predictions"
+        name_series: returns how the message names the series at an index
 
     Raises:
         CheckpointError: a weight is not finite
@@ -60,8 +72,8 @@ def check_rows(bad_rows: Iterable[Tensor], pipeline: nn.Module, source: str, qua
     if names := describe_bad_weights(pipeline.state_dict()):
         raise CheckpointError(f"the weights hold values that are not finite: {names}; train the run again")
     raise DataError(
-        f"{source}: {quantity} of {len(rows)} of {len(is_bad)} series are not finite, series {rows[0] + 1} first; its "
-        "samples are damaged or too large: fix, rescale or remove it"
+        f"{source}: {quantity} of {len(rows)} of {len(is_bad)} series are not finite, {name_series(rows[0])} first; "
+        "its samples are damaged or too large: fix, rescale or remove it"
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tstk.core.arrays import to_numbers
 from tstk.core.batches import limit_batch_size
-from tstk.core.finite import check_rows, find_bad_rows
+from tstk.core.finite import check_rows, find_bad_rows, name_by_number
 from tstk.core.frames import frames_to_array, is_frame
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Series
@@ -58,6 +58,7 @@ def predict_batches(
     num_samples: int | None = None,
     *,
     source: str = "x",
+    name_series: Callable[[int], str] = name_by_number,
 ) -> Prediction:
     """Predict batch by batch on the device of the pipeline, in eval mode, which is undone afterwards.
 
@@ -67,6 +68,7 @@ def predict_batches(
         horizon: samples to forecast, that of the run if None
         num_samples: sample paths to draw and return; None returns their mean alone
         source: where the series come from, for messages
+        name_series: returns how messages name the series at an index
 
     Raises:
         DataError: the prediction of a series is not finite
@@ -81,7 +83,7 @@ def predict_batches(
             bad_rows.append(find_bad_rows(series.to("cpu"), outputs[-1], pipeline.mean.cpu(), pipeline.std.cpu()))
             if num_samples is not None and step_output.forecast_samples is not None:
                 sample_paths.append(step_output.forecast_samples.cpu())
-    check_rows(bad_rows, pipeline, source, "predictions")
+    check_rows(bad_rows, pipeline, source, "predictions", name_series)
     if pipeline.spec.horizon is None:
         logits = torch.cat(outputs)
         best, names = logits.argmax(1).numpy(), pipeline.classes
@@ -97,7 +99,12 @@ def predict_batches(
 
 
 def map_batches(
-    pipeline: Pipeline, batches: Iterable[Series], function: Callable[[Series], Tensor], *, source: str = "x"
+    pipeline: Pipeline,
+    batches: Iterable[Series],
+    function: Callable[[Series], Tensor],
+    *,
+    source: str = "x",
+    name_series: Callable[[int], str] = name_by_number,
 ) -> Tensor:
     """Apply a function to batches on the device of the pipeline, in eval mode; return the rows of all on the CPU.
 
@@ -106,6 +113,7 @@ def map_batches(
         batches: in the units of the data
         function: returns one embedding per series
         source: where the series come from, for messages
+        name_series: returns how messages name the series at an index
 
     Raises:
         DataError: the embedding of a series is not finite
@@ -116,7 +124,7 @@ def map_batches(
         for series in batches:
             vectors.append(function(series.to(pipeline.mean.device)).cpu())
             bad_rows.append(find_bad_rows(series.to("cpu"), vectors[-1], pipeline.mean.cpu(), pipeline.std.cpu()))
-    check_rows(bad_rows, pipeline, source, "embeddings")
+    check_rows(bad_rows, pipeline, source, "embeddings", name_series)
     return torch.cat(vectors)
 
 

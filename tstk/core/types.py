@@ -170,11 +170,18 @@ class Split(Protocol):
         lengths: [N] long, samples up to and including the last observed one
         y: [N] long class index, or None
         groups: N names, such as persons or devices, or None
+        rows: [N] long, the place of each series in its file, from 0; of a window, the row at which it begins. None if
+            there is no file
     """
 
     lengths: Tensor
     y: Tensor | None
     groups: list[str] | None
+    rows: Tensor | None
+
+    @property
+    def ids(self) -> list[str] | None:
+        """N names of the series; of windows of a table, the times at which they begin; None if there are neither."""
 
     def __len__(self) -> int: ...
 

@@ -9,10 +9,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from tstk.data.download import NAME_PATTERN, get_datasets_dir
+from tstk.data.recordings import find_manifest, is_manifest, list_by_class
+from tstk.data.remote import is_uri, locate_copy
+from tstk.data.shards import find_shards, is_pattern, list_shards
 from tstk.errors import DataError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import get_registry
@@ -48,20 +51,23 @@ class DatasetFiles:
 
     Args:
         name: name of the data set
-        files: split ("train", "val", "test") -> file; a single file that is not named after a split counts as "train"
+        files: split ("train", "val", "test") -> file; a single file that is not named after a split counts as "train".
+            Recordings, one file each, are a folder, or the manifest that lists them
     """
 
     name: str
     files: dict[str, Path]
 
     def is_in(self, folder: Path) -> bool:
-        """Return whether the files are in a folder itself."""
-        return all(path.parent == folder for path in self.files.values())
+        """Return whether the files are in a folder itself, or are all that is in it."""
+        return all(path == folder or path.parent == folder for path in self.files.values())
 
     @property
     def catalog_row(self) -> CatalogRow:
         """The line of this data set in a listing."""
         path = next(iter(self.files.values()))
+        if path.is_dir() or is_manifest(path):
+            return CatalogRow(self.name, path, "recordings")
         splits = "+".join(self.files) if SPLIT_SUFFIX.search(path.stem) else "one file"
         return CatalogRow(self.name, path, f"{splits}, {path.suffix}")
 
@@ -72,6 +78,10 @@ def get_reader(path: Path) -> Callable[..., Any]:
     Raises:
         DataError: no reader supports this suffix, or two plugins do
     """
+    if path.is_dir() or is_manifest(path):
+        return get_registry().load(get_registry().find("data", "tstk/recordings"))
+    if is_pattern(path):
+        return get_registry().load(get_registry().find("data", "tstk/shards"))
     readers = _list_readers()
     if not (entries := readers.get(path.suffix.lower())):
         kind = path.suffix or "files without a suffix"
@@ -92,6 +102,11 @@ def _list_readers() -> dict[str, list[Entry]]:
     return readers
 
 
+def list_suffixes() -> list[str]:
+    """Return the suffixes of files that can be read, in lower case."""
+    return list(_list_readers())
+
+
 def list_datasets(data_root: str | None = None) -> list[CatalogRow]:
     """List the data sets that can be loaded by name: the embedded one, those under the root, and downloaded ones.
 
@@ -108,13 +123,17 @@ def locate(name_or_path: str, data_root: str | None = None) -> DatasetFiles:
     """Find the files of a data set.
 
     Args:
-        name_or_path: a name, a file, one file of a TRAIN/TEST pair, or a folder with one data set in it
+        name_or_path: a name, a file, one file of a TRAIN/TEST pair, a folder with one data set in it, a pattern of
+            files that are joined, or a URI that was fetched
         data_root: as for `list_datasets`
 
     Raises:
         UnknownNameError: no data set has this name
         DataError: the file or folder is missing, unreadable, or holds none or several data sets
     """
+    if is_uri(name_or_path):
+        copy = _locate_path(locate_copy(name_or_path))
+        return DatasetFiles(PurePosixPath(name_or_path).name.partition(".")[0], copy.files)
     path = Path(name_or_path).expanduser()
     if _is_path(path):
         return _locate_path(path)
@@ -140,6 +159,8 @@ def split_names(names: str) -> list[str]:
 def make_absolute(name_or_path: str, data_root: str | None = None) -> str:
     """Return what `locate` takes as a path as an absolute one, and the name of a data set unchanged."""
     path = Path(name_or_path).expanduser()
+    if is_uri(name_or_path):
+        return name_or_path
     if _is_path(path) or (path.is_dir() and locate(name_or_path, data_root).is_in(path)):
         return os.path.abspath(path)
     return name_or_path
@@ -207,15 +228,30 @@ def _locate_path(path: Path) -> DatasetFiles:
     """Find the data set at a path."""
     if path.is_dir():
         datasets = _scan_folder(path)
+        if len(datasets) != 1 and (shards := find_shards(path)):
+            return DatasetFiles(path.resolve().name, shards)
+        if not datasets and (recordings := _find_recordings(path)):
+            return DatasetFiles(path.resolve().name, recordings)
         if not datasets:
-            raise DataError(f"{path}: no data in this folder; looked for *{', *'.join(_list_readers())}")
+            raise DataError(
+                f"{path}: no data in this folder; looked for *{', *'.join(_list_readers())}, and for a folder of "
+                "recordings for each class"
+            )
         if len(datasets) > 1:
             paths = ", ".join(map(_get_first_path, datasets))
-            raise DataError(f"{path}: several data sets; give the path of one: {paths}")
+            raise DataError(
+                f"{path}: several data sets; give the path of one: {paths}. If they are recordings of one data set, "
+                "move those of each class to a folder of its own, or list them in a file manifest.csv (file,label)"
+            )
         return datasets[0]
+    if is_pattern(path):
+        list_shards(path)
+        return DatasetFiles(path.resolve().parent.name, {"train": path})
     if not path.is_file():
         raise DataError(f"{path}: there is no such file or folder")
     get_reader(path)
+    if is_manifest(path):
+        return DatasetFiles(path.resolve().parent.name, {"train": path})
     if SPLIT_SUFFIX.search(path.stem) is None and path.suffix.lower() != ".npy":
         return DatasetFiles(path.stem, {"train": path})
     return next(
@@ -224,12 +260,25 @@ def _locate_path(path: Path) -> DatasetFiles:
     )
 
 
+def _find_recordings(folder: Path) -> dict[str, Path] | None:
+    """Return split -> folder of recordings: folders called train, val and test, or a folder with one for each class."""
+    by_class = list_by_class(folder)
+    if any(SPLIT_SUFFIX.search(path.stem) for paths in by_class.values() for path in paths):
+        return None  # folders of data sets
+    splits = {split: folder / name for split in SPLITS for name in by_class if name.lower() == split}
+    if splits and len(splits) == len(by_class):
+        return splits
+    return {"train": folder} if len(by_class) > 1 and not splits else None
+
+
 def _get_first_path(dataset_files: DatasetFiles) -> str:
     return str(dataset_files.catalog_row.path)
 
 
 def _scan_folder(folder: Path) -> list[DatasetFiles]:
     """Return the data sets whose files are in this folder itself."""
+    if manifest := find_manifest(folder):
+        return [DatasetFiles(folder.resolve().name, {"train": manifest})]
     datasets: dict[tuple[str, str], DatasetFiles] = {}
     for path in sorted(folder.iterdir()):
         split = SPLIT_SUFFIX.search(path.stem)
@@ -253,7 +302,7 @@ def _scan_tree(root: Path | None, depth: int = MAX_DEPTH) -> Iterator[DatasetFil
     if root is None:
         return
     yield from _scan_folder(root)
-    if depth:
+    if depth and not find_manifest(root):
         for folder in sorted(root.iterdir()):
             if folder.is_dir() and not folder.name.startswith("."):
                 yield from _scan_tree(folder, depth - 1)

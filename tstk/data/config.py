@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 from tstk.data.columns import ColumnRoles
 from tstk.errors import OptionError
-from tstk.plugins.ranges import Fraction, PositiveInt
+from tstk.plugins.ranges import Fraction, PositiveInt, Ratio
 from tstk.plugins.signature import check_fields
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ CONVERT_OPTIONS = (
     *("channel_columns", "drop_columns", "length", "stride"),
 )
 """The options that apply to a conversion."""
+
+SPLIT_OPTIONS = (
+    *("data_root", "label_column", "target_columns", "group_column", "id_column", "time_column", "channel_columns"),
+    *("drop_columns", "test_fraction", "val_fraction", "split_seed", "length", "stride"),
+)
+"""The options that apply to writing splits as files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,12 @@ class DataConfig:
         test_data: name or path of the test data, if they are not beside the training data
         val_fraction: fraction of the training split held out for validation, unless there is a validation split; 0
             trains on all series. 0.2 if not given, or 0 for a classifier of few series
-        split_seed: random seed of the validation split and of the choice of labels
+        test_fraction: fraction of the series held out for testing, if there is no test split: the same fraction of
+            every class, and no group is divided; of a table, its last rows
+        folds: number of folds into which the series are divided, if there is no test split: stratified by class, and no
+            group is divided; a table is divided in time. Each fold is the test split once
+        fold: which of them is the test split, from 1
+        split_seed: random seed of the test and validation splits, and of the choice of labels
         label_fraction: fraction of the labelled training and validation series to keep, per class, to measure how well
             a model does with few labels
         label_column: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
@@ -72,6 +83,9 @@ class DataConfig:
     val_data: str | None = None
     test_data: str | None = None
     val_fraction: Fraction | None = None
+    test_fraction: Ratio | None = None
+    folds: Annotated[int, Ge(2)] | None = None
+    fold: PositiveInt | None = None
     split_seed: int = 0
     label_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
     label_column: str | None = None
@@ -97,6 +111,19 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.folds is None and self.fold is not None:
+            raise OptionError(f"--fold {self.fold}: of how many? Give their number with --folds 5")
+        if self.folds is not None and (self.fold is None or self.fold > self.folds):
+            given = "" if self.fold is None else f" --fold {self.fold}"
+            raise OptionError(
+                f"--folds {self.folds}{given}: say which of the {self.folds} folds is the test split, --fold 1 to "
+                f"{self.folds}; tstk bench --folds {self.folds} trains on each in turn"
+            )
+        if self.folds is not None and self.test_fraction is not None:
+            raise OptionError(
+                f"--test-fraction {self.test_fraction} has no meaning with --folds {self.folds}, whose test split is a "
+                "fold; give one of them"
+            )
 
     @classmethod
     def from_config(cls, config: Config) -> DataConfig:

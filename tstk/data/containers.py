@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tstk.core.arrays import fill_masked
 from tstk.core.repr import ShortRepr
@@ -49,6 +51,8 @@ class SeriesSet(ShortRepr):
         channels: C names; empty if the file has none
         classes: the labels in the order in which the file declares them; empty if it declares none
         note: one sentence on how an ambiguous file was read, or empty
+        rows: [N] int64, the place of each series in its file, from 0; of a window of a table, the row at which it
+            begins. In order if None
 
     Raises:
         DataError: the shapes disagree, there is no series, or a series is entirely missing, infinite or without a label
@@ -64,6 +68,7 @@ class SeriesSet(ShortRepr):
     ids: list[str] | None = None
     targets: Samples | None = None
     target_names: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         source, shape = self.source, self.x.shape
@@ -121,10 +126,26 @@ class SeriesSet(ShortRepr):
                     row[:] = np.interp(positions, np.flatnonzero(is_observed), channel[is_observed])
         return replace(self, x=resized)
 
+    def select(self, index: NDArray[np.int64]) -> SeriesSet:
+        """Return the series at `index` [M], with all that belongs to them."""
+        subset = copy(self)  # they have been validated
+        subset.x = self.x.select(index) if isinstance(self.x, LazyArray) else self.x[index]
+        subset.targets = None if self.targets is None else self.targets[index]
+        subset.rows = index if self.rows is None else self.rows[index]
+        for name in ("y", "groups", "ids"):
+            values = getattr(self, name)
+            setattr(subset, name, None if values is None else [values[i] for i in index.tolist()])
+        return subset
+
+    def name_series(self, index: int) -> str:
+        """Return how messages name a series: its number in the file, counted from 1, and its id."""
+        number = index if self.rows is None else int(self.rows[index])
+        return f"series {number + 1}" + ("" if self.ids is None else f" (id {self.ids[index]})")
+
     def _reject_series(self, is_bad: Any, reason: str) -> None:
         if rows := np.flatnonzero(is_bad).tolist():
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-            raise DataError(f"{self.source}: series {rows[0] + 1}{more} {reason}")
+            raise DataError(f"{self.source}: {self.name_series(rows[0])}{more} {reason}")
 
 
 @dataclass(repr=False)

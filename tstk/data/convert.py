@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,10 +63,10 @@ def convert(
     series_sets = _to_series_sets(name_or_path, splits, config)
     if path.suffix:
         with atomic_write(path, replace=force) as file, zipfile.ZipFile(file, "w") as archive:
-            _write_arrays(series_sets, lambda name: archive.open(name, "w", force_zip64=True), on_progress)
+            write_arrays(series_sets, lambda name: archive.open(name, "w", force_zip64=True), on_progress)
     else:
         with atomic_folder(path) as folder:
-            _write_arrays(series_sets, lambda name: (folder / name).open("xb"), on_progress)
+            write_arrays(series_sets, lambda name: (folder / name).open("xb"), on_progress)
     return {split: tuple(series_set.x.shape) for split, series_set in series_sets.items()}
 
 
@@ -81,9 +82,18 @@ def _to_series_sets(
     return {split: data for split in SPLITS if isinstance(data := splits.get(split), SeriesSet)}
 
 
-def _write_arrays(
-    series_sets: dict[str, SeriesSet], open_file: Callable[[str], IO[bytes]], on_progress: ProgressCallback
+def write_arrays(
+    series_sets: dict[str, SeriesSet],
+    open_file: Callable[[str], AbstractContextManager[IO[bytes]]],
+    on_progress: ProgressCallback = lambda done, total: None,
 ) -> None:
+    """Write series as arrays X_train, y_train, groups_train, ids_train, ..., channels and classes.
+
+    Args:
+        series_sets: split -> its series
+        open_file: opens a file of this name to write
+        on_progress: called with the number of series written and their total number
+    """
     arrays: dict[str, NDArray[Any]] = {}
     for split, series_set in series_sets.items():
         metadata = {

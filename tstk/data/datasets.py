@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from tstk.core.repr import ShortRepr
-from tstk.core.types import Series
+from tstk.core.types import Series, Split
 from tstk.data.lazy_array import LazyArray, iter_chunks
+from tstk.data.times import Times
 
 
 @dataclass(repr=False)
@@ -51,6 +52,8 @@ class SeriesDataset(ShortRepr):
         y: [N] long class index, or None
         groups: N names, or None
         conditioning: additional inputs, by name
+        ids: N names of the series, or None
+        rows: [N] long, the place of each series in its file, from 0; in order if None
     """
 
     def __init__(
@@ -59,8 +62,12 @@ class SeriesDataset(ShortRepr):
         y: Tensor | None = None,
         groups: list[str] | None = None,
         conditioning: dict[str, Conditioning] | None = None,
+        *,
+        ids: list[str] | None = None,
+        rows: Tensor | None = None,
     ) -> None:
-        self.x, self.y, self.groups, self.conditioning = x, y, groups, conditioning or {}
+        self.x, self.y, self.groups, self.ids, self.conditioning = x, y, groups, ids, conditioning or {}
+        self.rows: Tensor | None = torch.arange(len(x)) if rows is None else rows
         ends = torch.arange(1, x.shape[2] + 1)
         self.lengths = torch.empty(len(x), dtype=torch.long)  # filled in place: many small tensors fragment the heap
         start = 0
@@ -94,6 +101,8 @@ class SeriesDataset(ShortRepr):
         subset.x = self.x.select(index) if isinstance(self.x, LazyArray) else self.x[index]
         subset.y = None if self.y is None else self.y[index]
         subset.groups = None if self.groups is None else [self.groups[i] for i in index.tolist()]
+        subset.ids = None if self.ids is None else [self.ids[i] for i in index.tolist()]
+        subset.rows = None if self.rows is None else self.rows[index]
         subset.lengths = self.lengths[index]
         subset.conditioning = {name: c.select(index) for name, c in self.conditioning.items()}
         return subset
@@ -109,6 +118,8 @@ class RepeatDataset(ShortRepr):
 
     y: Tensor | None = None
     groups: list[str] | None = None
+    ids: list[str] | None = None
+    rows: Tensor | None = None
 
     def __init__(self, dataset: SeriesDataset, indices: Tensor) -> None:
         self.dataset, self.indices, self.lengths = dataset, indices, dataset.lengths[indices]
@@ -136,6 +147,8 @@ class GeneratedDataset(ShortRepr):
 
     y: Tensor | None = None
     groups: list[str] | None = None
+    ids: list[str] | None = None
+    rows: Tensor | None = None
 
     def __init__(self, generate: Callable[[Tensor], Tensor], count: int, length: int, start_index: int = 0) -> None:
         self.generate, self.start_index, self.lengths = generate, start_index, torch.full((count,), length)
@@ -159,15 +172,34 @@ class WindowDataset(ShortRepr):
         context: rows that the model sees
         horizon: rows to forecast; 0 yields windows without targets
         stride: rows from one window to the next
+        first_row: place of the first row in its file, from 0
+        times: of the T rows, or None
     """
 
     y: Tensor | None = None
     groups: list[str] | None = None
 
-    def __init__(self, table: Tensor, context: int, horizon: int, stride: int = 1) -> None:
+    def __init__(
+        self,
+        table: Tensor,
+        context: int,
+        horizon: int,
+        stride: int = 1,
+        *,
+        first_row: int = 0,
+        times: Times | None = None,
+    ) -> None:
         self.table, self.context, self.horizon = table, context, horizon
         self.windows = table.unfold(1, context + horizon, stride)
         self.lengths = torch.full((len(self),), context)
+        starts = stride * torch.arange(len(self))
+        self.rows: Tensor | None = first_row + starts
+        self._start_times = None if times is None else times[starts.numpy()]
+
+    @property
+    def ids(self) -> list[str] | None:
+        """The time at which each window begins."""
+        return None if self._start_times is None else self._start_times.write()
 
     def _get_repr_fields(self) -> dict[str, Any]:
         return {"windows": len(self), "context": self.context, "horizon": self.horizon, "table": self.table}
@@ -183,6 +215,12 @@ class WindowDataset(ShortRepr):
         rows = self.windows[:, index].transpose(0, 1)
         x, observed = _zero_fill(rows[..., : self.context].contiguous())
         return Series(x, observed, rows[..., self.context :].contiguous() if self.horizon else None, index)
+
+
+def name_series(split: Split, index: int) -> str:
+    """Return how messages name a series of a split: its number in the file, counted from 1, and its id."""
+    number = index if split.rows is None else int(split.rows[index])
+    return f"series {number + 1}" + ("" if split.ids is None else f" (id {split.ids[index]})")
 
 
 def _zero_fill(x: Tensor) -> tuple[Tensor, Tensor | None]:

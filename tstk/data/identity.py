@@ -14,6 +14,8 @@ from typing import Any
 
 from tstk.config.records import RunConfig
 from tstk.data.catalog import SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute, split_names
+from tstk.data.recordings import is_manifest, list_recordings
+from tstk.data.shards import is_pattern, list_shards
 from tstk.errors import DataChangedWarning, DataError, TstkError
 
 MAX_FULL_HASH = 2**28
@@ -94,8 +96,15 @@ def _list_named_arrays(table: Mapping[str, Any]) -> list[str]:
 
 
 def _list_companions(path: Path, array_names: list[str]) -> Iterator[Path]:
-    """Yield the files that are read together with a file: arrays beside an .npy, the signals of a .hea."""
-    if path.suffix.lower() == ".npy":
+    """Yield the files that are read together: arrays beside an .npy, signals of a .hea, recordings of a folder."""
+    if path.is_dir() or is_manifest(path):
+        for file in list_recordings(path if path.is_dir() else path.parent):
+            yield file
+            if file.suffix.lower() == ".hea":
+                yield from _list_companions(file, [])
+    elif is_pattern(path):
+        yield from list_shards(path)
+    elif path.suffix.lower() == ".npy":
         from tstk.data.arrays import ARRAY_NAMES
 
         stems = {*ARRAY_NAMES, *array_names}

@@ -99,7 +99,14 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
         config.reject(f"here: {name} is a table cut by --length", "context", "horizon", "split_seed")
         series_sets = cut_tables(tables, config)
         # the rows have been split and cut; the model must accept what they were cut and resampled to
-        config = replace(config, val_fraction=None, length=max(config.length or 0, config.resize or 0))
+        config = replace(
+            config,
+            val_fraction=None,
+            test_fraction=None,
+            folds=None,
+            fold=None,
+            length=max(config.length or 0, config.resize or 0),
+        )
     else:
         config.reject(f"here: {name} is a set of series", "context", "horizon", "stride", "regularize")
     data_module = prepare_series(name, series_sets, config)
@@ -255,7 +262,7 @@ def _use_test_for_training(name: str, splits: dict[str, SeriesSet | Table]) -> d
         split: replace(data, y=None, classes=()) for split, data in splits.items() if isinstance(data, SeriesSet)
     }
     if "test" not in unlabelled:
-        raise DataError(f"{name}: --train-data test, but there is no test split of series")
+        raise DataError(f"{name}: --train-data test, but there is no test split of series in the files")
     test = unlabelled["test"]
     return {"train": test, "val": unlabelled.get("train", test), "test": test}
 

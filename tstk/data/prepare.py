@@ -18,11 +18,11 @@ from tstk.data.conditioning import load_conditioning
 from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.data_module import DataModule, compute_mean_std, count_missing, describe_variation
-from tstk.data.datasets import SeriesDataset, WindowDataset
+from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
 from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.precision import compute_offset, describe_offset, subtract_offset
 from tstk.data.scale import describe_far_values
-from tstk.data.splits import group_split, stratified_split, subsample_per_class
+from tstk.data.splits import group_split, hold_out_test, stratified_split, subsample_per_class
 from tstk.data.windowing import extract_windows, resolve_split_boundaries
 from tstk.errors import DataError, OptionError
 
@@ -44,6 +44,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     """
     if (resize := config.resize) is not None:
         series_sets = {split: series_set.resize(resize) for split, series_set in series_sets.items()}
+    series_sets, test_description = hold_out_test(series_sets, config)
     train, test = series_sets["train"], series_sets.get("test")
     _check_labels(series_sets)
     classes, channels = _infer_classes(train), train.channels or _number_channels(train.x.shape[1])
@@ -58,11 +59,18 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     notes += describe_offset(train.x, channels, offset) + _describe_label_leaks(splits["train"])
     notes += describe_far_values(splits["train"].x, channels, offset, "series")
     split_description, note = _add_validation_split(name, splits, series_sets, config)
+    if test_description:
+        split_description, note = f"{test_description}; {split_description}", f"{test_description}; {note}"
     notes.append(note)
+    if classes and test is None:
+        notes.append(
+            "there is no test split, so there are no test scores: --test-fraction 0.2 holds one out, --test-data FILE "
+            "names one"
+        )
     mean, std = _compute_standardization(splits["train"].x, config.standardize)
     for split in ("val", "test"):
         if split in series_sets:
-            _reject_overflow(splits[split].x, mean, std, series_sets[split].source)
+            _reject_overflow(splits[split], mean, std, series_sets[split].source)
     if config.label_fraction < 1:
         notes.append(_subsample_labels(name, splits, config))
     notes += _describe_missing(splits) + _describe_degenerate(splits["train"], classes, channels)
@@ -93,8 +101,6 @@ def _check_labels(series_sets: Mapping[str, SeriesSet]) -> None:
     train = series_sets["train"]
     if train.y is None:
         return
-    if "test" not in series_sets:
-        raise DataError(f"{train.source}: no test split: there is no TEST file beside it; give --test-data FILE")
     for split, series_set in series_sets.items():
         if series_set.y is None:
             raise DataError(f"{series_set.source}: no labels in the {split} split, but the training split has them")
@@ -130,7 +136,7 @@ def _add_validation_split(
     val_fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
     if config.val_data == "test":
         if "test" not in splits:
-            raise DataError(f"{name}: --val-data test, but there is no test split")
+            raise DataError(f"{name}: --val-data test, but there is no test split; --test-fraction 0.2 holds one out")
         splits["val"] = splits["test"]
         description = "validation is the test split itself"
         note = f"{description}, so test scores are optimistic"
@@ -147,7 +153,7 @@ def _add_validation_split(
         note = f"{description}; --val-fraction {DEFAULT_VAL_FRACTION} holds some out"
     if config.val_fraction:  # 0 holds nothing out, which is so here
         config.reject(f"here: {note}; --val-fraction none unsets it", "val_fraction")
-    if config.label_fraction == 1:  # else the seed selects the labels
+    if config.label_fraction == 1 and config.test_fraction is None and config.folds is None:  # else it has effect
         config.reject(f"here: {note}", "split_seed")
     return description, note
 
@@ -187,11 +193,15 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
     for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
         split_stride = 1 if split == "test" else config.stride or 1
         if split in tables and split != "train":
-            values, source = _table_to_tensor(tables[split], offset), tables[split].source
+            table, first_row, values = tables[split], 0, _table_to_tensor(tables[split], offset)
+            source = table.source
         else:
-            values = train_values[:, max(start - context, 0) : stop]
+            table, first_row = train_table, max(start - context, 0)
+            values = train_values[:, first_row:stop]
             source = f"{train_table.source}, {split} rows {start} to {stop}"
-        splits[split] = _build_window_dataset(values, context, horizon, source, split_stride)
+        _check_num_rows(source, values.shape[1], context, horizon)
+        times = None if table.times is None else table.times[first_row:]
+        splits[split] = WindowDataset(values, context, horizon, split_stride, first_row=first_row, times=times)
     notes = [split_description]
     if config.val_data == "test":
         splits["val"], split_description = splits["test"], "validation is the test split itself"
@@ -202,7 +212,7 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
     mean, std = _compute_standardization(train_values[None, :, : ends[0]], config.standardize)
     notes += describe_far_values(train_values[None, :, : ends[0]], train_table.channels, offset, "row")
     for split in ("val", "test"):
-        _reject_overflow(splits[split].table[None], mean, std, f"{name}, {split} split")
+        _reject_overflow(splits[split], mean, std, f"{name}, {split} split")
     return DataModule(
         name=name,
         source=tuple(table.source for table in tables.values()),
@@ -249,12 +259,9 @@ def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include
             offset,
         )
     _check_columns(data, tuple(input_schema["channels"]))
-    return _build_window_dataset(
-        _table_to_tensor(data, offset),
-        input_schema["length"],
-        input_schema["horizon"] if include_targets else 0,
-        data.source,
-    )
+    context, horizon = input_schema["length"], input_schema["horizon"] if include_targets else 0
+    _check_num_rows(data.source, len(data.values), context, horizon)
+    return WindowDataset(_table_to_tensor(data, offset), context, horizon, times=data.times)
 
 
 def _describe_label_leaks(dataset: SeriesDataset) -> list[str]:
@@ -302,26 +309,25 @@ def _check_columns(table: Table, channels: tuple[str, ...]) -> None:
         raise DataError(f"{table.source}: columns {', '.join(table.channels)}; expected {', '.join(channels)}")
 
 
-def _build_window_dataset(table: Tensor, context: int, horizon: int, source: str, stride: int = 1) -> WindowDataset:
-    required, available = context + horizon, table.shape[1]
+def _check_num_rows(source: str, available: int, context: int, horizon: int) -> None:
+    required = context + horizon
     if available < required:
         raise DataError(
             f"{source}: --context {context} and --horizon {horizon} take {required} rows, and there are {available}, "
             "counting the rows before the split that may serve as context; reduce one of them"
         )
-    return WindowDataset(table, context, horizon, stride)
 
 
 def _compute_standardization(x: Tensor | LazyArray, standardize: str) -> tuple[Tensor, Tensor]:
     return compute_mean_std(x) if standardize == "standard" else (torch.zeros(x.shape[1]), torch.ones(x.shape[1]))
 
 
-def _reject_overflow(x: Tensor | LazyArray, mean: Tensor, std: Tensor, source: str) -> None:
-    start = 0
+def _reject_overflow(split: SeriesDataset | WindowDataset, mean: Tensor, std: Tensor, source: str) -> None:
+    x, start = split.table[None] if isinstance(split, WindowDataset) else split.x, 0
     for chunk in map(torch.as_tensor, iter_chunks(x)):
         rows = find_overflow(chunk, mean[:, None], std[:, None]).nonzero().flatten().tolist()
         if rows:
-            place = f"series {start + rows[0] + 1}" if len(x) > 1 else "a row"
+            place = "a row" if isinstance(split, WindowDataset) else name_series(split, start + rows[0])
             raise DataError(
                 f"{source}: {place} holds a sample of {float(chunk[rows[0]].abs().nan_to_num().max()):.3g}, too large "
                 "for float32 beside the training data; fix, rescale or remove it"
@@ -366,10 +372,15 @@ def _build_series_dataset(
     if series_set.channels != channels and sorted(series_set.channels) == sorted(channels):
         raise DataError(f"{source}: channels in another order than in training: {', '.join(channels)}")
     x = subtract_offset(series_set.x, offset)
-    dataset = SeriesDataset(x if isinstance(x, LazyArray) else torch.from_numpy(x), groups=series_set.groups)
+    dataset = SeriesDataset(
+        x if isinstance(x, LazyArray) else torch.from_numpy(x),
+        groups=series_set.groups,
+        ids=series_set.ids,
+        rows=None if series_set.rows is None else torch.from_numpy(series_set.rows),
+    )
     if length is not None and (longest := int(dataset.lengths.max())) > length:
-        number = int(dataset.lengths.argmax()) + 1
-        raise DataError(f"{source}: series {number} has {longest} samples; the model takes {length}")
+        name = name_series(dataset, int(dataset.lengths.argmax()))
+        raise DataError(f"{source}: {name} has {longest} samples; the model takes {length}")
     if series_set.y is not None and classes:
         if unknown := sorted(set(series_set.y) - set(classes)):
             raise DataError(

@@ -1,20 +1,142 @@
-"""Hold out validation series from the training split, and divide the rows of a table into splits."""
+"""Hold out validation and test series from the training split, and divide the rows of a table into splits."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.containers import Table
+from tstk.data.config import DataConfig
+from tstk.data.containers import SeriesSet, Table
 from tstk.data.memory import require_memory
+from tstk.errors import DataError
 
 Ints = NDArray[np.int64]
+
+Criterion = Literal["class", "group", "time"]
+"""How series are divided: the same fraction of every class, whole groups, or the last ones held out."""
 
 ETT_COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 """Columns of the Electricity Transformer tables, which have a standard split."""
 
 NUM_TRIALS = 200
 """Random splits of the groups among which the best one is chosen."""
+
+
+def hold_out_test(series_sets: Mapping[str, SeriesSet], config: DataConfig) -> tuple[Mapping[str, SeriesSet], str]:
+    """Hold out test series from the training split, if the options say so.
+
+    Args:
+        series_sets: "train" and, where they exist, "val" and "test"
+        config: `test_fraction`, or `folds` and `fold`, and `split_seed`
+
+    Returns:
+        the splits, and a description of the test split, empty if nothing is held out
+
+    Raises:
+        OptionError: there is a test split already
+        DataError: there are too few series or groups
+    """
+    if config.test_fraction is None and config.folds is None:
+        return series_sets, ""
+    train = series_sets["train"]
+    if "test" in series_sets:
+        config.reject(f"here: there is a test split, {series_sets['test'].source}", "test_fraction", "folds")
+    if config.folds is not None:
+        groups = train.groups if find_default_criterion(train) == "group" else None
+        rest, held_out = fold_split(encode_labels(train), groups, config, train.source)
+        title = f"test: fold {config.fold} of {config.folds}"
+    else:
+        assert config.test_fraction is not None
+        rest, held_out = hold_out(train, config.test_fraction, config.split_seed)
+        title = "test"
+    description = f"{title}: {describe_held_out(train, held_out, find_default_criterion(train))}"
+    return {**series_sets, "train": train.select(rest), "test": train.select(held_out)}, description
+
+
+def find_default_criterion(series_set: SeriesSet) -> Criterion:
+    """Return how series are divided if nothing is said: by group if there are several, else by class."""
+    return "group" if len(set(series_set.groups or ())) > 1 else "class"
+
+
+def hold_out(series_set: SeriesSet, fraction: float, seed: int, by: Criterion | None = None) -> tuple[Ints, Ints]:
+    """Hold out a fraction of the series.
+
+    Args:
+        series_set: the series; without labels, all count as one class
+        fraction: between 0 and 1
+        seed: random seed
+        by: how they are divided; None for the default
+
+    Returns:
+        indices of the other series, and of those that are held out, each ascending
+
+    Raises:
+        DataError: there are too few series or groups
+    """
+    by, count = by or find_default_criterion(series_set), len(series_set.x)
+    if by == "time":
+        rest, held_out = np.split(np.arange(count), [count - round(fraction * count)])
+    elif by == "class":
+        rest, held_out = stratified_split(encode_labels(series_set), fraction, seed)
+    elif series_set.groups is None or len(set(series_set.groups)) < 2:
+        raise DataError(f"{series_set.source}: fewer than two groups to hold one out; --group-column names them")
+    else:
+        rest, held_out = group_split(encode_labels(series_set), series_set.groups, fraction, seed)
+    if not len(held_out) or not len(rest):
+        raise DataError(f"{series_set.source}: {count} series are too few to hold some out")
+    return rest, held_out
+
+
+def describe_held_out(series_set: SeriesSet, held_out: Ints, by: Criterion) -> str:
+    """Return which series are held out, such as "3 of 10 groups (12 of 40 series) held out"."""
+    count = f"{len(held_out)} of {len(series_set.x)} series"
+    if by == "group" and series_set.groups is not None:
+        num_groups = len({series_set.groups[i] for i in held_out.tolist()})
+        return f"{num_groups} of {len(set(series_set.groups))} groups ({count}) held out"
+    how = {"time": ", the last ones", "class": ", stratified by class" if series_set.y is not None else ""}
+    return f"{count} held out{how.get(by, '')}"
+
+
+def encode_labels(series_set: SeriesSet) -> Ints:
+    """Return [N] class index, all 0 if there are no labels."""
+    if series_set.y is None:
+        return np.zeros(len(series_set.x), np.int64)
+    return np.unique(series_set.y, return_inverse=True)[1].astype(np.int64)
+
+
+def fold_split(y: Ints, groups: list[str] | None, config: DataConfig, source: str) -> tuple[Ints, Ints]:
+    """Divide series into folds of about the same fraction of every class, without dividing a group.
+
+    Args:
+        y: [N] class index
+        groups: N names, or None
+        config: `folds`, `fold` and `split_seed`
+        source: the file, for messages
+
+    Returns:
+        indices of the series of the other folds, and of those of the fold, each ascending
+
+    Raises:
+        DataError: there are fewer series or groups than folds
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    assert config.folds is not None
+    assert config.fold is not None
+    kind, count = ("series", int(np.bincount(y).max())) if groups is None else ("groups", len(set(groups)))
+    if count < config.folds:
+        within = " in the largest class" if groups is None and y.any() else ""
+        raise DataError(f"{source}: --folds {config.folds}, but there are {count} {kind}{within}; give fewer folds")
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of small classes, which the notes on absent classes name
+        folds = list(splitter(config.folds, shuffle=True, random_state=config.split_seed).split(y, y, groups))
+    rest, held_out = folds[config.fold - 1]
+    return rest.astype(np.int64), held_out.astype(np.int64)
 
 
 def stratified_split(y: Ints, val_fraction: float, seed: int) -> tuple[Ints, Ints]:

@@ -117,6 +117,10 @@ class Times:
         """Return the times of some rows."""
         return Times(self.values[rows], self.format, None if self.offsets is None else self.offsets[rows])
 
+    def write(self) -> list[str]:
+        """Return the times as the column writes them."""
+        return self.format.write(self.values)
+
     @property
     def wall_times(self) -> NDArray[Any]:
         """The times [N] that clocks show, in which days are evenly spaced."""
@@ -454,3 +458,20 @@ def insert_times(times: Times, positions: NDArray[np.int64]) -> Times:
     if times.offsets is not None:
         offsets = times.offsets[np.searchsorted(positions, places, side="right") - 1]
     return Times(values, times.format, offsets)
+
+
+def join_times(parts: Sequence[Times], source: str) -> Times:
+    """Return the times of several tables, one after the other.
+
+    Raises:
+        DataError: the tables write their times differently
+    """
+    descriptions = list(dict.fromkeys(times.format.description for times in parts))
+    has_offsets = {times.offsets is not None for times in parts}
+    if len(descriptions) > 1 or len(has_offsets) > 1:
+        raise DataError(
+            f"{source}: its files write times differently ({' and '.join(descriptions)}, with and without an offset "
+            "from UTC counting as two); write them alike"
+        )
+    offsets = np.concatenate([t.offsets for t in parts if t.offsets is not None]) if True in has_offsets else None
+    return Times(np.concatenate([times.values for times in parts]), parts[0].format, offsets)

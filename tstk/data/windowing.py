@@ -19,14 +19,19 @@ def resolve_split_boundaries(tables: Mapping[str, Table], config: DataConfig) ->
 
     Args:
         tables: "train" and, where they exist, "val" and "test"
-        config: its `val_fraction` is the fraction of the rows to validate on, if "test" is a table of its own and "val"
-            is not
+        config: `test_fraction`, or `folds` and `fold`, where "test" is no table of its own; `val_fraction` is the
+            fraction of the other rows to validate on, if there is a test split by these or of its own, and no "val"
 
     Raises:
         OptionError: `val_fraction` is given and cannot take effect
     """
     num_rows = len(tables["train"].values)
-    if "test" in tables:
+    description = ""
+    if config.test_fraction is not None or config.folds is not None:
+        if "test" in tables:
+            config.reject(f"here: there is a test split, {tables['test'].source}", "test_fraction", "folds")
+        ends, description = _hold_out_rows(num_rows, "val" in tables, config)
+    elif "test" in tables:
         val_fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
         train_end = num_rows if "val" in tables else num_rows - round(val_fraction * num_rows)
         ends = (train_end, num_rows, num_rows)
@@ -36,10 +41,31 @@ def resolve_split_boundaries(tables: Mapping[str, Table], config: DataConfig) ->
     if "val" in tables:
         ends = (ends[1], *ends[1:])  # the rows that are not needed for validation are trained on
         description = f"validation from {tables['val'].source}; {description}"
-    if "val" in tables or "test" not in tables:
+    if "val" in tables or ("test" not in tables and config.test_fraction is None and config.folds is None):
         source = tables["train"].source
         config.reject(f"here: {source} is a table ({description}); --val-fraction none unsets it", "val_fraction")
     return ends, description
+
+
+def _hold_out_rows(num_rows: int, has_val: bool, config: DataConfig) -> tuple[tuple[int, int, int], str]:
+    """Return the rows at which training, validation and test end, and a description.
+
+    The test rows are the last ones, or those of a fold: of K + 1 blocks of rows the last K are folds, and those before
+    a fold are trained and validated on, so no model sees the future of its test rows.
+    """
+    if config.folds is not None:
+        assert config.fold is not None
+        size = num_rows // (config.folds + 1)
+        test_end = num_rows - (config.folds - config.fold) * size
+        title = f"test: fold {config.fold} of {config.folds} in time"
+    else:
+        assert config.test_fraction is not None
+        size, test_end, title = round(config.test_fraction * num_rows), num_rows, "test"
+    test_start = test_end - size
+    val_fraction = DEFAULT_VAL_FRACTION if config.val_fraction is None else config.val_fraction
+    train_end = test_start if has_val else test_start - round(val_fraction * test_start)
+    description = f"{title}: rows {test_start + 1} to {test_end} of {num_rows}; the first {train_end} to train"
+    return (train_end, test_start, test_end), description
 
 
 def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, SeriesSet]:
@@ -59,18 +85,28 @@ def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, Ser
     series_sets = {}
     for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
         if split in tables and split != "train":
-            table = tables[split]
+            table, first_row = tables[split], 0
         else:
             source = f"{tables['train'].source}, rows {start + 1} to {stop}"
-            table = Table(
-                tables["train"].values[start:stop], source, tables["train"].channels, note=tables["train"].note
-            )
-        series_sets[split] = extract_windows(table, length, config.stride or length if split == "train" else length)
+            whole = tables["train"]
+            times = None if whole.times is None else whole.times[start:stop]
+            table = Table(whole.values[start:stop], source, whole.channels, times, whole.note)
+            first_row = start
+        stride = config.stride or length if split == "train" else length
+        series_sets[split] = extract_windows(table, length, stride, first_row)
     return series_sets
 
 
-def extract_windows(table: Table, length: int, stride: int) -> SeriesSet:
+def extract_windows(table: Table, length: int, stride: int, first_row: int = 0) -> SeriesSet:
     """Return the series of `length` rows that begin every `stride` rows, except those without any sample.
+
+    Their ids are the times at which they begin.
+
+    Args:
+        table: the rows
+        length: rows of each series
+        stride: rows from one series to the next
+        first_row: place of the first row of the table in its file, from 0
 
     Raises:
         DataError: the table has fewer rows than `length`
@@ -86,5 +122,12 @@ def extract_windows(table: Table, length: int, stride: int) -> SeriesSet:
     x = np.lib.stride_tricks.sliding_window_view(table.values, length, axis=0)[::stride]
     is_empty = np.isnan(x).all((1, 2))
     left_out = f"{table.source}: {is_empty.sum()} series without a sample are left out" if is_empty.any() else ""
-    note = "; ".join(filter(None, (table.note, left_out)))
-    return SeriesSet(np.ascontiguousarray(x[~is_empty]), table.source, channels=table.channels, note=note)
+    starts = np.flatnonzero(~is_empty) * stride
+    return SeriesSet(
+        np.ascontiguousarray(x[~is_empty]),
+        table.source,
+        channels=table.channels,
+        note="; ".join(filter(None, (table.note, left_out))),
+        ids=None if table.times is None else table.times[starts].write(),
+        rows=first_row + starts,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from tstk.core.batches import split_rows
 from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
+from tstk.data.datasets import name_series
 from tstk.evaluation.classification import accuracy_standard_error, classification_metrics
 from tstk.evaluation.metrics import ForecastMetrics
 from tstk.nn.codebook import code_usage
@@ -80,7 +82,7 @@ def evaluate(
             forecast_metrics.update(output.head_output, output.targets, context, output.forecast_samples)
     pipeline.train(was_training)
     if source is not None:
-        check_rows(bad_rows, pipeline, source, "losses or predictions")
+        check_rows(bad_rows, pipeline, source, "losses or predictions", partial(name_series, split))
     scores = {name: float(total) / len(split) for name, total in sums.items()}
     if predictions:
         all_targets, all_predictions = torch.cat(targets), torch.cat(predictions)

@@ -188,6 +188,11 @@ def _load_labelled_data(
     }
     labelled_data = load_data(name, DataConfig(**options))
     if labelled_data.task != "classification" or labelled_data.test is None:
+        if labelled_data.task == "classification":
+            raise DataError(
+                f"{labelled_data.name}: these data have no test split to score a probe on; give labelled series that "
+                "have one with --data, or train with --test-fraction 0.2"
+            )
         problem = "a table to forecast" if labelled_data.task == "forecasting" else "without labels"
         raise DataError(
             f"{labelled_data.name}: these data are {problem}, and a probe needs classes; "

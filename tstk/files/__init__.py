@@ -168,11 +168,15 @@ def atomic_write(path: Path, size: int | None = None, *, replace: bool = True) -
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a new folder beside `path`; on success, flush its files to disk and rename it to `path`.
 
+    Args:
+        path: of the folder
+        replace: whether a folder that is not empty may be replaced, with all that is in it
+
     Raises:
-        FileError: a file cannot be written, or `path` exists and is not an empty folder; what was there is unchanged
+        FileError: a file cannot be written, or `path` exists and may not be replaced; what was there is unchanged
     """
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +185,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield part
             for inner in part.rglob("*"):
                 _fsync(inner)
-            part.rename(path)
+            if replace and path.is_dir() and not path.is_symlink():
+                _exchange_folder(part, path)
+            else:
+                part.rename(path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         _fsync(path.parent)
@@ -260,6 +267,20 @@ def _rename_exclusively(file: Path, path: Path) -> None:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         file.rename(path)
+
+
+def _exchange_folder(part: Path, path: Path) -> None:
+    """Rename a folder to `path`, and remove the folder that was there."""
+    old = _make_part_folder(path, 0o700)
+    try:
+        path.rename(old / path.name)
+        try:
+            part.rename(path)
+        except OSError:
+            (old / path.name).rename(path)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _open_without_following_links(path: str, flags: int) -> int:

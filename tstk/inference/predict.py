@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tstk.data.catalog import DEFAULT_VAL_FRACTION, get_reader, locate
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
-from tstk.data.datasets import SeriesDataset, WindowDataset
+from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
 from tstk.data.identity import locate_run_data
 from tstk.data.load import load_data, load_split
 from tstk.data.scale import describe_other_scale
@@ -183,7 +184,8 @@ def predict(
 
     Returns:
         classification: "predicted" [N] names, "probability" [N, K], "classes" K names, and "truth" [N] names if
-        known; forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" C names
+        known; forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" C names;
+        both with "row", "id" and "group" as from `identify_series`
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -192,19 +194,35 @@ def predict(
     """
     pipeline, run_config = load_run(run)
     name, split = _load_split(pipeline, run_config, data, data_root, label_column)
-    prediction = predict_batches(pipeline, iter_batches(split, batch_size, "cpu"), source=name)
+    prediction = predict_batches(
+        pipeline, iter_batches(split, batch_size, "cpu"), source=name, name_series=partial(name_series, split)
+    )
     if prediction.forecast is not None:
         targets = [series.y for series in iter_batches(split, batch_size, "cpu") if series.y is not None]
         return {
             "forecast": prediction.forecast,
             "truth": _add_offset(torch.cat(targets), pipeline).numpy(),
             "channels": np.array(prediction.channels),
+            **identify_series(split),
         }
     assert prediction.labels is not None
     assert prediction.probabilities is not None
     classes = np.array(prediction.classes)
     result = {"predicted": prediction.labels, "probability": prediction.probabilities, "classes": classes}
+    result |= identify_series(split)
     return result if split.y is None else result | {"truth": classes[split.y.numpy()]}
+
+
+def identify_series(split: Split) -> Arrays:
+    """Return what tells the series of a split apart, for outputs that are joined with other tables.
+
+    Returns:
+        "row" [N] place of each series in its file, from 0, or the row of a table at which it begins; "id" [N] its name
+        in the file, or the time at which it begins, and "group" [N], if there are any
+    """
+    identity: Arrays = {"row": np.arange(len(split)) if split.rows is None else split.rows.numpy()}
+    names = {"id": split.ids, "group": split.groups}
+    return identity | {name: np.array(values) for name, values in names.items() if values is not None}
 
 
 def forecast(
@@ -274,7 +292,8 @@ def embed(
         batch_size: series at a time; fewer where they are long
 
     Returns:
-        "embedding" [N, E], and if the series are labelled "y" [N] class index and "classes" names
+        "embedding" [N, E], "row", "id" and "group" as from `identify_series`, and if the series are labelled "y" [N]
+        class index and "classes" names
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -285,8 +304,14 @@ def embed(
     extract = feature_extractor(pipeline, features, pool)
     # targets must not leak into the features of their context
     batches = iter_batches(split, batch_size, "cpu")
-    vectors = map_batches(pipeline, batches, lambda series: extract(series.replace(y=None)), source=name)
-    result: Arrays = {"embedding": vectors.numpy()}
+    vectors = map_batches(
+        pipeline,
+        batches,
+        lambda series: extract(series.replace(y=None)),
+        source=name,
+        name_series=partial(name_series, split),
+    )
+    result: Arrays = {"embedding": vectors.numpy(), **identify_series(split)}
     if split.y is None:
         return result
     return result | {"y": split.y.numpy(), "classes": np.array(run_config.classes)}
@@ -341,7 +366,10 @@ def _load_split(
         return data, other_split
     run_data = _load_run_data(run_config, data_root, label_column)
     if run_data.test is None:
-        raise DataError(f"{run_data.name}: the data of the run have no test split; give other data with --data")
+        raise DataError(
+            f"{run_data.name}: the data of the run have no test split, which --test-fraction in training holds out; "
+            "give other data with --data"
+        )
     return str(run_config.component("data")), run_data.test
 
 

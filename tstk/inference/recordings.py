@@ -127,7 +127,7 @@ def build_recordings(
     if splits_channels:
         pipeline.set_channels(*compute_mean_std(x))
     ends = torch.full((1,), x.shape[2]) if is_table else count_samples(x)
-    dates = None if times is None else np.array(times.format.write(times.values))
+    dates = None if times is None else np.array(times.write())
     return Recordings(values, x, ends, channels, container.source, is_table, dates, offset, first_row)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch import Tensor
 from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
+from tstk.data.datasets import name_series
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
-from tstk.inference.predict import Arrays, open_run
+from tstk.inference.predict import Arrays, identify_series, open_run
 
 
 def tokenize(
@@ -36,7 +38,8 @@ def tokenize(
 
     Returns:
         "codes" [N, C, n] int32, -1 where nothing was observed (C is 1 if a code covers all channels), "codebook"
-        [K, D], and if the series are labelled "y" [N] class index and "classes" names
+        [K, D], "row", "id" and "group" as from `identify_series`, and if the series are labelled "y" [N] class index
+        and "classes" names
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -50,8 +53,9 @@ def tokenize(
         for series in iter_batches(split, batch_size, pipeline.mean.device):
             codes.append(compute_codes(pipeline, series).cpu())
             bad_rows.append(find_bad_rows(series, None, pipeline.mean, pipeline.std))
-    check_rows(bad_rows, pipeline, data or str(run_config.component("data")), "codes")
-    result: Arrays = {"codes": torch.cat(codes).numpy(), "codebook": codebook}
+    source = data or str(run_config.component("data"))
+    check_rows(bad_rows, pipeline, source, "codes", partial(name_series, split))
+    result: Arrays = {"codes": torch.cat(codes).numpy(), "codebook": codebook, **identify_series(split)}
     return result if split.y is None else result | {"y": split.y.numpy(), "classes": np.array(run_config.classes)}
 
 

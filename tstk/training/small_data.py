@@ -45,7 +45,9 @@ def read_data(config: Config, data_root: str | None = None) -> DataModule:
     if data_root is not None:
         data_config = replace(data_config, data_root=data_root)
     data = load_data(name, data_config)
-    is_default = data_config.val_fraction is None and data.val_from_train and data.task == "classification"
+    # without a test split, validation scores are the only ones
+    is_default = data_config.val_fraction is None and data.val_from_train and data.test is not None
+    is_default = is_default and data.task == "classification"
     if is_default and not resolve_val_fraction(config, sum(map(len, data.training_splits))):
         data = load_data(name, replace(data_config, val_fraction=0.0))
     return data

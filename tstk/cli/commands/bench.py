@@ -21,9 +21,9 @@ from tstk.errors import OptionError, TstkError, did_you_mean, escape_control_cha
 from tstk.evaluation.formatting import format_number
 
 if TYPE_CHECKING:
-    from tstk.benchmarking.suite import Cell, Method
+    from tstk.benchmarking.suite import Cell, ConfigFactory, Method
 
-FILE_KEYS = ("methods", "data", "seeds", "common", "data_root")
+FILE_KEYS = ("methods", "data", "seeds", "folds", "common", "data_root")
 METHOD_NAME_PATTERN = re.compile(r"\w[\w.+=-]*")
 
 
@@ -48,6 +48,13 @@ METHOD_NAME_PATTERN = re.compile(r"\w[\w.+=-]*")
 @rich_click.option("--data", metavar="NAME|PATH,...", help="data sets, separated by commas")
 @rich_click.option("--seeds", metavar="int,...", help="training seeds, separated by commas; 0 if not given")
 @rich_click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    metavar="int",
+    help="test on each of so many folds in turn, for data sets without a test split: stratified by class, no group "
+    "divided, tables in time",
+)
+@rich_click.option(
     "--common", metavar="FLAGS", help="flags of tstk train for every method; a method's own flags override them"
 )
 @rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
@@ -67,6 +74,7 @@ def command(
     methods: tuple[str, ...],
     data: str | None,
     seeds: str | None,
+    folds: int | None,
     common: str | None,
     data_root: str | None,
     score: str | None,
@@ -76,11 +84,11 @@ def command(
 ) -> None:
     """Compare methods over data sets and seeds: means with intervals, mean ranks, a critical-difference diagram.
 
-    FILE is a .toml with the table [methods] and the keys data, seeds, common and data_root; flags override it. Each
-    cell (method, data set, seed) is an ordinary run directory OUT/METHOD/DATA/seed-N. Finished cells are skipped,
-    interrupted ones are resumed, and a failed one is reported without stopping the others.
+    FILE is a .toml with the table [methods] and the keys data, seeds, folds, common and data_root; flags override it.
+    Each cell (method, data set, seed, fold) is an ordinary run directory OUT/METHOD/DATA/seed-N. Finished cells are
+    skipped, interrupted ones are resumed, and a failed one is reported without stopping the others.
     """
-    request = _parse_request(file, methods, data, seeds, common, data_root)
+    request = _parse_request(file, methods, folds, data, seeds, common, data_root)
 
     from tstk.benchmarking.page import build_table, iter_notes
     from tstk.benchmarking.results import RESULTS_FILE
@@ -101,7 +109,14 @@ def command(
     try:
         with _Progress() as on_progress:
             results = run_benchmark(
-                benchmark_methods, data_sets, request["seeds"], out, score=score, test=test, on_progress=on_progress
+                benchmark_methods,
+                data_sets,
+                request["seeds"],
+                out,
+                folds=request["folds"],
+                score=score,
+                test=test,
+                on_progress=on_progress,
             )
     except KeyboardInterrupt:
         print_note(f"Finished cells are kept in {out}; run the same command again to continue.")
@@ -118,7 +133,7 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _parse_request(file: str | None, methods: tuple[str, ...], *flags: str | None) -> dict[str, Any]:
+def _parse_request(file: str | None, methods: tuple[str, ...], folds: int | None, *flags: str | None) -> dict[str, Any]:
     """Merge the benchmark file with the flags, and report all errors at once."""
     file_values = read_toml(Path(file)) if file else {}
     faults = [f"{file}: unknown key {k!r}.{did_you_mean(k, FILE_KEYS)}" for k in file_values.keys() - set(FILE_KEYS)]
@@ -144,6 +159,9 @@ def _parse_request(file: str | None, methods: tuple[str, ...], *flags: str | Non
         numbers = [int(s) if s.strip().isdigit() else None for s in seeds.split(",")]
     if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
         faults.append(f"seeds {numbers if seeds is None else seeds}: expected non-negative integers, such as 0,1,2")
+    folds = file_values.get("folds") if folds is None else folds
+    if folds is not None and (type(folds) is not int or folds < 2):
+        faults.append(f"{file}: folds is {folds!r}; expected a number of 2 or more")
     for key, value in (("common", file_values.get("common", "")), ("data_root", file_values.get("data_root", ""))):
         if not isinstance(value, str):
             faults.append(f"{file}: {key} is {value!r}; expected a string")
@@ -154,6 +172,7 @@ def _parse_request(file: str | None, methods: tuple[str, ...], *flags: str | Non
         "methods": names,
         "data": list(dict.fromkeys(sets)),
         "seeds": list(dict.fromkeys(numbers)),
+        "folds": folds,
         "common": common,
         "data_root": root or file_values.get("data_root"),
     }
@@ -194,7 +213,7 @@ def _build_method(text: str, shared: list[str], first_data: str) -> Method:
         return Method(full_text, make_peer_runner(words[0].removeprefix(PEER_PREFIX), _make_config_factory(shared)))
     if not words or words[0].startswith("-"):
         make_config = _make_config_factory([*shared, *words])
-        _validate_config(make_config(first_data, 0))
+        _validate_config(make_config(first_data, 0, {}))
         return Method(full_text, make_config_runner(make_config))
     name, *set_flags = words
     overrides = parse_stage_overrides(tuple(set_flags[1::2]))
@@ -211,8 +230,8 @@ def _build_method(text: str, shared: list[str], first_data: str) -> Method:
     return Method(full_text, make_recipe_runner(name, overrides, common))
 
 
-def _make_config_factory(words: list[str]) -> Callable[[str, int], Config]:
-    """Return a function (data, seed) -> the config that `tstk train` resolves from these arguments.
+def _make_config_factory(words: list[str]) -> ConfigFactory:
+    """Return a function that maps a cell to the config that `tstk train` resolves from these arguments.
 
     Raises:
         OptionError: there is a flag that a benchmark sets itself, or that is not an option of a config
@@ -221,16 +240,17 @@ def _make_config_factory(words: list[str]) -> Callable[[str, int], Config]:
 
     assert isinstance(train, ConfigCommand)
     reserved = {flag for param in train.params if param.name != "config" for flag in param.opts}
-    reserved |= {"--data", "--seed", "--help"}
+    reserved |= {"--data", "--seed", "--folds", "--fold", "--help"}
     if rejected := [flag for word in words if (flag := word.partition("=")[0]) in reserved]:
         raise OptionError(
-            f"{shlex.join(words)}: remove {', '.join(rejected)}; the benchmark sets data, seed and run directory, "
-            "and trains each cell to its end"
+            f"{shlex.join(words)}: remove {', '.join(rejected)}; the benchmark sets data, seed, folds (its own "
+            "--folds) and run directory, and trains each cell to its end"
         )
 
-    def make_config(data: str, seed: int) -> Config:
+    def make_config(data: str, seed: int, fold_options: Mapping[str, int]) -> Config:
+        fold_flags = [word for name, value in fold_options.items() for word in (f"--{name}", str(value))]
         try:
-            with train.make_context("train", [*words, "--data", data, "--seed", str(seed)]) as ctx:
+            with train.make_context("train", [*words, "--data", data, "--seed", str(seed), *fold_flags]) as ctx:
                 return resolve_from_context(ctx)
         except click.ClickException as e:
             raise OptionError(e.format_message()) from None
@@ -282,7 +302,7 @@ class _Progress:
         self.bar.stop()
 
     def on_cell(self, cell: Cell, position: int, total: int) -> None:
-        label = escape_control_characters(f"{cell.method}, {cell.data}, seed {cell.seed}", keep="")
+        label = escape_control_characters(cell.label, keep="")
         if not cell.result and not cell.error:
             self.bar.update(self.task, total=total, completed=position - 1, description=label)
             return

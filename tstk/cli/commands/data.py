@@ -1,8 +1,8 @@
-"""`tstk data`: list, describe, convert and download data sets."""
+"""`tstk data`: list, describe, convert, split and download data sets."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 import rich_click
@@ -11,7 +11,7 @@ from tstk.cli.completion import complete_data_sets
 from tstk.cli.files import add_force_option
 from tstk.cli.options import build_section_options
 from tstk.cli.output import echo, format_examples, print_json, print_note, print_table
-from tstk.data.config import CONVERT_OPTIONS, DataConfig
+from tstk.data.config import CONVERT_OPTIONS, SPLIT_OPTIONS, DataConfig
 from tstk.errors import escape_control_characters
 
 _MAX_CHANNELS = 12
@@ -20,7 +20,7 @@ _MAX_CHANNELS = 12
 
 @click.group(cls=rich_click.RichGroup)
 def command() -> None:
-    """List, describe, convert and download data sets."""
+    """List, describe, convert, split and download data sets."""
 
 
 @command.command("list", cls=rich_click.RichCommand, epilog=format_examples("tstk data list", "tstk data list --json"))
@@ -92,6 +92,39 @@ convert.params += [o for o in build_section_options("data") if o.key in CONVERT_
 
 
 @command.command(
+    cls=rich_click.RichCommand,
+    epilog=format_examples(
+        "tstk data split people.csv --out people --test-fraction 0.2",
+        "tstk data split table.csv --out table --test-fraction 0.2 --val-fraction 0.1",
+    ),
+)
+@click.argument("data", metavar="NAME|PATH", shell_complete=complete_data_sets)
+@rich_click.option("--out", required=True, metavar="DIR", help="folder for the files of the splits")
+@rich_click.option(
+    "--by",
+    type=click.Choice(["class", "group", "time"]),
+    help="class: the same fraction of every class; group: whole groups; time: the last rows. If not given, time for a "
+    "table, group if there are groups, class otherwise",
+)
+@rich_click.option("--force", is_flag=True, help="replace the splits in the folder, if there are any")
+def split(data: str, out: str, by: Literal["class", "group", "time"] | None, force: bool, **options: Any) -> None:
+    """Divide a data set into training, test and perhaps validation data, and write them as files for --data DIR.
+
+    Series become .npy files with their labels, groups, ids, targets and names of channels; tables become .csv files.
+    """
+    from tstk.data.split_files import split_data
+
+    counts, notes = split_data(data, out, DataConfig(**options), by=by, force=force)
+    for name, count in counts.items():
+        echo(f"{out}: {name} {count:,}")
+    for note in notes:
+        print_note(f"note: {note}")
+
+
+split.params += [o for o in build_section_options("data") if o.key in SPLIT_OPTIONS]
+
+
+@command.command(
     cls=rich_click.RichCommand, epilog=format_examples("tstk data fetch GunPoint", "tstk data fetch ETTh1 ETTm1")
 )
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
@@ -103,6 +136,8 @@ convert.params += [o for o in build_section_options("data") if o.key in CONVERT_
 def fetch(names: tuple[str, ...], trust_first_download: bool) -> None:
     """Download public data sets for --data NAME: UCR and UEA data sets, and ETTh1, ETTh2, ETTm1, ETTm2.
 
+    A URI, such as s3://bucket/folder, hf://datasets/org/name or https://host/file.csv, is copied for --data URI.
+
     They are stored in the folder of the variable TSTK_CACHE, or in the user's cache folder. Existing data sets are not
     downloaded again, and interrupted downloads are resumed. With TSTK_OFFLINE=1 nothing is downloaded. The SHA-256 of
     ECG200, GunPoint and the ETT tables is known and checked; any other set takes --trust-first-download once.
@@ -111,18 +146,23 @@ def fetch(names: tuple[str, ...], trust_first_download: bool) -> None:
     from rich.progress import DownloadColumn, Progress
 
     from tstk.cli.output import make_console
+    from tstk.data.catalog import list_suffixes
     from tstk.data.download import fetch
+    from tstk.data.remote import fetch_uri, is_uri
 
     for name in names:
         with Progress(
             *Progress.get_default_columns(), DownloadColumn(), console=make_console(True), transient=True
         ) as bar:
             task = bar.add_task(escape(escape_control_characters(name, keep="")), total=None)
-            folder = fetch(
-                name,
-                lambda done, total, task=task: bar.update(task, completed=done, total=total or None),  # type: ignore[misc]
-                trust_first_download=trust_first_download,
-            )
+
+            def on_progress(done: int, total: int, bar: Progress = bar, task: Any = task) -> None:
+                bar.update(task, completed=done, total=total or None)
+
+            if is_uri(name):
+                folder = fetch_uri(name, list_suffixes(), on_progress)
+            else:
+                folder = fetch(name, on_progress, trust_first_download=trust_first_download)
         echo(f"{name}: {folder}")
 
 

@@ -33,7 +33,8 @@ def command(
 ) -> None:
     """Write one feature vector per series (or per window of a table) to a file.
 
-    The arrays are embedding [series, width] and, if the series are labelled, y [series] and classes.
+    The arrays are embedding [series, width], row (the place of each series in its file, from 0), id and group if the
+    file has them and, if the series are labelled, y [series] and classes.
     """
     from tstk.inference.predict import embed
 

@@ -37,12 +37,14 @@ def command(
 ) -> None:
     """Write a run's predictions to a file.
 
-    Classification: one row per series with its row number, predicted class, probability of each class, and true class
-    if known; in .npz the arrays predicted, probability, classes and truth.
+    Classification: one row per series with its row in the file (from 0), its id and group if the file has them, the
+    predicted class, the probability of each class, and the true class if known; in .npz the arrays row, id, group,
+    predicted, probability, classes and truth.
 
     Forecasting, .npz: every window of the test split, or of the table given with --data, as arrays forecast and truth
-    [windows, channels, horizon]. Forecasting, .csv: the rows after the last row of that table (or of the run's own),
-    with the columns step, date (as the table writes its times) if they are evenly spaced, channel and forecast.
+    [windows, channels, horizon], with the row of the table at which each begins, and its time as id. Forecasting, .csv:
+    the rows after the last row of that table (or of the run's own), with the columns step, date (as the table writes
+    its times) if they are evenly spaced, channel and forecast.
     """
     from tstk.config.records import RunConfig
     from tstk.inference.predict import forecast, predict
@@ -62,9 +64,10 @@ def command(
 
 
 def _write_classes(path: Path, predictions: Arrays, force: bool) -> None:
-    head = ["row", "predicted", *(f"probability {name}" for name in predictions["classes"])]
+    identity = [name for name in ("row", "id", "group") if name in predictions]
+    head = [*identity, "predicted", *(f"probability {name}" for name in predictions["classes"])]
     rows = [
-        [i, name, *(f"{p:.6g}" for p in predictions["probability"][i])]
+        [*(predictions[key][i] for key in identity), name, *(f"{p:.6g}" for p in predictions["probability"][i])]
         for i, name in enumerate(predictions["predicted"])
     ]
     if "truth" in predictions:

@@ -28,8 +28,9 @@ def command(
 ) -> None:
     """Write the codes of every series (or every window of a table), and the codebook.
 
-    The arrays are codes [series, channels, codes], -1 for unobserved tokens, codebook [codes, width] and, if the series
-    are labelled, y [series] and classes.
+    The arrays are codes [series, channels, codes], -1 for unobserved tokens, codebook [codes, width], row
+    (the place of each series in its file, from 0), id and group if the file has them and, if the series are labelled, y
+    [series] and classes.
     """
     from tstk.inference.tokenize import tokenize
 

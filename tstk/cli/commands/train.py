@@ -194,16 +194,15 @@ def _print_result(result: RunResult) -> None:
     if not result.selected.epoch:
         echo("Training did not improve the validation score of the linear map: the run forecasts with the map alone.\n")
     run = shlex.quote(str(result.run_dir))
+    other_data = "" if result.test else " --data FILE"  # the run has no test split to apply it to
     echo(f"Run directory: {result.run_dir}. Next:")
     if result.task == "pretraining":
         head = "linear" if RunConfig.read(result.run_dir).horizon is None else "forecast"
         echo(f"  tstk train --init-from {run} --head {head}")
     else:
-        echo(
-            f"  tstk eval {run}\n  tstk predict {run} --out predictions."
-            + ("npz" if result.task == "forecasting" else "csv")
-        )
-    echo(f"  tstk embed {run} --out embeddings.npz")
+        suffix = "npz" if result.task == "forecasting" else "csv"
+        echo(f"  tstk eval {run}{other_data}\n  tstk predict {run}{other_data} --out predictions.{suffix}")
+    echo(f"  tstk embed {run}{other_data} --out embeddings.npz")
     print_baseline_notes(result.test, result.baselines, result.baselines_skipped, result.baselines_details)
 
 

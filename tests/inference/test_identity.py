@@ -1,0 +1,98 @@
+"""What leaves a run can be joined with the tables of its user: rows, ids and groups stay with the series."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tstk.cli import cli
+from tstk.config.resolve import resolve_config
+from tstk.errors import DataError
+from tstk.inference.predict import embed, predict
+from tstk.inference.tokenize import tokenize
+from tstk.training.runs import train
+
+SMALL = {
+    "tokenizer": {"use": "patch", "dim": 8, "window": 4},
+    "encoder": {"use": "transformer", "dim": 8, "depth": 1, "heads": 2, "dropout": 0.0},
+    "train": {"epochs": 1, "batch_size": 8, "device": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Write a file of series with ids and groups, and return its path, with a classifier trained on a part of it."""
+    folder = tmp_path_factory.mktemp("people")
+    x = np.random.default_rng(0).normal(size=(30, 12)).astype(np.float32)
+    ids = np.array([f"recording {i}" for i in range(30)])
+    np.savez(folder / "people.npz", X=x, y=np.arange(30) % 2, ids=ids, subject=np.arange(30) // 3)
+    data = {"use": str(folder / "people.npz"), "test_fraction": 0.2}
+    train(resolve_config(("flag", {**SMALL, "data": data, "head": "linear"})), folder / "run")
+    return folder
+
+
+def test_predictions_of_the_test_split_name_the_rows_of_the_file(people):
+    arrays = predict(people / "run")
+    assert len(arrays["row"]) == 6
+    assert arrays["id"].tolist() == [f"recording {i}" for i in arrays["row"]]
+    assert arrays["group"].tolist() == [str(i // 3) for i in arrays["row"]]
+    assert arrays["truth"].tolist() == [str(i % 2) for i in arrays["row"]]
+
+
+def test_a_file_of_predictions_has_a_row_an_id_and_a_group_per_series(people, tmp_path):
+    out = tmp_path / "out.csv"
+    words = ["predict", str(people / "run"), "--data", str(people / "people.npz"), "--out", str(out)]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:4] == ["row", "id", "group", "predicted"]
+    assert [row["id"] for row in rows] == [f"recording {i}" for i in range(30)]
+    assert [int(row["row"]) for row in rows] == list(range(30))
+
+
+def test_embeddings_carry_the_identity_of_their_series(people):
+    arrays = embed(people / "run", str(people / "people.npz"))
+    assert arrays["id"].tolist() == [f"recording {i}" for i in range(30)]
+    assert arrays["group"].tolist() == [str(i // 3) for i in range(30)]
+
+
+def test_codes_carry_the_identity_of_their_series(people, tmp_path, syllables):
+    config = {**SMALL, "tokenizer": syllables, "encoder": {**SMALL["encoder"], "causal": True}, "loss": "next-code"}
+    train(resolve_config(("flag", {**config, "data": str(people / "people.npz")})), tmp_path / "run")
+    arrays = tokenize(tmp_path / "run", str(people / "people.npz"))
+    assert arrays["id"].tolist() == [f"recording {i}" for i in range(30)]
+    assert arrays["row"].tolist() == list(range(30))
+
+
+def test_a_file_without_ids_has_rows_alone(npz, run):
+    arrays = predict(run, npz)
+    assert arrays["row"].tolist() == list(range(12))
+    assert not {"id", "group"} & arrays.keys()
+
+
+def test_forecasts_name_the_row_and_the_time_at_which_their_window_begins(csv, tmp_path):
+    data = {"use": csv, "context": 12, "horizon": 4}
+    train(resolve_config(("flag", {**SMALL, "data": data, "head": "forecast"})), tmp_path / "run")
+    arrays = predict(tmp_path / "run", csv)
+    assert arrays["row"].tolist() == list(range(140 - 16 + 1))
+    assert arrays["id"][61].startswith("2020-01-01T01:01")
+    test = predict(tmp_path / "run")
+    whole = dict(zip(arrays["row"], arrays["truth"], strict=True))
+    assert all(np.array_equal(whole[row], values) for row, values in zip(test["row"], test["truth"], strict=True))
+
+
+def test_an_error_of_a_prediction_names_the_id(people, monkeypatch):
+    from tstk.core.pipeline import Pipeline
+
+    predict_step = Pipeline.predict_step
+
+    def fail(self, series, *args):
+        output = predict_step(self, series, *args)
+        output.head_output[series.sample_id == 4] = torch.nan
+        return output
+
+    monkeypatch.setattr(Pipeline, "predict_step", fail)
+    with pytest.raises(DataError, match=r"predictions of 1 of 30 series are not finite, series 5 \(id recording 4\)"):
+        predict(people / "run", str(people / "people.npz"))
