@@ -80,7 +80,8 @@ def test_data_sets_that_differ_in_a_number_are_no_parts(tmp_path):
 
 def test_parts_that_do_not_fit_together_are_refused_by_name(parts, tmp_path):
     write_part(parts / "part-00003.parquet", 12, id=["a", "b", "c", "d"])
-    assert read_splits(str(parts))["train"].ids is None  # the reader of lists knows no ids yet
+    with pytest.raises(DataError, match=r"part-00000\.parquet: has no ids, and other files of .* have them"):
+        read_splits(str(parts))
     (parts / "part-00003.parquet").unlink()
     (tmp_path / "t").mkdir()
     for number, names in enumerate(("a,b", "a,c")):
@@ -95,7 +96,7 @@ def test_the_rows_of_tables_are_joined_in_time(tmp_path, table):
     paths = [table(20, name="m-1.csv"), table(10, name="m-2.csv", start="2020-01-01T20", seed=1)]
     joined = read_splits(str(tmp_path / "m-*.csv"))["train"]
     assert joined.values.tolist() == [row for _, values in paths for row in values.tolist()]
-    assert len(joined.dates) == 30
+    assert joined.times.write()[19:21] == ["2020-01-01 19:00:00", "2020-01-01 20:00:00"]
     table(10, name="m-3.csv", start="2019-01-01T00")
     with pytest.raises(DataError, match="row 31 is dated before the row above it"):
         read_splits(str(tmp_path / "m-*.csv"))
