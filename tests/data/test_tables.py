@@ -105,9 +105,9 @@ def test_a_column_that_counts_the_rows_is_left_out_whatever_its_name(read):
 
 
 def test_runs_that_are_numbered_alike_are_channels(read):
-    columns = {f"{c}_{i}": SAMPLES[:, i].tolist() for c in ("ax", "ay") for i in range(LENGTH)}
+    columns = {f"{c}_{i}": SAMPLES[:, i].tolist() for c in ("Acc x", "Acc y") for i in range(LENGTH)}
     data = read(columns | {"label": LABELS})
-    assert (data.x.shape, data.channels) == ((NUM_SERIES, 2, LENGTH), ("ax", "ay"))
+    assert (data.x.shape, data.channels) == ((NUM_SERIES, 2, LENGTH), ("Acc x", "Acc y"))
     np.testing.assert_array_equal(data.x[:, 1], SAMPLES.astype(np.float32))
 
 

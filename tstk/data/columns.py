@@ -72,7 +72,20 @@ OPTIONS = {
 }
 """Role -> the option that gives it."""
 
-TIME_NAMES = ("date", "datetime", "timestamp", "ds", "date_time", "epoch", "unix_time", "utc", "time", "t", "step")
+TIME_NAMES = (
+    "date",
+    "datetime",
+    "timestamp",
+    "ds",
+    "date_time",
+    "epoch",
+    "unix_time",
+    "utc",
+    "time",
+    "t",
+    "step",
+    "year",
+)
 LABEL_NAMES = ("label", "labels", "class", "activity", "diagnosis", "target", "y")
 GROUP_NAMES = tuple(
     name + suffix

@@ -23,7 +23,7 @@ from tstk.errors import DataError
 CERTAIN_LABEL_NAMES = LABEL_NAMES[:-2]
 """The others may also be the name of what is measured."""
 
-CERTAIN_TIME_NAMES = TIME_NAMES[:-3]
+CERTAIN_TIME_NAMES = TIME_NAMES[:-4]
 
 _NUMBERED = re.compile(r"(.*?)(\d+(?:\.\d+)?)")
 _CHANNEL_PREFIXES = ("ch", "channel", "sensor", "lead", "axis", "signal", "dim")
@@ -224,7 +224,7 @@ def find_runs(assignment: Assignment) -> dict[str, list[int]]:
     """Return the runs of columns numbered alike (t0 to t149): prefix -> columns. Each is a channel of every row."""
     frame, runs = assignment.frame, dict[str, dict[str, int]]()
     for i in assignment.remaining:
-        if (match := _NUMBERED.fullmatch(frame.lower_names[i])) and not frame.is_nested(i):
+        if (match := _NUMBERED.fullmatch(frame.names[i])) and not frame.is_nested(i):
             runs.setdefault(match[1].strip(" _-.["), {})[match[2]] = i
     if not runs:
         return {}
@@ -233,4 +233,4 @@ def find_runs(assignment: Assignment) -> dict[str, list[int]]:
     num_columns = sum(map(len, alike.values()))
     if len(largest) < 2 or (len(largest) == 2 and num_columns < len(assignment.remaining)):
         return {}
-    return {} if set(alike) <= set(_CHANNEL_PREFIXES) else alike
+    return {} if {prefix.lower() for prefix in alike} <= set(_CHANNEL_PREFIXES) else alike

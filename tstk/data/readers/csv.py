@@ -36,7 +36,7 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
         raise DataError(f"{path}: the first line holds numbers; expected the names of the columns")
     if len(header) == 1 and (separator := next((char for char in ";\t|" if char in header[0]), None)):
         raise DataError(f"{path}, line 1: cells are separated by {separator!r}; expected commas, save it with them")
-    num_rows, num_cells = text.count("\n") + text.count("\r"), text.count(",")
+    num_rows, num_cells = max(text.count("\n"), text.count("\r")), text.count(",")
     require_cell_memory(path, num_rows, num_cells + num_rows, 3 * len(text))
     columns = _parse_columns(text, path, len(header))
     return interpret(Frame(path, header, columns, lambda row: _locate(text, path, row)), roles)
