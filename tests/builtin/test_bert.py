@@ -95,6 +95,7 @@ def test_gradients_equal_those_of_the_library(small):
     torch.testing.assert_close(encoder.stack.blocks[0].attention.query.weight.grad, reference_grad, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_layers_alone_equal_the_librarys_layers(folder, reference):
     encoder, tokens = build_pretrained(SPEC, pretrained=folder, part="layers"), tokens_of()
     hidden = tokens.values + encoder.pos_embed(tokens)

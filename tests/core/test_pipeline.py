@@ -45,7 +45,9 @@ def pad(series, more):
 
 
 @pytest.mark.parametrize("wiring", [{}, {"channels": "independent"}, {"instance_norm": True}], ids=str)
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "hf" else []) for name in ENCODERS]
+)
 def test_padding_and_the_rest_of_the_batch_change_no_class_vector_or_token(build, labelled_spec, ragged, name, wiring):
     series = ragged()
     tokenizer = {"use": "inception", "dim": 16, "window": 4, "stride": 3, "width": 8, "depth": 4}

@@ -88,6 +88,7 @@ def test_ids_are_those_of_float64_at_random_sizes(seed):
     assert find_wrong_ids(z, codes, nearest_code(z, codes)[0]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [1, 3, 8, 33, 64, 200])
 @pytest.mark.parametrize("k", [2, 67, 1041])
 def test_of_identical_codes_the_first_is_returned(k, d, threads):
@@ -306,6 +307,7 @@ def test_the_reference_can_be_had_for_everything():
     torch.testing.assert_close((each, overall), assignment_entropy(z, codes, temperature=0.5))
 
 
+@pytest.mark.slow
 def test_no_matrix_of_vectors_by_codes_is_held():
     n, k = 16384, 512
     z, codes = vectors(n, k, 4)

@@ -94,6 +94,7 @@ def test_every_scale_agrees_with_float64(scales, length, padding, kernel):
             assert errors(got, edges, edge).max() < ERROR
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["odd", "published"])
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("offset", [0.0, 1e4, -300.0])

@@ -85,6 +85,7 @@ def test_leaving_out_a_mask_that_hides_nothing_changes_nothing(causal):
     torch.testing.assert_close(attention(x), attention(x, mask=valid[:, None, None]))
 
 
+@pytest.mark.slow
 def test_a_compiled_graph_keeps_the_mask():
     compiled = torch.compile(lambda valid: make_key_mask(valid), fullgraph=True, backend="eager")
     assert compiled(torch.ones(2, 3, dtype=torch.bool)).shape == (2, 1, 1, 3)

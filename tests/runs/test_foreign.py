@@ -64,6 +64,7 @@ def predict(run):
     return tstk.load(run).predict_batch(Series(torch.ones(1, 2, 20)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["who/bert", "outside"])
 @pytest.mark.parametrize("encoder", ["bert", "hf"])
 def test_nothing_in_a_run_leads_to_a_request_or_to_files_outside(runs, tmp_path, events, npz, encoder, source):

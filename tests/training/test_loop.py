@@ -556,7 +556,12 @@ def test_lower_layers_take_smaller_rates_and_what_is_above_them_the_whole(npz):
 
 
 @pytest.mark.parametrize(
-    "encoder", [{"use": "identity"}, {"use": "hf", "dim": 16, "depth": 2, "heads": 2}, {"use": "bert"}]
+    "encoder",
+    [
+        {"use": "identity"},
+        pytest.param({"use": "hf", "dim": 16, "depth": 2, "heads": 2}, marks=pytest.mark.slow),
+        {"use": "bert"},
+    ],
 )
 def test_every_encoder_has_lower_and_higher_layers_or_none(npz, encoder):
     small = {"dim": 16, "depth": 2, "heads": 2} if encoder["use"] == "bert" else {}

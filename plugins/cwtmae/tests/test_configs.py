@@ -35,6 +35,7 @@ def test_what_is_compared_with_pretraining_has_the_same_parts(config):
     assert all(untrained[k] == pretrained[k] for k in ("tokenizer", "encoder", "pipeline"))
 
 
+@pytest.mark.slow
 def test_parameters_are_as_many_as_published(config):
     pipeline = build_on_meta(config("published"), LONG)
     assert count(pipeline) == 95_618_954

@@ -34,6 +34,7 @@ def assert_close(a, b, tolerance=1e-9):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [5, 37])
 def test_a_mixer_with_the_weights_of_transformers_mamba2_gives_its_outputs(tokens):
     modeling = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")

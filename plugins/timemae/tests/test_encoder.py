@@ -109,6 +109,7 @@ def test_every_option_has_a_line_of_help(name):
 # ------------------------------------------------------------------ layers of a BERT
 
 
+@pytest.mark.slow
 def test_encoding_with_the_layers_of_a_bert_equals_transformers(folder):
     reference = pytest.importorskip("transformers").BertModel.from_pretrained(folder).eval()
     encoder, tokens = build_pretrained(spec_of(384), pretrained=folder), tokens_of(384)

@@ -9,6 +9,7 @@ from tstk.errors import OptionError
 from tstk.evaluation.probe_classifiers import FeatureSet
 
 
+@pytest.mark.slow
 def test_adam_learns_what_can_be_learnt_in_every_setting_alike_or_alone():
     rng = np.random.default_rng(0)
     y = rng.integers(3, size=90)
@@ -53,6 +54,7 @@ def test_an_option_without_effect_is_refused(options, message):
         AdamProbe(**options)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_predictions_and_another_seed_others():
     rng = np.random.default_rng(0)
     train, val, test = (FeatureSet(rng.normal(size=(20, 4)), np.arange(20) % 3) for _ in range(3))

