@@ -1,6 +1,6 @@
 """Insert events of known kinds and places into series, to test the detection of anomalies.
 
-`python -m benchmarks.events TABLE.csv OUT.csv --rows 11520:14400 --count 16` writes some rows of a table with events,
+`python -m benchmarks.events TABLE.csv OUT.csv --rows 11520:14400 --count 24` writes some rows of a table with events,
 and their labels in the column `event`.
 """
 

@@ -2,19 +2,15 @@
 
 import csv as csvfile
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.events import KINDS, insert_events
+from tests.support.hours import call, make_table, refuse, write_table
 from tstk.inference.detect import detect, evaluate_detection, find_events
 from tstk.inference.detection_methods import METHODS
 from tstk.plugins.registry import get_registry
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import call, make_table, refuse, write_table
 
 slow = pytest.mark.slow
 SUPPORTED = [

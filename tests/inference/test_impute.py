@@ -2,18 +2,14 @@
 
 import csv as csvfile
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.hours import call, make_table, refuse, write_table
 from tstk.inference.impute import impute, score_run
 from tstk.inference.predict import load_run
 from tstk.inference.recordings import load_recordings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import call, make_table, refuse, write_table
 
 pytestmark = pytest.mark.slow
 GAPS = {(r, c) for r in range(100, 130) for c in (0, 1)} | {(7, 0), (200, 1), (639, 0), (639, 1)}
