@@ -95,7 +95,7 @@ def afterwards(pipeline, series):
         if pipeline.head is not None or pipeline.can_forecast:
             outputs["prediction"] = pipeline.predict_batch(series)
             spec = pipeline.spec
-            want = (spec.num_classes,) if spec.horizon is None else (spec.channels, spec.horizon)
+            want = (spec.num_outputs,) if spec.horizon is None else (spec.channels, spec.horizon)
             if outputs["prediction"].shape[1:] != want:
                 return f"a prediction of shape {list(outputs['prediction'].shape)}"
     return ", ".join(f"{name} is not finite" for name, value in outputs.items() if not value.isfinite().all())

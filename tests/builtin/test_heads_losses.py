@@ -30,8 +30,8 @@ def tokens_of(spec, batch=3, seed=0, prefix=False):
 
 # ------------------------------------------------------------------ heads
 
-WIDE = Spec(channels=1, length=80, num_classes=10, dim=768, grid_size=(5,))
-SLIM = Spec(channels=2, length=48, num_classes=3, horizon=7, dim=16, grid_size=(6,), num_prefix_tokens=1)
+WIDE = Spec(channels=1, length=80, task="classification", num_outputs=10, dim=768, grid_size=(5,))
+SLIM = Spec(channels=2, length=48, num_outputs=3, horizon=7, dim=16, grid_size=(6,), num_prefix_tokens=1)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_standardising_head_does_not_care_for_the_sizes_of_features():
     torch.testing.assert_close(head.eval()(tokens)[:1], head(one))
 
 
-@pytest.mark.parametrize(("use", "lacks"), [("linear", "num_classes"), ("cot", "num_classes"), ("forecast", "horizon")])
+@pytest.mark.parametrize(("use", "lacks"), [("linear", "num_outputs"), ("cot", "num_outputs"), ("forecast", "horizon")])
 def test_a_head_without_its_task_is_refused(use, lacks):
     with pytest.raises(IncompatibleError, match=f"head '{use}' needs"):
         build_component("head", use, SLIM.replace(**{lacks: None}))

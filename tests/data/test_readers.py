@@ -138,7 +138,7 @@ def test_formats_with_a_fixed_place_for_the_label_refuse_another(tmp_path, read)
     ("arrays", "message"),
     [
         ({"X": np.ones((2, 3, 4)), "y": [0, 1, 2]}, "3 labels for 2 series"),
-        ({"X": np.ones((2, 3, 4)), "y": np.ones((2, 2))}, "one per series"),
+        ({"X": np.ones((2, 3, 4)), "y": np.full((2, 2), 2)}, "one per series"),
         ({"X": np.ones((2, 3, 4)), "y": [0.0, np.nan]}, "series 2 has no label"),
         ({"X": np.ones((2, 3, 4)), "y": [0, 5], "classes": ["a", "b"]}, "label 5 of series 2"),
         ({"X": np.ones((2, 4, 3)), "channels": ["x", "y", "z"]}, "looks transposed"),

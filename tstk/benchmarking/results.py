@@ -10,9 +10,8 @@ import numpy as np
 
 from tstk.benchmarking.ranking import PosthocTest, Ranking, rank_methods
 from tstk.errors import OptionError
+from tstk.evaluation.formatting import LOWER_IS_BETTER, find_main_metric
 
-LOWER_IS_BETTER = ("mse", "mae", "mase", "smape", "crps", "loss")
-"""Metrics for which lower is better."""
 RESULTS_FILE = "bench.json"
 
 
@@ -88,7 +87,7 @@ def compare_methods(cells: list[Cell], score: str | None = None, test: PosthocTe
     all_scores = [cell.result["scores"] for cell in cells if cell.result]
     score_names = [n for n in dict.fromkeys(n for s in all_scores for n in s) if not n.endswith("_se")]
     if score is None:
-        score = next((n for n in ("accuracy", "mse") if n in score_names), "accuracy")
+        score = find_main_metric(dict.fromkeys(score_names, 0.0)) or "accuracy"
     elif all_scores and score not in score_names:
         raise OptionError(f"--score {score}: no run has it; there are {', '.join(score_names)}")
     methods, datasets = (

@@ -121,7 +121,7 @@ def run_benchmark(
         datasets: data set name -> value of `--data`
         seeds: training seeds
         out_dir: output folder; new, or that of an earlier benchmark
-        score: metric to compare; accuracy by default, or mse if there is no accuracy
+        score: metric to compare; the main metric of the task by default, such as accuracy
         test: post-hoc test: nemenyi or holm
         on_progress: called with (cell, number, total) when a cell starts (without result) and when it is finished
 

@@ -91,8 +91,10 @@ def _write_arrays(
             "classes": series_set.classes,
             f"y_{split}": series_set.y,
             f"groups_{split}": series_set.groups,
+            f"targets_{split}": series_set.targets,
+            "target_names": series_set.target_names,
         }
-        arrays |= {name: np.array(values) for name, values in metadata.items() if values}
+        arrays |= {name: np.array(values) for name, values in metadata.items() if values is not None and len(values)}
     for name, array in arrays.items():
         with open_file(f"{name}.npy") as file:
             np.save(file, array, allow_pickle=False)

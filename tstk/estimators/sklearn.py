@@ -79,13 +79,17 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
         counts = tuple(torch.bincount(train.y, minlength=len(self.classes_)).tolist())
         length = max(x.shape[2], config.values["data"]["length"] or 0)
         self._fit_pipeline(
-            config, Spec(x.shape[1], length, len(self.classes_), class_counts=counts), train, val, train.x
+            config,
+            Spec(x.shape[1], length, self._task, len(self.classes_), class_counts=counts),
+            train,
+            val,
+            train.x,
         )
         self.pipeline_.set_input_schema({"classes": self.classes_, "offset": self.offset_})
         return self
 
     def predict_proba(self, X: Any) -> Array:
-        """Return class probabilities [N, num_classes]."""
+        """Return class probabilities [N, K]."""
         probabilities = self._predict(self._validate_new_series(X)).probabilities
         assert probabilities is not None
         return probabilities
@@ -114,7 +118,7 @@ class TokenEncoder(TransformerMixin, PipelineEstimator):
         history_: one row of losses and scores per epoch
     """
 
-    _task = "unlabelled"
+    _task = None
     _own_params = ("features", "pool")
 
     def __init__(
@@ -202,7 +206,7 @@ class SeriesForecaster(PipelineEstimator):
             )
         train = WindowDataset(table[:, :cut], self.context, self.horizon, data["stride"] or 1)
         val = WindowDataset(table[:, cut - self.context :], self.context, self.horizon, data["stride"] or 1)
-        spec = Spec(len(table), self.context, horizon=self.horizon)
+        spec = Spec(len(table), self.context, self._task, horizon=self.horizon)
         self._fit_pipeline(config, spec, train, val, table[None, :, :cut])
         self.last_context_ = table[:, -self.context :]
         return self

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-MAIN_METRICS = ("accuracy", "f1_macro", "mse", "mae", "probe")
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
+
+MAIN_METRICS = (
+    *("accuracy", "f1_macro", "f1_micro", "auroc", "auprc", "subset_accuracy"),
+    *("r2", "rmse", "mse", "mae", "probe"),
+)
 """Task metrics, shown before the losses."""
 EXTRA_METRICS = ("mase", "smape", "crps")
 """Task metrics that are shown if there is room."""
+LOWER_IS_BETTER = ("mse", "mae", "rmse", "mase", "smape", "crps", "loss")
+"""Metrics for which lower is better."""
+
+
+def find_main_metric(scores: Mapping[str, float]) -> str | None:
+    """Return the metric by which a run is compared with others: the main metric of the first task that has it."""
+    registry = get_registry()
+    entries = [read_signature(entry.target).class_attrs for entry in registry.list_entries("task")]
+    return next((attrs["main_metric"] for attrs in entries if attrs["main_metric"] in scores), None)
 
 
 def describe_better_baselines(scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return one sentence per baseline whose accuracy is higher, or whose MSE is lower, than that of the model.
+    """Return one sentence per baseline whose main metric is better than that of the model.
 
     Values are compared as printed: a model whose best epoch is its initial linear map differs from the linear baseline
     by rounding alone.
     """
     sentences = []
+    metric = find_main_metric(scores)
+    sign = -1 if metric in LOWER_IS_BETTER else 1
     for name, baseline_scores in baselines.items():
-        for metric, sign in (("accuracy", 1), ("mse", -1)):
-            if metric not in scores or metric not in baseline_scores:
-                continue
-            own_value, baseline_value = format_number(scores[metric]), format_number(baseline_scores[metric])
-            if sign * baseline_scores[metric] > sign * scores[metric] and own_value != baseline_value:
-                sentences.append(
-                    f"This model loses to the baseline {name}: {metric} {own_value} against {baseline_value}."
-                )
+        if metric is None or metric not in baseline_scores:
+            continue
+        own_value, baseline_value = format_number(scores[metric]), format_number(baseline_scores[metric])
+        if sign * baseline_scores[metric] > sign * scores[metric] and own_value != baseline_value:
+            sentences.append(f"This model loses to the baseline {name}: {metric} {own_value} against {baseline_value}.")
     return sentences
 
 

@@ -40,7 +40,7 @@ NUM_FORECAST_SAMPLES = 50
 
 def render_confusion_matrix(context: RunContext) -> Section | None:
     """Render the confusion matrix and the metrics of each class."""
-    if context.pipeline.head is None or context.pipeline.spec.horizon is not None or context.split.y is None:
+    if context.pipeline.head is None or context.split.y is None or context.split.y.ndim != 1:
         return None
     predictions = torch.cat(
         [context.pipeline.predict_batch(series).argmax(1).cpu() for series in _iter_batches(context, None)]

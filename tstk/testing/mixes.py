@@ -89,7 +89,7 @@ def try_mix(parts: dict[str, Entry], steps: int = 1) -> Mix:
         length = build_fixture(parts["tokenizer"]).spec.length
     except AssertionError as e:
         return Mix(names, "refused", str(e))
-    variant = _Variant(Spec(2, length, num_classes=3))
+    variant = _Variant(Spec(2, length, "classification", 3))
     while True:
         try:
             pipeline = _build_mix(parts, variant)
@@ -122,7 +122,7 @@ def _apply_advice(error: str, variant: _Variant, encoder: Entry) -> _Variant | N
     if "(causal)" in error and "causal" in encoder.provides and "causal" in options and not variant.causal:
         return replace(variant, causal=True)
     if ("horizon" in error or "class labels" in error) and variant.spec.horizon is None:
-        return _Variant(variant.spec.replace(num_classes=None, horizon=8))
+        return _Variant(variant.spec.replace(task="forecasting", num_outputs=None, horizon=8))
     return None
 
 

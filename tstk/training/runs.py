@@ -27,11 +27,13 @@ from tstk.config.run_directory import (
     suggest_run_dirs,
 )
 from tstk.core.pipeline import Pipeline
+from tstk.core.task import Baselines
 from tstk.core.types import Spec
 from tstk.data.data_module import DataModule
 from tstk.data.identity import find_run_data, identify_files, refuse_changed_data, resolve_paths
+from tstk.data.targets import count_classes
 from tstk.errors import CheckpointError, DataError, FileError, TrainingError
-from tstk.evaluation.baselines import Baselines, score_baselines
+from tstk.evaluation.baselines import score_baselines
 from tstk.evaluation.evaluate import evaluate
 from tstk.plugins.hooks import SLOTS
 from tstk.runs.build import validate_on_meta
@@ -71,8 +73,7 @@ def prepare_training(
         validate_on_meta(config)
     data = read_data(config)
     spec = data.spec
-    if data.train.y is not None and spec.num_classes:
-        spec = spec.replace(class_counts=tuple(torch.bincount(data.train.y, minlength=spec.num_classes).tolist()))
+    spec = spec.replace(class_counts=count_classes(data.train.y, spec.num_outputs))
     torch.manual_seed(config.options("train")["seed"])
     pipeline, notes = (
         initialize_for_training(config, spec) if resume_from is None else (rebuild_for_resume(resume_from), [])
@@ -81,8 +82,7 @@ def prepare_training(
         raise DataError(f"{data.name} has changed since this run was started: {changes}")
     ema_decay, device = (config.options("train")[name] for name in ("ema_decay", "device"))
     check_memory(read_memory_limit(device), count_state_bytes(pipeline, ema_decay > 0))
-    pipeline.mean.copy_(data.mean[:, None])
-    pipeline.std.copy_(data.std[:, None])
+    pipeline.set_standardization(data.mean, data.std, data.train.y)
     pipeline.set_input_schema(data.input_schema())
     if resume_from is None:
         notes += init_pipeline_from_data(pipeline, config, data)
@@ -292,12 +292,11 @@ def _build_result(
     run_dir: Path, config: Config, pipeline: Pipeline, data: DataModule, fit_result: FitResult, command: str
 ) -> RunResult:
     """Score the pipeline and the baselines on test."""
-    task = "pretraining" if pipeline.head is None and not pipeline.can_forecast else data.task
     train_config, _ = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
     baselines = score_baselines(pipeline, data, data.test) if data.test is not None else Baselines()
     return RunResult(
         run_dir=run_dir,
-        task=task,
+        task=data.task if data.task is not None and pipeline.makes_predictions else "pretraining",
         data=data.name,
         test=evaluate(pipeline, data.test, seed=train_config.seed, source=f"{data.name}, test split")
         if data.test is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import rich_click
@@ -38,7 +39,11 @@ def command(
     """Write a run's predictions to a file.
 
     Classification: one row per series with its row number, predicted class, probability of each class, and true class
-    if known; in .npz the arrays predicted, probability, classes and truth.
+    if known; in .npz the arrays predicted, probability, classes and truth. Several labels: likewise, with the labels
+    of a series joined by ; and the probability of each.
+
+    Regression: one row per series with its row number, and the predicted and, if known, true value of each target; in
+    .npz the arrays predicted, targets and truth.
 
     Forecasting, .npz: every window of the test split, or of the table given with --data, as arrays forecast and truth
     [windows, channels, horizon]. Forecasting, .csv: the rows after the last row of that table (or of the run's own),
@@ -57,20 +62,28 @@ def command(
     if path.suffix.lower() == ".npz":
         write_npz(path, arrays, replace=force)
     else:
-        _write_classes(path, arrays, force)
+        write_csv(path, *_tabulate(arrays), replace=force)
     echo(f"{path}: {len(next(iter(arrays.values()))):,} predictions")
 
 
-def _write_classes(path: Path, predictions: Arrays, force: bool) -> None:
+def _tabulate(predictions: Arrays) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows: a column per target, or the predicted class and a column per probability."""
+    predicted, truth = predictions["predicted"], predictions.get("truth")
+    if "targets" in predictions:
+        names = predictions["targets"]
+        head = ["row", *(f"predicted {name}" for name in names)]
+        rows: list[list[Any]] = [[i, *map(repr, values)] for i, values in enumerate(predicted.tolist())]
+        if truth is not None:
+            head += [f"truth {name}" for name in names]
+            cells = [["" if isnan(v) else repr(v) for v in values] for values in truth.tolist()]
+            rows = [row + more for row, more in zip(rows, cells, strict=True)]
+        return head, rows
     head = ["row", "predicted", *(f"probability {name}" for name in predictions["classes"])]
-    rows = [
-        [i, name, *(f"{p:.6g}" for p in predictions["probability"][i])]
-        for i, name in enumerate(predictions["predicted"])
-    ]
-    if "truth" in predictions:
+    rows = [[i, name, *(f"{p:.6g}" for p in predictions["probability"][i])] for i, name in enumerate(predicted)]
+    if truth is not None:
         head.append("truth")
-        rows = [[*row, truth] for row, truth in zip(rows, predictions["truth"], strict=True)]
-    write_csv(path, head, rows, replace=force)
+        rows = [[*row, name] for row, name in zip(rows, truth, strict=True)]
+    return head, rows
 
 
 def _write_forecast(path: Path, forecast: Forecast, force: bool) -> None:

@@ -197,7 +197,7 @@ def _print_result(result: RunResult) -> None:
     else:
         echo(
             f"  tstk eval {run}\n  tstk predict {run} --out predictions."
-            + ("npz" if result.task == "forecasting" else "csv")
+            + ("csv" if RunConfig.read(result.run_dir).horizon is None else "npz")
         )
     echo(f"  tstk embed {run} --out embeddings.npz")
     print_baseline_notes(result.test, result.baselines, result.baselines_skipped, result.baselines_details)

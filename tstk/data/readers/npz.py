@@ -14,6 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +31,7 @@ from tstk.data.memory import CELL_BYTES, require_memory
 from tstk.errors import DataError, did_you_mean
 
 LABEL_ARRAY_NAMES = ("y", "labels", "label")
+TARGET_ARRAY_NAMES = ("targets", "target")
 GROUP_ARRAY_NAMES = ("groups", "group", "subject", "subjects")
 
 MAX_EXPANSION_RATIO = 200
@@ -61,11 +63,11 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     Raises:
         DataError: the file is damaged, holds Python objects, or its shapes disagree
     """
-    roles.reject(path, "yet", ("label",))
+    roles.reject(path, "yet", ("label", "targets"))
     label_column = roles.label
     arrays = open_arrays(path)
     names = (label_column,) if label_column is not None else LABEL_ARRAY_NAMES
-    metadata = {name: arrays[name]() for name in ("classes", "channels") if name in arrays}
+    metadata = {name: arrays[name]() for name in ("classes", "channels", "target_names") if name in arrays}
     splits = {}
     for split, suffix in (("train", ""), ("train", "_train"), ("val", "_val"), ("test", "_test")):
         if (x := _find_array(arrays, SERIES_ARRAY_NAMES, suffix)) is not None:
@@ -75,7 +77,9 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
                 hint = did_you_mean(name, arrays)
                 raise DataError(f"{path}: no array called {name!r}; it holds: {', '.join(arrays)}.{hint}")
             groups = _find_array(arrays, GROUP_ARRAY_NAMES, suffix)
-            splits[split] = build_series_set(x, y and y(), groups and groups(), metadata, str(path))
+            targets = _find_array(arrays, roles.targets or TARGET_ARRAY_NAMES, suffix)
+            series_set = build_series_set(x, y and y(), groups and groups(), metadata, str(path))
+            splits[split] = add_targets(series_set, targets and targets(), metadata)
     if not splits:
         raise DataError(
             f"{path}: no array called X (or x, data, samples; or X_train and X_test); it holds: {', '.join(arrays)}"
@@ -181,7 +185,7 @@ def build_series_set(
 
     Args:
         x: returns the samples [N, C, T] or [N, T], memory-mapped or in memory
-        y: [N] labels
+        y: [N] labels; or [N, K], 1 for each of K labels that a series has, 0 for others
         groups: [N] names
         metadata: "channels" and "classes" where there are any
         source: the file, for messages
@@ -190,6 +194,12 @@ def build_series_set(
         DataError: the arrays are not numbers, do not fit together, or have an unexpected number of dimensions
     """
     array = x()
+    if y is not None and is_multi_hot(y):
+        labels, y = y, None
+        label_names = metadata["classes"] if "classes" in metadata else metadata.get("target_names")
+        without_classes = {key: value for key, value in metadata.items() if key != "classes"}
+        series_set = build_series_set(x, None, groups, without_classes, source)
+        return add_targets(series_set, labels, {} if label_names is None else {"target_names": label_names})
     if array.dtype.kind not in "fiub":
         raise DataError(f"{source}: X holds {array.dtype}; expected numbers")
     if array.ndim not in (2, 3):
@@ -204,6 +214,26 @@ def build_series_set(
         channels=names.get("channels", ()),
         classes=classes,
     )
+
+
+def is_multi_hot(y: Array) -> bool:
+    """Return whether labels are [N, K] with one column per label."""
+    return y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "fiub" and bool(np.isin(y[y == y], (0, 1)).all())
+
+
+def add_targets(series_set: SeriesSet, targets: Array | None, metadata: Mapping[str, Array]) -> SeriesSet:
+    """Return series with numbers to predict, [N] or [N, K].
+
+    Raises:
+        DataError: they are not numbers
+    """
+    if targets is None:
+        return series_set
+    if targets.dtype.kind not in "fiub" or targets.ndim not in (1, 2):
+        raise DataError(f"{series_set.source}: targets are {targets.dtype} of shape {targets.shape}; expected numbers")
+    array = metadata.get("target_names")
+    names = () if array is None else _names_to_text(array, "target_names", series_set.source)
+    return replace(series_set, targets=targets.reshape(len(targets), -1).astype(np.float64), target_names=names)
 
 
 def _names_to_text(array: NDArray[Any], kind: str, source: str) -> tuple[str, ...]:
