@@ -136,5 +136,5 @@ def test_multi_hot_arrays_are_several_labels(tmp_path, name):
 def test_a_label_of_neither_0_nor_1_is_refused_and_an_unknown_one_kept():
     y = encode_targets(some_set(targets=np.array([[1, np.nan], [0, 1]])), "labels", ("0", "1"))
     assert y.tolist() == [[1, -1], [0, 1]]
-    with pytest.raises(DataError, match="series 2 has the labels 0, 0.5; expected 1 or 0 for each of 0, 1"):
+    with pytest.raises(DataError, match=r"series 2 has the labels 0, 0\.5; expected 1 or 0 for each of 0, 1"):
         encode_targets(some_set(targets=np.array([[1, 0], [0, 0.5]])), "labels", ("0", "1"))

@@ -122,7 +122,7 @@ def test_frozen_features_of_a_regression_are_probed_by_ridge(regression):
     result = probe(regression)
     assert result["classifier"] == "ridge"
     assert result["results"][0]["r2"] > 0.9
-    with pytest.raises(OptionError, match="--classifier svm: is for classes, .* use --classifier ridge"):
+    with pytest.raises(OptionError, match=r"--classifier svm: is for classes, .* use --classifier ridge"):
         probe(regression, classifier="svm")
 
 
