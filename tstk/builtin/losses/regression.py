@@ -29,7 +29,8 @@ class RegressionLoss(Loss):
         assert step_output.head_output is not None
         assert step_output.targets is not None
         known = step_output.targets.isfinite()
-        errors = self.compute_errors(step_output.head_output, step_output.targets.nan_to_num())
+        targets = step_output.targets.nan_to_num().to(step_output.head_output.dtype)
+        errors = self.compute_errors(step_output.head_output, targets)
         return {self.term: masked_mean(errors, known)}
 
 
