@@ -13,6 +13,7 @@ from tstk.cli import cli
 from tstk.core.task import find_task, get_task
 from tstk.core.types import Series, Spec
 from tstk.errors import IncompatibleError, OptionError
+from tstk.evaluation.formatting import describe_better_baselines, is_lower_better
 from tstk.evaluation.probe import probe
 from tstk.inference.predict import predict, score
 from tstk.plugins.hooks import Entry
@@ -205,6 +206,14 @@ def test_a_task_of_a_plugin_uses_heads_and_losses_of_the_core_and_its_own_metric
         assert result.selected.epoch == min(history, key=lambda row: row["val"]["mape"])["epoch"]
     finally:
         del get_registry()._table["task", "percent"]
+
+
+def test_errors_are_better_if_lower_also_those_of_one_target():
+    lower = ["rmse", "rmse level", "mae", "mse", "loss"]
+    assert [m for m in [*lower, "r2", "r2 level", "accuracy", "f1 high"] if is_lower_better(m)] == lower
+    assert describe_better_baselines({"r2": 0.5, "rmse": 2.0}, {"a": {"r2": 0.6, "rmse": 3.0}}) == [
+        "This model loses to the baseline a: r2 0.6000 against 0.5000."
+    ]
 
 
 def test_each_type_of_targets_has_a_task_of_the_core():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
@@ -14,15 +15,26 @@ MAIN_METRICS = (
 """Task metrics, shown before the losses."""
 EXTRA_METRICS = ("mase", "smape", "crps")
 """Task metrics that are shown if there is room."""
-LOWER_IS_BETTER = ("mse", "mae", "rmse", "mase", "smape", "crps", "loss")
-"""Metrics for which lower is better."""
+_ERRORS = ("mse", "mae", "rmse", "mase", "smape", "crps", "loss")
 
 
-def find_main_metric(scores: Mapping[str, float]) -> str | None:
+def _list_task_attrs() -> list[dict[str, Any]]:
+    """Return the class attributes of all tasks, read from source, those of the core first."""
+    return [read_signature(entry.target).class_attrs for entry in get_registry().list_entries("task")]
+
+
+def is_lower_better(metric: str) -> bool:
+    """Return whether a metric is an error, of all targets or of one, such as `rmse load`."""
+    name = metric.partition(" ")[0]
+    for attrs in _list_task_attrs():
+        if attrs["main_metric"] == name:
+            return not attrs.get("higher_is_better", True)
+    return name in _ERRORS
+
+
+def find_main_metric(scores: Collection[str]) -> str | None:
     """Return the metric by which a run is compared with others: the main metric of the first task that has it."""
-    registry = get_registry()
-    entries = [read_signature(entry.target).class_attrs for entry in registry.list_entries("task")]
-    return next((attrs["main_metric"] for attrs in entries if attrs["main_metric"] in scores), None)
+    return next((attrs["main_metric"] for attrs in _list_task_attrs() if attrs["main_metric"] in scores), None)
 
 
 def describe_better_baselines(scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -33,7 +45,7 @@ def describe_better_baselines(scores: Mapping[str, float], baselines: Mapping[st
     """
     sentences = []
     metric = find_main_metric(scores)
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = -1 if metric is not None and is_lower_better(metric) else 1
     for name, baseline_scores in baselines.items():
         if metric is None or metric not in baseline_scores:
             continue
