@@ -57,8 +57,8 @@ def table_batch(batch=4, channels=2, length=24, horizon=8, seed=0):
     return Series(x * observed, observed, y, torch.arange(batch))
 
 
-LABELLED = Spec(channels=2, length=24, num_classes=3)
-TABLE = Spec(channels=2, length=24, horizon=8)
+LABELLED = Spec(channels=2, length=24, task="classification", num_outputs=3)
+TABLE = Spec(channels=2, length=24, task="forecasting", horizon=8)
 SMALL = {
     "tokenizer": {"use": "patch", "dim": 16, "window": 4},
     "encoder": {"use": "transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0},

@@ -99,7 +99,7 @@ def test_a_type_checker_flags_wrong_options(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("""import tstk
 tstk.fit(encoder="bert", encoder__depth=4, epochs=10, callbacks=["a", tstk.Callback()], out="runs/a")
-tstk.build({"head": "linear"}, tstk.Spec(1, 20, num_classes=2), sampling="balanced").predict([1.0])
+tstk.build({"head": "linear"}, tstk.Spec(1, 20, "classification", 2), sampling="balanced").predict([1.0])
 tstk.list_components()["encoder"]
 tstk.fit(encoder=3)
 tstk.fit(epochs="many")
@@ -146,13 +146,13 @@ def test_paths_are_taken_wherever_a_run_or_a_file_is_named(npz, run):
 
 
 def test_a_component_that_is_none_is_left_to_the_config():
-    spec = tstk.Spec(2, 40, num_classes=3)
+    spec = tstk.Spec(2, 40, "classification", 3)
     pipeline = tstk.build({"head": "linear"}, spec, head=None, decoder=None, encoder=None, **TINY)
     assert pipeline.head is not None
 
 
 def test_components_are_created_by_name():
-    spec = tstk.Spec(channels=2, length=40, num_classes=3)
+    spec = tstk.Spec(channels=2, length=40, task="classification", num_outputs=3)
     tokenizer = tstk.build_component("tokenizer", "patch", spec, window=8, dim=16)
     assert tokenizer.out.grid_size == (5,)
 
@@ -164,7 +164,7 @@ def test_components_are_listed_by_kind():
 
 
 def test_a_pipeline_is_built_on_a_given_spec_without_data():
-    pipeline = tstk.build(encoder="transformer", head="linear", **TINY, spec=tstk.Spec(2, 40, num_classes=3))
+    pipeline = tstk.build(encoder="transformer", head="linear", **TINY, spec=tstk.Spec(2, 40, "classification", 3))
     assert pipeline.predict_batch(tstk.Series(torch.randn(4, 2, 40))).shape == (4, 3)
 
 
@@ -179,7 +179,7 @@ def test_a_pipeline_is_built_on_a_given_spec_without_data():
 )
 def test_mistakes_are_refused_as_on_the_command_line(choices, says):
     with pytest.raises(tstk.TstkError, match=says):
-        tstk.build(spec=tstk.Spec(2, 40, num_classes=3), **choices)
+        tstk.build(spec=tstk.Spec(2, 40, "classification", 3), **choices)
 
 
 # ------------------------------------------------------------------ components without a plugin
@@ -275,7 +275,7 @@ def test_only_the_classes_of_a_run_can_be_given_to_load_it(tmp_path, forget_comp
 
 
 def test_a_class_takes_options_and_partners_like_a_component_of_a_plugin(forget_components):
-    spec = tstk.Spec(2, 40, num_classes=3)
+    spec = tstk.Spec(2, 40, "classification", 3)
 
     @tstk.register("encoder", "scale")
     class Causal(define_encoder()):
@@ -296,7 +296,7 @@ def test_a_class_of_a_notebook_that_has_no_source_works(tmp_path, forget_compone
 class Plain(tstk.Head):
     def __init__(self, spec, *, bias: bool = True):
         super().__init__(spec)
-        self.linear = torch.nn.Linear(spec.dim, spec.num_classes, bias=bias)
+        self.linear = torch.nn.Linear(spec.dim, spec.num_outputs, bias=bias)
     def forward(self, tokens):
         return self.linear(tokens.values.mean(1))
 """

@@ -168,7 +168,7 @@ OWNED_NAMES = {
         "mean": "loc",
     },
     "Spec": {
-        "classes": "num_classes",
+        "classes": "num_outputs",
         "vocab": "vocab_size",
         "prefix": "num_prefix_tokens",
         "grid": "grid_size",

@@ -13,6 +13,7 @@ from tstk.errors import IncompatibleError, OptionError, TstkError
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
 from tstk.runs.build import build_pipeline, validate_on_meta
+from tstk.testing.fixture import make_series
 
 SMALL = {"dim": 16, "depth": 1, "heads": 2, "hidden": 32, "out_dim": 16}
 VARIANTS = {
@@ -95,7 +96,7 @@ def afterwards(pipeline, series):
         if pipeline.head is not None or pipeline.can_forecast:
             outputs["prediction"] = pipeline.predict_batch(series)
             spec = pipeline.spec
-            want = (spec.num_classes,) if spec.horizon is None else (spec.channels, spec.horizon)
+            want = (spec.num_outputs,) if spec.horizon is None else (spec.channels, spec.horizon)
             if outputs["prediction"].shape[1:] != want:
                 return f"a prediction of shape {list(outputs['prediction'].shape)}"
     return ", ".join(f"{name} is not finite" for name, value in outputs.items() if not value.isfinite().all())
@@ -109,12 +110,17 @@ def afterwards(pipeline, series):
         ("classification", "independent", False),
         ("forecasting", "independent", True),
         ("forecasting", "mixed", False),
+        ("regression", "mixed", False),
+        ("multilabel", "independent", False),
     ],
 )
 def test_every_combination_trains_or_is_refused_at_once(
     task, channels, usual, labelled_spec, table_spec, ragged, windows, syllables
 ):
     spec, series = (labelled_spec, ragged()) if task == "classification" else (table_spec, windows())
+    if task in ("regression", "multilabel"):
+        spec = labelled_spec.replace(task=task)
+        series = make_series(spec)
     failures, refusals, worked, trained = [], [], set(), 0
     for tables in combinations(every=usual):
         torch.manual_seed(0)
@@ -151,7 +157,9 @@ def test_every_head_and_loss_trains_with_something(build, labelled_spec, table_s
     worked = set()
     for kind in ("head", "loss"):
         for table in choices(kind):
-            for spec, series in ((labelled_spec, ragged()), (table_spec, windows())):
+            per_series = [labelled_spec.replace(task=task) for task in ("regression", "multilabel")]
+            with_targets = [(spec, make_series(spec)) for spec in per_series]
+            for spec, series in ((labelled_spec, ragged()), (table_spec, windows()), *with_targets):
                 for more in ({}, {"tokenizer": syllables, "encoder": {"use": "transformer", "causal": True}}):
                     try:
                         pipeline = build(spec, **{kind: table}, **more)

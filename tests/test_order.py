@@ -19,7 +19,7 @@ from tstk.runs.build import build_pipeline
 from tstk.training.dry_run import compute_pos_embed_ratio
 
 PATCH, PATCHES = 4, 8
-SPEC = Spec(channels=1, length=PATCH * PATCHES, num_classes=2)
+SPEC = Spec(channels=1, length=PATCH * PATCHES, task="classification", num_outputs=2)
 SMALL = {"dim": 32, "depth": 1, "heads": 2, "hidden": 64}
 STEPS, BATCH, LR = 100, 32, 5e-3
 
@@ -128,7 +128,7 @@ def names(kind):
 def classifiers():
     """Yield the heads that classify."""
     for name in names("head"):
-        if "num_classes" in get_registry().load(get_registry().find("head", name)).needs:
+        if "num_outputs" in get_registry().load(get_registry().find("head", name)).needs:
             yield name
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
     from tstk.core.prediction import Prediction
     from tstk.core.rng import SampleRNG
+    from tstk.core.task import Task
     from tstk.core.types import Series, Spec, StepOutput, Tokens
     from tstk.plugins.local import register
     from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
@@ -33,6 +34,7 @@ _LAZY_IMPORTS = {
     "tstk.core.pipeline": ("Pipeline",),
     "tstk.core.prediction": ("Prediction",),
     "tstk.core.rng": ("SampleRNG",),
+    "tstk.core.task": ("Task",),
     "tstk.core.types": ("Series", "Spec", "StepOutput", "Tokens"),
     "tstk.plugins.local": ("register",),
     "tstk.plugins.ranges": ("Fraction", "NonNegativeFloat", "PositiveFloat", "PositiveInt", "Ratio"),
@@ -60,6 +62,7 @@ __all__ = [
     "Series",
     "Spec",
     "StepOutput",
+    "Task",
     "Tokenizer",
     "Tokens",
     "TstkError",

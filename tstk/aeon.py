@@ -1,5 +1,5 @@
-"""Estimators for aeon: `AeonClassifier` and `AeonEncoder`."""
+"""Estimators for aeon: `AeonClassifier`, `AeonRegressor` and `AeonEncoder`."""
 
-from tstk.estimators.aeon import AeonClassifier, AeonEncoder
+from tstk.estimators.aeon import AeonClassifier, AeonEncoder, AeonRegressor
 
-__all__ = ["AeonClassifier", "AeonEncoder"]
+__all__ = ["AeonClassifier", "AeonEncoder", "AeonRegressor"]

@@ -39,6 +39,8 @@ def build(
     split_seed: int = 0,
     label_fraction: float = 1.0,
     label_column: str | None = None,
+    label_separator: str | None = None,
+    task: str | None = None,
     target_columns: Sequence[str] = (),
     group_column: str | None = None,
     id_column: str | None = None,
@@ -126,6 +128,8 @@ def fit(
     split_seed: int = 0,
     label_fraction: float = 1.0,
     label_column: str | None = None,
+    label_separator: str | None = None,
+    task: str | None = None,
     target_columns: Sequence[str] = (),
     group_column: str | None = None,
     id_column: str | None = None,
@@ -213,7 +217,11 @@ def fit(
         label_fraction: fraction of the labelled training and validation series to keep, per class, to measure how
             well a model does with few labels
         label_column: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
-        target_columns: columns of numbers to predict for each series
+        label_separator: what separates the labels of a series in the label column, where it may have several, such
+            as ;
+        task: the task, if the targets allow several: classification, regression, multilabel, forecasting, or that
+            of a plugin (tstk list tasks)
+        target_columns: columns of numbers to predict for each series; or of 0 and 1, one for each label
         group_column: column that names the person or device of each series; a group stays in one split
         id_column: column that names each series; rows that share a name are one series
         time_column: column that says when each sample was taken
@@ -278,10 +286,9 @@ def fit(
             over the training data
         patience: epochs without improvement after which training stops; none never stops early
         select_by: epoch whose weights are kept: score, the latest whose validation accuracy is within one standard
-            error of the best (for a forecaster, the one with the lowest error); loss, the lowest validation loss;
-            last; auto, last for a classifier of few series and where there is no validation split, else score
-        calibrate: temperature, after training divide the logits of a classifier by the number that is best on the
-            validation split (Guo et al. 2017): probabilities change, predicted classes do not
+            error of the best (for another task, the one with the best main metric, such as the lowest error); loss,
+            the lowest validation loss; last; auto, last for a classifier of few series and where there is no
+            validation split, else score
         seed: random seed of weights, batches, masks and dropout
         device: device to train on; auto uses a GPU if there is one
         precision: precision of activations; weights stay float32

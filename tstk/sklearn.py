@@ -1,5 +1,5 @@
-"""Estimators for scikit-learn: `SeriesClassifier`, `SeriesForecaster` and `TokenEncoder`."""
+"""Estimators for scikit-learn: `SeriesClassifier`, `SeriesRegressor`, `SeriesForecaster` and `TokenEncoder`."""
 
-from tstk.estimators.sklearn import SeriesClassifier, SeriesForecaster, TokenEncoder
+from tstk.estimators.sklearn import SeriesClassifier, SeriesForecaster, SeriesRegressor, TokenEncoder
 
-__all__ = ["SeriesClassifier", "SeriesForecaster", "TokenEncoder"]
+__all__ = ["SeriesClassifier", "SeriesForecaster", "SeriesRegressor", "TokenEncoder"]

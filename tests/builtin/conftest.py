@@ -21,7 +21,7 @@ def pipelines():
         encoder = {"use": "transformer", "dim": 8, "depth": 1, "heads": 2}
         torch.manual_seed(0)
         config = resolve_config(("test", {"tokenizer": SIZES[tokenizer], "encoder": encoder, "loss": loss}))
-        pipeline = build_pipeline(config, Spec(channels=2, length=24, num_classes=3), channels=channels)
+        pipeline = build_pipeline(config, Spec(2, 24, "classification", 3), channels=channels)
         pipeline.bind()
         return pipeline.eval()
 

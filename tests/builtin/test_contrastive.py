@@ -119,7 +119,11 @@ def test_it_takes_neither_decoder_nor_head():
 
     for slot in ("head", "decoder"):
         with pytest.raises(IncompatibleError, match=f"output of the encoder, so --{slot} linear would have no use"):
-            tstk.build(spec=Spec(channels=2, length=24, num_classes=3), loss="contrastive", **{slot: "linear"})
+            tstk.build(
+                spec=Spec(2, 24, "classification", 3),
+                loss="contrastive",
+                **{slot: "linear"},
+            )
 
 
 @pytest.mark.parametrize("options", [{"crop": 1.0}, {"ratio": -0.1}, {"temperature": 0.0}, {"jitter": -1.0}], ids=str)

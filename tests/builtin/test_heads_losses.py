@@ -30,8 +30,8 @@ def tokens_of(spec, batch=3, seed=0, prefix=False):
 
 # ------------------------------------------------------------------ heads
 
-WIDE = Spec(channels=1, length=80, num_classes=10, dim=768, grid_size=(5,))
-SLIM = Spec(channels=2, length=48, num_classes=3, horizon=7, dim=16, grid_size=(6,), num_prefix_tokens=1)
+WIDE = Spec(channels=1, length=80, task="classification", num_outputs=10, dim=768, grid_size=(5,))
+SLIM = Spec(channels=2, length=48, num_outputs=3, horizon=7, dim=16, grid_size=(6,), num_prefix_tokens=1)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_standardising_head_does_not_care_for_the_sizes_of_features():
     torch.testing.assert_close(head.eval()(tokens)[:1], head(one))
 
 
-@pytest.mark.parametrize(("use", "lacks"), [("linear", "num_classes"), ("cot", "num_classes"), ("forecast", "horizon")])
+@pytest.mark.parametrize(("use", "lacks"), [("linear", "num_outputs"), ("cot", "num_outputs"), ("forecast", "horizon")])
 def test_a_head_without_its_task_is_refused(use, lacks):
     with pytest.raises(IncompatibleError, match=f"head '{use}' needs"):
         build_component("head", use, SLIM.replace(**{lacks: None}))
@@ -156,6 +156,45 @@ def test_a_forecast_is_marked_where_the_future_is_known(distance):
     assert float(value.detach()) == pytest.approx(np.mean(errors), rel=1e-5)
     value.backward()
     assert output.grad.isfinite().all()
+
+
+NUMBERS = SLIM.replace(task="regression", horizon=None)
+LABELS = SLIM.replace(task="multilabel", horizon=None)
+
+
+@pytest.mark.parametrize("use", ["mse", "mae", "huber"])
+def test_errors_of_numbers_count_where_the_target_is_known(use):
+    options = {"delta": 0.5} if use == "huber" else {}
+    loss = build_component("loss", use, NUMBERS, **options)
+    output, targets = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3)
+    targets[1, 2] = targets[4] = torch.nan
+    (value,) = compute_losses(loss, output, targets).values()
+    errors = []
+    for a, b in zip(output.detach().flatten().tolist(), targets.flatten().tolist(), strict=True):
+        if not math.isnan(b):
+            e = abs(a - b)
+            huber = e * e / 2 if e < 0.5 else 0.5 * (e - 0.25)
+            errors.append({"mse": e * e, "mae": e, "huber": huber}[use])
+    assert float(value.detach()) == pytest.approx(np.mean(errors), rel=1e-5)
+    value.backward()
+    assert torch.equal(output.grad != 0, targets.isfinite())
+
+
+def test_binary_cross_entropy_is_torchs_over_the_known_labels():
+    loss = build_component("loss", "binary-cross-entropy", LABELS)
+    loss.pos_weight.copy_(torch.tensor([1.0, 3.0, 0.5]))
+    logits, targets = torch.randn(5, 3, requires_grad=True), torch.randint(0, 2, (5, 3))
+    targets[1, 2] = targets[4, 0] = -1
+    (value,) = compute_losses(loss, logits, targets).values()
+    terms = [
+        -loss.pos_weight[k] * F.logsigmoid(logits[i, k]) if targets[i, k] else -F.logsigmoid(-logits[i, k])
+        for i in range(5)
+        for k in range(3)
+        if targets[i, k] >= 0
+    ]
+    assert_close(value, torch.stack(terms).mean())
+    value.backward()
+    assert torch.equal(logits.grad != 0, targets >= 0)
 
 
 def test_an_unobserved_future_contributes_no_loss():

@@ -68,7 +68,7 @@ def test_sizes_that_do_not_divide_are_refused(options):
 
 
 def test_a_pipeline_takes_longer_series_than_it_was_built_for(pipelines):
-    longer = make_series(Spec(channels=2, length=70, num_classes=3))
+    longer = make_series(Spec(channels=2, length=70, task="classification", num_outputs=3))
     assert pipelines("resampled")(longer).loss.isfinite()
     with pytest.raises(DataError, match="longer than the 24"):
         pipelines("patch")(longer)

@@ -73,7 +73,7 @@ def test_show_has_options_with_defaults_and_an_example_that_works(tstk):
     text = tstk("show", "head", "cot").stdout
     row = next(line for line in text.splitlines() if line.startswith("tokens "))
     assert row.split()[:3] == ["tokens", "int", "8"]
-    assert "needs:     num_classes" in text
+    assert "needs:     num_outputs" in text
     words = text.rpartition("try:")[2].split()
     assert tstk(*words[1:]).exit_code == 0
 

@@ -9,7 +9,7 @@ from tstk.core.types import Series, Spec
 from tstk.nn.reduce import masked_mean_std, pool_channels
 from tstk.runs.build import build_pipeline
 
-SPEC = Spec(channels=2, length=32, num_classes=2)
+SPEC = Spec(channels=2, length=32, task="classification", num_outputs=2)
 
 
 def batch(count, seed):

@@ -7,7 +7,7 @@ import torch
 from tstk.core.types import Series, Spec
 from tstk.errors import DataError, OptionError
 
-ONE_CHANNEL = Spec(channels=1, length=24, num_classes=3)
+ONE_CHANNEL = Spec(channels=1, length=24, task="classification", num_outputs=3)
 
 
 def random_series(*shape, seed=0):

@@ -56,7 +56,10 @@ def test_another_device_than_the_cpu_is_named():
 
 
 def test_a_spec_prints_what_differs_from_its_defaults():
-    assert repr(Spec(9, 128, num_classes=6)) == "Spec(channels=9, length=128, num_classes=6)"
+    assert (
+        repr(Spec(9, 128, task="classification", num_outputs=6))
+        == "Spec(channels=9, length=128, task='classification', num_outputs=6)"
+    )
 
 
 def test_a_step_output_is_a_few_lines_that_name_its_tensors(build, labelled_spec, ragged):

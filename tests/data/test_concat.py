@@ -31,7 +31,7 @@ def test_every_channel_of_every_set_is_a_series_and_sets_count_alike(sets):
     counts = [2 * 16, 3 * 6]
     assert data.spec.channels == 1
     assert data.spec.length == 12
-    assert data.task == "unlabelled"
+    assert data.task is None
     assert len(data.train) == 2 * max(counts)
     series = data.train.batch(torch.arange(len(data.train)))
     assert series.x.shape == (64, 1, 12)

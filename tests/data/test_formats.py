@@ -217,7 +217,7 @@ def test_a_faulty_record_says_what_is_wrong_and_where(tmp_path, change, message)
 def test_a_table_is_cut_into_series_split_by_split(table):
     path, values = table(200)
     data = load_data(path, DataConfig(length=8))
-    assert data.task == "unlabelled"
+    assert data.task is None
     for part, start, stop in (("train", 0, 140), ("val", 140, 160), ("test", 160, 200)):
         x = data.splits[part].x
         assert len(x) == (stop - start) // 8

@@ -23,7 +23,7 @@ def rows(part):
 
 def test_the_embedded_set_loads_without_a_root():
     data = load_data()
-    assert (data.task, data.spec.channels, data.spec.length, data.spec.num_classes) == ("classification", 9, 128, 6)
+    assert (data.task, data.spec.channels, data.spec.length, data.spec.num_outputs) == ("classification", 9, 128, 6)
     assert data.classes[0] == "WALKING"
     assert len(data.train) + len(data.val) == 252
     assert len(data.test) == 108
@@ -45,7 +45,7 @@ def test_a_split_is_the_same_for_the_same_seed_and_another_for_another():
 def test_learning_from_the_test_split_takes_no_labels_along(labelled):
     path = labelled()
     data, honest = load_data(path, DataConfig(train_data="test")), load_data(path)
-    assert data.task == "unlabelled"
+    assert data.task is None
     assert [part.y for part in data.splits.values()] == [None] * 3
     assert rows(data.train) == rows(data.test) == rows(honest.test)
     assert rows(data.val) == rows(honest.train) | rows(honest.val)
@@ -173,7 +173,7 @@ def test_missing_values_are_counted_and_noted_but_padding_is_not(pair):
 def test_unlabelled_series_need_no_test_split(tmp_path):
     np.savez(tmp_path / "x.npz", X=np.random.default_rng(0).normal(size=(10, 2, 5)))
     data = load_data(str(tmp_path / "x.npz"))
-    assert (data.task, data.spec.num_classes, data.test, data.train.y) == ("unlabelled", None, None, None)
+    assert (data.task, data.spec.num_outputs, data.test, data.train.y) == (None, None, None, None)
     assert (len(data.train), len(data.val)) == (8, 2)
 
 

@@ -90,7 +90,7 @@ def test_a_generator_of_impossible_size_is_refused_by_name():
 def test_splitting_by_very_many_groups_asks_for_memory_first(labelled, memory):
     y = np.arange(600)
     path = labelled(train=600, test=2, y_train=y, groups_train=y, y_test=y[:2])
-    assert load_data(path).spec.num_classes == 600
+    assert load_data(path).spec.num_outputs == 600
     memory("8M")
     assert "counts of 600 groups by 600 classes take 11.5 MB" in refuse(path)
 

@@ -26,6 +26,8 @@ VALUES = {
     "split_seed": 3,
     "label_fraction": 0.5,
     "label_column": "z",
+    "label_separator": ";",
+    "task": "regression",
     "target_columns": ("z",),
     "group_column": "z",
     "id_column": "z",

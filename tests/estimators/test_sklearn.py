@@ -13,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tstk
 from tstk.errors import OptionError
-from tstk.sklearn import SeriesClassifier, SeriesForecaster, TokenEncoder
+from tstk.sklearn import SeriesClassifier, SeriesForecaster, SeriesRegressor, TokenEncoder
 from tstk.training.loop import FitResult
 
 TINY = {
@@ -31,6 +31,7 @@ TINY = {
     [
         # convolutions round by the size of a batch, in the seventh digit, which these checks compare
         SeriesClassifier(steps=20, lr=0.05, tokenizer="patch", **TINY),
+        SeriesRegressor(steps=100, lr=0.02, tokenizer="patch", **TINY),
         TokenEncoder(steps=2, **TINY),
         SeriesForecaster(context=4, horizon=2, steps=2, **TINY),
     ]
@@ -39,7 +40,7 @@ def test_scikit_learns_checks_pass_without_exception(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("name", ["AeonClassifier", "AeonEncoder"])
+@pytest.mark.parametrize("name", ["AeonClassifier", "AeonRegressor", "AeonEncoder"])
 def test_aeons_checks_pass_without_exception(name):
     pytest.importorskip("aeon", reason="pip install 'tstk-core[aeon]'")
     from aeon.testing.estimator_checking import check_estimator

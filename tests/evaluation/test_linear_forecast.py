@@ -128,7 +128,7 @@ def test_a_stride_of_the_training_windows_changes_nothing():
 
 
 def test_a_map_that_would_take_too_long_is_refused_with_the_reason(monkeypatch):
-    spec = Spec(channels=2, length=7, horizon=3)
+    spec = Spec(channels=2, length=7, task="forecasting", horizon=3)
     assert why_linear_map_too_large(spec) == ""
     monkeypatch.setattr(linear_forecast, "MAX_SHARED_COST", 199)
     assert why_linear_map_too_large(spec) == "channels x (context + horizon)^2 is 2.0e+02, more than 2e+02"

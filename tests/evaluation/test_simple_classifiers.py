@@ -113,7 +113,11 @@ def test_a_channel_that_was_never_observed_has_the_mean_of_its_features():
 
 
 def test_a_classifier_that_would_take_too_long_is_skipped_with_the_reason(monkeypatch):
-    train, test, spec = some_part(20, 0), some_part(9, 1), Spec(channels=2, length=12, num_classes=3)
+    train, test, spec = (
+        some_part(20, 0),
+        some_part(9, 1),
+        Spec(2, 12, "classification", 3),
+    )
     monkeypatch.setattr(simple_classifiers, "MAX_PRODUCTS", 20 * 9 * 24 - 1)
     result = score_classification_baselines([train], test, spec)
     assert result.scores.keys() == {"majority class", "logistic"}
@@ -175,5 +179,5 @@ def test_a_model_worse_than_a_baseline_gets_a_note():
 def test_majority_is_that_of_the_training_part_alone():
     train, val = some_part(4, 0, classes=1), some_part(9, 1, classes=3)
     val.y[:] = 2
-    result = baselines.score_classification_baselines([train, val], val, Spec(channels=2, length=12, num_classes=3))
+    result = baselines.score_classification_baselines([train, val], val, Spec(2, 12, "classification", 3))
     assert result.scores["majority class"]["accuracy"] == 0.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.nn.logistic_regression import _make_fold_masks, fit_logistic_path
+from tstk.nn.logistic_regression import fit_logistic_path, make_fold_masks
 
 
 @pytest.mark.parametrize(("rows", "width", "classes"), [(60, 5, 3), (30, 50, 2), (200, 8, 5)])
@@ -32,12 +32,10 @@ def test_classes_without_training_series_are_never_predicted():
 
 def test_every_series_is_held_out_once_and_groups_stay_together():
     y = torch.arange(60) % 3
-    folds = _make_fold_masks(y, None)
+    folds = make_fold_masks(y, None)
     assert torch.stack(folds).sum(0).tolist() == [1] * 60
     assert all(torch.bincount(y[fold]).tolist() == [4, 4, 4] for fold in folds)
     groups = [f"person {i % 7}" for i in range(60)]
-    held_out = [
-        {g for g, out in zip(groups, fold.tolist(), strict=True) if out} for fold in _make_fold_masks(y, groups)
-    ]
+    held_out = [{g for g, out in zip(groups, fold.tolist(), strict=True) if out} for fold in make_fold_masks(y, groups)]
     assert sorted(name for names in held_out for name in names) == sorted(set(groups))
-    assert _make_fold_masks(torch.tensor([0, 1]), None) == []
+    assert make_fold_masks(torch.tensor([0, 1]), None) == []

@@ -162,7 +162,7 @@ def test_the_same_name_may_serve_several_kinds():
         ("encoder", "trasnformer", "Did you mean 'transformer'?"),
         ("encoder", "Bert", "Did you mean 'bert'?"),
         ("encoder", "cot", "'cot' is a head."),
-        ("loss", "zzzzzz", "There are: cross-entropy, forecast"),
+        ("loss", "zzzzzz", "There are: cross-entropy, binary-cross-entropy"),
         ("encoder", "tstk-plugins-waves/sea", "pip install tstk-plugins-waves"),
     ],
 )

@@ -190,7 +190,7 @@ def test_a_position_table_is_resized_to_another_length(run):
 def test_weights_of_a_slot_named_by_hand_must_fit_and_the_refusal_says_what_they_were_trained_on(run):
     config = resolve_config(("flag", {"tokenizer": str(run), "head": "linear"}))
     with pytest.raises(CheckpointError, match=r"tokenizer of .* trained on 2 channels of length 20") as caught:
-        initialize_for_training(config, Spec(5, 30, num_classes=2))
+        initialize_for_training(config, Spec(5, 30, task="classification", num_outputs=2))
     assert "\n" not in str(caught.value)
 
 
@@ -230,7 +230,7 @@ def test_a_run_directory_is_never_overwritten(run):
 def test_from_takes_what_fits_other_channels_and_says_what_is_newly_initialized(run):
     config = resolve_config(("flag", {"pipeline": {"init_from": str(run)}, "head": {"use": "cot", "heads": 2}}))
     assert config.notes == [f"of {run} the new task does not use: head 'linear', loss 'cross-entropy'"]
-    spec = Spec(5, 30, num_classes=2)
+    spec = Spec(5, 30, task="classification", num_outputs=2)
     torch.manual_seed(0)
     pipeline, notes = initialize_for_training(config, spec)
     torch.manual_seed(0)

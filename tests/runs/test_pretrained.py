@@ -110,7 +110,7 @@ def test_features_and_a_head_are_trained_from_it(labelled, tmp_path):
     assert done.exit_code == 0, done.output
     for slot in ("tokenizer", "encoder"):
         assert f"{slot} from {NAME}" in done.output
-    assert tstk.load(tmp_path / "tuned").spec.num_classes == 2
+    assert tstk.load(tmp_path / "tuned").spec.num_outputs == 2
     done = CliRunner().invoke(cli, ["embed", NAME, "--data", labelled, "--out", str(tmp_path / "vectors.npz")])
     assert done.exit_code == 0, done.output
     assert np.load(tmp_path / "vectors.npz")["embedding"].shape == (24, 192)

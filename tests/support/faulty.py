@@ -235,7 +235,7 @@ class Padded(linear.Linear):
 class Demanding(linear.Linear):
     """Needs a field that no head receives."""
 
-    needs = ("num_classes", "num_prefix_tokens", "vocab_size")
+    needs = ("num_outputs", "num_prefix_tokens", "vocab_size")
 
 
 class Inventive(Masked):

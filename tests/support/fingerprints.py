@@ -34,7 +34,7 @@ NUMBERS = 70_000
 """In the tokens of a batch."""
 
 STEPS = 2
-TEXT = Spec(channels=1, length=32, num_classes=3, conditioning={"text": 4})
+TEXT = Spec(channels=1, length=32, task="classification", num_outputs=3, conditioning={"text": 4})
 WANTED = {"dropout": 0.1, "ratio": 0.4, "codes": 8, "points": 32, "shape_width": 16, "query_depth": 1}
 """Values of options that many components have: what draws numbers does so, encoders get most of the tokens, and what is
 large is small."""
@@ -141,7 +141,7 @@ def series(spec: Spec, rows: int) -> Series:
     observed[1::3, :, spec.length // 4 : spec.length // 2] = False
     if spec.horizon is None:
         observed[2::3, :, spec.length * 5 // 8 :] = False
-        y = torch.arange(rows) % (spec.num_classes or 1)
+        y = torch.arange(rows) % (spec.num_outputs or 1)
     else:
         y = torch.randn(rows, spec.channels, spec.horizon, generator=draw)
     extra = {

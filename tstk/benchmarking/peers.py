@@ -174,7 +174,7 @@ def make_peer_runner(name: str, build_config: ConfigFactory) -> CellRunner:
     def run(data: str, seed: int, folder: Path, fold_options: Mapping[str, int]) -> dict[str, Any]:
         config = build_config(data, seed, fold_options)
         dataset = load_data(data, DataConfig.from_config(config))
-        if dataset.task != "classification" or dataset.test is None or dataset.test.y is None:
+        if not dataset.has_classes or dataset.test is None or dataset.test.y is None:
             raise DataError(f"{dataset.name}: a peer needs labelled series with a training and a test split")
         train = gather_labelled_arrays(dataset.training_splits, dataset.spec.length)
         test = gather_labelled_arrays([dataset.test], dataset.spec.length)
@@ -210,7 +210,7 @@ def _make_forecaster_runner(name: str, build_config: ConfigFactory) -> CellRunne
     def run(data: str, seed: int, folder: Path, fold_options: Mapping[str, int]) -> dict[str, Any]:
         config = build_config(data, seed, fold_options)
         dataset = load_data(data, DataConfig.from_config(config))
-        if dataset.task != "forecasting" or dataset.test is None:
+        if dataset.spec.horizon is None or dataset.test is None:
             raise DataError(f"{dataset.name}: {PEER_PREFIX}{name} forecasts, and this is not a table with a test split")
         with limit_threads(config.options("train")["threads"]):
             start = time.perf_counter()

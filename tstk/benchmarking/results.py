@@ -10,9 +10,8 @@ import numpy as np
 
 from tstk.benchmarking.ranking import PosthocTest, Ranking, rank_methods
 from tstk.errors import OptionError
+from tstk.evaluation.formatting import find_main_metric, is_lower_better
 
-LOWER_IS_BETTER = ("mse", "mae", "mase", "smape", "crps", "loss")
-"""Metrics for which lower is better."""
 RESULTS_FILE = "bench.json"
 
 
@@ -69,7 +68,7 @@ class BenchmarkResult:
     def best_baselines(self) -> dict[str, tuple[str, float]]:
         """Data set -> name and score of its best baseline."""
         best: dict[str, tuple[str, float]] = {}
-        sign = -1 if self.score in LOWER_IS_BETTER else 1
+        sign = -1 if is_lower_better(self.score) else 1
         for cell in self.cells:
             for name, scores in cell.result.get("baselines", {}).items():
                 value = scores.get(self.score)
@@ -80,7 +79,7 @@ class BenchmarkResult:
     @property
     def below_baseline(self) -> list[tuple[str, str]]:
         """(method, data set) pairs whose mean score is worse than the best baseline."""
-        best, sign = self.best_baselines, -1 if self.score in LOWER_IS_BETTER else 1
+        best, sign = self.best_baselines, -1 if is_lower_better(self.score) else 1
         return [
             (method, data)
             for (method, data), (mean, _) in self.table.items()
@@ -107,7 +106,7 @@ def compare_methods(cells: list[Cell], score: str | None = None, test: PosthocTe
     all_scores = [cell.result["scores"] for cell in cells if cell.result]
     score_names = [n for n in dict.fromkeys(n for s in all_scores for n in s) if not n.endswith("_se")]
     if score is None:
-        score = next((n for n in ("accuracy", "mse") if n in score_names), "accuracy")
+        score = find_main_metric(score_names) or "accuracy"
     elif all_scores and score not in score_names:
         raise OptionError(f"--score {score}: no run has it; there are {', '.join(score_names)}")
     methods, datasets = (
@@ -132,7 +131,7 @@ def compare_methods(cells: list[Cell], score: str | None = None, test: PosthocTe
     ranking = None
     if ranked and len(methods) > 1:
         means = np.array([[table[method, data][0] for method in methods] for data in ranked])
-        ranking = rank_methods(methods, -means if score in LOWER_IS_BETTER else means, test)
+        ranking = rank_methods(methods, -means if is_lower_better(score) else means, test)
     return BenchmarkResult(cells, score, table, ranking, [data for data in datasets if data in incomplete])
 
 

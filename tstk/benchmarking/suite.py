@@ -131,7 +131,7 @@ def run_benchmark(
         seeds: training seeds
         out_dir: output folder; new, or that of an earlier benchmark
         folds: number of folds of data sets without a test split; each is the test split once. None uses the test splits
-        score: metric to compare; accuracy by default, or mse if there is no accuracy
+        score: metric to compare; the main metric of the task by default, such as accuracy
         test: post-hoc test: nemenyi or holm
         on_progress: called with (cell, number, total) when a cell starts (without result) and when it is finished
 

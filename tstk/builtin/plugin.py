@@ -24,6 +24,10 @@ _COMPONENTS = {
     "head residual-mlp": ("residual_mlp:ResidualMLP", "Residual MLP on the mean of the tokens"),
     "head forecast": ("forecast:Forecast", "Linear layer from all tokens to the whole horizon"),
     "loss cross-entropy": ("cross_entropy:CrossEntropy", "Classification"),
+    "loss binary-cross-entropy": ("binary_cross_entropy:BinaryCrossEntropy", "Several labels per series"),
+    "loss mse": ("regression:MSE", "Mean squared error of numbers"),
+    "loss mae": ("regression:MAE", "Mean absolute error of numbers"),
+    "loss huber": ("regression:Huber", "Error of numbers, squared if small and absolute if large"),
     "loss forecast": ("forecast:Forecast", "Squared, absolute or Huber error of a forecast"),
     "loss masked": ("masked:Masked", "Masked autoencoding: predict the samples of masked tokens"),
     "loss contrastive": ("contrastive:Contrastive", "InfoNCE between two crops of each series"),
@@ -66,9 +70,16 @@ _FILES = {
     "recipe pretrain-small": "Reproduce pretrained/small: contrastive pretraining on synthetic series",
 }
 
+_TASKS = {
+    "classification": ("classification:Classification", "One of several classes per series"),
+    "multilabel": ("multilabel:Multilabel", "Any number of labels per series"),
+    "regression": ("regression:Regression", "One or several numbers per series"),
+    "forecasting": ("forecasting:Forecasting", "The samples that follow"),
+}
 _PROBES = {
     "linear": ("LinearProbe", "Logistic regression"),
     "knn": ("KNNProbe", "Nearest neighbours"),
+    "ridge": ("RidgeProbe", "Ridge regression, for numbers"),
     "svm": ("SVMProbe", "Support vector machine with an RBF kernel"),
 }
 _REPORTS = {
@@ -127,6 +138,8 @@ def tstk_entries() -> Iterator[Entry]:
         folder = "losses" if kind == "loss" else f"{kind}s"
         provides = frozenset(_PROVIDES.get(key, ()))
         yield Entry(kind, name, f"tstk.builtin.{folder}.{target}", summary, provides, _PAPERS.get(key, ""))
+    for name, (target, summary) in _TASKS.items():
+        yield Entry("task", name, f"tstk.evaluation.tasks.{target}", summary)
     for name, (target, summary) in _PROBES.items():
         yield Entry("probe", name, f"tstk.evaluation.probe_classifiers:{target}", summary)
     for name, (target, summary) in _REPORTS.items():

@@ -334,14 +334,26 @@ def _infer_components(layers: Sequence[tuple[str, dict[str, Table]]]) -> dict[st
     names.setdefault("encoder", "transformer")
     if "loss" not in names:
         predictor = next((slot for slot in ("head", "decoder") if slot in names), None)
-        default = "cross-entropy" if _get_option(layers, "data", "horizon") is None else "forecast"
-        names["loss"] = get_class_attrs(predictor)["default_loss"] if predictor else default
+        names["loss"] = get_class_attrs(predictor)["default_loss"] if predictor else "cross-entropy"
+        task = _infer_task(layers)
+        if task is not None and predictor != "decoder":
+            task_attrs = read_signature(get_registry().find("task", task).target).class_attrs
+            if task_attrs["target_type"] not in get_class_attrs("loss")["target_types"]:
+                names["loss"] = task_attrs["default_loss"]
     loss = get_class_attrs("loss")
     names.setdefault("tokenizer", loss["default_tokenizer"])
     if loss["consumes"] != "encoder":
         names.setdefault(loss["consumes"], loss[f"default_{loss['consumes']}"])
     inferred = {slot: name for slot, name in names.items() if slot not in selected}
     return {slot: {"use": name} for slot, name in {**inferred, "data": "har-demo"}.items()}
+
+
+def _infer_task(layers: Sequence[tuple[str, dict[str, Table]]]) -> str | None:
+    """Return the task that the options of the data imply; None if only the data themselves can tell."""
+    if (task := _get_option(layers, "data", "task")) is not None:
+        return str(task)
+    implied = {"horizon": "forecasting", "label_separator": "multilabel", "target_columns": "regression"}
+    return next((task for option, task in implied.items() if _get_option(layers, "data", option)), None)
 
 
 def iter_components(values: Mapping[str, Table]) -> Iterator[tuple[str, str, Table]]:

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from tstk.core.task import TARGET_DESCRIPTIONS, TargetType, find_task, get_task
 from tstk.core.types import Series, Spec, Split, StepOutput, Tokens
 from tstk.errors import IncompatibleError
 from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
     from tstk.core.rng import SampleRNG
 
 NEED_DESCRIPTIONS = {
-    "num_classes": "class labels",
     "horizon": "a horizon to forecast",
     "vocab_size": "discrete tokens (vocab_size)",
     "causal": "a causal encoder (causal)",
@@ -31,11 +32,8 @@ NEED_DESCRIPTIONS = {
     "num_prefix_tokens": "a CLS token (num_prefix_tokens)",
     "ordered": "ordered tokens",
 }
-DATA_REMEDIES = {
-    "num_classes": "name their column with --label-column, other data with --data, or forecast with --head forecast",
-    "horizon": "name a table with dates with --data, or classify with --head linear",
-}
-"""Properties that only the data can provide -> remedy, for messages."""
+HORIZON_REMEDY = "name a table with dates with --data, or classify with --head linear"
+"""Remedy for a missing horizon, for messages."""
 
 
 class Slot(nn.Module):
@@ -53,6 +51,9 @@ class Slot(nn.Module):
     non_persistent: ClassVar[tuple[str, ...]] = ()
     """Sub-paths that exist only during training, such as a teacher, and are not saved with the model."""
 
+    target_types: ClassVar[tuple[TargetType, ...]] = ()
+    """Types of targets that a head or a loss serves (`Task.target_type`); empty if it depends on none."""
+
     source_options: ClassVar[Mapping[str, str | None]] = {}
     """Options that name sources of weights -> what replaces them in a loaded run, such as `{"pretrained": None}`."""
 
@@ -60,6 +61,7 @@ class Slot(nn.Module):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
+        self.check_task(spec)
         for need in self.needs:
             if getattr(spec, need) in (None, False, 0):
                 raise IncompatibleError(self.missing_message(need))
@@ -67,6 +69,25 @@ class Slot(nn.Module):
         self.out = spec
         self.config_overrides: dict[str, Any] = {}
         """Options that a checkpoint records instead of those given, to rebuild this component."""
+
+    @classmethod
+    def check_task(cls, spec: Spec) -> None:
+        """Raise IncompatibleError if the data are for a task whose targets this component does not serve."""
+        if spec.task is None or not cls.target_types:
+            return
+        task = get_task(spec.task)
+        if task.target_type in cls.target_types:
+            return
+        names = [
+            entry.name
+            for entry in get_registry().list_entries(cls.kind)
+            if task.target_type in read_signature(entry.target).class_attrs.get("target_types", ())
+        ]
+        default = getattr(task, f"default_{cls.kind}")
+        names.sort(key=lambda name: name != default)
+        remedy = f"use --{cls.kind} {' or '.join(names[:3])}" if names else f"no installed {cls.kind} is for it"
+        served = " and ".join(TARGET_DESCRIPTIONS[t] for t in cls.target_types)
+        raise IncompatibleError(f"{cls.display_name()} is for {served}, and these data are for {spec.task}; {remedy}")
 
     @classmethod
     def display_name(cls) -> str:
@@ -78,8 +99,11 @@ class Slot(nn.Module):
     def missing_message(cls, need: str) -> str:
         """Return a message that names a missing Spec field and the components that provide it."""
         name = cls.display_name()
-        if need in DATA_REMEDIES:
-            return f"{name} needs {NEED_DESCRIPTIONS[need]}, and the data have none; {DATA_REMEDIES[need]}"
+        if need == "horizon":
+            return f"{name} needs {NEED_DESCRIPTIONS[need]}, and the data have none; {HORIZON_REMEDY}"
+        if need == "num_outputs":
+            task = get_task(find_task(cls.target_types[0] if cls.target_types else "class"))
+            return f"{name} needs {task.requirement}, and the data have none; {task.remedy}"
         providers = [f"{k} {n!r}" for k in ("tokenizer", "encoder") for n in get_registry().find_providers(k, need)]
         text = f"{name} needs {NEED_DESCRIPTIONS.get(need, need)}, which no component before it provides."
         return text + (f" These can provide it: {', '.join(providers)}." if providers else "")
@@ -218,7 +242,7 @@ class Head(Slot):
     """Whether, with independent channels, the head is applied to each channel separately."""
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Return [B, num_classes], [B, C, horizon] or [B, E]."""
+        """Return [B, num_outputs], [B, C, horizon] or [B, E]."""
         raise NotImplementedError
 
     def zero_init_last_layer(self) -> None:

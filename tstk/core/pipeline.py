@@ -22,6 +22,7 @@ from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Slot, Tokenizer
 from tstk.core.linear_map import LinearMap
 from tstk.core.prediction import Prediction, SeriesLike, iter_series, map_batches, predict_batches
 from tstk.core.rng import SampleRNG
+from tstk.core.task import get_task
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import DataError, IncompatibleError, OptionError, did_you_mean
 from tstk.nn.reduce import masked_mean_std, masked_pool
@@ -77,6 +78,13 @@ class Pipeline(nn.Module):
         self.register_buffer("mean", torch.zeros(spec.channels, 1))
         self.register_buffer("std", torch.ones(spec.channels, 1))
         self.register_buffer("temperature", None)
+        self.task = None if spec.task is None else get_task(spec.task)
+        self.target_mean: Tensor | None = None
+        self.target_std: Tensor | None = None
+        if self.task is not None and self.task.target_type == "numbers":
+            del self.target_mean, self.target_std
+            self.register_buffer("target_mean", torch.zeros(spec.num_outputs or 0, dtype=torch.float64))
+            self.register_buffer("target_std", torch.ones(spec.num_outputs or 0, dtype=torch.float64))
         self.linear_map: LinearMap | None = None
         if linear_map != "none":
             if head is None or spec.horizon is None:
@@ -89,6 +97,7 @@ class Pipeline(nn.Module):
             self.linear_map = LinearMap.repeat_last_value(num_maps, spec.length, spec.horizon)
         self.frozen_modules: set[str] = set()
         self.classes: tuple[str, ...] = ()
+        self.target_names: tuple[str, ...] = ()
         self.channel_names: tuple[str, ...] = ()
         self.resize: int | None = None
         self.offset: Tensor | None = None
@@ -122,7 +131,7 @@ class Pipeline(nn.Module):
                 yield name, part
 
     def set_input_schema(self, input_schema: Mapping[str, Any]) -> None:
-        """Store the names of classes and channels of the training data, their offset, and the resampled length.
+        """Store the names of classes, targets and channels of the training data, their offset, and the length.
 
         The offset [C] float64 is subtracted from arrays in float64 before they are standardized.
 
@@ -130,10 +139,43 @@ class Pipeline(nn.Module):
             input_schema: from `DataModule.input_schema`
         """
         self.classes = tuple(map(str, input_schema.get("classes", ())))
+        self.target_names = tuple(map(str, input_schema.get("target_names", ())))
         self.channel_names = tuple(map(str, input_schema.get("channels", ())))
         self.resize = input_schema.get("resize")
         offset = input_schema.get("offset")
         self.offset = None if offset is None else torch.tensor(offset, dtype=torch.float64)
+
+    def set_standardization(self, mean: Tensor, std: Tensor, train_targets: Tensor | None = None) -> None:
+        """Set the statistics of the training split by which series, and targets that are numbers, are standardized.
+
+        Args:
+            mean: [C] of the samples
+            std: [C] of the samples
+            train_targets: targets of the training split, as in `Split.y`
+        """
+        self.mean.copy_(mean[:, None])
+        self.std.copy_(std[:, None])
+        if self.target_mean is not None and self.target_std is not None and train_targets is not None:
+            known = ~train_targets.isnan()
+            count = known.sum(0).clamp(min=1)
+            target_mean = train_targets.nansum(0) / count
+            centred = (train_targets - target_mean).where(known, 0.0)
+            target_std = (centred.square().sum(0) / count).sqrt()
+            self.target_mean.copy_(target_mean)
+            self.target_std.copy_(target_std.where(target_std > 1e-12 * target_mean.abs(), 1.0))
+
+    @property
+    def makes_predictions(self) -> bool:
+        """Whether it predicts what its task asks for, rather than being pretrained without one."""
+        return self.head is not None or self.can_forecast
+
+    def to_data_units(self, outputs: Tensor) -> Tensor:
+        """Return outputs of the head [..., K] or [B, C, H] in the units of the data; logits stay as they are."""
+        if self.spec.horizon is not None:
+            return outputs * self.std + self.mean
+        if self.target_mean is not None and self.target_std is not None:
+            return outputs * self.target_std + self.target_mean
+        return outputs
 
     @property
     def raw_mean(self) -> Tensor:
@@ -263,7 +305,7 @@ class Pipeline(nn.Module):
             self.compute_predictions(step_output)
             return step_output
         if not self.can_forecast:
-            head = "linear" if self.spec.horizon is None else "forecast"
+            head = "linear" if self.task is None else self.task.default_head
             raise OptionError(
                 "this pipeline was pretrained without a task, so it predicts nothing; use embed for its features, or "
                 f"train a head on it: tstk train --init-from RUN --head {head}"
@@ -279,7 +321,7 @@ class Pipeline(nn.Module):
     def predict(
         self, x: SeriesLike, *, batch_size: int = 256, horizon: int | None = None, num_samples: int | None = None
     ) -> Prediction:
-        """Predict classes with their probabilities, or forecast.
+        """Predict classes with their probabilities, labels, numbers, or forecast.
 
         Runs on the device of the pipeline, in eval mode and without gradients; the training mode is restored.
 
@@ -336,12 +378,10 @@ class Pipeline(nn.Module):
 
     @torch.no_grad()
     def predict_batch(self, series: Series) -> Tensor:
-        """Return calibrated logits [B, num_classes], or the forecast [B, C, H] in the units of the series."""
+        """Return calibrated logits or numbers [B, num_outputs], or the forecast [B, C, H], in the units of the data."""
         output = self.predict_step(series).head_output
         assert output is not None
-        if self.spec.horizon is not None:
-            return output * self.std + self.mean
-        return output if self.temperature is None else output / self.temperature
+        return self.to_data_units(output if self.temperature is None else output / self.temperature)
 
     def tokenize(self, series: Series) -> StepOutput:
         """Return the preprocessed context and all its tokens; with independent channels, one row per channel."""
@@ -440,12 +480,17 @@ class Pipeline(nn.Module):
         return series.replace(x=F.pad(series.x, (padding, 0)), observed=F.pad(series.observed_mask, (padding, 0)))
 
     def standardize(self, series: Series) -> Series:
-        """Standardize samples and future targets by the training data; unobserved samples become 0."""
+        """Standardize samples, and targets that are samples or numbers, by the training data.
+
+        Unobserved samples become 0.
+        """
         x = (series.x - self.mean) / self.std
         if series.observed is not None:
             x = x.masked_fill(~series.observed, 0.0)
         if series.y is not None and self.spec.horizon is not None:
             return series.replace(x=x, y=(series.y - self.mean) / self.std)
+        if series.y is not None and self.target_mean is not None and self.target_std is not None:
+            return series.replace(x=x, y=((series.y - self.target_mean) / self.target_std).to(x.dtype))
         return series.replace(x=x)
 
     def instance_normalize(self, series: Series) -> tuple[Series, Tensor | None, Tensor | None]:

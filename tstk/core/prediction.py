@@ -31,12 +31,15 @@ SeriesLike: TypeAlias = Series | Tensor | ArrayLike
 
 @dataclass(repr=False)
 class Prediction(ShortRepr):
-    """Predictions for N series: classes with their probabilities, or forecasts.
+    """Predictions for N series: classes or labels with their probabilities, numbers, or forecasts.
 
     Args:
-        labels: [N] names of the predicted classes, or their indices if the pipeline was built without data
-        probabilities: [N, num_classes] float64; calibrated if the pipeline is
-        classes: names of the classes, in the order of the columns of `probabilities`
+        labels: [N] names of the predicted classes, or their indices if the pipeline was built without data; where a
+            series may have several labels, those with a probability of at least 0.5, joined by ;
+        probabilities: [N, K] float64; calibrated if the pipeline is
+        classes: names of the classes or labels, in the order of the columns of `probabilities`
+        values: [N, K] float64 predicted numbers in the units of the data
+        target_names: names of the numbers, in the order of the columns of `values`
         forecast: [N, C, H] in the units of the data; the mean over sample paths if the loss draws them. float64 if an
             offset was subtracted from the data
         forecast_samples: [S, N, C, H] sample paths, if their number was requested
@@ -46,6 +49,8 @@ class Prediction(ShortRepr):
     labels: NDArray[Any] | None = None
     probabilities: NDArray[np.float64] | None = None
     classes: tuple[str, ...] = ()
+    values: NDArray[np.float64] | None = None
+    target_names: tuple[str, ...] = ()
     forecast: NDArray[np.floating[Any]] | None = None
     forecast_samples: NDArray[np.floating[Any]] | None = None
     channels: tuple[str, ...] = ()
@@ -84,18 +89,11 @@ def predict_batches(
             if num_samples is not None and step_output.forecast_samples is not None:
                 sample_paths.append(step_output.forecast_samples.cpu())
     check_rows(bad_rows, pipeline, source, "predictions", name_series)
-    if pipeline.spec.horizon is None:
-        logits = torch.cat(outputs)
-        best, names = logits.argmax(1).numpy(), pipeline.classes
-        temperature = 1.0 if pipeline.temperature is None else pipeline.temperature.cpu().double()
-        probabilities = (logits.double() / temperature).softmax(1).numpy()
-        return Prediction(np.array(names)[best] if names else best, probabilities, names)
-    mean, std = pipeline.raw_mean.cpu(), pipeline.std.cpu()
-    forecast, samples = (
-        (torch.cat(parts, -3) * std + mean)[..., :horizon].numpy() if parts else None
-        for parts in (outputs, sample_paths)
-    )
-    return Prediction(forecast=forecast, forecast_samples=samples, channels=pipeline.channel_names)
+    if pipeline.task is None:
+        raise OptionError("this pipeline was built for no task; set `Spec.task`, such as task='classification'")
+    if pipeline.spec.horizon is not None:  # a loss that forecasts may return more than was asked for
+        outputs, sample_paths = ([part[..., :horizon] for part in parts] for parts in (outputs, sample_paths))
+    return pipeline.task.decode(pipeline, torch.cat(outputs), torch.cat(sample_paths, 1) if sample_paths else None)
 
 
 def map_batches(

@@ -26,7 +26,8 @@ class Spec(ShortRepr):
     Args:
         channels: number of channels of a series
         length: samples of the longest series
-        num_classes: number of classes; None if the data have no labels
+        task: name of the task; None if the data have no targets
+        num_outputs: width of what a head predicts per series: classes, labels or numbers; None for other tasks
         horizon: samples to forecast; None if that is not the task
         class_counts: training series of each class, if labelled
         conditioning: further inputs of a series, name -> width of its states
@@ -46,7 +47,8 @@ class Spec(ShortRepr):
 
     channels: int
     length: int
-    num_classes: int | None = None
+    task: str | None = None
+    num_outputs: int | None = None
     horizon: int | None = None
     class_counts: tuple[int, ...] = ()
     conditioning: dict[str, int] = field(default_factory=dict)
@@ -85,7 +87,9 @@ class Series(ShortRepr):
     Args:
         x: [B, C, T] samples
         observed: [B, C, T] bool, False where a sample is missing or padding; None means all observed
-        y: [B] class index, or [B, K] class probabilities; [B, C, H] future samples; None if unknown
+        y: targets, None if unknown: [B] long class index, -1 where unknown, or [B, K] class probabilities; [B, K] long,
+            whether each label applies, -1 where unknown; [B, K] float64 numbers, NaN where unknown; [B, C, H] future
+            samples, NaN where unknown
         sample_id: [B] long, index of each series in the data set; keys the random numbers of `SampleRNG`
         conditioning: further inputs of each series, name -> (values [B, S, D], valid [B, S] bool)
     """
@@ -168,7 +172,7 @@ class Split(Protocol):
 
     Args:
         lengths: [N] long, samples up to and including the last observed one
-        y: [N] long class index, or None
+        y: [N] or [N, K] targets as in `Series.y`, or None
         groups: N names, such as persons or devices, or None
         rows: [N] long, the place of each series in its file, from 0; of a window, the row at which it begins. None if
             there is no file
@@ -338,10 +342,10 @@ class StepOutput(ShortRepr):
         masked: [B, M] bool over `queries`, True where the token was not visible
         encoded: the encoder's output
         predictions: [B, M, K], or [B, C, T] from a decoder that predicts series: the decoder's output at `queries`
-        head_output: the head's output, [B, num_classes] or [B, C, H]
+        head_output: the head's output, [B, num_outputs] or [B, C, H]
         linear_forecast: [B, C, H] the part of `head_output` that is the linear map's forecast; None without a map
         forecast_samples: [S, B, C, H] sample paths, in the units of `head_output`, which is their mean; None if S = 1
-        targets: [B] or [B, C, H], in the units of `head_output`
+        targets: [B], [B, K] or [B, C, H], in the units of `head_output`
         loc: [B, C, 1] what instance normalization subtracted, or None
         scale: [B, C, 1] what instance normalization divided by, or None
         loss: the scalar to call backward on

@@ -31,7 +31,7 @@ def concat(data_modules: Sequence[DataModule]) -> DataModule:
     if repeated := [name for name in names if names.count(name) > 1]:
         raise DataError(f"{repeated[0]}: given twice; name each data set once")
     for data in data_modules:
-        if data.task == "forecasting":
+        if data.spec.horizon is not None:
             raise DataError(
                 f"{data.name}: a table to forecast, which cannot be joined with others; --length cuts it into series"
             )
@@ -51,7 +51,6 @@ def concat(data_modules: Sequence[DataModule]) -> DataModule:
     return DataModule(
         name=",".join(names),
         source=tuple(file for data in data_modules for file in data.source),
-        task="unlabelled",
         spec=Spec(channels=1, length=length),
         train=RepeatDataset(train, _build_oversampling_indices(counts)),
         val=val,

@@ -49,7 +49,10 @@ class DataConfig:
         label_fraction: fraction of the labelled training and validation series to keep, per class, to measure how well
             a model does with few labels
         label_column: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
-        target_columns: columns of numbers to predict for each series
+        label_separator: what separates the labels of a series in the label column, where it may have several, such as ;
+        task: the task, if the targets allow several: classification, regression, multilabel, forecasting, or that of a
+            plugin (tstk list tasks)
+        target_columns: columns of numbers to predict for each series; or of 0 and 1, one for each label
         group_column: column that names the person or device of each series; a group stays in one split
         id_column: column that names each series; rows that share a name are one series
         time_column: column that says when each sample was taken
@@ -89,6 +92,8 @@ class DataConfig:
     split_seed: int = 0
     label_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
     label_column: str | None = None
+    label_separator: str | None = None
+    task: str | None = None
     target_columns: tuple[str, ...] = ()
     group_column: str | None = None
     id_column: str | None = None

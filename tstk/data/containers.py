@@ -99,12 +99,22 @@ class SeriesSet(ShortRepr):
         )
         self._reject_series(np.concatenate(missing), "is entirely missing; remove it, or give it at least one sample")
         self._reject_series(np.concatenate(infinite), "holds an infinite value; write missing samples as NaN")
+        if self.targets is not None:
+            self._check_targets(self.targets)
         if self.y is not None:
             unlabelled = {label for label in set(self.y) if label.strip().lower() in NA_VALUES}
             self._reject_series(np.array([label in unlabelled for label in self.y]), "has no label; remove it")
             if self.classes and (undeclared := sorted(set(self.y) - set(self.classes))):
                 declared = ", ".join(self.classes)
                 raise DataError(f"{source}: label {undeclared[0]!r} is not among the classes {declared}; add it there")
+
+    def _check_targets(self, targets: Samples) -> None:
+        if targets.ndim != 2 or not targets.shape[1]:
+            raise DataError(f"{self.source}: targets have shape {targets.shape}; expected (series, targets)")
+        if self.target_names and len(self.target_names) != targets.shape[1]:
+            count = len(self.target_names)
+            raise DataError(f"{self.source}: {count} target names for {targets.shape[1]} targets; give one for each")
+        self._reject_series(np.isinf(targets).any(1), "has an infinite target; leave it empty if it is unknown")
 
     def resize(self, length: int) -> SeriesSet:
         """Resample each series to `length` samples by linear interpolation from its first to its last sample.

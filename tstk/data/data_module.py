@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from tstk.core.repr import ShortRepr
 from tstk.core.types import Spec, Split
 from tstk.data.datasets import GeneratedDataset, RepeatDataset, SeriesDataset, WindowDataset
 from tstk.data.lazy_array import LazyArray, iter_chunks
+from tstk.data.targets import describe_targets
 
 
 @dataclass(repr=False)
@@ -24,12 +25,11 @@ class DataModule(ShortRepr):
     Args:
         name: name of the data set
         source: the files that were read
-        task: the task that the data allow; "unlabelled" series allow self-supervised training only
-        spec: channels, length (of the longest series in any split, or the context), classes or horizon
+        spec: channels, length (of the longest series in any split, or the context), task, number of outputs or horizon
         train: training split
         val: validation split; empty if nothing is held out
         test: test split, if there is one
-        classes: names of the classes, in the order of their index
+        classes: names of the classes or labels, in the order of their index
         channels: names of the channels
         mean: [C] float32, of the observed training samples; 0 if values are not standardized
         std: [C] float32, likewise; 1 for a constant channel or if values are not standardized
@@ -39,11 +39,12 @@ class DataModule(ShortRepr):
         split_channels: each channel is a series of its own, so that a model takes any number of channels
         offset: [C] that was subtracted from the samples because float32 cannot tell them apart without; or None
         val_from_train: the validation series were held out from the training split
+        target_names: names of the numbers to predict
+        label_separator: what was between the labels of a cell, or None
     """
 
     name: str
     source: tuple[str, ...]
-    task: Literal["classification", "forecasting", "unlabelled"]
     spec: Spec
     train: Split
     val: Split
@@ -58,6 +59,18 @@ class DataModule(ShortRepr):
     split_channels: bool = False
     offset: NDArray[np.float64] | None = None
     val_from_train: bool = False
+    target_names: tuple[str, ...] = ()
+    label_separator: str | None = None
+
+    @property
+    def task(self) -> str | None:
+        """Name of the task that the data allow; None if they have no targets and allow pretraining only."""
+        return self.spec.task
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each series has one of several classes."""
+        return self.train.y is not None and self.train.y.ndim == 1
 
     @property
     def training_splits(self) -> list[Split]:
@@ -75,6 +88,8 @@ class DataModule(ShortRepr):
         return {
             "task": self.task,
             "classes": list(self.classes),
+            "target_names": list(self.target_names),
+            "label_separator": self.label_separator,
             "channels": list(self.channels),
             "length": self.spec.length,
             "horizon": self.spec.horizon,
@@ -84,18 +99,19 @@ class DataModule(ShortRepr):
         }
 
     def describe(self) -> dict[str, Any]:
-        """Report sizes, lengths, classes, missing values, ranges, splits and duplicates, as JSON types."""
+        """Report sizes, lengths, targets, missing values, ranges, splits and duplicates, as JSON types."""
+        names = self.classes or self.target_names
         report: dict[str, Any] = {
             "name": self.name,
             "source": list(self.source),
-            "task": self.task,
+            "task": self.task or "unlabelled",
             "channels": list(self.channels),
             "length": self.spec.length,
             "horizon": self.spec.horizon,
             "split": self.split_description,
-            "parts": {name: _describe_split(split, self.classes) for name, split in self.splits.items()},
+            "parts": {name: _describe_split(split, names) for name, split in self.splits.items()},
         }
-        if self.task == "classification":
+        if "classes" in report["parts"]["train"]:
             counts = report["parts"]["train"]["classes"].values()
             report["imbalance"] = max(counts) / max(min(counts), 1)
         if isinstance(self.train, SeriesDataset):
@@ -110,7 +126,7 @@ class DataModule(ShortRepr):
         return report | {"notes": list(self.notes)}
 
 
-def _describe_split(split: Split, classes: tuple[str, ...]) -> dict[str, Any]:
+def _describe_split(split: Split, names: tuple[str, ...]) -> dict[str, Any]:
     lengths = split.lengths
     report: dict[str, Any] = {
         "size": len(split),
@@ -118,8 +134,7 @@ def _describe_split(split: Split, classes: tuple[str, ...]) -> dict[str, Any]:
         "missing": count_missing(split),
     }
     if split.y is not None:
-        counts = torch.bincount(split.y, minlength=len(classes)).tolist()
-        report["classes"] = dict(zip(classes, counts, strict=True))
+        report |= describe_targets(split.y, names)
     if split.groups is not None:
         report["groups"] = len(set(split.groups))
     return report

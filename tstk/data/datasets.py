@@ -49,7 +49,7 @@ class SeriesDataset(ShortRepr):
 
     Args:
         x: [N, C, T] samples, NaN where missing or beyond the end
-        y: [N] long class index, or None
+        y: [N] or [N, K] targets as in `Series.y`, or None
         groups: N names, or None
         conditioning: additional inputs, by name
         ids: N names of the series, or None

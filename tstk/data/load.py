@@ -91,12 +91,12 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
     if tables and config.val_fraction == 0:
         raise OptionError(f"--val-fraction 0 is for sets of series: {name} is a table, which is split by rows")
     if tables and config.length is None:
-        config.reject(
-            f"here: {name} is a table", "resize", "conditioning", "split_channels", "label_fraction", "split_seed"
-        )
+        series_options = ("label_separator", "resize", "conditioning", "split_channels", "label_fraction", "split_seed")
+        config.reject(f"here: {name} is a table", *series_options)
         return prepare_forecasting(name, tables, config)
     if tables:
-        config.reject(f"here: {name} is a table cut by --length", "context", "horizon", "split_seed")
+        reason = f"here: {name} is a table cut by --length"
+        config.reject(reason, "context", "horizon", "split_seed", "task", "label_separator")
         series_sets = cut_tables(tables, config)
         # the rows have been split and cut; the model must accept what they were cut and resampled to
         config = replace(
@@ -126,6 +126,8 @@ def _load_several(names: str, config: DataConfig) -> DataModule:
         "val_data",
         "test_data",
         "label_fraction",
+        "label_separator",
+        "task",
         "target_columns",
         "id_column",
         "context",
@@ -259,7 +261,9 @@ def _use_test_for_training(name: str, splits: dict[str, SeriesSet | Table]) -> d
     from tstk.data.containers import SeriesSet
 
     unlabelled = {
-        split: replace(data, y=None, classes=()) for split, data in splits.items() if isinstance(data, SeriesSet)
+        split: replace(data, y=None, classes=(), targets=None, target_names=())
+        for split, data in splits.items()
+        if isinstance(data, SeriesSet)
     }
     if "test" not in unlabelled:
         raise DataError(f"{name}: --train-data test, but there is no test split of series in the files")

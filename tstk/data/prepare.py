@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.core.finite import find_overflow
+from tstk.core.task import TargetType, find_task, get_task
 from tstk.core.types import Spec, Split
 from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
 from tstk.data.conditioning import load_conditioning
@@ -23,6 +23,14 @@ from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.precision import compute_offset, describe_offset, subtract_offset
 from tstk.data.scale import describe_far_values
 from tstk.data.splits import group_split, hold_out_test, stratified_split, subsample_per_class
+from tstk.data.targets import (
+    describe_unknown,
+    encode_targets,
+    get_strata,
+    infer_names,
+    infer_task,
+    split_label_cells,
+)
 from tstk.data.windowing import extract_windows, resolve_split_boundaries
 from tstk.errors import DataError, OptionError
 
@@ -31,7 +39,7 @@ DEFAULT_WINDOW = 96
 
 
 def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: DataConfig) -> DataModule:
-    """Return a data set of series, for classification if they are labelled.
+    """Return a data set of series, for the task that their targets allow.
 
     Args:
         name: name of the data set
@@ -44,25 +52,30 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     """
     if (resize := config.resize) is not None:
         series_sets = {split: series_set.resize(resize) for split, series_set in series_sets.items()}
+    series_sets = _split_labels(series_sets, config.label_separator)
     series_sets, test_description = hold_out_test(series_sets, config)
     train, test = series_sets["train"], series_sets.get("test")
-    _check_labels(series_sets)
-    classes, channels = _infer_classes(train), train.channels or _number_channels(train.x.shape[1])
+    task, task_note = infer_task(train, config)
+    target_type = None if task is None else get_task(task).target_type
+    names = () if target_type is None else infer_names(train, target_type)
+    channels = train.channels or _number_channels(train.x.shape[1])
     length = _resolve_length(name, series_sets, config.length)
     offset = compute_offset(train.x) if config.standardize == "standard" else None
     splits = {
-        split: _build_series_dataset(series_set, channels, classes, length, offset)
+        split: _build_series_dataset(series_set, channels, target_type, names, length, offset)
         for split, series_set in series_sets.items()
     }
+    _check_targets(series_sets, splits, task)
     conditioning_dims = _add_conditioning(splits, series_sets, config)
     notes = list(dict.fromkeys(series_set.note for series_set in series_sets.values() if series_set.note))
+    notes += [task_note] * bool(task_note)
     notes += describe_offset(train.x, channels, offset) + _describe_label_leaks(splits["train"])
     notes += describe_far_values(splits["train"].x, channels, offset, "series")
     split_description, note = _add_validation_split(name, splits, series_sets, config)
     if test_description:
         split_description, note = f"{test_description}; {split_description}", f"{test_description}; {note}"
     notes.append(note)
-    if classes and test is None:
+    if task is not None and test is None:
         notes.append(
             "there is no test split, so there are no test scores: --test-fraction 0.2 holds one out, --test-data FILE "
             "names one"
@@ -73,19 +86,20 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
             _reject_overflow(splits[split], mean, std, series_sets[split].source)
     if config.label_fraction < 1:
         notes.append(_subsample_labels(name, splits, config))
+    classes = () if target_type == "numbers" else names
     notes += _describe_missing(splits) + _describe_degenerate(splits["train"], classes, channels)
     notes += _describe_absent_classes(splits, classes) + _describe_overlap(train, test)
+    notes += [note for split, dataset in splits.items() for note in describe_unknown(dataset.y, split)]
     return DataModule(
         name=name,
         source=tuple(dict.fromkeys(series_set.source for series_set in series_sets.values())),
-        task="classification" if classes else "unlabelled",
-        spec=Spec(
-            channels=len(channels), length=length, num_classes=len(classes) or None, conditioning=conditioning_dims
-        ),
+        spec=Spec(len(channels), length, task, len(names) or None, conditioning=conditioning_dims),
         train=splits["train"],
         val=splits["val"],
         test=splits.get("test"),
         classes=classes,
+        target_names=names if target_type == "numbers" else (),
+        label_separator=config.label_separator,
         channels=channels,
         mean=mean,
         std=std,
@@ -97,13 +111,27 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     )
 
 
-def _check_labels(series_sets: Mapping[str, SeriesSet]) -> None:
-    train = series_sets["train"]
-    if train.y is None:
+def _split_labels(series_sets: Mapping[str, SeriesSet], separator: str | None) -> Mapping[str, SeriesSet]:
+    """Return the splits with one target per label, if a cell holds several labels."""
+    if separator is None:
+        return series_sets
+    if series_sets["train"].y is None:
+        raise OptionError(f"--label-separator {separator}: {series_sets['train'].source} has no labels to split")
+    train = split_label_cells(series_sets["train"], separator)
+    return {
+        split: train if split == "train" else split_label_cells(series_set, separator, train.target_names)
+        for split, series_set in series_sets.items()
+    }
+
+
+def _check_targets(series_sets: Mapping[str, SeriesSet], splits: Mapping[str, SeriesDataset], task: str | None) -> None:
+    """Raise DataError if there is a task, but no test split, or one without targets."""
+    if task is None:
         return
     for split, series_set in series_sets.items():
-        if series_set.y is None:
-            raise DataError(f"{series_set.source}: no labels in the {split} split, but the training split has them")
+        if splits[split].y is None:
+            kind = "labels" if get_task(task).target_type == "class" else "targets"
+            raise DataError(f"{series_set.source}: no {kind} in the {split} split, but the training split has them")
 
 
 def _add_conditioning(
@@ -165,7 +193,8 @@ def _subsample_labels(name: str, splits: dict[str, SeriesDataset], config: DataC
         dataset = splits[split]
         if dataset.y is None:
             raise OptionError(f"--label-fraction {config.label_fraction}: {name} has no labels")
-        kept = subsample_per_class(dataset.y.numpy(), config.label_fraction, 2 if split == "train" else 1, rng)
+        strata, min_per_class = get_strata(dataset.y, len(dataset)), 2 if split == "train" else 1
+        kept = subsample_per_class(strata, config.label_fraction, min_per_class, rng)
         splits[split] = dataset.select(torch.from_numpy(kept))
     return f"{config.label_fraction:.0%} of the labels: {len(splits['train'])} series to train on"
 
@@ -181,6 +210,9 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
         config: the options
     """
     context, horizon = config.context or DEFAULT_WINDOW, config.horizon or DEFAULT_WINDOW
+    task = config.task or find_task("future")
+    if get_task(task).target_type != "future":
+        raise OptionError(f"--task {task}: {name} is a table to forecast; leave --task out, or cut it by --length")
     train_table = tables["train"]
     for table in tables.values():
         _check_columns(table, train_table.channels)
@@ -216,8 +248,7 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
     return DataModule(
         name=name,
         source=tuple(table.source for table in tables.values()),
-        task="forecasting",
-        spec=Spec(channels=len(mean), length=context, horizon=horizon),
+        spec=Spec(channels=len(mean), length=context, task=task, horizon=horizon),
         train=splits["train"],
         val=splits["val"],
         test=splits["test"],
@@ -239,10 +270,10 @@ def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include
         input_schema: from `DataModule.input_schema`; with "any_length" series may be longer than in training
         include_targets: of a table, keep the rows to forecast as targets
     """
-    is_table = isinstance(data, Table)
-    if isinstance(data, Table) and input_schema["task"] == "unlabelled":
+    is_table, task = isinstance(data, Table), input_schema["task"]
+    if isinstance(data, Table) and task is None:
         data, is_table = extract_windows(data, input_schema["length"], input_schema["length"]), False
-    if is_table != (input_schema["task"] == "forecasting"):
+    if is_table != (input_schema["horizon"] is not None):
         actual, expected = ("a table", "series") if is_table else ("a set of series", "a table")
         raise DataError(f"{data.source}: this is {actual}, but the model was trained on {expected}")
     offset = None if input_schema.get("offset") is None else np.array(input_schema["offset"])
@@ -251,10 +282,14 @@ def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include
         if input_schema.get("split_channels"):  # the model takes any channels
             channels = data.channels or _number_channels(data.x.shape[1])
             offset = compute_offset(data.x)
+        names = tuple(input_schema["classes"] or input_schema["target_names"])
+        if input_schema.get("label_separator") is not None:
+            data = split_label_cells(data, input_schema["label_separator"], names)
         return _build_series_dataset(
             data,
             channels,
-            tuple(input_schema["classes"]),
+            None if task is None else get_task(task).target_type,
+            names,
             None if input_schema.get("any_length") else input_schema["length"],
             offset,
         )
@@ -292,7 +327,8 @@ def _leaks_labels(dataset: SeriesDataset, name: str) -> bool:
     is_shared = torch.bincount(content)[content] > 1
     if 2 * is_shared.sum() < len(content):
         return False
-    shared, labels = content[is_shared].tolist(), dataset.y[is_shared].tolist()
+    shared = content[is_shared].tolist()
+    labels = [tuple(row) for row in dataset.y[is_shared].reshape(len(shared), -1).tolist()]
     return len(set(zip(shared, labels, strict=True))) == len(set(shared))
 
 
@@ -335,32 +371,21 @@ def _reject_overflow(split: SeriesDataset | WindowDataset, mean: Tensor, std: Te
         start += len(chunk)
 
 
-def _infer_classes(train: SeriesSet) -> tuple[str, ...]:
-    """Return the classes that occur in training: in the order that the file declares, else by number, else by name."""
-    if train.y is None:
-        return ()
-    present = set(train.y)
-    if train.classes:
-        return tuple(name for name in train.classes if name in present)
-    try:
-        return tuple(sorted(sorted(present), key=Decimal))
-    except InvalidOperation:
-        return tuple(sorted(present))
-
-
 def _build_series_dataset(
     series_set: SeriesSet,
     channels: tuple[str, ...],
-    classes: tuple[str, ...],
+    target_type: TargetType | None,
+    names: tuple[str, ...],
     length: int | None,
     offset: NDArray[np.float64] | None,
 ) -> SeriesDataset:
-    """Check series against the channels, classes and maximum length of training, and encode their labels.
+    """Check series against the channels, targets and maximum length of training, and encode their targets.
 
     Args:
         series_set: the series
         channels: names of the channels in training
-        classes: names of the classes in training; empty if labels do not matter
+        target_type: that of the task; None if targets do not matter
+        names: names of the classes, labels or numbers in training
         length: maximum number of samples; None means any
         offset: [C] to subtract from the channels
     """
@@ -381,14 +406,8 @@ def _build_series_dataset(
     if length is not None and (longest := int(dataset.lengths.max())) > length:
         name = name_series(dataset, int(dataset.lengths.argmax()))
         raise DataError(f"{source}: {name} has {longest} samples; the model takes {length}")
-    if series_set.y is not None and classes:
-        if unknown := sorted(set(series_set.y) - set(classes)):
-            raise DataError(
-                f"{source}: class {', '.join(map(repr, unknown))} does not occur in training, "
-                f"whose classes are {', '.join(classes)}"
-            )
-        class_index = {name: i for i, name in reversed(list(enumerate(classes)))}
-        dataset.y = torch.tensor([class_index[label] for label in series_set.y])
+    if target_type is not None:
+        dataset.y = encode_targets(series_set, target_type, names)
     return dataset
 
 
@@ -396,7 +415,7 @@ def _split_off_validation(
     dataset: SeriesDataset, source: str, val_fraction: float, seed: int
 ) -> tuple[Tensor, Tensor, str]:
     """Return the indices of the training and of the validation series, and how they were chosen."""
-    y = np.zeros(len(dataset), np.int64) if dataset.y is None else dataset.y.numpy()
+    y = get_strata(dataset.y, len(dataset))
     if dataset.groups is not None and (num_groups := len(set(dataset.groups))) > 1:
         train, val = group_split(y, dataset.groups, val_fraction, seed)
         num_val_groups = len({dataset.groups[i] for i in val.tolist()})
@@ -406,9 +425,8 @@ def _split_off_validation(
         )
     else:
         train, val = stratified_split(y, val_fraction, seed)
-        description = (
-            f"validation: {len(val)} of {len(dataset)} series held out from the training split, stratified by class"
-        )
+        how = ", stratified by class" if dataset.y is None or dataset.y.ndim == 1 else " at random"
+        description = f"validation: {len(val)} of {len(dataset)} series held out from the training split{how}"
     if not len(val):
         raise DataError(
             f"{source}: {len(dataset)} series are too few to hold some out for validation; give --val-data FILE"
@@ -446,7 +464,10 @@ def _describe_absent_classes(splits: Mapping[str, SeriesDataset], classes: tuple
     for split, dataset in splits.items():
         if not len(dataset):
             continue
-        present = set() if dataset.y is None else set(dataset.y.tolist())
+        if dataset.y is not None and dataset.y.ndim == 2:
+            present = set((dataset.y == 1).any(0).nonzero().flatten().tolist())
+        else:
+            present = set() if dataset.y is None else set(dataset.y.tolist())
         if absent := [name for i, name in enumerate(classes) if i not in present]:
             notes.append(f"no series of class {', '.join(absent)} in {split}")
     return notes

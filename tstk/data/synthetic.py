@@ -63,7 +63,6 @@ def build_synthetic(config: DataConfig) -> DataModule:
     return DataModule(
         name=SYNTHETIC,
         source=(SYNTHETIC,),
-        task="unlabelled",
         spec=Spec(channels=channels, length=length),
         train=GeneratedDataset(generator.generate, count, length, start_index=NUM_VALIDATION),
         val=GeneratedDataset(generator.generate, NUM_VALIDATION, length),

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 from aeon.classification import BaseClassifier
+from aeon.regression.base import BaseRegressor
 from aeon.transformations.collection import BaseCollectionTransformer
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from tstk.estimators.sklearn import SeriesClassifier, TokenEncoder
+from tstk.estimators.sklearn import SeriesClassifier, SeriesRegressor, TokenEncoder
 
-__all__ = ["AeonClassifier", "AeonEncoder"]
+__all__ = ["AeonClassifier", "AeonEncoder", "AeonRegressor"]
 
 CAPABILITY_TAGS = {
     "X_inner_type": ["np-list", "numpy3D"],
@@ -67,6 +68,31 @@ class AeonClassifier(BaseClassifier):
     @classmethod
     def _get_test_params(cls, parameter_set: str = "default") -> dict[str, Any]:
         return {"estimator": SeriesClassifier(**TEST_PARAMS, device="cpu")}
+
+
+class AeonRegressor(BaseRegressor):
+    """Regressor of time series: one number per series.
+
+    Args:
+        estimator: unfitted estimator to wrap; a `SeriesRegressor` with defaults if None
+    """
+
+    _tags = {**CAPABILITY_TAGS, "algorithm_type": "deeplearning"}
+
+    def __init__(self, estimator: SeriesRegressor | None = None) -> None:
+        self.estimator = estimator
+        super().__init__()
+
+    def _fit(self, X: Any, y: NDArray[Any]) -> AeonRegressor:
+        self.estimator_ = clone(self.estimator or SeriesRegressor()).fit(X, y)
+        return self
+
+    def _predict(self, X: Any) -> NDArray[Any]:
+        return self.estimator_.predict(X)
+
+    @classmethod
+    def _get_test_params(cls, parameter_set: str = "default") -> dict[str, Any]:
+        return {"estimator": SeriesRegressor(**TEST_PARAMS, device="cpu")}
 
 
 class AeonEncoder(BaseCollectionTransformer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,13 @@ from tstk.core.frames import frames_to_array, is_frame
 from tstk.core.pipeline import Pipeline
 from tstk.core.prediction import Prediction, predict_batches
 from tstk.core.types import Spec, Split
+from tstk.data.catalog import DEFAULT_VAL_FRACTION
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset
 from tstk.data.lazy_array import LazyArray
 from tstk.data.precision import compute_offset, subtract_offset, to_float32
 from tstk.data.splits import stratified_split
+from tstk.data.targets import get_strata
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.probabilities import calibrate
@@ -71,7 +73,8 @@ class OptionsEstimator(BaseEstimator):
 class PipelineEstimator(OptionsEstimator):
     """Estimator that trains a pipeline on arrays."""
 
-    _task: Literal["classification", "forecasting", "unlabelled"]
+    _task: str | None
+    """Name of the task; None for pretraining."""
     _own_params: tuple[str, ...] = ()
     """Parameters that are not options of `tstk train`."""
     _data_options: tuple[str, ...] = ("use", "val_fraction", "split_seed", "standardize", "length")
@@ -91,8 +94,9 @@ class PipelineEstimator(OptionsEstimator):
 
     def _build_config(self) -> Config:
         params = {k: v for k, v in self.get_params().items() if k not in self._own_params and v is not None}
-        config = resolve_config(("argument", parse_overrides({**params, "data": "arrays"})))
-        defaults = resolve_config(("default", parse_overrides({"data": "arrays"})))
+        data = {"data": "arrays", "data__task": self._task}
+        config = resolve_config(("argument", parse_overrides({**params, **data})))
+        defaults = resolve_config(("default", parse_overrides(data)))
         for name, value in config.values["data"].items():
             if name not in self._data_options and value != defaults.values["data"][name]:
                 raise OptionError(f"{name}={value!r} has no effect, as the data are arrays; remove it")
@@ -107,13 +111,12 @@ class PipelineEstimator(OptionsEstimator):
         if config.values["data"]["standardize"] == "none":
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
         names = tuple(str(c) for c in range(spec.channels))
-        data = DataModule("arrays", (), self._task, spec, train, val, None, (), names, mean, std)
+        data = DataModule("arrays", (), spec, train, val, None, (), names, mean, std)
         train_config = TrainConfig.from_config(config)
         with torch.random.fork_rng():
             torch.manual_seed(train_config.seed)
             pipeline, self.notes_ = initialize_for_training(config, spec)
-            pipeline.mean.copy_(mean[:, None])
-            pipeline.std.copy_(std[:, None])
+            pipeline.set_standardization(mean, std, train.y)
             pipeline.set_input_schema({"offset": self.offset_})
             self.notes_ += init_pipeline_from_data(pipeline, config, data)
             result = fit(pipeline, data, train_config)
@@ -124,10 +127,11 @@ class PipelineEstimator(OptionsEstimator):
     def _split_validation(self, x: Tensor, y: Tensor | None, config: Config) -> tuple[SeriesDataset, SeriesDataset]:
         """Split into training and validation series, stratified by class."""
         options = config.values["data"]
-        labels = np.zeros(len(x), np.int64) if y is None else y.numpy()
+        labels = get_strata(y, len(x))
         val_fraction = options["val_fraction"]
         if val_fraction is None:
-            val_fraction = resolve_val_fraction(config, len(x))
+            has_classes = y is not None and y.ndim == 1
+            val_fraction = resolve_val_fraction(config, len(x)) if has_classes or y is None else DEFAULT_VAL_FRACTION
         dataset = SeriesDataset(x, y)
         if not val_fraction:
             return dataset, dataset.select(torch.arange(0))

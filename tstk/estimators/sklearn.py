@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassifierMixin, TransformerMixin
+from sklearn.base import ClassifierMixin, RegressorMixin, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 from torch import Tensor
 
 from tstk.core.prediction import map_batches
@@ -27,7 +27,7 @@ from tstk.estimators.base import BATCH_SIZE, FLOATS, Array, PipelineEstimator
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import feature_extractor
 
-__all__ = ["SeriesClassifier", "SeriesForecaster", "TokenEncoder"]
+__all__ = ["SeriesClassifier", "SeriesForecaster", "SeriesRegressor", "TokenEncoder"]
 
 
 class SeriesClassifier(ClassifierMixin, PipelineEstimator):
@@ -79,13 +79,17 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
         counts = tuple(torch.bincount(train.y, minlength=len(self.classes_)).tolist())
         length = max(x.shape[2], config.values["data"]["length"] or 0)
         self._fit_pipeline(
-            config, Spec(x.shape[1], length, len(self.classes_), class_counts=counts), train, val, train.x
+            config,
+            Spec(x.shape[1], length, self._task, len(self.classes_), class_counts=counts),
+            train,
+            val,
+            train.x,
         )
         self.pipeline_.set_input_schema({"classes": self.classes_, "offset": self.offset_})
         return self
 
     def predict_proba(self, X: Any) -> Array:
-        """Return class probabilities [N, num_classes]."""
+        """Return class probabilities [N, K]."""
         probabilities = self._predict(self._validate_new_series(X)).probabilities
         assert probabilities is not None
         return probabilities
@@ -94,6 +98,73 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
         """Return class labels [N]."""
         best = self.predict_proba(X).argmax(1)  # raises NotFittedError before `classes_` is looked up
         return self.classes_[best]
+
+
+class SeriesRegressor(RegressorMixin, PipelineEstimator):
+    """Regressor of time series: one or several numbers per series.
+
+    Args:
+        tokenizer: name, or a run directory to initialize it from; inception if None
+        encoder: name, or a run directory to initialize it from; transformer if None
+        head: name of the head; linear if None
+        loss: name of the loss: mse, mae or huber
+        epochs: passes over the training data; as many as 1500 steps take if None
+        seed: seed of weights and batches
+        options: any other option of `tstk train`: encoder__depth=2, lr=1e-4, steps=100, init_from="runs/pretrained"
+
+    Attributes:
+        pipeline_: the trained pipeline
+        history_: one row of losses and scores per epoch
+    """
+
+    _task = "regression"
+
+    def __init__(
+        self,
+        tokenizer: str | None = None,
+        encoder: str | None = None,
+        head: str | None = "linear",
+        loss: str | None = "mse",
+        epochs: int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        self.tokenizer, self.encoder, self.head, self.loss = tokenizer, encoder, head, loss
+        self.epochs, self.seed = epochs, seed
+        self._options = options
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any) -> SeriesRegressor:
+        """Train on series and y [N] or [N, K], NaN where unknown; a fraction (val_fraction) selects the weights."""
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None")
+        x = self._validate_series(X, True)
+        y = check_array(y, ensure_2d=False, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y")
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if len(y) != len(x):
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: {len(x)} series, {len(y)} targets"
+            )
+        self._has_one_target = y.ndim == 1
+        targets = torch.tensor(y.reshape(len(y), -1))
+        if bool(targets.isnan().all(0).any()):
+            raise ValueError("Input y contains only NaN for a target; give at least one number for each")
+        config = self._build_config()
+        train, val = self._split_validation(x, targets, config)
+        length = max(x.shape[2], config.values["data"]["length"] or 0)
+        self._fit_pipeline(config, Spec(x.shape[1], length, self._task, targets.shape[1]), train, val, train.x)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Return the predicted numbers, [N] or [N, K] as `y` of `fit`."""
+        values = self._predict(self._validate_new_series(X)).values
+        assert values is not None
+        return values[:, 0] if self._has_one_target else values
 
 
 class TokenEncoder(TransformerMixin, PipelineEstimator):
@@ -114,7 +185,7 @@ class TokenEncoder(TransformerMixin, PipelineEstimator):
         history_: one row of losses and scores per epoch
     """
 
-    _task = "unlabelled"
+    _task = None
     _own_params = ("features", "pool")
 
     def __init__(
@@ -202,7 +273,7 @@ class SeriesForecaster(PipelineEstimator):
             )
         train = WindowDataset(table[:, :cut], self.context, self.horizon, data["stride"] or 1)
         val = WindowDataset(table[:, cut - self.context :], self.context, self.horizon, data["stride"] or 1)
-        spec = Spec(len(table), self.context, horizon=self.horizon)
+        spec = Spec(len(table), self.context, self._task, horizon=self.horizon)
         self._fit_pipeline(config, spec, train, val, table[None, :, :cut])
         self.last_context_ = table[:, -self.context :]
         return self

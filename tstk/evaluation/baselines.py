@@ -1,13 +1,12 @@
-"""Baselines reported beside every score.
+"""Baselines reported beside every score; which ones is decided by the task.
 
 Classification: majority class, nearest neighbour, logistic regression on summary features. Forecasting: last value,
-seasonal naive, linear map.
+seasonal naive, linear map. Those of regression and of several labels are in `simple_regressors`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.linear_map import get_last_value
+from tstk.core.task import Baselines
 from tstk.core.types import Series
 from tstk.data.datasets import WindowDataset
 from tstk.evaluation import linear_forecast
@@ -36,29 +36,6 @@ MAX_PERIOD_SEARCH_SAMPLES = 2 * 10**8
 """Windows x target samples x candidate periods that the search for a period may compute."""
 
 
-@dataclass
-class Baselines:
-    """Scores of the baselines.
-
-    Args:
-        scores: baseline -> metric -> value
-        skipped: baseline -> why it was not computed
-        details: baseline -> the hyperparameters selected on validation, in words
-    """
-
-    scores: Scores = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    details: dict[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields of `RunResult` that describe the baselines."""
-        return {
-            "baselines": self.scores,
-            "baselines_skipped": self.skipped,
-            "baselines_details": self.details,
-        }
-
-
 def score_baselines(pipeline: Pipeline, data: DataModule, split: Split, batch_size: int = 256) -> Baselines:
     """Score the baselines of the pipeline's task; return empty `Baselines` for pretraining.
 
@@ -68,14 +45,11 @@ def score_baselines(pipeline: Pipeline, data: DataModule, split: Split, batch_si
         split: the split to predict
         batch_size: series at a time; fewer where they are long
     """
-    if pipeline.spec.horizon is not None:
-        if pipeline.head is None and not pipeline.can_forecast:
-            return Baselines()
-        return score_forecast_baselines(data, split, pipeline.mean.cpu(), pipeline.std.cpu(), batch_size)
-    train = data.training_splits
-    if pipeline.head is None or split.y is None or any(part.y is None for part in train):
+    if pipeline.task is None or not pipeline.makes_predictions:
         return Baselines()
-    return score_classification_baselines(train, split, pipeline.spec)
+    if pipeline.spec.horizon is None and any(part.y is None for part in (*data.training_splits, split)):
+        return Baselines()
+    return pipeline.task.score_baselines(pipeline, data, split, batch_size)
 
 
 def score_forecast_baselines(
@@ -125,17 +99,40 @@ def score_classification_baselines(train: Sequence[Split], split: Split, spec: S
     baselines = Baselines(score_majority_class(torch.bincount(train[0].y), split.y))
     if not baselines.scores:
         return baselines
-    reasons = {name: why_classifier_too_large(name, train, split, spec) for name in CLASSIFIERS}
+
+    def score(predictions: Tensor, y: Tensor) -> dict[str, float]:
+        return classification_metrics(y, predictions)
+
+    return baselines | score_fitted(CLASSIFIERS, train, split, spec, score)
+
+
+def score_fitted(
+    methods: Mapping[str, Callable[[], Any]],
+    train: Sequence[Split],
+    split: Split,
+    spec: Spec,
+    score: Callable[[Tensor, Tensor], dict[str, float]],
+) -> Baselines:
+    """Fit simple methods and score them; skip those that would take too long.
+
+    Args:
+        methods: name -> constructor of an object with `fit` and `predict`, such as a `Classifier`
+        train: splits with targets to fit on
+        split: the split to predict
+        spec: spec of the data
+        score: function of predictions and targets
+    """
+    baselines = Baselines()
+    reasons = {name: why_classifier_too_large(name, train, split, spec) for name in methods}
     baselines.skipped = {name: reason for name, reason in reasons.items() if reason}
-    if affordable := [name for name in CLASSIFIERS if not reasons[name]]:
+    if affordable := [name for name in methods if not reasons[name]]:
         train_arrays, test_arrays = (
             gather_labelled_arrays(train, spec.length),
             gather_labelled_arrays([split], spec.length),
         )
         for name in affordable:
-            baselines.scores[name] = classification_metrics(
-                test_arrays.y, CLASSIFIERS[name]().fit(train_arrays).predict(test_arrays)
-            )
+            if metrics := score(methods[name]().fit(train_arrays).predict(test_arrays), test_arrays.y):
+                baselines.scores[name] = metrics
     return baselines
 
 

@@ -14,8 +14,6 @@ from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
 from tstk.data.datasets import name_series
-from tstk.evaluation.classification import accuracy_standard_error, classification_metrics
-from tstk.evaluation.metrics import ForecastMetrics
 from tstk.nn.codebook import code_usage
 
 if TYPE_CHECKING:
@@ -35,10 +33,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Compute the losses and, for a supervised task, its metrics.
 
-    Classification: accuracy and macro F1. Forecasting: the metrics of `ForecastMetrics`, with MSE and MAE in units of
-    the training standard deviation, as the literature reports them. Discrete tokens: `usage` and `perplexity` of the
-    codes. Masks are the same at every call. Losses are batch means weighted by the number of rows, so they depend
-    slightly on the batch size if rows have different numbers of targets.
+    The metrics are those of the task (`Task.create_metrics`). Discrete tokens: `usage` and `perplexity` of the codes.
+    Masks are the same at every call. Losses are batch means weighted by the number of rows, so they depend slightly on
+    the batch size if rows have different numbers of targets.
 
     Args:
         pipeline: its mode is restored afterwards
@@ -55,8 +52,8 @@ def evaluate(
     pipeline.eval()
     device = pipeline.mean.device
     sums: dict[str, Tensor] = {}
-    predictions, targets, bad_rows = [], [], []
-    forecast_metrics = ForecastMetrics(pipeline.raw_mean, pipeline.std)
+    bad_rows = []
+    metrics = None if pipeline.task is None else pipeline.task.create_metrics(pipeline)
     vocab_size = pipeline.tokenizer.out.vocab_size
     code_counts = torch.zeros(vocab_size or 0, device=device)
     rows_per_batch = max(1, batch_size // pipeline.spec.channels) if pipeline.channel_independent else batch_size
@@ -73,26 +70,15 @@ def evaluate(
             code_counts += torch.bincount(output.tokens.ids[output.tokens.valid], minlength=vocab_size)
         if pipeline.can_forecast and output.head_output is None:
             output = pipeline.predict_step(series)
-        if output.head_output is not None and pipeline.spec.horizon is None:
-            predictions.append(output.head_output.argmax(-1).cpu())
-            assert output.targets is not None
-            targets.append(output.targets.cpu())
-        elif output.head_output is not None and output.targets is not None:
-            context = ((series.x - pipeline.mean) / pipeline.std).where(series.observed_mask, torch.nan)
-            forecast_metrics.update(output.head_output, output.targets, context, output.forecast_samples)
+        if metrics is not None:
+            metrics.update(series, output)
     pipeline.train(was_training)
     if source is not None:
         check_rows(bad_rows, pipeline, source, "losses or predictions", partial(name_series, split))
     scores = {name: float(total) / len(split) for name, total in sums.items()}
-    if predictions:
-        all_targets, all_predictions = torch.cat(targets), torch.cat(predictions)
-        if class_metrics := classification_metrics(all_targets, all_predictions):
-            scores |= class_metrics | {
-                "accuracy_se": accuracy_standard_error(all_targets, all_predictions, split.groups)
-            }
     if code_counts.any():
         scores |= {name: float(value) for name, value in code_usage(code_counts).items()}
-    return scores | forecast_metrics.compute()
+    return scores if metrics is None else scores | metrics.compute(split.groups)
 
 
 def _find_bad_losses(pipeline: Pipeline, split: Split, sample_id: Tensor, seed: int) -> Tensor:

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
-MAIN_METRICS = ("accuracy", "f1_macro", "mse", "mae", "probe")
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
+
+MAIN_METRICS = (
+    *("accuracy", "f1_macro", "f1_micro", "auroc", "auprc", "subset_accuracy"),
+    *("r2", "rmse", "mse", "mae", "probe"),
+)
 """Task metrics, shown before the losses."""
 EXTRA_METRICS = ("mase", "smape", "crps")
 """Task metrics that are shown if there is room."""
+_ERRORS = ("mse", "mae", "rmse", "mase", "smape", "crps", "loss")
+
+
+def _list_task_attrs() -> list[dict[str, Any]]:
+    """Return the class attributes of all tasks, read from source, those of the core first."""
+    return [read_signature(entry.target).class_attrs for entry in get_registry().list_entries("task")]
+
+
+def is_lower_better(metric: str) -> bool:
+    """Return whether a metric is an error, of all targets or of one, such as `rmse load`."""
+    name = metric.partition(" ")[0]
+    for attrs in _list_task_attrs():
+        if attrs["main_metric"] == name:
+            return not attrs.get("higher_is_better", True)
+    return name in _ERRORS
+
+
+def find_main_metric(scores: Collection[str]) -> str | None:
+    """Return the metric by which a run is compared with others: the main metric of the first task that has it."""
+    return next((attrs["main_metric"] for attrs in _list_task_attrs() if attrs["main_metric"] in scores), None)
+
 
 PROBABILITY_SCORE_LABELS = {
     "accuracy": "accuracy",
@@ -34,21 +62,20 @@ CLASS_SCORE_LABELS = {
 
 
 def describe_better_baselines(scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return one sentence per baseline whose accuracy is higher, or whose MSE is lower, than that of the model.
+    """Return one sentence per baseline whose main metric is better than that of the model.
 
     Values are compared as printed: a model whose best epoch is its initial linear map differs from the linear baseline
     by rounding alone.
     """
     sentences = []
+    metric = find_main_metric(scores)
+    sign = -1 if metric is not None and is_lower_better(metric) else 1
     for name, baseline_scores in baselines.items():
-        for metric, sign in (("accuracy", 1), ("mse", -1)):
-            if metric not in scores or metric not in baseline_scores:
-                continue
-            own_value, baseline_value = format_number(scores[metric]), format_number(baseline_scores[metric])
-            if sign * baseline_scores[metric] > sign * scores[metric] and own_value != baseline_value:
-                sentences.append(
-                    f"This model loses to the baseline {name}: {metric} {own_value} against {baseline_value}."
-                )
+        if metric is None or metric not in baseline_scores:
+            continue
+        own_value, baseline_value = format_number(scores[metric]), format_number(baseline_scores[metric])
+        if sign * baseline_scores[metric] > sign * scores[metric] and own_value != baseline_value:
+            sentences.append(f"This model loses to the baseline {name}: {metric} {own_value} against {baseline_value}.")
     return sentences
 
 

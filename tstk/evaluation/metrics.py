@@ -1,6 +1,8 @@
-"""Forecast metrics accumulated over batches: MSE, MAE, MASE, sMAPE, and CRPS of sample paths."""
+"""Metrics of forecasts (accumulated over batches), of numbers and of several labels."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -79,3 +81,105 @@ def crps(forecast_samples: Tensor, targets: Tensor) -> Tensor:
     rank = torch.arange(count, dtype=samples.dtype).view(-1, *[1] * targets.ndim)
     half_spread = (samples * (2 * rank - count + 1)).sum(0) / count**2
     return (samples - targets).abs().mean(0) - half_spread
+
+
+def regression_metrics(outputs: Tensor, targets: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Compute MAE, RMSE and R2 over the known targets; {} if none is known.
+
+    With several targets, each metric is the mean over targets, followed by one per target, such as `rmse load`. As in
+    scikit-learn, R2 of a target that is constant is 1 for perfect predictions and 0 for others.
+
+    Args:
+        outputs: [N, K] predictions in the units of the data
+        targets: [N, K] float64, NaN where unknown
+        names: K names of the targets; numbers if empty
+    """
+    known = targets.isfinite()
+    per_target: dict[str, dict[str, float]] = {}
+    for k, name in enumerate(names or map(str, range(targets.shape[1]))):
+        known_targets = targets[known[:, k], k].double()
+        if not len(known_targets):
+            continue
+        error = outputs[known[:, k], k].double() - known_targets
+        residual, total = float(error.square().sum()), float((known_targets - known_targets.mean()).square().sum())
+        per_target[name] = {
+            "mae": float(error.abs().mean()),
+            "rmse": (residual / len(known_targets)) ** 0.5,
+            "r2": 1 - residual / total if total else float(residual == 0),
+        }
+    return _average_metrics(per_target, ("mae", "rmse", "r2"), targets.shape[1] > 1)
+
+
+def _average_metrics(
+    per_output: dict[str, dict[str, float]], metrics: Sequence[str], has_several: bool
+) -> dict[str, float]:
+    """Return the mean of each metric over the outputs that have it; with several, also those of each output."""
+    averages = {}
+    for metric in metrics:
+        if values := [scores[metric] for scores in per_output.values() if metric in scores]:
+            averages[metric] = sum(values) / len(values)
+    if not has_several:
+        return averages
+    return averages | {f"{m} {name}": value for name, scores in per_output.items() for m, value in scores.items()}
+
+
+def multilabel_metrics(logits: Tensor, targets: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Compute metrics of several labels over those that are known; {} if none is.
+
+    F1 and the share of exact sets (`subset_accuracy`, over series whose labels are all known) count a label as
+    predicted if its logit is at least 0. Macro averages are means over labels: of F1 over those that occur in targets
+    or predictions, of AUROC and AUPRC (average precision) over those that some series have and others lack.
+
+    Args:
+        logits: [N, K]
+        targets: [N, K] 1 or 0, -1 where unknown
+        names: K names of the labels; numbers if empty
+    """
+    known, predicted = targets >= 0, logits >= 0
+    if not known.any():
+        return {}
+    per_label: dict[str, dict[str, float]] = {}
+    for k, name in enumerate(names or map(str, range(targets.shape[1]))):
+        is_positive, scores = targets[known[:, k], k] == 1, logits[known[:, k], k]
+        label_scores: dict[str, float] = {}
+        if (size := int(is_positive.sum() + (scores >= 0).sum())) > 0:
+            label_scores["f1"] = 2 * int((is_positive & (scores >= 0)).sum()) / size
+        if is_positive.any() and not is_positive.all():
+            label_scores |= {"auroc": auroc(scores, is_positive), "auprc": average_precision(scores, is_positive)}
+        per_label[name] = label_scores
+    has_label = (targets == 1) & known
+    size = int(has_label.sum() + (predicted & known).sum())
+    metrics = {"f1_micro": 2 * int((has_label & predicted).sum()) / size if size else 0.0}
+    averages = _average_metrics(per_label, ("f1", "auroc", "auprc"), True)
+    metrics["f1_macro"] = averages.pop("f1", 0.0)
+    metrics |= {name: averages.pop(name) for name in ("auroc", "auprc") if name in averages}
+    if (complete := known.all(1)).any():
+        metrics["subset_accuracy"] = float((predicted == has_label)[complete].all(1).double().mean())
+    return metrics | averages
+
+
+def auroc(scores: Tensor, is_positive: Tensor) -> float:
+    """Compute the area under the ROC curve: the probability that a positive scores higher, ties counting half.
+
+    Args:
+        scores: [N]
+        is_positive: [N] bool, both values occur
+    """
+    _, index, counts = scores.unique(return_inverse=True, return_counts=True)
+    mean_rank = counts.cumsum(0).double() - (counts - 1) / 2  # from 1; equal scores share their mean rank
+    num_positive = int(is_positive.sum())
+    rank_sum = float(mean_rank[index][is_positive].sum())
+    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * (len(is_positive) - num_positive))
+
+
+def average_precision(scores: Tensor, is_positive: Tensor) -> float:
+    """Compute the area under the precision-recall curve as scikit-learn's `average_precision_score` does.
+
+    Args:
+        scores: [N]
+        is_positive: [N] bool, at least one is True
+    """
+    _, index, counts = scores.unique(return_inverse=True, return_counts=True)
+    positives = torch.zeros(len(counts), dtype=torch.float64).scatter_add_(0, index, is_positive.double()).flip(0)
+    precision = positives.cumsum(0) / counts.flip(0).cumsum(0)
+    return float((precision * positives).sum() / positives.sum())

@@ -52,7 +52,7 @@ def predict_logits(pipeline: Pipeline, split: Split, batch_size: int = 256) -> A
 
 def is_classifier(pipeline: Pipeline) -> bool:
     """Return whether a pipeline predicts classes."""
-    return pipeline.head is not None and pipeline.spec.horizon is None
+    return pipeline.head is not None and pipeline.task is not None and pipeline.task.target_type == "class"
 
 
 def score_classifier(pipeline: Pipeline, split: Split, logits: Array, *, seed: int = 0) -> ClassificationScores | None:
@@ -140,10 +140,10 @@ def apply_threshold(
         OptionError: there are not two classes, or no validation series
         DataError: no threshold is possible
     """
-    if pipeline.spec.num_classes != 2:
+    if pipeline.spec.num_outputs != 2:
         raise OptionError(
             f"--threshold-for {rate}={minimum:g}: a threshold separates two classes, but this run has "
-            f"{pipeline.spec.num_classes}"
+            f"{pipeline.spec.num_outputs}"
         )
     assert val.y is not None
     assert split.y is not None

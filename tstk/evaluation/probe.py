@@ -9,6 +9,7 @@ and scored on test once. The margin over the features of an untrained network sh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from tstk.config.records import RunConfig
 from tstk.config.resolve import Config
 from tstk.core.pipeline import Pipeline
+from tstk.core.task import TARGET_DESCRIPTIONS, Baselines, get_task
 from tstk.core.types import Series, Split
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
@@ -26,11 +28,12 @@ from tstk.data.datasets import SeriesDataset
 from tstk.data.identity import locate_run_data
 from tstk.data.load import load_data
 from tstk.data.splits import subsample_per_class
+from tstk.data.targets import get_strata
 from tstk.errors import DataError, OptionError
-from tstk.evaluation.baselines import Baselines, score_classification_baselines
 from tstk.evaluation.classification import classification_metrics
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
+from tstk.evaluation.metrics import regression_metrics
 from tstk.evaluation.probe_classifiers import Array, FeatureSet, LinearProbe, ProbeClassifier, SelectOn
 from tstk.nn.devices import default_device
 from tstk.plugins.registry import get_registry
@@ -44,7 +47,7 @@ def probe(
     *,
     data_root: str | None = None,
     label_column: str | None = None,
-    classifier: str = "linear",
+    classifier: str | None = None,
     features: Features = "pooled",
     pool: Pool = "mean",
     label_fraction: Sequence[float] = (1.0,),
@@ -62,8 +65,8 @@ def probe(
         data: name or path of labelled data with a training and a test split; the data of the run if None
         data_root: folder to look up data sets by name in
         label_column: column or array with the labels, if it has an unusual name
-        classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel) or another entry of
-            the kind `probe`
+        classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel), ridge (regression,
+            for numbers) or another entry of the kind `probe`; linear or ridge, as the task requires, if None
         features: pooled (one vector per series), tokens (all tokens concatenated), codes (relative frequency of each
             code) or counts (occurrences of each code)
         pool: how pooled features reduce the tokens: mean, max, cls, or statistics (mean and standard deviation, with
@@ -82,9 +85,9 @@ def probe(
 
     Returns:
         "run", "data", "classifier", "features", "pool", "select_on", "width", "classes", "sizes" and "results". The
-        latter has an entry per label fraction and kind of weights with "accuracy" and "f1_macro" (means over seeds),
-        their standard deviations, their margins over untrained weights, "baselines" fitted on the same labels (means
-        over seeds), "baselines_skipped", and "trials", one per seed
+        latter has an entry per label fraction and kind of weights with "accuracy" and "f1_macro" (for numbers "mae",
+        "rmse" and "r2"), means over seeds, their standard deviations, their margins over untrained weights, "baselines"
+        fitted on the same labels (means over seeds), "baselines_skipped", and "trials", one per seed
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -94,12 +97,14 @@ def probe(
         UnknownNameError: there is no such classifier
     """
     _check_options(label_fraction, seeds)
-    entry = get_registry().find("probe", classifier)
-    probe_classifier: ProbeClassifier = get_registry().load(entry)(param, select_on, features)
+    if classifier is not None:
+        get_registry().find("probe", classifier)  # to refuse an unknown name before anything is loaded
     if select_on == "test":
         print_fn("hyperparameters are selected on the test split, as in some papers, so these scores are too high")
     pipeline, run_config = load(run), RunConfig.read(run)
     labelled_data = _load_labelled_data(run_config, data, data_root, label_column, print_fn)
+    classifier = classifier or get_task(str(labelled_data.task)).default_probe
+    probe_classifier = _build_classifier(classifier, labelled_data)(param, select_on, features)
     if run_config.split_channels:
         pipeline.set_channels(labelled_data.mean, labelled_data.std)
     if _has_seen_labels(run_config, data):
@@ -113,7 +118,7 @@ def probe(
     results = [
         row
         for fraction in label_fraction
-        for row in _probe_fraction(probe_classifier, fraction, seeds, trained, fresh, labelled_data)
+        for row in _probe_fraction(probe_classifier, fraction, seeds, trained, fresh, (pipeline, labelled_data))
     ]
     return {
         "run": str(run),
@@ -123,10 +128,23 @@ def probe(
         "pool": pool if features == "pooled" else None,
         "select_on": select_on,
         "width": trained["train"].x.shape[1],
-        "classes": list(labelled_data.classes),
+        "classes": list(labelled_data.classes or labelled_data.target_names),
         "sizes": {name: len(rows.y) for name, rows in trained.items()},
         "results": results,
     }
+
+
+def _build_classifier(name: str, data: DataModule) -> type[ProbeClassifier]:
+    """Return the class of a probe, if it is for the task of these data."""
+    probe_class: type[ProbeClassifier] = get_registry().load(get_registry().find("probe", name))
+    task = get_task(str(data.task))
+    if task.target_type not in probe_class.target_types:
+        served = " and ".join(TARGET_DESCRIPTIONS[t] for t in probe_class.target_types)
+        raise OptionError(
+            f"--classifier {name}: is for {served}, and {data.name} is for {data.task}; "
+            f"use --classifier {task.default_probe}"
+        )
+    return probe_class
 
 
 def _check_options(label_fraction: Sequence[float], seeds: Sequence[int]) -> None:
@@ -155,7 +173,8 @@ def linear_probe_accuracy(pipeline: Pipeline, train: Split, val: Split, batch_si
     )
     pipeline.train(was_training)
     classifier = LinearProbe().fit({"C": 1.0}, train_features)
-    return _compute_metrics(val_features.y, classifier.predict(val_features.x))["accuracy"]
+    predictions = torch.from_numpy(classifier.predict(val_features.x))
+    return classification_metrics(torch.from_numpy(val_features.y), predictions)["accuracy"]
 
 
 def _load_labelled_data(
@@ -187,16 +206,18 @@ def _load_labelled_data(
         "label_column": label_column or options.get("label_column"),
     }
     labelled_data = load_data(name, DataConfig(**options))
-    if labelled_data.task != "classification" or labelled_data.test is None:
-        if labelled_data.task == "classification":
-            raise DataError(
-                f"{labelled_data.name}: these data have no test split to score a probe on; give labelled series that "
-                "have one with --data, or train with --test-fraction 0.2"
-            )
-        problem = "a table to forecast" if labelled_data.task == "forecasting" else "without labels"
+    task = labelled_data.task
+    if task is None or not get_task(task).default_probe:
+        problem = "without labels" if task is None else f"for {task}"
+        problem = "a table to forecast" if labelled_data.spec.horizon is not None else problem
         raise DataError(
-            f"{labelled_data.name}: these data are {problem}, and a probe needs classes; "
+            f"{labelled_data.name}: these data are {problem}, and a probe needs classes or numbers; "
             "give labelled series with the same channels with --data"
+        )
+    if labelled_data.test is None:
+        raise DataError(
+            f"{labelled_data.name}: these data have no test split to score a probe on; give labelled series that have "
+            "one with --data, or train with --test-fraction 0.2"
         )
     expected, count = run_config.channels, len(labelled_data.channels)
     if not run_config.split_channels and count != len(expected):
@@ -271,7 +292,7 @@ def _probe_fraction(
     seeds: Sequence[int],
     trained: dict[str, FeatureSet],
     fresh: dict[int, dict[str, FeatureSet]],
-    data: DataModule,
+    pipeline_and_data: tuple[Pipeline, DataModule],
 ) -> list[dict[str, Any]]:
     """Return the row of the trained weights and, if there are any, that of untrained ones.
 
@@ -281,22 +302,24 @@ def _probe_fraction(
         seeds: seeds of the choice of labels
         trained: split -> features of the run
         fresh: seed -> split -> features of untrained weights
-        data: the data that the features are of, for the baselines
+        pipeline_and_data: the run's pipeline, and the data that the features are of, for the baselines
     """
+    pipeline, data = pipeline_and_data
     # with all labels, all seeds give the same result unless the classifier is random
     trial_seeds = seeds if label_fraction < 1 or classifier.is_random else seeds[:1]
-    trials = [_run_trial(trained, classifier, label_fraction, seed) for seed in trial_seeds]
-    row = _summarize_trials("trained", label_fraction, trials) | _score_baselines(data, label_fraction, trial_seeds)
+    trials = [_run_trial(trained, classifier, label_fraction, seed, data) for seed in trial_seeds]
+    baselines = _score_baselines(pipeline, data, label_fraction, trial_seeds)
+    row = _summarize_trials("trained", label_fraction, trials) | baselines
     if not fresh:
         return [row]
-    fresh_trials = [_run_trial(splits, classifier, label_fraction, seed) for seed, splits in fresh.items()]
+    fresh_trials = [_run_trial(splits, classifier, label_fraction, seed, data) for seed, splits in fresh.items()]
     fresh_row = _summarize_trials("untrained", label_fraction, fresh_trials)
-    margins = {f"margin_{score}": row[score] - fresh_row[score] for score in ("accuracy", "f1_macro")}
+    margins = {f"margin_{score}": row[score] - fresh_row[score] for score in _get_metric_names(trials)}
     return [row | margins, fresh_row]
 
 
 def _run_trial(
-    splits: dict[str, FeatureSet], classifier: ProbeClassifier, label_fraction: float, seed: int
+    splits: dict[str, FeatureSet], classifier: ProbeClassifier, label_fraction: float, seed: int, data: DataModule
 ) -> dict[str, Any]:
     """Subsample the labels, select hyperparameters, refit on train and validation, and score on test."""
     train, val = splits["train"], splits["val"]
@@ -304,20 +327,24 @@ def _run_trial(
         subsets = _subsample_labels(train.y, val.y, label_fraction, seed)
         train, val = train.subset(subsets[0]), val.subset(subsets[1])
     params, predictions = classifier.predict(train, val, splits["test"], seed)
-    metrics = _compute_metrics(splits["test"].y, predictions)
+    metrics = _compute_metrics(splits["test"].y, predictions, data)
     return {"seed": seed, "count": len(train.y) + len(val.y), "chosen": params, **metrics}
 
 
 def _subsample_labels(y_train: Array, y_val: Array, label_fraction: float, seed: int) -> tuple[Array, Array]:
     """Draw the rows of the training and validation splits that keep their labels, stratified by class."""
     rng = np.random.default_rng(seed)
-    return subsample_per_class(y_train, label_fraction, 2, rng), subsample_per_class(y_val, label_fraction, 1, rng)
+    train, val = (get_strata(torch.from_numpy(y), len(y)) for y in (y_train, y_val))
+    return subsample_per_class(train, label_fraction, 2, rng), subsample_per_class(val, label_fraction, 1, rng)
 
 
-def _score_baselines(data: DataModule, label_fraction: float, seeds: Sequence[int]) -> dict[str, Any]:
+def _score_baselines(
+    pipeline: Pipeline, data: DataModule, label_fraction: float, seeds: Sequence[int]
+) -> dict[str, Any]:
     """Score the baselines on the labels that the probe is fitted on; return means over seeds.
 
     Args:
+        pipeline: the run's
         data: labelled data with all three splits
         label_fraction: fraction of the labels to learn from
         seeds: seeds of the choice of labels
@@ -336,24 +363,30 @@ def _score_baselines(data: DataModule, label_fraction: float, seeds: Sequence[in
             labelled_splits = [
                 split.select(torch.from_numpy(rows)) for split, rows in zip(labelled_splits, subsets, strict=True)
             ]
-        per_seed.append(score_classification_baselines(labelled_splits, test, data.spec))
+        subset = replace(data, train=labelled_splits[0], val=labelled_splits[1], val_from_train=True)
+        per_seed.append(get_task(str(data.task)).score_baselines(pipeline, subset, test))
     # which baselines are skipped depends on sizes alone, so every seed has the same ones
-    names, scores = list(per_seed[0].scores), ("accuracy", "f1_macro")
     means = {
         name: {s: float(np.mean([baselines.scores[name][s] for baselines in per_seed])) for s in scores}
-        for name in names
+        for name, scores in per_seed[0].scores.items()
     }
     return {"baselines": means, "baselines_skipped": per_seed[0].skipped}
 
 
-def _compute_metrics(targets: Array, predictions: Array) -> dict[str, float]:
-    return classification_metrics(torch.from_numpy(targets), torch.from_numpy(predictions))
+def _compute_metrics(targets: Array, predictions: Array, data: DataModule) -> dict[str, float]:
+    if data.has_classes:
+        return classification_metrics(torch.from_numpy(targets), torch.from_numpy(predictions))
+    return regression_metrics(torch.from_numpy(predictions), torch.from_numpy(targets), data.target_names)
+
+
+def _get_metric_names(trials: list[dict[str, Any]]) -> list[str]:
+    return [name for name in trials[0] if name not in ("seed", "count", "chosen")]
 
 
 def _summarize_trials(weights: str, label_fraction: float, trials: list[dict[str, Any]]) -> dict[str, Any]:
     """Compute mean and standard deviation over trials; the latter is None for a single trial."""
     row: dict[str, Any] = {"weights": weights, "label_fraction": label_fraction, "count": trials[0]["count"]}
-    for score in ("accuracy", "f1_macro"):
+    for score in _get_metric_names(trials):
         values = [trial[score] for trial in trials]
         row[score] = float(np.mean(values))
         row[score + "_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -1,4 +1,4 @@
-"""Classifiers that a probe fits on frozen features, each with the search for its hyperparameters."""
+"""Models that a probe fits on frozen features, each with the search for its hyperparameters."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.core.task import TargetType
 from tstk.errors import OptionError
 from tstk.evaluation.features import Features
 
@@ -18,7 +19,7 @@ Array = NDArray[Any]
 
 @dataclass
 class FeatureSet:
-    """Features [N, W] and class indices [N] of a split."""
+    """Features [N, W] and targets of a split: class indices [N], or numbers [N, K]."""
 
     x: Array
     y: Array
@@ -43,6 +44,8 @@ class ProbeClassifier:
         OptionError: the classifier does not support these options
     """
 
+    target_types: ClassVar[tuple[TargetType, ...]] = ("class",)
+    """Types of targets that it predicts."""
     is_random: ClassVar[bool] = False
     """Whether predictions depend on the seed."""
     param_description: ClassVar[str] = ""
@@ -62,7 +65,7 @@ class ProbeClassifier:
     def predict(
         self, train: FeatureSet, val: FeatureSet, test: FeatureSet, seed: int
     ) -> tuple[dict[str, float], Array]:
-        """Select hyperparameters and refit on train and validation; return them and the predicted classes of test."""
+        """Select hyperparameters and refit on train and validation; return them and the predictions for test."""
         raise NotImplementedError
 
 
@@ -98,16 +101,20 @@ class GridSearchProbe(ProbeClassifier):
     def predict(
         self, train: FeatureSet, val: FeatureSet, test: FeatureSet, seed: int
     ) -> tuple[dict[str, float], Array]:
-        """Select the hyperparameters with the most correct held-out predictions; ties go to the strongest penalty."""
+        """Select the hyperparameters with the best held-out predictions; ties go to the strongest penalty."""
         train_and_val = train + val
         folds = {"val": [(train, val)], "test": [(train_and_val, test)]}.get(self.select_on)
         folds = _make_folds(train_and_val) if folds is None else folds
         grid = self.build_param_grid(train.x.shape[1], min(len(fit.y) for fit, _ in folds))
-        params = grid[0] if len(grid) == 1 else grid[int(np.argmax([self._count_correct(p, folds) for p in grid]))]
+        params = grid[0] if len(grid) == 1 else grid[int(np.argmax([self._score_folds(p, folds) for p in grid]))]
         return params, self.fit(params, train_and_val).predict(test.x)
 
-    def _count_correct(self, params: dict[str, float], folds: list[tuple[FeatureSet, FeatureSet]]) -> int:
-        return sum(int((self.fit(params, fit).predict(held_out.x) == held_out.y).sum()) for fit, held_out in folds)
+    def score(self, predictions: Array, y: Array) -> float:
+        """Return the score of held-out predictions, higher is better: the number that are correct."""
+        return int((predictions == y).sum())
+
+    def _score_folds(self, params: dict[str, float], folds: list[tuple[FeatureSet, FeatureSet]]) -> float:
+        return sum(self.score(self.fit(params, fit).predict(held_out.x), held_out.y) for fit, held_out in folds)
 
 
 class LinearProbe(GridSearchProbe):
@@ -122,6 +129,34 @@ class LinearProbe(GridSearchProbe):
         from sklearn.linear_model import LogisticRegression
 
         return LogisticRegression(max_iter=1000, **params)
+
+
+class RidgeProbe(GridSearchProbe):
+    """Ridge regression of standardized targets; series of which a target is unknown are left out of the fit."""
+
+    target_types = ("numbers",)
+    param_description = "alpha, a number above 0"
+
+    def build_param_grid(self, width: int, rows: int) -> list[dict[str, float]]:
+        """Return values of alpha, the L2 penalty."""
+        return [{"alpha": a} for a in ((1000.0, 100.0, 10.0, 1.0, 0.1) if self.param is None else (self.param,))]
+
+    def build(self, params: dict[str, float]) -> Any:
+        """Return the estimator."""
+        from sklearn.compose import TransformedTargetRegressor
+        from sklearn.linear_model import Ridge
+        from sklearn.preprocessing import StandardScaler
+
+        return TransformedTargetRegressor(Ridge(**params), transformer=StandardScaler(), check_inverse=False)
+
+    def fit(self, params: dict[str, float], rows: FeatureSet) -> Any:
+        """Fit on the series whose targets are known."""
+        return super().fit(params, rows.subset(np.flatnonzero(~np.isnan(rows.y).any(1))))
+
+    def score(self, predictions: Array, y: Array) -> float:
+        """Return the negative sum of squared errors, each in units of its target's deviation."""
+        deviation = np.nanstd(y, 0)
+        return -float(np.nansum(((predictions - y) / np.where(deviation > 0, deviation, 1)) ** 2))
 
 
 class KNNProbe(GridSearchProbe):
@@ -164,10 +199,14 @@ class SVMProbe(GridSearchProbe):
 def _make_folds(rows: FeatureSet) -> list[tuple[FeatureSet, FeatureSet]]:
     """Return (fit, held-out) rows of five stratified folds without shuffling, so that neighbouring rows stay together.
 
-    There are fewer folds if even the largest class has fewer rows.
+    There are fewer folds if even the largest class has fewer rows. Numbers are not stratified.
     """
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import KFold, StratifiedKFold
 
+    if rows.y.ndim == 2:
+        count = min(5, len(rows.y))
+        splits = KFold(count).split(rows.x) if count > 1 else [(np.arange(len(rows.y)),) * 2]
+        return [(rows.subset(fit), rows.subset(held_out)) for fit, held_out in splits]
     count = min(5, int(np.bincount(rows.y).max()))
     if count < 2:
         return [(rows, rows)]

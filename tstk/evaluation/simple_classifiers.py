@@ -46,7 +46,7 @@ class LabelledArrays(ShortRepr):
         x: [N, C, T] samples, 0 where not observed
         observed: [N, C, T] bool, or None if all samples are observed
         lengths: [N] samples up to and including the last observed one
-        y: [N] class index
+        y: [N] class index, or [N, K] numbers or labels
         groups: N names; series of one group must stay in the same fold; None if series are independent
     """
 
@@ -85,7 +85,7 @@ def why_classifier_too_large(name: str, train: Sequence[Split], test: Split, spe
         name: a key of `CLASSIFIERS`
         train: splits to fit on
         test: the split to predict
-        spec: spec of the data: channels, length and number of classes
+        spec: spec of the data: channels, length and number of outputs
     """
     num_train, samples_per_series = sum(map(len, train)), spec.channels * spec.length
     num_features = spec.channels * (4 + min(MAX_FREQUENCIES, spec.length // 2))
@@ -97,7 +97,7 @@ def why_classifier_too_large(name: str, train: Sequence[Split], test: Split, spe
         )
     else:
         sizes["training series x features x classes"] = (
-            num_train * num_features * (spec.num_classes or 1),
+            num_train * num_features * (spec.num_outputs or 1),
             MAX_FEATURES,
         )
     reasons = [
@@ -137,7 +137,7 @@ class NearestNeighbor:
         return self
 
     def predict(self, test: LabelledArrays) -> Tensor:
-        """Predict the class index [N]."""
+        """Predict the class index [N], or the targets [N, K]."""
         values, known = _flatten(test)
         chunk = max(1, 2**24 // max(len(self.values), values.shape[1]))
         known_chunks = [None] * len(values.split(chunk)) if known is None else known.split(chunk)

@@ -42,7 +42,7 @@ class PredictWrapper(nn.Module):
         self.register_buffer("offset", offset, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map raw samples [B, C, T], none missing, to calibrated logits [B, K] or forecasts [B, C, H].
+        """Map raw samples [B, C, T], none missing, to calibrated logits or numbers [B, K], or forecasts [B, C, H].
 
         Both are float64 if the pipeline subtracts an offset, which float32 could not hold.
         """

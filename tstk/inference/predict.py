@@ -21,10 +21,10 @@ from torch import Tensor
 
 from tstk.config.records import Calibration, RunConfig
 from tstk.config.resolve import Config
-from tstk.core.linear_map import get_last_value
 from tstk.core.pipeline import Pipeline
 from tstk.core.prediction import map_batches, predict_batches
 from tstk.core.repr import ShortRepr
+from tstk.core.task import Baselines
 from tstk.core.types import Split
 from tstk.data.catalog import DEFAULT_VAL_FRACTION, get_reader, locate
 from tstk.data.columns import ColumnRoles
@@ -36,7 +36,7 @@ from tstk.data.load import load_data, load_split
 from tstk.data.scale import describe_other_scale
 from tstk.data.times import continue_times, measure_steps
 from tstk.errors import DataChangedWarning, DataError, OptionError, TstkError
-from tstk.evaluation.baselines import Baselines, score_baselines, score_forecaster, score_majority_class
+from tstk.evaluation.baselines import score_baselines
 from tstk.evaluation.calibration import parse_rate
 from tstk.evaluation.evaluate import evaluate, iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
@@ -48,7 +48,7 @@ from tstk.evaluation.probabilities import (
     predict_logits,
     score_classifier,
 )
-from tstk.evaluation.simple_classifiers import CLASSIFIERS
+from tstk.evaluation.tasks.multilabel import join_labels
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
 from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
@@ -118,7 +118,8 @@ def score(
     rate = None if threshold_for is None else parse_rate(threshold_for)
     name, split = _load_split(pipeline, run_config, data, data_root, label_column)
     if pipeline.head is not None and pipeline.spec.horizon is None and split.y is None:
-        raise DataError(f"{name}: these series have no labels, so there is nothing to score; try tstk predict {run}")
+        kind = "targets" if pipeline.target_names else "labels"
+        raise DataError(f"{name}: these series have no {kind}, so there is nothing to score; try tstk predict {run}")
     seed = run_config.options("train")["seed"]
     extra: dict[str, Any] = {}
     if rate is not None:
@@ -183,9 +184,10 @@ def predict(
         batch_size: series at a time; fewer where they are long
 
     Returns:
-        classification: "predicted" [N] names, "probability" [N, K], "classes" K names, and "truth" [N] names if
-        known; forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" C names;
-        both with "row", "id" and "group" as from `identify_series`
+        classes and labels: "predicted" [N] names, "probability" [N, K], "classes" K names, and "truth" [N] names if
+        known; numbers: "predicted" and, if known, "truth", each [N, K] in the units of the data, and "targets" K names;
+        forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" C names; all with
+        "row", "id" and "group" as from `identify_series`
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -205,12 +207,20 @@ def predict(
             "channels": np.array(prediction.channels),
             **identify_series(split),
         }
+    if prediction.values is not None:
+        result = {"predicted": prediction.values, "targets": np.array(prediction.target_names)}
+        result |= identify_series(split)
+        return result if split.y is None else result | {"truth": split.y.numpy()}
     assert prediction.labels is not None
     assert prediction.probabilities is not None
     classes = np.array(prediction.classes)
     result = {"predicted": prediction.labels, "probability": prediction.probabilities, "classes": classes}
     result |= identify_series(split)
-    return result if split.y is None else result | {"truth": classes[split.y.numpy()]}
+    if split.y is None:
+        return result
+    if split.y.ndim == 2:
+        return result | {"truth": join_labels(split.y.numpy() == 1, prediction.classes)}
+    return result | {"truth": classes[split.y.numpy()]}
 
 
 def identify_series(split: Split) -> Arrays:
@@ -292,8 +302,8 @@ def embed(
         batch_size: series at a time; fewer where they are long
 
     Returns:
-        "embedding" [N, E], "row", "id" and "group" as from `identify_series`, and if the series are labelled "y" [N]
-        class index and "classes" names
+        "embedding" [N, E]; "row", "id" and "group" as from `identify_series`; "y", the targets as in `Series.y`, if
+        known; and "classes" or "targets", their names
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -314,6 +324,8 @@ def embed(
     result: Arrays = {"embedding": vectors.numpy(), **identify_series(split)}
     if split.y is None:
         return result
+    if pipeline.target_names:
+        return result | {"y": split.y.numpy(), "targets": np.array(pipeline.target_names)}
     return result | {"y": split.y.numpy(), "classes": np.array(run_config.classes)}
 
 
@@ -401,26 +413,17 @@ def _load_run_data(run_config: RunConfig, data_root: str | None, label_column: s
 
 def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, data_root: str | None) -> Baselines:
     """Score the baselines; if the training data are not available, only those that need none."""
-    horizon = pipeline.spec.horizon
-    if (horizon is None and (pipeline.head is None or split.y is None)) or (
-        horizon is not None and pipeline.head is None and not pipeline.can_forecast
-    ):
+    has_targets = pipeline.spec.horizon is not None or split.y is not None
+    if pipeline.task is None or not pipeline.makes_predictions or not has_targets:
         return Baselines()
     try:
         data = _load_run_data(run_config, data_root)
-        if list(data.classes) != run_config.classes or len(data.channels) != pipeline.spec.channels:
+        names = tuple(run_config.classes), pipeline.target_names
+        if (data.classes, data.target_names) != names or len(data.channels) != pipeline.spec.channels:
             raise DataError(f"{data.name}: the data have changed since the run was trained")
     except TstkError as e:
         reason = f"needs the training data of the run: {' '.join(str(e).split())}"
-        if horizon is not None:
-            errors = score_forecaster(
-                get_last_value, split, pipeline.mean.cpu(), pipeline.std.cpu(), offset=pipeline.offset
-            )
-            return Baselines({"last value": errors}, {"linear": reason})
-        assert split.y is not None
-        return Baselines(
-            score_majority_class(torch.tensor(pipeline.spec.class_counts), split.y), dict.fromkeys(CLASSIFIERS, reason)
-        )
+        return pipeline.task.score_fitted_baselines(pipeline, split, reason)
     return score_baselines(pipeline, data, split)
 
 

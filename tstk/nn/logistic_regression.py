@@ -40,7 +40,7 @@ class LogisticRegression:
         self.std = ((features - self.mean).square().nansum(0) / count).sqrt()
         self.std[self.std <= 1e-7 * self.mean.abs()] = 1.0
         x = self._standardize(features)
-        folds = _make_fold_masks(y, groups)[: 1 if len(x) > SINGLE_FOLD_ABOVE else None]
+        folds = make_fold_masks(y, groups)[: 1 if len(x) > SINGLE_FOLD_ABOVE else None]
         num_correct = torch.zeros(len(C_VALUES))
         for held_out in folds:
             path = fit_logistic_path(x[~held_out], y[~held_out], C_VALUES, tolerance=1e-3)
@@ -53,12 +53,16 @@ class LogisticRegression:
         """Predict the class index [N] from features [N, F]."""
         return self.model.predict(self._standardize(features))
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Return logits [N, K] for features [N, F]; columns are the classes that occur in training, in order."""
+        return self.model.logits(self._standardize(features))
+
     def _standardize(self, features: Tensor) -> Tensor:
         """Standardize features [N, F]; unknown values are imputed by the mean."""
         return ((features - self.mean) / self.std).nan_to_num(0.0)
 
 
-def _make_fold_masks(y: Tensor, groups: list[str] | None, num_folds: int = 5) -> list[Tensor]:
+def make_fold_masks(y: Tensor, groups: list[str] | None, num_folds: int = 5) -> list[Tensor]:
     """Return one mask [N] of held-out series per fold; an empty list if no split is possible."""
     names = sorted(set(groups or ()))
     if groups is not None and len(names) > 1:

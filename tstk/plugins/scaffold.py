@@ -22,6 +22,7 @@ _TRIAL_COMMANDS = {
     "data": "tstk data info YOUR-FILE.NAME",
     "decoder": "tstk train --loss masked --decoder NAME --dry-run",
     "recipe": "tstk run NAME",
+    "task": "tstk train --task NAME --data YOUR-FILE --dry-run",
     "command": "tstk NAME --help",
     "callback": "tstk train --callbacks NAME --steps 20",
     "probe": "tstk probe RUN --classifier NAME",

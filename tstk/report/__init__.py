@@ -20,7 +20,9 @@ from tstk.report.page import Section, render_page
 from tstk.report.predictions import (
     render_embeddings,
     render_forecasts,
+    render_labels,
     render_masked_reconstructions,
+    render_numbers,
 )
 from tstk.report.summary import format_title, render_config, render_curves, render_overview, render_reproduce
 
@@ -28,6 +30,8 @@ SECTIONS: list[Callable[[RunContext], Section | None]] = [
     render_overview,
     render_curves,
     render_classes,
+    render_labels,
+    render_numbers,
     render_forecasts,
     render_masked_reconstructions,
     render_codebook,

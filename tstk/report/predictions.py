@@ -14,6 +14,8 @@ from tstk.core.batches import split_rows
 from tstk.core.linear_map import get_last_value
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, StepOutput
+from tstk.evaluation.formatting import format_number
+from tstk.evaluation.metrics import multilabel_metrics, regression_metrics
 from tstk.report.context import MAX_ROWS, RunContext, get_samples, to_data_units
 from tstk.report.page import (
     BLUE,
@@ -24,6 +26,7 @@ from tstk.report.page import (
     render_panel,
     render_panels,
     render_paragraph,
+    render_table,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +36,56 @@ Array = NDArray[Any]
 MAX_PANELS = 6
 NUM_FORECAST_SAMPLES = 50
 """Sample paths drawn for prediction intervals."""
+
+
+def render_numbers(context: RunContext) -> Section | None:
+    """Render predicted over true numbers, a panel per target, and the metrics of each target."""
+    pipeline, y = context.pipeline, context.split.y
+    if pipeline.head is None or pipeline.target_mean is None or y is None:
+        return None
+    predictions = torch.cat([pipeline.predict_batch(series).cpu() for series in _iter_batches(context, None)])
+    rows: list[list[str]] = []
+    figures: list[str] = []
+    for k, name in enumerate(pipeline.target_names):
+        known = y[:, k].isfinite()
+        metrics = regression_metrics(predictions[:, k : k + 1], y[:, k : k + 1], [name])
+        if metrics:
+            scores = [format_number(metrics[m]) for m in ("r2", "rmse", "mae")]
+            rows.append([name, *scores, f"{int(known.sum()):,}"])
+            if len(figures) < MAX_PANELS:
+                figures.append(_plot_predicted_over_true(name, y[known, k], predictions[known, k]))
+    columns = ["target", "R2", "RMSE", "MAE", "series"]
+    html = render_table(columns, rows, right_aligned=columns[1:]) + render_panels(figures)
+    return Section(f"Targets, {context.split_name} split", html)
+
+
+def _plot_predicted_over_true(name: str, targets: Tensor, predictions: Tensor) -> str:
+    rows = torch.linspace(0, len(targets) - 1, min(len(targets), MAX_ROWS)).long()
+    ends = [float(targets.min()), float(targets.max())]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(ends, ends, color=DIM, linestyle=":", zorder=0)
+        axes.scatter(targets[rows], predictions[rows], s=10, color=BLUE, linewidths=0, alpha=0.6)
+        axes.set_xlabel("true")
+        axes.set_ylabel("predicted")
+
+    alt = f"Predicted over true {name}, true values from {format_number(ends[0])} to {format_number(ends[1])}"
+    return render_panel(name, alt, draw, height=3.2)
+
+
+def render_labels(context: RunContext) -> Section | None:
+    """Render the metrics of each of several labels."""
+    pipeline, y = context.pipeline, context.split.y
+    if pipeline.head is None or y is None or y.ndim != 2 or y.is_floating_point():
+        return None
+    logits = torch.cat([pipeline.predict_batch(series).cpu() for series in _iter_batches(context, None)])
+    columns = ["label", "F1", "AUROC", "AUPRC", "series with it", "predicted"]
+    rows = []
+    for k, name in enumerate(context.run_config.classes):
+        metrics = multilabel_metrics(logits[:, k : k + 1], y[:, k : k + 1], [name])
+        scores = [None if m not in metrics else f"{metrics[m]:.3f}" for m in ("f1_macro", "auroc", "auprc")]
+        rows.append([name, *scores, f"{int((y[:, k] == 1).sum()):,}", f"{int((logits[:, k] >= 0).sum()):,}"])
+    return Section(f"Labels, {context.split_name} split", render_table(columns, rows, right_aligned=columns[1:]))
 
 
 def render_forecasts(context: RunContext) -> Section | None:
@@ -229,12 +282,14 @@ def render_embeddings(context: RunContext) -> Section | None:
         [context.pipeline.embed_batch(series.replace(y=None)).cpu() for series in _iter_batches(context, rows)]
     ).numpy()
     y = None if context.split.y is None else context.split.y[rows].numpy()
+    y = y[:, 0] if y is not None and y.ndim == 2 else y
     title = f"Embeddings, {context.split_name} split"
     if not np.isfinite(vectors).all() or vectors.shape[1] < 2:
         return Section(title, render_paragraph("Not drawn: embeddings are not finite, or have a single dimension."))
     pca = PCA(2, random_state=0).fit(vectors)
     explained = pca.explained_variance_ratio_
-    names = context.data.classes if y is not None else ()
+    has_classes = context.split.y is not None and context.split.y.ndim == 1
+    names = context.data.classes if has_classes else ()
     figures = [
         _plot_scatter(f"principal components ({explained.sum():.0%} of the variance)", pca.transform(vectors), y, names)
     ]
@@ -244,6 +299,8 @@ def render_embeddings(context: RunContext) -> Section | None:
         )
         figures.append(_plot_scatter("t-SNE", tsne_points, y, names))
     text = f"{len(rows):,} of {len(context.split):,} series, mean-pooled tokens."
+    if y is not None and not has_classes:
+        text += f" Colour: {(context.data.classes or context.data.target_names)[0]}, from blue (low) to red (high)."
     return Section(title, render_paragraph(text) + render_panels(figures))
 
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 METRIC_LABELS = {
     "accuracy": "accuracy",
     "f1_macro": "macro F1",
+    "f1_micro": "micro F1",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "r2": "R2",
+    "rmse": "root mean square error",
     "mse": "mean square error",
     "mae": "mean absolute error",
 }

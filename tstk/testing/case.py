@@ -70,6 +70,7 @@ CHECKS_BY_KIND: dict[str, tuple[Check, ...]] = {
     "command": (entries.is_a_command,),
     "callback": (entries.is_a_callback,),
     "probe": (entries.is_a_probe,),
+    "task": (entries.is_a_task,),
     "report": (entries.is_a_report_section,),
     "kernel": (kernels.matches_the_reference,),
 }

@@ -69,7 +69,7 @@ def has_declared_shapes(fixture: ComponentFixture) -> None:
     elif fixture.kind == "head":
         assert step_output.head_output is not None
         spec = fixture.spec
-        per_series = (spec.num_classes,) if spec.horizon is None else (spec.channels, spec.horizon)
+        per_series = (spec.num_outputs,) if spec.horizon is None else (spec.channels, spec.horizon)
         expected, actual = [len(fixture.series.x), *per_series], list(step_output.head_output.shape)
         expect(actual == expected, f"{name}: the output is {actual}; expected {expected}")
     else:

@@ -130,9 +130,35 @@ def is_a_probe(entry: Entry) -> None:
         f"{entry.target} is {target!r}; expected a subclass of tstk.evaluation.probe_classifiers.ProbeClassifier",
     )
     y = np.arange(24) % 2
-    train, val, test = (FeatureSet(np.stack([y + noise, 1 - y], 1), y) for noise in (0.0, 0.1, 0.2))
+    is_regression = "class" not in target.target_types
+    y = y.astype(float)[:, None] if is_regression else y
+    train, val, test = (FeatureSet(np.stack([y.ravel() + noise, 1 - y.ravel()], 1), y) for noise in (0.0, 0.1, 0.2))
     params, predictions = target().predict(train, val, test, seed=0)
-    expect(bool(np.array_equal(predictions, y)), f"{entry.name} with {params}: separable classes are not predicted")
+    is_learned = np.array_equal(predictions > 0.5, y > 0.5)
+    expect(is_learned, f"{entry.name} with {params}: separable targets are not predicted")
+
+
+def is_a_task(entry: Entry) -> None:
+    """Check that the target is a `Task` subclass that names its parts, and scores perfect predictions best."""
+    from tstk.core.task import Task
+    from tstk.testing.tasks import check_scores
+
+    target = get_registry().load(entry)
+    expect(
+        isinstance(target, type) and issubclass(target, Task),
+        f"{entry.target} is {target!r}; expected a subclass of tstk.Task",
+    )
+    attrs = read_signature(entry.target).class_attrs
+    missing = [name for name in ("target_type", "default_loss", "main_metric") if not attrs.get(name)]
+    expect(not missing, f"{entry.target} does not set {', '.join(missing)}; write them as literals in the class")
+    for kind in ("head", "loss"):
+        name = getattr(target, f"default_{kind}")
+        served = read_signature(get_registry().find(kind, name).target).class_attrs.get("target_types", ())
+        expect(
+            not served or target.target_type in served,
+            f"the default {kind} {name!r} is for targets of the type {' or '.join(served)}, not {target.target_type}",
+        )
+    check_scores(entry.name, target())
 
 
 def is_a_report_section(entry: Entry) -> None:

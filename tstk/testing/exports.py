@@ -18,8 +18,8 @@ from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_pipeline
 from tstk.testing.fixture import build_small_table
 
-CLASSIFICATION_SPEC = Spec(channels=1, length=32, num_classes=3)
-FORECASTING_SPEC = Spec(channels=1, length=32, horizon=8)
+CLASSIFICATION_SPEC = Spec(channels=1, length=32, task="classification", num_outputs=3)
+FORECASTING_SPEC = Spec(channels=1, length=32, task="forecasting", horizon=8)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from tstk.config.resolve import resolve_config
 from tstk.core.interfaces import Slot
 from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
+from tstk.core.task import get_task
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import TstkError
 from tstk.plugins.hooks import Entry
@@ -31,16 +32,21 @@ SMALL_SIZES = {"dim": 16, "depth": 1, "heads": 2, "hidden": 32, "out_dim": 16, "
 """Small values of options that many components have."""
 
 TRIAL_SPECS = tuple(
-    Spec(channels=2, length=length, num_classes=classes, horizon=horizon)
+    Spec(2, length, task, num_outputs, horizon)
     for length in (32, 128, 512)
-    for classes, horizon in ((3, None), (None, 8))
+    for task, num_outputs, horizon in (
+        ("classification", 3, None),
+        ("forecasting", None, 8),
+        ("regression", 3, None),
+        ("multilabel", 3, None),
+    )
 )
 """Specs of data to try a component on, in this order."""
 
 _DEFAULT_PARTNERS = {
     "tokenizer": ("patch",),
     "encoder": ("transformer", "identity", "transformer-causal"),
-    "loss": ("masked", "reconstruct", "cross-entropy", "forecast", "next-code"),
+    "loss": ("masked", "reconstruct", "cross-entropy", "forecast", "mse", "binary-cross-entropy", "next-code"),
     "decoder": ("transformer", "linear", "own"),
     "head": ("linear", "forecast"),
 }
@@ -79,10 +85,22 @@ def make_series(spec: Spec, seed: int = 0) -> Series:
     observed[1, 0, 0] = False
     if spec.horizon is None:
         observed[2, :, spec.length * 5 // 8 :] = False
-        y = torch.arange(3) % (spec.num_classes or 1)
+        y = _make_targets(spec, generator)
     else:
         y = torch.randn(3, spec.channels, spec.horizon, generator=generator)
     return Series(x * observed, observed, y, torch.tensor([3, 14, 15]))
+
+
+def _make_targets(spec: Spec, generator: torch.Generator) -> Tensor:
+    """Return targets of three series for a task other than forecasting; the last number or label is unknown."""
+    target_type, num_outputs = "class" if spec.task is None else get_task(spec.task).target_type, spec.num_outputs or 1
+    if target_type == "class":
+        return torch.arange(3) % num_outputs
+    numbers = torch.randn(3, num_outputs, generator=generator, dtype=torch.float64)
+    unknown = torch.nan if target_type == "numbers" else -1
+    y = numbers if target_type == "numbers" else (numbers > 0).long()
+    y[-1, -1] = unknown
+    return y
 
 
 def randn_like(values: Tensor, seed: int = 1) -> Tensor:

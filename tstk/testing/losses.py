@@ -64,8 +64,10 @@ def _find_perfect_prediction(step_output: StepOutput, target_dim: int | None) ->
     """Return the field of the step output that the loss reads, and its perfect value (None if unknown)."""
     if step_output.head_output is not None:
         if step_output.targets is not None and step_output.targets.ndim == 1:
-            num_classes = step_output.head_output.shape[-1]
-            return "head_output", 20.0 * F.one_hot(step_output.targets.clamp(min=0), num_classes).float()
+            num_outputs = step_output.head_output.shape[-1]
+            return "head_output", 20.0 * F.one_hot(step_output.targets.clamp(min=0), num_outputs).float()
+        if step_output.targets is not None and not step_output.targets.is_floating_point():
+            return "head_output", 40.0 * step_output.targets.clamp(min=0) - 20.0
         return "head_output", step_output.targets
     predictions, queries = step_output.predictions, step_output.queries
     if predictions is None:

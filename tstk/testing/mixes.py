@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import torch
 from tstk.config.resolve import resolve_config
 from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
+from tstk.core.task import find_task
 from tstk.core.types import Series, Spec
 from tstk.errors import IncompatibleError, OptionError, TstkError
 from tstk.plugins.hooks import Entry
@@ -89,7 +90,7 @@ def try_mix(parts: dict[str, Entry], steps: int = 1) -> Mix:
         length = build_fixture(parts["tokenizer"]).spec.length
     except AssertionError as e:
         return Mix(names, "refused", str(e))
-    variant = _Variant(Spec(2, length, num_classes=3))
+    variant = _Variant(_choose_spec(parts, length))
     while True:
         try:
             pipeline = _build_mix(parts, variant)
@@ -105,6 +106,15 @@ def try_mix(parts: dict[str, Entry], steps: int = 1) -> Mix:
         return Mix(names, "failed" if error else "trained", error)
 
 
+def _choose_spec(parts: Mapping[str, Entry], length: int) -> Spec:
+    """Return the Spec of data for the first task that loss and head serve; labelled series, if they serve any."""
+    for slot in ("loss", "head"):
+        target_types = read_signature(parts[slot].target).class_attrs.get("target_types", ()) if slot in parts else ()
+        if target_types:
+            return Spec(2, length, find_task(target_types[0]), *((None, 8) if target_types[0] == "future" else (3,)))
+    return Spec(2, length, "classification", 3)
+
+
 @dataclass(frozen=True)
 class _Variant:
     """Settings of a combination beside its components."""
@@ -115,14 +125,14 @@ class _Variant:
 
 
 def _apply_advice(error: str, variant: _Variant, encoder: Entry) -> _Variant | None:
-    """Return the variant that an error message suggests, or None: other channels, a causal encoder, the other task."""
+    """Return the variant that an error message suggests, or None: other channels, a causal encoder, a forecast."""
     if "--channels independent" in error and variant.channels == "auto":
         return replace(variant, channels="independent")
     options = read_signature(encoder.target).options
     if "(causal)" in error and "causal" in encoder.provides and "causal" in options and not variant.causal:
         return replace(variant, causal=True)
-    if ("horizon" in error or "class labels" in error) and variant.spec.horizon is None:
-        return _Variant(variant.spec.replace(num_classes=None, horizon=8))
+    if "horizon" in error and variant.spec.horizon is None:
+        return _Variant(variant.spec.replace(task="forecasting", num_outputs=None, horizon=8))
     return None
 
 

@@ -55,8 +55,9 @@ class TrainConfig:
             the training data
         patience: epochs without improvement after which training stops; none never stops early
         select_by: epoch whose weights are kept: score, the latest whose validation accuracy is within one standard
-            error of the best (for a forecaster, the one with the lowest error); loss, the lowest validation loss; last;
-            auto, last for a classifier of few series and where there is no validation split, else score
+            error of the best (for another task, the one with the best main metric, such as the lowest error); loss, the
+            lowest validation loss; last; auto, last for a classifier of few series and where there is no validation
+            split, else score
         calibrate: temperature, after training divide the logits of a classifier by the number that is best on the
             validation split (Guo et al. 2017): probabilities change, predicted classes do not
         seed: random seed of weights, batches, masks and dropout
@@ -135,7 +136,7 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
                 f"--{name} {value}: {data.name} has no validation series; hold some out with "
                 f"--val-fraction {DEFAULT_VAL_FRACTION}"
             )
-    if data.task == "forecasting":
+    if data.spec.horizon is not None:
         if config.crop is not None:
             raise OptionError(
                 f"--crop {config.crop}: {data.name} is already cut into windows; use --context and --horizon"
@@ -145,16 +146,15 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
                 f"--augment {','.join(config.augment)}: {data.name} is a forecasting task, whose targets would not be "
                 "augmented"
             )
-    if config.sampling == "balanced" and data.train.y is None:
-        raise OptionError(f"--sampling balanced: {data.name} has no classes")
     if config.calibrate != "none" and data.val is data.test:
         raise OptionError(
             f"--calibrate {config.calibrate}: the validation split of {data.name} is its test split; hold validation "
             f"series out with --val-fraction {DEFAULT_VAL_FRACTION}"
         )
     requires_classes: dict[str, Any] = {
-        "probe-every": config.probe_every, "mixup": config.mixup, "calibrate": config.calibrate
+        "sampling": config.sampling, "probe-every": config.probe_every, "mixup": config.mixup,
+        "calibrate": config.calibrate,
     }  # fmt: skip
     for name, value in requires_classes.items():
-        if value and value != "none" and data.task != "classification":
+        if value and value not in ("all", "none") and not data.has_classes:
             raise OptionError(f"--{name} {value}: {data.name} has no classes")

@@ -27,11 +27,13 @@ from tstk.config.run_directory import (
     suggest_run_dirs,
 )
 from tstk.core.pipeline import Pipeline
+from tstk.core.task import Baselines
 from tstk.core.types import Spec
 from tstk.data.data_module import DataModule
 from tstk.data.identity import find_run_data, identify_files, refuse_changed_data, resolve_paths
+from tstk.data.targets import count_classes
 from tstk.errors import CheckpointError, DataError, FileError, TrainingError
-from tstk.evaluation.baselines import Baselines, score_baselines
+from tstk.evaluation.baselines import score_baselines
 from tstk.evaluation.evaluate import evaluate
 from tstk.evaluation.probabilities import (
     calibrate,
@@ -78,16 +80,14 @@ def prepare_training(
         validate_on_meta(config)
     data = read_data(config)
     spec = data.spec
-    if data.train.y is not None and spec.num_classes:
-        spec = spec.replace(class_counts=tuple(torch.bincount(data.train.y, minlength=spec.num_classes).tolist()))
+    spec = spec.replace(class_counts=count_classes(data.train.y, spec.num_outputs))
     torch.manual_seed(config.options("train")["seed"])
     pipeline, notes = (
         initialize_for_training(config, spec) if resume_from is None else (rebuild_for_resume(resume_from), [])
     )
     if changes := _describe_spec_changes(pipeline.spec, spec):
         raise DataError(f"{data.name} has changed since this run was started: {changes}")
-    pipeline.mean.copy_(data.mean[:, None])
-    pipeline.std.copy_(data.std[:, None])
+    pipeline.set_standardization(data.mean, data.std, data.train.y)
     pipeline.set_input_schema(data.input_schema())
     if resume_from is None:
         notes += describe_other_sources(config, data)
@@ -300,7 +300,6 @@ def _build_result(
     run_dir: Path, config: Config, pipeline: Pipeline, data: DataModule, fit_result: FitResult, command: str
 ) -> RunResult:
     """Score the pipeline and the baselines on test."""
-    task = "pretraining" if pipeline.head is None and not pipeline.can_forecast else data.task
     train_config, _ = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
     baselines = score_baselines(pipeline, data, data.test) if data.test is not None else Baselines()
     test = {}
@@ -309,7 +308,7 @@ def _build_result(
     classification, calibration = _score_classes(pipeline, data, train_config)
     return RunResult(
         run_dir=run_dir,
-        task=task,
+        task=data.task if data.task is not None and pipeline.makes_predictions else "pretraining",
         data=data.name,
         test=test,
         val=fit_result.best_metrics["val"],

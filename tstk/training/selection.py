@@ -11,6 +11,7 @@ from tstk.training.callbacks import Callback
 from tstk.training.distributed import full_state_dict
 
 if TYPE_CHECKING:
+    from tstk.core.task import Task
     from tstk.training.state import TrainState
 
 
@@ -32,7 +33,7 @@ class BestEpoch(Callback):
 
     def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
         """Compare the epoch with the best so far, and keep its metrics and weights if it is as good."""
-        score, tolerance = score_epoch(metrics, self.select_by)
+        score, tolerance = score_epoch(metrics, self.select_by, state.pipeline.task)
         if self.best_score is None or score > self.best_score:
             self.best_score, self.tolerance = score, tolerance
         elif score < self.best_score - self.tolerance:
@@ -64,7 +65,7 @@ class EarlyStopping(Callback):
 
     def on_validation_end(self, state: TrainState, metrics: dict[str, Any]) -> None:
         """Count the epochs without improvement."""
-        score, _ = score_epoch(metrics, self.select_by)
+        score, _ = score_epoch(metrics, self.select_by, state.pipeline.task)
         self.wait_count += 1
         if self.best_score is None or score > self.best_score:
             self.best_score, self.wait_count = score, 0
@@ -98,13 +99,12 @@ class LinearProbe(Callback):
                 metrics["val"]["probe"] = linear_probe_accuracy(state.pipeline, state.data.train, state.data.val)
 
 
-def score_epoch(metrics: dict[str, Any], select_by: str) -> tuple[float, float]:
+def score_epoch(metrics: dict[str, Any], select_by: str, task: Task | None) -> tuple[float, float]:
     """Return an epoch's score, higher is better, and the tolerance within which a later epoch is as good."""
     val = metrics["val"]
     if select_by == "last":
         return metrics["epoch"], 0.0
-    if select_by == "score" and "accuracy" in val:
-        return val["accuracy"], val["accuracy_se"]
-    if select_by == "score" and "mse" in val:
-        return -val["mse"], 0.0
+    if select_by == "score" and task is not None and task.main_metric in val:
+        value = val[task.main_metric]
+        return (value if task.higher_is_better else -value), val.get(f"{task.main_metric}_se", 0.0)
     return -val["loss"], 0.0

@@ -47,7 +47,7 @@ def read_data(config: Config, data_root: str | None = None) -> DataModule:
     data = load_data(name, data_config)
     # without a test split, validation scores are the only ones
     is_default = data_config.val_fraction is None and data.val_from_train and data.test is not None
-    is_default = is_default and data.task == "classification"
+    is_default = is_default and data.has_classes
     if is_default and not resolve_val_fraction(config, sum(map(len, data.training_splits))):
         data = load_data(name, replace(data_config, val_fraction=0.0))
     return data
@@ -84,7 +84,7 @@ def resolve_defaults(config: TrainConfig, pipeline: Pipeline, data: DataModule) 
     Returns:
         the resolved options, and a note for the user if `SMALL_DATA_DEFAULTS` were used, else an empty string
     """
-    is_classifier = pipeline.head is not None and data.task == "classification"
+    is_classifier = pipeline.head is not None and data.has_classes
     num_series = sum(map(len, data.training_splits))
     is_small = is_classifier and _is_small_data(config, num_series)
     defaults = {**DEFAULTS, **SMALL_DATA_DEFAULTS} if is_small else DEFAULTS

@@ -11,7 +11,7 @@ from tstk.runs.build import build_pipeline, validate_on_meta
 from tstk.runs.checkpoint import load
 from tstk.training.runs import train
 
-LONG, SHORT = Spec(channels=1, length=3000, num_classes=10), Spec(channels=1, length=500, num_classes=10)
+LONG, SHORT = Spec(1, 3000, "classification", 10), Spec(1, 500, "classification", 10)
 
 
 def count(module):

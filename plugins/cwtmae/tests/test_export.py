@@ -8,7 +8,7 @@ from tstk.inference.export import export
 
 
 def classifier(build, head, **tokenizer):
-    spec = Spec(channels=2, length=44, num_classes=3)
+    spec = Spec(channels=2, length=44, task="classification", num_outputs=3)
     options = {"cls": True, "rope": "flat", "rank_ratio": 0.5, "bias": False}
     return build(
         spec,

@@ -8,7 +8,7 @@ from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec
 from tstk.errors import IncompatibleError
 
-SPEC = Spec(channels=2, length=40, num_classes=3)
+SPEC = Spec(channels=2, length=40, task="classification", num_outputs=3)
 
 
 def assert_close(a, b, tolerance=1e-5):

@@ -159,7 +159,7 @@ class TF_MAE_Classifier(nn.Module):  # noqa: N801 (the name in the original)
         gradient_checkpointing: bool = True,
     ) -> None:
         super().__init__()
-        spec = Spec(channels=1, length=signal_len, num_classes=num_classes)
+        spec = Spec(channels=1, length=signal_len, task="classification", num_outputs=num_classes)
         tokenizer = _build_tokenizer(spec, embed_dim, cwt_scales, patch_size_time, patch_size_freq)
         encoder = _build_encoder(tokenizer.out, embed_dim, depth, num_heads, mlp_rank_ratio)
         encoder.stack.gradient_checkpointing = gradient_checkpointing

@@ -28,8 +28,8 @@ def batch(spec=SPEC, size=3, seed=0):
     y = None
     if spec.horizon:
         y = torch.randn(size, spec.channels, spec.horizon, generator=generator)
-    elif spec.num_classes:
-        y = torch.arange(size) % spec.num_classes
+    elif spec.num_outputs:
+        y = torch.arange(size) % spec.num_outputs
     return Series(x * observed, observed, y, torch.arange(size))
 
 
@@ -129,7 +129,7 @@ def test_every_config_resolves_builds_and_is_registered(name):
 
 @pytest.mark.parametrize("name", ["pretrain", "finetune", "mamba", "mamba-published", "cross"])
 def test_every_config_trains_a_step(name):
-    spec = Spec(channels=2, length=30, num_classes=2)
+    spec = Spec(channels=2, length=30, task="classification", num_outputs=2)
     step_output = pipeline_of(name, spec).train()(batch(spec))
     step_output.loss.backward()
     assert step_output.loss.isfinite()
@@ -137,7 +137,7 @@ def test_every_config_trains_a_step(name):
 
 @pytest.mark.parametrize("name", ["forecast", "forecast-head"])
 def test_every_forecasting_config_trains_a_step_and_predicts(name):
-    spec = Spec(channels=2, length=30, horizon=6)
+    spec = Spec(channels=2, length=30, task="forecasting", horizon=6)
     pipeline = pipeline_of(name, spec, data={"context": 30, "horizon": 6})
     series = batch(spec)
     pipeline.train()(series).loss.backward()
@@ -147,7 +147,7 @@ def test_every_forecasting_config_trains_a_step_and_predicts(name):
 @pytest.mark.parametrize("encoder", ["transformer", "mamba2"])
 @pytest.mark.parametrize("loss", ["masked", "masked-latent"])
 def test_forecasts_and_decoder_predictions_do_not_depend_on_the_future(encoder, loss):
-    spec = Spec(channels=2, length=30, horizon=6)
+    spec = Spec(channels=2, length=30, task="forecasting", horizon=6)
     pipeline = pipeline_of("forecast", spec, encoder=encoder, loss={"use": loss, "policy": "tail"}, data={"horizon": 6})
     series = batch(spec)
     other = series.replace(y=series.y + 5)

@@ -36,7 +36,7 @@ def build():
 @pytest.fixture
 def spec():
     """Two channels of 40 samples: ten tokens."""
-    return Spec(channels=2, length=40, num_classes=3)
+    return Spec(channels=2, length=40, task="classification", num_outputs=3)
 
 
 @pytest.fixture

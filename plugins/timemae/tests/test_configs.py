@@ -13,7 +13,7 @@ from tstk.runs import checkpoint
 from tstk.runs.build import build_pipeline, validate_on_meta
 from tstk.runs.checkpoint import initialize_for_training
 
-HAR = Spec(channels=9, length=128, num_classes=6)
+HAR = Spec(channels=9, length=128, task="classification", num_outputs=6)
 TINY = {
     "tokenizer": {"dim": 32},
     "encoder": {"dim": 32, "depth": 2, "heads": 4},

@@ -304,11 +304,13 @@ def test_invalid_options_raise_an_error_with_the_remedy(build, spec, tables, err
 def test_pretraining_on_a_table_works_and_forecasting_raises(build, spec):
     from types import SimpleNamespace
 
-    pipeline = build(spec.replace(num_classes=None, horizon=8))
+    pipeline = build(spec.replace(task="forecasting", num_outputs=None, horizon=8))
     assert isinstance(pipeline, Pipeline)
     x = torch.randn(2, 2, 40)
 
     class Windows(SimpleNamespace):
+        groups = None
+
         def __len__(self):
             return 2
 

@@ -20,17 +20,18 @@ class Histogram(Head):
         dropout: dropout on the counts
     """
 
-    needs = ("num_classes", "vocab_size")
+    needs = ("num_outputs", "vocab_size")
+    target_types = ("class", "labels", "numbers")
 
     def __init__(self, spec: Spec, *, normalize: bool = False, dropout: Fraction = 0.0) -> None:
         super().__init__(spec)
         self.normalize, self.vocab_size = normalize, spec.vocab_size or 0
         self.num_channels = spec.grid_size[-1] if spec.channel_axis else 1
         self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(self.num_channels * self.vocab_size, spec.num_classes or 0)
+        self.classify = nn.Linear(self.num_channels * self.vocab_size, spec.num_outputs or 0)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Return logits [B, num_classes]."""
+        """Return logits, or standardized numbers, [B, num_outputs]."""
         return self.classify(self.dropout(self.count_codes(tokens)))
 
     def count_codes(self, tokens: Tokens) -> Tensor:

@@ -29,7 +29,7 @@ def test_a_config_builds_and_learns_from_a_batch(name):
     config = resolve_config((name, read_toml(find_config(name))), ("test", {"data": {"context": 64, "horizon": 16}}))
     validate_on_meta(config)
     options = config.options("pipeline")
-    spec = Spec(channels=2, length=64, horizon=16)
+    spec = Spec(channels=2, length=64, task="forecasting", horizon=16)
     pipeline = build_pipeline(config, spec, channels=options["channels"], instance_norm=options["instance_norm"])
     pipeline.bind()
     for path in options["freeze"]:

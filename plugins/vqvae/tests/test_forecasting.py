@@ -10,7 +10,7 @@ from tstk.core.types import Series, Spec
 from tstk.errors import IncompatibleError, OptionError
 from tstk.runs.build import build_pipeline
 
-SPEC = Spec(channels=2, length=48, horizon=16)
+SPEC = Spec(channels=2, length=48, task="forecasting", horizon=16)
 SMALL = {
     "tokenizer": {"use": "vqvae", "codes": 16, "dim": 8, "hidden": 16, "res_hidden": 8},
     "encoder": {"use": "transformer", "dim": 16, "depth": 2, "heads": 2, "hidden": 32, "causal": True, "dropout": 0.0},
@@ -80,7 +80,7 @@ def test_the_loss_of_uniform_predictions_is_the_log_of_the_number_of_codes():
 
 
 def test_the_published_second_stage_has_its_parameters_and_a_frozen_tokenizer_leaves_the_rest():
-    spec = Spec(channels=1, length=416, horizon=96)
+    spec = Spec(channels=1, length=416, task="forecasting", horizon=96)
     published = resolve_config(
         (
             "test",
@@ -125,7 +125,10 @@ def test_a_forecast_has_the_length_of_the_horizon_and_does_not_depend_on_the_fut
 
 
 @pytest.mark.parametrize("method", FORECASTS)
-@pytest.mark.parametrize("spec", [Spec(channels=2, length=46, horizon=13), Spec(channels=1, length=9, horizon=30)])
+@pytest.mark.parametrize(
+    "spec",
+    [Spec(2, 46, "forecasting", horizon=13), Spec(1, 9, "forecasting", horizon=30)],
+)
 def test_context_and_horizon_need_not_be_multiples_of_the_factor(method, spec):
     pipeline = build_small(spec, **FORECASTS[method])
     series = windows(1, spec)
@@ -280,4 +283,4 @@ def test_forecasting_with_codes_needs_codes_and_a_decoder():
             resolve_config(("t", {"tokenizer": "patch", "loss": "code-soft", "data": {"horizon": 16}})), SPEC
         )
     with pytest.raises(IncompatibleError, match="horizon"):
-        build_small(Spec(channels=1, length=48, num_classes=2), loss="code-rollout")
+        build_small(Spec(channels=1, length=48, task="classification", num_outputs=2), loss="code-rollout")

@@ -26,6 +26,7 @@ class CodeForecast(Head):
     """
 
     needs = ("horizon",)
+    target_types = ("future",)
     default_loss = "forecast"
     per_channel = True
 

@@ -1,4 +1,4 @@
-"""A classification head of latent reasoning tokens that cross-attend to the encoded series."""
+"""A head of latent reasoning tokens that cross-attend to the encoded series."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class CoT(Head):
         dropout: dropout rate of the attention probabilities and of the output of the MLP
     """
 
-    needs = ("num_classes",)
+    needs = ("num_outputs",)
+    target_types = ("class", "labels", "numbers")
 
     def __init__(self, spec: Spec, *, tokens: PositiveInt = 8, heads: PositiveInt = 4, dropout: Fraction = 0.2) -> None:
         super().__init__(spec)
@@ -39,7 +40,7 @@ class CoT(Head):
         self.self_attn = Attention(dim, heads, dropout=dropout)
         self.mlp = MLP(dim, 4 * dim, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.classify = nn.Linear(dim, spec.num_classes or 0)
+        self.classify = nn.Linear(dim, spec.num_outputs or 0)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -59,7 +60,7 @@ class CoT(Head):
         return (tokens.values.unflatten(1, (len(self.channel_embed), -1)) + self.channel_embed).flatten(1, 2)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Return logits, [B, num_classes]."""
+        """Return logits, or standardized numbers, [B, num_outputs]."""
         x = self.reasoning_tokens.expand(tokens.values.shape[0], -1, -1)
         x = self.norms[0](x + self.cross_attn(x, self._add_channel_embed(tokens), mask=make_key_mask(tokens.valid)))
         x = self.norms[1](x + self.self_attn(x))

@@ -17,6 +17,7 @@ class Forecast(Head):
     """
 
     needs = ("horizon",)
+    target_types = ("future",)
     default_loss = "forecast"
     per_channel = True
 

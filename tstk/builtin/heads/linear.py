@@ -1,4 +1,4 @@
-"""A linear classification head on pooled tokens."""
+"""A linear head on pooled tokens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Linear(Head):
             is arbitrary
     """
 
-    needs = ("num_classes",)
+    needs = ("num_outputs",)
+    target_types = ("class", "labels", "numbers")
 
     def __init__(
         self,
@@ -61,13 +62,15 @@ class Linear(Head):
         width = (spec.dim or 0) * num_vectors
         self.feature_norm = nn.BatchNorm1d(width, affine=False) if standardize else None
         self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(width, spec.num_classes or 0)
+        self.classify = nn.Linear(width, spec.num_outputs or 0)
 
     def init_from_data(self, pipeline: Pipeline, train_split: Split) -> str:
         """Set the weights to those of a logistic regression if `init` is `logistic`; return a note for the user."""
         if self.init == "random":
             return ""
         assert train_split.y is not None
+        if train_split.y.ndim > 1:
+            raise IncompatibleError("--head.init logistic: is for classes; use --head.init random")
         was_training = pipeline.training
         pipeline.eval()
         with torch.no_grad():
@@ -91,7 +94,7 @@ class Linear(Head):
         )
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Return logits, [B, num_classes]."""
+        """Return logits, or standardized numbers, [B, num_outputs]."""
         pooled = self.pool_tokens(tokens)
         if self.feature_norm is not None:
             # Running statistics are updated here, not in after_step, since a head is never run twice in a step. A batch

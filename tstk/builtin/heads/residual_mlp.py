@@ -1,4 +1,4 @@
-"""A residual MLP classification head on pooled tokens."""
+"""A residual MLP head on pooled tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class ResidualMLP(Head):
         dropout: dropout rate after each activation and at the end of each block
     """
 
-    needs = ("num_classes",)
+    needs = ("num_outputs",)
+    target_types = ("class", "labels", "numbers")
 
     def __init__(self, spec: Spec, *, hidden: PositiveInt = 512, depth: Depth = 2, dropout: Fraction = 0.1) -> None:
         super().__init__(spec)
@@ -39,10 +40,10 @@ class ResidualMLP(Head):
             )
             for _ in range(depth)
         )
-        self.classify = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, spec.num_classes or 0))
+        self.classify = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, spec.num_outputs or 0))
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Return logits, [B, num_classes]."""
+        """Return logits, or standardized numbers, [B, num_outputs]."""
         x = self.in_proj(pool_channels(tokens.values, tokens.valid, self.channels, "mean"))
         for block in self.blocks:
             x = x + block(x)

@@ -24,7 +24,8 @@ class CrossEntropy(Loss):
         balanced: weight each class by the inverse of its frequency in the training data, clamped to 0.1-10
     """
 
-    needs = ("num_classes",)
+    needs = ("num_outputs",)
+    target_types = ("class",)
     consumes = "head"
     default_tokenizer = "inception"
     weight: Tensor
@@ -32,7 +33,7 @@ class CrossEntropy(Loss):
     def __init__(self, spec: Spec, *, smoothing: Fraction = 0.0, hide: Fraction = 0.0, balanced: bool = False) -> None:
         super().__init__(spec)
         self.smoothing, self.hide = smoothing, hide
-        weight = torch.ones(spec.num_classes or 0)
+        weight = torch.ones(spec.num_outputs or 0)
         if balanced and spec.class_counts:
             counts = torch.tensor(spec.class_counts, dtype=weight.dtype).clamp(min=1)
             weight = (counts.sum() / (len(counts) * counts)).clamp(0.1, 10)

@@ -21,6 +21,7 @@ class Forecast(Loss):
     """
 
     needs = ("horizon",)
+    target_types = ("future",)
     consumes = "head"
     default_head = "forecast"
 

@@ -196,6 +196,10 @@ def _print_description(description: dict[str, Any]) -> None:
         rows.append(["groups", *(s.get("groups") for s in splits.values())])
     names = dict.fromkeys(c for s in splits.values() for c in s.get("classes", ()))
     rows += [[f"class {c}", *(s.get("classes", {}).get(c) for s in splits.values())] for c in names]
+    labels = dict.fromkeys(c for s in splits.values() for c in s.get("labels", ()))
+    rows += [[f"label {c}", *(s.get("labels", {}).get(c) for s in splits.values())] for c in labels]
+    targets = dict.fromkeys(t for s in splits.values() for t in s.get("targets", ()))
+    rows += [[f"target {t}", *(_format_range(s.get("targets", {}).get(t)) for s in splits.values())] for t in targets]
     print_table(["", *splits], rows, right_aligned=list(splits))
     echo()
     shown = list(description["ranges"].items())[:_MAX_CHANNELS]
@@ -203,6 +207,14 @@ def _print_description(description: dict[str, Any]) -> None:
     print_table(["channel (train)", "min", "mean", "max"], cells, right_aligned=["min", "mean", "max"])
     for line in description["notes"]:
         print_note(f"note: {line}")
+
+
+def _format_range(target: dict[str, Any] | None) -> str | None:
+    """Return the range of a target and the number of series for which it is unknown."""
+    if target is None or target["min"] is None:
+        return None
+    unknown = f", {target['missing']:,} unknown" if target["missing"] else ""
+    return f"{target['min']:.4g} to {target['max']:.4g}{unknown}"
 
 
 def _format_duplicates(description: dict[str, Any]) -> str:

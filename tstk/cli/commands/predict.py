@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import rich_click
@@ -39,7 +40,11 @@ def command(
 
     Classification: one row per series with its row in the file (from 0), its id and group if the file has them, the
     predicted class, the probability of each class, and the true class if known; in .npz the arrays row, id, group,
-    predicted, probability, classes and truth.
+    predicted, probability, classes and truth. Several labels: likewise, with the labels of a series joined by ; and
+    the probability of each.
+
+    Regression: likewise with the predicted and, if known, true value of each target; in .npz the arrays row, id, group,
+    predicted, targets and truth.
 
     Forecasting, .npz: every window of the test split, or of the table given with --data, as arrays forecast and truth
     [windows, channels, horizon], with the row of the table at which each begins, and its time as id. Forecasting, .csv:
@@ -59,21 +64,31 @@ def command(
     if path.suffix.lower() == ".npz":
         write_npz(path, arrays, replace=force)
     else:
-        _write_classes(path, arrays, force)
+        write_csv(path, *_tabulate(arrays), replace=force)
     echo(f"{path}: {len(next(iter(arrays.values()))):,} predictions")
 
 
-def _write_classes(path: Path, predictions: Arrays, force: bool) -> None:
+def _tabulate(predictions: Arrays) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows: a column per target, or the predicted class and a column per probability."""
+    predicted, truth = predictions["predicted"], predictions.get("truth")
     identity = [name for name in ("row", "id", "group") if name in predictions]
+    rows: list[list[Any]] = [list(cells) for cells in zip(*(predictions[name] for name in identity), strict=True)]
+    if "targets" in predictions:
+        names = predictions["targets"]
+        head = [*identity, *(f"predicted {name}" for name in names)]
+        rows = [row + list(map(repr, values)) for row, values in zip(rows, predicted.tolist(), strict=True)]
+        if truth is not None:
+            head += [f"truth {name}" for name in names]
+            cells = [["" if isnan(v) else repr(v) for v in values] for values in truth.tolist()]
+            rows = [row + more for row, more in zip(rows, cells, strict=True)]
+        return head, rows
     head = [*identity, "predicted", *(f"probability {name}" for name in predictions["classes"])]
-    rows = [
-        [*(predictions[key][i] for key in identity), name, *(f"{p:.6g}" for p in predictions["probability"][i])]
-        for i, name in enumerate(predictions["predicted"])
-    ]
-    if "truth" in predictions:
+    probabilities = ([f"{p:.6g}" for p in row] for row in predictions["probability"])
+    rows = [[*row, name, *more] for row, name, more in zip(rows, predicted, probabilities, strict=True)]
+    if truth is not None:
         head.append("truth")
-        rows = [[*row, truth] for row, truth in zip(rows, predictions["truth"], strict=True)]
-    write_csv(path, head, rows, replace=force)
+        rows = [[*row, name] for row, name in zip(rows, truth, strict=True)]
+    return head, rows
 
 
 def _write_forecast(path: Path, forecast: Forecast, force: bool) -> None:

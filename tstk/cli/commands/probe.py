@@ -12,7 +12,7 @@ from tstk.cli.completion import complete_names
 from tstk.cli.output import echo, format_examples, print_baseline_notes, print_json, print_note, print_table
 from tstk.cli.run_options import Features, Pool, RunCommand, add_feature_options, add_run_options
 from tstk.errors import OptionError
-from tstk.evaluation.formatting import format_number
+from tstk.evaluation.formatting import MAIN_METRICS, format_number
 
 SelectOn = Literal["val", "folds", "test"]
 
@@ -41,11 +41,10 @@ def _make_list_parser(number_type: type) -> Callable[[click.Context, click.Param
 @add_run_options
 @rich_click.option(
     "--classifier",
-    default="linear",
-    show_default=True,
     metavar="NAME",
     shell_complete=complete_names("probe"),
-    help="classifier to fit: linear, knn, svm, or another that tstk list probes names",
+    help="model to fit: linear, knn, svm, ridge (for numbers), or another that tstk list probes names; linear, or "
+    "ridge for numbers, if not given",
 )
 @rich_click.option(
     "--select-on",
@@ -75,7 +74,8 @@ def _make_list_parser(number_type: type) -> Callable[[click.Context, click.Param
 @rich_click.option(
     "--param",
     type=float,
-    help="hyperparameter of the classifier, instead of selecting it: C of linear and svm, number of neighbours of knn",
+    help="hyperparameter of the classifier, instead of selecting it: C of linear and svm, number of neighbours of knn, "
+    "alpha of ridge",
 )
 @rich_click.option("--untrained", is_flag=True, help="also score the same architecture with random weights")
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
@@ -85,7 +85,7 @@ def command(
     data_root: str | None,
     label_column: str | None,
     batch_size: int,
-    classifier: str,
+    classifier: str | None,
     select_on: SelectOn,
     features: Features,
     pool: Pool,
@@ -126,26 +126,25 @@ def command(
 
 def _print_results(result: dict[str, Any]) -> None:
     rows = []
+    metrics = [name.removesuffix("_deviation") for name in result["results"][0] if name.endswith("_deviation")]
+    metrics = [name for name in MAIN_METRICS if name in metrics]
     for row in result["results"]:
         labels = [f"{row['label_fraction']:.3g}", f"{row['count']:,}"]
-        margin = f"{round(row['margin_accuracy'], 4) + 0.0:+.4f}" if "margin_accuracy" in row else None
+        margin = row.get(f"margin_{metrics[0]}")
         hyperparameters = ", ".join(f"{name} {value:.3g}" for name, value in row["trials"][0]["chosen"].items())
         rows.append(
             [
                 row["weights"],
                 *labels,
-                _format_mean(row, "accuracy"),
-                _format_mean(row, "f1_macro"),
-                margin,
+                *(_format_mean(row, metric) for metric in metrics),
+                None if margin is None else f"{round(margin, 4) + 0.0:+.4f}",
                 hyperparameters,
             ]
         )
         for name, scores in row.get("baselines", {}).items():
-            rows.append(
-                [name, *labels, format_number(scores["accuracy"]), format_number(scores["f1_macro"]), None, None]
-            )
-    head = ["weights", "fraction", "labels", "accuracy", "f1_macro", "margin", "chosen"]
-    print_table(head, rows, right_aligned=head[1:6])
+            rows.append([name, *labels, *(format_number(scores[metric]) for metric in metrics), None, None])
+    head = ["weights", "fraction", "labels", *metrics, "margin", "chosen"]
+    print_table(head, rows, right_aligned=head[1:-1])
     sizes = ", ".join(f"{size:,} {split}" for split, size in result["sizes"].items())
     features = f"{result['pool']}-pooled features" if result["pool"] else result["features"]
     echo(f"\n{result['classifier']} on {features}, {result['width']:,} per series, of {result['data']}: {sizes}")

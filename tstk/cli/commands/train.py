@@ -200,7 +200,7 @@ def _print_result(result: RunResult) -> None:
         head = "linear" if RunConfig.read(result.run_dir).horizon is None else "forecast"
         echo(f"  tstk train --init-from {run} --head {head}")
     else:
-        suffix = "npz" if result.task == "forecasting" else "csv"
+        suffix = "csv" if RunConfig.read(result.run_dir).horizon is None else "npz"
         echo(f"  tstk eval {run}{other_data}\n  tstk predict {run}{other_data} --out predictions.{suffix}")
     echo(f"  tstk embed {run}{other_data} --out embeddings.npz")
     print_baseline_notes(result.test, result.baselines, result.baselines_skipped, result.baselines_details)

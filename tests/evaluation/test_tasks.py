@@ -1,0 +1,232 @@
+"""Regression and several labels, from a file to predictions, scores and a report."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import tstk
+from tstk.cli import cli
+from tstk.core.task import find_task, get_task
+from tstk.core.types import Series, Spec
+from tstk.errors import IncompatibleError, OptionError
+from tstk.evaluation.formatting import describe_better_baselines, is_lower_better
+from tstk.evaluation.probe import probe
+from tstk.inference.predict import predict, score
+from tstk.plugins.hooks import Entry
+from tstk.plugins.registry import get_registry
+
+TINY = {
+    "tokenizer": "patch",
+    "tokenizer__dim": 16,
+    "encoder__dim": 16,
+    "encoder__depth": 1,
+    "encoder__heads": 2,
+    "lr": 0.01,
+    "device": "cpu",
+    "threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Write sets whose targets are the level and the slope of each series, as numbers and as labels."""
+    rng = np.random.default_rng(0)
+    folder, arrays = tmp_path_factory.mktemp("targets"), {}
+    for split, count in (("train", 120), ("val", 40), ("test", 40)):
+        level, slope = rng.normal(size=(2, count))
+        x = level[:, None] + slope[:, None] * np.linspace(-1, 1, 16) + 0.1 * rng.normal(size=(count, 16))
+        arrays[split] = x[:, None], np.stack([1e6 + 50 * level, slope], 1)
+    arrays["train"][1][:7, 0] = np.nan
+    x = {f"X_{split}": x for split, (x, _) in arrays.items()}
+    numbers = {f"targets_{split}": targets for split, (_, targets) in arrays.items()}
+    np.savez(folder / "numbers.npz", **x, **numbers, target_names=["level", "slope"])
+    labels = {f"y_{split}": (targets > [1e6, 0.5]).astype(int) for split, (_, targets) in arrays.items()}
+    np.savez(folder / "labels.npz", **x, **labels, classes=["high", "steep"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def regression(files, tmp_path_factory):
+    """Train on both numbers; return the run directory."""
+    run = tmp_path_factory.mktemp("runs") / "regression"
+    tstk.fit(data=str(files / "numbers.npz"), loss="mse", steps=120, out=run, **TINY)
+    return run
+
+
+@pytest.fixture(scope="module")
+def multilabel(files, tmp_path_factory):
+    """Train on both labels; return the run directory."""
+    run = tmp_path_factory.mktemp("runs") / "multilabel"
+    options = {"loss": "binary-cross-entropy", "loss__balanced": True}
+    tstk.fit(data=str(files / "labels.npz"), steps=120, out=run, **options, **TINY)
+    return run
+
+
+def run_cli(*words):
+    result = CliRunner().invoke(cli, list(map(str, words)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_regression_learns_and_is_scored_beside_its_baselines(regression, files):
+    result = json.loads((regression / "result.json").read_text())
+    assert result["task"] == "regression"
+    assert result["baselines"].keys() == {"mean", "1-NN", "ridge"}
+    assert result["test"]["r2"] > 0.9 > result["baselines"]["mean"]["r2"]
+    assert {"rmse level", "r2 slope"} <= result["test"].keys()
+    best = max(json.loads(row)["val"]["r2"] for row in (regression / "metrics.jsonl").read_text().splitlines())
+    assert result["val"]["r2"] == best
+    scores = score(regression)
+    assert scores["scores"] == pytest.approx(result["test"])
+    (files / "numbers.npz").rename(files / "moved.npz")
+    try:
+        other = score(regression, str(files / "moved.npz"))
+    finally:
+        (files / "moved.npz").rename(files / "numbers.npz")
+    assert other["baselines"]["mean"]["rmse"] == pytest.approx(result["baselines"]["mean"]["rmse"])
+    assert other["baselines_skipped"].keys() == {"1-NN", "ridge"}
+
+
+def test_predicted_numbers_are_in_the_units_of_the_data(regression, files, tmp_path):
+    arrays = predict(regression)
+    expected = np.load(files / "numbers.npz")["targets_test"]
+    np.testing.assert_array_equal(arrays["truth"], expected)
+    assert np.abs(arrays["predicted"] - expected).mean(0) == pytest.approx([0, 0], abs=15)
+    run_cli("predict", regression, "--out", tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["row", "predicted level", "predicted slope", "truth level", "truth slope"]
+    assert [float(row["predicted level"]) for row in rows] == arrays["predicted"][:, 0].tolist()
+    pipeline = tstk.load(regression)
+    x = np.load(files / "numbers.npz")["X_test"]
+    np.testing.assert_allclose(pipeline.predict(x).values, arrays["predicted"], rtol=1e-6)
+    np.testing.assert_allclose(pipeline.predict_batch(Series(torch.from_numpy(x).float())), arrays["predicted"])
+
+
+def test_unknown_targets_reach_neither_loss_nor_metrics(regression, files):
+    pipeline = tstk.load(regression).train()
+    targets = torch.from_numpy(np.load(files / "numbers.npz")["targets_train"])[:9]
+    x = torch.from_numpy(np.load(files / "numbers.npz")["X_train"])[:9].float()
+    pipeline.eval()
+    output = pipeline(Series(x, y=targets))
+    known = targets.isfinite()
+    standardized = ((targets - pipeline.target_mean) / pipeline.target_std).float()
+    assert known.sum() == 11
+    torch.testing.assert_close(output.loss, (output.head_output - standardized)[known].square().mean())
+
+
+def test_frozen_features_of_a_regression_are_probed_by_ridge(regression):
+    result = probe(regression)
+    assert result["classifier"] == "ridge"
+    assert result["results"][0]["r2"] > 0.9
+    with pytest.raises(OptionError, match=r"--classifier svm: is for classes, .* use --classifier ridge"):
+        probe(regression, classifier="svm")
+
+
+def test_several_labels_are_learned_and_scored_per_label(multilabel, tmp_path):
+    result = json.loads((multilabel / "result.json").read_text())
+    assert result["task"] == "multilabel"
+    assert result["baselines"].keys() == {"prevalence", "1-NN", "logistic"}
+    assert result["test"]["f1_macro"] > 0.85 > result["baselines"]["prevalence"]["f1_macro"]
+    assert {"auroc high", "f1 steep", "subset_accuracy"} <= result["test"].keys()
+    run_cli("predict", multilabel, "--out", tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["row", "predicted", "probability high", "probability steep", "truth"]
+    for row in rows:
+        likely = [name for name in ("high", "steep") if float(row[f"probability {name}"]) >= 0.5]
+        assert row["predicted"] == ";".join(likely)
+    assert {row["truth"] for row in rows} == {"", "high", "steep", "high;steep"}
+
+
+def test_balanced_labels_are_weighted_by_what_training_has(multilabel, files):
+    y = np.load(files / "labels.npz")["y_train"]
+    weights = tstk.load(multilabel).loss.pos_weight
+    np.testing.assert_allclose(weights, (y == 0).sum(0) / (y == 1).sum(0), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["regression", "multilabel"])
+def test_reports_and_graphs_are_made_of_every_task(name, request, tmp_path):
+    run = request.getfixturevalue(name)
+    run_cli("report", run, "--out", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert {"regression": "<h2>Targets, test split", "multilabel": "<h2>Labels, test split"}[name] in page
+    run_cli("export", run, "--out", tmp_path / "m.pt2")
+    x = torch.randn(3, 1, 16)
+    exported = torch.export.load(tmp_path / "m.pt2").module()(x)
+    torch.testing.assert_close(exported, tstk.load(run).predict_batch(Series(x)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_task_of_options_selects_the_loss(files):
+    config = {"data": str(files / "numbers.npz"), "data__task": "regression", "head": "cot"}
+    assert tstk.build(**config).loss.display_name() == "loss 'mse'"
+
+
+@pytest.mark.parametrize(
+    ("data", "slots", "message"),
+    [
+        ("numbers", {"head": "linear"}, "loss 'cross-entropy' is for classes, and these data are for regression; use"),
+        ("labels", {"loss": "mse"}, "loss 'mse' is for numbers, and these data are for multilabel; use --loss binary-"),
+    ],
+)
+def test_a_loss_for_another_task_is_refused_with_one_that_fits(files, data, slots, message):
+    with pytest.raises(IncompatibleError, match=message):
+        tstk.build(data=str(files / f"{data}.npz"), **slots)
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.2}, {"sampling": "balanced"}, {"probe_every": 1}])
+def test_options_that_need_classes_are_refused_for_numbers(files, options):
+    with pytest.raises(OptionError, match=f"--{next(iter(options)).replace('_', '-')} .* has no classes"):
+        tstk.fit(data=str(files / "numbers.npz"), loss="mse", steps=2, **options, **TINY)
+
+
+class Percent(get_registry().load(get_registry().find("task", "regression"))):
+    """Numbers scored by the error in percent."""
+
+    main_metric = "mape"
+    higher_is_better = False
+
+    def score(self, outputs, targets, names, groups=None):
+        """Return the mean absolute error in percent."""
+        return {"mape": 100 * float(((outputs - targets).abs() / targets.abs()).nanmean())}
+
+
+def test_a_task_of_a_plugin_uses_heads_and_losses_of_the_core_and_its_own_metric(files, tmp_path):
+    get_registry().add(Entry("task", "percent", Percent, "Numbers in percent", dist="local"))
+    try:
+        options = {"data": str(files / "numbers.npz"), "data__task": "percent", "head": "linear"}
+        result = tstk.fit(**options, steps=20, validate_every=5, out=tmp_path / "run", **TINY)
+        assert result.task == "percent"
+        history = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        assert result.selected.epoch == min(history, key=lambda row: row["val"]["mape"])["epoch"]
+    finally:
+        del get_registry()._table["task", "percent"]
+
+
+def test_errors_are_better_if_lower_also_those_of_one_target():
+    lower = ["rmse", "rmse level", "mae", "mse", "loss"]
+    assert [m for m in [*lower, "r2", "r2 level", "accuracy", "f1 high"] if is_lower_better(m)] == lower
+    assert describe_better_baselines({"r2": 0.5, "rmse": 2.0}, {"a": {"r2": 0.6, "rmse": 3.0}}) == [
+        "This model loses to the baseline a: r2 0.6000 against 0.5000."
+    ]
+
+
+def test_each_type_of_targets_has_a_task_of_the_core():
+    assert {t: find_task(t) for t in ("class", "labels", "numbers", "future")} == {
+        "class": "classification",
+        "labels": "multilabel",
+        "numbers": "regression",
+        "future": "forecasting",
+    }
+    assert get_task("regression").default_loss == "mse"
+
+
+def test_a_pipeline_for_no_task_says_what_to_set():
+    pipeline = tstk.build(spec=Spec(1, 16, num_outputs=2), loss="mse", head="linear", **TINY)
+    with pytest.raises(OptionError, match=r"this pipeline was built for no task; set `Spec\.task`"):
+        pipeline.predict(np.ones((2, 1, 16)))

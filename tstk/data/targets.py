@@ -1,0 +1,219 @@
+"""The targets of series: which task they allow, the names of what is predicted, and their encoding as `Series.y`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tstk.core.task import TargetType, find_task, get_task
+from tstk.data.config import DataConfig
+from tstk.data.containers import SeriesSet
+from tstk.errors import DataError, OptionError
+
+
+def infer_task(train: SeriesSet, config: DataConfig) -> tuple[str | None, str]:
+    """Return the task of a training split, None if it has no targets, and a note for the user on what was inferred.
+
+    Args:
+        train: the training split
+        config: `task` decides, where it is given
+
+    Raises:
+        OptionError: the task needs targets that the split does not have
+    """
+    has_labels, has_numbers = train.y is not None, train.targets is not None
+    if config.task is not None:
+        task = get_task(config.task)
+        available = {"class": has_labels, "labels": has_numbers, "numbers": has_numbers or has_labels, "future": False}
+        if not available[task.target_type]:
+            missing = f"{task.requirement}, which {train.source} lacks"
+            raise OptionError(f"--task {config.task}: needs {missing}; {task.remedy}")
+        return config.task, ""
+    if train.targets is None and train.y is not None:
+        note = "the labels are decimal numbers, taken as classes; --task regression predicts them as numbers"
+        return find_task("class"), note * any(map(_is_decimal, set(train.y)))
+    if train.targets is None:
+        return None, ""
+    names = ", ".join(infer_names(train, "numbers"))
+    ignored = "; the labels are not used, --task classification predicts them" if has_labels else ""
+    is_binary = bool(np.isin(train.targets[~np.isnan(train.targets)], (0, 1)).all())
+    if is_binary and train.targets.shape[1] > 1:
+        remedy = f"{ignored}; --task regression predicts them as numbers"
+        return find_task("labels"), f"the targets {names} are 0 or 1, so they are taken as several labels{remedy}"
+    return find_task("numbers"), f"the task is regression of {names}{ignored}"
+
+
+def infer_names(train: SeriesSet, target_type: TargetType) -> tuple[str, ...]:
+    """Return the names of the classes, labels or numbers that a training split has."""
+    if target_type == "class":
+        return _infer_classes(train)
+    if train.targets is None:
+        return ("label",)  # numbers in the place of labels
+    return train.target_names or tuple(str(i) for i in range(train.targets.shape[1]))
+
+
+def _is_decimal(label: str) -> bool:
+    try:
+        return not float(label).is_integer()
+    except (ValueError, OverflowError):
+        return False
+
+
+def _infer_classes(train: SeriesSet) -> tuple[str, ...]:
+    """Return the classes that occur in training: in the order that the file declares, else by number, else by name."""
+    present = set(train.y or ())
+    if train.classes:
+        return tuple(name for name in train.classes if name in present)
+    return _sort_names(present)
+
+
+def _sort_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names sorted by number, if all of them are numbers, else by name."""
+    names = list(names)
+    try:
+        return tuple(sorted(names, key=float))
+    except ValueError:
+        return tuple(sorted(names))
+
+
+def split_label_cells(series_set: SeriesSet, separator: str, names: tuple[str, ...] = ()) -> SeriesSet:
+    """Return series whose labels, several in a cell, have become one target of 0 or 1 per label.
+
+    Args:
+        series_set: with labels such as "walk;run"
+        separator: what is between the labels of a cell; a cell that holds nothing else means none of them
+        names: labels of the training split; those of this split if empty
+
+    Raises:
+        DataError: there are no labels, or one does not occur in training
+    """
+    if series_set.y is None:
+        return series_set
+    cells = [{part.strip() for part in cell.split(separator)} - {""} for cell in series_set.y]
+    present = set().union(*cells)
+    names = names or _sort_names(present)
+    if not names:
+        raise DataError(f"{series_set.source}: no series has a label; check --label-separator {separator}")
+    if unknown := sorted(present - set(names)):
+        raise DataError(
+            f"{series_set.source}: label {', '.join(map(repr, unknown))} does not occur in training, "
+            f"whose labels are {', '.join(names)}"
+        )
+    targets = np.array([[name in cell for name in names] for cell in cells], np.float64)
+    return replace(series_set, y=None, classes=(), targets=targets, target_names=names)
+
+
+def encode_targets(series_set: SeriesSet, target_type: TargetType, names: tuple[str, ...]) -> Tensor | None:
+    """Return targets as in `Series.y`; None if the series have none of this type.
+
+    Args:
+        series_set: the series
+        target_type: that of the task
+        names: classes, labels or numbers of the training split
+
+    Raises:
+        DataError: they do not match those of the training split
+    """
+    if target_type == "class":
+        return _encode_classes(series_set, names)
+    if target_type == "numbers" and series_set.targets is None and series_set.y is not None:
+        return torch.from_numpy(_parse_labels(series_set))[:, None]
+    if target_type == "future" or series_set.targets is None:
+        return None
+    targets = torch.from_numpy(_order_targets(series_set, names))
+    if target_type == "numbers":
+        return targets
+    if bad := ((targets != 0) & (targets != 1) & ~targets.isnan()).any(1).nonzero().flatten().tolist():
+        values = ", ".join(f"{value:g}" for value in targets[bad[0]].tolist())
+        raise DataError(
+            f"{series_set.source}: series {bad[0] + 1} has the labels {values}; expected 1 or 0 for each of "
+            f"{', '.join(names)}, or an empty cell"
+        )
+    return targets.nan_to_num(-1).long()
+
+
+def _encode_classes(series_set: SeriesSet, classes: tuple[str, ...]) -> Tensor | None:
+    if series_set.y is None:
+        return None
+    if unknown := sorted(set(series_set.y) - set(classes)):
+        raise DataError(
+            f"{series_set.source}: class {', '.join(map(repr, unknown))} does not occur in training, "
+            f"whose classes are {', '.join(classes)}"
+        )
+    class_index = {name: i for i, name in reversed(list(enumerate(classes)))}
+    return torch.tensor([class_index[label] for label in series_set.y])
+
+
+def _parse_labels(series_set: SeriesSet) -> NDArray[np.float64]:
+    """Return labels that are numbers, [N]."""
+    assert series_set.y is not None
+    numbers = np.array([_parse_number(label) for label in series_set.y])
+    if bad := np.flatnonzero(np.isnan(numbers)).tolist():
+        raise DataError(f"{series_set.source}: label {series_set.y[bad[0]]!r} of series {bad[0] + 1} is not a number")
+    return numbers
+
+
+def _parse_number(label: str) -> float:
+    try:
+        number = float(label)
+    except ValueError:
+        return np.nan
+    return number if np.isfinite(number) else np.nan
+
+
+def _order_targets(series_set: SeriesSet, names: tuple[str, ...]) -> NDArray[np.float64]:
+    """Return targets [N, K] in the order of those of the training split."""
+    targets = np.asarray(series_set.targets, np.float64)
+    own_names = infer_names(series_set, "numbers")
+    if sorted(own_names) != sorted(names):
+        raise DataError(f"{series_set.source}: targets {', '.join(own_names)}; training has {', '.join(names)}")
+    return np.ascontiguousarray(targets[:, [own_names.index(name) for name in names]])
+
+
+def count_classes(y: Tensor | None, num_outputs: int | None) -> tuple[int, ...]:
+    """Return the number of series of each class; () if the targets are not classes."""
+    if y is None or y.ndim != 1 or not num_outputs:
+        return ()
+    return tuple(torch.bincount(y[y >= 0], minlength=num_outputs).tolist())
+
+
+def get_strata(y: Tensor | None, num_series: int) -> NDArray[np.int64]:
+    """Return [N], by which splits are stratified: the class of each series, or 0 if targets are not classes."""
+    return y.numpy() if y is not None and y.ndim == 1 else np.zeros(num_series, np.int64)
+
+
+def describe_targets(y: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the counts of classes or labels, or the ranges of numbers, of a split."""
+    if y.ndim == 1:
+        return {"classes": dict(zip(names, torch.bincount(y[y >= 0], minlength=len(names)).tolist(), strict=True))}
+    if not y.is_floating_point():
+        return {"labels": dict(zip(names, (y == 1).sum(0).tolist(), strict=True))}
+    return {"targets": dict(zip(names, map(_describe_numbers, y.T), strict=True))}
+
+
+def _describe_numbers(values: Tensor) -> dict[str, float | int | None]:
+    known = values[~values.isnan()]
+    if not len(known):
+        return {"min": None, "mean": None, "max": None, "missing": len(values)}
+    return {
+        "min": float(known.min()),
+        "mean": float(known.mean()),
+        "max": float(known.max()),
+        "missing": len(values) - len(known),
+    }
+
+
+def describe_unknown(y: Tensor | None, split: str) -> list[str]:
+    """Return a note if targets that are numbers or labels are unknown."""
+    if y is None or y.ndim == 1:
+        return []
+    unknown = y.isnan() if y.is_floating_point() else y < 0
+    if not (count := int(unknown.sum())):
+        return []
+    return [f"{count} of {y.numel()} targets are unknown in {split}; losses and metrics leave them out"]
