@@ -262,8 +262,8 @@ def render_mixes() -> str:
         f"Every combination of the components of the core and of the plugins in this repository, as small as can be: "
         f"{len(mixes)} mixes, of which {counts['trained']} trained {STEPS} steps, {counts['refused']} were refused "
         f"before any data were read, for the reason that the letter stands for, and {counts['failed']} failed. A mix "
-        "is tried on labelled series; where the refusal advises a table to forecast, independent channels or a causal "
-        "encoder, that is tried.",
+        "is tried on series with targets of the type that its loss and head are for; where the refusal advises a table "
+        "to forecast, independent channels or a causal encoder, that is tried.",
         "",
     ]
     encoders = [e.name for e in installed if e.kind == "encoder"]

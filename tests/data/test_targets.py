@@ -6,6 +6,7 @@ import torch
 
 from tstk.data import DataConfig, load_data
 from tstk.data.containers import SeriesSet
+from tstk.data.convert import convert
 from tstk.data.load import load_split
 from tstk.data.targets import encode_targets, split_label_cells
 from tstk.errors import DataError, OptionError
@@ -101,6 +102,14 @@ def test_a_task_without_its_targets_is_refused_with_the_option_that_names_them(t
         load_data(path, DataConfig(task=task))
 
 
+def test_a_conversion_keeps_targets_and_their_names(tmp_path):
+    path = save(tmp_path / "a.npz", **NUMBERS, target_names=["load", "oil"])
+    convert(path, tmp_path / "b.npz")
+    before, after = (load_data(str(tmp_path / name), DataConfig(val_data="test")) for name in ("a.npz", "b.npz"))
+    assert after.target_names == ("load", "oil")
+    assert torch.equal(before.train.y, after.train.y)
+
+
 # ------------------------------------------------------------------ several labels
 
 CELLS = {"y_train": ["walk;run", "run", ";", " run ; sit"] * 5, "y_test": ["sit", "walk;sit"] * 3}
@@ -131,6 +140,12 @@ def test_multi_hot_arrays_are_several_labels(tmp_path, name):
     assert torch.equal(data.train.y, torch.from_numpy(y[:20]))
     assert any("the targets a, b, c are 0 or 1, so they are taken as several labels" in note for note in data.notes)
     assert load_data(path, DataConfig(task="regression")).task == "regression"
+
+
+def test_a_single_label_may_be_absent_and_is_not_the_only_class(tmp_path):
+    targets = {"targets_train": np.arange(20) % 2, "targets_test": np.arange(6) % 2}
+    data = load_data(save(tmp_path / "a.npz", **targets), DataConfig(task="multilabel", val_data="test"))
+    assert not any("all training series are of class" in note for note in data.notes)
 
 
 def test_a_label_of_neither_0_nor_1_is_refused_and_an_unknown_one_kept():

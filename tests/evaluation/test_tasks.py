@@ -72,6 +72,7 @@ def run_cli(*words):
     return result.output
 
 
+@pytest.mark.slow
 def test_regression_learns_and_is_scored_beside_its_baselines(regression, files):
     result = json.loads((regression / "result.json").read_text())
     assert result["task"] == "regression"
@@ -119,6 +120,7 @@ def test_unknown_targets_reach_neither_loss_nor_metrics(regression, files):
     torch.testing.assert_close(output.loss, (output.head_output - standardized)[known].square().mean())
 
 
+@pytest.mark.slow
 def test_frozen_features_of_a_regression_are_probed_by_ridge(regression):
     result = probe(regression)
     assert result["classifier"] == "ridge"
@@ -127,6 +129,7 @@ def test_frozen_features_of_a_regression_are_probed_by_ridge(regression):
         probe(regression, classifier="svm")
 
 
+@pytest.mark.slow
 def test_several_labels_are_learned_and_scored_per_label(multilabel, tmp_path):
     result = json.loads((multilabel / "result.json").read_text())
     assert result["task"] == "multilabel"
@@ -196,6 +199,7 @@ class Percent(get_registry().load(get_registry().find("task", "regression"))):
         return {"mape": 100 * float(((outputs - targets).abs() / targets.abs()).nanmean())}
 
 
+@pytest.mark.slow
 def test_a_task_of_a_plugin_uses_heads_and_losses_of_the_core_and_its_own_metric(files, tmp_path):
     get_registry().add(Entry("task", "percent", Percent, "Numbers in percent", dist="local"))
     try:
@@ -212,7 +216,7 @@ def test_errors_are_better_if_lower_also_those_of_one_target():
     lower = ["rmse", "rmse level", "mae", "mse", "loss"]
     assert [m for m in [*lower, "r2", "r2 level", "accuracy", "f1 high"] if is_lower_better(m)] == lower
     assert describe_better_baselines({"r2": 0.5, "rmse": 2.0}, {"a": {"r2": 0.6, "rmse": 3.0}}) == [
-        "This model loses to the baseline a: r2 0.6000 against 0.5000."
+        "This model loses to the baseline a: r2 0.5000 against 0.6000."
     ]
 
 

@@ -21,6 +21,7 @@ class ColumnRoles:
         channels: the samples; all other columns are then left out
         drop: columns to leave out
         optional: roles whose columns need not be there, such as the labels in data to predict
+        is_recording: the file is one series, whose samples are its rows
         rows_are_series: without times and repeated ids, each row is a series, though nothing in the file says so
     """
 
@@ -33,6 +34,7 @@ class ColumnRoles:
     drop: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
     rows_are_series: bool = False
+    is_recording: bool = False
 
     def reject(self, source: object, reason: str, supported: Iterable[str] = ()) -> None:
         """Refuse roles that a file cannot have.

@@ -87,7 +87,9 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     if config.label_fraction < 1:
         notes.append(_subsample_labels(name, splits, config))
     classes = () if target_type == "numbers" else names
-    notes += _describe_missing(splits) + _describe_degenerate(splits["train"], classes, channels)
+    notes += _describe_missing(splits) + _describe_degenerate(
+        splits["train"], names if target_type == "class" else (), channels
+    )
     notes += _describe_absent_classes(splits, classes) + _describe_overlap(train, test)
     notes += [note for split, dataset in splits.items() for note in describe_unknown(dataset.y, split)]
     return DataModule(

@@ -135,7 +135,7 @@ def score(
     return {
         "data": name,
         "size": len(split),
-        "notes": _describe_one_class(run_config.classes),
+        "notes": _describe_one_class(pipeline),
         "scores": scores,
         **baselines.to_dict(),
         **extra,
@@ -427,10 +427,10 @@ def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, da
     return score_baselines(pipeline, data, split)
 
 
-def _describe_one_class(classes: list[str]) -> list[str]:
-    return [
-        f"the run was trained on class {c} alone, so its accuracy says nothing" for c in classes if len(classes) == 1
-    ]
+def _describe_one_class(pipeline: Pipeline) -> list[str]:
+    if pipeline.task is None or pipeline.task.target_type != "class" or len(pipeline.classes) != 1:
+        return []
+    return [f"the run was trained on class {pipeline.classes[0]} alone, so its accuracy says nothing"]
 
 
 def _add_offset(values: Tensor, pipeline: Pipeline) -> Tensor:

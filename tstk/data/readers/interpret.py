@@ -31,6 +31,8 @@ def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
         DataError: a column has no role, or its cells do not fit its role; the message names column, place and remedy
     """
     assignment = assign_roles(frame, roles)
+    if roles.is_recording:
+        return _build_table(assignment, roles)
     _discard_doubtful_names(assignment)
     if lists := [i for i in assignment.channels or assignment.remaining if frame.is_nested(i)]:
         return {"train": build_from_lists(assignment, lists)}
@@ -78,7 +80,7 @@ def _build_table(assignment: Assignment, roles: ColumnRoles) -> Table:
             )
         roles.reject(frame.path, why, ("id", "time", "channels", "drop"))
     times = assignment.get_times()
-    if times is not None and "id" not in by_user:
+    if times is not None and "id" not in by_user and not roles.is_recording:
         _question_panel(assignment, times)
     for role in ("label", "group", "id"):
         if (index := getattr(assignment, role)) is None:

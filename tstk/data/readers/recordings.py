@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from tstk.data.catalog import SPLITS, get_reader
-from tstk.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, OPTIONS, TIME_NAMES, ColumnRoles
+from tstk.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, OPTIONS, ColumnRoles
 from tstk.data.containers import Samples, SeriesSet, Table, normalize_labels, pad_series, parse_floats, read_lines
-from tstk.data.memory import require_memory
 from tstk.data.readers.npy import map_array
 from tstk.data.recordings import (
     FILE_COLUMNS,
@@ -45,14 +44,12 @@ class Recording:
     Args:
         values: [C, T]; of arrays without names of channels, the axes may be in the other order
         channels: C names, empty if the file has none
-        times: names of columns of times, which are not used
-        dropped: names of columns that the options leave out
+        note: how the file was read, or empty
     """
 
     values: Samples
     channels: tuple[str, ...] = ()
-    times: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
+    note: str = ""
 
 
 def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
@@ -105,7 +102,7 @@ def _read_manifest(path: Path, roles: ColumnRoles) -> dict[str, SeriesSet]:
         source=str(path),
         y=None if y is None else normalize_labels(y),
         groups=None if groups is None else normalize_labels(groups),
-        ids=series_set.ids if ids is None else ids,
+        ids=series_set.ids if ids is None else normalize_labels(ids),
         targets=np.stack(targets) if columns["targets"] else None,
         target_names=tuple(header[i] for i in columns["targets"]),
     )
@@ -190,18 +187,12 @@ def _build_series_set(folder: Path, files: Sequence[Path], roles: ColumnRoles, c
     if not files:
         raise DataError(f"{folder}: no recordings in this folder; looked for *{', *'.join(RECORDING_SUFFIXES)}")
     recordings = [_read_recording(file, roles) for file in files]
-    times = dict.fromkeys(name for recording in recordings for name in recording.times)
-    dropped = {name for recording in recordings for name in recording.dropped}
-    if absent := [name for name in roles.drop if name not in dropped]:
-        raise DataError(f"{folder}: no recording has a column called {absent[0]!r} (--drop-columns)")
     axes = _orient(folder, names, recordings)
     channels, order = _match_channels(folder, names, recordings)
     suffixes = ", ".join(dict.fromkeys(file.suffix.lower() for file in files))
     parts = [f"{folder}: {len(files)} recordings ({suffixes}), one series each", classes, "ids are the file names"]
-    if channels:
-        parts.append(f"channels {', '.join(channels[:12])}" + ", ..." * (len(channels) > 12))
-    parts += [f"times not used: {', '.join(map(repr, times))}"] if times else []
-    parts += [f"left out: {', '.join(map(repr, roles.drop))}"] if roles.drop else []
+    notes = dict.fromkeys(recording.note for recording in recordings if recording.note)
+    parts += list(notes)[:3] + [f"and {len(notes) - 3} other ways to read a file"] * (len(notes) > 3)
     parts += [text for text in (axes, order) if text]
     if ".hea" not in suffixes and (others := list_other_suffixes(folder)):
         parts.append(f"not read: {', '.join(others)}")
@@ -212,13 +203,10 @@ def _build_series_set(folder: Path, files: Sequence[Path], roles: ColumnRoles, c
 def _read_recording(path: Path, roles: ColumnRoles) -> Recording:
     """Read one file."""
     check_readable(path)
-    suffix = path.suffix.lower()
-    own_roles = ColumnRoles(time=roles.time, channels=roles.channels, drop=roles.drop)
-    if suffix == ".csv":
-        return _select_columns(path, *_read_csv(path), own_roles)
-    if suffix == ".parquet":
-        return _select_columns(path, *_read_parquet(path), own_roles)
-    if suffix == ".npy":
+    own_roles = ColumnRoles(
+        time=roles.time, channels=roles.channels, drop=roles.drop, optional=roles.optional, is_recording=True
+    )
+    if path.suffix.lower() == ".npy":
         own_roles.reject(path, "for a recording in .npy, whose channels have no names")
         array = np.array(map_array(path))
         if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):
@@ -226,79 +214,11 @@ def _read_recording(path: Path, roles: ColumnRoles) -> Recording:
         return Recording(array[None] if array.ndim == 1 else array)
     data = get_reader(path)(path, own_roles)
     if isinstance(data, Table):
-        return Recording(data.values.T, data.channels)
+        return Recording(data.values.T, data.channels, data.note)
     series_set = next(iter(data.values()))
     if len(data) > 1 or len(series_set.x) > 1:
         raise DataError(f"{path}: holds {len(series_set.x)} series; a recording is one series, a file each")
-    return Recording(np.asarray(series_set.x[0]), series_set.channels)
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the names and the cells of the columns of a text file."""
-    lines = read_lines(path)
-    num_cells = sum(line.count(",") + 1 for line in lines)
-    require_memory(64 * num_cells, f"{path}: {num_cells:,} cells", "save it as an array (.npy), which takes less")
-    header, *rows = [row for row in csv.reader(lines) if row]
-    if not rows:
-        raise DataError(f"{path}: no line after the header; add the rows of samples")
-    if all(map(_is_number, header)):
-        raise DataError(f"{path}: the first line holds numbers; expected the names of the channels")
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            raise DataError(f"{path}, row {number}: {len(row)} cells, the header has {len(header)}; fix the row")
-    return header, [list(column) for column in zip(*rows, strict=True)]
-
-
-def _read_parquet(path: Path) -> tuple[list[str], list[Any]]:
-    """Return the names and the values of the columns of a parquet file."""
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            num_values = file.metadata.num_rows * file.metadata.num_columns
-            require_memory(64 * num_values, f"{path}: {num_values:,} values", "divide it into several files")
-            table = file.read()
-        table.validate(full=True)
-        return table.column_names, [column.to_pylist() for column in table.columns]
-    except DataError:
-        raise
-    except Exception:  # pyarrow raises many kinds of errors for a damaged file
-        raise DataError(f"{path}: empty, cut short or not a parquet file; write or fetch it again") from None
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _select_columns(path: Path, header: Sequence[str], columns: Sequence[Any], roles: ColumnRoles) -> Recording:
-    """Return the channels among the columns of a recording."""
-    names = [name.strip() for name in header]
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{path}, line 1: two columns are called {repeated[0]!r}; rename or remove one")
-    for role, required in (("time", filter(None, (roles.time,))), ("channels", roles.channels)):
-        for name in required:
-            if name not in names:
-                raise DataError(f"{path}: no column called {name!r} ({OPTIONS[role]}).{did_you_mean(name, names)}")
-    times = [roles.time] if roles.time else [name for name in names if name.lower() in TIME_NAMES]
-    channels = [name for name in names if name not in times and name not in roles.drop]
-    if roles.channels:
-        channels = list(roles.channels)
-        times = [name for name in times if name not in channels]
-    if not channels:
-        raise DataError(f"{path}: no column of samples beside {', '.join(map(repr, names))}; add one")
-    values = []
-    for name in channels:
-        cells = ["" if cell is None else str(cell) for cell in columns[names.index(name)]]
-        try:
-            values.append(parse_floats(cells, f"{path}, column {name!r}"))
-        except DataError as error:
-            raise DataError(f"{error}; --drop-columns {name} leaves the column out") from None
-    dropped = tuple(name for name in names if name in roles.drop)
-    return Recording(np.stack(values), tuple(channels), tuple(times), dropped)
+    return Recording(np.asarray(series_set.x[0]), series_set.channels, series_set.note)
 
 
 def _orient(folder: Path, names: Sequence[str], recordings: Sequence[Recording]) -> str:
