@@ -289,6 +289,8 @@ def fit(
             error of the best (for another task, the one with the best main metric, such as the lowest error); loss,
             the lowest validation loss; last; auto, last for a classifier of few series and where there is no
             validation split, else score
+        calibrate: temperature, after training divide the logits of a classifier by the number that is best on the
+            validation split (Guo et al. 2017): probabilities change, predicted classes do not
         seed: random seed of weights, batches, masks and dropout
         device: device to train on; auto uses a GPU if there is one
         precision: precision of activations; weights stay float32
