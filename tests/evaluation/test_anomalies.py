@@ -124,6 +124,7 @@ def test_baselines_are_highest_at_a_spike_and_fill_gaps(name):
     assert scores.argmax() in (120, 121)
 
 
+@pytest.mark.slow
 def test_a_matrix_profile_finds_what_does_not_repeat():
     pytest.importorskip("stumpy")
     x = np.sin(np.arange(400) / 5)[None, None].copy()

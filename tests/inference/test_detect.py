@@ -2,12 +2,14 @@
 
 import csv as csvfile
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from benchmarks.events import KINDS, insert_events
 from tests.support.hours import call, make_table, refuse, write_table
+from tstk.config.records import read_record, write_record
 from tstk.inference.detect import detect, evaluate_detection, find_events
 from tstk.inference.detection_methods import METHODS
 from tstk.plugins.registry import get_registry
@@ -192,6 +194,20 @@ def test_events_are_runs_above_the_threshold():
     ]
     assert find_events(scores, 7.0) == []
     assert find_events(scores[:1], 6.5, None, ("u",))[0].channel == "u"
+
+
+@slow
+def test_a_run_without_its_training_data_needs_a_threshold(trained, spiked, tmp_path):
+    moved = shutil.copytree(trained("masked"), tmp_path / "moved")
+    config = read_record(moved / "config.json")
+    config["config"]["data"]["use"] = "gone.csv"
+    write_record(moved / "config.json", config)
+    words = ["detect", moved, "--data", spiked, "--out", tmp_path / "a.csv"]
+    message = refuse(*words)
+    assert "the scores need the training data of the run" in message
+    assert "give a threshold of your own with --threshold" in message
+    call(*words, "--threshold", "1.5")
+    assert ",1.5," in (tmp_path / "a.csv").read_text().splitlines()[1]
 
 
 @slow
