@@ -17,7 +17,6 @@ from tstk.config.resolve import Config, find_config, parse_overrides, resolve_co
 from tstk.config.toml import read_toml
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Spec
-from tstk.errors import OptionError
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.local import provide_components
 from tstk.plugins.registry import get_registry
@@ -116,11 +115,6 @@ def _merge_config(config: Config | Mapping[str, Any] | str | Path | None, option
         for k, v in options.items()
         if v is not None or k not in (*SLOTS, "data")
     }
-    if not isinstance(overrides.get("data", ""), str | Mapping):
-        raise OptionError(
-            f"data is a {type(overrides['data']).__name__}; expected the name or path of a data set. Arrays are for "
-            "the estimators of tstk.sklearn, or save them: numpy.savez('x.npz', X_train=..., y_train=...)"
-        )
     layers: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     if isinstance(config, Config):
         if not overrides:

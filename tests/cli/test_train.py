@@ -136,7 +136,7 @@ def test_finding_a_rate_draws_a_curve_and_writes_nothing(tstk, npz, small, tmp_p
         (["--lr", 1e30, "--grad-clip", 0, "--batch-size", 4], "became"),
         (["--head", "linear", "--decoder", "linear"], "--decoder linear would have no use"),
         (["--loss", "next-code"], "needs discrete tokens"),
-        (["--head", "forecast"], "horizon"),
+        (["--head", "forecast"], "is for forecasts, and these data are for classification"),
         (["--out", "missing.file/run", "--tokenizer.window", 0], "tokenizer.window is '0'"),
         pytest.param(
             ["--device", "cuda"],

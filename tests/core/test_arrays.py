@@ -42,7 +42,7 @@ REFUSED = {
 def pipeline():
     torch.manual_seed(0)
     small = {"tokenizer__window": 4, "encoder__dim": 8, "encoder__depth": 1, "encoder__heads": 2}
-    spec = Spec(channels=2, length=16, num_classes=2)
+    spec = Spec(channels=2, length=16, task="classification", num_outputs=2)
     return tstk.build(spec=spec, tokenizer="patch", encoder="transformer", head="linear", **small)
 
 
@@ -100,5 +100,8 @@ def test_an_estimator_refuses_what_are_no_numbers(classifier, x, message):
 
 @pytest.mark.parametrize("data", [VALUES, torch.zeros(2, 3), [VALUES]])
 def test_arrays_in_place_of_a_name_are_refused_with_what_takes_them(data):
-    with pytest.raises(OptionError, match=r"data is a \w+; expected the name or path .* Arrays are for the estimators"):
+    with pytest.raises(
+        OptionError,
+        match=r"data is a \w+, and a run records the files of its data: save it with .* or use the estimators",
+    ):
         tstk.fit(data=data, encoder="transformer")

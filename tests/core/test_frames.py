@@ -17,7 +17,7 @@ FRAMES = [pandas.DataFrame(series.T, columns=["ax", "ay", "az"]) for series in S
 @pytest.fixture(scope="module")
 def pipeline():
     pipeline = tstk.build(
-        spec=Spec(channels=3, length=16, num_classes=2),
+        spec=Spec(channels=3, length=16, task="classification", num_outputs=2),
         tokenizer="patch",
         tokenizer__window=4,
         encoder="transformer",

@@ -43,7 +43,7 @@ def test_a_recording_is_forecast_or_cut_as_a_table_is(tmp_path):
     assert (forecast.task, forecast.channels) == ("forecasting", ("EEG 0", "EEG 1"))
     assert any("32 Hz; uV" in note for note in forecast.notes)
     cut = load_data(str(path), DataConfig(length=8))
-    assert (cut.task, cut.spec.length) == ("unlabelled", 8)
+    assert (cut.task, cut.spec.length) == (None, 8)
     assert any("32 Hz; uV" in note for note in cut.notes)
 
 

@@ -14,12 +14,12 @@ from tstk.data.load import read_splits
 from tstk.data.remote import fetch_uri, get_copy_dir
 from tstk.errors import DataError
 
-pyarrow = pytest.importorskip("pyarrow", reason="pip install 'tstk-core[parquet]'")
 fsspec = pytest.importorskip("fsspec")
 
 
 def write_part(path, start, count=4, length=6, **more):
     """Write series start, start + 1, ..., which hold their number."""
+    import pyarrow
     from pyarrow import parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)

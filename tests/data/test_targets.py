@@ -42,7 +42,7 @@ def test_numbers_are_read_exactly_and_announced(tmp_path):
 def test_a_target_of_one_column_has_a_name_of_its_own(tmp_path):
     path = save(tmp_path / "a.npz", targets_train=np.arange(20), targets_test=np.arange(6))
     assert load_data(path).describe()["parts"]["test"]["targets"] == {
-        "0": {"min": 0.0, "mean": 2.5, "max": 5.0, "missing": 0}
+        "targets": {"min": 0.0, "mean": 2.5, "max": 5.0, "missing": 0}
     }
 
 
@@ -52,7 +52,7 @@ def test_unknown_targets_are_counted_in_a_note_and_infinite_ones_refused(tmp_pat
     data = load_data(save(tmp_path / "a.npz", **{**NUMBERS, "targets_train": targets}), DataConfig(val_data="test"))
     assert "1 of 40 targets are unknown in train; losses and metrics leave them out" in data.notes
     targets[3, 1] = np.inf
-    with pytest.raises(DataError, match="series 4 has an infinite target; leave it empty if it is unknown"):
+    with pytest.raises(DataError, match="targets_train of series 4 is infinite; write an unknown target as NaN"):
         load_data(save(tmp_path / "b.npz", **{**NUMBERS, "targets_train": targets}))
 
 
@@ -80,12 +80,19 @@ def test_targets_are_matched_by_name_whatever_their_order():
 def test_labels_that_are_numbers_are_predicted_as_such_on_request_only(tmp_path):
     labels = {"y_train": np.linspace(0, 1, 20), "y_test": np.linspace(0, 1, 20)}
     path = save(tmp_path / "a.npz", **labels)
-    data = load_data(path, DataConfig(val_data="test"))
+    data = load_data(path, DataConfig(val_data="test", label_column="y"))
     assert data.task == "classification"
     assert any("--task regression predicts them as numbers" in note for note in data.notes)
-    data = load_data(path, DataConfig(task="regression", val_data="test"))
+    data = load_data(path, DataConfig(task="regression", val_data="test", label_column="y"))
     np.testing.assert_array_equal(data.train.y[:, 0], labels["y_train"])
     assert data.target_names == ("label",)
+
+
+def test_numbers_that_are_not_whole_are_targets_and_a_note_says_so(tmp_path):
+    path = save(tmp_path / "a.npz", y_train=np.linspace(0, 1, 20), y_test=np.linspace(0, 1, 20))
+    data = load_data(path, DataConfig(val_data="test"))
+    assert (data.task, data.target_names) == ("regression", ("y",))
+    assert any("--label-column y makes them classes" in note for note in data.notes)
 
 
 def test_a_label_that_is_no_number_is_named_with_its_place(tmp_path):

@@ -133,11 +133,13 @@ def test_a_classifier_that_would_take_too_much_memory_is_skipped_with_the_reason
     split = SeriesDataset(x, torch.arange(6) % 2)
     monkeypatch.setenv("TSTK_MEMORY", "70k")  # of 12 series of 100 samples at 64 bytes
     reason = "it takes 76.8 kB of memory, and 71.7 kB are available"
-    result = score_classification_baselines([split], split, Spec(2, 50, num_classes=2))
+    result = score_classification_baselines([split], split, Spec(2, 50, task="classification", num_outputs=2))
     assert result.skipped == {"1-NN": reason, "logistic": reason}
     assert result.scores.keys() == {"majority class"}
     monkeypatch.setenv("TSTK_MEMORY", "80k")
-    assert score_classification_baselines([split], split, Spec(2, 50, num_classes=2)).skipped == {}
+    assert (
+        score_classification_baselines([split], split, Spec(2, 50, task="classification", num_outputs=2)).skipped == {}
+    )
 
 
 def test_validation_series_are_training_series_only_if_they_were_split_off(npz, tmp_path):

@@ -75,8 +75,8 @@ def test_nothing_installs_the_project_that_is_called_tstk_on_the_public_index():
 
 
 def test_every_extra_that_is_named_exists():
-    named = {extra for _, text in texts() for extra in re.findall(rf"{CORE_DISTRIBUTION}\\?\[(\w+)", text)}
-    named |= {extra for _, text in texts() for extra in re.findall(r"install_command\([\"'](\w+)[\"']\)", text)}
+    named = {extra for _, text in texts() for extra in re.findall(rf"{CORE_DISTRIBUTION}\\?\[([\w-]+)", text)}
+    named |= {extra for _, text in texts() for extra in re.findall(r"install_command\([\"']([\w-]+)[\"']\)", text)}
     assert {"hf", "plot", "onnx"} <= named <= PROJECT["optional-dependencies"].keys()
 
 

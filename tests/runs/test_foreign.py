@@ -111,7 +111,10 @@ def test_a_changed_bit_of_a_run_is_refused_in_a_line_with_the_file_and_the_remed
     whole = (run / name).read_bytes()
     digits = [i for i, byte in enumerate(whole) if chr(byte).isdigit()]
     for offset in range(len(whole) - 40, len(whole), 7) if name.startswith("model") else digits[5:-70:25]:
-        (run / name).write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
+        changed = whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :]
+        if name == "result.json" and json.loads(changed) == json.loads(whole):  # the 17th digit of a number
+            continue
+        (run / name).write_bytes(changed)
         with pytest.raises(CheckpointError, match="SHA-256") as caught:
             {"config.json": tstk.load, "model.safetensors": tstk.load, "result.json": RunResult.read}.get(
                 name, read_history

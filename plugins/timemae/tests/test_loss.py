@@ -309,7 +309,7 @@ def test_pretraining_on_a_table_works_and_forecasting_raises(build, spec):
     x = torch.randn(2, 2, 40)
 
     class Windows(SimpleNamespace):
-        groups = None
+        groups, lengths = None, torch.full((2,), 40)
 
         def __len__(self):
             return 2
