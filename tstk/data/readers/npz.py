@@ -77,8 +77,11 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
                 hint = did_you_mean(name, arrays)
                 raise DataError(f"{path}: no array called {name!r}; it holds: {', '.join(arrays)}.{hint}")
             groups = _find_array(arrays, GROUP_ARRAY_NAMES, suffix)
-            targets = _find_array(arrays, roles.targets or TARGET_ARRAY_NAMES, suffix)
             series_set = build_series_set(x, y and y(), groups and groups(), metadata, str(path))
+            if roles.targets:
+                splits[split] = _add_named_targets(series_set, arrays, roles.targets, suffix)
+                continue
+            targets = _find_array(arrays, TARGET_ARRAY_NAMES, suffix)
             splits[split] = add_targets(series_set, targets and targets(), metadata)
     if not splits:
         raise DataError(
@@ -234,6 +237,20 @@ def add_targets(series_set: SeriesSet, targets: Array | None, metadata: Mapping[
     array = metadata.get("target_names")
     names = () if array is None else _names_to_text(array, "target_names", series_set.source)
     return replace(series_set, targets=targets.reshape(len(targets), -1).astype(np.float64), target_names=names)
+
+
+def _add_named_targets(series_set: SeriesSet, arrays: ArrayOpeners, names: tuple[str, ...], suffix: str) -> SeriesSet:
+    """Return series with the numbers of one array [N] per name as their targets."""
+    columns = []
+    for name in names:
+        if name + suffix not in arrays:
+            hint = did_you_mean(name + suffix, arrays)
+            held = ", ".join(arrays)
+            raise DataError(f"{series_set.source}: no array called {name + suffix!r}; it holds: {held}.{hint}")
+        columns.append(add_targets(series_set, arrays[name + suffix](), {}).targets)
+    stacked = np.concatenate([column for column in columns if column is not None], 1)
+    has_one_each = stacked.shape[1] == len(names)
+    return replace(series_set, targets=stacked, target_names=names if has_one_each else ())
 
 
 def _names_to_text(array: NDArray[Any], kind: str, source: str) -> tuple[str, ...]:
