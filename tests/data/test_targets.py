@@ -28,6 +28,7 @@ def some_set(**fields):
     return SeriesSet(np.ones((2, 1, 4)), "a.csv", **fields)
 
 
+SIZES = {"train": 20, "test": 6}
 NUMBERS = {"targets_train": RNG.normal(5, 2, (20, 2)), "targets_test": RNG.normal(5, 2, (6, 2))}
 
 
@@ -44,6 +45,16 @@ def test_a_target_of_one_column_has_a_name_of_its_own(tmp_path):
     assert load_data(path).describe()["parts"]["test"]["targets"] == {
         "targets": {"min": 0.0, "mean": 2.5, "max": 5.0, "missing": 0}
     }
+
+
+def test_named_arrays_are_targets_and_a_name_that_is_not_there_is_refused(tmp_path):
+    arrays = {f"{name}_{split}": RNG.normal(size=n) for name in ("load", "oil") for split, n in SIZES.items()}
+    path = save(tmp_path / "a.npz", **arrays)
+    data = load_data(path, DataConfig(target_columns=("oil", "load"), val_data="test"))
+    assert data.target_names == ("oil", "load")
+    np.testing.assert_array_equal(data.train.y, np.stack([arrays["oil_train"], arrays["load_train"]], 1))
+    with pytest.raises(DataError, match=r"no array called 'lod_train'; it holds: .* Did you mean 'load_train'"):
+        load_data(path, DataConfig(target_columns=("lod",)))
 
 
 def test_unknown_targets_are_counted_in_a_note_and_infinite_ones_refused(tmp_path):

@@ -86,12 +86,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
             _reject_overflow(splits[split], mean, std, series_sets[split].source)
     if config.label_fraction < 1:
         notes.append(_subsample_labels(name, splits, config))
-    classes = () if target_type == "numbers" else names
-    notes += _describe_missing(splits) + _describe_degenerate(
-        splits["train"], names if target_type == "class" else (), channels
-    )
-    notes += _describe_absent_classes(splits, classes) + _describe_overlap(train, test)
-    notes += [note for split, dataset in splits.items() for note in describe_unknown(dataset.y, split)]
+    notes += _describe_series(splits, target_type, names, channels) + _describe_overlap(train, test)
     return DataModule(
         name=name,
         source=tuple(dict.fromkeys(series_set.source for series_set in series_sets.values())),
@@ -99,7 +94,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
         train=splits["train"],
         val=splits["val"],
         test=splits.get("test"),
-        classes=classes,
+        classes=() if target_type == "numbers" else names,
         target_names=names if target_type == "numbers" else (),
         label_separator=config.label_separator,
         channels=channels,
@@ -111,6 +106,19 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
         offset=offset,
         val_from_train=config.val_data != "test" and "val" not in series_sets,
     )
+
+
+def _describe_series(
+    splits: Mapping[str, SeriesDataset],
+    target_type: TargetType | None,
+    names: tuple[str, ...],
+    channels: tuple[str, ...],
+) -> list[str]:
+    """Return notes on what splits lack: samples, variation, classes or labels, and known targets."""
+    notes = _describe_missing(splits)
+    notes += _describe_degenerate(splits["train"], names if target_type == "class" else (), channels)
+    notes += _describe_absent_classes(splits, () if target_type == "numbers" else names)
+    return notes + [note for split, dataset in splits.items() for note in describe_unknown(dataset.y, split)]
 
 
 def _split_labels(series_sets: Mapping[str, SeriesSet], separator: str | None) -> Mapping[str, SeriesSet]:
