@@ -303,10 +303,10 @@ def render_exports() -> str:
         GENERATED_NOTICE,
         "",
         "`tstk export RUN --out model.pt2` (torch.export) or `--out model.onnx`. Every graph takes raw samples and any "
-        "batch. Each pipeline below, as small as can be and made for 32 samples, was exported both ways; the graphs "
+        "batch size. Each pipeline below, a very small one made for 32 samples, was exported both ways; the graphs "
         "were run on other batches and lengths than they were traced with and compared with the pipeline. The largest "
-        f"difference met, as a share of the largest answer, is {worst:.0e}; above 1e-4 none would be written. A cell "
-        "says how many samples a series may have.",
+        f"difference found, relative to the largest answer, is {worst:.0e}; a graph that differs by more than 1e-4 is "
+        "not written. A cell says how many samples a series may have.",
         "",
         "## Encoders and heads of the core, tokenizer patch",
         "",

@@ -242,13 +242,13 @@ def fit(
         standardize: "standard" subtracts from each channel its mean over the training split and divides by its
             standard deviation; "none" keeps the values as they are
         synthetic_count: training series that --data synthetic generates; 1,000,000 if not given
-        synthetic_channels: channels of each, which are nodes of one causal graph; 1 if not given
+        synthetic_channels: channels of each generated series, which are nodes of one causal graph; 1 if not given
         synthetic_kernels: maximum number of Gaussian process kernels that are composed; 4 if not given
         synthetic_seed: random seed of the generator; 0 if not given
-        channels: mixed, a token sees all channels; independent, each channel is a separate series; auto,
-            independent when forecasting
-        instance_norm: normalize each series by its own mean and deviation and undo it in forecasts; none means on
-            when forecasting
+        channels: mixed: a token sees all channels; independent: each channel is a separate series; auto:
+            independent when forecasting, else mixed
+        instance_norm: normalize each series by its own mean and standard deviation and undo it in forecasts; if not
+            given, on when forecasting
         linear_map: forecast by a least-squares linear map of the context plus the output of the head, which starts
             at zero: shared by all channels, one per-channel, or auto, which selects on validation; training that
             does not improve on the map is discarded
@@ -273,8 +273,8 @@ def fit(
         sampling: all, every series once per pass; balanced, all classes equally often
         crop: length of a random crop of each training series, drawn anew in each step; none keeps the series whole
         augment: augmentations of training series, as NAME or NAME=STRENGTH: jitter (0.03), scaling (0.1),
-            permutation (4), time-warp (0.2); off, none; auto, scaling, jitter=0.05 and time-warp for a classifier
-            of few series
+            permutation (4), time-warp (0.2), with default strengths; off: none; auto: scaling, jitter=0.05 and
+            time-warp for a classifier with at most 500 training series, else none
         mixup: mix each labelled series with another of its batch, with a weight drawn from Beta(mixup, mixup)
             (Zhang et al. 2018); 0 for none
         gradient_checkpointing: recompute the activations of Transformer blocks in the backward pass: less memory, a

@@ -30,7 +30,7 @@ class RunCommand(rich_click.RichCommand):
                 [f"--{slot}"],
                 metavar="MODULE:CLASS",
                 panel="components that belong to no plugin",
-                help=f"class of the {slot}, or FILE.py:CLASS",
+                help=f"your class of the {slot}, if the run uses one; also as FILE.py:CLASS",
             )
             for slot in SLOTS
         ]

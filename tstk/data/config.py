@@ -73,7 +73,7 @@ class DataConfig:
         standardize: "standard" subtracts from each channel its mean over the training split and divides by its standard
             deviation; "none" keeps the values as they are
         synthetic_count: training series that --data synthetic generates; 1,000,000 if not given
-        synthetic_channels: channels of each, which are nodes of one causal graph; 1 if not given
+        synthetic_channels: channels of each generated series, which are nodes of one causal graph; 1 if not given
         synthetic_kernels: maximum number of Gaussian process kernels that are composed; 4 if not given
         synthetic_seed: random seed of the generator; 0 if not given
 

@@ -76,10 +76,10 @@ def build_pipeline(
     Args:
         config: resolved
         spec: of the data
-        channels: mixed, a token sees all channels; independent, each channel is a separate series;
-            auto, independent when forecasting
-        instance_norm: normalize each series by its own mean and deviation and undo it in forecasts;
-            none means on when forecasting
+        channels: mixed: a token sees all channels; independent: each channel is a separate series; auto: independent
+            when forecasting, else mixed
+        instance_norm: normalize each series by its own mean and standard deviation and undo it in forecasts; if not
+            given, on when forecasting
         linear_map: forecast by a least-squares linear map of the context plus the output of the head, which starts
             at zero: shared by all channels, one per-channel, or auto, which selects on validation; training that does
             not improve on the map is discarded

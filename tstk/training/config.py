@@ -43,7 +43,8 @@ class TrainConfig:
         sampling: all, every series once per pass; balanced, all classes equally often
         crop: length of a random crop of each training series, drawn anew in each step; none keeps the series whole
         augment: augmentations of training series, as NAME or NAME=STRENGTH: jitter (0.03), scaling (0.1), permutation
-            (4), time-warp (0.2); off, none; auto, scaling, jitter=0.05 and time-warp for a classifier of few series
+            (4), time-warp (0.2), with default strengths; off: none; auto: scaling, jitter=0.05 and time-warp for a
+            classifier with at most 500 training series, else none
         mixup: mix each labelled series with another of its batch, with a weight drawn from Beta(mixup, mixup) (Zhang et
             al. 2018); 0 for none
         gradient_checkpointing: recompute the activations of Transformer blocks in the backward pass: less memory, a

@@ -76,7 +76,7 @@ def text_command(
     out: str,
     force: bool,
 ) -> None:
-    """Write a text for each series of a data set, as states that a guided tokenizer attends to.
+    """Write the hidden states of a text for each series of a data set, for a tokenizer that attends to them.
 
     Train with it: tstk train --config vqshape/teacher --data NAME --conditioning text=FILE
     """
@@ -174,7 +174,7 @@ def _parse_seeds(context: click.Context, option: click.Parameter, value: str) ->
     type=click.Choice(["z", "z_mu_sigma"]),
     default="z",
     show_default=True,
-    help="attributes that depend on the text",
+    help="attributes of a token that depend on the text: z, its shape; z_mu_sigma, its shape, mean and scale",
 )
 @rich_click.option("--resize", type=click.IntRange(2), help="samples of each series")
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
@@ -191,8 +191,8 @@ def text_ablation_command(
 ) -> None:
     """Train teachers with right, shuffled, random and no texts, and a student of each, and probe them.
 
-    Nine trainings per seed. Students get the series only. The columns "- no text" have the difference to the model of
-    the same kind without text, paired by seed, with a 95 % interval.
+    This trains nine models per seed. Students get the series only. The columns "- no text" hold the difference from
+    the model of the same kind without text, paired by seed, with a 95 % interval.
     """
     from tstk_plugins_vqshape.ablations import FEATURES, confidence_interval, run_ablations
 

@@ -131,7 +131,7 @@ split.params += [o for o in build_section_options("data") if o.key in SPLIT_OPTI
 @rich_click.option(
     "--trust-first-download",
     is_flag=True,
-    help="accept sets whose SHA-256 is not known, and remember that of this file",
+    help="accept sets whose SHA-256 is not known, and store the SHA-256 of each for later downloads",
 )
 def fetch(names: tuple[str, ...], trust_first_download: bool) -> None:
     """Download public data sets for --data NAME: UCR and UEA data sets, and ETTh1, ETTh2, ETTm1, ETTm2.

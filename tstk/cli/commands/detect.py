@@ -42,8 +42,8 @@ MAX_EVENTS = 10
 @rich_click.option(
     "--method",
     type=click.Choice(METHODS),
-    help="masked: error of the prediction from the tokens around; codes: negative log-likelihood of the next code; "
-    "reconstruction: error of the reconstruction; distance: of the window's embedding from the nearest of training; "
+    help="masked: error of the prediction from surrounding tokens; codes: negative log-likelihood of the next code; "
+    "reconstruction: error of the reconstruction; distance: from the window's embedding to the nearest of training; "
     "the first of these that the run supports if not given",
 )
 @rich_click.option(

@@ -32,7 +32,9 @@ SUFFIXES = (".csv", ".npz", ".parquet")
 @rich_click.option(
     "--score", is_flag=True, help="hide 10, 25 and 50 % of the observed samples and print the errors at them"
 )
-@rich_click.option("--seed", type=int, default=0, show_default=True, metavar="int", help="of the samples to hide")
+@rich_click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="int", help="random seed: which samples --score hides"
+)
 @rich_click.option(
     "--stride",
     type=click.IntRange(min=1),
