@@ -184,7 +184,10 @@ def get_task(name: str) -> Task:
     Raises:
         UnknownNameError: there is none
     """
-    task: Task = get_registry().load(get_registry().find("task", name))()
+    with torch.device(
+        "cpu"
+    ):  # configs are checked on the meta device, where constants of a module would have no values
+        task: Task = get_registry().load(get_registry().find("task", name))()
     return task
 
 
