@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -228,6 +230,18 @@ def test_each_type_of_targets_has_a_task_of_the_core():
         "future": "forecasting",
     }
     assert get_task("regression").default_loss == "mse"
+
+
+@pytest.mark.slow
+def test_a_task_that_is_first_imported_while_a_config_is_checked_keeps_its_constants():
+    code = """
+from tstk.config.resolve import resolve_config
+from tstk.runs.build import validate_on_meta
+validate_on_meta(resolve_config(("test", {"head": "linear"})))
+from tstk.evaluation.linear_forecast import RIDGES
+print(RIDGES.device)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "cpu\n"
 
 
 def test_a_pipeline_for_no_task_says_what_to_set():

@@ -184,7 +184,9 @@ def get_task(name: str) -> Task:
     Raises:
         UnknownNameError: there is none
     """
-    task: Task = get_registry().load(get_registry().find("task", name))()
+    # configs are checked on the meta device, on which the constants of a module would have no values
+    with torch.device("cpu"):
+        task: Task = get_registry().load(get_registry().find("task", name))()
     return task
 
 
