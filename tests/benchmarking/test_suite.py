@@ -287,5 +287,5 @@ def test_a_bench_of_folds_tests_every_series_of_one_file_once(tmp_path):
     assert not result.failed_cells
     splits = [json.loads((cell.run_dir / "result.json").read_text())["split"] for cell in result.cells]
     assert [split.split(";")[0] for split in splits] == [
-        f"test: fold {i} of 3, 8 of 24 series held out, stratified by class" for i in (1, 2, 3)
+        f"test: fold {i} of 3: 8 of 24 series held out, stratified by class" for i in (1, 2, 3)
     ]

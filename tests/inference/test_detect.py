@@ -127,7 +127,7 @@ def test_files_hold_scores_threshold_and_events(trained, spiked, tmp_path):
         rows = list(csvfile.DictReader(file))
     assert list(rows[0]) == ["row", "date", "score", "threshold", "score load", "score temp"]
     assert [int(row["row"]) for row in rows] == list(range(640))
-    assert rows[SPIKE]["date"].startswith("2024-01-14T21")
+    assert rows[SPIKE]["date"].startswith("2024-01-14 21")
     assert float(rows[SPIKE]["score"]) == max(float(row["score"]) for row in rows)
     assert rows[105]["score load"] == ""
     with open(tmp_path / "events.csv", newline="") as file:

@@ -141,7 +141,7 @@ def test_the_guide_names_every_check_and_none_that_is_not(author):
         for group in (case.PLUGIN_CHECKS, case.COMPONENT_CHECKS, *case.CHECKS_BY_KIND.values())
         for c in group
     }
-    table = TEXT[TEXT.index("| of | it checks |") : TEXT.index("What they mean is one line each")]
+    table = TEXT[TEXT.index("| of | it checks |") : TEXT.index("Each check has a one-line description")]
     assert set(re.findall(r"`(\w+)`", table)) == checks
 
 

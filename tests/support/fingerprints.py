@@ -27,7 +27,7 @@ from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
 from tstk.runs.build import build_pipeline
 from tstk.runs.checkpoint import save_run_config, save_weights
-from tstk.testing.fixture import NoPipelineError, build_fixture, build_small_table
+from tstk.testing.fixture import NoPipelineError, build_fixture, build_small_table, make_targets
 
 FOLDER = tempfile.TemporaryDirectory()
 NUMBERS = 70_000
@@ -141,7 +141,7 @@ def series(spec: Spec, rows: int) -> Series:
     observed[1::3, :, spec.length // 4 : spec.length // 2] = False
     if spec.horizon is None:
         observed[2::3, :, spec.length * 5 // 8 :] = False
-        y = torch.arange(rows) % (spec.num_outputs or 1)
+        y = make_targets(spec, rows, draw)
     else:
         y = torch.randn(rows, spec.channels, spec.horizon, generator=draw)
     extra = {

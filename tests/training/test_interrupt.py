@@ -39,6 +39,7 @@ def test_a_training_whose_terminal_is_closed_is_saved(npz, tmp_path):
     terminal, inside = pty.openpty()
 
     def control_terminal():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which is ignored if the tests run under nohup
         os.setsid()
         fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
 

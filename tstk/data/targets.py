@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,11 @@ def _infer_classes(train: SeriesSet) -> tuple[str, ...]:
 
 def _sort_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return names sorted by number, if all of them are numbers, else by name."""
-    names = list(names)
+    names = sorted(names)
     try:
-        return tuple(sorted(names, key=float))
-    except ValueError:
-        return tuple(sorted(names))
+        return tuple(sorted(names, key=Decimal))  # float merges whole numbers above 2**53
+    except InvalidOperation:
+        return tuple(names)
 
 
 def split_label_cells(series_set: SeriesSet, separator: str, names: tuple[str, ...] = ()) -> SeriesSet:

@@ -85,18 +85,18 @@ def make_series(spec: Spec, seed: int = 0) -> Series:
     observed[1, 0, 0] = False
     if spec.horizon is None:
         observed[2, :, spec.length * 5 // 8 :] = False
-        y = _make_targets(spec, generator)
+        y = make_targets(spec, 3, generator)
     else:
         y = torch.randn(3, spec.channels, spec.horizon, generator=generator)
     return Series(x * observed, observed, y, torch.tensor([3, 14, 15]))
 
 
-def _make_targets(spec: Spec, generator: torch.Generator) -> Tensor:
-    """Return targets of three series for a task other than forecasting; the last number or label is unknown."""
+def make_targets(spec: Spec, count: int, generator: torch.Generator) -> Tensor:
+    """Return targets of some series for a task other than forecasting; the last number or label is unknown."""
     target_type, num_outputs = "class" if spec.task is None else get_task(spec.task).target_type, spec.num_outputs or 1
     if target_type == "class":
-        return torch.arange(3) % num_outputs
-    numbers = torch.randn(3, num_outputs, generator=generator, dtype=torch.float64)
+        return torch.arange(count) % num_outputs
+    numbers = torch.randn(count, num_outputs, generator=generator, dtype=torch.float64)
     unknown = torch.nan if target_type == "numbers" else -1
     y = numbers if target_type == "numbers" else (numbers > 0).long()
     y[-1, -1] = unknown
