@@ -169,3 +169,11 @@ def run(npz, tmp_path_factory):
     )
     train(config, folder)
     return folder
+
+
+@pytest.fixture
+def hangup():
+    """Let SIGHUP be delivered in a test, also if the tests run under nohup, which ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

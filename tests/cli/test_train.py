@@ -163,6 +163,7 @@ def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
 @pytest.mark.parametrize(
     "number", ["SIGINT", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGHUP", "SIGUSR1"))]
 )
+@pytest.mark.usefixtures("hangup")
 def test_an_interrupted_run_prints_how_to_resume_and_resumes(tstk, npz, small, monkeypatch, number):
     from tstk.cli.progress import ProgressLines
 

@@ -15,6 +15,7 @@ STOPPING = [s for s in SIGNALS if s != signal.SIGINT]
 
 
 @pytest.mark.parametrize("signum", STOPPING, ids=lambda s: s.name)
+@pytest.mark.usefixtures("hangup")
 def test_a_scheduler_may_send_its_signal_twice(signum):
     with defer_signals() as get_pending_signal:
         os.kill(os.getpid(), signum)
@@ -33,13 +34,13 @@ def test_the_first_signal_is_reported_and_a_second_ctrl_c_stops_at_once():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hangup")
 def test_a_training_whose_terminal_is_closed_is_saved(npz, tmp_path):
     pty = pytest.importorskip("pty")
     fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     terminal, inside = pty.openpty()
 
     def control_terminal():
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which is ignored if the tests run under nohup
         os.setsid()
         fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
 
