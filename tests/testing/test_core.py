@@ -4,6 +4,8 @@ import pytest
 
 from tstk.testing import parametrize_with_checks
 
+pytestmark = pytest.mark.slow  # many, and part of every whole run
+
 
 @pytest.fixture(autouse=True)
 def codes(syllables):
