@@ -191,8 +191,9 @@ def test_of_several_that_fetch_one_set_one_downloads_it_and_the_others_wait(serv
     first = threading.Thread(target=lambda: folders.append(fetch("Toy")))
     second = threading.Thread(target=lambda: folders.append(fetch("Toy", lambda done, total: waiting.set())))
     first.start()
-    while not requests:
+    while not requests and first.is_alive():
         first.join(0.01)
+    assert requests
     second.start()
     assert waiting.wait(60)
     state["pause"].set()

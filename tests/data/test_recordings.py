@@ -125,7 +125,7 @@ def test_a_table_that_is_called_index_is_no_manifest(table, tmp_path):
 @pytest.mark.parametrize(
     ("channels", "message"),
     [
-        (("ax", "az"), r"run/a\.csv: channels ax, az|walk/x\.csv: channels ax, az; run/a\.csv has ax, ay"),
+        (("ax", "az"), r"walk/x\.csv: channels ax, az; run/a\.csv has ax, ay"),
         (("ax", "ay", "az"), r"channels ax, ay, az; run/a\.csv has ax, ay.*--channel-columns"),
     ],
 )
@@ -137,8 +137,7 @@ def test_a_recording_with_other_channels_is_refused_by_name(by_class, channels, 
 
 def test_options_select_the_channels_that_all_recordings_have(by_class):
     write_csv(by_class / "walk" / "x.csv", 5, channels=("az", "ay"))
-    for options in ({"channel_columns": ("ay",)},):
-        assert read_splits(str(by_class), roles=DataConfig(**options).roles)["train"].channels == ("ay",)
+    assert read_splits(str(by_class), roles=DataConfig(channel_columns=("ay",)).roles)["train"].channels == ("ay",)
     with pytest.raises(DataError, match=r"run/a\.csv: no column called 'az' \(--channel-columns\)"):
         read_splits(str(by_class), roles=DataConfig(channel_columns=("az",)).roles)
 
@@ -188,7 +187,7 @@ def test_arrays_without_a_common_axis_are_refused(tmp_path):
 
 
 def test_parquet_and_ts_files_are_recordings(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
     for name in ("x", "y"):

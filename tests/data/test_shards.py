@@ -3,6 +3,7 @@
 import json
 import socket
 
+import fsspec
 import pytest
 from click.testing import CliRunner
 
@@ -13,8 +14,6 @@ from tstk.data.identity import identify_files
 from tstk.data.load import read_splits
 from tstk.data.remote import fetch_uri, get_copy_dir
 from tstk.errors import DataError
-
-fsspec = pytest.importorskip("fsspec")
 
 
 def write_part(path, start, count=4, length=6, **more):

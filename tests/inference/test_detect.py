@@ -58,10 +58,8 @@ def test_scores_align_with_samples_whatever_the_stride_and_the_batch_size(traine
     np.testing.assert_allclose(few.scores, many.scores, rtol=2e-3, atol=1e-3)
     assert few.threshold == pytest.approx(many.threshold, rel=2e-3, abs=1e-3)
     assert few.scores.shape == (1, 640)
-    reach = {"masked": 0, "reconstruction": 0, "codes": 12, "distance": 48}[method]
-    peak = int(np.nanargmax(few.scores))
     if method != "codes":  # a few steps of training do not tell rare codes
-        assert abs(peak - SPIKE) <= reach
+        assert abs(int(np.nanargmax(few.scores)) - SPIKE) <= (48 if method == "distance" else 0)
 
 
 @slow
@@ -164,8 +162,10 @@ def test_labels_come_from_a_file_or_a_column_and_are_scored_beside_baselines(tra
     words = ["detect", trained("masked"), "--data", data, "--sample-labels", option, "--out", tmp_path / "scores.npz"]
     metrics = json.loads(call(*words, "--json").stdout)["metrics"]
     assert list(metrics)[:3] == ["masked", "moving deviation", "last value"]
-    for scores in metrics.values():
-        assert scores.get("auroc", 1.0) > 0.99
+    for name, scores in metrics.items():
+        if name == "matrix profile" and "skipped" in scores:  # without stumpy
+            continue
+        assert scores["auroc"] > 0.99, name
     assert {"auroc", "auprc", "vus_roc", "vus_pr", "precision", "recall", "f1"} == set(metrics["masked"])
     assert "vus_pr" in call(*words, "--force").stdout
 

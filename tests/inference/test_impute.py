@@ -69,8 +69,8 @@ def test_an_archive_keeps_its_other_arrays_and_its_dtype(trained, tmp_path):
 
 
 def test_a_parquet_table_keeps_its_columns(trained, gaps, tmp_path):
-    pq = pytest.importorskip("pyarrow.parquet")
     from pyarrow import csv
+    from pyarrow import parquet as pq
 
     frame = csv.read_csv(gaps)
     pq.write_table(frame, tmp_path / "gaps.parquet")

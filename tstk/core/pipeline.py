@@ -55,6 +55,10 @@ class Pipeline(nn.Module):
     std: Tensor
     temperature: Tensor | None
     """That calibrated probabilities are softmax(logits / temperature) of; None if they are not calibrated."""
+    target_mean: Tensor | None
+    """[K] float64, the mean of the training targets if they are numbers; else None."""
+    target_std: Tensor | None
+    """[K] float64, their standard deviation."""
 
     def __init__(
         self,
@@ -79,22 +83,11 @@ class Pipeline(nn.Module):
         self.register_buffer("std", torch.ones(spec.channels, 1))
         self.register_buffer("temperature", None)
         self.task = None if spec.task is None else get_task(spec.task)
-        self.target_mean: Tensor | None = None
-        self.target_std: Tensor | None = None
-        if self.task is not None and self.task.target_type == "numbers":
-            del self.target_mean, self.target_std
-            self.register_buffer("target_mean", torch.zeros(spec.num_outputs or 0, dtype=torch.float64))
-            self.register_buffer("target_std", torch.ones(spec.num_outputs or 0, dtype=torch.float64))
-        self.linear_map: LinearMap | None = None
-        if linear_map != "none":
-            if head is None or spec.horizon is None:
-                raise IncompatibleError(
-                    f"--linear-map {linear_map}: only a forecasting head can start from a linear map; use --head "
-                    "forecast on a table with dates"
-                )
-            head.zero_init_last_layer()
-            num_maps = spec.channels if linear_map == "per-channel" else 1
-            self.linear_map = LinearMap.repeat_last_value(num_maps, spec.length, spec.horizon)
+        has_numbers = self.task is not None and self.task.target_type == "numbers"
+        ones = torch.ones(spec.num_outputs or 0, dtype=torch.float64) if has_numbers else None
+        self.register_buffer("target_mean", None if ones is None else torch.zeros_like(ones))
+        self.register_buffer("target_std", ones)
+        self.linear_map = None if linear_map == "none" else _build_linear_map(spec, head, linear_map)
         self.frozen_modules: set[str] = set()
         self.classes: tuple[str, ...] = ()
         self.target_names: tuple[str, ...] = ()
@@ -568,6 +561,17 @@ class Pipeline(nn.Module):
         axis = channel[..., None].expand(*tokens.grid_index.shape, 1).to(tokens.pos.dtype)
         tokens = tokens.replace(pos=torch.cat([tokens.pos, axis], -1), grid_index=tokens.grid_index * c + channel)
         return tokens.map(unfold).replace(prefix=None if tokens.prefix is None else unfold(tokens.prefix))
+
+
+def _build_linear_map(spec: Spec, head: Head | None, kind: str) -> LinearMap:
+    """Return a map that repeats the last value, and let the head start at zero."""
+    if head is None or spec.horizon is None:
+        raise IncompatibleError(
+            f"--linear-map {kind}: only a forecasting head can start from a linear map; use --head forecast on a table "
+            "with dates"
+        )
+    head.zero_init_last_layer()
+    return LinearMap.repeat_last_value(spec.channels if kind == "per-channel" else 1, spec.length, spec.horizon)
 
 
 def is_channel_independent(spec: Spec, channels: str) -> bool:

@@ -67,8 +67,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     }
     _check_targets(series_sets, splits, task)
     conditioning_dims = _add_conditioning(splits, series_sets, config)
-    notes = list(dict.fromkeys(series_set.note for series_set in series_sets.values() if series_set.note))
-    notes += [task_note] * bool(task_note)
+    notes = [*_collect_notes(series_sets), *filter(None, [task_note])]
     notes += describe_offset(train.x, channels, offset) + _describe_label_leaks(splits["train"])
     notes += describe_far_values(splits["train"].x, channels, offset, "series")
     split_description, note = _add_validation_split(name, splits, series_sets, config)
@@ -81,9 +80,8 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
             "names one"
         )
     mean, std = _compute_standardization(splits["train"].x, config.standardize)
-    for split in ("val", "test"):
-        if split in series_sets:
-            _reject_overflow(splits[split], mean, std, series_sets[split].source)
+    for split in [split for split in ("val", "test") if split in series_sets]:
+        _reject_overflow(splits[split], mean, std, series_sets[split].source)
     if config.label_fraction < 1:
         notes.append(_subsample_labels(name, splits, config))
     notes += _describe_series(splits, target_type, names, channels) + _describe_overlap(train, test)
@@ -106,6 +104,11 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
         offset=offset,
         val_from_train=config.val_data != "test" and "val" not in series_sets,
     )
+
+
+def _collect_notes(parts: Mapping[str, SeriesSet] | Mapping[str, Table]) -> list[str]:
+    """Return the notes of readers, each once."""
+    return list(dict.fromkeys(part.note for part in parts.values() if part.note))
 
 
 def _describe_series(
@@ -135,7 +138,7 @@ def _split_labels(series_sets: Mapping[str, SeriesSet], separator: str | None) -
 
 
 def _check_targets(series_sets: Mapping[str, SeriesSet], splits: Mapping[str, SeriesDataset], task: str | None) -> None:
-    """Raise DataError if there is a task, but no test split, or one without targets."""
+    """Raise DataError if there is a task, but a split has no targets."""
     if task is None:
         return
     for split, series_set in series_sets.items():
@@ -250,7 +253,7 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
         notes = [f"{split_description}, so test scores are optimistic"]
     if num_rows > ends[2]:
         notes.append(f"{num_rows - ends[2]} rows at the end are not used")
-    notes = list(dict.fromkeys(table.note for table in tables.values() if table.note)) + notes
+    notes = _collect_notes(tables) + notes
     mean, std = _compute_standardization(train_values[None, :, : ends[0]], config.standardize)
     notes += describe_far_values(train_values[None, :, : ends[0]], train_table.channels, offset, "row")
     for split in ("val", "test"):

@@ -130,10 +130,12 @@ def choose_method(pipeline: Pipeline, name: str | None) -> str:
     """Return the name of a method: the one given, or the first that the pipeline supports.
 
     Raises:
-        OptionError: the pipeline does not support it
+        OptionError: there is no such method, or the pipeline does not support it
     """
     if name is None:
         return next(name for name, (_, supports, _) in METHODS.items() if supports(pipeline))
+    if name not in METHODS:
+        raise OptionError(f"method {name!r}: expected {', '.join(METHODS)}")
     _, supports, needs = METHODS[name]
     if not supports(pipeline):
         possible = ", ".join(other for other, (_, supports, _) in METHODS.items() if supports(pipeline))
