@@ -110,7 +110,7 @@ def test_a_peer_learns_from_the_whole_training_part_and_a_finished_cell_is_kept(
 def test_a_peer_refuses_a_table_to_forecast(tstk_config, csv, tmp_path):
     method = Method("peer:1nn", make_peer_runner("1nn", partial(tstk_config, context=20, horizon=5)))
     (cell,) = run_benchmark({"near": method}, {"table": csv}, (0,), tmp_path / "out").failed_cells
-    assert "a peer needs labelled series" in cell.error
+    assert "a peer needs series with classes" in cell.error
 
 
 def test_forecasters_score_as_the_baselines_of_a_trained_run(tmp_path):

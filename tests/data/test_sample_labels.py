@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tstk.data.sample_labels import label_beats, read_annotations, read_sample_labels
+from tstk.data.annotations import read_annotations
+from tstk.data.sample_labels import BEATS, label_beats, read_sample_labels
 from tstk.errors import DataError
 
 
@@ -29,13 +30,16 @@ def test_annotations_are_beats_with_their_samples(tmp_path):
         word(1, 7),
     ]
     (tmp_path / "a.atr").write_bytes(b"".join([*content, word(0, 0)]))
-    samples, symbols = read_annotations(tmp_path / "a.atr")
-    assert symbols == ["N", "V", "A", "N"]
-    assert samples.tolist() == [77, 377, 377 + 65541 + 10, 377 + 65541 + 10 - 2 + 7]
+    found = read_annotations(tmp_path / "a.atr")
+    is_beat = [symbol in BEATS for symbol in found.symbols]
+    assert np.array(found.symbols)[is_beat].tolist() == ["N", "V", "A", "N"]
+    assert found.positions[is_beat].tolist() == [77, 377, 377 + 65541 + 10, 377 + 65541 + 10 - 2 + 7]
 
 
 def test_the_record_of_the_archive_has_the_beats_that_are_published(archive):
-    samples, symbols = read_annotations(archive / "ecg" / "100.atr")
+    found = read_annotations(archive / "ecg" / "100.atr")
+    symbols = [symbol for symbol in found.symbols if symbol in BEATS]
+    samples = found.positions[[symbol in BEATS for symbol in found.symbols]]
     assert {s: symbols.count(s) for s in set(symbols)} == {"N": 2239, "A": 33, "V": 1}
     with np.load(archive / "ecg" / "mitdb_100.npz") as arrays:
         is_beat = np.isin(arrays["ann_symbol"], ["N", "A", "V"])
@@ -55,9 +59,9 @@ def test_a_beat_reaches_halfway_to_its_neighbours():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.atr", b"\1\2\3", "ends before its end mark"),
-        ("a.atr", word(59, 0), "ends before its end mark"),
-        ("a.npy", b"no array", "cannot be read"),
+        ("a.atr", b"\1\2\3", "it ends without an end mark"),
+        ("a.atr", word(59, 0), "it ends without an end mark"),
+        ("a.npy", b"no array", "not an npy array"),
         ("a.wav", b"", r"no labels in \.wav; expected \.npy"),
         ("a.csv", b"label\n0\nyes\n", "column 'label': 'yes' is not a number"),
     ],

@@ -89,7 +89,7 @@ def test_where_no_temperature_is_best_the_pipeline_stays_as_it_is_and_says_why(c
 def test_a_threshold_is_chosen_on_validation_and_scored_on_another_split(build, labelled_spec):
     pipeline = build(labelled_spec.replace(num_outputs=2), head="linear").eval()
     val, test = make_split(80, 2), make_split(40, 2, seed=1, groups=[f"g{i % 12}" for i in range(40)])
-    result = apply_threshold(pipeline, val, test, "sensitivity", 0.8)
+    result = apply_threshold(pipeline, val, test, predict_logits(pipeline, test), "sensitivity", 0.8)
     assert result.validation["sensitivity"] >= 0.8
     p = pipeline.predict(test.batch(torch.arange(40))).probabilities[:, 1]
     is_positive = test.y.numpy() == 1
@@ -101,4 +101,4 @@ def test_a_threshold_is_chosen_on_validation_and_scored_on_another_split(build, 
 
 def test_a_threshold_needs_two_classes(classifier):
     with pytest.raises(OptionError, match="separates two classes, but this run has 3"):
-        apply_threshold(classifier, make_split(9), make_split(9), "sensitivity", 0.8)
+        apply_threshold(classifier, make_split(9), make_split(9), np.zeros((9, 3)), "sensitivity", 0.8)

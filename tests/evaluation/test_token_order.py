@@ -118,3 +118,8 @@ def test_pipelines_that_shuffling_cannot_test_are_refused_with_the_reason(build,
     unlabelled = ragged().replace(y=torch.full((4,), -1))
     with pytest.raises(DataError, match="known class"):
         evaluate_token_order(build(labelled_spec, head="linear"), [unlabelled])
+
+
+def test_the_order_of_tokens_is_tested_for_classifiers_alone(build, labelled_spec):
+    pipeline = build(labelled_spec.replace(task="regression"), head="linear", loss="mse")
+    assert "is for classifiers" in why_order_undefined(pipeline)

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from tstk.cli import cli
 from tstk.config.resolve import resolve_config
 from tstk.errors import DataError
-from tstk.inference.predict import embed, predict
+from tstk.inference.predict import embed, open_run, predict
+from tstk.inference.recordings import load_recordings
 from tstk.inference.tokenize import tokenize
 from tstk.training.runs import train
 
@@ -96,3 +97,26 @@ def test_an_error_of_a_prediction_names_the_id(people, monkeypatch):
     monkeypatch.setattr(Pipeline, "predict_step", fail)
     with pytest.raises(DataError, match=r"predictions of 1 of 30 series are not finite, series 5 \(id recording 4\)"):
         predict(people / "run", str(people / "people.npz"))
+
+
+def test_what_detection_takes_for_training_holds_no_series_that_was_held_out_to_test(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "one.npz", X=rng.normal(size=(40, 1, 16)), y=np.arange(40) % 2)
+    data = {"use": str(tmp_path / "one.npz"), "test_fraction": 0.25, "val_fraction": 0.2}
+    train(resolve_config(("flag", {**SMALL, "data": data, "loss": "masked"})), tmp_path / "run")
+    pipeline, test, run_config = open_run(tmp_path / "run")
+    parts = {name: load_recordings(pipeline, run_config, split=name).values for name in ("train", "test")}
+    assert {name: len(x) for name, x in parts.items()} == {"train": 30, "test": 10}
+    np.testing.assert_array_equal(parts["test"], test.x.numpy())
+    assert not {x.tobytes() for x in parts["train"]} & {x.tobytes() for x in parts["test"]}
+
+
+def test_other_data_are_read_with_the_roles_of_the_run_also_where_some_are_missing(tmp_path):
+    rng = np.random.default_rng(0)
+    x, persons = rng.normal(size=(40, 1, 16)), np.arange(40) // 4
+    np.savez(tmp_path / "one.npz", X=x, state=np.arange(40) % 2, who=persons)
+    np.savez(tmp_path / "bare.npz", X=x[:3])
+    data = {"use": str(tmp_path / "one.npz"), "label_column": "state", "group_column": "who", "test_fraction": 0.25}
+    train(resolve_config(("flag", {**SMALL, "data": data, "head": "linear"})), tmp_path / "run")
+    assert len(predict(tmp_path / "run", str(tmp_path / "bare.npz"))["predicted"]) == 3
+    assert predict(tmp_path / "run", str(tmp_path / "one.npz"))["group"].tolist() == list(map(str, persons))

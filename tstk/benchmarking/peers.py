@@ -175,7 +175,7 @@ def make_peer_runner(name: str, build_config: ConfigFactory) -> CellRunner:
         config = build_config(data, seed, fold_options)
         dataset = load_data(data, DataConfig.from_config(config))
         if not dataset.has_classes or dataset.test is None or dataset.test.y is None:
-            raise DataError(f"{dataset.name}: a peer needs labelled series with a training and a test split")
+            raise DataError(f"{dataset.name}: a peer needs series with classes, and a training and a test split")
         train = gather_labelled_arrays(dataset.training_splits, dataset.spec.length)
         test = gather_labelled_arrays([dataset.test], dataset.spec.length)
         with limit_threads(config.options("train")["threads"]):

@@ -214,7 +214,7 @@ class RunResult:
 
     Args:
         run_dir: run directory
-        task: classification, forecasting or pretraining
+        task: name of the task, or pretraining
         data: name of the data set
         test: metric -> score on the test split; empty if there is none
         val: metric -> score on the validation split, of the selected epoch

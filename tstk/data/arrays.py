@@ -76,14 +76,16 @@ class NamedArrays:
         """Return the first of these names that there is in this split, with its suffix."""
         return next((name for name in (n + self.suffix for n in names) if self._has(name)), None)
 
-    def require(self, role: str, name: str) -> str:
-        """Return a name that the user gave, with the suffix of this split.
+    def require(self, role: str, name: str) -> str | None:
+        """Return a name that the user gave, with the suffix of this split; None if an optional one is not there.
 
         Raises:
             DataError: there is no such array
         """
         if found := self.find((name,)) or (name if self._has(name) else None):
             return found
+        if role in self.roles.optional:
+            return None
         known = [SPLIT_SUFFIX.sub("", other) for other in self.openers]
         raise DataError(
             f"{self.source}: {OPTIONS[role]} {name}: no array called {name + self.suffix!r}; it holds: "
@@ -288,8 +290,8 @@ def _choose_channels(arrays: NamedArrays, names: tuple[str, ...], num_channels: 
 
 
 def _find_label(arrays: NamedArrays) -> str | None:
-    if arrays.roles.label is not None:
-        return arrays.require("label", arrays.roles.label)
+    if arrays.roles.label is not None and (name := arrays.require("label", arrays.roles.label)):
+        return name
     name = arrays.find(LABEL_ARRAY_NAMES)
     return None if name is None or _remove_suffix(name, arrays) in arrays.roles.targets else name
 
@@ -312,7 +314,7 @@ def _check_one_per_series(array: Array, name: str, num_series: int, source: str,
 def _read_names_of_series(arrays: NamedArrays, role: str, usual: Sequence[str], num_series: int) -> list[str] | None:
     """Return the groups or ids [N] as text, or None."""
     given_name = getattr(arrays.roles, role)
-    name = arrays.find(usual) if given_name is None else arrays.require(role, given_name)
+    name = (given_name and arrays.require(role, given_name)) or arrays.find(usual)
     if name is None:
         return None
     array = _squeeze(arrays.open(name))
@@ -331,7 +333,7 @@ def _has_fractions(array: Array) -> bool:
 def _read_targets(arrays: NamedArrays, num_series: int) -> tuple[Samples | None, tuple[str, ...]]:
     """Return the targets [N, K] that the user names, or that the array of a usual name holds, and their names."""
     roles = arrays.roles
-    names = [arrays.require("targets", name) for name in roles.targets]
+    names = [found for name in roles.targets if (found := arrays.require("targets", name))]
     if not names and (name := arrays.find(TARGET_ARRAY_NAMES)) and _remove_suffix(name, arrays) != roles.label:
         names = [name]
     if not names:

@@ -22,9 +22,10 @@ def choose_channels(
     Raises:
         DataError: a name is unknown or occurs twice, or no channel is left
     """
+    given_channels = tuple(n for n in roles.channels if n in names or "channels" not in roles.optional)
     for role, given, known in (
-        ("channels", roles.channels, set(names)),
-        ("drop", roles.drop, {*names, *other_names}),
+        ("channels", given_channels, set(names)),
+        ("drop", () if "drop" in roles.optional else roles.drop, {*names, *other_names}),
     ):
         for name in given:
             if name not in known:
@@ -36,9 +37,9 @@ def choose_channels(
             if names.count(name) > 1:
                 raise DataError(f"{source}: {OPTIONS[role]} {name}: several channels have this name; rename them")
     dropped = set(roles.drop) & set(names)
-    if not roles.channels and not dropped:
+    if not given_channels and not dropped:
         return None
-    indices = [names.index(name) for name in roles.channels] if roles.channels else list(range(len(names)))
+    indices = [names.index(name) for name in given_channels] if given_channels else list(range(len(names)))
     indices = [i for i in indices if names[i] not in dropped]
     if not indices:
         raise DataError(f"{source}: no channel is left; choose at least one of {', '.join(names)}")

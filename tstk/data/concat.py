@@ -40,7 +40,8 @@ def concat(data_modules: Sequence[DataModule]) -> DataModule:
     counts = [len(x) for x in channels["train"]]
     train, val, test = (SeriesDataset(torch.cat(series)) for series in channels.values())
     sizes = ", ".join(f"{data.name} {count:,}" for data, count in zip(data_modules, counts, strict=True))
-    notes = [f"every channel is a series of its own, without labels: {sizes}"]
+    notes = list(dict.fromkeys(note for data in data_modules for note in data.notes))
+    notes.append(f"every channel is a series of its own, without labels: {sizes}")
     if len(data_modules) > 1:
         notes.append(f"series of smaller sets are repeated: each set counts as {max(counts):,}")
     for data in data_modules:
@@ -62,6 +63,7 @@ def concat(data_modules: Sequence[DataModule]) -> DataModule:
         notes=notes,
         split_description="; ".join(f"{data.name}: {data.split_description}" for data in data_modules),
         resize=data_modules[0].resize,
+        cut_length=data_modules[0].cut_length,
         split_channels=True,
     )
 

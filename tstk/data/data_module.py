@@ -39,6 +39,7 @@ class DataModule(ShortRepr):
         split_channels: each channel is a series of its own, so that a model takes any number of channels
         offset: [C] that was subtracted from the samples because float32 cannot tell them apart without; or None
         val_from_train: the validation series were held out from the training split
+        cut_length: rows of the series that a table was cut into, before they were resampled; or None
         target_names: names of the numbers to predict
         label_separator: what was between the labels of a cell, or None
     """
@@ -61,6 +62,7 @@ class DataModule(ShortRepr):
     val_from_train: bool = False
     target_names: tuple[str, ...] = ()
     label_separator: str | None = None
+    cut_length: int | None = None
 
     @property
     def task(self) -> str | None:
@@ -94,6 +96,7 @@ class DataModule(ShortRepr):
             "length": self.spec.length,
             "horizon": self.spec.horizon,
             "resize": self.resize,
+            "cut_length": self.cut_length,
             "split_channels": self.split_channels,
             "offset": None if self.offset is None else self.offset.tolist(),
         }

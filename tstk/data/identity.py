@@ -103,7 +103,9 @@ def _list_companions(path: Path, array_names: list[str]) -> Iterator[Path]:
             if file.suffix.lower() == ".hea":
                 yield from _list_companions(file, [])
     elif is_pattern(path):
-        yield from list_shards(path)
+        for file in list_shards(path):
+            yield file
+            yield from _list_companions(file, array_names)
     elif path.suffix.lower() == ".npy":
         from tstk.data.arrays import ARRAY_NAMES
 

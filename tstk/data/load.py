@@ -68,6 +68,8 @@ def _read_frame(frame: Any, config: DataConfig) -> dict[str, SeriesSet | Table]:
 
     try:
         table = pyarrow.table(frame)
+        while any(pyarrow.types.is_struct(type_) for type_ in table.schema.types):
+            table = table.flatten()
     except (TypeError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(
             f"data: a {type(frame).__name__}, which is no data frame that pyarrow reads ({error})"
@@ -97,7 +99,7 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
     if tables:
         reason = f"here: {name} is a table cut by --length"
         config.reject(reason, "context", "horizon", "split_seed", "task", "label_separator")
-        series_sets = cut_tables(tables, config)
+        series_sets, cut_length = cut_tables(tables, config), config.length
         # the rows have been split and cut; the model must accept what they were cut and resampled to
         config = replace(
             config,
@@ -105,11 +107,13 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
             test_fraction=None,
             folds=None,
             fold=None,
-            length=max(config.length or 0, config.resize or 0),
+            length=config.resize or config.length,
         )
     else:
         config.reject(f"here: {name} is a set of series", "context", "horizon", "stride", "regularize")
+        cut_length = None
     data_module = prepare_series(name, series_sets, config)
+    data_module.cut_length = cut_length
     return concat([data_module]) if config.split_channels else data_module
 
 
@@ -166,12 +170,16 @@ def load_split(
     """
     from tstk.data.containers import SeriesSet
     from tstk.data.prepare import prepare_split
+    from tstk.data.windowing import extract_windows
 
-    if input_schema["task"] == "classification":
+    if input_schema["task"] is not None and input_schema["horizon"] is None:
         roles = replace(roles, rows_are_series=True)
     data = _read_split(name_or_path, "test", data_root, roles)
     if not isinstance(data, SeriesSet):
         data = _check_times(data, regularize)
+        if input_schema["task"] is None:
+            length = input_schema.get("cut_length") or input_schema["length"]
+            data = extract_windows(data, length, length)
     if data.note:
         warnings.warn(data.note, DataNoteWarning, stacklevel=2)
     if input_schema.get("resize") and isinstance(data, SeriesSet):
@@ -193,6 +201,22 @@ def read_splits(
         split ("train", "val", "test") -> its data
     """
     return _read_files(locate(name_or_path, data_root), roles)
+
+
+def read_run_splits(name_or_path: str, config: DataConfig) -> dict[str, SeriesSet | Table]:
+    """Read the splits of a data set as training takes them: those that the options name or hold out, not scaled.
+
+    Args:
+        name_or_path: a name, file or folder, as for `load_data`
+        config: the options of the training
+    """
+    from tstk.data.prepare import split_series
+
+    splits = _override_splits(name_or_path, read_splits(name_or_path, config.data_root, config.roles), config)
+    tables, series_sets = _separate_kinds(name_or_path, splits)
+    if tables:
+        return {split: _check_times(table, config.regularize) for split, table in tables.items()}
+    return dict(split_series(series_sets, config)[0])
 
 
 def _read_files(dataset_files: DatasetFiles, roles: ColumnRoles) -> dict[str, SeriesSet | Table]:

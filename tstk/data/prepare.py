@@ -31,7 +31,7 @@ from tstk.data.targets import (
     infer_task,
     split_label_cells,
 )
-from tstk.data.windowing import extract_windows, resolve_split_boundaries
+from tstk.data.windowing import resolve_split_boundaries
 from tstk.errors import DataError, OptionError
 
 DEFAULT_WINDOW = 96
@@ -52,10 +52,8 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     """
     if (resize := config.resize) is not None:
         series_sets = {split: series_set.resize(resize) for split, series_set in series_sets.items()}
-    series_sets = _split_labels(series_sets, config.label_separator)
-    series_sets, test_description = hold_out_test(series_sets, config)
+    series_sets, test_description, task, task_note = split_series(series_sets, config)
     train, test = series_sets["train"], series_sets.get("test")
-    task, task_note = infer_task(train, config)
     target_type = None if task is None else get_task(task).target_type
     names = () if target_type is None else infer_names(train, target_type)
     channels = train.channels or _number_channels(train.x.shape[1])
@@ -84,7 +82,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
         _reject_overflow(splits[split], mean, std, series_sets[split].source)
     if config.label_fraction < 1:
         notes.append(_subsample_labels(name, splits, config))
-    notes += _describe_series(splits, target_type, names, channels) + _describe_overlap(train, test)
+    notes += _describe_series(splits, target_type, names, channels) + _describe_overlap(train, test, config)
     return DataModule(
         name=name,
         source=tuple(dict.fromkeys(series_set.source for series_set in series_sets.values())),
@@ -104,6 +102,26 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
         offset=offset,
         val_from_train=config.val_data != "test" and "val" not in series_sets,
     )
+
+
+def split_series(
+    series_sets: Mapping[str, SeriesSet], config: DataConfig
+) -> tuple[Mapping[str, SeriesSet], str, str | None, str]:
+    """Return the splits that the options ask for, before validation series are held out.
+
+    Args:
+        series_sets: "train" and, where they exist, "val" and "test"
+        config: the options
+
+    Returns:
+        the splits, with one target per label if a cell holds several; a description of the test split, if it was held
+        out; the task, or None; a note on the task
+    """
+    series_sets = _split_labels(series_sets, config.label_separator)
+    task, note = infer_task(series_sets["train"], config)
+    by_class = task is not None and get_task(task).target_type == "class"
+    series_sets, test_description = hold_out_test(series_sets, config, by_class=by_class)
+    return series_sets, test_description, task, note
 
 
 def _collect_notes(parts: Mapping[str, SeriesSet] | Mapping[str, Table]) -> list[str]:
@@ -151,6 +169,9 @@ def _add_conditioning(
     splits: Mapping[str, SeriesDataset], series_sets: Mapping[str, SeriesSet], config: DataConfig
 ) -> dict[str, int]:
     """Add the conditioning to the samples of each split, and return its name -> width."""
+    if config.test_fraction is not None or config.folds is not None:
+        reason = "with --test-fraction or --folds, as its file has a row for each series of a file"
+        config.reject(reason, "conditioning")
     conditioning = load_conditioning(config.conditioning, series_sets)
     for name, by_split in conditioning.items():
         for split, inputs in by_split.items():
@@ -249,7 +270,8 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
         splits[split] = WindowDataset(values, context, horizon, split_stride, first_row=first_row, times=times)
     notes = [split_description]
     if config.val_data == "test":
-        splits["val"], split_description = splits["test"], "validation is the test split itself"
+        splits["val"] = splits["test"]
+        split_description = f"{split_description}; validation is the test split itself"
         notes = [f"{split_description}, so test scores are optimistic"]
     if num_rows > ends[2]:
         notes.append(f"{num_rows - ends[2]} rows at the end are not used")
@@ -284,8 +306,6 @@ def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include
         include_targets: of a table, keep the rows to forecast as targets
     """
     is_table, task = isinstance(data, Table), input_schema["task"]
-    if isinstance(data, Table) and task is None:
-        data, is_table = extract_windows(data, input_schema["length"], input_schema["length"]), False
     if is_table != (input_schema["horizon"] is not None):
         actual, expected = ("a table", "series") if is_table else ("a set of series", "a table")
         raise DataError(f"{data.source}: this is {actual}, but the model was trained on {expected}")
@@ -322,11 +342,11 @@ def _describe_label_leaks(dataset: SeriesDataset) -> list[str]:
     ]
 
 
-def _describe_overlap(train: SeriesSet, test: SeriesSet | None) -> list[str]:
+def _describe_overlap(train: SeriesSet, test: SeriesSet | None, config: DataConfig) -> list[str]:
     """Return a note if test series or groups are trained on."""
     if test is None:
         return []
-    if test.x is train.x:
+    if config.train_data == "test":
         return ["training series are the test series, without labels: transductive"]
     shared = set(train.groups or ()) & set(test.groups or ())
     return [f"{len(shared)} groups occur both in training and in test, so test scores are optimistic"] * bool(shared)

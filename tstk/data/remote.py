@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -113,12 +112,21 @@ def _check_name(uri: str, name: PurePosixPath) -> PurePosixPath:
 
 def _copy(uri: str, filesystem: Any, file: str, target: Path) -> None:
     with atomic_write(target) as copy:
-        try:
-            source = filesystem.open(file, "rb")
-        except Exception as error:
-            raise _explain(uri, error) from None
-        with source:
-            shutil.copyfileobj(source, copy)
+        copy.writelines(_iter_chunks(uri, filesystem, file))
+
+
+def _iter_chunks(uri: str, filesystem: Any, file: str) -> Iterator[bytes]:
+    """Iterate over the bytes of a file.
+
+    Raises:
+        DataError: it cannot be opened or read
+    """
+    try:
+        with filesystem.open(file, "rb") as source:
+            while chunk := source.read(2**20):
+                yield chunk
+    except Exception as error:  # of many kinds, by filesystem
+        raise _explain(uri, error) from None
 
 
 def _explain(uri: str, error: Exception) -> DataError:

@@ -8,34 +8,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.data.annotations import read_annotations
 from tstk.data.containers import parse_floats, read_lines
+from tstk.data.readers.npy import map_array
+from tstk.data.readers.npz import open_arrays
 from tstk.errors import DataError, did_you_mean
 
-BEATS = {
-    1: "N",
-    2: "L",
-    3: "R",
-    4: "a",
-    5: "V",
-    6: "F",
-    7: "J",
-    8: "A",
-    9: "S",
-    10: "E",
-    11: "j",
-    12: "/",
-    13: "Q",
-    25: "B",
-    30: "?",
-    34: "e",
-    35: "n",
-    38: "f",
-    41: "r",
-}
-"""Codes of annotations that mark a beat -> their symbols."""
+BEATS = frozenset("NLRaVFJASEj/QB?enfr")
+"""Symbols of annotations that mark a beat."""
 NORMAL_BEATS = ("N", "L", "R", "e", "j")
 """Beats of the class "normal" of ANSI/AAMI EC57: normal, bundle branch block, atrial and nodal escape."""
-_SKIP, _NUM, _SUB, _CHAN, _AUX = 59, 60, 61, 62, 63
 
 
 def read_sample_labels(labels: str, data: Path, length: int) -> NDArray[np.bool_]:
@@ -60,19 +42,15 @@ def read_sample_labels(labels: str, data: Path, length: int) -> NDArray[np.bool_
         )
     suffix = path.suffix.lower()
     if suffix == ".atr":
-        return label_beats(*read_annotations(path), length)
+        return _read_beats(path, length)
     if suffix == ".csv":
         return _read_column(path, None)
     if suffix not in (".npy", ".npz"):
         raise DataError(f"{path}: no labels in {suffix or 'files without a suffix'}; expected .npy, .npz, .csv or .atr")
-    try:
-        content = np.load(path, allow_pickle=False)
-        names = [] if isinstance(content, np.ndarray) else content.files
-        array = content if isinstance(content, np.ndarray) else content[names[0]]
-    except (OSError, ValueError, IndexError) as e:
-        raise DataError(f"{path}: cannot be read ({e}); save one array of numbers") from None
-    if len(names) > 1:
-        raise DataError(f"{path}: holds {', '.join(names)}; save the labels alone")
+    openers = open_arrays(path) if suffix == ".npz" else {path.stem: lambda: map_array(path)}
+    if len(openers) != 1:
+        raise DataError(f"{path}: holds {', '.join(openers) or 'no array'}; save the labels alone")
+    array = next(iter(openers.values()))()
     if array.dtype.kind not in "biuf" or array.ndim not in (1, 2):
         raise DataError(
             f"{path}: an array of {array.dtype} with shape {list(array.shape)}; expected numbers, [samples]"
@@ -86,43 +64,20 @@ def _read_column(path: Path, name: str | None) -> NDArray[np.bool_]:
     if name is not None and name not in header:
         raise DataError(f"{path}: no column called {name!r} for --sample-labels.{did_you_mean(name, header)}")
     column = -1 if name is None else header.index(name)
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise DataError(f"{path}, row {number}: {len(row)} cells, the header has {len(header)}; fix the row")
     cells = [row[column] for row in rows]
     return np.asarray(np.nan_to_num(parse_floats(cells, f"{path}, column {header[column]!r}")) != 0)
 
 
-def read_annotations(path: Path) -> tuple[NDArray[np.int64], list[str]]:
-    """Read the beats of an annotation file in the format of the MIT-BIH databases.
-
-    Returns:
-        the sample of each beat, and its symbol
-
-    Raises:
-        DataError: the file is cut short
-    """
-    data = path.read_bytes()
-    words = np.frombuffer(data[: len(data) // 2 * 2], "<u2").tolist()
-    time, position = 0, 0
-    samples: list[int] = []
-    symbols: list[str] = []
-    while position < len(words):
-        code, value = words[position] >> 10, words[position] & 0x3FF
-        position += 1
-        if code == value == 0:
-            return np.array(samples, dtype=np.int64), symbols
-        if code == _SKIP:
-            if position + 2 > len(words):
-                break
-            interval = words[position] << 16 | words[position + 1]
-            time += interval - (1 << 32) * (interval >> 31)
-            position += 2
-        elif code == _AUX:
-            position += (value + 1) // 2
-        elif code not in (_NUM, _SUB, _CHAN):
-            time += value
-            if code in BEATS:
-                samples.append(time)
-                symbols.append(BEATS[code])
-    raise DataError(f"{path}: ends before its end mark; it is cut short or no annotation file, fetch it again")
+def _read_beats(path: Path, length: int) -> NDArray[np.bool_]:
+    """Read the annotations of a record, and return [length] bool, True around beats that are not normal."""
+    found = read_annotations(path)
+    if found.time_resolution is not None:
+        raise DataError(f"{path}: its positions are in 1/{found.time_resolution:g} s, not in samples; convert it")
+    beats = [i for i, symbol in enumerate(found.symbols) if symbol in BEATS]
+    return label_beats(found.positions[beats], [found.symbols[i] for i in beats], length)
 
 
 def label_beats(samples: NDArray[np.int64], symbols: list[str], length: int) -> NDArray[np.bool_]:

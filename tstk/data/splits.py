@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from copy import copy
 from typing import Literal
 
 import numpy as np
@@ -26,12 +27,15 @@ NUM_TRIALS = 200
 """Random splits of the groups among which the best one is chosen."""
 
 
-def hold_out_test(series_sets: Mapping[str, SeriesSet], config: DataConfig) -> tuple[Mapping[str, SeriesSet], str]:
+def hold_out_test(
+    series_sets: Mapping[str, SeriesSet], config: DataConfig, *, by_class: bool
+) -> tuple[Mapping[str, SeriesSet], str]:
     """Hold out test series from the training split, if the options say so.
 
     Args:
         series_sets: "train" and, where they exist, "val" and "test"
         config: `test_fraction`, or `folds` and `fold`, and `split_seed`
+        by_class: stratify by label; labels that are numbers to predict are no strata
 
     Returns:
         the splits, and a description of the test split, empty if nothing is held out
@@ -43,17 +47,19 @@ def hold_out_test(series_sets: Mapping[str, SeriesSet], config: DataConfig) -> t
     if config.test_fraction is None and config.folds is None:
         return series_sets, ""
     train = series_sets["train"]
+    strata = copy(train)
+    strata.y = train.y if by_class else None
     if "test" in series_sets:
         config.reject(f"here: there is a test split, {series_sets['test'].source}", "test_fraction", "folds")
     if config.folds is not None:
         groups = train.groups if find_default_criterion(train) == "group" else None
-        rest, held_out = fold_split(encode_labels(train), groups, config, train.source)
+        rest, held_out = fold_split(encode_labels(strata), groups, config, train.source)
         title = f"test: fold {config.fold} of {config.folds}"
     else:
         assert config.test_fraction is not None
-        rest, held_out = hold_out(train, config.test_fraction, config.split_seed)
+        rest, held_out = hold_out(strata, config.test_fraction, config.split_seed)
         title = "test"
-    description = f"{title}: {describe_held_out(train, held_out, find_default_criterion(train))}"
+    description = f"{title}: {describe_held_out(strata, held_out, find_default_criterion(train))}"
     return {**series_sets, "train": train.select(rest), "test": train.select(held_out)}, description
 
 

@@ -34,7 +34,7 @@ class SeriesClassifier(ClassifierMixin, PipelineEstimator):
     """Classifier of time series.
 
     Args:
-        tokenizer: name, or a run directory to initialize it from; patch if None
+        tokenizer: name, or a run directory to initialize it from; inception if None
         encoder: name, or a run directory to initialize it from; transformer if None
         head: name of the head; linear if None
         epochs: passes over the training data; as many as 1500 steps take if None

@@ -15,7 +15,10 @@ MAIN_METRICS = (
 """Task metrics, shown before the losses."""
 EXTRA_METRICS = ("mase", "smape", "crps")
 """Task metrics that are shown if there is room."""
-_ERRORS = ("mse", "mae", "rmse", "mase", "smape", "crps", "loss")
+_ERRORS = (
+    *("mse", "mae", "rmse", "mase", "smape", "crps", "loss", "log_loss", "brier", "ece"),
+    *("cross_entropy", "binary_cross_entropy"),
+)
 
 
 def _list_task_attrs() -> list[dict[str, Any]]:
@@ -29,7 +32,7 @@ def is_lower_better(metric: str) -> bool:
     for attrs in _list_task_attrs():
         if attrs["main_metric"] == name:
             return not attrs.get("higher_is_better", True)
-    return name in _ERRORS
+    return name in _ERRORS or name.endswith("_se")
 
 
 def find_main_metric(scores: Collection[str]) -> str | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from tstk.evaluation.classification import Ranking
 
 
 class ForecastMetrics:
@@ -145,7 +148,9 @@ def multilabel_metrics(logits: Tensor, targets: Tensor, names: Sequence[str]) ->
         if (size := int(is_positive.sum() + (scores >= 0).sum())) > 0:
             label_scores["f1"] = 2 * int((is_positive & (scores >= 0)).sum()) / size
         if is_positive.any() and not is_positive.all():
-            label_scores |= {"auroc": auroc(scores, is_positive), "auprc": average_precision(scores, is_positive)}
+            ranking = Ranking(scores.double().numpy(), is_positive.numpy())
+            areas = ranking.compute_areas(np.ones((1, len(scores))))
+            label_scores |= {"auroc": float(areas[0][0]), "auprc": float(areas[1][0])}
         per_label[name] = label_scores
     has_label = (targets == 1) & known
     size = int(has_label.sum() + (predicted & known).sum())
@@ -156,30 +161,3 @@ def multilabel_metrics(logits: Tensor, targets: Tensor, names: Sequence[str]) ->
     if (complete := known.all(1)).any():
         metrics["subset_accuracy"] = float((predicted == has_label)[complete].all(1).double().mean())
     return metrics | averages
-
-
-def auroc(scores: Tensor, is_positive: Tensor) -> float:
-    """Compute the area under the ROC curve: the probability that a positive scores higher, ties counting half.
-
-    Args:
-        scores: [N]
-        is_positive: [N] bool, both values occur
-    """
-    _, index, counts = scores.unique(return_inverse=True, return_counts=True)
-    mean_rank = counts.cumsum(0).double() - (counts - 1) / 2  # from 1; equal scores share their mean rank
-    num_positive = int(is_positive.sum())
-    rank_sum = float(mean_rank[index][is_positive].sum())
-    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * (len(is_positive) - num_positive))
-
-
-def average_precision(scores: Tensor, is_positive: Tensor) -> float:
-    """Compute the area under the precision-recall curve as scikit-learn's `average_precision_score` does.
-
-    Args:
-        scores: [N]
-        is_positive: [N] bool, at least one is True
-    """
-    _, index, counts = scores.unique(return_inverse=True, return_counts=True)
-    positives = torch.zeros(len(counts), dtype=torch.float64).scatter_add_(0, index, is_positive.double()).flip(0)
-    precision = positives.cumsum(0) / counts.flip(0).cumsum(0)
-    return float((precision * positives).sum() / positives.sum())

@@ -123,7 +123,15 @@ def compare_calibration(calibration: Calibration, name: str, split: Split, logit
 
 
 def apply_threshold(
-    pipeline: Pipeline, val: Split, split: Split, rate: Rate, minimum: float, *, batch_size: int = 256, seed: int = 0
+    pipeline: Pipeline,
+    val: Split,
+    split: Split,
+    logits: Array,
+    rate: Rate,
+    minimum: float,
+    *,
+    batch_size: int = 256,
+    seed: int = 0,
 ) -> ThresholdScores:
     """Choose a threshold of the second class on validation, and score it on another split.
 
@@ -131,6 +139,7 @@ def apply_threshold(
         pipeline: a classifier of two classes
         val: labelled series that the pipeline was not trained on
         split: labelled series to score
+        logits: [N, 2] of these, from `predict_logits`
         rate: which rate to reach on validation
         minimum: its smallest value
         batch_size: series at a time
@@ -148,7 +157,8 @@ def apply_threshold(
     assert val.y is not None
     assert split.y is not None
     temperature = get_temperature(pipeline)
-    val_positive, positive = (softmax(predict_logits(pipeline, s, batch_size), temperature)[:, 1] for s in (val, split))
+    val_logits = predict_logits(pipeline, val, batch_size)
+    val_positive, positive = (softmax(x, temperature)[:, 1] for x in (val_logits, logits))
     threshold = choose_threshold(val.y.numpy(), val_positive, rate, minimum)
     scores, intervals, resampling = score_threshold(split.y.numpy(), positive, threshold, split.groups, seed=seed)
     return ThresholdScores(

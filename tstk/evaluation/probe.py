@@ -33,12 +33,17 @@ from tstk.errors import DataError, OptionError
 from tstk.evaluation.classification import classification_metrics
 from tstk.evaluation.evaluate import iter_batches
 from tstk.evaluation.features import Features, Pool, feature_extractor
-from tstk.evaluation.metrics import regression_metrics
 from tstk.evaluation.probe_classifiers import Array, FeatureSet, LinearProbe, ProbeClassifier, SelectOn
 from tstk.nn.devices import default_device
 from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_pipeline
 from tstk.runs.checkpoint import load
+
+_KEPT_OPTIONS = (
+    *("resize", "regularize", "task", "label_separator", "label_column", "target_columns", "group_column"),
+    *("id_column", "time_column", "channel_columns", "drop_columns"),
+)
+"""Options of the data of a run that also apply to other data that it is probed on."""
 
 
 def probe(
@@ -199,7 +204,7 @@ def _load_labelled_data(
             print_fn("the run was validated on its test split; the probe splits validation data off the training split")
         options["val_fraction"] = options["val_fraction"] or None  # the grid search needs held-out series
     else:
-        name, options = data, {"resize": run_options["resize"]}
+        name, options = data, {key: run_options[key] for key in _KEPT_OPTIONS}
     options = {
         **options,
         "data_root": data_root or options.get("data_root") or run_options["data_root"],
@@ -376,7 +381,8 @@ def _score_baselines(
 def _compute_metrics(targets: Array, predictions: Array, data: DataModule) -> dict[str, float]:
     if data.has_classes:
         return classification_metrics(torch.from_numpy(targets), torch.from_numpy(predictions))
-    return regression_metrics(torch.from_numpy(predictions), torch.from_numpy(targets), data.target_names)
+    task = get_task(str(data.task))
+    return task.score(torch.from_numpy(predictions), torch.from_numpy(targets), data.target_names)
 
 
 def _get_metric_names(trials: list[dict[str, Any]]) -> list[str]:

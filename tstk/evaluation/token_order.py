@@ -73,6 +73,8 @@ def why_order_undefined(pipeline: Pipeline) -> str | None:
         return "the temporal order test is for classifiers, and this run forecasts"
     if pipeline.head is None:
         return "the temporal order test is for classifiers, and this run was pretrained without a task"
+    if pipeline.task is None or pipeline.task.target_type != "class":
+        return "the temporal order test is for classifiers, and this run predicts something else"
     if not spec.ordered:
         return f"the tokens of {pipeline.tokenizer.display_name()} encode their own position, so they have no order"
     if spec.grid_size[0] < 2:

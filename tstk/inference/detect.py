@@ -15,7 +15,7 @@ from tstk.core.repr import ShortRepr
 from tstk.core.windows import average_windows
 from tstk.data.sample_labels import read_sample_labels
 from tstk.errors import DataError, OptionError, TstkError
-from tstk.evaluation.anomalies import BASELINES, score_detection
+from tstk.evaluation.anomalies import BASELINES, find_ranges, score_detection
 from tstk.inference.detection_methods import METHODS, ScoreFn, choose_method
 from tstk.inference.predict import load_run
 from tstk.inference.recordings import Recordings, load_recordings
@@ -89,14 +89,18 @@ class Detection(ShortRepr):
         }
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the scores and what belongs to them as arrays."""
+        """Return the scores and what belongs to them as arrays; rows of events are those of the file of a table."""
+        first = self.recordings.first_row
         arrays = {
             "scores": self.scores,
             "threshold": np.array(self.threshold),
             "quantile": np.array(np.nan if self.quantile is None else self.quantile),
             "method": np.array(self.method),
             "channels": np.array(self.recordings.channels),
-            "events": np.array([[e.series, e.start, e.end, e.peak] for e in self.events]).reshape(-1, 4),
+            "first_row": np.array(first),
+            "events": np.array(
+                [[e.series, first + e.start, first + e.end, first + e.peak] for e in self.events]
+            ).reshape(-1, 4),
         }
         return arrays if self.channel_scores is None else arrays | {"channel_scores": self.channel_scores}
 
@@ -204,8 +208,7 @@ def find_events(
     """
     events = []
     for row, values in enumerate(scores):
-        above = np.concatenate([[False], values > threshold, [False]]).astype(int)
-        for start, stop in zip((np.diff(above) == 1).nonzero()[0], (np.diff(above) == -1).nonzero()[0], strict=True):
+        for start, stop in zip(*find_ranges(values > threshold), strict=True):
             peak = int(start + values[start:stop].argmax())
             channel = channels[0] if len(channels) == 1 else ""
             if channel_scores is not None:

@@ -8,7 +8,6 @@ embed("runs/a", "new.csv")["embedding"]      # [N, E]
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,10 +31,10 @@ from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
 from tstk.data.identity import locate_run_data
+from tstk.data.lazy_array import LazyArray
 from tstk.data.load import load_data, load_split
-from tstk.data.scale import describe_other_scale
 from tstk.data.times import continue_times, measure_steps
-from tstk.errors import DataChangedWarning, DataError, OptionError, TstkError
+from tstk.errors import DataError, OptionError, TstkError
 from tstk.evaluation.baselines import score_baselines
 from tstk.evaluation.calibration import parse_rate
 from tstk.evaluation.evaluate import evaluate, iter_batches
@@ -50,6 +49,7 @@ from tstk.evaluation.probabilities import (
 )
 from tstk.evaluation.tasks.multilabel import join_labels
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
+from tstk.inference.recordings import warn_of_other_scale
 from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
 from tstk.training.small_data import read_data
@@ -122,16 +122,18 @@ def score(
         raise DataError(f"{name}: these series have no {kind}, so there is nothing to score; try tstk predict {run}")
     seed = run_config.options("train")["seed"]
     extra: dict[str, Any] = {}
-    if rate is not None:
-        val = _load_validation_split(run_config, data_root)
-        extra["threshold"] = asdict(apply_threshold(pipeline, val, split, *rate, batch_size=batch_size, seed=seed))
+    if is_classifier(pipeline):
+        logits = predict_logits(pipeline, split, batch_size)
+        if rate is not None:
+            val = _load_validation_split(run_config, data_root)
+            decisions = apply_threshold(pipeline, val, split, logits, *rate, batch_size=batch_size, seed=seed)
+            extra["threshold"] = asdict(decisions)
+        extra |= _score_classes(pipeline, split, logits, seed, name)
     baselines = _score_baselines(pipeline, run_config, split, data_root)
     if shuffle_tokens:
         batches = iter_batches(split, batch_size, pipeline.mean.device)
         extra["order"] = evaluate_token_order(pipeline, batches, seed=seed, groups=split.groups).to_dict()
     scores = evaluate(pipeline, split, seed=seed, batch_size=batch_size, source=name)
-    if is_classifier(pipeline):
-        extra |= _score_classes(pipeline, split, batch_size, seed, name)
     return {
         "data": name,
         "size": len(split),
@@ -142,9 +144,8 @@ def score(
     }
 
 
-def _score_classes(pipeline: Pipeline, split: Split, batch_size: int, seed: int, name: str) -> dict[str, Any]:
+def _score_classes(pipeline: Pipeline, split: Split, logits: NDArray[Any], seed: int, name: str) -> dict[str, Any]:
     """Score the probabilities of a classifier, and if it is calibrated, compare them with the uncalibrated ones."""
-    logits = predict_logits(pipeline, split, batch_size)
     scores = score_classifier(pipeline, split, logits, seed=seed)
     result: dict[str, Any] = {"classification": None if scores is None else asdict(scores)}
     if pipeline.temperature is not None:
@@ -235,6 +236,14 @@ def identify_series(split: Split) -> Arrays:
     return identity | {name: np.array(values) for name, values in names.items() if values is not None}
 
 
+def describe_targets(pipeline: Pipeline, split: Split) -> Arrays:
+    """Return "y", the targets as in `Series.y`, if known, and their names as "classes" or "targets"."""
+    if split.y is None:
+        return {}
+    kind, names = ("targets", pipeline.target_names) if pipeline.target_names else ("classes", pipeline.classes)
+    return {"y": split.y.numpy(), kind: np.array(names)}
+
+
 def forecast(
     run: str | Path,
     data: str | None = None,
@@ -271,7 +280,7 @@ def forecast(
         include_targets=False,
     )
     if data is not None:
-        _warn_of_other_scale(pipeline, run_config, split, name)
+        warn_of_other_scale(pipeline, run_config, _get_samples(split), name)
     last = split.batch(torch.tensor([len(split) - 1]))
     prediction = predict_batches(pipeline, [last], horizon, samples or pipeline.loss.default_num_samples, source=name)
     values, sample_paths = prediction.forecast, prediction.forecast_samples
@@ -321,12 +330,7 @@ def embed(
         source=name,
         name_series=partial(name_series, split),
     )
-    result: Arrays = {"embedding": vectors.numpy(), **identify_series(split)}
-    if split.y is None:
-        return result
-    if pipeline.target_names:
-        return result | {"y": split.y.numpy(), "targets": np.array(pipeline.target_names)}
-    return result | {"y": split.y.numpy(), "classes": np.array(run_config.classes)}
+    return {"embedding": vectors.numpy(), **identify_series(split), **describe_targets(pipeline, split)}
 
 
 def open_run(
@@ -374,7 +378,7 @@ def _load_split(
             assert isinstance(other_split, SeriesDataset)
             pipeline.set_channels(*compute_mean_std(other_split.x))
         else:
-            _warn_of_other_scale(pipeline, run_config, other_split, data)
+            warn_of_other_scale(pipeline, run_config, _get_samples(other_split), data)
         return data, other_split
     run_data = _load_run_data(run_config, data_root, label_column)
     if run_data.test is None:
@@ -385,17 +389,10 @@ def _load_split(
     return str(run_config.component("data")), run_data.test
 
 
-def _warn_of_other_scale(pipeline: Pipeline, run_config: RunConfig, split: Split, name: str) -> None:
-    """Warn if data have another level or scale than those that the run standardizes by."""
-    if run_config.options("data")["standardize"] == "none":  # then the run has no statistics
-        return
+def _get_samples(split: Split) -> Tensor | LazyArray:
+    """Return the samples [N, C, T] of a split that was read from a file, or those of its table."""
     assert isinstance(split, SeriesDataset | WindowDataset)
-    x = split.table[None] if isinstance(split, WindowDataset) else split.x
-    mean, std = pipeline.mean[:, 0].cpu(), pipeline.std[:, 0].cpu()
-    offset = None if pipeline.offset is None else pipeline.offset.numpy()
-    if difference := describe_other_scale(x, run_config.channels, mean, std, offset):
-        note = f"{name}: {difference} of {run_config.run_dir}; if the units differ, convert the data"
-        warnings.warn(note, DataChangedWarning, stacklevel=3)
+    return split.table[None] if isinstance(split, WindowDataset) else split.x
 
 
 def _get_data_options(run_config: RunConfig, label_column: str | None = None) -> tuple[ColumnRoles, bool]:

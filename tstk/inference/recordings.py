@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,11 +20,12 @@ from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.data_module import compute_mean_std
 from tstk.data.identity import locate_run_data
-from tstk.data.lazy_array import iter_chunks
-from tstk.data.load import read_splits
+from tstk.data.lazy_array import LazyArray, iter_chunks
+from tstk.data.load import read_run_splits, read_splits
 from tstk.data.precision import compute_offset, subtract_offset
+from tstk.data.scale import describe_other_scale
 from tstk.data.windowing import resolve_split_boundaries
-from tstk.errors import DataError, OptionError
+from tstk.errors import DataChangedWarning, DataError, OptionError
 
 SplitName = Literal["all", "train", "test"]
 
@@ -88,9 +90,31 @@ def load_recordings(
     if data is None:
         container, first_row = _read_split(run_config, data_root, split)
     else:
-        splits = read_splits(data, data_root)
+        config = DataConfig(**run_config.options("data"))
+        splits = read_splits(data, data_root, config.roles.for_other_data())
         container, first_row = splits.get("test", next(iter(splits.values()))), 0
-    return build_recordings(pipeline, container, run_config.input_schema, first_row)
+    recordings = build_recordings(pipeline, container, run_config.input_schema, first_row)
+    if data is not None and not run_config.split_channels:
+        warn_of_other_scale(pipeline, run_config, recordings.x, data)
+    return recordings
+
+
+def warn_of_other_scale(pipeline: Pipeline, run_config: RunConfig, x: Tensor | LazyArray, name: str) -> None:
+    """Warn if samples have another level or scale than those that the run standardizes by.
+
+    Args:
+        pipeline: that of the run
+        run_config: config of the run
+        x: [N, C, T] samples, less the offset of the run
+        name: of the data, for the message
+    """
+    if run_config.options("data")["standardize"] == "none":  # then the run has no statistics
+        return
+    mean, std = pipeline.mean[:, 0].cpu(), pipeline.std[:, 0].cpu()
+    offset = None if pipeline.offset is None else pipeline.offset.numpy()
+    if difference := describe_other_scale(x, run_config.channels, mean, std, offset):
+        note = f"{name}: {difference} of {run_config.run_dir}; if the units differ, convert the data"
+        warnings.warn(note, DataChangedWarning, stacklevel=3)
 
 
 def build_recordings(
@@ -135,16 +159,13 @@ def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) 
     """Return a part of the data that a run was trained on, and the row at which it begins."""
     options = locate_run_data(run_config, data_root)
     name, config = options.pop("use"), DataConfig(**options)
-    other = {"train": config.train_data, "test": config.test_data}.get(split)
-    if other is not None and other != "test":
-        name = other
     if "," in name or name == SYNTHETIC:
         raise DataError(f"{name}: the data of this run are not those of one file; give other data with --data")
-    splits = read_splits(name, config.data_root, config.roles)
+    splits = read_run_splits(name, config)
     if split == "test" and "test" in splits:
         return splits["test"], 0
     container = splits.get("test", next(iter(splits.values()))) if split == "all" else next(iter(splits.values()))
-    if split == "all" or other is not None:
+    if split == "all":
         return container, 0
     if not isinstance(container, Table):
         if split == "test":

@@ -16,7 +16,7 @@ from tstk.core.types import Series
 from tstk.data.datasets import name_series
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
-from tstk.inference.predict import Arrays, identify_series, open_run
+from tstk.inference.predict import Arrays, describe_targets, identify_series, open_run
 
 
 def tokenize(
@@ -38,8 +38,7 @@ def tokenize(
 
     Returns:
         "codes" [N, C, n] int32, -1 where nothing was observed (C is 1 if a code covers all channels), "codebook"
-        [K, D], "row", "id" and "group" as from `identify_series`, and if the series are labelled "y" [N] class index
-        and "classes" names
+        [K, D], "row", "id" and "group" as from `identify_series`, and "y" and its names as from `describe_targets`
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -55,8 +54,8 @@ def tokenize(
             bad_rows.append(find_bad_rows(series, None, pipeline.mean, pipeline.std))
     source = data or str(run_config.component("data"))
     check_rows(bad_rows, pipeline, source, "codes", partial(name_series, split))
-    result: Arrays = {"codes": torch.cat(codes).numpy(), "codebook": codebook, **identify_series(split)}
-    return result if split.y is None else result | {"y": split.y.numpy(), "classes": np.array(run_config.classes)}
+    arrays = {"codes": torch.cat(codes).numpy(), "codebook": codebook}
+    return arrays | identify_series(split) | describe_targets(pipeline, split)
 
 
 def compute_codes(pipeline: Pipeline, series: Series) -> Tensor:

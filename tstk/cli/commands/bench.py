@@ -18,7 +18,7 @@ from tstk.cli.output import echo, format_examples, make_console, print_note, pri
 from tstk.config.resolve import Config, parse_overrides
 from tstk.config.toml import read_toml
 from tstk.errors import OptionError, TstkError, did_you_mean, escape_control_characters
-from tstk.evaluation.formatting import format_number
+from tstk.evaluation.formatting import find_main_metric, format_number
 
 if TYPE_CHECKING:
     from tstk.benchmarking.suite import Cell, ConfigFactory, Method
@@ -58,7 +58,9 @@ METHOD_NAME_PATTERN = re.compile(r"\w[\w.+=-]*")
     "--common", metavar="FLAGS", help="flags of tstk train for every method; a method's own flags override them"
 )
 @rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
-@rich_click.option("--score", metavar="NAME", help="metric to compare; if not given, accuracy, or mse for forecasting")
+@rich_click.option(
+    "--score", metavar="NAME", help="metric to compare; if not given, the main metric of the task, such as accuracy"
+)
 @rich_click.option(
     "--test",
     type=click.Choice(["nemenyi", "holm"]),
@@ -307,11 +309,12 @@ class _Progress:
             self.bar.update(self.task, total=total, completed=position - 1, description=label)
             return
         self.bar.update(self.task, total=total, completed=position, description=label)
-        scores = {k: v for k, v in cell.result.get("scores", {}).items() if k in ("accuracy", "mse")}
-        outcome = (
-            cell.error.replace("\n", "; ")
-            or ", ".join(f"{k} {format_number(v)}" for k, v in scores.items()) + f", {cell.result['seconds']:g} s"
-        )
+        outcome = cell.error.replace("\n", "; ")
+        if not outcome:
+            scores = cell.result.get("scores", {})
+            metric = find_main_metric(scores)
+            parts = [] if metric is None else [f"{metric} {format_number(scores[metric])}"]
+            outcome = ", ".join([*parts, f"{cell.result['seconds']:g} s"])
         print_note(f"{position}/{total} {label}: {'failed: ' if cell.error else ''}{outcome}")
         for line in cell.result.get("notes", []):
             print_note(f"note: {line}")

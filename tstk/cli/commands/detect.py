@@ -12,6 +12,7 @@ from tstk.cli.completion import complete_data_sets, complete_runs
 from tstk.cli.files import add_force_option, validate_output_path, write_csv, write_npz
 from tstk.cli.output import echo, format_examples, print_json, print_note, print_table
 from tstk.cli.run_options import RunCommand
+from tstk.errors import OptionError
 from tstk.evaluation.formatting import format_number
 from tstk.files import write_bytes
 
@@ -49,10 +50,8 @@ MAX_EVENTS = 10
 @rich_click.option(
     "--quantile",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.99,
-    show_default=True,
     metavar="float",
-    help="threshold: quantile of the scores of the training data",
+    help="threshold: quantile of the scores of the training data; 0.99 if not given",
 )
 @rich_click.option("--threshold", type=float, metavar="float", help="threshold of your own, instead of --quantile")
 @rich_click.option(
@@ -84,7 +83,7 @@ def command(
     data: str | None,
     data_root: str | None,
     method: str | None,
-    quantile: float,
+    quantile: float | None,
     threshold: float | None,
     sample_labels: str | None,
     out: str,
@@ -107,6 +106,8 @@ def command(
     aware of ranges (VUS-ROC, VUS-PR) are printed, beside simple baselines: the deviation from a moving mean, the
     difference from the last value, and the matrix profile, if stumpy is installed.
     """
+    if threshold is not None and quantile is not None:
+        raise OptionError(f"--quantile {quantile:g} has no effect with --threshold {threshold:g}; remove it")
     path = validate_output_path(out, (".csv", ".npz"), force)
     events_path = None if events is None else validate_output_path(events, (".csv",), force)
     plot_path = None if plot is None else validate_output_path(plot, (".png",), force)
@@ -117,7 +118,7 @@ def command(
         data,
         data_root=data_root,
         method=method,
-        quantile=quantile,
+        quantile=0.99 if quantile is None else quantile,
         threshold=threshold,
         stride=stride,
         batch_size=batch_size,

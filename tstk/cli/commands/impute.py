@@ -32,9 +32,7 @@ SUFFIXES = (".csv", ".npz", ".parquet")
 @rich_click.option(
     "--score", is_flag=True, help="hide 10, 25 and 50 % of the observed samples and print the errors at them"
 )
-@rich_click.option(
-    "--seed", type=int, default=0, show_default=True, metavar="int", help="random seed: which samples --score hides"
-)
+@rich_click.option("--seed", type=int, metavar="int", help="random seed: which samples --score hides; 0 if not given")
 @rich_click.option(
     "--stride",
     type=click.IntRange(min=1),
@@ -57,7 +55,7 @@ def command(
     data_root: str | None,
     out: str | None,
     score: bool,
-    seed: int,
+    seed: int | None,
     stride: int | None,
     batch_size: int,
     force: bool,
@@ -76,10 +74,14 @@ def command(
     """
     if score == (out is not None):
         raise OptionError("give either --out FILE, to write filled data, or --score, to measure how well a run fills")
+    if score and force:
+        raise OptionError("--force has no effect with --score, which writes nothing; remove it")
+    if seed is not None and not score:
+        raise OptionError(f"--seed {seed} has no effect without --score; remove it")
     from tstk.inference.impute import impute, score_run, write_imputation
 
     if out is None:
-        result = score_run(run, data, data_root=data_root, stride=stride, batch_size=batch_size, seed=seed)
+        result = score_run(run, data, data_root=data_root, stride=stride, batch_size=batch_size, seed=seed or 0)
         _print_scores(result, json_)
         return
     path = validate_output_path(out, SUFFIXES, force)

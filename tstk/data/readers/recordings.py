@@ -119,6 +119,8 @@ def _assign_columns(path: Path, header: Sequence[str], roles: ColumnRoles) -> di
     by_option = {"label": roles.label, "group": roles.group, "id": roles.id, "targets": roles.targets}
     for role, value in by_option.items():
         names = value if isinstance(value, tuple) else () if value is None else (value,)
+        if role in roles.optional:
+            names = tuple(name for name in names if name in header)
         for name in names:
             if name not in header:
                 raise DataError(f"{path}: no column called {name!r} ({OPTIONS[role]}).{did_you_mean(name, header)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def _join_tables(tables: list[Table], source: str, note: str) -> Table:
         bare = next(table.source for table in tables if table.times is None)
         raise DataError(f"{bare}: has no times, and other files of {source} have them")
     values = np.concatenate([table.values for table in tables])
-    return Table(values, source, tables[0].channels, join_times(times, source) if times else None, note)
+    return Table(
+        values, source, tables[0].channels, join_times(times, source) if times else None, _join_notes(note, tables)
+    )
 
 
 def _join_series(parts: list[SeriesSet], source: str, note: str) -> SeriesSet:
@@ -69,13 +72,17 @@ def _join_series(parts: list[SeriesSet], source: str, note: str) -> SeriesSet:
             raise DataError(f"{missing[0]}: has no {name}, and other files of {source} have them")
         if not missing:
             joined[name] = np.concatenate(values) if name == "targets" else [v for value in values for v in value]
-    notes = dict.fromkeys([note, *(part.note for part in parts if part.note)])
     return SeriesSet(
         pad_series([series for part in parts for series in part.x], source),
         source,
         channels=parts[0].channels,
         classes=parts[0].classes if all(part.classes == parts[0].classes for part in parts) else (),
         target_names=parts[0].target_names,
-        note="; ".join(notes),
+        note=_join_notes(note, parts),
         **joined,
     )
+
+
+def _join_notes(note: str, parts: Sequence[SeriesSet | Table]) -> str:
+    """Return the notes of the parts after that on their order, each once."""
+    return "; ".join(dict.fromkeys([note, *(part.note for part in parts if part.note)]))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tstk.data.columns import ColumnRoles
-from tstk.data.containers import Samples, SeriesSet, pad_series, parse_floats, read_lines
+from tstk.data.containers import Samples, SeriesSet, normalize_labels, pad_series, parse_floats, read_lines
 from tstk.errors import DataError
 
 Header = dict[str, list[str]]
@@ -58,7 +58,7 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
         "train": SeriesSet(
             x,
             source,
-            last_cells if has_labels else None,
+            normalize_labels(last_cells) if has_labels else None,
             note=f"{path.name}: {'; '.join(notes)}" if notes else "",
             targets=targets,
             target_names=("target",) if has_targets else (),
