@@ -204,7 +204,8 @@ def _load_labelled_data(
             print_fn("the run was validated on its test split; the probe splits validation data off the training split")
         options["val_fraction"] = options["val_fraction"] or None  # the grid search needs held-out series
     else:
-        name, options = data, {key: run_options[key] for key in _KEPT_OPTIONS}
+        own = DataConfig(**run_options)  # a run that an earlier version wrote lacks the options that came after it
+        name, options = data, {key: getattr(own, key) for key in _KEPT_OPTIONS}
     options = {
         **options,
         "data_root": data_root or options.get("data_root") or run_options["data_root"],
