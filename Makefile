@@ -9,7 +9,7 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PLUGINS := $(patsubst %/pyproject.toml,--editable %,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: demo test test-quick test-lowest fuzz kills compile-kernels lint bench docs clean
+.PHONY: demo test test-quick test-lowest fuzz kills compile-kernels lint bench docs site clean
 
 demo: .venv/installed
 	$(BIN)/tstk train --encoder bert --head cot
@@ -77,6 +77,15 @@ constraints-lowest.txt: pyproject.toml constraints.txt .ci/lowest_versions.py | 
 
 docs: .venv/installed-for-tests
 	$(BIN)/python docs/generate.py
+
+# The pages of docs/ as a site in build/site; a link that leads nowhere fails.
+site: .venv-site/installed
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet
+
+.venv-site/installed: constraints.txt
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt mkdocs-material
+	touch $@
 
 clean:
 	rm -rf .venv .venv-lowest runs

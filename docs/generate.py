@@ -158,7 +158,7 @@ def render_components() -> str:
     for slot in SLOTS:
         lines += [
             f"- {slot}{'es' if slot == 'loss' else 's'}: "
-            + ", ".join(f"[`{e.name}`](#{slot}-{e.name})" for e in entries if e.kind == slot)
+            + ", ".join(f"[`{e.name}`](#{slot}-{e.name.replace('+', '')})" for e in entries if e.kind == slot)
         ]
     for entry in entries:
         lines += ["", *_render_component(entry)]
