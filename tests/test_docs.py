@@ -9,6 +9,7 @@ from shutil import copytree
 
 import pytest
 
+from tests.support.hub_server import use_hub
 from tstk.config.recipe import read_recipe
 from tstk.data.datasets import WindowDataset
 
@@ -62,10 +63,16 @@ def few_windows(monkeypatch):
     monkeypatch.setattr(WindowDataset, "__init__", init_with_larger_stride)
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path_factory):
+    with use_hub(monkeypatch, tmp_path_factory.mktemp("cache")) as hub:
+        yield hub
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_windows", "forget_components")
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
+def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch, request):
     from click.testing import CliRunner
 
     from tstk.cli import cli
@@ -74,6 +81,8 @@ def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch):
     if (ARCHIVE / "ucr").is_dir():
         monkeypatch.setenv("TSTK_DATA", str(ARCHIVE))
     blocks, absent, namespace = list(examples(page)), set(), {"__name__": "example"}
+    if page.name == "hub.md":
+        request.getfixturevalue("hub")
     if page.name == "your-data.md":
         copytree(YOUR_DATA, tmp_path, dirs_exist_ok=True)
     output = ""

@@ -20,12 +20,13 @@ from tstk.core.types import Spec
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.local import provide_components
 from tstk.plugins.registry import get_registry
+from tstk.report.hub import push
 from tstk.runs.build import build_component
 from tstk.runs.checkpoint import initialize_for_training, load
 from tstk.training.callbacks import Callback
 from tstk.training.runs import prepare_training, resume_run, train
 
-__all__ = ["build", "build_component", "fit", "list_components", "load", "resume"]
+__all__ = ["build", "build_component", "fit", "list_components", "load", "push", "resume"]
 
 logger = logging.getLogger("tstk")
 logger.addHandler(logging.NullHandler())

@@ -87,6 +87,23 @@ def test_nothing_in_a_run_leads_to_a_request_or_to_files_outside(runs, tmp_path,
     assert events == []
 
 
+@pytest.mark.parametrize("name", ["hf://who/run", "outside"])
+@pytest.mark.parametrize("words", [["eval"], ["train", "--steps", "1", "--init-from"]], ids=["eval", "train"])
+def test_a_run_that_names_another_run_as_its_encoder_leads_to_no_request(
+    run, tmp_path, events, monkeypatch, words, name
+):
+    monkeypatch.chdir(tmp_path)
+    copy = shutil.copytree(run, tmp_path / "run")
+    config = read_record(copy / "config.json")
+    config["config"]["encoder"]["use"] = str(tmp_path / name) if name == "outside" else name
+    config["init_from"] = {"encoder": name}
+    write_record(copy / "config.json", config)
+    for more in ([], ["--encoder", "bert", "--head", "linear"] if "train" in words else []):
+        result = CliRunner().invoke(cli, [*words, str(copy), *more], prog_name="tstk")
+        assert result.exit_code in (0, 2), result.output
+    assert events == []
+
+
 def test_the_events_of_a_source_that_is_followed_are_recorded(tmp_path, events):
     read_bert_config(str(tmp_path / "outside"))
     assert {event for event, _ in events} == {"open"}

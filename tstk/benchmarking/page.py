@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tstk.benchmarking.markdown import escape_markdown, format_code, format_code_block, format_table
 from tstk.benchmarking.ranking import draw_diagram, format_diagram
 from tstk.benchmarking.results import RESULTS_FILE, BenchmarkResult
 from tstk.files import write_json, write_text
+from tstk.report.markdown import escape_markdown, format_code, format_code_block, format_table
 
 
 def build_table(result: BenchmarkResult) -> tuple[list[str], list[list[str]]]:

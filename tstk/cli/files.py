@@ -47,13 +47,13 @@ def resolve_output_path(run: str, name: str, out: str | None, force: bool) -> Pa
         force: value of --force
 
     Raises:
-        OptionError: wrong suffix, or the run is part of an installed package and `out` is None
+        OptionError: wrong suffix, or the run is in the package or on the hub, and `out` is None
         FileError: the file exists and `force` is not set, or it cannot be written there
     """
     if out is not None:
         return validate_output_path(out, (Path(name).suffix,), force)
     if resolve_run_dir(run) != Path(run):
-        raise OptionError(f"{run} is part of an installed package, which is read-only; name the file with --out FILE")
+        raise OptionError(f"{run} is not in a folder of yours; name the file with --out FILE")
     check_new_file(Path(run, name), force=True)
     return Path(run, name)
 

@@ -116,7 +116,7 @@ class RunConfig:
         A trained run does not need them, and nothing in a run may lead to a request or to files outside it.
 
         Args:
-            run_dir: run directory, or the name of a run in the package, such as pretrained/small
+            run_dir: run directory, or a run in the package (pretrained/small) or on the hub (hf://owner/name)
             keep_source_folders: keep sources that are existing folders, such as the teacher of an unfinished training
 
         Raises:
@@ -306,7 +306,7 @@ class RunResult:
         """Read result.json.
 
         Args:
-            run_dir: run directory, or the name of a run in the package, such as pretrained/small
+            run_dir: run directory, or a run in the package (pretrained/small) or on the hub (hf://owner/name)
 
         Raises:
             CheckpointError: the run is not finished, or the file is damaged

@@ -123,9 +123,9 @@ def resolve_config(*layers: Layer) -> Config:
     stack = [(source, {k: _to_table(v, k, f"{source}: {k}") for k, v in tables.items()}) for source, tables in layers]
     config = Config({})
     run_dir = _get_option(stack, "pipeline", "init_from")
-    if run_dir is not None:
-        stack.insert(0, (f"run {run_dir}", _inherit_run(str(run_dir), stack, config)))
-    stack = [_expand_run_dirs(layer, config) for layer in stack]
+    inherited = [] if run_dir is None else [(f"run {run_dir}", _inherit_run(str(run_dir), stack, config))]
+    # only the user may name another run; a name in a run leads nowhere
+    stack = [*inherited, *(_expand_run_dirs(layer, config) for layer in stack)]
     stack.insert(0, ("default", _infer_components(stack)))
     for section in known:
         section_layers = [(source, tables[section]) for source, tables in stack if section in tables]

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 
+from tstk.config.hub import fetch_hub_run, is_hub_run
 from tstk.errors import CheckpointError, OptionError
 from tstk.plugins.registry import get_registry, is_same_component
 
@@ -29,20 +30,28 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
+PUBLIC_FILES = (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, METRICS_FILE)
+"""Files of a finished run, which are shared on the hub."""
 STATE_FOLDER = "last"
 STATE_FILE = "state.json"
 STATE_FILES = re.compile(r"(state\.json|step-\d+\.safetensors)(\.[0-9a-f]{8}\.part)?")
 """Names of the files in `last/`, and of what an interrupted write of them leaves."""
 TRACKER_FOLDERS = ("tensorboard", "wandb")
 """Folders of a run in which trackers write. A failed run leaves them, and a new run may be created beside them."""
-_RUN_FILES = re.compile("|".join(map(re.escape, (CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, RESULT_FILE))))
+_RUN_FILES = re.compile("|".join(map(re.escape, PUBLIC_FILES)))
 _PARTIAL_CONFIG = re.compile(r"config\.json\.[0-9a-f]{8}\.part")
 """All that a training leaves that is killed before it has written config.json."""
 
 
 def resolve_run_dir(run: str | Path) -> Path:
-    """Return the directory of a run: a path, or the name of a run in the package, such as pretrained/small."""
+    """Return the directory of a run: a path, a run in the package (pretrained/small), or on the hub (hf://owner/name).
+
+    Raises:
+        CheckpointError: a run on the hub is not there, or cannot be reached
+    """
     path = Path(run)
+    if is_hub_run(run):
+        return fetch_hub_run(run, PUBLIC_FILES)
     if not (path / CONFIG_FILE).is_file() and str(path) in list_shipped_runs():
         return Path(__file__).parents[1] / path
     return path
@@ -155,6 +164,8 @@ def check_new_run_dir(out: str | Path) -> Path:
         OptionError: it holds a run or other files, or is a file
     """
     run_dir = Path(out)
+    if is_hub_run(out):
+        raise OptionError(f"{out}: a run is trained into a folder; share it afterwards: tstk push RUN owner/name")
     if is_unfinished(run_dir):
         raise OptionError(
             f"{out} holds an unfinished run; continue with: tstk train --resume {quote(str(out))}, or choose another "

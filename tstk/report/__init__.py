@@ -61,12 +61,12 @@ def write_report(
         CheckpointError: the run cannot be loaded
         UnknownNameError: its data set is not found
         DataError: its data cannot be read
-        OptionError: the run is part of an installed package and `out` is None
+        OptionError: the run is in the package or on the hub, and `out` is None
         FileError: `out` exists, or cannot be written
         TstkError: matplotlib is not installed
     """
     if out is None and resolve_run_dir(run) != Path(run):
-        raise OptionError(f"{run} is part of an installed package, which is read-only; name the file with --out FILE")
+        raise OptionError(f"{run} is not in a folder of yours; name the file with --out FILE")
     path = Path(run, "report.html") if out is None else Path(out)
     replace = force or out is None
     if out is not None:

@@ -233,7 +233,7 @@ def load(run_dir: str | Path, **components: type | str) -> Pipeline:
     """Return the trained pipeline of a run, in eval mode, on the CPU.
 
     Args:
-        run_dir: its directory, or the name of a run in the package, such as pretrained/small
+        run_dir: its directory, or a run in the package (pretrained/small) or on the hub (hf://owner/name)
         components: the classes of components that belong to no plugin, or their import paths: `encoder=MyEncoder`
 
     Raises:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tstk.config.hub import is_hub_run
 from tstk.config.records import Calibration, ClassificationScores, RunConfig, RunResult, SelectedEpoch
 from tstk.config.resolve import Config
 from tstk.config.run_directory import (
@@ -180,6 +181,10 @@ def resume_run(
         DataError: the data have changed
     """
     start_time = time.time()
+    if is_hub_run(out):
+        raise CheckpointError(
+            f"--resume {out}: a run on the hub is finished; start from it: tstk train --init-from {out}"
+        )
     run_dir, is_main = resolve_run_dir(out), _is_main_process()
     if not is_main:
         print_fn, on_ready = lambda line: None, None

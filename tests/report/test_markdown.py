@@ -3,9 +3,9 @@
 import pytest
 
 from tstk.benchmarking import page
-from tstk.benchmarking.markdown import escape_markdown, format_code, format_code_block, format_table
 from tstk.benchmarking.page import write_results
 from tstk.benchmarking.results import Cell, compare_methods
+from tstk.report.markdown import escape_markdown, format_code, format_code_block, format_table
 
 NASTY = [
     "a|b<script>",
