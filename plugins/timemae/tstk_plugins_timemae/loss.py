@@ -14,9 +14,8 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tstk.core.interfaces import Decoder, Encoder, Loss
+from tstk.core.interfaces import BasePipeline, Decoder, Encoder, Loss
 from tstk.core.masking import POLICIES
-from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
@@ -90,7 +89,7 @@ class TimeMAE(Loss):
                 f"use --decoder.dim {self.spec.dim} or --decoder cross"
             )
 
-    def bind(self, pipeline: Pipeline) -> None:
+    def bind(self, pipeline: BasePipeline) -> None:
         """Create the teacher: a copy of the encoder that shares the parameters of its position embeddings."""
         self._student = [pipeline.encoder]
         shared = {id(p): p for p in find_pos_embed_parameters(pipeline.encoder)}
