@@ -11,8 +11,9 @@ import pytest
 from tstk.config.resolve import SECTIONS
 from tstk.errors import OptionError, TstkError
 from tstk.plugins.hooks import SLOTS
+from tstk.plugins.location import find_source_file
 from tstk.plugins.registry import get_registry
-from tstk.plugins.signature import Option, find_source_file, read_signature
+from tstk.plugins.signature import Option, read_signature
 
 TARGETS = {f"{e.kind} {e.name}": e.target for k in SLOTS for e in get_registry().list_entries(k)}
 TARGETS |= {f"[{name}]": target for name, target in SECTIONS.items()}
@@ -47,13 +48,14 @@ def test_types_are_those_of_the_imported_class(target):
         members = typing.get_args(hint) if union else (hint,)
         assert option.optional == (NoneType in members)
         (kind,) = [m for m in members if m is not NoneType]
+        if option.is_tuple:
+            kind = typing.get_args(kind)[0]
         if typing.get_origin(kind) is typing.Annotated:
             kind, *constraints = typing.get_args(kind)
-            assert option.bounds == tuple((type(c).__name__, *astuple(c)) for c in constraints)
+            names_entry = (("NameOf", option.entry_kind),)
+            assert tuple((type(c).__name__, *astuple(c)) for c in constraints) == (option.bounds or names_entry)
         if option.type == "choice":
             assert option.choices == typing.get_args(kind)
-        elif option.is_tuple:
-            assert typing.get_args(kind)[0].__name__ == option.type
         else:
             assert kind.__name__.lower() == option.type
 

@@ -28,6 +28,9 @@ _TRIAL_COMMANDS = {
     "probe": "tstk probe RUN --classifier NAME",
     "report": "tstk report RUN",
     "kernel": "tstk kernels",
+    "masking": "tstk train --loss masked --loss.policy NAME --dry-run",
+    "augmentation": "tstk train --augment NAME --steps 20",
+    "tracker": "tstk train --trackers NAME --steps 20",
 }
 
 

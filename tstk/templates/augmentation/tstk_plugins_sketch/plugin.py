@@ -1,0 +1,15 @@
+"""Entries of this plugin. Keep it to literals: this module is imported whenever entries are listed."""
+
+from tstk import Entry, hookimpl
+
+
+@hookimpl
+def tstk_entries():
+    """Yield the entries of this plugin."""
+    yield Entry(
+        "augmentation",
+        "sketch",
+        "tstk_plugins_sketch.augmentation:flip_sign",
+        "Negate series at random",
+        interface_version=1,
+    )
