@@ -1,0 +1,8 @@
+"""Entries of this plugin. Keep it to literals: this module is imported whenever entries are listed."""
+
+from tstk import hookimpl
+
+
+@hookimpl
+def tstk_entries():
+    """Yield the entries of this plugin."""
