@@ -1,6 +1,6 @@
 """Entries of this plugin. Keep it to literals: this module is imported whenever entries are listed."""
 
-from tstk import hookimpl
+from tstk import Entry, hookimpl
 
 
 @hookimpl
