@@ -9,9 +9,10 @@ from types import NoneType, UnionType
 import pytest
 
 from tstk.config.resolve import SECTIONS
-from tstk.errors import OptionError, TstkError
+from tstk.errors import OptionError, TstkError, UnknownNameError
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.location import find_source_file
+from tstk.plugins.ranges import MaskingName
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import Option, read_signature
 
@@ -313,3 +314,20 @@ def test_bases_are_followed_however_they_are_imported(text, tmp_path, monkeypatc
     signature = read_signature(f"kin.{name}:Mine")
     assert signature.class_attrs["consumes"] == "decoder"
     assert signature.options["share"].help == "of all"
+
+
+def test_an_option_that_names_an_entry_takes_no_other_name():
+    option = read_signature("tstk.builtin.losses.masked:Masked").options["policy"]
+    assert (option.type, option.entry_kind, option.type_label) == ("str", "masking", "NAME")
+    assert option.parse("tstk/block") == "tstk/block"
+    with pytest.raises(UnknownNameError, match=r"No masking is called 'blok'\. Did you mean 'block'"):
+        option.parse("blok")
+
+    class Mine:
+        def __init__(self, *, policies: tuple[MaskingName, ...] = ("random",)):
+            pass
+
+    inspected = read_signature(Mine).options["policies"]
+    assert (inspected.entry_kind, inspected.is_tuple, inspected.parse("tail,block")) == (
+        "masking", True, ("tail", "block"),
+    )  # fmt: skip
