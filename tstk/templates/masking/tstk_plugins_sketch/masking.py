@@ -13,4 +13,4 @@ def mask_earliest(tokens: Tokens, ratio: float, rng: SampleRNG) -> Tensor:
     """
     time = tokens.pos[..., 0].masked_fill(~tokens.valid, torch.inf)
     count = (tokens.valid.sum(1) * ratio).floor()
-    return time.argsort(1, stable=True).argsort(1) < count[:, None]
+    return time.argsort(dim=1, stable=True).argsort(1) < count[:, None]
