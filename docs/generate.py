@@ -29,7 +29,8 @@ import click
 import tstk
 from tstk import api, errors
 from tstk.cli.commands.show import format_default, suggest_command
-from tstk.core.interfaces import Slot
+from tstk.core.interfaces import BasePipeline, Slot
+from tstk.core.standardization import StandardizedModel
 from tstk.data.containers import SeriesSet, Table
 from tstk.plugins.hooks import SLOTS, Entry
 from tstk.plugins.registry import get_registry
@@ -46,7 +47,7 @@ PYTHON_SECTIONS: dict[str, tuple[Any, ...]] = {
     "Functions": (tstk.fit, tstk.resume, tstk.load, tstk.build, tstk.build_component, tstk.list_components),
     "Records": (tstk.Spec, tstk.Series, tstk.Tokens, tstk.StepOutput),
     "Slots": (Slot, tstk.Tokenizer, tstk.Encoder, tstk.Decoder, tstk.Head, tstk.Loss),
-    "Pipeline and random numbers": (tstk.Pipeline, tstk.SampleRNG),
+    "Pipeline and random numbers": (tstk.Pipeline, BasePipeline, StandardizedModel, tstk.SampleRNG),
     "Plugins": (tstk.Entry, tstk.Callback),
     "Data": (SeriesSet, Table),
     "Errors": tuple(e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, tstk.TstkError)),

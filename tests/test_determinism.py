@@ -112,6 +112,7 @@ def config(data, head="linear", **options):
     return resolve_config(("test", {"encoder": encoder, "head": head, "data": data, "train": train}))
 
 
+@pytest.mark.slow
 def test_the_option_holds_for_the_run_and_its_resumption_and_is_gone_afterwards(npz, tmp_path):
     before, run = settings(), tmp_path / "run"
     watch = Watch(stop=True)

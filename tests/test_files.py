@@ -80,7 +80,8 @@ def mode(path):
 # ------------------------------------------------------------------ whole or not at all
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
 def test_concurrent_and_killed_writers_lose_and_mix_nothing(tmp_path, seed):
     script = ROOT / "tests" / "support" / "write_concurrently.py"
     done = subprocess.run([sys.executable, script, tmp_path, str(seed)], capture_output=True, text=True, check=True)
@@ -93,6 +94,7 @@ def test_concurrent_and_killed_writers_lose_and_mix_nothing(tmp_path, seed):
     assert counts["after removal"] == ["target.bin"]
 
 
+@pytest.mark.slow
 def test_of_many_that_create_a_file_at_once_one_succeeds(tmp_path):
     path, ready = tmp_path / "out.csv", tmp_path / "ready"
     code = (

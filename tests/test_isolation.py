@@ -129,6 +129,7 @@ def test_a_failed_plugin_is_mentioned_only_where_it_is_the_reason(tmp_path):
     assert error.startswith("Error: there is no module 'bad_plugin.gone'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chosen", "seen"), [("none", False), ("bad", True), ("bad-plugin", True), ("timae", False)])
 def test_a_variable_chooses_plugins(chosen, seen, tmp_path):
     folder = package(tmp_path, FINE, PART)

@@ -6,9 +6,8 @@ is listed with the class or module that must not have it.
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 from tstk.config.resolve import SECTIONS
 from tstk.plugins.hooks import KINDS, SLOTS
@@ -20,6 +19,12 @@ TEMPLATES = ROOT / "tstk" / "templates"
 SOURCES = [
     path
     for path in [*sorted((ROOT / "tstk").rglob("*.py")), *sorted(ROOT.glob("plugins/*/tstk_plugins_*/**/*.py"))]
+    if TEMPLATES not in path.parents
+]
+MODULES = [
+    path
+    for folder in ("tstk", "plugins", "tests", "benchmarks", "docs")
+    for path in sorted((ROOT / folder).rglob("*.py"))
     if TEMPLATES not in path.parents
 ]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("plugins/*/*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -248,7 +253,7 @@ MAX_LINES = 5
 """Lines that a local with such a name may live."""
 
 
-def read_definitions(path):
+def read_definitions(path, tree):
     """(owners, name, line) of each definition of a module; owners are the class and its bases, or the module."""
 
     def walk(node, owners):
@@ -269,12 +274,12 @@ def read_definitions(path):
                 yield from walk(child, owners)
 
     yield ("module",), path.stem, 1
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), (path.stem,))
+    yield from walk(tree, (path.stem,))
 
 
-def find_old_names(path):
+def find_old_names(path, tree):
     """A line for each definition of a module that has an old name."""
-    for owners, name, line in read_definitions(path):
+    for owners, name, line in read_definitions(path, tree):
         for owner in owners:
             if new := OWNED_NAMES.get(owner, {}).get(name):
                 yield f"{path.name}:{line}: {owner}.{name}; the term is {new}"
@@ -282,9 +287,9 @@ def find_old_names(path):
             yield f"{path.name}:{line}: {name}; the term is {NAMES[name]}"
 
 
-def find_meaningless_names(path):
+def find_meaningless_names(path, tree):
     """A line for each function, and each local of more than `MAX_LINES` lines, that is a bare participle or pronoun."""
-    for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef):
             continue
         if function.name in MEANINGLESS_FUNCTIONS:
@@ -299,6 +304,23 @@ def find_meaningless_names(path):
                 yield f"{path.name}:{min(places)}: local {name}"
 
 
+def find_renaming_imports(path, tree):
+    """The imports of a module that give a name of the project another one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None) or node.names[0].name
+            if module.split(".")[0].startswith(("tstk", "tests", "benchmarks")):
+                names = [a for a in node.names if a.asname not in (None, a.name.split(".")[-1])]
+                yield from (f"{path.name}: from {module} import {a.name} as {a.asname}" for a in names)
+
+
+@cache
+def inspect_module(path):
+    """The old, meaningless and renaming names of a module, which is parsed once."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [list(find(path, tree)) for find in (find_old_names, find_meaningless_names, find_renaming_imports)]
+
+
 def find_old_terms(text):
     """Each old flag in a text, and each old name in its code spans, with the term that replaced it."""
     for flag, new in FLAGS.items():
@@ -310,16 +332,15 @@ def find_old_terms(text):
     yield from (f"`{span}`; the term is {terms[bare]}" for span in spans if (bare := span.removesuffix("()")) in terms)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_definition_has_an_old_name(path):
-    assert not list(find_old_names(path))
+def test_no_definition_has_an_old_name():
+    assert len(SOURCES) > 300
+    wrong = [line for path in SOURCES for line in inspect_module(path)[0]]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("folder", ["tstk", "plugins", "tests", "benchmarks", "docs"])
-def test_no_function_and_no_long_lived_local_is_a_bare_participle_or_pronoun(folder):
-    paths = [path for path in sorted((ROOT / folder).rglob("*.py")) if TEMPLATES not in path.parents]
-    assert paths
-    wrong = [line for path in paths for line in find_meaningless_names(path)]
+def test_no_function_and_no_long_lived_local_is_a_bare_participle_or_pronoun():
+    assert len(MODULES) > 500
+    wrong = [line for path in MODULES for line in inspect_module(path)[1]]
     assert not wrong, "\n".join(wrong)
 
 
@@ -334,25 +355,14 @@ def test_no_flag_option_or_registry_name_is_an_old_one():
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_page_shows_an_old_name(page):
-    assert not list(find_old_terms(page.read_text(encoding="utf-8")))
-
-
-def find_renaming_imports(path):
-    """The imports of a module that give a name of the project another one."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            module = getattr(node, "module", None) or node.names[0].name
-            if module.split(".")[0].startswith(("tstk", "tests", "benchmarks")):
-                names = [a for a in node.names if a.asname not in (None, a.name.split(".")[-1])]
-                yield from (f"{path.name}: from {module} import {a.name} as {a.asname}" for a in names)
+def test_no_page_shows_an_old_name():
+    assert len(PAGES) > 20
+    wrong = [f"{page.name}: {line}" for page in PAGES for line in find_old_terms(page.read_text(encoding="utf-8"))]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_at_most_two_imports_rename_names_of_the_project():
-    folders = ("tstk", "plugins", "tests", "benchmarks", "docs")
-    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py") if TEMPLATES not in path.parents]
-    renaming = [line for path in paths for line in find_renaming_imports(path)]
+    renaming = [line for path in MODULES for line in inspect_module(path)[2]]
     assert len(renaming) <= 2, "\n".join(renaming)
 
 
@@ -363,13 +373,14 @@ def test_an_old_name_that_comes_back_is_found(tmp_path):
         "class BERT(Encoder):\n    def place(self, draws):\n        pass\n\n\n"
         "def told():\n    found = []\n    found.append(1)\n    pass\n    pass\n    pass\n    return found\n"
     )
-    assert list(find_old_names(module)) == [
+    old, meaningless, _ = inspect_module(module)
+    assert old == [
         "records.py:2: Series.key; the term is sample_id",
         "records.py:7: Encoder.place; the term is pos_embed",
         "records.py:7: draws; the term is rng",
         "records.py:11: told; the term is describe",
     ]
-    assert list(find_meaningless_names(module)) == ["records.py:11: function told", "records.py:12: local found"]
+    assert meaningless == ["records.py:11: function told", "records.py:12: local found"]
     text = "Set `--accumulate 4`, see `Flow` and `Tokens.index`, not `--label-fraction` nor the index."
     assert list(find_old_terms(text)) == [
         "--accumulate; the term is --grad-accum-steps",

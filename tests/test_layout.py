@@ -1,6 +1,7 @@
 """The layout of the package; the order of its imports is checked by `lint-imports`."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import tstk
@@ -11,6 +12,12 @@ PACKAGE = Path(tstk.__file__).parent
 def test_at_most_six_modules_are_at_the_top():
     modules = sorted(path.name for path in PACKAGE.glob("*.py"))
     assert len(modules) <= 6, modules
+
+
+def test_no_import_is_exempt_from_the_contracts():
+    contracts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    assert len(contracts["contracts"]) >= 4
+    assert [c["name"] for c in contracts["contracts"] if c.get("ignore_imports")] == []
 
 
 def list_functions(folder):

@@ -156,6 +156,7 @@ def check(encoder, head):
         assert result.uses_order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "head"), [("transformer", "linear"), ("bert", "cot"), ("identity", "linear")])
 def test_the_default_classifiers_solve_a_task_that_depends_on_order_alone(encoder, head):
     check(encoder, head)

@@ -144,6 +144,7 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch, 
     assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
+@pytest.mark.slow
 def test_ten_more_plugins_cost_their_light_modules_and_nothing_else(tmp_path):
     light = "from tstk import Entry, hookimpl\n\n@hookimpl\ndef tstk_entries():\n"
     for name in (f"dummy{i}" for i in range(10)):

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from tstk.config.records import RunResult
     from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Tokenizer
     from tstk.core.pipeline import Pipeline
-    from tstk.core.prediction import Prediction
     from tstk.core.rng import SampleRNG
-    from tstk.core.task import Task
+    from tstk.core.task import Prediction, Task
     from tstk.core.types import Series, Spec, StepOutput, Tokens
     from tstk.plugins.local import register
     from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Ratio
@@ -32,9 +31,8 @@ _LAZY_IMPORTS = {
     "tstk.config.records": ("RunResult",),
     "tstk.core.interfaces": ("Decoder", "Encoder", "Head", "Loss", "Tokenizer"),
     "tstk.core.pipeline": ("Pipeline",),
-    "tstk.core.prediction": ("Prediction",),
     "tstk.core.rng": ("SampleRNG",),
-    "tstk.core.task": ("Task",),
+    "tstk.core.task": ("Prediction", "Task"),
     "tstk.core.types": ("Series", "Spec", "StepOutput", "Tokens"),
     "tstk.plugins.local": ("register",),
     "tstk.plugins.ranges": ("Fraction", "NonNegativeFloat", "PositiveFloat", "PositiveInt", "Ratio"),

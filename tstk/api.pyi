@@ -273,9 +273,9 @@ def fit(
         grad_accum_steps: batches per optimizer step
         sampling: all, every series once per pass; balanced, all classes equally often
         crop: length of a random crop of each training series, drawn anew in each step; none keeps the series whole
-        augment: augmentations of training series, as NAME or NAME=STRENGTH: jitter (0.03), scaling (0.1),
-            permutation (4), time-warp (0.2), with default strengths; off: none; auto: scaling, jitter=0.05 and
-            time-warp for a classifier with at most 500 training series, else none
+        augment: augmentations of training series (tstk list augmentations), as NAME or NAME=STRENGTH: jitter
+            (0.03), scaling (0.1), permutation (4), time-warp (0.2), with default strengths; off: none; auto:
+            scaling, jitter=0.05 and time-warp for a classifier with at most 500 training series, else none
         mixup: mix each labelled series with another of its batch, with a weight drawn from Beta(mixup, mixup)
             (Zhang et al. 2018); 0 for none
         gradient_checkpointing: recompute the activations of Transformer blocks in the backward pass: less memory, a
@@ -298,7 +298,8 @@ def fit(
         threads: CPU threads; none leaves the number to torch
         deterministic: use only deterministic operations, and raise an error for others; slower on a GPU; not needed
             on a CPU, where seeded runs repeat without it
-        trackers: experiment trackers to log to: tensorboard, wandb, mlflow; each must be installed
+        trackers: experiment trackers to log to: tensorboard, wandb, mlflow, or that of a plugin; each must be
+            installed
         component_options: options of components, with two underscores for a dot: `encoder__depth=4`
     """
 

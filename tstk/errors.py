@@ -82,8 +82,8 @@ def compute_edit_distance(a: str, b: str) -> int:
     return rows[-1][-1]
 
 
-def get_close_matches(name: str, candidates: Iterable[str], max_matches: int = 3) -> list[str]:
-    """Return the candidates most similar to a misspelt name, best first, ignoring case."""
+def get_close_matches(name: str, candidates: Iterable[str]) -> list[str]:
+    """Return the three candidates most similar to a misspelt name, best first, ignoring case."""
     low = name.lower()
     ranked = []
     for other in dict.fromkeys(candidates):
@@ -93,7 +93,7 @@ def get_close_matches(name: str, candidates: Iterable[str], max_matches: int = 3
             ranked.append((distance, -prefix, other))
         elif prefix == len(low) >= 3:
             ranked.append((len(other), -prefix, other))
-    return [other for *_, other in sorted(ranked)[:max_matches]]
+    return [other for *_, other in sorted(ranked)[:3]]
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

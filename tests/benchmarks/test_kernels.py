@@ -133,6 +133,7 @@ def raise_unavailable(*inputs):
     raise ContenderUnavailableError("not installed here")
 
 
+@pytest.mark.slow
 def test_a_wrong_contender_is_refused_by_the_check_and_never_timed():
     calls = []
     wrong = make_contender(lambda x: calls.append(1) or 2.001 * x)
@@ -229,6 +230,7 @@ def test_a_run_of_the_same_name_is_resumed_and_another_name_replaces_it(tmp_path
     assert (page["run"], len(page["tables"])) == ("two", 1)
 
 
+@pytest.mark.slow
 def test_a_run_is_of_one_commit(tmp_path):
     case = make_doubling_case({"ours": make_contender(lambda x: 2 * x)})
     Results(tmp_path, run="one").add(measure(case, 0.02))
@@ -282,6 +284,7 @@ def test_the_page_refuses_unchecked_rows_and_two_runs_on_one_device(tmp_path):
         read_results([tmp_path / "cpu"])
 
 
+@pytest.mark.slow
 def test_every_mark_of_the_page_has_an_operation():
     marks = set(MARK.findall(PAGE.read_text()))
     operations = {

@@ -209,7 +209,7 @@ def test_an_unobserved_future_contributes_no_loss():
 
 
 @pytest.mark.parametrize("num_masks", [1, 3])
-@pytest.mark.parametrize("policy", ["random", "block", "tail", "column", "per_batch"])
+@pytest.mark.parametrize("policy", ["random", "block", "tail", "column", "per-batch"])
 def test_masked_counts_only_hidden_observed_samples(build, labelled_spec, ragged, policy, num_masks):
     series = ragged()
     loss = {"use": "masked", "ratio": 0.5, "policy": policy, "num_masks": num_masks}

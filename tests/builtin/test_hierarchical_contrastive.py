@@ -131,6 +131,7 @@ def test_gradients_are_finite_and_reach_only_tokens_that_both_views_have():
     assert values.grad[both].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", ["mixed", "independent"])
 def test_a_few_steps_of_training_lower_both_losses(pipelines, channels):
     options = {"use": "hierarchical-contrastive", "crop": 0.3, "hide": 0.1}

@@ -63,6 +63,7 @@ def test_a_class_in_a_file_is_trained_scored_and_tuned(tstk, npz, file, forget):
     assert "encoder from a: 136 parameters" in tuned.stderr
 
 
+@pytest.mark.slow
 def test_a_run_whose_class_has_changed_says_so_and_an_unfinished_one_is_resumed(tstk, npz, file, forget):
     words = ["--data", npz, "--tokenizer.dim", 16, "--steps", 2, "--device", "cpu", "--quiet"]
     assert tstk("train", "--head", "mine.py:Wide", *words, "--out", "a").exit_code == 0

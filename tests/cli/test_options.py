@@ -26,6 +26,7 @@ def test_help_names_every_component_and_every_option_of_the_sections(tstk):
     assert "Examples:" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slot", "name"), [(s, n) for s in SLOTS for n in get_registry().list_names(s)])
 def test_naming_a_component_shows_all_its_options_with_their_help(tstk, slot, name):
     result = tstk("train", f"--{slot}={name}", "--help")

@@ -117,6 +117,7 @@ def binary(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_calibrated_run_keeps_its_temperature_and_says_what_it_changed(tstk, binary):
     kept = json.loads((binary / "result.json").read_text())["calibration"]
     scored = json.loads(tstk("eval", binary, "--json").stdout)["calibration"]
@@ -178,6 +179,7 @@ def test_eval_shows_a_trivial_answer_beside_the_scores(tstk, run, forecaster):
     assert "last value" in tstk("eval", forecaster).stdout
 
 
+@pytest.mark.slow
 def test_eval_says_whether_the_model_uses_the_order_of_tokens(tstk, run):
     plain, first, second = (
         json.loads(tstk("eval", run, *m, "--json").stdout) for m in ([], *[["--shuffle-tokens"]] * 2)

@@ -71,6 +71,7 @@ def test_a_dry_run_shows_shapes_and_writes_nothing(tstk, npz, small, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_how_large_positions_are_beside_tokens(tstk, npz, small):
     words = ["train", "--data", npz, *small, "--head", "cot", "--dry-run"]
     ratio = json.loads(tstk(*words, "--json").stdout)["pos_embed_ratio"]
@@ -160,9 +161,8 @@ def test_an_unwritable_place_is_one_line(refused, tmp_path, npz, small):
     assert "file/run: Not a directory" in refused("train", "--data", npz, *small, "--out", "file/run")
 
 
-@pytest.mark.parametrize(
-    "number", ["SIGINT", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGHUP", "SIGUSR1"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 @pytest.mark.usefixtures("hangup")
 def test_an_interrupted_run_prints_how_to_resume_and_resumes(tstk, npz, small, monkeypatch, number):
     from tstk.cli.progress import ProgressLines

@@ -40,6 +40,7 @@ def train_or_resume(config, run, stage):
     return train_or_resume(config, run)
 
 
+@pytest.mark.slow
 def test_stages_run_in_order_and_start_from_each_other(recipe, tmp_path):
     shared = ("flag", {"train": {"steps": 1}})
     results = run_recipe(recipe, tmp_path / "out", train_or_resume, overrides=shared)

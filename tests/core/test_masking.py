@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from tstk.core.masking import POLICIES
+from tstk.core.masking import get_masking_policy
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Tokens
+from tstk.plugins.registry import get_registry
 
-every = pytest.mark.parametrize("policy", POLICIES)
+every = pytest.mark.parametrize("policy", [e.name for e in get_registry().list_entries("masking") if e.dist == "tstk"])
 RATIOS = [0.0, 0.1, 0.3, 0.5, 0.6, 0.75, 0.9, 1.0]
 COLUMNS, SCALES = 15, 2
 
@@ -23,7 +24,7 @@ def tokens_of(batch=6, seed=0, share=0.8, rows=None):
 
 def hide(policy, tokens, ratio, keys=None, step=1, seed=0):
     keys = torch.arange(len(tokens.valid)) if keys is None else keys
-    return POLICIES[policy](tokens, ratio, SampleRNG(seed, step, keys))
+    return get_masking_policy(policy)(tokens, ratio, SampleRNG(seed, step, keys))
 
 
 def count_masked(count, ratio):
@@ -82,7 +83,7 @@ def test_the_mask_of_a_sample_does_not_depend_on_padding(policy):
     assert torch.equal(hide(policy, tokens, 0.6)[:, :20], hide(policy, short, 0.6))
 
 
-@pytest.mark.parametrize("policy", ["random", "block", "column", "per_batch"])
+@pytest.mark.parametrize("policy", ["random", "block", "column", "per-batch"])
 def test_the_next_step_hides_others(policy):
     tokens = tokens_of(share=1.0)
     assert not torch.equal(hide(policy, tokens, 0.5), hide(policy, tokens, 0.5, step=2))
@@ -95,7 +96,7 @@ def test_rows_differ(policy):
 
 
 def test_per_batch_hides_the_same_slots_in_all_rows():
-    hidden = hide("per_batch", tokens_of(share=1.0), 0.5)
+    hidden = hide("per-batch", tokens_of(share=1.0), 0.5)
     assert (hidden == hidden[0]).all()
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tstk.core.prediction import Prediction
 from tstk.core.repr import ShortRepr
+from tstk.core.task import Prediction
 from tstk.core.types import Series, Spec
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.datasets import Conditioning, GeneratedDataset, RepeatDataset, SeriesDataset, WindowDataset

@@ -52,6 +52,7 @@ def tstk(*words):
     return result
 
 
+@pytest.mark.slow
 def test_a_run_scores_its_own_data_from_every_folder(trained, monkeypatch):
     monkeypatch.chdir(trained / "a")
     expected = score("run")["scores"]

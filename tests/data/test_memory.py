@@ -87,6 +87,7 @@ def test_a_generator_of_impossible_size_is_refused_by_name():
             DataConfig(**{option: 10**12})
 
 
+@pytest.mark.slow
 def test_splitting_by_very_many_groups_asks_for_memory_first(labelled, memory):
     y = np.arange(600)
     path = labelled(train=600, test=2, y_train=y, groups_train=y, y_test=y[:2])

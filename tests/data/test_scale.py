@@ -154,6 +154,7 @@ def test_a_table_of_another_scale_is_noted(tmp_path, csv):
         forecast(tmp_path / "run", str(tmp_path / "other.csv"))
 
 
+@pytest.mark.slow
 def test_starting_from_a_run_of_other_channels_or_scale_is_noted(trained, tmp_path):
     words = [*(word for word in WORDS if word != "--quiet"), "--head", "linear", "--init-from", trained / "run"]
 

@@ -48,6 +48,7 @@ def test_each_part_of_the_machine_is_reported_and_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value", "about", "said"),
     [
@@ -63,6 +64,7 @@ def test_a_setting_that_cannot_work_is_a_fault_with_a_remedy(monkeypatch, variab
     assert fault.remedy
 
 
+@pytest.mark.slow
 def test_a_requested_backend_that_is_unavailable_is_a_fault(monkeypatch):
     import tstk.kernels
 
@@ -70,6 +72,7 @@ def test_a_requested_backend_that_is_unavailable_is_a_fault(monkeypatch):
         assert "no backend 'nonsense'" in faults("kernels")[0].value
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_fault(monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(5000))
@@ -147,6 +150,7 @@ def test_a_plugin_that_fails_to_load_is_named_with_its_reason(tmp_path):
     assert "sick/__init__.py:1). pip install --force-reinstall sick" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "version", "about", "needs", "remedy"),
     [
@@ -176,6 +180,7 @@ def test_an_extra_that_is_not_installed_is_no_fault(monkeypatch):
     assert (line.remedy, "pip install 'tstk-core[hf]'" in line.value) == ("", True)
 
 
+@pytest.mark.slow
 def test_the_project_of_the_same_name_is_a_fault(monkeypatch):
     installed = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.3" if name == "tstk" else installed(name))
@@ -189,6 +194,7 @@ def test_every_variable_that_the_package_reads_is_known():
     assert set(re.findall(r"(?<!_)TSTK_([A-Z]+)", text)) == set(ENVIRONMENT_VARIABLES)
 
 
+@pytest.mark.slow
 def test_the_memory_that_may_be_taken_is_shown_and_a_wrong_size_is_a_fault(monkeypatch):
     monkeypatch.setenv("TSTK_MEMORY", "3G")
     assert any(f.value == "3.2 GB free" for f in run_diagnostics() if f.name == "memory")

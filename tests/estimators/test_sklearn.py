@@ -155,6 +155,7 @@ def test_a_component_may_be_a_class_that_clone_and_set_params_keep(forget_compon
     assert model.pipeline_.encoder.factor == 3.0
 
 
+@pytest.mark.slow
 def test_features_go_on_into_a_pipeline():
     from sklearn.linear_model import LogisticRegression
 

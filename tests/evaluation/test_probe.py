@@ -41,9 +41,8 @@ def find_row(result, weights="trained", share=1.0):
     return next(r for r in result["results"] if (r["weights"], r["label_fraction"]) == (weights, share))
 
 
-@pytest.mark.parametrize(
-    "classifier", ["knn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("linear", "svm"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("classifier", ["knn", "linear", "svm"])
 def test_random_features_already_separate_activities(pretrained, classifier):
     result = probe(pretrained, classifier=classifier, untrained=True)
     for weights in ("trained", "untrained"):

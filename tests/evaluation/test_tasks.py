@@ -94,6 +94,7 @@ def test_regression_learns_and_is_scored_beside_its_baselines(regression, files)
     assert other["baselines_skipped"].keys() == {"1-NN", "ridge"}
 
 
+@pytest.mark.slow
 def test_predicted_numbers_are_in_the_units_of_the_data(regression, files, tmp_path):
     arrays = predict(regression)
     expected = np.load(files / "numbers.npz")["targets_test"]
@@ -148,6 +149,7 @@ def test_several_labels_are_learned_and_scored_per_label(multilabel, tmp_path):
     assert {row["truth"] for row in rows} == {"", "high", "steep", "high;steep"}
 
 
+@pytest.mark.slow
 def test_balanced_labels_are_weighted_by_what_training_has(multilabel, files):
     y = np.load(files / "labels.npz")["y_train"]
     weights = tstk.load(multilabel).loss.pos_weight

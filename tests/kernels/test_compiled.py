@@ -96,6 +96,7 @@ def test_the_largest_programs_fit_every_gpu_and_take_what_the_stored_table_says(
         assert [row for row in rows if row | {"variant": ""} not in stored] == []
 
 
+@pytest.mark.slow
 def test_a_changed_table_or_kernel_makes_the_stored_result_stale(monkeypatch):
     from tstk.kernels.ricker_cwt import triton
 

@@ -12,6 +12,8 @@ pytest.importorskip("triton")
 from tstk.kernels import nearest_code
 from tstk.kernels.nearest_code import assignment_entropy, soft_assignment
 
+pytestmark = pytest.mark.slow  # Triton's interpreter
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -97,6 +97,7 @@ def test_a_gpu_that_is_too_old_or_not_nvidia_s_is_refused_with_what_it_has(monke
     assert why_triton_unavailable() == "its kernels are for NVIDIA GPUs"
 
 
+@pytest.mark.slow
 def test_a_compiled_call_asks_the_gpu_without_leaving_the_graph():
     call = torch.compile(lambda x: x + len(dispatch._why_gpu_unsupported(False, None)), fullgraph=True, backend="eager")
     assert call(torch.zeros(2)).tolist() == [len(dispatch._why_gpu_unsupported(False, None))] * 2

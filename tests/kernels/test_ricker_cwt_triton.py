@@ -13,6 +13,8 @@ pytest.importorskip("triton")
 from tstk.errors import IncompatibleError
 from tstk.kernels import ricker_cwt
 
+pytestmark = pytest.mark.slow  # Triton's interpreter
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

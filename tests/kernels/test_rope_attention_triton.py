@@ -17,6 +17,8 @@ from tstk.errors import IncompatibleError
 from tstk.kernels import rope_attention
 from tstk.kernels.rope_attention import triton
 
+pytestmark = pytest.mark.slow  # Triton's interpreter
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Of one query, of odd widths, of several tiles; and one that counts as long, as do all LONG ones in float32.
 SHAPES = [(1, 1, 1, 16), (2, 3, 5, 16), (2, 2, 26, 24), (2, 1, 75, 16), (2, 9, 20, 128)]

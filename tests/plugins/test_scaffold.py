@@ -96,6 +96,7 @@ def test_a_name_or_kind_that_cannot_be_is_refused(name, kind, message, tmp_path)
 
 def test_there_is_a_template_for_every_kind():
     assert {path.name for path in TEMPLATES.iterdir() if path.is_dir()} == {"all", *KINDS}
+    assert len(list(TEMPLATES.rglob("plugin.py"))) == 1  # its entries come from one table
 
 
 def test_what_is_there_is_never_overwritten(tmp_path):

@@ -9,10 +9,12 @@ from types import NoneType, UnionType
 import pytest
 
 from tstk.config.resolve import SECTIONS
-from tstk.errors import OptionError, TstkError
+from tstk.errors import OptionError, TstkError, UnknownNameError
 from tstk.plugins.hooks import SLOTS
+from tstk.plugins.location import find_source_file
+from tstk.plugins.ranges import MaskingName
 from tstk.plugins.registry import get_registry
-from tstk.plugins.signature import Option, find_source_file, read_signature
+from tstk.plugins.signature import Option, read_signature
 
 TARGETS = {f"{e.kind} {e.name}": e.target for k in SLOTS for e in get_registry().list_entries(k)}
 TARGETS |= {f"[{name}]": target for name, target in SECTIONS.items()}
@@ -47,13 +49,14 @@ def test_types_are_those_of_the_imported_class(target):
         members = typing.get_args(hint) if union else (hint,)
         assert option.optional == (NoneType in members)
         (kind,) = [m for m in members if m is not NoneType]
+        if option.is_tuple:
+            kind = typing.get_args(kind)[0]
         if typing.get_origin(kind) is typing.Annotated:
             kind, *constraints = typing.get_args(kind)
-            assert option.bounds == tuple((type(c).__name__, *astuple(c)) for c in constraints)
+            names_entry = (("NameOf", option.entry_kind),)
+            assert tuple((type(c).__name__, *astuple(c)) for c in constraints) == (option.bounds or names_entry)
         if option.type == "choice":
             assert option.choices == typing.get_args(kind)
-        elif option.is_tuple:
-            assert typing.get_args(kind)[0].__name__ == option.type
         else:
             assert kind.__name__.lower() == option.type
 
@@ -311,3 +314,20 @@ def test_bases_are_followed_however_they_are_imported(text, tmp_path, monkeypatc
     signature = read_signature(f"kin.{name}:Mine")
     assert signature.class_attrs["consumes"] == "decoder"
     assert signature.options["share"].help == "of all"
+
+
+def test_an_option_that_names_an_entry_takes_no_other_name():
+    option = read_signature("tstk.builtin.losses.masked:Masked").options["policy"]
+    assert (option.type, option.entry_kind, option.type_label) == ("str", "masking", "NAME")
+    assert option.parse("tstk/block") == "tstk/block"
+    with pytest.raises(UnknownNameError, match=r"No masking is called 'blok'\. Did you mean 'block'"):
+        option.parse("blok")
+
+    class Mine:
+        def __init__(self, *, policies: tuple[MaskingName, ...] = ("random",)):
+            pass
+
+    inspected = read_signature(Mine).options["policies"]
+    assert (inspected.entry_kind, inspected.is_tuple, inspected.parse("tail,block")) == (
+        "masking", True, ("tail", "block"),
+    )  # fmt: skip

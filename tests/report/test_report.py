@@ -87,6 +87,7 @@ def forecaster(csv, tmp_path_factory):
     return train_classifier(tmp_path_factory.mktemp("runs") / "forecaster", head="forecast", data=data)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_reported_with_its_confusion_matrix_and_classes(run, tmp_path):
     page = read(run, tmp_path)
     wanted = ["Training", "Classes, test split", "Embeddings, test split", "Config", "Reproduce"]
@@ -98,6 +99,7 @@ def test_a_classifier_is_reported_with_its_confusion_matrix_and_classes(run, tmp
     assert re.search(r"Temporal order, 12 series: accuracy .* with tokens shuffled in time .*the model \w+", page.text)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_reported_with_intervals_and_the_curves_of_its_probabilities(run, tmp_path):
     page = read(run, tmp_path)
     result = json.loads((run / "result.json").read_text())["classification"]

@@ -109,6 +109,7 @@ def test_the_events_of_a_source_that_is_followed_are_recorded(tmp_path, events):
     assert {event for event, _ in events} == {"open"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["detr", "gpt2"])
 def test_a_configuration_of_another_model_is_refused_before_it_is_built(runs, tmp_path, events, model_type):
     run = shutil.copytree(runs / "hf", tmp_path / "run")

@@ -150,6 +150,7 @@ def test_what_training_goes_on_from_is_json_and_safetensors_and_goes_when_it_is_
     assert_refused(stopped_run, "this run is finished; start another from its weights: tstk train --init-from")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0, 100, -100])
 def test_tensors_that_are_truncated_are_refused(stopped_run, keep):
     path = tensors(stopped_run)
@@ -165,12 +166,14 @@ def test_a_state_that_points_to_nothing_is_refused(stopped_run):
     assert_refused(stopped_run, "which does not exist; remove")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": "x", "tensors": 3}'])
 def test_a_state_that_is_damaged_is_refused(stopped_run, text):
     (stopped_run / "last" / "state.json").write_text(text)
     assert_refused(stopped_run, "state.json was not written by tstk" if '"format"' in text else "state.json is damaged")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "facts",
     [{"callbacks": 3}, {"step": None}, {"epoch": "x"}, {"metric_tracker": {"sums": 1}}, {"seconds": []}],
@@ -232,6 +235,7 @@ def test_data_that_changed_since_are_refused(npz, tmp_path):
     assert_refused(run, "has changed since this run was started: length was 20 and is 18", DataError)
 
 
+@pytest.mark.slow
 def test_data_that_moved_are_found_by_name_when_a_run_is_resumed(npz, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     data = shutil.copy(npz, tmp_path / "mine.npz")
@@ -256,6 +260,7 @@ def test_a_changed_bit_of_what_training_goes_on_from_is_refused(stopped_run, nam
     assert_refused(stopped_run, f"remove {stopped_run / 'last'} to start this run again")
 
 
+@pytest.mark.slow
 def test_metrics_that_were_lost_are_refused_and_rows_that_came_later_are_cut_off(stopped_run):
     path = stopped_run / "metrics.jsonl"
     kept = path.read_bytes()
@@ -294,6 +299,7 @@ def test_saving_takes_no_more_than_its_share_of_the_time(tmp_path, monkeypatch):
     assert resume_store.is_due(0)
 
 
+@pytest.mark.slow
 def test_other_versions_are_reported(stopped_run):
     edit_config(stopped_run, versions=read_record(stopped_run / "config.json")["versions"] | {"torch": "1.0"})
     notes = []
@@ -344,6 +350,7 @@ def test_a_run_that_another_process_trains_is_refused(npz, tmp_path):
     assert len(rows(run)) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_finishes_before_the_lock_is_taken_is_not_trained_again(
     stopped_run, tmp_path, monkeypatch
 ):
@@ -373,6 +380,7 @@ def test_a_run_of_a_stranger_cannot_have_files_changed_that_its_links_point_to(s
     assert {path: path.read_bytes() for path in (victim, *victim.glob("*")) if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_state_that_a_kill_left_in_a_finished_run_is_removed_when_the_run_is_resumed(stopped_run):
     shutil.copytree(stopped_run / "last", stopped_run / "copy")
     resume_run(stopped_run)
@@ -426,6 +434,7 @@ def test_trainings_that_start_at_once_without_a_name_get_a_directory_each(npz, t
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["step-", "state.json", "metrics.jsonl"])
 def test_a_full_disk_loses_nothing_and_is_reported_in_one_line(npz, tmp_path, monkeypatch, where):
     run = train_and_interrupt(npz, tmp_path / "run", step=5)

@@ -21,6 +21,9 @@ PosthocTest = Literal["nemenyi", "holm"]
 _AXIS_WIDTH = 41
 """Width of the rank axis of the text diagram, in characters."""
 
+ALPHA = 0.05
+"""Significance level."""
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -31,7 +34,6 @@ class Ranking:
         ranks: mean rank of each method, 1 is best
         num_datasets: number of data sets ranked
         test: post-hoc test
-        alpha: significance level
         friedman_p: p-value of Friedman's test; None with two methods or fewer than two data sets
         critical_distance: critical difference of mean ranks (Nemenyi); None for Holm
         groups: first and last place of each maximal group of methods without a significant difference
@@ -42,7 +44,6 @@ class Ranking:
     ranks: tuple[float, ...]
     num_datasets: int
     test: PosthocTest
-    alpha: float
     friedman_p: float | None
     critical_distance: float | None
     groups: tuple[tuple[int, int], ...]
@@ -54,7 +55,7 @@ class Ranking:
             "ranks": dict(zip(self.names, self.ranks, strict=True)),
             "sets": self.num_datasets,
             "test": self.test,
-            "level": self.alpha,
+            "level": ALPHA,
             "friedman_p": self.friedman_p,
             "critical_distance": self.critical_distance,
             "not_told_apart": [list(self.names[a : b + 1]) for a, b in self.groups],
@@ -62,7 +63,7 @@ class Ranking:
         }
 
 
-def rank_methods(names: list[str], scores: NDArray[Any], test: PosthocTest = "nemenyi", alpha: float = 0.05) -> Ranking:
+def rank_methods(names: list[str], scores: NDArray[Any], test: PosthocTest = "nemenyi") -> Ranking:
     """Rank methods over data sets.
 
     Args:
@@ -70,7 +71,6 @@ def rank_methods(names: list[str], scores: NDArray[Any], test: PosthocTest = "ne
         scores: [data sets, M], higher is better; ties share the mean rank
         test: nemenyi (critical difference of mean ranks) or holm (pairwise Wilcoxon signed-rank tests with Holm's
             correction)
-        alpha: significance level
     """
     from scipy.stats import friedmanchisquare, rankdata
 
@@ -81,12 +81,12 @@ def rank_methods(names: list[str], scores: NDArray[Any], test: PosthocTest = "ne
     if num_methods > 2 and num_datasets > 1:
         friedman_p = 1.0 if is_constant else float(friedmanchisquare(*scores.T).pvalue)
     critical_distance = (
-        _compute_critical_distance(num_methods, num_datasets, alpha) if test == "nemenyi" and num_methods > 1 else None
+        _compute_critical_distance(num_methods, num_datasets) if test == "nemenyi" and num_methods > 1 else None
     )
     significant_pairs = (
         _nemenyi_significant_pairs(mean_ranks, critical_distance)
         if critical_distance is not None
-        else _holm_significant_pairs(scores, alpha)
+        else _holm_significant_pairs(scores)
     )
     place_of = {method: place for place, method in enumerate(order.tolist())}
     significant_places = {frozenset((place_of[a], place_of[b])) for a, b in significant_pairs}
@@ -105,7 +105,6 @@ def rank_methods(names: list[str], scores: NDArray[Any], test: PosthocTest = "ne
         tuple(float(mean_ranks[method]) for method in order),
         num_datasets,
         test,
-        alpha,
         friedman_p,
         critical_distance,
         _find_cliques(num_methods, significant_places),
@@ -113,12 +112,12 @@ def rank_methods(names: list[str], scores: NDArray[Any], test: PosthocTest = "ne
     )
 
 
-def _compute_critical_distance(num_methods: int, num_datasets: int, alpha: float) -> float:
+def _compute_critical_distance(num_methods: int, num_datasets: int) -> float:
     """Compute Nemenyi's critical difference (Demšar, section 3.2.2)."""
     from scipy.stats import studentized_range
 
     return (
-        float(studentized_range.ppf(1 - alpha, num_methods, inf))
+        float(studentized_range.ppf(1 - ALPHA, num_methods, inf))
         / sqrt(2)
         * sqrt(num_methods * (num_methods + 1) / (6 * num_datasets))
     )
@@ -132,7 +131,7 @@ def _nemenyi_significant_pairs(mean_ranks: NDArray[Any], critical_distance: floa
     ]
 
 
-def _holm_significant_pairs(scores: NDArray[Any], alpha: float) -> list[tuple[int, int]]:
+def _holm_significant_pairs(scores: NDArray[Any]) -> list[tuple[int, int]]:
     """Return the pairs that differ significantly by Wilcoxon's signed-rank test, with Holm's step-down correction."""
     from scipy.stats import wilcoxon
 
@@ -143,7 +142,7 @@ def _holm_significant_pairs(scores: NDArray[Any], alpha: float) -> list[tuple[in
         p_values.append(float(wilcoxon(differences).pvalue) if differences.any() else 1.0)
     significant = []
     for num_tested, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        if p_values[index] > alpha / (len(pairs) - num_tested):
+        if p_values[index] > ALPHA / (len(pairs) - num_tested):
             break
         significant.append(pairs[index])
     return significant
@@ -169,12 +168,12 @@ def describe_ranking(ranking: Ranking) -> str:
     if ranking.friedman_p is not None:
         parts.append(f"Friedman p = {ranking.friedman_p:.3g}")
     if ranking.critical_distance is not None:
-        parts.append(f"critical distance {ranking.critical_distance:.2f} (Nemenyi, level {ranking.alpha:g})")
+        parts.append(f"critical distance {ranking.critical_distance:.2f} (Nemenyi, level {ALPHA:g})")
     elif len(ranking.names) > 1:
-        parts.append(f"Wilcoxon's signed-rank test with Holm's correction, level {ranking.alpha:g}")
+        parts.append(f"Wilcoxon's signed-rank test with Holm's correction, level {ALPHA:g}")
         num_pairs = len(ranking.names) * (len(ranking.names) - 1) // 2
         min_p = 2.0 ** (1 - ranking.num_datasets)
-        if min_p > ranking.alpha / num_pairs:
+        if min_p > ALPHA / num_pairs:
             parts.append(
                 f"{ranking.num_datasets} data sets are too few for any pair to differ (p is never below {min_p:.3g})"
             )

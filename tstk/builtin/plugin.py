@@ -88,6 +88,20 @@ _REPORTS = {
         "Attention of the reasoning tokens of head cot over some series",
     ),
 }
+_MASKINGS = {
+    "random": ("mask_random", "Tokens without replacement, for each series"),
+    "block": ("mask_block", "One contiguous stretch of time"),
+    "tail": ("mask_tail", "The latest tokens"),
+    "column": ("mask_column", "All tokens of a time together"),
+    "per-batch": ("mask_per_batch", "The same places for the whole batch"),
+}
+_AUGMENTATIONS = {
+    "jitter": ("add_jitter", "Noise on every sample"),
+    "scaling": ("scale_channels", "A factor for each channel"),
+    "permutation": ("permute_segments", "Segments in another order"),
+    "time-warp": ("warp_time", "Varying speed"),
+}
+_TRACKERS = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "mlflow": "MLflow"}
 _READERS = {
     "ts": (".ts", "UCR/UEA archives with an @-header"),
     "tsv": (".tsv .txt", "UCR tables with the label first"),
@@ -145,6 +159,12 @@ def tstk_entries() -> Iterator[Entry]:
         yield Entry("probe", name, f"tstk.evaluation.probe_classifiers:{target}", summary)
     for name, (target, summary) in _REPORTS.items():
         yield Entry("report", name, f"tstk.report.{target}", summary)
+    for name, (target, summary) in _MASKINGS.items():
+        yield Entry("masking", name, f"tstk.core.masking:{target}", summary)
+    for name, (target, summary) in _AUGMENTATIONS.items():
+        yield Entry("augmentation", name, f"tstk.training.augment:{target}", summary)
+    for name, summary in _TRACKERS.items():
+        yield Entry("tracker", name, f"tstk.training.trackers:create_{name}", summary)
     for key, summary in _FILES.items():
         kind, name = key.split()
         yield Entry(kind, name, f"tstk:{kind}s/{name}.toml", summary, paper=_PAPERS[key])

@@ -65,8 +65,11 @@ class OptionType(click.ParamType):
         completers = {
             "init_from": completion.complete_runs,
             "callbacks": completion.complete_names("callback"),
+            "augment": completion.complete_names("augmentation"),
             "freeze": completion.complete_choices(*SLOTS),
         }
+        if self.option.entry_kind:
+            completers[self.option.name] = completion.complete_names(self.option.entry_kind)
         completers |= dict.fromkeys(("train_data", "val_data", "test_data"), completion.complete_data_sets)
         return completers.get(self.option.name, completion.complete_choices(*map(str, self.option.choices)))(
             ctx, param, incomplete

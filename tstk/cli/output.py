@@ -222,16 +222,15 @@ def _format_score(scores: Mapping[str, Any], name: str) -> str | None:
     return format_number(scores[name]) + (f" ± {format_number(error)}" if error is not None else "")
 
 
-def format_curve(x: Sequence[float], y: Sequence[float], marker: float, height: int = 12, width: int = 64) -> str:
+def format_curve(x: Sequence[float], y: Sequence[float], marker: float) -> str:
     """Draw a curve over logarithmic x as text.
 
     Args:
         x: positive, increasing values
         y: one value per x
         marker: x value to mark on the axis
-        height: height of the plot in characters
-        width: width of the plot in characters
     """
+    height, width = 12, 64  # in characters
     low, high = min(y), max(y)
     column = {v: round((log10(v) - log10(x[0])) / (log10(x[-1]) - log10(x[0])) * (width - 1)) for v in (*x, marker)}
     rows = [[" "] * width for _ in range(height)]

@@ -131,13 +131,7 @@ class RunConfig:
         content = read_record(path)
         if not isinstance(content, dict) or not isinstance(content.get("format"), int):
             raise CheckpointError(f"{path} was not written by tstk")
-        if content["format"] > FORMAT_VERSION:
-            versions = content.get("versions")
-            version = versions.get("tstk", "a later version") if isinstance(versions, dict) else "a later version"
-            raise CheckpointError(
-                f"{run_dir} was written by tstk {version}, in a format this version cannot read: "
-                f"pip install --upgrade {CORE_DISTRIBUTION}"
-            )
+        refuse_later_format(content, FORMAT_VERSION, str(run_dir))
         values: dict[str, Any] = {f.name: content.get(_KEYS.get(f.name, f.name)) for f in fields(cls)}
         values |= {"local": content.get("local", {}), "data_files": content.get("data_files", [])}
         record = cls(**{**values, "run_dir": Path(run_dir)})
@@ -346,6 +340,17 @@ def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
         ):
             raise CheckpointError(f"{path}, line {number}: not the metrics of an epoch; {_REMEDY}")
     return rows
+
+
+def refuse_later_format(content: Mapping[str, Any], version: int, name: str) -> None:
+    """Raise a CheckpointError if the `format` of a record is later than a version."""
+    if content["format"] > version:
+        versions = content.get("versions")
+        writer = versions.get("tstk", "a later version") if isinstance(versions, dict) else "a later version"
+        raise CheckpointError(
+            f"{name} was written by tstk {writer}, in a format this version cannot read: "
+            f"pip install --upgrade {CORE_DISTRIBUTION}"
+        )
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:

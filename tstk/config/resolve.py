@@ -20,8 +20,9 @@ from tstk.config.toml import to_toml
 from tstk.errors import OptionError, TstkError, did_you_mean
 from tstk.plugins.hooks import SLOTS, Entry
 from tstk.plugins.local import ImportPath, mark_import_path, register_component, require_components
+from tstk.plugins.location import find_source_file
 from tstk.plugins.registry import get_registry, is_same_component
-from tstk.plugins.signature import Option, Signature, find_source_file, read_signature
+from tstk.plugins.signature import Option, Signature, read_signature
 
 SECTIONS = {
     "data": "tstk.data.config:DataConfig",

@@ -7,34 +7,32 @@ zero as in training, in the others. A reconstructing model sees all tokens, with
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tstk.core.interfaces import BasePipeline
 from tstk.core.prediction import SeriesLike, prepare_series
 from tstk.core.types import Series, StepOutput, Tokens
 from tstk.core.windows import average_windows, count_samples, split_sample_id
 from tstk.errors import OptionError
 from tstk.nn.resample import fill_gaps
 
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
-
 NUM_MASKS = 4
 """Complementary masks: a token is hidden in one of them, and predicted from the tokens that are visible there."""
 
 
-def find_sample_predictor(pipeline: Pipeline) -> Literal["masked", "reconstruction"] | None:
+def find_sample_predictor(pipeline: BasePipeline) -> Literal["masked", "reconstruction"] | None:
     """Return how a pipeline predicts samples of its input: of masked tokens, by reconstruction, or None: not at all."""
     if predicts_masked_samples(pipeline):
         return "masked"
     return "reconstruction" if reconstructs_samples(pipeline) else None
 
 
-def predicts_masked_samples(pipeline: Pipeline) -> bool:
+def predicts_masked_samples(pipeline: BasePipeline) -> bool:
     """Return whether the decoder predicts the samples of tokens that the encoder does not see."""
     loss, decoder = pipeline.loss, pipeline.decoder
     if decoder is None or loss.out.predicts_in_place or pipeline.tokenizer.out.stride is None:
@@ -42,17 +40,17 @@ def predicts_masked_samples(pipeline: Pipeline) -> bool:
     return loss.reconstructs_series or (not decoder.predicts_series and _predicts_targets(pipeline))
 
 
-def reconstructs_samples(pipeline: Pipeline) -> bool:
+def reconstructs_samples(pipeline: BasePipeline) -> bool:
     """Return whether the pipeline was trained to reconstruct its input, or its tokenizer has a decoder."""
     return pipeline.tokenizer.has_decoder or _reconstructs_by_decoder(pipeline)
 
 
-def _predicts_targets(pipeline: Pipeline) -> bool:
+def _predicts_targets(pipeline: BasePipeline) -> bool:
     width = pipeline.tokenizer.out.target_dim
     return pipeline.tokenizer.invertible and width is not None and pipeline.loss.out.target_dim == width
 
 
-def _reconstructs_by_decoder(pipeline: Pipeline) -> bool:
+def _reconstructs_by_decoder(pipeline: BasePipeline) -> bool:
     if pipeline.decoder is None or not pipeline.loss.out.predicts_in_place:
         return False
     return pipeline.decoder.predicts_series or _predicts_targets(pipeline)
@@ -61,7 +59,7 @@ def _reconstructs_by_decoder(pipeline: Pipeline) -> bool:
 # -------------------------------------------------------------------- predictions of samples
 
 
-def predict_masked(pipeline: Pipeline, series: Series, missing: Tensor | None = None) -> Tensor:
+def predict_masked(pipeline: BasePipeline, series: Series, missing: Tensor | None = None) -> Tensor:
     """Predict samples from the tokens around them, with a masked model.
 
     Args:
@@ -93,7 +91,7 @@ def predict_masked(pipeline: Pipeline, series: Series, missing: Tensor | None = 
     return _to_units(pipeline, samples, step_output, series)
 
 
-def reconstruct(pipeline: Pipeline, series: Series, missing: Tensor | None = None) -> Tensor:
+def reconstruct(pipeline: BasePipeline, series: Series, missing: Tensor | None = None) -> Tensor:
     """Reconstruct a series from all of its tokens.
 
     Args:
@@ -122,7 +120,7 @@ def reconstruct(pipeline: Pipeline, series: Series, missing: Tensor | None = Non
 
 
 def _predict_hidden(
-    pipeline: Pipeline, step_output: StepOutput, hidden: Tensor, *, require_all: bool
+    pipeline: BasePipeline, step_output: StepOutput, hidden: Tensor, *, require_all: bool
 ) -> tuple[Tensor, Tensor]:
     """Predict the samples of hidden tokens, and return them with where there are any, [B', C', T'] each.
 
@@ -150,7 +148,7 @@ def _predict_hidden(
     return samples, (share > 1 - 1e-4) if require_all else (share > 1e-4)
 
 
-def _scatter(pipeline: Pipeline, queries: Tokens, predictions: Tensor, length: int) -> tuple[Tensor, Tensor]:
+def _scatter(pipeline: BasePipeline, queries: Tokens, predictions: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Convert the predicted targets of some tokens to samples, and return the share of a sample's tokens among them."""
     tokenizer = pipeline.tokenizer
     size = (tokenizer.out.num_tokens,)
@@ -161,19 +159,19 @@ def _scatter(pipeline: Pipeline, queries: Tokens, predictions: Tensor, length: i
     return samples / share.clamp(min=1e-4), share
 
 
-def _to_units(pipeline: Pipeline, samples: Tensor, step_output: StepOutput, series: Series) -> Tensor:
+def _to_units(pipeline: BasePipeline, samples: Tensor, step_output: StepOutput, series: Series) -> Tensor:
     """Convert samples [B', C', T'] to the units of the data, and cut what was padded: [B, C, T]."""
     end = _context_end(pipeline, series)
     samples = pipeline.postprocess(samples, step_output)[..., end - series.x.shape[2] : end]
     return samples * pipeline.std + pipeline.mean
 
 
-def _context_end(pipeline: Pipeline, series: Series) -> int:
+def _context_end(pipeline: BasePipeline, series: Series) -> int:
     """Return the sample of the preprocessed series at which the context ends: contexts of forecasters are padded."""
     return series.x.shape[2] if pipeline.spec.horizon is None else pipeline.spec.length
 
 
-def _find_tokens(pipeline: Pipeline, tokens: Tokens, missing: Tensor) -> Tensor:
+def _find_tokens(pipeline: BasePipeline, tokens: Tokens, missing: Tensor) -> Tensor:
     """Return [B', N] bool, True for tokens that contain a missing sample."""
     spec = pipeline.tokenizer.out
     padding = _context_end(pipeline, Series(missing)) - missing.shape[2]
@@ -184,17 +182,17 @@ def _find_tokens(pipeline: Pipeline, tokens: Tokens, missing: Tensor) -> Tensor:
     return counts.gather(1, end.long().clamp(0, counts.shape[1] - 1)) > counts.gather(1, begin)
 
 
-def _assign_masks(pipeline: Pipeline, tokens: Tokens) -> Tensor:
+def _assign_masks(pipeline: BasePipeline, tokens: Tokens) -> Tensor:
     """Return [B', N] long, the mask that hides each token; tokens of one time, and overlapping ones, share theirs."""
     return (tokens.pos[..., 0].round().long() // _count_overlapping(pipeline)) % NUM_MASKS
 
 
-def _count_overlapping(pipeline: Pipeline) -> int:
+def _count_overlapping(pipeline: BasePipeline) -> int:
     spec = pipeline.tokenizer.out
     return max(1, -int(-(spec.patch_len or 1) // (spec.stride or 1)))
 
 
-def _include_overlapping(pipeline: Pipeline, tokens: Tokens, hidden: Tensor) -> Tensor:
+def _include_overlapping(pipeline: BasePipeline, tokens: Tokens, hidden: Tensor) -> Tensor:
     """Return `hidden` [B', N] with the tokens that share a sample with a hidden one."""
     reach = _count_overlapping(pipeline) - 1
     if not reach:
@@ -208,7 +206,7 @@ def _include_overlapping(pipeline: Pipeline, tokens: Tokens, hidden: Tensor) -> 
 
 
 def impute(
-    pipeline: Pipeline, x: SeriesLike, *, stride: int | None = None, batch_size: int = 256
+    pipeline: BasePipeline, x: SeriesLike, *, stride: int | None = None, batch_size: int = 256
 ) -> NDArray[np.floating]:
     """Return a copy of the series with missing samples predicted, see `Pipeline.impute`."""
     values = x.x if isinstance(x, Series) else x
@@ -229,7 +227,7 @@ def impute(
 
 
 def impute_samples(
-    pipeline: Pipeline,
+    pipeline: BasePipeline,
     x: Tensor,
     *,
     ends: Tensor | None = None,

@@ -1,4 +1,4 @@
-"""The five interfaces: Tokenizer, Encoder, Decoder, Head, Loss.
+"""The five interfaces: Tokenizer, Encoder, Decoder, Head, Loss; and what they see of the pipeline that connects them.
 
 A component takes one positional argument, the Spec of its input, and exposes `self.out`, the Spec of its output. Every
 option of a user is a keyword-only parameter with a literal default; the command line is derived from those.
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from tstk.core.task import TARGET_DESCRIPTIONS, TargetType, find_task, get_task
+from tstk.core.standardization import StandardizedModel
+from tstk.core.task import TARGET_DESCRIPTIONS, TargetType, Task, find_task, get_task
 from tstk.core.types import Series, Spec, Split, StepOutput, Tokens
 from tstk.errors import IncompatibleError
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import read_signature
 
 if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
     from tstk.core.rng import SampleRNG
 
 NEED_DESCRIPTIONS = {
@@ -115,7 +115,7 @@ class Slot(nn.Module):
         Called once for a new pipeline, after all other initialization; never when a run is loaded.
         """
 
-    def init_from_data(self, pipeline: Pipeline, train_split: Split) -> str:
+    def init_from_data(self, pipeline: BasePipeline, train_split: Split) -> str:
         """Initialize weights from the training series.
 
         Called once before the first step, in the order of the slots; never for weights of another run.
@@ -133,7 +133,7 @@ class Slot(nn.Module):
         """Return learning rates that replace that of the run: sub-path -> rate."""
         return {}
 
-    def bind(self, pipeline: Pipeline) -> None:
+    def bind(self, pipeline: BasePipeline) -> None:
         """Keep references to other components, outside the module tree. Called once all weights are loaded."""
 
     def after_step(self, step_outputs: list[StepOutput]) -> None:
@@ -321,4 +321,37 @@ class Loss(Slot):
 
         Put scalars that are only to be logged into `step_output.metrics`.
         """
+        raise NotImplementedError
+
+
+class BasePipeline(StandardizedModel):
+    """The pipeline as the components in it see it, and the functions that predict with it; `Pipeline` implements it."""
+
+    tokenizer: Tokenizer
+    encoder: Encoder
+    loss: Loss
+    decoder: Decoder | None
+    head: Head | None
+    task: Task | None
+    channel_independent: bool
+    """Whether each channel is a series of its own, a row of the batch [B * C, 1, T]."""
+
+    def preprocess(self, series: Series, mask_future: bool) -> StepOutput:
+        """Return the input of the tokenizer and its tokens, from series in the units of the data."""
+        raise NotImplementedError
+
+    def compute_predictions(self, step_output: StepOutput) -> None:
+        """Encode the visible tokens, and set the predictions of the decoder or the output of the head."""
+        raise NotImplementedError
+
+    def postprocess(self, values: Tensor, step_output: StepOutput) -> Tensor:
+        """Convert samples [B', C', T] of the preprocessed series to standardized units, [B, C, T]."""
+        raise NotImplementedError
+
+    def predict_step(self, series: Series, horizon: int | None = None, num_samples: int | None = None) -> StepOutput:
+        """Return a step output with `head_output` and `targets`, without a loss."""
+        raise NotImplementedError
+
+    def encode(self, series: Series) -> Tokens:
+        """Encode all tokens of the context; with independent channels, those of all channels follow each other."""
         raise NotImplementedError

@@ -1,7 +1,8 @@
 """Masking policies: pure functions `(tokens, ratio, rng) -> mask [B, N] bool`, True for the tokens to hide.
 
-Every policy masks floor(ratio * number of valid tokens) tokens per series (`mask_column`: columns), never an invalid
-one, and depends on (seed, step, sample) alone.
+They are entries of the kind `masking`; losses take the name of one as an option of the type `MaskingName`. Every policy
+masks floor(ratio * number of valid tokens) tokens per series (`mask_column`: columns), never an invalid one, and
+depends on (seed, step, sample) alone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,19 @@ from torch import Tensor
 
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Tokens
+from tstk.plugins.registry import get_registry
 
 MaskingPolicy = Callable[[Tokens, float, SampleRNG], Tensor]
+
+
+def get_masking_policy(name: str) -> MaskingPolicy:
+    """Return the masking policy of this name.
+
+    Raises:
+        UnknownNameError: there is none
+    """
+    policy: MaskingPolicy = get_registry().load(get_registry().find("masking", name))
+    return policy
 
 
 def _select_lowest(scores: Tensor, count: Tensor) -> Tensor:
@@ -74,12 +86,3 @@ def mask_column(tokens: Tokens, ratio: float, rng: SampleRNG) -> Tensor:
     noise = rng.uniform(width).masked_fill(~has_valid, torch.inf)
     masked_columns = _select_lowest(noise, _floor_fraction(has_valid.sum(1), ratio))
     return masked_columns.gather(1, time) & tokens.valid
-
-
-POLICIES: dict[str, MaskingPolicy] = {
-    "random": mask_random,
-    "block": mask_block,
-    "tail": mask_tail,
-    "column": mask_column,
-    "per_batch": mask_per_batch,
-}

@@ -1,5 +1,5 @@
-"""The pipeline connects the five slots and does what they have in common: standardization, instance normalization,
-channel independence and masking of the future.
+"""The pipeline connects the five slots and does what they have in common: instance normalization, channel independence
+and masking of the future.
 
 A training step is `step_output = pipeline(series)`, `step_output.loss.backward()`, an optimizer step, and
 `pipeline.after_step([step_output])`. After training, `predict` and `embed` take arrays of any number of series;
@@ -8,21 +8,21 @@ A training step is `step_output = pipeline(series)`, `step_output.loss.backward(
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.imputation import impute
-from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Slot, Tokenizer
+from tstk.core.interfaces import BasePipeline, Decoder, Encoder, Head, Loss, Slot, Tokenizer
 from tstk.core.linear_map import LinearMap
-from tstk.core.prediction import Prediction, SeriesLike, iter_series, map_batches, predict_batches
+from tstk.core.prediction import SeriesLike, iter_series, map_batches, predict_batches
 from tstk.core.rng import SampleRNG
-from tstk.core.task import get_task
+from tstk.core.task import Prediction, get_task
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import DataError, IncompatibleError, OptionError, did_you_mean
 from tstk.nn.reduce import masked_mean_std, masked_pool
@@ -31,7 +31,7 @@ from tstk.plugins.hooks import SLOTS
 Pooling = Literal["mean", "max", "cls", "statistics"]
 
 
-class Pipeline(nn.Module):
+class Pipeline(BasePipeline):
     """Tokenizer, encoder, loss, and a decoder or a head, in one module.
 
     The components are built before, each on the Spec of its input; `tstk.build` does that from a config.
@@ -51,15 +51,6 @@ class Pipeline(nn.Module):
             one map `shared` by all channels or one `per-channel`; `auto` builds a shared one, which fitting may replace
     """
 
-    mean: Tensor
-    std: Tensor
-    temperature: Tensor | None
-    """That calibrated probabilities are softmax(logits / temperature) of; None if they are not calibrated."""
-    target_mean: Tensor | None
-    """[K] float64, the mean of the training targets if they are numbers; else None."""
-    target_std: Tensor | None
-    """[K] float64, their standard deviation."""
-
     def __init__(
         self,
         spec: Spec,
@@ -73,27 +64,15 @@ class Pipeline(nn.Module):
         instance_norm: bool | None = None,
         linear_map: Literal["none", "auto", "shared", "per-channel"] = "none",
     ) -> None:
-        super().__init__()
-        self.spec = spec
+        task = None if spec.task is None else get_task(spec.task)
+        super().__init__(spec, has_numbers=task is not None and task.target_type == "numbers")
+        self.task = task
         self.tokenizer, self.encoder, self.decoder, self.head, self.loss = tokenizer, encoder, decoder, head, loss
         self.channel_independent = is_channel_independent(spec, channels)
         self.instance_norm = spec.horizon is not None if instance_norm is None else instance_norm
         self.forecasts_by_masking = head is None and spec.horizon is not None
-        self.register_buffer("mean", torch.zeros(spec.channels, 1))
-        self.register_buffer("std", torch.ones(spec.channels, 1))
-        self.register_buffer("temperature", None)
-        self.task = None if spec.task is None else get_task(spec.task)
-        has_numbers = self.task is not None and self.task.target_type == "numbers"
-        ones = torch.ones(spec.num_outputs or 0, dtype=torch.float64) if has_numbers else None
-        self.register_buffer("target_mean", None if ones is None else torch.zeros_like(ones))
-        self.register_buffer("target_std", ones)
         self.linear_map = None if linear_map == "none" else _build_linear_map(spec, head, linear_map)
         self.frozen_modules: set[str] = set()
-        self.classes: tuple[str, ...] = ()
-        self.target_names: tuple[str, ...] = ()
-        self.channel_names: tuple[str, ...] = ()
-        self.resize: int | None = None
-        self.offset: Tensor | None = None
         if decoder is not None:
             if decoder.predicts_series and not loss.accepts_series:
                 raise IncompatibleError(
@@ -123,57 +102,10 @@ class Pipeline(nn.Module):
             if part is not None:
                 yield name, part
 
-    def set_input_schema(self, input_schema: Mapping[str, Any]) -> None:
-        """Store the names of classes, targets and channels of the training data, their offset, and the length.
-
-        The offset [C] float64 is subtracted from arrays in float64 before they are standardized.
-
-        Args:
-            input_schema: from `DataModule.input_schema`
-        """
-        self.classes = tuple(map(str, input_schema.get("classes", ())))
-        self.target_names = tuple(map(str, input_schema.get("target_names", ())))
-        self.channel_names = tuple(map(str, input_schema.get("channels", ())))
-        self.resize = input_schema.get("resize")
-        offset = input_schema.get("offset")
-        self.offset = None if offset is None else torch.tensor(offset, dtype=torch.float64)
-
-    def set_standardization(self, mean: Tensor, std: Tensor, train_targets: Tensor | None = None) -> None:
-        """Set the statistics of the training split by which series, and targets that are numbers, are standardized.
-
-        Args:
-            mean: [C] of the samples
-            std: [C] of the samples
-            train_targets: targets of the training split, as in `Split.y`
-        """
-        self.mean.copy_(mean[:, None])
-        self.std.copy_(std[:, None])
-        if self.target_mean is not None and self.target_std is not None and train_targets is not None:
-            known = ~train_targets.isnan()
-            count = known.sum(0).clamp(min=1)
-            target_mean = train_targets.nansum(0) / count
-            centred = (train_targets - target_mean).where(known, 0.0)
-            target_std = (centred.square().sum(0) / count).sqrt()
-            self.target_mean.copy_(target_mean)
-            self.target_std.copy_(target_std.where(target_std > 1e-12 * target_mean.abs(), 1.0))
-
     @property
     def makes_predictions(self) -> bool:
         """Whether it predicts what its task asks for, rather than being pretrained without one."""
         return self.head is not None or self.can_forecast
-
-    def to_data_units(self, outputs: Tensor) -> Tensor:
-        """Return outputs of the head [..., K] or [B, C, H] in the units of the data; logits stay as they are."""
-        if self.spec.horizon is not None:
-            return outputs * self.std + self.mean
-        if self.target_mean is not None and self.target_std is not None:
-            return outputs * self.target_std + self.target_mean
-        return outputs
-
-    @property
-    def raw_mean(self) -> Tensor:
-        """The mean [C, 1] of the channels before an offset was subtracted from them, then in float64."""
-        return self.mean if self.offset is None else self.mean.cpu().double() + self.offset[:, None]
 
     def set_channels(self, mean: Tensor, std: Tensor) -> None:
         """Change the number of channels and the statistics for standardization.
@@ -471,20 +403,6 @@ class Pipeline(nn.Module):
         if self.spec.horizon is None or not padding:
             return series
         return series.replace(x=F.pad(series.x, (padding, 0)), observed=F.pad(series.observed_mask, (padding, 0)))
-
-    def standardize(self, series: Series) -> Series:
-        """Standardize samples, and targets that are samples or numbers, by the training data.
-
-        Unobserved samples become 0.
-        """
-        x = (series.x - self.mean) / self.std
-        if series.observed is not None:
-            x = x.masked_fill(~series.observed, 0.0)
-        if series.y is not None and self.spec.horizon is not None:
-            return series.replace(x=x, y=(series.y - self.mean) / self.std)
-        if series.y is not None and self.target_mean is not None and self.target_std is not None:
-            return series.replace(x=x, y=((series.y - self.target_mean) / self.target_std).to(x.dtype))
-        return series.replace(x=x)
 
     def instance_normalize(self, series: Series) -> tuple[Series, Tensor | None, Tensor | None]:
         """Normalize each series by mean and deviation of its observed context.

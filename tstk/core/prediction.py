@@ -7,57 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tstk.core.arrays import to_numbers
 from tstk.core.batches import limit_batch_size
 from tstk.core.finite import check_rows, find_bad_rows, name_by_number
 from tstk.core.frames import frames_to_array, is_frame
-from tstk.core.repr import ShortRepr
+from tstk.core.interfaces import BasePipeline
+from tstk.core.task import Prediction
 from tstk.core.types import Series
 from tstk.errors import DataError, OptionError
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 SeriesLike: TypeAlias = Series | Tensor | ArrayLike
 
 
-@dataclass(repr=False)
-class Prediction(ShortRepr):
-    """Predictions for N series: classes or labels with their probabilities, numbers, or forecasts.
-
-    Args:
-        labels: [N] names of the predicted classes, or their indices if the pipeline was built without data; where a
-            series may have several labels, those with a probability of at least 0.5, joined by ;
-        probabilities: [N, K] float64; calibrated if the pipeline is
-        classes: names of the classes or labels, in the order of the columns of `probabilities`
-        values: [N, K] float64 predicted numbers in the units of the data
-        target_names: names of the numbers, in the order of the columns of `values`
-        forecast: [N, C, H] in the units of the data; the mean over sample paths if the loss draws them. float64 if an
-            offset was subtracted from the data
-        forecast_samples: [S, N, C, H] sample paths, if their number was requested
-        channels: names of the forecast channels
-    """
-
-    labels: NDArray[Any] | None = None
-    probabilities: NDArray[np.float64] | None = None
-    classes: tuple[str, ...] = ()
-    values: NDArray[np.float64] | None = None
-    target_names: tuple[str, ...] = ()
-    forecast: NDArray[np.floating[Any]] | None = None
-    forecast_samples: NDArray[np.floating[Any]] | None = None
-    channels: tuple[str, ...] = ()
-
-
 def predict_batches(
-    pipeline: Pipeline,
+    pipeline: BasePipeline,
     batches: Iterable[Series],
     horizon: int | None = None,
     num_samples: int | None = None,
@@ -97,7 +66,7 @@ def predict_batches(
 
 
 def map_batches(
-    pipeline: Pipeline,
+    pipeline: BasePipeline,
     batches: Iterable[Series],
     function: Callable[[Series], Tensor],
     *,
@@ -127,7 +96,7 @@ def map_batches(
 
 
 @contextmanager
-def eval_mode(pipeline: Pipeline) -> Iterator[None]:
+def eval_mode(pipeline: BasePipeline) -> Iterator[None]:
     """Disable gradients and dropout; the mode of every module is restored afterwards."""
     modes = [(module, module.training) for module in pipeline.modules()]
     pipeline.eval()
@@ -139,7 +108,7 @@ def eval_mode(pipeline: Pipeline) -> Iterator[None]:
             module.training = mode
 
 
-def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[Series]:
+def iter_series(x: SeriesLike, pipeline: BasePipeline, batch_size: int) -> Iterator[Series]:
     """Validate series as the readers of files do and yield them in batches, without labels.
 
     Args:
@@ -160,7 +129,7 @@ def iter_series(x: SeriesLike, pipeline: Pipeline, batch_size: int) -> Iterator[
         yield _make_batch(series, slice(start, start + batch_size), crop)
 
 
-def prepare_series(x: SeriesLike, pipeline: Pipeline) -> Series:
+def prepare_series(x: SeriesLike, pipeline: BasePipeline) -> Series:
     """Return series of any kind as one batch [N, C, T] without labels, less the offset of the pipeline.
 
     Args:
@@ -193,7 +162,7 @@ def _to_tensor(x: Tensor | ArrayLike, dtype: torch.dtype) -> Tensor:
     return torch.tensor(to_numbers(x), dtype=dtype)
 
 
-def _add_axes(x: Tensor, pipeline: Pipeline) -> Tensor:
+def _add_axes(x: Tensor, pipeline: BasePipeline) -> Tensor:
     """Return [B, C, T], or raise an error that says which shape the pipeline takes."""
     channels, shape = pipeline.spec.channels, list(x.shape)
     if x.ndim == 1 and channels == 1:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from tstk.core.prediction import Prediction
+from tstk.core.repr import ShortRepr
+from tstk.core.standardization import StandardizedModel
 from tstk.core.types import Series, Split, StepOutput
 from tstk.errors import UnknownNameError
 from tstk.plugins.registry import get_registry
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 TargetType = Literal["class", "labels", "numbers", "future"]
 """What the targets of a series are.
@@ -37,6 +37,33 @@ TARGET_DESCRIPTIONS: dict[str, str] = {
     "future": "forecasts",
 }
 """Type of targets -> what is predicted, for messages."""
+
+
+@dataclass(repr=False)
+class Prediction(ShortRepr):
+    """Predictions for N series: classes or labels with their probabilities, numbers, or forecasts.
+
+    Args:
+        labels: [N] names of the predicted classes, or their indices if the pipeline was built without data; where a
+            series may have several labels, those with a probability of at least 0.5, joined by ;
+        probabilities: [N, K] float64; calibrated if the pipeline is
+        classes: names of the classes or labels, in the order of the columns of `probabilities`
+        values: [N, K] float64 predicted numbers in the units of the data
+        target_names: names of the numbers, in the order of the columns of `values`
+        forecast: [N, C, H] in the units of the data; the mean over sample paths if the loss draws them. float64 if an
+            offset was subtracted from the data
+        forecast_samples: [S, N, C, H] sample paths, if their number was requested
+        channels: names of the forecast channels
+    """
+
+    labels: NDArray[Any] | None = None
+    probabilities: NDArray[np.float64] | None = None
+    classes: tuple[str, ...] = ()
+    values: NDArray[np.float64] | None = None
+    target_names: tuple[str, ...] = ()
+    forecast: NDArray[np.floating[Any]] | None = None
+    forecast_samples: NDArray[np.floating[Any]] | None = None
+    channels: tuple[str, ...] = ()
 
 
 @dataclass
@@ -102,7 +129,7 @@ class Task:
     remedy: ClassVar[str] = "give other data with --data"
     """How to provide it, for messages."""
 
-    def decode(self, pipeline: Pipeline, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
+    def decode(self, pipeline: StandardizedModel, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
         """Return the prediction of N series, with names, in the units of the data.
 
         Args:
@@ -112,7 +139,7 @@ class Task:
         """
         raise NotImplementedError
 
-    def create_metrics(self, pipeline: Pipeline) -> Metrics:
+    def create_metrics(self, pipeline: StandardizedModel) -> Metrics:
         """Return empty metrics; by default `score` is called with all outputs and targets of a split."""
         return SeriesMetrics(self, pipeline)
 
@@ -129,7 +156,7 @@ class Task:
         """
         raise NotImplementedError
 
-    def score_baselines(self, pipeline: Pipeline, data: Any, split: Split, batch_size: int = 256) -> Baselines:
+    def score_baselines(self, pipeline: StandardizedModel, data: Any, split: Split, batch_size: int = 256) -> Baselines:
         """Score simple methods that a model should beat.
 
         Args:
@@ -140,7 +167,7 @@ class Task:
         """
         return Baselines()
 
-    def score_fitted_baselines(self, pipeline: Pipeline, split: Split, reason: str) -> Baselines:
+    def score_fitted_baselines(self, pipeline: StandardizedModel, split: Split, reason: str) -> Baselines:
         """Score the baselines for which what the pipeline knows of its training data is enough; the rest are skipped.
 
         Args:
@@ -159,7 +186,7 @@ class SeriesMetrics:
         pipeline: converts outputs to the units of the data
     """
 
-    def __init__(self, task: Task, pipeline: Pipeline) -> None:
+    def __init__(self, task: Task, pipeline: StandardizedModel) -> None:
         self.task, self.pipeline = task, pipeline
         self.outputs: list[Tensor] = []
         self.targets: list[Tensor] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,19 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.core.finite import find_overflow
+from tstk.core.interfaces import BasePipeline
 from tstk.core.prediction import eval_mode
 from tstk.core.types import Series
 from tstk.errors import DataError, OptionError
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 MAX_SERIES = 1 << 31
 """Largest number of samples per series: `sample_id` of a window is its series times this, plus its first sample."""
 
 
 def average_windows(
-    pipeline: Pipeline,
+    pipeline: BasePipeline,
     x: Tensor,
     function: Callable[[Series], Tensor],
     *,
@@ -74,7 +71,7 @@ def average_windows(
 
 
 def iter_windows(
-    pipeline: Pipeline, x: Tensor, ends: Tensor, stride: int | None = None, batch_size: int = 256
+    pipeline: BasePipeline, x: Tensor, ends: Tensor, stride: int | None = None, batch_size: int = 256
 ) -> Iterator[tuple[list[int], list[int], Series]]:
     """Iterate over the windows that have an observed sample, as batches with the series and first sample of each.
 

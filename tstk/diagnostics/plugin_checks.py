@@ -12,9 +12,8 @@ from tstk.config.resolve import get_entry_file
 from tstk.errors import TstkError
 from tstk.plugins.distribution import get_distribution
 from tstk.plugins.hooks import Entry
-from tstk.plugins.location import find_definition_line
+from tstk.plugins.location import find_definition_line, find_source_file
 from tstk.plugins.registry import Plugin, PluginSource, get_registry
-from tstk.plugins.signature import find_source_file
 
 SLOW_IMPORT_MS = 200.0
 """Import time in milliseconds from which a plugin is reported as slow, as every command waits for it."""

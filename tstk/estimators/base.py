@@ -17,7 +17,8 @@ from tstk.config.resolve import Config, parse_overrides, resolve_config
 from tstk.core.arrays import fill_masked
 from tstk.core.frames import frames_to_array, is_frame
 from tstk.core.pipeline import Pipeline
-from tstk.core.prediction import Prediction, predict_batches
+from tstk.core.prediction import predict_batches
+from tstk.core.task import Prediction
 from tstk.core.types import Spec, Split
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
 from tstk.data.data_module import DataModule, compute_mean_std

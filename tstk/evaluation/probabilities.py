@@ -76,7 +76,7 @@ def get_temperature(pipeline: Pipeline) -> float:
     return 1.0 if pipeline.temperature is None else float(pipeline.temperature)
 
 
-def calibrate(pipeline: Pipeline, val: Split, batch_size: int = 256) -> Calibration:
+def calibrate(pipeline: Pipeline, val: Split) -> Calibration:
     """Set the temperature of a pipeline to the best one for a validation split.
 
     Labels stay as they are. Where no temperature is best, there is none, and the note of the result says why.
@@ -84,9 +84,8 @@ def calibrate(pipeline: Pipeline, val: Split, batch_size: int = 256) -> Calibrat
     Args:
         pipeline: a classifier
         val: series that it was not trained on
-        batch_size: series at a time
     """
-    logits = predict_logits(pipeline, val, batch_size)
+    logits = predict_logits(pipeline, val)
     targets = np.full(len(val), -1) if val.y is None else val.y.numpy()
     try:
         temperature = fit_temperature(logits, targets)

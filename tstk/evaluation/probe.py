@@ -161,19 +161,18 @@ def _check_options(label_fraction: Sequence[float], seeds: Sequence[int]) -> Non
         raise OptionError(f"seeds={list(seeds)}: expected at least one seed, none negative, such as 0,1,2")
 
 
-def linear_probe_accuracy(pipeline: Pipeline, train: Split, val: Split, batch_size: int = 256) -> float:
+def linear_probe_accuracy(pipeline: Pipeline, train: Split, val: Split) -> float:
     """Fit a linear probe on the pooled features of `train` and return its accuracy on `val`.
 
     Args:
         pipeline: its weights and mode are left unchanged
         train: labelled split to fit on
         val: labelled split to score
-        batch_size: series at a time; fewer where they are long
     """
     was_training = pipeline.training
     pipeline.eval()
     train_features, val_features = (
-        _extract_features(pipeline, split, "linear probe", feature_extractor(pipeline, "pooled"), batch_size)
+        _extract_features(pipeline, split, "linear probe", feature_extractor(pipeline, "pooled"), 256)
         for split in (train, val)
     )
     pipeline.train(was_training)

@@ -93,14 +93,11 @@ class InceptionNetwork(nn.Module):
         channels: channels of the series
         width: channels of every module and of the output
         depth: number of modules
-        kernel_sizes: odd kernel size of each convolution branch, the longest first
     """
 
-    def __init__(self, channels: int, width: int, depth: int, kernel_sizes: Sequence[int] = (39, 19, 9)) -> None:
+    def __init__(self, channels: int, width: int, depth: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            InceptionModule(width if i else channels, width, kernel_sizes) for i in range(depth)
-        )
+        self.blocks = nn.ModuleList(InceptionModule(width if i else channels, width, (39, 19, 9)) for i in range(depth))
         groups = range((depth + 2) // 3)
         self.shortcuts = nn.ModuleList(nn.Conv1d(width if i else channels, width, 1, bias=False) for i in groups)
         self.norms = nn.ModuleList(MaskedBatchNorm(width) for _ in groups)

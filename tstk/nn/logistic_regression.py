@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+NUM_FOLDS = 5
+LBFGS_MEMORY, MAX_LBFGS_STEPS = 10, 500
+"""Steps whose gradient changes are kept, and steps at most."""
 SINGLE_FOLD_ABOVE = 1000
 """Number of training series above which a single fold is held out instead of five."""
 C_VALUES = (0.01, 0.1, 1.0, 10.0)
@@ -62,18 +65,18 @@ class LogisticRegression:
         return ((features - self.mean) / self.std).nan_to_num(0.0)
 
 
-def make_fold_masks(y: Tensor, groups: list[str] | None, num_folds: int = 5) -> list[Tensor]:
+def make_fold_masks(y: Tensor, groups: list[str] | None) -> list[Tensor]:
     """Return one mask [N] of held-out series per fold; an empty list if no split is possible."""
     names = sorted(set(groups or ()))
     if groups is not None and len(names) > 1:
         sizes = {name: groups.count(name) for name in names}
-        folds: list[list[str]] = [[] for _ in range(min(num_folds, len(names)))]
+        folds: list[list[str]] = [[] for _ in range(min(NUM_FOLDS, len(names)))]
         for name in sorted(names, key=lambda n: -sizes[n]):
             min(folds, key=lambda fold: sum(sizes[n] for n in fold)).append(name)
         masks = [torch.tensor([g in set(fold) for g in groups]) for fold in folds]
     else:
         fold_index = torch.empty_like(y)
-        num_class_folds = min(num_folds, int(torch.bincount(y).max()))
+        num_class_folds = min(NUM_FOLDS, int(torch.bincount(y).max()))
         for label in y.unique():
             rows = (y == label).nonzero().flatten()
             fold_index[rows] = torch.arange(len(rows)) * num_class_folds // len(rows)
@@ -144,9 +147,6 @@ def minimize_lbfgs(
     start: Tensor,
     inverse_curvature: Tensor,
     tolerance: float,
-    *,
-    memory: int = 10,
-    max_steps: int = 500,
 ) -> Tensor:
     """Minimize a convex function by L-BFGS (Nocedal and Wright 2006, algorithm 7.5) with backtracking line search.
 
@@ -157,15 +157,13 @@ def minimize_lbfgs(
         start: initial point
         inverse_curvature: initial estimate of the diagonal of the inverse Hessian
         tolerance: stop when no absolute derivative is larger
-        memory: number of steps and gradient changes to keep
-        max_steps: maximum number of iterations
 
     Returns:
         the last point
     """
     point, (value, gradient) = start, loss(start)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(max_steps):
+    for _ in range(MAX_LBFGS_STEPS):
         if gradient.abs().max() <= tolerance:
             break
         direction, factors = gradient, []
@@ -186,6 +184,6 @@ def minimize_lbfgs(
                 return point
         step, change = moved - point, new_gradient - gradient
         if (curvature := (step * change).sum()) > 0:
-            pairs = [*pairs[1 - memory :], (step, change, curvature)]
+            pairs = [*pairs[1 - LBFGS_MEMORY :], (step, change, curvature)]
         point, value, gradient = moved, new_value, new_gradient
     return point

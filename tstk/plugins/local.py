@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 
 from tstk.errors import CheckpointError, OptionError, TstkError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import LOCAL, SLOTS, Entry
+from tstk.plugins.location import find_source_file
 from tstk.plugins.registry import get_registry
-from tstk.plugins.signature import find_source_file, is_literal, read_registrations, read_signature
+from tstk.plugins.signature import is_literal, read_registrations, read_signature
 
 T = TypeVar("T", bound=type)
 _IMPORT_PATH = re.compile(r"[^:]+:[A-Za-z_]\w*")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import traceback
 from pathlib import Path
 
 from tstk.errors import TstkError
-from tstk.plugins.signature import find_source_file
 
 
 def find_definition_line(path: Path, name: str) -> int | None:
@@ -64,3 +64,24 @@ def _format_path(path: Path) -> str:
     """Return a path relative to the working directory, if it lies inside."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def find_source_file(module: str) -> Path:
+    """Return the source file of a module without importing it or its parents.
+
+    Raises:
+        TstkError: there is no such module
+    """
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        raise TstkError(f"the module {top!r} is not installed")
+    folders = [Path(p) for p in spec.submodule_search_locations or []]
+    if not rest and spec.origin:
+        return Path(spec.origin)
+    for folder in folders:
+        path = folder.joinpath(*rest)
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+    raise TstkError(f"there is no module {module!r}")

@@ -1,7 +1,7 @@
 """Write a new plugin package, or add an entry to one, from the files in `templates/`; both pass their checks unchanged.
 
 The templates are a working package called `sketch`, whose names are replaced. `templates/all` has the files of every
-plugin, `templates/KIND` those that a kind adds.
+plugin, `templates/KIND` those that a kind adds, and `_ENTRIES` the entry that `plugin.py` yields for it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,31 @@ from pathlib import Path
 
 from tstk.errors import OptionError, did_you_mean
 from tstk.files import atomic_folder, check_new_folder, write_text
-from tstk.plugins.hooks import KINDS
+from tstk.plugins.hooks import KINDS, SLOTS
 from tstk.plugins.registry import get_registry
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
+
+_ENTRIES = {
+    "tokenizer": ("tokenizer:Sketch", "Linear projection of windows of samples", '{"target_dim", "stride", "ordered"}'),
+    "encoder": ("encoder:Sketch", "Mixes each token with the mean of all"),
+    "decoder": ("decoder:Sketch", "A small MLP for each token"),
+    "head": ("head:Sketch", "Linear layer over mean and maximum of the tokens"),
+    "loss": ("loss:Sketch", "Masked reconstruction with the Huber loss"),
+    "task": ("task:Sketch", "Positive numbers, such as counts, on a logarithmic scale"),
+    "data": ("data:read", "Text files: one series a line, its label first", '{".sketch"}'),
+    "config": ("configs/sketch.toml", "Patches, a small transformer and a linear head"),
+    "recipe": ("recipes/sketch.toml", "Pretrain by masking, then classify"),
+    "command": ("command:command", "Count the parameters of a run"),
+    "callback": ("callback:Sketch", "Log the norm of the weights"),
+    "probe": ("probe:Sketch", "The nearest class mean"),
+    "report": ("report:render_section", "Parameters of each component"),
+    "kernel": ("kernel:backend", "Codes in blocks of 1,024 vectors"),
+    "masking": ("masking:mask_earliest", "The earliest tokens"),
+    "augmentation": ("augmentation:flip_sign", "Negate series at random"),
+    "tracker": ("tracker:create_tracker", "Append metrics to a file of text"),
+}
+"""Kind -> target inside the package, summary, and what it provides, if anything."""
 
 _TRIAL_COMMANDS = {
     "data": "tstk data info YOUR-FILE.NAME",
@@ -28,6 +49,9 @@ _TRIAL_COMMANDS = {
     "probe": "tstk probe RUN --classifier NAME",
     "report": "tstk report RUN",
     "kernel": "tstk kernels",
+    "masking": "tstk train --loss masked --loss.policy NAME --dry-run",
+    "augmentation": "tstk train --augment NAME --steps 20",
+    "tracker": "tstk train --trackers NAME --steps 20",
 }
 
 
@@ -55,7 +79,12 @@ def write_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     files = {}
     for template, relative_path in _list_templates(kind):
         inner = "/".join(_substitute(part, replacements).replace("dot_", ".") for part in relative_path.parts)
-        files[inner] = _substitute(template.read_text(encoding="utf-8"), replacements)
+        text = template.read_text(encoding="utf-8")
+        if relative_path.name == "plugin.py":
+            text += _format_entry(kind)
+            if kind in SLOTS:
+                text += _format_entry("config").replace(_ENTRIES["config"][1], "Example config")
+        files[inner] = _substitute(text, replacements)
     with atomic_folder(folder) as new_folder:
         for inner, text in files.items():
             write_text(new_folder / inner, text)
@@ -140,9 +169,7 @@ def find_plugin_file(folder: Path) -> tuple[str, Path]:
 
 def _insert_entry(plugin_file: Path, kind: str, replacements: dict[str, str]) -> str:
     """Return the text of a `plugin.py`, with the template's entry of a kind as the last that `tstk_entries` yields."""
-    template = (TEMPLATES / kind / "tstk_plugins_sketch" / "plugin.py").read_text(encoding="utf-8")
-    entry = _find_hook(template).body[1]  # after the docstring
-    new_lines = _substitute("\n".join(template.splitlines()[entry.lineno - 1 : entry.end_lineno]), replacements)
+    new_lines = _substitute(_format_entry(kind), replacements)
     text = plugin_file.read_text(encoding="utf-8")
     try:
         hook = _find_hook(text)
@@ -157,6 +184,15 @@ def _insert_entry(plugin_file: Path, kind: str, replacements: dict[str, str]) ->
     indent = " " * hook.body[-1].col_offset
     lines[hook.end_lineno : hook.end_lineno] = [indent + line.removeprefix("    ") for line in new_lines.splitlines()]
     return "\n".join(lines) + "\n"
+
+
+def _format_entry(kind: str) -> str:
+    """Return the lines of `plugin.py` that yield the template's entry of a kind."""
+    target, summary, *provides = _ENTRIES[kind]
+    name = "nearest_code/sketch" if kind == "kernel" else "sketch"
+    path = f"tstk_plugins_sketch:{target}" if "/" in target else f"tstk_plugins_sketch.{target}"
+    lines = [f'"{value}"' for value in (kind, name, path, summary)] + [f"provides={value}" for value in provides]
+    return "\n".join(["    yield Entry(", *(f"        {line}," for line in [*lines, "interface_version=1"]), "    )\n"])
 
 
 def _find_hook(text: str) -> ast.FunctionDef:

@@ -9,7 +9,6 @@ instead (`_inspect_signature`).
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import operator
 import typing
@@ -17,12 +16,13 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field, fields
 from functools import cache
 from math import isfinite
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any
 
 from tstk.errors import OptionError, TstkError, did_you_mean
 from tstk.plugins.hooks import SLOTS
+from tstk.plugins.location import find_source_file
+from tstk.plugins.registry import get_registry
 
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -54,6 +54,7 @@ class Option:
         optional: whether None is allowed
         is_tuple: whether the value is a tuple of `type`, written with commas
         bounds: pairs such as ("Ge", 1) that a number must satisfy; integers are 0 or more unless they have bounds
+        entry_kind: kind of the registry's entries that the value names; empty if it names none
     """
 
     name: str
@@ -64,6 +65,7 @@ class Option:
     optional: bool = False
     is_tuple: bool = False
     bounds: tuple[tuple[str, float], ...] = ()
+    entry_kind: str = ""
 
     @property
     def is_component(self) -> bool:
@@ -78,7 +80,7 @@ class Option:
     @property
     def type_label(self) -> str:
         """The type as one word, for help pages."""
-        label = "|".join(map(str, self.choices)) if self.choices else self.type
+        label = "|".join(map(str, self.choices)) or ("NAME" if self.entry_kind else self.type)
         return label + (",..." if self.is_tuple else "")
 
     def parse(self, value: Any, label: str = "") -> Any:
@@ -90,6 +92,7 @@ class Option:
 
         Raises:
             OptionError: it cannot be converted or is out of range
+            UnknownNameError: it names no entry
         """
         if value is None or (self.optional and isinstance(value, str) and value.lower() == "none"):
             if self.optional:
@@ -118,6 +121,8 @@ class Option:
         except (ValueError, KeyError, TypeError, StopIteration):
             hint = did_you_mean(str(value), map(str, self.choices)) if self.choices else ""
             raise OptionError(f"{label or self.name} is {value!r}; expected {self.type_label}.{hint}") from None
+        if self.entry_kind:
+            get_registry().find(self.entry_kind, parsed)
         if isinstance(parsed, float) and not isfinite(parsed):
             raise OptionError(f"{label or self.name} is {value!r}; expected a finite number")
         if self.type == "int" and abs(parsed) >= 2**63:
@@ -279,27 +284,6 @@ def _parse_module(module: str) -> ast.Module:
     return ast.parse(find_source_file(module).read_text(encoding="utf-8"))
 
 
-def find_source_file(module: str) -> Path:
-    """Return the source file of a module without importing it or its parents.
-
-    Raises:
-        TstkError: there is no such module
-    """
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None:
-        raise TstkError(f"the module {top!r} is not installed")
-    folders = [Path(p) for p in spec.submodule_search_locations or []]
-    if not rest and spec.origin:
-        return Path(spec.origin)
-    for folder in folders:
-        path = folder.joinpath(*rest)
-        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-            if candidate.is_file():
-                return candidate
-    raise TstkError(f"there is no module {module!r}")
-
-
 def _parse_option(
     name: str, annotation: ast.expr | None, default: ast.expr | None, text: str, target: str, module: str
 ) -> Option:
@@ -338,11 +322,16 @@ def _parse_type(node: ast.expr, module: str) -> dict[str, Any] | None:
     if attrs is not None and generic == "tuple":
         return {**attrs, "is_tuple": True} if attrs["type"] in _SCALARS else None
     if attrs is not None and generic == "Annotated":
-        bounds = [
-            (ast.unparse(call.func), ast.literal_eval(call.args[0])) for call in args[1:] if isinstance(call, ast.Call)
-        ]
-        return {**attrs, "bounds": tuple(bounds)} if all(name in _BOUNDS for name, _ in bounds) else None
+        calls = [call for call in args[1:] if isinstance(call, ast.Call)]
+        return _add_annotations(attrs, [(ast.unparse(call.func), ast.literal_eval(call.args[0])) for call in calls])
     return None
+
+
+def _add_annotations(attrs: dict[str, Any], annotations: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """Add what the annotations of a type say, by their names and values; None if one is unknown."""
+    if attrs["type"] == "str" and [name for name, _ in annotations] == ["NameOf"]:
+        return {**attrs, "entry_kind": annotations[0][1]}
+    return {**attrs, "bounds": tuple(annotations)} if all(name in _BOUNDS for name, _ in annotations) else None
 
 
 def _find_alias(module: str, name: str) -> tuple[ast.expr, str] | None:
@@ -418,8 +407,7 @@ def _inspect_type(hint: Any) -> dict[str, Any] | None:
     if attrs is not None and origin is tuple:
         return {**attrs, "is_tuple": True} if attrs["type"] in _SCALARS else None
     if attrs is not None and origin is typing.Annotated:
-        bounds = tuple((type(c).__name__, *astuple(c)) for c in args[1:])
-        return {**attrs, "bounds": bounds} if all(name in _BOUNDS for name, *_ in bounds) else None
+        return _add_annotations(attrs, [(type(c).__name__, astuple(c)[0]) for c in args[1:]])
     return None
 
 

@@ -330,7 +330,7 @@ def _plot_scatter(label: str, points: Array, y: Array | None, names: tuple[str, 
     )
 
 
-def _iter_batches(context: RunContext, rows: Tensor | None, size: int = 256) -> Iterator[Series]:
+def _iter_batches(context: RunContext, rows: Tensor | None) -> Iterator[Series]:
     """Iterate over rows of the split (all if None) in batches on the pipeline's device."""
-    for index in split_rows(context.split, size, rows):
+    for index in split_rows(context.split, 256, rows):
         yield context.split.batch(index).to(context.pipeline.mean.device)

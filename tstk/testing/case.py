@@ -72,6 +72,9 @@ CHECKS_BY_KIND: dict[str, tuple[Check, ...]] = {
     "probe": (entries.is_a_probe,),
     "task": (entries.is_a_task,),
     "report": (entries.is_a_report_section,),
+    "masking": (entries.masks_valid_tokens,),
+    "augmentation": (entries.is_independent_of_padding,),
+    "tracker": (entries.takes_a_run_directory,),
     "kernel": (kernels.matches_the_reference,),
 }
 

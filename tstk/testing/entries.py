@@ -169,3 +169,46 @@ def is_a_report_section(entry: Entry) -> None:
     """Check that the target is a function of a `RunContext` alone."""
     names = list(inspect.signature(get_registry().load(entry)).parameters)
     expect(names == ["context"], f"{entry.target}({', '.join(names)}); expected a function of context")
+
+
+def masks_valid_tokens(entry: Entry) -> None:
+    """Check that a policy masks the given share of valid tokens, and is random by its generator alone."""
+    import torch
+
+    from tstk.core.rng import SampleRNG
+    from tstk.core.types import Tokens
+
+    index = torch.arange(20).expand(3, -1)
+    tokens = Tokens(torch.zeros(3, 20, 4), index[..., None].float(), index, index % 5 > 0)
+    masks = [get_registry().load(entry)(tokens, 0.5, SampleRNG(0, 1, torch.arange(3))) for _ in range(2)]
+    shape, dtype = list(masks[0].shape), masks[0].dtype
+    expect(shape == [3, 20] and dtype == torch.bool, f"the mask is {shape}, {dtype}; expected [B, N] bool, [3, 20]")
+    expect(not (masks[0] & ~tokens.valid).any(), "an invalid token is masked")
+    expect(bool((masks[0].sum(1) == 8).all()), f"{masks[0].sum(1).tolist()} tokens are masked; expected half of 16")
+    expect(torch.equal(*masks), "two calls with equal generators mask other tokens; draw from `rng` alone")
+
+
+def is_independent_of_padding(entry: Entry) -> None:
+    """Check that an augmentation has a strength, keeps padding, and changes a series alike in any batch."""
+    import torch
+
+    from tstk.core.rng import SampleRNG
+    from tstk.core.types import Series
+
+    expect("strength" in read_signature(entry.target).options, f"{entry.target} has no keyword-only option strength")
+    x, observed = torch.linspace(-1, 2, 80).reshape(2, 2, 20), torch.ones(2, 2, 20, dtype=torch.bool)
+    observed[1, :, 12:] = False
+    rows = torch.arange(2)
+    augment = get_registry().load(entry)
+    whole = augment(Series(x * observed, observed, sample_id=rows), SampleRNG(0, 1, rows))
+    alone = augment(Series(x[1:, :, :12], observed[1:, :, :12], sample_id=rows[1:]), SampleRNG(0, 1, rows[1:]))
+    expect(whole.x.shape == x.shape, f"a batch {list(x.shape)} becomes {list(whole.x.shape)}")
+    expect(not whole.observed_mask[1, :, 12:].any(), "samples after the end of a series become observed")
+    is_same = torch.allclose((whole.x * whole.observed_mask)[1:, :, :12], alone.x * alone.observed_mask, atol=1e-5)
+    expect(is_same, "a series is changed in another way beside a longer one; draw per series from `rng`")
+
+
+def takes_a_run_directory(entry: Entry) -> None:
+    """Check that the target of a tracker is a function of the run directory alone."""
+    names = list(inspect.signature(get_registry().load(entry)).parameters)
+    expect(names == ["run_dir"], f"{entry.target}({', '.join(names)}); expected a function of run_dir")

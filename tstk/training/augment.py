@@ -1,23 +1,27 @@
 """Data augmentation of training series: cropping, mixup, and the transforms of `--augment`.
 
-The transforms are those of Um et al. 2017 (arXiv:1706.00527); each takes a batch of standardized series, a strength and
-a generator. Unobserved samples stay unobserved, and padding stays at the end.
+The transforms are entries of the kind `augmentation`, functions of a batch of standardized series and a generator, with
+the option `strength`. Unobserved samples stay unobserved, and padding stays at the end. Those of the core are by Um et
+al. 2017 (arXiv:1706.00527).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series
-from tstk.errors import OptionError, did_you_mean
 from tstk.nn.resample import observed_lengths
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import read_signature
 
 if TYPE_CHECKING:
     from tstk.data.data_module import DataModule
@@ -95,40 +99,40 @@ def apply_mixup(series: Series, alpha: float, num_classes: int, rng: SampleRNG) 
 
 # -------------------------------------------------------------------- transforms by name and strength
 
-Augmentation = Callable[[Series, float, SampleRNG], Series]
+Augmentation = Callable[[Series, SampleRNG], Series]
 
 
-def add_jitter(series: Series, strength: float, rng: SampleRNG) -> Series:
+def add_jitter(series: Series, rng: SampleRNG, *, strength: Annotated[float, Gt(0), Le(100)] = 0.03) -> Series:
     """Add normal noise to every sample.
 
     Args:
         series: x [B, C, T], standardized
-        strength: standard deviation of the noise
         rng: two numbers per sample are drawn
+        strength: standard deviation of the noise
     """
     num_channels, num_samples = series.x.shape[1:]
     # time first, so that a sample's noise does not depend on the longest series of the batch
     return series.replace(x=series.x + strength * rng.normal(num_samples, num_channels).transpose(1, 2))
 
 
-def scale_channels(series: Series, strength: float, rng: SampleRNG) -> Series:
+def scale_channels(series: Series, rng: SampleRNG, *, strength: Annotated[float, Gt(0), Le(100)] = 0.1) -> Series:
     """Multiply each channel of each series by a factor drawn from N(1, strength^2).
 
     Args:
         series: x [B, C, T], standardized
-        strength: standard deviation of the factors
         rng: two numbers per channel are drawn
+        strength: standard deviation of the factors
     """
     return series.replace(x=series.x * (1 + strength * rng.normal(series.x.shape[1])[..., None]))
 
 
-def permute_segments(series: Series, strength: float, rng: SampleRNG) -> Series:
+def permute_segments(series: Series, rng: SampleRNG, *, strength: Annotated[float, Gt(0), Le(1000)] = 4.0) -> Series:
     """Cut each series into segments of equal length and permute them.
 
     Args:
         series: x [B, C, T]
-        strength: number of segments
         rng: one number per segment is drawn
+        strength: number of segments
     """
     num_segments, num_samples = max(int(strength), 1), series.x.shape[2]
     lengths = observed_lengths(series.observed_mask)[:, None]
@@ -143,15 +147,15 @@ def permute_segments(series: Series, strength: float, rng: SampleRNG) -> Series:
     return _gather_samples(series, torch.where(time < lengths, index, time))
 
 
-def warp_time(series: Series, strength: float, rng: SampleRNG) -> Series:
+def warp_time(series: Series, rng: SampleRNG, *, strength: Annotated[float, Gt(0), Le(100)] = 0.2) -> Series:
     """Resample each series at a varying speed, drawn from N(1, strength^2) at six knots.
 
     Unlike the paper, speed is linear between knots rather than a cubic spline, and at least 0.1.
 
     Args:
         series: x [B, C, T]
-        strength: standard deviation of the speeds
         rng: two numbers per knot are drawn
+        strength: standard deviation of the speeds
     """
     x, observed = series.x, series.observed
     num_samples = x.shape[2]
@@ -173,15 +177,6 @@ def warp_time(series: Series, strength: float, rng: SampleRNG) -> Series:
     return series.replace(x=torch.lerp(left.x, right.x, fraction), observed=observed)
 
 
-AUGMENTATIONS: dict[str, tuple[Augmentation, float, float]] = {
-    "jitter": (add_jitter, 0.03, 100),
-    "scaling": (scale_channels, 0.1, 100),
-    "permutation": (permute_segments, 4, 1000),
-    "time-warp": (warp_time, 0.2, 100),
-}
-"""Name -> (transform, default strength, largest strength)."""
-
-
 def parse_augmentations(augment: Sequence[str]) -> Callable[[Series, Tensor, Tensor, SampleRNG], Series]:
     """Return the composition of the transforms in `augment`.
 
@@ -192,30 +187,21 @@ def parse_augmentations(augment: Sequence[str]) -> Callable[[Series, Tensor, Ten
         a function of a raw series, its channels' mean and standard deviation (both [C, 1]) and a generator
 
     Raises:
-        OptionError: a name is unknown, or a strength is not a number above 0 or is too large
+        UnknownNameError: no augmentation has this name
+        OptionError: a strength is not a number in its range
     """
-    transforms: list[tuple[Augmentation, float]] = []
+    transforms: list[Augmentation] = []
     for text in augment:
         name, equals, number = text.partition("=")
-        if name not in AUGMENTATIONS:
-            raise OptionError(
-                f"--augment {text}: expected one of {', '.join(AUGMENTATIONS)}.{did_you_mean(name, AUGMENTATIONS)}"
-            )
-        transform, default, largest = AUGMENTATIONS[name]
-        try:
-            strength = float(number) if equals else default
-        except ValueError:
-            strength = 0.0
-        if not 0 < strength <= largest:
-            raise OptionError(
-                f"--augment {text}: expected a strength above 0, at most {largest}, such as {name}={default}"
-            )
-        transforms.append((transform, strength))
+        entry = get_registry().find("augmentation", name)
+        option = read_signature(entry.target).options["strength"]
+        strength = option.parse(number, f"--augment {name}") if equals else option.default
+        transforms.append(partial(get_registry().load(entry), strength=strength))
 
     def apply_transforms(series: Series, mean: Tensor, std: Tensor, rng: SampleRNG) -> Series:
         series = series.replace(x=(series.x - mean) / std)
-        for transform, strength in transforms:
-            series = transform(series, strength, rng)
+        for transform in transforms:
+            series = transform(series, rng)
         x = series.x * std + mean
         return series.replace(x=x if series.observed is None else x.masked_fill(~series.observed, 0))
 

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
 from tstk.errors import DataError, OptionError
-from tstk.plugins.ranges import Fraction, NonNegativeFloat, PositiveInt
+from tstk.plugins.ranges import Fraction, NameOf, NonNegativeFloat, PositiveInt
 from tstk.plugins.signature import check_fields
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class TrainConfig:
         grad_accum_steps: batches per optimizer step
         sampling: all, every series once per pass; balanced, all classes equally often
         crop: length of a random crop of each training series, drawn anew in each step; none keeps the series whole
-        augment: augmentations of training series, as NAME or NAME=STRENGTH: jitter (0.03), scaling (0.1), permutation
-            (4), time-warp (0.2), with default strengths; off: none; auto: scaling, jitter=0.05 and time-warp for a
-            classifier with at most 500 training series, else none
+        augment: augmentations of training series (tstk list augmentations), as NAME or NAME=STRENGTH: jitter (0.03),
+            scaling (0.1), permutation (4), time-warp (0.2), with default strengths; off: none; auto: scaling,
+            jitter=0.05 and time-warp for a classifier with at most 500 training series, else none
         mixup: mix each labelled series with another of its batch, with a weight drawn from Beta(mixup, mixup) (Zhang et
             al. 2018); 0 for none
         gradient_checkpointing: recompute the activations of Transformer blocks in the backward pass: less memory, a
@@ -68,7 +68,7 @@ class TrainConfig:
         deterministic: use only deterministic operations, and raise an error for others; slower on a GPU; not needed on
             a CPU, where seeded runs repeat without it
         callbacks: callbacks of plugins (tstk list callbacks), as NAME or NAME:OPTION=VALUE
-        trackers: experiment trackers to log to: tensorboard, wandb, mlflow; each must be installed
+        trackers: experiment trackers to log to: tensorboard, wandb, mlflow, or that of a plugin; each must be installed
 
     Raises:
         OptionError: a value has the wrong type or is out of range
@@ -103,7 +103,7 @@ class TrainConfig:
     threads: Annotated[int, Ge(1), Le(1024)] | None = None
     deterministic: bool = False
     callbacks: tuple[str, ...] = ()
-    trackers: tuple[str, ...] = ()
+    trackers: tuple[Annotated[str, NameOf("tracker")], ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -176,8 +176,8 @@ def find_gradient_faults(pipeline: Pipeline) -> list[str]:
     ]
 
 
-def _join_names(names: list[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+def _join_names(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _format_shape(value: Tensor | None) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tstk.config.records import read_record, write_record
+from tstk.config.records import read_record, refuse_later_format, write_record
 from tstk.config.run_directory import (
     CONFIG_FILE,
     METRICS_FILE,
@@ -36,7 +36,6 @@ from tstk.config.run_directory import (
 from tstk.core.pipeline import Pipeline
 from tstk.errors import CheckpointError
 from tstk.files import append_line, remove_leftovers, truncate_file
-from tstk.plugins.distribution import CORE_DISTRIBUTION
 from tstk.runs.checkpoint import collect_versions, read_tensors, save_weights, write_tensors
 from tstk.training.distributed import full_tensor
 
@@ -179,13 +178,7 @@ class ResumeStore:
         header = {"format": int, "tensors": str, "config": str, "metrics": int}
         if not isinstance(json_state, dict) or not all(isinstance(json_state.get(k), t) for k, t in header.items()):
             raise self._report_damage(self.state_path, "it lacks what every state has")
-        if json_state["format"] > FORMAT_VERSION:
-            versions = json_state.get("versions")
-            version = versions.get("tstk", "a later version") if isinstance(versions, dict) else "a later version"
-            raise CheckpointError(
-                f"{self.state_path} was written by tstk {version}, in a format this version does not know: "
-                f"pip install --upgrade {CORE_DISTRIBUTION}"
-            )
+        refuse_later_format(json_state, FORMAT_VERSION, str(self.state_path))
         if json_state["config"] != self._hash_config():
             raise CheckpointError(
                 f"{self.run_dir / CONFIG_FILE} has changed since {self.state_path} was written; restore it, or train "

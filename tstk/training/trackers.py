@@ -1,4 +1,7 @@
-"""Log metrics to TensorBoard, Weights & Biases or MLflow through Accelerate's trackers."""
+"""Log metrics to TensorBoard, Weights & Biases, MLflow or a plugin's tracker through Accelerate's trackers.
+
+An entry of the kind `tracker` is a function of the run directory that returns an `accelerate.tracking.GeneralTracker`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from tstk.config.records import RunConfig
 from tstk.config.run_directory import CONFIG_FILE
-from tstk.errors import OptionError, did_you_mean
+from tstk.errors import OptionError
 from tstk.plugins.distribution import format_install_command
+from tstk.plugins.registry import get_registry
 from tstk.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -18,30 +22,26 @@ if TYPE_CHECKING:
 
     from tstk.training.state import TrainState
 
-TRACKERS = ("tensorboard", "wandb", "mlflow")
-
 
 class TrackerCallback(Callback):
     """Logs losses and metrics to experiment trackers.
 
     Args:
-        names: names of trackers, from `TRACKERS`
+        names: names of trackers
         run_dir: the run directory: its name becomes the name of the run, its config is logged, and trackers write
             their files there
 
     Raises:
-        OptionError: a tracker is unknown, or its package is not installed
+        UnknownNameError: there is no such tracker
+        OptionError: the package of a tracker of the core is not installed
     """
 
     def __init__(self, names: Iterable[str], run_dir: Path) -> None:
-        for name in names:
-            if name not in TRACKERS:
-                raise OptionError(
-                    f"--trackers {name}: expected one of {', '.join(TRACKERS)}.{did_you_mean(name, TRACKERS)}"
-                )
+        entries = [get_registry().find("tracker", name) for name in names]
+        for name in (entry.name for entry in entries if entry.dist == "tstk"):
             if find_spec(name) is None:
                 raise OptionError(f"--trackers {name}: {name} is not installed: {format_install_command(name)}")
-        self.trackers = [_create_tracker(name, run_dir) for name in names]
+        self.trackers = [_start_tracker(get_registry().load(entry)(run_dir), run_dir) for entry in entries]
 
     def on_log(self, state: TrainState, losses: dict[str, float], series_per_second: float) -> None:
         """Log the losses."""
@@ -62,14 +62,28 @@ class TrackerCallback(Callback):
             tracker.log(values, step=step)
 
 
-def _create_tracker(name: str, run_dir: Path) -> GeneralTracker:
-    from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
+def create_tensorboard(run_dir: Path) -> GeneralTracker:
+    """Create a tracker that writes to the folder `tensorboard` of the run."""
+    from accelerate.tracking import TensorBoardTracker
 
-    tracker = {
-        "tensorboard": lambda: TensorBoardTracker("tensorboard", run_dir),
-        "wandb": lambda: WandBTracker("tstk", name=run_dir.name, dir=str(run_dir)),
-        "mlflow": lambda: MLflowTracker("tstk", run_name=run_dir.name),
-    }[name]()
+    return TensorBoardTracker("tensorboard", run_dir)
+
+
+def create_wandb(run_dir: Path) -> GeneralTracker:
+    """Create a tracker that logs to a run of Weights & Biases, and writes to the folder `wandb` of the run."""
+    from accelerate.tracking import WandBTracker
+
+    return WandBTracker("tstk", name=run_dir.name, dir=str(run_dir))
+
+
+def create_mlflow(run_dir: Path) -> GeneralTracker:
+    """Create a tracker that logs to a run of MLflow."""
+    from accelerate.tracking import MLflowTracker
+
+    return MLflowTracker("tstk", run_name=run_dir.name)
+
+
+def _start_tracker(tracker: GeneralTracker, run_dir: Path) -> GeneralTracker:
     if hasattr(tracker, "start"):  # later versions of Accelerate start the run here, not in the constructor
         tracker.start()
     if (run_dir / CONFIG_FILE).is_file():

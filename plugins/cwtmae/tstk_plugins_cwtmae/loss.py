@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Decoder, Loss
-from tstk.core.masking import POLICIES
+from tstk.core.masking import get_masking_policy
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.reduce import masked_mean
-from tstk.plugins.ranges import NonNegativeFloat, Ratio
+from tstk.plugins.ranges import MaskingName, NonNegativeFloat, Ratio
 
 
 class SpectrumTime(Loss):
@@ -26,7 +24,7 @@ class SpectrumTime(Loss):
 
     Args:
         ratio: share of patches to mask, rounded down
-        policy: patches to mask: random for each series, or column, all scales and channels of a time together
+        policy: masking policy: random for each series; column, all scales and channels of a time together; or another
         time: weight of the mean squared error of the series
     """
 
@@ -39,7 +37,7 @@ class SpectrumTime(Loss):
         spec: Spec,
         *,
         ratio: Ratio = 0.75,
-        policy: Literal["random", "column"] = "random",
+        policy: MaskingName = "random",
         time: NonNegativeFloat = 1.0,
     ) -> None:
         super().__init__(spec)
@@ -48,7 +46,7 @@ class SpectrumTime(Loss):
                 f"{self.display_name()} needs a tokenizer with a grid of time and scale, such as --tokenizer cwt; "
                 f"this one has the grid {spec.grid_size}"
             )
-        self.ratio, self.policy, self.time = ratio, policy, time
+        self.ratio, self.mask_tokens, self.time = ratio, get_masking_policy(policy), time
         self.out = spec.replace(target_dim=None, predicts_in_place=False)
 
     def bind_decoder(self, decoder: Decoder) -> None:
@@ -64,7 +62,7 @@ class SpectrumTime(Loss):
 
     def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
         """Return the visible tokens, and all tokens as queries, since the series is decoded from whole columns."""
-        masked = POLICIES[self.policy](tokens, self.ratio, rng)
+        masked = self.mask_tokens(tokens, self.ratio, rng)
         return tokens.replace(target=None, target_mask=None).select(tokens.valid & ~masked), tokens
 
     def reconstruct(self, step_output: StepOutput) -> tuple[Tensor, Tensor]:

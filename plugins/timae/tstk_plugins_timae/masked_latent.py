@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from tstk.builtin.losses.masked import Masked
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, Tokens
-from tstk.plugins.ranges import MaskCount
+from tstk.plugins.ranges import MaskCount, MaskingName
 
 
 class MaskedLatent(Masked):
@@ -19,8 +17,8 @@ class MaskedLatent(Masked):
 
     Args:
         ratio: share of valid tokens to mask, rounded down
-        policy: tokens to mask: random, one block, the tail (with a horizon: the future), whole columns of a
-            two-axis grid, or random with the same positions for the whole batch
+        policy: masking policy: random; block, one stretch of time; tail, the latest tokens (with a horizon: the
+            future); column, whole columns of a two-axis grid; per-batch, random but equal for the batch
         num_masks: masks per series in each step; the series are encoded once
     """
 
@@ -29,7 +27,7 @@ class MaskedLatent(Masked):
         spec: Spec,
         *,
         ratio: float = 0.75,
-        policy: Literal["random", "block", "tail", "column", "per_batch"] = "random",
+        policy: MaskingName = "random",
         num_masks: MaskCount = 1,
     ) -> None:
         super().__init__(spec, ratio=ratio, policy=policy, num_masks=num_masks)

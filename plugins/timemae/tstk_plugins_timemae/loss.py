@@ -7,21 +7,20 @@ decoder's prediction. The teacher is an exponential moving average of the encode
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tstk.core.interfaces import Decoder, Encoder, Loss
-from tstk.core.masking import POLICIES
-from tstk.core.pipeline import Pipeline
+from tstk.core.interfaces import BasePipeline, Decoder, Encoder, Loss
+from tstk.core.masking import get_masking_policy
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.reduce import masked_mean
-from tstk.plugins.ranges import Fraction, NonNegativeFloat, Ratio
+from tstk.plugins.ranges import Fraction, MaskingName, NonNegativeFloat, Ratio
 from tstk_plugins_timemae.init import init_xavier
 
 
@@ -36,7 +35,7 @@ class TimeMAE(Loss):
     Args:
         codes: number of codewords
         ratio: share of valid tokens to mask, rounded down
-        policy: tokens to mask: random for each series, or per_batch, the same positions for the whole batch
+        policy: masking policy: random for each series; per-batch, the same positions for the whole batch; or another
         align: weight of the mean squared error between predictions and the teacher's representations
         classify: weight of the cross-entropy of the codewords
         smoothing: label smoothing of that cross-entropy
@@ -54,7 +53,7 @@ class TimeMAE(Loss):
         *,
         codes: Annotated[int, Ge(2)] = 192,
         ratio: Ratio = 0.6,
-        policy: Literal["random", "per_batch"] = "random",
+        policy: MaskingName = "random",
         align: NonNegativeFloat = 5.0,
         classify: NonNegativeFloat = 1.0,
         smoothing: Fraction = 0.2,
@@ -69,7 +68,8 @@ class TimeMAE(Loss):
                 "one layer, so --tokenizer.dim and --encoder.dim must be equal; they are "
                 f"{spec.tokenizer_dim} and {spec.dim}"
             )
-        self.ratio, self.policy, self.align, self.classify = ratio, policy, align, classify
+        self.ratio, self.align, self.classify = ratio, align, classify
+        self.mask_tokens = get_masking_policy(policy)
         self.smoothing, self.momentum, self.temperature = smoothing, momentum, temperature
         self.teacher_dropout = teacher_dropout
         self.codeword_classifier = nn.Linear(spec.tokenizer_dim or 0, codes)
@@ -90,7 +90,7 @@ class TimeMAE(Loss):
                 f"use --decoder.dim {self.spec.dim} or --decoder cross"
             )
 
-    def bind(self, pipeline: Pipeline) -> None:
+    def bind(self, pipeline: BasePipeline) -> None:
         """Create the teacher: a copy of the encoder that shares the parameters of its position embeddings."""
         self._student = [pipeline.encoder]
         shared = {id(p): p for p in find_pos_embed_parameters(pipeline.encoder)}
@@ -119,7 +119,7 @@ class TimeMAE(Loss):
 
     def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
         """Return the visible tokens, and the masked tokens as queries with their sampled codewords."""
-        masked = POLICIES[self.policy](tokens, self.ratio, rng)
+        masked = self.mask_tokens(tokens, self.ratio, rng)
         queries = tokens.select(masked)
         queries = queries.replace(attrs={**queries.attrs, "codeword": self._sample_codewords(queries, rng)})
         return tokens.select(tokens.valid & ~masked), queries

@@ -59,6 +59,7 @@ def test_each_loss_reaches_the_parameters_that_it_should():
     }
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_terms_are_the_published_ones():
     model = pipeline()
     step_output = model(batch())

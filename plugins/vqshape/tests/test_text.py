@@ -165,6 +165,7 @@ def test_a_teacher_can_be_used_without_its_text(folder):
     assert teacher.tokenize(series).tokens.values.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_student_learns_z_keeps_the_codes_and_does_without_text_and_teacher(folder, tmp_path):
     teacher, moved = folder / "teacher", tmp_path / "teacher"
     teacher.rename(moved)

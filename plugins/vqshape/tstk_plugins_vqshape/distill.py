@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.builtin.losses.reconstruct import Reconstruct
-from tstk.core.interfaces import Tokenizer
-from tstk.core.pipeline import Pipeline
+from tstk.core.interfaces import BasePipeline, Tokenizer
 from tstk.core.types import Spec, StepOutput
 from tstk.errors import CheckpointError, IncompatibleError, OptionError
 from tstk.nn.reduce import masked_mean
@@ -59,7 +58,7 @@ class Distill(Reconstruct):
         if not self.teacher_path or not Path(self.teacher_path).is_dir():
             raise CheckpointError(f"--loss.teacher {self.teacher_path}: there is no such run")
 
-    def bind(self, pipeline: Pipeline) -> None:
+    def bind(self, pipeline: BasePipeline) -> None:
         """Load the teacher, if there is one and it still exists.
 
         Raises:
@@ -131,7 +130,7 @@ class Consistent(Reconstruct):
             )
         self.weight = weight
 
-    def bind(self, pipeline: Pipeline) -> None:
+    def bind(self, pipeline: BasePipeline) -> None:
         """Check that the tokenizer is guided by the text.
 
         Raises:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from tstk.core.interfaces import BasePipeline
 from tstk.core.types import Spec, Tokens
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 
 def uniform_to_gumbel(uniform: Tensor) -> Tensor:
@@ -30,7 +27,7 @@ def select_context(tokens: Tokens, spec: Spec, length: int, horizon: int) -> tup
     return tokens.gather(rows), ceil((length + horizon) / stride) - count
 
 
-def decode_forecast(pipeline: Pipeline, context_values: Tensor, future_values: Tensor, horizon: int) -> Tensor:
+def decode_forecast(pipeline: BasePipeline, context_values: Tensor, future_values: Tensor, horizon: int) -> Tensor:
     """Decode the future, [B, C, horizon], from token values of the context [B, N, D] and of the future [B, M, D].
 
     Only those tokens of the context are decoded that the future depends on.

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tstk.builtin.losses.next_code import NextCode
+from tstk.core.interfaces import BasePipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import OptionError
 from tstk.nn.cache import KVCache
 from tstk_plugins_vqvae.forecasting import decode_forecast, select_context, uniform_to_gumbel
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 MAX_PATHS = 512
 """Maximal number of paths generated at a time: more are no faster on a CPU, whose caches they would not fit."""
@@ -70,7 +68,7 @@ class CodeRollout(NextCode):
         self.default_num_samples, self.temperature = num_samples, temperature
         self.top_k, self.cache = top_k, cache
 
-    def bind(self, pipeline: Pipeline) -> None:
+    def bind(self, pipeline: BasePipeline) -> None:
         """Keep a reference to the pipeline, to encode and decode in `forecast`."""
         self._pipeline = [pipeline]
 

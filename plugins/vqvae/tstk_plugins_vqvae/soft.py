@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt, Le
@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.builtin.losses.forecast import Forecast
+from tstk.core.interfaces import BasePipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import OptionError
 from tstk.plugins.ranges import PositiveFloat
 from tstk_plugins_vqvae.forecasting import decode_forecast, select_context, uniform_to_gumbel
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 
 class CodeSoft(Forecast):
@@ -52,7 +50,7 @@ class CodeSoft(Forecast):
         self.placeholder = nn.Parameter(torch.randn(spec.tokenizer_dim or 0) * 0.02)
         self.out = spec.replace(target_dim=spec.vocab_size, predicts_in_place=True)
 
-    def bind(self, pipeline: Pipeline) -> None:
+    def bind(self, pipeline: BasePipeline) -> None:
         """Keep a reference to the pipeline, to decode in `forecast`."""
         self._pipeline = [pipeline]
 

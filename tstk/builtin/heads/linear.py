@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.core.batches import split_rows
-from tstk.core.interfaces import Head
+from tstk.core.interfaces import BasePipeline, Head
 from tstk.core.types import Spec, Split, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.logistic_regression import LogisticRegression
 from tstk.nn.reduce import pool_channels
 from tstk.plugins.ranges import Fraction
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 ABSENT_CLASS_BIAS = -10.0
 """Initial bias of a class without training series, with weights from a logistic regression."""
@@ -64,7 +61,7 @@ class Linear(Head):
         self.dropout = nn.Dropout(dropout)
         self.classify = nn.Linear(width, spec.num_outputs or 0)
 
-    def init_from_data(self, pipeline: Pipeline, train_split: Split) -> str:
+    def init_from_data(self, pipeline: BasePipeline, train_split: Split) -> str:
         """Set the weights to those of a logistic regression if `init` is `logistic`; return a note for the user."""
         if self.init == "random":
             return ""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tstk.core.interfaces import Loss
+from tstk.core.interfaces import BasePipeline, Loss
 from tstk.core.types import Spec, Split, StepOutput
 from tstk.nn.reduce import masked_mean
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 
 class BinaryCrossEntropy(Loss):
@@ -35,7 +30,7 @@ class BinaryCrossEntropy(Loss):
         self.balanced = balanced
         self.register_buffer("pos_weight", torch.ones(spec.num_outputs or 0))
 
-    def init_from_data(self, pipeline: Pipeline, train_split: Split) -> str:
+    def init_from_data(self, pipeline: BasePipeline, train_split: Split) -> str:
         """Set the weights of the labels, if `balanced`."""
         if self.balanced and train_split.y is not None:
             positive, negative = ((train_split.y == value).sum(0).clamp(min=1) for value in (1, 0))

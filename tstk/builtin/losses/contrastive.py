@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Loss
-from tstk.core.masking import POLICIES
+from tstk.core.masking import mask_random
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.nn.reduce import masked_mean, masked_pool
@@ -61,7 +61,7 @@ class Contrastive(Loss):
     def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
         """Return the visible tokens twice: no token is predicted, so there are no queries of their own."""
         if self.ratio:
-            tokens = tokens.select(tokens.valid & ~POLICIES["random"](tokens, self.ratio, rng))
+            tokens = tokens.select(tokens.valid & ~mask_random(tokens, self.ratio, rng))
         return tokens, tokens
 
     def forward(self, step_output: StepOutput) -> dict[str, Tensor]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from tstk.core.interfaces import Loss
-from tstk.core.masking import POLICIES
+from tstk.core.masking import get_masking_policy, mask_tail
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.nn.reduce import masked_mean
-from tstk.plugins.ranges import MaskCount, Ratio
+from tstk.plugins.ranges import MaskCount, MaskingName, Ratio
 
 
 class Masked(Loss):
@@ -20,8 +18,8 @@ class Masked(Loss):
 
     Args:
         ratio: fraction of valid tokens to mask, rounded down
-        policy: tokens to mask: random, one block, the tail (with a horizon: the future), whole columns of a two-axis
-            grid, or random but equal for the batch
+        policy: masking policy: random; block, one stretch of time; tail, the latest tokens (with a horizon: the
+            future); column, whole columns of a two-axis grid; per-batch, random but equal for the batch
         num_masks: masks per series in each step (Ti-MAE's sampling time)
     """
 
@@ -33,12 +31,12 @@ class Masked(Loss):
         spec: Spec,
         *,
         ratio: Ratio = 0.6,
-        policy: Literal["random", "block", "tail", "column", "per_batch"] = "random",
+        policy: MaskingName = "random",
         num_masks: MaskCount = 1,
     ) -> None:
         super().__init__(spec)
-        self.ratio, self.policy, self.num_masks = ratio, policy, num_masks
-        self.masks_future = policy == "tail" and spec.horizon is not None
+        self.ratio, self.mask_tokens, self.num_masks = ratio, get_masking_policy(policy), num_masks
+        self.masks_future = self.mask_tokens is mask_tail and spec.horizon is not None
         self.out = spec.replace(predicts_in_place=False)
 
     def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
@@ -46,7 +44,7 @@ class Masked(Loss):
         if self.masks_future:
             masked = tokens.valid & (tokens.end_positions(self.spec) > self.spec.length - (self.spec.horizon or 0))
         else:
-            masked = torch.cat([POLICIES[self.policy](tokens, self.ratio, rng) for _ in range(self.num_masks)])
+            masked = torch.cat([self.mask_tokens(tokens, self.ratio, rng) for _ in range(self.num_masks)])
             tokens = tokens.repeat(self.num_masks)
         return tokens.select(tokens.valid & ~masked), tokens.select(masked)
 

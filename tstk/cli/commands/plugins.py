@@ -170,5 +170,5 @@ def _summarize_state(row: dict[str, Any]) -> str:
     return "has faults" if row["faults"] else "slow" if row["burdens"] else "works"
 
 
-def _join_first(papers: list[str], limit: int = 2) -> str:
-    return "; ".join(papers[:limit]) + (f" and {len(papers) - limit} more" if len(papers) > limit else "")
+def _join_first(papers: list[str]) -> str:
+    return "; ".join(papers[:2]) + (f" and {len(papers) - 2} more" if len(papers) > 2 else "")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tstk.core.prediction import Prediction
-from tstk.core.task import Baselines, Task
+from tstk.core.standardization import StandardizedModel
+from tstk.core.task import Baselines, Prediction, Task
 from tstk.core.types import Split
 from tstk.evaluation.baselines import score_classification_baselines, score_majority_class
 from tstk.evaluation.classification import accuracy_standard_error, classification_metrics
 from tstk.evaluation.simple_classifiers import CLASSIFIERS
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 
 class Classification(Task):
@@ -30,7 +27,7 @@ class Classification(Task):
     requirement = "class labels"
     remedy = "name their column with --label-column, other data with --data, or forecast with --head forecast"
 
-    def decode(self, pipeline: Pipeline, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
+    def decode(self, pipeline: StandardizedModel, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
         """Return the names of the classes and their probabilities."""
         best, names = outputs.argmax(1).numpy(), pipeline.classes
         temperature = 1.0 if pipeline.temperature is None else pipeline.temperature.cpu().double()
@@ -47,11 +44,11 @@ class Classification(Task):
             return {}
         return metrics | {"accuracy_se": accuracy_standard_error(targets, predictions, groups)}
 
-    def score_baselines(self, pipeline: Pipeline, data: Any, split: Split, batch_size: int = 256) -> Baselines:
+    def score_baselines(self, pipeline: StandardizedModel, data: Any, split: Split, batch_size: int = 256) -> Baselines:
         """Score the majority class, the nearest neighbour, and logistic regression on summary features."""
         return score_classification_baselines(data.training_splits, split, data.spec)
 
-    def score_fitted_baselines(self, pipeline: Pipeline, split: Split, reason: str) -> Baselines:
+    def score_fitted_baselines(self, pipeline: StandardizedModel, split: Split, reason: str) -> Baselines:
         """Score the majority class."""
         assert split.y is not None
         majority = score_majority_class(torch.tensor(pipeline.spec.class_counts), split.y)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tstk.core.linear_map import get_last_value
-from tstk.core.prediction import Prediction
-from tstk.core.task import Baselines, Task
+from tstk.core.standardization import StandardizedModel
+from tstk.core.task import Baselines, Prediction, Task
 from tstk.core.types import Series, Split, StepOutput
 from tstk.evaluation.baselines import score_forecast_baselines, score_forecaster
 from tstk.evaluation.metrics import ForecastMetrics
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 
 class Forecasting(Task):
@@ -32,21 +29,21 @@ class Forecasting(Task):
     requirement = "a horizon to forecast"
     remedy = "name a table with dates with --data, or classify with --head linear"
 
-    def decode(self, pipeline: Pipeline, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
+    def decode(self, pipeline: StandardizedModel, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
         """Return forecasts [N, C, H] in the units of the data."""
         mean, std = pipeline.raw_mean.cpu(), pipeline.std.cpu()
         forecast, samples = (None if t is None else (t * std + mean).numpy() for t in (outputs, sample_paths))
         return Prediction(forecast=forecast, forecast_samples=samples, channels=pipeline.channel_names)
 
-    def create_metrics(self, pipeline: Pipeline) -> BatchForecastMetrics:
+    def create_metrics(self, pipeline: StandardizedModel) -> BatchForecastMetrics:
         """Return metrics that keep sums alone, since the forecasts of all windows may not fit memory."""
         return BatchForecastMetrics(pipeline)
 
-    def score_baselines(self, pipeline: Pipeline, data: Any, split: Split, batch_size: int = 256) -> Baselines:
+    def score_baselines(self, pipeline: StandardizedModel, data: Any, split: Split, batch_size: int = 256) -> Baselines:
         """Score the last value, the last season, and a linear map of the context."""
         return score_forecast_baselines(data, split, pipeline.mean.cpu(), pipeline.std.cpu(), batch_size)
 
-    def score_fitted_baselines(self, pipeline: Pipeline, split: Split, reason: str) -> Baselines:
+    def score_fitted_baselines(self, pipeline: StandardizedModel, split: Split, reason: str) -> Baselines:
         """Score the last value."""
         errors = score_forecaster(
             get_last_value, split, pipeline.mean.cpu(), pipeline.std.cpu(), offset=pipeline.offset
@@ -61,7 +58,7 @@ class BatchForecastMetrics:
         pipeline: standardizes the series
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: StandardizedModel) -> None:
         self.pipeline = pipeline
         self.metrics = ForecastMetrics(pipeline.raw_mean, pipeline.std)
 

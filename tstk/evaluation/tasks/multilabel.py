@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from tstk.core.prediction import Prediction
-from tstk.core.task import Baselines, Task
+from tstk.core.standardization import StandardizedModel
+from tstk.core.task import Baselines, Prediction, Task
 from tstk.core.types import Split
 from tstk.evaluation.baselines import score_fitted
 from tstk.evaluation.metrics import multilabel_metrics
 from tstk.evaluation.simple_regressors import NearestNeighborLabels, SummaryLogisticLabels
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 LABELLERS = {"1-NN": NearestNeighborLabels, "logistic": SummaryLogisticLabels}
 """Baselines by the name used in results."""
@@ -34,7 +31,7 @@ class Multilabel(Task):
         "or give other data with --data"
     )
 
-    def decode(self, pipeline: Pipeline, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
+    def decode(self, pipeline: StandardizedModel, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
         """Return the probability of each label, and the labels with a probability of at least 0.5."""
         probabilities = outputs.double().sigmoid().numpy()
         names = pipeline.classes or tuple(str(i) for i in range(outputs.shape[1]))
@@ -46,7 +43,7 @@ class Multilabel(Task):
         """Compute F1, AUROC and AUPRC, averaged over labels and per label, and the share of exact sets."""
         return multilabel_metrics(outputs, targets, names)
 
-    def score_baselines(self, pipeline: Pipeline, data: Any, split: Split, batch_size: int = 256) -> Baselines:
+    def score_baselines(self, pipeline: StandardizedModel, data: Any, split: Split, batch_size: int = 256) -> Baselines:
         """Score the prevalence of each label, the nearest neighbour, and logistic regressions on summary features."""
         names, train = data.classes, data.train.y
         assert split.y is not None
@@ -57,7 +54,7 @@ class Multilabel(Task):
             LABELLERS, data.training_splits, split, data.spec, lambda outputs, y: self.score(outputs, y, names)
         )
 
-    def score_fitted_baselines(self, pipeline: Pipeline, split: Split, reason: str) -> Baselines:
+    def score_fitted_baselines(self, pipeline: StandardizedModel, split: Split, reason: str) -> Baselines:
         """Skip all baselines: the prevalence of labels is not stored in a run."""
         return Baselines({}, dict.fromkeys(("prevalence", *LABELLERS), reason))
 

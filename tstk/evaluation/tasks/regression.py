@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from tstk.core.prediction import Prediction
-from tstk.core.task import Baselines, Task
+from tstk.core.standardization import StandardizedModel
+from tstk.core.task import Baselines, Prediction, Task
 from tstk.core.types import Split
 from tstk.evaluation.baselines import score_fitted
 from tstk.evaluation.metrics import regression_metrics
 from tstk.evaluation.simple_regressors import NearestNeighborRegressor, SummaryRidge
-
-if TYPE_CHECKING:
-    from tstk.core.pipeline import Pipeline
 
 REGRESSORS = {"1-NN": NearestNeighborRegressor, "ridge": SummaryRidge}
 """Baselines by the name used in results."""
@@ -31,7 +28,7 @@ class Regression(Task):
     requirement = "numbers to predict"
     remedy = "name their columns with --target-columns, or give other data with --data"
 
-    def decode(self, pipeline: Pipeline, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
+    def decode(self, pipeline: StandardizedModel, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
         """Return the numbers in the units of the data."""
         assert pipeline.target_mean is not None
         assert pipeline.target_std is not None
@@ -44,14 +41,14 @@ class Regression(Task):
         """Compute MAE, RMSE and R2, averaged over targets, and those of each target if there are several."""
         return regression_metrics(outputs, targets, names)
 
-    def score_baselines(self, pipeline: Pipeline, data: Any, split: Split, batch_size: int = 256) -> Baselines:
+    def score_baselines(self, pipeline: StandardizedModel, data: Any, split: Split, batch_size: int = 256) -> Baselines:
         """Score the mean of the training split, the nearest neighbour, and ridge regression on summary features."""
         names = data.target_names
         return Baselines(self._score_mean(data.train.y.nanmean(0), split, names)) | score_fitted(
             REGRESSORS, data.training_splits, split, data.spec, lambda outputs, y: self.score(outputs, y, names)
         )
 
-    def score_fitted_baselines(self, pipeline: Pipeline, split: Split, reason: str) -> Baselines:
+    def score_fitted_baselines(self, pipeline: StandardizedModel, split: Split, reason: str) -> Baselines:
         """Score the mean of the training split."""
         assert pipeline.target_mean is not None
         mean = self._score_mean(pipeline.target_mean.cpu(), split, pipeline.target_names)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 import tstk
-from tstk.core.pipeline import Pipeline
-from tstk.core.prediction import Prediction
+from tstk.core.standardization import StandardizedModel
 
 
 class Sketch(tstk.Task):
@@ -20,10 +19,12 @@ class Sketch(tstk.Task):
     requirement = "numbers to predict"
     remedy = "name their columns with --target-columns"
 
-    def decode(self, pipeline: Pipeline, outputs: Tensor, sample_paths: Tensor | None = None) -> Prediction:
+    def decode(
+        self, pipeline: StandardizedModel, outputs: Tensor, sample_paths: Tensor | None = None
+    ) -> tstk.Prediction:
         """Return the prediction of N series in the units of the data, from outputs [N, K] of the head."""
         values = pipeline.to_data_units(outputs.to(pipeline.mean.device)).double().cpu().numpy()
-        return Prediction(values=values, target_names=pipeline.target_names)
+        return tstk.Prediction(values=values, target_names=pipeline.target_names)
 
     def score(
         self, outputs: Tensor, targets: Tensor, names: Sequence[str], groups: list[str] | None = None

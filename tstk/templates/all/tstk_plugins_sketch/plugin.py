@@ -6,10 +6,3 @@ from tstk import Entry, hookimpl
 @hookimpl
 def tstk_entries():
     """Yield the entries of this plugin."""
-    yield Entry(
-        "probe",
-        "sketch",
-        "tstk_plugins_sketch.probe:Sketch",
-        "The nearest class mean",
-        interface_version=1,
-    )
