@@ -39,26 +39,26 @@ def join_windows(split: Split | None, count: int, length: int) -> list[list[int]
         count: number of series
         length: samples of a window
     """
-    recordings = split.recordings if isinstance(split, SeriesDataset) else None
-    if recordings is None or split is None or split.rows is None:
+    numbers = split.recordings if isinstance(split, SeriesDataset) else None
+    if numbers is None or split is None or split.rows is None:
         return [[row] for row in range(count)]
-    joined: list[list[int]] = []
+    recordings: list[list[int]] = []
     for row in range(count):
         follows = (
             row > 0
-            and recordings[row] == recordings[row - 1]
+            and numbers[row] == numbers[row - 1]
             and split.rows[row] == split.rows[row - 1] + length
             and split.lengths[row - 1] == length
         )
         if follows:
-            joined[-1].append(row)
+            recordings[-1].append(row)
         else:
-            joined.append([row])
-    return joined
+            recordings.append([row])
+    return recordings
 
 
 def score_segmentation(
-    targets: Tensor, predictions: Tensor, num_classes: int, joined: Sequence[Sequence[int]] | None = None
+    targets: Tensor, predictions: Tensor, num_classes: int, recordings: Sequence[Sequence[int]] | None = None
 ) -> dict[str, float]:
     """Compute the scores by sample and by segment; {} if no target is known.
 
@@ -66,7 +66,7 @@ def score_segmentation(
         targets: [N, T] class index of each sample, -1 where unknown
         predictions: [N, T] class index
         num_classes: number of classes
-        joined: rows of each series, from `join_windows`; None means that each row is a series
+        recordings: rows of each series, from `join_windows`; None means that each row is a series
     """
     known = targets >= 0
     scores = classification_metrics(targets[known], predictions[known])
@@ -77,7 +77,7 @@ def score_segmentation(
     scores["balanced_accuracy"] = float(recall[targets[known].unique()].mean())
     scores["kappa"] = _compute_kappa(targets[known], predictions[known], num_classes)
     arrays = targets.numpy(), predictions.where(known, -1).numpy()
-    rows = [[row] for row in range(len(targets))] if joined is None else joined
+    rows = [[row] for row in range(len(targets))] if recordings is None else recordings
     return scores | score_segments([tuple(np.concatenate(a[list(r)]) for a in arrays) for r in rows])
 
 

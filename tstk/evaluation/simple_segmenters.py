@@ -87,11 +87,11 @@ def score_segmenters(train: Sequence[Split], split: Split, spec: Spec, batch_siz
     """
     assert train[0].y is not None
     assert split.y is not None
-    num_classes, joined = spec.num_outputs or 0, join_windows(split, len(split), spec.length)
+    num_classes, recordings = spec.num_outputs or 0, join_windows(split, len(split), spec.length)
 
     def score(predictions: Tensor) -> dict[str, float]:
         assert split.y is not None
-        return score_segmentation(split.y, predictions, num_classes, joined)
+        return score_segmentation(split.y, predictions, num_classes, recordings)
 
     majority = torch.bincount(train[0].y[train[0].y >= 0], minlength=num_classes).argmax()
     if not (scores := score(majority.expand_as(split.y))):

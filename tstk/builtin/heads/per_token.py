@@ -41,7 +41,7 @@ class PerToken(Head):
         # samples of invalid tokens, and those beyond the end, are added to one more row, which is dropped
         index = index.where(tokens.valid[..., None] & (index >= 0) & (index < length), length).flatten(1)
         rows = index[..., None].expand(-1, -1, logits.shape[-1])
-        sums = logits.new_zeros(len(index), length + 1, logits.shape[-1]).scatter_add(1, rows, logits.flatten(1, 2))
+        sums = logits.new_zeros(index.shape[0], length + 1, logits.shape[-1]).scatter_add(1, rows, logits.flatten(1, 2))
         counts = torch.zeros_like(sums[..., 0]).scatter_add(1, index, torch.ones_like(index, dtype=sums.dtype))
         counts = counts[:, :length]
         means = sums[:, :length] / counts.clamp(min=1)[..., None]
@@ -52,7 +52,11 @@ class PerToken(Head):
 def find_nearest(is_covered: Tensor) -> Tensor:
     """Return [B, T] long, the nearest True sample of each sample of [B, T] bool; the earlier one of two."""
     length = is_covered.shape[1]
-    time = torch.arange(length, device=is_covered.device)
-    before = torch.where(is_covered, time, -length).cummax(1).values
-    after = torch.where(is_covered, time, 2 * length).flip(1).cummin(1).values.flip(1)
+    time = torch.arange(length, device=is_covered.device).expand(is_covered.shape)
+    rank = is_covered.long().cumsum(1)
+    # the time of the first, second, ... True sample; none is before the first and after the last (ONNX has no cummax)
+    times = torch.full_like(time[:, :1], -length).expand(-1, length + 2)
+    times = torch.where(torch.arange(length + 2, device=time.device) > 0, 2 * length, times)
+    times = times.scatter(1, torch.where(is_covered, rank, length + 1), time)
+    before, after = times.gather(1, rank), times.gather(1, rank - is_covered.long() + 1)
     return torch.where(time - before <= after - time, before, after).clamp(0, length - 1)

@@ -55,8 +55,8 @@ class Segmentation(Task):
         """Score the majority class."""
         assert split.y is not None
         majority = torch.tensor(pipeline.spec.class_counts).argmax()
-        joined = join_windows(split, len(split), pipeline.spec.length)
-        scores = score_segmentation(split.y, majority.expand_as(split.y), pipeline.spec.num_outputs or 0, joined)
+        recordings = join_windows(split, len(split), pipeline.spec.length)
+        scores = score_segmentation(split.y, majority.expand_as(split.y), pipeline.spec.num_outputs or 0, recordings)
         return Baselines({"majority class": scores} if scores else {}, dict.fromkeys(SEGMENTERS, reason))
 
 
@@ -83,5 +83,5 @@ class SegmentationMetrics:
         if not self.targets:
             return {}
         targets, predictions = torch.cat(self.targets), torch.cat(self.predictions)
-        joined = join_windows(split, *targets.shape)
-        return score_segmentation(targets, predictions, self.num_classes, joined)
+        recordings = join_windows(split, *targets.shape)
+        return score_segmentation(targets, predictions, self.num_classes, recordings)
