@@ -39,15 +39,18 @@ def render_segments(context: RunContext) -> Section | None:
     known = split.y >= 0
     scores = per_class_metrics(split.y[known], predictions[known], len(names))
     series = join_windows(split, len(split), length)
-    true = [find_segments(split.y[rows].flatten().numpy()) for rows in series]
-    found = [find_segments(predictions[rows].where(known[rows], -1).flatten().numpy()) for rows in series]
+    true_segments = [find_segments(split.y[rows].flatten().numpy()) for rows in series]
+    predicted_segments = [find_segments(predictions[rows].where(known[rows], -1).flatten().numpy()) for rows in series]
     columns = ["class", "precision", "recall", "F1", "samples", "true segments", "predicted segments"]
     table = [
         [
             name,
             *(f"{scores[score][k]:.3f}" for score in ("precision", "recall", "f1")),
             f"{int((split.y == k).sum()):,}",
-            *(f"{sum(int((part[:, 0] == k).sum()) for part in parts):,}" for parts in (true, found)),
+            *(
+                f"{sum(int((part[:, 0] == k).sum()) for part in parts):,}"
+                for parts in (true_segments, predicted_segments)
+            ),
         ]
         for k, name in enumerate(names)
     ]

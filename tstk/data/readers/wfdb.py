@@ -105,21 +105,21 @@ def _read_labels(
         if "label" in roles.optional:
             return (None, ()), ""
         raise DataError(f"{path}: no annotations {file.name} beside it; --label-column SUFFIX names their suffix")
-    found = read_annotations(file)
-    if found.time_resolution is not None:
-        raise DataError(f"{file}: its positions are in 1/{found.time_resolution:g} s, not in samples; convert it")
-    rhythms = [i for i, text in enumerate(found.texts) if text.startswith("(")]
+    annotations = read_annotations(file)
+    if annotations.time_resolution is not None:
+        raise DataError(f"{file}: its positions are in 1/{annotations.time_resolution:g} s, not in samples; convert it")
+    rhythms = [i for i, text in enumerate(annotations.texts) if text.startswith("(")]
     names = np.full(num_samples, "", object)
     if rhythms:
-        ends = [*found.positions[rhythms[1:]], num_samples]
+        ends = [*annotations.positions[rhythms[1:]], num_samples]
         for i, end in zip(rhythms, ends, strict=True):
-            names[found.positions[i] : end] = found.texts[i].removeprefix("(")
+            names[annotations.positions[i] : end] = annotations.texts[i].removeprefix("(")
     else:
-        beats = [i for i, symbol in enumerate(found.symbols) if symbol in BEATS]
-        centers = found.positions[beats]
+        beats = [i for i, symbol in enumerate(annotations.symbols) if symbol in BEATS]
+        centers = annotations.positions[beats]
         edges = [0, *(centers[1:] + centers[:-1]) // 2, num_samples]
         for i, start, end in zip(beats, edges, edges[1:], strict=bool(beats)):
-            names[start:end] = found.symbols[i]
+            names[start:end] = annotations.symbols[i]
     kind = "rhythm" if rhythms else "symbol of the beat around it"
     return encode_sample_labels(names.tolist()), f"{file.name}: the class of a sample is the {kind}"
 
