@@ -214,13 +214,14 @@ def _read_sample_labels(
     is_unknown = [name.lower() in NA_VALUES or (array.dtype.kind in "if" and name == "-1") for name in names]
     known = [name for name, skip in zip(names, is_unknown, strict=True) if not skip]
     by_index = {str(i): class_name for i, class_name in enumerate(classes)}
-    if classes and array.dtype.kind in "biuf" and set(known) <= set(by_index):
-        names = [by_index.get(name, name) for name in names]
-    elif classes and (unknown := sorted(set(known) - set(classes))):
+    is_number = array.dtype.kind in "biuf"
+    if classes and (unknown := sorted(set(known) - set(by_index if is_number else classes))):
         raise DataError(
-            f"{arrays.source}: label {unknown[0]!r} is neither one of the classes {', '.join(classes)} nor the index "
-            "of one, from 0"
+            f"{arrays.source}: label {unknown[0]} is not {'the index, from 0, of ' * is_number}one of the classes "
+            f"{', '.join(classes)}"
         )
+    if classes and is_number:
+        names = [by_index.get(name, name) for name in names]
     classes = classes or sort_names(known)
     codes = np.array([-1 if skip else classes.index(name) for name, skip in zip(names, is_unknown, strict=True)])
     return codes[index].reshape(shape).astype(np.int32), classes
@@ -420,7 +421,7 @@ def _to_labels(arrays: NamedArrays, name: str, array: Array, classes: tuple[str,
     """
     source, plain_name = arrays.source, _remove_suffix(name, arrays)
     hint = f"; --target-columns {plain_name} makes them targets to predict" if array.dtype.kind in "fiub" else ""
-    remedy = f"; --task segmentation takes a class per sample{hint.replace(';', ',')}"
+    remedy = f"{hint}; --task segmentation takes a class per sample"
     _check_one_per_series(array, "labels", num_series, source, remedy if array.ndim == 2 else "")
     labels = to_names(array.astype(np.uint8) if classes and array.dtype.kind == "b" else array, "labels", source)
     distinct = set(labels)

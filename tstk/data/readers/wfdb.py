@@ -118,7 +118,7 @@ def _read_labels(
         beats = [i for i, symbol in enumerate(annotations.symbols) if symbol in BEATS]
         centers = annotations.positions[beats]
         edges = [0, *(centers[1:] + centers[:-1]) // 2, num_samples]
-        for i, start, end in zip(beats, edges, edges[1:], strict=bool(beats)):
+        for i, start, end in zip(beats, edges, edges[1:], strict=False):
             names[start:end] = annotations.symbols[i]
     kind = "rhythm" if rhythms else "symbol of the beat around it"
     return encode_sample_labels(names.tolist()), f"{file.name}: the class of a sample is the {kind}"
