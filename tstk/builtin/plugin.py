@@ -22,8 +22,9 @@ _COMPONENTS = {
     "head linear": ("linear:Linear", "Linear layer on pooled tokens"),
     "head cot": ("cot:CoT", "Latent reasoning tokens that attend to the series"),
     "head residual-mlp": ("residual_mlp:ResidualMLP", "Residual MLP on the mean of the tokens"),
+    "head per-token": ("per_token:PerToken", "Linear layer on each token, for a class per sample"),
     "head forecast": ("forecast:Forecast", "Linear layer from all tokens to the whole horizon"),
-    "loss cross-entropy": ("cross_entropy:CrossEntropy", "Classification"),
+    "loss cross-entropy": ("cross_entropy:CrossEntropy", "Classification of series, or of their samples"),
     "loss binary-cross-entropy": ("binary_cross_entropy:BinaryCrossEntropy", "Several labels per series"),
     "loss mse": ("regression:MSE", "Mean squared error of numbers"),
     "loss mae": ("regression:MAE", "Mean absolute error of numbers"),
@@ -75,6 +76,7 @@ _TASKS = {
     "multilabel": ("multilabel:Multilabel", "Any number of labels per series"),
     "regression": ("regression:Regression", "One or several numbers per series"),
     "forecasting": ("forecasting:Forecasting", "The samples that follow"),
+    "segmentation": ("segmentation:Segmentation", "One of several classes per sample"),
 }
 _PROBES = {
     "linear": ("LinearProbe", "Logistic regression"),

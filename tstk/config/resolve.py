@@ -348,8 +348,12 @@ def _infer_components(layers: Sequence[tuple[str, dict[str, Table]]]) -> dict[st
                 names["loss"] = task_attrs["default_loss"]
     loss = get_class_attrs("loss")
     names.setdefault("tokenizer", loss["default_tokenizer"])
-    if loss["consumes"] != "encoder":
-        names.setdefault(loss["consumes"], loss[f"default_{loss['consumes']}"])
+    if loss["consumes"] != "encoder" and loss["consumes"] not in names:
+        names[loss["consumes"]] = loss[f"default_{loss['consumes']}"]
+        if loss["consumes"] == "head" and (task := _infer_task(layers)) is not None:
+            task_attrs = read_signature(get_registry().find("task", task).target).class_attrs
+            if task_attrs["target_type"] not in get_class_attrs("head")["target_types"]:
+                names["head"] = task_attrs.get("default_head", names["head"])
     inferred = {slot: name for slot, name in names.items() if slot not in selected}
     return {slot: {"use": name} for slot, name in {**inferred, "data": "har-demo"}.items()}
 

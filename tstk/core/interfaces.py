@@ -234,7 +234,7 @@ class Decoder(Slot):
 
 
 class Head(Slot):
-    """Predictor per series."""
+    """Predictor per series, or per sample."""
 
     kind = "head"
     default_loss: ClassVar[str] = "cross-entropy"
@@ -243,7 +243,7 @@ class Head(Slot):
     """Whether, with independent channels, the head is applied to each channel separately."""
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Return [B, num_outputs], [B, C, horizon] or [B, E]."""
+        """Return [B, num_outputs], [B, C, horizon], [B, E], or [B, num_outputs, spec.length] for a class per sample."""
         raise NotImplementedError
 
     def zero_init_last_layer(self) -> None:

@@ -303,7 +303,10 @@ class Pipeline(BasePipeline):
 
     @torch.no_grad()
     def predict_batch(self, series: Series) -> Tensor:
-        """Return calibrated logits or numbers [B, num_outputs], or the forecast [B, C, H], in the units of the data."""
+        """Return calibrated logits or numbers [B, num_outputs], or the forecast [B, C, H], in the units of the data.
+
+        Logits of a class per sample are [B, num_outputs, spec.length].
+        """
         output = self.predict_step(series).head_output
         assert output is not None
         return self.to_data_units(output if self.temperature is None else output / self.temperature)
@@ -392,7 +395,7 @@ class Pipeline(BasePipeline):
             queries=tokens,
             masked=torch.zeros_like(tokens.valid),
             linear_forecast=None if self.linear_map is None else self.linear_map(standardized),
-            targets=standardized.y,
+            targets=self.pad_targets(standardized.y),
             loc=loc,
             scale=scale,
         )
@@ -403,6 +406,12 @@ class Pipeline(BasePipeline):
         if self.spec.horizon is None or not padding:
             return series
         return series.replace(x=F.pad(series.x, (padding, 0)), observed=F.pad(series.observed_mask, (padding, 0)))
+
+    def pad_targets(self, y: Tensor | None) -> Tensor | None:
+        """Pad a class per sample [B, T] to the length of the model with -1, as a head predicts it; others stay."""
+        if y is None or self.task is None or self.task.target_type != "sample-class":
+            return y
+        return F.pad(y, (0, self.spec.length - y.shape[-1]), value=-1)
 
     def instance_normalize(self, series: Series) -> tuple[Series, Tensor | None, Tensor | None]:
         """Normalize each series by mean and deviation of its observed context.

@@ -48,12 +48,13 @@ def predict_batches(
         DataError: the prediction of a series is not finite
         CheckpointError: a weight is not finite
     """
-    outputs, sample_paths, bad_rows = [], [], []
+    outputs, sample_paths, bad_rows, length = [], [], [], 0
     with eval_mode(pipeline):
         for series in batches:
             step_output = pipeline.predict_step(series.to(pipeline.mean.device), horizon, num_samples)
             assert step_output.head_output is not None
             outputs.append(step_output.head_output.cpu())
+            length = max(length, series.x.shape[-1])
             bad_rows.append(find_bad_rows(series.to("cpu"), outputs[-1], pipeline.mean.cpu(), pipeline.std.cpu()))
             if num_samples is not None and step_output.forecast_samples is not None:
                 sample_paths.append(step_output.forecast_samples.cpu())
@@ -62,6 +63,8 @@ def predict_batches(
         raise OptionError("this pipeline was built for no task; set `Spec.task`, such as task='classification'")
     if pipeline.spec.horizon is not None:  # a loss that forecasts may return more than was asked for
         outputs, sample_paths = ([part[..., :horizon] for part in parts] for parts in (outputs, sample_paths))
+    if pipeline.task.target_type == "sample-class":  # heads predict all samples that the model accepts
+        outputs = [part[..., :length] for part in outputs]
     return pipeline.task.decode(pipeline, torch.cat(outputs), torch.cat(sample_paths, 1) if sample_paths else None)
 
 
@@ -123,7 +126,8 @@ def iter_series(x: SeriesLike, pipeline: BasePipeline, batch_size: int) -> Itera
     if batch_size < 1:
         raise OptionError(f"batch_size is {batch_size}; expected 1 or more")
     series = prepare_series(x, pipeline)
-    crop = pipeline.spec.horizon is None and not isinstance(x, Series)
+    has_fixed_length = pipeline.task is not None and pipeline.task.target_type in ("future", "sample-class")
+    crop = not has_fixed_length and not isinstance(x, Series)
     batch_size = limit_batch_size(batch_size, series.x[0].numel())
     for start in range(0, len(series.x), batch_size):
         yield _make_batch(series, slice(start, start + batch_size), crop)

@@ -22,12 +22,12 @@ from tstk.core.types import Series, Split, StepOutput
 from tstk.errors import UnknownNameError
 from tstk.plugins.registry import get_registry
 
-TargetType = Literal["class", "labels", "numbers", "future"]
+TargetType = Literal["class", "labels", "numbers", "future", "sample-class"]
 """What the targets of a series are.
 
 class: one of several classes, [B] long, -1 where unknown; labels: any number of labels, [B, K] long, 1 or 0, -1 where
 unknown; numbers: [B, K] float64 in the units of the data, NaN where unknown; future: samples [B, C, H], NaN where
-unknown.
+unknown; sample-class: one of several classes for each sample, [B, T] long, -1 where unknown or padding.
 """
 
 TARGET_DESCRIPTIONS: dict[str, str] = {
@@ -35,6 +35,7 @@ TARGET_DESCRIPTIONS: dict[str, str] = {
     "labels": "several labels",
     "numbers": "numbers",
     "future": "forecasts",
+    "sample-class": "a class per sample",
 }
 """Type of targets -> what is predicted, for messages."""
 
@@ -45,8 +46,9 @@ class Prediction(ShortRepr):
 
     Args:
         labels: [N] names of the predicted classes, or their indices if the pipeline was built without data; where a
-            series may have several labels, those with a probability of at least 0.5, joined by ;
-        probabilities: [N, K] float64; calibrated if the pipeline is
+            series may have several labels, those with a probability of at least 0.5, joined by ;. [N, T] of a class per
+            sample
+        probabilities: [N, K] float64; calibrated if the pipeline is. [N, K, T] of a class per sample
         classes: names of the classes or labels, in the order of the columns of `probabilities`
         values: [N, K] float64 predicted numbers in the units of the data
         target_names: names of the numbers, in the order of the columns of `values`
@@ -98,18 +100,18 @@ class Metrics(Protocol):
     def update(self, series: Series, step_output: StepOutput) -> None:
         """Add a batch with its predictions."""
 
-    def compute(self, groups: list[str] | None) -> dict[str, float]:
+    def compute(self, split: Split) -> dict[str, float]:
         """Return the metrics of all batches; {} if no target is known.
 
         Args:
-            groups: names of dependent series, one per series, for standard errors
+            split: that the batches are of, in its order; its groups name dependent series, for standard errors
         """
 
 
 class Task:
     """Base class of the entries of kind `task`; it has no state.
 
-    Subclasses with targets of the type class, labels or numbers implement `decode`, `score` and `score_baselines`.
+    Subclasses with targets of all types but future implement `decode`, `score` and `score_baselines`.
     """
 
     target_type: ClassVar[TargetType]
@@ -134,7 +136,7 @@ class Task:
 
         Args:
             pipeline: made the outputs
-            outputs: [N, K] or [N, C, H] output of the head, on the CPU
+            outputs: [N, K], [N, C, H] or, of a class per sample, [N, K, T] output of the head, on the CPU
             sample_paths: [S, N, C, H] of a forecast, if they were drawn
         """
         raise NotImplementedError
@@ -149,8 +151,8 @@ class Task:
         """Compute the metrics of a split; {} if no target is known.
 
         Args:
-            outputs: [N, K] output of the head in the units of the data, on the CPU
-            targets: [N] or [N, K], as in `Series.y`
+            outputs: [N, K] or [N, K, T] output of the head in the units of the data, on the CPU
+            targets: [N], [N, K] or [N, T], as in `Series.y`
             names: K names of the outputs; empty if the pipeline was built without data
             groups: N names of dependent series, for standard errors
         """
@@ -197,12 +199,12 @@ class SeriesMetrics:
             self.outputs.append(self.pipeline.to_data_units(step_output.head_output).cpu())
             self.targets.append(series.y.cpu())
 
-    def compute(self, groups: list[str] | None) -> dict[str, float]:
+    def compute(self, split: Split) -> dict[str, float]:
         """Return the metrics of all batches."""
         if not self.outputs:
             return {}
         names = self.pipeline.classes or self.pipeline.target_names
-        return self.task.score(torch.cat(self.outputs), torch.cat(self.targets), names, groups)
+        return self.task.score(torch.cat(self.outputs), torch.cat(self.targets), names, split.groups)
 
 
 def get_task(name: str) -> Task:

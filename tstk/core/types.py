@@ -27,9 +27,9 @@ class Spec(ShortRepr):
         channels: number of channels of a series
         length: samples of the longest series
         task: name of the task; None if the data have no targets
-        num_outputs: width of what a head predicts per series: classes, labels or numbers; None for other tasks
+        num_outputs: width of what a head predicts: classes (per series or sample), labels or numbers; else None
         horizon: samples to forecast; None if that is not the task
-        class_counts: training series of each class, if labelled
+        class_counts: training series, or samples, of each class, if labelled
         conditioning: further inputs of a series, name -> width of its states
         dim: width of a token
         grid_size: tokens along each axis for a series of full length; axis 0 is time
@@ -89,7 +89,7 @@ class Series(ShortRepr):
         observed: [B, C, T] bool, False where a sample is missing or padding; None means all observed
         y: targets, None if unknown: [B] long class index, -1 where unknown, or [B, K] class probabilities; [B, K] long,
             whether each label applies, -1 where unknown; [B, K] float64 numbers, NaN where unknown; [B, C, H] future
-            samples, NaN where unknown
+            samples, NaN where unknown; [B, T] long class index of each sample, -1 where unknown or padding
         sample_id: [B] long, index of each series in the data set; keys the random numbers of `SampleRNG`
         conditioning: further inputs of each series, name -> (values [B, S, D], valid [B, S] bool)
     """
@@ -172,7 +172,7 @@ class Split(Protocol):
 
     Args:
         lengths: [N] long, samples up to and including the last observed one
-        y: [N] or [N, K] targets as in `Series.y`, or None
+        y: [N], [N, K] or [N, T] targets as in `Series.y`, or None
         groups: N names, such as persons or devices, or None
         rows: [N] long, the place of each series in its file, from 0; of a window, the row at which it begins. None if
             there is no file
@@ -342,7 +342,7 @@ class StepOutput(ShortRepr):
         masked: [B, M] bool over `queries`, True where the token was not visible
         encoded: the encoder's output
         predictions: [B, M, K], or [B, C, T] from a decoder that predicts series: the decoder's output at `queries`
-        head_output: the head's output, [B, num_outputs] or [B, C, H]
+        head_output: the head's output, [B, num_outputs], [B, C, H], or [B, num_outputs, T] for a class per sample
         linear_forecast: [B, C, H] the part of `head_output` that is the linear map's forecast; None without a map
         forecast_samples: [S, B, C, H] sample paths, in the units of `head_output`, which is their mean; None if S = 1
         targets: [B], [B, K] or [B, C, H], in the units of `head_output`

@@ -19,6 +19,9 @@ from tstk.errors import DataError
 SYMBOLS = dict(enumerate("NLRaVFJASEj/Q~", 1)) | {16: "|"} | dict(enumerate('sT*D"=pB^t+u?![]en@xf()r', 18))
 """Code -> symbol, as in the list of PhysioNet; 0 and other codes are written as numbers."""
 
+BEATS = frozenset("NLRaVFJASEj/QB?enfr")
+"""Symbols of annotations that mark a beat."""
+
 _SKIP, _NUM, _SUB, _CHN, _AUX = 59, 60, 61, 62, 63
 """Codes of words that are no annotations, but belong to one."""
 _TIME_RESOLUTION = "## time resolution:"

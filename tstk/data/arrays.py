@@ -19,7 +19,7 @@ from tstk.data import lazy_array
 from tstk.data.catalog import SERIES_ARRAY_NAMES, SPLIT_SUFFIX
 from tstk.data.channels import choose_channels, describe_choice
 from tstk.data.columns import OPTIONS, ColumnRoles
-from tstk.data.containers import Samples, SeriesSet, normalize_labels
+from tstk.data.containers import NA_VALUES, Samples, SeriesSet, normalize_labels, sort_names
 from tstk.data.lazy_array import LazyArray, iter_chunks, read_or_map
 from tstk.data.memory import CELL_BYTES, require_memory
 from tstk.errors import DataError, did_you_mean
@@ -142,7 +142,11 @@ def build_series_set(arrays: NamedArrays) -> SeriesSet | None:
     classes = arrays.read_names("classes")
     if repeated := [c for c in classes if classes.count(c) > 1]:
         raise DataError(f"{arrays.source}: two classes are called {repeated[0]!r}; rename one")
-    labels, targets, target_names = _read_labels_and_targets(arrays, classes, num_series)
+    labels, targets, target_names, sample_labels = None, None, tuple[str, ...](), None
+    if arrays.roles.label_per_sample:
+        sample_labels, classes = _read_sample_labels(arrays, classes, (num_series, x.shape[2]))
+    else:
+        labels, targets, target_names = _read_labels_and_targets(arrays, classes, x.shape)
     groups = _read_names_of_series(arrays, "group", GROUP_ARRAY_NAMES, num_series)
     ids = _read_names_of_series(arrays, "id", ID_ARRAY_NAMES, num_series)
     if arrays.taken:
@@ -155,25 +159,29 @@ def build_series_set(arrays: NamedArrays) -> SeriesSet | None:
         y=labels,
         groups=groups,
         channels=channels,
-        classes=classes if labels is not None else (),
+        classes=classes if labels is not None or sample_labels is not None else (),
         note=arrays.describe(),
         ids=ids,
         targets=targets,
         target_names=target_names,
+        sample_labels=sample_labels,
     )
 
 
 def _read_labels_and_targets(
-    arrays: NamedArrays, classes: tuple[str, ...], num_series: int
+    arrays: NamedArrays, classes: tuple[str, ...], shape: tuple[int, ...]
 ) -> tuple[list[str] | None, Samples | None, tuple[str, ...]]:
     """Return the labels [N], the targets [N, K] and their names; labels that are no classes become targets."""
+    num_series = shape[0]
     targets, target_names = _read_targets(arrays, num_series)
     if (name := _find_label(arrays)) is None:
         return None, targets, target_names
     array, plain_name = _squeeze(arrays.open(name)), _remove_suffix(name, arrays)
     if targets is None and _is_multi_hot(array):
         targets, target_names = _to_targets(arrays, [name], num_series)
-        arrays.notes.append(f"{plain_name} holds 0 or 1 for each of {array.shape[1]} labels")
+        has_one_per_sample = array.shape[1] == shape[2]
+        remedy = "; --task segmentation takes them as the class of each sample" if has_one_per_sample else ""
+        arrays.notes.append(f"{plain_name} holds 0 or 1 for each of {array.shape[1]} labels{remedy}")
         return None, targets, classes if len(classes) == array.shape[1] else target_names
     if targets is None and arrays.roles.label is None and not classes and _has_fractions(array):
         arrays.notes.append(
@@ -182,6 +190,41 @@ def _read_labels_and_targets(
         )
         return None, *_to_targets(arrays, [name], num_series)
     return _to_labels(arrays, name, array, classes, num_series), targets, target_names
+
+
+def _read_sample_labels(
+    arrays: NamedArrays, classes: tuple[str, ...], shape: tuple[int, int]
+) -> tuple[NDArray[np.int32] | None, tuple[str, ...]]:
+    """Return the class of each sample [N, T], as an index into the names that are returned with it; -1 if unknown.
+
+    Unknown is -1 in an array of whole numbers, NaN in one of floats, and an empty text.
+    """
+    if (name := _find_label(arrays)) is None:
+        if "label" in arrays.roles.optional:
+            return None, ()
+        raise DataError(f"{arrays.source}: no labels; save them as an array y, or name it with --label-column")
+    array = np.asarray(arrays.open(name))
+    if array.shape != shape:
+        raise DataError(
+            f"{arrays.source}: {_remove_suffix(name, arrays)} has shape {array.shape}; expected a class per sample, "
+            f"(series, samples) = {shape}"
+        )
+    distinct, index = np.unique(array, return_inverse=True)
+    names = to_names(distinct, "labels", arrays.source)
+    is_unknown = [name.lower() in NA_VALUES or (array.dtype.kind in "if" and name == "-1") for name in names]
+    known = [name for name, skip in zip(names, is_unknown, strict=True) if not skip]
+    by_index = {str(i): class_name for i, class_name in enumerate(classes)}
+    is_number = array.dtype.kind in "biuf"
+    if classes and (unknown := sorted(set(known) - set(by_index if is_number else classes))):
+        raise DataError(
+            f"{arrays.source}: label {unknown[0]} is not {'the index, from 0, of ' * is_number}one of the classes "
+            f"{', '.join(classes)}"
+        )
+    if classes and is_number:
+        names = [by_index.get(name, name) for name in names]
+    classes = classes or sort_names(known)
+    codes = np.array([-1 if skip else classes.index(name) for name, skip in zip(names, is_unknown, strict=True)])
+    return codes[index].reshape(shape).astype(np.int32), classes
 
 
 def _is_multi_hot(array: Array) -> bool:
@@ -378,7 +421,8 @@ def _to_labels(arrays: NamedArrays, name: str, array: Array, classes: tuple[str,
     """
     source, plain_name = arrays.source, _remove_suffix(name, arrays)
     hint = f"; --target-columns {plain_name} makes them targets to predict" if array.dtype.kind in "fiub" else ""
-    _check_one_per_series(array, "labels", num_series, source, hint if array.ndim == 2 else "")
+    remedy = f"{hint}; --task segmentation takes a class per sample"
+    _check_one_per_series(array, "labels", num_series, source, remedy if array.ndim == 2 else "")
     labels = to_names(array.astype(np.uint8) if classes and array.dtype.kind == "b" else array, "labels", source)
     distinct = set(labels)
     if not classes:

@@ -22,6 +22,7 @@ class ColumnRoles:
         drop: columns to leave out
         optional: roles whose columns need not be there, such as the labels in data to predict
         is_recording: the file is one series, whose samples are its rows
+        label_per_sample: the label changes within a series, whose samples it classifies
         rows_are_series: without times and repeated ids, each row is a series, though nothing in the file says so
     """
 
@@ -35,6 +36,7 @@ class ColumnRoles:
     optional: frozenset[str] = frozenset()
     rows_are_series: bool = False
     is_recording: bool = False
+    label_per_sample: bool = False
 
     def reject(self, source: object, reason: str, supported: Iterable[str] = ()) -> None:
         """Refuse roles that a file cannot have.

@@ -10,7 +10,8 @@ from annotated_types import Ge, Gt, Le
 from tstk.data.columns import ColumnRoles
 from tstk.errors import OptionError
 from tstk.plugins.ranges import Fraction, PositiveInt, Ratio
-from tstk.plugins.signature import check_fields
+from tstk.plugins.registry import get_registry
+from tstk.plugins.signature import check_fields, read_signature
 
 if TYPE_CHECKING:
     from tstk.config.resolve import Config
@@ -50,8 +51,8 @@ class DataConfig:
             a model does with few labels
         label_column: column (.csv) or array (.npz) that holds the labels, if it has an unusual name
         label_separator: what separates the labels of a series in the label column, where it may have several, such as ;
-        task: the task, if the targets allow several: classification, regression, multilabel, forecasting, or that of a
-            plugin (tstk list tasks)
+        task: the task, if the targets allow several: classification, regression, multilabel, forecasting,
+            segmentation for a class per sample, or that of a plugin (tstk list tasks)
         target_columns: columns of numbers to predict for each series; or of 0 and 1, one for each label
         group_column: column that names the person or device of each series; a group stays in one split
         id_column: column that names each series; rows that share a name are one series
@@ -61,10 +62,11 @@ class DataConfig:
         context: rows of a table that the model sees before it forecasts; 96 if not given
         horizon: rows of a table to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length
-            where that cuts the table; neighbouring windows are nearly equal, so a larger stride saves time at little
-            cost. Testing uses every window
+            where that cuts the table, or recordings with a class per sample; neighbouring windows are nearly equal, so
+            a larger stride saves time at little cost. Testing uses every window
         length: samples per series that the model must accept, if more than the longest one here; a table or record is
-            cut into unlabelled series of this length, one after the other or --stride rows apart
+            cut into unlabelled series of this length, one after the other or --stride rows apart; with --task
+            segmentation, so are recordings with their class per sample
         regularize: insert rows without samples into a table where times are missing, so that steps are equal
         resize: samples to which each series is resampled by linear interpolation
         split_channels: make each channel of each series a series of its own, without labels; always so for several
@@ -146,7 +148,16 @@ class DataConfig:
             self.time_column,
             self.channel_columns,
             self.drop_columns,
+            label_per_sample=self.has_class_per_sample,
         )
+
+    @property
+    def has_class_per_sample(self) -> bool:
+        """Whether the task that is given has a class per sample as its targets."""
+        if self.task is None:
+            return False
+        attrs = read_signature(get_registry().find("task", self.task).target).class_attrs
+        return bool(attrs.get("target_type") == "sample-class")
 
     def reject(self, reason: str, *names: str) -> None:
         """Refuse options that cannot take effect.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class SeriesSet(ShortRepr):
         channels: C names; empty if the file has none
         classes: the labels in the order in which the file declares them; empty if it declares none
         note: one sentence on how an ambiguous file was read, or empty
+        sample_labels: [N, T] int32, index into `classes` of each sample, -1 where unknown or beyond the end
+        recordings: [N] int64, the recording of which each series is a window; None if series are whole
         rows: [N] int64, the place of each series in its file, from 0; of a window of a table, the row at which it
             begins. In order if None
 
@@ -69,6 +71,8 @@ class SeriesSet(ShortRepr):
     targets: Samples | None = None
     target_names: tuple[str, ...] = ()
     rows: NDArray[np.int64] | None = None
+    sample_labels: NDArray[np.int32] | None = None
+    recordings: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         source, shape = self.source, self.x.shape
@@ -99,6 +103,10 @@ class SeriesSet(ShortRepr):
         )
         self._reject_series(np.concatenate(missing), "is entirely missing; remove it, or give it at least one sample")
         self._reject_series(np.concatenate(infinite), "holds an infinite value; write missing samples as NaN")
+        if self.sample_labels is not None and self.sample_labels.shape != (shape[0], shape[2]):
+            raise DataError(
+                f"{source}: a class per sample of shape {self.sample_labels.shape}; expected {(shape[0], shape[2])}"
+            )
         if self.targets is not None:
             self._check_targets(self.targets)
         if self.y is not None:
@@ -119,7 +127,8 @@ class SeriesSet(ShortRepr):
     def resize(self, length: int) -> SeriesSet:
         """Resample each series to `length` samples by linear interpolation from its first to its last sample.
 
-        Missing samples between two observed ones are interpolated; a channel without any sample stays missing.
+        Missing samples between two observed ones are interpolated; a channel without any sample stays missing. A class
+        per sample is that of the nearest one.
         """
         num_series, num_channels, _ = self.x.shape
         require_memory(
@@ -127,20 +136,25 @@ class SeriesSet(ShortRepr):
             f"{self.source}: {num_series:,} series of {num_channels:,} x {length:,} samples",
             "give a smaller --resize",
         )
+        labels = None if self.sample_labels is None else np.full((num_series, length), -1, np.int32)
         resized = np.full((num_series, num_channels, length), np.nan, self.x.dtype)
-        for series, resized_series in zip(self.x, resized, strict=True):
+        for row, (series, resized_series) in enumerate(zip(self.x, resized, strict=True)):
             observed = ~np.isnan(series)
             positions = np.linspace(0, np.flatnonzero(observed.any(0))[-1], length)
-            for channel, is_observed, row in zip(series, observed, resized_series, strict=True):
+            if labels is not None and self.sample_labels is not None:
+                labels[row] = self.sample_labels[row, np.round(positions).astype(int)]
+            for channel, is_observed, samples in zip(series, observed, resized_series, strict=True):
                 if is_observed.any():
-                    row[:] = np.interp(positions, np.flatnonzero(is_observed), channel[is_observed])
-        return replace(self, x=resized)
+                    samples[:] = np.interp(positions, np.flatnonzero(is_observed), channel[is_observed])
+        return replace(self, x=resized, sample_labels=labels)
 
     def select(self, index: NDArray[np.int64]) -> SeriesSet:
         """Return the series at `index` [M], with all that belongs to them."""
         subset = copy(self)  # they have been validated
         subset.x = self.x.select(index) if isinstance(self.x, LazyArray) else self.x[index]
         subset.targets = None if self.targets is None else self.targets[index]
+        subset.sample_labels = None if self.sample_labels is None else self.sample_labels[index]
+        subset.recordings = None if self.recordings is None else self.recordings[index]
         subset.rows = index if self.rows is None else self.rows[index]
         for name in ("y", "groups", "ids"):
             values = getattr(self, name)
@@ -168,6 +182,8 @@ class Table(ShortRepr):
         channels: C names
         times: of the T rows, if the file has them
         note: one sentence on how the file was read, or empty
+        sample_labels: [T] int32, index into `classes` of each row, -1 where unknown; None if rows have no labels
+        classes: names of these classes
 
     Raises:
         DataError: there are no rows, a column is empty, a value is infinite, or the times run backwards
@@ -178,6 +194,8 @@ class Table(ShortRepr):
     channels: tuple[str, ...]
     times: Times | None = None
     note: str = ""
+    sample_labels: NDArray[np.int32] | None = None
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if 0 in self.values.shape:
@@ -258,6 +276,15 @@ def _parse_float(cell: str, location: str) -> float:
         raise DataError(
             f"{location}: {cell.strip()!r} is not a number; decimals take a point, a missing value is ? or NaN"
         ) from None
+
+
+def sort_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names sorted by number, if all of them are numbers, else by name."""
+    names = sorted(names)
+    try:
+        return tuple(sorted(names, key=Decimal))  # float merges whole numbers above 2**53
+    except InvalidOperation:
+        return tuple(names)
 
 
 def normalize_labels(column: Iterable[object]) -> list[str]:

@@ -137,7 +137,8 @@ def _describe_split(split: Split, names: tuple[str, ...]) -> dict[str, Any]:
         "missing": count_missing(split),
     }
     if split.y is not None:
-        report |= describe_targets(split.y, names)
+        per_sample = isinstance(split, SeriesDataset) and split.has_class_per_sample
+        report |= describe_targets(split.y, names, per_sample)
     if split.groups is not None:
         report["groups"] = len(set(split.groups))
     return report

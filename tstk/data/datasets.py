@@ -49,11 +49,13 @@ class SeriesDataset(ShortRepr):
 
     Args:
         x: [N, C, T] samples, NaN where missing or beyond the end
-        y: [N] or [N, K] targets as in `Series.y`, or None
+        y: [N], [N, K] or [N, T] targets as in `Series.y`, or None
         groups: N names, or None
         conditioning: additional inputs, by name
         ids: N names of the series, or None
         rows: [N] long, the place of each series in its file, from 0; in order if None
+        has_class_per_sample: y is [N, T], a class per sample
+        recordings: [N] long, the recording of which each series is a window; None if series are whole
     """
 
     def __init__(
@@ -65,7 +67,10 @@ class SeriesDataset(ShortRepr):
         *,
         ids: list[str] | None = None,
         rows: Tensor | None = None,
+        has_class_per_sample: bool = False,
+        recordings: Tensor | None = None,
     ) -> None:
+        self.has_class_per_sample, self.recordings = has_class_per_sample, recordings
         self.x, self.y, self.groups, self.ids, self.conditioning = x, y, groups, ids, conditioning or {}
         self.rows: Tensor | None = torch.arange(len(x)) if rows is None else rows
         ends = torch.arange(1, x.shape[2] + 1)
@@ -88,12 +93,16 @@ class SeriesDataset(ShortRepr):
 
         A sample that is missing or beyond the end is 0 in `x` and False in `observed`.
         """
-        x, observed = _zero_fill(torch.as_tensor(self.x[index, :, : int(self.lengths[index].max())]))
+        length = int(self.lengths[index].max())
+        x, observed = _zero_fill(torch.as_tensor(self.x[index, :, :length]))
+        y = None if self.y is None else self.y[index]
+        if y is not None and self.has_class_per_sample:
+            y = y[:, :length]
         conditioning = {
             name: (c.states[c.state_index[index]], c.valid[c.state_index[index]])
             for name, c in self.conditioning.items()
         }
-        return Series(x, observed, None if self.y is None else self.y[index], index, conditioning)
+        return Series(x, observed, y, index, conditioning)
 
     def select(self, index: Tensor) -> SeriesDataset:
         """Return a data set of the series at `index` [B] long."""
@@ -103,6 +112,7 @@ class SeriesDataset(ShortRepr):
         subset.groups = None if self.groups is None else [self.groups[i] for i in index.tolist()]
         subset.ids = None if self.ids is None else [self.ids[i] for i in index.tolist()]
         subset.rows = None if self.rows is None else self.rows[index]
+        subset.recordings = None if self.recordings is None else self.recordings[index]
         subset.lengths = self.lengths[index]
         subset.conditioning = {name: c.select(index) for name, c in self.conditioning.items()}
         return subset

@@ -98,7 +98,8 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
         return prepare_forecasting(name, tables, config)
     if tables:
         reason = f"here: {name} is a table cut by --length"
-        config.reject(reason, "context", "horizon", "split_seed", "task", "label_separator")
+        refused = ("context", "horizon", "split_seed", "label_separator")
+        config.reject(reason, *refused, *["task"] * (not config.has_class_per_sample))
         series_sets, cut_length = cut_tables(tables, config), config.length
         # the rows have been split and cut; the model must accept what they were cut and resampled to
         config = replace(
@@ -110,7 +111,8 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
             length=config.resize or config.length,
         )
     else:
-        config.reject(f"here: {name} is a set of series", "context", "horizon", "stride", "regularize")
+        stride = ["stride"] * (not config.has_class_per_sample)
+        config.reject(f"here: {name} is a set of series", "context", "horizon", "regularize", *stride)
         cut_length = None
     data_module = prepare_series(name, series_sets, config)
     data_module.cut_length = cut_length
@@ -170,9 +172,10 @@ def load_split(
     """
     from tstk.data.containers import SeriesSet
     from tstk.data.prepare import prepare_split
+    from tstk.data.segmentation import cut_recordings, table_to_series
     from tstk.data.windowing import extract_windows
 
-    if input_schema["task"] is not None and input_schema["horizon"] is None:
+    if input_schema["task"] is not None and input_schema["horizon"] is None and not roles.label_per_sample:
         roles = replace(roles, rows_are_series=True)
     data = _read_split(name_or_path, "test", data_root, roles)
     if not isinstance(data, SeriesSet):
@@ -180,6 +183,8 @@ def load_split(
         if input_schema["task"] is None:
             length = input_schema.get("cut_length") or input_schema["length"]
             data = extract_windows(data, length, length)
+        elif roles.label_per_sample:
+            data = cut_recordings(table_to_series(data), input_schema["length"], input_schema["length"], 0)
     if data.note:
         warnings.warn(data.note, DataNoteWarning, stacklevel=2)
     if input_schema.get("resize") and isinstance(data, SeriesSet):
@@ -243,6 +248,8 @@ def _check_times(table: Table, regularize: bool) -> Table:
     """Insert missing rows of a table, or add to its note that times are uneven."""
     from tstk.data.regularize import describe_uneven_times, insert_missing_rows
 
+    if regularize and table.sample_labels is not None:
+        raise OptionError("--regularize: the rows that it inserts would have no label; leave it out")
     if regularize:
         return insert_missing_rows(table)
     return replace(table, note="; ".join(filter(None, (table.note, *describe_uneven_times(table)))))
@@ -285,7 +292,7 @@ def _use_test_for_training(name: str, splits: dict[str, SeriesSet | Table]) -> d
     from tstk.data.containers import SeriesSet
 
     unlabelled = {
-        split: replace(data, y=None, classes=(), targets=None, target_names=())
+        split: replace(data, y=None, classes=(), targets=None, target_names=(), sample_labels=None)
         for split, data in splits.items()
         if isinstance(data, SeriesSet)
     }

@@ -22,6 +22,7 @@ from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
 from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.precision import compute_offset, describe_offset, subtract_offset
 from tstk.data.scale import describe_far_values
+from tstk.data.segmentation import check_recordings, cut_recordings
 from tstk.data.splits import group_split, hold_out_test, stratified_split, subsample_per_class
 from tstk.data.targets import (
     describe_unknown,
@@ -53,8 +54,11 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     if (resize := config.resize) is not None:
         series_sets = {split: series_set.resize(resize) for split, series_set in series_sets.items()}
     series_sets, test_description, task, task_note = split_series(series_sets, config)
-    train, test = series_sets["train"], series_sets.get("test")
     target_type = None if task is None else get_task(task).target_type
+    if target_type == "sample-class":
+        series_sets, note = _cut_recordings(series_sets, config)
+        task_note = "; ".join(filter(None, (task_note, note)))
+    train, test = series_sets["train"], series_sets.get("test")
     names = () if target_type is None else infer_names(train, target_type)
     channels = train.channels or _number_channels(train.x.shape[1])
     length = _resolve_length(name, series_sets, config.length)
@@ -104,6 +108,23 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
     )
 
 
+def _cut_recordings(series_sets: Mapping[str, SeriesSet], config: DataConfig) -> tuple[Mapping[str, SeriesSet], str]:
+    """Cut series longer than `--length` into windows, those of training `--stride` apart; also return a note."""
+    length = config.length
+    if length is None or all(series_set.x.shape[2] <= length for series_set in series_sets.values()):
+        if all(series_set.recordings is None for series_set in series_sets.values()):
+            config.reject("here: no series is longer than --length, so none is cut", "stride")
+        return series_sets, ""
+    counts = {split: len(series_set.x) for split, series_set in series_sets.items()}
+    series_sets = {
+        split: cut_recordings(series_set, length, config.stride or length if split == "train" else length)
+        for split, series_set in series_sets.items()
+    }
+    sizes = ", ".join(f"{split} {counts[split]} to {len(s.x)}" for split, s in series_sets.items())
+    by = "group" if len(set(series_sets["train"].groups or ())) > 1 else "recording"
+    return series_sets, f"recordings are cut into windows of {length} samples ({sizes}), those of a {by} in one split"
+
+
 def split_series(
     series_sets: Mapping[str, SeriesSet], config: DataConfig
 ) -> tuple[Mapping[str, SeriesSet], str, str | None, str]:
@@ -139,7 +160,7 @@ def _describe_series(
     notes = _describe_missing(splits)
     notes += _describe_degenerate(splits["train"], names if target_type == "class" else (), channels)
     notes += _describe_absent_classes(splits, () if target_type == "numbers" else names)
-    return notes + [note for split, dataset in splits.items() for note in describe_unknown(dataset.y, split)]
+    return notes + [note for split, dataset in splits.items() for note in describe_unknown(dataset, split)]
 
 
 def _split_labels(series_sets: Mapping[str, SeriesSet], separator: str | None) -> Mapping[str, SeriesSet]:
@@ -161,7 +182,7 @@ def _check_targets(series_sets: Mapping[str, SeriesSet], splits: Mapping[str, Se
         return
     for split, series_set in series_sets.items():
         if splits[split].y is None:
-            kind = "labels" if get_task(task).target_type == "class" else "targets"
+            kind = "labels" if "class" in get_task(task).target_type else "targets"
             raise DataError(f"{series_set.source}: no {kind} in the {split} split, but the training split has them")
 
 
@@ -206,6 +227,7 @@ def _add_validation_split(
         note = description = f"validation from {series_sets['val'].source}"
     elif val_fraction:
         source = series_sets["train"].source
+        check_recordings(series_sets["train"], val_fraction)
         train_index, val_index, description = _split_off_validation(train, source, val_fraction, config.split_seed)
         splits["train"], splits["val"] = train.select(train_index), train.select(val_index)
         return description, description
@@ -246,7 +268,7 @@ def prepare_forecasting(name: str, tables: dict[str, Table], config: DataConfig)
     context, horizon = config.context or DEFAULT_WINDOW, config.horizon or DEFAULT_WINDOW
     task = config.task or find_task("future")
     if get_task(task).target_type != "future":
-        raise OptionError(f"--task {task}: {name} is a table to forecast; leave --task out, or cut it by --length")
+        raise OptionError(f"--task {task}: {name} is a table to forecast; leave --task out, or cut it by --length 128")
     train_table = tables["train"]
     for table in tables.values():
         _check_columns(table, train_table.channels)
@@ -316,6 +338,10 @@ def prepare_split(data: SeriesSet | Table, input_schema: dict[str, Any], include
             channels = data.channels or _number_channels(data.x.shape[1])
             offset = compute_offset(data.x)
         names = tuple(input_schema["classes"] or input_schema["target_names"])
+        if task is not None and get_task(task).target_type == "sample-class":
+            if data.x.shape[2] > input_schema["length"]:
+                data = cut_recordings(data, input_schema["length"], input_schema["length"])
+            input_schema = {**input_schema, "any_length": False}
         if input_schema.get("label_separator") is not None:
             data = split_label_cells(data, input_schema["label_separator"], names)
         return _build_series_dataset(
@@ -435,6 +461,8 @@ def _build_series_dataset(
         groups=series_set.groups,
         ids=series_set.ids,
         rows=None if series_set.rows is None else torch.from_numpy(series_set.rows),
+        has_class_per_sample=target_type == "sample-class",
+        recordings=None if series_set.recordings is None else torch.from_numpy(series_set.recordings),
     )
     if length is not None and (longest := int(dataset.lengths.max())) > length:
         name = name_series(dataset, int(dataset.lengths.argmax()))
@@ -497,10 +525,13 @@ def _describe_absent_classes(splits: Mapping[str, SeriesDataset], classes: tuple
     for split, dataset in splits.items():
         if not len(dataset):
             continue
-        if dataset.y is not None and dataset.y.ndim == 2:
+        if dataset.y is not None and dataset.has_class_per_sample:
+            present = set(dataset.y.unique().tolist())
+        elif dataset.y is not None and dataset.y.ndim == 2:
             present = set((dataset.y == 1).any(0).nonzero().flatten().tolist())
         else:
             present = set() if dataset.y is None else set(dataset.y.tolist())
         if absent := [name for i, name in enumerate(classes) if i not in present]:
-            notes.append(f"no series of class {', '.join(absent)} in {split}")
+            what = "sample" if dataset.has_class_per_sample else "series"
+            notes.append(f"no {what} of class {', '.join(absent)} in {split}")
     return notes

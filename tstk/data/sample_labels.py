@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.annotations import read_annotations
+from tstk.data.annotations import BEATS, read_annotations
 from tstk.data.containers import parse_floats, read_lines
 from tstk.data.readers.npy import map_array
 from tstk.data.readers.npz import open_arrays
 from tstk.errors import DataError, did_you_mean
 
-BEATS = frozenset("NLRaVFJASEj/QB?enfr")
-"""Symbols of annotations that mark a beat."""
 NORMAL_BEATS = ("N", "L", "R", "e", "j")
 """Beats of the class "normal" of ANSI/AAMI EC57: normal, bundle branch block, atrial and nodal escape."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tstk.core.task import TargetType, find_task, get_task
+from tstk.core.types import Spec
 from tstk.data.config import DataConfig
-from tstk.data.containers import SeriesSet
+from tstk.data.containers import SeriesSet, sort_names
+from tstk.data.datasets import SeriesDataset
 from tstk.errors import DataError, OptionError
 
 
@@ -32,10 +32,13 @@ def infer_task(train: SeriesSet, config: DataConfig) -> tuple[str | None, str]:
     if config.task is not None:
         task = get_task(config.task)
         available = {"class": has_labels, "labels": has_numbers, "numbers": has_numbers or has_labels, "future": False}
+        available["sample-class"] = train.sample_labels is not None
         if not available[task.target_type]:
             missing = f"{task.requirement}, which {train.source} lacks"
             raise OptionError(f"--task {config.task}: needs {missing}; {task.remedy}")
         return config.task, ""
+    if train.sample_labels is not None:
+        return find_task("sample-class"), ""
     if train.targets is None and train.y is not None:
         note = "the labels are decimal numbers, taken as classes; --task regression predicts them as numbers"
         return find_task("class"), note * any(map(_is_decimal, set(train.y)))
@@ -54,6 +57,9 @@ def infer_names(train: SeriesSet, target_type: TargetType) -> tuple[str, ...]:
     """Return the names of the classes, labels or numbers that a training split has."""
     if target_type == "class":
         return _infer_classes(train)
+    if target_type == "sample-class":
+        assert train.sample_labels is not None
+        return tuple(train.classes[i] for i in np.unique(train.sample_labels).tolist() if i >= 0)
     if train.targets is None:
         return ("label",)  # numbers in the place of labels
     return train.target_names or tuple(str(i) for i in range(train.targets.shape[1]))
@@ -71,16 +77,7 @@ def _infer_classes(train: SeriesSet) -> tuple[str, ...]:
     present = set(train.y or ())
     if train.classes:
         return tuple(name for name in train.classes if name in present)
-    return _sort_names(present)
-
-
-def _sort_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Return names sorted by number, if all of them are numbers, else by name."""
-    names = sorted(names)
-    try:
-        return tuple(sorted(names, key=Decimal))  # float merges whole numbers above 2**53
-    except InvalidOperation:
-        return tuple(names)
+    return sort_names(present)
 
 
 def split_label_cells(series_set: SeriesSet, separator: str, names: tuple[str, ...] = ()) -> SeriesSet:
@@ -98,7 +95,7 @@ def split_label_cells(series_set: SeriesSet, separator: str, names: tuple[str, .
         return series_set
     cells = [{part.strip() for part in cell.split(separator)} - {""} for cell in series_set.y]
     present = set().union(*cells)
-    names = names or _sort_names(present)
+    names = names or sort_names(present)
     if not names:
         raise DataError(f"{series_set.source}: no series has a label; check --label-separator {separator}")
     if unknown := sorted(present - set(names)):
@@ -123,6 +120,8 @@ def encode_targets(series_set: SeriesSet, target_type: TargetType, names: tuple[
     """
     if target_type == "class":
         return _encode_classes(series_set, names)
+    if target_type == "sample-class":
+        return _encode_sample_classes(series_set, names)
     if target_type == "numbers" and series_set.targets is None and series_set.y is not None:
         return torch.from_numpy(_parse_labels(series_set))[:, None]
     if target_type == "future" or series_set.targets is None:
@@ -151,6 +150,22 @@ def _encode_classes(series_set: SeriesSet, classes: tuple[str, ...]) -> Tensor |
     return torch.tensor([class_index[label] for label in series_set.y])
 
 
+def _encode_sample_classes(series_set: SeriesSet, classes: tuple[str, ...]) -> Tensor | None:
+    """Return [N, T] long, by the classes of training."""
+    labels = series_set.sample_labels
+    if labels is None:
+        return None
+    index = np.array([*(classes.index(n) if n in classes else -2 for n in series_set.classes), -1])
+    encoded = index[labels]
+    if (bad := np.argwhere(encoded == -2)).size:
+        row, sample = bad[0].tolist()
+        raise DataError(
+            f"{series_set.source}: class {series_set.classes[labels[row, sample]]!r}, at sample {sample + 1} of "
+            f"{series_set.name_series(row)}, does not occur in training, whose classes are {', '.join(classes)}"
+        )
+    return torch.from_numpy(encoded)
+
+
 def _parse_labels(series_set: SeriesSet) -> NDArray[np.float64]:
     """Return labels that are numbers, [N]."""
     assert series_set.y is not None
@@ -177,9 +192,11 @@ def _order_targets(series_set: SeriesSet, names: tuple[str, ...]) -> NDArray[np.
     return np.ascontiguousarray(targets[:, [own_names.index(name) for name in names]])
 
 
-def count_classes(y: Tensor | None, num_outputs: int | None) -> tuple[int, ...]:
-    """Return the number of series of each class; () if the targets are not classes."""
-    if y is None or y.ndim != 1 or not num_outputs:
+def count_classes(y: Tensor | None, spec: Spec) -> tuple[int, ...]:
+    """Return the number of series, or samples, of each class; () if the targets are not classes."""
+    num_outputs = spec.num_outputs
+    has_classes = spec.task is not None and get_task(spec.task).target_type in ("class", "sample-class")
+    if y is None or not has_classes or not num_outputs:
         return ()
     return tuple(torch.bincount(y[y >= 0], minlength=num_outputs).tolist())
 
@@ -189,8 +206,11 @@ def get_strata(y: Tensor | None, num_series: int) -> NDArray[np.int64]:
     return y.numpy() if y is not None and y.ndim == 1 else np.zeros(num_series, np.int64)
 
 
-def describe_targets(y: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the counts of classes or labels, or the ranges of numbers, of a split."""
+def describe_targets(y: Tensor, names: tuple[str, ...], per_sample: bool = False) -> dict[str, Any]:
+    """Return the counts of classes (of series or samples) or labels, or the ranges of numbers, of a split."""
+    if per_sample:
+        counts = torch.bincount(y[y >= 0], minlength=len(names)).tolist()
+        return {"sample_classes": dict(zip(names, counts, strict=True))}
     if y.ndim == 1:
         return {"classes": dict(zip(names, torch.bincount(y[y >= 0], minlength=len(names)).tolist(), strict=True))}
     if not y.is_floating_point():
@@ -210,11 +230,15 @@ def _describe_numbers(values: Tensor) -> dict[str, float | int | None]:
     }
 
 
-def describe_unknown(y: Tensor | None, split: str) -> list[str]:
-    """Return a note if targets that are numbers or labels are unknown."""
+def describe_unknown(dataset: SeriesDataset, split: str) -> list[str]:
+    """Return a note if targets that are numbers, labels or classes of samples are unknown."""
+    y = dataset.y
     if y is None or y.ndim == 1:
         return []
-    unknown = y.isnan() if y.is_floating_point() else y < 0
+    unknown, total = y.isnan() if y.is_floating_point() else y < 0, y.numel()
+    if dataset.has_class_per_sample:
+        unknown &= torch.arange(y.shape[1]) < dataset.lengths[:, None]
+        total = int(dataset.lengths.sum())
     if not (count := int(unknown.sum())):
         return []
-    return [f"{count} of {y.numel()} targets are unknown in {split}; losses and metrics leave them out"]
+    return [f"{count} of {total} targets are unknown in {split}; losses and metrics leave them out"]

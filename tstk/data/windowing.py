@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from tstk.data.catalog import DEFAULT_VAL_FRACTION, SPLITS
 from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.memory import require_memory
+from tstk.data.segmentation import cut_recordings, table_to_series
 from tstk.data.splits import split_boundaries
 from tstk.errors import DataError
 
@@ -71,6 +73,8 @@ def _hold_out_rows(num_rows: int, has_val: bool, config: DataConfig) -> tuple[tu
 def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, SeriesSet]:
     """Cut each split of a table into series. The rows are split first, so that no series crosses a split boundary.
 
+    With a class per row, the windows of a split cover all of its rows, and the last one may be shorter.
+
     Args:
         tables: "train" and, where they exist, "val" and "test"
         config: `length` is the number of samples per series; `stride` the number of rows from one training series to
@@ -81,7 +85,7 @@ def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, Ser
     """
     length = config.length
     assert length is not None
-    ends, _ = resolve_split_boundaries(tables, config)
+    ends, description = resolve_split_boundaries(tables, config)
     series_sets = {}
     for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
         if split in tables and split != "train":
@@ -90,10 +94,16 @@ def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, Ser
             source = f"{tables['train'].source}, rows {start + 1} to {stop}"
             whole = tables["train"]
             times = None if whole.times is None else whole.times[start:stop]
-            table = Table(whole.values[start:stop], source, whole.channels, times, whole.note)
+            labels = None if whole.sample_labels is None else whole.sample_labels[start:stop]
+            table = Table(whole.values[start:stop], source, whole.channels, times, whole.note, labels, whole.classes)
             first_row = start
         stride = config.stride or length if split == "train" else length
-        series_sets[split] = extract_windows(table, length, stride, first_row)
+        if table.sample_labels is None:
+            series_sets[split] = extract_windows(table, length, stride, first_row)
+        else:
+            note = "; ".join(filter(None, (table.note, description))) if split == "train" else table.note
+            recording = table_to_series(replace(table, note=note))
+            series_sets[split] = cut_recordings(recording, length, stride, first_row)
     return series_sets
 
 

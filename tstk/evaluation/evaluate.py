@@ -78,7 +78,7 @@ def evaluate(
     scores = {name: float(total) / len(split) for name, total in sums.items()}
     if code_counts.any():
         scores |= {name: float(value) for name, value in code_usage(code_counts).items()}
-    return scores if metrics is None else scores | metrics.compute(split.groups)
+    return scores if metrics is None else scores | metrics.compute(split)
 
 
 def _find_bad_losses(pipeline: Pipeline, split: Split, sample_id: Tensor, seed: int) -> Tensor:

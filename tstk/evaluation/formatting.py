@@ -10,10 +10,11 @@ from tstk.plugins.signature import read_signature
 
 MAIN_METRICS = (
     *("accuracy", "f1_macro", "f1_micro", "auroc", "auprc", "subset_accuracy"),
+    *("sample_accuracy", "edit", "f1_50"),
     *("r2", "rmse", "mse", "mae", "probe"),
 )
 """Task metrics, shown before the losses."""
-EXTRA_METRICS = ("mase", "smape", "crps")
+EXTRA_METRICS = ("mase", "smape", "crps", "balanced_accuracy", "kappa", "f1_10", "f1_25")
 """Task metrics that are shown if there is room."""
 _ERRORS = (
     *("mse", "mae", "rmse", "mase", "smape", "crps", "loss", "log_loss", "brier", "ece"),

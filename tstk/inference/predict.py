@@ -21,7 +21,7 @@ from torch import Tensor
 from tstk.config.records import Calibration, RunConfig
 from tstk.config.resolve import Config
 from tstk.core.pipeline import Pipeline
-from tstk.core.prediction import map_batches, predict_batches
+from tstk.core.prediction import Prediction, map_batches, predict_batches
 from tstk.core.repr import ShortRepr
 from tstk.core.task import Baselines
 from tstk.core.types import Split
@@ -47,6 +47,7 @@ from tstk.evaluation.probabilities import (
     predict_logits,
     score_classifier,
 )
+from tstk.evaluation.segments import join_windows
 from tstk.evaluation.tasks.multilabel import join_labels
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
 from tstk.inference.recordings import warn_of_other_scale
@@ -187,8 +188,10 @@ def predict(
     Returns:
         classes and labels: "predicted" [N] names, "probability" [N, K], "classes" K names, and "truth" [N] names if
         known; numbers: "predicted" and, if known, "truth", each [N, K] in the units of the data, and "targets" K names;
-        forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" C names; all with
-        "row", "id" and "group" as from `identify_series`
+        forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" C names; a class
+        per sample: "predicted" and, if known, "truth", each [N, T] names, empty beyond the end and where unknown,
+        "probability" [N, K, T], "classes", "recording" [N], equal for windows that follow each other, and "start" [N],
+        the place of their first sample in the recording; all with "row", "id" and "group" as from `identify_series`
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -214,6 +217,8 @@ def predict(
         return result if split.y is None else result | {"truth": split.y.numpy()}
     assert prediction.labels is not None
     assert prediction.probabilities is not None
+    if prediction.labels.ndim == 2:
+        return _describe_samples(prediction, split, pipeline.spec.length)
     classes = np.array(prediction.classes)
     result = {"predicted": prediction.labels, "probability": prediction.probabilities, "classes": classes}
     result |= identify_series(split)
@@ -222,6 +227,31 @@ def predict(
     if split.y.ndim == 2:
         return result | {"truth": join_labels(split.y.numpy() == 1, prediction.classes)}
     return result | {"truth": classes[split.y.numpy()]}
+
+
+def _describe_samples(prediction: Prediction, split: Split, length: int) -> Arrays:
+    """Return the classes of samples of each series, or of each window of a recording."""
+    assert prediction.labels is not None
+    assert prediction.probabilities is not None
+    count, num_samples = prediction.labels.shape
+    is_sample = torch.arange(num_samples) < split.lengths[:, None]
+    recording = np.zeros(count, np.int64)
+    for number, rows in enumerate(join_windows(split, count, length)):
+        recording[rows] = number
+    identity = identify_series(split)
+    is_whole = not isinstance(split, SeriesDataset) or split.recordings is None
+    result = {
+        "predicted": np.where(is_sample.numpy(), prediction.labels, ""),
+        "probability": prediction.probabilities,
+        "classes": np.array(prediction.classes),
+        "recording": recording,
+        "start": np.zeros(count, np.int64) if is_whole else identity["row"],
+        **identity,
+    }
+    if split.y is None:
+        return result
+    names = np.array([*prediction.classes, ""])  # the last is that of -1
+    return result | {"truth": names[split.y[:, :num_samples].numpy()]}
 
 
 def identify_series(split: Split) -> Arrays:

@@ -24,6 +24,7 @@ from tstk.report.predictions import (
     render_masked_reconstructions,
     render_numbers,
 )
+from tstk.report.segments import render_segments
 from tstk.report.summary import format_title, render_config, render_curves, render_overview, render_reproduce
 
 SECTIONS: list[Callable[[RunContext], Section | None]] = [
@@ -31,6 +32,7 @@ SECTIONS: list[Callable[[RunContext], Section | None]] = [
     render_curves,
     render_classes,
     render_labels,
+    render_segments,
     render_numbers,
     render_forecasts,
     render_masked_reconstructions,

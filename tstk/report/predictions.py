@@ -76,7 +76,7 @@ def _plot_predicted_over_true(name: str, targets: Tensor, predictions: Tensor) -
 def render_labels(context: RunContext) -> Section | None:
     """Render the metrics of each of several labels."""
     pipeline, y = context.pipeline, context.split.y
-    if pipeline.head is None or y is None or y.ndim != 2 or y.is_floating_point():
+    if pipeline.head is None or y is None or pipeline.task is None or pipeline.task.target_type != "labels":
         return None
     logits = torch.cat([pipeline.predict_batch(series).cpu() for series in _iter_batches(context, None)])
     columns = ["label", "F1", "AUROC", "AUPRC", "series with it", "predicted"]
@@ -282,13 +282,16 @@ def render_embeddings(context: RunContext) -> Section | None:
         [context.pipeline.embed_batch(series.replace(y=None)).cpu() for series in _iter_batches(context, rows)]
     ).numpy()
     y = None if context.split.y is None else context.split.y[rows].numpy()
+    if y is not None and context.pipeline.task is not None and context.pipeline.task.target_type == "sample-class":
+        y = np.array([np.bincount(row[row >= 0], minlength=1).argmax() for row in y])  # the most frequent class
     y = y[:, 0] if y is not None and y.ndim == 2 else y
     title = f"Embeddings, {context.split_name} split"
     if not np.isfinite(vectors).all() or vectors.shape[1] < 2:
         return Section(title, render_paragraph("Not drawn: embeddings are not finite, or have a single dimension."))
     pca = PCA(2, random_state=0).fit(vectors)
     explained = pca.explained_variance_ratio_
-    has_classes = context.split.y is not None and context.split.y.ndim == 1
+    has_classes = y is not None and context.split.y is not None and y.dtype.kind == "i" and bool(context.data.classes)
+    has_classes &= context.pipeline.task is not None and "class" in context.pipeline.task.target_type
     names = context.data.classes if has_classes else ()
     figures = [
         _plot_scatter(f"principal components ({explained.sum():.0%} of the variance)", pca.transform(vectors), y, names)

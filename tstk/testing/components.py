@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tstk.core import interfaces
 from tstk.core.pipeline import Pipeline
+from tstk.core.task import get_task
 from tstk.core.types import Series, Spec, StepOutput
 from tstk.errors import TstkError
 from tstk.plugins.registry import get_registry
@@ -69,7 +70,11 @@ def has_declared_shapes(fixture: ComponentFixture) -> None:
     elif fixture.kind == "head":
         assert step_output.head_output is not None
         spec = fixture.spec
-        per_series = (spec.num_outputs,) if spec.horizon is None else (spec.channels, spec.horizon)
+        per_series: tuple[int | None, ...] = (
+            (spec.num_outputs,) if spec.horizon is None else (spec.channels, spec.horizon)
+        )
+        if spec.task is not None and get_task(spec.task).target_type == "sample-class":
+            per_series = (spec.num_outputs, spec.length)
         expected, actual = [len(fixture.series.x), *per_series], list(step_output.head_output.shape)
         expect(actual == expected, f"{name}: the output is {actual}; expected {expected}")
     else:

@@ -39,6 +39,7 @@ TRIAL_SPECS = tuple(
         ("forecasting", None, 8),
         ("regression", 3, None),
         ("multilabel", 3, None),
+        ("segmentation", 3, None),
     )
 )
 """Specs of data to try a component on, in this order."""
@@ -48,7 +49,7 @@ _DEFAULT_PARTNERS = {
     "encoder": ("transformer", "identity", "transformer-causal"),
     "loss": ("masked", "reconstruct", "cross-entropy", "forecast", "mse", "binary-cross-entropy", "next-code"),
     "decoder": ("transformer", "linear", "own"),
-    "head": ("linear", "forecast"),
+    "head": ("linear", "forecast", "per-token"),
 }
 
 
@@ -96,6 +97,10 @@ def make_targets(spec: Spec, count: int, generator: torch.Generator) -> Tensor:
     target_type, num_outputs = "class" if spec.task is None else get_task(spec.task).target_type, spec.num_outputs or 1
     if target_type == "class":
         return torch.arange(count) % num_outputs
+    if target_type == "sample-class":
+        y = (torch.arange(count)[:, None] + torch.arange(spec.length) * 4 // spec.length) % num_outputs
+        y[-1, -1] = -1
+        return y
     numbers = torch.randn(count, num_outputs, generator=generator, dtype=torch.float64)
     unknown = torch.nan if target_type == "numbers" else -1
     y = numbers if target_type == "numbers" else (numbers > 0).long()

@@ -63,9 +63,10 @@ def prefers_perfect_predictions(fixture: ComponentFixture) -> None:
 def _find_perfect_prediction(step_output: StepOutput, target_dim: int | None) -> tuple[str, Tensor | None]:
     """Return the field of the step output that the loss reads, and its perfect value (None if unknown)."""
     if step_output.head_output is not None:
-        if step_output.targets is not None and step_output.targets.ndim == 1:
-            num_outputs = step_output.head_output.shape[-1]
-            return "head_output", 20.0 * F.one_hot(step_output.targets.clamp(min=0), num_outputs).float()
+        has_classes = step_output.targets is not None and step_output.targets.ndim == step_output.head_output.ndim - 1
+        if step_output.targets is not None and has_classes:
+            one_hot = F.one_hot(step_output.targets.clamp(min=0), step_output.head_output.shape[1]).float()
+            return "head_output", 20.0 * one_hot.movedim(-1, 1)
         if step_output.targets is not None and not step_output.targets.is_floating_point():
             return "head_output", 40.0 * step_output.targets.clamp(min=0) - 20.0
         return "head_output", step_output.targets

@@ -108,10 +108,13 @@ def try_mix(parts: dict[str, Entry], steps: int = 1) -> Mix:
 
 def _choose_spec(parts: Mapping[str, Entry], length: int) -> Spec:
     """Return the Spec of data for the first task that loss and head serve; labelled series, if they serve any."""
-    for slot in ("loss", "head"):
-        target_types = read_signature(parts[slot].target).class_attrs.get("target_types", ()) if slot in parts else ()
-        if target_types:
-            return Spec(2, length, find_task(target_types[0]), *((None, 8) if target_types[0] == "future" else (3,)))
+    slots = [slot for slot in ("loss", "head") if slot in parts]
+    served = [read_signature(parts[slot].target).class_attrs.get("target_types", ()) for slot in slots]
+    served = [target_types for target_types in served if target_types]
+    if served:
+        common = [target_type for target_type in served[0] if all(target_type in other for other in served)]
+        target_type = (common or served[0])[0]
+        return Spec(2, length, find_task(target_type), *((None, 8) if target_type == "future" else (3,)))
     return Spec(2, length, "classification", 3)
 
 

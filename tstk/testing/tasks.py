@@ -34,6 +34,8 @@ def make_targets_and_outputs(task: Task) -> tuple[Tensor, Tensor, Tensor]:
     one_hot = F.one_hot(labels, 3)
     if task.target_type == "class":
         return labels, 20.0 * one_hot, torch.full_like(labels, -1)
+    if task.target_type == "sample-class":
+        return labels.view(4, 6), 20.0 * one_hot.view(4, 6, 3).mT, torch.full((4, 6), -1)
     if task.target_type == "labels":
         return one_hot, 40.0 * one_hot - 20, torch.full_like(one_hot, -1)
     numbers = torch.arange(72, dtype=torch.float64).reshape(24, 3).sin()

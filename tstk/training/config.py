@@ -147,6 +147,7 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
                 f"--augment {','.join(config.augment)}: {data.name} is a forecasting task, whose targets would not be "
                 "augmented"
             )
+    _check_class_per_sample(config, data)
     if config.calibrate != "none" and data.val is data.test:
         raise OptionError(
             f"--calibrate {config.calibrate}: the validation split of {data.name} is its test split; hold validation "
@@ -159,3 +160,18 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
     for name, value in requires_classes.items():
         if value and value not in ("all", "none") and not data.has_classes:
             raise OptionError(f"--{name} {value}: {data.name} has no classes")
+
+
+def _check_class_per_sample(config: TrainConfig, data: DataModule) -> None:
+    """Refuse options that would move samples without their classes."""
+    from tstk.core.task import get_task
+
+    if data.task is None or get_task(data.task).target_type != "sample-class":
+        return
+    moving = [text for text in config.augment if text.partition("=")[0] in ("permutation", "time-warp")]
+    remedies = {"crop": (config.crop, "cut windows with --length"), "augment": (",".join(moving), "leave it out")}
+    for name, (value, remedy) in remedies.items():
+        if value:
+            raise OptionError(
+                f"--{name} {value}: would move the samples of {data.name}, but not their classes; {remedy}"
+            )

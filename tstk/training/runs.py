@@ -81,7 +81,7 @@ def prepare_training(
         validate_on_meta(config)
     data = read_data(config)
     spec = data.spec
-    spec = spec.replace(class_counts=count_classes(data.train.y, spec.num_outputs))
+    spec = spec.replace(class_counts=count_classes(data.train.y, spec))
     torch.manual_seed(config.options("train")["seed"])
     pipeline, notes = (
         initialize_for_training(config, spec) if resume_from is None else (rebuild_for_resume(resume_from), [])

@@ -1,4 +1,4 @@
-"""The cross-entropy loss of classification."""
+"""The cross-entropy loss of classification, and of a class per sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tstk.plugins.ranges import Fraction
 
 
 class CrossEntropy(Loss):
-    """Cross-entropy of a head's logits with the class labels.
+    """Cross-entropy of a head's logits with the class labels, of series or of each of their samples.
 
     Args:
         smoothing: label smoothing (Szegedy et al. 2016), the probability mass spread over all classes
@@ -25,7 +25,7 @@ class CrossEntropy(Loss):
     """
 
     needs = ("num_outputs",)
-    target_types = ("class",)
+    target_types = ("class", "sample-class")
     consumes = "head"
     default_tokenizer = "inception"
     weight: Tensor
@@ -46,19 +46,21 @@ class CrossEntropy(Loss):
         return tokens, tokens
 
     def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
-        """Return the mean over the labelled series of the batch.
+        """Return the mean over the labelled series or samples of the batch.
 
-        Targets are class indices [B], -1 where unlabelled, or class probabilities [B, K], all 0 where unlabelled.
+        Targets are class indices [B] or, per sample, [B, T], -1 where unlabelled; or class probabilities [B, K], all 0
+        where unlabelled.
         """
         assert step_output.head_output is not None
         assert step_output.targets is not None
         targets = step_output.targets
+        has_indices = not targets.is_floating_point()
         losses = F.cross_entropy(
             step_output.head_output,
             targets,
             self.weight,
             reduction="none",
             label_smoothing=self.smoothing,
-            ignore_index=-1 if targets.ndim == 1 else -100,  # torch refuses others with class probabilities
+            ignore_index=-1 if has_indices else -100,  # torch refuses others with class probabilities
         )
-        return {"cross_entropy": masked_mean(losses, targets >= 0 if targets.ndim == 1 else targets.sum(1) > 0)}
+        return {"cross_entropy": masked_mean(losses, targets >= 0 if has_indices else targets.sum(1) > 0)}

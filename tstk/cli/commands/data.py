@@ -196,6 +196,8 @@ def _print_description(description: dict[str, Any]) -> None:
         rows.append(["groups", *(s.get("groups") for s in splits.values())])
     names = dict.fromkeys(c for s in splits.values() for c in s.get("classes", ()))
     rows += [[f"class {c}", *(s.get("classes", {}).get(c) for s in splits.values())] for c in names]
+    names = dict.fromkeys(c for s in splits.values() for c in s.get("sample_classes", ()))
+    rows += [[f"samples of class {c}", *(s.get("sample_classes", {}).get(c) for s in splits.values())] for c in names]
     labels = dict.fromkeys(c for s in splits.values() for c in s.get("labels", ()))
     rows += [[f"label {c}", *(s.get("labels", {}).get(c) for s in splits.values())] for c in labels]
     targets = dict.fromkeys(t for s in splits.values() for t in s.get("targets", ()))

@@ -46,6 +46,11 @@ def command(
     Regression: likewise with the predicted and, if known, true value of each target; in .npz the arrays row, id, group,
     predicted, targets and truth.
 
+    A class per sample, .csv: one row per segment, which is a run of samples of one predicted class, with the id and
+    group of its recording, its start and end (samples from 0, the end exclusive), its class, and the mean of its
+    probability. In .npz the classes of all samples, as arrays predicted and truth [series, samples] and probability
+    [series, classes, samples], with row, id, group, recording, start and classes.
+
     Forecasting, .npz: every window of the test split, or of the table given with --data, as arrays forecast and truth
     [windows, channels, horizon], with the row of the table at which each begins, and its time as id. Forecasting, .csv:
     the rows after the last row of that table (or of the run's own), with the columns step, date (as the table writes
@@ -53,6 +58,7 @@ def command(
     """
     from tstk.config.records import RunConfig
     from tstk.inference.predict import forecast, predict
+    from tstk.inference.segments import list_segments
 
     path = validate_output_path(out, (".csv", ".npz"), force)
     if path.suffix.lower() == ".csv" and RunConfig.read(run).horizon is not None:
@@ -63,6 +69,11 @@ def command(
     arrays = predict(run, data, data_root=data_root, label_column=label_column, batch_size=batch_size)
     if path.suffix.lower() == ".npz":
         write_npz(path, arrays, replace=force)
+    elif "recording" in arrays:
+        header, rows = list_segments(arrays)
+        write_csv(path, header, rows, replace=force)
+        echo(f"{path}: {len(rows):,} segments of {arrays['recording'].max() + 1:,} series")
+        return
     else:
         write_csv(path, *_tabulate(arrays), replace=force)
     echo(f"{path}: {len(next(iter(arrays.values()))):,} predictions")

@@ -16,6 +16,7 @@ from tstk.data.readers.assignment import CERTAIN_LABEL_NAMES, Assignment, assign
 from tstk.data.readers.frame import Frame
 from tstk.data.readers.long import build_long, is_long
 from tstk.data.readers.series_set import build_from_lists, build_series_set
+from tstk.data.segmentation import SampleLabels, encode_sample_labels
 from tstk.data.times import Times
 from tstk.errors import DataError
 
@@ -31,8 +32,12 @@ def interpret(frame: Frame, roles: ColumnRoles) -> dict[str, SeriesSet] | Table:
         DataError: a column has no role, or its cells do not fit its role; the message names column, place and remedy
     """
     assignment = assign_roles(frame, roles)
+    if roles.label_per_sample and assignment.label is None and "label" not in roles.optional:
+        raise DataError(f"{frame.path}: no column of labels, which classify each row; --label-column NAME names it")
     if roles.is_recording:
         return _build_table(assignment, roles)
+    if roles.label_per_sample:
+        return {"train": build_long(assignment, True)} if is_long(assignment, {}) else _build_table(assignment, roles)
     _discard_doubtful_names(assignment)
     if lists := [i for i in assignment.channels or assignment.remaining if frame.is_nested(i)]:
         return {"train": build_from_lists(assignment, lists)}
@@ -78,12 +83,17 @@ def _build_table(assignment: Assignment, roles: ColumnRoles) -> Table:
                 f"here: the dates in {frame.names[assignment.time]!r} make this a table to forecast, as no id repeats; "
                 "--drop-columns leaves them out"
             )
-        roles.reject(frame.path, why, ("id", "time", "channels", "drop"))
+        supported = ("id", "time", "channels", "drop", *["label"] * roles.label_per_sample)
+        roles.reject(frame.path, why, supported)
     times = assignment.get_times()
     if times is not None and "id" not in by_user and not roles.is_recording:
         _question_panel(assignment, times)
+    labels: SampleLabels | tuple[None, tuple[str, ...]] = (None, ())
     for role in ("label", "group", "id"):
         if (index := getattr(assignment, role)) is None:
+            continue
+        if role == "label" and roles.label_per_sample:
+            labels = encode_sample_labels(frame.get_text(index))
             continue
         setattr(assignment, role, None)
         if role == "label" and frame.lower_names[index] not in CERTAIN_LABEL_NAMES and not frame.is_text(index):
@@ -94,7 +104,7 @@ def _build_table(assignment: Assignment, roles: ColumnRoles) -> Table:
     channels = tuple(frame.names[i] for i in assignment.channels)
     order = "" if times else "; no times: rows are taken as evenly spaced"
     note = f"{assignment.describe(times=times)}{order}"
-    return Table(frame.get_samples(assignment.channels), str(frame.path), channels, times, note)
+    return Table(frame.get_samples(assignment.channels), str(frame.path), channels, times, note, *labels)
 
 
 def _question_panel(assignment: Assignment, times: Times) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from shlex import quote
 from typing import Any
 
@@ -13,6 +14,7 @@ from tstk.data.containers import NA_VALUES, SeriesSet, pad_series
 from tstk.data.readers.assignment import CERTAIN_LABEL_NAMES, Assignment
 from tstk.data.readers.frame import Frame
 from tstk.data.readers.series_set import build_series_set
+from tstk.data.segmentation import encode_sample_labels, merge_sample_labels
 from tstk.data.times import Times
 from tstk.errors import DataError
 
@@ -40,8 +42,12 @@ def is_long(assignment: Assignment, runs: dict[str, list[int]]) -> bool:
     return has_times or (min(counts) > 1 and not is_wide)
 
 
-def build_long(assignment: Assignment) -> SeriesSet:
+def build_long(assignment: Assignment, label_per_sample: bool = False) -> SeriesSet:
     """Return the series of a long table, in the order in which their ids first occur.
+
+    Args:
+        assignment: the roles
+        label_per_sample: labels may change within a series, and classify its samples
 
     Raises:
         DataError: a cell is not a number, times repeat or run backwards, or a label changes within a series
@@ -54,8 +60,9 @@ def build_long(assignment: Assignment) -> SeriesSet:
             raise DataError(f"{frame.locate(row)}: no id; give it one, or remove the row")
     first_rows: dict[str, int] = {}
     first = np.array([first_rows.setdefault(name, row) for row, name in enumerate(ids)])
-    _release_label(assignment, first)
-    for role in ("label", "group"):
+    if not label_per_sample:
+        _release_label(assignment, first)
+    for role in ("group",) if label_per_sample else ("label", "group"):
         if (index := getattr(assignment, role)) is not None and index != assignment.id:
             _check_constant(frame, index, first, ids, role)
     for index in assignment.targets:
@@ -77,7 +84,14 @@ def build_long(assignment: Assignment) -> SeriesSet:
     samples = frame.get_samples(assignment.channels)
     x = pad_series([samples[rows].T for rows in series_rows], str(frame.path))
     channels = tuple(frame.names[i] for i in assignment.channels)
-    return build_series_set(assignment, x, channels, "; ".join(notes), rows=list(first_rows.values()))
+    label = assignment.label
+    if not label_per_sample or label is None:
+        return build_series_set(assignment, x, channels, "; ".join(notes), rows=list(first_rows.values()))
+    labels, classes = encode_sample_labels(frame.get_text(label))
+    assignment.label = None
+    series_set = build_series_set(assignment, x, channels, "; ".join(notes), rows=list(first_rows.values()))
+    padded, _ = merge_sample_labels([(labels[rows], classes) for rows in series_rows], x.shape[2])
+    return replace(series_set, sample_labels=padded, classes=classes)
 
 
 def _describe_channels(assignment: Assignment) -> str:
@@ -116,6 +130,7 @@ def _check_constant(frame: Frame, index: int, first: NDArray[np.int64], ids: lis
         raise DataError(
             f"{frame.locate(row)}: {kind} {cells[row]!r} of id {ids[row]!r}, which has {cells[first[row]]!r} in "
             f"{place}; a series has one {kind}: give its rows the same, or --drop-columns {name}"
+            + ("; --task segmentation takes a label per row" if kind == "label" else "")
         )
 
 

@@ -29,6 +29,7 @@ from tstk.data.recordings import (
     list_other_suffixes,
     list_recordings,
 )
+from tstk.data.segmentation import SampleLabels, merge_sample_labels
 from tstk.errors import DataError, did_you_mean
 from tstk.files import check_readable
 
@@ -45,11 +46,13 @@ class Recording:
         values: [C, T]; of arrays without names of channels, the axes may be in the other order
         channels: C names, empty if the file has none
         note: how the file was read, or empty
+        labels: the class of each sample, if the file has them
     """
 
     values: Samples
     channels: tuple[str, ...] = ()
     note: str = ""
+    labels: SampleLabels | None = None
 
 
 def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
@@ -65,7 +68,10 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     """
     if is_manifest(path):
         return _read_manifest(path, roles)
-    roles.reject(path, "for a folder of recordings without a manifest, whose folders are the classes", _FILE_ROLES)
+    file_roles = (*_FILE_ROLES, *["label"] * roles.label_per_sample)
+    roles.reject(path, "for a folder of recordings without a manifest, whose folders are the classes", file_roles)
+    if roles.label_per_sample:
+        return {"train": _build_series_set(path, list_recordings(path), roles, "a class per sample by column")}
     by_class = list_by_class(path)
     files = [file for paths in by_class.values() for file in paths]
     labels = [name for name, paths in by_class.items() for _ in paths]
@@ -116,7 +122,12 @@ def _assign_columns(path: Path, header: Sequence[str], roles: ColumnRoles) -> di
     lower_header, columns = [name.lower() for name in header], dict[str, list[int]]()
     if repeated := [name for name, count in Counter(lower_header).items() if count > 1]:
         raise DataError(f"{path}, line 1: two columns are called {repeated[0]!r}; rename or remove one")
-    by_option = {"label": roles.label, "group": roles.group, "id": roles.id, "targets": roles.targets}
+    by_option = {
+        "label": None if roles.label_per_sample else roles.label,
+        "group": roles.group,
+        "id": roles.id,
+        "targets": roles.targets,
+    }
     for role, value in by_option.items():
         names = value if isinstance(value, tuple) else () if value is None else (value,)
         if role in roles.optional:
@@ -126,7 +137,7 @@ def _assign_columns(path: Path, header: Sequence[str], roles: ColumnRoles) -> di
                 raise DataError(f"{path}: no column called {name!r} ({OPTIONS[role]}).{did_you_mean(name, header)}")
         columns[role] = [header.index(name) for name in names]
     common = {"file": FILE_COLUMNS, "split": SPLIT_COLUMNS}
-    common |= {"label": LABEL_NAMES, "group": GROUP_NAMES, "id": ID_NAMES}
+    common |= {"label": () if roles.label_per_sample else LABEL_NAMES, "group": GROUP_NAMES, "id": ID_NAMES}
     for role, names in common.items():
         assigned = {i for indices in columns.values() for i in indices}
         free = [lower_header.index(name) for name in names if name in lower_header]
@@ -199,24 +210,45 @@ def _build_series_set(folder: Path, files: Sequence[Path], roles: ColumnRoles, c
     if ".hea" not in suffixes and (others := list_other_suffixes(folder)):
         parts.append(f"not read: {', '.join(others)}")
     values = [recording.values for recording in recordings]
-    return SeriesSet(pad_series(values, str(folder)), str(folder), channels=channels, ids=names, note="; ".join(parts))
+    x, labels, label_names = pad_series(values, str(folder)), None, tuple[str, ...]()
+    if roles.label_per_sample and any(recording.labels for recording in recordings):
+        none: SampleLabels = (np.zeros(0, np.int32), ())  # a file whose samples are all unlabelled
+        labels, label_names = merge_sample_labels([r.labels or none for r in recordings], x.shape[2])
+    return SeriesSet(
+        x,
+        str(folder),
+        channels=channels,
+        ids=names,
+        note="; ".join(parts),
+        sample_labels=labels,
+        classes=label_names,
+    )
 
 
 def _read_recording(path: Path, roles: ColumnRoles) -> Recording:
     """Read one file."""
     check_readable(path)
     own_roles = ColumnRoles(
-        time=roles.time, channels=roles.channels, drop=roles.drop, optional=roles.optional, is_recording=True
+        label=roles.label if roles.label_per_sample else None,
+        time=roles.time,
+        channels=roles.channels,
+        drop=roles.drop,
+        optional=roles.optional,
+        is_recording=True,
+        label_per_sample=roles.label_per_sample,
     )
     if path.suffix.lower() == ".npy":
         own_roles.reject(path, "for a recording in .npy, whose channels have no names")
+        if roles.label_per_sample and "label" not in roles.optional:
+            raise DataError(f"{path}: a recording in .npy has no labels; write it as .csv or .parquet with a column")
         array = np.array(map_array(path))
         if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):
             raise DataError(f"{path}: an array of {array.dtype} {array.shape}; expected numbers (channels, samples)")
         return Recording(array[None] if array.ndim == 1 else array)
     data = get_reader(path)(path, own_roles)
     if isinstance(data, Table):
-        return Recording(data.values.T, data.channels, data.note)
+        labels = None if data.sample_labels is None else (data.sample_labels, data.classes)
+        return Recording(data.values.T, data.channels, data.note, labels)
     series_set = next(iter(data.values()))
     if len(data) > 1 or len(series_set.x) > 1:
         raise DataError(f"{path}: holds {len(series_set.x)} series; a recording is one series, a file each")

@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.data.annotations import BEATS, read_annotations
 from tstk.data.channels import choose_channels, describe_choice
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Samples, Table, read_lines
 from tstk.data.memory import require_memory
+from tstk.data.segmentation import SampleLabels, encode_sample_labels
 from tstk.errors import DataError
 
 _FORMAT = re.compile(r"(\d{1,9})([x:]\S*?)?(?:\+(\d{1,15}))?$")
@@ -57,12 +59,14 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> Table:
 
     Args:
         path: a header, which ends in .hea
-        roles: channels and drop choose signals by name; others are rejected, as a record has no labels
+        roles: channels and drop choose signals by name; for a class per sample, label is the suffix of the file of
+            annotations, atr if not given; others are rejected, as a record has no labels
 
     Raises:
         DataError: a line of the header cannot be parsed, or a signal file is missing or damaged
     """
-    roles.reject(path, "for a WFDB record, which has no labels", ("channels", "drop"))
+    supported = ("channels", "drop", *["label"] * roles.label_per_sample)
+    roles.reject(path, "for a WFDB record, which has no labels", supported)
     lines, note = _read_header(path)
     signals, num_samples = _parse_header(path, lines)
     names = [signal.name for signal in signals]
@@ -80,7 +84,44 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> Table:
     indices = range(len(signals)) if chosen is None else chosen
     values = np.stack([columns[id(signals[i])] for i in indices], 1)
     notes = [note] * bool(note) + [f"{path.name}: {text}" for text in describe_choice(names, chosen)]
-    return Table(values, str(path), tuple(names[i] for i in indices), note="; ".join(notes))
+    labels: SampleLabels | tuple[None, tuple[str, ...]] = (None, ())
+    if roles.label_per_sample:
+        labels, label_note = _read_labels(path, roles, len(values))
+        notes.append(label_note)
+    chosen_names = tuple(names[i] for i in indices)
+    return Table(values, str(path), chosen_names, None, "; ".join(filter(None, notes)), *labels)
+
+
+def _read_labels(
+    path: Path, roles: ColumnRoles, num_samples: int
+) -> tuple[SampleLabels | tuple[None, tuple[str, ...]], str]:
+    """Return the class of each sample by the annotations of a record, and a note on what they are.
+
+    If there are rhythms, such as "(AFIB", each lasts until the next one; else the samples from halfway to the beat
+    before to halfway to the beat after have the symbol of a beat.
+    """
+    file = path.with_suffix(f".{roles.label or 'atr'}")
+    if not file.is_file():
+        if "label" in roles.optional:
+            return (None, ()), ""
+        raise DataError(f"{path}: no annotations {file.name} beside it; --label-column SUFFIX names their suffix")
+    annotations = read_annotations(file)
+    if annotations.time_resolution is not None:
+        raise DataError(f"{file}: its positions are in 1/{annotations.time_resolution:g} s, not in samples; convert it")
+    rhythms = [i for i, text in enumerate(annotations.texts) if text.startswith("(")]
+    names = np.full(num_samples, "", object)
+    if rhythms:
+        ends = [*annotations.positions[rhythms[1:]], num_samples]
+        for i, end in zip(rhythms, ends, strict=True):
+            names[annotations.positions[i] : end] = annotations.texts[i].removeprefix("(")
+    else:
+        beats = [i for i, symbol in enumerate(annotations.symbols) if symbol in BEATS]
+        centers = annotations.positions[beats]
+        edges = [0, *(centers[1:] + centers[:-1]) // 2, num_samples]
+        for i, start, end in zip(beats, edges, edges[1:], strict=False):
+            names[start:end] = annotations.symbols[i]
+    kind = "rhythm" if rhythms else "symbol of the beat around it"
+    return encode_sample_labels(names.tolist()), f"{file.name}: the class of a sample is the {kind}"
 
 
 def _read_header(path: Path) -> tuple[list[str], str]:

@@ -70,6 +70,6 @@ class BatchForecastMetrics:
         context = ((series.x - pipeline.mean) / pipeline.std).where(series.observed_mask, torch.nan)
         self.metrics.update(step_output.head_output, step_output.targets, context, step_output.forecast_samples)
 
-    def compute(self, groups: list[str] | None) -> dict[str, float]:
+    def compute(self, split: Split) -> dict[str, float]:
         """Return the metrics of all batches."""
         return self.metrics.compute()

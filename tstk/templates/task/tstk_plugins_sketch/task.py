@@ -11,7 +11,7 @@ from tstk.core.standardization import StandardizedModel
 class Sketch(tstk.Task):
     """Predict numbers, scored by the mean absolute error in percent of the true ones."""
 
-    target_type = "numbers"  # how targets are read: class, labels, numbers or future
+    target_type = "numbers"  # how targets are read: class, labels, numbers, future or sample-class
     default_head = "linear"
     default_loss = "mae"
     main_metric = "mape"
