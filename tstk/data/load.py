@@ -170,6 +170,7 @@ def load_split(
     """
     from tstk.data.containers import SeriesSet
     from tstk.data.prepare import prepare_split
+    from tstk.data.targets import match_targets
     from tstk.data.windowing import extract_windows
 
     if input_schema["task"] is not None and input_schema["horizon"] is None:
@@ -180,6 +181,8 @@ def load_split(
         if input_schema["task"] is None:
             length = input_schema.get("cut_length") or input_schema["length"]
             data = extract_windows(data, length, length)
+    if isinstance(data, SeriesSet):
+        data = match_targets(data, input_schema)
     if data.note:
         warnings.warn(data.note, DataNoteWarning, stacklevel=2)
     if input_schema.get("resize") and isinstance(data, SeriesSet):
