@@ -64,7 +64,7 @@ KINDS = {
         *("train", *SERIES, *PATCH, *SIZES, "--head", "linear", "--val-fraction", "0.25"),
         *("--calibrate", "temperature", *STEPS),
     ],
-    "regression": ["train", "--data", "numbers.npz", *PATCH, *SIZES, "--head", "cot", "--head.dim", "16", *STEPS],
+    "regression": ["train", "--data", "numbers.npz", *PATCH, *SIZES, "--head", "cot", *STEPS],
     "multilabel": ["train", "--data", "labels.npz", *PATCH, *SIZES, "--loss.balanced", "--ema-decay", "0.9", *STEPS],
     "classification": ["train", *SERIES, *PATCH, *SIZES, "--head", "linear", "--augment", "jitter", *STEPS],
     "forecast-head": ["train", *TABLE, *PATCH, *SIZES, "--head", "forecast", *STEPS],
