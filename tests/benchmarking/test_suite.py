@@ -221,12 +221,12 @@ def test_pretrained_features_of_series_with_numbers_are_scored_by_the_probe_for_
     x = np.random.default_rng(0).normal(size=(40, 1, 32))
     np.savez(tmp_path / "a.npz", X_train=x, targets_train=x.mean(2), X_test=x[:10], targets_test=x[:10].mean(2))
     methods = {"probe": Method("probe", make_config_runner({**TINY, "loss": "masked"}))}
-    found = run_benchmark(methods, {"a": str(tmp_path / "a.npz")}, (0,), tmp_path / "out")
-    (cell,) = found.cells
+    benchmark = run_benchmark(methods, {"a": str(tmp_path / "a.npz")}, (0,), tmp_path / "out")
+    (cell,) = benchmark.cells
     assert not cell.error
     assert cell.result["by"] == "ridge probe"
     assert set(cell.result["scores"]) == {"mae", "rmse", "r2"}
-    assert found.score == "r2"
+    assert benchmark.score == "r2"
 
 
 def test_a_cell_whose_folder_holds_files_of_others_fails_and_leaves_them(tmp_path):

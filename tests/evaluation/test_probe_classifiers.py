@@ -14,7 +14,9 @@ def make_rows(count):
     """Return features and three labels: of the first, of the second feature, and of chance."""
     x = RNG.normal(size=(count, 4)) * [1, 10, 1, 1]
     noise = RNG.normal(size=(count, 2))
-    return FeatureSet(x, np.stack([x[:, 0] + noise[:, 0] > 1, x[:, 1] + noise[:, 1] > 0, noise[:, 0] > 1], 1).astype(int))
+    return FeatureSet(
+        x, np.stack([x[:, 0] + noise[:, 0] > 1, x[:, 1] + noise[:, 1] > 0, noise[:, 0] > 1], 1).astype(int)
+    )
 
 
 SPLITS = [make_rows(n) for n in (90, 40, 30)]

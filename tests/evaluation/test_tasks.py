@@ -135,7 +135,7 @@ def test_frozen_features_of_a_regression_are_probed_by_ridge(regression):
 
 
 @pytest.fixture
-def other(files, tmp_path):
+def write_other_data(files, tmp_path):
     """Write the test series of a set with only the second of its targets, and another; return its path by name."""
 
     def write(name):
@@ -151,9 +151,11 @@ def other(files, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["numbers", "labels"])
-def test_other_data_with_some_of_the_targets_are_predicted_and_scored_by_those(name, other, request, tmp_path):
+def test_other_data_with_some_of_the_targets_are_predicted_and_scored_by_those(
+    name, write_other_data, request, tmp_path
+):
     run = request.getfixturevalue({"numbers": "regression", "labels": "multilabel"}[name])
-    path, (absent, known) = other(name), {"numbers": ("level", "slope"), "labels": ("high", "steep")}[name]
+    path, (absent, known) = write_other_data(name), {"numbers": ("level", "slope"), "labels": ("high", "steep")}[name]
     with pytest.warns(DataNoteWarning) as lines:
         scores = score(run, str(path))["scores"]
     assert f"no targets {absent}: they are predicted, and metrics leave them out; the targets weight are not used" in (
@@ -164,10 +166,12 @@ def test_other_data_with_some_of_the_targets_are_predicted_and_scored_by_those(n
     assert scores[metric] == scores[f"{metric} {known}"] == pytest.approx(own[f"{metric} {known}"])
     assert f"{metric} {absent}" not in scores
     with pytest.warns(DataNoteWarning):
-        found, expected = predict(run, str(path)), predict(run)
-    np.testing.assert_array_equal(found["predicted"], expected["predicted"])
+        arrays, expected = predict(run, str(path)), predict(run)
+    np.testing.assert_array_equal(arrays["predicted"], expected["predicted"])
     if name == "numbers":
-        np.testing.assert_array_equal(found["truth"], np.stack([expected["truth"][:, 0] * np.nan, expected["truth"][:, 1]], 1))
+        np.testing.assert_array_equal(
+            arrays["truth"], np.stack([expected["truth"][:, 0] * np.nan, expected["truth"][:, 1]], 1)
+        )
 
 
 @pytest.mark.slow
@@ -282,7 +286,11 @@ def test_a_run_whose_loss_the_data_selected_is_finished_and_not_of_other_options
 @pytest.mark.parametrize(
     ("data", "slots", "message"),
     [
-        ("numbers", {"loss": "cross-entropy"}, "loss 'cross-entropy' is for classes, and these data are for regression"),
+        (
+            "numbers",
+            {"loss": "cross-entropy"},
+            "loss 'cross-entropy' is for classes, and these data are for regression",
+        ),
         ("numbers", {"head": "forecast"}, "head 'forecast' is for forecasts, and these data are for regression; use"),
         ("labels", {"loss": "mse"}, "loss 'mse' is for numbers, and these data are for multilabel; use --loss binary-"),
     ],

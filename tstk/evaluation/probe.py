@@ -80,8 +80,8 @@ def probe(
         label_fraction: fractions of the labels to learn from, stratified by class; at least two training series and
             one validation series per class are kept, where the class has them
         seeds: seeds of the choice of labels (fractions below 1) and of untrained weights
-        param: hyperparameter of the classifier instead of a grid search: C of linear, svm and multilabel, neighbours of knn; papers
-            that mention none mean 1
+        param: hyperparameter of the classifier instead of a grid search: C of linear, svm and multilabel, neighbours of
+            knn, alpha of ridge; papers that mention none mean 1
         select_on: split on which hyperparameters are selected: val; folds (five-fold cross-validation over train and
             validation: less noisy with few series, invalid if one subject's series fall into different folds); or test
             (as some papers do; biased upwards)

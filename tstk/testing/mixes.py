@@ -102,7 +102,7 @@ def try_mix(parts: dict[str, Entry], steps: int = 1) -> Mix:
 
 
 def list_tasks(parts: Mapping[str, Entry]) -> tuple[str, ...]:
-    """Return the core's tasks that loss and head both serve; those of the loss if there are none; () for pretraining."""
+    """Return the core's tasks that loss and head both serve, else those of the loss; () for pretraining."""
     served = [
         types
         for slot in ("loss", "head")
