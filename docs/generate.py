@@ -263,21 +263,22 @@ def render_mixes() -> str:
         f"Every combination of the components of the core and of the plugins in this repository, as small as can be: "
         f"{len(mixes)} mixes, of which {counts['trained']} trained {STEPS} steps, {counts['refused']} were refused "
         f"before any data were read, for the reason that the letter stands for, and {counts['failed']} failed. A mix "
-        "is tried on series with targets of the type that its loss and head are for; where the refusal advises a table "
+        "is tried on the task that its loss and head are for; where the refusal advises a table "
         "to forecast, independent channels or a causal encoder, that is tried.",
         "",
     ]
     encoders = [e.name for e in installed if e.kind == "encoder"]
     for tokenizer in (e.name for e in installed if e.kind == "tokenizer"):
-        lines += [f"## tokenizer {tokenizer}", "", "| loss | answered by | " + " | ".join(encoders) + " |"]
-        lines += ["|---|---|" + ":-:|" * len(encoders)]
-        rows: dict[tuple[str, str], dict[str, Mix]] = {}
+        lines += [f"## tokenizer {tokenizer}", "", "| loss | task | answered by | " + " | ".join(encoders) + " |"]
+        lines += ["|---|---|---|" + ":-:|" * len(encoders)]
+        rows: dict[tuple[str, str, str], dict[str, Mix]] = {}
         for m in mixes:
             if m.parts["tokenizer"] == tokenizer:
-                rows.setdefault((m.parts["loss"], _get_output_part(m)), {})[m.parts["encoder"]] = m
-        for (loss, answer), row in rows.items():
+                key = m.parts["loss"], ", ".join(m.tasks) or "pretraining", _get_output_part(m)
+                rows.setdefault(key, {})[m.parts["encoder"]] = m
+        for (loss, task, answer), row in rows.items():
             cells = [_format_mix_cell(row.get(e), reasons) for e in encoders]
-            lines.append(f"| {loss} | {answer} | " + " | ".join(cells) + " |")
+            lines.append(f"| {loss} | {task} | {answer} | " + " | ".join(cells) + " |")
         lines.append("")
     lines += ["## Why some are refused", ""]
     lines += [f"- **{letter}**: {reason}" for reason, letter in reasons.items()]

@@ -42,9 +42,9 @@ def cells():
         if line.startswith("## tokenizer "):
             tokenizer = line.split()[-1]
         elif line.startswith("| loss |"):
-            encoders = [cell.strip() for cell in line.split("|")[3:-1]]
+            encoders = [cell.strip() for cell in line.split("|")[4:-1]]
         elif tokenizer and line.startswith("| "):
-            loss, answer, *marks = (cell.strip() for cell in line.split("|")[1:-1])
+            loss, _, answer, *marks = (cell.strip() for cell in line.split("|")[1:-1])
             slot, name = ("loss", loss) if answer == "none" else answer.split()
             yield from ((tokenizer, e, loss, slot, name, mark) for e, mark in zip(encoders, marks, strict=True))
 
@@ -72,6 +72,20 @@ def test_mixes_drawn_from_the_page_do_what_it_says(generate):
         names = {"tokenizer": tokenizer, "encoder": encoder, "loss": loss, slot: answer}
         mix = try_mix({kind: get_registry().find(kind, name) for kind, name in names.items()})
         assert mix.state == ("trained" if mark == "✓" else "refused"), f"{mix}: {mix.state}, {mix.reason}"
+
+
+def test_mixes_name_the_task_of_their_loss_and_head():
+    from tstk.testing.mixes import list_tasks
+
+    tasks = set()
+    for line in (ROOT / "docs" / "mixes.md").read_text(encoding="utf-8").splitlines():
+        if re.match(r"\| (?!loss \|)[\w+-]+ \| ", line):
+            loss, task, answer = (cell.strip() for cell in line.split("|")[1:4])
+            names = {"loss": loss} | ({} if answer == "none" else dict([answer.split()]))
+            parts = {slot: get_registry().find(slot, name) for slot, name in names.items()}
+            assert task == (", ".join(list_tasks(parts)) or "pretraining"), line
+            tasks.add(task)
+    assert tasks == {"classification", "multilabel", "regression", "forecasting", "pretraining"}
 
 
 def exports():

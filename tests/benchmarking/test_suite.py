@@ -216,6 +216,19 @@ def test_runs_are_scored_by_their_head_or_by_a_probe_and_what_had_not_begun_star
     assert set(by["probe"].result["scores"]) == {"accuracy", "f1_macro"}
 
 
+@pytest.mark.slow
+def test_pretrained_features_of_series_with_numbers_are_scored_by_the_probe_for_numbers(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 1, 32))
+    np.savez(tmp_path / "a.npz", X_train=x, targets_train=x.mean(2), X_test=x[:10], targets_test=x[:10].mean(2))
+    methods = {"probe": Method("probe", make_config_runner({**TINY, "loss": "masked"}))}
+    benchmark = run_benchmark(methods, {"a": str(tmp_path / "a.npz")}, (0,), tmp_path / "out")
+    (cell,) = benchmark.cells
+    assert not cell.error
+    assert cell.result["by"] == "ridge probe"
+    assert set(cell.result["scores"]) == {"mae", "rmse", "r2"}
+    assert benchmark.score == "r2"
+
+
 def test_a_cell_whose_folder_holds_files_of_others_fails_and_leaves_them(tmp_path):
     note = tmp_path / "out" / "head" / "har-demo" / "seed-0" / "notes.txt"
     note.parent.mkdir(parents=True)

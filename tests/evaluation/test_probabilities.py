@@ -9,7 +9,13 @@ from tstk.data.datasets import SeriesDataset
 from tstk.errors import OptionError
 from tstk.evaluation.calibration import softmax
 from tstk.evaluation.evaluate import evaluate
-from tstk.evaluation.probabilities import apply_threshold, calibrate, predict_logits, score_classifier
+from tstk.evaluation.probabilities import (
+    apply_threshold,
+    calibrate,
+    evaluate_classifier,
+    predict_logits,
+    score_classifier,
+)
 
 
 @pytest.fixture
@@ -41,6 +47,13 @@ def test_logits_are_those_of_single_batches_and_do_not_depend_on_their_size(clas
     np.testing.assert_allclose(predict_logits(classifier, split, batch_size=3), logits, rtol=1e-4, atol=1e-4)
     expected = classifier.eval().predict_batch(split.batch(torch.arange(11)))
     np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_logits_of_the_evaluation_are_those_of_a_pass_of_their_own(classifier):
+    split = make_split(300)  # more than one batch
+    scores, logits = evaluate_classifier(classifier, split)
+    np.testing.assert_array_equal(logits, predict_logits(classifier, split))
+    assert scores == evaluate(classifier, split)
 
 
 def test_calibration_changes_probabilities_but_no_label_in_every_prediction(classifier):

@@ -12,14 +12,17 @@ from click.testing import CliRunner
 
 import tstk
 from tstk.cli import cli
+from tstk.config.recipe import train_unless_done
+from tstk.config.resolve import parse_overrides, resolve_config
 from tstk.core.task import find_task, get_task
 from tstk.core.types import Series, Spec
-from tstk.errors import IncompatibleError, OptionError
+from tstk.errors import DataError, DataNoteWarning, IncompatibleError, OptionError
 from tstk.evaluation.formatting import describe_better_baselines, is_lower_better
 from tstk.evaluation.probe import probe
 from tstk.inference.predict import predict, score
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import get_registry
+from tstk.training.runs import train
 
 TINY = {
     "tokenizer": "patch",
@@ -132,6 +135,74 @@ def test_frozen_features_of_a_regression_are_probed_by_ridge(regression):
         probe(regression, classifier="svm")
 
 
+@pytest.fixture
+def write_other_data(files, tmp_path):
+    """Write the test series of a set with only the second of its targets, and another; return its path by name."""
+
+    def write(name):
+        arrays = np.load(files / f"{name}.npz")
+        targets = arrays[{"numbers": "targets", "labels": "y"}[name] + "_test"]
+        others = np.stack([targets[:, 0] * 0 + 1, targets[:, 1]], 1)
+        names = ["weight", {"numbers": "slope", "labels": "steep"}[name]]
+        np.savez(tmp_path / "other.npz", X=arrays["X_test"], targets=others, target_names=names)
+        return tmp_path / "other.npz"
+
+    return write
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["numbers", "labels"])
+def test_other_data_with_some_of_the_targets_are_predicted_and_scored_by_those(
+    name, write_other_data, request, tmp_path
+):
+    run = request.getfixturevalue({"numbers": "regression", "labels": "multilabel"}[name])
+    path, (absent, known) = write_other_data(name), {"numbers": ("level", "slope"), "labels": ("high", "steep")}[name]
+    with pytest.warns(DataNoteWarning) as lines:
+        scores = score(run, str(path))["scores"]
+    assert f"no targets {absent}: they are predicted, and metrics leave them out; the targets weight are not used" in (
+        str(lines[0].message)
+    )
+    own = score(run)["scores"]
+    metric = {"numbers": "r2", "labels": "auroc"}[name]
+    assert scores[metric] == scores[f"{metric} {known}"] == pytest.approx(own[f"{metric} {known}"])
+    assert f"{metric} {absent}" not in scores
+    with pytest.warns(DataNoteWarning):
+        arrays, expected = predict(run, str(path)), predict(run)
+    np.testing.assert_array_equal(arrays["predicted"], expected["predicted"])
+    if name == "numbers":
+        np.testing.assert_array_equal(
+            arrays["truth"], np.stack([expected["truth"][:, 0] * np.nan, expected["truth"][:, 1]], 1)
+        )
+
+
+@pytest.mark.slow
+def test_other_data_with_none_of_the_targets_are_predicted_and_not_scored(regression, files, tmp_path):
+    x = np.load(files / "numbers.npz")["X_test"]
+    np.savez(tmp_path / "other.npz", X=x, targets=np.ones(len(x)), target_names=["weight"])
+    with pytest.warns(DataNoteWarning, match="no targets level, slope"):
+        assert "truth" not in predict(regression, str(tmp_path / "other.npz"))
+    with pytest.warns(DataNoteWarning), pytest.raises(DataError, match="these series have no targets"):
+        score(regression, str(tmp_path / "other.npz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["masked", "contrastive"])
+def test_frozen_features_are_probed_for_several_labels(files, tmp_path, loss):
+    tstk.fit(data=str(files / "labels.npz"), loss=loss, steps=5, out=tmp_path / "run", **TINY)
+    result = probe(tmp_path / "run", untrained=True, label_fraction=(1.0, 0.3), seeds=(0, 1))
+    assert (result["classifier"], result["classes"]) == ("multilabel", ["high", "steep"])
+    rows = {(row["weights"], row["label_fraction"]): row for row in result["results"]}
+    trained, untrained = rows["trained", 1.0], rows["untrained", 1.0]
+    assert trained["auroc high"] > 0.9 > trained["baselines"]["prevalence"]["auroc"]
+    assert trained["margin_f1_macro"] == pytest.approx(trained["f1_macro"] - untrained["f1_macro"])
+    assert trained["trials"][0]["chosen"].keys() == {"C of label 1", "C of label 2"}
+    assert [trial["count"] for trial in rows["trained", 0.3]["trials"]] == [48, 48]
+    output = run_cli("probe", tmp_path / "run")
+    assert "multilabel on mean-pooled features" in output
+    with pytest.raises(OptionError, match=r"--classifier linear: is for classes, .* use --classifier multilabel"):
+        probe(tmp_path / "run", classifier="linear")
+
+
 @pytest.mark.slow
 def test_several_labels_are_learned_and_scored_per_label(multilabel, tmp_path):
     result = json.loads((multilabel / "result.json").read_text())
@@ -174,10 +245,55 @@ def test_the_task_of_options_selects_the_loss(files):
     assert tstk.build(**config).loss.display_name() == "loss 'mse'"
 
 
+@pytest.mark.parametrize("slots", [{}, {"head": "cot"}, {"loss__balanced": True}])
+def test_the_targets_of_the_data_select_the_loss_and_a_line_says_so(files, slots, caplog):
+    with caplog.at_level("INFO"):
+        pipeline = tstk.build(data=str(files / "labels.npz"), **slots)
+    assert pipeline.loss.display_name() == "loss 'binary-cross-entropy'"
+    assert pipeline.loss.balanced == ("loss__balanced" in slots)
+    assert "--loss binary-cross-entropy, as these data are for multilabel; --loss selects another" in caplog.messages
+    assert any("are taken as several labels; --task regression" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"), [(None, "binary-cross-entropy"), ("regression", "mse"), ("multilabel", "binary-cross-entropy")]
+)
+def test_columns_of_0_and_1_are_several_labels_unless_the_task_says_otherwise(tmp_path, task, loss):
+    rng = np.random.default_rng(0)
+    head = [*(f"t{i}" for i in range(16)), "fell", "walked"]
+    rows = [[*rng.normal(size=16).round(3), *rng.integers(0, 2, 2)] for _ in range(30)]
+    (tmp_path / "falls.csv").write_text("\n".join(",".join(map(str, row)) for row in [head, *rows]))
+    options = {"data": str(tmp_path / "falls.csv"), "data__target_columns": ("fell", "walked"), "data__task": task}
+    result = tstk.fit(**options, steps=1, out=tmp_path / "run", **TINY)
+    assert result.task == (task or "multilabel")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["given"]["loss"]["use"] == loss
+
+
+def test_an_option_that_the_loss_of_the_data_lacks_is_refused(files):
+    with pytest.raises(OptionError, match="loss 'mse' has no option 'balanced'"):
+        tstk.build(data=str(files / "numbers.npz"), loss__balanced=True)
+
+
+def test_a_run_whose_loss_the_data_selected_is_finished_and_not_of_other_options(files, tmp_path):
+    def resolve():
+        options = {**TINY, "data": str(files / "numbers.npz"), "head": "linear", "steps": 1}
+        return resolve_config(("flag", parse_overrides(options)))
+
+    for _ in range(2):
+        result = train_unless_done(resolve(), tmp_path / "run", lambda config, out, name: train(config, out), "run")
+    assert result.task == "regression"
+
+
 @pytest.mark.parametrize(
     ("data", "slots", "message"),
     [
-        ("numbers", {"head": "linear"}, "loss 'cross-entropy' is for classes, and these data are for regression; use"),
+        (
+            "numbers",
+            {"loss": "cross-entropy"},
+            "loss 'cross-entropy' is for classes, and these data are for regression",
+        ),
+        ("numbers", {"head": "forecast"}, "head 'forecast' is for forecasts, and these data are for regression; use"),
         ("labels", {"loss": "mse"}, "loss 'mse' is for numbers, and these data are for multilabel; use --loss binary-"),
     ],
 )

@@ -16,12 +16,12 @@ import tstk
 
 DRIVER = Path(__file__).parents[1] / "support" / "kill_commands.py"
 KINDS = (
-    *("classification", "forecast-head", "forecast-masked", "masked"),
+    *("classification", "calibrated", "regression", "multilabel", "forecast-head", "forecast-masked", "masked"),
     *("vqvae", "vqshape", "recipe", "bench"),
 )
 LEFTOVERS = re.compile(r"(bench|score)\.\w+\.[0-9a-f]{8}\.part")
 """Of writes of a killed bench, which has no lock and therefore removes none."""
-KILLS, SEED = (int(os.environ.get(name, default)) for name, default in (("KILLS", "8"), ("SEED", "1")))
+KILLS, SEED = (int(os.environ.get(name, default)) for name, default in (("KILLS", "11"), ("SEED", "1")))
 
 
 def kill_and_repeat(kind, folder, kills, seed):

@@ -60,6 +60,12 @@ validate_every = 20
 """
 METHODS = {"linear": "--head linear --mixup 0.2", "masked": "--loss masked"}
 KINDS = {
+    "calibrated": [
+        *("train", *SERIES, *PATCH, *SIZES, "--head", "linear", "--val-fraction", "0.25"),
+        *("--calibrate", "temperature", *STEPS),
+    ],
+    "regression": ["train", "--data", "numbers.npz", *PATCH, *SIZES, "--head", "cot", *STEPS],
+    "multilabel": ["train", "--data", "labels.npz", *PATCH, *SIZES, "--loss.balanced", "--ema-decay", "0.9", *STEPS],
     "classification": ["train", *SERIES, *PATCH, *SIZES, "--head", "linear", "--augment", "jitter", *STEPS],
     "forecast-head": ["train", *TABLE, *PATCH, *SIZES, "--head", "forecast", *STEPS],
     "forecast-masked": ["train", *TABLE, *PATCH, *SIZES, "--loss", "masked", *STEPS],
@@ -78,6 +84,10 @@ KINDS = {
 """The words of each command, without --out."""
 
 
+def has_positive_sum(x, axis):
+    return (np.nansum(x, axis) > 0).astype(float)
+
+
 def write_inputs():
     """Write the data and the recipe to the working directory."""
     rng = np.random.default_rng(0)
@@ -85,6 +95,10 @@ def write_inputs():
     x[:, ::3, :, 34:] = np.nan
     y = np.arange(96) % 3
     np.savez("series.npz", X_train=x[0], y_train=y, X_test=x[1, :24], y_test=y[:24])
+    levels, is_high = (np.stack([f(x[:, :, c], 2) for c in (0, 1)], 2) for f in (np.nanmean, has_positive_sum))
+    levels[0, 1::4, 0] = np.nan  # unknown
+    for name, y in (("numbers", 100 + 10 * levels), ("labels", is_high)):
+        np.savez(f"{name}.npz", X_train=x[0], targets_train=y[0], X_test=x[1, :24], targets_test=y[1, :24])
     values = rng.normal(size=(240, 2)).cumsum(0)
     rows = [f"2020-01-{1 + h // 24:02} {h % 24:02}:00:00,{u:.4f},{v:.4f}" for h, (u, v) in enumerate(values)]
     Path("table.csv").write_text("\n".join(["date,u,v", *rows]) + "\n")

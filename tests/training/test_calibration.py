@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from tstk.config.resolve import resolve_config
+from tstk.core.pipeline import Pipeline
+from tstk.data import load_data
 from tstk.errors import OptionError
+from tstk.inference.predict import score
 from tstk.runs.checkpoint import load, read_weights
 from tstk.training.runs import train
 from tstk.training.small_data import resolve_val_fraction
@@ -53,6 +56,22 @@ def test_a_calibrated_run_equals_the_same_run_without_except_for_its_probabiliti
     assert all((weights[name] == value).all() for name, value in others.items())
     assert load(tmp_path / "none").temperature is None
     assert plain.calibration is None
+
+
+@pytest.mark.parametrize("calibrate", ["none", "temperature"])
+def test_training_and_eval_pass_over_the_test_split_once(noisy, tmp_path, monkeypatch, calibrate):
+    counts = {"other": 0, "test": 0}
+    preprocess, first_test_sample = Pipeline.preprocess, load_data(noisy).test.x[0]
+
+    def count(self, series, **options):
+        counts["test" if len(series.x) == 60 and (series.x[0] == first_test_sample).all() else "other"] += 1
+        return preprocess(self, series, **options)
+
+    monkeypatch.setattr(Pipeline, "preprocess", count)
+    train_small(tmp_path / "counted", noisy, calibrate=calibrate, batch_size=8)
+    assert counts["test"] == 1
+    score(tmp_path / "counted")
+    assert counts["test"] == 2
 
 
 @pytest.mark.slow

@@ -105,9 +105,11 @@ def _score_run(result: RunResult, seed: int) -> dict[str, Any]:
         return {"scores": result.test, "by": "test", "baselines": result.baselines}
     from tstk.evaluation.probe import probe
 
-    (row,) = probe(result.run_dir, seeds=(seed,))["results"]
-    scores = {name: row[name] for name in ("accuracy", "f1_macro")}
-    return {"scores": scores, "by": "linear probe", "baselines": row["baselines"]}
+    probed = probe(result.run_dir, seeds=(seed,))
+    (row,) = probed["results"]
+    metrics = [name.removesuffix("_deviation") for name in row if name.endswith("_deviation")]
+    scores = {name: row[name] for name in metrics}
+    return {"scores": scores, "by": f"{probed['classifier']} probe", "baselines": row["baselines"]}
 
 
 def run_benchmark(

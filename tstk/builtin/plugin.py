@@ -82,6 +82,7 @@ _PROBES = {
     "linear": ("LinearProbe", "Logistic regression"),
     "knn": ("KNNProbe", "Nearest neighbours"),
     "ridge": ("RidgeProbe", "Ridge regression, for numbers"),
+    "multilabel": ("MultilabelProbe", "A logistic regression for each of several labels"),
     "svm": ("SVMProbe", "Support vector machine with an RBF kernel"),
 }
 _REPORTS = {

@@ -35,6 +35,7 @@ from tstk.config.resolve import (
     get_entry_file,
     parse_overrides,
     resolve_config,
+    select_loss,
 )
 from tstk.config.run_directory import RESULT_FILE, is_unfinished, remove_saved_state
 from tstk.config.toml import read_toml
@@ -214,7 +215,9 @@ def train_unless_done(
 
 
 def _check_unchanged(run_dir: Path, config: Config) -> None:
-    before = RunConfig.read(run_dir).given
+    run_config = RunConfig.read(run_dir)
+    select_loss(config, run_config.spec.get("task"))  # as its training did when it had read the data
+    before = run_config.given
     after = json.loads(json.dumps(config.values))
     for section in before.keys() | after.keys():
         old, new = before.get(section, {}), after.get(section, {})

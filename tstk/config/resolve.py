@@ -334,8 +334,7 @@ def _infer_components(layers: Sequence[tuple[str, dict[str, Table]]]) -> dict[st
     selected = dict(names)
 
     def get_class_attrs(kind: str) -> dict[str, Any]:
-        base = read_signature(f"tstk.core.interfaces:{kind.capitalize()}")  # which the source may reach in ways unread
-        return base.class_attrs | get_signature(kind, names[kind]).class_attrs
+        return _get_class_attrs(kind, names[kind])
 
     names.setdefault("encoder", "transformer")
     if "loss" not in names:
@@ -343,9 +342,7 @@ def _infer_components(layers: Sequence[tuple[str, dict[str, Table]]]) -> dict[st
         names["loss"] = get_class_attrs(predictor)["default_loss"] if predictor else "cross-entropy"
         task = _infer_task(layers)
         if task is not None and predictor != "decoder":
-            task_attrs = read_signature(get_registry().find("task", task).target).class_attrs
-            if task_attrs["target_type"] not in get_class_attrs("loss")["target_types"]:
-                names["loss"] = task_attrs["default_loss"]
+            names["loss"] = _choose_loss(names["loss"], task)
     loss = get_class_attrs("loss")
     names.setdefault("tokenizer", loss["default_tokenizer"])
     if loss["consumes"] != "encoder" and loss["consumes"] not in names:
@@ -356,6 +353,50 @@ def _infer_components(layers: Sequence[tuple[str, dict[str, Table]]]) -> dict[st
                 names["head"] = task_attrs.get("default_head", names["head"])
     inferred = {slot: name for slot, name in names.items() if slot not in selected}
     return {slot: {"use": name} for slot, name in {**inferred, "data": "har-demo"}.items()}
+
+
+def _get_class_attrs(kind: str, component: str) -> dict[str, Any]:
+    """Return the class attributes of a component, with those of its base class."""
+    base = read_signature(f"tstk.core.interfaces:{kind.capitalize()}")  # which the source may reach in ways unread
+    return base.class_attrs | get_signature(kind, component).class_attrs
+
+
+def _choose_loss(loss: str, task: str) -> str:
+    """Return the default loss of a task, or this loss if it serves the task."""
+    attrs = read_signature(get_registry().find("task", task).target).class_attrs
+    is_served = attrs["target_type"] in _get_class_attrs("loss", loss)["target_types"]
+    return loss if is_served else str(attrs["default_loss"])
+
+
+def select_loss(config: Config, task: str | None) -> list[str]:
+    """Give a config the default loss of the task that the data turned out to have, if no layer selects a loss.
+
+    Losses without types of targets, such as those of pretraining, stay, and so does one that the user selected.
+
+    Args:
+        config: resolved before the data were read; its table `loss` is replaced
+        task: of the data; None if they have no targets
+
+    Returns:
+        a line for the user if the loss was replaced
+
+    Raises:
+        OptionError: the loss of the task has no such option as one that was set
+    """
+    loss = str(config.component("loss"))
+    is_inferred = config.sources.get("loss.use") == "default" and _get_class_attrs("loss", loss)["target_types"]
+    if task is None or not is_inferred or (name := _choose_loss(loss, task)) == loss:
+        return []
+    set_options = [
+        (source, {option: value})
+        for option, value in config.options("loss").items()
+        if (source := config.sources[f"loss.{option}"]) != "default"
+    ]
+    faults: list[str] = []
+    config.values["loss"] = _resolve_component("loss", [("data", {"use": name}), *set_options], "loss", config, faults)
+    if faults:
+        raise OptionError("\n".join(faults))
+    return [f"--loss {name}, as these data are for {task}; --loss selects another"]
 
 
 def _infer_task(layers: Sequence[tuple[str, dict[str, Table]]]) -> str | None:

@@ -173,6 +173,7 @@ def load_split(
     from tstk.data.containers import SeriesSet
     from tstk.data.prepare import prepare_split
     from tstk.data.segmentation import cut_recordings, table_to_series
+    from tstk.data.targets import match_targets
     from tstk.data.windowing import extract_windows
 
     if input_schema["task"] is not None and input_schema["horizon"] is None and not roles.label_per_sample:
@@ -185,6 +186,8 @@ def load_split(
             data = extract_windows(data, length, length)
         elif roles.label_per_sample:
             data = cut_recordings(table_to_series(data), input_schema["length"], input_schema["length"], 0)
+    if isinstance(data, SeriesSet):
+        data = match_targets(data, input_schema)
     if data.note:
         warnings.warn(data.note, DataNoteWarning, stacklevel=2)
     if input_schema.get("resize") and isinstance(data, SeriesSet):

@@ -50,7 +50,8 @@ def infer_task(train: SeriesSet, config: DataConfig) -> tuple[str | None, str]:
     if is_binary and train.targets.shape[1] > 1:
         remedy = f"{ignored}; --task regression predicts them as numbers"
         return find_task("labels"), f"the targets {names} are 0 or 1, so they are taken as several labels{remedy}"
-    return find_task("numbers"), f"the task is regression of {names}{ignored}"
+    hint = "; --task multilabel predicts the probability of its 0 and 1" * is_binary
+    return find_task("numbers"), f"the task is regression of {names}{hint}{ignored}"
 
 
 def infer_names(train: SeriesSet, target_type: TargetType) -> tuple[str, ...]:
@@ -190,6 +191,35 @@ def _order_targets(series_set: SeriesSet, names: tuple[str, ...]) -> NDArray[np.
     if sorted(own_names) != sorted(names):
         raise DataError(f"{series_set.source}: targets {', '.join(own_names)}; training has {', '.join(names)}")
     return np.ascontiguousarray(targets[:, [own_names.index(name) for name in names]])
+
+
+def match_targets(series_set: SeriesSet, input_schema: dict[str, Any]) -> SeriesSet:
+    """Return series for a trained model with the targets that it predicts, in their order; NaN where they have none.
+
+    Args:
+        series_set: of other data than those of the training; its note says what is missing and what is not used
+        input_schema: from `DataModule.input_schema` of the training data
+    """
+    names = tuple(input_schema["classes"] or input_schema["target_names"])
+    predicts_targets = input_schema["task"] is not None and get_task(input_schema["task"]).target_type != "class"
+    if series_set.targets is None or not predicts_targets or names == ("label",):
+        return series_set
+    own_names = infer_names(series_set, "numbers")
+    if sorted(own_names) == sorted(names):
+        return series_set
+    missing, unused = ([n for n in a if n not in b] for a, b in ((names, own_names), (own_names, names)))
+    notes = [series_set.note] * bool(series_set.note)
+    if missing:
+        notes.append(f"no targets {', '.join(missing)}: they are predicted, and metrics leave them out")
+    if unused:
+        notes.append(f"the targets {', '.join(unused)} are not used: the run predicts {', '.join(names)}")
+    note = "; ".join(notes)
+    if len(missing) == len(names):
+        return replace(series_set, targets=None, target_names=(), note=note)
+    values = np.asarray(series_set.targets, np.float64)
+    absent = np.full(len(values), np.nan)
+    columns = [values[:, own_names.index(name)] if name in own_names else absent for name in names]
+    return replace(series_set, targets=np.stack(columns, 1), target_names=names, note=note)
 
 
 def count_classes(y: Tensor | None, spec: Spec) -> tuple[int, ...]:

@@ -38,8 +38,9 @@ TEST_PARAMS: dict[str, Any] = {
     "encoder__heads": 2,
     "steps": 2,
     "threads": 1,
+    "length": 32,
 }
-"""Parameters of a small estimator for aeon's own checks."""
+"""Parameters of a small estimator for aeon's own checks, in which series to predict may be longer than those to fit."""
 
 
 class AeonClassifier(BaseClassifier):

@@ -29,7 +29,13 @@ def iter_batches(split: Split, batch_size: int, device: torch.device | str) -> I
 
 @torch.no_grad()
 def evaluate(
-    pipeline: Pipeline, split: Split, *, seed: int = 0, batch_size: int = 256, source: str | None = None
+    pipeline: Pipeline,
+    split: Split,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    source: str | None = None,
+    head_outputs: list[Tensor] | None = None,
 ) -> dict[str, float]:
     """Compute the losses and, for a supervised task, its metrics.
 
@@ -43,6 +49,7 @@ def evaluate(
         seed: of the masks
         batch_size: series at a time, fewer where they are long; with independent channels every channel counts as one
         source: where the series come from, for messages; None returns metrics that are not finite, for training to stop
+        head_outputs: a list to which the output of the head for each batch is added, on the CPU, for other scores
 
     Raises:
         DataError: the loss or the prediction of a series is not finite
@@ -72,6 +79,8 @@ def evaluate(
             output = pipeline.predict_step(series)
         if metrics is not None:
             metrics.update(series, output)
+        if head_outputs is not None and output.head_output is not None:
+            head_outputs.append(output.head_output.float().cpu())
     pipeline.train(was_training)
     if source is not None:
         check_rows(bad_rows, pipeline, source, "losses or predictions", partial(name_series, split))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tstk.config.records import Calibration, ClassificationScores
 from tstk.core.prediction import eval_mode
@@ -21,7 +22,7 @@ from tstk.evaluation.calibration import (
     softmax,
 )
 from tstk.evaluation.classification import compute_scores, score_probabilities
-from tstk.evaluation.evaluate import iter_batches
+from tstk.evaluation.evaluate import evaluate, iter_batches
 
 if TYPE_CHECKING:
     from tstk.core.pipeline import Pipeline
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 CALIBRATED_SCORES = ("log_loss", "brier", "ece")
 """Scores that a temperature changes."""
+
+
+def evaluate_classifier(
+    pipeline: Pipeline, split: Split, *, seed: int = 0, batch_size: int = 256, source: str | None = None
+) -> tuple[dict[str, float], Array]:
+    """Compute the metrics of `evaluate` and, in the same pass, the logits [N, K] of a split, not calibrated."""
+    logits: list[Tensor] = []
+    scores = evaluate(pipeline, split, seed=seed, batch_size=batch_size, source=source, head_outputs=logits)
+    return scores, torch.cat(logits).numpy()
 
 
 def predict_logits(pipeline: Pipeline, split: Split, batch_size: int = 256) -> Array:
@@ -61,7 +71,7 @@ def score_classifier(pipeline: Pipeline, split: Split, logits: Array, *, seed: i
     Args:
         pipeline: whose temperature and names of classes apply
         split: with labels and, where known, groups
-        logits: [N, K] from `predict_logits`
+        logits: [N, K], not calibrated
         seed: of the bootstrap
     """
     if split.y is None:
@@ -103,7 +113,7 @@ def compare_calibration(calibration: Calibration, name: str, split: Split, logit
         calibration: of the pipeline
         name: of the split
         split: with labels
-        logits: [N, K] from `predict_logits`
+        logits: [N, K], not calibrated
     """
     if split.y is None or calibration.note:
         return calibration
@@ -138,7 +148,7 @@ def apply_threshold(
         pipeline: a classifier of two classes
         val: labelled series that the pipeline was not trained on
         split: labelled series to score
-        logits: [N, 2] of these, from `predict_logits`
+        logits: [N, 2] of these, not calibrated
         rate: which rate to reach on validation
         minimum: its smallest value
         batch_size: series at a time

@@ -71,7 +71,8 @@ def probe(
         data_root: folder to look up data sets by name in
         label_column: column or array with the labels, if it has an unusual name
         classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel), ridge (regression,
-            for numbers) or another entry of the kind `probe`; linear or ridge, as the task requires, if None
+            for numbers), multilabel (a logistic regression for each label) or another entry of the kind `probe`; that
+            of the task if None
         features: pooled (one vector per series), tokens (all tokens concatenated), codes (relative frequency of each
             code) or counts (occurrences of each code)
         pool: how pooled features reduce the tokens: mean, max, cls, or statistics (mean and standard deviation, with
@@ -79,8 +80,8 @@ def probe(
         label_fraction: fractions of the labels to learn from, stratified by class; at least two training series and
             one validation series per class are kept, where the class has them
         seeds: seeds of the choice of labels (fractions below 1) and of untrained weights
-        param: hyperparameter of the classifier instead of a grid search: C of linear and svm, neighbours of knn; papers
-            that mention none mean 1
+        param: hyperparameter of the classifier instead of a grid search: C of linear, svm and multilabel, neighbours of
+            knn, alpha of ridge; papers that mention none mean 1
         select_on: split on which hyperparameters are selected: val; folds (five-fold cross-validation over train and
             validation: less noisy with few series, invalid if one subject's series fall into different folds); or test
             (as some papers do; biased upwards)
@@ -90,8 +91,8 @@ def probe(
 
     Returns:
         "run", "data", "classifier", "features", "pool", "select_on", "width", "classes", "sizes" and "results". The
-        latter has an entry per label fraction and kind of weights with "accuracy" and "f1_macro" (for numbers "mae",
-        "rmse" and "r2"), means over seeds, their standard deviations, their margins over untrained weights, "baselines"
+        latter has an entry per label fraction and kind of weights with the metrics of the task, such as "accuracy" and
+        "f1_macro", means over seeds, their standard deviations, their margins over untrained weights, "baselines"
         fitted on the same labels (means over seeds), "baselines_skipped", and "trials", one per seed
 
     Raises:
@@ -216,7 +217,7 @@ def _load_labelled_data(
         problem = "without labels" if task is None else f"for {task}"
         problem = "a table to forecast" if labelled_data.spec.horizon is not None else problem
         raise DataError(
-            f"{labelled_data.name}: these data are {problem}, and a probe needs classes or numbers; "
+            f"{labelled_data.name}: these data are {problem}, and a probe needs classes, labels or numbers; "
             "give labelled series with the same channels with --data"
         )
     if labelled_data.test is None:
@@ -382,7 +383,8 @@ def _compute_metrics(targets: Array, predictions: Array, data: DataModule) -> di
     if data.has_classes:
         return classification_metrics(torch.from_numpy(targets), torch.from_numpy(predictions))
     task = get_task(str(data.task))
-    return task.score(torch.from_numpy(predictions), torch.from_numpy(targets), data.target_names)
+    names = data.classes or data.target_names
+    return task.score(torch.from_numpy(predictions), torch.from_numpy(targets), names)
 
 
 def _get_metric_names(trials: list[dict[str, Any]]) -> list[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tstk.core.task import TargetType
 from tstk.errors import OptionError
 from tstk.evaluation.features import Features
+from tstk.evaluation.simple_regressors import UNLABELLED_LOGIT
 
 SelectOn = Literal["val", "folds", "test"]
 Array = NDArray[Any]
@@ -19,7 +20,7 @@ Array = NDArray[Any]
 
 @dataclass
 class FeatureSet:
-    """Features [N, W] and targets of a split: class indices [N], or numbers [N, K]."""
+    """Features [N, W] and targets of a split: class indices [N], or numbers or labels [N, K]."""
 
     x: Array
     y: Array
@@ -27,6 +28,10 @@ class FeatureSet:
     def subset(self, index: Array) -> FeatureSet:
         """Return the rows at `index`."""
         return FeatureSet(self.x[index], self.y[index])
+
+    def select_label(self, k: int) -> FeatureSet:
+        """Return the rows for which label `k` is known, with 0 or 1 as the class."""
+        return FeatureSet(self.x, self.y[:, k]).subset(np.flatnonzero(self.y[:, k] >= 0))
 
     def __add__(self, other: FeatureSet) -> FeatureSet:
         return FeatureSet(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
@@ -101,20 +106,32 @@ class GridSearchProbe(ProbeClassifier):
     def predict(
         self, train: FeatureSet, val: FeatureSet, test: FeatureSet, seed: int
     ) -> tuple[dict[str, float], Array]:
-        """Select the hyperparameters with the best held-out predictions; ties go to the strongest penalty."""
+        """Select the hyperparameters, refit on train and validation; return them and the predictions for test."""
+        params = self.select(train, val, test)
+        return params, self.apply(self.fit(params, train + val), test.x)
+
+    def select(self, train: FeatureSet, val: FeatureSet, test: FeatureSet) -> dict[str, float]:
+        """Return the hyperparameters with the best held-out predictions; ties go to the strongest penalty."""
         train_and_val = train + val
         folds = {"val": [(train, val)], "test": [(train_and_val, test)]}.get(self.select_on)
         folds = _make_folds(train_and_val) if folds is None else folds
         grid = self.build_param_grid(train.x.shape[1], min(len(fit.y) for fit, _ in folds))
-        params = grid[0] if len(grid) == 1 else grid[int(np.argmax([self._score_folds(p, folds) for p in grid]))]
-        return params, self.fit(params, train_and_val).predict(test.x)
+        return grid[0] if len(grid) == 1 else grid[int(np.argmax([self._score_folds(p, folds) for p in grid]))]
+
+    def apply(self, model: Any, x: Array) -> Array:
+        """Return the predictions of a fitted estimator."""
+        return np.asarray(model.predict(x))
 
     def score(self, predictions: Array, y: Array) -> float:
         """Return the score of held-out predictions, higher is better: the number that are correct."""
         return int((predictions == y).sum())
 
     def _score_folds(self, params: dict[str, float], folds: list[tuple[FeatureSet, FeatureSet]]) -> float:
-        return sum(self.score(self.fit(params, fit).predict(held_out.x), held_out.y) for fit, held_out in folds)
+        return sum(
+            self.score(self.apply(self.fit(params, fit), held_out.x), held_out.y)
+            for fit, held_out in folds
+            if len(held_out.y)  # for some labels none may be known
+        )
 
 
 class LinearProbe(GridSearchProbe):
@@ -129,6 +146,45 @@ class LinearProbe(GridSearchProbe):
         from sklearn.linear_model import LogisticRegression
 
         return LogisticRegression(max_iter=1000, **params)
+
+
+class MultilabelProbe(LinearProbe):
+    """A logistic regression for each label, on the series for which it is known; predicts logits.
+
+    C is selected for each label by the log loss, since the number of correct predictions hardly changes with the
+    features of a rare label.
+    """
+
+    target_types = ("labels",)
+
+    def predict(
+        self, train: FeatureSet, val: FeatureSet, test: FeatureSet, seed: int
+    ) -> tuple[dict[str, float], Array]:
+        """Select C and refit for each label in turn; return `C of label K` and the logits [N, K] for test."""
+        params: dict[str, float] = {}
+        logits = []
+        for k in range(train.y.shape[1]):
+            label_train, label_val, label_test = (part.select_label(k) for part in (train, val, test))
+            label_params = {"C": np.nan}
+            if len(np.unique((label_train + label_val).y)) > 1:
+                label_params = self.select(label_train, label_val, label_test)
+                params |= {f"{name} of label {k + 1}": value for name, value in label_params.items()}
+            logits.append(self.apply(self.fit(label_params, label_train + label_val), test.x))
+        return params, np.stack(logits, 1)
+
+    def fit(self, params: dict[str, float], rows: FeatureSet) -> Any:
+        """Fit the estimator; return the logit itself, a constant, if no row has the label or all have it."""
+        if len(np.unique(rows.y)) < 2:
+            return UNLABELLED_LOGIT if rows.y.any() else -UNLABELLED_LOGIT
+        return super().fit(params, rows)
+
+    def apply(self, model: Any, x: Array) -> Array:
+        """Return the logits [N]."""
+        return np.full(len(x), model) if isinstance(model, float) else np.asarray(model.decision_function(x))
+
+    def score(self, predictions: Array, y: Array) -> float:
+        """Return the negative sum of log losses."""
+        return -float(np.logaddexp(0, np.where(y == 1, -predictions, predictions)).sum())
 
 
 class RidgeProbe(GridSearchProbe):

@@ -42,9 +42,9 @@ from tstk.evaluation.features import Features, Pool, feature_extractor
 from tstk.evaluation.probabilities import (
     apply_threshold,
     compare_calibration,
+    evaluate_classifier,
     get_temperature,
     is_classifier,
-    predict_logits,
     score_classifier,
 )
 from tstk.evaluation.segments import join_windows
@@ -124,17 +124,18 @@ def score(
     seed = run_config.options("train")["seed"]
     extra: dict[str, Any] = {}
     if is_classifier(pipeline):
-        logits = predict_logits(pipeline, split, batch_size)
+        scores, logits = evaluate_classifier(pipeline, split, seed=seed, batch_size=batch_size, source=name)
         if rate is not None:
             val = _load_validation_split(run_config, data_root)
             decisions = apply_threshold(pipeline, val, split, logits, *rate, batch_size=batch_size, seed=seed)
             extra["threshold"] = asdict(decisions)
         extra |= _score_classes(pipeline, split, logits, seed, name)
+    else:
+        scores = evaluate(pipeline, split, seed=seed, batch_size=batch_size, source=name)
     baselines = _score_baselines(pipeline, run_config, split, data_root)
     if shuffle_tokens:
         batches = iter_batches(split, batch_size, pipeline.mean.device)
         extra["order"] = evaluate_token_order(pipeline, batches, seed=seed, groups=split.groups).to_dict()
-    scores = evaluate(pipeline, split, seed=seed, batch_size=batch_size, source=name)
     return {
         "data": name,
         "size": len(split),

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tstk.config.records import HASH_KEY, RunConfig
-from tstk.config.resolve import MODEL_OPTIONS, Config, iter_components
+from tstk.config.resolve import MODEL_OPTIONS, Config, iter_components, select_loss
 from tstk.config.run_directory import (
     WEIGHTS_FILE,
     is_unfinished,
@@ -371,19 +371,20 @@ def initialize_for_training(config: Config, spec: Spec) -> tuple[Pipeline, list[
     """Build a pipeline for training: load pretrained weights and those of earlier runs, bind and freeze.
 
     Args:
-        config: resolved; slots whose weights do not fit are removed from `init_from`
+        config: resolved; slots whose weights do not fit are removed from `init_from`, and a loss that nobody selected
+            is replaced by that of the task
         spec: of the data
 
     Returns:
-        the pipeline, and lines for the user, one per slot with the weights of a run
+        the pipeline, and lines for the user: on the loss, and one per slot with the weights of a run
 
     Raises:
         CheckpointError: the weights of a run that was selected for a single slot do not fit
         OptionError: all parameters are frozen
     """
     options = config.options("pipeline")
+    notes = select_loss(config, spec.task)
     pipeline = build_pipeline(config, spec, **options)
-    notes = []
     for name, part in pipeline.named_slots():
         run = config.init_from.get(name)
         if run is not None:

@@ -123,7 +123,7 @@ def is_a_command(entry: Entry) -> None:
 
 
 def is_a_probe(entry: Entry) -> None:
-    """Check that the target is a `ProbeClassifier` subclass that predicts the classes of separable features."""
+    """Check that the target is a `ProbeClassifier` subclass that predicts separable targets."""
     import numpy as np
 
     from tstk.evaluation.probe_classifiers import FeatureSet, ProbeClassifier
@@ -134,11 +134,12 @@ def is_a_probe(entry: Entry) -> None:
         f"{entry.target} is {target!r}; expected a subclass of tstk.evaluation.probe_classifiers.ProbeClassifier",
     )
     y = np.arange(24) % 2
-    is_regression = "class" not in target.target_types
-    y = y.astype(float)[:, None] if is_regression else y
+    if "class" not in target.target_types:
+        y = y.astype(int if "labels" in target.target_types else float)[:, None]
     train, val, test = (FeatureSet(np.stack([y.ravel() + noise, 1 - y.ravel()], 1), y) for noise in (0.0, 0.1, 0.2))
     params, predictions = target().predict(train, val, test, seed=0)
-    is_learned = np.array_equal(predictions > 0.5, y > 0.5)
+    threshold = 0 if "labels" in target.target_types else 0.5  # logits of labels
+    is_learned = np.array_equal(predictions > threshold, y > 0.5)
     expect(is_learned, f"{entry.name} with {params}: separable targets are not predicted")
 
 

@@ -15,7 +15,7 @@ import torch
 from tstk.config.resolve import resolve_config
 from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
-from tstk.core.task import find_task
+from tstk.core.task import find_task, get_task
 from tstk.core.types import Series, Spec
 from tstk.errors import IncompatibleError, OptionError, TstkError
 from tstk.plugins.hooks import Entry
@@ -33,11 +33,13 @@ class Mix:
         parts: slot -> name; the last is the decoder or head, unless the loss consumes the encoder output
         state: "trained", "refused" or "failed"
         reason: error message, if refused or failed
+        tasks: names of the tasks that it was tried on; empty for pretraining
     """
 
     parts: dict[str, str]
     state: str
     reason: str = ""
+    tasks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return it as flags: `--tokenizer patch --encoder bert ...`."""
@@ -82,40 +84,57 @@ def list_importable(kind: str) -> list[Entry]:
 
 
 def try_mix(parts: dict[str, Entry], steps: int = 1) -> Mix:
-    """Build and train one combination; follow the advice of error messages, such as other channels or another task."""
+    """Build and train one combination on each task that it serves; return the worst result.
+
+    The advice of error messages is followed, such as other channels or a table to forecast.
+    """
     names = {
         slot: next(n for n in (e.name, e.qualified_name) if _find_entry(slot, n) == e) for slot, e in parts.items()
     }
+    tasks = list_tasks(parts)
     try:
         length = build_fixture(parts["tokenizer"]).spec.length
     except AssertionError as e:
-        return Mix(names, "refused", str(e))
-    variant = _Variant(_choose_spec(parts, length))
+        return Mix(names, "refused", str(e), tasks)
+    results = [_try_spec(parts, _make_spec(task, length), steps) for task in tasks or ("classification",)]
+    state, reason = max(results, key=lambda result: ("trained", "refused", "failed").index(result[0]))
+    return Mix(names, state, reason, tasks)
+
+
+def list_tasks(parts: Mapping[str, Entry]) -> tuple[str, ...]:
+    """Return the core's tasks that loss and head both serve, else those of the loss; () for pretraining."""
+    served = [
+        types
+        for slot in ("loss", "head")
+        if slot in parts and (types := read_signature(parts[slot].target).class_attrs.get("target_types", ()))
+    ]
+    if not served:
+        return ()
+    shared = [t for t in served[0] if all(t in types for types in served)]
+    return tuple(find_task(t) for t in shared or served[0])
+
+
+def _make_spec(task: str, length: int) -> Spec:
+    """Return the Spec of data for a task."""
+    return Spec(2, length, task, *((None, 8) if get_task(task).target_type == "future" else (3,)))
+
+
+def _try_spec(parts: dict[str, Entry], spec: Spec, steps: int) -> tuple[str, str]:
+    """Train a combination on data of this Spec; return its state and the reason, as in `Mix`."""
+    variant = _Variant(spec)
     while True:
         try:
             pipeline = _build_mix(parts, variant)
         except (IncompatibleError, OptionError) as e:
             if (next_variant := _apply_advice(str(e), variant, parts["encoder"])) is None:
-                return Mix(names, "refused", str(e))
+                return "refused", str(e)
             variant = next_variant
             continue
         try:
             error = _train_mix(pipeline, make_series(variant.spec), steps)
         except Exception as e:
             error = f"{type(e).__name__}: {e}"
-        return Mix(names, "failed" if error else "trained", error)
-
-
-def _choose_spec(parts: Mapping[str, Entry], length: int) -> Spec:
-    """Return the Spec of data for the first task that loss and head serve; labelled series, if they serve any."""
-    slots = [slot for slot in ("loss", "head") if slot in parts]
-    served = [read_signature(parts[slot].target).class_attrs.get("target_types", ()) for slot in slots]
-    served = [target_types for target_types in served if target_types]
-    if served:
-        common = [target_type for target_type in served[0] if all(target_type in other for other in served)]
-        target_type = (common or served[0])[0]
-        return Spec(2, length, find_task(target_type), *((None, 8) if target_type == "future" else (3,)))
-    return Spec(2, length, "classification", 3)
+        return "failed" if error else "trained", error
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ from tstk.evaluation.evaluate import evaluate
 from tstk.evaluation.probabilities import (
     calibrate,
     compare_calibration,
+    evaluate_classifier,
     is_classifier,
-    predict_logits,
     score_classifier,
 )
 from tstk.plugins.hooks import SLOTS
@@ -307,10 +307,12 @@ def _build_result(
     """Score the pipeline and the baselines on test."""
     train_config, _ = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
     baselines = score_baselines(pipeline, data, data.test) if data.test is not None else Baselines()
-    test = {}
-    if data.test is not None:
-        test = evaluate(pipeline, data.test, seed=train_config.seed, source=f"{data.name}, test split")
-    classification, calibration = _score_classes(pipeline, data, train_config)
+    if is_classifier(pipeline):
+        test, classification, calibration = _score_classes(pipeline, data, train_config)
+    else:
+        test, classification, calibration = {}, None, None
+        if data.test is not None:
+            test = evaluate(pipeline, data.test, seed=train_config.seed, source=_name_test_split(data))
     return RunResult(
         run_dir=run_dir,
         task=data.task if data.task is not None and pipeline.makes_predictions else "pretraining",
@@ -333,17 +335,19 @@ def _build_result(
 
 def _score_classes(
     pipeline: Pipeline, data: DataModule, config: TrainConfig
-) -> tuple[ClassificationScores | None, Calibration | None]:
-    """Calibrate a classifier if requested, and score its probabilities on test; None for other pipelines."""
-    if not is_classifier(pipeline):
-        return None, None
+) -> tuple[dict[str, float], ClassificationScores | None, Calibration | None]:
+    """Calibrate a classifier if requested, and score its classes and probabilities on test in one pass."""
     calibration = None if config.calibrate == "none" else calibrate(pipeline, data.val)
     if data.test is None:
-        return None, calibration
-    logits = predict_logits(pipeline, data.test)
+        return {}, None, calibration
+    test, logits = evaluate_classifier(pipeline, data.test, seed=config.seed, source=_name_test_split(data))
     if calibration is not None:
         calibration = compare_calibration(calibration, "test", data.test, logits)
-    return score_classifier(pipeline, data.test, logits, seed=config.seed), calibration
+    return test, score_classifier(pipeline, data.test, logits, seed=config.seed), calibration
+
+
+def _name_test_split(data: DataModule) -> str:
+    return f"{data.name}, test split"
 
 
 def _name_run(config: Config) -> str:

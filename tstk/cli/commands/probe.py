@@ -43,8 +43,8 @@ def _make_list_parser(number_type: type) -> Callable[[click.Context, click.Param
     "--classifier",
     metavar="NAME",
     shell_complete=complete_names("probe"),
-    help="model to fit: linear, knn, svm, ridge (for numbers), or another that tstk list probes names; linear, or "
-    "ridge for numbers, if not given",
+    help="model to fit: linear, knn, svm, ridge (for numbers), multilabel (for several labels), or another that "
+    "tstk list probes names; that of the task if not given",
 )
 @rich_click.option(
     "--select-on",
@@ -74,8 +74,8 @@ def _make_list_parser(number_type: type) -> Callable[[click.Context, click.Param
 @rich_click.option(
     "--param",
     type=float,
-    help="hyperparameter of the classifier, instead of selecting it: C of linear and svm, number of neighbours of knn, "
-    "alpha of ridge",
+    help="hyperparameter of the classifier, instead of selecting it: C of linear, svm and multilabel, number of "
+    "neighbours of knn, alpha of ridge",
 )
 @rich_click.option("--untrained", is_flag=True, help="also score the same architecture with random weights")
 @rich_click.option("--json", "json_", is_flag=True, help="print JSON")
@@ -142,7 +142,9 @@ def _print_results(result: dict[str, Any]) -> None:
             ]
         )
         for name, scores in row.get("baselines", {}).items():
-            rows.append([name, *labels, *(format_number(scores[metric]) for metric in metrics), None, None])
+            rows.append(
+                [name, *labels, *(format_number(scores[m]) if m in scores else None for m in metrics), None, None]
+            )
     head = ["weights", "fraction", "labels", *metrics, "margin", "chosen"]
     print_table(head, rows, right_aligned=head[1:-1])
     sizes = ", ".join(f"{size:,} {split}" for split, size in result["sizes"].items())

@@ -24,6 +24,7 @@ class Multilabel(Task):
 
     target_type = "labels"
     default_loss = "binary-cross-entropy"
+    default_probe = "multilabel"
     main_metric = "f1_macro"
     requirement = "a target of 0 or 1 for each label"
     remedy = (
