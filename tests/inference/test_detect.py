@@ -166,7 +166,9 @@ def test_labels_come_from_a_file_or_a_column_and_are_scored_beside_baselines(tra
         if name == "matrix profile" and "skipped" in scores:  # without stumpy
             continue
         assert scores["auroc"] > 0.99, name
-    assert {"auroc", "auprc", "vus_roc", "vus_pr", "precision", "recall", "f1"} == set(metrics["masked"])
+    expected = {"auroc", "auprc", "vus_roc", "vus_pr", "precision", "recall", "f1"}
+    expected |= {f"affiliation_{name}" for name in ("precision", "recall", "f1")}
+    assert expected == set(metrics["masked"]) == set(metrics["moving deviation"])
     assert "vus_pr" in call(*words, "--force").stdout
 
 

@@ -1,9 +1,11 @@
-"""Metrics and baselines of anomaly detection: per sample, and aware of the ranges of events.
+"""Metrics and baselines of anomaly detection: per sample, per event, and aware of the ranges of events.
 
 The range-aware metrics are the areas of Paparrizos et al. 2022 ("Volume Under the Surface", PVLDB 15(11)): labels are
 extended by slopes on both sides of an event, so that a score near an event counts in part, and recall is weighted by
-the share of events that are found at all; the volume (VUS) is the mean over widths of the slopes. Point-adjusted
-scores, for which one sample of an event counts as all of it, are not computed: random scores do well by them.
+the share of events that are found at all; the volume (VUS) is the mean over widths of the slopes. Unlike the published
+code, the larger of two slopes counts where they overlap, not their sum, and widths are at most `NUM_BUFFERS`.
+Affiliation metrics are in `affiliation`. Point-adjusted scores, for which one sample of an event counts as all of it,
+are not computed: random scores do well by them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.evaluation.affiliation import affiliation_metrics
 from tstk.evaluation.imputation import fill_by_interpolation
 from tstk.plugins.distribution import format_install_command
 
@@ -39,8 +42,8 @@ def score_detection(
         threshold: of the scores
 
     Returns:
-        `auroc`, `auprc`, `vus_roc` and `vus_pr`; with a threshold also `precision`, `recall` and `f1`, per sample.
-        Series follow each other, with room for the slopes of events between them.
+        `auroc`, `auprc`, `vus_roc` and `vus_pr`; with a threshold also `precision`, `recall` and `f1`, per sample,
+        and those of `affiliation_metrics`. Series follow each other, with room for the slopes of events between them.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -66,14 +69,21 @@ def score_detection(
         "vus_roc": roc,
         "vus_pr": pr,
     }
-    if threshold is not None:
-        found = s > threshold
-        true_positives = int((found & y).sum())
-        precision = true_positives / max(int(found.sum()), 1)
-        recall = true_positives / int(y.sum())
-        f1 = 2 * precision * recall / (precision + recall) if true_positives else 0.0
-        result |= {"precision": precision, "recall": recall, "f1": f1}
-    return result
+    if threshold is None:
+        return result
+    reported, known = (
+        np.stack(find_ranges(flags), 1).astype(np.float64) for flags in (flat_scores > threshold, flat_labels)
+    )
+    return result | _score_decisions(s > threshold, y) | affiliation_metrics(reported, known, len(flat_labels))
+
+
+def _score_decisions(reported: Labels, labels: Labels) -> dict[str, float]:
+    """Return precision, recall and F1 of the samples [T] that are reported."""
+    true_positives = int((reported & labels).sum())
+    precision = true_positives / max(int(reported.sum()), 1)
+    recall = true_positives / int(labels.sum())
+    f1 = 2 * precision * recall / (precision + recall) if true_positives else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1}
 
 
 def find_ranges(labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

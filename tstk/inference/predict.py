@@ -49,12 +49,11 @@ from tstk.evaluation.probabilities import (
 )
 from tstk.evaluation.tasks.multilabel import join_labels
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
+from tstk.inference.identity import Arrays, identify_series
 from tstk.inference.recordings import warn_of_other_scale
 from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
 from tstk.training.small_data import read_data
-
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(repr=False)
@@ -204,7 +203,7 @@ def predict(
         targets = [series.y for series in iter_batches(split, batch_size, "cpu") if series.y is not None]
         return {
             "forecast": prediction.forecast,
-            "truth": _add_offset(torch.cat(targets), pipeline).numpy(),
+            "truth": pipeline.add_offset(torch.cat(targets)).numpy(),
             "channels": np.array(prediction.channels),
             **identify_series(split),
         }
@@ -222,18 +221,6 @@ def predict(
     if split.y.ndim == 2:
         return result | {"truth": join_labels(split.y.numpy() == 1, prediction.classes)}
     return result | {"truth": classes[split.y.numpy()]}
-
-
-def identify_series(split: Split) -> Arrays:
-    """Return what tells the series of a split apart, for outputs that are joined with other tables.
-
-    Returns:
-        "row" [N] place of each series in its file, from 0, or the row of a table at which it begins; "id" [N] its name
-        in the file, or the time at which it begins, and "group" [N], if there are any
-    """
-    identity: Arrays = {"row": np.arange(len(split)) if split.rows is None else split.rows.numpy()}
-    names = {"id": split.ids, "group": split.groups}
-    return identity | {name: np.array(values) for name, values in names.items() if values is not None}
 
 
 def describe_targets(pipeline: Pipeline, split: Split) -> Arrays:
@@ -428,11 +415,6 @@ def _describe_one_class(pipeline: Pipeline) -> list[str]:
     if pipeline.task is None or pipeline.task.target_type != "class" or len(pipeline.classes) != 1:
         return []
     return [f"the run was trained on class {pipeline.classes[0]} alone, so its accuracy says nothing"]
-
-
-def _add_offset(values: Tensor, pipeline: Pipeline) -> Tensor:
-    """Return samples [N, C, T] of a split in the units of its file."""
-    return values if pipeline.offset is None else values + pipeline.offset[:, None]
 
 
 def _infer_future_dates(data: str, data_root: str | None, roles: ColumnRoles, horizon: int) -> list[str] | None:
