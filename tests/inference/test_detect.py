@@ -163,8 +163,6 @@ def test_labels_come_from_a_file_or_a_column_and_are_scored_beside_baselines(tra
     metrics = json.loads(call(*words, "--json").stdout)["metrics"]
     assert list(metrics)[:3] == ["masked", "moving deviation", "last value"]
     for name, scores in metrics.items():
-        if name == "matrix profile" and "skipped" in scores:  # without stumpy
-            continue
         assert scores["auroc"] > 0.99, name
     expected = {"auroc", "auprc", "vus_roc", "vus_pr", "precision", "recall", "f1"}
     expected |= {f"affiliation_{name}" for name in ("precision", "recall", "f1")}

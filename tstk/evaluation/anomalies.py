@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from tstk.evaluation.affiliation import affiliation_metrics
 from tstk.evaluation.imputation import fill_by_interpolation
-from tstk.plugins.distribution import format_install_command
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -26,8 +25,8 @@ NUM_THRESHOLDS = 250
 """Thresholds of a range-aware curve, evenly spaced among the sorted scores, as in the published code."""
 NUM_BUFFERS = 17
 """Widths of slopes that a volume is averaged over, evenly spaced from 0 to the largest."""
-MAX_PROFILE_SAMPLES = 40_000
-"""Longest series of which a matrix profile is computed: its time is quadratic."""
+MAX_PROFILE_PAIRS = 5e10
+"""Series x channels x squared samples above which there is no matrix profile; a core takes some minutes for as many."""
 
 
 def score_detection(
@@ -170,24 +169,54 @@ def score_by_last_value(x: Array, window: int) -> Array:
 def score_by_matrix_profile(x: Array, window: int) -> Array | str:
     """Return the mean distance of the windows of a sample to their nearest neighbour in the series itself, or a reason.
 
-    Distances are those of z-normalized windows (Yeh et al. 2016), averaged over channels.
+    Distances are averaged over channels, see `matrix_profile`.
     """
-    try:
-        import stumpy
-    except ImportError:
-        return f"the matrix profile needs stumpy: {format_install_command('matrix-profile')}"
-    if x.shape[2] > MAX_PROFILE_SAMPLES:
-        return f"a matrix profile of more than {MAX_PROFILE_SAMPLES:,} samples takes too long"
-    if x.shape[2] < 3 * window:
-        return f"series of {x.shape[2]} samples are too short for a matrix profile of windows of {window}"
+    num_series, num_channels, length = x.shape
+    if (pairs := num_series * num_channels * length**2) > MAX_PROFILE_PAIRS:
+        return (
+            f"a matrix profile of {num_series:,} x {num_channels:,} x {length:,} samples takes too long: "
+            f"{pairs:.0e} pairs, more than {MAX_PROFILE_PAIRS:.0e}; score a part of the data"
+        )
+    if length < 3 * window:
+        return f"series of {length} samples are too short for a matrix profile of windows of {window}"
     filled = np.nan_to_num(fill_by_interpolation(x))
-    counts = np.convolve(np.ones(x.shape[2] - window + 1), np.ones(window))
-    scores = np.zeros((len(x), x.shape[2]))
+    counts = np.convolve(np.ones(length - window + 1), np.ones(window))
+    scores = np.zeros((num_series, length))
     for row, series in zip(scores, filled, strict=True):
         for channel in series:
-            profile = stumpy.stump(channel, window)[:, 0].astype(np.float64)
-            row += np.convolve(np.nan_to_num(profile, posinf=0.0), np.ones(window)) / counts / len(series)
+            row += np.convolve(matrix_profile(channel, window), np.ones(window)) / counts / num_channels
     return scores
+
+
+def matrix_profile(x: Array, window: int) -> Array:
+    """Return the distance of each window of `x` [T] to the nearest other one, [T - window + 1] (Yeh et al. 2016).
+
+    Distances are Euclidean, of z-normalized windows; windows whose first samples are at most a quarter of a window
+    apart are not compared. The distance of a constant window is 0 from another one, and sqrt(window) from others.
+    """
+    from scipy.ndimage import maximum_filter1d, minimum_filter1d
+
+    x = x - x.mean()
+    count = len(x) - window + 1
+    mean, square = _window_means(x, window), _window_means(x**2, window)
+    middles = slice(window // 2, window // 2 + count)
+    is_constant = (maximum_filter1d(x, window) == minimum_filter1d(x, window))[middles]
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    scale = np.where(is_constant | (std == 0), 0.0, 1 / np.where(std > 0, std, 1))
+    half = 0.5 * is_constant  # a correlation of 1/2 for one constant window, and of 1 for two
+    best = np.full(count, -1.0)
+    for lag in range(-(-window // 4) + 1, count):  # all pairs of windows this far apart
+        covariance = _window_means(x[:-lag] * x[lag:], window) - mean[:-lag] * mean[lag:]
+        correlation = covariance * scale[:-lag] * scale[lag:] + half[:-lag] + half[lag:]
+        np.maximum(best[:-lag], correlation, out=best[:-lag])
+        np.maximum(best[lag:], correlation, out=best[lag:])
+    return np.asarray(np.sqrt(2 * window * np.maximum(1 - best, 0)))
+
+
+def _window_means(x: Array, window: int) -> Array:
+    """Return the means of all windows of `x` [T], [T - window + 1]."""
+    total = np.concatenate([[0.0], x.cumsum()])
+    return np.asarray((total[window:] - total[:-window]) / window)
 
 
 BASELINES: dict[str, Callable[[Array, int], Array | str]] = {

@@ -110,8 +110,8 @@ def command(
 
     With --sample-labels, metrics per sample (AUROC, AUPRC, and precision, recall and F1 at the threshold), per event
     (affiliation precision, recall and F1 at the threshold) and aware of ranges (VUS-ROC, VUS-PR) are printed, beside
-    simple baselines: the deviation from a moving mean, the difference from the last value, and the matrix profile, if
-    stumpy is installed. The threshold of a baseline is the same quantile of its scores of the training data.
+    simple baselines: the deviation from a moving mean, the difference from the last value, and the matrix profile. The
+    threshold of a baseline is the same quantile of its scores of the training data.
     """
     if threshold is not None and quantile is not None:
         raise OptionError(f"--quantile {quantile:g} has no effect with --threshold {threshold:g}; remove it")
