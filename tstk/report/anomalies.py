@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.evaluation.anomalies import find_ranges
 from tstk.report.page import BLUE, DIM, INK, ORANGE, render_image
 
 if TYPE_CHECKING:
@@ -42,9 +43,11 @@ def draw_detection(
         axes.plot(time, values, color=INK, linewidth=0.7)
         axes.set_ylabel(name)
     panels[-1].plot(time, scores, color=BLUE, linewidth=0.8)
+    peaks = [start + int(scores[start:stop].argmax()) for start, stop in zip(*find_ranges(above), strict=True)]
     panels[-1].axhline(threshold, color=DIM, linestyle="--")
     panels[-1].set_ylabel("score")
     panels[-1].set_xlabel("sample")
+    panels[-1].plot(peaks, scores[peaks], ".", color=ORANGE)
     for axes in panels:
         transform = axes.get_xaxis_transform()
         axes.fill_between(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.evaluation.anomalies import find_ranges
 from tstk.report.anomalies import MAX_CHANNELS
 from tstk.report.page import INK, ORANGE, render_image
 
@@ -24,9 +25,8 @@ def choose_range(filled: NDArray[np.bool_]) -> tuple[int, int]:
     Args:
         filled: [C, T] bool, True somewhere
     """
-    is_filled, length = filled.any(0), filled.shape[1]
-    edges = np.diff(np.concatenate([[0], is_filled.astype(int), [0]]))
-    starts, stops = (edges == 1).nonzero()[0], (edges == -1).nonzero()[0]
+    length = filled.shape[1]
+    starts, stops = find_ranges(filled.any(0))
     longest = int((stops - starts).argmax())
     start, stop = int(starts[longest]), int(stops[longest])
     margin = max(0, MAX_SAMPLES - (stop - start)) // 2

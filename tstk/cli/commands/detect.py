@@ -62,7 +62,8 @@ MAX_EVENTS = 10
 @rich_click.option(
     "--sample-labels",
     metavar="FILE|COLUMN",
-    help="which samples are anomalous: .npy, .npz, .csv, .atr (WFDB beats that are not normal), or a column of --data",
+    help="which samples are anomalous: .npy, .npz, .csv, .parquet, .atr (WFDB beats that are not normal), or a "
+    "column of --data",
 )
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .csv or .npz")
 @rich_click.option("--events", metavar="FILE", help="write the events above the threshold: .csv")
