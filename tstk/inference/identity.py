@@ -13,9 +13,17 @@ Arrays = dict[str, NDArray[Any]]
 class Identified(Protocol):
     """Series with rows, ids and groups, such as a `Split` or `Recordings`."""
 
-    rows: Any
-    ids: Any
-    groups: Any
+    @property
+    def rows(self) -> Any:
+        """The place [N] of each series in its file, or None if they are in order."""
+
+    @property
+    def ids(self) -> list[str] | None:
+        """N names, or None."""
+
+    @property
+    def groups(self) -> list[str] | None:
+        """N names, or None."""
 
     def __len__(self) -> int:
         """Return the number of series."""

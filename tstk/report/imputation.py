@@ -26,7 +26,7 @@ def choose_range(filled: NDArray[np.bool_]) -> tuple[int, int]:
         filled: [C, T] bool, True somewhere
     """
     length = filled.shape[1]
-    starts, stops = find_ranges(filled.any(0))
+    starts, stops = find_ranges(np.asarray(filled.any(0)))
     longest = int((stops - starts).argmax())
     start, stop = int(starts[longest]), int(stops[longest])
     margin = max(0, MAX_SAMPLES - (stop - start)) // 2
