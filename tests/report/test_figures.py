@@ -42,7 +42,11 @@ def test_events_of_one_sample_in_a_long_series_are_marked_by_a_point():
     scores = np.zeros(100_000)
     scores[[500, 70_000]] = [3.0, 5.0]
     figure = Figure()
-    draw_detection(figure, np.zeros((1, 100_000)), ["u"], scores, 1.0)
-    points = figure.axes[-1].lines[-1]
-    assert points.get_xdata().tolist() == [500, 70_000]
+    labels = np.zeros(100_000, dtype=bool)
+    labels[[600, 601]] = True
+    draw_detection(figure, np.zeros((1, 100_000)), ["u"], scores, 1.0, labels, 1000)
+    points, known = figure.axes[-1].lines[-2:]
+    assert points.get_xdata().tolist() == [1500, 71_000]
     assert points.get_ydata().tolist() == [3.0, 5.0]
+    assert known.get_xdata().tolist() == [1600]
+    assert figure.axes[-1].get_xlabel() == "row"

@@ -35,7 +35,7 @@ def choose_range(filled: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def draw_imputation(
-    figure: Figure, x: NDArray[Any], filled: NDArray[np.bool_], channels: Sequence[str], first_row: int = 0
+    figure: Figure, x: NDArray[Any], filled: NDArray[np.bool_], channels: Sequence[str], first_row: int | None = None
 ) -> None:
     """Draw the channels of one series; those with the most filled samples if there are many.
 
@@ -44,19 +44,19 @@ def draw_imputation(
         x: [C, T] samples, those that were missing filled
         filled: [C, T] bool, True at samples that were filled
         channels: C names
-        first_row: row of the table at which the series begins
+        first_row: row of the table at which the series begins; None if it is one of a set
     """
     first, stop = choose_range(filled)
     shown = np.sort(np.argsort(-filled[:, first:stop].sum(1), kind="stable")[:MAX_CHANNELS])
-    time = np.arange(first, stop)
+    time = (first_row or 0) + np.arange(first, stop)
     panels = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
     for axes, channel in zip(panels, shown.tolist(), strict=True):
         values, is_filled = x[channel, first:stop], filled[channel, first:stop]
-        axes.plot(first_row + time, values, color=INK, linewidth=0.7)
-        axes.plot(first_row + time, np.where(is_filled, values, np.nan), ".-", color=ORANGE, markersize=3)
+        axes.plot(time, values, color=INK, linewidth=0.7)
+        axes.plot(time, np.where(is_filled, values, np.nan), ".-", color=ORANGE, markersize=3)
         axes.set_ylabel(channels[channel])
     panels[0].set_title("filled samples are orange", fontsize=9, loc="right")
-    panels[-1].set_xlabel("row" if first_row else "sample")
+    panels[-1].set_xlabel("sample" if first_row is None else "row")
 
 
 def render_imputation(*args: Any) -> bytes:

@@ -196,6 +196,7 @@ def _write_plot(path: Path, detection: Detection, labels: Any, force: bool) -> N
         detection.scores[row, :end],
         detection.threshold,
         None if labels is None else labels[row, :end],
+        recordings.first_row if recordings.is_table else None,
     )
     write_bytes(path, image, replace=force)
 

@@ -119,8 +119,9 @@ def _write_plot(path: Path, imputation: Imputation, force: bool) -> None:
     recordings = imputation.recordings
     row = int(imputation.filled.any(1).sum(1).argmax())
     end = int(recordings.ends[row])
+    first_row = recordings.first_row if recordings.is_table else None
     image = render_imputation(
-        imputation.values[row, :, :end], imputation.filled[row, :, :end], recordings.channels, recordings.first_row
+        imputation.values[row, :, :end], imputation.filled[row, :, :end], recordings.channels, first_row
     )
     write_bytes(path, image, replace=force)
 
