@@ -39,7 +39,7 @@ def test_before_the_first_step_it_predicts_as_the_regression_does(npz, standardi
     test = data.test.batch(torch.arange(len(data.test)))
     with torch.no_grad():
         encoded = pipeline.encode(test)
-        wanted = fitted.model.logits(fitted._standardize(masked_mean_std(encoded.values, encoded.valid).double()))
+        wanted = fitted.logits(masked_mean_std(encoded.values, encoded.valid).double())
     torch.testing.assert_close(pipeline.predict_batch(test).double(), wanted, rtol=1e-3, atol=1e-3)
     assert any(f"features of {len(data.train)} series (C = {fitted.C:g})" in n for n in notes)
 

@@ -1,7 +1,5 @@
 """Metrics of anomaly detection against values computed by hand, and their baselines."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -9,6 +7,7 @@ from tstk.evaluation.anomalies import (
     BASELINES,
     extend_labels,
     find_ranges,
+    matrix_profile,
     range_areas,
     score_detection,
     volume_under_surface,
@@ -124,15 +123,49 @@ def test_baselines_are_highest_at_a_spike_and_fill_gaps(name):
     assert scores.argmax() in (120, 121)
 
 
-@pytest.mark.slow
 def test_a_matrix_profile_finds_what_does_not_repeat():
-    pytest.importorskip("stumpy")
     x = np.sin(np.arange(400) / 5)[None, None].copy()
     x[0, 0, 200:220] = 0
     scores = BASELINES["matrix profile"](x, 30)
     assert 180 < scores.argmax() < 240
 
 
-def test_without_its_library_the_matrix_profile_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "stumpy", None)
-    assert "matrix-profile" in BASELINES["matrix profile"](np.zeros((1, 1, 100)), 10)
+def profile_by_loop(x, window):
+    """Compute all distances of z-normalized windows that are more than a quarter of a window apart."""
+    windows = np.lib.stride_tricks.sliding_window_view(x, window)
+    std = windows.std(1, keepdims=True)
+    z = (windows - windows.mean(1, keepdims=True)) / np.where(std > 0, std, 1)
+    distance = np.sqrt(np.square(z[:, None] - z).sum(2))
+    place = np.arange(len(z))
+    distance[np.abs(place[:, None] - place) <= np.ceil(window / 4)] = np.inf
+    return distance.min(1), std[:, 0] == 0
+
+
+@pytest.mark.parametrize("window", [4, 7, 12])
+def test_a_matrix_profile_is_that_of_a_loop_over_pairs_of_windows(window):
+    x = np.random.default_rng(0).normal(size=150).cumsum() + 1e3
+    np.testing.assert_allclose(matrix_profile(x, window), profile_by_loop(x, window)[0], atol=1e-5)
+    x[60:90] = x[60]  # constant windows are at distance 0 from each other, and sqrt(window) from others
+    expected, is_constant = profile_by_loop(x, window)
+    np.testing.assert_allclose(matrix_profile(x, window), expected, atol=1e-5)
+    assert (expected[is_constant] == 0).all()
+
+
+def test_a_window_that_is_constant_alone_is_as_far_from_all_others_as_noise():
+    x = np.random.default_rng(0).normal(size=150)
+    x[60:68] = 0.5
+    assert matrix_profile(x, 8)[60] == pytest.approx(np.sqrt(8))
+
+
+def test_scores_by_matrix_profile_are_means_over_windows_and_channels():
+    x = np.random.default_rng(0).normal(size=(2, 2, 60)).cumsum(2)
+    profiles = np.array([[matrix_profile(channel, 8) for channel in series] for series in x])
+    expected = np.stack([profiles[..., max(0, t - 7) : t + 1].mean((1, 2)) for t in range(60)], 1)
+    np.testing.assert_allclose(BASELINES["matrix profile"](x, 8), expected)
+
+
+def test_a_matrix_profile_that_would_take_too_long_is_skipped_with_the_reason(monkeypatch):
+    monkeypatch.setattr("tstk.evaluation.anomalies.MAX_PROFILE_PAIRS", 1e4)
+    assert BASELINES["matrix profile"](np.zeros((1, 2, 100)), 10) == (
+        "a matrix profile of 1 x 2 x 100 samples takes too long: 2e+04 pairs, more than 1e+04; score a part of the data"
+    )

@@ -107,7 +107,7 @@ def test_a_channel_that_was_never_observed_has_the_mean_of_its_features():
     train, test = some_part(30, 3), some_part(6, 4)
     test.x[0, 1] = torch.nan
     classifier = SummaryLogisticRegression().fit(gather_labelled_arrays([train], 12))
-    features = classifier.logistic._standardize(compute_summary_features(gather_labelled_arrays([test], 12)))
+    features = classifier.logistic.standardizer.transform(compute_summary_features(gather_labelled_arrays([test], 12)))
     assert features.isfinite().all()
     assert (features[0].reshape(2, -1)[1] == 0).all()
 

@@ -5,12 +5,15 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import csv as arrow_csv
+from pyarrow import parquet as pq
 
 from benchmarks.events import KINDS, insert_events
 from tests.support.hours import call, make_table, refuse, write_table
 from tstk.config.records import read_record, write_record
-from tstk.inference.detect import detect, evaluate_detection, find_events
+from tstk.inference.detect import detect, evaluate_detection, find_events, load_labels
 from tstk.inference.detection_methods import METHODS
 from tstk.plugins.registry import get_registry
 
@@ -144,7 +147,7 @@ def test_files_hold_scores_threshold_and_events(trained, spiked, tmp_path):
 
 
 @slow
-@pytest.mark.parametrize("form", ["npy", "npz", "csv", "column"])
+@pytest.mark.parametrize("form", ["npy", "npz", "csv", "parquet", "column", "parquet column"])
 def test_labels_come_from_a_file_or_a_column_and_are_scored_beside_baselines(trained, spiked, tmp_path, form):
     labels, data = np.zeros(640, dtype=int), spiked
     labels[SPIKE] = 1
@@ -154,19 +157,24 @@ def test_labels_come_from_a_file_or_a_column_and_are_scored_beside_baselines(tra
         np.savez(tmp_path / "labels.npz", labels=labels)
     elif form == "csv":
         (tmp_path / "labels.csv").write_text("\n".join(["is_anomaly", *map(str, labels)]))
+    elif form == "parquet":
+        pq.write_table(pa.table({"is_anomaly": labels == 1}), tmp_path / "labels.parquet")
+    elif form == "parquet column":
+        data = tmp_path / "labelled.parquet"
+        pq.write_table(arrow_csv.read_csv(spiked).append_column("fault", pa.array(labels)), data)
     else:
         lines = spiked.read_text().splitlines()
         data = tmp_path / "labelled.csv"
         data.write_text("\n".join([f"{lines[0]},fault", *(f"{a},{b}" for a, b in zip(lines[1:], labels, strict=True))]))
-    option = "fault" if form == "column" else tmp_path / f"labels.{form}"
+    option = "fault" if "column" in form else tmp_path / f"labels.{form}"
     words = ["detect", trained("masked"), "--data", data, "--sample-labels", option, "--out", tmp_path / "scores.npz"]
     metrics = json.loads(call(*words, "--json").stdout)["metrics"]
     assert list(metrics)[:3] == ["masked", "moving deviation", "last value"]
     for name, scores in metrics.items():
-        if name == "matrix profile" and "skipped" in scores:  # without stumpy
-            continue
         assert scores["auroc"] > 0.99, name
-    assert {"auroc", "auprc", "vus_roc", "vus_pr", "precision", "recall", "f1"} == set(metrics["masked"])
+    expected = {"auroc", "auprc", "vus_roc", "vus_pr", "precision", "recall", "f1"}
+    expected |= {f"affiliation_{name}" for name in ("precision", "recall", "f1")}
+    assert expected == set(metrics["masked"]) == set(metrics["moving deviation"])
     assert "vus_pr" in call(*words, "--force").stdout
 
 
@@ -179,6 +187,19 @@ def test_every_kind_of_event_scores_higher_than_the_rest(trained, tmp_path, kind
     detection = detect(trained("masked"), str(path))
     scores = evaluate_detection(detection, labels[None])["masked"]
     assert scores["auroc"] > 0.6, scores
+
+
+@slow
+def test_labels_of_a_whole_table_or_record_are_cut_to_the_rows_that_the_run_is_tested_on(trained, tmp_path):
+    detection = detect(trained("masked"), threshold=1.0)
+    labels = np.zeros(640, dtype=int)
+    labels[580:600] = 1
+    np.save(tmp_path / "labels.npy", labels)
+    np.testing.assert_array_equal(load_labels(detection, str(tmp_path / "labels.npy"))[0], labels[512:] == 1)
+    # beats: normal ones at 570, 590 + 20 and 630, and a ventricular one at 590, which reaches halfway to both
+    words = [(1, 570), (5, 20), (1, 20), (1, 20), (0, 0)]
+    (tmp_path / "beats.atr").write_bytes(b"".join((code << 10 | step).to_bytes(2, "little") for code, step in words))
+    np.testing.assert_array_equal(load_labels(detection, str(tmp_path / "beats.atr"))[0], labels[512:] == 1)
 
 
 def test_events_are_runs_above_the_threshold():

@@ -9,7 +9,9 @@ from click.testing import CliRunner
 
 from tstk.cli import cli
 from tstk.config.resolve import resolve_config
-from tstk.errors import DataError
+from tstk.errors import DataError, IncompatibleError
+from tstk.inference.detect import detect
+from tstk.inference.impute import impute, write_imputation
 from tstk.inference.predict import embed, open_run, predict
 from tstk.inference.recordings import load_recordings
 from tstk.inference.tokenize import tokenize
@@ -120,3 +122,70 @@ def test_other_data_are_read_with_the_roles_of_the_run_also_where_some_are_missi
     train(resolve_config(("flag", {**SMALL, "data": data, "head": "linear"})), tmp_path / "run")
     assert len(predict(tmp_path / "run", str(tmp_path / "bare.npz"))["predicted"]) == 3
     assert predict(tmp_path / "run", str(tmp_path / "one.npz"))["group"].tolist() == list(map(str, persons))
+
+
+@pytest.fixture(scope="module")
+def masked(people):
+    """Train a masked run on the series of people, and return its directory."""
+    data = {"use": str(people / "people.npz"), "test_fraction": 0.2}
+    train(resolve_config(("flag", {**SMALL, "data": data, "loss": "masked"})), people / "masked")
+    return people / "masked"
+
+
+def test_scores_and_events_of_anomalies_carry_the_identity_of_their_series(masked, tmp_path):
+    words = ["detect", str(masked), "--quantile", "0.5", "--events", str(tmp_path / "events.csv")]
+    assert CliRunner().invoke(cli, [*words, "--out", str(tmp_path / "scores.csv")]).exit_code == 0
+    rows, events = (list(csv.DictReader((tmp_path / f"{name}.csv").open())) for name in ("scores", "events"))
+    assert list(rows[0])[:5] == ["row", "id", "group", "sample", "score"]
+    assert list(events[0])[:4] == ["row", "id", "group", "start"]
+    assert len({row["row"] for row in rows}) == 6  # the test split
+    for row in [*rows, *events]:
+        assert (row["id"], row["group"]) == (f"recording {row['row']}", str(int(row["row"]) // 3))
+    detection = detect(masked, threshold=0.1)
+    arrays, (event, *_) = detection.to_arrays(), detection.to_dict()["events"]
+    assert arrays["id"].tolist() == [f"recording {row}" for row in arrays["row"]]
+    assert len(arrays["id"]) == len(arrays["scores"])
+    assert event["id"] == arrays["id"][event["series"]] == f"recording {event['row']}"
+
+
+def test_filled_series_of_the_test_split_carry_their_identity_and_labels_and_can_be_read_again(masked, tmp_path):
+    path = tmp_path / "filled.npz"
+    write_imputation(path, impute(masked), replace=False)
+    with np.load(path) as arrays:
+        rows = arrays["row"].tolist()
+        assert arrays["id"].tolist() == [f"recording {row}" for row in rows]
+        assert arrays["group"].tolist() == [str(row // 3) for row in rows]
+        assert arrays["y"].tolist() == [str(row % 2) for row in rows]
+    assert predict(masked.parent / "run", str(path))["id"].tolist() == [f"recording {row}" for row in rows]
+
+
+def test_a_table_is_scored_with_the_times_of_its_rows(csv, tmp_path):
+    data = {"use": csv, "length": 12}
+    train(resolve_config(("flag", {**SMALL, "data": data, "loss": "masked"})), tmp_path / "run")
+    arrays = detect(tmp_path / "run", csv, threshold=1.0).to_arrays()
+    assert arrays["dates"].shape == (arrays["scores"].shape[1],)
+    assert "row" not in arrays
+
+
+def test_a_run_on_single_channels_takes_any_number_of_them_also_if_it_mixes_channels(tmp_path):
+    """With one channel, mixed and independent are the same."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 3, 16)) * [[1.0], [10.0], [100.0]] + 5
+    np.savez(tmp_path / "three.npz", X=x)
+    gaps = x.copy()
+    gaps[0, 1, 4:8] = np.nan
+    np.savez(tmp_path / "gaps.npz", X=gaps)
+    data = {"use": str(tmp_path / "three.npz"), "split_channels": True, "val_fraction": 0.2}
+    train(resolve_config(("flag", {**SMALL, "data": data, "loss": "masked"})), tmp_path / "run")
+    imputation = impute(tmp_path / "run", str(tmp_path / "gaps.npz"))
+    assert imputation.filled.sum() == 4
+    assert abs(imputation.values[0, 1, 4:8] - 5).max() < 50
+    detection = detect(tmp_path / "run", str(tmp_path / "three.npz"), threshold=1.0)
+    assert detection.channel_scores.shape == (20, 3, 16)
+    assert embed(tmp_path / "run", str(tmp_path / "three.npz"))["embedding"].shape[0] == 20
+
+
+def test_a_run_on_single_channels_says_why_it_does_not_take_more(people):
+    pipeline = open_run(people / "run")[0]
+    with pytest.raises(IncompatibleError, match="takes 1 channels, and the data have 2: its head was built for them"):
+        pipeline.set_channels(torch.zeros(2), torch.ones(2))

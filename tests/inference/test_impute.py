@@ -131,6 +131,18 @@ def test_the_score_of_a_model_is_that_of_its_imputation_of_the_hidden_samples(tr
         assert all(row["mae"] == pytest.approx(shift, abs=1e-5) for row in rows if row["method"] == "model")
 
 
+def test_a_figure_shows_what_was_filled(trained, gaps, table, tmp_path):
+    words = ["impute", trained("masked"), "--data", gaps, "--plot", tmp_path / "plot.png"]
+    call(*words, "--out", tmp_path / "filled.csv")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    words = ["impute", trained("masked"), "--data", table, "--plot", tmp_path / "none.png", "--out", tmp_path / "a.csv"]
+    assert "none.png was not written: nothing was filled" in call(*words).stderr
+    assert not (tmp_path / "none.png").exists()
+    message = refuse("impute", trained("masked"), "--score", "--plot", tmp_path / "b.png")
+    assert "--plot" in message
+    assert "has no effect with --score" in message
+
+
 def test_what_cannot_be_done_is_refused(trained, gaps, npz, run, tmp_path):
     masked = trained("masked")
     assert "either --out FILE, to write filled data, or --score" in refuse("impute", masked)

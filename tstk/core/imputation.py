@@ -220,8 +220,8 @@ def impute(
     if isinstance(x, Series) and x.observed is not None:
         missing |= ~x.observed_mask.cpu().numpy()
         original[missing] = np.nan
-    if not isinstance(x, Series) and pipeline.offset is not None:
-        filled = filled + pipeline.offset.numpy()[:, None]
+    if not isinstance(x, Series):
+        filled = pipeline.add_offset(torch.from_numpy(filled)).numpy()
     original[missing] = filled.reshape(original.shape)[missing]
     return original
 

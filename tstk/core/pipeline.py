@@ -107,22 +107,29 @@ class Pipeline(BasePipeline):
         """Whether it predicts what its task asks for, rather than being pretrained without one."""
         return self.head is not None or self.can_forecast
 
-    def set_channels(self, mean: Tensor, std: Tensor) -> None:
-        """Change the number of channels and the statistics for standardization.
+    def set_channels(self, mean: Tensor, std: Tensor, offset: Tensor | None = None) -> None:
+        """Change the number of channels, their offset and the statistics for standardization.
+
+        A pipeline of one channel treats several as series of their own.
 
         Args:
-            mean: [C] of the data
+            mean: [C] of the data less the offset
             std: [C] of the data
+            offset: [C] float64 that is subtracted from the data, or None
 
         Raises:
-            IncompatibleError: a token sees all channels, or there is a head, which is built for a number of channels
+            IncompatibleError: a token sees several channels, or there is a head, which is built for a number of them
         """
-        if not self.channel_independent or self.head is not None:
+        takes_one_channel = self.channel_independent or self.spec.channels == 1
+        if self.head is not None or not takes_one_channel:
+            reason = "its head was built for them; train without a head"
+            if self.head is None:
+                reason = "its tokens see all of them; train with --channels independent"
             raise IncompatibleError(
-                f"this pipeline was built for {self.spec.channels} channels; only one with --channels independent "
-                "and no head accepts another number"
+                f"this pipeline takes {self.spec.channels} channels, and the data have {len(mean)}: {reason}"
             )
-        self.spec, self.offset = self.spec.replace(channels=len(mean)), None
+        self.channel_independent = True
+        self.spec, self.offset = self.spec.replace(channels=len(mean)), offset
         self.mean, self.std = mean[:, None].to(self.mean), std[:, None].to(self.std)
 
     def bind(self) -> None:

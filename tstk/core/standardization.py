@@ -106,3 +106,7 @@ class StandardizedModel(nn.Module):
     def raw_mean(self) -> Tensor:
         """The mean [C, 1] of the channels before an offset was subtracted from them, then in float64."""
         return self.mean if self.offset is None else self.mean.cpu().double() + self.offset[:, None]
+
+    def add_offset(self, values: Tensor) -> Tensor:
+        """Return samples [..., C, T] in the units of the file: float64, if an offset was subtracted from them."""
+        return values if self.offset is None else values + self.offset[:, None].to(values.device)

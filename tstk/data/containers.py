@@ -251,6 +251,15 @@ def pad_series(series: Sequence[Samples], source: str) -> Samples:
     return padded
 
 
+def is_number(cell: str) -> bool:
+    """Return whether a cell of text is a number; NaN is one, an empty cell is not."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_floats(cells: Sequence[str], location: str) -> Samples:
     """Convert cells of text to float64, and missing cells to NaN.
 

@@ -22,8 +22,8 @@ def read_sample_labels(labels: str, data: Path, length: int) -> NDArray[np.bool_
     """Read whether each sample is anomalous, [N, T] or [T] bool.
 
     Args:
-        labels: a file (.npy or .npz with one array, .csv with one column, or .atr, where beats that are not normal are
-            anomalous), or the name of a column of the data; numbers other than 0 are anomalies
+        labels: a file (.npy or .npz with one array, .csv or .parquet with one column, or .atr, where beats that are not
+            normal are anomalous), or the name of a column of the data; numbers other than 0 are anomalies
         data: the file of the data, if it is one
         length: samples of the series, to which beats are assigned
 
@@ -32,19 +32,20 @@ def read_sample_labels(labels: str, data: Path, length: int) -> NDArray[np.bool_
     """
     path = Path(labels).expanduser()
     if not path.is_file():
-        if data.suffix.lower() == ".csv" and data.is_file():
+        if data.suffix.lower() in (".csv", ".parquet") and data.is_file():
             return _read_column(data, labels)
         raise DataError(
             f"--sample-labels {labels}: there is no such file, and {data} has no columns to look in; give a .npy, "
-            ".npz, .csv or .atr file"
+            ".npz, .csv, .parquet or .atr file"
         )
     suffix = path.suffix.lower()
     if suffix == ".atr":
         return _read_beats(path, length)
-    if suffix == ".csv":
+    if suffix in (".csv", ".parquet"):
         return _read_column(path, None)
     if suffix not in (".npy", ".npz"):
-        raise DataError(f"{path}: no labels in {suffix or 'files without a suffix'}; expected .npy, .npz, .csv or .atr")
+        kind = suffix or "files without a suffix"
+        raise DataError(f"{path}: no labels in {kind}; expected .npy, .npz, .csv, .parquet or .atr")
     openers = open_arrays(path) if suffix == ".npz" else {path.stem: lambda: map_array(path)}
     if len(openers) != 1:
         raise DataError(f"{path}: holds {', '.join(openers) or 'no array'}; save the labels alone")
@@ -57,7 +58,9 @@ def read_sample_labels(labels: str, data: Path, length: int) -> NDArray[np.bool_
 
 
 def _read_column(path: Path, name: str | None) -> NDArray[np.bool_]:
-    """Read a column of a .csv file; the only one, or the last, if no name is given."""
+    """Read a column of a .csv or .parquet file; the only one, or the last, if no name is given."""
+    if path.suffix.lower() == ".parquet":
+        return _read_parquet_column(path, name)
     header, *rows = [row for row in csv.reader(read_lines(path)) if row]
     if name is not None and name not in header:
         raise DataError(f"{path}: no column called {name!r} for --sample-labels.{did_you_mean(name, header)}")
@@ -67,6 +70,22 @@ def _read_column(path: Path, name: str | None) -> NDArray[np.bool_]:
             raise DataError(f"{path}, row {number}: {len(row)} cells, the header has {len(header)}; fix the row")
     cells = [row[column] for row in rows]
     return np.asarray(np.nan_to_num(parse_floats(cells, f"{path}, column {header[column]!r}")) != 0)
+
+
+def _read_parquet_column(path: Path, name: str | None) -> NDArray[np.bool_]:
+    """Read a column of a .parquet file; the only one, or the last, if no name is given."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        header = pq.read_schema(path).names
+        if name is not None and name not in header:
+            raise DataError(f"{path}: no column called {name!r} for --sample-labels.{did_you_mean(name, header)}")
+        column = pq.read_table(path, columns=[name or header[-1]]).column(0)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a parquet file that can be read ({error}); write it again") from None
+    cells = ["" if cell is None else str(int(cell) if isinstance(cell, bool) else cell) for cell in column.to_pylist()]
+    return np.asarray(np.nan_to_num(parse_floats(cells, f"{path}, column {name or header[-1]!r}")) != 0)
 
 
 def _read_beats(path: Path, length: int) -> NDArray[np.bool_]:

@@ -22,7 +22,6 @@ from tstk.plugins.distribution import CORE_DISTRIBUTION, format_install_command,
 EXTRAS = {
     "hf": "encoder hf: any Hugging Face encoder",
     "edf": ".edf and .bdf files",
-    "matrix-profile": "the matrix profile as a baseline of tstk detect",
     "plot": "reports, codebook plots and diagrams",
     "triton": "fast kernels on NVIDIA GPUs",
     "tensorboard": "--trackers tensorboard: log to TensorBoard",

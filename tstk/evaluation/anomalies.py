@@ -1,9 +1,11 @@
-"""Metrics and baselines of anomaly detection: per sample, and aware of the ranges of events.
+"""Metrics and baselines of anomaly detection: per sample, per event, and aware of the ranges of events.
 
 The range-aware metrics are the areas of Paparrizos et al. 2022 ("Volume Under the Surface", PVLDB 15(11)): labels are
 extended by slopes on both sides of an event, so that a score near an event counts in part, and recall is weighted by
-the share of events that are found at all; the volume (VUS) is the mean over widths of the slopes. Point-adjusted
-scores, for which one sample of an event counts as all of it, are not computed: random scores do well by them.
+the share of events that are found at all; the volume (VUS) is the mean over widths of the slopes. Unlike the published
+code, the larger of two slopes counts where they overlap, not their sum, and widths are at most `NUM_BUFFERS`.
+Affiliation metrics are in `affiliation`. Point-adjusted scores, for which one sample of an event counts as all of it,
+are not computed: random scores do well by them.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.evaluation.affiliation import affiliation_metrics
 from tstk.evaluation.imputation import fill_by_interpolation
-from tstk.plugins.distribution import format_install_command
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -23,8 +25,8 @@ NUM_THRESHOLDS = 250
 """Thresholds of a range-aware curve, evenly spaced among the sorted scores, as in the published code."""
 NUM_BUFFERS = 17
 """Widths of slopes that a volume is averaged over, evenly spaced from 0 to the largest."""
-MAX_PROFILE_SAMPLES = 40_000
-"""Longest series of which a matrix profile is computed: its time is quadratic."""
+MAX_PROFILE_PAIRS = 5e10
+"""Series x channels x squared samples above which there is no matrix profile; a core takes some minutes for as many."""
 
 
 def score_detection(
@@ -39,8 +41,8 @@ def score_detection(
         threshold: of the scores
 
     Returns:
-        `auroc`, `auprc`, `vus_roc` and `vus_pr`; with a threshold also `precision`, `recall` and `f1`, per sample.
-        Series follow each other, with room for the slopes of events between them.
+        `auroc`, `auprc`, `vus_roc` and `vus_pr`; with a threshold also `precision`, `recall` and `f1`, per sample,
+        and those of `affiliation_metrics`. Series follow each other, with room for the slopes of events between them.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -66,14 +68,21 @@ def score_detection(
         "vus_roc": roc,
         "vus_pr": pr,
     }
-    if threshold is not None:
-        found = s > threshold
-        true_positives = int((found & y).sum())
-        precision = true_positives / max(int(found.sum()), 1)
-        recall = true_positives / int(y.sum())
-        f1 = 2 * precision * recall / (precision + recall) if true_positives else 0.0
-        result |= {"precision": precision, "recall": recall, "f1": f1}
-    return result
+    if threshold is None:
+        return result
+    reported, known = (
+        np.stack(find_ranges(flags), 1).astype(np.float64) for flags in (flat_scores > threshold, flat_labels)
+    )
+    return result | _score_decisions(s > threshold, y) | affiliation_metrics(reported, known, len(flat_labels))
+
+
+def _score_decisions(reported: Labels, labels: Labels) -> dict[str, float]:
+    """Return precision, recall and F1 of the samples [T] that are reported."""
+    true_positives = int((reported & labels).sum())
+    precision = true_positives / max(int(reported.sum()), 1)
+    recall = true_positives / int(labels.sum())
+    f1 = 2 * precision * recall / (precision + recall) if true_positives else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1}
 
 
 def find_ranges(labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -160,24 +169,54 @@ def score_by_last_value(x: Array, window: int) -> Array:
 def score_by_matrix_profile(x: Array, window: int) -> Array | str:
     """Return the mean distance of the windows of a sample to their nearest neighbour in the series itself, or a reason.
 
-    Distances are those of z-normalized windows (Yeh et al. 2016), averaged over channels.
+    Distances are averaged over channels, see `matrix_profile`.
     """
-    try:
-        import stumpy
-    except ImportError:
-        return f"the matrix profile needs stumpy: {format_install_command('matrix-profile')}"
-    if x.shape[2] > MAX_PROFILE_SAMPLES:
-        return f"a matrix profile of more than {MAX_PROFILE_SAMPLES:,} samples takes too long"
-    if x.shape[2] < 3 * window:
-        return f"series of {x.shape[2]} samples are too short for a matrix profile of windows of {window}"
+    num_series, num_channels, length = x.shape
+    if (pairs := num_series * num_channels * length**2) > MAX_PROFILE_PAIRS:
+        return (
+            f"a matrix profile of {num_series:,} x {num_channels:,} x {length:,} samples takes too long: "
+            f"{pairs:.0e} pairs, more than {MAX_PROFILE_PAIRS:.0e}; score a part of the data"
+        )
+    if length < 3 * window:
+        return f"series of {length} samples are too short for a matrix profile of windows of {window}"
     filled = np.nan_to_num(fill_by_interpolation(x))
-    counts = np.convolve(np.ones(x.shape[2] - window + 1), np.ones(window))
-    scores = np.zeros((len(x), x.shape[2]))
+    counts = np.convolve(np.ones(length - window + 1), np.ones(window))
+    scores = np.zeros((num_series, length))
     for row, series in zip(scores, filled, strict=True):
         for channel in series:
-            profile = stumpy.stump(channel, window)[:, 0].astype(np.float64)
-            row += np.convolve(np.nan_to_num(profile, posinf=0.0), np.ones(window)) / counts / len(series)
+            row += np.convolve(matrix_profile(channel, window), np.ones(window)) / counts / num_channels
     return scores
+
+
+def matrix_profile(x: Array, window: int) -> Array:
+    """Return the distance of each window of `x` [T] to the nearest other one, [T - window + 1] (Yeh et al. 2016).
+
+    Distances are Euclidean, of z-normalized windows; windows whose first samples are at most a quarter of a window
+    apart are not compared. The distance of a constant window is 0 from another one, and sqrt(window) from others.
+    """
+    from scipy.ndimage import maximum_filter1d, minimum_filter1d
+
+    x = x - x.mean()
+    count = len(x) - window + 1
+    mean, square = _window_means(x, window), _window_means(x**2, window)
+    middles = slice(window // 2, window // 2 + count)
+    is_constant = (maximum_filter1d(x, window) == minimum_filter1d(x, window))[middles]
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    scale = np.where(is_constant | (std == 0), 0.0, 1 / np.where(std > 0, std, 1))
+    half = 0.5 * is_constant  # a correlation of 1/2 for one constant window, and of 1 for two
+    best = np.full(count, -1.0)
+    for lag in range(-(-window // 4) + 1, count):  # all pairs of windows this far apart
+        covariance = _window_means(x[:-lag] * x[lag:], window) - mean[:-lag] * mean[lag:]
+        correlation = covariance * scale[:-lag] * scale[lag:] + half[:-lag] + half[lag:]
+        np.maximum(best[:-lag], correlation, out=best[:-lag])
+        np.maximum(best[lag:], correlation, out=best[lag:])
+    return np.asarray(np.sqrt(2 * window * np.maximum(1 - best, 0)))
+
+
+def _window_means(x: Array, window: int) -> Array:
+    """Return the means of all windows of `x` [T], [T - window + 1]."""
+    total = np.concatenate([[0.0], x.cumsum()])
+    return np.asarray((total[window:] - total[:-window]) / window)
 
 
 BASELINES: dict[str, Callable[[Array, int], Array | str]] = {

@@ -79,8 +79,12 @@ def accuracy_standard_error(targets: Tensor, predictions: Tensor, groups: list[s
         groups: N names of dependent rows, such as the subject a window was recorded from
     """
     known = targets >= 0
-    known_groups = None if groups is None else [name for name, ok in zip(groups, known.tolist(), strict=True) if ok]
-    return standard_error_of_mean((targets == predictions)[known].double(), known_groups)
+    return standard_error_of_mean((targets == predictions)[known].double(), select_groups(groups, known))
+
+
+def select_groups(groups: Sequence[str] | None, known: Tensor) -> list[str] | None:
+    """Return the groups of the rows where `known` [N] is True; None without groups."""
+    return None if groups is None else [name for name, ok in zip(groups, known.tolist(), strict=True) if ok]
 
 
 def standard_error_of_mean(values: Tensor, groups: Sequence[str] | None = None) -> float:

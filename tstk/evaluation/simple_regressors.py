@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tstk.evaluation.classification import select_groups
 from tstk.evaluation.simple_classifiers import LabelledArrays, NearestNeighbor, compute_summary_features
 from tstk.nn.logistic_regression import LogisticRegression, make_fold_masks
+from tstk.nn.standardize import Standardizer
 
 ALPHAS = (1000.0, 100.0, 10.0, 1.0, 0.1)
 """Values of alpha, the L2 penalty, strongest regularization first."""
@@ -41,12 +43,8 @@ class SummaryRidge:
     def fit(self, train: LabelledArrays) -> SummaryRidge:
         """Select alpha for each target, and fit."""
         features = compute_summary_features(train)
-        known = ~features.isnan()
-        count = known.sum(0).clamp(min=1)
-        self.center = features.nansum(0) / count
-        self.scale = ((features - self.center).square().nansum(0) / count).sqrt()
-        self.scale[self.scale <= 1e-7 * self.center.abs()] = 1.0
-        x = self._standardize(features)
+        self.standardizer = Standardizer(features)
+        x = self.standardizer.transform(features)
         models = [_fit_ridge_cv(x, y, train.groups) for y in train.y.T]
         self.weight = torch.stack([weight for weight, _, _ in models], 1)
         self.bias = torch.stack([bias for _, bias, _ in models])
@@ -55,16 +53,13 @@ class SummaryRidge:
 
     def predict(self, test: LabelledArrays) -> Tensor:
         """Predict the targets [N, K]."""
-        return self._standardize(compute_summary_features(test)) @ self.weight + self.bias
-
-    def _standardize(self, features: Tensor) -> Tensor:
-        return ((features - self.center) / self.scale).nan_to_num(0.0)
+        return self.standardizer.transform(compute_summary_features(test)) @ self.weight + self.bias
 
 
 def _fit_ridge_cv(x: Tensor, y: Tensor, groups: list[str] | None) -> tuple[Tensor, Tensor, float]:
     """Return weights [F], bias and alpha of one target [N]; rows where it is unknown are left out."""
     known = ~y.isnan()
-    known_groups = None if groups is None else [g for g, ok in zip(groups, known.tolist(), strict=True) if ok]
+    known_groups = select_groups(groups, known)
     x, y = x[known], y[known]
     if not len(y):
         return torch.zeros(x.shape[1], dtype=x.dtype), torch.zeros((), dtype=x.dtype), ALPHAS[0]
@@ -112,8 +107,7 @@ class SummaryLogisticLabels:
                 is_present = bool(known.any()) and bool((y[known] == 1).all())
                 self.models.append(UNLABELLED_LOGIT if is_present else -UNLABELLED_LOGIT)
                 continue
-            groups = train.groups
-            known_groups = None if groups is None else [g for g, ok in zip(groups, known.tolist(), strict=True) if ok]
+            known_groups = select_groups(train.groups, known)
             self.models.append(LogisticRegression().fit(features[known], y[known], known_groups))
         return self
 

@@ -18,7 +18,7 @@ from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Tokens
 from tstk.errors import DataError
-from tstk.evaluation.classification import standard_error_of_mean
+from tstk.evaluation.classification import select_groups, standard_error_of_mean
 from tstk.evaluation.formatting import format_number
 
 NUM_SHUFFLES = 5
@@ -117,14 +117,11 @@ def evaluate_token_order(
         torch.cat(correct).cpu()[is_labelled].double(),
         torch.cat(correct_shuffled, 1).cpu()[:, is_labelled].double(),
     )
-    known_groups = (
-        None if groups is None else [name for name, ok in zip(groups, is_labelled.tolist(), strict=True) if ok]
-    )
     return TokenOrderResult(
         accuracy=float(is_correct.mean()),
         shuffled=float(shuffled_correct.mean()),
         deviation=float(shuffled_correct.mean(1).std()),
-        drop_se=standard_error_of_mean(is_correct - shuffled_correct.mean(0), known_groups),
+        drop_se=standard_error_of_mean(is_correct - shuffled_correct.mean(0), select_groups(groups, is_labelled)),
         num_permutations=NUM_SHUFFLES,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from tstk.inference.recordings import Recordings, load_recordings
 
 Scores = NDArray[np.float64]
 
+MAX_BASELINE_SAMPLES = 40_000
+"""Samples of each training series that thresholds of baselines are computed from, the first ones."""
 MAX_TRAINING_SERIES = 2000
 """Largest number of training series that the threshold is computed from; evenly spaced ones are used if more exist."""
 
@@ -60,6 +62,7 @@ class Detection(ShortRepr):
         events: runs of samples above the threshold
         recordings: the series
         notes: remarks for the user
+        training: the series that the threshold was computed from; None if it was given
         baseline_window: samples of the windows of baselines, a quarter of those of the run
     """
 
@@ -71,13 +74,23 @@ class Detection(ShortRepr):
     events: list[Event]
     recordings: Recordings
     notes: list[str]
+    training: Recordings | None
     baseline_window: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but the scores, as JSON types; rows of a table are those of its file."""
+        """Return all but the scores, as JSON types; rows of a table are those of its file.
+
+        Events of a set of series have the row, id and group of theirs.
+        """
         first = self.recordings.first_row
+        identity = {name: values.tolist() for name, values in self.recordings.identify().items()}
         events = [
-            {**asdict(e), **{name: first + getattr(e, name) for name in ("start", "end", "peak")}} for e in self.events
+            {
+                **asdict(e),
+                **{name: first + getattr(e, name) for name in ("start", "end", "peak")},
+                **{name: values[e.series] for name, values in identity.items()},
+            }
+            for e in self.events
         ]
         return {
             "data": self.recordings.source,
@@ -89,7 +102,11 @@ class Detection(ShortRepr):
         }
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the scores and what belongs to them as arrays; rows of events are those of the file of a table."""
+        """Return the scores and what belongs to them as arrays.
+
+        Events are [series, start, end, peak]: index of the series in `scores`, and samples, of a table rows of its
+        file. Series have "row", "id" and "group", rows of a table "dates", if there are any.
+        """
         first = self.recordings.first_row
         arrays = {
             "scores": self.scores,
@@ -102,7 +119,11 @@ class Detection(ShortRepr):
                 [[e.series, first + e.start, first + e.end, first + e.peak] for e in self.events]
             ).reshape(-1, 4),
         }
-        return arrays if self.channel_scores is None else arrays | {"channel_scores": self.channel_scores}
+        if self.recordings.dates is not None:
+            arrays["dates"] = self.recordings.dates
+        if self.channel_scores is not None:
+            arrays["channel_scores"] = self.channel_scores
+        return arrays | self.recordings.identify()
 
 
 def detect(
@@ -146,10 +167,11 @@ def detect(
             raise DataError(f"the scores need the training data of the run: {e}{hint}") from None
 
     score = METHODS[name][0](pipeline, load_training)
-    used_quantile = None
+    used_quantile, training = None, None
     if threshold is None:
+        training = load_training()
         training_scores = compute_scores(
-            pipeline, score, load_training(), is_training=True, stride=stride, batch_size=batch_size
+            pipeline, score, training, is_training=True, stride=stride, batch_size=batch_size
         )
         threshold, used_quantile = float(np.nanquantile(average_channels(training_scores), quantile)), quantile
     by_channel = compute_scores(pipeline, score, recordings, stride=stride, batch_size=batch_size)
@@ -161,7 +183,9 @@ def detect(
     in_series = np.arange(scores.shape[1]) < recordings.ends.numpy()[:, None]
     if unscored := int((np.isnan(scores) & in_series).sum()):
         notes.append(f"{unscored:,} samples have no score: they are missing, or nothing before them was observed")
-    return Detection(scores, channel_scores, threshold, used_quantile, name, events, recordings, notes, window)
+    return Detection(
+        scores, channel_scores, threshold, used_quantile, name, events, recordings, notes, training, window
+    )
 
 
 def compute_scores(
@@ -243,12 +267,16 @@ def load_labels(detection: Detection, labels: str) -> NDArray[np.bool_]:
 def evaluate_detection(detection: Detection, labels: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
     """Score a detection against labels, beside simple baselines on the same samples.
 
+    The threshold of a baseline is the same quantile of its scores of the training series, of which the first
+    `MAX_BASELINE_SAMPLES` samples are used.
+
     Args:
         detection: from `detect`
         labels: [N, T] bool, True at anomalous samples
 
     Returns:
-        method -> its metrics, see `score_detection`, or {"skipped": reason}; the first is that of the run
+        method -> its metrics, see `score_detection`, or {"skipped": reason}; the first is that of the run. Baselines
+        have no metrics at a threshold if that of the run was given
     """
     if not labels.any():
         raise OptionError("no sample is labelled as an anomaly, so there is nothing to score")
@@ -259,15 +287,31 @@ def evaluate_detection(detection: Detection, labels: NDArray[np.bool_]) -> dict[
     x = detection.recordings.x.double().numpy()
     std = np.nanstd(x, (0, 2), keepdims=True)
     standardized = x / np.where(std > 0, std, 1)
+    training = None if detection.training is None else detection.training.x[..., :MAX_BASELINE_SAMPLES].double().numpy()
     for name, baseline in BASELINES.items():
         output = baseline(standardized, detection.baseline_window)
-        results[name] = {"skipped": output} if isinstance(output, str) else score_detection(output, labels, scored)
+        if isinstance(output, str):
+            results[name] = {"skipped": output}
+            continue
+        threshold = None
+        if training is not None and detection.quantile is not None:
+            usual = baseline(training / np.where(std > 0, std, 1), detection.baseline_window)
+            is_observed = ~np.isnan(training).all(1)
+            threshold = None if isinstance(usual, str) else float(np.quantile(usual[is_observed], detection.quantile))
+        results[name] = score_detection(output, labels, scored, threshold)
     return results
 
 
 def _thin(recordings: Recordings) -> Recordings:
     step = -(-len(recordings.x) // MAX_TRAINING_SERIES)
-    if step > 1:
-        recordings.x, recordings.ends = recordings.x[::step], recordings.ends[::step]
-        recordings.values = recordings.values[::step]
-    return recordings
+    rows, ids, groups = recordings.rows, recordings.ids, recordings.groups
+    return replace(
+        recordings,
+        x=recordings.x[::step],
+        values=recordings.values[::step],
+        ends=recordings.ends[::step],
+        rows=np.arange(0, len(recordings), step) if rows is None else rows[::step],
+        ids=None if ids is None else ids[::step],
+        groups=None if groups is None else groups[::step],
+        targets={},
+    )

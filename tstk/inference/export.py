@@ -214,8 +214,8 @@ def _trace_any_length(wrapper: PredictWrapper, max_length: int) -> ExportedGraph
 
 def _make_random_input(pipeline: Pipeline, batch_size: int, length: int) -> Tensor:
     shape = batch_size, pipeline.spec.channels, length
-    x = torch.randn(*shape, generator=torch.Generator().manual_seed(batch_size)).to(pipeline.mean.device)
-    return x if pipeline.offset is None else x + pipeline.offset[:, None].to(x.device)
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(batch_size))
+    return pipeline.add_offset(x.to(pipeline.mean.device))
 
 
 def to_onnx(program: ExportedProgram, file: io.BytesIO) -> Callable[[Tensor], Tensor]:

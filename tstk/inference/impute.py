@@ -89,7 +89,7 @@ def impute(
     )
     filled = np.isnan(recordings.values) & np.isfinite(predicted)
     values = recordings.values.copy()
-    values[filled] = recordings.add_offset(predicted)[filled]
+    values[filled] = pipeline.add_offset(torch.from_numpy(predicted)).numpy()[filled]
     return Imputation(values, filled, recordings, find_sample_predictor(pipeline) or "")
 
 
@@ -137,7 +137,8 @@ def score_run(
 def write_imputation(path: Path, imputation: Imputation, *, replace: bool) -> None:
     """Write filled series in the layout of the file that they came from.
 
-    A table keeps its header, its dates and the text of its cells; an archive keeps its other arrays.
+    A table keeps its header, its dates and the text of its cells; an archive keeps its other arrays. A new archive
+    has rows, ids, groups, labels and targets of the series.
 
     Args:
         path: .npz; for tables also .csv and .parquet
@@ -175,7 +176,9 @@ def _fill_archive(imputation: Imputation) -> dict[str, NDArray[Any]]:
                     array[filled] = imputation.values.reshape(array.shape)[filled]
                     return arrays
     arrays = {"X": imputation.values, "channels": np.array(recordings.channels)}
-    return arrays if recordings.dates is None else arrays | {"dates": recordings.dates}
+    if recordings.dates is not None:
+        arrays["dates"] = recordings.dates
+    return arrays | recordings.identify() | recordings.targets
 
 
 def _fill_csv(imputation: Imputation) -> str:

@@ -50,12 +50,11 @@ from tstk.evaluation.probabilities import (
 from tstk.evaluation.segments import join_windows
 from tstk.evaluation.tasks.multilabel import join_labels
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
+from tstk.inference.identity import Arrays, identify_series
 from tstk.inference.recordings import warn_of_other_scale
 from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
 from tstk.training.small_data import read_data
-
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(repr=False)
@@ -208,7 +207,7 @@ def predict(
         targets = [series.y for series in iter_batches(split, batch_size, "cpu") if series.y is not None]
         return {
             "forecast": prediction.forecast,
-            "truth": _add_offset(torch.cat(targets), pipeline).numpy(),
+            "truth": pipeline.add_offset(torch.cat(targets)).numpy(),
             "channels": np.array(prediction.channels),
             **identify_series(split),
         }
@@ -253,18 +252,6 @@ def _describe_samples(prediction: Prediction, split: Split, length: int) -> Arra
         return result
     names = np.array([*prediction.classes, ""])  # the last is that of -1
     return result | {"truth": names[split.y[:, :num_samples].numpy()]}
-
-
-def identify_series(split: Split) -> Arrays:
-    """Return what tells the series of a split apart, for outputs that are joined with other tables.
-
-    Returns:
-        "row" [N] place of each series in its file, from 0, or the row of a table at which it begins; "id" [N] its name
-        in the file, or the time at which it begins, and "group" [N], if there are any
-    """
-    identity: Arrays = {"row": np.arange(len(split)) if split.rows is None else split.rows.numpy()}
-    names = {"id": split.ids, "group": split.groups}
-    return identity | {name: np.array(values) for name, values in names.items() if values is not None}
 
 
 def describe_targets(pipeline: Pipeline, split: Split) -> Arrays:
@@ -459,11 +446,6 @@ def _describe_one_class(pipeline: Pipeline) -> list[str]:
     if pipeline.task is None or pipeline.task.target_type != "class" or len(pipeline.classes) != 1:
         return []
     return [f"the run was trained on class {pipeline.classes[0]} alone, so its accuracy says nothing"]
-
-
-def _add_offset(values: Tensor, pipeline: Pipeline) -> Tensor:
-    """Return samples [N, C, T] of a split in the units of its file."""
-    return values if pipeline.offset is None else values + pipeline.offset[:, None]
 
 
 def _infer_future_dates(data: str, data_root: str | None, roles: ColumnRoles, horizon: int) -> list[str] | None:

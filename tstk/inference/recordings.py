@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from tstk.data.precision import compute_offset, subtract_offset
 from tstk.data.scale import describe_other_scale
 from tstk.data.windowing import resolve_split_boundaries
 from tstk.errors import DataChangedWarning, DataError, OptionError
+from tstk.inference.identity import Arrays, identify_series
 
 SplitName = Literal["all", "train", "test"]
 
@@ -42,8 +43,11 @@ class Recordings(ShortRepr):
         source: the file, for messages
         is_table: whether the series are the columns of a table
         dates: [T] texts, the times of the rows of a table as it writes them, if it has them
-        offset: [C] that was subtracted, or None
         first_row: row of the table at which the series begins
+        rows: [N] place of each series in its file, from 0; in order if None
+        ids: N names of the series, if the file has them
+        groups: N names, such as persons or devices, if the file has them
+        targets: the labels or numbers of the series as arrays of an archive, by name
     """
 
     values: NDArray[Any]
@@ -53,12 +57,19 @@ class Recordings(ShortRepr):
     source: str
     is_table: bool
     dates: NDArray[Any] | None = None
-    offset: NDArray[np.float64] | None = None
     first_row: int = 0
+    rows: NDArray[np.int64] | None = None
+    ids: list[str] | None = None
+    groups: list[str] | None = None
+    targets: Arrays = field(default_factory=dict)
 
-    def add_offset(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return samples [N, C, T] of `x` in the units of the data."""
-        return values if self.offset is None else values + self.offset[:, None]
+    def __len__(self) -> int:
+        """Return the number of series."""
+        return len(self.values)
+
+    def identify(self) -> Arrays:
+        """Return "row", "id" and "group" of the series as from `identify_series`; of a table nothing."""
+        return {} if self.is_table else identify_series(self)
 
 
 def load_recordings(
@@ -149,10 +160,30 @@ def build_recordings(
         offset = None if input_schema.get("offset") is None else np.array(input_schema["offset"])
     x = torch.from_numpy(np.ascontiguousarray(subtract_offset(values, offset)))
     if splits_channels:
-        pipeline.set_channels(*compute_mean_std(x))
+        level = None if offset is None else torch.from_numpy(offset)
+        pipeline.set_channels(*compute_mean_std(x), level)
     ends = torch.full((1,), x.shape[2]) if is_table else count_samples(x)
     dates = None if times is None else np.array(times.write())
-    return Recordings(values, x, ends, channels, container.source, is_table, dates, offset, first_row)
+    recordings = Recordings(values, x, ends, channels, container.source, is_table, dates, first_row)
+    if isinstance(container, Table):
+        return recordings
+    return replace(
+        recordings,
+        rows=container.rows,
+        ids=container.ids,
+        groups=container.groups,
+        targets=_collect_targets(container),
+    )
+
+
+def _collect_targets(series: SeriesSet) -> Arrays:
+    """Return the labels and the numbers to predict as arrays of an archive, by the names that its reader knows."""
+    arrays: Arrays = {} if series.y is None else {"y": np.array(series.y)}
+    if series.targets is not None:
+        arrays["targets"] = series.targets
+        if series.target_names:
+            arrays["target_names"] = np.array(series.target_names)
+    return arrays
 
 
 def _read_split(run_config: RunConfig, data_root: str | None, split: SplitName) -> tuple[SeriesSet | Table, int]:

@@ -16,7 +16,8 @@ from tstk.core.types import Series
 from tstk.data.datasets import name_series
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
-from tstk.inference.predict import Arrays, describe_targets, identify_series, open_run
+from tstk.inference.identity import Arrays, identify_series
+from tstk.inference.predict import describe_targets, open_run
 
 
 def tokenize(

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tstk.nn.standardize import Standardizer
+
 NUM_FOLDS = 5
 LBFGS_MEMORY, MAX_LBFGS_STEPS = 10, 500
 """Steps whose gradient changes are kept, and steps at most."""
@@ -37,12 +39,8 @@ class LogisticRegression:
             y: [N] class index
             groups: N names; rows of one group stay in the same fold
         """
-        known = ~features.isnan()
-        count = known.sum(0).clamp(min=1)
-        self.mean = features.nansum(0) / count
-        self.std = ((features - self.mean).square().nansum(0) / count).sqrt()
-        self.std[self.std <= 1e-7 * self.mean.abs()] = 1.0
-        x = self._standardize(features)
+        self.standardizer = Standardizer(features)
+        x = self.standardizer.transform(features)
         folds = make_fold_masks(y, groups)[: 1 if len(x) > SINGLE_FOLD_ABOVE else None]
         num_correct = torch.zeros(len(C_VALUES))
         for held_out in folds:
@@ -54,15 +52,11 @@ class LogisticRegression:
 
     def predict(self, features: Tensor) -> Tensor:
         """Predict the class index [N] from features [N, F]."""
-        return self.model.predict(self._standardize(features))
+        return self.model.predict(self.standardizer.transform(features))
 
     def logits(self, features: Tensor) -> Tensor:
         """Return logits [N, K] for features [N, F]; columns are the classes that occur in training, in order."""
-        return self.model.logits(self._standardize(features))
-
-    def _standardize(self, features: Tensor) -> Tensor:
-        """Standardize features [N, F]; unknown values are imputed by the mean."""
-        return ((features - self.mean) / self.std).nan_to_num(0.0)
+        return self.model.logits(self.standardizer.transform(features))
 
 
 def make_fold_masks(y: Tensor, groups: list[str] | None) -> list[Tensor]:

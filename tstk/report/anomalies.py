@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tstk.evaluation.anomalies import find_ranges
 from tstk.report.page import BLUE, DIM, INK, ORANGE, render_image
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def draw_detection(
     scores: NDArray[np.float64],
     threshold: float,
     labels: NDArray[np.bool_] | None = None,
+    first_row: int | None = None,
 ) -> None:
     """Draw the channels of one series, and below them the scores of its samples.
 
@@ -34,17 +36,20 @@ def draw_detection(
         scores: [T]
         threshold: above it, samples are shaded
         labels: [T] bool, True at samples known to be anomalous, marked at the bottom
+        first_row: row of the table at which the series begins; None if it is one of a set
     """
     shown = x[:MAX_CHANNELS]
     panels = figure.subplots(len(shown) + 1, sharex=True, squeeze=False)[:, 0]
-    time, above = np.arange(x.shape[1]), scores > threshold
+    time, above = (first_row or 0) + np.arange(x.shape[1]), scores > threshold
     for axes, values, name in zip(panels, shown, channels, strict=False):
         axes.plot(time, values, color=INK, linewidth=0.7)
         axes.set_ylabel(name)
     panels[-1].plot(time, scores, color=BLUE, linewidth=0.8)
+    peaks = [start + int(scores[start:stop].argmax()) for start, stop in zip(*find_ranges(above), strict=True)]
     panels[-1].axhline(threshold, color=DIM, linestyle="--")
     panels[-1].set_ylabel("score")
-    panels[-1].set_xlabel("sample")
+    panels[-1].set_xlabel("sample" if first_row is None else "row")
+    panels[-1].plot(time[peaks], scores[peaks], ".", color=ORANGE)
     for axes in panels:
         transform = axes.get_xaxis_transform()
         axes.fill_between(
@@ -52,6 +57,8 @@ def draw_detection(
         )
         if labels is not None:
             axes.fill_between(time, 0, 0.04, where=labels, step="mid", color=INK, linewidth=0, transform=transform)
+            starts = find_ranges(labels)[0]  # too short to see, if the series is long
+            axes.plot(time[starts], np.full(len(starts), 0.02), "|", color=INK, markersize=4, transform=transform)
 
 
 def render_detection(*args: Any) -> bytes:

@@ -65,12 +65,7 @@ def get_samples(pipeline: Pipeline, series: Series) -> Tensor:
 
     They are float64 if an offset was subtracted when they were read.
     """
-    return _add_offset(pipeline, series.x.masked_fill(~series.observed_mask, torch.nan))
-
-
-def _add_offset(pipeline: Pipeline, values: Tensor) -> Tensor:
-    values = values.cpu()
-    return values if pipeline.offset is None else values + pipeline.offset[:, None]
+    return pipeline.add_offset(series.x.masked_fill(~series.observed_mask, torch.nan).cpu())
 
 
 def to_data_units(pipeline: Pipeline, values: Tensor, step_output: StepOutput) -> Tensor:
@@ -88,7 +83,7 @@ def to_data_units(pipeline: Pipeline, values: Tensor, step_output: StepOutput) -
         values = values[:, 0].unflatten(0, (-1, pipeline.spec.channels))
     if step_output.loc is not None and step_output.scale is not None:
         values = values * step_output.scale + step_output.loc
-    return _add_offset(pipeline, values * pipeline.std + pipeline.mean)
+    return pipeline.add_offset((values * pipeline.std + pipeline.mean).cpu())
 
 
 def load_context(run: str | Path, data_root: str | None = None) -> RunContext:

@@ -75,7 +75,7 @@ class Linear(Head):
             batches = (train_split.batch(rows).to(device) for rows in split_rows(train_split, 256))
             pooled = torch.cat([self.pool_tokens(pipeline.encode(series)).cpu() for series in batches]).double()
             regression = LogisticRegression().fit(pooled, train_split.y, train_split.groups)
-            model, mean, std = regression.model, regression.mean, regression.std
+            model, mean, std = regression.model, regression.standardizer.mean, regression.standardizer.std
             if self.feature_norm is not None:
                 self.feature_norm.load_state_dict({"running_mean": mean, "running_var": std.square()}, strict=False)
                 mean, std = torch.zeros_like(mean), torch.ones_like(std)

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from tstk.inference.detect import Detection
 
 METHODS = ("masked", "codes", "reconstruction", "distance")
-METRICS = ("auroc", "auprc", "vus_roc", "vus_pr", "precision", "recall", "f1")
+SCORE_METRICS = ("auroc", "auprc", "vus_roc", "vus_pr")
+DECISION_METRICS = (
+    *("precision", "recall", "f1"),
+    *("affiliation_precision", "affiliation_recall", "affiliation_f1"),
+)
+"""Metrics at the threshold."""
 MAX_EVENTS = 10
 """Events that are printed, those with the highest scores."""
 
@@ -57,7 +62,8 @@ MAX_EVENTS = 10
 @rich_click.option(
     "--sample-labels",
     metavar="FILE|COLUMN",
-    help="which samples are anomalous: .npy, .npz, .csv, .atr (WFDB beats that are not normal), or a column of --data",
+    help="which samples are anomalous: .npy, .npz, .csv, .parquet, .atr (WFDB beats that are not normal), or a "
+    "column of --data",
 )
 @rich_click.option("--out", required=True, metavar="FILE", help="output file: .csv or .npz")
 @rich_click.option("--events", metavar="FILE", help="write the events above the threshold: .csv")
@@ -97,14 +103,16 @@ def command(
     """Score every sample by how unusual it is for a run, and list the events above a threshold.
 
     Series are cut into overlapping windows, and the scores of a sample are averaged over its windows. The file has a
-    row per sample: series (if there are several), row, date (if there is one), score (the mean over channels),
-    threshold, and the score of each channel. Missing samples have no score. The threshold is a quantile of the scores
-    of the training data. Events are runs of consecutive samples above it: start, end (the last sample), peak, score,
-    and the channel with the highest score at the peak. Rows are counted from 0.
+    line per sample: row and, if the table has one, date; of a set of series row (of the series in its file), id and
+    group (if there are any) and sample; then score (the mean over channels), threshold, and the score of each channel.
+    Missing samples have no score. The threshold is a quantile of the scores of the training data. Events are runs of
+    consecutive samples above it: start, end (the last sample), peak, score, and the channel with the highest score at
+    the peak. Rows and samples are counted from 0.
 
-    With --sample-labels, metrics per sample (AUROC, AUPRC, and precision, recall and F1 at the threshold) and metrics
-    aware of ranges (VUS-ROC, VUS-PR) are printed, beside simple baselines: the deviation from a moving mean, the
-    difference from the last value, and the matrix profile, if stumpy is installed.
+    With --sample-labels, metrics per sample (AUROC, AUPRC, and precision, recall and F1 at the threshold), per event
+    (affiliation precision, recall and F1 at the threshold) and aware of ranges (VUS-ROC, VUS-PR) are printed, beside
+    simple baselines: the deviation from a moving mean, the difference from the last value, and the matrix profile. The
+    threshold of a baseline is the same quantile of its scores of the training data.
     """
     if threshold is not None and quantile is not None:
         raise OptionError(f"--quantile {quantile:g} has no effect with --threshold {threshold:g}; remove it")
@@ -140,17 +148,16 @@ def command(
 
 
 def _write_scores(path: Path, detection: Detection, force: bool) -> None:
-    recordings, by_channel = detection.recordings, detection.channel_scores
-    several, dates = len(detection.scores) > 1, recordings.dates
-    names = () if by_channel is None else recordings.channels
-    header = [*(["series"] if several else []), "row", *(["date"] if dates is not None else []), "score", "threshold"]
+    recordings, by_channel, dates = detection.recordings, detection.channel_scores, detection.recordings.dates
+    names, identity = () if by_channel is None else recordings.channels, recordings.identify()
+    place = [*identity, "sample"] if identity else ["row", *(["date"] if dates is not None else [])]
 
     def text(value: float) -> str:
         return "" if value != value else f"{value:.6g}"
 
     rows = (
         [
-            *([series] if several else []),
+            *(values[series] for values in identity.values()),
             recordings.first_row + t,
             *([str(dates[t])] if dates is not None else []),
             text(detection.scores[series, t]),
@@ -160,17 +167,18 @@ def _write_scores(path: Path, detection: Detection, force: bool) -> None:
         for series, end in enumerate(recordings.ends.tolist())
         for t in range(end)
     )
-    write_csv(path, [*header, *(f"score {name}" for name in names)], rows, replace=force)
+    write_csv(path, [*place, "score", "threshold", *(f"score {name}" for name in names)], rows, replace=force)
 
 
 def _write_events(path: Path, detection: Detection, force: bool) -> None:
-    first, dates = detection.recordings.first_row, detection.recordings.dates
-    header = ["series", "start", "end", "peak", "score", "threshold", "channel"]
+    first, dates, identity = detection.recordings.first_row, detection.recordings.dates, detection.recordings.identify()
+    header = [*identity, "start", "end", "peak", "score", "threshold", "channel"]
     rows = []
     for event in detection.events:
         places = [event.start, event.end, event.peak]
-        row = [event.series, *(first + t for t in places), f"{event.score:.6g}", f"{detection.threshold:.6g}"]
-        rows.append([*row, event.channel, *([] if dates is None else [str(dates[t]) for t in places])])
+        row = [*(values[event.series] for values in identity.values()), *(first + t for t in places)]
+        row += [f"{event.score:.6g}", f"{detection.threshold:.6g}", event.channel]
+        rows.append([*row, *([] if dates is None else [str(dates[t]) for t in places])])
     dated = [] if dates is None else ["start date", "end date", "peak date"]
     write_csv(path, [*header, *dated], rows, replace=force)
 
@@ -188,6 +196,7 @@ def _write_plot(path: Path, detection: Detection, labels: Any, force: bool) -> N
         detection.scores[row, :end],
         detection.threshold,
         None if labels is None else labels[row, :end],
+        recordings.first_row if recordings.is_table else None,
     )
     write_bytes(path, image, replace=force)
 
@@ -195,29 +204,34 @@ def _write_plot(path: Path, detection: Detection, labels: Any, force: bool) -> N
 def _print_detection(path: Path, detection: Detection, results: dict[str, dict[str, Any]] | None) -> None:
     for note in detection.notes:
         print_note(f"note: {note}")
-    first, several = detection.recordings.first_row, len(detection.scores) > 1
+    first, identity = detection.recordings.first_row, detection.recordings.identify()
     best = sorted(detection.events, key=lambda event: -event.score)[:MAX_EVENTS]
     if best:
         header = ["start", "end", "peak", "score", "channel"]
         rows = [[first + e.start, first + e.end, first + e.peak, format_number(e.score), e.channel] for e in best]
-        if several:
-            header, rows = ["series", *header], [[e.series, *row] for e, row in zip(best, rows, strict=True)]
-        print_table(header, rows, right_aligned=header[:-1])
+        rows = [[*(values[e.series] for values in identity.values()), *row] for e, row in zip(best, rows, strict=True)]
+        print_table([*identity, *header], rows, right_aligned=header[:-1])
         echo()
     if results is not None:
-        skipped = {name: scores["skipped"] for name, scores in results.items() if "skipped" in scores}
-        for name, reason in skipped.items():
-            print_note(f"note: baseline {name} was skipped: {reason}")
-        scored = {name: scores for name, scores in results.items() if name not in skipped}
-        rows = [
-            [name, *(format_number(scores[metric]) if metric in scores else None for metric in METRICS)]
-            for name, scores in scored.items()
-        ]
-        print_table(["method", *METRICS], rows, right_aligned=METRICS)
-        echo()
+        _print_metrics(results)
     origin = "given" if detection.quantile is None else f"the {detection.quantile:g} quantile of training"
     more = f", the {MAX_EVENTS} highest above" if len(detection.events) > MAX_EVENTS else ""
     echo(
         f"{path}: method {detection.method}, threshold {format_number(detection.threshold)} ({origin}), "
         f"{len(detection.events):,} events{more}"
     )
+
+
+def _print_metrics(results: dict[str, dict[str, Any]]) -> None:
+    """Print a table of the metrics of the scores, and one of those at the threshold, for each method."""
+    for name, scores in results.items():
+        if "skipped" in scores:
+            print_note(f"note: baseline {name} was skipped: {scores['skipped']}")
+    for metrics in (SCORE_METRICS, DECISION_METRICS):
+        rows = [
+            [name, *(format_number(scores[metric]) if metric in scores else None for metric in metrics)]
+            for name, scores in results.items()
+            if any(metric in scores for metric in metrics)
+        ]
+        print_table(["method", *metrics], rows, right_aligned=metrics)
+        echo()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import rich_click
@@ -13,6 +14,10 @@ from tstk.cli.output import echo, format_examples, print_json, print_note, print
 from tstk.cli.run_options import RunCommand
 from tstk.errors import OptionError
 from tstk.evaluation.formatting import format_number
+from tstk.files import write_bytes
+
+if TYPE_CHECKING:
+    from tstk.inference.impute import Imputation
 
 SUFFIXES = (".csv", ".npz", ".parquet")
 
@@ -32,6 +37,7 @@ SUFFIXES = (".csv", ".npz", ".parquet")
 @rich_click.option(
     "--score", is_flag=True, help="hide 10, 25 and 50 % of the observed samples and print the errors at them"
 )
+@rich_click.option("--plot", metavar="FILE", help="draw the longest stretch that was filled: .png")
 @rich_click.option("--seed", type=int, metavar="int", help="random seed: which samples --score hides; 0 if not given")
 @rich_click.option(
     "--stride",
@@ -55,6 +61,7 @@ def command(
     data_root: str | None,
     out: str | None,
     score: bool,
+    plot: str | None,
     seed: int | None,
     stride: int | None,
     batch_size: int,
@@ -65,8 +72,9 @@ def command(
 
     Cells or samples that are empty or NaN are predicted; all others are written as they were. Long series are cut into
     overlapping windows, whose predictions are averaged. A table keeps its header, dates and columns, an .npz archive
-    its other arrays. Samples that cannot be predicted stay missing: those of a channel that a window never observed,
-    and those after the end of a series in a set.
+    its other arrays; other sets of series are written with row, id, group and labels, if there are any. Samples that
+    cannot be predicted stay missing: those of a channel that a window never observed, and those after the end of a
+    series in a set.
 
     --score hides observed samples instead, at random and in blocks, and prints MAE and RMSE at them, in units of the
     training standard deviation, beside the mean, the last value and linear interpolation. Without --data, the run's
@@ -76,6 +84,8 @@ def command(
         raise OptionError("give either --out FILE, to write filled data, or --score, to measure how well a run fills")
     if score and force:
         raise OptionError("--force has no effect with --score, which writes nothing; remove it")
+    if score and plot is not None:
+        raise OptionError(f"--plot {plot} has no effect with --score, which fills nothing that is missing; remove it")
     if seed is not None and not score:
         raise OptionError(f"--seed {seed} has no effect without --score; remove it")
     from tstk.inference.impute import impute, score_run, write_imputation
@@ -85,8 +95,11 @@ def command(
         _print_scores(result, json_)
         return
     path = validate_output_path(out, SUFFIXES, force)
+    plot_path = None if plot is None else validate_output_path(plot, (".png",), force)
     imputation = impute(run, data, data_root=data_root, stride=stride, batch_size=batch_size)
     write_imputation(path, imputation, replace=force)
+    if plot_path is not None:
+        _write_plot(plot_path, imputation, force)
     missing = imputation.describe_missing()
     if json_:
         count = int(imputation.filled.sum())
@@ -95,6 +108,22 @@ def command(
     for line in missing:
         print_note(f"note: {line}")
     echo(f"{path}: {imputation.filled.sum():,} of {imputation.filled.size:,} samples filled")
+
+
+def _write_plot(path: Path, imputation: Imputation, force: bool) -> None:
+    from tstk.report.imputation import render_imputation
+
+    if not imputation.filled.any():
+        print_note(f"note: {path} was not written: nothing was filled, so there is nothing to draw")
+        return
+    recordings = imputation.recordings
+    row = int(imputation.filled.any(1).sum(1).argmax())
+    end = int(recordings.ends[row])
+    first_row = recordings.first_row if recordings.is_table else None
+    image = render_imputation(
+        imputation.values[row, :, :end], imputation.filled[row, :, :end], recordings.channels, first_row
+    )
+    write_bytes(path, image, replace=force)
 
 
 def _print_scores(result: dict[str, Any], json_: bool) -> None:

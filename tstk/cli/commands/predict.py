@@ -15,7 +15,8 @@ from tstk.cli.run_options import RunCommand, add_run_options
 from tstk.errors import OptionError
 
 if TYPE_CHECKING:
-    from tstk.inference.predict import Arrays, Forecast
+    from tstk.inference.identity import Arrays
+    from tstk.inference.predict import Forecast
 
 
 @click.command(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tstk.data.columns import ColumnRoles
-from tstk.data.containers import SeriesSet, Table, read_text
+from tstk.data.containers import SeriesSet, Table, is_number, read_text
 from tstk.data.memory import require_memory
 from tstk.data.readers.frame import Frame
 from tstk.data.readers.interpret import interpret
@@ -30,7 +30,7 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     """
     text = read_text(path)
     header = next(iter(_iter_rows(text, path)))[1]
-    numbers = [float(name) for name in header if _is_number(name)]
+    numbers = [float(name) for name in header if is_number(name)]
     is_ascending = all(first < second for first, second in pairwise(numbers))  # such as 0, 0.02, 0.04, times of samples
     if len(numbers) == len(header) or (2 * len(numbers) > len(header) and not is_ascending):
         raise DataError(f"{path}: the first line holds numbers; expected the names of the columns")
@@ -59,14 +59,6 @@ def require_cell_memory(path: Path, num_rows: int, num_cells: int, num_bytes: in
         f"{path}: {num_rows:,} rows and {num_cells:,} cells",
         "save it as arrays (.npz or .npy), which take less, or in several parts",
     )
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _parse_columns(text: str, path: Path, num_columns: int) -> list[Any]:

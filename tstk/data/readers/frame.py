@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.containers import NA_VALUES, parse_floats
+from tstk.data.containers import NA_VALUES, is_number, parse_floats
 from tstk.data.times import Times, is_date, parse_times
 from tstk.errors import DataError, did_you_mean
 
@@ -106,7 +106,7 @@ class Frame:
         if self.get_numbers(index) is not None:
             return False
         present = [cell for cell in self.get_text(index) if cell.lower() not in NA_VALUES]
-        return not any(map(_is_number, present)) and any(map(_LETTER.search, present))
+        return not any(map(is_number, present)) and any(map(_LETTER.search, present))
 
     def is_integer(self, index: int) -> bool:
         """Return whether a column holds whole numbers, none of them missing."""
@@ -149,7 +149,7 @@ class Frame:
         for i in indices:
             if self.get_numbers(i) is None:
                 for row, cell in enumerate(self.get_text(i)):
-                    parse_floats([cell], self.locate(row) if not _is_number(cell) else "")
+                    parse_floats([cell], self.locate(row) if not _is_number_or_missing(cell) else "")
                 raise DataError(f"{self.path}: column {self.names[i]!r} holds {self.columns[i].type}; expected numbers")
         return np.stack([self._numbers[i] for i in indices], 1)  # type: ignore[misc]
 
@@ -189,12 +189,8 @@ def _to_text(cell: Any) -> str:
     return (cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)).strip()
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return cell.strip().lower() in NA_VALUES
-    return True
+def _is_number_or_missing(cell: str) -> bool:
+    return is_number(cell) or cell.strip().lower() in NA_VALUES
 
 
 def _to_numbers(column: Any) -> NDArray[np.float64] | None:
