@@ -16,7 +16,7 @@ from tstk import Entry, hookimpl
 
 @hookimpl
 def tstk_entries():
-    yield Entry("data", "wave", "more.data:read", "Text files, a series a line", provides={".wave"})
+    yield Entry("reader", "wave", "more.data:read", "Text files, a series a line", provides={".wave"})
     yield Entry("config", "more/quick", "more:quick.toml", "Two steps")
     yield Entry("recipe", "more", "more:recipe.toml", "Once, then on top")
     yield Entry("command", "greet", "more.cli:command", "Greet someone")
@@ -220,7 +220,7 @@ def test_the_kit_checks_all_of_it_and_finds_the_wrong_kernel(more, tmp_path):
 @pytest.mark.slow
 def test_everything_a_plugin_brings_can_be_shown(more, tmp_path):
     for kind, name in (
-        ("data", "wave"),
+        ("reader", "wave"),
         ("config", "more/quick"),
         ("recipe", "more"),
         ("command", "greet"),

@@ -10,6 +10,7 @@ import click
 import rich_click
 
 from tstk.cli.completion import complete_data_sets, complete_runs
+from tstk.cli.options import ReaderCommand
 from tstk.cli.output import print_note
 from tstk.config.records import RunConfig
 from tstk.errors import DataChangedWarning, DataNoteWarning, SourceChangedWarning
@@ -20,7 +21,7 @@ Features = Literal["pooled", "tokens", "codes", "counts"]
 Pool = Literal["mean", "max", "cls", "statistics"]
 
 
-class RunCommand(rich_click.RichCommand):
+class RunCommand(ReaderCommand):
     """Command that reads runs, with an option per slot for the class of a component that belongs to no plugin."""
 
     def __init__(self, *args: Any, **attrs: Any) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tstk.errors import DataError
+
+Reader = str | Mapping[str, Any]
+"""The name of a reader of files, or a table of its name (`use`) and its options."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class ColumnRoles:
         optional: roles whose columns need not be there, such as the labels in data to predict
         is_recording: the file is one series, whose samples are its rows
         rows_are_series: without times and repeated ids, each row is a series, though nothing in the file says so
+        reader: `use` and all options of the reader of the file; None for that of its suffix
     """
 
     label: str | None = None
@@ -35,6 +40,7 @@ class ColumnRoles:
     optional: frozenset[str] = frozenset()
     rows_are_series: bool = False
     is_recording: bool = False
+    reader: Mapping[str, Any] | None = None
 
     def reject(self, source: object, reason: str, supported: Iterable[str] = ()) -> None:
         """Refuse roles that a file cannot have.
@@ -56,10 +62,12 @@ class ColumnRoles:
     def for_other_data(self, label: str | None = None) -> ColumnRoles:
         """Return the roles for data that a trained model is applied to, where all but samples may be missing.
 
+        The reader of training is used for files that it can read.
+
         Args:
             label: the class of each series, if not as in training
         """
-        optional = frozenset(OPTIONS) - ({"label"} if label else set())
+        optional = frozenset({*OPTIONS, "reader"}) - ({"label"} if label else set())
         return replace(self, label=label or self.label, optional=optional)
 
 

@@ -25,7 +25,7 @@ from tstk.core.prediction import map_batches, predict_batches
 from tstk.core.repr import ShortRepr
 from tstk.core.task import Baselines
 from tstk.core.types import Split
-from tstk.data.catalog import DEFAULT_VAL_FRACTION, get_reader, locate
+from tstk.data.catalog import DEFAULT_VAL_FRACTION, locate, read_file
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
@@ -441,7 +441,7 @@ def _infer_future_dates(data: str, data_root: str | None, roles: ColumnRoles, ho
     if not path.is_file():
         files = locate(data, data_root).files
         path = files.get("test", next(iter(files.values())))
-    times = getattr(get_reader(path)(path, roles), "times", None)
+    times = getattr(read_file(path, roles), "times", None)
     if times is None:
         return None
     if measured := measure_steps(times):  # a gap far back does not matter to what follows

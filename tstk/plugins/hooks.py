@@ -16,7 +16,7 @@ INTERFACE_VERSION = 1
 """Version of this tstk's slot interfaces. Each `Entry` states the version that it was written for."""
 
 SLOTS = ("tokenizer", "encoder", "decoder", "head", "loss")
-KINDS = (*SLOTS, "task", "data", "config", "recipe", "command", "callback", "probe", "report", "kernel")
+KINDS = (*SLOTS, "task", "reader", "config", "recipe", "command", "callback", "probe", "report", "kernel")
 
 LOCAL = "local"
 """Distribution of components that were registered in this process and belong to no plugin."""

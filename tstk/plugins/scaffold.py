@@ -19,7 +19,7 @@ from tstk.plugins.registry import get_registry
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 _TRIAL_COMMANDS = {
-    "data": "tstk data info YOUR-FILE.NAME",
+    "reader": "tstk data info YOUR-FILE.NAME",
     "decoder": "tstk train --loss masked --decoder NAME --dry-run",
     "recipe": "tstk run NAME",
     "task": "tstk train --task NAME --data YOUR-FILE --dry-run",

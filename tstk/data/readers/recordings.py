@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tstk.data.catalog import SPLITS, get_reader
+from tstk.data.catalog import SPLITS, read_file
 from tstk.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, OPTIONS, ColumnRoles
 from tstk.data.containers import Samples, SeriesSet, Table, normalize_labels, pad_series, parse_floats, read_lines
 from tstk.data.readers.npy import map_array
@@ -29,6 +29,7 @@ from tstk.data.recordings import (
     list_other_suffixes,
     list_recordings,
 )
+from tstk.data.times import Times
 from tstk.errors import DataError, did_you_mean
 from tstk.files import check_readable
 
@@ -45,11 +46,13 @@ class Recording:
         values: [C, T]; of arrays without names of channels, the axes may be in the other order
         channels: C names, empty if the file has none
         note: how the file was read, or empty
+        times: of the T samples, if the file has them
     """
 
     values: Samples
     channels: tuple[str, ...] = ()
     note: str = ""
+    times: Times | None = None
 
 
 def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
@@ -199,14 +202,27 @@ def _build_series_set(folder: Path, files: Sequence[Path], roles: ColumnRoles, c
     if ".hea" not in suffixes and (others := list_other_suffixes(folder)):
         parts.append(f"not read: {', '.join(others)}")
     values = [recording.values for recording in recordings]
-    return SeriesSet(pad_series(values, str(folder)), str(folder), channels=channels, ids=names, note="; ".join(parts))
+    times = [recording.times for recording in recordings if recording.times is not None]
+    return SeriesSet(
+        pad_series(values, str(folder)),
+        str(folder),
+        channels=channels,
+        ids=names,
+        note="; ".join(parts),
+        times=times if len(times) == len(recordings) else None,
+    )
 
 
 def _read_recording(path: Path, roles: ColumnRoles) -> Recording:
     """Read one file."""
     check_readable(path)
     own_roles = ColumnRoles(
-        time=roles.time, channels=roles.channels, drop=roles.drop, optional=roles.optional, is_recording=True
+        time=roles.time,
+        channels=roles.channels,
+        drop=roles.drop,
+        optional=roles.optional,
+        is_recording=True,
+        reader=roles.reader,
     )
     if path.suffix.lower() == ".npy":
         own_roles.reject(path, "for a recording in .npy, whose channels have no names")
@@ -214,9 +230,9 @@ def _read_recording(path: Path, roles: ColumnRoles) -> Recording:
         if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):
             raise DataError(f"{path}: an array of {array.dtype} {array.shape}; expected numbers (channels, samples)")
         return Recording(array[None] if array.ndim == 1 else array)
-    data = get_reader(path)(path, own_roles)
+    data = read_file(path, own_roles)
     if isinstance(data, Table):
-        return Recording(data.values.T, data.channels, data.note)
+        return Recording(data.values.T, data.channels, data.note, data.times)
     series_set = next(iter(data.values()))
     if len(data) > 1 or len(series_set.x) > 1:
         raise DataError(f"{path}: holds {len(series_set.x)} series; a recording is one series, a file each")

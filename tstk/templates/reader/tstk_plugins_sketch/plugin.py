@@ -7,9 +7,9 @@ from tstk import Entry, hookimpl
 def tstk_entries():
     """Yield the entries of this plugin."""
     yield Entry(
-        "data",
+        "reader",
         "sketch",
-        "tstk_plugins_sketch.data:read",
+        "tstk_plugins_sketch.reader:read",
         "Text files: one series a line, its label first",
         provides={".sketch"},
         interface_version=1,
