@@ -213,7 +213,7 @@ def test_the_kit_checks_all_of_it_and_finds_the_wrong_kernel(more, tmp_path):
     failed = [name for name, row in states.items() if row["state"] == "failed"]
     assert failed == ["kernel:nearest_code/wrong:matches_the_reference"]
     assert states["kernel:nearest_code/absent:matches_the_reference"]["state"] == "not applicable"
-    looked = {"data:wave", "config:more/quick", "recipe:more", "command:greet", "callback:counter", "report:length"}
+    looked = {"reader:wave", "config:more/quick", "recipe:more", "command:greet", "callback:counter", "report:length"}
     assert looked <= {name.rpartition(":")[0] for name, row in states.items() if row["state"] == "passed"}
 
 

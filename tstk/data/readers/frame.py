@@ -71,7 +71,7 @@ class NumberFormat:
         point = f"a point{self.evidence}" if self.decimal == "." else f"a comma{self.evidence}"
         fault = f"{cell.strip()!r} is not a number; decimals take {point}"
         if self.has_options and (match := re.fullmatch(r"[-+]?\d+(?:([.,' ])\d+)+(?:[.,]\d+)?", cell.strip())):
-            other = f"--reader.decimal {match[1]}, or " if match[1] in ".," and match[1] != self.decimal else ""
+            other = f"--reader.decimal {match[1]!r}, or " if match[1] in ".," and match[1] != self.decimal else ""
             return f"{fault}. If not so here: --reader csv {other}--reader.thousands {match[1]!r}"
         return f"{fault}, a missing value is ? or NaN"
 
