@@ -126,7 +126,7 @@ def test_series_of_other_starts_are_made_even_by_their_common_step(read_text):
 
 
 def test_series_without_times_cannot_be_made_even(read_text):
-    with pytest.raises(OptionError, match="--regularize has no meaning here: .* is a set of series without times"):
+    with pytest.raises(OptionError, match=r"--regularize has no meaning here: .* is a set of series without times"):
         check_times(read_text("t0,t1,label\n1,2,a\n3,4,b\n")["train"], regularize=True)
 
 

@@ -20,8 +20,8 @@ from tstk.plugins.registry import get_registry
 NAN = np.nan
 
 
-def read(tmp_path, text, encoding="utf-8", **options):
-    (tmp_path / "x.csv").write_bytes(text.encode(encoding))
+def read(tmp_path, text, written_in="utf-8", **options):
+    (tmp_path / "x.csv").write_bytes(text.encode(written_in))
     return csv.read(tmp_path / "x.csv", **options)
 
 
@@ -249,7 +249,7 @@ def test_the_reader_of_a_plugin_has_options_in_the_same_way(tmp_path, monkeypatc
     config = DataConfig(reader={"use": "gauge", "scale": 2}, val_fraction=0.0)
     assert load_data(str(tmp_path / "x.gauge"), config).train.x[0].tolist() == [[2, 4, 6]]
     assert load_data(str(tmp_path / "x.gauge"), DataConfig(val_fraction=0.0)).train.x[0].tolist() == [[1, 2, 3]]
-    with pytest.raises(OptionError, match="reader.scale is 0; expected float, more than 0"):
+    with pytest.raises(OptionError, match=r"reader\.scale is 0; expected float, more than 0"):
         DataConfig(reader={"use": "gauge", "scale": 0})
     words = [
         "data",
@@ -315,7 +315,7 @@ def test_the_commands_of_data_take_a_reader_and_its_options(german):
 )
 @pytest.mark.parametrize("command", [["data", "info"], ["train", "--data"]])
 def test_mistakes_on_the_command_line_are_told(german, command, words, message):
-    assert message in " ".join(run(*command, "pegel.dat", *words, code=1).replace("│", "").split())
+    assert message in " ".join(run(*command, "pegel.dat", *words, code=2).replace("│", "").split())
 
 
 def test_help_shows_the_options_of_the_reader():
@@ -334,7 +334,7 @@ def test_a_run_records_its_reader_and_reads_its_data_with_it(german, tmp_path):
     assert record["use"] == "tstk/csv"
     assert record["missing"] == ["-999"]
     run("eval", "run")
-    run("forecast", "run", "--out", "next.csv", "--samples", 2)
+    run("forecast", "run", "--out", "next.csv")
     os.rename("pegel.dat", "later.dat")
     run("predict", "run", "--data", "later.dat", "--out", "later.csv")
     Path("config.toml").write_text(

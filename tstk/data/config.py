@@ -59,7 +59,7 @@ class DataConfig:
         time_column: column that says when each sample was taken
         channel_columns: columns of samples; others are left out
         drop_columns: columns to leave out
-        reader: reader of the files, if not that of their suffix; it may have options, such as --reader.delimiter
+        reader: reader of the files, if not that of their suffix; its options (tstk show reader csv) are --reader.OPTION
         context: rows of a table that the model sees before it forecasts; 96 if not given
         horizon: rows of a table to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length
