@@ -59,16 +59,19 @@ class ColumnRoles:
                 text = ",".join(value) if isinstance(value, tuple) else value
                 raise DataError(f"{source}: {option} {text} has no meaning {reason}")
 
-    def for_other_data(self, label: str | None = None) -> ColumnRoles:
+    def for_other_data(self, label: str | None = None, reader: Mapping[str, Any] | None = None) -> ColumnRoles:
         """Return the roles for data that a trained model is applied to, where all but samples may be missing.
 
         The reader of training is used for files that it can read.
 
         Args:
             label: the class of each series, if not as in training
+            reader: `use` and all options of the reader of the files, if not as in training
         """
-        optional = frozenset({*OPTIONS, "reader"}) - ({"label"} if label else set())
-        return replace(self, label=label or self.label, optional=optional)
+        given = {"label"} if label else set[str]()
+        given |= {"reader"} if reader else set()
+        optional = frozenset({*OPTIONS, "reader"}) - given
+        return replace(self, label=label or self.label, reader=reader or self.reader, optional=optional)
 
 
 OPTIONS = {

@@ -273,14 +273,26 @@ def _find_fault(rows: Rows, num_columns: int, reason: str) -> DataError:
     for line_number, row in rows:
         if len(row) != num_columns:
             hint = ""
-            if len(row) > num_columns:
-                skipped = f"--reader csv --reader.skip-lines {line_number - 1}"
-                hint = f". If line {first_line} is not that of the names of columns: {skipped} or --reader.comment '#'"
+            if len(row) > num_columns and (count := _count_preamble(rows.text.splitlines()[:_NUM_SAMPLE_LINES])):
+                hint = f"; if the names of columns are in line {first_line + count}: --reader csv --reader.skip-lines "
+                hint += str(first_line + count - 1)
             return DataError(
                 f"{rows.path}, line {line_number}: {len(row)} cells, the header has {num_columns}; fix or remove the "
                 f"row{hint}"
             )
     return DataError(f"{rows.path}: not a file of CSV ({reason}); fix it")
+
+
+def _count_preamble(lines: list[str]) -> int:
+    """Return the number of lines before those that a delimiter divides into equal numbers of cells; 0 if none does."""
+    counts = []
+    for char in DELIMITERS:
+        sizes = [len(row) for row in csv.reader(lines, delimiter=char)]
+        if sizes and sizes[-1] > 1:
+            different = [i for i, size in enumerate(sizes, 1) if size != sizes[-1]]
+            counts.append(different[-1] if different else 0)
+    count = min(counts, default=0)
+    return count if count < len(lines) - 2 else 0
 
 
 def _clear_missing(columns: list[Any], missing: tuple[str, ...]) -> tuple[list[Any], int]:
