@@ -238,6 +238,8 @@ def _resolve_component(
         values = [(source, table[name]) for source, table in own_layers if name in table]
         if option.is_component:
             result[name] = _resolve_nested_component(option, values, dotted, config, faults)
+            if result[name] is None:
+                config.sources[dotted] = values[-1][0] if values else "default"
             continue
         source, value = values[-1] if values else ("default", option.default)
         config.sources[dotted] = source

@@ -319,16 +319,16 @@ def _infer_number_format(frame: Frame, rows: Rows) -> NumberFormat:
 
     if rows.delimiter == "," or "," not in rows.text:
         return frame.number_format
-    for i, column in enumerate(frame.columns):
+    evidence, thousands = "", ""
+    for name, column in zip(frame.names, frame.columns, strict=True):
         cells = compute.utf8_trim_whitespace(column)
         cells = cells.filter(compute.match_substring_regex(cells, r"\d"))  # which a missing one has not
-        if not compute.any(compute.match_substring(cells, ",")).as_py():
+        if not compute.all(compute.match_substring_regex(cells, _DECIMAL_COMMA)).as_py():
             continue
-        are_numbers = compute.all(compute.match_substring_regex(cells, _DECIMAL_COMMA)).as_py()
-        if are_numbers and compute.any(compute.match_substring_regex(cells, _CERTAIN_DECIMAL_COMMA)).as_py():
-            has_points = compute.any(compute.match_substring(cells, ".")).as_py()
-            return NumberFormat(",", "." if has_points else "", f", as in {frame.names[i]!r}", has_options=True)
-    return frame.number_format
+        if compute.any(compute.match_substring_regex(cells, _CERTAIN_DECIMAL_COMMA)).as_py():
+            evidence = evidence or f", as in {name!r}"
+            thousands = thousands or "." * bool(compute.any(compute.match_substring(cells, ".")).as_py())
+    return NumberFormat(",", thousands, evidence, has_options=True) if evidence else frame.number_format
 
 
 def _add_notes(data: dict[str, SeriesSet] | Table, path: Path, notes: list[str]) -> dict[str, SeriesSet] | Table:

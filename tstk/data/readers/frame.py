@@ -68,12 +68,15 @@ class NumberFormat:
 
     def explain(self, cell: str) -> str:
         """Return what is wrong with a cell that is not a number, and the remedy."""
-        point = f"a point{self.evidence}" if self.decimal == "." else f"a comma{self.evidence}"
+        point = f"a {'point' if self.decimal == '.' else 'comma'}{self.evidence}"
         fault = f"{cell.strip()!r} is not a number; decimals take {point}"
-        if self.has_options and (match := re.fullmatch(r"[-+]?\d+(?:([.,' ])\d+)+(?:[.,]\d+)?", cell.strip())):
-            other = f"--reader.decimal {match[1]!r}, or " if match[1] in ".," and match[1] != self.decimal else ""
-            return f"{fault}. If not so here: --reader csv {other}--reader.thousands {match[1]!r}"
-        return f"{fault}, a missing value is ? or NaN"
+        if not self.has_options:
+            return f"{fault}, a missing value is ? or NaN"
+        separators = [char for char in cell.strip() if char in ".,' " and char not in (self.decimal, self.thousands)]
+        if separators and re.fullmatch(r"[-+]?[\d.,' ]+", cell.strip()):
+            other = f"--reader.decimal {separators[0]!r}, or " if separators[0] in ".," else ""
+            return f"{fault}. If not so here: --reader csv {other}--reader.thousands {separators[0]!r}"
+        return f"{fault}, a missing value is ? or NaN, or what --reader csv --reader.missing names"
 
 
 class Frame:
