@@ -363,3 +363,33 @@ def test_python_takes_a_reader_as_a_name_a_table_or_with_options_behind_it():
         config = resolve_config(("flag", parse_overrides(options)))
         assert config.values["data"]["reader"]["delimiter"] == ";"
         assert DataConfig(**config.options("data")).reader["decimal"] is None
+
+
+@pytest.mark.slow
+def test_other_data_are_read_with_a_reader_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).normal(size=(60, 2)).round(3)
+    plain = "\n".join(["time,u,v", *(f"{i},{u},{v}" for i, (u, v) in enumerate(values))])
+    Path("plain.csv").write_text(plain)
+    Path("other.txt").write_text("# logger 3\n" + plain.replace(",", ";").replace(".", ","))
+    training = [
+        "--context",
+        4,
+        "--horizon",
+        2,
+        "--tokenizer",
+        "patch",
+        "--tokenizer.window",
+        2,
+        "--encoder",
+        "identity",
+    ]
+    run("train", "--data", "plain.csv", *training, "--head", "forecast", "--steps", 1, "--quiet", "--out", "run")
+    other = ["--data", "other.txt", "--reader", "csv", "--reader.comment", "#"]
+    run("predict", "run", "--data", "plain.csv", "--out", "plain.npz")
+    run("predict", "run", *other, "--out", "other.npz")
+    np.testing.assert_array_equal(np.load("plain.npz")["forecast"], np.load("other.npz")["forecast"])
+    run("eval", "run", *other)
+    run("forecast", "run", *other, "--out", "next.csv")
+    assert "Did you mean '--reader.comment'?" in run("eval", "run", *other[:4], "--reader.coment", "#", code=2)
+    assert "--reader csv is for other data (--data)" in run("eval", "run", "--reader", "csv", code=2)
