@@ -24,6 +24,7 @@ from tstk.data.readers.npy import map_array
 from tstk.data.recordings import (
     FILE_COLUMNS,
     RECORDING_SUFFIXES,
+    find_delimiter,
     is_manifest,
     list_by_class,
     list_other_suffixes,
@@ -81,7 +82,8 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
 
 def _read_manifest(path: Path, roles: ColumnRoles) -> dict[str, SeriesSet]:
     """Read the recordings that a manifest lists, split by split."""
-    rows = csv.reader(read_lines(path))
+    text = read_lines(path)
+    rows = csv.reader(text, delimiter=find_delimiter(text[0]))
     header = [name.strip() for name in next(rows)]
     lines = [(f"{path}, line {rows.line_num}", [cell.strip() for cell in row]) for row in rows if row]
     for place, row in lines:
