@@ -48,6 +48,7 @@ def build(
     time_column: str | None = None,
     channel_columns: Sequence[str] = (),
     drop_columns: Sequence[str] = (),
+    reader: str | Mapping[str, Any] | None = None,
     context: int | None = None,
     horizon: int | None = None,
     stride: int | None = None,
@@ -137,6 +138,7 @@ def fit(
     time_column: str | None = None,
     channel_columns: Sequence[str] = (),
     drop_columns: Sequence[str] = (),
+    reader: str | Mapping[str, Any] | None = None,
     context: int | None = None,
     horizon: int | None = None,
     stride: int | None = None,
@@ -228,6 +230,8 @@ def fit(
         time_column: column that says when each sample was taken
         channel_columns: columns of samples; others are left out
         drop_columns: columns to leave out
+        reader: reader of the files, if not that of their suffix; its options (tstk show reader csv) are
+            --reader.OPTION
         context: rows of a table that the model sees before it forecasts; 96 if not given
         horizon: rows of a table to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length

@@ -41,7 +41,7 @@ def test_a_command_of_a_plugin_is_called_like_our_own(tstk, tmp_path, monkeypatc
     assert "Greet someone" in tstk("--help").stdout
 
 
-@pytest.mark.parametrize("kind", ["encoder", "losses", "Data"])
+@pytest.mark.parametrize("kind", ["encoder", "losses", "Readers"])
 def test_a_list_takes_a_kind_in_singular_or_plural(tstk, kind):
     one = {"losses": "loss"}.get(kind, kind.lower())
     names = [e["name"] for e in json.loads(tstk("list", kind, "--json").stdout)]

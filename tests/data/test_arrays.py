@@ -251,8 +251,8 @@ def test_a_role_of_an_array_that_is_not_there_is_refused_with_the_nearest_name(s
     ("shape", "read", "message"),
     [
         ((4, 3, 20), (4, 3, 20), "X [N, 3, 20] read as (series, channels, samples)"),
-        ((4, 20, 3), (4, 3, 20), "X [N, 20, 3] read as (series, samples, channels); if not so, save"),
-        ((4, 8, 8), (4, 8, 8), "X [N, 8, 8] read as (series, channels, samples); if not so, save"),
+        ((4, 20, 3), (4, 3, 20), "X [N, 20, 3] read as (series, samples, channels); if not so, give"),
+        ((4, 8, 8), (4, 8, 8), "X [N, 8, 8] read as (series, channels, samples); if not so, give"),
     ],
 )
 def test_the_shorter_axis_is_the_channels_in_every_format_and_a_note_says_so(save, shape, read, message):
@@ -261,6 +261,26 @@ def test_the_shorter_axis_is_the_channels_in_every_format_and_a_note_says_so(sav
     expected = values if shape == read else values.swapaxes(1, 2)
     np.testing.assert_array_equal(series_set.x, expected)
     assert message in series_set.note
+
+
+@pytest.mark.parametrize("sizes", [(64, 32), (9, 8), (20, 6)])
+def test_axes_that_could_be_either_are_refused_and_an_option_tells(tmp_path, sizes):
+    values = np.random.default_rng(0).normal(size=(4, *sizes)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", X=values)
+    np.save(tmp_path / "X.npy", values)
+    torch.save({"samples": torch.from_numpy(values)}, tmp_path / "x.pt")
+    for path, reader in ((tmp_path / "x.npz", npz), (tmp_path / "X.npy", npy), (tmp_path / "x.pt", pt)):
+        with pytest.raises(DataError, match=rf"{sizes[0]} channels of {sizes[1]} samples, or .* --reader.axes"):
+            reader.read(path)
+        np.testing.assert_array_equal(reader.read(path, axes="channels-first")["train"].x, values)
+        np.testing.assert_array_equal(reader.read(path, axes="channels-last")["train"].x, values.swapaxes(1, 2))
+
+
+@pytest.mark.parametrize(("shape", "message"), [((4, 9), "has no meaning here"), ((4, 9, 2), "9 names of channels")])
+def test_axes_that_cannot_take_effect_are_refused(tmp_path, shape, message):
+    np.savez(tmp_path / "x.npz", X=np.ones(shape), channels=[str(i) for i in range(9)])
+    with pytest.raises(DataError, match=f"--reader.axes channels-last.*{message}"):
+        npz.read(tmp_path / "x.npz", axes="channels-last")
 
 
 @pytest.mark.parametrize("shape", [(4, 2, 9), (4, 9, 2)])

@@ -119,8 +119,8 @@ def test_two_plugins_that_read_one_suffix_are_an_error_but_the_core_keeps_its_ow
 
     for dist in ("a", "b"):
         for suffix in ("wave", "csv"):
-            entry = Entry("data", f"{dist}-{suffix}", "x:y", "Reads", frozenset({f".{suffix}"}), dist=dist)
-            monkeypatch.setitem(get_registry()._table, ("data", entry.name), [entry])
+            entry = Entry("reader", f"{dist}-{suffix}", "x:y", "Reads", frozenset({f".{suffix}"}), dist=dist)
+            monkeypatch.setitem(get_registry()._table, ("reader", entry.name), [entry])
     with pytest.raises(DataError, match=r"a/a-wave and b/b-wave read \.wave"):
         get_reader(tmp_path / "x.wave")
     assert get_reader(tmp_path / "x.csv").__module__ == "tstk.data.readers.csv"

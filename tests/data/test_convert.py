@@ -6,6 +6,7 @@ import torch
 
 from tstk.data import DataConfig, lazy_array, load_data
 from tstk.data.convert import convert
+from tstk.data.load import read_splits
 from tstk.errors import DataError, FileError, OptionError
 
 
@@ -26,7 +27,7 @@ def assert_same_data(first, second):
 
 @pytest.mark.parametrize("out", ["out.npz", "out"])
 def test_what_was_converted_is_the_same_data(tmp_path, out):
-    shapes = convert("har-demo", str(tmp_path / out))
+    shapes, _ = convert("har-demo", str(tmp_path / out))
     assert shapes == {"train": (252, 9, 128), "test": (108, 9, 128)}
     assert_same_data(load_data("har-demo"), load_data(str(tmp_path / out)))
     assert [path.name for path in tmp_path.iterdir()] == [out]
@@ -41,11 +42,24 @@ def test_unequal_lengths_and_the_order_of_classes_survive(pair, tmp_path, out):
 
 @pytest.mark.parametrize("out", ["out.npz", "out"])
 def test_a_table_is_converted_as_series_of_a_length(table, tmp_path, out):
-    path, _ = table(200)
+    path, _ = table(203)
     with pytest.raises(DataError, match="give --length to cut it"):
         convert(path, str(tmp_path / out))
-    convert(path, str(tmp_path / out), DataConfig(length=8))
+    _, notes = convert(path, str(tmp_path / out), DataConfig(length=8))
+    assert notes[0].startswith("columns: channels 'u', 'v'; time 'date'")
+    assert "rows 1 to 142: the last 6 rows are left out, as they fill no series" in notes[0]
     assert_same_data(load_data(path, DataConfig(length=8)), load_data(str(tmp_path / out)))
+
+
+def test_the_rows_of_a_table_without_times_become_ids(tmp_path):
+    lines = ["ax,ay", *(f"{i},{-i}" for i in range(40))]
+    (tmp_path / "walk.csv").write_text("\n".join(lines))
+    _, notes = convert(str(tmp_path / "walk.csv"), str(tmp_path / "out.npz"), DataConfig(length=4))
+    splits = read_splits(str(tmp_path / "out.npz"))
+    rows = [int(name) for split in ("train", "val", "test") for name in splits[split].ids]
+    assert rows == list(range(0, 40, 4))
+    assert splits["test"].x[0, 0, 0] == int(splits["test"].ids[0])
+    assert any("from 0, become their ids" in note for note in notes)
 
 
 @pytest.mark.parametrize("out", ["out.npz", "out"])

@@ -6,7 +6,7 @@ import pytest
 from tstk.data import DataConfig, load_data
 from tstk.data.columns import ColumnRoles
 from tstk.data.readers import edf
-from tstk.errors import DataError
+from tstk.errors import DataError, OptionError
 
 edfio = pytest.importorskip("edfio", reason="edfio is not installed")
 
@@ -134,3 +134,12 @@ def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "edfio", None)
     with pytest.raises(DataError, match=r"reading it takes edfio: .*\[edf\]"):
         edf.read(path)
+
+
+def test_an_excerpt_in_seconds_is_read_or_refused(tmp_path):
+    path, (expected, _) = write(tmp_path, 32, 32)
+    table = edf.read(path, start=1.0, stop=2.5)
+    np.testing.assert_allclose(table.values[:, 0], expected[32:80], atol=1e-4)
+    assert "48 of 128 samples, from 1 s to 2.5 s" in table.note
+    with pytest.raises(OptionError, match=r"--reader.start 1 --reader.stop 9: .* has 128 samples, 4 s"):
+        edf.read(path, start=1.0, stop=9.0)

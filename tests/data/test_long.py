@@ -9,7 +9,9 @@ from tstk.data import load_data
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Table
 from tstk.data.readers import csv, parquet
-from tstk.errors import DataError
+from tstk.data.regularize import check_times
+from tstk.data.times import measure_steps
+from tstk.errors import DataError, OptionError
 
 NAN = np.nan
 LONG = """id,time,u,v,label,subject
@@ -87,7 +89,45 @@ def test_a_value_called_y_is_a_channel_where_it_changes_within_a_series(read_tex
 
 def test_uneven_times_are_noted(read_text):
     raw = read_text("id,time,u\na,0,1\na,1,2\na,5,3\nb,0,1\nb,1,2\n")["train"]
-    assert "the times of 1 series are uneven" in raw.note
+    assert "the times of 1 series are uneven" in check_times(raw, regularize=False).note
+
+
+@pytest.mark.parametrize(
+    ("times", "step"),
+    [
+        (["0", "1", "4"], "1"),
+        (["2020-01-01", "2020-01-02", "2020-01-05"], "1 days"),
+        (["2020-01-01T00:10", "2020-01-01T00:20", "2020-01-01T00:50"], "10 min"),
+        (["2020-01-31", "2020-02-29", "2020-05-31"], None),
+        (["2020-01-01", "2020-02-01", "2020-05-01"], "1 months"),
+        (["2020-03-27T00:00+01:00", "2020-03-28T00:00+01:00", "2020-03-31T00:00+02:00"], "1 days"),
+    ],
+)
+def test_missing_rows_of_an_id_are_inserted_without_samples(read_text, times, step):
+    rows = [*(f"a,{time},{i}" for i, time in enumerate(times)), *(f"b,{time},{i}" for i, time in enumerate(times[:2]))]
+    raw = read_text("\n".join(["id,time,u", *rows]))["train"]
+    if step is None:
+        with pytest.raises(DataError, match=r"--regularize: .*series 1 \(id a\), time 2020-05-31, is"):
+            check_times(raw, regularize=True)
+        return
+    even = check_times(raw, regularize=True)
+    np.testing.assert_array_equal(even.x[:, 0], [[0, 1, NAN, NAN, 2], [0, 1, NAN, NAN, NAN]])
+    assert f"2 missing rows of 1 series are inserted without samples, so that steps are {step}" in even.note
+    assert measure_steps(even.times[0]) is None
+    assert [even.times[0].write()[i] for i in (0, 1, 4)] == times
+
+
+def test_series_of_other_starts_are_made_even_by_their_common_step(read_text):
+    raw = read_text("id,time,u\na,0,1\na,2,3\nb,5,1\nb,6,2\nb,7,3\n")["train"]
+    np.testing.assert_array_equal(check_times(raw, regularize=True).x[:, 0], [[1, NAN, 3], [1, 2, 3]])
+    raw = read_text("id,time,u\na,0,1\na,1.5,3\nb,5,1\nb,6,2\nb,7,3\n")["train"]
+    with pytest.raises(DataError, match=r"series 1 \(id a\), time 1.5, is 1.5 steps after 0.0, and steps are 1"):
+        check_times(raw, regularize=True)
+
+
+def test_series_without_times_cannot_be_made_even(read_text):
+    with pytest.raises(OptionError, match=r"--regularize has no meaning here: .* is a set of series without times"):
+        check_times(read_text("t0,t1,label\n1,2,a\n3,4,b\n")["train"], regularize=True)
 
 
 @kinds

@@ -104,6 +104,9 @@ def value_of(option, kind, files, tmp_path):
             counts["val"] = len(data.val)
         np.savez(tmp_path / "c.npz", **{k: np.ones((n, 2, 4), np.float32) for k, n in counts.items()})
         return (f"text={tmp_path / 'c.npz'}",)
+    if option == "reader":
+        names = ("date", "a", "b")
+        return {"use": "csv", "names": names} if "table" in kind else {"use": "npz", "axes": "channels-last"}
     if option == "label_column" and "table" in kind:
         return "v"
     return VALUES[option]

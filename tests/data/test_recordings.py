@@ -251,3 +251,28 @@ def test_links_that_lead_out_of_a_folder_of_recordings_are_refused(by_class):
         (by_class / link).unlink()
     (by_class / "walk" / "nowhere.csv").symlink_to(by_class / "none.csv")
     assert len(read_splits(str(by_class))["train"].x) == 5
+
+
+def test_missing_rows_of_recordings_are_inserted_by_their_common_step(tmp_path):
+    for name, times in (("walk/a", "0 1 4"), ("walk/b", "5 6 7"), ("run/a", "0 1 2"), ("run/b", "0 2 3")):
+        path = tmp_path / f"{name}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(["time,u", *(f"{time},{i}" for i, time in enumerate(times.split()))]))
+    series = read_splits(str(tmp_path), regularize=True)["train"]
+    rows = dict(zip(series.ids, series.x[:, 0].tolist(), strict=True))
+    assert str(rows["walk/a.csv"]) == "[0.0, 1.0, nan, nan, 2.0]"
+    assert str(rows["run/b.csv"]) == "[0.0, nan, 1.0, 2.0, nan]"
+    assert "3 missing rows of 2 series are inserted without samples, so that steps are 1" in series.note
+    assert "the times of 2 series are uneven" in read_splits(str(tmp_path))["train"].note
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_manifest_is_read_with_the_delimiter_of_its_header(tmp_path, delimiter):
+    rows = [["file", "label", "subject"], ["a.csv", "walk", "p, 1"], ["b.csv", "run", "p, 2"]]
+    (tmp_path / "manifest.csv").write_text(
+        "\n".join(delimiter.join(f'"{cell}"' if "," in cell else cell for cell in row) for row in rows)
+    )
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("u\n1\n2\n")
+    series = read_splits(str(tmp_path))["train"]
+    assert (series.y, series.groups) == (["walk", "run"], ["p, 1", "p, 2"])

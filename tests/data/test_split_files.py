@@ -106,6 +106,31 @@ def test_a_table_is_cut_into_series_of_each_split(table, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("date,u\n2020-01-01,1\n2020-01-02,2\n2020-01-04,3\n2020-01-05,4\n", {}, "row 3 follows a gap"),
+        ("Zeit;u\n01.01.2020;1,5\n02.01.2020;2,5\n03.01.2020;3\n04.01.2020;4\n", {}, "separated by ';'"),
+        ("ax,ay\n1,2\n3,4\n5,6\n7,8\n", {"length": 2}, "no times: rows are taken as evenly spaced"),
+        ("id,time,u\na,0,1\na,1,1\na,3,2\nb,0,1\nb,1,2\n", {}, "the times of 1 series are uneven"),
+    ],
+)
+def test_the_notes_of_the_reader_are_repeated(tmp_path, text, options, expected):
+    (tmp_path / "d.csv").write_text(text)
+    _, notes = split_data(str(tmp_path / "d.csv"), str(tmp_path / "out"), DataConfig(test_fraction=0.5, **options))
+    assert expected in notes[0]
+    assert sum(expected in note for note in notes) == 1
+
+
+def test_rows_of_a_table_without_times_become_ids_and_those_that_fill_no_series_are_said(tmp_path):
+    (tmp_path / "d.csv").write_text("\n".join(["ax,ay", *(f"{i},{-i}" for i in range(23))]))
+    _, notes = split_data(str(tmp_path / "d.csv"), str(tmp_path / "out"), DataConfig(test_fraction=0.5, length=5))
+    splits = read_splits(str(tmp_path / "out"))
+    assert {name: split.ids for name, split in splits.items()} == {"train": ["0", "5"], "test": ["11", "16"]}
+    assert splits["test"].x[:, 0, 0].tolist() == [11, 16]
+    assert any("rows 1 to 11: the last 1 rows are left out" in note for note in notes)
+
+
+@pytest.mark.parametrize(
     ("options", "more", "message"),
     [
         ({}, {}, "Give --test-fraction"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tstk.data.times import continue_times, is_date, measure_steps, parse_times
+from tstk.data.times import continue_times, insert_times, is_date, measure_steps, parse_times
 from tstk.errors import DataError
 
 
@@ -105,6 +105,9 @@ def test_a_column_whose_times_cannot_be_told_is_refused_with_the_line(cells, mes
         (["0", "1", "1", "4", "4.5"], [1, 0, 3, 0.5], "1"),
         (["2020-01-01", "2020-01-02", "2020-01-04"], [1, 2], "1 days"),
         (["2020-01-01", "2020-02-01", "2020-04-01"], [1, 2], "1 months"),
+        (["2020-03-27T00:00+01:00", "2020-03-28T00:00+01:00", "2020-03-30T00:00+02:00"], [1, 2], "1 days"),
+        (["2020-10-24T00:00+02:00", "2020-10-25T00:00+02:00", "2020-10-27T00:00+01:00"], [1, 2], "1 days"),
+        (["2020-10-24T06:00+02:00", "2020-10-25T06:00+01:00", "2020-10-28T06:00+01:00"], [1, 3], "1 days"),
         (["2020-01-01T00:00", "2020-01-01T00:10", "2020-01-01T00:20", "2020-01-01T01:00"], [1, 1, 4], "10 min"),
     ],
 )
@@ -112,6 +115,22 @@ def test_distances_are_counted_in_the_most_frequent_step(cells, counts, step):
     measured = measure_steps(parse(*cells))
     assert measured[0].tolist() == counts
     assert measured[1] == step
+
+
+@pytest.mark.parametrize("zone", ["", "Europe/Berlin"])
+def test_missing_days_are_inserted_across_a_change_of_the_clock(zone):
+    days = ["2020-10-23T22:00:00Z", "2020-10-24T22:00:00Z", "2020-10-27T23:00:00Z"]
+    local = ["2020-10-24T00:00:00+02:00", "2020-10-25T00:00:00+02:00", "2020-10-28T00:00:00+01:00"]
+    times = parse(*(days if zone else local), zone=zone)
+    even = insert_times(times, np.array([0, 1, 4]))
+    assert measure_steps(even) is None
+    assert [even.write()[i] for i in (0, 1, 4)] == local
+    assert [cell[:16] for cell in even.write()] == [f"2020-10-{day}T00:00" for day in range(24, 29)]
+
+
+def test_times_with_offsets_are_written_with_the_offset_of_each():
+    cells = ["2020-10-25T02:30:00+02:00", "2020-10-25T02:30:00+01:00", "2020-10-25T03:30:00+01:00"]
+    assert parse(*cells).write() == cells
 
 
 def test_numbers_and_words_are_no_dates():

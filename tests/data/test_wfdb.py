@@ -8,7 +8,7 @@ import pytest
 from tstk.data import DataConfig, load_data
 from tstk.data.annotations import SYMBOLS, read_annotations
 from tstk.data.readers import wfdb
-from tstk.errors import DataError
+from tstk.errors import DataError, OptionError
 
 BITS = {8: 8, 16: 16, 24: 24, 32: 32, 61: 16, 80: 8, 160: 16, 212: 12, 310: 10, 311: 10}
 
@@ -187,3 +187,26 @@ def test_any_bytes_are_annotations_or_are_refused(tmp_path):
         except DataError:
             refused += 1
     assert 10 < refused < 60
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "last"),
+    [
+        ({"start": 0.1}, 36, 100),
+        ({"stop": 0.2}, 0, 72),
+        ({"start": 0.1, "stop": 0.25}, 36, 90),
+        ({"start": 0.0}, 0, 100),
+    ],
+)
+def test_an_excerpt_in_seconds_is_read(tmp_path, options, first, last):
+    path = write_record(tmp_path, np.arange(200).reshape(100, 2), 16)
+    whole, part = wfdb.read(path), wfdb.read(path, **options)
+    np.testing.assert_array_equal(part.values, whole.values[first:last])
+    assert (f"{last - first} of 100 samples" in part.note) == (last - first < 100)
+
+
+@pytest.mark.parametrize("options", [{"start": 1.0}, {"start": 0.2, "stop": 0.1}, {"stop": 9.0}, {"stop": 0.0}])
+def test_an_excerpt_outside_the_record_is_refused(tmp_path, options):
+    path = write_record(tmp_path, np.arange(200).reshape(100, 2), 16)
+    with pytest.raises(OptionError, match=r"--reader.start .*r.hea has 100 samples, 0.277778 s"):
+        wfdb.read(path, **options)

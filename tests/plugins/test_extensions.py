@@ -16,7 +16,7 @@ from tstk import Entry, hookimpl
 
 @hookimpl
 def tstk_entries():
-    yield Entry("data", "wave", "more.data:read", "Text files, a series a line", provides={".wave"})
+    yield Entry("reader", "wave", "more.data:read", "Text files, a series a line", provides={".wave"})
     yield Entry("config", "more/quick", "more:quick.toml", "Two steps")
     yield Entry("recipe", "more", "more:recipe.toml", "Once, then on top")
     yield Entry("command", "greet", "more.cli:command", "Greet someone")
@@ -213,14 +213,14 @@ def test_the_kit_checks_all_of_it_and_finds_the_wrong_kernel(more, tmp_path):
     failed = [name for name, row in states.items() if row["state"] == "failed"]
     assert failed == ["kernel:nearest_code/wrong:matches_the_reference"]
     assert states["kernel:nearest_code/absent:matches_the_reference"]["state"] == "not applicable"
-    looked = {"data:wave", "config:more/quick", "recipe:more", "command:greet", "callback:counter", "report:length"}
+    looked = {"reader:wave", "config:more/quick", "recipe:more", "command:greet", "callback:counter", "report:length"}
     assert looked <= {name.rpartition(":")[0] for name, row in states.items() if row["state"] == "passed"}
 
 
 @pytest.mark.slow
 def test_everything_a_plugin_brings_can_be_shown(more, tmp_path):
     for kind, name in (
-        ("data", "wave"),
+        ("reader", "wave"),
         ("config", "more/quick"),
         ("recipe", "more"),
         ("command", "greet"),

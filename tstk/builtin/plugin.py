@@ -172,6 +172,6 @@ def tstk_entries() -> Iterator[Entry]:
         kind, name = key.split()
         yield Entry(kind, name, f"tstk:{kind}s/{name}.toml", summary, paper=_PAPERS[key])
     for name, (suffixes, summary) in _READERS.items():
-        yield Entry("data", name, f"tstk.data.readers.{name}:read", summary, frozenset(suffixes.split()))
+        yield Entry("reader", name, f"tstk.data.readers.{name}:read", summary, frozenset(suffixes.split()))
     for name, summary in _COMMANDS.items():
         yield Entry("command", name, f"tstk.cli.commands.{name}:command", summary)

@@ -26,7 +26,9 @@ from tstk.config.resolve import (
     Table,
     find_config,
     get_signature,
+    list_component_options,
     parse_overrides,
+    resolve_component,
     resolve_config,
 )
 from tstk.config.toml import read_toml
@@ -115,29 +117,64 @@ class ConfigCommand(rich_click.RichCommand):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as e:
-            raise OptionError(self._explain_unknown_option(ctx, e.option_name, config)) from None
+            raise OptionError(_explain_unknown_option(ctx, e.option_name, config)) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Resolve the config and call the function with it as `config`."""
         ctx.params["config"] = resolve_from_context(ctx)
         return super().invoke(ctx)
 
-    def _explain_unknown_option(self, ctx: click.Context, name: str, config: Config | None) -> str:
-        """Return the message for an unknown option; suggestions come from its own component first, then from all."""
-        text, bare = f"No such option {name!r}.", name.lstrip("-")
-        known = [o[2:] for p in self.get_params(ctx) for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
-        group, dot, leaf = bare.rpartition(".")
-        siblings = [o for o in known if o.rpartition(".")[0] == group]
-        near = [f"{group}{dot}{n}" for n in get_close_matches(leaf, [o.rpartition(".")[2] for o in siblings])]
-        near = near or [o for o in known if o.rpartition(".")[2] == leaf]
-        kind = bare.partition(".")[0]
-        if dot and config and kind in SLOTS and not config.component(kind):
-            return f"{text} This pipeline has no {kind}; select one with --{kind}."
-        if near:
-            return f"{text} Did you mean {' or '.join(repr(f'--{n}') for n in near)}?"
-        if dot and siblings:
-            return f"{text} There are: {', '.join(f'--{o}' for o in siblings)}."
-        return f"{text} See {ctx.command_path} --help"
+
+class ReaderCommand(rich_click.RichCommand):
+    """Command with the option --reader, whose function receives the reader and its options as one table.
+
+    The options of the reader that is selected are options of the command, as `--reader.delimiter`.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's static options and those of the selected reader."""
+        static = super().get_params(ctx)
+        return [*static[:-1], *ctx.meta.get(_OPTIONS_KEY, ()), *static[-1:]]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Scan the arguments for a reader, build its options, then parse."""
+        name = dict(_scan_options(args)).get("reader", "none")
+        if name != "none" and any(param.name == "reader" for param in self.params):
+            with suppress(*((TstkError,) if ctx.resilient_parsing else ())):
+                table = resolve_component("reader", name, "reader")
+                ctx.meta[_OPTIONS_KEY] = list(_build_component_options("reader", table, "reader", hidden=False))
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as e:
+            raise OptionError(_explain_unknown_option(ctx, e.option_name)) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Gather the options of the reader, then call the function."""
+        options = {param.key.partition(".")[2]: ctx.params.pop(param.name) for param in ctx.meta.get(_OPTIONS_KEY, ())}
+        if (name := ctx.params.get("reader")) is not None:
+            ctx.params["reader"] = None if name == "none" else {"use": name, **options}
+        return super().invoke(ctx)
+
+
+def _explain_unknown_option(ctx: click.Context, name: str, config: Config | None = None) -> str:
+    """Return the message for an unknown option; suggestions come from its own component first, then from all."""
+    text, bare = f"No such option {name!r}.", name.lstrip("-")
+    params = ctx.command.get_params(ctx)
+    known = [o[2:] for p in params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
+    group, dot, leaf = bare.rpartition(".")
+    siblings = [o for o in known if o.rpartition(".")[0] == group]
+    near = [f"{group}{dot}{n}" for n in get_close_matches(leaf, [o.rpartition(".")[2] for o in siblings])]
+    near = near or [o for o in known if o.rpartition(".")[2] == leaf]
+    kind = bare.partition(".")[0]
+    if dot and config and kind in SLOTS and not config.component(kind):
+        return f"{text} This pipeline has no {kind}; select one with --{kind}."
+    if dot and not siblings and kind in known and kind in list_component_options():
+        return f"{text} No {kind} is selected; select one with --{kind}, such as --{kind} csv."
+    if near:
+        return f"{text} Did you mean {' or '.join(repr(f'--{n}') for n in near)}?"
+    if dot and siblings:
+        return f"{text} There are: {', '.join(f'--{o}' for o in siblings)}."
+    return f"{text} See {ctx.command_path} --help"
 
 
 def resolve_from_context(ctx: click.Context) -> Config:
@@ -159,6 +196,11 @@ def build_section_options(section: str, values: Mapping[str, Any] | None = None)
     """
     for option in read_signature(SECTIONS[section]).options.values():
         value = option.default if values is None else values[option.name]
+        if option.is_component:
+            yield build_component_option(option.name, option, value, SECTION_PANELS[section])
+            if value:
+                yield from _build_component_options(option.type, value, option.name, hidden=False)
+            continue
         yield _build_option(
             option.name, option, value, "start from" if option.name == "init_from" else SECTION_PANELS[section]
         )
@@ -180,7 +222,8 @@ def _read_layers(files: Sequence[str]) -> list[Layer]:
 
 def _resolve_components(files: list[Layer], typed_options: Mapping[str, str]) -> Config:
     """Resolve the config from component names alone, to know which options exist."""
-    flags = {name: typed_options[name] for name in (*SLOTS, "data", "init_from") if name in typed_options}
+    names = (*SLOTS, "data", "init_from", *list_component_options())
+    flags = {name: typed_options[name] for name in names if name in typed_options}
     if typed_options.get("horizon", "").isdigit():  # defaults depend on whether there is a horizon
         flags["horizon"] = typed_options["horizon"]
     while True:
@@ -243,18 +286,33 @@ def _build_component_options(kind: str, table: Table, path: str, hidden: bool) -
         if not option.is_component:
             yield _build_option(key, option, value, panel, hidden)
             continue
-        yield ConfigOption(
-            key,
-            f"--{_key_to_flag(key)}",
-            metavar="NAME",
-            default=value["use"] if value else None,
-            panel=panel,
-            hidden=hidden,
-            help=f"{option.help}: {', '.join(get_registry().list_names(option.type))}",
-            shell_complete=completion.complete_names(option.type),
-        )
+        yield build_component_option(key, option, value, panel, hidden)
         if value:
             yield from _build_component_options(option.type, value, key, hidden)
+
+
+def build_component_option(
+    key: str, option: Option, value: Table | None, panel: str, hidden: bool = False
+) -> ConfigOption:
+    """Build the option that selects a component, without the options of that component.
+
+    Args:
+        key: its dotted path, for `parse_overrides`
+        option: of which the kind and the help are used
+        value: the component that is selected, or None
+        panel: of the help page
+        hidden: leave it out of the help page
+    """
+    return ConfigOption(
+        key,
+        f"--{_key_to_flag(key)}",
+        metavar="NAME",
+        default=value["use"] if value else None,
+        panel=panel,
+        hidden=hidden,
+        help=f"{option.help}: {', '.join(get_registry().list_names(option.type))}",
+        shell_complete=completion.complete_names(option.type),
+    )
 
 
 def _build_option(key: str, option: Option, value: Any, panel: str, hidden: bool = False) -> ConfigOption:

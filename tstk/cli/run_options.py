@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 import click
 import rich_click
 
-from tstk.cli.completion import complete_data_sets, complete_runs
+from tstk.cli.completion import complete_data_sets, complete_names, complete_runs
+from tstk.cli.options import ReaderCommand
 from tstk.cli.output import print_note
 from tstk.config.records import RunConfig
 from tstk.errors import DataChangedWarning, DataNoteWarning, SourceChangedWarning
@@ -20,7 +21,7 @@ Features = Literal["pooled", "tokens", "codes", "counts"]
 Pool = Literal["mean", "max", "cls", "statistics"]
 
 
-class RunCommand(rich_click.RichCommand):
+class RunCommand(ReaderCommand):
     """Command that reads runs, with an option per slot for the class of a component that belongs to no plugin."""
 
     def __init__(self, *args: Any, **attrs: Any) -> None:
@@ -59,8 +60,19 @@ class RunCommand(rich_click.RichCommand):
             return super().invoke(ctx)
 
 
+def add_reader_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add to a `ReaderCommand` the option --reader, for data other than those of a run."""
+    return rich_click.option(
+        "--reader",
+        metavar="NAME",
+        help="reader of the files of --data, if not that of the run or of their suffix; its options (tstk show reader "
+        "csv) are --reader.OPTION",
+        shell_complete=complete_names("reader"),
+    )(function)
+
+
 def add_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add to a command the argument RUN and the options --data, --data-root, --label-column and --batch-size."""
+    """Add to a command the argument RUN, --data, --data-root, --label-column, --reader and --batch-size."""
     for decorator in (
         rich_click.option(
             "--batch-size",
@@ -73,6 +85,7 @@ def add_run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         rich_click.option(
             "--label-column", metavar="str", help="column or array that contains the labels, if not found by its name"
         ),
+        add_reader_option,
         rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name"),
         rich_click.option(
             "--data",

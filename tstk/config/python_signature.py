@@ -71,6 +71,8 @@ def _make_parameter(name: str, annotation: str, default: Any) -> inspect.Paramet
 
 
 def _format_annotation(option: Option) -> str:
+    if option.is_component:
+        return "str | Mapping[str, Any] | None"
     text = f"Literal[{', '.join(map(repr, option.choices))}]" if option.choices else option.type
     if option.name in PATH_OPTIONS:
         text += " | PathLike[str]"

@@ -83,15 +83,16 @@ def parse_overrides(overrides: Mapping[str, Any]) -> Table:
     """
     tables: Table = {}
     section_by_option = {option: section for section in SECTIONS for option in get_signature(section, None).options}
+    component_options = list_component_options()
     for name, value in overrides.items():
         path = name.replace("__", ".").split(".")
         if path[0] in SLOTS:
             value = mark_import_path(value)
         if path[0] not in (*SLOTS, "data"):
-            if name not in section_by_option:
+            if name not in section_by_option and path[0] not in component_options:
                 known = [*section_by_option, *SLOTS, "data"]
                 raise OptionError(f"there is no option {name!r}.{did_you_mean(name, known)}")
-            path = [section_by_option[name], name]
+            path = [section_by_option[path[0]], *path]
         if len(path) == 1 and isinstance(value, Mapping):
             tables.setdefault(path[0], {}).update(value)
             continue
@@ -100,8 +101,37 @@ def parse_overrides(overrides: Mapping[str, Any]) -> Table:
             nested = table.get(key)
             table[key] = nested if isinstance(nested, dict) else ({} if nested is None else {"use": nested})
             table = table[key]
-        table[path[-1] if len(path) > 1 else "use"] = value
+        key = path[-1] if len(path) > 1 else "use"
+        if isinstance(table.get(key), dict) and not isinstance(value, Mapping) and value is not None:
+            table[key] = {**table[key], "use": value}  # its options came first
+        else:
+            table[key] = value
     return tables
+
+
+def list_component_options() -> dict[str, Option]:
+    """Return the options of sections whose value is a component, such as the reader of the data."""
+    sections = (get_signature(section, None) for section in SECTIONS)
+    return {name: option for section in sections for name, option in section.options.items() if option.is_component}
+
+
+def resolve_component(kind: str, value: Any, label: str) -> Table:
+    """Return a component with all of its options, checked; for dataclasses that have it as an option.
+
+    Args:
+        kind: of the component
+        value: its name, or a table of `use` and options
+        label: what messages call it
+
+    Raises:
+        OptionError: an option is unknown, or its value is not valid
+        UnknownNameError: there is no such component
+    """
+    faults: list[str] = []
+    table = _resolve_component(kind, [("flag", _to_table(value, kind, label))], label, Config({}), faults)
+    if faults:
+        raise OptionError("\n".join(faults))
+    return table
 
 
 def resolve_config(*layers: Layer) -> Config:
@@ -194,7 +224,7 @@ def _resolve_component(
         config.sources[f"{path}.use"] = use_source
     own_layers = []
     for source, table in layers:
-        if kind in SLOTS and table.get("use") is not None and not is_same_component(table["use"], str(use)):
+        if kind not in SECTIONS and table.get("use") is not None and not is_same_component(table["use"], str(use)):
             if len(table) > 1:
                 config.notes.append(
                     f"[{path}] of {source} is for {table['use']!r} and is not used: {use_source} selects {use!r}"
@@ -209,6 +239,8 @@ def _resolve_component(
         values = [(source, table[name]) for source, table in own_layers if name in table]
         if option.is_component:
             result[name] = _resolve_nested_component(option, values, dotted, config, faults)
+            if result[name] is None:
+                config.sources[dotted] = values[-1][0] if values else "default"
             continue
         source, value = values[-1] if values else ("default", option.default)
         config.sources[dotted] = source

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +43,16 @@ ARRAY_NAMES = (
 ROLES = ("label", "targets", "group", "id", "channels", "drop")
 """The roles that arrays can have, see `ColumnRoles`."""
 
+DECISIVE_RATIO = 4
+"""How many times as long as the other an axis is from which on it is taken as the samples, if it comes first."""
+
 MANY_CLASSES = 20
 """Classes from which on a line asks whether whole numbers are classes, if there are also fewer than two series each."""
 
 Array = NDArray[Any]
 ArrayOpeners = Mapping[str, Callable[[], Array]]
+Axes = Literal["auto", "channels-first", "channels-last"]
+"""[N, C, T] or [N, T, C]; `auto` means as the names of channels say, else the first, unless C would be 4 T or more."""
 
 
 @dataclass
@@ -59,6 +64,7 @@ class NamedArrays:
         roles: of arrays, where names do not tell
         source: the file, for messages
         suffix: of the names of one split, such as "_train"; arrays of `METADATA_NAMES` have none
+        axes: of samples in three axes, as the user says
         notes: sentences on what was guessed or changed
         taken: what was taken for what, where it is not plain
         used: names of arrays that were opened
@@ -68,6 +74,7 @@ class NamedArrays:
     roles: ColumnRoles
     source: str
     suffix: str = ""
+    axes: Axes = "auto"
     notes: list[str] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
@@ -276,6 +283,11 @@ def _open_samples(arrays: NamedArrays, name: str) -> tuple[Samples | LazyArray, 
         and any(_is_beyond_float(chunk) for chunk in iter_chunks(array))
     ):
         arrays.notes.append(f"{_remove_suffix(name, arrays)} holds whole numbers beyond 2**53, which are rounded")
+    if array.ndim == 2 and arrays.axes != "auto":
+        raise DataError(
+            f"{arrays.source}: --reader.axes {arrays.axes} has no meaning here: {name} has shape {array.shape}, "
+            "(series, samples) of one channel"
+        )
     channels_last = array.ndim == 3 and _is_channels_last(arrays, name, array.shape, names)
     num_channels = 1 if array.ndim == 2 else array.shape[2 if channels_last else 1]
     chosen = _choose_channels(arrays, names or tuple(map(str, range(num_channels))), num_channels)
@@ -303,16 +315,33 @@ def _is_beyond_float(array: Array) -> bool:
 
 
 def _is_channels_last(arrays: NamedArrays, name: str, shape: tuple[int, ...], channels: tuple[str, ...]) -> bool:
-    """Return whether the axes are (series, samples, channels): as the names of channels say, else the shorter axis."""
-    if channels and len(channels) in shape[1:]:
+    """Return whether the axes are (series, samples, channels), as the option, the names of channels or the sizes say.
+
+    Raises:
+        DataError: the option contradicts the names of channels, or only an option can tell
+    """
+    plain_name = _remove_suffix(name, arrays)
+    if arrays.axes != "auto":
+        channels_last, reason = arrays.axes == "channels-last", ", as --reader.axes says"
+        if channels and len(channels) != shape[2 if channels_last else 1]:
+            raise DataError(
+                f"{arrays.source}: --reader.axes {arrays.axes}: {plain_name} has shape {shape}, and there are "
+                f"{len(channels)} names of channels; leave it out"
+            )
+    elif channels and len(channels) in shape[1:]:
         channels_last, reason = len(channels) != shape[1], f", as there are {len(channels)} names of channels"
+    elif shape[2] < shape[1] < DECISIVE_RATIO * shape[2]:
+        raise DataError(
+            f"{arrays.source}: {plain_name} has shape {shape}: {shape[1]} channels of {shape[2]} samples, or "
+            f"{shape[2]} channels of {shape[1]} samples? Give --reader {Path(arrays.source).suffix[1:]} --reader.axes "
+            "channels-first or channels-last, or save it with an array 'channels' of names"
+        )
     else:
         channels_last, reason = shape[2] < shape[1], ""
     if channels_last or not reason:
         axes = "(series, samples, channels)" if channels_last else "(series, channels, samples)"
         is_likely = shape[1] < shape[2] and not channels_last
-        remedy = "" if reason or is_likely else "; if not so, save an .npz with an array 'channels' of names"
-        plain_name = _remove_suffix(name, arrays)
+        remedy = "" if reason or is_likely else "; if not so, give --reader.axes, or save an array 'channels' of names"
         arrays.notes.append(f"{plain_name} [N, {shape[1]}, {shape[2]}] read as {axes}{reason}{remedy}")
     return channels_last
 

@@ -10,15 +10,19 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tstk.data.columns import ColumnRoles
 from tstk.data.download import NAME_PATTERN, get_datasets_dir
 from tstk.data.recordings import find_manifest, is_manifest, list_by_class
 from tstk.data.remote import is_uri, locate_copy
 from tstk.data.shards import find_shards, is_pattern, list_shards
-from tstk.errors import DataError, UnknownNameError, did_you_mean
+from tstk.errors import DataError, OptionError, UnknownNameError, did_you_mean
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import get_registry
+
+if TYPE_CHECKING:
+    from tstk.data.containers import SeriesSet, Table
 
 DEMO_FILE = Path(__file__).parent / "demo" / "har_demo.npz"
 SYNTHETIC = "synthetic"
@@ -27,6 +31,8 @@ ALIASES = {"har": "uci-har", "illness": "national-illness"}
 SPLITS = ("train", "val", "test")
 SERIES_ARRAY_NAMES = ("X", "x", "data", "samples")
 """Names of the array that holds the series, in an archive or as a file of its own."""
+TEXT_SUFFIXES = {".csv", ".tsv", ".txt"}
+"""Suffixes that any reader of text may be selected for."""
 MAX_DEPTH = 2
 """Levels of folders under the root that are searched: root/ucr/GunPoint/GunPoint_TRAIN.ts."""
 
@@ -79,9 +85,9 @@ def get_reader(path: Path) -> Callable[..., Any]:
         DataError: no reader supports this suffix, or two plugins do
     """
     if path.is_dir() or is_manifest(path):
-        return get_registry().load(get_registry().find("data", "tstk/recordings"))
+        return get_registry().load(get_registry().find("reader", "tstk/recordings"))
     if is_pattern(path):
-        return get_registry().load(get_registry().find("data", "tstk/shards"))
+        return get_registry().load(get_registry().find("reader", "tstk/shards"))
     readers = _list_readers()
     if not (entries := readers.get(path.suffix.lower())):
         kind = path.suffix or "files without a suffix"
@@ -93,10 +99,57 @@ def get_reader(path: Path) -> Callable[..., Any]:
     return get_registry().load((core_entries or entries)[0])
 
 
+def read_file(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet] | Table:
+    """Read a file by the reader that the roles name, else by that of its suffix; or a folder or pattern of such files.
+
+    Raises:
+        OptionError: the reader that is named does not read files of this suffix
+        DataError: the file cannot be read
+    """
+    data: dict[str, SeriesSet] | Table
+    if roles.reader is None or path.is_dir() or is_manifest(path) or is_pattern(path):
+        data = get_reader(path)(path, roles)
+    elif _is_readable(path, roles.reader["use"], is_optional="reader" in roles.optional):
+        options = {name: value for name, value in roles.reader.items() if name != "use"}
+        data = get_registry().load(get_registry().find("reader", roles.reader["use"]))(path, roles, **options)
+    else:
+        data = get_reader(path)(path, roles)
+    return data
+
+
+def _is_readable(path: Path, reader: str, *, is_optional: bool) -> bool:
+    """Return whether a reader that is selected by name reads a file: of its suffixes, or of those of no reader.
+
+    Readers of text also read .csv, .tsv and .txt, under which text of any layout is saved.
+
+    Args:
+        path: the file
+        reader: name of the reader
+        is_optional: another reader may read the file
+
+    Raises:
+        OptionError: it does not, and is not optional
+    """
+    entry, readers = get_registry().find("reader", reader), _list_readers()
+    suffix = path.suffix.lower()
+    is_text = suffix in TEXT_SUFFIXES and bool(entry.provides & TEXT_SUFFIXES)
+    if entry.provides and (entry in readers.get(suffix, [entry]) or is_text):
+        return True
+    if is_optional:
+        return False
+    if not entry.provides:
+        raise OptionError(f"--reader {reader}: reads folders or several files, which it finds; name that of the files")
+    names = " and ".join(other.name for other in readers[suffix])
+    raise OptionError(
+        f"--reader {reader} has no meaning for {path}: {suffix} is read by {names}, and {reader} reads "
+        f"{', '.join(sorted(entry.provides))}"
+    )
+
+
 def _list_readers() -> dict[str, list[Entry]]:
-    """Return suffix -> the entries of kind "data" that read it."""
+    """Return suffix -> the entries of kind "reader" that read it."""
     readers: dict[str, list[Entry]] = {}
-    for entry in get_registry().list_entries("data"):
+    for entry in get_registry().list_entries("reader"):
         for suffix in sorted(entry.provides):
             readers.setdefault(suffix, []).append(entry)
     return readers
@@ -249,7 +302,6 @@ def _locate_path(path: Path) -> DatasetFiles:
         return DatasetFiles(path.resolve().parent.name, {"train": path})
     if not path.is_file():
         raise DataError(f"{path}: there is no such file or folder")
-    get_reader(path)
     if is_manifest(path):
         return DatasetFiles(path.resolve().parent.name, {"train": path})
     if SPLIT_SUFFIX.search(path.stem) is None and path.suffix.lower() != ".npy":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tstk.errors import DataError
+
+Reader = str | Mapping[str, Any]
+"""The name of a reader of files, or a table of its name (`use`) and its options."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class ColumnRoles:
         is_recording: the file is one series, whose samples are its rows
         label_per_sample: the label changes within a series, whose samples it classifies
         rows_are_series: without times and repeated ids, each row is a series, though nothing in the file says so
+        reader: `use` and all options of the reader of the file; None for that of its suffix
     """
 
     label: str | None = None
@@ -37,6 +42,7 @@ class ColumnRoles:
     rows_are_series: bool = False
     is_recording: bool = False
     label_per_sample: bool = False
+    reader: Mapping[str, Any] | None = None
 
     def reject(self, source: object, reason: str, supported: Iterable[str] = ()) -> None:
         """Refuse roles that a file cannot have.
@@ -55,14 +61,19 @@ class ColumnRoles:
                 text = ",".join(value) if isinstance(value, tuple) else value
                 raise DataError(f"{source}: {option} {text} has no meaning {reason}")
 
-    def for_other_data(self, label: str | None = None) -> ColumnRoles:
+    def for_other_data(self, label: str | None = None, reader: Mapping[str, Any] | None = None) -> ColumnRoles:
         """Return the roles for data that a trained model is applied to, where all but samples may be missing.
+
+        The reader of training is used for files that it can read.
 
         Args:
             label: the class of each series, if not as in training
+            reader: `use` and all options of the reader of the files, if not as in training
         """
-        optional = frozenset(OPTIONS) - ({"label"} if label else set())
-        return replace(self, label=label or self.label, optional=optional)
+        given = {"label"} if label else set[str]()
+        given |= {"reader"} if reader else set()
+        optional = frozenset({*OPTIONS, "reader"}) - given
+        return replace(self, label=label or self.label, reader=reader or self.reader, optional=optional)
 
 
 OPTIONS = {

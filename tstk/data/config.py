@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from tstk.data.columns import ColumnRoles
+from tstk.config.resolve import resolve_component
+from tstk.data.columns import ColumnRoles, Reader
 from tstk.errors import OptionError
 from tstk.plugins.ranges import Fraction, PositiveInt, Ratio
 from tstk.plugins.registry import get_registry
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 
 CONVERT_OPTIONS = (
     *("data_root", "label_column", "target_columns", "group_column", "id_column", "time_column"),
-    *("channel_columns", "drop_columns", "length", "stride"),
+    *("channel_columns", "drop_columns", "reader", "length", "stride", "regularize"),
 )
 """The options that apply to a conversion."""
 
 SPLIT_OPTIONS = (
     *("data_root", "label_column", "target_columns", "group_column", "id_column", "time_column", "channel_columns"),
-    *("drop_columns", "test_fraction", "val_fraction", "split_seed", "length", "stride"),
+    *("drop_columns", "reader", "test_fraction", "val_fraction", "split_seed", "length", "stride", "regularize"),
 )
 """The options that apply to writing splits as files."""
 
@@ -59,6 +60,7 @@ class DataConfig:
         time_column: column that says when each sample was taken
         channel_columns: columns of samples; others are left out
         drop_columns: columns to leave out
+        reader: reader of the files, if not that of their suffix; its options (tstk show reader csv) are --reader.OPTION
         context: rows of a table that the model sees before it forecasts; 96 if not given
         horizon: rows of a table to forecast; 96 if not given
         stride: rows of a table from one window to the next in training and validation, 1 if not given, or --length
@@ -102,6 +104,7 @@ class DataConfig:
     time_column: str | None = None
     channel_columns: tuple[str, ...] = ()
     drop_columns: tuple[str, ...] = ()
+    reader: Reader | None = None
     context: PositiveInt | None = None
     horizon: PositiveInt | None = None
     stride: PositiveInt | None = None
@@ -118,6 +121,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.reader is not None:
+            object.__setattr__(self, "reader", resolve_component("reader", self.reader, "reader"))
         if self.folds is None and self.fold is not None:
             raise OptionError(f"--fold {self.fold}: of how many? Give their number with --folds 5")
         if self.folds is not None and (self.fold is None or self.fold > self.folds):
@@ -149,6 +154,7 @@ class DataConfig:
             self.channel_columns,
             self.drop_columns,
             label_per_sample=self.has_class_per_sample,
+            reader=self.reader,  # type: ignore[arg-type]  # a table, after `__post_init__`
         )
 
     @property
@@ -172,7 +178,8 @@ class DataConfig:
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name in names and value != item.default:
-                text = "" if value is True else f" {','.join(value) if isinstance(value, tuple) else value}"
+                text = value["use"] if isinstance(value, dict) else value
+                text = "" if value is True else f" {','.join(value) if isinstance(value, tuple) else text}"
                 raise OptionError(f"--{item.name.replace('_', '-')}{text} has no meaning {reason}")
 
     def reject_except(self, reason: str, *names: str) -> None:

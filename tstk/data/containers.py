@@ -24,7 +24,7 @@ from tstk.data.lazy_array import LazyArray, Samples, iter_chunks
 from tstk.data.memory import require_memory
 from tstk.data.precision import to_float32
 from tstk.data.times import Times
-from tstk.errors import DataError
+from tstk.errors import DataError, OptionError
 
 NA_VALUES = {"", "?", "nan", "na", "null"}
 """Spellings of a missing cell, in lower case."""
@@ -55,6 +55,7 @@ class SeriesSet(ShortRepr):
         recordings: [N] int64, the recording of which each series is a window; None if series are whole
         rows: [N] int64, the place of each series in its file, from 0; of a window of a table, the row at which it
             begins. In order if None
+        times: of the samples of each series, if the file has them
 
     Raises:
         DataError: the shapes disagree, there is no series, or a series is entirely missing, infinite or without a label
@@ -73,6 +74,7 @@ class SeriesSet(ShortRepr):
     rows: NDArray[np.int64] | None = None
     sample_labels: NDArray[np.int32] | None = None
     recordings: NDArray[np.int64] | None = None
+    times: list[Times] | None = None
 
     def __post_init__(self) -> None:
         source, shape = self.source, self.x.shape
@@ -146,7 +148,7 @@ class SeriesSet(ShortRepr):
             for channel, is_observed, samples in zip(series, observed, resized_series, strict=True):
                 if is_observed.any():
                     samples[:] = np.interp(positions, np.flatnonzero(is_observed), channel[is_observed])
-        return replace(self, x=resized, sample_labels=labels)
+        return replace(self, x=resized, sample_labels=labels, times=None)
 
     def select(self, index: NDArray[np.int64]) -> SeriesSet:
         """Return the series at `index` [M], with all that belongs to them."""
@@ -156,7 +158,7 @@ class SeriesSet(ShortRepr):
         subset.sample_labels = None if self.sample_labels is None else self.sample_labels[index]
         subset.recordings = None if self.recordings is None else self.recordings[index]
         subset.rows = index if self.rows is None else self.rows[index]
-        for name in ("y", "groups", "ids"):
+        for name in ("y", "groups", "ids", "times"):
             values = getattr(self, name)
             setattr(subset, name, None if values is None else [values[i] for i in index.tolist()])
         return subset
@@ -306,7 +308,7 @@ def normalize_labels(column: Iterable[object]) -> list[str]:
         column: N texts, bytes in UTF-8, or numbers; equal ones become the same object
     """
     values = list(column)
-    texts = {value: _to_text(value) for value in set(values)}
+    texts = {value: to_text(value) for value in set(values)}
     present = {text for text in texts.values() if text.lower() not in NA_VALUES}
     integers = {text: _parse_integer(text) for text in present}
     if None in integers.values() or len(set(integers.values())) < len(integers):
@@ -314,7 +316,8 @@ def normalize_labels(column: Iterable[object]) -> list[str]:
     return [integers.get(text) or text for text in map(texts.__getitem__, values)]
 
 
-def _to_text(value: object) -> str:
+def to_text(value: object) -> str:
+    """Return a cell as text, without blanks around it; bytes are decoded as UTF-8."""
     return (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
 
 
@@ -330,24 +333,45 @@ def read_lines(path: Path) -> list[str]:
     return read_text(path).splitlines()
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, encoding: str = "utf-8", option: str = "") -> str:
     """Read a text file.
+
+    Args:
+        path: the file
+        encoding: of the text; a mark at the beginning of the file that says so is left out
+        option: that gives the encoding, for messages
 
     Raises:
         DataError: the file is empty, is not text or cannot be opened, or holds a control character
+        OptionError: there is no such encoding
     """
     try:
         require_memory(4 * path.stat().st_size, f"{path}: its lines", "save the set as .npy files, or in several parts")
-        text = path.read_text("utf-8-sig")
+        text = path.read_text("utf-8-sig" if encoding == "utf-8" else encoding)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a file that you may read") from None
-    except UnicodeDecodeError:
+    except LookupError:
+        usual = "latin-1, cp1252, utf-16"
+        raise OptionError(f"{option} {encoding}: Python has no such encoding; usual ones are {usual}") from None
+    except UnicodeError:
         text = "\0"
     if "\0" in text:
-        raise DataError(f"{path}: not a text file in UTF-8; save it as UTF-8")
+        likely = _find_encoding(path) if option else ""
+        remedy = f", or give {option} {likely}" if likely not in ("", encoding) else ""
+        raise DataError(f"{path}: not a text file in {encoding.upper()}; save it as UTF-8{remedy}")
     if control := _CONTROL_CHARACTER.search(text):
         line_number = text.count("\n", 0, control.start()) + 1
         raise DataError(f"{path}, line {line_number}: holds the control character {control[0]!r}; remove it")
     if not text.strip():
         raise DataError(f"{path}: the file is empty; write or fetch it again")
     return text
+
+
+def _find_encoding(path: Path) -> str:
+    """Return the encoding that a text file probably has, if not UTF-8; empty if it is no text."""
+    start = path.read_bytes()
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if b"\0" in start:
+        return ""
+    return "cp1252" if any(0x80 <= byte < 0xA0 for byte in start) else "latin-1"

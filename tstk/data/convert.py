@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +30,7 @@ def convert(
     on_progress: ProgressCallback = lambda done, total: None,
     *,
     force: bool = False,
-) -> dict[str, tuple[int, ...]]:
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Write the splits of a data set as arrays X_train, y_train, ... that `load_data` reads again.
 
     Values are not scaled; they are float32, or float64 where float32 cannot tell samples apart. A table
@@ -43,7 +44,7 @@ def convert(
         force: replace an existing archive; folders are never replaced
 
     Returns:
-        split -> shape of its X
+        split -> shape of its X, and notes for the user
 
     Raises:
         UnknownNameError: no data set has this name
@@ -59,7 +60,7 @@ def convert(
     else:
         check_new_folder(path)
     config.reject_except("for a conversion", *CONVERT_OPTIONS)
-    splits = read_splits(name_or_path, config.data_root, config.roles)
+    splits = read_splits(name_or_path, config.data_root, config.roles, regularize=config.regularize)
     series_sets = _to_series_sets(name_or_path, splits, config)
     if path.suffix:
         with atomic_write(path, replace=force) as file, zipfile.ZipFile(file, "w") as archive:
@@ -67,7 +68,8 @@ def convert(
     else:
         with atomic_folder(path) as folder:
             write_arrays(series_sets, lambda name: (folder / name).open("xb"), on_progress)
-    return {split: tuple(series_set.x.shape) for split, series_set in series_sets.items()}
+    notes = [series_set.note for series_set in series_sets.values()]
+    return {split: tuple(series_set.x.shape) for split, series_set in series_sets.items()}, collect_notes(notes)
 
 
 def _to_series_sets(
@@ -77,9 +79,26 @@ def _to_series_sets(
     if tables:
         if config.length is None:
             raise DataError(f"{name_or_path}: a table, not series; give --length to cut it, or keep the file")
-        return cut_tables(tables, config)
+        return {split: name_by_row(part) for split, part in cut_tables(tables, config).items()}
     config.reject(f"here: {name_or_path} is a set of series", "length", "stride")
     return {split: data for split in SPLITS if isinstance(data := splits.get(split), SeriesSet)}
+
+
+def name_by_row(series_set: SeriesSet) -> SeriesSet:
+    """Return series without ids with the rows of the file at which they are, or begin, as ids."""
+    if series_set.ids is not None or series_set.rows is None:
+        return series_set
+    note = f"{series_set.source} has no ids, so the rows of the series in it, from 0, become their ids"
+    return replace(
+        series_set,
+        ids=[str(row) for row in series_set.rows.tolist()],
+        note="; ".join(filter(None, (series_set.note, note))),
+    )
+
+
+def collect_notes(notes: Iterable[str]) -> list[str]:
+    """Return notes, each once, without empty ones."""
+    return list(dict.fromkeys(filter(None, notes)))
 
 
 def write_arrays(

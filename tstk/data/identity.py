@@ -17,6 +17,7 @@ from tstk.data.catalog import SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute, sp
 from tstk.data.recordings import is_manifest, list_recordings
 from tstk.data.shards import is_pattern, list_shards
 from tstk.errors import DataChangedWarning, DataError, TstkError
+from tstk.plugins.registry import get_registry
 
 MAX_FULL_HASH = 2**28
 """Bytes up to which a file is hashed as a whole; of larger ones, `NUM_BLOCKS` blocks."""
@@ -29,7 +30,7 @@ DataTable = dict[str, Any]
 
 
 def resolve_paths(table: Mapping[str, Any]) -> DataTable:
-    """Return the table `data` of a config with all paths absolute; names of data sets are unchanged."""
+    """Return the table `data` of a config with all paths absolute, and its reader by the qualified name."""
     absolute, root = dict(table), table.get("data_root")
     for key in ("use", *_SPLIT_OPTIONS):
         if isinstance(table.get(key), str):
@@ -37,6 +38,8 @@ def resolve_paths(table: Mapping[str, Any]) -> DataTable:
             absolute[key] = ",".join(_resolve_path(part, root) for part in parts if part)
     if root:
         absolute["data_root"] = os.path.abspath(os.path.expanduser(root))
+    if reader := table.get("reader"):
+        absolute["reader"] = {**reader, "use": get_registry().find("reader", reader["use"]).qualified_name}
     pairs = [pair.partition("=") for pair in table.get("conditioning") or ()]
     absolute["conditioning"] = [f"{name}={os.path.abspath(os.path.expanduser(file))}" for name, _, file in pairs]
     return absolute

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tstk.data.catalog import SYNTHETIC, DatasetFiles, get_reader, locate, split_names
+from tstk.data.catalog import SYNTHETIC, DatasetFiles, locate, read_file, split_names
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
 from tstk.errors import DataError, DataNoteWarning, OptionError
@@ -63,6 +63,8 @@ def _read_frame(frame: Any, config: DataConfig) -> dict[str, SeriesSet | Table]:
     """Read the columns of a data frame as those of a file."""
     import pyarrow
 
+    config.reject("for a data frame, which no file is read for", "reader")
+
     from tstk.data.readers.frame import Frame
     from tstk.data.readers.interpret import interpret
 
@@ -86,10 +88,11 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
     """Split and prepare what was read."""
     from tstk.data.concat import concat
     from tstk.data.prepare import prepare_forecasting, prepare_series
+    from tstk.data.regularize import check_times
     from tstk.data.windowing import cut_tables
 
+    splits = {split: check_times(data, config.regularize) for split, data in splits.items()}
     tables, series_sets = _separate_kinds(name, splits)
-    tables = {split: _check_times(table, config.regularize) for split, table in tables.items()}
     if tables and config.val_fraction == 0:
         raise OptionError(f"--val-fraction 0 is for sets of series: {name} is a table, which is split by rows")
     if tables and config.length is None:
@@ -112,7 +115,7 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
         )
     else:
         stride = ["stride"] * (not config.has_class_per_sample)
-        config.reject(f"here: {name} is a set of series", "context", "horizon", "regularize", *stride)
+        config.reject(f"here: {name} is a set of series", "context", "horizon", *stride)
         cut_length = None
     data_module = prepare_series(name, series_sets, config)
     data_module.cut_length = cut_length
@@ -172,15 +175,15 @@ def load_split(
     """
     from tstk.data.containers import SeriesSet
     from tstk.data.prepare import prepare_split
+    from tstk.data.regularize import check_times
     from tstk.data.segmentation import cut_recordings, table_to_series
     from tstk.data.targets import match_targets
     from tstk.data.windowing import extract_windows
 
     if input_schema["task"] is not None and input_schema["horizon"] is None and not roles.label_per_sample:
         roles = replace(roles, rows_are_series=True)
-    data = _read_split(name_or_path, "test", data_root, roles)
+    data = check_times(_read_split(name_or_path, "test", data_root, roles), regularize)
     if not isinstance(data, SeriesSet):
-        data = _check_times(data, regularize)
         if input_schema["task"] is None:
             length = input_schema.get("cut_length") or input_schema["length"]
             data = extract_windows(data, length, length)
@@ -196,7 +199,11 @@ def load_split(
 
 
 def read_splits(
-    name_or_path: str, data_root: str | None = None, roles: ColumnRoles = ColumnRoles()
+    name_or_path: str,
+    data_root: str | None = None,
+    roles: ColumnRoles = ColumnRoles(),
+    *,
+    regularize: bool = False,
 ) -> dict[str, SeriesSet | Table]:
     """Read the files of a data set, without splitting or scaling them further.
 
@@ -204,11 +211,15 @@ def read_splits(
         name_or_path: a name, file or folder, as for `load_data`
         data_root: folder to search for data sets by name
         roles: of columns or arrays, where names do not tell
+        regularize: insert the rows that are missing; if not, the notes of the data say that some are
 
     Returns:
         split ("train", "val", "test") -> its data
     """
-    return _read_files(locate(name_or_path, data_root), roles)
+    from tstk.data.regularize import check_times
+
+    splits = _read_files(locate(name_or_path, data_root), roles)
+    return {split: check_times(data, regularize) for split, data in splits.items()}
 
 
 def read_run_splits(name_or_path: str, config: DataConfig) -> dict[str, SeriesSet | Table]:
@@ -219,11 +230,14 @@ def read_run_splits(name_or_path: str, config: DataConfig) -> dict[str, SeriesSe
         config: the options of the training
     """
     from tstk.data.prepare import split_series
+    from tstk.data.regularize import check_times
 
-    splits = _override_splits(name_or_path, read_splits(name_or_path, config.data_root, config.roles), config)
+    splits = _read_files(locate(name_or_path, config.data_root), config.roles)
+    splits = _override_splits(name_or_path, splits, config)
+    splits = {split: check_times(data, config.regularize) for split, data in splits.items()}
     tables, series_sets = _separate_kinds(name_or_path, splits)
     if tables:
-        return {split: _check_times(table, config.regularize) for split, table in tables.items()}
+        return dict(tables)
     return dict(split_series(series_sets, config)[0])
 
 
@@ -235,7 +249,7 @@ def _read_files(dataset_files: DatasetFiles, roles: ColumnRoles) -> dict[str, Se
     for split, path in dataset_files.files.items():
         if path.is_file():
             check_readable(path)
-        data = get_reader(path)(path, roles)
+        data = read_file(path, roles)
         if isinstance(data, Table):
             splits[split] = data
         elif list(data) in (["train"], [split]):  # a reader does not know which split its file is
@@ -245,17 +259,6 @@ def _read_files(dataset_files: DatasetFiles, roles: ColumnRoles) -> dict[str, Se
         else:
             raise DataError(f"{path}: holds {' and '.join(data)}, although it is named as the {split} split")
     return splits
-
-
-def _check_times(table: Table, regularize: bool) -> Table:
-    """Insert missing rows of a table, or add to its note that times are uneven."""
-    from tstk.data.regularize import describe_uneven_times, insert_missing_rows
-
-    if regularize and table.sample_labels is not None:
-        raise OptionError("--regularize: the rows that it inserts would have no label; leave it out")
-    if regularize:
-        return insert_missing_rows(table)
-    return replace(table, note="; ".join(filter(None, (table.note, *describe_uneven_times(table)))))
 
 
 def _override_splits(

@@ -24,8 +24,14 @@ def is_manifest(path: Path) -> bool:
     if path.name.lower() not in MANIFEST_NAMES or not path.is_file():
         return False
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = next(csv.reader(file), [])
+        line = file.readline()
+    header = next(csv.reader([line], delimiter=find_delimiter(line)), [])
     return any(name.strip().lower() in FILE_COLUMNS for name in header)
+
+
+def find_delimiter(header: str) -> str:
+    """Return the character between the names of columns of a manifest: a comma, semicolon or tab."""
+    return max(",;\t", key=header.count)
 
 
 def find_manifest(folder: Path) -> Path | None:

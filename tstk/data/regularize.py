@@ -1,15 +1,97 @@
-"""Rows of tables that are missing, repeated or between two times: they are said, and missing ones can be inserted."""
+"""Rows that are missing, repeated or between two times: they are said, and missing ones can be inserted."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tstk.data.containers import Table
+from tstk.data.containers import SeriesSet, Table
 from tstk.data.memory import require_memory
-from tstk.data.times import Times, insert_times, measure_steps
+from tstk.data.times import Step, Times, find_step, format_step, infer_step, insert_times, measure_steps
 from tstk.errors import DataError, OptionError
+
+
+def check_times(data: SeriesSet | Table, regularize: bool) -> SeriesSet | Table:
+    """Insert the rows that are missing, or add to the note of the data that times are uneven.
+
+    Args:
+        data: with times, or without
+        regularize: insert missing rows
+
+    Raises:
+        OptionError: missing rows cannot be inserted, as there are no times, or rows have labels
+        DataError: a time repeats, or is not a whole number of steps after the one before it
+    """
+    if regularize and data.sample_labels is not None:
+        raise OptionError("--regularize: the rows that it inserts would have no label; leave it out")
+    if regularize:
+        return insert_missing_rows(data) if isinstance(data, Table) else insert_missing_samples(data)
+    notes = describe_uneven_times(data) if isinstance(data, Table) else describe_uneven_series(data)
+    data.note = "; ".join(filter(None, (data.note, *notes)))
+    return data
+
+
+def describe_uneven_series(series_set: SeriesSet) -> list[str]:
+    """Return a sentence on the number of series whose times are uneven, if there are any."""
+    parts = [times for times in series_set.times or () if len(times.values) > 1]
+    num_uneven = sum(not _is_nearly_even(times) and infer_step(times) is None for times in parts)
+    if not num_uneven:
+        return []
+    return [
+        f"{Path(series_set.source).name}: the times of {num_uneven} series are uneven; samples are used as if evenly "
+        "spaced; --regularize inserts missing ones"
+    ]
+
+
+def _is_nearly_even(times: Times) -> bool:
+    steps = np.diff(times.values).astype(np.float64)
+    return bool(np.allclose(steps, steps[0], rtol=1e-3))
+
+
+def insert_missing_samples(series_set: SeriesSet) -> SeriesSet:
+    """Insert missing samples where times of a series are missing, so that all steps of all series are equal.
+
+    Raises:
+        OptionError: the series have no times
+        DataError: a time is not a whole number of steps after the one before it
+    """
+    source = series_set.source
+    if series_set.times is None:
+        raise OptionError(f"--regularize has no meaning here: {source} is a set of series without times")
+    if (step := find_step(series_set.times)) is None:
+        return series_set
+    positions = [_find_positions(times, step, series_set, i) for i, times in enumerate(series_set.times)]
+    length = int(max(places[-1] for places in positions)) + 1
+    num_series, num_channels, _ = series_set.x.shape
+    remedy = "cut the file"
+    require_memory(16 * num_series * num_channels * length, f"{source}: series of {length:,} samples", remedy)
+    x = np.full((num_series, num_channels, length), np.nan, series_set.x.dtype)
+    for i, places in enumerate(positions):
+        x[i][:, places] = series_set.x[i][:, : len(places)]
+    counts = [int(places[-1]) + 1 - len(places) for places in positions]
+    times = [insert_times(t, p, step[1]) for t, p in zip(series_set.times, positions, strict=True)]
+    note = f"{sum(counts):,} missing rows of {np.count_nonzero(counts)} series are inserted without samples"
+    note += f", so that steps are {format_step(step)}"
+    return replace(series_set, x=x, times=times, note="; ".join(filter(None, (series_set.note, note))))
+
+
+def _find_positions(times: Times, step: Step, series_set: SeriesSet, index: int) -> NDArray[np.int64]:
+    """Return the place of each sample of a series, in steps from the first."""
+    if (measured := measure_steps(times, step)) is None:
+        return np.zeros(len(times.values), np.int64)
+    counts, _ = measured
+    is_bad = (counts <= 0) | (counts != np.round(counts))
+    if is_bad.any():
+        sample = int(is_bad.argmax()) + 1
+        raise DataError(
+            f"--regularize: {series_set.source}: {series_set.name_series(index)}, time {_write(times, sample)}, is "
+            f"{counts[sample - 1]:.3g} steps after {_write(times, sample - 1)}, and steps are {format_step(step)}; "
+            "average the rows of each step"
+        )
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def describe_uneven_times(table: Table) -> list[str]:
@@ -65,4 +147,4 @@ def insert_missing_rows(table: Table) -> Table:
 
 
 def _write(times: Times, row: int) -> str:
-    return times.format.write(times.values[row : row + 1])[0]
+    return times[row : row + 1].write()[0]

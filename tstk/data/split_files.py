@@ -14,7 +14,7 @@ import numpy as np
 from tstk.data.catalog import SPLITS, locate
 from tstk.data.config import SPLIT_OPTIONS, DataConfig
 from tstk.data.containers import SeriesSet, Table
-from tstk.data.convert import write_arrays
+from tstk.data.convert import collect_notes, name_by_row, write_arrays
 from tstk.data.load import read_splits
 from tstk.data.splits import Criterion, describe_held_out, find_default_criterion, hold_out
 from tstk.data.windowing import extract_windows, resolve_split_boundaries
@@ -51,7 +51,7 @@ def split_data(
         raise OptionError("how much is to be held out? Give --test-fraction 0.2")
     path = Path(out).expanduser()
     _check_output(path, locate(name_or_path, config.data_root).files, force)
-    splits = read_splits(name_or_path, config.data_root, config.roles)
+    splits = read_splits(name_or_path, config.data_root, config.roles, regularize=config.regularize)
     if list(splits) != ["train"]:
         raise OptionError(f"{name_or_path}: is divided already, into {', '.join(splits)}; give one file")
     data, series_sets, tables = splits["train"], dict[str, SeriesSet](), dict[str, Table]()
@@ -64,12 +64,13 @@ def split_data(
         tables, notes = _split_table(data, config)
         if config.length is not None:
             series_sets, tables = _cut_parts(tables, config.length, config.stride), {}
+            notes += [part.note for part in series_sets.values()]
     with atomic_folder(path, replace=force) as folder:
         write_arrays(series_sets, lambda name: atomic_write(folder / name))
         for split, table in tables.items():
             _write_table(folder / f"{split}.csv", table)
     sizes = {split: len(part.x) for split, part in series_sets.items()}
-    return sizes | {split: len(table.values) for split, table in tables.items()}, notes
+    return sizes | {split: len(table.values) for split, table in tables.items()}, collect_notes(notes)
 
 
 def _check_output(path: Path, sources: Mapping[str, Path], force: bool) -> None:
@@ -122,8 +123,9 @@ def _split_table(data: Table, config: DataConfig) -> tuple[dict[str, Table], lis
     for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
         if stop > start:
             times = None if data.times is None else data.times[start:stop]
-            parts[split] = Table(data.values[start:stop], data.source, data.channels, times)
-    return parts, [description]
+            source = f"{data.source}, rows {start + 1} to {stop}"
+            parts[split] = Table(data.values[start:stop], source, data.channels, times)
+    return parts, [data.note, description]
 
 
 def _cut_parts(tables: Mapping[str, Table], length: int, stride: int | None) -> dict[str, SeriesSet]:
@@ -131,7 +133,7 @@ def _cut_parts(tables: Mapping[str, Table], length: int, stride: int | None) -> 
     series_sets, first_row = {}, 0
     for split, table in tables.items():
         step = stride or length if split == "train" else length
-        series_sets[split] = extract_windows(table, length, step, first_row)
+        series_sets[split] = name_by_row(extract_windows(table, length, step, first_row))
         first_row += len(table.values)
     return series_sets
 

@@ -57,13 +57,20 @@ class TimeFormat:
     offset: int = 0
     decimals: int = 0
 
-    def write(self, values: NDArray[Any]) -> list[str]:
-        """Write times [N] of `Times.values` as the column does."""
+    def write(self, values: NDArray[Any], offsets: NDArray[np.int64] | None = None) -> list[str]:
+        """Write times as the column does.
+
+        Args:
+            values: [N], as `Times.values`
+            offsets: [N] minutes from UTC in which to write each, if the column writes them; else those of the format
+        """
         if values.dtype.kind != "M":
             return [self.template.format(n=f"{value:.{self.decimals}f}") for value in values.tolist()]
         if self.unit:
             return [self._write_number(value) for value in values.astype("datetime64[ns]").astype(np.int64).tolist()]
-        return [self._write_date(value) for value in values]
+        if offsets is None or "{offset}" not in self.template:
+            return [self._write_date(value) for value in values]
+        return [self._write_date(value, offset) for value, offset in zip(values, offsets.tolist(), strict=True)]
 
     def get_offset(self, moment: datetime) -> int:
         """Return the minutes from UTC in which an instant is written."""
@@ -79,11 +86,11 @@ class TimeFormat:
         number = Decimal(nanoseconds) / {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[self.unit]
         return f"{number:.{self.decimals}f}"
 
-    def _write_date(self, value: np.datetime64) -> str:
+    def _write_date(self, value: np.datetime64, offset: int | None = None) -> str:
         seconds = value.astype("datetime64[s]")
         fraction = int((value - seconds) / np.timedelta64(1, "ns")) if value != seconds else 0
         moment: datetime = seconds.astype(datetime).replace(tzinfo=UTC)
-        offset = self.get_offset(moment)
+        offset = self.get_offset(moment) if offset is None else offset
         moment = datetime.fromtimestamp(moment.timestamp() + 60 * offset, UTC)
         return self.template.format(
             year=moment.year,
@@ -119,7 +126,7 @@ class Times:
 
     def write(self) -> list[str]:
         """Return the times as the column writes them."""
-        return self.format.write(self.values)
+        return self.format.write(self.values, self.offsets)
 
     @property
     def wall_times(self) -> NDArray[Any]:
@@ -388,76 +395,116 @@ def _to_instants(wall_times: NDArray[Any], format_: TimeFormat) -> NDArray[Any]:
     return moments
 
 
-def measure_steps(times: Times) -> tuple[NDArray[np.float64], str] | None:
+Step = tuple[float, str]
+"""A step and its unit, as `_get_axis` names it."""
+
+
+def measure_steps(times: Times, common_step: Step | None = None) -> tuple[NDArray[np.float64], str] | None:
     """Return the distance of each row from the one before it, in steps [N - 1], and the step as text.
 
-    The step is the most frequent one. None if all steps are equal, or there is none.
+    None if all steps are equal, or there is none.
+
+    Args:
+        times: of N rows
+        common_step: the step, also if all are equal; if not given, the most frequent one
     """
-    if len(times.values) < 2 or infer_step(times) is not None:
+    if len(times.values) < 2 or (common_step is None and infer_step(times) is not None):
         return None
-    axis, unit = _get_axis(times)
-    steps = np.diff(axis)
-    positive = steps[steps > 0]
-    if not len(positive):
+    if (common_step := common_step or find_step([times])) is None:
         return None
-    if unit:
-        unique, numbers = np.unique(positive, return_counts=True)
-        step = float(unique[numbers.argmax()])
-    else:
-        step = float(np.median(positive))
+    step, unit = common_step
+    steps = np.diff(_get_axis(times, unit)[0])
     counts = steps / step
     rounded = np.round(counts)
     counts = np.where(np.abs(counts - rounded) < 1e-3 * np.maximum(rounded, 1), rounded, counts)
-    return counts, f"{step:g} months" if unit == "M" else _format_step(step) if unit else f"{step:g}"
+    return counts, format_step(common_step)
 
 
-def _get_axis(times: Times) -> tuple[NDArray[Any], str]:
-    """Return numbers [N] in which times are measured, and their unit: "M", "ns" or empty."""
+def find_step(parts: Sequence[Times]) -> Step | None:
+    """Return the most frequent step of the times of one or several series; None if there is none.
+
+    Steps in plain numbers may vary a little, so theirs is the median.
+    """
+    parts = [times for times in parts if len(times.values) > 1]
+    units = {_get_axis(times)[1] for times in parts}
+    if not units:
+        return None
+    unit = units.pop() if len(units) == 1 else "us"
+    steps = np.concatenate([np.diff(_get_axis(times, unit)[0]) for times in parts])
+    positive = steps[steps > 0]
+    if not len(positive):
+        return None
+    if not unit:
+        return float(np.median(positive)), unit
+    unique, numbers = np.unique(positive, return_counts=True)
+    return float(unique[numbers.argmax()]), unit
+
+
+def _get_axis(times: Times, unit: str | None = None) -> tuple[NDArray[Any], str]:
+    """Return numbers [N] in which times are measured, and their unit: "M", "us", or empty for plain numbers.
+
+    Months and days are counted by the clock: whole days apart are microseconds of the clock, unit "D", as a day of a
+    change of the clock has 23 or 25 hours.
+
+    Args:
+        times: of N rows
+        unit: the unit; that which fits if not given
+    """
     if times.values.dtype.kind != "M":
         return times.values, ""
     months = times.wall_times.astype("datetime64[M]")
     rest = times.wall_times - months
-    if (rest == rest[0]).all() and (np.diff(months) != np.timedelta64(0)).any():
+    if unit == "M" or (unit is None and (rest == rest[0]).all() and (np.diff(months) != np.timedelta64(0)).any()):
         return months.astype(np.int64), "M"
+    whole_days = (np.diff(times.wall_times) % np.timedelta64(1, "D") == np.timedelta64(0)).all()
+    if unit == "D" or (unit is None and times.offsets is not None and whole_days):
+        return times.wall_times.astype("datetime64[us]").astype(np.int64), "D"
     return times.values.astype("datetime64[us]").astype(np.int64), "us"
 
 
-def _format_step(microseconds: float) -> str:
-    for unit, size in (("days", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000)):
-        if microseconds >= size:
-            return f"{microseconds / size:g} {unit}"
-    return f"{microseconds / 1000:g} ms"
+def format_step(step: Step) -> str:
+    """Return a step as text, such as "15 min"."""
+    size, unit = step
+    if unit == "M":
+        return f"{size:g} months"
+    if not unit:
+        return f"{size:g}"
+    for name, length in (("days", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000)):
+        if size >= length:
+            return f"{size / length:g} {name}"
+    return f"{size / 1000:g} ms"
 
 
-def insert_times(times: Times, positions: NDArray[np.int64]) -> Times:
+def insert_times(times: Times, positions: NDArray[np.int64], unit: str | None = None) -> Times:
     """Return times with those between them inserted.
 
     Args:
         times: N of them, a whole number of steps apart
         positions: [N] place of each in the result, ascending from 0
+        unit: of their steps; that which fits if not given
     """
     places = np.arange(int(positions[-1]) + 1)
-    axis, unit = _get_axis(times)
-    dtype = times.values.dtype
+    axis, unit = _get_axis(times, unit)
+    if not unit:
+        return Times(np.interp(places, positions, times.values), times.format)
+    before = np.searchsorted(positions, places, side="right") - 1
+    dtype, offsets = times.values.dtype, None if times.offsets is None else times.offsets[before]
     if unit == "M":
         months = np.interp(places, positions, axis).round().astype(np.int64).astype("datetime64[M]")
         first = times.wall_times[0]
         wall_times = months.astype(dtype) + (first - first.astype("datetime64[M]"))
-        values = wall_times if times.offsets is None else _to_instants(wall_times, times.format)
-    elif unit:
-        numbers = times.values.astype(np.int64)
-        before = np.searchsorted(positions, places, side="right") - 1
+    else:
+        numbers = (times.wall_times if unit == "D" else times.values).astype(np.int64)
         after = np.minimum(before + 1, len(positions) - 1)
         gaps = np.maximum(positions[after] - positions[before], 1)
-        values = (numbers[before] + (numbers[after] - numbers[before]) // gaps * (places - positions[before])).view(
-            dtype
-        )
-    else:
-        values = np.interp(places, positions, times.values)
-    offsets = None
-    if times.offsets is not None:
-        offsets = times.offsets[np.searchsorted(positions, places, side="right") - 1]
-    return Times(values, times.format, offsets)
+        steps = (numbers[after] - numbers[before]) // gaps * (places - positions[before])
+        wall_times = (numbers[before] + steps).view(dtype)
+    if unit == "us" or offsets is None:
+        return Times(wall_times, times.format, offsets)
+    if times.format.zone:
+        values = _to_instants(wall_times, times.format)
+        return Times(values, times.format, (wall_times - values).astype("timedelta64[m]").astype(np.int64))
+    return Times(wall_times - offsets.astype("timedelta64[m]"), times.format, offsets)
 
 
 def join_times(parts: Sequence[Times], source: str) -> Times:

@@ -86,7 +86,8 @@ def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, Ser
     length = config.length
     assert length is not None
     ends, description = resolve_split_boundaries(tables, config)
-    series_sets = {}
+    series_sets: dict[str, SeriesSet] = {}
+    notes = set[str]()
     for split, start, stop in zip(SPLITS, (0, *ends), ends, strict=False):
         if split in tables and split != "train":
             table, first_row = tables[split], 0
@@ -97,6 +98,9 @@ def cut_tables(tables: Mapping[str, Table], config: DataConfig) -> dict[str, Ser
             labels = None if whole.sample_labels is None else whole.sample_labels[start:stop]
             table = Table(whole.values[start:stop], source, whole.channels, times, whole.note, labels, whole.classes)
             first_row = start
+        if table.note in notes:  # once for all splits
+            table = replace(table, note="")
+        notes.add(table.note)
         stride = config.stride or length if split == "train" else length
         if table.sample_labels is None:
             series_sets[split] = extract_windows(table, length, stride, first_row)
@@ -131,13 +135,16 @@ def extract_windows(table: Table, length: int, stride: int, first_row: int = 0) 
     )
     x = np.lib.stride_tricks.sliding_window_view(table.values, length, axis=0)[::stride]
     is_empty = np.isnan(x).all((1, 2))
-    left_out = f"{table.source}: {is_empty.sum()} series without a sample are left out" if is_empty.any() else ""
+    num_unused = len(table.values) - (num_series - 1) * stride - length
+    notes = [table.note] * bool(table.note)
+    notes += [f"{table.source}: {is_empty.sum()} series without a sample are left out"] * bool(is_empty.any())
+    notes += [f"{table.source}: the last {num_unused} rows are left out, as they fill no series"] * (num_unused > 0)
     starts = np.flatnonzero(~is_empty) * stride
     return SeriesSet(
         np.ascontiguousarray(x[~is_empty]),
         table.source,
         channels=table.channels,
-        note="; ".join(filter(None, (table.note, left_out))),
+        note="; ".join(notes),
         ids=None if table.times is None else table.times[starts].write(),
         rows=first_row + starts,
     )

@@ -22,6 +22,7 @@ from tstk.config.resolve import Config
 from tstk.core.pipeline import Pipeline
 from tstk.core.task import TARGET_DESCRIPTIONS, Baselines, get_task
 from tstk.core.types import Series, Split
+from tstk.data.columns import Reader
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
 from tstk.data.datasets import SeriesDataset
@@ -51,6 +52,7 @@ def probe(
     data: str | None = None,
     *,
     data_root: str | None = None,
+    reader: Reader | None = None,
     label_column: str | None = None,
     classifier: str | None = None,
     features: Features = "pooled",
@@ -69,6 +71,7 @@ def probe(
         run: run directory
         data: name or path of labelled data with a training and a test split; the data of the run if None
         data_root: folder to look up data sets by name in
+        reader: name of the reader of these data, or a table of its name and options
         label_column: column or array with the labels, if it has an unusual name
         classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel), ridge (regression,
             for numbers), multilabel (a logistic regression for each label) or another entry of the kind `probe`; that
@@ -108,7 +111,7 @@ def probe(
     if select_on == "test":
         print_fn("hyperparameters are selected on the test split, as in some papers, so these scores are too high")
     pipeline, run_config = load(run), RunConfig.read(run)
-    labelled_data = _load_labelled_data(run_config, data, data_root, label_column, print_fn)
+    labelled_data = _load_labelled_data(run_config, data, data_root, label_column, reader, print_fn)
     classifier = classifier or get_task(str(labelled_data.task)).default_probe
     probe_classifier = _build_classifier(classifier, labelled_data)(param, select_on, features)
     if run_config.split_channels:
@@ -187,10 +190,13 @@ def _load_labelled_data(
     data: str | None,
     data_root: str | None,
     label_column: str | None,
+    reader: Reader | None,
     print_fn: Callable[[str], None],
 ) -> DataModule:
     """Load the labelled data to probe with, such that train, validation and test are disjoint."""
     run_options = run_config.options("data")
+    if data is None and reader is not None:
+        raise OptionError("--reader is for other data (--data): those of the run are read as in training")
     if data is None:
         options = locate_run_data(run_config, data_root)
         name = options.pop("use")
@@ -205,7 +211,7 @@ def _load_labelled_data(
         options["val_fraction"] = options["val_fraction"] or None  # the grid search needs held-out series
     else:
         own = DataConfig(**run_options)  # a run that an earlier version wrote lacks the options that came after it
-        name, options = data, {key: getattr(own, key) for key in _KEPT_OPTIONS}
+        name, options = data, {key: getattr(own, key) for key in _KEPT_OPTIONS} | {"reader": reader}
     options = {
         **options,
         "data_root": data_root or options.get("data_root") or run_options["data_root"],

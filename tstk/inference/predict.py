@@ -25,8 +25,8 @@ from tstk.core.prediction import Prediction, map_batches, predict_batches
 from tstk.core.repr import ShortRepr
 from tstk.core.task import Baselines
 from tstk.core.types import Split
-from tstk.data.catalog import DEFAULT_VAL_FRACTION, get_reader, locate
-from tstk.data.columns import ColumnRoles
+from tstk.data.catalog import DEFAULT_VAL_FRACTION, locate, read_file
+from tstk.data.columns import ColumnRoles, Reader
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule, compute_mean_std
 from tstk.data.datasets import SeriesDataset, WindowDataset, name_series
@@ -79,6 +79,7 @@ def score(
     data: str | None = None,
     *,
     data_root: str | None = None,
+    reader: Reader | None = None,
     label_column: str | None = None,
     batch_size: int = 256,
     shuffle_tokens: bool = False,
@@ -93,6 +94,8 @@ def score(
         run: run directory
         data: name or path of labelled data; the test split of the run if None
         data_root: folder to look up data sets by name in
+        reader: name of the reader of these data, or a table of its name and options; if None that of the run, or of the
+            suffix
         label_column: column or array with the labels, if it has an unusual name
         batch_size: series at a time; fewer where they are long
         shuffle_tokens: also score with the tokens of each series shuffled in time
@@ -116,7 +119,7 @@ def score(
     if threshold_for is not None and not is_classifier(pipeline):
         raise OptionError(f"--threshold-for {threshold_for}: only a classifier decides by a threshold")
     rate = None if threshold_for is None else parse_rate(threshold_for)
-    name, split = _load_split(pipeline, run_config, data, data_root, label_column)
+    name, split = _load_split(pipeline, run_config, data, data_root, label_column, reader)
     if pipeline.head is not None and pipeline.spec.horizon is None and split.y is None:
         kind = "targets" if pipeline.target_names else "labels"
         raise DataError(f"{name}: these series have no {kind}, so there is nothing to score; try tstk predict {run}")
@@ -173,6 +176,7 @@ def predict(
     data: str | None = None,
     *,
     data_root: str | None = None,
+    reader: Reader | None = None,
     label_column: str | None = None,
     batch_size: int = 256,
 ) -> Arrays:
@@ -182,6 +186,8 @@ def predict(
         run: run directory
         data: name or path; the test split of the run if None
         data_root: folder to look up data sets by name in
+        reader: name of the reader of these data, or a table of its name and options; if None that of the run, or of the
+            suffix
         label_column: column or array with the labels, if it has an unusual name
         batch_size: series at a time; fewer where they are long
 
@@ -199,7 +205,7 @@ def predict(
         DataError: the data do not fit the run, or a prediction is not finite
     """
     pipeline, run_config = load_run(run)
-    name, split = _load_split(pipeline, run_config, data, data_root, label_column)
+    name, split = _load_split(pipeline, run_config, data, data_root, label_column, reader)
     prediction = predict_batches(
         pipeline, iter_batches(split, batch_size, "cpu"), source=name, name_series=partial(name_series, split)
     )
@@ -267,6 +273,7 @@ def forecast(
     data: str | None = None,
     *,
     data_root: str | None = None,
+    reader: Reader | None = None,
     horizon: int | None = None,
     samples: int | None = None,
 ) -> Forecast:
@@ -276,6 +283,8 @@ def forecast(
         run: run directory
         data: name or path of a table; the table the run was trained on if None
         data_root: folder to look up data sets by name in
+        reader: name of the reader of these data, or a table of its name and options; if None that of the run, or of the
+            suffix
         horizon: number of rows to forecast; the horizon of the run if None
         samples: number of sample paths; the default of the loss if None
 
@@ -288,7 +297,7 @@ def forecast(
     if pipeline.spec.horizon is None:
         raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
     name, folder = (data, data_root) if data is not None else _resolve_run_data(run_config, data_root)
-    roles, regularize = _get_data_options(run_config)
+    roles, regularize = _get_data_options(run_config, data, reader=reader)
     split = load_split(
         name,
         input_schema=run_config.input_schema,
@@ -312,6 +321,7 @@ def embed(
     data: str | None = None,
     *,
     data_root: str | None = None,
+    reader: Reader | None = None,
     label_column: str | None = None,
     features: Features = "pooled",
     pool: Pool = "mean",
@@ -323,6 +333,8 @@ def embed(
         run: run directory
         data: name or path; the test split of the run if None
         data_root: folder to look up data sets by name in
+        reader: name of the reader of these data, or a table of its name and options; if None that of the run, or of the
+            suffix
         label_column: column or array with the labels, if it has an unusual name
         features: pooled, tokens (concatenated), codes (relative frequency of each) or counts (occurrences of each)
         pool: how pooled features reduce the tokens: mean, max, cls or statistics
@@ -337,7 +349,7 @@ def embed(
         DataError: the data do not fit the run, or an embedding is not finite
     """
     pipeline, run_config = load_run(run)
-    name, split = _load_split(pipeline, run_config, data, data_root, label_column)
+    name, split = _load_split(pipeline, run_config, data, data_root, label_column, reader)
     extract = feature_extractor(pipeline, features, pool)
     # targets must not leak into the features of their context
     batches = iter_batches(split, batch_size, "cpu")
@@ -352,7 +364,12 @@ def embed(
 
 
 def open_run(
-    run: str | Path, data: str | None = None, *, data_root: str | None = None, label_column: str | None = None
+    run: str | Path,
+    data: str | None = None,
+    *,
+    data_root: str | None = None,
+    reader: Reader | None = None,
+    label_column: str | None = None,
 ) -> tuple[Pipeline, Split, RunConfig]:
     """Return the pipeline of a run, the split to apply it to, and the config of the run.
 
@@ -360,6 +377,8 @@ def open_run(
         run: run directory
         data: name or path; the test split of the run if None
         data_root: folder to look up data sets by name in
+        reader: name of the reader of these data, or a table of its name and options; if None that of the run, or of the
+            suffix
         label_column: column or array with the labels, if it has an unusual name
 
     Raises:
@@ -367,7 +386,7 @@ def open_run(
         DataError: the data do not fit the run
     """
     pipeline, run_config = load_run(run)
-    return pipeline, _load_split(pipeline, run_config, data, data_root, label_column)[1], run_config
+    return pipeline, _load_split(pipeline, run_config, data, data_root, label_column, reader)[1], run_config
 
 
 def load_run(run: str | Path) -> tuple[Pipeline, RunConfig]:
@@ -383,12 +402,17 @@ def _resolve_run_data(run_config: RunConfig, data_root: str | None) -> tuple[str
 
 
 def _load_split(
-    pipeline: Pipeline, run_config: RunConfig, data: str | None, data_root: str | None, label_column: str | None
+    pipeline: Pipeline,
+    run_config: RunConfig,
+    data: str | None,
+    data_root: str | None,
+    label_column: str | None,
+    reader: Reader | None,
 ) -> tuple[str, Split]:
     """Load other data as a single split, or the test split of the run; return the name of the data with it."""
     if data is not None:
         input_schema = {**run_config.input_schema, "any_length": pipeline.tokenizer.accepts_any_length}
-        roles, regularize = _get_data_options(run_config, label_column)
+        roles, regularize = _get_data_options(run_config, data, label_column, reader)
         other_split = load_split(
             data, input_schema=input_schema, data_root=data_root, roles=roles, regularize=regularize
         )
@@ -398,6 +422,7 @@ def _load_split(
         else:
             warn_of_other_scale(pipeline, run_config, _get_samples(other_split), data)
         return data, other_split
+    _get_data_options(run_config, data, reader=reader)
     run_data = _load_run_data(run_config, data_root, label_column)
     if run_data.test is None:
         raise DataError(
@@ -413,10 +438,20 @@ def _get_samples(split: Split) -> Tensor | LazyArray:
     return split.table[None] if isinstance(split, WindowDataset) else split.x
 
 
-def _get_data_options(run_config: RunConfig, label_column: str | None = None) -> tuple[ColumnRoles, bool]:
-    """Return the roles of columns for other data than those of the run, and whether missing rows are inserted."""
-    config = DataConfig(**run_config.options("data"))
-    return config.roles.for_other_data(label_column), config.regularize
+def _get_data_options(
+    run_config: RunConfig, data: str | None, label_column: str | None = None, reader: Reader | None = None
+) -> tuple[ColumnRoles, bool]:
+    """Return the roles of columns for other data than those of the run, and whether missing rows are inserted.
+
+    Raises:
+        OptionError: there is a reader, but no other data
+    """
+    config, table = DataConfig(**run_config.options("data")), DataConfig(reader=reader).roles.reader
+    if table is not None and data is None:
+        raise OptionError(
+            f"--reader {table['use']} is for other data (--data): those of the run are read as in training"
+        )
+    return config.roles.for_other_data(label_column, table), config.regularize
 
 
 def _load_run_data(run_config: RunConfig, data_root: str | None, label_column: str | None = None) -> DataModule:
@@ -454,7 +489,7 @@ def _infer_future_dates(data: str, data_root: str | None, roles: ColumnRoles, ho
     if not path.is_file():
         files = locate(data, data_root).files
         path = files.get("test", next(iter(files.values())))
-    times = getattr(get_reader(path)(path, roles), "times", None)
+    times = getattr(read_file(path, roles), "times", None)
     if times is None:
         return None
     if measured := measure_steps(times):  # a gap far back does not matter to what follows

@@ -13,6 +13,7 @@ from torch import Tensor
 from tstk.core.finite import check_rows, find_bad_rows
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series
+from tstk.data.columns import Reader
 from tstk.data.datasets import name_series
 from tstk.errors import OptionError
 from tstk.evaluation.evaluate import iter_batches
@@ -25,6 +26,7 @@ def tokenize(
     data: str | None = None,
     *,
     data_root: str | None = None,
+    reader: Reader | None = None,
     label_column: str | None = None,
     batch_size: int = 256,
 ) -> Arrays:
@@ -34,6 +36,8 @@ def tokenize(
         run: run directory
         data: name or path; the test split of the run if None
         data_root: folder to look up data sets by name in
+        reader: name of the reader of these data, or a table of its name and options; if None that of the run, or of the
+            suffix
         label_column: column or array with the labels, if it has an unusual name
         batch_size: series at a time; fewer where they are long
 
@@ -46,7 +50,7 @@ def tokenize(
         OptionError: its tokens are not discrete
         DataError: the data do not fit the run, or a series is too large for float32
     """
-    pipeline, split, run_config = open_run(run, data, data_root=data_root, label_column=label_column)
+    pipeline, split, run_config = open_run(run, data, data_root=data_root, reader=reader, label_column=label_column)
     codebook = get_codebook(pipeline, run)
     codes, bad_rows = [], []
     with torch.no_grad():

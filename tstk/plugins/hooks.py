@@ -18,7 +18,7 @@ INTERFACE_VERSION = 1
 SLOTS = ("tokenizer", "encoder", "decoder", "head", "loss")
 KINDS = (
     *SLOTS,
-    *("task", "data", "config", "recipe", "command", "callback", "probe", "report", "kernel"),
+    *("task", "reader", "config", "recipe", "command", "callback", "probe", "report", "kernel"),
     *("masking", "augmentation", "tracker"),
 )
 

@@ -25,7 +25,7 @@ _ENTRIES = {
     "head": ("head:Sketch", "Linear layer over mean and maximum of the tokens"),
     "loss": ("loss:Sketch", "Masked reconstruction with the Huber loss"),
     "task": ("task:Sketch", "Positive numbers, such as counts, on a logarithmic scale"),
-    "data": ("data:read", "Text files: one series a line, its label first", '{".sketch"}'),
+    "reader": ("reader:read", "Text files: one series a line, its label first", '{".sketch"}'),
     "config": ("configs/sketch.toml", "Patches, a small transformer and a linear head"),
     "recipe": ("recipes/sketch.toml", "Pretrain by masking, then classify"),
     "command": ("command:command", "Count the parameters of a run"),
@@ -40,7 +40,7 @@ _ENTRIES = {
 """Kind -> target inside the package, summary, and what it provides, if anything."""
 
 _TRIAL_COMMANDS = {
-    "data": "tstk data info YOUR-FILE.NAME",
+    "reader": "tstk data info YOUR-FILE.NAME",
     "decoder": "tstk train --loss masked --decoder NAME --dry-run",
     "recipe": "tstk run NAME",
     "task": "tstk train --task NAME --data YOUR-FILE --dry-run",

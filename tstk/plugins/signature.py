@@ -25,6 +25,8 @@ from tstk.plugins.location import find_source_file
 from tstk.plugins.registry import get_registry
 
 _SCALARS = {"int": int, "float": float, "str": str, "bool": bool}
+_COMPONENT_KINDS = (*SLOTS, "reader")
+"""Kinds of entries that the value of an option can be."""
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 _BOUNDS = {
@@ -47,7 +49,7 @@ class Option:
 
     Args:
         name: as in the constructor
-        type: `int`, `float`, `str`, `bool`, `choice`, or the slot of a nested component
+        type: `int`, `float`, `str`, `bool`, `choice`, or the kind of a nested component
         default: the value if none is given
         help: one line
         choices: the values of a `choice`
@@ -70,7 +72,7 @@ class Option:
     @property
     def is_component(self) -> bool:
         """Whether the value is a component with its own options."""
-        return self.type in SLOTS
+        return self.type in _COMPONENT_KINDS
 
     @property
     def flag(self) -> str:
@@ -308,7 +310,7 @@ def _parse_type(node: ast.expr, module: str) -> dict[str, Any] | None:
     """Return the attributes of `Option` that follow from a type, or None if it is not the type of an option."""
     if isinstance(node, ast.Name | ast.Attribute):
         name = ast.unparse(node).removeprefix("tstk.")
-        if name in _SCALARS or name.lower() in SLOTS:
+        if name in _SCALARS or name.lower() in _COMPONENT_KINDS:
             return {"type": name.lower()}
         alias = _find_alias(module, name)
         return None if alias is None else _parse_type(*alias)

@@ -64,7 +64,7 @@ CHECKS_BY_KIND: dict[str, tuple[Check, ...]] = {
     "decoder": (decoders.ignores_query_contents, decoders.attends_across_as_declared),
     "head": (heads.ignores_padding,),
     "loss": (losses.splits_valid_tokens, losses.prefers_perfect_predictions),
-    "data": (entries.reads_declared_suffixes,),
+    "reader": (entries.reads_declared_suffixes,),
     "config": (entries.is_resolvable,),
     "recipe": (entries.has_valid_stages,),
     "command": (entries.is_a_command,),

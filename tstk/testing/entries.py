@@ -52,11 +52,11 @@ def reads_declared_suffixes(entry: Entry) -> None:
     )
     invalid = [s for s in entry.provides if not s.startswith(".") or s != s.lower()]
     expect(not invalid, f"{entry.name}: provides {invalid}; expected suffixes such as '.csv', in lower case")
-    read_signature(entry.target)  # raises if the docstring lacks what `tstk show` needs
-    names = list(inspect.signature(reader).parameters)
+    read_signature(entry.target)  # raises if an option has no annotation or no literal default
+    names = [p.name for p in inspect.signature(reader).parameters.values() if p.kind is not p.KEYWORD_ONLY]
     expect(
         names == ["path", "roles"],
-        f"{entry.name}: reader({', '.join(names)}); expected reader(path, roles)",
+        f"{entry.name}: reader({', '.join(names)}); expected reader(path, roles), and options behind a *",
     )
     for suffix in sorted(entry.provides):
         with tempfile.TemporaryDirectory() as folder:

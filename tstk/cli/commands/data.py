@@ -9,7 +9,7 @@ import rich_click
 
 from tstk.cli.completion import complete_data_sets
 from tstk.cli.files import add_force_option
-from tstk.cli.options import build_section_options
+from tstk.cli.options import ReaderCommand, build_section_options
 from tstk.cli.output import echo, format_examples, print_json, print_note, print_table
 from tstk.data.config import CONVERT_OPTIONS, SPLIT_OPTIONS, DataConfig
 from tstk.errors import escape_control_characters
@@ -38,7 +38,7 @@ def list_(data_root: str | None, json_: bool) -> None:
 
 
 @command.command(
-    cls=rich_click.RichCommand,
+    cls=ReaderCommand,
     epilog=format_examples("tstk data info har-demo", "tstk data info table.csv --context 96 --horizon 24"),
 )
 @click.argument("data", metavar="NAME|PATH", shell_complete=complete_data_sets)
@@ -58,7 +58,7 @@ info.params += build_section_options("data")
 
 
 @command.command(
-    cls=rich_click.RichCommand,
+    cls=ReaderCommand,
     epilog=format_examples("tstk data convert har-demo har.npz", "tstk data convert record.hea record --length 3000"),
 )
 @click.argument("data", metavar="NAME|PATH", shell_complete=complete_data_sets)
@@ -77,7 +77,7 @@ def convert(data: str, out: str, force: bool, **options: Any) -> None:
 
     with Progress(console=make_console(stderr=True), transient=True) as progress:
         bar = progress.add_task("series")
-        shapes = convert(
+        shapes, notes = convert(
             data,
             out,
             DataConfig(**options),
@@ -86,13 +86,15 @@ def convert(data: str, out: str, force: bool, **options: Any) -> None:
         )
     for split, shape in shapes.items():
         echo(f"{out}: X_{split} " + " x ".join(map(str, shape)))
+    for note in notes:
+        print_note(f"note: {note}")
 
 
 convert.params += [o for o in build_section_options("data") if o.key in CONVERT_OPTIONS]
 
 
 @command.command(
-    cls=rich_click.RichCommand,
+    cls=ReaderCommand,
     epilog=format_examples(
         "tstk data split people.csv --out people --test-fraction 0.2",
         "tstk data split table.csv --out table --test-fraction 0.2 --val-fraction 0.1",

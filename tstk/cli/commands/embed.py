@@ -8,6 +8,7 @@ import rich_click
 from tstk.cli.files import add_force_option, validate_output_path, write_npz
 from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import Features, Pool, RunCommand, add_feature_options, add_run_options
+from tstk.data.columns import Reader
 
 
 @click.command(
@@ -24,6 +25,7 @@ def command(
     run: str,
     data: str | None,
     data_root: str | None,
+    reader: Reader | None,
     label_column: str | None,
     batch_size: int,
     features: Features,
@@ -40,7 +42,14 @@ def command(
 
     path = validate_output_path(out, (".npz",), force)
     arrays = embed(
-        run, data, data_root=data_root, label_column=label_column, features=features, pool=pool, batch_size=batch_size
+        run,
+        data,
+        data_root=data_root,
+        reader=reader,
+        label_column=label_column,
+        features=features,
+        pool=pool,
+        batch_size=batch_size,
     )
     write_npz(path, arrays, replace=force)
     rows, width = arrays["embedding"].shape

@@ -17,6 +17,7 @@ from tstk.cli.output import (
     print_threshold_scores,
 )
 from tstk.cli.run_options import RunCommand, add_run_options
+from tstk.data.columns import Reader
 
 
 @click.command(
@@ -44,6 +45,7 @@ def command(
     run: str,
     data: str | None,
     data_root: str | None,
+    reader: Reader | None,
     label_column: str | None,
     batch_size: int,
     shuffle_tokens: bool,
@@ -61,6 +63,7 @@ def command(
         run,
         data,
         data_root=data_root,
+        reader=reader,
         label_column=label_column,
         batch_size=batch_size,
         shuffle_tokens=shuffle_tokens,

@@ -7,9 +7,10 @@ import rich_click
 
 from tstk.cli.files import add_force_option, validate_output_path, write_csv
 from tstk.cli.output import echo, format_examples, print_baseline_notes, print_note
-from tstk.cli.run_options import RunCommand
+from tstk.cli.run_options import RunCommand, add_reader_option
 from tstk.config.records import RunResult
 from tstk.config.run_directory import RESULT_FILE, resolve_run_dir
+from tstk.data.columns import Reader
 from tstk.errors import OptionError
 
 
@@ -22,6 +23,7 @@ from tstk.errors import OptionError
 )
 @click.argument("run", metavar="RUN")
 @rich_click.option("--data", metavar="NAME|PATH", help="table to forecast; the run's own if not given")
+@add_reader_option
 @rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
 @rich_click.option(
     "--horizon", type=click.IntRange(min=1), metavar="int", help="rows to forecast; the run's if not given"
@@ -41,6 +43,7 @@ def command(
     run: str,
     data: str | None,
     data_root: str | None,
+    reader: Reader | None,
     horizon: int | None,
     samples: int | None,
     quantiles: str,
@@ -59,7 +62,7 @@ def command(
 
     from tstk.inference.predict import forecast
 
-    prediction = forecast(run, data, data_root=data_root, horizon=horizon, samples=samples)
+    prediction = forecast(run, data, data_root=data_root, reader=reader, horizon=horizon, samples=samples)
     head, columns = ["step", "channel", "mean"], [prediction.values]
     if prediction.forecast_samples is None:
         print_note(f"{run} makes point forecasts, so there are no quantiles")

@@ -12,6 +12,7 @@ import rich_click
 from tstk.cli.files import add_force_option, validate_output_path, write_csv, write_npz
 from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import RunCommand, add_run_options
+from tstk.data.columns import Reader
 from tstk.errors import OptionError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def command(
     run: str,
     data: str | None,
     data_root: str | None,
+    reader: Reader | None,
     label_column: str | None,
     batch_size: int,
     out: str,
@@ -67,7 +69,7 @@ def command(
             raise OptionError(f"--label-column {label_column} has no effect: {run} forecasts a table; remove it")
         _write_forecast(path, forecast(run, data, data_root=data_root), force)
         return
-    arrays = predict(run, data, data_root=data_root, label_column=label_column, batch_size=batch_size)
+    arrays = predict(run, data, data_root=data_root, reader=reader, label_column=label_column, batch_size=batch_size)
     if path.suffix.lower() == ".npz":
         write_npz(path, arrays, replace=force)
     elif "recording" in arrays:

@@ -11,6 +11,7 @@ import rich_click
 from tstk.cli.completion import complete_names
 from tstk.cli.output import echo, format_examples, print_baseline_notes, print_json, print_note, print_table
 from tstk.cli.run_options import Features, Pool, RunCommand, add_feature_options, add_run_options
+from tstk.data.columns import Reader
 from tstk.errors import OptionError
 from tstk.evaluation.formatting import MAIN_METRICS, format_number
 
@@ -83,6 +84,7 @@ def command(
     run: str,
     data: str | None,
     data_root: str | None,
+    reader: Reader | None,
     label_column: str | None,
     batch_size: int,
     classifier: str | None,
@@ -106,6 +108,7 @@ def command(
         run,
         data,
         data_root=data_root,
+        reader=reader,
         label_column=label_column,
         classifier=classifier,
         features=features,

@@ -8,6 +8,7 @@ import rich_click
 from tstk.cli.files import add_force_option, validate_output_path, write_npz
 from tstk.cli.output import echo, format_examples
 from tstk.cli.run_options import RunCommand, add_run_options
+from tstk.data.columns import Reader
 
 
 @click.command(
@@ -21,6 +22,7 @@ def command(
     run: str,
     data: str | None,
     data_root: str | None,
+    reader: Reader | None,
     label_column: str | None,
     batch_size: int,
     out: str,
@@ -35,7 +37,7 @@ def command(
     from tstk.inference.tokenize import tokenize
 
     path = validate_output_path(out, (".npz",), force)
-    arrays = tokenize(run, data, data_root=data_root, label_column=label_column, batch_size=batch_size)
+    arrays = tokenize(run, data, data_root=data_root, reader=reader, label_column=label_column, batch_size=batch_size)
     write_npz(path, arrays, replace=force)
     rows, channels, count = arrays["codes"].shape
     echo(f"{path}: {rows:,} series, {channels} channels, {count} codes of {len(arrays['codebook'])} each")

@@ -18,19 +18,29 @@ from tstk.data.channels import choose_channels, describe_choice
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Table
 from tstk.data.memory import require_memory
+from tstk.data.readers.excerpt import cut_excerpt
 from tstk.errors import DataError
 from tstk.plugins.distribution import format_install_command
+from tstk.plugins.ranges import NonNegativeFloat
 
 _MEMORY_PER_BYTE = 20
 """Bytes of a digital sample of 2 or 3 bytes and of a physical one, and of their copies, per byte of the file."""
 
 
-def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> Table:
+def read(
+    path: Path,
+    roles: ColumnRoles = ColumnRoles(),
+    *,
+    start: NonNegativeFloat = 0.0,
+    stop: NonNegativeFloat | None = None,
+) -> Table:
     """Read the signals of a recording, in physical units.
 
     Args:
         path: a file that ends in .edf or .bdf
         roles: channels and drop choose signals by their label; others are rejected
+        start: where to begin, in seconds from the first sample
+        stop: where to end, in seconds from the first sample; the end if not given
 
     Raises:
         DataError: edfio is not installed, the file is damaged or cut short, has gaps, or signals of different rates
@@ -62,7 +72,8 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> Table:
     chosen = range(len(signals)) if indices is None else indices
     _check_rates(path, [labels[i] for i in chosen], [rates[i] for i in chosen])
     values = np.stack([_to_physical(signals[i], labels[i], path) for i in chosen], 1)
-    notes = [_describe_units(signals[i] for i in chosen), *describe_choice(labels, indices)]
+    values, excerpt = cut_excerpt(values, rates[chosen[0]], start, stop, path)
+    notes = [_describe_units(signals[i] for i in chosen), *describe_choice(labels, indices), *excerpt]
     if encoding == "latin-1":
         notes.append("the header is not in UTF-8 and was read as Latin-1")
     notes.append("annotations and times are not used")

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.containers import NA_VALUES, is_number, parse_floats
+from tstk.data.containers import NA_VALUES, to_text
 from tstk.data.times import Times, is_date, parse_times
 from tstk.errors import DataError, did_you_mean
 
@@ -22,6 +23,60 @@ _CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d(?:\.\d{1,9})?)?", re.ASCII)
 _LETTER = re.compile(r"[^\W\d_]")
 _INDEX_NAME = re.compile(r"|Unnamed: \d+|__index_level_\d+__|index", re.ASCII)
 """Names under which pandas and R write the index of rows."""
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """How the text of a file writes numbers.
+
+    Args:
+        decimal: character before decimals
+        thousands: character between groups of three digits, or empty
+        evidence: what shows it, for messages; empty for the default or if the user says so
+        has_options: whether the reader has options for the two characters
+    """
+
+    decimal: str = "."
+    thousands: str = ""
+    evidence: str = ""
+    has_options: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether numbers are written as Python writes them."""
+        return self.decimal == "." and not self.thousands
+
+    @property
+    def pattern(self) -> str:
+        """The regular expression of a number that has digits."""
+        decimal, thousands = re.escape(self.decimal), re.escape(self.thousands)
+        whole = rf"\d{{1,3}}(?:{thousands}\d{{3}})+|\d*" if thousands else r"\d*"
+        return rf"^[-+]?(?:{whole})(?:{decimal}\d*)?(?:[eE][-+]?\d+)?$"
+
+    def to_plain(self, cell: str) -> str:
+        """Return a number as Python writes it, and any other text unchanged."""
+        if self.is_plain or not re.search(self.pattern, cell, re.ASCII):
+            return cell
+        return (cell.replace(self.thousands, "") if self.thousands else cell).replace(self.decimal, ".")
+
+    def describe(self) -> str:
+        """Return a phrase on what differs from the usual way; empty if nothing does."""
+        if self.is_plain:
+            return ""
+        thousands = f" and {self.thousands!r} between thousands" if self.thousands else ""
+        return f"numbers have {self.decimal!r} before decimals{thousands}{self.evidence}"
+
+    def explain(self, cell: str) -> str:
+        """Return what is wrong with a cell that is not a number, and the remedy."""
+        point = f"a {'point' if self.decimal == '.' else 'comma'}{self.evidence}"
+        fault = f"{cell.strip()!r} is not a number; decimals take {point}"
+        if not self.has_options:
+            return f"{fault}, a missing value is ? or NaN"
+        separators = [char for char in cell.strip() if char in ".,' " and char not in (self.decimal, self.thousands)]
+        if separators and re.fullmatch(r"[-+]?[\d.,' ]+", cell.strip()):
+            other = f"--reader.decimal {separators[0]!r}, or " if separators[0] in ".," else ""
+            return f"{fault}. If not so here: --reader csv {other}--reader.thousands {separators[0]!r}"
+        return f"{fault}, a missing value is ? or NaN, or what --reader csv --reader.missing names"
 
 
 class Frame:
@@ -32,13 +87,21 @@ class Frame:
         names: of the columns
         columns: a `pyarrow.ChunkedArray` for each
         locate: returns file and line of a row, for messages; of row -1, those of the header
+        number_format: of columns of text
 
     Raises:
         DataError: there are no rows, or two columns have the same name
     """
 
-    def __init__(self, path: Path, names: Sequence[str], columns: Sequence[Any], locate: Callable[[int], str]) -> None:
-        self.path, self.columns, self.locate = path, columns, locate
+    def __init__(
+        self,
+        path: Path,
+        names: Sequence[str],
+        columns: Sequence[Any],
+        locate: Callable[[int], str],
+        number_format: NumberFormat = NumberFormat(),
+    ) -> None:
+        self.path, self.columns, self.locate, self.number_format = path, columns, locate, number_format
         self.names = [name.strip() for name in names]
         self.lower_names = [name.lower() for name in self.names]
         self.num_rows = len(columns[0]) if columns else 0
@@ -48,6 +111,10 @@ class Frame:
             raise DataError(f"{locate(-1)}: two columns are called {repeated[0]!r}; rename or remove one")
         if not self.num_rows:
             raise DataError(f"{path}: no line after the header; add the rows of data")
+
+    def get_place(self, row: int) -> str:
+        """Return the line of a row, without the file, for messages."""
+        return self.locate(row).removeprefix(str(self.path)).lstrip(", ")
 
     def has(self, name: str) -> bool:
         """Return whether there is a column of this name, in any case."""
@@ -91,14 +158,14 @@ class Frame:
             column = column.cast(pyarrow.string())
         texts: dict[Any, str] = {}  # equal cells are one object
         return [
-            texts.get(cell) or texts.setdefault(cell, "" if cell is None else _to_text(cell))
+            texts.get(cell) or texts.setdefault(cell, "" if cell is None else to_text(cell))
             for cell in column.to_pylist()
         ]
 
     def get_numbers(self, index: int) -> NDArray[np.float64] | None:
         """Return the cells of a column as numbers [N], NaN where missing; None if some are not numbers."""
         if index not in self._numbers:
-            self._numbers[index] = _to_numbers(self.columns[index])
+            self._numbers[index] = _to_numbers(self.columns[index], self.number_format)
         return self._numbers[index]
 
     def is_text(self, index: int) -> bool:
@@ -106,7 +173,7 @@ class Frame:
         if self.get_numbers(index) is not None:
             return False
         present = [cell for cell in self.get_text(index) if cell.lower() not in NA_VALUES]
-        return not any(map(is_number, present)) and any(map(_LETTER.search, present))
+        return not any(map(self._is_number, present)) and any(map(_LETTER.search, present))
 
     def is_integer(self, index: int) -> bool:
         """Return whether a column holds whole numbers, none of them missing."""
@@ -143,13 +210,15 @@ class Frame:
 
         columns = [self.columns[i] for i in indices]
         if all(types.is_string(column.type) for column in columns) and len(columns) > 8:  # one call for all
-            numbers = _to_numbers(pyarrow.chunked_array([chunk for column in columns for chunk in column.chunks]))
+            cells = pyarrow.chunked_array([chunk for column in columns for chunk in column.chunks])
+            numbers = _to_numbers(cells, self.number_format)
             if numbers is not None:
                 return numbers.reshape(len(columns), -1).T
         for i in indices:
             if self.get_numbers(i) is None:
                 for row, cell in enumerate(self.get_text(i)):
-                    parse_floats([cell], self.locate(row) if not _is_number_or_missing(cell) else "")
+                    if not self._is_number(cell):
+                        raise DataError(f"{self.locate(row)}: {self.number_format.explain(cell)}")
                 raise DataError(f"{self.path}: column {self.names[i]!r} holds {self.columns[i].type}; expected numbers")
         return np.stack([self._numbers[i] for i in indices], 1)  # type: ignore[misc]
 
@@ -182,18 +251,22 @@ class Frame:
         cells = self.get_text(index)
         if clock is not None:
             cells = [f"{date} {time}" for date, time in zip(cells, self.get_text(clock), strict=True)]
+        cells = [self.number_format.to_plain(cell) for cell in cells]
         return parse_times(cells, self.names[index], self.locate, zone)
 
+    def _is_number(self, cell: str) -> bool:
+        """Return whether a cell is a number, or missing."""
+        text = cell.strip()
+        if not self.number_format.is_plain and not re.search(self.number_format.pattern, text, re.ASCII):
+            return text.lower() in NA_VALUES
+        try:
+            float(self.number_format.to_plain(text))
+        except ValueError:
+            return text.lower() in NA_VALUES
+        return True
 
-def _to_text(cell: Any) -> str:
-    return (cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)).strip()
 
-
-def _is_number_or_missing(cell: str) -> bool:
-    return is_number(cell) or cell.strip().lower() in NA_VALUES
-
-
-def _to_numbers(column: Any) -> NDArray[np.float64] | None:
+def _to_numbers(column: Any, number_format: NumberFormat) -> NDArray[np.float64] | None:
     """Convert a column to float64 [N], NaN where missing; None if a cell is not a number."""
     import pyarrow
     from pyarrow import compute, types
@@ -206,6 +279,12 @@ def _to_numbers(column: Any) -> NDArray[np.float64] | None:
         text = compute.utf8_trim_whitespace(column)
         is_missing = compute.is_in(compute.utf8_lower(text), value_set=pyarrow.array(sorted(NA_VALUES), type_))
         text = compute.if_else(is_missing, pyarrow.scalar(None, type_), text)
+        if not number_format.is_plain:
+            if not compute.all(compute.match_substring_regex(text, number_format.pattern)).as_py():
+                return None
+            if number_format.thousands:
+                text = compute.replace_substring(text, number_format.thousands, "")
+            text = compute.replace_substring(text, number_format.decimal, ".")
         try:
             column = text.cast(pyarrow.float64())
         except pyarrow.ArrowInvalid:

@@ -78,18 +78,19 @@ def build_long(assignment: Assignment, label_per_sample: bool = False) -> Series
         assignment.set_channels(assignment.remaining, "a channel")
     order = np.argsort(first, kind="stable")
     series_rows = np.split(order, np.flatnonzero(np.diff(first[order])) + 1)
-    notes = [assignment.describe(_describe_channels(assignment), times)]
+    note = assignment.describe(_describe_channels(assignment), times)
     if times is not None:
-        notes += _describe_uneven_times(assignment, times, ids, series_rows)
+        _check_order(assignment, times, ids, series_rows)
     samples = frame.get_samples(assignment.channels)
     x = pad_series([samples[rows].T for rows in series_rows], str(frame.path))
     channels = tuple(frame.names[i] for i in assignment.channels)
-    label = assignment.label
+    series_times = None if times is None else [times[rows] for rows in series_rows]
+    label, rows = assignment.label, list(first_rows.values())
     if not label_per_sample or label is None:
-        return build_series_set(assignment, x, channels, "; ".join(notes), rows=list(first_rows.values()))
+        return build_series_set(assignment, x, channels, note, rows, series_times)
     labels, classes = encode_sample_labels(frame.get_text(label))
     assignment.label = None
-    series_set = build_series_set(assignment, x, channels, "; ".join(notes), rows=list(first_rows.values()))
+    series_set = build_series_set(assignment, x, channels, note, rows, series_times)
     padded, _ = merge_sample_labels([(labels[rows], classes) for rows in series_rows], x.shape[2])
     return replace(series_set, sample_labels=padded, classes=classes)
 
@@ -125,7 +126,7 @@ def _check_constant(frame: Frame, index: int, first: NDArray[np.int64], ids: lis
     changes = cells != cells[first]
     if changes.any():
         row = int(changes.argmax())
-        place = _get_place(frame, int(first[row]))
+        place = frame.get_place(int(first[row]))
         name = quote(frame.names[index])
         raise DataError(
             f"{frame.locate(row)}: {kind} {cells[row]!r} of id {ids[row]!r}, which has {cells[first[row]]!r} in "
@@ -134,21 +135,10 @@ def _check_constant(frame: Frame, index: int, first: NDArray[np.int64], ids: lis
         )
 
 
-def _get_place(frame: Frame, row: int) -> str:
-    return frame.locate(row).removeprefix(str(frame.path)).lstrip(", ")
-
-
-def _describe_uneven_times(
-    assignment: Assignment, times: Times, ids: list[str], series_rows: list[NDArray[np.int64]]
-) -> list[str]:
-    """Say how many series have uneven times.
-
-    Raises:
-        DataError: times repeat or run backwards
-    """
+def _check_order(assignment: Assignment, times: Times, ids: list[str], series_rows: list[NDArray[np.int64]]) -> None:
+    """Refuse times that repeat or run backwards within a series."""
     frame, column = assignment.frame, assignment.time
     assert column is not None
-    num_uneven = 0
     for rows in series_rows:
         values = times.values[rows]
         steps = np.diff(values).astype(np.float64)
@@ -158,10 +148,6 @@ def _describe_uneven_times(
             if cells[previous] == cells[row] or steps[bad[0]] == 0:
                 fault, remedy = "twice", "remove one of the rows"
             else:
-                fault = f"after {cells[previous]} in {_get_place(frame, int(previous))}"
+                fault = f"after {cells[previous]} in {frame.get_place(int(previous))}"
                 remedy = "sort the rows of each id by time"
             raise DataError(f"{frame.locate(int(row))}: id {ids[row]!r} has time {cells[row]} {fault}; {remedy}")
-        num_uneven += bool(steps.size) and not np.allclose(steps, steps[0], rtol=1e-3)
-    if not num_uneven:
-        return []
-    return [f"{frame.path.name}: the times of {num_uneven} series are uneven; samples are used as if evenly spaced"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,19 @@ from tstk.data.readers.npz import PICKLE, read_array_header
 from tstk.errors import DataError
 
 
-def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
+def read(
+    path: Path,
+    roles: ColumnRoles = ColumnRoles(),
+    *,
+    axes: Literal["auto", "channels-first", "channels-last"] = "auto",
+) -> dict[str, SeriesSet]:
     """Read one file `X.npy` or `X_SPLIT.npy` and the labels and metadata beside it, as split "train".
 
     Args:
         path: a file that ends in .npy and is called X, x, data or samples, then perhaps _train, _val or _test
         roles: of files, by stem without the split, where names do not tell
+        axes: of samples in three axes: channels-first is (series, channels, samples); auto takes that, unless names of
+            channels, or an axis four times as long as the other, say otherwise
 
     Raises:
         DataError: an array is damaged, holds Python objects, or its shapes disagree
@@ -44,7 +51,7 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     openers = {path.stem: partial(map_array, path)}
     openers |= {stem: partial(map_array, file) for stem, file in files.items() if stem not in others}
     map_array(path)  # report a damaged file now, not at the first read
-    series_set = build_series_set(NamedArrays(openers, roles, str(path), suffix))
+    series_set = build_series_set(NamedArrays(openers, roles, str(path), suffix, axes=axes))
     if series_set is None:
         raise DataError(f"{path}: --drop-columns {','.join(roles.drop)} leaves no samples")
     return {"train": series_set}

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -43,12 +43,19 @@ _DAMAGE = (
 """What zipfile and NumPy raise for archives that are damaged, encrypted or compressed in another way."""
 
 
-def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
+def read(
+    path: Path,
+    roles: ColumnRoles = ColumnRoles(),
+    *,
+    axes: Literal["auto", "channels-first", "channels-last"] = "auto",
+) -> dict[str, SeriesSet]:
     """Read the splits of one file; arrays without "_train", "_val" or "_test" in their names are split "train".
 
     Args:
         path: a file that ends in .npz
         roles: of arrays, where names do not tell
+        axes: of samples in three axes: channels-first is (series, channels, samples); auto takes that, unless names of
+            channels, or an axis four times as long as the other, say otherwise
 
     Raises:
         DataError: the file is damaged, holds Python objects, or its shapes disagree
@@ -56,7 +63,9 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     roles.reject(path, "for arrays, whose samples are at equal distances", ROLES)
     openers, splits = open_arrays(path), {}
     for split, suffix in (("train", "_train"), ("train", ""), ("val", "_val"), ("test", "_test")):
-        series_set = None if split in splits else build_series_set(NamedArrays(openers, roles, str(path), suffix))
+        series_set = (
+            None if split in splits else build_series_set(NamedArrays(openers, roles, str(path), suffix, axes=axes))
+        )
         if series_set is not None:
             splits[split] = series_set
     if not splits:

@@ -10,7 +10,7 @@ import struct
 import zipfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
@@ -24,12 +24,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
+def read(
+    path: Path,
+    roles: ColumnRoles = ColumnRoles(),
+    *,
+    axes: Literal["auto", "channels-first", "channels-last"] = "auto",
+) -> dict[str, SeriesSet]:
     """Read the series of one file, as split "train".
 
     Args:
         path: a file that ends in .pt
         roles: of tensors, where names do not tell
+        axes: of samples in three axes: channels-first is (series, channels, samples); auto takes that, unless names of
+            channels, or an axis four times as long as the other, say otherwise
 
     Raises:
         DataError: the file is damaged, holds anything but tensors, or its shapes disagree
@@ -40,7 +47,7 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     if record_sizes is not None:
         _check_storages(path, tensors, record_sizes)
     openers = {name: partial(_load_array, path, name) for name in tensors}
-    series_set = build_series_set(NamedArrays(openers, roles, str(path)))
+    series_set = build_series_set(NamedArrays(openers, roles, str(path), axes=axes))
     if series_set is None:
         names = " or ".join(SERIES_ARRAY_NAMES)
         raise DataError(f"{path}: no tensor called {names}; it holds: {', '.join(tensors)}")

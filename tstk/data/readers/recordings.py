@@ -17,19 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from tstk.data.catalog import SPLITS, get_reader
+from tstk.data.catalog import SPLITS, read_file
 from tstk.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, OPTIONS, ColumnRoles
 from tstk.data.containers import Samples, SeriesSet, Table, normalize_labels, pad_series, parse_floats, read_lines
 from tstk.data.readers.npy import map_array
 from tstk.data.recordings import (
     FILE_COLUMNS,
     RECORDING_SUFFIXES,
+    find_delimiter,
     is_manifest,
     list_by_class,
     list_other_suffixes,
     list_recordings,
 )
 from tstk.data.segmentation import SampleLabels, merge_sample_labels
+from tstk.data.times import Times
 from tstk.errors import DataError, did_you_mean
 from tstk.files import check_readable
 
@@ -47,12 +49,14 @@ class Recording:
         channels: C names, empty if the file has none
         note: how the file was read, or empty
         labels: the class of each sample, if the file has them
+        times: of the T samples, if the file has them
     """
 
     values: Samples
     channels: tuple[str, ...] = ()
     note: str = ""
     labels: SampleLabels | None = None
+    times: Times | None = None
 
 
 def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]:
@@ -84,7 +88,8 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
 
 def _read_manifest(path: Path, roles: ColumnRoles) -> dict[str, SeriesSet]:
     """Read the recordings that a manifest lists, split by split."""
-    rows = csv.reader(read_lines(path))
+    text = read_lines(path)
+    rows = csv.reader(text, delimiter=find_delimiter(text[0]))
     header = [name.strip() for name in next(rows)]
     lines = [(f"{path}, line {rows.line_num}", [cell.strip() for cell in row]) for row in rows if row]
     for place, row in lines:
@@ -214,6 +219,7 @@ def _build_series_set(folder: Path, files: Sequence[Path], roles: ColumnRoles, c
     if roles.label_per_sample and any(recording.labels for recording in recordings):
         none: SampleLabels = (np.zeros(0, np.int32), ())  # a file whose samples are all unlabelled
         labels, label_names = merge_sample_labels([r.labels or none for r in recordings], x.shape[2])
+    times = [recording.times for recording in recordings if recording.times is not None]
     return SeriesSet(
         x,
         str(folder),
@@ -222,6 +228,7 @@ def _build_series_set(folder: Path, files: Sequence[Path], roles: ColumnRoles, c
         note="; ".join(parts),
         sample_labels=labels,
         classes=label_names,
+        times=times if len(times) == len(recordings) else None,
     )
 
 
@@ -236,6 +243,7 @@ def _read_recording(path: Path, roles: ColumnRoles) -> Recording:
         optional=roles.optional,
         is_recording=True,
         label_per_sample=roles.label_per_sample,
+        reader=roles.reader,
     )
     if path.suffix.lower() == ".npy":
         own_roles.reject(path, "for a recording in .npy, whose channels have no names")
@@ -245,10 +253,10 @@ def _read_recording(path: Path, roles: ColumnRoles) -> Recording:
         if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):
             raise DataError(f"{path}: an array of {array.dtype} {array.shape}; expected numbers (channels, samples)")
         return Recording(array[None] if array.ndim == 1 else array)
-    data = get_reader(path)(path, own_roles)
+    data = read_file(path, own_roles)
     if isinstance(data, Table):
         labels = None if data.sample_labels is None else (data.sample_labels, data.classes)
-        return Recording(data.values.T, data.channels, data.note, labels)
+        return Recording(data.values.T, data.channels, data.note, labels, data.times)
     series_set = next(iter(data.values()))
     if len(data) > 1 or len(series_set.x) > 1:
         raise DataError(f"{path}: holds {len(series_set.x)} series; a recording is one series, a file each")

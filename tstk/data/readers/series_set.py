@@ -10,11 +10,17 @@ import numpy as np
 from tstk.data.containers import NA_VALUES, Samples, SeriesSet, normalize_labels, pad_series
 from tstk.data.readers.assignment import Assignment
 from tstk.data.readers.frame import Frame
+from tstk.data.times import Times
 from tstk.errors import DataError
 
 
 def build_series_set(
-    assignment: Assignment, values: Any, channels: tuple[str, ...], note: str, rows: list[int] | None = None
+    assignment: Assignment,
+    values: Any,
+    channels: tuple[str, ...],
+    note: str,
+    rows: list[int] | None = None,
+    times: list[Times] | None = None,
 ) -> SeriesSet:
     """Return series with the labels, groups, ids and targets of their rows.
 
@@ -24,6 +30,7 @@ def build_series_set(
         channels: C names
         note: what was taken for what
         rows: the row of the frame that holds them, for each series; None means that each row is a series
+        times: of the samples of each series
     """
     frame = assignment.frame
 
@@ -49,6 +56,7 @@ def build_series_set(
         target_names=tuple(frame.names[i] for i in assignment.targets),
         channels=channels,
         note=note,
+        times=times,
     )
 
 
@@ -59,10 +67,9 @@ def _check_ids(frame: Frame, ids: list[str], column: str) -> None:
         if name.lower() in NA_VALUES:
             raise DataError(f"{frame.locate(row)}: no id in {column!r}; give it one, or remove the row")
         if (first := rows.setdefault(name, row)) != row:
-            place = frame.locate(first).removeprefix(str(frame.path)).lstrip(", ")
             raise DataError(
-                f"{frame.locate(row)}: id {name!r} was in {place} already; remove one of the rows, add a column 'time' "
-                f"if rows are samples, or give --group-column {quote(column)}"
+                f"{frame.locate(row)}: id {name!r} was in {frame.get_place(first)} already; remove one of the rows, "
+                f"add a column 'time' if rows are samples, or give --group-column {quote(column)}"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tstk.data.catalog import get_reader
+from tstk.data.catalog import read_file
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet, Table, pad_series
 from tstk.data.shards import list_shards
@@ -31,7 +31,7 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet]
     parts: list[SeriesSet | Table] = []
     for file in files:
         check_readable(file)
-        data = get_reader(file)(file, roles)
+        data = read_file(file, roles)
         if not isinstance(data, Table) and list(data) != ["train"]:
             raise DataError(f"{file}: holds {' and '.join(data)}; a part of a data set holds one split")
         parts.append(data if isinstance(data, Table) else data["train"])
@@ -65,7 +65,7 @@ def _join_tables(tables: list[Table], source: str, note: str) -> Table:
 
 def _join_series(parts: list[SeriesSet], source: str, note: str) -> SeriesSet:
     joined: dict[str, Any] = {}
-    for name in ("y", "groups", "ids", "targets"):
+    for name in ("y", "groups", "ids", "targets", "times"):
         values = [getattr(part, name) for part in parts]
         missing = [part.source for part, value in zip(parts, values, strict=True) if value is None]
         if missing and len(missing) < len(parts):

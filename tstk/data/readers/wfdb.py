@@ -20,8 +20,10 @@ from tstk.data.channels import choose_channels, describe_choice
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Samples, Table, read_lines
 from tstk.data.memory import require_memory
+from tstk.data.readers.excerpt import cut_excerpt
 from tstk.data.segmentation import SampleLabels, encode_sample_labels
 from tstk.errors import DataError
+from tstk.plugins.ranges import NonNegativeFloat
 
 _FORMAT = re.compile(r"(\d{1,9})([x:]\S*?)?(?:\+(\d{1,15}))?$")
 _GAIN = re.compile(r"([-+.\deE]+)(?:\((-?\d{1,9})\))?(?:/(\S+))?$")
@@ -54,13 +56,21 @@ class Signal:
     name: str
 
 
-def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> Table:
+def read(
+    path: Path,
+    roles: ColumnRoles = ColumnRoles(),
+    *,
+    start: NonNegativeFloat = 0.0,
+    stop: NonNegativeFloat | None = None,
+) -> Table:
     """Read the signals of a record, in physical units.
 
     Args:
         path: a header, which ends in .hea
         roles: channels and drop choose signals by name; for a class per sample, label is the suffix of the file of
             annotations, atr if not given; others are rejected, as a record has no labels
+        start: where to begin, in seconds from the first sample
+        stop: where to end, in seconds from the first sample; the end if not given
 
     Raises:
         DataError: a line of the header cannot be parsed, or a signal file is missing or damaged
@@ -68,7 +78,7 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> Table:
     supported = ("channels", "drop", *["label"] * roles.label_per_sample)
     roles.reject(path, "for a WFDB record, which has no labels", supported)
     lines, note = _read_header(path)
-    signals, num_samples = _parse_header(path, lines)
+    signals, num_samples, rate = _parse_header(path, lines)
     names = [signal.name for signal in signals]
     chosen = choose_channels(names, roles, str(path))
     columns: dict[int, Samples] = {}
@@ -83,13 +93,16 @@ def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> Table:
             columns[id(signal)] = np.where(missing, np.nan, physical)
     indices = range(len(signals)) if chosen is None else chosen
     values = np.stack([columns[id(signals[i])] for i in indices], 1)
-    notes = [note] * bool(note) + [f"{path.name}: {text}" for text in describe_choice(names, chosen)]
     labels: SampleLabels | tuple[None, tuple[str, ...]] = (None, ())
+    label_note = ""
     if roles.label_per_sample:
         labels, label_note = _read_labels(path, roles, len(values))
-        notes.append(label_note)
+    if labels[0] is not None:
+        labels = (cut_excerpt(labels[0], rate, start, stop, path)[0], labels[1])
+    values, excerpt = cut_excerpt(values, rate, start, stop, path)
+    notes = [note] * bool(note) + [f"{path.name}: {text}" for text in (*describe_choice(names, chosen), *excerpt)]
     chosen_names = tuple(names[i] for i in indices)
-    return Table(values, str(path), chosen_names, None, "; ".join(filter(None, notes)), *labels)
+    return Table(values, str(path), chosen_names, None, "; ".join(filter(None, (*notes, label_note))), *labels)
 
 
 def _read_labels(
@@ -135,8 +148,8 @@ def _read_header(path: Path) -> tuple[list[str], str]:
     return read_lines(path), ""
 
 
-def _parse_header(path: Path, text: list[str]) -> tuple[list[Signal], int | None]:
-    """Return the signals, and their number of samples if the header declares it."""
+def _parse_header(path: Path, text: list[str]) -> tuple[list[Signal], int | None, float]:
+    """Return the signals, their number of samples if the header declares it, and the samples per second."""
     lines = [
         (f"{path}, line {number}", line.split())
         for number, line in enumerate(text, 1)
@@ -146,6 +159,9 @@ def _parse_header(path: Path, text: list[str]) -> tuple[list[Signal], int | None
     try:
         name, num_signals = record[0], int(record[1])
         num_samples = int(record[3]) if len(record) > 3 else 0
+        rate = float(re.split("[/(]", record[2])[0]) if len(record) > 2 else 0.0
+        if not math.isfinite(rate) or rate < 0:
+            raise ValueError
     except (IndexError, ValueError):
         raise DataError(
             f"{location}: expected 'RECORD SIGNALS RATE SAMPLES', the first line of a WFDB header"
@@ -161,7 +177,7 @@ def _parse_header(path: Path, text: list[str]) -> tuple[list[Signal], int | None
     if len(lines) <= num_signals:
         raise DataError(f"{path}: {len(lines) - 1} lines of signals, the first line says {num_signals}; fetch it again")
     signals = [_parse_signal(cells, place, i) for i, (place, cells) in enumerate(lines[1 : num_signals + 1])]
-    return signals, num_samples or None
+    return signals, num_samples or None, rate or 250.0  # the default of the format
 
 
 def _parse_signal(cells: list[str], location: str, index: int) -> Signal:
