@@ -180,8 +180,11 @@ def test_a_run_on_single_channels_takes_any_number_of_them_also_if_it_mixes_chan
     imputation = impute(tmp_path / "run", str(tmp_path / "gaps.npz"))
     assert imputation.filled.sum() == 4
     assert abs(imputation.values[0, 1, 4:8] - 5).max() < 50
-    detection = detect(tmp_path / "run", str(tmp_path / "three.npz"), threshold=1.0)
-    assert detection.channel_scores.shape == (20, 3, 16)
+    np.savez(tmp_path / "two.npz", X=x[:, :2])
+    for threshold in (None, 1.0):  # with and without the series of training, which have three channels
+        detection = detect(tmp_path / "run", str(tmp_path / "two.npz"), threshold=threshold)
+        assert detection.channel_scores.shape == (20, 2, 16)
+        np.testing.assert_array_equal(detection.recordings.values, x[:, :2].astype(np.float32))
     assert embed(tmp_path / "run", str(tmp_path / "three.npz"))["embedding"].shape[0] == 20
 
 

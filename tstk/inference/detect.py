@@ -198,6 +198,7 @@ def compute_scores(
     batch_size: int = 256,
 ) -> Scores:
     """Return the scores [N, K, T] of a method; NaN at samples that are missing or beyond the end of a series."""
+    recordings.set_channels(pipeline)  # the training series may have others
     scores = average_windows(
         pipeline,
         recordings.x,

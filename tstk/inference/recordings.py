@@ -48,6 +48,7 @@ class Recordings(ShortRepr):
         ids: N names of the series, if the file has them
         groups: N names, such as persons or devices, if the file has them
         targets: the labels or numbers of the series as arrays of an archive, by name
+        statistics: mean, standard deviation and offset [C] of the channels, where a run takes any channels
     """
 
     values: NDArray[Any]
@@ -62,10 +63,16 @@ class Recordings(ShortRepr):
     ids: list[str] | None = None
     groups: list[str] | None = None
     targets: Arrays = field(default_factory=dict)
+    statistics: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def __len__(self) -> int:
         """Return the number of series."""
         return len(self.values)
+
+    def set_channels(self, pipeline: Pipeline) -> None:
+        """Set the channels of a pipeline that takes any to those of the series."""
+        if self.statistics is not None:
+            pipeline.set_channels(*self.statistics)
 
     def identify(self) -> Arrays:
         """Return "row", "id" and "group" of the series as from `identify_series`; of a table nothing."""
@@ -159,12 +166,13 @@ def build_recordings(
     else:
         offset = None if input_schema.get("offset") is None else np.array(input_schema["offset"])
     x = torch.from_numpy(np.ascontiguousarray(subtract_offset(values, offset)))
-    if splits_channels:
-        level = None if offset is None else torch.from_numpy(offset)
-        pipeline.set_channels(*compute_mean_std(x), level)
     ends = torch.full((1,), x.shape[2]) if is_table else count_samples(x)
     dates = None if times is None else np.array(times.write())
     recordings = Recordings(values, x, ends, channels, container.source, is_table, dates, first_row)
+    if splits_channels:
+        level = None if offset is None else torch.from_numpy(offset)
+        recordings.statistics = (*compute_mean_std(x), level)
+        recordings.set_channels(pipeline)
     if isinstance(container, Table):
         return recordings
     return replace(
