@@ -43,7 +43,7 @@ def test_a_command_of_a_plugin_is_called_like_our_own(tstk, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("kind", ["encoder", "losses", "Readers"])
 def test_a_list_takes_a_kind_in_singular_or_plural(tstk, kind):
-    one = {"losses": "loss"}.get(kind, kind.lower())
+    one = {"losses": "loss", "Readers": "reader"}.get(kind, kind.lower())
     names = [e["name"] for e in json.loads(tstk("list", kind, "--json").stdout)]
     assert names == get_registry().list_names(one)
     assert all(name in tstk("list", kind).stdout for name in names)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tstk.data import load_data
+from tstk.data import DataConfig, load_data
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Table
 from tstk.data.readers import csv, parquet
@@ -220,3 +220,14 @@ def test_a_file_that_is_not_parquet_says_so(tmp_path):
         (tmp_path / "x.parquet").write_bytes(content)
         with pytest.raises(DataError, match="not a parquet file"):
             parquet.read(tmp_path / "x.parquet")
+
+
+def test_uneven_times_of_a_test_split_that_is_trained_on_are_noted_once(tmp_path):
+    rows = [f"{i},{time},{i + time}" for i in range(6) for time in ((0, 1, 4) if i else (0, 1, 2))]
+    for split in ("TRAIN", "TEST"):
+        (tmp_path / f"x_{split}.csv").write_text("\n".join(["id,time,u", *rows]))
+    data = load_data(str(tmp_path / "x_TRAIN.csv"), DataConfig(train_data="test"))
+    assert sum(note.count("the times of 5 series are uneven") for note in data.notes) == 2  # of two files
+    even = load_data(str(tmp_path / "x_TRAIN.csv"), DataConfig(train_data="test", regularize=True))
+    assert even.train.x.shape == even.test.x.shape == (6, 1, 5)
+    assert sum("10 missing rows of 5 series are inserted" in note for note in even.notes) == 1

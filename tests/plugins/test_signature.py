@@ -1,4 +1,4 @@
-"""A signature read from source equals that of the imported class, for every registered component."""
+"""A signature read from source equals that of the imported class, for every registered component and reader."""
 
 import inspect
 import sys
@@ -16,7 +16,7 @@ from tstk.plugins.ranges import MaskingName
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import Option, read_signature
 
-TARGETS = {f"{e.kind} {e.name}": e.target for k in SLOTS for e in get_registry().list_entries(k)}
+TARGETS = {f"{e.kind} {e.name}": e.target for k in (*SLOTS, "reader") for e in get_registry().list_entries(k)}
 TARGETS |= {f"[{name}]": target for name, target in SECTIONS.items()}
 every = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
@@ -48,6 +48,9 @@ def test_types_are_those_of_the_imported_class(target):
         union = isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union
         members = typing.get_args(hint) if union else (hint,)
         assert option.optional == (NoneType in members)
+        if option.type == "reader":
+            assert parameter.annotation.partition(" ")[0] == "Reader"
+            continue
         (kind,) = [m for m in members if m is not NoneType]
         if option.is_tuple:
             kind = typing.get_args(kind)[0]

@@ -330,7 +330,7 @@ def _is_channels_last(arrays: NamedArrays, name: str, shape: tuple[int, ...], ch
             )
     elif channels and len(channels) in shape[1:]:
         channels_last, reason = len(channels) != shape[1], f", as there are {len(channels)} names of channels"
-    elif shape[2] < shape[1] < DECISIVE_RATIO * shape[2]:
+    elif not channels and shape[2] < shape[1] < DECISIVE_RATIO * shape[2]:
         raise DataError(
             f"{arrays.source}: {plain_name} has shape {shape}: {shape[1]} channels of {shape[2]} samples, or "
             f"{shape[2]} channels of {shape[1]} samples? Give --reader {Path(arrays.source).suffix[1:]} --reader.axes "

@@ -30,6 +30,7 @@ def check_times(data: SeriesSet | Table, regularize: bool) -> SeriesSet | Table:
     if regularize:
         return insert_missing_rows(data) if isinstance(data, Table) else insert_missing_samples(data)
     notes = describe_uneven_times(data) if isinstance(data, Table) else describe_uneven_series(data)
+    notes = [note for note in notes if note not in data.note]  # one set may be several splits
     data.note = "; ".join(filter(None, (data.note, *notes)))
     return data
 
@@ -65,13 +66,15 @@ def insert_missing_samples(series_set: SeriesSet) -> SeriesSet:
         return series_set
     positions = [_find_positions(times, step, series_set, i) for i, times in enumerate(series_set.times)]
     length = int(max(places[-1] for places in positions)) + 1
+    counts = [int(places[-1]) + 1 - len(places) for places in positions]
+    if not any(counts):
+        return series_set
     num_series, num_channels, _ = series_set.x.shape
     remedy = "cut the file"
     require_memory(16 * num_series * num_channels * length, f"{source}: series of {length:,} samples", remedy)
     x = np.full((num_series, num_channels, length), np.nan, series_set.x.dtype)
     for i, places in enumerate(positions):
         x[i][:, places] = series_set.x[i][:, : len(places)]
-    counts = [int(places[-1]) + 1 - len(places) for places in positions]
     times = [insert_times(t, p, step[1]) for t, p in zip(series_set.times, positions, strict=True)]
     note = f"{sum(counts):,} missing rows of {np.count_nonzero(counts)} series are inserted without samples"
     note += f", so that steps are {format_step(step)}"
