@@ -45,11 +45,12 @@ def check_position_std(std: float | None, slot: str, missing_reason: str | None)
         raise OptionError(f"{slot}.position_std={std}: expected a finite deviation of 0 or more")
 
 
-def sinusoidal_embedding(pos: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
+def sinusoidal_embedding(pos: Tensor, dim: int, theta: float = 10000.0, interleaved: bool = False) -> Tensor:
     """Return sinusoidal embeddings [B, N, dim] of coordinates [B, N, A], in float32 (float64 for float64 coordinates).
 
     The width is divided equally among the axes, a remainder going to the first ones. Each axis has sines, then cosines,
-    of geometrically decreasing frequencies.
+    of geometrically decreasing frequencies; if `interleaved`, each sine is followed by its cosine (Vaswani et al. 2017,
+    section 3.5).
     """
     pos = pos.to(torch.promote_types(pos.dtype, torch.float32))
     axes = pos.shape[-1]
@@ -58,7 +59,10 @@ def sinusoidal_embedding(pos: Tensor, dim: int, theta: float = 10000.0) -> Tenso
         width = dim // axes + (a < dim % axes)
         num_sines = (width + 1) // 2
         angle = pos[..., a, None] * _frequencies(num_sines, theta, pos)
-        parts += [angle.sin(), angle.cos()[..., : width - num_sines]]
+        if interleaved:
+            parts.append(torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :width])
+        else:
+            parts += [angle.sin(), angle.cos()[..., : width - num_sines]]
     return torch.cat(parts, -1)
 
 

@@ -18,7 +18,9 @@ class MaskedLatent(Masked):
     receive it either.
 
     Args:
-        ratio: share of valid tokens to mask, rounded down
+        ratio: share of valid tokens to mask
+        round_up: round the number of masked tokens up, as published, so that int(N (1 - ratio)) of N are visible to the
+            decoder; otherwise down
         policy: tokens to mask: random, one block, the tail (with a horizon: the future), whole columns of a
             two-axis grid, or random with the same positions for the whole batch
         num_masks: masks per series in each step; the series are encoded once
@@ -29,10 +31,11 @@ class MaskedLatent(Masked):
         spec: Spec,
         *,
         ratio: float = 0.75,
+        round_up: bool = False,
         policy: Literal["random", "block", "tail", "column", "per_batch"] = "random",
         num_masks: MaskCount = 1,
     ) -> None:
-        super().__init__(spec, ratio=ratio, policy=policy, num_masks=num_masks)
+        super().__init__(spec, ratio=ratio, round_up=round_up, policy=policy, num_masks=num_masks)
 
     def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
         """Return all tokens as visible (all but a masked future), and the masked tokens as queries."""

@@ -1,4 +1,4 @@
-"""The initialization of the published code, shared by all components with linear layers."""
+"""Initial values and dropout of the published code, shared by encoder, decoder and loss."""
 
 from __future__ import annotations
 
@@ -12,3 +12,10 @@ def init_xavier(module: nn.Module) -> None:
             nn.init.xavier_normal_(submodule.weight)
             if submodule.bias is not None:
                 nn.init.constant_(submodule.bias, 0.1)
+
+
+def double_mlp_dropout(blocks: nn.ModuleList) -> None:
+    """Set the dropout rate p of each block's MLP to 1 - (1 - p)^2, that of two dropouts of rate p in a row."""
+    for block in blocks:
+        dropout = block.mlp.dropout
+        dropout.p = 1 - (1 - dropout.p) ** 2  # type: ignore[operator, union-attr, assignment]

@@ -19,7 +19,9 @@ class Masked(Loss):
     """Masked autoencoding: mean squared error of the masked tokens' samples (He et al. 2022; Ti-MAE section 3).
 
     Args:
-        ratio: fraction of valid tokens to mask, rounded down
+        ratio: fraction of valid tokens to mask
+        round_up: round the number of masked tokens up, so that int(N (1 - ratio)) of N tokens are visible as in MAE;
+            otherwise down
         policy: tokens to mask: random, one block, the tail (with a horizon: the future), whole columns of a two-axis
             grid, or random but equal for the batch
         num_masks: masks per series in each step (Ti-MAE's sampling time)
@@ -33,11 +35,12 @@ class Masked(Loss):
         spec: Spec,
         *,
         ratio: Ratio = 0.6,
+        round_up: bool = False,
         policy: Literal["random", "block", "tail", "column", "per_batch"] = "random",
         num_masks: MaskCount = 1,
     ) -> None:
         super().__init__(spec)
-        self.ratio, self.policy, self.num_masks = ratio, policy, num_masks
+        self.ratio, self.round_up, self.policy, self.num_masks = ratio, round_up, policy, num_masks
         self.masks_future = policy == "tail" and spec.horizon is not None
         self.out = spec.replace(predicts_in_place=False)
 
@@ -46,7 +49,8 @@ class Masked(Loss):
         if self.masks_future:
             masked = tokens.valid & (tokens.end_positions(self.spec) > self.spec.length - (self.spec.horizon or 0))
         else:
-            masked = torch.cat([POLICIES[self.policy](tokens, self.ratio, rng) for _ in range(self.num_masks)])
+            policy = POLICIES[self.policy]
+            masked = torch.cat([policy(tokens, self.ratio, rng, self.round_up) for _ in range(self.num_masks)])
             tokens = tokens.repeat(self.num_masks)
         return tokens.select(tokens.valid & ~masked), tokens.select(masked)
 
