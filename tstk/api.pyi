@@ -71,7 +71,10 @@ def build(
     lr: float = 0.001,
     lr_override: Sequence[str] = (),
     weight_decay: float = 0.05,
+    weight_decay_on: Literal["matrices", "all"] = "matrices",
     warmup_ratio: float = 0.1,
+    warmup_steps: int | None = None,
+    final_lr_ratio: float = 0.0,
     lr_schedule: Literal["cosine", "constant", "one-cycle"] = "cosine",
     layer_decay: float = 1.0,
     grad_clip: float = 1.0,
@@ -160,7 +163,10 @@ def fit(
     lr: float = 0.001,
     lr_override: Sequence[str] = (),
     weight_decay: float = 0.05,
+    weight_decay_on: Literal["matrices", "all"] = "matrices",
     warmup_ratio: float = 0.1,
+    warmup_steps: int | None = None,
+    final_lr_ratio: float = 0.0,
     lr_schedule: Literal["cosine", "constant", "one-cycle"] = "cosine",
     layer_decay: float = 1.0,
     grad_clip: float = 1.0,
@@ -261,7 +267,11 @@ def fit(
         lr: peak learning rate of AdamW; components with pretrained weights may define their own
         lr_override: learning rates of single parts, as PART=RATE, such as tokenizer.decoder=1e-5
         weight_decay: weight decay of the weights of linear and convolutional layers
+        weight_decay_on: what decays: matrices, the weights of linear and convolutional layers; all, also biases,
+            norms, positions and codes, as in much published code
         warmup_ratio: fraction of the steps in which the learning rate rises
+        warmup_steps: number of these steps, instead of their fraction
+        final_lr_ratio: fraction of the peak learning rate at which the cosine ends
         lr_schedule: learning rate after the warm-up: cosine, decay to zero; constant; one-cycle, rise and decay
             along a cosine (Smith and Topin 2018; use a warm-up of about 0.3)
         layer_decay: factor of the learning rate from one encoder layer to the layer below it, the embeddings being

@@ -18,7 +18,8 @@ def test_dropout_reaches_or_spares_attention_as_the_help_says(kind, want):
 def grid_of(spec):
     """Encoded tokens at the even positions of a grid, and queries at all positions."""
     draw = torch.Generator().manual_seed(0)
-    places = torch.cartesian_prod(*[torch.arange(g) for g in spec.grid_size]).float().expand(2, -1, -1)
+    places = torch.cartesian_prod(*[torch.arange(g) for g in spec.grid_size]).reshape(spec.num_tokens, -1)
+    places = places.float().expand(2, -1, -1)
     index = torch.arange(spec.num_tokens).expand(2, -1)
     values = torch.randn(2, spec.num_tokens, spec.dim, generator=draw)
     tokens = Tokens(values, places, index, torch.ones_like(index, dtype=torch.bool))
