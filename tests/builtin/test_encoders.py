@@ -423,7 +423,10 @@ def test_interleaved_positions_count_from_one_after_the_cls_token():
     tokens = tokens_of(spec)
     want = torch.tensor(
         [
-            [math.sin(t / 10000 ** (i // 2 / 12)) if i % 2 == 0 else math.cos(t / 10000 ** (i // 2 / 12)) for i in range(24)]
+            [
+                math.sin(t / 10000 ** (i // 2 / 12)) if i % 2 == 0 else math.cos(t / 10000 ** (i // 2 / 12))
+                for i in range(24)
+            ]
             for t in range(13)
         ]
     )

@@ -1,8 +1,8 @@
 """Masking policies: pure functions `(tokens, ratio, rng, round_up=False) -> mask [B, N] bool`, True for masked tokens.
 
 Every policy masks floor(ratio * number of valid tokens) tokens per series (`mask_column`: columns), or with `round_up`
-the next larger number, as MAE does, which keeps floor((1 - ratio) * number). Invalid tokens are never masked, and a mask
-depends on (seed, step, sample) alone.
+the next larger number, as MAE does, which keeps floor((1 - ratio) * number). Invalid tokens are never masked, and a
+mask depends on (seed, step, sample) alone.
 """
 
 from __future__ import annotations

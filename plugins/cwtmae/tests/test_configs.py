@@ -23,7 +23,9 @@ def build_on_meta(config, spec):
         return build_pipeline(config, spec)
 
 
-@pytest.mark.parametrize("name", ["pretrain", "published", "tiny", "finetune-cot", "finetune-published", "finetune-mlp"])
+@pytest.mark.parametrize(
+    "name", ["pretrain", "published", "tiny", "finetune-cot", "finetune-published", "finetune-mlp"]
+)
 def test_each_config_resolves_and_its_parts_fit(config, name):
     resolved = config(name, ("test", {"tokenizer": {"use": "cwt"}} if "finetune" in name else {}))
     validate_on_meta(resolved)
@@ -44,7 +46,9 @@ def test_the_published_configs_have_what_the_class_of_the_original_has(config):
         resolved = config(name)
         pipeline = build_on_meta(resolved, spec)
         assert [p.shape for p in pipeline.parameters()] == [p.shape for p in model.parameters()]
-        assert (pipeline.loss.z_score, pipeline.loss.round_up) == (model.loss.z_score, model.loss.round_up) == (True, True)
+        assert (
+            (pipeline.loss.z_score, pipeline.loss.round_up) == (model.loss.z_score, model.loss.round_up) == (True, True)
+        )
         assert resolved.options("encoder")["init"] == resolved.options("decoder")["init"] == "xavier-stacked"
     train = config("published").options("train")
     assert train["lr"] * train["final_lr_ratio"] == pytest.approx(1e-6, rel=1e-3)

@@ -27,12 +27,12 @@ class SpectrumTime(Loss):
 
     Args:
         ratio: share of patches to mask
-        round_up: round the number of masked patches up, so that int(N (1 - ratio)) of N are visible, as in the original;
-            otherwise down
+        round_up: round the number of masked patches up, so that int(N (1 - ratio)) of N are visible, as in the
+            original; otherwise down
         policy: patches to mask: random for each series, or column, all scales and channels of a time together
         time: weight of the mean squared error of the series
-        z_score: reconstruct each series minus its mean, divided by its unbiased standard deviation, as the original does
-            whatever its input; otherwise as the tokenizer receives it
+        z_score: reconstruct each series minus its mean, divided by its unbiased standard deviation, as in the original;
+            otherwise as the tokenizer receives it
     """
 
     needs = ("target_dim", "stride")

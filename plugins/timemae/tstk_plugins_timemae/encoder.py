@@ -28,7 +28,7 @@ class TimeMAEEncoder(Transformer):
     """Post-norm Transformer whose residual branches start near 0 (TimeMAE section 3.2), or with a BERT's layers.
 
     The output of each sub-layer is scaled by a learned factor that starts at `residual_scale`; `pretrained` sets it to
-    1. Positions are a learned table. Unlike in the published code, the MLP's output is dropped once, not twice in a row,
+    1. Positions are a learned table. Unlike in the published code, dropout follows the MLP once, not twice in a row,
     unless `double_dropout`.
 
     Args:

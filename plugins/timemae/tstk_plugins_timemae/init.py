@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from tstk.nn.blocks import Block, CrossBlock
+
 
 def init_xavier(module: nn.Module) -> None:
     """Initialize every linear layer in `module`: weights Xavier-normal, biases 0.1."""
@@ -17,5 +19,5 @@ def init_xavier(module: nn.Module) -> None:
 def double_mlp_dropout(blocks: nn.ModuleList) -> None:
     """Set the dropout rate p of each block's MLP to 1 - (1 - p)^2, that of two dropouts of rate p in a row."""
     for block in blocks:
-        dropout = block.mlp.dropout
-        dropout.p = 1 - (1 - dropout.p) ** 2  # type: ignore[operator, union-attr, assignment]
+        assert isinstance(block, Block | CrossBlock)
+        block.mlp.dropout.p = 1 - (1 - block.mlp.dropout.p) ** 2

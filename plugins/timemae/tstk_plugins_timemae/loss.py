@@ -43,8 +43,8 @@ class TimeMAE(Loss):
         momentum: momentum of the teacher's exponential moving average
         temperature: temperature of the codeword sampling; 1 samples from the softmax, 0 takes the argmax
         teacher_dropout: apply the encoder's dropout in the teacher while training
-        teacher_start: start the moving average from the encoder's initial weights, or from those after the first step, up
-            to which teacher and encoder share their weights in the published code
+        teacher_start: start the moving average from the encoder's initial weights; or from those after the first step,
+            up to which teacher and encoder share their weights in the published code
     """
 
     default_decoder = "cross"

@@ -73,6 +73,7 @@ def test_the_published_configs_have_every_published_detail(name):
     for options in (tokenizer, decoder):
         assert (options["dropout"], options["inner_dropout"], options["init"]) == (0.1, 0.1, "xavier-stacked")
     assert tokenizer["position_std"] == 1.0
+    assert config.options("pipeline")["unbiased_norm"]
     assert (train["weight_decay_on"], train["warmup_steps"], train["final_lr_ratio"]) == ("all", 1000, 0.1)
     assert (tokenizer["dim"], tokenizer["codes"]) == (
         (256, 512) if name == "pretrain" else tuple(int(n) for n in name.split("-"))

@@ -24,9 +24,10 @@ class ShapesToSeries(Decoder):
         depth: number of layers
         heads: attention heads
         dropout: dropout on the output of each sub-layer
-        inner_dropout: dropout on attention probabilities and inside MLPs; 0.1 as published, which makes attention slower
-        init: initial values of attention: those of torch's linear layers; or xavier-stacked, query, key and value as one
-            Xavier-uniform map and biases 0, as published
+        inner_dropout: dropout on attention probabilities and inside MLPs; 0.1 as published, with which attention is
+            slower
+        init: initial values of attention: those of torch's linear layers; or xavier-stacked, query, key and value as
+            one Xavier-uniform map and biases 0, as published
     """
 
     predicts_series = True
@@ -46,8 +47,15 @@ class ShapesToSeries(Decoder):
         super().__init__(spec)
         self.in_proj = nn.Linear(spec.dim or 0, dim)
         self.cls = nn.Parameter(torch.randn(dim) / dim)
-        inner = {"attention_dropout": inner_dropout, "hidden_dropout": inner_dropout}
-        self.stack = Stack(depth, dim, heads, dropout=dropout, norm="post", **inner)
+        self.stack = Stack(
+            depth,
+            dim,
+            heads,
+            dropout=dropout,
+            attention_dropout=inner_dropout,
+            hidden_dropout=inner_dropout,
+            norm="post",
+        )
         for block in self.stack.blocks if init == "xavier-stacked" else ():
             block.attention.init_stacked_xavier()  # type: ignore[operator, union-attr]
         self.out_proj = nn.Linear(dim, spec.channels * ceil(spec.length / max(spec.num_tokens, 1)))

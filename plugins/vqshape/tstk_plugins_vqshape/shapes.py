@@ -1,4 +1,4 @@
-"""Shapes: curves of mean 0 and unbiased standard deviation 1 that are decoded from codes, and the segments they describe.
+"""Shapes: curves of mean 0 and (unbiased) deviation 1 that are decoded from codes, and the segments they describe.
 
 `ShapeDecoder` decodes codes to curves; `extract_segments` cuts the segments they cover out of a series; `place_curves`
 puts curves at their positions; `diversity_loss` penalizes segments that coincide.

@@ -70,9 +70,10 @@ class VQShape(Tokenizer):
         smooth: window over which shapes are smoothed, an odd number of samples
         patch_drop: share of patches dropped at random in each training step
         dropout: dropout on the output of each sub-layer
-        inner_dropout: dropout on attention probabilities and inside MLPs; 0.1 as published, which makes attention slower
-        init: initial values of attention: those of torch's linear layers; or xavier-stacked, query, key and value as one
-            Xavier-uniform map and biases 0, as published
+        inner_dropout: dropout on attention probabilities and inside MLPs; 0.1 as published, with which attention is
+            slower
+        init: initial values of attention: those of torch's linear layers; or xavier-stacked, query, key and value as
+            one Xavier-uniform map and biases 0, as published
         position_std: initial standard deviation of the position table; 1 as published
         shape: weight of the mean squared error between shapes and the segments they cover
         form: weight of the mean squared error between curves and segments, both normalized to mean 0 and standard
@@ -138,8 +139,15 @@ class VQShape(Tokenizer):
         self.shortest, self.penalty_weights = shortest, {"shape": shape, "form": form, "diversity": diversity}
         self.patch_embed = nn.Linear(patch, dim)
         self.table = nn.Parameter(torch.randn(ceil(spec.length / patch), dim) * position_std)
-        inner = {"attention_dropout": inner_dropout, "hidden_dropout": inner_dropout}
-        self.stack = Stack(depth, dim, heads, dropout=dropout, norm="post", **inner)
+        self.stack = Stack(
+            depth,
+            dim,
+            heads,
+            dropout=dropout,
+            attention_dropout=inner_dropout,
+            hidden_dropout=inner_dropout,
+            norm="post",
+        )
         self.queries = nn.Parameter(torch.randn(tokens, dim) / dim)
         self.query_blocks = nn.ModuleList(_QueryBlock(dim, heads, dropout, inner_dropout) for _ in range(query_depth))
         for part in self.modules() if init == "xavier-stacked" else ():

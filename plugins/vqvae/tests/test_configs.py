@@ -43,7 +43,11 @@ def test_a_config_builds_and_learns_from_a_batch(name):
 
 
 def test_the_stages_agree_on_what_a_series_is():
-    configs = [resolve_config((name, read_toml(find_config(name)))) for name in CONFIGS if "published" not in name and "totem" not in name]
+    configs = [
+        resolve_config((name, read_toml(find_config(name))))
+        for name in CONFIGS
+        if "published" not in name and "totem" not in name
+    ]
     for config in configs:
         assert config.options("pipeline")["channels"] == "independent"
         assert config.options("pipeline")["instance_norm"]

@@ -27,8 +27,8 @@ class CoT(Head):
         heads: attention heads
         dropout: dropout rate of the attention probabilities and of the MLP
         mlp_dropout: where the MLP drops values: its output; or hidden, between GELU and second layer, as in CWT-MAE
-        init: initialise linear layers Xavier-uniform with zero bias; xavier-stacked, query, key and value as one map, as
-            in CWT-MAE
+        init: initialise linear layers Xavier-uniform with zero bias; xavier-stacked, query, key and value as one map,
+            as in CWT-MAE
     """
 
     needs = ("num_outputs",)
