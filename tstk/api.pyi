@@ -62,6 +62,7 @@ def build(
     synthetic_seed: int | None = None,
     channels: Literal["auto", "mixed", "independent"] = "auto",
     instance_norm: bool | None = None,
+    unbiased_norm: bool = False,
     linear_map: Literal["none", "auto", "shared", "per-channel"] = "none",
     freeze: Sequence[str] = (),
     init_from: str | PathLike[str] | None = None,
@@ -154,6 +155,7 @@ def fit(
     synthetic_seed: int | None = None,
     channels: Literal["auto", "mixed", "independent"] = "auto",
     instance_norm: bool | None = None,
+    unbiased_norm: bool = False,
     linear_map: Literal["none", "auto", "shared", "per-channel"] = "none",
     freeze: Sequence[str] = (),
     init_from: str | PathLike[str] | None = None,
@@ -255,6 +257,7 @@ def fit(
             independent when forecasting, else mixed
         instance_norm: normalize each series by its own mean and standard deviation and undo it in forecasts; if not
             given, on when forecasting
+        unbiased_norm: divide by the unbiased deviation in instance normalization, as VQShape does
         linear_map: forecast by a least-squares linear map of the context plus the output of the head, which starts
             at zero: shared by all channels, one per-channel, or auto, which selects on validation; training that
             does not improve on the map is discarded

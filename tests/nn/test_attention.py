@@ -148,13 +148,13 @@ def test_shares_are_what_attention_weighs_values_by():
 
 def test_a_stacked_start_has_the_moments_of_torchs_multi_head_attention():
     torch.manual_seed(0)
-    attention, theirs = Attention(96, 4), torch.nn.MultiheadAttention(96, 4)
+    attention, reference = Attention(96, 4), torch.nn.MultiheadAttention(96, 4)
     before = attention.out.weight.detach().clone()
     attention.init_stacked_xavier()
     weights = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
-    assert weights.shape == theirs.in_proj_weight.shape
-    assert weights.std().item() == pytest.approx(theirs.in_proj_weight.std().item(), rel=0.02)
-    assert weights.abs().max().item() == pytest.approx(theirs.in_proj_weight.abs().max().item(), rel=0.01)
+    assert weights.shape == reference.in_proj_weight.shape
+    assert weights.std().item() == pytest.approx(reference.in_proj_weight.std().item(), rel=0.02)
+    assert weights.abs().max().item() == pytest.approx(reference.in_proj_weight.abs().max().item(), rel=0.01)
     for layer in (attention.query, attention.key, attention.value, attention.out):
         assert not layer.bias.any()
     assert torch.equal(attention.out.weight, before)
