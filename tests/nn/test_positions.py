@@ -91,3 +91,12 @@ def test_interleaved_sinusoids_are_those_of_the_transformer_paper(dim):
             angle = position / 10000 ** (i // 2 / ((dim + 1) // 2))
             want = math.sin(angle) if i % 2 == 0 else math.cos(angle)
             assert table[position, i].item() == pytest.approx(want, abs=1e-5)
+
+
+def test_rounded_angles_are_those_of_a_bfloat16_table():
+    pos = torch.arange(900.0).reshape(1, -1, 1)
+    exact, rounded = rotary_angles(pos, 64), rotary_angles(pos, 64, round_to_bf16=True)
+    for a, b in zip(exact, rounded, strict=True):
+        assert b.dtype == torch.float32
+        assert torch.equal(b, a.to(torch.bfloat16).to(torch.float32))
+        assert 1e-3 < (a - b).abs().max() < 2**-8

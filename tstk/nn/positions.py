@@ -66,13 +66,16 @@ def sinusoidal_embedding(pos: Tensor, dim: int, theta: float = 10000.0, interlea
     return torch.cat(parts, -1)
 
 
-def rotary_angles(pos: Tensor, head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+def rotary_angles(
+    pos: Tensor, head_dim: int, theta: float = 10000.0, round_to_bf16: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of the rotary angles, each [B, 1, N, head_dim / 2] float32 (RoFormer, section 3.2).
 
     Args:
         pos: [B, N, A] coordinates; the channel pairs are divided equally among the axes
         head_dim: width of one attention head
         theta: base of the frequencies
+        round_to_bf16: round cosine and sine to bfloat16, as the cache of CWT-MAE does
 
     Raises:
         OptionError: the channel pairs cannot be divided equally among the axes
@@ -82,7 +85,8 @@ def rotary_angles(pos: Tensor, head_dim: int, theta: float = 10000.0) -> tuple[T
     pos = pos.float()
     angle = pos[..., None] * _frequencies(head_dim // (2 * axes), theta, pos)
     angle = angle.flatten(-2)[:, None]
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return (cos.bfloat16().float(), sin.bfloat16().float()) if round_to_bf16 else (cos, sin)
 
 
 def flatten_positions(pos: Tensor, grid_size: tuple[int, ...]) -> Tensor:

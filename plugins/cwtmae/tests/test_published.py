@@ -234,3 +234,18 @@ def test_the_number_of_visible_patches_is_rounded_down():
     model = build_tiny(mask_ratio=0.77)
     step_output = model.pipeline(Series(torch.randn(2, 1, 500)))
     assert step_output.visible.valid.sum(1).tolist() == [int(40 * (1 - 0.77))] * 2
+
+
+def test_rotary_tables_are_rounded_to_bfloat16_in_encoder_and_decoder():
+    model = build_tiny().eval()
+    x = torch.randn(2, 500, generator=torch.Generator().manual_seed(1))
+    outputs = {}
+    for rope in ("flat-bf16", "flat"):
+        model.pipeline.encoder.rope = model.pipeline.decoder.rope = rope
+        torch.manual_seed(5)
+        step_output = model.pipeline(Series(x[:, None]))
+        outputs[rope] = step_output.encoded.values, step_output.predictions
+    for rounded, exact in zip(*outputs.values(), strict=True):
+        assert 1e-6 < (rounded - exact).abs().max() < 1e-2
+    fresh = build_tiny().pipeline
+    assert fresh.encoder.rope == fresh.decoder.rope == "flat-bf16"

@@ -45,8 +45,8 @@ class Transformer(Encoder):
             table and rotary; or none
         position_std: initial standard deviation of the learned table; 1 if none, as large as the tokens (0.02 in ViT
             and CWT-MAE)
-        rope: rotary positions over every axis of the grid, each with an equal part of a head; or flat, over the
-            flattened grid (CWT-MAE)
+        rope: rotary positions over every axis of the grid, each with an equal part of a head; flat, over the flattened
+            grid; or flat-bf16, with cosines and sines rounded to bfloat16 too, as CWT-MAE does
         theta: base of the sinusoidal and rotary frequencies
         cls: prepend a learned CLS token
         cls_pos_embed: learn a position of its own for the CLS token (ViT, CWT-MAE)
@@ -74,7 +74,7 @@ class Transformer(Encoder):
         norm: Literal["pre", "post"] = "pre",
         positions: Literal["learned", "sinusoidal", "interleaved", "rotary", "learned+rotary", "none"] = "learned",
         position_std: float | None = None,
-        rope: Literal["grid", "flat"] = "grid",
+        rope: Literal["grid", "flat", "flat-bf16"] = "grid",
         theta: float = 10000.0,
         cls: bool = False,
         cls_pos_embed: bool = False,
@@ -94,7 +94,7 @@ class Transformer(Encoder):
         self.rotary, self.sinusoidal = "rotary" in positions, positions in ("sinusoidal", "interleaved")
         self.interleaved = positions == "interleaved"
         if self.rotary:
-            check_rotary(dim // heads, 1 if rope == "flat" else spec.num_axes)
+            check_rotary(dim // heads, spec.num_axes if rope == "grid" else 1)
         if cls_pos_embed and not cls:
             raise OptionError("encoder.cls_pos_embed=true needs a CLS token; use encoder.cls=true")
         missing_reason = None if "learned" in positions else f"positions={positions} has no learned table"
@@ -201,7 +201,7 @@ class Transformer(Encoder):
     def _rotary_angles(self, tokens: Tokens) -> Angles | None:
         if not self.rotary:
             return None
-        pos = flatten_positions(tokens.pos, self.spec.grid_size) if self.rope == "flat" else tokens.pos
+        pos = tokens.pos if self.rope == "grid" else flatten_positions(tokens.pos, self.spec.grid_size)
         if self.cls is not None:  # the CLS token is at position 0; all others are shifted by 1 on every axis
             pos = torch.cat([torch.zeros_like(pos[:, :1]), pos + 1], 1)
-        return rotary_angles(pos, self.head_dim, self.theta)
+        return rotary_angles(pos, self.head_dim, self.theta, self.rope == "flat-bf16")
