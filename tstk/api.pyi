@@ -64,6 +64,7 @@ def build(
     synthetic_seed: int | None = None,
     channels: Literal["auto", "mixed", "independent"] = "auto",
     instance_norm: bool | None = None,
+    unbiased_norm: bool = False,
     linear_map: Literal["none", "auto", "shared", "per-channel"] = "none",
     freeze: Sequence[str] = (),
     init_from: str | PathLike[str] | None = None,
@@ -73,7 +74,10 @@ def build(
     lr: float = 0.001,
     lr_override: Sequence[str] = (),
     weight_decay: float = 0.05,
+    weight_decay_on: Literal["matrices", "all"] = "matrices",
     warmup_ratio: float = 0.1,
+    warmup_steps: int | None = None,
+    final_lr_ratio: float = 0.0,
     lr_schedule: Literal["cosine", "constant", "one-cycle"] = "cosine",
     layer_decay: float = 1.0,
     grad_clip: float = 1.0,
@@ -154,6 +158,7 @@ def fit(
     synthetic_seed: int | None = None,
     channels: Literal["auto", "mixed", "independent"] = "auto",
     instance_norm: bool | None = None,
+    unbiased_norm: bool = False,
     linear_map: Literal["none", "auto", "shared", "per-channel"] = "none",
     freeze: Sequence[str] = (),
     init_from: str | PathLike[str] | None = None,
@@ -163,7 +168,10 @@ def fit(
     lr: float = 0.001,
     lr_override: Sequence[str] = (),
     weight_decay: float = 0.05,
+    weight_decay_on: Literal["matrices", "all"] = "matrices",
     warmup_ratio: float = 0.1,
+    warmup_steps: int | None = None,
+    final_lr_ratio: float = 0.0,
     lr_schedule: Literal["cosine", "constant", "one-cycle"] = "cosine",
     layer_decay: float = 1.0,
     grad_clip: float = 1.0,
@@ -255,6 +263,7 @@ def fit(
             independent when forecasting, else mixed
         instance_norm: normalize each series by its own mean and standard deviation and undo it in forecasts; if not
             given, on when forecasting
+        unbiased_norm: divide by the unbiased deviation in instance normalization, as VQShape does
         linear_map: forecast by a least-squares linear map of the context plus the output of the head, which starts
             at zero: shared by all channels, one per-channel, or auto, which selects on validation; training that
             does not improve on the map is discarded
@@ -267,7 +276,11 @@ def fit(
         lr: peak learning rate of AdamW; components with pretrained weights may define their own
         lr_override: learning rates of single parts, as PART=RATE, such as tokenizer.decoder=1e-5
         weight_decay: weight decay of the weights of linear and convolutional layers
+        weight_decay_on: what decays: matrices, the weights of linear and convolutional layers; all, also biases,
+            norms, positions and codes, as in much published code
         warmup_ratio: fraction of the steps in which the learning rate rises
+        warmup_steps: number of these steps, instead of their fraction
+        final_lr_ratio: fraction of the peak learning rate at which the cosine ends
         lr_schedule: learning rate after the warm-up: cosine, decay to zero; constant; one-cycle, rise and decay
             along a cosine (Smith and Topin 2018; use a warm-up of about 0.3)
         layer_decay: factor of the learning rate from one encoder layer to the layer below it, the embeddings being

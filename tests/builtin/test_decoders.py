@@ -18,7 +18,8 @@ def test_dropout_reaches_or_spares_attention_as_the_help_says(kind, want):
 def grid_of(spec):
     """Encoded tokens at the even positions of a grid, and queries at all positions."""
     draw = torch.Generator().manual_seed(0)
-    places = torch.cartesian_prod(*[torch.arange(g) for g in spec.grid_size]).float().expand(2, -1, -1)
+    places = torch.cartesian_prod(*[torch.arange(g) for g in spec.grid_size]).reshape(spec.num_tokens, -1)
+    places = places.float().expand(2, -1, -1)
     index = torch.arange(spec.num_tokens).expand(2, -1)
     values = torch.randn(2, spec.num_tokens, spec.dim, generator=draw)
     tokens = Tokens(values, places, index, torch.ones_like(index, dtype=torch.bool))
@@ -60,3 +61,21 @@ def test_a_decoder_may_start_like_the_encoder_and_give_cls_a_place():
         decoder.cls_pos_embed += torch.randn(16)
     assert (decoder(seen, asked, None) - before).abs().max() > 1e-3
     assert TransformerDecoder(spec.replace(num_prefix_tokens=0), **options, cls_pos_embed=True).cls_pos_embed is None
+
+
+def test_a_decoder_with_interleaved_positions_sees_the_first_token_at_one_and_the_cls_token_at_zero():
+    spec = Spec(channels=1, length=24, dim=8, grid_size=(12,), predicts_in_place=False, num_prefix_tokens=1)
+    torch.manual_seed(0)
+    decoder = TransformerDecoder(spec, dim=16, depth=1, heads=2, positions="interleaved", dropout=0.0)
+    visible, queries = grid_of(spec)
+    entered = []
+    decoder.stack.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
+    decoder(visible, queries, None)
+    content = torch.where(
+        (torch.arange(12) % 2 == 0)[:, None], visible.to_grid((12,)).mT @ decoder.embed.weight.T + decoder.embed.bias,
+        decoder.mask_token,
+    )  # fmt: skip
+    content = torch.cat([decoder.embed(visible.prefix), content], 1)
+    angle = torch.arange(13.0)[:, None] / 10000 ** (torch.arange(8) / 8)
+    table = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+    torch.testing.assert_close(entered[0], content + table)

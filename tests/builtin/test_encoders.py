@@ -1,6 +1,7 @@
 """Properties of all encoders, of the Transformer, and of the models of transformers."""
 
 import json
+import math
 import sys
 
 import pytest
@@ -414,3 +415,23 @@ def test_an_exported_encoder_takes_any_batch_and_hides_what_is_invalid(name):
     values, pos, index, valid = inputs(5)
     valid[1, 7:] = False
     assert_close(program(values, pos, index, valid), encoder(Tokens(values, pos, index, valid)).values)
+
+
+def test_interleaved_positions_count_from_one_after_the_cls_token():
+    spec = spec_of(dim=24, grid=(12,))
+    encoder = built(lambda spec: Transformer(spec, **SMALL, cls=True, positions="interleaved"), spec)
+    tokens = tokens_of(spec)
+    want = torch.tensor(
+        [
+            [
+                math.sin(t / 10000 ** (i // 2 / 12)) if i % 2 == 0 else math.cos(t / 10000 ** (i // 2 / 12))
+                for i in range(24)
+            ]
+            for t in range(13)
+        ]
+    )
+    assert_close(encoder.pos_embed(tokens)[0], want[1:])
+    embedded = []
+    encoder.stack.register_forward_pre_hook(lambda module, args: embedded.append(args[0]))
+    encoder(tokens)
+    assert_close(embedded[0], torch.cat([encoder.cls.expand(3, 1, 24), tokens.values], 1) + want)

@@ -22,9 +22,9 @@ def tokens_of(batch=6, seed=0, share=0.8, rows=None):
     return Tokens(torch.zeros(*index.shape, 1), pos, index, valid[rows])
 
 
-def hide(policy, tokens, ratio, keys=None, step=1, seed=0):
+def hide(policy, tokens, ratio, keys=None, step=1, seed=0, **options):
     keys = torch.arange(len(tokens.valid)) if keys is None else keys
-    return get_masking_policy(policy)(tokens, ratio, SampleRNG(seed, step, keys))
+    return get_masking_policy(policy)(tokens, ratio, SampleRNG(seed, step, keys), **options)
 
 
 def count_masked(count, ratio):
@@ -134,3 +134,20 @@ def test_column_hides_all_scales_of_a_moment_together():
     valid = tokens.valid.unflatten(1, (COLUMNS, SCALES))
     gone = hidden.any(-1, keepdim=True)
     assert torch.equal(hidden, gone & valid)
+
+
+@every
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_rounding_up_keeps_as_many_tokens_as_mae_does(policy, ratio):
+    tokens = tokens_of(share=0.7)
+    valid, visible = tokens.valid, tokens.valid & ~hide(policy, tokens, ratio, round_up=True)
+    if policy == "column":
+        valid, visible = (t.unflatten(1, (COLUMNS, SCALES)).any(-1) for t in (valid, visible))
+    hundredths = 100 - round(100 * ratio)
+    assert visible.sum(1).tolist() == [int(n) * hundredths // 100 for n in valid.sum(1)]
+
+
+def test_of_150_tokens_and_a_ratio_of_three_quarters_one_more_is_masked_if_rounded_up():
+    index = torch.arange(150).expand(1, 150)
+    tokens = Tokens(torch.zeros(1, 150, 1), index[..., None].float(), index, torch.ones(1, 150, dtype=torch.bool))
+    assert [int(hide("random", tokens, 0.75, round_up=up).sum()) for up in (False, True)] == [112, 113]

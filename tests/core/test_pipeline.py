@@ -326,3 +326,18 @@ def test_a_decoder_that_predicts_states_cannot_forecast(build, table_spec, windo
     assert not pipeline.can_forecast
     with pytest.raises(OptionError, match="--head forecast"):
         pipeline.predict_batch(windows())
+
+
+def test_instance_normalization_divides_by_the_unbiased_deviation_on_request(build, labelled_spec, ragged):
+    pipeline = build(labelled_spec, wiring={"instance_norm": True, "unbiased_norm": True}, head="linear").eval()
+    raw = ragged()
+    series, _, _ = pipeline.instance_normalize(raw)
+    observed = raw.observed_mask
+    for b in range(len(raw.x)):
+        for c in range(raw.x.shape[1]):
+            samples = raw.x[b, c, observed[b, c]].double()
+            if len(samples) > 1:
+                want = (samples - samples.mean()) / (samples.var(correction=1) + 1e-5).sqrt()
+                torch.testing.assert_close(series.x[b, c, observed[b, c]].double(), want, atol=1e-5, rtol=1e-5)
+    with pytest.raises(OptionError, match="--unbiased-norm has no effect"):
+        build(labelled_spec, wiring={"unbiased_norm": True}, head="linear")

@@ -144,3 +144,20 @@ def test_shares_are_what_attention_weighs_values_by():
     v = attention.value(context).unflatten(-1, (3, 4)).transpose(1, 2)
     want = attention.out((shares @ v).transpose(1, 2).flatten(2))
     torch.testing.assert_close(attention(x, context, mask=mask), want)
+
+
+def test_a_stacked_start_has_the_moments_of_torchs_multi_head_attention():
+    torch.manual_seed(0)
+    attention, reference = Attention(96, 4), torch.nn.MultiheadAttention(96, 4)
+    before = attention.out.weight.detach().clone()
+    attention.init_stacked_xavier()
+    weights = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
+    assert weights.shape == reference.in_proj_weight.shape
+    assert weights.std().item() == pytest.approx(reference.in_proj_weight.std().item(), rel=0.02)
+    assert weights.abs().max().item() == pytest.approx(reference.in_proj_weight.abs().max().item(), rel=0.01)
+    for layer in (attention.query, attention.key, attention.value, attention.out):
+        assert not layer.bias.any()
+    assert torch.equal(attention.out.weight, before)
+    bare = Attention(96, 4, key_dim=32, bias=False)
+    bare.init_stacked_xavier()
+    assert bare.key.weight.abs().max() <= (6 / (32 + 3 * 96)) ** 0.5

@@ -113,3 +113,16 @@ def test_running_blocks_again_gives_the_same_gradients():
     with torch.no_grad():
         stack(x)
     assert len(runs) == 9
+
+
+def test_dropout_inside_an_mlp_stands_between_activation_and_second_layer():
+    torch.manual_seed(0)
+    mlp, x = MLP(8, 32, hidden_dropout=0.5), torch.randn(2, 5, 8)
+    torch.manual_seed(1)
+    got = mlp(x)
+    torch.manual_seed(1)
+    want = mlp.down(torch.nn.functional.dropout(torch.nn.functional.gelu(mlp.up(x)), 0.5))
+    assert torch.equal(got, want)
+    assert torch.equal(mlp.eval()(x), mlp.down(torch.nn.functional.gelu(mlp.up(x))))
+    stack = Stack(2, 8, 2, hidden_dropout=0.25)
+    assert [block.mlp.hidden_dropout.p for block in stack.blocks] == [0.25, 0.25]

@@ -81,3 +81,22 @@ def test_a_line_numbers_a_grid_with_time_running_fastest():
     assert sorted(place.tolist()) == list(range(24))
     assert place[pos[0, :, 1:].sum(1) == 0].tolist() == [0, 1, 2, 3]
     assert torch.equal(flatten_positions(pos[..., :1], (4,)), pos[..., :1])
+
+
+@pytest.mark.parametrize("dim", [6, 7])
+def test_interleaved_sinusoids_are_those_of_the_transformer_paper(dim):
+    table = sinusoidal_embedding(torch.arange(5.0)[None, :, None], dim, interleaved=True)[0]
+    for position in range(5):
+        for i in range(dim):
+            angle = position / 10000 ** (i // 2 / ((dim + 1) // 2))
+            want = math.sin(angle) if i % 2 == 0 else math.cos(angle)
+            assert table[position, i].item() == pytest.approx(want, abs=1e-5)
+
+
+def test_rounded_angles_are_those_of_a_bfloat16_table():
+    pos = torch.arange(900.0).reshape(1, -1, 1)
+    exact, rounded = rotary_angles(pos, 64), rotary_angles(pos, 64, round_to_bf16=True)
+    for a, b in zip(exact, rounded, strict=True):
+        assert b.dtype == torch.float32
+        assert torch.equal(b, a.to(torch.bfloat16).to(torch.float32))
+        assert 1e-3 < (a - b).abs().max() < 2**-8

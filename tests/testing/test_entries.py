@@ -10,17 +10,17 @@ from typing import Annotated
 import torch
 from annotated_types import Gt
 
-def mask_invalid(tokens, ratio, rng):
+def mask_invalid(tokens, ratio, rng, round_up=False):
     return torch.arange(20).expand(3, -1) < 8
 
-def mask_everything(tokens, ratio, rng):
+def mask_everything(tokens, ratio, rng, round_up=False):
     return tokens.valid
 
-def mask_by_global_draws(tokens, ratio, rng):
+def mask_by_global_draws(tokens, ratio, rng, round_up=False):
     scores = torch.rand(3, 20).masked_fill(~tokens.valid, 9)
     return scores.argsort(1).argsort(1) < 8
 
-def mask_per_series(tokens, ratio, rng):
+def mask_per_series(tokens, ratio, rng, round_up=False):
     return tokens.valid[:, 0]
 
 def without_strength(series, rng):

@@ -258,6 +258,39 @@ def test_the_rate_rises_then_falls_to_zero_or_stays(npz):
     assert [r["lr"] for r in stays] == [0.01] * 3
 
 
+def test_the_warm_up_may_be_given_in_steps_and_the_cosine_may_end_above_zero(npz):
+    pipeline, data = prepare(npz, head="linear")
+    options = {"steps": 12, "validate_every": 1, "lr": 0.01, "batch_size": 8, "select_by": "last"}
+    rows = fit(pipeline, data, **options, warmup_steps=3, final_lr_ratio=0.1).history
+    rates = [row["lr"] for row in rows]  # after each step, that of the next one
+    assert rates[:2] == pytest.approx([0.005, 0.0075])
+    for step in range(3, 13):
+        want = 0.001 + 0.009 * (1 + math.cos(math.pi * (step - 3) / 9)) / 2
+        assert rates[step - 1] == pytest.approx(want)
+    with pytest.raises(OptionError, match=r"--final-lr-ratio 0\.1: only a cosine"):
+        fit(pipeline, data, **options, final_lr_ratio=0.1, lr_schedule="constant")
+
+
+def test_weight_decay_reaches_everything_only_on_request(npz):
+    pipeline, _ = prepare(npz, head="linear")
+    trainable = {n: p for n, p in pipeline.named_parameters() if p.requires_grad}
+    decayed = []
+    for decay_all in (False, True):
+        groups = param_groups(pipeline, 1.0, 0.05, decay_all=decay_all)
+        ids = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+        decayed.append({n for n, p in trainable.items() if id(p) in ids})
+    assert "encoder.table" not in decayed[0]
+    assert decayed[0] < decayed[1] == set(trainable)
+    # the option arrives at the optimizer: with no other force on it, a norm's weight shrinks by lr * weight_decay
+    for choice, want in (("matrices", 1.0), ("all", 0.95)):
+        pipeline, data = prepare(npz, head="linear")
+        norm = pipeline.encoder.stack.norm.weight
+        norm.register_hook(torch.zeros_like)
+        fit(pipeline, data, steps=1, batch_size=8, lr=0.1, weight_decay=0.5, weight_decay_on=choice, warmup_ratio=0,
+            select_by="last", ema_decay=0)  # fmt: skip
+        assert norm.detach().tolist() == pytest.approx([want] * len(norm))
+
+
 @pytest.mark.slow
 def test_one_cycle_is_torchs(npz):
     from tstk.training.optim import lr_lambda

@@ -31,7 +31,7 @@ SECTIONS = {
 }
 """Tables that are not slots -> dataclass or function that defines their options."""
 
-MODEL_OPTIONS = ("channels", "instance_norm", "linear_map")
+MODEL_OPTIONS = ("channels", "instance_norm", "unbiased_norm", "linear_map")
 """Options of `pipeline` that belong to the model: a trained run keeps them."""
 
 Table = dict[str, Any]

@@ -47,6 +47,7 @@ class Pipeline(BasePipeline):
             `auto`, independent when forecasting
         instance_norm: normalize each series by its own mean and deviation, and undo it in forecasts;
             None means on when forecasting
+        unbiased_norm: divide by the unbiased deviation in instance normalization, as VQShape does
         linear_map: add the forecast of a linear map to the output of the head, which starts at zero:
             one map `shared` by all channels or one `per-channel`; `auto` builds a shared one, which fitting may replace
     """
@@ -62,6 +63,7 @@ class Pipeline(BasePipeline):
         *,
         channels: Literal["auto", "mixed", "independent"] = "auto",
         instance_norm: bool | None = None,
+        unbiased_norm: bool = False,
         linear_map: Literal["none", "auto", "shared", "per-channel"] = "none",
     ) -> None:
         task = None if spec.task is None else get_task(spec.task)
@@ -70,6 +72,9 @@ class Pipeline(BasePipeline):
         self.tokenizer, self.encoder, self.decoder, self.head, self.loss = tokenizer, encoder, decoder, head, loss
         self.channel_independent = is_channel_independent(spec, channels)
         self.instance_norm = spec.horizon is not None if instance_norm is None else instance_norm
+        if unbiased_norm and not self.instance_norm:
+            raise OptionError("--unbiased-norm has no effect without instance normalization; add --instance-norm")
+        self.unbiased_norm = unbiased_norm
         self.forecasts_by_masking = head is None and spec.horizon is not None
         self.linear_map = None if linear_map == "none" else _build_linear_map(spec, head, linear_map)
         self.frozen_modules: set[str] = set()
@@ -432,7 +437,8 @@ class Pipeline(BasePipeline):
         count = observed.sum(-1, keepdim=True).clamp(min=1)
         loc = series.x.sum(-1, keepdim=True) / count
         centred = (series.x - loc) * observed
-        scale = (centred.square().sum(-1, keepdim=True) / count + 1e-5).sqrt()
+        degrees = (count - 1).clamp(min=1) if self.unbiased_norm else count
+        scale = (centred.square().sum(-1, keepdim=True) / degrees + 1e-5).sqrt()
         y = series.y
         if y is not None and self.spec.horizon is not None:
             y = (y - loc) / scale

@@ -255,6 +255,7 @@ def _build_untrained(pipeline: Pipeline, run_config: RunConfig, seed: int) -> Pi
         pipeline.spec,
         channels="independent" if pipeline.channel_independent else "mixed",
         instance_norm=pipeline.instance_norm,
+        unbiased_norm=pipeline.unbiased_norm,
     )
     fresh.mean.copy_(pipeline.mean)
     fresh.std.copy_(pipeline.std)

@@ -78,6 +78,20 @@ class Attention(nn.Module):
         self.value = nn.Linear(key_dim or dim, dim, bias=bias)
         self.out = nn.Linear(dim, dim)
 
+    def init_stacked_xavier(self) -> None:
+        """Initialize query, key and value Xavier-uniform as one map [3 D, D], as `nn.MultiheadAttention` does.
+
+        Their deviation is sqrt(1 / (2 D)), where three maps that are initialized one by one have sqrt(1 / D). Biases,
+        also that of the output, are set to 0; the weight of the output does not change.
+        """
+        for projection in (self.query, self.key, self.value):
+            bound = (6 / (projection.in_features + 3 * projection.out_features)) ** 0.5
+            nn.init.uniform_(projection.weight, -bound, bound)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
+        if self.out.bias is not None:
+            nn.init.zeros_(self.out.bias)
+
     def forward(
         self,
         x: Tensor,

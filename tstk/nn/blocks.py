@@ -58,9 +58,17 @@ class MLP(nn.Module):
         hidden: width between the two layers
         dropout: dropout rate of the output
         rank_ratio: make both layers `LowRankLinear` with this ratio; dense if None
+        hidden_dropout: dropout rate between the GELU and the second layer
     """
 
-    def __init__(self, dim: int, hidden: int, dropout: float = 0.0, rank_ratio: float | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        dropout: float = 0.0,
+        rank_ratio: float | None = None,
+        hidden_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
 
         def linear(inputs: int, outputs: int) -> nn.Module:
@@ -68,10 +76,11 @@ class MLP(nn.Module):
 
         self.up, self.down = linear(dim, hidden), linear(hidden, dim)
         self.act, self.dropout = nn.GELU(), nn.Dropout(dropout)
+        self.hidden_dropout = nn.Dropout(hidden_dropout) if hidden_dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, N, D] to [B, N, D]."""
-        return self.dropout(self.down(self.act(self.up(x))))
+        return self.dropout(self.down(self.hidden_dropout(self.act(self.up(x)))))
 
 
 class _ResidualBlock(nn.Module):
@@ -85,6 +94,7 @@ class _ResidualBlock(nn.Module):
         hidden: int | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
         norm: NormPlacement = "pre",
         eps: float = 1e-5,
         bias: bool = True,
@@ -97,7 +107,7 @@ class _ResidualBlock(nn.Module):
         self.pre_norm = norm == "pre"
         self.attention = Attention(dim, heads, key_dim=key_dim, bias=bias, dropout=attention_dropout, causal=causal)
         self.attention_norm = nn.LayerNorm(dim, eps)
-        self.mlp = MLP(dim, hidden or 4 * dim, dropout, rank_ratio)
+        self.mlp = MLP(dim, hidden or 4 * dim, dropout, rank_ratio, hidden_dropout)
         self.mlp_norm = nn.LayerNorm(dim, eps)
         self.dropout = nn.Dropout(dropout)
         has_scale = residual_scale is not None
@@ -124,6 +134,7 @@ class Block(_ResidualBlock):
         hidden: hidden width of the MLP; 4 D if None
         dropout: dropout rate of the output of each sub-layer
         attention_dropout: dropout rate of the attention probabilities
+        hidden_dropout: dropout rate inside the MLP, after its GELU
         norm: `pre` normalises the input of each sub-layer, `post` the sum after it (BERT)
         eps: epsilon of the layer norms
         bias: add a bias to the query, key and value projections
@@ -172,6 +183,7 @@ class Stack(nn.Module):
         hidden: int | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
         norm: NormPlacement = "pre",
         eps: float = 1e-5,
         bias: bool = True,
@@ -189,6 +201,7 @@ class Stack(nn.Module):
                 hidden=hidden,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
+                hidden_dropout=hidden_dropout,
                 norm=norm,
                 eps=eps,
                 bias=bias,

@@ -45,11 +45,12 @@ def check_position_std(std: float | None, slot: str, missing_reason: str | None)
         raise OptionError(f"{slot}.position_std={std}: expected a finite deviation of 0 or more")
 
 
-def sinusoidal_embedding(pos: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
+def sinusoidal_embedding(pos: Tensor, dim: int, theta: float = 10000.0, interleaved: bool = False) -> Tensor:
     """Return sinusoidal embeddings [B, N, dim] of coordinates [B, N, A], in float32 (float64 for float64 coordinates).
 
     The width is divided equally among the axes, a remainder going to the first ones. Each axis has sines, then cosines,
-    of geometrically decreasing frequencies.
+    of geometrically decreasing frequencies; if `interleaved`, each sine is followed by its cosine (Vaswani et al. 2017,
+    section 3.5).
     """
     pos = pos.to(torch.promote_types(pos.dtype, torch.float32))
     axes = pos.shape[-1]
@@ -58,17 +59,23 @@ def sinusoidal_embedding(pos: Tensor, dim: int, theta: float = 10000.0) -> Tenso
         width = dim // axes + (a < dim % axes)
         num_sines = (width + 1) // 2
         angle = pos[..., a, None] * _frequencies(num_sines, theta, pos)
-        parts += [angle.sin(), angle.cos()[..., : width - num_sines]]
+        if interleaved:
+            parts.append(torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :width])
+        else:
+            parts += [angle.sin(), angle.cos()[..., : width - num_sines]]
     return torch.cat(parts, -1)
 
 
-def rotary_angles(pos: Tensor, head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+def rotary_angles(
+    pos: Tensor, head_dim: int, theta: float = 10000.0, round_to_bf16: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of the rotary angles, each [B, 1, N, head_dim / 2] float32 (RoFormer, section 3.2).
 
     Args:
         pos: [B, N, A] coordinates; the channel pairs are divided equally among the axes
         head_dim: width of one attention head
         theta: base of the frequencies
+        round_to_bf16: round cosine and sine to bfloat16, as the cache of CWT-MAE does
 
     Raises:
         OptionError: the channel pairs cannot be divided equally among the axes
@@ -78,7 +85,8 @@ def rotary_angles(pos: Tensor, head_dim: int, theta: float = 10000.0) -> tuple[T
     pos = pos.float()
     angle = pos[..., None] * _frequencies(head_dim // (2 * axes), theta, pos)
     angle = angle.flatten(-2)[:, None]
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return (cos.bfloat16().float(), sin.bfloat16().float()) if round_to_bf16 else (cos, sin)
 
 
 def flatten_positions(pos: Tensor, grid_size: tuple[int, ...]) -> Tensor:

@@ -67,6 +67,7 @@ def build_pipeline(
     *,
     channels: Literal["auto", "mixed", "independent"] = "auto",
     instance_norm: bool | None = None,
+    unbiased_norm: bool = False,
     linear_map: Literal["none", "auto", "shared", "per-channel"] = "none",
     freeze: tuple[str, ...] = (),
     init_from: str | None = None,
@@ -80,6 +81,7 @@ def build_pipeline(
             when forecasting, else mixed
         instance_norm: normalize each series by its own mean and standard deviation and undo it in forecasts; if not
             given, on when forecasting
+        unbiased_norm: divide by the unbiased deviation in instance normalization, as VQShape does
         linear_map: forecast by a least-squares linear map of the context plus the output of the head, which starts
             at zero: shared by all channels, one per-channel, or auto, which selects on validation; training that does
             not improve on the map is discarded
@@ -119,6 +121,7 @@ def build_pipeline(
         head,
         channels=channels,
         instance_norm=instance_norm,
+        unbiased_norm=unbiased_norm,
         linear_map=linear_map,
     )
 

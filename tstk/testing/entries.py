@@ -182,11 +182,14 @@ def masks_valid_tokens(entry: Entry) -> None:
     index = torch.arange(20).expand(3, -1)
     tokens = Tokens(torch.zeros(3, 20, 4), index[..., None].float(), index, index % 5 > 0)
     masks = [get_registry().load(entry)(tokens, 0.5, SampleRNG(0, 1, torch.arange(3))) for _ in range(2)]
+    rounded_up = get_registry().load(entry)(tokens, 0.45, SampleRNG(0, 1, torch.arange(3)), True)
     shape, dtype = list(masks[0].shape), masks[0].dtype
     expect(shape == [3, 20] and dtype == torch.bool, f"the mask is {shape}, {dtype}; expected [B, N] bool, [3, 20]")
     expect(not (masks[0] & ~tokens.valid).any(), "an invalid token is masked")
     expect(bool((masks[0].sum(1) == 8).all()), f"{masks[0].sum(1).tolist()} tokens are masked; expected half of 16")
     expect(torch.equal(*masks), "two calls with equal generators mask other tokens; draw from `rng` alone")
+    count = rounded_up.sum(1).tolist()
+    expect(count == [8] * 3, f"with round_up, {count} of 16 tokens are masked at 0.45; expected 8, ceil(7.2)")
 
 
 def is_independent_of_padding(entry: Entry) -> None:

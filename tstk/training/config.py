@@ -31,7 +31,11 @@ class TrainConfig:
         lr: peak learning rate of AdamW; components with pretrained weights may define their own
         lr_override: learning rates of single parts, as PART=RATE, such as tokenizer.decoder=1e-5
         weight_decay: weight decay of the weights of linear and convolutional layers
+        weight_decay_on: what decays: matrices, the weights of linear and convolutional layers; all, also biases, norms,
+            positions and codes, as in much published code
         warmup_ratio: fraction of the steps in which the learning rate rises
+        warmup_steps: number of these steps, instead of their fraction
+        final_lr_ratio: fraction of the peak learning rate at which the cosine ends
         lr_schedule: learning rate after the warm-up: cosine, decay to zero; constant; one-cycle, rise and decay along a
             cosine (Smith and Topin 2018; use a warm-up of about 0.3)
         layer_decay: factor of the learning rate from one encoder layer to the layer below it, the embeddings being
@@ -80,7 +84,10 @@ class TrainConfig:
     lr: NonNegativeFloat = 1e-3
     lr_override: tuple[str, ...] = ()
     weight_decay: NonNegativeFloat = 0.05
+    weight_decay_on: Literal["matrices", "all"] = "matrices"
     warmup_ratio: Fraction = 0.1
+    warmup_steps: PositiveInt | None = None
+    final_lr_ratio: Fraction = 0.0
     lr_schedule: Literal["cosine", "constant", "one-cycle"] = "cosine"
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     grad_clip: NonNegativeFloat = 1.0
@@ -107,6 +114,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.final_lr_ratio and self.lr_schedule != "cosine":
+            raise OptionError(
+                f"--final-lr-ratio {self.final_lr_ratio}: only a cosine ends at a chosen learning rate; "
+                "use --lr-schedule cosine"
+            )
 
     @classmethod
     def from_config(cls, config: Config) -> TrainConfig:

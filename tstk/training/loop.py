@@ -107,7 +107,10 @@ class Trainer:
         processes = self.accelerator.process_index, self.accelerator.num_processes
         self.loader = BatchLoader(data.train, config, processes)
         epochs, total_steps = resolve_duration(len(self.loader), config.epochs, config.steps)
-        lr_factor = lr_lambda(total_steps, config.warmup_ratio, config.lr_schedule)
+        warmup_ratio = config.warmup_ratio
+        if config.warmup_steps is not None:
+            warmup_ratio = min(config.warmup_steps / total_steps, 1.0)
+        lr_factor = lr_lambda(total_steps, warmup_ratio, config.lr_schedule, config.final_lr_ratio)
         transform = make_transform(pipeline, data, config)
         self.train_step = TrainStep(self.accelerator, pipeline, config, lr_factor, transform)
         register_fsdp_methods(pipeline, "predict_step", "encode")  # which validation calls

@@ -14,7 +14,7 @@ from tstk.core.pipeline import Pipeline
 from tstk.errors import OptionError, did_you_mean
 
 WEIGHT_DECAY_MODULES = nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d
-"""Modules whose `weight` decays; biases, norms, positions and codebooks never do."""
+"""Modules whose `weight` decays; biases, norms, positions and codebooks do only if all parameters do."""
 
 
 class AdamW(torch.optim.AdamW):
@@ -37,7 +37,13 @@ class AdamW(torch.optim.AdamW):
 
 
 def param_groups(
-    pipeline: Pipeline, lr: float, weight_decay: float, layer_decay: float = 1.0, lr_override: tuple[str, ...] = ()
+    pipeline: Pipeline,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    lr_override: tuple[str, ...] = (),
+    *,
+    decay_all: bool = False,
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters by learning rate and weight decay.
 
@@ -47,6 +53,7 @@ def param_groups(
         weight_decay: of the weights of linear and convolutional layers
         layer_decay: factor of the learning rate from one encoder layer to the layer below it
         lr_override: learning rates of parts, as PART=RATE; they replace the overrides that slots define themselves
+        decay_all: apply the weight decay to all parameters
 
     Raises:
         OptionError: an override is malformed or names no trainable part
@@ -64,7 +71,7 @@ def param_groups(
         if parameter.requires_grad:
             matches = [path for path in overrides if _is_within(name, path)]
             group_lr = (overrides[max(matches, key=len)] if matches else lr) * lr_scale(name)
-            groups.setdefault((group_lr, weight_decay if name in decayed else 0.0), []).append(parameter)
+            groups.setdefault((group_lr, weight_decay if decay_all or name in decayed else 0.0), []).append(parameter)
     return [
         {"params": parameters, "lr": group_lr, "weight_decay": decay}
         for (group_lr, decay), parameters in groups.items()
@@ -116,7 +123,9 @@ def _make_layer_lr_scale(pipeline: Pipeline, layer_decay: float) -> Callable[[st
     return lr_scale
 
 
-def lr_lambda(total_steps: int, warmup_ratio: float, lr_schedule: str) -> Callable[[int], float]:
+def lr_lambda(
+    total_steps: int, warmup_ratio: float, lr_schedule: str, final_lr_ratio: float = 0.0
+) -> Callable[[int], float]:
     """Return a function from a step, counted from 0, to its fraction of the highest learning rate.
 
     Args:
@@ -124,6 +133,7 @@ def lr_lambda(total_steps: int, warmup_ratio: float, lr_schedule: str) -> Callab
         warmup_ratio: fraction of the steps in which the learning rate rises
         lr_schedule: cosine, constant or one-cycle; the last is torch's `OneCycleLR` without its momentum (Smith and
             Topin 2018): from 1/25 of the highest learning rate up to it and down to 1/250,000, both along a cosine
+        final_lr_ratio: fraction at which the cosine ends
     """
     if lr_schedule == "one-cycle":
         return _one_cycle_lr_lambda(total_steps, warmup_ratio)
@@ -134,7 +144,8 @@ def lr_lambda(total_steps: int, warmup_ratio: float, lr_schedule: str) -> Callab
             return (step + 1) / (warmup_steps + 1)
         if lr_schedule == "constant":
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)))
+        progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+        return final_lr_ratio + (1 - final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return factor
 

@@ -41,7 +41,14 @@ class TrainStep:
     ) -> None:
         self.accelerator, self.pipeline, self.config = accelerator, pipeline, config
         self.lr_factor, self.transform = lr_factor, transform
-        groups = param_groups(pipeline, config.lr, config.weight_decay, config.layer_decay, config.lr_override)
+        groups = param_groups(
+            pipeline,
+            config.lr,
+            config.weight_decay,
+            config.layer_decay,
+            config.lr_override,
+            decay_all=config.weight_decay_on == "all",
+        )
         self.optimizer = AdamW(groups, lr=config.lr, fused=True)
         self.peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.model, self.prepared_optimizer = prepare_model(accelerator, pipeline, self.optimizer)

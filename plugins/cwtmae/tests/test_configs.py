@@ -23,11 +23,39 @@ def build_on_meta(config, spec):
         return build_pipeline(config, spec)
 
 
-@pytest.mark.parametrize("name", ["pretrain", "published", "tiny", "finetune-cot", "finetune-mlp"])
+@pytest.mark.parametrize(
+    "name", ["pretrain", "published", "tiny", "finetune-cot", "finetune-published", "finetune-mlp"]
+)
 def test_each_config_resolves_and_its_parts_fit(config, name):
     resolved = config(name, ("test", {"tokenizer": {"use": "cwt"}} if "finetune" in name else {}))
     validate_on_meta(resolved)
     assert resolved.component("head" if "finetune" in name else "decoder")
+
+
+def test_the_published_configs_have_what_the_class_of_the_original_has(config):
+    """The class is tested against formulas; here, that the configs build the same components."""
+    from tstk_plugins_cwtmae import CWT_MAE_RoPE
+
+    for name, spec, sizes in (
+        ("published", LONG, {}),
+        ("tiny", SHORT, {"cwt_scales": 16, "embed_dim": 96, "depth": 2, "num_heads": 4,
+                         "decoder_embed_dim": 64, "decoder_depth": 1, "decoder_num_heads": 4}),
+    ):  # fmt: skip
+        with torch.device("meta"):
+            model = CWT_MAE_RoPE(spec.length, **sizes).pipeline
+        resolved = config(name)
+        pipeline = build_on_meta(resolved, spec)
+        assert [p.shape for p in pipeline.parameters()] == [p.shape for p in model.parameters()]
+        assert (
+            (pipeline.loss.z_score, pipeline.loss.round_up) == (model.loss.z_score, model.loss.round_up) == (True, True)
+        )
+        assert resolved.options("encoder")["init"] == resolved.options("decoder")["init"] == "xavier-stacked"
+    train = config("published").options("train")
+    assert train["lr"] * train["final_lr_ratio"] == pytest.approx(1e-6, rel=1e-3)
+    assert train["weight_decay_on"] == config("finetune-published").options("train")["weight_decay_on"] == "all"
+    assert config("finetune-published").options("head") | {"dropout": 0.2} == {
+        "tokens": 8, "heads": 12, "dropout": 0.2, "mlp_dropout": "hidden", "init": "xavier-stacked",
+    }  # fmt: skip
 
 
 def test_what_is_compared_with_pretraining_has_the_same_parts(config):

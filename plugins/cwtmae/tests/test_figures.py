@@ -78,6 +78,28 @@ def test_the_figures_leave_out_and_reconstruct_masked_patches_only(config, data,
 
 
 @pytest.mark.slow
+def test_a_series_that_is_z_scored_for_the_loss_is_drawn_in_its_own_units(config, tmp_path, monkeypatch):
+    from tstk_plugins_cwtmae import figures
+
+    drawn = []
+    monkeypatch.setattr(figures, "_draw_series", lambda title, x, prediction=None: drawn.append((x, prediction)) or "")
+    x = 500 + np.random.default_rng(0).normal(size=(16, 1, 44)).astype(np.float32)
+    np.savez(tmp_path / "high.npz", X_train=x, X_test=x)
+    tables = {
+        "data": {"use": str(tmp_path / "high.npz"), "standardize": "none"},
+        "decoder": {"dim": 16, "depth": 1, "heads": 2},
+        "loss": {"z_score": True},
+        "pipeline": {"instance_norm": False},
+    }
+    train(config("pretrain", SLIM, ("high", tables)), tmp_path / "run")
+    write_report(tmp_path / "run")
+    curves = [(x, prediction) for x, prediction in drawn if prediction is not None]
+    assert curves
+    for x, prediction in curves:
+        assert (prediction - x).abs().max() < 20
+
+
+@pytest.mark.slow
 def test_a_classifier_shows_images_and_attention(config, data, tmp_path):
     train(config("untrained", SLIM, ("data", {"data": data, "head": {"use": "cot", "heads": 4}})), tmp_path / "run")
     shown = alternatives(write_report(tmp_path / "run"))

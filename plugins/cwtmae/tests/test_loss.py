@@ -118,3 +118,24 @@ def test_the_loss_falls(build, make, encoder, policy):
         optimizer.zero_grad()
         totals.append(step_output.loss.item())
     assert sum(totals[-5:]) < 0.85 * sum(totals[:5])
+
+
+def test_missing_samples_do_not_enter_the_mean_and_deviation_of_a_series(build, make):
+    pipeline, series = build(SPEC, loss={"z_score": True}), make()
+    observed = torch.ones_like(series.x, dtype=torch.bool)
+    observed[0, 1, 16:] = False
+    observed[1, :, 20:] = False
+    losses = []
+    for filler in (0.0, 55.0):
+        x = series.x.masked_fill(~observed, filler)
+        step_output = pipeline(series.replace(x=x, observed=observed), SampleRNG(0, 1, series.sample_id))
+        losses.append(step_output.losses["time"])
+    assert_close(*losses, 0)
+    _, samples = pipeline.loss.reconstruct(step_output)
+    errors = []
+    for b in range(3):
+        for c in range(2):
+            where = observed[b, c]
+            x = series.x[b, c, where]
+            errors.append((samples[b, c, : len(where)][where] - (x - x.mean()) / x.std()).square())
+    assert_close(losses[0], torch.cat(errors).mean())

@@ -7,7 +7,7 @@ import torch
 from tstk_plugins_cwtmae import CWT_MAE_RoPE, TF_MAE_Classifier
 
 from tstk.core.types import Series
-from tstk.errors import CheckpointError
+from tstk.errors import CheckpointError, DataError, OptionError
 
 TINY = {"cwt_scales": 16, "embed_dim": 96, "depth": 2, "num_heads": 4}
 DECODER = {"decoder_embed_dim": 64, "decoder_depth": 1, "decoder_num_heads": 4}
@@ -20,6 +20,12 @@ def count(module):
 def build_tiny(**options):
     torch.manual_seed(0)
     return CWT_MAE_RoPE(**{"signal_len": 500, **TINY, **DECODER, **options})
+
+
+def z_score(x):
+    """Subtract the mean of each series, and divide by its unbiased deviation, in float64."""
+    x = x.double().numpy()
+    return torch.tensor((x - x.mean(-1, keepdims=True)) / x.std(-1, ddof=1, keepdims=True), dtype=torch.float32)
 
 
 def classifier(path, **options):
@@ -77,7 +83,7 @@ def test_patches_are_numbered_scale_by_scale_and_the_loss_is_theirs_and_the_seri
     step_output = model.pipeline(Series(x[:, None]))
     torch.manual_seed(5)
     loss, patches, series, _ = model(x)
-    torch.testing.assert_close(step_output.losses["time"], (series - x).square().mean())
+    torch.testing.assert_close(step_output.losses["time"], (series - z_score(x)).square().mean())
     target = step_output.tokens.target.unflatten(1, (10, 4)).transpose(1, 2).flatten(1, 2)
     hidden = step_output.masked.unflatten(1, (10, 4)).transpose(1, 2).flatten(1, 2)
     error = (patches - target).square().mean(-1)[hidden].mean()
@@ -158,3 +164,88 @@ def test_a_missing_attribute_is_an_error():
 
     with pytest.raises(AttributeError, match="no attribute 'CWT_MAE'"):
         _ = tstk_plugins_cwtmae.CWT_MAE
+
+
+def test_the_series_to_reconstruct_is_normalized_by_itself_whatever_its_level_and_scale():
+    model, draw = build_tiny().eval(), torch.Generator().manual_seed(1)
+    x = 5 + 3 * torch.randn(4, 500, generator=draw)
+    torch.manual_seed(5)
+    loss, _, series, _ = model(x)
+    torch.manual_seed(5)
+    step_output = model.pipeline(Series(x[:, None]))
+    torch.testing.assert_close(step_output.losses["time"], (series - z_score(x)).square().mean())
+    assert step_output.losses["time"] < 4  # of the series as they are it is above 30
+    torch.testing.assert_close(loss, step_output.loss)
+    # imputation and detection need samples in the units of the series
+    want = series * x.std(-1, keepdim=True) + x.mean(-1, keepdim=True)
+    torch.testing.assert_close(model.pipeline.loss.reconstruct_series(step_output)[:, 0], want)
+
+
+def test_series_may_have_a_channel_axis_of_one_but_not_of_two():
+    x = torch.randn(2, 500, generator=torch.Generator().manual_seed(1))
+    model, built = build_tiny().eval(), classifier(None)
+    outputs = []
+    for shaped in (x, x[:, None]):
+        torch.manual_seed(5)
+        outputs.append(model(shaped))
+    for a, b in zip(*outputs, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(built(x), built(x[:, None]))
+    for wrong in (x[0], x[:, None].expand(-1, 2, -1)):
+        with pytest.raises(DataError, match=r"expected \[B, L\] or \[B, 1, L\]"):
+            model(wrong)
+        with pytest.raises(DataError, match="each channel as a series of its own"):
+            built(wrong)
+
+
+def test_the_reasoning_tokens_have_as_many_heads_as_the_model():
+    for heads in (4, 8):
+        sizes = {"signal_len": 500, "cwt_scales": 16, "embed_dim": 64, "depth": 2, "num_heads": heads}
+        head = TF_MAE_Classifier(None, 5, **sizes).pipeline.head
+        assert head.cross_attn.heads == head.self_attn.heads == heads
+    with pytest.raises(OptionError, match="heads=12 does not divide dim=64"):
+        TF_MAE_Classifier(None, 5, signal_len=500, cwt_scales=16, embed_dim=64, depth=2)
+
+
+def test_query_key_and_value_start_as_one_xavier_map():
+    model, built = build_tiny(), classifier(None)
+    layers = [model.pipeline.encoder.stack.blocks[0].attention, model.pipeline.decoder.stack.blocks[0].attention]
+    for attention in (*layers, built.pipeline.head.cross_attn, built.pipeline.head.self_attn):
+        dim = attention.query.in_features
+        bound = (6 / (dim + 3 * dim)) ** 0.5
+        for projection in (attention.query, attention.key, attention.value):
+            assert bound * 0.98 < projection.weight.abs().max() <= bound
+            assert projection.weight.std().item() == pytest.approx((1 / (2 * dim)) ** 0.5, rel=0.05)
+        # the output is one map of its own
+        assert attention.out.weight.std().item() == pytest.approx((1 / dim) ** 0.5, rel=0.05)
+
+
+def test_the_head_drops_values_between_activation_and_second_layer():
+    mlp = classifier(None, dropout_rate=0.5).pipeline.head.mlp.train()
+    x = torch.randn(2, 8, 96, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(5)
+    got = mlp(x)
+    torch.manual_seed(5)
+    hidden = torch.nn.functional.dropout(torch.nn.functional.gelu(mlp.up(x)), 0.5)
+    torch.testing.assert_close(got, mlp.down(hidden))
+
+
+def test_the_number_of_visible_patches_is_rounded_down():
+    model = build_tiny(mask_ratio=0.77)
+    step_output = model.pipeline(Series(torch.randn(2, 1, 500)))
+    assert step_output.visible.valid.sum(1).tolist() == [int(40 * (1 - 0.77))] * 2
+
+
+def test_rotary_tables_are_rounded_to_bfloat16_in_encoder_and_decoder():
+    model = build_tiny().eval()
+    x = torch.randn(2, 500, generator=torch.Generator().manual_seed(1))
+    outputs = {}
+    for rope in ("flat-bf16", "flat"):
+        model.pipeline.encoder.rope = model.pipeline.decoder.rope = rope
+        torch.manual_seed(5)
+        step_output = model.pipeline(Series(x[:, None]))
+        outputs[rope] = step_output.encoded.values, step_output.predictions
+    for rounded, exact in zip(*outputs.values(), strict=True):
+        assert 1e-6 < (rounded - exact).abs().max() < 1e-2
+    fresh = build_tiny().pipeline
+    assert fresh.encoder.rope == fresh.decoder.rope == "flat-bf16"

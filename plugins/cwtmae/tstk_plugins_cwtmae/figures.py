@@ -60,7 +60,7 @@ def render_masked_patches(context: RunContext) -> Section | None:
     assert series.sample_id is not None
     with torch.no_grad():
         step_output = pipeline(series, SampleRNG(context.run_config.options("train")["seed"], 0, series.sample_id))
-        patches, samples = loss.reconstruct(step_output)
+        patches, samples = loss.reconstruct(step_output)[0], loss.reconstruct_series(step_output)
     target = step_output.queries.target
     assert target is not None
     masked = step_output.masked[..., None].expand_as(patches)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Decoder, Loss
 from tstk.core.masking import get_masking_policy
 from tstk.core.rng import SampleRNG
-from tstk.core.types import Spec, StepOutput, Tokens
+from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import MaskingName, NonNegativeFloat, Ratio
@@ -23,9 +24,13 @@ class SpectrumTime(Loss):
     interpolated from its neighbours; masking whole columns (`policy = "column"`) is harder.
 
     Args:
-        ratio: share of patches to mask, rounded down
+        ratio: share of patches to mask
+        round_up: round the number of masked patches up, so that int(N (1 - ratio)) of N are visible, as in the
+            original; otherwise down
         policy: masking policy: random for each series; column, all scales and channels of a time together; or another
         time: weight of the mean squared error of the series
+        z_score: reconstruct each series minus its mean, divided by its unbiased standard deviation, as in the original;
+            otherwise as the tokenizer receives it
     """
 
     needs = ("target_dim", "stride")
@@ -39,6 +44,8 @@ class SpectrumTime(Loss):
         ratio: Ratio = 0.75,
         policy: MaskingName = "random",
         time: NonNegativeFloat = 1.0,
+        round_up: bool = False,
+        z_score: bool = False,
     ) -> None:
         super().__init__(spec)
         if spec.num_axes != 2 or spec.grid_size[1] % spec.channels or spec.stride != spec.patch_len:
@@ -46,7 +53,8 @@ class SpectrumTime(Loss):
                 f"{self.display_name()} needs a tokenizer with a grid of time and scale, such as --tokenizer cwt; "
                 f"this one has the grid {spec.grid_size}"
             )
-        self.ratio, self.mask_tokens, self.time = ratio, get_masking_policy(policy), time
+        self.ratio, self.round_up, self.mask_tokens = ratio, round_up, get_masking_policy(policy)
+        self.time, self.z_score = time, z_score
         self.out = spec.replace(target_dim=None, predicts_in_place=False)
 
     def bind_decoder(self, decoder: Decoder) -> None:
@@ -62,7 +70,7 @@ class SpectrumTime(Loss):
 
     def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
         """Return the visible tokens, and all tokens as queries, since the series is decoded from whole columns."""
-        masked = self.mask_tokens(tokens, self.ratio, rng)
+        masked = self.mask_tokens(tokens, self.ratio, rng, self.round_up)
         return tokens.replace(target=None, target_mask=None).select(tokens.valid & ~masked), tokens
 
     def reconstruct(self, step_output: StepOutput) -> tuple[Tensor, Tensor]:
@@ -76,12 +84,19 @@ class SpectrumTime(Loss):
         return self.to_patch(step_output.predictions), samples.unflatten(0, (-1, spec.channels))
 
     def reconstruct_series(self, step_output: StepOutput) -> Tensor:
-        """Return the samples that `reconstruct` predicts, [B, C, columns * samples of a patch]."""
-        return self.reconstruct(step_output)[1]
+        """Return the samples that `reconstruct` predicts, in the units of the series, [B, C, columns * samples]."""
+        samples = self.reconstruct(step_output)[1]
+        if not self.z_score:
+            return samples
+        mean, std = _compute_moments(step_output.series)
+        return samples * std + mean
 
     def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
         """Return the losses `spectrum`, over masked patches, and `time`, over observed samples, weighted."""
         queries, x = step_output.queries, step_output.series.x
+        if self.z_score:
+            mean, std = _compute_moments(step_output.series)
+            x = (x - mean) / std
         assert queries.target is not None
         patches, series = self.reconstruct(step_output)
         masked = step_output.masked[..., None]
@@ -92,3 +107,12 @@ class SpectrumTime(Loss):
             "spectrum": masked_mean((patches - queries.target).square(), masked),
             "time": self.time * masked_mean(squares, step_output.series.observed_mask),
         }
+
+
+def _compute_moments(series: Series) -> tuple[Tensor, Tensor]:
+    """Return mean and unbiased standard deviation of the observed samples, [B, C, 1]; the deviation at least 1e-5."""
+    observed = series.observed_mask
+    count = observed.sum(-1, keepdim=True)
+    mean = torch.where(observed, series.x, 0).sum(-1, keepdim=True) / count.clamp(min=1)
+    squares = torch.where(observed, series.x - mean, 0).square().sum(-1, keepdim=True)
+    return mean, (squares / (count - 1).clamp(min=1)).sqrt().clamp(min=1e-5)

@@ -37,6 +37,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("pretrain", "For short series on a CPU: odd wavelets on a log scale, whole columns masked"),
         ("published", "The original's 95.6 million parameters, kernel, mask and schedule, for 3000 samples"),
         ("tiny", "The original's components at the smallest size: 347,434 parameters for 500 samples"),
+        ("finetune-published", "The original's reasoning tokens and schedule; with --init-from RUN of published"),
         ("finetune-cot", "Reasoning tokens, all weights trained; with --init-from RUN"),
         ("finetune-mlp", "A residual MLP, all weights trained; with --init-from RUN"),
         ("untrained", "The components of pretrain with random weights, as a baseline; before a finetune config"),

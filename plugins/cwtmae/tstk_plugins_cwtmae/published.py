@@ -22,7 +22,7 @@ from tstk.builtin.heads.residual_mlp import ResidualMLP
 from tstk.builtin.losses.cross_entropy import CrossEntropy
 from tstk.core.pipeline import Pipeline
 from tstk.core.types import Series, Spec
-from tstk.errors import CheckpointError
+from tstk.errors import CheckpointError, DataError
 from tstk.runs.checkpoint import init_slot_from_run
 from tstk_plugins_cwtmae.loss import SpectrumTime
 from tstk_plugins_cwtmae.tokenizer import CWT
@@ -31,7 +31,8 @@ from tstk_plugins_cwtmae.tokenizer import CWT
 class CWT_MAE_RoPE(nn.Module):  # noqa: N801 (the name in the original)
     """The pretraining model.
 
-    Series are not normalized here; the original normalizes each by its own mean and standard deviation on loading.
+    As in the original, the image is that of the series as it is, and the series to reconstruct is normalized by its own
+    mean and unbiased standard deviation.
 
     Args:
         signal_len: samples per series
@@ -73,7 +74,7 @@ class CWT_MAE_RoPE(nn.Module):  # noqa: N801 (the name in the original)
         spec = Spec(channels=1, length=signal_len)
         tokenizer = _build_tokenizer(spec, embed_dim, cwt_scales, patch_size_time, patch_size_freq)
         encoder = _build_encoder(tokenizer.out, embed_dim, depth, num_heads, mlp_rank_ratio)
-        loss = SpectrumTime(encoder.out, ratio=mask_ratio, time=time_loss_weight)
+        loss = SpectrumTime(encoder.out, ratio=mask_ratio, time=time_loss_weight, round_up=True, z_score=True)
         decoder = TransformerDecoder(
             loss.out,
             dim=decoder_embed_dim,
@@ -81,11 +82,11 @@ class CWT_MAE_RoPE(nn.Module):  # noqa: N801 (the name in the original)
             heads=decoder_num_heads,
             positions="learned+rotary",
             position_std=0.02,
-            rope="flat",
+            rope="flat-bf16",
             cls_pos_embed=True,
             bias=False,
             dropout=0.0,
-            init="xavier",
+            init="xavier-stacked",
         )
         encoder.stack.gradient_checkpointing = decoder.stack.gradient_checkpointing = gradient_checkpointing
         self.pipeline = Pipeline(spec, tokenizer, encoder, loss, decoder, instance_norm=False)
@@ -95,16 +96,19 @@ class CWT_MAE_RoPE(nn.Module):  # noqa: N801 (the name in the original)
         """Compute the loss and the reconstructions.
 
         Args:
-            x: [B, L] series
+            x: [B, L] or [B, 1, L] series
 
         Returns:
             loss, a scalar; pred_spec [B, N, 3 * patch_size_freq * patch_size_time], patches in the order (scale, time);
-            pred_time [B, L]; imgs [B, 3, cwt_scales, L]
+            pred_time [B, L], the series minus its mean, divided by its deviation; imgs [B, 3, cwt_scales, L]
+
+        Raises:
+            DataError: `x` has another shape
         """
         tokenizer, loss = self.pipeline.tokenizer, self.pipeline.loss
         assert isinstance(tokenizer, CWT)
         assert isinstance(loss, SpectrumTime)
-        step_output = self.pipeline(Series(x[:, None]))
+        step_output = self.pipeline(_make_series(x))
         patches, series = loss.reconstruct(step_output)
         assert step_output.loss is not None
         assert step_output.tokens.target is not None
@@ -131,12 +135,13 @@ class TF_MAE_Classifier(nn.Module):  # noqa: N801 (the name in the original)
         patch_size_time: samples per patch, as pretrained
         patch_size_freq: scales per patch, as pretrained
         depth: layers of the encoder, as pretrained
-        num_heads: attention heads of the encoder, as pretrained
+        num_heads: attention heads of the encoder, as pretrained, and of the reasoning tokens
         mlp_rank_ratio: rank of the linear layers in the encoder's MLPs, as pretrained
         gradient_checkpointing: recompute blocks in the backward pass
 
     Raises:
         CheckpointError: the file cannot be read safely, or its weights do not fit
+        OptionError: num_heads does not divide embed_dim
     """
 
     def __init__(
@@ -165,7 +170,14 @@ class TF_MAE_Classifier(nn.Module):  # noqa: N801 (the name in the original)
         encoder.stack.gradient_checkpointing = gradient_checkpointing
         if use_cot:
             dropout = 0.2 if dropout_rate is None else dropout_rate
-            head: CoT | ResidualMLP = CoT(encoder.out, tokens=num_reasoning_tokens, heads=12, dropout=dropout)
+            head: CoT | ResidualMLP = CoT(
+                encoder.out,
+                tokens=num_reasoning_tokens,
+                heads=num_heads,
+                dropout=dropout,
+                mlp_dropout="hidden",
+                init="xavier-stacked",
+            )
         else:
             head = ResidualMLP(encoder.out, hidden=hidden_dim, depth=num_res_blocks, dropout=dropout_rate or 0.0)
         self.pipeline = Pipeline(spec, tokenizer, encoder, CrossEntropy(encoder.out), None, head, instance_norm=False)
@@ -176,10 +188,29 @@ class TF_MAE_Classifier(nn.Module):  # noqa: N801 (the name in the original)
             _load_weights(self.pipeline, Path(pretrained_path))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute logits [B, num_classes] of series [B, L]."""
-        output = self.pipeline.predict_step(Series(x[:, None])).head_output
+        """Compute logits [B, num_classes] of series [B, L] or [B, 1, L].
+
+        Raises:
+            DataError: `x` has another shape
+        """
+        output = self.pipeline.predict_step(_make_series(x)).head_output
         assert output is not None
         return output
+
+
+def _make_series(x: Tensor) -> Series:
+    """Return series [B, L] or [B, 1, L] as [B, 1, L].
+
+    Raises:
+        DataError: `x` has another shape
+    """
+    if x.dim() == 2:
+        return Series(x[:, None])
+    if x.dim() != 3 or x.shape[1] != 1:
+        raise DataError(
+            f"x has the shape {tuple(x.shape)}; expected [B, L] or [B, 1, L]: pass each channel as a series of its own"
+        )
+    return Series(x)
 
 
 def _build_tokenizer(spec: Spec, dim: int, scales: int, patch_time: int, patch_freq: int) -> CWT:
@@ -202,12 +233,13 @@ def _build_encoder(spec: Spec, dim: int, depth: int, heads: int, rank_ratio: flo
         heads=heads,
         positions="learned+rotary",
         position_std=0.02,
-        rope="flat",
+        rope="flat-bf16",
         cls=True,
         cls_pos_embed=True,
         rank_ratio=rank_ratio,
         bias=False,
         dropout=0.0,
+        init="xavier-stacked",
     )
 
 

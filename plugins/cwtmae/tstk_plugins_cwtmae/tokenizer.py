@@ -30,8 +30,8 @@ class CWT(Tokenizer):
     The grid has two axes, time and scale; each channel of a series has its own rows, after those of the channel before.
 
     Unlike the original, the series may end within a patch (the samples beyond are unobserved), and tokens are numbered
-    column by column, so that axis 0 is time as everywhere in tstk; `rope = "flat"` of encoder and decoder gives rotary
-    positions in the original's order.
+    column by column, so that axis 0 is time as everywhere in tstk; `rope = "flat-bf16"` of encoder and decoder gives
+    the rotary positions of the original.
 
     Args:
         dim: width of a token

@@ -15,7 +15,7 @@ from tstk.errors import OptionError
 from tstk.plugins.registry import get_registry
 from tstk.runs.build import build_pipeline, validate_on_meta
 
-CONFIGS = ["pretrain", "finetune", "forecast", "forecast-head", "mamba", "mamba-published", "cross"]
+CONFIGS = ["pretrain", "published", "finetune", "forecast", "forecast-head", "mamba", "mamba-published", "cross"]
 SPEC = Spec(channels=2, length=30)
 
 
@@ -127,7 +127,7 @@ def test_every_config_resolves_builds_and_is_registered(name):
     }
 
 
-@pytest.mark.parametrize("name", ["pretrain", "finetune", "mamba", "mamba-published", "cross"])
+@pytest.mark.parametrize("name", ["pretrain", "published", "finetune", "mamba", "mamba-published", "cross"])
 def test_every_config_trains_a_step(name):
     spec = Spec(channels=2, length=30, task="classification", num_outputs=2)
     step_output = pipeline_of(name, spec).train()(batch(spec))
@@ -210,3 +210,22 @@ def test_classes_provide_what_their_entries_declare():
     assert Mamba2(spec).out.causal
     heavy = [p for p in get_registry().plugins if p.dist == "tstk-plugins-timae" and p.error]
     assert heavy == []
+
+
+def test_the_published_number_of_samples_is_visible():
+    spec = Spec(channels=1, length=150)
+    x = torch.randn(3, 1, 150, generator=torch.Generator().manual_seed(0))
+    series = Series(x, sample_id=torch.arange(3))
+    for name, visible in (("pretrain", 38), ("published", int(150 * (1 - 0.75))), ("mamba-published", 37)):
+        step_output = pipeline_of(name, spec, loss={"num_masks": 1})(series, SampleRNG(0, 0, series.sample_id))
+        context = step_output.visible
+        if name == "mamba-published":  # whose encoder receives all samples
+            context = pipeline_of(name, spec).loss.decoder_context(step_output.encoded, step_output.queries)
+        assert context.valid.sum(1).tolist() == [visible] * 3
+        assert step_output.queries.valid.sum(1).tolist() == [150 - visible] * 3
+
+
+def test_the_published_encoder_has_the_published_parameters_plus_output_projections():
+    pipeline = pipeline_of("published", Spec(channels=1, length=140))
+    ours = sum(p.numel() for part in (pipeline.tokenizer, pipeline.encoder) for p in part.parameters())
+    assert ours - 2 * (64 * 64 + 64) == 91_712

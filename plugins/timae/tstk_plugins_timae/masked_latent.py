@@ -16,7 +16,9 @@ class MaskedLatent(Masked):
     receive it either.
 
     Args:
-        ratio: share of valid tokens to mask, rounded down
+        ratio: share of valid tokens to mask
+        round_up: round the number of masked tokens up, as published, so that int(N (1 - ratio)) of N are visible to the
+            decoder; otherwise down
         policy: masking policy: random; block, one stretch of time; tail, the latest tokens (with a horizon: the
             future); column, whole columns of a two-axis grid; per-batch, random but equal for the batch
         num_masks: masks per series in each step; the series are encoded once
@@ -27,10 +29,11 @@ class MaskedLatent(Masked):
         spec: Spec,
         *,
         ratio: float = 0.75,
+        round_up: bool = False,
         policy: MaskingName = "random",
         num_masks: MaskCount = 1,
     ) -> None:
-        super().__init__(spec, ratio=ratio, policy=policy, num_masks=num_masks)
+        super().__init__(spec, ratio=ratio, round_up=round_up, policy=policy, num_masks=num_masks)
 
     def split(self, tokens: Tokens, rng: SampleRNG) -> tuple[Tokens, Tokens]:
         """Return all tokens as visible (all but a masked future), and the masked tokens as queries."""

@@ -37,6 +37,7 @@ def tstk_entries() -> Iterator[Entry]:
     )
     for name, summary in (
         ("pretrain", "Masked autoencoding: mask three quarters of the samples and reconstruct them"),
+        ("published", "Pretraining as in the published code, without its faults: one mask, one-cycle schedule"),
         ("finetune", "A classifier on a pretrained Ti-MAE; use with --init-from"),
         ("forecast", "Forecasting by masking the future, without a head"),
         ("forecast-head", "A linear forecast on a frozen pretrained Ti-MAE; use with --init-from"),

@@ -140,3 +140,13 @@ def test_a_run_is_pretrained_probed_and_tuned_from_its_directory(tmp_path):
         assert result.trainable == (198 if name == "probe" else result.parameters)
     probed = checkpoint.load(str(tmp_path / "probe"))
     assert torch.equal(probed.encoder.table, pretrained.encoder.table)
+
+
+def test_the_published_config_has_every_published_detail():
+    config = load_config("published")
+    pipeline = bound(config)
+    assert pipeline.encoder.stack.blocks[0].mlp.dropout.p == pytest.approx(1 - 0.8**2)
+    assert pipeline.decoder.blocks[0].mlp.dropout.p == pytest.approx(1 - 0.9**2)
+    assert not pipeline.loss.teacher_has_started
+    assert config.options("train")["weight_decay_on"] == "all"
+    assert config.options("data")["val_fraction"] == 0.0

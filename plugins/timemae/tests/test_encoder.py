@@ -192,3 +192,19 @@ def test_a_checkpoint_that_lacks_a_tensor_is_an_error(small):
     save_file({k: v for k, v in state.items() if not k.endswith("layer.1.output.dense.bias")}, path)
     with pytest.raises(CheckpointError, match=r"stack.blocks.1.mlp.down.bias is missing"):
         build_pretrained(spec_of(16), pretrained=small)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2])
+def test_a_double_dropout_drops_and_scales_as_two_in_a_row(rate):
+    encoder = TimeMAEEncoder(spec_of(16), dim=16, depth=2, heads=2, dropout=rate, double_dropout=True)
+    decoder = TimeMAEDecoder(spec_of(16), depth=1, heads=2, dropout=rate, double_dropout=True)
+    ones = torch.ones(200, 1000)
+    torch.manual_seed(0)
+    twice = F.dropout(F.dropout(ones, rate), rate)
+    for block in (*encoder.stack.blocks, *decoder.blocks):
+        once = block.mlp.dropout(ones)
+        torch.testing.assert_close(once.unique(), twice.unique())
+        assert (once == 0).float().mean().item() == pytest.approx((twice == 0).float().mean().item(), abs=0.005)
+        assert block.dropout.p == block.attention.dropout == rate
+    plain = TimeMAEEncoder(spec_of(16), dim=16, depth=2, heads=2, dropout=rate)
+    assert {block.mlp.dropout.p for block in plain.stack.blocks} == {rate}

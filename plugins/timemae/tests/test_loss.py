@@ -322,3 +322,32 @@ def test_pretraining_on_a_table_works_and_forecasting_raises(build, spec):
     assert set(evaluate(pipeline, Windows())) >= {"align", "classify", "loss", "hits"}
     with pytest.raises(OptionError, match="--head forecast"):
         pipeline.predict_step(Windows().batch(torch.arange(2)))
+
+
+def test_the_published_teacher_starts_from_the_weights_after_the_first_step(build, spec, ragged):
+    weights = {}
+    for start in ("initial", "first-step"):
+        pipeline = build(spec, loss={"teacher_start": start, "momentum": 0.9})
+        initial = pipeline.encoder.state_dict()["stack.blocks.0.mlp.up.weight"].clone()
+        snapshots = []
+        for steps in (1, 1):
+            train_steps(pipeline, ragged, steps)
+            encoder, teacher = (
+                part.state_dict()["stack.blocks.0.mlp.up.weight"].clone()
+                for part in (pipeline.encoder, pipeline.loss.teacher)
+            )
+            snapshots.append((encoder, teacher))
+        weights[start] = initial, snapshots
+    for start, (initial, ((first, teacher_1), (second, teacher_2))) in weights.items():
+        want = first if start == "first-step" else 0.9 * initial + 0.1 * first
+        torch.testing.assert_close(teacher_1, want)
+        torch.testing.assert_close(teacher_2, 0.9 * want + 0.1 * second)
+
+
+def test_that_a_published_teacher_has_started_is_kept_with_the_weights(build, spec, ragged):
+    pipeline, other = (build(spec, loss={"teacher_start": "first-step"}) for _ in range(2))
+    train_steps(pipeline, ragged, 1)
+    other.load_state_dict(pipeline.state_dict())
+    train_steps(other, ragged, 1)
+    encoder, teacher = other.encoder.stack.blocks[0].mlp.up.weight, other.loss.teacher.stack.blocks[0].mlp.up.weight
+    assert not torch.equal(encoder, teacher)

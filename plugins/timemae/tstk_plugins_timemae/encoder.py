@@ -21,15 +21,15 @@ from tstk.nn.pretrained import (
     resolve_bert_config,
 )
 from tstk.plugins.ranges import Depth, Fraction, PositiveInt
-from tstk_plugins_timemae.init import init_xavier
+from tstk_plugins_timemae.init import double_mlp_dropout, init_xavier
 
 
 class TimeMAEEncoder(Transformer):
     """Post-norm Transformer whose residual branches start near 0 (TimeMAE section 3.2), or with a BERT's layers.
 
     The output of each sub-layer is scaled by a learned factor that starts at `residual_scale`; `pretrained` sets it to
-    1. Positions are a learned table. Unlike the published code, each sub-layer has one dropout, not two in a row after
-    the MLP.
+    1. Positions are a learned table. Unlike in the published code, dropout follows the MLP once, not twice in a row,
+    unless `double_dropout`.
 
     Args:
         dim: width of a token; the tokenizer's (64 in the paper), or the checkpoint's
@@ -38,6 +38,7 @@ class TimeMAEEncoder(Transformer):
         hidden: width of the MLP; 4 dim, or the checkpoint's
         eps: eps of the layer norms; 1e-5, or the checkpoint's
         dropout: dropout on attention and on the output of each sub-layer
+        double_dropout: drop the output of the MLP twice in a row, as the published code does
         residual_scale: initial value of the learned factor on each sub-layer
         init: published, linear layers Xavier-normal with biases 0.1 and a position table of standard deviation 1;
             standard, as in the encoder `transformer`
@@ -58,6 +59,7 @@ class TimeMAEEncoder(Transformer):
         hidden: PositiveInt | None = None,
         eps: float | None = None,
         dropout: Fraction = 0.2,
+        double_dropout: bool = False,
         residual_scale: float = 1e-8,
         init: Literal["published", "standard"] = "published",
         pretrained: str | None = None,
@@ -72,6 +74,8 @@ class TimeMAEEncoder(Transformer):
         super().__init__(
             spec, norm="post", residual_scale=residual_scale, dropout=dropout, attention_dropout=dropout, **sizes
         )
+        if double_dropout:
+            double_mlp_dropout(self.stack.blocks)
         self.dropout = nn.Dropout(0.0)  # the paper has dropout inside the blocks only, not on the embeddings
         self.sizes, self.pretrained, self.freeze, self.lr = sizes, pretrained, freeze, lr
         if init == "published":

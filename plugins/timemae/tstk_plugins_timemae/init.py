@@ -1,8 +1,10 @@
-"""The initialization of the published code, shared by all components with linear layers."""
+"""Initial values and dropout of the published code, shared by encoder, decoder and loss."""
 
 from __future__ import annotations
 
 from torch import nn
+
+from tstk.nn.blocks import Block, CrossBlock
 
 
 def init_xavier(module: nn.Module) -> None:
@@ -12,3 +14,10 @@ def init_xavier(module: nn.Module) -> None:
             nn.init.xavier_normal_(submodule.weight)
             if submodule.bias is not None:
                 nn.init.constant_(submodule.bias, 0.1)
+
+
+def double_mlp_dropout(blocks: nn.ModuleList) -> None:
+    """Set the dropout rate p of each block's MLP to 1 - (1 - p)^2, that of two dropouts of rate p in a row."""
+    for block in blocks:
+        assert isinstance(block, Block | CrossBlock)
+        block.mlp.dropout.p = 1 - (1 - block.mlp.dropout.p) ** 2

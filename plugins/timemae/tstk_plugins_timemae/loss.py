@@ -7,7 +7,7 @@ decoder's prediction. The teacher is an exponential moving average of the encode
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Le
@@ -29,8 +29,8 @@ class TimeMAE(Loss):
 
     Codewords are sampled anew in every forward pass without gradient; the layer that assigns them is trained as the
     classifier of the decoder's predictions only. Unlike the published code, each series has its own mask and the
-    teacher runs without dropout; `policy` and `teacher_dropout` restore the published behaviour. Unlike the published
-    code, the teacher starts from the initial weights of the encoder, not from those after the first step.
+    teacher runs without dropout and starts from the initial weights of the encoder; `policy`, `teacher_dropout` and
+    `teacher_start` restore the published behaviour.
 
     Args:
         codes: number of codewords
@@ -42,10 +42,13 @@ class TimeMAE(Loss):
         momentum: momentum of the teacher's exponential moving average
         temperature: temperature of the codeword sampling; 1 samples from the softmax, 0 takes the argmax
         teacher_dropout: apply the encoder's dropout in the teacher while training
+        teacher_start: start the moving average from the encoder's initial weights; or from those after the first step,
+            up to which teacher and encoder share their weights in the published code
     """
 
     default_decoder = "cross"
     non_persistent = ("teacher",)
+    teacher_has_started: Tensor
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class TimeMAE(Loss):
         momentum: Annotated[float, Ge(0), Le(1)] = 0.99,
         temperature: NonNegativeFloat = 1.0,
         teacher_dropout: bool = False,
+        teacher_start: Literal["initial", "first-step"] = "initial",
     ) -> None:
         super().__init__(spec)
         if spec.tokenizer_dim != spec.dim:
@@ -75,6 +79,8 @@ class TimeMAE(Loss):
         self.codeword_classifier = nn.Linear(spec.tokenizer_dim or 0, codes)
         init_xavier(self.codeword_classifier)
         self.teacher: Encoder | None = None
+        if teacher_start == "first-step":
+            self.register_buffer("teacher_has_started", torch.tensor(False))
         self.out = spec.replace(target_dim=None, predicts_in_place=False)
 
     def bind_decoder(self, decoder: Decoder) -> None:
@@ -111,9 +117,13 @@ class TimeMAE(Loss):
         """Update the teacher: xi <- m xi + (1 - m) theta."""
         assert self.teacher is not None
         student = self._student[0]
+        weight: float | Tensor = 1 - self.momentum
+        if "teacher_has_started" in self._buffers:
+            weight = torch.where(self.teacher_has_started, weight, 1.0)  # 1 copies the encoder
+            self.teacher_has_started.fill_(True)
         for teacher_param, student_param in zip(self.teacher.parameters(), student.parameters(), strict=True):
             if teacher_param is not student_param:
-                teacher_param.lerp_(student_param, 1 - self.momentum)
+                teacher_param.lerp_(student_param, weight)
         for teacher_buffer, student_buffer in zip(self.teacher.buffers(), student.buffers(), strict=True):
             teacher_buffer.copy_(student_buffer)
 

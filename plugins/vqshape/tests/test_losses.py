@@ -82,7 +82,7 @@ def test_form_compares_curves_with_what_they_cover_whatever_its_height():
     curves = model.tokenizer.shape_decoder(model.tokenizer.codebook.codes[tokens.ids])
     place = tokens.attrs["start"], tokens.attrs["length"]
     under = extract_segments(x, *place, 32, torch.full((3,), 64))
-    under = (under - under.mean(-1, keepdim=True)) / under.std(-1, correction=0, keepdim=True)
+    under = (under - under.mean(-1, keepdim=True)) / under.std(-1, correction=1, keepdim=True)
     torch.testing.assert_close(
         model(series).losses["form"], 0.7 * (curves - under).square().mean(), atol=1e-3, rtol=1e-3
     )
@@ -133,12 +133,12 @@ def test_the_diversity_loss_of_tokens_in_the_same_place_has_a_finite_gradient():
     assert start.grad.isfinite().all()
 
 
-def test_curves_have_mean_0_and_deviation_1():
+def test_curves_have_mean_0_and_unbiased_deviation_1():
     decoder = ShapeDecoder(8, points=32, width=16, smooth=3)
     curves = decoder(torch.randn(5, 3, 8))
     assert curves.shape == (5, 3, 32)
     torch.testing.assert_close(curves.mean(-1), torch.zeros(5, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(curves.std(-1, correction=0), torch.ones(5, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(curves.std(-1, correction=1), torch.ones(5, 3), atol=1e-4, rtol=0)
 
 
 def test_an_excerpt_reads_between_samples_as_numpy_does():
@@ -180,3 +180,12 @@ def test_missing_samples_are_not_held_against_a_shape():
         with_gap = series.replace(x=torch.where(observed, series.x, filler), observed=observed)
         losses.append(float(model(with_gap).losses["shape"].detach()))
     assert losses[0] == pytest.approx(losses[1])
+
+
+def test_a_decoder_of_flat_curves_has_finite_values_and_gradients():
+    decoder = ShapeDecoder(8, points=32, width=16)
+    torch.nn.init.zeros_(decoder.body[-1].weight)
+    curves = decoder(torch.randn(3, 8))
+    curves.square().sum().backward()
+    assert not curves.any()
+    assert all(p.grad.isfinite().all() for p in decoder.parameters() if p.grad is not None)

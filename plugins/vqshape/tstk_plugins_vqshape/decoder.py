@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +24,40 @@ class ShapesToSeries(Decoder):
         depth: number of layers
         heads: attention heads
         dropout: dropout on the output of each sub-layer
+        inner_dropout: dropout on attention probabilities and inside MLPs; 0.1 as published, with which attention is
+            slower
+        init: initial values of attention: those of torch's linear layers; or xavier-stacked, query, key and value as
+            one Xavier-uniform map and biases 0, as published
     """
 
     predicts_series = True
     attends_across = True
 
     def __init__(
-        self, spec: Spec, *, dim: PositiveInt = 256, depth: Depth = 2, heads: PositiveInt = 8, dropout: Fraction = 0.1
+        self,
+        spec: Spec,
+        *,
+        dim: PositiveInt = 256,
+        depth: Depth = 2,
+        heads: PositiveInt = 8,
+        dropout: Fraction = 0.1,
+        inner_dropout: Fraction = 0.0,
+        init: Literal["torch", "xavier-stacked"] = "torch",
     ) -> None:
         super().__init__(spec)
         self.in_proj = nn.Linear(spec.dim or 0, dim)
         self.cls = nn.Parameter(torch.randn(dim) / dim)
-        self.stack = Stack(depth, dim, heads, dropout=dropout, norm="post")
+        self.stack = Stack(
+            depth,
+            dim,
+            heads,
+            dropout=dropout,
+            attention_dropout=inner_dropout,
+            hidden_dropout=inner_dropout,
+            norm="post",
+        )
+        for block in self.stack.blocks if init == "xavier-stacked" else ():
+            block.attention.init_stacked_xavier()  # type: ignore[operator, union-attr]
         self.out_proj = nn.Linear(dim, spec.channels * ceil(spec.length / max(spec.num_tokens, 1)))
         self.out = spec.replace(dim=None, target_dim=None)
 

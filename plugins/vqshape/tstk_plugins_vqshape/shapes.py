@@ -1,4 +1,4 @@
-"""Shapes: curves of mean 0 and standard deviation 1 that are decoded from codes, and the segments they describe.
+"""Shapes: curves of mean 0 and (unbiased) deviation 1 that are decoded from codes, and the segments they describe.
 
 `ShapeDecoder` decodes codes to curves; `extract_segments` cuts the segments they cover out of a series; `place_curves`
 puts curves at their positions; `diversity_loss` penalizes segments that coincide.
@@ -72,13 +72,13 @@ class ShapeDecoder(nn.Module):
         )
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Decode [..., code_dim] to [..., points], normalized to mean 0 and standard deviation 1."""
+        """Decode [..., code_dim] to [..., points], normalized to mean 0 and unbiased standard deviation 1."""
         x = self.in_proj(codes.flatten(0, -2)).unflatten(-1, (self.width, -1))
         curve = self.body(x)[:, 0]
         curve = curve.to(torch.promote_types(curve.dtype, torch.float32))
-        curve = curve - curve.mean(-1, keepdim=True)
+        variance, mean = torch.var_mean(curve, -1, keepdim=True)
         # avoids division by zero for flat curves; far below the variance of any trained curve
-        curve = curve / (curve.square().mean(-1, keepdim=True) + 1e-10).sqrt()
+        curve = (curve - mean) / (variance + 1e-10).sqrt()
         return curve.unflatten(0, codes.shape[:-1])
 
     @torch.no_grad()

@@ -26,10 +26,11 @@ from tstk_plugins_vqshape.shapes import ShapeDecoder, diversity_loss, extract_se
 class _QueryBlock(nn.Module):
     """Post-norm block: self-attention of the queries, cross-attention to the patches, an MLP."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, inner_dropout: float) -> None:
         super().__init__()
-        self.self_attn, self.cross_attn = Attention(dim, heads), Attention(dim, heads)
-        self.mlp = MLP(dim, 4 * dim, dropout)
+        self.self_attn = Attention(dim, heads, dropout=inner_dropout)
+        self.cross_attn = Attention(dim, heads, dropout=inner_dropout)
+        self.mlp = MLP(dim, 4 * dim, dropout, hidden_dropout=inner_dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
@@ -50,8 +51,7 @@ class VQShape(Tokenizer):
     `diversity` (a penalty on tokens that cover the same segment). Meant for series that are normalized individually
     (`--instance-norm`) and have the same length (`--resize`).
 
-    Unlike the published code, there is no dropout on attention probabilities, and segments are cut from the observed
-    series, without its padding.
+    Unlike the published code, segments are cut from the observed series, without its padding.
 
     Args:
         dim: width of transformer and queries
@@ -70,6 +70,11 @@ class VQShape(Tokenizer):
         smooth: window over which shapes are smoothed, an odd number of samples
         patch_drop: share of patches dropped at random in each training step
         dropout: dropout on the output of each sub-layer
+        inner_dropout: dropout on attention probabilities and inside MLPs; 0.1 as published, with which attention is
+            slower
+        init: initial values of attention: those of torch's linear layers; or xavier-stacked, query, key and value as
+            one Xavier-uniform map and biases 0, as published
+        position_std: initial standard deviation of the position table; 1 as published
         shape: weight of the mean squared error between shapes and the segments they cover
         form: weight of the mean squared error between curves and segments, both normalized to mean 0 and standard
             deviation 1; 0 as published. Trains curves even if scales have collapsed to 0, from which short trainings
@@ -106,6 +111,9 @@ class VQShape(Tokenizer):
         smooth: int = 1,
         patch_drop: Fraction = 0.25,
         dropout: Fraction = 0.1,
+        inner_dropout: Fraction = 0.0,
+        init: Literal["torch", "xavier-stacked"] = "torch",
+        position_std: NonNegativeFloat = 0.02,
         shape: NonNegativeFloat = 1.0,
         form: NonNegativeFloat = 0.0,
         diversity: NonNegativeFloat = 0.8,
@@ -130,10 +138,21 @@ class VQShape(Tokenizer):
         self.patch, self.patch_drop, self.points, self.smooth = patch, patch_drop, points, smooth
         self.shortest, self.penalty_weights = shortest, {"shape": shape, "form": form, "diversity": diversity}
         self.patch_embed = nn.Linear(patch, dim)
-        self.table = nn.Parameter(torch.randn(ceil(spec.length / patch), dim) * 0.02)
-        self.stack = Stack(depth, dim, heads, dropout=dropout, norm="post")
+        self.table = nn.Parameter(torch.randn(ceil(spec.length / patch), dim) * position_std)
+        self.stack = Stack(
+            depth,
+            dim,
+            heads,
+            dropout=dropout,
+            attention_dropout=inner_dropout,
+            hidden_dropout=inner_dropout,
+            norm="post",
+        )
         self.queries = nn.Parameter(torch.randn(tokens, dim) / dim)
-        self.query_blocks = nn.ModuleList(_QueryBlock(dim, heads, dropout) for _ in range(query_depth))
+        self.query_blocks = nn.ModuleList(_QueryBlock(dim, heads, dropout, inner_dropout) for _ in range(query_depth))
+        for part in self.modules() if init == "xavier-stacked" else ():
+            if isinstance(part, Attention):
+                part.init_stacked_xavier()
         self.attribute_decoder = AttributeDecoder(dim, code_dim, shortest, initial_length)
         self.guided_attributes = GUIDED_ATTRIBUTES[guide]
         self.guidance: TextGuidance | None = None
@@ -231,9 +250,8 @@ class VQShape(Tokenizer):
             shapes = curves * attributes.scale[..., None] + attributes.mean[..., None]
             losses["shape"] = weights["shape"] * masked_mean((shapes - target).square(), target_mask)
             if weights["form"]:
-                centered = target - target.mean(-1, keepdim=True)
-                std = centered.square().mean(-1, keepdim=True).sqrt()
-                squares = (curves - centered / std.clamp(min=0.01)).square()
+                std, mean = torch.std_mean(target, -1, keepdim=True)
+                squares = (curves - (target - mean) / std.clamp(min=0.01)).square()
                 # flat segments cannot be normalized
                 losses["form"] = weights["form"] * masked_mean(squares, target_mask & (std > 0.01))
         if weights["diversity"]:

@@ -44,8 +44,9 @@ def tstk_entries() -> Iterator[Entry]:
     for name, summary in (
         ("tokenizer", "Stage 1: learn codes by reconstruction"),
         ("pretrain", "Stage 2: predict the next code; use with --init-from"),
-        ("published", "Stage 2 as published, the tokenizer is trained too; use with --init-from"),
+        ("published", "Stage 2 as published, the tokenizer is trained too; use with --tokenizer RUN"),
         ("published-tokenizer", "Stage 1 as published: a codebook trained by gradient, no instance normalization"),
+        ("totem-tokenizer", "Stage 1 as in TOTEM: series of 96 samples, each normalized by itself"),
         ("forecast-direct", "Stage 3: all tokens to the horizon at once; use with --init-from"),
         ("forecast-rollout", "Stage 3: autoregressive forecasts; use with --init-from and --decoder"),
         ("forecast-soft", "Stage 3: mixtures of codes; use with --init-from and --decoder"),

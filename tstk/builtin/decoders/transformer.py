@@ -33,15 +33,18 @@ class TransformerDecoder(Decoder):
         dim: width
         depth: number of blocks
         heads: attention heads
-        positions: positional embedding: learned table, fixed sinusoids, rotary, or a table and rotary
+        positions: positional embedding: learned table; fixed sinusoids; interleaved, sinusoids whose sines and cosines
+            alternate, counted from 1, after the CLS token at 0 (Ti-MAE); rotary; or a table and rotary
         position_std: initial standard deviation of the learned table; 1 if none, as large as the tokens (0.02 in
             CWT-MAE)
-        rope: rotary positions over every axis of the grid; or flat, over the flattened grid (CWT-MAE)
+        rope: rotary positions over every axis of the grid; flat, over the flattened grid; or flat-bf16, with cosines
+            and sines rounded to bfloat16 too, as CWT-MAE does
         cls_pos_embed: learn a position of its own for the encoder's CLS token (CWT-MAE)
         dropout: dropout rate of the output of each sub-layer; attention has none, so that it can be fused
         mask_std: initial standard deviation of the mask token; 0 as in Ti-MAE
         bias: add a bias to the query, key and value projections
-        init: initialise linear layers as torch does, or Xavier-uniform with zero bias as in the encoder
+        init: initialise linear layers as torch does; xavier, Xavier-uniform with zero bias as in the encoder; or
+            xavier-stacked, query, key and value of a layer as one map (CWT-MAE)
     """
 
     attends_across = True
@@ -53,21 +56,21 @@ class TransformerDecoder(Decoder):
         dim: PositiveInt = 64,
         depth: Depth = 2,
         heads: PositiveInt = 4,
-        positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary"] = "sinusoidal",
+        positions: Literal["learned", "sinusoidal", "interleaved", "rotary", "learned+rotary"] = "sinusoidal",
         position_std: float | None = None,
-        rope: Literal["grid", "flat"] = "grid",
+        rope: Literal["grid", "flat", "flat-bf16"] = "grid",
         cls_pos_embed: bool = False,
         dropout: Fraction = 0.1,
         mask_std: float = 0.02,
         bias: bool = True,
-        init: Literal["torch", "xavier"] = "torch",
+        init: Literal["torch", "xavier", "xavier-stacked"] = "torch",
     ) -> None:
         super().__init__(spec)
         self.embed = nn.Linear(spec.dim or 0, dim)
         self.mask_token = nn.Parameter(torch.randn(dim) * mask_std)
         self.positions, self.rope, self.head_dim = positions, rope, dim // heads
         if "rotary" in positions:
-            check_rotary(dim // heads, 1 if rope == "flat" else spec.num_axes)
+            check_rotary(dim // heads, spec.num_axes if rope == "grid" else 1)
         missing_reason = None if "learned" in positions else f"positions={positions} has no learned table"
         check_position_std(position_std, "decoder", missing_reason)
         self.table = nn.Parameter(torch.empty(spec.num_tokens, dim)) if "learned" in positions else None
@@ -80,11 +83,13 @@ class TransformerDecoder(Decoder):
         self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, norm="pre", bias=bias)
         self.out = spec.replace(dim=spec.target_dim or dim)
         self.project = nn.Linear(dim, spec.target_dim) if spec.target_dim else nn.Identity()
-        for module in self.modules() if init == "xavier" else ():
+        for module in self.modules() if init != "torch" else ():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for block in self.stack.blocks if init == "xavier-stacked" else ():
+            block.attention.init_stacked_xavier()  # type: ignore[operator, union-attr]
 
     def forward(self, encoded: Tokens, queries: Tokens, pos_embed: PosEmbedFn) -> Tensor:
         """Return a prediction for each query, [B, M, K]."""
@@ -94,18 +99,25 @@ class TransformerDecoder(Decoder):
             x, pos, index, valid = self._scatter_to_grid(x, encoded, queries)
         if self.table is not None:
             x = x + F.embedding(index, self.table)
-        if self.positions == "sinusoidal":
-            x = x + sinusoidal_embedding(pos, x.shape[-1]).to(x.dtype)
+        interleaved = self.positions == "interleaved"
+        if interleaved or self.positions == "sinusoidal":
+            first = 1 if interleaved else 0
+            x = x + sinusoidal_embedding(pos + first, x.shape[-1], interleaved=interleaved).to(x.dtype)
         num_prefix = 0
-        if self.rope == "flat":
+        if self.rope != "grid":
             pos = flatten_positions(pos, self.spec.grid_size)
         if encoded.prefix is not None:
             num_prefix = encoded.prefix.shape[1]
             prefix = self.embed(encoded.prefix)
+            if interleaved:
+                zero = torch.zeros_like(pos[:1, :1])
+                prefix = prefix + sinusoidal_embedding(zero, x.shape[-1], interleaved=True).to(x.dtype)
             x = torch.cat([prefix if self.cls_pos_embed is None else prefix + self.cls_pos_embed, x], 1)
             valid = torch.cat([valid.new_ones(valid.shape[0], num_prefix), valid], 1)
             pos = torch.cat([pos.new_zeros(pos.shape[0], num_prefix, pos.shape[-1]), pos + 1], 1)
-        angles = rotary_angles(pos, self.head_dim) if "rotary" in self.positions else None
+        angles = None
+        if "rotary" in self.positions:
+            angles = rotary_angles(pos, self.head_dim, round_to_bf16=self.rope == "flat-bf16")
         x = self.stack(x, mask=make_key_mask(valid), angles=angles)[:, num_prefix:]
         if not self.spec.predicts_in_place:
             x = queries.from_grid(x.mT).values

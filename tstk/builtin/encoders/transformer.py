@@ -31,8 +31,8 @@ class Transformer(Encoder):
     """Transformer layers over tokens, with learned, sinusoidal or rotary positions on any number of axes.
 
     Vaswani et al., "Attention Is All You Need" (arXiv:1706.03762); rotary positions as in RoFormer
-    (arXiv:2104.09864), the channels of a head divided equally among the axes of `pos`. Linear layers are initialised
-    Xavier-uniform with zero bias, the CLS token with standard deviation 0.02.
+    (arXiv:2104.09864), the channels of a head divided equally among the axes of `pos`. The CLS token is initialised
+    with standard deviation 0.02.
 
     Args:
         dim: width of a token inside and after the encoder
@@ -40,11 +40,13 @@ class Transformer(Encoder):
         heads: attention heads; divides dim
         hidden: hidden width of the MLP; 4 dim if none
         norm: normalise before each sub-layer (pre) or after the sum (post, as in BERT)
-        positions: positional embedding: learned table, fixed sinusoids, rotary, a table and rotary, or none
+        positions: positional embedding: learned table; fixed sinusoids, sines then cosines and counted from 0;
+            interleaved, sines and cosines alternating and counted from 1, after the CLS token at 0 (Ti-MAE); rotary; a
+            table and rotary; or none
         position_std: initial standard deviation of the learned table; 1 if none, as large as the tokens (0.02 in ViT
             and CWT-MAE)
-        rope: rotary positions over every axis of the grid, each with an equal part of a head; or flat, over the
-            flattened grid (CWT-MAE)
+        rope: rotary positions over every axis of the grid, each with an equal part of a head; flat, over the flattened
+            grid; or flat-bf16, with cosines and sines rounded to bfloat16 too, as CWT-MAE does
         theta: base of the sinusoidal and rotary frequencies
         cls: prepend a learned CLS token
         cls_pos_embed: learn a position of its own for the CLS token (ViT, CWT-MAE)
@@ -57,6 +59,8 @@ class Transformer(Encoder):
             makes long series two to three times slower on a CPU
         bias: add a bias to the query, key and value projections
         eps: epsilon of the layer norms
+        init: initialise linear layers Xavier-uniform with zero bias; xavier-stacked, query, key and value of a layer as
+            one map, with 0.7 times the deviation (CWT-MAE)
     """
 
     def __init__(
@@ -68,9 +72,9 @@ class Transformer(Encoder):
         heads: PositiveInt = 4,
         hidden: PositiveInt | None = None,
         norm: Literal["pre", "post"] = "pre",
-        positions: Literal["learned", "sinusoidal", "rotary", "learned+rotary", "none"] = "learned",
+        positions: Literal["learned", "sinusoidal", "interleaved", "rotary", "learned+rotary", "none"] = "learned",
         position_std: float | None = None,
-        rope: Literal["grid", "flat"] = "grid",
+        rope: Literal["grid", "flat", "flat-bf16"] = "grid",
         theta: float = 10000.0,
         cls: bool = False,
         cls_pos_embed: bool = False,
@@ -81,14 +85,16 @@ class Transformer(Encoder):
         attention_dropout: Fraction = 0.0,
         bias: bool = True,
         eps: float = 1e-5,
+        init: Literal["xavier", "xavier-stacked"] = "xavier",
     ) -> None:
         super().__init__(spec)
         check_heads(heads, dim)
         if causal and cls:
             raise OptionError("with causal=true, the CLS token in front could attend to no other token; use cls=false")
-        self.rotary, self.sinusoidal = "rotary" in positions, positions == "sinusoidal"
+        self.rotary, self.sinusoidal = "rotary" in positions, positions in ("sinusoidal", "interleaved")
+        self.interleaved = positions == "interleaved"
         if self.rotary:
-            check_rotary(dim // heads, 1 if rope == "flat" else spec.num_axes)
+            check_rotary(dim // heads, spec.num_axes if rope == "grid" else 1)
         if cls_pos_embed and not cls:
             raise OptionError("encoder.cls_pos_embed=true needs a CLS token; use encoder.cls=true")
         missing_reason = None if "learned" in positions else f"positions={positions} has no learned table"
@@ -115,6 +121,8 @@ class Transformer(Encoder):
         )
         self.out = spec.replace(dim=dim, causal=causal, num_prefix_tokens=int(cls))
         self._init_weights(position_std)
+        for block in self.stack.blocks if init == "xavier-stacked" else ():
+            block.attention.init_stacked_xavier()  # type: ignore[operator, union-attr]
 
     def _init_weights(self, position_std: float | None) -> None:
         for module in self.modules():
@@ -138,8 +146,11 @@ class Transformer(Encoder):
         if self.table is not None:
             return F.embedding(tokens.grid_index, self.table)
         if self.sinusoidal:
-            return sinusoidal_embedding(tokens.pos, self.out.dim or 0, self.theta).to(tokens.values.dtype)
+            return self._compute_sinusoids(tokens.pos + 1 if self.interleaved else tokens.pos).to(tokens.values.dtype)
         return super().pos_embed(tokens)
+
+    def _compute_sinusoids(self, pos: Tensor) -> Tensor:
+        return sinusoidal_embedding(pos, self.out.dim or 0, self.theta, self.interleaved)
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Encode tokens [B, N, spec.dim] to [B, N, dim], zero where invalid; prefix [B, 1, dim] with cls."""
@@ -147,6 +158,8 @@ class Transformer(Encoder):
         x, valid = embeddings + pos_embed, tokens.valid
         if self.cls is not None:
             cls = self.cls if self.cls_pos_embed is None else self.cls + self.cls_pos_embed
+            if self.interleaved:
+                cls = cls + self._compute_sinusoids(torch.zeros_like(tokens.pos[:1, :1])).to(cls.dtype)
             x = torch.cat([cls.expand(x.shape[0], -1, -1), x], 1)
             valid = torch.cat([valid.new_ones(x.shape[0], 1), valid], 1)
         x = self.stack(self.dropout(x), mask=make_key_mask(valid), angles=self._rotary_angles(tokens))
@@ -188,7 +201,7 @@ class Transformer(Encoder):
     def _rotary_angles(self, tokens: Tokens) -> Angles | None:
         if not self.rotary:
             return None
-        pos = flatten_positions(tokens.pos, self.spec.grid_size) if self.rope == "flat" else tokens.pos
+        pos = tokens.pos if self.rope == "grid" else flatten_positions(tokens.pos, self.spec.grid_size)
         if self.cls is not None:  # the CLS token is at position 0; all others are shifted by 1 on every axis
             pos = torch.cat([torch.zeros_like(pos[:, :1]), pos + 1], 1)
-        return rotary_angles(pos, self.head_dim, self.theta)
+        return rotary_angles(pos, self.head_dim, self.theta, self.rope == "flat-bf16")

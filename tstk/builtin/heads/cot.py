@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -17,19 +19,31 @@ class CoT(Head):
     """The latent reasoning head of CWT-MAE ("chain of thought").
 
     A few learned tokens cross-attend to the encoded series, then to each other, pass an MLP, and their mean is
-    classified. Post-norm, one pass, Xavier-uniform weights. With `--channels independent` a learned channel embedding
+    classified. Post-norm, one pass. With `--channels independent` a learned channel embedding
     is added to the tokens of each channel, which carry no information about their channel otherwise.
 
     Args:
         tokens: number of reasoning tokens
         heads: attention heads
-        dropout: dropout rate of the attention probabilities and of the output of the MLP
+        dropout: dropout rate of the attention probabilities and of the MLP
+        mlp_dropout: where the MLP drops values: its output; or hidden, between GELU and second layer, as in CWT-MAE
+        init: initialise linear layers Xavier-uniform with zero bias; xavier-stacked, query, key and value as one map,
+            as in CWT-MAE
     """
 
     needs = ("num_outputs",)
     target_types = ("class", "labels", "numbers")
 
-    def __init__(self, spec: Spec, *, tokens: PositiveInt = 8, heads: PositiveInt = 4, dropout: Fraction = 0.2) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        tokens: PositiveInt = 8,
+        heads: PositiveInt = 4,
+        dropout: Fraction = 0.2,
+        mlp_dropout: Literal["output", "hidden"] = "output",
+        init: Literal["xavier", "xavier-stacked"] = "xavier",
+    ) -> None:
         super().__init__(spec)
         dim = spec.dim or 0
         self.reasoning_tokens = nn.Parameter(torch.randn(tokens, dim) * 0.02)
@@ -38,13 +52,16 @@ class CoT(Head):
         )
         self.cross_attn = Attention(dim, heads, dropout=dropout)
         self.self_attn = Attention(dim, heads, dropout=dropout)
-        self.mlp = MLP(dim, 4 * dim, dropout)
+        rates = {"dropout": dropout} if mlp_dropout == "output" else {"hidden_dropout": dropout}
+        self.mlp = MLP(dim, 4 * dim, **rates)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.classify = nn.Linear(dim, spec.num_outputs or 0)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        for attention in (self.cross_attn, self.self_attn) if init == "xavier-stacked" else ():
+            attention.init_stacked_xavier()
 
     def attention_weights(self, tokens: Tokens) -> Tensor:
         """Return the cross-attention of the reasoning tokens, averaged over heads: [B, reasoning tokens, N]."""

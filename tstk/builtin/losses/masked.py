@@ -17,7 +17,9 @@ class Masked(Loss):
     """Masked autoencoding: mean squared error of the masked tokens' samples (He et al. 2022; Ti-MAE section 3).
 
     Args:
-        ratio: fraction of valid tokens to mask, rounded down
+        ratio: fraction of valid tokens to mask
+        round_up: round the number of masked tokens up, so that int(N (1 - ratio)) of N tokens are visible as in MAE;
+            otherwise down
         policy: masking policy: random; block, one stretch of time; tail, the latest tokens (with a horizon: the
             future); column, whole columns of a two-axis grid; per-batch, random but equal for the batch
         num_masks: masks per series in each step (Ti-MAE's sampling time)
@@ -31,11 +33,13 @@ class Masked(Loss):
         spec: Spec,
         *,
         ratio: Ratio = 0.6,
+        round_up: bool = False,
         policy: MaskingName = "random",
         num_masks: MaskCount = 1,
     ) -> None:
         super().__init__(spec)
-        self.ratio, self.mask_tokens, self.num_masks = ratio, get_masking_policy(policy), num_masks
+        self.ratio, self.round_up, self.num_masks = ratio, round_up, num_masks
+        self.mask_tokens = get_masking_policy(policy)
         self.masks_future = self.mask_tokens is mask_tail and spec.horizon is not None
         self.out = spec.replace(predicts_in_place=False)
 
@@ -44,7 +48,8 @@ class Masked(Loss):
         if self.masks_future:
             masked = tokens.valid & (tokens.end_positions(self.spec) > self.spec.length - (self.spec.horizon or 0))
         else:
-            masked = torch.cat([self.mask_tokens(tokens, self.ratio, rng) for _ in range(self.num_masks)])
+            masks = [self.mask_tokens(tokens, self.ratio, rng, self.round_up) for _ in range(self.num_masks)]
+            masked = torch.cat(masks)
             tokens = tokens.repeat(self.num_masks)
         return tokens.select(tokens.valid & ~masked), tokens.select(masked)
 

@@ -6,11 +6,12 @@ from torch import Tensor
 from tstk import SampleRNG, Tokens
 
 
-def mask_earliest(tokens: Tokens, ratio: float, rng: SampleRNG) -> Tensor:
-    """Return [B, N] bool, True for the earliest valid tokens, floor(ratio * valid) of each series.
+def mask_earliest(tokens: Tokens, ratio: float, rng: SampleRNG, round_up: bool = False) -> Tensor:
+    """Return [B, N] bool, True for the earliest valid tokens, floor(ratio * valid) of each series, or ceil.
 
     Draw what is random from `rng`, which is keyed by sample, such as `rng.uniform(N)`, [B, N].
     """
     time = tokens.pos[..., 0].masked_fill(~tokens.valid, torch.inf)
-    count = (tokens.valid.sum(1) * ratio).floor()
+    count = tokens.valid.sum(1) * ratio
+    count = count.ceil() if round_up else count.floor()
     return time.argsort(dim=1, stable=True).argsort(1) < count[:, None]
