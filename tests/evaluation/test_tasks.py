@@ -175,7 +175,11 @@ def test_the_task_of_options_selects_the_loss(files):
 @pytest.mark.parametrize(
     ("data", "slots", "message"),
     [
-        ("numbers", {"head": "linear"}, "loss 'cross-entropy' is for classes and a class per sample, and these data are"),
+        (
+            "numbers",
+            {"head": "linear"},
+            "loss 'cross-entropy' is for classes and a class per sample, and these data are",
+        ),
         ("labels", {"loss": "mse"}, "loss 'mse' is for numbers, and these data are for multilabel; use --loss binary-"),
     ],
 )
