@@ -45,7 +45,7 @@ def test_heads_have_as_many_parameters_as_published(use, options, count):
 @pytest.mark.parametrize("use", HEADS)
 @pytest.mark.parametrize("garbage", [0.0, 1e3])
 def test_heads_do_not_see_invalid_tokens(use, garbage):
-    head = build_component("head", use, SLIM).eval()
+    head = build_component("head", use, SLIM.replace(stride=8.0, patch_len=8.0)).eval()
     full = tokens_of(SLIM, prefix=True)
     where = torch.ones_like(full.valid)
     where[0, 4:] = where[1, 2] = False

@@ -291,7 +291,7 @@ def test_a_run_whose_loss_the_data_selected_is_finished_and_not_of_other_options
         (
             "numbers",
             {"loss": "cross-entropy"},
-            "loss 'cross-entropy' is for classes, and these data are for regression",
+            "loss 'cross-entropy' is for classes and a class per sample, and these data are for regression",
         ),
         ("numbers", {"head": "forecast"}, "head 'forecast' is for forecasts, and these data are for regression; use"),
         ("labels", {"loss": "mse"}, "loss 'mse' is for numbers, and these data are for multilabel; use --loss binary-"),

@@ -115,6 +115,7 @@ def _cut_recordings(series_sets: Mapping[str, SeriesSet], config: DataConfig) ->
         if all(series_set.recordings is None for series_set in series_sets.values()):
             config.reject("here: no series is longer than --length, so none is cut", "stride")
         return series_sets, ""
+    config.reject("where recordings are cut into windows, as its file has a row per series", "conditioning")
     counts = {split: len(series_set.x) for split, series_set in series_sets.items()}
     series_sets = {
         split: cut_recordings(series_set, length, config.stride or length if split == "train" else length)

@@ -39,18 +39,14 @@ def join_windows(split: Split | None, count: int, length: int) -> list[list[int]
         count: number of series
         length: samples of a window
     """
-    numbers = split.recordings if isinstance(split, SeriesDataset) else None
-    if numbers is None or split is None or split.rows is None:
+    if not isinstance(split, SeriesDataset) or split.recordings is None or split.rows is None:
         return [[row] for row in range(count)]
+    numbers, starts, lengths = (values.tolist() for values in (split.recordings, split.rows, split.lengths))
     recordings: list[list[int]] = []
     for row in range(count):
-        follows = (
-            row > 0
-            and numbers[row] == numbers[row - 1]
-            and split.rows[row] == split.rows[row - 1] + length
-            and split.lengths[row - 1] == length
-        )
-        if follows:
+        previous = row - 1
+        is_next = row > 0 and numbers[row] == numbers[previous] and starts[row] == starts[previous] + length
+        if is_next and lengths[previous] == length:
             recordings[-1].append(row)
         else:
             recordings.append([row])
@@ -99,9 +95,10 @@ def score_segments(series: Sequence[tuple[Labels, ...]]) -> dict[str, float]:
     pairs = [(find_segments(targets), find_segments(predictions)) for targets, predictions in series]
     pairs = [pair for pair in pairs if len(pair[0])]
     scores = {"edit": float(np.mean([_edit_score(true[:, 0], predicted[:, 0]) for true, predicted in pairs]))}
+    num_segments = sum(len(true) + len(predicted) for true, predicted in pairs)
+    best = [_find_best_matches(true, predicted) for true, predicted in pairs]
     for overlap in OVERLAPS:
-        num_matched = sum(_count_matches(true, predicted, overlap / 100) for true, predicted in pairs)
-        num_segments = sum(len(true) + len(predicted) for true, predicted in pairs)
+        num_matched = sum(len(np.unique(index[quality >= overlap / 100])) for index, quality in best)
         scores[f"f1_{overlap}"] = 2 * num_matched / num_segments
     return scores
 
@@ -116,13 +113,19 @@ def _edit_score(true: Labels, predicted: Labels) -> float:
     return 1 - float(distances[-1]) / max(len(true), len(predicted))
 
 
-def _count_matches(true: NDArray[np.int64], predicted: NDArray[np.int64], overlap: float) -> int:
-    """Return how many predicted segments match a true one of their class that no earlier one matched."""
-    is_matched = np.zeros(len(true), bool)
-    for label, start, end in predicted:
+def _find_best_matches(
+    true: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return for each predicted segment the true one of its class that it overlaps most, and the fraction of the union.
+
+    The first of the predicted segments that overlap a true one enough matches it, all others are wrong, so the number
+    of true segments that are matched is all that counts.
+    """
+    index, quality = np.zeros(len(predicted), np.int64), np.zeros(len(predicted))
+    for i, (label, start, end) in enumerate(predicted):
         shared = np.minimum(end, true[:, 2]) - np.maximum(start, true[:, 1])
         union = np.maximum(end, true[:, 2]) - np.minimum(start, true[:, 1])
-        quality = np.where(true[:, 0] == label, shared / union, 0.0)
-        best = int(quality.argmax())
-        is_matched[best] |= quality[best] >= overlap
-    return int(is_matched.sum())
+        fractions = np.where(true[:, 0] == label, shared / union, 0.0)
+        index[i] = fractions.argmax()
+        quality[i] = fractions[index[i]]
+    return index, quality

@@ -20,6 +20,7 @@ from tstk.testing.fixture import build_small_table
 
 CLASSIFICATION_SPEC = Spec(channels=1, length=32, task="classification", num_outputs=3)
 FORECASTING_SPEC = Spec(channels=1, length=32, task="forecasting", horizon=8)
+SEGMENTATION_SPEC = Spec(channels=1, length=32, task="segmentation", num_outputs=3)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def try_export(parts: Mapping[str, str]) -> ExportTrial:
 def _build_small_pipeline(parts: dict[str, str]) -> Pipeline:
     tables = {slot: build_small_table(get_registry().find(slot, name)) for slot, name in parts.items()}
     errors = []
-    for spec in (CLASSIFICATION_SPEC, FORECASTING_SPEC):
+    for spec in (CLASSIFICATION_SPEC, FORECASTING_SPEC, SEGMENTATION_SPEC):
         try:
             torch.manual_seed(0)
             pipeline = build_pipeline(resolve_config(("trial", {**tables, "data": {"horizon": spec.horizon}})), spec)
