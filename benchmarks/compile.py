@@ -126,10 +126,11 @@ def _list_code_calls(full: bool) -> list[Call]:
     import torch
 
     from tstk.kernels.nearest_code import nearest_code, soft_assignment
-    from tstk.kernels.nearest_code.triton import CONFIGS
+    from tstk.kernels.nearest_code.triton import CONFIGS, MIN_PROGRAMS
 
     def search(rows: int, width: int, dtype: torch.dtype) -> None:
-        nearest_code(torch.zeros(rows, width, dtype=dtype), torch.zeros(48, width))
+        for num_codes in (48, 4800) if rows < 480 else (48,):  # with many codes, and few rows, in splits
+            nearest_code(torch.zeros(rows, width, dtype=dtype), torch.zeros(num_codes, width))
 
     def soft(rows: int, width: int, dtype: torch.dtype) -> None:
         z, codes = torch.zeros(rows, width, dtype=dtype), torch.zeros(48, width)
@@ -139,11 +140,13 @@ def _list_code_calls(full: bool) -> list[Call]:
     types, calls = (torch.float32, torch.bfloat16, torch.float16), []
     for key in CONFIGS:
         kernel, block = key
-        widths = {16: (8, 16, 13), 32: (32, 24), 64: (64, 48), 128: (128, 65, 100, 256, 512, 1000)}[block]
-        for i, width in enumerate(widths if full or block == 128 else widths[:2]):
-            for dtype in types if full else types[i % 2 :: 2] if kernel == "search" else types[i % 2 : i % 2 + 1]:
-                args = (480 if i % 2 == 0 else 477, width, dtype)
-                run = {"search": search, "soft": soft}[kernel]
+        widths = {10: (8, 10, 3), 16: (8, 16, 13), 20: (16, 13, 20), 32: (32, 24), 64: (64, 48)}
+        widths[128] = (128, 65, 100, 256, 512, 1000)
+        for i, width in enumerate(widths[block] if full or block == 128 else widths[block][:2]):
+            for dtype in types if full else types[i % 2 :: 2] if kernel != "soft" else types[i % 2 : i % 2 + 1]:
+                rows = 64 * MIN_PROGRAMS if kernel == "search" else 480
+                args = (rows if i % 2 == 0 else rows - 3, width, dtype)
+                run = soft if kernel == "soft" else search
                 calls.append(Call("nearest_code", key, f"{_short(dtype)}, width {width}", lambda r=run, a=args: r(*a)))
     return calls
 
