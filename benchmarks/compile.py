@@ -113,7 +113,7 @@ def _list_attention_calls(full: bool) -> list[Call]:
             # where there is padding, neither the tokens nor the width fill their tiles
             shape = (keys - 1, width - width // 4 if width > 16 else width) if padded else (keys, width)
             variant = ", ".join([_short(dtype), *["causal"] * causal, *["padded"] * padded])
-            args = *shape, dtype, causal, padded, CONFIGS[key][1] is not None
+            args = *shape, dtype, causal, padded, True
             calls.append(Call("rope_attention", key, variant, lambda a=args: run(*a)))
     for dtype in (*half, torch.float32):  # rows that are long: rotated in one pass
         for width in (16, 48, 128) if full else (48, 128):
@@ -183,7 +183,7 @@ def _short(dtype: Any) -> str:
 def list_largest_calls(op: str) -> list[Call]:
     """Return the calls with the largest programs, the first to exceed a limit."""
     largest = {
-        "rope_attention": [((64, 128, 2), "float16, causal, padded")],
+        "rope_attention": [((256, 128, 2), "float16, causal, padded")],
         "nearest_code": [(("search", 128), "float32, width 512"), (("soft", 64), "float32, width 64")],
         "ricker_cwt": [(("frames", 128), "4 scales")],
     }[op]

@@ -112,7 +112,7 @@ def _run_self_test(target: str, device_type: str, index: int | None) -> str:
         place = device_type if index is None else f"{device_type}:{index}"
         fault = f"its self-test failed on {place}: {fault}"
         warnings.warn(
-            f"{attribute}: {fault}; the next backend is used instead. Request the backend by name to use it all the same.",
+            f"{attribute}: {fault}; the next backend is used. Request the backend by name to use it all the same.",
             stacklevel=2,
         )
     _self_test_faults[key] = fault
