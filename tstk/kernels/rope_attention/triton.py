@@ -1,8 +1,8 @@
 """Triton backend: short rows in one kernel per direction; long rows rotated, then torch's fused attention.
 
 For a few hundred tokens, launches and memory passes cost more than arithmetic, so one kernel does everything; for more,
-torch's fused attention is faster and the rotation a small part of the cost. Queries and keys are taken in tiles of up to
-64, so a program needs as many registers for 188 tokens, which fill three tiles, as for 64.
+torch's fused attention is faster and the rotation a small part of the cost. Queries and keys are taken in tiles of up
+to 64, so a program needs as many registers for 188 tokens, which fill three tiles, as for 64.
 
 Layout: inputs [B, H, N, D] with stride 1 in the last dimension and any strides in the others; outputs are contiguous as
 [B, N, H, D], as the projections before and after attention have it. Tables of angles are contiguous, [B or 1, 1, N,
@@ -55,11 +55,11 @@ def _choose_configs(tokens: int, width: int, bytes_per_value: int) -> tuple[Tile
 
 CONFIGS: dict[tuple[int, int, int], tuple[TileConfig, TileConfig]] = load_tuned_sizes(
     "rope_attention",
-    {key: _choose_configs(*key) for key in product((16, 32, 64, MAX_SHORT_TOKENS), (16, 32, 64, 128), (2, 4))},
+    {key: _choose_configs(*key) for key in product((16, 32, 64), (16, 32, 64, 128), (2, 4))},
 )
-"""Forward and backward sizes by (tokens, head width, bytes per value), the first two rounded up to one of these.
+"""Forward and backward sizes by (tokens, head width, bytes per value), the first two rounded up to powers of two.
 
-Rows of more than MAX_SHORT_TOKENS tokens have no entry: they are long.
+64 stands for 33 to MAX_SHORT_TOKENS tokens.
 """
 
 
@@ -94,8 +94,7 @@ def rope_attention(
 
 def _bucket(q: Tensor) -> tuple[int, int, int]:
     n, d = q.shape[-2:]
-    tokens = next(size for size in (16, 32, 64, MAX_SHORT_TOKENS) if n <= size)
-    return tokens, max(16, triton.next_power_of_2(d)), q.element_size()
+    return min(64, max(16, triton.next_power_of_2(n))), max(16, triton.next_power_of_2(d)), q.element_size()
 
 
 def _make_last_dim_contiguous(x: Tensor) -> Tensor:
