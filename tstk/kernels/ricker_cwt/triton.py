@@ -48,23 +48,23 @@ class LevelTable(NamedTuple):
 
     Args:
         fields: [levels, NUM_FIELDS] int32: whether the source is the series, else the smoothed series; the index in it
-            of the first sample of the first frame, and its length; hop of the frames; M; number of columns n * C;
-            frames; offset of the weight; offset of the output and stride of its rows, both in units of `align`
+            of the first sample of the first frame, and its length; hop of the frames; M; n; frames; offset of the
+            weight in units of C; offset of the output and stride of its rows, both in units of `align`
         weights: the weights [n, M, C] of all levels, flat
-        tiles: (frames, columns) of each level
+        shapes: (frames, columns) of each level
         align: greatest common divisor of offsets and strides of the output, up to 16
     """
 
     fields: Tensor
     weights: Tensor
-    tiles: tuple[tuple[int, int], ...]
+    shapes: tuple[tuple[int, int], ...]
     align: int
 
 
 @triton.jit
-def _count_tiles(table, level, R, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
-    columns, blocks = tl.load(table + level * NUM_FIELDS + 5), tl.load(table + level * NUM_FIELDS + 6)
-    return tl.cdiv(R * blocks, BLOCK_R) * tl.cdiv(columns, BLOCK_C)
+def _count_tiles(table, level, R, C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    n, blocks = tl.load(table + level * NUM_FIELDS + 5), tl.load(table + level * NUM_FIELDS + 6)
+    return tl.cdiv(R * blocks, BLOCK_R) * tl.cdiv(n * C, BLOCK_C)
 
 
 @triton.jit
@@ -87,19 +87,19 @@ def _frames_matmul_kernel(
 ):  # fmt: skip
     """Each program computes BLOCK_C columns of BLOCK_R frames of one level, numbered through all series.
 
-    Programs are numbered through all levels. The series is padded while it is read. Multiples of ALIGN let the compiler
-    see that neighbouring columns can be stored together.
+    Programs are numbered through all levels. The series is padded while it is read. Sizes are multiples of C and ALIGN,
+    from which the compiler sees that neighbouring columns can be loaded and stored together.
     """
     program = tl.program_id(0)
     level = 0
-    tiles = _count_tiles(table, level, R, BLOCK_R, BLOCK_C)
+    tiles = _count_tiles(table, level, R, C, BLOCK_R, BLOCK_C)
     while program >= tiles:
         program -= tiles
         level += 1
-        tiles = _count_tiles(table, level, R, BLOCK_R, BLOCK_C)
+        tiles = _count_tiles(table, level, R, C, BLOCK_R, BLOCK_C)
     fields = table + level * NUM_FIELDS
     origin, length, hop, M = tl.load(fields + 1), tl.load(fields + 2), tl.load(fields + 3), tl.load(fields + 4)
-    N, blocks, samples = tl.load(fields + 5), tl.load(fields + 6), tl.load(fields + 9) * ALIGN
+    N, blocks, samples = tl.load(fields + 5) * C, tl.load(fields + 6), tl.load(fields + 9) * ALIGN
     frame = program // tl.cdiv(N, BLOCK_C) * BLOCK_R + tl.arange(0, BLOCK_R)
     column = program % tl.cdiv(N, BLOCK_C) * BLOCK_C + tl.arange(0, BLOCK_C)
     number, block = (frame // blocks).to(tl.int64), frame % blocks
@@ -109,7 +109,7 @@ def _frames_matmul_kernel(
     if tl.load(fields) == 0:
         source = smooth + number * smooth_stride
     begin = (block * hop + origin)[:, None]
-    matrix = weights + tl.load(fields + 7) + (row * M * C + sample)[None, :]
+    matrix = weights + tl.load(fields + 7) * C + (row * M * C + sample)[None, :]
     acc = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
     for m0 in range(0, M, BLOCK_M):
         m = m0 + tl.arange(0, BLOCK_M)
@@ -157,11 +157,16 @@ def _make_table(rows: Sequence[tuple[Sequence[int], Tensor]], align: int) -> Lev
     """Return the table of fields 0 to 6 and 8 to 9 of each level, and its weight [n, M, C]."""
     fields, offset = [], 0
     for (*first, out_offset, out_stride), weight in rows:
-        fields.append((*first, offset, out_offset // align, out_stride // align))
+        fields.append((*first, offset // weight.shape[2], out_offset // align, out_stride // align))
         offset += weight.numel()
     weights = torch.cat([weight.flatten() for _, weight in rows])
     table = make_cacheable_tensor(np.array(fields), weights.device, torch.int32)
-    return LevelTable(table, weights, tuple((row[6], row[5]) for row in fields), align)
+    return LevelTable(
+        table,
+        weights,
+        tuple((row[6], row[5] * weight.shape[2]) for row, (_, weight) in zip(fields, rows, strict=True)),
+        align,
+    )
 
 
 @lru_cache(maxsize=16)
@@ -172,17 +177,17 @@ def _build_tables(
     plan = build_plan(scales, length, padding, kernel, patch, device, torch.float32)
     samples, smooth_samples, smooth_rows, rows = length * patch[0], 0, [], []
     for level in plan.levels:
-        n, m, c = level.weight.shape
+        n, m, _ = level.weight.shape
         origin, hop, source_length = level.start - plan.pad[0], patch[1] // level.step, length
         if level.smoothing is not None:
             k, count = level.smoothing.shape
             source_length = level.num_frames * count
-            first = (1, origin, length, level.step * count, k, count, level.num_frames)
+            first = (1, origin, length, level.step * count, k, 1, level.num_frames)
             smooth_rows.append(((*first, smooth_samples, source_length), level.smoothing[None]))
             origin, smooth_samples = smooth_samples, smooth_samples + source_length
         # positions in the smoothed series are never outside, so its length is that of all levels
         end = length if level.smoothing is None else origin + source_length
-        first = (int(level.smoothing is None), origin, end, hop, m, n * c, plan.num_blocks)
+        first = (int(level.smoothing is None), origin, end, hop, m, n, plan.num_blocks)
         rows.append(((*first, level.first_row * samples, samples), level.weight))
     with torch.inference_mode(False):
         smoothing = _make_table(smooth_rows, gcd(16, *(row[0][8] for row in smooth_rows))) if smooth_rows else None
@@ -196,7 +201,7 @@ def _multiply_frames(
     tiles = CONFIGS[key]
     programs = sum(
         triton.cdiv(len(x) * frames, tiles["BLOCK_R"]) * triton.cdiv(columns, tiles["BLOCK_C"])
-        for frames, columns in table.tiles
+        for frames, columns in table.shapes
     )
     strides = x.stride(0), smooth.stride(0), out.stride(0) // table.align
     _frames_matmul_kernel[programs,](
