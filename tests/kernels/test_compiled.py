@@ -78,7 +78,8 @@ def test_the_largest_programs_fit_the_smallest_gpu_and_one_made_larger_is_report
     assert wrong == []
     assert larger
     assert all(
-        fault.startswith("nearest_code._search_wide_kernel [search 128] float32, width 512, sm_89: ") for fault in larger
+        fault.startswith("nearest_code._search_wide_kernel [search 128] float32, width 512, sm_89: ")
+        for fault in larger
     )
     assert any("KiB of shared memory; there are 99" in fault for fault in larger)
 

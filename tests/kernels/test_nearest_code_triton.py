@@ -219,8 +219,9 @@ def test_the_operators_are_registered_soundly():
     torch.library.opcheck(ops.nearest_code.default, (z, codes))
     given = (z, codes, weight)
     torch.library.opcheck(ops.soft_assignment.default, (*given, 0.5, -11.5))
-    _, share, log_z = ops.soft_assignment(*given, 0.5, -11.5)
-    torch.library.opcheck(ops.soft_assignment_backward.default, (share[0], share, *given, log_z, 0.5, -11.5))
+    _, share, log_z, *prepared = ops.soft_assignment(*given, 0.5, -11.5)
+    backward = (share[0], share, z, *prepared, weight, log_z, 0.5, -11.5)
+    torch.library.opcheck(ops.soft_assignment_backward.default, backward)
 
 
 @pytest.mark.slow

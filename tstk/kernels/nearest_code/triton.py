@@ -451,8 +451,9 @@ def _prepare(
 
 def _launch_soft_assignment(
     z: Tensor, codes: Tensor, weight: Tensor, temperature: float, floor: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     code_mean, c, squared_norms, _ = _prepare(codes)
+    assert c is not None
     n, d = z.shape
     tiles = _choose_soft_tiles(d)
     programs = triton.cdiv(n, tiles["BLOCK_N"])
@@ -461,20 +462,21 @@ def _launch_soft_assignment(
         tensors = z, code_mean, c, squared_norms, weight, entropies, log_z, partial_sums
         with torch.cuda.device_of(z):
             _soft_assignment_kernel[programs,](*tensors, n, len(c), 1 / temperature, floor, **tiles)
-    return entropies.sum(), partial_sums.sum(0), log_z
+    return entropies.sum(), partial_sums.sum(0), log_z, c, code_mean, squared_norms
 
 
 def _launch_backward(
     grad_entropy: Tensor,
     grad_mean_probs: Tensor,
     z: Tensor,
-    codes: Tensor,
+    c: Tensor,
+    code_mean: Tensor,
+    squared_norms: Tensor,
     weight: Tensor,
     log_z: Tensor,
     temperature: float,
     floor: float,
 ) -> tuple[Tensor, Tensor]:
-    code_mean, c, squared_norms, _ = _prepare(codes)
     n, d = z.shape
     tiles = _choose_soft_tiles(d)
     segment = triton.cdiv(triton.cdiv(n, NUM_SEGMENTS), tiles["BLOCK_N"]) * tiles["BLOCK_N"]
@@ -496,26 +498,27 @@ def _fake_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     return z.new_empty(len(z), dtype=torch.long), z.new_empty(len(z), dtype=torch.float32)
 
 
-def _fake_soft(z: Tensor, codes: Tensor, weight: Tensor, *_: float) -> tuple[Tensor, Tensor, Tensor]:
-    return weight.new_empty(()), weight.new_empty(len(codes)), weight.new_empty(len(z))
+def _fake_soft(z: Tensor, codes: Tensor, weight: Tensor, *_: float) -> tuple[Tensor, ...]:
+    k, d = codes.shape
+    return tuple(weight.new_empty(shape) for shape in ((), (k,), (len(z),), (k, d), (d,), (k,)))
 
 
 def _fake_backward(
-    grad_entropy: Tensor, grad_mean_probs: Tensor, z: Tensor, codes: Tensor, *_: Any
+    grad_entropy: Tensor, grad_mean_probs: Tensor, z: Tensor, c: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    return z.new_empty(z.shape, dtype=torch.float32), z.new_empty(codes.shape, dtype=torch.float32)
+    return z.new_empty(z.shape, dtype=torch.float32), torch.empty_like(c)
 
 
-_SOFT_INPUTS = "Tensor z, Tensor codes, Tensor weight"
 register_operator("nearest_code(Tensor z, Tensor codes) -> (Tensor, Tensor)", _launch_search, _fake_search)
 register_operator(
-    f"soft_assignment({_SOFT_INPUTS}, float temperature, float floor) -> (Tensor, Tensor, Tensor)",
+    "soft_assignment(Tensor z, Tensor codes, Tensor weight, float temperature, float floor) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _launch_soft_assignment,
     _fake_soft,
 )
 register_operator(
-    f"soft_assignment_backward(Tensor grad_entropy, Tensor grad_mean_probs, {_SOFT_INPUTS}, Tensor log_z, "
-    "float temperature, float floor) -> (Tensor, Tensor)",
+    "soft_assignment_backward(Tensor grad_entropy, Tensor grad_mean_probs, Tensor z, Tensor c, Tensor code_mean, "
+    "Tensor squared_norms, Tensor weight, Tensor log_z, float temperature, float floor) -> (Tensor, Tensor)",
     _launch_backward,
     _fake_backward,
 )
@@ -542,21 +545,20 @@ def soft_assignment(
 
 
 class SoftAssignment(torch.autograd.Function):
-    """p = softmax(-|z - c|^2 / temperature), recomputed in the backward instead of kept."""
+    """p = softmax(-|z - c|^2 / temperature), recomputed in the backward instead of kept; centred codes are kept."""
 
     @staticmethod
     def forward(
         ctx: Any, z: Tensor, codes: Tensor, weight: Tensor, temperature: float, floor: float
     ) -> tuple[Tensor, Tensor]:
         """Return the mean entropy [] and the mean of p [K]; `floor` is the lower bound of logarithms."""
-        entropy, mean_probs, log_z = torch.ops.tstk.soft_assignment(z, codes, weight, temperature, floor)
-        ctx.save_for_backward(z, codes, weight, log_z)
-        ctx.options = temperature, floor
+        entropy, mean_probs, log_z, *prepared = torch.ops.tstk.soft_assignment(z, codes, weight, temperature, floor)
+        ctx.save_for_backward(z, *prepared, weight, log_z)
+        ctx.options, ctx.code_dtype = (temperature, floor), codes.dtype
         return entropy, mean_probs
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of z and codes."""
-        z, codes, weight, log_z = ctx.saved_tensors
-        dz, dc = torch.ops.tstk.soft_assignment_backward(*grad_outputs, z, codes, weight, log_z, *ctx.options)
-        return dz.to(z.dtype), dc.to(codes.dtype), None, None, None
+        dz, dc = torch.ops.tstk.soft_assignment_backward(*grad_outputs, *ctx.saved_tensors, *ctx.options)
+        return dz.to(ctx.saved_tensors[0].dtype), dc.to(ctx.code_dtype), None, None, None
