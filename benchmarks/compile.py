@@ -91,14 +91,13 @@ def _list_attention_calls(full: bool) -> list[Call]:
     from tstk.kernels.rope_attention import rope_attention
     from tstk.kernels.rope_attention.triton import CONFIGS
 
-    def run(tokens: int, width: int, dtype: torch.dtype, causal: bool, padded: bool, learns: bool) -> None:
+    def run(tokens: int, width: int, dtype: torch.dtype, causal: bool, padded: bool) -> None:
         packed = torch.zeros(2, tokens, 3, 3, width, dtype=dtype).permute(2, 0, 3, 1, 4)
-        q, k, v = (x.detach().requires_grad_(learns) for x in packed)
+        q, k, v = (x.detach().requires_grad_() for x in packed)
         angles = 2 * (torch.zeros(1 + padded, 1, tokens, width // 2),)
         valid = torch.ones(2, tokens, dtype=torch.bool) if padded else None
         out = rope_attention(q, k, v, angles, valid=valid, causal=causal)
-        if learns:
-            out.backward(torch.zeros_like(out))
+        out.backward(torch.zeros_like(out))
 
     half, flags = (torch.bfloat16, torch.float16), [(False, False), (True, True), (True, False), (False, True)]
     calls = []
@@ -110,14 +109,15 @@ def _list_attention_calls(full: bool) -> list[Call]:
         else:
             variants = [(types[0], *flags[0]), (types[-1], *flags[1])]
         for dtype, causal, padded in variants:
-            # where there is padding, neither the tokens nor the width fill their tiles
-            shape = (keys - 1, width - width // 4 if width > 16 else width) if padded else (keys, width)
+            # where there is padding, neither the tokens nor the width fill their tiles, and 64 stands for several tiles
+            tokens = keys + (64 if keys == 64 else 0) - 1
+            shape = (tokens, width - width // 4 if width > 16 else width) if padded else (keys, width)
             variant = ", ".join([_short(dtype), *["causal"] * causal, *["padded"] * padded])
-            args = *shape, dtype, causal, padded, CONFIGS[key][1] is not None
+            args = *shape, dtype, causal, padded
             calls.append(Call("rope_attention", key, variant, lambda a=args: run(*a)))
     for dtype in (*half, torch.float32):  # rows that are long: rotated in one pass
         for width in (16, 48, 128) if full else (48, 128):
-            args = 600, width, dtype, False, False, True
+            args = 600, width, dtype, False, False
             calls.append(Call("rope_attention", (), f"{_short(dtype)}, width {width}", lambda a=args: run(*a)))
     return calls
 
@@ -126,10 +126,11 @@ def _list_code_calls(full: bool) -> list[Call]:
     import torch
 
     from tstk.kernels.nearest_code import nearest_code, soft_assignment
-    from tstk.kernels.nearest_code.triton import CONFIGS
+    from tstk.kernels.nearest_code.triton import CONFIGS, MIN_PROGRAMS
 
     def search(rows: int, width: int, dtype: torch.dtype) -> None:
-        nearest_code(torch.zeros(rows, width, dtype=dtype), torch.zeros(48, width))
+        for num_codes in (48, 4800) if rows < 480 else (48,):  # with many codes, and few rows, in splits
+            nearest_code(torch.zeros(rows, width, dtype=dtype), torch.zeros(num_codes, width))
 
     def soft(rows: int, width: int, dtype: torch.dtype) -> None:
         z, codes = torch.zeros(rows, width, dtype=dtype), torch.zeros(48, width)
@@ -139,11 +140,13 @@ def _list_code_calls(full: bool) -> list[Call]:
     types, calls = (torch.float32, torch.bfloat16, torch.float16), []
     for key in CONFIGS:
         kernel, block = key
-        widths = {16: (8, 16, 13), 32: (32, 24), 64: (64, 48), 128: (128, 65, 100, 256, 512, 1000)}[block]
-        for i, width in enumerate(widths if full or block == 128 else widths[:2]):
-            for dtype in types if full else types[i % 2 :: 2] if kernel == "search" else types[i % 2 : i % 2 + 1]:
-                args = (480 if i % 2 == 0 else 477, width, dtype)
-                run = {"search": search, "soft": soft}[kernel]
+        widths = {10: (8, 10, 3), 16: (8, 16, 13), 20: (16, 13, 20), 32: (32, 24), 64: (64, 48)}
+        widths[128] = (128, 65, 100, 256, 512, 1000)
+        for i, width in enumerate(widths[block] if full or block == 128 else widths[block][:2]):
+            for dtype in types if full else types[i % 2 :: 2] if kernel != "soft" else types[i % 2 : i % 2 + 1]:
+                rows = 64 * MIN_PROGRAMS if kernel == "search" else 480
+                args = (rows if i % 2 == 0 else rows - 3, width, dtype)
+                run = soft if kernel == "soft" else search
                 calls.append(Call("nearest_code", key, f"{_short(dtype)}, width {width}", lambda r=run, a=args: r(*a)))
     return calls
 
@@ -159,12 +162,12 @@ def _list_wavelet_calls(full: bool) -> list[Call]:
         ricker_cwt(x, scales, patch=patch).sum().backward()
 
     # columns of a level: as many as the patches have numbers, or 16 where a level smooths first
-    shapes = {16: ([0.5], 200, (1, 10)), 32: ([0.5], 96, None), 64: ([0.5, 1.5], 97, None)}
+    shapes = {16: ([0.5, 9.0], 200, (1, 10)), 32: ([0.5], 96, None), 64: ([0.5, 1.5], 97, None)}
     shapes |= {128: ([0.5, 1.0, 1.5, 1.7], 96, None)}
     calls = [
         Call("ricker_cwt", key, f"{len(shapes[key[1]][0])} scales", lambda a=shapes[key[1]]: run(*a))
         for key in CONFIGS
-        if key[0] == "frames"  # the backward looks up the other kernel's
+        if key[0] == "transposed"  # the forward looks up the others
     ]
     wide = [0.1 + i for i in range(64)], 1000
     more = [(*wide, None), (*wide, (4, 50)), (*wide, (64, 1000))] if full else [(*wide, (4, 50))]
@@ -182,7 +185,7 @@ def list_largest_calls(op: str) -> list[Call]:
     largest = {
         "rope_attention": [((64, 128, 2), "float16, causal, padded")],
         "nearest_code": [(("search", 128), "float32, width 512"), (("soft", 64), "float32, width 64")],
-        "ricker_cwt": [(("frames", 128), "4 scales")],
+        "ricker_cwt": [(("transposed", 128), "4 scales")],
     }[op]
     return [call for call in list_calls(op) if (call.key, call.variant) in largest]
 

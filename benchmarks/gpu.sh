@@ -2,9 +2,13 @@
 # Tests and benchmarks of the kernels on an NVIDIA GPU, without network, from a checkout:
 #
 #     benchmarks/gpu.sh smoke OUTDIR [SECONDS]    tests of the kernels, and one case of each operation; 150 s
-#     benchmarks/gpu.sh bench OUTDIR [SECONDS]    the grid; 420 s
+#     benchmarks/gpu.sh mend OUTDIR [SECONDS]     the tests that failed in smoke or mend before, after a change; 90 s
+#     benchmarks/gpu.sh bench OUTDIR [SECONDS]    the grid, the most important shapes first; 420 s
 #
-# Takes at most SECONDS and stops at the first failure. Exit status: 0 passed, 1 failed, 2 a required step did not fit
+# A quarter of an hour holds smoke, two rounds of mend, and bench. Smoke names all failures at once; each operation is
+# tested by itself first, so that one broken kernel hides nothing about the others. Results are written case by case.
+#
+# Takes at most SECONDS and stops at the first step that fails. Exit status: 0 passed, 1 failed, 2 a required step did not fit
 # into SECONDS. OUTDIR then has summary.txt (one screen), log.txt, a results file per operation (for benchmarks.render)
 # and, after bench, profile.txt.
 #
@@ -13,8 +17,8 @@
 set -u
 cd "$(dirname "$0")/.."
 mode=${1:-} out=${2:-}
-case $mode in smoke) total=${3:-150} ;; bench) total=${3:-420} ;; *) out= ;; esac
-[[ $out ]] || { sed -n '2,13s/^# \{0,1\}//p' "benchmarks/gpu.sh" >&2; exit 64; }
+case $mode in smoke) total=${3:-150} ;; mend) total=${3:-90} ;; bench) total=${3:-420} ;; *) out= ;; esac
+[[ $out ]] || { sed -n '2,17s/^# \{0,1\}//p' "benchmarks/gpu.sh" >&2; exit 64; }
 out=$(realpath -m "$out") python=${PYTHON:-python3} device=${DEVICE:-cuda}
 mkdir -p "$out"
 rm -f "$out"/*.json "$out"/*.txt
@@ -64,11 +68,20 @@ cases=("$python" -m benchmarks.run "${grid[@]}" --device "$device" --stop)
 nvidia-smi 2>/dev/null
 timeout 30 "$python" -m benchmarks.compile --relocate "$TRITON_CACHE_DIR"
 
-if [[ $mode == smoke ]]; then
+if [[ $mode != bench ]]; then
+    step "self-tests" $((total / 3)) may "$python" -c '
+import torch
+from tstk.kernels import self_test
+for test in (self_test.nearest_code, self_test.rope_attention, self_test.ricker_cwt, self_test.soft_assignment):
+    try:
+        print(test.__name__, test(torch.device("'"$device"'")) or "passed", flush=True)
+    except Exception as error:
+        print(test.__name__, type(error).__name__, error, flush=True)'
     workers=$("$python" -c 'import xdist; print("-n8")' 2>/dev/null)
+    failed=$([[ $mode == mend ]] && echo "--last-failed")
     step "tests of the kernels" $((total * 2 / 3)) must "$python" -m pytest \
         ${TESTS:-tests/kernels --confcutdir=tests/kernels --ignore=tests/kernels/test_compiled.py} \
-        -x -q -p no:cacheprovider --durations=5 $workers
+        --maxfail=25 -q --tb=short -o cache_dir="$PWD/build/pytest-gpu" $failed --durations=5 $workers
     step "one case of each operation" $((total * 2 / 5)) must "${cases[@]}" --first --ours --budget 0.2 --results "$out" --run "$run"
 else
     step "check ours" $((total / 7)) must "${cases[@]}" --ours --check-only --processes $processes

@@ -141,8 +141,11 @@ class Record:
 
 
 def why_triton_unsupported(operation: Operation, *args: Any, device: str, **options: Any) -> str:
-    """Return why Triton does not support a call on a GPU, or ""; elsewhere the operation selects the backend."""
-    return operation.backends["triton"].why_unsupported(*args, **options) if device == "cuda" else ""
+    """Return why `auto` does not select Triton for a call on a GPU, or ""; elsewhere any backend is measured."""
+    if device != "cuda":
+        return ""
+    backend = operation.backends["triton"]
+    return backend.why_unsupported(*args, **options) or backend.why_self_test_failed(args[0].device)
 
 
 def make_contender(call: Callable[..., Any], setting: str = "", **rest: Any) -> Contender:

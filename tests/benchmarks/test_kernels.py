@@ -432,8 +432,12 @@ def test_gpu_sh_runs_each_mode_and_ends_with_a_summary(gpu_sh):
     assert summary.startswith("smoke: passed")
     assert files.keys() == {"log.txt", "summary.txt"}
     tests = next(call for call in calls if "-m pytest" in call)
-    assert " -x " in tests
+    assert "--last-failed" not in tests
     assert "--first" in calls[calls.index(tests) + 1]
+    status, summary, calls, files = gpu_sh("mend", 90)
+    assert status == 0
+    assert list(read_step_limits(summary)) == ["self-tests", "tests of the kernels", "one case of each operation"]
+    assert "--last-failed" in next(call for call in calls if "-m pytest" in call)
     status, summary, calls, files = gpu_sh("bench", 420)
     assert status == 0
     assert list(read_step_limits(summary)) == ["check ours", "check all, fill caches", "the grid", "profile"]

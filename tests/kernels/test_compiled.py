@@ -70,7 +70,7 @@ def test_the_largest_programs_fit_the_smallest_gpu_and_one_made_larger_is_report
     assert {row["kernel"] for row in rows} >= {
         "_forward_kernel",
         "_backward_kernel",
-        "_search_kernel",
+        "_search_wide_kernel",
         "_grad_codes_kernel",
         "_frames_matmul_kernel",
         "_transposed_matmul_kernel",
@@ -78,7 +78,8 @@ def test_the_largest_programs_fit_the_smallest_gpu_and_one_made_larger_is_report
     assert wrong == []
     assert larger
     assert all(
-        fault.startswith("nearest_code._search_kernel [search 128] float32, width 512, sm_89: ") for fault in larger
+        fault.startswith("nearest_code._search_wide_kernel [search 128] float32, width 512, sm_89: ")
+        for fault in larger
     )
     assert any("KiB of shared memory; there are 99" in fault for fault in larger)
 
@@ -86,7 +87,7 @@ def test_the_largest_programs_fit_the_smallest_gpu_and_one_made_larger_is_report
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_largest_programs_fit_every_gpu_and_take_what_the_stored_table_says(compiled, arch):
-    change = "attention.CONFIGS[64, 128, 2] = (attention.TileConfig(64, 1, 1), *attention.CONFIGS[64, 128, 2][1:])"
+    change = "attention.CONFIGS[64, 128, 2] = (attention.TileConfig(64, 1), *attention.CONFIGS[64, 128, 2][1:])"
     rows, wrong, larger = compiled(arch, "rope_attention", (64, 128, 2), change)
     assert wrong == []
     assert any(fault.startswith("rope_attention._forward_kernel [64 128 2]") for fault in larger)
@@ -101,9 +102,9 @@ def test_a_changed_table_or_kernel_makes_the_stored_result_stale(monkeypatch):
     from tstk.kernels.ricker_cwt import triton
 
     page = json.loads(OUT.read_text())
-    larger = triton.CONFIGS["frames", 16] | {"BLOCK_R": 128}
-    monkeypatch.setitem(triton.CONFIGS, ("frames", 16), larger)
-    assert [line for line in find_stale_entries(page) if f"ricker_cwt [frames 16] {larger!r} for sm_89" in line]
+    larger = triton.CONFIGS["frames", 64] | {"BLOCK_R": 128}
+    monkeypatch.setitem(triton.CONFIGS, ("frames", 64), larger)
+    assert [line for line in find_stale_entries(page) if f"ricker_cwt [frames 64] {larger!r} for sm_89" in line]
     page["digests"]["rope_attention"] = "another"
     assert "rope_attention: its kernels have changed" in find_stale_entries(page)
 

@@ -4,6 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,6 +98,60 @@ def test_the_interpreter_must_be_asked_for_by_name(monkeypatch):
     assert is_triton_interpreted()
     assert operation.select("auto", torch.ones(1)).name == "torch"
     assert operation.select("triton", torch.ones(1)).name == "triton"
+
+
+def fails_its_test(device):
+    return "3 of 4 indices are wrong"
+
+
+def breaks_down(device):
+    raise RuntimeError("no kernel image is available")
+
+
+def passes(device):
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("self_test", "fault"),
+    [("fails_its_test", "3 of 4 indices are wrong"), ("breaks_down", "RuntimeError: no kernel image is available")],
+)
+def test_a_backend_that_fails_its_self_test_is_passed_over_with_one_warning(doubled, monkeypatch, self_test, fault):
+    monkeypatch.setattr(dispatch, "_self_test_faults", {})
+    doubled.backends["large"] = replace(doubled.backends["large"], self_test=f"{__name__}:{self_test}")
+    with pytest.warns(
+        UserWarning, match=f"{self_test}: its self-test failed on cpu: {fault}; the next backend is used"
+    ):
+        assert doubled(torch.ones(3))[0] == "any"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert doubled(torch.ones(3))[0] == "any"
+    assert doubled(torch.ones(3), backend="large")[0] == "large"
+    assert doubled.backends["large"].why_self_test_failed(torch.device("cpu")).endswith(fault)
+
+
+def test_a_backend_that_passes_its_self_test_is_tested_once_per_device(doubled, monkeypatch):
+    monkeypatch.setattr(dispatch, "_self_test_faults", {})
+    tested = []
+    monkeypatch.setattr(sys.modules[__name__], "passes", lambda device: tested.append(device) or "")
+    doubled.backends["large"] = replace(doubled.backends["large"], self_test=f"{__name__}:passes")
+    with torch.inference_mode():
+        assert doubled(torch.ones(3))[0] == "large"
+    assert doubled(torch.ones(3))[0] == "large"
+    assert tested == [torch.device("cpu")]
+
+
+@pytest.mark.slow
+def test_a_self_test_runs_while_a_compiler_traces(doubled, monkeypatch):
+    monkeypatch.setattr(dispatch, "_self_test_faults", {})
+    doubled.backends["large"] = replace(doubled.backends["large"], self_test="tests_of_values:run")
+    monkeypatch.setitem(
+        sys.modules,
+        "tests_of_values",
+        SimpleNamespace(run=lambda device: "" if float(torch.ones(2).sum()) == 2 else "1 + 1 is not 2"),
+    )
+    compiled = torch.compile(lambda x: doubled(x)[1] + len(doubled(x)[0]), fullgraph=True, backend="eager")
+    assert compiled(torch.ones(3)).tolist() == [7.0] * 3
 
 
 def fresh(code, **environment):

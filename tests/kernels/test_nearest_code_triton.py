@@ -57,6 +57,40 @@ def test_ids_are_those_of_float64(n, k, d):
     assert (squares >= 0).all()
 
 
+@pytest.mark.parametrize(("n", "k", "d"), [(5, 200, 8), (20, 130, 12), (3, 200, 70)])
+def test_a_codebook_divided_among_programs_gives_the_same_ids(monkeypatch, n, k, d):
+    from tstk.kernels.nearest_code import triton
+
+    monkeypatch.setattr(triton, "MIN_TILES_PER_SPLIT", 1)
+    z, codes = vectors(n, k, d, seed=k)
+    z[n - 1, 0] = torch.nan
+    merged = []
+    merge = triton._merge_splits_kernel
+    monkeypatch.setattr(triton, "_merge_splits_kernel", {(1,): lambda *args, **options: merged.append(args[6])})
+    search(z, codes)
+    assert merged[0] > 1  # this many splits
+    monkeypatch.setattr(triton, "_merge_splits_kernel", merge)
+    divided = search(z, codes)
+    monkeypatch.setattr(triton, "MIN_TILES_PER_SPLIT", 10**6)
+    whole = search(z, codes)
+    assert count_wrong_ids(z[:-1], codes, divided[0][:-1]) == 0
+    for a, b in zip(divided, whole, strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True)
+    codes[k - 1, 0] = torch.inf
+    assert search(z, codes)[1].isnan().all()
+
+
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("d", [8, 20, 21, 64, 65])
+def test_large_and_small_tiles_give_the_ids_of_float64(monkeypatch, d, few):
+    from tstk.kernels.nearest_code import triton
+
+    monkeypatch.setattr(triton, "MIN_PROGRAMS", 10**6 if few else 0)
+    monkeypatch.setattr(triton, "MIN_TILES_PER_SPLIT", 10**6)
+    z, codes = vectors(90, 100, d, seed=d)
+    assert count_wrong_ids(z, codes, search(z, codes)[0]) == 0
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_ids_are_those_of_float64_at_random_sizes(seed):
     draw = torch.Generator().manual_seed(seed)
@@ -187,8 +221,9 @@ def test_the_operators_are_registered_soundly():
     torch.library.opcheck(ops.nearest_code.default, (z, codes))
     given = (z, codes, weight)
     torch.library.opcheck(ops.soft_assignment.default, (*given, 0.5, -11.5))
-    _, share, log_z = ops.soft_assignment(*given, 0.5, -11.5)
-    torch.library.opcheck(ops.soft_assignment_backward.default, (share[0], share, *given, log_z, 0.5, -11.5))
+    _, share, log_z, *prepared = ops.soft_assignment(*given, 0.5, -11.5)
+    backward = (share[0], share, z, *prepared, weight, log_z, 0.5, -11.5)
+    torch.library.opcheck(ops.soft_assignment_backward.default, backward)
 
 
 @pytest.mark.slow

@@ -200,7 +200,7 @@ def _check_kernels() -> Iterator[Finding]:
     from tstk.kernels.dispatch import OPERATIONS, get_requested_backend
 
     for name, operation in OPERATIONS.items():
-        states = [f"{b.name}: {why}" if (why := b.why_unavailable()) else b.name for b in operation.backends.values()]
+        states = [f"{b.name}: {why}" if (why := b.why_not_selected()) else b.name for b in operation.backends.values()]
         yield Finding("kernels", name, "; ".join(states))
         requested = get_requested_backend(name)
         if requested == "auto":

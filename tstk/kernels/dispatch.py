@@ -1,7 +1,8 @@
 """Selection of a backend for each call of an operation.
 
 An operation lists its backends from the most specialised to the most general. `auto` selects the first that supports
-the call; a backend requested by name either runs or raises the reason why it cannot. There is no silent fallback.
+the call and passes its self-test on the device; a backend requested by name either runs or raises the reason why it
+cannot. There is no silent fallback.
 
 This module is cheap to import: it imports torch only to query GPUs, and never Triton.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,6 +47,8 @@ class Backend:
             string; depends on devices, dtypes and shapes only, never on values
         why_unavailable: returns why the backend cannot run on this machine at all, or an empty string
         dist: the distribution that provides it
+        self_test: `module:function`, called with a device before `auto` first selects the backend for it; returns what
+            is wrong with one tiny call, or an empty string; none by default
     """
 
     name: str
@@ -52,6 +56,7 @@ class Backend:
     why_unsupported: Callable[..., str] = lambda *args, **options: ""
     why_unavailable: Callable[[], str] = lambda: ""
     dist: str = "tstk"
+    self_test: str = ""
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -61,6 +66,18 @@ class Backend:
         function: Callable[..., Any] = getattr(sys.modules[module], attribute)
         return function
 
+    def why_self_test_failed(self, device: torch.device) -> str:
+        """Return what was wrong when the backend was tested on a device, which its first call does; "" if nothing."""
+        return _run_self_test(self.self_test, device.type, device.index) if self.self_test else ""
+
+    def why_not_selected(self) -> str:
+        """Return why `auto` never selects the backend on this machine: it cannot run, or fails its self-test."""
+        import torch
+
+        if (reason := self.why_unavailable()) or not torch.cuda.is_available():
+            return reason
+        return self.why_self_test_failed(torch.device("cuda", torch.cuda.current_device()))
+
 
 def _import_module(module: str) -> bool:
     return module in sys.modules or bool(import_module(module))
@@ -69,6 +86,40 @@ def _import_module(module: str) -> bool:
 # Set directly, since torch.compiler.assume_constant_result would import the compiler. torch.compile cannot trace an
 # import, so it must run this function while tracing.
 _import_module._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+_self_test_faults: dict[tuple[str, str, int | None], str] = {}
+"""Result of each self-test by its target and device, in this process; an empty string if it passed."""
+
+
+def _run_self_test(target: str, device_type: str, index: int | None) -> str:
+    """Return what is wrong with a backend on a device; tests it once per process and warns if it fails."""
+    import torch
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    key = target, device_type, index
+    if key in _self_test_faults:
+        return _self_test_faults[key]
+    if device_type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return "it was not tested before the graph was captured"  # a test waits for the GPU, which ends a capture
+    module, _, attribute = target.partition(":")
+    # Also called while torch.compile traces with fake tensors, and in inference mode.
+    with _disable_current_modes(), torch.inference_mode(False), torch.autocast(device_type, enabled=False):
+        try:
+            fault = str(getattr(import_module(module), attribute)(torch.device(device_type, index)))
+        except Exception as error:  # whatever a compiler or driver raises means that the kernels cannot be used
+            fault = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if fault:
+        place = device_type if index is None else f"{device_type}:{index}"
+        fault = f"its self-test failed on {place}: {fault}"
+        warnings.warn(
+            f"{attribute}: {fault}; the next backend is used. Request the backend by name to use it all the same.",
+            stacklevel=2,
+        )
+    _self_test_faults[key] = fault
+    return fault
+
+
+_run_self_test._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Operation:
@@ -95,9 +146,11 @@ class Operation:
         if requested == "auto":
             for candidate in self.backends.values():
                 # Triton's interpreter is for tests, and has to be requested by name.
-                if not candidate.why_unsupported(*args, **options) and not (
-                    candidate.name == "triton" and is_triton_interpreted()
-                ):
+                if candidate.name == "triton" and is_triton_interpreted():
+                    continue
+                if candidate.why_unsupported(*args, **options):
+                    continue
+                if not candidate.self_test or not candidate.why_self_test_failed(args[0].device):
                     return candidate
             reasons = self._format_reasons(self.explain_unsupported(*args, **options))
             raise IncompatibleError(f"{self.name}: no backend supports this call: {reasons}")

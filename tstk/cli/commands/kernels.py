@@ -15,7 +15,8 @@ from tstk.cli.output import format_examples, print_json, print_note, print_table
 def command(json_: bool) -> None:
     """List operations and their backends, and why a backend is unavailable on this machine.
 
-    A call uses the first backend that supports its device, dtypes and shapes. The variable TSTK_KERNELS selects a
+    A call uses the first backend that supports its device, dtypes and shapes and that computes a small call
+    correctly on this machine. The variable TSTK_KERNELS selects a
     backend for all calls, or with OPERATION=BACKEND for one operation; if that backend does not support a call, it is
     an error, without fallback.
     """
@@ -24,12 +25,12 @@ def command(json_: bool) -> None:
 
     backends = [(name, backend) for name, operation in OPERATIONS.items() for backend in operation.backends.values()]
     if json_:
-        rows = [(name, b.name, b.dist, b.why_unavailable()) for name, b in backends]
+        rows = [(name, b.name, b.dist, b.why_not_selected()) for name, b in backends]
         print_json([dict(zip(("operation", "backend", "plugin", "absent"), row, strict=True)) for row in rows])
         return
     print_table(
         ["operation", "backend", "on this machine", "plugin"],
-        [[name, b.name, b.why_unavailable() or "yes", b.dist] for name, b in backends],
+        [[name, b.name, b.why_not_selected() or "yes", b.dist] for name, b in backends],
     )
     if requested := os.environ.get("TSTK_KERNELS"):
         print_note(f"TSTK_KERNELS={requested}: calls use this backend, or fail.")

@@ -10,7 +10,7 @@ from torch import Tensor, bfloat16, float16, float32
 from torch import bool as boolean
 from torch.nn.functional import embedding
 
-from tstk.kernels.dispatch import Backend, Operation, why_triton_unavailable
+from tstk.kernels.dispatch import Backend, Operation, is_triton_interpreted, why_triton_unavailable
 from tstk.kernels.nearest_code.duplicates import map_to_first_duplicate
 from tstk.kernels.nearest_code.statistics import count_codes, sum_by_code
 
@@ -41,7 +41,11 @@ def nearest_code(z: Tensor, codes: Tensor, *, backend: str | None = None) -> tup
         IncompatibleError: `backend` does not support this call
     """
     _check_shapes(z, codes)
-    ids, squares = nearest_code_op(z, codes, backend=backend)
+    selected = nearest_code_op.select(backend, z, codes)
+    ids, squares = selected.function(z, codes)
+    # On a GPU Triton's kernels compute every column alike, so that of equal codes the first has been selected already.
+    if selected.name == "triton" and not is_triton_interpreted():
+        return ids, squares
     return map_to_first_duplicate(ids, codes), squares
 
 
@@ -147,13 +151,25 @@ def _why_triton_unsupported(z: Tensor, codes: Tensor, *soft: object) -> str:
 _HERE = "tstk.kernels.nearest_code"
 nearest_code_op = Operation(
     "nearest_code",
-    Backend("triton", f"{_HERE}.triton:nearest_code", _why_triton_unsupported, why_triton_unavailable),
+    Backend(
+        "triton",
+        f"{_HERE}.triton:nearest_code",
+        _why_triton_unsupported,
+        why_triton_unavailable,
+        self_test="tstk.kernels.self_test:nearest_code",
+    ),
     Backend("torch", f"{_HERE}.torch:nearest_code"),
     Backend("reference", f"{_HERE}.reference:nearest_code"),
 )
 soft_assignment_op = Operation(
     "soft_assignment",
-    Backend("triton", f"{_HERE}.triton:soft_assignment", _why_triton_unsupported, why_triton_unavailable),
+    Backend(
+        "triton",
+        f"{_HERE}.triton:soft_assignment",
+        _why_triton_unsupported,
+        why_triton_unavailable,
+        self_test="tstk.kernels.self_test:soft_assignment",
+    ),
     Backend("torch", f"{_HERE}.torch:soft_assignment"),
     Backend("reference", f"{_HERE}.reference:soft_assignment"),
 )

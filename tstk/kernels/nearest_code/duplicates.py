@@ -1,7 +1,8 @@
 """Mapping of identical codes to the first of them, independent of rounding.
 
 A BLAS may round the same product differently in different columns, so that the later of two identical codes gets the
-smaller score. After the search, indices are therefore mapped to the first identical code, in every backend.
+smaller score. After such a search, indices are therefore mapped to the first identical code. The Triton kernels compute
+every column in the same way and need no mapping.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Triton backend of nearest-code search and soft assignment, with the scores in registers, tile by tile.
 
 Layout: vectors z [N, d] and codes [K, d], both row-major. Codes are centred on their mean, `code_mean` [d], which is
-subtracted from z on loading; `squared_norms` [K] are those of the centred codes. Sums over rows are written per program
+subtracted from z on loading; `squared_norms` [K] are those of the centred codes. A search reads the codes from a table
+of TF32 numbers that is made once per call, so tensor cores take them as they are and nothing is split in the loop; a
+number and its rest are two columns. Sums over rows are written per program
 and added afterwards, in order, so that every run gives the same bits.
 """
 
@@ -23,34 +25,59 @@ from tstk.kernels.tuning import load_tuned_sizes
 CONFIGS: dict[tuple[str, int], dict[str, Any]] = load_tuned_sizes(
     "nearest_code",
     {
-        ("search", 16): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
-        ("search", 32): {"BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
-        ("search", 64): {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 8, "num_stages": 2},
-        ("search", 128): {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 8, "num_stages": 2},
+        ("search", 10): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("search", 20): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("search", 32): {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 4, "num_stages": 2},
+        ("search", 64): {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 64, "num_warps": 4, "num_stages": 2},
+        ("search", 128): {"BLOCK_N": 64, "BLOCK_K": 32, "BLOCK_D": 64, "num_warps": 4, "num_stages": 2},
+        ("few rows", 10): {"BLOCK_N": 16, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("few rows", 20): {"BLOCK_N": 16, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2},
+        ("few rows", 32): {"BLOCK_N": 16, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 4, "num_stages": 2},
+        ("few rows", 64): {"BLOCK_N": 16, "BLOCK_K": 64, "BLOCK_D": 64, "num_warps": 4, "num_stages": 2},
+        ("few rows", 128): {"BLOCK_N": 16, "BLOCK_K": 64, "BLOCK_D": 64, "num_warps": 4, "num_stages": 2},
         ("soft", 16): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 1},
         ("soft", 32): {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 1},
         ("soft", 64): {"BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
     },
 )
-"""Tile sizes by kernel and vector width, rounded up to a power of two from 16 to 128.
+"""Tile sizes by kernel and the largest width of vectors; 128 stands for all widths above 64.
 
-128 stands for all widths above 64. With a BLOCK_D, a program iterates over vectors in blocks of that many columns;
-without one, it holds whole vectors.
+"few rows" are searches of less than MIN_PROGRAMS tiles of the sizes for "search". A search of vectors up to 20 wide
+multiplies packed columns, see `_load_packed`; one of wider vectors multiplies blocks of BLOCK_D columns.
 """
 
+MIN_PROGRAMS = 128
+"""With fewer programs a GPU is not busy: then tiles have fewer rows, and the codebook is divided among programs."""
+MIN_TILES_PER_SPLIT = 4
+"""Tiles of codes that one program searches at least if the codebook is divided."""
 NUM_SEGMENTS = 64
 """Number of segments of rows in the backward kernel of the codes, one program per segment and block of codes."""
 
 MIN_EXPONENT: tl.constexpr = tl.constexpr(-60.0)
 MAX_SQUARED_DISTANCE_CONST: tl.constexpr = tl.constexpr(MAX_SQUARED_DISTANCE)
+PADDING_SCORE: tl.constexpr = tl.constexpr(2.0**127)  # exact in TF32, above all scores
 
 
-def _choose_tiles(kernel: str, d: int) -> dict[str, Any]:
-    block = min(max(16, triton.next_power_of_2(d)), 128)
+def _choose_soft_tiles(d: int) -> dict[str, Any]:
+    block = max(16, triton.next_power_of_2(d))
     # Up to width 16, exact products cost nothing; beyond, the error of three TF32 products is below that of float32
     # sums.
     precision = "ieee" if block == 16 else "tf32x3"
-    return {"D": d, "BLOCK_D": block, "PRECISION": precision, **CONFIGS[kernel, block]}
+    return {"D": d, "BLOCK_D": block, "PRECISION": precision, **CONFIGS["soft", block]}
+
+
+def _choose_search_tiles(n: int, d: int) -> tuple[dict[str, Any], int]:
+    """Return the sizes of a search, and the number of columns of its table of codes."""
+    width = next((width for width in (10, 20, 32, 64) if d <= width), 128)
+    tiles = CONFIGS["search", width]
+    if triton.cdiv(n, tiles["BLOCK_N"]) < MIN_PROGRAMS:
+        tiles = CONFIGS["few rows", width]
+    if "BLOCK_D" in tiles:
+        return {"D": d, **tiles}, 2 * triton.cdiv(d, tiles["BLOCK_D"]) * tiles["BLOCK_D"]
+    return {"D": d, **tiles}, {10: 32, 20: 64}[width]
+
+
+# ---------------------------------------------------------------- preparation of the codes
 
 
 @triton.jit
@@ -69,36 +96,192 @@ def _load_centered(z, code_mean, rows, N, d0, D: tl.constexpr, BLOCK_D: tl.const
 
 
 @triton.jit
-def _search_kernel(
-    z, code_mean, codes, squared_norms, ids, squares, N, K,
-    D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
+def _round_to_tf32(x):
+    """Round to the 11 significant bits that tensor cores read, ties away from zero."""
+    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _split(x):
+    """Return two TF32 numbers whose sum is x to within half a unit in the last place of float32."""
+    high = _round_to_tf32(x)
+    return high, _round_to_tf32(x - high)
+
+
+@triton.jit
+def _load_packed(base, code_mean, rows, count, D: tl.constexpr, COLUMNS: tl.constexpr):
+    """Load centred vectors as [low or high, high or low, 2 columns for norms, high], [rows, COLUMNS] float32.
+
+    Of vectors x as [x_low, x_high, 1, 1, x_high] and codes c as -2 [c_high, c_low, ., ., c_high], with both parts of
+    |c|^2 in the middle, one TF32 product is |c|^2 - 2 x.c to float32 precision, the smallest terms added first.
+
+    Returns:
+        the centred vectors, repeated; 0 in other columns and rows
+    """
+    columns = tl.arange(0, COLUMNS)
+    source = tl.where(columns < 2 * D, columns % D, columns - 2 * D - 2)
+    is_value = ((columns < 2 * D) | (columns >= 2 * D + 2)) & (columns < 3 * D + 2)
+    mean = tl.load(code_mean + source, mask=is_value, other=0.0)
+    inside = (rows < count)[:, None] & is_value[None, :]
+    x = tl.load(base + rows[:, None] * D + source[None, :], mask=inside, other=0.0).to(tl.float32)
+    return tl.where(inside, x - mean[None, :], 0.0)
+
+
+@triton.jit
+def _prepare_kernel(
+    codes, code_mean, centered, squared_norms, table, K,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, COLUMNS: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """Each program takes BLOCK_N vectors and iterates over all codes, keeping the lowest score and its first index."""
+    """Each program centres BLOCK_K codes, computes their squared norms and fills their rows of the search's table.
+
+    `centered` [K, D] or `table` [multiple of BLOCK_K, COLUMNS] may be None. Rows of the table from K on have a score
+    that is never the lowest, and a code out of range makes every score NaN.
+    """
+    rows = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    is_code = rows < K
+    square = tl.zeros((BLOCK_K,), tl.float32)
+    for d0 in range(0, D, BLOCK_D):
+        c = tl.where(is_code[:, None], _load_centered(codes, code_mean, rows, K, d0, D, BLOCK_D), 0.0)
+        square += tl.sum(c * c, 1)
+        if centered is not None:
+            offsets = d0 + tl.arange(0, BLOCK_D)
+            inside = is_code[:, None] & (offsets < D)[None, :]
+            tl.store(centered + rows[:, None] * D + offsets[None, :], c, mask=inside)
+    in_range = square <= MAX_SQUARED_DISTANCE_CONST
+    norm = tl.where(is_code, tl.where(in_range, square, float("nan")), PADDING_SCORE)
+    tl.store(squared_norms + rows, square if table is None else norm, mask=is_code | (table is not None))
+    if PACKED:
+        columns = tl.arange(0, COLUMNS)[None, :]
+        c = tl.where(in_range[:, None], _load_packed(codes, code_mean, rows, K, D, COLUMNS), 0.0)
+        high, low = _split(-2 * c)
+        norm_high, norm_low = _split(square)
+        norm_high = tl.where(is_code & in_range, norm_high, norm)
+        entries = tl.where((columns >= D) & (columns < 2 * D), low, high)
+        entries = tl.where(columns == 2 * D, norm_high[:, None], entries)
+        entries = tl.where(columns == 2 * D + 1, tl.where(in_range, norm_low, 0.0)[:, None], entries)
+        tl.store(table + rows[:, None] * COLUMNS + columns, entries)
+    elif table is not None:
+        for d0 in range(0, COLUMNS // 2, BLOCK_D):
+            c = _load_centered(codes, code_mean, rows, K, d0, D, BLOCK_D)
+            high, low = _split(-2 * tl.where((is_code & in_range)[:, None], c, 0.0))
+            ptrs = table + rows[:, None] * COLUMNS + d0 + tl.arange(0, BLOCK_D)[None, :]
+            tl.store(ptrs, high)
+            tl.store(ptrs + COLUMNS // 2, low)
+
+
+# ---------------------------------------------------------------- the search
+
+
+@triton.jit
+def _search_packed_kernel(
+    z, code_mean, table, squared_norms, scores, ids, squares, N, K, codes_per_split, padded_codes,
+    D: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Each program takes BLOCK_N vectors and iterates over its codes: one product per pair, see `_load_packed`."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = tl.arange(0, COLUMNS)[None, :]
+    x = _load_packed(z, code_mean, rows, N, D, COLUMNS)
+    square = tl.sum(tl.where(columns >= 2 * D + 2, x * x, 0.0), 1)
+    high, low = _split(tl.where((square <= MAX_SQUARED_DISTANCE_CONST)[:, None], x, 0.0))
+    x = tl.where(columns < D, low, high)
+    x = tl.where((columns == 2 * D) | (columns == 2 * D + 1), 1.0, x)
+    best = tl.full((BLOCK_N, BLOCK_K), float("inf"), tl.float32)
+    best_k0 = tl.zeros((BLOCK_N, BLOCK_K), tl.int32)
+    first = tl.program_id(1) * codes_per_split
+    for k0 in range(first, tl.minimum(first + codes_per_split, padded_codes), BLOCK_K):
+        c = tl.load(table + (k0 + tl.arange(0, BLOCK_K))[:, None] * COLUMNS + columns)
+        score = tl.dot(x, tl.trans(c), input_precision="tf32")
+        best, best_k0 = _keep_lowest(score, k0, best, best_k0)
+    _store_lowest(best, best_k0, square, rows, scores, ids, squares, N, K, BLOCK_K)
+
+
+@triton.jit
+def _search_wide_kernel(
+    z, code_mean, table, squared_norms, scores, ids, squares, N, K, codes_per_split, padded_codes,
+    D: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Each program takes BLOCK_N vectors and iterates over its codes: three TF32 products of high and low parts."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     x = _load_centered(z, code_mean, rows, N, 0, D, BLOCK_D)
     square = tl.sum(x * x, 1)
     for d0 in range(BLOCK_D, D, BLOCK_D):
         part = _load_centered(z, code_mean, rows, N, d0, D, BLOCK_D)
         square += tl.sum(part * part, 1)
-    in_range = square <= MAX_SQUARED_DISTANCE_CONST
-    x = tl.where(in_range[:, None], x, 0.0)
-    best_score = tl.full((BLOCK_N,), float("inf"), tl.float32)
-    best_id = tl.zeros((BLOCK_N,), tl.int32)
-    for k0 in range(0, K, BLOCK_K):
+    in_range = (square <= MAX_SQUARED_DISTANCE_CONST)[:, None]
+    high, low = _split(tl.where(in_range, x, 0.0))
+    best = tl.full((BLOCK_N, BLOCK_K), float("inf"), tl.float32)
+    best_k0 = tl.zeros((BLOCK_N, BLOCK_K), tl.int32)
+    first = tl.program_id(1) * codes_per_split
+    for k0 in range(first, tl.minimum(first + codes_per_split, padded_codes), BLOCK_K):
         cols = k0 + tl.arange(0, BLOCK_K)
-        c = _load_tile(codes, cols, K, 0, D, BLOCK_D)
-        product = tl.dot(x, tl.trans(c), input_precision=PRECISION)
+        ptrs = table + cols[:, None] * COLUMNS + tl.arange(0, BLOCK_D)[None, :]
+        score = _multiply_parts(high, low, ptrs, tl.zeros((BLOCK_N, BLOCK_K), tl.float32), COLUMNS)
         # Not unrolled: only one block of columns is on chip at a time, however wide the vectors are.
         for d0 in range(BLOCK_D, D, BLOCK_D):
-            part = tl.where(in_range[:, None], _load_centered(z, code_mean, rows, N, d0, D, BLOCK_D), 0.0)
-            c = _load_tile(codes, cols, K, d0, D, BLOCK_D)
-            product += tl.dot(part, tl.trans(c), input_precision=PRECISION)
-        score = tl.load(squared_norms + cols, mask=cols < K, other=float("inf"))[None, :] - 2 * product
-        low, index = tl.min(score, 1, return_indices=True, return_indices_tie_break_left=True)
-        best_id = tl.where(low < best_score, k0 + index, best_id)
-        best_score = tl.minimum(low, best_score)
-    tl.store(ids + rows, tl.where(in_range, best_id, 0).to(tl.int64), mask=rows < N)
-    tl.store(squares + rows, tl.where(in_range, tl.maximum(square + best_score, 0.0), float("nan")), mask=rows < N)
+            part = _load_centered(z, code_mean, rows, N, d0, D, BLOCK_D)
+            part_high, part_low = _split(tl.where(in_range, part, 0.0))
+            score = _multiply_parts(part_high, part_low, ptrs + d0, score, COLUMNS)
+        best, best_k0 = _keep_lowest(score + tl.load(squared_norms + cols)[None, :], k0, best, best_k0)
+    _store_lowest(best, best_k0, square, rows, scores, ids, squares, N, K, BLOCK_K)
+
+
+@triton.jit
+def _multiply_parts(high, low, ptrs, acc, COLUMNS: tl.constexpr):
+    c_high, c_low = tl.trans(tl.load(ptrs)), tl.trans(tl.load(ptrs + COLUMNS // 2))
+    acc = tl.dot(low, c_high, acc, input_precision="tf32")
+    acc = tl.dot(high, c_low, acc, input_precision="tf32")
+    return tl.dot(high, c_high, acc, input_precision="tf32")
+
+
+@triton.jit
+def _keep_lowest(score, k0, best, best_k0):
+    """Update the lowest score and its tile at each place of a tile, [rows, BLOCK_K]; the first of equal scores stays.
+
+    No reduction over the tile until all codes are seen: that would take more instructions than the product.
+    """
+    best_k0 = tl.where(score < best, k0, best_k0)
+    return tl.minimum(best, score, propagate_nan=tl.PropagateNan.ALL), best_k0
+
+
+@triton.jit
+def _store_lowest(best, best_k0, square, rows, scores, ids, squares, N, K, BLOCK_K: tl.constexpr):
+    """Store the first index of the lowest score per row and its distance, or of a split its score; NaN out of range."""
+    low = tl.min(best, 1)
+    places = best_k0 + tl.arange(0, BLOCK_K)[None, :]
+    index = tl.min(tl.where(best == low[:, None], places, K), 1)
+    is_nan = tl.max((best != best).to(tl.int32), 1) != 0
+    low = tl.where(is_nan | ~(square <= MAX_SQUARED_DISTANCE_CONST), float("nan"), low)
+    index = tl.where(low == low, index, 0).to(tl.int64)
+    if scores is None:
+        tl.store(ids + rows, index, mask=rows < N)
+        tl.store(squares + rows, tl.where(low == low, tl.maximum(square + low, 0.0), low), mask=rows < N)
+    else:
+        offset = tl.program_id(1).to(tl.int64) * N
+        tl.store(scores + offset + rows, low, mask=rows < N)
+        tl.store(ids + offset + rows, index, mask=rows < N)
+        tl.store(squares + offset + rows, square, mask=rows < N)
+
+
+@triton.jit
+def _merge_splits_kernel(scores, split_ids, split_squares, ids, squares, N, splits, BLOCK_N: tl.constexpr):
+    """Each program takes BLOCK_N vectors and selects the lowest score of all splits, the first of equal ones."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = rows < N
+    best = tl.load(scores + rows, mask=inside, other=0.0)
+    best_id = tl.load(split_ids + rows, mask=inside, other=0)
+    place = rows
+    for _ in range(1, splits):
+        place += N
+        score = tl.load(scores + place, mask=inside, other=0.0)
+        index = tl.load(split_ids + place, mask=inside, other=0)
+        best_id = tl.where(score < best, index, best_id)
+        best = tl.minimum(best, score, propagate_nan=tl.PropagateNan.ALL)
+    square = tl.maximum(tl.load(split_squares + rows, mask=inside, other=0.0) + best, 0.0)
+    tl.store(ids + rows, tl.where(best == best, best_id, 0), mask=inside)
+    tl.store(squares + rows, tl.where(best == best, square, best), mask=inside)
+
+
+# ---------------------------------------------------------------- soft assignment
 
 
 @triton.jit
@@ -215,49 +398,87 @@ def _grad_codes_kernel(
 
 
 def _launch_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    c, code_mean, squared_norms = _center_codes(codes)
-    # With a NaN mean no vector is in range, so all distances are NaN.
-    code_mean = code_mean.where((squared_norms <= MAX_SQUARED_DISTANCE).all(), torch.nan)
-    c, squared_norms = c.nan_to_num(), squared_norms.nan_to_num()
     n, d = z.shape
     ids, squares = z.new_empty(n, dtype=torch.long), z.new_empty(n, dtype=torch.float32)
-    tiles = _choose_tiles("search", d)
-    if n:
-        with torch.cuda.device_of(z):
-            _search_kernel[triton.cdiv(n, tiles["BLOCK_N"]),](
-                z, code_mean, c, squared_norms, ids, squares, n, len(c), **tiles
+    if not n:
+        return ids, squares
+    tiles, columns = _choose_search_tiles(n, d)
+    code_mean, _, squared_norms, table = _prepare(codes, tiles, columns)
+    programs, code_tiles = triton.cdiv(n, tiles["BLOCK_N"]), len(table) // tiles["BLOCK_K"]
+    splits = max(1, min(MIN_PROGRAMS // programs, code_tiles // MIN_TILES_PER_SPLIT))
+    per_split = triton.cdiv(code_tiles, splits)
+    splits = triton.cdiv(code_tiles, per_split)
+    sizes = n, len(codes), per_split * tiles["BLOCK_K"], len(table)
+    scores, split_ids, split_squares = None, ids, squares
+    if splits > 1:
+        scores, split_squares = squares.new_empty(2, splits, n).unbind()
+        split_ids = ids.new_empty(splits, n)
+    kernel = _search_wide_kernel if "BLOCK_D" in tiles else _search_packed_kernel
+    with torch.cuda.device_of(z):
+        kernel[programs, splits](
+            z, code_mean, table, squared_norms, scores, split_ids, split_squares, *sizes, COLUMNS=columns, **tiles
+        )
+        if scores is not None:
+            _merge_splits_kernel[triton.cdiv(n, 128),](
+                scores, split_ids, split_squares, ids, squares, n, splits, BLOCK_N=128
             )
     return ids, squares
 
 
+def _prepare(
+    codes: Tensor, tiles: dict[str, Any] | None = None, columns: int = 0
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """Return the mean of the codes and, for a search, their norms and table; else the centred codes and norms.
+
+    Two launches: the mean, and all else.
+    """
+    (k, d), codes = codes.shape, codes.contiguous()
+    code_mean = codes.mean(0, dtype=torch.float32)
+    block_k = tiles["BLOCK_K"] if tiles else 32
+    padded = triton.cdiv(k, block_k) * block_k if tiles else k
+    squared_norms = code_mean.new_empty(padded)
+    table = code_mean.new_empty(padded, columns) if tiles else None
+    centered = None if tiles else code_mean.new_empty(k, d)
+    packed = tiles is not None and "BLOCK_D" not in tiles
+    block_d = tiles["BLOCK_D"] if tiles and not packed else min(max(16, triton.next_power_of_2(d)), 64)
+    with torch.cuda.device_of(codes):
+        _prepare_kernel[triton.cdiv(k, block_k),](
+            codes, code_mean, centered, squared_norms, table, k,
+            D=d, BLOCK_D=block_d, BLOCK_K=block_k, COLUMNS=columns, PACKED=packed, num_warps=4,
+        )  # fmt: skip
+    return code_mean, centered, squared_norms, table
+
+
 def _launch_soft_assignment(
     z: Tensor, codes: Tensor, weight: Tensor, temperature: float, floor: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    c, code_mean, squared_norms = _center_codes(codes)
+) -> tuple[Tensor, ...]:
+    code_mean, c, squared_norms, _ = _prepare(codes)
+    assert c is not None
     n, d = z.shape
-    tiles = _choose_tiles("soft", d)
+    tiles = _choose_soft_tiles(d)
     programs = triton.cdiv(n, tiles["BLOCK_N"])
     entropies, log_z, partial_sums = c.new_empty(n), c.new_empty(n), c.new_empty(programs, len(c))
     if n:
         tensors = z, code_mean, c, squared_norms, weight, entropies, log_z, partial_sums
         with torch.cuda.device_of(z):
             _soft_assignment_kernel[programs,](*tensors, n, len(c), 1 / temperature, floor, **tiles)
-    return entropies.sum(), partial_sums.sum(0), log_z
+    return entropies.sum(), partial_sums.sum(0), log_z, c, code_mean, squared_norms
 
 
 def _launch_backward(
     grad_entropy: Tensor,
     grad_mean_probs: Tensor,
     z: Tensor,
-    codes: Tensor,
+    c: Tensor,
+    code_mean: Tensor,
+    squared_norms: Tensor,
     weight: Tensor,
     log_z: Tensor,
     temperature: float,
     floor: float,
 ) -> tuple[Tensor, Tensor]:
-    c, code_mean, squared_norms = _center_codes(codes)
     n, d = z.shape
-    tiles = _choose_tiles("soft", d)
+    tiles = _choose_soft_tiles(d)
     segment = triton.cdiv(triton.cdiv(n, NUM_SEGMENTS), tiles["BLOCK_N"]) * tiles["BLOCK_N"]
     num_segments = triton.cdiv(n, segment) if n else 0
     dz, dc, inner = c.new_empty(n, d), c.new_empty(num_segments, *c.shape), c.new_empty(n)
@@ -273,37 +494,31 @@ def _launch_backward(
     return dz, dc.sum(0)
 
 
-def _center_codes(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    c = codes.float()
-    code_mean = c.mean(0)
-    c = (c - code_mean).contiguous()
-    return c, code_mean, c.square().sum(1)
-
-
 def _fake_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     return z.new_empty(len(z), dtype=torch.long), z.new_empty(len(z), dtype=torch.float32)
 
 
-def _fake_soft(z: Tensor, codes: Tensor, weight: Tensor, *_: float) -> tuple[Tensor, Tensor, Tensor]:
-    return weight.new_empty(()), weight.new_empty(len(codes)), weight.new_empty(len(z))
+def _fake_soft(z: Tensor, codes: Tensor, weight: Tensor, *_: float) -> tuple[Tensor, ...]:
+    k, d = codes.shape
+    return tuple(weight.new_empty(shape) for shape in ((), (k,), (len(z),), (k, d), (d,), (k,)))
 
 
 def _fake_backward(
-    grad_entropy: Tensor, grad_mean_probs: Tensor, z: Tensor, codes: Tensor, *_: Any
+    grad_entropy: Tensor, grad_mean_probs: Tensor, z: Tensor, c: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    return z.new_empty(z.shape, dtype=torch.float32), z.new_empty(codes.shape, dtype=torch.float32)
+    return z.new_empty(z.shape, dtype=torch.float32), torch.empty_like(c)
 
 
-_SOFT_INPUTS = "Tensor z, Tensor codes, Tensor weight"
 register_operator("nearest_code(Tensor z, Tensor codes) -> (Tensor, Tensor)", _launch_search, _fake_search)
 register_operator(
-    f"soft_assignment({_SOFT_INPUTS}, float temperature, float floor) -> (Tensor, Tensor, Tensor)",
+    "soft_assignment(Tensor z, Tensor codes, Tensor weight, float temperature, float floor) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _launch_soft_assignment,
     _fake_soft,
 )
 register_operator(
-    f"soft_assignment_backward(Tensor grad_entropy, Tensor grad_mean_probs, {_SOFT_INPUTS}, Tensor log_z, "
-    "float temperature, float floor) -> (Tensor, Tensor)",
+    "soft_assignment_backward(Tensor grad_entropy, Tensor grad_mean_probs, Tensor z, Tensor c, Tensor code_mean, "
+    "Tensor squared_norms, Tensor weight, Tensor log_z, float temperature, float floor) -> (Tensor, Tensor)",
     _launch_backward,
     _fake_backward,
 )
@@ -330,21 +545,20 @@ def soft_assignment(
 
 
 class SoftAssignment(torch.autograd.Function):
-    """p = softmax(-|z - c|^2 / temperature), recomputed in the backward instead of kept."""
+    """p = softmax(-|z - c|^2 / temperature), recomputed in the backward instead of kept; centred codes are kept."""
 
     @staticmethod
     def forward(
         ctx: Any, z: Tensor, codes: Tensor, weight: Tensor, temperature: float, floor: float
     ) -> tuple[Tensor, Tensor]:
         """Return the mean entropy [] and the mean of p [K]; `floor` is the lower bound of logarithms."""
-        entropy, mean_probs, log_z = torch.ops.tstk.soft_assignment(z, codes, weight, temperature, floor)
-        ctx.save_for_backward(z, codes, weight, log_z)
-        ctx.options = temperature, floor
+        entropy, mean_probs, log_z, *prepared = torch.ops.tstk.soft_assignment(z, codes, weight, temperature, floor)
+        ctx.save_for_backward(z, *prepared, weight, log_z)
+        ctx.options, ctx.code_dtype = (temperature, floor), codes.dtype
         return entropy, mean_probs
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of z and codes."""
-        z, codes, weight, log_z = ctx.saved_tensors
-        dz, dc = torch.ops.tstk.soft_assignment_backward(*grad_outputs, z, codes, weight, log_z, *ctx.options)
-        return dz.to(z.dtype), dc.to(codes.dtype), None, None, None
+        dz, dc = torch.ops.tstk.soft_assignment_backward(*grad_outputs, *ctx.saved_tensors, *ctx.options)
+        return dz.to(ctx.saved_tensors[0].dtype), dc.to(ctx.code_dtype), None, None, None

@@ -34,7 +34,13 @@ MAX_COLUMNS = 65_535 * 64
 _HERE = "tstk.kernels.ricker_cwt"
 ricker_cwt_op = Operation(
     "ricker_cwt",
-    Backend("triton", f"{_HERE}.triton:ricker_cwt", _why_triton_unsupported, why_triton_unavailable),
+    Backend(
+        "triton",
+        f"{_HERE}.triton:ricker_cwt",
+        _why_triton_unsupported,
+        why_triton_unavailable,
+        self_test="tstk.kernels.self_test:ricker_cwt",
+    ),
     Backend("torch", f"{_HERE}.torch:ricker_cwt"),
     Backend("reference", f"{_HERE}.reference:ricker_cwt"),
 )

@@ -90,7 +90,13 @@ def _why_triton_unsupported(q: Tensor, k: Tensor, v: Tensor, angles: Angles, **o
 _HERE = "tstk.kernels.rope_attention"
 rope_attention_op = Operation(
     "rope_attention",
-    Backend("triton", f"{_HERE}.triton:rope_attention", _why_triton_unsupported, why_triton_unavailable),
+    Backend(
+        "triton",
+        f"{_HERE}.triton:rope_attention",
+        _why_triton_unsupported,
+        why_triton_unavailable,
+        self_test="tstk.kernels.self_test:rope_attention",
+    ),
     Backend("torch", f"{_HERE}.torch:rope_attention"),
     Backend("reference", f"{_HERE}.reference:rope_attention"),
 )

@@ -1,7 +1,8 @@
 """Triton backend: short rows in one kernel per direction; long rows rotated, then torch's fused attention.
 
 For a few hundred tokens, launches and memory passes cost more than arithmetic, so one kernel does everything; for more,
-torch's fused attention is faster and the rotation a small part of the cost.
+torch's fused attention is faster and the rotation a small part of the cost. Queries and keys are taken in tiles of up
+to 64, so a program needs as many registers for 188 tokens, which fill three tiles, as for 64.
 
 Layout: inputs [B, H, N, D] with stride 1 in the last dimension and any strides in the others; outputs are contiguous as
 [B, N, H, D], as the projections before and after attention have it. Tables of angles are contiguous, [B or 1, 1, N,
@@ -29,41 +30,36 @@ LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 
 class TileConfig(NamedTuple):
-    """Tile sizes for short rows: queries per tile, heads per program, warps per program."""
+    """Sizes of a kernel for short rows: queries and keys per tile, and warps per program."""
 
-    block_queries: int
-    heads_per_program: int
+    tile: int
     num_warps: int
 
 
-def _choose_configs(keys: int, width: int, bytes_per_value: int) -> tuple[TileConfig, TileConfig | None]:
-    """Return default tile sizes of the forward and backward kernels; None if the backward does not fit.
+MAX_SHORT_TOKENS = 256
+"""Rows of more tokens are long."""
+
+
+def _choose_configs(tokens: int, width: int, bytes_per_value: int) -> tuple[TileConfig, TileConfig]:
+    """Return default sizes of the forward and backward kernels.
 
     Chosen for few or no register spills as compiled for compute capability 8.0 to 10.0; not measured on any GPU yet.
-    With 16 queries per tile there are enough registers for the gradients of thousands of values.
     """
-    num_values = keys * width
-    forward = TileConfig(
-        min(keys, 64), 1, min(8, max(min(4 if bytes_per_value == 2 else 8, keys // 16), num_values // 1024))
-    )
-    if num_values > 8192 and width > 32:
-        return forward, None
-    queries = 16 if bytes_per_value == 4 or width > 64 or num_values >= 4096 else min(keys, 64)
-    return forward, TileConfig(queries, 1, min(8, max(keys // 16, num_values * bytes_per_value // 1024)))
+    if bytes_per_value == 4:
+        return TileConfig(min(tokens, 32), min(4, max(1, tokens * width // 512))), TileConfig(
+            min(tokens, 32 if width <= 32 else 16), 4 if width > 16 else 2
+        )
+    tile = min(tokens, 64)
+    return TileConfig(tile, tile // 16), TileConfig(tile, 8 if tile * width >= 8192 else max(1, tile // 16))
 
 
-CONFIGS: dict[tuple[int, int, int], tuple[TileConfig, TileConfig | None]] = load_tuned_sizes(
+CONFIGS: dict[tuple[int, int, int], tuple[TileConfig, TileConfig]] = load_tuned_sizes(
     "rope_attention",
-    {
-        key: _choose_configs(*key)
-        for key in product((16, 32, 64, 128, 256), (16, 32, 64, 128), (2, 4))
-        if key[0] * key[1] <= (16384 if key[2] == 2 else 2048)
-    },
+    {key: _choose_configs(*key) for key in product((16, 32, 64), (16, 32, 64, 128), (2, 4))},
 )
-"""Forward and backward tile sizes by (keys, head width, bytes per value), the first two rounded up to powers of two.
+"""Forward and backward sizes by (tokens, head width, bytes per value), the first two rounded up to powers of two.
 
-A program holds all keys and values of a head on chip, and in the backward their gradients too. Rows without an entry
-are long; rows without backward sizes are short only if no gradients are needed.
+64 stands for 33 to MAX_SHORT_TOKENS tokens.
 """
 
 
@@ -79,8 +75,7 @@ def rope_attention(
 ) -> Tensor:
     """See `tstk.kernels.rope_attention`."""
     cos, sin = (t.contiguous() for t in angles)
-    config = CONFIGS.get(_bucket(q))
-    if config and (config[1] or not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)))):
+    if q.shape[2] <= MAX_SHORT_TOKENS:
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         out: Tensor = _FusedRopeAttention.apply(
             _make_last_dim_contiguous(q),
@@ -99,7 +94,7 @@ def rope_attention(
 
 def _bucket(q: Tensor) -> tuple[int, int, int]:
     n, d = q.shape[-2:]
-    return max(16, triton.next_power_of_2(n)), max(16, triton.next_power_of_2(d)), q.element_size()
+    return min(64, max(16, triton.next_power_of_2(n))), max(16, triton.next_power_of_2(d)), q.element_size()
 
 
 def _make_last_dim_contiguous(x: Tensor) -> Tensor:
@@ -152,12 +147,11 @@ def _list_strides(*tensors):
 
 def _launch(kernel, config, tensors, q, cos, causal, scale):
     b, h, n, d = q.shape
-    keys, width, _ = _bucket(q)
+    width = max(16, triton.next_power_of_2(d))
     with torch.cuda.device_of(q):
-        kernel[(b * triton.cdiv(h, config.heads_per_program),)](
+        kernel[b * h, triton.cdiv(n, config.tile)](
             *tensors, cos.stride(0) if len(cos) > 1 else 0, h, n, scale,
-            D=d, HALF=max(16, width // 2), WIDTH=width, KEYS=keys,
-            QUERIES=config.block_queries, HEADS=config.heads_per_program,
+            D=d, HALF=max(16, width // 2), WIDTH=width, TILE=config.tile, ONE_TILE=n <= config.tile,
             CAUSAL=causal, UPCAST=is_triton_interpreted(), num_warps=config.num_warps, num_stages=1,
         )  # fmt: skip
 
@@ -258,6 +252,15 @@ def _store_tile(x, y, rows, stride, inside, D: tl.constexpr, WIDTH: tl.constexpr
 
 
 @triton.jit
+def _load_visible(valid, b, n, keys):
+    """Return which keys can be attended to, [keys]."""
+    visible = keys < n
+    if valid is not None:
+        visible = visible & (tl.load(valid + b * n + keys, visible, 0) != 0)
+    return visible
+
+
+@triton.jit
 def _is_visible(rows, keys, visible, CAUSAL: tl.constexpr):
     """Return where a query attends to a key."""
     if CAUSAL:
@@ -270,40 +273,52 @@ def _forward_kernel(
     q, k, v, cos, sin, valid, out, lse,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn, stride_angles,
     heads, n, scale,
-    D: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr, QUERIES: tl.constexpr,
-    HEADS: tl.constexpr, CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+    D: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, ONE_TILE: tl.constexpr,
+    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Each program computes HEADS heads of one series, with all keys on chip and the queries in tiles."""
-    groups = tl.cdiv(heads, HEADS)
-    b = (tl.program_id(0) // groups).to(tl.int64)
-    first = tl.program_id(0) % groups * HEADS
-    dtype = q.dtype.element_ty
-    keys = tl.arange(0, KEYS)
-    visible = keys < n
-    if valid is not None:
-        visible = visible & (tl.load(valid + b * n + keys, visible, 0) != 0)
-    ck, sk = _load_angles(cos + b * stride_angles, sin + b * stride_angles, keys, visible, D, HALF)
-    for h in range(first, tl.minimum(first + HEADS, heads)):
-        k1, k2 = _load_rotated(k + b * stride_kb + h * stride_kh, keys, stride_kn, visible, ck, sk, 1.0, D, HALF)
-        values = _load_tile(v + b * stride_vb + h * stride_vh, keys, stride_vn, visible, D, WIDTH)
-        for start in range(0, n, QUERIES):
-            rows = start + tl.arange(0, QUERIES)
-            inside = rows < n
-            c, s = _load_angles(cos + b * stride_angles, sin + b * stride_angles, rows, inside, D, HALF)
-            q1, q2 = _load_rotated(
-                q + b * stride_qb + h * stride_qh, rows, stride_qn, inside, c, s, scale * LOG2E, D, HALF
-            )
-            scores = _dot(q1, tl.trans(k1), UPCAST) + _dot(q2, tl.trans(k2), UPCAST)
-            is_visible = _is_visible(rows[:, None], keys[None, :], visible[None, :], CAUSAL)
-            scores = tl.where(is_visible, scores, float("-inf"))
-            m_i = tl.max(scores, 1)
-            m_i = tl.where(m_i == float("-inf"), 0.0, m_i)
-            p = tl.exp2(scores - m_i[:, None])
-            l_i = tl.sum(p, 1)
-            l_i = tl.where(l_i == 0.0, 1.0, l_i)
-            acc = _dot(p.to(dtype), values, UPCAST) / l_i[:, None]
-            _store_tile(out + (b * n * heads + h) * D, acc, rows, heads * D, inside, D, WIDTH)
-            tl.store(lse + (b * heads + h) * n + rows, m_i + tl.log2(l_i), inside)
+    """Each program computes one tile of queries of a head, over all tiles of keys, rotating them as they come."""
+    b, h = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    k, v = k + b * stride_kb + h * stride_kh, v + b * stride_vb + h * stride_vh
+    cos, sin = cos + b * stride_angles, sin + b * stride_angles
+    start = tl.program_id(1) * TILE
+    rows = start + tl.arange(0, TILE)
+    inside = rows < n
+    c, s = _load_angles(cos, sin, rows, inside, D, HALF)
+    q1, q2 = _load_rotated(q + b * stride_qb + h * stride_qh, rows, stride_qn, inside, c, s, scale * LOG2E, D, HALF)
+    m_i = tl.full((TILE,), float("-inf"), tl.float32)
+    l_i = tl.zeros((TILE,), tl.float32)
+    acc = tl.zeros((TILE, WIDTH), tl.float32)
+    for first in range(0, tl.minimum(start + TILE, n) if CAUSAL else n, TILE):
+        keys = first + tl.arange(0, TILE)
+        visible = _load_visible(valid, b, n, keys)
+        c, s = _load_angles(cos, sin, keys, visible, D, HALF)
+        k1, k2 = _load_rotated(k, keys, stride_kn, visible, c, s, 1.0, D, HALF)
+        scores = _dot(q1, tl.trans(k1), UPCAST) + _dot(q2, tl.trans(k2), UPCAST)
+        is_visible = _is_visible(rows[:, None], keys[None, :], visible[None, :], CAUSAL)
+        scores = tl.where(is_visible, scores, float("-inf"))
+        m_new = tl.maximum(m_i, tl.max(scores, 1))
+        shift = tl.where(m_new == float("-inf"), 0.0, m_new)
+        p = tl.exp2(scores - shift[:, None])
+        alpha = tl.exp2(m_i - shift)
+        l_i = l_i * alpha + tl.sum(p, 1)
+        values = _load_tile(v, keys, stride_vn, visible, D, WIDTH)
+        acc = acc * alpha[:, None] + _dot(p.to(values.dtype), values, UPCAST)
+        m_i = m_new
+    m_i = tl.where(m_i == float("-inf"), 0.0, m_i)
+    l_i = tl.where(l_i == 0.0, 1.0, l_i)
+    _store_tile(out + (b * n * heads + h) * D, acc / l_i[:, None], rows, heads * D, inside, D, WIDTH)
+    tl.store(lse + (b * heads + h) * n + rows, m_i + tl.log2(l_i), inside)
+
+
+@triton.jit
+def _load_output_gradient(do, stride_don, out, lse, rows, inside, heads, D: tl.constexpr, WIDTH: tl.constexpr):
+    """Return the gradient of a tile of the output, its inner product with the output, and the log-sum-exp.
+
+    Rows from n on have p = 1 at all visible keys, but add nothing, since their gradient and inner product are 0.
+    """
+    do_tile = _load_tile(do, rows, stride_don, inside, D, WIDTH)
+    o = _load_tile(out, rows, heads * D, inside, D, WIDTH)
+    return do_tile, tl.sum(do_tile.to(tl.float32) * o.to(tl.float32), 1), tl.load(lse + rows, inside, 0.0)
 
 
 @triton.jit
@@ -311,56 +326,71 @@ def _backward_kernel(
     q, k, v, cos, sin, valid, out, lse, do, dq, dk, dv,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_dob, stride_doh, stride_don, stride_angles, heads, n, scale,
-    D: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr, QUERIES: tl.constexpr,
-    HEADS: tl.constexpr, CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+    D: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, ONE_TILE: tl.constexpr,
+    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Each program computes all gradients of HEADS heads of one series, without atomics, so sums have a fixed order."""
-    groups = tl.cdiv(heads, HEADS)
-    b = (tl.program_id(0) // groups).to(tl.int64)
-    first = tl.program_id(0) % groups * HEADS
-    dtype = q.dtype.element_ty
-    keys = tl.arange(0, KEYS)
-    in_row = keys < n
-    visible = in_row
-    if valid is not None:
-        visible = visible & (tl.load(valid + b * n + keys, in_row, 0) != 0)
-    for h in range(first, tl.minimum(first + HEADS, heads)):
-        ck, sk = _load_angles(cos + b * stride_angles, sin + b * stride_angles, keys, visible, D, HALF)
-        k1, k2 = _load_rotated(k + b * stride_kb + h * stride_kh, keys, stride_kn, visible, ck, sk, 1.0, D, HALF)
-        values = _load_tile(v + b * stride_vb + h * stride_vh, keys, stride_vn, visible, D, WIDTH)
-        offset = (b * n * heads + h) * D
-        dk1 = tl.zeros((KEYS, HALF), tl.float32)
-        dk2 = tl.zeros((KEYS, HALF), tl.float32)
-        dv_acc = tl.zeros((KEYS, WIDTH), tl.float32)
-        for start in range(0, n, QUERIES):
-            rows = start + tl.arange(0, QUERIES)
-            inside = rows < n
-            c, s = _load_angles(cos + b * stride_angles, sin + b * stride_angles, rows, inside, D, HALF)
-            q1, q2 = _load_rotated(
-                q + b * stride_qb + h * stride_qh, rows, stride_qn, inside, c, s, scale * LOG2E, D, HALF
-            )
-            do_tile = _load_tile(do + b * stride_dob + h * stride_doh, rows, stride_don, inside, D, WIDTH)
-            o = _load_tile(out + offset, rows, heads * D, inside, D, WIDTH)
-            delta = tl.sum(do_tile.to(tl.float32) * o.to(tl.float32), 1)
-            # Rows from n on have p = 1 at all visible keys, but add nothing, since their do_tile and delta are 0.
-            lse_i = tl.load(lse + (b * heads + h) * n + rows, inside, 0.0)
-            # Transposed, [keys, rows]: the accumulators dk1, dk2 and dv_acc are then divided among the warps instead
-            # of held by each.
-            scores = _dot(k1, tl.trans(q1), UPCAST) + _dot(k2, tl.trans(q2), UPCAST)
-            is_visible = _is_visible(rows[None, :], keys[:, None], visible[:, None], CAUSAL)
-            p = tl.where(is_visible, tl.exp2(scores - lse_i[None, :]), 0.0)
-            dv_acc += _dot(p.to(dtype), do_tile, UPCAST)
-            ds = (p * (_dot(values, tl.trans(do_tile), UPCAST) - delta[None, :])).to(dtype)
-            dk1 += _dot(ds, q1, UPCAST)
-            dk2 += _dot(ds, q2, UPCAST)
-            ds = tl.trans(ds)
-            dq1, dq2 = _dot(ds, k1, UPCAST) * scale, _dot(ds, k2, UPCAST) * scale
-            _store_halves(dq + offset, dq1 * c + dq2 * s, dq2 * c - dq1 * s, rows, heads * D, inside, D, HALF)
-        # Loaded again, since there are too few registers to keep the angles over the loop.
-        ck, sk = _load_angles(cos + b * stride_angles, sin + b * stride_angles, keys, visible, D, HALF)
-        dk1, dk2 = dk1 * LN2, dk2 * LN2  # the queries were scaled by LOG2E
-        _store_halves(dk + offset, dk1 * ck + dk2 * sk, dk2 * ck - dk1 * sk, keys, heads * D, in_row, D, HALF)
-        _store_tile(dv + offset, dv_acc, keys, heads * D, in_row, D, WIDTH)
+    """Each program computes the gradients of one tile of keys and values, and then those of one tile of queries.
+
+    Scores are computed twice unless one tile holds the row, but no sum needs atomics, so all have a fixed order.
+    """
+    b, h = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    q, k, v = q + b * stride_qb + h * stride_qh, k + b * stride_kb + h * stride_kh, v + b * stride_vb + h * stride_vh
+    do, lse = do + b * stride_dob + h * stride_doh, lse + (b * heads + h) * n
+    offset = (b * n * heads + h) * D
+    out, dq, dk, dv = out + offset, dq + offset, dk + offset, dv + offset
+    cos, sin = cos + b * stride_angles, sin + b * stride_angles
+    own = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    in_row = own < n
+    visible = _load_visible(valid, b, n, own)
+    ck, sk = _load_angles(cos, sin, own, visible, D, HALF)
+    k1, k2 = _load_rotated(k, own, stride_kn, visible, ck, sk, 1.0, D, HALF)
+    values = _load_tile(v, own, stride_vn, visible, D, WIDTH)
+    dk1 = tl.zeros((TILE, HALF), tl.float32)
+    dk2 = tl.zeros((TILE, HALF), tl.float32)
+    dv_acc = tl.zeros((TILE, WIDTH), tl.float32)
+    for start in range(tl.program_id(1) * TILE if CAUSAL else 0, n, TILE):
+        rows = start + tl.arange(0, TILE)
+        inside = rows < n
+        c, s = _load_angles(cos, sin, rows, inside, D, HALF)
+        q1, q2 = _load_rotated(q, rows, stride_qn, inside, c, s, scale * LOG2E, D, HALF)
+        do_tile, delta, lse_i = _load_output_gradient(do, stride_don, out, lse, rows, inside, heads, D, WIDTH)
+        # Transposed, [keys, rows]: the accumulators are then divided among the warps instead of held by each.
+        scores = _dot(k1, tl.trans(q1), UPCAST) + _dot(k2, tl.trans(q2), UPCAST)
+        is_visible = _is_visible(rows[None, :], own[:, None], visible[:, None], CAUSAL)
+        p = tl.where(is_visible, tl.exp2(scores - lse_i[None, :]), 0.0)
+        dv_acc += _dot(p.to(values.dtype), do_tile, UPCAST)
+        ds = (p * (_dot(values, tl.trans(do_tile), UPCAST) - delta[None, :])).to(values.dtype)
+        dk1 += _dot(ds, q1, UPCAST)
+        dk2 += _dot(ds, q2, UPCAST)
+        if ONE_TILE:
+            dq1, dq2 = _dot(tl.trans(ds), k1, UPCAST) * scale, _dot(tl.trans(ds), k2, UPCAST) * scale
+            _store_halves(dq, dq1 * c + dq2 * s, dq2 * c - dq1 * s, rows, heads * D, inside, D, HALF)
+    # Loaded again, since there are too few registers to keep the angles over the loop.
+    ck, sk = _load_angles(cos, sin, own, visible, D, HALF)
+    dk1, dk2 = dk1 * LN2, dk2 * LN2  # the queries were scaled by LOG2E
+    _store_halves(dk, dk1 * ck + dk2 * sk, dk2 * ck - dk1 * sk, own, heads * D, in_row, D, HALF)
+    _store_tile(dv, dv_acc, own, heads * D, in_row, D, WIDTH)
+    if not ONE_TILE:
+        do_tile, delta, lse_i = _load_output_gradient(do, stride_don, out, lse, own, in_row, heads, D, WIDTH)
+        c, s = _load_angles(cos, sin, own, in_row, D, HALF)
+        q1, q2 = _load_rotated(q, own, stride_qn, in_row, c, s, scale * LOG2E, D, HALF)
+        dq1 = tl.zeros((TILE, HALF), tl.float32)
+        dq2 = tl.zeros((TILE, HALF), tl.float32)
+        for first in range(0, tl.minimum((tl.program_id(1) + 1) * TILE, n) if CAUSAL else n, TILE):
+            keys = first + tl.arange(0, TILE)
+            visible = _load_visible(valid, b, n, keys)
+            ck, sk = _load_angles(cos, sin, keys, visible, D, HALF)
+            k1, k2 = _load_rotated(k, keys, stride_kn, visible, ck, sk, 1.0, D, HALF)
+            values = _load_tile(v, keys, stride_vn, visible, D, WIDTH)
+            scores = _dot(q1, tl.trans(k1), UPCAST) + _dot(q2, tl.trans(k2), UPCAST)
+            is_visible = _is_visible(own[:, None], keys[None, :], visible[None, :], CAUSAL)
+            p = tl.where(is_visible, tl.exp2(scores - lse_i[:, None]), 0.0)
+            ds = (p * (_dot(do_tile, tl.trans(values), UPCAST) - delta[:, None])).to(values.dtype)
+            dq1 += _dot(ds, k1, UPCAST)
+            dq2 += _dot(ds, k2, UPCAST)
+        c, s = _load_angles(cos, sin, own, in_row, D, HALF)
+        dq1, dq2 = dq1 * scale, dq2 * scale
+        _store_halves(dq, dq1 * c + dq2 * s, dq2 * c - dq1 * s, own, heads * D, in_row, D, HALF)
 
 
 @triton.jit

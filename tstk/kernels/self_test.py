@@ -1,0 +1,96 @@
+"""Self-tests of the Triton backends: a tiny call of each operation, compared with the reference on the same device.
+
+`auto` selects Triton on a device only if these return an empty string there; see `tstk.kernels.dispatch`. Inputs are
+computed, not drawn, so the state of torch's generators does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tstk import kernels
+from tstk.kernels.nearest_code import soft_assignment as assign_softly
+
+
+def nearest_code(device: torch.device) -> str:
+    """Return what is wrong with the search among narrow and wide codes, of which two are equal."""
+    for n, k, d in ((70, 40, 8), (20, 40, 72)):
+        codes = _fill(device, k, d)
+        codes[31] = codes[4]
+        z = codes[torch.arange(n, device=device) % k] + 0.1 * _fill(device, n, d)
+        (ids, squares), (true_ids, true_squares) = (
+            kernels.nearest_code(z, codes, backend=name) for name in ("triton", "reference")
+        )
+        if wrong := int((ids != true_ids).sum()):
+            return f"{wrong} of {n} indices are wrong at width {d}"
+        if fault := _compare([squares], [true_squares], 1e-4):
+            return fault
+    return ""
+
+
+def soft_assignment(device: torch.device) -> str:
+    """Return what is wrong with soft assignments, forward and backward."""
+    return _compare_gradients(
+        lambda z, codes, backend: assign_softly(z, codes, temperature=0.5, backend=backend),
+        [_fill(device, 70, 8), _fill(device, 40, 8)],
+        1e-3,
+    )
+
+
+def rope_attention(device: torch.device) -> str:
+    """Return what is wrong with attention, forward and backward, in float32 and bfloat16."""
+    angle = _fill(device, 1, 1, 20, 8)
+    valid = torch.arange(20, device=device) < torch.tensor([[20], [13]], device=device)
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
+        fault = _compare_gradients(
+            lambda q, k, v, backend: kernels.rope_attention(
+                q, k, v, (angle.cos(), angle.sin()), valid=valid, backend=backend
+            ),
+            [_fill(device, 2, 2, 20, 16, start=i).to(dtype) for i in range(3)],
+            tolerance,
+        )
+        if fault:
+            return f"{dtype}: {fault}"
+    return ""
+
+
+def ricker_cwt(device: torch.device) -> str:
+    """Return what is wrong with wavelets of three widths, forward and backward."""
+    return _compare_gradients(
+        lambda x, backend: kernels.ricker_cwt(x, (0.5, 3.0, 9.0), padding="reflect", backend=backend),
+        [_fill(device, 2, 100)],
+        1e-4,
+    )
+
+
+def _fill(device: torch.device, *shape: int, start: int = 0) -> Tensor:
+    """Return numbers between -1 and 1 without a pattern, [*shape] float32."""
+    count = torch.Size(shape).numel()
+    steps = torch.arange(count, dtype=torch.float64) + 1 + start * count
+    return (steps * steps * 0.61803398875).sin().float().reshape(shape).to(device)
+
+
+def _compare_gradients(call: Callable[..., Tensor | tuple[Tensor, ...]], inputs: Sequence[Tensor], tol: float) -> str:
+    """Return where outputs or gradients of the Triton backend differ from the reference in float64."""
+    results = []
+    for backend, dtype in (("triton", None), ("reference", torch.float64)):
+        with torch.enable_grad():
+            leaves = [x.to(dtype or x.dtype).detach().requires_grad_() for x in inputs]
+            out = call(*leaves, backend=backend)
+            outputs = out if isinstance(out, tuple) else (out,)
+            weights = [_fill(x.device, *x.shape, start=7) for x in outputs]
+            loss = sum((x.double() * w).sum() for x, w in zip(outputs, weights, strict=True))
+            results.append([x.detach() for x in outputs] + list(torch.autograd.grad(loss, leaves)))  # type: ignore[arg-type]
+    return _compare(*results, tol)
+
+
+def _compare(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> str:
+    """Return which tensor differs by more than `tolerance` of its largest value."""
+    for i, (a, b) in enumerate(zip(actual, expected, strict=True)):
+        error = ((a.double() - b.double()).abs().max() / b.abs().max().clamp(min=1e-6)).item()
+        if not error <= tolerance:
+            return f"result {i} of {len(actual)} is off by {error:.1e} of its largest value"
+    return ""
