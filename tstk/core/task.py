@@ -219,6 +219,17 @@ def get_task(name: str) -> Task:
     return task
 
 
+def choose_target_type(served: Sequence[Sequence[TargetType]]) -> TargetType | None:
+    """Return the first type of targets that all components serve, or else that the first one serves.
+
+    Args:
+        served: `target_types` of each component, the most important first; empty if it serves all
+    """
+    served = [target_types for target_types in served if target_types]
+    common = [t for t in served[0] if all(t in other for other in served)] if served else []
+    return next(iter([*common, *(served[0] if served else ())]), None)
+
+
 def find_task(target_type: TargetType) -> str:
     """Return the name of the core's task for a type of targets."""
     for entry in get_registry().list_entries("task"):

@@ -16,7 +16,7 @@ from tstk.config.memory import format_size, get_available_memory
 from tstk.config.resolve import MODEL_OPTIONS, Config
 from tstk.core.interfaces import Decoder, Encoder, Head, Loss, Slot, Tokenizer
 from tstk.core.pipeline import Pipeline, get_head_spec, get_tokenizer_spec
-from tstk.core.task import find_task
+from tstk.core.task import choose_target_type, find_task
 from tstk.core.types import Spec
 from tstk.errors import DataError, IncompatibleError, OptionError, did_you_mean
 from tstk.plugins.hooks import SLOTS
@@ -133,7 +133,7 @@ def dummy_spec(config: Config) -> Spec:
     needs = {need for target in targets for need in read_signature(target).class_attrs.get("needs", ())}
     horizon = data.get("horizon") or (96 if "horizon" in needs else None)
     attrs = [read_signature(target).class_attrs for target in reversed(targets)]  # the loss first
-    target_type: Any = next((a["target_types"][0] for a in attrs if a.get("target_types")), None)
+    target_type = choose_target_type([a.get("target_types", ()) for a in attrs])
     target_type = "future" if horizon else target_type
     task = data["task"] or (None if target_type is None else find_task(target_type))
     return Spec(
