@@ -6,13 +6,13 @@ A mask is always boolean, [B, 1, 1, M], True at keys that may be attended to, as
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tstk.errors import OptionError
 from tstk.kernels.attention import Angles, attend, rotate
 from tstk.kernels.rope_attention import rope_attention
 from tstk.nn.cache import KVCache
+from tstk.nn.linear import Linear, linear
 
 __all__ = ["Angles", "Attention", "check_heads", "make_key_mask", "rotate"]
 
@@ -73,10 +73,10 @@ class Attention(nn.Module):
         super().__init__()
         check_heads(heads, dim)
         self.heads, self.dropout, self.causal = heads, dropout, causal
-        self.query = nn.Linear(dim, dim, bias=bias)
-        self.key = nn.Linear(key_dim or dim, dim, bias=bias)
-        self.value = nn.Linear(key_dim or dim, dim, bias=bias)
-        self.out = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim, bias=bias)
+        self.key = Linear(key_dim or dim, dim, bias=bias)
+        self.value = Linear(key_dim or dim, dim, bias=bias)
+        self.out = Linear(dim, dim)
 
     def forward(
         self,
@@ -147,12 +147,12 @@ class Attention(nn.Module):
         if (
             x.device.type != "cpu"
             or torch.compiler.is_compiling()
-            or any(type(projection) is not nn.Linear for projection in projections)
+            or any(type(projection) is not Linear for projection in projections)
         ):
             return self._split_heads(self.query(x)), self._split_heads(self.key(x))
         return self._project_to_complex(self.query, x), self._project_to_complex(self.key, x)
 
-    def _project_to_complex(self, linear: nn.Linear, x: Tensor) -> Tensor:
+    def _project_to_complex(self, layer: Linear, x: Tensor) -> Tensor:
         """Project `x` to complex numbers [B, H, N, head_dim / 2]: channel i + 1j * channel i + head_dim / 2.
 
         The rows of the weight are permuted for this, which is cheaper than permuting the output.
@@ -161,7 +161,7 @@ class Attention(nn.Module):
         def interleave_halves(rows: Tensor) -> Tensor:
             return rows.unflatten(0, (self.heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
-        bias = None if linear.bias is None else interleave_halves(linear.bias)
-        y = F.linear(x, interleave_halves(linear.weight), bias)
+        bias = None if layer.bias is None else interleave_halves(layer.bias)
+        y = linear(x, interleave_halves(layer.weight), bias)
         y = y.to(torch.promote_types(y.dtype, torch.float32)).unflatten(-1, (self.heads, -1, 2))
         return torch.view_as_complex(y).transpose(1, 2)

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, Attention
 from tstk.nn.cache import KVCache
+from tstk.nn.linear import Linear
 
 NormPlacement = Literal["pre", "post"]
 
@@ -21,10 +22,10 @@ def build_projection(in_features: int, out_features: int) -> nn.Module:
     """Return a linear layer, Xavier-uniform with zero bias to preserve variance; an identity for equal widths."""
     if in_features == out_features:
         return nn.Identity()
-    linear = nn.Linear(in_features, out_features)
-    nn.init.xavier_uniform_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
+    layer = Linear(in_features, out_features)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class LowRankLinear(nn.Module):
@@ -42,8 +43,8 @@ class LowRankLinear(nn.Module):
             raise OptionError(f"rank_ratio={rank_ratio}: expected a fraction above 0 and at most 1")
         full_rank = min(in_features, out_features)
         rank = min(max(32, int(full_rank * rank_ratio)), full_rank)
-        self.v = nn.Linear(in_features, rank, bias=False)
-        self.u = nn.Linear(rank, out_features)
+        self.v = Linear(in_features, rank, bias=False)
+        self.u = Linear(rank, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in_features] to [..., out_features]."""
@@ -64,7 +65,7 @@ class MLP(nn.Module):
         super().__init__()
 
         def linear(inputs: int, outputs: int) -> nn.Module:
-            return nn.Linear(inputs, outputs) if rank_ratio is None else LowRankLinear(inputs, outputs, rank_ratio)
+            return Linear(inputs, outputs) if rank_ratio is None else LowRankLinear(inputs, outputs, rank_ratio)
 
         self.up, self.down = linear(dim, hidden), linear(hidden, dim)
         self.act, self.dropout = nn.GELU(), nn.Dropout(dropout)

@@ -12,6 +12,7 @@ from tstk.core.masking import POLICIES
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
+from tstk.nn.linear import Linear
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import NonNegativeFloat, Ratio
 
@@ -54,9 +55,9 @@ class SpectrumTime(Loss):
     def bind_decoder(self, decoder: Decoder) -> None:
         """Create the output layers for the decoder's width."""
         spec, dim = self.spec, decoder.out.dim or 0
-        self.to_patch = nn.Linear(dim, spec.target_dim or 0)
+        self.to_patch = Linear(dim, spec.target_dim or 0)
         self.scale_conv = nn.Conv2d(dim, dim, (spec.grid_size[1] // spec.channels, 1))
-        self.to_samples = nn.Linear(dim, int(spec.stride or 0))
+        self.to_samples = Linear(dim, int(spec.stride or 0))
         for layer in (self.to_patch, self.scale_conv, self.to_samples):
             nn.init.xavier_uniform_(layer.weight)
             assert layer.bias is not None
@@ -70,27 +71,27 @@ class SpectrumTime(Loss):
     def reconstruct(self, step_output: StepOutput) -> tuple[Tensor, Tensor]:
         """Reconstruct the patches [B, M, K], and the series [B, C, columns * samples of a patch]."""
         assert step_output.predictions is not None
+        return self.to_patch(step_output.predictions), self.reconstruct_series(step_output)
+
+    def reconstruct_series(self, step_output: StepOutput) -> Tensor:
+        """Reconstruct the series, [B, C, columns * samples of a patch]."""
+        assert step_output.predictions is not None
         spec = self.spec
         grid = step_output.queries.replace(values=step_output.predictions).to_grid(spec.grid_size)
         grid = grid.unflatten(3, (spec.channels, -1))  # [B, D, columns, C, rows]
         columns = self.scale_conv(grid.permute(0, 3, 1, 4, 2).flatten(0, 1))[:, :, 0]  # [B C, D, columns]
         samples = self.to_samples(F.gelu(columns).transpose(1, 2)).flatten(1)
-        return self.to_patch(step_output.predictions), samples.unflatten(0, (-1, spec.channels))
-
-    def reconstruct_series(self, step_output: StepOutput) -> Tensor:
-        """Return the samples that `reconstruct` predicts, [B, C, columns * samples of a patch]."""
-        return self.reconstruct(step_output)[1]
+        return samples.unflatten(0, (-1, spec.channels))
 
     def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
         """Return the losses `spectrum`, over masked patches, and `time`, over observed samples, weighted."""
-        queries, x = step_output.queries, step_output.series.x
+        queries, x, masked = step_output.queries, step_output.series.x, step_output.masked
+        assert step_output.predictions is not None
         assert queries.target is not None
-        patches, series = self.reconstruct(step_output)
-        masked = step_output.masked[..., None]
-        if queries.target_mask is not None:
-            masked = queries.target_mask & masked
-        squares = (series[..., : x.shape[-1]] - x).square()
+        patches = self.to_patch(step_output.predictions[masked])
+        observed = None if queries.target_mask is None else queries.target_mask[masked]
+        errors = self.reconstruct_series(step_output)[..., : x.shape[-1]] - x
         return {
-            "spectrum": masked_mean((patches - queries.target).square(), masked),
-            "time": self.time * masked_mean(squares, step_output.series.observed_mask),
+            "spectrum": masked_mean((patches - queries.target[masked]).square(), observed),
+            "time": self.time * masked_mean(errors.square(), step_output.series.observed),
         }

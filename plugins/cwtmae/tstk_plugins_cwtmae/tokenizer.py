@@ -15,6 +15,7 @@ from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import DataError, OptionError
 from tstk.kernels import ricker_cwt
+from tstk.nn.linear import Linear
 from tstk.plugins.ranges import PositiveFloat, PositiveInt
 
 VIEWS = ("signal", "first difference", "second difference")
@@ -87,7 +88,7 @@ class CWT(Tokenizer):
             patch_len=float(patch_time),
             target_dim=width,
         )
-        self.project = nn.Linear(width, dim)
+        self.project = Linear(width, dim)
         self.norm = nn.LayerNorm(dim)
         # the view has the fan-in and fan-out of the original, a convolution over the image
         nn.init.xavier_uniform_(self.project.weight.detach().view(dim, len(VIEWS), *self.patch_size))

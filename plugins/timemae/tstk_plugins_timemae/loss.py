@@ -20,6 +20,7 @@ from tstk.core.pipeline import Pipeline
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
+from tstk.nn.linear import Linear
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import Fraction, NonNegativeFloat, Ratio
 from tstk_plugins_timemae.init import init_xavier
@@ -72,7 +73,7 @@ class TimeMAE(Loss):
         self.ratio, self.policy, self.align, self.classify = ratio, policy, align, classify
         self.smoothing, self.momentum, self.temperature = smoothing, momentum, temperature
         self.teacher_dropout = teacher_dropout
-        self.codeword_classifier = nn.Linear(spec.tokenizer_dim or 0, codes)
+        self.codeword_classifier = Linear(spec.tokenizer_dim or 0, codes)
         init_xavier(self.codeword_classifier)
         self.teacher: Encoder | None = None
         self.out = spec.replace(target_dim=None, predicts_in_place=False)

@@ -12,6 +12,7 @@ from tstk.core.types import Spec, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.attention import make_key_mask
 from tstk.nn.blocks import Stack
+from tstk.nn.linear import Linear
 from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 
 
@@ -32,10 +33,10 @@ class ShapesToSeries(Decoder):
         self, spec: Spec, *, dim: PositiveInt = 256, depth: Depth = 2, heads: PositiveInt = 8, dropout: Fraction = 0.1
     ) -> None:
         super().__init__(spec)
-        self.in_proj = nn.Linear(spec.dim or 0, dim)
+        self.in_proj = Linear(spec.dim or 0, dim)
         self.cls = nn.Parameter(torch.randn(dim) / dim)
         self.stack = Stack(depth, dim, heads, dropout=dropout, norm="post")
-        self.out_proj = nn.Linear(dim, spec.channels * ceil(spec.length / max(spec.num_tokens, 1)))
+        self.out_proj = Linear(dim, spec.channels * ceil(spec.length / max(spec.num_tokens, 1)))
         self.out = spec.replace(dim=None, target_dim=None)
 
     def bind_tokenizer(self, tokenizer: Tokenizer) -> None:

@@ -16,6 +16,7 @@ from tstk.errors import IncompatibleError, OptionError
 from tstk.nn.attention import Attention, make_key_mask
 from tstk.nn.blocks import MLP, Stack
 from tstk.nn.codebook import Codebook
+from tstk.nn.linear import Linear
 from tstk.nn.positions import resize_pos_embed
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import Depth, Fraction, NonNegativeFloat, PositiveInt, Ratio
@@ -129,7 +130,7 @@ class VQShape(Tokenizer):
             )
         self.patch, self.patch_drop, self.points, self.smooth = patch, patch_drop, points, smooth
         self.shortest, self.penalty_weights = shortest, {"shape": shape, "form": form, "diversity": diversity}
-        self.patch_embed = nn.Linear(patch, dim)
+        self.patch_embed = Linear(patch, dim)
         self.table = nn.Parameter(torch.randn(ceil(spec.length / patch), dim) * 0.02)
         self.stack = Stack(depth, dim, heads, dropout=dropout, norm="post")
         self.queries = nn.Parameter(torch.randn(tokens, dim) / dim)

@@ -12,6 +12,7 @@ from tstk.core.interfaces import Decoder, PosEmbedFn
 from tstk.core.types import Spec, Tokens
 from tstk.nn.attention import make_key_mask
 from tstk.nn.blocks import Stack
+from tstk.nn.linear import Linear
 from tstk.nn.positions import (
     check_position_std,
     check_rotary,
@@ -63,7 +64,7 @@ class TransformerDecoder(Decoder):
         init: Literal["torch", "xavier"] = "torch",
     ) -> None:
         super().__init__(spec)
-        self.embed = nn.Linear(spec.dim or 0, dim)
+        self.embed = Linear(spec.dim or 0, dim)
         self.mask_token = nn.Parameter(torch.randn(dim) * mask_std)
         self.positions, self.rope, self.head_dim = positions, rope, dim // heads
         if "rotary" in positions:
@@ -79,7 +80,7 @@ class TransformerDecoder(Decoder):
                 init_pos_embed(table, position_std)
         self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, norm="pre", bias=bias)
         self.out = spec.replace(dim=spec.target_dim or dim)
-        self.project = nn.Linear(dim, spec.target_dim) if spec.target_dim else nn.Identity()
+        self.project = Linear(dim, spec.target_dim) if spec.target_dim else nn.Identity()
         for module in self.modules() if init == "xavier" else ():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
