@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tstk.kernels.dropout import dropout as apply_dropout
+
 Angles = tuple[Tensor, Tensor]
 """Cosine and sine of the rotary angles, each [B or 1, 1, N, D / 2] float32."""
 MAX_UNFUSED_KEYS = 384
@@ -54,14 +56,15 @@ def attend(
         # Fused kernels scale after masking: -inf times 0 would be NaN, and times a negative number inf.
         q, scale = (-q, -scale) if scale <= -MIN_SCALE else (q * scale, 1.0)
     n, m = q.shape[2], k.shape[2]
-    unfused = (
+    trains_bfloat16 = (
         (q.device.type, q.dtype) == ("cpu", torch.bfloat16)
         and m <= MAX_UNFUSED_KEYS
-        and not dropout
         and torch.is_grad_enabled()
         and (q.requires_grad or k.requires_grad or v.requires_grad)
     )
-    if unfused and q.shape[-1] <= MAX_FLOAT32_HEAD_DIM:
+    # torch has no fused attention with dropout on a CPU
+    unfused = trains_bfloat16 or (q.device.type == "cpu" and dropout > 0)
+    if trains_bfloat16 and not dropout and q.shape[-1] <= MAX_FLOAT32_HEAD_DIM:
         with torch.autocast("cpu", enabled=False):
             return attend(q.float(), k.float(), v.float(), mask, causal=causal, scale=scale).to(q.dtype)
     # The fused kernel's causal flag excludes a mask and aligns the first query with the first key.
@@ -78,7 +81,7 @@ def attend(
         scores = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
-        y = scores.softmax(-1) @ v
+        y = apply_dropout(scores.softmax(-1), dropout) @ v
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scale)
     return y if has_key is None else y.masked_fill(~has_key, 0.0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tstk.errors import OptionError
+from tstk.kernels.dropout import dropout
 from tstk.nn.attention import Angles, Attention
 from tstk.nn.cache import KVCache
 from tstk.nn.linear import Linear
@@ -26,6 +27,14 @@ def build_projection(in_features: int, out_features: int) -> nn.Module:
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class Dropout(nn.Dropout):
+    """Dropout in training, from few random numbers (`tstk.kernels.dropout`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [...] with elements set to zero at random."""
+        return dropout(x, self.p) if self.training else x
 
 
 class LowRankLinear(nn.Module):
@@ -68,7 +77,7 @@ class MLP(nn.Module):
             return Linear(inputs, outputs) if rank_ratio is None else LowRankLinear(inputs, outputs, rank_ratio)
 
         self.up, self.down = linear(dim, hidden), linear(hidden, dim)
-        self.act, self.dropout = nn.GELU(), nn.Dropout(dropout)
+        self.act, self.dropout = nn.GELU(), Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, N, D] to [B, N, D]."""
@@ -100,7 +109,7 @@ class _ResidualBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(dim, eps)
         self.mlp = MLP(dim, hidden or 4 * dim, dropout, rank_ratio)
         self.mlp_norm = nn.LayerNorm(dim, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         has_scale = residual_scale is not None
         self.attention_scale = nn.Parameter(torch.tensor(float(residual_scale or 0))) if has_scale else None
         self.mlp_scale = nn.Parameter(torch.tensor(float(residual_scale or 0))) if has_scale else None

@@ -80,17 +80,21 @@ def _multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _multiply(x, weight, bias)
+        rows = x.reshape(-1, x.shape[-1])
+        ctx.save_for_backward(rows, weight)
+        ctx.shape = x.shape
+        # not `view`, so that in-place operations are allowed on the output
+        y: Tensor = torch.ops.aten._unsafe_view(_multiply(rows, weight, bias), [*x.shape[:-1], weight.shape[0]])
+        return y
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1]).contiguous()
+        rows, weight = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1]).contiguous()
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _multiply(rows, weight.t()).view_as(x) if needs_x else None,
-            _multiply(rows.t(), x.reshape(-1, x.shape[-1]).t()) if needs_weight else None,
-            rows.sum(0) if needs_bias else None,
+            _multiply(grad, weight.t()).view(ctx.shape) if needs_x else None,
+            _multiply(grad.t(), rows.t()) if needs_weight else None,
+            grad.sum(0) if needs_bias else None,
         )

@@ -14,7 +14,7 @@ from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError, OptionError
 from tstk.nn.attention import Attention, make_key_mask
-from tstk.nn.blocks import MLP, Stack
+from tstk.nn.blocks import MLP, Dropout, Stack
 from tstk.nn.codebook import Codebook
 from tstk.nn.linear import Linear
 from tstk.nn.positions import resize_pos_embed
@@ -32,7 +32,7 @@ class _QueryBlock(nn.Module):
         self.self_attn, self.cross_attn = Attention(dim, heads), Attention(dim, heads)
         self.mlp = MLP(dim, 4 * dim, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, patches: Tensor, mask: Tensor | None) -> Tensor:
         """Update queries [B, N, D] from patches [B, M, D]."""
