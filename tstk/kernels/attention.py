@@ -14,6 +14,8 @@ MAX_UNFUSED_KEYS = 384
 """Up to this many keys, training bfloat16 attention on a CPU is faster unfused than with torch's fused backward."""
 MAX_FLOAT32_HEAD_DIM = 16
 """Up to this head width, nearly all the work is on the scores, and fused float32 attention is faster still."""
+MIN_VECTOR = 16
+"""Numbers in the longest vector register of a CPU."""
 
 MIN_SCALE = torch.finfo(torch.float32).tiny
 """Smaller scales may be flushed to 0 by kernels that compute in float32."""
@@ -29,6 +31,17 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     cos, sin = angles
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """Compute the softmax of rows [..., M] that are not all -inf.
+
+    On a CPU torch's own works on single numbers in rows that do not fill a vector register.
+    """
+    if scores.device.type != "cpu" or scores.shape[-1] >= MIN_VECTOR:
+        return scores.softmax(-1)
+    weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def attend(
@@ -81,7 +94,7 @@ def attend(
         scores = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
-        y = apply_dropout(scores.softmax(-1), dropout) @ v
+        y = apply_dropout(softmax(scores), dropout) @ v
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scale)
     return y if has_key is None else y.masked_fill(~has_key, 0.0)

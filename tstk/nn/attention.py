@@ -97,14 +97,14 @@ class Attention(nn.Module):
             cache: [keys, values] of earlier tokens, or an empty list; updated in place with those of `x`
         """
         source = x if context is None else context
-        v = self._split_heads(self.value(source))
         dropout = self.dropout if self.training else 0.0
         if angles is not None and context is None and cache is None and not dropout:
+            v = self._split_heads(self.value(source))
             q, k = self._project_for_rotation(x)
             valid = None if mask is None else mask[:, 0, 0]
             y = rope_attention(q, k, v, angles, valid=valid, causal=self.causal)
         else:
-            q, k = self._split_heads(self.query(x)), self._split_heads(self.key(source))
+            q, k, v = self._project(x, context)
             if angles is not None:
                 q, k = rotate(q, angles), rotate(k, angles)
             if cache is not None:
@@ -134,6 +134,19 @@ class Attention(nn.Module):
         if mask is None:
             return scores.softmax(-1)
         return scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num()
+
+    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+        """Return queries, keys and values, [B, H, N or M, head_dim] each.
+
+        Projections of the same tokens are one matrix product, unless one of them was replaced (by LoRA, say).
+        """
+        projections = (self.query, self.key, self.value)
+        if any(type(projection) is not Linear for projection in projections):
+            source = x if context is None else context
+            return tuple(self._split_heads(p(t)) for p, t in zip(projections, (x, source, source), strict=True))
+        if context is None:
+            return tuple(map(self._split_heads, _project_together(x, *projections)))
+        return tuple(map(self._split_heads, (self.query(x), *_project_together(context, self.key, self.value))))
 
     def _split_heads(self, y: Tensor) -> Tensor:
         return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -165,3 +178,10 @@ class Attention(nn.Module):
         y = linear(x, interleave_halves(layer.weight), bias)
         y = y.to(torch.promote_types(y.dtype, torch.float32)).unflatten(-1, (self.heads, -1, 2))
         return torch.view_as_complex(y).transpose(1, 2)
+
+
+def _project_together(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+    """Return the outputs of linear layers of equal width on the same input."""
+    weights, biases = zip(*((layer.weight, layer.bias) for layer in layers), strict=True)
+    bias = None if biases[0] is None else torch.cat(biases)
+    return linear(x, torch.cat(weights), bias).chunk(len(layers), -1)

@@ -95,6 +95,13 @@ class _OneDNNLinear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
             _multiply(grad, weight.t()).view(ctx.shape) if needs_x else None,
-            _multiply(grad.t(), rows.t()) if needs_weight else None,
+            _compute_weight_gradient(grad, rows) if needs_weight else None,
             grad.sum(0) if needs_bias else None,
         )
+
+
+def _compute_weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
+    """Return grad.T @ rows, computed as the transpose of rows.T @ grad if that has fewer rows, which is faster."""
+    if grad.shape[1] > rows.shape[1]:
+        return _multiply(rows.t(), grad.t()).t()
+    return _multiply(grad.t(), rows.t())

@@ -112,9 +112,10 @@ class TimeMAE(Loss):
         """Update the teacher: xi <- m xi + (1 - m) theta."""
         assert self.teacher is not None
         student = self._student[0]
-        for teacher_param, student_param in zip(self.teacher.parameters(), student.parameters(), strict=True):
-            if teacher_param is not student_param:
-                teacher_param.lerp_(student_param, 1 - self.momentum)
+        pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
+        if updated := [(average, weight) for average, weight in pairs if average is not weight]:
+            averages, weights = zip(*updated, strict=True)
+            torch._foreach_lerp_(averages, weights, 1 - self.momentum)
         for teacher_buffer, student_buffer in zip(self.teacher.buffers(), student.buffers(), strict=True):
             teacher_buffer.copy_(student_buffer)
 
