@@ -142,7 +142,9 @@ class CWTMAE(nn.Module):
         encoded, restore, masked = self.encode(image)
         states = self.decode(encoded, restore)
         (rows, columns), (height, width) = self.grid, self.patch
-        target = image.reshape(len(x), 3, rows, height, columns, width).permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
+        target = (
+            image.reshape(len(x), 3, rows, height, columns, width).permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
+        )
         squares = (self.to_patch(states) - target).square().mean(-1)
         spectrum = (squares * masked).sum() / masked.sum()
         grid = states.transpose(1, 2).unflatten(2, self.grid)

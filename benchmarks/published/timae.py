@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """The residual of a sub-layer starts at its normalised input, and scores are not divided by the root of the width."""
+    """A residual connection starts at the normalised input; scores are multiplied by the width of a head."""
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()

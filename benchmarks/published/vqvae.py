@@ -24,7 +24,9 @@ class Residual(nn.Module):
 class VQVAE(nn.Module):
     """Factor 4: two samples per convolution of stride 2."""
 
-    def __init__(self, hidden: int = 128, res_hidden: int = 64, layers: int = 2, dim: int = 64, codes: int = 256) -> None:
+    def __init__(
+        self, hidden: int = 128, res_hidden: int = 64, layers: int = 2, dim: int = 64, codes: int = 256
+    ) -> None:
         super().__init__()
         self.down1 = nn.Conv1d(1, hidden // 2, 4, 2, 1)
         self.down2 = nn.Conv1d(hidden // 2, hidden, 4, 2, 1)

@@ -39,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if torch.compiler.is_compiling() or not _is_onednn_faster(x, weight):
         return F.linear(x, weight, bias)
-    y: Tensor = _OneDNNLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    y: Tensor = _OneDNNLinear.apply(x, weight, bias)
     return y
 
 
@@ -88,7 +88,7 @@ class _OneDNNLinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1]).contiguous()

@@ -182,6 +182,7 @@ class ConvDecoder(nn.Module):
         for i, (conv, stride) in enumerate(zip(self.up, self.strides, strict=True)):
             valid = None if valid is None else valid.repeat_interleave(stride, -1)
             x = x if i == 0 else x.relu_()
+            assert isinstance(conv, nn.ConvTranspose1d)
             x = F.conv_transpose2d(x, conv.weight[:, :, None], conv.bias, (1, stride), (0, 1))
             x = _apply_mask(x, valid)
         return x[:, :, 0]

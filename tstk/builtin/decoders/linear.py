@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from tstk.core.interfaces import Decoder, PosEmbedFn
 from tstk.core.types import Spec, Tokens
 from tstk.errors import IncompatibleError
-from tstk.nn.linear import Linear
 
 
 class Linear(Decoder):
@@ -24,7 +23,7 @@ class Linear(Decoder):
                 "ones; use --decoder transformer or cross"
             )
         self.out = spec.replace(dim=spec.target_dim or spec.dim)
-        self.project = Linear(spec.dim or 0, spec.target_dim) if spec.target_dim else nn.Identity()
+        self.project = nn.Linear(spec.dim or 0, spec.target_dim) if spec.target_dim else nn.Identity()
 
     def forward(self, encoded: Tokens, queries: Tokens, pos_embed: PosEmbedFn) -> Tensor:
         """Return a prediction for each query, [B, M, K], from the encoded token of the same index."""
