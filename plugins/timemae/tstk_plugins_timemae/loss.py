@@ -76,6 +76,7 @@ class TimeMAE(Loss):
         self.codeword_classifier = Linear(spec.tokenizer_dim or 0, codes)
         init_xavier(self.codeword_classifier)
         self.teacher: Encoder | None = None
+        self._averaged: list[tuple[Tensor, Tensor]] | None = None
         self.out = spec.replace(target_dim=None, predicts_in_place=False)
 
     def bind_decoder(self, decoder: Decoder) -> None:
@@ -93,7 +94,7 @@ class TimeMAE(Loss):
 
     def bind(self, pipeline: Pipeline) -> None:
         """Create the teacher: a copy of the encoder that shares the parameters of its position embeddings."""
-        self._student = [pipeline.encoder]
+        self._student, self._averaged = [pipeline.encoder], None
         shared = {id(p): p for p in find_pos_embed_parameters(pipeline.encoder)}
         self.teacher = deepcopy(pipeline.encoder, dict(shared))
         for p in self.teacher.parameters():
@@ -112,9 +113,11 @@ class TimeMAE(Loss):
         """Update the teacher: xi <- m xi + (1 - m) theta."""
         assert self.teacher is not None
         student = self._student[0]
-        pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
-        if updated := [(average, weight) for average, weight in pairs if average is not weight]:
-            averages, weights = zip(*updated, strict=True)
+        if self._averaged is None:  # not in `bind`, after which parameters may be sharded
+            pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
+            self._averaged = [(average, weight) for average, weight in pairs if average is not weight]
+        if self._averaged:
+            averages, weights = zip(*self._averaged, strict=True)
             torch._foreach_lerp_(averages, weights, 1 - self.momentum)
         for teacher_buffer, student_buffer in zip(self.teacher.buffers(), student.buffers(), strict=True):
             teacher_buffer.copy_(student_buffer)
@@ -143,8 +146,8 @@ class TimeMAE(Loss):
             target = self.teacher(queries).values
         logits = self.codeword_classifier(predictions)
         cross_entropy = F.cross_entropy(
-            logits.transpose(1, 2), codewords, reduction="none", label_smoothing=self.smoothing
-        )
+            logits.flatten(0, 1), codewords.flatten(), reduction="none", label_smoothing=self.smoothing
+        ).view_as(codewords)
         step_output.metrics |= codeword_metrics(logits.detach(), codewords, valid)
         return {
             "align": self.align * masked_mean((predictions - target).square(), valid[..., None]),

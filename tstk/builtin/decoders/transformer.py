@@ -90,11 +90,11 @@ class TransformerDecoder(Decoder):
     def forward(self, encoded: Tokens, queries: Tokens, pos_embed: PosEmbedFn) -> Tensor:
         """Return a prediction for each query, [B, M, K]."""
         x = self.embed(encoded.values)
-        pos, index, valid = encoded.pos, encoded.grid_index, encoded.valid
+        pos, valid = encoded.pos, encoded.valid
         if not self.spec.predicts_in_place:
-            x, pos, index, valid = self._scatter_to_grid(x, encoded, queries)
-        if self.table is not None:
-            x = x + F.embedding(index, self.table)
+            x, pos, valid = self._scatter_to_grid(x, encoded, queries)
+        if self.table is not None:  # which has a row for each cell of the grid
+            x = x + (F.embedding(encoded.grid_index, self.table) if self.spec.predicts_in_place else self.table)
         if self.positions == "sinusoidal":
             x = x + sinusoidal_embedding(pos, x.shape[-1]).to(x.dtype)
         num_prefix = 0
@@ -108,15 +108,15 @@ class TransformerDecoder(Decoder):
             pos = torch.cat([pos.new_zeros(pos.shape[0], num_prefix, pos.shape[-1]), pos + 1], 1)
         angles = rotary_angles(pos, self.head_dim) if "rotary" in self.positions else None
         x = self.stack(x, mask=make_key_mask(valid), angles=angles)[:, num_prefix:]
-        if not self.spec.predicts_in_place:
+        if not self.spec.predicts_in_place and not _is_whole_grid(queries, x.shape[1]):
             x = queries.from_grid(x.mT).values
         return self.project(x)
 
-    def _scatter_to_grid(self, x: Tensor, encoded: Tokens, queries: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _scatter_to_grid(self, x: Tensor, encoded: Tokens, queries: Tokens) -> tuple[Tensor, Tensor, Tensor]:
         """Scatter visible tokens to the grid and fill it with mask tokens.
 
         Returns:
-            values, pos, grid_index and valid of the N tokens of the grid; valid at visible tokens and queries
+            values, pos and valid of the N tokens of the grid; valid at visible tokens and queries
         """
         grid_size = (self.spec.num_tokens,)
 
@@ -126,5 +126,12 @@ class TransformerDecoder(Decoder):
         is_visible = encoded.grid_mask(grid_size)
         values = torch.where(is_visible[..., None], to_grid(encoded, x), self.mask_token)
         pos = torch.where(is_visible[..., None], to_grid(encoded, encoded.pos), to_grid(queries, queries.pos))
-        index = torch.arange(is_visible.shape[1], device=x.device).expand_as(is_visible)
-        return values, pos, index, is_visible | queries.grid_mask(grid_size)
+        return values, pos, is_visible | queries.grid_mask(grid_size)
+
+
+def _is_whole_grid(tokens: Tokens, num_cells: int) -> bool:
+    """Whether the tokens are all cells of the grid in order; unknown, hence False, under torch.compile."""
+    index = tokens.grid_index
+    if torch.compiler.is_compiling() or index.shape[1] != num_cells:
+        return False
+    return bool((index == torch.arange(num_cells, device=index.device)).all())
