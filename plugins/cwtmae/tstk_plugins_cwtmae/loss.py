@@ -85,13 +85,18 @@ class SpectrumTime(Loss):
 
     def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
         """Return the losses `spectrum`, over masked patches, and `time`, over observed samples, weighted."""
-        queries, x, masked = step_output.queries, step_output.series.x, step_output.masked
+        queries, x = step_output.queries, step_output.series.x
         assert step_output.predictions is not None
         assert queries.target is not None
-        patches = self.to_patch(step_output.predictions[masked])
-        observed = None if queries.target_mask is None else queries.target_mask[masked]
+        rows = step_output.masked.flatten().nonzero()[:, 0]
+
+        def select_masked(values: Tensor) -> Tensor:  # ten times faster than with a mask as index
+            return values.flatten(0, 1).index_select(0, rows)
+
+        patches = self.to_patch(select_masked(step_output.predictions))
+        observed = None if queries.target_mask is None else select_masked(queries.target_mask)
         errors = self.reconstruct_series(step_output)[..., : x.shape[-1]] - x
         return {
-            "spectrum": masked_mean((patches - queries.target[masked]).square(), observed),
+            "spectrum": masked_mean((patches - select_masked(queries.target)).square(), observed),
             "time": self.time * masked_mean(errors.square(), step_output.series.observed),
         }
