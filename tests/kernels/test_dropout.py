@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from tstk.kernels.attention import MIN_VECTOR, attend, softmax
-from tstk.kernels.dropout import dropout
+from tstk.kernels.dropout import apply_dropout
 from tstk.nn.blocks import Dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_a_share_of_the_elements_is_zero_and_the_mean_stays(rate):
     torch.manual_seed(0)
-    y = dropout(torch.ones(400, 501), rate)
+    y = apply_dropout(torch.ones(400, 501), rate)
     assert float((y == 0).float().mean()) == pytest.approx(rate, abs=0.01)
     assert float(y.mean()) == pytest.approx(1, abs=0.02)
     assert y.unique().numel() == 2
@@ -19,7 +19,7 @@ def test_a_share_of_the_elements_is_zero_and_the_mean_stays(rate):
 
 def test_every_element_is_drawn_independently():
     torch.manual_seed(0)
-    kept = (dropout(torch.ones(20_000, 7), 0.5) > 0).double()
+    kept = (apply_dropout(torch.ones(20_000, 7), 0.5) > 0).double()
     correlations = torch.corrcoef(kept.T) - torch.eye(7)
     assert float(correlations.abs().max()) < 0.04
     assert float((kept[1:, 0] * kept[:-1, 0]).mean()) == pytest.approx(0.25, abs=0.02)
@@ -27,25 +27,25 @@ def test_every_element_is_drawn_independently():
 
 def test_the_gradient_passes_through_the_kept_elements_only():
     x = torch.randn(3, 5, 7, requires_grad=True)
-    y = dropout(x, 0.5)
+    y = apply_dropout(x, 0.5)
     y.sum().backward()
     assert torch.equal(x.grad, torch.where(y != 0, 2.0, 0.0))
 
 
 def test_the_draws_follow_the_seed_and_not_the_layout():
     x = torch.randn(6, 10)
-    found = []
+    outputs = []
     for t in (x, x.t().contiguous().t()):
         torch.manual_seed(3)
-        found.append(dropout(t, 0.3))
-    assert torch.equal(*found)
-    assert not torch.equal(found[0], dropout(x, 0.3))
+        outputs.append(apply_dropout(t, 0.3))
+    assert torch.equal(*outputs)
+    assert not torch.equal(outputs[0], apply_dropout(x, 0.3))
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_rates_of_nothing_and_of_everything_do_what_they_say(rate):
     x = torch.randn(4, 4)
-    assert torch.equal(dropout(x, rate), x * (1 - rate))
+    assert torch.equal(apply_dropout(x, rate), x * (1 - rate))
 
 
 def test_nothing_is_dropped_outside_of_training():

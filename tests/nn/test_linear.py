@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tstk.nn import linear as module
+import tstk.nn.linear
 from tstk.nn.linear import MIN_PRODUCTS, Linear, linear
 
 needs_onednn = pytest.mark.skipif(
@@ -16,9 +16,11 @@ needs_onednn = pytest.mark.skipif(
 @pytest.fixture
 def calls(monkeypatch):
     """Use oneDNN on any processor, and list the shapes that it computes."""
-    shapes, apply = [], module._OneDNNLinear.apply
-    monkeypatch.setattr(module, "_has_slow_mkl", lambda: True)
-    monkeypatch.setattr(module._OneDNNLinear, "apply", lambda *args: shapes.append(args[0].shape) or apply(*args))
+    shapes, apply = [], tstk.nn.linear._OneDNNLinear.apply
+    monkeypatch.setattr(tstk.nn.linear, "_has_slow_mkl", lambda: True)
+    monkeypatch.setattr(
+        tstk.nn.linear._OneDNNLinear, "apply", lambda *args: shapes.append(args[0].shape) or apply(*args)
+    )
     return shapes
 
 

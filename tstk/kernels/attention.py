@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tstk.kernels.dropout import dropout as apply_dropout
+from tstk.kernels.dropout import apply_dropout
 
 Angles = tuple[Tensor, Tensor]
 """Cosine and sine of the rotary angles, each [B or 1, 1, N, D / 2] float32."""

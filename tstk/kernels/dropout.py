@@ -10,7 +10,7 @@ LEVELS = 1 << 16
 """Rates are rounded to multiples of 1 / LEVELS; the output is scaled by the rounded one, so its mean is exact."""
 
 
-def dropout(x: Tensor, rate: float) -> Tensor:
+def apply_dropout(x: Tensor, rate: float) -> Tensor:
     """Set a share `rate` of the elements of x [...] to zero at random, and scale the others by 1 / (1 - rate).
 
     On a CPU torch draws a number of 53 bits for each element, which takes longer than a matrix product of few columns.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tstk.errors import OptionError
-from tstk.kernels.dropout import dropout
+from tstk.kernels.dropout import apply_dropout
 from tstk.nn.attention import Angles, Attention
 from tstk.nn.cache import KVCache
 from tstk.nn.linear import Linear
@@ -34,7 +34,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x [...] with elements set to zero at random."""
-        return dropout(x, self.p) if self.training else x
+        return apply_dropout(x, self.p) if self.training else x
 
 
 class LowRankLinear(nn.Module):
