@@ -6,12 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tstk.kernels.dropout import apply_dropout
+
 Angles = tuple[Tensor, Tensor]
 """Cosine and sine of the rotary angles, each [B or 1, 1, N, D / 2] float32."""
 MAX_UNFUSED_KEYS = 384
 """Up to this many keys, training bfloat16 attention on a CPU is faster unfused than with torch's fused backward."""
 MAX_FLOAT32_HEAD_DIM = 16
 """Up to this head width, nearly all the work is on the scores, and fused float32 attention is faster still."""
+MIN_VECTOR = 16
+"""Numbers in the longest vector register of a CPU."""
 
 MIN_SCALE = torch.finfo(torch.float32).tiny
 """Smaller scales may be flushed to 0 by kernels that compute in float32."""
@@ -27,6 +31,17 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     cos, sin = angles
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """Compute the softmax of rows [..., M] that are not all -inf.
+
+    On a CPU torch's own works on single numbers in rows that do not fill a vector register.
+    """
+    if scores.device.type != "cpu" or scores.shape[-1] >= MIN_VECTOR:
+        return scores.softmax(-1)
+    weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def attend(
@@ -54,14 +69,15 @@ def attend(
         # Fused kernels scale after masking: -inf times 0 would be NaN, and times a negative number inf.
         q, scale = (-q, -scale) if scale <= -MIN_SCALE else (q * scale, 1.0)
     n, m = q.shape[2], k.shape[2]
-    unfused = (
+    trains_bfloat16 = (
         (q.device.type, q.dtype) == ("cpu", torch.bfloat16)
         and m <= MAX_UNFUSED_KEYS
-        and not dropout
         and torch.is_grad_enabled()
         and (q.requires_grad or k.requires_grad or v.requires_grad)
     )
-    if unfused and q.shape[-1] <= MAX_FLOAT32_HEAD_DIM:
+    # torch has no fused attention with dropout on a CPU
+    unfused = trains_bfloat16 or (q.device.type == "cpu" and dropout > 0)
+    if trains_bfloat16 and not dropout and q.shape[-1] <= MAX_FLOAT32_HEAD_DIM:
         with torch.autocast("cpu", enabled=False):
             return attend(q.float(), k.float(), v.float(), mask, causal=causal, scale=scale).to(q.dtype)
     # The fused kernel's causal flag excludes a mask and aligns the first query with the first key.
@@ -78,7 +94,7 @@ def attend(
         scores = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-1, -2)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
-        y = scores.softmax(-1) @ v
+        y = apply_dropout(softmax(scores), dropout) @ v
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scale)
     return y if has_key is None else y.masked_fill(~has_key, 0.0)

@@ -6,13 +6,13 @@ A mask is always boolean, [B, 1, 1, M], True at keys that may be attended to, as
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tstk.errors import OptionError
 from tstk.kernels.attention import Angles, attend, rotate
 from tstk.kernels.rope_attention import rope_attention
 from tstk.nn.cache import KVCache
+from tstk.nn.linear import Linear, linear
 
 __all__ = ["Angles", "Attention", "check_heads", "make_key_mask", "rotate"]
 
@@ -73,10 +73,10 @@ class Attention(nn.Module):
         super().__init__()
         check_heads(heads, dim)
         self.heads, self.dropout, self.causal = heads, dropout, causal
-        self.query = nn.Linear(dim, dim, bias=bias)
-        self.key = nn.Linear(key_dim or dim, dim, bias=bias)
-        self.value = nn.Linear(key_dim or dim, dim, bias=bias)
-        self.out = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim, bias=bias)
+        self.key = Linear(key_dim or dim, dim, bias=bias)
+        self.value = Linear(key_dim or dim, dim, bias=bias)
+        self.out = Linear(dim, dim)
 
     def init_stacked_xavier(self) -> None:
         """Initialize query, key and value Xavier-uniform as one map [3 D, D], as `nn.MultiheadAttention` does.
@@ -111,14 +111,14 @@ class Attention(nn.Module):
             cache: [keys, values] of earlier tokens, or an empty list; updated in place with those of `x`
         """
         source = x if context is None else context
-        v = self._split_heads(self.value(source))
         dropout = self.dropout if self.training else 0.0
         if angles is not None and context is None and cache is None and not dropout:
+            v = self._split_heads(self.value(source))
             q, k = self._project_for_rotation(x)
             valid = None if mask is None else mask[:, 0, 0]
             y = rope_attention(q, k, v, angles, valid=valid, causal=self.causal)
         else:
-            q, k = self._split_heads(self.query(x)), self._split_heads(self.key(source))
+            q, k, v = self._project(x, context)
             if angles is not None:
                 q, k = rotate(q, angles), rotate(k, angles)
             if cache is not None:
@@ -149,6 +149,19 @@ class Attention(nn.Module):
             return scores.softmax(-1)
         return scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num()
 
+    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+        """Return queries, keys and values, [B, H, N or M, head_dim] each.
+
+        Projections of the same tokens are one matrix product, unless one of them was replaced (by LoRA, say).
+        """
+        projections = (self.query, self.key, self.value)
+        if any(type(projection) is not Linear for projection in projections):
+            source = x if context is None else context
+            return tuple(self._split_heads(p(t)) for p, t in zip(projections, (x, source, source), strict=True))
+        if context is None:
+            return tuple(map(self._split_heads, _project_together(x, *projections)))
+        return tuple(map(self._split_heads, (self.query(x), *_project_together(context, self.key, self.value))))
+
     def _split_heads(self, y: Tensor) -> Tensor:
         return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
@@ -161,12 +174,12 @@ class Attention(nn.Module):
         if (
             x.device.type != "cpu"
             or torch.compiler.is_compiling()
-            or any(type(projection) is not nn.Linear for projection in projections)
+            or any(type(projection) is not Linear for projection in projections)
         ):
             return self._split_heads(self.query(x)), self._split_heads(self.key(x))
         return self._project_to_complex(self.query, x), self._project_to_complex(self.key, x)
 
-    def _project_to_complex(self, linear: nn.Linear, x: Tensor) -> Tensor:
+    def _project_to_complex(self, layer: Linear, x: Tensor) -> Tensor:
         """Project `x` to complex numbers [B, H, N, head_dim / 2]: channel i + 1j * channel i + head_dim / 2.
 
         The rows of the weight are permuted for this, which is cheaper than permuting the output.
@@ -175,7 +188,14 @@ class Attention(nn.Module):
         def interleave_halves(rows: Tensor) -> Tensor:
             return rows.unflatten(0, (self.heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
-        bias = None if linear.bias is None else interleave_halves(linear.bias)
-        y = F.linear(x, interleave_halves(linear.weight), bias)
+        bias = None if layer.bias is None else interleave_halves(layer.bias)
+        y = linear(x, interleave_halves(layer.weight), bias)
         y = y.to(torch.promote_types(y.dtype, torch.float32)).unflatten(-1, (self.heads, -1, 2))
         return torch.view_as_complex(y).transpose(1, 2)
+
+
+def _project_together(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+    """Return the outputs of linear layers of equal width on the same input."""
+    weights, biases = zip(*((layer.weight, layer.bias) for layer in layers), strict=True)
+    bias = None if biases[0] is None else torch.cat(biases)
+    return linear(x, torch.cat(weights), bias).chunk(len(layers), -1)

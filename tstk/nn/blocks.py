@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tstk.errors import OptionError
+from tstk.kernels.dropout import apply_dropout
 from tstk.nn.attention import Angles, Attention
 from tstk.nn.cache import KVCache
+from tstk.nn.linear import Linear
 
 NormPlacement = Literal["pre", "post"]
 
@@ -21,10 +23,18 @@ def build_projection(in_features: int, out_features: int) -> nn.Module:
     """Return a linear layer, Xavier-uniform with zero bias to preserve variance; an identity for equal widths."""
     if in_features == out_features:
         return nn.Identity()
-    linear = nn.Linear(in_features, out_features)
-    nn.init.xavier_uniform_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
+    layer = Linear(in_features, out_features)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Dropout(nn.Dropout):
+    """Dropout in training, from few random numbers (`tstk.kernels.dropout`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [...] with elements set to zero at random."""
+        return apply_dropout(x, self.p) if self.training else x
 
 
 class LowRankLinear(nn.Module):
@@ -42,8 +52,8 @@ class LowRankLinear(nn.Module):
             raise OptionError(f"rank_ratio={rank_ratio}: expected a fraction above 0 and at most 1")
         full_rank = min(in_features, out_features)
         rank = min(max(32, int(full_rank * rank_ratio)), full_rank)
-        self.v = nn.Linear(in_features, rank, bias=False)
-        self.u = nn.Linear(rank, out_features)
+        self.v = Linear(in_features, rank, bias=False)
+        self.u = Linear(rank, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in_features] to [..., out_features]."""
@@ -72,11 +82,11 @@ class MLP(nn.Module):
         super().__init__()
 
         def linear(inputs: int, outputs: int) -> nn.Module:
-            return nn.Linear(inputs, outputs) if rank_ratio is None else LowRankLinear(inputs, outputs, rank_ratio)
+            return Linear(inputs, outputs) if rank_ratio is None else LowRankLinear(inputs, outputs, rank_ratio)
 
         self.up, self.down = linear(dim, hidden), linear(hidden, dim)
-        self.act, self.dropout = nn.GELU(), nn.Dropout(dropout)
-        self.hidden_dropout = nn.Dropout(hidden_dropout) if hidden_dropout else nn.Identity()
+        self.act, self.dropout = nn.GELU(), Dropout(dropout)
+        self.hidden_dropout = Dropout(hidden_dropout) if hidden_dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, N, D] to [B, N, D]."""
@@ -109,7 +119,7 @@ class _ResidualBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(dim, eps)
         self.mlp = MLP(dim, hidden or 4 * dim, dropout, rank_ratio, hidden_dropout)
         self.mlp_norm = nn.LayerNorm(dim, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         has_scale = residual_scale is not None
         self.attention_scale = nn.Parameter(torch.tensor(float(residual_scale or 0))) if has_scale else None
         self.mlp_scale = nn.Parameter(torch.tensor(float(residual_scale or 0))) if has_scale else None

@@ -22,13 +22,13 @@ def masked_mean(values: Tensor, where: Tensor | None = None) -> Tensor:
         values: any shape
         where: bool, broadcast to `values`, True at elements to include; all if None
     """
-    if where is None:
-        where = torch.ones_like(values, dtype=torch.bool)
-    where = where.expand_as(values)
     # Half precision cannot hold the sum of a large batch.
-    dtype = torch.promote_types(values.dtype, torch.float32)
-    total = torch.where(where, values, 0).sum(dtype=dtype)
-    count, world = where.sum(), 1
+    dtype, world = torch.promote_types(values.dtype, torch.float32), 1
+    if where is None:
+        total, count = values.sum(dtype=dtype), torch.tensor(values.numel(), device=values.device)
+    else:
+        where = where.expand_as(values)
+        total, count = torch.where(where, values, 0).sum(dtype=dtype), where.sum()
     if is_distributed():
         torch.distributed.all_reduce(count)
         world = torch.distributed.get_world_size()

@@ -11,6 +11,7 @@ from tstk.core.masking import get_masking_policy
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
+from tstk.nn.linear import Linear
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import MaskingName, NonNegativeFloat, Ratio
 
@@ -60,9 +61,9 @@ class SpectrumTime(Loss):
     def bind_decoder(self, decoder: Decoder) -> None:
         """Create the output layers for the decoder's width."""
         spec, dim = self.spec, decoder.out.dim or 0
-        self.to_patch = nn.Linear(dim, spec.target_dim or 0)
+        self.to_patch = Linear(dim, spec.target_dim or 0)
         self.scale_conv = nn.Conv2d(dim, dim, (spec.grid_size[1] // spec.channels, 1))
-        self.to_samples = nn.Linear(dim, int(spec.stride or 0))
+        self.to_samples = Linear(dim, int(spec.stride or 0))
         for layer in (self.to_patch, self.scale_conv, self.to_samples):
             nn.init.xavier_uniform_(layer.weight)
             assert layer.bias is not None
@@ -74,22 +75,27 @@ class SpectrumTime(Loss):
         return tokens.replace(target=None, target_mask=None).select(tokens.valid & ~masked), tokens
 
     def reconstruct(self, step_output: StepOutput) -> tuple[Tensor, Tensor]:
-        """Reconstruct the patches [B, M, K], and the series [B, C, columns * samples of a patch]."""
+        """Reconstruct the patches [B, M, K], and the series as the loss compares it, see `_decode_series`."""
+        assert step_output.predictions is not None
+        return self.to_patch(step_output.predictions), self._decode_series(step_output)
+
+    def reconstruct_series(self, step_output: StepOutput) -> Tensor:
+        """Reconstruct the series in its units, [B, C, columns * samples of a patch]."""
+        samples = self._decode_series(step_output)
+        if not self.z_score:
+            return samples
+        mean, std = _compute_moments(step_output.series)
+        return samples * std + mean
+
+    def _decode_series(self, step_output: StepOutput) -> Tensor:
+        """Return the series [B, C, columns * samples of a patch]; with `z_score`, in deviations from its mean."""
         assert step_output.predictions is not None
         spec = self.spec
         grid = step_output.queries.replace(values=step_output.predictions).to_grid(spec.grid_size)
         grid = grid.unflatten(3, (spec.channels, -1))  # [B, D, columns, C, rows]
         columns = self.scale_conv(grid.permute(0, 3, 1, 4, 2).flatten(0, 1))[:, :, 0]  # [B C, D, columns]
         samples = self.to_samples(F.gelu(columns).transpose(1, 2)).flatten(1)
-        return self.to_patch(step_output.predictions), samples.unflatten(0, (-1, spec.channels))
-
-    def reconstruct_series(self, step_output: StepOutput) -> Tensor:
-        """Return the samples that `reconstruct` predicts, in the units of the series, [B, C, columns * samples]."""
-        samples = self.reconstruct(step_output)[1]
-        if not self.z_score:
-            return samples
-        mean, std = _compute_moments(step_output.series)
-        return samples * std + mean
+        return samples.unflatten(0, (-1, spec.channels))
 
     def forward(self, step_output: StepOutput) -> dict[str, Tensor]:
         """Return the losses `spectrum`, over masked patches, and `time`, over observed samples, weighted."""
@@ -97,15 +103,19 @@ class SpectrumTime(Loss):
         if self.z_score:
             mean, std = _compute_moments(step_output.series)
             x = (x - mean) / std
+        assert step_output.predictions is not None
         assert queries.target is not None
-        patches, series = self.reconstruct(step_output)
-        masked = step_output.masked[..., None]
-        if queries.target_mask is not None:
-            masked = queries.target_mask & masked
-        squares = (series[..., : x.shape[-1]] - x).square()
+        rows = step_output.masked.flatten().nonzero()[:, 0]
+
+        def select_masked(values: Tensor) -> Tensor:  # ten times faster than with a mask as index
+            return values.flatten(0, 1).index_select(0, rows)
+
+        patches = self.to_patch(select_masked(step_output.predictions))
+        observed = None if queries.target_mask is None else select_masked(queries.target_mask)
+        errors = self._decode_series(step_output)[..., : x.shape[-1]] - x
         return {
-            "spectrum": masked_mean((patches - queries.target).square(), masked),
-            "time": self.time * masked_mean(squares, step_output.series.observed_mask),
+            "spectrum": masked_mean((patches - select_masked(queries.target)).square(), observed),
+            "time": self.time * masked_mean(errors.square(), step_output.series.observed),
         }
 
 

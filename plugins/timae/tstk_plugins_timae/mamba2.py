@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tstk.core.interfaces import Encoder
 from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError
+from tstk.nn.linear import Linear
 from tstk.nn.positions import sinusoidal_embedding
 from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 from tstk_plugins_timae.ssd import load_fused_scan, scan
@@ -48,7 +49,7 @@ class Mamba2Mixer(nn.Module):
         self.in_proj_sizes, self.conv_sizes = (inner, conv_dim, heads), (inner, state, state)
         self.head_dim, self.chunk = head_dim, chunk
         self.scan = load_fused_scan() if backend == "mamba-ssm" else scan
-        self.in_proj = nn.Linear(dim, sum(self.in_proj_sizes), bias=False)
+        self.in_proj = Linear(dim, sum(self.in_proj_sizes), bias=False)
         self.conv = nn.Conv1d(conv_dim, conv_dim, conv, groups=conv_dim)
         # The initial step sizes dt are log-uniform in [0.001, 0.1]; the bias is their inverse softplus.
         dt = torch.empty(heads).uniform_(math.log(1e-3), math.log(0.1)).exp().clamp(min=1e-4)
@@ -56,7 +57,7 @@ class Mamba2Mixer(nn.Module):
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.skip = nn.Parameter(torch.ones(heads))
         self.norm = nn.RMSNorm(inner, eps=1e-5)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.out_proj = Linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor, valid: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         """Mix the tokens: [B, N, D] -> [B, N, D], zero where invalid, and the state after the last valid token.
@@ -145,7 +146,7 @@ class Mamba2(Encoder):
             return nn.ModuleList(Mamba2Mixer(dim, state, head_dim, expand, conv, size, backend) for _ in range(depth))
 
         self.residual, self.sinusoidal = residual, positions == "sinusoidal"
-        self.project = nn.Linear(spec.dim or 0, dim) if spec.dim != dim else nn.Identity()
+        self.project = Linear(spec.dim or 0, dim) if spec.dim != dim else nn.Identity()
         self.mixers = build_mixers()
         self.reverse_mixers = build_mixers() if bidirectional else None
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(depth))

@@ -13,6 +13,7 @@ from torch import nn
 
 from tstk.builtin.encoders.transformer import Transformer
 from tstk.core.types import Spec
+from tstk.nn.blocks import Dropout
 from tstk.nn.pretrained import (
     convert_bert_layers,
     copy_parameters,
@@ -76,7 +77,7 @@ class TimeMAEEncoder(Transformer):
         )
         if double_dropout:
             double_mlp_dropout(self.stack.blocks)
-        self.dropout = nn.Dropout(0.0)  # the paper has dropout inside the blocks only, not on the embeddings
+        self.dropout = Dropout(0.0)  # the paper has dropout inside the blocks only, not on the embeddings
         self.sizes, self.pretrained, self.freeze, self.lr = sizes, pretrained, freeze, lr
         if init == "published":
             init_xavier(self)

@@ -19,6 +19,7 @@ from tstk.core.masking import get_masking_policy
 from tstk.core.rng import SampleRNG
 from tstk.core.types import Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError
+from tstk.nn.linear import Linear
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import Fraction, MaskingName, NonNegativeFloat, Ratio
 from tstk_plugins_timemae.init import init_xavier
@@ -76,11 +77,12 @@ class TimeMAE(Loss):
         self.mask_tokens = get_masking_policy(policy)
         self.smoothing, self.momentum, self.temperature = smoothing, momentum, temperature
         self.teacher_dropout = teacher_dropout
-        self.codeword_classifier = nn.Linear(spec.tokenizer_dim or 0, codes)
+        self.codeword_classifier = Linear(spec.tokenizer_dim or 0, codes)
         init_xavier(self.codeword_classifier)
         self.teacher: Encoder | None = None
         if teacher_start == "first-step":
             self.register_buffer("teacher_has_started", torch.tensor(False))
+        self._averaged: list[tuple[Tensor, Tensor]] | None = None
         self.out = spec.replace(target_dim=None, predicts_in_place=False)
 
     def bind_decoder(self, decoder: Decoder) -> None:
@@ -98,7 +100,7 @@ class TimeMAE(Loss):
 
     def bind(self, pipeline: BasePipeline) -> None:
         """Create the teacher: a copy of the encoder that shares the parameters of its position embeddings."""
-        self._student = [pipeline.encoder]
+        self._student, self._averaged = [pipeline.encoder], None
         shared = {id(p): p for p in find_pos_embed_parameters(pipeline.encoder)}
         self.teacher = deepcopy(pipeline.encoder, dict(shared))
         for p in self.teacher.parameters():
@@ -117,13 +119,18 @@ class TimeMAE(Loss):
         """Update the teacher: xi <- m xi + (1 - m) theta."""
         assert self.teacher is not None
         student = self._student[0]
-        weight: float | Tensor = 1 - self.momentum
-        if "teacher_has_started" in self._buffers:
-            weight = torch.where(self.teacher_has_started, weight, 1.0)  # 1 copies the encoder
-            self.teacher_has_started.fill_(True)
-        for teacher_param, student_param in zip(self.teacher.parameters(), student.parameters(), strict=True):
-            if teacher_param is not student_param:
-                teacher_param.lerp_(student_param, weight)
+        if self._averaged is None:  # not in `bind`, after which parameters may be sharded
+            pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
+            self._averaged = [(average, weight) for average, weight in pairs if average is not weight]
+        if not self._averaged:
+            return
+        averages, weights = zip(*self._averaged, strict=True)
+        if "teacher_has_started" not in self._buffers:
+            torch._foreach_lerp_(averages, weights, 1 - self.momentum)
+            return
+        share = torch.where(self.teacher_has_started, 1 - self.momentum, 1.0)  # 1 copies the encoder
+        self.teacher_has_started.fill_(True)
+        torch._foreach_lerp_(averages, weights, [share] * len(averages))
         for teacher_buffer, student_buffer in zip(self.teacher.buffers(), student.buffers(), strict=True):
             teacher_buffer.copy_(student_buffer)
 
@@ -151,8 +158,8 @@ class TimeMAE(Loss):
             target = self.teacher(queries).values
         logits = self.codeword_classifier(predictions)
         cross_entropy = F.cross_entropy(
-            logits.transpose(1, 2), codewords, reduction="none", label_smoothing=self.smoothing
-        )
+            logits.flatten(0, 1), codewords.flatten(), reduction="none", label_smoothing=self.smoothing
+        ).view_as(codewords)
         step_output.metrics |= codeword_metrics(logits.detach(), codewords, valid)
         return {
             "align": self.align * masked_mean((predictions - target).square(), valid[..., None]),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.nn.attention import Attention, make_key_mask
+from tstk.nn.linear import Linear
 
 GUIDED_ATTRIBUTES = {"none": (), "z": ("z",), "z_mu_sigma": ("z", "mean", "scale")}
 """Values of the option `guide` -> attributes computed from guided states."""
@@ -51,7 +52,7 @@ class AttributeDecoder(nn.Module):
         self.shortest = shortest
         widths = {"z": code_dim, "place": 2, "mean": 1, "scale": 1}
         self.mlps = nn.ModuleDict(
-            {name: nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out)) for name, out in widths.items()}
+            {name: nn.Sequential(Linear(dim, dim), nn.ReLU(), Linear(dim, out)) for name, out in widths.items()}
         )
         if initial_length is not None:
             share = 2 * (initial_length - shortest)  # initial starts are near the middle of the series

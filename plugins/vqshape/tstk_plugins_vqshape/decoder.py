@@ -13,6 +13,7 @@ from tstk.core.types import Spec, Tokens
 from tstk.errors import IncompatibleError
 from tstk.nn.attention import make_key_mask
 from tstk.nn.blocks import Stack
+from tstk.nn.linear import Linear
 from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 
 
@@ -45,7 +46,7 @@ class ShapesToSeries(Decoder):
         init: Literal["torch", "xavier-stacked"] = "torch",
     ) -> None:
         super().__init__(spec)
-        self.in_proj = nn.Linear(spec.dim or 0, dim)
+        self.in_proj = Linear(spec.dim or 0, dim)
         self.cls = nn.Parameter(torch.randn(dim) / dim)
         self.stack = Stack(
             depth,
@@ -58,7 +59,7 @@ class ShapesToSeries(Decoder):
         )
         for block in self.stack.blocks if init == "xavier-stacked" else ():
             block.attention.init_stacked_xavier()  # type: ignore[operator, union-attr]
-        self.out_proj = nn.Linear(dim, spec.channels * ceil(spec.length / max(spec.num_tokens, 1)))
+        self.out_proj = Linear(dim, spec.channels * ceil(spec.length / max(spec.num_tokens, 1)))
         self.out = spec.replace(dim=None, target_dim=None)
 
     def bind_tokenizer(self, tokenizer: Tokenizer) -> None:

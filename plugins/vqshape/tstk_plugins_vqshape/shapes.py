@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.errors import OptionError
+from tstk.nn.linear import Linear
 
 
 class _ResidualBlock(nn.Module):
@@ -57,7 +58,7 @@ class ShapeDecoder(nn.Module):
         if smooth < 1 or smooth % 2 == 0:
             raise OptionError(f"tokenizer.smooth={smooth}: expected an odd number")
         self.width = width
-        self.in_proj = nn.Linear(code_dim, width * (points // 16))
+        self.in_proj = Linear(code_dim, width * (points // 16))
         self.body = nn.Sequential(
             _ResidualBlock(width, width),
             nn.GELU(),

@@ -14,8 +14,9 @@ from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, StepOutput, Tokens
 from tstk.errors import IncompatibleError, OptionError
 from tstk.nn.attention import Attention, make_key_mask
-from tstk.nn.blocks import MLP, Stack
+from tstk.nn.blocks import MLP, Dropout, Stack
 from tstk.nn.codebook import Codebook
+from tstk.nn.linear import Linear
 from tstk.nn.positions import resize_pos_embed
 from tstk.nn.reduce import masked_mean
 from tstk.plugins.ranges import Depth, Fraction, NonNegativeFloat, PositiveInt, Ratio
@@ -32,7 +33,7 @@ class _QueryBlock(nn.Module):
         self.cross_attn = Attention(dim, heads, dropout=inner_dropout)
         self.mlp = MLP(dim, 4 * dim, dropout, hidden_dropout=inner_dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, patches: Tensor, mask: Tensor | None) -> Tensor:
         """Update queries [B, N, D] from patches [B, M, D]."""
@@ -137,7 +138,7 @@ class VQShape(Tokenizer):
             )
         self.patch, self.patch_drop, self.points, self.smooth = patch, patch_drop, points, smooth
         self.shortest, self.penalty_weights = shortest, {"shape": shape, "form": form, "diversity": diversity}
-        self.patch_embed = nn.Linear(patch, dim)
+        self.patch_embed = Linear(patch, dim)
         self.table = nn.Parameter(torch.randn(ceil(spec.length / patch), dim) * position_std)
         self.stack = Stack(
             depth,

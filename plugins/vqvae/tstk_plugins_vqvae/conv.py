@@ -3,14 +3,19 @@
 The encoders differ only in where their convolutions are padded, so all have the same weights: `ConvEncoder` on both
 sides, as in TOTEM; `CausalEncoder` before the samples only; `PatchwiseEncoder` around each patch, which it encodes
 independently. F is the factor, the number of samples per vector.
+
+Between layers, the channels of a sample are next to each other in memory (`torch.channels_last` of [B, C, 1, L]), the
+layout in which oneDNN's convolutions are fastest; with the layout of [B, C, L] they copy their inputs and outputs.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tstk.errors import OptionError
+from tstk.nn.linear import linear
 
 STRIDES = {4: (2, 2), 8: (2, 2, 2), 12: (2, 2, 3), 16: (2, 2, 2, 2)}
 """Factor -> strides of the convolutions of kernel size 4, whose product is the factor."""
@@ -28,7 +33,10 @@ def get_strides(factor: int) -> tuple[int, ...]:
 
 
 class MaskedConv1d(nn.Conv1d):
-    """A convolution with separate left and right zero padding, whose output is zero where nothing was observed."""
+    """A convolution with separate left and right zero padding, whose output is zero where nothing was observed.
+
+    The left padding is at least as wide as the right one.
+    """
 
     def __init__(
         self,
@@ -43,9 +51,26 @@ class MaskedConv1d(nn.Conv1d):
         super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
         self.pad_width = pad_width
 
-    def forward(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Convolve [B, in_channels, L] to [B, out_channels, L / stride], times `observed` [B, 1, L / stride]."""
-        return _apply_mask(super().forward(F.pad(x, self.pad_width)), observed)
+    def forward(self, x: Tensor, observed: Tensor | None = None, *, relu: bool = False) -> Tensor:
+        """Convolve [B, in_channels, 1, L] to [B, out_channels, 1, L / stride], times `observed` [B, 1, L / stride].
+
+        Both ends are padded like the left one, which is faster than a padded copy. So without `observed` and with less
+        padding at the right, some more vectors follow at the end, on which those before do not depend.
+
+        Args:
+            x: channels last
+            observed: 0 where nothing was observed, 1 elsewhere
+            relu: apply ReLU
+        """
+        left, stride = self.pad_width[0], self.stride[0]
+        if x.shape[1] == 1:  # so few channels are faster as a matrix product
+            windows = F.pad(x[:, 0, 0], self.pad_width).unfold(1, self.kernel_size[0], stride)
+            y = linear(windows, self.weight[:, 0], self.bias)
+            y = (y.relu_() if relu else y).transpose(1, 2)[:, :, None]
+        else:
+            y = F.conv2d(x, self.weight[:, :, None], self.bias, (1, stride), (0, left))
+            y = y.relu_() if relu else y
+        return y if observed is None else _apply_mask(y[..., : observed.shape[-1]], observed)
 
 
 class ResidualStack(nn.Module):
@@ -60,11 +85,11 @@ class ResidualStack(nn.Module):
         self.narrow = nn.ModuleList(MaskedConv1d(hidden, dim, 1, bias=False) for _ in range(layers))
 
     def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:
-        """Map [B, dim, L] to [B, dim, L]."""
+        """Map [B, dim, 1, L] to [B, dim, 1, L]; `x` is overwritten."""
         for wide, narrow in zip(self.wide, self.narrow, strict=True):
-            x = x.relu()
-            x = x + narrow(wide(x).relu(), observed)
-        return x.relu()
+            x = x.relu_()
+            x = narrow(wide(x, relu=True), observed)[..., : x.shape[-1]] + x
+        return x.relu_()
 
 
 class ConvEncoder(nn.Module):
@@ -99,10 +124,12 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Encode [B, C, F N] to [B, N, dim]; `observed` [B, 1, F N] is 0 where nothing was observed, 1 elsewhere."""
+        count, x = x.shape[-1] // self.factor, _to_channels_last(x)
         for conv, stride in zip(self.down, self.strides, strict=True):
             observed = None if observed is None else F.max_pool1d(observed, stride)
-            x = conv(x, observed).relu()
-        return self.out(self.residual(self.conv(x, observed), observed), observed).transpose(1, 2)
+            x = conv(x, observed, relu=True)
+        x = self.out(self.residual(self.conv(x, observed), observed), observed)
+        return x[:, :, 0, :count].transpose(1, 2)
 
 
 class CausalEncoder(ConvEncoder):
@@ -150,12 +177,22 @@ class ConvDecoder(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Decode [B, N, dim] to [B, C, F N]; `valid` [B, 1, N] is 0 for invalid vectors, 1 elsewhere."""
-        x = self.residual(self.conv(_apply_mask(x.transpose(1, 2), valid), valid), valid)
+        x = _apply_mask(_to_channels_last(x.transpose(1, 2)), valid)
+        x = self.residual(self.conv(x, valid), valid)
         for i, (conv, stride) in enumerate(zip(self.up, self.strides, strict=True)):
             valid = None if valid is None else valid.repeat_interleave(stride, -1)
-            x = _apply_mask(conv(x if i == 0 else x.relu()), valid)
-        return x
+            x = x if i == 0 else x.relu_()
+            assert isinstance(conv, nn.ConvTranspose1d)
+            x = F.conv_transpose2d(x, conv.weight[:, :, None], conv.bias, (1, stride), (0, 1))
+            x = _apply_mask(x, valid)
+        return x[:, :, 0]
+
+
+def _to_channels_last(x: Tensor) -> Tensor:
+    """Return [B, C, L] as [B, C, 1, L] whose channels are next to each other in memory."""
+    return x[:, :, None].contiguous(memory_format=torch.channels_last)
 
 
 def _apply_mask(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x * mask.to(x.dtype)
+    """Multiply [B, C, 1, L] by a mask [B, 1, L]."""
+    return x if mask is None else x * mask[:, :, None].to(x.dtype)

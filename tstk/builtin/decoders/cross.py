@@ -9,6 +9,7 @@ from tstk.core.interfaces import Decoder, PosEmbedFn
 from tstk.core.types import Spec, Tokens
 from tstk.nn.attention import make_key_mask
 from tstk.nn.blocks import CrossBlock
+from tstk.nn.linear import Linear
 from tstk.plugins.ranges import Depth, Fraction, PositiveInt
 
 
@@ -53,7 +54,7 @@ class Cross(Decoder):
             for _ in range(depth)
         )
         self.out = spec.replace(dim=spec.target_dim or dim)
-        self.project = nn.Linear(dim, spec.target_dim) if spec.target_dim else nn.Identity()
+        self.project = Linear(dim, spec.target_dim) if spec.target_dim else nn.Identity()
 
     def forward(self, encoded: Tokens, queries: Tokens, pos_embed: PosEmbedFn) -> Tensor:
         """Return a prediction for each query, [B, M, K]."""

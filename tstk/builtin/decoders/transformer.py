@@ -12,6 +12,7 @@ from tstk.core.interfaces import Decoder, PosEmbedFn
 from tstk.core.types import Spec, Tokens
 from tstk.nn.attention import make_key_mask
 from tstk.nn.blocks import Stack
+from tstk.nn.linear import Linear
 from tstk.nn.positions import (
     check_position_std,
     check_rotary,
@@ -66,7 +67,7 @@ class TransformerDecoder(Decoder):
         init: Literal["torch", "xavier", "xavier-stacked"] = "torch",
     ) -> None:
         super().__init__(spec)
-        self.embed = nn.Linear(spec.dim or 0, dim)
+        self.embed = Linear(spec.dim or 0, dim)
         self.mask_token = nn.Parameter(torch.randn(dim) * mask_std)
         self.positions, self.rope, self.head_dim = positions, rope, dim // heads
         if "rotary" in positions:
@@ -82,7 +83,7 @@ class TransformerDecoder(Decoder):
                 init_pos_embed(table, position_std)
         self.stack = Stack(depth, dim, heads, hidden=4 * dim, dropout=dropout, norm="pre", bias=bias)
         self.out = spec.replace(dim=spec.target_dim or dim)
-        self.project = nn.Linear(dim, spec.target_dim) if spec.target_dim else nn.Identity()
+        self.project = Linear(dim, spec.target_dim) if spec.target_dim else nn.Identity()
         for module in self.modules() if init != "torch" else ():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -94,11 +95,11 @@ class TransformerDecoder(Decoder):
     def forward(self, encoded: Tokens, queries: Tokens, pos_embed: PosEmbedFn) -> Tensor:
         """Return a prediction for each query, [B, M, K]."""
         x = self.embed(encoded.values)
-        pos, index, valid = encoded.pos, encoded.grid_index, encoded.valid
+        pos, valid = encoded.pos, encoded.valid
         if not self.spec.predicts_in_place:
-            x, pos, index, valid = self._scatter_to_grid(x, encoded, queries)
-        if self.table is not None:
-            x = x + F.embedding(index, self.table)
+            x, pos, valid = self._scatter_to_grid(x, encoded, queries)
+        if self.table is not None:  # which has a row for each cell of the grid
+            x = x + (F.embedding(encoded.grid_index, self.table) if self.spec.predicts_in_place else self.table)
         interleaved = self.positions == "interleaved"
         if interleaved or self.positions == "sinusoidal":
             first = 1 if interleaved else 0
@@ -119,15 +120,15 @@ class TransformerDecoder(Decoder):
         if "rotary" in self.positions:
             angles = rotary_angles(pos, self.head_dim, round_to_bf16=self.rope == "flat-bf16")
         x = self.stack(x, mask=make_key_mask(valid), angles=angles)[:, num_prefix:]
-        if not self.spec.predicts_in_place:
+        if not self.spec.predicts_in_place and not _is_whole_grid(queries, x.shape[1]):
             x = queries.from_grid(x.mT).values
         return self.project(x)
 
-    def _scatter_to_grid(self, x: Tensor, encoded: Tokens, queries: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _scatter_to_grid(self, x: Tensor, encoded: Tokens, queries: Tokens) -> tuple[Tensor, Tensor, Tensor]:
         """Scatter visible tokens to the grid and fill it with mask tokens.
 
         Returns:
-            values, pos, grid_index and valid of the N tokens of the grid; valid at visible tokens and queries
+            values, pos and valid of the N tokens of the grid; valid at visible tokens and queries
         """
         grid_size = (self.spec.num_tokens,)
 
@@ -137,5 +138,12 @@ class TransformerDecoder(Decoder):
         is_visible = encoded.grid_mask(grid_size)
         values = torch.where(is_visible[..., None], to_grid(encoded, x), self.mask_token)
         pos = torch.where(is_visible[..., None], to_grid(encoded, encoded.pos), to_grid(queries, queries.pos))
-        index = torch.arange(is_visible.shape[1], device=x.device).expand_as(is_visible)
-        return values, pos, index, is_visible | queries.grid_mask(grid_size)
+        return values, pos, is_visible | queries.grid_mask(grid_size)
+
+
+def _is_whole_grid(tokens: Tokens, num_cells: int) -> bool:
+    """Whether the tokens are all cells of the grid in order; unknown, hence False, under torch.compile."""
+    index = tokens.grid_index
+    if torch.compiler.is_compiling() or index.shape[1] != num_cells:
+        return False
+    return bool((index == torch.arange(num_cells, device=index.device)).all())

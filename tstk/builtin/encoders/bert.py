@@ -17,7 +17,7 @@ from tstk.core.interfaces import Encoder
 from tstk.core.types import Spec, Tokens
 from tstk.errors import CheckpointError, IncompatibleError, OptionError
 from tstk.nn.attention import make_key_mask
-from tstk.nn.blocks import Stack, build_projection
+from tstk.nn.blocks import Dropout, Stack, build_projection
 from tstk.nn.positions import check_position_std, init_pos_embed, resize_pos_embed
 from tstk.nn.pretrained import (
     convert_bert_layers,
@@ -113,7 +113,7 @@ class Bert(Encoder):
         self.cls = nn.Parameter(torch.empty(1, 1, dim)) if cls else None
         self.token_type = nn.Parameter(torch.empty(dim)) if part == "whole" else None
         self.norm = nn.LayerNorm(dim, self.architecture["eps"]) if part == "whole" else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.stack = Stack(
             self.architecture["depth"],
             dim,

@@ -13,7 +13,7 @@ from tstk.core.interfaces import Encoder
 from tstk.core.types import Spec, Tokens
 from tstk.errors import OptionError
 from tstk.nn.attention import Angles, check_heads, make_key_mask
-from tstk.nn.blocks import Stack, build_projection
+from tstk.nn.blocks import Dropout, Stack, build_projection
 from tstk.nn.cache import KVCache
 from tstk.nn.positions import (
     check_position_std,
@@ -104,7 +104,7 @@ class Transformer(Encoder):
         self.table = nn.Parameter(torch.empty(spec.num_tokens, dim)) if "learned" in positions else None
         self.cls = nn.Parameter(torch.empty(1, 1, dim)) if cls else None
         self.cls_pos_embed = nn.Parameter(torch.empty(1, 1, dim)) if cls_pos_embed else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.stack = Stack(
             depth,
             dim,

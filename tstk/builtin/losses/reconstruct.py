@@ -38,7 +38,7 @@ class Reconstruct(Loss):
         queries, series = step_output.queries, step_output.series
         if self.predicts_series:
             errors = step_output.predictions[..., : series.x.shape[-1]] - series.x
-            return {"reconstruction": masked_mean(errors.square(), series.observed_mask)}
+            return {"reconstruction": masked_mean(errors.square(), series.observed)}
         assert queries.target is not None
         where = queries.valid[..., None]
         if queries.target_mask is not None:

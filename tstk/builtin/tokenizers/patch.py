@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tstk.core.interfaces import Tokenizer
 from tstk.core.types import Series, Spec, Tokens
 from tstk.errors import DataError, OptionError
+from tstk.nn.linear import Linear
 from tstk.nn.resample import observed_lengths
 from tstk.plugins.ranges import PositiveInt
 
@@ -49,7 +50,7 @@ class BasePatch(Tokenizer):
             patch_len=float(self.window),
             target_dim=spec.channels * self.window,
         )
-        self.project = nn.Linear(num_features * self.window, dim)
+        self.project = Linear(num_features * self.window, dim)
 
     def extract_features(self, series: Series) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the features to cut into windows, [B, num_features, T], and batch statistics for `after_step`."""

@@ -1,0 +1,107 @@
+"""Linear layers that use oneDNN where torch would use a slower library.
+
+torch multiplies float32 matrices with MKL, which uses AVX2 only on processors that are not Intel's. oneDNN, which torch
+contains as well and uses for convolutions, has AVX-512 kernels for all processors, twice as fast. The results agree up
+to rounding.
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+MIN_PRODUCTS = 1 << 18
+"""From this many products of numbers on, oneDNN's overhead of some microseconds per call pays."""
+
+
+class Linear(nn.Linear):
+    """A linear layer as torch's, with the same parameters and initial values, computed by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., in_features] to [..., out_features]."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute x @ weight.T + bias, as `torch.nn.functional.linear`, in float32 on a CPU with the faster library.
+
+    Args:
+        x: [..., in_features]
+        weight: [out_features, in_features]
+        bias: [out_features]
+    """
+    if torch.compiler.is_compiling() or not _is_onednn_faster(x, weight):
+        return F.linear(x, weight, bias)
+    y: Tensor = _OneDNNLinear.apply(x, weight, bias)
+    return y
+
+
+def _is_onednn_faster(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and type(x) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
+        and x.numel() * weight.shape[0] >= MIN_PRODUCTS
+        and _has_slow_mkl()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.jit.is_tracing()
+    )
+
+
+@cache
+def _has_slow_mkl() -> bool:
+    """Whether MKL uses half of the vector width that oneDNN does on this processor."""
+    path = Path("/proc/cpuinfo")
+    processor = path.read_text(encoding="utf-8", errors="replace") if path.exists() else platform.processor()
+    return (
+        "AuthenticAMD" in processor
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def _multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return a @ b.T + bias of matrices with any strides."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return y
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        ctx.save_for_backward(rows, weight)
+        ctx.shape = x.shape
+        # not `view`, so that in-place operations are allowed on the output
+        y: Tensor = torch.ops.aten._unsafe_view(_multiply(rows, weight, bias), [*x.shape[:-1], weight.shape[0]])
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1]).contiguous()
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            _multiply(grad, weight.t()).view(ctx.shape) if needs_x else None,
+            _compute_weight_gradient(grad, rows) if needs_weight else None,
+            grad.sum(0) if needs_bias else None,
+        )
+
+
+def _compute_weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
+    """Return grad.T @ rows, computed as the transpose of rows.T @ grad if that has fewer rows, which is faster."""
+    if grad.shape[1] > rows.shape[1]:
+        return _multiply(rows.t(), grad.t()).t()
+    return _multiply(grad.t(), rows.t())
