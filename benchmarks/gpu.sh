@@ -72,11 +72,11 @@ if [[ $mode != bench ]]; then
     step "self-tests" $((total / 3)) may "$python" -c '
 import torch
 from tstk.kernels import self_test
-for test in (self_test.nearest_code, self_test.rope_attention, self_test.ricker_cwt, self_test.soft_assignment):
+for operation in ("nearest_code", "rope_attention", "ricker_cwt", "soft_assignment"):
     try:
-        print(test.__name__, test(torch.device("'"$device"'")) or "passed", flush=True)
+        print(operation, getattr(self_test, "check_" + operation)(torch.device("'"$device"'")) or "passed", flush=True)
     except Exception as error:
-        print(test.__name__, type(error).__name__, error, flush=True)'
+        print(operation, type(error).__name__, error, flush=True)'
     workers=$("$python" -c 'import xdist; print("-n8")' 2>/dev/null)
     failed=$([[ $mode == mend ]] && echo "--last-failed")
     step "tests of the kernels" $((total * 2 / 3)) must "$python" -m pytest \
