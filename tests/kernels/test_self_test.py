@@ -16,6 +16,7 @@ from tstk.kernels.dispatch import OPERATIONS
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_every_triton_backend_has_a_self_test_and_passes_it(operation):
     target = OPERATIONS[operation].backends["triton"].self_test

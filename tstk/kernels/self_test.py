@@ -16,8 +16,8 @@ from tstk.kernels.nearest_code import soft_assignment
 
 
 def check_nearest_code(device: torch.device) -> str:
-    """Return what is wrong with the search among narrow and wide codes, of which two are equal."""
-    for n, k, d in ((70, 40, 8), (20, 40, 72)):
+    """Return what is wrong with a search in large tiles and one in small tiles, among codes of which two are equal."""
+    for n, k, d in ((8192, 40, 8), (20, 40, 72)):
         codes = _fill(device, k, d)
         codes[31] = codes[4]
         z = codes[torch.arange(n, device=device) % k] + 0.1 * _fill(device, n, d)
@@ -41,13 +41,15 @@ def check_soft_assignment(device: torch.device) -> str:
 
 
 def check_rope_attention(device: torch.device) -> str:
-    """Return what is wrong with attention, forward and backward, in float32 and bfloat16."""
-    angle = _fill(device, 1, 1, 20, 8)
-    valid = torch.arange(20, device=device) < torch.tensor([[20], [13]], device=device)
-    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
+    """Return what is wrong with attention, forward and backward: one tile in float32, two in bfloat16."""
+    for n, dtype, tolerance in ((20, torch.float32, 1e-4), (70, torch.bfloat16, 5e-2)):
+        angle = _fill(device, 1, 1, n, 8)
+        valid = torch.arange(n, device=device) < torch.tensor([[n], [13]], device=device)
         fault = _compare_gradients(
-            lambda q, k, v, backend: rope_attention(q, k, v, (angle.cos(), angle.sin()), valid=valid, backend=backend),
-            [_fill(device, 2, 2, 20, 16, start=i).to(dtype) for i in range(3)],
+            lambda q, k, v, backend, angles=(angle.cos(), angle.sin()), valid=valid: rope_attention(
+                q, k, v, angles, valid=valid, backend=backend
+            ),
+            [_fill(device, 2, 2, n, 16, start=i).to(dtype) for i in range(3)],
             tolerance,
         )
         if fault:
