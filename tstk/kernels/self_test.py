@@ -44,9 +44,10 @@ def check_rope_attention(device: torch.device) -> str:
     """Return what is wrong with attention, forward and backward: one tile in float32, two in bfloat16."""
     for n, dtype, tolerance in ((20, torch.float32, 1e-4), (70, torch.bfloat16, 5e-2)):
         angle = _fill(device, 1, 1, n, 8)
+        angles = angle.cos(), angle.sin()
         valid = torch.arange(n, device=device) < torch.tensor([[n], [13]], device=device)
         fault = _compare_gradients(
-            lambda q, k, v, backend, angles=(angle.cos(), angle.sin()), valid=valid: rope_attention(
+            lambda q, k, v, backend, angles=angles, valid=valid: rope_attention(
                 q, k, v, angles, valid=valid, backend=backend
             ),
             [_fill(device, 2, 2, n, 16, start=i).to(dtype) for i in range(3)],
