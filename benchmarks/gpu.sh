@@ -69,14 +69,7 @@ nvidia-smi 2>/dev/null
 timeout 30 "$python" -m benchmarks.compile --relocate "$TRITON_CACHE_DIR"
 
 if [[ $mode != bench ]]; then
-    step "self-tests" $((total / 3)) may "$python" -c '
-import torch
-from tstk.kernels import self_test
-for test in (self_test.nearest_code, self_test.rope_attention, self_test.ricker_cwt, self_test.soft_assignment):
-    try:
-        print(test.__name__, test(torch.device("'"$device"'")) or "passed", flush=True)
-    except Exception as error:
-        print(test.__name__, type(error).__name__, error, flush=True)'
+    step "self-tests" $((total / 3)) may "$python" -m benchmarks.self_tests "$device"
     workers=$("$python" -c 'import xdist; print("-n8")' 2>/dev/null)
     failed=$([[ $mode == mend ]] && echo "--last-failed")
     step "tests of the kernels" $((total * 2 / 3)) must "$python" -m pytest \

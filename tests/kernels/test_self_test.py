@@ -16,11 +16,12 @@ from tstk.kernels.dispatch import OPERATIONS
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_every_triton_backend_has_a_self_test_and_passes_it(operation):
     target = OPERATIONS[operation].backends["triton"].self_test
-    assert target == f"tstk.kernels.self_test:{operation}"
-    assert getattr(self_test, operation)(DEVICE) == ""
+    assert target == f"tstk.kernels.self_test:check_{operation}"
+    assert getattr(self_test, f"check_{operation}")(DEVICE) == ""
 
 
 @pytest.mark.parametrize("operation", ["rope_attention", "soft_assignment", "ricker_cwt"])
@@ -40,7 +41,7 @@ def test_wrong_values_and_wrong_gradients_are_found(monkeypatch, operation, wron
     monkeypatch.setitem(
         OPERATIONS[operation].backends, "triton", dispatch.Backend("triton", "tstk.kernels.self_test:_changed")
     )
-    assert "is off by" in getattr(self_test, operation)(DEVICE)
+    assert "is off by" in getattr(self_test, f"check_{operation}")(DEVICE)
 
 
 def test_a_search_that_prefers_the_last_of_equal_codes_is_found(monkeypatch):
@@ -54,4 +55,4 @@ def test_a_search_that_prefers_the_last_of_equal_codes_is_found(monkeypatch):
     monkeypatch.setitem(
         OPERATIONS["nearest_code"].backends, "triton", dispatch.Backend("triton", "tstk.kernels.self_test:_changed")
     )
-    assert "indices are wrong at width 8" in self_test.nearest_code(DEVICE)
+    assert "indices are wrong at width 8" in self_test.check_nearest_code(DEVICE)

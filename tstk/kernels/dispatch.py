@@ -102,14 +102,14 @@ def _run_self_test(target: str, device_type: str, index: int | None) -> str:
     if device_type == "cuda" and torch.cuda.is_current_stream_capturing():
         return "it was not tested before the graph was captured"  # a test waits for the GPU, which ends a capture
     module, _, attribute = target.partition(":")
+    place = device_type if index is None else f"{device_type}:{index}"
     # Also called while torch.compile traces with fake tensors, and in inference mode.
     with _disable_current_modes(), torch.inference_mode(False), torch.autocast(device_type, enabled=False):
         try:
-            fault = str(getattr(import_module(module), attribute)(torch.device(device_type, index)))
+            fault = str(getattr(import_module(module), attribute)(torch.device(place)))
         except Exception as error:  # whatever a compiler or driver raises means that the kernels cannot be used
             fault = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if fault:
-        place = device_type if index is None else f"{device_type}:{index}"
         fault = f"its self-test failed on {place}: {fault}"
         warnings.warn(
             f"{attribute}: {fault}; the next backend is used. Request the backend by name to use it all the same.",

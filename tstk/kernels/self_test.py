@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tstk import kernels
-from tstk.kernels.nearest_code import soft_assignment as assign_softly
+from tstk.kernels import nearest_code, ricker_cwt, rope_attention
+from tstk.kernels.nearest_code import soft_assignment
 
 
-def nearest_code(device: torch.device) -> str:
-    """Return what is wrong with the search among narrow and wide codes, of which two are equal."""
-    for n, k, d in ((70, 40, 8), (20, 40, 72)):
+def check_nearest_code(device: torch.device) -> str:
+    """Return what is wrong with a search in large tiles and one in small tiles, among codes of which two are equal."""
+    for n, k, d in ((8192, 40, 8), (20, 40, 72)):
         codes = _fill(device, k, d)
         codes[31] = codes[4]
         z = codes[torch.arange(n, device=device) % k] + 0.1 * _fill(device, n, d)
         (ids, squares), (true_ids, true_squares) = (
-            kernels.nearest_code(z, codes, backend=name) for name in ("triton", "reference")
+            nearest_code(z, codes, backend=name) for name in ("triton", "reference")
         )
         if wrong := int((ids != true_ids).sum()):
             return f"{wrong} of {n} indices are wrong at width {d}"
@@ -31,25 +31,26 @@ def nearest_code(device: torch.device) -> str:
     return ""
 
 
-def soft_assignment(device: torch.device) -> str:
+def check_soft_assignment(device: torch.device) -> str:
     """Return what is wrong with soft assignments, forward and backward."""
     return _compare_gradients(
-        lambda z, codes, backend: assign_softly(z, codes, temperature=0.5, backend=backend),
+        lambda z, codes, backend: soft_assignment(z, codes, temperature=0.5, backend=backend),
         [_fill(device, 70, 8), _fill(device, 40, 8)],
         1e-3,
     )
 
 
-def rope_attention(device: torch.device) -> str:
-    """Return what is wrong with attention, forward and backward, in float32 and bfloat16."""
-    angle = _fill(device, 1, 1, 20, 8)
-    valid = torch.arange(20, device=device) < torch.tensor([[20], [13]], device=device)
-    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
+def check_rope_attention(device: torch.device) -> str:
+    """Return what is wrong with attention, forward and backward: one tile in float32, two in bfloat16."""
+    for n, dtype, tolerance in ((20, torch.float32, 1e-4), (70, torch.bfloat16, 5e-2)):
+        angle = _fill(device, 1, 1, n, 8)
+        angles = angle.cos(), angle.sin()
+        valid = torch.arange(n, device=device) < torch.tensor([[n], [13]], device=device)
         fault = _compare_gradients(
-            lambda q, k, v, backend: kernels.rope_attention(
-                q, k, v, (angle.cos(), angle.sin()), valid=valid, backend=backend
+            lambda q, k, v, backend, angles=angles, valid=valid: rope_attention(
+                q, k, v, angles, valid=valid, backend=backend
             ),
-            [_fill(device, 2, 2, 20, 16, start=i).to(dtype) for i in range(3)],
+            [_fill(device, 2, 2, n, 16, start=i).to(dtype) for i in range(3)],
             tolerance,
         )
         if fault:
@@ -57,10 +58,10 @@ def rope_attention(device: torch.device) -> str:
     return ""
 
 
-def ricker_cwt(device: torch.device) -> str:
+def check_ricker_cwt(device: torch.device) -> str:
     """Return what is wrong with wavelets of three widths, forward and backward."""
     return _compare_gradients(
-        lambda x, backend: kernels.ricker_cwt(x, (0.5, 3.0, 9.0), padding="reflect", backend=backend),
+        lambda x, backend: ricker_cwt(x, (0.5, 3.0, 9.0), padding="reflect", backend=backend),
         [_fill(device, 2, 100)],
         1e-4,
     )
@@ -84,7 +85,8 @@ def _compare_gradients(call: Callable[..., Tensor | tuple[Tensor, ...]], inputs:
             weights = [_fill(x.device, *x.shape, start=7) for x in outputs]
             loss = sum((x.double() * w).sum() for x, w in zip(outputs, weights, strict=True))
             results.append([x.detach() for x in outputs] + list(torch.autograd.grad(loss, leaves)))  # type: ignore[arg-type]
-    return _compare(*results, tol)
+    actual, expected = results
+    return _compare(actual, expected, tol)
 
 
 def _compare(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> str:

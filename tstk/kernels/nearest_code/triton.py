@@ -404,6 +404,7 @@ def _launch_search(z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         return ids, squares
     tiles, columns = _choose_search_tiles(n, d)
     code_mean, _, squared_norms, table = _prepare(codes, tiles, columns)
+    assert table is not None
     programs, code_tiles = triton.cdiv(n, tiles["BLOCK_N"]), len(table) // tiles["BLOCK_K"]
     splits = max(1, min(MIN_PROGRAMS // programs, code_tiles // MIN_TILES_PER_SPLIT))
     per_split = triton.cdiv(code_tiles, splits)

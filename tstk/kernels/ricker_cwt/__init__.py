@@ -39,7 +39,7 @@ ricker_cwt_op = Operation(
         f"{_HERE}.triton:ricker_cwt",
         _why_triton_unsupported,
         why_triton_unavailable,
-        self_test="tstk.kernels.self_test:ricker_cwt",
+        self_test="tstk.kernels.self_test:check_ricker_cwt",
     ),
     Backend("torch", f"{_HERE}.torch:ricker_cwt"),
     Backend("reference", f"{_HERE}.reference:ricker_cwt"),

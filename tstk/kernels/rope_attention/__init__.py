@@ -95,7 +95,7 @@ rope_attention_op = Operation(
         f"{_HERE}.triton:rope_attention",
         _why_triton_unsupported,
         why_triton_unavailable,
-        self_test="tstk.kernels.self_test:rope_attention",
+        self_test="tstk.kernels.self_test:check_rope_attention",
     ),
     Backend("torch", f"{_HERE}.torch:rope_attention"),
     Backend("reference", f"{_HERE}.reference:rope_attention"),

@@ -50,7 +50,8 @@ def _choose_configs(tokens: int, width: int, bytes_per_value: int) -> tuple[Tile
             min(tokens, 32 if width <= 32 else 16), 4 if width > 16 else 2
         )
     tile = min(tokens, 64)
-    return TileConfig(tile, tile // 16), TileConfig(tile, 8 if tile * width >= 8192 else max(1, tile // 16))
+    smaller = tile if width <= 32 else min(tile, 32)
+    return TileConfig(tile, tile // 16), TileConfig(smaller, min(8, max(smaller // 16, smaller * width // 512)))
 
 
 CONFIGS: dict[tuple[int, int, int], tuple[TileConfig, TileConfig]] = load_tuned_sizes(
