@@ -138,7 +138,8 @@ def test_the_selection_for_the_lowest_versions_names_tests_that_exist():
 
 def test_ci_lints_compiles_runs_the_suite_and_tries_the_lowest_versions_here_and_on_a_public_forge():
     script = (ROOT / ".ci" / "run").read_text()
-    assert re.findall(r"^ *make (\S+)$", script, re.MULTILINE) == ["lint", "compile-kernels", "test", "test-lowest"]
+    steps = re.findall(r"^ *make (\S+)$", script, re.MULTILINE)
+    assert steps == ["lint", "compile-kernels", "site", "test", "test-lowest"]
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert "bash .ci/run" in workflow
     assert '["3.11", "3.12", "3.13"]' in workflow

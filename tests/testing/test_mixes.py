@@ -32,7 +32,7 @@ SMALL = {"tokenizer": "patch", "encoder": "identity", "head": "linear"}
     [
         ("mse", "linear", ("regression",)),
         ("binary-cross-entropy", "cot", ("multilabel",)),
-        ("cross-entropy", "forecast", ("classification",)),  # none is shared, so the loss is refused
+        ("cross-entropy", "forecast", ("classification", "segmentation")),  # none is shared, so the loss is refused
         ("forecast", "forecast", ("forecasting",)),
     ],
 )
