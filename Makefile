@@ -80,7 +80,7 @@ docs: .venv/installed-for-tests
 
 # The pages of docs/ as a site in build/site; a link that leads nowhere fails.
 site: .venv-site/installed
-	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build
 
 .venv-site/installed: constraints.txt
 	$(PYTHON) -m venv .venv-site
