@@ -26,6 +26,12 @@ TINY = {
 }
 
 
+def list_rounding_checks(estimator):
+    """Return the checks that compare the seventh digit of numbers in float32, which depends on the size of a batch."""
+    reason = "float32: the seventh digit depends on the size of the batch"
+    return {"check_methods_subset_invariance": reason} if isinstance(estimator, SeriesRegressor) else {}
+
+
 @pytest.mark.slow
 @parametrize_with_checks(
     [
@@ -34,10 +40,19 @@ TINY = {
         SeriesRegressor(steps=100, lr=0.02, tokenizer="patch", **TINY),
         TokenEncoder(steps=2, **TINY),
         SeriesForecaster(context=4, horizon=2, steps=2, **TINY),
-    ]
+    ],
+    expected_failed_checks=list_rounding_checks,
 )
-def test_scikit_learns_checks_pass_without_exception(estimator, check):
+def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)
+
+
+def test_numbers_of_a_series_do_not_depend_on_those_beside_it():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 1, 16)), rng.normal(size=20)
+    regressor = SeriesRegressor(steps=20, tokenizer="patch", **TINY).fit(x, y)
+    alone = np.concatenate([regressor.predict(x[i : i + 1]) for i in range(20)])
+    np.testing.assert_allclose(alone, regressor.predict(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["AeonClassifier", "AeonRegressor", "AeonEncoder"])
