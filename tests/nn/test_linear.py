@@ -85,14 +85,14 @@ def test_windows_that_overlap_in_memory_and_biases_with_gaps_are_read_right(call
 @needs_onednn
 def test_a_gradient_may_be_differentiated_again(calls):
     torch.manual_seed(0)
-    found = []
+    results = []
     x, weight, bias = torch.randn(512, 64), torch.randn(64, 64), torch.randn(64)
     for function in (linear, F.linear):
         leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
         gradients = torch.autograd.grad(function(*leaves).tanh().sum(), leaves, create_graph=True)
-        found.append(torch.autograd.grad(sum(g.square().mean() for g in gradients), leaves))
+        results.append(torch.autograd.grad(sum(g.square().mean() for g in gradients), leaves))
     assert calls
-    for ours, torchs in zip(*found, strict=True):
+    for ours, torchs in zip(*results, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-3, atol=1e-3)
 
 

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 1 << 16
-"""Rates are rounded to multiples of 1 / LEVELS; the output is scaled by the rounded one, so its mean is exact (float32)."""
+"""Rates are rounded to multiples of 1 / LEVELS; the output is scaled by the rounded one, so its mean is exact.
+
+In half precision the scale itself is rounded, as in torch."""
 
 _are_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 

@@ -32,8 +32,8 @@ class Linear(nn.Linear):
 def is_plain(layer: nn.Module) -> bool:
     """Return whether a layer computes `linear` of its weight and bias, and nothing else.
 
-    A layer that was replaced (LoRA), patched, hooked or whose weight is not a plain tensor (quantized, distributed) must
-    be called.
+    A layer that was replaced (LoRA), patched or hooked, or whose weight is not a plain tensor (quantized, distributed),
+    must be called.
     """
     return (
         type(layer) is Linear

@@ -124,7 +124,8 @@ class TimeMAE(Loss):
         pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
         averaged = [(average, weight) for average, weight in pairs if average is not weight]
         if averaged:
-            torch._foreach_lerp_(*map(list, zip(*averaged, strict=True)), share)
+            averages, weights = zip(*averaged, strict=True)
+            torch._foreach_lerp_(averages, weights, share)
         for teacher_buffer, student_buffer in zip(self.teacher.buffers(), student.buffers(), strict=True):
             teacher_buffer.copy_(student_buffer)
 
