@@ -189,3 +189,8 @@ def test_cells_of_csv_files_are_read_back_as_they_were(tmp_path, cell):
     write_csv(tmp_path / "out.csv", ["predicted", "n"], [[cell, 1]], replace=False)
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [["predicted", "n"], [cell, "1"]]
+
+
+def test_without_any_score_no_table_is_printed(capsys):
+    output.print_scores({"test": {}, "val": {}})
+    assert not capsys.readouterr().out

@@ -53,6 +53,35 @@ def test_nothing_is_dropped_outside_of_training():
     assert Dropout(0.5).eval()(x) is x
 
 
+def test_each_example_of_vmap_may_have_draws_of_its_own():
+    x = torch.ones(4, 64)
+    y = torch.func.vmap(Dropout(0.5).train(), randomness="different")(x)
+    assert len(y.unique(dim=0)) == 4
+    assert len(torch.func.vmap(Dropout(0.5).train(), randomness="same")(x).unique(dim=0)) == 1
+
+
+def test_draws_are_made_where_the_input_is_whatever_the_default_device():
+    with torch.device("meta"):
+        y = apply_dropout(torch.ones(8, device="cpu"), 0.5)
+    assert set(y.tolist()) <= {0.0, 2.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [8, 32])
+def test_attention_with_dropout_to_no_key_at_all_is_zero(head_dim, dtype):
+    q = torch.randn(2, 2, 5, head_dim, dtype=dtype, requires_grad=True)
+    k = torch.randn(2, 2, 0, head_dim, dtype=dtype)
+    y = attend(q, k, k, torch.ones(2, 1, 1, 0, dtype=torch.bool), dropout=0.1)
+    assert torch.equal(y, torch.zeros_like(q))
+    y.sum().backward()
+    assert torch.equal(q.grad, torch.zeros_like(q))
+
+
+def test_the_softmax_of_short_rows_in_half_precision_is_rounded_once():
+    scores = torch.linspace(-3, 3, 12).repeat(50, 1).add(torch.linspace(0, 1, 50)[:, None]).bfloat16()
+    assert torch.equal(softmax(scores), scores.softmax(-1))
+
+
 @pytest.mark.parametrize("keys", [1, 7, MIN_VECTOR - 1, MIN_VECTOR])
 def test_the_softmax_of_short_rows_is_that_of_torch_also_with_masked_and_large_scores(keys):
     torch.manual_seed(0)

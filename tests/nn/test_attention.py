@@ -1,5 +1,7 @@
 """Attention against a numpy loop, and its treatment of masks."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -161,3 +163,38 @@ def test_a_stacked_start_has_the_moments_of_torchs_multi_head_attention():
     bare = Attention(96, 4, key_dim=32, bias=False)
     bare.init_stacked_xavier()
     assert bare.key.weight.abs().max() <= (6 / (32 + 3 * 96)) ** 0.5
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_a_projection_with_hooks_or_a_method_of_its_own_is_called(name, rotary):
+    torch.manual_seed(0)
+    attention, x = Attention(16, 2, bias=False).eval(), torch.randn(2, 5, 16)
+    angles = rotary_angles(torch.arange(5.0)[None, :, None], 8) if rotary else None
+    doubled = deepcopy(attention)
+    with torch.no_grad():
+        getattr(doubled, name).weight.mul_(2)
+    want, projection = doubled(x, angles=angles), getattr(attention, name)
+    with projection.register_forward_hook(lambda layer, args, y: 2 * y):
+        torch.testing.assert_close(attention(x, angles=angles), want)
+    with projection.register_forward_pre_hook(lambda layer, args: 2 * args[0]):
+        torch.testing.assert_close(attention(x, angles=angles), want)
+    call = projection.forward
+    projection.forward = lambda y: 2 * call(y)
+    torch.testing.assert_close(attention(x, angles=angles), want)
+
+
+def test_projections_with_replaced_weights_are_called():
+    torch.manual_seed(0)
+    attention, x = Attention(16, 2), torch.randn(2, 5, 16)
+    before = attention(x)
+
+    class Scaled(torch.Tensor):
+        """A weight of another kind, as those of quantized layers."""
+
+    attention.key.weight = torch.nn.Parameter(attention.key.weight.detach().as_subclass(Scaled))
+    calls = []
+    call = attention.key.forward
+    attention.key.forward = lambda y: calls.append(y.shape) or call(y)
+    torch.testing.assert_close(torch.Tensor(attention(x)), before)
+    assert calls == [x.shape]

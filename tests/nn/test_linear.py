@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import tstk.nn.linear
 from tstk.nn.linear import MIN_PRODUCTS, Linear, linear
@@ -63,6 +65,46 @@ def test_inputs_of_any_layout_and_constant_gradients_are_accepted(calls):
 
 
 @needs_onednn
+def test_windows_that_overlap_in_memory_and_biases_with_gaps_are_read_right(calls):
+    torch.manual_seed(0)
+    weight = torch.randn(64, 64, requires_grad=True)
+    series, wide = torch.randn(1, 4096), torch.randn(512, 64)
+    cases = (
+        (series.unfold(1, 64, 8), None),
+        (series.unfold(1, 64, 1)[0], None),
+        (wide, torch.randn(128)[::2]),
+        (wide, torch.randn(1).expand(64)),
+    )
+    for x, bias in cases:
+        x = x.detach().requires_grad_()
+        for ours, torchs in zip(compute(linear, x, weight, bias), compute(F.linear, x, weight, bias), strict=True):
+            torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-3)
+    assert len(calls) == len(cases)
+
+
+@needs_onednn
+def test_a_gradient_may_be_differentiated_again(calls):
+    torch.manual_seed(0)
+    results = []
+    x, weight, bias = torch.randn(512, 64), torch.randn(64, 64), torch.randn(64)
+    for function in (linear, F.linear):
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        gradients = torch.autograd.grad(function(*leaves).tanh().sum(), leaves, create_graph=True)
+        results.append(torch.autograd.grad(sum(g.square().mean() for g in gradients), leaves))
+    assert calls
+    for ours, torchs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-3, atol=1e-3)
+
+
+@needs_onednn
+def test_inputs_that_do_not_fit_are_refused_by_torch(calls):
+    for x, bias in ((torch.randn(512, 63), None), (torch.randn(512, 64), torch.randn(63))):
+        with pytest.raises(RuntimeError):
+            linear(x, torch.randn(64, 64), bias)
+    assert not calls
+
+
+@needs_onednn
 def test_the_output_may_be_changed_in_place(calls):
     layer = Linear(64, 64)
     x = torch.randn(8, 64, 64)
@@ -83,6 +125,11 @@ def test_other_types_small_products_and_transforms_are_left_to_torch(calls):
     layer(x[:-1])
     torch.func.jvp(layer, (x,), (x,))
     torch.func.vmap(layer)(x[None])
+    with forward_ad.dual_level():
+        assert forward_ad.unpack_dual(layer(forward_ad.make_dual(x, x))).tangent is not None
+    with FlopCounterMode(display=False) as counter:
+        layer(x)
+    assert counter.get_total_flops() == 2 * x.numel() * 64
     assert not calls
     layer(x)
     assert len(calls) == 1

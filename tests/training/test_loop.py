@@ -267,8 +267,23 @@ def test_the_warm_up_may_be_given_in_steps_and_the_cosine_may_end_above_zero(npz
     for step in range(3, 13):
         want = 0.001 + 0.009 * (1 + math.cos(math.pi * (step - 3) / 9)) / 2
         assert rates[step - 1] == pytest.approx(want)
-    with pytest.raises(OptionError, match=r"--final-lr-ratio 0\.1: only a cosine"):
+    options["steps"], options["validate_every"] = 4, 1
+    rates = [row["lr"] for row in fit(pipeline, data, **options, warmup_steps=99).history]
+    assert rates == pytest.approx([0.01 * step / 100 for step in (2, 3, 4, 5)])
+    with pytest.raises(
+        OptionError, match=r"--final-lr-ratio 0\.1: only a cosine.* or --final-lr-ratio 0 with constant"
+    ):
         fit(pipeline, data, **options, final_lr_ratio=0.1, lr_schedule="constant")
+
+
+@pytest.mark.parametrize(("steps", "noted"), [(4, True), (8, False)])
+def test_a_warm_up_longer_than_training_is_noted(npz, steps, noted):
+    notes, train = [], {"steps": steps, "warmup_steps": 8, "lr": 0.01}
+    prepare_training(
+        resolve_config(("test", {"encoder": ENCODER, "data": npz, "head": "linear", "train": train})), notes.append
+    )
+    note = "--warmup-steps 8: training has 4 steps and ends at 0.5 times --lr 0.01; train longer, or set fewer"
+    assert [line for line in notes if "--warmup-steps" in line] == [note] * noted
 
 
 def test_weight_decay_reaches_everything_only_on_request(npz):
@@ -295,6 +310,8 @@ def test_weight_decay_reaches_everything_only_on_request(npz):
 def test_one_cycle_is_torchs(npz):
     from tstk.training.optim import lr_lambda
 
+    factor = lr_lambda(10, 1.0, "one-cycle")
+    assert [factor(9), factor(10)] == pytest.approx([1.0, 1 / 25e4])  # that of a step after the last is asked for
     for total, warmup in ((40, 0.3), (7, 0.5), (25, 0.1), (30, 0.0)):
         if warmup:
             optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

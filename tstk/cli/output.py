@@ -99,9 +99,11 @@ def print_scores(columns: Mapping[str, Mapping[str, Any]]) -> None:
     """Print a table of scores, one column per split or baseline, with standard errors where known.
 
     Args:
-        columns: column name -> score -> value; empty columns are left out
+        columns: column name -> score -> value; empty columns are left out, and a table without any
     """
     columns = {name: scores for name, scores in columns.items() if scores}
+    if not columns:
+        return
     names = dict.fromkeys(k for scores in columns.values() for k, v in scores.items() if isinstance(v, int | float))
     metrics = (*MAIN_METRICS, *EXTRA_METRICS)
     loss_terms = [n for n in names if n not in metrics and n != "loss" and not n.endswith("_se")]

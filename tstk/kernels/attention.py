@@ -38,10 +38,11 @@ def softmax(scores: Tensor) -> Tensor:
 
     On a CPU torch's own works on single numbers in rows that do not fill a vector register.
     """
-    if scores.device.type != "cpu" or scores.shape[-1] >= MIN_VECTOR:
+    if scores.device.type != "cpu" or not 0 < scores.shape[-1] < MIN_VECTOR:
         return scores.softmax(-1)
-    weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
-    return weights / weights.sum(-1, keepdim=True)
+    weights = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    weights = (weights - weights.detach().amax(-1, keepdim=True)).exp()
+    return (weights / weights.sum(-1, keepdim=True)).to(scores.dtype)
 
 
 def attend(

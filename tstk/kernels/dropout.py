@@ -7,7 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 1 << 16
-"""Rates are rounded to multiples of 1 / LEVELS; the output is scaled by the rounded one, so its mean is exact."""
+"""Rates are rounded to multiples of 1 / LEVELS; the output is scaled by the rounded one, so its mean is exact.
+
+In half precision the scale itself is rounded, as in torch."""
+
+_are_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
 def apply_dropout(x: Tensor, rate: float) -> Tensor:
@@ -19,11 +23,12 @@ def apply_dropout(x: Tensor, rate: float) -> Tensor:
     if not rate:
         return x
     threshold = round(rate * LEVELS)
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or threshold >= LEVELS:
+    is_left_to_torch = torch.compiler.is_compiling() or _are_transforms_active()  # vmap has its own kinds of draws
+    if x.device.type != "cpu" or is_left_to_torch or threshold >= LEVELS:
         return F.dropout(x, rate)
-    numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
     bits = numbers.view(torch.int16)[: x.numel()].view(x.shape)
     # contiguous, whatever the layout of x, so that the draws do not depend on it
-    kept = torch.empty(x.shape, dtype=x.dtype)
+    kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     torch.ge(bits, threshold - LEVELS // 2, out=kept)
     return x * kept.mul_(LEVELS / (LEVELS - threshold))

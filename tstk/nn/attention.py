@@ -12,7 +12,7 @@ from tstk.errors import OptionError
 from tstk.kernels.attention import Angles, attend, rotate
 from tstk.kernels.rope_attention import rope_attention
 from tstk.nn.cache import KVCache
-from tstk.nn.linear import Linear, linear
+from tstk.nn.linear import Linear, is_plain, linear
 
 __all__ = ["Angles", "Attention", "check_heads", "make_key_mask", "rotate"]
 
@@ -152,10 +152,10 @@ class Attention(nn.Module):
     def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         """Return queries, keys and values, [B, H, N or M, head_dim] each.
 
-        Projections of the same tokens are one matrix product, unless one of them was replaced (by LoRA, say).
+        Projections of the same tokens are one matrix product, unless one of them must be called, as LoRA must.
         """
         projections = (self.query, self.key, self.value)
-        if any(type(projection) is not Linear for projection in projections):
+        if not all(map(is_plain, projections)):
             source = x if context is None else context
             return tuple(self._split_heads(p(t)) for p, t in zip(projections, (x, source, source), strict=True))
         if context is None:
@@ -168,14 +168,9 @@ class Attention(nn.Module):
     def _project_for_rotation(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return queries and keys in the layout that `rope_attention` rotates fastest on this device.
 
-        That is complex numbers on a CPU, unless a projection was replaced (by LoRA, say), and real ones elsewhere.
+        That is complex numbers on a CPU, unless a projection must be called, as LoRA must, and real ones elsewhere.
         """
-        projections = self.query, self.key
-        if (
-            x.device.type != "cpu"
-            or torch.compiler.is_compiling()
-            or any(type(projection) is not Linear for projection in projections)
-        ):
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or not (is_plain(self.query) and is_plain(self.key)):
             return self._split_heads(self.query(x)), self._split_heads(self.key(x))
         return self._project_to_complex(self.query, x), self._project_to_complex(self.key, x)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 MIN_PRODUCTS = 1 << 18
@@ -29,6 +29,20 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+def is_plain(layer: nn.Module) -> bool:
+    """Return whether a layer computes `linear` of its weight and bias, and nothing else.
+
+    A layer that was replaced (LoRA), patched or hooked, or whose weight is not a plain tensor (quantized, distributed),
+    must be called.
+    """
+    return (
+        type(layer) is Linear
+        and type(layer.weight) in (Tensor, nn.Parameter)
+        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+        and "forward" not in layer.__dict__
+    )
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute x @ weight.T + bias, as `torch.nn.functional.linear`, in float32 on a CPU with the faster library.
 
@@ -37,23 +51,27 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: [out_features, in_features]
         bias: [out_features]
     """
-    if torch.compiler.is_compiling() or not _is_onednn_faster(x, weight):
+    if torch.compiler.is_compiling() or not _is_onednn_faster(x, weight, bias):
         return F.linear(x, weight, bias)
     y: Tensor = _OneDNNLinear.apply(x, weight, bias)
     return y
 
 
-def _is_onednn_faster(x: Tensor, weight: Tensor) -> bool:
+def _is_onednn_faster(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
-        x.device.type == "cpu"
+        not torch.jit.is_tracing()
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and x.numel() * weight.shape[0] >= MIN_PRODUCTS
+        and x.shape[-1] == weight.shape[1]
+        and (bias is None or (bias.dtype == torch.float32 and bias.shape == weight.shape[:1]))
         and _has_slow_mkl()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
-        and not torch.jit.is_tracing()
+        and not torch._C._len_torch_dispatch_stack()  # such as a counter of operations
+        and forward_ad._current_level < 0
     )
 
 
@@ -68,40 +86,56 @@ def _has_slow_mkl() -> bool:
         and torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch._C, "_are_functorch_transforms_active")
+        and hasattr(torch._C, "_len_torch_dispatch_stack")
+        and hasattr(forward_ad, "_current_level")
     )
 
 
 def _multiply(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a @ b.T + bias of matrices with any strides."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    bias = None if bias is None else bias.contiguous()  # of another one, oneDNN would read wrong numbers
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(_separate_rows(a), _separate_rows(b), bias, "none", [], "")
     return y
+
+
+def _separate_rows(matrix: Tensor) -> Tensor:
+    """Copy a matrix whose rows overlap in memory, such as the windows of a series, which oneDNN refuses."""
+    (short, inner), (long, _) = sorted(zip(matrix.stride(), matrix.shape, strict=True))
+    return matrix.contiguous() if long < short * inner else matrix
 
 
 class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
         rows = x.reshape(-1, x.shape[-1])
-        ctx.save_for_backward(rows, weight)
-        ctx.shape = x.shape
         # not `view`, so that in-place operations are allowed on the output
         y: Tensor = torch.ops.aten._unsafe_view(_multiply(rows, weight, bias), [*x.shape[:-1], weight.shape[0]])
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        grad = grad.reshape(-1, grad.shape[-1]).contiguous()
+        x, weight = ctx.saved_tensors
+        grad, rows = grad.reshape(-1, grad.shape[-1]).contiguous(), x.reshape(-1, x.shape[-1])
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _multiply(grad, weight.t()).view(ctx.shape) if needs_x else None,
+            _compute_input_gradient(grad, weight).view(x.shape) if needs_x else None,
             _compute_weight_gradient(grad, rows) if needs_weight else None,
             grad.sum(0) if needs_bias else None,
         )
 
 
+def _compute_input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
+    if torch.is_grad_enabled():  # the gradient will be differentiated in turn
+        return grad @ weight
+    return _multiply(grad, weight.t())
+
+
 def _compute_weight_gradient(grad: Tensor, rows: Tensor) -> Tensor:
     """Return grad.T @ rows, computed as the transpose of rows.T @ grad if that has fewer rows, which is faster."""
+    if torch.is_grad_enabled():
+        return grad.t() @ rows
     if grad.shape[1] > rows.shape[1]:
         return _multiply(rows.t(), grad.t()).t()
     return _multiply(grad.t(), rows.t())

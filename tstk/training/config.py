@@ -34,10 +34,10 @@ class TrainConfig:
         weight_decay_on: what decays: matrices, the weights of linear and convolutional layers; all, also biases, norms,
             positions and codes, as in much published code
         warmup_ratio: fraction of the steps in which the learning rate rises
-        warmup_steps: number of these steps, instead of their fraction
+        warmup_steps: number of these steps, instead of their fraction; a shorter training ends within the warm-up
         final_lr_ratio: fraction of the peak learning rate at which the cosine ends
-        lr_schedule: learning rate after the warm-up: cosine, decay to zero; constant; one-cycle, rise and decay along a
-            cosine (Smith and Topin 2018; use a warm-up of about 0.3)
+        lr_schedule: learning rate after the warm-up: cosine, decay to final_lr_ratio; constant; one-cycle, rise and
+            decay along a cosine (Smith and Topin 2018; use a warm-up of about 0.3)
         layer_decay: factor of the learning rate from one encoder layer to the layer below it, the embeddings being
             lowest (BEiT: 0.65); heads and the last norm take the full rate
         grad_clip: largest norm of the gradient; 0 for no limit
@@ -117,7 +117,7 @@ class TrainConfig:
         if self.final_lr_ratio and self.lr_schedule != "cosine":
             raise OptionError(
                 f"--final-lr-ratio {self.final_lr_ratio}: only a cosine ends at a chosen learning rate; "
-                "use --lr-schedule cosine"
+                f"use --lr-schedule cosine, or --final-lr-ratio 0 with {self.lr_schedule}"
             )
 
     @classmethod

@@ -31,6 +31,19 @@ def resolve_duration(steps_per_epoch: int, epochs: int | None, steps: int | None
     return epochs, steps_per_epoch * epochs if steps is None else steps
 
 
+def describe_warm_up(config: TrainConfig, num_series: int) -> str:
+    """Return a note for the user if training ends before `warmup_steps`, else an empty string."""
+    assert config.batch_size is not None
+    steps_per_pass = -(-num_series // (config.batch_size * config.grad_accum_steps))
+    _, total_steps = resolve_duration(config.validate_every or steps_per_pass, config.epochs, config.steps)
+    if config.warmup_steps is None or config.warmup_steps <= total_steps:
+        return ""
+    return (
+        f"--warmup-steps {config.warmup_steps}: training has {total_steps} steps and ends at "
+        f"{total_steps / config.warmup_steps:.2g} times --lr {config.lr}; train longer, or set fewer"
+    )
+
+
 class BatchLoader:
     """Shuffled batches of a split, grouped by optimizer step.
 

@@ -107,9 +107,7 @@ class Trainer:
         processes = self.accelerator.process_index, self.accelerator.num_processes
         self.loader = BatchLoader(data.train, config, processes)
         epochs, total_steps = resolve_duration(len(self.loader), config.epochs, config.steps)
-        warmup_ratio = config.warmup_ratio
-        if config.warmup_steps is not None:
-            warmup_ratio = min(config.warmup_steps / total_steps, 1.0)
+        warmup_ratio = config.warmup_ratio if config.warmup_steps is None else config.warmup_steps / total_steps
         lr_factor = lr_lambda(total_steps, warmup_ratio, config.lr_schedule, config.final_lr_ratio)
         transform = make_transform(pipeline, data, config)
         self.train_step = TrainStep(self.accelerator, pipeline, config, lr_factor, transform)

@@ -130,7 +130,7 @@ def lr_lambda(
 
     Args:
         total_steps: optimizer steps
-        warmup_ratio: fraction of the steps in which the learning rate rises
+        warmup_ratio: fraction of the steps in which the learning rate rises; above 1, it does not reach its peak
         lr_schedule: cosine, constant or one-cycle; the last is torch's `OneCycleLR` without its momentum (Smith and
             Topin 2018): from 1/25 of the highest learning rate up to it and down to 1/250,000, both along a cosine
         final_lr_ratio: fraction at which the cosine ends
@@ -160,6 +160,6 @@ def _one_cycle_lr_lambda(total_steps: int, warmup_ratio: float) -> Callable[[int
     def factor(step: int) -> float:
         if step <= peak_step:
             return anneal(start, 1.0, step / peak_step if peak_step else 1.0)
-        return anneal(1.0, end, (step - peak_step) / (last_step - peak_step))
+        return anneal(1.0, end, (step - peak_step) / ((last_step - peak_step) or 1.0))
 
     return factor

@@ -8,6 +8,7 @@ from tstk_plugins_cwtmae import CWT_MAE_RoPE, TF_MAE_Classifier
 
 from tstk.core.types import Series
 from tstk.errors import CheckpointError, DataError, OptionError
+from tstk.kernels.dropout import apply_dropout
 
 TINY = {"cwt_scales": 16, "embed_dim": 96, "depth": 2, "num_heads": 4}
 DECODER = {"decoder_embed_dim": 64, "decoder_depth": 1, "decoder_num_heads": 4}
@@ -226,7 +227,7 @@ def test_the_head_drops_values_between_activation_and_second_layer():
     torch.manual_seed(5)
     got = mlp(x)
     torch.manual_seed(5)
-    hidden = torch.nn.functional.dropout(torch.nn.functional.gelu(mlp.up(x)), 0.5)
+    hidden = apply_dropout(torch.nn.functional.gelu(mlp.up(x)), 0.5)
     torch.testing.assert_close(got, mlp.down(hidden))
 
 

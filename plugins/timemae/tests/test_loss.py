@@ -344,6 +344,29 @@ def test_the_published_teacher_starts_from_the_weights_after_the_first_step(buil
         torch.testing.assert_close(teacher_2, 0.9 * want + 0.1 * second)
 
 
+@pytest.mark.parametrize("start", ["initial", "first-step"])
+def test_the_teacher_takes_the_buffers_of_the_encoder(build, spec, ragged, start):
+    pipeline = build(spec, loss={"teacher_start": start})
+    pipeline.encoder.register_buffer("running_mean", torch.zeros(3))
+    pipeline.bind()
+    pipeline.encoder.running_mean += 1
+    train_steps(pipeline, ragged, 1)
+    assert torch.equal(pipeline.loss.teacher.running_mean, torch.ones(3))
+
+
+@pytest.mark.parametrize("start", ["initial", "first-step"])
+def test_the_teacher_follows_weights_that_were_replaced_after_a_step(build, spec, ragged, start):
+    pipeline = build(spec, loss={"teacher_start": start, "momentum": 0.9}).double()
+    pipeline.encoder.stack.blocks[0].mlp.up.weight.requires_grad_(False)
+    series = ragged.replace(x=ragged.x.double())
+    train_steps(pipeline, series, 1)
+    layer, average = (part.stack.blocks[0].mlp.up for part in (pipeline.encoder, pipeline.loss.teacher))
+    layer.weight = torch.nn.Parameter(layer.weight + 1, requires_grad=False)
+    before = average.weight.clone()
+    train_steps(pipeline, series, 1)
+    torch.testing.assert_close(average.weight, 0.9 * before + 0.1 * layer.weight)
+
+
 def test_that_a_published_teacher_has_started_is_kept_with_the_weights(build, spec, ragged):
     pipeline, other = (build(spec, loss={"teacher_start": "first-step"}) for _ in range(2))
     train_steps(pipeline, ragged, 1)

@@ -82,7 +82,6 @@ class TimeMAE(Loss):
         self.teacher: Encoder | None = None
         if teacher_start == "first-step":
             self.register_buffer("teacher_has_started", torch.tensor(False))
-        self._averaged: list[tuple[Tensor, Tensor]] | None = None
         self.out = spec.replace(target_dim=None, predicts_in_place=False)
 
     def bind_decoder(self, decoder: Decoder) -> None:
@@ -100,7 +99,7 @@ class TimeMAE(Loss):
 
     def bind(self, pipeline: BasePipeline) -> None:
         """Create the teacher: a copy of the encoder that shares the parameters of its position embeddings."""
-        self._student, self._averaged = [pipeline.encoder], None
+        self._student = [pipeline.encoder]
         shared = {id(p): p for p in find_pos_embed_parameters(pipeline.encoder)}
         self.teacher = deepcopy(pipeline.encoder, dict(shared))
         for p in self.teacher.parameters():
@@ -118,19 +117,15 @@ class TimeMAE(Loss):
     def after_step(self, step_outputs: list[StepOutput]) -> None:
         """Update the teacher: xi <- m xi + (1 - m) theta."""
         assert self.teacher is not None
-        student = self._student[0]
-        if self._averaged is None:  # not in `bind`, after which parameters may be sharded
-            pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
-            self._averaged = [(average, weight) for average, weight in pairs if average is not weight]
-        if not self._averaged:
-            return
-        averages, weights = zip(*self._averaged, strict=True)
-        if "teacher_has_started" not in self._buffers:
-            torch._foreach_lerp_(averages, weights, 1 - self.momentum)
-            return
-        share = torch.where(self.teacher_has_started, 1 - self.momentum, 1.0)  # 1 copies the encoder
-        self.teacher_has_started.fill_(True)
-        torch._foreach_lerp_(averages, weights, [share] * len(averages))
+        student, share = self._student[0], 1 - self.momentum
+        if "teacher_has_started" in self._buffers:
+            share = share if self.teacher_has_started else 1.0  # 1 copies the encoder
+            self.teacher_has_started.fill_(True)
+        pairs = zip(self.teacher.parameters(), student.parameters(), strict=True)
+        averaged = [(average, weight) for average, weight in pairs if average is not weight]
+        if averaged:
+            averages, weights = zip(*averaged, strict=True)
+            torch._foreach_lerp_(averages, weights, share)
         for teacher_buffer, student_buffer in zip(self.teacher.buffers(), student.buffers(), strict=True):
             teacher_buffer.copy_(student_buffer)
 
