@@ -140,6 +140,23 @@ def test_options_of_the_layout_take_effect(tmp_path, text, options, channels, va
     np.testing.assert_array_equal(table.values, values)
 
 
+@pytest.mark.parametrize(
+    ("written_in", "encoding"),
+    [("utf-8-sig", "UTF-8"), ("utf-8-sig", "utf8"), ("utf-16", "utf-16-le"), ("utf-16", "utf-16"), ("utf-8", "utf-8")],
+)
+def test_the_mark_of_an_encoding_is_no_part_of_the_first_name(tmp_path, written_in, encoding):
+    assert read(tmp_path, "time,u\n0,1\n1,2\n", written_in, encoding=encoding).channels == ("u",)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("time,u\n0,1\n1,2\n", 0), ("x\n# a\n\ntime,u\n0,1\n# b\n1,2\n", 2), ("x\ntime,u\n0,1\n# b", 1)],
+)
+def test_lines_that_are_comments_are_counted(tmp_path, text, count):
+    note = read(tmp_path, text, comment="#", skip_lines=int(text[0] == "x")).note
+    assert f"x.csv: {count} lines are left out, as they begin with '#'" in note
+
+
 def test_a_file_without_names_of_columns_is_read_by_their_numbers(tmp_path):
     (tmp_path / "x.csv").write_text("a,1,2,3\nb,4,5,6\n")
     config = DataConfig(reader={"use": "csv", "header": False}, label_column="0", val_fraction=0.0)

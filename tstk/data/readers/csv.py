@@ -66,7 +66,7 @@ def read(
     """
     number_format = _parse_number_format(delimiter, decimal, thousands)
     text = read_text(path, encoding, "--reader csv --reader.encoding")
-    lines, numbers = _select_lines(text, path, skip_lines, comment)
+    lines, numbers, num_comments = _select_lines(text, path, skip_lines, comment)
     delimiter = _parse_delimiter(delimiter) if delimiter else _find_delimiter(lines, path)
     rows = Rows(path, "".join(lines), numbers, delimiter, header)
     column_names = _name_columns(rows, names)
@@ -79,7 +79,7 @@ def read(
     notes = [f"cells are separated by {delimiter!r}"] if delimiter != "," else []
     notes += [frame.number_format.describe()] if frame.number_format.describe() else []
     notes += [f"{num_missing:,} cells are missing, as they are {' or '.join(missing)}"] if missing else []
-    notes += [f"{text.count(chr(10)) + 1 - num_rows:,} lines are left out"] if comment else []
+    notes += [f"{num_comments:,} lines are left out, as they begin with {comment!r}"] if comment else []
     return _add_notes(interpret(frame, roles), path, notes)
 
 
@@ -156,20 +156,23 @@ def _parse_delimiter(text: str) -> str:
     return delimiter
 
 
-def _select_lines(text: str, path: Path, skip_lines: int, comment: str | None) -> tuple[list[str], range | list[int]]:
-    """Return the lines that are not left out, and the number of each in the file."""
+def _select_lines(
+    text: str, path: Path, skip_lines: int, comment: str | None
+) -> tuple[list[str], range | list[int], int]:
+    """Return the lines that are not left out, the number of each in the file, and the number of comments."""
     lines = text.splitlines(keepends=True)
     if skip_lines >= len(lines):
         raise OptionError(f"--reader.skip-lines {skip_lines}: {path} has {len(lines)} lines")
     numbers: range | list[int] = range(skip_lines + 1, len(lines) + 1)
     if comment:
         numbers = [number for number in numbers if not lines[number - 1].startswith(comment)]
+    num_comments = len(lines) - skip_lines - len(numbers)
     selected = [lines[number - 1] for number in numbers]
     while selected and not selected[0].strip():
         selected, numbers = selected[1:], numbers[1:]
     if not selected:
         raise DataError(f"{path}: every line is left out; check --reader.skip-lines and --reader.comment")
-    return selected, numbers
+    return selected, numbers, num_comments
 
 
 def _find_delimiter(lines: list[str], path: Path) -> str:
