@@ -188,7 +188,7 @@ class SeriesSet(ShortRepr):
 
 def _find_padding(x: Samples) -> NDArray[np.bool_]:
     """Return [N, T], whether a sample of series [N, C, T] is after the last one that any channel has."""
-    is_missing = np.isnan(x).all(1)
+    is_missing = np.asarray(np.isnan(x).all(1))
     return np.asarray(np.logical_and.accumulate(is_missing[:, ::-1], 1)[:, ::-1])
 
 
