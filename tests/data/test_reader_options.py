@@ -37,6 +37,8 @@ def read(tmp_path, text, written_in="utf-8", **options):
         ("Zeit;u;v\n01.02.2020;5,5;1.234,5\n02.02.2020;2;k\n".replace("k", ""), [[5.5, 1234.5], [2, NAN]], "as in 'u'"),
         ("time\tu\n0\t0,123\n1\t0,456\n", [[0.123], [0.456]], "cells are separated by '\\t'"),
         ("time;u\n0,5;1,25\n1,0;\n1,5;2\n", [[1.25], [NAN], [2]], "as in 'time'"),
+        ("time;u\n0;1,500e3\n1;2\n", [[1500], [2]], "as in 'u'"),
+        ("time;u\n0;-,500\n1;2\n", [[-0.5], [2]], "as in 'u'"),
         ("time|u\n0|1.5\n1|2.5\n", [[1.5], [2.5]], "cells are separated by '|'"),
         ("time;u\n0;1.5\n1;?\n", [[1.5], [NAN]], "cells are separated by ';'"),
         ("time;u [m;s]\n0;1\n", None, None),
@@ -111,6 +113,21 @@ def test_a_comma_that_may_separate_thousands_is_refused_and_an_option_tells(tmp_
 def test_what_cannot_be_read_is_refused_with_place_and_option(tmp_path, text, options, message):
     with pytest.raises(TstkError, match=message):
         read(tmp_path, text, **options)
+
+
+def test_numbers_below_a_name_are_not_taken_for_names_of_columns(tmp_path):
+    with pytest.raises(DataError, match=r"line 2: 2 cells, the header has 1; fix or remove the row$"):
+        read(tmp_path, "u\n1,5\n2,5\n3,5\n")
+
+
+@pytest.mark.parametrize(
+    ("space", "option"), [(" ", "' '"), ("\u00a0", r"\$'\\u00a0'"), ("\u202f", r"\$'\\u202f'"), ("'", '"\'"')]
+)
+def test_a_separator_of_thousands_is_named_with_its_option(tmp_path, space, option):
+    text = f"time;u\n0;1{space}500,5\n1;2\n"
+    with pytest.raises(DataError, match=f"--reader csv --reader.thousands {option}$"):
+        read(tmp_path, text)
+    np.testing.assert_array_equal(read(tmp_path, text, decimal=",", thousands=space).values, [[1500.5], [2]])
 
 
 @pytest.mark.parametrize(("encoding", "remedy"), [("latin-1", "latin-1"), ("cp1252", "cp1252"), ("utf-16", "utf-16")])

@@ -13,6 +13,7 @@ from tstk.data.containers import SeriesSet
 from tstk.data.load import load_data, load_split, read_splits
 from tstk.data.readers import npz, wfdb
 from tstk.data.segmentation import cut_recordings
+from tstk.data.splits import hold_out
 from tstk.data.times import parse_times
 from tstk.errors import DataError, OptionError
 
@@ -207,6 +208,29 @@ def test_recordings_of_train_and_test_that_have_the_same_number_are_not_taken_fo
     assert "2 groups occur both in training and in test" in " ".join(
         load_data(str(tmp_path / "a.npz"), config(length=20)).notes
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"test_fraction": 0.5}])
+def test_a_class_that_training_lacks_is_named_with_its_place_in_the_recording(tmp_path, options):
+    x, y = np.random.default_rng(0).normal(size=(6, 1, 50)), np.tile(np.arange(50) % 2, (6, 1))
+    place = r"sample 46 of series 2 \(id 1\), does not occur in training, whose classes are 0, 1"
+    unusual = y.copy()
+    unusual[1, 45] = 5
+    np.savez(tmp_path / "a.npz", X_train=x, y_train=y, X_test=x, y_test=unusual)
+    np.savez(tmp_path / "b.npz", X_train=x, y_train=unusual)
+    seed = next(s for s in range(9) if 1 in hold_out(SeriesSet(x, "b"), 0.5, s)[1])
+    name = "b.npz" if options else "a.npz"
+    with pytest.raises(DataError, match=place):
+        load_data(str(tmp_path / name), config(length=20, split_seed=seed, **options) if options else config(length=20))
+
+
+def test_windows_are_named_by_their_recording(tmp_path):
+    x = np.random.default_rng(0).normal(size=(4, 1, 50))
+    x[2, 0, 30] = 1e38
+    y = np.tile(np.arange(50) % 2, (4, 1))
+    np.savez(tmp_path / "a.npz", X_train=x[:2], y_train=y[:2], X_test=x, y_test=y)
+    with pytest.raises(DataError, match=r"series 3 \(id 2\), window from sample 21 on holds a sample of 1e\+38"):
+        load_data(str(tmp_path / "a.npz"), config(length=20))
 
 
 def test_windows_have_no_times_of_whole_recordings():

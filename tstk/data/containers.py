@@ -177,13 +177,33 @@ class SeriesSet(ShortRepr):
 
     def name_series(self, index: int) -> str:
         """Return how messages name a series: its number in the file, counted from 1, and its id."""
-        number = index if self.rows is None else int(self.rows[index])
-        return f"series {number + 1}" + ("" if self.ids is None else f" (id {self.ids[index]})")
+        recording = None if self.recordings is None else int(self.recordings[index])
+        row = index if self.rows is None else int(self.rows[index])
+        return describe_series(row, recording, None if self.ids is None else self.ids[index])
+
+    def locate_sample(self, index: int, sample: int) -> str:
+        """Return how messages name a sample of a series, or that of its recording if the series is a window of one."""
+        if self.recordings is None or self.rows is None:
+            return f"sample {sample + 1} of {self.name_series(index)}"
+        name = describe_series(int(self.recordings[index]), None, None if self.ids is None else self.ids[index])
+        return f"sample {int(self.rows[index]) + sample + 1} of {name}"
 
     def _reject_series(self, is_bad: Any, reason: str) -> None:
         if rows := np.flatnonzero(is_bad).tolist():
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
             raise DataError(f"{self.source}: {self.name_series(rows[0])}{more} {reason}")
+
+
+def describe_series(row: int, recording: int | None, name: str | None) -> str:
+    """Return how messages name a series.
+
+    Args:
+        row: its place in its file, or in the recording of which it is a window, from 0
+        recording: place of this recording in its file, from 0; None if the series is no window
+        name: the id, if there is one
+    """
+    number, window = (row, "") if recording is None else (recording, f", window from sample {row + 1} on")
+    return f"series {number + 1}" + ("" if name is None else f" (id {name})") + window
 
 
 def _find_padding(x: Samples) -> NDArray[np.bool_]:

@@ -84,8 +84,8 @@ def cut_recordings(series_set: SeriesSet, length: int, stride: int, first_row: i
         notes.append(f"{source}: {num_empty:,} windows without a sample are left out")
     rows, starts = np.array(places, np.int64).T
     ids = series_set.ids
+    numbers = np.arange(len(x)) if series_set.rows is None else series_set.rows
     if ids is None and first_row is None:
-        numbers = np.arange(len(x)) if series_set.rows is None else series_set.rows
         ids = [str(number) for number in numbers.tolist()]
     groups = ids if series_set.groups is None else series_set.groups
     return replace(
@@ -97,7 +97,7 @@ def cut_recordings(series_set: SeriesSet, length: int, stride: int, first_row: i
         ids=None if ids is None else [ids[row] for row in rows.tolist()],
         groups=None if groups is None else [groups[row] for row in rows.tolist()],
         rows=starts + (first_row or 0),
-        recordings=rows,
+        recordings=numbers[rows],
     )
 
 

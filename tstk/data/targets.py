@@ -169,8 +169,9 @@ def _encode_sample_classes(series_set: SeriesSet, classes: tuple[str, ...]) -> T
     if (bad := np.argwhere(encoded == -2)).size:
         row, sample = bad[0].tolist()
         raise DataError(
-            f"{series_set.source}: class {series_set.classes[labels[row, sample]]!r}, at sample {sample + 1} of "
-            f"{series_set.name_series(row)}, does not occur in training, whose classes are {', '.join(classes)}"
+            f"{series_set.source}: class {series_set.classes[labels[row, sample]]!r}, at "
+            f"{series_set.locate_sample(row, sample)}, does not occur in training, whose classes are "
+            f"{', '.join(classes)}"
         )
     return torch.from_numpy(encoded)
 

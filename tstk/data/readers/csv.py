@@ -7,6 +7,7 @@ decimal commas, are recognized where the file leaves no doubt, which a note says
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -26,8 +27,8 @@ DELIMITERS = ",;\t|"
 _NUM_SAMPLE_LINES = 50
 """Lines in which the delimiter is looked for."""
 
-_DECIMAL_COMMA = r"^[-+]?\d{1,3}(\.\d{3})+,\d+$|^[-+]?\d+(,\d+)?$"
-_CERTAIN_DECIMAL_COMMA = r"^[-+]?(0|0\d+|\d{4,}),\d+$|,(\d{1,2}|\d{4,})$|\.\d{3},\d+$"
+_DECIMAL_COMMA = r"^[-+]?\d{1,3}(\.\d{3})+,\d+$|^[-+]?(\d+|\d*,\d+([eE][-+]?\d+)?)$"
+_CERTAIN_DECIMAL_COMMA = r"^[-+]?(|0|0\d+|\d{4,}),\d+$|,(\d{1,2}|\d{4,})$|\.\d{3},\d+$|,\d+[eE]"
 """Numbers whose comma cannot separate thousands."""
 
 
@@ -287,7 +288,10 @@ def _count_preamble(lines: list[str]) -> int:
             different = [i for i, size in enumerate(sizes, 1) if size != sizes[-1]]
             counts.append(different[-1] if different else 0)
     count = min(counts, default=0)
-    return count if count < len(lines) - 2 else 0
+    is_header = count < len(lines) - 2 and not all(
+        is_number(cell) for cell in re.split(f"[{DELIMITERS}]", lines[count])
+    )
+    return count if is_header else 0
 
 
 def _clear_missing(columns: list[Any], missing: tuple[str, ...]) -> tuple[list[Any], int]:
