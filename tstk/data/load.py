@@ -93,6 +93,10 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
 
     splits = {split: check_times(data, config.regularize) for split, data in splits.items()}
     tables, series_sets = _separate_kinds(name, splits)
+    if config.split_channels:
+        config.reject("with --split-channels, which makes each channel a series without labels", "task")
+    if config.has_class_per_sample:
+        config.reject("with a class per sample, as series have no other targets", "target_columns")
     if tables and config.val_fraction == 0:
         raise OptionError(f"--val-fraction 0 is for sets of series: {name} is a table, which is split by rows")
     if tables and config.length is None:
