@@ -106,8 +106,8 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
     if tables:
         reason = f"here: {name} is a table cut by --length"
         # resampled windows would not follow each other, so their predictions would have no place in the table
-        own = "resize" if config.has_class_per_sample else "task"
-        config.reject(reason, "context", "horizon", "split_seed", "label_separator", own)
+        refused = ["resize" if config.has_class_per_sample else "task"]
+        config.reject(reason, "context", "horizon", "split_seed", "label_separator", *refused)
         series_sets, cut_length = cut_tables(tables, config), config.length
         # the rows have been split and cut; the model must accept what they were cut and resampled to
         config = replace(

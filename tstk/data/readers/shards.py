@@ -18,6 +18,9 @@ from tstk.data.times import join_times
 from tstk.errors import DataError
 from tstk.files import check_readable
 
+_NUM_NOTES = 3
+"""Different notes of parts that are repeated; each may name its file."""
+
 
 def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet] | Table:
     """Read the files that a pattern matches, and join their series, or their rows if they are tables.
@@ -99,5 +102,7 @@ def _join_series(parts: list[SeriesSet], source: str, note: str) -> SeriesSet:
 
 
 def _join_notes(note: str, parts: Sequence[SeriesSet | Table]) -> str:
-    """Return the notes of the parts after that on their order, each once."""
-    return "; ".join(dict.fromkeys([note, *(part.note for part in parts if part.note)]))
+    """Return the notes of the first parts after that on their order, each once."""
+    notes = list(dict.fromkeys(part.note for part in parts if part.note))
+    more = [f"and {len(notes) - _NUM_NOTES} other notes on parts"] * (len(notes) > _NUM_NOTES)
+    return "; ".join([note, *notes[:_NUM_NOTES], *more])
