@@ -57,6 +57,11 @@ def test_one_set_can_be_taken_apart_too(sets):
     assert data.input_schema()["split_channels"]
 
 
+def test_a_task_is_refused_where_each_channel_is_a_series_without_labels(sets):
+    with pytest.raises(OptionError, match="--task classification has no meaning with --split-channels"):
+        load_data(sets[0], DataConfig(split_channels=True, task="classification"))
+
+
 def test_sets_are_not_joined_with_tables_or_themselves_or_more(sets, tmp_path):
     with pytest.raises(DataError, match="given twice"):
         load_data(f"{sets[0]},{sets[0]}")

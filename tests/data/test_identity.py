@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,28 @@ def trained(tmp_path_factory):
         os.chdir(before)
     assert result.exit_code == 0, result.output
     return folder
+
+
+@pytest.mark.parametrize(("label_column", "suffix"), [(None, "atr"), ("qrs", "qrs")])
+@pytest.mark.parametrize("use", ["r.hea", "manifest.csv"])
+def test_the_annotations_of_a_record_are_data_where_they_are_its_labels(
+    tmp_path, monkeypatch, use, label_column, suffix
+):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {
+        "r.hea": "r 1 100 2\nr.dat 16 200 16 0 0 0 0 u\n",
+        "r.dat": "0123",
+        "r.atr": "a",
+        "r.qrs": "b",
+        "manifest.csv": "file\nr.hea\n",
+    }.items():
+        Path(name).write_text(content)
+
+    def list_names(**options):
+        return {Path(file["path"]).name for file in identify_files({**TABLE, "use": use, **options})}
+
+    assert list_names(task="segmentation", label_column=label_column) - list_names() == {f"r.{suffix}"}
+    assert not {"r.atr", "r.qrs"} & list_names()
 
 
 def tstk(*words):

@@ -15,6 +15,8 @@ BASE = {
     "cut table": {"length": 8},
     "several": {"length": 20},
     "synthetic": {"length": 16, "synthetic_count": 30},
+    "recordings": {"task": "segmentation", "length": 16},
+    "table of classes": {"task": "segmentation", "length": 16},
 }
 """Kind of data -> the options that it is loaded with."""
 
@@ -69,7 +71,23 @@ def files(tmp_path, labelled, table):
         "cut table": (record, other_record),
         "several": (f"{series},{labelled(name='second', seed=1, **labels)}", other),
         "synthetic": ("synthetic", other),
+        **write_classes_per_sample(tmp_path),
     }
+
+
+def write_classes_per_sample(folder):
+    rng, files = np.random.default_rng(0), {"recordings": (), "table of classes": ()}
+    for name, count in (("a", 12), ("b", 6)):
+        x, y = rng.normal(size=(count, 2, 48)), np.repeat(rng.integers(2, size=(count, 8)), 6, 1)
+        z = np.arange(count) // 2
+        np.savez(folder / f"{name}.npz", X=x, y=y, z=1 - y, groups=z, ids=z + 5, w=z % 3, channels=["u", "v"])
+        times = np.arange(y.size)
+        columns = [times, 2 * times, *x.transpose(1, 0, 2).reshape(2, -1), y.flatten(), 1 - y.flatten()]
+        rows = [",".join(f"{cell:.4g}" for cell in cells) for cells in zip(*columns, strict=True)]
+        (folder / f"{name}.csv").write_text("\n".join(["time,w,u,v,label,z", *rows]))
+        files["recordings"] += (str(folder / f"{name}.npz"),)
+        files["table of classes"] += (str(folder / f"{name}.csv"),)
+    return files
 
 
 def fingerprint(data):
@@ -105,9 +123,11 @@ def value_of(option, kind, files, tmp_path):
         np.savez(tmp_path / "c.npz", **{k: np.ones((n, 2, 4), np.float32) for k, n in counts.items()})
         return (f"text={tmp_path / 'c.npz'}",)
     if option == "reader":
-        names = ("date", "a", "b")
+        names = ("time", "w", "a", "b", "label", "z") if kind == "table of classes" else ("date", "a", "b")
         return {"use": "csv", "names": names} if "table" in kind else {"use": "npz", "axes": "channels-last"}
-    if option == "label_column" and "table" in kind:
+    if kind in ("recordings", "table of classes") and option in ("group_column", "id_column", "time_column"):
+        return "w"
+    if option == "label_column" and kind in ("table", "cut table"):
         return "v"
     return VALUES[option]
 
@@ -115,6 +135,8 @@ def value_of(option, kind, files, tmp_path):
 @pytest.mark.parametrize("kind", BASE)
 @pytest.mark.parametrize("option", [item.name for item in fields(DataConfig) if item.name != "data_root"])
 def test_an_option_takes_effect_or_is_refused_by_name(kind, option, files, tmp_path):
+    if option == "task" and option in BASE[kind]:
+        pytest.skip("the task decides what kind of data these are")
     before = fingerprint(load_data(files[kind][0], DataConfig(**BASE[kind])))
     options = {**BASE[kind], option: value_of(option, kind, files, tmp_path)}
     if option == "folds":

@@ -9,7 +9,7 @@ from tstk.data import DataConfig, list_datasets, load_data
 from tstk.data.catalog import locate
 from tstk.data.identity import identify_files
 from tstk.data.load import read_splits
-from tstk.errors import DataError
+from tstk.errors import DataError, OptionError
 
 
 def write_csv(path, rows, start=0.0, channels=("ax", "ay"), time="time"):
@@ -30,6 +30,14 @@ def by_class(tmp_path):
     for name, rows in (("run/b", 5), ("run/a", 8), ("walk/c", 6), ("walk/session 2/d", 4), ("walk/e", 7)):
         write_csv(folder / f"{name}.csv", rows, start=rows)
     return folder
+
+
+def test_recordings_in_npy_refuse_a_reader_which_would_not_read_them(tmp_path):
+    for name in ("run", "walk"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "a.npy", np.ones((20, 5)))
+    with pytest.raises(OptionError, match=r"--reader npy has no meaning for .*a\.npy, a recording in \.npy"):
+        load_data(str(tmp_path), DataConfig(reader={"use": "npy", "axes": "channels-first"}))
 
 
 def test_a_folder_per_class_is_a_data_set_whose_ids_are_the_file_names(by_class):

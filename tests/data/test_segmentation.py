@@ -10,9 +10,11 @@ import tstk
 from tstk.data.columns import ColumnRoles
 from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet
-from tstk.data.load import load_data, load_split
+from tstk.data.load import load_data, load_split, read_splits
 from tstk.data.readers import npz, wfdb
 from tstk.data.segmentation import cut_recordings
+from tstk.data.splits import hold_out
+from tstk.data.times import parse_times
 from tstk.errors import DataError, OptionError
 
 NAMES = ("run", "sit", "walk")
@@ -64,7 +66,7 @@ def test_windows_of_a_recording_are_all_in_one_split_and_test_windows_cover_ever
     assert not places["train"] & places["val"]
     lengths = {"r0": 50, "r1": 61, "r2": 40, "r3": 55}
     assert int(data.test.lengths.sum()) == sum(lengths[name] for name in places["test"])
-    assert any("those of a group in one split" in note for note in data.notes)
+    assert any("those of a recording in one split" in note for note in data.notes)
     series = data.test.batch(torch.arange(len(data.test)))
     assert series.y.shape == (len(data.test), series.x.shape[2])
 
@@ -160,6 +162,136 @@ def test_resampling_takes_the_class_of_the_nearest_sample():
     labels = np.array([[0, 0, 1, 1, 2, 2]], np.int32)
     series_set = SeriesSet(np.arange(6.0)[None, None], "a", sample_labels=labels, classes=NAMES)
     assert series_set.resize(3).sample_labels.tolist() == [[0, 1, 2]]
+
+
+def save_arrays(path, x, y, **more):
+    np.savez(path, X=x, y=y, **more)
+    return str(path)
+
+
+def test_the_class_of_padding_is_not_used_and_a_note_says_so(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, 1, 30)), rng.integers(2, size=(4, 30))
+    x[2, :, 20:], y[2, 20:] = np.nan, 7
+    x[0, :, 5:9] = np.nan  # a gap, whose samples have a class
+    data = load_data(save_arrays(tmp_path / "a.npz", x, y), config(val_fraction=0.0))
+    assert data.classes == ("0", "1")
+    assert data.train.y[2].tolist() == [*y[2, :20], *[-1] * 10]
+    assert data.train.y[0].tolist() == y[0].tolist()
+    assert "10 samples beyond the end of a series have a class, which is not used" in " ".join(data.notes)
+
+
+def test_windows_without_a_sample_are_counted_in_a_note(tmp_path):
+    x = np.random.default_rng(0).normal(size=(2, 1, 60))
+    x[0, :, 18:45] = np.nan
+    data = load_data(
+        save_arrays(tmp_path / "a.npz", x, np.tile(np.arange(60) % 2, (2, 1))), config(val_fraction=0.0, length=20)
+    )
+    assert sorted(zip(data.train.recordings.tolist(), data.train.rows.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 40),
+        (1, 0),
+        (1, 20),
+        (1, 40),
+    ]
+    assert "1 windows without a sample are left out" in " ".join(data.notes)
+
+
+def test_recordings_of_train_and_test_that_have_the_same_number_are_not_taken_for_one(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f"X_{split}": rng.normal(size=(4, 1, 50)) for split in ("train", "test")}
+    labels = {f"y_{split}": rng.integers(2, size=(4, 50)) for split in ("train", "test")}
+    np.savez(tmp_path / "a.npz", **arrays, **labels)
+    assert "optimistic" not in " ".join(load_data(str(tmp_path / "a.npz"), config(length=20)).notes)
+    groups = {f"groups_{split}": list("ppqq") for split in ("train", "test")}
+    np.savez(tmp_path / "a.npz", **arrays, **labels, **groups)
+    assert "2 groups occur both in training and in test" in " ".join(
+        load_data(str(tmp_path / "a.npz"), config(length=20)).notes
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"test_fraction": 0.5}])
+def test_a_class_that_training_lacks_is_named_with_its_place_in_the_recording(tmp_path, options):
+    x, y = np.random.default_rng(0).normal(size=(6, 1, 50)), np.tile(np.arange(50) % 2, (6, 1))
+    place = r"sample 46 of series 2 \(id 1\), does not occur in training, whose classes are 0, 1"
+    unusual = y.copy()
+    unusual[1, 45] = 5
+    np.savez(tmp_path / "a.npz", X_train=x, y_train=y, X_test=x, y_test=unusual)
+    np.savez(tmp_path / "b.npz", X_train=x, y_train=unusual)
+    seed = next(s for s in range(9) if 1 in hold_out(SeriesSet(x, "b"), 0.5, s)[1])
+    name = "b.npz" if options else "a.npz"
+    with pytest.raises(DataError, match=place):
+        load_data(str(tmp_path / name), config(length=20, split_seed=seed, **options) if options else config(length=20))
+
+
+def test_windows_are_named_by_their_recording(tmp_path):
+    x = np.random.default_rng(0).normal(size=(4, 1, 50))
+    x[2, 0, 30] = 1e38
+    y = np.tile(np.arange(50) % 2, (4, 1))
+    np.savez(tmp_path / "a.npz", X_train=x[:2], y_train=y[:2], X_test=x, y_test=y)
+    with pytest.raises(DataError, match=r"series 3 \(id 2\), window from sample 21 on holds a sample of 1e\+38"):
+        load_data(str(tmp_path / "a.npz"), config(length=20))
+
+
+def test_windows_have_no_times_of_whole_recordings():
+    times = parse_times([str(i) for i in range(20)], "time", str)
+    windows = cut_recordings(SeriesSet(np.ones((1, 1, 20)), "a", times=[times]), 5, 5)
+    assert windows.select(np.array([3])).x.shape == (1, 1, 5)
+
+
+def test_parts_of_a_data_set_are_joined_with_their_classes_per_sample(tmp_path):
+    write_long(tmp_path / "part-0.csv", (30, 20))
+    write_long(tmp_path / "part-1.csv", (40,))
+    text = (tmp_path / "part-1.csv").read_text().replace("r0,", "r9,").replace("sit", "climb")
+    (tmp_path / "part-1.csv").write_text(text)
+    data = load_data(str(tmp_path / "part-*.csv"), config(val_fraction=0.0))
+    assert data.classes == ("climb", "run", "sit", "walk")
+    names = np.array([*data.classes, ""])
+    assert names[data.train.y[1][:20]].tolist() == [NAMES[i] for i in make_recording(20, 1)[1]]
+    part = [("climb" if i == 1 else NAMES[i]) for i in make_recording(40, 0)[1]]
+    part[2] = ""  # the sample without a label
+    assert names[data.train.y[2]].tolist() == part
+
+
+def test_parts_of_a_table_are_joined_with_their_labels_of_rows(tmp_path):
+    for part, name in enumerate(("a", "b")):
+        rows = [f"{20 * part + t},{t % 7},{name if t % 2 else 'c'}" for t in range(20)]
+        (tmp_path / f"part-{part}.csv").write_text("\n".join(["time,u,label", *rows]) + "\n")
+    table = read_splits(str(tmp_path / "part-*.csv"), roles=config().roles)["train"]
+    assert table.classes == ("a", "b", "c")
+    assert [table.classes[i] for i in table.sample_labels] == ["c", "a"] * 10 + ["c", "b"] * 10
+
+
+def test_a_recording_that_has_no_labels_is_refused_beside_others(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.csv").write_text("u,label\n" + "".join(f"{t},{t % 2}\n" for t in range(9)))
+    (tmp_path / "3.hea").write_text("3 1 100 3\n3.dat 16 200 16 0 0 3 0 u\n")
+    np.arange(3, dtype="<i2").tofile(tmp_path / "3.dat")
+    (tmp_path / "3.atr").write_bytes(b"\0\0")
+    (tmp_path / "manifest.csv").write_text("file\n0.csv\n1.csv\n2.csv\n3.hea\n")
+    assert load_data(tmp_path, config(val_fraction=0.0)).train.y[3].tolist() == [-1] * 9
+    (tmp_path / "manifest.csv").write_text("file\n0.csv\n1.csv\n2.csv\n3.ts\n")
+    (tmp_path / "3.ts").write_text(
+        "@problemName x\n@timeStamps false\n@univariate true\n@classLabel false\n@data\n1,2,3\n"
+    )
+    with pytest.raises(DataError, match=r"3\.ts: a recording in \.ts has no labels"):
+        load_data(tmp_path, config(val_fraction=0.0))
+
+
+def test_a_table_whose_windows_would_be_resampled_is_refused(tmp_path):
+    rows = "".join(f"{t},{t % 7},{t // 9 % 2}\n" for t in range(200))
+    (tmp_path / "t.csv").write_text("time,u,label\n" + rows)
+    with pytest.raises(OptionError, match="--resize 8 has no meaning here: t is a table cut by --length"):
+        load_data(str(tmp_path / "t.csv"), config(length=16, resize=8))
+
+
+def test_a_table_is_resampled_as_the_recordings_of_training_were_and_then_cut(tmp_path):
+    data = load_data(write_long(tmp_path / "d.csv"), config(length=10, resize=30, val_fraction=0.0))
+    table = tmp_path / "t.csv"
+    table.write_text("time,a,b\n" + "".join(f"{t},{t},{t}\n" for t in range(61)))
+    split = load_split(str(table), input_schema=data.input_schema(), roles=config().roles.for_other_data())
+    assert split.rows.tolist() == [0, 10, 20]
+    assert split.x[:, 0].flatten() == pytest.approx(np.linspace(0, 60, 30), abs=1e-5)
 
 
 @pytest.mark.parametrize(("option", "value"), [("crop", 20), ("augment", "time-warp"), ("augment", "permutation")])

@@ -49,6 +49,14 @@ def test_parts_are_joined_in_order_of_name(parts, name):
     assert "3 files are joined in order of their names, part-00000.parquet to part-00002.parquet" in series_set.note
 
 
+def test_the_notes_of_many_parts_are_cut_short(tmp_path):
+    for i in range(7):
+        (tmp_path / f"part-{i}.csv").write_text("time;u\n" + "".join(f"{9 * i + t};{t},5\n" for t in range(9)))
+    table = read_splits(str(tmp_path / "part-*.csv"))["train"]
+    assert [f"part-{i}.csv: cells are separated by ';'" in table.note for i in range(5)] == [True] * 3 + [False] * 2
+    assert table.note.endswith("; and 4 other notes on parts")
+
+
 def test_a_pattern_selects_some_of_the_parts(parts):
     assert numbers_of(read_splits(str(parts / "part-0000[02].parquet"))["train"]) == [0, 1, 2, 3, 8, 9, 10, 11]
 

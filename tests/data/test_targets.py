@@ -9,7 +9,7 @@ from tstk.data.containers import SeriesSet
 from tstk.data.convert import convert
 from tstk.data.load import load_split
 from tstk.data.targets import encode_targets, split_label_cells
-from tstk.errors import DataError, OptionError
+from tstk.errors import DataError, DataNoteWarning, OptionError
 
 RNG = np.random.default_rng(0)
 
@@ -22,6 +22,25 @@ def save(path, **arrays):
     x = {f"X_{split}": RNG.normal(size=(n, 1, 8)).astype(np.float32) for split, n in counts.items()}
     np.savez(path, **x, **arrays)
     return str(path)
+
+
+@pytest.mark.parametrize("names", [("speed",), ("speed", "power")])
+def test_labels_of_other_data_are_not_the_numbers_that_a_run_predicts(tmp_path, names):
+    columns = ["t0,t1,t2,label," + ",".join(names)]
+    rows = [",".join([f"{i},{i % 3},{i % 5},{i % 2}", *[f"{i / 2}"] * len(names)]) for i in range(12)]
+    (tmp_path / "a.csv").write_text("\n".join(columns + rows))
+    (tmp_path / "b.csv").write_text("\n".join(row.rsplit(",", len(names))[0] for row in columns + rows))
+    config = DataConfig(target_columns=names)
+    data = load_data(str(tmp_path / "a.csv"), config)
+    with pytest.warns(DataNoteWarning, match=f"the labels are not used: the run predicts {', '.join(names)}"):
+        split = load_split(
+            str(tmp_path / "b.csv"), input_schema=data.input_schema(), roles=config.roles.for_other_data()
+        )
+    assert split.y is None
+    arrays = {f"X_{s}": np.random.default_rng(0).normal(size=(9, 1, 8)) for s in ("train", "test")}
+    np.savez(tmp_path / "c.npz", **arrays, targets_train=np.arange(9), y_test=np.arange(9) % 2)
+    with pytest.raises(DataError, match="no targets in the test split"):
+        load_data(str(tmp_path / "c.npz"))
 
 
 def some_set(**fields):

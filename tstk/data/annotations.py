@@ -22,6 +22,9 @@ SYMBOLS = dict(enumerate("NLRaVFJASEj/Q~", 1)) | {16: "|"} | dict(enumerate('sT*
 BEATS = frozenset("NLRaVFJASEj/QB?enfr")
 """Symbols of annotations that mark a beat."""
 
+DEFAULT_ANNOTATIONS = "atr"
+"""Suffix of the reference annotations of a record."""
+
 _SKIP, _NUM, _SUB, _CHN, _AUX = 59, 60, 61, 62, 63
 """Codes of words that are no annotations, but belong to one."""
 _TIME_RESOLUTION = "## time resolution:"

@@ -89,7 +89,8 @@ class SeriesSet(ShortRepr):
                 f"{source}: {len(self.channels)} channel names, but X has shape {shape}, "
                 f"expected (series, channels, samples){hint}"
             )
-        for kind, items in (("labels", self.y), ("groups", self.groups), ("ids", self.ids), ("targets", self.targets)):
+        lists = {"labels": self.y, "groups": self.groups, "ids": self.ids, "targets": self.targets, "times": self.times}
+        for kind, items in lists.items():
             if items is not None and len(items) != shape[0]:
                 raise DataError(f"{source}: {len(items)} {kind} for {shape[0]} series; give one for each")
         require_memory(
@@ -109,6 +110,7 @@ class SeriesSet(ShortRepr):
             raise DataError(
                 f"{source}: a class per sample of shape {self.sample_labels.shape}; expected {(shape[0], shape[2])}"
             )
+        self._clear_labels_beyond_end()
         if self.targets is not None:
             self._check_targets(self.targets)
         if self.y is not None:
@@ -117,6 +119,16 @@ class SeriesSet(ShortRepr):
             if self.classes and (undeclared := sorted(set(self.y) - set(self.classes))):
                 declared = ", ".join(self.classes)
                 raise DataError(f"{source}: label {undeclared[0]!r} is not among the classes {declared}; add it there")
+
+    def _clear_labels_beyond_end(self) -> None:
+        """Make the class of samples beyond the end of a series unknown, which arrays pad with any; a note says so."""
+        if self.sample_labels is None:
+            return
+        is_beyond = np.concatenate([_find_padding(x) for x in iter_chunks(self.x)]) & (self.sample_labels >= 0)
+        if count := int(is_beyond.sum()):
+            self.sample_labels = np.where(is_beyond, np.int32(-1), self.sample_labels)
+            note = f"{self.source}: {count:,} samples beyond the end of a series have a class, which is not used"
+            self.note = "; ".join(filter(None, (self.note, note)))
 
     def _check_targets(self, targets: Samples) -> None:
         if targets.ndim != 2 or not targets.shape[1]:
@@ -165,13 +177,39 @@ class SeriesSet(ShortRepr):
 
     def name_series(self, index: int) -> str:
         """Return how messages name a series: its number in the file, counted from 1, and its id."""
-        number = index if self.rows is None else int(self.rows[index])
-        return f"series {number + 1}" + ("" if self.ids is None else f" (id {self.ids[index]})")
+        recording = None if self.recordings is None else int(self.recordings[index])
+        row = index if self.rows is None else int(self.rows[index])
+        return describe_series(row, recording, None if self.ids is None else self.ids[index])
+
+    def locate_sample(self, index: int, sample: int) -> str:
+        """Return how messages name a sample of a series, or that of its recording if the series is a window of one."""
+        if self.recordings is None or self.rows is None:
+            return f"sample {sample + 1} of {self.name_series(index)}"
+        name = describe_series(int(self.recordings[index]), None, None if self.ids is None else self.ids[index])
+        return f"sample {int(self.rows[index]) + sample + 1} of {name}"
 
     def _reject_series(self, is_bad: Any, reason: str) -> None:
         if rows := np.flatnonzero(is_bad).tolist():
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
             raise DataError(f"{self.source}: {self.name_series(rows[0])}{more} {reason}")
+
+
+def describe_series(row: int, recording: int | None, name: str | None) -> str:
+    """Return how messages name a series.
+
+    Args:
+        row: its place in its file, or in the recording of which it is a window, from 0
+        recording: place of this recording in its file, from 0; None if the series is no window
+        name: the id, if there is one
+    """
+    number, window = (row, "") if recording is None else (recording, f", window from sample {row + 1} on")
+    return f"series {number + 1}" + ("" if name is None else f" (id {name})") + window
+
+
+def _find_padding(x: Samples) -> NDArray[np.bool_]:
+    """Return [N, T], whether a sample of series [N, C, T] is after the last one that any channel has."""
+    is_missing = np.asarray(np.isnan(x).all(1))
+    return np.asarray(np.logical_and.accumulate(is_missing[:, ::-1], 1)[:, ::-1])
 
 
 @dataclass(repr=False)
@@ -203,6 +241,10 @@ class Table(ShortRepr):
         if 0 in self.values.shape:
             rows, columns = self.values.shape
             raise DataError(f"{self.source}: no values: {rows} rows of {columns} channels")
+        if self.sample_labels is not None and self.sample_labels.shape != self.values.shape[:1]:
+            raise DataError(
+                f"{self.source}: {len(self.sample_labels)} labels for {len(self.values)} rows; give one for each"
+            )
         self.values = np.asarray(to_float32(self.values.T[None])[0][0].T)
         for name, column in zip(self.channels, self.values.T, strict=True):
             if np.isnan(column).all():
@@ -338,7 +380,7 @@ def read_text(path: Path, encoding: str = "utf-8", option: str = "") -> str:
 
     Args:
         path: the file
-        encoding: of the text; a mark at the beginning of the file that says so is left out
+        encoding: of the text; a mark of it at the beginning of the file is left out
         option: that gives the encoding, for messages
 
     Raises:
@@ -347,7 +389,7 @@ def read_text(path: Path, encoding: str = "utf-8", option: str = "") -> str:
     """
     try:
         require_memory(4 * path.stat().st_size, f"{path}: its lines", "save the set as .npy files, or in several parts")
-        text = path.read_text("utf-8-sig" if encoding == "utf-8" else encoding)
+        text = path.read_text(encoding).removeprefix("\ufeff")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a file that you may read") from None
     except LookupError:

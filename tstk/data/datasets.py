@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tstk.core.repr import ShortRepr
 from tstk.core.types import Series, Split
+from tstk.data.containers import describe_series
 from tstk.data.lazy_array import LazyArray, iter_chunks
 from tstk.data.times import Times
 
@@ -229,8 +230,10 @@ class WindowDataset(ShortRepr):
 
 def name_series(split: Split, index: int) -> str:
     """Return how messages name a series of a split: its number in the file, counted from 1, and its id."""
-    number = index if split.rows is None else int(split.rows[index])
-    return f"series {number + 1}" + ("" if split.ids is None else f" (id {split.ids[index]})")
+    recordings = split.recordings if isinstance(split, SeriesDataset) else None
+    recording = None if recordings is None else int(recordings[index])
+    row = index if split.rows is None else int(split.rows[index])
+    return describe_series(row, recording, None if split.ids is None else split.ids[index])
 
 
 def _zero_fill(x: Tensor) -> tuple[Tensor, Tensor | None]:

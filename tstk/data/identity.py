@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tstk.config.records import RunConfig
+from tstk.data.annotations import DEFAULT_ANNOTATIONS
 from tstk.data.catalog import SPLIT_SUFFIX, SYNTHETIC, locate, make_absolute, split_names
+from tstk.data.config import DataConfig
 from tstk.data.recordings import is_manifest, list_recordings
 from tstk.data.shards import is_pattern, list_shards
 from tstk.errors import DataChangedWarning, DataError, TstkError
@@ -82,12 +84,12 @@ def hash_file(path: Path) -> str:
 
 
 def _list_files(table: Mapping[str, Any]) -> Iterator[Path]:
-    names = split_names(str(table["use"]))
+    names, annotations = split_names(str(table["use"])), _get_annotations(table)
     for name in [*names, *(table.get(key) for key in _SPLIT_OPTIONS)]:
         if name and name not in (SYNTHETIC, "test"):
             for path in locate(name, table.get("data_root")).files.values():
                 yield path
-                yield from _list_companions(path, _list_named_arrays(table))
+                yield from _list_companions(path, _list_named_arrays(table), annotations)
     for pair in table.get("conditioning") or ():
         yield Path(pair.partition("=")[2]).expanduser()
 
@@ -98,17 +100,24 @@ def _list_named_arrays(table: Mapping[str, Any]) -> list[str]:
     return [name for name in (*names, *(table.get("target_columns") or ())) if name]
 
 
-def _list_companions(path: Path, array_names: list[str]) -> Iterator[Path]:
+def _get_annotations(table: Mapping[str, Any]) -> str | None:
+    """Return the suffix of the annotations of records that are read for a class per sample; None if they are not."""
+    if not DataConfig(task=table.get("task")).has_class_per_sample:
+        return None
+    return str(table.get("label_column") or DEFAULT_ANNOTATIONS)
+
+
+def _list_companions(path: Path, array_names: list[str], annotations: str | None) -> Iterator[Path]:
     """Yield the files that are read together: arrays beside an .npy, signals of a .hea, recordings of a folder."""
     if path.is_dir() or is_manifest(path):
         for file in list_recordings(path if path.is_dir() else path.parent):
             yield file
             if file.suffix.lower() == ".hea":
-                yield from _list_companions(file, [])
+                yield from _list_companions(file, [], annotations)
     elif is_pattern(path):
         for file in list_shards(path):
             yield file
-            yield from _list_companions(file, array_names)
+            yield from _list_companions(file, array_names, annotations)
     elif path.suffix.lower() == ".npy":
         from tstk.data.arrays import ARRAY_NAMES
 
@@ -118,6 +127,8 @@ def _list_companions(path: Path, array_names: list[str]) -> Iterator[Path]:
         for line in path.read_text(errors="replace").splitlines()[1:]:
             if (words := line.split()) and not line.startswith("#"):
                 yield path.parent / Path(words[0]).name
+        if annotations is not None:
+            yield path.with_suffix(f".{annotations}")
 
 
 def locate_run_data(run_config: RunConfig, data_root: str | None = None) -> DataTable:

@@ -93,6 +93,10 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
 
     splits = {split: check_times(data, config.regularize) for split, data in splits.items()}
     tables, series_sets = _separate_kinds(name, splits)
+    if config.split_channels:
+        config.reject("with --split-channels, which makes each channel a series without labels", "task")
+    if config.has_class_per_sample:
+        config.reject("with a class per sample, as series have no other targets", "target_columns")
     if tables and config.val_fraction == 0:
         raise OptionError(f"--val-fraction 0 is for sets of series: {name} is a table, which is split by rows")
     if tables and config.length is None:
@@ -101,8 +105,9 @@ def _prepare(name: str, splits: dict[str, SeriesSet | Table], config: DataConfig
         return prepare_forecasting(name, tables, config)
     if tables:
         reason = f"here: {name} is a table cut by --length"
-        refused = ("context", "horizon", "split_seed", "label_separator")
-        config.reject(reason, *refused, *["task"] * (not config.has_class_per_sample))
+        # resampled windows would not follow each other, so their predictions would have no place in the table
+        refused = ["resize" if config.has_class_per_sample else "task"]
+        config.reject(reason, "context", "horizon", "split_seed", "label_separator", *refused)
         series_sets, cut_length = cut_tables(tables, config), config.length
         # the rows have been split and cut; the model must accept what they were cut and resampled to
         config = replace(
@@ -183,18 +188,20 @@ def load_split(
     if input_schema["task"] is not None and input_schema["horizon"] is None and not roles.label_per_sample:
         roles = replace(roles, rows_are_series=True)
     data = check_times(_read_split(name_or_path, "test", data_root, roles), regularize)
+    is_recording = not isinstance(data, SeriesSet) and input_schema["task"] is not None and roles.label_per_sample
     if not isinstance(data, SeriesSet):
         if input_schema["task"] is None:
             length = input_schema.get("cut_length") or input_schema["length"]
             data = extract_windows(data, length, length)
-        elif roles.label_per_sample:
-            data = cut_recordings(table_to_series(data), input_schema["length"], input_schema["length"], 0)
+        elif is_recording:
+            data = table_to_series(data)
     if isinstance(data, SeriesSet):
         data = match_targets(data, input_schema)
+        data = data.resize(input_schema["resize"]) if input_schema.get("resize") else data
+        if is_recording:
+            data = cut_recordings(data, input_schema["length"], input_schema["length"], 0)
     if data.note:
         warnings.warn(data.note, DataNoteWarning, stacklevel=2)
-    if input_schema.get("resize") and isinstance(data, SeriesSet):
-        data = data.resize(input_schema["resize"])
     return prepare_split(data, input_schema, include_targets)
 
 

@@ -55,6 +55,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
         series_sets = {split: series_set.resize(resize) for split, series_set in series_sets.items()}
     series_sets, test_description, task, task_note = split_series(series_sets, config)
     target_type = None if task is None else get_task(task).target_type
+    overlap = _describe_overlap(series_sets["train"], series_sets.get("test"), config)
     if target_type == "sample-class":
         series_sets, note = _cut_recordings(series_sets, config)
         task_note = "; ".join(filter(None, (task_note, note)))
@@ -86,7 +87,7 @@ def prepare_series(name: str, series_sets: Mapping[str, SeriesSet], config: Data
         _reject_overflow(splits[split], mean, std, series_sets[split].source)
     if config.label_fraction < 1:
         notes.append(_subsample_labels(name, splits, config))
-    notes += _describe_series(splits, target_type, names, channels) + _describe_overlap(train, test, config)
+    notes += _describe_series(splits, target_type, names, channels) + overlap
     return DataModule(
         name=name,
         source=tuple(dict.fromkeys(series_set.source for series_set in series_sets.values())),
@@ -117,12 +118,12 @@ def _cut_recordings(series_sets: Mapping[str, SeriesSet], config: DataConfig) ->
         return series_sets, ""
     config.reject("where recordings are cut into windows, as its file has a row per series", "conditioning")
     counts = {split: len(series_set.x) for split, series_set in series_sets.items()}
+    by = "group" if len(set(series_sets["train"].groups or ())) > 1 else "recording"
     series_sets = {
         split: cut_recordings(series_set, length, config.stride or length if split == "train" else length)
         for split, series_set in series_sets.items()
     }
     sizes = ", ".join(f"{split} {counts[split]} to {len(s.x)}" for split, s in series_sets.items())
-    by = "group" if len(set(series_sets["train"].groups or ())) > 1 else "recording"
     return series_sets, f"recordings are cut into windows of {length} samples ({sizes}), those of a {by} in one split"
 
 

@@ -48,7 +48,9 @@ def table_to_series(table: Table) -> SeriesSet:
 
 
 def cut_recordings(series_set: SeriesSet, length: int, stride: int, first_row: int | None = None) -> SeriesSet:
-    """Cut recordings into windows; the last one of each may be shorter, so that every sample is in a window.
+    """Cut recordings into windows, except those without any sample; the last one of each may be shorter.
+
+    Every sample is in a window, unless `stride` is greater than `length`.
 
     The windows of a recording keep its id, and its group or, if there are no groups, its id as the group, by which
     they stay in one split.
@@ -62,12 +64,11 @@ def cut_recordings(series_set: SeriesSet, length: int, stride: int, first_row: i
     x, source = np.asarray(series_set.x), series_set.source
     times = np.arange(1, x.shape[2] + 1)
     ends = [int((~np.isnan(series).all(0) * times).max()) for series in x]
-    places = [
-        (row, start)
-        for row, end in enumerate(ends)
-        for start in range(0, max(end - length, 0) + stride, stride)
-        if start < end and not np.isnan(x[row, :, start : start + length]).all()
+    candidates = [
+        (row, start) for row, end in enumerate(ends) for start in range(0, max(end - length, 0) + stride, stride)
     ]
+    candidates = [(row, start) for row, start in candidates if start < ends[row]]
+    places = [(row, start) for row, start in candidates if not np.isnan(x[row, :, start : start + length]).all()]
     require_memory(
         8 * len(places) * length * x.shape[1], f"{source}: {len(places):,} windows", "give a larger --stride"
     )
@@ -78,20 +79,25 @@ def cut_recordings(series_set: SeriesSet, length: int, stride: int, first_row: i
         windows[i, :, : stop - start] = x[row, :, start:stop]
         if labels is not None and series_set.sample_labels is not None:
             labels[i, : stop - start] = series_set.sample_labels[row, start:stop]
+    notes = [series_set.note] * bool(series_set.note)
+    if num_empty := len(candidates) - len(places):
+        notes.append(f"{source}: {num_empty:,} windows without a sample are left out")
     rows, starts = np.array(places, np.int64).T
     ids = series_set.ids
+    numbers = np.arange(len(x)) if series_set.rows is None else series_set.rows
     if ids is None and first_row is None:
-        numbers = np.arange(len(x)) if series_set.rows is None else series_set.rows
         ids = [str(number) for number in numbers.tolist()]
     groups = ids if series_set.groups is None else series_set.groups
     return replace(
         series_set,
         x=windows,
         sample_labels=labels,
+        times=None,
+        note="; ".join(notes),
         ids=None if ids is None else [ids[row] for row in rows.tolist()],
         groups=None if groups is None else [groups[row] for row in rows.tolist()],
         rows=starts + (first_row or 0),
-        recordings=rows,
+        recordings=numbers[rows],
     )
 
 

@@ -17,6 +17,9 @@ from tstk.data.containers import SeriesSet, sort_names
 from tstk.data.datasets import SeriesDataset
 from tstk.errors import DataError, OptionError
 
+LABEL_AS_NUMBER = ("label",)
+"""Names of the targets where numbers in the place of labels are predicted."""
+
 
 def infer_task(train: SeriesSet, config: DataConfig) -> tuple[str | None, str]:
     """Return the task of a training split, None if it has no targets, and a note for the user on what was inferred.
@@ -62,7 +65,7 @@ def infer_names(train: SeriesSet, target_type: TargetType) -> tuple[str, ...]:
         assert train.sample_labels is not None
         return tuple(train.classes[i] for i in np.unique(train.sample_labels).tolist() if i >= 0)
     if train.targets is None:
-        return ("label",)  # numbers in the place of labels
+        return LABEL_AS_NUMBER
     return train.target_names or tuple(str(i) for i in range(train.targets.shape[1]))
 
 
@@ -123,7 +126,12 @@ def encode_targets(series_set: SeriesSet, target_type: TargetType, names: tuple[
         return _encode_classes(series_set, names)
     if target_type == "sample-class":
         return _encode_sample_classes(series_set, names)
-    if target_type == "numbers" and series_set.targets is None and series_set.y is not None:
+    if (
+        target_type == "numbers"
+        and series_set.targets is None
+        and series_set.y is not None
+        and names == LABEL_AS_NUMBER
+    ):
         return torch.from_numpy(_parse_labels(series_set))[:, None]
     if target_type == "future" or series_set.targets is None:
         return None
@@ -161,8 +169,9 @@ def _encode_sample_classes(series_set: SeriesSet, classes: tuple[str, ...]) -> T
     if (bad := np.argwhere(encoded == -2)).size:
         row, sample = bad[0].tolist()
         raise DataError(
-            f"{series_set.source}: class {series_set.classes[labels[row, sample]]!r}, at sample {sample + 1} of "
-            f"{series_set.name_series(row)}, does not occur in training, whose classes are {', '.join(classes)}"
+            f"{series_set.source}: class {series_set.classes[labels[row, sample]]!r}, at "
+            f"{series_set.locate_sample(row, sample)}, does not occur in training, whose classes are "
+            f"{', '.join(classes)}"
         )
     return torch.from_numpy(encoded)
 
@@ -201,8 +210,16 @@ def match_targets(series_set: SeriesSet, input_schema: dict[str, Any]) -> Series
         input_schema: from `DataModule.input_schema` of the training data
     """
     names = tuple(input_schema["classes"] or input_schema["target_names"])
-    predicts_targets = input_schema["task"] is not None and get_task(input_schema["task"]).target_type != "class"
-    if series_set.targets is None or not predicts_targets or names == ("label",):
+    target_type = None if input_schema["task"] is None else get_task(input_schema["task"]).target_type
+    if (
+        target_type == "numbers"
+        and names != LABEL_AS_NUMBER
+        and series_set.targets is None
+        and series_set.y is not None
+    ):
+        note = f"the labels are not used: the run predicts {', '.join(names)}"
+        return replace(series_set, note="; ".join(filter(None, (series_set.note, note))))
+    if series_set.targets is None or target_type in (None, "class") or names == LABEL_AS_NUMBER:
         return series_set
     own_names = infer_names(series_set, "numbers")
     if sorted(own_names) == sorted(names):

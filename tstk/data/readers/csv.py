@@ -7,6 +7,7 @@ decimal commas, are recognized where the file leaves no doubt, which a note says
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -26,8 +27,8 @@ DELIMITERS = ",;\t|"
 _NUM_SAMPLE_LINES = 50
 """Lines in which the delimiter is looked for."""
 
-_DECIMAL_COMMA = r"^[-+]?\d{1,3}(\.\d{3})+,\d+$|^[-+]?\d+(,\d+)?$"
-_CERTAIN_DECIMAL_COMMA = r"^[-+]?(0|0\d+|\d{4,}),\d+$|,(\d{1,2}|\d{4,})$|\.\d{3},\d+$"
+_DECIMAL_COMMA = r"^[-+]?\d{1,3}(\.\d{3})+,\d+$|^[-+]?(\d+|\d*,\d+([eE][-+]?\d+)?)$"
+_CERTAIN_DECIMAL_COMMA = r"^[-+]?(|0|0\d+|\d{4,}),\d+$|,(\d{1,2}|\d{4,})$|\.\d{3},\d+$|,\d+[eE]"
 """Numbers whose comma cannot separate thousands."""
 
 
@@ -66,7 +67,7 @@ def read(
     """
     number_format = _parse_number_format(delimiter, decimal, thousands)
     text = read_text(path, encoding, "--reader csv --reader.encoding")
-    lines, numbers = _select_lines(text, path, skip_lines, comment)
+    lines, numbers, num_comments = _select_lines(text, path, skip_lines, comment)
     delimiter = _parse_delimiter(delimiter) if delimiter else _find_delimiter(lines, path)
     rows = Rows(path, "".join(lines), numbers, delimiter, header)
     column_names = _name_columns(rows, names)
@@ -79,7 +80,7 @@ def read(
     notes = [f"cells are separated by {delimiter!r}"] if delimiter != "," else []
     notes += [frame.number_format.describe()] if frame.number_format.describe() else []
     notes += [f"{num_missing:,} cells are missing, as they are {' or '.join(missing)}"] if missing else []
-    notes += [f"{text.count(chr(10)) + 1 - num_rows:,} lines are left out"] if comment else []
+    notes += [f"{num_comments:,} lines are left out, as they begin with {comment!r}"] if comment else []
     return _add_notes(interpret(frame, roles), path, notes)
 
 
@@ -156,20 +157,23 @@ def _parse_delimiter(text: str) -> str:
     return delimiter
 
 
-def _select_lines(text: str, path: Path, skip_lines: int, comment: str | None) -> tuple[list[str], range | list[int]]:
-    """Return the lines that are not left out, and the number of each in the file."""
+def _select_lines(
+    text: str, path: Path, skip_lines: int, comment: str | None
+) -> tuple[list[str], range | list[int], int]:
+    """Return the lines that are not left out, the number of each in the file, and the number of comments."""
     lines = text.splitlines(keepends=True)
     if skip_lines >= len(lines):
         raise OptionError(f"--reader.skip-lines {skip_lines}: {path} has {len(lines)} lines")
     numbers: range | list[int] = range(skip_lines + 1, len(lines) + 1)
     if comment:
         numbers = [number for number in numbers if not lines[number - 1].startswith(comment)]
+    num_comments = len(lines) - skip_lines - len(numbers)
     selected = [lines[number - 1] for number in numbers]
     while selected and not selected[0].strip():
         selected, numbers = selected[1:], numbers[1:]
     if not selected:
         raise DataError(f"{path}: every line is left out; check --reader.skip-lines and --reader.comment")
-    return selected, numbers
+    return selected, numbers, num_comments
 
 
 def _find_delimiter(lines: list[str], path: Path) -> str:
@@ -284,7 +288,10 @@ def _count_preamble(lines: list[str]) -> int:
             different = [i for i, size in enumerate(sizes, 1) if size != sizes[-1]]
             counts.append(different[-1] if different else 0)
     count = min(counts, default=0)
-    return count if count < len(lines) - 2 else 0
+    is_header = count < len(lines) - 2 and not all(
+        is_number(cell) for cell in re.split(f"[{DELIMITERS}]", lines[count])
+    )
+    return count if is_header else 0
 
 
 def _clear_missing(columns: list[Any], missing: tuple[str, ...]) -> tuple[list[Any], int]:

@@ -21,6 +21,8 @@ from tstk.errors import DataError, did_you_mean
 
 _CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d(?:\.\d{1,9})?)?", re.ASCII)
 _LETTER = re.compile(r"[^\W\d_]")
+_SEPARATORS = ".,' \u00a0\u202f"
+"""Characters before decimals or between thousands, in any language."""
 _INDEX_NAME = re.compile(r"|Unnamed: \d+|__index_level_\d+__|index", re.ASCII)
 """Names under which pandas and R write the index of rows."""
 
@@ -72,10 +74,12 @@ class NumberFormat:
         fault = f"{cell.strip()!r} is not a number; decimals take {point}"
         if not self.has_options:
             return f"{fault}, a missing value is ? or NaN"
-        separators = [char for char in cell.strip() if char in ".,' " and char not in (self.decimal, self.thousands)]
-        if separators and re.fullmatch(r"[-+]?[\d.,' ]+", cell.strip()):
-            other = f"--reader.decimal {separators[0]!r}, or " if separators[0] in ".," else ""
-            return f"{fault}. If not so here: --reader csv {other}--reader.thousands {separators[0]!r}"
+        separators = [c for c in cell.strip() if c in _SEPARATORS and c not in (self.decimal, self.thousands)]
+        if separators and re.fullmatch(rf"[-+]?[\d{_SEPARATORS}]+", cell.strip()):
+            char = separators[0]
+            other = f"--reader.decimal {char!r}, or " if char in ".," else ""
+            text = repr(char) if char.isascii() else f"$'\\u{ord(char):04x}'"  # as a shell takes it
+            return f"{fault}. If not so here: --reader csv {other}--reader.thousands {text}"
         return f"{fault}, a missing value is ? or NaN, or what --reader csv --reader.missing names"
 
 

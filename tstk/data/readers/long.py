@@ -131,7 +131,7 @@ def _check_constant(frame: Frame, index: int, first: NDArray[np.int64], ids: lis
         raise DataError(
             f"{frame.locate(row)}: {kind} {cells[row]!r} of id {ids[row]!r}, which has {cells[first[row]]!r} in "
             f"{place}; a series has one {kind}: give its rows the same, or --drop-columns {name}"
-            + ("; --task segmentation takes a label per row" if kind == "label" else "")
+            + ("; --task segmentation takes a label per row, in training" if kind == "label" else "")
         )
 
 

@@ -32,7 +32,7 @@ from tstk.data.recordings import (
 )
 from tstk.data.segmentation import SampleLabels, merge_sample_labels
 from tstk.data.times import Times
-from tstk.errors import DataError, did_you_mean
+from tstk.errors import DataError, OptionError, did_you_mean
 from tstk.files import check_readable
 
 SPLIT_COLUMNS = ("split", "subset", "partition")
@@ -245,15 +245,28 @@ def _read_recording(path: Path, roles: ColumnRoles) -> Recording:
         label_per_sample=roles.label_per_sample,
         reader=roles.reader,
     )
-    if path.suffix.lower() == ".npy":
-        own_roles.reject(path, "for a recording in .npy, whose channels have no names")
-        if roles.label_per_sample and "label" not in roles.optional:
-            raise DataError(f"{path}: a recording in .npy has no labels; write it as .csv or .parquet with a column")
-        array = np.array(map_array(path))
-        if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):
-            raise DataError(f"{path}: an array of {array.dtype} {array.shape}; expected numbers (channels, samples)")
-        return Recording(array[None] if array.ndim == 1 else array)
-    data = read_file(path, own_roles)
+    recording = _read_array(path, own_roles) if path.suffix.lower() == ".npy" else _read_named(path, own_roles)
+    if roles.label_per_sample and recording.labels is None and "label" not in roles.optional:
+        kind = path.suffix.lower()
+        raise DataError(f"{path}: a recording in {kind} has no labels; write it as .csv or .parquet with a column")
+    return recording
+
+
+def _read_array(path: Path, roles: ColumnRoles) -> Recording:
+    """Read an array, whose axes are told apart when all of them have been read."""
+    roles.reject(path, "for a recording in .npy, whose channels have no names")
+    if roles.reader is not None and "reader" not in roles.optional:
+        name = roles.reader["use"]
+        raise OptionError(f"--reader {name} has no meaning for {path}, a recording in .npy: its axes are inferred")
+    array = np.array(map_array(path))
+    if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):
+        raise DataError(f"{path}: an array of {array.dtype} {array.shape}; expected numbers (channels, samples)")
+    return Recording(array[None] if array.ndim == 1 else array)
+
+
+def _read_named(path: Path, roles: ColumnRoles) -> Recording:
+    """Read a file of a format that other data sets have too."""
+    data = read_file(path, roles)
     if isinstance(data, Table):
         labels = None if data.sample_labels is None else (data.sample_labels, data.classes)
         return Recording(data.values.T, data.channels, data.note, labels, data.times)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import numpy as np
 from tstk.data.catalog import read_file
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import SeriesSet, Table, pad_series
+from tstk.data.segmentation import merge_sample_labels
 from tstk.data.shards import list_shards
 from tstk.data.times import join_times
 from tstk.errors import DataError
 from tstk.files import check_readable
+
+_NUM_NOTES = 3
+"""Different notes of parts that are repeated; each may name its file."""
 
 
 def read(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, SeriesSet] | Table:
@@ -57,26 +62,39 @@ def _join_tables(tables: list[Table], source: str, note: str) -> Table:
     if len(times) not in (0, len(tables)):
         bare = next(table.source for table in tables if table.times is None)
         raise DataError(f"{bare}: has no times, and other files of {source} have them")
+    joined_times = join_times(times, source) if times else None
+    labels = [(table.sample_labels, table.classes) for table in tables if table.sample_labels is not None]
+    if len(labels) not in (0, len(tables)):
+        bare = next(table.source for table in tables if table.sample_labels is None)
+        raise DataError(f"{bare}: has no labels, and other files of {source} have them")
     values = np.concatenate([table.values for table in tables])
-    return Table(
-        values, source, tables[0].channels, join_times(times, source) if times else None, _join_notes(note, tables)
-    )
+    table = Table(values, source, tables[0].channels, joined_times, _join_notes(note, tables))
+    if not labels:
+        return table
+    merged, classes = merge_sample_labels(labels, max(len(codes) for codes, _ in labels))
+    rows = [row[: len(codes)] for row, (codes, _) in zip(merged, labels, strict=True)]
+    return replace(table, sample_labels=np.concatenate(rows), classes=classes)
 
 
 def _join_series(parts: list[SeriesSet], source: str, note: str) -> SeriesSet:
     joined: dict[str, Any] = {}
-    for name in ("y", "groups", "ids", "targets", "times"):
+    for name in ("y", "groups", "ids", "targets", "times", "sample_labels"):
         values = [getattr(part, name) for part in parts]
         missing = [part.source for part, value in zip(parts, values, strict=True) if value is None]
         if missing and len(missing) < len(parts):
             raise DataError(f"{missing[0]}: has no {name}, and other files of {source} have them")
         if not missing:
             joined[name] = np.concatenate(values) if name == "targets" else [v for value in values for v in value]
+    x = pad_series([series for part in parts for series in part.x], source)
+    classes = parts[0].classes if all(part.classes == parts[0].classes for part in parts) else ()
+    if "sample_labels" in joined:
+        labels = [(row, part.classes) for part in parts if part.sample_labels is not None for row in part.sample_labels]
+        joined["sample_labels"], classes = merge_sample_labels(labels, x.shape[2])
     return SeriesSet(
-        pad_series([series for part in parts for series in part.x], source),
+        x,
         source,
         channels=parts[0].channels,
-        classes=parts[0].classes if all(part.classes == parts[0].classes for part in parts) else (),
+        classes=classes,
         target_names=parts[0].target_names,
         note=_join_notes(note, parts),
         **joined,
@@ -84,5 +102,7 @@ def _join_series(parts: list[SeriesSet], source: str, note: str) -> SeriesSet:
 
 
 def _join_notes(note: str, parts: Sequence[SeriesSet | Table]) -> str:
-    """Return the notes of the parts after that on their order, each once."""
-    return "; ".join(dict.fromkeys([note, *(part.note for part in parts if part.note)]))
+    """Return the notes of the first parts after that on their order, each once."""
+    notes = list(dict.fromkeys(part.note for part in parts if part.note))
+    more = [f"and {len(notes) - _NUM_NOTES} other notes on parts"] * (len(notes) > _NUM_NOTES)
+    return "; ".join([note, *notes[:_NUM_NOTES], *more])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tstk.data.annotations import BEATS, read_annotations
+from tstk.data.annotations import BEATS, DEFAULT_ANNOTATIONS, read_annotations
 from tstk.data.channels import choose_channels, describe_choice
 from tstk.data.columns import ColumnRoles
 from tstk.data.containers import Samples, Table, read_lines
@@ -113,7 +113,7 @@ def _read_labels(
     If there are rhythms, such as "(AFIB", each lasts until the next one; else the samples from halfway to the beat
     before to halfway to the beat after have the symbol of a beat.
     """
-    file = path.with_suffix(f".{roles.label or 'atr'}")
+    file = path.with_suffix(f".{roles.label or DEFAULT_ANNOTATIONS}")
     if not file.is_file():
         if "label" in roles.optional:
             return (None, ()), ""
