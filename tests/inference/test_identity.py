@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tstk.cli import cli
 from tstk.config.resolve import resolve_config
 from tstk.errors import DataError, IncompatibleError
-from tstk.inference.detect import detect
+from tstk.inference.detect import detect, evaluate_detection
 from tstk.inference.impute import impute, write_imputation
 from tstk.inference.predict import embed, open_run, predict
 from tstk.inference.recordings import load_recordings
@@ -185,6 +185,10 @@ def test_a_run_on_single_channels_takes_any_number_of_them_also_if_it_mixes_chan
         detection = detect(tmp_path / "run", str(tmp_path / "two.npz"), threshold=threshold)
         assert detection.channel_scores.shape == (20, 2, 16)
         np.testing.assert_array_equal(detection.recordings.values, x[:, :2].astype(np.float32))
+        labels = np.zeros((20, 16), dtype=bool)
+        labels[0, 3:5] = True
+        metrics = evaluate_detection(detection, labels)
+        assert ("f1" in metrics["last value"]) == (threshold is None)
     assert embed(tmp_path / "run", str(tmp_path / "three.npz"))["embedding"].shape[0] == 20
 
 
