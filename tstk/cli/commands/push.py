@@ -18,9 +18,7 @@ from tstk.cli.run_options import RunCommand
 )
 @click.argument("run", metavar="RUN", shell_complete=complete_runs)
 @click.argument("repo", metavar="OWNER/NAME")
-@rich_click.option(
-    "--private", is_flag=True, help="create a repository that only its owner sees; one that exists must be so"
-)
+@rich_click.option("--private", is_flag=True, help="create a repository that only its owner sees, or use such a one")
 @rich_click.option("--revision", metavar="BRANCH", help="branch to upload to, created if needed")
 @rich_click.option("--license", metavar="NAME", help="licence of the weights, for the card, such as apache-2.0")
 @rich_click.option("--message", metavar="TEXT", default="Upload a run of tstk", help="message of the commit")
