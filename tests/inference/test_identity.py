@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from tstk.cli import cli
 from tstk.config.resolve import resolve_config
-from tstk.errors import DataError, IncompatibleError
+from tstk.errors import DataError, IncompatibleError, OptionError
 from tstk.inference.detect import detect, evaluate_detection
 from tstk.inference.impute import impute, write_imputation
 from tstk.inference.predict import embed, open_run, predict
@@ -187,6 +187,9 @@ def test_a_run_on_single_channels_takes_any_number_of_them_also_if_it_mixes_chan
         np.testing.assert_array_equal(detection.recordings.values, x[:, :2].astype(np.float32))
         labels = np.zeros((20, 16), dtype=bool)
         labels[0, 3:5] = True
+        for flags, reason in ((labels * False, "no sample"), (labels | True, "every sample with a score")):
+            with pytest.raises(OptionError, match=f"{reason} is labelled as an anomaly"):
+                evaluate_detection(detection, flags)
         metrics = evaluate_detection(detection, labels)
         assert ("f1" in metrics["last value"]) == (threshold is None)
     assert embed(tmp_path / "run", str(tmp_path / "three.npz"))["embedding"].shape[0] == 20

@@ -27,7 +27,8 @@ def read_sample_labels(
 
     Args:
         labels: a file (.npy or .npz with one array, .csv or .parquet with one column, or .atr, where beats that are not
-            normal are anomalous), or the name of a column of the data; numbers other than 0 are anomalies
+            normal are anomalous), or the name of a column of the data; numbers other than 0 are anomalies, and missing
+            ones are not
         data: the file of the data, if it is one
         length: samples of the series, to which beats are assigned
         csv_options: of the reader `csv`, by which the data were read
@@ -59,7 +60,7 @@ def read_sample_labels(
         raise DataError(
             f"{path}: an array of {array.dtype} with shape {list(array.shape)}; expected numbers, [samples]"
         )
-    return np.asarray(array != 0)
+    return np.asarray(np.nan_to_num(array) != 0)
 
 
 def _read_column(path: Path, name: str | None, csv_options: Mapping[str, Any] | None = None) -> NDArray[np.bool_]:

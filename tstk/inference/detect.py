@@ -176,7 +176,10 @@ def detect(
         training_scores = compute_scores(
             pipeline, score, training, is_training=True, stride=stride, batch_size=batch_size
         )
-        threshold, used_quantile = float(np.nanquantile(average_channels(training_scores), quantile)), quantile
+        averages = average_channels(training_scores)
+        if not np.isfinite(averages).any():
+            raise DataError(f"{training.source}: no sample of the training data has a score; give --threshold")
+        threshold, used_quantile = float(np.nanquantile(averages, quantile)), quantile
     by_channel = compute_scores(pipeline, score, recordings, stride=stride, batch_size=batch_size)
     scores = average_channels(by_channel)
     channel_scores = by_channel if by_channel.shape[1] == len(recordings.channels) > 1 else None
@@ -283,9 +286,11 @@ def evaluate_detection(detection: Detection, labels: NDArray[np.bool_]) -> dict[
         method -> its metrics, see `score_detection`, or {"skipped": reason}; the first is that of the run. Baselines
         have no metrics at a threshold if that of the run was given
     """
-    if not labels.any():
-        raise OptionError("no sample is labelled as an anomaly, so there is nothing to score")
     scored = np.isfinite(detection.scores)
+    if not labels[scored].any() or labels[scored].all():
+        which = "no sample with a score" if labels.any() else "no sample"
+        which = "every sample with a score" if labels[scored].any() else which
+        raise OptionError(f"{which} is labelled as an anomaly, so there is nothing to score")
     results: dict[str, dict[str, Any]] = {
         detection.method: score_detection(detection.scores, labels, scored, detection.threshold)
     }

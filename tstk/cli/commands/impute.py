@@ -123,8 +123,8 @@ def _write_plot(path: Path, imputation: Imputation, force: bool) -> None:
         print_note(f"note: {path} was not written: nothing was filled, so there is nothing to draw")
         return
     recordings = imputation.recordings
-    lengths = [(stops - starts).max(initial=0) for starts, stops in map(find_ranges, imputation.filled.any(1))]
-    row = int(np.argmax(lengths))
+    ranges = [find_ranges(np.asarray(filled.any(0))) for filled in imputation.filled]
+    row = int(np.argmax([(stops - starts).max(initial=0) for starts, stops in ranges]))
     end = int(recordings.ends[row])
     first_row = recordings.first_row if recordings.is_table else None
     image = render_imputation(

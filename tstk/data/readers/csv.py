@@ -66,9 +66,18 @@ def read(
         DataError: there is no header or no such label column, or a cell is not a number
         OptionError: an option contradicts another or the file
     """
-    options = {"decimal": decimal, "thousands": thousands, "encoding": encoding, "header": header, "names": names}
-    options |= {"delimiter": delimiter, "skip_lines": skip_lines, "comment": comment, "missing": missing}
-    frame, _, notes = read_frame(path, **options)
+    frame, _, notes = read_frame(
+        path,
+        delimiter=delimiter,
+        decimal=decimal,
+        thousands=thousands,
+        encoding=encoding,
+        header=header,
+        names=names,
+        skip_lines=skip_lines,
+        comment=comment,
+        missing=missing,
+    )
     return _add_notes(interpret(frame, roles), path, notes)
 
 
@@ -126,19 +135,17 @@ def replace_cells(path: Path, cells: Mapping[tuple[int, str], float], num_rows: 
         encoding = "utf-8-sig"
     with path.open(encoding=encoding, newline="") as file:
         lines = file.read().splitlines(keepends=True)
-    by_row: dict[int, dict[int, str]] = {}
-    for (row, name), number in cells.items():
-        by_row.setdefault(row + rows.has_header, {})[names.index(name.strip())] = frame.number_format.write(number)
-    for i, (span, row) in enumerate(rows.iter_spans()):
-        if i in by_row:
+    replaced: dict[int, dict[int, str]] = {}
+    for (row, name), value in cells.items():
+        replaced.setdefault(row + rows.has_header, {})[names.index(name.strip())] = frame.number_format.write(value)
+    for i, (span, old) in enumerate(rows.iter_spans()):
+        if new := replaced.get(i):
             buffer = io.StringIO()
-            csv.writer(buffer, delimiter=rows.delimiter, lineterminator="").writerow(
-                [by_row[i].get(k, cell) for k, cell in enumerate(row)]
-            )
-            first, *others = span
-            last_line = lines[span[-1] - 1]
-            lines[first - 1] = buffer.getvalue() + last_line[len(last_line.rstrip("\r\n")) :]
-            for number in others:
+            writer = csv.writer(buffer, delimiter=rows.delimiter, lineterminator="")
+            writer.writerow([new.get(k, cell) for k, cell in enumerate(old)])
+            end = lines[span[-1] - 1]
+            lines[span[0] - 1] = buffer.getvalue() + end[len(end.rstrip("\r\n")) :]
+            for number in span[1:]:  # a row with line breaks within its cells
                 lines[number - 1] = ""
     return "".join(lines).encode(encoding)
 
