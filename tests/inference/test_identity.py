@@ -199,3 +199,9 @@ def test_a_run_on_single_channels_says_why_it_does_not_take_more(people):
     pipeline = open_run(people / "run")[0]
     with pytest.raises(IncompatibleError, match="takes 1 channels, and the data have 2: its head was built for them"):
         pipeline.set_channels(torch.zeros(2), torch.ones(2))
+
+
+def test_training_data_without_a_score_have_no_threshold(masked, monkeypatch):
+    monkeypatch.setattr("tstk.inference.detect.compute_scores", lambda *_, **__: np.full((2, 1, 12), np.nan))
+    with pytest.raises(DataError, match="no sample of the training data has a score; give --threshold"):
+        detect(masked)
