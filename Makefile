@@ -78,7 +78,7 @@ constraints-lowest.txt: pyproject.toml constraints.txt .ci/lowest_versions.py | 
 docs: .venv/installed-for-tests
 	$(BIN)/python docs/generate.py
 
-# The pages of docs/ as a site in build/site; a link that leads nowhere fails.
+# The pages of docs/ as a site in build/site; a link that leads nowhere fails (with --quiet, mkdocs counts no warnings).
 site: .venv-site/installed
 	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build
 

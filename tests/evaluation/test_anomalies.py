@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tstk.evaluation.affiliation import affiliation_metrics
 from tstk.evaluation.anomalies import (
     BASELINES,
     extend_labels,
@@ -55,6 +56,14 @@ def range_areas_by_loop(labels, scores, buffer):
     recall, fall_out = [*recall, 1.0], [*fall_out, 1.0]
     roc = sum((b - a) * (p + q) / 2 for a, b, p, q in zip(fall_out, fall_out[1:], recall, recall[1:], strict=False))
     return pr, roc
+
+
+def test_the_room_between_series_is_never_reported():
+    scores, labels = np.ones((2, 50)), np.zeros((2, 50), dtype=bool)
+    labels[0, 40:] = True
+    found = score_detection(scores, labels, threshold=0.5)
+    one = affiliation_metrics(np.array([[0.0, 50], [60, 110]]), np.array([[40.0, 50]]), 120)
+    assert {name: found[name] for name in one} == pytest.approx(one)
 
 
 @pytest.mark.parametrize("buffer", [0, 1, 2, 7, 20])

@@ -202,6 +202,25 @@ def test_labels_of_a_whole_table_or_record_are_cut_to_the_rows_that_the_run_is_t
     np.testing.assert_array_equal(load_labels(detection, str(tmp_path / "beats.atr"))[0], labels[512:] == 1)
 
 
+@slow
+def test_labels_are_a_column_of_a_table_of_any_layout(trained, spiked, tmp_path):
+    header, *lines = spiked.read_text().splitlines()
+    rows = [f"{line.replace(',', ';').replace('.', ',')};{int(i == SPIKE)}" for i, line in enumerate(lines)]
+    text = "\n".join(["Zähler", header.replace(",", ";") + ";fault", *rows])
+    (tmp_path / "data.csv").write_text(text, encoding="latin-1")
+    words = ["--reader", "csv", "--reader.encoding", "latin-1", "--reader.skip-lines", 1, "--sample-labels", "fault"]
+    words += ["--data", tmp_path / "data.csv", "--out", tmp_path / "scores.csv", "--json"]
+    metrics = json.loads(call("detect", trained("masked"), *words).stdout)["metrics"]
+    assert metrics["masked"]["auroc"] > 0.99
+
+
+@slow
+def test_scores_and_events_are_not_the_same_file(trained, tmp_path):
+    same = tmp_path / "a.csv"
+    assert "is the file of --out" in refuse("detect", trained("masked"), "--out", same, "--events", same)
+    assert not same.exists()
+
+
 def test_events_are_runs_above_the_threshold():
     scores = np.array([[5, 1, 3, np.nan, 4, 6, 1, 7.0], [0] * 8])
     by_channel = np.stack([scores, scores * 0.5], 1)

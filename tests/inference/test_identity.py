@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from tstk.cli import cli
 from tstk.config.resolve import resolve_config
-from tstk.errors import DataError, IncompatibleError
-from tstk.inference.detect import detect
+from tstk.errors import DataError, IncompatibleError, OptionError
+from tstk.inference.detect import detect, evaluate_detection
 from tstk.inference.impute import impute, write_imputation
 from tstk.inference.predict import embed, open_run, predict
 from tstk.inference.recordings import load_recordings
@@ -185,6 +185,13 @@ def test_a_run_on_single_channels_takes_any_number_of_them_also_if_it_mixes_chan
         detection = detect(tmp_path / "run", str(tmp_path / "two.npz"), threshold=threshold)
         assert detection.channel_scores.shape == (20, 2, 16)
         np.testing.assert_array_equal(detection.recordings.values, x[:, :2].astype(np.float32))
+        labels = np.zeros((20, 16), dtype=bool)
+        labels[0, 3:5] = True
+        for flags, reason in ((labels * False, "no sample"), (labels | True, "every sample with a score")):
+            with pytest.raises(OptionError, match=f"{reason} is labelled as an anomaly"):
+                evaluate_detection(detection, flags)
+        metrics = evaluate_detection(detection, labels)
+        assert ("f1" in metrics["last value"]) == (threshold is None)
     assert embed(tmp_path / "run", str(tmp_path / "three.npz"))["embedding"].shape[0] == 20
 
 
@@ -192,3 +199,9 @@ def test_a_run_on_single_channels_says_why_it_does_not_take_more(people):
     pipeline = open_run(people / "run")[0]
     with pytest.raises(IncompatibleError, match="takes 1 channels, and the data have 2: its head was built for them"):
         pipeline.set_channels(torch.zeros(2), torch.ones(2))
+
+
+def test_training_data_without_a_score_have_no_threshold(masked, monkeypatch):
+    monkeypatch.setattr("tstk.inference.detect.compute_scores", lambda *_, **__: np.full((2, 1, 12), np.nan))
+    with pytest.raises(DataError, match="no sample of the training data has a score; give --threshold"):
+        detect(masked)

@@ -143,6 +143,80 @@ def test_a_figure_shows_what_was_filled(trained, gaps, table, tmp_path):
     assert "has no effect with --score" in message
 
 
+def test_a_text_table_of_any_layout_keeps_it(trained, gaps, tmp_path):
+    """Also lines above the header, comments, an encoding, separators, ends of lines, quotes and other columns."""
+    header, *rows = read(gaps)
+    lines = ["Kläranlage", ";".join([*header, "wärter"])]
+    for number, (date, load, temp) in enumerate(rows):
+        lines.append(f'{date};{load.replace(".", ",")};{temp.replace(".", ",")};"{number}"')
+    lines.insert(300, "# changed")
+    (tmp_path / "in.csv").write_bytes("\r\n".join([*lines, ""]).encode("latin-1"))
+    words = ["--reader", "csv", "--reader.encoding", "latin-1", "--reader.skip-lines", 1, "--reader.comment", "#"]
+    call("impute", trained("masked"), "--data", tmp_path / "in.csv", *words, "--out", tmp_path / "out.csv")
+    old, new = ((tmp_path / name).read_bytes().decode("latin-1").split("\r\n") for name in ("in.csv", "out.csv"))
+    assert len(old) == len(new)
+    for before, after in zip(old, new, strict=True):
+        assert (before == after) == (";;" not in before)
+        cells = after.split(";")
+        if before != after:
+            assert all(np.isfinite(float(cell.replace(",", "."))) for cell in cells[1:3])
+            assert all(a in ("", b) for a, b in zip(before.replace('"', "").split(";"), cells, strict=True))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_with_inserted_rows_is_written_anew_and_no_observed_cell_changes(table, tmp_path, suffix):
+    """Of a run with --regularize, also if its data are named."""
+    from pyarrow import csv
+    from pyarrow import parquet as pq
+
+    lines = table.read_text().splitlines()
+    data, out = tmp_path / f"holes{suffix}", tmp_path / f"filled{suffix}"
+    (tmp_path / "holes.csv").write_text("\n".join([*lines[:301], *lines[311:]]) + "\n")
+    if suffix == ".parquet":
+        pq.write_table(csv.read_csv(tmp_path / "holes.csv"), data)
+    words = ["--loss", "masked", "--length", 48, "--regularize", "--steps", 1, "--threads", 1, "--device", "cpu"]
+    call("train", "--data", data, *words, "--encoder.depth", 1, "--out", tmp_path / "run", "--quiet")
+    for number, given in enumerate([[], ["--data", data]]):
+        result = call("impute", tmp_path / "run", *given, "--out", out, *["--force"][:number])
+        assert "20 of 1,280 samples filled" in result.stdout
+        assert "written anew, with times and channels alone" in result.stderr
+        written = csv.read_csv(out) if suffix == ".csv" else pq.read_table(out)
+        values = np.stack([written.column(name).to_numpy() for name in ("load", "temp")], 1)
+        is_observed = np.delete(np.arange(640), range(300, 310))
+        np.testing.assert_allclose(values[is_observed], make_table()[is_observed], atol=1e-4)
+        assert np.isfinite(values).all()
+
+
+def test_an_archive_with_channels_last_keeps_its_layout_and_lost_arrays_are_named(trained, tmp_path):
+    x = make_table(96)[:96].reshape(2, 48, 2)
+    x[0, 5:20, 1] = np.nan
+    np.savez(tmp_path / "in.npz", X=x, channels=np.array(["load", "temp"]), notes=np.array(["a", "b"]))
+    result = call("impute", trained("masked"), "--data", tmp_path / "in.npz", "--out", tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as out:
+        assert sorted(out.files) == ["X", "channels", "notes"]
+        assert out["X"].shape == x.shape
+        np.testing.assert_array_equal(out["X"][~np.isnan(x)], x[~np.isnan(x)])
+        assert np.isfinite(out["X"]).all()
+    assert "notes" not in result.stderr
+    parts = {"X_train": x, "X_test": x[:1], "notes": np.array(["a"])}
+    np.savez(tmp_path / "parts.npz", **parts, channels=np.array(["load", "temp"]), length=np.arange(3))
+    result = call("impute", trained("masked"), "--data", tmp_path / "parts.npz", "--out", tmp_path / "p.npz")
+    assert "note" not in result.stderr  # all of X_test
+
+
+def test_the_figure_has_the_series_with_the_longest_filled_stretch(trained, tmp_path, monkeypatch):
+    x = make_table(144).reshape(3, 48, 2).transpose(0, 2, 1).copy()
+    x[0, :, ::2] = np.nan
+    x[1, 0, 10:20] = np.nan
+    np.savez(tmp_path / "in.npz", X=x)
+    drawn = []
+    monkeypatch.setattr("tstk.report.imputation.render_imputation", lambda *args: drawn.append(args) or b"")
+    words = ["--data", tmp_path / "in.npz", "--out", tmp_path / "out.npz", "--plot", tmp_path / "a.png"]
+    call("impute", trained("masked"), *words)
+    assert np.isnan(x[1])[drawn[0][1]].all()
+    assert drawn[0][1].sum() == 10
+
+
 def test_what_cannot_be_done_is_refused(trained, gaps, npz, run, tmp_path):
     masked = trained("masked")
     assert "either --out FILE, to write filled data, or --score" in refuse("impute", masked)

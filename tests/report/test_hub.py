@@ -13,7 +13,7 @@ from tstk.config.hub import _fetch
 from tstk.config.records import RunConfig, RunResult
 from tstk.config.run_directory import PUBLIC_FILES, resolve_run_dir
 from tstk.errors import CheckpointError, OptionError
-from tstk.report.hub import push, render_model_card
+from tstk.report.hub import _shorten_paths, push, render_model_card
 
 
 @pytest.fixture
@@ -103,6 +103,63 @@ def test_no_path_of_this_machine_is_published(hub, run):
     for name, content in files.items():
         assert folder.encode() not in content, name
     assert json.loads(files["config.json"])["config"]["data"]["use"].endswith(".npz")
+
+
+@pytest.mark.slow
+def test_paths_with_spaces_or_in_lists_are_not_published_and_names_of_the_data_stay(hub, tmp_path):
+    """Classes and channels that begin with a slash, as topics of robots do, are no paths."""
+    folder = tmp_path / "my patients" / "of 2024"
+    folder.mkdir(parents=True)
+    x = np.random.default_rng(0).normal(size=(12, 2, 20))
+    channels, classes = ["/imu/accel/x", "/imu/accel/y"], np.array(["/gait/walk", "/gait/run"] * 6)
+    for name in ("a", "b"):
+        np.savez(folder / f"{name}.npz", X=x, y=classes, channels=np.array(channels))
+    words = ["--train-data", folder / "a.npz", "--test-data", folder / "b.npz", "--head", "linear", "--steps", 1]
+    words += ["--data", f"{folder / 'a.npz'}", "--quiet", "--device", "cpu"]
+    done = invoke("train", *words, "--out", folder / "run")
+    assert done.exit_code == 0, done.output
+    push(folder / "run", "me/gait")
+    for name, content in hub.commits[hub.branches["me/gait", "main"]].items():
+        for part in (str(tmp_path), "my patients", "of 2024"):
+            assert part.encode() not in content, (name, part)
+    there = tstk.load("hf://me/gait")
+    assert list(there.channel_names) == channels
+    assert set(there.classes) == set(classes)
+    assert "b.npz" in RunResult.read("hf://me/gait").command
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tstk train --data '/home/me/My Data/x.npz' --out runs/a", "tstk train --data x.npz --out runs/a"),
+        ("--data=/home/me/x.npz", "--data=x.npz"),
+        ("/a/b.npz,/c/e/d.npz", "b.npz,d.npz"),
+        ("see (/home/me/x.npz): 3 of 4 km/h", "see (x.npz): 3 of 4 km/h"),
+        ("file:///home/me/x.csv and s3://bucket/folder/x", "x.csv and s3://bucket/folder/x"),
+        ("(4 - d)/10 of a/b, runs/a/b", "(4 - d)/10 of a/b, runs/a/b"),
+    ],
+)
+def test_absolute_paths_lose_their_folders_wherever_they_are_in_a_text(text, expected):
+    assert _shorten_paths(text, ["/home/me/My Data/"]).replace("'", "") == expected
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(hub, run):
+    push(run, "me/gestures")
+    commit = hub.branches["me/gestures", "main"]
+    with pytest.raises(OptionError, match="hf://me/gestures exists and is public"):
+        push(run, "me/gestures", private=True)
+    assert hub.branches["me/gestures", "main"] == commit
+    push(run, "me/secret", private=True)
+    push(run, "me/secret", private=True)
+
+
+def test_the_revision_is_named_once_and_told_to_users(hub, run):
+    done = invoke("push", run, "me/gestures", "--revision", "second")
+    assert "tstk predict hf://me/gestures@second" in done.output
+    card = hub.commits[hub.branches["me/gestures", "second"]]["README.md"].decode()
+    assert 'tstk.load("hf://me/gestures@second")' in card
+    with pytest.raises(OptionError, match="both name a revision"):
+        push(run, "me/gestures@first", revision="second")
 
 
 def test_the_card_names_data_scores_baselines_command_and_licence(run):

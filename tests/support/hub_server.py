@@ -84,7 +84,8 @@ def _answer(hub, method, path, body, token):
             return 404, {"X-Error-Code": "EntryNotFound"}, {}
         content = files[match[4]]
         return 200, {"X-Repo-Commit": commit, "ETag": f'"{_hash(content)}"'}, content
-    return 200, {}, {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files], "tags": []}
+    siblings = [{"rfilename": name} for name in files]
+    return 200, {}, {"id": repo, "sha": commit, "siblings": siblings, "tags": [], "private": hub.private[repo]}
 
 
 def _hash(content):

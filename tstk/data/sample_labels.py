@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tstk.data.annotations import BEATS, read_annotations
-from tstk.data.containers import parse_floats, read_lines
+from tstk.data.containers import parse_floats
+from tstk.data.readers.csv import read_frame
 from tstk.data.readers.npy import map_array
 from tstk.data.readers.npz import open_arrays
 from tstk.errors import DataError, did_you_mean
@@ -18,22 +20,26 @@ NORMAL_BEATS = ("N", "L", "R", "e", "j")
 """Beats of the class "normal" of ANSI/AAMI EC57: normal, bundle branch block, atrial and nodal escape."""
 
 
-def read_sample_labels(labels: str, data: Path, length: int) -> NDArray[np.bool_]:
+def read_sample_labels(
+    labels: str, data: Path, length: int, csv_options: Mapping[str, Any] | None = None
+) -> NDArray[np.bool_]:
     """Read whether each sample is anomalous, [N, T] or [T] bool.
 
     Args:
         labels: a file (.npy or .npz with one array, .csv or .parquet with one column, or .atr, where beats that are not
-            normal are anomalous), or the name of a column of the data; numbers other than 0 are anomalies
+            normal are anomalous), or the name of a column of the data; numbers other than 0 are anomalies, and missing
+            ones are not
         data: the file of the data, if it is one
         length: samples of the series, to which beats are assigned
+        csv_options: of the reader `csv`, by which the data were read
 
     Raises:
         DataError: there is no such file or column, or it cannot be read
     """
     path = Path(labels).expanduser()
     if not path.is_file():
-        if data.suffix.lower() in (".csv", ".parquet") and data.is_file():
-            return _read_column(data, labels)
+        if data.is_file() and (csv_options is not None or data.suffix.lower() in (".csv", ".parquet")):
+            return _read_column(data, labels, csv_options)
         raise DataError(
             f"--sample-labels {labels}: there is no such file, and {data} has no columns to look in; give a .npy, "
             ".npz, .csv, .parquet or .atr file"
@@ -54,22 +60,19 @@ def read_sample_labels(labels: str, data: Path, length: int) -> NDArray[np.bool_
         raise DataError(
             f"{path}: an array of {array.dtype} with shape {list(array.shape)}; expected numbers, [samples]"
         )
-    return np.asarray(array != 0)
+    return np.asarray(np.nan_to_num(array) != 0)
 
 
-def _read_column(path: Path, name: str | None) -> NDArray[np.bool_]:
-    """Read a column of a .csv or .parquet file; the only one, or the last, if no name is given."""
+def _read_column(path: Path, name: str | None, csv_options: Mapping[str, Any] | None = None) -> NDArray[np.bool_]:
+    """Read a column of a text or .parquet file; the only one, or the last, if no name is given."""
     if path.suffix.lower() == ".parquet":
         return _read_parquet_column(path, name)
-    header, *rows = [row for row in csv.reader(read_lines(path)) if row]
-    if name is not None and name not in header:
-        raise DataError(f"{path}: no column called {name!r} for --sample-labels.{did_you_mean(name, header)}")
-    column = -1 if name is None else header.index(name)
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            raise DataError(f"{path}, row {number}: {len(row)} cells, the header has {len(header)}; fix the row")
-    cells = [row[column] for row in rows]
-    return np.asarray(np.nan_to_num(parse_floats(cells, f"{path}, column {header[column]!r}")) != 0)
+    frame, _, _ = read_frame(path, **(csv_options or {}))
+    if name is not None and name not in frame.names:
+        raise DataError(f"{path}: no column called {name!r} for --sample-labels.{did_you_mean(name, frame.names)}")
+    column = len(frame.names) - 1 if name is None else frame.names.index(name)
+    cells = [frame.number_format.to_plain(cell) for cell in frame.columns[column].to_pylist()]
+    return np.asarray(np.nan_to_num(parse_floats(cells, f"{path}, column {frame.names[column]!r}")) != 0)
 
 
 def _read_parquet_column(path: Path, name: str | None) -> NDArray[np.bool_]:

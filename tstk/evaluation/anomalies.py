@@ -11,6 +11,7 @@ are not computed: random scores do well by them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,12 +56,12 @@ def score_detection(
     starts, stops = find_ranges(np.concatenate([[False], *([*row, False] for row in labels)]).astype(bool))
     buffer = max(10, int(np.median(stops - starts)))
     gap = np.zeros(buffer, dtype=bool)
-    flat_labels = np.concatenate([part for row, ok in zip(labels, scored, strict=True) for part in (row[ok], gap)])
-    flat_scores = np.concatenate(
-        [part for row, ok in zip(filled, scored, strict=True) for part in (row[ok], np.full(buffer, lowest))]
-    )
-    if len(labels) == 1:
-        flat_labels, flat_scores = flat_labels[:-buffer], flat_scores[:-buffer]
+
+    def join(values: NDArray[Any], filling: NDArray[Any]) -> NDArray[Any]:
+        joined = np.concatenate([part for row, ok in zip(values, scored, strict=True) for part in (row[ok], filling)])
+        return joined[:-buffer] if len(values) == 1 else joined
+
+    flat_labels, flat_scores = join(labels, gap), join(filled, np.full(buffer, lowest))
     pr, roc = volume_under_surface(flat_labels, flat_scores, buffer)
     result = {
         "auroc": float(roc_auc_score(y, s)),
@@ -71,7 +72,7 @@ def score_detection(
     if threshold is None:
         return result
     reported, known = (
-        np.stack(find_ranges(flags), 1).astype(np.float64) for flags in (flat_scores > threshold, flat_labels)
+        np.stack(find_ranges(flags), 1).astype(np.float64) for flags in (join(filled > threshold, gap), flat_labels)
     )
     return result | _score_decisions(s > threshold, y) | affiliation_metrics(reported, known, len(flat_labels))
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tstk.core.pipeline import Pipeline
 from tstk.core.repr import ShortRepr
 from tstk.core.windows import average_windows
+from tstk.data.columns import Reader
 from tstk.data.sample_labels import read_sample_labels
 from tstk.errors import DataError, OptionError, TstkError
 from tstk.evaluation.anomalies import BASELINES, find_ranges, score_detection
@@ -131,6 +132,7 @@ def detect(
     data: str | None = None,
     *,
     data_root: str | None = None,
+    reader: Reader | None = None,
     method: str | None = None,
     quantile: float = 0.99,
     threshold: float | None = None,
@@ -143,6 +145,7 @@ def detect(
         run: run directory
         data: name or path; the test split of the run if None
         data_root: folder to look up data sets by name in
+        reader: of these data, as of `predict`
         method: masked, codes, reconstruction or distance; the first that the run supports if None
         quantile: of the scores of the training data, as threshold
         threshold: a threshold of your own; the training data are then not needed, except for distance
@@ -156,7 +159,7 @@ def detect(
     """
     pipeline, run_config = load_run(run)
     name = choose_method(pipeline, method)
-    recordings = load_recordings(pipeline, run_config, data, data_root=data_root, split="test")
+    recordings = load_recordings(pipeline, run_config, data, data_root=data_root, reader=reader, split="test")
 
     @cache
     def load_training() -> Recordings:
@@ -173,7 +176,10 @@ def detect(
         training_scores = compute_scores(
             pipeline, score, training, is_training=True, stride=stride, batch_size=batch_size
         )
-        threshold, used_quantile = float(np.nanquantile(average_channels(training_scores), quantile)), quantile
+        averages = average_channels(training_scores)
+        if not np.isfinite(averages).any():
+            raise DataError(f"{training.source}: no sample of the training data has a score; give --threshold")
+        threshold, used_quantile = float(np.nanquantile(averages, quantile)), quantile
     by_channel = compute_scores(pipeline, score, recordings, stride=stride, batch_size=batch_size)
     scores = average_channels(by_channel)
     channel_scores = by_channel if by_channel.shape[1] == len(recordings.channels) > 1 else None
@@ -253,7 +259,8 @@ def load_labels(detection: Detection, labels: str) -> NDArray[np.bool_]:
         DataError: there is no such file or column, or it has not one label per sample
     """
     recordings, (count, length) = detection.recordings, detection.scores.shape
-    values = read_sample_labels(labels, Path(recordings.source), recordings.first_row + length)
+    path, num_samples = Path(recordings.source), recordings.first_row + length
+    values = read_sample_labels(labels, path, num_samples, recordings.csv_options)
     values = values[None] if values.ndim == 1 else values
     if recordings.is_table and values.shape[1] >= recordings.first_row + length:
         values = values[:, recordings.first_row : recordings.first_row + length]
@@ -279,16 +286,21 @@ def evaluate_detection(detection: Detection, labels: NDArray[np.bool_]) -> dict[
         method -> its metrics, see `score_detection`, or {"skipped": reason}; the first is that of the run. Baselines
         have no metrics at a threshold if that of the run was given
     """
-    if not labels.any():
-        raise OptionError("no sample is labelled as an anomaly, so there is nothing to score")
     scored = np.isfinite(detection.scores)
+    if not labels[scored].any() or labels[scored].all():
+        which = "no sample with a score" if labels.any() else "no sample"
+        which = "every sample with a score" if labels[scored].any() else which
+        raise OptionError(f"{which} is labelled as an anomaly, so there is nothing to score")
     results: dict[str, dict[str, Any]] = {
         detection.method: score_detection(detection.scores, labels, scored, detection.threshold)
     }
-    x = detection.recordings.x.double().numpy()
-    std = np.nanstd(x, (0, 2), keepdims=True)
-    standardized = x / np.where(std > 0, std, 1)
-    training = None if detection.training is None else detection.training.x[..., :MAX_BASELINE_SAMPLES].double().numpy()
+    std = _measure_std(detection.recordings)
+    standardized = detection.recordings.x.double().numpy() / std
+    training = None
+    if detection.training is not None:  # of a run on single channels, those of training may be others
+        has_channels = detection.recordings.statistics is None
+        training = detection.training.x[..., :MAX_BASELINE_SAMPLES].double().numpy()
+        training = training / (std if has_channels else _measure_std(detection.training))
     for name, baseline in BASELINES.items():
         output = baseline(standardized, detection.baseline_window)
         if isinstance(output, str):
@@ -296,11 +308,19 @@ def evaluate_detection(detection: Detection, labels: NDArray[np.bool_]) -> dict[
             continue
         threshold = None
         if training is not None and detection.quantile is not None:
-            usual = baseline(training / np.where(std > 0, std, 1), detection.baseline_window)
+            usual = baseline(training, detection.baseline_window)
             is_observed = ~np.isnan(training).all(1)
             threshold = None if isinstance(usual, str) else float(np.quantile(usual[is_observed], detection.quantile))
         results[name] = score_detection(output, labels, scored, threshold)
     return results
+
+
+def _measure_std(recordings: Recordings) -> Scores:
+    """Return the standard deviation [1, C, 1] of the channels; 1 for those that are constant or never observed."""
+    x = recordings.x.double().numpy()
+    never = np.isnan(x).all((0, 2), keepdims=True)
+    std = np.nanstd(np.where(never, 0.0, x), (0, 2), keepdims=True)
+    return np.where(std > 0, std, 1.0)
 
 
 def _thin(recordings: Recordings) -> Recordings:

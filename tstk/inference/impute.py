@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from tstk.core.imputation import find_sample_predictor, impute_samples
 from tstk.core.repr import ShortRepr
+from tstk.data.columns import Reader
+from tstk.data.readers.csv import replace_cells
 from tstk.errors import OptionError
 from tstk.evaluation.imputation import score_imputation
 from tstk.files import atomic_write, write_bytes
@@ -60,6 +62,7 @@ def impute(
     data: str | None = None,
     *,
     data_root: str | None = None,
+    reader: Reader | None = None,
     stride: int | None = None,
     batch_size: int = 256,
 ) -> Imputation:
@@ -69,6 +72,7 @@ def impute(
         run: run directory
         data: name or path; the table or the test series of the run if None
         data_root: folder to look up data sets by name in
+        reader: of these data, as of `predict`
         stride: samples from one window to the next; half a window if None
         batch_size: windows at a time
 
@@ -78,7 +82,7 @@ def impute(
         DataError: the data do not fit the run
     """
     pipeline, run_config = load_run(run)
-    recordings = load_recordings(pipeline, run_config, data, data_root=data_root)
+    recordings = load_recordings(pipeline, run_config, data, data_root=data_root, reader=reader)
     predicted = impute_samples(
         pipeline,
         recordings.x,
@@ -98,6 +102,7 @@ def score_run(
     data: str | None = None,
     *,
     data_root: str | None = None,
+    reader: Reader | None = None,
     stride: int | None = None,
     batch_size: int = 256,
     seed: int = 0,
@@ -108,6 +113,7 @@ def score_run(
         run: run directory
         data: name or path; the test split of the run if None
         data_root: folder to look up data sets by name in
+        reader: of these data, as of `predict`
         stride: samples from one window to the next; half a window if None
         batch_size: windows at a time
         seed: of the samples to hide
@@ -116,7 +122,7 @@ def score_run(
         "data", "block" (samples per block), "seed" and "scores", see `score_imputation`
     """
     pipeline, run_config = load_run(run)
-    recordings = load_recordings(pipeline, run_config, data, data_root=data_root, split="test")
+    recordings = load_recordings(pipeline, run_config, data, data_root=data_root, reader=reader, split="test")
     mean, std = pipeline.mean.cpu(), pipeline.std.cpu()
 
     def fill(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -134,16 +140,19 @@ def score_run(
 # -------------------------------------------------------------------- files
 
 
-def write_imputation(path: Path, imputation: Imputation, *, replace: bool) -> None:
+def write_imputation(path: Path, imputation: Imputation, *, replace: bool) -> list[str]:
     """Write filled series in the layout of the file that they came from.
 
-    A table keeps its header, its dates and the text of its cells; an archive keeps its other arrays. A new archive
-    has rows, ids, groups, labels and targets of the series.
+    A text table keeps the text of all rows in which nothing was missing, a Parquet table its columns; an archive keeps
+    its other arrays. A new archive has rows, ids, groups, labels and targets of the series.
 
     Args:
         path: .npz; for tables also .csv and .parquet
         imputation: what to write
         replace: whether an existing file may be replaced
+
+    Returns:
+        a line for each thing of the file they came from that could not be kept
 
     Raises:
         OptionError: series that are not a table are written as .npz only
@@ -153,65 +162,88 @@ def write_imputation(path: Path, imputation: Imputation, *, replace: bool) -> No
     if suffix != ".npz" and not imputation.recordings.is_table:
         raise OptionError(f"--out {path}: a set of series is written as .npz; only a table is written as {suffix}")
     if suffix == ".npz":
-        arrays = _fill_archive(imputation)
+        arrays, notes = _fill_archive(imputation)
         with atomic_write(path, sum(array.nbytes for array in arrays.values()), replace=replace) as file:
             np.savez(file, allow_pickle=False, **arrays)
     elif suffix == ".csv":
-        write_bytes(path, _fill_csv(imputation).encode(), replace=replace)
+        text, notes = _fill_csv(imputation)
+        write_bytes(path, text, replace=replace)
     else:
-        _write_parquet(path, imputation, replace)
+        notes = _write_parquet(path, imputation, replace)
+    return notes
 
 
-def _fill_archive(imputation: Imputation) -> dict[str, NDArray[Any]]:
+def _describe_rewrite(imputation: Imputation) -> str:
+    """Return a line that says that the layout of a table is lost, and why."""
+    return (
+        f"{imputation.recordings.source} has other rows or columns than the {imputation.values.shape[2]:,} rows that "
+        "were filled (--regularize inserts missing ones), so the table is written anew, with times and channels alone"
+    )
+
+
+def _fill_archive(imputation: Imputation) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """Return the arrays of the archive that the series came from with the missing samples filled, or new ones."""
-    recordings = imputation.recordings
+    recordings, others = imputation.recordings, set[str]()
     if Path(recordings.source).suffix.lower() == ".npz" and Path(recordings.source).is_file():
         with np.load(recordings.source, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        for array in arrays.values():
-            if array.dtype.kind == "f" and array.size == recordings.values.size:
-                read = array.reshape(recordings.values.shape).astype(recordings.values.dtype)
-                if np.array_equal(read, recordings.values, equal_nan=True):
-                    filled = imputation.filled.reshape(array.shape)
-                    array[filled] = imputation.values.reshape(array.shape)[filled]
-                    return arrays
+        if any(_fill_array(array, imputation) for array in arrays.values()):
+            return arrays, []
+        others = set(arrays)
     arrays = {"X": imputation.values, "channels": np.array(recordings.channels)}
     if recordings.dates is not None:
         arrays["dates"] = recordings.dates
-    return arrays | recordings.identify() | recordings.targets
+    arrays |= recordings.identify() | recordings.targets
+    lost = sorted(name for name in others - set(arrays) if not name.lower().startswith("x"))
+    notes = [f"the series are a part of {recordings.source}; its arrays {', '.join(lost)} are not written as they are"]
+    return arrays, notes if lost else []
 
 
-def _fill_csv(imputation: Imputation) -> str:
+def _fill_array(array: NDArray[Any], imputation: Imputation) -> bool:
+    """Fill the missing samples of an array in place if it holds the series, channels first or last."""
+    values = imputation.recordings.values
+    if array.dtype.kind != "f" or array.size != values.size:
+        return False
+    for samples in (array, np.swapaxes(array, -1, -2)) if array.ndim == 3 else (array,):
+        read = samples.reshape(values.shape).astype(values.dtype)
+        if np.array_equal(read, values, equal_nan=True):
+            filled = imputation.filled.reshape(samples.shape)
+            samples[filled] = imputation.values.reshape(samples.shape)[filled]
+            return True
+    return False
+
+
+def _fill_csv(imputation: Imputation) -> tuple[bytes, list[str]]:
     """Return the text of the table: that of its own file where it is one, with the missing cells filled."""
     recordings, table, filled = imputation.recordings, imputation.values[0].T, imputation.filled[0].T
-    source = Path(recordings.source)
-    rows: list[list[str]] = []
-    if source.suffix.lower() == ".csv" and source.is_file():
-        text = source.read_text("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
-    header = [name.strip() for name in rows[0]] if rows else []
-    columns = [header.index(name.strip()) for name in recordings.channels if name.strip() in header]
-    if len(columns) < len(recordings.channels) or len(rows) != len(table) + 1:
-        dates = recordings.dates
-        header = [*(["date"] if dates is not None else []), *recordings.channels]
-        first = len(header) - len(recordings.channels)
-        rows = [header] + [[*([str(dates[i])] if dates is not None else []), *map(str, r)] for i, r in enumerate(table)]
-        columns = list(range(first, len(header)))
-    for i, k in zip(*filled.nonzero(), strict=True):
-        rows[i + 1][columns[k]] = str(table[i, k])
+    notes: list[str] = []
+    if (options := recordings.csv_options) is not None:
+        names = recordings.channels
+        cells = {(int(i), names[k]): table[i, k] for i, k in zip(*filled.nonzero(), strict=True)}
+        text = replace_cells(Path(recordings.source), cells, len(table), **options)
+        if text is not None:
+            return text, notes
+        notes.append(_describe_rewrite(imputation))
+    dates = recordings.dates
+    rows = [[*(["date"] if dates is not None else []), *recordings.channels]]
+    for i, values in enumerate(table):
+        rows.append([*([str(dates[i])] if dates is not None else []), *("" if v != v else str(v) for v in values)])
     output = io.StringIO()
     csv.writer(output, lineterminator="\n").writerows(rows)
-    return output.getvalue()
+    return output.getvalue().encode(), notes
 
 
-def _write_parquet(path: Path, imputation: Imputation, replace: bool) -> None:
+def _write_parquet(path: Path, imputation: Imputation, replace: bool) -> list[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    recordings, source = imputation.recordings, Path(imputation.recordings.source)
-    if source.suffix.lower() == ".parquet" and source.is_file():
-        table = pq.read_table(source)
-    else:
+    recordings, source, notes = imputation.recordings, Path(imputation.recordings.source), list[str]()
+    table = pq.read_table(source) if source.suffix.lower() == ".parquet" and source.is_file() else None
+    if table is not None and (
+        table.num_rows != imputation.values.shape[2] or not set(recordings.channels) <= set(table.column_names)
+    ):
+        table, notes = None, [_describe_rewrite(imputation)]
+    if table is None:
         dates = {} if recordings.dates is None else {"date": recordings.dates}
         columns = dict(zip(recordings.channels, recordings.values[0], strict=True))
         table = pa.table({**dates, **columns})
@@ -224,6 +256,7 @@ def _write_parquet(path: Path, imputation: Imputation, replace: bool) -> None:
             table = table.set_column(index, name, pa.array(cells, type=_float_type(pa, table.schema.field(name).type)))
     with atomic_write(path, table.nbytes, replace=replace) as file:
         pq.write_table(table, file)
+    return notes
 
 
 def _float_type(pa: Any, column_type: Any) -> Any:

@@ -51,7 +51,7 @@ from tstk.evaluation.segments import join_windows
 from tstk.evaluation.tasks.multilabel import join_labels
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
 from tstk.inference.identity import Arrays, identify_series
-from tstk.inference.recordings import warn_of_other_scale
+from tstk.inference.recordings import get_data_options, warn_of_other_scale
 from tstk.nn.devices import default_device
 from tstk.runs.checkpoint import load
 from tstk.training.small_data import read_data
@@ -297,7 +297,7 @@ def forecast(
     if pipeline.spec.horizon is None:
         raise OptionError(f"{run} was not trained to forecast, so it cannot continue a table")
     name, folder = (data, data_root) if data is not None else _resolve_run_data(run_config, data_root)
-    roles, regularize = _get_data_options(run_config, data, reader=reader)
+    roles, regularize = get_data_options(run_config, data, reader=reader)
     split = load_split(
         name,
         input_schema=run_config.input_schema,
@@ -412,7 +412,7 @@ def _load_split(
     """Load other data as a single split, or the test split of the run; return the name of the data with it."""
     if data is not None:
         input_schema = {**run_config.input_schema, "any_length": pipeline.tokenizer.accepts_any_length}
-        roles, regularize = _get_data_options(run_config, data, label_column, reader)
+        roles, regularize = get_data_options(run_config, data, label_column, reader)
         other_split = load_split(
             data, input_schema=input_schema, data_root=data_root, roles=roles, regularize=regularize
         )
@@ -422,7 +422,7 @@ def _load_split(
         else:
             warn_of_other_scale(pipeline, run_config, _get_samples(other_split), data)
         return data, other_split
-    _get_data_options(run_config, data, reader=reader)
+    get_data_options(run_config, data, reader=reader)
     run_data = _load_run_data(run_config, data_root, label_column)
     if run_data.test is None:
         raise DataError(
@@ -436,22 +436,6 @@ def _get_samples(split: Split) -> Tensor | LazyArray:
     """Return the samples [N, C, T] of a split that was read from a file, or those of its table."""
     assert isinstance(split, SeriesDataset | WindowDataset)
     return split.table[None] if isinstance(split, WindowDataset) else split.x
-
-
-def _get_data_options(
-    run_config: RunConfig, data: str | None, label_column: str | None = None, reader: Reader | None = None
-) -> tuple[ColumnRoles, bool]:
-    """Return the roles of columns for other data than those of the run, and whether missing rows are inserted.
-
-    Raises:
-        OptionError: there is a reader, but no other data
-    """
-    config, table = DataConfig(**run_config.options("data")), DataConfig(reader=reader).roles.reader
-    if table is not None and data is None:
-        raise OptionError(
-            f"--reader {table['use']} is for other data (--data): those of the run are read as in training"
-        )
-    return config.roles.for_other_data(label_column, table), config.regularize
 
 
 def _load_run_data(run_config: RunConfig, data_root: str | None, label_column: str | None = None) -> DataModule:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +17,8 @@ from tstk.config.records import RunConfig
 from tstk.core.pipeline import Pipeline
 from tstk.core.repr import ShortRepr
 from tstk.core.windows import count_samples
-from tstk.data.catalog import SYNTHETIC
+from tstk.data.catalog import SYNTHETIC, TEXT_SUFFIXES
+from tstk.data.columns import ColumnRoles, Reader
 from tstk.data.config import DataConfig
 from tstk.data.containers import SeriesSet, Table
 from tstk.data.data_module import compute_mean_std
@@ -27,6 +30,7 @@ from tstk.data.scale import describe_other_scale
 from tstk.data.windowing import resolve_split_boundaries
 from tstk.errors import DataChangedWarning, DataError, OptionError
 from tstk.inference.identity import Arrays, identify_series
+from tstk.plugins.registry import get_registry
 
 SplitName = Literal["all", "train", "test"]
 
@@ -49,6 +53,7 @@ class Recordings(ShortRepr):
         groups: N names, such as persons or devices, if the file has them
         targets: the labels or numbers of the series as arrays of an archive, by name
         statistics: mean, standard deviation and offset [C] of the channels, where a run takes any channels
+        reader: `use` and options of the reader that was selected; None for that of the suffix
     """
 
     values: NDArray[Any]
@@ -64,10 +69,21 @@ class Recordings(ShortRepr):
     groups: list[str] | None = None
     targets: Arrays = field(default_factory=dict)
     statistics: tuple[Tensor, Tensor, Tensor | None] | None = None
+    reader: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         """Return the number of series."""
         return len(self.values)
+
+    @property
+    def csv_options(self) -> Mapping[str, Any] | None:
+        """Options of the reader `csv` that reads the file; None if another one does."""
+        path = Path(self.source)
+        if not path.is_file() or path.suffix.lower() not in TEXT_SUFFIXES:
+            return None
+        if self.reader is not None and get_registry().find("reader", self.reader["use"]).name == "csv":
+            return {name: value for name, value in self.reader.items() if name != "use"}
+        return {} if path.suffix.lower() == ".csv" else None
 
     def set_channels(self, pipeline: Pipeline) -> None:
         """Set the channels of a pipeline that takes any to those of the series."""
@@ -85,6 +101,7 @@ def load_recordings(
     data: str | None = None,
     *,
     data_root: str | None = None,
+    reader: Reader | None = None,
     split: SplitName = "all",
 ) -> Recordings:
     """Read the series of a file, or those of a run, for a pipeline.
@@ -94,6 +111,7 @@ def load_recordings(
         run_config: config of the run
         data: name or path; the data of the run if None
         data_root: folder to look up data sets by name in
+        reader: of these data, as of `predict`
         split: of the data of the run: all rows of its table, or those to train or test on; of sets of series, the
             training split, or the test split otherwise
 
@@ -105,16 +123,33 @@ def load_recordings(
             f"the series of this run were resampled to {run_config.input_schema['resize']} samples, so its predictions "
             "are not samples of the data; train one without --resize"
         )
+    roles, regularize = get_data_options(run_config, data, reader=reader)
     if data is None:
         container, first_row = _read_split(run_config, data_root, split)
     else:
-        config = DataConfig(**run_config.options("data"))
-        splits = read_splits(data, data_root, config.roles.for_other_data())
+        splits = read_splits(data, data_root, roles, regularize=regularize)
         container, first_row = splits.get("test", next(iter(splits.values()))), 0
     recordings = build_recordings(pipeline, container, run_config.input_schema, first_row)
+    recordings.reader = roles.reader
     if data is not None and not run_config.split_channels:
         warn_of_other_scale(pipeline, run_config, recordings.x, data)
     return recordings
+
+
+def get_data_options(
+    run_config: RunConfig, data: str | None, label_column: str | None = None, reader: Reader | None = None
+) -> tuple[ColumnRoles, bool]:
+    """Return the roles of columns for other data than those of the run, and whether missing rows are inserted.
+
+    Raises:
+        OptionError: there is a reader, but no other data
+    """
+    config, table = DataConfig(**run_config.options("data")), DataConfig(reader=reader).roles.reader
+    if table is not None and data is None:
+        raise OptionError(
+            f"--reader {table['use']} is for other data (--data): those of the run are read as in training"
+        )
+    return config.roles.for_other_data(label_column, table), config.regularize
 
 
 def warn_of_other_scale(pipeline: Pipeline, run_config: RunConfig, x: Tensor | LazyArray, name: str) -> None:

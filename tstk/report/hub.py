@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +24,16 @@ from tstk.report.markdown import escape_markdown, format_code, format_code_block
 from tstk.runs.checkpoint import load
 
 _Record = TypeVar("_Record", RunConfig, RunResult)
+
+_FOLDERS = re.compile(r"""(?<![\w.~/:*\\-])(?:file://)?/(?:[^\s/,;:'"()=\[\]]+/)+(?=[^\s/])""")
+"""The folders of an absolute path within a text, as far as they hold no spaces."""
+_NAMES_OF_DATA = frozenset(
+    (
+        *("label_column", "target_columns", "group_column", "id_column", "time_column"),
+        *("channel_columns", "drop_columns", "names", "missing"),
+    )
+)
+"""Options that hold names or cells of the data, which may begin with a slash."""
 
 _LIMITS = (
     "The scores are those of the test split of these data, once. Series of other sensors, people or times may be "
@@ -45,7 +58,7 @@ def push(
     Args:
         run: its directory
         repo: owner/name, which is created if needed; hf://owner/name is the same
-        private: create the repository such that only its owner sees it; one that exists stays as it is
+        private: create the repository such that only its owner sees it; one that exists must be so
         revision: branch to upload to, which is created if needed; None for the main branch
         license: identifier for the card, such as apache-2.0; None says that none was chosen
         message: of the commit
@@ -55,17 +68,22 @@ def push(
 
     Raises:
         CheckpointError: the run is not finished or damaged, or the hub refused it
-        OptionError: `repo` has another form, or requests are forbidden
+        OptionError: `repo` has another form, two revisions are given, requests are forbidden, or the repository exists
+            and is public, and `private` is given
     """
     name, revision_in_name = parse_hub_run(repo if is_hub_run(repo) else f"hf://{repo}")
     if is_hub_offline():
         raise OptionError("HF_HUB_OFFLINE or TSTK_OFFLINE forbids requests; unset it to upload a run")
+    if revision is not None and revision_in_name is not None:
+        raise OptionError(f"{repo} and revision {revision} both name a revision; give one of them")
+    revision = revision or revision_in_name
     config, result = RunConfig.read(run), RunResult.read(run)
     load(run)  # a run that cannot be loaded here is of no use to others
     with TemporaryDirectory() as folder:
         _write_public_run(run, config, result, Path(folder))
-        write_text(Path(folder, "README.md"), render_model_card(config, result, name, license))
-        return _upload(Path(folder), name, revision or revision_in_name, private, message)
+        place = f"{name}@{revision}" if revision else name
+        write_text(Path(folder, "README.md"), render_model_card(config, result, place, license))
+        return _upload(Path(folder), name, revision, private, message)
 
 
 def _upload(folder: Path, repo: str, revision: str | None, private: bool, message: str) -> str:
@@ -75,6 +93,11 @@ def _upload(folder: Path, repo: str, revision: str | None, private: bool, messag
     hub = HfApi(library_name="tstk")
     try:
         hub.create_repo(repo, private=private, exist_ok=True)
+        if private and not hub.model_info(repo).private:
+            raise OptionError(
+                f"hf://{repo} exists and is public, so private has no effect; change its visibility on the page of its "
+                "settings, or choose another name"
+            )
         if revision is not None:
             hub.create_branch(repo, branch=revision, exist_ok=True)
         return str(
@@ -97,27 +120,58 @@ def _write_public_run(run: str | Path, config: RunConfig, result: RunResult, fol
     for file in (WEIGHTS_FILE, METRICS_FILE):
         if (source / file).is_file():
             shutil.copyfile(source / file, folder / file)
-    _shorten_record(config, folder).write()
-    _shorten_record(result, folder).write()
+    folders = _find_folders(config, result)
+    _shorten_record(config, folders, folder).write()
+    _shorten_record(result, folders, folder).write()
     assert {path.name for path in folder.iterdir()} <= set(PUBLIC_FILES)
 
 
-def _shorten_record(record: _Record, folder: Path) -> _Record:
+def _shorten_record(record: _Record, folders: Sequence[str], run_dir: Path) -> _Record:
+    """Return a record without folders; what was read from the data, such as names of classes, is as it was."""
     values = {
-        name: _shorten_paths(value) for name, value in vars(record).items() if isinstance(value, str | dict | list)
+        name: _shorten_paths(value, folders)
+        for name, value in vars(record).items()
+        if isinstance(value, str | dict | list) and name != "input_schema"
     }
-    return replace(record, **values, run_dir=folder)
+    return replace(record, **values, run_dir=run_dir)
 
 
-def _shorten_paths(value: Any) -> Any:
-    """Replace each absolute path in strings, lists and dicts by its last part."""
+def _find_folders(config: RunConfig, result: RunResult) -> list[str]:
+    """Return the folders of all absolute paths in the records of a run, the longest first; they may hold spaces."""
+    parents = set[str]()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, Mapping):
+            value = [item for key, item in value.items() if key not in _NAMES_OF_DATA]
+        if isinstance(value, list | tuple):
+            for item in value:
+                collect(item)
+        elif isinstance(value, str):
+            paths = [part.removeprefix("file://").rstrip(os.sep) for part in (value, *value.split(","))]
+            parents.update(os.path.dirname(path) + os.sep for path in paths if os.path.isabs(path))
+
+    collect([config.values, config.given, config.init_from, config.local, config.data_files, result.data])
+    for command in (config.command, result.command):
+        with suppress(ValueError):  # a quote without its counterpart
+            collect([word.rpartition("=")[2] for word in shlex.split(command)])
+    return sorted(parents - {os.sep}, key=len, reverse=True)
+
+
+def _shorten_paths(value: Any, folders: Sequence[str]) -> Any:
+    """Replace each absolute path in strings, lists and dicts by its last part.
+
+    Args:
+        value: strings, lists and dicts; names in the data, such as /imu/x, are not changed
+        folders: known ones, in which names may hold spaces, the longest first
+    """
     if isinstance(value, Mapping):
-        return {key: _shorten_paths(item) for key, item in value.items()}
+        return {key: item if key in _NAMES_OF_DATA else _shorten_paths(item, folders) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shorten_paths(item) for item in value]
+        return [_shorten_paths(item, folders) for item in value]
     if isinstance(value, str):
-        words = [os.path.basename(word.rstrip(os.sep)) if os.path.isabs(word) else word for word in value.split(" ")]
-        return " ".join(words)
+        for folder in folders:
+            value = value.replace(f"file://{folder}", "").replace(folder, "")
+        return _FOLDERS.sub("", value)
     return value
 
 
@@ -127,7 +181,8 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
     tags = ["time-series", result.task, *(f"{slot}-{use}" for slot, use in components.items())]
     metadata = ["---", "library_name: tstk", *([f"license: {license}"] if license else []), "tags:"]
     model = ", ".join(f"{slot} {format_code(use)}" for slot, use in components.items())
-    data = escape_markdown(_shorten_paths(result.data))
+    folders = _find_folders(config, result)
+    data = escape_markdown(_shorten_paths(result.data, folders))
     command = f"tstk eval hf://{repo} --data FILE"
     lines = [
         *(*metadata, *(f"- {tag}" for tag in tags), "---", ""),
@@ -140,9 +195,10 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
         ),
         *("", *format_code_block(f"tstk predict hf://{repo} --data FILE --out predictions.csv"), ""),
         *_render_scores(result),
-        *("## How it was made", "", *format_code_block(_shorten_paths(result.command)), ""),
+        *("## How it was made", "", *format_code_block(_shorten_paths(result.command, folders)), ""),
         f"Epoch {result.selected.epoch} of {result.selected.num_epochs} was kept, by "
-        f"{escape_markdown(result.selected.by)}; {result.seconds:,.0f} s in all. {escape_markdown(result.split)}",
+        f"{escape_markdown(result.selected.by)}; {result.seconds:,.0f} s in all. "
+        f"{escape_markdown(_shorten_paths(result.split, folders))}",
         *("", ", ".join(f"{package} {version}" for package, version in result.versions.items()), ""),
         *("## Limits", "", _LIMITS.format(command=format_code(command)), ""),
         *(["No licence was chosen for these weights."] if license is None else []),

@@ -11,7 +11,8 @@ import rich_click
 from tstk.cli.completion import complete_data_sets, complete_runs
 from tstk.cli.files import add_force_option, validate_output_path, write_csv, write_npz
 from tstk.cli.output import echo, format_examples, print_json, print_note, print_table
-from tstk.cli.run_options import RunCommand
+from tstk.cli.run_options import RunCommand, add_reader_option
+from tstk.data.columns import Reader
 from tstk.errors import OptionError
 from tstk.evaluation.formatting import format_number
 from tstk.files import write_bytes
@@ -45,6 +46,7 @@ MAX_EVENTS = 10
     shell_complete=complete_data_sets,
 )
 @rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
+@add_reader_option
 @rich_click.option(
     "--method",
     type=click.Choice(METHODS),
@@ -88,6 +90,7 @@ def command(
     run: str,
     data: str | None,
     data_root: str | None,
+    reader: Reader | None,
     method: str | None,
     quantile: float | None,
     threshold: float | None,
@@ -118,6 +121,8 @@ def command(
         raise OptionError(f"--quantile {quantile:g} has no effect with --threshold {threshold:g}; remove it")
     path = validate_output_path(out, (".csv", ".npz"), force)
     events_path = None if events is None else validate_output_path(events, (".csv",), force)
+    if events_path is not None and events_path.resolve() == path.resolve():
+        raise OptionError(f"--events {events} is the file of --out; choose another name")
     plot_path = None if plot is None else validate_output_path(plot, (".png",), force)
     from tstk.inference.detect import detect, evaluate_detection, load_labels
 
@@ -125,6 +130,7 @@ def command(
         run,
         data,
         data_root=data_root,
+        reader=reader,
         method=method,
         quantile=0.99 if quantile is None else quantile,
         threshold=threshold,

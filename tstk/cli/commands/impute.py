@@ -11,7 +11,8 @@ import rich_click
 from tstk.cli.completion import complete_data_sets, complete_runs
 from tstk.cli.files import add_force_option, validate_output_path
 from tstk.cli.output import echo, format_examples, print_json, print_note, print_table
-from tstk.cli.run_options import RunCommand
+from tstk.cli.run_options import RunCommand, add_reader_option
+from tstk.data.columns import Reader
 from tstk.errors import OptionError
 from tstk.evaluation.formatting import format_number
 from tstk.files import write_bytes
@@ -33,6 +34,7 @@ SUFFIXES = (".csv", ".npz", ".parquet")
     "--data", metavar="NAME|PATH", help="data to fill (default: the run's own)", shell_complete=complete_data_sets
 )
 @rich_click.option("--data-root", metavar="DIR", help="folder in which data sets are looked up by name")
+@add_reader_option
 @rich_click.option("--out", metavar="FILE", help="output file: .csv, .npz or .parquet")
 @rich_click.option(
     "--score", is_flag=True, help="hide 10, 25 and 50 % of the observed samples and print the errors at them"
@@ -59,6 +61,7 @@ def command(
     run: str,
     data: str | None,
     data_root: str | None,
+    reader: Reader | None,
     out: str | None,
     score: bool,
     plot: str | None,
@@ -91,33 +94,37 @@ def command(
     from tstk.inference.impute import impute, score_run, write_imputation
 
     if out is None:
-        result = score_run(run, data, data_root=data_root, stride=stride, batch_size=batch_size, seed=seed or 0)
+        options: dict[str, Any] = {"data_root": data_root, "reader": reader, "stride": stride, "batch_size": batch_size}
+        result = score_run(run, data, **options, seed=seed or 0)
         _print_scores(result, json_)
         return
     path = validate_output_path(out, SUFFIXES, force)
     plot_path = None if plot is None else validate_output_path(plot, (".png",), force)
-    imputation = impute(run, data, data_root=data_root, stride=stride, batch_size=batch_size)
-    write_imputation(path, imputation, replace=force)
+    imputation = impute(run, data, data_root=data_root, reader=reader, stride=stride, batch_size=batch_size)
+    notes = write_imputation(path, imputation, replace=force) + imputation.describe_missing()
     if plot_path is not None:
         _write_plot(plot_path, imputation, force)
-    missing = imputation.describe_missing()
     if json_:
         count = int(imputation.filled.sum())
-        print_json({"file": str(path), "method": imputation.method, "filled": count, "notes": missing})
+        print_json({"file": str(path), "method": imputation.method, "filled": count, "notes": notes})
         return
-    for line in missing:
+    for line in notes:
         print_note(f"note: {line}")
     echo(f"{path}: {imputation.filled.sum():,} of {imputation.filled.size:,} samples filled")
 
 
 def _write_plot(path: Path, imputation: Imputation, force: bool) -> None:
+    import numpy as np
+
+    from tstk.evaluation.anomalies import find_ranges
     from tstk.report.imputation import render_imputation
 
     if not imputation.filled.any():
         print_note(f"note: {path} was not written: nothing was filled, so there is nothing to draw")
         return
     recordings = imputation.recordings
-    row = int(imputation.filled.any(1).sum(1).argmax())
+    ranges = [find_ranges(np.asarray(filled.any(0))) for filled in imputation.filled]
+    row = int(np.argmax([(stops - starts).max(initial=0) for starts, stops in ranges]))
     end = int(recordings.ends[row])
     first_row = recordings.first_row if recordings.is_table else None
     image = render_imputation(

@@ -18,7 +18,7 @@ from tstk.cli.run_options import RunCommand
 )
 @click.argument("run", metavar="RUN", shell_complete=complete_runs)
 @click.argument("repo", metavar="OWNER/NAME")
-@rich_click.option("--private", is_flag=True, help="create a repository that only its owner sees")
+@rich_click.option("--private", is_flag=True, help="create a repository that only its owner sees, or use such a one")
 @rich_click.option("--revision", metavar="BRANCH", help="branch to upload to, created if needed")
 @rich_click.option("--license", metavar="NAME", help="licence of the weights, for the card, such as apache-2.0")
 @rich_click.option("--message", metavar="TEXT", default="Upload a run of tstk", help="message of the commit")
@@ -31,4 +31,5 @@ def command(run: str, repo: str, private: bool, revision: str | None, license: s
     from tstk.report.hub import push
 
     address = push(run, repo, private=private, revision=revision, license=license, message=message)
-    echo(f"{address}\nuse it with: tstk predict hf://{repo.removeprefix('hf://')} --data FILE --out predictions.csv")
+    place = f"{repo}@{revision}" if revision else repo
+    echo(f"{address}\nuse it with: tstk predict hf://{place.removeprefix('hf://')} --data FILE --out predictions.csv")

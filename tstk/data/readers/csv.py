@@ -6,9 +6,11 @@ decimal commas, are recognized where the file leaves no doubt, which a note says
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -65,6 +67,35 @@ def read(
         DataError: there is no header or no such label column, or a cell is not a number
         OptionError: an option contradicts another or the file
     """
+    frame, _, notes = read_frame(
+        path,
+        delimiter=delimiter,
+        decimal=decimal,
+        thousands=thousands,
+        encoding=encoding,
+        header=header,
+        names=names,
+        skip_lines=skip_lines,
+        comment=comment,
+        missing=missing,
+    )
+    return _add_notes(interpret(frame, roles), path, notes)
+
+
+def read_frame(
+    path: Path,
+    *,
+    delimiter: str | None = None,
+    decimal: Literal[".", ","] | None = None,
+    thousands: str | None = None,
+    encoding: str = "utf-8",
+    header: bool = True,
+    names: tuple[str, ...] = (),
+    skip_lines: int = 0,
+    comment: str | None = None,
+    missing: tuple[str, ...] = (),
+) -> tuple[Frame, Rows, list[str]]:
+    """Read the columns of one file, its rows, and notes on how its text was read; arguments as of `read`."""
     number_format = _parse_number_format(delimiter, decimal, thousands)
     text = read_text(path, encoding, "--reader csv --reader.encoding")
     lines, numbers, num_comments = _select_lines(text, path, skip_lines, comment)
@@ -81,7 +112,43 @@ def read(
     notes += [frame.number_format.describe()] if frame.number_format.describe() else []
     notes += [f"{num_missing:,} cells are missing, as they are {' or '.join(missing)}"] if missing else []
     notes += [f"{num_comments:,} lines are left out, as they begin with {comment!r}"] if comment else []
-    return _add_notes(interpret(frame, roles), path, notes)
+    return frame, rows, notes
+
+
+def replace_cells(path: Path, cells: Mapping[tuple[int, str], float], num_rows: int, **options: Any) -> bytes | None:
+    """Return a file with the numbers of some cells replaced, and all rows without one as they are.
+
+    Args:
+        path: a text file
+        cells: (row below the header, name of a column) -> number
+        num_rows: number of rows below the header that the file must have
+        options: of the reader, as of `read`
+
+    Returns:
+        the bytes of the file, in its encoding; None if it has another number of rows, or no such column
+    """
+    frame, rows, _ = read_frame(path, **options)
+    names = [name.strip() for name in frame.names]
+    if len(frame.columns[0]) != num_rows or not {name.strip() for _, name in cells} <= set(names):
+        return None
+    encoding = options.get("encoding", "utf-8")
+    if encoding == "utf-8" and path.read_bytes().startswith(codecs.BOM_UTF8):
+        encoding = "utf-8-sig"
+    with path.open(encoding=encoding, newline="") as file:
+        lines = file.read().splitlines(keepends=True)
+    replaced: dict[int, dict[int, str]] = {}
+    for (row, name), value in cells.items():
+        replaced.setdefault(row + rows.has_header, {})[names.index(name.strip())] = frame.number_format.write(value)
+    for i, (span, old) in enumerate(rows.iter_spans()):
+        if new := replaced.get(i):
+            buffer = io.StringIO()
+            writer = csv.writer(buffer, delimiter=rows.delimiter, lineterminator="")
+            writer.writerow([new.get(k, cell) for k, cell in enumerate(old)])
+            end = lines[span[-1] - 1]
+            lines[span[0] - 1] = buffer.getvalue() + end[len(end.rstrip("\r\n")) :]
+            for number in span[1:]:  # a row with line breaks within its cells
+                lines[number - 1] = ""
+    return "".join(lines).encode(encoding)
 
 
 @dataclass(frozen=True)
@@ -104,13 +171,18 @@ class Rows:
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         """Iterate over the number of the line and the cells of each row, the header included."""
+        return ((numbers[-1], row) for numbers, row in self.iter_spans())
+
+    def iter_spans(self) -> Iterator[tuple[Sequence[int], list[str]]]:
+        """Iterate over the numbers of the lines and the cells of each row, the header included."""
         reader = csv.reader(self.text.rstrip("\r\n").splitlines(keepends=True), delimiter=self.delimiter)
-        num_columns = 0
+        num_columns = start = 0
         try:
             for row in reader:
                 if row or num_columns == 1:
                     num_columns = num_columns or len(row)
-                    yield self.numbers[reader.line_num - 1], row or [""]
+                    yield self.numbers[start : reader.line_num], row or [""]
+                start = reader.line_num
         except csv.Error as error:
             number = self.numbers[reader.line_num - 1]
             raise DataError(f"{self.path}, line {number}: not a line of CSV ({error}); fix or remove it") from None

@@ -61,6 +61,10 @@ class NumberFormat:
             return cell
         return (cell.replace(self.thousands, "") if self.thousands else cell).replace(self.decimal, ".")
 
+    def write(self, number: float) -> str:
+        """Return a number as the file writes its decimals, without thousands."""
+        return str(number).replace(".", self.decimal)
+
     def describe(self) -> str:
         """Return a phrase on what differs from the usual way; empty if nothing does."""
         if self.is_plain:
