@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from benchmarks import harness
+from benchmarks import harness, self_tests
 from benchmarks.figures import CONTROL_CLOCK, FILL, GEMM, compute_paired_ratio, drop_noisy_rounds, interleave, tabulate
 from benchmarks.harness import (
     Case,
@@ -27,7 +27,6 @@ from benchmarks.harness import (
 from benchmarks.render import MARK, PAGE, InvalidResultsError, read_results, render
 from benchmarks.results import Results
 from benchmarks.run import OPERATIONS, interleave_cases
-from benchmarks.self_tests import OPERATIONS as SELF_TESTS
 from benchmarks.summary import format_cases
 from benchmarks.tune import iterate_numbers, replace_number, tune
 from tstk.kernels import tuning
@@ -572,7 +571,7 @@ def test_self_tests_report_each_operation_though_the_others_fail():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     lines = sorted(done.stdout.splitlines())
-    assert [line.partition(":")[0] for line in lines] == sorted(SELF_TESTS)
+    assert [line.partition(":")[0] for line in lines] == sorted(self_tests.OPERATIONS)
     assert all("need cuda" in line or "not installed" in line for line in lines)
 
 

@@ -272,8 +272,8 @@ def why_triton_unavailable(device: torch.device | None = None) -> str:
 def _why_gpu_unsupported(has_device: bool, index: int | None) -> str:
     """Return why a GPU cannot run the kernels, or an empty string.
 
-    The compute capability is all that matters: all kernels fit into 99 KiB of shared memory, which every GPU of
-    compute capability 8.0 or more has and which `benchmarks.compile` checks.
+    The compute capability is all that matters: `benchmarks.compile` checks that every kernel fits the shared memory of
+    GPUs of each generation, down to the 99 KiB of compute capability 8.9.
     """
     import torch
 
