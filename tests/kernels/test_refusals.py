@@ -44,7 +44,7 @@ def test_soft_assignments_of_wide_vectors_are_refused_with_the_width():
 
 
 def test_codebooks_that_need_more_than_32_bits_are_refused():
-    """The table of a search holds high and low parts, so it has twice as many numbers as a wide codebook, and more for narrow codes."""
+    """The table of a search has twice as many numbers as a wide codebook, and more for narrow codes."""
     for k, d in ((2**22, 512), (2**22, 256), (2**26, 1)):
         assert f"[{k}, {d}]" in why_unsupported(nearest_code_op, meta(10, d), meta(k, d))
     assert why_unsupported(nearest_code_op, meta(10, 256), meta(2**21, 256)) == ""
