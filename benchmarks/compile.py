@@ -176,6 +176,17 @@ def _list_wavelet_calls(full: bool) -> list[Call]:
     return calls
 
 
+def list_self_tests(op: str) -> list[Call]:
+    """Return the self-tests of an operation, which a process runs before any other call on a GPU."""
+    import torch
+
+    from tstk.kernels import self_test
+
+    names = [op, *["soft_assignment"] * (op == "nearest_code")]
+    device = torch.device("cpu")
+    return [Call(op, (), name, lambda name=name: getattr(self_test, f"check_{name}")(device)) for name in names]
+
+
 def _short(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -376,7 +387,7 @@ def relocate(folder: Path) -> int:
 
 
 def fill_cache(operations: Sequence[str], arch: int) -> None:
-    """Compile the kernels that the benchmark cases need on a GPU. Call `simulate_gpu` first."""
+    """Compile the kernels that the self-tests and the benchmark cases need on a GPU. Call `simulate_gpu` first."""
     from benchmarks.harness import bind_inputs
 
     def run(case: Any) -> None:
@@ -385,6 +396,9 @@ def fill_cache(operations: Sequence[str], arch: int) -> None:
             if label.startswith("tstk") and "torch" not in label:
                 bind_inputs(case, contender.prepare(*inputs), inputs)()
 
+    calls = [call for op in operations for call in list_self_tests(op)]
+    for _ in compile_calls(calls, arch, lambda line: print(line, flush=True)):
+        pass
     grids = dict.fromkeys([*operations, *["quantizer_step"] * ("nearest_code" in operations)])
     for grid in grids:
         cases = import_module(f"benchmarks.test_{grid}").list_cases(False, "cuda")

@@ -6,19 +6,20 @@
 #     benchmarks/gpu.sh bench OUTDIR [SECONDS]    the grid, the most important shapes first; 420 s
 #
 # A quarter of an hour holds smoke, two rounds of mend, and bench. Smoke names all failures at once; each operation is
-# tested by itself first, so that one broken kernel hides nothing about the others. Results are written case by case.
+# tested in its own process first, so that one broken kernel hides nothing about the others. Results are written case by
+# case. Compiling takes most of the time of a first run: fill the cache beforehand.
 #
-# Takes at most SECONDS and stops at the first step that fails. Exit status: 0 passed, 1 failed, 2 a required step did not fit
-# into SECONDS. OUTDIR then has summary.txt (one screen), log.txt, a results file per operation (for benchmarks.render)
-# and, after bench, profile.txt.
+# Takes at most SECONDS and stops at the first step that fails. Exit status: 0 passed, 1 failed, 2 a required step did
+# not fit into SECONDS. OUTDIR then has summary.txt (one screen), log.txt, a results file per operation (for
+# benchmarks.render) and, after bench, profile.txt.
 #
-# Variables: PYTHON, DEVICE, COMMIT, PROCESSES, TESTS (what smoke runs), TRITON_CACHE_DIR (default build/triton; filled
-# beforehand by `python -m benchmarks.compile --cache DIR`).
+# Variables: PYTHON, DEVICE, COMMIT, PROCESSES (default: one per core, up to 16), TESTS (what smoke runs),
+# TRITON_CACHE_DIR (default build/triton; filled beforehand by `python -m benchmarks.compile --cache DIR --arch 90`).
 set -u
 cd "$(dirname "$0")/.."
 mode=${1:-} out=${2:-}
 case $mode in smoke) total=${3:-150} ;; mend) total=${3:-90} ;; bench) total=${3:-420} ;; *) out= ;; esac
-[[ $out ]] || { sed -n '2,17s/^# \{0,1\}//p' "benchmarks/gpu.sh" >&2; exit 64; }
+[[ $out ]] || { sed -n '2,/^set/s/^# \{0,1\}//p' "benchmarks/gpu.sh" >&2; exit 64; }
 out=$(realpath -m "$out") python=${PYTHON:-python3} device=${DEVICE:-cuda}
 mkdir -p "$out"
 rm -f "$out"/*.json "$out"/*.txt
@@ -26,7 +27,7 @@ exec > >(tee "$out/log.txt") 2>&1
 unset TRITON_INTERPRET
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TORCHINDUCTOR_COMPILE_THREADS=2
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/build/triton} COMMIT=${COMMIT:-}
-run="gpu-$(date -u +%Y-%m-%dT%H:%M:%SZ)" processes=${PROCESSES:-8} reserve=5 least=5 red=0 short=0
+run="gpu-$(date -u +%Y-%m-%dT%H:%M:%SZ)" processes=${PROCESSES:-$(n=$(nproc) && echo $((n < 16 ? n : 16)))} reserve=5 least=5 red=0 short=0
 
 left() { echo $((total - reserve - SECONDS)); }
 
@@ -63,6 +64,7 @@ step() { # step NAME SECONDS must|may COMMAND...: run for at most the time left;
     ((red == 0)) || finish
 }
 
+gpu_tests=$(echo tests/kernels/test_*_triton.py tests/kernels/test_{self_test,dispatch,refusals}.py)
 grid=(rope_attention nearest_code quantizer_step ricker_cwt)
 cases=("$python" -m benchmarks.run "${grid[@]}" --device "$device" --stop)
 nvidia-smi 2>/dev/null
@@ -70,10 +72,10 @@ timeout 30 "$python" -m benchmarks.compile --relocate "$TRITON_CACHE_DIR"
 
 if [[ $mode != bench ]]; then
     step "self-tests" $((total / 3)) may "$python" -m benchmarks.self_tests "$device"
-    workers=$("$python" -c 'import xdist; print("-n8")' 2>/dev/null)
+    workers=$("$python" -c 'import xdist; print("-n'$processes'")' 2>/dev/null)
     failed=$([[ $mode == mend ]] && echo "--last-failed")
     step "tests of the kernels" $((total * 2 / 3)) must "$python" -m pytest \
-        ${TESTS:-tests/kernels --confcutdir=tests/kernels --ignore=tests/kernels/test_compiled.py} \
+        ${TESTS:-$gpu_tests --confcutdir=tests/kernels} \
         --maxfail=25 -q --tb=short -o cache_dir="$PWD/build/pytest-gpu" $failed --durations=5 $workers
     step "one case of each operation" $((total * 2 / 5)) must "${cases[@]}" --first --ours --budget 0.2 --results "$out" --run "$run"
 else

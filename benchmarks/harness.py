@@ -86,7 +86,7 @@ class Case:
         limit: (name, contender) of a lower bound, such as a part of the work
         gradients: indices of differentiated inputs; if any, forward and backward are timed together
         why_unsupported: takes the inputs and returns why the backend for this device does not support them, or ""; such
-            a case is not measured
+            a case is not measured. Raises `WrongResultError` if that backend is known to be wrong
         flops: floating-point operations of one call
         bytes: bytes to move if everything is read and written once
     """
@@ -141,11 +141,18 @@ class Record:
 
 
 def why_triton_unsupported(operation: Operation, *args: Any, device: str, **options: Any) -> str:
-    """Return why `auto` does not select Triton for a call on a GPU, or ""; elsewhere any backend is measured."""
+    """Return why Triton does not support a call on a GPU, or ""; elsewhere any backend is measured.
+
+    Raises:
+        WrongResultError: its self-test fails, so that `auto` would measure another backend
+    """
     if device != "cuda":
         return ""
     backend = operation.backends["triton"]
-    return backend.why_unsupported(*args, **options) or backend.why_self_test_failed(args[0].device)
+    reason = backend.why_unsupported(*args, **options)
+    if not reason and (fault := backend.why_self_test_failed(args[0].device)):
+        raise WrongResultError(fault)
+    return reason
 
 
 def make_contender(call: Callable[..., Any], setting: str = "", **rest: Any) -> Contender:
@@ -197,8 +204,11 @@ def measure(case: Case, budget: float) -> Record:
     """
     clocks.reset_state(case.device, case.threads)
     record, inputs = Record(case), case.inputs(0, case.device)
-    if why := case.why_unsupported(*inputs):
-        record.why_unsupported = why
+    try:
+        record.why_unsupported = case.why_unsupported(*inputs)
+    except WrongResultError as reason:
+        record.excluded[case.ours] = f"refused: {reason}"
+    if record.why_unsupported or record.excluded:
         return record
     check, functions, measurements = case.make_check(*inputs), {}, {}
     for name, contender in case.contenders.items():

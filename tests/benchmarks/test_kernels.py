@@ -7,13 +7,13 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from benchmarks import harness
+from benchmarks import harness, self_tests
 from benchmarks.figures import CONTROL_CLOCK, FILL, GEMM, compute_paired_ratio, drop_noisy_rounds, interleave, tabulate
 from benchmarks.harness import (
     Case,
@@ -30,6 +30,7 @@ from benchmarks.run import OPERATIONS, interleave_cases
 from benchmarks.summary import format_cases
 from benchmarks.tune import iterate_numbers, replace_number, tune
 from tstk.kernels import tuning
+from tstk.kernels.dispatch import Backend
 
 ROOT = Path(__file__).parents[2]
 
@@ -434,6 +435,9 @@ def test_gpu_sh_runs_each_mode_and_ends_with_a_summary(gpu_sh):
     tests = next(call for call in calls if "-m pytest" in call)
     assert "--last-failed" not in tests
     assert "--first" in calls[calls.index(tests) + 1]
+    paths = [word for word in tests.split() if word.startswith("tests/")]
+    assert len(paths) == 6
+    assert all((ROOT / path).is_file() for path in paths)
     status, summary, calls, files = gpu_sh("mend", 90)
     assert status == 0
     assert list(read_step_limits(summary)) == ["self-tests", "tests of the kernels", "one case of each operation"]
@@ -545,6 +549,30 @@ def test_a_shape_that_its_backend_refuses_is_not_measured_and_is_no_fault():
     record = measure(case, 0.05)
     assert (record.why_unsupported, record.excluded, record.tables, calls) == ("too wide: 64", {}, [], [])
     assert "not measured: too wide: 64" in "\n".join(format_record(record))
+
+
+def test_a_case_whose_backend_fails_its_self_test_is_a_fault_and_not_measured(monkeypatch):
+    calls = []
+    backend = Backend("triton", "x:y")
+    monkeypatch.setattr(Backend, "why_self_test_failed", lambda self, device: "its self-test failed on cuda:0: wrong")
+    operation = SimpleNamespace(backends={"triton": backend})
+    case = make_doubling_case(
+        {"ours": make_contender(lambda x: calls.append(1) or 2 * x)},
+        why_unsupported=lambda x: harness.why_triton_unsupported(operation, x, device="cuda"),
+    )
+    record = measure(case, 0.05)
+    assert record.excluded == {"ours": "refused: its self-test failed on cuda:0: wrong"}  # which `run` counts as wrong
+    assert (record.tables, calls) == ([], [])
+
+
+@pytest.mark.slow
+def test_self_tests_report_each_operation_though_the_others_fail():
+    command = [sys.executable, "-m", "benchmarks.self_tests", "cpu"]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    lines = sorted(done.stdout.splitlines())
+    assert [line.partition(":")[0] for line in lines] == sorted(self_tests.OPERATIONS)
+    assert all("need cuda" in line or "not installed" in line for line in lines)
 
 
 def test_the_summary_is_one_screen(tmp_path):

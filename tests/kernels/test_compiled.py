@@ -98,6 +98,20 @@ def test_the_largest_programs_fit_every_gpu_and_take_what_the_stored_table_says(
 
 
 @pytest.mark.slow
+def test_the_cache_for_a_gpu_holds_what_self_tests_launch(cache):
+    code = """
+from benchmarks import compile as c
+c.simulate_gpu(90)
+rows = list(c.compile_calls(c.list_self_tests("ricker_cwt"), 90))
+print(*sorted({row["kernel"] for row in rows}))
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "TSTK_KERNELS")}
+    environment |= {"TRITON_CACHE_DIR": cache, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.stdout.split() == ["_frames_matmul_kernel", "_transposed_matmul_kernel"], done.stderr[-3000:]
+
+
+@pytest.mark.slow
 def test_a_changed_table_or_kernel_makes_the_stored_result_stale(monkeypatch):
     from tstk.kernels.ricker_cwt import triton
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from tstk.errors import IncompatibleError, UnknownNameError
 from tstk.kernels import dispatch
@@ -148,10 +149,70 @@ def test_a_self_test_runs_while_a_compiler_traces(doubled, monkeypatch):
     monkeypatch.setitem(
         sys.modules,
         "tests_of_values",
-        SimpleNamespace(run=lambda device: "" if float(torch.ones(2).sum()) == 2 else "1 + 1 is not 2"),
+        SimpleNamespace(run=differentiates),
     )
     compiled = torch.compile(lambda x: doubled(x)[1] + len(doubled(x)[0]), fullgraph=True, backend="eager")
     assert compiled(torch.ones(3)).tolist() == [7.0] * 3
+
+
+def differentiates(device):
+    x = torch.ones(2, requires_grad=True)
+    return "" if float(torch.autograd.grad((x * x * x).sum(), x)[0].sum()) == 6 else "the gradient is wrong"
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_self_test_in_a_checkpointed_block_leaves_the_block_as_it_is(doubled, monkeypatch, use_reentrant):
+    monkeypatch.setattr(dispatch, "_self_test_faults", {})
+    doubled.backends["large"] = replace(doubled.backends["large"], self_test=f"{__name__}:differentiates")
+    x = torch.ones(3, requires_grad=True)
+    y = checkpoint(lambda x: 3 * doubled(x * x)[1], x, use_reentrant=use_reentrant)
+    y.sum().backward()
+    assert x.grad.tolist() == [12.0] * 3
+    assert dispatch._self_test_faults == {(f"{__name__}:differentiates", "cpu", None): ""}
+
+
+def test_too_little_memory_for_a_self_test_is_no_fault_of_the_backend(doubled, monkeypatch):
+    def run(device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(dispatch, "_self_test_faults", {})
+    monkeypatch.setattr(sys.modules[__name__], "passes", run)
+    doubled.backends["large"] = replace(doubled.backends["large"], self_test=f"{__name__}:passes")
+    with pytest.raises(torch.OutOfMemoryError):
+        doubled(torch.ones(3))
+    monkeypatch.setattr(sys.modules[__name__], "passes", lambda device: "")
+    assert doubled(torch.ones(3))[0] == "large"
+
+
+def test_a_device_without_autocast_is_tested_too(doubled, monkeypatch):
+    monkeypatch.setattr(dispatch, "_self_test_faults", {})
+    doubled.backends["large"] = replace(doubled.backends["large"], self_test=f"{__name__}:passes")
+    assert doubled(torch.ones(3, device="meta"))[0] == "large"
+
+
+def test_where_warnings_are_errors_a_failed_test_is_reported_once_and_not_repeated(doubled, monkeypatch):
+    monkeypatch.setattr(dispatch, "_self_test_faults", {})
+    doubled.backends["large"] = replace(doubled.backends["large"], self_test=f"{__name__}:fails_its_test")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="3 of 4 indices are wrong"):
+            doubled(torch.ones(3))
+        assert doubled(torch.ones(3))[0] == "any"
+
+
+def test_a_backend_that_was_not_tested_before_a_graph_is_captured_is_passed_over_with_a_warning(doubled, monkeypatch):
+    monkeypatch.setattr(dispatch, "_self_test_faults", {})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    backend = replace(doubled.backends["large"], self_test=f"{__name__}:passes")
+    with pytest.warns(UserWarning, match="was not tested on cuda:1 before this CUDA graph was captured.*one call"):
+        assert backend.why_self_test_failed(torch.device("cuda", 1)).startswith("it was not tested")
+    assert dispatch._self_test_faults == {}
+
+
+def test_the_interpreter_is_reported_as_used_by_name_only(doubled, monkeypatch):
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert "only if requested by name" in replace(doubled.backends["any"], name="triton").why_not_selected()
 
 
 def fresh(code, **environment):

@@ -186,6 +186,29 @@ def test_invalid_vectors_do_not_influence_soft_assignments():
     assert (got[2][~valid] == 0).all()
 
 
+def test_a_vector_that_is_not_finite_makes_entropies_nan_and_only_its_own_gradient():
+    z, codes = vectors(70, 33, 8)
+    z[5, 2], z[66, 0] = torch.nan, torch.inf
+    for each, mean, dz, dc in (compute_soft(z, codes, 0.5, floor) for floor in (0.0, 1e-5)):
+        assert each.isnan()
+        assert mean.isnan()
+        assert dc.isnan().all()
+        assert dz.isnan().all()  # the entropy of the mean depends on all
+    leaf = z.clone().requires_grad_()
+    entropy, _ = soft_assignment(leaf, codes, temperature=0.5, backend="triton")
+    assert torch.autograd.grad(entropy, leaf)[0].isnan().any(1).nonzero()[:, 0].tolist() == [5, 66]
+
+
+@pytest.mark.parametrize(("n", "kernel"), [(8128, "few rows"), (8129, "search")])
+def test_a_search_looks_up_only_the_sizes_it_uses(n, kernel):
+    from benchmarks.tune import record_lookups
+    from tstk.kernels.nearest_code import triton
+
+    with record_lookups(triton) as (_, lookups):
+        triton._choose_search_tiles(n, 64)
+    assert list(lookups) == [("CONFIGS", (kernel, 64))]
+
+
 def test_no_vector_at_all_has_no_entropy():
     z, codes = vectors(4, 5, 3)
     for some in (z[:0], z):

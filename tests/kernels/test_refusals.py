@@ -44,7 +44,12 @@ def test_soft_assignments_of_wide_vectors_are_refused_with_the_width():
 
 
 def test_codebooks_that_need_more_than_32_bits_are_refused():
-    assert "[4194304, 512]" in why_unsupported(nearest_code_op, meta(10, 512), meta(2**22, 512))
+    """The table of a search has twice as many numbers as a wide codebook, and more for narrow codes."""
+    for k, d in ((2**22, 512), (2**22, 256), (2**26, 1)):
+        assert f"[{k}, {d}]" in why_unsupported(nearest_code_op, meta(10, d), meta(k, d))
+    assert why_unsupported(nearest_code_op, meta(10, 256), meta(2**21, 256)) == ""
+    assert why_unsupported(soft_assignment_op, meta(9, 8), meta(2**26, 8), meta(9), 0.5, 0.0) == ""
+    assert "[67108864, 64]" in why_unsupported(soft_assignment_op, meta(9, 64), meta(2**26, 64), meta(9), 0.5, 0.0)
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 16), (188, 64), (5000, 128), (1_048_560, 18)])
@@ -64,6 +69,10 @@ def test_heads_of_16_to_128_are_served_at_any_length_up_to_a_million(n, d):
             lambda: (*(meta(1, 20, 1_000_000, 128),) * 3, 2 * (meta(1, 1, 1_000_000, 64),)),
             "2^31 or more apart",
         ),
+        (
+            lambda: (*(meta(1, 1, 1_000_000, 128).expand(1, 20, -1, -1),) * 3, 2 * (meta(1, 1, 1_000_000, 64),)),
+            "2^31 or more apart",  # the output's, though q, k and v take little memory
+        ),
     ],
 )
 def test_attention_says_what_it_does_not_take(question, reason):
@@ -76,9 +85,9 @@ def test_wavelets_say_what_they_do_not_take():
     )
     assert "float64" in why_unsupported(ricker_cwt_op, meta(2, 100, dtype=torch.float64), (1.0,))
     assert "64 scales of 40000000 are 2^31 or more" in why_unsupported(ricker_cwt_op, meta(1, 40_000_000), (1.0,) * 64)
-    assert "up to 65535 samples at 64 scales, not 100000" in why_unsupported(
-        ricker_cwt_op, meta(2, 100_000), (1.0,) * 64, patch=(4, 100_000)
-    )
+    assert why_unsupported(ricker_cwt_op, meta(2, 100_000), (1.0,) * 64, patch=(4, 100_000)) == ""
+    for shape, patch in (((2**26, 32), (1, 1)), ((2**31, 1), None)):
+        assert "has 2^31 or more" in why_unsupported(ricker_cwt_op, meta(*shape), (1.0,), patch=patch)
 
 
 def test_a_gpu_that_is_too_old_or_not_nvidia_s_is_refused_with_what_it_has(monkeypatch):

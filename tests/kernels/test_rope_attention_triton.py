@@ -143,6 +143,37 @@ def test_operations_are_what_torch_expects_of_them(rope):
     torch.library.opcheck(ops.rope_rotate.default, (*case.qkv[:2], *case.angles, 1.0), test_utils=checks)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "d"), [(40, 16), LONG])
+def test_nan_reaches_the_queries_that_see_it_and_no_others(rope, n, d):
+    case = rope(2, 2, n, d, causal=True, device=DEVICE)
+    case.qkv[0][0, 0, 3] = torch.nan  # a query
+    case.qkv[1][1, 1, 20] = torch.nan  # a key
+    case.qkv[1][0, 1, 30] = torch.inf
+    out, *grads = case("triton")
+    expected = torch.zeros(2, 2, n, dtype=torch.bool, device=DEVICE)
+    expected[0, 0, 3], expected[1, 1, 20:], expected[0, 1, 30:] = True, True, True
+    assert torch.equal(out.isnan().any(-1), expected)
+    assert torch.equal(grads[0].isnan().any(-1) & expected, expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 5, 16), (2, 0, 5, 16), (2, 2, 0, 16), (0, 2, 300, 16)], ids=str)
+def test_nothing_has_attention_and_gradients_of_nothing(shape):
+    q, angles = (
+        torch.randn(shape, device=DEVICE, requires_grad=True),
+        2 * (torch.ones(1, 1, shape[2], 8, device=DEVICE),),
+    )
+    out = rope_attention(q, q, q, angles, backend="triton")
+    out.sum().backward()
+    assert out.shape == q.grad.shape == shape
+
+
+def test_an_output_gradient_that_32_bits_do_not_reach_is_copied():
+    near, far = (torch.empty_strided((1, 2, 20, 16), (0, 16, step, 1), device="meta") for step in (32, 2**27))
+    assert triton._make_addressable(near) is near
+    assert triton._make_addressable(far).is_contiguous()
+
+
 def test_what_the_kernels_do_not_take_is_refused_with_the_reason(rope):
     case = rope(1, 1, 4, 8, device=DEVICE)
     with pytest.raises(IncompatibleError, match="it takes heads 16 to 128 wide, not 8"):

@@ -1,5 +1,6 @@
 """The self-tests of the Triton backends, on a GPU if there is one and in Triton's interpreter if not."""
 
+import importlib
 import os
 import sys
 
@@ -22,6 +23,32 @@ def test_every_triton_backend_has_a_self_test_and_passes_it(operation):
     target = OPERATIONS[operation].backends["triton"].self_test
     assert target == f"tstk.kernels.self_test:check_{operation}"
     assert getattr(self_test, f"check_{operation}")(DEVICE) == ""
+
+
+class Recorded:
+    """A kernel that notes its name in `launched`."""
+
+    def __init__(self, kernel, name, launched):
+        self.kernel, self.name, self.launched = kernel, name, launched
+
+    def __getitem__(self, grid):
+        self.launched.add(self.name)
+        return self.kernel[grid]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+def test_a_self_test_launches_every_kernel_of_its_operation(monkeypatch, operation):
+    package = {"soft_assignment": "nearest_code"}.get(operation, operation)
+    module = importlib.import_module(f"tstk.kernels.{package}.triton")
+    launched = set()
+    kernels = {name for name in vars(module) if name.endswith("_kernel")}
+    for name in kernels:
+        monkeypatch.setattr(module, name, Recorded(vars(module)[name], name, launched))
+    getattr(self_test, f"check_{operation}")(DEVICE)
+    soft = {"_soft_assignment_kernel", "_grad_vectors_kernel", "_grad_codes_kernel"}
+    expected = {"nearest_code": kernels - soft, "soft_assignment": soft | {"_prepare_kernel"}}
+    assert launched == expected.get(operation, kernels)
 
 
 @pytest.mark.parametrize("operation", ["rope_attention", "soft_assignment", "ricker_cwt"])

@@ -33,6 +33,11 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
 
+def count_spanned_numbers(x: Tensor) -> int:
+    """Return how far apart in memory the first and the last number of a series of [B, H, N, D] lie."""
+    return sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
+
+
 def softmax(scores: Tensor) -> Tensor:
     """Compute the softmax of rows [..., M] that are not all -inf.
 

@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -74,6 +74,8 @@ class Backend:
         """Return why `auto` never selects the backend on this machine: it cannot run, or fails its self-test."""
         import torch
 
+        if self.name == "triton" and _HAS_TRITON and is_triton_interpreted():
+            return "Triton's interpreter (TRITON_INTERPRET=1) is used only if requested by name"
         if (reason := self.why_unavailable()) or not torch.cuda.is_available():
             return reason
         return self.why_self_test_failed(torch.device("cuda", torch.cuda.current_device()))
@@ -94,32 +96,57 @@ _self_test_faults: dict[tuple[str, str, int | None], str] = {}
 def _run_self_test(target: str, device_type: str, index: int | None) -> str:
     """Return what is wrong with a backend on a device; tests it once per process and warns if it fails."""
     import torch
-    from torch.utils._python_dispatch import _disable_current_modes
 
     key = target, device_type, index
     if key in _self_test_faults:
         return _self_test_faults[key]
-    if device_type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return "it was not tested before the graph was captured"  # a test waits for the GPU, which ends a capture
     module, _, attribute = target.partition(":")
     place = device_type if index is None else f"{device_type}:{index}"
-    # Also called while torch.compile traces with fake tensors, and in inference mode.
-    with _disable_current_modes(), torch.inference_mode(False), torch.autocast(device_type, enabled=False):
-        try:
+    if device_type == "cuda" and torch.cuda.is_current_stream_capturing():
+        # A test waits for the GPU, which would end the capture.
+        fault = f"it was not tested on {place} before this CUDA graph was captured"
+        warnings.warn(f"{attribute}: {fault}, which uses the next backend; make one call before.", stacklevel=2)
+        return fault
+    try:
+        with _clear_torch_state(device_type):
             fault = str(getattr(import_module(module), attribute)(torch.device(place)))
-        except Exception as error:  # whatever a compiler or driver raises means that the kernels cannot be used
-            fault = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    except torch.OutOfMemoryError:  # says nothing about the kernels
+        raise
+    except Exception as error:  # whatever a compiler or driver raises means that the kernels cannot be used
+        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if fault:
         fault = f"its self-test failed on {place}: {fault}"
+    _self_test_faults[key] = fault  # before the warning, which may be an error
+    if fault:
         warnings.warn(
             f"{attribute}: {fault}; the next backend is used. Request the backend by name to use it all the same.",
             stacklevel=2,
         )
-    _self_test_faults[key] = fault
     return fault
 
 
 _run_self_test._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _clear_torch_state(device_type: str) -> Iterator[None]:
+    """Compute as at the top of a program: a call may come while a compiler traces, or in a checkpointed block.
+
+    Fake tensors, inference mode and autocast are off, and tensors saved for a backward pass are kept as they are:
+    `torch.utils.checkpoint` would drop them, and count them among those of the block. Only the innermost hooks apply.
+    """
+    import torch
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    has_autocast = torch.amp.is_autocast_available(device_type)
+    keep_tensor = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+    with (
+        _disable_current_modes(),
+        torch.inference_mode(False),
+        torch.autocast(device_type, enabled=False) if has_autocast else nullcontext(),
+        keep_tensor,
+    ):
+        yield
 
 
 class Operation:
@@ -245,8 +272,8 @@ def why_triton_unavailable(device: torch.device | None = None) -> str:
 def _why_gpu_unsupported(has_device: bool, index: int | None) -> str:
     """Return why a GPU cannot run the kernels, or an empty string.
 
-    The compute capability is all that matters: all kernels fit into 99 KiB of shared memory, which every GPU of
-    compute capability 8.0 or more has and which `benchmarks.compile` checks.
+    The compute capability is all that matters: `benchmarks.compile` checks that every kernel fits the shared memory of
+    GPUs of each generation, down to the 99 KiB of compute capability 8.9.
     """
     import torch
 

@@ -16,10 +16,13 @@ from tstk.kernels.nearest_code import soft_assignment
 
 
 def check_nearest_code(device: torch.device) -> str:
-    """Return what is wrong with a search in large tiles and one in small tiles, among codes of which two are equal."""
-    for n, k, d in ((8192, 40, 8), (20, 40, 72)):
+    """Return what is wrong with a search of many vectors and one of few, with the codebook divided among programs.
+
+    Two codes are equal, in the second search in different programs.
+    """
+    for n, k, d in ((8192, 40, 8), (20, 600, 72)):
         codes = _fill(device, k, d)
-        codes[31] = codes[4]
+        codes[-9] = codes[4]
         z = codes[torch.arange(n, device=device) % k] + 0.1 * _fill(device, n, d)
         (ids, squares), (true_ids, true_squares) = (
             nearest_code(z, codes, backend=name) for name in ("triton", "reference")
@@ -41,8 +44,11 @@ def check_soft_assignment(device: torch.device) -> str:
 
 
 def check_rope_attention(device: torch.device) -> str:
-    """Return what is wrong with attention, forward and backward: one tile in float32, two in bfloat16."""
-    for n, dtype, tolerance in ((20, torch.float32, 1e-4), (70, torch.bfloat16, 5e-2)):
+    """Return what is wrong with attention, forward and backward: of one tile, of two, and of long rows.
+
+    Long rows are in bfloat16 as well, since torch may compute attention in float32 with TF32 products.
+    """
+    for n, dtype, tolerance in ((20, torch.float32, 1e-4), (70, torch.bfloat16, 5e-2), (300, torch.bfloat16, 5e-2)):
         angle = _fill(device, 1, 1, n, 8)
         angles = angle.cos(), angle.sin()
         valid = torch.arange(n, device=device) < torch.tensor([[n], [13]], device=device)
@@ -54,7 +60,7 @@ def check_rope_attention(device: torch.device) -> str:
             tolerance,
         )
         if fault:
-            return f"{dtype}: {fault}"
+            return f"{n} tokens, {dtype}: {fault}"
     return ""
 
 
@@ -70,7 +76,7 @@ def check_ricker_cwt(device: torch.device) -> str:
 def _fill(device: torch.device, *shape: int, start: int = 0) -> Tensor:
     """Return numbers between -1 and 1 without a pattern, [*shape] float32."""
     count = torch.Size(shape).numel()
-    steps = torch.arange(count, dtype=torch.float64) + 1 + start * count
+    steps = torch.arange(count, dtype=torch.float64, device="cpu") + 1 + start * count
     return (steps * steps * 0.61803398875).sin().float().reshape(shape).to(device)
 
 

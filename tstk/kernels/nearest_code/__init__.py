@@ -136,13 +136,20 @@ def _check_shapes(z: Tensor, codes: Tensor) -> None:
         raise ValueError(f"z is {list(z.shape)} and codes {list(codes.shape)}; expected [..., d] and [K, d]")
 
 
+TABLE_COLUMNS = 128
+"""Columns of the table that a search by Triton makes, at most, per 64 numbers of a code."""
+
+
 def _why_triton_unsupported(z: Tensor, codes: Tensor, *soft: object) -> str:
     if reason := why_triton_unavailable(z.device):
         return reason
     if not {z.dtype, codes.dtype} <= {float32, float16, bfloat16}:
         return f"it takes float32, float16 or bfloat16, not {z.dtype} and {codes.dtype}"
-    if codes.numel() >= 2**31:
-        return f"it indexes a codebook in 32 bits, and {list(codes.shape)} has 2^31 values or more"
+    k, d = codes.shape
+    if k * (d if soft else TABLE_COLUMNS * -(-d // 64)) >= 2**31 - 2**20:
+        return (
+            f"it indexes its table of codes in 32 bits, and that of {list(codes.shape)} has nearly 2^31 values or more"
+        )
     if soft and z.shape[-1] > 64:
         return f"it keeps whole vectors in registers, up to 64 wide; these are {z.shape[-1]}"
     return ""

@@ -42,12 +42,14 @@ CONFIGS: dict[tuple[str, int], dict[str, Any]] = load_tuned_sizes(
 )
 """Tile sizes by kernel and the largest width of vectors; 128 stands for all widths above 64.
 
-"few rows" are searches of less than MIN_PROGRAMS tiles of the sizes for "search". A search of vectors up to 20 wide
+"few rows" are searches of less than MIN_PROGRAMS times FEW_ROWS_UNIT vectors. A search of vectors up to 20 wide
 multiplies packed columns, see `_load_packed`; one of wider vectors multiplies blocks of BLOCK_D columns.
 """
 
 MIN_PROGRAMS = 128
 """With fewer programs a GPU is not busy: then tiles have fewer rows, and the codebook is divided among programs."""
+FEW_ROWS_UNIT = 64
+"""Vectors per program that divide few rows from many, whatever the tuned sizes."""
 MIN_TILES_PER_SPLIT = 4
 """Tiles of codes that one program searches at least if the codebook is divided."""
 NUM_SEGMENTS = 64
@@ -69,9 +71,8 @@ def _choose_soft_tiles(d: int) -> dict[str, Any]:
 def _choose_search_tiles(n: int, d: int) -> tuple[dict[str, Any], int]:
     """Return the sizes of a search, and the number of columns of its table of codes."""
     width = next((width for width in (10, 20, 32, 64) if d <= width), 128)
-    tiles = CONFIGS["search", width]
-    if triton.cdiv(n, tiles["BLOCK_N"]) < MIN_PROGRAMS:
-        tiles = CONFIGS["few rows", width]
+    # One lookup, of the sizes that are used: tuning attributes the time of a call to all that it looks up.
+    tiles = CONFIGS["few rows" if triton.cdiv(n, FEW_ROWS_UNIT) < MIN_PROGRAMS else "search", width]
     if "BLOCK_D" in tiles:
         return {"D": d, **tiles}, 2 * triton.cdiv(d, tiles["BLOCK_D"]) * tiles["BLOCK_D"]
     return {"D": d, **tiles}, {10: 32, 20: 64}[width]
@@ -297,7 +298,7 @@ def _compute_scores(
 @triton.jit
 def _compute_p_and_dp(score, log_z, grad_entropy, grad_mean_probs, cols, K, floor):
     """Return p, and the gradient with respect to p up to a constant per row."""
-    log_p = tl.maximum(score - log_z[:, None], MIN_EXPONENT)
+    log_p = tl.maximum(score - log_z[:, None], MIN_EXPONENT, propagate_nan=tl.PropagateNan.ALL)
     p = tl.where((cols < K)[None, :], tl.exp(log_p), 0.0)
     slope = tl.where(log_p > floor, log_p, floor - 1)
     return p, tl.load(grad_mean_probs + cols, mask=cols < K, other=0.0)[None, :] - tl.load(grad_entropy) * slope
@@ -325,7 +326,7 @@ def _soft_assignment_kernel(
     for k0 in range(0, K, BLOCK_K):
         cols = k0 + tl.arange(0, BLOCK_K)
         score, _ = _compute_scores(x, codes, squared_norms, cols, K, scale, D, BLOCK_D, PRECISION)
-        log_p = tl.maximum(score - log_z[:, None], MIN_EXPONENT)
+        log_p = tl.maximum(score - log_z[:, None], MIN_EXPONENT, propagate_nan=tl.PropagateNan.ALL)
         p = tl.where((cols < K)[None, :], tl.exp(log_p), 0.0)
         entropy -= tl.sum(p * tl.maximum(log_p, floor), 1)
         ptrs = partial_sums + tl.program_id(0).to(tl.int64) * K + cols

@@ -10,6 +10,7 @@ from torch import Tensor, float64
 
 from tstk.errors import DataError, OptionError, did_you_mean
 from tstk.kernels.dispatch import Backend, Operation, why_triton_unavailable
+from tstk.kernels.ricker_cwt.plan import DEFAULT_BLOCK
 
 
 def _why_triton_unsupported(
@@ -23,13 +24,11 @@ def _why_triton_unsupported(
         return (
             f"it indexes the output of a series in 32 bits, and {len(scales)} scales of {x.shape[-1]} are 2^31 or more"
         )
-    if patch is not None and len(scales) * patch[1] > MAX_COLUMNS:
-        return f"it takes patches of up to {MAX_COLUMNS // len(scales)} samples at {len(scales)} scales, not {patch[1]}"
+    frame = min(DEFAULT_BLOCK, patch[1] if patch else DEFAULT_BLOCK)
+    if x.shape[:-1].numel() * -(-x.shape[-1] // frame) >= 2**31:
+        return f"it counts frames of {frame} samples in 32 bits, and {list(x.shape)} has 2^31 or more"
     return ""
 
-
-MAX_COLUMNS = 65_535 * 64
-"""Scales times samples of a patch that one launch of Triton's kernels can address, 64 per program."""
 
 _HERE = "tstk.kernels.ricker_cwt"
 ricker_cwt_op = Operation(

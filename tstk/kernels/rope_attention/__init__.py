@@ -8,7 +8,7 @@ from math import isfinite
 from torch import Tensor, bfloat16, float16, float32
 from torch import bool as boolean
 
-from tstk.kernels.attention import Angles
+from tstk.kernels.attention import Angles, count_spanned_numbers
 from tstk.kernels.dispatch import Backend, Operation, why_triton_unavailable
 
 
@@ -79,10 +79,7 @@ def _why_triton_unsupported(q: Tensor, k: Tensor, v: Tensor, angles: Angles, **o
         return f"it takes heads 16 to 128 wide, not {v.shape[-1]}"
     if (n := v.shape[2]) > MAX_TOKENS:
         return f"it takes rows of up to {MAX_TOKENS} tokens, not {n}"
-    if any(
-        sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True)) >= 2**31
-        for x in (q, k, v)
-    ):
+    if v.shape[1:].numel() >= 2**31 or any(count_spanned_numbers(x) >= 2**31 for x in (q, k, v)):
         return "it counts the numbers of a series in 32 bits, and here they lie 2^31 or more apart"
     return ""
 

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tstk.kernels.attention import Angles, attend
+from tstk.kernels.attention import Angles, attend, count_spanned_numbers
 from tstk.kernels.dispatch import is_triton_interpreted
 from tstk.kernels.operators import register_operator
 from tstk.kernels.tuning import load_tuned_sizes
@@ -79,9 +79,9 @@ def rope_attention(
     if q.shape[2] <= MAX_SHORT_TOKENS:
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         out: Tensor = _FusedRopeAttention.apply(
-            _make_last_dim_contiguous(q),
-            _make_last_dim_contiguous(k),
-            _make_last_dim_contiguous(v),
+            _make_addressable(q),
+            _make_addressable(k),
+            _make_addressable(v),
             cos,
             sin,
             valid,
@@ -89,7 +89,7 @@ def rope_attention(
             scale,
         )
         return out
-    q, k = _Rotate.apply(_make_last_dim_contiguous(q), _make_last_dim_contiguous(k), cos, sin, 1.0)
+    q, k = _Rotate.apply(_make_addressable(q), _make_addressable(k), cos, sin, 1.0)
     return attend(q, k, v, None if valid is None else valid[:, None, None], causal=causal, scale=scale)
 
 
@@ -98,8 +98,9 @@ def _bucket(q: Tensor) -> tuple[int, int, int]:
     return min(64, max(16, triton.next_power_of_2(n))), max(16, triton.next_power_of_2(d)), q.element_size()
 
 
-def _make_last_dim_contiguous(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
+def _make_addressable(x: Tensor) -> Tensor:
+    """Return x with stride 1 in the last dimension and each series within 2^31 numbers, as a gradient may not be."""
+    return x if x.stride(-1) == 1 and count_spanned_numbers(x) < 2**31 else x.contiguous()
 
 
 class _FusedRopeAttention(torch.autograd.Function):
@@ -112,9 +113,7 @@ class _FusedRopeAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
-        grads = torch.ops.tstk.rope_attention_backward(
-            _make_last_dim_contiguous(do), *ctx.saved_tensors, ctx.causal, ctx.scale
-        )
+        grads = torch.ops.tstk.rope_attention_backward(_make_addressable(do), *ctx.saved_tensors, ctx.causal, ctx.scale)
         return (*grads, None, None, None, None, None)
 
 
@@ -128,9 +127,7 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor | None, ...]:
         return (
-            *_Rotate.apply(
-                _make_last_dim_contiguous(grad_q), _make_last_dim_contiguous(grad_k), *ctx.saved_tensors, -ctx.sign
-            ),
+            *_Rotate.apply(_make_addressable(grad_q), _make_addressable(grad_k), *ctx.saved_tensors, -ctx.sign),
             None,
             None,
             None,
