@@ -174,13 +174,21 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
             raise OptionError(f"--{name} {value}: {data.name} has no classes")
 
 
+def _moves_samples(augmentation: str) -> bool:
+    """Return whether the augmentation of this name is one of the core's that move samples in time."""
+    from tstk.plugins.registry import get_registry
+
+    entry = get_registry().find("augmentation", augmentation)
+    return entry.dist == "tstk" and entry.name in ("permutation", "time-warp")
+
+
 def _check_class_per_sample(config: TrainConfig, data: DataModule) -> None:
     """Refuse options that would move samples without their classes."""
     from tstk.core.task import get_task
 
     if data.task is None or get_task(data.task).target_type != "sample-class":
         return
-    moving = [text for text in config.augment if text.partition("=")[0] in ("permutation", "time-warp")]
+    moving = [text for text in config.augment if _moves_samples(text.partition("=")[0])]
     remedies = {"crop": (config.crop, "cut windows with --length"), "augment": (",".join(moving), "leave it out")}
     for name, (value, remedy) in remedies.items():
         if value:

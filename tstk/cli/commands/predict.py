@@ -67,7 +67,7 @@ def command(
     if path.suffix.lower() == ".csv" and RunConfig.read(run).horizon is not None:
         if label_column is not None:
             raise OptionError(f"--label-column {label_column} has no effect: {run} forecasts a table; remove it")
-        _write_forecast(path, forecast(run, data, data_root=data_root), force)
+        _write_forecast(path, forecast(run, data, data_root=data_root, reader=reader), force)
         return
     arrays = predict(run, data, data_root=data_root, reader=reader, label_column=label_column, batch_size=batch_size)
     if path.suffix.lower() == ".npz":
