@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.data.test_segmentation import write_long
 from tstk.config.records import RunConfig
 from tstk.runs.checkpoint import load
 
@@ -45,6 +46,14 @@ def test_pretraining_leads_to_a_head_on_the_same_parts(tstk, npz, small):
     assert "encoder from a" in second.stderr
     before, after = load("a").encoder.state_dict(), load("b").encoder.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_pretraining_on_classes_per_sample_leads_to_a_head_for_them(tstk, tmp_path, small):
+    data = write_long(tmp_path / "d.csv")
+    options = ["--data", data, "--task", "segmentation", "--length", 16, "--steps", 1, *small]
+    assert (
+        "tstk train --init-from a --head per-token" in tstk("train", *options, "--loss", "masked", "--out", "a").stdout
+    )
 
 
 def test_pretraining_on_a_table_leads_to_a_forecast_and_forecasts_nothing_itself(tstk, csv, small):

@@ -162,7 +162,9 @@ def test_resampling_takes_the_class_of_the_nearest_sample():
     assert series_set.resize(3).sample_labels.tolist() == [[0, 1, 2]]
 
 
-@pytest.mark.parametrize(("option", "value"), [("crop", 20), ("augment", "tstk/time-warp=0.1"), ("augment", "permutation")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("crop", 20), ("augment", "time-warp"), ("augment", "tstk/permutation=3")]
+)
 def test_options_that_move_samples_are_refused_by_name(tmp_path, option, value):
     path = write_long(tmp_path / "d.csv")
     with pytest.raises(OptionError, match=f"--{option} {value}: would move the samples"):

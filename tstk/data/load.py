@@ -188,7 +188,9 @@ def load_split(
             length = input_schema.get("cut_length") or input_schema["length"]
             data = extract_windows(data, length, length)
         elif roles.label_per_sample:
-            data = cut_recordings(table_to_series(data), input_schema["length"], input_schema["length"], 0)
+            data = table_to_series(data)
+            if not input_schema.get("resize"):  # if recordings are resampled, whole ones are
+                data = cut_recordings(data, input_schema["length"], input_schema["length"], 0)
     if isinstance(data, SeriesSet):
         data = match_targets(data, input_schema)
     if data.note:

@@ -201,9 +201,14 @@ def match_targets(series_set: SeriesSet, input_schema: dict[str, Any]) -> Series
         input_schema: from `DataModule.input_schema` of the training data
     """
     names = tuple(input_schema["classes"] or input_schema["target_names"])
-    predicts_targets = input_schema["task"] is not None and get_task(input_schema["task"]).target_type != "class"
-    if series_set.targets is None or not predicts_targets or names == ("label",):
+    target_type = None if input_schema["task"] is None else get_task(input_schema["task"]).target_type
+    if target_type not in ("labels", "numbers") or names == ("label",) or input_schema.get("label_separator"):
         return series_set
+    if series_set.targets is None:
+        if series_set.y is None:
+            return series_set
+        note = f"the labels are not used: the run predicts {', '.join(names)}"
+        return replace(series_set, y=None, classes=(), note="; ".join(filter(None, (series_set.note, note))))
     own_names = infer_names(series_set, "numbers")
     if sorted(own_names) == sorted(names):
         return series_set

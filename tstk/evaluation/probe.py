@@ -22,6 +22,7 @@ from tstk.config.resolve import Config
 from tstk.core.pipeline import Pipeline
 from tstk.core.task import TARGET_DESCRIPTIONS, Baselines, get_task
 from tstk.core.types import Series, Split
+from tstk.data.catalog import is_readable, locate, split_names
 from tstk.data.columns import Reader
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
@@ -71,7 +72,8 @@ def probe(
         run: run directory
         data: name or path of labelled data with a training and a test split; the data of the run if None
         data_root: folder to look up data sets by name in
-        reader: name of the reader of these data, or a table of its name and options
+        reader: name of the reader of these data, or a table of its name and options; if None that of the run, if it
+            reads them
         label_column: column or array with the labels, if it has an unusual name
         classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel), ridge (regression,
             for numbers), multilabel (a logistic regression for each label) or another entry of the kind `probe`; that
@@ -211,7 +213,10 @@ def _load_labelled_data(
         options["val_fraction"] = options["val_fraction"] or None  # the grid search needs held-out series
     else:
         own = DataConfig(**run_options)  # a run that an earlier version wrote lacks the options that came after it
-        name, options = data, {key: getattr(own, key) for key in _KEPT_OPTIONS} | {"reader": reader}
+        name, options = data, {key: getattr(own, key) for key in _KEPT_OPTIONS}
+        options["reader"] = reader or _keep_reader(own, data, data_root)
+        if own.has_class_per_sample:  # for which there is no probe
+            options["task"] = None
     options = {
         **options,
         "data_root": data_root or options.get("data_root") or run_options["data_root"],
@@ -235,6 +240,13 @@ def _load_labelled_data(
     if not run_config.split_channels and count != len(expected):
         raise DataError(f"{labelled_data.name}: {count} channels; the run has {len(expected)}: {', '.join(expected)}")
     return labelled_data
+
+
+def _keep_reader(own: DataConfig, data: str, data_root: str | None) -> Reader | None:
+    """Return the reader of the data of a run, with its options, if it reads other data too."""
+    paths = [path for name in split_names(data) for path in locate(name, data_root or own.data_root).files.values()]
+    table = own.roles.reader
+    return table if table and all(is_readable(path, table["use"], is_optional=True) for path in paths) else None
 
 
 def _has_seen_labels(run_config: RunConfig, data: str | None) -> bool:

@@ -48,7 +48,7 @@ from tstk.evaluation.probabilities import (
     score_classifier,
 )
 from tstk.evaluation.segments import join_windows
-from tstk.evaluation.tasks.multilabel import join_labels
+from tstk.evaluation.tasks.multilabel import name_true_labels
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
 from tstk.inference.identity import Arrays, identify_series
 from tstk.inference.recordings import warn_of_other_scale
@@ -193,11 +193,12 @@ def predict(
 
     Returns:
         classes and labels: "predicted" [N] names, "probability" [N, K], "classes" K names, and "truth" [N] names if
-        known; numbers: "predicted" and, if known, "truth", each [N, K] in the units of the data, and "targets" K names;
-        forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" C names; a class
-        per sample: "predicted" and, if known, "truth", each [N, T] names, empty beyond the end and where unknown,
-        "probability" [N, K, T], "classes", "recording" [N], equal for windows that follow each other, and "start" [N],
-        the place of their first sample in the recording; all with "row", "id" and "group" as from `identify_series`
+        known, of labels with NAME? where it is unknown; numbers: "predicted" and, if known, "truth", each [N, K] in the
+        units of the data, and "targets" K names; forecasting: "forecast" and "truth", each [N, C, H] in the units of
+        the data, and "channels" C names; a class per sample: "predicted" and, if known, "truth", each [N, T] names,
+        empty beyond the end and where unknown, "probability" [N, K, T], "classes", "recording" [N], equal for windows
+        that follow each other, and "start" [N], the place of their first sample in the recording; all with "row", "id"
+        and "group" as from `identify_series`
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -231,7 +232,7 @@ def predict(
     if split.y is None:
         return result
     if split.y.ndim == 2:
-        return result | {"truth": join_labels(split.y.numpy() == 1, prediction.classes)}
+        return result | {"truth": name_true_labels(split.y, prediction.classes)}
     return result | {"truth": classes[split.y.numpy()]}
 
 

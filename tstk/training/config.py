@@ -171,7 +171,7 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
     }  # fmt: skip
     for name, value in requires_classes.items():
         if value and value not in ("all", "none") and not data.has_classes:
-            raise OptionError(f"--{name} {value}: {data.name} has no classes")
+            raise OptionError(f"--{name} {value}: needs a class per series, which {data.name} lacks; leave it out")
 
 
 def _moves_samples(augmentation: str) -> bool:

@@ -31,6 +31,19 @@ def resolve_duration(steps_per_epoch: int, epochs: int | None, steps: int | None
     return epochs, steps_per_epoch * epochs if steps is None else steps
 
 
+def describe_cut_warmup(split: Split, config: TrainConfig) -> str:
+    """Return a note for the user if a run has fewer steps than its warm-up, else an empty string."""
+    if config.warmup_steps is None or not len(split):
+        return ""
+    _, total_steps = resolve_duration(len(BatchLoader(split, config)), config.epochs, config.steps)
+    if config.warmup_steps < total_steps:
+        return ""
+    return (
+        f"the learning rate rises in all of the {total_steps} steps and never falls, as --warmup-steps is "
+        f"{config.warmup_steps}; give fewer, or more --steps"
+    )
+
+
 class BatchLoader:
     """Shuffled batches of a split, grouped by optimizer step.
 

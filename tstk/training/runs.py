@@ -58,6 +58,7 @@ from tstk.training.config import TrainConfig
 from tstk.training.devices import describe_hardware, use_deterministic_algorithms
 from tstk.training.initialization import check_queries, describe_other_sources, init_pipeline_from_data
 from tstk.training.interrupt import TrainingInterrupted
+from tstk.training.loader import describe_cut_warmup
 from tstk.training.loop import FitResult, fit
 from tstk.training.memory import check_memory
 from tstk.training.resume_store import ResumeStore
@@ -94,8 +95,9 @@ def prepare_training(
         notes += describe_other_sources(config, data)
         notes += init_pipeline_from_data(pipeline, config, data)
         notes += check_queries(pipeline, data)
-    _, small_data_note = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
-    for note in filter(None, (*config.notes, *data.notes, *notes, small_data_note)):
+    train_config, small_data_note = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
+    warmup_note = describe_cut_warmup(data.train, train_config)
+    for note in filter(None, (*config.notes, *data.notes, *notes, small_data_note, warmup_note)):
         print_fn(note)
     return pipeline, data
 

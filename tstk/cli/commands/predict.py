@@ -44,7 +44,7 @@ def command(
     Classification: one row per series with its row in the file (from 0), its id and group if the file has them, the
     predicted class, the probability of each class, and the true class if known; in .npz the arrays row, id, group,
     predicted, probability, classes and truth. Several labels: likewise, with the labels of a series joined by ; and
-    the probability of each.
+    the probability of each; NAME? in the true labels is one that is unknown.
 
     Regression: likewise with the predicted and, if known, true value of each target; in .npz the arrays row, id, group,
     predicted, targets and truth.

@@ -197,7 +197,10 @@ def _print_result(result: RunResult) -> None:
     other_data = "" if result.test else " --data FILE"  # the run has no test split to apply it to
     echo(f"Run directory: {result.run_dir}. Next:")
     if result.task == "pretraining":
-        head = "linear" if RunConfig.read(result.run_dir).horizon is None else "forecast"
+        from tstk.core.task import get_task
+
+        task = RunConfig.read(result.run_dir).input_schema["task"]
+        head = "linear" if task is None else get_task(task).default_head
         echo(f"  tstk train --init-from {run} --head {head}")
     else:
         suffix = "csv" if RunConfig.read(result.run_dir).horizon is None else "npz"
