@@ -13,7 +13,7 @@ from tstk.config.hub import _fetch
 from tstk.config.records import RunConfig, RunResult
 from tstk.config.run_directory import PUBLIC_FILES, resolve_run_dir
 from tstk.errors import CheckpointError, OptionError
-from tstk.report.hub import push, render_model_card
+from tstk.report.hub import _shorten_paths, push, render_model_card
 
 
 @pytest.fixture
@@ -103,6 +103,37 @@ def test_no_path_of_this_machine_is_published(hub, run):
     for name, content in files.items():
         assert folder.encode() not in content, name
     assert json.loads(files["config.json"])["config"]["data"]["use"].endswith(".npz")
+
+
+def test_paths_with_spaces_in_lists_and_behind_options_are_shortened(tmp_path):
+    file = tmp_path / "my data" / "b.npz"
+    file.parent.mkdir()
+    file.touch()
+    assert _shorten_paths({"data": [str(file)]}) == {"data": ["b.npz"]}
+    command = f"tstk train --data='{file.parent}/a b.npz' --val-data /x/y.csv,/x/z.csv --augment jitter=0.1"
+    assert _shorten_paths(command) == "tstk train '--data=a b.npz' --val-data y.csv,z.csv --augment jitter=0.1"
+    assert _shorten_paths("score of /x/a.csv") == "score of a.csv"
+
+
+@pytest.mark.parametrize(
+    ("options", "task", "text", "use"),
+    [
+        ({}, "Regression", "to 2 numbers (level, slope)", "tstk predict"),
+        ({"task": "multilabel"}, "Multilabel", "to 2 labels (level, slope)", "tstk predict"),
+        ({"loss": "masked"}, "Pretraining", "6 samples. Trained", "tstk embed"),
+    ],
+)
+def test_the_card_says_what_is_predicted(tmp_path, options, task, text, use):
+    x, y = np.random.default_rng(0).normal(size=(2, 12, 1, 6)), np.arange(24).reshape(12, 2) % 2
+    arrays = {"X_train": x[0], "X_test": x[1], "targets_train": y, "targets_test": y}
+    np.savez(tmp_path / "d.npz", target_names=["level", "slope"], **arrays)
+    tables = {"tokenizer": "patch", "tokenizer__window": 2, "encoder": "identity", "task": "regression", **options}
+    tstk.fit(data=str(tmp_path / "d.npz"), steps=1, threads=1, out=tmp_path / "run", **tables)
+    card = render_model_card(RunConfig.read(tmp_path / "run"), RunResult.read(tmp_path / "run"), "me/a")
+    (line,) = [line for line in card.splitlines() if "Trained with" in line]
+    assert line.startswith(f"{task} of d, ")
+    assert text in line
+    assert f"\n{use} hf://me/a " in card
 
 
 def test_the_card_names_data_scores_baselines_command_and_licence(run):

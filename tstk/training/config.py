@@ -139,6 +139,13 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
     """
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training split is empty")
+    requires_classes: dict[str, Any] = {
+        "sampling": config.sampling, "probe-every": config.probe_every, "mixup": config.mixup,
+        "calibrate": config.calibrate,
+    }  # fmt: skip
+    for name, value in requires_classes.items():
+        if value and value not in ("all", "none") and not data.has_classes:
+            raise OptionError(f"--{name} {value}: needs a class per series, which {data.name} lacks; leave it out")
     requires_validation: dict[str, Any] = {
         "select-by": config.select_by, "patience": config.patience, "probe-every": config.probe_every,
         "calibrate": config.calibrate,
@@ -165,13 +172,6 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
             f"--calibrate {config.calibrate}: the validation split of {data.name} is its test split; hold validation "
             f"series out with --val-fraction {DEFAULT_VAL_FRACTION}"
         )
-    requires_classes: dict[str, Any] = {
-        "sampling": config.sampling, "probe-every": config.probe_every, "mixup": config.mixup,
-        "calibrate": config.calibrate,
-    }  # fmt: skip
-    for name, value in requires_classes.items():
-        if value and value not in ("all", "none") and not data.has_classes:
-            raise OptionError(f"--{name} {value}: needs a class per series, which {data.name} lacks; leave it out")
 
 
 def _moves_samples(augmentation: str) -> bool:
