@@ -6,9 +6,11 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from tests.cli.test_bench import TWO
 from tests.data.test_segmentation import write_long
 from tstk.config.records import RunConfig
 from tstk.runs.checkpoint import load
@@ -54,6 +56,30 @@ def test_pretraining_on_classes_per_sample_leads_to_a_head_for_them(tstk, tmp_pa
     assert (
         "tstk train --init-from a --head per-token" in tstk("train", *options, "--loss", "masked", "--out", "a").stdout
     )
+
+
+def test_a_recipe_prints_the_scores_that_its_stages_have(tstk, tmp_path):
+    write_targets(tmp_path / "d.npz")
+    (tmp_path / "two.toml").write_text(TWO)
+    words = ["run", "two.toml", "--data", "d.npz", "--threads", 1, "--set", "first.steps=1", "--set", "second.steps=1"]
+    result = tstk(*words, "--out", "out")
+    assert result.exit_code == 0, result.output
+    header = next(line for line in result.stdout.splitlines() if line.startswith("stage"))
+    assert header.split() == ["stage", "task", "r2", "rmse", "mae", "loss", "run"]
+
+
+def test_a_stage_that_does_not_fit_the_data_says_how_to_change_it(refused, tmp_path):
+    write_targets(tmp_path / "d.npz")
+    (tmp_path / "one.toml").write_text('[[stage]]\nname = "tune"\n[stage.loss]\nuse = "cross-entropy"\n')
+    said = refused("run", "one.toml", "--data", "d.npz", "--out", "out")
+    assert "tune: loss 'cross-entropy' is for classes and a class per sample" in said
+    assert said.endswith("options of this stage are --set tune.OPTION=VALUE")
+
+
+def write_targets(path):
+    """Write 12 + 12 series of 16 samples, with two numbers to predict."""
+    x = np.random.default_rng(0).normal(size=(2, 12, 1, 16))
+    np.savez(path, X_train=x[0], X_test=x[1], targets_train=x[0][:, 0, :2], targets_test=x[1][:, 0, :2])
 
 
 def test_pretraining_on_a_table_leads_to_a_forecast_and_forecasts_nothing_itself(tstk, csv, small):

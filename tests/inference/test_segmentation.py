@@ -126,5 +126,5 @@ def test_a_recording_of_other_data_is_resampled_as_a_whole_like_those_of_trainin
     rows = np.random.default_rng(0).normal(size=(45, 2)).tolist()
     with (tmp_path / "new.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["a", "b"], *rows])
-    with pytest.warns(DataNoteWarning):
+    with pytest.warns(DataNoteWarning, match="samples are those of series resampled to 16"):
         assert predict(tmp_path / "run", str(tmp_path / "new.csv"))["predicted"].shape == (1, 16)
