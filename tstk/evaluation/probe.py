@@ -339,7 +339,8 @@ def _probe_fraction(
         return [row]
     fresh_trials = [_run_trial(splits, classifier, label_fraction, seed, data) for seed, splits in fresh.items()]
     fresh_row = _summarize_trials("untrained", label_fraction, fresh_trials)
-    margins = {f"margin_{score}": row[score] - fresh_row[score] for score in _get_metric_names(trials)}
+    names = _get_metric_names(trials + fresh_trials)
+    margins = {f"margin_{score}": row[score] - fresh_row[score] for score in names}
     return [row | margins, fresh_row]
 
 
@@ -392,7 +393,11 @@ def _score_baselines(
         per_seed.append(get_task(str(data.task)).score_baselines(pipeline, subset, test))
     # which baselines are skipped depends on sizes alone, so every seed has the same ones
     means = {
-        name: {s: float(np.mean([baselines.scores[name][s] for baselines in per_seed])) for s in scores}
+        name: {
+            metric: float(np.mean([baselines.scores[name][metric] for baselines in per_seed]))
+            for metric in scores
+            if all(metric in baselines.scores[name] for baselines in per_seed)
+        }
         for name, scores in per_seed[0].scores.items()
     }
     return {"baselines": means, "baselines_skipped": per_seed[0].skipped}
@@ -407,7 +412,9 @@ def _compute_metrics(targets: Array, predictions: Array, data: DataModule) -> di
 
 
 def _get_metric_names(trials: list[dict[str, Any]]) -> list[str]:
-    return [name for name in trials[0] if name not in ("seed", "count", "chosen")]
+    """Return the metrics that all trials have; F1 of a label that is absent from test depends on the predictions."""
+    names = [name for name in trials[0] if name not in ("seed", "count", "chosen")]
+    return [name for name in names if all(name in trial for trial in trials)]
 
 
 def _summarize_trials(weights: str, label_fraction: float, trials: list[dict[str, Any]]) -> dict[str, Any]:

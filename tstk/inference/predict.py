@@ -227,9 +227,7 @@ def predict(
     assert prediction.probabilities is not None
     if prediction.labels.ndim == 2:
         if pipeline.resize is not None:
-            note = (
-                f"samples are those of series resampled to {pipeline.resize}, as the run was trained, not of the file"
-            )
+            note = f"samples are those of series resampled to {pipeline.resize}, as in training, not of the file"
             warnings.warn(note, DataNoteWarning, stacklevel=2)
         return _describe_samples(prediction, split, pipeline.spec.length)
     classes = np.array(prediction.classes)
