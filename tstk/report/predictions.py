@@ -323,7 +323,7 @@ def _plot_scatter(label: str, points: Array, y: Array | None, names: tuple[str, 
                     x_values[is_class], y_values[is_class], s=12, color=colors(c), linewidths=0, alpha=0.8, label=name
                 )
             if len(unknown := points[y == -1]):
-                axes.scatter(*unknown.T, s=12, color="lightgrey", linewidths=0, label="unknown")
+                axes.scatter(unknown[:, 0], unknown[:, 1], s=12, color="lightgrey", linewidths=0, label="unknown")
             axes.figure.legend(loc="outside lower center", ncols=3, handletextpad=0.1, columnspacing=1)
         elif y is not None:
             axes.scatter(x_values, y_values, s=12, c=y, cmap="turbo", linewidths=0, alpha=0.8)
