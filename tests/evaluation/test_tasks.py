@@ -163,6 +163,18 @@ def test_labels_of_other_data_are_not_taken_for_the_targets_of_the_run(name, nam
         score(run, str(tmp_path / "other.npz"))
 
 
+def test_a_target_that_no_training_series_has_leaves_no_baselines(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(2, 12, 1, 16)), np.random.default_rng(1).normal(size=(2, 12, 2))
+    y[0, :, 1] = np.nan
+    arrays = {"X_train": x[0], "X_test": x[1], "targets_train": y[0], "targets_test": y[1]}
+    np.savez(tmp_path / "d.npz", target_names=["a", "b"], **arrays)
+    tstk.fit(data=str(tmp_path / "d.npz"), steps=1, out=tmp_path / "run", **TINY)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["baselines"] == {}
+    assert result["baselines_skipped"] == dict.fromkeys(("mean", "1-NN", "ridge"), "no training series has a known b")
+    assert "NaN" not in (tmp_path / "run" / "result.json").read_text()
+
+
 def test_a_true_label_that_is_unknown_has_a_question_mark():
     y = torch.tensor([[1, 0], [-1, 1], [0, -1], [0, 0]])
     assert name_true_labels(y, ("high", "steep")).tolist() == ["high", "high?;steep", "steep?", ""]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import tstk
 from tests.data.test_segmentation import write_long
-from tstk.errors import DataNoteWarning
+from tstk.errors import DataError, DataNoteWarning
 from tstk.evaluation.probe import probe
 from tstk.inference.export import export
 from tstk.inference.predict import predict, score
@@ -128,3 +128,10 @@ def test_a_recording_of_other_data_is_resampled_as_a_whole_like_those_of_trainin
         csv.writer(file).writerows([["a", "b"], *rows])
     with pytest.warns(DataNoteWarning, match="samples are those of series resampled to 16"):
         assert predict(tmp_path / "run", str(tmp_path / "new.csv"))["predicted"].shape == (1, 16)
+
+
+def test_series_whose_classes_are_all_unknown_are_not_scored(run, tmp_path):
+    x = np.random.default_rng(0).normal(size=(3, 2, 16))
+    np.savez(tmp_path / "unknown.npz", X=x, y=np.full((3, 16), -1), classes=["rest", "run", "walk"])
+    with pytest.warns(DataNoteWarning), pytest.raises(DataError, match="no labels, so there is nothing to score"):
+        score(run, str(tmp_path / "unknown.npz"))

@@ -391,7 +391,7 @@ def _score_baselines(
             ]
         subset = replace(data, train=labelled_splits[0], val=labelled_splits[1], val_from_train=True)
         per_seed.append(get_task(str(data.task)).score_baselines(pipeline, subset, test))
-    # which baselines are skipped depends on sizes alone, so every seed has the same ones
+    skipped = {name: reason for baselines in per_seed for name, reason in baselines.skipped.items()}
     means = {
         name: {
             metric: float(np.mean([baselines.scores[name][metric] for baselines in per_seed]))
@@ -399,8 +399,9 @@ def _score_baselines(
             if all(metric in baselines.scores[name] for baselines in per_seed)
         }
         for name, scores in per_seed[0].scores.items()
+        if name not in skipped
     }
-    return {"baselines": means, "baselines_skipped": per_seed[0].skipped}
+    return {"baselines": means, "baselines_skipped": skipped}
 
 
 def _compute_metrics(targets: Array, predictions: Array, data: DataModule) -> dict[str, float]:

@@ -121,7 +121,7 @@ def score(
         raise OptionError(f"--threshold-for {threshold_for}: only a classifier decides by a threshold")
     rate = None if threshold_for is None else parse_rate(threshold_for)
     name, split = _load_split(pipeline, run_config, data, data_root, label_column, reader)
-    if pipeline.head is not None and pipeline.spec.horizon is None and split.y is None:
+    if pipeline.head is not None and pipeline.spec.horizon is None and not _has_known_targets(split.y):
         kind = "targets" if pipeline.target_names else "labels"
         raise DataError(f"{name}: these series have no {kind}, so there is nothing to score; try tstk predict {run}")
     seed = run_config.options("train")["seed"]
@@ -147,6 +147,11 @@ def score(
         **baselines.to_dict(),
         **extra,
     }
+
+
+def _has_known_targets(y: Tensor | None) -> bool:
+    """Return whether any target, as in `Series.y`, is known."""
+    return y is not None and bool((~y.isnan() if y.is_floating_point() else y >= 0).any())
 
 
 def _score_classes(pipeline: Pipeline, split: Split, logits: NDArray[Any], seed: int, name: str) -> dict[str, Any]:
@@ -483,7 +488,7 @@ def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, da
 
 
 def _describe_one_class(pipeline: Pipeline) -> list[str]:
-    if pipeline.task is None or pipeline.task.target_type != "class" or len(pipeline.classes) != 1:
+    if pipeline.task is None or "class" not in pipeline.task.target_type or len(pipeline.classes) != 1:
         return []
     return [f"the run was trained on class {pipeline.classes[0]} alone, so its accuracy says nothing"]
 
