@@ -214,8 +214,8 @@ class RidgeProbe(GridSearchProbe):
         complete = np.flatnonzero(~np.isnan(rows.y).any(1))
         if not len(complete):
             raise DataError(
-                f"none of {len(rows.y)} series to fit a ridge probe on has all {rows.y.shape[1]} targets; give data with "
-                "more known targets with --data, or a larger --label-fraction"
+                f"none of {len(rows.y)} series to fit a ridge probe on has all {rows.y.shape[1]} targets; give data "
+                "with more known targets with --data, or a larger --label-fraction"
             )
         return super().fit(params, rows.subset(complete))
 
