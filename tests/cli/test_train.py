@@ -207,7 +207,7 @@ def test_an_interrupted_run_prints_how_to_resume_and_resumes(tstk, npz, small, m
             os.kill(os.getpid(), signal.Signals[number])
 
     monkeypatch.setattr(ProgressLines, "on_step_end", stop)
-    few = ["--epochs", 3, "--batch-size", 8]
+    few = ["--epochs", 3, "--batch-size", 8, "--head", "cot"]
     stopped = tstk("train", "--data", npz, *small, *few, "--out", "a run")
     assert stopped.exit_code == 128 + signal.Signals[number]
     assert "Interrupted: stopped at step 4; continue with: tstk train --resume 'a run'" in stopped.stderr
@@ -216,6 +216,8 @@ def test_an_interrupted_run_prints_how_to_resume_and_resumes(tstk, npz, small, m
     monkeypatch.setattr(ProgressLines, "on_step_end", lambda *_: None)
     resumed = tstk("train", "--resume", "a run")
     assert resumed.exit_code == 0, resumed.output
+    (summary,) = [line for line in stopped.stderr.splitlines() if line.startswith("inception > transformer > cot")]
+    assert summary in resumed.stderr.splitlines()
     whole = tstk("train", "--data", npz, *small, *few, "--out", "whole")
     assert whole.exit_code == 0
     assert Path("a run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()

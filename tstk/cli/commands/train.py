@@ -159,12 +159,16 @@ def _train(config: Config, out: str | None, resume: str | None, json_: bool, qui
     is_main = not int(os.environ.get("RANK", 0))  # only the main process prints
     progress = make_progress_callback() if is_main and not quiet else None
     command_line = click.get_current_context().meta[COMMAND_LINE_KEY]
+
+    def print_summary(pipeline: Pipeline, data: DataModule) -> None:
+        print_note(summarize(config if resume is None else Config(RunConfig.read(resume).given), pipeline, data))
+
     start = partial(train, config, out, command=command_line) if resume is None else partial(resume_run, resume)
     try:
         result = start(
             callbacks=() if progress is None else (progress,),
             print_fn=(lambda line: None) if quiet else lambda line: print_note(f"note: {line}"),
-            on_ready=None if quiet else lambda pipeline, data: print_note(summarize(config, pipeline, data)),
+            on_ready=None if quiet else print_summary,
         )
     except TrainingInterrupted as e:
         if is_main:
