@@ -2,6 +2,7 @@
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,13 @@ def test_methods_of_a_file_and_of_flags_are_compared(tstk, small, tmp_path):
     again = tstk("bench", "b.toml", "--out", "out")
     assert again.exit_code == 0
     assert "bench.md" in again.stdout
+
+
+@pytest.mark.slow
+def test_every_data_set_of_a_repeated_option_is_compared(tstk, csv, npz):
+    methods = ["--method", "a=peer:last-value", "--common", "--context 24 --horizon 8"]
+    result = tstk("bench", *methods, "--data", csv, "--data", f"{csv},{csv}", "--data", npz, "--out", "out", "--json")
+    assert [cell["data"] for cell in json.loads(result.stdout)["cells"]] == [Path(csv).stem, Path(npz).stem]
 
 
 @pytest.mark.slow

@@ -297,6 +297,15 @@ def test_a_forecast_as_csv_continues_the_table_with_its_dates(tstk, forecaster, 
     assert np.allclose(found, want.numpy(), rtol=1e-4, atol=1e-4)
 
 
+def test_a_forecast_as_csv_is_of_a_table_that_is_read_as_asked(tstk, forecaster, csv, tmp_path):
+    lines = Path(csv).read_text().splitlines()
+    (tmp_path / "late.csv").write_text("\n".join(["written by a logger", *lines]))
+    options = ["--reader", "csv", "--reader.skip-lines", 1, "--data", "late.csv"]
+    assert tstk("predict", forecaster, "--out", "next.csv").exit_code == 0
+    assert tstk("predict", forecaster, "--out", "late_next.csv", *options).exit_code == 0
+    assert table("late_next.csv") == table("next.csv")
+
+
 def test_a_forecast_as_npz_holds_every_window_of_the_test_part_beside_the_truth(tstk, forecaster, csv):
     assert tstk("predict", forecaster, "--out", "p.npz").exit_code == 0
     arrays = np.load("p.npz")

@@ -6,9 +6,12 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from tests.cli.test_bench import TWO
+from tests.data.test_segmentation import write_long
 from tstk.config.records import RunConfig
 from tstk.runs.checkpoint import load
 
@@ -45,6 +48,38 @@ def test_pretraining_leads_to_a_head_on_the_same_parts(tstk, npz, small):
     assert "encoder from a" in second.stderr
     before, after = load("a").encoder.state_dict(), load("b").encoder.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_pretraining_on_classes_per_sample_leads_to_a_head_for_them(tstk, tmp_path, small):
+    data = write_long(tmp_path / "d.csv")
+    options = ["--data", data, "--task", "segmentation", "--length", 16, "--steps", 1, *small]
+    assert (
+        "tstk train --init-from a --head per-token" in tstk("train", *options, "--loss", "masked", "--out", "a").stdout
+    )
+
+
+def test_a_recipe_prints_the_scores_that_its_stages_have(tstk, tmp_path):
+    write_targets(tmp_path / "d.npz")
+    (tmp_path / "two.toml").write_text(TWO)
+    words = ["run", "two.toml", "--data", "d.npz", "--threads", 1, "--set", "first.steps=1", "--set", "second.steps=1"]
+    result = tstk(*words, "--out", "out")
+    assert result.exit_code == 0, result.output
+    header = next(line for line in result.stdout.splitlines() if line.startswith("stage"))
+    assert header.split() == ["stage", "task", "r2", "rmse", "mae", "loss", "run"]
+
+
+def test_a_stage_that_does_not_fit_the_data_says_how_to_change_it(refused, tmp_path):
+    write_targets(tmp_path / "d.npz")
+    (tmp_path / "one.toml").write_text('[[stage]]\nname = "tune"\n[stage.loss]\nuse = "cross-entropy"\n')
+    said = refused("run", "one.toml", "--data", "d.npz", "--out", "out")
+    assert "tune: loss 'cross-entropy' is for classes and a class per sample" in said
+    assert said.endswith("options of this stage are --set tune.OPTION=VALUE")
+
+
+def write_targets(path):
+    """Write 12 + 12 series of 16 samples, with two numbers to predict."""
+    x = np.random.default_rng(0).normal(size=(2, 12, 1, 16))
+    np.savez(path, X_train=x[0], X_test=x[1], targets_train=x[0][:, 0, :2], targets_test=x[1][:, 0, :2])
 
 
 def test_pretraining_on_a_table_leads_to_a_forecast_and_forecasts_nothing_itself(tstk, csv, small):
@@ -172,7 +207,7 @@ def test_an_interrupted_run_prints_how_to_resume_and_resumes(tstk, npz, small, m
             os.kill(os.getpid(), signal.Signals[number])
 
     monkeypatch.setattr(ProgressLines, "on_step_end", stop)
-    few = ["--epochs", 3, "--batch-size", 8]
+    few = ["--epochs", 3, "--batch-size", 8, "--head", "cot"]
     stopped = tstk("train", "--data", npz, *small, *few, "--out", "a run")
     assert stopped.exit_code == 128 + signal.Signals[number]
     assert "Interrupted: stopped at step 4; continue with: tstk train --resume 'a run'" in stopped.stderr
@@ -181,6 +216,8 @@ def test_an_interrupted_run_prints_how_to_resume_and_resumes(tstk, npz, small, m
     monkeypatch.setattr(ProgressLines, "on_step_end", lambda *_: None)
     resumed = tstk("train", "--resume", "a run")
     assert resumed.exit_code == 0, resumed.output
+    (summary,) = [line for line in stopped.stderr.splitlines() if line.startswith("inception > transformer > cot")]
+    assert summary in resumed.stderr.splitlines()
     whole = tstk("train", "--data", npz, *small, *few, "--out", "whole")
     assert whole.exit_code == 0
     assert Path("a run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()

@@ -294,7 +294,9 @@ def test_a_table_is_resampled_as_the_recordings_of_training_were_and_then_cut(tm
     assert split.x[:, 0].flatten() == pytest.approx(np.linspace(0, 60, 30), abs=1e-5)
 
 
-@pytest.mark.parametrize(("option", "value"), [("crop", 20), ("augment", "time-warp"), ("augment", "permutation")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("crop", 20), ("augment", "time-warp"), ("augment", "tstk/permutation=3")]
+)
 def test_options_that_move_samples_are_refused_by_name(tmp_path, option, value):
     path = write_long(tmp_path / "d.csv")
     with pytest.raises(OptionError, match=f"--{option} {value}: would move the samples"):

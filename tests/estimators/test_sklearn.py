@@ -67,6 +67,14 @@ def test_aeons_checks_pass_without_exception(name):
     assert {k: v for k, v in results.items() if v != "PASSED"} == {}
 
 
+@pytest.mark.parametrize("options", [{"task": "segmentation"}, {"data": "a.csv"}, {"data__task": "regression"}])
+def test_another_task_or_other_data_than_those_of_fit_are_refused(options):
+    ((name, value),) = options.items()
+    with pytest.raises(OptionError, match=f"{name}={value!r} has no effect: arrays are given to fit"):
+        SeriesClassifier(**options, **TINY).fit(np.eye(8)[:, None], np.arange(8) % 2)
+    SeriesClassifier(task="classification", steps=1, **TINY).fit(np.eye(8)[:, None], np.arange(8) % 2)
+
+
 def test_the_estimators_are_found_from_the_package():
     import tstk
 

@@ -308,3 +308,20 @@ def test_folds_of_few_rows_are_fewer(pretrained):
 def test_an_unknown_classifier_is_refused_with_the_nearest(pretrained):
     with pytest.raises(UnknownNameError, match=r"No probe is called 'linaer'\. Did you mean 'linear'"):
         probe(pretrained, classifier="linaer")
+
+
+@pytest.mark.slow
+def test_a_label_that_test_lacks_has_no_mean_over_seeds(tmp_path):
+    rng, arrays = np.random.default_rng(0), {}
+    for split, count, share in (("train", 60, 0.3), ("test", 20, 0)):
+        x = rng.normal(size=(count, 1, 16))
+        labels = np.stack([x.mean((1, 2)) > 0, rng.random(count) < share], 1).astype(int)
+        arrays |= {f"X_{split}": x, f"y_{split}": labels}
+    np.savez(tmp_path / "d.npz", classes=["high", "rare"], **arrays)
+    run = train_classifier(tmp_path / "run", loss="masked", data=str(tmp_path / "d.npz"))
+    trained, untrained = probe(run, label_fraction=(0.2,), seeds=range(6), untrained=True)["results"]
+    assert len({frozenset(trial) for trial in trained["trials"]}) > 1
+    for row in (trained, untrained, trained["baselines"]["logistic"]):
+        assert "f1 high" in row
+        assert "f1 rare" not in row
+    assert "margin_f1_macro" in trained

@@ -5,7 +5,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from tstk.evaluation.probe_classifiers import FeatureSet, MultilabelProbe
+from tstk.errors import DataError
+from tstk.evaluation.probe_classifiers import FeatureSet, MultilabelProbe, RidgeProbe
 
 RNG = np.random.default_rng(0)
 
@@ -68,3 +69,10 @@ def test_a_label_that_is_unknown_in_validation_takes_the_strongest_penalty():
     val = FeatureSet(val.x, np.full_like(val.y, -1))
     params, _ = MultilabelProbe().predict(train, val, test, seed=0)
     assert set(params.values()) == {0.001}
+
+
+@pytest.mark.parametrize("select_on", ["val", "folds"])
+def test_a_ridge_probe_without_a_series_of_known_targets_is_refused(select_on):
+    numbers = [FeatureSet(part.x, np.where([True, False], np.nan, part.y[:, :2])) for part in SPLITS]
+    with pytest.raises(DataError, match=r"none of \d+ series to fit a ridge probe on has all 2 targets"):
+        RidgeProbe(select_on=select_on).predict(*numbers, seed=0)

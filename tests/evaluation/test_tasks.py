@@ -19,6 +19,7 @@ from tstk.core.types import Series, Spec
 from tstk.errors import DataError, DataNoteWarning, IncompatibleError, OptionError
 from tstk.evaluation.formatting import describe_better_baselines, is_lower_better
 from tstk.evaluation.probe import probe
+from tstk.evaluation.tasks.multilabel import name_true_labels
 from tstk.inference.predict import predict, score
 from tstk.plugins.hooks import Entry
 from tstk.plugins.registry import get_registry
@@ -148,6 +149,35 @@ def write_other_data(files, tmp_path):
         return tmp_path / "other.npz"
 
     return write
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "names"), [("regression", "level, slope"), ("multilabel", "high, steep")])
+def test_labels_of_other_data_are_not_taken_for_the_targets_of_the_run(name, names, files, request, tmp_path):
+    run, x = request.getfixturevalue(name), np.load(files / "numbers.npz")["X_test"]
+    np.savez(tmp_path / "other.npz", X=x, y=np.arange(len(x)) % 3)
+    with pytest.warns(DataNoteWarning, match=f"the labels are not used: the run predicts {names}"):
+        predictions = predict(run, str(tmp_path / "other.npz"))
+    assert "truth" not in predictions
+    with pytest.warns(DataNoteWarning), pytest.raises(DataError, match="there is nothing to score"):
+        score(run, str(tmp_path / "other.npz"))
+
+
+def test_a_target_that_no_training_series_has_leaves_no_baselines(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(2, 12, 1, 16)), np.random.default_rng(1).normal(size=(2, 12, 2))
+    y[0, :, 1] = np.nan
+    arrays = {"X_train": x[0], "X_test": x[1], "targets_train": y[0], "targets_test": y[1]}
+    np.savez(tmp_path / "d.npz", target_names=["a", "b"], **arrays)
+    tstk.fit(data=str(tmp_path / "d.npz"), steps=1, out=tmp_path / "run", **TINY)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["baselines"] == {}
+    assert result["baselines_skipped"] == dict.fromkeys(("mean", "1-NN", "ridge"), "no training series has a known b")
+    assert "NaN" not in (tmp_path / "run" / "result.json").read_text()
+
+
+def test_a_true_label_that_is_unknown_has_a_question_mark():
+    y = torch.tensor([[1, 0], [-1, 1], [0, -1], [0, 0]])
+    assert name_true_labels(y, ("high", "steep")).tolist() == ["high", "high?;steep", "steep?", ""]
 
 
 @pytest.mark.slow
@@ -304,7 +334,7 @@ def test_a_loss_for_another_task_is_refused_with_one_that_fits(files, data, slot
 
 @pytest.mark.parametrize("options", [{"mixup": 0.2}, {"sampling": "balanced"}, {"probe_every": 1}])
 def test_options_that_need_classes_are_refused_for_numbers(files, options):
-    with pytest.raises(OptionError, match=f"--{next(iter(options)).replace('_', '-')} .* has no classes"):
+    with pytest.raises(OptionError, match=f"--{next(iter(options)).replace('_', '-')} .* needs a class per series"):
         tstk.fit(data=str(files / "numbers.npz"), loss="mse", steps=2, **options, **TINY)
 
 

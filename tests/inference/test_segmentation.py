@@ -6,13 +6,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import tstk
 from tests.data.test_segmentation import write_long
+from tstk.errors import DataError, DataNoteWarning
+from tstk.evaluation.probe import probe
 from tstk.inference.export import export
 from tstk.inference.predict import predict, score
 from tstk.inference.segments import list_segments
-from tstk.report import write_report
+from tstk.report import predictions, write_report
 
 pytestmark = pytest.mark.slow
 
@@ -79,3 +82,56 @@ def test_the_exported_graph_returns_logits_per_sample(run):
     pipeline = tstk.load(run)
     x = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0))
     assert export(pipeline).module()(x).shape == (3, 3, 16)
+
+
+def test_labels_per_series_of_other_data_are_not_used(run, tmp_path):
+    np.savez(tmp_path / "other.npz", X=np.random.default_rng(0).normal(size=(3, 2, 16)), y=[0, 1, 1])
+    with pytest.warns(DataNoteWarning, match="y is not used: it holds a label per series"):
+        arrays = predict(run, str(tmp_path / "other.npz"))
+    assert arrays["predicted"].shape == (3, 16)
+    assert "truth" not in arrays
+
+
+def test_a_pretrained_run_on_classes_per_sample_is_probed_on_classes_of_series_with_its_reader(tmp_path):
+    data = write_long(tmp_path / "d.csv", tuple(LENGTHS.values()))
+    data.write_text(data.read_text().replace(",", ";"))
+    reader = {"use": "csv", "delimiter": ";"}
+    options = {"task": "segmentation", "length": 16, "test_fraction": 0.4, "steps": 2, "reader": reader}
+    tstk.fit(data=str(data), out=tmp_path / "run", loss="masked", **options, **SMALL)
+    rng = np.random.default_rng(0)
+    for split in ("TRAIN", "TEST"):
+        with (tmp_path / f"other_{split}.csv").open("w") as file:
+            print("id;time;a;b;label", file=file)
+            for i in range(12):
+                for t in range(16):
+                    print(i, t, *rng.normal(size=2) + i % 2, i % 2, sep=";", file=file)
+    result = probe(tmp_path / "run", str(tmp_path / "other_TRAIN.csv"))
+    assert result["classes"] == ["0", "1"]
+    assert result["sizes"]["test"] == 12
+
+
+def test_the_report_draws_series_without_a_known_class_apart(run, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(predictions, "render_panel", lambda label, text, draw, **kwargs: drawn.append(draw) or "")
+    predictions._plot_scatter("", np.eye(3, 2), np.array([0, -1, 1]), ("walk", "rest"))
+    drawn[0](axes := Figure(layout="constrained").subplots())
+    names_and_counts = [(part.get_label(), len(part.get_offsets())) for part in axes.collections]
+    assert names_and_counts == [("walk", 1), ("rest", 1), ("unknown", 1)]
+
+
+def test_a_recording_of_other_data_is_resampled_as_a_whole_like_those_of_training(tmp_path):
+    data = write_long(tmp_path / "d.csv", tuple(LENGTHS.values()))
+    options = {"task": "segmentation", "length": 16, "resize": 16, "test_fraction": 0.4, "steps": 1}
+    tstk.fit(data=str(data), out=tmp_path / "run", **options, **SMALL)
+    rows = np.random.default_rng(0).normal(size=(45, 2)).tolist()
+    with (tmp_path / "new.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["a", "b"], *rows])
+    with pytest.warns(DataNoteWarning, match="samples are those of series resampled to 16"):
+        assert predict(tmp_path / "run", str(tmp_path / "new.csv"))["predicted"].shape == (1, 16)
+
+
+def test_series_whose_classes_are_all_unknown_are_not_scored(run, tmp_path):
+    x = np.random.default_rng(0).normal(size=(3, 2, 16))
+    np.savez(tmp_path / "unknown.npz", X=x, y=np.full((3, 16), -1), classes=["rest", "run", "walk"])
+    with pytest.warns(DataNoteWarning), pytest.raises(DataError, match="no labels, so there is nothing to score"):
+        score(run, str(tmp_path / "unknown.npz"))

@@ -162,6 +162,27 @@ def test_the_revision_is_named_once_and_told_to_users(hub, run):
         push(run, "me/gestures@first", revision="second")
 
 
+@pytest.mark.parametrize(
+    ("options", "task", "text", "use"),
+    [
+        ({}, "Regression", "to 2 numbers (level, slope)", "tstk predict"),
+        ({"task": "multilabel"}, "Multilabel", "to 2 labels (level, slope)", "tstk predict"),
+        ({"loss": "masked"}, "Pretraining", "6 samples. Trained", "tstk embed"),
+    ],
+)
+def test_the_card_says_what_is_predicted(tmp_path, options, task, text, use):
+    x, y = np.random.default_rng(0).normal(size=(2, 12, 1, 6)), np.arange(24).reshape(12, 2) % 2
+    arrays = {"X_train": x[0], "X_test": x[1], "targets_train": y, "targets_test": y}
+    np.savez(tmp_path / "d.npz", target_names=["level", "slope"], **arrays)
+    tables = {"tokenizer": "patch", "tokenizer__window": 2, "encoder": "identity", "task": "regression", **options}
+    tstk.fit(data=str(tmp_path / "d.npz"), steps=1, threads=1, out=tmp_path / "run", **tables)
+    card = render_model_card(RunConfig.read(tmp_path / "run"), RunResult.read(tmp_path / "run"), "me/a")
+    (line,) = [line for line in card.splitlines() if "Trained with" in line]
+    assert line.startswith(f"{task} of d, ")
+    assert text in line
+    assert f"\n{use} hf://me/a " in card
+
+
 def test_the_card_names_data_scores_baselines_command_and_licence(run):
     config, result = RunConfig.read(run), RunResult.read(run)
     card = render_model_card(config, result, "me/gestures", "apache-2.0")

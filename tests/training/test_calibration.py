@@ -109,5 +109,5 @@ def test_what_cannot_be_calibrated_is_refused_and_leaves_no_run(noisy, tmp_path,
 def test_a_forecaster_is_not_calibrated(csv, tmp_path):
     data = {"use": csv, "context": 20, "horizon": 5}
     tables = {**SMALL, "head": "forecast", "data": data, "train": {"steps": 2, "calibrate": "temperature"}}
-    with pytest.raises(OptionError, match="has no classes"):
+    with pytest.raises(OptionError, match="needs a class per series"):
         train(resolve_config(("flag", tables)), tmp_path / "run")

@@ -159,7 +159,7 @@ def test_balanced_batches_have_classes_alike_often_and_a_key_for_each_place(npz)
 
 def test_balanced_batches_need_classes(csv):
     pipeline, data = prepare(table_data(csv), loss=TAIL)
-    with pytest.raises(OptionError, match=r"--sampling balanced: .* has no classes"):
+    with pytest.raises(OptionError, match=r"--sampling balanced: needs a class per series"):
         fit(pipeline, data, steps=1, sampling="balanced")
 
 
@@ -569,7 +569,7 @@ def test_a_probe_during_training_changes_no_weights_and_logs_its_accuracy(npz):
 
 def test_a_probe_needs_classes(csv):
     pipeline, data = prepare(table_data(csv), loss=TAIL)
-    with pytest.raises(OptionError, match=r"--probe-every 1: .* has no classes"):
+    with pytest.raises(OptionError, match=r"--probe-every 1: needs a class per series"):
         fit(pipeline, data, steps=1, probe_every=1)
 
 

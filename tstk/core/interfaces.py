@@ -86,7 +86,8 @@ class Slot(nn.Module):
         default = getattr(task, f"default_{cls.kind}")
         names.sort(key=lambda name: name != default)
         remedy = f"use --{cls.kind} {' or '.join(names[:3])}" if names else f"no installed {cls.kind} is for it"
-        served = " and ".join(TARGET_DESCRIPTIONS[t] for t in cls.target_types)
+        *others, last = (TARGET_DESCRIPTIONS[t] for t in cls.target_types)
+        served = " and ".join(filter(None, (", ".join(others), last)))
         remedy += f", or data with {get_task(find_task(cls.target_types[0])).requirement}"
         raise IncompatibleError(f"{cls.display_name()} is for {served}, and these data are for {spec.task}; {remedy}")
 

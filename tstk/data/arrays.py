@@ -213,6 +213,9 @@ def _read_sample_labels(
             return None, ()
         raise DataError(f"{arrays.source}: no labels; save them as an array y, or name it with --label-column")
     array = np.asarray(arrays.open(name))
+    if array.shape == shape[:1] and "label" in arrays.roles.optional:
+        arrays.notes.append(f"{_remove_suffix(name, arrays)} is not used: it holds a label per series, not per sample")
+        return None, ()
     if array.shape != shape:
         raise DataError(
             f"{arrays.source}: {_remove_suffix(name, arrays)} has shape {array.shape}; expected a class per sample, "

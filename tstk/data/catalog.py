@@ -109,7 +109,7 @@ def read_file(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, Serie
     data: dict[str, SeriesSet] | Table
     if roles.reader is None or path.is_dir() or is_manifest(path) or is_pattern(path):
         data = get_reader(path)(path, roles)
-    elif _is_readable(path, roles.reader["use"], is_optional="reader" in roles.optional):
+    elif is_readable(path, roles.reader["use"], is_optional="reader" in roles.optional):
         options = {name: value for name, value in roles.reader.items() if name != "use"}
         data = get_registry().load(get_registry().find("reader", roles.reader["use"]))(path, roles, **options)
     else:
@@ -117,7 +117,7 @@ def read_file(path: Path, roles: ColumnRoles = ColumnRoles()) -> dict[str, Serie
     return data
 
 
-def _is_readable(path: Path, reader: str, *, is_optional: bool) -> bool:
+def is_readable(path: Path, reader: str, *, is_optional: bool) -> bool:
     """Return whether a reader that is selected by name reads a file: of its suffixes, or of those of no reader.
 
     Readers of text also read .csv, .tsv and .txt, under which text of any layout is saved.

@@ -211,16 +211,13 @@ def match_targets(series_set: SeriesSet, input_schema: dict[str, Any]) -> Series
     """
     names = tuple(input_schema["classes"] or input_schema["target_names"])
     target_type = None if input_schema["task"] is None else get_task(input_schema["task"]).target_type
-    if (
-        target_type == "numbers"
-        and names != LABEL_AS_NUMBER
-        and series_set.targets is None
-        and series_set.y is not None
-    ):
-        note = f"the labels are not used: the run predicts {', '.join(names)}"
-        return replace(series_set, note="; ".join(filter(None, (series_set.note, note))))
-    if series_set.targets is None or target_type in (None, "class") or names == LABEL_AS_NUMBER:
+    if target_type not in ("labels", "numbers") or names == LABEL_AS_NUMBER or input_schema.get("label_separator"):
         return series_set
+    if series_set.targets is None:
+        if series_set.y is None:
+            return series_set
+        note = f"the labels are not used: the run predicts {', '.join(names)}"
+        return replace(series_set, y=None, classes=(), note="; ".join(filter(None, (series_set.note, note))))
     own_names = infer_names(series_set, "numbers")
     if sorted(own_names) == sorted(names):
         return series_set

@@ -96,6 +96,10 @@ class PipelineEstimator(OptionsEstimator):
     def _build_config(self) -> Config:
         params = {k: v for k, v in self.get_params().items() if k not in self._own_params and v is not None}
         data = {"data": "arrays", "data__task": self._task}
+        fixed = {"data": "arrays", "data__use": "arrays", "task": self._task, "data__task": self._task}
+        for name, value in fixed.items():
+            if params.get(name, value) != value:
+                raise OptionError(f"{name}={params[name]!r} has no effect: arrays are given to fit; remove it")
         config = resolve_config(("argument", parse_overrides({**params, **data})))
         defaults = resolve_config(("default", parse_overrides(data)))
         for name, value in config.values["data"].items():

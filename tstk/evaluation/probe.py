@@ -22,6 +22,7 @@ from tstk.config.resolve import Config
 from tstk.core.pipeline import Pipeline
 from tstk.core.task import TARGET_DESCRIPTIONS, Baselines, get_task
 from tstk.core.types import Series, Split
+from tstk.data.catalog import is_readable, locate, split_names
 from tstk.data.columns import Reader
 from tstk.data.config import DataConfig
 from tstk.data.data_module import DataModule
@@ -71,7 +72,8 @@ def probe(
         run: run directory
         data: name or path of labelled data with a training and a test split; the data of the run if None
         data_root: folder to look up data sets by name in
-        reader: name of the reader of these data, or a table of its name and options
+        reader: name of the reader of these data, or a table of its name and options; if None that of the run, if it
+            reads them
         label_column: column or array with the labels, if it has an unusual name
         classifier: linear (logistic regression), knn (nearest neighbours), svm (with an RBF kernel), ridge (regression,
             for numbers), multilabel (a logistic regression for each label) or another entry of the kind `probe`; that
@@ -211,7 +213,10 @@ def _load_labelled_data(
         options["val_fraction"] = options["val_fraction"] or None  # the grid search needs held-out series
     else:
         own = DataConfig(**run_options)  # a run that an earlier version wrote lacks the options that came after it
-        name, options = data, {key: getattr(own, key) for key in _KEPT_OPTIONS} | {"reader": reader}
+        name, options = data, {key: getattr(own, key) for key in _KEPT_OPTIONS}
+        options["reader"] = reader or _keep_reader(own, data, data_root)
+        if own.has_class_per_sample:  # for which there is no probe
+            options["task"] = None
     options = {
         **options,
         "data_root": data_root or options.get("data_root") or run_options["data_root"],
@@ -235,6 +240,13 @@ def _load_labelled_data(
     if not run_config.split_channels and count != len(expected):
         raise DataError(f"{labelled_data.name}: {count} channels; the run has {len(expected)}: {', '.join(expected)}")
     return labelled_data
+
+
+def _keep_reader(own: DataConfig, data: str, data_root: str | None) -> Reader | None:
+    """Return the reader of the data of a run, with its options, if it reads other data too."""
+    paths = [path for name in split_names(data) for path in locate(name, data_root or own.data_root).files.values()]
+    table = own.roles.reader
+    return table if table and all(is_readable(path, table["use"], is_optional=True) for path in paths) else None
 
 
 def _has_seen_labels(run_config: RunConfig, data: str | None) -> bool:
@@ -327,7 +339,8 @@ def _probe_fraction(
         return [row]
     fresh_trials = [_run_trial(splits, classifier, label_fraction, seed, data) for seed, splits in fresh.items()]
     fresh_row = _summarize_trials("untrained", label_fraction, fresh_trials)
-    margins = {f"margin_{score}": row[score] - fresh_row[score] for score in _get_metric_names(trials)}
+    names = _get_metric_names(trials + fresh_trials)
+    margins = {f"margin_{score}": row[score] - fresh_row[score] for score in names}
     return [row | margins, fresh_row]
 
 
@@ -378,12 +391,17 @@ def _score_baselines(
             ]
         subset = replace(data, train=labelled_splits[0], val=labelled_splits[1], val_from_train=True)
         per_seed.append(get_task(str(data.task)).score_baselines(pipeline, subset, test))
-    # which baselines are skipped depends on sizes alone, so every seed has the same ones
+    skipped = {name: reason for baselines in per_seed for name, reason in baselines.skipped.items()}
     means = {
-        name: {s: float(np.mean([baselines.scores[name][s] for baselines in per_seed])) for s in scores}
+        name: {
+            metric: float(np.mean([baselines.scores[name][metric] for baselines in per_seed]))
+            for metric in scores
+            if all(metric in baselines.scores[name] for baselines in per_seed)
+        }
         for name, scores in per_seed[0].scores.items()
+        if name not in skipped
     }
-    return {"baselines": means, "baselines_skipped": per_seed[0].skipped}
+    return {"baselines": means, "baselines_skipped": skipped}
 
 
 def _compute_metrics(targets: Array, predictions: Array, data: DataModule) -> dict[str, float]:
@@ -395,7 +413,9 @@ def _compute_metrics(targets: Array, predictions: Array, data: DataModule) -> di
 
 
 def _get_metric_names(trials: list[dict[str, Any]]) -> list[str]:
-    return [name for name in trials[0] if name not in ("seed", "count", "chosen")]
+    """Return the metrics that all trials have; F1 of a label that is absent from test depends on the predictions."""
+    names = [name for name in trials[0] if name not in ("seed", "count", "chosen")]
+    return [name for name in names if all(name in trial for trial in trials)]
 
 
 def _summarize_trials(weights: str, label_fraction: float, trials: list[dict[str, Any]]) -> dict[str, Any]:

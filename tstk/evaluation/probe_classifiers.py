@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tstk.core.task import TargetType
-from tstk.errors import OptionError
+from tstk.errors import DataError, OptionError
 from tstk.evaluation.features import Features
 from tstk.evaluation.simple_regressors import UNLABELLED_LOGIT
 
@@ -206,8 +206,18 @@ class RidgeProbe(GridSearchProbe):
         return TransformedTargetRegressor(Ridge(**params), transformer=StandardScaler(), check_inverse=False)
 
     def fit(self, params: dict[str, float], rows: FeatureSet) -> Any:
-        """Fit on the series whose targets are known."""
-        return super().fit(params, rows.subset(np.flatnonzero(~np.isnan(rows.y).any(1))))
+        """Fit on the series whose targets are known.
+
+        Raises:
+            DataError: there are none
+        """
+        complete = np.flatnonzero(~np.isnan(rows.y).any(1))
+        if not len(complete):
+            raise DataError(
+                f"none of {len(rows.y)} series to fit a ridge probe on has all {rows.y.shape[1]} targets; give data "
+                "with more known targets with --data, or a larger --label-fraction"
+            )
+        return super().fit(params, rows.subset(complete))
 
     def score(self, predictions: Array, y: Array) -> float:
         """Return the negative sum of squared errors, each in units of its target's deviation."""

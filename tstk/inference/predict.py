@@ -8,6 +8,7 @@ embed("runs/a", "new.csv")["embedding"]      # [N, E]
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from tstk.data.identity import locate_run_data
 from tstk.data.lazy_array import LazyArray
 from tstk.data.load import load_data, load_split
 from tstk.data.times import continue_times, measure_steps
-from tstk.errors import DataError, OptionError, TstkError
+from tstk.errors import DataError, DataNoteWarning, OptionError, TstkError
 from tstk.evaluation.baselines import score_baselines
 from tstk.evaluation.calibration import parse_rate
 from tstk.evaluation.evaluate import evaluate, iter_batches
@@ -48,7 +49,7 @@ from tstk.evaluation.probabilities import (
     score_classifier,
 )
 from tstk.evaluation.segments import join_windows
-from tstk.evaluation.tasks.multilabel import join_labels
+from tstk.evaluation.tasks.multilabel import name_true_labels
 from tstk.evaluation.token_order import evaluate_token_order, why_order_undefined
 from tstk.inference.identity import Arrays, identify_series
 from tstk.inference.recordings import get_data_options, warn_of_other_scale
@@ -120,7 +121,7 @@ def score(
         raise OptionError(f"--threshold-for {threshold_for}: only a classifier decides by a threshold")
     rate = None if threshold_for is None else parse_rate(threshold_for)
     name, split = _load_split(pipeline, run_config, data, data_root, label_column, reader)
-    if pipeline.head is not None and pipeline.spec.horizon is None and split.y is None:
+    if pipeline.head is not None and pipeline.spec.horizon is None and not _has_known_targets(split.y):
         kind = "targets" if pipeline.target_names else "labels"
         raise DataError(f"{name}: these series have no {kind}, so there is nothing to score; try tstk predict {run}")
     seed = run_config.options("train")["seed"]
@@ -146,6 +147,11 @@ def score(
         **baselines.to_dict(),
         **extra,
     }
+
+
+def _has_known_targets(y: Tensor | None) -> bool:
+    """Return whether any target, as in `Series.y`, is known."""
+    return y is not None and bool((~y.isnan() if y.is_floating_point() else y >= 0).any())
 
 
 def _score_classes(pipeline: Pipeline, split: Split, logits: NDArray[Any], seed: int, name: str) -> dict[str, Any]:
@@ -193,11 +199,12 @@ def predict(
 
     Returns:
         classes and labels: "predicted" [N] names, "probability" [N, K], "classes" K names, and "truth" [N] names if
-        known; numbers: "predicted" and, if known, "truth", each [N, K] in the units of the data, and "targets" K names;
-        forecasting: "forecast" and "truth", each [N, C, H] in the units of the data, and "channels" C names; a class
-        per sample: "predicted" and, if known, "truth", each [N, T] names, empty beyond the end and where unknown,
-        "probability" [N, K, T], "classes", "recording" [N], equal for windows that follow each other, and "start" [N],
-        the place of their first sample in the recording; all with "row", "id" and "group" as from `identify_series`
+        known, of labels with NAME? where it is unknown; numbers: "predicted" and, if known, "truth", each [N, K] in the
+        units of the data, and "targets" K names; forecasting: "forecast" and "truth", each [N, C, H] in the units of
+        the data, and "channels" C names; a class per sample: "predicted" and, if known, "truth", each [N, T] names,
+        empty beyond the end and where unknown, "probability" [N, K, T], "classes", "recording" [N], equal for windows
+        that follow each other, and "start" [N], the place of their first sample in the recording; all with "row", "id"
+        and "group" as from `identify_series`
 
     Raises:
         CheckpointError: the run cannot be loaded
@@ -224,6 +231,9 @@ def predict(
     assert prediction.labels is not None
     assert prediction.probabilities is not None
     if prediction.labels.ndim == 2:
+        if pipeline.resize is not None:
+            note = f"samples are those of series resampled to {pipeline.resize}, as in training, not of the file"
+            warnings.warn(note, DataNoteWarning, stacklevel=2)
         return _describe_samples(prediction, split, pipeline.spec.length)
     classes = np.array(prediction.classes)
     result = {"predicted": prediction.labels, "probability": prediction.probabilities, "classes": classes}
@@ -231,7 +241,7 @@ def predict(
     if split.y is None:
         return result
     if split.y.ndim == 2:
-        return result | {"truth": join_labels(split.y.numpy() == 1, prediction.classes)}
+        return result | {"truth": name_true_labels(split.y, prediction.classes)}
     return result | {"truth": classes[split.y.numpy()]}
 
 
@@ -462,7 +472,7 @@ def _score_baselines(pipeline: Pipeline, run_config: RunConfig, split: Split, da
 
 
 def _describe_one_class(pipeline: Pipeline) -> list[str]:
-    if pipeline.task is None or pipeline.task.target_type != "class" or len(pipeline.classes) != 1:
+    if pipeline.task is None or "class" not in pipeline.task.target_type or len(pipeline.classes) != 1:
         return []
     return [f"the run was trained on class {pipeline.classes[0]} alone, so its accuracy says nothing"]
 

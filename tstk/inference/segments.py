@@ -20,11 +20,12 @@ def list_segments(predictions: Arrays) -> tuple[list[str], list[list[Any]]]:
     """
     classes = predictions["classes"]
     identity = [name for name in ("id", "group") if name in predictions]
-    index = {name: i for i, name in enumerate(classes.tolist())}
-    codes = np.array([[index.get(name, -1) for name in row] for row in predictions["predicted"].tolist()])
+    codes = np.full(predictions["predicted"].shape, -1)
+    for k, name in enumerate(classes.tolist()):
+        codes[predictions["predicted"] == name] = k
     rows: list[list[Any]] = []
-    for recording in range(int(predictions["recording"].max()) + 1):
-        windows = np.flatnonzero(predictions["recording"] == recording)
+    edges = np.flatnonzero(np.diff(predictions["recording"])) + 1  # the windows of a recording follow each other
+    for windows in np.split(np.arange(len(codes)), edges):
         first, offset = windows[0], int(predictions["start"][windows[0]])
         probability = np.concatenate(list(predictions["probability"][windows]), 1)
         for label, start, end in find_segments(codes[windows].ravel()).tolist():

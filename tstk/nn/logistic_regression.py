@@ -5,6 +5,7 @@ Written in torch, so that training does not have to import scikit-learn or scipy
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -63,11 +64,13 @@ def make_fold_masks(y: Tensor, groups: list[str] | None) -> list[Tensor]:
     """Return one mask [N] of held-out series per fold; an empty list if no split is possible."""
     names = sorted(set(groups or ()))
     if groups is not None and len(names) > 1:
-        sizes = {name: groups.count(name) for name in names}
-        folds: list[list[str]] = [[] for _ in range(min(NUM_FOLDS, len(names)))]
+        sizes, fold_sizes = Counter(groups), [0] * min(NUM_FOLDS, len(names))
+        fold_of: dict[str, int] = {}
         for name in sorted(names, key=lambda n: -sizes[n]):
-            min(folds, key=lambda fold: sum(sizes[n] for n in fold)).append(name)
-        masks = [torch.tensor([g in set(fold) for g in groups]) for fold in folds]
+            fold_of[name] = fold_sizes.index(min(fold_sizes))
+            fold_sizes[fold_of[name]] += sizes[name]
+        group_folds = torch.tensor([fold_of[name] for name in groups])
+        masks = [group_folds == fold for fold in range(len(fold_sizes))]
     else:
         fold_index = torch.empty_like(y)
         num_class_folds = min(NUM_FOLDS, int(torch.bincount(y).max()))

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from tstk.config.hub import is_hub_offline, is_hub_run, parse_hub_run
 from tstk.config.records import RunConfig, RunResult
 from tstk.config.run_directory import METRICS_FILE, PUBLIC_FILES, WEIGHTS_FILE, resolve_run_dir
+from tstk.core.task import get_task
 from tstk.errors import CheckpointError, OptionError
 from tstk.evaluation.formatting import describe_better_baselines, format_number
 from tstk.files import write_text
@@ -34,6 +35,8 @@ _NAMES_OF_DATA = frozenset(
     )
 )
 """Options that hold names or cells of the data, which may begin with a slash."""
+_TARGETS = {"class": "classes", "sample-class": "classes, one per sample", "labels": "labels", "numbers": "numbers"}
+"""Type of targets -> what a run predicts."""
 
 _LIMITS = (
     "The scores are those of the test split of these data, once. Series of other sensors, people or times may be "
@@ -184,16 +187,19 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
     folders = _find_folders(config, result)
     data = escape_markdown(_shorten_paths(result.data, folders))
     command = f"tstk eval hf://{repo} --data FILE"
+    is_pretraining = result.task == "pretraining"
+    use = "embed" if is_pretraining else "predict"
+    out = "embeddings.npz" if is_pretraining else "predictions.csv"
     lines = [
         *(*metadata, *(f"- {tag}" for tag in tags), "---", ""),
         *(f"# {escape_markdown(repo)}", ""),
-        f"{result.task.capitalize()} of {data}, {_describe_input(config)}. Trained with tstk: {model}; "
+        f"{result.task.capitalize()} of {data}, {_describe_input(config, is_pretraining)}. Trained with tstk: {model}; "
         f"{result.parameters:,} parameters.",
         *("", "## Use", ""),
         *format_code_block(
             f'import tstk\n\npipeline = tstk.load("hf://{repo}")  # an ordinary torch.nn.Module; no code is downloaded'
         ),
-        *("", *format_code_block(f"tstk predict hf://{repo} --data FILE --out predictions.csv"), ""),
+        *("", *format_code_block(f"tstk {use} hf://{repo} --data FILE --out {out}"), ""),
         *_render_scores(result),
         *("## How it was made", "", *format_code_block(_shorten_paths(result.command, folders)), ""),
         f"Epoch {result.selected.epoch} of {result.selected.num_epochs} was kept, by "
@@ -206,15 +212,19 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _describe_input(config: RunConfig) -> str:
+def _describe_input(config: RunConfig, is_pretraining: bool) -> str:
     """Return channels, length, and what is predicted, in words."""
-    channels, length, names = config.channels, config.spec.get("length"), config.classes
+    channels, length = config.channels, config.spec.get("length")
     text = "any number of channels" if config.split_channels else f"{len(channels)} channel{'s' * (len(channels) != 1)}"
     if not config.split_channels and len(channels) <= 12:
         text += f" ({escape_markdown(', '.join(channels))})"
     text += f", {length} samples" if length else ""
     text += f", {config.horizon} samples ahead" if config.horizon else ""
-    return text + (f", into {len(names)} classes ({escape_markdown(', '.join(names[:12]))})" if names else "")
+    names = config.classes or config.input_schema["target_names"]
+    if is_pretraining or not names:
+        return text
+    shown = escape_markdown(", ".join(names[:12])) + ", ..." * (len(names) > 12)
+    return f"{text}, to {len(names)} {_TARGETS[get_task(config.input_schema['task']).target_type]} ({shown})"
 
 
 def _render_scores(result: RunResult) -> list[str]:

@@ -283,7 +283,7 @@ def render_embeddings(context: RunContext) -> Section | None:
     ).numpy()
     y = None if context.split.y is None else context.split.y[rows].numpy()
     if y is not None and context.pipeline.task is not None and context.pipeline.task.target_type == "sample-class":
-        y = np.array([np.bincount(row[row >= 0], minlength=1).argmax() for row in y])  # the most frequent class
+        y = np.array([np.bincount(row[row >= 0]).argmax() if (row >= 0).any() else -1 for row in y])
     y = y[:, 0] if y is not None and y.ndim == 2 else y
     title = f"Embeddings, {context.split_name} split"
     if not np.isfinite(vectors).all() or vectors.shape[1] < 2:
@@ -302,6 +302,8 @@ def render_embeddings(context: RunContext) -> Section | None:
         )
         figures.append(_plot_scatter("t-SNE", tsne_points, y, names))
     text = f"{len(rows):,} of {len(context.split):,} series, mean-pooled tokens."
+    if y is not None and context.split.y is not None and has_classes and context.split.y.ndim == 2:
+        text += " Colour: the most frequent class of the samples of a series."
     if y is not None and not has_classes:
         text += f" Colour: {(context.data.classes or context.data.target_names)[0]}, from blue (low) to red (high)."
     return Section(title, render_paragraph(text) + render_panels(figures))
@@ -320,6 +322,8 @@ def _plot_scatter(label: str, points: Array, y: Array | None, names: tuple[str, 
                 axes.scatter(
                     x_values[is_class], y_values[is_class], s=12, color=colors(c), linewidths=0, alpha=0.8, label=name
                 )
+            if len(unknown := points[y == -1]):
+                axes.scatter(unknown[:, 0], unknown[:, 1], s=12, color="lightgrey", linewidths=0, label="unknown")
             axes.figure.legend(loc="outside lower center", ncols=3, handletextpad=0.1, columnspacing=1)
         elif y is not None:
             axes.scatter(x_values, y_values, s=12, c=y, cmap="turbo", linewidths=0, alpha=0.8)

@@ -139,6 +139,13 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
     """
     if len(data.train) == 0:
         raise DataError(f"{data.name}: the training split is empty")
+    requires_classes: dict[str, Any] = {
+        "sampling": config.sampling, "probe-every": config.probe_every, "mixup": config.mixup,
+        "calibrate": config.calibrate,
+    }  # fmt: skip
+    for name, value in requires_classes.items():
+        if value and value not in ("all", "none") and not data.has_classes:
+            raise OptionError(f"--{name} {value}: needs a class per series, which {data.name} lacks; leave it out")
     requires_validation: dict[str, Any] = {
         "select-by": config.select_by, "patience": config.patience, "probe-every": config.probe_every,
         "calibrate": config.calibrate,
@@ -165,13 +172,14 @@ def check_config(config: TrainConfig, data: DataModule) -> None:
             f"--calibrate {config.calibrate}: the validation split of {data.name} is its test split; hold validation "
             f"series out with --val-fraction {DEFAULT_VAL_FRACTION}"
         )
-    requires_classes: dict[str, Any] = {
-        "sampling": config.sampling, "probe-every": config.probe_every, "mixup": config.mixup,
-        "calibrate": config.calibrate,
-    }  # fmt: skip
-    for name, value in requires_classes.items():
-        if value and value not in ("all", "none") and not data.has_classes:
-            raise OptionError(f"--{name} {value}: {data.name} has no classes")
+
+
+def _moves_samples(augmentation: str) -> bool:
+    """Return whether the augmentation of this name is one of the core's that move samples in time."""
+    from tstk.plugins.registry import get_registry
+
+    entry = get_registry().find("augmentation", augmentation)
+    return entry.dist == "tstk" and entry.name in ("permutation", "time-warp")
 
 
 def _check_class_per_sample(config: TrainConfig, data: DataModule) -> None:
@@ -180,7 +188,7 @@ def _check_class_per_sample(config: TrainConfig, data: DataModule) -> None:
 
     if data.task is None or get_task(data.task).target_type != "sample-class":
         return
-    moving = [text for text in config.augment if text.partition("=")[0] in ("permutation", "time-warp")]
+    moving = [text for text in config.augment if _moves_samples(text.partition("=")[0])]
     remedies = {"crop": (config.crop, "cut windows with --length"), "augment": (",".join(moving), "leave it out")}
     for name, (value, remedy) in remedies.items():
         if value:

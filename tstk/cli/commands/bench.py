@@ -45,7 +45,9 @@ METHOD_NAME_PATTERN = re.compile(r"\w[\w.+=-]*")
     "minirocket, multirocket-hydra; for forecasting linear, season, last-value); a method without a head is "
     "scored by a linear probe",
 )
-@rich_click.option("--data", metavar="NAME|PATH,...", help="data sets, separated by commas")
+@rich_click.option(
+    "--data", multiple=True, metavar="NAME|PATH,...", help="data sets, separated by commas, or each with its own --data"
+)
 @rich_click.option("--seeds", metavar="int,...", help="training seeds, separated by commas; 0 if not given")
 @rich_click.option(
     "--folds",
@@ -74,7 +76,7 @@ METHOD_NAME_PATTERN = re.compile(r"\w[\w.+=-]*")
 def command(
     file: str | None,
     methods: tuple[str, ...],
-    data: str | None,
+    data: tuple[str, ...],
     seeds: str | None,
     folds: int | None,
     common: str | None,
@@ -90,7 +92,7 @@ def command(
     Each cell (method, data set, seed, fold) is an ordinary run directory OUT/METHOD/DATA/seed-N. Finished cells are
     skipped, interrupted ones are resumed, and a failed one is reported without stopping the others.
     """
-    request = _parse_request(file, methods, folds, data, seeds, common, data_root)
+    request = _parse_request(file, methods, folds, ",".join(data), seeds, common, data_root)
 
     from tstk.benchmarking.page import build_table, iter_notes
     from tstk.benchmarking.results import RESULTS_FILE

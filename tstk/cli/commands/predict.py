@@ -44,7 +44,7 @@ def command(
     Classification: one row per series with its row in the file (from 0), its id and group if the file has them, the
     predicted class, the probability of each class, and the true class if known; in .npz the arrays row, id, group,
     predicted, probability, classes and truth. Several labels: likewise, with the labels of a series joined by ; and
-    the probability of each.
+    the probability of each; NAME? in the true labels is one that is unknown.
 
     Regression: likewise with the predicted and, if known, true value of each target; in .npz the arrays row, id, group,
     predicted, targets and truth.
@@ -67,7 +67,7 @@ def command(
     if path.suffix.lower() == ".csv" and RunConfig.read(run).horizon is not None:
         if label_column is not None:
             raise OptionError(f"--label-column {label_column} has no effect: {run} forecasts a table; remove it")
-        _write_forecast(path, forecast(run, data, data_root=data_root), force)
+        _write_forecast(path, forecast(run, data, data_root=data_root, reader=reader), force)
         return
     arrays = predict(run, data, data_root=data_root, reader=reader, label_column=label_column, batch_size=batch_size)
     if path.suffix.lower() == ".npz":

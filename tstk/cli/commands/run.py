@@ -18,7 +18,7 @@ from tstk.cli.progress import make_progress_callback
 from tstk.cli.run_options import RunCommand
 from tstk.config.records import RunResult
 from tstk.config.resolve import Config, parse_overrides
-from tstk.errors import OptionError
+from tstk.errors import IncompatibleError, OptionError
 from tstk.evaluation.formatting import MAIN_METRICS, format_number
 
 SHARED_OPTIONS = ("seed", "device", "precision", "threads", "deterministic")
@@ -82,16 +82,17 @@ def command(
     if json_:
         print_json({name: result.to_dict() for name, result in results.items()})
         return
+    columns = [name for name in SCORE_COLUMNS if any(name in result.test for result in results.values())]
     rows = [
         [
             name,
             result.task,
-            *(format_number(result.test[k]) if k in result.test else None for k in SCORE_COLUMNS),
+            *(format_number(result.test[k]) if k in result.test else None for k in columns),
             str(result.run_dir),
         ]
         for name, result in results.items()
     ]
-    print_table(["stage", "task", *SCORE_COLUMNS, "run"], rows, right_aligned=SCORE_COLUMNS)
+    print_table(["stage", "task", *columns, "run"], rows, right_aligned=columns)
     for name, result in results.items():
         print_baseline_notes(
             result.test, result.baselines, result.baselines_skipped, result.baselines_details, f"{name}: "
@@ -108,6 +109,8 @@ def _train(config: Config, run: Path, stage: str) -> RunResult:
         return train_or_resume(
             config, run, command=command_line, callbacks=(make_progress_callback(),), print_fn=print_note
         )
+    except IncompatibleError as e:
+        raise IncompatibleError(f"{stage}: {e}; options of this stage are --set {stage}.OPTION=VALUE") from None
     except TrainingInterrupted as e:
         print_note(f"Interrupted: {stage} {e}; run the same command again to resume it")
         raise click.exceptions.Exit(128 + e.signum) from None

@@ -159,12 +159,16 @@ def _train(config: Config, out: str | None, resume: str | None, json_: bool, qui
     is_main = not int(os.environ.get("RANK", 0))  # only the main process prints
     progress = make_progress_callback() if is_main and not quiet else None
     command_line = click.get_current_context().meta[COMMAND_LINE_KEY]
+
+    def print_summary(pipeline: Pipeline, data: DataModule) -> None:
+        print_note(summarize(config if resume is None else Config(RunConfig.read(resume).given), pipeline, data))
+
     start = partial(train, config, out, command=command_line) if resume is None else partial(resume_run, resume)
     try:
         result = start(
             callbacks=() if progress is None else (progress,),
             print_fn=(lambda line: None) if quiet else lambda line: print_note(f"note: {line}"),
-            on_ready=None if quiet else lambda pipeline, data: print_note(summarize(config, pipeline, data)),
+            on_ready=None if quiet else print_summary,
         )
     except TrainingInterrupted as e:
         if is_main:
@@ -197,7 +201,10 @@ def _print_result(result: RunResult) -> None:
     other_data = "" if result.test else " --data FILE"  # the run has no test split to apply it to
     echo(f"Run directory: {result.run_dir}. Next:")
     if result.task == "pretraining":
-        head = "linear" if RunConfig.read(result.run_dir).horizon is None else "forecast"
+        from tstk.core.task import get_task
+
+        task = RunConfig.read(result.run_dir).input_schema["task"]
+        head = "linear" if task is None else get_task(task).default_head
         echo(f"  tstk train --init-from {run} --head {head}")
     else:
         suffix = "csv" if RunConfig.read(result.run_dir).horizon is None else "npz"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tstk.core.standardization import StandardizedModel
@@ -58,6 +59,12 @@ class Multilabel(Task):
     def score_fitted_baselines(self, pipeline: StandardizedModel, split: Split, reason: str) -> Baselines:
         """Skip all baselines: the prevalence of labels is not stored in a run."""
         return Baselines({}, dict.fromkeys(("prevalence", *LABELLERS), reason))
+
+
+def name_true_labels(y: Tensor, names: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Return [N] names of the labels of each row of [N, K] targets, joined by ;, and NAME? where it is unknown."""
+    known_and_unknown = torch.stack([y == 1, y < 0], 2).flatten(1)
+    return join_labels(known_and_unknown.numpy(), [text for name in names for text in (name, f"{name}?")])
 
 
 def join_labels(has_label: np.ndarray[Any, Any], names: Sequence[str]) -> np.ndarray[Any, Any]:

@@ -44,6 +44,9 @@ class Regression(Task):
     def score_baselines(self, pipeline: StandardizedModel, data: Any, split: Split, batch_size: int = 256) -> Baselines:
         """Score the mean of the training split, the nearest neighbour, and ridge regression on summary features."""
         names = data.target_names
+        if unknown := [name for name, values in zip(names, data.train.y.T, strict=True) if values.isnan().all()]:
+            reason = f"no training series has a known {', '.join(unknown)}"
+            return Baselines({}, dict.fromkeys(("mean", *REGRESSORS), reason))
         return Baselines(self._score_mean(data.train.y.nanmean(0), split, names)) | score_fitted(
             REGRESSORS, data.training_splits, split, data.spec, lambda outputs, y: self.score(outputs, y, names)
         )
