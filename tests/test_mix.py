@@ -157,7 +157,7 @@ def test_every_head_and_loss_trains_with_something(build, labelled_spec, table_s
     worked = set()
     for kind in ("head", "loss"):
         for table in choices(kind):
-            per_series = [labelled_spec.replace(task=task) for task in ("regression", "multilabel")]
+            per_series = [labelled_spec.replace(task=task) for task in ("regression", "multilabel", "segmentation")]
             with_targets = [(spec, make_series(spec)) for spec in per_series]
             for spec, series in ((labelled_spec, ragged()), (table_spec, windows()), *with_targets):
                 for more in ({}, {"tokenizer": syllables, "encoder": {"use": "transformer", "causal": True}}):

@@ -128,7 +128,7 @@ def names(kind):
 def classifiers():
     """Yield the heads that classify."""
     for name in names("head"):
-        if "num_outputs" in get_registry().load(get_registry().find("head", name)).needs:
+        if "class" in get_registry().load(get_registry().find("head", name)).target_types:
             yield name
 
 
