@@ -16,6 +16,9 @@ from tstk.errors import CheckpointError, OptionError
 from tstk.report.hub import _shorten_paths, push, render_model_card
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     with use_hub(monkeypatch, tmp_path / "cache") as hub:
@@ -105,7 +108,6 @@ def test_no_path_of_this_machine_is_published(hub, run):
     assert json.loads(files["config.json"])["config"]["data"]["use"].endswith(".npz")
 
 
-@pytest.mark.slow
 def test_paths_with_spaces_or_in_lists_are_not_published_and_names_of_the_data_stay(hub, tmp_path):
     """Classes and channels that begin with a slash, as topics of robots do, are no paths."""
     folder = tmp_path / "my patients" / "of 2024"

@@ -74,6 +74,7 @@ def test_the_weights_of_the_terms_are_the_published_ones():
     )
 
 
+@pytest.mark.slow
 def test_form_compares_curves_with_what_they_cover_whatever_its_height():
     model = pipeline(form=0.7).eval()
     series = batch()
