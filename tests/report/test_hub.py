@@ -15,7 +15,6 @@ from tstk.config.run_directory import PUBLIC_FILES, resolve_run_dir
 from tstk.errors import CheckpointError, OptionError
 from tstk.report.hub import _shorten_paths, push, render_model_card
 
-
 pytestmark = pytest.mark.slow
 
 
