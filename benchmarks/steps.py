@@ -18,8 +18,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from tstk.cli import shorten_openmp_spin
+
+shorten_openmp_spin()  # as `tstk train` does, before torch is imported
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 from benchmarks.figures import compute_paired_ratio, interleave
 
