@@ -25,7 +25,7 @@ shorten_openmp_spin()  # as `tstk train` does, before torch is imported
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from benchmarks.figures import compute_paired_ratio, interleave
+from benchmarks.figures import compute_paired_ratio, interleave  # noqa: E402
 
 Step = Callable[[], float]
 """Trains on one batch and returns the loss."""
