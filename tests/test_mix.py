@@ -153,6 +153,7 @@ def test_every_combination_trains_or_is_refused_at_once(
     assert not (missing and usual), f"never trained: {missing}"
 
 
+@pytest.mark.slow
 def test_every_head_and_loss_trains_with_something(build, labelled_spec, table_spec, ragged, windows, syllables):
     worked = set()
     for kind in ("head", "loss"):

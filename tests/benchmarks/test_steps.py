@@ -5,6 +5,8 @@ import torch
 
 from benchmarks.steps import PAPERS, build_ours, build_published, build_steps, compare, configure, format_row
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tstk_plugins_vqvae")
 BUILT = [name for name in PAPERS if name != "cwtmae"]
 

@@ -9,6 +9,8 @@ import pytest
 from benchmarks.tasks import MONTH, make_heart_rate, make_labels, make_load
 from tstk.data import load_data
 
+pytestmark = pytest.mark.slow
+
 RECORD = Path(os.environ.get("TSTK_DATA", "")) / "ecg" / "mitdb_100.npz"
 
 

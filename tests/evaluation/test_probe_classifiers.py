@@ -8,6 +8,8 @@ from sklearn.preprocessing import StandardScaler
 from tstk.errors import DataError
 from tstk.evaluation.probe_classifiers import FeatureSet, MultilabelProbe, RidgeProbe
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 
 

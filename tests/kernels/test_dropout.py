@@ -7,6 +7,8 @@ from tstk.kernels.attention import MIN_VECTOR, attend, softmax
 from tstk.kernels.dropout import apply_dropout
 from tstk.nn.blocks import Dropout
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_a_share_of_the_elements_is_zero_and_the_mean_stays(rate):

@@ -13,6 +13,8 @@ from tstk.kernels import ricker_cwt
 from tstk.kernels.ricker_cwt.plan import build_plan, choose_layout
 from tstk.kernels.ricker_cwt.torch import Spectra, _choose_algorithm
 
+pytestmark = pytest.mark.slow
+
 torch_backend = import_module("tstk.kernels.ricker_cwt.torch")
 
 PADDINGS = ("zero", "reflect", "replicate")
