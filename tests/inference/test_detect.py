@@ -200,6 +200,9 @@ def test_labels_of_a_whole_table_or_record_are_cut_to_the_rows_that_the_run_is_t
     words = [(1, 570), (5, 20), (1, 20), (1, 20), (0, 0)]
     (tmp_path / "beats.atr").write_bytes(b"".join((code << 10 | step).to_bytes(2, "little") for code, step in words))
     np.testing.assert_array_equal(load_labels(detection, str(tmp_path / "beats.atr"))[0], labels[512:] == 1)
+    detection.recordings.reader = {"use": "wfdb", "start": 2.0, "stop": None}
+    with pytest.raises(OptionError, match=r"beats\.atr: its positions are those of the whole record"):
+        load_labels(detection, str(tmp_path / "beats.atr"))
 
 
 @slow

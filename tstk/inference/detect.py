@@ -257,8 +257,15 @@ def load_labels(detection: Detection, labels: str) -> NDArray[np.bool_]:
 
     Raises:
         DataError: there is no such file or column, or it has not one label per sample
+        OptionError: annotations of a record are given for an excerpt of it
     """
     recordings, (count, length) = detection.recordings, detection.scores.shape
+    is_excerpt = any((recordings.reader or {}).get(option) for option in ("start", "stop"))
+    if is_excerpt and Path(labels).suffix.lower() == ".atr":
+        raise OptionError(
+            f"--sample-labels {labels}: its positions are those of the whole record, and --reader.start and --reader.stop "
+            "read an excerpt; leave them out, or give a label per sample as .npy"
+        )
     path, num_samples = Path(recordings.source), recordings.first_row + length
     values = read_sample_labels(labels, path, num_samples, recordings.csv_options)
     values = values[None] if values.ndim == 1 else values
