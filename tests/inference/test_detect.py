@@ -13,6 +13,7 @@ from pyarrow import parquet as pq
 from benchmarks.events import KINDS, insert_events
 from tests.support.hours import call, make_table, refuse, write_table
 from tstk.config.records import read_record, write_record
+from tstk.errors import OptionError
 from tstk.inference.detect import detect, evaluate_detection, find_events, load_labels
 from tstk.inference.detection_methods import METHODS
 from tstk.plugins.registry import get_registry

@@ -263,8 +263,8 @@ def load_labels(detection: Detection, labels: str) -> NDArray[np.bool_]:
     is_excerpt = any((recordings.reader or {}).get(option) for option in ("start", "stop"))
     if is_excerpt and Path(labels).suffix.lower() == ".atr":
         raise OptionError(
-            f"--sample-labels {labels}: its positions are those of the whole record, and --reader.start and --reader.stop "
-            "read an excerpt; leave them out, or give a label per sample as .npy"
+            f"--sample-labels {labels}: its positions are those of the whole record, and --reader.start and "
+            "--reader.stop read an excerpt; leave them out, or give a label per sample as .npy"
         )
     path, num_samples = Path(recordings.source), recordings.first_row + length
     values = read_sample_labels(labels, path, num_samples, recordings.csv_options)
