@@ -88,19 +88,19 @@ def fit_linear_map(
     channels = len(train.table)
     weights = {level: _level_weights(level, context) for level in LEVELS}
     sums = {level: torch.zeros(2, length, length, dtype=torch.float64) for level in LEVELS}
-    channel_fits: dict[str, list[_RidgeFit]] = {level: [] for level in LEVELS}
+    channel_fits: dict[str, list[RidgeFit]] = {level: [] for level in LEVELS}
     for channel in range(channels):
         tables = [(_interpolate_missing(split.table[channel]) / std[channel]).double() for split in (train, val)]
         grams = [compute_window_gram(table - tables[0].mean(), length) for table in tables]
         for level in LEVELS:
-            pair = torch.stack([_subtract_level(gram, weights[level]) for gram in grams])
+            pair = torch.stack([subtract_level(gram, weights[level]) for gram in grams])
             sums[level] += pair
             if maps != "shared" and channels > 1 and channels * context**2 * length <= MAX_PER_CHANNEL_COST:
-                channel_fits[level].append(_fit_ridge(pair, context))
+                channel_fits[level].append(fit_ridge(pair, context))
     num_targets = (val.table.shape[1] - length + 1) * train.horizon * channels
     candidates = []
     for level in LEVELS:
-        shared = [] if maps == "per-channel" and channels > 1 else [_fit_ridge(sums[level], context)]
+        shared = [] if maps == "per-channel" and channels > 1 else [fit_ridge(sums[level], context)]
         for ridge_fits in (shared, channel_fits[level]):
             if ridge_fits:
                 matrix = torch.stack([fit.matrix for fit in ridge_fits]).float()
@@ -137,7 +137,7 @@ def compute_window_gram(table: Tensor, length: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _RidgeFit:
+class RidgeFit:
     """A map [T, H], its ridge penalty, and its squared validation error summed over windows and steps."""
 
     matrix: Tensor
@@ -145,7 +145,7 @@ class _RidgeFit:
     error: float
 
 
-def _fit_ridge(grams: Tensor, context: int) -> _RidgeFit:
+def fit_ridge(grams: Tensor, context: int) -> RidgeFit:
     """Solve the ridge regression with the penalty that has the least validation error.
 
     Args:
@@ -161,7 +161,7 @@ def _fit_ridge(grams: Tensor, context: int) -> _RidgeFit:
     linear = (rotated * (vectors.T @ val[:context, context:])).sum(1)
     errors = ((inverse @ quadratic) * inverse).sum(1) - 2 * inverse @ linear + val.diagonal()[context:].sum()
     best = int(errors.argmin())
-    return _RidgeFit(vectors @ (rotated * inverse[best, :, None]), float(RIDGES[best]), float(errors[best]))
+    return RidgeFit(vectors @ (rotated * inverse[best, :, None]), float(RIDGES[best]), float(errors[best]))
 
 
 def _level_weights(level: str, context: int) -> Tensor:
@@ -171,7 +171,7 @@ def _level_weights(level: str, context: int) -> Tensor:
     return torch.eye(context, dtype=torch.float64)[-1]
 
 
-def _subtract_level(gram: Tensor, weights: Tensor) -> Tensor:
+def subtract_level(gram: Tensor, weights: Tensor) -> Tensor:
     """Compute the Gram matrix of windows after subtracting their level, from that of the windows."""
     cross = weights @ gram[: len(weights)]
     return gram - cross - cross[:, None] + cross[: len(weights)] @ weights
