@@ -113,7 +113,7 @@ class Slot(nn.Module):
     def init_from_pretrained(self) -> None:
         """Load pretrained weights from outside, such as a Hugging Face folder.
 
-        Called once for a new pipeline, after all other initialization; never when a run is loaded.
+        Called once for a new pipeline, after all other initialization, without gradients; never when a run is loaded.
         """
 
     def init_from_data(self, pipeline: BasePipeline, train_split: Split) -> str:

@@ -152,6 +152,7 @@ class HF(Encoder):
         x = self.out_project(model_output.last_hidden_state)
         return tokens.replace(values=x.masked_fill(invalid, 0))
 
+    @torch.no_grad()
     def init_from_pretrained(self) -> None:
         """Copy the checkpoint's weights, and set `config_overrides` so that rebuilding does not need the checkpoint.
 
