@@ -190,6 +190,13 @@ class Encoder(Slot):
         """Encode tokens [B, N, spec.dim] to tokens [B, N, out.dim], with a prefix if `out.num_prefix_tokens` is set."""
         raise NotImplementedError
 
+    def pretrained_paths(self) -> tuple[str, ...]:
+        """Return the sub-paths (modules or parameters) that `init_from_pretrained` fills; all parameters by default.
+
+        `--lora` freezes these, and trains in full what a checkpoint lacks, such as a projection to its width.
+        """
+        return tuple(name for name, _ in self.named_parameters())
+
     def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Return content and position embeddings, [B, N, D] each, whose sum enters the first layer.
 

@@ -171,6 +171,10 @@ class HF(Encoder):
         sizes = dict.fromkeys(("pretrained", "architecture", "dim", "depth", "heads", "hidden"))
         self.config_overrides = {**sizes, "config": self.config.to_json_string(use_diff=False)}
 
+    def pretrained_paths(self) -> tuple[str, ...]:
+        """Return the path of the model; the projections before and after it are not part of a checkpoint."""
+        return ("model",)
+
     def frozen_paths(self) -> tuple[str, ...]:
         """Return the parameters of the model that `freeze` selects."""
         if self.freeze == "all-but-norms":
