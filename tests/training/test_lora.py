@@ -238,3 +238,19 @@ def test_the_scale_of_the_updates_is_alpha_over_the_rank(pretrained):
         pipeline, _ = prepare_and_note(**{"init_from": str(pretrained), "lora": "2", **options})
         scales.append(pipeline.encoder.stack.blocks[0].mlp.up.scaling["default"])
     assert scales == [1.0, 4.0]
+
+
+@pytest.mark.slow
+def test_compiled_encoders_learn_the_same_updates(npz, monkeypatch):
+    """Run torch's graphs uncompiled, since compiling them takes a minute."""
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=lambda graph, inputs: graph))
+    weights = []
+    for compiled in (False, True):
+        sizes = {**SIZES, "encoder.dropout": "0", "head": "linear", "head.dropout": "0"}
+        pipeline, data = prepare_training(config_of(data=npz, lora="2", augment="off", **sizes))
+        options = {"steps": 4, "batch_size": 8, "augment": ("off",), "device": "cpu"}
+        weights.append(fit(pipeline, data, TrainConfig(lora=2, compile=compiled, **options)).weights)
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
