@@ -148,10 +148,10 @@ def test_what_a_checkpoint_lacks_is_trained_in_full_and_random_weights_are_said(
     full = {name for name in trained if ".lora_" not in name}
     assert full == {f"{layer}.{kind}" for layer in ("project", "out_project") for kind in ("weight", "bias")}
     assert all(name.startswith("model.encoder.layer.0.") for name in trained - full)
-    first, second = (note for note in notes if note.startswith("--lora 2: "))
+    first, second, third = (note for note in notes if note.startswith("--lora 2: "))
     assert "updates of 6 linear layers of encoder 'hf'" in first
-    assert first.endswith("trained in full, since no checkpoint has them: project, out_project")
-    assert second.endswith("start from pretrained ones with --init-from RUN or --encoder.pretrained NAME")
+    assert second.endswith("trained in full, since no checkpoint has them: project, out_project")
+    assert third.endswith("start from pretrained ones with --init-from RUN or --encoder.pretrained NAME")
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ class Torchs(tstk.Encoder):
     ("overrides", "message"),
     [
         ({"encoder": "identity"}, "encoder 'identity' has no linear layers in blocks"),
-        ({"lora": "16"}, "the narrowest layer of encoder 'transformer' has width 16.*; use at most 8"),
+        ({"lora": "16"}, "the widest layer of encoder 'transformer' has width 16.*; use at most 8"),
         ({"freeze": "encoder"}, "encoder.stack.blocks.0.attention.query is frozen; leave out --freeze"),
         ({"encoder": "bert", "encoder.freeze": "all-but-norms"}, "is frozen; leave out --freeze and --encoder.freeze"),
         ({"lora_alpha": "4"}, "--lora-alpha 4.0: there are no low-rank updates; add --lora RANK"),
@@ -254,3 +254,10 @@ def test_compiled_encoders_learn_the_same_updates(npz, monkeypatch):
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_that_are_too_narrow_for_the_rank_stay_as_they_are(npz):
+    pipeline, notes = prepare_and_note(data=npz, head="linear", lora="8", **SIZES, **{"encoder.hidden": "8"})
+    assert any("--lora 8: 4 layers are too narrow for this rank and get no updates" in note for note in notes)
+    names = {name.rpartition(".lora_")[0] for name, _ in pipeline.named_parameters() if ".lora_" in name}
+    assert {name.rpartition(".")[2] for name in names} == {"query", "key", "value", "out"}

@@ -64,10 +64,12 @@ def add_lora(pipeline: Pipeline, config: Config) -> list[str]:
     if rank is None:
         return []
     peft = import_peft(rank)
-    from_run = "encoder" in config.init_from
-    paths = tuple(name for name, _ in encoder.named_parameters()) if from_run else encoder.pretrained_paths()
+    paths = encoder.pretrained_paths()
+    if "encoder" in config.init_from:
+        paths = tuple(name for name, _ in encoder.named_parameters())
     layers = _find_layers(encoder, paths)
     _check_layers(encoder, layers, rank)
+    wide = [name for name, layer in layers.items() if _get_width(layer) > rank]
     full = {
         name: parameter
         for name, parameter in encoder.named_parameters()
@@ -78,7 +80,7 @@ def add_lora(pipeline: Pipeline, config: Config) -> list[str]:
         r=rank,
         lora_alpha=rank if train_config.lora_alpha is None else train_config.lora_alpha,
         lora_dropout=train_config.lora_dropout,
-        target_modules="|".join(map(re.escape, layers)),  # matched as a whole; names in a list also match endings
+        target_modules="|".join(map(re.escape, wide)),  # matched as a whole; names in a list also match endings
     )
     peft.inject_adapter_in_model(lora_config, encoder)
     for parameter in full.values():  # peft froze them
@@ -86,7 +88,28 @@ def add_lora(pipeline: Pipeline, config: Config) -> list[str]:
     num_updates = sum(p.numel() for p in encoder.parameters() if p.requires_grad) - sum(
         p.numel() for p in full.values()
     )
-    return list(_describe(config, encoder, num_updates, num_frozen, len(layers), list(full)))
+    notes = [
+        f"--lora {rank}: updates of {len(wide)} linear layers of {encoder.display_name()} have {num_updates:,} "
+        f"parameters, which are trained, and its {num_frozen:,} pretrained ones are frozen"
+    ]
+    if full:
+        modules = ", ".join(dict.fromkeys(name.partition(".")[0] for name in full))
+        notes.append(f"--lora {rank}: trained in full, since no checkpoint has them: {modules}")
+    if len(wide) < len(layers):
+        notes.append(f"--lora {rank}: {len(layers) - len(wide)} layers are too narrow for this rank and get no updates")
+    return [*notes, *_describe_random_weights(config, encoder)]
+
+
+def _describe_random_weights(config: Config, encoder: Encoder) -> list[str]:
+    """Return a note if the encoder starts neither from a run nor from a checkpoint."""
+    options = config.values["encoder"]
+    if "encoder" in config.init_from or any(options.get(name) for name in encoder.source_options):
+        return []
+    sources = ["--init-from RUN", *(f"--encoder.{name} NAME" for name in encoder.source_options)]
+    return [
+        f"--lora {config.options('train')['lora']}: the frozen weights are random, which is unusual; start from "
+        f"pretrained ones with {' or '.join(sources)}"
+    ]
 
 
 def _find_layers(encoder: Encoder, paths: tuple[str, ...]) -> dict[str, nn.Linear]:
@@ -102,7 +125,7 @@ def _find_layers(encoder: Encoder, paths: tuple[str, ...]) -> dict[str, nn.Linea
 
 
 def _check_layers(encoder: Encoder, layers: Mapping[str, nn.Linear], rank: int) -> None:
-    """Raise unless updates of all layers take effect, are of lower rank than the layers, and are not frozen."""
+    """Raise unless updates take effect, are of lower rank than at least one layer, and no layer is frozen."""
     name = encoder.display_name()
     if not layers:
         raise OptionError(
@@ -114,11 +137,11 @@ def _check_layers(encoder: Encoder, layers: Mapping[str, nn.Linear], rank: int) 
             f"--lora {rank}: {name} uses torch.nn.MultiheadAttention, which reads the weights of its layers without "
             "calling them, so that updates would be ignored; leave it out to train all weights"
         )
-    smallest = min(min(layer.in_features, layer.out_features) for layer in layers.values())
-    if rank >= smallest:
+    width = max(map(_get_width, layers.values()))
+    if rank >= width:
         raise OptionError(
-            f"--lora {rank}: the narrowest layer of {name} has width {smallest}, so updates of this rank have at least "
-            f"as many parameters as its weights; use at most {smallest // 2}, or leave it out to train all weights"
+            f"--lora {rank}: the widest layer of {name} has width {width}, so updates of this rank have at least as "
+            f"many parameters as its weights; use at most {max(width // 2, 1)}, or leave it out to train all weights"
         )
     frozen = [layer_name for layer_name, layer in layers.items() if not layer.weight.requires_grad]
     if frozen:
@@ -128,24 +151,9 @@ def _check_layers(encoder: Encoder, layers: Mapping[str, nn.Linear], rank: int) 
         )
 
 
-def _describe(
-    config: Config, encoder: Encoder, num_updates: int, num_frozen: int, num_layers: int, full: list[str]
-) -> Iterator[str]:
-    """Yield notes on what is trained."""
-    rank = config.options("train")["lora"]
-    modules = ", ".join(dict.fromkeys(name.partition(".")[0] for name in full))
-    yield (
-        f"--lora {rank}: updates of {num_layers} linear layers of {encoder.display_name()} have {num_updates:,} "
-        f"parameters, which are trained, and its {num_frozen:,} pretrained ones are frozen"
-        + (f"; trained in full, since no checkpoint has them: {modules}" if full else "")
-    )
-    options = config.values["encoder"]
-    if "encoder" not in config.init_from and not any(options.get(name) for name in encoder.source_options):
-        sources = ["--init-from RUN", *(f"--encoder.{name} NAME" for name in encoder.source_options)]
-        yield (
-            f"--lora {rank}: the frozen weights are random, which is unusual; start from pretrained ones with "
-            f"{' or '.join(sources)}"
-        )
+def _get_width(layer: nn.Linear) -> int:
+    """Return the largest rank that the weight can have."""
+    return min(layer.in_features, layer.out_features)
 
 
 def has_lora(pipeline: Pipeline) -> bool:
