@@ -85,12 +85,10 @@ def add_lora(pipeline: Pipeline, config: Config) -> list[str]:
     peft.inject_adapter_in_model(lora_config, encoder)
     for parameter in full.values():  # peft froze them
         parameter.requires_grad_(True)
-    num_updates = sum(p.numel() for p in encoder.parameters() if p.requires_grad) - sum(
-        p.numel() for p in full.values()
-    )
+    num_updates = sum(p.numel() for name, p in encoder.named_parameters() if ".lora_" in name)
     notes = [
         f"--lora {rank}: updates of {len(wide)} linear layers of {encoder.display_name()} have {num_updates:,} "
-        f"parameters, which are trained, and its {num_frozen:,} pretrained ones are frozen"
+        f"parameters, which are trained, and {num_frozen:,} of its own are frozen"
     ]
     if full:
         modules = ", ".join(dict.fromkeys(name.partition(".")[0] for name in full))
