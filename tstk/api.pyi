@@ -89,6 +89,9 @@ def build(
     mixup: float = 0.0,
     gradient_checkpointing: bool = False,
     compile: bool = False,
+    lora: int | None = None,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.0,
     probe_every: int | None = None,
     validate_every: int | None = None,
     patience: int | None = None,
@@ -183,6 +186,9 @@ def fit(
     mixup: float = 0.0,
     gradient_checkpointing: bool = False,
     compile: bool = False,
+    lora: int | None = None,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.0,
     probe_every: int | None = None,
     validate_every: int | None = None,
     patience: int | None = None,
@@ -299,6 +305,10 @@ def fit(
         gradient_checkpointing: recompute the activations of Transformer blocks in the backward pass: less memory, a
             third more time
         compile: compile encoder, decoder and head with torch.compile: the first steps take long, later ones less
+        lora: rank of low-rank updates (LoRA, Hu et al. 2021) of the linear layers in the encoder's blocks, trained
+            in place of its pretrained weights; the weights that are saved have them added; none trains all weights
+        lora_alpha: factor of the updates, times their rank; the rank if none, hence a factor of 1
+        lora_dropout: dropout rate of the inputs of the updates
         probe_every: every N epochs, fit a linear probe on frozen features and log its validation accuracy; labels
             never reach the weights
         validate_every: optimizer steps between two validations, which then count as an epoch; none means a pass

@@ -14,6 +14,7 @@ from tstk.builtin.encoders.transformer import Transformer
 from tstk.core.types import Spec, Tokens
 from tstk.errors import CheckpointError, OptionError, TstkError
 from tstk.plugins.signature import read_signature
+from tstk.testing.components import iter_tensors_with_graph
 
 GRID = (4, 3)
 SMALL = {"dim": 24, "depth": 2, "heads": 2}
@@ -346,6 +347,7 @@ def test_a_saved_transformers_model_is_rebuilt_without_its_folder(kind, tmp_path
     encoder.init_from_pretrained()
     tensors = reference.state_dict()
     assert all(torch.equal(p, tensors[n]) for n, p in encoder.model.named_parameters())
+    assert not list(iter_tensors_with_graph(encoder))
     assert encoder.lr_overrides() == {"model": 1e-4}
     assert encoder.frozen_paths() == ("model",)
     again = HF(spec, **json.loads(json.dumps(options | encoder.config_overrides))).eval()

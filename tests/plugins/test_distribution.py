@@ -124,7 +124,7 @@ def test_every_dependency_has_a_floor_in_the_lowest_versions():
     lowest = dict(line.split("==") for line in lines)
     needed = [
         *PROJECT["dependencies"],
-        *(r for g in ("hf", "plot", "onnx") for r in PROJECT["optional-dependencies"][g]),
+        *(r for g in ("hf", "plot", "onnx", "lora") for r in PROJECT["optional-dependencies"][g]),
     ]
     for requirement in map(Requirement, needed):
         assert requirement.specifier.contains(lowest[requirement.name]), requirement

@@ -246,6 +246,15 @@ class Inventive(Masked):
         return visible.replace(values=visible.values + 1), queries
 
 
+class Retentive(_E):
+    caught, says = "keeps_no_graph", "after a step, last, records are part of a graph"
+
+    def forward(self, tokens):
+        encoded = super().forward(tokens)
+        self.last, self.records = encoded.values, {"tokens": [encoded]}
+        return encoded
+
+
 class Contrary(Masked):
     caught, says = "prefers_perfect_predictions", "the loss of perfect predictions is"
 

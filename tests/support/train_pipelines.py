@@ -1,4 +1,4 @@
-"""Train four pipelines in double precision, in this process or as one of several.
+"""Train five pipelines in double precision, in this process or as one of several.
 
     train_pipelines.py DATA TABLE FOLDER [sharded]
 
@@ -36,6 +36,7 @@ CASES = {
         "encoder": ENCODER,
         "head": {"use": "linear", "dropout": 0.0},
     },
+    "lora": {"encoder": ENCODER, "head": {"use": "linear", "dropout": 0.0}, "train": {"lora": 2}},
 }
 
 
@@ -63,7 +64,7 @@ def main(data, table, folder, how=""):
         pipeline, loaded = prepare_training(config)
         pipeline.double()
         options = {"epochs": 3, "batch_size": 8, "select_by": "last", "device": "cpu", "grad_clip": 0.05, "lr": 1e-3}
-        fitted = fit(pipeline, loaded, TrainConfig(**options, ema_decay=0.9))
+        fitted = fit(pipeline, loaded, TrainConfig(**options, ema_decay=0.9, lora=config.options("train")["lora"]))
         state = full_state_dict(pipeline)
         if not int(os.environ.get("RANK", 0)):
             kind = type(next(pipeline.parameters())).__name__

@@ -74,8 +74,12 @@ KINDS = {
         },
         MANY,
     ),
+    "lora": (
+        {"tokenizer": {"use": "patch", "dim": 16, "window": 2}, "encoder": ENCODER, "head": "linear"},
+        {**MANY, "lora": 2, "lora_dropout": 0.1},
+    ),
 }
-"""Parts and training of each kind; of the last four a step has enough numbers for torch to divide among threads."""
+"""Parts and training of each kind; of the last five a step has enough numbers for torch to divide among threads."""
 
 
 def config(kind, data, threads, **more):

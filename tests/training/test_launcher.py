@@ -51,7 +51,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 @pytest.fixture(scope="module")
 def alone(npz, csv, tmp_path_factory):
-    """Train four pipelines in one process, in double precision; return the folder of their weights."""
+    """Train five pipelines in one process, in double precision; return the folder of their weights."""
     folder = tmp_path_factory.mktemp("alone")
     code, _, err = run_python([SCRIPT, npz, csv, folder], folder)
     assert code == 0, err
@@ -62,7 +62,7 @@ def alone(npz, csv, tmp_path_factory):
 def test_two_processes_equal_one_with_the_doubled_batch_to_rounding(npz, csv, alone, tmp_path, how):
     code, _, err = run_python([*TORCHRUN, SCRIPT, npz, csv, tmp_path, how], tmp_path)
     assert code == 0, err
-    for case in ("cross-entropy", "masked", "forecast", "codebook"):
+    for case in ("cross-entropy", "masked", "forecast", "codebook", "lora"):
         expected, actual = (load_file(folder / f"{case}.safetensors") for folder in (alone, tmp_path))
         assert expected.keys() == actual.keys()
         for name, value in expected.items():

@@ -57,7 +57,7 @@ def result(run):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "kills", "threads"),
-    [("all", 10, 1), ("classifier", 5, 2), ("contrastive", 4, 2), ("codes", 5, 2)],
+    [("all", 10, 1), ("classifier", 5, 2), ("contrastive", 4, 2), ("codes", 5, 2), ("lora", 5, 1)],
     ids=str,
 )
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not_bit_for_bit(tmp_path, kind, kills, threads):

@@ -113,7 +113,7 @@ class Slot(nn.Module):
     def init_from_pretrained(self) -> None:
         """Load pretrained weights from outside, such as a Hugging Face folder.
 
-        Called once for a new pipeline, after all other initialization; never when a run is loaded.
+        Called once for a new pipeline, after all other initialization, without gradients; never when a run is loaded.
         """
 
     def init_from_data(self, pipeline: BasePipeline, train_split: Split) -> str:
@@ -189,6 +189,13 @@ class Encoder(Slot):
     def forward(self, tokens: Tokens) -> Tokens:
         """Encode tokens [B, N, spec.dim] to tokens [B, N, out.dim], with a prefix if `out.num_prefix_tokens` is set."""
         raise NotImplementedError
+
+    def pretrained_paths(self) -> tuple[str, ...]:
+        """Return the sub-paths (modules or parameters) that `init_from_pretrained` fills; all parameters by default.
+
+        `--lora` freezes these, and trains in full what a checkpoint lacks, such as a projection to its width.
+        """
+        return tuple(name for name, _ in self.named_parameters())
 
     def embed_inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Return content and position embeddings, [B, N, D] each, whose sum enters the first layer.

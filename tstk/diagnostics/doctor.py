@@ -29,6 +29,7 @@ EXTRAS = {
     "mlflow": "--trackers mlflow: log to MLflow",
     "aeon": "tstk.aeon: estimators for aeon",
     "onnx": "tstk export to .onnx",
+    "lora": "--lora: low-rank updates of pretrained encoders",
     "bench": "third-party kernels that `make bench` compares with",
 }
 """Optional extra -> what it adds."""

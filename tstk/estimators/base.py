@@ -36,6 +36,7 @@ from tstk.runs.checkpoint import initialize_for_training
 from tstk.training.config import TrainConfig
 from tstk.training.initialization import init_pipeline_from_data
 from tstk.training.loop import fit
+from tstk.training.lora import add_lora
 from tstk.training.small_data import resolve_val_fraction
 
 Array = NDArray[Any]
@@ -124,6 +125,7 @@ class PipelineEstimator(OptionsEstimator):
             pipeline.set_standardization(mean, std, train.y)
             pipeline.set_input_schema({"offset": self.offset_})
             self.notes_ += init_pipeline_from_data(pipeline, config, data)
+            self.notes_ += add_lora(pipeline, config)
             result = fit(pipeline, data, train_config)
             if train_config.calibrate != "none" and (note := calibrate(pipeline, val).note):
                 self.notes_.append(note)

@@ -399,7 +399,8 @@ def initialize_for_training(config: Config, spec: Spec) -> tuple[Pipeline, list[
                     raise
                 notes.append(f"{e}, so its weights are newly initialized")
                 del config.init_from[name]
-        part.init_from_pretrained()
+        with torch.no_grad():  # a buffer computed from weights would keep their graph
+            part.init_from_pretrained()
     pipeline.bind()
     for path in options["freeze"]:
         pipeline.freeze(path)

@@ -42,6 +42,7 @@ COMPONENT_CHECKS: tuple[Check, ...] = (
     components.survives_save_and_load,
     components.has_finite_gradients,
     components.changes_only_its_own_state,
+    components.keeps_no_graph,
     components.is_independent_of_batch,
     gradients.passes_gradcheck,
 )

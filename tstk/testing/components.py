@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import torch
@@ -217,6 +219,51 @@ def changes_only_its_own_state(fixture: ComponentFixture) -> None:
         if not k.startswith(f"{fixture.kind}.") and not _is_equal(before[k], v)
     ]
     expect(not foreign, f"after_step changed {', '.join(foreign)}, which belong to other components")
+
+
+def keeps_no_graph(fixture: ComponentFixture) -> None:
+    """Check that no module keeps a tensor with a graph of gradients after a step, and that the pipeline can be copied.
+
+    Such a tensor breaks copies of the pipeline, and the second backward pass through it.
+    """
+    pipeline = fixture.build_pipeline().train()
+    step_output = fixture.run_step(pipeline)
+    assert step_output.loss is not None
+    if step_output.loss.requires_grad:
+        step_output.loss.backward()
+    with torch.no_grad():
+        pipeline.after_step([step_output])
+    names = list(iter_tensors_with_graph(fixture.get_component(pipeline)))
+    expect(
+        not names,
+        f"after a step, {', '.join(names)} {'is' if len(names) == 1 else 'are'} part of a graph of gradients; pass "
+        "results on instead of keeping them, and compute what is kept under torch.no_grad()",
+    )
+    deepcopy(pipeline)
+
+
+def iter_tensors_with_graph(module: torch.nn.Module) -> Iterator[str]:
+    """Iterate over the names of tensors that modules keep, in attributes or containers, and that have a graph."""
+    for path, submodule in module.named_modules():
+        attributes = {**vars(submodule), **submodule._parameters, **submodule._buffers}
+        for name, value in attributes.items():
+            if any(t.grad_fn is not None for t in _iter_tensors(value)):
+                yield f"{path}.{name}".lstrip(".")
+
+
+def _iter_tensors(value: object) -> Iterator[Tensor]:
+    """Iterate over a tensor, or the tensors in a container and in the fields of a record."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _iter_tensors(item)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _iter_tensors(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from _iter_tensors(getattr(value, field.name))
 
 
 def _is_equal(a: Tensor, b: Tensor) -> bool:

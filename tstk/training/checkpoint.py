@@ -13,7 +13,8 @@ from torch import Tensor
 from tstk.errors import CheckpointError, DataError, OptionError
 from tstk.runs.checkpoint import check_state_dict
 from tstk.training.callbacks import Callback
-from tstk.training.distributed import copy_into, get_world_size, load_full_state_dict
+from tstk.training.distributed import copy_into, full_state_dict, get_world_size, load_full_state_dict
+from tstk.training.lora import merge_lora
 from tstk.training.metric_tracker import MetricTracker
 from tstk.training.resume_store import ResumeSnapshot
 from tstk.training.state import TrainState
@@ -117,7 +118,9 @@ class TrainingCheckpoint:
         averages = self.callbacks["ema"].state_dict()["averages"]
         check_state_dict(path, saved["callbacks"]["ema"].get("averages", {}), averages)
         if saved["best_weights"]:
-            check_state_dict(path, saved["best_weights"], expected)
+            check_state_dict(
+                path, saved["best_weights"], merge_lora(self.state.pipeline, full_state_dict(self.state.pipeline))
+            )
         for name in ("mean", "std"):
             if not torch.allclose(expected[name].cpu(), saved["pipeline"][name], rtol=1e-4):
                 raise DataError(f"the data have changed since {path} was saved: the {name} of their channels differs")

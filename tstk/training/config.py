@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 from tstk.data.catalog import DEFAULT_VAL_FRACTION
 from tstk.errors import DataError, OptionError
-from tstk.plugins.ranges import Fraction, NameOf, NonNegativeFloat, PositiveInt
+from tstk.plugins.ranges import Fraction, NameOf, NonNegativeFloat, PositiveFloat, PositiveInt
 from tstk.plugins.signature import check_fields
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class TrainConfig:
         gradient_checkpointing: recompute the activations of Transformer blocks in the backward pass: less memory, a
             third more time
         compile: compile encoder, decoder and head with torch.compile: the first steps take long, later ones less
+        lora: rank of low-rank updates (LoRA, Hu et al. 2021) of the linear layers in the encoder's blocks, trained in
+            place of its pretrained weights; the weights that are saved have them added; none trains all weights
+        lora_alpha: factor of the updates, times their rank; the rank if none, hence a factor of 1
+        lora_dropout: dropout rate of the inputs of the updates
         probe_every: every N epochs, fit a linear probe on frozen features and log its validation accuracy; labels never
             reach the weights
         validate_every: optimizer steps between two validations, which then count as an epoch; none means a pass over
@@ -99,6 +103,9 @@ class TrainConfig:
     mixup: NonNegativeFloat = 0.0
     gradient_checkpointing: bool = False
     compile: bool = False
+    lora: PositiveInt | None = None
+    lora_alpha: PositiveFloat | None = None
+    lora_dropout: Fraction = 0.0
     probe_every: PositiveInt | None = None
     validate_every: PositiveInt | None = None
     patience: PositiveInt | None = None
@@ -118,6 +125,11 @@ class TrainConfig:
             raise OptionError(
                 f"--final-lr-ratio {self.final_lr_ratio}: only a cosine ends at a chosen learning rate; "
                 f"use --lr-schedule cosine, or --final-lr-ratio 0 with {self.lr_schedule}"
+            )
+        if self.lora is None and (self.lora_alpha is not None or self.lora_dropout):
+            name, value = ("alpha", self.lora_alpha) if self.lora_alpha is not None else ("dropout", self.lora_dropout)
+            raise OptionError(
+                f"--lora-{name} {value}: there are no low-rank updates; add --lora RANK, such as --lora 8"
             )
 
     @classmethod

@@ -34,6 +34,7 @@ from tstk.training.distributed import load_full_state_dict, max_over_processes, 
 from tstk.training.ema import EMA
 from tstk.training.interrupt import SavePoints
 from tstk.training.loader import BatchLoader, resolve_duration
+from tstk.training.lora import has_lora, remove_lora
 from tstk.training.metric_tracker import MetricTracker, check_finite
 from tstk.training.optim import lr_lambda
 from tstk.training.resume_store import ResumeStore
@@ -56,12 +57,14 @@ class FitResult(ShortRepr):
         best_metrics: metrics of the selected epoch; epoch 0 is a linear map on which training did not improve
         weights: state dict of that epoch with full tensors, which the pipeline has loaded
         seconds: wall time of training
+        trainable: number of parameters that were trained
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best_metrics: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    trainable: int = 0
 
 
 def fit(
@@ -102,6 +105,8 @@ class Trainer:
         check_config(config, data)
         if config.calibrate != "none" and pipeline.head is None:
             raise OptionError(f"--calibrate {config.calibrate}: only a classifier is calibrated; add --head linear")
+        if config.lora and not has_lora(pipeline):
+            raise OptionError(f"--lora {config.lora}: add the updates with tstk.training.lora.add_lora first")
         self.pipeline, self.data, self.config, self.resume_store = pipeline, data, config, resume_store
         self.accelerator = create_accelerator(config.device, config.precision)
         processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -230,11 +235,13 @@ class Trainer:
         """Load the best weights into the unwrapped pipeline and return the result."""
         unwrap_model(self.accelerator, self.train_step.model)
         state, seconds = self.state, self.state.seconds
+        trainable = sum(p.numel() for p in self.train_step.trainable.values())
+        remove_lora(self.pipeline)
         load_full_state_dict(self.pipeline, state.best_weights)
         self.pipeline.eval()
         for callback in self.callbacks.values():
             callback.on_fit_end(self.state)
-        return FitResult(state.history, state.best_metrics, state.best_weights, seconds)
+        return FitResult(state.history, state.best_metrics, state.best_weights, seconds, trainable)
 
     def _evaluate(self) -> dict[str, Any]:
         """Return the validation metrics of the current weights."""

@@ -69,7 +69,7 @@ def param_groups(
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in pipeline.named_parameters():
         if parameter.requires_grad:
-            matches = [path for path in overrides if _is_within(name, path)]
+            matches = [path for path in overrides if is_within(name, path)]
             group_lr = (overrides[max(matches, key=len)] if matches else lr) * lr_scale(name)
             groups.setdefault((group_lr, weight_decay if decay_all or name in decayed else 0.0), []).append(parameter)
     return [
@@ -88,13 +88,14 @@ def _parse_lr_override(pipeline: Pipeline, lr_override: tuple[str, ...]) -> dict
             overrides[path] = float(rate)
         except ValueError:
             raise OptionError(f"--lr-override {text}: expected PART=RATE, such as tokenizer=1e-5") from None
-        if not any(_is_within(name, path) for name in trainable):
+        if not any(is_within(name, path) for name in trainable):
             parts = dict.fromkeys(".".join(name.split(".")[:n]) for name in trainable for n in (1, 2))
             raise OptionError(f"--lr-override {text}: no trainable part has this name.{did_you_mean(path, parts)}")
     return overrides
 
 
-def _is_within(name: str, prefix: str) -> bool:
+def is_within(name: str, prefix: str) -> bool:
+    """Return whether a module or parameter is the one of this path, or inside it."""
     return name == prefix or name.startswith(prefix + ".")
 
 

@@ -60,6 +60,7 @@ from tstk.training.initialization import check_queries, describe_other_sources, 
 from tstk.training.interrupt import TrainingInterrupted
 from tstk.training.loader import describe_warm_up
 from tstk.training.loop import FitResult, fit
+from tstk.training.lora import add_lora, import_peft
 from tstk.training.memory import check_memory
 from tstk.training.resume_store import ResumeStore
 from tstk.training.small_data import read_data, resolve_defaults
@@ -80,6 +81,8 @@ def prepare_training(
     """
     if resume_from is None:
         validate_on_meta(config)
+    if rank := config.options("train")["lora"]:
+        import_peft(rank)  # refuse before data are read
     data = read_data(config)
     spec = data.spec
     spec = spec.replace(class_counts=count_classes(data.train.y, spec))
@@ -95,6 +98,8 @@ def prepare_training(
         notes += describe_other_sources(config, data)
         notes += init_pipeline_from_data(pipeline, config, data)
         notes += check_queries(pipeline, data)
+    lora_notes = add_lora(pipeline, config)
+    notes += lora_notes if resume_from is None else []
     train_config, small_data_note = resolve_defaults(TrainConfig.from_config(config), pipeline, data)
     warm_up_note = describe_warm_up(train_config, len(data.train))
     for note in filter(None, (*config.notes, *data.notes, *notes, small_data_note, warm_up_note)):
@@ -324,7 +329,7 @@ def _build_result(
         **baselines.to_dict(),
         selected=SelectedEpoch(fit_result.best_metrics["epoch"], len(fit_result.history), train_config.select_by),
         parameters=sum(p.numel() for p in pipeline.parameters()),
-        trainable=sum(p.numel() for p in pipeline.parameters() if p.requires_grad),
+        trainable=fit_result.trainable,
         seconds=0.0,
         training_seconds=round(fit_result.seconds, 2),
         split=data.split_description,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tstk.evaluation.probe import linear_probe_accuracy
 from tstk.training.callbacks import Callback
 from tstk.training.distributed import full_state_dict
+from tstk.training.lora import merge_lora
 
 if TYPE_CHECKING:
     from tstk.core.task import Task
@@ -39,7 +40,8 @@ class BestEpoch(Callback):
         elif score < self.best_score - self.tolerance:
             return
         state.best_metrics = metrics
-        state.best_weights = {k: v.cpu().clone() for k, v in full_state_dict(state.pipeline).items()}
+        weights = merge_lora(state.pipeline, full_state_dict(state.pipeline))
+        state.best_weights = {k: v.cpu().clone() for k, v in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score and its tolerance."""

@@ -32,7 +32,7 @@ class TrainState:
         is_done: whether training has ended and only the result remains to be written
         history: metrics of the finished epochs
         best_metrics: metrics of the best epoch so far
-        best_weights: its weights, with full tensors
+        best_weights: its weights, with full tensors, and with low-rank updates (`--lora`) added
         start_time: `time.perf_counter()` of the start of training, as if it had never been interrupted
     """
 

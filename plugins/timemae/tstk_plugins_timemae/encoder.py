@@ -101,6 +101,10 @@ class TimeMAEEncoder(Transformer):
                     self.get_parameter(name).fill_(1.0)
         self.config_overrides = {"pretrained": None, **self.sizes}
 
+    def pretrained_paths(self) -> tuple[str, ...]:
+        """Return the path of the layers; positions and projection are not part of a checkpoint."""
+        return ("stack",)
+
     def frozen_paths(self) -> tuple[str, ...]:
         """Return the paths of the layers that `freeze` selects."""
         if self.freeze == "all-but-norms":

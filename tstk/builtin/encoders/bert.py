@@ -187,7 +187,7 @@ class Bert(Encoder):
                 converted[ours] = value[0] if ours == "token_type" else value
         if "positions" in converted:
             converted["positions"] = self._resize_positions(converted["positions"], None)
-        names = [n for n, _ in self.named_parameters() if n.startswith(self._pretrained_prefixes())]
+        names = [n for n, _ in self.named_parameters() if n.startswith(self.pretrained_paths())]
         copy_parameters(self, converted, names, self.pretrained)
         self._init_from_words(state.get("embeddings.word_embeddings.weight"))
         self.config_overrides = {"pretrained": None, **self.architecture}
@@ -207,15 +207,19 @@ class Bert(Encoder):
         with torch.no_grad():
             self.words.copy_(table[torch.randperm(len(table))[: len(self.words)]])
 
+    def pretrained_paths(self) -> tuple[str, ...]:
+        """Return the paths of BERT's parameters, or of its layers alone with `part="layers"`."""
+        return ("stack",) if self.token_type is None else ("positions", "token_type", "norm", "stack")
+
     def frozen_paths(self) -> tuple[str, ...]:
         """Return the pretrained parameters that `freeze` selects."""
         if self.freeze == "all-but-norms":
-            return tuple(n for n in iter_non_norm_parameters(self) if n.startswith(self._pretrained_prefixes()))
-        return self._pretrained_prefixes() if self.freeze == "all" else ()
+            return tuple(n for n in iter_non_norm_parameters(self) if n.startswith(self.pretrained_paths()))
+        return self.pretrained_paths() if self.freeze == "all" else ()
 
     def lr_overrides(self) -> dict[str, float]:
         """Return `lr` for the pretrained parameters, if it is set."""
-        return {} if self.lr is None else dict.fromkeys(self._pretrained_prefixes(), self.lr)
+        return {} if self.lr is None else dict.fromkeys(self.pretrained_paths(), self.lr)
 
     def load_pretrained(self, state: Mapping[str, Tensor], old_spec: Spec) -> None:
         """Load a state dict strictly, after interpolating a position table of another size."""
@@ -226,9 +230,6 @@ class Bert(Encoder):
 
     def _lookup_positions(self, tokens: Tokens) -> Tensor:
         return F.embedding(tokens.grid_index + self.position_offset, self.positions)
-
-    def _pretrained_prefixes(self) -> tuple[str, ...]:
-        return ("stack",) if self.token_type is None else ("positions", "token_type", "norm", "stack")
 
     def _resize_positions(self, table: Tensor, old_spec: Spec | None) -> Tensor:
         """Interpolate a position table to this encoder's: over the grid if both have a row per token, else by rows."""

@@ -152,6 +152,7 @@ class HF(Encoder):
         x = self.out_project(model_output.last_hidden_state)
         return tokens.replace(values=x.masked_fill(invalid, 0))
 
+    @torch.no_grad()
     def init_from_pretrained(self) -> None:
         """Copy the checkpoint's weights, and set `config_overrides` so that rebuilding does not need the checkpoint.
 
@@ -169,6 +170,10 @@ class HF(Encoder):
             copy_parameters(self.model, state, [n for n, _ in self.model.named_parameters()], self.pretrained)
         sizes = dict.fromkeys(("pretrained", "architecture", "dim", "depth", "heads", "hidden"))
         self.config_overrides = {**sizes, "config": self.config.to_json_string(use_diff=False)}
+
+    def pretrained_paths(self) -> tuple[str, ...]:
+        """Return the path of the model; the projections before and after it are not part of a checkpoint."""
+        return ("model",)
 
     def frozen_paths(self) -> tuple[str, ...]:
         """Return the parameters of the model that `freeze` selects."""
