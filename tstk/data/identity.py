@@ -152,8 +152,16 @@ def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[
     Args:
         run_config: of the run
         data_root: folder to look up data sets by name in; None for that of the run
+
+    Raises:
+        DataError: its weights were imported, so it has no data
     """
     table = dict(run_config.values["data"])
+    if run_config.origin and not table.get("use"):
+        raise DataError(
+            f"{run_config.run_dir} was imported from {run_config.origin.get('file')}, so it has no data of its own; name "
+            "some with --data FILE, or train on them: tstk train --init-from RUN --data FILE"
+        )
     table["data_root"] = data_root or table.get("data_root")
     notes = []
     for key in ("use", *_SPLIT_OPTIONS):
