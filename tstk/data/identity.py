@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tstk.config.records import RunConfig
@@ -160,7 +161,7 @@ def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[
     if run_config.origin and not table.get("use"):
         raise DataError(
             f"{run_config.run_dir} was imported from {run_config.origin.get('file')}, so it has no data of its own; name "
-            "some with --data FILE, or train on them: tstk train --init-from RUN --data FILE"
+            f"some with --data FILE, or train on them: tstk train --init-from {quote(str(run_config.run_dir))} --data FILE"
         )
     table["data_root"] = data_root or table.get("data_root")
     notes = []
