@@ -42,6 +42,10 @@ _LIMITS = (
     "The scores are those of the test split of these data, once. Series of other sensors, people or times may be "
     "unlike them; score the model on labelled series of your own before you rely on it: {command}"
 )
+_LIMITS_OF_ORIGIN = (
+    "There are no scores of these weights here; score them on labelled series of your own before you rely on them: "
+    "{command}"
+)
 
 
 def push(
@@ -187,6 +191,9 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
     folders = _find_folders(config, result)
     data = escape_markdown(_shorten_paths(result.data, folders))
     command = f"tstk eval hf://{repo} --data FILE"
+    limits = _LIMITS.format(command=format_code(command))
+    if config.origin:
+        limits = _LIMITS_OF_ORIGIN.format(command=format_code(f"tstk probe hf://{repo} --data FILE"))
     is_pretraining = result.task == "pretraining"
     use = "embed" if is_pretraining else "predict"
     out = "embeddings.npz" if is_pretraining else "predictions.csv"
@@ -203,7 +210,7 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
         *("## How it was made", "", *format_code_block(_shorten_paths(result.command, folders)), ""),
         "The weights are those of the file; nothing was trained." if config.origin else _describe_training(result, folders),
         *("", ", ".join(f"{package} {version}" for package, version in result.versions.items()), ""),
-        *("## Limits", "", _LIMITS.format(command=format_code(command)), ""),
+        *("## Limits", "", limits, ""),
         *(["No licence was chosen for these weights."] if license is None else []),
     ]
     return "\n".join(lines).rstrip() + "\n"

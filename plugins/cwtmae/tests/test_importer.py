@@ -1,12 +1,11 @@
 """A checkpoint of the original becomes a run that computes the same."""
 
-import re
-
 import pytest
 import torch
 
 import tstk
 from benchmarks.published.cwtmae import CWTMAE
+from tests.support.checkpoints import rename
 from tstk.core.types import Series
 from tstk.errors import CheckpointError, OptionError
 from tstk.plugins.registry import get_registry
@@ -32,11 +31,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 def to_state_dict(model, head_dim, decoder_head_dim):
     """Return the state dict under the names of the original, with its rotary frequencies."""
-    state = {}
-    for name, value in model.state_dict().items():
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        state[name] = value
+    state = rename(model.state_dict(), NAMES)
     del state["wavelets"]
     for part, width in (("encoder", head_dim), ("decoder", decoder_head_dim)):
         state[f"rope_{part}.inv_freq"] = 10000 ** (-torch.arange(0, width, 2) / width)

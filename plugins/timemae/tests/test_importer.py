@@ -1,57 +1,22 @@
 """A checkpoint of the published program becomes a run that computes the same."""
 
-import re
-
 import pytest
 import torch
 
 import tstk
 from benchmarks.published.timemae import TimeMAE
+from tests.support.checkpoints import TIMEMAE_NAMES, make_timemae, rename
 from tstk.core.types import Series
 from tstk.errors import CheckpointError, OptionError
 from tstk.plugins.registry import get_registry
 from tstk.runs.importing import SourceTensors, build_importer, convert_checkpoint
 
-NAMES = (
-    (r"^project\.", "input_projection."),
-    (r"^positions\.", "position.pe."),
-    (r"^center\.", "tokenizer.center."),
-    (r"^encoder\.", "encoder.TRMs."),
-    (r"^teacher\.", "momentum_encoder.TRMs."),
-    (r"^decoder\.", "reg.layers."),
-    (r"\.attention\.linears\.", ".attn.linear_layers."),
-    (r"\.attention\.out\.", ".attn.output_linear."),
-    (r"\.mlp\.0\.", ".ffn.linear1."),
-    (r"\.mlp\.2\.", ".ffn.linear2."),
-    (r"\.skip([12])\.", r".skipconnect\1."),
-)
 SMALL = {"channels": 3, "length": 40, "window": 4, "dim": 16, "depth": 2, "decoder_depth": 1, "heads": 4, "codes": 12}
 
 
-def rename(state):
-    renamed = {}
-    for name, value in state.items():
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    return renamed
-
-
-def make_published(**sizes):
-    """Return the published program with large random weights, and its state dict under the published names."""
-    torch.manual_seed(0)
-    model = TimeMAE(**sizes).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2 if parameter.dim() else 0.7 + 0.1 * len(name) / 30)
-    state = rename(model.state_dict())
-    dim = sizes.get("dim", 64)
-    return model, state | {"predict_head.weight": torch.zeros(6, dim), "predict_head.bias": torch.zeros(6)}
-
-
-@pytest.fixture
-def imported(tmp_path):
-    model, state = make_published(**SMALL)
+@pytest.fixture(params=[SMALL, {}], ids=["small", "HAR"])
+def imported(tmp_path, request):
+    model, state = make_timemae(**request.param)
     torch.save(state, tmp_path / "pretrain_model.pkl")
     notes = []
     tstk_run = tstk.import_run("timemae", tmp_path / "pretrain_model.pkl", tmp_path / "run", print_fn=notes.append)
@@ -62,18 +27,19 @@ def imported(tmp_path):
 def test_tokens_encoder_predictions_and_codewords_are_those_of_the_program(imported):
     model, run, _ = imported
     pipeline = tstk.load(run.run_dir)
-    x = torch.randn(5, 3, 40, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(5, pipeline.spec.channels, pipeline.spec.length, generator=torch.Generator().manual_seed(1))
     tokens = pipeline.tokenize(Series(x, sample_id=torch.arange(5))).tokens
     content = model.project(x).transpose(1, 2)
     torch.testing.assert_close(tokens.values, content, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
         pipeline.loss.codeword_classifier(tokens.values), model.center(content), atol=1e-5, rtol=1e-5
     )
-    is_masked = torch.zeros(5, 10, dtype=torch.bool)
+    is_masked = torch.zeros(content.shape[:2], dtype=torch.bool)
     is_masked[:, [0, 3, 4, 9]] = True
+    visible = [i for i in range(content.shape[1]) if i not in (0, 3, 4, 9)]
     encoded = pipeline.encoder(tokens.select(~is_masked))
     placed = content + model.positions.weight
-    expected = model.encoder(placed[:, [1, 2, 5, 6, 7, 8]])
+    expected = model.encoder(placed[:, visible])
     torch.testing.assert_close(encoded.values, expected, atol=1e-5, rtol=1e-5)
     predictions = pipeline.decoder(encoded, tokens.select(is_masked), pipeline.encoder.pos_embed)
     queries = (model.mask_token + model.positions.weight[[0, 3, 4, 9]]).expand(5, -1, -1)
@@ -83,8 +49,9 @@ def test_tokens_encoder_predictions_and_codewords_are_those_of_the_program(impor
 
 
 def test_what_is_left_of_the_file_is_said(imported):
-    _, run, notes = imported
-    assert any("left: momentum_encoder.* (36 tensors): the teacher" in note for note in notes)
+    model, run, notes = imported
+    count = len(model.teacher.state_dict())
+    assert any(f"left: momentum_encoder.* ({count} tensors): the teacher" in note for note in notes)
     assert any("left: predict_head.* (2 tensors)" in note for note in notes)
     assert any("number of heads; 4 as published" in note for note in notes)
     assert run.task == "pretraining"
@@ -93,7 +60,7 @@ def test_what_is_left_of_the_file_is_said(imported):
 def test_a_checkpoint_of_the_published_size_fits_the_published_pipeline():
     with torch.device("meta"):
         model = TimeMAE()
-    source = SourceTensors("har.pt", rename(model.state_dict()))
+    source = SourceTensors("har.pt", rename(model.state_dict(), TIMEMAE_NAMES))
     importer = build_importer(get_registry().find("importer", "timemae"), {})
     converted, config = convert_checkpoint(importer, source, "timemae")
     assert (converted.spec.channels, converted.spec.length) == (9, 128)
@@ -120,7 +87,7 @@ def test_a_checkpoint_of_the_published_size_fits_the_published_pipeline():
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_the_name_of_the_tensor(change, error, message, tmp_path):
-    state = make_published(**SMALL)[1] | change
+    state = make_timemae(**SMALL)[1] | change
     torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "x.pt")
     with pytest.raises(error, match=message):
         tstk.import_run("timemae", tmp_path / "x.pt", tmp_path / "run", heads=4 if change else 3)

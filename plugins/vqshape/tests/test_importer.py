@@ -1,6 +1,5 @@
 """A Lightning checkpoint of VQShape becomes a run that computes the same."""
 
-import re
 from argparse import Namespace
 
 import pytest
@@ -9,6 +8,7 @@ from torch.nn import functional as F
 
 import tstk
 from benchmarks.published.vqshape import SHORTEST, VQShape
+from tests.support.checkpoints import rename
 from tstk.config.records import RunConfig
 from tstk.core.types import Series
 from tstk.errors import CheckpointError, OptionError
@@ -30,6 +30,7 @@ NAMES = (
     (r"^out\.", "decoder.out_layer."),
     (r"^shape_decoder\.(5|9)\.", r"shape_decoder.layers.\1.conv."),
     (r"^shape_decoder\.", "shape_decoder.layers."),
+    (r"layers\.layers\.", "layers."),
     (r"\.skip\.", ".channel_up."),
 )
 SMALL = {"dim": 64, "codes": 32, "heads": 4, "depth": 1, "decoder_depth": 1, "width": 32}
@@ -38,12 +39,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 def to_state_dict(model):
     """Return the state dict under the published names, as Lightning has it."""
-    state = {}
-    for name, value in model.state_dict().items():
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        state[f"model.{name.replace('layers.layers.', 'layers.')}"] = value
-    return state
+    return {f"model.{name}": value for name, value in rename(model.state_dict(), NAMES).items()}
 
 
 def make_published(**sizes):

@@ -14,6 +14,7 @@ from tstk.plugins.registry import get_registry
 from tstk.runs.importing import SourceTensors, build_importer, convert_checkpoint
 
 STRIDES = {4: (2, 2), 8: (2, 2, 2), 12: (2, 2, 3), 16: (2, 2, 2, 2)}
+SMALL = {"hidden": 16, "res_hidden": 8, "dim": 8, "codes": 32}
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -75,14 +76,15 @@ class Published(nn.Module):
         return ids, x
 
 
+@pytest.mark.parametrize("sizes", [SMALL, {}], ids=["small", "published"])
 @pytest.mark.parametrize("factor", [4, 8, 12, 16])
 @pytest.mark.parametrize("kind", ["totem", "time-series-tokenizer"])
 @torch.no_grad()
-def test_codes_and_reconstructions_are_those_of_the_program(kind, factor, tmp_path):
+def test_codes_and_reconstructions_are_those_of_the_program(kind, factor, sizes, tmp_path):
     torch.manual_seed(factor)
-    model = Published(factor, hidden=16, res_hidden=8, dim=8, codes=32).eval()
-    vectors = model.encode(torch.randn(32, 1, 96).cumsum(-1)).flatten(0, 1)  # so that the codes are in use
-    model.vq._embedding.weight.copy_(vectors[torch.randperm(len(vectors))[:32]])
+    model = Published(factor, **sizes).eval()
+    vectors = model.encode(torch.randn(48, 1, 96).cumsum(-1)).flatten(0, 1)  # so that the codes are in use
+    model.vq._embedding.weight.copy_(vectors[torch.randperm(len(vectors))[: len(model.vq._embedding.weight)]])
     torch.save({"model_state_dict": model.state_dict(), "epoch": 3}, tmp_path / "x.pth.tar")
     run = tstk.import_run(kind, tmp_path / "x.pth.tar", tmp_path / "run", length=96)
     pipeline = tstk.load(run.run_dir)
@@ -109,7 +111,7 @@ def test_a_checkpoint_of_the_published_size_fits_the_published_pipeline(factor, 
 
 
 def test_running_sums_of_the_codebook_are_left_and_said(tmp_path):
-    state = Published(4, hidden=16, res_hidden=8, dim=8, codes=32).state_dict()
+    state = Published(4, **SMALL).state_dict()
     torch.save(state | {"vq._ema_w": torch.zeros(32, 8), "vq._ema_cluster_size": torch.zeros(32)}, tmp_path / "x.pt")
     notes = []
     tstk.import_run("totem", tmp_path / "x.pt", tmp_path / "run", print_fn=notes.append)
@@ -124,7 +126,7 @@ def test_a_whole_module_is_refused_and_the_message_says_how_to_save_its_tensors(
 
 
 def test_a_checkpoint_of_several_channels_is_refused(tmp_path):
-    state = Published(4, hidden=16, res_hidden=8, dim=8, codes=32).state_dict()
+    state = Published(4, **SMALL).state_dict()
     torch.save(state | {"encoder._conv_1.weight": torch.zeros(8, 2, 4)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"down.0.weight is \[8, 2, 4\] in the file; expected \[8, 1, 4\]"):
         tstk.import_run("totem", tmp_path / "x.pt", tmp_path / "run")
