@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,8 +22,8 @@ def file(tstk):
 
 def test_options_of_the_importer_are_in_the_help_and_torch_is_not_imported(tstk):
     assert "IMPORTER names the program" in tstk("import", "--help").stdout
-    assert "importer timemae" not in tstk("import", "--help").stdout
-    assert "importer timemae" in tstk("import", "timemae", "--help").stdout
+    assert "─ importer" not in tstk("import", "--help").stdout
+    assert "─ importer timemae ─" in tstk("import", "timemae", "--help").stdout
     assert "--decoder-heads" in tstk("import", "--out", "timemae", "cwtmae", "--help").stdout
     code = (
         "import sys; from click.testing import CliRunner; from tstk.cli import cli\n"
@@ -37,11 +38,21 @@ def test_a_run_is_written_and_what_is_left_and_what_to_do_next_is_printed(tstk, 
     assert done.exit_code == 0, done.output
     assert "left: momentum_encoder.* (36 tensors)" in done.stderr
     assert "tell the number of heads" not in done.stderr
+    assert "use it with: tstk embed runs/a --data FILE" in done.stdout
     assert "tstk train --init-from runs/a --data FILE --head linear" in done.stdout
     config = RunConfig.read("runs/a")
     assert (config.origin["options"], config.options("encoder")["heads"]) == ({"heads": 2}, 2)
     assert config.command == "tstk import timemae x.pt --heads 2 --out runs/a"
-    assert json.loads(tstk("list", "importers", "--json").stdout)
+    assert "timemae" in [entry["name"] for entry in json.loads(tstk("list", "importers", "--json").stdout)]
+
+
+def test_a_classifier_is_imported_and_predicts_its_classes(tstk, file):
+    done = tstk("import", "timemae", file, "--classes", "a,b,c,d,e,f", "--out", "runs/a")
+    assert "use it with: tstk predict runs/a --data FILE" in done.stdout
+    np.savez("x.npz", X=np.random.default_rng(0).normal(size=(8, 3, 40)), y=np.array(list("abcdefab")))
+    done = tstk("eval", "runs/a", "--data", "x.npz", "--json")
+    assert done.exit_code == 0, done.output
+    assert 0 <= json.loads(done.stdout)["test"]["accuracy"] <= 1
 
 
 @pytest.mark.parametrize(

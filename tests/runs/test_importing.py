@@ -147,7 +147,7 @@ def test_code_in_a_file_is_never_run(write, tmp_path):
 
 def test_a_pickled_module_is_refused_with_what_saves_its_tensors(tmp_path):
     file = save(tmp_path, Windows(), "model.pth")
-    with pytest.raises(CheckpointError, match=r"\(.*Windows\); .*torch.load\('model.pth', weights_only=False\)") as caught:
+    with pytest.raises(CheckpointError, match=r"\(.*Windows\); .*torch.load\('model.pth'") as caught:
         tstk.import_run("windows", file, tmp_path / "run", **SIZES)
     command = str(caught.value).rpartition(": ")[2]
     script = f"import os, torch\nos.chdir({str(tmp_path)!r})\n{command}"
@@ -235,7 +235,7 @@ def test_random_numbers_of_the_caller_are_not_drawn(tmp_path):
 
 def test_a_command_without_data_says_that_an_imported_run_has_none(tmp_path):
     tstk.import_run("windows", save(tmp_path, make_state()), tmp_path / "run", **SIZES)
-    with pytest.raises(DataError, match=r"imported from x.pt, so it has no data of its own; name some with --data FILE"):
+    with pytest.raises(DataError, match=r"imported from x.pt, so it has no data of its own; name some with"):
         embed(tmp_path / "run")
 
 

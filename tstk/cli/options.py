@@ -157,9 +157,9 @@ class ReaderCommand(rich_click.RichCommand):
 
 
 class ImporterCommand(rich_click.RichCommand):
-    """Command whose argument KIND names an importer, and whose function receives the importer's options that were typed.
+    """Command an argument of which names an importer, and whose function receives those of its options that were typed.
 
-    The options of the importer are options of the command, as `--heads`.
+    They are options of the command, as `--heads`.
     """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:

@@ -159,9 +159,10 @@ def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[
     """
     table = dict(run_config.values["data"])
     if run_config.origin and not table.get("use"):
+        run = run_config.run_dir
         raise DataError(
-            f"{run_config.run_dir} was imported from {run_config.origin.get('file')}, so it has no data of its own; name "
-            f"some with --data FILE, or train on them: tstk train --init-from {quote(str(run_config.run_dir))} --data FILE"
+            f"{run} was imported from {run_config.origin.get('file')}, so it has no data of its own; name some with "
+            f"--data FILE, or train on them: tstk train --init-from {quote(str(run))} --data FILE"
         )
     table["data_root"] = data_root or table.get("data_root")
     notes = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +180,9 @@ def _to_bert_names(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """
     prefixes = {match[1] for key in state if (match := _FIRST_LAYER.fullmatch(key))}
     if len(prefixes) != 1:
-        found = f"several models: {shorten_names(sorted(prefixes))}" if prefixes else f"no layers of BERT: {shorten_names(state)}"
-        raise CheckpointError(f"the weights of {name!r} hold {found}; save the state_dict() of one BertModel")
+        models, names = shorten_names(sorted(prefixes)), shorten_names(state)
+        problem = f"several models: {models}" if prefixes else f"no layers of BERT: {names}"
+        raise CheckpointError(f"the weights of {name!r} hold {problem}; save the state_dict() of one BertModel")
     prefix = prefixes.pop()
     return {_rename_legacy_key(key.removeprefix(prefix)): v for key, v in state.items() if key.startswith(prefix)}
 

@@ -208,7 +208,9 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
         *("", *format_code_block(f"tstk {use} hf://{repo} --data FILE --out {out}"), ""),
         *_render_scores(result),
         *("## How it was made", "", *format_code_block(_shorten_paths(result.command, folders)), ""),
-        "The weights are those of the file; nothing was trained." if config.origin else _describe_training(result, folders),
+        "The weights are those of the file; nothing was trained."
+        if config.origin
+        else _describe_training(result, folders),
         *("", ", ".join(f"{package} {version}" for package, version in result.versions.items()), ""),
         *("## Limits", "", limits, ""),
         *(["No licence was chosen for these weights."] if license is None else []),

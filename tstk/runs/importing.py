@@ -8,6 +8,7 @@ parameter of the pipeline comes from the file.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from tstk.plugins.signature import read_signature
 from tstk.runs.build import build_pipeline, use_meta_device
 from tstk.runs.checkpoint import collect_versions, save_run_config, save_weights
 
+_LOGGER = logging.getLogger("tstk")
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and Lightning put before every name."""
 
@@ -88,7 +90,7 @@ class SourceTensors:
         words = (name.removeprefix(prefix).partition(".")[0] for name in self._tensors if name.startswith(prefix))
         return sorted({int(word) for word in words if word.isdigit()})
 
-    def take(self, name: str, shape: Sequence[int] | None = None) -> Tensor:
+    def pop(self, name: str, shape: Sequence[int] | None = None) -> Tensor:
         """Return a tensor as float32.
 
         Args:
@@ -113,26 +115,26 @@ class SourceTensors:
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"{self.path}: {name} claims more numbers than the file holds; save it contiguous")
         if not tensor.isfinite().all():
-            raise CheckpointError(f"{self.path}: {name} holds values that are not finite, so the model computes nothing")
+            raise CheckpointError(f"{self.path}: {name} holds values that are not finite, as after diverging")
         return tensor.float()
 
-    def take_layers(self, names: Mapping[str, str]) -> dict[str, Tensor]:
+    def pop_layers(self, names: Mapping[str, str]) -> dict[str, Tensor]:
         """Return weights and biases under the names of the pipeline.
 
         Args:
             names: layer of the pipeline -> layer of the file; a layer of the file may have no bias
 
         Raises:
-            CheckpointError: see `take`
+            CheckpointError: see `pop`
         """
         weights = {}
         for layer, source in names.items():
-            weights[f"{layer}.weight"] = self.take(f"{source}.weight")
+            weights[f"{layer}.weight"] = self.pop(f"{source}.weight")
             if f"{source}.bias" in self._tensors:
-                weights[f"{layer}.bias"] = self.take(f"{source}.bias")
+                weights[f"{layer}.bias"] = self.pop(f"{source}.bias")
         return weights
 
-    def take_stacked(self, weight: str, bias: str, layers: Sequence[str]) -> dict[str, Tensor]:
+    def pop_stacked(self, weight: str, bias: str, layers: Sequence[str]) -> dict[str, Tensor]:
         """Return weights and biases of layers that the file has as one map, such as query, key and value.
 
         Args:
@@ -141,16 +143,16 @@ class SourceTensors:
             layers: of the pipeline, in the order of the rows, all with as many outputs
 
         Raises:
-            CheckpointError: see `take`; or the rows are not a multiple of the layers
+            CheckpointError: see `pop`; or the rows are not a multiple of the layers
         """
         if (rows := self.get_shape(weight, "outputs, inputs")[0]) % len(layers):
             raise CheckpointError(f"{self.path}: {weight} has {rows} rows; expected a multiple of {len(layers)}")
-        weights = zip(layers, self.take(weight).chunk(len(layers)), strict=True)
-        taken = {f"{layer}.weight": part for layer, part in weights}
+        weights = zip(layers, self.pop(weight).chunk(len(layers)), strict=True)
+        state = {f"{layer}.weight": part for layer, part in weights}
         if bias in self._tensors:
-            biases = zip(layers, self.take(bias, (rows,)).chunk(len(layers)), strict=True)
-            taken |= {f"{layer}.bias": part for layer, part in biases}
-        return taken
+            biases = zip(layers, self.pop(bias, (rows,)).chunk(len(layers)), strict=True)
+            state |= {f"{layer}.bias": part for layer, part in biases}
+        return state
 
     def leave(self, prefix: str, reason: str) -> None:
         """Leave the tensors whose names begin with a prefix; the user is told why.
@@ -175,8 +177,8 @@ class SourceTensors:
         if unknown:
             listed = shorten_names(f"{name} {_format_shape(self._tensors[name].shape)}" for name in unknown)
             raise CheckpointError(
-                f"{self.path}: no part of the pipeline takes {listed}; this is another program, or a version of it that "
-                "is not known"
+                f"{self.path}: no part of the pipeline takes {listed}; this is another program, or an unknown version "
+                "of it"
             )
         dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in self._tensors.values())
         self.notes += [
@@ -203,6 +205,7 @@ class ImportedModel:
         config: name of a config that a plugin ships, whose options hold where `tables` has none; empty for none
         resize: samples to which the program resamples every series, or None
         split_channels: the program takes each channel as a series of its own, so that data may have any channels
+        classes: names of the classes, in the order of the outputs, if it is a classifier
     """
 
     spec: Spec
@@ -211,6 +214,7 @@ class ImportedModel:
     config: str = ""
     resize: int | None = None
     split_channels: bool = False
+    classes: tuple[str, ...] = ()
 
 
 class Importer:
@@ -240,7 +244,7 @@ def import_run(
     out: str | Path | None = None,
     *,
     command: str = "",
-    print_fn: Callable[[str], None] = lambda line: None,
+    print_fn: Callable[[str], None] = _LOGGER.info,
     **options: Any,
 ) -> RunResult:
     """Write a run with the weights of a checkpoint that another program wrote.
@@ -252,7 +256,7 @@ def import_run(
         file: the checkpoint, a file of torch.save or safetensors
         out: the run directory to create; None creates one under `runs/`, named after the importer and the file
         command: the command line that repeats this, for the record
-        print_fn: called with each note for the user
+        print_fn: called with each note for the user; the default logs them at level INFO
         options: of the importer, which `tstk show importer NAME` shows
 
     Raises:
@@ -354,7 +358,7 @@ def convert_checkpoint(importer: Importer, source: SourceTensors, name: str) -> 
     model = importer.convert(source)
     source.check_all_used()
     layers = [(model.config, read_toml(find_config(model.config)))] if model.config else []
-    data = {"resize": model.resize, "split_channels": model.split_channels}
+    data = {**model.tables.get("data", {}), "resize": model.resize, "split_channels": model.split_channels}
     config = resolve_config(*layers, (f"importer {name}", {**model.tables, "data": data}))
     del config.values["data"]["use"], config.sources["data.use"]  # there are no data
     with use_meta_device():
@@ -377,8 +381,8 @@ def _check_weights(
     for name, value in weights.items():
         if name not in expected:
             raise CheckpointError(
-                f"{path}: the pipeline has no {name} {_format_shape(value.shape)}, which the file gives; it was trained "
-                "with an option that is not known"
+                f"{path}: the pipeline has no {name} {_format_shape(value.shape)}, which the file gives; it is of an "
+                "unknown version of the program"
             )
         if value.shape != expected[name].shape:
             raise CheckpointError(
@@ -390,10 +394,17 @@ def _check_weights(
 def _describe_input(model: ImportedModel) -> dict[str, Any]:
     """Return the schema of the input, see `DataModule.input_schema`; channels are numbered."""
     return {
-        **{"task": None, "classes": [], "target_names": [], "label_separator": None},
+        "task": model.spec.task,
+        "classes": list(model.classes),
+        "target_names": [],
+        "label_separator": None,
         "channels": [str(i) for i in range(model.spec.channels)],
-        **{"length": model.spec.length, "horizon": None, "resize": model.resize, "cut_length": None},
-        **{"split_channels": model.split_channels, "offset": None},
+        "length": model.spec.length,
+        "horizon": None,
+        "resize": model.resize,
+        "cut_length": None,
+        "split_channels": model.split_channels,
+        "offset": None,
     }
 
 
@@ -404,7 +415,7 @@ def _build_result(
     count = sum(p.numel() for p in pipeline.parameters())
     return RunResult(
         run_dir=folder,
-        task="pretraining",
+        task=pipeline.spec.task or "pretraining",
         data=origin["file"],
         test={},
         val={},
@@ -423,5 +434,3 @@ def _build_result(
 
 def _format_shape(shape: Sequence[int]) -> str:
     return f"[{', '.join(map(str, shape))}]"
-
-

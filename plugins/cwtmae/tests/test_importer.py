@@ -106,8 +106,11 @@ def test_another_number_of_heads_than_the_frequencies_tell_is_refused():
     [
         ({"rope_encoder.inv_freq": torch.ones(8)}, "are not the frequencies of base 10000"),
         ({"blocks.0.attn.qkv.weight": torch.zeros(191, 64)}, "has 191 rows; expected a multiple of 3"),
-        ({"pos_embed": torch.zeros(1, 80, 64)}, "pos_embed has 79 cells, which are no grid of the 4 rows"),
-        ({"decoder_pos_embed": torch.zeros(1, 77, 32)}, r"decoder.table is \[76, 32\] in the file; expected \[80, 32\]"),
+        ({"pos_embed": torch.zeros(1, 80, 64)}, "pos_embed has 79 cells, no multiple of the 4 rows"),
+        (
+            {"decoder_pos_embed": torch.zeros(1, 77, 32)},
+            r"decoder.table is \[76, 32\] in the file; expected \[80",
+        ),
         ({"rope_decoder.inv_freq": None}, "has no rope_decoder.inv_freq, which tells the number of heads"),
     ],
 )

@@ -47,12 +47,14 @@ class CWTMAEImporter(Importer):
         cells = source.get_shape("pos_embed", "1, cells + 1, dim")[1] - 1
         if cells % rows:
             raise CheckpointError(
-                f"{source.path}: pos_embed has {cells} cells, which are no grid of the {rows} rows of time_reducer.0.weight"
+                f"{source.path}: pos_embed has {cells} cells, no multiple of the {rows} rows of time_reducer.0.weight"
             )
         depth = source.count("blocks.{}.attn.qkv.weight")
         decoder_depth = source.count("decoder_blocks.{}.attn.qkv.weight")
         heads = _infer_heads(source, "rope_encoder.inv_freq", dim, self.heads, "--heads")
-        decoder_heads = _infer_heads(source, "rope_decoder.inv_freq", decoder_dim, self.decoder_heads, "--decoder-heads")
+        decoder_heads = _infer_heads(
+            source, "rope_decoder.inv_freq", decoder_dim, self.decoder_heads, "--decoder-heads"
+        )
         common = {"positions": "learned+rotary", "rope": self.rope, "cls_pos_embed": True}
         return ImportedModel(
             spec=Spec(channels=1, length=cells // rows * patch_time),
@@ -84,25 +86,25 @@ class CWTMAEImporter(Importer):
                 },
                 "pipeline": {"channels": "independent"},
             },
-            weights=_take_weights(source, depth, decoder_depth, rows),
+            weights=_pop_weights(source, depth, decoder_depth, rows),
             split_channels=True,
         )
 
 
-def _take_weights(source: SourceTensors, depth: int, decoder_depth: int, rows: int) -> dict[str, Tensor]:
+def _pop_weights(source: SourceTensors, depth: int, decoder_depth: int, rows: int) -> dict[str, Tensor]:
     """Return the weights of the pipeline."""
-    cls_pos_embed, table = _split_positions(source.take("pos_embed"), rows)
-    decoder_cls_pos_embed, decoder_table = _split_positions(source.take("decoder_pos_embed"), rows)
+    cls_pos_embed, table = _split_positions(source.pop("pos_embed"), rows)
+    decoder_cls_pos_embed, decoder_table = _split_positions(source.pop("decoder_pos_embed"), rows)
     weights = {
-        "tokenizer.project.weight": source.take("patch_embed.proj.weight").flatten(1),
-        "tokenizer.project.bias": source.take("patch_embed.proj.bias"),
-        "encoder.cls": source.take("cls_token"),
+        "tokenizer.project.weight": source.pop("patch_embed.proj.weight").flatten(1),
+        "tokenizer.project.bias": source.pop("patch_embed.proj.bias"),
+        "encoder.cls": source.pop("cls_token"),
         "encoder.cls_pos_embed": cls_pos_embed[None],
         "encoder.table": table,
         "decoder.cls_pos_embed": decoder_cls_pos_embed,
         "decoder.table": decoder_table,
-        "decoder.mask_token": source.take("mask_token").flatten(),
-        **source.take_layers(
+        "decoder.mask_token": source.pop("mask_token").flatten(),
+        **source.pop_layers(
             {
                 "tokenizer.norm": "patch_embed.norm",
                 "encoder.stack.norm": "norm",
@@ -115,13 +117,13 @@ def _take_weights(source: SourceTensors, depth: int, decoder_depth: int, rows: i
         ),
     }
     for i in range(depth):
-        weights |= _take_block(source, f"encoder.stack.blocks.{i}", f"blocks.{i}")
+        weights |= _pop_block(source, f"encoder.stack.blocks.{i}", f"blocks.{i}")
     for i in range(decoder_depth):
-        weights |= _take_block(source, f"decoder.stack.blocks.{i}", f"decoder_blocks.{i}")
+        weights |= _pop_block(source, f"decoder.stack.blocks.{i}", f"decoder_blocks.{i}")
     return weights
 
 
-def _take_block(source: SourceTensors, block: str, published: str) -> dict[str, Tensor]:
+def _pop_block(source: SourceTensors, block: str, published: str) -> dict[str, Tensor]:
     """Return the weights of a block, whose MLP has linear layers or low-rank ones."""
     names = {"attention_norm": "norm1", "mlp_norm": "norm2", "attention.out": "attn.proj"}
     if f"{published}.mlp.0.v.weight" in source:
@@ -129,9 +131,9 @@ def _take_block(source: SourceTensors, block: str, published: str) -> dict[str, 
     else:
         names |= {"mlp.up": "mlp.0", "mlp.down": "mlp.3"}
     layers = [f"{block}.attention.{name}" for name in ("query", "key", "value")]
-    return source.take_layers(
+    return source.pop_layers(
         {f"{block}.{ours}": f"{published}.{theirs}" for ours, theirs in names.items()}
-    ) | source.take_stacked(f"{published}.attn.qkv.weight", f"{published}.attn.qkv.bias", layers)
+    ) | source.pop_stacked(f"{published}.attn.qkv.weight", f"{published}.attn.qkv.bias", layers)
 
 
 def _split_positions(table: Tensor, rows: int) -> tuple[Tensor, Tensor]:
@@ -144,7 +146,7 @@ def _split_positions(table: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     return table[0, :1], table[0, 1:].unflatten(0, (rows, -1)).transpose(0, 1).flatten(0, 1)
 
 
-def _infer_heads(source: SourceTensors, name: str, dim: int, given: int | None, flag: str) -> int:
+def _infer_heads(source: SourceTensors, name: str, dim: int, option: int | None, flag: str) -> int:
     """Return the number of heads, which the rotary frequencies of one head tell, half as many as its channels.
 
     Raises:
@@ -152,18 +154,18 @@ def _infer_heads(source: SourceTensors, name: str, dim: int, given: int | None, 
         OptionError: the file has none and no number is given, or another one is
     """
     if name not in source:
-        if given is None:
+        if option is None:
             raise OptionError(f"{source.path} has no {name}, which tells the number of heads; give it with {flag}")
-        return given
-    frequencies = source.take(name)
+        return option
+    frequencies = source.pop(name)
     pairs = len(frequencies)
     if not frequencies.is_meta:
         expected = _BASE ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
         if not torch.allclose(frequencies, expected, rtol=1e-2):
             raise CheckpointError(f"{source.path}: {name} are not the frequencies of base {_BASE:g}")
     heads = dim // (2 * pairs)
-    if given not in (None, heads):
-        raise OptionError(f"{flag} {given}: {source.path} has {heads} heads, by the length of {name}")
+    if option not in (None, heads):
+        raise OptionError(f"{flag} {option}: {source.path} has {heads} heads, by the length of {name}")
     return heads
 
 

@@ -57,6 +57,28 @@ def test_what_is_left_of_the_file_is_said(imported):
     assert run.task == "pretraining"
 
 
+@torch.no_grad()
+def test_a_fine_tuned_checkpoint_is_a_classifier_with_named_classes(tmp_path):
+    model, state = make_timemae(**SMALL)
+    head = torch.nn.Linear(16, 3)
+    state |= {"predict_head.weight": head.weight, "predict_head.bias": head.bias}
+    torch.save(state, tmp_path / "model.pkl")
+    notes, names = [], ("walking", "sitting", "lying")
+    run = tstk.import_run(
+        "timemae", tmp_path / "model.pkl", tmp_path / "run", classes=names, heads=4, print_fn=notes.append
+    )
+    assert run.task == "classification"
+    assert [note.partition(":")[0] for note in notes] == ["left"] * 4
+    x = torch.randn(50, 3, 40)
+    encoded = model.encoder(model.project(x).transpose(1, 2) + model.positions.weight)
+    logits = head(encoded.mean(1))
+    prediction = tstk.load(run.run_dir).predict(x)
+    torch.testing.assert_close(torch.tensor(prediction.probabilities).float(), logits.softmax(-1), atol=1e-5, rtol=1e-5)
+    assert list(prediction.labels) == [names[i] for i in logits.argmax(-1)]
+    with pytest.raises(OptionError, match=r"--classes names 2 classes; .*model.pkl has 3"):
+        tstk.import_run("timemae", tmp_path / "model.pkl", tmp_path / "other", classes=names[:2])
+
+
 def test_a_checkpoint_of_the_published_size_fits_the_published_pipeline():
     with torch.device("meta"):
         model = TimeMAE()

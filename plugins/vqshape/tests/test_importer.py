@@ -122,7 +122,7 @@ def test_hyper_parameters_that_contradict_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="records 2, 4 heads for its parts"):
         tstk.import_run("vqshape", path, tmp_path / "run")
     path = save(model, tmp_path / "x.ckpt", num_transformer_enc_heads=4)
-    with pytest.raises(OptionError, match="--heads 8: .* records 4"):
+    with pytest.raises(OptionError, match=r"--heads 8: .* records 4"):
         tstk.import_run("vqshape", path, tmp_path / "run", heads=8)
 
 

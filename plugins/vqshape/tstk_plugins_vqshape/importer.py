@@ -24,7 +24,7 @@ class VQShapeImporter(Importer):
 
     All sizes but the heads follow from names and shapes. Besides tensors such a file holds hyper-parameters, an
     `argparse.Namespace`, which is the only class that is allowed. A token of the original is [code, mean, scale, start,
-    length], here [code, start, length, mean, scale], so the columns of the layer that reads tokens are permuted. The run
+    length], here [code, start, length, mean, scale], so the columns of the layer that reads tokens are permuted. A run
     takes each channel as a series of its own, resampled to the length of the model, and normalizes series one by one.
 
     Args:
@@ -48,7 +48,7 @@ class VQShapeImporter(Importer):
         }
         decoder_depth = source.count("decoder.transformer.layers.{}.self_attn.in_proj_weight")
         heads = _infer_heads(source, self.heads)
-        shape_weights, shape_sizes = _take_shape_decoder(source)
+        shape_weights, shape_sizes = _pop_shape_decoder(source)
         sizes = {"dim": dim, "patch": patch, "tokens": tokens, "codes": codes, "code_dim": code_dim, "heads": heads}
         return ImportedModel(
             spec=Spec(channels=1, length=patches * patch),
@@ -57,13 +57,13 @@ class VQShapeImporter(Importer):
                 "tokenizer": {"use": "vqshape", **sizes, **depths, **shape_sizes},
                 "decoder": {"use": "vqshape", "dim": dim, "depth": decoder_depth, "heads": heads},
             },
-            weights=_take_weights(source, **depths, decoder_depth=decoder_depth, code_dim=code_dim) | shape_weights,
+            weights=_pop_weights(source, **depths, decoder_depth=decoder_depth, code_dim=code_dim) | shape_weights,
             resize=patches * patch,
             split_channels=True,
         )
 
 
-def _infer_heads(source: SourceTensors, given: int | None) -> int:
+def _infer_heads(source: SourceTensors, option: int | None) -> int:
     """Return the number of heads: that given, that recorded, or the published one.
 
     Raises:
@@ -73,74 +73,74 @@ def _infer_heads(source: SourceTensors, given: int | None) -> int:
     recorded = {int(source.settings[name]) for name in _HEADS if isinstance(source.settings.get(name), int)}
     if len(recorded) > 1:
         raise CheckpointError(
-            f"{source.path} records {', '.join(map(str, sorted(recorded)))} heads for its parts, and a run has one number"
+            f"{source.path} records {', '.join(map(str, sorted(recorded)))} heads for its parts; a run has one number"
         )
-    if recorded and given not in (None, *recorded):
-        raise OptionError(f"--heads {given}: {source.path} records {recorded.pop()}")
-    if not recorded and given is None:
+    if recorded and option not in (None, *recorded):
+        raise OptionError(f"--heads {option}: {source.path} records {recorded.pop()}")
+    if not recorded and option is None:
         source.notes.append(f"the file does not tell the number of heads; {_PUBLISHED_HEADS} as published, or --heads")
-    return given or next(iter(recorded), _PUBLISHED_HEADS)
+    return option or next(iter(recorded), _PUBLISHED_HEADS)
 
 
-def _take_weights(
+def _pop_weights(
     source: SourceTensors, depth: int, query_depth: int, decoder_depth: int, code_dim: int
 ) -> dict[str, Tensor]:
     """Return all weights but those of the shape decoder."""
-    token_map = source.take("attr_encoder.project.weight")
+    token_map = source.pop("attr_encoder.project.weight")
     code, mean_scale, place = token_map.split([code_dim, 2, token_map.shape[1] - code_dim - 2], 1)
     weights = {
-        "tokenizer.table": source.take("encoder.pos_embed.positional_embeddings.weight"),
-        "tokenizer.queries": source.take("tokenizer.tokens")[0],
-        "tokenizer.codebook.codes": source.take("codebook.embedding.weight"),
+        "tokenizer.table": source.pop("encoder.pos_embed.positional_embeddings.weight"),
+        "tokenizer.queries": source.pop("tokenizer.tokens")[0],
+        "tokenizer.codebook.codes": source.pop("codebook.embedding.weight"),
         "decoder.in_proj.weight": torch.cat([code, place, mean_scale], 1),
-        "decoder.in_proj.bias": source.take("attr_encoder.project.bias"),
-        "decoder.cls": source.take("decoder.cls_token").flatten(),
-        **source.take_layers(
+        "decoder.in_proj.bias": source.pop("attr_encoder.project.bias"),
+        "decoder.cls": source.pop("decoder.cls_token").flatten(),
+        **source.pop_layers(
             {"tokenizer.patch_embed": "encoder.input_project", "decoder.out_proj": "decoder.out_layer"}
         ),
     }
     for i in range(depth):
-        weights |= _take_block(source, f"tokenizer.stack.blocks.{i}", f"encoder.transformer.layers.{i}")
+        weights |= _pop_block(source, f"tokenizer.stack.blocks.{i}", f"encoder.transformer.layers.{i}")
     for i in range(decoder_depth):
-        weights |= _take_block(source, f"decoder.stack.blocks.{i}", f"decoder.transformer.layers.{i}")
+        weights |= _pop_block(source, f"decoder.stack.blocks.{i}", f"decoder.transformer.layers.{i}")
     for i in range(query_depth):
-        weights |= _take_query_block(source, f"tokenizer.query_blocks.{i}", f"tokenizer.transformer.layers.{i}")
+        weights |= _pop_query_block(source, f"tokenizer.query_blocks.{i}", f"tokenizer.transformer.layers.{i}")
     for ours, theirs in _ATTRIBUTES.items():
         first, *rest = source.list_indices(f"attr_decoder.{theirs}.layers.") or [0]
         mlp = f"tokenizer.attribute_decoder.mlps.{ours}"
         layers = {f"{mlp}.0": first, f"{mlp}.2": rest[-1] if rest else first + 2}
-        weights |= source.take_layers({k: f"attr_decoder.{theirs}.layers.{i}" for k, i in layers.items()})
+        weights |= source.pop_layers({k: f"attr_decoder.{theirs}.layers.{i}" for k, i in layers.items()})
     return weights
 
 
-def _take_block(source: SourceTensors, block: str, published: str) -> dict[str, Tensor]:
+def _pop_block(source: SourceTensors, block: str, published: str) -> dict[str, Tensor]:
     """Return the weights of a layer of torch's encoder."""
     layers = {"attention_norm": "norm1", "mlp.up": "linear1", "mlp.down": "linear2", "mlp_norm": "norm2"}
-    return source.take_layers(
+    return source.pop_layers(
         {f"{block}.{ours}": f"{published}.{theirs}" for ours, theirs in layers.items()}
-    ) | _take_attention(source, f"{block}.attention", f"{published}.self_attn")
+    ) | _pop_attention(source, f"{block}.attention", f"{published}.self_attn")
 
 
-def _take_query_block(source: SourceTensors, block: str, published: str) -> dict[str, Tensor]:
+def _pop_query_block(source: SourceTensors, block: str, published: str) -> dict[str, Tensor]:
     """Return the weights of a layer of torch's decoder."""
     layers = {"norms.0": "norm1", "norms.1": "norm2", "norms.2": "norm3", "mlp.up": "linear1", "mlp.down": "linear2"}
     return {
-        **source.take_layers({f"{block}.{ours}": f"{published}.{theirs}" for ours, theirs in layers.items()}),
-        **_take_attention(source, f"{block}.self_attn", f"{published}.self_attn"),
-        **_take_attention(source, f"{block}.cross_attn", f"{published}.multihead_attn"),
+        **source.pop_layers({f"{block}.{ours}": f"{published}.{theirs}" for ours, theirs in layers.items()}),
+        **_pop_attention(source, f"{block}.self_attn", f"{published}.self_attn"),
+        **_pop_attention(source, f"{block}.cross_attn", f"{published}.multihead_attn"),
     }
 
 
-def _take_attention(source: SourceTensors, attention: str, published: str) -> dict[str, Tensor]:
+def _pop_attention(source: SourceTensors, attention: str, published: str) -> dict[str, Tensor]:
     """Return the weights of torch's attention, which stacks query, key and value."""
     layers = [f"{attention}.{name}" for name in ("query", "key", "value")]
     return {
-        **source.take_stacked(f"{published}.in_proj_weight", f"{published}.in_proj_bias", layers),
-        **source.take_layers({f"{attention}.out": f"{published}.out_proj"}),
+        **source.pop_stacked(f"{published}.in_proj_weight", f"{published}.in_proj_bias", layers),
+        **source.pop_layers({f"{attention}.out": f"{published}.out_proj"}),
     }
 
 
-def _take_shape_decoder(source: SourceTensors) -> tuple[dict[str, Tensor], dict[str, int]]:
+def _pop_shape_decoder(source: SourceTensors) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Return the weights of the shape decoder, and its sizes.
 
     Its layers are numbered with those that have no weights between them, so they are told apart by what they hold: a
@@ -172,5 +172,5 @@ def _take_shape_decoder(source: SourceTensors) -> tuple[dict[str, Tensor], dict[
         names |= {f"{ours}.body.{i}": f"{index}.block.{i}" for i in (0, 2, 3, 5)}
         if f"{prefix}.{index}.channel_up.weight" in source:
             names[f"{ours}.skip"] = f"{index}.channel_up"
-    weights = source.take_layers({f"tokenizer.shape_decoder.{k}": f"{prefix}.{v}" for k, v in names.items()})
+    weights = source.pop_layers({f"tokenizer.shape_decoder.{k}": f"{prefix}.{v}" for k, v in names.items()})
     return weights, {"shape_width": width, "points": outputs // width * 16, "smooth": smooth}

@@ -48,8 +48,8 @@ class TOTEMImporter(Importer):
             "encoder._residual_stack._layers.0._block.1.weight", "residual width, hidden, kernel"
         )
         weights = {
-            "tokenizer.codebook.codes": source.take("vq._embedding.weight", (codes, dim)),
-            **source.take_layers(_map_layers(factor, res_layers)),
+            "tokenizer.codebook.codes": source.pop("vq._embedding.weight", (codes, dim)),
+            **source.pop_layers(_map_layers(factor, res_layers)),
         }
         source.leave("vq._", "running sums of the codebook, with which it cannot be trained further")
         sizes = {"codes": codes, "dim": dim, "hidden": hidden, "res_hidden": res_hidden, "res_layers": res_layers}

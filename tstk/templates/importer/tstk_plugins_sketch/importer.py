@@ -28,5 +28,5 @@ class Sketch(Importer):
                 "loss": {"use": "reconstruct"},
                 "decoder": {"use": "linear"},
             },
-            weights=source.take_layers({"tokenizer.project": "embed", "decoder.project": "output"}),
+            weights=source.pop_layers({"tokenizer.project": "embed", "decoder.project": "output"}),
         )
