@@ -32,8 +32,8 @@ class TimeMAEImporter(Importer):
     encoder, decoder, codewords and mask token are those of the file. The teacher is left, since a run has none, and
     training starts one from the encoder. So is the classifier, which pretraining does not train.
 
-    With the names of the classes, the run is a classifier instead, as after fine-tuning: tokenizer, encoder and the linear
-    classifier of the mean of all tokens. What only pretraining uses is left then.
+    With the names of the classes, the run is a classifier instead, as after fine-tuning: tokenizer, encoder and the
+    linear classifier of the mean of all tokens. What only pretraining uses is left then.
 
     Args:
         heads: attention heads of encoder and decoder, which the file does not tell; 4 as published if none
