@@ -331,15 +331,14 @@ def read_source(path: Path, safe_classes: Sequence[type] = ()) -> SourceTensors:
     return SourceTensors(path, tensors, dict(_iter_settings(settings)))
 
 
-def _iter_settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield names and values of nested dicts and of objects with attributes, such as argparse's."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _iter_settings(inner, str(key))
-    elif isinstance(value, bool | int | float | str):
+def _iter_settings(value: Any, name: str = "", depth: int = 4) -> Iterator[tuple[str, Any]]:
+    """Yield names and values of dicts, and of objects with attributes such as argparse's, nested up to a depth."""
+    if isinstance(value, bool | int | float | str):
         yield name, value
-    elif hasattr(value, "__dict__") and not isinstance(value, Tensor):
-        yield from _iter_settings(vars(value))
+        return
+    inner = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+    for key, setting in inner.items() if depth and not isinstance(value, Tensor) else ():
+        yield from _iter_settings(setting, str(key), depth - 1)
 
 
 def convert_checkpoint(importer: Importer, source: SourceTensors, name: str) -> tuple[ImportedModel, Config]:

@@ -5,7 +5,7 @@ import torch
 
 import tstk
 from benchmarks.published.cwtmae import CWTMAE
-from tests.support.checkpoints import rename
+from tests.support.checkpoints import list_accepted_changes, rename
 from tstk.core.types import Series
 from tstk.errors import CheckpointError, OptionError
 from tstk.plugins.registry import get_registry
@@ -109,7 +109,7 @@ def test_another_number_of_heads_than_the_frequencies_tell_is_refused():
         ({"pos_embed": torch.zeros(1, 80, 64)}, "pos_embed has 79 cells, no multiple of the 4 rows"),
         (
             {"decoder_pos_embed": torch.zeros(1, 77, 32)},
-            r"decoder.table is \[76, 32\] in the file; expected \[80",
+            r"decoder_pos_embed is \[1, 77, 32\]; expected \[1, 81, 32\]",
         ),
         ({"rope_decoder.inv_freq": None}, "has no rope_decoder.inv_freq, which tells the number of heads"),
     ],
@@ -119,3 +119,9 @@ def test_a_file_that_does_not_fit_is_refused_with_the_name_of_the_tensor(change,
     torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "x.pth")
     with pytest.raises((CheckpointError, OptionError), match=message):
         tstk.import_run("cwtmae", tmp_path / "x.pth", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_tensor_that_is_missing_or_of_another_shape_is_refused():
+    state = {k: v for k, v in to_state_dict(make_published(), 16, 8).items() if not k.startswith("rope_")}
+    assert list_accepted_changes("cwtmae", state, heads=4, decoder_heads=4) == []

@@ -86,15 +86,27 @@ class CWTMAEImporter(Importer):
                 },
                 "pipeline": {"channels": "independent"},
             },
-            weights=_pop_weights(source, depth, decoder_depth, rows),
+            weights=_pop_weights(source, (depth, decoder_depth), (dim, decoder_dim), rows, cells),
             split_channels=True,
         )
 
 
-def _pop_weights(source: SourceTensors, depth: int, decoder_depth: int, rows: int) -> dict[str, Tensor]:
-    """Return the weights of the pipeline."""
-    cls_pos_embed, table = _split_positions(source.pop("pos_embed"), rows)
-    decoder_cls_pos_embed, decoder_table = _split_positions(source.pop("decoder_pos_embed"), rows)
+def _pop_weights(
+    source: SourceTensors, depths: tuple[int, int], dims: tuple[int, int], rows: int, cells: int
+) -> dict[str, Tensor]:
+    """Return the weights of the pipeline.
+
+    Args:
+        source: of the checkpoint
+        depths: of encoder and decoder
+        dims: widths of encoder and decoder
+        rows: of the grid of patches
+        cells: of the grid
+    """
+    cls_pos_embed, table = _split_positions(source.pop("pos_embed", (1, cells + 1, dims[0])), rows)
+    decoder_cls_pos_embed, decoder_table = _split_positions(
+        source.pop("decoder_pos_embed", (1, cells + 1, dims[1])), rows
+    )
     weights = {
         "tokenizer.project.weight": source.pop("patch_embed.proj.weight").flatten(1),
         "tokenizer.project.bias": source.pop("patch_embed.proj.bias"),
@@ -103,7 +115,7 @@ def _pop_weights(source: SourceTensors, depth: int, decoder_depth: int, rows: in
         "encoder.table": table,
         "decoder.cls_pos_embed": decoder_cls_pos_embed,
         "decoder.table": decoder_table,
-        "decoder.mask_token": source.pop("mask_token").flatten(),
+        "decoder.mask_token": source.pop("mask_token", (1, 1, dims[1])).flatten(),
         **source.pop_layers(
             {
                 "tokenizer.norm": "patch_embed.norm",
@@ -116,9 +128,9 @@ def _pop_weights(source: SourceTensors, depth: int, decoder_depth: int, rows: in
             }
         ),
     }
-    for i in range(depth):
+    for i in range(depths[0]):
         weights |= _pop_block(source, f"encoder.stack.blocks.{i}", f"blocks.{i}")
-    for i in range(decoder_depth):
+    for i in range(depths[1]):
         weights |= _pop_block(source, f"decoder.stack.blocks.{i}", f"decoder_blocks.{i}")
     return weights
 
@@ -157,8 +169,10 @@ def _infer_heads(source: SourceTensors, name: str, dim: int, option: int | None,
         if option is None:
             raise OptionError(f"{source.path} has no {name}, which tells the number of heads; give it with {flag}")
         return option
+    (pairs,) = source.get_shape(name, "pairs of channels")
     frequencies = source.pop(name)
-    pairs = len(frequencies)
+    if dim % (2 * pairs):
+        raise CheckpointError(f"{source.path}: {name} is [{pairs}], and twice as many do not divide the width {dim}")
     if not frequencies.is_meta:
         expected = _BASE ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
         if not torch.allclose(frequencies, expected, rtol=1e-2):

@@ -5,7 +5,7 @@ import torch
 
 import tstk
 from benchmarks.published.timemae import TimeMAE
-from tests.support.checkpoints import TIMEMAE_NAMES, make_timemae, rename
+from tests.support.checkpoints import TIMEMAE_NAMES, list_accepted_changes, make_timemae, rename
 from tstk.core.types import Series
 from tstk.errors import CheckpointError, OptionError
 from tstk.plugins.registry import get_registry
@@ -114,3 +114,12 @@ def test_a_file_that_does_not_fit_is_refused_with_the_name_of_the_tensor(change,
     with pytest.raises(error, match=message):
         tstk.import_run("timemae", tmp_path / "x.pt", tmp_path / "run", heads=4 if change else 3)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_tensor_that_is_missing_or_of_another_shape_is_refused():
+    accepted = list_accepted_changes("timemae", make_timemae(**SMALL)[1])
+    # those that a run has no place for, and the table of positions, whose rows tell the length
+    assert [c for c in accepted if not c.startswith(("momentum_encoder.", "predict_head."))] == [
+        "position.pe.weight: doubled"
+    ]

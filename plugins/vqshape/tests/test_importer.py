@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import tstk
 from benchmarks.published.vqshape import SHORTEST, VQShape
-from tests.support.checkpoints import rename
+from tests.support.checkpoints import list_accepted_changes, rename
 from tstk.config.records import RunConfig
 from tstk.core.types import Series
 from tstk.errors import CheckpointError, OptionError
@@ -150,3 +150,9 @@ def test_another_shape_decoder_is_refused(tmp_path):
     torch.save({"state_dict": content}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="1 convolutions after upsampling; expected 2 of each"):
         tstk.import_run("vqshape", tmp_path / "x.ckpt", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_tensor_that_is_missing_or_of_another_shape_is_refused():
+    state = {name.removeprefix("model."): value for name, value in to_state_dict(make_published(**SMALL)).items()}
+    assert list_accepted_changes("vqshape", state, heads=4) == []

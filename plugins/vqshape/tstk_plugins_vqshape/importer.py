@@ -86,15 +86,17 @@ def _pop_weights(
     source: SourceTensors, depth: int, query_depth: int, decoder_depth: int, code_dim: int
 ) -> dict[str, Tensor]:
     """Return all weights but those of the shape decoder."""
-    token_map = source.pop("attr_encoder.project.weight")
-    code, mean_scale, place = token_map.split([code_dim, 2, token_map.shape[1] - code_dim - 2], 1)
+    dim, _ = source.get_shape("attr_encoder.project.weight", "dim, code width + 4")
+    _, tokens, _ = source.get_shape("tokenizer.tokens", "1, tokens, dim")
+    token_map = source.pop("attr_encoder.project.weight", (dim, code_dim + 4))
+    code, mean_scale, place = token_map.split([code_dim, 2, 2], 1)
     weights = {
         "tokenizer.table": source.pop("encoder.pos_embed.positional_embeddings.weight"),
-        "tokenizer.queries": source.pop("tokenizer.tokens")[0],
+        "tokenizer.queries": source.pop("tokenizer.tokens", (1, tokens, dim))[0],
         "tokenizer.codebook.codes": source.pop("codebook.embedding.weight"),
         "decoder.in_proj.weight": torch.cat([code, place, mean_scale], 1),
         "decoder.in_proj.bias": source.pop("attr_encoder.project.bias"),
-        "decoder.cls": source.pop("decoder.cls_token").flatten(),
+        "decoder.cls": source.pop("decoder.cls_token", (1, 1, dim)).flatten(),
         **source.pop_layers(
             {"tokenizer.patch_embed": "encoder.input_project", "decoder.out_proj": "decoder.out_layer"}
         ),

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from tstk_plugins_vqvae.importer import _DOWN, _UP
 
 import tstk
+from tests.support.checkpoints import list_accepted_changes
 from tstk.config.records import RunConfig
 from tstk.core.types import Series
 from tstk.errors import CheckpointError
@@ -130,3 +131,8 @@ def test_a_checkpoint_of_several_channels_is_refused(tmp_path):
     torch.save(state | {"encoder._conv_1.weight": torch.zeros(8, 2, 4)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"down.0.weight is \[8, 2, 4\] in the file; expected \[8, 1, 4\]"):
         tstk.import_run("totem", tmp_path / "x.pt", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_tensor_that_is_missing_or_of_another_shape_is_refused():
+    assert list_accepted_changes("totem", Published(4, **SMALL).state_dict()) == []
