@@ -183,6 +183,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(content, message,
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_beside_the_weights_is_said(tmp_path):
+    notes = []
+    content = {"state_dict": make_state(), "epoch": 3, "score": torch.ones(()), "optimizer": {"lr": 0.1}}
+    run = tstk.import_run("windows", save(tmp_path, content), tmp_path / "run", print_fn=notes.append, **SIZES)
+    assert notes == ["left: epoch, score, optimizer: beside the weights"]
+    assert run.command == f"tstk.import_run('windows', '{tmp_path / 'x.pt'}', channels=2, windows=5)"
+
+
 def test_what_an_importer_leaves_is_said(tmp_path):
     notes = []
     state = make_state() | {"optimizer.step": torch.zeros(()), "optimizer.mean": torch.zeros(3)}

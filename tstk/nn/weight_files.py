@@ -76,7 +76,8 @@ def find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict, tensors by name")
-    if tensors := _select_tensors(content):
+    is_nested = any(_select_tensors(content.get(key)) for key in STATE_KEYS)  # maybe beside a tensor, such as a score
+    if not is_nested and (tensors := _select_tensors(content)):
         return tensors
     nested = {str(key): tensors for key, value in content.items() if (tensors := _select_tensors(value))}
     key = next((key for key in STATE_KEYS if key in nested), next(iter(nested)) if len(nested) == 1 else None)

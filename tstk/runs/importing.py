@@ -255,7 +255,7 @@ def import_run(
         kind: name of the importer, which `tstk list importers` shows
         file: the checkpoint, a file of torch.save or safetensors
         out: the run directory to create; None creates one under `runs/`, named after the importer and the file
-        command: the command line that repeats this, for the record
+        command: the command line that repeats this, for the record; that of Python if empty
         print_fn: called with each note for the user; the default logs them at level INFO
         options: of the importer, which `tstk show importer NAME` shows
 
@@ -266,6 +266,8 @@ def import_run(
         FileError: the file cannot be read, or the run cannot be written
     """
     entry, path = get_registry().find("importer", kind), Path(file)
+    arguments = [repr(kind), repr(str(file)), *(f"{name}={value!r}" for name, value in options.items())]
+    command = command or f"tstk.import_run({', '.join(arguments)})"
     importer = build_importer(entry, options)
     run_dir = next(suggest_run_dirs(f"{entry.name}-{path.stem}")) if out is None else check_new_run_dir(out)
     source = read_source(path, importer.safe_classes)
@@ -324,11 +326,19 @@ def read_source(path: Path, safe_classes: Sequence[type] = ()) -> SourceTensors:
     """
     content = load_weight_file(path, safe_classes)
     tensors = find_state_dict(content, path)
+    others = [str(key) for key, value in content.items() if str(key) not in tensors and not _holds(value, tensors)]
     for prefix in _WRAPPER_PREFIXES * 2:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    settings = content.get("hyper_parameters") if isinstance(content, Mapping) else None
-    return SourceTensors(path, tensors, dict(_iter_settings(settings)))
+    source = SourceTensors(path, tensors, dict(_iter_settings(content.get("hyper_parameters"))))
+    if others:
+        source.notes.append(f"left: {shorten_names(others)}: beside the weights")
+    return source
+
+
+def _holds(value: Any, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a value of a file is the dict that has these tensors."""
+    return isinstance(value, Mapping) and tensors.keys() <= set(map(str, value))
 
 
 def _iter_settings(value: Any, name: str = "", depth: int = 4) -> Iterator[tuple[str, Any]]:
