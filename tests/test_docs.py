@@ -8,7 +8,9 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+import torch
 
+from tests.support.checkpoints import make_timemae
 from tests.support.hub_server import use_hub
 from tstk.config.recipe import read_recipe
 from tstk.data.datasets import WindowDataset
@@ -83,6 +85,9 @@ def test_the_examples_of_a_page_work(page, tmp_path, monkeypatch, request):
     blocks, absent, namespace = list(examples(page)), set(), {"__name__": "example"}
     if page.name == "hub.md":
         request.getfixturevalue("hub")
+    if page.name == "import.md":
+        for name in ("pretrain_model.pkl", "model.pkl"):
+            torch.save(make_timemae()[1], name)
     if page.name == "your-data.md":
         copytree(YOUR_DATA, tmp_path, dirs_exist_ok=True)
     output = ""

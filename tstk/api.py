@@ -23,10 +23,11 @@ from tstk.plugins.registry import get_registry
 from tstk.report.hub import push
 from tstk.runs.build import build_component
 from tstk.runs.checkpoint import initialize_for_training, load
+from tstk.runs.importing import import_run
 from tstk.training.callbacks import Callback
 from tstk.training.runs import prepare_training, resume_run, train
 
-__all__ = ["build", "build_component", "fit", "list_components", "load", "push", "resume"]
+__all__ = ["build", "build_component", "fit", "import_run", "list_components", "load", "push", "resume"]
 
 logger = logging.getLogger("tstk")
 logger.addHandler(logging.NullHandler())

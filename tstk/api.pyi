@@ -13,6 +13,7 @@ from tstk.core.types import Spec
 from tstk.report.hub import push as push
 from tstk.runs.build import build_component as build_component
 from tstk.runs.checkpoint import load as load
+from tstk.runs.importing import import_run as import_run
 from tstk.training.callbacks import Callback
 
 @overload

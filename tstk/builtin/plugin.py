@@ -137,6 +137,7 @@ _COMMANDS = {
     "codebook": "Plot the codes of a run and their usage",
     "report": "Write an HTML report of a run",
     "push": "Share a run on the Hugging Face hub",
+    "import": "Turn the weights of a published program into a run",
     "list": "List components by kind",
     "show": "Show a component's options, shapes and paper",
     "config": "List, show and copy configs",
@@ -174,4 +175,5 @@ def tstk_entries() -> Iterator[Entry]:
     for name, (suffixes, summary) in _READERS.items():
         yield Entry("reader", name, f"tstk.data.readers.{name}:read", summary, frozenset(suffixes.split()))
     for name, summary in _COMMANDS.items():
-        yield Entry("command", name, f"tstk.cli.commands.{name}:command", summary)
+        module = "import_run" if name == "import" else name  # a keyword of Python
+        yield Entry("command", name, f"tstk.cli.commands.{module}:command", summary)

@@ -32,7 +32,7 @@ from tstk.config.resolve import (
     resolve_config,
 )
 from tstk.config.toml import read_toml
-from tstk.errors import OptionError, TstkError, get_close_matches
+from tstk.errors import OptionError, TstkError, UnknownNameError, get_close_matches
 from tstk.plugins.hooks import SLOTS
 from tstk.plugins.registry import get_registry
 from tstk.plugins.signature import Option, read_signature
@@ -153,6 +153,46 @@ class ReaderCommand(rich_click.RichCommand):
         options = {param.key.partition(".")[2]: ctx.params.pop(param.name) for param in ctx.meta.get(_OPTIONS_KEY, ())}
         if (name := ctx.params.get("reader")) is not None:
             ctx.params["reader"] = None if name == "none" else {"use": name, **options}
+        return super().invoke(ctx)
+
+
+class ImporterCommand(rich_click.RichCommand):
+    """Command an argument of which names an importer, and whose function receives those of its options that were typed.
+
+    They are options of the command, as `--heads`.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's static options and those of the importer."""
+        static = super().get_params(ctx)
+        return [*static[:-1], *ctx.meta.get(_OPTIONS_KEY, ()), *static[-1:]]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Find the importer among the arguments, build its options, then parse."""
+        ctx.meta[COMMAND_LINE_KEY] = shlex.join([*ctx.command_path.split(), *args])
+        values = [value for name, value in _scan_options(args) if name == "out"]
+        for word in args:
+            with suppress(UnknownNameError):
+                if word in values:
+                    continue
+                entry = get_registry().find("importer", word)
+                options = read_signature(entry.target).options.values()
+                panel = f"importer {entry.name}"
+                ctx.meta[_OPTIONS_KEY] = [_build_option(o.name, o, o.default, panel) for o in options]
+                break
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as e:
+            raise OptionError(_explain_unknown_option(ctx, e.option_name)) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Gather the options of the importer that were typed, then call the function."""
+        typed = {}
+        for param in ctx.meta.get(_OPTIONS_KEY, ()):
+            value = ctx.params.pop(param.name)
+            if ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE:
+                typed[param.key] = value
+        ctx.params["options"] = typed
         return super().invoke(ctx)
 
 

@@ -56,6 +56,7 @@ class RunConfig:
         command: command that repeats the run
         local: dotted table -> where the class of a component that belongs to no plugin came from
         data_files: path, size and hash of each file of the data, see `tstk.data.identity`
+        origin: of imported weights: importer, name of the file, its SHA-256 and the options; empty if they were trained
     """
 
     run_dir: Path
@@ -71,6 +72,7 @@ class RunConfig:
     command: str
     local: dict[str, dict[str, str]] = field(default_factory=dict)
     data_files: list[dict[str, Any]] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         components = ", ".join(f"{table}={use!r}" for table in self.values if (use := self.component(table)))
@@ -134,6 +136,7 @@ class RunConfig:
         refuse_later_format(content, FORMAT_VERSION, str(run_dir))
         values: dict[str, Any] = {f.name: content.get(_KEYS.get(f.name, f.name)) for f in fields(cls)}
         values |= {"local": content.get("local", {}), "data_files": content.get("data_files", [])}
+        values |= {"origin": content.get("origin", {})}
         record = cls(**{**values, "run_dir": Path(run_dir)})
         if not _has_declared_types(record) or not all(
             isinstance(t, dict) and isinstance(t.get("use", ""), str) for t in record.values.values()

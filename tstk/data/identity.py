@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tstk.config.records import RunConfig
@@ -152,8 +153,17 @@ def find_run_data(run_config: RunConfig, data_root: str | None = None) -> tuple[
     Args:
         run_config: of the run
         data_root: folder to look up data sets by name in; None for that of the run
+
+    Raises:
+        DataError: its weights were imported, so it has no data
     """
     table = dict(run_config.values["data"])
+    if run_config.origin and not table.get("use"):
+        run = run_config.run_dir
+        raise DataError(
+            f"{run} was imported from {run_config.origin.get('file')}, so it has no data of its own; name some with "
+            f"--data FILE, or train on them: tstk train --init-from {quote(str(run))} --data FILE"
+        )
     table["data_root"] = data_root or table.get("data_root")
     notes = []
     for key in ("use", *_SPLIT_OPTIONS):

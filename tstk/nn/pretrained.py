@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from tstk.errors import CheckpointError, OptionError
 from tstk.files import check_readable
+from tstk.nn.weight_files import MAX_NAMED, find_state_dict, load_weight_file, shorten_names
 
 _LAYER_NAMES = {
     "attention.self.query": "attention.query",
@@ -33,13 +33,9 @@ _LAYER_NAMES = {
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, in order of preference; beside each there may be an index of shards instead."""
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "module")
-"""Keys under which training scripts save a state dict together with other things."""
 _FIRST_LAYER = re.compile(r"(.*?)(encoder\.layer\.\d+\.attention\.self\.query\.weight)")
 _EPS = 1e-12
 """Of BERT's normalisation, where config.json does not give it, as those of the first release do not."""
-MAX_NAMED = 5
-"""Faulty tensors that a message names."""
 
 
 def read_bert_config(name: str) -> dict[str, Any]:
@@ -130,7 +126,7 @@ def load_bert_weights(name: str) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for path in _find_weight_files(name):
-        state |= _load_tensors(path)
+        state |= find_state_dict(load_weight_file(path), path)
     return _to_bert_names(state, name)
 
 
@@ -176,63 +172,6 @@ def _fetch_shard(name: str, shard: str, index_path: Path) -> Path:
     return path
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    """Load the tensors of one file by name.
-
-    Raises:
-        CheckpointError: the file is damaged, is something else, or holds no tensors
-    """
-    from safetensors.torch import load_file
-
-    check_readable(path)
-    with path.open("rb") as file:
-        start = file.read(512).lstrip().lower()
-    if not start:
-        raise CheckpointError(f"{path} is empty; download it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a pointer of Git LFS, not the weights; run 'git lfs pull' in its repository")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(f"{path} is a web page, not weights; download the file itself")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an unpickler may raise anything on damaged bytes
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
-            raise CheckpointError(
-                f"{path} holds more than tensors, and other objects are never loaded; save its state_dict() alone"
-            ) from None
-        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:200]
-        raise CheckpointError(f"{path} is damaged: {reason}; download it again") from None
-    return _find_state_dict(content, path)
-
-
-def _find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a dict, or of the one dict of tensors in it.
-
-    Raises:
-        CheckpointError: there is none, or there are several
-    """
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict, tensors by name")
-    if tensors := _select_tensors(content):
-        return tensors
-    nested = {str(key): tensors for key, value in content.items() if (tensors := _select_tensors(value))}
-    key = next((key for key in _STATE_KEYS if key in nested), next(iter(nested)) if len(nested) == 1 else None)
-    if key is None:
-        raise CheckpointError(
-            f"{path} holds {'several state dicts' if nested else 'no state dict'}; its keys are "
-            f"{_shorten(map(str, content))}; save one state_dict() alone"
-        )
-    return nested[key]
-
-
-def _select_tensors(content: Any) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
-        return {}
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-
-
 def _to_bert_names(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Remove what stands before BERT's names, and what does not belong to it.
 
@@ -241,17 +180,11 @@ def _to_bert_names(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """
     prefixes = {match[1] for key in state if (match := _FIRST_LAYER.fullmatch(key))}
     if len(prefixes) != 1:
-        found = f"several models: {_shorten(sorted(prefixes))}" if prefixes else f"no layers of BERT: {_shorten(state)}"
-        raise CheckpointError(f"the weights of {name!r} hold {found}; save the state_dict() of one BertModel")
+        models, names = shorten_names(sorted(prefixes)), shorten_names(state)
+        problem = f"several models: {models}" if prefixes else f"no layers of BERT: {names}"
+        raise CheckpointError(f"the weights of {name!r} hold {problem}; save the state_dict() of one BertModel")
     prefix = prefixes.pop()
     return {_rename_legacy_key(key.removeprefix(prefix)): v for key, v in state.items() if key.startswith(prefix)}
-
-
-def _shorten(names: Iterable[str]) -> str:
-    """Return the first of some names, and the number of others."""
-    listed = list(names)
-    more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
-    return ", ".join(listed[:MAX_NAMED]) + more
 
 
 def convert_bert_layers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ SLOTS = ("tokenizer", "encoder", "decoder", "head", "loss")
 KINDS = (
     *SLOTS,
     *("task", "reader", "config", "recipe", "command", "callback", "probe", "report", "kernel"),
-    *("masking", "augmentation", "tracker"),
+    *("masking", "augmentation", "tracker", "importer"),
 )
 
 LOCAL = "local"

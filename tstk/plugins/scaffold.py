@@ -36,6 +36,7 @@ _ENTRIES = {
     "masking": ("masking:mask_earliest", "The earliest tokens"),
     "augmentation": ("augmentation:flip_sign", "Negate series at random"),
     "tracker": ("tracker:create_tracker", "Append metrics to a file of text"),
+    "importer": ("importer:Sketch", "A linear layer over windows, and one back to samples"),
 }
 """Kind -> target inside the package, summary, and what it provides, if anything."""
 
@@ -52,6 +53,7 @@ _TRIAL_COMMANDS = {
     "masking": "tstk train --loss masked --loss.policy NAME --dry-run",
     "augmentation": "tstk train --augment NAME --steps 20",
     "tracker": "tstk train --trackers NAME --steps 20",
+    "importer": "tstk import NAME YOUR-FILE.pt",
 }
 
 

@@ -42,6 +42,10 @@ _LIMITS = (
     "The scores are those of the test split of these data, once. Series of other sensors, people or times may be "
     "unlike them; score the model on labelled series of your own before you rely on it: {command}"
 )
+_LIMITS_OF_ORIGIN = (
+    "There are no scores of these weights here; score them on labelled series of your own before you rely on them: "
+    "{command}"
+)
 
 
 def push(
@@ -187,14 +191,16 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
     folders = _find_folders(config, result)
     data = escape_markdown(_shorten_paths(result.data, folders))
     command = f"tstk eval hf://{repo} --data FILE"
+    limits = _LIMITS.format(command=format_code(command))
+    if config.origin:
+        limits = _LIMITS_OF_ORIGIN.format(command=format_code(f"tstk probe hf://{repo} --data FILE"))
     is_pretraining = result.task == "pretraining"
     use = "embed" if is_pretraining else "predict"
     out = "embeddings.npz" if is_pretraining else "predictions.csv"
     lines = [
         *(*metadata, *(f"- {tag}" for tag in tags), "---", ""),
         *(f"# {escape_markdown(repo)}", ""),
-        f"{result.task.capitalize()} of {data}, {_describe_input(config, is_pretraining)}. Trained with tstk: {model}; "
-        f"{result.parameters:,} parameters.",
+        _describe_origin(config, result, data) + f": {model}; {result.parameters:,} parameters.",
         *("", "## Use", ""),
         *format_code_block(
             f'import tstk\n\npipeline = tstk.load("hf://{repo}")  # an ordinary torch.nn.Module; no code is downloaded'
@@ -202,14 +208,33 @@ def render_model_card(config: RunConfig, result: RunResult, repo: str, license: 
         *("", *format_code_block(f"tstk {use} hf://{repo} --data FILE --out {out}"), ""),
         *_render_scores(result),
         *("## How it was made", "", *format_code_block(_shorten_paths(result.command, folders)), ""),
-        f"Epoch {result.selected.epoch} of {result.selected.num_epochs} was kept, by "
-        f"{escape_markdown(result.selected.by)}; {result.seconds:,.0f} s in all. "
-        f"{escape_markdown(_shorten_paths(result.split, folders))}",
+        "The weights are those of the file; nothing was trained."
+        if config.origin
+        else _describe_training(result, folders),
         *("", ", ".join(f"{package} {version}" for package, version in result.versions.items()), ""),
-        *("## Limits", "", _LIMITS.format(command=format_code(command)), ""),
+        *("## Limits", "", limits, ""),
         *(["No licence was chosen for these weights."] if license is None else []),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _describe_origin(config: RunConfig, result: RunResult, data: str) -> str:
+    """Return what the weights were trained on and by what, or from which file they were imported."""
+    inputs = _describe_input(config, result.task == "pretraining")
+    if not config.origin:
+        return f"{result.task.capitalize()} of {data}, {inputs}. Trained with tstk"
+    return (
+        f"Weights of {data} (SHA-256 {format_code(config.origin['sha256'])}), {inputs}. Imported with tstk by "
+        f"{format_code(config.origin['importer'])}"
+    )
+
+
+def _describe_training(result: RunResult, folders: Sequence[str]) -> str:
+    selected = result.selected
+    return (
+        f"Epoch {selected.epoch} of {selected.num_epochs} was kept, by {escape_markdown(selected.by)}; "
+        f"{result.seconds:,.0f} s in all. {escape_markdown(_shorten_paths(result.split, folders))}"
+    )
 
 
 def _describe_input(config: RunConfig, is_pretraining: bool) -> str:

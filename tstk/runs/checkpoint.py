@@ -95,6 +95,7 @@ def save_run_config(
     hardware: dict[str, str] | None = None,
     data_files: Sequence[dict[str, Any]] = (),
     data_table: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config.json, from which `load` rebuilds the pipeline.
 
@@ -107,6 +108,7 @@ def save_run_config(
         hardware: on which it is trained, as far as the last digits of results depend on it
         data_files: of the data, see `tstk.data.identity`
         data_table: replaces the table `data` of the config, with absolute paths
+        origin: of weights that were imported, see `RunConfig`
     """
     values: dict[str, Any] = {k: dict(v) for k, v in config.values.items()}
     if data_table is not None:
@@ -137,6 +139,7 @@ def save_run_config(
             if (record := describe_component(kind, table["use"]))
         },
         data_files=list(data_files),
+        origin=dict(origin or {}),
     ).write()
 
 

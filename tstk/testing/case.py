@@ -76,6 +76,7 @@ CHECKS_BY_KIND: dict[str, tuple[Check, ...]] = {
     "masking": (entries.masks_valid_tokens,),
     "augmentation": (entries.is_independent_of_padding,),
     "tracker": (entries.takes_a_run_directory,),
+    "importer": (entries.refuses_other_checkpoints,),
     "kernel": (kernels.matches_the_reference,),
 }
 

@@ -216,3 +216,20 @@ def takes_a_run_directory(entry: Entry) -> None:
     """Check that the target of a tracker is a function of the run directory alone."""
     names = list(inspect.signature(get_registry().load(entry)).parameters)
     expect(names == ["run_dir"], f"{entry.target}({', '.join(names)}); expected a function of run_dir")
+
+
+def refuses_other_checkpoints(entry: Entry) -> None:
+    """Check the options of an importer, and that its error for the checkpoint of another program names the file."""
+    import torch
+
+    from tstk.runs.importing import SourceTensors, build_importer, convert_checkpoint
+
+    options = read_signature(entry.target).options  # raises if an option has no annotation or no literal default
+    expect("out" not in options, f"{entry.target} has the option out, which is that of tstk import")
+    source = SourceTensors(Path("other.pt"), {"of.another.program": torch.zeros(2, 3)})
+    try:
+        convert_checkpoint(build_importer(entry, {}), source, entry.name)
+    except TstkError as e:
+        expect("other.pt" in str(e), f"{str(e)!r} does not name the file")
+    else:
+        raise AssertionError(f"{entry.name} takes the checkpoint of another program; expected a CheckpointError")

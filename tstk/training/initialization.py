@@ -70,7 +70,10 @@ def _describe_other_source(run_config: RunConfig, config: Config, data: DataModu
         return f"{len(channels)} channels, and here are {len(own)}"
     if channels != own and not any(name.isdecimal() for name in channels + own):  # numbers stand for unknown names
         return f"channels {', '.join(channels)}, and here are {', '.join(own)}"
-    if {table.options("data")["standardize"] for table in (run_config, config)} != {"standard"}:
+    scaling, own_scaling = (table.options("data")["standardize"] for table in (run_config, config))
+    if run_config.origin and scaling != own_scaling:
+        return f"its program has --standardize {scaling}, and here is {own_scaling}"
+    if {scaling, own_scaling} != {"standard"}:
         return ""
     state = read_weights(run_config.run_dir)
     offset, own_offset = (torch.zeros(len(own)) if o is None else torch.tensor(o) for o in (

@@ -43,4 +43,5 @@ def tstk_entries() -> Iterator[Entry]:
         ("untrained", "The components of pretrain with random weights, as a baseline; before a finetune config"),
     ):
         yield _entry("config", f"cwtmae/{name}", f"{_HERE}:configs/{name}.toml", summary, paper=_PAPER)
+    yield _entry("importer", "cwtmae", f"{_HERE}.importer:CWTMAEImporter", "State dicts of the original", paper=_PAPER)
     yield _entry("recipe", "cwtmae", f"{_HERE}:recipes/cwtmae.toml", "Pretrain, fine-tune both heads", paper=_PAPER)

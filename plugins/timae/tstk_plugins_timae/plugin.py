@@ -47,4 +47,11 @@ def tstk_entries() -> Iterator[Entry]:
     ):
         path = f"{_HERE}:configs/{name.replace('-', '_')}.toml"
         yield _entry("config", f"timae/{name}", path, summary, paper=_TIMAE)
+    yield _entry(
+        "importer",
+        "timae",
+        f"{_HERE}.importer:TiMAEImporter",
+        "Ti-MAE Lightning; refused, with the reason",
+        paper=_TIMAE,
+    )
     yield _entry("recipe", "timae", f"{_HERE}:recipes/timae.toml", "Pretrain, fine-tune a classifier", paper=_TIMAE)

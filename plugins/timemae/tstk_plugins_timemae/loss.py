@@ -173,10 +173,10 @@ def find_pos_embed_parameters(encoder: Encoder) -> list[nn.Parameter]:
     values = torch.zeros(1, 1, encoder.spec.dim or 0, device=device)
     pos = torch.zeros(1, 1, encoder.spec.num_axes, device=device)
     with torch.enable_grad():
-        pos_embed = encoder.pos_embed(Tokens(values, pos, index, index == 0))
-    if not pos_embed.requires_grad:
+        total = encoder.pos_embed(Tokens(values, pos, index, index == 0)).sum()
+    if not total.requires_grad:
         return []
-    gradients = torch.autograd.grad(pos_embed.sum(), trainable, allow_unused=True)
+    gradients = torch.autograd.grad(total, trainable, allow_unused=True)
     return [p for p, gradient in zip(trainable, gradients, strict=True) if gradient is not None]
 
 

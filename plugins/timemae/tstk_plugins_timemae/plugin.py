@@ -42,4 +42,7 @@ def tstk_entries() -> Iterator[Entry]:
         ("probe", "A linear head on frozen features; with --init-from RUN"),
     ):
         yield _entry("config", f"timemae/{name}", f"{_HERE}:configs/{name}.toml", summary, paper=_PAPER)
+    yield _entry(
+        "importer", "timemae", f"{_HERE}.importer:TimeMAEImporter", "State dicts of the published program", paper=_PAPER
+    )
     yield _entry("recipe", "timemae", f"{_HERE}:recipes/timemae.toml", "Pretrain, probe, fine-tune", paper=_PAPER)

@@ -82,5 +82,8 @@ def tstk_entries() -> Iterator[Entry]:
         path = f"{_HERE}:configs/{name.replace('-', '_')}.toml"
         yield _entry("config", f"vqshape/{name}", path, summary, paper=_PAPER)
     yield _entry(
+        "importer", "vqshape", f"{_HERE}.importer:VQShapeImporter", "Lightning checkpoints, as released", paper=_PAPER
+    )
+    yield _entry(
         "recipe", "vqshape", f"{_HERE}:recipes/vqshape.toml", "Pretrain, then classify in two ways", paper=_PAPER
     )

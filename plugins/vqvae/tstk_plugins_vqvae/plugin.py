@@ -54,4 +54,9 @@ def tstk_entries() -> Iterator[Entry]:
     ):
         path = f"{_HERE}:configs/{name.replace('-', '_')}.toml"
         yield _entry("config", f"vqvae/{name}", path, summary, paper=_TOTEM)
+    for name, target, summary in (
+        ("totem", "TOTEMImporter", "State dicts of TOTEM's VQ-VAE"),
+        ("time-series-tokenizer", "TimeSeriesTokenizerImporter", "State dicts of Time-Series-Tokenizer's VQ-VAE"),
+    ):
+        yield _entry("importer", name, f"{_HERE}.importer:{target}", summary, paper=_TOTEM)
     yield _entry("recipe", "vqvae-forecast", f"{_HERE}:recipes/vqvae_forecast.toml", "All three stages", paper=_TOTEM)

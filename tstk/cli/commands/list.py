@@ -20,7 +20,7 @@ def command(kind: str | None, json_: bool) -> None:
     """List components, configs, data readers and commands by kind; all kinds if KIND is not given.
 
     KIND is one of tokenizer, encoder, decoder, head, loss, task, reader, config, recipe, command, callback, probe,
-    report, kernel; plurals are accepted.
+    report, kernel, masking, augmentation, tracker, importer; plurals are accepted.
     """
     kinds = [k for k in KINDS if get_registry().list_entries(k)] if kind is None else [parse_kind(kind)]
     if json_:

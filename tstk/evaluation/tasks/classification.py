@@ -51,5 +51,7 @@ class Classification(Task):
     def score_fitted_baselines(self, pipeline: StandardizedModel, split: Split, reason: str) -> Baselines:
         """Score the majority class."""
         assert split.y is not None
+        if not pipeline.spec.class_counts:  # of an imported run, whose training data are unknown
+            return Baselines(skipped=dict.fromkeys(("majority class", *CLASSIFIERS), reason))
         majority = score_majority_class(torch.tensor(pipeline.spec.class_counts), split.y)
         return Baselines(majority, dict.fromkeys(CLASSIFIERS, reason))
