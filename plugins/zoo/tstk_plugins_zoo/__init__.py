@@ -1,1 +1,1 @@
-"""Published models for tstk, each as a tokenizer and an encoder: PatchTST, PatchTSMixer, Chronos-Bolt, MOMENT, Mantis."""
+"""Published models, each as a tokenizer and an encoder: PatchTST, PatchTSMixer, Chronos-Bolt, MOMENT, Mantis."""

@@ -57,8 +57,7 @@ class PretrainedPatch(BasePatch):
     ) -> None:
         if spec.channels != 1:
             raise IncompatibleError(
-                f"{self.display_name()} tokenizes one channel at a time, and these data have {spec.channels}; "
-                "use --channels independent"
+                f"{self.display_name()} tokenizes one channel at a time; use --channels independent"
             )
         super().__init__(spec, dim, window, stride, num_features)
         self.config, self.pretrained = config, pretrained

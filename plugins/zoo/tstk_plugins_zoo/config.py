@@ -135,8 +135,11 @@ def resolve_config(
         return ModelConfig(fields, f"{model} of these sizes")
     mark = next((mark for mark in marks if _has_mark(found, mark)), None)
     if mark is None:
-        kind = f", but of {found['model_type']!r}" if isinstance(found.get("model_type"), str) else ""
-        raise OptionError(f"{source} is not that of {model}{kind}; it has none of {', '.join(marks)}")
+        kind = f"a {found['model_type']!r}" if isinstance(found.get("model_type"), str) else "another model"
+        raise OptionError(
+            f"{source} is of {kind}, not of {model}, which is known by {' or '.join(marks)}; name the tokenizer and "
+            "the encoder of that model, or another checkpoint"
+        )
     resolved = ModelConfig(found, source)
     name, has_value, value = mark.partition("=")
     if has_value:

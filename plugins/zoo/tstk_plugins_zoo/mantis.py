@@ -19,6 +19,7 @@ from tstk.errors import OptionError
 from tstk.nn.blocks import Dropout
 from tstk.nn.linear import Linear
 from tstk.nn.positions import sinusoidal_embedding
+from tstk.nn.resample import fill_gaps, interpolate_samples, observed_lengths
 from tstk.plugins.ranges import PositiveInt
 from tstk_plugins_zoo.attention import WideAttention, mask_scores
 from tstk_plugins_zoo.base import PretrainedEncoder, PretrainedPatch
@@ -99,9 +100,9 @@ class MantisTokenizer(PretrainedPatch):
     """Tokens of a convolution over the samples, one over their differences, and the mean and deviation of each patch.
 
     Feofanov et al., "Mantis: Lightweight Calibrated Foundation Model for User-Friendly Time Series Classification"
-    (arXiv:2502.15637). The released model was trained on series resampled to 512 samples, 32 patches of 16. A token
+    (arXiv:2502.15637). The released model was trained on series resampled to 512 samples: `samples=512`. A token
     depends on samples next to its patch, so use `patch` for masked pretraining. Missing samples are left out of all
-    statistics and are zero in the convolutions.
+    statistics and are zero in the convolutions; before resampling, gaps are filled by linear interpolation.
 
     Args:
         pretrained: folder or Hugging Face hub name of a checkpoint with config.json and model.safetensors
@@ -109,6 +110,7 @@ class MantisTokenizer(PretrainedPatch):
         dim: width of a token; 128 if none
         window: samples per patch; if none, chosen for about 16 patches per series, at most 16 samples
         scalar_dim: width of the embeddings of mean and deviation; 32 if none
+        samples: resample each series to this number of samples first, linearly; not at all if none
     """
 
     size_options = ("dim", "window", "scalar_dim")
@@ -122,7 +124,9 @@ class MantisTokenizer(PretrainedPatch):
         dim: PositiveInt | None = None,
         window: PositiveInt | None = None,
         scalar_dim: PositiveInt | None = None,
+        samples: PositiveInt | None = None,
     ) -> None:
+        resampled = spec.replace(length=samples or spec.length)
         resolved = resolve_config(
             "Mantis",
             _MARKS,
@@ -131,16 +135,20 @@ class MantisTokenizer(PretrainedPatch):
             sizes={"dim": dim, "window": window, "scalar_dim": scalar_dim},
             fields={
                 "hidden_dim": dim or 128,
-                "seq_len": window or choose_window(spec.length),
+                "seq_len": window or choose_window(resampled.length),
                 "num_patches": 1,
                 "hidden_dim_scalar_enc": scalar_dim or 32,
             },
         )
-        samples, patches = resolved.integer("seq_len", 512), resolved.integer("num_patches", 32)
-        if samples % patches:
-            raise OptionError(f"{resolved.source} has seq_len {samples}, which is no multiple of num_patches {patches}")
-        width, size = resolved.integer("hidden_dim", 256), samples // patches
-        super().__init__(spec, resolved, pretrained, width, size, None, num_features=1)
+        length, patches = resolved.integer("seq_len", 512), resolved.integer("num_patches", 32)
+        if length % patches:
+            raise OptionError(f"{resolved.source} has seq_len {length}, which is no multiple of num_patches {patches}")
+        width, size = resolved.integer("hidden_dim", 256), length // patches
+        super().__init__(resampled, resolved, pretrained, width, size)
+        self.samples = samples
+        if samples is not None:
+            self.spec, self.invertible = spec, False
+            self.out = self.out.replace(length=spec.length, stride=None, patch_len=None)
         kernel = size + 1 - size % 2
         self.conv_diff, self.conv = (nn.Conv1d(1, width, kernel, padding=kernel // 2) for _ in range(2))
         self.norm_diff, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -151,6 +159,12 @@ class MantisTokenizer(PretrainedPatch):
             resolved.numbers("scalar_scales", _SCALES),
             max(resolved.number("epsilon_scalar_enc", 1.1), 1 + 1e-6),
         )
+
+    def forward(self, series: Series) -> Tokens:
+        """Return tokens [B, N, dim]; targets are the samples of the patch, after resampling."""
+        if self.samples is not None:
+            series = resample(series, self.samples)
+        return super().forward(series)
 
     def extract_features(self, series: Series) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the features of differences and samples, the samples, and which were observed, [B, 2 dim + 2, T]."""
@@ -335,6 +349,19 @@ class Mantis(PretrainedEncoder):
             elif match and match[2] in _LAYER_NAMES:
                 renamed[f"layers.{match[1]}.{_LAYER_NAMES[match[2]]}.{match[3]}"] = value
         return renamed
+
+
+def resample(series: Series, samples: int) -> Series:
+    """Interpolate each series, up to its last observed sample, as `torch.nn.functional.interpolate` does.
+
+    A sample of the result [B, C, samples] is observed if one of its two neighbours was.
+    """
+    lengths = observed_lengths(series.observed_mask)[:, None]
+    centres = (torch.arange(samples, device=series.x.device) + 0.5) / samples
+    positions = (centres * lengths - 0.5).clamp(min=0).minimum((lengths - 1).clamp(min=0))
+    observed = interpolate_samples(series.observed_mask.to(series.x.dtype), positions) > 0
+    filled = series.x if series.observed is None else fill_gaps(series.x, series.observed)
+    return series.replace(x=interpolate_samples(filled, positions), observed=observed)
 
 
 def compute_mean_std(x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:

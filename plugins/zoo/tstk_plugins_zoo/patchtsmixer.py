@@ -1,4 +1,4 @@
-"""PatchTSMixer (Ekambaram et al., arXiv:2306.09364): MLPs that mix the patches of a series, and the features of a patch.
+"""PatchTSMixer (Ekambaram et al., arXiv:2306.09364): MLPs that mix the patches, then the features of a patch.
 
 The architecture of `PatchTSMixerModel` in the transformers library, whose checkpoints it loads. An MLP over patches has
 a weight per pair of places, so tokens are put into their cells of the grid first.
@@ -22,7 +22,7 @@ from tstk.plugins.ranges import PositiveInt
 from tstk_plugins_zoo.base import PretrainedEncoder
 from tstk_plugins_zoo.config import ModelConfig, resolve_config
 from tstk_plugins_zoo.norms import build_norm, normalise
-from tstk_plugins_zoo.patchtst import count_patches, scale_sinusoids
+from tstk_plugins_zoo.patchtst import count_patches, describe_misfit, scale_sinusoids
 
 _MIXERS = {"patch_mixer": "patches", "feature_mixer": "features"}
 _LAYERS = {"mlp.fc1": "up", "mlp.fc2": "down", "gating_block.attn_layer": "gate"}
@@ -160,10 +160,7 @@ class PatchTSMixer(PretrainedEncoder):
         super().__init__(spec, resolved, pretrained, freeze, lr)
         num_patches = count_patches(resolved)
         if spec.num_tokens != num_patches:
-            raise OptionError(
-                f"this PatchTSMixer mixes {num_patches} patches, and the tokenizer makes {spec.num_tokens} tokens; use "
-                "the tokenizer 'patchtst' with the same checkpoint and --length of its context, or another checkpoint"
-            )
+            raise OptionError(describe_misfit("PatchTSMixer", resolved, spec))
         self.model = MixerModel(num_patches, resolved)
         self.connect(self.model.dim, out_dim)
 

@@ -241,12 +241,8 @@ class PatchTST(PretrainedEncoder):
         )
         resolved.refuse("channel_attention", False, "tokens would attend to other channels")
         super().__init__(spec, resolved, pretrained, freeze, lr)
-        rows = count_patches(resolved)
-        if spec.num_tokens > rows:
-            raise OptionError(
-                f"{spec.num_tokens} tokens do not fit the {rows} positions of this PatchTST; make fewer tokens (a larger patch, "
-                "a shorter series) or choose another checkpoint"
-            )
+        if spec.num_tokens > count_patches(resolved):
+            raise OptionError(describe_misfit("PatchTST", resolved, spec))
         self.model = PatchTSTModel(resolved)
         self.connect(self.model.dim, out_dim, int(self.model.cls is not None))
 
@@ -295,6 +291,16 @@ def count_patches(config: ModelConfig) -> int:
     """Return the number of patches that a PatchTST or PatchTSMixer was built for."""
     window, stride = config.integer("patch_length", 1), config.integer("patch_stride", 1)
     return (max(config.integer("context_length", 32), window) - window) // stride + 1
+
+
+def describe_misfit(model: str, config: ModelConfig, spec: Spec) -> str:
+    """Return a message that these are not the tokens that a PatchTST or PatchTSMixer was built for."""
+    length = config.integer("context_length", 32)
+    return (
+        f"this {model} was made for series of {length} samples, {count_patches(config)} patches, and gets "
+        f"{spec.num_tokens} tokens; state the length with --length {length} (--context to forecast), use the tokenizer "
+        "'patchtst' with the same checkpoint, or choose another checkpoint"
+    )
 
 
 def scale_sinusoids(rows: int, dim: int) -> Tensor:
